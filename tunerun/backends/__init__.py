@@ -1,0 +1,1 @@
+"""Places that run tuning jobs: one file for each, all behind the Protocol in `base.py`."""

@@ -1,0 +1,78 @@
+"""The Protocol every backend implements, and what a backend can do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from tunerun.job import GenerateOptions, JobRef, JobStatus, TunedModel, TuningRequest
+from tunerun.schema import Model
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend can do and its limits, known without asking it.
+
+    Attributes:
+        kind: `local`, `gemini`, `vertex` or `openai`; part of every trial's key.
+        address: where it listens, part of every trial's key; empty for the embedded engine.
+        max_input_characters: of one example's `text_input`; None: no limit.
+        max_output_characters: of one example's `output`; None: no limit.
+        source: where the limits are written down, with its date.
+        max_in_flight: jobs that it is given at once at most.
+        survives_runner: whether a job goes on when the process that submitted it ends.
+    """
+
+    kind: str
+    address: str
+    max_input_characters: int | None
+    max_output_characters: int | None
+    source: str
+    max_in_flight: int
+    survives_runner: bool
+
+
+class Backend(Protocol):
+    """A place that runs tuning jobs.
+
+    Contract, tested by `tunerun.testing.backend_contract` on every implementation:
+
+    - `capabilities` touches no network and never changes.
+    - `prepare` is called once, before the first submit of a sweep, with every base model of it. It raises InputError
+      if one cannot be found (all problems at once), and may fetch or convert what `submit` will need.
+    - `submit` is idempotent in `request.key`: a second call with the same key, from this process or a later one,
+      starts no second job while the first is running or has succeeded, and answers with a reference that polls to
+      the first one's status. A key whose last job failed or was cancelled starts anew. `submit` returns as soon as
+      the job is accepted.
+    - `poll` answers for every reference it is given, also for one of an earlier process: a job that the backend does
+      not know (any more) is FAILED with `FailureKind.LOST`. Snapshots are complete since the start and ordered by
+      step; calling it again gives the same or more. A state that the backend's service invents is RUNNING.
+    - `cancel` of a finished or unknown job does nothing. After it, `poll` soon answers CANCELLED, or what the job
+      had reached before.
+    - `generate` answers one output per input, in order. The inputs are rendered already; the backend puts the same
+      chat format around them as around training examples. With temperature 0 it is deterministic.
+    - Every method may be called from any thread. They raise `BackendError` (no effect), `AmbiguousError` (unknown
+      effect) and nothing else of their own; what the user must mend (a missing model or package) is an `InputError`.
+    - Leaving the context releases what the backend holds; jobs go on if `capabilities().survives_runner`, and are
+      lost (not failed by their own fault) otherwise.
+    """
+
+    def capabilities(self) -> Capabilities: ...
+
+    def prepare(self, models: Sequence[Model]) -> None: ...
+
+    def submit(self, request: TuningRequest) -> JobRef: ...
+
+    def poll(self, refs: Sequence[JobRef]) -> Mapping[JobRef, JobStatus]: ...
+
+    def cancel(self, ref: JobRef) -> None: ...
+
+    def generate(self, model: Model | TunedModel, inputs: Sequence[str], options: GenerateOptions) -> list[str]: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...

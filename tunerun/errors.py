@@ -1,0 +1,98 @@
+"""Everything tunerun raises, split by who must act.
+
+    TunerunError
+    ├── InputError               the user: what was given is wrong; exit code 2, nothing was submitted
+    │   ├── ConfigError          a key, a value, a group or an override
+    │   ├── DatasetError         a file of examples
+    │   ├── TemplateError        a prompt template
+    │   ├── BaseModelError       a base model that cannot be found or read
+    │   ├── NotFoundError        the name of a run, a tuned model or a sweep that the ledger does not hold
+    │   └── MissingPackageError  a package of an extra that is not installed
+    ├── LimitError               the user: a limit or a budget refused; exit code 3, nothing was submitted
+    ├── LockedError              the user: another process holds the sweep; wait for it or stop it
+    ├── LedgerError              the user: the ledger is damaged, newer than this program, or cannot be written
+    ├── BackendError             the backend: a call failed; the runner decides about the trial
+    │   └── AmbiguousError       the backend: nobody knows whether the call took effect; look, then decide
+    ├── TrackingError            the tracker: it missed something; the next command brings it up to date
+    └── TransitionError          us: a state that cannot follow another
+
+Errors of hydra, pydantic, httpx, sqlite3, mlflow and torch are translated in the one module that calls them.
+All of them survive pickling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class TunerunError(Exception):
+    """The root of the tree; its text is meant for the person at the terminal."""
+
+    exit_code = 1
+
+
+class InputError(TunerunError):
+    """What the user gave is wrong; holds every problem that was found, one line each."""
+
+    exit_code = 2
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(dict.fromkeys(problems))
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
+
+
+class ConfigError(InputError):
+    """A key, a value, a group or an override of the config is wrong."""
+
+
+class DatasetError(InputError):
+    """A file of examples cannot be read, or its rows cannot be used."""
+
+
+class TemplateError(InputError):
+    """A prompt template is no valid Jinja2, or does not fit the rows it is given."""
+
+
+class BaseModelError(InputError):
+    """A base model cannot be found or read."""
+
+
+class NotFoundError(InputError):
+    """The ledger holds nothing under the name that was given."""
+
+
+class MissingPackageError(InputError):
+    """A package that an extra of tunerun brings is not installed."""
+
+
+class LimitError(TunerunError):
+    """A limit or a budget refused the plan; nothing was submitted."""
+
+    exit_code = 3
+
+
+class LockedError(TunerunError):
+    """Another process holds what this one needs."""
+
+
+class LedgerError(TunerunError):
+    """The ledger is damaged, was written by a newer tunerun, or cannot be written."""
+
+
+class BackendError(TunerunError):
+    """A call to a backend failed, and is known to have had no effect."""
+
+
+class AmbiguousError(BackendError):
+    """A call to a backend failed, and nobody knows whether it had an effect."""
+
+
+class TrackingError(TunerunError):
+    """The tracker could not be reached or refused a write; the ledger holds what it missed."""
+
+
+class TransitionError(TunerunError):
+    """A job was asked to go from one state to another that cannot follow it."""

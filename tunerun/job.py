@@ -1,0 +1,173 @@
+"""What passes between the runner and a backend: requests, references, statuses. Plain values, picklable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from tunerun.errors import TransitionError
+from tunerun.schema import Hyperparameters, Model, Template
+
+
+class JobState(StrEnum):
+    """Where a job stands; the last three are finished and final."""
+
+    PLANNED = "PLANNED"
+    SUBMITTING = "SUBMITTING"
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing can follow this state."""
+        return self in _FINISHED
+
+
+_FINISHED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+_ORDER = list(JobState)
+
+
+def advance(old: JobState, new: JobState) -> JobState:
+    """Return `new` if it may follow `old`: a job only moves forward, and a finished one not at all.
+
+    Raises:
+        TransitionError: it may not; the message names both states.
+    """
+    if old == new:
+        return new
+    if old.is_finished or _ORDER.index(new) < _ORDER.index(old):
+        raise TransitionError(f"a job that is {old} cannot become {new}")
+    return new
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training or held-out example, after the template."""
+
+    text_input: str
+    output: str
+
+
+@dataclass(frozen=True)
+class ExampleSet:
+    """Examples after the template, under the digest of all their bytes; `source` is the file they came from."""
+
+    digest: str
+    source: str
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One point of a loss curve, as the Gemini API's TuningSnapshot.
+
+    Attributes:
+        step: optimiser steps taken so far, from 1.
+        epoch: the epoch that the step belongs to, from 1.
+        mean_loss: mean negative log likelihood per output token of the step's batch, in nats.
+        compute_time: when the step ended, in seconds since 1970 (UTC).
+    """
+
+    step: int
+    epoch: int
+    mean_loss: float
+    compute_time: float
+
+
+@dataclass(frozen=True)
+class TuningRequest:
+    """Everything a backend needs to tune one trial.
+
+    Attributes:
+        key: the trial's content hash, 64 hexadecimal digits; `submit` is idempotent in it.
+        tuned_model_id: the id the tuned model shall have, `[a-z]([a-z0-9-]{0,38}[a-z0-9])?`.
+        template: stored beside the tuned model, so that inference formats as training did; a backend does not
+            apply it: the examples are already rendered.
+        validation: held-out examples to measure the loss on after training; may be empty.
+    """
+
+    key: str
+    tuned_model_id: str
+    model: Model
+    hyperparameters: Hyperparameters
+    seed: int
+    template: Template
+    training: tuple[Example, ...]
+    validation: tuple[Example, ...] = ()
+
+
+@dataclass(frozen=True)
+class JobRef:
+    """A job's name at its backend."""
+
+    backend: str
+    id: str
+
+
+@dataclass(frozen=True)
+class TunedModel:
+    """A base model plus newly learned parameters, under a name that can be called again.
+
+    Attributes:
+        name: `tunedModels/<id>`.
+        model: the base model it was tuned from.
+        location: the adapter's folder in PEFT's format, or the service's own resource name.
+    """
+
+    name: str
+    model: Model
+    location: str
+
+
+class FailureKind(StrEnum):
+    """Why a job failed, as far as the runner's policy needs to know."""
+
+    LOST = "lost"
+    """The place that ran it is gone (a killed worker, a restarted machine); another attempt may succeed."""
+    OUT_OF_MEMORY = "out of memory"
+    DIVERGED = "diverged"
+    """The loss became NaN or infinite."""
+    INVALID = "invalid"
+    """The backend refused the request; another attempt would be refused too."""
+    CRASHED = "crashed"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job failed: one line for a table, and the traceback or log behind it where there is one."""
+
+    kind: FailureKind
+    message: str
+    traceback: str | None = None
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What a backend knows of a job now.
+
+    Attributes:
+        snapshots: every snapshot since the start of the job, by step.
+        metrics: what the backend measured itself: `train/seconds`, `validation/loss` (nats per output token) and
+            `validation/base_loss` (the same of the base model before training), where it can.
+        tuned_model: set when the state is SUCCEEDED.
+        failure: set when the state is FAILED.
+    """
+
+    state: JobState
+    snapshots: tuple[Snapshot, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tuned_model: TunedModel | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """How to generate: at most `max_output_tokens` tokens; temperature 0 is greedy, above it samples with `seed`."""
+
+    max_output_tokens: int = 64
+    temperature: float = 0.0
+    seed: int = 0

