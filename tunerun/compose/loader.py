@@ -1,0 +1,340 @@
+"""Hydra, opened on tunerun's config directories: compose, expand, and say where a key came from.
+
+Everything private of Hydra that tunerun uses stands in this module. Hydra keeps its state in process-wide
+singletons, so one `Loader` is open at a time, under a lock.
+
+Expansion is exact and fast because Hydra applies value overrides after it has merged the defaults list: the config is
+composed once per distinct set of overrides that choose groups, and value overrides are applied to that template with
+Hydra's own function, in their order, before interpolations are resolved.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+import yaml
+from hydra import compose, version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra._internal.hydra import Hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, OverrideType, ValueType
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tunerun.errors import ConfigError
+
+CONFIG_NAME = "config"
+
+Raw = dict[str, Any]
+
+_HYDRA = threading.Lock()
+_ZIP = "zip"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value of the config was written: an override on the command line, or a line of a YAML file."""
+
+    text: str
+    file: Path | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _zip(*args: str | int | float | bool) -> ChoiceSweep:
+    """Values that advance together with those of every other axis written so."""
+    if not args:
+        raise ValueError("zip() has no values")
+    return ChoiceSweep(list=list(args), tags={_ZIP})
+
+
+class Loader:
+    """The config directories, in the order in which they are searched; a context manager.
+
+    Args:
+        directories: a file of an earlier one hides the file of the same name in a later one.
+    """
+
+    def __init__(self, directories: Sequence[Path]) -> None:
+        self.directories = list(directories)
+        functions = create_functions()
+        functions.register(name=_ZIP, func=_zip)
+        functions.definitions[_ZIP] = inspect.signature(_zip, eval_str=True)  # hydra compares types, not their names
+        self._parser = OverridesParser(functions)
+        self._templates: dict[tuple[str, ...], _Template] = {}
+        self._groups: dict[str, bool] = {}
+
+    def __enter__(self) -> Self:
+        _HYDRA.acquire()
+        GlobalHydra.instance().clear()
+        version.setbase("1.3")
+        Plugins.instance()  # registers the kinds of config source that a search path may have
+        search_path = ConfigSearchPathImpl()
+        search_path.append("hydra", "pkg://hydra.conf")
+        for directory in self.directories:
+            search_path.append("tunerun", f"file://{directory}")
+        search_path.append("schema", "structured://")
+        hydra = Hydra.create_main_hydra2(task_name="tunerun", config_search_path=search_path)
+        self._loader = cast(ConfigLoaderImpl, hydra.config_loader)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        GlobalHydra.instance().clear()
+        _HYDRA.release()
+
+    # Overrides
+
+    def parse(self, text: str) -> Override:
+        """Parse one override in Hydra's grammar, with `zip(...)` beside its functions.
+
+        Raises:
+            ConfigError: it is no override.
+        """
+        try:
+            return self._parser.parse_overrides([text])[0]
+        except HydraException as error:
+            raise ConfigError(f"{text!r} is no override: {_first_line(error)}; write key=value") from error
+
+    def is_group(self, key: str) -> bool:
+        """Whether a key names a config group."""
+        if key not in self._groups:
+            self._groups[key] = self._loader.repository.group_exists(key)
+        return self._groups[key]
+
+    def options(self, group: str) -> list[str]:
+        """The choices of a config group."""
+        return self._loader.get_group_options(group, results_filter=ObjectType.CONFIG)
+
+    def groups(self) -> list[str]:
+        """The config groups at the top level, hydra's own left out."""
+        return [group for group in self._loader.list_groups("") if group != "hydra"]
+
+    def is_zipped(self, override: Override) -> bool:
+        """Whether an axis was written with `zip(...)`."""
+        return _ZIP in getattr(override.value(), "tags", ())
+
+    def elements(self, override: Override) -> list[str]:
+        """The values of a sweeping override, as text that can stand behind `key=`.
+
+        Raises:
+            ConfigError: the values cannot be listed, as those of `interval(...)`.
+        """
+        if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
+            return cast(Glob, override.value()).filter(self.options(override.key_or_group))
+        try:
+            return list(override.sweep_string_iterator())
+        except HydraException as error:
+            raise ConfigError(
+                f"{override.input_line}: the values of an axis must be listed: 1,2, choice(..), range(..) or zip(..)"
+            ) from error
+
+    def is_structural(self, override: Override) -> bool:
+        """Whether an override chooses a group, and so changes what is composed rather than a value."""
+        return override.package is not None or (
+            self.is_group(override.key_or_group) and not isinstance(override.value(), dict)
+        )
+
+    # Configs
+
+    def config(self, overrides: Sequence[Override]) -> DictConfig:
+        """Compose a config; unknown keys are set all the same, for the schema to refuse them with their near names.
+
+        Raises:
+            ConfigError: Hydra cannot compose it.
+        """
+        template, values = self._split(overrides)
+        return template.changed(values)
+
+    def point(self, overrides: Sequence[Override], without: Sequence[str] = ()) -> Raw:
+        """Compose a config and resolve it to plain values; top-level keys in `without` are left out.
+
+        Raises:
+            ConfigError: Hydra cannot compose it, or an interpolation cannot be resolved.
+        """
+        template, values = self._split(overrides)
+        return template.resolved(values, without)
+
+    def _split(self, overrides: Sequence[Override]) -> tuple[_Template, list[Override]]:
+        structural = tuple(str(o.input_line) for o in overrides if self.is_structural(o))
+        if structural not in self._templates:
+            self._templates[structural] = _Template(self._compose(structural))
+        return self._templates[structural], [o for o in overrides if not self.is_structural(o)]
+
+    def _compose(self, overrides: tuple[str, ...]) -> DictConfig:
+        try:
+            return compose(CONFIG_NAME, overrides=list(overrides))
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+            raise ConfigError(f"the config cannot be composed: {_one_line(error)}") from error
+
+    # Provenance
+
+    def origin(self, overrides: Sequence[Override], location: Sequence[str | int]) -> Origin:
+        """Say where the value at a location of the config was written, or the nearest key above it."""
+        keys = [str(key) for key in location]
+        dotted = ".".join(keys)
+        for override in reversed(overrides):
+            key = override.key_or_group
+            if key == dotted or (dotted.startswith(f"{key}.") and isinstance(override.value(), dict)):
+                return Origin("command line")
+        structural = [str(o.input_line) for o in overrides if self.is_structural(o)]
+        defaults = self._loader.compute_defaults_list(CONFIG_NAME, structural, RunMode.RUN).defaults
+        while keys:
+            for default in reversed(defaults):
+                found = self._line_of(default.config_path, default.package, keys)
+                if found is not None:
+                    return found
+            keys.pop()
+        return Origin(CONFIG_NAME)
+
+    def _line_of(self, config_path: str | None, package: str | None, keys: list[str]) -> Origin | None:
+        prefix = package.split(".") if package else []
+        if config_path is None or keys[: len(prefix)] != prefix:
+            return None
+        file = next((f for d in self.directories if (f := d / f"{config_path}.yaml").is_file()), None)
+        if file is None:
+            return None
+        rest = keys[len(prefix) :]
+        line = _line(file.read_text(encoding="utf-8"), rest) if rest else (1 if prefix else None)
+        return None if line is None else Origin(f"{_shown(file)}:{line}", file)
+
+
+class _Template:
+    """A composed config, before value overrides."""
+
+    def __init__(self, config: DictConfig) -> None:
+        self._config = config
+        self._plain = cast(Raw, OmegaConf.to_container(config, resolve=False))
+        self._trimmed: dict[tuple[str, ...], DictConfig] = {}
+
+    def changed(self, values: Sequence[Override]) -> DictConfig:
+        config = copy.deepcopy(self._config)
+        _apply([self._forgiving(value) for value in values], config)
+        return config
+
+    def resolved(self, values: Sequence[Override], without: Sequence[str]) -> Raw:
+        # Copying a DictConfig costs more than all the rest. Where every override only sets a leaf that is there, set
+        # it in place, read the result, and set it back.
+        if not all(self._is_leaf(value) for value in values):
+            return _without(_container(self.changed(values)), without)
+        config = self._without(tuple(without))
+        try:
+            _apply(values, config)
+            return _container(config)
+        finally:
+            for value in values:
+                OmegaConf.update(config, value.key_or_group, self._leaf(value.key_or_group)[1], merge=False)
+
+    def _without(self, keys: tuple[str, ...]) -> DictConfig:
+        if keys not in self._trimmed:
+            trimmed = OmegaConf.create(_without(self._plain, keys))
+            OmegaConf.set_struct(trimmed, True)
+            self._trimmed[keys] = trimmed
+        return self._trimmed[keys]
+
+    def _leaf(self, key: str) -> tuple[bool, Any]:
+        node: Any = self._plain
+        for part in key.split("."):
+            if not isinstance(node, dict) or part not in node:
+                return False, None
+            node = node[part]
+        return not isinstance(node, dict | list), node
+
+    def _is_leaf(self, override: Override) -> bool:
+        scalar = not isinstance(override.value(), dict | list)
+        return override.type is OverrideType.CHANGE and scalar and self._leaf(override.key_or_group)[0]
+
+    def _forgiving(self, override: Override) -> Override:
+        if override.type is not OverrideType.CHANGE or self._has(override.key_or_group):
+            return override
+        forced = copy.copy(override)
+        forced.type = OverrideType.FORCE_ADD
+        return forced
+
+    def _has(self, key: str) -> bool:
+        node: Any = self._plain
+        for part in key.split("."):
+            if not isinstance(node, dict) or part not in node:
+                return False
+            node = node[part]
+        return True
+
+
+def _apply(overrides: Sequence[Override], config: DictConfig) -> None:
+    try:
+        ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"command line: {_one_line(error)}") from error
+
+
+def _container(config: DictConfig) -> Raw:
+    try:
+        return cast(Raw, OmegaConf.to_container(config, resolve=True))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{getattr(error, 'full_key', None) or CONFIG_NAME}: {_first_line(error)}") from error
+
+
+def _without(raw: Mapping[str, Any], keys: Sequence[str]) -> Raw:
+    return {key: value for key, value in raw.items() if key not in keys}
+
+
+def missing_keys(raw: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The keys of a plain config whose value is still `???`."""
+    found = []
+    for key, value in raw.items():
+        if isinstance(value, Mapping):
+            found.extend(missing_keys(value, (*prefix, key)))
+        elif value == "???":
+            found.append((*prefix, key))
+    return found
+
+
+def to_yaml(config: DictConfig) -> str:
+    """A config as YAML, interpolations resolved where they can be."""
+    return OmegaConf.to_yaml(OmegaConf.create(_container(config)))
+
+
+def _line(text: str, keys: Sequence[str]) -> int | None:
+    """The 1-based line of a key in a YAML text; None: the text does not set it."""
+    node = yaml.compose(text)
+    line = None
+    for key in keys:
+        if isinstance(node, yaml.MappingNode):
+            entry = next(((name, value) for name, value in reversed(node.value) if name.value == key), None)
+            if entry is None:
+                return None
+            line, node = entry[0].start_mark.line + 1, entry[1]
+        elif isinstance(node, yaml.SequenceNode) and key.isdigit() and int(key) < len(node.value):
+            node = node.value[int(key)]
+            line = node.start_mark.line + 1
+        else:
+            return None
+    return line
+
+
+def _shown(file: Path) -> str:
+    return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _one_line(error: Exception) -> str:
+    parts = [str(error), *([str(error.__cause__)] if error.__cause__ else [])]
+    return "; ".join(line.strip() for part in parts for line in part.splitlines() if line.strip())

@@ -1,0 +1,111 @@
+"""Errors of pydantic become lines that a person can act on: where it was written, the dotted key, what to do."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from tunerun.compose.loader import missing_keys
+
+Location = tuple[str | int, ...]
+SectionType = TypeVar("SectionType", bound=BaseModel)
+
+_KINDS = {
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "string_type": "must be text; quote it if YAML takes it for something else",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping of keys to values",
+    "model_attributes_type": "must be a mapping of keys to values",
+    "finite_number": "must be a finite number, not NaN or infinity",
+    "string_pattern_mismatch": "must be a slug: small letters, digits, - and _, a letter first, such as next_number",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be {le} or less",
+}
+
+
+def validate(
+    model: type[SectionType], raw: Mapping[str, Any], groups: Sequence[str] = ()
+) -> tuple[SectionType | None, list[tuple[Location, str]]]:
+    """Validate a plain config, and return the model or else every problem with its location.
+
+    `groups` are names that may stand at the top beside the model's fields, for the near names of a misspelt one.
+    Through JSON, so that strict mode takes lists for tuples, and the config is known to have a digest.
+    """
+    problems: list[tuple[Location, str]] = []
+    text = json.dumps(raw)
+    missing = missing_keys(raw) if '"???"' in text else []
+    problems.extend((location, "is missing; give it a value") for location in missing)
+    try:
+        validated = model.model_validate_json(text)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            location = detail["loc"]
+            if location not in missing:
+                problems.append((location, _message(model, detail, groups)))
+        return None, problems
+    return (None, problems) if problems else (validated, problems)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A question after the known name that is most like the given one; empty if none is."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else ""
+
+
+def _message(model: type[BaseModel], detail: Mapping[str, Any], groups: Sequence[str]) -> str:
+    kind, context, value = detail["type"], detail.get("ctx", {}), detail.get("input")
+    if kind == "extra_forbidden":
+        above = detail["loc"][:-1]
+        known = fields_at(model, above) if above else sorted({*fields_at(model, ()), *groups})
+        hint = nearest(str(detail["loc"][-1]), known) or f"known keys: {', '.join(known)}"
+        return f"unknown key {detail['loc'][-1]!r}; {hint}"
+    if kind == "missing":
+        return "is missing; give it a value"
+    if kind == "literal_error":
+        choices = context["expected"]
+        hint = nearest(str(value), choices.replace(" or ", ", ").replace("'", "").split(", "))
+        return f"must be one of {choices}" + (f"; {hint}" if hint else "")
+    if kind == "value_error":
+        return str(context["error"])
+    text = _KINDS.get(kind)
+    message = text.format(**context) if text else detail["msg"]
+    # Numbers are shown; text is not, for it may be a key that was pasted into the wrong place.
+    return f"{message}, not {value}" if isinstance(value, int | float) and kind != "finite_number" else message
+
+
+def fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """The names of the fields that may stand at a location of a model; empty where keys are free."""
+    current: Any = model
+    for key in location:
+        field = current.model_fields.get(str(key)) if _is_model(current) else None
+        current = _model_in(field.annotation) if field is not None else None
+    return list(current.model_fields) if _is_model(current) else []
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _model_in(annotation: Any) -> Any:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return next((part for part in typing.get_args(annotation) if _is_model(part)), None)
+    return annotation
+
+
+def lines(problems: Sequence[tuple[Location, str]], origin: Callable[[Location], object]) -> list[str]:
+    """One line a problem: where it was written, the dotted key, the message."""
+    return [f"{origin(location)}: {'.'.join(map(str, location))}: {message}" for location, message in problems]

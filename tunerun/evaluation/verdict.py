@@ -1,0 +1,155 @@
+"""The comparison of all trials of a sweep with their baselines on held-out examples, read from the ledger."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tunerun.evaluation.curve import Advice, advise, epoch_means
+from tunerun.job import Failure, JobState, TunedModel
+from tunerun.ledger import Ledger, SweepRecord, TrialRecord
+
+LOSS = "validation/loss"
+TRAINING_LOSS = "train/mean_loss"
+_BASE_LOSS = "validation/base_loss"
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What became of a trial.
+
+    Attributes:
+        state: of its last job; PLANNED where there is none yet.
+        metrics: `train/mean_loss` (mean over the last epoch's steps, nats per output token), what the backend
+            measured, and the evaluation's `eval/...`; only those that are known.
+        advice: what its loss curve says; None before the first snapshot.
+    """
+
+    record: TrialRecord
+    state: JobState
+    metrics: Mapping[str, float]
+    tuned_model: TunedModel | None
+    failure: Failure | None
+    advice: Advice | None
+
+
+@dataclass(frozen=True)
+class BaselineResult:
+    """What a base model without tuning reaches on the same held-out examples with the same template."""
+
+    name: str
+    subject: str
+    model: str
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which trial to use, or that none is better than the base model.
+
+    Attributes:
+        metric: what decided: `eval/<metric>` (more is better), else `validation/loss` (less is better); None where
+            nothing was held out.
+        best: the number of the trial to use; None: none can be advised.
+        sentence: the verdict in words.
+    """
+
+    sweep: SweepRecord
+    trials: tuple[TrialResult, ...]
+    baselines: tuple[BaselineResult, ...]
+    metric: str | None
+    best: int | None
+    sentence: str
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every trial is finished."""
+        return all(trial.state.is_finished for trial in self.trials)
+
+
+def judge(ledger: Ledger, sweep: SweepRecord) -> Verdict:
+    """Compare the trials of a sweep, as far as the ledger knows them."""
+    records = ledger.trials(sweep.id)
+    trials = tuple(_trial(ledger, record) for record in records)
+    baselines = _baselines(ledger, records)
+    metric = _deciding_metric(records, trials)
+    best, sentence = _choose(trials, {b.subject: b for b in baselines}, metric)
+    return Verdict(sweep, trials, baselines, metric, best, sentence)
+
+
+def _trial(ledger: Ledger, record: TrialRecord) -> TrialResult:
+    job = ledger.job(record.key)
+    if job is None:
+        return TrialResult(record, JobState.PLANNED, {}, None, None, None)
+    losses = epoch_means(ledger.snapshots(job.id))
+    metrics = {**({TRAINING_LOSS: losses[-1]} if losses else {}), **job.metrics}
+    metrics.pop(_BASE_LOSS, None)  # the baseline's, which the backend measured on the way
+    evaluation = ledger.evaluation(record.key, record.evaluation)
+    if evaluation is not None:
+        metrics.update(evaluation.metrics)
+    return TrialResult(record, job.state, metrics, job.tuned_model, job.failure, advise(losses) if losses else None)
+
+
+def _baselines(ledger: Ledger, records: Sequence[TrialRecord]) -> tuple[BaselineResult, ...]:
+    """One for each base model, template and held-out set of the sweep; a single one is just called `base`."""
+    groups: dict[str, list[TrialRecord]] = {}
+    for record in records:
+        groups.setdefault(record.baseline, []).append(record)
+    results = []
+    for position, (subject, members) in enumerate(groups.items()):
+        metrics: dict[str, float] = {}
+        jobs = (job for member in members if (job := ledger.job(member.key)) is not None)
+        losses = [job.metrics[_BASE_LOSS] for job in jobs if _BASE_LOSS in job.metrics]
+        if losses:
+            metrics[LOSS] = losses[0]
+        evaluation = ledger.evaluation(subject, members[0].evaluation)
+        if evaluation is not None:
+            metrics.update(evaluation.metrics)
+        name = "base" if len(groups) == 1 else f"base-{position}"
+        results.append(BaselineResult(name, subject, members[0].config["model"]["name"], metrics))
+    return tuple(results)
+
+
+def _deciding_metric(records: Sequence[TrialRecord], trials: Sequence[TrialResult]) -> str | None:
+    wanted = [f"eval/{name}" for name in records[0].config["evaluation"]["metrics"]] if records else []
+    return next((name for name in [*wanted, LOSS] if any(name in trial.metrics for trial in trials)), None)
+
+
+def _merit(metrics: Mapping[str, float], metric: str) -> float:
+    """More is better, whatever the metric; minus infinity where it is not known."""
+    value = metrics.get(metric, math.inf if metric == LOSS else -math.inf)
+    return -value if metric == LOSS else value
+
+
+def _choose(
+    trials: Sequence[TrialResult], baselines: Mapping[str, BaselineResult], metric: str | None
+) -> tuple[int | None, str]:
+    done = [trial for trial in trials if trial.state is JobState.SUCCEEDED]
+    if not done:
+        return None, "No trial has succeeded."
+    if metric is None:
+        return None, (
+            "Nothing was held out, so no trial can be preferred: a low training loss is no sign of a good model. "
+            "Set dataset.validation."
+        )
+    # The validation loss breaks ties; then the trial that was planned first.
+    best = max(done, key=lambda t: (_merit(t.metrics, metric), _merit(t.metrics, LOSS), -t.record.number))
+    base = baselines[best.record.baseline].metrics
+    if metric not in best.metrics or metric not in base:
+        return None, f"{metric} is not known for every trial and its base model yet."
+    value, base_value = best.metrics[metric], base[metric]
+    if _merit(best.metrics, metric) <= _merit(base, metric):
+        return (
+            None,
+            f"No trial is better than the base model ({metric}: at best {value:.4g}, base model {base_value:.4g}).",
+        )
+    tied = [t.record.number for t in done if t.metrics.get(metric) == value and t is not best]
+    tie = f" Equal by {metric}, and behind it by {LOSS}: {_listed(tied)}." if tied else ""
+    return best.record.number, (
+        f"Use trial {best.record.number}: {metric} {value:.4g}, the base model {base_value:.4g}.{tie}"
+    )
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ("trial " if len(numbers) == 1 else "trials ") + ", ".join(map(str, numbers))
