@@ -123,6 +123,26 @@ class JobRecord:
 
 
 @dataclass(frozen=True)
+class TrialProgress:
+    """How far a trial is, without its curve and its predictions: cheap to ask again and again.
+
+    Attributes:
+        attempt: of its last job; 0 where there is none yet.
+        state: of its last job; PLANNED where there is none yet.
+        last_step: the highest step of that job's loss curve; 0 before the first snapshot.
+        finished_at: when that job finished, in seconds since 1970 (UTC); None: it has not.
+        evaluated_at: when the trial was measured, in the same unit; None: it was not.
+    """
+
+    number: int
+    attempt: int
+    state: JobState
+    last_step: int
+    finished_at: float | None
+    evaluated_at: float | None
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What a model answered to a held-out example, beside what it should have."""
 
@@ -245,8 +265,8 @@ class Ledger:
                 "INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     (
-                        sweep.id, t.number, t.key, t.baseline, t.evaluation, t.training, t.validation, t.tokens, t.steps,
-                        _dump(t.overrides), _dump(t.config),
+                        sweep.id, t.number, t.key, t.baseline, t.evaluation, t.training, t.validation, t.tokens,
+                        t.steps, _dump(t.overrides), _dump(t.config),
                     )
                     for t in trials
                 ),
@@ -262,6 +282,29 @@ class Ledger:
     def trials(self, sweep: str) -> list[TrialRecord]:
         """The trials of a sweep, by number."""
         return [_trial(r) for r in self._rows("SELECT * FROM trial WHERE sweep = ? ORDER BY number", [sweep])]
+
+    def progress(self, sweep: str) -> list[TrialProgress]:
+        """How far each trial of a sweep is, by number."""
+        rows = self._rows(
+            "SELECT trial.number, job.attempt, job.state, job.finished_at, evaluation.created_at AS evaluated_at, "
+            "(SELECT max(step) FROM snapshot WHERE snapshot.job = job.id) AS last_step FROM trial "
+            "LEFT JOIN job ON job.key = trial.key AND job.attempt = "
+            "(SELECT max(attempt) FROM job WHERE job.key = trial.key) "
+            "LEFT JOIN evaluation ON evaluation.subject = trial.key AND evaluation.options = trial.evaluation "
+            "WHERE trial.sweep = ? ORDER BY trial.number",
+            [sweep],
+        )
+        return [
+            TrialProgress(
+                number=r["number"],
+                attempt=r["attempt"] or 0,
+                state=JobState(r["state"] or JobState.PLANNED),
+                last_step=r["last_step"] or 0,
+                finished_at=r["finished_at"],
+                evaluated_at=r["evaluated_at"],
+            )
+            for r in rows
+        ]
 
     def trials_of_key(self, key: str) -> list[TrialRecord]:
         """The trials of all sweeps that share a key, the oldest sweep first."""
@@ -340,14 +383,13 @@ class Ledger:
             order = list(JobState)
             if old != status.state and order.index(status.state) > order.index(old):
                 self._move(job, status.state)
+            tuned, failure = status.tuned_model, status.failure
             self._connection.execute(
                 "UPDATE job SET metrics = ?, tuned_model = ?, failure = ? WHERE id = ?",
                 [
                     _dump(dict(status.metrics)),
-                    _dump({**asdict(status.tuned_model), "model": status.tuned_model.model.model_dump()})
-                    if status.tuned_model
-                    else None,
-                    _dump(asdict(status.failure)) if status.failure else None,
+                    _dump({**asdict(tuned), "model": tuned.model.model_dump()}) if tuned else None,
+                    _dump(asdict(failure)) if failure else None,
                     job,
                 ],
             )
@@ -356,6 +398,14 @@ class Ledger:
         """The last job of a key; None: there was none."""
         row = self._row("SELECT * FROM job WHERE key = ? ORDER BY attempt DESC LIMIT 1", [key])
         return None if row is None else _job(row)
+
+    def keys_in(self, state: JobState) -> frozenset[str]:
+        """The keys that have a job in a state."""
+        return frozenset(row["key"] for row in self._rows("SELECT key FROM job WHERE state = ?", [state]))
+
+    def jobs(self, key: str) -> list[JobRecord]:
+        """All jobs of a key, the first attempt first."""
+        return [_job(r) for r in self._rows("SELECT * FROM job WHERE key = ? ORDER BY attempt", [key])]
 
     def job_of_tuned_model(self, name: str) -> JobRecord | None:
         """The job that made a tuned model, by its name; None: the ledger does not know it."""
@@ -400,12 +450,24 @@ class Ledger:
         predictions = tuple(Prediction(**p) for p in json.loads(row["predictions"]))
         return Evaluation(json.loads(row["metrics"]), predictions, row["created_at"])
 
+    def evaluated_at(self, subject: str, options: str) -> float | None:
+        """When a subject was measured under some options, in seconds since 1970 (UTC); None: it was not."""
+        row = self._row("SELECT created_at FROM evaluation WHERE subject = ? AND options = ?", [subject, options])
+        return None if row is None else row["created_at"]
+
     # Marks of trackers
 
     def mark(self, tracker: str, subject: str) -> Mark | None:
         """How far a tracker was brought for a subject; None: it was never told of it."""
         row = self._row("SELECT * FROM mark WHERE tracker = ? AND subject = ?", [tracker, subject])
         return None if row is None else Mark(row["run_id"], json.loads(row["document"]))
+
+    def marks(self, tracker: str, prefix: str) -> dict[str, Mark]:
+        """How far a tracker was brought for all subjects that begin with a prefix, by subject."""
+        rows = self._rows(
+            "SELECT * FROM mark WHERE tracker = ? AND substr(subject, 1, ?) = ?", [tracker, len(prefix), prefix]
+        )
+        return {r["subject"]: Mark(r["run_id"], json.loads(r["document"])) for r in rows}
 
     def set_mark(self, tracker: str, subject: str, mark: Mark) -> None:
         """Write down how far a tracker was brought for a subject."""

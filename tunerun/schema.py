@@ -125,7 +125,7 @@ class Sweep(Section):
 
     axes: dict[str, Any] = Field(
         default_factory=dict,
-        description="Dotted key or group -> values in Hydra's grammar (1,3,5; choice(..); range(..); zip(..)) or a list.",
+        description="Dotted key or group -> values: Hydra's grammar (1,3; choice(..); range(..); zip(..)) or a list.",
     )
     exclude: list[dict[str, Scalar]] = Field(
         default_factory=list, description="Combinations to leave out: a point that has all values of one entry."

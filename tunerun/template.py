@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateSyntaxError, UndefinedError, meta
+from jinja2 import StrictUndefined, TemplateSyntaxError, Undefined, UndefinedError, meta
 from jinja2.exceptions import SecurityError, TemplateRuntimeError
+from jinja2.runtime import TemplateReference
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tunerun.errors import TemplateError
@@ -32,7 +33,13 @@ class PromptTemplate:
 
     def __init__(self, template: Template) -> None:
         self.template = template
-        self._environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+        self._environment = ImmutableSandboxedEnvironment(
+            undefined=StrictUndefined, keep_trailing_newline=True, finalize=_printable
+        )
+        # Jinja's own names would stand in for a column that is missing (dict, range), and lipsum and random would give
+        # other examples, so another key, each time.
+        self._environment.globals.clear()
+        del self._environment.filters["random"]
         self._compiled = {}
         self._columns: dict[str, frozenset[str]] = {}
         problems = []
@@ -42,6 +49,8 @@ class PromptTemplate:
                 self._compiled[part] = self._environment.from_string(text)
             except TemplateSyntaxError as error:
                 problems.append(f"template.{part}: line {error.lineno}: {error.message}; this is no valid Jinja2")
+            except RecursionError:
+                problems.append(f"template.{part}: it is nested too deeply; flatten it")
         if problems:
             raise TemplateError(problems)
 
@@ -79,11 +88,27 @@ class PromptTemplate:
         if missing:
             names = ", ".join(repr(name) for name in missing)
             raise TemplateError(
-                f"template.{part} names {names}, which the row has not; its columns: {', '.join(map(str, row)) or 'none'}"
+                f"template.{part} names {names}, which the row has not; it has {', '.join(map(str, row)) or 'none'}"
             )
         try:
             return self._compiled[part].render(row)
         except (UndefinedError, SecurityError, TemplateRuntimeError) as error:
-            raise TemplateError(f"template.{part}: {error.message}") from error
-        except (TypeError, ValueError, ArithmeticError, LookupError) as error:
-            raise TemplateError(f"template.{part}: {type(error).__name__}: {error}") from error
+            raise TemplateError(f"template.{part}: {_without_cells(str(error.message), row)}") from error
+        except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
+            message = _without_cells(str(error), row)
+            raise TemplateError(f"template.{part}: {type(error).__name__}: {message}") from error
+
+
+def _printable(value: Any) -> Any:
+    """Return what `{{ }}` prints; a method (`{{ cell.items }}` of an object) or `{{ self }}` is none of the row's."""
+    if isinstance(value, TemplateReference) or (callable(value) and not isinstance(value, Undefined)):
+        raise TemplateRuntimeError("an expression gives a function instead of a value; write cell['name'] for a key")
+    return value
+
+
+def _without_cells(message: str, row: Row) -> str:
+    """Return the message of Jinja or Python without the cells that it quotes; they may hold secrets."""
+    for cell in row.values():
+        if isinstance(cell, str):
+            message = message.replace(repr(cell), "'...'")
+    return message

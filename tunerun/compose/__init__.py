@@ -14,9 +14,9 @@ from tunerun.compose.axes import ExpandedSweep, expand, overrides_of
 from tunerun.compose.loader import Loader, Origin, to_yaml
 from tunerun.compose.validation import Location, fields_at, lines, nearest, validate
 from tunerun.errors import ConfigError
-from tunerun.schema import Experiment, Point, Sweep, TrialConfig
+from tunerun.schema import Experiment, Paths, Point, Sweep, Tracking, TrialConfig
 
-__all__ = ["compose_yaml", "config_directories", "explain", "load"]
+__all__ = ["compose_name", "compose_yaml", "config_directories", "explain", "load", "places"]
 
 _PATHS = (("dataset", "path"), ("dataset", "validation", "path"), ("dataset", "test", "path"))
 _SQLITE = "sqlite:///"
@@ -62,6 +62,34 @@ def load(overrides: Sequence[str] = (), config_dir: str | None = None) -> Experi
     """
     with Loader(config_directories(config_dir)) as loader:
         return _Composition(loader, _parsed(loader, overrides)).experiment()
+
+
+def places(overrides: Sequence[str] = (), config_dir: str | None = None) -> tuple[Paths, Tracking]:
+    """Where files go and where the ledger is shown, for commands that need no whole experiment.
+
+    Raises:
+        ConfigError: the config cannot be composed, or these two sections are wrong.
+    """
+    with Loader(config_directories(config_dir)) as loader:
+        composition = _Composition(loader, _parsed(loader, overrides))
+        raw = loader.point(composition.plain)
+        composition.make_absolute(raw, ())
+        paths, problems = validate(Paths, raw["paths"])
+        tracking, more = validate(Tracking, raw["tracking"])
+        if paths is None or tracking is None:
+            raise ConfigError([f"{'.'.join(map(str, location))}: {message}" for location, message in problems + more])
+        return paths, tracking
+
+
+def compose_name(overrides: Sequence[str] = (), config_dir: str | None = None) -> str | None:
+    """The name of the experiment that the overrides choose; None: they choose none.
+
+    Raises:
+        ConfigError: the config cannot be composed.
+    """
+    with Loader(config_directories(config_dir)) as loader:
+        name = loader.point([o for o in _parsed(loader, overrides) if not o.is_sweep_override()])["name"]
+        return None if name == "???" else str(name)
 
 
 def compose_yaml(overrides: Sequence[str] = (), config_dir: str | None = None) -> str:
@@ -171,14 +199,14 @@ class _Composition:
 
     def _point(self, point: tuple[Override, ...]) -> Point | None:
         raw = self.loader.point([*self.plain, *point], without=("sweep",))
-        self._make_absolute(raw, point)
+        self.make_absolute(raw, point)
         config, problems = validate(TrialConfig, raw, self.groups)
         for line in lines(problems, lambda location: self._origin(location, point)):
             self.problems[line] = None
         return None if config is None else Point.model_construct(overrides=overrides_of(point), config=config)
 
     def _assembled(self, raw: dict[str, Any], sweep: Sweep, expanded: ExpandedSweep, points: list[Point]) -> Experiment:
-        self._make_absolute(raw, ())
+        self.make_absolute(raw, ())
         # Where only the axes give a value that the base leaves open, the first point stands for the experiment.
         base = validate(TrialConfig, raw)[0] or points[0].config
         sections = {name: getattr(base, name) for name in TrialConfig.model_fields}
@@ -197,7 +225,7 @@ class _Composition:
             self._origins[cached] = self.loader.origin([*self.command_line, *chosen], location)
         return self._origins[cached]
 
-    def _make_absolute(self, raw: dict[str, Any], point: tuple[Override, ...]) -> None:
+    def make_absolute(self, raw: dict[str, Any], point: tuple[Override, ...]) -> None:
         """Paths become absolute, so that the plan means the same from any directory."""
         for location in _PATHS:
             node: Any = raw

@@ -71,14 +71,15 @@ class Verdict:
 def judge(ledger: Ledger, sweep: SweepRecord) -> Verdict:
     """Compare the trials of a sweep, as far as the ledger knows them."""
     records = ledger.trials(sweep.id)
-    trials = tuple(_trial(ledger, record) for record in records)
+    trials = tuple(trial_result(ledger, record) for record in records)
     baselines = _baselines(ledger, records)
     metric = _deciding_metric(records, trials)
     best, sentence = _choose(trials, {b.subject: b for b in baselines}, metric)
     return Verdict(sweep, trials, baselines, metric, best, sentence)
 
 
-def _trial(ledger: Ledger, record: TrialRecord) -> TrialResult:
+def trial_result(ledger: Ledger, record: TrialRecord) -> TrialResult:
+    """What the ledger knows of one trial."""
     job = ledger.job(record.key)
     if job is None:
         return TrialResult(record, JobState.PLANNED, {}, None, None, None)

@@ -1,0 +1,154 @@
+"""Axes become points."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose
+from hydra.errors import HydraException
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from tunerun.compose import config_directories, load
+from tunerun.compose.loader import CONFIG_NAME, Loader
+from tunerun.errors import ConfigError
+from tunerun.schema import Scalar
+
+NEXT = "experiment=next_number"
+RATE, EPOCHS, BATCH = "hyperparameters.learning_rate", "hyperparameters.epoch_count", "hyperparameters.batch_size"
+
+
+def points(*overrides: str) -> list[dict[str, Scalar]]:
+    return [point.overrides for point in load([NEXT, *overrides]).points]
+
+
+def test_axes_multiply_and_the_last_turns_fastest() -> None:
+    """The grid of an experiment is the product of its axes, in order."""
+    assert points()[:3] == [{RATE: 0.001, EPOCHS: 5}, {RATE: 0.001, EPOCHS: 10}, {RATE: 0.0005, EPOCHS: 5}]
+    assert len(points()) == 6
+
+
+def test_the_values_reach_the_config() -> None:
+    """Each point's config has the values that the point sets."""
+    for point in load([NEXT]).points:
+        hyperparameters = point.config.hyperparameters
+        assert (hyperparameters.learning_rate, hyperparameters.epoch_count) == tuple(point.overrides.values())
+
+
+def test_a_comma_on_the_command_line_adds_an_axis() -> None:
+    """A key that the experiment does not sweep becomes a further axis."""
+    assert len(points("seed=1,2")) == 12
+
+
+def test_a_comma_on_the_command_line_replaces_the_axis_of_its_key() -> None:
+    """The experiment's axis of that key is gone, at its old place."""
+    assert points(f"{RATE}=1e-2,1e-3,1e-4,1e-5", f"{EPOCHS}=1,2")[1] == {RATE: 0.01, EPOCHS: 2}
+
+
+def test_a_plain_value_pins_an_axis() -> None:
+    """A swept key that is typed with one value is not swept, and the pin is kept for the plan to show."""
+    experiment = load([NEXT, f"{EPOCHS}=3"])
+    assert experiment.pins == {EPOCHS: 3}
+    assert [point.overrides for point in experiment.points] == [{RATE: 0.001}, {RATE: 0.0005}, {RATE: 0.0002}]
+    assert {point.config.hyperparameters.epoch_count for point in experiment.points} == {3}
+
+
+def test_zipped_axes_advance_together() -> None:
+    """Axes written with zip are paired, and multiply with the others."""
+    found = points(f"{EPOCHS}=zip(1,2,3)", "seed=zip(7,8,9)", f"{RATE}=0.1")
+    assert found == [{EPOCHS: 1, "seed": 7}, {EPOCHS: 2, "seed": 8}, {EPOCHS: 3, "seed": 9}]
+
+
+def test_a_group_is_an_axis() -> None:
+    """Choices of a group are swept as values are."""
+    found = load([NEXT, "sweep.axes=null", "template=plain,question_context"]).points
+    assert [point.overrides for point in found] == [{"template": "plain"}, {"template": "question_context"}]
+    assert "{{ question }}" in found[1].config.template.text_input
+
+
+def test_exclusions_leave_combinations_out() -> None:
+    """A point that has all values of an entry is left out; one that has some stays."""
+    found = points("sweep.exclude=[{hyperparameters.epoch_count: 10, hyperparameters.learning_rate: 0.001}]")
+    assert {RATE: 0.001, EPOCHS: 10} not in found
+    assert len(found) == 5
+
+
+def test_axes_may_be_nested_and_lists_in_yaml() -> None:
+    """An axis may be written as nested keys and as a YAML list; text with commas in a list stays one value."""
+    file = Path("conf/experiment/nested.yaml")
+    file.parent.mkdir(parents=True)
+    file.write_text(
+        "# @package _global_\nname: nested\ndataset: {path: x}\nsweep:\n  axes:\n"
+        "    hyperparameters:\n      epoch_count: [1, 2]\n    template.output: ['{{ a }}, {{ b }}', \"it's\"]\n"
+    )
+    found = [point.overrides for point in load(["experiment=nested"]).points]
+    assert found[0] == {EPOCHS: 1, "template.output": "{{ a }}, {{ b }}"}
+    assert found[3] == {EPOCHS: 2, "template.output": "it's"}
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("1,3,5", [1, 3, 5]),
+        ("choice(1,3)", [1, 3]),
+        ("range(1,4)", [1, 2, 3]),
+        ("range(2,10,step=4)", [2, 6]),
+        ("zip(4,5)", [4, 5]),
+        ("sort(3,1,2)", [1, 2, 3]),
+        ("7", [7]),
+        (7, [7]),
+        ([7, 8], [7, 8]),
+    ],
+)
+def test_the_grammar_is_hydras(text: Any, values: list[int]) -> None:
+    """Every form of Hydra's grammar that lists values is an axis."""
+    assert [p["seed"] for p in points("sweep.axes=null", f"+sweep.axes.seed={_quoted(text)}")] == values
+
+
+def _quoted(text: Any) -> str:
+    return f"'{text}'" if isinstance(text, str) else str(text)
+
+
+OVERRIDES = st.lists(
+    st.sampled_from(
+        [
+            "seed=3",
+            "hyperparameters.epoch_count=2",
+            "hyperparameters.learning_rate=0.5",
+            "hyperparameters={batch_size: 2}",
+            "++hyperparameters.adapter_rank=4",
+            "~dataset.stratify_by",
+            "~dataset.format",
+            "template=question_context",
+            "template.output='{{ x }}'",
+            "model=huggingface",
+            "model.name=some/name",
+            "evaluation=none",
+            "evaluation.metrics=[]",
+            "paths.runs=elsewhere",
+            "dataset.limit=${seed}",
+            "tracking=none",
+            "tracking.uri=null",
+        ]
+    ),
+    max_size=6,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(OVERRIDES, min_size=1, max_size=4))
+def test_expansion_equals_a_full_compose_of_every_point(sweep: list[list[str]]) -> None:
+    """The fast expansion gives the config that Hydra composes from the same overrides, whatever came before."""
+    with Loader(config_directories()) as loader:
+        for overrides in sweep:
+            parsed = [loader.parse(text) for text in [NEXT, *overrides]]
+            try:
+                composed = OmegaConf.to_container(compose(CONFIG_NAME, overrides=[NEXT, *overrides]), resolve=True)
+            except HydraException:
+                with pytest.raises(ConfigError, match="command line: "):
+                    loader.point(parsed)
+            else:
+                assert loader.point(parsed) == composed

@@ -1,0 +1,33 @@
+"""Every test starts from a clean environment, in a directory of its own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+EXAMPLES = [{"text_input": str(n), "output": str(n + 1)} for n in range(0, 60, 2)]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing of the user's own settings reaches a test; no test asks a model hub or reports its usage."""
+    for name in list(os.environ):
+        if name.startswith(("TUNERUN_", "MLFLOW_", "HF_")) and name != "TUNERUN_TEST_CACHE":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def examples_file(tmp_path: Path) -> Path:
+    """Thirty examples in a JSON Lines file."""
+    import json
+
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in EXAMPLES))
+    return file

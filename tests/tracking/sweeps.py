@@ -1,0 +1,209 @@
+"""Sweeps written into real ledgers, by the ledger's own methods."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunerun.digest import digest
+from tunerun.job import (
+    Example,
+    ExampleSet,
+    Failure,
+    FailureKind,
+    JobRef,
+    JobState,
+    JobStatus,
+    Snapshot,
+    TunedModel,
+    TuningRequest,
+)
+from tunerun.ledger import Evaluation, Ledger, Prediction, SweepRecord, TrialRecord
+from tunerun.schema import Dataset, Hyperparameters, LocalBackend, Model, Template, TrialConfig
+
+MODEL = Model(name="smollm2-135m", source="HuggingFaceTB/SmolLM2-135M-Instruct")
+TRAINING = tuple(Example(str(n), str(n + 1)) for n in range(15))
+HELD_OUT = (Example("20", "21"), Example("zwölf", "dreizehn"))
+STEPS_PER_EPOCH = 4
+FROZEN_AT = 1_760_000_000.0
+
+
+@dataclass
+class Lab:
+    """A ledger and one sweep in it, and what can happen to its trials."""
+
+    ledger: Ledger
+    sweep: SweepRecord
+    trials: Sequence[TrialRecord]
+
+    def start(self, number: int) -> int:
+        """Submit a trial and let it run; returns its job."""
+        trial = self.trials[number]
+        request = TuningRequest(
+            trial.key, f"t-{trial.key[:8]}", MODEL, Hyperparameters(), 0, Template(), TRAINING, HELD_OUT
+        )
+        job = self.ledger.intend(request, "local", trial.tokens)
+        self.ledger.submitted(job.id, JobRef("local", f"job-{trial.key[:6]}-{job.attempt}"))
+        self.ledger.record(job.id, JobStatus(JobState.RUNNING))
+        return job.id
+
+    def steps(self, number: int, upto: int, *, offset_s: float = 0.0) -> None:
+        """Let the running job of a trial reach a step."""
+        self.ledger.record(self._job(number), JobStatus(JobState.RUNNING, self.curve(number, upto, offset_s)))
+
+    def curve(self, number: int, upto: int, offset_s: float = 0.0) -> tuple[Snapshot, ...]:
+        """A loss curve that falls, the slower the higher the trial's number."""
+        return tuple(
+            Snapshot(
+                step=step,
+                epoch=(step - 1) // STEPS_PER_EPOCH + 1,
+                mean_loss=2.2 * math.exp(-step / (6 + 4 * number)) + 0.15 + 0.1 * math.sin(step * 2.4 + number),
+                compute_time=FROZEN_AT + 100 * number + step * 0.5 + offset_s,
+            )
+            for step in range(1, upto + 1)
+        )
+
+    def succeed(self, number: int) -> None:
+        """Let a trial end well, with all its snapshots."""
+        trial = self.trials[number]
+        name = f"tunedModels/t-{trial.key[:8]}"
+        self.ledger.record(
+            self._job(number),
+            JobStatus(
+                JobState.SUCCEEDED,
+                self.curve(number, trial.steps),
+                {"train/seconds": 12.5, "validation/loss": 0.4 + number / 10, "validation/base_loss": 1.9},
+                TunedModel(name, MODEL, f"runs/models/{name.rpartition('/')[2]}"),
+            ),
+        )
+
+    def fail(self, number: int, message: str = "the worker was killed", kind: FailureKind = FailureKind.LOST) -> None:
+        """Let a trial fail."""
+        failure = Failure(kind, message, f"Traceback (most recent call last):\n{message}")
+        self.ledger.record(self._job(number), JobStatus(JobState.FAILED, failure=failure))
+
+    def cancel(self, number: int) -> None:
+        """Cancel a trial."""
+        self.ledger.record(self._job(number), JobStatus(JobState.CANCELLED))
+
+    def measure(self, number: int, right: int) -> None:
+        """Evaluate a trial: so many of the two held-out examples are right."""
+        trial = self.trials[number]
+        self.ledger.evaluate(trial.key, trial.evaluation, _evaluation(right))
+
+    def measure_base(self) -> None:
+        """Evaluate the base model, which knows nothing."""
+        self.ledger.evaluate(self.trials[0].baseline, self.trials[0].evaluation, _evaluation(0))
+
+    def finish(self, number: int, right: int = 1) -> None:
+        """All that happens to a trial that goes well."""
+        self.start(number)
+        self.succeed(number)
+        self.measure(number, right)
+
+    def _job(self, number: int) -> int:
+        job = self.ledger.job(self.trials[number].key)
+        assert job is not None
+        return job.id
+
+
+def _evaluation(right: int) -> Evaluation:
+    rows = tuple(
+        Prediction(e.text_input, e.output, e.output if position < right else "?", position < right)
+        for position, e in enumerate(HELD_OUT)
+    )
+    return Evaluation({"eval/exact_match": right / len(rows)}, rows, time.time())
+
+
+def trial_config(overrides: Mapping[str, Any], name: str = "next-number", **sections: Any) -> TrialConfig:
+    """The config of a trial."""
+    hyperparameters = {key.rpartition(".")[2]: v for key, v in overrides.items() if key.startswith("hyperparameters.")}
+    return TrialConfig(
+        name=name,
+        dataset=Dataset(path="data/next_number.json"),
+        model=MODEL,
+        hyperparameters=Hyperparameters(**hyperparameters),
+        backend=LocalBackend(kind="local"),
+        **sections,
+    )
+
+
+def grid(count: int) -> list[dict[str, Any]]:
+    """So many different overrides."""
+    rates = (0.001, 0.0005, 0.0002, 0.0001)
+    return [
+        {"hyperparameters.learning_rate": rates[n % 4], "hyperparameters.epoch_count": 3 + n // 4} for n in range(count)
+    ]
+
+
+def freeze(
+    ledger: Ledger,
+    sweep_id: str = "next-number-1a2b3c4d",
+    points: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    name: str = "next-number",
+    document: Mapping[str, Any] | None = None,
+    created_at: float = FROZEN_AT,
+    **sections: Any,
+) -> Lab:
+    """Freeze a sweep of three trials, or of the given points."""
+    points = grid(3) if points is None else points
+    training = ExampleSet(digest([[e.text_input, e.output] for e in TRAINING]), "data/next_number.json", TRAINING)
+    held_out = ExampleSet(digest([[e.text_input, e.output] for e in HELD_OUT]), "data/held_out.json", HELD_OUT)
+    trials = [
+        TrialRecord(
+            number=number,
+            key=digest([name, dict(overrides)]),
+            baseline=digest([name, "base"]),
+            evaluation="exact_match-64",
+            training=training.digest,
+            validation=held_out.digest,
+            tokens=1200,
+            steps=STEPS_PER_EPOCH * overrides.get("hyperparameters.epoch_count", 5),
+            overrides=dict(overrides),
+            config=_with_metric(trial_config(overrides, name, **sections)),
+        )
+        for number, overrides in enumerate(points)
+    ]
+    sweep = SweepRecord(
+        sweep_id,
+        name,
+        created_at,
+        {
+            "version": "0.1.0",
+            "command": "tunerun run experiment=next_number",
+            "code": {"commit": "0123456789abcdef", "branch": "main", "dirty": True},
+            "varied": list(points[0]),
+            "pins": {},
+            "warnings": [],
+            "tokens_exact": True,
+            **(document or {}),
+        },
+    )
+    ledger.freeze(sweep, trials, [training, held_out])
+    return Lab(ledger, sweep, trials)
+
+
+def _with_metric(config: TrialConfig) -> dict[str, Any]:
+    document = config.model_dump(mode="json")
+    document["evaluation"]["metrics"] = ["exact_match"]
+    return document
+
+
+def complete(lab: Lab) -> None:
+    """Everything that can happen to three trials: one goes well, one is tried twice, one fails for good."""
+    lab.finish(0, right=2)
+    lab.start(1)
+    lab.steps(1, 6)
+    lab.fail(1)
+    lab.start(1)
+    lab.steps(1, 9, offset_s=50.0)
+    lab.succeed(1)
+    lab.measure(1, 1)
+    lab.start(2)
+    lab.steps(2, 5)
+    lab.fail(2, "the loss became nan at step 6", FailureKind.DIVERGED)
+    lab.measure_base()

@@ -1,0 +1,359 @@
+"""The backend `local`: the embedded engine, in a process of its own on this machine.
+
+One thread per backend talks to the engine: it takes what waits (calls before jobs, jobs in their order), sends it, and
+listens until it is done. The engine starts with the first thing to do, and again after it died.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import uuid
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tunerun import errors
+from tunerun.backends.base import Backend, Capabilities
+from tunerun.engine import base_model, messages, packages, tuned_model
+from tunerun.engine.process import EngineProcess
+from tunerun.errors import BackendError, BaseModelError, InputError
+from tunerun.job import (
+    Failure,
+    FailureKind,
+    GenerateOptions,
+    JobRef,
+    JobState,
+    JobStatus,
+    Snapshot,
+    TunedModel,
+    TuningRequest,
+)
+from tunerun.schema import Model
+
+KIND = "local"
+
+_TUNED_MODEL_ID = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")  # as the Gemini API's tunedModelId
+
+_CAPABILITIES = Capabilities(
+    kind=KIND,
+    address="",
+    max_input_characters=40_000,
+    max_output_characters=5_000,
+    source="the Gemini API's model tuning guide (as last served, 2025-04-28), so that a dataset fits both",
+    max_in_flight=1,
+    survives_runner=False,
+)
+
+_NOT_KNOWN = Failure(
+    FailureKind.LOST, "the engine does not know this job: the process that ran it is gone; run the command again"
+)
+_CLOSED = Failure(FailureKind.LOST, "the runner ended while this job was under way; run the command again")
+
+
+@dataclass
+class _Job:
+    """A job of this process; changed under the backend's lock only."""
+
+    id: str
+    request: TuningRequest
+    state: JobState = JobState.QUEUED
+    snapshots: list[Snapshot] = field(default_factory=list)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    failure: Failure | None = None
+
+    @property
+    def ref(self) -> JobRef:
+        return JobRef(KIND, self.id)
+
+
+@dataclass
+class _Call:
+    """A command that somebody waits for."""
+
+    command: messages.Prepare | messages.Generate
+    answer: Future[tuple[str, ...]] = field(default_factory=Future)
+
+
+class LocalBackend:
+    """Runs jobs one after another on this machine's embedded engine.
+
+    Args:
+        runs: the runs directory; tuned models go to `tuned_models/<id>/`, the engine's log to `logs/engine.log`.
+        cache: the cache directory of base models.
+        device: `auto` (cuda, else mps, else cpu), `cpu`, `cuda` or `mps`.
+        threads: CPU threads; None: as many as torch takes by itself.
+    """
+
+    def __init__(self, runs: Path, cache: Path, device: str = "auto", threads: int | None = None) -> None:
+        self._tuned_models = runs.absolute() / "tuned_models"
+        self._log = runs.absolute() / "logs" / "engine.log"
+        self._cache = cache
+        self._device = device
+        self._threads = threads
+        self._changed = threading.Condition()
+        self._calls: deque[_Call] = deque()
+        self._waiting: deque[_Job] = deque()
+        self._jobs: dict[str, _Job] = {}
+        self._job_of_key: dict[str, _Job] = {}
+        self._engine: EngineProcess | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def capabilities(self) -> Capabilities:
+        """Return the limits; see the Protocol."""
+        return _CAPABILITIES
+
+    def prepare(self, models: Sequence[Model]) -> None:
+        """Find every base model, and convert or fetch those that are not ready.
+
+        Raises:
+            MissingPackageError: the extra `local` is not installed.
+            BaseModelError: some cannot be found or made ready; holds all problems.
+        """
+        packages.require(*packages.NEEDED)
+        problems: list[str] = []
+        missing = []
+        for model in dict.fromkeys(models):
+            try:
+                found = base_model.find(model, self._cache)
+            except BaseModelError as error:
+                problems.extend(error.problems)
+            else:
+                if base_model.prepared_folder(found, self._cache) is None:
+                    missing.append(model)
+        if problems:
+            raise BaseModelError(problems)
+        for model in missing:
+            try:
+                self._call(messages.Prepare(model))
+            except BaseModelError as error:
+                problems.extend(error.problems)
+        if problems:
+            raise BaseModelError(problems)
+
+    def submit(self, request: TuningRequest) -> JobRef:
+        """Accept a job; one whose tuned model is there already is not trained again.
+
+        A later process recognises a key by its tuned model's folder, so `tuned_model_id` has to follow from the key.
+
+        Raises:
+            InputError: the id is no id, or its folder holds a tuned model of another key; or the base model or a
+                package is missing.
+            BackendError: the backend was closed.
+        """
+        if not _TUNED_MODEL_ID.fullmatch(request.tuned_model_id):
+            raise InputError(
+                f"the tuned model's id {request.tuned_model_id!r} is not allowed; an id has 1 to 40 lower case "
+                "letters, digits and dashes, begins with a letter and does not end with a dash; choose another name"
+            )
+        folder = self._tuned_models / request.tuned_model_id
+        with self._changed:
+            self._check_open()
+            known = self._job_of_key.get(request.key)
+            if known is not None and not known.state.is_finished:
+                return known.ref
+            if known is not None and known.state == JobState.SUCCEEDED and self._folder(known.id).exists():
+                return known.ref
+            if folder.exists():
+                return self._ref_of_folder(folder, request)
+            packages.require(*packages.NEEDED)
+            base_model.find(request.model, self._cache)
+            job = _Job(f"{request.tuned_model_id}.{uuid.uuid4().hex[:12]}", request)
+            self._jobs[job.id] = self._job_of_key[request.key] = job
+            self._waiting.append(job)
+            self._wake()
+            return job.ref
+
+    def _ref_of_folder(self, folder: Path, request: TuningRequest) -> JobRef:
+        finished = tuned_model.read_finished(folder)
+        if tuned_model.read(folder).key != request.key or finished is None:
+            raise InputError(
+                f"{folder} holds a tuned model of another trial; an id belongs to one trial; "
+                "move that folder away, or choose another name"
+            )
+        return JobRef(KIND, finished.job)
+
+    def _folder(self, job_id: str) -> Path:
+        return self._tuned_models / job_id.partition(".")[0]
+
+    def poll(self, refs: Sequence[JobRef]) -> Mapping[JobRef, JobStatus]:
+        """Return what is known of each job; see the Protocol."""
+        return {ref: self._status(ref) for ref in refs}
+
+    def _status(self, ref: JobRef) -> JobStatus:
+        with self._changed:
+            job = self._jobs.get(ref.id) if ref.backend == KIND else None
+            if job is None:
+                return self._status_of_folder(ref)
+            succeeded = job.state == JobState.SUCCEEDED
+            tuned = self._tuned_model(self._folder(job.id), job.request.model) if succeeded else None
+            return JobStatus(job.state, tuple(job.snapshots), dict(job.metrics), tuned, job.failure)
+
+    def _status_of_folder(self, ref: JobRef) -> JobStatus:
+        """Return the status of an earlier process' job: SUCCEEDED if it left its tuned model, else lost."""
+        identifier = ref.id.partition(".")[0]
+        if ref.backend == KIND and _TUNED_MODEL_ID.fullmatch(identifier):
+            folder = self._folder(ref.id)
+            finished = tuned_model.read_finished(folder)
+            if finished is not None and finished.job == ref.id:
+                tuned = self._tuned_model(folder, tuned_model.read(folder).base_model)
+                return JobStatus(JobState.SUCCEEDED, finished.snapshots, finished.metrics, tuned)
+        return JobStatus(JobState.FAILED, failure=_NOT_KNOWN)
+
+    def _tuned_model(self, folder: Path, model: Model) -> TunedModel:
+        return TunedModel(f"tunedModels/{folder.name}", model, str(folder))
+
+    def cancel(self, ref: JobRef) -> None:
+        """Stop a job before its next step; see the Protocol."""
+        with self._changed:
+            job = self._jobs.get(ref.id) if ref.backend == KIND else None
+            if job is None:
+                return
+            if job.state == JobState.QUEUED:
+                self._waiting.remove(job)
+                job.state = JobState.CANCELLED
+            elif job.state == JobState.RUNNING and self._engine is not None:
+                self._engine.send(messages.Cancel(job.id))
+
+    def generate(self, model: Model | TunedModel, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
+        """Answer inputs between two jobs; see the Protocol.
+
+        Raises:
+            InputError: the tuned model, the base model or a package is missing, or an input is too long.
+            BackendError: the engine failed, or the backend was closed.
+        """
+        if not inputs:
+            return []
+        packages.require(*packages.NEEDED)
+        base = model.model if isinstance(model, TunedModel) else model
+        adapter = model.location if isinstance(model, TunedModel) else None
+        if adapter is not None:
+            tuned_model.read(Path(adapter))
+        base_model.find(base, self._cache)
+        return list(self._call(messages.Generate(base, adapter, tuple(inputs), options)))
+
+    def _call(self, command: messages.Prepare | messages.Generate) -> tuple[str, ...]:
+        call = _Call(command)
+        with self._changed:
+            self._check_open()
+            self._calls.append(call)
+            self._wake()
+        return call.answer.result()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendError("the backend `local` was closed; open another one")
+
+    def _wake(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="tunerun-local", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._calls or self._waiting)
+                if self._closed:
+                    return
+                work = self._calls.popleft() if self._calls else self._waiting.popleft()
+                try:
+                    engine = self._engine = self._running_engine()
+                except OSError as error:
+                    self._settle(work, Failure(FailureKind.CRASHED, f"the engine's process cannot start: {error}"))
+                    continue
+                if isinstance(work, _Job):
+                    work.state = JobState.RUNNING
+            self._follow(engine, work)
+
+    def _running_engine(self) -> EngineProcess:
+        if self._engine is not None:
+            if self._engine.is_running:
+                return self._engine
+            self._engine.death()  # it died while it had nothing to do: nobody's job failed
+        return EngineProcess(self._cache, self._device, self._threads, self._log)
+
+    def _follow(self, engine: EngineProcess, work: _Job | _Call) -> None:
+        """Send one piece of work and listen until it is done or the engine is dead."""
+        try:
+            engine.send(self._command(work))
+        except ValueError as error:  # half a character (a lone surrogate) cannot be written as JSON
+            with self._changed:
+                self._settle(work, Failure(FailureKind.INVALID, f"the request is no valid text: {error}"))
+            return
+        while (report := engine.receive()) is not None:
+            with self._changed:
+                if self._take(work, report):
+                    return
+        failure = engine.death()
+        with self._changed:
+            self._engine = None
+            self._settle(work, _CLOSED if self._closed else failure)
+
+    def _command(self, work: _Job | _Call) -> messages.Command:
+        if isinstance(work, _Call):
+            return work.command
+        return messages.Train((messages.PackedJob(work.id, work.request),), str(self._tuned_models))
+
+    def _take(self, work: _Job | _Call, report: messages.Report) -> bool:
+        """Note a report; return whether the work is done."""
+        if isinstance(work, _Job):
+            if isinstance(report, messages.SnapshotTaken):
+                work.snapshots.append(report.snapshot)
+            elif isinstance(report, messages.JobEnded):
+                work.metrics, work.failure, work.state = report.metrics, report.failure, report.state
+            elif isinstance(report, messages.Refused):
+                self._settle(work, Failure(FailureKind.CRASHED, "; ".join(report.problems), report.traceback))
+        elif isinstance(report, messages.Refused):
+            work.answer.set_exception(_raised(report))
+        else:
+            work.answer.set_result(report.outputs if isinstance(report, messages.Answers) else ())
+        return isinstance(report, messages.Done | messages.Answers | messages.Refused)
+
+    def _settle(self, work: _Job | _Call, failure: Failure) -> None:
+        """End work that the engine will not end."""
+        if isinstance(work, _Call):
+            work.answer.set_exception(BackendError(failure.message))
+        elif not work.state.is_finished:
+            finished = tuned_model.read_finished(self._folder(work.id))
+            if finished is not None and finished.job == work.id:  # it died between the last write and its report
+                work.metrics, work.state = finished.metrics, JobState.SUCCEEDED
+            else:
+                work.failure, work.state = failure, JobState.FAILED
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._closed = True
+            engine, thread = self._engine, self._thread
+            while self._waiting:
+                self._settle(self._waiting.popleft(), _CLOSED)
+            while self._calls:
+                self._settle(self._calls.popleft(), _CLOSED)
+            self._changed.notify_all()
+        if engine is not None:
+            engine.end()
+        if thread is not None:
+            thread.join()
+        if engine is not None:
+            engine.death()
+
+
+def _raised(report: messages.Refused) -> errors.TunerunError:
+    """Return the error that the engine's process raised, as the same class here."""
+    kind = getattr(errors, report.error or "", None)
+    if isinstance(kind, type) and issubclass(kind, InputError):
+        return kind(report.problems)
+    return BackendError("; ".join(report.problems) + (f"\n{report.traceback}" if report.traceback else ""))
+
+
+_CONFORMS: type[Backend] = LocalBackend

@@ -1,0 +1,287 @@
+"""The commands, what they print, and their exit codes.
+
+0: all trials succeeded, or there was nothing to do. 1: at least one failed. 2: the config, the examples or the command
+line are wrong, and nothing was submitted. 3: a limit refused, and nothing was submitted. 130: interrupted, resumable.
+
+Every import that costs time stands inside the command that needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from tunerun import __version__
+from tunerun.errors import InputError, TunerunError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="tunerun",
+    help="One declarative experiment in, many supervised tuning jobs and one honest comparison out.",
+    epilog="Overrides are Hydra's: tunerun run experiment=next_number hyperparameters.learning_rate=1e-3,5e-4",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the config.")]
+ConfigDir = Annotated[str | None, typer.Option("--config-dir", "-cd", help="Directory of YAML files, searched first.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
+Multirun = Annotated[bool, typer.Option("--multirun", "-m", help="Accepted as Hydra's; sweeps need no flag here.")]
+Runs = Annotated[str, typer.Option("--runs", help="Folder of the ledger and the tuned models.")]
+
+
+def main() -> None:
+    """The console script."""
+    # A library's notice of a newer version, or a tracker's usage report, is not for the user's terminal.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app()
+    except TunerunError as error:
+        sys.stderr.write(_problem_text(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted\n")
+        sys.exit(INTERRUPTED)
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _problem_text(error: TunerunError) -> str:
+    if not isinstance(error, InputError) or len(error.problems) == 1:
+        return f"error: {error}\n"
+    return f"{len(error.problems)} problems:\n" + "".join(f"  {problem}\n" for problem in error.problems)
+
+
+def _print_json(document: object) -> None:
+    sys.stdout.write(json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
+
+
+@app.command()
+def plan(
+    overrides: Overrides = None, config_dir: ConfigDir = None, json_: Json = False, _multirun: Multirun = False
+) -> None:
+    """Expand, check, and count; show what a run would do. Sends and writes nothing."""
+    from tunerun.cli import tables
+    from tunerun.compose import load
+    from tunerun.planning import plan as make_plan
+
+    made = make_plan(load(overrides or (), config_dir))
+    if json_:
+        _print_json(made.to_json())
+    else:
+        tables.plan_table(made)
+
+
+@app.command()
+def run(
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    json_: Json = False,
+    _multirun: Multirun = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Submit trials again that failed.")] = False,
+) -> None:
+    """Plan, then run what is not done, and compare all trials. Resumes by itself."""
+    from tunerun.cli import tables
+    from tunerun.cli.progress import progress_on_stderr
+    from tunerun.compose import load
+    from tunerun.planning import plan as make_plan
+    from tunerun.runner import run as run_plan
+
+    made = make_plan(load(overrides or (), config_dir))
+    tables.warnings(made.warnings)
+    todo = sum(not trial.done and trial.same_as is None for trial in made.trials)
+    if todo:
+        tables.err.print(f"{made.sweep}: {len(made.trials)} trials, {todo} to run")
+    else:
+        tables.err.print(f"{made.sweep}: all {len(made.trials)} trials are done")
+    command = shlex.join(["tunerun", *sys.argv[1:]])
+    try:
+        with progress_on_stderr() as progress:
+            result = run_plan(made, progress=progress, command=command, retry_failed=retry_failed)
+    except KeyboardInterrupt:
+        tables.err.print(f"\ninterrupted; run the same command to go on:\n  {command}")
+        raise typer.Exit(INTERRUPTED) from None
+    if json_:
+        _print_json(result.to_json())
+    else:
+        tables.result_table(result)
+        _say_where_to_look(result, overrides or [], config_dir)
+    raise typer.Exit(result.exit_code)
+
+
+def _say_where_to_look(result: Any, overrides: list[str], config_dir: str | None) -> None:
+    from tunerun.cli import tables
+
+    if result.tracking_problem:
+        tables.err.print(f"[yellow]note:[/] {tables.plain(result.tracking_problem)}")
+    if result.link:
+        ours = [o for o in overrides if o.startswith(("paths", "tracking", "local"))]
+        command = shlex.join(["tunerun", "ui", *(["-cd", config_dir] if config_dir else []), *ours])
+        tables.out.print(f"To look at the runs: {command}   then open http://127.0.0.1:{UI_PORT}/{result.link}")
+
+
+UI_PORT = 5000
+
+
+@app.command()
+def status(overrides: Overrides = None, config_dir: ConfigDir = None, json_: Json = False) -> None:
+    """Show what the ledger knows: of one experiment (experiment=... or name=...), else of the newest sweep."""
+    from tunerun.cli import tables
+    from tunerun.compose import compose_name, places
+    from tunerun.errors import NotFoundError
+    from tunerun.ledger import Ledger
+    from tunerun.planning import ledger_path
+    from tunerun.runner import holder_of, result_of, states_of
+    from tunerun.tracking import open_tracker
+
+    paths, tracking = places(overrides or (), config_dir)
+    name = compose_name(overrides or (), config_dir)
+    path = ledger_path(Path(paths.runs))
+    if not path.exists():
+        raise NotFoundError(f"{path}: no ledger; nothing has run yet, or paths.runs is another folder")
+    with Ledger(path) as ledger:
+        sweeps = ledger.sweeps(name)
+        if not sweeps:
+            raise NotFoundError(f"{name}: no sweep of this experiment in {path}")
+        result = result_of(ledger, sweeps[-1].id, open_tracker(tracking, Path(paths.runs)))
+        if json_:
+            _print_json(result.to_json())
+            return
+        tables.sweeps_table([(sweep, states_of(ledger, sweep.id)) for sweep in sweeps])
+        tables.result_table(result)
+        if not result.verdict.is_complete:
+            holder = holder_of(Path(paths.runs), sweeps[-1].id)
+            tables.out.print(f"Being run by {holder}." if holder else f"Not running. Go on: {result.command}")
+
+
+@app.command()
+def predict(
+    columns: Annotated[list[str] | None, typer.Argument(metavar="[COLUMN=VALUE]...", help="One row.")] = None,
+    run_: Annotated[str, typer.Option("--run", help="MLflow run id, or tunedModels/NAME.")] = "",
+    file: Annotated[Path | None, typer.Option("--file", help="Rows: JSON, JSONL, CSV, TSV or Parquet.")] = None,
+    runs: Runs = "runs",
+    max_output_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")] = None,
+    json_: Json = False,
+) -> None:
+    """Call a tuned model with its own template."""
+    from tunerun.prediction import predict as call
+
+    if not run_:
+        raise InputError(
+            "--run is missing; give an MLflow run id or tunedModels/NAME, as `tunerun status --json` shows them"
+        )
+    if (file is None) == (not columns):
+        raise InputError("give either one row as COLUMN=VALUE, or many with --file")
+    rows = _file_rows(file) if file is not None else [_typed_row(columns or [])]
+    answered = call(run_, rows, runs=runs, max_output_tokens=max_output_tokens)
+    if json_:
+        _print_json({"tuned_model": answered.tuned_model, "outputs": list(answered.outputs)})
+    else:
+        sys.stdout.writelines(f"{output}\n" for output in answered.outputs)
+
+
+def _typed_row(columns: list[str]) -> dict[str, str]:
+    wrong = [column for column in columns if "=" not in column]
+    if wrong:
+        raise InputError([f"{column!r}: write COLUMN=VALUE, such as text_input='twenty two'" for column in wrong])
+    return dict(column.split("=", 1) for column in columns)
+
+
+def _file_rows(file: Path) -> list[dict[str, Any]]:
+    from tunerun.dataset import read_rows
+
+    return [dict(row.columns) for row in read_rows(file)]
+
+
+@app.command()
+def config(
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    explain: Annotated[str | None, typer.Option(help="Say what a dotted key means and where it was written.")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of an experiment.")] = False,
+) -> None:
+    """Print the composed config as YAML."""
+    from tunerun import compose
+
+    if schema:
+        from tunerun.schema import TrialConfig
+
+        _print_json(TrialConfig.model_json_schema())
+    elif explain:
+        sys.stdout.write(compose.explain(explain, overrides or (), config_dir) + "\n")
+    else:
+        sys.stdout.write(compose.compose_yaml(overrides or (), config_dir))
+
+
+@app.command()
+def init(directory: Annotated[Path, typer.Argument(help="A new or empty directory.")] = Path()) -> None:
+    """Write a small project to start from: a conf directory, examples, an experiment."""
+    from tunerun.cli.tables import out
+    from tunerun.skeleton import write_project
+
+    for file in write_project(directory):
+        out.print(f"wrote {file}")
+    prefix = "" if directory == Path() else f"cd {shlex.quote(str(directory))} && "
+    out.print(f"Next: {prefix}tunerun plan experiment=support, then tunerun run experiment=support")
+
+
+@app.command()
+def ui(
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = UI_PORT,
+) -> None:
+    """Start the MLflow server on this project's store, on this machine only."""
+    from tunerun.compose import places
+    from tunerun.tracking import open_tracker, serve_ui
+
+    paths, tracking = places(overrides or (), config_dir)
+    tracker = open_tracker(tracking, Path(paths.runs))
+    if tracker is None:
+        raise InputError("tracking: none; there is nothing to look at, choose tracking=mlflow and run `tunerun sync`")
+    raise typer.Exit(serve_ui(tracker.uri, port))
+
+
+@app.command()
+def sync(overrides: Overrides = None, config_dir: ConfigDir = None) -> None:
+    """Bring MLflow up to date with the ledger."""
+    from tunerun.cli.tables import out
+    from tunerun.compose import places
+    from tunerun.errors import NotFoundError, TrackingError
+    from tunerun.planning import ledger_path
+    from tunerun.tracking import open_tracker
+
+    paths, tracking = places(overrides or (), config_dir)
+    tracker = open_tracker(tracking, Path(paths.runs))
+    if tracker is None:
+        raise InputError("tracking: none; choose tracking=mlflow")
+    if not ledger_path(Path(paths.runs)).exists():
+        raise NotFoundError(
+            f"{ledger_path(Path(paths.runs))}: no ledger; nothing has run yet, or paths.runs is another folder"
+        )
+    report = tracker.sync()
+    if tracker.problem:
+        raise TrackingError(tracker.problem)
+    out.print(str(report))
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        sys.stdout.write(f"tunerun {__version__}\n")
+        raise typer.Exit

@@ -1,0 +1,94 @@
+"""Warnings about examples that can be used: too few, too big, repeated, contradictory, leaked, half used."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from tunerun.dataset.chat import CHAT_COLUMNS, with_chat_columns
+from tunerun.dataset.checks import GUIDE, RenderedRow
+from tunerun.dataset.rows import Findings, SourceRow, listed
+from tunerun.job import Example
+
+FEWEST_EXAMPLES = 20
+"""The guide: start with at least 20 examples."""
+
+ADVISED_EXAMPLES = (100, 500)
+"""The guide: between 100 and 500 examples."""
+
+MOST_TRAINING_BYTES = 4_000_000
+"""The guide: the training file can be at most 4 MB; read as decimal megabytes, the smaller reading."""
+
+MOST_PLACES = 3
+"""Places that one warning names."""
+
+
+def advice_on_size(training: Sequence[RenderedRow]) -> Iterator[str]:
+    """Yield what the guide advises about the number of examples and the bytes of their texts."""
+    file, count = training[0].row.file, len(training)
+    byte_count = sum(len((each.example.text_input + each.example.output).encode()) for each in training)
+    few, many = ADVISED_EXAMPLES
+    if count < FEWEST_EXAMPLES:
+        yield f"{file}: {_examples(count)} to train on; at least {FEWEST_EXAMPLES} are advised ({GUIDE}); add more"
+    elif count < few:
+        yield f"{file}: {_examples(count)} to train on; {few} to {many} are advised ({GUIDE}); add more"
+    if byte_count > MOST_TRAINING_BYTES:
+        has, limit = byte_count / 1e6, MOST_TRAINING_BYTES / 1e6
+        yield f"{file}: {has:.1f} MB to train on; the Gemini API takes {limit:.0f} MB ({GUIDE}); dataset.limit cuts it"
+
+
+def _examples(count: int) -> str:
+    return "1 example" if count == 1 else f"{count} examples"
+
+
+def advice_on_repetition(training: Sequence[RenderedRow]) -> Iterator[str]:
+    """Yield one warning about exact duplicates, and one about equal inputs with different outputs."""
+    places: dict[Example, list[str]] = {}
+    for each in training:
+        places.setdefault(each.example, []).append(each.row.place)
+    repeated = [found for found in places.values() if len(found) > 1]
+    if repeated:
+        count = sum(map(len, repeated)) - len(repeated)
+        what = f"exact duplicates among the training examples ({count:,})"
+        yield f"{what}: {_pairs(repeated)}; remove them unless they shall weigh more"
+    firsts: dict[str, list[str]] = {}
+    for example, found in places.items():
+        firsts.setdefault(example.text_input, []).append(found[0])
+    contradicting = [found for found in firsts.values() if len(found) > 1]
+    if contradicting:
+        what = f"different outputs for one text_input among the training examples ({len(contradicting):,})"
+        yield f"{what}: {_pairs(contradicting)}; keep one, or let the template tell them apart"
+
+
+def _pairs(groups: Sequence[Sequence[str]]) -> str:
+    told = ", ".join(f"{group[0]} and {group[1]}" for group in groups[:MOST_PLACES])
+    return told + (", ..." if len(groups) > MOST_PLACES else "")
+
+
+def advice_on_leakage(training: Sequence[RenderedRow], held_out: Sequence[RenderedRow]) -> tuple[str, ...]:
+    """Return a warning for each held-out example that is also trained on; all but the first few are counted."""
+    trained = {each.example: each.row.place for each in reversed(training)}
+    findings = Findings()
+    for each in held_out:
+        if each.example in trained:
+            where = f"{trained[each.example]} and {each.row.place}"
+            findings.add("leak", f"{where} are the same example, trained on and held out; remove one of them")
+    return findings.lines
+
+
+def advice_on_columns(rows: Sequence[SourceRow], used: Collection[str]) -> Iterator[str]:
+    """Yield one warning about the columns that nothing uses.
+
+    Args:
+        rows: of one file, as they were read, all of them good.
+        used: columns that the template or the split needs.
+    """
+    unused: dict[str, None] = {}
+    for row in rows:
+        used_of_row = _used_of(row, used)
+        unused.update((column, None) for column in row.columns if column not in used_of_row)
+    if unused:
+        yield f"{rows[0].file}: nothing uses the columns {listed(unused)}; name them in the template if they matter"
+
+
+def _used_of(row: SourceRow, used: Collection[str]) -> Collection[str]:
+    return used if with_chat_columns(row, used) is row else CHAT_COLUMNS.union(used)

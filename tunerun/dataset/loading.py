@@ -1,0 +1,168 @@
+"""From the config's dataset to example sets: read, checked, rendered, split, limited and digested."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunerun.dataset.advice import advice_on_columns, advice_on_leakage, advice_on_repetition, advice_on_size
+from tunerun.dataset.checks import CharacterLimits, RenderedRow, render_rows, require
+from tunerun.dataset.reading import collect_rows
+from tunerun.dataset.rows import Findings, SourceRow
+from tunerun.dataset.split import choose, split_rows
+from tunerun.digest import digest
+from tunerun.errors import DatasetError
+from tunerun.job import ExampleSet
+from tunerun.schema import Dataset
+from tunerun.template import PromptTemplate
+
+
+@dataclass(frozen=True)
+class LoadedDataset:
+    """The examples to train on and those held out, and what is worth knowing about them.
+
+    Attributes:
+        training: in the file's order, or shuffled by seed when there is a limit.
+        validation: in the file's order; None: none is configured.
+        test: the same.
+        warnings: one line each; nothing in them keeps the examples from being used.
+    """
+
+    training: ExampleSet
+    validation: ExampleSet | None
+    test: ExampleSet | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    training: list[RenderedRow]
+    validation: list[RenderedRow] | None
+    test: list[RenderedRow] | None
+
+    @property
+    def held_out(self) -> list[RenderedRow]:
+        return [*(self.validation or ()), *(self.test or ())]
+
+
+def load_examples(
+    dataset: Dataset,
+    template: PromptTemplate,
+    *,
+    seed: int,
+    max_input_characters: int | None,
+    max_output_characters: int | None,
+) -> LoadedDataset:
+    """Read the files of a dataset and make examples of their rows.
+
+    Args:
+        dataset: its paths are absolute or relative to the current directory; its format holds for all its files.
+        template: makes the examples.
+        seed: of the split and of the limit; nothing else has an influence on them.
+        max_input_characters: the most of a text_input that the backend takes; None: any number.
+        max_output_characters: the most of an output; None: any number.
+
+    Raises:
+        DatasetError: every problem of every file, one line each.
+    """
+    reader = _Reader(dataset, template, CharacterLimits(max_input_characters, max_output_characters))
+    rows = reader.rows(dataset.path)
+    rendered = reader.rendered(rows, dataset.stratify_by)
+    validation = reader.held_out(dataset.validation.path)
+    test = reader.held_out(dataset.test.path)
+    parts = reader.split(rendered, _Parts([], validation, test), seed)
+    if reader.problems:
+        raise DatasetError(reader.problems)
+    return LoadedDataset(
+        training=_example_set(dataset.path, parts.training),
+        validation=_held_out_set(dataset.validation.path or dataset.path, parts.validation),
+        test=_held_out_set(dataset.test.path or dataset.path, parts.test),
+        warnings=(*reader.warnings, *_warnings(rows, parts, dataset, template)),
+    )
+
+
+class _Reader:
+    """Reads files and collects the problems of all of them."""
+
+    def __init__(self, dataset: Dataset, template: PromptTemplate, limits: CharacterLimits) -> None:
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
+        self._dataset = dataset
+        self._template = template
+        self._limits = limits
+
+    def rows(self, path: str) -> list[SourceRow]:
+        findings = Findings()
+        rows = collect_rows(Path(path), self._dataset.format, findings)
+        self.problems += findings.lines
+        return rows
+
+    def rendered(self, rows: Sequence[SourceRow], stratify_by: str | None = None) -> list[RenderedRow]:
+        findings = Findings()
+        if stratify_by is not None:
+            require(rows, stratify_by, "dataset.stratify_by", findings)
+        rendered = render_rows(rows, self._template, self._limits, findings)
+        self.problems += findings.lines
+        return rendered
+
+    def held_out(self, path: str | None) -> list[RenderedRow] | None:
+        return None if path is None else self.rendered(self.rows(path))
+
+    def split(self, rendered: list[RenderedRow], files: _Parts, seed: int) -> _Parts:
+        """Split the fractions off, once all rows are known to be good; then apply the limit."""
+        if self.problems:
+            return files
+        validation, test = self._dataset.validation.fraction, self._dataset.test.fraction
+        split = split_rows(
+            [each.example for each in rendered],
+            _classes(rendered, self._dataset.stratify_by),
+            validation=validation,
+            test=test,
+            seed=seed,
+        )
+        self._refuse_empty("validation", validation, split.validation, rendered)
+        self._refuse_empty("test", test, split.test, rendered)
+        return _Parts(
+            training=self._limited([rendered[row] for row in split.training], seed),
+            validation=[rendered[row] for row in split.validation] if validation else files.validation,
+            test=[rendered[row] for row in split.test] if test else files.test,
+        )
+
+    def _refuse_empty(self, part: str, fraction: float, rows: Sequence[int], rendered: Sequence[RenderedRow]) -> None:
+        if fraction and not rows:
+            what = f"dataset.{part}.fraction={fraction} of {len(rendered)} rows leaves it empty"
+            self.problems.append(f"{self._dataset.path}: {what}; raise it, or set dataset.{part}.path")
+
+    def _limited(self, training: list[RenderedRow], seed: int) -> list[RenderedRow]:
+        limit = self._dataset.limit
+        if limit is None:
+            return training
+        if limit > len(training):
+            what = f"dataset.limit={limit} is more than the {len(training)} rows to train on"
+            self.warnings.append(f"{self._dataset.path}: {what}; all of them are used")
+        return [training[position] for position in choose(len(training), limit, seed)]
+
+
+def _classes(rendered: Sequence[RenderedRow], stratify_by: str | None) -> list[Hashable]:
+    """Return each row's class; cells need not be hashable (lists of JSON), so their text stands for them."""
+    return [None if stratify_by is None else repr(each.row.columns[stratify_by]) for each in rendered]
+
+
+def _warnings(rows: Sequence[SourceRow], parts: _Parts, dataset: Dataset, template: PromptTemplate) -> Iterator[str]:
+    yield from advice_on_size(parts.training)
+    yield from advice_on_repetition(parts.training)
+    yield from advice_on_leakage(parts.training, parts.held_out)
+    stratify_by = () if dataset.stratify_by is None else (dataset.stratify_by,)
+    yield from advice_on_columns(rows, {*template.columns, *stratify_by})
+
+
+def _held_out_set(source: str, rows: Sequence[RenderedRow] | None) -> ExampleSet | None:
+    return None if rows is None else _example_set(source, rows)
+
+
+def _example_set(source: str, rows: Sequence[RenderedRow]) -> ExampleSet:
+    """Return the examples under the digest of `[{"output": "2", "text_input": "1"}, ...]`, in their order."""
+    examples = tuple(each.example for each in rows)
+    objects = [{"output": each.output, "text_input": each.text_input} for each in examples]
+    return ExampleSet(digest=digest(objects), source=source, examples=examples)

@@ -1,0 +1,102 @@
+"""Split rows into training, validation and test: seeded, the same on every machine, by class where asked."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+
+@dataclass(frozen=True)
+class Split:
+    """Positions of the rows of each part, ascending: together every row once."""
+
+    training: tuple[int, ...]
+    validation: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+def split_rows(
+    identities: Sequence[Hashable],
+    classes: Sequence[Hashable],
+    *,
+    validation: float,
+    test: float,
+    seed: int,
+) -> Split:
+    """Split rows off for validation, then for test; the rest is for training.
+
+    Each part has its fraction of the rows, rounded half up, and of each class as much, within one row. It gets less
+    where a class would have nothing left to train on (a class of one row stays in training), or where rows with one
+    identity, which stay together, do not fit.
+
+    Args:
+        identities: of each row; rows of equal identity are never torn apart.
+        classes: of each row; the same for all: no stratification. Equal identities count as the first one's class.
+        validation: fraction of all rows, 0 to below 1.
+        test: the same.
+        seed: of the shuffle; the same seed gives the same split on every platform and version of Python.
+    """
+    members = _members(identities, classes)
+    sizes = {name: sum(map(len, groups)) for name, groups in members.items()}
+    validation_quotas = quotas(sizes, validation, {name: size - 1 for name, size in sizes.items()})
+    test_quotas = quotas(sizes, test, {name: size - 1 - validation_quotas[name] for name, size in sizes.items()})
+    generator = random.Random(seed)
+    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    for name, groups in members.items():
+        generator.shuffle(groups)
+        rest = _take(groups, validation_quotas[name], parts[1])
+        rest = _take(rest, test_quotas[name], parts[2])
+        parts[0].extend(row for group in rest for row in group)
+    return Split(*(tuple(sorted(part)) for part in parts))
+
+
+def _members(identities: Sequence[Hashable], classes: Sequence[Hashable]) -> dict[Hashable, list[list[int]]]:
+    """Return the groups of rows with one identity, by class, in the order in which they appear."""
+    groups: dict[Hashable, list[int]] = {}
+    for row, identity in enumerate(identities):
+        groups.setdefault(identity, []).append(row)
+    members: dict[Hashable, list[list[int]]] = {}
+    for group in groups.values():
+        members.setdefault(classes[group[0]], []).append(group)
+    return members
+
+
+def quotas(sizes: Mapping[Hashable, int], fraction: float, capacities: Mapping[Hashable, int]) -> dict[Hashable, int]:
+    """Return how many rows of each class a part gets, by the method of the largest remainder.
+
+    Args:
+        sizes: rows of each class.
+        fraction: share of all rows.
+        capacities: the most that may be taken of each class.
+    """
+    # Fraction(0.29) is not 29/100; its shortest decimal form is.
+    share = Fraction(str(fraction))
+    exact = {name: size * share for name, size in sizes.items()}
+    result = {name: min(int(value), capacities[name]) for name, value in exact.items()}
+    total = int(sum(sizes.values()) * share + Fraction(1, 2))
+    remainders = {name: value - result[name] for name, value in exact.items() if result[name] < capacities[name]}
+    behind = sorted((name for name, left in remainders.items() if left), key=remainders.__getitem__, reverse=True)
+    for name in behind[: max(0, total - sum(result.values()))]:
+        result[name] += 1
+    return result
+
+
+def _take(groups: list[list[int]], quota: int, part: list[int]) -> list[list[int]]:
+    """Move whole groups into `part` while they fit into the quota; return the others."""
+    rest = []
+    for group in groups:
+        if len(group) <= quota:
+            part.extend(group)
+            quota -= len(group)
+        else:
+            rest.append(group)
+    return rest
+
+
+def choose(count: int, limit: int, seed: int) -> list[int]:
+    """Return the first `limit` of `count` positions after a shuffle; a smaller limit gives the start of a larger's."""
+    positions = list(range(count))
+    random.Random(seed).shuffle(positions)
+    return positions[:limit]

@@ -1,0 +1,32 @@
+"""What an exception in the engine means for its job."""
+
+from __future__ import annotations
+
+import traceback
+
+from tunerun.errors import InputError
+from tunerun.job import Failure, FailureKind
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # torch on cuda, mps and CPU
+
+
+class DivergedError(Exception):
+    """The loss or the adapter is no longer finite."""
+
+
+class CancelledJobError(Exception):
+    """The job was cancelled between two steps."""
+
+
+def failure_of(error: Exception) -> Failure:
+    """Return the failure of a job that ended with an exception."""
+    if isinstance(error, DivergedError):
+        return Failure(FailureKind.DIVERGED, str(error))
+    if isinstance(error, InputError):
+        return Failure(FailureKind.INVALID, str(error))
+    trace = "".join(traceback.format_exception(error))
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY):
+        message = f"out of memory: {first_line}; lower hyperparameters.batch_size, or choose a smaller base model"
+        return Failure(FailureKind.OUT_OF_MEMORY, message, trace)
+    return Failure(FailureKind.CRASHED, f"{type(error).__name__}: {first_line}", trace)

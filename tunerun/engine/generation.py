@@ -1,0 +1,142 @@
+"""Answers of a base model or of a tuned model: batched, with a key-value cache, in the chat format of training."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunerun.engine import tuned_model
+from tunerun.engine.chat import ChatFormat
+from tunerun.engine.encoding import batches_by_length, encode_texts
+from tunerun.engine.network import LoadedModel, take_off
+from tunerun.errors import BaseModelError, InputError
+from tunerun.job import GenerateOptions
+
+ROWS = 16
+"""Inputs answered at once."""
+
+ADAPTERS_KEPT = 4
+"""Tuned models that stay in memory; one of SmolLM2-135M at rank 8 is 10 MB."""
+
+
+class Generation:
+    """Generates with one base model; keeps the adapters it was last asked for, until `release`.
+
+    Training needs the base model bare: `release` comes before it.
+    """
+
+    def __init__(self, base: LoadedModel) -> None:
+        self._base = base
+        self._adapted: Any = None
+        self._names: OrderedDict[tuple[str, int], str] = OrderedDict()
+        self._count = 0
+
+    def answer(self, adapter: Path | None, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
+        """Answer inputs, in order.
+
+        Args:
+            adapter: a tuned model's folder; None: the base model.
+
+        Raises:
+            NotFoundError: the folder holds no tuned model.
+            BaseModelError: the tuned model belongs to another base model.
+            InputError: an input leaves no room for an answer.
+        """
+        chat = self._base.chat if adapter is None else self._record_of(adapter)
+        prompts = encode_texts(self._base.tokenizer, [chat.prompt(text) for text in inputs])
+        self._check_lengths(prompts)
+        outputs = [""] * len(prompts)
+        with self._network(adapter) as network, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            for positions in batches_by_length([len(prompt) for prompt in prompts], ROWS):
+                answers = self._answer_batch(network, [prompts[position] for position in positions], options)
+                for position, answer in zip(positions, answers, strict=True):
+                    outputs[position] = answer
+        return outputs
+
+    def _record_of(self, adapter: Path) -> ChatFormat:
+        record = tuned_model.read(adapter)
+        if record.base_identity != self._base.identity:
+            raise BaseModelError(
+                f"{record.tuned_model} was tuned from {record.base_identity}, but the base model found now is "
+                f"{self._base.identity}; they have to be the same; restore the old one, or tune again"
+            )
+        return record.chat_format
+
+    def _check_lengths(self, prompts: list[list[int]]) -> None:
+        limit = self._base.context_tokens
+        too_long = [number for number, prompt in enumerate(prompts, 1) if limit is not None and len(prompt) >= limit]
+        if too_long:
+            raise InputError(
+                f"{len(too_long)} of {len(prompts)} inputs leave no room for an answer in the base model's {limit} "
+                f"tokens (first: number {too_long[0]}); shorten them, or choose another base model"
+            )
+
+    @torch.no_grad()
+    def _answer_batch(self, network: Any, prompts: list[list[int]], options: GenerateOptions) -> list[str]:
+        from transformers import GenerationConfig
+
+        base, longest = self._base, max(map(len, prompts))
+        tokens = torch.tensor([[base.pad_id] * (longest - len(ids)) + ids for ids in prompts], device=base.device)
+        mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=base.device)
+        room = options.max_output_tokens if base.context_tokens is None else base.context_tokens - longest
+        sampling: dict[str, Any] = {"do_sample": False}
+        if options.temperature > 0:
+            sampling = {"do_sample": True, "temperature": options.temperature, "top_k": 0, "top_p": 1.0}
+        config = GenerationConfig(
+            max_new_tokens=min(options.max_output_tokens, room),
+            eos_token_id=base.stop_ids or None,
+            pad_token_id=base.pad_id,
+            use_cache=True,
+            **sampling,
+        )
+        generated = network.generate(input_ids=tokens, attention_mask=mask, generation_config=config)
+        return [self._text(ids) for ids in generated[:, longest:].tolist()]
+
+    def _text(self, ids: list[int]) -> str:
+        """Decode up to the first token that ends an answer; what stands behind it is padding."""
+        end = next((position for position, token in enumerate(ids) if token in self._base.stop_ids), len(ids))
+        return self._base.tokenizer.decode(ids[:end], skip_special_tokens=True)
+
+    @contextmanager
+    def _network(self, adapter: Path | None) -> Iterator[Any]:
+        if adapter is None:
+            with nullcontext() if self._adapted is None else self._adapted.disable_adapter():
+                yield self._base.network if self._adapted is None else self._adapted
+            return
+        self._adapted_with(adapter)
+        yield self._adapted
+
+    def _adapted_with(self, adapter: Path) -> None:
+        """Make a folder's adapter the active one, loading it if it is not in memory."""
+        import peft
+
+        # A folder that was tuned anew under the same name is another adapter.
+        known = (str(adapter), (adapter / "adapter_model.safetensors").stat().st_mtime_ns)
+        if known in self._names:
+            self._names.move_to_end(known)
+        else:
+            name = f"adapter_{self._count}"
+            self._count += 1
+            if self._adapted is None:
+                self._adapted = peft.PeftModel.from_pretrained(
+                    self._base.network, adapter, adapter_name=name, torch_device=str(self._base.device)
+                )
+            else:
+                self._adapted.load_adapter(adapter, adapter_name=name, torch_device=str(self._base.device))
+            self._names[known] = name
+        self._adapted.set_adapter(self._names[known])
+        while len(self._names) > ADAPTERS_KEPT:
+            self._adapted.delete_adapter(self._names.popitem(last=False)[1])
+
+    def release(self) -> None:
+        """Take every adapter off the base model."""
+        if self._adapted is not None:
+            take_off(self._base, self._adapted)
+            self._adapted = None
+            self._names.clear()

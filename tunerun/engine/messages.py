@@ -1,0 +1,138 @@
+"""What the runner's process and the engine's process say to each other: one JSON document a line, no pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from tunerun.job import Failure, GenerateOptions, JobState, Snapshot, TuningRequest
+from tunerun.schema import Model
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Make a base model ready; answered by Done or Refused."""
+
+    model: Model
+    do: Literal["prepare"] = "prepare"
+
+
+@dataclass(frozen=True)
+class PackedJob:
+    """One job of a pack."""
+
+    job: str
+    request: TuningRequest
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a pack of jobs on one base model; each ends with JobEnded, the pack with Done.
+
+    Attributes:
+        tuned_models: the folder in which each tuned model gets its own, named by its id.
+    """
+
+    pack: tuple[PackedJob, ...]
+    tuned_models: str
+    do: Literal["train"] = "train"
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Answer inputs; answered by Answers or Refused. `adapter` is a tuned model's folder, None the base model."""
+
+    model: Model
+    adapter: str | None
+    inputs: tuple[str, ...]
+    options: GenerateOptions
+    do: Literal["generate"] = "generate"
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Stop a job before its next step; not answered."""
+
+    job: str
+    do: Literal["cancel"] = "cancel"
+
+
+@dataclass(frozen=True)
+class SnapshotTaken:
+    """A job took an optimiser step."""
+
+    job: str
+    snapshot: Snapshot
+    report: Literal["snapshot"] = "snapshot"
+
+
+@dataclass(frozen=True)
+class JobEnded:
+    """A job is finished; its tuned model stands in its folder if it SUCCEEDED."""
+
+    job: str
+    state: JobState
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    failure: Failure | None = None
+    report: Literal["ended"] = "ended"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The outputs to Generate's inputs, in order."""
+
+    outputs: tuple[str, ...]
+    report: Literal["answers"] = "answers"
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The command could not be followed.
+
+    Attributes:
+        error: the name of an InputError's class if the user must act, else None.
+        problems: one line each.
+        traceback: what was raised, if it is nobody's known fault.
+    """
+
+    error: str | None
+    problems: tuple[str, ...]
+    traceback: str | None = None
+    report: Literal["refused"] = "refused"
+
+
+@dataclass(frozen=True)
+class Done:
+    """The command was followed."""
+
+    report: Literal["done"] = "done"
+
+
+Command = Prepare | Train | Generate | Cancel
+Report = SnapshotTaken | JobEnded | Answers | Refused | Done
+
+_COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="do")])
+_REPORT: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="report")])
+
+
+def command_line(command: Command) -> bytes:
+    """Return a command as one line of JSON."""
+    return _COMMAND.dump_json(command) + b"\n"
+
+
+def read_command(line: bytes) -> Command:
+    """Read what `command_line` wrote."""
+    return _COMMAND.validate_json(line)
+
+
+def report_line(report: Report) -> bytes:
+    """Return a report as one line of JSON."""
+    return _REPORT.dump_json(report) + b"\n"
+
+
+def read_report(line: bytes) -> Report:
+    """Read what `report_line` wrote."""
+    return _REPORT.validate_json(line)

@@ -1,0 +1,165 @@
+"""A base model in memory, and adapters put on it and taken off again."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from tunerun.engine import base_model
+from tunerun.engine.chat import ChatFormat
+from tunerun.errors import BaseModelError, InputError
+from tunerun.schema import Hyperparameters, Model
+
+ADAPTER = "default"
+"""PEFT's own name of a model's only adapter; its files carry no name then."""
+
+
+@dataclass
+class LoadedModel:
+    """A base model in memory, without adapters.
+
+    Attributes:
+        network: the transformers model; float32, frozen, without dropout (eval mode).
+        stop_ids: the tokens that end an answer.
+        context_tokens: the longest sequence it was made for; None: no stated limit.
+        base_losses: its validation losses in nats per output token, by the digest of the tokens.
+    """
+
+    identity: str
+    network: Any
+    tokenizer: Tokenizer
+    chat: ChatFormat
+    device: torch.device
+    stop_ids: list[int]
+    pad_id: int
+    context_tokens: int | None
+    keeps_logits: bool
+    base_losses: dict[str, float] = field(default_factory=dict)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device; `auto` is cuda, else mps, else cpu. Makes torch deterministic on it.
+
+    Raises:
+        InputError: this machine has no such device.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    chosen = next(device for device, there in present.items() if there) if name == "auto" else name
+    if not present.get(chosen, False):
+        there = ", ".join(device for device, is_there in present.items() if is_there)
+        raise InputError(f"backend.device={name}: this machine has {there}; set backend.device=auto")
+    # On the CPU every operation here has a deterministic form; elsewhere a missing one warns.
+    torch.use_deterministic_algorithms(True, warn_only=chosen != "cpu")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # only slows down: we read no uninitialised memory
+    return torch.device(chosen)
+
+
+def load(model: Model, cache: Path, device: torch.device) -> LoadedModel:
+    """Load a base model, after preparing it if that is still to do.
+
+    Raises:
+        BaseModelError: as `base_model.prepare`; or the weights cannot be loaded.
+    """
+    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    folder = base_model.prepare(model, cache)
+    found = base_model.find(model, cache)
+    try:
+        network = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise BaseModelError(
+            f"the base model {model.name!r} ({found.origin}) cannot be loaded: {type(error).__name__}: {error}; "
+            "allowed are causal language models that transformers knows; choose another"
+        ) from error
+    network.to(device).eval().requires_grad_(False)
+    tokenizer = Tokenizer.from_file(str(base_model.tokenizer_file(found, cache)))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    chat = base_model.chat_format(found, cache)
+    stop_ids = _stop_ids(network, tokenizer, chat)
+    # The model's own sampling habits (repetition penalty, top-k) would make temperature 0 not the likeliest token.
+    network.generation_config = GenerationConfig()
+    pad_id = getattr(network.config, "pad_token_id", None)
+    return LoadedModel(
+        identity=found.identity,
+        network=network,
+        tokenizer=tokenizer,
+        chat=chat,
+        device=device,
+        stop_ids=stop_ids,
+        pad_id=pad_id if isinstance(pad_id, int) and pad_id >= 0 else (stop_ids or [0])[0],
+        context_tokens=getattr(network.config.get_text_config(), "max_position_embeddings", None),
+        keeps_logits="logits_to_keep" in inspect.signature(network.forward).parameters,
+    )
+
+
+def _stop_ids(network: Any, tokenizer: Tokenizer, chat: ChatFormat) -> list[int]:
+    """Return the end-of-text tokens that the model states, and the end-of-turn token it learns."""
+    stated = network.generation_config.eos_token_id
+    stops = list(stated) if isinstance(stated, list) else [] if stated is None else [stated]
+    end = tokenizer.encode(chat.end, add_special_tokens=False).ids
+    return list(dict.fromkeys([*end[-1:], *stops]))
+
+
+@contextmanager
+def fresh_adapter(base: LoadedModel, hyperparameters: Hyperparameters, seed: int) -> Iterator[Any]:
+    """Put a new LoRA adapter on every linear layer but the output layer, and take it off at the end.
+
+    It begins as the identity. Its random numbers come from `seed` alone, and torch's own generator is left as it was.
+
+    Yields:
+        The PeftModel; only the adapter's parameters learn.
+    """
+    import peft
+
+    alpha = hyperparameters.adapter_alpha
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=hyperparameters.adapter_rank,
+        lora_alpha=int(alpha) if alpha == int(alpha) else alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        adapted = peft.get_peft_model(base.network, config, adapter_name=ADAPTER)
+    adapted.eval()  # dropout stays off; gradients flow all the same
+    try:
+        yield adapted
+    finally:
+        take_off(base, adapted)
+
+
+def take_off(base: LoadedModel, adapted: Any) -> None:
+    """Remove every adapter, so that the base model is as it was loaded."""
+    base.network = adapted.unload()
+    if hasattr(base.network, "peft_config"):
+        del base.network.peft_config
+    base.network.requires_grad_(False)
+
+
+def save_adapter(adapted: Any, source: str, folder: Path) -> None:
+    """Write an adapter in PEFT's format, with the same bytes for the same adapter.
+
+    Args:
+        source: what `adapter_config.json` shall call the base model; PEFT would write the cache's path.
+    """
+    config = adapted.peft_config[ADAPTER]
+    config.base_model_name_or_path = source
+    config.target_modules = sorted(config.target_modules)  # PEFT holds a set, in another order in every process
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Could not find a config file")  # source need not be on the hub
+        adapted.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, all placeholders

@@ -1,0 +1,149 @@
+"""The engine's process, seen from outside: start it, talk to it, say why it died."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from tunerun.engine import messages
+from tunerun.job import Failure, FailureKind
+
+LOG_TAIL_BYTES = 4_000
+"""How much of the log a failure shows."""
+
+END_TIMEOUT_S = 5.0
+"""How long a process whose stdin was closed may take to end; it ends at once unless the machine is stuck."""
+
+_ENVIRONMENT = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "DO_NOT_TRACK": "1",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic cuBLAS (torch's notes on reproducibility)
+}
+
+
+class EngineProcess:
+    """One engine process; it ends when this one does.
+
+    `send` may be called from any thread, `receive` from one.
+
+    Args:
+        log: the file that everything it prints is appended to.
+    """
+
+    def __init__(self, cache: Path, device: str, threads: int | None, log: Path) -> None:
+        self._log = log
+        self._sending = threading.Lock()
+        self._ooms_before = _kernel_oom_kills()
+        log.parent.mkdir(parents=True, exist_ok=True)
+        # -P: a file named json.py or torch.py in the user's directory must not be imported.
+        command = [sys.executable, "-P", "-m", "tunerun.engine", "--cache", str(cache.absolute()), "--device", device]
+        if threads is not None:
+            command += ["--threads", str(threads)]
+        with log.open("ab") as stderr:
+            self._log_start = stderr.tell()
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=os.environ | _ENVIRONMENT,
+                start_new_session=True,  # Ctrl-C reaches the runner alone, which decides
+            )
+
+    @property
+    def process_id(self) -> int:
+        """The operating system's number of the process."""
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.poll() is None
+
+    def send(self, command: messages.Command) -> None:
+        """Send a command. To a process that died it is lost; `receive` tells.
+
+        Raises:
+            ValueError: a text of the command cannot be written as UTF-8.
+        """
+        assert self._process.stdin is not None  # noqa: S101 - it was opened as a pipe
+        line = messages.command_line(command)
+        with self._sending, contextlib.suppress(BrokenPipeError, ValueError):  # ValueError: closed by `end`
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+
+    def receive(self) -> messages.Report | None:
+        """Wait for the next report; None: the process has ended."""
+        assert self._process.stdout is not None  # noqa: S101 - it was opened as a pipe
+        line = self._process.stdout.readline()
+        return messages.read_report(line) if line.endswith(b"\n") else None
+
+    def end(self) -> None:
+        """End the process, in the middle of whatever it does, and wait for it. May be called again."""
+        assert self._process.stdin is not None  # noqa: S101 - it was opened as a pipe
+        with contextlib.suppress(BrokenPipeError, ValueError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def death(self) -> Failure:
+        """Return why the process ended that nobody ended; waits for it, and closes what is left of it."""
+        code = self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+        return failure_of_exit(code, self._ooms_before, _kernel_oom_kills(), self._log, self._log_tail())
+
+    def _log_tail(self) -> str:
+        with self._log.open("rb") as log:
+            end = log.seek(0, os.SEEK_END)
+            log.seek(max(self._log_start, end - LOG_TAIL_BYTES))
+            return log.read().decode("utf-8", errors="replace")
+
+
+def failure_of_exit(code: int, ooms_before: int | None, ooms_after: int | None, log: Path, tail: str) -> Failure:
+    """Say what the exit code of an engine that died means for its job.
+
+    SIGKILL comes from the kernel when memory runs out, or from a person. Linux counts the former; where nobody counts,
+    it is most often the kernel.
+
+    Args:
+        code: as Popen's returncode: negative for a signal.
+        ooms_before: the kernel's count of processes it killed for memory when the engine started; None: unknown.
+        ooms_after: the same now.
+    """
+    if code == -signal.SIGKILL:
+        if ooms_before is not None and ooms_before == ooms_after:
+            message = "the engine's process was killed (signal 9), not by the kernel for memory; run the command again"
+            return Failure(FailureKind.LOST, message, tail or None)
+        message = (
+            "the engine's process was killed (signal 9), most likely by the kernel because memory ran out; "
+            "lower hyperparameters.batch_size, or choose a smaller base model"
+        )
+        return Failure(FailureKind.OUT_OF_MEMORY, message, tail or None)
+    if code < 0:
+        with contextlib.suppress(ValueError):  # a signal without a name
+            how = f"signal {-code}, {signal.Signals(-code).name}"
+            return Failure(FailureKind.CRASHED, f"the engine's process died ({how}); its log is {log}", tail or None)
+    return Failure(FailureKind.CRASHED, f"the engine's process died (exit code {code}); its log is {log}", tail or None)
+
+
+def _kernel_oom_kills() -> int | None:
+    """Return how many processes Linux has killed for memory since it started (4.13 and later); None elsewhere."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return None

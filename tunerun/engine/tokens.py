@@ -1,0 +1,106 @@
+"""How many tokens an example has: exact with the base model's tokenizer, else an estimate that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from tunerun.engine import base_model
+from tunerun.engine.chat import ChatFormat
+from tunerun.job import Example
+from tunerun.schema import Model
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+CHARACTERS_PER_TOKEN = 4
+"""The Gemini API guide "Understand and count tokens" (2025): a token is about 4 characters of English."""
+
+CHAT_TOKENS = 31
+"""Tokens of the chat format around one example: SmolLM2-135M-Instruct's, system turn included (counted 2026-11-22)."""
+
+
+class TokenCounter(Protocol):
+    """Counts the tokens of one pass over examples: prompt and target, chat format included.
+
+    Attributes:
+        exact: whether the base model's own tokenizer counts; else it is an estimate.
+    """
+
+    @property
+    def exact(self) -> bool:
+        """Whether the base model's own tokenizer counts."""
+
+    def count(self, example: Example) -> int:
+        """Return the tokens of one pass over an example."""
+
+    def count_all(self, examples: Sequence[Example]) -> list[int]:
+        """Return the tokens of one pass over each example; much faster than one by one."""
+
+    def count_input(self, text_input: str) -> int:
+        """Return the tokens of the prompt for an input."""
+
+
+def token_counter(model: Model, cache: Path) -> TokenCounter:
+    """Return an exact counter if the base model is prepared in the cache and `tokenizers` is installed.
+
+    Raises:
+        BaseModelError: the base model cannot be found.
+    """
+    found = base_model.find(model, cache)
+    if base_model.prepared_folder(found, cache) is None:
+        return EstimatedCounter()
+    try:
+        import tokenizers
+    except ImportError:
+        return EstimatedCounter()
+    tokenizer = tokenizers.Tokenizer.from_file(str(base_model.tokenizer_file(found, cache)))
+    return ExactCounter(tokenizer, base_model.chat_format(found, cache))
+
+
+class ExactCounter:
+    """Counts with the base model's own tokenizer, as training does: prompt and target apart."""
+
+    exact = True
+
+    def __init__(self, tokenizer: Tokenizer, chat: ChatFormat) -> None:
+        self._tokenizer = tokenizer
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._chat = chat
+
+    def count(self, example: Example) -> int:
+        """Return the tokens of one pass over an example."""
+        return self.count_all([example])[0]
+
+    def count_all(self, examples: Sequence[Example]) -> list[int]:
+        """Return the tokens of one pass over each example."""
+        prompts = self._lengths([self._chat.prompt(example.text_input) for example in examples])
+        targets = self._lengths([self._chat.target(example) for example in examples])
+        return [prompt + target for prompt, target in zip(prompts, targets, strict=True)]
+
+    def count_input(self, text_input: str) -> int:
+        """Return the tokens of the prompt for an input."""
+        return self._lengths([self._chat.prompt(text_input)])[0]
+
+    def _lengths(self, texts: list[str]) -> list[int]:
+        return [len(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+class EstimatedCounter:
+    """Estimates by length: a token for every 4 characters, and the chat format's 31."""
+
+    exact = False
+
+    def count(self, example: Example) -> int:
+        """Return about how many tokens one pass over an example takes."""
+        return self.count_input(example.text_input) + -(-len(example.output) // CHARACTERS_PER_TOKEN)
+
+    def count_all(self, examples: Sequence[Example]) -> list[int]:
+        """Return about how many tokens one pass over each example takes."""
+        return [self.count(example) for example in examples]
+
+    def count_input(self, text_input: str) -> int:
+        """Return about how many tokens the prompt for an input has."""
+        return CHAT_TOKENS + -(-len(text_input) // CHARACTERS_PER_TOKEN)

@@ -1,0 +1,136 @@
+"""A tuned model's folder: PEFT's own format, `tunerun.json` beside it, and how the job that made it went.
+
+    adapter_config.json, adapter_model.safetensors   what `peft.PeftModel.from_pretrained` loads
+    tunerun.json                                     key, template, base model, chat format, hyperparameters
+    status.json                                      job, snapshots, metrics
+
+The folder appears whole or not at all: it is written beside its place, synced to the disk, renamed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from tunerun.engine.chat import ChatFormat
+from tunerun.errors import NotFoundError
+from tunerun.job import Snapshot, TuningRequest
+from tunerun.schema import Hyperparameters, Model, Template
+
+FORMAT_VERSION = 1
+RECORD_FILE = "tunerun.json"
+STATUS_FILE = "status.json"
+
+
+@dataclass(frozen=True)
+class TunedModelRecord:
+    """What `tunerun.json` holds.
+
+    Attributes:
+        key: the trial's content hash.
+        tuned_model: `tunedModels/<id>`.
+        base_model: the config's model section; `base_identity` says which weights that was.
+        chat_format: what stood around every example, and has to stand around every input.
+    """
+
+    key: str
+    tuned_model: str
+    template: Template
+    base_model: Model
+    base_identity: str
+    chat_format: ChatFormat
+    hyperparameters: Hyperparameters
+    seed: int
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class FinishedJob:
+    """What `status.json` holds: the job that made the tuned model."""
+
+    job: str
+    snapshots: tuple[Snapshot, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+_RECORD = TypeAdapter(TunedModelRecord)
+_FINISHED = TypeAdapter(FinishedJob)
+
+
+def record_of(request: TuningRequest, base_identity: str, chat_format: ChatFormat) -> TunedModelRecord:
+    """Return the record of the tuned model that a request makes."""
+    return TunedModelRecord(
+        key=request.key,
+        tuned_model=f"tunedModels/{request.tuned_model_id}",
+        template=request.template,
+        base_model=request.model,
+        base_identity=base_identity,
+        chat_format=chat_format,
+        hyperparameters=request.hyperparameters,
+        seed=request.seed,
+    )
+
+
+def write(folder: Path, record: TunedModelRecord, finished: FinishedJob, save_adapter: Callable[[Path], None]) -> None:
+    """Write a tuned model's folder, whole or not at all.
+
+    Args:
+        folder: where it shall be; a folder that is there already with the same key is replaced.
+        save_adapter: writes PEFT's files into the folder it is given.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        save_adapter(partial)
+        (partial / RECORD_FILE).write_bytes(_RECORD.dump_json(record, indent=1))
+        (partial / STATUS_FILE).write_bytes(_FINISHED.dump_json(finished))
+        for file in partial.iterdir():
+            _sync(file)
+        _sync(partial)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(folder: Path) -> TunedModelRecord:
+    """Read a tuned model's record.
+
+    Raises:
+        NotFoundError: the folder holds no tuned model, or one of another version of the format.
+    """
+    try:
+        return _RECORD.validate_json((folder / RECORD_FILE).read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = "cannot be read" if isinstance(error, OSError) else "is damaged or of another version of tunerun"
+        raise NotFoundError(
+            f"{folder} holds no tuned model: its {RECORD_FILE} {reason}; a tuned model is a folder that tunerun wrote; "
+            "give the location that the run shows, or tune again"
+        ) from error
+
+
+def read_finished(folder: Path) -> FinishedJob | None:
+    """Read how the job went that made a tuned model; None if there is none."""
+    try:
+        return _FINISHED.validate_json((folder / STATUS_FILE).read_bytes())
+    except (OSError, ValidationError):
+        return None

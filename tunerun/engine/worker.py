@@ -1,0 +1,176 @@
+"""The engine's own process: reads commands from stdin, follows them one by one, writes reports to stdout.
+
+It ends when its stdin closes, so it cannot outlive the process that started it, however that one dies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tunerun.engine import base_model, messages, tuned_model
+from tunerun.engine.failures import failure_of
+from tunerun.errors import InputError
+from tunerun.job import JobState, Snapshot, TuningRequest
+from tunerun.schema import Model
+
+OOM_SCORE = "500"
+"""Linux' kernel shall end the engine before the runner; the range is -1000 to 1000 (proc(5))."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the engine until stdin closes."""
+    parser = argparse.ArgumentParser(prog="python -m tunerun.engine", description=__doc__)
+    parser.add_argument("--cache", type=Path, required=True, help="the cache directory")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads; default: as many as torch takes")
+    options = parser.parse_args(arguments)
+    with contextlib.suppress(OSError):  # another system, or not allowed: then it is as likely to be ended as any
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE, encoding="ascii")
+    commands, reports = _own_streams()
+    Worker(commands, reports, options.cache, options.device, options.threads).run()
+
+
+def _own_streams() -> tuple[BinaryIO, BinaryIO]:
+    """Take stdin and stdout for the protocol; whatever a library prints goes to stderr, the log."""
+    commands = os.fdopen(os.dup(0), "rb")
+    reports = os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    sys.stdout.flush()
+    os.dup2(2, 1)
+    return commands, reports
+
+
+class Worker:
+    """Follows commands; holds one base model in memory."""
+
+    def __init__(self, commands: BinaryIO, reports: BinaryIO, cache: Path, device: str, threads: int | None) -> None:
+        self._commands = commands
+        self._reports = reports
+        self._cache = cache
+        self._device = device
+        self._threads = threads
+        self._queue: queue.Queue[messages.Prepare | messages.Train | messages.Generate] = queue.Queue()
+        self._cancelled: set[str] = set()
+        self._generation: Any = None  # a generation.Generation, heavy
+        self._base: Any = None  # a network.LoadedModel, heavy
+
+    def run(self) -> None:
+        """Follow commands until stdin closes; then the process ends at once, in the middle of whatever it does."""
+        threading.Thread(target=self._read, name="commands", daemon=True).start()
+        while True:
+            command = self._queue.get()
+            try:
+                self._report(self._follow(command))
+            except InputError as error:
+                self._report(messages.Refused(type(error).__name__, error.problems))
+            except Exception as error:  # noqa: BLE001 - isolates a command; the report carries the traceback
+                self._forget()
+                failure = failure_of(error)
+                self._report(messages.Refused(None, (failure.message,), traceback.format_exc()))
+
+    def _read(self) -> None:
+        try:
+            for line in self._commands:
+                command = messages.read_command(line)
+                if isinstance(command, messages.Cancel):
+                    self._cancelled.add(command.job)
+                else:
+                    self._queue.put(command)
+        except ValueError:
+            traceback.print_exc()
+            os._exit(1)
+        # What is half written is a `.partial` folder that the next writer removes.
+        os._exit(0)
+
+    def _report(self, report: messages.Report) -> None:
+        try:
+            self._reports.write(messages.report_line(report))
+            self._reports.flush()
+        except BrokenPipeError:  # nobody listens any more
+            os._exit(0)
+
+    def _follow(self, command: messages.Prepare | messages.Train | messages.Generate) -> messages.Report:
+        if isinstance(command, messages.Prepare):
+            base_model.prepare(command.model, self._cache)
+            return messages.Done()
+        if isinstance(command, messages.Generate):
+            adapter = None if command.adapter is None else Path(command.adapter)
+            self._load(command.model)
+            return messages.Answers(tuple(self._generation.answer(adapter, command.inputs, command.options)))
+        self._train(command)
+        return messages.Done()
+
+    def _train(self, command: messages.Train) -> None:
+        from tunerun.engine import training
+
+        try:
+            self._load(command.pack[0].request.model)
+            self._generation.release()
+        except Exception as error:  # noqa: BLE001 - isolates a pack; the failure carries the traceback
+            self._forget()
+            for packed in command.pack:
+                self._report(messages.JobEnded(packed.job, JobState.FAILED, failure=failure_of(error)))
+            return
+        observer = _Reporting(self, command, self._base)
+        outcomes = training.train([packed.request for packed in command.pack], self._base, observer)
+        for packed, outcome in zip(command.pack, outcomes, strict=True):
+            if outcome.failure is not None and outcome.failure.traceback is not None:
+                self._forget()  # after an unforeseen exception nobody knows what state the network is in
+            self._report(messages.JobEnded(packed.job, outcome.state, outcome.metrics, outcome.failure))
+
+    def _load(self, model: Model) -> None:
+        """Have a base model in memory; another one makes room for it."""
+        from tunerun.engine import generation, network
+
+        found = base_model.find(model, self._cache)
+        if self._base is not None and self._base.identity == found.identity:
+            return
+        self._forget()
+        import torch
+
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+        self._base = network.load(model, self._cache, network.choose_device(self._device))
+        self._generation = generation.Generation(self._base)
+
+    def _forget(self) -> None:
+        self._base = self._generation = None
+
+
+class _Reporting:
+    """Training's observer: tells the other process, and stores tuned models."""
+
+    def __init__(self, worker: Worker, command: messages.Train, base: Any) -> None:
+        self._worker = worker
+        self._base = base
+        self._folder = Path(command.tuned_models)
+        self._jobs = {packed.request.key: packed.job for packed in command.pack}
+
+    def snapshot(self, request: TuningRequest, snapshot: Snapshot) -> None:
+        self._worker._report(messages.SnapshotTaken(self._jobs[request.key], snapshot))
+
+    def is_cancelled(self, request: TuningRequest) -> bool:
+        return self._jobs[request.key] in self._worker._cancelled
+
+    def trained(
+        self, request: TuningRequest, adapted: Any, snapshots: Sequence[Snapshot], metrics: dict[str, float]
+    ) -> None:
+        from tunerun.engine.network import save_adapter
+
+        tuned_model.write(
+            self._folder / request.tuned_model_id,
+            tuned_model.record_of(request, self._base.identity, self._base.chat),
+            tuned_model.FinishedJob(self._jobs[request.key], tuple(snapshots), metrics),
+            lambda folder: save_adapter(adapted, request.model.source, folder),
+        )

@@ -1,0 +1,121 @@
+"""Call a tuned model with the template it was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from tunerun import schema
+from tunerun.backends import open_backend
+from tunerun.engine.base_model import cache_folder
+from tunerun.errors import NotFoundError, TemplateError
+from tunerun.job import GenerateOptions, TunedModel
+from tunerun.ledger import JobRecord, Ledger, TrialRecord
+from tunerun.planning import ledger_path
+from tunerun.template import PromptTemplate
+
+_PREFIX = "tunedModels/"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The answers of a tuned model, one for each row, in order."""
+
+    tuned_model: str
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CallableModel:
+    """A tuned model and all that a call of it needs, as it was frozen when the model was trained."""
+
+    tuned_model: TunedModel
+    template: PromptTemplate
+    backend: schema.Backend
+    generation: schema.Generation
+    seed: int
+    cache: str | None
+
+
+def predict(
+    run: str,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    runs: str | Path = "runs",
+    max_output_tokens: int | None = None,
+) -> Predictions:
+    """Ask a tuned model, with the template it was trained with.
+
+    Args:
+        run: an MLflow run id, or the name of a tuned model: `tunedModels/next-number-0a1b2c3d4e5f`.
+        rows: the columns that the template's `text_input` names; others are ignored.
+        runs: the folder that holds the ledger.
+        max_output_tokens: longest answer, in tokens; None: as in the experiment.
+
+    Raises:
+        NotFoundError: the ledger knows no such run, or it has no tuned model.
+        TemplateError: a row lacks a column, with its position from 1.
+        BackendError: the tuned model cannot be called.
+    """
+    model = find_model(run, Path(runs))
+    inputs = [_rendered(model.template, row, position) for position, row in enumerate(rows, start=1)]
+    options = GenerateOptions(
+        max_output_tokens=max_output_tokens or model.generation.max_output_tokens,
+        temperature=model.generation.temperature,
+        seed=model.seed,
+    )
+    with open_backend(model.backend, Path(runs).absolute(), cache_folder(model.cache)) as backend:
+        backend.prepare([model.tuned_model.model])
+        outputs = backend.generate(model.tuned_model, inputs, options)
+    return Predictions(model.tuned_model.name, tuple(outputs))
+
+
+def find_model(run: str, runs: Path) -> CallableModel:
+    """Look a tuned model up in the ledger.
+
+    Raises:
+        NotFoundError: there is no ledger, no such run, or no tuned model of it.
+    """
+    path = ledger_path(runs)
+    if not path.exists():
+        raise NotFoundError(f"{path}: no ledger; give the folder of your runs with --runs")
+    with Ledger(path) as ledger:
+        job, trial = _job_and_trial(ledger, run)
+        if job is None or job.tuned_model is None:
+            raise NotFoundError(
+                f"--run {run}: no tuned model under this run id or name in {path}; "
+                "`tunerun status` shows the trials, `tunerun status --json` their names"
+            )
+        config = (trial or ledger.trials_of_key(job.key)[0]).config
+    backend: schema.Backend = TypeAdapter(schema.Backend).validate_python(config["backend"])
+    return CallableModel(
+        tuned_model=job.tuned_model,
+        template=PromptTemplate(schema.Template(**config["template"])),
+        backend=backend,
+        generation=schema.Generation(**config["evaluation"]["generation"]),
+        seed=config["seed"],
+        cache=config["paths"]["cache"],
+    )
+
+
+def _job_and_trial(ledger: Ledger, run: str) -> tuple[JobRecord | None, TrialRecord | None]:
+    from tunerun.tracking import trial_of_subject
+
+    subject = ledger.subject_of_run(run)
+    place = trial_of_subject(subject) if subject else None
+    if place is None:
+        return ledger.job_of_tuned_model(_PREFIX + run.removeprefix(_PREFIX)), None
+    sweep, number = place
+    trial = ledger.trials(sweep)[number]
+    return ledger.job(trial.key), trial
+
+
+def _rendered(template: PromptTemplate, row: Mapping[str, Any], position: int) -> str:
+    try:
+        return template.render_input(row)
+    except TemplateError as error:
+        raise TemplateError([f"row {position}: {problem}" for problem in error.problems]) from error

@@ -1,0 +1,173 @@
+"""Loss curves as PNG, by matplotlib's object interface: no pyplot, no screen, no state that is shared.
+
+matplotlib is imported when the first plot is drawn; it takes half a second.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunerun.evaluation.curve import epoch_means
+from tunerun.job import Snapshot
+
+WIDTH_INCHES = 8.0
+HEIGHT_INCHES = 4.5
+DOTS_PER_INCH = 110
+MAX_IN_LEGEND = 12
+"""Curves that are named; of more, the ones that end lowest."""
+
+_GREY = "#9aa0a6"
+_UNIT = "nats per output token"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The loss curve of a trial.
+
+    Attributes:
+        name: what the legend calls it.
+        snapshots: by step; not empty.
+        validation_loss: after training, on held-out examples, in nats per output token; None: not measured.
+        base_loss: the same of the base model, before training.
+    """
+
+    name: str
+    snapshots: tuple[Snapshot, ...]
+    validation_loss: float | None = None
+    base_loss: float | None = None
+
+
+def trial_plot(curve: Curve) -> bytes:
+    """One trial: the loss of every step, the mean of every epoch, and the held-out losses as lines, as PNG."""
+    figure, axes = _canvas(curve.name)
+    _draw_steps(axes, curve)
+    axes.plot(
+        _epoch_middles(curve.snapshots),
+        epoch_means(curve.snapshots),
+        color="C0",
+        marker="o",
+        linewidth=2,
+        label="mean of the epoch",
+    )
+    for value, colour, text in (
+        (curve.validation_loss, "C2", "held out, tuned"),
+        (curve.base_loss, "C3", "held out, base model"),
+    ):
+        if value is not None and math.isfinite(value):
+            axes.axhline(value, color=colour, linestyle="--", linewidth=1.3, label=f"{text}: {value:.3g}")
+    axes.set_xlabel("optimiser step")
+    _finish(axes, [curve])
+    _legend_beside(axes)
+    return _png(figure)
+
+
+def sweep_plot(title: str, curves: Sequence[Curve], best: str | None = None) -> bytes:
+    """All trials of a sweep, the mean loss of every epoch, one line each, as PNG.
+
+    Args:
+        curves: not empty.
+        best: the name of the trial that is drawn thicker; None: none.
+    """
+    figure, axes = _canvas(title)
+    named = sorted(curves, key=lambda c: _last(c))[:MAX_IN_LEGEND]
+    colours = _colours(len(named))
+    for curve in curves:
+        is_named = curve in named
+        means = epoch_means(curve.snapshots)
+        axes.plot(
+            range(1, len(means) + 1),
+            means,
+            color=colours[named.index(curve)] if is_named else _GREY,
+            linewidth=3 if curve.name == best else 1.5 if is_named else 0.8,
+            alpha=1 if is_named else 0.5,
+            marker="o",
+            markersize=4 if is_named else 2,
+            label=f"{curve.name} (best)" if curve.name == best else curve.name if is_named else None,
+        )
+    axes.set_xlabel("epoch")
+    _finish(axes, curves)
+    _legend_beside(axes, _shown(curves))
+    return _png(figure)
+
+
+def _legend_beside(axes: Any, title: str | None = None) -> None:
+    """Beside the axes, where it covers no curve."""
+    axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), title=title)
+
+
+def _shown(curves: Sequence[Curve]) -> str:
+    count = len(curves)
+    return f"{count} trials" if count <= MAX_IN_LEGEND else f"the {MAX_IN_LEGEND} lowest of {count} trials"
+
+
+def _canvas(title: str) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), dpi=DOTS_PER_INCH, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left")
+    axes.set_ylabel(f"mean training loss\n[{_UNIT}]")
+    axes.grid(visible=True, color="#e0e0e0", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _draw_steps(axes: Any, curve: Curve) -> None:
+    steps = [s.step for s in curve.snapshots]
+    losses = [_drawn(s.mean_loss) for s in curve.snapshots]
+    axes.plot(steps, losses, color="C0", alpha=0.35, linewidth=1, label="each step")
+
+
+def _finish(axes: Any, curves: Sequence[Curve]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if _spans_decades(curves):
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+
+
+def _spans_decades(curves: Sequence[Curve]) -> bool:
+    """Whether a linear axis would show most of the curves as one flat line at its foot."""
+    finite = [v for c in curves for v in epoch_means(c.snapshots) if math.isfinite(v) and v > 0]
+    return bool(finite) and max(finite) > 100 * min(finite)
+
+
+def _drawn(value: float) -> float:
+    return value if math.isfinite(value) else math.nan
+
+
+def _last(curve: Curve) -> float:
+    value = epoch_means(curve.snapshots)[-1]
+    return value if math.isfinite(value) else math.inf
+
+
+def _epoch_middles(snapshots: Sequence[Snapshot]) -> list[float]:
+    """Where an epoch's mean belongs on an axis of steps."""
+    steps: dict[int, list[int]] = {}
+    for snapshot in snapshots:
+        steps.setdefault(snapshot.epoch, []).append(snapshot.step)
+    return [sum(members) / len(members) for _, members in sorted(steps.items())]
+
+
+def _colours(count: int) -> list[Any]:
+    """Colours that stay apart: the usual ten, or a walk through a map of many."""
+    if count <= 10:
+        return [f"C{position}" for position in range(count)]
+    from matplotlib import colormaps
+
+    return [colormaps["tab20"](position) for position in range(count)]
+
+
+def _png(figure: Any) -> bytes:
+    target = io.BytesIO()
+    # Without the name and version of the program in it, the same curve gives the same bytes.
+    figure.savefig(target, format="png", metadata={"Software": None})
+    return target.getvalue()

@@ -1,0 +1,145 @@
+"""A backend that follows a script, for tests of what stands above backends. It trains nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from tunerun.backends.base import Backend, Capabilities
+from tunerun.errors import BackendError
+from tunerun.job import (
+    Failure,
+    FailureKind,
+    GenerateOptions,
+    JobRef,
+    JobState,
+    JobStatus,
+    Snapshot,
+    TunedModel,
+    TuningRequest,
+)
+from tunerun.schema import Model
+
+Outcome = Callable[[TuningRequest], Failure | None]
+Answers = Callable[[Model | TunedModel, str], str]
+
+
+def _succeeds(_request: TuningRequest) -> Failure | None:
+    return None
+
+
+def _echoes(_model: Model | TunedModel, text: str) -> str:
+    return text
+
+
+@dataclass
+class ScriptedService:
+    """What a service would know: its jobs, by key. It outlives the backends that talk to it.
+
+    Attributes:
+        outcome: why a job fails; None: it succeeds.
+        answers: what a model answers to an input.
+        steps_per_poll: how many steps each poll lets a job take.
+        submitted: the key of every job it was asked to start, in order.
+        generated: how many inputs it has answered.
+    """
+
+    outcome: Outcome = _succeeds
+    answers: Answers = _echoes
+    steps_per_poll: int = 1_000_000
+    submitted: list[str] = field(default_factory=list)
+    generated: int = 0
+    jobs: dict[str, _Job] = field(default_factory=dict)
+
+
+@dataclass
+class _Job:
+    request: TuningRequest
+    steps_taken: int = 0
+    failure: Failure | None = None
+    is_cancelled: bool = False
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.request.training) // self.request.hyperparameters.batch_size)
+
+    @property
+    def steps(self) -> int:
+        return self.steps_per_epoch * self.request.hyperparameters.epoch_count
+
+
+class ScriptedBackend:
+    """A backend on a `ScriptedService`; a job's mean loss at step n is 1/n, at the time n seconds after 1970."""
+
+    def __init__(self, service: ScriptedService, max_in_flight: int = 4) -> None:
+        self._service = service
+        self._max_in_flight = max_in_flight
+
+    def capabilities(self) -> Capabilities:
+        """Those of a hosted service, without limits."""
+        return Capabilities("scripted", "", None, None, "the script", self._max_in_flight, survives_runner=True)
+
+    def prepare(self, models: Sequence[Model]) -> None:
+        """Every base model is there."""
+
+    def submit(self, request: TuningRequest) -> JobRef:
+        """Start a job, unless one of that key is there that has not failed."""
+        job = self._service.jobs.get(request.key)
+        if job is None or job.failure is not None or job.is_cancelled:
+            self._service.submitted.append(request.key)
+            self._service.jobs[request.key] = _Job(request)
+        return JobRef("scripted", request.key)
+
+    def poll(self, refs: Sequence[JobRef]) -> Mapping[JobRef, JobStatus]:
+        """Let each job take some steps, and say where it stands."""
+        return {ref: self._status(ref) for ref in refs}
+
+    def _status(self, ref: JobRef) -> JobStatus:
+        job = self._service.jobs.get(ref.id)
+        if job is None:
+            return JobStatus(JobState.FAILED, failure=Failure(FailureKind.LOST, "the service does not know the job"))
+        job.steps_taken = min(job.steps, job.steps_taken + self._service.steps_per_poll)
+        snapshots = tuple(
+            Snapshot(step, (step - 1) // job.steps_per_epoch + 1, 1 / step, float(step))
+            for step in range(1, job.steps_taken + 1)
+        )
+        if job.is_cancelled:
+            return JobStatus(JobState.CANCELLED, snapshots)
+        if job.steps_taken < job.steps:
+            return JobStatus(JobState.RUNNING, snapshots)
+        job.failure = self._service.outcome(job.request)
+        if job.failure is not None:
+            return JobStatus(JobState.FAILED, snapshots, failure=job.failure)
+        name = f"tunedModels/{job.request.tuned_model_id}"
+        metrics = {"train/seconds": float(job.steps), "validation/loss": 1 / job.steps, "validation/base_loss": 2.0}
+        return JobStatus(JobState.SUCCEEDED, snapshots, metrics, TunedModel(name, job.request.model, name))
+
+    def cancel(self, ref: JobRef) -> None:
+        """Stop a job that is running."""
+        job = self._service.jobs.get(ref.id)
+        if job is not None and job.steps_taken < job.steps:
+            job.is_cancelled = True
+
+    def generate(  # the script's answers do not depend on the options
+        self, model: Model | TunedModel, inputs: Sequence[str], options: GenerateOptions  # noqa: ARG002
+    ) -> list[str]:
+        """Answer by the script; the script's errors are the service's."""
+        self._service.generated += len(inputs)
+        try:
+            return [self._service.answers(model, text) for text in inputs]
+        except LookupError as error:
+            raise BackendError(f"the service has no answer: {error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Nothing is held."""
+
+
+if TYPE_CHECKING:
+    _conforms: Backend = ScriptedBackend(ScriptedService())

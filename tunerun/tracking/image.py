@@ -1,0 +1,177 @@
+"""What MLflow should show of a sweep, as plain values, and the parts that all its runs share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache
+from typing import Generic, TypeVar
+
+from tunerun.errors import NotFoundError
+from tunerun.job import ExampleSet
+from tunerun.ledger import Ledger, SweepRecord, TrialRecord
+
+T = TypeVar("T")
+
+ONCE = "1"
+"""The version of a part that never changes."""
+
+
+class Kind(StrEnum):
+    """What a run shows: its tag `tunerun.kind`."""
+
+    TRIAL = "trial"
+    BASELINE = "baseline"
+    SWEEP = "sweep"
+
+
+class RunState(StrEnum):
+    """MLflow's words for where a run stands; the last three are finished."""
+
+    SCHEDULED = "SCHEDULED"
+    RUNNING = "RUNNING"
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+    KILLED = "KILLED"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a run in this state has an end."""
+        return self not in (RunState.SCHEDULED, RunState.RUNNING)
+
+
+@dataclass(frozen=True)
+class Part(Generic[T]):
+    """A part of a run that is rendered and sent as a whole, whenever its version is not the one that was sent."""
+
+    version: str
+    render: Callable[[], T]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a metric; the time is in milliseconds since 1970 (UTC) and comes from the ledger, never from now.
+
+    MLflow drops a point that it has already, and doubles one that comes again with another time.
+    """
+
+    key: str
+    value: float
+    time_ms: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Input:
+    """A dataset that a run used."""
+
+    name: str
+    digest: str
+    source: str
+    rows: int
+    context: str
+
+
+@dataclass(frozen=True)
+class ExternalModel:
+    """A model whose weights are not in MLflow."""
+
+    name: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class RunImage:
+    """What one run should look like now.
+
+    Attributes:
+        subject: names the run in the ledger's marks.
+        identity: the tags by which the run is found again.
+        seen: a digest of the ledger's state that this image was made from.
+        end_ms: set when the state is finished.
+    """
+
+    subject: str
+    kind: Kind
+    identity: Mapping[str, str]
+    seen: str
+    name: str
+    start_ms: int
+    state: RunState
+    end_ms: int | None
+    tags: Mapping[str, str]
+    params: Part[dict[str, str]]
+    points: Sequence[Point] = ()
+    inputs: Part[list[Input]] | None = None
+    artifacts: Mapping[str, Part[str | bytes]] = field(default_factory=dict)
+    model: Part[ExternalModel] | None = None
+
+
+class FrozenSweep:
+    """A sweep's plan as the ledger froze it, read once; and its example sets, the last few kept.
+
+    Raises:
+        NotFoundError: the ledger holds no such sweep.
+    """
+
+    def __init__(self, ledger: Ledger, sweep_id: str) -> None:
+        record = next((s for s in ledger.sweeps() if s.id == sweep_id), None)
+        if record is None:
+            raise NotFoundError(f"{sweep_id}: no such sweep in {ledger.path}; `tunerun status` shows the sweeps")
+        self.record: SweepRecord = record
+        self.trials: list[TrialRecord] = ledger.trials(sweep_id)
+        self.by_number = {trial.number: trial for trial in self.trials}
+        self.examples: Callable[[str], ExampleSet] = lru_cache(maxsize=4)(ledger.example_set)
+
+    @property
+    def id(self) -> str:
+        """The sweep's id."""
+        return self.record.id
+
+    @property
+    def varied(self) -> list[str]:
+        """The dotted keys that the sweep varies."""
+        return list(self.record.document.get("varied") or [])
+
+    def subject(self, kind: Kind, name: str = "") -> str:
+        """The subject of one of the sweep's runs, in the ledger's marks: `<sweep>/<kind>/<name>`."""
+        return f"{self.id}/{kind}/{name}"
+
+    def identity(self, kind: Kind, **more: str) -> dict[str, str]:
+        """The tags by which one of the sweep's runs is found."""
+        return {"tunerun.sweep": self.id, "tunerun.kind": kind, **{f"tunerun.{k}": v for k, v in more.items()}}
+
+    def code_tags(self) -> dict[str, str]:
+        """Which program and which version of the user's project made the sweep."""
+        tags = {"mlflow.source.name": "tunerun", "mlflow.source.type": "LOCAL"}
+        tags["tunerun.version"] = str(self.record.document.get("version", ""))
+        code = self.record.document.get("code")
+        if code:
+            tags["mlflow.source.git.commit"] = str(code["commit"])
+            tags["mlflow.source.git.branch"] = str(code["branch"])
+            tags["tunerun.dirty"] = str(bool(code["dirty"])).lower()
+        return tags
+
+
+def trial_subject(sweep_id: str, number: int) -> str:
+    """The subject of a trial's run in the ledger's marks."""
+    return f"{sweep_id}/{Kind.TRIAL}/{number}"
+
+
+def trial_of_subject(subject: str) -> tuple[str, int] | None:
+    """The sweep and the number of the trial that a mark's subject names; None: it is no trial's."""
+    sweep, _, number = subject.rpartition(f"/{Kind.TRIAL}/")
+    return (sweep, int(number)) if sweep and number.isdecimal() else None
+
+
+def table_tag(*artifacts: str) -> dict[str, str]:
+    """The tag that makes MLflow's page show JSON artifacts as tables; `MlflowClient.log_table` sets it too."""
+    return {"mlflow.loggedArtifacts": json.dumps([{"path": path, "type": "table"} for path in artifacts])}
+
+
+def milliseconds(seconds: float) -> int:
+    """Seconds since 1970 as MLflow takes them."""
+    return round(seconds * 1000)

@@ -1,0 +1,98 @@
+"""What runs and params are called: short, so that MLflow's tables show them whole, and so that they sort.
+
+The run column of MLflow's page cuts after about 20 characters (reference/mlflow.md, section 4).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from tunerun.schema import Scalar
+
+LABELS = {
+    "learning_rate": "lr",
+    "learning_rate_multiplier": "lrm",
+    "epoch_count": "ep",
+    "batch_size": "bs",
+    "adapter_rank": "r",
+    "adapter_alpha": "a",
+    "template": "tpl",
+    "dataset": "data",
+    "limit": "n",
+}
+"""The short labels of run names, by the last part of a key that says something; other keys are their own label."""
+
+_SAYS_NOTHING = frozenset({"name", "path", "source", "kind"})
+_MAX_VALUE_CHARACTERS = 12
+_PLAIN = re.compile(r"[\w./:+-]+")
+_DEFAULT_KEYS = ("hyperparameters.learning_rate", "hyperparameters.epoch_count")
+
+
+def run_name(
+    number: int, trials: int, varied: Sequence[str], overrides: Mapping[str, Scalar], config: Mapping[str, Any]
+) -> str:
+    """The name of a trial's run, such as `t05 lr=0.0001 ep=5`: its number, then what the sweep varies.
+
+    Args:
+        trials: how many trials the sweep has; numbers are padded to its width.
+        varied: dotted keys; where nothing varies, learning rate and epochs are shown.
+    """
+    prefix = "t" + str(number).zfill(len(str(max(trials - 1, 0))))
+    parts = [
+        f"{label(key)}={short_value(value)}"
+        for key in varied or _DEFAULT_KEYS
+        if (value := value_of(key, overrides, config)) is not None
+    ]
+    return " ".join([prefix, *parts])
+
+
+def label(key: str) -> str:
+    """The short label of a dotted key."""
+    parts = key.split(".")
+    while len(parts) > 1 and parts[-1] in _SAYS_NOTHING:
+        parts.pop()
+    return LABELS.get(parts[-1], parts[-1])
+
+
+def value_of(key: str, overrides: Mapping[str, Scalar], config: Mapping[str, Any]) -> Scalar:
+    """What a trial has for a dotted key: its override, else its config's value; None where that is no single value."""
+    if key in overrides:
+        return overrides[key]
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value if isinstance(value, str | int | float | bool) else None
+
+
+def short_value(value: Scalar) -> str:
+    """A value in at most 12 characters: numbers in their shortest form, paths without folder and ending."""
+    if isinstance(value, float):
+        return re.sub(r"e([+-])0*", lambda m: "e-" if m[1] == "-" else "e", f"{value:g}")
+    text = override_value(value) if not isinstance(value, str) else value
+    if "/" in text:
+        text = PurePath(text).stem
+    return text if len(text) <= _MAX_VALUE_CHARACTERS else text[: _MAX_VALUE_CHARACTERS - 1] + "…"
+
+
+def override_line(key: str, value: Scalar) -> str:
+    """An override as it can be typed on the command line, in Hydra's grammar."""
+    return f"{key}={override_value(value)}"
+
+
+def override_value(value: Scalar) -> str:
+    """A value in Hydra's grammar: null, true, false, a number, a plain word or a quoted string."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str) or _PLAIN.fullmatch(value):
+        return str(value)
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def metric_key(name: str) -> str:
+    """A metric's name with the characters MLflow refuses replaced: `hit@3` becomes `hit_at_3`."""
+    return re.sub(r"[^\w.:/ -]", "_", name.replace("@", "_at_"))

@@ -1,0 +1,128 @@
+"""`tunerun ui`: MLflow's own server on this project's store, in the foreground and on this machine only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from tunerun.errors import ConfigError, TrackingError
+from tunerun.tracking.address import Address, parse_address
+from tunerun.tracking.store import Store
+from tunerun.tracking.writer import experiment_path
+
+HOST = "127.0.0.1"
+START_TIMEOUT_S = 90
+POOL_SIZE = 50
+"""Database connections: with MLflow's own 5, sixteen clients at once make it refuse (reference/mlflow.md, 2b)."""
+
+_POLL_S = 0.2
+
+
+def serve_ui(uri: str, port: int) -> int:
+    """Run MLflow's server until it is stopped, and print the link once it answers.
+
+    One worker and no job runner: by default it takes 2 GiB and 40 ms a request (reference/mlflow.md, 1 and 2a).
+
+    Args:
+        uri: a tracking URI; of one that is a server already only the link is printed.
+        port: on 127.0.0.1.
+
+    Returns:
+        The server's exit code; 0 after Ctrl-C.
+
+    Raises:
+        ConfigError: the URI is no place MLflow can keep runs in, or the port is taken.
+        TrackingError: the store cannot be opened, or the server did not answer in time.
+    """
+    address = parse_address(uri, Path.cwd())
+    if address.uri.startswith("http"):
+        _say(f"MLflow is a server already: {address.name}")
+        return 0
+    _check_port(port)
+    links = [f"  {name}: http://{HOST}:{port}/{experiment_path(i)}" for i, name in Store(address).experiments()]
+    server = subprocess.Popen(_command(port), env=_environment(address))
+    with _stopped_with_us(server):
+        _await_answer(server, port)
+        _say("\n".join([f"MLflow: http://{HOST}:{port}   (Ctrl-C stops it)", *links]))
+        try:
+            return server.wait()
+        except KeyboardInterrupt:
+            server.wait()
+            return 0
+
+
+def _command(port: int) -> list[str]:
+    options = ["--host", HOST, "--port", str(port), "--workers", "1"]
+    return [sys.executable, "-m", "mlflow", "server", *options]
+
+
+def _environment(address: Address) -> dict[str, str]:
+    """The address goes by the environment: a command line shows passwords to everybody on the machine."""
+    ours = {
+        "MLFLOW_BACKEND_STORE_URI": address.uri,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": str(POOL_SIZE),
+        "MLFLOW_DISABLE_TELEMETRY": os.environ.get("MLFLOW_DISABLE_TELEMETRY", "true"),
+        "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore"),
+        "MLFLOW_LOGGING_LEVEL": os.environ.get("MLFLOW_LOGGING_LEVEL", "WARNING"),
+        "MLFLOW_UVICORN_OPTS": os.environ.get("MLFLOW_UVICORN_OPTS", "--log-level=warning"),
+    }
+    if address.artifacts is not None:
+        ours["MLFLOW_ARTIFACTS_DESTINATION"] = address.artifacts.as_uri()
+    return {**os.environ, **ours}
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ConfigError(
+                f"--port {port}: {error.strerror} on {HOST}; choose another, for example --port {port + 1}"
+            ) from error
+
+
+def _await_answer(server: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise TrackingError(f"mlflow server ended with exit code {server.returncode}; its own words stand above")
+        try:
+            with urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(_POLL_S)
+    raise TrackingError(f"mlflow server has not answered on port {port} for {START_TIMEOUT_S} s; it was stopped")
+
+
+@contextmanager
+def _stopped_with_us(server: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End the server when this process is told to end, or leaves for any reason."""
+
+    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a signal's receiver
+        server.terminate()
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if server.poll() is None:
+            server.terminate()
+            server.wait()
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

@@ -1,0 +1,295 @@
+"""MLflow, through `MlflowClient` with explicit run ids; the only importer of mlflow, which it imports when it connects.
+
+Never the fluent API: in threads it writes into other runs. Never async logging: it is slower and loses points at a
+crash. Measured in reference/mlflow.md, sections 2 and 2e. Errors of mlflow, requests and SQLAlchemy end here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from tunerun.errors import TrackingError
+from tunerun.tracking.address import Address, redact
+from tunerun.tracking.image import ExternalModel, Input, Point, RunImage, RunState
+
+PAGE = 1000
+"""Points in one `log_batch`: the most that MLflow takes."""
+
+HTTP_TIMEOUT_S = 10
+FIRST_OPEN_TIMEOUT_S = 60
+"""How long another process may take to create a store: 3 s here, more on a busy machine."""
+
+_REFUSALS = frozenset(
+    {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST", "INVALID_STATE"}
+)
+_MAX_CAUSE_CHARACTERS = 200
+
+
+class RefusedError(TrackingError):
+    """MLflow answered and refused this one write; others may go through."""
+
+
+class BusyError(TrackingError):
+    """All of MLflow's database connections were taken; it says so with a 400, and the same call works later."""
+
+
+@dataclass(frozen=True)
+class KnownRun:
+    """A run that MLflow has; `is_active` is False for one that a person deleted."""
+
+    run_id: str
+    tags: Mapping[str, str]
+    start_ms: int
+    is_active: bool
+
+
+class Store:
+    """One MLflow store.
+
+    Nothing is imported or touched before the first call. Every method raises TrackingError when MLflow cannot be
+    reached, RefusedError when it refuses one write and BusyError when it has no connection left.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._connected: Any = None
+        self._experiments: dict[str, str] = {}
+
+    def forget(self) -> None:
+        """Ask for experiments anew: the store may be another one than it was."""
+        self._experiments.clear()
+
+    @property
+    def _client(self) -> Any:
+        if self._connected is None:
+            self._connected = self._connect()
+        return self._connected
+
+    def _connect(self) -> Any:
+        client_type = _import_mlflow()
+        if self.address.file is None:
+            return client_type(self.address.uri)
+        # Two processes that create a SQLite store at once destroy it (reference/mlflow.md, 2d).
+        file = self.address.file
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(file.with_name(file.name + ".lock"), timeout=FIRST_OPEN_TIMEOUT_S), self._translated():
+                client = client_type(self.address.uri)
+                client.search_experiments(max_results=1)
+                return client
+        except Timeout as error:
+            raise self._error(TrackingError, "another process has been creating it for a minute") from error
+        except OSError as error:
+            raise self._error(TrackingError, f"{error.strerror}: {error.filename}") from error
+
+    def experiment(self, name: str) -> str:
+        """The id of an experiment, which is created when it is not there."""
+        if name not in self._experiments:
+            with self._translated():
+                found = self._client.get_experiment_by_name(name)
+                if found is not None and found.lifecycle_stage == "deleted":
+                    raise self._error(
+                        RefusedError, f"the experiment {name} was deleted there; restore it, or choose another name"
+                    )
+                self._experiments[name] = found.experiment_id if found is not None else self._create_experiment(name)
+        return self._experiments[name]
+
+    def _create_experiment(self, name: str) -> str:
+        artifacts = self.address.artifacts
+        location = None if artifacts is None else (artifacts / name).as_uri()
+        return str(self._client.create_experiment(name, artifact_location=location))
+
+    def experiments(self) -> list[tuple[str, str]]:
+        """Id and name of the newest experiments, the one that was last changed first."""
+        with self._translated():
+            found = self._client.search_experiments(max_results=10, order_by=["last_update_time DESC"])
+            return [(e.experiment_id, e.name) for e in found if e.experiment_id != "0"]
+
+    def runs(self, experiment_id: str, sweep_id: str) -> list[KnownRun]:
+        """All runs of a sweep, also those that a person deleted; the oldest first."""
+        found: list[KnownRun] = []
+        token = None
+        with self._translated():
+            while True:
+                page = self._client.search_runs(
+                    [experiment_id], f"tags.`tunerun.sweep` = '{sweep_id}'", _view_all(), PAGE, page_token=token
+                )
+                found += [
+                    KnownRun(r.info.run_id, r.data.tags, r.info.start_time, r.info.lifecycle_stage == "active")
+                    for r in page
+                ]
+                token = page.token
+                if not token:
+                    return sorted(found, key=lambda run: (not run.is_active, run.start_ms, run.run_id))
+
+    def create(self, experiment_id: str, image: RunImage) -> str:
+        """Create a run with its tags, and return its id.
+
+        It is never repeated here: MLflow takes no id from us, so after a failure the caller looks for the run.
+        """
+        tags = {k: redact(v) for k, v in {**image.identity, **image.tags}.items()}
+        with self._translated():
+            run = self._client.create_run(experiment_id, start_time=image.start_ms, tags=tags, run_name=image.name)
+        return str(run.info.run_id)
+
+    def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags; what they were before does not matter."""
+        from mlflow.entities import RunTag
+
+        with self._translated():
+            self._client.log_batch(run_id, tags=[RunTag(k, redact(v)) for k, v in tags.items()])
+
+    def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
+        """Write params, apart from metrics: one that conflicts takes its whole request down."""
+        from mlflow.entities import Param
+
+        with self._translated():
+            self._client.log_batch(run_id, params=[Param(k, redact(v)) for k, v in params.items()])
+
+    def log_points(self, run_id: str, points: Sequence[Point]) -> None:
+        """Write at most a page of points; those that MLflow has already are not doubled."""
+        from mlflow.entities import Metric
+
+        with self._translated():
+            self._client.log_batch(run_id, metrics=[Metric(p.key, p.value, p.time_ms, p.step) for p in points])
+
+    def log_inputs(self, run_id: str, inputs: Sequence[Input]) -> None:
+        """Say which datasets a run used."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        entities = [
+            DatasetInput(
+                Dataset(i.name, i.digest, "local", redact(i.source), profile=json.dumps({"num_rows": i.rows})),
+                [InputTag("mlflow.data.context", i.context)],
+            )
+            for i in inputs
+        ]
+        with self._translated():
+            self._client.log_inputs(run_id, entities)
+
+    def log_files(self, run_id: str, files: Mapping[str, str | bytes]) -> None:
+        """Write artifacts; one of the same name is replaced."""
+        with tempfile.TemporaryDirectory(prefix="tunerun-") as folder, self._translated():
+            _write(Path(folder), files)
+            self._client.log_artifacts(run_id, folder)
+
+    def set_state(self, run_id: str, state: RunState, end_ms: int | None) -> None:
+        """Say where a run stands; only this sets the end of one that is finished."""
+        with self._translated():
+            if state.is_finished:
+                self._client.set_terminated(run_id, state, end_ms)
+            else:
+                self._client.update_run(run_id, state)
+
+    def external_model(self, experiment_id: str, run_id: str, model: ExternalModel) -> str:
+        """Log a model whose weights are elsewhere as the output of a run, and return its id.
+
+        The same as `mlflow.create_external_model`, which asks the fluent API for the active run. It is looked for
+        first, as the run's output and by its run, because MLflow would create it again.
+        """
+        from mlflow.entities import LoggedModelOutput
+
+        with self._translated():
+            outputs = self._client.get_run(run_id).outputs
+            linked = [output.model_id for output in (outputs.model_outputs if outputs else [])]
+            if linked:
+                return str(linked[0])
+            found = list(self._client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"))
+            created = found[0] if found else self._create_model(experiment_id, run_id, model)
+            self._finalize(created)
+            self._client.log_outputs(run_id, [LoggedModelOutput(created.model_id, step=0)])
+            return str(created.model_id)
+
+    def _create_model(self, experiment_id: str, run_id: str, model: ExternalModel) -> Any:
+        tags = {k: redact(v) for k, v in model.tags.items()}
+        return self._client.create_logged_model(
+            experiment_id,
+            name=model.name,
+            source_run_id=run_id,
+            tags={**tags, "mlflow.model.isExternal": "true"},
+            params=dict(model.params),
+        )
+
+    def _finalize(self, created: Any) -> None:
+        """Make a model READY, with the MLmodel file that the model registry wants of an external one too."""
+        from mlflow.models.utils import get_external_mlflow_model_spec
+
+        if created.status == "READY":
+            return
+        with tempfile.TemporaryDirectory(prefix="tunerun-") as folder:
+            get_external_mlflow_model_spec(created).save(str(Path(folder) / "MLmodel"))
+            self._client.log_model_artifacts(created.model_id, folder)
+        self._client.finalize_logged_model(created.model_id, "READY")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        import requests
+        import sqlalchemy
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError) as error:
+            text = str(error)
+            if "QueuePool" in text:
+                raise self._error(BusyError, "all its database connections are taken") from error
+            refused = isinstance(error, MlflowException) and error.error_code in _REFUSALS
+            raise self._error(RefusedError if refused else TrackingError, _cause(text)) from error
+        except OSError as error:
+            raise self._error(TrackingError, f"{error.strerror or error}: {error.filename or ''}") from error
+
+    def _error(self, kind: type[TrackingError], cause: str) -> TrackingError:
+        return kind(
+            f"MLflow at {self.address.name}: {redact(cause)}; nothing is lost: the ledger has it, "
+            "and `tunerun sync` brings MLflow up to date"
+        )
+
+
+def _cause(text: str) -> str:
+    """One line of what went wrong, out of a stack of messages that wrap each other."""
+    if reason := re.search(r"\[Errno -?\d+\] ([^'\")\n]+)", text):
+        return reason[1]
+    if "timed out" in text:
+        return f"no answer within {HTTP_TIMEOUT_S} s"
+    line = text.strip().partition("\n")[0]
+    return line if len(line) <= _MAX_CAUSE_CHARACTERS else line[:_MAX_CAUSE_CHARACTERS] + "..."
+
+
+def _write(folder: Path, files: Mapping[str, str | bytes]) -> None:
+    for name, content in files.items():
+        (folder / name).write_bytes(content if isinstance(content, bytes) else redact(content).encode())
+
+
+def _view_all() -> Any:
+    from mlflow.entities import ViewType
+
+    return ViewType.ALL
+
+
+def _import_mlflow() -> Any:
+    """Import mlflow, with its telemetry, retries and chatter turned off, and return its client's class.
+
+    HTTP retries are 0: after a lost answer MLflow 3.17 creates the run again and leaves a ghost, and against a dead
+    server it waits for minutes (reference/mlflow.md, 2f). Replaying again is our retry.
+    """
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(HTTP_TIMEOUT_S))
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import MlflowClient
+
+    # The first open of a store prints dozens of lines about tables that it creates.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    if "MLFLOW_LOGGING_LEVEL" not in os.environ:
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+    return MlflowClient

@@ -1,0 +1,287 @@
+"""What MLflow should show of one trial.
+
+A trial is one run, also when its job was lost and tried again. Each step of the curve is shown once, as the first
+attempt that reached it recorded it: what was sent never has to be taken back, and a rebuilt MLflow shows the same.
+On a deterministic backend a later attempt's values are the same anyway. State, end and tuned model are those of the
+last attempt.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import groupby
+from pathlib import PurePath
+from typing import Any
+
+import yaml
+
+from tunerun.digest import digest
+from tunerun.evaluation.curve import advise, epoch_means
+from tunerun.evaluation.verdict import LOSS, TRAINING_LOSS
+from tunerun.job import ExampleSet, JobState, Snapshot
+from tunerun.ledger import Evaluation, JobRecord, Ledger, Prediction, TrialProgress, TrialRecord
+from tunerun.schema import Hyperparameters
+from tunerun.tracking.image import (
+    ONCE,
+    ExternalModel,
+    FrozenSweep,
+    Input,
+    Kind,
+    Part,
+    Point,
+    RunImage,
+    RunState,
+    milliseconds,
+    table_tag,
+    trial_subject,
+)
+from tunerun.tracking.naming import label, metric_key, override_line, override_value, run_name, value_of
+
+EPOCH_LOSS = "train/epoch_mean_loss"
+BASE_LOSS = "validation/base_loss"
+TOKENS = "tokens/train"
+PREDICTIONS = "predictions.json"
+
+MAX_EXAMPLES_SHOWN = 10_000
+"""Rows of `examples.jsonl`; a longer set is cut there, since every trial of a sweep has a copy. The ledger has all."""
+
+_DIGEST_CHARACTERS = 8  # MLflow takes 36 and shows them all; the whole digest stands in the source
+_PARAM_CHARACTERS = 250
+
+_STATES = {
+    JobState.RUNNING: RunState.RUNNING,
+    JobState.SUCCEEDED: RunState.FINISHED,
+    JobState.FAILED: RunState.FAILED,
+    JobState.CANCELLED: RunState.KILLED,
+}
+
+
+def trial_seen(progress: TrialProgress) -> str:
+    """A digest of everything in the ledger that a trial's run depends on."""
+    return digest(asdict(progress))
+
+
+def trial_image(ledger: Ledger, sweep: FrozenSweep, trial: TrialRecord, seen: str) -> RunImage | None:
+    """What MLflow should show of a trial now; None before its first job has started.
+
+    The start of a run cannot be changed later, so it waits for the time that is known for good.
+    """
+    jobs = ledger.jobs(trial.key)
+    started_at = _started_at(jobs)
+    if started_at is None:
+        return None
+    job = jobs[-1]
+    curve = union_curve(ledger, jobs)
+    evaluation = ledger.evaluation(trial.key, trial.evaluation)
+    state = _STATES.get(job.state, RunState.SCHEDULED)
+    return RunImage(
+        subject=trial_subject(sweep.id, trial.number),
+        kind=Kind.TRIAL,
+        identity=sweep.identity(Kind.TRIAL, trial=str(trial.number), key=trial.key),
+        seen=seen,
+        name=run_name(trial.number, len(sweep.trials), sweep.varied, trial.overrides, trial.config),
+        start_ms=milliseconds(started_at),
+        state=state,
+        end_ms=milliseconds(job.finished_at) if job.finished_at is not None else None,
+        tags=_tags(sweep, trial, jobs, curve) | (table_tag(PREDICTIONS) if evaluation is not None else {}),
+        params=Part(ONCE, lambda: _params(sweep, trial)),
+        points=[*_curve_points(curve, job), *_measures(trial, job, evaluation)],
+        inputs=Part(ONCE, lambda: _inputs(sweep, trial)),
+        artifacts=_artifacts(sweep, trial, jobs, curve, evaluation),
+        model=_model(trial, job),
+    )
+
+
+def _started_at(jobs: Sequence[JobRecord]) -> float | None:
+    if not jobs:
+        return None
+    first = jobs[0]
+    if first.started_at is not None:
+        return first.started_at
+    return first.created_at if first.state.is_finished else None
+
+
+def union_curve(ledger: Ledger, jobs: Sequence[JobRecord]) -> list[Snapshot]:
+    """The loss curve over all attempts, by step: each step as the first attempt that reached it recorded it."""
+    curve: list[Snapshot] = []
+    for job in jobs:
+        curve += ledger.snapshots(job.id, after_step=curve[-1].step if curve else 0)
+    return curve
+
+
+def _curve_points(curve: Sequence[Snapshot], job: JobRecord) -> list[Point]:
+    points = [Point(TRAINING_LOSS, _drawn(s.mean_loss), milliseconds(s.compute_time), s.step) for s in curve]
+    for epoch, group in groupby(curve, key=lambda s: s.epoch):
+        steps = list(group)
+        if epoch < curve[-1].epoch or job.state is JobState.SUCCEEDED:
+            time_ms = milliseconds(steps[-1].compute_time)
+            points.append(Point(EPOCH_LOSS, _drawn(epoch_means(steps)[0]), time_ms, epoch))
+    return points
+
+
+def _drawn(value: float) -> float:
+    """NaN for infinity: MLflow stores that as 1.8e308, which flattens the whole chart."""
+    return value if math.isfinite(value) else math.nan
+
+
+def _measures(trial: TrialRecord, job: JobRecord, evaluation: Evaluation | None) -> list[Point]:
+    """Single values, at step 0: MLflow then draws a bar over all runs, and not a lonely dot."""
+    points = []
+    if job.state is JobState.SUCCEEDED and job.finished_at is not None:
+        measured = {k: v for k, v in job.metrics.items() if k != BASE_LOSS} | {TOKENS: float(trial.tokens)}
+        points += measure_points(measured, job.finished_at)
+    if evaluation is not None:
+        points += measure_points(evaluation.metrics, evaluation.created_at)
+    return points
+
+
+def measure_points(metrics: Mapping[str, float], time_s: float) -> list[Point]:
+    """Points at step 0, all of one time."""
+    return [Point(metric_key(name), _drawn(value), milliseconds(time_s), 0) for name, value in sorted(metrics.items())]
+
+
+def _tags(
+    sweep: FrozenSweep, trial: TrialRecord, jobs: Sequence[JobRecord], curve: Sequence[Snapshot]
+) -> dict[str, str]:
+    job = jobs[-1]
+    tags = sweep.code_tags() | {
+        "tunerun.backend": trial.config["backend"]["kind"],
+        "tunerun.state": job.state,
+        "tunerun.attempt": str(job.attempt),
+        "mlflow.note.content": _note(sweep, trial, job, curve),
+    }
+    reference = next((j.ref for j in reversed(jobs) if j.ref is not None), None)
+    if reference is not None:
+        tags["tunerun.job"] = reference.id
+    if job.tuned_model is not None:
+        tags["tunerun.tuned_model"] = job.tuned_model.name
+    return tags
+
+
+def _note(sweep: FrozenSweep, trial: TrialRecord, job: JobRecord, curve: Sequence[Snapshot]) -> str:
+    lines = [f"**Trial {trial.number}** of sweep `{sweep.id}`: {job.state}", ""]
+    if job.state.is_finished and curve:
+        lines[0] += f". Loss curve: {advise(epoch_means(curve)).text}."
+    if job.failure is not None:
+        lines += [f"Failed ({job.failure.kind}):", "", "```", job.failure.message[:2000], "```", ""]
+    lines += [*(f"- `{override_line(key, value)}`" for key, value in trial.overrides.items()), ""]
+    if job.created_at < sweep.record.created_at:
+        lines += ["The job is older than this sweep: an earlier one had the same trial, and its result was taken.", ""]
+    if job.tuned_model is not None:
+        lines += [f"Tuned model: `{job.tuned_model.name}` in `{job.tuned_model.location}`", ""]
+    return "\n".join(lines).strip()
+
+
+def _params(sweep: FrozenSweep, trial: TrialRecord) -> dict[str, str]:
+    config = trial.config
+    hyperparameters = Hyperparameters(**config["hyperparameters"])
+    params: dict[str, Any] = {
+        "epoch_count": hyperparameters.epoch_count,
+        "batch_size": hyperparameters.batch_size,
+        "learning_rate": hyperparameters.effective_learning_rate,
+        "adapter_rank": hyperparameters.adapter_rank,
+        "adapter_alpha": hyperparameters.adapter_alpha,
+        "template": trial.overrides.get("template") or digest(config["template"])[:8],
+        "model": config["model"]["name"],
+        "dataset": PurePath(config["dataset"]["path"]).name,
+        "backend": config["backend"]["kind"],
+        "seed": config["seed"],
+        "examples": len(sweep.examples(trial.training).examples),
+    }
+    for key in sweep.varied:
+        name = key.rpartition(".")[2]
+        if name not in params and label(key) not in ("model", "data", "tpl"):
+            params[key] = value_of(key, trial.overrides, config)
+    return {name: override_value(value)[:_PARAM_CHARACTERS] for name, value in params.items()}
+
+
+def _inputs(sweep: FrozenSweep, trial: TrialRecord) -> list[Input]:
+    inputs = [dataset_input(sweep.examples(trial.training), "training")]
+    if trial.validation is not None:
+        inputs.append(dataset_input(sweep.examples(trial.validation), "validation"))
+    return inputs
+
+
+def dataset_input(examples: ExampleSet, context: str) -> Input:
+    """A set of examples as an input of a run, under the first characters of our own digest of all its bytes."""
+    return Input(
+        name=PurePath(examples.source).stem or "examples",
+        digest=examples.digest[:_DIGEST_CHARACTERS],
+        source=json.dumps({"uri": examples.source, "sha256": examples.digest}),
+        rows=len(examples.examples),
+        context=context,
+    )
+
+
+def _artifacts(
+    sweep: FrozenSweep,
+    trial: TrialRecord,
+    jobs: Sequence[JobRecord],
+    curve: Sequence[Snapshot],
+    evaluation: Evaluation | None,
+) -> dict[str, Part[str | bytes]]:
+    artifacts: dict[str, Part[str | bytes]] = {
+        "experiment.yaml": Part(ONCE, lambda: _yaml(trial.config)),
+        "overrides.txt": Part(ONCE, lambda: "".join(f"{override_line(k, v)}\n" for k, v in trial.overrides.items())),
+        "template.yaml": Part(ONCE, lambda: _yaml(trial.config["template"])),
+        "examples.jsonl": Part(ONCE, lambda: examples_lines(sweep.examples(trial.training))),
+    }
+    if evaluation is not None:
+        artifacts[PREDICTIONS] = Part(ONCE, lambda: predictions_table(evaluation.predictions))
+    job = jobs[-1]
+    if job.state.is_finished and curve:
+        artifacts["loss.png"] = Part(str(job.attempt), lambda: _loss_png(sweep, trial, job, curve))
+    return artifacts | _failures(jobs)
+
+
+def _failures(jobs: Sequence[JobRecord]) -> dict[str, Part[str | bytes]]:
+    """The traceback of each attempt that failed with one."""
+    traces = {f"failure-{j.attempt}.txt": j.failure.traceback for j in jobs if j.failure and j.failure.traceback}
+    return {name: Part(ONCE, partial(str, trace)) for name, trace in traces.items()}
+
+
+def _yaml(value: object) -> str:
+    return yaml.safe_dump(json.loads(json.dumps(value)), sort_keys=False, allow_unicode=True)
+
+
+def examples_lines(examples: ExampleSet) -> str:
+    """Examples as JSON Lines, at most `MAX_EXAMPLES_SHOWN` of them."""
+    rows = (json.dumps(asdict(e), ensure_ascii=False) for e in examples.examples[:MAX_EXAMPLES_SHOWN])
+    return "".join(f"{row}\n" for row in rows)
+
+
+def predictions_table(predictions: Sequence[Prediction]) -> str:
+    """Answers to held-out examples in the form that MLflow's page shows as a table."""
+    columns = ["text_input", "expected", "predicted", "exact_match"]
+    return json.dumps(
+        {"columns": columns, "data": [[getattr(p, column) for column in columns] for p in predictions]},
+        ensure_ascii=False,
+    )
+
+
+def _loss_png(sweep: FrozenSweep, trial: TrialRecord, job: JobRecord, curve: Sequence[Snapshot]) -> bytes:
+    from tunerun.report import Curve, trial_plot
+
+    name = run_name(trial.number, len(sweep.trials), sweep.varied, trial.overrides, trial.config)
+    return trial_plot(Curve(name, tuple(curve), job.metrics.get(LOSS), job.metrics.get(BASE_LOSS)))
+
+
+def _model(trial: TrialRecord, job: JobRecord) -> Part[ExternalModel] | None:
+    tuned = job.tuned_model
+    if tuned is None:
+        return None
+    model = ExternalModel(
+        name=tuned.name.rpartition("/")[2],
+        tags={
+            "tunerun.tuned_model": tuned.name,
+            "tunerun.location": tuned.location,
+            "tunerun.key": trial.key,
+            "tunerun.base_model": tuned.model.name,
+        },
+        params={"base_model": tuned.model.name},
+    )
+    return Part(tuned.name, lambda: model)

@@ -1,0 +1,164 @@
+"""The tracker: a thread that replays the ledger into MLflow while a sweep runs, so that training never waits for it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from filelock import FileLock, Timeout
+
+from tunerun.errors import LedgerError, TrackingError
+from tunerun.ledger import Ledger
+from tunerun.schema import Tracking
+from tunerun.tracking.address import parse_address
+from tunerun.tracking.image import trial_subject
+from tunerun.tracking.replay import Replay, SyncReport
+from tunerun.tracking.store import RefusedError, Store
+
+LEDGER_FILE = "ledger.db"
+LOCK_WAIT_S = 5.0
+"""How long a last replay, or one that was asked for, waits for another process that is replaying."""
+
+
+def open_tracker(tracking: Tracking, runs: Path) -> Tracker | None:
+    """The tracker of a config, None where it says there is none; nothing is imported or opened yet.
+
+    Args:
+        runs: the folder of the ledger, `paths.runs`.
+
+    Raises:
+        ConfigError: tracking.uri is no place MLflow can keep runs in.
+    """
+    if tracking.kind == "none":
+        return None
+    uri = tracking.uri if tracking.uri is not None else f"sqlite:///{runs.absolute() / 'mlflow.db'}"
+    return Tracker(runs / LEDGER_FILE, uri)
+
+
+class Tracker:
+    """Brings one MLflow store up to date with one ledger, now or every few seconds.
+
+    What goes wrong with MLflow is never raised but kept in `problem`: the ledger has everything, and the next replay
+    brings it. Processes that share a ledger take turns by a lock beside it; one that finds it taken skips its turn.
+
+    Args:
+        ledger_path: the ledger's file; need not be there before the first replay.
+        uri: a tracking URI; it may hold a password, which is shown nowhere.
+        interval_s: seconds between two replays.
+
+    Attributes:
+        uri: the tracking URI, a SQLite path made absolute.
+        name: the same without user and password.
+        problem: what went wrong last, in one line for the user; None: all is well.
+
+    Raises:
+        ConfigError: the URI is no place MLflow can keep runs in.
+    """
+
+    def __init__(self, ledger_path: Path, uri: str, interval_s: float = 3.0) -> None:
+        address = parse_address(uri, ledger_path.parent)
+        self.uri = address.uri
+        self.name = address.name
+        self.problem: str | None = None
+        self._ledger_path = ledger_path
+        self._store = Store(address)
+        self._interval_s = interval_s
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, sweep_id: str) -> None:
+        """Replay a sweep from now on, until closed, in a thread of its own."""
+        # A daemon: a store that does not answer must not keep a finished process from ending.
+        self._thread = threading.Thread(target=self._write, args=[sweep_id], name="tunerun-tracker", daemon=True)
+        self._thread.start()
+
+    def close(self, timeout_s: float) -> None:
+        """Replay a last time and stop, in at most `timeout_s` seconds; what is then missing stands in `problem`."""
+        self._closing.set()
+        if self._thread is None:
+            return
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            self.problem = (
+                f"MLflow at {self.name}: not up to date after {timeout_s:g} s; nothing is lost: the ledger has it, "
+                "and `tunerun sync` brings MLflow up to date"
+            )
+        self._thread = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close(timeout_s=LOCK_WAIT_S)
+
+    def sync(self, sweep_ids: Sequence[str] | None = None) -> SyncReport:
+        """Bring MLflow up to date now, in this thread.
+
+        Args:
+            sweep_ids: None: all sweeps of the ledger.
+
+        Raises:
+            LedgerError: the ledger cannot be read.
+            NotFoundError: the ledger holds no such sweep.
+        """
+        with Ledger(self._ledger_path) as ledger:
+            replay = Replay(ledger, self._store, self.name)
+            wanted = [sweep.id for sweep in ledger.sweeps()] if sweep_ids is None else list(sweep_ids)
+            self._turn(replay, wanted, LOCK_WAIT_S)
+            return SyncReport(len(wanted), replay.runs, replay.points, self.problem)
+
+    def run_id(self, ledger: Ledger, sweep_id: str, number: int) -> str | None:
+        """The id of a trial's run, from the ledger alone; None: it has none yet."""
+        mark = ledger.mark(self.name, trial_subject(sweep_id, number))
+        return mark.run_id if mark is not None else None
+
+    def link(self, ledger: Ledger, sweep_id: str) -> str | None:
+        """The path of a sweep's experiment on MLflow's page, from the ledger alone; None: it is not there yet.
+
+        Without the query the page shows traces and no runs (reference/mlflow.md, section 4).
+        """
+        marks = ledger.marks(self.name, f"{sweep_id}/")
+        experiment = next((m.document["experiment"] for m in marks.values() if "experiment" in m.document), None)
+        return experiment_path(experiment) if experiment is not None else None
+
+    def _write(self, sweep_id: str) -> None:
+        try:
+            with Ledger(self._ledger_path) as ledger:
+                replay = Replay(ledger, self._store, self.name)
+                while not self._closing.is_set():
+                    self._turn(replay, [sweep_id], 0)
+                    self._closing.wait(self._interval_s)
+                self._turn(replay, [sweep_id], LOCK_WAIT_S)
+        except LedgerError as error:
+            self.problem = str(error)
+
+    def _turn(self, replay: Replay, sweep_ids: Sequence[str], lock_wait_s: float) -> None:
+        """Replay some sweeps; a refusal is kept and the next one goes on, an MLflow that does not answer ends it."""
+        problem = None
+        lock = FileLock(self._ledger_path.with_name(self._ledger_path.name + ".tracker.lock"), timeout=lock_wait_s)
+        try:
+            with lock:
+                for sweep_id in sweep_ids:
+                    try:
+                        replay.sweep(sweep_id)
+                    except RefusedError as error:
+                        problem = problem or str(error)
+            self.problem = problem
+        except TrackingError as error:
+            self.problem = str(error)
+        except Timeout:
+            if lock_wait_s > 0:
+                self.problem = (
+                    f"MLflow at {self.name}: another process is bringing it up to date; "
+                    "`tunerun sync` does so again when it is done"
+                )
+
+
+def experiment_path(experiment_id: str) -> str:
+    """The path of an experiment's runs on MLflow's page."""
+    return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
