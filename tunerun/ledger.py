@@ -43,6 +43,9 @@ from tunerun.schema import Model, Scalar
 
 SCHEMA_VERSION = 1
 
+FILE_NAME = "ledger.db"
+"""The ledger's file in a runs folder."""
+
 _SCHEMA = """
 CREATE TABLE sweep (
     id TEXT PRIMARY KEY, experiment TEXT NOT NULL, created_at REAL NOT NULL, document TEXT NOT NULL);

@@ -361,7 +361,7 @@ class _Planner:
         if counted not in self._tokens:
             counter = token_counter(config.model, self.cache)
             self.tokens_exact = self.tokens_exact and counter.exact
-            self._tokens[counted] = counter.count_all(examples.examples)
+            self._tokens[counted] = sum(counter.count_all(examples.examples))
         return self._tokens[counted]
 
     def _done(self) -> frozenset[str]:

@@ -18,7 +18,7 @@ WIDTH_INCHES = 8.0
 HEIGHT_INCHES = 4.5
 DOTS_PER_INCH = 110
 MAX_IN_LEGEND = 12
-"""Curves that are named; of more, the ones that end lowest."""
+"""Curves that are named; of more, the best trial's and the ones that end lowest."""
 
 _GREY = "#9aa0a6"
 _UNIT = "nats per output token"
@@ -73,7 +73,7 @@ def sweep_plot(title: str, curves: Sequence[Curve], best: str | None = None) -> 
         best: the name of the trial that is drawn thicker; None: none.
     """
     figure, axes = _canvas(title)
-    named = sorted(curves, key=lambda c: _last(c))[:MAX_IN_LEGEND]
+    named = sorted(curves, key=lambda c: (c.name != best, _last(c)))[:MAX_IN_LEGEND]
     colours = _colours(len(named))
     for curve in curves:
         is_named = curve in named

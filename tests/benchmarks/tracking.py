@@ -5,71 +5,104 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.tracking.sweeps import Lab, freeze
 from tunerun.job import JobState, JobStatus, Snapshot
 from tunerun.ledger import Ledger
 from tunerun.tracking import Tracker
-from tunerun.tracking.address import parse_address
-from tunerun.tracking.store import Store
 
-ROUNDS = 7
+ROUNDS = 5
+TRIALS = 8
 POINTS = 500
+MORE_POINTS = 1000
 VARIED = 20
 """With tunerun's own params this makes 30."""
 
 
 def run() -> list[str]:
-    """Show one trial of 30 params and 500 points in a fresh SQLite store: our replay and bare MLflow, in turns."""
-    ours, bare = [], []
+    """Time our replay and bare MLflow in turns, each on a fresh SQLite store that is open already."""
+    first: list[tuple[float, float]] = []
+    later: list[tuple[float, float]] = []
     for _ in range(ROUNDS):
-        with tempfile.TemporaryDirectory() as folder:
-            ours.append(_replay(Path(folder)))
-        with tempfile.TemporaryDirectory() as folder:
-            bare.append(_bare(Path(folder)))
-    ratio = min(ours) / min(bare), statistics.median(ours) / statistics.median(bare)
+        ours, bare = _replayed(), _bare()
+        first.append((ours[0], bare[0]))
+        later.append((ours[1], bare[1]))
     return [
-        f"MLflow, one trial of 30 params and {POINTS} points, fresh SQLite store, {ROUNDS} rounds in turns",
-        f"  tunerun's replay   min {min(ours) * 1000:6.0f} ms, median {statistics.median(ours) * 1000:6.0f} ms",
-        f"  bare MlflowClient  min {min(bare) * 1000:6.0f} ms, median {statistics.median(bare) * 1000:6.0f} ms",
-        f"  ratio              min {ratio[0]:6.2f}, median {ratio[1]:6.2f}",
+        f"MLflow on a fresh SQLite store, {ROUNDS} rounds in turns: tunerun's replay against bare MlflowClient",
+        *_lines(f"{TRIALS} trials of 30 params and {POINTS} points (ours also: artifacts, datasets, summary)", first),
+        *_lines(f"then {MORE_POINTS} points more of one trial, one log_batch", later),
     ]
 
 
-def _replay(folder: Path) -> float:
-    with Ledger(folder / "ledger.db") as ledger:
-        lab = _running_trial(ledger)
-        tracker = Tracker(ledger.path, f"sqlite:///{folder / 'mlflow.db'}")
-        tracker.sync([])  # imports nothing and opens nothing
-        Store(parse_address(tracker.uri, folder)).experiments()
-        tracker._store.experiment("warm-up")
-        start = time.perf_counter()
-        report = tracker.sync([lab.sweep.id])
-        seconds = time.perf_counter() - start
-        assert report.problem is None
-        assert report.points >= POINTS
-        return seconds
+def _lines(what: str, pairs: list[tuple[float, float]]) -> list[str]:
+    ours, bare = [pair[0] * 1000 for pair in pairs], [pair[1] * 1000 for pair in pairs]
+    return [
+        f"  {what}",
+        f"    ours  min {min(ours):6.0f} ms, median {statistics.median(ours):6.0f} ms",
+        f"    bare  min {min(bare):6.0f} ms, median {statistics.median(bare):6.0f} ms",
+        f"    ratio min {min(ours) / min(bare):6.2f}, median {statistics.median(ours) / statistics.median(bare):6.2f}",
+    ]
 
 
-def _running_trial(ledger: Ledger) -> Lab:
-    point = {"hyperparameters.learning_rate": 0.001, **{f"axis_{n:02}": n for n in range(VARIED)}}
-    lab = freeze(ledger, points=[point])
-    job = lab.start(0)
-    curve = tuple(Snapshot(n, 1 + n // 100, 2 / n, 1_760_000_000 + n) for n in range(1, POINTS + 1))
-    ledger.record(job, JobStatus(JobState.RUNNING, curve))
+def _seconds(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def _replayed() -> tuple[float, float]:
+    with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "ledger.db") as ledger:
+        tracker = Tracker(ledger.path, f"sqlite:///{folder}/mlflow.db")
+        warm_up = freeze(ledger, "warm-up", name="warm-up")
+        tracker.sync([warm_up.sweep.id])  # opens the store
+        lab = _running(ledger)
+        first = _seconds(lambda: tracker.sync([lab.sweep.id]))
+        job = ledger.job(lab.trials[0].key)
+        assert job is not None
+        ledger.record(job.id, JobStatus(JobState.RUNNING, _curve(POINTS + MORE_POINTS)))
+        later = _seconds(lambda: tracker.sync([lab.sweep.id]))
+        assert tracker.problem is None
+        return first, later
+
+
+def _running(ledger: Ledger) -> Lab:
+    lab = freeze(ledger, points=[{f"axis_{n:02}": n + trial for n in range(VARIED)} for trial in range(TRIALS)])
+    for trial in range(TRIALS):
+        ledger.record(lab.start(trial), JobStatus(JobState.RUNNING, _curve(POINTS)))
     return lab
 
 
-def _bare(folder: Path) -> float:
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param
+def _curve(steps: int) -> tuple[Snapshot, ...]:
+    """One epoch that never ends, so that there is no point but one a step."""
+    return tuple(Snapshot(step, 1, 2 / step, 1_760_000_000 + step) for step in range(1, steps + 1))
 
-    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    client.create_experiment("warm-up", artifact_location=(folder / "mlartifacts").as_uri())
-    start = time.perf_counter()
-    experiment = client.create_experiment("next-number", artifact_location=(folder / "mlartifacts").as_uri())
-    run_id = client.create_run(experiment, run_name="t0", tags={f"tag{n}": "x" for n in range(10)}).info.run_id
+
+def _bare() -> tuple[float, float]:
+    from mlflow import MlflowClient
+
+    with tempfile.TemporaryDirectory() as folder:
+        client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+        experiment = client.create_experiment("bare", artifact_location=Path(folder).as_uri())
+        runs: list[str] = []
+        first = _seconds(lambda: runs.extend(_bare_run(client, experiment, trial) for trial in range(TRIALS)))
+        later = _seconds(lambda: client.log_batch(runs[0], metrics=_metrics(POINTS, POINTS + MORE_POINTS)))
+        return first, later
+
+
+def _bare_run(client: Any, experiment: str, trial: int) -> str:
+    from mlflow.entities import Param
+
+    tags = {f"tag{n}": "x" for n in range(14)}
+    run_id: str = client.create_run(experiment, run_name=f"t{trial}", tags=tags).info.run_id
     client.log_batch(run_id, params=[Param(f"param_{n:02}", str(n)) for n in range(30)])
-    client.log_batch(run_id, metrics=[Metric("train/mean_loss", 2 / n, 1_760_000_000 + n, n) for n in range(1, 501)])
-    return time.perf_counter() - start
+    client.log_batch(run_id, metrics=_metrics(0, POINTS))
+    return run_id
+
+
+def _metrics(after: int, upto: int) -> list[Any]:
+    from mlflow.entities import Metric
+
+    return [Metric("train/mean_loss", 2 / n, 1_760_000_000_000 + n * 1000, n) for n in range(after + 1, upto + 1)]

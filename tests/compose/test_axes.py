@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from tunerun.compose import config_directories, load
 from tunerun.compose.loader import CONFIG_NAME, Loader
@@ -138,7 +139,7 @@ OVERRIDES = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(OVERRIDES, min_size=1, max_size=4))
 def test_expansion_equals_a_full_compose_of_every_point(sweep: list[list[str]]) -> None:
     """The fast expansion gives the config that Hydra composes from the same overrides, whatever came before."""
@@ -147,8 +148,8 @@ def test_expansion_equals_a_full_compose_of_every_point(sweep: list[list[str]]) 
             parsed = [loader.parse(text) for text in [NEXT, *overrides]]
             try:
                 composed = OmegaConf.to_container(compose(CONFIG_NAME, overrides=[NEXT, *overrides]), resolve=True)
-            except HydraException:
-                with pytest.raises(ConfigError, match="command line: "):
+            except (HydraException, OmegaConfBaseException):
+                with pytest.raises(ConfigError, match=r"command line: |is missing"):
                     loader.point(parsed)
             else:
                 assert loader.point(parsed) == composed

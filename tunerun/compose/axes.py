@@ -23,10 +23,10 @@ _ZIPPED = "zip"
 
 @dataclass(frozen=True)
 class Axis:
-    """A dotted key or a group, and the overrides that set each of its values."""
+    """A dotted key or a group, and the texts of overrides that set each of its values."""
 
     key: str
-    values: tuple[Override, ...]
+    values: tuple[str, ...]
     zipped: bool
 
 
@@ -75,7 +75,7 @@ def expand(
     problems.extend(_unknown_exclusions(exclude, {axis.key for axis in found} | pins.keys()))
     if problems:
         raise ConfigError(problems)
-    points = tuple(point for point in _product(found) if not _is_excluded(point, pins, exclude))
+    points = tuple(point for point in _product(loader, found) if not _is_excluded(point, pins, exclude))
     if not points:
         raise ConfigError("sweep.exclude leaves no point of the sweep; take an entry away")
     return ExpandedSweep(pins, points)
@@ -130,29 +130,26 @@ def _axis(loader: Loader, key: str, override: Override) -> Axis:
         raise ConfigError(f"{override.input_line}: {key} changes no trial and cannot be swept; run once for each value")
     if override.is_delete():
         raise ConfigError(f"{override.input_line}: a key cannot be deleted by a sweep; set it to null instead")
-    elements = loader.elements(override) if override.is_sweep_override() else [override.get_value_string()]
-    prefix = override.get_key_element()
-    values = tuple(loader.parse(f"{prefix}={element}") for element in elements)
-    if not values:
+    sweeps = override.is_sweep_override()
+    elements = loader.elements(override, MAX_POINTS) if sweeps else [override.get_value_string()]
+    if len(elements) > MAX_POINTS:
+        raise ConfigError(f"{override.input_line}: more than {MAX_POINTS:,} values; shorten the axis")
+    if not elements:
         raise ConfigError(f"{override.input_line}: has no values; give some, such as 1,2,3, or take the axis away")
-    for value in values:
-        if isinstance(value.value(), dict | list):
-            raise ConfigError(
-                f"{override.input_line}: a value must be text, a number, true, false or null; sweep a group instead"
-            )
-    return Axis(key, values, loader.is_zipped(override))
+    prefix = override.get_key_element()
+    return Axis(key, tuple(f"{prefix}={element}" for element in elements), loader.is_zipped(override))
 
 
 def _disagreements(axes: Sequence[Axis]) -> list[str]:
     zipped = [axis for axis in axes if axis.zipped]
-    problems = []
     if len({len(axis.values) for axis in zipped}) > 1:
         lengths = ", ".join(f"{axis.key} has {len(axis.values)}" for axis in zipped)
-        problems.append(f"sweep.axes: axes written with zip(..) must have equally many values: {lengths}")
-    elif math.prod(len(dimension) for dimension in _dimensions(axes)) > MAX_POINTS:
-        product = " x ".join(str(len(dimension)) for dimension in _dimensions(axes))
-        problems.append(f"sweep.axes: {product} points; at most {MAX_POINTS:,} are allowed; shorten an axis")
-    return problems
+        return [f"sweep.axes: axes written with zip(..) must have equally many values: {lengths}"]
+    sizes = [len(dimension[0].values) for dimension in _dimensions(axes)]
+    if math.prod(sizes) > MAX_POINTS:
+        product = " x ".join(map(str, sizes))
+        return [f"sweep.axes: {product} points; at most {MAX_POINTS:,} are allowed; shorten an axis"]
+    return []
 
 
 def _unknown_exclusions(exclude: Sequence[Mapping[str, Scalar]], known: set[str]) -> list[str]:
@@ -164,19 +161,25 @@ def _unknown_exclusions(exclude: Sequence[Mapping[str, Scalar]], known: set[str]
     ]
 
 
-def _dimensions(axes: Sequence[Axis]) -> list[list[tuple[Override, ...]]]:
+def _dimensions(axes: Sequence[Axis]) -> list[list[Axis]]:
     """The factors of the product; all zipped axes are one, at the place of the first."""
-    dimensions: dict[str, list[tuple[Override, ...]]] = {}
+    dimensions: dict[str, list[Axis]] = {}
     for axis in axes:
-        name = _ZIPPED if axis.zipped else axis.key
-        rows: list[tuple[Override, ...]] = dimensions.get(name) or [()] * len(axis.values)
-        dimensions[name] = [(*row, value) for row, value in zip(rows, axis.values, strict=True)]
+        dimensions.setdefault(_ZIPPED if axis.zipped else axis.key, []).append(axis)
     return list(dimensions.values())
 
 
-def _product(axes: Sequence[Axis]) -> Iterator[tuple[Override, ...]]:
-    for combination in itertools.product(*_dimensions(axes)):
+def _product(loader: Loader, axes: Sequence[Axis]) -> Iterator[tuple[Override, ...]]:
+    rows = [list(zip(*(_parsed(loader, axis) for axis in dimension), strict=True)) for dimension in _dimensions(axes)]
+    for combination in itertools.product(*rows):
         yield tuple(itertools.chain.from_iterable(combination))
+
+
+def _parsed(loader: Loader, axis: Axis) -> list[Override]:
+    values = [loader.parse(text) for text in axis.values]
+    if any(isinstance(value.value(), dict | list) for value in values):
+        raise ConfigError(f"{axis.key}: a value must be text, a number, true, false or null; sweep a group instead")
+    return values
 
 
 def _is_excluded(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from tunerun.errors import ConfigError
 
@@ -129,8 +130,8 @@ class Loader:
         """Whether an axis was written with `zip(...)`."""
         return _ZIP in getattr(override.value(), "tags", ())
 
-    def elements(self, override: Override) -> list[str]:
-        """The values of a sweeping override, as text that can stand behind `key=`.
+    def elements(self, override: Override, at_most: int) -> list[str]:
+        """The values of a sweeping override, as text that can stand behind `key=`; one more than `at_most` at most.
 
         Raises:
             ConfigError: the values cannot be listed, as those of `interval(...)`.
@@ -138,7 +139,7 @@ class Loader:
         if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
             return cast(Glob, override.value()).filter(self.options(override.key_or_group))
         try:
-            return list(override.sweep_string_iterator())
+            return list(itertools.islice(override.sweep_string_iterator(), at_most + 1))
         except HydraException as error:
             raise ConfigError(
                 f"{override.input_line}: the values of an axis must be listed: 1,2, choice(..), range(..) or zip(..)"
@@ -285,8 +286,14 @@ def _apply(overrides: Sequence[Override], config: DictConfig) -> None:
 def _container(config: DictConfig) -> Raw:
     try:
         return cast(Raw, OmegaConf.to_container(config, resolve=True))
+    except InterpolationToMissingValueError as error:
+        unresolved = cast(Raw, OmegaConf.to_container(config, resolve=False))
+        raise ConfigError(
+            [f"{'.'.join(key)}: is missing; give it a value" for key in missing_keys(unresolved)]
+        ) from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{getattr(error, 'full_key', None) or CONFIG_NAME}: {_first_line(error)}") from error
+        reason = _first_line(error).replace("KeyError raised while resolving interpolation: ", "").strip('"')
+        raise ConfigError(f"{getattr(error, 'full_key', None) or CONFIG_NAME}: {reason}") from error
 
 
 def _without(raw: Mapping[str, Any], keys: Sequence[str]) -> Raw:

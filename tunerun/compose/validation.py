@@ -30,10 +30,10 @@ _KINDS = {
     "string_pattern_mismatch": "must be a slug: small letters, digits, - and _, a letter first, such as next_number",
     "string_too_short": "must not be empty",
     "string_too_long": "must have at most {max_length} characters",
-    "greater_than": "must be greater than {gt}",
-    "greater_than_equal": "must be {ge} or more",
-    "less_than": "must be less than {lt}",
-    "less_than_equal": "must be {le} or less",
+    "greater_than": "must be greater than {gt:g}",
+    "greater_than_equal": "must be {ge:g} or more",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be {le:g} or less",
 }
 
 

@@ -13,7 +13,7 @@ import torch
 from tunerun.engine import tuned_model
 from tunerun.engine.chat import ChatFormat
 from tunerun.engine.encoding import batches_by_length, encode_texts
-from tunerun.engine.network import LoadedModel, take_off
+from tunerun.engine.network import LoadedModel, peft_warnings_ignored, take_off
 from tunerun.errors import BaseModelError, InputError
 from tunerun.job import GenerateOptions
 
@@ -123,12 +123,14 @@ class Generation:
         else:
             name = f"adapter_{self._count}"
             self._count += 1
-            if self._adapted is None:
-                self._adapted = peft.PeftModel.from_pretrained(
-                    self._base.network, adapter, adapter_name=name, torch_device=str(self._base.device)
-                )
-            else:
-                self._adapted.load_adapter(adapter, adapter_name=name, torch_device=str(self._base.device))
+            device = str(self._base.device)
+            with peft_warnings_ignored():
+                if self._adapted is None:
+                    self._adapted = peft.PeftModel.from_pretrained(
+                        self._base.network, adapter, adapter_name=name, torch_device=device
+                    )
+                else:
+                    self._adapted.load_adapter(adapter, adapter_name=name, torch_device=device)
             self._names[known] = name
         self._adapted.set_adapter(self._names[known])
         while len(self._names) > ADAPTERS_KEPT:

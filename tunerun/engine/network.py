@@ -132,7 +132,7 @@ def fresh_adapter(base: LoadedModel, hyperparameters: Hyperparameters, seed: int
         lora_dropout=0.0,
         target_modules="all-linear",
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), peft_warnings_ignored():
         torch.manual_seed(seed)
         adapted = peft.get_peft_model(base.network, config, adapter_name=ADAPTER)
     adapted.eval()  # dropout stays off; gradients flow all the same
@@ -140,6 +140,17 @@ def fresh_adapter(base: LoadedModel, hyperparameters: Hyperparameters, seed: int
         yield adapted
     finally:
         take_off(base, adapted)
+
+
+@contextmanager
+def peft_warnings_ignored() -> Iterator[None]:
+    """Ignore what PEFT warns of that is PEFT's own business."""
+    with warnings.catch_warnings():
+        # PEFT 0.21 asks transformers 5.23 by an old name.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        # It looks for the base model's config on the hub, where a local one is not.
+        warnings.filterwarnings("ignore", message="Could not find a config file")
+        yield
 
 
 def take_off(base: LoadedModel, adapted: Any) -> None:
@@ -159,7 +170,6 @@ def save_adapter(adapted: Any, source: str, folder: Path) -> None:
     config = adapted.peft_config[ADAPTER]
     config.base_model_name_or_path = source
     config.target_modules = sorted(config.target_modules)  # PEFT holds a set, in another order in every process
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Could not find a config file")  # source need not be on the hub
+    with peft_warnings_ignored():
         adapted.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, all placeholders

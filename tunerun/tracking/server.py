@@ -26,6 +26,7 @@ POOL_SIZE = 50
 """Database connections: with MLflow's own 5, sixteen clients at once make it refuse (reference/mlflow.md, 2b)."""
 
 _POLL_S = 0.2
+_STDERR = 2
 
 
 def serve_ui(uri: str, port: int) -> int:
@@ -50,7 +51,8 @@ def serve_ui(uri: str, port: int) -> int:
         return 0
     _check_port(port)
     links = [f"  {name}: http://{HOST}:{port}/{experiment_path(i)}" for i, name in Store(address).experiments()]
-    server = subprocess.Popen(_command(port), env=_environment(address))
+    # Its own words go to stderr: stdout is for the link.
+    server = subprocess.Popen(_command(port), env=_environment(address), stdout=_STDERR)
     with _stopped_with_us(server):
         _await_answer(server, port)
         _say("\n".join([f"MLflow: http://{HOST}:{port}   (Ctrl-C stops it)", *links]))

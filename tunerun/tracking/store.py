@@ -34,6 +34,7 @@ _REFUSALS = frozenset(
     {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST", "INVALID_STATE"}
 )
 _MAX_CAUSE_CHARACTERS = 200
+_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
 
 class RefusedError(TrackingError):
@@ -261,7 +262,7 @@ def _cause(text: str) -> str:
     if reason := re.search(r"\[Errno -?\d+\] ([^'\")\n]+)", text):
         return reason[1]
     if "timed out" in text:
-        return f"no answer within {HTTP_TIMEOUT_S} s"
+        return f"no answer within {os.environ.get(_TIMEOUT, HTTP_TIMEOUT_S)} s"
     line = text.strip().partition("\n")[0]
     return line if len(line) <= _MAX_CAUSE_CHARACTERS else line[:_MAX_CAUSE_CHARACTERS] + "..."
 
@@ -284,7 +285,7 @@ def _import_mlflow() -> Any:
     server it waits for minutes (reference/mlflow.md, 2f). Replaying again is our retry.
     """
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(HTTP_TIMEOUT_S))
+    os.environ.setdefault(_TIMEOUT, str(HTTP_TIMEOUT_S))
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
 

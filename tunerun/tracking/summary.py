@@ -201,7 +201,7 @@ def _best_points(ledger: Ledger, verdict: Verdict) -> list[Point]:
 
 
 def best_key(metric: str) -> str:
-    """The metric of a sweep's own run, such as `best/exact_match`: apart from the trials', whose bars it would double."""
+    """The metric of a sweep's own run, such as `best/exact_match`; the trials' bars stay as they are."""
     return f"best/{metric.removeprefix('eval/').replace('/', '_')}"
 
 

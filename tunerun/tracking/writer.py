@@ -11,14 +11,13 @@ from typing import Self
 from filelock import FileLock, Timeout
 
 from tunerun.errors import LedgerError, TrackingError
-from tunerun.ledger import Ledger
+from tunerun.ledger import FILE_NAME, Ledger
 from tunerun.schema import Tracking
 from tunerun.tracking.address import parse_address
 from tunerun.tracking.image import trial_subject
 from tunerun.tracking.replay import Replay, SyncReport
 from tunerun.tracking.store import RefusedError, Store
 
-LEDGER_FILE = "ledger.db"
 LOCK_WAIT_S = 5.0
 """How long a last replay, or one that was asked for, waits for another process that is replaying."""
 
@@ -35,7 +34,7 @@ def open_tracker(tracking: Tracking, runs: Path) -> Tracker | None:
     if tracking.kind == "none":
         return None
     uri = tracking.uri if tracking.uri is not None else f"sqlite:///{runs.absolute() / 'mlflow.db'}"
-    return Tracker(runs / LEDGER_FILE, uri)
+    return Tracker(runs / FILE_NAME, uri)
 
 
 class Tracker:

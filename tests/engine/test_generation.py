@@ -1,0 +1,168 @@
+"""Generation: the same prompts as training, in order, and what PEFT and transformers give by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.engine import tiny_model
+from tests.engine.observer import Recording
+from tests.engine.tiny_model import EXAMPLES, request_of
+from tunerun.engine import encoding, network, training, tuned_model
+from tunerun.engine.generation import ADAPTERS_KEPT, Generation
+from tunerun.engine.network import LoadedModel
+from tunerun.errors import BaseModelError, InputError, NotFoundError
+from tunerun.job import Example, GenerateOptions, TuningRequest
+from tunerun.schema import Model
+
+# PEFT 0.21 asks transformers 5.23 by an old name.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+INPUTS = ["1", "twenty two and some more words, so that lengths differ", "", "8", "ninety nine"]
+OPTIONS = GenerateOptions(max_output_tokens=12)
+
+
+def tune(base: LoadedModel, request: TuningRequest, folder: Path) -> Path:
+    """Train and write a tuned model's folder, as the engine's process does."""
+
+    class Storing(Recording):
+        def trained(self, request: TuningRequest, adapted: Any, snapshots: Any, metrics: dict[str, float]) -> None:
+            tuned_model.write(
+                folder / request.tuned_model_id,
+                tuned_model.record_of(request, base.identity, base.chat),
+                tuned_model.FinishedJob("job", tuple(snapshots), metrics),
+                lambda partial: network.save_adapter(adapted, request.model.source, partial),
+            )
+
+    (outcome,) = training.train([request], base, Storing())
+    assert outcome.failure is None
+    return folder / request.tuned_model_id
+
+
+@pytest.fixture(scope="module")
+def tuned(base: LoadedModel, tiny: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    request = request_of(tiny, epoch_count=60, learning_rate=0.03, adapter_rank=8)
+    return tune(base, request, tmp_path_factory.mktemp("tuned"))
+
+
+@pytest.fixture
+def generation(base: LoadedModel) -> Iterator[Generation]:
+    generation = Generation(base)
+    yield generation
+    generation.release()
+
+
+def transformers_answer(
+    folder: str, adapter: Path | None, text: str, max_new_tokens: int = OPTIONS.max_output_tokens
+) -> str:
+    """What transformers and PEFT answer by themselves, with the tokenizer's own chat template."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = plain if adapter is None else PeftModel.from_pretrained(plain, adapter).eval()
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    with torch.no_grad():
+        tokens = model.generate(**prompt, max_new_tokens=max_new_tokens, do_sample=False)
+    return str(tokenizer.decode(tokens[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))
+
+
+def test_generation_sends_the_prompt_tokens_of_training(base: LoadedModel):
+    """The tokens of an example up to its answer are the ones that transformers' own chat template gives."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base.network.config.name_or_path)
+    for example in (*EXAMPLES, Example("\n two lines\nand 你好 ", "x")):
+        (encoded,) = encoding.encode_examples(base.tokenizer, base.chat, [example])
+        turns = [{"role": "user", "content": example.text_input}]
+        assert encoded.prompt == tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
+        assert encoding.encode_texts(base.tokenizer, [base.chat.prompt(example.text_input)]) == [encoded.prompt]
+        assert encoded.target[-1] in base.stop_ids
+
+
+def test_tuned_model_has_learned_its_examples(generation: Generation, tuned: Path):
+    """Enough epochs on seven examples teach the tiny model their answers, end included."""
+    answers = generation.answer(tuned, [one.text_input for one in EXAMPLES], OPTIONS)
+    assert answers == [one.output for one in EXAMPLES]
+
+
+def test_folder_loads_with_peft_alone(generation: Generation, tuned: Path, tiny: Model):
+    """PEFT and transformers load the folder unchanged and answer exactly as the engine."""
+    ours = generation.answer(tuned, INPUTS, OPTIONS)
+    assert ours == [transformers_answer(tiny.source, tuned, text) for text in INPUTS]
+
+
+def test_base_model_answers_bare(generation: Generation, tuned: Path, tiny: Model):
+    """The base model answers as transformers alone, also when adapters were used before."""
+    expected = [transformers_answer(tiny.source, None, text) for text in INPUTS]
+    assert generation.answer(None, INPUTS, OPTIONS) == expected
+    generation.answer(tuned, INPUTS, OPTIONS)
+    assert generation.answer(None, INPUTS, OPTIONS) == expected
+
+
+def test_many_inputs_come_back_in_order(generation: Generation, tuned: Path):
+    """More inputs than a batch holds are answered each as if it were alone."""
+    inputs = [one.text_input for one in EXAMPLES] * 6
+    alone = {text: generation.answer(tuned, [text], OPTIONS)[0] for text in set(inputs)}
+    assert generation.answer(tuned, inputs, OPTIONS) == [alone[text] for text in inputs]
+
+
+def test_sampling_follows_its_seed(generation: Generation):
+    """Above temperature 0 the same seed gives the same answers, another seed others; torch's own state stays."""
+    state = torch.random.get_rng_state()
+    one, again, other = (
+        generation.answer(None, INPUTS, GenerateOptions(max_output_tokens=12, temperature=1.0, seed=seed))
+        for seed in (1, 1, 2)
+    )
+    assert one == again
+    assert one != other
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_old_adapters_make_room(base: LoadedModel, generation: Generation, tiny: Model, tuned: Path, tmp_path: Path):
+    """More tuned models than fit are loaded anew when they are asked again, with the same answers."""
+    folders = [
+        tune(base, request_of(tiny, key=key, seed=seed, adapter_rank=seed + 1, learning_rate=0.1), tmp_path)
+        for seed, key in enumerate("abcdef"[: ADAPTERS_KEPT + 1])
+    ]
+    first = generation.answer(tuned, INPUTS, OPTIONS)
+    answers = [generation.answer(folder, INPUTS, OPTIONS) for folder in folders]
+    assert len({tuple(answer) for answer in answers}) > 1
+    assert generation.answer(tuned, INPUTS, OPTIONS) == first
+    assert [generation.answer(folder, INPUTS, OPTIONS) for folder in folders] == answers
+
+
+def test_adapter_of_another_base_model_is_refused(
+    base: LoadedModel, generation: Generation, tuned: Path, tmp_path: Path
+):
+    """A tuned model is not put on a base model with other weights."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    record = (tuned / tuned_model.RECORD_FILE).read_text()
+    (folder / tuned_model.RECORD_FILE).write_text(record.replace(base.identity, "folder:sha256:0"))
+    with pytest.raises(BaseModelError, match="was tuned from folder:sha256:0"):
+        generation.answer(folder, INPUTS, OPTIONS)
+
+
+def test_folder_without_a_tuned_model_is_refused(generation: Generation, tmp_path: Path):
+    """A folder that tunerun did not write is named in the error."""
+    with pytest.raises(NotFoundError, match="holds no tuned model"):
+        generation.answer(tmp_path, INPUTS, OPTIONS)
+
+
+def test_input_that_fills_the_context_is_refused(generation: Generation):
+    """An input that leaves no room for an answer is refused by its number."""
+    with pytest.raises(InputError, match=r"1 of 2 inputs leave no room .* number 2"):
+        generation.answer(None, ["1", "1 " * tiny_model.CONTEXT_TOKENS], OPTIONS)
+
+
+def test_answer_ends_where_the_context_ends(generation: Generation):
+    """A prompt that almost fills the context gets the tokens that are left."""
+    assert len(generation.answer(None, ["1 " * 40], GenerateOptions(max_output_tokens=1000))) == 1

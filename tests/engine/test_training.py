@@ -1,0 +1,235 @@
+"""Training: what is learned from, that it repeats to the bit, how it ends."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.engine import tiny_model
+from tests.engine.observer import Recording
+from tests.engine.tiny_model import EXAMPLES, HELD_OUT, request_of
+from tunerun.engine import encoding, network, training
+from tunerun.engine.network import LoadedModel
+from tunerun.job import Example, FailureKind, JobState, TuningRequest
+from tunerun.schema import Model
+
+REPOSITORY = Path(__file__).parents[2]
+
+TRAIN_IN_A_FRESH_PROCESS = """
+import sys
+from pathlib import Path
+from tests.engine import test_training, tiny_model
+from tunerun.engine import network
+model = tiny_model.model_of(Path(sys.argv[1]))
+base = network.load(model, Path(sys.argv[2]), network.choose_device("cpu"))
+print(test_training.adapter_digest(base, tiny_model.request_of(model), Path(sys.argv[3])))
+"""
+
+
+def run(base: LoadedModel, *pack: TuningRequest, observer: Recording | None = None) -> list[training.Outcome]:
+    return list(training.train(pack, base, observer or Recording()))
+
+
+def adapter_digest(base: LoadedModel, request: TuningRequest, folder: Path) -> str:
+    run(base, request, observer=Recording(folder=folder))
+    return hashlib.sha256((folder / request.tuned_model_id / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+def independent_loss(base: LoadedModel, examples: Sequence[Example]) -> float:
+    """The mean loss over output tokens, one example at a time, from log probabilities of the plain model."""
+    total, count = 0.0, 0
+    for example in examples:
+        prompt = base.tokenizer.encode(base.chat.prompt(example.text_input), add_special_tokens=False).ids
+        target = base.tokenizer.encode(example.output + base.chat.end, add_special_tokens=False).ids
+        with torch.no_grad():
+            logits = base.network(input_ids=torch.tensor([prompt + target])).logits[0]
+        log_probabilities = logits.log_softmax(-1)
+        for offset, token in enumerate(target):
+            total -= float(log_probabilities[len(prompt) - 1 + offset, token])
+            count += 1
+    return total / count
+
+
+def test_adapter_is_the_same_to_the_bit_in_a_fresh_process(base: LoadedModel, tiny: Model, cache: Path, tmp_path: Path):
+    """A job repeated after another one gives the bytes that a fresh process gives."""
+    first = adapter_digest(base, request_of(tiny), tmp_path / "first")
+    run(base, request_of(tiny, key="b", seed=5, adapter_rank=2, learning_rate=0.1))
+    again = adapter_digest(base, request_of(tiny), tmp_path / "again")
+    fresh = subprocess.run(
+        [sys.executable, "-c", TRAIN_IN_A_FRESH_PROCESS, tiny.source, str(cache), str(tmp_path / "fresh")],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    assert first == again == fresh
+
+
+def test_adapter_config_is_the_same_to_the_byte(base: LoadedModel, tiny: Model, tmp_path: Path):
+    """PEFT's config names its layers in order, and no path of the cache."""
+    adapter_digest(base, request_of(tiny), tmp_path)
+    text = (tmp_path / "tiny-a" / "adapter_config.json").read_text()
+    assert '"base_model_name_or_path": ' + f'"{tiny.source}"' in text
+    assert text.index('"down_proj"') < text.index('"gate_proj"') < text.index('"v_proj"')
+    assert sorted(file.name for file in (tmp_path / "tiny-a").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+
+
+def test_seed_matters(base: LoadedModel, tiny: Model, tmp_path: Path):
+    """Another seed gives another adapter."""
+    one = adapter_digest(base, request_of(tiny, seed=1), tmp_path / "one")
+    assert one != adapter_digest(base, request_of(tiny, seed=2), tmp_path / "two")
+
+
+def test_training_leaves_the_base_model_as_it_was(base: LoadedModel, tiny: Model):
+    """After a job the network has the same parts with the same weights, and nothing of PEFT's."""
+    before = {name: value.clone() for name, value in base.network.state_dict().items()}
+    modules = [type(module) for module in base.network.modules()]
+    run(base, request_of(tiny))
+    after = base.network.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert [type(module) for module in base.network.modules()] == modules
+
+
+def test_fewer_epochs_are_a_prefix_of_more(base: LoadedModel, tiny: Model):
+    """A job of 3 epochs is to the bit the first 3 epochs of a job of 5."""
+    short, long = request_of(tiny, epoch_count=3), request_of(tiny, key="b", epoch_count=5)
+    observer = Recording()
+    run(base, short, long, observer=observer)
+    assert len(observer.losses(short)) == 9
+    assert observer.losses(short) == observer.losses(long)[:9]
+
+
+def test_snapshots_count_steps_and_epochs(base: LoadedModel, tiny: Model):
+    """Seven examples in batches of three make three steps an epoch: the last, smaller batch is kept."""
+    request, observer = request_of(tiny), Recording()
+    run(base, request, observer=observer)
+    assert [(one.step, one.epoch) for one in observer.snapshots[request.key]] == [
+        (1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 2),
+    ]  # fmt: skip
+
+
+def test_loss_is_on_output_tokens_only(base: LoadedModel, tiny: Model):
+    """The first step's loss is the mean over output tokens that plain log probabilities give."""
+    request, observer = request_of(tiny, batch_size=7), Recording()
+    run(base, request, observer=observer)
+    assert observer.losses(request)[0] == pytest.approx(independent_loss(base, EXAMPLES), rel=1e-5)
+
+
+def test_gradient_is_of_output_tokens_only(base: LoadedModel, tiny: Model):
+    """The adapter's gradient is the one that a plain sum over the output tokens gives."""
+    request = request_of(tiny)
+    encoded = encoding.encode_examples(base.tokenizer, base.chat, EXAMPLES)
+    with network.fresh_adapter(base, request.hyperparameters, 0) as adapted:
+        training.total_loss(base, adapted, encoding.collate(encoded, base.pad_id, base.device)).backward()
+        ours = [one.grad.clone() for one in adapted.parameters() if one.requires_grad]
+        adapted.zero_grad()
+        for one in encoded:
+            logits = adapted(input_ids=torch.tensor([one.prompt + one.target])).logits[0].log_softmax(-1)
+            chosen = torch.arange(len(one.prompt) - 1, len(one) - 1)
+            (-logits[chosen, torch.tensor(one.target)]).sum().backward()
+        plain = [one.grad for one in adapted.parameters() if one.requires_grad]
+    assert all(torch.allclose(left, right, atol=1e-5) for left, right in zip(ours, plain, strict=True))
+
+
+def test_training_learns(base: LoadedModel, tiny: Model):
+    """The loss on the training examples falls, and the metrics say how long it took and for how many tokens."""
+    request = request_of(tiny, validation=EXAMPLES, epoch_count=20, learning_rate=0.03)
+    (outcome,) = run(base, request)
+    assert outcome.state == JobState.SUCCEEDED
+    assert outcome.metrics["validation/loss"] < outcome.metrics["validation/base_loss"] / 2
+    assert outcome.metrics["validation/base_loss"] == pytest.approx(independent_loss(base, EXAMPLES), rel=1e-5)
+    assert outcome.metrics["train/seconds"] > 0
+    lengths = [len(one) for one in encoding.encode_examples(base.tokenizer, base.chat, EXAMPLES)]
+    assert outcome.metrics["train/tokens"] == 20 * sum(lengths)
+
+
+def test_no_validation_no_validation_loss(base: LoadedModel, tiny: Model):
+    """Without held-out examples there is no validation loss."""
+    (outcome,) = run(base, request_of(tiny))
+    assert sorted(outcome.metrics) == ["train/seconds", "train/tokens"]
+
+
+def test_base_loss_is_measured_once(base: LoadedModel, tiny: Model):
+    """Two jobs with the same held-out examples share the base model's loss."""
+    run(base, request_of(tiny, validation=HELD_OUT))
+    measured = dict(base.base_losses)
+    run(base, request_of(tiny, key="b", seed=3, validation=HELD_OUT))
+    assert base.base_losses == measured
+
+
+@pytest.mark.parametrize("learning_rate", [1e30, 1e38])
+def test_divergence_ends_the_job(base: LoadedModel, tiny: Model, learning_rate: float):
+    """A loss that is no number any more fails the job as DIVERGED and leaves no such snapshot."""
+    request, observer = request_of(tiny, learning_rate=learning_rate), Recording()
+    (outcome,) = run(base, request, observer=observer)
+    assert outcome.failure is not None
+    assert outcome.failure.kind == FailureKind.DIVERGED
+    assert "learning_rate" in outcome.failure.message
+    assert all(loss == loss and abs(loss) != float("inf") for loss in observer.losses(request))
+
+
+def test_failed_job_does_not_touch_the_next(base: LoadedModel, tiny: Model, tmp_path: Path):
+    """A pack goes on after a job that diverged, with the result it would have had alone."""
+    alone = adapter_digest(base, request_of(tiny), tmp_path / "alone")
+    observer = Recording(folder=tmp_path / "pack")
+    diverges = request_of(tiny, key="b", learning_rate=1e30)
+    states = [outcome.state for outcome in run(base, diverges, request_of(tiny), observer=observer)]
+    assert states == [JobState.FAILED, JobState.SUCCEEDED]
+    file = tmp_path / "pack" / "tiny-a" / "adapter_model.safetensors"
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == alone
+
+
+def test_cancel_takes_effect_before_the_next_step(base: LoadedModel, tiny: Model):
+    """A job that is cancelled after two steps ends CANCELLED with two snapshots."""
+    request, observer = request_of(tiny), Recording(cancel_after=2)
+    (outcome,) = run(base, request, observer=observer)
+    assert outcome.state == JobState.CANCELLED
+    assert len(observer.losses(request)) == 2
+
+
+def test_too_long_examples_are_invalid(base: LoadedModel, tiny: Model):
+    """An example longer than the model's context fails the job, saying which and how long it is."""
+    long = Example("1 " * tiny_model.CONTEXT_TOKENS, "2")
+    (outcome,) = run(base, request_of(tiny, training=(EXAMPLES[0], long)))
+    assert outcome.failure is not None
+    assert outcome.failure.kind == FailureKind.INVALID
+    assert "1 of 2 training examples are longer than the base model's 128 tokens" in outcome.failure.message
+    assert "number 2" in outcome.failure.message
+
+
+def test_no_examples_are_invalid(base: LoadedModel, tiny: Model):
+    """A request without training examples is refused."""
+    (outcome,) = run(base, request_of(tiny, training=()))
+    assert outcome.failure is not None
+    assert outcome.failure.kind == FailureKind.INVALID
+
+
+def test_multiplier_is_the_learning_rate_it_stands_for(base: LoadedModel, tiny: Model):
+    """A multiplier of 10 trains as the learning rate 0.01."""
+    observer = Recording()
+    plain = request_of(tiny)
+    times = request_of(tiny, key="b")
+    settings = {"learning_rate": None, "learning_rate_multiplier": 10.0}
+    times = TuningRequest(**{**vars(times), "hyperparameters": times.hyperparameters.model_copy(update=settings)})
+    run(base, plain, times, observer=observer)
+    assert observer.losses(plain) == observer.losses(times)
+
+
+@given(seed=st.integers(0, 2**32 - 1), epoch=st.integers(1, 100), count=st.integers(0, 50))
+def test_an_epoch_sees_every_example_once(seed: int, epoch: int, count: int):
+    """The order of an epoch is a permutation that depends on seed and epoch alone."""
+    order = training.epoch_order(seed, epoch, count)
+    assert sorted(order) == list(range(count))
+    assert order == training.epoch_order(seed, epoch, count)

@@ -1,0 +1,48 @@
+"""Loss curves as PNG."""
+
+from __future__ import annotations
+
+import math
+import struct
+
+import pytest
+
+from tunerun.job import Snapshot
+from tunerun.report import DOTS_PER_INCH, HEIGHT_INCHES, WIDTH_INCHES, Curve, sweep_plot, trial_plot
+
+SIZE = (round(WIDTH_INCHES * DOTS_PER_INCH), round(HEIGHT_INCHES * DOTS_PER_INCH))
+
+
+def curve(name: str = "t0 lr=0.001", scale: float = 1.0, last: float | None = None) -> Curve:
+    losses = [scale * 2 / step for step in range(1, 13)]
+    if last is not None:
+        losses[-1] = last
+    return Curve(
+        name, tuple(Snapshot(n, 1 + (n - 1) // 4, loss, 1e9 + n) for n, loss in enumerate(losses, 1)), 0.4, 1.9
+    )
+
+
+def size_of(png: bytes) -> tuple[int, int]:
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", png[16:24])
+    return width, height
+
+
+def test_a_trial_is_a_png_of_the_stated_size() -> None:
+    """A trial's plot is a PNG, the same bytes every time."""
+    assert size_of(trial_plot(curve())) == SIZE
+    assert trial_plot(curve()) == trial_plot(curve())
+
+
+@pytest.mark.parametrize("count", [1, 3, 12, 40])
+def test_a_sweep_of_any_size_is_a_png(count: int) -> None:
+    """A sweep's plot is a PNG however many trials it has."""
+    curves = [curve(f"t{n:02}", 1 + n / 10) for n in range(count)]
+    assert size_of(sweep_plot("sweep x", curves, best="t00")) == SIZE
+
+
+@pytest.mark.parametrize("last", [math.inf, math.nan, 1e6])
+def test_a_curve_that_diverged_can_be_drawn(last: float) -> None:
+    """Losses that are no number leave a gap, and very large ones fit."""
+    assert size_of(trial_plot(curve(last=last))) == SIZE
+    assert size_of(sweep_plot("sweep x", [curve(), curve("t1", last=last)])) == SIZE

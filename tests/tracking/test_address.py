@@ -1,0 +1,76 @@
+"""Tracking URIs: which are taken, and what is hidden of them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tunerun.errors import ConfigError
+from tunerun.schema import Tracking
+from tunerun.tracking import open_tracker, tracker_name
+from tunerun.tracking.address import parse_address
+
+
+def test_a_relative_store_is_made_absolute(tmp_path: Path) -> None:
+    """A SQLite path is taken from the current directory, and its artifacts stand beside it."""
+    address = parse_address("sqlite:///runs/mlflow.db", tmp_path)
+    assert address.uri == f"sqlite:///{Path.cwd() / 'runs' / 'mlflow.db'}"
+    assert address.artifacts == Path.cwd() / "runs" / "mlartifacts"
+
+
+def test_without_a_uri_the_store_stands_beside_the_ledger(tmp_path: Path) -> None:
+    """`uri: null` is a SQLite file under paths.runs."""
+    tracker = open_tracker(Tracking(), tmp_path)
+    assert tracker is not None
+    assert tracker.uri == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_tracker_is_none(tmp_path: Path) -> None:
+    """`kind: none` opens nothing."""
+    assert open_tracker(Tracking(kind="none"), tmp_path) is None
+
+
+@pytest.mark.parametrize("uri", ["file:///tmp/mlruns", "file:mlruns", "./mlruns", "/tmp/mlruns"])  # noqa: S108
+def test_the_file_store_is_refused(uri: str, tmp_path: Path) -> None:
+    """MLflow refuses its file store, so the config is wrong before anything runs."""
+    with pytest.raises(ConfigError, match=r"given up its file store.*use sqlite:///runs/mlflow\.db"):
+        open_tracker(Tracking(uri=uri), tmp_path)
+
+
+def test_an_unknown_scheme_is_refused(tmp_path: Path) -> None:
+    """A scheme that is no store names those that are, and no password."""
+    with pytest.raises(ConfigError, match=r"unknown scheme 'ftp'; allowed: sqlite:///FILE") as caught:
+        open_tracker(Tracking(uri="ftp://ada:planted@host/x"), tmp_path)
+    assert "planted" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite://host/x.db"])
+def test_a_store_without_a_file_is_refused(uri: str, tmp_path: Path) -> None:
+    """A SQLite URI has to name a file."""
+    with pytest.raises(ConfigError, match="names no file"):
+        open_tracker(Tracking(uri=uri), tmp_path)
+
+
+def test_a_tracker_is_named_without_its_password() -> None:
+    """User, password and tokens are no part of a tracker's name."""
+    assert tracker_name("https://ada:secret@host:5000/x") == "https://host:5000/x"
+    assert tracker_name("https://ada:p@ss@host") == "https://host"
+    assert tracker_name("postgresql://host/db?password=secret&a=1") == "postgresql://host/db?password=***&a=1"
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    """Neither mlflow nor what it brings is imported before it is needed, also when a tracker is opened."""
+    program = """
+import sys
+from pathlib import Path
+import tunerun.report, tunerun.tracking
+from tunerun.schema import Tracking
+assert tunerun.tracking.open_tracker(Tracking(), Path("nowhere")) is not None
+print([name for name in ("mlflow", "pandas", "numpy", "matplotlib", "sqlalchemy", "torch") if name in sys.modules])
+"""
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert finished.stdout.strip() == "[]"

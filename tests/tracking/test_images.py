@@ -1,0 +1,138 @@
+"""What people see of one run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.tracking.content import artifact_json, artifacts, content, run_of
+from tests.tracking.sweeps import Lab, complete, freeze, grid
+from tunerun.ledger import Ledger
+from tunerun.schema import Tracking
+from tunerun.tracking import Tracker
+
+
+@pytest.fixture
+def shown(lab: Lab, uri: str) -> str:
+    """The URI of a store that shows a whole sweep."""
+    complete(lab)
+    tracker = Tracker(lab.ledger.path, uri)
+    tracker.sync()
+    assert tracker.problem is None
+    return uri
+
+
+def test_a_trial_shows_its_params_metrics_and_tags(lab: Lab, shown: str) -> None:
+    """A trial that went well shows what it was, how it went and what came out."""
+    trial = content(shown)[lab.sweep.id, "trial", "0"]
+    assert trial["name"] == "t0 lr=0.001 ep=3"
+    assert trial["state"] == "FINISHED"
+    assert trial["end"] >= trial["start"]
+    assert trial["params"] | {"template": ""} == {
+        "epoch_count": "3", "batch_size": "4", "learning_rate": "0.001", "adapter_rank": "8", "adapter_alpha": "16.0",
+        "template": "", "model": "smollm2-135m", "dataset": "next_number.json", "backend": "local", "seed": "0",
+        "examples": "15",
+    }  # fmt: skip
+    points = trial["points"]
+    assert [step for step, _, _ in points["train/epoch_mean_loss"]] == [1, 2, 3]
+    assert {key: found[0][2] for key, found in points.items() if found[0][0] == 0} == {
+        "validation/loss": 0.4, "train/seconds": 12.5, "tokens/train": 1200.0, "eval/exact_match": 1.0,
+    }  # fmt: skip
+    assert trial["tags"]["tunerun.tuned_model"] == f"tunedModels/t-{lab.trials[0].key[:8]}"
+    assert trial["tags"]["mlflow.source.git.commit"] == "0123456789abcdef"
+    assert trial["tags"]["tunerun.dirty"] == "true"
+
+
+def test_a_trial_shows_its_data_and_files(lab: Lab, shown: str) -> None:
+    """Datasets carry our digest and their length, and the files are what was frozen."""
+    trial = content(shown)[lab.sweep.id, "trial", "0"]
+    assert trial["inputs"] == [
+        ("held_out", lab.trials[0].validation[:8] if lab.trials[0].validation else "", '{"num_rows": 2}'),
+        ("next_number", lab.trials[0].training[:8], '{"num_rows": 15}'),
+    ]
+    files = {path.name: path for path in artifacts(run_of(shown, "trial", 0))}
+    assert sorted(files) == [
+        "examples.jsonl", "experiment.yaml", "loss.png", "overrides.txt", "predictions.json", "template.yaml",
+    ]  # fmt: skip
+    assert yaml.safe_load(files["experiment.yaml"].read_text()) == lab.trials[0].config
+    assert files["overrides.txt"].read_text() == "hyperparameters.learning_rate=0.001\nhyperparameters.epoch_count=3\n"
+    assert json.loads(files["examples.jsonl"].read_text().splitlines()[0]) == {"text_input": "0", "output": "1"}
+    assert files["loss.png"].read_bytes().startswith(b"\x89PNG")
+    table = artifact_json(run_of(shown, "trial", 0), "predictions.json")
+    assert table["data"][1] == ["zwölf", "dreizehn", "dreizehn", True]
+
+
+def test_a_tuned_model_is_the_output_of_its_run(lab: Lab, shown: str) -> None:
+    """The tuned model is a logged model whose weights are elsewhere, with its name and place."""
+    [model] = content(shown)[lab.sweep.id, "trial", "1"]["models"]
+    assert model["status"] == "READY"
+    assert model["tags"]["tunerun.location"] == f"runs/models/{model['name']}"
+    assert model["tags"]["mlflow.model.isExternal"] == "true"
+
+
+def test_a_failed_trial_says_why(lab: Lab, shown: str) -> None:
+    """A failed trial is FAILED, with the reason in its description, its traceback and the curve it had."""
+    trial = content(shown)[lab.sweep.id, "trial", "2"]
+    assert trial["state"] == "FAILED"
+    assert "the loss became nan at step 6" in trial["tags"]["mlflow.note.content"]
+    assert {"failure-1.txt", "loss.png"} <= set(trial["artifacts"])
+    assert [step for step, _, _ in trial["points"]["train/epoch_mean_loss"]] == [1]
+    assert trial["models"] == []
+
+
+def test_a_cancelled_trial_is_killed(lab: Lab, uri: str) -> None:
+    """A cancelled job is KILLED in MLflow, with an end."""
+    lab.start(0)
+    lab.cancel(0)
+    Tracker(lab.ledger.path, uri).sync()
+    trial = content(uri)[lab.sweep.id, "trial", "0"]
+    assert trial["state"] == "KILLED"
+    assert trial["end"] is not None
+
+
+def test_a_baseline_shows_what_there_is_to_beat(lab: Lab, shown: str) -> None:
+    """The base model has a run of its own with the same metrics and its answers."""
+    base = content(shown)[lab.sweep.id, "baseline", lab.trials[0].baseline]
+    assert base["name"] == "base"
+    assert {key: point[0][2] for key, point in base["points"].items()} == {
+        "validation/loss": 1.9, "eval/exact_match": 0.0,
+    }  # fmt: skip
+    assert list(base["artifacts"]) == ["predictions.json"]
+
+
+def test_the_sweep_shows_the_verdict(lab: Lab, shown: str) -> None:
+    """The sweep's own run says which trial to use, and holds the table of all and their curves."""
+    sweep = content(shown)[lab.sweep.id, "sweep", ""]
+    assert sweep["state"] == "FINISHED"
+    assert sweep["tags"]["mlflow.note.content"].startswith("**Use trial 0: eval/exact_match 1")
+    assert sweep["tags"]["tunerun.best"] == "0"
+    assert sweep["tags"]["tunerun.state"] == "2 SUCCEEDED, 1 FAILED"
+    assert sweep["points"]["best/exact_match"][0][2] == 1.0
+    table = artifact_json(run_of(shown, "sweep"), "trials.json")
+    assert [row[0] for row in table["data"]] == ["t0 lr=0.001 ep=3", "t1 lr=0.0005 ep=3", "t2 lr=0.0002 ep=3", "base"]
+    assert set(sweep["artifacts"]) == {"loss.png", "plan.json", "trials.json"}
+
+
+def test_no_secret_is_anywhere_in_the_store(ledger: Ledger, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords in addresses, keys of the environment and what looks like a key reach no byte of the store."""
+    password, key, shaped = "planted-in-a-url", "planted-in-the-environment", "AIza" + "p" * 35
+    monkeypatch.setenv("SOME_SERVICE_API_KEY", key)
+    lab = freeze(
+        ledger,
+        points=grid(1),
+        document={"command": f"tunerun run tracking.uri=https://ada:{password}@mlflow.example/"},
+        tracking=Tracking(uri=f"https://ada:{password}@mlflow.example/"),
+    )
+    lab.start(0)
+    lab.fail(0, f"GET https://ada:{password}@host/?key={key}: 403 for {key} and {shaped}")
+    Tracker(ledger.path, uri).sync()
+    assert content(uri)[lab.sweep.id, "trial", "0"]["state"] == "FAILED"
+    folder = Path(uri.removeprefix("sqlite:///")).parent
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 5
+    for path in files:
+        for secret in (password, key, shaped):
+            assert secret.encode() not in path.read_bytes(), path
