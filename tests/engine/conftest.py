@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.engine import tiny_model
 from tunerun.engine import network
@@ -33,6 +34,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def base(tiny: Model, cache: Path) -> LoadedModel:
     """The tiny model in memory; every user of it leaves it bare."""
+    torch.set_num_threads(1)  # two would wait for each other longer than they work
     return network.load(tiny, cache, network.choose_device("cpu"))
 
 

@@ -45,7 +45,7 @@ def tune(base: LoadedModel, request: TuningRequest, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def tuned(base: LoadedModel, tiny: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    request = request_of(tiny, epoch_count=60, learning_rate=0.03, adapter_rank=8)
+    request = request_of(tiny, epoch_count=60, batch_size=7, adapter_rank=8)
     return tune(base, request, tmp_path_factory.mktemp("tuned"))
 
 

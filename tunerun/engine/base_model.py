@@ -126,7 +126,8 @@ def _find_folder(model: Model, folder: Path, cache: Path) -> FoundModel:
     if missing:
         raise BaseModelError(
             f"model.source: the folder {model.source!r} has no {', no '.join(missing)}; a base model needs "
-            "config.json, weights in *.safetensors and a tokenizer; save it with transformers' save_pretrained, or give a GGUF file"
+            "config.json, weights in *.safetensors and a tokenizer; save it with transformers' save_pretrained, "
+            "or give a GGUF file"
         )
     digest = hashlib.sha256()
     for file in sorted(_relevant(folder)):

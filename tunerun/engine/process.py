@@ -24,6 +24,9 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "DO_NOT_TRACK": "1",
+    # GNU OpenMP's threads else spin for each other: on a machine whose cores others use as well, a step of
+    # SmolLM2-135M took 57 s instead of 6 (two cores, three busy processes, 2026-11-22).
+    "GOMP_SPINCOUNT": "1000",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic cuBLAS (torch's notes on reproducibility)
 }
 
@@ -53,7 +56,7 @@ class EngineProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env=os.environ | _ENVIRONMENT,
+                env=_ENVIRONMENT | dict(os.environ),
                 start_new_session=True,  # Ctrl-C reaches the runner alone, which decides
             )
 

@@ -109,7 +109,8 @@ def _encode(request: TuningRequest, base: LoadedModel, part: str) -> list[Encode
         longest = max(len(encoded[number - 1]) for number in too_long)
         raise InputError(
             f"{len(too_long)} of {len(encoded)} {part} examples are longer than the base model's {limit} tokens "
-            f"(first: number {too_long[0]}; longest: {longest} tokens); shorten or drop them, or choose another base model"
+            f"(first: number {too_long[0]}; longest: {longest} tokens); "
+            "shorten or drop them, or choose another base model"
         )
     return encoded
 

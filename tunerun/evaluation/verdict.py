@@ -113,8 +113,10 @@ def _baselines(ledger: Ledger, records: Sequence[TrialRecord]) -> tuple[Baseline
 
 
 def _deciding_metric(records: Sequence[TrialRecord], trials: Sequence[TrialResult]) -> str | None:
-    wanted = [f"eval/{name}" for name in records[0].config["evaluation"]["metrics"]] if records else []
-    return next((name for name in [*wanted, LOSS] if any(name in trial.metrics for trial in trials)), None)
+    wanted = [f"eval/{name}" for name in records[0].config["evaluation"]["metrics"]]
+    if wanted and any(record.validation is not None for record in records):
+        return wanted[0]
+    return LOSS if any(LOSS in trial.metrics for trial in trials) else None
 
 
 def _merit(metrics: Mapping[str, float], metric: str) -> float:

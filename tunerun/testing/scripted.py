@@ -113,7 +113,9 @@ class ScriptedBackend:
         if job.failure is not None:
             return JobStatus(JobState.FAILED, snapshots, failure=job.failure)
         name = f"tunedModels/{job.request.tuned_model_id}"
-        metrics = {"train/seconds": float(job.steps), "validation/loss": 1 / job.steps, "validation/base_loss": 2.0}
+        metrics = {"train/seconds": float(job.steps)}
+        if job.request.validation:
+            metrics |= {"validation/loss": 1 / job.steps, "validation/base_loss": 2.0}
         return JobStatus(JobState.SUCCEEDED, snapshots, metrics, TunedModel(name, job.request.model, name))
 
     def cancel(self, ref: JobRef) -> None:
@@ -123,7 +125,10 @@ class ScriptedBackend:
             job.is_cancelled = True
 
     def generate(  # the script's answers do not depend on the options
-        self, model: Model | TunedModel, inputs: Sequence[str], options: GenerateOptions  # noqa: ARG002
+        self,
+        model: Model | TunedModel,
+        inputs: Sequence[str],
+        options: GenerateOptions,  # noqa: ARG002
     ) -> list[str]:
         """Answer by the script; the script's errors are the service's."""
         self._service.generated += len(inputs)

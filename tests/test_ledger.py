@@ -1,0 +1,182 @@
+"""The ledger's promises, on real SQLite files."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tunerun.errors import LedgerError, TransitionError
+from tunerun.job import (
+    Example,
+    ExampleSet,
+    Failure,
+    FailureKind,
+    JobRef,
+    JobState,
+    JobStatus,
+    Snapshot,
+    TunedModel,
+    TuningRequest,
+    advance,
+)
+from tunerun.ledger import SCHEMA_VERSION, Evaluation, Ledger, Mark, Prediction, SweepRecord, TrialRecord
+from tunerun.schema import Hyperparameters, Model, Template
+
+MODEL = Model(name="tiny", source="./tiny", package=None, revision=None)
+SET = ExampleSet("d1", "rows.jsonl", (Example("1", "2"), Example("é\n", '"')))
+SWEEP = SweepRecord("x-1", "x", 1.0, {"varied": ["seed"]})
+
+
+def request(key: str = "k") -> TuningRequest:
+    return TuningRequest(key, f"x-{key}", MODEL, Hyperparameters(), 0, Template(), SET.examples)
+
+
+def trial(number: int = 0, key: str = "k") -> TrialRecord:
+    return TrialRecord(number, key, "b", "e", "d1", None, 10, 5, {"seed": number}, {"name": "x"})
+
+
+def snapshot(step: int, loss: float = 1.0) -> Snapshot:
+    return Snapshot(step, 1, loss, float(step))
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger(tmp_path / "runs" / "ledger.db") as opened:
+        yield opened
+
+
+def test_a_plan_is_read_back_as_it_was_frozen(ledger: Ledger) -> None:
+    """Trials, examples and the plan's document come back equal."""
+    ledger.freeze(SWEEP, [trial(0), trial(1, "k2")], [SET])
+    assert ledger.sweeps() == [SWEEP]
+    assert ledger.trials("x-1") == [trial(0), trial(1, "k2")]
+    assert ledger.example_set("d1") == SET
+
+
+def test_a_frozen_plan_never_changes(ledger: Ledger) -> None:
+    """Freezing the same sweep again, with other content, changes nothing."""
+    ledger.freeze(SWEEP, [trial(0)], [SET])
+    ledger.freeze(SweepRecord("x-1", "x", 2.0, {}), [trial(0, "other"), trial(1)], [])
+    assert ledger.sweeps() == [SWEEP]
+    assert ledger.trials("x-1") == [trial(0)]
+
+
+def test_a_job_is_read_back_with_everything_it_learned(ledger: Ledger) -> None:
+    """State, reference, snapshots, measures and the tuned model survive the way through SQLite."""
+    job = ledger.intend(request(), "local", tokens=100)
+    ledger.submitted(job.id, JobRef("local", "7"))
+    tuned = TunedModel("tunedModels/x-k", MODEL, "somewhere")
+    ledger.record(job.id, JobStatus(JobState.RUNNING, (snapshot(1),)))
+    ledger.record(job.id, JobStatus(JobState.SUCCEEDED, (snapshot(1), snapshot(2)), {"train/seconds": 20.0}, tuned))
+    stored = ledger.job("k")
+    assert stored is not None
+    assert (stored.state, stored.ref, stored.tuned_model) == (JobState.SUCCEEDED, JobRef("local", "7"), tuned)
+    assert ledger.snapshots(job.id) == [snapshot(1), snapshot(2)]
+    assert ledger.job_of_tuned_model("tunedModels/x-k") == stored
+    assert ledger.seconds_per_token("local", "tiny") == pytest.approx(0.2)
+    assert ledger.keys_in(JobState.SUCCEEDED) == {"k"}
+
+
+def test_a_key_has_one_live_job_at_most(ledger: Ledger) -> None:
+    """Intending a key twice answers with the same job while it lives, and when it has succeeded."""
+    first = ledger.intend(request(), "local", 1)
+    assert ledger.intend(request(), "local", 1).id == first.id
+    ledger.record(first.id, JobStatus(JobState.SUCCEEDED))
+    assert ledger.intend(request(), "local", 1).id == first.id
+
+
+def test_a_failed_key_starts_a_new_attempt(ledger: Ledger) -> None:
+    """After a failure, the next intent is a second job of the same key."""
+    first = ledger.intend(request(), "local", 1)
+    failure = Failure(FailureKind.LOST, "gone", "Traceback")
+    ledger.record(first.id, JobStatus(JobState.FAILED, failure=failure))
+    second = ledger.intend(request(), "local", 1)
+    assert (second.id != first.id, second.attempt, second.failure) == (True, 2, None)
+
+
+def test_a_finished_job_stays_as_it_is(ledger: Ledger) -> None:
+    """What is said of a job after its end is not taken."""
+    job = ledger.intend(request(), "local", 1)
+    ledger.record(job.id, JobStatus(JobState.FAILED, failure=Failure(FailureKind.CRASHED, "why")))
+    ledger.record(job.id, JobStatus(JobState.SUCCEEDED, (snapshot(1),)))
+    stored = ledger.job("k")
+    assert stored is not None
+    assert stored.state is JobState.FAILED
+    assert ledger.snapshots(job.id) == []
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cuts=st.lists(st.integers(0, 30), min_size=1, max_size=8))
+def test_a_curve_has_every_step_once_whatever_the_cuts(
+    tmp_path_factory: pytest.TempPathFactory, cuts: list[int]
+) -> None:
+    """Recording prefixes of a curve in any order, across reopened ledgers, keeps each step once, as first told."""
+    path = tmp_path_factory.mktemp("ledger") / "ledger.db"
+    with Ledger(path) as opened:
+        job = opened.intend(request(), "local", 1).id
+    for turn, cut in enumerate(cuts):
+        with Ledger(path) as opened:
+            status = JobStatus(JobState.RUNNING, tuple(snapshot(step, loss=turn) for step in range(1, cut + 1)))
+            opened.record(job, status)
+    with Ledger(path) as opened:
+        stored = opened.snapshots(job)
+    first_told = {step: next(t for t, cut in enumerate(cuts) if cut >= step) for step in range(1, max(cuts) + 1)}
+    assert [(s.step, s.mean_loss) for s in stored] == list(first_told.items())
+
+
+def test_an_evaluation_is_kept_as_first_measured(ledger: Ledger) -> None:
+    """The same subject measured again under the same options keeps its first result."""
+    first = Evaluation({"eval/exact_match": 0.5}, (Prediction("1", "2", "2", True),), 1.0)
+    ledger.evaluate("k", "e", first)
+    ledger.evaluate("k", "e", Evaluation({"eval/exact_match": 0.0}, (), 2.0))
+    assert ledger.evaluation("k", "e") == first
+    assert ledger.evaluation("k", "other") is None
+
+
+def test_marks_are_moved_and_found_by_run(ledger: Ledger) -> None:
+    """A tracker's mark is replaced by the next one, and names the subject of a run."""
+    ledger.set_mark("t", "s", Mark(None, {}))
+    ledger.set_mark("t", "s", Mark("r1", {"step": 3}))
+    assert ledger.mark("t", "s") == Mark("r1", {"step": 3})
+    assert ledger.subject_of_run("r1") == "s"
+
+
+def test_a_newer_ledger_is_refused(tmp_path: Path) -> None:
+    """A ledger of a later format is not touched, and the error says what to do."""
+    with Ledger(tmp_path / "l.db"):
+        pass
+    with sqlite3.connect(tmp_path / "l.db") as raw:
+        raw.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    raw.close()
+    with pytest.raises(LedgerError, match="written by a newer tunerun"):
+        Ledger(tmp_path / "l.db")
+
+
+def test_a_damaged_ledger_is_reported_and_left_alone(tmp_path: Path) -> None:
+    """A file that is no ledger is named and keeps its bytes."""
+    file = tmp_path / "l.db"
+    file.write_bytes(b"this is no database" * 100)
+    with pytest.raises(LedgerError, match=r"l.db: file is not a database; the file was left as it is"):
+        Ledger(file)
+    assert file.read_bytes() == b"this is no database" * 100
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """A ledger in a place that cannot be made is a clear error."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LedgerError, match=r"choose another paths.runs"):
+        Ledger(tmp_path / "file" / "ledger.db")
+
+
+def test_a_job_cannot_go_back() -> None:
+    """A transition that cannot be is refused, and both states are named."""
+    with pytest.raises(TransitionError, match="RUNNING cannot become QUEUED"):
+        advance(JobState.RUNNING, JobState.QUEUED)
+    with pytest.raises(TransitionError, match="FAILED cannot become SUCCEEDED"):
+        advance(JobState.FAILED, JobState.SUCCEEDED)
+    assert advance(JobState.QUEUED, JobState.SUCCEEDED) is JobState.SUCCEEDED

@@ -1,0 +1,184 @@
+"""An Experiment becomes a Plan."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.experiments import HELD_OUT, ROWS, overrides, planned, write_rows
+from tunerun.compose import load
+from tunerun.errors import InputError
+from tunerun.planning import plan, redacted, tuned_model_id
+from tunerun.schema import Experiment
+
+EPOCHS, RATE = "hyperparameters.epoch_count", "hyperparameters.learning_rate"
+
+
+def key(folder: Path, *more: str) -> str:
+    return planned(folder, *more).trials[0].key
+
+
+def test_a_plan_counts_examples_tokens_and_steps(tmp_path: Path) -> None:
+    """Thirty examples in batches of four for five epochs are forty steps; tokens grow with the epochs."""
+    five, ten = planned(tmp_path, f"{EPOCHS}=5,10").trials
+    assert (len(five.training.examples), five.steps, ten.steps) == (30, 40, 80)
+    assert ten.tokens == 2 * five.tokens > 0
+
+
+def test_planning_writes_nothing(tmp_path: Path) -> None:
+    """A plan leaves no folder behind."""
+    planned(tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "seed=1",
+        f"{EPOCHS}=4",
+        f"{RATE}=0.002",
+        "hyperparameters.batch_size=2",
+        "hyperparameters.adapter_rank=4",
+        "hyperparameters.adapter_alpha=8",
+        "template.output='{{ output }}.'",
+        "dataset.limit=20",
+    ],
+)
+def test_what_can_change_the_result_changes_the_key(tmp_path: Path, change: str) -> None:
+    """Hyperparameters, seed, template and examples are part of the key."""
+    assert key(tmp_path) != key(tmp_path, change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "name=other",
+        "paths.runs=elsewhere",
+        "tracking=mlflow",
+        "evaluation=none",
+        f"{EPOCHS}=5,10",
+        "model.name=called-otherwise",
+        "dataset.format=jsonl",
+    ],
+)
+def test_what_cannot_change_the_result_leaves_the_key(tmp_path: Path, change: str) -> None:
+    """Names, paths, tracking, evaluation and the sweep around a trial are no part of its key."""
+    assert key(tmp_path) == key(tmp_path, change)
+
+
+def test_a_key_depends_on_content_and_not_on_the_file(tmp_path: Path) -> None:
+    """The same rows in another file, of another format, give the same key."""
+    other = tmp_path / "rows.csv"
+    other.write_text("text_input,output\n" + "".join(f"{row['text_input']},{row['output']}\n" for row in ROWS))
+    assert key(tmp_path) == key(tmp_path, f"dataset.path={other}")
+
+
+def test_the_order_of_axes_does_not_change_keys(tmp_path: Path) -> None:
+    """The same points in another order have the same keys."""
+    one = planned(tmp_path, f"{EPOCHS}=1,2", f"{RATE}=0.1,0.2")
+    two = planned(tmp_path, f"{RATE}=0.1,0.2", f"{EPOCHS}=1,2")
+    assert {t.key for t in one.trials} == {t.key for t in two.trials}
+
+
+def test_a_multiplier_is_the_learning_rate_it_gives(tmp_path: Path) -> None:
+    """A multiplier of 2 is a learning rate of 0.002: the base value is 0.001."""
+    multiplied = key(tmp_path, f"{RATE}=null", "hyperparameters.learning_rate_multiplier=2")
+    assert multiplied == key(tmp_path, f"{RATE}=0.002")
+
+
+def test_trials_with_equal_keys_are_one_job(tmp_path: Path) -> None:
+    """A second trial of the same key names the first."""
+    trials = planned(tmp_path, "model.name=a,b").trials
+    assert [t.same_as for t in trials] == [None, 0]
+
+
+def test_more_examples_in_a_batch_than_there_are_is_an_error(tmp_path: Path) -> None:
+    """The batch size is checked against the examples, and the error says how many there are."""
+    with pytest.raises(
+        InputError, match=r"hyperparameters.batch_size: 64 is more than the 30 examples .* set it to 30 or less"
+    ):
+        planned(tmp_path, "hyperparameters.batch_size=64")
+
+
+def test_the_problems_of_all_trials_are_said_at_once(tmp_path: Path) -> None:
+    """A template that does not fit and a batch that is too large are two problems of one plan."""
+    with pytest.raises(InputError, match="batch_size") as caught:
+        planned(tmp_path, "template=plain,question_context", "hyperparameters.batch_size=4,64")
+    text = str(caught.value)
+    assert "64 is more than the 30 examples" in text
+    assert "'context'" in text
+
+
+@pytest.mark.parametrize(
+    ("rows", "change", "warning"),
+    [
+        (ROWS[:15], "seed=0", "at least 20"),
+        (ROWS, "seed=0", "100"),
+        (ROWS, "seed=0", "advises a smaller value than 0.001 for a small set"),
+        (ROWS, "dataset.validation.path=null", "nothing is held out, so the trials cannot be compared"),
+    ],
+)
+def test_the_advice_of_the_gemini_guide_is_given_where_it_applies(
+    tmp_path: Path, rows: list[dict[str, str]], change: str, warning: str
+) -> None:
+    """Small sets, large learning rates and nothing held out are warned of."""
+    options = overrides(tmp_path, change)
+    write_rows(tmp_path / "rows.jsonl", rows)
+    assert any(warning in text for text in plan(load(options)).warnings)
+
+
+def test_an_example_in_both_sets_is_named(tmp_path: Path) -> None:
+    """A held-out example that stands in the training file too is warned of, with file and line."""
+    options = overrides(tmp_path)
+    write_rows(tmp_path / "held_out.jsonl", [*HELD_OUT, ROWS[3]])
+    assert any("held_out.jsonl:11" in text and "rows.jsonl:4" in text for text in plan(load(options)).warnings)
+
+
+def test_a_base_model_that_cannot_be_found_is_an_error(tmp_path: Path) -> None:
+    """A folder that is not there, and a hub name while offline, are refused with what was looked for."""
+    with pytest.raises(InputError, match=re.escape("./nowhere")):
+        planned(tmp_path, "model=huggingface", "model.name=./nowhere")
+    with pytest.raises(InputError, match="someone/no-such-model"):
+        planned(tmp_path, "model=huggingface", "model.name=someone/no-such-model")
+
+
+def test_an_experiment_made_by_hand_is_one_trial(tmp_path: Path) -> None:
+    """The Python API takes an Experiment that was not composed, if it sweeps nothing."""
+    loaded = load(overrides(tmp_path))
+    fields = {
+        name: getattr(loaded, name) for name in Experiment.model_fields if name not in ("points", "pins", "sweep")
+    }
+    assert len(plan(Experiment(**fields)).trials) == 1
+    with pytest.raises(InputError, match=r"only tunerun.load expands a sweep"):
+        plan(Experiment(**fields, sweep={"axes": {"seed": "1,2"}}))
+
+
+@pytest.mark.parametrize("name", ["next_number", "a", "x" * 60, "a--b__c-", "z9"])
+def test_a_tuned_models_id_fits_the_gemini_api(name: str) -> None:
+    """Ids have at most 40 characters and the form that the API asks for."""
+    assert re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", tuned_model_id(name, "0123456789ab" * 5))
+
+
+def test_passwords_are_left_out_of_what_is_frozen() -> None:
+    """A tracking URI is frozen without its user and password."""
+    assert redacted("postgresql://me:secret@db/x") == "postgresql://***@db/x"
+    assert redacted(None) is None
+
+
+@pytest.mark.parametrize(
+    "command", [["--help"], ["plan", "experiment=next_number"], ["config", "experiment=next_number"]]
+)
+def test_light_commands_load_nothing_heavy(command: list[str]) -> None:
+    """Help, plan and config import neither mlflow nor torch nor transformers."""
+    code = (
+        "import sys; from tunerun.cli import app\n"
+        f"try: app({command!r})\nexcept SystemExit as stop: assert stop.code in (0, None), stop.code\n"
+        "heavy = {'mlflow', 'torch', 'transformers', 'pandas', 'peft'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr

@@ -1,0 +1,256 @@
+"""The loop over all jobs, against a scripted service that keeps its own record of what it was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from tests.experiments import planned
+from tunerun import schema
+from tunerun.backends.base import Backend
+from tunerun.errors import AmbiguousError, BackendError, BaseModelError, InputError, LockedError
+from tunerun.job import Failure, FailureKind, JobRef, JobState, Snapshot, TunedModel, TuningRequest
+from tunerun.ledger import Ledger
+from tunerun.planning import Plan, Trial
+from tunerun.runner import MAX_ATTEMPTS, Progress, SweepResult, run
+from tunerun.testing.scripted import ScriptedBackend, ScriptedService
+
+SWEEP = ("hyperparameters.epoch_count=1,2", "seed=0,1")
+
+
+def right_when_tuned(model: schema.Model | TunedModel, text: str) -> str:
+    return str(int(text) + 1) if isinstance(model, TunedModel) else text
+
+
+@pytest.fixture
+def service() -> ScriptedService:
+    return ScriptedService(answers=right_when_tuned)
+
+
+def run_on(
+    service: ScriptedService, plan: Plan, backend: type[ScriptedBackend] = ScriptedBackend, **more: object
+) -> SweepResult:
+    def opened(_section: schema.Backend, _runs: Path, _cache: Path) -> Backend:
+        return backend(service)
+
+    return run(plan, open_backend=opened, poll_interval_s=0, **more)  # type: ignore[arg-type]
+
+
+def test_every_trial_runs_once_and_is_measured(tmp_path: Path, service: ScriptedService) -> None:
+    """Four trials are four jobs, each evaluated, beside one baseline; the tuned ones win."""
+    plan = planned(tmp_path, *SWEEP)
+    result = run_on(service, plan)
+    assert service.submitted == [trial.key for trial in plan.trials]
+    assert {t.state for t in result.verdict.trials} == {JobState.SUCCEEDED}
+    assert [t.metrics["eval/exact_match"] for t in result.verdict.trials] == [1.0] * 4
+    assert result.verdict.baselines[0].metrics == {"eval/exact_match": 0.0, "validation/loss": 2.0}
+    assert (result.exit_code, result.verdict.best) == (0, 2)
+
+
+def test_the_json_is_as_documented(tmp_path: Path, service: ScriptedService) -> None:
+    """`run --json` has the documented fields."""
+    document = run_on(service, planned(tmp_path, "hyperparameters.epoch_count=1,2")).to_json()
+    assert document["experiment"] == "numbers"
+    trial = document["trials"][1]
+    assert trial["overrides"] == {"hyperparameters.epoch_count": 2}
+    assert trial["tuned_model"].startswith("tunedModels/numbers-")
+    assert {"number", "key", "state", "adapter", "mlflow_run_id", "metrics", "error"} <= trial.keys()
+    assert document["baselines"] == [{"name": "base", "metrics": {"validation/loss": 2.0, "eval/exact_match": 0.0}}]
+    assert document["best"] == 1
+
+
+def test_a_second_run_does_nothing_and_says_the_same(tmp_path: Path, service: ScriptedService) -> None:
+    """What is done is neither submitted nor measured again."""
+    first = run_on(service, planned(tmp_path, *SWEEP))
+    asked = (len(service.submitted), service.generated)
+    plan = planned(tmp_path, *SWEEP)
+    assert all(trial.done for trial in plan.trials)
+    assert run_on(service, plan).to_json() == first.to_json()
+    assert (len(service.submitted), service.generated) == asked
+
+
+def test_equal_keys_are_one_job_with_two_results(tmp_path: Path, service: ScriptedService) -> None:
+    """Two trials of one key are submitted once, and both show what it came to."""
+    result = run_on(service, planned(tmp_path, "model.name=a,b"))
+    assert len(service.submitted) == 1
+    assert [t.metrics["eval/exact_match"] for t in result.verdict.trials] == [1.0, 1.0]
+
+
+def test_a_wider_sweep_runs_only_what_is_new(tmp_path: Path, service: ScriptedService) -> None:
+    """Trials that another sweep has run are taken over."""
+    run_on(service, planned(tmp_path, "seed=0,1"))
+    result = run_on(service, planned(tmp_path, "seed=0,1,2"))
+    assert len(service.submitted) == 3
+    assert result.exit_code == 0
+
+
+class Interrupts(Progress):
+    """Somebody who presses Ctrl-C at the n-th step that is shown."""
+
+    def __init__(self, after: int) -> None:
+        self._left = after
+
+    def stepped(self, trial: Trial, snapshot: Snapshot) -> None:  # noqa: ARG002 - only their number counts
+        self._left -= 1
+        if self._left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [1, 7, 8, 9, 20, 40])
+def test_an_interrupted_sweep_goes_on_with_what_is_missing(
+    tmp_path: Path, service: ScriptedService, after: int
+) -> None:
+    """Interrupted anywhere and started again, every job is submitted once and every curve is whole."""
+    service.steps_per_poll = 3
+    with pytest.raises(KeyboardInterrupt):
+        run_on(service, planned(tmp_path, *SWEEP), progress=Interrupts(after))
+    plan = planned(tmp_path, *SWEEP)
+    result = run_on(service, plan)
+    assert sorted(service.submitted) == sorted(trial.key for trial in plan.trials)
+    assert result.exit_code == 0
+    with Ledger(plan.ledger_path) as ledger:
+        for trial in plan.trials:
+            job = ledger.job(trial.key)
+            assert job is not None
+            assert [s.step for s in ledger.snapshots(job.id)] == list(range(1, trial.steps + 1))
+
+
+class LosesTheAnswer(ScriptedBackend):
+    """A backend whose connection breaks after the job was accepted."""
+
+    def submit(self, request: TuningRequest) -> JobRef:
+        super().submit(request)
+        raise AmbiguousError("connection reset")
+
+
+def test_an_ambiguous_submit_is_looked_up_and_not_repeated(tmp_path: Path, service: ScriptedService) -> None:
+    """When the answer to a submit is lost, the next run finds the job by its key; it is never started twice."""
+    assert run_on(service, planned(tmp_path), LosesTheAnswer).exit_code == 1
+    assert run_on(service, planned(tmp_path)).exit_code == 0
+    assert len(service.submitted) == 1
+
+
+class Refuses(ScriptedBackend):
+    """A backend that takes no job."""
+
+    def submit(self, request: TuningRequest) -> JobRef:  # noqa: ARG002 - whatever it is
+        raise BackendError("quota exhausted")
+
+
+def test_a_refused_submit_fails_the_trial_with_its_reason(tmp_path: Path, service: ScriptedService) -> None:
+    """The reason stands in the result, and the exit code is 1."""
+    result = run_on(service, planned(tmp_path), Refuses)
+    assert result.to_json()["trials"][0]["error"] == "invalid: quota exhausted"
+    assert result.exit_code == 1
+
+
+def test_one_failure_does_not_touch_the_others(tmp_path: Path, service: ScriptedService) -> None:
+    """A trial that runs out of memory is FAILED with its reason; the others go on."""
+    service.outcome = lambda r: Failure(FailureKind.OUT_OF_MEMORY, "8 GB needed") if r.seed == 0 else None
+    result = run_on(service, planned(tmp_path, "seed=0,1"))
+    assert [t.state for t in result.verdict.trials] == [JobState.FAILED, JobState.SUCCEEDED]
+    assert result.to_json()["trials"][0]["error"] == "out of memory: 8 GB needed"
+    assert (result.exit_code, result.verdict.best) == (1, 1)
+
+
+def test_a_failed_trial_runs_again_only_when_asked(tmp_path: Path, service: ScriptedService) -> None:
+    """A failure is final until `--retry-failed`."""
+    service.outcome = lambda _: Failure(FailureKind.CRASHED, "bug")
+    run_on(service, planned(tmp_path))
+    service.outcome = lambda _: None
+    assert run_on(service, planned(tmp_path)).exit_code == 1
+    assert run_on(service, planned(tmp_path), retry_failed=True).exit_code == 0
+    assert len(service.submitted) == 2
+
+
+def test_a_lost_job_is_submitted_again_but_not_for_ever(tmp_path: Path, service: ScriptedService) -> None:
+    """A worker that is lost each time is tried a few times."""
+    service.outcome = lambda _: Failure(FailureKind.LOST, "the worker is gone")
+    result = run_on(service, planned(tmp_path))
+    assert len(service.submitted) == MAX_ATTEMPTS
+    assert result.verdict.trials[0].state is JobState.FAILED
+
+
+def test_a_failed_evaluation_is_made_up_by_the_next_run(tmp_path: Path, service: ScriptedService) -> None:
+    """A tuned model that could not be measured stays, and is measured next time."""
+
+    def unanswered(model: schema.Model | TunedModel, text: str) -> str:
+        raise LookupError(text)
+
+    service.answers = unanswered
+    result = run_on(service, planned(tmp_path))
+    assert result.verdict.best is None
+    service.answers = right_when_tuned
+    assert run_on(service, planned(tmp_path)).verdict.best == 0
+    assert len(service.submitted) == 1
+
+
+class HasNoModel(ScriptedBackend):
+    """A backend that finds no base model."""
+
+    def prepare(self, models: Sequence[schema.Model]) -> None:
+        raise BaseModelError([f"{model.name}: not found" for model in models])
+
+
+def test_a_missing_base_model_stops_the_run_before_anything(tmp_path: Path, service: ScriptedService) -> None:
+    """Nothing is submitted or frozen when a base model cannot be found."""
+    plan = planned(tmp_path)
+    with pytest.raises(InputError, match="smollm2-135m: not found"):
+        run_on(service, plan, HasNoModel)
+    assert service.submitted == []
+    assert not plan.ledger_path.exists()
+
+
+def test_no_trial_is_advised_that_is_not_better_than_the_base_model(tmp_path: Path, service: ScriptedService) -> None:
+    """When tuning does not help, the verdict says so."""
+    service.answers = lambda _model, text: str(int(text) + 1)
+    verdict = run_on(service, planned(tmp_path)).verdict
+    assert verdict.best is None
+    assert "No trial is better than the base model (eval/exact_match: at best 1, base model 1)" in verdict.sentence
+
+
+def test_without_generation_the_validation_loss_decides(tmp_path: Path, service: ScriptedService) -> None:
+    """With `evaluation=none` nothing is generated, and the lowest validation loss wins."""
+    verdict = run_on(service, planned(tmp_path, "evaluation=none", *SWEEP)).verdict
+    assert service.generated == 0
+    assert (verdict.metric, verdict.best) == ("validation/loss", 2)
+
+
+def test_nothing_held_out_gives_no_advice(tmp_path: Path, service: ScriptedService) -> None:
+    """A training loss never chooses a model."""
+    verdict = run_on(service, planned(tmp_path, "dataset.validation.path=null")).verdict
+    assert verdict.best is None
+    assert verdict.sentence.startswith("Nothing was held out, so no trial can be preferred")
+
+
+def test_a_sweep_that_is_being_run_says_who_holds_it(tmp_path: Path, service: ScriptedService) -> None:
+    """A second runner of the same sweep is refused, and leaves everything as it is."""
+    plan = planned(tmp_path)
+    (plan.runs / "locks").mkdir(parents=True)
+    with FileLock(plan.runs / "locks" / f"{plan.sweep}.lock"):
+        (plan.runs / "locks" / f"{plan.sweep}.holder").write_text("process 7 on here since noon")
+        with pytest.raises(LockedError, match="is being run by process 7 on here since noon; wait for it or stop it"):
+            run_on(service, plan)
+    assert service.submitted == []
+
+
+def test_the_table_of_a_result_has_a_row_for_each_trial(tmp_path: Path, service: ScriptedService) -> None:
+    """The result is a pandas frame on request."""
+    frame = run_on(service, planned(tmp_path, *SWEEP)).to_pandas()
+    assert list(frame["seed"]) == [0, 1, 0, 1]
+    assert list(frame["eval/exact_match"]) == [1.0] * 4
+
+
+def test_editing_the_examples_later_changes_no_frozen_plan(tmp_path: Path, service: ScriptedService) -> None:
+    """What was run stays readable from the ledger, whatever becomes of the files."""
+    plan = planned(tmp_path)
+    run_on(service, plan)
+    (tmp_path / "rows.jsonl").unlink()
+    with Ledger(plan.ledger_path) as ledger:
+        (trial,) = ledger.trials(plan.sweep)
+        assert ledger.example_set(trial.training).examples == plan.trials[0].training.examples
+        assert replace(plan.trials[0]).record() == trial
