@@ -22,7 +22,7 @@ from tunerun.engine.base_model import cache_folder, find
 from tunerun.engine.tokens import token_counter
 from tunerun.errors import ConfigError, InputError
 from tunerun.job import ExampleSet, JobState, TuningRequest
-from tunerun.ledger import Ledger, SweepRecord, TrialRecord
+from tunerun.ledger import FILE_NAME, Ledger, SweepRecord, TrialRecord
 from tunerun.schema import BASE_LEARNING_RATE, Experiment, Point, Scalar, TrialConfig
 from tunerun.template import PromptTemplate
 
@@ -175,7 +175,7 @@ class Plan:
 
 def ledger_path(runs: Path) -> Path:
     """The ledger's file in a runs folder."""
-    return runs / "ledger.db"
+    return runs / FILE_NAME
 
 
 def tuned_model_id(experiment: str, key: str) -> str:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from tunerun import schema
 from tunerun.backends import open_backend
+from tunerun.dataset import read_rows, with_chat_columns
 from tunerun.engine.base_model import cache_folder
 from tunerun.errors import NotFoundError, TemplateError
 from tunerun.job import GenerateOptions, TunedModel
@@ -43,7 +44,7 @@ class CallableModel:
 
 def predict(
     run: str,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]] | Path,
     *,
     runs: str | Path = "runs",
     max_output_tokens: int | None = None,
@@ -52,17 +53,19 @@ def predict(
 
     Args:
         run: an MLflow run id, or the name of a tuned model: `tunedModels/next-number-0a1b2c3d4e5f`.
-        rows: the columns that the template's `text_input` names; others are ignored.
+        rows: mappings with the columns that the template's `text_input` names, others are ignored; or a file of such
+            rows, as those of training.
         runs: the folder that holds the ledger.
         max_output_tokens: longest answer, in tokens; None: as in the experiment.
 
     Raises:
         NotFoundError: the ledger knows no such run, or it has no tuned model.
-        TemplateError: a row lacks a column, with its position from 1.
+        TemplateError: a row lacks a column; names its position from 1, or its file and line.
+        DatasetError: the file cannot be read.
         BackendError: the tuned model cannot be called.
     """
     model = find_model(run, Path(runs))
-    inputs = [_rendered(model.template, row, position) for position, row in enumerate(rows, start=1)]
+    inputs = _rendered(model.template, _placed(rows, model.template))
     options = GenerateOptions(
         max_output_tokens=max_output_tokens or model.generation.max_output_tokens,
         temperature=model.generation.temperature,
@@ -114,8 +117,21 @@ def _job_and_trial(ledger: Ledger, run: str) -> tuple[JobRecord | None, TrialRec
     return ledger.job(trial.key), trial
 
 
-def _rendered(template: PromptTemplate, row: Mapping[str, Any], position: int) -> str:
-    try:
-        return template.render_input(row)
-    except TemplateError as error:
-        raise TemplateError([f"row {position}: {problem}" for problem in error.problems]) from error
+def _placed(rows: Sequence[Mapping[str, Any]] | Path, template: PromptTemplate) -> list[tuple[str, Mapping[str, Any]]]:
+    """Rows beside the name of the place that an error shows."""
+    if not isinstance(rows, Path):
+        return [(f"row {position}", row) for position, row in enumerate(rows, start=1)]
+    read = (with_chat_columns(row, template.input_columns) for row in read_rows(rows))
+    return [(row.place, row.columns) for row in read]
+
+
+def _rendered(template: PromptTemplate, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    inputs, problems = [], []
+    for place, row in rows:
+        try:
+            inputs.append(template.render_input(row))
+        except TemplateError as error:
+            problems.extend(f"{place}: {problem}" for problem in error.problems)
+    if problems:
+        raise TemplateError(problems)
+    return inputs

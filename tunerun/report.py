@@ -86,6 +86,7 @@ def sweep_plot(title: str, curves: Sequence[Curve], best: str | None = None) -> 
             alpha=1 if is_named else 0.5,
             marker="o",
             markersize=4 if is_named else 2,
+            zorder=2 + 1 / len(means),  # a shorter run is often the beginning of a longer one
             label=f"{curve.name} (best)" if curve.name == best else curve.name if is_named else None,
         )
     axes.set_xlabel("epoch")

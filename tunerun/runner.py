@@ -333,13 +333,15 @@ class _Loop:
         if last is not None and last.state.is_finished and not self._may_repeat(last):
             self._finish(trial, is_new=False)
             return
-        self.progress.started(trial)
+        if trial.key not in self.attempts:
+            self.progress.started(trial)
         request = trial.request()
         job = self.ledger.intend(request, trial.config.backend.kind, trial.tokens)
+        attempt = self.attempts.setdefault(trial.key, 0)
         if job.ref is not None:  # an earlier run submitted it; the next poll says what became of it
             self.in_flight.append(_InFlight(trial, job, job.ref))
             return
-        self.attempts[trial.key] = self.attempts.get(trial.key, 0) + 1
+        self.attempts[trial.key] = attempt + 1
         try:
             ref = self.backends.of(trial.config).submit(request)
         except AmbiguousError as error:

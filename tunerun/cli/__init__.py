@@ -13,13 +13,19 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from tunerun import __version__
 from tunerun.errors import InputError, TunerunError
+
+if TYPE_CHECKING:
+    from tunerun.ledger import Ledger
+    from tunerun.runner import SweepResult
 
 INTERRUPTED = 130
 
@@ -122,7 +128,7 @@ def run(
     raise typer.Exit(result.exit_code)
 
 
-def _say_where_to_look(result: Any, overrides: list[str], config_dir: str | None) -> None:
+def _say_where_to_look(result: SweepResult, overrides: list[str], config_dir: str | None) -> None:
     from tunerun.cli import tables
 
     if result.tracking_problem:
@@ -140,31 +146,72 @@ UI_PORT = 5000
 def status(overrides: Overrides = None, config_dir: ConfigDir = None, json_: Json = False) -> None:
     """Show what the ledger knows: of one experiment (experiment=... or name=...), else of the newest sweep."""
     from tunerun.cli import tables
-    from tunerun.compose import compose_name, places
-    from tunerun.errors import NotFoundError
-    from tunerun.ledger import Ledger
-    from tunerun.planning import ledger_path
-    from tunerun.runner import holder_of, result_of, states_of
-    from tunerun.tracking import open_tracker
+    from tunerun.runner import holder_of, states_of
 
-    paths, tracking = places(overrides or (), config_dir)
-    name = compose_name(overrides or (), config_dir)
-    path = ledger_path(Path(paths.runs))
-    if not path.exists():
-        raise NotFoundError(f"{path}: no ledger; nothing has run yet, or paths.runs is another folder")
-    with Ledger(path) as ledger:
-        sweeps = ledger.sweeps(name)
-        if not sweeps:
-            raise NotFoundError(f"{name}: no sweep of this experiment in {path}")
-        result = result_of(ledger, sweeps[-1].id, open_tracker(tracking, Path(paths.runs)))
+    with _newest_sweep(overrides or [], config_dir) as (ledger, result):
         if json_:
             _print_json(result.to_json())
             return
-        tables.sweeps_table([(sweep, states_of(ledger, sweep.id)) for sweep in sweeps])
+        sweep = result.verdict.sweep
+        sweeps = ledger.sweeps(sweep.experiment)
+        tables.sweeps_table([(each, states_of(ledger, each.id)) for each in sweeps])
         tables.result_table(result)
         if not result.verdict.is_complete:
-            holder = holder_of(Path(paths.runs), sweeps[-1].id)
-            tables.out.print(f"Being run by {holder}." if holder else f"Not running. Go on: {result.command}")
+            holder = holder_of(ledger.path.parent, sweep.id)
+            tables.out.print(f"Being run by {holder}." if holder else f"Not running; to go on: {result.command}")
+
+
+@contextmanager
+def _newest_sweep(overrides: list[str], config_dir: str | None) -> Iterator[tuple[Ledger, SweepResult]]:
+    """The ledger, and the newest sweep of the experiment that the overrides name, else of all."""
+    from tunerun.compose import compose_name, places
+    from tunerun.errors import NotFoundError
+    from tunerun.ledger import Ledger
+    from tunerun.runner import result_of
+    from tunerun.tracking import open_tracker
+
+    paths, tracking = places(overrides, config_dir)
+    name = compose_name(overrides, config_dir)
+    with Ledger(_existing_ledger(Path(paths.runs))) as ledger:
+        sweeps = ledger.sweeps(name)
+        if not sweeps:
+            raise NotFoundError(
+                f"{name or 'no name given'}: no sweep of it in {ledger.path}; `tunerun status` shows all"
+            )
+        yield ledger, result_of(ledger, sweeps[-1].id, open_tracker(tracking, Path(paths.runs)))
+
+
+def _existing_ledger(runs: Path) -> Path:
+    from tunerun.errors import NotFoundError
+    from tunerun.ledger import FILE_NAME
+
+    path = runs / FILE_NAME
+    if not path.exists():
+        raise NotFoundError(f"{path}: no ledger; nothing has run yet, or paths.runs is another folder")
+    return path
+
+
+@app.command()
+def compare(
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for results.json, .md, loss.png.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Compare the trials of a sweep that has run, on held-out examples; write the results down."""
+    from tunerun.cli import tables
+    from tunerun.comparison import write_comparison
+
+    with _newest_sweep(overrides or [], config_dir) as (ledger, result):
+        if output is not None:
+            for file in write_comparison(ledger, result.verdict, result.to_json(), output):
+                tables.err.print(f"wrote {file}")
+        if json_:
+            _print_json(result.to_json())
+        else:
+            tables.result_table(result)
 
 
 @app.command()
@@ -185,7 +232,7 @@ def predict(
         )
     if (file is None) == (not columns):
         raise InputError("give either one row as COLUMN=VALUE, or many with --file")
-    rows = _file_rows(file) if file is not None else [_typed_row(columns or [])]
+    rows = file if file is not None else [_typed_row(columns or [])]
     answered = call(run_, rows, runs=runs, max_output_tokens=max_output_tokens)
     if json_:
         _print_json({"tuned_model": answered.tuned_model, "outputs": list(answered.outputs)})
@@ -198,12 +245,6 @@ def _typed_row(columns: list[str]) -> dict[str, str]:
     if wrong:
         raise InputError([f"{column!r}: write COLUMN=VALUE, such as text_input='twenty two'" for column in wrong])
     return dict(column.split("=", 1) for column in columns)
-
-
-def _file_rows(file: Path) -> list[dict[str, Any]]:
-    from tunerun.dataset import read_rows
-
-    return [dict(row.columns) for row in read_rows(file)]
 
 
 @app.command()
@@ -260,18 +301,14 @@ def sync(overrides: Overrides = None, config_dir: ConfigDir = None) -> None:
     """Bring MLflow up to date with the ledger."""
     from tunerun.cli.tables import out
     from tunerun.compose import places
-    from tunerun.errors import NotFoundError, TrackingError
-    from tunerun.planning import ledger_path
+    from tunerun.errors import TrackingError
     from tunerun.tracking import open_tracker
 
     paths, tracking = places(overrides or (), config_dir)
     tracker = open_tracker(tracking, Path(paths.runs))
     if tracker is None:
         raise InputError("tracking: none; choose tracking=mlflow")
-    if not ledger_path(Path(paths.runs)).exists():
-        raise NotFoundError(
-            f"{ledger_path(Path(paths.runs))}: no ledger; nothing has run yet, or paths.runs is another folder"
-        )
+    _existing_ledger(Path(paths.runs))
     report = tracker.sync()
     if tracker.problem:
         raise TrackingError(tracker.problem)

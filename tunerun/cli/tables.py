@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 
@@ -15,8 +17,18 @@ from tunerun.planning import Plan
 from tunerun.runner import SweepResult
 from tunerun.schema import Scalar
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+PIPE_WIDTH = 160
+"""Columns of a table that goes to a file or a pipe; COLUMNS says otherwise."""
+
+
+def _console(*, stderr: bool) -> Console:
+    is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    width = None if is_terminal or "COLUMNS" in os.environ else PIPE_WIDTH
+    return Console(stderr=stderr, width=width, highlight=False, soft_wrap=True)
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)
 
 MAX_ROWS = 60
 """Rows of a plan's table; `--json` has all of them."""
