@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -26,8 +27,13 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def examples_file(tmp_path: Path) -> Path:
     """Thirty examples in a JSON Lines file."""
-    import json
-
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in EXAMPLES))
     return file
+
+
+@pytest.fixture(scope="session")
+def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of base models, for all tests; TUNERUN_TEST_CACHE keeps the converted real model between runs."""
+    kept = os.environ.get("TUNERUN_TEST_CACHE")
+    return Path(kept) if kept else tmp_path_factory.mktemp("cache")

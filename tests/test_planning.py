@@ -13,7 +13,7 @@ from tests.experiments import HELD_OUT, ROWS, overrides, planned, write_rows
 from tunerun.compose import load
 from tunerun.errors import InputError
 from tunerun.planning import plan, redacted, tuned_model_id
-from tunerun.schema import Experiment
+from tunerun.schema import Experiment, Sweep
 
 EPOCHS, RATE = "hyperparameters.epoch_count", "hyperparameters.learning_rate"
 
@@ -154,7 +154,7 @@ def test_an_experiment_made_by_hand_is_one_trial(tmp_path: Path) -> None:
     }
     assert len(plan(Experiment(**fields)).trials) == 1
     with pytest.raises(InputError, match=r"only tunerun.load expands a sweep"):
-        plan(Experiment(**fields, sweep={"axes": {"seed": "1,2"}}))
+        plan(Experiment(**fields, sweep=Sweep(axes={"seed": "1,2"})))
 
 
 @pytest.mark.parametrize("name", ["next_number", "a", "x" * 60, "a--b__c-", "z9"])

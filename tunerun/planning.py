@@ -139,7 +139,7 @@ class Plan:
 
         document: dict[str, Any] = {
             "version": __version__,
-            "command": command,
+            "command": redacted(command),
             "code": code_version(),
             "varied": self.varied,
             "pins": dict(self.experiment.pins),

@@ -126,7 +126,8 @@ def _placed(rows: Sequence[Mapping[str, Any]] | Path, template: PromptTemplate) 
 
 
 def _rendered(template: PromptTemplate, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    inputs, problems = [], []
+    inputs: list[str] = []
+    problems: list[str] = []
     for place, row in rows:
         try:
             inputs.append(template.render_input(row))

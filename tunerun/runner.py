@@ -166,11 +166,12 @@ def run(
         open_backend: how a config's backend section becomes a backend; the seam for tests.
 
     Raises:
-        InputError: a base model cannot be found; nothing was submitted.
+        InputError: a base model cannot be found, or the tracking URI is none; nothing was submitted.
         LockedError: another process runs this sweep; names it.
         LedgerError: the ledger cannot be written.
         KeyboardInterrupt: interrupted; the same call goes on with what is missing.
     """
+    tracker = open_tracker(plan.experiment.tracking, plan.runs)
     with ExitStack() as stack:
         stack.enter_context(_sweep_lock(plan.runs, plan.sweep))
         backends = _Backends(plan, stack, open_backend)
@@ -178,7 +179,6 @@ def run(
         backends.prepare([t for t in plan.trials if not t.done], talk)
         ledger = stack.enter_context(Ledger(plan.ledger_path))
         ledger.freeze(plan.sweep_record(command), [t.record() for t in plan.trials], _example_sets(plan))
-        tracker = open_tracker(plan.experiment.tracking, plan.runs)
         try:
             if tracker is not None:
                 tracker.start(plan.sweep)
@@ -348,7 +348,7 @@ class _Loop:
             # Nobody knows whether the job runs. It stays SUBMITTING: the next run looks it up under its key.
             self.progress.note(f"trial {trial.number}: {error}; run the same command again to look it up")
             return
-        except BackendError as error:
+        except (BackendError, InputError) as error:
             self._fail(trial, job, Failure(FailureKind.INVALID, str(error)))
             return
         self.ledger.submitted(job.id, ref)
@@ -418,7 +418,7 @@ class _Loop:
         inputs = [example.text_input for example in trial.validation.examples]
         try:
             outputs = self.backends.of(trial.config).generate(model, inputs, options)
-        except BackendError as error:
+        except (BackendError, InputError) as error:
             # The tuned model is there all the same; the next run measures it.
             self.progress.note(f"{name} could not be evaluated: {error}; run the same command again")
             return

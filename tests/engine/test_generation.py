@@ -74,7 +74,7 @@ def transformers_answer(
     return str(tokenizer.decode(tokens[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
-def test_generation_sends_the_prompt_tokens_of_training(base: LoadedModel):
+def test_generation_sends_the_prompt_tokens_of_training(base: LoadedModel) -> None:
     """The tokens of an example up to its answer are the ones that transformers' own chat template gives."""
     from transformers import AutoTokenizer
 
@@ -87,19 +87,19 @@ def test_generation_sends_the_prompt_tokens_of_training(base: LoadedModel):
         assert encoded.target[-1] in base.stop_ids
 
 
-def test_tuned_model_has_learned_its_examples(generation: Generation, tuned: Path):
+def test_tuned_model_has_learned_its_examples(generation: Generation, tuned: Path) -> None:
     """Enough epochs on seven examples teach the tiny model their answers, end included."""
     answers = generation.answer(tuned, [one.text_input for one in EXAMPLES], OPTIONS)
     assert answers == [one.output for one in EXAMPLES]
 
 
-def test_folder_loads_with_peft_alone(generation: Generation, tuned: Path, tiny: Model):
+def test_folder_loads_with_peft_alone(generation: Generation, tuned: Path, tiny: Model) -> None:
     """PEFT and transformers load the folder unchanged and answer exactly as the engine."""
     ours = generation.answer(tuned, INPUTS, OPTIONS)
     assert ours == [transformers_answer(tiny.source, tuned, text) for text in INPUTS]
 
 
-def test_base_model_answers_bare(generation: Generation, tuned: Path, tiny: Model):
+def test_base_model_answers_bare(generation: Generation, tuned: Path, tiny: Model) -> None:
     """The base model answers as transformers alone, also when adapters were used before."""
     expected = [transformers_answer(tiny.source, None, text) for text in INPUTS]
     assert generation.answer(None, INPUTS, OPTIONS) == expected
@@ -107,14 +107,14 @@ def test_base_model_answers_bare(generation: Generation, tuned: Path, tiny: Mode
     assert generation.answer(None, INPUTS, OPTIONS) == expected
 
 
-def test_many_inputs_come_back_in_order(generation: Generation, tuned: Path):
+def test_many_inputs_come_back_in_order(generation: Generation, tuned: Path) -> None:
     """More inputs than a batch holds are answered each as if it were alone."""
     inputs = [one.text_input for one in EXAMPLES] * 6
     alone = {text: generation.answer(tuned, [text], OPTIONS)[0] for text in set(inputs)}
     assert generation.answer(tuned, inputs, OPTIONS) == [alone[text] for text in inputs]
 
 
-def test_sampling_follows_its_seed(generation: Generation):
+def test_sampling_follows_its_seed(generation: Generation) -> None:
     """Above temperature 0 the same seed gives the same answers, another seed others; torch's own state stays."""
     state = torch.random.get_rng_state()
     one, again, other = (
@@ -126,7 +126,9 @@ def test_sampling_follows_its_seed(generation: Generation):
     assert torch.equal(state, torch.random.get_rng_state())
 
 
-def test_old_adapters_make_room(base: LoadedModel, generation: Generation, tiny: Model, tuned: Path, tmp_path: Path):
+def test_old_adapters_make_room(
+    base: LoadedModel, generation: Generation, tiny: Model, tuned: Path, tmp_path: Path
+) -> None:
     """More tuned models than fit are loaded anew when they are asked again, with the same answers."""
     folders = [
         tune(base, request_of(tiny, key=key, seed=seed, adapter_rank=seed + 1, learning_rate=0.1), tmp_path)
@@ -141,7 +143,7 @@ def test_old_adapters_make_room(base: LoadedModel, generation: Generation, tiny:
 
 def test_adapter_of_another_base_model_is_refused(
     base: LoadedModel, generation: Generation, tuned: Path, tmp_path: Path
-):
+) -> None:
     """A tuned model is not put on a base model with other weights."""
     folder = tmp_path / "other"
     folder.mkdir()
@@ -151,18 +153,18 @@ def test_adapter_of_another_base_model_is_refused(
         generation.answer(folder, INPUTS, OPTIONS)
 
 
-def test_folder_without_a_tuned_model_is_refused(generation: Generation, tmp_path: Path):
+def test_folder_without_a_tuned_model_is_refused(generation: Generation, tmp_path: Path) -> None:
     """A folder that tunerun did not write is named in the error."""
     with pytest.raises(NotFoundError, match="holds no tuned model"):
         generation.answer(tmp_path, INPUTS, OPTIONS)
 
 
-def test_input_that_fills_the_context_is_refused(generation: Generation):
+def test_input_that_fills_the_context_is_refused(generation: Generation) -> None:
     """An input that leaves no room for an answer is refused by its number."""
     with pytest.raises(InputError, match=r"1 of 2 inputs leave no room .* number 2"):
         generation.answer(None, ["1", "1 " * tiny_model.CONTEXT_TOKENS], OPTIONS)
 
 
-def test_answer_ends_where_the_context_ends(generation: Generation):
+def test_answer_ends_where_the_context_ends(generation: Generation) -> None:
     """A prompt that almost fills the context gets the tokens that are left."""
     assert len(generation.answer(None, ["1 " * 40], GenerateOptions(max_output_tokens=1000))) == 1

@@ -65,6 +65,7 @@ class _Job:
     snapshots: list[Snapshot] = field(default_factory=list)
     metrics: Mapping[str, float] = field(default_factory=dict)
     failure: Failure | None = None
+    cancelled: bool = False
 
     @property
     def ref(self) -> JobRef:
@@ -100,9 +101,21 @@ class LocalBackend:
         self._waiting: deque[_Job] = deque()
         self._jobs: dict[str, _Job] = {}
         self._job_of_key: dict[str, _Job] = {}
+        self._current: _Job | _Call | None = None
         self._engine: EngineProcess | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
+
+    @property
+    def engine_process_id(self) -> int | None:
+        """The operating system's number of the engine's process; None: it was not started, or has died."""
+        engine = self._engine
+        return engine.process_id if engine is not None else None
+
+    @property
+    def calls_waiting(self) -> int:
+        """How many calls wait for the job before them."""
+        return len(self._calls)
 
     def capabilities(self) -> Capabilities:
         """Return the limits; see the Protocol."""
@@ -217,8 +230,10 @@ class LocalBackend:
             if job.state == JobState.QUEUED:
                 self._waiting.remove(job)
                 job.state = JobState.CANCELLED
-            elif job.state == JobState.RUNNING and self._engine is not None:
-                self._engine.send(messages.Cancel(job.id))
+            elif job.state == JobState.RUNNING:
+                job.cancelled = True
+                if self._engine is not None:
+                    self._engine.send(messages.Cancel(job.id))
 
     def generate(self, model: Model | TunedModel, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
         """Answer inputs between two jobs; see the Protocol.
@@ -256,44 +271,68 @@ class LocalBackend:
         self._changed.notify_all()
 
     def _serve(self) -> None:
+        try:
+            self._take_turns()
+        finally:  # whatever ended this thread, nobody waits for it in vain
+            with self._changed:
+                self._closed = True
+                self._settle_all()
+
+    def _take_turns(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or self._calls or self._waiting)
                 if self._closed:
                     return
                 work = self._calls.popleft() if self._calls else self._waiting.popleft()
-                try:
-                    engine = self._engine = self._running_engine()
-                except OSError as error:
-                    self._settle(work, Failure(FailureKind.CRASHED, f"the engine's process cannot start: {error}"))
-                    continue
                 if isinstance(work, _Job):
                     work.state = JobState.RUNNING
-            self._follow(engine, work)
+                self._current = work
+            while not self._follow(work):
+                pass  # the engine died before it took the work: another one does
+            self._current = None
 
-    def _running_engine(self) -> EngineProcess:
-        if self._engine is not None:
-            if self._engine.is_running:
-                return self._engine
-            self._engine.death()  # it died while it had nothing to do: nobody's job failed
-        return EngineProcess(self._cache, self._device, self._threads, self._log)
+    def _follow(self, work: _Job | _Call) -> bool:
+        """Send one piece of work and listen until it is done or the engine is dead.
 
-    def _follow(self, engine: EngineProcess, work: _Job | _Call) -> None:
-        """Send one piece of work and listen until it is done or the engine is dead."""
+        Returns:
+            Whether the work is settled; not so if an engine that had worked before died without taking it.
+        """
         try:
-            engine.send(self._command(work))
-        except ValueError as error:  # half a character (a lone surrogate) cannot be written as JSON
+            engine = self._send(work)
+        except (OSError, ValueError) as error:
             with self._changed:
-                self._settle(work, Failure(FailureKind.INVALID, f"the request is no valid text: {error}"))
-            return
+                self._settle(work, _not_sent(error))
+            return True
+        if engine is None:
+            return True
+        was_idle, taken = engine.has_reported, False
         while (report := engine.receive()) is not None:
+            taken = True
             with self._changed:
                 if self._take(work, report):
-                    return
+                    return True
         failure = engine.death()
         with self._changed:
             self._engine = None
+            if was_idle and not taken and not self._closed:
+                return False
             self._settle(work, _CLOSED if self._closed else failure)
+            return True
+
+    def _send(self, work: _Job | _Call) -> EngineProcess | None:
+        """Send work to the engine, started if need be; None: the backend was closed meanwhile."""
+        with self._changed:
+            if self._closed:
+                self._settle(work, _CLOSED)
+                return None
+            if self._engine is None:
+                self._engine = EngineProcess(self._cache, self._device, self._threads, self._log)
+            engine = self._engine
+        engine.send(self._command(work))
+        if isinstance(work, _Job) and work.cancelled:
+            engine.send(messages.Cancel(work.id))
+        return engine
 
     def _command(self, work: _Job | _Call) -> messages.Command:
         if isinstance(work, _Call):
@@ -311,8 +350,10 @@ class LocalBackend:
                 self._settle(work, Failure(FailureKind.CRASHED, "; ".join(report.problems), report.traceback))
         elif isinstance(report, messages.Refused):
             work.answer.set_exception(_raised(report))
-        else:
-            work.answer.set_result(report.outputs if isinstance(report, messages.Answers) else ())
+        elif isinstance(report, messages.Answers):
+            work.answer.set_result(report.outputs)
+        elif isinstance(report, messages.Done):
+            work.answer.set_result(())
         return isinstance(report, messages.Done | messages.Answers | messages.Refused)
 
     def _settle(self, work: _Job | _Call, failure: Failure) -> None:
@@ -326,6 +367,16 @@ class LocalBackend:
             else:
                 work.failure, work.state = failure, JobState.FAILED
 
+    def _settle_all(self) -> None:
+        """End everything that is not, as the engine will end nothing any more."""
+        self._waiting.clear()
+        for job in self._jobs.values():
+            self._settle(job, _CLOSED)
+        if isinstance(self._current, _Call) and not self._current.answer.done():
+            self._settle(self._current, _CLOSED)
+        while self._calls:
+            self._settle(self._calls.popleft(), _CLOSED)
+
     def __enter__(self) -> Self:
         return self
 
@@ -335,10 +386,6 @@ class LocalBackend:
         with self._changed:
             self._closed = True
             engine, thread = self._engine, self._thread
-            while self._waiting:
-                self._settle(self._waiting.popleft(), _CLOSED)
-            while self._calls:
-                self._settle(self._calls.popleft(), _CLOSED)
             self._changed.notify_all()
         if engine is not None:
             engine.end()
@@ -346,6 +393,13 @@ class LocalBackend:
             thread.join()
         if engine is not None:
             engine.death()
+
+
+def _not_sent(error: OSError | ValueError) -> Failure:
+    if isinstance(error, OSError):
+        return Failure(FailureKind.CRASHED, f"the engine's process cannot start: {error}; see to this machine's limits")
+    # Half a character (a lone surrogate) cannot be written as JSON.
+    return Failure(FailureKind.INVALID, f"a text of the request is no valid Unicode: {error}; mend the dataset's file")
 
 
 def _raised(report: messages.Refused) -> errors.TunerunError:

@@ -104,6 +104,7 @@ def run(
     from tunerun.cli.progress import progress_on_stderr
     from tunerun.compose import load
     from tunerun.planning import plan as make_plan
+    from tunerun.planning import redacted
     from tunerun.runner import run as run_plan
 
     made = make_plan(load(overrides or (), config_dir))
@@ -113,7 +114,7 @@ def run(
         tables.err.print(f"{made.sweep}: {len(made.trials)} trials, {todo} to run")
     else:
         tables.err.print(f"{made.sweep}: all {len(made.trials)} trials are done")
-    command = shlex.join(["tunerun", *sys.argv[1:]])
+    command = str(redacted(shlex.join(["tunerun", *sys.argv[1:]])))
     try:
         with progress_on_stderr() as progress:
             result = run_plan(made, progress=progress, command=command, retry_failed=retry_failed)

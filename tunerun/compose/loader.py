@@ -108,7 +108,10 @@ class Loader:
             ConfigError: it is no override.
         """
         try:
-            return self._parser.parse_overrides([text])[0]
+            parsed = self._parser.parse_overrides([text])[0]
+            if not parsed.key_or_group:
+                raise HydraException("it has no key")
+            return parsed
         except HydraException as error:
             raise ConfigError(f"{text!r} is no override: {_first_line(error)}; write key=value") from error
 

@@ -61,6 +61,13 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class Started:
+    """The engine has taken a command; if it dies now, that may be the command's fault."""
+
+    report: Literal["started"] = "started"
+
+
+@dataclass(frozen=True)
 class SnapshotTaken:
     """A job took an optimiser step."""
 
@@ -112,7 +119,7 @@ class Done:
 
 
 Command = Prepare | Train | Generate | Cancel
-Report = SnapshotTaken | JobEnded | Answers | Refused | Done
+Report = Started | SnapshotTaken | JobEnded | Answers | Refused | Done
 
 _COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="do")])
 _REPORT: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="report")])

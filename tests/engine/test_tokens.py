@@ -1,0 +1,32 @@
+"""Token counts: exact once the model is prepared, an estimate that says so before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.engine.tiny_model import EXAMPLES
+from tunerun.engine import base_model, encoding, tokens
+from tunerun.engine.network import LoadedModel
+from tunerun.job import Example
+from tunerun.schema import Model
+
+
+def test_estimate_until_prepared(tiny: Model, tmp_path: Path) -> None:
+    """Before the first preparation counts are estimates: 4 characters a token and the chat format's 31."""
+    counter = tokens.token_counter(tiny, tmp_path)
+    assert not counter.exact
+    assert counter.count(Example("12345", "1")) == 31 + 2 + 1
+    assert counter.count_input("") == 31
+    assert counter.count_all([Example("", ""), Example("1234", "")]) == [31, 32]
+
+
+def test_exact_once_prepared(tiny: Model, cache: Path, base: LoadedModel) -> None:
+    """A prepared model's counts are the lengths that training sees."""
+    base_model.prepare(tiny, cache)
+    counter = tokens.token_counter(tiny, cache)
+    encoded = encoding.encode_examples(base.tokenizer, base.chat, EXAMPLES)
+    assert counter.exact
+    assert counter.count_all(EXAMPLES) == [len(one) for one in encoded]
+    assert counter.count(EXAMPLES[2]) == len(encoded[2])
+    assert counter.count_input(EXAMPLES[2].text_input) == len(encoded[2].prompt)
+    assert counter.count_all([]) == []

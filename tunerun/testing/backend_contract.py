@@ -1,0 +1,202 @@
+"""The contract of `tunerun.backends.base.Backend` as pytest tests, to be run on every implementation.
+
+    class TestMyBackend(BackendContract):
+        @pytest.fixture(scope="class")
+        @classmethod
+        def place(cls, tmp_path_factory):
+            return MyPlace(tmp_path_factory.mktemp("runs"))
+
+A test of the contract that an implementation cannot keep is a bug of one of the two; skip none.
+"""
+
+# ruff: noqa: S101 - asserts are what a contract suite consists of
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import pytest
+
+from tunerun.backends.base import Backend
+from tunerun.errors import BackendError, InputError
+from tunerun.job import FailureKind, GenerateOptions, JobRef, JobState, TuningRequest
+from tunerun.schema import Model
+from tunerun.testing.waiting import wait_for_end, wait_for_steps
+
+OPTIONS = GenerateOptions(max_output_tokens=8)
+INPUTS = ("1", "a longer input, so that lengths differ", "two", "1")
+
+
+class BackendPlace(Protocol):
+    """Where the backend under test keeps its jobs, and what it can be asked there.
+
+    Attributes:
+        missing_model: a base model that `prepare` has to refuse.
+    """
+
+    missing_model: Model
+
+    def open(self) -> Backend:
+        """Return a new backend object on this place, as a later process would make it."""
+
+    def request(self, digit: str) -> TuningRequest:
+        """Return a small valid request with validation examples.
+
+        Args:
+            digit: a hexadecimal digit; another digit gives another key and another tuned model id, the same digit the
+                equal request.
+        """
+
+    def long_request(self, digit: str) -> TuningRequest:
+        """Return a request, as `request`, that would run for minutes."""
+
+
+class BackendContract:
+    """Every promise of the Protocol's docstring as a test; a subclass gives the fixture `place`, class-scoped."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def place(cls) -> BackendPlace:
+        """Return the place under test; the subclass overrides it."""
+        raise NotImplementedError("a subclass of BackendContract overrides the fixture `place`")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backend(cls, place: BackendPlace) -> Iterator[Backend]:
+        """Open one backend for the tests that need no second one."""
+        with place.open() as backend:
+            backend.prepare([place.request("0").model])
+            yield backend
+
+    def test_capabilities_never_change(self, place: BackendPlace, backend: Backend) -> None:
+        """Two objects on the same place can do the same, and the limits name their source."""
+        capabilities = backend.capabilities()
+        assert capabilities == backend.capabilities() == place.open().capabilities()
+        assert capabilities.kind
+        assert capabilities.source
+        assert capabilities.max_in_flight >= 1
+
+    def test_prepare_may_be_repeated(self, place: BackendPlace, backend: Backend) -> None:
+        """Preparing what is prepared does nothing."""
+        backend.prepare([place.request("0").model])
+
+    def test_prepare_names_every_missing_model(self, place: BackendPlace, backend: Backend) -> None:
+        """Base models that cannot be found are an InputError with a problem for each."""
+        other = place.missing_model.model_copy(update={"name": "another-missing-model"})
+        with pytest.raises(InputError, match=place.missing_model.name) as caught:
+            backend.prepare([place.missing_model, place.request("0").model, other])
+        assert len(caught.value.problems) == 2
+
+    def test_job_succeeds(self, place: BackendPlace, backend: Backend) -> None:
+        """A job ends SUCCEEDED, with a snapshot for every step, its metrics and a tuned model's name."""
+        request = place.request("1")
+        status = wait_for_end(backend, backend.submit(request))
+        assert status.state == JobState.SUCCEEDED, status.failure
+        assert status.failure is None
+        assert [snapshot.step for snapshot in status.snapshots] == list(range(1, len(status.snapshots) + 1))
+        epochs = [snapshot.epoch for snapshot in status.snapshots]
+        assert epochs == sorted(epochs)
+        assert epochs[-1] == request.hyperparameters.epoch_count
+        assert all(math.isfinite(snapshot.mean_loss) for snapshot in status.snapshots)
+        assert all(math.isfinite(value) for value in status.metrics.values())
+        assert status.tuned_model is not None
+        assert status.tuned_model.name == f"tunedModels/{request.tuned_model_id}"
+        assert status.tuned_model.model == request.model
+
+    def test_poll_gives_the_same_or_more(self, place: BackendPlace, backend: Backend) -> None:
+        """Each poll begins with the snapshots of the one before."""
+        ref = backend.submit(place.request("2"))
+        before = backend.poll([ref])[ref]
+        while not before.state.is_finished:
+            after = backend.poll([ref])[ref]
+            assert after.snapshots[: len(before.snapshots)] == before.snapshots
+            before = after
+        assert before.state == JobState.SUCCEEDED, before.failure
+
+    def test_submit_is_idempotent(self, place: BackendPlace, backend: Backend) -> None:
+        """The same key, from many threads and again after success, is one job."""
+        with ThreadPoolExecutor(8) as threads:
+            refs = set(threads.map(lambda _: backend.submit(place.request("3")), range(8)))
+        assert len({ref.id for ref in refs}) == 1
+        first = wait_for_end(backend, refs.pop())
+        again = backend.submit(place.request("3"))
+        assert backend.poll([again])[again] == first
+
+    def test_later_process_finds_the_job(self, place: BackendPlace, backend: Backend) -> None:
+        """A new object on the same place answers for an old reference, and trains a done key no second time."""
+        ref = backend.submit(place.request("4"))
+        first = wait_for_end(backend, ref)
+        with place.open() as later:
+            assert later.poll([ref])[ref] == first
+            again = later.submit(place.request("4"))
+            assert later.poll([again])[again] == first
+
+    def test_poll_answers_for_every_reference(self, place: BackendPlace, backend: Backend) -> None:
+        """Unknown references, also of another backend or with a strange id, are LOST."""
+        known = backend.submit(place.request("1"))
+        kind = backend.capabilities().kind
+        strange = [JobRef(kind, "no-such-job"), JobRef("other", known.id), JobRef(kind, "../../etc"), JobRef(kind, "")]
+        statuses = backend.poll([known, *strange])
+        assert set(statuses) == {known, *strange}
+        for ref in strange:
+            failure = statuses[ref].failure
+            assert statuses[ref].state == JobState.FAILED
+            assert failure is not None
+            assert failure.kind == FailureKind.LOST
+        assert backend.poll([]) == {}
+
+    def test_cancelled_job_ends_and_may_start_anew(self, place: BackendPlace, backend: Backend) -> None:
+        """A running and a waiting job end CANCELLED; submitting the key again starts another job."""
+        running, waiting = backend.submit(place.long_request("5")), backend.submit(place.long_request("6"))
+        wait_for_steps(backend, running, 2)
+        for ref in (waiting, running):
+            backend.cancel(ref)
+        assert wait_for_end(backend, waiting).state == JobState.CANCELLED
+        assert wait_for_end(backend, running).state == JobState.CANCELLED
+        anew = backend.submit(place.long_request("5"))
+        assert not backend.poll([anew])[anew].state.is_finished
+        backend.cancel(anew)
+        wait_for_end(backend, anew)
+
+    def test_cancel_of_a_finished_or_unknown_job_does_nothing(self, place: BackendPlace, backend: Backend) -> None:
+        """What is finished stays as it is."""
+        ref = backend.submit(place.request("1"))
+        first = wait_for_end(backend, ref)
+        backend.cancel(ref)
+        backend.cancel(JobRef(backend.capabilities().kind, "no-such-job"))
+        assert backend.poll([ref])[ref] == first
+
+    def test_generate_answers_in_order(self, place: BackendPlace, backend: Backend) -> None:
+        """One output per input, the same for the same input and again at temperature 0, tuned and base."""
+        tuned = wait_for_end(backend, backend.submit(place.request("1"))).tuned_model
+        assert tuned is not None
+        for model in (tuned, place.request("1").model):
+            outputs = backend.generate(model, INPUTS, OPTIONS)
+            assert len(outputs) == len(INPUTS)
+            assert outputs[0] == outputs[3]
+            assert backend.generate(model, INPUTS, OPTIONS) == outputs
+            assert backend.generate(model, [INPUTS[1]], OPTIONS) == [outputs[1]]
+            assert backend.generate(model, [], OPTIONS) == []
+
+    def test_generate_with_a_missing_model_is_an_input_error(self, place: BackendPlace, backend: Backend) -> None:
+        """A base model that does not exist cannot answer."""
+        with pytest.raises((InputError, BackendError), match=place.missing_model.name):
+            backend.generate(place.missing_model, INPUTS, OPTIONS)
+
+    def test_leaving_keeps_or_loses_jobs_as_promised(self, place: BackendPlace) -> None:
+        """A job that was running when the backend was left is lost, or goes on if `survives_runner` says so."""
+        with place.open() as first:
+            ref = first.submit(place.long_request("7"))
+            wait_for_steps(first, ref, 1)
+        with place.open() as later:
+            status = later.poll([ref])[ref]
+            if later.capabilities().survives_runner:
+                assert not status.state.is_finished
+                later.cancel(ref)
+            else:
+                assert status.state == JobState.FAILED
+                assert status.failure is not None
+                assert status.failure.kind == FailureKind.LOST

@@ -1,0 +1,49 @@
+"""Wait for something that happens elsewhere, with a deadline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from tunerun.backends.base import Backend
+from tunerun.job import JobRef, JobStatus
+
+DEADLINE_S = 120.0
+"""Long enough for an engine to start on a machine that is busy with something else."""
+
+PAUSE_S = 0.01
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = DEADLINE_S) -> None:
+    """Return as soon as a condition holds.
+
+    Args:
+        what: the condition in words, for the message.
+
+    Raises:
+        TimeoutError: it does not hold in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {timeout_s:.0f} s in vain: {what}")
+        time.sleep(PAUSE_S)
+
+
+def wait_for_end(backend: Backend, ref: JobRef, timeout_s: float = DEADLINE_S) -> JobStatus:
+    """Return a job's status once it is finished.
+
+    Raises:
+        TimeoutError: it does not finish in time.
+    """
+    wait_until(lambda: backend.poll([ref])[ref].state.is_finished, f"{ref} is finished", timeout_s)
+    return backend.poll([ref])[ref]
+
+
+def wait_for_steps(backend: Backend, ref: JobRef, steps: int, timeout_s: float = DEADLINE_S) -> None:
+    """Return once a job has taken a number of steps.
+
+    Raises:
+        TimeoutError: it does not take them in time.
+    """
+    wait_until(lambda: len(backend.poll([ref])[ref].snapshots) >= steps, f"{ref} took {steps} steps", timeout_s)
