@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench lock clean
+.PHONY: help setup demo results test check bench lock clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ $(READY): requirements.lock pyproject.toml
 
 demo: $(READY)  ## tune SmolLM2-135M on the Gemini guide's 15 examples and compare the trials
 	$(BIN)/tunerun run experiment=next_number
+
+results: demo  ## write experiments/next_number's results down, from the demo's ledger
+	$(BIN)/tunerun compare name=next_number --output experiments/next_number
 
 test: $(READY)  ## every test, the ones that load the small model included
 	$(BIN)/python -m coverage run -m pytest

@@ -20,6 +20,8 @@ from tunerun.job import JobState
 from tunerun.ledger import Ledger
 from tunerun.planning import ledger_path
 
+pytestmark = pytest.mark.slow
+
 SWEEP = ("hyperparameters.epoch_count=2,3", "hyperparameters.learning_rate=0.01,0.001")
 DEADLINE_S = 120.0
 
@@ -187,7 +189,6 @@ def test_a_full_disk_is_said_and_nothing_is_lost(experiment: list[str]) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
 def test_the_real_small_model_learns_the_next_number(engine_cache: Path) -> None:
     """SmolLM2-135M, tuned on the guide's 15 examples for 5 epochs, knows numbers that the base model does not."""
     document = result(

@@ -207,3 +207,11 @@ class Experiment(TrialConfig):
     sweep: Sweep = Field(default_factory=Sweep)
     pins: dict[str, Scalar] = Field(default_factory=dict, description="Swept keys that the command line fixed.")
     points: tuple[Point, ...] = Field((), description="The sweep's points, in order; empty: this config alone.")
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of what can be written in YAML, for editors; without what `load` works out."""
+    document = Experiment.model_json_schema()
+    for worked_out in ("pins", "points"):
+        del document["properties"][worked_out]
+    return document

@@ -21,6 +21,8 @@ from tunerun.schema import Model
 from tunerun.testing.backend_contract import BackendContract
 from tunerun.testing.waiting import wait_for_end, wait_for_steps, wait_until
 
+pytestmark = pytest.mark.slow  # every test starts the engine's process
+
 REPOSITORY = Path(__file__).parents[2]
 
 RUNNER = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -25,10 +24,8 @@ def tiny(tiny_folder: Path) -> Model:
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The cache of base models; TUNERUN_TEST_CACHE keeps the converted real model between runs."""
-    kept = os.environ.get("TUNERUN_TEST_CACHE")
-    return Path(kept) if kept else tmp_path_factory.mktemp("cache")
+def cache(engine_cache: Path) -> Path:
+    return engine_cache
 
 
 @pytest.fixture(scope="session")

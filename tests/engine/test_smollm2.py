@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.engine.test_generation import transformers_answer, tune
 from tunerun.engine import base_model, encoding, network, tokens
@@ -24,6 +25,7 @@ def test_tuning_learns_and_peft_agrees(smollm2: Model, cache: Path, tmp_path: Pa
     """Three epochs on the guide's examples lower the loss; PEFT and transformers alone answer the same."""
     rows = json.loads((EXPERIMENT / "train.json").read_text())
     examples = tuple(Example(row["text_input"], row["output"]) for row in rows)
+    torch.set_num_threads(1)  # on a busy machine two wait for each other longer than they work
     base = network.load(smollm2, cache, network.choose_device("cpu"))
     counter = tokens.token_counter(smollm2, cache)
     lengths = [len(one) for one in encoding.encode_examples(base.tokenizer, base.chat, examples)]

@@ -138,7 +138,7 @@ def test_gradient_is_of_output_tokens_only(base: LoadedModel, tiny: Model) -> No
     request = request_of(tiny)
     encoded = encoding.encode_examples(base.tokenizer, base.chat, EXAMPLES)
     with network.fresh_adapter(base, request.hyperparameters, 0) as adapted:
-        training.total_loss(base, adapted, encoding.collate(encoded, base.pad_id, base.device)).backward()
+        torch.autograd.backward(training.total_loss(base, adapted, encoding.collate(encoded, base.pad_id, base.device)))
         ours = [one.grad.clone() for one in adapted.parameters() if one.requires_grad]
         adapted.zero_grad()
         for one in encoded:

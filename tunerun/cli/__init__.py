@@ -259,9 +259,9 @@ def config(
     from tunerun import compose
 
     if schema:
-        from tunerun.schema import TrialConfig
+        from tunerun.schema import json_schema
 
-        _print_json(TrialConfig.model_json_schema())
+        _print_json(json_schema())
     elif explain:
         sys.stdout.write(compose.explain(explain, overrides or (), config_dir) + "\n")
     else:

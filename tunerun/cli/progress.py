@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from tunerun.cli.tables import err, number, overrides_text, plain, share
@@ -90,7 +90,6 @@ class BarProgress(Progress):
         self._bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
             TextColumn("{task.fields[detail]}"),
             TimeRemainingColumn(),
             console=err,
@@ -126,7 +125,7 @@ class BarProgress(Progress):
 
     def stepped(self, trial: Trial, snapshot: Snapshot) -> None:
         """Move a bar."""
-        detail = f"epoch {snapshot.epoch} mean loss {number(snapshot.mean_loss)}"
+        detail = f"{snapshot.step}/{trial.steps} epoch {snapshot.epoch} mean loss {number(snapshot.mean_loss)}"
         self._bars.update(self._tasks[trial.number], completed=snapshot.step, detail=detail)
 
     def evaluating(self, subject: str) -> None:

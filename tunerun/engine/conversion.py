@@ -20,7 +20,7 @@ from tunerun.errors import BaseModelError
 from tunerun.schema import Model
 
 ETAG_TIMEOUT_S = 10.0
-"""How long the hub may take to answer a look-up; huggingface_hub's own default (its documentation, 2026-11)."""
+"""How long the hub may take to answer a look-up; the default of huggingface_hub 2.4.0."""
 
 
 def prepare(model: Model, found: FoundModel, cache: Path) -> Path:

@@ -24,8 +24,9 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "DO_NOT_TRACK": "1",
-    # GNU OpenMP's threads else spin for each other: on a machine whose cores others use as well, a step of
-    # SmolLM2-135M took 57 s instead of 6 (two cores, three busy processes, 2026-11-22).
+    # GNU OpenMP's threads else spin while they wait for each other, which starves them where others use the cores
+    # too. SmolLM2-135M on two cores at a load of about 4: a step took 57 s with the default, 5 to 7 s with 1000, one
+    # run after the other; at a load of 1 to 2 up to a quarter longer than the default (2026-11-22).
     "GOMP_SPINCOUNT": "1000",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic cuBLAS (torch's notes on reproducibility)
 }
