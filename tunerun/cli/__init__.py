@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -71,6 +72,13 @@ def _problem_text(error: TunerunError) -> str:
     return f"{len(error.problems)} problems:\n" + "".join(f"  {problem}\n" for problem in error.problems)
 
 
+def _program() -> str:
+    """How this program is called here: by its name where the shell finds it, else by its path."""
+    if Path(sys.argv[0]).name == "__main__.py":
+        return "python -m tunerun"
+    return "tunerun" if shutil.which("tunerun") else os.path.relpath(sys.argv[0])
+
+
 def _print_json(document: object) -> None:
     sys.stdout.write(json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
 
@@ -114,7 +122,7 @@ def run(
         tables.err.print(f"{made.sweep}: {len(made.trials)} trials, {todo} to run")
     else:
         tables.err.print(f"{made.sweep}: all {len(made.trials)} trials are done")
-    command = str(redacted(shlex.join(["tunerun", *sys.argv[1:]])))
+    command = str(redacted(shlex.join([_program(), *sys.argv[1:]])))
     try:
         with progress_on_stderr() as progress:
             result = run_plan(made, progress=progress, command=command, retry_failed=retry_failed)
@@ -136,7 +144,7 @@ def _say_where_to_look(result: SweepResult, overrides: list[str], config_dir: st
         tables.err.print(f"[yellow]note:[/] {tables.plain(result.tracking_problem)}")
     if result.link:
         ours = [o for o in overrides if o.startswith(("paths", "tracking", "local"))]
-        command = shlex.join(["tunerun", "ui", *(["-cd", config_dir] if config_dir else []), *ours])
+        command = shlex.join([_program(), "ui", *(["-cd", config_dir] if config_dir else []), *ours])
         tables.out.print(f"To look at the runs: {command}   then open http://127.0.0.1:{UI_PORT}/{result.link}")
 
 
