@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -58,9 +59,13 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+
+
 def plan_table(plan: Plan) -> None:
     """Print the trials of a plan, what they cost, and what a user should know first."""
-    table = Table(title=f"{plan.name}: {len(plan.trials)} trials, sweep {plan.sweep}", title_justify="left")
+    table = _table(f"{plan.name}: {len(plan.trials)} trials, sweep {plan.sweep}")
     table.add_column("trial", justify="right")
     for key in plan.varied:
         table.add_column(short(key), justify="right")
@@ -107,11 +112,13 @@ def result_table(result: SweepResult) -> None:
     verdict = result.verdict
     varied = list(verdict.trials[0].record.overrides)
     metrics = _eval_metrics(verdict)
-    table = Table(title=f"{verdict.sweep.experiment}: sweep {verdict.sweep.id}", title_justify="left")
-    table.add_column("trial", justify="right")
+    shows_state = any(trial.state is not JobState.SUCCEEDED for trial in verdict.trials)
+    table = _table(f"{verdict.sweep.experiment}: sweep {verdict.sweep.id}")
+    table.add_column("trial", justify="right", no_wrap=True)
     for key in varied:
-        table.add_column(short(key), justify="right")
-    table.add_column("state")
+        table.add_column(short(key), justify="right", no_wrap=True)
+    if shows_state:
+        table.add_column("state", no_wrap=True)
     for head in ("final mean loss", "validation loss", *(m.removeprefix("eval/").replace("_", " ") for m in metrics)):
         table.add_column(head, justify="right")
     table.add_column("loss curve")
@@ -120,20 +127,23 @@ def result_table(result: SweepResult) -> None:
         table.add_row(
             f"{'* ' if trial.record.number == verdict.best else ''}{trial.record.number}",
             *(str(trial.record.overrides[key]) for key in varied),
-            f"[{style}]{trial.state}[/]" if style else trial.state.value,
+            *([f"[{style}]{trial.state}[/]" if style else trial.state.value] if shows_state else []),
             *_measures(trial.metrics, metrics),
-            trial.advice.text if trial.advice else "",
+            trial.advice.summary if trial.advice else "",
             style="bold" if trial.record.number == verdict.best else None,
         )
     table.add_section()
     for baseline in verdict.baselines:
-        table.add_row(baseline.name, *[""] * len(varied), baseline.model, *_measures(baseline.metrics, metrics), "")
+        blank = [""] * (len(varied) + shows_state)
+        table.add_row(baseline.name, *blank, *_measures(baseline.metrics, metrics), "not tuned")
     out.print(table)
     out.print(_plain(verdict.sentence))
     if verdict.best is not None:
-        tuned = verdict.trials[verdict.best].tuned_model
-        if tuned is not None:
-            out.print(f"Its tuned model: {tuned.name} in {_plain(tuned.location)}")
+        best = verdict.trials[verdict.best]
+        if best.advice is not None:
+            out.print(f"Its loss curve is {best.advice.text}.")
+        if best.tuned_model is not None:
+            out.print(f"Its tuned model: {best.tuned_model.name} in {_plain(best.tuned_model.location)}")
     failures(verdict)
 
 
@@ -166,7 +176,7 @@ def failures(verdict: Verdict) -> None:
 
 def sweeps_table(rows: Sequence[tuple[SweepRecord, Mapping[JobState, int]]]) -> None:
     """Print all sweeps of a ledger, and how many of their trials are in which state."""
-    table = Table(title="sweeps", title_justify="left")
+    table = _table("sweeps")
     for head in ("sweep", "frozen", "trials", "states"):
         table.add_column(head)
     for sweep, states in rows:

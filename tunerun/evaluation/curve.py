@@ -30,10 +30,10 @@ MIN_EPOCHS = 3
 class Shape(StrEnum):
     """How a loss curve ends."""
 
-    SHORT = "short"
+    SHORT = "too short"
     UNSTABLE = "unstable"
     FLAT = "flat"
-    FALLING = "falling"
+    FALLING = "still falling"
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ class Advice:
     shape: Shape
     text: str
     flat_after: int | None = None
+
+    @property
+    def summary(self) -> str:
+        """How the curve ends, in three words at most."""
+        return f"flat after {self.flat_after}" if self.flat_after is not None else f"{self.shape}"
 
 
 def epoch_means(snapshots: Sequence[Snapshot]) -> list[float]:
@@ -62,5 +67,5 @@ def advise(losses: Sequence[float]) -> Advice:
         return Advice(Shape.UNSTABLE, "unstable: try a smaller learning rate")
     for epoch in range(1, len(losses)):
         if losses[epoch - 1] - min(losses[epoch:]) <= FLAT_SHARE * fall:
-            return Advice(Shape.FLAT, f"flat: epoch_count: {epoch} gives the same", epoch)
+            return Advice(Shape.FLAT, f"flat after epoch {epoch}: epoch_count: {epoch} gives the same", epoch)
     return Advice(Shape.FALLING, "still falling: try more epochs")
