@@ -122,7 +122,7 @@ def run(
         tables.err.print(f"{made.sweep}: {len(made.trials)} trials, {todo} to run")
     else:
         tables.err.print(f"{made.sweep}: all {len(made.trials)} trials are done")
-    command = str(redacted(shlex.join([_program(), *sys.argv[1:]])))
+    command = str(redacted(f"{_program()} {shlex.join(sys.argv[1:])}"))
     try:
         with progress_on_stderr() as progress:
             result = run_plan(made, progress=progress, command=command, retry_failed=retry_failed)
@@ -134,17 +134,17 @@ def run(
     else:
         tables.result_table(result)
         _say_where_to_look(result, overrides or [], config_dir)
+    if result.tracking_problem:
+        tables.err.print(f"[yellow]note:[/] {tables.plain(result.tracking_problem)}")
     raise typer.Exit(result.exit_code)
 
 
 def _say_where_to_look(result: SweepResult, overrides: list[str], config_dir: str | None) -> None:
     from tunerun.cli import tables
 
-    if result.tracking_problem:
-        tables.err.print(f"[yellow]note:[/] {tables.plain(result.tracking_problem)}")
     if result.link:
         ours = [o for o in overrides if o.startswith(("paths", "tracking", "local"))]
-        command = shlex.join([_program(), "ui", *(["-cd", config_dir] if config_dir else []), *ours])
+        command = f"{_program()} {shlex.join(['ui', *(['-cd', config_dir] if config_dir else []), *ours])}"
         tables.out.print(f"To look at the runs: {command}   then open http://127.0.0.1:{UI_PORT}/{result.link}")
 
 
