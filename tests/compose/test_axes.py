@@ -29,7 +29,7 @@ def points(*overrides: str) -> list[dict[str, Scalar]]:
 def test_axes_multiply_and_the_last_turns_fastest() -> None:
     """The grid of an experiment is the product of its axes, in order."""
     assert points()[:3] == [{RATE: 0.001, EPOCHS: 5}, {RATE: 0.001, EPOCHS: 10}, {RATE: 0.0005, EPOCHS: 5}]
-    assert len(points()) == 6
+    assert len(points()) == 4
 
 
 def test_the_values_reach_the_config() -> None:
@@ -41,7 +41,7 @@ def test_the_values_reach_the_config() -> None:
 
 def test_a_comma_on_the_command_line_adds_an_axis() -> None:
     """A key that the experiment does not sweep becomes a further axis."""
-    assert len(points("seed=1,2")) == 12
+    assert len(points("seed=1,2")) == 8
 
 
 def test_a_comma_on_the_command_line_replaces_the_axis_of_its_key() -> None:
@@ -53,7 +53,7 @@ def test_a_plain_value_pins_an_axis() -> None:
     """A swept key that is typed with one value is not swept, and the pin is kept for the plan to show."""
     experiment = load([NEXT, f"{EPOCHS}=3"])
     assert experiment.pins == {EPOCHS: 3}
-    assert [point.overrides for point in experiment.points] == [{RATE: 0.001}, {RATE: 0.0005}, {RATE: 0.0002}]
+    assert [point.overrides for point in experiment.points] == [{RATE: 0.001}, {RATE: 0.0005}]
     assert {point.config.hyperparameters.epoch_count for point in experiment.points} == {3}
 
 
@@ -74,7 +74,7 @@ def test_exclusions_leave_combinations_out() -> None:
     """A point that has all values of an entry is left out; one that has some stays."""
     found = points("sweep.exclude=[{hyperparameters.epoch_count: 10, hyperparameters.learning_rate: 0.001}]")
     assert {RATE: 0.001, EPOCHS: 10} not in found
-    assert len(found) == 5
+    assert len(found) == 3
 
 
 def test_axes_may_be_nested_and_lists_in_yaml() -> None:

@@ -59,7 +59,7 @@ def train(pack: Sequence[TuningRequest], base: LoadedModel, observer: Observer) 
     """Train a pack of requests that share a base model; one that fails does not touch the others.
 
     Args:
-        pack: the requests; they run one after another for now.
+        pack: the requests; they run one after another.
         base: their base model, which is left as it was.
         observer: called from this thread.
 
