@@ -27,7 +27,7 @@ demo: $(READY)  ## tune SmolLM2-135M on the Gemini guide's 15 examples and compa
 	$(BIN)/tunerun run experiment=next_number
 
 results: demo  ## write experiments/next_number's results down, from the demo's ledger
-	$(BIN)/tunerun compare name=next_number --output experiments/next_number
+	$(BIN)/tunerun compare experiment=next_number --output experiments/next_number
 
 test: $(READY)  ## every test, the ones that load the small model included
 	$(BIN)/python -m coverage run -m pytest

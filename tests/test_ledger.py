@@ -79,7 +79,7 @@ def test_a_job_is_read_back_with_everything_it_learned(ledger: Ledger) -> None:
     assert ledger.snapshots(job.id) == [snapshot(1), snapshot(2)]
     assert ledger.job_of_tuned_model("tunedModels/x-k") == stored
     assert ledger.seconds_per_token("local", "tiny") == pytest.approx(0.2)
-    assert ledger.keys_in(JobState.SUCCEEDED) == {"k"}
+    assert ledger.final_states() == {"k": JobState.SUCCEEDED}
 
 
 def test_a_key_has_one_live_job_at_most(ledger: Ledger) -> None:

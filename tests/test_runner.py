@@ -162,7 +162,9 @@ def test_a_failed_trial_runs_again_only_when_asked(tmp_path: Path, service: Scri
     service.outcome = lambda _: Failure(FailureKind.CRASHED, "bug")
     run_on(service, planned(tmp_path))
     service.outcome = lambda _: None
-    assert run_on(service, planned(tmp_path)).exit_code == 1
+    again = planned(tmp_path)
+    assert (len(again.to_run(retry_failed=False)), len(again.to_run(retry_failed=True))) == (0, 1)
+    assert run_on(service, again).exit_code == 1
     assert run_on(service, planned(tmp_path), retry_failed=True).exit_code == 0
     assert len(service.submitted) == 2
 

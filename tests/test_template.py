@@ -131,3 +131,17 @@ def test_both_parts_are_checked() -> None:
     with pytest.raises(TemplateError, match=r"template\.text_input: .*\ntemplate\.output: ") as refused:
         PromptTemplate(Template(text_input="{{ a", output="{{ b"))
     assert len(refused.value.problems) == 2
+
+
+def test_a_column_whose_name_is_no_identifier_is_named_by_subscript() -> None:
+    """`row["any name"]` is the column of that name, and is asked for as any other."""
+    template = PromptTemplate(Template(text_input='{{ row["Länge (cm)"] }} {{ unit }}', output="{{ row['my col'] }}"))
+    assert template.columns == {"Länge (cm)", "unit", "my col"}
+    assert template.render({"Länge (cm)": 3, "unit": "cm", "my col": "x"}) == Example("3 cm", "x")
+    with pytest.raises(TemplateError, match=r"names 'my col', which the row has not"):
+        template.render({"Länge (cm)": 3, "unit": "cm"})
+
+
+def test_a_column_may_be_called_row() -> None:
+    """A column named `row` is a column."""
+    assert PromptTemplate(Template(text_input="{{ row }}", output="x")).render({"row": "7"}) == Example("7", "x")

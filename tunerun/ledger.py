@@ -402,9 +402,14 @@ class Ledger:
         row = self._row("SELECT * FROM job WHERE key = ? ORDER BY attempt DESC LIMIT 1", [key])
         return None if row is None else _job(row)
 
-    def keys_in(self, state: JobState) -> frozenset[str]:
-        """The keys that have a job in a state."""
-        return frozenset(row["key"] for row in self._rows("SELECT key FROM job WHERE state = ?", [state]))
+    def final_states(self) -> dict[str, JobState]:
+        """The state of every key whose last job is final; one that was lost or cancelled is not, it runs again."""
+        rows = self._rows(
+            "SELECT key, state FROM job AS last WHERE (state = 'SUCCEEDED' OR (state = 'FAILED' AND "
+            "json_extract(failure, '$.kind') != ?)) AND attempt = (SELECT max(attempt) FROM job WHERE key = last.key)",
+            [FailureKind.LOST],
+        )
+        return {row["key"]: JobState(row["state"]) for row in rows}
 
     def jobs(self, key: str) -> list[JobRecord]:
         """All jobs of a key, the first attempt first."""

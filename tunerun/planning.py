@@ -48,6 +48,7 @@ class Trial:
         steps: optimiser steps.
         same_as: the number of an earlier trial with the same key; None: there is none.
         done: whether a job of this key has succeeded already.
+        failed: whether its last job failed by a fault of its own, and so is not run again by itself.
     """
 
     number: int
@@ -62,6 +63,7 @@ class Trial:
     steps: int
     same_as: int | None
     done: bool
+    failed: bool
 
     def request(self) -> TuningRequest:
         """What a backend is asked to do for this trial."""
@@ -132,6 +134,10 @@ class Plan:
     def varied(self) -> list[str]:
         """The keys that the sweep varies."""
         return list(self.trials[0].overrides)
+
+    def to_run(self, *, retry_failed: bool) -> list[Trial]:
+        """The trials that a run would submit, those of equal keys once."""
+        return [t for t in self.trials if t.same_as is None and not t.done and (retry_failed or not t.failed)]
 
     def sweep_record(self, command: str) -> SweepRecord:
         """The plan as the ledger freezes it, apart from its trials."""
@@ -247,6 +253,7 @@ class _Planner:
         self._tokens: dict[tuple[str, str], int] = {}
         self._identities: dict[str, str] = {}
         self._numbers: dict[str, int] = {}
+        self._states: dict[str, JobState] | None = None
 
     def trial(self, number: int, point: Point) -> Trial:
         config = point.config
@@ -286,12 +293,13 @@ class _Planner:
             tokens=tokens_per_epoch * hyperparameters.epoch_count,
             steps=math.ceil(len(loaded.training.examples) / hyperparameters.batch_size) * hyperparameters.epoch_count,
             same_as=None if first == number else first,
-            done=key in self._done(),
+            done=self._state_of(key) is JobState.SUCCEEDED,
+            failed=self._state_of(key) is JobState.FAILED,
         )
 
     def seconds(self, trials: list[Trial]) -> float | None:
         """How long what is not done will train; None where the ledger has seen nothing like it."""
-        todo = [trial for trial in trials if not trial.done and trial.same_as is None]
+        todo = [trial for trial in trials if not (trial.done or trial.failed) and trial.same_as is None]
         path = ledger_path(self.runs)
         if not todo:
             return 0.0
@@ -364,14 +372,15 @@ class _Planner:
             self._tokens[counted] = sum(counter.count_all(examples.examples))
         return self._tokens[counted]
 
-    def _done(self) -> frozenset[str]:
-        if not hasattr(self, "_succeeded"):
+    def _state_of(self, key: str) -> JobState | None:
+        """The state of a key's last job, as the ledger had it when the plan was begun; None: it had none."""
+        if self._states is None:
             path = ledger_path(self.runs)
-            self._succeeded: frozenset[str] = frozenset()
+            self._states = {}
             if path.exists():
                 with Ledger(path) as ledger:
-                    self._succeeded = ledger.keys_in(JobState.SUCCEEDED)
-        return self._succeeded
+                    self._states = ledger.final_states()
+        return self._states.get(key)
 
 
 def _tokens_by_place(trials: list[Trial]) -> Iterator[tuple[str, str, int]]:

@@ -176,7 +176,7 @@ def run(
         stack.enter_context(_sweep_lock(plan.runs, plan.sweep))
         backends = _Backends(plan, stack, open_backend)
         talk = progress or Progress()
-        backends.prepare([t for t in plan.trials if not t.done], talk)
+        backends.prepare(plan.to_run(retry_failed=retry_failed), talk)
         ledger = stack.enter_context(Ledger(plan.ledger_path))
         ledger.freeze(plan.sweep_record(command), [t.record() for t in plan.trials], _example_sets(plan))
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateSyntaxError, Undefined, UndefinedError, meta
+from jinja2 import StrictUndefined, TemplateSyntaxError, Undefined, UndefinedError, meta, nodes
 from jinja2.exceptions import SecurityError, TemplateRuntimeError
 from jinja2.runtime import TemplateReference
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -19,6 +19,9 @@ from tunerun.job import Example
 from tunerun.schema import Template
 
 Row = Mapping[str, Any]
+
+_ROW = "row"
+"""Holds the whole row in a template, for columns whose names are no identifiers."""
 
 
 class PromptTemplate:
@@ -45,7 +48,7 @@ class PromptTemplate:
         problems = []
         for part, text in self._parts():
             try:
-                self._columns[part] = frozenset(meta.find_undeclared_variables(self._environment.parse(text)))
+                self._columns[part] = _columns_of(self._environment.parse(text))
                 self._compiled[part] = self._environment.from_string(text)
             except TemplateSyntaxError as error:
                 problems.append(f"template.{part}: line {error.lineno}: {error.message}; this is no valid Jinja2")
@@ -91,12 +94,24 @@ class PromptTemplate:
                 f"template.{part} names {names}, which the row has not; it has {', '.join(map(str, row)) or 'none'}"
             )
         try:
-            return self._compiled[part].render(row)
+            return self._compiled[part].render({_ROW: row, **row})
         except (UndefinedError, SecurityError, TemplateRuntimeError) as error:
             raise TemplateError(f"template.{part}: {_without_cells(str(error.message), row)}") from error
         except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
             message = _without_cells(str(error), row)
             raise TemplateError(f"template.{part}: {type(error).__name__}: {message}") from error
+
+
+def _columns_of(tree: nodes.Template) -> frozenset[str]:
+    """The columns that a template names: `{{ name }}`, or `{{ row["any name"] }}` where it is no identifier."""
+    by_subscript = [
+        node.arg.value
+        for node in tree.find_all(nodes.Getitem)
+        if isinstance(node.node, nodes.Name) and node.node.name == _ROW and isinstance(node.arg, nodes.Const)
+    ]
+    names = frozenset(meta.find_undeclared_variables(tree))
+    only_subscripts = len(by_subscript) == sum(name.name == _ROW for name in tree.find_all(nodes.Name))
+    return (names - {_ROW} if only_subscripts else names) | {str(column) for column in by_subscript}
 
 
 def _printable(value: Any) -> Any:

@@ -136,7 +136,7 @@ def test_bad_input_is_said_in_a_line_and_starts_nothing(
         (["ui", "tracking=none"], "there is nothing to look at"),
         (["plan", "--config-dir", "nowhere"], "--config-dir: nowhere: no such directory"),
         (["plan", "hydra/launcher=ray", "name=x"], "choose where to run with backend=..."),
-        (["run", "=3"], "is no override"),
+        (["run", "=3"], "this is no override in Hydra's grammar; write key=value"),
         (["config", "--explain", "seeed"], "seeed: no such key; did you mean 'seed'?"),
         (["rnu"], "No such command 'rnu'"),
         (["plan", "--jsn"], "No such option"),

@@ -44,6 +44,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...",
 ConfigDir = Annotated[str | None, typer.Option("--config-dir", "-cd", help="Directory of YAML files, searched first.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 Multirun = Annotated[bool, typer.Option("--multirun", "-m", help="Accepted as Hydra's; sweeps need no flag here.")]
+SweepId = Annotated[str | None, typer.Option("--sweep", help="Id of a sweep, as `status` lists them.")]
 Runs = Annotated[str, typer.Option("--runs", help="Folder of the ledger and the tuned models.")]
 
 
@@ -117,11 +118,7 @@ def run(
 
     made = make_plan(load(overrides or (), config_dir))
     tables.warnings(made.warnings)
-    todo = sum(not trial.done and trial.same_as is None for trial in made.trials)
-    if todo:
-        tables.err.print(f"{made.sweep}: {len(made.trials)} trials, {todo} to run")
-    else:
-        tables.err.print(f"{made.sweep}: all {len(made.trials)} trials are done")
+    tables.run_line(made, retry_failed=retry_failed)
     command = str(redacted(f"{_program()} {shlex.join(sys.argv[1:])}"))
     try:
         with progress_on_stderr() as progress:
@@ -152,27 +149,31 @@ UI_PORT = 5000
 
 
 @app.command()
-def status(overrides: Overrides = None, config_dir: ConfigDir = None, json_: Json = False) -> None:
-    """Show what the ledger knows: of one experiment (experiment=... or name=...), else of the newest sweep."""
+def status(
+    overrides: Overrides = None, config_dir: ConfigDir = None, sweep: SweepId = None, json_: Json = False
+) -> None:
+    """Show what the ledger knows of the sweep that the overrides compose, or of the newest."""
     from tunerun.cli import tables
     from tunerun.runner import holder_of, states_of
 
-    with _newest_sweep(overrides or [], config_dir) as (ledger, result):
+    with _chosen_sweep(overrides or [], config_dir, sweep) as (ledger, result):
         if json_:
             _print_json(result.to_json())
             return
-        sweep = result.verdict.sweep
-        sweeps = ledger.sweeps(sweep.experiment)
+        shown = result.verdict.sweep
+        sweeps = ledger.sweeps(shown.experiment)
         tables.sweeps_table([(each, states_of(ledger, each.id)) for each in sweeps])
         tables.result_table(result)
         if not result.verdict.is_complete:
-            holder = holder_of(ledger.path.parent, sweep.id)
+            holder = holder_of(ledger.path.parent, shown.id)
             tables.out.print(f"Being run by {holder}." if holder else f"Not running; to go on: {result.command}")
 
 
 @contextmanager
-def _newest_sweep(overrides: list[str], config_dir: str | None) -> Iterator[tuple[Ledger, SweepResult]]:
-    """The ledger, and the newest sweep of the experiment that the overrides name, else of all."""
+def _chosen_sweep(
+    overrides: list[str], config_dir: str | None, sweep: str | None
+) -> Iterator[tuple[Ledger, SweepResult]]:
+    """The ledger, and one of its sweeps: by its id; else the one that the overrides compose; else the newest."""
     from tunerun.compose import compose_name, places
     from tunerun.errors import NotFoundError
     from tunerun.ledger import Ledger
@@ -180,14 +181,26 @@ def _newest_sweep(overrides: list[str], config_dir: str | None) -> Iterator[tupl
     from tunerun.tracking import open_tracker
 
     paths, tracking = places(overrides, config_dir)
-    name = compose_name(overrides, config_dir)
+    names_no_trial = all(o.startswith(("name=", "paths", "tracking", "local")) for o in overrides)
+    wanted = sweep or (None if names_no_trial else _composed_sweep(overrides, config_dir))
+    name = None if sweep else compose_name(overrides, config_dir)
     with Ledger(_existing_ledger(Path(paths.runs))) as ledger:
-        sweeps = ledger.sweeps(name)
-        if not sweeps:
+        known = ledger.sweeps(name)
+        found = [each for each in known if wanted in (None, each.id)]
+        if not found:
+            others = ", ".join(each.id for each in known) or "none"
             raise NotFoundError(
-                f"{name or 'no name given'}: no sweep of it in {ledger.path}; `tunerun status` shows all"
+                f"{wanted or name or 'no sweep named'}: has not run, as far as {ledger.path} knows; "
+                f"sweeps: {others}; choose one with --sweep"
             )
-        yield ledger, result_of(ledger, sweeps[-1].id, open_tracker(tracking, Path(paths.runs)))
+        yield ledger, result_of(ledger, found[-1].id, open_tracker(tracking, Path(paths.runs)))
+
+
+def _composed_sweep(overrides: list[str], config_dir: str | None) -> str:
+    from tunerun.compose import load
+    from tunerun.planning import plan as make_plan
+
+    return make_plan(load(overrides, config_dir)).sweep
 
 
 def _existing_ledger(runs: Path) -> Path:
@@ -204,6 +217,7 @@ def _existing_ledger(runs: Path) -> Path:
 def compare(
     overrides: Overrides = None,
     config_dir: ConfigDir = None,
+    sweep: SweepId = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for results.json, .md, loss.png.")
     ] = None,
@@ -213,7 +227,7 @@ def compare(
     from tunerun.cli import tables
     from tunerun.comparison import write_comparison
 
-    with _newest_sweep(overrides or [], config_dir) as (ledger, result):
+    with _chosen_sweep(overrides or [], config_dir, sweep) as (ledger, result):
         if output is not None:
             for file in write_comparison(ledger, result.verdict, result.to_json(), output):
                 tables.err.print(f"wrote {file}")

@@ -63,9 +63,13 @@ def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
 
 
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def plan_table(plan: Plan) -> None:
     """Print the trials of a plan, what they cost, and what a user should know first."""
-    table = _table(f"{plan.name}: {len(plan.trials)} trials, sweep {plan.sweep}")
+    table = _table(f"{plan.name}: {_counted(len(plan.trials), 'trial')}, sweep {plan.sweep}")
     table.add_column("trial", justify="right")
     for key in plan.varied:
         table.add_column(short(key), justify="right")
@@ -73,14 +77,14 @@ def plan_table(plan: Plan) -> None:
         table.add_column(head, justify="right")
     table.add_column("state")
     for trial in plan.trials[:MAX_ROWS]:
-        state = "done" if trial.done else f"same as {trial.same_as}" if trial.same_as is not None else "to run"
+        state = "done" if trial.done else "failed" if trial.failed else "to run"
         table.add_row(
             str(trial.number),
             *(str(trial.overrides[key]) for key in plan.varied),
             str(len(trial.training.examples)),
             f"{'' if plan.tokens_exact else '~'}{trial.tokens:,}",
             f"{trial.steps:,}",
-            state,
+            state if trial.same_as is None else f"same as {trial.same_as}",
         )
     out.print(table)
     if len(plan.trials) > MAX_ROWS:
@@ -91,14 +95,28 @@ def plan_table(plan: Plan) -> None:
     warnings(plan.warnings)
 
 
+def run_line(plan: Plan, *, retry_failed: bool) -> None:
+    """Say on stderr what a run is about to do."""
+    todo, everything = len(plan.to_run(retry_failed=retry_failed)), len(plan.to_run(retry_failed=True))
+    if todo:
+        err.print(f"{plan.sweep}: {_counted(len(plan.trials), 'trial')}, {todo} to run")
+    elif everything == 0:
+        err.print(f"{plan.sweep}: all {_counted(len(plan.trials), 'trial')} are done")
+    if everything > todo:
+        err.print(f"{everything - todo} failed earlier; --retry-failed submits them again")
+
+
 def _effort(plan: Plan) -> str:
-    todo = [t for t in plan.trials if not t.done and t.same_as is None]
+    todo = plan.to_run(retry_failed=False)
+    failed = len(plan.to_run(retry_failed=True)) - len(todo)
+    hint = f" {failed} failed earlier; run --retry-failed submits them again." if failed else ""
     if not todo:
-        return "All trials are done."
+        return f"All other trials are done.{hint}" if failed else "All trials are done."
     tokens, steps = sum(t.tokens for t in todo), sum(t.steps for t in todo)
     exact = "" if plan.tokens_exact else " (an estimate: the tokenizer is not in the cache yet)"
     time_text = "unknown until a first trial has run" if plan.seconds is None else f"about {duration(plan.seconds)}"
-    return f"{len(todo)} trials to run: {tokens:,} training tokens{exact}, {steps:,} steps; training time: {time_text}."
+    count = _counted(len(todo), "trial")
+    return f"{count} to run: {tokens:,} training tokens{exact}, {steps:,} steps; training time: {time_text}.{hint}"
 
 
 def warnings(texts: Sequence[str]) -> None:
@@ -121,7 +139,7 @@ def result_table(result: SweepResult) -> None:
         table.add_column("state", no_wrap=True)
     for head in ("final mean loss", "validation loss", *(m.removeprefix("eval/").replace("_", " ") for m in metrics)):
         table.add_column(head, justify="right")
-    table.add_column("loss curve")
+    table.add_column("training loss")
     for trial in verdict.trials:
         style = _STYLES.get(trial.state, "")
         table.add_row(
@@ -141,7 +159,7 @@ def result_table(result: SweepResult) -> None:
     if verdict.best is not None:
         best = verdict.trials[verdict.best]
         if best.advice is not None:
-            out.print(f"Its loss curve is {best.advice.text}.")
+            out.print(f"Its training loss is {best.advice.text}.")
         if best.tuned_model is not None:
             out.print(f"Its tuned model: {best.tuned_model.name} in {_plain(best.tuned_model.location)}")
     failures(verdict)

@@ -183,12 +183,23 @@ class _Composition:
 
     def experiment(self) -> Experiment:
         raw = self.loader.point(self.plain)
+        self._check_sweep_group(raw)
         sweep = self._sweep(raw.pop("sweep", None) or {})
         expanded = expand(self.loader, sweep.axes, sweep.exclude, self.command_line)
         points = [self._point(overrides) for overrides in expanded.points]
         if self.problems:
             raise ConfigError(list(self.problems))
         return self._assembled(raw, sweep, expanded, [point for point in points if point is not None])
+
+    def _check_sweep_group(self, raw: Mapping[str, Any]) -> None:
+        """Refuse a `sweep=` that was typed in vain: what an experiment writes in its own body wins over a group."""
+        chosen = [o for o in self.plain if o.key_or_group == "sweep" and self.loader.is_structural(o)]
+        without = [o for o in self.plain if o.key_or_group not in ("experiment", "debug")]
+        if chosen and len(without) < len(self.plain) and self.loader.point(without).get("sweep") != raw.get("sweep"):
+            raise ConfigError(
+                f"command line: {chosen[-1].input_line}: the experiment sets sweep.axes itself, which win over the "
+                "group; set the axes you want, as hyperparameters.learning_rate=1e-3,1e-4"
+            )
 
     def _sweep(self, raw: Mapping[str, Any]) -> Sweep:
         cleared = {key: value for key, value in raw.items() if value is not None}

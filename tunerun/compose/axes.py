@@ -19,6 +19,7 @@ MAX_POINTS = 100_000
 
 _NOT_SWEPT = ("name", "sweep", "tracking", "paths", "experiment", "debug", "local")
 _ZIPPED = "zip"
+_AXES = "sweep.axes."
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,8 @@ def _text(key: str, value: Any, *, grammar: bool = False) -> str:
 
 
 def _axis(loader: Loader, key: str, override: Override) -> Axis:
+    if key.startswith(_AXES):
+        raise ConfigError(f"{override.input_line}: write {key.removeprefix(_AXES)}=1,2 to add or replace that axis")
     if key.split(".")[0] in _NOT_SWEPT:
         raise ConfigError(f"{override.input_line}: {key} changes no trial and cannot be swept; run once for each value")
     if override.is_delete():

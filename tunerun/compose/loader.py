@@ -113,7 +113,10 @@ class Loader:
                 raise HydraException("it has no key")
             return parsed
         except HydraException as error:
-            raise ConfigError(f"{text!r} is no override: {_first_line(error)}; write key=value") from error
+            raise ConfigError(
+                f"{_key_of(text)}: this is no override in Hydra's grammar; write key=value, and quote a value that has "
+                "spaces, commas or braces: 'key=\"two words\"'"
+            ) from error
 
     def is_group(self, key: str) -> bool:
         """Whether a key names a config group."""
@@ -194,7 +197,11 @@ class Loader:
         dotted = ".".join(keys)
         for override in reversed(overrides):
             key = override.key_or_group
-            if key == dotted or (dotted.startswith(f"{key}.") and isinstance(override.value(), dict)):
+            if (
+                key == dotted
+                or key.startswith(f"{dotted}.")
+                or (dotted.startswith(f"{key}.") and isinstance(override.value(), dict))
+            ):
                 return Origin("command line")
         structural = [str(o.input_line) for o in overrides if self.is_structural(o)]
         defaults = self._loader.compute_defaults_list(CONFIG_NAME, structural, RunMode.RUN).defaults
@@ -335,6 +342,11 @@ def _line(text: str, keys: Sequence[str]) -> int | None:
         else:
             return None
     return line
+
+
+def _key_of(text: str) -> str:
+    """What stands before the `=`; the value may be a secret."""
+    return repr(text.partition("=")[0] or "=")
 
 
 def _shown(file: Path) -> str:

@@ -30,10 +30,10 @@ _KINDS = {
     "string_pattern_mismatch": "must be a slug: small letters, digits, - and _, a letter first, such as next_number",
     "string_too_short": "must not be empty",
     "string_too_long": "must have at most {max_length} characters",
-    "greater_than": "must be greater than {gt:g}",
-    "greater_than_equal": "must be {ge:g} or more",
-    "less_than": "must be less than {lt:g}",
-    "less_than_equal": "must be {le:g} or less",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be {le} or less",
 }
 
 
@@ -82,7 +82,8 @@ def _message(model: type[BaseModel], detail: Mapping[str, Any], groups: Sequence
     if kind == "value_error":
         return str(context["error"])
     text = _KINDS.get(kind)
-    message = text.format(**context) if text else detail["msg"]
+    limits = {name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in context.items()}
+    message = text.format(**limits) if text else detail["msg"]
     # Numbers are shown; text is not, for it may be a key that was pasted into the wrong place.
     return f"{message}, not {value}" if isinstance(value, int | float) and kind != "finite_number" else message
 

@@ -165,7 +165,7 @@ def save_adapter(adapted: Any, source: str, folder: Path) -> None:
     """Write an adapter in PEFT's format, with the same bytes for the same adapter.
 
     Args:
-        source: what `adapter_config.json` shall call the base model; PEFT would write the cache's path.
+        source: what `adapter_config.json` shall call the base model.
     """
     config = adapted.peft_config[ADAPTER]
     config.base_model_name_or_path = source

@@ -173,5 +173,10 @@ class _Reporting:
             self._folder / request.tuned_model_id,
             tuned_model.record_of(request, self._base.identity, self._base.chat),
             tuned_model.FinishedJob(self._jobs[request.key], tuple(snapshots), metrics),
-            lambda folder: save_adapter(adapted, request.model.source, folder),
+            lambda folder: save_adapter(adapted, self._source(request), folder),
         )
+
+    def _source(self, request: TuningRequest) -> str:
+        """What PEFT shall load the adapter onto: of a GGUF file its conversion, for the hub has other weights."""
+        converted = str(self._base.identity).startswith("gguf:")
+        return str(self._base.network.name_or_path) if converted else request.model.source

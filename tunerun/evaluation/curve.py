@@ -9,7 +9,8 @@ The rule here reads the mean loss of each epoch, L1 to Ln (n at least 3), agains
    not the last. `epoch_count: e` gives the same.
 3. still falling: the last epoch still gained more than a twentieth of the whole fall.
 
-With fewer than 3 epochs the curve says nothing.
+With fewer than 3 epochs the curve says nothing. It is the training loss that is read: what more or fewer epochs do to
+held-out examples is for the verdict to say.
 """
 
 from __future__ import annotations
@@ -67,5 +68,7 @@ def advise(losses: Sequence[float]) -> Advice:
         return Advice(Shape.UNSTABLE, "unstable: try a smaller learning rate")
     for epoch in range(1, len(losses)):
         if losses[epoch - 1] - min(losses[epoch:]) <= FLAT_SHARE * fall:
-            return Advice(Shape.FLAT, f"flat after epoch {epoch}: epoch_count: {epoch} gives the same", epoch)
-    return Advice(Shape.FALLING, "still falling: try more epochs")
+            return Advice(
+                Shape.FLAT, f"flat after epoch {epoch}: epoch_count: {epoch} gives the same training loss", epoch
+            )
+    return Advice(Shape.FALLING, "still falling: more epochs lower the training loss further")

@@ -23,7 +23,7 @@ class TrialResult:
         state: of its last job; PLANNED where there is none yet.
         metrics: `train/mean_loss` (mean over the last epoch's steps, nats per output token), what the backend
             measured, and the evaluation's `eval/...`; only those that are known.
-        advice: what its loss curve says; None before the first snapshot.
+        advice: what its loss curve says; None until it has succeeded.
     """
 
     record: TrialRecord
@@ -75,6 +75,9 @@ def judge(ledger: Ledger, sweep: SweepRecord) -> Verdict:
     baselines = _baselines(ledger, records)
     metric = _deciding_metric(records, trials)
     best, sentence = _choose(trials, {b.subject: b for b in baselines}, metric)
+    unfinished = sum(not trial.state.is_finished for trial in trials)
+    if unfinished:
+        sentence = f"So far, with {unfinished} of {len(trials)} trials unfinished: {sentence}"
     return Verdict(sweep, trials, baselines, metric, best, sentence)
 
 
@@ -89,7 +92,8 @@ def trial_result(ledger: Ledger, record: TrialRecord) -> TrialResult:
     evaluation = ledger.evaluation(record.key, record.evaluation)
     if evaluation is not None:
         metrics.update(evaluation.metrics)
-    return TrialResult(record, job.state, metrics, job.tuned_model, job.failure, advise(losses) if losses else None)
+    advice = advise(losses) if job.state is JobState.SUCCEEDED and losses else None
+    return TrialResult(record, job.state, metrics, job.tuned_model, job.failure, advice)
 
 
 def _baselines(ledger: Ledger, records: Sequence[TrialRecord]) -> tuple[BaselineResult, ...]:
