@@ -74,7 +74,7 @@ def judge(ledger: Ledger, sweep: SweepRecord) -> Verdict:
     trials = tuple(trial_result(ledger, record) for record in records)
     baselines = _baselines(ledger, records)
     metric = _deciding_metric(records, trials)
-    best, sentence = _choose(trials, {b.subject: b for b in baselines}, metric)
+    best, sentence = _choose(ledger, trials, {b.subject: b for b in baselines}, metric)
     unfinished = sum(not trial.state.is_finished for trial in trials)
     if unfinished:
         sentence = f"So far, with {unfinished} of {len(trials)} trials unfinished: {sentence}"
@@ -130,7 +130,7 @@ def _merit(metrics: Mapping[str, float], metric: str) -> float:
 
 
 def _choose(
-    trials: Sequence[TrialResult], baselines: Mapping[str, BaselineResult], metric: str | None
+    ledger: Ledger, trials: Sequence[TrialResult], baselines: Mapping[str, BaselineResult], metric: str | None
 ) -> tuple[int | None, str]:
     done = [trial for trial in trials if trial.state is JobState.SUCCEEDED]
     if not done:
@@ -151,10 +151,12 @@ def _choose(
             None,
             f"No trial is better than the base model ({metric}: at best {value:.4g}, base model {base_value:.4g}).",
         )
+    held_out = len(ledger.example_set(best.record.validation).examples) if best.record.validation else 0
     tied = [t.record.number for t in done if t.metrics.get(metric) == value and t is not best]
     tie = f" Equal by {metric}, and behind it by {LOSS}: {_listed(tied)}." if tied else ""
     return best.record.number, (
-        f"Use trial {best.record.number}: {metric} {value:.4g}, the base model {base_value:.4g}.{tie}"
+        f"Use trial {best.record.number}: {metric} {value:.4g} on {held_out} held-out examples, "
+        f"the base model {base_value:.4g}.{tie}"
     )
 
 
