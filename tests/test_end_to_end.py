@@ -171,8 +171,10 @@ def test_a_tracker_that_is_down_fails_no_trial_and_is_brought_up_to_date(tmp_pat
 
 def test_results_are_written_by_a_command(tmp_path: Path, experiment: list[str]) -> None:
     """`compare --output` writes the numbers, a table and a picture, and shows the same table."""
-    result(*experiment)
+    sweep = result(*experiment)["sweep"]
     shown = finished("compare", "name=numbers", "--output", "written")
+    assert finished("compare", *experiment).stdout == finished("compare", "--sweep", sweep).stdout == shown.stdout
+    assert f"has not run, as far as {tmp_path}" in finished("compare", *experiment, "seed=9", code=2).stderr
     assert "exact match" in shown.stdout
     written = json.loads(Path("written/results.json").read_text())
     assert [trial["number"] for trial in written["trials"]] == [0, 1, 2, 3]

@@ -23,6 +23,7 @@ from tunerun.engine.tokens import token_counter
 from tunerun.errors import ConfigError, InputError
 from tunerun.job import ExampleSet, JobState, TuningRequest
 from tunerun.ledger import FILE_NAME, Ledger, SweepRecord, TrialRecord
+from tunerun.redaction import redact
 from tunerun.schema import BASE_LEARNING_RATE, Experiment, Point, Scalar, TrialConfig
 from tunerun.template import PromptTemplate
 
@@ -81,7 +82,8 @@ class Trial:
     def record(self) -> TrialRecord:
         """The trial as the ledger freezes it; passwords in the tracking URI are left out."""
         config = self.config.model_dump(mode="json")
-        config["tracking"]["uri"] = redacted(config["tracking"]["uri"])
+        if self.config.tracking.uri is not None:
+            config["tracking"]["uri"] = redact(self.config.tracking.uri)
         return TrialRecord(
             number=self.number,
             key=self.key,
@@ -145,7 +147,7 @@ class Plan:
 
         document: dict[str, Any] = {
             "version": __version__,
-            "command": redacted(command),
+            "command": redact(command),
             "code": code_version(),
             "varied": self.varied,
             "pins": dict(self.experiment.pins),
@@ -191,11 +193,6 @@ def tuned_model_id(experiment: str, key: str) -> str:
     """
     slug = re.sub(r"[^a-z0-9]+", "-", experiment)[: _MAX_ID - _KEY_DIGITS - 1].strip("-")
     return f"{slug}-{key[:_KEY_DIGITS]}"
-
-
-def redacted(uri: str | None) -> str | None:
-    """A URI without the user and password it may hold."""
-    return None if uri is None else re.sub(r"//[^/@]*@", "//***@", uri)
 
 
 def plan(experiment: Experiment) -> Plan:

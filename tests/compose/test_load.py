@@ -203,6 +203,15 @@ def test_the_composed_config_is_yaml_with_interpolations_resolved() -> None:
     assert "uri: sqlite:///runs/mlflow.db" in compose_yaml([NEXT])
 
 
+def test_a_password_from_the_environment_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`config` and `--explain` mask what an interpolation brings in."""
+    monkeypatch.setenv("TRACKING", "postgresql://me:planted@db/x")
+    overrides = [NEXT, "tracking.uri=${oc.env:TRACKING}"]
+    printed = compose_yaml(overrides) + explain("tracking.uri", overrides)
+    assert "planted" not in printed
+    assert printed.count("postgresql://***@db/x") == 2
+
+
 def test_places_need_no_experiment(tmp_path: Path) -> None:
     """Commands that only need the folders compose no experiment."""
     paths, tracking = places(["paths.runs=elsewhere"])

@@ -113,13 +113,13 @@ def run(
     from tunerun.cli.progress import progress_on_stderr
     from tunerun.compose import load
     from tunerun.planning import plan as make_plan
-    from tunerun.planning import redacted
+    from tunerun.redaction import redact
     from tunerun.runner import run as run_plan
 
     made = make_plan(load(overrides or (), config_dir))
     tables.warnings(made.warnings)
     tables.run_line(made, retry_failed=retry_failed)
-    command = str(redacted(f"{_program()} {shlex.join(sys.argv[1:])}"))
+    command = redact(f"{_program()} {shlex.join(sys.argv[1:])}")
     try:
         with progress_on_stderr() as progress:
             result = run_plan(made, progress=progress, command=command, retry_failed=retry_failed)

@@ -14,6 +14,7 @@ from tunerun.compose.axes import MAX_POINTS, ExpandedSweep, expand, overrides_of
 from tunerun.compose.loader import Loader, Origin, to_yaml
 from tunerun.compose.validation import Location, fields_at, lines, nearest, validate
 from tunerun.errors import ConfigError
+from tunerun.redaction import redact
 from tunerun.schema import Experiment, Paths, Point, Sweep, Tracking, TrialConfig
 
 __all__ = ["compose_name", "compose_yaml", "config_directories", "explain", "load", "places"]
@@ -100,7 +101,7 @@ def compose_yaml(overrides: Sequence[str] = (), config_dir: str | None = None) -
     """
     with Loader(config_directories(config_dir)) as loader:
         parsed = _parsed(loader, overrides)
-        return to_yaml(loader.config([o for o in parsed if not o.is_sweep_override()]))
+        return redact(to_yaml(loader.config([o for o in parsed if not o.is_sweep_override()])))
 
 
 def explain(key: str, overrides: Sequence[str] = (), config_dir: str | None = None) -> str:
@@ -118,7 +119,9 @@ def explain(key: str, overrides: Sequence[str] = (), config_dir: str | None = No
                 known = fields_at(Experiment, location[:depth])
                 raise ConfigError(f"{key}: no such key; {nearest(part, known) or 'known keys: ' + ', '.join(known)}")
             node = node[part]
-        return f"{key} = {node!r}\n  written in: {loader.origin(parsed, location)}\n  {_description(location)}"
+        return (
+            f"{key} = {redact(repr(node))}\n  written in: {loader.origin(parsed, location)}\n  {_description(location)}"
+        )
 
 
 def _description(location: Sequence[str]) -> str:

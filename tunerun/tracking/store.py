@@ -20,7 +20,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tunerun.errors import TrackingError
-from tunerun.tracking.address import Address, redact
+from tunerun.redaction import redact
+from tunerun.tracking.address import Address
 from tunerun.tracking.image import ExternalModel, Input, Point, RunImage, RunState
 
 PAGE = 1000
