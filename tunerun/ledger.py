@@ -18,8 +18,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -172,6 +171,33 @@ class Mark:
     document: Mapping[str, Any]
 
 
+class _Transaction:
+    """BEGIN to COMMIT, or ROLLBACK on any error; a transaction that an interrupt cuts off ends with its connection.
+
+    No generator, for what is left of one runs late, on a connection that is closed by then.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, translated: Callable[[Exception], LedgerError]) -> None:
+        self._connection = connection
+        self._translated = translated
+
+    def __enter__(self) -> None:
+        self._execute("BEGIN IMMEDIATE")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._execute("COMMIT" if error is None else "ROLLBACK")
+        if isinstance(error, sqlite3.Error):
+            raise self._translated(error) from error
+
+    def _execute(self, statement: str) -> None:
+        try:
+            self._connection.execute(statement)
+        except sqlite3.Error as error:
+            raise self._translated(error) from error
+
+
 class Ledger:
     """A connection to the ledger file; made with its folder if it is not there.
 
@@ -214,18 +240,8 @@ class Ledger:
             "backup, or choose another paths.runs"
         )
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise self._translated(error) from error
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self._connection, self._translated)
 
     def _rows(self, query: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -130,7 +129,6 @@ def server(uri: str, port: int) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        start_new_session=True,
         env={**os.environ},
     )
     assert process.stdout is not None
@@ -138,8 +136,7 @@ def server(uri: str, port: int) -> Iterator[subprocess.Popen[str]]:
         assert f"http://127.0.0.1:{port}" in process.stdout.readline()
         yield process
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        process.terminate()
         process.stdout.close()
         process.wait()
 
