@@ -187,7 +187,11 @@ class _Transaction:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._execute("COMMIT" if error is None else "ROLLBACK")
+        if error is None:
+            self._execute("COMMIT")
+            return
+        if self._connection.in_transaction:  # SQLite rolls back by itself when the disk is full
+            self._execute("ROLLBACK")
         if isinstance(error, sqlite3.Error):
             raise self._translated(error) from error
 
