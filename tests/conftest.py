@@ -12,6 +12,17 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 EXAMPLES = [{"text_input": str(n), "output": str(n + 1)} for n in range(0, 60, 2)]
 
 
+SLOW = ("backends", "cli", "engine", "tracking")
+"""Folders whose tests start processes, MLflow stores or the engine."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow by where it stands, so that `-m 'not slow'` runs while one thinks."""
+    for item in items:
+        if item.path.parent.name in SLOW:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing of the user's own settings reaches a test; no test asks a model hub or reports its usage."""
