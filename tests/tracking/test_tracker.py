@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -129,6 +130,7 @@ def server(uri: str, port: int) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        start_new_session=True,
         env={**os.environ},
     )
     assert process.stdout is not None
@@ -136,7 +138,8 @@ def server(uri: str, port: int) -> Iterator[subprocess.Popen[str]]:
         assert f"http://127.0.0.1:{port}" in process.stdout.readline()
         yield process
     finally:
-        process.terminate()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
         process.stdout.close()
         process.wait()
 

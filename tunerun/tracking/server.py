@@ -52,14 +52,14 @@ def serve_ui(uri: str, port: int) -> int:
     _check_port(port)
     links = [f"  {name}: http://{HOST}:{port}/{experiment_path(i)}" for i, name in Store(address).experiments()]
     # Its own words go to stderr: stdout is for the link.
-    # In a session of its own, so that Ctrl-C reaches us alone and the server ends without a word.
-    server = subprocess.Popen(_command(port), env=_environment(address), stdout=_STDERR, start_new_session=True)
+    server = subprocess.Popen(_command(port), env=_environment(address), stdout=_STDERR)
     with _stopped_with_us(server):
         _await_answer(server, port)
         _say("\n".join([f"MLflow: http://{HOST}:{port}   (Ctrl-C stops it)", *links]))
         try:
             return server.wait()
         except KeyboardInterrupt:
+            server.wait()
             return 0
 
 
