@@ -80,8 +80,11 @@ class BackendContract:
         assert capabilities.max_in_flight >= 1
 
     def test_prepare_may_be_repeated(self, place: BackendPlace, backend: Backend) -> None:
-        """Preparing what is prepared does nothing."""
+        """Preparing what is prepared leaves the backend's jobs as they are."""
+        ref = backend.submit(place.request("1"))
+        before = wait_for_end(backend, ref)
         backend.prepare([place.request("0").model])
+        assert backend.poll([ref])[ref] == before
 
     def test_prepare_names_every_missing_model(self, place: BackendPlace, backend: Backend) -> None:
         """Base models that cannot be found are an InputError with a problem for each."""
