@@ -12,7 +12,9 @@
     ├── LockedError              the user: another process holds the sweep; wait for it or stop it
     ├── LedgerError              the user: the ledger is damaged, newer than this program, or cannot be written
     ├── BackendError             the backend: a call failed; the runner decides about the trial
-    │   └── AmbiguousError       the backend: nobody knows whether the call took effect; look, then decide
+    │   ├── AmbiguousError       the backend: nobody knows whether the call took effect; look, then decide
+    │   ├── UnavailableError     nobody: the network, a rate limit or a server's trouble; the runner tries again later
+    │   └── AccessError          the user: credentials or a quota refuse every call; stops the sweep
     ├── TrackingError            the tracker: it missed something; the next command brings it up to date
     └── TransitionError          us: a state that cannot follow another
 
@@ -88,6 +90,26 @@ class BackendError(TunerunError):
 
 class AmbiguousError(BackendError):
     """A call to a backend failed, and nobody knows whether it had an effect."""
+
+
+class UnavailableError(BackendError):
+    """A call had no effect and may succeed later.
+
+    Args:
+        message: what happened.
+        retry_after_s: how long the service asked to be left alone, in seconds; None: it did not say.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message, retry_after_s)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class AccessError(BackendError):
+    """The service refuses every call: the credentials are missing or wrong, or the quota is used up."""
 
 
 class TrackingError(TunerunError):
