@@ -539,7 +539,9 @@ def _job(row: sqlite3.Row) -> JobRecord:
         state=JobState(row["state"]),
         ref=JobRef(**json.loads(row["reference"])) if row["reference"] else None,
         metrics=json.loads(row["metrics"]),
-        tuned_model=TunedModel(tuned["name"], Model(**tuned["model"]), tuned["location"]) if tuned else None,
+        tuned_model=TunedModel(tuned["name"], Model.model_validate(tuned["model"], strict=False), tuned["location"])
+        if tuned
+        else None,
         failure=Failure(FailureKind(failure["kind"]), failure["message"], failure["traceback"]) if failure else None,
         created_at=row["created_at"],
         started_at=row["started_at"],

