@@ -30,9 +30,7 @@ results: demo  ## write experiments/next_number's results down, from the demo's 
 	$(BIN)/tunerun compare experiment=next_number --output experiments/next_number
 
 test: $(READY)  ## every test, the ones that load the small model included
-	$(BIN)/python -m coverage run -m pytest
-	$(BIN)/python -m coverage combine --quiet
-	$(BIN)/python -m coverage report
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report term-missing:skip-covered
 
 check: $(READY)  ## lint, format and types
 	$(BIN)/ruff check .

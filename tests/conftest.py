@@ -31,6 +31,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # Engines run side by side, one a core; with two threads each they would wait for each other longer than they work.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
 
@@ -47,4 +49,10 @@ def examples_file(tmp_path: Path) -> Path:
 def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cache of base models, for all tests; TUNERUN_TEST_CACHE keeps the converted real model between runs."""
     kept = os.environ.get("TUNERUN_TEST_CACHE")
-    return Path(kept) if kept else tmp_path_factory.mktemp("cache")
+    if kept:
+        return Path(kept)
+    # The processes of pytest-xdist have folders side by side: what one has converted, the others find.
+    own = tmp_path_factory.getbasetemp()
+    cache = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "engine_cache"
+    cache.mkdir(exist_ok=True)
+    return cache

@@ -26,6 +26,7 @@ def overrides(folder: Path, *more: str) -> list[str]:
         f"paths.runs={folder / 'runs'}",
         f"paths.cache={folder / 'cache'}",
         "tracking=none",
+        "runner.backoff_s=0",
         *more,
     ]
 

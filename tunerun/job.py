@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -143,6 +144,11 @@ class Failure:
     kind: FailureKind
     message: str
     traceback: str | None = None
+
+    @property
+    def reason(self) -> str:
+        """What failures have in common that differ only in numbers, such as the step they happened at."""
+        return f"{self.kind}: {re.sub(r'[0-9]+', '#', self.message)}"
 
 
 @dataclass(frozen=True)

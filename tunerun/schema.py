@@ -193,6 +193,40 @@ class Paths(Section):
     cache: str | None = Field(None, description="Converted base models; null: the user's cache directory.")
 
 
+class Budget(Section):
+    """What a sweep may cost. `plan` and `run` refuse a plan above it; a run that reaches it submits nothing more.
+
+    Estimates count with the upper end of their range. Every job of the sweep counts, those under way and those that
+    failed after they were accepted included.
+    """
+
+    max_usd: float | None = Field(None, ge=0, description="US dollars, by model.price; null: no limit.")
+    max_tokens: int | None = Field(None, ge=0, description="Training tokens, all epochs; null: no limit.")
+    max_hours: float | None = Field(
+        None, ge=0, description="Hours of one `run`; what is under way then is finished; null: no limit."
+    )
+
+
+class Runner(Section):
+    """When the runner tries again, and when it gives up."""
+
+    max_attempts: int = Field(
+        3, ge=1, description="Times one run submits a trial whose worker is lost or whose service is busy."
+    )
+    backoff_s: float = Field(
+        1.0, ge=0, description="Seconds before a second attempt; twice as long before each further one, up to 60."
+    )
+    max_failures: int | None = Field(
+        3, ge=1, description="Trials that fail for one reason, before any succeeds, until the run stops; null: never."
+    )
+    stall_after_s: float = Field(
+        600.0, gt=0, description="Seconds without a new step until a running job is reported as stalled."
+    )
+    unreachable_after_s: float = Field(
+        600.0, gt=0, description="Seconds without an answer from a service until the run ends; its jobs go on."
+    )
+
+
 Slug = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[a-z][a-z0-9_-]*$")]
 
 
@@ -209,6 +243,8 @@ class TrialConfig(Section):
     evaluation: Evaluation = Field(default_factory=Evaluation)
     tracking: Tracking = Field(default_factory=Tracking)
     paths: Paths = Field(default_factory=Paths)
+    budget: Budget = Field(default_factory=Budget)
+    runner: Runner = Field(default_factory=Runner)
 
 
 class Point(Section):

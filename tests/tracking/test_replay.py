@@ -137,7 +137,7 @@ def test_a_trial_that_waits_has_no_run_yet(lab: Lab, uri: str) -> None:
     tracker = synced(lab, uri)
     assert [run.info.run_name for run in runs(uri)] == ["sweep 1a2b3c4d"]
     assert runs(uri)[0].info.status == "SCHEDULED"
-    assert tracker.run_id(lab.ledger, lab.sweep.id, 0) is None
+    assert tracker.run_ids(lab.ledger, lab.sweep.id).get(0) is None
 
 
 def test_two_sweeps_of_one_experiment_stay_apart(ledger: Ledger, uri: str) -> None:
@@ -151,7 +151,7 @@ def test_two_sweeps_of_one_experiment_stay_apart(ledger: Ledger, uri: str) -> No
     older, newer = shown["next-number-1", "trial", "0"], shown["next-number-2", "trial", "0"]
     assert older["points"] == newer["points"]
     assert "The job is older than this sweep" in newer["tags"]["mlflow.note.content"]
-    assert tracker.run_id(ledger, first.sweep.id, 0) != tracker.run_id(ledger, second.sweep.id, 0)
+    assert tracker.run_ids(ledger, first.sweep.id).get(0) != tracker.run_ids(ledger, second.sweep.id).get(0)
     assert tracker.link(ledger, second.sweep.id) == "#/experiments/1/runs?workflowType=machine_learning"
 
 
@@ -159,7 +159,7 @@ def test_a_subject_in_the_marks_names_its_trial(lab: Lab, uri: str) -> None:
     """From a run id in MLflow the ledger finds the sweep and the trial."""
     complete(lab)
     tracker = synced(lab, uri)
-    run_id = tracker.run_id(lab.ledger, lab.sweep.id, 2)
+    run_id = tracker.run_ids(lab.ledger, lab.sweep.id).get(2)
     assert run_id is not None
     assert run_id == run_of(uri, "trial", 2).info.run_id
     subject = lab.ledger.subject_of_run(run_id)

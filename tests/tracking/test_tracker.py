@@ -45,7 +45,7 @@ def test_the_thread_shows_a_running_trial_and_its_end(lab: Lab, uri: str) -> Non
         tracker.start(lab.sweep.id)
         lab.start(0)
         lab.steps(0, 5)
-        wait_until(lambda: tracker.run_id(lab.ledger, lab.sweep.id, 0) is not None)
+        wait_until(lambda: tracker.run_ids(lab.ledger, lab.sweep.id).get(0) is not None)
         wait_until(lambda: run_of(uri, "trial", 0).data.metrics.get("train/mean_loss") is not None)
         assert run_of(uri, "trial", 0).info.status == "RUNNING"
         lab.succeed(0)
@@ -154,7 +154,7 @@ def test_a_server_that_dies_and_comes_back_misses_nothing(lab: Lab, uri: str) ->
             tracker.start(lab.sweep.id)
             lab.start(0)
             lab.steps(0, 4)
-            wait_until(lambda: tracker.run_id(lab.ledger, lab.sweep.id, 0) is not None)
+            wait_until(lambda: tracker.run_ids(lab.ledger, lab.sweep.id).get(0) is not None)
         wait_until(lambda: tracker.problem is not None)
         lab.steps(0, 9)
         lab.succeed(0)

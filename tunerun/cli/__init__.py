@@ -44,6 +44,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...",
 ConfigDir = Annotated[str | None, typer.Option("--config-dir", "-cd", help="Directory of YAML files, searched first.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 Multirun = Annotated[bool, typer.Option("--multirun", "-m", help="Accepted as Hydra's; sweeps need no flag here.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Run every trial anew, also those that have succeeded.")]
 SweepId = Annotated[str | None, typer.Option("--sweep", help="Id of a sweep, as `status` lists them.")]
 Runs = Annotated[str, typer.Option("--runs", help="Folder of the ledger and the tuned models.")]
 
@@ -86,18 +87,23 @@ def _print_json(document: object) -> None:
 
 @app.command()
 def plan(
-    overrides: Overrides = None, config_dir: ConfigDir = None, json_: Json = False, _multirun: Multirun = False
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    json_: Json = False,
+    _multirun: Multirun = False,
+    fresh: Fresh = False,
 ) -> None:
-    """Expand, check, and count; show what a run would do. Sends and writes nothing."""
+    """Expand, check, and count; show what a run would do. Sends and writes nothing; exits as the run would refuse."""
     from tunerun.cli import tables
     from tunerun.compose import load
     from tunerun.planning import plan as make_plan
 
-    made = make_plan(load(overrides or (), config_dir))
+    made = make_plan(load(overrides or (), config_dir), fresh=fresh)
     if json_:
         _print_json(made.to_json())
     else:
         tables.plan_table(made)
+    made.check()
 
 
 @app.command()
@@ -107,6 +113,7 @@ def run(
     json_: Json = False,
     _multirun: Multirun = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Submit trials again that failed.")] = False,
+    fresh: Fresh = False,
 ) -> None:
     """Plan, then run what is not done, and compare all trials. Resumes by itself."""
     from tunerun.cli import tables
@@ -116,7 +123,8 @@ def run(
     from tunerun.redaction import redact
     from tunerun.runner import run as run_plan
 
-    made = make_plan(load(overrides or (), config_dir))
+    made = make_plan(load(overrides or (), config_dir), fresh=fresh)
+    made.check(retry_failed=retry_failed)
     tables.warnings(made.warnings)
     tables.run_line(made, retry_failed=retry_failed)
     command = redact(f"{_program()} {shlex.join(sys.argv[1:])}")
@@ -131,6 +139,8 @@ def run(
     else:
         tables.result_table(result)
         _say_where_to_look(result, overrides or [], config_dir)
+    if result.stopped:
+        tables.err.print(f"[red]stopped:[/] {tables.plain(result.stopped)}\nto go on: {tables.plain(command)}")
     if result.tracking_problem:
         tables.err.print(f"[yellow]note:[/] {tables.plain(result.tracking_problem)}")
     raise typer.Exit(result.exit_code)
@@ -154,7 +164,8 @@ def status(
 ) -> None:
     """Show what the ledger knows of the sweep that the overrides compose, or of the newest."""
     from tunerun.cli import tables
-    from tunerun.runner import holder_of, states_of
+    from tunerun.holding import holder_of
+    from tunerun.runner import states_of
 
     with _chosen_sweep(overrides or [], config_dir, sweep) as (ledger, result):
         if json_:
@@ -167,6 +178,36 @@ def status(
         if not result.verdict.is_complete:
             holder = holder_of(ledger.path.parent, shown.id)
             tables.out.print(f"Being run by {holder}." if holder else f"Not running; to go on: {result.command}")
+
+
+@app.command()
+def cancel(
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    sweep: SweepId = None,
+    trial: Annotated[
+        list[int] | None, typer.Option("--trial", help="Number of a trial; all, if none is given.")
+    ] = None,
+) -> None:
+    """Cancel jobs of a sweep, whoever runs it: what is under way ends, what waits is not submitted."""
+    from tunerun.cli import tables
+    from tunerun.compose import places
+    from tunerun.engine.base_model import cache_folder
+    from tunerun.runner import cancel as cancel_trials
+
+    with _chosen_sweep(overrides or [], config_dir, sweep) as (ledger, result):
+        verdict = result.verdict
+        numbers = trial or [t.record.number for t in verdict.trials if not t.state.is_finished]
+        unknown = [n for n in numbers if not 0 <= n < len(verdict.trials)]
+        if unknown:
+            raise InputError(
+                [f"--trial {n}: {verdict.sweep.id} has the trials 0 to {len(verdict.trials) - 1}" for n in unknown]
+            )
+        if not numbers:
+            tables.out.print(f"every trial of {verdict.sweep.id} is finished; nothing was cancelled")
+            return
+        cache = cache_folder(places([], config_dir)[0].cache)
+        tables.out.print(tables.plain(cancel_trials(ledger, verdict.sweep.id, numbers, cache=cache)))
 
 
 @contextmanager

@@ -11,10 +11,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tunerun.evaluation.verdict import LOSS, TRAINING_LOSS, Verdict
+from tunerun.engine.tokens import ESTIMATE_RANGE
+from tunerun.evaluation.verdict import LOSS, TRAINING_LOSS, TrialResult, Verdict
 from tunerun.job import JobState
 from tunerun.ledger import SweepRecord
-from tunerun.planning import Plan
+from tunerun.planning import Plan, Trial
 from tunerun.runner import SweepResult
 from tunerun.schema import Scalar
 
@@ -32,7 +33,10 @@ out = _console(stderr=False)
 err = _console(stderr=True)
 
 MAX_ROWS = 60
-"""Rows of a plan's table; `--json` has all of them."""
+"""Rows of a table; `--json` has all of them."""
+
+MAX_CHANGES = 10
+"""Trials of which a plan says in words why they are new."""
 
 _STYLES = {JobState.SUCCEEDED: "green", JobState.FAILED: "red", JobState.CANCELLED: "yellow"}
 
@@ -68,23 +72,26 @@ def _counted(count: int, noun: str) -> str:
 
 
 def plan_table(plan: Plan) -> None:
-    """Print the trials of a plan, what they cost, and what a user should know first."""
+    """Print the trials of a plan, what they cost, what changed, and what a user should know first."""
     table = _table(f"{plan.name}: {_counted(len(plan.trials), 'trial')}, sweep {plan.sweep}")
     table.add_column("trial", justify="right")
     for key in plan.varied:
         table.add_column(short(key), justify="right")
-    for head in ("examples", "tokens", "steps"):
+    shows_time = any(trial.seconds is not None for trial in plan.trials)
+    shows_cost = any(trial.config.model.price is not None for trial in plan.trials)
+    for head in ("examples", "tokens", "steps", *(["time"] * shows_time), *(["cost"] * shows_cost)):
         table.add_column(head, justify="right")
     table.add_column("state")
     for trial in plan.trials[:MAX_ROWS]:
-        state = "done" if trial.done else "failed" if trial.failed else "to run"
         table.add_row(
             str(trial.number),
             *(str(trial.overrides[key]) for key in plan.varied),
             str(len(trial.training.examples)),
             f"{'' if plan.tokens_exact else '~'}{trial.tokens:,}",
             f"{trial.steps:,}",
-            state if trial.same_as is None else f"same as {trial.same_as}",
+            *(["-" if trial.seconds is None else duration(trial.seconds)] * shows_time),
+            *([f"${trial.usd:,.2f}"] * shows_cost),
+            _state(trial),
         )
     out.print(table)
     if len(plan.trials) > MAX_ROWS:
@@ -92,7 +99,26 @@ def plan_table(plan: Plan) -> None:
     for key, value in plan.experiment.pins.items():
         out.print(f"pinned by the command line: {key} = {value}")
     out.print(_effort(plan))
+    _changes(plan)
     warnings(plan.warnings)
+
+
+def _state(trial: Trial) -> str:
+    if trial.same_as is not None:
+        return f"same as {trial.same_as}"
+    state = "done" if trial.done else "failed" if trial.failed else "to run"
+    return state if trial.prefix_of is None else f"{state}; the first epochs of {trial.prefix_of}"
+
+
+def _changes(plan: Plan) -> None:
+    """Why trials are new, against the newest sweep of the same name."""
+    if plan.changes:
+        out.print(f"New since the last sweep of {plan.name}, against the trial there that is most alike:")
+    for change in plan.changes[:MAX_CHANGES]:
+        differences = ", ".join(str(difference) for difference in change.differences)
+        out.print(f"  trial {change.number} (there {change.earlier}): {_plain(differences)}")
+    if len(plan.changes) > MAX_CHANGES:
+        out.print("  ... --json lists more of them")
 
 
 def run_line(plan: Plan, *, retry_failed: bool) -> None:
@@ -112,11 +138,26 @@ def _effort(plan: Plan) -> str:
     hint = f" {failed} failed earlier; run --retry-failed submits them again." if failed else ""
     if not todo:
         return f"All other trials are done.{hint}" if failed else "All trials are done."
-    tokens, steps = sum(t.tokens for t in todo), sum(t.steps for t in todo)
-    exact = "" if plan.tokens_exact else " (an estimate: the tokenizer is not in the cache yet)"
-    time_text = "unknown until a first trial has run" if plan.seconds is None else f"about {duration(plan.seconds)}"
-    count = _counted(len(todo), "trial")
-    return f"{count} to run: {tokens:,} training tokens{exact}, {steps:,} steps; training time: {time_text}.{hint}"
+    cost = plan.cost(todo)
+    parts = [f"{cost.tokens:,} training tokens{_range(plan, cost.tokens)}", f"{sum(t.steps for t in todo):,} steps"]
+    hours = "unknown until a first trial has run" if cost.hours is None else f"about {duration(cost.hours * 3600)}"
+    parts.append(f"training time: {hours}")
+    prices = dict.fromkeys(t.config.model.price for t in todo)
+    parts.extend(
+        f"${sum(t.usd for t in todo if t.config.model.price == price):,.2f} at ${price.usd_per_million_tokens:g} a "
+        f"million tokens ({_plain(price.source)}, {price.date})"
+        for price in prices
+        if price is not None
+    )
+    spent = f" Spent so far: {plan.spent.tokens:,} tokens, ${plan.spent.usd:,.2f}." if plan.spent.usd else ""
+    return f"{_counted(len(todo), 'trial')} to run: {'; '.join(parts)}.{hint}{spent}"
+
+
+def _range(plan: Plan, tokens: int) -> str:
+    if plan.tokens_exact:
+        return ""
+    low, high = (round(factor * tokens) for factor in ESTIMATE_RANGE)
+    return f" (an estimate, between {low:,} and {high:,}: the tokenizer is not in the cache yet)"
 
 
 def warnings(texts: Sequence[str]) -> None:
@@ -140,7 +181,7 @@ def result_table(result: SweepResult) -> None:
     for head in ("final mean loss", "validation loss", *(m.removeprefix("eval/").replace("_", " ") for m in metrics)):
         table.add_column(head, justify="right")
     table.add_column("training loss")
-    for trial in verdict.trials:
+    for trial in _shown(verdict):
         style = _STYLES.get(trial.state, "")
         table.add_row(
             f"{'* ' if trial.record.number == verdict.best else ''}{trial.record.number}",
@@ -155,6 +196,8 @@ def result_table(result: SweepResult) -> None:
         blank = [""] * (len(varied) + shows_state)
         table.add_row(baseline.name, *blank, *_measures(baseline.metrics, metrics), "not tuned")
     out.print(table)
+    if len(verdict.trials) > MAX_ROWS:
+        out.print(f"The best {MAX_ROWS} of {len(verdict.trials):,} trials; --json lists all of them")
     out.print(_plain(verdict.sentence))
     if verdict.best is not None:
         best = verdict.trials[verdict.best]
@@ -163,6 +206,11 @@ def result_table(result: SweepResult) -> None:
         if best.tuned_model is not None:
             out.print(f"Its tuned model: {best.tuned_model.name} in {_plain(best.tuned_model.location)}")
     failures(verdict)
+
+
+def _shown(verdict: Verdict) -> Sequence[TrialResult]:
+    """All trials, or the best where there are too many for a table."""
+    return verdict.trials if len(verdict.trials) <= MAX_ROWS else verdict.ranked[:MAX_ROWS]
 
 
 def _eval_metrics(verdict: Verdict) -> list[str]:
@@ -177,19 +225,24 @@ def _measures(metrics: Mapping[str, float], evaluated: Sequence[str]) -> list[st
 
 
 def failures(verdict: Verdict) -> None:
-    """Print why trials failed, once for each reason, with the first traceback."""
-    reasons: dict[str, list[int]] = {}
+    """Print why trials failed, once for each reason with its first message, and the first traceback."""
+    reasons: dict[str, list[TrialResult]] = {}
     for trial in verdict.trials:
         if trial.failure is not None:
-            reasons.setdefault(f"{trial.failure.kind}: {trial.failure.message}", []).append(trial.record.number)
-    for reason, numbers in reasons.items():
-        err.print(
-            f"[red]failed:[/] {'trial' if len(numbers) == 1 else 'trials'} {', '.join(map(str, numbers))}: ", end=""
-        )
-        err.print(_plain(reason))
+            reasons.setdefault(trial.failure.reason, []).append(trial)
+    for trials in reasons.values():
+        first = trials[0].failure
+        assert first is not None  # noqa: S101 - grouped by it
+        err.print(f"[red]failed:[/] {_numbers(trials)}: {_plain(f'{first.kind}: {first.message}')}")
     trace = next((t.failure.traceback for t in verdict.trials if t.failure and t.failure.traceback), None)
     if trace:
         err.print(_plain(trace.rstrip()))
+
+
+def _numbers(trials: Sequence[TrialResult]) -> str:
+    numbers = ", ".join(str(trial.record.number) for trial in trials[:MAX_CHANGES])
+    more = f" and {len(trials) - MAX_CHANGES} more" if len(trials) > MAX_CHANGES else ""
+    return f"{'trial' if len(trials) == 1 else 'trials'} {numbers}{more}"
 
 
 def sweeps_table(rows: Sequence[tuple[SweepRecord, Mapping[JobState, int]]]) -> None:

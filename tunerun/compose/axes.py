@@ -17,7 +17,7 @@ from tunerun.schema import Scalar
 MAX_POINTS = 100_000
 """More is a typing error: at a second a trial it would take a day."""
 
-_NOT_SWEPT = ("name", "sweep", "tracking", "paths", "experiment", "debug", "local")
+_NOT_SWEPT = ("name", "sweep", "tracking", "paths", "budget", "runner", "experiment", "debug", "local")
 _ZIPPED = "zip"
 _AXES = "sweep.axes."
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tunerun.evaluation.curve import Advice, advise, epoch_means
-from tunerun.job import Failure, JobState, TunedModel
-from tunerun.ledger import Ledger, SweepRecord, TrialRecord
+from tunerun.job import Failure, JobState, Snapshot, TunedModel
+from tunerun.ledger import JobRecord, Ledger, SweepRecord, TrialRecord
 
 LOSS = "validation/loss"
 TRAINING_LOSS = "train/mean_loss"
@@ -67,12 +67,18 @@ class Verdict:
         """Whether every trial is finished."""
         return all(trial.state.is_finished for trial in self.trials)
 
+    @property
+    def ranked(self) -> list[TrialResult]:
+        """The trials, the best first, those without a result last."""
+        return sorted(self.trials, key=lambda t: _rank(t, self.metric), reverse=True)
+
 
 def judge(ledger: Ledger, sweep: SweepRecord) -> Verdict:
     """Compare the trials of a sweep, as far as the ledger knows them."""
     records = ledger.trials(sweep.id)
-    trials = tuple(trial_result(ledger, record) for record in records)
-    baselines = _baselines(ledger, records)
+    known = _Known(ledger.last_jobs(sweep.id), ledger.curves(sweep.id), ledger.measures(sweep.id))
+    trials = tuple(known.result(record) for record in records)
+    baselines = _baselines(known, records)
     metric = _deciding_metric(records, trials)
     best, sentence = _choose(ledger, trials, {b.subject: b for b in baselines}, metric)
     unfinished = sum(not trial.state.is_finished for trial in trials)
@@ -85,18 +91,33 @@ def trial_result(ledger: Ledger, record: TrialRecord) -> TrialResult:
     """What the ledger knows of one trial."""
     job = ledger.job(record.key)
     if job is None:
-        return TrialResult(record, JobState.PLANNED, {}, None, None, None)
-    losses = epoch_means(ledger.snapshots(job.id))
-    metrics = {**({TRAINING_LOSS: losses[-1]} if losses else {}), **job.metrics}
-    metrics.pop(_BASE_LOSS, None)  # the baseline's, which the backend measured on the way
+        return _Known({}, {}, {}).result(record)
     evaluation = ledger.evaluation(record.key, record.evaluation)
-    if evaluation is not None:
-        metrics.update(evaluation.metrics)
-    advice = advise(losses) if job.state is JobState.SUCCEEDED and losses else None
-    return TrialResult(record, job.state, metrics, job.tuned_model, job.failure, advice)
+    measures = {} if evaluation is None else {(record.key, record.evaluation): evaluation.metrics}
+    return _Known({record.key: job}, {job.id: ledger.snapshots(job.id)}, measures).result(record)
 
 
-def _baselines(ledger: Ledger, records: Sequence[TrialRecord]) -> tuple[BaselineResult, ...]:
+@dataclass(frozen=True)
+class _Known:
+    """What the ledger knows, read at once: last jobs by key, curves by job, measures by subject and options."""
+
+    jobs: Mapping[str, JobRecord]
+    curves: Mapping[int, Sequence[Snapshot]]
+    measures: Mapping[tuple[str, str], Mapping[str, float]]
+
+    def result(self, record: TrialRecord) -> TrialResult:
+        job = self.jobs.get(record.key)
+        if job is None:
+            return TrialResult(record, JobState.PLANNED, {}, None, None, None)
+        losses = epoch_means(self.curves.get(job.id, ()))
+        metrics = {**({TRAINING_LOSS: losses[-1]} if losses else {}), **job.metrics}
+        metrics.pop(_BASE_LOSS, None)  # the baseline's, which the backend measured on the way
+        metrics.update(self.measures.get((record.key, record.evaluation), {}))
+        advice = advise(losses) if job.state is JobState.SUCCEEDED and losses else None
+        return TrialResult(record, job.state, metrics, job.tuned_model, job.failure, advice)
+
+
+def _baselines(known: _Known, records: Sequence[TrialRecord]) -> tuple[BaselineResult, ...]:
     """One for each base model, template and held-out set of the sweep; a single one is just called `base`."""
     groups: dict[str, list[TrialRecord]] = {}
     for record in records:
@@ -104,13 +125,11 @@ def _baselines(ledger: Ledger, records: Sequence[TrialRecord]) -> tuple[Baseline
     results = []
     for position, (subject, members) in enumerate(groups.items()):
         metrics: dict[str, float] = {}
-        jobs = (job for member in members if (job := ledger.job(member.key)) is not None)
-        losses = [job.metrics[_BASE_LOSS] for job in jobs if _BASE_LOSS in job.metrics]
-        if losses:
-            metrics[LOSS] = losses[0]
-        evaluation = ledger.evaluation(subject, members[0].evaluation)
-        if evaluation is not None:
-            metrics.update(evaluation.metrics)
+        jobs = (known.jobs[member.key] for member in members if member.key in known.jobs)
+        loss = next((job.metrics[_BASE_LOSS] for job in jobs if _BASE_LOSS in job.metrics), None)
+        if loss is not None:
+            metrics[LOSS] = loss
+        metrics.update(known.measures.get((subject, members[0].evaluation), {}))
         name = "base" if len(groups) == 1 else f"base-{position}"
         results.append(BaselineResult(name, subject, members[0].config["model"]["name"], metrics))
     return tuple(results)
@@ -129,6 +148,12 @@ def _merit(metrics: Mapping[str, float], metric: str) -> float:
     return -value if metric == LOSS else value
 
 
+def _rank(trial: TrialResult, metric: str | None) -> tuple[bool, float, float, int]:
+    """More is better; the validation loss breaks ties, then the trial that was planned first."""
+    merit = -math.inf if metric is None else _merit(trial.metrics, metric)
+    return trial.state is JobState.SUCCEEDED, merit, _merit(trial.metrics, LOSS), -trial.record.number
+
+
 def _choose(
     ledger: Ledger, trials: Sequence[TrialResult], baselines: Mapping[str, BaselineResult], metric: str | None
 ) -> tuple[int | None, str]:
@@ -140,8 +165,7 @@ def _choose(
             "Nothing was held out, so no trial can be preferred: a low training loss is no sign of a good model. "
             "Set dataset.validation."
         )
-    # The validation loss breaks ties; then the trial that was planned first.
-    best = max(done, key=lambda t: (_merit(t.metrics, metric), _merit(t.metrics, LOSS), -t.record.number))
+    best = max(done, key=lambda t: _rank(t, metric))
     base = baselines[best.record.baseline].metrics
     if metric not in best.metrics or metric not in base:
         return None, f"{metric} is not known for every trial and its base model yet."

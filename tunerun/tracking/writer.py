@@ -14,7 +14,7 @@ from tunerun.errors import LedgerError, TrackingError
 from tunerun.ledger import FILE_NAME, Ledger
 from tunerun.schema import Tracking
 from tunerun.tracking.address import parse_address
-from tunerun.tracking.image import trial_subject
+from tunerun.tracking.image import trial_of_subject
 from tunerun.tracking.replay import Replay, SyncReport
 from tunerun.tracking.store import RefusedError, Store
 
@@ -111,10 +111,11 @@ class Tracker:
             self._turn(replay, wanted, LOCK_WAIT_S)
             return SyncReport(len(wanted), replay.runs, replay.points, self.problem)
 
-    def run_id(self, ledger: Ledger, sweep_id: str, number: int) -> str | None:
-        """The id of a trial's run, from the ledger alone; None: it has none yet."""
-        mark = ledger.mark(self.name, trial_subject(sweep_id, number))
-        return mark.run_id if mark is not None else None
+    def run_ids(self, ledger: Ledger, sweep_id: str) -> dict[int, str]:
+        """The ids of the trials' runs by number, from the ledger alone; those that MLflow was told of."""
+        marks = ledger.marks(self.name, f"{sweep_id}/").items()
+        found = ((trial_of_subject(subject), mark.run_id) for subject, mark in marks)
+        return {trial[1]: run_id for trial, run_id in found if trial is not None and run_id is not None}
 
     def link(self, ledger: Ledger, sweep_id: str) -> str | None:
         """The path of a sweep's experiment on MLflow's page, from the ledger alone; None: it is not there yet.

@@ -1,0 +1,83 @@
+"""Who runs a sweep: a lock for each, which goes with the process that holds it, and a note that says who that is."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from tunerun.errors import LedgerError, LockedError
+
+_PATIENCE_S = 0.5
+"""Somebody who only looks holds a lock for a moment."""
+
+
+@contextmanager
+def held(runs: Path, sweep: str) -> Iterator[None]:
+    """Hold a sweep, so that nobody else runs it.
+
+    Args:
+        runs: the folder of the ledger.
+
+    Raises:
+        LockedError: another process holds it; names the process, its machine and since when.
+        LedgerError: the lock's file cannot be written.
+    """
+    file = _lock_file(runs, sweep)
+    note = file.with_suffix(".holder")
+    lock = FileLock(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=_PATIENCE_S)
+    except Timeout as error:
+        raise LockedError(
+            f"{sweep} is being run by {_noted(note)}; wait for it or stop it, then run the same command again"
+        ) from error
+    except OSError as error:
+        raise LedgerError(
+            f"{file}: {error.strerror}; choose another paths.runs, or mend the disk or its rights"
+        ) from error
+    try:
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        note.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}", encoding="utf-8")
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def held_if_free(runs: Path, sweep: str) -> Iterator[bool]:
+    """Hold a sweep for a moment if nobody does, to change what belongs to it; whether it was free."""
+    lock = FileLock(_lock_file(runs, sweep))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def holder_of(runs: Path, sweep: str) -> str | None:
+    """Who runs a sweep now: the process, its machine and since when; None: nobody."""
+    file = _lock_file(runs, sweep)
+    if not file.exists():
+        return None
+    with held_if_free(runs, sweep) as is_free:
+        return None if is_free else _noted(file.with_suffix(".holder"))
+
+
+def _noted(note: Path) -> str:
+    return note.read_text(encoding="utf-8") if note.exists() else "another process"
+
+
+def _lock_file(runs: Path, sweep: str) -> Path:
+    return runs / "locks" / f"{sweep}.lock"

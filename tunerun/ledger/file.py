@@ -1,0 +1,139 @@
+"""The ledger's SQLite file: opened, brought to this program's schema, written in transactions.
+
+Settings, and why:
+
+- `journal_mode = WAL`: `status` and the tracker read while the runner writes, and nobody waits for a reader.
+- `synchronous = FULL`: a commit is on disk when it returns, also through a power failure. With NORMAL, write-ahead
+  logging may lose the last commits, and a job that was paid for with them.
+- `foreign_keys = ON`: a snapshot without its job would be a fault of ours; SQLite does not look by itself.
+- a wait of 30 s for another writer: transactions take milliseconds, so a longer wait means that something is stuck.
+
+Write-ahead logging needs shared memory, so the file belongs on a disk of the machine that runs the sweep.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from tunerun.errors import LedgerError
+from tunerun.ledger.migrations import MIGRATIONS
+
+SCHEMA_VERSION = len(MIGRATIONS)
+"""What `PRAGMA user_version` says of a ledger that this program has written."""
+
+_BUSY_TIMEOUT_S = 30.0
+
+
+class LedgerFile:
+    """A connection to the file; made with its folder if it is not there.
+
+    Raises:
+        LedgerError: the file is no ledger, is damaged, was written by a newer tunerun, or cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+            self._connection.row_factory = sqlite3.Row
+            self._check()
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.execute("PRAGMA foreign_keys = ON")
+            if self._version() < SCHEMA_VERSION:
+                self._migrate()
+        except (sqlite3.Error, OSError) as error:
+            raise self._translated(error) from error
+
+    def _version(self) -> int:
+        version: int = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        return version
+
+    def _check(self) -> None:
+        """Refuse what is no ledger or a newer one, before anything is written into it."""
+        version = self._version()
+        if version > SCHEMA_VERSION:
+            raise LedgerError(
+                f"{self.path}: written by a newer tunerun (format {version}, this one knows {SCHEMA_VERSION}); "
+                "update tunerun, or choose another paths.runs"
+            )
+        tables = {row[0] for row in self._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if ("sweep" not in tables) if version else tables:
+            raise LedgerError(f"{self.path}: a database of another program; move it away, or choose another paths.runs")
+
+    def _migrate(self) -> None:
+        """Bring the schema up to date: all steps in one transaction, so that a killed process leaves the old one."""
+        with self.transaction():
+            for script in MIGRATIONS[self._version() :]:
+                for statement in script.split(";\n"):
+                    self._connection.execute(statement)
+            self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _translated(self, error: Exception) -> LedgerError:
+        return LedgerError(
+            f"{self.path}: {error}; the file was left as it is: check the disk and its rights, restore it from a "
+            "backup, or choose another paths.runs"
+        )
+
+    def transaction(self) -> Transaction:
+        """A context in which all writes are one: on disk when it is left, or undone by an error."""
+        return Transaction(self._connection, self._translated)
+
+    def write(self, statement: str, parameters: Sequence[object] = ()) -> int:
+        """Execute one statement of a transaction, and return how many rows it changed."""
+        return self._connection.execute(statement, parameters).rowcount
+
+    def write_many(self, statement: str, rows: Iterable[Sequence[object]]) -> None:
+        """Execute a statement of a transaction for each row."""
+        self._connection.executemany(statement, rows)
+
+    def rows(self, query: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
+        """All rows of a query."""
+        try:
+            return self._connection.execute(query, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise self._translated(error) from error
+
+    def row(self, query: str, parameters: Sequence[object] = ()) -> sqlite3.Row | None:
+        """The first row of a query; None: it has none."""
+        rows = self.rows(query, parameters)
+        return rows[0] if rows else None
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+class Transaction:
+    """BEGIN to COMMIT, or ROLLBACK on any error; a transaction that an interrupt cuts off ends with its connection.
+
+    No generator, for what is left of one runs late, on a connection that is closed by then.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, translated: Callable[[Exception], LedgerError]) -> None:
+        self._connection = connection
+        self._translated = translated
+
+    def __enter__(self) -> None:
+        self._execute("BEGIN IMMEDIATE")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._execute("COMMIT")
+            return
+        if self._connection.in_transaction:  # SQLite rolls back by itself when the disk is full
+            self._execute("ROLLBACK")
+        if isinstance(error, sqlite3.Error):
+            raise self._translated(error) from error
+
+    def _execute(self, statement: str) -> None:
+        try:
+            self._connection.execute(statement)
+        except sqlite3.Error as error:
+            raise self._translated(error) from error

@@ -1,0 +1,459 @@
+"""The SQLite ledger: the durable record of plans, jobs, snapshots and evaluations. It is the truth.
+
+What it promises, whenever its process is killed:
+
+1. A frozen plan never changes: freezing the same sweep again is a no-op, and nothing else writes to its trials.
+2. The intent of an outside effect is on disk before the effect, its result after it, each in a transaction of its own.
+   So a job that may exist somewhere is known here, by the key under which the backend can be asked for it.
+3. Of one key there is at most one job that is not finished, and none is begun after one that has succeeded.
+4. A job only moves forward; SUCCEEDED, FAILED and CANCELLED are final, and nothing is added to a final job.
+5. Each step of a loss curve is kept once: what is recorded first stays. The same holds for each evaluation.
+6. A job is submitted and watched by the runner of one sweep at a time. It changes hands only under the lock of the
+   sweep that had it (`tunerun.holding`), and that lock goes with its process.
+7. What a tracker was told is marked after it was told, so a mark never says more than the tracker has.
+8. A file that is damaged, of another program or of a newer tunerun is refused before anything is written to it; an
+   older one is brought up to date in one transaction (`tunerun.ledger.migrations`).
+
+One `Ledger` object belongs to one thread; each thread opens its own.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tunerun.errors import LedgerError
+from tunerun.job import (
+    Example,
+    ExampleSet,
+    Failure,
+    FailureKind,
+    JobRef,
+    JobState,
+    JobStatus,
+    Snapshot,
+    TunedModel,
+    TuningRequest,
+    advance,
+)
+from tunerun.ledger.file import LedgerFile
+from tunerun.ledger.records import (
+    Evaluation,
+    JobRecord,
+    Mark,
+    Prediction,
+    Spending,
+    SweepRecord,
+    TrialProgress,
+    TrialRecord,
+)
+from tunerun.schema import Model
+
+FILE_NAME = "ledger.db"
+"""The ledger's file in a runs folder."""
+
+_LAST_JOB = "attempt = (SELECT max(attempt) FROM job AS other WHERE other.key = job.key)"
+_OF_SWEEP = "key IN (SELECT key FROM trial WHERE sweep = ?)"
+
+
+class Ledger:
+    """A connection to the ledger file; made with its folder if it is not there.
+
+    Args:
+        path: the SQLite file.
+
+    Raises:
+        LedgerError: the file is no ledger, is damaged, was written by a newer tunerun, or cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = LedgerFile(path)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Plans
+
+    def is_frozen(self, sweep: str) -> bool:
+        """Whether a plan is written down."""
+        return self._file.row("SELECT 1 FROM sweep WHERE id = ?", [sweep]) is not None
+
+    def freeze(self, sweep: SweepRecord, trials: Iterable[TrialRecord], example_sets: Iterable[ExampleSet]) -> None:
+        """Write a plan down for good; a sweep that is frozen already stays as it is."""
+        with self._file.transaction():
+            if self.is_frozen(sweep.id):
+                return
+            self._file.write(
+                "INSERT INTO sweep VALUES (?, ?, ?, ?)",
+                [sweep.id, sweep.experiment, sweep.created_at, _dump(sweep.document)],
+            )
+            self._file.write_many(
+                "INSERT OR IGNORE INTO example_set VALUES (?, ?, ?)",
+                ((s.digest, s.source, _dump([[e.text_input, e.output] for e in s.examples])) for s in example_sets),
+            )
+            self._file.write_many(
+                "INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    (
+                        sweep.id, t.number, t.key, t.baseline, t.evaluation, t.training, t.validation, t.tokens,
+                        t.steps, _dump(t.overrides), _dump(t.config), _dump(t.ingredients),
+                    )
+                    for t in trials
+                ),
+            )  # fmt: skip
+
+    def sweeps(self, experiment: str | None = None) -> list[SweepRecord]:
+        """All frozen sweeps, the newest last; of one experiment where it is named."""
+        rows = self._file.rows(
+            "SELECT * FROM sweep WHERE ? IS NULL OR experiment = ? ORDER BY created_at, id", [experiment, experiment]
+        )
+        return [SweepRecord(r["id"], r["experiment"], r["created_at"], json.loads(r["document"])) for r in rows]
+
+    def trials(self, sweep: str) -> list[TrialRecord]:
+        """The trials of a sweep, by number."""
+        return [_trial(r) for r in self._file.rows("SELECT * FROM trial WHERE sweep = ? ORDER BY number", [sweep])]
+
+    def progress(self, sweep: str) -> list[TrialProgress]:
+        """How far each trial of a sweep is, by number."""
+        rows = self._file.rows(
+            "SELECT trial.number, job.attempt, job.state, job.finished_at, evaluation.created_at AS evaluated_at, "
+            "(SELECT max(step) FROM snapshot WHERE snapshot.job = job.id) AS last_step FROM trial "
+            "LEFT JOIN job ON job.key = trial.key AND job.attempt = "
+            "(SELECT max(attempt) FROM job WHERE job.key = trial.key) "
+            "LEFT JOIN evaluation ON evaluation.subject = trial.key AND evaluation.options = trial.evaluation "
+            "WHERE trial.sweep = ? ORDER BY trial.number",
+            [sweep],
+        )
+        return [
+            TrialProgress(
+                number=r["number"],
+                attempt=r["attempt"] or 0,
+                state=JobState(r["state"] or JobState.PLANNED),
+                last_step=r["last_step"] or 0,
+                finished_at=r["finished_at"],
+                evaluated_at=r["evaluated_at"],
+            )
+            for r in rows
+        ]
+
+    def trials_of_key(self, key: str) -> list[TrialRecord]:
+        """The trials of all sweeps that share a key, the oldest sweep first."""
+        rows = self._file.rows(
+            "SELECT trial.* FROM trial JOIN sweep ON sweep.id = trial.sweep WHERE key = ? ORDER BY created_at, number",
+            [key],
+        )
+        return [_trial(r) for r in rows]
+
+    def example_set(self, digest: str) -> ExampleSet:
+        """The examples under a digest.
+
+        Raises:
+            LedgerError: there are none; a trial's digest is always there.
+        """
+        row = self._file.row("SELECT * FROM example_set WHERE digest = ?", [digest])
+        if row is None:
+            raise LedgerError(f"{self.path}: no examples under the digest {digest}")
+        return ExampleSet(digest, row["source"], tuple(Example(*pair) for pair in json.loads(row["examples"])))
+
+    # Jobs
+
+    def intend(
+        self, request: TuningRequest, backend: str, tokens: int, *, sweep: str | None = None, usd: float = 0.0
+    ) -> JobRecord:
+        """Write down that a job is about to be submitted, and return it.
+
+        Answers with the job of that key that is not finished or has succeeded, where there is one, whoever watches it.
+
+        Args:
+            tokens: training tokens over all epochs.
+            sweep: the sweep whose runner submits it.
+            usd: what it will cost, in US dollars.
+        """
+        with self._file.transaction():
+            row = self._file.row("SELECT * FROM job WHERE key = ? ORDER BY attempt DESC LIMIT 1", [request.key])
+            if row is not None and row["state"] not in (JobState.FAILED, JobState.CANCELLED):
+                return _job(row)
+            attempt = 1 if row is None else row["attempt"] + 1
+            self._file.write(
+                "INSERT INTO job (key, attempt, backend, model, tokens, state, metrics, created_at, sweep, usd) "
+                "VALUES (?, ?, ?, ?, ?, ?, '{}', ?, ?, ?)",
+                [
+                    request.key, attempt, backend, request.model.name, tokens, JobState.SUBMITTING, time.time(),
+                    sweep, usd,
+                ],
+            )  # fmt: skip
+            row = self._file.row("SELECT * FROM job WHERE key = ? AND attempt = ?", [request.key, attempt])
+            assert row is not None  # noqa: S101 - inserted above
+            return _job(row)
+
+    def adopt(self, job: JobRecord, sweep: str) -> bool:
+        """Give a job into the hands of a sweep's runner; whether that was done, for another may have been quicker.
+
+        The caller holds the lock of the sweep that had it.
+        """
+        with self._file.transaction():
+            changed = self._file.write(
+                "UPDATE job SET sweep = ? WHERE id = ? AND sweep IS ?", [sweep, job.id, job.sweep]
+            )
+        return changed == 1
+
+    def submitted(self, job: int, ref: JobRef) -> None:
+        """Write down that the backend accepted a job, and under which reference."""
+        with self._file.transaction():
+            self._file.write("UPDATE job SET reference = ? WHERE id = ?", [_dump(asdict(ref)), job])
+            self._move(job, JobState.QUEUED)
+
+    def _move(self, job: int, state: JobState) -> None:
+        row = self._file.row("SELECT state, started_at FROM job WHERE id = ?", [job])
+        if row is None:
+            raise LedgerError(f"{self.path}: no job {job}")
+        advance(JobState(row["state"]), state)
+        now = time.time()
+        started = now if row["started_at"] is None and state is JobState.RUNNING else row["started_at"]
+        self._file.write(
+            "UPDATE job SET state = ?, started_at = ?, finished_at = ? WHERE id = ?",
+            [state, started, now if state.is_finished else None, job],
+        )
+
+    def record(self, job: int, status: JobStatus) -> None:
+        """Write down what a backend says of a job: its state, and the snapshots and measures that are new.
+
+        A finished job stays as it is; a state behind the one recorded is not taken.
+        """
+        self.record_all({job: status})
+
+    def record_all(self, statuses: Mapping[int, JobStatus]) -> None:
+        """The same for many jobs, in one transaction."""
+        with self._file.transaction():
+            for job, status in statuses.items():
+                self._record(job, status)
+
+    def _record(self, job: int, status: JobStatus) -> None:
+        row = self._file.row("SELECT state FROM job WHERE id = ?", [job])
+        if row is None:
+            raise LedgerError(f"{self.path}: no job {job}")
+        old = JobState(row["state"])
+        if old.is_finished:
+            return
+        self._file.write_many(
+            "INSERT OR IGNORE INTO snapshot VALUES (?, ?, ?, ?, ?)",
+            ((job, s.step, s.epoch, s.mean_loss, s.compute_time) for s in status.snapshots),
+        )
+        order = list(JobState)
+        if old != status.state and order.index(status.state) > order.index(old):
+            self._move(job, status.state)
+        tuned, failure = status.tuned_model, status.failure
+        self._file.write(
+            "UPDATE job SET metrics = ?, tuned_model = ?, failure = ? WHERE id = ?",
+            [
+                _dump(dict(status.metrics)),
+                _dump({**asdict(tuned), "model": tuned.model.model_dump()}) if tuned else None,
+                _dump(asdict(failure)) if failure else None,
+                job,
+            ],
+        )
+
+    def last_jobs(self, sweep: str) -> dict[str, JobRecord]:
+        """The last job of each key of a sweep that has one, by key."""
+        rows = self._file.rows(f"SELECT * FROM job WHERE {_OF_SWEEP} AND {_LAST_JOB}", [sweep])
+        return {row["key"]: _job(row) for row in rows}
+
+    def curves(self, sweep: str) -> dict[int, list[Snapshot]]:
+        """The loss curve of every job of a sweep's keys, by job."""
+        rows = self._file.rows(
+            "SELECT snapshot.* FROM snapshot JOIN job ON job.id = snapshot.job "
+            f"WHERE {_OF_SWEEP} ORDER BY snapshot.job, step",
+            [sweep],
+        )
+        curves: dict[int, list[Snapshot]] = {}
+        for job, *snapshot in rows:
+            curves.setdefault(job, []).append(Snapshot(*snapshot))
+        return curves
+
+    def spending(self, sweep: str) -> Spending:
+        """What the jobs cost that a sweep's runner has submitted, those under way included; not refused ones."""
+        row = self._file.row(
+            "SELECT count(*), coalesce(sum(tokens), 0), coalesce(sum(usd), 0.0) FROM job WHERE sweep = ? "
+            "AND (reference IS NOT NULL OR state = ?)",
+            [sweep, JobState.SUBMITTING],
+        )
+        assert row is not None  # noqa: S101 - a count has always a row
+        return Spending(*row)
+
+    # Cancelling
+
+    def request_cancel(self, sweep: str, numbers: Iterable[int]) -> None:
+        """Write down that trials of a sweep shall be cancelled; the sweep's runner sees it."""
+        with self._file.transaction():
+            self._file.write_many("INSERT OR IGNORE INTO cancel_request VALUES (?, ?)", ((sweep, n) for n in numbers))
+
+    def cancel_requests(self, sweep: str) -> frozenset[int]:
+        """The trials of a sweep that shall be cancelled, by number."""
+        rows = self._file.rows("SELECT number FROM cancel_request WHERE sweep = ?", [sweep])
+        return frozenset(row["number"] for row in rows)
+
+    def clear_cancel_requests(self, sweep: str) -> None:
+        """Forget them: the sweep is run anew."""
+        if self.cancel_requests(sweep):
+            with self._file.transaction():
+                self._file.write("DELETE FROM cancel_request WHERE sweep = ?", [sweep])
+
+    # One job
+
+    def job(self, key: str) -> JobRecord | None:
+        """The last job of a key; None: there was none."""
+        row = self._file.row("SELECT * FROM job WHERE key = ? ORDER BY attempt DESC LIMIT 1", [key])
+        return None if row is None else _job(row)
+
+    def final_states(self) -> dict[str, JobState]:
+        """The state of every key whose last job is final; one that was lost or cancelled is not, it runs again."""
+        rows = self._file.rows(
+            "SELECT key, state FROM job AS last WHERE (state = 'SUCCEEDED' OR (state = 'FAILED' AND "
+            "json_extract(failure, '$.kind') != ?)) AND attempt = (SELECT max(attempt) FROM job WHERE key = last.key)",
+            [FailureKind.LOST],
+        )
+        return {row["key"]: JobState(row["state"]) for row in rows}
+
+    def jobs(self, key: str) -> list[JobRecord]:
+        """All jobs of a key, the first attempt first."""
+        return [_job(r) for r in self._file.rows("SELECT * FROM job WHERE key = ? ORDER BY attempt", [key])]
+
+    def job_of_tuned_model(self, name: str) -> JobRecord | None:
+        """The job that made a tuned model, by its name; None: the ledger does not know it."""
+        row = self._file.row("SELECT * FROM job WHERE json_extract(tuned_model, '$.name') = ? ORDER BY id DESC", [name])
+        return None if row is None else _job(row)
+
+    def snapshots(self, job: int, after_step: int = 0) -> list[Snapshot]:
+        """The loss curve of a job, by step, from the step after the given one."""
+        rows = self._file.rows("SELECT * FROM snapshot WHERE job = ? AND step > ? ORDER BY step", [job, after_step])
+        return [Snapshot(r["step"], r["epoch"], r["mean_loss"], r["compute_time"]) for r in rows]
+
+    def seconds_per_token(self, backend: str, model: str) -> float | None:
+        """Training seconds per token of the jobs of a model that succeeded on a backend; None: there were none."""
+        row = self._file.row(
+            "SELECT sum(json_extract(metrics, '$.\"train/seconds\"')) / sum(tokens) FROM job "
+            "WHERE backend = ? AND model = ? AND state = ? AND json_extract(metrics, '$.\"train/seconds\"') > 0",
+            [backend, model, JobState.SUCCEEDED],
+        )
+        return None if row is None else row[0]
+
+    # Evaluations
+
+    def evaluate(self, subject: str, options: str, evaluation: Evaluation) -> None:
+        """Write down how a subject did; the first result of the same subject and options stays."""
+        with self._file.transaction():
+            self._file.write(
+                "INSERT OR IGNORE INTO evaluation VALUES (?, ?, ?, ?, ?)",
+                [
+                    subject,
+                    options,
+                    _dump(dict(evaluation.metrics)),
+                    _dump([asdict(p) for p in evaluation.predictions]),
+                    evaluation.created_at,
+                ],
+            )
+
+    def evaluation(self, subject: str, options: str) -> Evaluation | None:
+        """How a subject did under some options; None: it was not measured."""
+        row = self._file.row("SELECT * FROM evaluation WHERE subject = ? AND options = ?", [subject, options])
+        if row is None:
+            return None
+        predictions = tuple(Prediction(**p) for p in json.loads(row["predictions"]))
+        return Evaluation(json.loads(row["metrics"]), predictions, row["created_at"])
+
+    def measures(self, sweep: str) -> dict[tuple[str, str], dict[str, float]]:
+        """The measures of everything that a sweep's trials and baselines name, by subject and options."""
+        rows = self._file.rows(
+            "SELECT subject, options, metrics FROM evaluation WHERE options IN "
+            "(SELECT evaluation FROM trial WHERE sweep = ?)",
+            [sweep],
+        )
+        return {(row["subject"], row["options"]): json.loads(row["metrics"]) for row in rows}
+
+    def evaluated_at(self, subject: str, options: str) -> float | None:
+        """When a subject was measured under some options, in seconds since 1970 (UTC); None: it was not."""
+        row = self._file.row("SELECT created_at FROM evaluation WHERE subject = ? AND options = ?", [subject, options])
+        return None if row is None else row["created_at"]
+
+    # Marks of trackers
+
+    def mark(self, tracker: str, subject: str) -> Mark | None:
+        """How far a tracker was brought for a subject; None: it was never told of it."""
+        row = self._file.row("SELECT * FROM mark WHERE tracker = ? AND subject = ?", [tracker, subject])
+        return None if row is None else Mark(row["run_id"], json.loads(row["document"]))
+
+    def marks(self, tracker: str, prefix: str) -> dict[str, Mark]:
+        """How far a tracker was brought for all subjects that begin with a prefix, by subject."""
+        rows = self._file.rows(
+            "SELECT * FROM mark WHERE tracker = ? AND substr(subject, 1, ?) = ?", [tracker, len(prefix), prefix]
+        )
+        return {r["subject"]: Mark(r["run_id"], json.loads(r["document"])) for r in rows}
+
+    def set_mark(self, tracker: str, subject: str, mark: Mark) -> None:
+        """Write down how far a tracker was brought for a subject."""
+        with self._file.transaction():
+            self._file.write(
+                "INSERT OR REPLACE INTO mark VALUES (?, ?, ?, ?)", [tracker, subject, mark.run_id, _dump(mark.document)]
+            )
+
+    def subject_of_run(self, run_id: str) -> str | None:
+        """The subject a tracker's run shows; None: no run of ours."""
+        row = self._file.row("SELECT subject FROM mark WHERE run_id = ?", [run_id])
+        return None if row is None else row["subject"]
+
+
+def _dump(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _trial(row: sqlite3.Row) -> TrialRecord:
+    return TrialRecord(
+        number=row["number"],
+        key=row["key"],
+        baseline=row["baseline"],
+        evaluation=row["evaluation"],
+        training=row["training"],
+        validation=row["validation"],
+        tokens=row["tokens"],
+        steps=row["steps"],
+        overrides=json.loads(row["overrides"]),
+        config=json.loads(row["config"]),
+        ingredients=json.loads(row["ingredients"]),
+    )
+
+
+def _job(row: sqlite3.Row) -> JobRecord:
+    tuned = json.loads(row["tuned_model"]) if row["tuned_model"] else None
+    failure = json.loads(row["failure"]) if row["failure"] else None
+    return JobRecord(
+        id=row["id"],
+        key=row["key"],
+        attempt=row["attempt"],
+        state=JobState(row["state"]),
+        ref=JobRef(**json.loads(row["reference"])) if row["reference"] else None,
+        metrics=json.loads(row["metrics"]),
+        tuned_model=TunedModel(tuned["name"], Model.model_validate(tuned["model"], strict=False), tuned["location"])
+        if tuned
+        else None,
+        failure=Failure(FailureKind(failure["kind"]), failure["message"], failure["traceback"]) if failure else None,
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        sweep=row["sweep"],
+    )

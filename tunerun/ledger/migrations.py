@@ -1,0 +1,41 @@
+"""The ledger's schema as the steps that led to it: step n brings a file of format n to n + 1.
+
+A step is never changed once a release has written with it; statements end in `;` and a line break.
+"""
+
+from __future__ import annotations
+
+MIGRATIONS = (
+    """
+CREATE TABLE sweep (
+    id TEXT PRIMARY KEY, experiment TEXT NOT NULL, created_at REAL NOT NULL, document TEXT NOT NULL);
+CREATE TABLE example_set (digest TEXT PRIMARY KEY, source TEXT NOT NULL, examples TEXT NOT NULL);
+CREATE TABLE trial (
+    sweep TEXT NOT NULL REFERENCES sweep, number INTEGER NOT NULL, key TEXT NOT NULL, baseline TEXT NOT NULL,
+    evaluation TEXT NOT NULL, training TEXT NOT NULL REFERENCES example_set, validation TEXT REFERENCES example_set,
+    tokens INTEGER NOT NULL, steps INTEGER NOT NULL, overrides TEXT NOT NULL, config TEXT NOT NULL,
+    PRIMARY KEY (sweep, number));
+CREATE INDEX trial_key ON trial (key);
+CREATE TABLE job (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL, attempt INTEGER NOT NULL, backend TEXT NOT NULL, model TEXT NOT NULL,
+    tokens INTEGER NOT NULL, reference TEXT, state TEXT NOT NULL, metrics TEXT NOT NULL, tuned_model TEXT,
+    failure TEXT, created_at REAL NOT NULL, started_at REAL, finished_at REAL, UNIQUE (key, attempt));
+CREATE UNIQUE INDEX job_live ON job (key) WHERE state NOT IN ('SUCCEEDED', 'FAILED', 'CANCELLED');
+CREATE INDEX job_model ON job (backend, model, state);
+CREATE TABLE snapshot (
+    job INTEGER NOT NULL REFERENCES job, step INTEGER NOT NULL, epoch INTEGER NOT NULL, mean_loss REAL NOT NULL,
+    compute_time REAL NOT NULL, PRIMARY KEY (job, step)) WITHOUT ROWID;
+CREATE TABLE evaluation (
+    subject TEXT NOT NULL, options TEXT NOT NULL, metrics TEXT NOT NULL, predictions TEXT NOT NULL,
+    created_at REAL NOT NULL, PRIMARY KEY (subject, options));
+CREATE TABLE mark (
+    tracker TEXT NOT NULL, subject TEXT NOT NULL, run_id TEXT, document TEXT NOT NULL,
+    PRIMARY KEY (tracker, subject))""",
+    # What a key was made of, so that a plan can say why it differs; who watches a job and what it costs; cancelling.
+    """
+ALTER TABLE trial ADD COLUMN ingredients TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE job ADD COLUMN sweep TEXT;
+ALTER TABLE job ADD COLUMN usd REAL NOT NULL DEFAULT 0;
+CREATE TABLE cancel_request (
+    sweep TEXT NOT NULL REFERENCES sweep, number INTEGER NOT NULL, PRIMARY KEY (sweep, number))""",
+)

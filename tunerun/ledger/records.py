@@ -1,0 +1,124 @@
+"""What the ledger holds, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tunerun.job import Failure, JobRef, JobState, TunedModel
+from tunerun.schema import Scalar
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """A frozen plan: `document` is what the plan said of the sweep as a whole, as JSON values."""
+
+    id: str
+    experiment: str
+    created_at: float
+    document: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A frozen trial.
+
+    Attributes:
+        baseline: the subject of the base model's evaluation that this trial is compared with.
+        evaluation: digest of how it is measured; with the subject it names an evaluation.
+        training, validation: digests of example sets; validation is None without held-out examples.
+        tokens: training tokens over all epochs. steps: optimiser steps.
+        config: the trial's whole resolved config, as JSON values.
+        ingredients: what its key hashes, as JSON values; empty where a first tunerun wrote it.
+    """
+
+    number: int
+    key: str
+    baseline: str
+    evaluation: str
+    training: str
+    validation: str | None
+    tokens: int
+    steps: int
+    overrides: Mapping[str, Scalar]
+    config: Mapping[str, Any]
+    ingredients: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """A job: one attempt to tune the trials of one key.
+
+    Attributes:
+        sweep: the sweep whose runner submits and watches it; None where a first tunerun wrote it.
+    """
+
+    id: int
+    key: str
+    attempt: int
+    state: JobState
+    ref: JobRef | None
+    metrics: Mapping[str, float]
+    tuned_model: TunedModel | None
+    failure: Failure | None
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    sweep: str | None = None
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What jobs cost: how many there are, their training tokens, and US dollars."""
+
+    jobs: int
+    tokens: int
+    usd: float
+
+
+@dataclass(frozen=True)
+class TrialProgress:
+    """How far a trial is, without its curve and its predictions: cheap to ask again and again.
+
+    Attributes:
+        attempt: of its last job; 0 where there is none yet.
+        state: of its last job; PLANNED where there is none yet.
+        last_step: the highest step of that job's loss curve; 0 before the first snapshot.
+        finished_at: when that job finished, in seconds since 1970 (UTC); None: it has not.
+        evaluated_at: when the trial was measured, in the same unit; None: it was not.
+    """
+
+    number: int
+    attempt: int
+    state: JobState
+    last_step: int
+    finished_at: float | None
+    evaluated_at: float | None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model answered to a held-out example, beside what it should have."""
+
+    text_input: str
+    expected: str
+    predicted: str
+    exact_match: bool
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Measures of one subject (a trial's key, or a baseline) on held-out examples."""
+
+    metrics: Mapping[str, float]
+    predictions: tuple[Prediction, ...]
+    created_at: float
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How far a tracker has been brought for one subject."""
+
+    run_id: str | None
+    document: Mapping[str, Any]

@@ -1,0 +1,45 @@
+"""What a plan may cost: the budget, before anything is submitted and while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tunerun.ledger import Spending
+from tunerun.schema import Budget
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What trials cost: training tokens, US dollars, and training hours where those are known."""
+
+    tokens: int
+    usd: float
+    hours: float | None
+
+
+def over_budget(budget: Budget, spent: Spending, more: Cost) -> list[str]:
+    """Why trials cannot run: one line for each limit that they would go beyond.
+
+    Args:
+        spent: what the sweep's jobs cost so far, those under way included.
+        more: what is yet to be submitted; the upper end where it is estimated.
+    """
+    lines = []
+    tokens, usd = spent.tokens + more.tokens, spent.usd + more.usd
+    if budget.max_tokens is not None and tokens > budget.max_tokens:
+        lines.append(_line("max_tokens", f"{tokens:,} tokens", f"{spent.tokens:,}", f"{budget.max_tokens:,}"))
+    if budget.max_usd is not None and usd > budget.max_usd:
+        lines.append(_line("max_usd", f"{usd:,.2f} US dollars", f"{spent.usd:,.2f}", f"{budget.max_usd:,.2f}"))
+    if budget.max_hours is not None and more.hours is not None and more.hours > budget.max_hours:
+        lines.append(
+            f"budget.max_hours: about {more.hours:.2g} hours of training are to come, the budget is "
+            f"{budget.max_hours:g}; raise it, or take trials away"
+        )
+    return lines
+
+
+def _line(key: str, needed: str, spent: str, limit: str) -> str:
+    return (
+        f"budget.{key}: the sweep would come to {needed} ({spent} of it spent or under way), the budget is {limit}; "
+        "raise it, or take trials away"
+    )

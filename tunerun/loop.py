@@ -1,0 +1,425 @@
+"""The trials of one run on their way from planned to evaluated: submit, poll, record, evaluate.
+
+What the runner does about a failure depends on who can mend it:
+
+| what happens | what the runner does |
+| --- | --- |
+| network, rate limit, a server's error (`UnavailableError`) | asks again, up to `runner.unreachable_after_s` |
+| nobody knows whether a submit took effect (`AmbiguousError`) | looks, up to `runner.max_attempts` times |
+| the worker is lost (`FailureKind.LOST`) | submits the trial again, up to `runner.max_attempts` times |
+| refused, diverged, out of memory, crashed | fails the trial; `--retry-failed` tries again |
+| credentials or quota (`AccessError`), the budget, `runner.max_failures` | submits nothing more |
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+
+from tunerun.backends.base import Backend
+from tunerun.errors import AccessError, AmbiguousError, BackendError, InputError, UnavailableError
+from tunerun.evaluation.metrics import evaluate
+from tunerun.evaluation.verdict import trial_result
+from tunerun.holding import held_if_free, holder_of
+from tunerun.job import Failure, FailureKind, GenerateOptions, JobRef, JobState, JobStatus, TunedModel
+from tunerun.ledger import JobRecord, Ledger, Spending, TrialProgress
+from tunerun.limits import over_budget
+from tunerun.planning import Plan, Trial
+from tunerun.progress import Progress
+from tunerun.schema import Model, TrialConfig
+
+MAX_BACKOFF_S = 60.0
+
+MAX_PAUSE_S = 1.0
+"""The longest the loop looks away, so that a request to cancel is seen."""
+
+_RESUME = "run the same command again"
+
+
+@dataclass
+class _Place:
+    """A backend of this run.
+
+    Attributes:
+        in_flight: jobs that it was given and that are not finished.
+        silent_since: when it first failed to answer, by the monotonic clock; None: it answers.
+        failures: how often in a row it did not answer.
+        resume_at: when it may be asked again, by the same clock.
+    """
+
+    backend: Backend
+    max_in_flight: int
+    in_flight: int = 0
+    silent_since: float | None = None
+    failures: int = 0
+    resume_at: float = 0.0
+
+    def has_room(self, now: float) -> bool:
+        """Whether it takes another job now."""
+        return self.in_flight < self.max_in_flight and self.resume_at <= now
+
+    def answered(self) -> None:
+        """Forget that it was silent."""
+        self.silent_since, self.failures, self.resume_at = None, 0, 0.0
+
+
+@dataclass
+class _InFlight:
+    trial: Trial
+    place: _Place
+    job: JobRecord
+    ref: JobRef
+    state: JobState
+    last_step: int
+    stepped_at: float
+    is_stalled: bool = False
+    is_cancelled: bool = False
+
+
+@dataclass
+class Loop:
+    """One run of a plan; `run` returns when nothing is left to do, or nothing more may be done.
+
+    Args:
+        backend_of: the backend of a trial's config, always the same object for the same section.
+        poll_interval_s: seconds between two looks at the running jobs.
+    """
+
+    plan: Plan
+    ledger: Ledger
+    backend_of: Callable[[TrialConfig], Backend]
+    progress: Progress
+    poll_interval_s: float
+    retry_failed: bool
+    stopped: str | None = None
+    """Why the run ended before every trial had its chance; None: it did not."""
+    _ready: deque[Trial] = field(default_factory=deque)
+    _later: list[tuple[float, int]] = field(default_factory=list)
+    _in_flight: dict[int, _InFlight] = field(default_factory=dict)
+    _places: dict[int, _Place] = field(default_factory=dict)
+    _attempts: Counter[int] = field(default_factory=Counter)
+    _told: set[tuple[str, int]] = field(default_factory=set)
+    _reasons: Counter[str] = field(default_factory=Counter)
+    _has_succeeded: bool = False
+
+    def run(self) -> None:
+        """Submit, poll, record and evaluate until every trial is finished, or the run is stopped."""
+        self.config = self.plan.experiment.runner
+        self._began_at = time.monotonic()
+        self._spent: Spending = self.ledger.spending(self.plan.sweep)
+        self._ready.extend(self._unfinished())
+        while self._ready or self._later or self._in_flight:
+            self._obey_cancel_requests()
+            self._submit()
+            self._finish(self._poll())
+            self._pause()
+
+    def _unfinished(self) -> list[Trial]:
+        progress = self.ledger.progress(self.plan.sweep)
+        return [t for t in self.plan.trials if t.same_as is None and not self._is_settled(t, progress[t.number])]
+
+    def _is_settled(self, trial: Trial, known: TrialProgress) -> bool:
+        """Whether nothing is to be done for a trial; it is measured after its base model, so both are then."""
+        if known.state is JobState.SUCCEEDED:
+            self._has_succeeded = True
+            return known.evaluated_at is not None or not _is_measured(trial)
+        job = self.ledger.job(trial.key) if known.state.is_finished else None
+        return job is not None and not self._may_repeat(job)
+
+    def _may_repeat(self, job: JobRecord) -> bool:
+        if job.state is JobState.SUCCEEDED:
+            return False
+        return _is_lost(job) or job.state is JobState.CANCELLED or self.retry_failed
+
+    # Submitting
+
+    def _submit(self) -> None:
+        """Start trials in their order as long as the next one's backend takes more."""
+        now = time.monotonic()
+        while self._later and self._later[0][0] <= now:
+            self._ready.append(self.plan.trials[heappop(self._later)[1]])
+        while self._ready and self.stopped is None:
+            place = self._place(self._ready[0])
+            if not place.has_room(now):
+                return
+            self._start(self._ready.popleft(), place)
+        if self.stopped is not None:
+            self._ready.clear()
+            self._later.clear()
+
+    def _place(self, trial: Trial) -> _Place:
+        backend = self.backend_of(trial.config)
+        if id(backend) not in self._places:
+            self._places[id(backend)] = _Place(backend, backend.capabilities().max_in_flight)
+        return self._places[id(backend)]
+
+    def _start(self, trial: Trial, place: _Place) -> None:
+        """Submit a trial, or take up what an earlier run, or that of another sweep, has begun."""
+        last = self.ledger.job(trial.key)
+        if last is not None and last.state.is_finished and not self._may_repeat(last):
+            self._settle(trial, is_new=("waiting", trial.number) in self._told)
+            return
+        is_begun = last is not None and not last.state.is_finished
+        if is_begun and last is not None and last.sweep != self.plan.sweep and not self._take_over(trial, last):
+            return
+        if not is_begun and not self._may_spend(trial):
+            return
+        request = trial.request()
+        kind = trial.config.backend.kind
+        job = self.ledger.intend(request, kind, trial.tokens, sweep=self.plan.sweep, usd=trial.usd)
+        if job.sweep != self.plan.sweep:  # another runner was quicker; next time round it is waited for
+            self._again(trial, self.poll_interval_s)
+            return
+        if self._attempts[trial.number] == 0:
+            self.progress.started(trial)
+        if job.ref is not None:  # it was submitted before; the next poll says what became of it
+            self._watch(trial, place, job, job.ref)
+            return
+        self._attempts[trial.number] += 1
+        if not is_begun:
+            self._spent = Spending(self._spent.jobs + 1, self._spent.tokens + trial.tokens, self._spent.usd + trial.usd)
+        try:
+            ref = place.backend.submit(request)
+        except AmbiguousError as error:
+            self._look_again(trial, error)
+        except UnavailableError as error:
+            self._attempts[trial.number] -= 1
+            self._ready.appendleft(trial)
+            self._did_not_answer(place, error)
+        except AccessError as error:
+            # The call had no effect; the job stays SUBMITTING, and the next run submits it.
+            self._stop(str(error))
+        except (BackendError, InputError) as error:
+            self.ledger.record(job.id, JobStatus(JobState.FAILED, failure=Failure(FailureKind.INVALID, str(error))))
+            self._settle(trial)
+        else:
+            place.answered()
+            self.ledger.submitted(job.id, ref)
+            self._watch(trial, place, job, ref)
+
+    def _take_over(self, trial: Trial, job: JobRecord) -> bool:
+        """Adopt the job of a sweep that nobody runs; else wait for its runner to finish it."""
+        if job.sweep is None:
+            return self.ledger.adopt(job, self.plan.sweep)
+        with held_if_free(self.plan.runs, job.sweep) as is_free:
+            if is_free:
+                return self.ledger.adopt(job, self.plan.sweep)
+        holder = holder_of(self.plan.runs, job.sweep) or "another process"
+        self._tell_once("waiting", trial, f"its job is run by sweep {job.sweep} ({holder}); waiting for it")
+        self._again(trial, max(self.poll_interval_s, 0.05))
+        return False
+
+    def _may_spend(self, trial: Trial) -> bool:
+        budget = self.plan.experiment.budget
+        refusals = over_budget(budget, self._spent, self.plan.cost([trial], at_most=True))
+        hours = (time.monotonic() - self._began_at) / 3600
+        if budget.max_hours is not None and hours >= budget.max_hours:
+            refusals = [f"budget.max_hours: this run has taken {hours:.2g} hours; raise it, or {_RESUME}"]
+        if refusals:
+            self._stop(refusals[0])
+        return not refusals
+
+    def _watch(self, trial: Trial, place: _Place, job: JobRecord, ref: JobRef) -> None:
+        place.in_flight += 1
+        self._in_flight[trial.number] = _InFlight(trial, place, job, ref, job.state, 0, time.monotonic())
+
+    def _look_again(self, trial: Trial, error: AmbiguousError) -> None:
+        """Submitting the key again finds the job if there is one; who cannot, stays SUBMITTING for the next run."""
+        attempt = self._attempts[trial.number]
+        if attempt < self.config.max_attempts:
+            self.progress.note(f"trial {trial.number}: {error}; looking whether it was submitted")
+            self._again(trial, self._backoff_s(attempt))
+        else:
+            self.progress.note(f"trial {trial.number}: {error}; {_RESUME} to look it up")
+
+    def _again(self, trial: Trial, wait_s: float) -> None:
+        heappush(self._later, (time.monotonic() + wait_s, trial.number))
+
+    def _backoff_s(self, attempt: int) -> float:
+        """Doubles with each attempt, up to a minute; up to a tenth more, so that runners do not march in step."""
+        return min(MAX_BACKOFF_S, self.config.backoff_s * 2.0 ** (attempt - 1)) * random.uniform(1.0, 1.1)
+
+    def _did_not_answer(self, place: _Place, error: BackendError) -> None:
+        """Leave a backend alone for a while, and give the run up when it has been silent for too long."""
+        now = time.monotonic()
+        if place.silent_since is None:
+            place.silent_since = now
+            self.progress.note(f"{error}; trying again for up to {self.config.unreachable_after_s:g} s")
+        place.failures += 1
+        asked = error.retry_after_s if isinstance(error, UnavailableError) else None
+        place.resume_at = now + max(self._backoff_s(place.failures), min(asked or 0.0, MAX_BACKOFF_S))
+        if place.resume_at - place.silent_since > self.config.unreachable_after_s:
+            self._stop(f"{error}; no answer for {now - place.silent_since:.0f} s")
+            self._leave()
+
+    def _stop(self, reason: str) -> None:
+        """Submit nothing more; what is under way is still watched."""
+        self.stopped = self.stopped or reason
+
+    def _leave(self) -> None:
+        """Watch nothing more either: hosted jobs go on, and the next run takes them up."""
+        self._in_flight.clear()
+        self._ready.clear()
+        self._later.clear()
+
+    # Watching
+
+    def _poll(self) -> list[_InFlight]:
+        """Record what is new of all jobs, one call and one transaction for each backend; return what has finished."""
+        finished: list[_InFlight] = []
+        now = time.monotonic()
+        for place in self._places.values():
+            entries = [entry for entry in self._in_flight.values() if entry.place is place]
+            if not entries or place.resume_at > now:
+                continue
+            try:
+                statuses = place.backend.poll([entry.ref for entry in entries])
+            except AccessError as error:
+                self._stop(str(error))
+                self._leave()
+                return finished
+            except BackendError as error:
+                self._did_not_answer(place, error)
+                continue
+            place.answered()
+            finished.extend(self._record(entries, statuses))
+        return finished
+
+    def _record(self, entries: Sequence[_InFlight], statuses: Mapping[JobRef, JobStatus]) -> list[_InFlight]:
+        news = {entry.trial.number: _news(entry, statuses[entry.ref]) for entry in entries}
+        changed = {entry.job.id: news[entry.trial.number] for entry in entries if _is_new(entry, news)}
+        if changed:
+            self.ledger.record_all(changed)
+        for entry in entries:
+            self._show(entry, news[entry.trial.number])
+        return [entry for entry in entries if entry.state.is_finished]
+
+    def _show(self, entry: _InFlight, status: JobStatus) -> None:
+        entry.state = status.state
+        for snapshot in status.snapshots:
+            entry.last_step = snapshot.step
+            self.progress.stepped(entry.trial, snapshot)
+        now = time.monotonic()
+        if status.snapshots or status.state is not JobState.RUNNING:
+            entry.stepped_at, entry.is_stalled = now, False
+        elif now - entry.stepped_at > self.config.stall_after_s and not entry.is_stalled:
+            entry.is_stalled = True
+            self.progress.note(
+                f"trial {entry.trial.number} has stalled: no new step for {now - entry.stepped_at:.0f} s, at step "
+                f"{entry.last_step} of {entry.trial.steps}; it is watched on; to end it: "
+                f"tunerun cancel --sweep {self.plan.sweep} --trial {entry.trial.number}"
+            )
+
+    def _obey_cancel_requests(self) -> None:
+        requested = self.ledger.cancel_requests(self.plan.sweep)
+        if not requested:
+            return
+        for number in requested & self._in_flight.keys():
+            entry = self._in_flight[number]
+            if not entry.is_cancelled:
+                entry.is_cancelled = True
+                try:
+                    entry.place.backend.cancel(entry.ref)
+                except BackendError as error:
+                    entry.is_cancelled = False
+                    self._did_not_answer(entry.place, error)
+        self._ready = deque(trial for trial in self._ready if trial.number not in requested)
+        self._later = sorted(entry for entry in self._later if entry[1] not in requested)
+
+    def _finish(self, finished: Sequence[_InFlight]) -> None:
+        for entry in finished:
+            self._in_flight.pop(entry.trial.number, None)
+            entry.place.in_flight -= 1
+        for entry in finished:
+            if not self._was_lost(entry):
+                self._settle(entry.trial)
+
+    def _was_lost(self, entry: _InFlight) -> bool:
+        """Submit a job anew that was lost by no fault of its own; whether that will be done."""
+        job = self.ledger.job(entry.trial.key)
+        attempt = self._attempts[entry.trial.number]
+        if job is None or not _is_lost(job) or attempt >= self.config.max_attempts or self.stopped is not None:
+            return False
+        # What was lost with an earlier run's process begins at once.
+        self._again(entry.trial, self._backoff_s(attempt) if attempt else 0.0)
+        return True
+
+    def _settle(self, trial: Trial, *, is_new: bool = True) -> None:
+        """Measure a tuned model and its base model, where that is still to be done, and tell of it."""
+        job = self.ledger.job(trial.key)
+        if job is not None and job.tuned_model is not None:
+            self._evaluate(trial, trial.baseline, "the base model", trial.config.model)
+            self._evaluate(trial, trial.key, f"trial {trial.number}", job.tuned_model)
+        if is_new:
+            self.progress.finished(trial, trial_result(self.ledger, trial.record()))
+        if job is not None:
+            self._count_failure(job)
+
+    def _count_failure(self, job: JobRecord) -> None:
+        self._has_succeeded = self._has_succeeded or job.state is JobState.SUCCEEDED
+        if job.failure is None or self._has_succeeded or self.config.max_failures is None:
+            return
+        self._reasons[job.failure.reason] += 1
+        if self._reasons[job.failure.reason] >= self.config.max_failures:
+            self._stop(
+                f"{self.config.max_failures} trials failed for the same reason, and none has succeeded; "
+                "mend it and run with --retry-failed, or raise runner.max_failures"
+            )
+
+    def _evaluate(self, trial: Trial, subject: str, name: str, model: Model | TunedModel) -> None:
+        held_out, options = trial.validation, trial.config.evaluation
+        if held_out is None or not _is_measured(trial):
+            return
+        if self.ledger.evaluated_at(subject, trial.evaluation) is not None:
+            return
+        self.progress.evaluating(name)
+        generation = options.generation
+        generate = GenerateOptions(generation.max_output_tokens, generation.temperature, seed=trial.config.seed)
+        inputs = [example.text_input for example in held_out.examples]
+        try:
+            outputs = self.backend_of(trial.config).generate(model, inputs, generate)
+        except (BackendError, InputError) as error:
+            # The tuned model is there all the same; the next run measures it.
+            if isinstance(error, AccessError):
+                self._stop(str(error))
+            self.progress.note(f"{name} could not be evaluated: {error}; {_RESUME}")
+            return
+        self.ledger.evaluate(subject, trial.evaluation, evaluate(held_out.examples, outputs, options.metrics))
+
+    def _tell_once(self, what: str, trial: Trial, text: str) -> None:
+        if (what, trial.number) not in self._told:
+            self._told.add((what, trial.number))
+            self.progress.note(f"trial {trial.number}: {text}")
+
+    def _pause(self) -> None:
+        """Wait until there may be something new; not at all where a trial can be submitted at once."""
+        now = time.monotonic()
+        if self._ready and self._place(self._ready[0]).has_room(now):
+            return
+        if self._in_flight or self._ready:
+            time.sleep(self.poll_interval_s)
+        elif self._later:
+            time.sleep(min(max(0.0, self._later[0][0] - now), MAX_PAUSE_S))
+
+
+def _is_measured(trial: Trial) -> bool:
+    return bool(trial.config.evaluation.metrics) and trial.validation is not None
+
+
+def _is_lost(job: JobRecord) -> bool:
+    return job.failure is not None and job.failure.kind is FailureKind.LOST
+
+
+def _news(entry: _InFlight, status: JobStatus) -> JobStatus:
+    """A status without the snapshots that are recorded already."""
+    snapshots = tuple(s for s in status.snapshots if s.step > entry.last_step)
+    return JobStatus(status.state, snapshots, status.metrics, status.tuned_model, status.failure)
+
+
+def _is_new(entry: _InFlight, news: Mapping[int, JobStatus]) -> bool:
+    status = news[entry.trial.number]
+    return bool(status.snapshots) or status.state is not entry.state

@@ -1,0 +1,232 @@
+"""The points of an experiment become trials: examples checked, keys made, tokens counted, what is done looked up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from tunerun.backends import open_backend
+from tunerun.backends.base import Backend, Capabilities
+from tunerun.code_version import code_version
+from tunerun.dataset import LoadedDataset, load_examples
+from tunerun.digest import digest
+from tunerun.engine.base_model import cache_folder, find
+from tunerun.engine.tokens import token_counter
+from tunerun.errors import ConfigError
+from tunerun.history import History
+from tunerun.job import Example, ExampleSet, JobState
+from tunerun.schema import BASE_LEARNING_RATE, Experiment, Point, Section, TrialConfig
+from tunerun.template import PromptTemplate
+from tunerun.trial import Trial
+
+KEY_FORMAT = 1
+"""Version of what a key hashes; a change of it makes every trial a new one."""
+
+SMALL_SET = 100
+"""Examples below which 0.001 is a large learning rate (the Gemini API's tuning guide, as last served 2025-04-28)."""
+
+RETIRES_SOON_DAYS = 60
+
+
+@dataclass
+class Planner:
+    """What the trials of one plan share, so that nothing is read, counted or digested twice.
+
+    Sections of the config that points share are one object, so much is remembered by identity; the experiment keeps
+    them alive.
+    """
+
+    experiment: Experiment
+    history: History
+    round: int
+    warnings: list[str] = field(default_factory=list)
+    tokens_exact: bool = True
+
+    def __post_init__(self) -> None:
+        self.runs = Path(self.experiment.paths.runs)
+        self.cache = cache_folder(self.experiment.paths.cache)
+        self._texts: dict[int, str] = {}
+        self._backends: dict[str, Backend] = {}
+        self._loaded: dict[tuple[str, ...], LoadedDataset] = {}
+        self._tokens: dict[tuple[str, str], int] = {}
+        self._identities: dict[str, str] = {}
+        self._digests: dict[tuple[str | None, ...], str] = {}
+        self._numbers: dict[str, int] = {}
+
+    def trial(self, number: int, point: Point) -> Trial:
+        """One point as a trial.
+
+        Raises:
+            InputError: what is wrong with its data, template or values.
+        """
+        config = point.config
+        hyperparameters = config.hyperparameters
+        capabilities = self._capabilities(config)
+        loaded = self._load(config, capabilities)
+        self._check(config, loaded)
+        identity = self._identity(config)
+        validation = loaded.validation.digest if loaded.validation else None
+        place = {"kind": capabilities.kind, "address": capabilities.address}
+        ingredients = {
+            "format": KEY_FORMAT,
+            "training": loaded.training.digest,
+            "validation": validation,
+            "model": identity,
+            "epoch_count": hyperparameters.epoch_count,
+            "batch_size": hyperparameters.batch_size,
+            "learning_rate": hyperparameters.effective_learning_rate,
+            "adapter_rank": hyperparameters.adapter_rank,
+            "adapter_alpha": hyperparameters.adapter_alpha,
+            "seed": config.seed,
+            "backend": place,
+            **({"round": self.round} if self.round else {}),
+        }
+        key = digest(ingredients)
+        first = self._numbers.setdefault(key, number)
+        tokens = self._count(config, identity, loaded.training) * hyperparameters.epoch_count
+        rate = self.history.seconds_per_token(capabilities.kind, config.model.name)
+        batches = math.ceil(len(loaded.training.examples) / hyperparameters.batch_size)
+        state = self.history.states.get(key)
+        return Trial(
+            number=number,
+            key=key,
+            baseline=self._baseline(identity, validation, capabilities),
+            evaluation=self._evaluation(validation, config),
+            overrides=point.overrides,
+            config=config,
+            training=loaded.training,
+            validation=loaded.validation,
+            tokens=tokens,
+            steps=batches * hyperparameters.epoch_count,
+            ingredients=ingredients,
+            seconds=None if rate is None else rate * tokens,
+            same_as=None if first == number else first,
+            done=state is JobState.SUCCEEDED,
+            failed=state is JobState.FAILED,
+        )
+
+    def document(self, trials: Sequence[Trial]) -> dict[str, Any]:
+        """What the ledger freezes of a plan as a whole; `data` and `models` map what is compared to its name."""
+        from tunerun import __version__
+
+        return {
+            "version": __version__,
+            "code": code_version(),
+            "varied": list(trials[0].overrides),
+            "pins": dict(self.experiment.pins),
+            "warnings": list(dict.fromkeys(self.warnings)),
+            "tokens_exact": self.tokens_exact,
+            "round": self.round,
+            "data": dict(_data(loaded) for loaded in self._loaded.values()),
+            "models": {t.ingredients["model"]: t.config.model.name for t in trials},
+            "key_formats": {str(KEY_FORMAT): ""},
+        }
+
+    def _text(self, section: Section) -> str:
+        if id(section) not in self._texts:
+            self._texts[id(section)] = section.model_dump_json()
+        return self._texts[id(section)]
+
+    def _baseline(self, identity: str, validation: str | None, place: Capabilities) -> str:
+        parts = (identity, validation, place.kind, place.address)
+        if parts not in self._digests:
+            backend = {"kind": place.kind, "address": place.address}
+            self._digests[parts] = digest({"model": identity, "validation": validation, "backend": backend})
+        return self._digests[parts]
+
+    def _evaluation(self, validation: str | None, config: TrialConfig) -> str:
+        parts = (validation, self._text(config.evaluation))
+        if parts not in self._digests:
+            options = config.evaluation.model_dump(mode="json")
+            self._digests[parts] = digest({"validation": validation, **options})
+        return self._digests[parts]
+
+    def _capabilities(self, config: TrialConfig) -> Capabilities:
+        section = self._text(config.backend)
+        if section not in self._backends:
+            self._backends[section] = open_backend(config.backend, self.runs, self.cache)
+        return self._backends[section].capabilities()
+
+    def _load(self, config: TrialConfig, capabilities: Capabilities) -> LoadedDataset:
+        dataset = config.dataset
+        seeded = dataset.limit is not None or dataset.validation.fraction > 0 or dataset.test.fraction > 0
+        seed = config.seed if seeded else 0
+        shared = (self._text(dataset), self._text(config.template), self._text(config.backend), str(seed))
+        if shared not in self._loaded:
+            loaded = load_examples(
+                dataset,
+                PromptTemplate(config.template),
+                seed=seed,
+                max_input_characters=capabilities.max_input_characters,
+                max_output_characters=capabilities.max_output_characters,
+            )
+            self.warnings.extend(loaded.warnings)
+            self._loaded[shared] = loaded
+        return self._loaded[shared]
+
+    def _check(self, config: TrialConfig, loaded: LoadedDataset) -> None:
+        examples, hyperparameters, model = len(loaded.training.examples), config.hyperparameters, config.model
+        if hyperparameters.batch_size > examples:
+            raise ConfigError(
+                f"hyperparameters.batch_size: {hyperparameters.batch_size} is more than the {examples} examples "
+                f"of {loaded.training.source}; set it to {examples} or less"
+            )
+        if model.adapter_ranks is not None and hyperparameters.adapter_rank not in model.adapter_ranks:
+            raise ConfigError(
+                f"hyperparameters.adapter_rank: {hyperparameters.adapter_rank} is not offered for {model.name}; "
+                f"choose one of {', '.join(map(str, model.adapter_ranks))}"
+            )
+        if model.retires_on is not None:
+            self._check_retirement(model.name, date.fromisoformat(model.retires_on))
+        if examples < SMALL_SET and hyperparameters.effective_learning_rate >= BASE_LEARNING_RATE:
+            self._warn(
+                f"hyperparameters.learning_rate: {hyperparameters.effective_learning_rate:g} with {examples} examples; "
+                f"the Gemini API's tuning guide advises a smaller value than {BASE_LEARNING_RATE:g} for a small set"
+            )
+        if config.evaluation.metrics and loaded.validation is None:
+            self._warn(
+                "dataset.validation: nothing is held out, so the trials cannot be compared; "
+                "set dataset.validation.path or dataset.validation.fraction"
+            )
+
+    def _check_retirement(self, name: str, last_day: date) -> None:
+        left = (last_day - date.today()).days
+        if left < 0:
+            raise ConfigError(f"model.retires_on: {name} was retired on {last_day}; choose another base model")
+        if left <= RETIRES_SOON_DAYS:
+            self._warn(
+                f"model.retires_on: {name} is retired on {last_day}, in {left} days, and what is tuned from it with it"
+            )
+
+    def _warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    def _identity(self, config: TrialConfig) -> str:
+        section = self._text(config.model)
+        if section not in self._identities:
+            found = find(config.model, self.cache)
+            if found.path is None:
+                self._warn(f"model: {config.model.source} is not on this machine; a run fetches it")
+            self._identities[section] = found.identity
+        return self._identities[section]
+
+    def _count(self, config: TrialConfig, identity: str, examples: ExampleSet) -> int:
+        counted = (identity, examples.digest)
+        if counted not in self._tokens:
+            counter = token_counter(config.model, self.cache)
+            self.tokens_exact = self.tokens_exact and counter.exact
+            self._tokens[counted] = sum(counter.count_all(examples.examples))
+        return self._tokens[counted]
+
+
+def _data(loaded: LoadedDataset) -> tuple[str, str]:
+    """A digest of all examples of a dataset, however they are split, and what to call them."""
+    sets = [s for s in (loaded.training, loaded.validation, loaded.test) if s is not None]
+    examples: set[Example] = {example for each in sets for example in each.examples}
+    content = digest(sorted([example.text_input, example.output] for example in examples))
+    return content, f"{len(examples):,} different examples of {Path(loaded.training.source).name}"

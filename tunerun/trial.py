@@ -1,0 +1,100 @@
+"""One point of a sweep, ready to run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tunerun.job import ExampleSet, TuningRequest
+from tunerun.ledger import TrialRecord
+from tunerun.redaction import redact
+from tunerun.schema import Scalar, TrialConfig
+
+_MAX_ID = 40
+_KEY_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of the sweep, ready to run.
+
+    Attributes:
+        key: the content hash of everything that can change the result, 64 hexadecimal digits.
+        baseline: digest that trials share whose base model, held-out examples and template are the same.
+        evaluation: digest of how the tuned model is measured.
+        tokens: training tokens over all epochs, prompts included.
+        steps: optimiser steps.
+        ingredients: what the key hashes.
+        seconds: how long it will train, from what the ledger has seen of its base model on its backend; None: nothing.
+        same_as: the number of an earlier trial with the same key; None: there is none.
+        prefix_of: the number of a trial that differs in nothing but more epochs: with the engine's constant learning
+            rate this one is the first epochs of that one; None: there is none.
+        done: whether a job of this key has succeeded already.
+        failed: whether its last job failed by a fault of its own, and so is not run again by itself.
+    """
+
+    number: int
+    key: str
+    baseline: str
+    evaluation: str
+    overrides: Mapping[str, Scalar]
+    config: TrialConfig
+    training: ExampleSet
+    validation: ExampleSet | None
+    tokens: int
+    steps: int
+    ingredients: Mapping[str, Any]
+    seconds: float | None
+    same_as: int | None
+    done: bool
+    failed: bool
+    prefix_of: int | None = None
+
+    @property
+    def usd(self) -> float:
+        """What tuning it costs, in US dollars; 0 where the base model has no price."""
+        price = self.config.model.price
+        return 0.0 if price is None else self.tokens * price.usd_per_million_tokens / 1e6
+
+    def request(self) -> TuningRequest:
+        """What a backend is asked to do for this trial."""
+        return TuningRequest(
+            key=self.key,
+            tuned_model_id=tuned_model_id(self.config.name, self.key),
+            model=self.config.model,
+            hyperparameters=self.config.hyperparameters,
+            seed=self.config.seed,
+            template=self.config.template,
+            training=self.training.examples,
+            validation=self.validation.examples if self.validation else (),
+        )
+
+    def record(self) -> TrialRecord:
+        """The trial as the ledger freezes it; passwords in the tracking URI are left out."""
+        config = self.config.model_dump(mode="json")
+        if self.config.tracking.uri is not None:
+            config["tracking"]["uri"] = redact(self.config.tracking.uri)
+        return TrialRecord(
+            number=self.number,
+            key=self.key,
+            baseline=self.baseline,
+            evaluation=self.evaluation,
+            training=self.training.digest,
+            validation=self.validation.digest if self.validation else None,
+            tokens=self.tokens,
+            steps=self.steps,
+            overrides=self.overrides,
+            config=config,
+            ingredients=self.ingredients,
+        )
+
+
+def tuned_model_id(experiment: str, key: str) -> str:
+    """The id of a trial's tuned model: the experiment's name and the first digits of the key.
+
+    It matches `[a-z]([a-z0-9-]{0,38}[a-z0-9])?`, the Gemini API's rule (v1beta `tunedModels.create`).
+    """
+    slug = re.sub(r"[^a-z0-9]+", "-", experiment)[: _MAX_ID - _KEY_DIGITS - 1].strip("-")
+    return f"{slug}-{key[:_KEY_DIGITS]}"
