@@ -14,6 +14,7 @@
     ├── BackendError             the backend: a call failed; the runner decides about the trial
     │   ├── AmbiguousError       the backend: nobody knows whether the call took effect; look, then decide
     │   ├── UnavailableError     nobody: the network, a rate limit or a server's trouble; the runner tries again later
+    │   ├── StatusError          us or the user: a service refused one call; holds the HTTP status
     │   └── AccessError          the user: credentials or a quota refuse every call; stops the sweep
     ├── TrackingError            the tracker: it missed something; the next command brings it up to date
     └── TransitionError          us: a state that cannot follow another
@@ -103,6 +104,22 @@ class UnavailableError(BackendError):
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(message, retry_after_s)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class StatusError(BackendError):
+    """A service refused a call.
+
+    Args:
+        message: its own words.
+        status: the HTTP status.
+    """
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        self.status = status
+        super().__init__(message, status)
 
     def __str__(self) -> str:
         return str(self.args[0])

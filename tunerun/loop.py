@@ -13,6 +13,7 @@ What the runner does about a failure depends on who can mend it:
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections import Counter, deque
@@ -34,6 +35,9 @@ from tunerun.schema import Model, TrialConfig
 
 MAX_BACKOFF_S = 60.0
 
+WAIT_FOR_OTHERS_S = 0.05
+"""Between two looks at a job that another sweep's runner watches: one look into the ledger."""
+
 MAX_PAUSE_S = 1.0
 """The longest the loop looks away, so that a request to cancel is seen."""
 
@@ -48,12 +52,14 @@ class _Place:
         in_flight: jobs that it was given and that are not finished.
         silent_since: when it first failed to answer, by the monotonic clock; None: it answers.
         failures: how often in a row it did not answer.
-        resume_at: when it may be asked again, by the same clock.
+        resume_at: when it may be asked again, by the same clock. polled_at: when it was polled last.
     """
 
     backend: Backend
     max_in_flight: int
+    poll_interval_s: float
     in_flight: int = 0
+    polled_at: float = -math.inf
     silent_since: float | None = None
     failures: int = 0
     resume_at: float = 0.0
@@ -86,14 +92,14 @@ class Loop:
 
     Args:
         backend_of: the backend of a trial's config, always the same object for the same section.
-        poll_interval_s: seconds between two looks at the running jobs.
+        poll_interval_s: seconds between two looks at the running jobs; None: as their backends say.
     """
 
     plan: Plan
     ledger: Ledger
     backend_of: Callable[[TrialConfig], Backend]
     progress: Progress
-    poll_interval_s: float
+    poll_interval_s: float | None
     retry_failed: bool
     stopped: str | None = None
     """Why the run ended before every trial had its chance; None: it did not."""
@@ -154,7 +160,9 @@ class Loop:
     def _place(self, trial: Trial) -> _Place:
         backend = self.backend_of(trial.config)
         if id(backend) not in self._places:
-            self._places[id(backend)] = _Place(backend, backend.capabilities().max_in_flight)
+            known = backend.capabilities()
+            interval_s = known.poll_interval_s if self.poll_interval_s is None else self.poll_interval_s
+            self._places[id(backend)] = _Place(backend, known.max_in_flight, interval_s)
         return self._places[id(backend)]
 
     def _start(self, trial: Trial, place: _Place) -> None:
@@ -172,7 +180,7 @@ class Loop:
         kind = trial.config.backend.kind
         job = self.ledger.intend(request, kind, trial.tokens, sweep=self.plan.sweep, usd=trial.usd)
         if job.sweep != self.plan.sweep:  # another runner was quicker; next time round it is waited for
-            self._again(trial, self.poll_interval_s)
+            self._again(trial, WAIT_FOR_OTHERS_S)
             return
         if self._attempts[trial.number] == 0:
             self.progress.started(trial)
@@ -210,7 +218,7 @@ class Loop:
                 return self.ledger.adopt(job, self.plan.sweep)
         holder = holder_of(self.plan.runs, job.sweep) or "another process"
         self._tell_once("waiting", trial, f"its job is run by sweep {job.sweep} ({holder}); waiting for it")
-        self._again(trial, max(self.poll_interval_s, 0.05))
+        self._again(trial, WAIT_FOR_OTHERS_S)
         return False
 
     def _may_spend(self, trial: Trial) -> bool:
@@ -274,8 +282,9 @@ class Loop:
         now = time.monotonic()
         for place in self._places.values():
             entries = [entry for entry in self._in_flight.values() if entry.place is place]
-            if not entries or place.resume_at > now:
+            if not entries or max(place.resume_at, place.polled_at + place.poll_interval_s) > now:
                 continue
+            place.polled_at = now
             try:
                 statuses = place.backend.poll([entry.ref for entry in entries])
             except AccessError as error:
@@ -401,7 +410,7 @@ class Loop:
         if self._ready and self._place(self._ready[0]).has_room(now):
             return
         if self._in_flight or self._ready:
-            time.sleep(self.poll_interval_s)
+            time.sleep(min(MAX_PAUSE_S, *(place.poll_interval_s for place in self._places.values())))
         elif self._later:
             time.sleep(min(max(0.0, self._later[0][0] - now), MAX_PAUSE_S))
 

@@ -15,8 +15,8 @@ from tunerun.code_version import code_version
 from tunerun.dataset import LoadedDataset, load_examples
 from tunerun.digest import digest
 from tunerun.engine.base_model import cache_folder, find
-from tunerun.engine.tokens import token_counter
-from tunerun.errors import ConfigError
+from tunerun.engine.tokens import EstimatedCounter, TokenCounter, token_counter
+from tunerun.errors import BaseModelError, ConfigError, LimitError
 from tunerun.history import History
 from tunerun.job import Example, ExampleSet, JobState
 from tunerun.schema import BASE_LEARNING_RATE, Experiment, Point, Section, TrialConfig
@@ -67,7 +67,7 @@ class Planner:
         hyperparameters = config.hyperparameters
         capabilities = self._capabilities(config)
         loaded = self._load(config, capabilities)
-        self._check(config, loaded)
+        self._check(point, loaded, capabilities)
         identity = self._identity(config)
         validation = loaded.validation.digest if loaded.validation else None
         place = {"kind": capabilities.kind, "address": capabilities.address}
@@ -164,17 +164,26 @@ class Planner:
                 max_input_characters=capabilities.max_input_characters,
                 max_output_characters=capabilities.max_output_characters,
             )
+            _check_size(loaded.training, capabilities)
             self.warnings.extend(loaded.warnings)
             self._loaded[shared] = loaded
         return self._loaded[shared]
 
-    def _check(self, config: TrialConfig, loaded: LoadedDataset) -> None:
+    def _check(self, point: Point, loaded: LoadedDataset, capabilities: Capabilities) -> None:
+        config = point.config
         examples, hyperparameters, model = len(loaded.training.examples), config.hyperparameters, config.model
         if hyperparameters.batch_size > examples:
             raise ConfigError(
                 f"hyperparameters.batch_size: {hyperparameters.batch_size} is more than the {examples} examples "
                 f"of {loaded.training.source}; set it to {examples} or less"
             )
+        problems = [
+            f"sweep.axes.{key}: the backend {capabilities.kind} has no word for it; take the axis away"
+            for key in capabilities.not_taken
+            if key in point.overrides
+        ]
+        if problems:
+            raise ConfigError(problems)
         if model.adapter_ranks is not None and hyperparameters.adapter_rank not in model.adapter_ranks:
             raise ConfigError(
                 f"hyperparameters.adapter_rank: {hyperparameters.adapter_rank} is not offered for {model.name}; "
@@ -208,6 +217,8 @@ class Planner:
 
     def _identity(self, config: TrialConfig) -> str:
         section = self._text(config.model)
+        if config.backend.kind != "local":
+            return f"{config.backend.kind}:{config.model.name}"
         if section not in self._identities:
             found = find(config.model, self.cache)
             if found.path is None:
@@ -215,13 +226,32 @@ class Planner:
             self._identities[section] = found.identity
         return self._identities[section]
 
+    def _counter(self, config: TrialConfig) -> TokenCounter:
+        """Exact where the tokenizer is at hand; a hosted base model need not be on this machine."""
+        try:
+            return token_counter(config.model, self.cache)
+        except BaseModelError:
+            if config.backend.kind == "local":
+                raise
+            return EstimatedCounter()
+
     def _count(self, config: TrialConfig, identity: str, examples: ExampleSet) -> int:
         counted = (identity, examples.digest)
         if counted not in self._tokens:
-            counter = token_counter(config.model, self.cache)
+            counter = self._counter(config)
             self.tokens_exact = self.tokens_exact and counter.exact
             self._tokens[counted] = sum(counter.count_all(examples.examples))
         return self._tokens[counted]
+
+
+def _check_size(training: ExampleSet, capabilities: Capabilities) -> None:
+    limit = capabilities.max_training_bytes
+    size = sum(len(f"{e.text_input}{e.output}".encode()) for e in training.examples)
+    if limit is not None and size > limit:
+        raise LimitError(
+            f"{training.source}: {size:,} bytes of training examples; the backend {capabilities.kind} takes {limit:,} "
+            f"({capabilities.source}); set dataset.limit"
+        )
 
 
 def _data(loaded: LoadedDataset) -> tuple[str, str]:

@@ -124,7 +124,7 @@ def run(
     progress: Progress | None = None,
     command: str = "tunerun.run",
     retry_failed: bool = False,
-    poll_interval_s: float = 0.2,
+    poll_interval_s: float | None = None,
     open_backend: BackendOpener = open_backend,
 ) -> SweepResult:
     """Run what is not done of a plan, and compare all of it.
@@ -134,7 +134,7 @@ def run(
         progress: what to tell while it works; None: nothing.
         command: how it was started, for the record.
         retry_failed: submit trials again that failed before.
-        poll_interval_s: seconds between two looks at the running jobs.
+        poll_interval_s: seconds between two looks at the running jobs; None: as their backends say.
         open_backend: how a config's backend section becomes a backend; the seam for tests.
 
     Raises:

@@ -7,8 +7,9 @@ infinity are refused; nothing is coerced but whole numbers to floats.
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 BASE_LEARNING_RATE = 0.001
 """What `learning_rate_multiplier` multiplies: the Gemini guide's own default (see Hyperparameters)."""
@@ -160,7 +161,41 @@ class LocalBackend(Section):
     threads: int | None = Field(None, ge=1, description="CPU threads; null: as many as torch takes by itself.")
 
 
-Backend = LocalBackend
+class GeminiBackend(Section):
+    """A service that speaks the Gemini API's tuning methods, such as `tunerun serve`; Google's own no longer tunes."""
+
+    kind: Literal["gemini"] = Field(description="gemini")
+    base_url: str = Field(
+        "https://generativelanguage.googleapis.com",
+        description="Address of the service; https, or http to this machine.",
+    )
+    api_key_env: str = Field(
+        "GEMINI_API_KEY",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="Variable that holds the API key.",
+    )
+    oauth: bool = Field(False, description="Google's application default credentials instead of an API key.")
+    connect_timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for a connection.")
+    read_timeout_s: float = Field(60.0, gt=0, description="Seconds to wait for each part of an answer.")
+    max_in_flight: int = Field(10, ge=1, description="Jobs and prompts that the service is given at once.")
+    poll_interval_s: float = Field(5.0, ge=0, description="Seconds between two looks at the running jobs.")
+
+    @field_validator("base_url")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an address such as http://127.0.0.1:8000 or https://example.org")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("must hold no user, password or query; the API key goes by backend.api_key_env")
+        if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+            raise ValueError("must be https, for an API key is sent there; http is for this machine alone")
+        return value.rstrip("/")
+
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+Backend = Annotated[LocalBackend | GeminiBackend, Field(discriminator="kind")]
 
 
 class Generation(Section):

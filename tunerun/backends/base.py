@@ -23,6 +23,9 @@ class Capabilities:
         source: where the limits are written down, with its date.
         max_in_flight: jobs that it is given at once at most.
         survives_runner: whether a job goes on when the process that submitted it ends.
+        poll_interval_s: seconds between two looks at the running jobs.
+        max_training_bytes: of all training examples as they are sent; None: no limit.
+        not_taken: keys of the config that the service has no word for, so that they cannot be swept.
     """
 
     kind: str
@@ -32,6 +35,9 @@ class Capabilities:
     source: str
     max_in_flight: int
     survives_runner: bool
+    poll_interval_s: float = 0.2
+    max_training_bytes: int | None = None
+    not_taken: tuple[str, ...] = ()
 
 
 class Backend(Protocol):
@@ -53,8 +59,9 @@ class Backend(Protocol):
       had reached before.
     - `generate` answers one output per input, in order. The inputs are rendered already; the backend puts the same
       chat format around them as around training examples. With temperature 0 it is deterministic.
-    - Every method may be called from any thread. They raise `BackendError` (no effect), `AmbiguousError` (unknown
-      effect) and nothing else of their own; what the user must mend (a missing model or package) is an `InputError`.
+    - Every method may be called from any thread. They raise `BackendError` (no effect; its kinds say who must act),
+      `AmbiguousError` (unknown effect) and nothing else of their own; what the user must mend (a missing model or
+      package) is an `InputError`.
     - Leaving the context releases what the backend holds; jobs go on if `capabilities().survives_runner`, and are
       lost (not failed by their own fault) otherwise.
     """

@@ -177,7 +177,8 @@ def _choose(
         )
     held_out = len(ledger.example_set(best.record.validation).examples) if best.record.validation else 0
     tied = [t.record.number for t in done if t.metrics.get(metric) == value and t is not best]
-    tie = f" Equal by {metric}, and behind it by {LOSS}: {_listed(tied)}." if tied else ""
+    behind = f", and behind it by {LOSS}" if LOSS in best.metrics else ""
+    tie = f" Equal by {metric}{behind}: {_listed(tied)}." if tied else ""
     return best.record.number, (
         f"Use trial {best.record.number}: {metric} {value:.4g} on {held_out} held-out examples, "
         f"the base model {base_value:.4g}.{tie}"

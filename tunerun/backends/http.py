@@ -1,0 +1,281 @@
+"""JSON over HTTP to a service: credentials, timeouts, retries, and every way to fail as one of our errors.
+
+The only importer of httpx. Calls go to `base_url` and nowhere else: redirects are not followed, proxies of the
+environment are not used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import httpx
+import stamina
+
+from tunerun.errors import (
+    AccessError,
+    AmbiguousError,
+    BackendError,
+    MissingPackageError,
+    StatusError,
+    UnavailableError,
+)
+
+MAX_ANSWER_BYTES = 256 * 2**20
+"""A list page of 1,000 tuned models with 500 snapshots each has about 60 MB."""
+
+ATTEMPTS = 4
+RETRY_TIME_S = 20.0
+MAX_RETRY_WAIT_S = 10.0
+"""What is not over by then is the runner's business: it watches other jobs meanwhile."""
+
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)s")
+
+Json = dict[str, Any]
+
+
+class Credentials(Protocol):
+    """What makes a call ours; never shown."""
+
+    def headers(self) -> dict[str, str]:
+        """The headers to send.
+
+        Raises:
+            AccessError: there is no key or token.
+        """
+
+
+@dataclass(frozen=True, repr=False)
+class ApiKey:
+    """An API key that stands in an environment variable, read when it is needed.
+
+    Args:
+        variable: the variable's name.
+        header: the header that carries the key.
+    """
+
+    variable: str
+    header: str
+
+    def headers(self) -> dict[str, str]:
+        """The key's header."""
+        key = os.environ.get(self.variable, "").strip()
+        if not key:
+            raise AccessError(
+                f"the environment variable {self.variable} holds no API key; set it, or backend.api_key_env"
+            )
+        if not key.isascii() or not key.isprintable():
+            raise AccessError(f"the environment variable {self.variable} holds no API key but other text; set it anew")
+        return {self.header: key}
+
+    def __repr__(self) -> str:
+        return f"ApiKey({self.variable})"
+
+
+class OAuth:
+    """Google's application default credentials, through google-auth.
+
+    Args:
+        scope: what the token shall allow.
+    """
+
+    def __init__(self, scope: str) -> None:
+        self._scope = scope
+        self._credentials: Any = None
+
+    def headers(self) -> dict[str, str]:
+        """A bearer token, refreshed where it is about to expire."""
+        try:
+            import google.auth
+            import google.auth.exceptions
+            import google.auth.transport.requests
+        except ImportError as error:
+            raise MissingPackageError(
+                "backend.oauth needs google-auth: pip install 'tunerun[google]', or set backend.oauth=false and a key"
+            ) from error
+        try:
+            if self._credentials is None:
+                self._credentials, _ = google.auth.default(scopes=[self._scope])
+            if not self._credentials.valid:
+                self._credentials.refresh(google.auth.transport.requests.Request())
+        except google.auth.exceptions.GoogleAuthError as error:
+            raise AccessError(
+                f"no OAuth token: {type(error).__name__}; run `gcloud auth application-default login`"
+            ) from error
+        return {"authorization": f"Bearer {self._credentials.token}"}
+
+
+class JsonService:
+    """A service that takes and gives JSON objects. May be used from any thread.
+
+    Args:
+        base_url: without a path's trailing slash.
+        connect_timeout_s, read_timeout_s: how long to wait for a connection, and for each part of an answer.
+        transport: where requests go; None: the network.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        credentials: Credentials,
+        connect_timeout_s: float,
+        read_timeout_s: float,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._credentials = credentials
+        self._client = httpx.Client(
+            base_url=base_url,
+            timeout=httpx.Timeout(read_timeout_s, connect=connect_timeout_s),
+            follow_redirects=False,
+            trust_env=False,
+            transport=transport,
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def get(self, path: str, **parameters: str | int) -> Json:
+        """Ask; asked again where that may help."""
+        return self._repeated("GET", path, parameters, None)
+
+    def repeat(self, path: str, body: Json) -> Json:
+        """Post something that may be said twice, such as a prompt; sent again where that may help."""
+        return self._repeated("POST", path, {}, body)
+
+    def delete(self, path: str) -> Json:
+        """Delete; sent again where that may help."""
+        return self._repeated("DELETE", path, {}, None)
+
+    def create(self, path: str, body: Json, **parameters: str | int) -> Json:
+        """Post something that must not be said twice.
+
+        Raises:
+            AmbiguousError: it was sent, and nobody knows whether it took effect.
+        """
+        return self._call("POST", path, parameters, body, is_repeatable=False)
+
+    def _repeated(self, method: str, path: str, parameters: Mapping[str, str | int], body: Json | None) -> Json:
+        attempts = stamina.retry_context(
+            on=_wait_before_retry, attempts=ATTEMPTS, timeout=RETRY_TIME_S, wait_max=MAX_RETRY_WAIT_S
+        )
+        for attempt in attempts:
+            with attempt:
+                return self._call(method, path, parameters, body, is_repeatable=True)
+        raise AssertionError("stamina lets the last error through")
+
+    def _call(
+        self, method: str, path: str, parameters: Mapping[str, str | int], body: Json | None, *, is_repeatable: bool
+    ) -> Json:
+        headers = self._credentials.headers()
+        try:
+            with self._client.stream(method, path, params=dict(parameters), json=body, headers=headers) as response:
+                content = _read(response)
+        except httpx.HTTPError as error:
+            raise _unanswered(error, f"{method} {self._client.base_url}{path}", is_repeatable=is_repeatable) from error
+        if response.is_success:
+            return _object(content)
+        for secret in headers.values():  # a service may repeat it in its words
+            content = content.replace(secret.removeprefix("Bearer ").encode(), b"***")
+        raise refusal(response.status_code, response.headers, content, is_repeatable=is_repeatable)
+
+
+def _wait_before_retry(error: Exception) -> bool | float:
+    """Whether a call is made again, and after how many seconds where the service said so."""
+    if not isinstance(error, UnavailableError):
+        return False
+    return True if error.retry_after_s is None else min(error.retry_after_s, MAX_RETRY_WAIT_S)
+
+
+def _read(response: httpx.Response) -> bytes:
+    content = bytearray()
+    for chunk in response.iter_bytes():
+        content += chunk
+        if len(content) > MAX_ANSWER_BYTES:
+            raise BackendError(f"{response.url.host} answered with more than {MAX_ANSWER_BYTES:,} bytes")
+    return bytes(content)
+
+
+def _object(content: bytes) -> Json:
+    try:
+        document = json.loads(content)
+    except ValueError as error:
+        raise BackendError("the service's answer is no JSON; is base_url the service's address?") from error
+    if not isinstance(document, dict):
+        raise BackendError("the service's answer is no JSON object; is base_url the service's address?")
+    return document
+
+
+def _unanswered(error: httpx.HTTPError, what: str, *, is_repeatable: bool) -> BackendError:
+    """A call that got no answer: without effect for certain where no connection was made."""
+    reason = str(error) or type(error).__name__
+    if is_repeatable or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
+        return UnavailableError(f"{what}: {reason}")
+    return AmbiguousError(f"{what}: {reason}; nobody knows whether it took effect")
+
+
+def refusal(status: int, headers: Mapping[str, str], content: bytes, *, is_repeatable: bool) -> BackendError:
+    """What an answer with an error status means for the caller; in Google's error envelope where it is one.
+
+    Args:
+        is_repeatable: whether a server's error (5xx) leaves no doubt, because the call may be made again.
+    """
+    envelope = _envelope(content)
+    details = [detail for detail in envelope.get("details", ()) if isinstance(detail, dict)]
+    words = " ".join(str(envelope.get("message") or "no reason given").split())[:500]
+    text = f"the service answered {status} {envelope.get('status', '')}".rstrip() + f": {words}{_fields(details)}"
+    retry_after_s = _retry_after_s(headers, details)
+    match status:
+        case 401 | 403:
+            return AccessError(f"{text}; check the API key or the token and what it may do")
+        case 429 if retry_after_s is None and any(_is(detail, "QuotaFailure") for detail in details):
+            return AccessError(f"{text}; the quota is used up: wait until it is renewed, or have it raised")
+        case 408 | 429 | 503:
+            return UnavailableError(text, retry_after_s)
+        case _ if status >= 500:
+            return UnavailableError(text, retry_after_s) if is_repeatable else AmbiguousError(text)
+        case _:
+            return StatusError(text, status)
+
+
+def _envelope(content: bytes) -> Json:
+    try:
+        document = json.loads(content)
+    except ValueError:
+        return {"message": content.decode("utf-8", errors="replace")[:200]}
+    if isinstance(document, list) and document:
+        document = document[0]
+    error = document.get("error") if isinstance(document, dict) else None
+    return error if isinstance(error, dict) else {}
+
+
+def _is(detail: Json, kind: str) -> bool:
+    return str(detail.get("@type", "")).endswith(f"google.rpc.{kind}")
+
+
+def _fields(details: list[Json]) -> str:
+    violations = [v for detail in details if _is(detail, "BadRequest") for v in detail.get("fieldViolations", ())]
+    return "".join(f"; {v.get('field')}: {v.get('description')}" for v in violations if isinstance(v, dict))
+
+
+def _retry_after_s(headers: Mapping[str, str], details: list[Json]) -> float | None:
+    """What the service asks for, in seconds: google.rpc.RetryInfo, else Retry-After as a number; None: nothing."""
+    for detail in details:
+        match = _DURATION.fullmatch(str(detail.get("retryDelay", ""))) if _is(detail, "RetryInfo") else None
+        if match:
+            return float(match[1])
+    value = headers.get("retry-after", "")
+    return float(value) if value.isdecimal() else None

@@ -1,0 +1,372 @@
+"""A scripted service that speaks the tuning methods of the Gemini API: a real HTTP server on loopback, a test tool.
+
+It trains nothing. A job takes a scripted number of steps each time somebody looks at it; the mean loss at step n is
+1/n, at the time n seconds after 1970. It keeps its own record of what it was asked, so that a test need not believe the
+client. To try it by hand: `python -m tunerun.testing.gemini_service`.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, ClassVar, Self
+from urllib.parse import parse_qs, urlsplit
+
+Json = dict[str, Any]
+
+MAX_PAGE = 1000
+DEFAULT_PAGE = 10
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the service was asked.
+
+    Attributes:
+        number: of the request, from 1.
+        parameters: of the query, the last of each name.
+        key: what stood in `x-goog-api-key`.
+    """
+
+    number: int
+    method: str
+    path: str
+    parameters: dict[str, str]
+    body: Json
+    key: str
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An answer that is no success.
+
+    Attributes:
+        status: the HTTP status; 0: the connection is closed without an answer.
+        applied: whether the request takes effect all the same.
+    """
+
+    status: int
+    message: str = "scripted"
+    applied: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
+    details: tuple[Json, ...] = ()
+
+
+class Dropped(Exception):  # noqa: N818 - no error: what a hook raises
+    """Raised by a hook: the connection is closed, and nothing more is done."""
+
+
+Hook = Callable[[Request], None]
+
+_STATUS = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    409: "ALREADY_EXISTS",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+}
+
+
+@dataclass
+class _Job:
+    name: str
+    body: Json
+    steps_per_epoch: int
+    steps: int
+    taken: int = 0
+    error: Json | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self.error is not None or self.taken >= self.steps
+
+
+@dataclass
+class Script:
+    """How the service behaves.
+
+    Attributes:
+        models: base models, by name; whether each can be tuned.
+        steps_per_look: how many steps a job takes each time it is got or listed.
+        failure: why a job ends badly once it has taken its steps; None: it succeeds. Given the body of its creation.
+        answer: what a model, by name, answers to a prompt.
+        fault: what a request is answered with instead; None: it is served.
+        key: the API key that is asked for; None: any.
+    """
+
+    models: dict[str, bool] = field(default_factory=lambda: {"smollm2-135m": True, "embedding-001": False})
+    steps_per_look: int = 1_000_000
+    failure: Callable[[Json], str | None] = lambda _body: None
+    answer: Callable[[str, str], str] = lambda _name, text: text
+    fault: Callable[[Request], Fault | None] = lambda _request: None
+    key: str | None = None
+
+
+class GeminiService:
+    """The server; a context manager.
+
+    Args:
+        script: how it behaves; may be changed while it runs.
+        port: on 127.0.0.1; 0: any that is free.
+
+    Attributes:
+        requests: every request, in order.
+        created: the id of every tuned model it was asked to create and did, in order; the bodies in `bodies`.
+        on_received, on_applied, on_answered: called with each request before anything is done, when its effect is
+            done, and when its answer is written.
+    """
+
+    def __init__(self, script: Script | None = None, port: int = 0) -> None:
+        self.script = script or Script()
+        self.on_received: Hook = _nothing
+        self.on_applied: Hook = _nothing
+        self.on_answered: Hook = _nothing
+        self._lock = threading.RLock()
+        self.forget()
+        self._server = _Server(self, port)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=[0.05], daemon=True)
+
+    @property
+    def address(self) -> str:
+        """What stands in backend.base_url."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def forget(self) -> None:
+        """Be as new."""
+        with self._lock:
+            self.requests: list[Request] = []
+            self.created: list[str] = []
+            self.bodies: dict[str, Json] = {}
+            self._jobs: dict[str, _Job] = {}
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def serve_forever(self) -> None:
+        """Serve in this thread until interrupted."""
+        self._server.serve_forever()
+
+    # What is behind the wire
+
+    def note(self, method: str, target: str, body: Json, key: str) -> Request:
+        """Write down a request."""
+        parts = urlsplit(target)
+        parameters = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        with self._lock:
+            request = Request(len(self.requests) + 1, method, parts.path, parameters, body, key)
+            self.requests.append(request)
+        return request
+
+    def answer(self, request: Request) -> tuple[int, Json, dict[str, str]]:
+        """Do what is asked, or what the script has instead; the status, the body and the headers of the answer."""
+        if self.script.key is not None and request.key != self.script.key:
+            return _error(401, f"API key not valid: {request.key}")
+        fault = self.script.fault(request)
+        if fault is not None and not fault.applied:
+            return _fault(fault)
+        with self._lock:
+            answered = self._served(request)
+        return answered if fault is None else _fault(fault)
+
+    def _served(self, request: Request) -> tuple[int, Json, dict[str, str]]:
+        version, *path = request.path.strip("/").split("/")
+        if version not in ("v1", "v1beta"):
+            return _error(404, "no such version")
+        last, _, verb = path[-1].partition(":")
+        path[-1] = last
+        match [request.method, *path]:
+            case ["GET", "models"]:
+                return _ok({"models": [self._model(name) for name in self.script.models]})
+            case ["GET", "models", name] if name in self.script.models:
+                return _ok(self._model(name))
+            case ["POST", "models" | "tunedModels" as kind, name] if verb == "generateContent":
+                return self._generated(f"{kind}/{name}", request)
+            case ["POST", "tunedModels"] if version == "v1beta":
+                return self._create(request)
+            case ["GET", "tunedModels"]:
+                return self._list(request)
+            case ["GET", "tunedModels", name] if name in self._jobs:
+                return _ok(self._tuned_model(self._jobs[name]))
+            case ["DELETE", "tunedModels", name] if name in self._jobs:
+                del self._jobs[name]
+                return _ok({})
+            case ["GET", "tunedModels", name, "operations"] if name in self._jobs:
+                return _ok({"operations": [_operation(self._jobs[name])]})
+            case ["POST", "tunedModels", name, "operations", _] if name in self._jobs and verb == "cancel":
+                job = self._jobs[name]
+                if not job.is_done:
+                    job.error = {"code": 1, "message": "cancelled"}
+                return _ok({})
+        return _error(404, f"{request.method} {request.path}: not found")
+
+    def _model(self, name: str) -> Json:
+        methods = ["generateContent", *(["createTunedModel"] if self.script.models[name] else [])]
+        return {"name": f"models/{name}", "supportedGenerationMethods": methods}
+
+    def _create(self, request: Request) -> tuple[int, Json, dict[str, str]]:
+        name = request.parameters["tunedModelId"]
+        if name in self._jobs:
+            return _error(409, f"tunedModels/{name} is there already")
+        task = request.body["tuningTask"]
+        examples, hyperparameters = task["trainingData"]["examples"]["examples"], task["hyperparameters"]
+        per_epoch = -(-len(examples) // int(hyperparameters["batchSize"]))
+        kept = {key: value for key, value in request.body.items() if key != "tuningTask"} | {
+            "hyperparameters": hyperparameters
+        }
+        job = _Job(name, kept, per_epoch, per_epoch * int(hyperparameters["epochCount"]))
+        self._jobs[name] = job
+        self.created.append(name)
+        self.bodies[name] = request.body
+        return _ok(_operation(job))
+
+    def _list(self, request: Request) -> tuple[int, Json, dict[str, str]]:
+        size = min(int(request.parameters.get("pageSize", DEFAULT_PAGE)), MAX_PAGE)
+        start = int(request.parameters.get("pageToken", 0))
+        jobs = list(self._jobs.values())[start : start + size]
+        page: Json = {"tunedModels": [self._tuned_model(job) for job in jobs]}
+        if start + size < len(self._jobs):
+            page["nextPageToken"] = str(start + size)
+        return _ok(page)
+
+    def _tuned_model(self, job: _Job) -> Json:
+        """Look at a job, which lets it take some steps."""
+        if not job.is_done:
+            job.taken = min(job.steps, job.taken + self.script.steps_per_look)
+            reason = self.script.failure(job.body) if job.taken == job.steps else None
+            job.error = None if reason is None else {"code": 13, "message": reason}
+        task: Json = {
+            "startTime": _time(0),
+            "hyperparameters": job.body["hyperparameters"],
+            "snapshots": list(_snapshots(job)),
+        }
+        if job.is_done:
+            task["completeTime"] = _time(job.taken)
+        state = "FAILED" if job.error is not None else "ACTIVE" if job.is_done else "CREATING"
+        model: Json = {"name": f"tunedModels/{job.name}", "state": state, "tuningTask": task}
+        return model | {key: job.body[key] for key in ("displayName", "description", "baseModel") if key in job.body}
+
+    def _generated(self, name: str, request: Request) -> tuple[int, Json, dict[str, str]]:
+        kind, _, identifier = name.partition("/")
+        known = self._jobs if kind == "tunedModels" else self.script.models
+        if identifier not in known:
+            return _error(404, f"{name}: not found")
+        text = request.body["contents"][0]["parts"][0]["text"]
+        parts = [{"text": self.script.answer(name, text)}]
+        return _ok({"candidates": [{"content": {"role": "model", "parts": parts}, "finishReason": "STOP"}]})
+
+
+def _nothing(_request: Request) -> None:
+    """A hook that does nothing."""
+
+
+def _ok(body: Json) -> tuple[int, Json, dict[str, str]]:
+    return 200, body, {}
+
+
+def _error(status: int, message: str) -> tuple[int, Json, dict[str, str]]:
+    return _fault(Fault(status, message))
+
+
+def _fault(fault: Fault) -> tuple[int, Json, dict[str, str]]:
+    error: Json = {"code": fault.status, "message": fault.message, "status": _STATUS.get(fault.status, "UNKNOWN")}
+    if fault.details:
+        error["details"] = list(fault.details)
+    return fault.status, {"error": error}, fault.headers
+
+
+def _operation(job: _Job) -> Json:
+    metadata = {"tunedModel": f"tunedModels/{job.name}", "totalSteps": job.steps}
+    operation: Json = {"name": f"tunedModels/{job.name}/operations/tuning", "metadata": metadata}
+    if job.is_done:
+        operation["done"] = True
+        operation |= {"error": job.error} if job.error is not None else {"response": {"name": metadata["tunedModel"]}}
+    return operation
+
+
+def _snapshots(job: _Job) -> Iterable[Json]:
+    for step in range(1, job.taken + 1):
+        epoch = (step - 1) // job.steps_per_epoch + 1
+        yield {"step": step, "epoch": epoch, "meanLoss": 1 / step, "computeTime": _time(step)}
+
+
+def _time(seconds: int) -> str:
+    minutes, second = divmod(seconds, 60)
+    hours, minute = divmod(minutes, 60)
+    day, hour = divmod(hours, 24)
+    return f"1970-01-{day + 1:02}T{hour:02}:{minute:02}:{second:02}Z"
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, service: GeminiService, port: int) -> None:
+        self.service = service
+        super().__init__(("127.0.0.1", port), _Connection)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed is what this server is for."""
+
+
+class _Connection(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm: ClassVar[bool] = True
+    wbufsize = -1
+
+    def _serve(self) -> None:
+        service = self.server.service
+        length = int(self.headers.get("content-length") or 0)
+        body = json.loads(self.rfile.read(length)) if length else {}
+        request = service.note(self.command, self.path, body, self.headers.get("x-goog-api-key", ""))
+        try:
+            service.on_received(request)
+            status, answer, headers = service.answer(request)
+            service.on_applied(request)
+        except Dropped:
+            status = 0
+        if status == 0:
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        content = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(content)))
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+        self.wfile.flush()
+        service.on_answered(request)
+
+    do_GET = do_POST = do_DELETE = _serve  # noqa: N815 - the names that the base class looks for
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of the method that is overridden
+        """The record is in `requests`."""
+
+
+def main() -> None:
+    """Serve until Ctrl-C, and print the address."""
+    service = GeminiService()
+    print(service.address, flush=True)  # noqa: T201 - what the person who started it needs
+    service.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
