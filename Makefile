@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo results test check bench lock clean
+.PHONY: help setup demo results test check bench soak lock clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ check: $(READY)  ## lint, format and types
 
 bench: $(READY)  ## the figures of the README, measured here, as ratios where they compare
 	$(BIN)/python -m tests.benchmarks
+
+soak: $(READY)  ## kill a sweep at random points for half an hour; MINUTES=5 SEED=7 say otherwise
+	$(BIN)/python -m tests.crash --minutes $(or $(MINUTES),30) --seed $(or $(SEED),0)
 
 lock: $(READY)  ## resolve requirements.lock anew; the CUDA packages are torch's own business
 	$(BIN)/uv pip compile pyproject.toml --extra local --group dev --universal --python-version 3.11 \

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -127,18 +128,30 @@ class JsonService:
         read_timeout_s: float,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        self._base_url = base_url
         self._credentials = credentials
-        self._client = httpx.Client(
-            base_url=base_url,
-            timeout=httpx.Timeout(read_timeout_s, connect=connect_timeout_s),
-            follow_redirects=False,
-            trust_env=False,
-            transport=transport,
-        )
+        self._timeout = httpx.Timeout(read_timeout_s, connect=connect_timeout_s)
+        self._transport = transport
+        self._lock = threading.Lock()
+        self._opened: httpx.Client | None = None
+
+    def _client(self) -> httpx.Client:
+        """Made with the first call: loading certificates costs 50 ms, and a plan sends nothing."""
+        with self._lock:
+            if self._opened is None:
+                self._opened = httpx.Client(
+                    base_url=self._base_url,
+                    timeout=self._timeout,
+                    follow_redirects=False,
+                    trust_env=False,
+                    transport=self._transport,
+                )
+            return self._opened
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        if self._opened is not None:
+            self._opened.close()
 
     def __enter__(self) -> Self:
         return self
@@ -182,10 +195,10 @@ class JsonService:
     ) -> Json:
         headers = self._credentials.headers()
         try:
-            with self._client.stream(method, path, params=dict(parameters), json=body, headers=headers) as response:
+            with self._client().stream(method, path, params=dict(parameters), json=body, headers=headers) as response:
                 content = _read(response)
         except httpx.HTTPError as error:
-            raise _unanswered(error, f"{method} {self._client.base_url}{path}", is_repeatable=is_repeatable) from error
+            raise _unanswered(error, f"{method} {self._base_url}{path}", is_repeatable=is_repeatable) from error
         if response.is_success:
             return _object(content)
         for secret in headers.values():  # a service may repeat it in its words

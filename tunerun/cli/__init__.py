@@ -61,7 +61,14 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")
-        sys.exit(INTERRUPTED)
+        _leave_at_once(INTERRUPTED)
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    """End without waiting for threads that wait for a service; what must be on disk is."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _interrupt(_signal: int, _frame: object) -> NoReturn:
@@ -132,8 +139,10 @@ def run(
         with progress_on_stderr() as progress:
             result = run_plan(made, progress=progress, command=command, retry_failed=retry_failed)
     except KeyboardInterrupt:
-        tables.err.print(f"\ninterrupted; run the same command to go on:\n  {command}")
-        raise typer.Exit(INTERRUPTED) from None
+        tables.err.print(f"\ninterrupted; run the same command to go on:\n  {tables.plain(command)}")
+        if any(trial.config.backend.kind != "local" for trial in made.trials):
+            tables.err.print("jobs that are under way at a service go on; `tunerun cancel` ends them")
+        _leave_at_once(INTERRUPTED)
     if json_:
         _print_json(result.to_json())
     else:

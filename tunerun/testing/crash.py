@@ -19,12 +19,16 @@ import os
 import signal
 import sqlite3
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
+
+from tunerun.testing.gemini_service import Dropped, GeminiService, Request
 
 PRELOADED = ("tunerun.testing.crash_preload",)
 TIMEOUT_S = 60.0
@@ -99,8 +103,9 @@ class Run:
         return self._process.pid
 
     def kill(self) -> None:
-        """Kill it now."""
+        """Kill it, and return when it is dead."""
         os.kill(self.process_id, signal.SIGKILL)
+        wait([self._process.sentinel])
 
     def interrupt(self, number: signal.Signals) -> None:
         """Send it a signal."""
@@ -120,6 +125,38 @@ class Run:
         counts = {i: _counted(self._folder, i) for i in (Instant.WRITE, Instant.SHOWN)}
         out, err = ((self._folder / name).read_text(encoding="utf-8") for name in ("stdout.txt", "stderr.txt"))
         return Ended(self._process.exitcode, out, err, counts)
+
+
+def run_until(
+    kill: Kill | None, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], service: GeminiService
+) -> Ended:
+    """Run a command line that talks to a scripted service, and kill it at an instant, if it comes.
+
+    Args:
+        kill: None: let it end by itself.
+        arguments, folder, environment: of the run; see `Run`.
+    """
+    at_service = kill is not None and kill.instant not in (Instant.WRITE, Instant.SHOWN)
+    if kill is None or not at_service:
+        return Run(arguments, folder, environment, kill).wait()
+    started, before = threading.Event(), len(service.requests)
+    victim: list[Run] = []
+
+    def hook(request: Request) -> None:
+        if request.number - before == kill.number:
+            started.wait()
+            victim[0].kill()
+            raise Dropped
+
+    name = f"on_{kill.instant}"
+    nothing = getattr(service, name)
+    setattr(service, name, hook)
+    try:
+        victim.append(Run(arguments, folder, environment))
+        started.set()
+        return victim[0].wait()
+    finally:
+        setattr(service, name, nothing)
 
 
 def _counted(folder: Path, instant: Instant) -> int:
@@ -163,18 +200,23 @@ def _counter(instant: Instant, kill: Kill | None) -> Callable[[], None]:
 
 
 def _count_ledger_commits(count: Callable[[], None]) -> None:
-    """Trace the statements of ledgers; the standard library is changed, in a process that lives for one run."""
+    """Count in connections to ledgers; the standard library is changed, in a process that lives for one run."""
     from tunerun.ledger import FILE_NAME
 
     connect = sqlite3.connect
 
-    def traced(database: Any, *arguments: Any, **options: Any) -> sqlite3.Connection:
-        connection: sqlite3.Connection = connect(database, *arguments, **options)
-        if str(database).endswith(FILE_NAME):
-            connection.set_trace_callback(lambda statement: count() if statement == "COMMIT" else None)
+    class Counted(sqlite3.Connection):
+        def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+            if sql == "COMMIT":
+                count()
+            return super().execute(sql, parameters)
+
+    def counted(database: Any, *arguments: Any, **options: Any) -> sqlite3.Connection:
+        factory = {"factory": Counted} if str(database).endswith(FILE_NAME) else {}
+        connection: sqlite3.Connection = connect(database, *arguments, **options, **factory)
         return connection
 
-    sqlite3.connect = traced  # type: ignore[assignment]
+    sqlite3.connect = counted  # type: ignore[assignment]
 
 
 def _count_store_commits(count: Callable[[], None]) -> None:

@@ -353,7 +353,10 @@ class _Connection(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
         self.wfile.flush()
-        service.on_answered(request)
+        try:
+            service.on_answered(request)
+        except Dropped:
+            self.close_connection = True
 
     do_GET = do_POST = do_DELETE = _serve  # noqa: N815 - the names that the base class looks for
 

@@ -1,0 +1,124 @@
+"""A small sweep at a scripted service, run as a command, and everything that is known of it afterwards."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunerun.ledger import Ledger
+from tunerun.testing.crash import Ended, Kill, run_until
+from tunerun.testing.gemini_service import GeminiService, Script
+
+ROWS = [{"text_input": str(n), "output": str(n + 1)} for n in range(8)]
+ENVIRONMENT = {"GEMINI_API_KEY": "planted-key", "MLFLOW_DISABLE_TELEMETRY": "true"}
+STEPS_PER_LOOK = 3
+"""A job of four or six steps is found running once, and finished the next time."""
+
+
+def right_when_tuned(name: str, text: str) -> str:
+    return str(int(text) + 1) if name.startswith("tunedModels") else text
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a user finds: the result as JSON without MLflow's ids, what MLflow shows, and what the service was asked."""
+
+    document: dict[str, Any]
+    shown: dict[tuple[str, str], Any]
+    created: Counter[str]
+
+
+class Rig:
+    """A folder with examples, a service, and the sweep's command line.
+
+    Args:
+        folder: for everything.
+        store: an empty MLflow store to copy, which is quicker than making one; None: no tracker.
+    """
+
+    def __init__(self, folder: Path, service: GeminiService, store: Path | None, sweep: str) -> None:
+        self.service = service
+        self.sweep = sweep
+        self._folder = folder
+        self._store = store
+        self._runs = 0
+        (folder / "rows.json").write_text(json.dumps(ROWS))
+        (folder / "held_out.json").write_text(json.dumps(ROWS[:1]))
+        self.arguments = [
+            "run",
+            "--json",
+            "name=numbers",
+            f"dataset.path={folder / 'rows.json'}",
+            f"dataset.validation.path={folder / 'held_out.json'}",
+            "backend=gemini",
+            f"backend.base_url={service.address}",
+            "backend.poll_interval_s=0.0",
+            "backend.max_in_flight=2",
+            "runner.backoff_s=0.0",
+            sweep,
+            *(["tracking=none"] if store is None else []),
+        ]
+
+    def place(self) -> Path:
+        """A new folder to run in, and a service that remembers nothing."""
+        self.service.forget()
+        self.service.script = Script(steps_per_look=STEPS_PER_LOOK, answer=right_when_tuned)
+        self._runs += 1
+        place = self._folder / str(self._runs)
+        (place / "runs").mkdir(parents=True)
+        if self._store is not None:
+            shutil.copy(self._store, place / "runs" / "mlflow.db")
+        return place
+
+    def run(self, place: Path, kill: Kill | None = None) -> Ended:
+        return run_until(kill, self.arguments, place, ENVIRONMENT, self.service)
+
+    def outcome(self, place: Path, ended: Ended) -> Outcome:
+        """What there is after a run that ended well; fails where it did not, or where a curve is not whole."""
+        assert ended.exit_code == 0, ended.stderr
+        document = json.loads(ended.stdout)
+        for trial in document["trials"]:
+            trial.pop("mlflow_run_id")
+        _check_curves(place / "runs", document["sweep"])
+        shown = {} if self._store is None else _shown(place / "runs" / "mlflow.db")
+        return Outcome(document, shown, Counter(self.service.created))
+
+    def survives(self, *kills: Kill) -> tuple[bool, Outcome]:
+        """Run with one kill after the other and then to the end; whether the first struck, and what there is then."""
+        place = self.place()
+        struck = [self.run(place, kill).was_killed for kill in kills]
+        outcome = self.outcome(place, self.run(place))
+        shutil.rmtree(place)
+        return struck[0], outcome
+
+
+def _check_curves(runs: Path, sweep: str) -> None:
+    """One job for each key, with every step once."""
+    with Ledger(runs / "ledger.db") as ledger:
+        for trial in ledger.trials(sweep):
+            jobs = ledger.jobs(trial.key)
+            assert len(jobs) == 1, [job.state for job in jobs]
+            assert [s.step for s in ledger.snapshots(jobs[0].id)] == list(range(1, trial.steps + 1))
+
+
+def _shown(store: Path) -> dict[tuple[str, str], Any]:
+    """State, params and points of every run, by kind and trial; fails where two runs share those."""
+    database = sqlite3.connect(f"file:{store}?mode=ro", uri=True)
+    try:
+        runs = dict(database.execute("SELECT run_uuid, status FROM runs WHERE lifecycle_stage = 'active'"))
+        found: dict[tuple[str, str], Any] = {}
+        for run, status in runs.items():
+            tags = dict(database.execute("SELECT key, value FROM tags WHERE run_uuid = ?", [run]))
+            identity = (tags["tunerun.kind"], tags.get("tunerun.trial", ""))
+            assert identity not in found, f"two runs for {identity}"
+            points = database.execute("SELECT key, step, value FROM metrics WHERE run_uuid = ?", [run]).fetchall()
+            params = dict(database.execute("SELECT key, value FROM params WHERE run_uuid = ?", [run]))
+            found[identity] = (status, params, sorted(points))
+        return found
+    finally:
+        database.close()

@@ -1,0 +1,118 @@
+"""A sweep that is killed at any instant and started again ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import signal
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.crash.rig import ENVIRONMENT, Outcome, Rig
+from tunerun.testing.crash import Instant, Kill, Run
+from tunerun.testing.waiting import wait_until
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
+]
+
+AT_SERVICE = (Instant.RECEIVED, Instant.APPLIED, Instant.ANSWERED)
+POINTS = {("tracked", Instant.WRITE): 28, ("untracked", Instant.WRITE): 20}
+POINTS |= {("tracked", instant): 12 for instant in AT_SERVICE} | {("untracked", instant): 25 for instant in AT_SERVICE}
+"""How many points there are at least: with those in the middle of showing and those drawn, more than 200."""
+
+SHARES = 2
+"""Each instant's points are shared out among so many tests, so that both cores are at work to the end."""
+
+
+@cache
+def undisturbed_of(_sweep: str, _address: str) -> list[Outcome]:
+    """Room for the outcome of a sweep at a service, made by the first test that needs it."""
+    return []
+
+
+def undisturbed(rig: Rig) -> Outcome:
+    """What a run ends with that nobody kills; every trial is submitted once, and the best is found."""
+    known = undisturbed_of(rig.sweep, rig.service.address)
+    if not known:
+        known.append(run_undisturbed(rig))
+    return known[0]
+
+
+def run_undisturbed(rig: Rig) -> Outcome:
+    place = rig.place()
+    outcome = rig.outcome(place, rig.run(place))
+    assert [trial["state"] for trial in outcome.document["trials"]] == ["SUCCEEDED"] * len(outcome.document["trials"])
+    assert sorted(outcome.created.values()) == [1] * len(outcome.document["trials"])
+    return outcome
+
+
+def check_every_point(rig: Rig, instant: Instant, first: int, stride: int) -> int:
+    """Kill at the first, first + stride, ... until there is no such point any more; return how many there were."""
+    expected = undisturbed(rig)
+    for points in itertools.count():
+        kill = Kill(instant, first + points * stride)
+        struck, outcome = rig.survives(kill)
+        assert outcome == expected, f"killed at {kill}"
+        if not struck:
+            return points
+    raise AssertionError("there is a last point")
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+@pytest.mark.parametrize("instant", [Instant.WRITE, *AT_SERVICE])
+def test_a_tracked_sweep_survives_a_kill_at_every_point(tracked: Rig, instant: Instant, share: int) -> None:
+    """The table, the service's record, every curve and all of MLflow are those of an undisturbed run."""
+    assert check_every_point(tracked, instant, 1 + share, SHARES) >= POINTS["tracked", instant] // SHARES
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_a_kill_in_the_middle_of_showing_doubles_nothing(tracked: Rig, share: int) -> None:
+    """Killed at every third commit to MLflow's own store, each run and each point is there once in the end."""
+    assert check_every_point(tracked, Instant.SHOWN, 1 + 3 * share, 3 * SHARES) >= 8
+
+
+@pytest.mark.parametrize("instant", [Instant.WRITE, *AT_SERVICE])
+def test_a_longer_sweep_survives_a_kill_at_every_point(untracked: Rig, instant: Instant) -> None:
+    """Four trials, two at a time: the same."""
+    assert check_every_point(untracked, instant, 1, 1) >= POINTS["untracked", instant]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_sweep_survives_being_killed_again_and_again(untracked: Rig, seed: int) -> None:
+    """Killed at three points one after the other, drawn by seed, it still ends the same."""
+    draw = random.Random(seed)
+    kills = [Kill(draw.choice(list(Instant)[:1] + list(Instant)[2:]), draw.randint(1, 12)) for _ in range(3)]
+    expected = undisturbed(untracked)
+    _, outcome = untracked.survives(*kills)
+    assert outcome == expected, f"killed at {', '.join(map(str, kills))}"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_hosted_jobs_running(untracked: Rig, number: signal.Signals) -> None:
+    """Ctrl-C and SIGTERM end at once with exit code 130 and the way back; no job is cancelled, none is doubled."""
+    expected = undisturbed(untracked)
+    place = untracked.place()
+    untracked.service.script.steps_per_look = 0
+    run = Run(untracked.arguments, place, ENVIRONMENT)
+    wait_until(lambda: len(untracked.service.created) == 2, "two jobs are created")
+    run.interrupt(number)
+    ended = run.wait(timeout_s=10)
+    assert ended.exit_code == 130
+    assert "interrupted; run the same command to go on:\n  tunerun run" in ended.stderr
+    assert "jobs that are under way at a service go on" in ended.stderr
+    assert not [request for request in untracked.service.requests if "cancel" in request.path]
+    untracked.service.script.steps_per_look = 3
+    assert untracked.outcome(place, untracked.run(place)) == expected
+
+
+def test_the_key_is_in_no_file(tracked: Rig) -> None:
+    """What a run leaves behind holds the API key nowhere."""
+    place: Path = tracked.place()
+    tracked.outcome(place, tracked.run(place))
+    for file in place.rglob("*"):
+        assert not file.is_file() or ENVIRONMENT["GEMINI_API_KEY"].encode() not in file.read_bytes(), file
