@@ -12,7 +12,7 @@ from typing import Any
 from tunerun.backends import open_backend
 from tunerun.backends.base import Backend, Capabilities
 from tunerun.code_version import code_version
-from tunerun.dataset import LoadedDataset, load_examples
+from tunerun.dataset import LoadedDataset, TokenCheck, TokenLimit, load_examples
 from tunerun.digest import digest
 from tunerun.engine.base_model import cache_folder, find
 from tunerun.engine.tokens import EstimatedCounter, TokenCounter, token_counter
@@ -163,6 +163,7 @@ class Planner:
                 seed=seed,
                 max_input_characters=capabilities.max_input_characters,
                 max_output_characters=capabilities.max_output_characters,
+                tokens=self._token_check(config),
             )
             _check_size(loaded.training, capabilities)
             self.warnings.extend(loaded.warnings)
@@ -225,6 +226,13 @@ class Planner:
                 self._warn(f"model: {config.model.source} is not on this machine; a run fetches it")
             self._identities[section] = found.identity
         return self._identities[section]
+
+    def _token_check(self, config: TrialConfig) -> TokenCheck | None:
+        most = config.model.context_length
+        if most is None:
+            return None
+        counter = self._counter(config)
+        return lambda examples: TokenLimit(counter.count_all(examples), most, counter.exact)
 
     def _counter(self, config: TrialConfig) -> TokenCounter:
         """Exact where the tokenizer is at hand; a hosted base model need not be on this machine."""

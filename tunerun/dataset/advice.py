@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from tunerun.dataset.chat import CHAT_COLUMNS, with_chat_columns
 from tunerun.dataset.checks import GUIDE, RenderedRow
@@ -40,18 +40,19 @@ def _examples(count: int) -> str:
     return "1 example" if count == 1 else f"{count} examples"
 
 
-def advice_on_repetition(training: Sequence[RenderedRow]) -> Iterator[str]:
-    """Yield one warning about exact duplicates, and one about equal inputs with different outputs."""
-    places: dict[Example, list[str]] = {}
-    for each in training:
-        places.setdefault(each.example, []).append(each.row.place)
-    repeated = [found for found in places.values() if len(found) > 1]
+def exact_duplicates(training: Sequence[RenderedRow]) -> Iterator[str]:
+    """Yield one line about training examples that stand twice."""
+    repeated = [found for found in _by_example(training).values() if len(found) > 1]
     if repeated:
         count = sum(map(len, repeated)) - len(repeated)
         what = f"exact duplicates among the training examples ({count:,})"
         yield f"{what}: {_pairs(repeated)}; remove them unless they shall weigh more"
+
+
+def contradictions(training: Sequence[RenderedRow]) -> Iterator[str]:
+    """Yield one line about equal inputs with different outputs."""
     firsts: dict[str, list[str]] = {}
-    for example, found in places.items():
+    for example, found in _by_example(training).items():
         firsts.setdefault(example.text_input, []).append(found[0])
     contradicting = [found for found in firsts.values() if len(found) > 1]
     if contradicting:
@@ -59,19 +60,29 @@ def advice_on_repetition(training: Sequence[RenderedRow]) -> Iterator[str]:
         yield f"{what}: {_pairs(contradicting)}; keep one, or let the template tell them apart"
 
 
+def _by_example(rows: Sequence[RenderedRow]) -> dict[Example, list[str]]:
+    places: dict[Example, list[str]] = {}
+    for each in rows:
+        places.setdefault(each.example, []).append(each.row.place)
+    return places
+
+
 def _pairs(groups: Sequence[Sequence[str]]) -> str:
     told = ", ".join(f"{group[0]} and {group[1]}" for group in groups[:MOST_PLACES])
     return told + (", ..." if len(groups) > MOST_PLACES else "")
 
 
-def advice_on_leakage(training: Sequence[RenderedRow], held_out: Sequence[RenderedRow]) -> tuple[str, ...]:
-    """Return a warning for each held-out example that is also trained on; all but the first few are counted."""
-    trained = {each.example: each.row.place for each in reversed(training)}
+def leaks(training: Sequence[RenderedRow], held_out: Mapping[str, Sequence[RenderedRow]]) -> tuple[str, ...]:
+    """A line for each held-out example that is trained on, or held out twice; all but the first few are counted."""
+    known = {each.example: (each.row.place, "trained on") for each in reversed(training)}
     findings = Findings()
-    for each in held_out:
-        if each.example in trained:
-            where = f"{trained[each.example]} and {each.row.place}"
-            findings.add("leak", f"{where} are the same example, trained on and held out; remove one of them")
+    for name, rows in held_out.items():
+        for each in rows:
+            if each.example in known:
+                place, use = known[each.example]
+                where = f"{place} and {each.row.place}"
+                findings.add("leak", f"{where} are the same example, {use} and held out; remove one of them")
+        known = {**{each.example: (each.row.place, f"held out ({name})") for each in reversed(rows)}, **known}
     return findings.lines
 
 

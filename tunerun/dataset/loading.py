@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunerun.dataset.advice import advice_on_columns, advice_on_leakage, advice_on_repetition, advice_on_size
+from tunerun.dataset.advice import advice_on_columns, advice_on_size
 from tunerun.dataset.checks import CharacterLimits, RenderedRow, render_rows, require
+from tunerun.dataset.inspection import Finding, TokenLimit, inspect
 from tunerun.dataset.reading import collect_rows
 from tunerun.dataset.rows import Findings, SourceRow
 from tunerun.dataset.split import choose, split_rows
 from tunerun.digest import digest
 from tunerun.errors import DatasetError
-from tunerun.job import ExampleSet
+from tunerun.job import Example, ExampleSet
 from tunerun.schema import Dataset
 from tunerun.template import PromptTemplate
+
+TokenCheck = Callable[[Sequence[Example]], TokenLimit]
+"""Counts the tokens of training examples, and says how many each may have."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,14 @@ class LoadedDataset:
         validation: in the file's order; None: none is configured.
         test: the same.
         warnings: one line each; nothing in them keeps the examples from being used.
+        findings: those of the warnings that a check of the table in `inspection.py` gave.
     """
 
     training: ExampleSet
     validation: ExampleSet | None
     test: ExampleSet | None
     warnings: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,8 +48,8 @@ class _Parts:
     test: list[RenderedRow] | None
 
     @property
-    def held_out(self) -> list[RenderedRow]:
-        return [*(self.validation or ()), *(self.test or ())]
+    def held_out(self) -> dict[str, list[RenderedRow]]:
+        return {"validation": self.validation or [], "test": self.test or []}
 
 
 def load_examples(
@@ -53,6 +59,7 @@ def load_examples(
     seed: int,
     max_input_characters: int | None,
     max_output_characters: int | None,
+    tokens: TokenCheck | None = None,
 ) -> LoadedDataset:
     """Read the files of a dataset and make examples of their rows.
 
@@ -62,6 +69,7 @@ def load_examples(
         seed: of the split and of the limit; nothing else has an influence on them.
         max_input_characters: the most of a text_input that the backend takes; None: any number.
         max_output_characters: the most of an output; None: any number.
+        tokens: how long examples may be in tokens; None: that is not known.
 
     Raises:
         DatasetError: every problem of every file, one line each.
@@ -74,11 +82,19 @@ def load_examples(
     parts = reader.split(rendered, _Parts([], validation, test), seed)
     if reader.problems:
         raise DatasetError(reader.problems)
+    counted = None if tokens is None else tokens([each.example for each in parts.training])
+    findings = tuple(inspect(parts.training, parts.held_out, counted))
     return LoadedDataset(
         training=_example_set(dataset.path, parts.training),
         validation=_held_out_set(dataset.validation.path or dataset.path, parts.validation),
         test=_held_out_set(dataset.test.path or dataset.path, parts.test),
-        warnings=(*reader.warnings, *_warnings(rows, parts, dataset, template)),
+        warnings=(
+            *reader.warnings,
+            *advice_on_size(parts.training),
+            *(finding.text for finding in findings),
+            *_unused_columns(rows, dataset, template),
+        ),
+        findings=findings,
     )
 
 
@@ -149,12 +165,9 @@ def _classes(rendered: Sequence[RenderedRow], stratify_by: str | None) -> list[H
     return [None if stratify_by is None else repr(each.row.columns[stratify_by]) for each in rendered]
 
 
-def _warnings(rows: Sequence[SourceRow], parts: _Parts, dataset: Dataset, template: PromptTemplate) -> Iterator[str]:
-    yield from advice_on_size(parts.training)
-    yield from advice_on_repetition(parts.training)
-    yield from advice_on_leakage(parts.training, parts.held_out)
+def _unused_columns(rows: Sequence[SourceRow], dataset: Dataset, template: PromptTemplate) -> Iterator[str]:
     stratify_by = () if dataset.stratify_by is None else (dataset.stratify_by,)
-    yield from advice_on_columns(rows, {*template.columns, *stratify_by})
+    return advice_on_columns(rows, {*template.columns, *stratify_by})
 
 
 def _held_out_set(source: str, rows: Sequence[RenderedRow] | None) -> ExampleSet | None:

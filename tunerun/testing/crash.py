@@ -203,7 +203,7 @@ def _count_ledger_commits(count: Callable[[], None]) -> None:
     """Count in connections to ledgers; the standard library is changed, in a process that lives for one run."""
     from tunerun.ledger import FILE_NAME
 
-    connect = sqlite3.connect
+    connect: Any = sqlite3.connect
 
     class Counted(sqlite3.Connection):
         def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
