@@ -65,8 +65,8 @@ class Planner:
         """
         config = point.config
         hyperparameters = config.hyperparameters
-        capabilities = self._capabilities(config)
-        loaded = self._load(config, capabilities)
+        capabilities = self.capabilities(config)
+        loaded = self.load(config, capabilities)
         self._check(point, loaded, capabilities)
         identity = self._identity(config)
         validation = loaded.validation.digest if loaded.validation else None
@@ -145,13 +145,15 @@ class Planner:
             self._digests[parts] = digest({"validation": validation, **options})
         return self._digests[parts]
 
-    def _capabilities(self, config: TrialConfig) -> Capabilities:
+    def capabilities(self, config: TrialConfig) -> Capabilities:
+        """What the backend of a config can do."""
         section = self._text(config.backend)
         if section not in self._backends:
             self._backends[section] = open_backend(config.backend, self.runs, self.cache)
         return self._backends[section].capabilities()
 
-    def _load(self, config: TrialConfig, capabilities: Capabilities) -> LoadedDataset:
+    def load(self, config: TrialConfig, capabilities: Capabilities) -> LoadedDataset:
+        """The examples of a config, read once for all that share them."""
         dataset = config.dataset
         seeded = dataset.limit is not None or dataset.validation.fraction > 0 or dataset.test.fraction > 0
         seed = config.seed if seeded else 0
@@ -250,6 +252,16 @@ class Planner:
             self.tokens_exact = self.tokens_exact and counter.exact
             self._tokens[counted] = sum(counter.count_all(examples.examples))
         return self._tokens[counted]
+
+
+def load_dataset(experiment: Experiment) -> LoadedDataset:
+    """The examples of an experiment itself, checked as a plan checks them, whatever its sweep varies.
+
+    Raises:
+        InputError: everything that is wrong with the data or the template, one line each.
+    """
+    planner = Planner(experiment, History(Path()), 0)
+    return planner.load(experiment, planner.capabilities(experiment))
 
 
 def _check_size(training: ExampleSet, capabilities: Capabilities) -> None:

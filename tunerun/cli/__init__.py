@@ -8,7 +8,7 @@ Every import that costs time stands inside the command that needs it.
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import shlex
 import shutil
@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from tunerun import __version__
+from tunerun.cli import data
+from tunerun.cli.printing import print_json
 from tunerun.errors import InputError, TunerunError
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(data.app, name="data")
+
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the config.")]
 ConfigDir = Annotated[str | None, typer.Option("--config-dir", "-cd", help="Directory of YAML files, searched first.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
@@ -53,6 +57,7 @@ def main() -> None:
     """The console script."""
     # A library's notice of a newer version, or a tracker's usage report, is not for the user's terminal.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # a call that is made again is no news; the runner says more
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         app()
@@ -88,10 +93,6 @@ def _program() -> str:
     return "tunerun" if shutil.which("tunerun") else os.path.relpath(sys.argv[0])
 
 
-def _print_json(document: object) -> None:
-    sys.stdout.write(json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
-
-
 @app.command()
 def plan(
     overrides: Overrides = None,
@@ -107,7 +108,7 @@ def plan(
 
     made = make_plan(load(overrides or (), config_dir), fresh=fresh)
     if json_:
-        _print_json(made.to_json())
+        print_json(made.to_json())
     else:
         tables.plan_table(made)
     made.check()
@@ -144,7 +145,7 @@ def run(
             tables.err.print("jobs that are under way at a service go on; `tunerun cancel` ends them")
         _leave_at_once(INTERRUPTED)
     if json_:
-        _print_json(result.to_json())
+        print_json(result.to_json())
     else:
         tables.result_table(result)
         _say_where_to_look(result, overrides or [], config_dir)
@@ -178,7 +179,7 @@ def status(
 
     with _chosen_sweep(overrides or [], config_dir, sweep) as (ledger, result):
         if json_:
-            _print_json(result.to_json())
+            print_json(result.to_json())
             return
         shown = result.verdict.sweep
         sweeps = ledger.sweeps(shown.experiment)
@@ -282,7 +283,7 @@ def compare(
             for file in write_comparison(ledger, result.verdict, result.to_json(), output):
                 tables.err.print(f"wrote {file}")
         if json_:
-            _print_json(result.to_json())
+            print_json(result.to_json())
         else:
             tables.result_table(result)
 
@@ -308,7 +309,7 @@ def predict(
     rows = file if file is not None else [_typed_row(columns or [])]
     answered = call(run_, rows, runs=runs, max_output_tokens=max_output_tokens)
     if json_:
-        _print_json({"tuned_model": answered.tuned_model, "outputs": list(answered.outputs)})
+        print_json({"tuned_model": answered.tuned_model, "outputs": list(answered.outputs)})
     else:
         sys.stdout.writelines(f"{output}\n" for output in answered.outputs)
 
@@ -333,7 +334,7 @@ def config(
     if schema:
         from tunerun.schema import json_schema
 
-        _print_json(json_schema())
+        print_json(json_schema())
     elif explain:
         sys.stdout.write(compose.explain(explain, overrides or (), config_dir) + "\n")
     else:

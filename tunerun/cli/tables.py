@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from tunerun.dataset import LoadedDataset
 from tunerun.engine.tokens import ESTIMATE_RANGE
 from tunerun.evaluation.verdict import LOSS, TRAINING_LOSS, TrialResult, Verdict
 from tunerun.job import JobState
@@ -164,6 +165,22 @@ def warnings(texts: Sequence[str]) -> None:
     """Print warnings, one a line, on stderr."""
     for text in texts:
         err.print(f"[yellow]warning:[/] {_plain(text)}")
+
+
+def findings_table(loaded: LoadedDataset) -> None:
+    """Print what the checks have found in a data set, and how many examples there are."""
+    sets = (("training", loaded.training), ("validation", loaded.validation), ("test", loaded.test))
+    counts = ", ".join(f"{len(each.examples):,} {name}" for name, each in sets if each is not None)
+    if loaded.warnings:
+        table = _table("findings")
+        table.add_column("check", no_wrap=True)
+        table.add_column("what, where, and what to do")
+        for finding in loaded.findings:
+            table.add_row(finding.check, _plain(finding.text))
+        for text in loaded.advice:
+            table.add_row("advice", _plain(text))
+        out.print(table)
+    out.print(f"{counts} examples: {_counted(len(loaded.warnings), 'warning')}, no errors")
 
 
 def result_table(result: SweepResult) -> None:

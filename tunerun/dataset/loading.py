@@ -40,6 +40,12 @@ class LoadedDataset:
     warnings: tuple[str, ...]
     findings: tuple[Finding, ...] = ()
 
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """The warnings that are no check's."""
+        found = {finding.text for finding in self.findings}
+        return tuple(warning for warning in self.warnings if warning not in found)
+
 
 @dataclass(frozen=True)
 class _Parts:

@@ -1,0 +1,156 @@
+"""Every way in which a call can fail is one of our errors, and only what may be repeated is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+import stamina
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunerun.backends.http import MAX_RETRY_WAIT_S, ApiKey, JsonService, _unanswered, _wait_before_retry, refusal
+from tunerun.errors import AccessError, AmbiguousError, BackendError, StatusError, UnavailableError
+from tunerun.testing.gemini_service import Fault, GeminiService, Script
+
+QUOTA = {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": []}
+RETRY = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "7.5s"}
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """stamina's own test mode: as many attempts, no waits."""
+    monkeypatch.setenv("A_KEY", "planted-key")
+    with stamina.set_testing(True, attempts=4):
+        yield
+
+
+@pytest.fixture
+def service() -> Iterator[GeminiService]:
+    with GeminiService() as service:
+        yield service
+
+
+@pytest.fixture
+def client(service: GeminiService) -> Iterator[JsonService]:
+    with JsonService(service.address, ApiKey("A_KEY", "x-goog-api-key"), 5.0, 5.0) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("status", "details", "repeatable", "error"),
+    [
+        (400, (), False, StatusError),
+        (401, (), False, AccessError),
+        (403, (), True, AccessError),
+        (404, (), True, StatusError),
+        (409, (), False, StatusError),
+        (429, (), False, UnavailableError),
+        (429, (QUOTA,), False, AccessError),
+        (429, (QUOTA, RETRY), False, UnavailableError),
+        (500, (), True, UnavailableError),
+        (500, (), False, AmbiguousError),
+        (503, (), False, UnavailableError),
+        (504, (), False, AmbiguousError),
+    ],
+)
+def test_every_status_says_who_must_act(
+    status: int, details: tuple[dict[str, object], ...], repeatable: bool, error: type[BackendError]
+) -> None:
+    """By status, by what the service says of its quota, and by whether the call may be made again."""
+    envelope = f'{{"error": {{"message": "why", "details": {str(list(details)).replace(chr(39), chr(34))}}}}}'
+    found = refusal(status, {}, envelope.encode(), is_repeatable=repeatable)
+    assert type(found) is error
+    assert f"the service answered {status}" in str(found)
+
+
+@given(st.integers(300, 599), st.binary(max_size=60), st.booleans())
+def test_whatever_a_service_answers_is_one_of_our_errors(status: int, content: bytes, repeatable: bool) -> None:
+    """No body, however broken, escapes the translation."""
+    assert isinstance(refusal(status, {}, content, is_repeatable=repeatable), BackendError)
+
+
+def test_every_error_of_httpx_is_translated() -> None:
+    """All of its transport errors; those before a connection stands had no effect."""
+    pending, errors = [httpx.HTTPError], set()
+    while pending:
+        kind = pending.pop()
+        errors.add(kind)
+        pending.extend(kind.__subclasses__())
+    for kind in errors - {httpx.HTTPStatusError}:
+        once = _unanswered(kind("x"), "POST /", is_repeatable=False)
+        sure = issubclass(kind, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+        assert type(once) is (UnavailableError if sure else AmbiguousError)
+        assert type(_unanswered(kind("x"), "GET /", is_repeatable=True)) is UnavailableError
+
+
+def test_what_may_be_repeated_is_asked_again(service: GeminiService, client: JsonService) -> None:
+    """Three failures and then an answer."""
+    service.script = Script(fault=lambda request: Fault(503) if request.number < 4 else None)
+    assert client.get("/v1beta/models")["models"]
+    assert len(service.requests) == 4
+
+
+def test_a_create_is_sent_once(service: GeminiService, client: JsonService) -> None:
+    """Nobody pays twice for a lost answer."""
+    service.script = Script(fault=lambda _: Fault(503))
+    with pytest.raises(UnavailableError, match="answered 503 UNAVAILABLE: scripted"):
+        client.create("/v1beta/tunedModels", {})
+    assert len(service.requests) == 1
+
+
+def test_repeating_has_an_end(service: GeminiService, client: JsonService) -> None:
+    """After a few attempts the error is the runner's."""
+    service.script = Script(fault=lambda _: Fault(500))
+    with pytest.raises(UnavailableError, match="answered 500"):
+        client.get("/v1beta/models")
+    assert len(service.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("fault", "wait_s"),
+    [
+        (Fault(429, headers={"retry-after": "3"}), 3.0),
+        (Fault(429, details=(RETRY,)), 7.5),
+        (Fault(503, headers={"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}), None),
+        (Fault(503, headers={"retry-after": "99999"}), 99999.0),
+    ],
+)
+def test_the_service_says_how_long_to_wait(
+    service: GeminiService, client: JsonService, fault: Fault, wait_s: float | None
+) -> None:
+    """By header or by google.rpc.RetryInfo, and here not longer than the cap."""
+    service.script = Script(fault=lambda _: fault)
+    with pytest.raises(UnavailableError, match="answered") as caught:
+        client.get("/v1beta/models")
+    assert caught.value.retry_after_s == wait_s
+    assert _wait_before_retry(caught.value) == (True if wait_s is None else min(wait_s, MAX_RETRY_WAIT_S))
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"[]", b"3"])
+def test_an_answer_that_is_no_object_says_what_to_look_at(content: bytes) -> None:
+    """Somebody else's server is named as what it most likely is."""
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=content))
+    service = JsonService("http://127.0.0.1", ApiKey("A_KEY", "x-goog-api-key"), 1.0, 1.0, transport)
+    with pytest.raises(BackendError, match="is base_url the service's address"):
+        service.get("/")
+
+
+def test_redirects_and_proxies_are_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key goes to base_url and nowhere else."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    transport = httpx.MockTransport(lambda _: httpx.Response(302, headers={"location": "http://elsewhere/"}))
+    service = JsonService("http://127.0.0.1", ApiKey("A_KEY", "x-goog-api-key"), 1.0, 1.0, transport)
+    with pytest.raises(StatusError, match="answered 302"):
+        service.get("/")
+
+
+def test_a_key_is_never_shown() -> None:
+    """Not by its own repr; and a key that is no key is refused without showing it."""
+    assert "planted" not in repr(ApiKey("A_KEY", "x"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("A_KEY", "zwei\nZeilen")
+        with pytest.raises(AccessError, match="A_KEY holds no API key but other text") as caught:
+            ApiKey("A_KEY", "x").headers()
+    assert "Zeilen" not in str(caught.value)

@@ -1,0 +1,106 @@
+"""Examples in the providers' formats: written, limited, and read back as they were."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tunerun.cli.data import FormatName
+from tunerun.dataset import LoadedDataset, load_examples
+from tunerun.dataset.export import FORMATS, export
+from tunerun.errors import InputError, LimitError
+from tunerun.job import Example, ExampleSet
+from tunerun.schema import Dataset, Template
+from tunerun.template import PromptTemplate
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60).filter(lambda text: text.strip())
+EXAMPLES = st.lists(st.builds(Example, TEXT, TEXT), min_size=10, max_size=14)
+
+
+def example_set(count: int, output: str = "b") -> ExampleSet:
+    return ExampleSet("d", "rows.jsonl", tuple(Example(f"a{n}", output) for n in range(count)))
+
+
+def of(training: ExampleSet, validation: ExampleSet | None = None, test: ExampleSet | None = None) -> LoadedDataset:
+    return LoadedDataset(training, validation, test, ())
+
+
+def read_back(file: Path) -> tuple[Example, ...]:
+    dataset, template = Dataset(path=str(file)), PromptTemplate(Template())
+    return load_examples(
+        dataset, template, seed=0, max_input_characters=None, max_output_characters=None
+    ).training.examples
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(examples=EXAMPLES)
+def test_what_is_written_is_read_back(
+    name: str, examples: list[Example], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Any text, in any format: the same examples in the same order."""
+    folder = tmp_path_factory.mktemp("export")
+    done = export(of(ExampleSet("d", "x", tuple(examples))), FORMATS[name], folder)
+    assert read_back(done.files[0]) == tuple(examples)
+
+
+def test_every_format_can_be_chosen() -> None:
+    """The command line knows the formats by their names."""
+    assert [name.value for name in FormatName] == list(FORMATS)
+
+
+def test_rows_are_as_the_provider_documents_them(tmp_path: Path) -> None:
+    """Gemini's pairs in one list, Vertex AI's contents and OpenAI's messages line by line."""
+    loaded = of(example_set(10))
+    first = {name: (tmp_path / name / f"training.{FORMATS[name].ending}") for name in FORMATS}
+    for name, format_ in FORMATS.items():
+        export(loaded, format_, tmp_path / name)
+    assert json.loads(first["gemini"].read_text())[0] == {"text_input": "a0", "output": "b"}
+    assert json.loads(first["vertex"].read_text().splitlines()[0]) == {
+        "contents": [{"role": "user", "parts": [{"text": "a0"}]}, {"role": "model", "parts": [{"text": "b"}]}]
+    }
+    assert json.loads(first["openai"].read_text().splitlines()[0]) == {
+        "messages": [{"role": "user", "content": "a0"}, {"role": "assistant", "content": "b"}]
+    }
+
+
+def test_sets_that_a_provider_does_not_take_are_left_out_and_said(tmp_path: Path) -> None:
+    """The Gemini API has no place for held-out examples."""
+    done = export(of(example_set(10), example_set(3), example_set(2)), FORMATS["gemini"], tmp_path)
+    assert [file.name for file in done.files] == ["training.json"]
+    assert done.notes == (
+        "validation: 3 examples were left out; gemini takes no validation set",
+        "test: 2 examples were left out; gemini takes no test set",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "loaded", "message"),
+    [
+        ("openai", of(example_set(9)), r"training: 9 examples, openai \(.*\) wants at least 10; add more"),
+        ("gemini", of(example_set(2, "x" * 5_001)), r"training: output of 5,001 characters, gemini \(.*\) takes 5,000"),
+        ("gemini", of(example_set(900, "x" * 4_900)), r"training: 4,\d+,\d+ bytes, gemini \(.*\) takes 4,000,000"),
+        ("vertex", of(example_set(10), example_set(5_001)), r"validation: 5,001 examples, vertex \(.*\) takes 5,000"),
+    ],
+)
+def test_what_a_provider_would_refuse_is_not_written(
+    tmp_path: Path, name: str, loaded: LoadedDataset, message: str
+) -> None:
+    """Limits are checked before anything is written."""
+    with pytest.raises(LimitError, match=message):
+        export(loaded, FORMATS[name], tmp_path / "export")
+    assert not (tmp_path / "export").exists()
+
+
+def test_a_file_with_other_content_is_left_alone(tmp_path: Path) -> None:
+    """The same content may be written again, other content not."""
+    export(of(example_set(10)), FORMATS["messages"], tmp_path)
+    export(of(example_set(10)), FORMATS["messages"], tmp_path)
+    before = (tmp_path / "training.jsonl").read_bytes()
+    with pytest.raises(InputError, match=r"training.jsonl: is there with other content; move it away, or set --output"):
+        export(of(example_set(11)), FORMATS["messages"], tmp_path)
+    assert (tmp_path / "training.jsonl").read_bytes() == before

@@ -1,0 +1,193 @@
+"""Every check of the table, on examples that need it and on examples that do not."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import REPOSITORY
+from tests.dataset.files import write_json_lines
+from tunerun.dataset import CHECKS, LoadedDataset, TokenLimit, load_examples
+from tunerun.dataset.labels import label_counts, typing_errors
+from tunerun.dataset.near import near_duplicates
+from tunerun.dataset.secrets import EMAIL, SECRETS, secrets_in
+from tunerun.schema import Dataset, HeldOut, Template
+from tunerun.template import PromptTemplate
+
+LONG = "could you please tell me how I can cancel the order that I placed this morning"
+
+
+def pair(text_input: str, output: str) -> dict[str, str]:
+    return {"text_input": text_input, "output": output}
+
+
+def loaded(
+    folder: Path, rows: list[dict[str, str]], held_out: list[dict[str, str]] | None = None, **more: Any
+) -> LoadedDataset:
+    file = write_json_lines(folder / "rows.jsonl", rows)
+    validation = None if held_out is None else str(write_json_lines(folder / "held_out.jsonl", held_out))
+    dataset = Dataset(path=str(file), validation=HeldOut(path=validation))
+    return load_examples(
+        dataset, PromptTemplate(Template()), seed=0, max_input_characters=None, max_output_characters=None, **more
+    )
+
+
+def texts(found: LoadedDataset, check: str) -> list[str]:
+    return [finding.text for finding in found.findings if finding.check == check]
+
+
+def test_near_duplicates_are_named_with_both_places(tmp_path: Path) -> None:
+    """Inputs that differ in a few letters are one finding; others are none."""
+    rows = [
+        pair(LONG, "cancel"),
+        pair("where is my parcel, I have waited for a week", "track"),
+        pair(LONG + "!!", "cancel"),
+    ]
+    (text,) = texts(loaded(tmp_path, rows), "near duplicate")
+    assert re.search(
+        r"near duplicates among the training inputs \(1\): .*rows.jsonl:1 and .*rows.jsonl:3; keep one", text
+    )
+
+
+def test_near_duplicates_across_training_and_held_out_are_a_near_leak(tmp_path: Path) -> None:
+    """A held-out input that was pasted and edited is told apart from an exact one."""
+    found = loaded(tmp_path, [pair(LONG, "cancel")], [pair(LONG + ".", "cancel"), pair("12", "13")])
+    (text,) = texts(found, "near leak")
+    assert "among the validation inputs (1)" in text
+    assert texts(found, "leak") == []
+
+
+@given(st.lists(st.text(min_size=0, max_size=80), max_size=12))
+def test_what_is_called_near_is_near_and_not_equal(inputs: list[str]) -> None:
+    """Every pair is of two different texts, the first one earlier, each later text once."""
+    pairs = list(near_duplicates(inputs))
+    assert all(first < second and inputs[first] != inputs[second] for first, second in pairs)
+    assert len({second for _, second in pairs}) == len(pairs)
+
+
+def test_one_input_with_two_outputs_is_a_contradiction(tmp_path: Path) -> None:
+    """Both places are named."""
+    (text,) = texts(loaded(tmp_path, [pair("1", "2"), pair("1", "3")]), "contradiction")
+    assert re.search(r"different outputs for one text_input .* \(1\): .*:1 and .*:2; keep one", text)
+
+
+def test_an_example_twice_is_a_duplicate_and_held_out_a_leak(tmp_path: Path) -> None:
+    """Exact ones, within training and across."""
+    found = loaded(tmp_path, [pair("1", "2"), pair("1", "2")], [pair("1", "2")])
+    assert re.search(r"exact duplicates .* \(1\): .*rows.jsonl:1 and .*rows.jsonl:2", texts(found, "duplicate")[0])
+    assert re.search(r"rows.jsonl:1 and .*held_out.jsonl:1 are the same example, trained on", texts(found, "leak")[0])
+
+
+def test_a_rare_label_is_an_imbalance(tmp_path: Path) -> None:
+    """Sixty of one and two of another; not with sixty and ten."""
+    rows = [pair(f"q{n}", "yes") for n in range(60)]
+    few, some = [pair(f"r{n}", "no") for n in range(2)], [pair(f"r{n}", "no") for n in range(10)]
+    (text,) = texts(loaded(tmp_path, rows + few), "imbalance")
+    assert "the output 'no' stands in 2 training examples and 'yes' in 60; add examples of the rare one" in text
+    assert texts(loaded(tmp_path, rows + some), "imbalance") == []
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("refunds", "refund"), ("Refund", "refund"), ("re-fund ", "re_fund")])
+def test_a_label_with_a_typing_error_is_named(wrong: str, right: str) -> None:
+    """Rare and alike, or the same but for case and punctuation."""
+    counts = label_counts([right] * 20 + ["delivery"] * 20 + [wrong])
+    assert list(typing_errors(counts)) == [(wrong, right)]
+
+
+@pytest.mark.parametrize("labels", [["class 1"] * 20 + ["class 2"], ["cat"] * 20 + ["car"], ["12"] * 20 + ["13"]])
+def test_labels_that_are_meant_are_left_alone(labels: list[str]) -> None:
+    """Numbered classes and short words that differ are no typing errors."""
+    assert list(typing_errors(label_counts(labels))) == []
+
+
+def test_free_text_has_no_labels() -> None:
+    """Outputs that are long, or all different, are not looked at as labels."""
+    assert not label_counts([f"answer {n}" for n in range(50)])
+    assert not label_counts(["a long answer " * 10] * 50 + ["another"] * 50)
+
+
+def test_rows_over_the_context_length_would_be_truncated(tmp_path: Path) -> None:
+    """Named with the most tokens of any; nothing is said where all fit."""
+    rows = [pair("1", "2"), pair("3", "4")]
+    (text,) = texts(loaded(tmp_path, rows, tokens=lambda _: TokenLimit((5, 12), 10, exact=False)), "truncated")
+    assert text.endswith(
+        "rows.jsonl:2: about 12 tokens at most, the base model's context length is 10; the end would be cut off: "
+        "shorten the rows or the template"
+    )
+    assert texts(loaded(tmp_path, rows, tokens=lambda _: TokenLimit((5, 10), 10, exact=True)), "truncated") == []
+
+
+@pytest.mark.parametrize("text", ["Dear {{ name }}", "{% if x %}", "end }}"])
+def test_template_braces_in_the_data_are_named(tmp_path: Path, text: str) -> None:
+    """A template that was never rendered stands out."""
+    assert texts(loaded(tmp_path, [pair(text, "2")]), "braces")[0].endswith("escape what is meant")
+
+
+def test_space_around_an_output_is_named(tmp_path: Path) -> None:
+    """A trailing line break is learned too."""
+    (text,) = texts(loaded(tmp_path, [pair("1", "2\n"), pair("3", "4")]), "spaces")
+    assert "rows.jsonl:1: white space around the output is learned too" in text
+
+
+PLANTED = {
+    "a private key": "-----BEGIN RSA PRIVATE " + "KEY-----",
+    "a Google API key": "AIza" + "b" * 35,
+    "an OpenAI key": "sk-" + "c" * 40,
+    "a GitHub token": "ghp_" + "d" * 36,
+    "an AWS access key": "AKIA" + "E" * 16,
+    "a Slack token": "xoxb-" + "1" * 12,
+    "a Hugging Face token": "hf_" + "g" * 34,
+    "a password in an address": "postgres://me:" + "hunter2@db/x",
+}
+
+
+def test_secrets_are_named_by_kind_and_never_shown(tmp_path: Path) -> None:
+    """One finding a kind, with the place; the value stands nowhere."""
+    rows = [pair(f"my key is {value}", "2") for value in PLANTED.values()]
+    found = texts(loaded(tmp_path, rows), "secret")
+    assert [re.search("looks like (.*); take it out", text)[1] for text in found] == list(PLANTED)  # type: ignore[index]
+    assert not [value for value in PLANTED.values() if value in " ".join(found)]
+    assert SECRETS.keys() == PLANTED.keys()
+
+
+@given(st.text(max_size=200))
+def test_looking_for_secrets_never_fails(text: str) -> None:
+    """Any text is looked at in a moment."""
+    assert set(secrets_in(text)) <= SECRETS.keys()
+
+
+def test_addresses_are_named_but_those_of_nobody(tmp_path: Path) -> None:
+    """Example domains are nobody's."""
+    rows = [pair("write to jane.doe@company.org", "2"), pair("write to me@example.com", "3")]
+    (text,) = texts(loaded(tmp_path, rows), "e-mail")
+    assert "rows.jsonl:1: an e-mail address" in text
+    assert not EMAIL.search("a@b")
+
+
+def test_clean_examples_give_no_finding(tmp_path: Path) -> None:
+    """Numbers and their successors are nothing to talk about."""
+    rows = [pair(str(n), str(n + 1)) for n in range(100)]
+    assert loaded(tmp_path, rows, [pair("900", "901")]).findings == ()
+
+
+def test_the_readme_has_the_table() -> None:
+    """Name, severity and meaning of every check, as the code has them."""
+    readme = (REPOSITORY / "README.md").read_text()
+    for check in CHECKS:
+        assert f"| {check.name} | {check.severity} | {check.meaning} |" in readme
+
+
+@pytest.mark.skipif("TUNERUN_TEST_BANKING77" not in os.environ, reason="set it to the folder of the data set banking77")
+def test_a_real_data_set_gives_no_false_alarm() -> None:
+    """banking77: near duplicates are there, everything else is as it should be."""
+    folder = Path(os.environ["TUNERUN_TEST_BANKING77"])
+    dataset = Dataset(path=str(folder / "train.csv"), validation=HeldOut(path=str(folder / "test.csv")))
+    template = PromptTemplate(Template(text_input="{{ text }}", output="{{ category }}"))
+    found = load_examples(dataset, template, seed=0, max_input_characters=None, max_output_characters=None)
+    assert {finding.check for finding in found.findings} == {"near duplicate", "near leak"}

@@ -1,0 +1,84 @@
+"""`tunerun data`: look at examples before anything is tuned, and hand them to other tools."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tunerun.errors import DatasetError, InputError, TemplateError
+
+if TYPE_CHECKING:
+    from tunerun.dataset import LoadedDataset
+
+app = typer.Typer(help="Check examples, or write them in a provider's format.", no_args_is_help=True)
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the config.")]
+ConfigDir = Annotated[str | None, typer.Option("--config-dir", "-cd", help="Directory of YAML files, searched first.")]
+
+
+class FormatName(StrEnum):
+    """The formats of `tunerun.dataset.export.FORMATS`."""
+
+    GEMINI = "gemini"
+    VERTEX = "vertex"
+    OPENAI = "openai"
+    TOGETHER = "together"
+    MESSAGES = "messages"
+
+
+@app.command()
+def check(
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Look for duplicates, contradictions, leaks, secrets and more; exit code 2 where something cannot be used."""
+    from tunerun.cli import tables
+    from tunerun.cli.printing import print_json
+
+    try:
+        loaded = _loaded(overrides, config_dir)
+    except (DatasetError, TemplateError) as error:
+        if json_:
+            print_json({"errors": list(error.problems), "warnings": []})
+        raise
+    if json_:
+        found = [{"check": finding.check, "text": finding.text} for finding in loaded.findings]
+        advice = [{"check": "advice", "text": text} for text in loaded.advice]
+        print_json({"errors": [], "warnings": found + advice})
+        return
+    tables.findings_table(loaded)
+
+
+@app.command()
+def export(
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    format_: Annotated[FormatName, typer.Option("--format", help="Whose format.")] = FormatName.MESSAGES,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; export/FORMAT if not given.")] = None,
+) -> None:
+    """Write the rendered examples as a provider takes them, checked against its limits."""
+    from tunerun.cli import tables
+    from tunerun.dataset.export import FORMATS
+    from tunerun.dataset.export import export as write
+
+    done = write(_loaded(overrides, config_dir), FORMATS[format_], output or Path("export") / format_)
+    for file in done.files:
+        tables.out.print(f"wrote {tables.plain(str(file))}")
+    tables.warnings(done.notes)
+
+
+def _loaded(overrides: list[str] | None, config_dir: str | None) -> LoadedDataset:
+    """The examples of the experiment itself, whatever its sweep varies; it needs no name."""
+    from tunerun.compose import compose_name, load
+    from tunerun.planner import load_dataset
+
+    given = list(overrides or ())
+    if any(override.startswith("name=") for override in given) or compose_name(given, config_dir) is not None:
+        return load_dataset(load(given, config_dir))
+    if not given:
+        raise InputError("say which examples: experiment=..., dataset=... or dataset.path=FILE")
+    return load_dataset(load([*given, "name=unnamed"], config_dir))

@@ -1,0 +1,174 @@
+"""Rendered examples in the files that providers of tuning take, checked against their limits before they are written.
+
+Every file is read back by `dataset.path=...` with `template=plain`: lists of `text_input` and `output`, and
+conversations of one question and one answer, are formats that `load_examples` knows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunerun.dataset.loading import LoadedDataset
+from tunerun.errors import InputError, LimitError
+from tunerun.job import Example, ExampleSet
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a provider wants its examples, and what it refuses.
+
+    Attributes:
+        ending: of its files.
+        row: an example as a JSON object.
+        is_list: whether a file is one JSON list; else a JSON object a line.
+        held_out: the held-out sets that it takes.
+        max_bytes: of a file; None: no limit. max_input_characters, max_output_characters: of an example.
+        min_examples, max_validation: numbers of examples.
+        source: where the limits are written down, with its date.
+    """
+
+    name: str
+    ending: str
+    row: Callable[[Example], dict[str, Any]]
+    source: str
+    is_list: bool = False
+    held_out: tuple[str, ...] = ("validation", "test")
+    max_bytes: int | None = None
+    max_input_characters: int | None = None
+    max_output_characters: int | None = None
+    min_examples: int = 1
+    max_validation: int | None = None
+
+
+def _pair(example: Example) -> dict[str, Any]:
+    return {"text_input": example.text_input, "output": example.output}
+
+
+def _messages(example: Example) -> dict[str, Any]:
+    turns = (("user", example.text_input), ("assistant", example.output))
+    return {"messages": [{"role": role, "content": text} for role, text in turns]}
+
+
+def _contents(example: Example) -> dict[str, Any]:
+    turns = (("user", example.text_input), ("model", example.output))
+    return {"contents": [{"role": role, "parts": [{"text": text}]} for role, text in turns]}
+
+
+FORMATS = {
+    each.name: each
+    for each in (
+        Format(
+            "gemini",
+            "json",
+            _pair,
+            "Gemini API model tuning guide, as last served 2025-04-28",
+            is_list=True,
+            held_out=(),
+            max_bytes=4_000_000,
+            max_input_characters=40_000,
+            max_output_characters=5_000,
+        ),
+        Format(
+            "vertex",
+            "jsonl",
+            _contents,
+            "Vertex AI supervised tuning, page of 2026-09-25",
+            held_out=("validation",),
+            max_bytes=_GIB,
+            max_validation=5_000,
+        ),
+        Format(
+            "openai",
+            "jsonl",
+            _messages,
+            "OpenAI fine-tuning and files reference, read 2026-11-22",
+            held_out=("validation",),
+            max_bytes=512 * 2**20,
+            min_examples=10,
+        ),
+        Format(
+            "together",
+            "jsonl",
+            _messages,
+            "Together fine-tuning data preparation, read 2026-11-23",
+            held_out=("validation",),
+            max_bytes=100 * _GIB,
+        ),
+        Format("messages", "jsonl", _messages, "no provider's: conversations as most tools read them"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and what was left out or changed, one line each."""
+
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+
+def export(loaded: LoadedDataset, format_: Format, folder: Path) -> Exported:
+    """Write the training examples, and the held-out ones that the provider takes, into files of their own.
+
+    Args:
+        folder: made if it is not there; a file that is there with other content is left alone.
+
+    Raises:
+        LimitError: the provider would refuse the examples; nothing was written.
+        InputError: a file is in the way, or the folder cannot be written.
+    """
+    sets = {"training": loaded.training, "validation": loaded.validation, "test": loaded.test}
+    given = {name: examples for name, examples in sets.items() if examples is not None}
+    taken = {name: examples for name, examples in given.items() if name in ("training", *format_.held_out)}
+    contents = {name: _content(examples.examples, format_) for name, examples in taken.items()}
+    problems = [line for name, examples in taken.items() for line in _problems(name, examples, contents[name], format_)]
+    if problems:
+        raise LimitError("\n".join(problems))
+    files = {folder / f"{name}.{format_.ending}": content for name, content in contents.items()}
+    _write(files)
+    notes = [
+        f"{name}: {len(examples.examples):,} examples were left out; {format_.name} takes no {name} set"
+        for name, examples in given.items()
+        if name not in taken
+    ]
+    return Exported(tuple(files), tuple(notes))
+
+
+def _content(examples: Sequence[Example], format_: Format) -> bytes:
+    rows = [json.dumps(format_.row(example), ensure_ascii=False) for example in examples]
+    text = "[\n" + ",\n".join(rows) + "\n]\n" if format_.is_list else "".join(f"{row}\n" for row in rows)
+    return text.encode()
+
+
+def _problems(name: str, examples: ExampleSet, content: bytes, format_: Format) -> list[str]:
+    count, by = len(examples.examples), f"{format_.name} ({format_.source})"
+    found = []
+    if format_.max_bytes is not None and len(content) > format_.max_bytes:
+        found.append(f"{name}: {len(content):,} bytes, {by} takes {format_.max_bytes:,}; set dataset.limit")
+    if name == "training" and count < format_.min_examples:
+        found.append(f"{name}: {count} examples, {by} wants at least {format_.min_examples}; add more")
+    if name == "validation" and format_.max_validation is not None and count > format_.max_validation:
+        found.append(f"{name}: {count:,} examples, {by} takes {format_.max_validation:,}; hold fewer out")
+    for part, limit in (("text_input", format_.max_input_characters), ("output", format_.max_output_characters)):
+        longest = max(len(getattr(example, part)) for example in examples.examples)
+        if limit is not None and longest > limit:
+            found.append(f"{name}: {part} of {longest:,} characters, {by} takes {limit:,}; shorten it")
+    return found
+
+
+def _write(files: dict[Path, bytes]) -> None:
+    blocked = [file for file, content in files.items() if file.exists() and file.read_bytes() != content]
+    if blocked:
+        raise InputError([f"{file}: is there with other content; move it away, or set --output" for file in blocked])
+    for file, content in files.items():
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        except OSError as error:
+            raise InputError(f"{file}: {error.strerror}; choose another --output") from error
