@@ -26,7 +26,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tunerun.errors import LedgerError
 from tunerun.job import (
@@ -123,7 +123,7 @@ class Ledger:
         rows = self._file.rows(
             "SELECT * FROM sweep WHERE ? IS NULL OR experiment = ? ORDER BY created_at, id", [experiment, experiment]
         )
-        return [SweepRecord(r["id"], r["experiment"], r["created_at"], json.loads(r["document"])) for r in rows]
+        return [SweepRecord(r["id"], r["experiment"], r["created_at"], _load(r["document"])) for r in rows]
 
     def trials(self, sweep: str) -> list[TrialRecord]:
         """The trials of a sweep, by number."""
@@ -169,7 +169,7 @@ class Ledger:
         row = self._file.row("SELECT * FROM example_set WHERE digest = ?", [digest])
         if row is None:
             raise LedgerError(f"{self.path}: no examples under the digest {digest}")
-        return ExampleSet(digest, row["source"], tuple(Example(*pair) for pair in json.loads(row["examples"])))
+        return ExampleSet(digest, row["source"], tuple(Example(*pair) for pair in _load(row["examples"])))
 
     # Jobs
 
@@ -374,8 +374,8 @@ class Ledger:
         row = self._file.row("SELECT * FROM evaluation WHERE subject = ? AND options = ?", [subject, options])
         if row is None:
             return None
-        predictions = tuple(Prediction(**p) for p in json.loads(row["predictions"]))
-        return Evaluation(json.loads(row["metrics"]), predictions, row["created_at"])
+        predictions = tuple(Prediction(**p) for p in _load(row["predictions"]))
+        return Evaluation(_load(row["metrics"]), predictions, row["created_at"])
 
     def measures(self, sweep: str) -> dict[tuple[str, str], dict[str, float]]:
         """The measures of everything that a sweep's trials and baselines name, by subject and options."""
@@ -384,7 +384,7 @@ class Ledger:
             "(SELECT evaluation FROM trial WHERE sweep = ?)",
             [sweep],
         )
-        return {(row["subject"], row["options"]): json.loads(row["metrics"]) for row in rows}
+        return {(row["subject"], row["options"]): _load(row["metrics"]) for row in rows}
 
     def evaluated_at(self, subject: str, options: str) -> float | None:
         """When a subject was measured under some options, in seconds since 1970 (UTC); None: it was not."""
@@ -396,14 +396,14 @@ class Ledger:
     def mark(self, tracker: str, subject: str) -> Mark | None:
         """How far a tracker was brought for a subject; None: it was never told of it."""
         row = self._file.row("SELECT * FROM mark WHERE tracker = ? AND subject = ?", [tracker, subject])
-        return None if row is None else Mark(row["run_id"], json.loads(row["document"]))
+        return None if row is None else Mark(row["run_id"], _load(row["document"]))
 
     def marks(self, tracker: str, prefix: str) -> dict[str, Mark]:
         """How far a tracker was brought for all subjects that begin with a prefix, by subject."""
         rows = self._file.rows(
             "SELECT * FROM mark WHERE tracker = ? AND substr(subject, 1, ?) = ?", [tracker, len(prefix), prefix]
         )
-        return {r["subject"]: Mark(r["run_id"], json.loads(r["document"])) for r in rows}
+        return {r["subject"]: Mark(r["run_id"], _load(r["document"])) for r in rows}
 
     def set_mark(self, tracker: str, subject: str, mark: Mark) -> None:
         """Write down how far a tracker was brought for a subject."""
@@ -422,6 +422,16 @@ def _dump(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
+def _load(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise LedgerError(
+            "the ledger is damaged: a cell that should hold JSON does not; the file was left as it is: restore it from "
+            "a backup, or choose another paths.runs"
+        ) from error
+
+
 def _trial(row: sqlite3.Row) -> TrialRecord:
     return TrialRecord(
         number=row["number"],
@@ -432,22 +442,22 @@ def _trial(row: sqlite3.Row) -> TrialRecord:
         validation=row["validation"],
         tokens=row["tokens"],
         steps=row["steps"],
-        overrides=json.loads(row["overrides"]),
-        config=json.loads(row["config"]),
-        ingredients=json.loads(row["ingredients"]),
+        overrides=_load(row["overrides"]),
+        config=_load(row["config"]),
+        ingredients=_load(row["ingredients"]),
     )
 
 
 def _job(row: sqlite3.Row) -> JobRecord:
-    tuned = json.loads(row["tuned_model"]) if row["tuned_model"] else None
-    failure = json.loads(row["failure"]) if row["failure"] else None
+    tuned = _load(row["tuned_model"]) if row["tuned_model"] else None
+    failure = _load(row["failure"]) if row["failure"] else None
     return JobRecord(
         id=row["id"],
         key=row["key"],
         attempt=row["attempt"],
         state=JobState(row["state"]),
-        ref=JobRef(**json.loads(row["reference"])) if row["reference"] else None,
-        metrics=json.loads(row["metrics"]),
+        ref=JobRef(**_load(row["reference"])) if row["reference"] else None,
+        metrics=_load(row["metrics"]),
         tuned_model=TunedModel(tuned["name"], Model.model_validate(tuned["model"], strict=False), tuned["location"])
         if tuned
         else None,
