@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tunerun.compose import config_directories, load
 from tunerun.compose.loader import CONFIG_NAME, Loader
 from tunerun.errors import ConfigError
-from tunerun.schema import Scalar
+from tunerun.schema import Scalar, TrialConfig
 
 NEXT = "experiment=next_number"
 RATE, EPOCHS, BATCH = "hyperparameters.learning_rate", "hyperparameters.epoch_count", "hyperparameters.batch_size"
@@ -153,3 +153,56 @@ def test_expansion_equals_a_full_compose_of_every_point(sweep: list[list[str]]) 
                     loader.point(parsed)
             else:
                 assert loader.point(parsed) == composed
+
+
+BASES = st.sampled_from(
+    [
+        [],
+        ["dataset.limit=${seed}"],  # read by its absolute path
+        ["hyperparameters.batch_size=${.epoch_count}"],  # by a relative one
+        ["template.output='{{ x }} ${hyperparameters.learning_rate}'"],  # in the middle of a text
+        ["backend.threads=${oc.select:seed,3}"],  # by a resolver
+        ["hyperparameters={batch_size: 2}", "seed=9"],
+        ["model=huggingface", "model.name=some/name"],
+    ]
+)
+SWEPT = st.sampled_from(
+    [
+        [f"{EPOCHS}=1,2", "seed=3,4"],
+        ["seed=1,2,3", "template.output='{{ a }}','{{ b }}'"],
+        ["template=plain,question_context", "seed=5,6"],
+        ["hyperparameters.adapter_alpha=1,16", "hyperparameters.learning_rate=0.1,1e-3"],
+        ["model.revision=null,v1", "dataset.limit=null,3"],
+        ["dataset.path=a.json,b.json", "seed=1,2"],
+        ["++hyperparameters.epoch_count=1,2"],
+    ]
+)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(BASES, SWEPT)
+def test_shared_sections_give_what_each_point_composes(base: list[str], swept: list[str]) -> None:
+    """A point put together from shared sections has the config of the point composed as a whole."""
+    pinned = ["sweep.axes=null", "seed=7", *base]
+    experiment = load([NEXT, *pinned, *swept])
+    for point in experiment.points[-2:]:
+        alone = [f"{key}={_typed(value)}" for key, value in point.overrides.items()]
+        alone = [f"++{text}" if swept[0].startswith("++") else text for text in alone]
+        assert load([NEXT, *pinned, *alone]).points[0].config == point.config
+
+
+def _typed(value: Any) -> str:
+    return "null" if value is None else f"'{value}'" if isinstance(value, str) and "{" in value else str(value)
+
+
+def test_points_share_what_they_do_not_touch() -> None:
+    """Ten thousand trials keep one dataset, and one set of hyperparameters for each of their values."""
+    found = load([NEXT, "sweep.axes=null", "hyperparameters.batch_size=1,2", "seed=1,2,3"]).points
+    assert len({id(point.config.dataset) for point in found}) == 1
+    assert len({id(point.config.hyperparameters) for point in found}) == 2
+
+
+def test_a_trial_has_no_checks_across_its_sections() -> None:
+    """What is validated section by section would miss them."""
+    decorators = TrialConfig.__pydantic_decorators__
+    assert decorators.model_validators == decorators.field_validators == decorators.root_validators == {}

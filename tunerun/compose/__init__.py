@@ -12,6 +12,7 @@ from hydra.core.override_parser.types import Override
 
 from tunerun.compose.axes import MAX_POINTS, ExpandedSweep, expand, overrides_of
 from tunerun.compose.loader import Loader, Origin, to_yaml
+from tunerun.compose.points import SharedSections
 from tunerun.compose.validation import Location, fields_at, lines, nearest, validate
 from tunerun.errors import ConfigError
 from tunerun.redaction import redact
@@ -183,6 +184,7 @@ class _Composition:
         self.groups = self.loader.groups()
         self._found: dict[tuple[str, Location, tuple[str, ...]], str] = {}
         self._origins: dict[tuple[Location, tuple[str, ...]], Origin] = {}
+        self._shared: dict[tuple[str, ...], SharedSections | None] = {}
 
     def experiment(self) -> Experiment:
         raw = self.loader.point(self.plain)
@@ -213,6 +215,29 @@ class _Composition:
         return sweep
 
     def _point(self, point: tuple[Override, ...]) -> Point | None:
+        config = self._shared_config(point)
+        if config is not None:
+            return Point.model_construct(overrides=overrides_of(point), config=config)
+        return self._point_as_a_whole(point)
+
+    def _shared_config(self, point: tuple[Override, ...]) -> TrialConfig | None:
+        """The config of a point from sections that others share; None: it has to be composed as a whole."""
+        chosen = tuple(o for o in point if self.loader.is_structural(o))
+        key = tuple(str(o.input_line) for o in chosen)
+        if key not in self._shared:
+            self._shared[key] = self._sections((*self.plain, *chosen), chosen)
+        shared = self._shared[key]
+        return shared.config([o for o in point if o not in chosen] if chosen else point) if shared else None
+
+    def _sections(self, overrides: tuple[Override, ...], chosen: tuple[Override, ...]) -> SharedSections | None:
+        try:
+            raw = self.loader.point(overrides, without=("sweep",))
+        except ConfigError:
+            return None  # a value that only the axes give; each point says what is wrong with it
+        self.make_absolute(raw, chosen)
+        return SharedSections(raw, self.loader.unresolved(overrides, without=("sweep",)))
+
+    def _point_as_a_whole(self, point: tuple[Override, ...]) -> Point | None:
         raw = self.loader.point([*self.plain, *point], without=("sweep",))
         self.make_absolute(raw, point)
         config, problems = validate(TrialConfig, raw, self.groups)

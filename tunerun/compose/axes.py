@@ -188,5 +188,5 @@ def _parsed(loader: Loader, axis: Axis) -> list[Override]:
 def _is_excluded(
     point: Sequence[Override], pins: Mapping[str, Scalar], exclude: Sequence[Mapping[str, Scalar]]
 ) -> bool:
-    values = {**pins, **overrides_of(point)}
+    values = {**pins, **overrides_of(point)} if exclude else {}
     return any(entry and all(values[key] == value for key, value in entry.items()) for entry in exclude)

@@ -25,6 +25,7 @@ from hydra import compose, version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra._internal.hydra import Hydra
+from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
@@ -78,6 +79,7 @@ class Loader:
         self._parser = OverridesParser(functions)
         self._templates: dict[tuple[str, ...], _Template] = {}
         self._groups: dict[str, bool] = {}
+        self._defaults: dict[tuple[str, ...], Sequence[ResultDefault]] = {}
 
     def __enter__(self) -> Self:
         _HYDRA.acquire()
@@ -177,6 +179,14 @@ class Loader:
         template, values = self._split(overrides)
         return template.resolved(values, without)
 
+    def unresolved(self, overrides: Sequence[Override], without: Sequence[str] = ()) -> Raw:
+        """The same with its interpolations as they were written.
+
+        Raises:
+            ConfigError: Hydra cannot compose it.
+        """
+        return _without(cast(Raw, OmegaConf.to_container(self.config(overrides), resolve=False)), without)
+
     def _split(self, overrides: Sequence[Override]) -> tuple[_Template, list[Override]]:
         structural = tuple(str(o.input_line) for o in overrides if self.is_structural(o))
         if structural not in self._templates:
@@ -203,8 +213,11 @@ class Loader:
                 or (dotted.startswith(f"{key}.") and isinstance(override.value(), dict))
             ):
                 return Origin("command line")
-        structural = [str(o.input_line) for o in overrides if self.is_structural(o)]
-        defaults = self._loader.compute_defaults_list(CONFIG_NAME, structural, RunMode.RUN).defaults
+        structural = tuple(str(o.input_line) for o in overrides if self.is_structural(o))
+        if structural not in self._defaults:
+            listed = self._loader.compute_defaults_list(CONFIG_NAME, list(structural), RunMode.RUN)
+            self._defaults[structural] = listed.defaults
+        defaults = self._defaults[structural]
         while keys:
             for default in reversed(defaults):
                 found = self._line_of(default.config_path, default.package, keys)

@@ -53,11 +53,26 @@ def validate(
         validated = model.model_validate_json(text)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
-            location = detail["loc"]
+            location = _without_tags(raw, detail["loc"])
+            if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
+                location = (*location, str(detail["ctx"]["discriminator"]).strip("'"))
             if location not in missing:
                 problems.append((location, _message(model, detail, groups)))
         return None, problems
     return (None, problems) if problems else (validated, problems)
+
+
+def _without_tags(raw: Mapping[str, Any], location: Location) -> Location:
+    """A location in the config: pydantic puts the tag of a union's member into it (`backend.gemini.base_url`)."""
+    found: list[str | int] = []
+    node: Any = raw
+    for position, part in enumerate(location):
+        is_tag = isinstance(node, Mapping) and part not in node and node.get("kind") == part
+        if is_tag and position < len(location) - 1:
+            continue
+        found.append(part)
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return tuple(found)
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -75,8 +90,11 @@ def _message(model: type[BaseModel], detail: Mapping[str, Any], groups: Sequence
         return f"unknown key {detail['loc'][-1]!r}; {hint}"
     if kind == "missing":
         return "is missing; give it a value"
-    if kind == "literal_error":
-        choices = context["expected"]
+    if kind == "union_tag_not_found":
+        return "is missing; give it a value"
+    if kind in ("literal_error", "union_tag_invalid"):
+        choices = context["expected" if kind == "literal_error" else "expected_tags"]
+        value = context.get("tag", value)
         hint = nearest(str(value), choices.replace(" or ", ", ").replace("'", "").split(", "))
         return f"must be one of {choices}" + (f"; {hint}" if hint else "")
     if kind == "value_error":

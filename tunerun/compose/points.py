@@ -1,0 +1,122 @@
+"""Points of a sweep as configs, quickly: what a point does not touch is validated once and shared.
+
+A point that only sets leaves which are there, and which no interpolation reads, differs from the point without them in
+these leaves alone. So the sections of its config are looked up by what it sets in them, and only a section with new
+values is validated. Everything else is composed and resolved as a whole, and so is a point with a mistake, so that its
+message is the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from functools import cache
+from typing import Any
+
+from hydra.core.override_parser.types import Override, OverrideType
+from pydantic import create_model
+
+from tunerun.compose.loader import Raw
+from tunerun.compose.validation import validate
+from tunerun.schema import Section, TrialConfig
+
+_PATHS = ("dataset.path", "dataset.validation.path", "dataset.test.path")
+_WORDS = re.compile(r"\w+")
+_COMPUTED = re.compile(r"\$\{[^}]*\$\{|\$\{[.\s]*\}")
+"""An interpolation in an interpolation, or of a node without a name: what it reads cannot be told from its words."""
+
+Assigned = tuple[tuple[str, Any], ...]
+
+
+class SharedSections:
+    """The configs of points that share what was composed: the choices of groups, and the overrides of every point.
+
+    Args:
+        raw: the resolved config without the point's values, paths made absolute.
+        unresolved: the same with its interpolations.
+    """
+
+    def __init__(self, raw: Raw, unresolved: Raw) -> None:
+        self._raw = raw
+        texts = list(_interpolations(unresolved))
+        self._read = {word for text in texts for word in _WORDS.findall(text)}
+        self._all_read = (
+            any(_COMPUTED.search(text) for text in texts) or not raw.keys() <= TrialConfig.model_fields.keys()
+        )
+        self._sections: dict[tuple[str, Assigned], Any] = {}
+        self._is_free: dict[str, bool] = {}
+
+    def config(self, values: Sequence[Override]) -> TrialConfig | None:
+        """The config with these values; None: it has to be composed as a whole."""
+        assigned: dict[str, list[tuple[str, Any]]] = {}
+        for override in values:
+            key, value = override.key_or_group, override.value()
+            if not self._may_set(key, override, value):
+                return None
+            assigned.setdefault(key.partition(".")[0], []).append((key, value))
+        sections = {}
+        for name in TrialConfig.model_fields:
+            section = self._section(name, tuple(assigned.get(name, ())))
+            if section is None:
+                return None
+            sections[name] = section[0]
+        return TrialConfig.model_construct(**sections)
+
+    def _may_set(self, key: str, override: Override, value: Any) -> bool:
+        if key not in self._is_free:
+            words = set(key.split("."))
+            self._is_free[key] = not (self._all_read or words & self._read or key in _PATHS) and _is_leaf(
+                self._raw, key
+            )
+        if override.type is not OverrideType.CHANGE or isinstance(value, dict | list):
+            return False
+        return self._is_free[key] and not (isinstance(value, str) and ("${" in value or value == "???"))
+
+    def _section(self, name: str, assigned: Assigned) -> tuple[Any] | None:
+        """A section in a tuple, for None is a value too; None: it is not valid."""
+        # 1, 1.0 and True are equal, and not the same value.
+        known = (name, tuple((key, (type(value), value)) for key, value in assigned))
+        if known not in self._sections:
+            self._sections[known] = self._validated(name, assigned)
+        section: tuple[Any] | None = self._sections[known]
+        return section
+
+    def _validated(self, name: str, assigned: Assigned) -> tuple[Any] | None:
+        raw = {name: deepcopy(self._raw[name])} if name in self._raw else {}
+        for key, value in assigned:
+            *above, leaf = key.split(".")
+            node: Any = raw
+            for part in above:
+                node = node[part]
+            node[leaf] = value
+        validated, problems = validate(_alone(name), raw)
+        return None if validated is None or problems else (getattr(validated, name),)
+
+
+@cache
+def _alone(name: str) -> type[Section]:
+    """A model with one field of TrialConfig, whose checks are all its own."""
+    field = TrialConfig.model_fields[name]
+    model: type[Section] = create_model(name, __base__=Section, **{name: (field.annotation, field)})  # type: ignore[call-overload]
+    return model
+
+
+def _is_leaf(raw: Raw, key: str) -> bool:
+    node: Any = raw
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return False
+        node = node[part]
+    return not isinstance(node, dict | list)
+
+
+def _interpolations(node: Any) -> Iterator[str]:
+    if isinstance(node, Mapping):
+        for value in node.values():
+            yield from _interpolations(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _interpolations(value)
+    elif isinstance(node, str) and "${" in node:
+        yield node
