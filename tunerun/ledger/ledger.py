@@ -24,6 +24,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -49,6 +50,7 @@ from tunerun.ledger.records import (
     Mark,
     Prediction,
     Spending,
+    StoredObject,
     SweepRecord,
     TrialProgress,
     TrialRecord,
@@ -422,6 +424,12 @@ def _dump(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
+@lru_cache(maxsize=256)
+def _model(text: str) -> Model:
+    """A base model as its section was written; the jobs of a sweep share it."""
+    return Model.model_validate_json(text)
+
+
 def _load(text: str) -> Any:
     try:
         return json.loads(text)
@@ -443,8 +451,8 @@ def _trial(row: sqlite3.Row) -> TrialRecord:
         tokens=row["tokens"],
         steps=row["steps"],
         overrides=_load(row["overrides"]),
-        config=_load(row["config"]),
-        ingredients=_load(row["ingredients"]),
+        config=StoredObject(row["config"], _load),
+        ingredients=StoredObject(row["ingredients"], _load),
     )
 
 
@@ -458,9 +466,7 @@ def _job(row: sqlite3.Row) -> JobRecord:
         state=JobState(row["state"]),
         ref=JobRef(**_load(row["reference"])) if row["reference"] else None,
         metrics=_load(row["metrics"]),
-        tuned_model=TunedModel(tuned["name"], Model.model_validate(tuned["model"], strict=False), tuned["location"])
-        if tuned
-        else None,
+        tuned_model=TunedModel(tuned["name"], _model(_dump(tuned["model"])), tuned["location"]) if tuned else None,
         failure=Failure(FailureKind(failure["kind"]), failure["message"], failure["traceback"]) if failure else None,
         created_at=row["created_at"],
         started_at=row["started_at"],

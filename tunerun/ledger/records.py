@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from tunerun.job import Failure, JobRef, JobState, TunedModel
 from tunerun.schema import Scalar
+
+
+class StoredObject(Mapping[str, Any]):
+    """A JSON object as the ledger keeps it, read when somebody looks into it: few do, and there may be thousands.
+
+    Args:
+        text: the JSON.
+        read: turns it into a dictionary.
+    """
+
+    def __init__(self, text: str, read: Callable[[str], dict[str, Any]]) -> None:
+        self._text = text
+        self._read = read
+
+    @cached_property
+    def _values(self) -> dict[str, Any]:
+        return self._read(self._text)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return repr(self._values)
 
 
 @dataclass(frozen=True)

@@ -225,7 +225,7 @@ def _artifacts(
     evaluation: Evaluation | None,
 ) -> dict[str, Part[str | bytes]]:
     artifacts: dict[str, Part[str | bytes]] = {
-        "experiment.yaml": Part(ONCE, lambda: _yaml(trial.config)),
+        "experiment.yaml": Part(ONCE, lambda: _yaml(dict(trial.config))),
         "overrides.txt": Part(ONCE, lambda: "".join(f"{override_line(k, v)}\n" for k, v in trial.overrides.items())),
         "template.yaml": Part(ONCE, lambda: _yaml(trial.config["template"])),
         "examples.jsonl": Part(ONCE, lambda: examples_lines(sweep.examples(trial.training))),
