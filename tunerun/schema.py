@@ -16,7 +16,9 @@ BASE_LEARNING_RATE = 0.001
 
 Scalar = str | int | float | bool | None
 
-_DATE = r"^\d{4}-\d{2}-\d{2}$"
+SLUG = r"^[a-z][a-z0-9_-]*$"
+DATE = r"^\d{4}-\d{2}-\d{2}$"
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 
 class Section(BaseModel):
@@ -80,7 +82,7 @@ class Price(Section):
 
     usd_per_million_tokens: float = Field(ge=0, description="Of training, in US dollars: tokens of an epoch x epochs.")
     source: str = Field(min_length=1, description="Where the price was read.")
-    date: str = Field(pattern=_DATE, description="When it was read, as 2026-11-22.")
+    date: str = Field(pattern=DATE, description="When it was read, as 2026-11-22.")
 
 
 class Model(Section):
@@ -100,7 +102,7 @@ class Model(Section):
     )
     price: Price | None = Field(None, description="Of tuning it; null: it costs nothing but this machine's time.")
     retires_on: str | None = Field(
-        None, pattern=_DATE, description="Last day of the service for it, as 2027-01-13; null: none is known."
+        None, pattern=DATE, description="Last day of the service for it, as 2027-01-13; null: none is known."
     )
 
 
@@ -171,7 +173,7 @@ class GeminiBackend(Section):
     )
     api_key_env: str = Field(
         "GEMINI_API_KEY",
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        pattern=VARIABLE,
         description="Variable that holds the API key.",
     )
     oauth: bool = Field(False, description="Google's application default credentials instead of an API key.")
@@ -262,7 +264,7 @@ class Runner(Section):
     )
 
 
-Slug = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[a-z][a-z0-9_-]*$")]
+Slug = Annotated[str, Field(min_length=1, max_length=60, pattern=SLUG)]
 
 
 class TrialConfig(Section):

@@ -41,14 +41,15 @@ class SharedSections:
         self._raw = raw
         texts = list(_interpolations(unresolved))
         self._read = {word for text in texts for word in _WORDS.findall(text)}
-        self._all_read = (
-            any(_COMPUTED.search(text) for text in texts) or not raw.keys() <= TrialConfig.model_fields.keys()
-        )
+        self._all_read = any(_COMPUTED.search(text) for text in texts)
+        self._is_known = raw.keys() <= TrialConfig.model_fields.keys()
         self._sections: dict[tuple[str, Assigned], Any] = {}
         self._is_free: dict[str, bool] = {}
 
     def config(self, values: Sequence[Override]) -> TrialConfig | None:
         """The config with these values; None: it has to be composed as a whole."""
+        if not self._is_known:
+            return None
         assigned: dict[str, list[tuple[str, Any]]] = {}
         for override in values:
             key, value = override.key_or_group, override.value()

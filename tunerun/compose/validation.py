@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from tunerun.compose.loader import missing_keys
+from tunerun.schema import DATE, SLUG, VARIABLE
 
 Location = tuple[str | int, ...]
 SectionType = TypeVar("SectionType", bound=BaseModel)
@@ -23,17 +24,24 @@ _KINDS = {
     "string_type": "must be text; quote it if YAML takes it for something else",
     "bool_type": "must be true or false",
     "list_type": "must be a list",
+    "tuple_type": "must be a list",
     "dict_type": "must be a mapping",
     "model_type": "must be a mapping of keys to values",
     "model_attributes_type": "must be a mapping of keys to values",
     "finite_number": "must be a finite number, not NaN or infinity",
-    "string_pattern_mismatch": "must be a slug: small letters, digits, - and _, a letter first, such as next_number",
     "string_too_short": "must not be empty",
     "string_too_long": "must have at most {max_length} characters",
     "greater_than": "must be greater than {gt}",
     "greater_than_equal": "must be {ge} or more",
     "less_than": "must be less than {lt}",
     "less_than_equal": "must be {le} or less",
+}
+
+
+_PATTERNS = {
+    SLUG: "must be a slug: small letters, digits, - and _, a letter first, such as next_number",
+    DATE: "must be a date, such as 2026-11-22",
+    VARIABLE: "must be the name of an environment variable, such as GEMINI_API_KEY",
 }
 
 
@@ -99,7 +107,7 @@ def _message(model: type[BaseModel], detail: Mapping[str, Any], groups: Sequence
         return f"must be one of {choices}" + (f"; {hint}" if hint else "")
     if kind == "value_error":
         return str(context["error"])
-    text = _KINDS.get(kind)
+    text = _KINDS.get(kind) or _PATTERNS.get(context.get("pattern", ""))
     limits = {name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in context.items()}
     message = text.format(**limits) if text else detail["msg"]
     # Numbers are shown; text is not, for it may be a key that was pasted into the wrong place.
@@ -108,21 +116,29 @@ def _message(model: type[BaseModel], detail: Mapping[str, Any], groups: Sequence
 
 def fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
     """The names of the fields that may stand at a location of a model; empty where keys are free."""
-    current: Any = model
+    current = [model]
     for key in location:
-        field = current.model_fields.get(str(key)) if _is_model(current) else None
-        current = _model_in(field.annotation) if field is not None else None
-    return list(current.model_fields) if _is_model(current) else []
+        tagged = [member for member in current if _tag(member) == key]
+        fields = [member.model_fields[str(key)] for member in current if str(key) in member.model_fields]
+        current = tagged or [member for field in fields for member in _models_in(field.annotation)]
+    return list(dict.fromkeys(name for member in current for name in member.model_fields))
+
+
+def _tag(model: type[BaseModel]) -> object:
+    """What stands in `kind` of a union's member; None: it is none."""
+    kind = model.model_fields.get("kind")
+    values = typing.get_args(kind.annotation) if kind is not None else ()
+    return values[0] if len(values) == 1 else None
 
 
 def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _model_in(annotation: Any) -> Any:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return next((part for part in typing.get_args(annotation) if _is_model(part)), None)
-    return annotation
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    parts = typing.get_args(annotation) if is_union else (annotation,)
+    return [part for part in parts if _is_model(part)]
 
 
 def lines(problems: Sequence[tuple[Location, str]], origin: Callable[[Location], object]) -> list[str]:
