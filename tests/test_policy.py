@@ -22,8 +22,8 @@ from tunerun.errors import AccessError, AmbiguousError, BackendError, ConfigErro
 from tunerun.job import Failure, FailureKind, JobRef, JobState, JobStatus, Snapshot, TuningRequest
 from tunerun.ledger import Ledger
 from tunerun.planning import Plan, Trial, plan
-from tunerun.progress import Progress
 from tunerun.runner import SweepResult, run
+from tunerun.runner.progress import Progress
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 from tunerun.testing.waiting import wait_until
 

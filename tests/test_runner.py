@@ -16,8 +16,8 @@ from tunerun.errors import AmbiguousError, BackendError, BaseModelError, InputEr
 from tunerun.job import Failure, FailureKind, JobRef, JobState, Snapshot, TunedModel, TuningRequest
 from tunerun.ledger import Ledger
 from tunerun.planning import Plan, Trial
-from tunerun.progress import Progress
 from tunerun.runner import SweepResult, run
+from tunerun.runner.progress import Progress
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 
 SWEEP = ("hyperparameters.epoch_count=1,2", "seed=0,1")

@@ -74,7 +74,7 @@ def export(
 def _loaded(overrides: list[str] | None, config_dir: str | None) -> LoadedDataset:
     """The examples of the experiment itself, whatever its sweep varies; it needs no name."""
     from tunerun.compose import compose_name, load
-    from tunerun.planner import load_dataset
+    from tunerun.planning.planner import load_dataset
 
     given = list(overrides or ())
     if any(override.startswith("name=") for override in given) or compose_name(given, config_dir) is not None:

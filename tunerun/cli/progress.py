@@ -14,7 +14,7 @@ from tunerun.cli.tables import err, number, overrides_text, plain, share
 from tunerun.evaluation.verdict import LOSS, TrialResult
 from tunerun.job import Snapshot
 from tunerun.planning import Trial
-from tunerun.progress import Progress
+from tunerun.runner.progress import Progress
 
 LINE_INTERVAL_S = 10.0
 """Seconds between two plain lines of one trial, at least."""

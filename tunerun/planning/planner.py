@@ -17,11 +17,11 @@ from tunerun.digest import digest
 from tunerun.engine.base_model import cache_folder, find
 from tunerun.engine.tokens import EstimatedCounter, TokenCounter, token_counter
 from tunerun.errors import BaseModelError, ConfigError, LimitError
-from tunerun.history import History
 from tunerun.job import Example, ExampleSet, JobState
+from tunerun.planning.history import History
+from tunerun.planning.trial import Trial
 from tunerun.schema import BASE_LEARNING_RATE, Experiment, Point, Section, TrialConfig
 from tunerun.template import PromptTemplate
-from tunerun.trial import Trial
 
 KEY_FORMAT = 1
 """Version of what a key hashes; a change of it makes every trial a new one."""

@@ -13,17 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tunerun.changes import Change, broken_comparison, changes
 from tunerun.digest import digest
 from tunerun.engine.tokens import ESTIMATE_RANGE
 from tunerun.errors import ConfigError, InputError, LimitError
-from tunerun.history import History, read_history
 from tunerun.ledger import FILE_NAME, Spending, SweepRecord
-from tunerun.limits import Cost, over_budget
-from tunerun.planner import KEY_FORMAT, Planner
+from tunerun.planning.changes import Change, broken_comparison, changes
+from tunerun.planning.history import History, read_history
+from tunerun.planning.limits import Cost, over_budget
+from tunerun.planning.planner import KEY_FORMAT, Planner
+from tunerun.planning.trial import Trial, tuned_model_id
 from tunerun.redaction import redact
 from tunerun.schema import Experiment, Point, TrialConfig
-from tunerun.trial import Trial, tuned_model_id
 
 __all__ = ["KEY_FORMAT", "Plan", "Trial", "ledger_path", "plan", "tuned_model_id"]
 
