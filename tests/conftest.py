@@ -24,8 +24,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def clean_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Nothing of the user's own settings reaches a test; no test asks a model hub or reports its usage."""
+    # A base model in the user's cache would make token counts exact; what a test prints must not depend on that.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path.with_name(f"{tmp_path.name}-user-cache")))
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path_factory.getbasetemp() / "matplotlib"))  # its fonts, listed once
     for name in list(os.environ):
         if name.startswith(("TUNERUN_", "MLFLOW_", "HF_")) and name != "TUNERUN_TEST_CACHE":
             monkeypatch.delenv(name)

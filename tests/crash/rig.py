@@ -114,7 +114,7 @@ def _shown(store: Path) -> dict[tuple[str, str], Any]:
         found: dict[tuple[str, str], Any] = {}
         for run, status in runs.items():
             tags = dict(database.execute("SELECT key, value FROM tags WHERE run_uuid = ?", [run]))
-            identity = (tags["tunerun.kind"], tags.get("tunerun.planning.trial", ""))
+            identity = (tags["tunerun.kind"], tags.get("tunerun.trial", ""))
             assert identity not in found, f"two runs for {identity}"
             points = database.execute("SELECT key, step, value FROM metrics WHERE run_uuid = ?", [run]).fetchall()
             params = dict(database.execute("SELECT key, value FROM params WHERE run_uuid = ?", [run]))

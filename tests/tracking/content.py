@@ -33,7 +33,7 @@ def content(uri: str) -> Content:
         identity = (
             tags["tunerun.sweep"],
             tags["tunerun.kind"],
-            tags.get("tunerun.planning.trial", tags.get("tunerun.key", "")),
+            tags.get("tunerun.trial", tags.get("tunerun.key", "")),
         )
         assert identity not in found, f"two runs for {identity}"
         found[identity] = _run(store, run)
@@ -78,7 +78,7 @@ def _model(model: Any) -> dict[str, Any]:
 
 def run_of(uri: str, kind: str, trial: int | None = None) -> Any:
     """The run of a kind and trial."""
-    wanted = {"tunerun.kind": kind, **({} if trial is None else {"tunerun.planning.trial": str(trial)})}
+    wanted = {"tunerun.kind": kind, **({} if trial is None else {"tunerun.trial": str(trial)})}
     return next(run for run in runs(uri) if wanted.items() <= run.data.tags.items())
 
 

@@ -242,7 +242,7 @@ def _seen(mark: Mark | None) -> object:
 def _subject_of(sweep: FrozenSweep, tags: Mapping[str, str]) -> str:
     match tags.get("tunerun.kind"):
         case Kind.TRIAL:
-            return trial_subject(sweep.id, int(tags.get("tunerun.planning.trial", "-1")))
+            return trial_subject(sweep.id, int(tags.get("tunerun.trial", "-1")))
         case Kind.BASELINE:
             return sweep.subject(Kind.BASELINE, tags.get("tunerun.key", ""))
         case _:
