@@ -89,6 +89,8 @@ class TuningRequest:
         template: stored beside the tuned model, so that inference formats as training did; a backend does not
             apply it: the examples are already rendered.
         validation: held-out examples to measure the loss on after training; may be empty.
+        start_from: location of a tuned model whose adapter training begins with, so that its rank and alpha hold;
+            None: a new adapter.
     """
 
     key: str
@@ -99,6 +101,7 @@ class TuningRequest:
     template: Template
     training: tuple[Example, ...]
     validation: tuple[Example, ...] = ()
+    start_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,8 @@ class JobStatus:
         snapshots: every snapshot since the start of the job, by step.
         metrics: what the backend measured itself: `train/seconds`, `validation/loss` (nats per output token) and
             `validation/base_loss` (the same of the base model before training), where it can.
-        tuned_model: set when the state is SUCCEEDED.
+        tuned_model: set when the state is SUCCEEDED; also when it is CANCELLED, where the backend was told to keep
+            what had been learned by then.
         failure: set when the state is FAILED.
     """
 
@@ -172,8 +176,31 @@ class JobStatus:
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """How to generate: at most `max_output_tokens` tokens; temperature 0 is greedy, above it samples with `seed`."""
+    """How to generate.
+
+    Attributes:
+        max_output_tokens: the most tokens of an answer.
+        temperature: 0 is greedy; above it samples with `seed`.
+        top_p: when sampling, only the likeliest tokens that together have this probability; 1: all.
+        top_k: when sampling, only so many of the likeliest tokens; 0: all.
+    """
 
     max_output_tokens: int = 64
     temperature: float = 0.0
     seed: int = 0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answered.
+
+    Attributes:
+        tokens: how many it took, without the one that ends it.
+        is_cut: whether it ended at `max_output_tokens`, or where the model's context ends, and not by itself.
+    """
+
+    text: str
+    tokens: int
+    is_cut: bool

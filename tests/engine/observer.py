@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tunerun.engine import network
-from tunerun.job import Snapshot, TuningRequest
+from tunerun.job import JobState, Snapshot, TuningRequest
 
 
 class Recording:
@@ -31,6 +31,7 @@ class Recording:
         adapted: Any,
         snapshots: Sequence[Snapshot],  # noqa: ARG002 - the Protocol's
         metrics: dict[str, float],  # noqa: ARG002 - the Protocol's
+        state: JobState,  # noqa: ARG002 - the Protocol's
     ) -> None:
         self.adapters[request.key] = {
             name: parameter.detach().clone()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from tunerun.engine import encoding, network, training, tuned_model
 from tunerun.engine.generation import ADAPTERS_KEPT, Generation
 from tunerun.engine.network import LoadedModel
 from tunerun.errors import BaseModelError, InputError, NotFoundError
-from tunerun.job import Example, GenerateOptions, TuningRequest
+from tunerun.job import Example, GenerateOptions, JobState, TuningRequest
 from tunerun.schema import Model
 
 # PEFT 0.21 asks transformers 5.23 by an old name.
@@ -30,11 +30,13 @@ def tune(base: LoadedModel, request: TuningRequest, folder: Path) -> Path:
     """Train and write a tuned model's folder, as the engine's process does."""
 
     class Storing(Recording):
-        def trained(self, request: TuningRequest, adapted: Any, snapshots: Any, metrics: dict[str, float]) -> None:
+        def trained(
+            self, request: TuningRequest, adapted: Any, snapshots: Any, metrics: dict[str, float], state: JobState
+        ) -> None:
             tuned_model.write(
                 folder / request.tuned_model_id,
                 tuned_model.record_of(request, base.identity, base.chat),
-                tuned_model.FinishedJob("job", tuple(snapshots), metrics),
+                tuned_model.FinishedJob("job", tuple(snapshots), metrics, state),
                 lambda partial: network.save_adapter(adapted, request.model.source, partial),
             )
 
@@ -54,6 +56,10 @@ def generation(base: LoadedModel) -> Iterator[Generation]:
     generation = Generation(base)
     yield generation
     generation.release()
+
+
+def texts(generation: Generation, adapter: Path | None, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
+    return [answer.text for answer in generation.answer(adapter, inputs, options)]
 
 
 def transformers_answer(
@@ -89,36 +95,36 @@ def test_generation_sends_the_prompt_tokens_of_training(base: LoadedModel) -> No
 
 def test_tuned_model_has_learned_its_examples(generation: Generation, tuned: Path) -> None:
     """Enough epochs on seven examples teach the tiny model their answers, end included."""
-    answers = generation.answer(tuned, [one.text_input for one in EXAMPLES], OPTIONS)
+    answers = texts(generation, tuned, [one.text_input for one in EXAMPLES], OPTIONS)
     assert answers == [one.output for one in EXAMPLES]
 
 
 def test_folder_loads_with_peft_alone(generation: Generation, tuned: Path, tiny: Model) -> None:
     """PEFT and transformers load the folder unchanged and answer exactly as the engine."""
-    ours = generation.answer(tuned, INPUTS, OPTIONS)
+    ours = texts(generation, tuned, INPUTS, OPTIONS)
     assert ours == [transformers_answer(tiny.source, tuned, text) for text in INPUTS]
 
 
 def test_base_model_answers_bare(generation: Generation, tuned: Path, tiny: Model) -> None:
     """The base model answers as transformers alone, also when adapters were used before."""
     expected = [transformers_answer(tiny.source, None, text) for text in INPUTS]
-    assert generation.answer(None, INPUTS, OPTIONS) == expected
-    generation.answer(tuned, INPUTS, OPTIONS)
-    assert generation.answer(None, INPUTS, OPTIONS) == expected
+    assert texts(generation, None, INPUTS, OPTIONS) == expected
+    texts(generation, tuned, INPUTS, OPTIONS)
+    assert texts(generation, None, INPUTS, OPTIONS) == expected
 
 
 def test_many_inputs_come_back_in_order(generation: Generation, tuned: Path) -> None:
     """More inputs than a batch holds are answered each as if it were alone."""
     inputs = [one.text_input for one in EXAMPLES] * 6
-    alone = {text: generation.answer(tuned, [text], OPTIONS)[0] for text in set(inputs)}
-    assert generation.answer(tuned, inputs, OPTIONS) == [alone[text] for text in inputs]
+    alone = {text: texts(generation, tuned, [text], OPTIONS)[0] for text in set(inputs)}
+    assert texts(generation, tuned, inputs, OPTIONS) == [alone[text] for text in inputs]
 
 
 def test_sampling_follows_its_seed(generation: Generation) -> None:
     """Above temperature 0 the same seed gives the same answers, another seed others; torch's own state stays."""
     state = torch.random.get_rng_state()
     one, again, other = (
-        generation.answer(None, INPUTS, GenerateOptions(max_output_tokens=12, temperature=1.0, seed=seed))
+        texts(generation, None, INPUTS, GenerateOptions(max_output_tokens=12, temperature=1.0, seed=seed))
         for seed in (1, 1, 2)
     )
     assert one == again
@@ -134,11 +140,11 @@ def test_old_adapters_make_room(
         tune(base, request_of(tiny, key=key, seed=seed, adapter_rank=seed + 1, learning_rate=0.1), tmp_path)
         for seed, key in enumerate("abcdef"[: ADAPTERS_KEPT + 1])
     ]
-    first = generation.answer(tuned, INPUTS, OPTIONS)
-    answers = [generation.answer(folder, INPUTS, OPTIONS) for folder in folders]
+    first = texts(generation, tuned, INPUTS, OPTIONS)
+    answers = [texts(generation, folder, INPUTS, OPTIONS) for folder in folders]
     assert len({tuple(answer) for answer in answers}) > 1
-    assert generation.answer(tuned, INPUTS, OPTIONS) == first
-    assert [generation.answer(folder, INPUTS, OPTIONS) for folder in folders] == answers
+    assert texts(generation, tuned, INPUTS, OPTIONS) == first
+    assert [texts(generation, folder, INPUTS, OPTIONS) for folder in folders] == answers
 
 
 def test_adapter_of_another_base_model_is_refused(
@@ -150,21 +156,21 @@ def test_adapter_of_another_base_model_is_refused(
     record = (tuned / tuned_model.RECORD_FILE).read_text()
     (folder / tuned_model.RECORD_FILE).write_text(record.replace(base.identity, "folder:sha256:0"))
     with pytest.raises(BaseModelError, match="was tuned from folder:sha256:0"):
-        generation.answer(folder, INPUTS, OPTIONS)
+        texts(generation, folder, INPUTS, OPTIONS)
 
 
 def test_folder_without_a_tuned_model_is_refused(generation: Generation, tmp_path: Path) -> None:
     """A folder that tunerun did not write is named in the error."""
     with pytest.raises(NotFoundError, match="holds no tuned model"):
-        generation.answer(tmp_path, INPUTS, OPTIONS)
+        texts(generation, tmp_path, INPUTS, OPTIONS)
 
 
 def test_input_that_fills_the_context_is_refused(generation: Generation) -> None:
     """An input that leaves no room for an answer is refused by its number."""
     with pytest.raises(InputError, match=r"1 of 2 inputs leave no room .* number 2"):
-        generation.answer(None, ["1", "1 " * tiny_model.CONTEXT_TOKENS], OPTIONS)
+        texts(generation, None, ["1", "1 " * tiny_model.CONTEXT_TOKENS], OPTIONS)
 
 
 def test_answer_ends_where_the_context_ends(generation: Generation) -> None:
     """A prompt that almost fills the context gets the tokens that are left."""
-    assert len(generation.answer(None, ["1 " * 40], GenerateOptions(max_output_tokens=1000))) == 1
+    assert len(texts(generation, None, ["1 " * 40], GenerateOptions(max_output_tokens=1000))) == 1

@@ -12,7 +12,7 @@ from tunerun.engine import messages, packages
 from tunerun.engine.failures import DivergedError, failure_of
 from tunerun.engine.process import EngineProcess, failure_of_exit
 from tunerun.errors import InputError, MissingPackageError
-from tunerun.job import Failure, FailureKind, GenerateOptions, JobState, Snapshot
+from tunerun.job import Answer, Failure, FailureKind, GenerateOptions, JobState, Snapshot
 from tunerun.schema import Model
 
 MODEL = Model(name="x", source="x")
@@ -78,7 +78,8 @@ def test_commands_round_trip(command: messages.Command) -> None:
         messages.SnapshotTaken("a.1", Snapshot(1, 1, 0.1 + 0.2, 1795384000.123456)),
         messages.JobEnded("a.1", JobState.FAILED, {}, Failure(FailureKind.CRASHED, "x\ny", "trace")),
         messages.JobEnded("a.1", JobState.SUCCEEDED, {"validation/loss": 1e-30}),
-        messages.Answers(("\n", "")),
+        messages.Answers((Answer("\n", 2, is_cut=True), Answer("", 0, is_cut=False))),
+        messages.Piece("ä"),
         messages.Refused("BaseModelError", ("one", "two")),
         messages.Done(),
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engine.test_generation import transformers_answer, tune
+from tests.engine.test_generation import texts, transformers_answer, tune
 from tunerun.engine import base_model, encoding, network, tokens
 from tunerun.engine.generation import Generation
 from tunerun.job import Example, GenerateOptions, TuningRequest
@@ -49,10 +49,10 @@ def test_tuning_learns_and_peft_agrees(smollm2: Model, cache: Path, tmp_path: Pa
     inputs = ["5", "forty one", "one hundred"]
     generation = Generation(base)
     prepared = base_model.prepared_folder(base_model.find(smollm2, cache), cache)
-    assert generation.answer(folder, inputs, OPTIONS) == [
+    assert texts(generation, folder, inputs, OPTIONS) == [
         transformers_answer(str(prepared), folder, text, OPTIONS.max_output_tokens) for text in inputs
     ]
     generation.release()
-    assert generation.answer(None, inputs[:1], OPTIONS) == [
+    assert texts(generation, None, inputs[:1], OPTIONS) == [
         transformers_answer(str(prepared), None, inputs[0], OPTIONS.max_output_tokens)
     ]

@@ -87,8 +87,8 @@ def test_a_server_that_never_answers_holds_nobody(lab: Lab, monkeypatch: pytest.
         started = time.monotonic()
         tracker.close(0.2)
         assert time.monotonic() - started < DEADLINE_S / 4
-    assert tracker.problem is not None
-    assert "not up to date after 0.2 s" in tracker.problem
+        assert tracker.problem is not None
+        assert "not up to date after 0.2 s" in tracker.problem
 
 
 def test_a_store_that_cannot_be_written_is_a_problem_of_one_line(lab: Lab, tmp_path: Path) -> None:

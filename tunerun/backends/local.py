@@ -10,7 +10,7 @@ import re
 import threading
 import uuid
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from tunerun.engine import base_model, messages, packages, tuned_model
 from tunerun.engine.process import EngineProcess
 from tunerun.errors import BackendError, BaseModelError, InputError
 from tunerun.job import (
+    Answer,
     Failure,
     FailureKind,
     GenerateOptions,
@@ -77,7 +78,8 @@ class _Call:
     """A command that somebody waits for."""
 
     command: messages.Prepare | messages.Generate
-    answer: Future[tuple[str, ...]] = field(default_factory=Future)
+    on_text: Callable[[str], None] | None = None
+    answer: Future[tuple[Answer, ...]] = field(default_factory=Future)
 
 
 class LocalBackend:
@@ -88,14 +90,24 @@ class LocalBackend:
         cache: the cache directory of base models.
         device: `auto` (cuda, else mps, else cpu), `cpu`, `cuda` or `mps`.
         threads: CPU threads; None: as many as torch takes by itself.
+        keep_cancelled: whether a job that is cancelled after its first step leaves a tuned model all the same.
     """
 
-    def __init__(self, runs: Path, cache: Path, device: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        runs: Path,
+        cache: Path,
+        device: str = "auto",
+        threads: int | None = None,
+        *,
+        keep_cancelled: bool = False,
+    ) -> None:
         self._tuned_models = runs.absolute() / "tuned_models"
         self._log = runs.absolute() / "logs" / "engine.log"
         self._cache = cache
         self._device = device
         self._threads = threads
+        self._keep_cancelled = keep_cancelled
         self._changed = threading.Condition()
         self._calls: deque[_Call] = deque()
         self._waiting: deque[_Job] = deque()
@@ -172,8 +184,8 @@ class LocalBackend:
                 return known.ref
             if known is not None and known.state == JobState.SUCCEEDED and self._folder(known.id).exists():
                 return known.ref
-            if folder.exists():
-                return self._ref_of_folder(folder, request)
+            if folder.exists() and (ref := self._ref_of_folder(folder, request)) is not None:
+                return ref
             packages.require(*packages.NEEDED)
             base_model.find(request.model, self._cache)
             job = _Job(f"{request.tuned_model_id}.{uuid.uuid4().hex[:12]}", request)
@@ -182,14 +194,15 @@ class LocalBackend:
             self._wake()
             return job.ref
 
-    def _ref_of_folder(self, folder: Path, request: TuningRequest) -> JobRef:
+    def _ref_of_folder(self, folder: Path, request: TuningRequest) -> JobRef | None:
+        """The job that made a folder; None: it was cancelled, and the next one replaces what it left."""
         finished = tuned_model.read_finished(folder)
         if tuned_model.read(folder).key != request.key or finished is None:
             raise InputError(
                 f"{folder} holds a tuned model of another trial; an id belongs to one trial; "
                 "move that folder away, or choose another name"
             )
-        return JobRef(KIND, finished.job)
+        return JobRef(KIND, finished.job) if finished.state is JobState.SUCCEEDED else None
 
     def _folder(self, job_id: str) -> Path:
         return self._tuned_models / job_id.partition(".")[0]
@@ -203,19 +216,20 @@ class LocalBackend:
             job = self._jobs.get(ref.id) if ref.backend == KIND else None
             if job is None:
                 return self._status_of_folder(ref)
-            succeeded = job.state == JobState.SUCCEEDED
-            tuned = self._tuned_model(self._folder(job.id), job.request.model) if succeeded else None
+            left = tuned_model.read_finished(self._folder(job.id)) if job.state.is_finished else None
+            is_there = left is not None and left.job == job.id
+            tuned = self._tuned_model(self._folder(job.id), job.request.model) if is_there else None
             return JobStatus(job.state, tuple(job.snapshots), dict(job.metrics), tuned, job.failure)
 
     def _status_of_folder(self, ref: JobRef) -> JobStatus:
-        """Return the status of an earlier process' job: SUCCEEDED if it left its tuned model, else lost."""
+        """Return the status of an earlier process' job: as its tuned model's folder says, else lost."""
         identifier = ref.id.partition(".")[0]
         if ref.backend == KIND and _TUNED_MODEL_ID.fullmatch(identifier):
             folder = self._folder(ref.id)
             finished = tuned_model.read_finished(folder)
             if finished is not None and finished.job == ref.id:
                 tuned = self._tuned_model(folder, tuned_model.read(folder).base_model)
-                return JobStatus(JobState.SUCCEEDED, finished.snapshots, finished.metrics, tuned)
+                return JobStatus(finished.state, finished.snapshots, finished.metrics, tuned)
         return JobStatus(JobState.FAILED, failure=_NOT_KNOWN)
 
     def _tuned_model(self, folder: Path, model: Model) -> TunedModel:
@@ -236,7 +250,20 @@ class LocalBackend:
                     self._engine.send(messages.Cancel(job.id))
 
     def generate(self, model: Model | TunedModel, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
-        """Answer inputs between two jobs; see the Protocol.
+        """Answer inputs between two jobs; see the Protocol, and `answer`."""
+        return [answer.text for answer in self.answer(model, inputs, options)]
+
+    def answer(
+        self,
+        model: Model | TunedModel,
+        inputs: Sequence[str],
+        options: GenerateOptions,
+        on_text: Callable[[str], None] | None = None,
+    ) -> list[Answer]:
+        """Answer inputs between two jobs, and say how each answer ended.
+
+        Args:
+            on_text: given each further part of the answer as it comes, from another thread; for one input alone.
 
         Raises:
             InputError: the tuned model, the base model or a package is missing, or an input is too long.
@@ -250,10 +277,13 @@ class LocalBackend:
         if adapter is not None:
             tuned_model.read(Path(adapter))
         base_model.find(base, self._cache)
-        return list(self._call(messages.Generate(base, adapter, tuple(inputs), options)))
+        command = messages.Generate(base, adapter, tuple(inputs), options, stream=on_text is not None)
+        return list(self._call(command, on_text))
 
-    def _call(self, command: messages.Prepare | messages.Generate) -> tuple[str, ...]:
-        call = _Call(command)
+    def _call(
+        self, command: messages.Prepare | messages.Generate, on_text: Callable[[str], None] | None = None
+    ) -> tuple[Answer, ...]:
+        call = _Call(command, on_text)
         with self._changed:
             self._check_open()
             self._calls.append(call)
@@ -337,7 +367,8 @@ class LocalBackend:
     def _command(self, work: _Job | _Call) -> messages.Command:
         if isinstance(work, _Call):
             return work.command
-        return messages.Train((messages.PackedJob(work.id, work.request),), str(self._tuned_models))
+        packed = messages.PackedJob(work.id, work.request)
+        return messages.Train((packed,), str(self._tuned_models), self._keep_cancelled)
 
     def _take(self, work: _Job | _Call, report: messages.Report) -> bool:
         """Note a report; return whether the work is done."""
@@ -351,7 +382,9 @@ class LocalBackend:
         elif isinstance(report, messages.Refused):
             work.answer.set_exception(_raised(report))
         elif isinstance(report, messages.Answers):
-            work.answer.set_result(report.outputs)
+            work.answer.set_result(report.answers)
+        elif isinstance(report, messages.Piece) and work.on_text is not None:
+            work.on_text(report.text)
         elif isinstance(report, messages.Done):
             work.answer.set_result(())
         return isinstance(report, messages.Done | messages.Answers | messages.Refused)

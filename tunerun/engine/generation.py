@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ import torch
 from tunerun.engine import tuned_model
 from tunerun.engine.chat import ChatFormat
 from tunerun.engine.encoding import batches_by_length, encode_texts
-from tunerun.engine.network import LoadedModel, peft_warnings_ignored, take_off
-from tunerun.errors import BaseModelError, InputError
-from tunerun.job import GenerateOptions
+from tunerun.engine.network import LoadedModel, check_base, peft_warnings_ignored, take_off
+from tunerun.errors import InputError
+from tunerun.job import Answer, GenerateOptions
 
 ROWS = 16
 """Inputs answered at once. Our choice, not measured: more rows need more memory for their cache."""
@@ -36,11 +36,18 @@ class Generation:
         self._names: OrderedDict[tuple[str, int], str] = OrderedDict()
         self._count = 0
 
-    def answer(self, adapter: Path | None, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
+    def answer(
+        self,
+        adapter: Path | None,
+        inputs: Sequence[str],
+        options: GenerateOptions,
+        on_text: Callable[[str], None] | None = None,
+    ) -> list[Answer]:
         """Answer inputs, in order.
 
         Args:
             adapter: a tuned model's folder; None: the base model.
+            on_text: given each further part of the answer as it comes; for one input alone.
 
         Raises:
             NotFoundError: the folder holds no tuned model.
@@ -50,22 +57,17 @@ class Generation:
         chat = self._base.chat if adapter is None else self._record_of(adapter)
         prompts = encode_texts(self._base.tokenizer, [chat.prompt(text) for text in inputs])
         self._check_lengths(prompts)
-        outputs = [""] * len(prompts)
+        found: dict[int, Answer] = {}
         with self._network(adapter) as network, torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
             for positions in batches_by_length([len(prompt) for prompt in prompts], ROWS):
-                answers = self._answer_batch(network, [prompts[position] for position in positions], options)
-                for position, answer in zip(positions, answers, strict=True):
-                    outputs[position] = answer
-        return outputs
+                batch = [prompts[position] for position in positions]
+                found.update(zip(positions, self._answer_batch(network, batch, options, on_text), strict=True))
+        return [found[position] for position in range(len(prompts))]
 
     def _record_of(self, adapter: Path) -> ChatFormat:
         record = tuned_model.read(adapter)
-        if record.base_identity != self._base.identity:
-            raise BaseModelError(
-                f"{record.tuned_model} was tuned from {record.base_identity}, but the base model found now is "
-                f"{self._base.identity}; they have to be the same; restore the old one, or tune again"
-            )
+        check_base(record, self._base)
         return record.chat_format
 
     def _check_lengths(self, prompts: list[list[int]]) -> None:
@@ -78,30 +80,49 @@ class Generation:
             )
 
     @torch.no_grad()
-    def _answer_batch(self, network: Any, prompts: list[list[int]], options: GenerateOptions) -> list[str]:
+    def _answer_batch(
+        self,
+        network: Any,
+        prompts: list[list[int]],
+        options: GenerateOptions,
+        on_text: Callable[[str], None] | None,
+    ) -> list[Answer]:
         from transformers import GenerationConfig
 
         base, longest = self._base, max(map(len, prompts))
         tokens = torch.tensor([[base.pad_id] * (longest - len(ids)) + ids for ids in prompts], device=base.device)
         mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=base.device)
         room = options.max_output_tokens if base.context_tokens is None else base.context_tokens - longest
+        most = min(options.max_output_tokens, room)
         sampling: dict[str, Any] = {"do_sample": False}
         if options.temperature > 0:
-            sampling = {"do_sample": True, "temperature": options.temperature, "top_k": 0, "top_p": 1.0}
+            sampling = {
+                "do_sample": True,
+                "temperature": options.temperature,
+                "top_k": options.top_k,
+                "top_p": options.top_p,
+            }
         config = GenerationConfig(
-            max_new_tokens=min(options.max_output_tokens, room),
+            max_new_tokens=most,
             eos_token_id=base.stop_ids or None,
             pad_token_id=base.pad_id,
             use_cache=True,
             **sampling,
         )
-        generated = network.generate(input_ids=tokens, attention_mask=mask, generation_config=config)
-        return [self._text(ids) for ids in generated[:, longest:].tolist()]
+        streamer = None if on_text is None else _Streamer(self._text, on_text)
+        generated = network.generate(input_ids=tokens, attention_mask=mask, generation_config=config, streamer=streamer)
+        return [self._answered(ids, most) for ids in generated[:, longest:].tolist()]
+
+    def _answered(self, ids: list[int], most: int) -> Answer:
+        end = self._end(ids)
+        return Answer(self._text(ids), tokens=end, is_cut=end == most)
+
+    def _end(self, ids: list[int]) -> int:
+        """Where the first token stands that ends an answer; what is behind it is padding."""
+        return next((position for position, token in enumerate(ids) if token in self._base.stop_ids), len(ids))
 
     def _text(self, ids: list[int]) -> str:
-        """Decode up to the first token that ends an answer; what stands behind it is padding."""
-        end = next((position for position, token in enumerate(ids) if token in self._base.stop_ids), len(ids))
-        return self._base.tokenizer.decode(ids[:end], skip_special_tokens=True)
+        return self._base.tokenizer.decode(ids[: self._end(ids)], skip_special_tokens=True)
 
     @contextmanager
     def _network(self, adapter: Path | None) -> Iterator[Any]:
@@ -142,3 +163,38 @@ class Generation:
             take_off(self._base, self._adapted)
             self._adapted = None
             self._names.clear()
+
+
+class _Streamer:
+    """What transformers' `generate` hands its tokens to, as they come: passes on the text that is sure to stay.
+
+    Args:
+        text: decodes tokens.
+        on_text: given each further part.
+    """
+
+    def __init__(self, text: Callable[[list[int]], str], on_text: Callable[[str], None]) -> None:
+        self._text = text
+        self._on_text = on_text
+        self._ids: list[int] = []
+        self._sent = 0
+        self._is_prompt = True
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take the prompt, and then one token after the other."""
+        if self._is_prompt:
+            self._is_prompt = False
+            return
+        self._ids += value.flatten().tolist()
+        text = self._text(self._ids)
+        if not text.endswith("\ufffd"):  # a character of which some bytes are still to come
+            self._send(text)
+
+    def end(self) -> None:
+        """Pass on the rest."""
+        self._send(self._text(self._ids))
+
+    def _send(self, text: str) -> None:
+        if len(text) > self._sent:
+            self._on_text(text[self._sent :])
+            self._sent = len(text)

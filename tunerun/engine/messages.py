@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from tunerun.job import Failure, GenerateOptions, JobState, Snapshot, TuningRequest
+from tunerun.job import Answer, Failure, GenerateOptions, JobState, Snapshot, TuningRequest
 from tunerun.schema import Model
 
 
@@ -34,21 +34,29 @@ class Train:
 
     Attributes:
         tuned_models: the folder in which each tuned model gets its own, named by its id.
+        keep_cancelled: whether a job that is cancelled after its first step leaves a tuned model all the same.
     """
 
     pack: tuple[PackedJob, ...]
     tuned_models: str
+    keep_cancelled: bool = False
     do: Literal["train"] = "train"
 
 
 @dataclass(frozen=True)
 class Generate:
-    """Answer inputs; answered by Answers or Refused. `adapter` is a tuned model's folder, None the base model."""
+    """Answer inputs; answered by Answers or Refused.
+
+    Attributes:
+        adapter: a tuned model's folder; None: the base model.
+        stream: of one input: whether its answer also comes piece by piece, as Piece.
+    """
 
     model: Model
     adapter: str | None
     inputs: tuple[str, ...]
     options: GenerateOptions
+    stream: bool = False
     do: Literal["generate"] = "generate"
 
 
@@ -88,10 +96,18 @@ class JobEnded:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """The outputs to Generate's inputs, in order."""
+class Piece:
+    """The next part of an answer that is streamed."""
 
-    outputs: tuple[str, ...]
+    text: str
+    report: Literal["piece"] = "piece"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers to Generate's inputs, in order."""
+
+    answers: tuple[Answer, ...]
     report: Literal["answers"] = "answers"
 
 
@@ -119,7 +135,7 @@ class Done:
 
 
 Command = Prepare | Train | Generate | Cancel
-Report = Started | SnapshotTaken | JobEnded | Answers | Refused | Done
+Report = Started | SnapshotTaken | JobEnded | Piece | Answers | Refused | Done
 
 _COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="do")])
 _REPORT: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="report")])

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from tunerun.engine import base_model
+from tunerun.engine import base_model, tuned_model
 from tunerun.engine.chat import ChatFormat
+from tunerun.engine.tuned_model import TunedModelRecord
 from tunerun.errors import BaseModelError, InputError
 from tunerun.schema import Hyperparameters, Model
 
@@ -140,6 +141,44 @@ def fresh_adapter(base: LoadedModel, hyperparameters: Hyperparameters, seed: int
         yield adapted
     finally:
         take_off(base, adapted)
+
+
+@contextmanager
+def learned_adapter(base: LoadedModel, folder: Path) -> Iterator[Any]:
+    """Put a copy of a tuned model's adapter on the base model, to learn more, and take it off at the end.
+
+    Yields:
+        The PeftModel; only the adapter's parameters learn.
+
+    Raises:
+        NotFoundError: the folder holds no tuned model.
+        BaseModelError: it was tuned from another base model.
+    """
+    import peft
+
+    check_base(tuned_model.read(folder), base)
+    with peft_warnings_ignored():
+        adapted = peft.PeftModel.from_pretrained(
+            base.network, folder, adapter_name=ADAPTER, is_trainable=True, torch_device=str(base.device)
+        )
+    adapted.eval()
+    try:
+        yield adapted
+    finally:
+        take_off(base, adapted)
+
+
+def check_base(record: TunedModelRecord, base: LoadedModel) -> None:
+    """Refuse a tuned model that belongs to another base model.
+
+    Raises:
+        BaseModelError: it does.
+    """
+    if record.base_identity != base.identity:
+        raise BaseModelError(
+            f"{record.tuned_model} was tuned from {record.base_identity}, but the base model found now is "
+            f"{base.identity}; they have to be the same; restore the old one, or tune again"
+        )
 
 
 @contextmanager

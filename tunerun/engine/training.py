@@ -11,7 +11,9 @@ import math
 import random
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +21,7 @@ from torch.nn.functional import cross_entropy
 
 from tunerun.engine.encoding import Batch, EncodedExample, batches_by_length, collate, encode_examples
 from tunerun.engine.failures import CancelledJobError, DivergedError, failure_of
-from tunerun.engine.network import LoadedModel, fresh_adapter
+from tunerun.engine.network import LoadedModel, fresh_adapter, learned_adapter
 from tunerun.errors import InputError
 from tunerun.job import Failure, JobState, Snapshot, TuningRequest
 from tunerun.schema import Hyperparameters
@@ -41,7 +43,12 @@ class Observer(Protocol):
         """Whether the job shall stop now."""
 
     def trained(
-        self, request: TuningRequest, adapted: Any, snapshots: Sequence[Snapshot], metrics: dict[str, float]
+        self,
+        request: TuningRequest,
+        adapted: Any,
+        snapshots: Sequence[Snapshot],
+        metrics: dict[str, float],
+        state: JobState,
     ) -> None:
         """Store the adapter, which is gone after this call."""
 
@@ -55,20 +62,23 @@ class Outcome:
     failure: Failure | None = None
 
 
-def train(pack: Sequence[TuningRequest], base: LoadedModel, observer: Observer) -> Iterator[Outcome]:
+def train(
+    pack: Sequence[TuningRequest], base: LoadedModel, observer: Observer, *, keep_cancelled: bool = False
+) -> Iterator[Outcome]:
     """Train a pack of requests that share a base model; one that fails does not touch the others.
 
     Args:
         pack: the requests; they run one after another.
         base: their base model, which is left as it was.
         observer: called from this thread.
+        keep_cancelled: store the adapter of a job that is cancelled after its first step.
 
     Yields:
         An outcome for each request, in order.
     """
     for request in pack:
         try:
-            metrics = _train_one(request, base, observer)
+            metrics = _train_one(request, base, observer, keep_cancelled=keep_cancelled)
         except CancelledJobError:
             yield Outcome(JobState.CANCELLED)
         except Exception as error:  # noqa: BLE001 - isolates a job; the failure carries the traceback
@@ -77,28 +87,46 @@ def train(pack: Sequence[TuningRequest], base: LoadedModel, observer: Observer) 
             yield Outcome(JobState.SUCCEEDED, metrics)
 
 
-def _train_one(request: TuningRequest, base: LoadedModel, observer: Observer) -> dict[str, float]:
+def _train_one(
+    request: TuningRequest, base: LoadedModel, observer: Observer, *, keep_cancelled: bool
+) -> dict[str, float]:
     training = _encode(request, base, "training")
     validation = _encode(request, base, "validation")
     if not training:
         raise InputError("the request holds no training examples; at least one is needed; check dataset.path")
-    metrics = {}
+    metrics: dict[str, float] = {}
     if validation:
         metrics["validation/base_loss"] = _base_loss(base, validation, request, observer)
-    with fresh_adapter(base, request.hyperparameters, request.seed) as adapted:
-        snapshots = []
+    with adapter_of(request, base) as adapted:
+        snapshots: list[Snapshot] = []
         started = time.perf_counter()
-        for snapshot in _steps(request, base, adapted, training, observer):
-            snapshots.append(snapshot)
-            observer.snapshot(request, snapshot)
+        try:
+            for snapshot in _steps(request, base, adapted, training, observer):
+                snapshots.append(snapshot)
+                observer.snapshot(request, snapshot)
+        except CancelledJobError:
+            if keep_cancelled and snapshots:
+                observer.trained(request, adapted, snapshots, metrics, JobState.CANCELLED)
+            raise
         metrics["train/seconds"] = time.perf_counter() - started
         metrics["train/tokens"] = float(sum(map(len, training)) * request.hyperparameters.epoch_count)
         _check_finite(adapted)
         if validation:
             metrics["validation/loss"] = _mean_loss(base, adapted, validation, request, observer)
             _check_loss(metrics["validation/loss"], "the validation loss after training")
-        observer.trained(request, adapted, snapshots, metrics)
+        observer.trained(request, adapted, snapshots, metrics, JobState.SUCCEEDED)
     return metrics
+
+
+def adapter_of(request: TuningRequest, base: LoadedModel) -> AbstractContextManager[Any]:
+    """Return the adapter that a request begins with, on the base model while the context lasts.
+
+    Raises:
+        InputError: the tuned model to start from is not there, or belongs to another base model.
+    """
+    if request.start_from is None:
+        return fresh_adapter(base, request.hyperparameters, request.seed)
+    return learned_adapter(base, Path(request.start_from))
 
 
 def _encode(request: TuningRequest, base: LoadedModel, part: str) -> list[EncodedExample]:

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tunerun.engine.chat import ChatFormat
 from tunerun.errors import NotFoundError
-from tunerun.job import Snapshot, TuningRequest
+from tunerun.job import JobState, Snapshot, TuningRequest
 from tunerun.schema import Hyperparameters, Model, Template
 
 FORMAT_VERSION = 1
@@ -51,11 +51,12 @@ class TunedModelRecord:
 
 @dataclass(frozen=True)
 class FinishedJob:
-    """What `status.json` holds: the job that made the tuned model."""
+    """What `status.json` holds: the job that made the tuned model, SUCCEEDED or CANCELLED on its way."""
 
     job: str
     snapshots: tuple[Snapshot, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
+    state: JobState = JobState.SUCCEEDED
 
 
 _RECORD = TypeAdapter(TunedModelRecord)

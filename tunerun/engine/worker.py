@@ -108,7 +108,8 @@ class Worker:
         if isinstance(command, messages.Generate):
             adapter = None if command.adapter is None else Path(command.adapter)
             self._load(command.model)
-            return messages.Answers(tuple(self._generation.answer(adapter, command.inputs, command.options)))
+            on_text = (lambda text: self._report(messages.Piece(text))) if command.stream else None
+            return messages.Answers(tuple(self._generation.answer(adapter, command.inputs, command.options, on_text)))
         self._train(command)
         return messages.Done()
 
@@ -124,7 +125,8 @@ class Worker:
                 self._report(messages.JobEnded(packed.job, JobState.FAILED, failure=failure_of(error)))
             return
         observer = _Reporting(self, command, self._base)
-        outcomes = training.train([packed.request for packed in command.pack], self._base, observer)
+        requests = [packed.request for packed in command.pack]
+        outcomes = training.train(requests, self._base, observer, keep_cancelled=command.keep_cancelled)
         for packed, outcome in zip(command.pack, outcomes, strict=True):
             if outcome.failure is not None and outcome.failure.traceback is not None:
                 self._forget()  # after an unforeseen exception nobody knows what state the network is in
@@ -165,14 +167,19 @@ class _Reporting:
         return self._jobs[request.key] in self._worker._cancelled
 
     def trained(
-        self, request: TuningRequest, adapted: Any, snapshots: Sequence[Snapshot], metrics: dict[str, float]
+        self,
+        request: TuningRequest,
+        adapted: Any,
+        snapshots: Sequence[Snapshot],
+        metrics: dict[str, float],
+        state: JobState,
     ) -> None:
         from tunerun.engine.network import save_adapter
 
         tuned_model.write(
             self._folder / request.tuned_model_id,
             tuned_model.record_of(request, self._base.identity, self._base.chat),
-            tuned_model.FinishedJob(self._jobs[request.key], tuple(snapshots), metrics),
+            tuned_model.FinishedJob(self._jobs[request.key], tuple(snapshots), metrics, state),
             lambda folder: save_adapter(adapted, self._source(request), folder),
         )
 

@@ -1,7 +1,7 @@
 """The durable record of plans, jobs, snapshots and evaluations; its promises stand in `ledger.py`."""
 
-from tunerun.ledger.file import SCHEMA_VERSION
 from tunerun.ledger.ledger import FILE_NAME, Ledger
+from tunerun.ledger.migrations import SCHEMA_VERSION
 from tunerun.ledger.records import (
     Evaluation,
     JobRecord,

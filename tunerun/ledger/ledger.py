@@ -29,6 +29,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tunerun.database import DatabaseFile
 from tunerun.errors import LedgerError
 from tunerun.job import (
     Example,
@@ -43,7 +44,7 @@ from tunerun.job import (
     TuningRequest,
     advance,
 )
-from tunerun.ledger.file import LedgerFile
+from tunerun.ledger.migrations import FORMAT
 from tunerun.ledger.records import (
     Evaluation,
     JobRecord,
@@ -76,7 +77,7 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = LedgerFile(path)
+        self._file = DatabaseFile(path, FORMAT)
 
     def close(self) -> None:
         """Close the connection."""

@@ -1,9 +1,8 @@
-"""The ledger's schema as the steps that led to it: step n brings a file of format n to n + 1.
-
-A step is never changed once a release has written with it; statements end in `;` and a line break.
-"""
+"""The ledger's schema as the steps that led to it; see `tunerun.database`."""
 
 from __future__ import annotations
+
+from tunerun.database import Format
 
 MIGRATIONS = (
     """
@@ -39,3 +38,8 @@ ALTER TABLE job ADD COLUMN usd REAL NOT NULL DEFAULT 0;
 CREATE TABLE cancel_request (
     sweep TEXT NOT NULL REFERENCES sweep, number INTEGER NOT NULL, PRIMARY KEY (sweep, number))""",
 )
+
+FORMAT = Format(table="sweep", migrations=MIGRATIONS, place="paths.runs")
+
+SCHEMA_VERSION = FORMAT.version
+"""What `PRAGMA user_version` says of a ledger that this program has written."""

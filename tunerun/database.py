@@ -1,50 +1,76 @@
-"""The ledger's SQLite file: opened, brought to this program's schema, written in transactions.
+"""A SQLite file that is kept for good: opened, brought to this program's schema, written in transactions.
+
+The ledger is one, the state of `tunerun serve` another.
 
 Settings, and why:
 
-- `journal_mode = WAL`: `status` and the tracker read while the runner writes, and nobody waits for a reader.
+- `journal_mode = WAL`: others read while one writes, and nobody waits for a reader.
 - `synchronous = FULL`: a commit is on disk when it returns, also through a power failure. With NORMAL, write-ahead
   logging may lose the last commits, and a job that was paid for with them.
-- `foreign_keys = ON`: a snapshot without its job would be a fault of ours; SQLite does not look by itself.
+- `foreign_keys = ON`: a loss curve without its job would be a fault of ours; SQLite does not look by itself.
 - a wait of 30 s for another writer: transactions take milliseconds, so a longer wait means that something is stuck.
 
-Write-ahead logging needs shared memory, so the file belongs on a disk of the machine that runs the sweep.
+Write-ahead logging needs shared memory, so the file belongs on a disk of the machine that writes it.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from tunerun.errors import LedgerError
-from tunerun.ledger.migrations import MIGRATIONS
-
-SCHEMA_VERSION = len(MIGRATIONS)
-"""What `PRAGMA user_version` says of a ledger that this program has written."""
 
 _BUSY_TIMEOUT_S = 30.0
 
 
-class LedgerFile:
-    """A connection to the file; made with its folder if it is not there.
+@dataclass(frozen=True)
+class Format:
+    """What a kind of file looks like.
 
-    Raises:
-        LedgerError: the file is no ledger, is damaged, was written by a newer tunerun, or cannot be written.
+    Attributes:
+        table: one that every file of the kind has.
+        migrations: the schema as the steps that led to it: step n brings a file of version n to n + 1. A step is never
+            changed once a release has written with it; its statements end in `;` and a line break.
+        place: the setting that says where the file is, for messages.
     """
 
-    def __init__(self, path: Path) -> None:
+    table: str
+    migrations: Sequence[str]
+    place: str
+
+    @property
+    def version(self) -> int:
+        """What `PRAGMA user_version` says of a file that this program has written."""
+        return len(self.migrations)
+
+
+class DatabaseFile:
+    """A connection to the file; made with its folder if it is not there.
+
+    Args:
+        any_thread: whether the connection may be used from threads other than this one, one at a time.
+
+    Raises:
+        LedgerError: the file is of another kind, is damaged, was written by a newer tunerun, or cannot be written.
+    """
+
+    def __init__(self, path: Path, format: Format, *, any_thread: bool = False) -> None:  # noqa: A002 - the field's word
         self.path = path
+        self._format = format
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+            self._connection = sqlite3.connect(
+                path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=not any_thread
+            )
             self._connection.row_factory = sqlite3.Row
             self._check()
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("PRAGMA foreign_keys = ON")
-            if self._version() < SCHEMA_VERSION:
+            if self._version() < self._format.version:
                 self._migrate()
         except (sqlite3.Error, OSError) as error:
             raise self._translated(error) from error
@@ -54,29 +80,31 @@ class LedgerFile:
         return version
 
     def _check(self) -> None:
-        """Refuse what is no ledger or a newer one, before anything is written into it."""
+        """Refuse what is of another kind or newer, before anything is written into it."""
         version = self._version()
-        if version > SCHEMA_VERSION:
+        if version > self._format.version:
             raise LedgerError(
-                f"{self.path}: written by a newer tunerun (format {version}, this one knows {SCHEMA_VERSION}); "
-                "update tunerun, or choose another paths.runs"
+                f"{self.path}: written by a newer tunerun (format {version}, this one knows {self._format.version}); "
+                f"update tunerun, or choose another {self._format.place}"
             )
         tables = {row[0] for row in self._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if ("sweep" not in tables) if version else tables:
-            raise LedgerError(f"{self.path}: a database of another program; move it away, or choose another paths.runs")
+        if (self._format.table not in tables) if version else tables:
+            raise LedgerError(
+                f"{self.path}: a database of another program; move it away, or choose another {self._format.place}"
+            )
 
     def _migrate(self) -> None:
         """Bring the schema up to date: all steps in one transaction, so that a killed process leaves the old one."""
         with self.transaction():
-            for script in MIGRATIONS[self._version() :]:
+            for script in self._format.migrations[self._version() :]:
                 for statement in script.split(";\n"):
                     self._connection.execute(statement)
-            self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            self._connection.execute(f"PRAGMA user_version = {self._format.version}")
 
     def _translated(self, error: Exception) -> LedgerError:
         return LedgerError(
             f"{self.path}: {error}; the file was left as it is: check the disk and its rights, restore it from a "
-            "backup, or choose another paths.runs"
+            f"backup, or choose another {self._format.place}"
         )
 
     def transaction(self) -> Transaction:
