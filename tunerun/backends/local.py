@@ -12,7 +12,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -377,6 +377,8 @@ class LocalBackend:
                 work.snapshots.append(report.snapshot)
             elif isinstance(report, messages.JobEnded):
                 work.metrics, work.failure, work.state = report.metrics, report.failure, report.state
+                # Whoever serves for months has many finished jobs; none needs its examples any more.
+                work.request = replace(work.request, training=(), validation=())
             elif isinstance(report, messages.Refused):
                 self._settle(work, Failure(FailureKind.CRASHED, "; ".join(report.problems), report.traceback))
         elif isinstance(report, messages.Refused):
@@ -396,7 +398,7 @@ class LocalBackend:
         elif not work.state.is_finished:
             finished = tuned_model.read_finished(self._folder(work.id))
             if finished is not None and finished.job == work.id:  # it died between the last write and its report
-                work.metrics, work.state = finished.metrics, JobState.SUCCEEDED
+                work.metrics, work.state = finished.metrics, finished.state
             else:
                 work.failure, work.state = failure, JobState.FAILED
 

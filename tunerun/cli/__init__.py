@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from tunerun import __version__
-from tunerun.cli import data
+from tunerun.cli import data, serve
 from tunerun.cli.printing import print_json
 from tunerun.errors import InputError, TunerunError
 
@@ -44,6 +44,7 @@ app = typer.Typer(
 )
 
 app.add_typer(data.app, name="data")
+app.add_typer(serve.app, name="serve")
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the config.")]
 ConfigDir = Annotated[str | None, typer.Option("--config-dir", "-cd", help="Directory of YAML files, searched first.")]

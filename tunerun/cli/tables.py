@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -19,6 +20,9 @@ from tunerun.ledger import SweepRecord
 from tunerun.planning import Plan, Trial
 from tunerun.runner import SweepResult
 from tunerun.schema import Scalar
+
+if TYPE_CHECKING:
+    from tunerun.service.credentials import Key
 
 PIPE_WIDTH = 160
 """Columns of a table that goes to a file or a pipe; COLUMNS says otherwise."""
@@ -165,6 +169,17 @@ def warnings(texts: Sequence[str]) -> None:
     """Print warnings, one a line, on stderr."""
     for text in texts:
         err.print(f"[yellow]warning:[/] {_plain(text)}")
+
+
+def keys_table(keys: Sequence[Key]) -> None:
+    """Print whose keys there are, without the keys."""
+    table = _table("keys")
+    for head in ("id", "owner", "scopes", "made"):
+        table.add_column(head, no_wrap=head != "scopes")
+    for key in keys:
+        scopes = ", ".join(scope.rpartition("/")[2] for scope in key.scopes) or "-"
+        table.add_row(key.id, _plain(key.owner), _plain(scopes), time.strftime("%Y-%m-%d", time.gmtime(key.created_at)))
+    out.print(table)
 
 
 def findings_table(loaded: LoadedDataset) -> None:

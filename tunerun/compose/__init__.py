@@ -83,6 +83,12 @@ def places(overrides: Sequence[str] = (), config_dir: str | None = None) -> tupl
         return paths, tracking
 
 
+def choices(group: str, config_dir: str | None = None) -> list[str]:
+    """The choices of a config group, such as the base models of `model`."""
+    with Loader(config_directories(config_dir)) as loader:
+        return loader.options(group)
+
+
 def compose_name(overrides: Sequence[str] = (), config_dir: str | None = None) -> str | None:
     """The name of the experiment that the overrides choose; None: they choose none.
 

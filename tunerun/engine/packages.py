@@ -1,4 +1,4 @@
-"""The packages of the extra `local`: whether they are installed, found without importing them."""
+"""The packages of an extra: whether they are installed, found without importing them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ NEEDED = ("torch", "transformers", "peft", "safetensors", "tokenizers")
 """What training and generation import."""
 
 
-def require(*packages: str) -> None:
+def require(*packages: str, extra: str = "local", what: str = "the embedded engine") -> None:
     """Check that packages can be imported.
+
+    Args:
+        extra: the extra of tunerun that brings them.
+        what: what needs them, for the message.
 
     Raises:
         MissingPackageError: some cannot; names them all and the line that installs them.
@@ -19,5 +23,5 @@ def require(*packages: str) -> None:
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
         raise MissingPackageError(
-            f"the embedded engine needs {', '.join(missing)}, which this Python has not; pip install 'tunerun[local]'"
+            f"{what} needs {', '.join(missing)}, which this Python has not; pip install 'tunerun[{extra}]'"
         )

@@ -1,0 +1,133 @@
+"""`tunerun serve`: the tuning methods of the Gemini API on the embedded engine, and the keys that open them."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tunerun.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tunerun.schema import Model
+    from tunerun.service.credentials import KeyFile
+
+app = typer.Typer(help="Serve the tuning methods of the Gemini API on this machine's embedded engine.")
+keys = typer.Typer(help="The keys that the service accepts.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+
+STATE = "runs/service"
+_NEEDED = ("fastapi", "uvicorn", "prometheus_client", "multipart")
+
+State = Annotated[Path, typer.Option("--state", help="Folder of the service's keys, queue and tuned models.")]
+
+
+@app.callback(invoke_without_command=True)
+def serve(
+    context: typer.Context,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Tuning jobs at once; each has its base model in memory.")] = 1,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[=SOURCE]", help="Base model: a choice of conf/model, a folder, a file, a hub name."),
+    ] = None,
+    state: State = Path(STATE),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each engine.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Converted base models; the user's cache directory.")] = None,
+    config_dir: Annotated[str | None, typer.Option("--config-dir", "-cd", help="Directory of YAML files.")] = None,
+    allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Listen on other than loopback.")] = False,
+) -> None:
+    """Serve the tuning methods of the Gemini API, v1beta, until Ctrl-C; what is queued waits for the next start."""
+    if context.invoked_subcommand is not None:
+        return
+    from tunerun.cli import tables
+    from tunerun.engine import packages
+    from tunerun.engine.base_model import cache_folder
+
+    packages.require(*_NEEDED, extra="serve", what="tunerun serve")
+    from tunerun.service.app import KEYS_FILE, Service, Settings
+    from tunerun.service.server import address_of, listening
+    from tunerun.service.server import serve as serve_forever
+
+    listener = listening(host, port, allow_remote=allow_remote)
+    models = [_model(name, config_dir) for name in model or ["smollm2-135m"]]
+    tables.err.print(f"making ready {', '.join(m.name for m in models)}")
+    settings = Settings(
+        state.absolute(), models, cache or cache_folder(None), workers=workers, device=device, threads=threads
+    )
+    service = Service(settings)
+    gc.freeze()
+    address = address_of(listener)
+
+    def say() -> None:
+        tables.out.print(f"tunerun serves {', '.join(m.name for m in models)} at {address}")
+        tables.out.print(
+            f"The API key lies in {tables.plain(str(state / KEYS_FILE))}; `tunerun serve keys` adds and revokes."
+        )
+        tables.out.print(f"My library: {address}/   Ctrl-C ends it; the queue waits for the next start.")
+
+    serve_forever(service, listener, say)
+
+
+def _model(given: str, config_dir: str | None) -> Model:
+    """A base model: by the name of a choice in conf/model, else NAME=SOURCE, else a source, named by its last part."""
+    from tunerun.compose import choices, load
+
+    name, _, source = given.partition("=")
+    if name in choices("model", config_dir):
+        chosen = [f"model={name}"]
+    else:
+        source = source or name
+        chosen = ["model=huggingface", f"model.source='{source}'", f"model.name='{Path(name).name}'"]
+    return load(["name=serve", "dataset.path=none", *chosen], config_dir).model
+
+
+@keys.command("list")
+def list_keys(state: State = Path(STATE)) -> None:
+    """Show whose keys there are; the keys themselves are in the file."""
+    from tunerun.cli import tables
+
+    file = _key_file(state)
+    tables.keys_table(file.keys())
+
+
+@keys.command()
+def add(
+    owner: Annotated[str, typer.Option(help="E-mail address: who has what permission is said by it.")],
+    scope: Annotated[list[str] | None, typer.Option(help="tuning, cloud-platform, or a URL; tuning.")] = None,
+    state: State = Path(STATE),
+) -> None:
+    """Make a key and print it."""
+    from tunerun.service.credentials import CLOUD_SCOPE, TUNING_SCOPE
+
+    names = {"tuning": TUNING_SCOPE, "cloud-platform": CLOUD_SCOPE}
+    scopes = [names.get(text, text) for text in scope or ["tuning"]]
+    unknown = [text for text in scopes if not text.startswith("https://")]
+    if unknown:
+        raise ConfigError(
+            [f"--scope {text}: use {', '.join(names)}, or a URL that begins with https://" for text in unknown]
+        )
+    typer.echo(_key_file(state).add(owner, scopes).secret)
+
+
+@keys.command()
+def revoke(
+    identifier: Annotated[str, typer.Argument(metavar="KEY_ID", help="As `keys list` shows it.")],
+    state: State = Path(STATE),
+) -> None:
+    """Take a key away; a running service refuses it at once."""
+    from tunerun.cli import tables
+
+    key = _key_file(state).revoke(identifier)
+    tables.out.print(f"revoked {key.id} of {tables.plain(key.owner)}")
+
+
+def _key_file(state: Path) -> KeyFile:
+    from tunerun.service.app import KEYS_FILE
+    from tunerun.service.credentials import KeyFile
+
+    return KeyFile(state / KEYS_FILE)

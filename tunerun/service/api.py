@@ -1,0 +1,397 @@
+"""The methods of the API, under the paths that its clients use.
+
+All stand under `/v1beta` and `/v1`: Google has the tuning methods under v1beta alone, but google-genai asks v1 for
+them, and cancels by `tunedModels/{id}:cancel`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.security import APIKeyHeader, APIKeyQuery, HTTPBearer
+from pydantic import BaseModel
+
+from tunerun.errors import BackendError, InputError
+from tunerun.job import Answer, TunedModel
+from tunerun.schema import Model
+from tunerun.service import wire
+from tunerun.service.answerer import Answerer
+from tunerun.service.catalogue import OfferedModel
+from tunerun.service.credentials import Key
+from tunerun.service.guard import VERSIONS
+from tunerun.service.library import Library
+from tunerun.service.problems import Code, Json, ServiceError, invalid, not_found
+from tunerun.service.prompts import Defaults, Prompt, read_prompt, read_text
+from tunerun.service.state import ModelState, TunedModelRow
+from tunerun.service.tuner import Tuner
+from tunerun.service.tuning_request import advice
+
+UNPREDICTABLE = "the tuning of this model was cancelled before its end; the quality of its answers is unpredictable"
+
+_SECURITY = [
+    Depends(APIKeyHeader(name="x-goog-api-key", auto_error=False)),
+    Depends(APIKeyQuery(name="key", auto_error=False)),
+    Depends(HTTPBearer(auto_error=False)),
+]
+
+
+class Status(BaseModel):
+    """google.rpc.Status, as a Google API answers it."""
+
+    code: int
+    message: str
+    status: str
+    details: list[dict[str, Any]] = []
+
+
+class ErrorEnvelope(BaseModel):
+    """The body of every answer that is no success."""
+
+    error: Status
+
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorEnvelope, "description": "; ".join(code.name for code in Code if code.http_status == status)}
+    for status in sorted({code.http_status for code in Code} - {Code.CANCELLED.http_status})
+}
+
+
+def _caller(request: Request) -> Key:
+    key: Key = request.state.key
+    return key
+
+
+def _tuning_caller(request: Request) -> Key:
+    key = _caller(request)
+    if not key.may_tune:
+        raise ServiceError(
+            Code.PERMISSION_DENIED,
+            "Request had insufficient authentication scopes.",
+            reason="ACCESS_TOKEN_SCOPE_INSUFFICIENT",
+        )
+    return key
+
+
+Caller = Annotated[Key, Depends(_caller)]
+TuningCaller = Annotated[Key, Depends(_tuning_caller)]
+
+
+@dataclass(frozen=True)
+class Called:
+    """A model that is asked: its name on the wire, what the engine is given, and what it answers with by default."""
+
+    name: str
+    offered: OfferedModel
+    model: Model | TunedModel
+    defaults: Defaults
+    warning: str | None = None
+
+
+class Methods:
+    """What is behind the paths that ask a model.
+
+    Args:
+        tuner: knows where tuned models lie.
+    """
+
+    def __init__(self, library: Library, tuner: Tuner, answerer: Answerer) -> None:
+        self.library = library
+        self._tuner = tuner
+        self._answerer = answerer
+
+    def base(self, name: str) -> Called:
+        """A base model that is asked."""
+        offered = self.library.catalogue.find(name)
+        if offered is None:
+            raise not_found(f"models/{name}")
+        return Called(f"models/{name}", offered, offered.model, Defaults())
+
+    def tuned(self, caller: Key, identifier: str) -> Called:
+        """A tuned model that is asked."""
+        row = self.library.get(caller, identifier)
+        offered = self.library.catalogue.find(row.base_model)
+        if not row.can_answer or offered is None:
+            raise ServiceError(Code.FAILED_PRECONDITION, f"tunedModels/{identifier} {_why_silent(row)}")
+        name = f"tunedModels/{identifier}"
+        tuned = TunedModel(name, offered.model, str(self._tuner.folder_of(row.folder)))
+        warning = UNPREDICTABLE if row.state is ModelState.FAILED else None
+        return Called(name, offered, tuned, Defaults(row.temperature, row.top_p, row.top_k), warning)
+
+    async def answer(self, called: Called, asked: wire.GenerateContent) -> JSONResponse:
+        """The answer to a prompt."""
+        prompt = read_prompt(asked, called.defaults)
+        answer = await _awaited(self._answerer.ask(called.model, prompt.text, prompt.options))
+        return JSONResponse(_whole(called, prompt, answer), headers=_warning(called.warning))
+
+    async def stream(self, called: Called, asked: wire.GenerateContent, *, as_events: bool) -> StreamingResponse:
+        """The answer to a prompt in parts as they come: as server-sent events, or as one JSON array."""
+        prompt = read_prompt(asked, called.defaults)
+        parts = self._parts(called, prompt)
+        first = await anext(parts)  # what goes wrong before it is an answer with a status of its own
+        written = _events(first, parts) if as_events else _array(first, parts)
+        kind = "text/event-stream" if as_events else "application/json"
+        return StreamingResponse(written, media_type=kind, headers=_warning(called.warning))
+
+    async def _parts(self, called: Called, prompt: Prompt) -> AsyncIterator[Json]:
+        """Parts of an answer; with stop sequences one alone, for nobody knows before the end where it is cut."""
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[str | None] = asyncio.Queue()
+
+        def tell(text: str | None) -> None:
+            loop.call_soon_threadsafe(arrived.put_nowait, text)
+
+        answer = self._answerer.ask(called.model, prompt.text, prompt.options, None if prompt.stops else tell)
+        answer.add_done_callback(lambda _: tell(None))
+        sent = 0
+        while (text := await arrived.get()) is not None:
+            sent += len(text)
+            yield wire.generated(text, called.name)
+        yield _whole(called, prompt, await _awaited(answer), after=sent)
+
+
+async def _awaited(future: Any) -> Answer:
+    """An answer of the engine, or why there is none in the API's words."""
+    try:
+        answer: Answer = await asyncio.wrap_future(future)
+    except InputError as error:
+        raise invalid("contents", str(error)) from error
+    except BackendError as error:
+        raise ServiceError(
+            Code.UNAVAILABLE, f"the engine has ended: {str(error).splitlines()[0]}; ask again", retry_after_s=5
+        ) from error
+    return answer
+
+
+def _whole(called: Called, prompt: Prompt, answer: Answer, after: int = 0) -> Json:
+    text, finish = prompt.finished(answer)
+    tokens = called.offered.counter.count_input(prompt.text), answer.tokens
+    return wire.generated(text[after:], called.name, finish=finish, finish_message=called.warning, tokens=tokens)
+
+
+async def _events(first: Json, parts: AsyncIterator[Json]) -> AsyncIterator[str]:
+    yield f"data: {json.dumps(first)}\r\n\r\n"
+    async for part in parts:
+        yield f"data: {json.dumps(part)}\r\n\r\n"
+
+
+async def _array(first: Json, parts: AsyncIterator[Json]) -> AsyncIterator[str]:
+    yield f"[{json.dumps(first)}"
+    async for part in parts:
+        yield f",\r\n{json.dumps(part)}"
+    yield "]"
+
+
+def _warning(text: str | None) -> dict[str, str]:
+    """RFC 7234's header for what a body has no place for; 299 is a lasting warning of no other kind."""
+    return {} if text is None else {"warning": f'299 tunerun "{text}"'}
+
+
+def _why_silent(row: TunedModelRow) -> str:
+    if row.state is ModelState.CREATING:
+        return "is still being tuned; its operation says how far it is"
+    return f"cannot answer: {row.error_message}"
+
+
+def routes(methods: Methods) -> APIRouter:
+    """All methods, under both versions."""
+    router = APIRouter(dependencies=_SECURITY, responses=_ERRORS, default_response_class=JSONResponse)
+    for version in VERSIONS:
+        router.include_router(_models(methods), prefix=f"/{version}", tags=["models"])
+        router.include_router(_tuned_models(methods.library), prefix=f"/{version}", tags=["tunedModels"])
+        router.include_router(_called_tuned_models(methods), prefix=f"/{version}", tags=["tunedModels"])
+        router.include_router(_operations(methods.library), prefix=f"/{version}", tags=["operations"])
+        router.include_router(_permissions(methods.library), prefix=f"/{version}", tags=["permissions"])
+    return router
+
+
+PageSize = Annotated[int, Query(alias="pageSize", ge=-(2**31), le=wire.MAX_INT32)]
+PageToken = Annotated[str, Query(alias="pageToken")]
+Mask = Annotated[str, Query(alias="updateMask")]
+Alt = Annotated[str, Query()]
+
+
+def _models(methods: Methods) -> APIRouter:
+    router = APIRouter()
+    catalogue = methods.library.catalogue
+
+    @router.get("/models")
+    def list_models(_caller: Caller, page_size: PageSize = 0, page_token: PageToken = "") -> Json:
+        if page_token:
+            raise invalid("pageToken", "is none of this list, which has one page")
+        if page_size < 0:
+            raise invalid("pageSize", f"must be 0 or more, not {page_size}")
+        return {"models": [wire.model(offered) for offered in catalogue.offered.values()]}
+
+    @router.get("/models/{model}")
+    def get_model(model: str, _caller: Caller) -> Json:
+        return wire.model(methods.base(model).offered)
+
+    @router.post("/models/{model}:generateContent")
+    async def generate_content(model: str, body: wire.GenerateContent, _caller: Caller) -> JSONResponse:
+        return await methods.answer(methods.base(model), body)
+
+    @router.post("/models/{model}:streamGenerateContent")
+    async def stream_generate_content(
+        model: str, body: wire.GenerateContent, _caller: Caller, alt: Alt = "json"
+    ) -> StreamingResponse:
+        return await methods.stream(methods.base(model), body, as_events=alt == "sse")
+
+    @router.post("/models/{model}:countTokens")
+    def count_tokens(model: str, body: wire.CountTokens, _caller: Caller) -> Json:
+        counter = methods.base(model).offered.counter
+        if (body.contents is None) == (body.generate_content_request is None):
+            raise invalid("contents", "set either contents or generateContentRequest")
+        asked = body.generate_content_request
+        contents = body.contents if asked is None else asked.contents
+        return wire.message(total_tokens=counter.count_input(read_text(contents, "contents")))
+
+    return router
+
+
+def _tuned_models(library: Library) -> APIRouter:
+    router = APIRouter()
+
+    def shown(row: TunedModelRow) -> Json:
+        return wire.tuned_model(row, library.curve(row))
+
+    @router.post("/tunedModels")
+    def create_tuned_model(
+        body: wire.TunedModel,
+        caller: TuningCaller,
+        tuned_model_id: Annotated[str, Query(alias="tunedModelId")] = "",
+    ) -> JSONResponse:
+        row = library.create(caller, tuned_model_id, body)
+        few = advice(len(library.examples(row)))
+        return JSONResponse(wire.operation(row, library.curve(row)), headers=_warning(few))
+
+    @router.get("/tunedModels")
+    def list_tuned_models(
+        caller: TuningCaller,
+        page_size: PageSize = 0,
+        page_token: PageToken = "",
+        filter: str = "",  # noqa: A002 - the API's name
+    ) -> Json:
+        page = library.page(caller, page_size, page_token, filter)
+        curves = library.curves(page.models)
+        models = [wire.tuned_model(row, curves[row.key]) for row in page.models]
+        return wire.message(tuned_models=models, next_page_token=page.next_token)
+
+    @router.get("/tunedModels/{tuned_model}")
+    def get_tuned_model(tuned_model: str, caller: TuningCaller) -> Json:
+        return shown(library.get(caller, tuned_model))
+
+    @router.patch("/tunedModels/{tuned_model}")
+    def patch_tuned_model(
+        tuned_model: str, body: wire.TunedModel, caller: TuningCaller, update_mask: Mask = ""
+    ) -> Json:
+        return shown(library.change(caller, tuned_model, body, update_mask))
+
+    @router.delete("/tunedModels/{tuned_model}")
+    def delete_tuned_model(tuned_model: str, caller: TuningCaller) -> Json:
+        library.delete(caller, tuned_model)
+        return {}
+
+    @router.post("/tunedModels/{tuned_model}:transferOwnership")
+    def transfer_ownership(tuned_model: str, body: wire.TransferOwnership, caller: TuningCaller) -> Json:
+        library.transfer(caller, tuned_model, body)
+        return {}
+
+    return router
+
+
+def _called_tuned_models(methods: Methods) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/tunedModels/{tuned_model}:generateContent")
+    async def generate_tuned_content(tuned_model: str, body: wire.GenerateContent, caller: Caller) -> JSONResponse:
+        return await methods.answer(await run_in_threadpool(methods.tuned, caller, tuned_model), body)
+
+    @router.post("/tunedModels/{tuned_model}:streamGenerateContent")
+    async def stream_generate_tuned_content(
+        tuned_model: str, body: wire.GenerateContent, caller: Caller, alt: Alt = "json"
+    ) -> StreamingResponse:
+        called = await run_in_threadpool(methods.tuned, caller, tuned_model)
+        return await methods.stream(called, body, as_events=alt == "sse")
+
+    return router
+
+
+def _operations(library: Library) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/tunedModels/{tuned_model}/operations")
+    def list_operations(tuned_model: str, caller: TuningCaller) -> Json:
+        row = library.get(caller, tuned_model)
+        return {"operations": [wire.operation(row, library.curve(row))]}
+
+    @router.get("/tunedModels/{tuned_model}/operations/{operation}")
+    def get_operation(tuned_model: str, operation: str, caller: TuningCaller) -> Json:
+        row = library.of_operation(caller, tuned_model, operation)
+        return wire.operation(row, library.curve(row))
+
+    @router.post("/tunedModels/{tuned_model}/operations/{operation}:cancel")
+    def cancel_operation(
+        tuned_model: str, operation: str, caller: TuningCaller, _body: wire.Cancel | None = None
+    ) -> Json:
+        library.cancel(caller, tuned_model, operation)
+        return {}
+
+    @router.post("/tunedModels/{tuned_model}:cancel")
+    def cancel_tuned_model(tuned_model: str, caller: TuningCaller, _body: wire.Cancel | None = None) -> Json:
+        library.cancel(caller, tuned_model)
+        return {}
+
+    return router
+
+
+def _permissions(library: Library) -> APIRouter:
+    router = APIRouter(prefix="/tunedModels/{tuned_model}/permissions")
+
+    @router.post("")
+    def create_permission(tuned_model: str, body: wire.Permission, caller: TuningCaller) -> Json:
+        return wire.permission(library.grant(caller, tuned_model, body))
+
+    @router.get("")
+    def list_permissions(
+        tuned_model: str, caller: TuningCaller, page_size: PageSize = 0, page_token: PageToken = ""
+    ) -> Json:
+        rows = library.permissions(caller, tuned_model)
+        start = _position(page_token, len(rows))
+        size = min(page_size, 1000) or 10
+        if size < 0:
+            raise invalid("pageSize", f"must be 0 or more, not {page_size}")
+        rest = str(start + size) if start + size < len(rows) else ""
+        page = [wire.permission(row) for row in rows[start : start + size]]
+        return wire.message(permissions=page, next_page_token=rest)
+
+    @router.get("/{permission}")
+    def get_permission(tuned_model: str, permission: str, caller: TuningCaller) -> Json:
+        return wire.permission(library.permission(caller, tuned_model, permission))
+
+    @router.patch("/{permission}")
+    def patch_permission(
+        tuned_model: str, permission: str, body: wire.Permission, caller: TuningCaller, update_mask: Mask = ""
+    ) -> Json:
+        return wire.permission(library.change_role(caller, tuned_model, permission, body, update_mask))
+
+    @router.delete("/{permission}")
+    def delete_permission(tuned_model: str, permission: str, caller: TuningCaller) -> Json:
+        library.revoke(caller, tuned_model, permission)
+        return {}
+
+    return router
+
+
+def _position(token: str, count: int) -> int:
+    if not token:
+        return 0
+    if not (token.isascii() and token.isdecimal() and len(token) < 9 and int(token) <= count):
+        raise invalid("pageToken", "is none of this list; take nextPageToken of the page before")
+    return int(token)

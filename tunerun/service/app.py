@@ -1,0 +1,176 @@
+"""The service as an ASGI application, and everything it consists of."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.exceptions import HTTPException
+
+from tunerun import __version__
+from tunerun.backends.local import LocalBackend
+from tunerun.schema import Model
+from tunerun.service import pages
+from tunerun.service.answerer import Answerer
+from tunerun.service.api import Methods, routes
+from tunerun.service.catalogue import Catalogue
+from tunerun.service.credentials import KeyFile
+from tunerun.service.guard import Guard
+from tunerun.service.library import Library
+from tunerun.service.meters import Meters
+from tunerun.service.problems import Code, ServiceError
+from tunerun.service.state import State
+from tunerun.service.tuner import Tuner
+
+KEYS_FILE = "keys.json"
+
+STEP_TIMEOUT_S = 30.0
+"""How long the end waits for the steps that are under way."""
+
+log = logging.getLogger("tunerun.service")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a service is started with.
+
+    Attributes:
+        state: the folder of everything that it keeps.
+        models: the base models that it offers.
+        cache: where converted base models are kept.
+        workers: tuning jobs at once.
+        device, threads: of each engine; see `backend.device` and `backend.threads`.
+    """
+
+    state: Path
+    models: Sequence[Model]
+    cache: Path
+    workers: int = 1
+    device: str = "auto"
+    threads: int | None = None
+
+
+class Service:
+    """Everything a running service consists of; makes base models ready when it is made.
+
+    Raises:
+        InputError: a base model cannot be found, or a package is missing.
+        LedgerError: the state cannot be opened.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        def engine() -> LocalBackend:
+            return LocalBackend(settings.state, settings.cache, settings.device, settings.threads, keep_cancelled=True)
+
+        answering = engine()
+        answering.prepare(settings.models)
+        self.keys = KeyFile(settings.state / KEYS_FILE)
+        self.keys.make()
+        self.state = State(settings.state)
+        catalogue = Catalogue(settings.models, settings.cache)
+        self.tuner = Tuner(self.state, catalogue, settings.workers, engine)
+        self.answerer = Answerer(answering)
+        self.library = Library(self.state, catalogue, self.tuner)
+        self.meters = Meters(self.state, self.tuner, self.answerer)
+
+    def end(self) -> None:
+        """Let running steps end, and let go of everything."""
+        self.tuner.end(STEP_TIMEOUT_S)
+        self.answerer.end()
+        self.state.close()
+
+    def application(self, **limits: Any) -> Guard:
+        """The ASGI application; its lifespan starts and ends the service.
+
+        Args:
+            limits: of the guard.
+        """
+
+        @asynccontextmanager
+        async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+            self.tuner.start()
+            yield
+            self.end()
+
+        app = FastAPI(
+            title="tunerun: the tuning methods of the Gemini API",
+            version=__version__,
+            lifespan=lifespan,
+            docs_url=None,  # its page loads scripts from elsewhere
+            redoc_url=None,
+        )
+        methods = Methods(self.library, self.tuner, self.answerer)
+        app.include_router(routes(methods))
+        app.include_router(pages.routes(methods, self.state, self.keys))
+        app.mount("/static", pages.static_files())
+
+        @app.get("/healthz", include_in_schema=False)
+        def healthz() -> PlainTextResponse:
+            self.state.counts()  # the disk is there
+            return PlainTextResponse("ok\n")
+
+        @app.get("/metrics", include_in_schema=False)
+        def metrics() -> PlainTextResponse:
+            return PlainTextResponse(self.meters.text(), media_type="text/plain; version=0.0.4")
+
+        app.add_exception_handler(ServiceError, _refused)
+        app.add_exception_handler(RequestValidationError, _misread)
+        app.add_exception_handler(HTTPException, _unrouted)
+        app.add_exception_handler(Exception, _failed)
+        return Guard(app, self.keys, self.meters, **limits)
+
+
+def _answer(error: ServiceError) -> JSONResponse:
+    return JSONResponse(error.envelope(), error.code.http_status, error.headers())
+
+
+def _refused(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ServiceError)  # noqa: S101 - it is registered for nothing else
+    return _answer(error)
+
+
+def _misread(_request: Request, error: Exception) -> JSONResponse:
+    """What pydantic found, in the API's words: each field by its path."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - it is registered for nothing else
+    problems = {_path(problem["loc"]): _words(problem) for problem in error.errors()}
+    first, text = next(iter(problems.items()))
+    return _answer(ServiceError(Code.INVALID_ARGUMENT, f"{first}: {text}", fields=dict(list(problems.items())[:20])))
+
+
+def _path(place: Sequence[int | str]) -> str:
+    parts = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place[1:])
+    return parts.lstrip(".") or str(place[0])
+
+
+def _words(problem: Any) -> str:
+    match problem["type"]:
+        case "extra_forbidden":
+            return f'Unknown name "{problem["loc"][-1]}": Cannot find field.'
+        case "json_invalid":
+            return f"is no JSON: {problem.get('ctx', {}).get('error', 'it cannot be read')}"
+        case _:
+            return str(problem["msg"])
+
+
+def _unrouted(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for nothing else
+    if error.status_code == 404:
+        return _answer(ServiceError(Code.NOT_FOUND, f"{request.method} {request.url.path}: there is no such method"))
+    if error.status_code == 400:
+        return _answer(ServiceError(Code.INVALID_ARGUMENT, "the body is no JSON in UTF-8"))
+    body = {"error": {"code": error.status_code, "message": str(error.detail), "status": "UNIMPLEMENTED"}}
+    return JSONResponse(body, error.status_code, error.headers)
+
+
+def _failed(request: Request, error: Exception) -> JSONResponse:
+    log.error("request failed", exc_info=error, extra={"fields": {"request": request.state.request_id}})
+    return _answer(
+        ServiceError(Code.INTERNAL, f"an error of the service; its log has it under {request.state.request_id}")
+    )

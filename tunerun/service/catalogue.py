@@ -1,0 +1,57 @@
+"""The base models that the service offers, by the names they have on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunerun.engine.tokens import TokenCounter, token_counter
+from tunerun.errors import ConfigError
+from tunerun.schema import Model
+
+DEFAULT_CONTEXT = 8192
+"""Tokens that a base model is said to take whose config states no context length."""
+
+
+@dataclass(frozen=True)
+class OfferedModel:
+    """A base model, ready to tune and to answer.
+
+    Attributes:
+        counter: counts its tokens, chat format included.
+    """
+
+    model: Model
+    counter: TokenCounter
+
+    @property
+    def name(self) -> str:
+        """Without `models/`."""
+        return self.model.name
+
+    @property
+    def context_tokens(self) -> int:
+        """The most tokens of a prompt and its answer."""
+        return self.model.context_length or DEFAULT_CONTEXT
+
+
+class Catalogue:
+    """Every base model of the service.
+
+    Args:
+        models: in the order of the list; prepared already.
+
+    Raises:
+        ConfigError: two have one name.
+        BaseModelError: one cannot be found.
+    """
+
+    def __init__(self, models: Sequence[Model], cache: Path) -> None:
+        self.offered = {model.name: OfferedModel(model, token_counter(model, cache)) for model in models}
+        if len(self.offered) < len(models):
+            raise ConfigError("--model: two base models have the same name; give each its own")
+
+    def find(self, name: str) -> OfferedModel | None:
+        """A base model by its name, with or without `models/`; None: it is not offered."""
+        return self.offered.get(name.removeprefix("models/"))

@@ -1,0 +1,153 @@
+"""Who may ask: keys with owners and scopes, in a file that only its owner can read."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import secrets
+import stat
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from tunerun.errors import ConfigError, NotFoundError
+
+TUNING_SCOPE = "https://www.googleapis.com/auth/generative-language.tuning"
+CLOUD_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+ALLOW_TUNING = frozenset({TUNING_SCOPE, CLOUD_SCOPE})
+"""Either allows the methods of tuned models, as the Gemini API's tuning guide says of its OAuth tokens."""
+
+FIRST_OWNER = "me@localhost"
+_SECRET_BYTES = 32
+
+
+@dataclass(frozen=True, repr=False)
+class Key:
+    """A key: sent as an API key or as a bearer token, it is the same.
+
+    Attributes:
+        id: for people: to list and to revoke it, and in logs.
+        owner: an e-mail address; who has what permission is said by it.
+        scopes: what it may be used for, as OAuth's.
+        created_at: in seconds since 1970 (UTC).
+    """
+
+    id: str
+    secret: str
+    owner: str
+    scopes: tuple[str, ...]
+    created_at: float
+
+    @property
+    def may_tune(self) -> bool:
+        """Whether it opens the methods of tuned models."""
+        return not ALLOW_TUNING.isdisjoint(self.scopes)
+
+    def __repr__(self) -> str:
+        return f"Key({self.id}, {self.owner})"
+
+
+class KeyFile:
+    """The file of keys; changes by other processes are seen at once.
+
+    Args:
+        path: made with one key for `FIRST_OWNER` by `make`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._read_at = -1
+        self._keys: tuple[Key, ...] = ()
+
+    def make(self) -> bool:
+        """Write the file with a first key, unless it is there; whether it was made."""
+        with self._changing():
+            if self.path.exists():
+                return False
+            self._write([_new(FIRST_OWNER, [TUNING_SCOPE], [])])
+            return True
+
+    def keys(self) -> tuple[Key, ...]:
+        """All keys, the oldest first.
+
+        Raises:
+            ConfigError: others can read the file, or it holds something else.
+        """
+        with self._lock:
+            try:
+                state = self.path.stat()
+                if state.st_mtime_ns != self._read_at:
+                    self._keys = _read(self.path, state)
+                    self._read_at = state.st_mtime_ns
+            except FileNotFoundError:
+                self._keys, self._read_at = (), -1
+            return self._keys
+
+    def find(self, secret: str) -> Key | None:
+        """The key with a secret; takes as long for a wrong one as for a right one."""
+        found = None
+        for key in self.keys():
+            if hmac.compare_digest(key.secret.encode(), secret.encode()):
+                found = key
+        return found
+
+    def add(self, owner: str, scopes: Iterable[str]) -> Key:
+        """Make another key."""
+        with self._changing():
+            keys = list(self.keys())
+            key = _new(owner, scopes, keys)
+            self._write([*keys, key])
+            return key
+
+    def revoke(self, identifier: str) -> Key:
+        """Take a key away; it is refused from now on.
+
+        Raises:
+            NotFoundError: there is no such key.
+        """
+        with self._changing():
+            keys = {key.id: key for key in self.keys()}
+            if identifier not in keys:
+                raise NotFoundError(
+                    f"{identifier}: no key of that id in {self.path}; keys: {', '.join(keys) or 'none'}"
+                )
+            revoked = keys.pop(identifier)
+            self._write(keys.values())
+            return revoked
+
+    def _changing(self) -> FileLock:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.path.with_suffix(".lock"))
+
+    def _write(self, keys: Iterable[Key]) -> None:
+        partial = self.path.with_suffix(".partial")
+        partial.unlink(missing_ok=True)
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:  # noqa: PTH123 - the mode from the first moment on
+            json.dump({"keys": [asdict(key) for key in keys]}, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self.path)
+
+
+def _new(owner: str, scopes: Iterable[str], others: Iterable[Key]) -> Key:
+    if owner.count("@") != 1 or not all(owner.split("@")) or not owner.isprintable() or " " in owner:
+        raise ConfigError(f"{owner!r}: an owner is an e-mail address, such as {FIRST_OWNER}")
+    taken = {key.id for key in others}
+    identifier = next(i for i in iter(lambda: f"k{secrets.token_hex(3)}", "") if i not in taken)
+    return Key(identifier, secrets.token_urlsafe(_SECRET_BYTES), owner.lower(), tuple(scopes), time.time())
+
+
+def _read(path: Path, state: os.stat_result) -> tuple[Key, ...]:
+    if stat.S_IMODE(state.st_mode) & 0o077:
+        raise ConfigError(f"{path}: others can read it, and it holds keys; run: chmod 600 {path}")
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["keys"]
+        return tuple(Key(**{**entry, "scopes": tuple(entry["scopes"])}) for entry in entries)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{path}: holds no keys of `tunerun serve`; move it away, and a new one is made") from error

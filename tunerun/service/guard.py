@@ -1,0 +1,199 @@
+"""Before a request is parsed: who asks, how much is read of it and for how long; and what is logged of it.
+
+Pure ASGI: the body is read here, whole and with a limit, so that neither a large one nor a slow one holds a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from pydantic.alias_generators import to_camel
+
+from tunerun.service.credentials import Key, KeyFile
+from tunerun.service.meters import Meters
+from tunerun.service.problems import Code, ServiceError
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+VERSIONS = ("v1", "v1beta")
+
+MAX_BODY_BYTES = 16 * 2**20
+"""Of a request. 4 MiB of examples take up to three times as much where JSON escapes their characters."""
+
+BODY_TIMEOUT_S = 60.0
+"""Within which a request has to have arrived."""
+
+log = logging.getLogger("tunerun.service")
+
+
+class JsonLines(logging.Formatter):
+    """Log records as one JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Time, level and event, and what stands in `fields`; a traceback where there is one."""
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z",
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+class Guard:
+    """An ASGI application in front of another one.
+
+    Args:
+        max_body_bytes, body_timeout_s: of each request.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        keys: KeyFile,
+        meters: Meters,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        body_timeout_s: float = BODY_TIMEOUT_S,
+    ) -> None:
+        self._app = app
+        self._keys = keys
+        self._meters = meters
+        self._max_body_bytes = max_body_bytes
+        self._body_timeout_s = body_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, statuses = time.perf_counter(), []
+
+        async def noted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+            await send(message)
+
+        scope["state"] = {**scope.get("state", {}), "request_id": secrets.token_hex(8)}
+        try:
+            if scope["path"].strip("/").partition("/")[0] in VERSIONS:
+                scope["state"]["key"] = self._key_of(scope)
+            body = await self._body(scope, receive)
+        except ServiceError as error:
+            await _refuse(error, noted)
+        except ConnectionError:
+            return  # the client is gone
+        else:
+            await self._app(scope, _replayed(body, receive), noted)
+        finally:
+            self._note(scope, statuses[0] if statuses else 0, time.perf_counter() - started)
+
+    def _key_of(self, scope: Scope) -> Key:
+        """Who asks; takes the key out of the query, and gives its names the API's form."""
+        parameters = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        in_query = [value for name, value in parameters if name in ("key", "access_token")]
+        rest = [(to_camel(name) if "_" in name else name, value) for name, value in parameters]
+        scope["query_string"] = urlencode([pair for pair in rest if pair[0] not in ("key", "accessToken")]).encode()
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        bearer = [token.strip()] if scheme.lower() == "bearer" else []
+        given = [text for text in (headers.get("x-goog-api-key", ""), *bearer, *in_query) if text]
+        if not given:
+            raise ServiceError(
+                Code.UNAUTHENTICATED,
+                "the request has no key: send it as x-goog-api-key, as ?key=, or as Authorization: Bearer",
+                reason="CREDENTIALS_MISSING",
+            )
+        key = self._keys.find(given[0])
+        if key is None:
+            raise ServiceError(
+                Code.UNAUTHENTICATED,
+                "API key not valid; `tunerun serve keys list` shows whose keys there are",
+                reason="API_KEY_INVALID",
+            )
+        return key
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        content = bytearray()
+        try:
+            async with asyncio.timeout(self._body_timeout_s):
+                self._check_size(_stated_length(scope))
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ConnectionError("the client is gone")
+                    content += message.get("body", b"")
+                    self._check_size(len(content))
+                    if not message.get("more_body", False):
+                        return bytes(content)
+        except TimeoutError:
+            raise ServiceError(
+                Code.DEADLINE_EXCEEDED, f"the request was not here within {self._body_timeout_s:g} s; send it faster"
+            ) from None
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_body_bytes:
+            raise ServiceError(
+                Code.INVALID_ARGUMENT, f"Request payload size exceeds the limit: {self._max_body_bytes} bytes."
+            )
+
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "other")
+        self._meters.answered(scope["method"], route, status, seconds)
+        key = scope["state"].get("key")
+        fields = {
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": status,
+            "ms": round(1000 * seconds, 1),
+            "key": key.id if key is not None else None,
+            "request": scope["state"]["request_id"],
+        }
+        log.info("request", extra={"fields": fields})
+
+
+def _stated_length(scope: Scope) -> int:
+    text = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+    return int(text) if text.isdigit() and len(text) < 20 else 0
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """Hands the body out once, and then whatever comes, which is that the client is gone."""
+    pending = [body]
+
+    async def replay() -> Message:
+        if pending:
+            return {"type": "http.request", "body": pending.pop(), "more_body": False}
+        return await receive()
+
+    return replay
+
+
+async def _refuse(error: ServiceError, send: Send) -> None:
+    content = json.dumps(error.envelope()).encode()
+    headers: Mapping[str, str] = {
+        "content-type": "application/json",
+        "content-length": str(len(content)),
+        "connection": "close",  # what is left of the body is not read
+        **error.headers(),
+    }
+    await send(
+        {
+            "type": "http.response.start",
+            "status": error.code.http_status,
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        }
+    )
+    await send({"type": "http.response.body", "body": content})

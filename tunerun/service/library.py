@@ -1,0 +1,316 @@
+"""What may be done with tuned models, and by whom.
+
+Decided here, for the API's documents do not say: a tuned model of a tuned model goes on with that one's adapter;
+whoever writes may cancel; a list leaves out what everyone may read; nobody is in a group.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic.alias_generators import to_camel
+
+from tunerun.digest import digest
+from tunerun.job import Example, Snapshot
+from tunerun.service import wire
+from tunerun.service.catalogue import Catalogue
+from tunerun.service.credentials import Key
+from tunerun.service.problems import Code, ServiceError, invalid, not_found
+from tunerun.service.state import Grantee, Listing, ModelState, PermissionRow, Role, State, TunedModelRow
+from tunerun.service.tuner import Tuner
+from tunerun.service.tuning_request import check_shown, examples_of, named, row_of
+
+PAGE, MAX_PAGE = 10, 1000
+
+_FILTERS = {
+    "owner:me": (Role.OWNER, False),
+    "writers:me": (Role.WRITER, False),
+    "readers:me": (Role.READER, False),
+    "readers:everyone": (Role.READER, True),
+}
+_CHANGEABLE = ("display_name", "description", "temperature", "top_p", "top_k", "reader_project_numbers")
+
+
+@dataclass(frozen=True)
+class Page:
+    """A part of a list, and the token of what follows; empty: nothing does."""
+
+    models: Sequence[TunedModelRow]
+    next_token: str
+
+
+class Library:
+    """The tuned models of the service, for those who may see them."""
+
+    def __init__(self, state: State, catalogue: Catalogue, tuner: Tuner) -> None:
+        self.catalogue = catalogue
+        self._state = state
+        self._tuner = tuner
+
+    # Who may
+
+    def get(self, caller: Key, identifier: str, role: Role = Role.READER) -> TunedModelRow:
+        """A tuned model that somebody may use in a role.
+
+        Raises:
+            ServiceError: there is none, or the caller is not permitted.
+        """
+        row = self._state.tuned_model(identifier)
+        if row is None:
+            raise not_found(f"tunedModels/{identifier}")
+        if not any(p.role.includes(role) for p in self._of(caller, identifier)):
+            owner = next((p.email for p in self._state.permissions(identifier) if p.role is Role.OWNER), "its owner")
+            raise ServiceError(
+                Code.PERMISSION_DENIED,
+                f"tunedModels/{identifier}: {caller.owner} is no {role.value} of it; ask {owner} for a permission",
+                reason="IAM_PERMISSION_DENIED",
+            )
+        return row
+
+    def _of(self, caller: Key, identifier: str) -> list[PermissionRow]:
+        permissions = self._state.permissions(identifier)
+        return [p for p in permissions if p.grantee is Grantee.EVERYONE or p.email == caller.owner]
+
+    # Tuned models
+
+    def create(self, caller: Key, identifier: str, asked: wire.TunedModel) -> TunedModelRow:
+        """Take a tuning job, and give the tuned model its name.
+
+        Raises:
+            ServiceError: something of it is wrong, or the id is taken.
+        """
+        task = asked.tuning_task or wire.TuningTask()
+        examples = examples_of(task)
+        base, source = self._base(caller, asked)
+        row = row_of(asked, task.hyperparameters or wire.Hyperparameters(), len(examples), base, source)
+        row = named(row, identifier, asked.display_name or "", is_given=bool(identifier))
+        owner = PermissionRow(row.id, secrets.token_hex(8), Grantee.USER, caller.owner, Role.OWNER)
+        if not self._state.create(row, examples, owner):
+            raise ServiceError(
+                Code.ALREADY_EXISTS, f"tunedModels/{row.id} exists already; choose another tunedModelId, or delete it"
+            )
+        self._tuner.look()
+        created = self._state.tuned_model(row.id)
+        assert created is not None  # noqa: S101 - written above; who deletes it at once is not answered before that
+        return created
+
+    def _base(self, caller: Key, asked: wire.TunedModel) -> tuple[str, TunedModelRow | None]:
+        """The base model, and the tuned model that is started from where there is one."""
+        given = asked.tuned_model_source.tuned_model if asked.tuned_model_source else None
+        if bool(given) == bool(asked.base_model):
+            raise invalid("baseModel", "set either baseModel or tunedModelSource.tunedModel")
+        if given:
+            source = self.get(caller, given.removeprefix("tunedModels/"))
+            if source.state is not ModelState.ACTIVE:
+                raise ServiceError(
+                    Code.FAILED_PRECONDITION,
+                    f"tunedModelSource.tunedModel: {given} is {source.state.value}; it has to be ACTIVE",
+                )
+            return source.base_model, source
+        offered = self.catalogue.find(str(asked.base_model))
+        if offered is None or not str(asked.base_model).startswith("models/"):
+            names = ", ".join(f"models/{name}" for name in self.catalogue.offered)
+            raise ServiceError(
+                Code.NOT_FOUND,
+                f"baseModel: {asked.base_model!r} cannot be tuned here; there is {names}",
+                fields={"baseModel": f"choose {names}"},
+            )
+        return offered.name, None
+
+    def page(self, caller: Key, size: int, token: str, text: str) -> Page:
+        """Some of the tuned models that somebody may read.
+
+        Args:
+            size: at most so many; 0: 10.
+            token: of the page before.
+            text: the filter.
+
+        Raises:
+            ServiceError: size, token or filter is wrong.
+        """
+        if size < 0:
+            raise invalid("pageSize", f"must be 0 or more, not {size}")
+        most = min(size or PAGE, MAX_PAGE)
+        shown = digest([caller.owner, text])[:8]
+        rows = self._state.tuned_models(_listing(caller, text, _after(token, shown)), most + 1)
+        rest = f"{rows[most - 1].number}.{shown}" if len(rows) > most else ""
+        return Page(rows[:most], rest)
+
+    def curves(self, rows: Sequence[TunedModelRow]) -> dict[str, list[Snapshot]]:
+        """The loss curves of tuned models, by key."""
+        return self._state.snapshots([row.key for row in rows])
+
+    def curve(self, row: TunedModelRow) -> list[Snapshot]:
+        """The loss curve of a tuned model."""
+        return self.curves([row])[row.key]
+
+    def examples(self, row: TunedModelRow) -> Sequence[Example]:
+        """What a tuned model was tuned on."""
+        return self._state.examples(row.key)
+
+    def change(self, caller: Key, identifier: str, asked: wire.TunedModel, mask: str) -> TunedModelRow:
+        """Change fields of a tuned model: those of the mask, or those that are given.
+
+        Raises:
+            ServiceError: a field cannot be changed, or its new value is wrong.
+        """
+        self.get(caller, identifier, Role.WRITER)
+        names = [_snake(name) for name in mask.split(",") if name.strip()]
+        for name in names:
+            if name not in _CHANGEABLE:
+                changeable = ", ".join(to_camel(n) for n in _CHANGEABLE)
+                raise invalid("updateMask", f"{name} cannot be changed; {changeable} can")
+        chosen = names or [name for name in _CHANGEABLE if getattr(asked, name) is not None]
+        check_shown(asked)
+        values = {name: getattr(asked, name) for name in chosen}
+        for name in ("display_name", "description"):
+            if name in values:
+                values[name] = values[name] or ""
+        if "reader_project_numbers" in values:
+            values["reader_projects"] = str(list(values.pop("reader_project_numbers") or ()))
+        self._state.change(identifier, values)
+        return self.get(caller, identifier)
+
+    def delete(self, caller: Key, identifier: str) -> None:
+        """Delete a tuned model; its job ends if it is under way."""
+        self.get(caller, identifier, Role.OWNER)
+        self._state.delete(identifier)
+        self._tuner.look()
+
+    # Operations
+
+    def of_operation(self, caller: Key, identifier: str, operation: str, role: Role = Role.READER) -> TunedModelRow:
+        """The tuned model that an operation makes."""
+        row = self.get(caller, identifier, role)
+        if row.operation != operation:
+            raise not_found(f"tunedModels/{identifier}/operations/{operation}")
+        return row
+
+    def cancel(self, caller: Key, identifier: str, operation: str | None = None) -> None:
+        """End the job of a tuned model within a step; one that has ended stays as it is."""
+        row = self.get(caller, identifier, Role.WRITER)
+        if operation is not None and row.operation != operation:
+            raise not_found(f"tunedModels/{identifier}/operations/{operation}")
+        self._state.request_cancel(identifier)
+        self._tuner.look()
+
+    # Permissions
+
+    def permissions(self, caller: Key, identifier: str) -> list[PermissionRow]:
+        """Who may do what with a tuned model; the oldest permission first."""
+        self.get(caller, identifier)
+        return self._state.permissions(identifier)
+
+    def permission(self, caller: Key, identifier: str, permission: str) -> PermissionRow:
+        """One of them."""
+        found = next((p for p in self.permissions(caller, identifier) if p.id == permission), None)
+        if found is None:
+            raise not_found(f"tunedModels/{identifier}/permissions/{permission}")
+        return found
+
+    def grant(self, caller: Key, identifier: str, asked: wire.Permission) -> PermissionRow:
+        """Give somebody, or everybody, a permission.
+
+        Raises:
+            ServiceError: it says no grantee or no role, or the grantee has a permission already.
+        """
+        self.get(caller, identifier, Role.WRITER)
+        grantee = _grantee(asked)
+        role = _role(asked)
+        if role is Role.OWNER:
+            raise invalid("role", "there is one OWNER; transferOwnership makes another one")
+        if grantee is Grantee.EVERYONE and role is not Role.READER:
+            raise invalid("role", f"EVERYONE may be READER, not {role.value}")
+        email = None if grantee is Grantee.EVERYONE else _email(asked.email_address)
+        identity = "everyone" if email is None else secrets.token_hex(8)
+        row = PermissionRow(identifier, identity, grantee, email, role)
+        if not self._state.grant(row):
+            raise ServiceError(
+                Code.ALREADY_EXISTS, f"{email or 'EVERYONE'} has a permission for tunedModels/{identifier}; patch it"
+            )
+        return row
+
+    def change_role(
+        self, caller: Key, identifier: str, permission: str, asked: wire.Permission, mask: str
+    ) -> PermissionRow:
+        """Give a permission another role; nothing else of it can be changed."""
+        self.get(caller, identifier, Role.WRITER)
+        row = self.permission(caller, identifier, permission)
+        if mask.strip() not in ("", "role"):
+            raise invalid("updateMask", f"{mask} cannot be changed; role can")
+        role = _role(asked)
+        if Role.OWNER in (role, row.role):
+            raise invalid("role", "there is one OWNER; transferOwnership makes another one")
+        if row.grantee is Grantee.EVERYONE and role is not Role.READER:
+            raise invalid("role", f"EVERYONE may be READER, not {role.value}")
+        self._state.change_role(identifier, permission, role)
+        return self.permission(caller, identifier, permission)
+
+    def revoke(self, caller: Key, identifier: str, permission: str) -> None:
+        """Take a permission away; the owner's stays."""
+        self.get(caller, identifier, Role.WRITER)
+        if self.permission(caller, identifier, permission).role is Role.OWNER:
+            raise ServiceError(
+                Code.FAILED_PRECONDITION, "the owner's permission stays; transferOwnership gives it to somebody else"
+            )
+        self._state.revoke(identifier, permission)
+
+    def transfer(self, caller: Key, identifier: str, asked: wire.TransferOwnership) -> None:
+        """Make somebody else the owner of a tuned model; who was it becomes a writer."""
+        self.get(caller, identifier, Role.OWNER)
+        email = _email(asked.email_address)
+        if email == caller.owner:
+            raise invalid("emailAddress", f"{email} owns it already")
+        self._state.transfer(
+            identifier, PermissionRow(identifier, secrets.token_hex(8), Grantee.USER, email, Role.OWNER)
+        )
+
+
+def _listing(caller: Key, text: str, after: int) -> Listing:
+    role, everyone, words = Role.READER, False, []
+    for word in text.split():
+        if word.lower() in _FILTERS:
+            role, everyone = _FILTERS[word.lower()]
+        elif word.partition(":")[0].lower() in ("owner", "writers", "readers") and ":" in word:
+            raise invalid("filter", f"{word} is unknown; there is {', '.join(_FILTERS)}, and words")
+        else:
+            words.append(word)
+    return Listing(caller.owner, tuple(words), role, everyone, after)
+
+
+def _after(token: str, shown: str) -> int:
+    if not token:
+        return 0
+    number, _, of = token.partition(".")
+    if not number.isdecimal() or len(number) > 18 or of != shown:
+        raise invalid("pageToken", "is none of this list; take nextPageToken of the page before, with the same filter")
+    return int(number)
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"([A-Z])", lambda m: f"_{m[1].lower()}", name.strip())
+
+
+def _grantee(asked: wire.Permission) -> Grantee:
+    try:
+        return Grantee(asked.grantee_type or "")
+    except ValueError:
+        words = f"must be USER or EVERYONE, not {asked.grantee_type!r}; groups are not known here"
+        raise invalid("granteeType", words) from None
+
+
+def _role(asked: wire.Permission) -> Role:
+    try:
+        return Role(asked.role or "")
+    except ValueError:
+        raise invalid("role", f"must be WRITER or READER, not {asked.role!r}") from None
+
+
+def _email(given: str | None) -> str:
+    text = (given or "").strip().lower()
+    if text.count("@") != 1 or not all(text.split("@")) or len(text) > 254 or not text.isprintable() or " " in text:
+        raise invalid("emailAddress", "must be an e-mail address")
+    return text

@@ -1,0 +1,60 @@
+"""What the service counts, as Prometheus reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from tunerun.service.answerer import Answerer
+from tunerun.service.state import State
+from tunerun.service.tuner import Tuner
+
+
+class Meters:
+    """Requests as they are answered; models, jobs and prompts as they are when somebody looks."""
+
+    def __init__(self, state: State, tuner: Tuner, answerer: Answerer) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_Now(state, tuner, answerer))
+        self._requests = Counter(
+            "tunerun_requests", "Requests answered.", ["method", "route", "status"], registry=self._registry
+        )
+        self._seconds = Histogram(
+            "tunerun_request_seconds", "Time to an answer's end.", ["method", "route"], registry=self._registry
+        )
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request.
+
+        Args:
+            route: with names instead of values, so that there are few.
+        """
+        self._requests.labels(method, route, str(status)).inc()
+        self._seconds.labels(method, route).observe(seconds)
+
+    def text(self) -> bytes:
+        """All of it, in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class _Now(Collector):
+    def __init__(self, state: State, tuner: Tuner, answerer: Answerer) -> None:
+        self._state = state
+        self._tuner = tuner
+        self._gauges: dict[str, tuple[str, Callable[[], int]]] = {
+            "tunerun_jobs_running": ("Tuning jobs under way.", lambda: tuner.running),
+            "tunerun_prompts_waiting": ("Prompts that wait for an answer.", lambda: answerer.waiting),
+        }
+
+    def collect(self) -> Iterator[Metric]:
+        """Look now."""
+        models = GaugeMetricFamily("tunerun_tuned_models", "Tuned models by state.", labels=["state"])
+        for state, count in self._state.counts().items():
+            models.add_metric([state.value], count)
+        yield models
+        for name, (text, value) in self._gauges.items():
+            yield GaugeMetricFamily(name, text, value=value())
+        yield CounterMetricFamily("tunerun_steps", "Optimiser steps taken since the start.", value=self._tuner.steps)

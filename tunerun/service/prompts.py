@@ -1,0 +1,151 @@
+"""A GenerateContentRequest becomes a prompt, or is refused field by field."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic.alias_generators import to_camel
+
+from tunerun.job import Answer, GenerateOptions
+from tunerun.service import wire
+from tunerun.service.problems import invalid
+from tunerun.service.tuning_request import MAX_INPUT_CHARACTERS
+
+DEFAULT_OUTPUT_TOKENS = 256
+"""Of an answer, where the request names no limit. Our choice: small models that never end would go on for long."""
+
+MAX_STOP_SEQUENCES = 5
+TEXT = "text/plain"
+
+_NOT_TEXT = (
+    "inline_data", "file_data", "function_call", "function_response", "executable_code", "code_execution_result",
+    "video_metadata",
+)  # fmt: skip
+_NOT_OFFERED = {
+    "response_schema": "there is no JSON mode here",
+    "response_json_schema": "there is no JSON mode here",
+    "response_json_schema_ordered": "there is no JSON mode here",
+    "presence_penalty": "is not offered here; leave it away",
+    "frequency_penalty": "is not offered here; leave it away",
+    "response_logprobs": "is not offered here; leave it away",
+    "logprobs": "is not offered here; leave it away",
+    "speech_config": "only text is answered here",
+    "image_config": "only text is answered here",
+}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What shall be answered, and how.
+
+    Attributes:
+        stops: texts at which an answer ends.
+    """
+
+    text: str
+    options: GenerateOptions
+    stops: tuple[str, ...]
+
+    def finished(self, answer: Answer) -> tuple[str, str]:
+        """The text of an answer up to the first stop, and the finish reason."""
+        ends = [at for stop in self.stops if (at := answer.text.find(stop)) >= 0]
+        if ends:
+            return answer.text[: min(ends)], "STOP"
+        return answer.text, "MAX_TOKENS" if answer.is_cut else "STOP"
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What holds where the request says nothing."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+
+
+def read_prompt(asked: wire.GenerateContent, defaults: Defaults) -> Prompt:
+    """Take a prompt from a request.
+
+    Raises:
+        ServiceError: it asks for something that is not offered; names the field.
+    """
+    if asked.system_instruction is not None and asked.system_instruction.parts:
+        raise invalid(
+            "systemInstruction", "models here take none; put it into the prompt, as the training examples have it"
+        )
+    if asked.tools or asked.tool_config or asked.cached_content:
+        field = "tools" if asked.tools else "toolConfig" if asked.tool_config else "cachedContent"
+        raise invalid(field, "is not offered here; leave it away")
+    return Prompt(
+        text=read_text(asked.contents, "contents"),
+        options=_options(asked.generation_config or wire.GenerationConfig(), defaults),
+        stops=_stops(asked.generation_config or wire.GenerationConfig()),
+    )
+
+
+def read_text(contents: Sequence[wire.Content] | None, field: str) -> str:
+    """The text of a conversation of one turn.
+
+    Raises:
+        ServiceError: it has several turns, is empty, too long, or holds something else than text.
+    """
+    if not contents:
+        raise invalid(field, "is empty; send one turn of the user")
+    if len(contents) > 1:
+        raise invalid(field, f"has {len(contents)} turns; models here answer one, as they were tuned")
+    turn = contents[0]
+    if turn.role not in (None, "", "user"):
+        raise invalid(f"{field}[0].role", f"must be user, not {turn.role!r}")
+    texts = [_text(part, f"{field}[0].parts[{number}]") for number, part in enumerate(turn.parts or ())]
+    text = "".join(texts)
+    if not text:
+        raise invalid(f"{field}[0].parts", "hold no text")
+    if len(text) > MAX_INPUT_CHARACTERS:
+        raise invalid(field, f"has {len(text):,} characters, the limit is {MAX_INPUT_CHARACTERS:,}")
+    return text
+
+
+def _text(part: wire.Part, field: str) -> str:
+    for name in _NOT_TEXT:
+        if getattr(part, name) is not None:
+            raise invalid(f"{field}.{to_camel(name)}", "only text can be sent here")
+    return part.text or ""
+
+
+def _options(config: wire.GenerationConfig, defaults: Defaults) -> GenerateOptions:
+    field = "generationConfig"
+    for name, text in _NOT_OFFERED.items():
+        if getattr(config, name):
+            raise invalid(f"{field}.{to_camel(name)}", text)
+    if config.response_mime_type not in (None, "", TEXT):
+        raise invalid(f"{field}.responseMimeType", f"must be {TEXT}: there is no JSON mode here")
+    if any(modality not in ("TEXT", 1) for modality in config.response_modalities or ()):
+        raise invalid(f"{field}.responseModalities", "only TEXT is answered here")
+    if (config.candidate_count or 1) != 1:
+        raise invalid(f"{field}.candidateCount", f"must be 1, not {config.candidate_count}")
+    temperature = _between(config.temperature, defaults.temperature, 0.0, (0.0, 2.0), f"{field}.temperature")
+    top_p = _between(config.top_p, defaults.top_p, 1.0, (0.0, 1.0), f"{field}.topP")
+    top_k = config.top_k if config.top_k is not None else defaults.top_k or 0
+    tokens = config.max_output_tokens or DEFAULT_OUTPUT_TOKENS
+    for name, value in (("topK", top_k), ("maxOutputTokens", tokens), ("seed", config.seed or 0)):
+        if value < 0:
+            raise invalid(f"{field}.{name}", f"must be 0 or more, not {value}")
+    return GenerateOptions(tokens, temperature, config.seed or 0, top_p or 1.0, top_k)
+
+
+def _between(
+    given: float | None, otherwise: float | None, last: float, limits: tuple[float, float], field: str
+) -> float:
+    value = given if given is not None else otherwise if otherwise is not None else last
+    least, most = limits
+    if not least <= value <= most:
+        raise invalid(field, f"must be from {least:g} to {most:g}, not {value:g}")
+    return value
+
+
+def _stops(config: wire.GenerationConfig) -> tuple[str, ...]:
+    stops = tuple(stop for stop in config.stop_sequences or () if stop)
+    if len(stops) > MAX_STOP_SEQUENCES:
+        raise invalid("generationConfig.stopSequences", f"{len(stops)} of them; at most {MAX_STOP_SEQUENCES} are taken")
+    return stops

@@ -1,0 +1,380 @@
+"""The service's state in one SQLite file: tuned models with their operations, curves and permissions, and files.
+
+What it promises, whenever its process is killed:
+
+1. A tuned model that a client was told of is there, with its examples, its owner's permission and its operation.
+2. A tuned model is CREATING until its job has ended; what is CREATING when the service starts is tuned (again).
+3. Each step of a loss curve is kept once: what is recorded first stays, so a curve never becomes shorter.
+4. The folder of a deleted tuned model is noted until it is gone.
+
+May be used from any thread: one connection, one transaction at a time, each of milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from tunerun.database import DatabaseFile
+from tunerun.job import Example, Snapshot
+from tunerun.service.migrations import FORMAT
+
+FILE_NAME = "service.db"
+
+
+class ModelState(StrEnum):
+    """State of a tuned model, in the API's words."""
+
+    CREATING = "CREATING"
+    ACTIVE = "ACTIVE"
+    FAILED = "FAILED"
+
+
+class Role(StrEnum):
+    """What somebody may do with a tuned model; each may do what the next one may."""
+
+    OWNER = "OWNER"
+    WRITER = "WRITER"
+    READER = "READER"
+
+    def includes(self, other: Role) -> bool:
+        """Whether it may do what the other one may."""
+        return _RANKS.index(self) <= _RANKS.index(other)
+
+
+_RANKS = list(Role)
+
+
+class Grantee(StrEnum):
+    """Who has a permission. The API's GROUP is missing: this service knows no groups."""
+
+    USER = "USER"
+    EVERYONE = "EVERYONE"
+
+
+@dataclass(frozen=True)
+class TunedModelRow:
+    """A tuned model, and the job that makes it.
+
+    Attributes:
+        number: in the order of creation.
+        id: `tunedModels/<id>` is its name.
+        key: what the engine knows its job by; never used twice, also when an id is.
+        folder: its name under `tuned_models/`.
+        base_model: a name of the catalogue.
+        source: the id of the tuned model it started from, and `source_folder` that one's folder; None: a base model.
+        temperature, top_p, top_k: what answers are given with that ask for nothing else; None: as the base model.
+        created_at, updated_at, started_at, completed_at: in seconds since 1970 (UTC).
+        learning_rate: what the optimiser gets; `learning_rate_multiplier`, where that was asked for, is in it.
+        operation: the last part of its operation's name.
+        is_cancelling: whether somebody has asked to end its job.
+        can_answer: whether it can be called: it is ACTIVE, or was cancelled after its first step.
+        error_code: google.rpc.Code of why it is FAILED; None otherwise.
+    """
+
+    number: int
+    id: str
+    key: str
+    folder: str
+    display_name: str
+    description: str
+    base_model: str
+    source: str | None
+    source_folder: str | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    reader_projects: tuple[int, ...]
+    state: ModelState
+    created_at: float
+    updated_at: float
+    started_at: float | None
+    completed_at: float | None
+    epoch_count: int
+    batch_size: int
+    learning_rate: float
+    learning_rate_multiplier: float | None
+    total_steps: int
+    operation: str
+    is_cancelling: bool
+    can_answer: bool
+    error_code: int | None
+    error_message: str | None
+
+
+@dataclass(frozen=True)
+class PermissionRow:
+    """Who may do what with a tuned model; `email` is None for everyone."""
+
+    tuned_model: str
+    id: str
+    grantee: Grantee
+    email: str | None
+    role: Role
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """A file of rows that somebody has uploaded."""
+
+    id: str
+    owner: str
+    name: str
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a list shall hold.
+
+    Attributes:
+        reader: whose list it is.
+        words: that must all stand in display name or description.
+        role: what the reader has to be; READER: any permission does.
+        everyone: only what everyone may read; otherwise that is left out, unless it is also the reader's own.
+        after: the number of the last one that was seen.
+    """
+
+    reader: str
+    words: tuple[str, ...] = ()
+    role: Role = Role.READER
+    everyone: bool = False
+    after: int = 0
+
+
+_INSERTED = [f.name for f in fields(TunedModelRow) if f.name != "number"]
+_BOOLEANS = ("is_cancelling", "can_answer")
+
+
+class State:
+    """The file, made with its folder if it is not there.
+
+    Raises:
+        LedgerError: it is of another program or a newer tunerun, is damaged, or cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file = DatabaseFile(folder / FILE_NAME, FORMAT, any_thread=True)
+        self._lock = threading.RLock()
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._file.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self._lock, self._file.transaction():
+            yield
+
+    def _rows(self, query: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
+        with self._lock:
+            return self._file.rows(query, parameters)
+
+    # Tuned models
+
+    def create(self, model: TunedModelRow, examples: Sequence[Example], owner: PermissionRow) -> bool:
+        """Write a tuned model down with all that belongs to it; False: its id is taken."""
+        values = asdict(model) | {"reader_projects": json.dumps(model.reader_projects)}
+        marks = ", ".join("?" * len(_INSERTED))
+        with self._writing():
+            added = self._file.write(
+                f"INSERT OR IGNORE INTO tuned_model ({', '.join(_INSERTED)}) VALUES ({marks})",
+                [values[name] for name in _INSERTED],
+            )
+            if added:
+                text = json.dumps([[e.text_input, e.output] for e in examples], ensure_ascii=False)
+                self._file.write("INSERT INTO training_data VALUES (?, ?)", [model.key, text])
+                self._grant(owner)
+        return added == 1
+
+    def tuned_model(self, identifier: str) -> TunedModelRow | None:
+        """A tuned model by its id; None: there is none."""
+        rows = self._rows("SELECT * FROM tuned_model WHERE id = ?", [identifier])
+        return _tuned_model(rows[0]) if rows else None
+
+    def tuned_models(self, listing: Listing, size: int) -> list[TunedModelRow]:
+        """Tuned models in the order of creation, at most `size`."""
+        allowed = [role for role in Role if role.includes(listing.role)]
+        who = "grantee = 'EVERYONE'" if listing.everyone else "email = ?"
+        where = f"number > ? AND id IN (SELECT tuned_model FROM permission WHERE {who} AND role IN ({_marks(allowed)}))"
+        parameters: list[object] = [listing.after, *([] if listing.everyone else [listing.reader]), *allowed]
+        for word in listing.words:
+            where += " AND instr(lower(display_name || ' ' || description), ?) > 0"
+            parameters.append(word.lower())
+        rows = self._rows(f"SELECT * FROM tuned_model WHERE {where} ORDER BY number LIMIT ?", [*parameters, size])
+        return [_tuned_model(row) for row in rows]
+
+    def creating(self) -> list[TunedModelRow]:
+        """What is yet to be tuned or under way, in the order of creation."""
+        rows = self._rows("SELECT * FROM tuned_model WHERE state = ? ORDER BY number", [ModelState.CREATING])
+        return [_tuned_model(row) for row in rows]
+
+    def counts(self) -> dict[ModelState, int]:
+        """How many tuned models are in which state."""
+        rows = self._rows("SELECT state, count(*) AS count FROM tuned_model GROUP BY state")
+        return dict.fromkeys(ModelState, 0) | {ModelState(row["state"]): row["count"] for row in rows}
+
+    def examples(self, key: str) -> tuple[Example, ...]:
+        """What a tuned model is tuned on."""
+        rows = self._rows("SELECT examples FROM training_data WHERE key = ?", [key])
+        return tuple(Example(*pair) for pair in json.loads(rows[0]["examples"])) if rows else ()
+
+    def snapshots(self, keys: Sequence[str]) -> dict[str, list[Snapshot]]:
+        """The loss curves of tuned models, each by step."""
+        rows = self._rows(f"SELECT * FROM snapshot WHERE key IN ({_marks(keys)}) ORDER BY key, step", keys)
+        found: dict[str, list[Snapshot]] = {key: [] for key in keys}
+        for row in rows:
+            found[row["key"]].append(Snapshot(row["step"], row["epoch"], row["mean_loss"], row["compute_time"]))
+        return found
+
+    def change(self, identifier: str, values: Mapping[str, Any]) -> None:
+        """Change what may be changed of a tuned model, and say when."""
+        names = [*values, "updated_at"]
+        with self._writing():
+            self._file.write(
+                f"UPDATE tuned_model SET {', '.join(f'{name} = ?' for name in names)} WHERE id = ?",
+                [*values.values(), time.time(), identifier],
+            )
+
+    def delete(self, identifier: str) -> None:
+        """Forget a tuned model; its folder is noted until `cleared`."""
+        with self._writing():
+            self._file.write("INSERT INTO leftover SELECT folder FROM tuned_model WHERE id = ?", [identifier])
+            self._file.write("DELETE FROM tuned_model WHERE id = ?", [identifier])
+
+    def leftovers(self) -> list[str]:
+        """The folders of deleted tuned models."""
+        return [row["folder"] for row in self._rows("SELECT folder FROM leftover")]
+
+    def cleared(self, folder: str) -> None:
+        """Note that a folder is gone."""
+        with self._writing():
+            self._file.write("DELETE FROM leftover WHERE folder = ?", [folder])
+
+    # Jobs
+
+    def request_cancel(self, identifier: str) -> None:
+        """Note that somebody wants a job to end."""
+        with self._writing():
+            self._file.write(
+                "UPDATE tuned_model SET is_cancelling = 1 WHERE id = ? AND state = ?", [identifier, ModelState.CREATING]
+            )
+
+    def started(self, key: str) -> None:
+        """Note that a job is under way."""
+        with self._writing():
+            self._file.write(
+                "UPDATE tuned_model SET started_at = coalesce(started_at, ?) WHERE key = ?", [time.time(), key]
+            )
+
+    def record(self, key: str, snapshots: Sequence[Snapshot]) -> None:
+        """Keep further steps of a curve."""
+        with self._writing():
+            if self._file.rows("SELECT 1 FROM tuned_model WHERE key = ?", [key]):
+                self._file.write_many(
+                    "INSERT OR IGNORE INTO snapshot VALUES (?, ?, ?, ?, ?)",
+                    ((key, s.step, s.epoch, s.mean_loss, s.compute_time) for s in snapshots),
+                )
+
+    def finish(self, key: str, state: ModelState, *, can_answer: bool, error: tuple[int, str] | None = None) -> None:
+        """Note how a job ended; one that has ended stays as it is."""
+        code, message = error if error is not None else (None, None)
+        now = time.time()
+        with self._writing():
+            self._file.write(
+                "UPDATE tuned_model SET state = ?, can_answer = ?, error_code = ?, error_message = ?, completed_at = ?, "
+                "updated_at = ? WHERE key = ? AND state = ?",
+                [state, can_answer, code, message, now, now, key, ModelState.CREATING],
+            )
+
+    # Permissions
+
+    def _grant(self, permission: PermissionRow) -> int:
+        return self._file.write(
+            "INSERT OR IGNORE INTO permission VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                permission.tuned_model, permission.id, permission.grantee, permission.email, permission.role,
+                time.time(),
+            ],
+        )  # fmt: skip
+
+    def grant(self, permission: PermissionRow) -> bool:
+        """Add a permission; False: the grantee has one already."""
+        same = [p for p in self.permissions(permission.tuned_model) if p.grantee == permission.grantee]
+        if any(p.email == permission.email for p in same):
+            return False
+        with self._writing():
+            return self._grant(permission) == 1
+
+    def permissions(self, identifier: str) -> list[PermissionRow]:
+        """The permissions of a tuned model, the oldest first."""
+        rows = self._rows("SELECT * FROM permission WHERE tuned_model = ? ORDER BY created_at, id", [identifier])
+        return [
+            PermissionRow(r["tuned_model"], r["id"], Grantee(r["grantee"]), r["email"], Role(r["role"])) for r in rows
+        ]
+
+    def change_role(self, identifier: str, permission: str, role: Role) -> None:
+        """Give a permission another role."""
+        with self._writing():
+            self._file.write(
+                "UPDATE permission SET role = ? WHERE tuned_model = ? AND id = ?", [role, identifier, permission]
+            )
+
+    def revoke(self, identifier: str, permission: str) -> None:
+        """Take a permission away."""
+        with self._writing():
+            self._file.write("DELETE FROM permission WHERE tuned_model = ? AND id = ?", [identifier, permission])
+
+    def transfer(self, identifier: str, new: PermissionRow) -> None:
+        """Make somebody the owner; who was it becomes a writer."""
+        with self._writing():
+            self._file.write(
+                "UPDATE permission SET role = ? WHERE tuned_model = ? AND role = ?",
+                [Role.WRITER, identifier, Role.OWNER],
+            )
+            self._file.write("DELETE FROM permission WHERE tuned_model = ? AND email = ?", [identifier, new.email])
+            self._grant(new)
+
+    # Files
+
+    def add_file(self, file: FileRow) -> None:
+        """Keep an uploaded file."""
+        with self._writing():
+            self._file.write(
+                "INSERT INTO file VALUES (?, ?, ?, ?, ?)", [file.id, file.owner, file.name, file.content, time.time()]
+            )
+
+    def file(self, identifier: str, owner: str) -> FileRow | None:
+        """An uploaded file of somebody; None: there is none."""
+        rows = self._rows("SELECT * FROM file WHERE id = ? AND owner = ?", [identifier, owner])
+        return FileRow(*(rows[0][name] for name in ("id", "owner", "name", "content"))) if rows else None
+
+    def drop_files(self, owner: str, *, keep: int) -> None:
+        """Forget all uploaded files of somebody but the newest few."""
+        with self._writing():
+            self._file.write(
+                "DELETE FROM file WHERE owner = ? AND id NOT IN "
+                "(SELECT id FROM file WHERE owner = ? ORDER BY created_at DESC LIMIT ?)",
+                [owner, owner, keep],
+            )
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _tuned_model(row: sqlite3.Row) -> TunedModelRow:
+    values = {name: row[name] for name in row.keys()}  # noqa: SIM118 - a Row iterates over its values
+    values["reader_projects"] = tuple(json.loads(values["reader_projects"]))
+    values["state"] = ModelState(values["state"])
+    return TunedModelRow(**values | {name: bool(values[name]) for name in _BOOLEANS})

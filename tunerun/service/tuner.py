@@ -1,0 +1,195 @@
+"""The queue of tuning jobs, in the order of creation, and the engines that work it off.
+
+The state's file is the queue: what is CREATING there is tuned, now or at the next start. A job that was running when the
+process died runs again, with the same seed and so with the same losses.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunerun.backends.local import LocalBackend
+from tunerun.errors import BackendError, InputError
+from tunerun.job import Failure, FailureKind, JobRef, JobState, JobStatus, TuningRequest
+from tunerun.schema import Hyperparameters, Template
+from tunerun.service.catalogue import Catalogue
+from tunerun.service.problems import Code
+from tunerun.service.state import ModelState, State, TunedModelRow
+
+SEED = 0
+"""Of every job: the API has no word for it, and the same request shall give the same tuned model."""
+
+TUNED_MODELS = "tuned_models"
+
+_PAUSE_S = 0.1
+"""Between two looks at the running jobs: a step of a small model takes longer."""
+
+_CODES = {FailureKind.OUT_OF_MEMORY: Code.RESOURCE_EXHAUSTED, FailureKind.INVALID: Code.INVALID_ARGUMENT}
+_CANCELLED = "cancelled on request; the tuned model keeps what it learned by then, and its quality is unpredictable"
+
+
+@dataclass
+class _Running:
+    model: TunedModelRow
+    ref: JobRef
+    steps: int = 0
+    is_cancelled: bool = False
+
+
+class Tuner:
+    """Works off the queue in a thread of its own.
+
+    Args:
+        workers: how many jobs run at once, each in an engine of its own.
+        open_engine: makes a backend whose engine is its own; it keeps what cancelled jobs have learned.
+    """
+
+    def __init__(
+        self, state: State, catalogue: Catalogue, workers: int, open_engine: Callable[[], LocalBackend]
+    ) -> None:
+        self._state = state
+        self._catalogue = catalogue
+        self._engines = [open_engine() for _ in range(workers)]
+        self._running: dict[int, _Running] = {}
+        self._changed = threading.Event()
+        self._ending = threading.Event()
+        self._deadline = 0.0
+        self._thread = threading.Thread(target=self._work, name="tuner", daemon=True)
+        self.steps = 0
+        """Optimiser steps that were recorded since the start."""
+
+    @property
+    def running(self) -> int:
+        """How many jobs are under way."""
+        return len(self._running)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def look(self) -> None:
+        """Say that there is something new: a job, a request to cancel, a deletion."""
+        self._changed.set()
+
+    def end(self, timeout_s: float) -> None:
+        """Start no further job, let each running one end the step it is at, and stop.
+
+        Args:
+            timeout_s: how long to wait for these steps.
+        """
+        self._deadline = time.monotonic() + timeout_s
+        self._ending.set()
+        self._changed.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        for engine in self._engines:
+            engine.__exit__(None, None, None)
+
+    def _work(self) -> None:
+        while not self._ending.is_set():
+            self._watch()
+            self._clear()
+            self._assign()
+            self._changed.wait(_PAUSE_S if self._running else None)
+            self._changed.clear()
+        before = {number: running.steps for number, running in self._running.items()}
+        while time.monotonic() < self._deadline and any(
+            self._running[number].steps == steps for number, steps in before.items() if number in self._running
+        ):
+            time.sleep(_PAUSE_S)
+            self._watch()
+
+    # The queue
+
+    def _assign(self) -> None:
+        """Give waiting jobs to engines that are free, and end those that nobody wants any more."""
+        taken = {running.model.key for running in self._running.values()}
+        waiting = [model for model in self._state.creating() if model.key not in taken]
+        free = [number for number in range(len(self._engines)) if number not in self._running]
+        for model in waiting:
+            if model.is_cancelling:
+                self._finish(model, Code.CANCELLED, "cancelled on request, before its first step")
+            elif free and self._begin(model, free[0]):
+                free.pop(0)
+
+    def _begin(self, model: TunedModelRow, number: int) -> bool:
+        """Submit a job to an engine; whether that was done, for it may be refused."""
+        offered = self._catalogue.find(model.base_model)
+        if offered is None:
+            self._finish(model, Code.FAILED_PRECONDITION, f"models/{model.base_model} is not offered any more")
+            return False
+        request = TuningRequest(
+            key=model.key,
+            tuned_model_id=model.folder,
+            model=offered.model,
+            hyperparameters=hyperparameters_of(model),
+            seed=SEED,
+            template=Template(),
+            training=self._state.examples(model.key),
+            start_from=None if model.source_folder is None else str(self.folder_of(model.source_folder)),
+        )
+        try:
+            ref = self._engines[number].submit(request)
+        except (InputError, BackendError) as error:
+            self._finish(model, Code.INVALID_ARGUMENT, str(error))
+            return False
+        self._state.started(model.key)
+        self._running[number] = _Running(model, ref)
+        return True
+
+    def folder_of(self, name: str) -> Path:
+        """Where a tuned model lies."""
+        return self._state.folder / TUNED_MODELS / name
+
+    # Watching
+
+    def _watch(self) -> None:
+        for number, running in list(self._running.items()):
+            now = self._state.tuned_model(running.model.id)
+            is_wanted = now is not None and now.key == running.model.key and not now.is_cancelling
+            if not is_wanted and not running.is_cancelled:
+                self._engines[number].cancel(running.ref)
+                running.is_cancelled = True
+            status = self._engines[number].poll([running.ref])[running.ref]
+            new = status.snapshots[running.steps :]
+            if new:
+                self._state.record(running.model.key, new)
+                running.steps, self.steps = running.steps + len(new), self.steps + len(new)
+            if status.state.is_finished:
+                self._ended(running.model, status)
+                del self._running[number]
+
+    def _ended(self, model: TunedModelRow, status: JobStatus) -> None:
+        if status.state is JobState.SUCCEEDED:
+            self._state.finish(model.key, ModelState.ACTIVE, can_answer=True)
+        elif status.state is JobState.CANCELLED:
+            self._finish(model, Code.CANCELLED, _CANCELLED, can_answer=status.tuned_model is not None)
+        else:
+            failure = status.failure or Failure(FailureKind.CRASHED, "the engine gave no reason")
+            code = _CODES.get(failure.kind, Code.INTERNAL)
+            self._finish(model, code, f"{failure.kind}: {failure.message}")
+
+    def _finish(self, model: TunedModelRow, code: Code, message: str, *, can_answer: bool = False) -> None:
+        self._state.finish(model.key, ModelState.FAILED, can_answer=can_answer, error=(code.number, message))
+
+    def _clear(self) -> None:
+        """Remove the folders of deleted tuned models, those of running jobs when these have ended."""
+        busy = {running.model.folder for running in self._running.values()}
+        for folder in self._state.leftovers():
+            if folder not in busy:
+                shutil.rmtree(self.folder_of(folder), ignore_errors=True)
+                self._state.cleared(folder)
+
+
+def hyperparameters_of(model: TunedModelRow) -> Hyperparameters:
+    """What the engine is given for a tuned model: the API's hyperparameters, and a new adapter's own defaults."""
+    return Hyperparameters(
+        epoch_count=model.epoch_count,
+        batch_size=model.batch_size,
+        learning_rate=model.learning_rate,
+    )

@@ -1,0 +1,336 @@
+"""The API's JSON: what a client may send, as pydantic models, and what it is answered.
+
+As proto3's JSON wants it: names in lowerCamelCase or snake_case, enums by name or number, numbers also as strings, null
+for what is not there; answers leave out what is zero or empty, and write 64-bit numbers as strings. A name that is not
+the API's is refused, as Google does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from tunerun.job import Snapshot
+from tunerun.service.catalogue import OfferedModel
+from tunerun.service.problems import Json
+from tunerun.service.state import ModelState, PermissionRow, TunedModelRow
+
+TYPES = "type.googleapis.com/google.ai.generativelanguage.v1beta"
+
+MAX_INT32 = 2**31 - 1
+
+Ignored = Annotated[Any, Field(description="Accepted and not used.")]
+
+_ROLES = ("ROLE_UNSPECIFIED", "OWNER", "WRITER", "READER")
+_GRANTEES = ("GRANTEE_TYPE_UNSPECIFIED", "USER", "GROUP", "EVERYONE")
+
+
+def _named(names: Sequence[str]) -> BeforeValidator:
+    """Takes an enum's number for its name."""
+
+    def name(value: object) -> object:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names):
+            return names[value]
+        return value
+
+    return BeforeValidator(name, json_schema_input_type=str | int)
+
+
+Int32 = Annotated[int, Field(ge=-(2**31), le=MAX_INT32)]
+
+
+class Body(BaseModel):
+    """A message of the API."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        protected_namespaces=(),
+    )
+
+
+class TuningExample(Body):
+    """An input and the output that shall be learned."""
+
+    text_input: str | None = None
+    output: str | None = None
+
+
+class TuningExamples(Body):
+    """Many of them."""
+
+    examples: list[TuningExample] | None = None
+
+
+class Dataset(Body):
+    """What a model is tuned on."""
+
+    examples: TuningExamples | None = None
+
+
+class Hyperparameters(Body):
+    """How it is tuned; what is 0 or missing gets its default."""
+
+    learning_rate: float | None = None
+    learning_rate_multiplier: float | None = None
+    epoch_count: Int32 | None = None
+    batch_size: Int32 | None = None
+
+
+class TuningTask(Body):
+    """A tuning job."""
+
+    start_time: Ignored = None
+    complete_time: Ignored = None
+    snapshots: Ignored = None
+    training_data: Dataset | None = None
+    hyperparameters: Hyperparameters | None = None
+
+
+class TunedModelSource(Body):
+    """A tuned model to start from."""
+
+    tuned_model: str | None = None
+    base_model: Ignored = None
+
+
+class TunedModel(Body):
+    """A tuned model that shall be made, or how one shall be changed."""
+
+    tuned_model_source: TunedModelSource | None = None
+    base_model: str | None = None
+    name: Ignored = None
+    display_name: str | None = None
+    description: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: Int32 | None = None
+    state: Ignored = None
+    create_time: Ignored = None
+    update_time: Ignored = None
+    tuning_task: TuningTask | None = None
+    reader_project_numbers: list[int] | None = None
+
+
+class Permission(Body):
+    """Who may do what with a tuned model."""
+
+    name: Ignored = None
+    grantee_type: Annotated[str | None, _named(_GRANTEES)] = None
+    email_address: str | None = None
+    role: Annotated[str | None, _named(_ROLES)] = None
+
+
+class TransferOwnership(Body):
+    """Who shall be the owner."""
+
+    name: Ignored = None
+    email_address: str | None = None
+
+
+class Cancel(Body):
+    """Nothing more is said when an operation is cancelled."""
+
+    name: Ignored = None
+
+
+class Part(Body):
+    """A part of a turn; only text can be used here."""
+
+    text: str | None = None
+    thought: Ignored = None
+    inline_data: Any = None
+    file_data: Any = None
+    function_call: Any = None
+    function_response: Any = None
+    executable_code: Any = None
+    code_execution_result: Any = None
+    video_metadata: Any = None
+
+
+class Content(Body):
+    """A turn of a conversation."""
+
+    role: str | None = None
+    parts: list[Part] | None = None
+
+
+class GenerationConfig(Body):
+    """How to answer."""
+
+    candidate_count: Int32 | None = None
+    stop_sequences: list[str] | None = None
+    max_output_tokens: Int32 | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: Int32 | None = None
+    seed: Int32 | None = None
+    response_mime_type: str | None = None
+    response_schema: Any = None
+    response_json_schema: Any = None
+    response_json_schema_ordered: Any = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    response_logprobs: bool | None = None
+    logprobs: Int32 | None = None
+    enable_enhanced_civic_answers: Ignored = None
+    response_modalities: list[Any] | None = None
+    speech_config: Any = None
+    thinking_config: Ignored = None
+    image_config: Any = None
+    media_resolution: Ignored = None
+
+
+class GenerateContent(Body):
+    """A prompt."""
+
+    model: Ignored = None
+    system_instruction: Content | None = None
+    contents: list[Content] | None = None
+    tools: list[Any] | None = None
+    tool_config: Any = None
+    safety_settings: Ignored = None
+    generation_config: GenerationConfig | None = None
+    cached_content: str | None = None
+
+
+class CountTokens(Body):
+    """A prompt whose tokens shall be counted."""
+
+    model: Ignored = None
+    contents: list[Content] | None = None
+    generate_content_request: GenerateContent | None = None
+
+
+# What is answered
+
+
+def message(**values: object) -> Json:
+    """A message without the fields that are zero or empty, as proto3's JSON leaves them out."""
+    return {to_camel(name): value for name, value in values.items() if value not in (None, "", 0, False, [], {})}
+
+
+def timestamp(seconds: float | None) -> str | None:
+    """Seconds since 1970 in UTC as RFC 3339; None stays None."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def model(offered: OfferedModel) -> Json:
+    """A base model."""
+    return message(
+        name=f"models/{offered.name}",
+        base_model_id=offered.name,
+        version="001",
+        display_name=offered.name,
+        description=f"{offered.model.source}, tuned and called on this machine",
+        input_token_limit=offered.context_tokens,
+        output_token_limit=offered.context_tokens,
+        supported_generation_methods=["createTunedModel", "generateContent", "streamGenerateContent", "countTokens"],
+    )
+
+
+def tuned_model(row: TunedModelRow, curve: Sequence[Snapshot]) -> Json:
+    """A tuned model."""
+    source = f"tunedModels/{row.source}" if row.source else None
+    base = f"models/{row.base_model}"
+    return message(
+        name=f"tunedModels/{row.id}",
+        base_model=None if source else base,
+        tuned_model_source=message(tuned_model=source, base_model=base) if source else None,
+        display_name=row.display_name,
+        description=row.description,
+        temperature=row.temperature,
+        top_p=row.top_p,
+        top_k=row.top_k,
+        state=row.state.value,
+        create_time=timestamp(row.created_at),
+        update_time=timestamp(row.updated_at),
+        reader_project_numbers=[str(number) for number in row.reader_projects],
+        tuning_task=message(
+            start_time=timestamp(row.started_at),
+            complete_time=timestamp(row.completed_at),
+            snapshots=[snapshot(s) for s in curve],
+            hyperparameters=message(
+                epoch_count=row.epoch_count,
+                batch_size=row.batch_size,
+                learning_rate=None if row.learning_rate_multiplier is not None else row.learning_rate,
+                learning_rate_multiplier=row.learning_rate_multiplier,
+            ),
+        ),
+    )
+
+
+def snapshot(one: Snapshot) -> Json:
+    """A step of a loss curve."""
+    return message(step=one.step, epoch=one.epoch, mean_loss=one.mean_loss, compute_time=timestamp(one.compute_time))
+
+
+def operation(row: TunedModelRow, curve: Sequence[Snapshot]) -> Json:
+    """The operation that makes a tuned model."""
+    steps = curve[-1].step if curve else 0
+    name = f"tunedModels/{row.id}"
+    answer = message(
+        name=f"{name}/operations/{row.operation}",
+        metadata={
+            "@type": f"{TYPES}.CreateTunedModelMetadata",
+            **message(
+                tuned_model=name,
+                total_steps=row.total_steps,
+                completed_steps=steps,
+                completed_percent=100 * steps / row.total_steps,
+                snapshots=[snapshot(s) for s in curve],
+            ),
+        },
+        done=row.state is not ModelState.CREATING,
+    )
+    if row.state is ModelState.FAILED:
+        answer["error"] = message(code=row.error_code, message=row.error_message)
+    elif row.state is ModelState.ACTIVE:
+        answer["response"] = {"@type": f"{TYPES}.TunedModel", **tuned_model(row, curve)}
+    return answer
+
+
+def permission(row: PermissionRow) -> Json:
+    """A permission."""
+    return message(
+        name=f"tunedModels/{row.tuned_model}/permissions/{row.id}",
+        grantee_type=row.grantee.value,
+        email_address=row.email,
+        role=row.role.value,
+    )
+
+
+def generated(
+    text: str,
+    name: str,
+    *,
+    finish: str | None = None,
+    finish_message: str | None = None,
+    tokens: tuple[int, int] | None = None,
+) -> Json:
+    """An answer, or a part of one.
+
+    Args:
+        finish: why it ends here; None: more is to come.
+        tokens: of the prompt and of the answer.
+    """
+    candidate = {
+        "content": {"role": "model", "parts": [{"text": text}]},  # an empty text is a text all the same
+        **message(finish_reason=finish, finish_message=finish_message),
+    }
+    usage = (
+        message(prompt_token_count=tokens[0], candidates_token_count=tokens[1], total_token_count=sum(tokens))
+        if tokens
+        else None
+    )
+    return message(candidates=[candidate], usage_metadata=usage, model_version=name)
