@@ -88,7 +88,7 @@ class Guard:
 
         scope["state"] = {**scope.get("state", {}), "request_id": secrets.token_hex(8)}
         try:
-            if scope["path"].strip("/").partition("/")[0] in VERSIONS:
+            if _version(scope) is not None:
                 scope["state"]["key"] = self._key_of(scope)
             body = await self._body(scope, receive)
         except ServiceError as error:
@@ -150,8 +150,7 @@ class Guard:
             )
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "other")
-        self._meters.answered(scope["method"], route, status, seconds)
+        self._meters.answered(scope["method"], _route(scope), status, seconds)
         key = scope["state"].get("key")
         fields = {
             "method": scope["method"],
@@ -162,6 +161,20 @@ class Guard:
             "request": scope["state"]["request_id"],
         }
         log.info("request", extra={"fields": fields})
+
+
+def _version(scope: Scope) -> str | None:
+    """The version of the API that a path is of; None: it is of none."""
+    first = scope["path"].strip("/").partition("/")[0]
+    return first if first in VERSIONS else None
+
+
+def _route(scope: Scope) -> str:
+    """The path with names instead of values; `other` for what no route takes."""
+    path, version = getattr(scope.get("route"), "path", None), _version(scope)
+    if path is None:
+        return "other"
+    return path if version is None or path.startswith(f"/{version}/") else f"/{version}{path}"
 
 
 def _stated_length(scope: Scope) -> int:

@@ -1,0 +1,47 @@
+"""A service with the tiny base model, really running, shared by the tests that leave it as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine import tiny_model
+from tests.service.client import Client
+from tunerun.schema import Model
+from tunerun.service.app import Settings
+from tunerun.testing.running_service import RunningService
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    folder = tiny_model.build(tmp_path_factory.mktemp("models") / "tiny")
+    return Model(name="tiny", source=str(folder), context_length=tiny_model.CONTEXT_TOKENS)
+
+
+@pytest.fixture(scope="session")
+def settings(tiny: Model, engine_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings(tmp_path_factory.mktemp("service") / "state", [tiny], engine_cache, device="cpu", threads=1)
+
+
+@pytest.fixture(scope="session")
+def running(settings: Settings) -> Iterator[RunningService]:
+    with RunningService(settings) as running:
+        yield running
+
+
+@pytest.fixture
+def client(running: RunningService) -> Iterator[Client]:
+    """Who owns the service's first key."""
+    with Client(running.address, running.key.secret) as client:
+        yield client
+
+
+@pytest.fixture
+def other(running: RunningService) -> Iterator[Client]:
+    """Somebody else."""
+    key = running.service.keys.add("other@localhost", running.key.scopes)
+    with Client(running.address, key.secret) as client:
+        yield client
+    running.service.keys.revoke(key.id)

@@ -1,0 +1,69 @@
+"""A real `tunerun serve` on loopback, in a thread of this process: for tests of what talks to it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import uvicorn
+
+from tunerun.service.app import Service, Settings
+from tunerun.service.credentials import Key
+from tunerun.service.server import address_of, listening
+from tunerun.testing.waiting import wait_until
+
+
+class RunningService:
+    """The service; a context manager. A second one on the same folder goes on where the first one ended.
+
+    Args:
+        settings: of the service.
+        port: on 127.0.0.1; 0: any that is free.
+        limits: of the guard, such as `body_timeout_s`.
+
+    Attributes:
+        service: everything it consists of.
+    """
+
+    def __init__(self, settings: Settings, port: int = 0, **limits: Any) -> None:
+        self.service = Service(settings)
+        self._listener = listening("127.0.0.1", port, allow_remote=False)
+        config = uvicorn.Config(
+            self.service.application(**limits),
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            ws="none",
+            timeout_graceful_shutdown=5,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]}, daemon=True)
+
+    @property
+    def address(self) -> str:
+        """What stands in backend.base_url."""
+        return address_of(self._listener)
+
+    @property
+    def state(self) -> Path:
+        """The folder of everything that it keeps."""
+        return self.service.state.folder
+
+    @property
+    def key(self) -> Key:
+        """Its first key."""
+        return self.service.keys.keys()[0]
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        wait_until(lambda: self._server.started, "the service listens")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+        self._listener.close()
