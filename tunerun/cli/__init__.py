@@ -181,8 +181,8 @@ def status(
 ) -> None:
     """Show what the ledger knows of the sweep that the overrides compose, or of the newest."""
     from tunerun.cli import tables
+    from tunerun.holding import holder_of
     from tunerun.runner import states_of
-    from tunerun.runner.holding import holder_of
 
     with _chosen_sweep(overrides or [], config_dir, sweep) as (ledger, result):
         if json_:

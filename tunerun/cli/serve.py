@@ -47,6 +47,7 @@ def serve(
     from tunerun.cli import tables
     from tunerun.engine import packages
     from tunerun.engine.base_model import cache_folder
+    from tunerun.holding import held
 
     packages.require(*_NEEDED, extra="serve", what="tunerun serve")
     from tunerun.service.app import KEYS_FILE, Service, Settings
@@ -59,18 +60,19 @@ def serve(
     settings = Settings(
         state.absolute(), models, cache or cache_folder(None), workers=workers, device=device, threads=threads
     )
-    service = Service(settings)
-    gc.freeze()
-    address = address_of(listener)
+    with held(settings.state, "service"):
+        service = Service(settings)
+        gc.freeze()
+        address = address_of(listener)
 
-    def say() -> None:
-        tables.out.print(f"tunerun serves {', '.join(m.name for m in models)} at {address}")
-        tables.out.print(
-            f"The API key lies in {tables.plain(str(state / KEYS_FILE))}; `tunerun serve keys` adds and revokes."
-        )
-        tables.out.print(f"My library: {address}/   Ctrl-C ends it; the queue waits for the next start.")
+        def say() -> None:
+            tables.out.print(f"tunerun serves {', '.join(m.name for m in models)} at {address}")
+            tables.out.print(
+                f"The API key lies in {tables.plain(str(state / KEYS_FILE))}; `tunerun serve keys` adds and revokes."
+            )
+            tables.out.print(f"My library: {address}/   Ctrl-C ends it; the queue waits for the next start.")
 
-    serve_forever(service, listener, say)
+        serve_forever(service, listener, say)
 
 
 def _model(given: str, config_dir: str | None) -> Model:

@@ -9,7 +9,7 @@ What it promises, whenever its process is killed:
 4. A job only moves forward; SUCCEEDED, FAILED and CANCELLED are final, and nothing is added to a final job.
 5. Each step of a loss curve is kept once: what is recorded first stays. The same holds for each evaluation.
 6. A job is submitted and watched by the runner of one sweep at a time. It changes hands only under the lock of the
-   sweep that had it (`tunerun.runner.holding`), and that lock goes with its process.
+   sweep that had it (`tunerun.holding`), and that lock goes with its process.
 7. What a tracker was told is marked after it was told, so a mark never says more than the tracker has.
 8. A file that is damaged, of another program or of a newer tunerun is refused before anything is written to it; an
    older one is brought up to date in one transaction (`tunerun.ledger.migrations`).

@@ -22,10 +22,10 @@ from tunerun.backends.base import Backend
 from tunerun.engine.base_model import cache_folder
 from tunerun.errors import BackendError, InputError
 from tunerun.evaluation.verdict import TrialResult, Verdict, judge
+from tunerun.holding import held, holder_of
 from tunerun.job import ExampleSet, JobState
 from tunerun.ledger import JobRecord, Ledger
 from tunerun.planning import Plan, Trial
-from tunerun.runner.holding import held, holder_of
 from tunerun.runner.loop import Loop
 from tunerun.runner.progress import Progress
 from tunerun.schema import Model, TrialConfig

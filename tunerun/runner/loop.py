@@ -25,11 +25,11 @@ from tunerun.backends.base import Backend
 from tunerun.errors import AccessError, AmbiguousError, BackendError, InputError, UnavailableError
 from tunerun.evaluation.metrics import evaluate
 from tunerun.evaluation.verdict import trial_result
+from tunerun.holding import held_if_free, holder_of
 from tunerun.job import Failure, FailureKind, GenerateOptions, JobRef, JobState, JobStatus, TunedModel
 from tunerun.ledger import JobRecord, Ledger, Spending, TrialProgress
 from tunerun.planning import Plan, Trial
 from tunerun.planning.limits import over_budget
-from tunerun.runner.holding import held_if_free, holder_of
 from tunerun.runner.progress import Progress
 from tunerun.schema import Model, TrialConfig
 

@@ -292,8 +292,8 @@ class State:
         now = time.time()
         with self._writing():
             self._file.write(
-                "UPDATE tuned_model SET state = ?, can_answer = ?, error_code = ?, error_message = ?, completed_at = ?, "
-                "updated_at = ? WHERE key = ? AND state = ?",
+                "UPDATE tuned_model SET state = ?, can_answer = ?, error_code = ?, error_message = ?, "
+                "completed_at = ?, updated_at = ? WHERE key = ? AND state = ?",
                 [state, can_answer, code, message, now, now, key, ModelState.CREATING],
             )
 

@@ -1,7 +1,7 @@
 """The queue of tuning jobs, in the order of creation, and the engines that work it off.
 
-The state's file is the queue: what is CREATING there is tuned, now or at the next start. A job that was running when the
-process died runs again, with the same seed and so with the same losses.
+The state's file is the queue: what is CREATING there is tuned, now or at the next start. A job that was running when
+the process died runs again, with the same seed and so with the same losses.
 """
 
 from __future__ import annotations

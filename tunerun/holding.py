@@ -1,4 +1,5 @@
-"""Who runs a sweep: a lock for each, which goes with the process that holds it, and a note that says who that is."""
+"""Who runs a sweep, or serves a folder: a lock for each, which goes with the process that holds it, and a note of who
+that is."""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ def held(runs: Path, sweep: str) -> Iterator[None]:
 
     Args:
         runs: the folder of the ledger.
+        sweep: its id; or the name of something else that one process has at a time.
 
     Raises:
         LockedError: another process holds it; names the process, its machine and since when.
