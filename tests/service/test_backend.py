@@ -1,0 +1,151 @@
+"""The backend `gemini` and the service: the contract, and that both ends together do what the embedded engine does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tunerun
+from tests.engine.tiny_model import EXAMPLES, HELD_OUT, request_of
+from tests.service.client import Client
+from tunerun.backends.gemini import GeminiBackend
+from tunerun.errors import AccessError
+from tunerun.job import TuningRequest
+from tunerun.ledger import Ledger
+from tunerun.runner import SweepResult
+from tunerun.schema import GeminiBackend as Section
+from tunerun.schema import Model
+from tunerun.service.app import Settings
+from tunerun.testing.backend_contract import BackendContract
+from tunerun.testing.running_service import RunningService
+
+MODEL = Model(name="tiny", source="models/tiny")
+
+
+class ServedPlace:
+    """A service with the tiny base model."""
+
+    missing_model = Model(name="missing-model", source="models/missing-model")
+
+    def __init__(self, running: RunningService) -> None:
+        self._running = running
+
+    def open(self) -> GeminiBackend:
+        return GeminiBackend(Section(kind="gemini", base_url=self._running.address, max_in_flight=4))
+
+    def request(self, digit: str) -> TuningRequest:
+        return request_of(MODEL, key=digit, validation=HELD_OUT)
+
+    def long_request(self, digit: str) -> TuningRequest:
+        return request_of(MODEL, key=digit, epoch_count=1_000_000)
+
+
+@pytest.fixture(scope="class")
+def serving(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    own = Settings(tmp_path_factory.mktemp("own") / "state", settings.models, settings.cache, device="cpu", threads=1)
+    with RunningService(own) as serving, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GEMINI_API_KEY", serving.key.secret)
+        yield serving
+
+
+class TestContract(BackendContract):
+    """The backend keeps the contract with a service that really tunes."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def place(cls, serving: RunningService) -> ServedPlace:
+        return ServedPlace(serving)
+
+
+def rows_in(folder: Path) -> list[str]:
+    """Training and held-out rows in files, and the overrides that name them."""
+    for name, examples in (("rows", EXAMPLES), ("held_out", HELD_OUT)):
+        rows = [{"text_input": one.text_input, "output": one.output} for one in examples]
+        (folder / f"{name}.json").write_text(json.dumps(rows))
+    return [
+        "name=both",
+        "tracking=none",
+        f"dataset.path={folder / 'rows.json'}",
+        f"dataset.validation.path={folder / 'held_out.json'}",
+        "hyperparameters.batch_size=3",
+        "hyperparameters.epoch_count=2,40",
+        "hyperparameters.learning_rate=0.01,0.003",
+        "evaluation.generation.max_output_tokens=8",
+    ]
+
+
+def found_of(runs: Path, result: SweepResult) -> list[Any]:
+    """Losses by step, and answers to the held-out examples, of each trial and of the base model."""
+    with Ledger(runs / "ledger.db") as ledger:
+        found: list[Any] = []
+        for trial in ledger.trials(result.verdict.sweep.id):
+            job = ledger.job(trial.key)
+            assert job is not None
+            curve = [(s.step, s.epoch, s.mean_loss) for s in ledger.snapshots(job.id)]
+            measured = [ledger.evaluation(subject, trial.evaluation) for subject in (trial.key, trial.baseline)]
+            assert None not in measured
+            found.append((curve, [[p.predicted for p in m.predictions] for m in measured if m is not None]))
+        return found
+
+
+def test_an_experiment_gives_the_same_here_and_at_a_service(
+    tiny: Model, running: RunningService, engine_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unchanged but for `backend=`: equal losses at every step, equal answers of tuned models and base model."""
+    monkeypatch.setenv("GEMINI_API_KEY", running.key.secret)
+    common = rows_in(tmp_path)
+    places = {
+        "here": [
+            "backend.device=cpu",
+            "backend.threads=1",
+            f"model.source={tiny.source}",
+            f"paths.cache={engine_cache}",
+        ],
+        "there": ["backend=gemini", f"backend.base_url={running.address}", "backend.poll_interval_s=0.05"],
+    }
+    found = {}
+    for place, own in places.items():
+        runs = tmp_path / place
+        overrides = [*common, "model=huggingface", "model.name=tiny", *own, f"paths.runs={runs}"]
+        result = tunerun.run(tunerun.plan(tunerun.load(overrides)))
+        assert result.exit_code == 0
+        found[place] = found_of(runs, result)
+    assert found["here"] == found["there"]
+    with Client(running.address, running.key.secret) as client:
+        for model in client.good("GET", "/tunedModels", pageSize=100)["tunedModels"]:
+            client.good("DELETE", f"/{model['name']}")
+
+
+@pytest.mark.parametrize(
+    ("owner", "scopes", "words"),
+    [
+        (None, (), "backend.api_key_env"),
+        ("other@localhost", (), "backend.oauth"),
+        ("other@localhost", ("https://www.googleapis.com/auth/cloud-platform",), "permission"),
+    ],
+)
+def test_a_refusal_says_what_is_missing(
+    running: RunningService,
+    monkeypatch: pytest.MonkeyPatch,
+    client: Client,
+    owner: str | None,
+    scopes: tuple[str, ...],
+    words: str,
+) -> None:
+    """A wrong key, a key without the scope, and no permission are told apart, each with what to do."""
+    request = request_of(MODEL, key="9")
+    with ServedPlace(running).open() as backend:
+        monkeypatch.setenv("GEMINI_API_KEY", running.key.secret)
+        backend.submit(request)
+        key = running.service.keys.add(owner, scopes) if owner else None
+        monkeypatch.setenv("GEMINI_API_KEY", key.secret if key else "a-planted-key")
+        with pytest.raises(AccessError, match=words) as caught:
+            backend.submit(request)
+        assert (key.secret if key else "a-planted-key") not in str(caught.value)
+        if key:
+            running.service.keys.revoke(key.id)
+    client.good("DELETE", f"/tunedModels/{request.tuned_model_id}")
