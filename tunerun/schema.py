@@ -163,13 +163,16 @@ class LocalBackend(Section):
     threads: int | None = Field(None, ge=1, description="CPU threads; null: as many as torch takes by itself.")
 
 
+GOOGLE = "https://generativelanguage.googleapis.com"
+
+
 class GeminiBackend(Section):
     """A service that speaks the Gemini API's tuning methods, such as `tunerun serve`; Google's own no longer tunes."""
 
     kind: Literal["gemini"] = Field(description="gemini")
     base_url: str = Field(
-        "https://generativelanguage.googleapis.com",
-        description="Address of the service; https, or http to this machine.",
+        GOOGLE,
+        description="Address of the service; https, or http to this machine; Google's own tunes nothing any more.",
     )
     api_key_env: str = Field(
         "GEMINI_API_KEY",

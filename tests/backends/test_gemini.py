@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+import stamina
 
 from tests.engine.tiny_model import HELD_OUT, request_of
 from tunerun.backends.gemini import GeminiBackend
@@ -145,6 +146,21 @@ def test_a_failed_job_starts_anew(place: GeminiPlace, backend: GeminiBackend) ->
     assert len(place.service.created) == 2
 
 
+@pytest.mark.parametrize("status", [0, 500])
+def test_a_deletion_whose_answer_was_lost_is_done(status: int) -> None:
+    """The second one finds nothing, which is what was wanted."""
+    script = once(Fault(status, applied=True), "DELETE", "/v1beta/tunedModels")
+    script.failure = lambda _: "bug"
+    with GeminiService(script) as service, stamina.set_testing(True, attempts=4):
+        place = GeminiPlace(service)
+        with place.open() as backend:
+            ref = backend.submit(place.request("1"))
+            assert backend.poll([ref])[ref].state is JobState.FAILED
+            backend.submit(place.request("1"))
+        assert [request.method for request in service.requests].count("DELETE") == 2
+        assert len(service.created) == 2
+
+
 @pytest.mark.parametrize(("jobs", "requests"), [(1, 1), (2, 2), (3, 1), (1_000, 1), (2_500, 3)])
 def test_many_jobs_are_one_request_a_page(place: GeminiPlace, backend: GeminiBackend, jobs: int, requests: int) -> None:
     """A thousand jobs are polled with one list request; a few are asked for one by one."""
@@ -211,3 +227,11 @@ def test_generation_that_is_refused_names_the_model(place: GeminiPlace, backend:
     place.service.script = Script(fault=lambda _: Fault(400, "too long"))
     with pytest.raises(BackendError, match=r"models/smollm2-135m at http.*answered 400 INVALID_ARGUMENT: too long"):
         backend.generate(MODEL, ["1"], GenerateOptions())
+
+
+def test_a_plan_for_google_says_that_it_tunes_nothing() -> None:
+    """Its own address is warned of, with the date of that knowledge; another one is not."""
+    (warning,) = GeminiBackend(Section(kind="gemini")).capabilities().warnings
+    assert "no model that can be tuned since May 2025" in warning
+    assert "read 2026-04-29" in warning
+    assert GeminiBackend(Section(kind="gemini", base_url="http://127.0.0.1:1")).capabilities().warnings == ()

@@ -26,6 +26,7 @@ class Capabilities:
         poll_interval_s: seconds between two looks at the running jobs.
         max_training_bytes: of all training examples as they are sent; None: no limit.
         not_taken: keys of the config that the service has no word for, so that they cannot be swept.
+        warnings: what a user should know of it before a run, one line each.
     """
 
     kind: str
@@ -38,6 +39,7 @@ class Capabilities:
     poll_interval_s: float = 0.2
     max_training_bytes: int | None = None
     not_taken: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Backend(Protocol):

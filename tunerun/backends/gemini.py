@@ -34,6 +34,11 @@ from tunerun.schema import Model
 KIND = "gemini"
 SCOPE = "https://www.googleapis.com/auth/generative-language.tuning"
 
+NO_TUNING = (
+    "backend.base_url: Google's Gemini API has offered no model that can be tuned since May 2025, and plans none (its "
+    "documentation, read 2026-04-29); give the address of another service, such as one that `tunerun serve` prints"
+)
+
 PAGE = 1000
 """The most tuned models of one list request (v1beta `tunedModels.list`)."""
 
@@ -72,6 +77,7 @@ class GeminiBackend:
             poll_interval_s=self._section.poll_interval_s,
             max_training_bytes=4 * 2**20,
             not_taken=("hyperparameters.adapter_rank", "hyperparameters.adapter_alpha"),
+            warnings=(NO_TUNING,) if self._section.base_url == schema.GOOGLE else (),
         )
 
     def prepare(self, models: Sequence[Model]) -> None:
@@ -145,8 +151,16 @@ class GeminiBackend:
             )
         if self._status(found).state not in (JobState.FAILED, JobState.CANCELLED):
             return True
-        self._service.delete(f"/v1beta/tunedModels/{request.tuned_model_id}")
+        self._delete(request.tuned_model_id)
         return False
+
+    def _delete(self, identifier: str) -> None:
+        """Delete a tuned model; one that is not there any more was deleted by a request whose answer was lost."""
+        try:
+            self._service.delete(f"/v1beta/tunedModels/{identifier}")
+        except StatusError as error:
+            if error.status != 404:
+                raise
 
     def _get(self, identifier: str) -> Json | None:
         try:
@@ -223,7 +237,7 @@ class GeminiBackend:
                         raise
                 else:
                     return
-        self._service.delete(f"/v1beta/tunedModels/{ref.id}")
+        self._delete(ref.id)
 
     def generate(self, model: Model | TunedModel, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
         """One request an input, some at a time; see the Protocol."""
@@ -308,7 +322,11 @@ def _seconds(time: object) -> float | None:
 
 
 def _failure(error: Json) -> Failure:
+    """Why a job failed: by the kind that `tunerun serve` writes in front, else by a word that others use."""
     message = str(error.get("message") or "the service gave no reason")
+    prefix, _, rest = message.partition(": ")
+    if prefix in list(FailureKind):
+        return Failure(FailureKind(prefix), rest)
     kind = FailureKind.CRASHED
     if "memory" in message.lower():
         kind = FailureKind.OUT_OF_MEMORY

@@ -150,6 +150,8 @@ class Planner:
         section = self._text(config.backend)
         if section not in self._backends:
             self._backends[section] = open_backend(config.backend, self.runs, self.cache)
+            for text in self._backends[section].capabilities().warnings:
+                self._warn(text)
         return self._backends[section].capabilities()
 
     def load(self, config: TrialConfig, capabilities: Capabilities) -> LoadedDataset:
