@@ -143,6 +143,7 @@ PLANTED = {
     "an AWS access key": "AKIA" + "E" * 16,
     "a Slack token": "xoxb-" + "1" * 12,
     "a Hugging Face token": "hf_" + "g" * 34,
+    "a password": "the password is " + "Tr0ub4dor&3",
     "a password in an address": "postgres://me:" + "hunter2@db/x",
 }
 

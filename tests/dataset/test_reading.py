@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tunerun.dataset import SourceRow, read_rows
+from tunerun.dataset import SourceRow, read_content, read_rows
 from tunerun.errors import DatasetError
 
 ANY = "give a file of JSON, JSON lines, CSV, TSV or Parquet"
@@ -73,7 +73,7 @@ MALFORMED = {
     "UTF-16": (
         "a.csv",
         "text\ncafé\n".encode("utf-16"),
-        [f"{{file}}: looks like text in UTF-16, but its ending says CSV; {ANY}"],
+        [f"{{file}}: looks like text in UTF-16, but its ending says CSV; save it as UTF-8"],
     ),
     "a repeated header": (
         "a.csv",
@@ -174,6 +174,9 @@ def test_malformed(tmp_path: Path, name: str, content: bytes, problems: list[str
     with pytest.raises(DatasetError, match=r"a\.") as refused:
         read_rows(path)
     assert list(refused.value.problems) == [problem.format(file=path) for problem in problems]
+    with pytest.raises(DatasetError, match=r"a\.") as refused:
+        read_content(name, content)
+    assert list(refused.value.problems) == [problem.format(file=name) for problem in problems]
 
 
 def test_missing_file_names_the_nearest(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from tunerun.dataset.chat import CHAT_COLUMNS, with_chat_columns
 from tunerun.dataset.checks import GUIDE, RenderedRow
-from tunerun.dataset.rows import Findings, SourceRow, listed
+from tunerun.dataset.rows import MOST_OF_A_KIND, Findings, SourceRow, listed
 from tunerun.job import Example
 
 FEWEST_EXAMPLES = 20
@@ -19,7 +19,7 @@ MOST_TRAINING_BYTES = 4_000_000
 """The guide: the training file can be at most 4 MB; read as decimal megabytes, the smaller reading."""
 
 MOST_PLACES = 3
-"""Places that one warning names."""
+"""Places that one warning names, unless all are asked for."""
 
 
 def advice_on_size(training: Sequence[RenderedRow]) -> Iterator[str]:
@@ -40,16 +40,16 @@ def _examples(count: int) -> str:
     return "1 example" if count == 1 else f"{count} examples"
 
 
-def exact_duplicates(training: Sequence[RenderedRow]) -> Iterator[str]:
+def exact_duplicates(training: Sequence[RenderedRow], most: int) -> Iterator[str]:
     """Yield one line about training examples that stand twice."""
     repeated = [found for found in _by_example(training).values() if len(found) > 1]
     if repeated:
         count = sum(map(len, repeated)) - len(repeated)
         what = f"exact duplicates among the training examples ({count:,})"
-        yield f"{what}: {_pairs(repeated)}; remove them unless they shall weigh more"
+        yield f"{what}: {_pairs(repeated, most)}; remove them unless they shall weigh more"
 
 
-def contradictions(training: Sequence[RenderedRow]) -> Iterator[str]:
+def contradictions(training: Sequence[RenderedRow], most: int) -> Iterator[str]:
     """Yield one line about equal inputs with different outputs."""
     firsts: dict[str, list[str]] = {}
     for example, found in _by_example(training).items():
@@ -57,7 +57,7 @@ def contradictions(training: Sequence[RenderedRow]) -> Iterator[str]:
     contradicting = [found for found in firsts.values() if len(found) > 1]
     if contradicting:
         what = f"different outputs for one text_input among the training examples ({len(contradicting):,})"
-        yield f"{what}: {_pairs(contradicting)}; keep one, or let the template tell them apart"
+        yield f"{what}: {_pairs(contradicting, most)}; keep one, or let the template tell them apart"
 
 
 def _by_example(rows: Sequence[RenderedRow]) -> dict[Example, list[str]]:
@@ -67,15 +67,15 @@ def _by_example(rows: Sequence[RenderedRow]) -> dict[Example, list[str]]:
     return places
 
 
-def _pairs(groups: Sequence[Sequence[str]]) -> str:
-    told = ", ".join(f"{group[0]} and {group[1]}" for group in groups[:MOST_PLACES])
-    return told + (", ..." if len(groups) > MOST_PLACES else "")
+def _pairs(groups: Sequence[Sequence[str]], most: int) -> str:
+    told = ", ".join(f"{group[0]} and {group[1]}" for group in groups[:most])
+    return told + (", ..." if len(groups) > most else "")
 
 
-def leaks(training: Sequence[RenderedRow], held_out: Mapping[str, Sequence[RenderedRow]]) -> tuple[str, ...]:
+def leaks(training: Sequence[RenderedRow], held_out: Mapping[str, Sequence[RenderedRow]], most: int) -> tuple[str, ...]:
     """A line for each held-out example that is trained on, or held out twice; all but the first few are counted."""
     known = {each.example: (each.row.place, "trained on") for each in reversed(training)}
-    findings = Findings()
+    findings = Findings(max(most, MOST_OF_A_KIND))
     for name, rows in held_out.items():
         for each in rows:
             if each.example in known:

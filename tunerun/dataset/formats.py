@@ -134,4 +134,6 @@ def _remedy(looks: tuple[str, ...]) -> str:
         return f"rename it, or set dataset.format={looks[0]}"
     if looks[0] == SEMICOLONS:
         return "save it with commas"
+    if "UTF-16" in looks[0] or "UTF-32" in looks[0]:
+        return "save it as UTF-8"
     return "give a file of JSON, JSON lines, CSV, TSV or Parquet"

@@ -84,7 +84,10 @@ class TokenLimit:
 
 
 def inspect(
-    training: Sequence[RenderedRow], held_out: Mapping[str, Sequence[RenderedRow]], tokens: TokenLimit | None = None
+    training: Sequence[RenderedRow],
+    held_out: Mapping[str, Sequence[RenderedRow]],
+    tokens: TokenLimit | None = None,
+    most: int = MOST_PLACES,
 ) -> Iterator[Finding]:
     """Yield a finding for each check that has something to say, in the table's order.
 
@@ -92,54 +95,57 @@ def inspect(
         training: rows to train on.
         held_out: `validation` and `test` rows, by name.
         tokens: of the training rows; None: the base model's context length is not known.
+        most: places that one finding names.
     """
     everything = [*training, *(row for rows in held_out.values() for row in rows)]
     for name, lines in (
-        ("duplicate", exact_duplicates(training)),
-        ("near duplicate", _near_duplicates(training)),
-        ("contradiction", contradictions(training)),
-        ("leak", leaks(training, held_out)),
-        ("near leak", _near_leaks(training, held_out)),
+        ("duplicate", exact_duplicates(training, most)),
+        ("near duplicate", _near_duplicates(training, most)),
+        ("contradiction", contradictions(training, most)),
+        ("leak", leaks(training, held_out, most)),
+        ("near leak", _near_leaks(training, held_out, most)),
         ("imbalance", _imbalance(training)),
-        ("label typo", _label_typos(everything)),
-        ("truncated", _truncated(training, tokens)),
-        ("braces", _braces(everything)),
-        ("spaces", _spaces(everything)),
-        ("secret", _secrets(everything)),
-        ("e-mail", _emails(everything)),
+        ("label typo", _label_typos(everything, most)),
+        ("truncated", _truncated(training, tokens, most)),
+        ("braces", _braces(everything, most)),
+        ("spaces", _spaces(everything, most)),
+        ("secret", _secrets(everything, most)),
+        ("e-mail", _emails(everything, most)),
     ):
         for line in lines:
             yield Finding(name, _SEVERITIES[name], line)
 
 
-def places(rows: Sequence[RenderedRow]) -> str:
+def places(rows: Sequence[RenderedRow], most: int) -> str:
     """Where rows stand: the first few, and how many more there are."""
-    told = ", ".join(row.row.place for row in rows[:MOST_PLACES])
-    return told + (f" and {len(rows) - MOST_PLACES:,} more" if len(rows) > MOST_PLACES else "")
+    told = ", ".join(row.row.place for row in rows[:most])
+    return told + (f" and {len(rows) - most:,} more" if len(rows) > most else "")
 
 
-def _near_duplicates(training: Sequence[RenderedRow]) -> Iterator[str]:
+def _near_duplicates(training: Sequence[RenderedRow], most: int) -> Iterator[str]:
     pairs = list(near_duplicates([row.example.text_input for row in training]))
     if pairs:
-        told = _told([(training[first], training[second]) for first, second in pairs])
+        told = _told([(training[first], training[second]) for first, second in pairs], most)
         yield f"near duplicates among the training inputs ({len(pairs):,}): {told}; keep one of each"
 
 
-def _near_leaks(training: Sequence[RenderedRow], held_out: Mapping[str, Sequence[RenderedRow]]) -> Iterator[str]:
+def _near_leaks(
+    training: Sequence[RenderedRow], held_out: Mapping[str, Sequence[RenderedRow]], most: int
+) -> Iterator[str]:
     for name, rows in held_out.items():
         texts = [row.example.text_input for row in (*training, *rows)]
         both = [*training, *rows]
         pairs = [(both[a], both[b]) for a, b in near_duplicates(texts) if a < len(training) <= b]
         if pairs:
             yield (
-                f"near duplicates of training inputs among the {name} inputs ({len(pairs):,}): {_told(pairs)}; "
+                f"near duplicates of training inputs among the {name} inputs ({len(pairs):,}): {_told(pairs, most)}; "
                 "remove one of each, or the comparison flatters"
             )
 
 
-def _told(pairs: Sequence[tuple[RenderedRow, RenderedRow]]) -> str:
-    told = ", ".join(f"{first.row.place} and {second.row.place}" for first, second in pairs[:MOST_PLACES])
-    return told + (", ..." if len(pairs) > MOST_PLACES else "")
+def _told(pairs: Sequence[tuple[RenderedRow, RenderedRow]], most: int) -> str:
+    told = ", ".join(f"{first.row.place} and {second.row.place}" for first, second in pairs[:most])
+    return told + (", ..." if len(pairs) > most else "")
 
 
 def _imbalance(training: Sequence[RenderedRow]) -> Iterator[str]:
@@ -152,56 +158,57 @@ def _imbalance(training: Sequence[RenderedRow]) -> Iterator[str]:
         )
 
 
-def _label_typos(rows: Sequence[RenderedRow]) -> Iterator[str]:
+def _label_typos(rows: Sequence[RenderedRow], most: int) -> Iterator[str]:
     counts = label_counts([row.example.output for row in rows])
     for label, intended in typing_errors(counts):
         found = [row for row in rows if row.example.output == label]
         yield (
-            f"{places(found)}: the output {label!r} looks like {intended!r}, which stands {counts[intended]:,} times; "
-            "write one of them"
+            f"{places(found, most)}: the output {label!r} looks like {intended!r}, which stands {counts[intended]:,} "
+            "times; write one of them"
         )
 
 
-def _truncated(training: Sequence[RenderedRow], tokens: TokenLimit | None) -> Iterator[str]:
+def _truncated(training: Sequence[RenderedRow], tokens: TokenLimit | None, most: int) -> Iterator[str]:
     if tokens is None:
         return
     long = [row for row, length in zip(training, tokens.lengths, strict=True) if length > tokens.most]
     if long:
         about = "" if tokens.exact else "about "
         yield (
-            f"{places(long)}: {about}{max(tokens.lengths):,} tokens at most, the base model's context length is "
+            f"{places(long, most)}: {about}{max(tokens.lengths):,} tokens at most, the base model's context length is "
             f"{tokens.most:,}; the end would be cut off: shorten the rows or the template"
         )
 
 
-def _braces(rows: Sequence[RenderedRow]) -> Iterator[str]:
+def _braces(rows: Sequence[RenderedRow], most: int) -> Iterator[str]:
     found = [row for row in rows if any(brace in text for text in _texts(row) for brace in _BRACES)]
     if found:
-        yield f"{places(found)}: template braces are left in the text; render the rows once, or escape what is meant"
+        where = places(found, most)
+        yield f"{where}: template braces are left in the text; render the rows once, or escape what is meant"
 
 
-def _spaces(rows: Sequence[RenderedRow]) -> Iterator[str]:
+def _spaces(rows: Sequence[RenderedRow], most: int) -> Iterator[str]:
     found = [row for row in rows if row.example.output != row.example.output.strip()]
     if found:
         yield (
-            f"{places(found)}: white space around the output is learned too; "
+            f"{places(found, most)}: white space around the output is learned too; "
             "write {{ output | trim }} in template.output, or take it away"
         )
 
 
-def _secrets(rows: Sequence[RenderedRow]) -> Iterator[str]:
+def _secrets(rows: Sequence[RenderedRow], most: int) -> Iterator[str]:
     found: dict[str, list[RenderedRow]] = {}
     for row in rows:
         for kind in dict.fromkeys(kind for text in _texts(row) for kind in secrets_in(text)):
             found.setdefault(kind, []).append(row)
     for kind, holders in found.items():
-        yield f"{places(holders)}: looks like {kind}; take it out, and revoke it if it is real"
+        yield f"{places(holders, most)}: looks like {kind}; take it out, and revoke it if it is real"
 
 
-def _emails(rows: Sequence[RenderedRow]) -> Iterator[str]:
+def _emails(rows: Sequence[RenderedRow], most: int) -> Iterator[str]:
     found = [row for row in rows if any("@" in text and EMAIL.search(text) for text in _texts(row))]
     if found:
-        yield f"{places(found)}: an e-mail address; replace it with one at example.com unless it must be learned"
+        yield f"{places(found, most)}: an e-mail address; replace it with one at example.com unless it must be learned"
 
 
 def _texts(row: RenderedRow) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunerun.dataset.advice import advice_on_columns, advice_on_size
+from tunerun.dataset.advice import MOST_PLACES, advice_on_columns, advice_on_size
 from tunerun.dataset.checks import CharacterLimits, RenderedRow, render_rows, require
 from tunerun.dataset.inspection import Finding, TokenLimit, inspect
 from tunerun.dataset.reading import collect_rows
@@ -66,6 +66,7 @@ def load_examples(
     max_input_characters: int | None,
     max_output_characters: int | None,
     tokens: TokenCheck | None = None,
+    most_places: int = MOST_PLACES,
 ) -> LoadedDataset:
     """Read the files of a dataset and make examples of their rows.
 
@@ -76,6 +77,7 @@ def load_examples(
         max_input_characters: the most of a text_input that the backend takes; None: any number.
         max_output_characters: the most of an output; None: any number.
         tokens: how long examples may be in tokens; None: that is not known.
+        most_places: that one finding names.
 
     Raises:
         DatasetError: every problem of every file, one line each.
@@ -89,7 +91,7 @@ def load_examples(
     if reader.problems:
         raise DatasetError(reader.problems)
     counted = None if tokens is None else tokens([each.example for each in parts.training])
-    findings = tuple(inspect(parts.training, parts.held_out, counted))
+    findings = tuple(inspect(parts.training, parts.held_out, counted, most_places))
     return LoadedDataset(
         training=_example_set(dataset.path, parts.training),
         validation=_held_out_set(dataset.validation.path or dataset.path, parts.validation),

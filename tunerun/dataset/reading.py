@@ -29,13 +29,34 @@ def read_rows(path: Path, format: str = "auto") -> list[SourceRow]:  # noqa: A00
     return rows
 
 
+def read_content(name: str, content: bytes) -> list[SourceRow]:
+    """Read the rows of a file that somebody has sent, as `read_rows` does.
+
+    Args:
+        name: what errors and rows call it; its ending says the format.
+
+    Raises:
+        DatasetError: every problem of the file, one line each.
+    """
+    findings = Findings()
+    rows = _rows(Path(name), content, "auto", findings)
+    if findings:
+        raise DatasetError(findings.lines)
+    return rows
+
+
 def collect_rows(path: Path, format_name: str, findings: Findings) -> list[SourceRow]:
     """Read the rows that can be read, as `read_rows`; problems are added to `findings`."""
     if format_name not in ("auto", *NAMES):
         findings.add("format", f"the format {format_name!r} is unknown; use auto, {', '.join(NAMES)}")
         return []
     content = _content(path, findings)
-    if content is None:
+    return [] if content is None else _rows(path, content, format_name, findings)
+
+
+def _rows(path: Path, content: bytes, format_name: str, findings: Findings) -> list[SourceRow]:
+    if not content.removeprefix(b"\xef\xbb\xbf").strip():
+        findings.add("path", f"{path}: is empty; add examples")
         return []
     found = find_format(path, content, format_name, findings)
     before = len(findings)
@@ -60,22 +81,16 @@ def _parsed(path: Path, content: bytes, format_name: str, findings: Findings) ->
 
 
 def _content(path: Path, findings: Findings) -> bytes | None:
-    """Return all bytes of a file that has any but white space."""
     try:
         if path.exists() and not path.is_file():
             findings.add("path", f"{path}: {_not_a_file(path)}; name the file itself")
             return None
-        content = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         findings.add("path", f"{path}: there is no such file; {_nearest_file(path)}")
-        return None
     except OSError as error:
         findings.add("path", f"{path}: cannot be read: {error.strerror}; mend that, or name another file")
-        return None
-    if not content.removeprefix(b"\xef\xbb\xbf").strip():
-        findings.add("path", f"{path}: is empty; add examples")
-        return None
-    return content
+    return None
 
 
 def _not_a_file(path: Path) -> str:

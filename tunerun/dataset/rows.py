@@ -37,9 +37,14 @@ class SourceRow:
 
 
 class Findings:
-    """Collects lines by kind, so that ten thousand bad rows do not print ten thousand lines."""
+    """Collects lines by kind, so that ten thousand bad rows do not print ten thousand lines.
 
-    def __init__(self) -> None:
+    Args:
+        most: lines of a kind that are kept.
+    """
+
+    def __init__(self, most: int = MOST_OF_A_KIND) -> None:
+        self._most = most
         self._told: dict[str, list[str]] = {}
         self._counts: dict[str, int] = {}
 
@@ -47,7 +52,7 @@ class Findings:
         """Add a line; of one kind the first few are kept, the others counted."""
         self._counts[kind] = self._counts.get(kind, 0) + 1
         told = self._told.setdefault(kind, [])
-        if len(told) < MOST_OF_A_KIND:
+        if len(told) < self._most:
             told.append(line)
 
     def __len__(self) -> int:

@@ -12,9 +12,15 @@ SECRETS = {
     "an AWS access key": re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
     "a Slack token": re.compile(r"\bxox[abprs]-[A-Za-z0-9-]{10,}"),
     "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{30,}"),
+    "a password": re.compile(
+        r"\b(?:password|passwd|pwd|passphrase|secret|api[_-]?key|access[_-]?token)\b[\"']?(?: is\b)?\s*[:=]?\s*[\"']?"
+        r"(?=[^\s\"',;]*[0-9])(?=[^\s\"',;]*[A-Za-z])[^\s\"',;]{8,}",
+        re.IGNORECASE,
+    ),
     "a password in an address": re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@]+:[^\s/@]+@"),
 }
-"""By the shapes that their makers document; a shape is no proof."""
+"""By the shapes that their makers document; a password: eight characters or more with letters and digits behind a word
+that says so. A shape is no proof."""
 
 EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]+@(?!example\.)[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}\b")
 """A mail address; those of the example domains (RFC 2606) are nobody's."""

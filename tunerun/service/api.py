@@ -126,9 +126,13 @@ class Methods:
 
     async def answer(self, called: Called, asked: wire.GenerateContent) -> JSONResponse:
         """The answer to a prompt."""
+        return JSONResponse(await self.generated(called, asked), headers=_warning(called.warning))
+
+    async def generated(self, called: Called, asked: wire.GenerateContent) -> Json:
+        """The answer to a prompt, as the API writes it."""
         prompt = read_prompt(asked, called.defaults)
         answer = await _awaited(self._answerer.ask(called.model, prompt.text, prompt.options))
-        return JSONResponse(_whole(called, prompt, answer), headers=_warning(called.warning))
+        return _whole(called, prompt, answer)
 
     async def stream(self, called: Called, asked: wire.GenerateContent, *, as_events: bool) -> StreamingResponse:
         """The answer to a prompt in parts as they come: as server-sent events, or as one JSON array."""

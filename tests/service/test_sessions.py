@@ -1,0 +1,68 @@
+"""Who is signed in at the page, and for how long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tunerun.service.credentials import TUNING_SCOPE, Key, KeyFile
+from tunerun.service.problems import ServiceError
+from tunerun.service.sessions import Sessions
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> KeyFile:
+    return KeyFile(tmp_path / "keys.json")
+
+
+@pytest.fixture
+def key(keys: KeyFile) -> Key:
+    return keys.add("me@localhost", [TUNING_SCOPE])
+
+
+def test_a_session_finds_its_key(keys: KeyFile, key: Key) -> None:
+    """The id of a session is new each time, is not the key, and finds it until the session is ended."""
+    sessions = Sessions(keys)
+    first, second = sessions.start(key.secret), sessions.start(key.secret)
+    assert len({first, second, key.secret}) == 3
+    assert sessions.key(first) == key
+    sessions.end(first)
+    sessions.end("none")
+    with pytest.raises(ServiceError, match="You are signed out"):
+        sessions.key(first)
+    assert sessions.key(second) == key
+
+
+def test_a_session_ends_by_itself(keys: KeyFile, key: Key) -> None:
+    """After its life a session is over."""
+    sessions = Sessions(keys, life_s=0)
+    with pytest.raises(ServiceError, match="You are signed out"):
+        sessions.key(sessions.start(key.secret))
+
+
+def test_the_oldest_session_makes_room(keys: KeyFile, key: Key) -> None:
+    """Of more sessions than are kept, the oldest is over."""
+    sessions = Sessions(keys, most=2)
+    first, *others = [sessions.start(key.secret) for _ in range(3)]
+    with pytest.raises(ServiceError, match="You are signed out"):
+        sessions.key(first)
+    assert [sessions.key(each) for each in others] == [key, key]
+
+
+def test_a_revoked_key_ends_its_sessions(keys: KeyFile, key: Key) -> None:
+    """A key that is not in the file any more opens nothing, also where it did before."""
+    sessions = Sessions(keys)
+    session = sessions.start(key.secret)
+    keys.revoke(key.id)
+    with pytest.raises(ServiceError, match="its key was revoked"):
+        sessions.key(session)
+    with pytest.raises(ServiceError, match="not valid"):
+        sessions.start(key.secret)
+
+
+def test_a_key_has_to_have_the_scope(keys: KeyFile) -> None:
+    """A key that may not tune starts no session, and is told why."""
+    key = keys.add("me@localhost", ["https://www.googleapis.com/auth/other"])
+    with pytest.raises(ServiceError, match=f"The key {key.id} has no scope for tuning"):
+        Sessions(keys).start(key.secret)

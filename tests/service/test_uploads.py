@@ -1,0 +1,90 @@
+"""Files that are sent to the page."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tunerun.errors import DatasetError
+from tunerun.service.uploads import MAX_FILE_BYTES, SHOWN_CHARACTERS, SHOWN_COLUMNS, file_name, read_table
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("rows.csv", "rows.csv"),
+        ("C:\\my files\\rows.csv", "rows.csv"),
+        ("../../etc/rows.csv", "rows.csv"),
+        ("a\x00b\u202e.csv", "ab.csv"),
+        ("x" * 200 + ".csv", "x" * 76 + ".csv"),
+        ("..", "file"),
+        (None, "file"),
+    ],
+)
+def test_names_of_files(given: str | None, shown: str) -> None:
+    """Folders, what cannot be shown, and what is too long are left away; the ending stays."""
+    assert file_name(given) == shown
+
+
+@pytest.mark.parametrize(
+    ("header", "likely"),
+    [
+        ("note,output,text_input", ("text_input", "output")),
+        ("question,answer,note", ("question", "answer")),
+        ("output,question", ("question", "output")),
+        ("answer,text_input", ("text_input", "answer")),
+    ],
+)
+def test_likely_columns(header: str, likely: tuple[str, str]) -> None:
+    """Columns with the API's names are chosen, else the first ones that are left."""
+    assert read_table("a.csv", f"{header}\n{header}\n".encode()).likely() == likely
+
+
+def test_cells_become_texts() -> None:
+    """Numbers are written as a template writes them, lists as JSON, and what is missing is empty."""
+    rows = [{"a": 1, "b": [1, "ü"]}, {"a": None, "c": True}]
+    table = read_table("a.json", json.dumps(rows).encode())
+    assert table.columns == ("a", "b", "c")
+    assert table.head() == [["1", '[1, "ü"]', ""], ["", "", "True"]]
+    first, second = table.examples("a", "c")
+    assert (first.text_input, first.output, second.text_input, second.output) == ("1", "", "", "True")
+
+
+def test_conversations_are_examples() -> None:
+    """A conversation of one question and one answer gives the columns text_input and output."""
+    turns = [{"role": "user", "content": "two"}, {"role": "assistant", "content": "three"}]
+    table = read_table("a.jsonl", json.dumps({"messages": turns}).encode())
+    assert table.likely() == ("text_input", "output")
+    assert (table.examples(*table.likely())[0].text_input, table.examples(*table.likely())[0].output) == (
+        "two",
+        "three",
+    )
+
+
+def test_long_and_wide_files_are_shown_in_part() -> None:
+    """The first rows and columns are shown, and of long cells the beginning; all of them can be chosen."""
+    header = ",".join(f"c{number}" for number in range(50))
+    row = ",".join(["x" * 300] * 50)
+    table = read_table("a.csv", "\n".join([header] + [row] * 20).encode())
+    assert (len(table.head()), len(table.head()[0]), len(table.columns)) == (10, SHOWN_COLUMNS, 50)
+    assert table.head()[0][0] == "x" * SHOWN_CHARACTERS + "…"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"a,b\n1,2\n3\n", r"^a\.csv:3: has 1 cell, the header has 2"),
+        ("a.json", b'[\n{"a": }]', r"^a\.json:2: broken JSON"),
+        ("a.csv", b"", r"^a\.csv: is empty"),
+        ("a.csv", b"a\n1\n", r"^a\.csv: has one column, 'a'"),
+        ("a.csv", b"PAR1", r"^a\.csv: is Parquet"),
+        ("a.xlsx", b"PK\x03\x04", r"^a\.xlsx: looks like a zip archive or an Excel workbook"),
+        ("a.jsonl", b'{"messages": 1}\n' * 30, r"^a\.jsonl:1: (.|\n)*and 10 more like this$"),
+        ("a.csv", b"a,b\n" * (MAX_FILE_BYTES // 4 + 1), r"^a\.csv: is over the limit of 4,194,304 bytes"),
+    ],
+)
+def test_bad_files(name: str, content: bytes, message: str) -> None:
+    """What is wrong with a file is said with its name and the line."""
+    with pytest.raises(DatasetError, match=message):
+        read_table(name, content)

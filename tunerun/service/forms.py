@@ -1,0 +1,151 @@
+"""The page's form of a tuning job becomes a request of the API; the API's refusal becomes words beside its fields."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel, ValidationError
+from pydantic.alias_generators import to_camel
+
+from tunerun.service import wire
+from tunerun.service.problems import Code, ServiceError, invalid
+from tunerun.service.uploads import Table
+
+LABELS = {
+    "input_column": "Column of the input",
+    "output_column": "Column of the output",
+    "base": "Base model",
+    "display_name": "Display name",
+    "identifier": "Id",
+    "epoch_count": "Epochs",
+    "batch_size": "Batch size",
+    "learning_rate": "Learning rate",
+    "learning_rate_multiplier": "Learning rate multiplier",
+}
+"""The fields of the form, in its order, and what it calls them."""
+
+_OF_WIRE = {
+    "displayName": "display_name",
+    "tunedModelId": "identifier",
+    "baseModel": "base",
+    "tunedModelSource.tunedModel": "base",
+    "tuningTask.hyperparameters.epochCount": "epoch_count",
+    "tuningTask.hyperparameters.batchSize": "batch_size",
+    "tuningTask.hyperparameters.learningRate": "learning_rate",
+    "tuningTask.hyperparameters.learningRateMultiplier": "learning_rate_multiplier",
+} | {name: name for name in LABELS}
+
+_EXAMPLE = re.compile(r"tuningTask\.trainingData\.examples\.examples\[(\d+)\]\.(textInput|output)")
+
+_OTHERWISE = "otherwise"
+"""What is wrong, but with no field of the form."""
+
+
+class TuningForm(BaseModel):
+    """What was typed, as it was typed; empty: the default."""
+
+    input_column: str = ""
+    output_column: str = ""
+    base: str = ""
+    display_name: str = ""
+    identifier: str = ""
+    epoch_count: str = ""
+    batch_size: str = ""
+    learning_rate: str = ""
+    learning_rate_multiplier: str = ""
+
+    def of(self, table: Table) -> TuningForm:
+        """The same with the names of columns as the file has them; a form changes the line breaks in them."""
+        names = {"\n".join(name.splitlines()): name for name in table.columns}
+        posted = {name: "\n".join(getattr(self, name).splitlines()) for name in ("input_column", "output_column")}
+        return self.model_copy(update={name: names.get(text, text) for name, text in posted.items()})
+
+    def asked(self, table: Table) -> wire.TunedModel:
+        """The request of the API that it stands for.
+
+        Raises:
+            ServiceError: a column is not there, or a number is none; names every such field.
+        """
+        self._check_columns(table)
+        numbers = ("epoch_count", "batch_size", "learning_rate", "learning_rate_multiplier")
+        try:
+            settings = wire.Hyperparameters.model_validate({n: getattr(self, n).strip() or None for n in numbers})
+        except ValidationError as error:
+            raise _misread(error) from error
+        examples = wire.TuningExamples(examples=table.examples(self.input_column, self.output_column))
+        is_tuned = self.base.startswith("tunedModels/")
+        return wire.TunedModel(
+            base_model=None if is_tuned else self.base,
+            tuned_model_source=wire.TunedModelSource(tuned_model=self.base) if is_tuned else None,
+            display_name=self.display_name.strip(),
+            tuning_task=wire.TuningTask(
+                training_data=wire.Dataset(examples=examples),
+                hyperparameters=settings,
+            ),
+        )
+
+    def _check_columns(self, table: Table) -> None:
+        for name in ("input_column", "output_column"):
+            if getattr(self, name) not in table.columns:
+                raise invalid(name, "is no column of the file; choose one")
+        if self.input_column == self.output_column:
+            raise invalid("output_column", "is the column of the input too; choose another one")
+
+
+@dataclass(frozen=True)
+class Problems:
+    """What is wrong with a form.
+
+    Attributes:
+        lines: to show above it, in the words of its labels; each with the field it is about, or None.
+        fields: what is shown beside each field.
+    """
+
+    lines: list[tuple[str | None, str]] = field(default_factory=list)
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+def problems_of(error: ServiceError, form: TuningForm, table: Table) -> Problems:
+    """The refusal of a request in the words of the form and of the file."""
+    lines: list[tuple[str | None, str]] = []
+    fields: dict[str, str] = {}
+    for path, text in _fields(error).items():
+        name = _OF_WIRE.get(path)
+        example = _EXAMPLE.fullmatch(path)
+        if name is not None:
+            fields[name] = text
+            lines.append((name, f"{LABELS[name]}: {text}"))
+        elif example is not None:
+            lines.append((None, f"{_cell(example, form, table)} {text}"))
+        else:
+            lines.append((None, text if path == _OTHERWISE else f"{table.name}: {text}"))
+    more = re.search(r"and (\d+) more$", error.message)
+    if more is not None and int(more[1]) >= len(lines):
+        lines.append((None, f"and {int(more[1]) + 1 - len(lines):,} more"))
+    return Problems(lines, fields)
+
+
+def _fields(error: ServiceError) -> Mapping[str, str]:
+    if error.code is Code.ALREADY_EXISTS:
+        return {"identifier": "is taken; choose another one, or delete the tuned model that has it"}
+    return error.fields or {_OTHERWISE: error.message}
+
+
+def _cell(example: re.Match[str], form: TuningForm, table: Table) -> str:
+    """Where in the file a bad cell stands."""
+    column = form.input_column if example[2] == "textInput" else form.output_column
+    return f"{table.rows[int(example[1])].place}: {column!r}"
+
+
+_NOT_READ = {"int_parsing": "must be a whole number", "float_parsing": "must be a number"}
+
+
+def _misread(error: ValidationError) -> ServiceError:
+    where = "tuningTask.hyperparameters"
+    fields = {
+        f"{where}.{to_camel(str(problem['loc'][0]))}": _NOT_READ.get(problem["type"], str(problem["msg"]))
+        for problem in error.errors()
+    }
+    return ServiceError(Code.INVALID_ARGUMENT, "a hyperparameter cannot be used", fields=fields)

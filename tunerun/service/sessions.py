@@ -1,0 +1,95 @@
+"""Who is signed in at the page, in memory: a restart of the service signs everybody out."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from dataclasses import dataclass
+
+from tunerun.service.credentials import Key, KeyFile
+from tunerun.service.problems import Code, ServiceError
+
+MAX_SESSIONS = 1000
+"""Of one more, the oldest is ended."""
+
+LIFE_S = 12 * 3600
+"""A working day, after which the key is asked for again."""
+
+SESSION_ENDED = "SESSION_ENDED"
+SCOPE_MISSING = "ACCESS_TOKEN_SCOPE_INSUFFICIENT"
+KEY_WRONG = "API_KEY_INVALID"
+"""Reasons of a ServiceError after which somebody has to sign in, and which of them is to be said there."""
+
+
+@dataclass(frozen=True)
+class _Session:
+    key: Key
+    ends_at: float
+
+
+class Sessions:
+    """Sessions by random ids, which are no keys and tell nothing of them. May be used from any thread.
+
+    Args:
+        keys: asked each time, so that a revoked key ends its sessions.
+        most: sessions at once.
+        life_s: of each.
+    """
+
+    def __init__(self, keys: KeyFile, most: int = MAX_SESSIONS, life_s: float = LIFE_S) -> None:
+        self.life_s = life_s
+        self._keys = keys
+        self._most = most
+        self._lock = threading.Lock()
+        self._sessions: dict[str, _Session] = {}
+
+    def start(self, secret: str) -> str:
+        """Sign in with a key's secret; the id of the session.
+
+        Raises:
+            ServiceError: there is no such key, or it may not tune.
+        """
+        key = self._keys.find(secret)
+        if key is None:
+            words = "This API key is not valid. Copy it again from the service's key file, or ask who runs the service."
+            raise ServiceError(Code.UNAUTHENTICATED, words, reason=KEY_WRONG)
+        _check_scope(key)
+        identifier = secrets.token_urlsafe(32)
+        with self._lock:
+            now = time.monotonic()
+            self._sessions = {i: s for i, s in self._sessions.items() if s.ends_at > now}
+            while len(self._sessions) >= self._most:
+                del self._sessions[next(iter(self._sessions))]
+            self._sessions[identifier] = _Session(key, now + self.life_s)
+        return identifier
+
+    def key(self, identifier: str) -> Key:
+        """The key of a session, as it is now.
+
+        Raises:
+            ServiceError: the session has ended, or its key is revoked or may not tune any more.
+        """
+        with self._lock:
+            session = self._sessions.get(identifier)
+        key = self._keys.find(session.key.secret) if session and session.ends_at > time.monotonic() else None
+        if key is None:
+            self.end(identifier)
+            words = "You are signed out: the session is over, or its key was revoked. Sign in again."
+            raise ServiceError(Code.UNAUTHENTICATED, words, reason=SESSION_ENDED)
+        _check_scope(key)
+        return key
+
+    def end(self, identifier: str) -> None:
+        """Sign out."""
+        with self._lock:
+            self._sessions.pop(identifier, None)
+
+
+def _check_scope(key: Key) -> None:
+    if not key.may_tune:
+        words = (
+            f"The key {key.id} has no scope for tuning, so it opens no library. "
+            "Use another key, or ask who runs the service for one: tunerun serve keys add --scope tuning."
+        )
+        raise ServiceError(Code.PERMISSION_DENIED, words, reason=SCOPE_MISSING)

@@ -1,0 +1,164 @@
+"""What the page shows of the tuned models that somebody may see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from tunerun.job import Snapshot
+from tunerun.service.api import UNPREDICTABLE
+from tunerun.service.credentials import Key
+from tunerun.service.library import MAX_PAGE, Library
+from tunerun.service.problems import Code, Json
+from tunerun.service.state import ModelState, Role, TunedModelRow
+
+MAX_POINTS = 300
+"""Of a curve that is shown: more than a small chart has dots for, and few enough to send every second."""
+
+
+@dataclass(frozen=True)
+class ShownModel:
+    """A tuned model on the page.
+
+    Attributes:
+        curve: at most `MAX_POINTS` of its snapshots; the last one is always among them.
+        roles: of who looks at it.
+    """
+
+    row: TunedModelRow
+    curve: Sequence[Snapshot]
+    roles: frozenset[Role]
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return self.row.display_name.strip() or self.row.id
+
+    @property
+    def source(self) -> str:
+        """The name of what it was made from."""
+        return f"tunedModels/{self.row.source}" if self.row.source else f"models/{self.row.base_model}"
+
+    @property
+    def created(self) -> str:
+        """When, in UTC."""
+        return datetime.fromtimestamp(self.row.created_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+    @property
+    def is_creating(self) -> bool:
+        """Whether it is yet to be tuned, or under way."""
+        return self.row.state is ModelState.CREATING
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether its job was ended on request."""
+        return self.row.error_code == Code.CANCELLED.number
+
+    @property
+    def may_cancel(self) -> bool:
+        """Whether who looks at it may end its job, and that would do something."""
+        return (
+            self.is_creating and not self.row.is_cancelling and any(role.includes(Role.WRITER) for role in self.roles)
+        )
+
+    @property
+    def may_delete(self) -> bool:
+        """Whether who looks at it may delete it."""
+        return Role.OWNER in self.roles
+
+    @property
+    def steps(self) -> int:
+        """How many it has taken."""
+        return self.curve[-1].step if self.curve else 0
+
+    @property
+    def percent(self) -> int:
+        """Of its steps; 100 when all are taken."""
+        return 100 * self.steps // self.row.total_steps
+
+    @property
+    def loss(self) -> str:
+        """The last mean loss; empty before the first step."""
+        return f"{self.curve[-1].mean_loss:.4f}" if self.curve else ""
+
+    @property
+    def warning(self) -> str | None:
+        """What has to be known before it is asked; None: nothing."""
+        is_cut = self.row.can_answer and self.row.state is ModelState.FAILED
+        return f"{UNPREDICTABLE[:1].upper()}{UNPREDICTABLE[1:]}." if is_cut else None
+
+    @property
+    def progress(self) -> str:
+        """How far it is, in words."""
+        steps = f"{self.steps:,} of {self.row.total_steps:,} steps ({self.percent} %)"
+        if not self.is_creating:
+            return steps
+        if self.row.is_cancelling:
+            return f"{steps}, being cancelled"
+        return steps if self.curve or self.row.started_at else f"{steps}, waits in the queue"
+
+    def as_json(self) -> Json:
+        """What a script needs to keep it up to date."""
+        return {
+            "steps": self.steps,
+            "percent": self.percent,
+            "progress": self.progress,
+            "loss": self.loss,
+            "curve": [[s.step, s.epoch, s.mean_loss if math.isfinite(s.mean_loss) else None] for s in self.curve],
+        }
+
+
+class Shelf:
+    """The tuned models of a library as the page shows them."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+
+    def all(self, caller: Key) -> list[ShownModel]:
+        """All that somebody may see, the newest first."""
+        rows = self._rows(caller)[::-1]
+        roles = {row.id: {Role.READER} for row in rows}
+        for text, role in (("writers:me", Role.WRITER), ("owner:me", Role.OWNER)):
+            for row in self._rows(caller, text):
+                roles.setdefault(row.id, set()).add(role)
+        return self._shown(rows, roles)
+
+    def one(self, caller: Key, identifier: str) -> ShownModel:
+        """One of them.
+
+        Raises:
+            ServiceError: there is none of that id, or the caller may not see it.
+        """
+        row = self._library.get(caller, identifier)
+        permissions = self._library.permissions(caller, identifier)
+        return self._shown([row], {row.id: {p.role for p in permissions if p.email in (caller.owner, None)}})[0]
+
+    def creating(self, caller: Key) -> list[ShownModel]:
+        """Those that are not finished, without saying what may be done with them."""
+        return self._shown([row for row in self._rows(caller) if row.state is ModelState.CREATING], {})
+
+    def sources(self, caller: Key) -> list[TunedModelRow]:
+        """Somebody's own tuned models that another one can start from, the newest first."""
+        rows = self._rows(caller, "owner:me")
+        return [row for row in reversed(rows) if row.state is ModelState.ACTIVE]
+
+    def _rows(self, caller: Key, text: str = "") -> list[TunedModelRow]:
+        page = self._library.page(caller, MAX_PAGE, "", text)
+        rows = list(page.models)
+        while page.next_token:
+            page = self._library.page(caller, MAX_PAGE, page.next_token, text)
+            rows += page.models
+        return rows
+
+    def _shown(self, rows: Sequence[TunedModelRow], roles: Mapping[str, Set[Role]]) -> list[ShownModel]:
+        curves = self._library.curves(rows)
+        return [ShownModel(row, _thinned(curves[row.key]), frozenset(roles.get(row.id, ()))) for row in rows]
+
+
+def _thinned(curve: Sequence[Snapshot]) -> Sequence[Snapshot]:
+    if len(curve) <= MAX_POINTS:
+        return curve
+    last = len(curve) - 1
+    return [curve[round(number * last / (MAX_POINTS - 1))] for number in range(MAX_POINTS)]

@@ -1,0 +1,106 @@
+"""A file of rows that somebody sends: read, shown, and made into examples by two of its columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunerun.dataset import SourceRow, read_content, with_chat_columns
+from tunerun.dataset.formats import PARQUET_MAGIC
+from tunerun.errors import DatasetError
+from tunerun.service import wire
+from tunerun.service.tuning_request import MAX_TRAINING_BYTES
+
+MAX_FILE_BYTES = MAX_TRAINING_BYTES
+SHOWN_ROWS = 10
+SHOWN_COLUMNS = 30
+SHOWN_CHARACTERS = 200
+"""Of each cell; the table is there to recognise the columns, not to read the file."""
+
+MAX_NAME = 80
+
+_WANTED = ("text_input", "output")
+
+
+@dataclass(frozen=True)
+class Table:
+    """What stands in a file.
+
+    Attributes:
+        columns: the names of all rows' columns, in the order in which they first stand; at least two.
+    """
+
+    name: str
+    rows: Sequence[SourceRow]
+    columns: Sequence[str]
+
+    def head(self) -> list[list[str]]:
+        """The cells of the first rows and columns, long ones cut."""
+        shown = self.columns[:SHOWN_COLUMNS]
+        return [[_cut(cell_text(row, name)) for name in shown] for row in self.rows[:SHOWN_ROWS]]
+
+    def likely(self) -> tuple[str, str]:
+        """The columns of input and output, by their names, else by their places."""
+        named = [name for name in _WANTED if name in self.columns]
+        others = iter([name for name in self.columns if name not in named])
+        first, second = (name if name in named else next(others) for name in _WANTED)
+        return first, second
+
+    def examples(self, text_input: str, output: str) -> list[wire.TuningExample]:
+        """Each row as an example, by the columns of input and output."""
+        return [
+            wire.TuningExample(text_input=cell_text(row, text_input), output=cell_text(row, output))
+            for row in self.rows
+        ]
+
+
+def file_name(given: str | None) -> str:
+    """The name of a sent file, without the folders that some browsers send, and nothing in it that cannot be shown."""
+    last = (given or "").replace("\\", "/").rpartition("/")[2]
+    return "".join(c for c in last if c.isprintable())[-MAX_NAME:].strip(" .") or "file"
+
+
+def read_table(name: str, content: bytes) -> Table:
+    """Read a file of JSON, JSON lines, CSV or TSV; conversations of one question and one answer are examples too.
+
+    Raises:
+        DatasetError: it is too large, or something of it is wrong; each line names the file and the line.
+    """
+    if len(content) > MAX_FILE_BYTES:
+        raise DatasetError(f"{name}: is over the limit of {MAX_FILE_BYTES:,} bytes; send fewer examples")
+    if content.startswith(PARQUET_MAGIC):
+        raise DatasetError(f"{name}: is Parquet, which the page does not take; save it as JSON lines or CSV")
+    rows = _with_examples(read_content(name, content))
+    columns = tuple(dict.fromkeys(column for row in rows for column in row.columns))
+    if len(columns) < 2:
+        raise DatasetError(f"{name}: has one column, {columns[0]!r}; an input and an output are needed")
+    return Table(name, rows, columns)
+
+
+def cell_text(row: SourceRow, column: str) -> str:
+    """A cell as a text: a missing one is empty, a list or an object is JSON, anything else as a template prints it."""
+    value: Any = row.columns.get(column)
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    return "" if value is None else str(value)
+
+
+def _with_examples(rows: Sequence[SourceRow]) -> list[SourceRow]:
+    """Rows with the columns that their conversations give, where they are conversations."""
+    found: list[SourceRow] = []
+    problems: list[str] = []
+    for row in rows:
+        try:
+            found.append(with_chat_columns(row, _WANTED))
+        except DatasetError as error:
+            problems += error.problems
+    if problems:
+        more = len(problems) - 20
+        raise DatasetError([*problems[:20], *([f"and {more:,} more like this"] if more > 0 else [])])
+    return found
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
