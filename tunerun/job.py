@@ -127,6 +127,9 @@ class TunedModel:
     location: str
 
 
+_WITH_DIGITS = re.compile(r"[\w.-]*[0-9][\w.-]*")
+
+
 class FailureKind(StrEnum):
     """Why a job failed, as far as the runner's policy needs to know."""
 
@@ -150,8 +153,8 @@ class Failure:
 
     @property
     def reason(self) -> str:
-        """What failures have in common that differ only in numbers, such as the step they happened at."""
-        return f"{self.kind}: {re.sub(r'[0-9]+', '#', self.message)}"
+        """What failures have in common that differ only in words with digits, such as a step or an id."""
+        return f"{self.kind}: {_WITH_DIGITS.sub('#', self.message)}"
 
 
 @dataclass(frozen=True)

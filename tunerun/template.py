@@ -118,6 +118,11 @@ def _printable(value: Any) -> Any:
     """Return what `{{ }}` prints; a method (`{{ cell.items }}` of an object) or `{{ self }}` is none of the row's."""
     if isinstance(value, TemplateReference) or (callable(value) and not isinstance(value, Undefined)):
         raise TemplateRuntimeError("an expression gives a function instead of a value; write cell['name'] for a key")
+    if isinstance(value, dict | list | tuple):
+        raise TemplateRuntimeError(
+            f"an expression gives {'an object' if isinstance(value, dict) else 'a list'} instead of text; write "
+            "{{ cell | tojson }} for its JSON, or cell['name'] for a part of it"
+        )
     return value
 
 

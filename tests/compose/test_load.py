@@ -104,7 +104,7 @@ def test_relative_folders_become_absolute(tmp_path: Path) -> None:
         (["backend.kind=locl"], ["command line: backend.kind: must be one of 'local', 'gemini'; did you mean 'local'?"]),
         (["sweep=grid"], ["command line: sweep=grid: the experiment sets sweep.axes itself, which win over the group; set the axes you want, as hyperparameters.learning_rate=1e-3,1e-4"]),
         (["sweep.axes.seed=1,2"], ["sweep.axes.seed=1,2: write seed=1,2 to add or replace that axis"]),
-        (["name=Foo Bar!"], ["'name': this is no override in Hydra's grammar; write key=value, and quote a value that has spaces, commas or braces"]),
+        (["name=Foo Bar!"], ["'name': this is no override in Hydra's grammar; write key=value, and quote a value that has spaces, commas, braces or letters beyond ASCII"]),
         (["datset.limit=3"], ["command line: datset: unknown key 'datset'; did you mean 'dataset'?"]),
         (["tracking.kind=wandb"], ["command line: tracking.kind: must be one of 'mlflow' or 'none'"]),
     ],

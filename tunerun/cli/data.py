@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -33,14 +34,15 @@ class FormatName(StrEnum):
 def check(
     overrides: Overrides = None,
     config_dir: ConfigDir = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Name every place, and not only the first few.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, with every place.")] = False,
 ) -> None:
     """Look for duplicates, contradictions, leaks, secrets and more; exit code 2 where something cannot be used."""
     from tunerun.cli import tables
     from tunerun.cli.printing import print_json
 
     try:
-        loaded = _loaded(overrides, config_dir)
+        loaded = _loaded(overrides, config_dir, *([sys.maxsize] if all_ or json_ else []))
     except (DatasetError, TemplateError) as error:
         if json_:
             print_json({"errors": list(error.problems), "warnings": []})
@@ -71,14 +73,14 @@ def export(
     tables.warnings(done.notes)
 
 
-def _loaded(overrides: list[str] | None, config_dir: str | None) -> LoadedDataset:
+def _loaded(overrides: list[str] | None, config_dir: str | None, *most_places: int) -> LoadedDataset:
     """The examples of the experiment itself, whatever its sweep varies; it needs no name."""
     from tunerun.compose import compose_name, load
     from tunerun.planning.planner import load_dataset
 
     given = list(overrides or ())
     if any(override.startswith("name=") for override in given) or compose_name(given, config_dir) is not None:
-        return load_dataset(load(given, config_dir))
+        return load_dataset(load(given, config_dir), *most_places)
     if not given:
         raise InputError("say which examples: experiment=..., dataset=... or dataset.path=FILE")
-    return load_dataset(load([*given, "name=unnamed"], config_dir))
+    return load_dataset(load([*given, "name=unnamed"], config_dir), *most_places)

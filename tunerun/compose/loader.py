@@ -117,7 +117,7 @@ class Loader:
         except HydraException as error:
             raise ConfigError(
                 f"{_key_of(text)}: this is no override in Hydra's grammar; write key=value, and quote a value that has "
-                "spaces, commas or braces: 'key=\"two words\"'"
+                "spaces, commas, braces or letters beyond ASCII: 'key=\"two words\"'"
             ) from error
 
     def is_group(self, key: str) -> bool:

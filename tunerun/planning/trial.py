@@ -58,6 +58,11 @@ class Trial:
         price = self.config.model.price
         return 0.0 if price is None else self.tokens * price.usd_per_million_tokens / 1e6
 
+    @property
+    def has_unknown_price(self) -> bool:
+        """Whether a service may ask for money, and nobody has said how much."""
+        return self.config.backend.kind != "local" and self.config.model.price is None
+
     def request(self) -> TuningRequest:
         """What a backend is asked to do for this trial."""
         return TuningRequest(

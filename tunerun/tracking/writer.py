@@ -18,7 +18,7 @@ from tunerun.tracking.image import trial_of_subject
 from tunerun.tracking.replay import Replay, SyncReport
 from tunerun.tracking.store import RefusedError, Store
 
-LOCK_WAIT_S = 5.0
+LOCK_WAIT_S = 20.0
 """How long a last replay, or one that was asked for, waits for another process that is replaying."""
 
 
