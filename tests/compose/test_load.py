@@ -154,7 +154,7 @@ def test_a_mistake_in_an_axis_is_found_where_the_axis_stands() -> None:
 def test_broken_yaml_is_reported_with_its_file() -> None:
     """A YAML that cannot be parsed is named, with the line."""
     write(Path("conf/experiment/broken.yaml"), "# @package _global_\nname: [\n")
-    with pytest.raises(ConfigError, match=r"cannot be composed.*broken.yaml.*line"):
+    with pytest.raises(ConfigError, match=r"broken.yaml:3: is no YAML"):
         load(["experiment=broken"])
 
 
@@ -228,3 +228,30 @@ def test_every_shipped_yaml_composes_and_validates(group: str, examples_file: Pa
             overrides.append("model.name=someone/some-model")
         assert load(overrides).points, file
         assert file.read_text().startswith("# "), f"{file} has no header"
+
+
+def test_a_choice_misspelt_in_a_file_is_named_with_its_line(tmp_path: Path) -> None:
+    """In a defaults list and in an axis: the file, the line, and the nearest right name."""
+    file = tmp_path / "conf" / "experiment" / "g.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("# @package _global_\ndefaults:\n  - override /template: plian\nname: g\n")
+    with pytest.raises(
+        ConfigError, match=r"g.yaml:3: template: no choice 'plian'; did you mean 'plain'\? choices: plain"
+    ):
+        load(["experiment=g", "dataset.path=x"], str(tmp_path / "conf"))
+    file.write_text("# @package _global_\nname: g\nsweep:\n  axes:\n    template: plain,plian\n")
+    with pytest.raises(ConfigError, match=r"g.yaml:5: .*plian"):
+        load(["experiment=g", "dataset.path=x"], str(tmp_path / "conf"))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"name: caf\xe9\n", "g.yaml: is not UTF-8 at byte 9; save it as UTF-8"), (b"name: [\n", "g.yaml:2: is no YAML")],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes, words: str) -> None:
+    """What is no UTF-8 or no YAML is said with the file."""
+    file = tmp_path / "conf" / "experiment" / "g.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=words):
+        load(["experiment=g", "dataset.path=x"], str(tmp_path / "conf"))

@@ -73,7 +73,7 @@ MALFORMED = {
     "UTF-16": (
         "a.csv",
         "text\ncafé\n".encode("utf-16"),
-        [f"{{file}}: looks like text in UTF-16, but its ending says CSV; save it as UTF-8"],
+        ["{file}: looks like text in UTF-16, but its ending says CSV; save it as UTF-8"],
     ),
     "a repeated header": (
         "a.csv",

@@ -76,6 +76,13 @@ def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def _print(table: Table) -> None:
+    """Print a table; where the terminal is too narrow for it, words go on below instead of being cut."""
+    for column in table.columns:
+        column.overflow, column.no_wrap = "fold", False
+    out.print(table)
+
+
 def plan_table(plan: Plan) -> None:
     """Print the trials of a plan, what they cost, what changed, and what a user should know first."""
     table = _table(f"{plan.name}: {_counted(len(plan.trials), 'trial')}, sweep {plan.sweep}")
@@ -98,7 +105,7 @@ def plan_table(plan: Plan) -> None:
             *([f"${trial.usd:,.2f}"] * shows_cost),
             _state(trial),
         )
-    out.print(table)
+    _print(table)
     if len(plan.trials) > MAX_ROWS:
         out.print(f"... and {len(plan.trials) - MAX_ROWS} more; --json lists all of them")
     for key, value in plan.experiment.pins.items():
@@ -132,7 +139,8 @@ def run_line(plan: Plan, *, retry_failed: bool) -> None:
     if todo:
         err.print(f"{plan.sweep}: {_counted(len(plan.trials), 'trial')}, {todo} to run")
     elif everything == 0:
-        err.print(f"{plan.sweep}: all {_counted(len(plan.trials), 'trial')} are done")
+        count = len(plan.trials)
+        err.print(f"{plan.sweep}: {'its trial is done' if count == 1 else f'all {count:,} trials are done'}")
     if everything > todo:
         err.print(f"{everything - todo} failed earlier; --retry-failed submits them again")
 
@@ -142,7 +150,7 @@ def _effort(plan: Plan) -> str:
     failed = len(plan.to_run(retry_failed=True)) - len(todo)
     hint = f" {failed} failed earlier; run --retry-failed submits them again." if failed else ""
     if not todo:
-        return f"All other trials are done.{hint}" if failed else "All trials are done."
+        return f"Nothing to run: what has not failed is done.{hint}" if failed else "All trials are done."
     cost = plan.cost(todo)
     parts = [f"{cost.tokens:,} training tokens{_range(plan, cost.tokens)}", f"{sum(t.steps for t in todo):,} steps"]
     hours = "unknown until a first trial has run" if cost.hours is None else f"about {duration(cost.hours * 3600)}"
@@ -175,11 +183,11 @@ def keys_table(keys: Sequence[Key]) -> None:
     """Print whose keys there are, without the keys."""
     table = _table("keys")
     for head in ("id", "owner", "scopes", "made"):
-        table.add_column(head, no_wrap=head != "scopes")
+        table.add_column(head)
     for key in keys:
         scopes = ", ".join(scope.rpartition("/")[2] for scope in key.scopes) or "-"
         table.add_row(key.id, _plain(key.owner), _plain(scopes), time.strftime("%Y-%m-%d", time.gmtime(key.created_at)))
-    out.print(table)
+    _print(table)
 
 
 def findings_table(loaded: LoadedDataset) -> None:
@@ -188,13 +196,13 @@ def findings_table(loaded: LoadedDataset) -> None:
     counts = ", ".join(f"{len(each.examples):,} {name}" for name, each in sets if each is not None)
     if loaded.warnings:
         table = _table("findings")
-        table.add_column("check", no_wrap=True)
+        table.add_column("check")
         table.add_column("what, where, and what to do")
         for finding in loaded.findings:
             table.add_row(finding.check, _plain(finding.text))
         for text in loaded.advice:
             table.add_row("advice", _plain(text))
-        out.print(table)
+        _print(table)
     out.print(f"{counts} examples: {_counted(len(loaded.warnings), 'warning')}, no errors")
 
 
@@ -205,11 +213,11 @@ def result_table(result: SweepResult) -> None:
     metrics = _eval_metrics(verdict)
     shows_state = any(trial.state is not JobState.SUCCEEDED for trial in verdict.trials)
     table = _table(f"{verdict.sweep.experiment}: sweep {verdict.sweep.id}")
-    table.add_column("trial", justify="right", no_wrap=True)
+    table.add_column("trial", justify="right")
     for key in varied:
-        table.add_column(short(key), justify="right", no_wrap=True)
+        table.add_column(short(key), justify="right")
     if shows_state:
-        table.add_column("state", no_wrap=True)
+        table.add_column("state")
     for head in ("final mean loss", "validation loss", *(m.removeprefix("eval/").replace("_", " ") for m in metrics)):
         table.add_column(head, justify="right")
     table.add_column("training loss")
@@ -227,7 +235,7 @@ def result_table(result: SweepResult) -> None:
     for baseline in verdict.baselines:
         blank = [""] * (len(varied) + shows_state)
         table.add_row(baseline.name, *blank, *_measures(baseline.metrics, metrics), "not tuned")
-    out.print(table)
+    _print(table)
     if len(verdict.trials) > MAX_ROWS:
         out.print(f"The best {MAX_ROWS} of {len(verdict.trials):,} trials; --json lists all of them")
     out.print(_plain(verdict.sentence))
@@ -286,7 +294,7 @@ def sweeps_table(rows: Sequence[tuple[SweepRecord, Mapping[JobState, int]]]) -> 
         frozen = time.strftime("%Y-%m-%d %H:%M", time.localtime(sweep.created_at))
         counts = ", ".join(f"{count} {state}" for state, count in states.items())
         table.add_row(sweep.id, frozen, str(sum(states.values())), counts)
-    out.print(table)
+    _print(table)
 
 
 def overrides_text(overrides: Mapping[str, Scalar]) -> str:

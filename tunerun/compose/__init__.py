@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 
 from tunerun.compose.axes import MAX_POINTS, ExpandedSweep, expand, overrides_of
-from tunerun.compose.loader import Loader, Origin, to_yaml
+from tunerun.compose.loader import Loader, Origin, no_choice, to_yaml
 from tunerun.compose.points import SharedSections
 from tunerun.compose.validation import Location, fields_at, lines, nearest, validate
 from tunerun.errors import ConfigError
@@ -169,12 +169,7 @@ def _wrong_choices(loader: Loader, override: Override) -> list[str]:
     wrong = [choice for choice in chosen if choice not in options and choice != "null"]
     if not wrong and not chosen:
         return [f"{line}: no choice of {key} matches; choices: {', '.join(options)}"]
-    return [
-        f"command line: {key}: no choice {choice!r}; {nearest(choice, options)} choices: {', '.join(options)}".replace(
-            ";  ", "; "
-        )
-        for choice in wrong
-    ]
+    return [f"command line: {no_choice(key, choice, options)}" for choice in wrong]
 
 
 @dataclass

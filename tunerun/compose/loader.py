@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,11 +32,12 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, OverrideType, ValueType
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
+from tunerun.compose.validation import missing_keys, nearest
 from tunerun.errors import ConfigError
 
 CONFIG_NAME = "config"
@@ -196,8 +198,44 @@ class Loader:
     def _compose(self, overrides: tuple[str, ...]) -> DictConfig:
         try:
             return compose(CONFIG_NAME, overrides=list(overrides))
+        except MissingConfigException as error:
+            raise ConfigError(self._missing_choice(error)) from error
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-            raise ConfigError(f"the config cannot be composed: {_one_line(error)}") from error
+            broken = self._unreadable() or [f"the config cannot be composed: {_one_line(error)}"]
+            raise ConfigError(broken) from error
+
+    def _missing_choice(self, error: MissingConfigException) -> str:
+        """What a defaults list names and no directory holds: where that is written, and what it may have meant."""
+        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+        options = self.options(group) if group else []
+        if not options:
+            return f"the config cannot be composed: {_one_line(error)}"
+        written = re.compile(rf"(?:^|/|\s){re.escape(group)}(?:@[\w.]+)?\s*:.*\b{re.escape(choice)}\b")
+        for file in self._files():
+            for number, line in enumerate(file.read_bytes().decode("utf-8", "replace").splitlines(), start=1):
+                if written.search(line):
+                    return f"{_shown(file)}:{number}: {no_choice(group, choice, options)}"
+        return no_choice(group, choice, options)
+
+    def _unreadable(self) -> list[str]:
+        """The YAML files that are not UTF-8 or no YAML, for a parser does not say which file it was given."""
+        found = []
+        for file in self._files():
+            try:
+                yaml.safe_load(file.read_text(encoding="utf-8"))
+            except UnicodeDecodeError as error:
+                found.append(f"{_shown(file)}: is not UTF-8 at byte {error.start}; save it as UTF-8")
+            except yaml.YAMLError as error:
+                mark = getattr(error, "problem_mark", None)
+                place = f":{mark.line + 1}" if mark else ""
+                found.append(
+                    f"{_shown(file)}{place}: is no YAML: {getattr(error, 'problem', None) or _first_line(error)}"
+                )
+        return found
+
+    def _files(self) -> list[Path]:
+        """All YAML files of the directories, in their order."""
+        return [file for directory in self.directories for file in sorted(directory.rglob("*.yaml"))]
 
     # Provenance
 
@@ -323,20 +361,15 @@ def _without(raw: Mapping[str, Any], keys: Sequence[str]) -> Raw:
     return {key: value for key, value in raw.items() if key not in keys}
 
 
-def missing_keys(raw: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """The keys of a plain config whose value is still `???`."""
-    found = []
-    for key, value in raw.items():
-        if isinstance(value, Mapping):
-            found.extend(missing_keys(value, (*prefix, key)))
-        elif value == "???":
-            found.append((*prefix, key))
-    return found
-
-
 def to_yaml(config: DictConfig) -> str:
     """A config as YAML, interpolations resolved where they can be."""
     return OmegaConf.to_yaml(OmegaConf.create(_container(config)))
+
+
+def no_choice(group: str, choice: str, options: Sequence[str]) -> str:
+    """A choice that a group does not have, with the nearest that it has."""
+    hint = nearest(choice, options)
+    return f"{group}: no choice {choice!r};{f' {hint}' if hint else ''} choices: {', '.join(options)}"
 
 
 def _line(text: str, keys: Sequence[str]) -> int | None:

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from tunerun.compose.loader import missing_keys
 from tunerun.schema import DATE, SLUG, VARIABLE
 
 Location = tuple[str | int, ...]
@@ -81,6 +80,17 @@ def _without_tags(raw: Mapping[str, Any], location: Location) -> Location:
         found.append(part)
         node = node.get(part) if isinstance(node, Mapping) else None
     return tuple(found)
+
+
+def missing_keys(raw: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The keys of a plain config whose value is still `???`."""
+    found = []
+    for key, value in raw.items():
+        if isinstance(value, Mapping):
+            found.extend(missing_keys(value, (*prefix, key)))
+        elif value == "???":
+            found.append((*prefix, key))
+    return found
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

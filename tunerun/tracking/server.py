@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -26,7 +27,6 @@ POOL_SIZE = 50
 """Database connections: with MLflow's own 5, sixteen clients at once make it refuse (reference/mlflow.md, 2b)."""
 
 _POLL_S = 0.2
-_STDERR = 2
 
 
 def serve_ui(uri: str, port: int) -> int:
@@ -51,16 +51,28 @@ def serve_ui(uri: str, port: int) -> int:
         return 0
     _check_port(port)
     links = [f"  {name}: http://{HOST}:{port}/{experiment_path(i)}" for i, name in Store(address).experiments()]
-    # Its own words go to stderr: stdout is for the link.
-    server = subprocess.Popen(_command(port), env=_environment(address), stdout=_STDERR)
+    server = subprocess.Popen(
+        _command(port), env=_environment(address), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    ending = threading.Event()
+    threading.Thread(target=_relay, args=[server, ending], daemon=True).start()
     with _stopped_with_us(server):
         _await_answer(server, port)
         _say("\n".join([f"MLflow: http://{HOST}:{port}   (Ctrl-C stops it)", *links]))
         try:
             return server.wait()
         except KeyboardInterrupt:
+            ending.set()
             server.wait()
             return 0
+
+
+def _relay(server: subprocess.Popen[str], ending: threading.Event) -> None:
+    """Pass the server's own words on to stderr, for stdout is for the link; after Ctrl-C they are a traceback."""
+    for line in server.stdout or ():
+        if not ending.is_set():
+            sys.stderr.write(line)
+            sys.stderr.flush()
 
 
 def _command(port: int) -> list[str]:
@@ -95,7 +107,7 @@ def _check_port(port: int) -> None:
             ) from error
 
 
-def _await_answer(server: subprocess.Popen[bytes], port: int) -> None:
+def _await_answer(server: subprocess.Popen[str], port: int) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if server.poll() is not None:
@@ -109,7 +121,7 @@ def _await_answer(server: subprocess.Popen[bytes], port: int) -> None:
 
 
 @contextmanager
-def _stopped_with_us(server: subprocess.Popen[bytes]) -> Iterator[None]:
+def _stopped_with_us(server: subprocess.Popen[str]) -> Iterator[None]:
     """End the server when this process is told to end, or leaves for any reason."""
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a signal's receiver
