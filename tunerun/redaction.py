@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 
 USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s'\"]*@")
 QUERY = re.compile(r"([?&](?:key|api_key|token|access_token|password)=)[^&\s'\"]+", re.IGNORECASE)
@@ -27,8 +28,14 @@ def redact(text: str) -> str:
 
 
 def _environment_secrets() -> list[str]:
+    return _secrets_of(tuple(os.environ.items()))
+
+
+@lru_cache(maxsize=1)
+def _secrets_of(environment: tuple[tuple[str, str], ...]) -> list[str]:
+    """Looked for again when the environment has changed: a run of MLflow has fifty texts to look through."""
     return [
         value
-        for name, value in os.environ.items()
+        for name, value in environment
         if len(value) >= _MIN_SECRET_CHARACTERS and _SECRET_NAMES.search(name.upper())
     ]
