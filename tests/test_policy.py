@@ -19,7 +19,18 @@ from tunerun.backends.base import Backend
 from tunerun.cli import tables
 from tunerun.compose import load
 from tunerun.errors import AccessError, AmbiguousError, BackendError, ConfigError, LimitError, UnavailableError
-from tunerun.job import Failure, FailureKind, JobRef, JobState, JobStatus, Snapshot, TuningRequest
+from tunerun.evaluation.verdict import TrialResult
+from tunerun.job import (
+    Failure,
+    FailureKind,
+    GenerateOptions,
+    JobRef,
+    JobState,
+    JobStatus,
+    Snapshot,
+    TunedModel,
+    TuningRequest,
+)
 from tunerun.ledger import Ledger
 from tunerun.planning import Plan, Trial, plan
 from tunerun.runner import SweepResult, run
@@ -41,17 +52,25 @@ class Notes(Progress):
 
 
 class Troubled(ScriptedBackend):
-    """Raises what a script says before, or after, each submit and before each poll."""
+    """Raises what a script says before, or after, each submit and before each of the other calls."""
 
     def __init__(
         self,
         service: ScriptedService,
         submit: Iterable[BackendError | None] = (),
         poll: Iterable[BackendError | None] = (),
+        generate: Iterable[BackendError | None] = (),
+        prepare: Iterable[BackendError | None] = (),
         max_in_flight: int = 4,
     ) -> None:
         super().__init__(service, max_in_flight)
         self._submits, self._polls = iter(submit), iter(poll)
+        self._generates, self._prepares = iter(generate), iter(prepare)
+
+    def prepare(self, models: Sequence[schema.Model]) -> None:
+        if (error := next(self._prepares, None)) is not None:
+            raise error
+        super().prepare(models)
 
     def submit(self, request: TuningRequest) -> JobRef:
         error = next(self._submits, None)
@@ -65,6 +84,11 @@ class Troubled(ScriptedBackend):
         if (error := next(self._polls, None)) is not None:
             raise error
         return dict(super().poll(refs))
+
+    def generate(self, model: schema.Model | TunedModel, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
+        if (error := next(self._generates, None)) is not None:
+            raise error
+        return super().generate(model, inputs, options)
 
 
 def run_with(
@@ -81,7 +105,7 @@ def service() -> ScriptedService:
     return ScriptedService()
 
 
-@pytest.mark.parametrize("where", ["submit", "poll"])
+@pytest.mark.parametrize("where", ["submit", "poll", "generate"])
 def test_an_unavailable_service_is_asked_again(tmp_path: Path, service: ScriptedService, where: str) -> None:
     """A few failures cost time and nothing else; they are told of once."""
     notes = Notes()
@@ -89,11 +113,12 @@ def test_an_unavailable_service_is_asked_again(tmp_path: Path, service: Scripted
     errors = iter([UnavailableError("busy"), UnavailableError("busy", 0.01), None, UnavailableError("busy"), None])
     result = run_with(Troubled(service, **{where: errors}), planned(tmp_path, SEEDS), notes)  # type: ignore[arg-type]
     assert result.exit_code == 0
+    assert all("eval/exact_match" in trial.metrics for trial in result.verdict.trials)
     assert len(service.submitted) == 4
     assert notes.notes == ["busy; trying again for up to 600 s"] * 2
 
 
-@pytest.mark.parametrize("where", ["submit", "poll"])
+@pytest.mark.parametrize("where", ["submit", "poll", "generate"])
 def test_a_service_that_stays_away_ends_the_run(tmp_path: Path, service: ScriptedService, where: str) -> None:
     """After `unreachable_after_s` the run ends with the reason; the next one goes on and submits nothing twice."""
     plan = planned(tmp_path, SEEDS, "runner.unreachable_after_s=0.001", "runner.backoff_s=0.001")
@@ -103,6 +128,31 @@ def test_a_service_that_stays_away_ends_the_run(tmp_path: Path, service: Scripte
     assert (result.stopped or "").startswith("gone; no answer for")
     assert run_on(service, planned(tmp_path, SEEDS)).exit_code == 0
     assert len(service.submitted) == 4
+
+
+def test_a_trial_that_cannot_be_measured_yet_is_told_of_once(tmp_path: Path, service: ScriptedService) -> None:
+    """When its answers are there, with its measure."""
+    told: list[tuple[int, bool]] = []
+
+    class Tells(Progress):
+        def finished(self, trial: Trial, result: TrialResult) -> None:
+            told.append((trial.number, "eval/exact_match" in result.metrics))
+
+    errors = [UnavailableError("busy"), None, UnavailableError("busy")]
+    assert run_with(Troubled(service, generate=errors), planned(tmp_path, SEEDS), Tells()).exit_code == 0
+    assert sorted(told) == [(number, True) for number in range(4)]
+
+
+@pytest.mark.parametrize("error", [UnavailableError("gone"), AccessError("no key")])
+def test_a_service_that_cannot_be_asked_for_base_models_ends_the_run(
+    tmp_path: Path, service: ScriptedService, error: BackendError
+) -> None:
+    """With the reason, and nothing is submitted; the same run another time does it all."""
+    result = run_with(Troubled(service, prepare=[error]), planned(tmp_path, SEEDS))
+    assert (result.exit_code, result.stopped) == (1, str(error))
+    assert {trial.state for trial in result.verdict.trials} == {JobState.PLANNED}
+    assert service.submitted == []
+    assert run_on(service, planned(tmp_path, SEEDS)).exit_code == 0
 
 
 @pytest.mark.parametrize("words", ["applied", "not applied"])
@@ -342,7 +392,7 @@ def test_changed_data_are_refused_under_the_same_name(tmp_path: Path, service: S
     rewrite(tmp_path)
     plan = replanned(tmp_path)
     with pytest.raises(
-        ConfigError, match=r"the examples changed: 40 different examples of rows.jsonl \(\w{8}\) -> "
+        ConfigError, match=r"the examples changed: 40 different examples of rows.jsonl and held_out.jsonl \(\w{8}\) -> "
     ) as caught:
         run_on(service, plan)
     assert "the config is the same, the content is not" in str(caught.value)

@@ -146,6 +146,23 @@ def test_a_failed_job_starts_anew(place: GeminiPlace, backend: GeminiBackend) ->
     assert len(place.service.created) == 2
 
 
+def test_what_is_no_tuned_model_belongs_to_nobody(place: GeminiPlace, backend: GeminiBackend) -> None:
+    """Somebody else's JSON says nothing of the job: it is neither another trial's nor lost, and is asked for again."""
+    ref = backend.submit(place.request("1"))
+    place.service.script = Script(fault=lambda _: Fault(200))
+    with pytest.raises(UnavailableError, match="the answer is no tuned model of the Gemini API"):
+        backend.submit(place.request("1"))
+    with pytest.raises(UnavailableError, match="the answer is no tuned model of the Gemini API"):
+        backend.poll([ref])
+
+
+@pytest.mark.parametrize("task", [3, {"snapshots": 3}, {"snapshots": [{"step": "x"}]}, {"startTime": "yesterday"}])
+def test_a_tuned_model_in_another_shape_is_an_error_of_ours(backend: GeminiBackend, task: object) -> None:
+    """Whatever a service answers, nothing but a BackendError comes out."""
+    with pytest.raises(UnavailableError, match=r"tunedModels/x at http.*: the answer is no tuned model"):
+        backend._status({"name": "tunedModels/x", "state": "ACTIVE", "tuningTask": task})
+
+
 @pytest.mark.parametrize("status", [0, 500])
 def test_a_deletion_whose_answer_was_lost_is_done(status: int) -> None:
     """The second one finds nothing, which is what was wanted."""

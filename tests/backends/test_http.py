@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import httpx
@@ -41,6 +42,8 @@ def client(service: GeminiService) -> Iterator[JsonService]:
 @pytest.mark.parametrize(
     ("status", "details", "repeatable", "error"),
     [
+        (302, (), True, UnavailableError),
+        (302, (), False, AmbiguousError),
         (400, (), False, StatusError),
         (401, (), False, AccessError),
         (403, (), True, AccessError),
@@ -128,22 +131,52 @@ def test_the_service_says_how_long_to_wait(
     assert _wait_before_retry(caught.value) == (True if wait_s is None else min(wait_s, MAX_RETRY_WAIT_S))
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>", b"[]", b"3"])
+NO_OBJECTS = (b"", b"<html>", b"[]", b"3", b'{"name": "tunedMod', b"\xff\x00", b"[" * 100_000)
+
+
+def answering(status: int, content: bytes = b"", **headers: str) -> JsonService:
+    """A client of a service that answers every request with the same bytes."""
+    transport = httpx.MockTransport(lambda _: httpx.Response(status, content=content, headers=headers))
+    return JsonService("http://127.0.0.1", ApiKey("A_KEY", "x-goog-api-key"), 1.0, 1.0, transport)
+
+
+@pytest.mark.parametrize("content", NO_OBJECTS)
 def test_an_answer_that_is_no_object_says_what_to_look_at(content: bytes) -> None:
-    """Somebody else's server is named as what it most likely is."""
-    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=content))
-    service = JsonService("http://127.0.0.1", ApiKey("A_KEY", "x-goog-api-key"), 1.0, 1.0, transport)
-    with pytest.raises(BackendError, match="is base_url the service's address"):
-        service.get("/")
+    """Somebody else's server is named as what it most likely is; what may be asked again is."""
+    with pytest.raises(UnavailableError, match=r"GET http://127\.0\.0\.1/.*is base_url the service's address"):
+        answering(200, content).get("/")
+
+
+@pytest.mark.parametrize("content", NO_OBJECTS)
+def test_after_a_spoiled_answer_nobody_knows_whether_a_create_took_effect(content: bytes) -> None:
+    """Its status said that it did; the answer may be of somebody in between."""
+    with pytest.raises(AmbiguousError, match="nobody knows whether it took effect"):
+        answering(200, content).create("/", {})
+
+
+@pytest.mark.parametrize("content", NO_OBJECTS)
+def test_a_refusal_is_one_whatever_its_body(content: bytes) -> None:
+    """The status alone says that nothing was done."""
+    with pytest.raises(StatusError, match="the service answered 400"):
+        answering(400, content).create("/", {})
+
+
+@pytest.mark.parametrize(
+    "error", [None, 3, "no", [], {"details": None}, {"details": 3}, {"details": [3, {"@type": 4}]}]
+)
+def test_an_error_in_another_shape_is_translated_all_the_same(error: object) -> None:
+    """Whatever stands where Google's envelope has a message and a list of details."""
+    violations = {"details": [{"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": error}]}
+    for content in ({"error": error}, {"error": violations}):
+        found = refusal(400, {}, json.dumps(content).encode(), is_repeatable=False)
+        assert type(found) is StatusError
 
 
 def test_redirects_and_proxies_are_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The key goes to base_url and nowhere else."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    transport = httpx.MockTransport(lambda _: httpx.Response(302, headers={"location": "http://elsewhere/"}))
-    service = JsonService("http://127.0.0.1", ApiKey("A_KEY", "x-goog-api-key"), 1.0, 1.0, transport)
-    with pytest.raises(StatusError, match="answered 302"):
-        service.get("/")
+    with pytest.raises(UnavailableError, match=r"answered 302: .*; redirects are not followed"):
+        answering(302, location="http://elsewhere/").get("/")
 
 
 def test_a_key_is_never_shown() -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 from tunerun import schema
 from tunerun.backends.base import Backend, Capabilities
 from tunerun.backends.http import ApiKey, Json, JsonService, OAuth
-from tunerun.errors import BackendError, BaseModelError, InputError, StatusError
+from tunerun.errors import BackendError, BaseModelError, InputError, StatusError, UnavailableError
 from tunerun.job import (
     Failure,
     FailureKind,
@@ -164,11 +164,17 @@ class GeminiBackend:
 
     def _get(self, identifier: str) -> Json | None:
         try:
-            return self._service.get(f"/v1beta/tunedModels/{identifier}")
+            found = self._service.get(f"/v1beta/tunedModels/{identifier}")
         except StatusError as error:
             if error.status == 404:
                 return None
             raise
+        if found.get("name") != f"tunedModels/{identifier}":
+            raise self._unintelligible(f"tunedModels/{identifier}")
+        return found
+
+    def _unintelligible(self, name: str) -> UnavailableError:
+        return UnavailableError(f"{name} at {self._section.base_url}: the answer is no tuned model of the Gemini API")
 
     def poll(self, refs: Sequence[JobRef]) -> Mapping[JobRef, JobStatus]:
         """One request for each page of the service's list, or for each job where there are few; see the Protocol."""
@@ -195,6 +201,12 @@ class GeminiBackend:
                 return found
 
     def _status(self, found: Json) -> JobStatus:
+        try:
+            return self._read_status(found)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise self._unintelligible(str(found.get("name"))) from error
+
+    def _read_status(self, found: Json) -> JobStatus:
         task = found.get("tuningTask", {})
         snapshots = tuple(_snapshots(task))
         state = _STATES.get(str(found.get("state", "")), JobState.RUNNING)
@@ -323,7 +335,7 @@ def _seconds(time: object) -> float | None:
 
 def _failure(error: Json) -> Failure:
     """Why a job failed: by the kind that `tunerun serve` writes in front, else by a word that others use."""
-    message = str(error.get("message") or "the service gave no reason")
+    message = " ".join(str(error.get("message") or "the service gave no reason").split())
     prefix, _, rest = message.partition(": ")
     if prefix in list(FailureKind):
         return Failure(FailureKind(prefix), rest)

@@ -194,13 +194,16 @@ class JsonService:
         self, method: str, path: str, parameters: Mapping[str, str | int], body: Json | None, *, is_repeatable: bool
     ) -> Json:
         headers = self._credentials.headers()
+        what = f"{method} {self._base_url}{path}"
         try:
             with self._client().stream(method, path, params=dict(parameters), json=body, headers=headers) as response:
                 content = _read(response)
+            if response.is_success:
+                return _object(content)
         except httpx.HTTPError as error:
-            raise _unanswered(error, f"{method} {self._base_url}{path}", is_repeatable=is_repeatable) from error
-        if response.is_success:
-            return _object(content)
+            raise _unanswered(error, what, is_repeatable=is_repeatable) from error
+        except _NoAnswerError as error:
+            raise _no_result(f"{what}: {error}", is_repeatable=is_repeatable) from error
         for secret in headers.values():  # a service may repeat it in its words
             content = content.replace(secret.removeprefix("Bearer ").encode(), b"***")
         raise refusal(response.status_code, response.headers, content, is_repeatable=is_repeatable)
@@ -213,51 +216,65 @@ def _wait_before_retry(error: Exception) -> bool | float:
     return True if error.retry_after_s is None else min(error.retry_after_s, MAX_RETRY_WAIT_S)
 
 
+class _NoAnswerError(Exception):
+    """What came is none of the service's answers: somebody else's, spoiled, or cut."""
+
+
 def _read(response: httpx.Response) -> bytes:
     content = bytearray()
     for chunk in response.iter_bytes():
         content += chunk
         if len(content) > MAX_ANSWER_BYTES:
-            raise BackendError(f"{response.url.host} answered with more than {MAX_ANSWER_BYTES:,} bytes")
+            raise _NoAnswerError(f"the answer has more than {MAX_ANSWER_BYTES:,} bytes")
     return bytes(content)
 
 
 def _object(content: bytes) -> Json:
     try:
         document = json.loads(content)
-    except ValueError as error:
-        raise BackendError("the service's answer is no JSON; is base_url the service's address?") from error
+    except (ValueError, RecursionError) as error:
+        raise _NoAnswerError("the answer is no JSON; is base_url the service's address?") from error
     if not isinstance(document, dict):
-        raise BackendError("the service's answer is no JSON object; is base_url the service's address?")
+        raise _NoAnswerError("the answer is no JSON object; is base_url the service's address?")
     return document
 
 
 def _unanswered(error: httpx.HTTPError, what: str, *, is_repeatable: bool) -> BackendError:
     """A call that got no answer: without effect for certain where no connection was made."""
-    reason = str(error) or type(error).__name__
-    if is_repeatable or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
-        return UnavailableError(f"{what}: {reason}")
-    return AmbiguousError(f"{what}: {reason}; nobody knows whether it took effect")
+    had_no_effect = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+    return _no_result(f"{what}: {str(error) or type(error).__name__}", is_repeatable=is_repeatable or had_no_effect)
+
+
+def _no_result(text: str, *, is_repeatable: bool) -> BackendError:
+    """A call of which nobody knows what came of it, which matters where it may not be made again."""
+    if is_repeatable:
+        return UnavailableError(text)
+    return AmbiguousError(f"{text}; nobody knows whether it took effect")
 
 
 def refusal(status: int, headers: Mapping[str, str], content: bytes, *, is_repeatable: bool) -> BackendError:
     """What an answer with an error status means for the caller; in Google's error envelope where it is one.
 
     Args:
-        is_repeatable: whether a server's error (5xx) leaves no doubt, because the call may be made again.
+        is_repeatable: whether a server's error (5xx) leaves no doubt, because the call may be made again. So it is with
+            a redirect (3xx), by which most likely somebody between us and the service has answered.
     """
     envelope = _envelope(content)
-    details = [detail for detail in envelope.get("details", ()) if isinstance(detail, dict)]
+    details = _objects(envelope.get("details"))
     words = " ".join(str(envelope.get("message") or "no reason given").split())[:500]
     text = f"the service answered {status} {envelope.get('status', '')}".rstrip() + f": {words}{_fields(details)}"
     retry_after_s = _retry_after_s(headers, details)
     match status:
         case 401 | 403:
-            return AccessError(f"{text}; check the API key or the token and what it may do")
+            return AccessError(f"{text}; {_access_advice(words, details)}")
         case 429 if retry_after_s is None and any(_is(detail, "QuotaFailure") for detail in details):
             return AccessError(f"{text}; the quota is used up: wait until it is renewed, or have it raised")
         case 408 | 429 | 503:
             return UnavailableError(text, retry_after_s)
+        case _ if status < 400:
+            return _no_result(
+                f"{text}; redirects are not followed; is base_url the service's address?", is_repeatable=is_repeatable
+            )
         case _ if status >= 500:
             return UnavailableError(text, retry_after_s) if is_repeatable else AmbiguousError(text)
         case _:
@@ -267,7 +284,7 @@ def refusal(status: int, headers: Mapping[str, str], content: bytes, *, is_repea
 def _envelope(content: bytes) -> Json:
     try:
         document = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {"message": content.decode("utf-8", errors="replace")[:200]}
     if isinstance(document, list) and document:
         document = document[0]
@@ -275,13 +292,45 @@ def _envelope(content: bytes) -> Json:
     return error if isinstance(error, dict) else {}
 
 
+def _objects(value: object) -> list[Json]:
+    """The objects of a list; none where it is no list."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+TUNING_SCOPES = (
+    "https://www.googleapis.com/auth/cloud-platform,https://www.googleapis.com/auth/generative-language.tuning"
+)
+
+_NO_KEY = "the key is missing or wrong: set the environment variable that backend.api_key_env names to a valid one"
+_ACCESS_ADVICE = {
+    "CREDENTIALS_MISSING": _NO_KEY,
+    "API_KEY_INVALID": _NO_KEY,
+    "ACCESS_TOKEN_SCOPE_INSUFFICIENT": (
+        "the scope for tuning is missing: use a key that has it, or, with backend.oauth, run "
+        f"`gcloud auth application-default login --scopes={TUNING_SCOPES}`"
+    ),
+    "IAM_PERMISSION_DENIED": (
+        "the permission is missing: what is asked for is somebody else's; ask its owner for one, or choose another name"
+    ),
+}
+"""By the reason of google.rpc.ErrorInfo; that for scopes as the Gemini API's tuning guide gives it."""
+
+
+def _access_advice(words: str, details: list[Json]) -> str:
+    """Which of key, scope and permission is missing, and what to do."""
+    reason = next((str(d.get("reason")) for d in details if _is(d, "ErrorInfo")), "")
+    if "insufficient authentication scopes" in words:
+        reason = "ACCESS_TOKEN_SCOPE_INSUFFICIENT"
+    return _ACCESS_ADVICE.get(reason, "check the API key or the token and what it may do")
+
+
 def _is(detail: Json, kind: str) -> bool:
     return str(detail.get("@type", "")).endswith(f"google.rpc.{kind}")
 
 
 def _fields(details: list[Json]) -> str:
-    violations = [v for detail in details if _is(detail, "BadRequest") for v in detail.get("fieldViolations", ())]
-    return "".join(f"; {v.get('field')}: {v.get('description')}" for v in violations if isinstance(v, dict))
+    violations = [v for detail in details if _is(detail, "BadRequest") for v in _objects(detail.get("fieldViolations"))]
+    return "".join(f"; {v.get('field')}: {v.get('description')}" for v in violations)
 
 
 def _retry_after_s(headers: Mapping[str, str], details: list[Json]) -> float | None:

@@ -129,6 +129,8 @@ def run(
 ) -> SweepResult:
     """Run what is not done of a plan, and compare all of it.
 
+    A backend that refuses every call, or does not answer for too long, ends the run; the result's `stopped` says why.
+
     Args:
         plan: from `tunerun.plan`.
         progress: what to tell while it works; None: nothing.
@@ -151,12 +153,12 @@ def run(
         stack.enter_context(held(plan.runs, plan.sweep))
         backends = _Backends(plan, stack, open_backend)
         talk = progress or Progress()
-        backends.prepare(plan.to_run(retry_failed=retry_failed), talk)
+        trouble = backends.prepare(plan.to_run(retry_failed=retry_failed), talk)
         ledger = stack.enter_context(Ledger(plan.ledger_path))
         if not ledger.is_frozen(plan.sweep):
             ledger.freeze(plan.sweep_record(command), (t.record() for t in plan.trials), _example_sets(plan))
         ledger.clear_cancel_requests(plan.sweep)
-        loop = Loop(plan, ledger, backends.of, talk, poll_interval_s, retry_failed)
+        loop = Loop(plan, ledger, backends.of, talk, poll_interval_s, retry_failed, trouble)
         patience_s = CLOSE_TIMEOUT_S
         try:
             if tracker is not None:
@@ -260,19 +262,23 @@ class _Backends:
             self._of_section[id(config.backend)] = self._open[section]
         return self._of_section[id(config.backend)]
 
-    def prepare(self, trials: Sequence[Trial], progress: Progress) -> None:
-        """Have every base model found, or fetched, before anything is submitted."""
+    def prepare(self, trials: Sequence[Trial], progress: Progress) -> str | None:
+        """Have every base model found, or fetched, before anything is submitted; why a backend could not be asked."""
         models: dict[str, tuple[Backend, dict[str, Model]]] = {}
         for trial in trials:
             backend = self.of(trial.config)
             entry = models.setdefault(trial.config.backend.model_dump_json(), (backend, {}))
             entry[1][trial.config.model.model_dump_json()] = trial.config.model
         problems: list[str] = []
+        trouble: str | None = None
         for backend, wanted in models.values():
             progress.preparing([model.name for model in wanted.values()])
             try:
                 backend.prepare(list(wanted.values()))
             except InputError as error:
                 problems.extend(error.problems)
+            except BackendError as error:
+                trouble = trouble or str(error)
         if problems:
             raise InputError(problems)
+        return trouble

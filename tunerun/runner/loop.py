@@ -358,15 +358,15 @@ class Loop:
         return True
 
     def _settle(self, trial: Trial, *, is_new: bool = True) -> None:
-        """Measure a tuned model and its base model, where that is still to be done, and tell of it."""
+        """Measure what came of a trial, and tell of it; later, where its backend does not answer now."""
         job = self.ledger.job(trial.key)
-        if job is not None and job.tuned_model is not None:
-            self._evaluate(trial, trial.baseline, "the base model", trial.config.model)
-            self._evaluate(trial, trial.key, f"trial {trial.number}", job.tuned_model)
-        if is_new:
-            self.progress.finished(trial, trial_result(self.ledger, trial.record()))
         if job is not None:
             self._count_failure(job)
+            if job.tuned_model is not None and not self._measure(trial, job.tuned_model):
+                self._told.add(("waiting", trial.number))  # what it comes to is news then
+                return
+        if is_new:
+            self.progress.finished(trial, trial_result(self.ledger, trial.record()))
 
     def _count_failure(self, job: JobRecord) -> None:
         self._has_succeeded = self._has_succeeded or job.state is JobState.SUCCEEDED
@@ -379,6 +379,19 @@ class Loop:
                 "mend it and run with --retry-failed, or raise runner.max_failures"
             )
 
+    def _measure(self, trial: Trial, tuned: TunedModel) -> bool:
+        """Measure a tuned model and its base model, where that is still to be done; False: it is done later."""
+        place = self._place(trial)
+        try:
+            if place.resume_at <= time.monotonic() or self.stopped is not None:
+                self._evaluate(trial, trial.baseline, "the base model", trial.config.model)
+                self._evaluate(trial, trial.key, f"trial {trial.number}", tuned)
+                return True
+        except UnavailableError as error:
+            self._did_not_answer(place, error)
+        self._again(trial, max(0.0, place.resume_at - time.monotonic()))
+        return False
+
     def _evaluate(self, trial: Trial, subject: str, name: str, model: Model | TunedModel) -> None:
         held_out, options = trial.validation, trial.config.evaluation
         if held_out is None or not _is_measured(trial):
@@ -389,14 +402,18 @@ class Loop:
         generation = options.generation
         generate = GenerateOptions(generation.max_output_tokens, generation.temperature, seed=trial.config.seed)
         inputs = [example.text_input for example in held_out.examples]
+        place = self._place(trial)
         try:
-            outputs = self.backend_of(trial.config).generate(model, inputs, generate)
+            outputs = place.backend.generate(model, inputs, generate)
         except (BackendError, InputError) as error:
+            if isinstance(error, UnavailableError) and self.stopped is None:
+                raise
             # The tuned model is there all the same; the next run measures it.
             if isinstance(error, AccessError):
                 self._stop(str(error))
             self.progress.note(f"{name} could not be evaluated: {error}; {_RESUME}")
             return
+        place.answered()
         self.ledger.evaluate(subject, trial.evaluation, evaluate(held_out.examples, outputs, options.metrics))
 
     def _tell_once(self, what: str, trial: Trial, text: str) -> None:
