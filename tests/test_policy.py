@@ -33,7 +33,7 @@ from tunerun.job import (
 )
 from tunerun.ledger import Ledger
 from tunerun.planning import Plan, Trial, plan
-from tunerun.runner import SweepResult, run
+from tunerun.runner import SweepResult, cancel, run
 from tunerun.runner.progress import Progress
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 from tunerun.testing.waiting import wait_until
@@ -367,6 +367,103 @@ def test_a_trial_is_cancelled_from_elsewhere(tmp_path: Path, service: ScriptedSe
     states = [trial.state.value for trial in result.verdict.trials]
     assert states == ["CANCELLED", "SUCCEEDED", "PLANNED", "SUCCEEDED"]
     assert result.exit_code == 1
+    assert run_on(service, planned(tmp_path, SEEDS)).exit_code == 0
+
+
+@pytest.mark.parametrize("is_applied", [True, False])
+def test_a_trial_that_may_have_been_submitted_is_looked_for_and_cancelled(
+    tmp_path: Path, service: ScriptedService, is_applied: bool
+) -> None:
+    """A job that the service has ends there; one that it never had is cancelled here. None is submitted again."""
+    plan = planned(tmp_path, "runner.max_attempts=1")
+    error = AmbiguousError("applied" if is_applied else "not applied")
+    service.steps_per_poll = 1
+    assert run_with(Troubled(service, submit=[error]), plan).exit_code == 1
+    assert len(service.submitted) == is_applied
+    with Ledger(plan.ledger_path) as ledger:
+        assert ledger.job(plan.trials[0].key).state is JobState.SUBMITTING  # type: ignore[union-attr]
+        cancel(ledger, plan.sweep, [0], cache=tmp_path, open_backend=lambda *_: ScriptedBackend(service))
+        assert ledger.job(plan.trials[0].key).state is JobState.CANCELLED  # type: ignore[union-attr]
+    assert all(job.is_cancelled for job in service.jobs.values())
+    assert len(service.submitted) == is_applied
+
+
+@pytest.mark.parametrize("is_applied", [True, False])
+def test_a_waiting_look_is_made_when_its_trial_is_cancelled(
+    tmp_path: Path, service: ScriptedService, is_applied: bool
+) -> None:
+    """The run itself looks for the job that it was about to look for, and ends it."""
+    plan = planned(tmp_path, "runner.backoff_s=60")
+    service.steps_per_poll = 1
+
+    class CancelsWhileWaiting(Notes):
+        def note(self, text: str) -> None:
+            super().note(text)
+            with Ledger(plan.ledger_path) as ledger:
+                ledger.request_cancel(plan.sweep, [0])
+
+    error = AmbiguousError("applied" if is_applied else "not applied")
+    result = run_with(Troubled(service, submit=[error]), plan, CancelsWhileWaiting())
+    assert [trial.state for trial in result.verdict.trials] == [JobState.CANCELLED]
+    assert all(job.is_cancelled for job in service.jobs.values())
+    assert len(service.submitted) == is_applied
+
+
+def test_cancelling_a_trial_that_is_another_ones_job_ends_that_job(tmp_path: Path, service: ScriptedService) -> None:
+    """Two trials with one key are one job, whichever number is given."""
+    service.steps_per_poll = 1
+    plan = planned(tmp_path, "dataset.limit=100,101")
+    assert plan.trials[1].same_as == 0
+    result = run_with(ScriptedBackend(service), plan, Cancels(plan.ledger_path, [1]))
+    assert {trial.state for trial in result.verdict.trials} == {JobState.CANCELLED}
+
+
+def test_a_job_ends_while_another_one_is_measured(tmp_path: Path, service: ScriptedService) -> None:
+    """A request to cancel takes effect between two answers, and not only when all are there."""
+    plan = planned(tmp_path, SEEDS)
+    asked: list[int] = []
+
+    class Slow(ScriptedBackend):
+        def generate(
+            self, model: schema.Model | TunedModel, inputs: Sequence[str], options: GenerateOptions
+        ) -> list[str]:
+            asked.append(sum(job.is_cancelled for job in service.jobs.values()))
+            if len(asked) == 1:
+                with Ledger(plan.ledger_path) as ledger:
+                    ledger.request_cancel(plan.sweep, [3])
+            service.steps_per_poll = 1
+            return super().generate(model, inputs, options)
+
+    class FirstEnds(Slow):
+        def _status(self, ref: JobRef) -> JobStatus:
+            service.steps_per_poll = 1_000 if ref.id == plan.trials[0].key and not asked else 1
+            return super()._status(ref)
+
+    result = run_with(FirstEnds(service), plan)
+    assert result.verdict.trials[3].state is JobState.CANCELLED
+    assert asked[0] == 0
+    assert asked[2] == 1
+
+
+def test_a_lost_worker_is_told_of(tmp_path: Path, service: ScriptedService) -> None:
+    """With what is done about it."""
+    lost = iter([Failure(FailureKind.LOST, "the machine is gone")])
+    service.outcome = lambda _request: next(lost, None)
+    notes = Notes()
+    assert run_with(ScriptedBackend(service), planned(tmp_path), notes).exit_code == 0
+    assert notes.notes == ["trial 0: the machine is gone; submitting it again"]
+
+
+def test_a_run_that_could_not_measure_is_no_success(tmp_path: Path, service: ScriptedService) -> None:
+    """Exit code 1; a model that cannot answer is asked once a run, and measured the next time."""
+    plan = planned(tmp_path, SEEDS)
+    refused = [BackendError("no answers today")] * 5
+    notes = Notes()
+    result = run_with(Troubled(service, generate=refused), plan, notes)
+    assert result.exit_code == 1
+    assert [note.partition(" could")[0] for note in notes.notes] == [
+        "the base model", "trial 0", "trial 1", "trial 2", "trial 3",
+    ]  # fmt: skip
     assert run_on(service, planned(tmp_path, SEEDS)).exit_code == 0
 
 

@@ -54,6 +54,8 @@ class Backend(Protocol):
       starts no second job while the first is running or has succeeded, and answers with a reference that polls to
       the first one's status. A key whose last job failed or was cancelled starts anew. `submit` returns as soon as
       the job is accepted.
+    - `find` answers with the reference of a key's job that is under way or has succeeded; None: there is none, and
+      `submit` would start one. It changes nothing.
     - `poll` answers for every reference it is given, also for one of an earlier process: a job that the backend does
       not know (any more) is FAILED with `FailureKind.LOST`. Snapshots are complete since the start and ordered by
       step; calling it again gives the same or more. A state that the backend's service invents is RUNNING.
@@ -73,6 +75,8 @@ class Backend(Protocol):
     def prepare(self, models: Sequence[Model]) -> None: ...
 
     def submit(self, request: TuningRequest) -> JobRef: ...
+
+    def find(self, key: str, tuned_model_id: str) -> JobRef | None: ...
 
     def poll(self, refs: Sequence[JobRef]) -> Mapping[JobRef, JobStatus]: ...
 

@@ -143,8 +143,7 @@ class GeminiBackend:
         found = self._get(request.tuned_model_id)
         if found is None:
             return False
-        key = _KEY.search(str(found.get("description", "")))
-        if key is None or key[1] != request.key:
+        if _key_of(found) != request.key:
             raise InputError(
                 f"tunedModels/{request.tuned_model_id} at {self._section.base_url} belongs to something else; "
                 "delete it there, or choose another name"
@@ -161,6 +160,14 @@ class GeminiBackend:
         except StatusError as error:
             if error.status != 404:
                 raise
+
+    def find(self, key: str, tuned_model_id: str) -> JobRef | None:
+        """Return the job of a key by its tuned model, one that failed or was cancelled left out; see the Protocol."""
+        found = self._get(tuned_model_id)
+        if found is None or _key_of(found) != key:
+            return None
+        ended_badly = self._status(found).state in (JobState.FAILED, JobState.CANCELLED)
+        return None if ended_badly else JobRef(KIND, tuned_model_id)
 
     def _get(self, identifier: str) -> Json | None:
         try:
@@ -276,6 +283,12 @@ class GeminiBackend:
     ) -> None:
         """Close the connections; jobs go on."""
         self._service.close()
+
+
+def _key_of(found: Json) -> str | None:
+    """The key that a tuned model was created under; None: somebody else made it."""
+    key = _KEY.search(str(found.get("description", "")))
+    return None if key is None else key[1]
 
 
 def _wire_name(model: Model) -> str:

@@ -179,13 +179,14 @@ class LocalBackend:
         folder = self._tuned_models / request.tuned_model_id
         with self._changed:
             self._check_open()
-            known = self._job_of_key.get(request.key)
-            if known is not None and not known.state.is_finished:
-                return known.ref
-            if known is not None and known.state == JobState.SUCCEEDED and self._folder(known.id).exists():
-                return known.ref
-            if folder.exists() and (ref := self._ref_of_folder(folder, request)) is not None:
-                return ref
+            standing = self.find(request.key, request.tuned_model_id)
+            if standing is not None:
+                return standing
+            if folder.exists() and tuned_model.read(folder).key != request.key:
+                raise InputError(
+                    f"{folder} holds a tuned model of another trial; an id belongs to one trial; "
+                    "move that folder away, or choose another name"
+                )
             packages.require(*packages.NEEDED)
             base_model.find(request.model, self._cache)
             job = _Job(f"{request.tuned_model_id}.{uuid.uuid4().hex[:12]}", request)
@@ -194,15 +195,17 @@ class LocalBackend:
             self._wake()
             return job.ref
 
-    def _ref_of_folder(self, folder: Path, request: TuningRequest) -> JobRef | None:
-        """The job that made a folder; None: it was cancelled, and the next one replaces what it left."""
+    def find(self, key: str, tuned_model_id: str) -> JobRef | None:
+        """Return the job of a key, by this process or by the folder that it left; see the Protocol."""
+        with self._changed:
+            known = self._job_of_key.get(key)
+            if known is not None and not known.state.is_finished:
+                return known.ref
+        folder = self._tuned_models / tuned_model_id
         finished = tuned_model.read_finished(folder)
-        if tuned_model.read(folder).key != request.key or finished is None:
-            raise InputError(
-                f"{folder} holds a tuned model of another trial; an id belongs to one trial; "
-                "move that folder away, or choose another name"
-            )
-        return JobRef(KIND, finished.job) if finished.state is JobState.SUCCEEDED else None
+        if finished is None or finished.state is not JobState.SUCCEEDED or tuned_model.read(folder).key != key:
+            return None
+        return JobRef(KIND, finished.job)
 
     def _folder(self, job_id: str) -> Path:
         return self._tuned_models / job_id.partition(".")[0]

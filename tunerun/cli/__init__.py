@@ -210,18 +210,20 @@ def cancel(
     from tunerun.cli import tables
     from tunerun.compose import places
     from tunerun.engine.base_model import cache_folder
+    from tunerun.job import JobState
     from tunerun.runner import cancel as cancel_trials
 
     with _chosen_sweep(overrides or [], config_dir, sweep) as (ledger, result):
         verdict = result.verdict
-        numbers = trial or [t.record.number for t in verdict.trials if not t.state.is_finished]
+        # Also what has failed: a lost job may be about to be submitted again.
+        numbers = trial or [t.record.number for t in verdict.trials if t.state is not JobState.SUCCEEDED]
         unknown = [n for n in numbers if not 0 <= n < len(verdict.trials)]
         if unknown:
             raise InputError(
                 [f"--trial {n}: {verdict.sweep.id} has the trials 0 to {len(verdict.trials) - 1}" for n in unknown]
             )
         if not numbers:
-            tables.out.print(f"every trial of {verdict.sweep.id} is finished; nothing was cancelled")
+            tables.out.print(f"every trial of {verdict.sweep.id} has succeeded; nothing was cancelled")
             return
         cache = cache_folder(places([], config_dir)[0].cache)
         tables.out.print(tables.plain(cancel_trials(ledger, verdict.sweep.id, numbers, cache=cache)))

@@ -68,6 +68,12 @@ class Verdict:
         return all(trial.state.is_finished for trial in self.trials)
 
     @property
+    def is_measured(self) -> bool:
+        """Whether every trial that succeeded has the metric that decides, if answers have to be asked for it."""
+        asked = self.metric is not None and self.metric != LOSS
+        return not asked or all(self.metric in t.metrics for t in self.trials if t.state is JobState.SUCCEEDED)
+
+    @property
     def ranked(self) -> list[TrialResult]:
         """The trials, the best first, those without a result last."""
         return sorted(self.trials, key=lambda t: _rank(t, self.metric), reverse=True)

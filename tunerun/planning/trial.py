@@ -53,6 +53,11 @@ class Trial:
     prefix_of: int | None = None
 
     @property
+    def first(self) -> int:
+        """The number of the first trial with this key, which may be its own: they are one job."""
+        return self.number if self.same_as is None else self.same_as
+
+    @property
     def usd(self) -> float:
         """What tuning it costs, in US dollars; 0 where the base model has no price."""
         price = self.config.model.price

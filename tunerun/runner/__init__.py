@@ -23,9 +23,9 @@ from tunerun.engine.base_model import cache_folder
 from tunerun.errors import BackendError, InputError
 from tunerun.evaluation.verdict import TrialResult, Verdict, judge
 from tunerun.holding import held, holder_of
-from tunerun.job import ExampleSet, JobState
+from tunerun.job import ExampleSet, JobState, JobStatus
 from tunerun.ledger import JobRecord, Ledger
-from tunerun.planning import Plan, Trial
+from tunerun.planning import Plan, Trial, tuned_model_id
 from tunerun.runner.loop import Loop
 from tunerun.runner.progress import Progress
 from tunerun.schema import Model, TrialConfig
@@ -71,8 +71,9 @@ class SweepResult:
 
     @property
     def exit_code(self) -> int:
-        """0: every trial succeeded; 1: at least one did not, or the run was stopped."""
-        return 0 if self.stopped is None and all(t.state is JobState.SUCCEEDED for t in self.verdict.trials) else 1
+        """0: every trial succeeded and was measured; 1: at least one was not, or the run was stopped."""
+        succeeded = all(trial.state is JobState.SUCCEEDED for trial in self.verdict.trials)
+        return 0 if self.stopped is None and succeeded and self.verdict.is_measured else 1
 
     def to_json(self) -> dict[str, Any]:
         """The result as `run --json` prints it."""
@@ -204,23 +205,29 @@ def cancel(
             if str(section) not in opened:
                 backend = TypeAdapter(schema.Backend).validate_python(section)
                 opened[str(section)] = stack.enter_context(open_backend(backend, runs, cache))
-            _cancel_job(ledger, opened[str(section)], job)
+            identifier = tuned_model_id(records[number].config["name"], job.key)
+            _cancel_job(ledger, opened[str(section)], job, identifier)
         ledger.clear_cancel_requests(sweep)
     return f"cancelled {len(live)} {'job' if len(live) == 1 else 'jobs'} of {sweep}; nobody runs it"
 
 
-def _cancel_job(ledger: Ledger, backend: Backend, job: JobRecord) -> None:
-    if job.ref is None:
+def _cancel_job(ledger: Ledger, backend: Backend, job: JobRecord, identifier: str) -> None:
+    """End a job, and record that it has; one of which nobody knows whether it was submitted is looked for."""
+    ref = job.ref or backend.find(job.key, identifier)
+    if ref is None:
+        ledger.record(job.id, JobStatus(JobState.CANCELLED))
         return
-    backend.cancel(job.ref)
+    if job.ref is None:
+        ledger.submitted(job.id, ref)
+    backend.cancel(ref)
     deadline = time.monotonic() + CANCEL_TIMEOUT_S
     while time.monotonic() < deadline:
-        status = backend.poll([job.ref])[job.ref]
+        status = backend.poll([ref])[ref]
         if status.state.is_finished:
             ledger.record(job.id, status)
             return
         time.sleep(0.1)
-    raise BackendError(f"{job.ref.id} has not ended within {CANCEL_TIMEOUT_S:g} s of being cancelled; look again later")
+    raise BackendError(f"{ref.id} has not ended within {CANCEL_TIMEOUT_S:g} s of being cancelled; look again later")
 
 
 def result_of(ledger: Ledger, sweep_id: str, tracker: Tracker | None) -> SweepResult:

@@ -13,7 +13,6 @@ What the runner does about a failure depends on who can mend it:
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections import Counter, deque
@@ -30,6 +29,7 @@ from tunerun.job import Failure, FailureKind, GenerateOptions, JobRef, JobState,
 from tunerun.ledger import JobRecord, Ledger, Spending, TrialProgress
 from tunerun.planning import Plan, Trial
 from tunerun.planning.limits import over_budget
+from tunerun.runner.places import InFlight, Place, is_lost, is_new, news_of
 from tunerun.runner.progress import Progress
 from tunerun.schema import Model, TrialConfig
 
@@ -42,48 +42,6 @@ MAX_PAUSE_S = 1.0
 """The longest the loop looks away, so that a request to cancel is seen."""
 
 _RESUME = "run the same command again"
-
-
-@dataclass
-class _Place:
-    """A backend of this run.
-
-    Attributes:
-        in_flight: jobs that it was given and that are not finished.
-        silent_since: when it first failed to answer, by the monotonic clock; None: it answers.
-        failures: how often in a row it did not answer.
-        resume_at: when it may be asked again, by the same clock. polled_at: when it was polled last.
-    """
-
-    backend: Backend
-    max_in_flight: int
-    poll_interval_s: float
-    in_flight: int = 0
-    polled_at: float = -math.inf
-    silent_since: float | None = None
-    failures: int = 0
-    resume_at: float = 0.0
-
-    def has_room(self, now: float) -> bool:
-        """Whether it takes another job now."""
-        return self.in_flight < self.max_in_flight and self.resume_at <= now
-
-    def answered(self) -> None:
-        """Forget that it was silent."""
-        self.silent_since, self.failures, self.resume_at = None, 0, 0.0
-
-
-@dataclass
-class _InFlight:
-    trial: Trial
-    place: _Place
-    job: JobRecord
-    ref: JobRef
-    state: JobState
-    last_step: int
-    stepped_at: float
-    is_stalled: bool = False
-    is_cancelled: bool = False
 
 
 @dataclass
@@ -105,8 +63,10 @@ class Loop:
     """Why the run ended before every trial had its chance; None: it did not."""
     _ready: deque[Trial] = field(default_factory=deque)
     _later: list[tuple[float, int]] = field(default_factory=list)
-    _in_flight: dict[int, _InFlight] = field(default_factory=dict)
-    _places: dict[int, _Place] = field(default_factory=dict)
+    _in_flight: dict[int, InFlight] = field(default_factory=dict)
+    _finished: deque[InFlight] = field(default_factory=deque)
+    _unmeasurable: set[str] = field(default_factory=set)
+    _places: dict[int, Place] = field(default_factory=dict)
     _attempts: Counter[int] = field(default_factory=Counter)
     _told: set[tuple[str, int]] = field(default_factory=set)
     _reasons: Counter[str] = field(default_factory=Counter)
@@ -118,10 +78,11 @@ class Loop:
         self._began_at = time.monotonic()
         self._spent: Spending = self.ledger.spending(self.plan.sweep)
         self._ready.extend(self._unfinished())
-        while self._ready or self._later or self._in_flight:
+        while self._ready or self._later or self._in_flight or self._finished:
             self._obey_cancel_requests()
             self._submit()
-            self._finish(self._poll())
+            self._poll()
+            self._finish()
             self._pause()
 
     def _unfinished(self) -> list[Trial]:
@@ -139,7 +100,7 @@ class Loop:
     def _may_repeat(self, job: JobRecord) -> bool:
         if job.state is JobState.SUCCEEDED:
             return False
-        return _is_lost(job) or job.state is JobState.CANCELLED or self.retry_failed
+        return is_lost(job) or job.state is JobState.CANCELLED or self.retry_failed
 
     # Submitting
 
@@ -157,15 +118,15 @@ class Loop:
             self._ready.clear()
             self._later.clear()
 
-    def _place(self, trial: Trial) -> _Place:
+    def _place(self, trial: Trial) -> Place:
         backend = self.backend_of(trial.config)
         if id(backend) not in self._places:
             known = backend.capabilities()
             interval_s = known.poll_interval_s if self.poll_interval_s is None else self.poll_interval_s
-            self._places[id(backend)] = _Place(backend, known.max_in_flight, interval_s)
+            self._places[id(backend)] = Place(backend, known.max_in_flight, interval_s)
         return self._places[id(backend)]
 
-    def _start(self, trial: Trial, place: _Place) -> None:
+    def _start(self, trial: Trial, place: Place) -> None:
         """Submit a trial, or take up what an earlier run, or that of another sweep, has begun."""
         last = self.ledger.job(trial.key)
         if last is not None and last.state.is_finished and not self._may_repeat(last):
@@ -231,9 +192,9 @@ class Loop:
             self._stop(refusals[0])
         return not refusals
 
-    def _watch(self, trial: Trial, place: _Place, job: JobRecord, ref: JobRef) -> None:
+    def _watch(self, trial: Trial, place: Place, job: JobRecord, ref: JobRef) -> None:
         place.in_flight += 1
-        self._in_flight[trial.number] = _InFlight(trial, place, job, ref, job.state, 0, time.monotonic())
+        self._in_flight[trial.number] = InFlight(trial, place, job, ref, job.state, 0, time.monotonic())
 
     def _look_again(self, trial: Trial, error: AmbiguousError) -> None:
         """Submitting the key again finds the job if there is one; who cannot, stays SUBMITTING for the next run."""
@@ -251,7 +212,7 @@ class Loop:
         """Doubles with each attempt, up to a minute; up to a tenth more, so that runners do not march in step."""
         return min(MAX_BACKOFF_S, self.config.backoff_s * 2.0 ** (attempt - 1)) * random.uniform(1.0, 1.1)
 
-    def _did_not_answer(self, place: _Place, error: BackendError) -> None:
+    def _did_not_answer(self, place: Place, error: BackendError) -> None:
         """Leave a backend alone for a while, and give the run up when it has been silent for too long."""
         now = time.monotonic()
         if place.silent_since is None:
@@ -276,9 +237,8 @@ class Loop:
 
     # Watching
 
-    def _poll(self) -> list[_InFlight]:
-        """Record what is new of all jobs, one call and one transaction for each backend; return what has finished."""
-        finished: list[_InFlight] = []
+    def _poll(self) -> None:
+        """Record what is new of all jobs, one call and one transaction for each backend; note what has finished."""
         now = time.monotonic()
         for place in self._places.values():
             entries = [entry for entry in self._in_flight.values() if entry.place is place]
@@ -290,24 +250,25 @@ class Loop:
             except AccessError as error:
                 self._stop(str(error))
                 self._leave()
-                return finished
+                return
             except BackendError as error:
                 self._did_not_answer(place, error)
                 continue
             place.answered()
-            finished.extend(self._record(entries, statuses))
-        return finished
+            self._record(entries, statuses)
 
-    def _record(self, entries: Sequence[_InFlight], statuses: Mapping[JobRef, JobStatus]) -> list[_InFlight]:
-        news = {entry.trial.number: _news(entry, statuses[entry.ref]) for entry in entries}
-        changed = {entry.job.id: news[entry.trial.number] for entry in entries if _is_new(entry, news)}
+    def _record(self, entries: Sequence[InFlight], statuses: Mapping[JobRef, JobStatus]) -> None:
+        news = {entry.trial.number: news_of(entry, statuses[entry.ref]) for entry in entries}
+        changed = {entry.job.id: news[entry.trial.number] for entry in entries if is_new(entry, news)}
         if changed:
             self.ledger.record_all(changed)
         for entry in entries:
             self._show(entry, news[entry.trial.number])
-        return [entry for entry in entries if entry.state.is_finished]
+            if entry.state.is_finished:
+                self._finished.append(self._in_flight.pop(entry.trial.number))
+                entry.place.in_flight -= 1
 
-    def _show(self, entry: _InFlight, status: JobStatus) -> None:
+    def _show(self, entry: InFlight, status: JobStatus) -> None:
         entry.state = status.state
         for snapshot in status.snapshots:
             entry.last_step = snapshot.step
@@ -327,6 +288,8 @@ class Loop:
         requested = self.ledger.cancel_requests(self.plan.sweep)
         if not requested:
             return
+        trials = self.plan.trials
+        requested = frozenset(trials[number].first for number in requested)
         for number in requested & self._in_flight.keys():
             entry = self._in_flight[number]
             if not entry.is_cancelled:
@@ -336,23 +299,44 @@ class Loop:
                 except BackendError as error:
                     entry.is_cancelled = False
                     self._did_not_answer(entry.place, error)
-        self._ready = deque(trial for trial in self._ready if trial.number not in requested)
-        self._later = sorted(entry for entry in self._later if entry[1] not in requested)
+        waiting = {trial.number for trial in self._ready} | {number for _, number in self._later}
+        given_up = {number for number in requested & waiting if self._give_up(trials[number])}
+        self._ready = deque(trial for trial in self._ready if trial.number not in given_up)
+        self._later = sorted(entry for entry in self._later if entry[1] not in given_up)
 
-    def _finish(self, finished: Sequence[_InFlight]) -> None:
-        for entry in finished:
-            self._in_flight.pop(entry.trial.number, None)
-            entry.place.in_flight -= 1
-        for entry in finished:
+    def _give_up(self, trial: Trial) -> bool:
+        """Cancel a trial that waits; a job of which nobody knows whether it was submitted is looked for first."""
+        job = self.ledger.job(trial.key)
+        if job is None or job.state is not JobState.SUBMITTING:
+            return True
+        place = self._place(trial)
+        try:
+            ref = place.backend.find(trial.key, trial.request().tuned_model_id)
+        except BackendError as error:
+            self._did_not_answer(place, error)
+            return False
+        if ref is None:
+            self.ledger.record(job.id, JobStatus(JobState.CANCELLED))
+        else:
+            self.ledger.submitted(job.id, ref)
+            self._watch(trial, place, job, ref)
+        return True
+
+    def _finish(self) -> None:
+        """Measure what has finished; while that takes its time, more may finish."""
+        while self._finished:
+            entry = self._finished.popleft()
             if not self._was_lost(entry):
                 self._settle(entry.trial)
 
-    def _was_lost(self, entry: _InFlight) -> bool:
+    def _was_lost(self, entry: InFlight) -> bool:
         """Submit a job anew that was lost by no fault of its own; whether that will be done."""
         job = self.ledger.job(entry.trial.key)
         attempt = self._attempts[entry.trial.number]
-        if job is None or not _is_lost(job) or attempt >= self.config.max_attempts or self.stopped is not None:
+        if job is None or not is_lost(job) or attempt >= self.config.max_attempts or self.stopped is not None:
             return False
+        if attempt and job.failure is not None:
+            self.progress.note(f"trial {entry.trial.number}: {job.failure.message}; submitting it again")
         # What was lost with an earlier run's process begins at once.
         self._again(entry.trial, self._backoff_s(attempt) if attempt else 0.0)
         return True
@@ -394,7 +378,7 @@ class Loop:
 
     def _evaluate(self, trial: Trial, subject: str, name: str, model: Model | TunedModel) -> None:
         held_out, options = trial.validation, trial.config.evaluation
-        if held_out is None or not _is_measured(trial):
+        if held_out is None or not _is_measured(trial) or subject in self._unmeasurable:
             return
         if self.ledger.evaluated_at(subject, trial.evaluation) is not None:
             return
@@ -404,17 +388,31 @@ class Loop:
         inputs = [example.text_input for example in held_out.examples]
         place = self._place(trial)
         try:
-            outputs = place.backend.generate(model, inputs, generate)
+            outputs = self._answers(place, model, inputs, generate)
         except (BackendError, InputError) as error:
             if isinstance(error, UnavailableError) and self.stopped is None:
                 raise
             # The tuned model is there all the same; the next run measures it.
             if isinstance(error, AccessError):
                 self._stop(str(error))
+            self._unmeasurable.add(subject)
             self.progress.note(f"{name} could not be evaluated: {error}; {_RESUME}")
             return
-        place.answered()
         self.ledger.evaluate(subject, trial.evaluation, evaluate(held_out.examples, outputs, options.metrics))
+
+    def _answers(
+        self, place: Place, model: Model | TunedModel, inputs: Sequence[str], options: GenerateOptions
+    ) -> list[str]:
+        """Ask a service for some answers at a time, and look after everything else in between."""
+        at_once = place.max_in_flight if place.backend.capabilities().survives_runner else len(inputs)
+        outputs: list[str] = []
+        for start in range(0, len(inputs), at_once):
+            outputs += place.backend.generate(model, inputs[start : start + at_once], options)
+            place.answered()
+            if len(outputs) < len(inputs):
+                self._obey_cancel_requests()
+                self._poll()
+        return outputs
 
     def _tell_once(self, what: str, trial: Trial, text: str) -> None:
         if (what, trial.number) not in self._told:
@@ -434,18 +432,3 @@ class Loop:
 
 def _is_measured(trial: Trial) -> bool:
     return bool(trial.config.evaluation.metrics) and trial.validation is not None
-
-
-def _is_lost(job: JobRecord) -> bool:
-    return job.failure is not None and job.failure.kind is FailureKind.LOST
-
-
-def _news(entry: _InFlight, status: JobStatus) -> JobStatus:
-    """A status without the snapshots that are recorded already."""
-    snapshots = tuple(s for s in status.snapshots if s.step > entry.last_step)
-    return JobStatus(status.state, snapshots, status.metrics, status.tuned_model, status.failure)
-
-
-def _is_new(entry: _InFlight, news: Mapping[int, JobStatus]) -> bool:
-    status = news[entry.trial.number]
-    return bool(status.snapshots) or status.state is not entry.state

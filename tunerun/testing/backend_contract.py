@@ -128,6 +128,23 @@ class BackendContract:
         again = backend.submit(place.request("3"))
         assert backend.poll([again])[again] == first
 
+    def test_find_looks_and_starts_nothing(self, place: BackendPlace, backend: Backend) -> None:
+        """A key's job is found while it runs and when it has succeeded; one that never ran or was cancelled is not."""
+        unknown, request, long = place.request("8"), place.request("1"), place.long_request("9")
+        assert backend.find(unknown.key, unknown.tuned_model_id) is None
+        ref = backend.submit(request)
+        wait_for_end(backend, ref)
+        running = backend.submit(long)
+        for one, its_ref in ((request, ref), (long, running)):
+            found = backend.find(one.key, one.tuned_model_id)
+            assert found is not None
+            assert backend.poll([found])[found].state == backend.poll([its_ref])[its_ref].state
+        assert backend.find(unknown.key, request.tuned_model_id) is None
+        backend.cancel(running)
+        wait_for_end(backend, running)
+        assert backend.find(long.key, long.tuned_model_id) is None
+        assert backend.find(unknown.key, unknown.tuned_model_id) is None
+
     def test_later_process_finds_the_job(self, place: BackendPlace, backend: Backend) -> None:
         """A new object on the same place answers for an old reference, and trains a done key no second time."""
         ref = backend.submit(place.request("4"))

@@ -92,6 +92,12 @@ class ScriptedBackend:
             self._service.jobs[request.key] = _Job(request)
         return JobRef("scripted", request.key)
 
+    def find(self, key: str, tuned_model_id: str) -> JobRef | None:  # noqa: ARG002 - known by its key alone
+        """The job of a key, unless it has failed or was cancelled."""
+        job = self._service.jobs.get(key)
+        is_standing = job is not None and job.failure is None and not job.is_cancelled
+        return JobRef("scripted", key) if is_standing else None
+
     def poll(self, refs: Sequence[JobRef]) -> Mapping[JobRef, JobStatus]:
         """Let each job take some steps, and say where it stands."""
         return {ref: self._status(ref) for ref in refs}

@@ -1,0 +1,79 @@
+"""What a run knows of its backends and of the jobs that it watches there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tunerun.backends.base import Backend
+from tunerun.job import FailureKind, JobRef, JobState, JobStatus
+from tunerun.ledger import JobRecord
+from tunerun.planning import Trial
+
+
+@dataclass
+class Place:
+    """A backend of this run.
+
+    Attributes:
+        in_flight: jobs that it was given and that are not finished.
+        silent_since: when it first failed to answer, by the monotonic clock; None: it answers.
+        failures: how often in a row it did not answer.
+        resume_at: when it may be asked again, by the same clock. polled_at: when it was polled last.
+    """
+
+    backend: Backend
+    max_in_flight: int
+    poll_interval_s: float
+    in_flight: int = 0
+    polled_at: float = -math.inf
+    silent_since: float | None = None
+    failures: int = 0
+    resume_at: float = 0.0
+
+    def has_room(self, now: float) -> bool:
+        """Whether it takes another job now."""
+        return self.in_flight < self.max_in_flight and self.resume_at <= now
+
+    def answered(self) -> None:
+        """Forget that it was silent."""
+        self.silent_since, self.failures, self.resume_at = None, 0, 0.0
+
+
+@dataclass
+class InFlight:
+    """A job that is watched.
+
+    Attributes:
+        last_step: of its curve, as far as it is recorded.
+        stepped_at: when that grew last, by the monotonic clock.
+        is_stalled: whether that was told of. is_cancelled: whether the backend was asked to end it.
+    """
+
+    trial: Trial
+    place: Place
+    job: JobRecord
+    ref: JobRef
+    state: JobState
+    last_step: int
+    stepped_at: float
+    is_stalled: bool = False
+    is_cancelled: bool = False
+
+
+def is_lost(job: JobRecord) -> bool:
+    """Whether a job failed by no fault of its own."""
+    return job.failure is not None and job.failure.kind is FailureKind.LOST
+
+
+def news_of(entry: InFlight, status: JobStatus) -> JobStatus:
+    """A status without the snapshots that are recorded already."""
+    snapshots = tuple(s for s in status.snapshots if s.step > entry.last_step)
+    return JobStatus(status.state, snapshots, status.metrics, status.tuned_model, status.failure)
+
+
+def is_new(entry: InFlight, news: Mapping[int, JobStatus]) -> bool:
+    """Whether there is something to record of a job, in the news by trial number."""
+    status = news[entry.trial.number]
+    return bool(status.snapshots) or status.state is not entry.state
