@@ -10,11 +10,14 @@ Settings, and why:
 - `foreign_keys = ON`: a loss curve without its job would be a fault of ours; SQLite does not look by itself.
 - a wait of 30 s for another writer: transactions take milliseconds, so a longer wait means that something is stuck.
 
+A file in a folder that cannot be written is an archive: it can be read, and nothing else.
+
 Write-ahead logging needs shared memory, so the file belongs on a disk of the machine that writes it.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -60,13 +63,13 @@ class DatabaseFile:
     def __init__(self, path: Path, format: Format, *, any_thread: bool = False) -> None:  # noqa: A002 - the field's word
         self.path = path
         self._format = format
+        is_archived = path.exists() and not os.access(path.parent, os.W_OK)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(
-                path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=not any_thread
-            )
+            self._connection = self._connect(is_archived=is_archived, any_thread=any_thread)
             self._connection.row_factory = sqlite3.Row
             self._check()
+            if is_archived:
+                return
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("PRAGMA foreign_keys = ON")
@@ -74,6 +77,15 @@ class DatabaseFile:
                 self._migrate()
         except (sqlite3.Error, OSError) as error:
             raise self._translated(error) from error
+
+    def _connect(self, *, is_archived: bool, any_thread: bool) -> sqlite3.Connection:
+        """Open the file; in a folder that cannot be written only to read it, without the files that SQLite adds."""
+        options = {"timeout": _BUSY_TIMEOUT_S, "isolation_level": None, "check_same_thread": not any_thread}
+        if is_archived:
+            address = f"{self.path.absolute().as_uri()}?mode=ro&immutable=1"
+            return sqlite3.connect(address, uri=True, **options)  # type: ignore[call-overload, no-any-return]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return sqlite3.connect(self.path, **options)  # type: ignore[call-overload, no-any-return]
 
     def _version(self) -> int:
         version: int = self._connection.execute("PRAGMA user_version").fetchone()[0]
@@ -86,6 +98,10 @@ class DatabaseFile:
             raise LedgerError(
                 f"{self.path}: written by a newer tunerun (format {version}, this one knows {self._format.version}); "
                 f"update tunerun, or choose another {self._format.place}"
+            )
+        if version < self._format.version and not os.access(self.path.parent, os.W_OK):
+            raise LedgerError(
+                f"{self.path}: of an older format ({version}), and its folder cannot be written; copy it elsewhere"
             )
         tables = {row[0] for row in self._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if (self._format.table not in tables) if version else tables:

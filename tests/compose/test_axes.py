@@ -206,3 +206,15 @@ def test_a_trial_has_no_checks_across_its_sections() -> None:
     """What is validated section by section would miss them."""
     decorators = TrialConfig.__pydantic_decorators__
     assert [*decorators.model_validators, *decorators.field_validators, *decorators.root_validators] == []
+
+
+def test_a_swept_key_that_is_set_inside_of_a_dictionary_is_refused() -> None:
+    """Else the axis would win in silence; the plain form pins it."""
+    with pytest.raises(ConfigError, match=r"hyperparameters.epoch_count is swept; pin it by a plain"):
+        load(["experiment=next_number", "hyperparameters={epoch_count: 3}"])
+
+
+def test_a_wrong_item_of_a_list_on_the_command_line_is_said_to_be_there() -> None:
+    """And not at the line of the YAML that it replaces."""
+    with pytest.raises(ConfigError, match=r"^command line: evaluation.metrics.0: must be one of"):
+        load(["experiment=next_number", "evaluation.metrics=[exact_mach]"])

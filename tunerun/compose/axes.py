@@ -71,6 +71,7 @@ def expand(
             found.append(_axis(loader, key, swept[key]) if key in swept else _written_axis(loader, key, flat[key]))
         except ConfigError as error:
             problems.extend(error.problems)
+    problems.extend(_hidden_pins(flat, command_line))
     pins = overrides_of([pinned[key] for key in flat if key in pinned and key not in swept])
     problems.extend(_disagreements(found))
     problems.extend(_unknown_exclusions(exclude, {axis.key for axis in found} | pins.keys()))
@@ -80,6 +81,18 @@ def expand(
     if not points:
         raise ConfigError("sweep.exclude leaves no point of the sweep; take an entry away")
     return ExpandedSweep(pins, points)
+
+
+def _hidden_pins(flat: Mapping[str, Any], command_line: Sequence[Override]) -> Iterator[str]:
+    """Overrides that set a swept key inside of a dictionary: the axis would win, and nobody would be told."""
+    for override in command_line:
+        above, value = f"{override.key_or_group}.", override.value()
+        if not isinstance(value, dict):
+            continue
+        set_here = {f"{above}{key}" for key in _flat(value)}
+        yield from (
+            f"{override.input_line}: {key} is swept; pin it by a plain {key}=VALUE" for key in flat if key in set_here
+        )
 
 
 def overrides_of(point: Sequence[Override]) -> dict[str, Scalar]:

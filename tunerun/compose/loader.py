@@ -248,7 +248,7 @@ class Loader:
             if (
                 key == dotted
                 or key.startswith(f"{dotted}.")
-                or (dotted.startswith(f"{key}.") and isinstance(override.value(), dict))
+                or (dotted.startswith(f"{key}.") and isinstance(override.value(), dict | list))
             ):
                 return Origin("command line")
         structural = tuple(str(o.input_line) for o in overrides if self.is_structural(o))
