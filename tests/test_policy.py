@@ -33,7 +33,7 @@ from tunerun.job import (
 )
 from tunerun.ledger import Ledger
 from tunerun.planning import Plan, Trial, plan
-from tunerun.runner import SweepResult, cancel, run
+from tunerun.runner import SweepResult, cancel, refresh, run
 from tunerun.runner.progress import Progress
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 from tunerun.testing.waiting import wait_until
@@ -464,6 +464,26 @@ def test_a_run_that_could_not_measure_is_no_success(tmp_path: Path, service: Scr
     assert [note.partition(" could")[0] for note in notes.notes] == [
         "the base model", "trial 0", "trial 1", "trial 2", "trial 3",
     ]  # fmt: skip
+    assert run_on(service, planned(tmp_path, SEEDS)).exit_code == 0
+
+
+def test_a_look_records_where_jobs_stand_that_nobody_watches(tmp_path: Path, service: ScriptedService) -> None:
+    """States and curves as the service has them; a service that does not answer is said, and nothing is changed."""
+    plan = planned(tmp_path, SEEDS, "runner.unreachable_after_s=0.001", "runner.backoff_s=0.001")
+    service.steps_per_poll = 1
+    run_with(Troubled(service, poll=[UnavailableError("gone")] * 9), plan)
+    silent = Troubled(service, poll=[UnavailableError("gone")] * 9)
+    with Ledger(plan.ledger_path) as ledger:
+
+        def look(backend: Backend) -> tuple[str | None, list[tuple[JobState, int]]]:
+            problem = refresh(ledger, plan.sweep, cache=tmp_path, open_backend=lambda *_: backend)
+            return problem, [(trial.state, trial.last_step) for trial in ledger.progress(plan.sweep)]
+
+        assert look(silent) == ("gone", [(JobState.QUEUED, 0)] * 4)
+        assert look(ScriptedBackend(service)) == (None, [(JobState.RUNNING, 1)] * 4)
+        service.steps_per_poll = 1_000
+        assert look(ScriptedBackend(service)) == (None, [(JobState.SUCCEEDED, 40)] * 4)
+        assert look(silent) == (None, [(JobState.SUCCEEDED, 40)] * 4)
     assert run_on(service, planned(tmp_path, SEEDS)).exit_code == 0
 
 

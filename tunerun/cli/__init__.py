@@ -179,12 +179,12 @@ GARBAGE_THRESHOLD = 50_000
 def status(
     overrides: Overrides = None, config_dir: ConfigDir = None, sweep: SweepId = None, json_: Json = False
 ) -> None:
-    """Show what the ledger knows of the sweep that the overrides compose, or of the newest."""
+    """Show where the sweep stands that the overrides compose, or the newest; asks services for jobs nobody watches."""
     from tunerun.cli import tables
     from tunerun.holding import holder_of
     from tunerun.runner import states_of
 
-    with _chosen_sweep(overrides or [], config_dir, sweep) as (ledger, result):
+    with _chosen_sweep(overrides or [], config_dir, sweep, look=True) as (ledger, result):
         if json_:
             print_json(result.to_json())
             return
@@ -231,13 +231,19 @@ def cancel(
 
 @contextmanager
 def _chosen_sweep(
-    overrides: list[str], config_dir: str | None, sweep: str | None
+    overrides: list[str], config_dir: str | None, sweep: str | None, *, look: bool = False
 ) -> Iterator[tuple[Ledger, SweepResult]]:
-    """The ledger, and one of its sweeps: by its id; else the one that the overrides compose; else the newest."""
+    """The ledger, and one of its sweeps: by its id; else the one that the overrides compose; else the newest.
+
+    Args:
+        look: first ask where its jobs stand.
+    """
+    from tunerun.cli import tables
     from tunerun.compose import compose_name, places
+    from tunerun.engine.base_model import cache_folder
     from tunerun.errors import NotFoundError
     from tunerun.ledger import Ledger
-    from tunerun.runner import result_of
+    from tunerun.runner import refresh, result_of
     from tunerun.tracking import open_tracker
 
     paths, tracking = places(overrides, config_dir)
@@ -253,6 +259,8 @@ def _chosen_sweep(
                 f"{wanted or name or 'no sweep named'}: has not run, as far as {ledger.path} knows; "
                 f"sweeps: {others}; choose one with --sweep"
             )
+        if look and (problem := refresh(ledger, found[-1].id, cache=cache_folder(paths.cache))):
+            tables.err.print(f"[yellow]note:[/] {tables.plain(problem)}; what follows is what was known before")
         yield ledger, result_of(ledger, found[-1].id, open_tracker(tracking, Path(paths.runs)))
 
 

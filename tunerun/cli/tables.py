@@ -226,7 +226,7 @@ def result_table(result: SweepResult) -> None:
         table.add_row(
             f"{'* ' if trial.record.number == verdict.best else ''}{trial.record.number}",
             *(str(trial.record.overrides[key]) for key in varied),
-            *([f"[{style}]{trial.state}[/]" if style else trial.state.value] if shows_state else []),
+            *([f"[{style}]{trial.state}[/]" if style else _how_far(trial)] if shows_state else []),
             *_measures(trial.metrics, metrics),
             trial.advice.summary if trial.advice else "",
             style="bold" if trial.record.number == verdict.best else None,
@@ -246,6 +246,11 @@ def result_table(result: SweepResult) -> None:
         if best.tuned_model is not None:
             out.print(f"Its tuned model: {best.tuned_model.name} in {_plain(best.tuned_model.location)}")
     failures(verdict)
+
+
+def _how_far(trial: TrialResult) -> str:
+    """The state of a trial that is not finished, and the steps that it has taken."""
+    return f"{trial.state} {trial.last_step}/{trial.record.steps}" if trial.last_step else trial.state.value
 
 
 def _shown(verdict: Verdict) -> Sequence[TrialResult]:

@@ -24,6 +24,7 @@ class TrialResult:
         metrics: `train/mean_loss` (mean over the last epoch's steps, nats per output token), what the backend
             measured, and the evaluation's `eval/...`; only those that are known.
         advice: what its loss curve says; None until it has succeeded.
+        last_step: how far its loss curve is.
     """
 
     record: TrialRecord
@@ -32,6 +33,7 @@ class TrialResult:
     tuned_model: TunedModel | None
     failure: Failure | None
     advice: Advice | None
+    last_step: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,12 +117,15 @@ class _Known:
         job = self.jobs.get(record.key)
         if job is None:
             return TrialResult(record, JobState.PLANNED, {}, None, None, None)
-        losses = epoch_means(self.curves.get(job.id, ()))
+        curve = self.curves.get(job.id, ())
+        losses = epoch_means(curve)
         metrics = {**({TRAINING_LOSS: losses[-1]} if losses else {}), **job.metrics}
         metrics.pop(_BASE_LOSS, None)  # the baseline's, which the backend measured on the way
         metrics.update(self.measures.get((record.key, record.evaluation), {}))
         advice = advise(losses) if job.state is JobState.SUCCEEDED and losses else None
-        return TrialResult(record, job.state, metrics, job.tuned_model, job.failure, advice)
+        return TrialResult(
+            record, job.state, metrics, job.tuned_model, job.failure, advice, curve[-1].step if curve else 0
+        )
 
 
 def _baselines(known: _Known, records: Sequence[TrialRecord]) -> tuple[BaselineResult, ...]:

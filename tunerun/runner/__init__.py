@@ -6,44 +6,37 @@ crash or kill -9, looks up what is there and goes on with what is missing.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
-
-from tunerun import schema
 from tunerun.backends import open_backend
 from tunerun.backends.base import Backend
 from tunerun.engine.base_model import cache_folder
 from tunerun.errors import BackendError, InputError
 from tunerun.evaluation.verdict import TrialResult, Verdict, judge
-from tunerun.holding import held, holder_of
-from tunerun.job import ExampleSet, JobState, JobStatus
-from tunerun.ledger import JobRecord, Ledger
-from tunerun.planning import Plan, Trial, tuned_model_id
+from tunerun.holding import held
+from tunerun.job import ExampleSet, JobState
+from tunerun.ledger import Ledger
+from tunerun.planning import Plan, Trial
 from tunerun.runner.loop import Loop
 from tunerun.runner.progress import Progress
+from tunerun.runner.unattended import BackendOpener, cancel, refresh
 from tunerun.schema import Model, TrialConfig
 from tunerun.tracking import Tracker, open_tracker
 
 if TYPE_CHECKING:
     import pandas
 
-BackendOpener = Callable[[schema.Backend, Path, Path], Backend]
+__all__ = ["BackendOpener", "SweepResult", "cancel", "refresh", "result_of", "run", "states_of"]
 
 CLOSE_TIMEOUT_S = 30.0
 """How long the end of a run waits for the tracker; `tunerun sync` brings the rest."""
 
 INTERRUPTED_TIMEOUT_S = 1.0
 """The same when somebody wants the terminal back."""
-
-CANCEL_TIMEOUT_S = 20.0
-"""How long `cancel` waits for a backend to say that a job has ended."""
 
 
 @dataclass(frozen=True)
@@ -172,62 +165,6 @@ def run(
             if tracker is not None:
                 tracker.close(patience_s)
         return replace(result_of(ledger, plan.sweep, tracker), stopped=loop.stopped)
-
-
-def cancel(
-    ledger: Ledger, sweep: str, numbers: Sequence[int], *, cache: Path, open_backend: BackendOpener = open_backend
-) -> str:
-    """Cancel trials of a sweep: by its runner where there is one, else here.
-
-    Args:
-        numbers: of the trials; those that are finished stay as they are.
-        cache: where converted base models are kept.
-
-    Returns:
-        What was done, in a sentence.
-
-    Raises:
-        BackendError: a service could not be asked; it may be asked again.
-    """
-    runs = ledger.path.parent
-    ledger.request_cancel(sweep, numbers)
-    jobs = ledger.last_jobs(sweep)
-    records = {trial.number: trial for trial in ledger.trials(sweep)}
-    live = {n: jobs[records[n].key] for n in numbers if records[n].key in jobs}
-    live = {number: job for number, job in live.items() if not job.state.is_finished}
-    holder = holder_of(runs, sweep)
-    if holder is not None:
-        return f"asked {holder}, which runs {sweep}, to cancel; `tunerun status --sweep {sweep}` shows when it has"
-    with held(runs, sweep), ExitStack() as stack:
-        opened: dict[str, Backend] = {}
-        for number, job in live.items():
-            section = records[number].config["backend"]
-            if str(section) not in opened:
-                backend = TypeAdapter(schema.Backend).validate_python(section)
-                opened[str(section)] = stack.enter_context(open_backend(backend, runs, cache))
-            identifier = tuned_model_id(records[number].config["name"], job.key)
-            _cancel_job(ledger, opened[str(section)], job, identifier)
-        ledger.clear_cancel_requests(sweep)
-    return f"cancelled {len(live)} {'job' if len(live) == 1 else 'jobs'} of {sweep}; nobody runs it"
-
-
-def _cancel_job(ledger: Ledger, backend: Backend, job: JobRecord, identifier: str) -> None:
-    """End a job, and record that it has; one of which nobody knows whether it was submitted is looked for."""
-    ref = job.ref or backend.find(job.key, identifier)
-    if ref is None:
-        ledger.record(job.id, JobStatus(JobState.CANCELLED))
-        return
-    if job.ref is None:
-        ledger.submitted(job.id, ref)
-    backend.cancel(ref)
-    deadline = time.monotonic() + CANCEL_TIMEOUT_S
-    while time.monotonic() < deadline:
-        status = backend.poll([ref])[ref]
-        if status.state.is_finished:
-            ledger.record(job.id, status)
-            return
-        time.sleep(0.1)
-    raise BackendError(f"{ref.id} has not ended within {CANCEL_TIMEOUT_S:g} s of being cancelled; look again later")
 
 
 def result_of(ledger: Ledger, sweep_id: str, tracker: Tracker | None) -> SweepResult:
