@@ -260,3 +260,34 @@ def test_closed_backend_takes_nothing(place: LocalPlace, tiny: Model) -> None:
     failure = backend.poll([ref])[ref].failure
     assert failure is not None
     assert failure.kind == FailureKind.LOST
+
+
+def test_a_cancelled_job_keeps_what_it_learned_where_that_is_asked_for(
+    place: LocalPlace, engine_cache: Path, tiny: Model
+) -> None:
+    """It can be called, by this process and a later one; submitted again it begins anew and replaces it."""
+    request = place.long_request("1")
+    with LocalBackend(place.runs, engine_cache, device="cpu", threads=1, keep_cancelled=True) as backend:
+        ref = backend.submit(request)
+        wait_for_steps(backend, ref, 2)
+        backend.cancel(ref)
+        status = wait_for_end(backend, ref)
+        assert status.state is JobState.CANCELLED
+        assert status.tuned_model is not None
+        assert len(backend.generate(status.tuned_model, ["1"], GenerateOptions(max_output_tokens=2))) == 1
+        assert backend.find(request.key, request.tuned_model_id) is None
+    with place.open() as later:
+        found = later.poll([ref])[ref]
+        assert (found.state, found.tuned_model) == (JobState.CANCELLED, status.tuned_model)
+        assert found.snapshots[: len(status.snapshots)] == status.snapshots
+        again = later.submit(place.request("1"))
+        assert again != ref
+        assert wait_for_end(later, again).state is JobState.SUCCEEDED
+
+
+def test_an_answer_is_streamed(place: LocalPlace, backend: LocalBackend, tiny: Model) -> None:
+    """Its parts come while it is made, and are its text."""
+    parts: list[str] = []
+    (answer,) = backend.answer(tiny, ["twenty two"], GenerateOptions(max_output_tokens=12), parts.append)
+    assert "".join(parts) == answer.text
+    assert 1 <= answer.tokens <= 12

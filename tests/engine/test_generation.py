@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +176,43 @@ def test_input_that_fills_the_context_is_refused(generation: Generation) -> None
 def test_answer_ends_where_the_context_ends(generation: Generation) -> None:
     """A prompt that almost fills the context gets the tokens that are left."""
     assert len(texts(generation, None, ["1 " * 40], GenerateOptions(max_output_tokens=1000))) == 1
+
+
+def test_an_answer_comes_in_parts_that_are_its_text(generation: Generation, tuned: Path) -> None:
+    """Each further part as it comes, none with half a character; the answer says its tokens, and whether it was cut."""
+    for text, most in (("ninety nine", 12), ("ninety nine", 2), ("", 12)):
+        parts: list[str] = []
+        options = GenerateOptions(max_output_tokens=most)
+        (answer,) = generation.answer(tuned, [text], options, parts.append)
+        assert "".join(parts) == answer.text == texts(generation, tuned, [text], options)[0]
+        assert "\ufffd" not in "".join(parts[:-1])
+        assert answer.tokens <= most
+        assert answer.is_cut == (answer.tokens == most)
+    assert len(parts) >= 1
+
+
+def test_the_likeliest_token_alone_is_the_greedy_answer(generation: Generation, tuned: Path) -> None:
+    """top_k 1, or a tiny top_p, leave sampling no choice."""
+    greedy = texts(generation, tuned, INPUTS, OPTIONS)
+    for narrow in ({"top_k": 1}, {"top_p": 1e-6}):
+        options = GenerateOptions(max_output_tokens=12, temperature=1.0, seed=3, **narrow)
+        assert texts(generation, tuned, INPUTS, options) == greedy
+
+
+def test_a_tuned_model_goes_on_where_it_ended(
+    base: LoadedModel, tiny: Model, tuned: Path, generation: Generation, tmp_path: Path
+) -> None:
+    """Its first loss is the parent's on the same examples, its parent stays as it was, and its rank is the parent's."""
+    before = (tuned / "adapter_model.safetensors").read_bytes()
+    request = replace(request_of(tiny, key="c", epoch_count=1, batch_size=7, adapter_rank=2), start_from=str(tuned))
+    held_out = replace(request_of(tiny, key="d", epoch_count=1, batch_size=7, learning_rate=1e-12), validation=EXAMPLES)
+    observer = Recording(folder=tmp_path)
+    (outcome,) = training.train([request], base, observer)
+    assert outcome.failure is None
+    (parent,) = training.train([replace(held_out, start_from=str(tuned))], base, Recording())
+    assert observer.losses(request)[0] == pytest.approx(parent.metrics["validation/loss"], rel=1e-4)
+    assert (tuned / "adapter_model.safetensors").read_bytes() == before
+    assert json.loads((tmp_path / request.tuned_model_id / "adapter_config.json").read_text())["r"] == 8
+    (missing,) = training.train([replace(request, start_from=str(tmp_path / "none"))], base, Recording())
+    assert missing.failure is not None
+    assert "holds no tuned model" in missing.failure.message
