@@ -34,6 +34,7 @@ FEW_DEFAULTS = (4, 0.001)
 MANY_DEFAULTS = (16, 0.0002)
 """Batch size and learning rate up to `MANY_EXAMPLES` and above."""
 
+_WHERE = "tuningTask.hyperparameters"
 _ID = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 _ID_RULE = "1 to 40 lower case letters, digits and dashes, a letter first and no dash at the end"
 
@@ -91,22 +92,12 @@ def row_of(
     Raises:
         ServiceError: a hyperparameter, or what is shown of the model, is wrong.
     """
-    where = "tuningTask.hyperparameters"
     default_batch, default_rate = FEW_DEFAULTS if examples <= MANY_EXAMPLES else MANY_DEFAULTS
-    if given.learning_rate is not None and given.learning_rate_multiplier is not None:
-        raise invalid(f"{where}.learningRate", "learningRate and learningRateMultiplier exclude each other; send one")
-    for name in ("learning_rate", "learning_rate_multiplier"):
-        value = getattr(given, name)
-        if value is not None and value <= 0:
-            raise invalid(f"{where}.{to_camel(name)}", f"must be greater than 0, not {value:g}")
-    for name in ("epoch_count", "batch_size"):
-        value = getattr(given, name)
-        if value is not None and value < 0:
-            raise invalid(f"{where}.{to_camel(name)}", f"must be 1 or more, not {value}")
+    _check_hyperparameters(given)
     epochs, batch = given.epoch_count or DEFAULT_EPOCHS, given.batch_size or default_batch
     steps = math.ceil(examples / batch) * epochs
     if steps > wire.MAX_INT32:
-        raise invalid(f"{where}.epochCount", f"{steps:,} steps; the limit is {wire.MAX_INT32:,}")
+        raise invalid(f"{_WHERE}.epochCount", f"{steps:,} steps; the limit is {wire.MAX_INT32:,}")
     check_shown(asked)
     rate = given.learning_rate or default_rate * (given.learning_rate_multiplier or 1.0)
     now = time.time()
@@ -140,6 +131,19 @@ def row_of(
         error_code=None,
         error_message=None,
     )
+
+
+def _check_hyperparameters(given: wire.Hyperparameters) -> None:
+    if given.learning_rate is not None and given.learning_rate_multiplier is not None:
+        raise invalid(f"{_WHERE}.learningRate", "learningRate and learningRateMultiplier exclude each other; send one")
+    for name in ("learning_rate", "learning_rate_multiplier"):
+        value = getattr(given, name)
+        if value is not None and value <= 0:
+            raise invalid(f"{_WHERE}.{to_camel(name)}", f"must be greater than 0, not {value:g}")
+    for name in ("epoch_count", "batch_size"):
+        value = getattr(given, name)
+        if value is not None and value < 0:
+            raise invalid(f"{_WHERE}.{to_camel(name)}", f"must be 1 or more, not {value}")
 
 
 def named(row: TunedModelRow, identifier: str, display_name: str, *, is_given: bool) -> TunedModelRow:
