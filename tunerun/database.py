@@ -123,6 +123,10 @@ class DatabaseFile:
             f"backup, or choose another {self._format.place}"
         )
 
+    def function(self, name: str, of: Callable[[str], str]) -> None:
+        """Let queries call a function of a text that always gives the same for the same."""
+        self._connection.create_function(name, 1, of, deterministic=True)
+
     def transaction(self) -> Transaction:
         """A context in which all writes are one: on disk when it is left, or undone by an error."""
         return Transaction(self._connection, self._translated)

@@ -116,7 +116,9 @@ def test_repeating_has_an_end(service: GeminiService, client: JsonService) -> No
     [
         (Fault(429, headers={"retry-after": "3"}), 3.0),
         (Fault(429, details=(RETRY,)), 7.5),
-        (Fault(503, headers={"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}), None),
+        (Fault(503, headers={"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}), 0.0),
+        (Fault(503, headers={"retry-after": "Wed, 21 Oct 2099 07:28:00 GMT"}), pytest.approx(2.3e9, rel=0.1)),
+        (Fault(503, headers={"retry-after": "soon"}), None),
         (Fault(503, headers={"retry-after": "99999"}), 99999.0),
     ],
 )

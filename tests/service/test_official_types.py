@@ -144,4 +144,6 @@ def test_every_request_of_the_backend_is_the_official_type(
     created = parsed(sent[0][2], "TunedModel")
     assert len(created.tuning_task.training_data.examples.examples) == len(request.training)
     assert sent[1][2] == {}
+    config = sent[2][2]["generationConfig"]
+    assert config.pop("seed") == 0  # came to the API after google-ai-generativelanguage 0.6.15
     assert parsed(sent[2][2], "GenerateContentRequest").generation_config.max_output_tokens == 3

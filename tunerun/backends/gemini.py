@@ -261,7 +261,10 @@ class GeminiBackend:
     def generate(self, model: Model | TunedModel, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
         """One request an input, some at a time; see the Protocol."""
         name = model.location if isinstance(model, TunedModel) else _wire_name(model)
-        config = {"maxOutputTokens": options.max_output_tokens, "temperature": options.temperature}
+        config: Json = {"maxOutputTokens": options.max_output_tokens, "temperature": options.temperature}
+        if options.temperature > 0:
+            config |= {"seed": options.seed, "topP": options.top_p}
+            config |= {"topK": options.top_k} if options.top_k else {}
 
         def answer(text: str) -> str:
             body = {"contents": [{"role": "user", "parts": [{"text": text}]}], "generationConfig": config}

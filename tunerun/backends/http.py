@@ -10,8 +10,10 @@ import json
 import os
 import re
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -22,6 +24,7 @@ from tunerun.errors import (
     AccessError,
     AmbiguousError,
     BackendError,
+    InputError,
     MissingPackageError,
     StatusError,
     UnavailableError,
@@ -38,6 +41,8 @@ MAX_RETRY_WAIT_S = 10.0
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)s")
 
 Json = dict[str, Any]
+
+_JSON = {"content-type": "application/json"}
 
 
 class Credentials(Protocol):
@@ -194,19 +199,22 @@ class JsonService:
         self, method: str, path: str, parameters: Mapping[str, str | int], body: Json | None, *, is_repeatable: bool
     ) -> Json:
         headers = self._credentials.headers()
+        content = _written(body)
         what = f"{method} {self._base_url}{path}"
         try:
-            with self._client().stream(method, path, params=dict(parameters), json=body, headers=headers) as response:
-                content = _read(response)
+            with self._client().stream(
+                method, path, params=dict(parameters), content=content, headers=headers | _JSON
+            ) as response:
+                answer = _read(response)
             if response.is_success:
-                return _object(content)
+                return _object(answer)
         except httpx.HTTPError as error:
             raise _unanswered(error, what, is_repeatable=is_repeatable) from error
         except _NoAnswerError as error:
             raise _no_result(f"{what}: {error}", is_repeatable=is_repeatable) from error
         for secret in headers.values():  # a service may repeat it in its words
-            content = content.replace(secret.removeprefix("Bearer ").encode(), b"***")
-        raise refusal(response.status_code, response.headers, content, is_repeatable=is_repeatable)
+            answer = answer.replace(secret.removeprefix("Bearer ").encode(), b"***")
+        raise refusal(response.status_code, response.headers, answer, is_repeatable=is_repeatable)
 
 
 def _wait_before_retry(error: Exception) -> bool | float:
@@ -218,6 +226,18 @@ def _wait_before_retry(error: Exception) -> bool | float:
 
 class _NoAnswerError(Exception):
     """What came is none of the service's answers: somebody else's, spoiled, or cut."""
+
+
+def _written(body: Json | None) -> bytes | None:
+    """A body as JSON.
+
+    Raises:
+        InputError: a text of it is no Unicode.
+    """
+    try:
+        return None if body is None else json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InputError("a text holds half a character (a lone surrogate), which cannot be sent; mend it") from error
 
 
 def _read(response: httpx.Response) -> bytes:
@@ -334,10 +354,15 @@ def _fields(details: list[Json]) -> str:
 
 
 def _retry_after_s(headers: Mapping[str, str], details: list[Json]) -> float | None:
-    """What the service asks for, in seconds: google.rpc.RetryInfo, else Retry-After as a number; None: nothing."""
+    """What the service asks for, in seconds: by google.rpc.RetryInfo, else by Retry-After; None: nothing."""
     for detail in details:
         match = _DURATION.fullmatch(str(detail.get("retryDelay", ""))) if _is(detail, "RetryInfo") else None
         if match:
             return float(match[1])
     value = headers.get("retry-after", "")
-    return float(value) if value.isdecimal() else None
+    if value.isdecimal():
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None

@@ -210,6 +210,15 @@ class LocalBackend:
     def _folder(self, job_id: str) -> Path:
         return self._tuned_models / job_id.partition(".")[0]
 
+    def forget(self, ref: JobRef) -> None:
+        """Keep nothing of a finished job: who runs for months has many; its folder still answers for it."""
+        with self._changed:
+            job = self._jobs.get(ref.id)
+            if job is not None and job.state.is_finished:
+                del self._jobs[ref.id]
+                if self._job_of_key.get(job.request.key) is job:
+                    del self._job_of_key[job.request.key]
+
     def poll(self, refs: Sequence[JobRef]) -> Mapping[JobRef, JobStatus]:
         """Return what is known of each job; see the Protocol."""
         return {ref: self._status(ref) for ref in refs}

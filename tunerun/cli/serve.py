@@ -53,6 +53,7 @@ def serve(
     from tunerun.service.app import KEYS_FILE, Service, Settings
     from tunerun.service.server import address_of, listening
     from tunerun.service.server import serve as serve_forever
+    from tunerun.service.state import own_folder
 
     listener = listening(host, port, allow_remote=allow_remote)
     models = [_model(name, config_dir) for name in model or ["smollm2-135m"]]
@@ -60,7 +61,7 @@ def serve(
     settings = Settings(
         state.absolute(), models, cache or cache_folder(None), workers=workers, device=device, threads=threads
     )
-    with held(settings.state, "service"):
+    with held(own_folder(settings.state), "service"):
         service = Service(settings)
         gc.freeze()
         address = address_of(listener)

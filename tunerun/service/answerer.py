@@ -52,6 +52,11 @@ class Answerer:
         self._thread.start()
 
     @property
+    def is_alive(self) -> bool:
+        """Whether prompts are answered."""
+        return self._thread.is_alive()
+
+    @property
     def waiting(self) -> int:
         """How many prompts wait."""
         return len(self._waiting)
@@ -88,14 +93,19 @@ class Answerer:
             self._changed.notify()
         return prompt.answer
 
-    def end(self) -> None:
-        """Refuse what waits, and let go of the engine."""
+    def refuse(self) -> None:
+        """Refuse what waits and what still comes; what is being answered is answered."""
         with self._changed:
             self._is_ending = True
             for prompt in self._waiting:
-                prompt.answer.set_exception(ServiceError(Code.UNAVAILABLE, "the service has ended; ask again"))
+                if prompt.answer.set_running_or_notify_cancel():
+                    prompt.answer.set_exception(ServiceError(Code.UNAVAILABLE, "the service is ending; ask again"))
             self._waiting.clear()
             self._changed.notify()
+
+    def end(self) -> None:
+        """Refuse what waits, and let go of the engine."""
+        self.refuse()
         self._engine.__exit__(None, None, None)
 
     def _work(self) -> None:
@@ -108,13 +118,16 @@ class Answerer:
             self._answer(batch)
 
     def _next_batch(self) -> list[_Prompt]:
+        """The first prompt and those that may join it, without those whose clients have gone."""
         first = self._waiting.popleft()
         joining = [prompt for prompt in self._waiting if first.may_join(prompt)][: MAX_TOGETHER - 1]
         for prompt in joining:
             self._waiting.remove(prompt)
-        return [first, *joining]
+        return [prompt for prompt in (first, *joining) if prompt.answer.set_running_or_notify_cancel()]
 
     def _answer(self, batch: list[_Prompt]) -> None:
+        if not batch:
+            return
         first = batch[0]
         try:
             answers = self._engine.answer(first.model, [p.text for p in batch], first.options, first.on_text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -18,20 +19,23 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import APIKeyHeader, APIKeyQuery, HTTPBearer
 from pydantic import BaseModel
 
-from tunerun.errors import BackendError, InputError
+from tunerun.errors import BackendError, BaseModelError, InputError, NotFoundError
 from tunerun.job import Answer, TunedModel
 from tunerun.schema import Model
 from tunerun.service import wire
 from tunerun.service.answerer import Answerer
 from tunerun.service.catalogue import OfferedModel
 from tunerun.service.credentials import Key
-from tunerun.service.guard import VERSIONS
+from tunerun.service.guard import VERSIONS, log
 from tunerun.service.library import Library
 from tunerun.service.problems import Code, Json, ServiceError, invalid, not_found
 from tunerun.service.prompts import Defaults, Prompt, read_prompt, read_text
 from tunerun.service.state import ModelState, TunedModelRow
 from tunerun.service.tuner import Tuner
 from tunerun.service.tuning_request import advice
+
+LOOK_S = 1.0
+"""Between two looks whether a client is still there."""
 
 UNPREDICTABLE = "the tuning of this model was cancelled before its end; the quality of its answers is unpredictable"
 
@@ -124,15 +128,20 @@ class Methods:
         warning = UNPREDICTABLE if row.state is ModelState.FAILED else None
         return Called(name, offered, tuned, Defaults(row.temperature, row.top_p, row.top_k), warning)
 
-    async def answer(self, called: Called, asked: wire.GenerateContent) -> JSONResponse:
+    async def answer(self, called: Called, asked: wire.GenerateContent, request: Request) -> JSONResponse:
         """The answer to a prompt."""
-        return JSONResponse(await self.generated(called, asked), headers=_warning(called.warning))
+        return JSONResponse(await self.generated(called, asked, request), headers=_warning(called.warning))
 
-    async def generated(self, called: Called, asked: wire.GenerateContent) -> Json:
-        """The answer to a prompt, as the API writes it."""
+    async def generated(self, called: Called, asked: wire.GenerateContent, request: Request) -> Json:
+        """The answer to a prompt, as the API writes it; a prompt whose client is gone is taken back."""
         prompt = read_prompt(asked, called.defaults)
-        answer = await _awaited(self._answerer.ask(called.model, prompt.text, prompt.options))
-        return _whole(called, prompt, answer)
+        future = self._answerer.ask(called.model, prompt.text, prompt.options)
+        waiting = asyncio.ensure_future(_awaited(future, called))
+        while not (await asyncio.wait({waiting}, timeout=LOOK_S))[0]:
+            if await request.is_disconnected():
+                future.cancel()
+                raise ServiceError(Code.CANCELLED, "the client is gone")
+        return _whole(called, prompt, await waiting)
 
     async def stream(self, called: Called, asked: wire.GenerateContent, *, as_events: bool) -> StreamingResponse:
         """The answer to a prompt in parts as they come: as server-sent events, or as one JSON array."""
@@ -154,16 +163,25 @@ class Methods:
         answer = self._answerer.ask(called.model, prompt.text, prompt.options, None if prompt.stops else tell)
         answer.add_done_callback(lambda _: tell(None))
         sent = 0
-        while (text := await arrived.get()) is not None:
-            sent += len(text)
-            yield wire.generated(text, called.name)
-        yield _whole(called, prompt, await _awaited(answer), after=sent)
+        try:
+            while (text := await arrived.get()) is not None:
+                sent += len(text)
+                yield wire.generated(text, called.name)
+            yield _whole(called, prompt, await _awaited(answer, called), after=sent)
+        finally:
+            answer.cancel()  # of one that nobody hears any more, if it has not begun
 
 
-async def _awaited(future: Any) -> Answer:
-    """An answer of the engine, or why there is none in the API's words."""
+async def _awaited(future: Future[Answer], called: Called) -> Answer:
+    """An answer of the engine, or why there is none in the API's words; who stops waiting takes the prompt back."""
     try:
         answer: Answer = await asyncio.wrap_future(future)
+    except NotFoundError as error:
+        raise not_found(called.name) from error
+    except BaseModelError as error:
+        log.exception("a base model cannot be used")
+        words = f"{called.name}: its base model cannot be used now; the service's log says why"
+        raise ServiceError(Code.UNAVAILABLE, words, retry_after_s=60) from error
     except InputError as error:
         raise invalid("contents", str(error)) from error
     except BackendError as error:
@@ -181,13 +199,22 @@ def _whole(called: Called, prompt: Prompt, answer: Answer, after: int = 0) -> Js
 
 async def _events(first: Json, parts: AsyncIterator[Json]) -> AsyncIterator[str]:
     yield f"data: {json.dumps(first)}\r\n\r\n"
-    async for part in parts:
+    async for part in _to_the_end(parts):
         yield f"data: {json.dumps(part)}\r\n\r\n"
+
+
+async def _to_the_end(parts: AsyncIterator[Json]) -> AsyncIterator[Json]:
+    """The parts; where one fails, the error is the last: the status of the answer is sent already."""
+    try:
+        async for part in parts:
+            yield part
+    except ServiceError as error:
+        yield error.envelope()
 
 
 async def _array(first: Json, parts: AsyncIterator[Json]) -> AsyncIterator[str]:
     yield f"[{json.dumps(first)}"
-    async for part in parts:
+    async for part in _to_the_end(parts):
         yield f",\r\n{json.dumps(part)}"
     yield "]"
 
@@ -198,6 +225,8 @@ def _warning(text: str | None) -> dict[str, str]:
 
 
 def _why_silent(row: TunedModelRow) -> str:
+    if row.can_answer:
+        return f"was tuned from models/{row.base_model}, which is not offered any more"
     if row.state is ModelState.CREATING:
         return "is still being tuned; its operation says how far it is"
     return f"cannot answer: {row.error_message}"
@@ -238,8 +267,10 @@ def _models(methods: Methods) -> APIRouter:
         return wire.model(methods.base(model).offered)
 
     @router.post("/models/{model}:generateContent")
-    async def generate_content(model: str, body: wire.GenerateContent, _caller: Caller) -> JSONResponse:
-        return await methods.answer(methods.base(model), body)
+    async def generate_content(
+        model: str, body: wire.GenerateContent, _caller: Caller, request: Request
+    ) -> JSONResponse:
+        return await methods.answer(methods.base(model), body, request)
 
     @router.post("/models/{model}:streamGenerateContent")
     async def stream_generate_content(
@@ -314,8 +345,10 @@ def _called_tuned_models(methods: Methods) -> APIRouter:
     router = APIRouter()
 
     @router.post("/tunedModels/{tuned_model}:generateContent")
-    async def generate_tuned_content(tuned_model: str, body: wire.GenerateContent, caller: Caller) -> JSONResponse:
-        return await methods.answer(await run_in_threadpool(methods.tuned, caller, tuned_model), body)
+    async def generate_tuned_content(
+        tuned_model: str, body: wire.GenerateContent, caller: Caller, request: Request
+    ) -> JSONResponse:
+        return await methods.answer(await run_in_threadpool(methods.tuned, caller, tuned_model), body, request)
 
     @router.post("/tunedModels/{tuned_model}:streamGenerateContent")
     async def stream_generate_tuned_content(

@@ -26,7 +26,8 @@ from tunerun.service.guard import Guard
 from tunerun.service.library import Library
 from tunerun.service.meters import Meters
 from tunerun.service.problems import Code, ServiceError
-from tunerun.service.state import State
+from tunerun.service.sessions import Sessions
+from tunerun.service.state import State, own_folder
 from tunerun.service.tuner import Tuner
 
 KEYS_FILE = "keys.json"
@@ -69,6 +70,7 @@ class Service:
         def engine() -> LocalBackend:
             return LocalBackend(settings.state, settings.cache, settings.device, settings.threads, keep_cancelled=True)
 
+        own_folder(settings.state)
         answering = engine()
         answering.prepare(settings.models)
         self.keys = KeyFile(settings.state / KEYS_FILE)
@@ -105,15 +107,19 @@ class Service:
             lifespan=lifespan,
             docs_url=None,  # its page loads scripts from elsewhere
             redoc_url=None,
+            redirect_slashes=False,  # a redirect would leave the key behind
         )
         methods = Methods(self.library, self.tuner, self.answerer)
         app.include_router(routes(methods))
-        app.include_router(pages.routes(methods, self.state, self.keys))
+        sessions = Sessions(self.keys)
+        app.include_router(pages.routes(methods, self.state, sessions))
         app.mount("/static", pages.static_files())
 
         @app.get("/healthz", include_in_schema=False)
         def healthz() -> PlainTextResponse:
             self.state.counts()  # the disk is there
+            if not (self.tuner.is_alive and self.answerer.is_alive):
+                return PlainTextResponse("the queue or the answers have ended\n", Code.UNAVAILABLE.http_status)
             return PlainTextResponse("ok\n")
 
         @app.get("/metrics", include_in_schema=False)
@@ -124,7 +130,7 @@ class Service:
         app.add_exception_handler(RequestValidationError, _misread)
         app.add_exception_handler(HTTPException, _unrouted)
         app.add_exception_handler(Exception, _failed)
-        return Guard(app, self.keys, self.meters, **limits)
+        return Guard(app, self.keys, self.meters, sessions.is_open, **limits)
 
 
 def _answer(error: ServiceError) -> JSONResponse:
@@ -161,7 +167,7 @@ def _words(problem: Any) -> str:
 
 def _unrouted(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for nothing else
-    if error.status_code == 404:
+    if error.status_code == 404 or (error.status_code == 405 and ":" in request.url.path):
         return _answer(ServiceError(Code.NOT_FOUND, f"{request.method} {request.url.path}: there is no such method"))
     if error.status_code == 400:
         return _answer(ServiceError(Code.INVALID_ARGUMENT, "the body is no JSON in UTF-8"))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tunerun.engine import base_model
 from tunerun.engine.tokens import TokenCounter, token_counter
 from tunerun.errors import ConfigError
 from tunerun.schema import Model
 
 DEFAULT_CONTEXT = 8192
-"""Tokens that a base model is said to take whose config states no context length."""
+"""Tokens that a base model is said to take which says nothing of it itself."""
 
 
 @dataclass(frozen=True)
@@ -20,20 +22,17 @@ class OfferedModel:
 
     Attributes:
         counter: counts its tokens, chat format included.
+        context_tokens: the most tokens of a prompt and its answer.
     """
 
     model: Model
     counter: TokenCounter
+    context_tokens: int
 
     @property
     def name(self) -> str:
         """Without `models/`."""
         return self.model.name
-
-    @property
-    def context_tokens(self) -> int:
-        """The most tokens of a prompt and its answer."""
-        return self.model.context_length or DEFAULT_CONTEXT
 
 
 class Catalogue:
@@ -48,10 +47,22 @@ class Catalogue:
     """
 
     def __init__(self, models: Sequence[Model], cache: Path) -> None:
-        self.offered = {model.name: OfferedModel(model, token_counter(model, cache)) for model in models}
+        self.offered = {
+            model.name: OfferedModel(model, token_counter(model, cache), _context_tokens(model, cache))
+            for model in models
+        }
         if len(self.offered) < len(models):
             raise ConfigError("--model: two base models have the same name; give each its own")
 
     def find(self, name: str) -> OfferedModel | None:
         """A base model by its name, with or without `models/`; None: it is not offered."""
         return self.offered.get(name.removeprefix("models/"))
+
+
+def _context_tokens(model: Model, cache: Path) -> int:
+    """What the config says, else the model's own files."""
+    if model.context_length is not None:
+        return model.context_length
+    folder = base_model.prepared_folder(base_model.find(model, cache), cache)
+    stated = {} if folder is None else json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return int(stated.get("max_position_embeddings") or DEFAULT_CONTEXT)

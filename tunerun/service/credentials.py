@@ -93,7 +93,7 @@ class KeyFile:
         """The key with a secret; takes as long for a wrong one as for a right one."""
         found = None
         for key in self.keys():
-            if hmac.compare_digest(key.secret.encode(), secret.encode()):
+            if hmac.compare_digest(key.secret.encode(), secret.encode("utf-8", "surrogatepass")):
                 found = key
         return found
 
@@ -148,6 +148,9 @@ def _read(path: Path, state: os.stat_result) -> tuple[Key, ...]:
         raise ConfigError(f"{path}: others can read it, and it holds keys; run: chmod 600 {path}")
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["keys"]
-        return tuple(Key(**{**entry, "scopes": tuple(entry["scopes"])}) for entry in entries)
+        keys = tuple(Key(**{**entry, "scopes": tuple(entry["scopes"])}) for entry in entries)
+        if not all(isinstance(text, str) for key in keys for text in (key.id, key.secret, key.owner, *key.scopes)):
+            raise TypeError("a text is none")
+        return keys
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"{path}: holds no keys of `tunerun serve`; move it away, and a new one is made") from error

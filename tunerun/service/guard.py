@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from pydantic.alias_generators import to_camel
 
+from tunerun.errors import ConfigError
 from tunerun.service.credentials import Key, KeyFile
 from tunerun.service.meters import Meters
 from tunerun.service.problems import Code, ServiceError
@@ -33,6 +34,14 @@ MAX_BODY_BYTES = 16 * 2**20
 
 BODY_TIMEOUT_S = 60.0
 """Within which a request has to have arrived."""
+
+MAX_UNKNOWN_BYTES = 128 * 2**10
+"""Of a request of the page that sends no file: the longest prompt, with every character escaped."""
+
+COOKIE = "tunerun_session"
+UPLOAD_PATH = "/files"
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 log = logging.getLogger("tunerun.service")
 
@@ -57,6 +66,7 @@ class Guard:
     """An ASGI application in front of another one.
 
     Args:
+        may_upload: whether a session, by the value of its cookie, may send a file to the page.
         max_body_bytes, body_timeout_s: of each request.
     """
 
@@ -65,12 +75,14 @@ class Guard:
         app: App,
         keys: KeyFile,
         meters: Meters,
+        may_upload: Callable[[str], bool] = lambda _session: False,
         max_body_bytes: int = MAX_BODY_BYTES,
         body_timeout_s: float = BODY_TIMEOUT_S,
     ) -> None:
         self._app = app
         self._keys = keys
         self._meters = meters
+        self._may_upload = may_upload
         self._max_body_bytes = max_body_bytes
         self._body_timeout_s = body_timeout_s
 
@@ -91,12 +103,17 @@ class Guard:
             if _version(scope) is not None:
                 scope["state"]["key"] = self._key_of(scope)
             body = await self._body(scope, receive)
+            await self._app(scope, _replayed(body, receive), noted)
         except ServiceError as error:
             await _refuse(error, noted)
+        except ConfigError:
+            log.exception("the keys cannot be read")
+            await _refuse(ServiceError(Code.UNAVAILABLE, "the service cannot read its keys; its log says why"), noted)
         except ConnectionError:
             return  # the client is gone
-        else:
-            await self._app(scope, _replayed(body, receive), noted)
+        except Exception:  # noqa: BLE001 - the last resort; the application has logged it with its traceback
+            if not statuses:
+                await _refuse(ServiceError(Code.INTERNAL, "an error of the service; its log has it"), noted)
         finally:
             self._note(scope, statuses[0] if statuses else 0, time.perf_counter() - started)
 
@@ -127,15 +144,16 @@ class Guard:
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         content = bytearray()
+        limit = self._limit(scope)
         try:
             async with asyncio.timeout(self._body_timeout_s):
-                self._check_size(_stated_length(scope))
+                _check_size(_stated_length(scope), limit)
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise ConnectionError("the client is gone")
                     content += message.get("body", b"")
-                    self._check_size(len(content))
+                    _check_size(len(content), limit)
                     if not message.get("more_body", False):
                         return bytes(content)
         except TimeoutError:
@@ -143,14 +161,14 @@ class Guard:
                 Code.DEADLINE_EXCEEDED, f"the request was not here within {self._body_timeout_s:g} s; send it faster"
             ) from None
 
-    def _check_size(self, size: int) -> None:
-        if size > self._max_body_bytes:
-            raise ServiceError(
-                Code.INVALID_ARGUMENT, f"Request payload size exceeds the limit: {self._max_body_bytes} bytes."
-            )
+    def _limit(self, scope: Scope) -> int:
+        """The most bytes of a body; few from whom nobody knows."""
+        is_known = "key" in scope["state"] or (scope["path"] == UPLOAD_PATH and self._may_upload(_session(scope)))
+        return self._max_body_bytes if is_known else min(MAX_UNKNOWN_BYTES, self._max_body_bytes)
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
-        self._meters.answered(scope["method"], _route(scope), status, seconds)
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self._meters.answered(method, _route(scope), status, seconds)
         key = scope["state"].get("key")
         fields = {
             "method": scope["method"],
@@ -161,6 +179,18 @@ class Guard:
             "request": scope["state"]["request_id"],
         }
         log.info("request", extra={"fields": fields})
+
+
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise ServiceError(Code.INVALID_ARGUMENT, f"Request payload size exceeds the limit: {limit} bytes.")
+
+
+def _session(scope: Scope) -> str:
+    """The value of the page's cookie; empty: there is none."""
+    text = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie"), "")
+    cookies = (part.strip().partition("=") for part in text.split(";"))
+    return next((value for name, _, value in cookies if name == COOKIE), "")
 
 
 def _version(scope: Scope) -> str | None:

@@ -24,6 +24,7 @@ from tunerun.service.tuner import Tuner
 from tunerun.service.tuning_request import check_shown, examples_of, named, row_of
 
 PAGE, MAX_PAGE = 10, 1000
+MAX_FILTER_WORDS = 20
 
 _FILTERS = {
     "owner:me": (Role.OWNER, False),
@@ -59,20 +60,18 @@ class Library:
             ServiceError: there is none, or the caller is not permitted.
         """
         row = self._state.tuned_model(identifier)
-        if row is None:
+        permissions = self._state.permissions(identifier)
+        owner = next((p.email for p in permissions if p.role is Role.OWNER), None)
+        if row is None or owner is None:  # every tuned model has an owner, unless it was deleted this moment
             raise not_found(f"tunedModels/{identifier}")
-        if not any(p.role.includes(role) for p in self._of(caller, identifier)):
-            owner = next((p.email for p in self._state.permissions(identifier) if p.role is Role.OWNER), "its owner")
+        own = (p for p in permissions if p.grantee is Grantee.EVERYONE or p.email == caller.owner)
+        if not any(p.role.includes(role) for p in own):
             raise ServiceError(
                 Code.PERMISSION_DENIED,
                 f"tunedModels/{identifier}: {caller.owner} is no {role.value} of it; ask {owner} for a permission",
                 reason="IAM_PERMISSION_DENIED",
             )
         return row
-
-    def _of(self, caller: Key, identifier: str) -> list[PermissionRow]:
-        permissions = self._state.permissions(identifier)
-        return [p for p in permissions if p.grantee is Grantee.EVERYONE or p.email == caller.owner]
 
     # Tuned models
 
@@ -88,13 +87,12 @@ class Library:
         row = row_of(asked, task.hyperparameters or wire.Hyperparameters(), len(examples), base, source)
         row = named(row, identifier, asked.display_name or "", is_given=bool(identifier))
         owner = PermissionRow(row.id, secrets.token_hex(8), Grantee.USER, caller.owner, Role.OWNER)
-        if not self._state.create(row, examples, owner):
+        created = self._state.create(row, examples, owner)
+        if created is None:
             raise ServiceError(
                 Code.ALREADY_EXISTS, f"tunedModels/{row.id} exists already; choose another tunedModelId, or delete it"
             )
         self._tuner.look()
-        created = self._state.tuned_model(row.id)
-        assert created is not None  # noqa: S101 - written above; who deletes it at once is not answered before that
         return created
 
     def _base(self, caller: Key, asked: wire.TunedModel) -> tuple[str, TunedModelRow | None]:
@@ -108,6 +106,12 @@ class Library:
                 raise ServiceError(
                     Code.FAILED_PRECONDITION,
                     f"tunedModelSource.tunedModel: {given} is {source.state.value}; it has to be ACTIVE",
+                )
+            if self.catalogue.find(source.base_model) is None:
+                raise ServiceError(
+                    Code.FAILED_PRECONDITION,
+                    f"tunedModelSource.tunedModel: models/{source.base_model}, which {given} was tuned from, is not "
+                    "offered any more",
                 )
             return source.base_model, source
         offered = self.catalogue.find(str(asked.base_model))
@@ -164,8 +168,8 @@ class Library:
                 changeable = ", ".join(to_camel(n) for n in _CHANGEABLE)
                 raise invalid("updateMask", f"{name} cannot be changed; {changeable} can")
         chosen = names or [name for name in _CHANGEABLE if getattr(asked, name) is not None]
-        check_shown(asked)
         values = {name: getattr(asked, name) for name in chosen}
+        check_shown(wire.TunedModel(**values))
         for name in ("display_name", "description"):
             if name in values:
                 values[name] = values[name] or ""
@@ -228,6 +232,7 @@ class Library:
         identity = "everyone" if email is None else secrets.token_hex(8)
         row = PermissionRow(identifier, identity, grantee, email, role)
         if not self._state.grant(row):
+            self.get(caller, identifier)  # it may have been deleted meanwhile
             raise ServiceError(
                 Code.ALREADY_EXISTS, f"{email or 'EVERYONE'} has a permission for tunedModels/{identifier}; patch it"
             )
@@ -271,6 +276,8 @@ class Library:
 
 def _listing(caller: Key, text: str, after: int) -> Listing:
     role, everyone, words = Role.READER, False, []
+    if len(text.split()) > MAX_FILTER_WORDS:
+        raise invalid("filter", f"has {len(text.split()):,} words; at most {MAX_FILTER_WORDS} are looked for")
     for word in text.split():
         if word.lower() in _FILTERS:
             role, everyone = _FILTERS[word.lower()]

@@ -20,6 +20,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -27,7 +28,8 @@ from starlette.types import Scope
 from tunerun.errors import DatasetError
 from tunerun.service import forms, wire
 from tunerun.service.api import Caller, Methods
-from tunerun.service.credentials import Key, KeyFile
+from tunerun.service.credentials import Key
+from tunerun.service.guard import COOKIE
 from tunerun.service.problems import Code, Json, ServiceError, not_found
 from tunerun.service.prompts import DEFAULT_OUTPUT_TOKENS
 from tunerun.service.sessions import KEY_WRONG, SCOPE_MISSING, SESSION_ENDED, Sessions
@@ -36,7 +38,6 @@ from tunerun.service.state import FileRow, State
 from tunerun.service.tuning_request import DEFAULT_EPOCHS, FEW_DEFAULTS, MANY_DEFAULTS, MANY_EXAMPLES, advice
 from tunerun.service.uploads import MAX_FILE_BYTES, Table, file_name, read_table
 
-COOKIE = "tunerun_session"
 KEPT_FILES = 5
 
 _FOLDER = Path(__file__).parent
@@ -50,9 +51,8 @@ _HEADERS = _NO_SNIFFING | {
 }
 
 
-def routes(methods: Methods, state: State, keys: KeyFile) -> APIRouter:
+def routes(methods: Methods, state: State, sessions: Sessions) -> APIRouter:
     """The page and its forms."""
-    sessions = Sessions(keys)
     shelf = Shelf(methods.library)
 
     def signed_in(request: Request) -> None:
@@ -106,7 +106,7 @@ class _Page(APIRoute):
                 response = await answer(request)
             except ServiceError as error:
                 response = _refused(request, error)
-            except (RequestValidationError, HTTPException):
+            except (RequestValidationError, HTTPException, ValidationError):
                 words = "The form cannot be read. Go back, and send it again."
                 response = _refused(request, ServiceError(Code.INVALID_ARGUMENT, words))
             response.headers.update(_HEADERS)
@@ -235,11 +235,13 @@ def _answers(methods: Methods, shelf: Shelf) -> APIRouter:
     router = APIRouter(route_class=_Page)
 
     @router.post("/library/{identifier}/try")
-    async def try_model(identifier: str, caller: Caller, text: Annotated[str, Form()] = "") -> Response:
+    async def try_model(
+        identifier: str, caller: Caller, request: Request, text: Annotated[str, Form()] = ""
+    ) -> Response:
         shown = await run_in_threadpool(shelf.one, caller, identifier)
         prompt = text.replace("\r\n", "\n")  # as forms send the line breaks of a text box
         try:
-            tried = _Tried(prompt, await _both(methods, caller, shown, prompt))
+            tried = _Tried(prompt, await _both(methods, caller, shown, prompt, request))
         except ServiceError as error:
             return _model_page(caller, shown, _Tried(prompt, problem=error.message), error.code.http_status)
         return _model_page(caller, shown, tried)
@@ -247,14 +249,16 @@ def _answers(methods: Methods, shelf: Shelf) -> APIRouter:
     return router
 
 
-async def _both(methods: Methods, caller: Key, shown: ShownModel, text: str) -> tuple[tuple[str, str, bool], ...]:
+async def _both(
+    methods: Methods, caller: Key, shown: ShownModel, text: str, request: Request
+) -> tuple[tuple[str, str, bool], ...]:
     """What the tuned model and its base model answer, as the API does."""
     if not text:
         raise ServiceError(Code.INVALID_ARGUMENT, "The prompt is empty; type one.")
     tuned = await run_in_threadpool(methods.tuned, caller, shown.row.id)
     asked = wire.GenerateContent(contents=[wire.Content(role="user", parts=[wire.Part(text=text)])])
     called = (tuned, methods.base(shown.row.base_model))
-    answers = await asyncio.gather(*(methods.generated(one, asked) for one in called))
+    answers = await asyncio.gather(*(methods.generated(one, asked, request) for one in called))
     return tuple((one.name, *_text_of(answer)) for one, answer in zip(called, answers, strict=True))
 
 

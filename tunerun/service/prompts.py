@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -131,7 +132,9 @@ def _options(config: wire.GenerationConfig, defaults: Defaults) -> GenerateOptio
     for name, value in (("topK", top_k), ("maxOutputTokens", tokens), ("seed", config.seed or 0)):
         if value < 0:
             raise invalid(f"{field}.{name}", f"must be 0 or more, not {value}")
-    return GenerateOptions(tokens, temperature, config.seed or 0, top_p or 1.0, top_k)
+    # Without a seed every answer is another one, as the API says; greedy ones are equal all the same.
+    seed = config.seed if config.seed is not None else secrets.randbelow(2**31) if temperature > 0 else 0
+    return GenerateOptions(tokens, temperature, seed, top_p or 1.0, top_k)
 
 
 def _between(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Callable
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tunerun.errors import ConfigError
 from tunerun.schema import LOOPBACK
@@ -16,7 +19,10 @@ from tunerun.service.app import Service
 from tunerun.service.guard import JsonLines, log
 
 HEADER_TIMEOUT_S = 30
-"""How long a connection may be idle between two requests."""
+"""How long a connection may be without a request that has arrived with all its headers."""
+
+MAX_OPEN_FILES = 65_536
+"""Connections that are wanted at once, if the system allows so many."""
 
 
 def listening(host: str, port: int, *, allow_remote: bool) -> socket.socket:
@@ -56,18 +62,23 @@ def serve(service: Service, listener: socket.socket, on_ready: Callable[[], None
     """
     line = logging.StreamHandler(sys.stderr)
     line.setFormatter(JsonLines())
-    log.handlers, log.propagate = [line], False
-    log.setLevel(logging.INFO)
+    for name, level in ((log.name, logging.INFO), ("uvicorn.error", logging.WARNING), ("asyncio", logging.CRITICAL)):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [line], False
+        logger.setLevel(level)
+    _allow_open_files()
     config = uvicorn.Config(
         service.application(),
         lifespan="on",
+        http=Connection,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_keep_alive=HEADER_TIMEOUT_S,
         timeout_graceful_shutdown=10,
     )
-    server = _Server(config, on_ready)
+    server = _Server(config, on_ready, service.answerer.refuse)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(
             number, lambda *_: None
@@ -76,13 +87,58 @@ def serve(service: Service, listener: socket.socket, on_ready: Callable[[], None
 
 
 class _Server(uvicorn.Server):
-    """Tells when it is ready."""
+    """Tells when it is ready, and when it is about to end: prompts that wait are refused while clients are there."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], on_ending: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_ready = on_ready
+        self._on_ending = on_ending
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_ending()
+        await super().shutdown(sockets)
+
+
+class Connection(H11Protocol):
+    """Closes a connection on which no request arrives: uvicorn's own limit begins after the first answer."""
+
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as its base does
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._await_request()
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next one."""
+        super().on_response_complete()
+        self._await_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        if self._patience is not None:
+            self._patience.cancel()
+        super().connection_lost(exc)
+
+    def _await_request(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        self._patience = self.loop.call_later(HEADER_TIMEOUT_S, self._close_unasked)
+
+    def _close_unasked(self) -> None:
+        is_asked = bool(self.cycle) and not self.cycle.response_complete
+        if not is_asked:
+            self.transport.close()
+
+
+def _allow_open_files() -> None:
+    """Raise the limit of open files as far as it may be raised."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

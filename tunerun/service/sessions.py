@@ -80,6 +80,14 @@ class Sessions:
         _check_scope(key)
         return key
 
+    def is_open(self, identifier: str) -> bool:
+        """Whether somebody is signed in under an id."""
+        try:
+            self.key(identifier)
+        except ServiceError:
+            return False
+        return True
+
     def end(self, identifier: str) -> None:
         """Sign out."""
         with self._lock:

@@ -154,6 +154,12 @@ _INSERTED = [f.name for f in fields(TunedModelRow) if f.name != "number"]
 _BOOLEANS = ("is_cancelling", "can_answer")
 
 
+def own_folder(folder: Path) -> Path:
+    """Make the state's folder, if it is not there: for its owner alone, for training data stand in it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
 class State:
     """The file, made with its folder if it is not there.
 
@@ -164,6 +170,7 @@ class State:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._file = DatabaseFile(folder / FILE_NAME, FORMAT, any_thread=True)
+        self._file.function("casefold", str.casefold)
         self._lock = threading.RLock()
 
     def close(self) -> None:
@@ -182,8 +189,8 @@ class State:
 
     # Tuned models
 
-    def create(self, model: TunedModelRow, examples: Sequence[Example], owner: PermissionRow) -> bool:
-        """Write a tuned model down with all that belongs to it; False: its id is taken."""
+    def create(self, model: TunedModelRow, examples: Sequence[Example], owner: PermissionRow) -> TunedModelRow | None:
+        """Write a tuned model down with all that belongs to it, and return it; None: its id is taken."""
         values = asdict(model) | {"reader_projects": json.dumps(model.reader_projects)}
         marks = ", ".join("?" * len(_INSERTED))
         with self._writing():
@@ -191,11 +198,12 @@ class State:
                 f"INSERT OR IGNORE INTO tuned_model ({', '.join(_INSERTED)}) VALUES ({marks})",
                 [values[name] for name in _INSERTED],
             )
-            if added:
-                text = json.dumps([[e.text_input, e.output] for e in examples], ensure_ascii=False)
-                self._file.write("INSERT INTO training_data VALUES (?, ?)", [model.key, text])
-                self._grant(owner)
-        return added == 1
+            if not added:
+                return None
+            text = json.dumps([[e.text_input, e.output] for e in examples], ensure_ascii=False)
+            self._file.write("INSERT INTO training_data VALUES (?, ?)", [model.key, text])
+            self._grant(owner)
+            return _tuned_model(self._file.rows("SELECT * FROM tuned_model WHERE id = ?", [model.id])[0])
 
     def tuned_model(self, identifier: str) -> TunedModelRow | None:
         """A tuned model by its id; None: there is none."""
@@ -209,8 +217,8 @@ class State:
         where = f"number > ? AND id IN (SELECT tuned_model FROM permission WHERE {who} AND role IN ({_marks(allowed)}))"
         parameters: list[object] = [listing.after, *([] if listing.everyone else [listing.reader]), *allowed]
         for word in listing.words:
-            where += " AND instr(lower(display_name || ' ' || description), ?) > 0"
-            parameters.append(word.lower())
+            where += " AND instr(casefold(display_name || ' ' || description), ?) > 0"
+            parameters.append(word.casefold())
         rows = self._rows(f"SELECT * FROM tuned_model WHERE {where} ORDER BY number LIMIT ?", [*parameters, size])
         return [_tuned_model(row) for row in rows]
 
@@ -301,15 +309,15 @@ class State:
 
     def _grant(self, permission: PermissionRow) -> int:
         return self._file.write(
-            "INSERT OR IGNORE INTO permission VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO permission SELECT id, ?, ?, ?, ?, ? FROM tuned_model WHERE id = ?",
             [
-                permission.tuned_model, permission.id, permission.grantee, permission.email, permission.role,
-                time.time(),
+                permission.id, permission.grantee, permission.email, permission.role, time.time(),
+                permission.tuned_model,
             ],
         )  # fmt: skip
 
     def grant(self, permission: PermissionRow) -> bool:
-        """Add a permission; False: the grantee has one already."""
+        """Add a permission; False: the grantee has one already, or the tuned model is gone."""
         same = [p for p in self.permissions(permission.tuned_model) if p.grantee == permission.grantee]
         if any(p.email == permission.email for p in same):
             return False

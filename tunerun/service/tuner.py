@@ -6,6 +6,7 @@ the process died runs again, with the same seed and so with the same losses.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 import time
@@ -17,7 +18,7 @@ from tunerun.backends.local import LocalBackend
 from tunerun.errors import BackendError, InputError
 from tunerun.job import Failure, FailureKind, JobRef, JobState, JobStatus, TuningRequest
 from tunerun.schema import Hyperparameters, Template
-from tunerun.service.catalogue import Catalogue
+from tunerun.service.catalogue import Catalogue, OfferedModel
 from tunerun.service.problems import Code
 from tunerun.service.state import ModelState, State, TunedModelRow
 
@@ -28,6 +29,10 @@ TUNED_MODELS = "tuned_models"
 
 _PAUSE_S = 0.1
 """Between two looks at the running jobs: a step of a small model takes longer."""
+
+_TROUBLE_PAUSE_S = 1.0
+
+log = logging.getLogger("tunerun.service")
 
 _CODES = {FailureKind.OUT_OF_MEMORY: Code.RESOURCE_EXHAUSTED, FailureKind.INVALID: Code.INVALID_ARGUMENT}
 _CANCELLED = "cancelled on request; the tuned model keeps what it learned by then, and its quality is unpredictable"
@@ -90,12 +95,15 @@ class Tuner:
         for engine in self._engines:
             engine.__exit__(None, None, None)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the queue is worked off."""
+        return self._thread.is_alive()
+
     def _work(self) -> None:
         while not self._ending.is_set():
-            self._watch()
-            self._clear()
-            self._assign()
-            self._changed.wait(_PAUSE_S if self._running else None)
+            pause_s = self._turn()
+            self._changed.wait(pause_s)
             self._changed.clear()
         before = {number: running.steps for number, running in self._running.items()}
         while time.monotonic() < self._deadline and any(
@@ -103,6 +111,17 @@ class Tuner:
         ):
             time.sleep(_PAUSE_S)
             self._watch()
+
+    def _turn(self) -> float | None:
+        """Look after everything once; how long to wait until the next time, None: until somebody says so."""
+        try:
+            self._watch()
+            self._clear()
+            self._assign()
+        except Exception:  # a full disk, say, which is mended while the queue waits
+            log.exception("the queue was not looked after; trying again")
+            return _TROUBLE_PAUSE_S
+        return _PAUSE_S if self._running else None
 
     # The queue
 
@@ -113,7 +132,9 @@ class Tuner:
         free = [number for number in range(len(self._engines)) if number not in self._running]
         for model in waiting:
             if model.is_cancelling:
-                self._finish(model, Code.CANCELLED, "cancelled on request, before its first step")
+                begun = bool(self._state.snapshots([model.key])[model.key])  # by a service that was killed
+                when = "while nobody tuned it" if begun else "before its first step"
+                self._finish(model, Code.CANCELLED, f"cancelled on request, {when}")
             elif free and self._begin(model, free[0]):
                 free.pop(0)
 
@@ -121,9 +142,20 @@ class Tuner:
         """Submit a job to an engine; whether that was done, for it may be refused."""
         offered = self._catalogue.find(model.base_model)
         if offered is None:
-            self._finish(model, Code.FAILED_PRECONDITION, f"models/{model.base_model} is not offered any more")
+            return False  # a start with that base model takes it up
+        try:
+            request = self._request(model, offered)
+            ref = self._engines[number].submit(request)
+        except (InputError, BackendError, ValueError) as error:
+            log.exception("job refused", extra={"fields": {"tuned_model": model.id}})
+            self._finish(model, Code.INTERNAL, f"the job cannot begin: {type(error).__name__}")
             return False
-        request = TuningRequest(
+        self._state.started(model.key)
+        self._running[number] = _Running(model, ref)
+        return True
+
+    def _request(self, model: TunedModelRow, offered: OfferedModel) -> TuningRequest:
+        return TuningRequest(
             key=model.key,
             tuned_model_id=model.folder,
             model=offered.model,
@@ -133,14 +165,6 @@ class Tuner:
             training=self._state.examples(model.key),
             start_from=None if model.source_folder is None else str(self.folder_of(model.source_folder)),
         )
-        try:
-            ref = self._engines[number].submit(request)
-        except (InputError, BackendError) as error:
-            self._finish(model, Code.INVALID_ARGUMENT, str(error))
-            return False
-        self._state.started(model.key)
-        self._running[number] = _Running(model, ref)
-        return True
 
     def folder_of(self, name: str) -> Path:
         """Where a tuned model lies."""
@@ -162,6 +186,7 @@ class Tuner:
                 running.steps, self.steps = running.steps + len(new), self.steps + len(new)
             if status.state.is_finished:
                 self._ended(running.model, status)
+                self._engines[number].forget(running.ref)
                 del self._running[number]
 
     def _ended(self, model: TunedModelRow, status: JobStatus) -> None:
@@ -172,15 +197,22 @@ class Tuner:
         else:
             failure = status.failure or Failure(FailureKind.CRASHED, "the engine gave no reason")
             code = _CODES.get(failure.kind, Code.INTERNAL)
-            self._finish(model, code, f"{failure.kind}: {failure.message}")
+            lost = "the engine that tuned it has died; create it again"
+            self._finish(
+                model, code, f"{failure.kind}: {lost if failure.kind is FailureKind.LOST else failure.message}"
+            )
 
     def _finish(self, model: TunedModelRow, code: Code, message: str, *, can_answer: bool = False) -> None:
         self._state.finish(model.key, ModelState.FAILED, can_answer=can_answer, error=(code.number, message))
 
     def _clear(self) -> None:
-        """Remove the folders of deleted tuned models, those of running jobs when these have ended."""
+        """Remove the folders of deleted tuned models, when no job makes them or starts from them any more."""
+        leftovers = self._state.leftovers()
+        if not leftovers:
+            return
         busy = {running.model.folder for running in self._running.values()}
-        for folder in self._state.leftovers():
+        busy |= {model.source_folder for model in self._state.creating() if model.source_folder is not None}
+        for folder in leftovers:
             if folder not in busy:
                 shutil.rmtree(self.folder_of(folder), ignore_errors=True)
                 self._state.cleared(folder)

@@ -27,7 +27,13 @@ ADVISED_EXAMPLES = 20
 """The Gemini API's tuning guide (as last served, 2025-04-28): characters of an input and of an output, bytes of all
 examples, and the least number of examples from which a model can learn."""
 
+LEAST_RATE = 1e-30
+"""A float of 32 bits, as the engine learns with, has no smaller numbers to spare."""
+
 MAX_DISPLAY_NAME = 40
+MAX_PROBLEMS = 20
+"""Fields that one answer names."""
+
 MANY_EXAMPLES = 500
 DEFAULT_EPOCHS = 5
 FEW_DEFAULTS = (4, 0.001)
@@ -61,23 +67,31 @@ def examples_of(task: wire.TuningTask) -> list[Example]:
     if not given:
         raise invalid(field, "at least one example is needed")
     problems: dict[str, str] = {}
+    count = 0
     for number, example in enumerate(given):
         for name, text, most in (
             ("textInput", example.text_input, MAX_INPUT_CHARACTERS),
             ("output", example.output, MAX_OUTPUT_CHARACTERS),
         ):
-            if not (text or "").strip():
-                problems[f"{field}[{number}].{name}"] = "is blank; every example needs an input and an output"
-            elif len(text or "") > most:
-                problems[f"{field}[{number}].{name}"] = f"has {len(text or ''):,} characters, the limit is {most:,}"
-    size = sum(len(f"{e.text_input or ''}{e.output or ''}".encode("utf-8", "replace")) for e in given)
+            problem = _problem_of(text or "", most)
+            count += problem is not None
+            if problem is not None and len(problems) < MAX_PROBLEMS:
+                problems[f"{field}[{number}].{name}"] = problem
+    size = sum(len(f"{e.text_input or ''}{e.output or ''}".encode()) for e in given)
     if size > MAX_TRAINING_BYTES:
+        count += 1
         problems[field] = f"{size:,} bytes of examples, the limit is {MAX_TRAINING_BYTES:,}"
     if problems:
         first, text = next(iter(problems.items()))
-        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
-        raise ServiceError(Code.INVALID_ARGUMENT, f"{first}: {text}{more}", fields=dict(list(problems.items())[:20]))
+        more = f", and {count - 1:,} more" if count > 1 else ""
+        raise ServiceError(Code.INVALID_ARGUMENT, f"{first}: {text}{more}", fields=problems)
     return [Example(e.text_input or "", e.output or "") for e in given]
+
+
+def _problem_of(text: str, most: int) -> str | None:
+    if not text.strip():
+        return "is blank; every example needs an input and an output"
+    return f"has {len(text):,} characters, the limit is {most:,}" if len(text) > most else None
 
 
 def row_of(
@@ -100,6 +114,9 @@ def row_of(
         raise invalid(f"{_WHERE}.epochCount", f"{steps:,} steps; the limit is {wire.MAX_INT32:,}")
     check_shown(asked)
     rate = given.learning_rate or default_rate * (given.learning_rate_multiplier or 1.0)
+    if not LEAST_RATE <= rate <= wire.MAX_FLOAT:
+        field = "learningRate" if given.learning_rate is not None else "learningRateMultiplier"
+        raise invalid(f"{_WHERE}.{field}", f"gives a learning rate of {rate:g}, by which nothing can be learned")
     now = time.time()
     return TunedModelRow(
         number=0,

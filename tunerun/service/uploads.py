@@ -73,6 +73,9 @@ def read_table(name: str, content: bytes) -> Table:
     if content.startswith(PARQUET_MAGIC):
         raise DatasetError(f"{name}: is Parquet, which the page does not take; save it as JSON lines or CSV")
     rows = _with_examples(read_content(name, content))
+    broken = [row.place for row in rows if not _is_unicode(row)]
+    if broken:
+        raise DatasetError(f"{broken[0]}: holds half a character (a lone surrogate); write the whole one")
     columns = tuple(dict.fromkeys(column for row in rows for column in row.columns))
     if len(columns) < 2:
         raise DatasetError(f"{name}: has one column, {columns[0]!r}; an input and an output are needed")
@@ -100,6 +103,14 @@ def _with_examples(rows: Sequence[SourceRow]) -> list[SourceRow]:
         more = len(problems) - 20
         raise DatasetError([*problems[:20], *([f"and {more:,} more like this"] if more > 0 else [])])
     return found
+
+
+def _is_unicode(row: SourceRow) -> bool:
+    try:
+        json.dumps([*row.columns, *row.columns.values()], ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _cut(text: str) -> str:

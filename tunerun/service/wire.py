@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic.alias_generators import to_camel
 
 from tunerun.job import Snapshot
@@ -22,6 +22,8 @@ from tunerun.service.state import ModelState, PermissionRow, TunedModelRow
 TYPES = "type.googleapis.com/google.ai.generativelanguage.v1beta"
 
 MAX_INT32 = 2**31 - 1
+MAX_FLOAT = 3.4e38
+"""What the API's types hold, which have 32 bits: clients cannot read more."""
 
 Ignored = Annotated[Any, Field(description="Accepted and not used.")]
 
@@ -41,6 +43,22 @@ def _named(names: Sequence[str]) -> BeforeValidator:
 
 
 Int32 = Annotated[int, Field(ge=-(2**31), le=MAX_INT32)]
+Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+Float = Annotated[float, Field(ge=-MAX_FLOAT, le=MAX_FLOAT)]
+
+MAX_EXAMPLES = 200_000
+"""Of a request. 4 MiB of examples as short as "1" and "2" are more, but nobody learns from those."""
+
+MAX_PARTS = 1000
+"""Of a conversation and of a turn."""
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Body(BaseModel):
@@ -56,6 +74,15 @@ class Body(BaseModel):
         protected_namespaces=(),
     )
 
+    @field_validator("*")
+    @classmethod
+    def _unicode(cls, value: object) -> object:
+        """Refuse half a character, as JSON can escape one: it can be stored and sent nowhere."""
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and not _is_unicode(text):
+                raise ValueError("holds half a character (a lone surrogate); it is no valid Unicode")
+        return value
+
 
 class TuningExample(Body):
     """An input and the output that shall be learned."""
@@ -67,7 +94,7 @@ class TuningExample(Body):
 class TuningExamples(Body):
     """Many of them."""
 
-    examples: list[TuningExample] | None = None
+    examples: Annotated[list[TuningExample], Field(fail_fast=True, max_length=MAX_EXAMPLES)] | None = None
 
 
 class Dataset(Body):
@@ -77,10 +104,10 @@ class Dataset(Body):
 
 
 class Hyperparameters(Body):
-    """How it is tuned; what is 0 or missing gets its default."""
+    """How it is tuned; what is missing gets its default, and so do an epochCount and a batchSize of 0."""
 
-    learning_rate: float | None = None
-    learning_rate_multiplier: float | None = None
+    learning_rate: Float | None = None
+    learning_rate_multiplier: Float | None = None
     epoch_count: Int32 | None = None
     batch_size: Int32 | None = None
 
@@ -110,14 +137,14 @@ class TunedModel(Body):
     name: Ignored = None
     display_name: str | None = None
     description: str | None = None
-    temperature: float | None = None
-    top_p: float | None = None
+    temperature: Float | None = None
+    top_p: Float | None = None
     top_k: Int32 | None = None
     state: Ignored = None
     create_time: Ignored = None
     update_time: Ignored = None
     tuning_task: TuningTask | None = None
-    reader_project_numbers: list[int] | None = None
+    reader_project_numbers: Annotated[list[Int64], Field(fail_fast=True, max_length=MAX_PARTS)] | None = None
 
 
 class Permission(Body):
@@ -160,7 +187,7 @@ class Content(Body):
     """A turn of a conversation."""
 
     role: str | None = None
-    parts: list[Part] | None = None
+    parts: Annotated[list[Part], Field(fail_fast=True, max_length=MAX_PARTS)] | None = None
 
 
 class GenerationConfig(Body):
@@ -194,7 +221,7 @@ class GenerateContent(Body):
 
     model: Ignored = None
     system_instruction: Content | None = None
-    contents: list[Content] | None = None
+    contents: Annotated[list[Content], Field(fail_fast=True, max_length=MAX_PARTS)] | None = None
     tools: list[Any] | None = None
     tool_config: Any = None
     safety_settings: Ignored = None
@@ -206,7 +233,7 @@ class CountTokens(Body):
     """A prompt whose tokens shall be counted."""
 
     model: Ignored = None
-    contents: list[Content] | None = None
+    contents: Annotated[list[Content], Field(fail_fast=True, max_length=MAX_PARTS)] | None = None
     generate_content_request: GenerateContent | None = None
 
 
@@ -232,7 +259,7 @@ def model(offered: OfferedModel) -> Json:
         base_model_id=offered.name,
         version="001",
         display_name=offered.name,
-        description=f"{offered.model.source}, tuned and called on this machine",
+        description=f"{offered.name}, tuned and called on this machine",
         input_token_limit=offered.context_tokens,
         output_token_limit=offered.context_tokens,
         supported_generation_methods=["createTunedModel", "generateContent", "streamGenerateContent", "countTokens"],
@@ -243,15 +270,14 @@ def tuned_model(row: TunedModelRow, curve: Sequence[Snapshot]) -> Json:
     """A tuned model."""
     source = f"tunedModels/{row.source}" if row.source else None
     base = f"models/{row.base_model}"
-    return message(
+    # Optional in the proto, so that 0 is a value as any other.
+    served = {"temperature": row.temperature, "topP": row.top_p, "topK": row.top_k}
+    return {name: value for name, value in served.items() if value is not None} | message(
         name=f"tunedModels/{row.id}",
         base_model=None if source else base,
         tuned_model_source=message(tuned_model=source, base_model=base) if source else None,
         display_name=row.display_name,
         description=row.description,
-        temperature=row.temperature,
-        top_p=row.top_p,
-        top_k=row.top_k,
         state=row.state.value,
         create_time=timestamp(row.created_at),
         update_time=timestamp(row.updated_at),

@@ -11,7 +11,7 @@ import uvicorn
 
 from tunerun.service.app import Service, Settings
 from tunerun.service.credentials import Key
-from tunerun.service.server import address_of, listening
+from tunerun.service.server import Connection, address_of, listening
 from tunerun.testing.waiting import wait_until
 
 
@@ -35,6 +35,7 @@ class RunningService:
             lifespan="on",
             log_config=None,
             access_log=False,
+            http=Connection,
             ws="none",
             timeout_graceful_shutdown=5,
         )

@@ -1,0 +1,305 @@
+"""What nobody should send, and what should not happen to a service: each once, and the service goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.service.client import ROWS, Client, body, prompt
+from tunerun.service import server
+from tunerun.service.app import Settings
+from tunerun.service.credentials import TUNING_SCOPE
+from tunerun.testing.running_service import RunningService
+from tunerun.testing.waiting import wait_until
+
+LONG = 1_000_000
+HALF = "\\ud800"
+
+
+def post(client: Client, path: str, text: str) -> httpx.Response:
+    return client.http.post(path, content=text.encode(), headers={"content-type": "application/json"})
+
+
+@pytest.mark.parametrize("multiplier", ["5e-324", "1e-322", "1e-40"])
+def test_a_rate_that_is_nothing_is_refused(client: Client, multiplier: str) -> None:
+    """Else the engine's own check would stop the queue."""
+    asked = body(learningRate=None, learningRateMultiplier=float(multiplier))
+    error = client.refused(400, "POST", "/tunedModels", asked)
+    assert "learningRateMultiplier: gives a learning rate of" in error["message"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"temperature": 1e300},
+        {"readerProjectNumbers": ["9" * 25]},
+        {"tuningTask": {"hyperparameters": {"learningRate": 1e300}}},
+    ],
+)
+def test_a_number_that_the_types_cannot_hold_is_refused(client: Client, changed: dict[str, Any]) -> None:
+    """Else no client could read a list with it."""
+    assert client.refused(400, "POST", "/tunedModels", body() | changed)["status"] == "INVALID_ARGUMENT"
+
+
+def test_half_a_character_is_refused_wherever_it_stands(client: Client) -> None:
+    """In names, examples, sources and prompts: 400, and nothing of it is kept."""
+    good = '{"baseModel": "models/tiny", "tuningTask": {"trainingData": {"examples": {"examples": [%s]}}}%s}'
+    row = '{"textInput": "1", "output": "2"}'
+    for text in (
+        good % (row, f', "displayName": "{HALF}"'),
+        good % (f'{{"textInput": "{HALF}", "output": "2"}}', ""),
+        f'{{"tunedModelSource": {{"tunedModel": "tunedModels/{HALF}"}}}}',
+    ):
+        response = post(client, "/tunedModels", text)
+        assert response.status_code == 400
+        assert "half a character" in response.json()["error"]["message"]
+    for text in (f'{{"contents": [{{"parts": [{{"text": "{HALF}"}}]}}]}}',):
+        assert post(client, "/models/tiny:generateContent", text).status_code == 400
+    assert post(client, "/tunedModels", good % ('{"textInput": "\\u0000", "output": "2"}', "")).status_code == 200
+    (made,) = client.good("GET", "/tunedModels")["tunedModels"]
+    client.good("DELETE", f"/{made['name']}")
+
+
+def test_many_wrong_examples_cost_little(client: Client) -> None:
+    """A million of them are refused within seconds, and others are answered meanwhile."""
+    content = '{"baseModel": "models/tiny", "tuningTask": {"trainingData": {"examples": {"examples": [%s]}}}}'
+    for item in ('{"x":1}', "{}"):
+        with ThreadPoolExecutor(1) as threads:
+            refused = threads.submit(post, client, "/tunedModels", content % ",".join([item] * 1_000_000))
+            with Client(
+                str(client.http.base_url).removesuffix("/v1beta/"), client.http.headers["x-goog-api-key"]
+            ) as two:
+                assert two.good("GET", "/models")
+            assert refused.result().status_code == 400
+
+
+def test_a_filter_has_few_words(client: Client) -> None:
+    """And finds letters beyond ASCII, large or small."""
+    assert "at most 20" in client.refused(400, "GET", "/tunedModels", filter="x " * 1_200)["message"]
+    client.good("POST", "/tunedModels", body(epochCount=1) | {"displayName": "Übersetzer"}, tunedModelId="u")
+    assert len(client.good("GET", "/tunedModels", filter="übersetzer")["tunedModels"]) == 1
+    client.good("DELETE", "/tunedModels/u")
+
+
+def test_creating_granting_and_deleting_one_id_at_once_is_never_a_servers_error(client: Client) -> None:
+    """Whoever comes first; the others are told why not."""
+
+    def hammer(number: int) -> set[int]:
+        path = "/tunedModels/raced"
+        calls = (
+            ("POST", "/tunedModels?tunedModelId=raced", body(epochCount=1)),
+            ("POST", f"{path}/permissions", {"granteeType": "EVERYONE", "role": "READER"}),
+            ("DELETE", path, None),
+        )
+        method, target, asked = calls[number % 3]
+        with Client(str(client.http.base_url).removesuffix("/v1beta/"), client.http.headers["x-goog-api-key"]) as own:
+            return {own.http.request(method, target, json=asked).status_code for _ in range(40)}
+
+    with ThreadPoolExecutor(6) as threads:
+        statuses = set().union(*threads.map(hammer, range(6)))
+    assert statuses <= {200, 404, 409}
+    client.call("DELETE", "/tunedModels/raced")
+
+
+def test_values_of_zero_are_values(client: Client) -> None:
+    """A temperature of 0 is shown, for the proto says that it may be missing; so are topP and topK."""
+    asked = body(epochCount=1) | {"temperature": 0.0, "topP": 0.0, "topK": 0}
+    client.good("POST", "/tunedModels", asked, tunedModelId="zero")
+    shown = client.good("GET", "/tunedModels/zero")
+    assert (shown["temperature"], shown["topP"], shown["topK"]) == (0.0, 0.0, 0)
+    client.good("PATCH", "/tunedModels/zero", {"displayName": "x", "temperature": 9}, updateMask="displayName")
+    client.good("DELETE", "/tunedModels/zero")
+
+
+def test_without_a_seed_answers_differ(client: Client) -> None:
+    """Above temperature 0, as the API says; with one they are the same."""
+    asked = prompt("1", temperature=2.0, maxOutputTokens=12)
+    free = {str(client.good("POST", "/models/tiny:generateContent", asked)["candidates"]) for _ in range(4)}
+    assert len(free) > 1
+
+
+def test_a_source_stays_until_its_child_is_tuned(client: Client) -> None:
+    """Deleted while the child waits, it is gone for everybody else, and the child begins with it."""
+    client.tuned("source", epochCount=1)
+    client.good("POST", "/tunedModels", body(epochCount=LONG), tunedModelId="blocker")
+    asked = body(epochCount=1) | {"tunedModelSource": {"tunedModel": "tunedModels/source"}}
+    del asked["baseModel"]
+    client.good("POST", "/tunedModels", asked, tunedModelId="child")
+    client.good("DELETE", "/tunedModels/source")
+    client.refused(404, "GET", "/tunedModels/source")
+    client.good("DELETE", "/tunedModels/blocker")
+    assert client.finished("child")["state"] == "ACTIVE"
+    client.good("DELETE", "/tunedModels/child")
+
+
+def test_prompts_of_clients_that_are_gone_are_not_answered(client: Client, running: RunningService) -> None:
+    """They are taken back from the queue; those that wait are."""
+    port = int(running.address.rpartition(":")[2])
+    content = b'{"contents":[{"parts":[{"text":"1"}]}],"generationConfig":{"temperature":1,"maxOutputTokens":90}}'
+    head = (
+        f"POST /v1beta/models/tiny:generateContent HTTP/1.1\r\nHost: x\r\nx-goog-api-key: {running.key.secret}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+    )
+    waiting = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
+    for raw in waiting:
+        raw.sendall(head.encode() + content)
+    wait_until(lambda: running.service.answerer.waiting > 30, "many prompts wait")
+    for raw in waiting:
+        raw.close()
+    assert client.good("POST", "/models/tiny:generateContent", prompt("1", maxOutputTokens=2))
+    wait_until(lambda: running.service.answerer.waiting == 0, "no prompt waits")
+
+
+def test_large_bodies_are_for_those_who_are_known(running: RunningService) -> None:
+    """Without a key or a session 128 KiB are read at most, whatever the path."""
+    for path in ("/", "/healthz", "/sign-in", "/files", "/library/x/try"):
+        refused = httpx.post(f"{running.address}{path}", content=b"x" * 200_000, trust_env=False)
+        assert refused.status_code == 400
+        assert "payload size exceeds the limit: 131072" in refused.json()["error"]["message"]
+
+
+def test_methods_that_nobody_knows_are_one_series(running: RunningService) -> None:
+    """Else anybody could fill the memory with meters."""
+    for number in range(3):
+        httpx.request(f"ABC{number}", f"{running.address}/healthz", trust_env=False)
+    text = httpx.get(f"{running.address}/metrics", trust_env=False).text
+    assert "ABC" not in text
+    assert 'method="other"' in text
+
+
+def test_paths_that_are_nearly_right_are_not_found(client: Client) -> None:
+    """No redirect that would leave the key behind, and no verb that the API has elsewhere alone."""
+    for method, path in (
+        ("GET", "/models/"),
+        ("POST", "/models/tiny:embedContent"),
+        ("POST", "/tunedModels/x:countTokens"),
+    ):
+        assert client.refused(404, method, path, {} if method == "POST" else None)["status"] == "NOT_FOUND"
+
+
+@pytest.fixture
+def own(settings: Settings, tmp_path: Path) -> Settings:
+    return Settings(tmp_path / "state", settings.models, settings.cache, device="cpu", threads=1)
+
+
+def test_the_state_is_for_its_owner_alone(own: Settings) -> None:
+    """Training data stand in it."""
+    with RunningService(own) as running:
+        assert running.state.stat().st_mode & 0o077 == 0
+
+
+def test_keys_that_cannot_be_read_are_an_answer_in_the_envelope(own: Settings) -> None:
+    """And not in words about files; mended, they work again."""
+    with RunningService(own) as running, Client(running.address, running.key.secret) as client:
+        file = running.service.keys.path
+        right = file.read_text()
+        for wrong in ("{", '{"keys": [{"id": 1}]}', right.replace('"owner"', '"owned"')):
+            file.write_text(wrong)
+            error = client.refused(503, "GET", "/models")
+            assert str(file) not in error["message"]
+        file.write_text(right)
+        assert client.good("GET", "/models")
+
+
+def test_the_queue_goes_on_after_trouble(own: Settings) -> None:
+    """A state that cannot be written for a while stops no later job, and the job under way ends whole."""
+    with RunningService(own) as running, Client(running.address, running.key.secret) as client:
+        client.good("POST", "/tunedModels", body(epochCount=400), tunedModelId="a")
+        wait_until(lambda: client.steps("a") > 2, "steps are taken")
+        broken = running.service.state._file
+        running.service.state._file = None  # type: ignore[assignment]
+        time.sleep(0.5)
+        running.service.state._file = broken
+        assert client.finished("a")["state"] == "ACTIVE"
+        assert client.steps("a") == 1200
+        assert client.tuned("b")["state"] == "ACTIVE"
+
+
+def test_an_engine_that_is_killed_fails_its_job_in_words_for_clients(own: Settings) -> None:
+    """The next job is tuned, prompts are answered."""
+    with RunningService(own) as running, Client(running.address, running.key.secret) as client:
+        client.good("POST", "/tunedModels", body(epochCount=LONG), tunedModelId="a")
+        wait_until(lambda: client.steps("a") > 2, "steps are taken")
+        process = running.service.tuner._engines[0].engine_process_id
+        assert process is not None
+        os.kill(process, signal.SIGKILL)
+        assert client.finished("a")["state"] == "FAILED"
+        assert "run the command again" not in client.operation("a")["error"]["message"]
+        assert client.tuned("b")["state"] == "ACTIVE"
+
+
+def test_a_base_model_that_is_not_offered_any_more(own: Settings, tmp_path: Path) -> None:
+    """What waits for it waits on, what was tuned from it says so, and nothing new starts from it."""
+    import shutil
+
+    second = own.models[0].model_copy(update={"name": "second", "source": str(tmp_path / "second")})
+    shutil.copytree(own.models[0].source, tmp_path / "second")
+    both = Settings(own.state, [own.models[0], second], own.cache, device="cpu", threads=1)
+    other = body(epochCount=1) | {"baseModel": "models/second"}
+    with RunningService(both) as running, Client(running.address, running.key.secret) as client:
+        client.good("POST", "/tunedModels", other, tunedModelId="tuned")
+        client.finished("tuned")
+        client.good("POST", "/tunedModels", body(epochCount=LONG), tunedModelId="blocker")
+        client.good("POST", "/tunedModels", other, tunedModelId="waits")
+    with RunningService(own) as running, Client(running.address, running.key.secret) as client:
+        client.good("DELETE", "/tunedModels/blocker")
+        client.tuned("more")
+        assert client.good("GET", "/tunedModels/waits")["state"] == "CREATING"
+        error = client.refused(400, "POST", "/tunedModels/tuned:generateContent", prompt("1"))
+        assert "models/second, which is not offered any more" in error["message"]
+        asked = body() | {"tunedModelSource": {"tunedModel": "tunedModels/tuned"}}
+        del asked["baseModel"]
+        assert "not offered any more" in client.refused(400, "POST", "/tunedModels", asked)["message"]
+    with RunningService(both) as running, Client(running.address, running.key.secret) as client:
+        assert client.finished("waits")["state"] == "ACTIVE"
+
+
+def test_a_prompt_that_waits_when_the_service_ends_is_told_so(own: Settings) -> None:
+    """503 in the envelope, and the service ends in good order."""
+    with RunningService(own) as running, ThreadPoolExecutor(30) as threads:
+        asked = prompt("1", temperature=1.0, maxOutputTokens=100)
+
+        def ask(_number: int) -> tuple[int, Any]:
+            with Client(running.address, running.key.secret) as client:
+                response = client.call("POST", "/models/tiny:generateContent", asked)
+                return response.status_code, response.json().get("error", {}).get("status")
+
+        answers = threads.map(ask, range(30))
+        wait_until(lambda: running.service.answerer.waiting > 10, "prompts wait")
+        running.service.answerer.refuse()
+        found = set(answers)
+    assert found == {(200, None), (503, "UNAVAILABLE")}
+
+
+def test_a_connection_without_a_request_is_closed(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that sends half a line, before its first request and after one."""
+    monkeypatch.setattr(server, "HEADER_TIMEOUT_S", 0.5)  # a person would wait for half a minute
+    with RunningService(own) as running:
+        port = int(running.address.rpartition(":")[2])
+        for said in (b"", b"GET /heal", b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nGET /he"):
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
+                raw.sendall(said)
+                received = b""
+                while chunk := raw.recv(1000):
+                    received += chunk
+            assert received.count(b"HTTP/1.1 200 OK") == said.count(b"HTTP/1.1\r\n")
+
+
+def test_somebody_with_another_owners_source_is_refused(client: Client, running: RunningService) -> None:
+    """To start from a tuned model one has to be its reader."""
+    client.tuned("private", epochCount=1)
+    key = running.service.keys.add("other@localhost", [TUNING_SCOPE])
+    with Client(running.address, key.secret) as other:
+        asked = body(ROWS[:1]) | {"tunedModelSource": {"tunedModel": "tunedModels/private"}}
+        del asked["baseModel"]
+        other.refused(403, "POST", "/tunedModels", asked)
+    running.service.keys.revoke(key.id)
+    client.good("DELETE", "/tunedModels/private")
