@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,6 +13,7 @@ import pytest
 
 from tests.service.client import ROWS, Client, body, prompt
 from tunerun.service.api import UNPREDICTABLE
+from tunerun.service.app import Settings
 from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 
@@ -355,3 +358,15 @@ def test_the_meters_count(client: Client, running: RunningService) -> None:
     text = httpx.get(f"{running.address}/metrics", trust_env=False).text
     assert 'tunerun_requests_total{method="GET",route="/v1beta/models",status="200"}' in text
     assert 'tunerun_tuned_models{state="ACTIVE"}' in text
+
+
+def test_two_workers_tune_two_models_at_once(settings: Settings, tmp_path: Path) -> None:
+    """Each in an engine of its own; a third one waits for the first that is free."""
+    own = replace(settings, state=tmp_path / "state", workers=2)
+    with RunningService(own) as running, Client(running.address, running.key.secret) as client:
+        for identifier in ("a", "b", "c"):
+            client.good("POST", "/tunedModels", body(epochCount=LONG), tunedModelId=identifier)
+        wait_until(lambda: min(client.steps("a"), client.steps("b")) > 1, "both take steps")
+        assert client.steps("c") == 0
+        delete(client, "a")
+        wait_until(lambda: client.steps("c") > 1, "the third takes steps")

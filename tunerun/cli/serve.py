@@ -55,22 +55,20 @@ def serve(
     from tunerun.service.server import serve as serve_forever
     from tunerun.service.state import own_folder
 
-    listener = listening(host, port, allow_remote=allow_remote)
     models = [_model(name, config_dir) for name in model or ["smollm2-135m"]]
-    tables.err.print(f"making ready {', '.join(m.name for m in models)}")
     settings = Settings(
         state.absolute(), models, cache or cache_folder(None), workers=workers, device=device, threads=threads
     )
-    with held(own_folder(settings.state), "service"):
+    with listening(host, port, allow_remote=allow_remote) as listener, held(own_folder(settings.state), "service"):
+        names = ", ".join(m.name for m in models)
+        tables.err.print(f"making ready {names}")
         service = Service(settings)
         gc.freeze()
-        address = address_of(listener)
+        address, keys_file = address_of(listener), tables.plain(str(state / KEYS_FILE))
 
         def say() -> None:
-            tables.out.print(f"tunerun serves {', '.join(m.name for m in models)} at {address}")
-            tables.out.print(
-                f"The API key lies in {tables.plain(str(state / KEYS_FILE))}; `tunerun serve keys` adds and revokes."
-            )
+            tables.out.print(f"tunerun serves {names} at {address}")
+            tables.out.print(f"The API key lies in {keys_file}; `tunerun serve keys` adds and revokes.")
             tables.out.print(f"My library: {address}/   Ctrl-C ends it; the queue waits for the next start.")
 
         serve_forever(service, listener, say)

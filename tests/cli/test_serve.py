@@ -1,0 +1,72 @@
+"""`tunerun serve` on the command line: its keys, and what it refuses before it listens."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tunerun.cli import main
+from tunerun.service.app import KEYS_FILE
+from tunerun.service.credentials import CLOUD_SCOPE, TUNING_SCOPE, KeyFile
+
+
+def called(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command line."""
+    monkeypatch.setattr(sys, "argv", ["tunerun", "serve", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr()
+    return int(ended.value.code or 0), printed.out, printed.err
+
+
+def test_keys_are_added_listed_and_revoked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`add` prints the key, once; `list` shows whose keys there are, and none of them."""
+    place = ["--state", str(tmp_path / "state")]
+    code, secret, _ = called(monkeypatch, capsys, "keys", "add", "--owner", "You@Example.org", *place)
+    assert code == 0
+    scoped = ("--owner", "me@example.org", "--scope", "cloud-platform")
+    assert called(monkeypatch, capsys, "keys", "add", *scoped, *place)[0] == 0
+    first, second = KeyFile(tmp_path / "state" / KEYS_FILE).keys()
+    assert (first.secret, first.owner, first.scopes) == (secret.strip(), "you@example.org", (TUNING_SCOPE,))
+    assert second.scopes == (CLOUD_SCOPE,)
+    code, listed, _ = called(monkeypatch, capsys, "keys", "list", *place)
+    assert code == 0
+    assert all(text in listed for text in (first.id, "you@example.org", "generative-language.tuning", second.id))
+    assert first.secret not in listed
+    code, said, _ = called(monkeypatch, capsys, "keys", "revoke", first.id, *place)
+    assert (code, said) == (0, f"revoked {first.id} of you@example.org\n")
+    assert KeyFile(tmp_path / "state" / KEYS_FILE).keys() == (second,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--host", "0.0.0.0"], "add --allow-remote"),  # noqa: S104 - it is refused
+        (["--port", "0", "--model", "mine=./nowhere"], "cannot be found"),
+        (["--port", "0", "--model", "smollm2-135n"], "cannot be found"),
+        (["keys", "add", "--owner", "nobody"], "an owner is an e-mail address"),
+        (
+            ["keys", "add", "--owner", "a@b.c", "--scope", "everything"],
+            "--scope everything: use tuning, cloud-platform",
+        ),
+        (["keys", "revoke", "k1"], "no key of that id"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_exit_code_2(
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nothing listens then."""
+    code, printed, said = called(monkeypatch, capsys, *arguments, "--state", str(tmp_path / "state"))
+    assert (code, printed) == (2, "")
+    assert words in said
+    assert said.count("error: ") == 1
