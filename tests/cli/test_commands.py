@@ -140,3 +140,19 @@ def test_a_planted_key_is_never_printed(examples_file: Path) -> None:
     """A secret that was pasted into the wrong place does not reach the terminal."""
     finished = tunerun("run", "name=x", "backend.api_key=sk-planted-1", "seed=sk-planted-2")
     assert "sk-planted" not in finished.stdout + finished.stderr
+
+
+def test_every_command_that_tells_something_can_tell_it_as_json(tmp_path: Path) -> None:
+    """One document on stdout, and nothing else there."""
+    options = overrides(tmp_path, "tracking=none")
+    documents = {
+        "config": tunerun("config", "--json", *options),
+        "explain": tunerun("config", "--json", "--explain", "seed", *options),
+        "export": tunerun("data", "export", "--json", *options),
+        "init": tunerun("init", "mine", "--json"),
+    }
+    found = {name: json.loads(finished.stdout) for name, finished in documents.items()}
+    assert found["config"]["hyperparameters"]["epoch_count"] >= 1
+    assert found["explain"]["key"] == "seed"
+    assert [Path(file).name for file in found["export"]["files"]] == ["training.jsonl", "validation.jsonl"]
+    assert any(file.endswith("support.yaml") for file in found["init"]["files"])

@@ -205,6 +205,7 @@ def cancel(
     trial: Annotated[
         list[int] | None, typer.Option("--trial", help="Number of a trial; all, if none is given.")
     ] = None,
+    json_: Json = False,
 ) -> None:
     """Cancel jobs of a sweep, whoever runs it: what is under way ends, what waits is not submitted."""
     from tunerun.cli import tables
@@ -222,11 +223,14 @@ def cancel(
             raise InputError(
                 [f"--trial {n}: {verdict.sweep.id} has the trials 0 to {len(verdict.trials) - 1}" for n in unknown]
             )
-        if not numbers:
-            tables.out.print(f"every trial of {verdict.sweep.id} has succeeded; nothing was cancelled")
-            return
-        cache = cache_folder(places([], config_dir)[0].cache)
-        tables.out.print(tables.plain(cancel_trials(ledger, verdict.sweep.id, numbers, cache=cache)))
+        said = f"every trial of {verdict.sweep.id} has succeeded; nothing was cancelled"
+        if numbers:
+            cache = cache_folder(places([], config_dir)[0].cache)
+            said = cancel_trials(ledger, verdict.sweep.id, numbers, cache=cache)
+        if json_:
+            print_json({"sweep": verdict.sweep.id, "trials": numbers, "done": said})
+        else:
+            tables.out.print(tables.plain(said))
 
 
 @contextmanager
@@ -344,11 +348,18 @@ def config(
     config_dir: ConfigDir = None,
     explain: Annotated[str | None, typer.Option(help="Say what a dotted key means and where it was written.")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of an experiment.")] = False,
+    json_: Json = False,
 ) -> None:
-    """Print the composed config as YAML."""
+    """Print the composed config as YAML, or as JSON."""
     from tunerun import compose
 
-    if schema:
+    if json_ and explain:
+        print_json({"key": explain, "text": compose.explain(explain, overrides or (), config_dir)})
+    elif json_ and not schema:
+        import yaml
+
+        print_json(yaml.safe_load(compose.compose_yaml(overrides or (), config_dir)))
+    elif schema:
         from tunerun.schema import json_schema
 
         print_json(json_schema())
@@ -359,12 +370,18 @@ def config(
 
 
 @app.command()
-def init(directory: Annotated[Path, typer.Argument(help="A new or empty directory.")] = Path()) -> None:
+def init(
+    directory: Annotated[Path, typer.Argument(help="A new or empty directory.")] = Path(), json_: Json = False
+) -> None:
     """Write a small project to start from: a conf directory, examples, an experiment."""
     from tunerun.cli.tables import out
     from tunerun.skeleton import write_project
 
-    for file in write_project(directory):
+    files = write_project(directory)
+    if json_:
+        print_json({"files": [str(file) for file in files]})
+        return
+    for file in files:
         out.print(f"wrote {file}")
     prefix = "" if directory == Path() else f"cd {shlex.quote(str(directory))} && "
     out.print(f"Next: {prefix}tunerun plan experiment=support, then tunerun run experiment=support")
@@ -388,7 +405,7 @@ def ui(
 
 
 @app.command()
-def sync(overrides: Overrides = None, config_dir: ConfigDir = None) -> None:
+def sync(overrides: Overrides = None, config_dir: ConfigDir = None, json_: Json = False) -> None:
     """Bring MLflow up to date with the ledger."""
     from tunerun.cli.tables import out
     from tunerun.compose import places
@@ -403,7 +420,10 @@ def sync(overrides: Overrides = None, config_dir: ConfigDir = None) -> None:
     report = tracker.sync()
     if tracker.problem:
         raise TrackingError(tracker.problem)
-    out.print(str(report))
+    if json_:
+        print_json({"sweeps": report.sweeps, "runs": report.runs, "points": report.points})
+    else:
+        out.print(str(report))
 
 
 @app.callback(invoke_without_command=True)

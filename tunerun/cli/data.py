@@ -61,13 +61,18 @@ def export(
     config_dir: ConfigDir = None,
     format_: Annotated[FormatName, typer.Option("--format", help="Whose format.")] = FormatName.MESSAGES,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; export/FORMAT if not given.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Write the rendered examples as a provider takes them, checked against its limits."""
     from tunerun.cli import tables
+    from tunerun.cli.printing import print_json
     from tunerun.dataset.export import FORMATS
     from tunerun.dataset.export import export as write
 
     done = write(_loaded(overrides, config_dir), FORMATS[format_], output or Path("export") / format_)
+    if json_:
+        print_json({"files": [str(file) for file in done.files], "notes": list(done.notes)})
+        return
     for file in done.files:
         tables.out.print(f"wrote {tables.plain(str(file))}")
     tables.warnings(done.notes)
