@@ -216,3 +216,18 @@ def test_a_tuned_model_goes_on_where_it_ended(
     (missing,) = training.train([replace(request, start_from=str(tmp_path / "none"))], base, Recording())
     assert missing.failure is not None
     assert "holds no tuned model" in missing.failure.message
+
+
+def test_answers_that_are_cancelled_end_at_the_next_token(generation: Generation) -> None:
+    """All rows of a batch, with what they have by then."""
+    options = GenerateOptions(max_output_tokens=60, temperature=2.0)
+    looks: list[int] = []
+
+    def after_five() -> bool:
+        looks.append(1)
+        return len(looks) >= 5
+
+    answers = generation.answer(None, INPUTS, options, None, after_five)
+    assert len(answers) == len(INPUTS)
+    assert max(answer.tokens for answer in answers) <= 5
+    assert len(looks) == 5

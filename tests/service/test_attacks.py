@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -303,3 +304,26 @@ def test_somebody_with_another_owners_source_is_refused(client: Client, running:
         other.refused(403, "POST", "/tunedModels", asked)
     running.service.keys.revoke(key.id)
     client.good("DELETE", "/tunedModels/private")
+
+
+def test_a_stream_that_is_left_ends_at_the_next_token(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its engine answers others at once, and not only when the longest answer is done."""
+    with RunningService(own) as running, Client(running.address, running.key.secret) as client:
+        client.good("POST", "/models/tiny:generateContent", prompt("1", maxOutputTokens=1))  # the model is loaded
+        answerer = running.service.answerer
+        ended: list[int] = []
+        answer = answerer._engine.answer
+
+        def noted(*arguments: Any) -> Any:
+            answers = answer(*arguments)
+            ended.append(answers[0].tokens)
+            return answers
+
+        monkeypatch.setattr(answerer._engine, "answer", noted)
+        for _ in range(20):  # whoever comes too late has heard it all
+            asked = prompt("1", maxOutputTokens=110, temperature=2.0)
+            path = "/models/tiny:streamGenerateContent?alt=sse"
+            with client.http.stream("POST", path, json=asked) as response:
+                next(response.iter_lines())
+            assert client.good("POST", "/models/tiny:generateContent", prompt("1", maxOutputTokens=1))
+        assert statistics.median(ended[::2]) < 90  # left to itself, two of three take all 108 that there is room for

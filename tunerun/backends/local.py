@@ -289,8 +289,16 @@ class LocalBackend:
         if adapter is not None:
             tuned_model.read(Path(adapter))
         base_model.find(base, self._cache)
-        command = messages.Generate(base, adapter, tuple(inputs), options, stream=on_text is not None)
+        streams = on_text is not None
+        command = messages.Generate(base, adapter, tuple(inputs), options, stream=streams, id=uuid.uuid4().hex)
         return list(self._call(command, on_text))
+
+    def stop_answering(self) -> None:
+        """End the answers that are being made at their next token, for nobody wants them any more."""
+        with self._changed:
+            command = self._current.command if isinstance(self._current, _Call) else None
+            if isinstance(command, messages.Generate) and self._engine is not None:
+                self._engine.send(messages.Cancel(command.id))
 
     def _call(
         self, command: messages.Prepare | messages.Generate, on_text: Callable[[str], None] | None = None

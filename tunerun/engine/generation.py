@@ -42,12 +42,14 @@ class Generation:
         inputs: Sequence[str],
         options: GenerateOptions,
         on_text: Callable[[str], None] | None = None,
+        is_cancelled: Callable[[], bool] = lambda: False,
     ) -> list[Answer]:
         """Answer inputs, in order.
 
         Args:
             adapter: a tuned model's folder; None: the base model.
             on_text: given each further part of the answer as it comes; for one input alone.
+            is_cancelled: asked after each token; answers end there once it says so.
 
         Raises:
             NotFoundError: the folder holds no tuned model.
@@ -62,7 +64,9 @@ class Generation:
             torch.manual_seed(options.seed)
             for positions in batches_by_length([len(prompt) for prompt in prompts], ROWS):
                 batch = [prompts[position] for position in positions]
-                found.update(zip(positions, self._answer_batch(network, batch, options, on_text), strict=True))
+                found.update(
+                    zip(positions, self._answer_batch(network, batch, options, on_text, is_cancelled), strict=True)
+                )
         return [found[position] for position in range(len(prompts))]
 
     def _record_of(self, adapter: Path) -> ChatFormat:
@@ -86,8 +90,9 @@ class Generation:
         prompts: list[list[int]],
         options: GenerateOptions,
         on_text: Callable[[str], None] | None,
+        is_cancelled: Callable[[], bool],
     ) -> list[Answer]:
-        from transformers import GenerationConfig
+        from transformers import GenerationConfig, StoppingCriteriaList
 
         base, longest = self._base, max(map(len, prompts))
         tokens = torch.tensor([[base.pad_id] * (longest - len(ids)) + ids for ids in prompts], device=base.device)
@@ -110,7 +115,13 @@ class Generation:
             **sampling,
         )
         streamer = None if on_text is None else _Streamer(self._text, on_text)
-        generated = network.generate(input_ids=tokens, attention_mask=mask, generation_config=config, streamer=streamer)
+        generated = network.generate(
+            input_ids=tokens,
+            attention_mask=mask,
+            generation_config=config,
+            streamer=streamer,
+            stopping_criteria=StoppingCriteriaList([_all_rows(is_cancelled)]),
+        )
         return [self._answered(ids, most) for ids in generated[:, longest:].tolist()]
 
     def _answered(self, ids: list[int], most: int) -> Answer:
@@ -163,6 +174,15 @@ class Generation:
             take_off(self._base, self._adapted)
             self._adapted = None
             self._names.clear()
+
+
+def _all_rows(is_over: Callable[[], bool]) -> Callable[..., torch.Tensor]:
+    """What transformers' `generate` asks after each token: which rows are over."""
+
+    def rows(tokens: torch.Tensor, _scores: torch.Tensor, **_more: object) -> torch.Tensor:
+        return torch.full((tokens.shape[0],), is_over(), dtype=torch.bool, device=tokens.device)
+
+    return rows
 
 
 class _Streamer:

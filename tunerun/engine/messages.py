@@ -50,6 +50,7 @@ class Generate:
     Attributes:
         adapter: a tuned model's folder; None: the base model.
         stream: of one input: whether its answer also comes piece by piece, as Piece.
+        id: by which Cancel ends it before its answers are whole; empty: nobody will.
     """
 
     model: Model
@@ -57,12 +58,13 @@ class Generate:
     inputs: tuple[str, ...]
     options: GenerateOptions
     stream: bool = False
+    id: str = ""
     do: Literal["generate"] = "generate"
 
 
 @dataclass(frozen=True)
 class Cancel:
-    """Stop a job before its next step; not answered."""
+    """Stop a job before its next step, or the answers of a Generate at the next token; not answered."""
 
     job: str
     do: Literal["cancel"] = "cancel"

@@ -109,7 +109,11 @@ class Worker:
             adapter = None if command.adapter is None else Path(command.adapter)
             self._load(command.model)
             on_text = (lambda text: self._report(messages.Piece(text))) if command.stream else None
-            return messages.Answers(tuple(self._generation.answer(adapter, command.inputs, command.options, on_text)))
+            answers = self._generation.answer(
+                adapter, command.inputs, command.options, on_text, lambda: command.id in self._cancelled
+            )
+            self._cancelled.discard(command.id)
+            return messages.Answers(tuple(answers))
         self._train(command)
         return messages.Done()
 

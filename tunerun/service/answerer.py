@@ -34,6 +34,7 @@ class _Prompt:
     options: GenerateOptions
     on_text: Callable[[str], None] | None
     answer: Future[Answer] = field(default_factory=Future)
+    is_left: bool = False
 
     def may_join(self, other: _Prompt) -> bool:
         alone = self.on_text is not None or other.on_text is not None or self.options.temperature > 0
@@ -47,6 +48,7 @@ class Answerer:
         self._engine = engine
         self._changed = threading.Condition()
         self._waiting: deque[_Prompt] = deque()
+        self._answering: list[_Prompt] = []
         self._is_ending = False
         self._thread = threading.Thread(target=self._work, name="answerer", daemon=True)
         self._thread.start()
@@ -93,6 +95,17 @@ class Answerer:
             self._changed.notify()
         return prompt.answer
 
+    def leave(self, answer: Future[Answer]) -> None:
+        """Take a prompt back: one that waits is not answered, and answers that all have left end at the next token."""
+        if answer.cancel() or answer.done():
+            return
+        with self._changed:
+            for prompt in self._answering:
+                prompt.is_left = prompt.is_left or prompt.answer is answer
+            nobody_listens = bool(self._answering) and all(prompt.is_left for prompt in self._answering)
+        if nobody_listens:
+            self._engine.stop_answering()
+
     def refuse(self) -> None:
         """Refuse what waits and what still comes; what is being answered is answered."""
         with self._changed:
@@ -115,7 +128,10 @@ class Answerer:
                 if self._is_ending:
                     return
                 batch = self._next_batch()
+                self._answering = batch
             self._answer(batch)
+            with self._changed:
+                self._answering = []
 
     def _next_batch(self) -> list[_Prompt]:
         """The first prompt and those that may join it, without those whose clients have gone."""

@@ -139,7 +139,7 @@ class Methods:
         waiting = asyncio.ensure_future(_awaited(future, called))
         while not (await asyncio.wait({waiting}, timeout=LOOK_S))[0]:
             if await request.is_disconnected():
-                future.cancel()
+                self._answerer.leave(future)
                 raise ServiceError(Code.CANCELLED, "the client is gone")
         return _whole(called, prompt, await waiting)
 
@@ -169,7 +169,7 @@ class Methods:
                 yield wire.generated(text, called.name)
             yield _whole(called, prompt, await _awaited(answer, called), after=sent)
         finally:
-            answer.cancel()  # of one that nobody hears any more, if it has not begun
+            self._answerer.leave(answer)  # where it is not whole, nobody hears it any more
 
 
 async def _awaited(future: Future[Answer], called: Called) -> Answer:
