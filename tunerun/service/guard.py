@@ -35,7 +35,7 @@ MAX_BODY_BYTES = 16 * 2**20
 BODY_TIMEOUT_S = 60.0
 """Within which a request has to have arrived."""
 
-MAX_UNKNOWN_BYTES = 128 * 2**10
+MAX_UNKNOWN_BYTES = 512 * 2**10
 """Of a request of the page that sends no file: the longest prompt, with every character escaped."""
 
 COOKIE = "tunerun_session"
@@ -108,7 +108,9 @@ class Guard:
             await _refuse(error, noted)
         except ConfigError:
             log.exception("the keys cannot be read")
-            await _refuse(ServiceError(Code.UNAVAILABLE, "the service cannot read its keys; its log says why"), noted)
+            if not statuses:
+                words = "the service cannot read its keys; its log says why"
+                await _refuse(ServiceError(Code.UNAVAILABLE, words), noted)
         except ConnectionError:
             return  # the client is gone
         except Exception:  # noqa: BLE001 - the last resort; the application has logged it with its traceback
