@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Thread
 
@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from tests.experiments import overrides, planned
 from tests.test_runner import run_on
-from tunerun import schema
-from tunerun.backends.base import Backend
+from tests.troubled import Notes, Troubled, run_with
 from tunerun.cli import tables
 from tunerun.compose import load
 from tunerun.errors import AccessError, AmbiguousError, BackendError, ConfigError, LimitError, UnavailableError
@@ -23,81 +22,20 @@ from tunerun.evaluation.verdict import TrialResult
 from tunerun.job import (
     Failure,
     FailureKind,
-    GenerateOptions,
     JobRef,
     JobState,
     JobStatus,
     Snapshot,
-    TunedModel,
     TuningRequest,
 )
 from tunerun.ledger import Ledger
 from tunerun.planning import Plan, Trial, plan
-from tunerun.runner import SweepResult, cancel, refresh, run
+from tunerun.runner import SweepResult
 from tunerun.runner.progress import Progress
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 from tunerun.testing.waiting import wait_until
 
 SEEDS = "seed=0,1,2,3"
-
-
-class Notes(Progress):
-    """Keeps what needs attention."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
-class Troubled(ScriptedBackend):
-    """Raises what a script says before, or after, each submit and before each of the other calls."""
-
-    def __init__(
-        self,
-        service: ScriptedService,
-        submit: Iterable[BackendError | None] = (),
-        poll: Iterable[BackendError | None] = (),
-        generate: Iterable[BackendError | None] = (),
-        prepare: Iterable[BackendError | None] = (),
-        max_in_flight: int = 4,
-    ) -> None:
-        super().__init__(service, max_in_flight)
-        self._submits, self._polls = iter(submit), iter(poll)
-        self._generates, self._prepares = iter(generate), iter(prepare)
-
-    def prepare(self, models: Sequence[schema.Model]) -> None:
-        if (error := next(self._prepares, None)) is not None:
-            raise error
-        super().prepare(models)
-
-    def submit(self, request: TuningRequest) -> JobRef:
-        error = next(self._submits, None)
-        if isinstance(error, AmbiguousError) and str(error) == "applied":
-            super().submit(request)
-        if error is not None:
-            raise error
-        return super().submit(request)
-
-    def poll(self, refs: Sequence[JobRef]) -> dict[JobRef, JobStatus]:
-        if (error := next(self._polls, None)) is not None:
-            raise error
-        return dict(super().poll(refs))
-
-    def generate(self, model: schema.Model | TunedModel, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
-        if (error := next(self._generates, None)) is not None:
-            raise error
-        return super().generate(model, inputs, options)
-
-
-def run_with(
-    backend: Backend, plan: Plan, progress: Progress | None = None, *, retry_failed: bool = False
-) -> SweepResult:
-    def opened(_section: schema.Backend, _runs: Path, _cache: Path) -> Backend:
-        return backend
-
-    return run(plan, open_backend=opened, poll_interval_s=0, progress=progress, retry_failed=retry_failed)
 
 
 @pytest.fixture
@@ -341,150 +279,6 @@ def test_a_job_of_a_running_sweep_is_waited_for(tmp_path: Path, service: Scripte
     assert len(service.submitted) == len(set(service.submitted)) == 3
     assert "its job is run by sweep numbers-" in notes.notes[0]
     assert "waiting for it" in notes.notes[0]
-
-
-# Cancelling
-
-
-class Cancels(Progress):
-    """Somebody who cancels trials from another terminal, when the first step is shown."""
-
-    def __init__(self, path: Path, numbers: list[int]) -> None:
-        self._path, self._numbers = path, numbers
-
-    def stepped(self, trial: Trial, snapshot: Snapshot) -> None:
-        if snapshot.step == 1 and trial.number == 0:
-            with Ledger(self._path) as ledger:
-                ledger.request_cancel(ledger.sweeps()[-1].id, self._numbers)
-
-
-def test_a_trial_is_cancelled_from_elsewhere(tmp_path: Path, service: ScriptedService) -> None:
-    """What runs ends CANCELLED, what waits is not submitted; the next run goes on with both."""
-    service.steps_per_poll = 1
-    plan = planned(tmp_path, SEEDS)
-    backend = ScriptedBackend(service, max_in_flight=1)
-    result = run_with(backend, plan, Cancels(plan.ledger_path, [0, 2]))
-    states = [trial.state.value for trial in result.verdict.trials]
-    assert states == ["CANCELLED", "SUCCEEDED", "PLANNED", "SUCCEEDED"]
-    assert result.exit_code == 1
-    assert run_on(service, planned(tmp_path, SEEDS)).exit_code == 0
-
-
-@pytest.mark.parametrize("is_applied", [True, False])
-def test_a_trial_that_may_have_been_submitted_is_looked_for_and_cancelled(
-    tmp_path: Path, service: ScriptedService, is_applied: bool
-) -> None:
-    """A job that the service has ends there; one that it never had is cancelled here. None is submitted again."""
-    plan = planned(tmp_path, "runner.max_attempts=1")
-    error = AmbiguousError("applied" if is_applied else "not applied")
-    service.steps_per_poll = 1
-    assert run_with(Troubled(service, submit=[error]), plan).exit_code == 1
-    assert len(service.submitted) == is_applied
-    with Ledger(plan.ledger_path) as ledger:
-        assert ledger.job(plan.trials[0].key).state is JobState.SUBMITTING  # type: ignore[union-attr]
-        cancel(ledger, plan.sweep, [0], cache=tmp_path, open_backend=lambda *_: ScriptedBackend(service))
-        assert ledger.job(plan.trials[0].key).state is JobState.CANCELLED  # type: ignore[union-attr]
-    assert all(job.is_cancelled for job in service.jobs.values())
-    assert len(service.submitted) == is_applied
-
-
-@pytest.mark.parametrize("is_applied", [True, False])
-def test_a_waiting_look_is_made_when_its_trial_is_cancelled(
-    tmp_path: Path, service: ScriptedService, is_applied: bool
-) -> None:
-    """The run itself looks for the job that it was about to look for, and ends it."""
-    plan = planned(tmp_path, "runner.backoff_s=60")
-    service.steps_per_poll = 1
-
-    class CancelsWhileWaiting(Notes):
-        def note(self, text: str) -> None:
-            super().note(text)
-            with Ledger(plan.ledger_path) as ledger:
-                ledger.request_cancel(plan.sweep, [0])
-
-    error = AmbiguousError("applied" if is_applied else "not applied")
-    result = run_with(Troubled(service, submit=[error]), plan, CancelsWhileWaiting())
-    assert [trial.state for trial in result.verdict.trials] == [JobState.CANCELLED]
-    assert all(job.is_cancelled for job in service.jobs.values())
-    assert len(service.submitted) == is_applied
-
-
-def test_cancelling_a_trial_that_is_another_ones_job_ends_that_job(tmp_path: Path, service: ScriptedService) -> None:
-    """Two trials with one key are one job, whichever number is given."""
-    service.steps_per_poll = 1
-    plan = planned(tmp_path, "dataset.limit=100,101")
-    assert plan.trials[1].same_as == 0
-    result = run_with(ScriptedBackend(service), plan, Cancels(plan.ledger_path, [1]))
-    assert {trial.state for trial in result.verdict.trials} == {JobState.CANCELLED}
-
-
-def test_a_job_ends_while_another_one_is_measured(tmp_path: Path, service: ScriptedService) -> None:
-    """A request to cancel takes effect between two answers, and not only when all are there."""
-    plan = planned(tmp_path, SEEDS)
-    asked: list[int] = []
-
-    class Slow(ScriptedBackend):
-        def generate(
-            self, model: schema.Model | TunedModel, inputs: Sequence[str], options: GenerateOptions
-        ) -> list[str]:
-            asked.append(sum(job.is_cancelled for job in service.jobs.values()))
-            if len(asked) == 1:
-                with Ledger(plan.ledger_path) as ledger:
-                    ledger.request_cancel(plan.sweep, [3])
-            service.steps_per_poll = 1
-            return super().generate(model, inputs, options)
-
-    class FirstEnds(Slow):
-        def _status(self, ref: JobRef) -> JobStatus:
-            service.steps_per_poll = 1_000 if ref.id == plan.trials[0].key and not asked else 1
-            return super()._status(ref)
-
-    result = run_with(FirstEnds(service), plan)
-    assert result.verdict.trials[3].state is JobState.CANCELLED
-    assert asked[0] == 0
-    assert asked[2] == 1
-
-
-def test_a_lost_worker_is_told_of(tmp_path: Path, service: ScriptedService) -> None:
-    """With what is done about it."""
-    lost = iter([Failure(FailureKind.LOST, "the machine is gone")])
-    service.outcome = lambda _request: next(lost, None)
-    notes = Notes()
-    assert run_with(ScriptedBackend(service), planned(tmp_path), notes).exit_code == 0
-    assert notes.notes == ["trial 0: the machine is gone; submitting it again"]
-
-
-def test_a_run_that_could_not_measure_is_no_success(tmp_path: Path, service: ScriptedService) -> None:
-    """Exit code 1; a model that cannot answer is asked once a run, and measured the next time."""
-    plan = planned(tmp_path, SEEDS)
-    refused = [BackendError("no answers today")] * 5
-    notes = Notes()
-    result = run_with(Troubled(service, generate=refused), plan, notes)
-    assert result.exit_code == 1
-    assert [note.partition(" could")[0] for note in notes.notes] == [
-        "the base model", "trial 0", "trial 1", "trial 2", "trial 3",
-    ]  # fmt: skip
-    assert run_on(service, planned(tmp_path, SEEDS)).exit_code == 0
-
-
-def test_a_look_records_where_jobs_stand_that_nobody_watches(tmp_path: Path, service: ScriptedService) -> None:
-    """States and curves as the service has them; a service that does not answer is said, and nothing is changed."""
-    plan = planned(tmp_path, SEEDS, "runner.unreachable_after_s=0.001", "runner.backoff_s=0.001")
-    service.steps_per_poll = 1
-    run_with(Troubled(service, poll=[UnavailableError("gone")] * 9), plan)
-    silent = Troubled(service, poll=[UnavailableError("gone")] * 9)
-    with Ledger(plan.ledger_path) as ledger:
-
-        def look(backend: Backend) -> tuple[str | None, list[tuple[JobState, int]]]:
-            problem = refresh(ledger, plan.sweep, cache=tmp_path, open_backend=lambda *_: backend)
-            return problem, [(trial.state, trial.last_step) for trial in ledger.progress(plan.sweep)]
-
-        assert look(silent) == ("gone", [(JobState.QUEUED, 0)] * 4)
-        assert look(ScriptedBackend(service)) == (None, [(JobState.RUNNING, 1)] * 4)
-        service.steps_per_poll = 1_000
-        assert look(ScriptedBackend(service)) == (None, [(JobState.SUCCEEDED, 40)] * 4)
-        assert look(silent) == (None, [(JobState.SUCCEEDED, 40)] * 4)
-    assert run_on(service, planned(tmp_path, SEEDS)).exit_code == 0
 
 
 # Under the same name

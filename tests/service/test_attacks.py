@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import statistics
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ import httpx
 import pytest
 
 from tests.service.client import ROWS, Client, body, prompt
-from tunerun.service import server
 from tunerun.service.app import Settings
 from tunerun.service.credentials import TUNING_SCOPE
+from tunerun.service.server import Connection
 from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 
@@ -210,14 +209,14 @@ def test_keys_that_cannot_be_read_are_an_answer_in_the_envelope(own: Settings) -
         assert client.good("GET", "/models")
 
 
-def test_the_queue_goes_on_after_trouble(own: Settings) -> None:
+def test_the_queue_goes_on_after_trouble(own: Settings, caplog: pytest.LogCaptureFixture) -> None:
     """A state that cannot be written for a while stops no later job, and the job under way ends whole."""
     with RunningService(own) as running, Client(running.address, running.key.secret) as client:
         client.good("POST", "/tunedModels", body(epochCount=400), tunedModelId="a")
         wait_until(lambda: client.steps("a") > 2, "steps are taken")
         broken = running.service.state._file
         running.service.state._file = None  # type: ignore[assignment]
-        time.sleep(0.5)
+        wait_until(lambda: "the queue was not looked after" in caplog.text, "the trouble is logged")
         running.service.state._file = broken
         assert client.finished("a")["state"] == "ACTIVE"
         assert client.steps("a") == 1200
@@ -280,10 +279,15 @@ def test_a_prompt_that_waits_when_the_service_ends_is_told_so(own: Settings) -> 
     assert found == {(200, None), (503, "UNAVAILABLE")}
 
 
-def test_a_connection_without_a_request_is_closed(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+class Hasty(Connection):
+    """Waits no half a minute for a request."""
+
+    header_timeout_s = 0.5
+
+
+def test_a_connection_without_a_request_is_closed(own: Settings) -> None:
     """Also one that sends half a line, before its first request and after one."""
-    monkeypatch.setattr(server, "HEADER_TIMEOUT_S", 0.5)  # a person would wait for half a minute
-    with RunningService(own) as running:
+    with RunningService(own, connection=Hasty) as running:
         port = int(running.address.rpartition(":")[2])
         for said in (b"", b"GET /heal", b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nGET /he"):
             with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:

@@ -18,8 +18,8 @@ from tunerun.schema import LOOPBACK
 from tunerun.service.app import Service
 from tunerun.service.guard import JsonLines, log
 
-HEADER_TIMEOUT_S = 30
-"""How long a connection may be without a request that has arrived with all its headers."""
+KEEP_ALIVE_S = 30
+"""How long a connection may be idle between two requests."""
 
 MAX_OPEN_FILES = 65_536
 """Connections that are wanted at once, if the system allows so many."""
@@ -75,7 +75,7 @@ def serve(service: Service, listener: socket.socket, on_ready: Callable[[], None
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_keep_alive=HEADER_TIMEOUT_S,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=10,
     )
     server = _Server(config, on_ready, service.answerer.refuse)
@@ -105,8 +105,13 @@ class _Server(uvicorn.Server):
 
 
 class Connection(H11Protocol):
-    """Closes a connection on which no request arrives: uvicorn's own limit begins after the first answer."""
+    """Closes a connection on which no request arrives: uvicorn's own limit begins after the first answer.
 
+    Attributes:
+        header_timeout_s: how long it may be without a request that has arrived with all its headers.
+    """
+
+    header_timeout_s: float = 30.0
     _patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as its base does
@@ -128,7 +133,7 @@ class Connection(H11Protocol):
     def _await_request(self) -> None:
         if self._patience is not None:
             self._patience.cancel()
-        self._patience = self.loop.call_later(HEADER_TIMEOUT_S, self._close_unasked)
+        self._patience = self.loop.call_later(self.header_timeout_s, self._close_unasked)
 
     def _close_unasked(self) -> None:
         is_asked = bool(self.cycle) and not self.cycle.response_complete

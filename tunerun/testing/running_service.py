@@ -21,13 +21,16 @@ class RunningService:
     Args:
         settings: of the service.
         port: on 127.0.0.1; 0: any that is free.
+        connection: what serves a connection, with its patience.
         limits: of the guard, such as `body_timeout_s`.
 
     Attributes:
         service: everything it consists of.
     """
 
-    def __init__(self, settings: Settings, port: int = 0, **limits: Any) -> None:
+    def __init__(
+        self, settings: Settings, port: int = 0, connection: type[Connection] = Connection, **limits: Any
+    ) -> None:
         self.service = Service(settings)
         self._listener = listening("127.0.0.1", port, allow_remote=False)
         config = uvicorn.Config(
@@ -35,7 +38,7 @@ class RunningService:
             lifespan="on",
             log_config=None,
             access_log=False,
-            http=Connection,
+            http=connection,
             ws="none",
             timeout_graceful_shutdown=5,
         )
