@@ -17,6 +17,7 @@
     │   ├── StatusError          us or the user: a service refused one call; holds the HTTP status
     │   └── AccessError          the user: credentials or a quota refuse every call; stops the sweep
     ├── TrackingError            the tracker: it missed something; the next command brings it up to date
+    ├── ServiceError             a client of `tunerun serve`: its request is refused (`tunerun.service.problems`)
     └── TransitionError          us: a state that cannot follow another
 
 Errors of hydra, pydantic, httpx, sqlite3, mlflow and torch are translated in the one module that calls them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import socket
 import stat
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from tunerun.errors import ConfigError, NotFoundError
 from tunerun.service.app import Settings
 from tunerun.service.credentials import CLOUD_SCOPE, TUNING_SCOPE, KeyFile
 from tunerun.service.guard import JsonLines, log
+from tunerun.service.problems import Code, ServiceError
 from tunerun.service.server import listening
 from tunerun.testing.running_service import RunningService
 
@@ -228,6 +230,13 @@ def test_no_secret_is_logged_or_answered(running: RunningService, caplog: pytest
     assert lines[0]["key"] == running.key.id
     assert running.key.secret not in "".join(written) + caplog.text
     assert "planted" not in "".join(written) + caplog.text
+
+
+def test_a_refusal_survives_pickling() -> None:
+    """With its code, its fields and its words, as every error of tunerun."""
+    error = ServiceError(Code.INVALID_ARGUMENT, "x: is wrong", fields={"x": "is wrong"}, reason="R", retry_after_s=3)
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    assert (again.envelope(), again.headers(), str(again)) == (error.envelope(), error.headers(), "x: is wrong")
 
 
 def test_the_key_file_is_for_its_owner_alone(tmp_path: Path) -> None:

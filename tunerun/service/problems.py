@@ -65,7 +65,10 @@ class ServiceError(TunerunError):
         self.fields = dict(fields or {})
         self.reason = reason
         self.retry_after_s = retry_after_s
-        super().__init__(message)
+        super().__init__(code, message)
+
+    def __str__(self) -> str:
+        return self.message
 
     def headers(self) -> dict[str, str]:
         """The headers of the answer that belong to it."""
