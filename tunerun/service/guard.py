@@ -113,8 +113,9 @@ class Guard:
                 await _refuse(ServiceError(Code.UNAVAILABLE, words), noted)
         except ConnectionError:
             return  # the client is gone
-        except Exception:  # noqa: BLE001 - the last resort; the application has logged it with its traceback
-            if not statuses:
+        except Exception:
+            if not statuses:  # else the application has answered and logged it
+                log.exception("request failed", extra={"fields": {"request": scope["state"]["request_id"]}})
                 await _refuse(ServiceError(Code.INTERNAL, "an error of the service; its log has it"), noted)
         finally:
             self._note(scope, statuses[0] if statuses else 0, time.perf_counter() - started)

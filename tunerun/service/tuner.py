@@ -146,9 +146,9 @@ class Tuner:
         try:
             request = self._request(model, offered)
             ref = self._engines[number].submit(request)
-        except (InputError, BackendError, ValueError) as error:
+        except (InputError, BackendError, ValueError):
             log.exception("job refused", extra={"fields": {"tuned_model": model.id}})
-            self._finish(model, Code.INTERNAL, f"the job cannot begin: {type(error).__name__}")
+            self._finish(model, Code.INTERNAL, "the job cannot begin; the service's log says why")
             return False
         self._state.started(model.key)
         self._running[number] = _Running(model, ref)
