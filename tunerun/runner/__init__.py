@@ -147,12 +147,12 @@ def run(
         stack.enter_context(held(plan.runs, plan.sweep))
         backends = _Backends(plan, stack, open_backend)
         talk = progress or Progress()
-        trouble = backends.prepare(plan.to_run(retry_failed=retry_failed), talk)
+        unavailable = backends.prepare(plan.to_run(retry_failed=retry_failed), talk)
         ledger = stack.enter_context(Ledger(plan.ledger_path))
         if not ledger.is_frozen(plan.sweep):
             ledger.freeze(plan.sweep_record(command), (t.record() for t in plan.trials), _example_sets(plan))
         ledger.clear_cancel_requests(plan.sweep)
-        loop = Loop(plan, ledger, backends.of, talk, poll_interval_s, retry_failed, trouble)
+        loop = Loop(plan, ledger, backends.of, talk, poll_interval_s, retry_failed, unavailable)
         patience_s = CLOSE_TIMEOUT_S
         try:
             if tracker is not None:
@@ -206,15 +206,22 @@ class _Backends:
             self._of_section[id(config.backend)] = self._open[section]
         return self._of_section[id(config.backend)]
 
-    def prepare(self, trials: Sequence[Trial], progress: Progress) -> str | None:
-        """Have every base model found, or fetched, before anything is submitted; why a backend could not be asked."""
+    def prepare(self, trials: Sequence[Trial], progress: Progress) -> dict[int, str]:
+        """Find or fetch every base model before anything is submitted.
+
+        Returns:
+            Why a backend could not be asked, by the backend's `id`.
+
+        Raises:
+            InputError: a base model cannot be found.
+        """
         models: dict[str, tuple[Backend, dict[str, Model]]] = {}
         for trial in trials:
             backend = self.of(trial.config)
             entry = models.setdefault(trial.config.backend.model_dump_json(), (backend, {}))
             entry[1][trial.config.model.model_dump_json()] = trial.config.model
         problems: list[str] = []
-        trouble: str | None = None
+        unavailable: dict[int, str] = {}
         for backend, wanted in models.values():
             progress.preparing([model.name for model in wanted.values()])
             try:
@@ -222,7 +229,7 @@ class _Backends:
             except InputError as error:
                 problems.extend(error.problems)
             except BackendError as error:
-                trouble = trouble or str(error)
+                unavailable[id(backend)] = str(error)
         if problems:
             raise InputError(problems)
-        return trouble
+        return unavailable

@@ -8,7 +8,10 @@ What the runner does about a failure depends on who can mend it:
 | nobody knows whether a submit took effect (`AmbiguousError`) | looks, up to `runner.max_attempts` times |
 | the worker is lost (`FailureKind.LOST`) | submits the trial again, up to `runner.max_attempts` times |
 | refused, diverged, out of memory, crashed | fails the trial; `--retry-failed` tries again |
-| credentials or quota (`AccessError`), the budget, `runner.max_failures` | submits nothing more |
+| credentials or quota (`AccessError`) | submits nothing more to that backend |
+| the budget, `runner.max_failures` | submits nothing more |
+
+Each backend has a ready queue of its own, so a full, silent or refusing one holds up no other.
 """
 
 from __future__ import annotations
@@ -51,6 +54,8 @@ class Loop:
     Args:
         backend_of: the backend of a trial's config, always the same object for the same section.
         poll_interval_s: seconds between two looks at the running jobs; None: as their backends say.
+        unavailable: why a backend cannot be used in this run, by the backend's `id`.
+        stopped: why the run ends before every trial had its chance; None: it does not.
     """
 
     plan: Plan
@@ -59,9 +64,8 @@ class Loop:
     progress: Progress
     poll_interval_s: float | None
     retry_failed: bool
+    unavailable: Mapping[int, str] = field(default_factory=dict)
     stopped: str | None = None
-    """Why the run ended before every trial had its chance; None: it did not."""
-    _ready: deque[Trial] = field(default_factory=deque)
     _later: list[tuple[float, int]] = field(default_factory=list)
     _in_flight: dict[int, InFlight] = field(default_factory=dict)
     _finished: deque[InFlight] = field(default_factory=deque)
@@ -77,13 +81,22 @@ class Loop:
         self.config = self.plan.experiment.runner
         self._began_at = time.monotonic()
         self._spent: Spending = self.ledger.spending(self.plan.sweep)
-        self._ready.extend(self._unfinished())
-        while self._ready or self._later or self._in_flight or self._finished:
+        unfinished = self._unfinished()
+        self.progress.planned(unfinished)
+        for trial in unfinished:
+            self._place(trial).enqueue(trial)
+        while self._is_waiting() or self._in_flight or self._finished:
             self._obey_cancel_requests()
             self._submit()
             self._poll()
             self._finish()
             self._pause()
+        # A backend that was stopped did not stop the others, but the run is incomplete all the same.
+        reasons = [self.stopped, *(place.stopped for place in self._places.values())]
+        self.stopped = next((reason for reason in reasons if reason), None)
+
+    def _is_waiting(self) -> bool:
+        return bool(self._later) or any(place.ready for place in self._places.values())
 
     def _unfinished(self) -> list[Trial]:
         progress = self.ledger.progress(self.plan.sweep)
@@ -105,25 +118,27 @@ class Loop:
     # Submitting
 
     def _submit(self) -> None:
-        """Start trials in their order as long as the next one's backend takes more."""
+        """Give every place the next of its trials as long as it takes more."""
         now = time.monotonic()
         while self._later and self._later[0][0] <= now:
-            self._ready.append(self.plan.trials[heappop(self._later)[1]])
-        while self._ready and self.stopped is None:
-            place = self._place(self._ready[0])
-            if not place.has_room(now):
-                return
-            self._start(self._ready.popleft(), place)
+            trial = self.plan.trials[heappop(self._later)[1]]
+            self._place(trial).enqueue(trial)
+        for place in self._places.values():
+            while self.stopped is None and place.takes_one(now):
+                self._start(place.ready.popleft(), place)
         if self.stopped is not None:
-            self._ready.clear()
             self._later.clear()
+            for place in self._places.values():
+                place.ready.clear()
 
     def _place(self, trial: Trial) -> Place:
         backend = self.backend_of(trial.config)
         if id(backend) not in self._places:
             known = backend.capabilities()
             interval_s = known.poll_interval_s if self.poll_interval_s is None else self.poll_interval_s
-            self._places[id(backend)] = Place(backend, known.max_in_flight, interval_s)
+            self._places[id(backend)] = Place(
+                backend, known.max_in_flight, interval_s, stopped=self.unavailable.get(id(backend))
+            )
         return self._places[id(backend)]
 
     def _start(self, trial: Trial, place: Place) -> None:
@@ -157,11 +172,11 @@ class Loop:
             self._look_again(trial, error)
         except UnavailableError as error:
             self._attempts[trial.number] -= 1
-            self._ready.appendleft(trial)
+            place.ready.appendleft(trial)
             self._did_not_answer(place, error)
         except AccessError as error:
             # The call had no effect; the job stays SUBMITTING, and the next run submits it.
-            self._stop(str(error))
+            place.stop(str(error))
         except (BackendError, InputError) as error:
             self.ledger.record(job.id, JobStatus(JobState.FAILED, failure=Failure(FailureKind.INVALID, str(error))))
             self._settle(trial)
@@ -213,7 +228,7 @@ class Loop:
         return min(MAX_BACKOFF_S, self.config.backoff_s * 2.0 ** (attempt - 1)) * random.uniform(1.0, 1.1)
 
     def _did_not_answer(self, place: Place, error: BackendError) -> None:
-        """Leave a backend alone for a while, and give the run up when it has been silent for too long."""
+        """Back off; leave the backend alone for the rest of the run once `unreachable_after_s` has passed."""
         now = time.monotonic()
         if place.silent_since is None:
             place.silent_since = now
@@ -222,18 +237,20 @@ class Loop:
         asked = error.retry_after_s if isinstance(error, UnavailableError) else None
         place.resume_at = now + max(self._backoff_s(place.failures), min(asked or 0.0, MAX_BACKOFF_S))
         if place.resume_at - place.silent_since > self.config.unreachable_after_s:
-            self._stop(f"{error}; no answer for {now - place.silent_since:.0f} s")
-            self._leave()
+            self._leave(place, f"{error}; no answer for {now - place.silent_since:.0f} s")
 
     def _stop(self, reason: str) -> None:
-        """Submit nothing more; what is under way is still watched."""
+        """Submit nothing more anywhere; what is under way is still watched."""
         self.stopped = self.stopped or reason
 
-    def _leave(self) -> None:
-        """Watch nothing more either: hosted jobs go on, and the next run takes them up."""
-        self._in_flight.clear()
-        self._ready.clear()
-        self._later.clear()
+    def _is_stopped(self, place: Place) -> bool:
+        return self.stopped is not None or place.stopped is not None
+
+    def _leave(self, place: Place, reason: str) -> None:
+        """Submit nothing more to a backend and stop watching it: hosted jobs continue, and the next run adopts them."""
+        place.stop(reason)
+        self._in_flight = {number: entry for number, entry in self._in_flight.items() if entry.place is not place}
+        self._later = sorted(entry for entry in self._later if self._place(self.plan.trials[entry[1]]) is not place)
 
     # Watching
 
@@ -248,9 +265,8 @@ class Loop:
             try:
                 statuses = place.backend.poll([entry.ref for entry in entries])
             except AccessError as error:
-                self._stop(str(error))
-                self._leave()
-                return
+                self._leave(place, str(error))
+                continue
             except BackendError as error:
                 self._did_not_answer(place, error)
                 continue
@@ -299,9 +315,11 @@ class Loop:
                 except BackendError as error:
                     entry.is_cancelled = False
                     self._did_not_answer(entry.place, error)
-        waiting = {trial.number for trial in self._ready} | {number for _, number in self._later}
+        ready = {trial.number for place in self._places.values() for trial in place.ready}
+        waiting = ready | {number for _, number in self._later}
         given_up = {number for number in requested & waiting if self._give_up(trials[number])}
-        self._ready = deque(trial for trial in self._ready if trial.number not in given_up)
+        for place in self._places.values():
+            place.ready = deque(trial for trial in place.ready if trial.number not in given_up)
         self._later = sorted(entry for entry in self._later if entry[1] not in given_up)
 
     def _give_up(self, trial: Trial) -> bool:
@@ -333,7 +351,7 @@ class Loop:
         """Submit a job anew that was lost by no fault of its own; whether that will be done."""
         job = self.ledger.job(entry.trial.key)
         attempt = self._attempts[entry.trial.number]
-        if job is None or not is_lost(job) or attempt >= self.config.max_attempts or self.stopped is not None:
+        if job is None or not is_lost(job) or attempt >= self.config.max_attempts or self._is_stopped(entry.place):
             return False
         if attempt and job.failure is not None:
             self.progress.note(f"trial {entry.trial.number}: {job.failure.message}; submitting it again")
@@ -367,7 +385,7 @@ class Loop:
         """Measure a tuned model and its base model, where that is still to be done; False: it is done later."""
         place = self._place(trial)
         try:
-            if place.resume_at <= time.monotonic() or self.stopped is not None:
+            if place.resume_at <= time.monotonic() or self._is_stopped(place):
                 self._evaluate(trial, trial.baseline, "the base model", trial.config.model)
                 self._evaluate(trial, trial.key, f"trial {trial.number}", tuned)
                 return True
@@ -390,11 +408,11 @@ class Loop:
         try:
             outputs = self._answers(place, model, inputs, generate)
         except (BackendError, InputError) as error:
-            if isinstance(error, UnavailableError) and self.stopped is None:
+            if isinstance(error, UnavailableError) and not self._is_stopped(place):
                 raise
             # The tuned model is there all the same; the next run measures it.
             if isinstance(error, AccessError):
-                self._stop(str(error))
+                place.stop(str(error))
             self._unmeasurable.add(subject)
             self.progress.note(f"{name} could not be evaluated: {error}; {_RESUME}")
             return
@@ -422,9 +440,9 @@ class Loop:
     def _pause(self) -> None:
         """Wait until there may be something new; not at all where a trial can be submitted at once."""
         now = time.monotonic()
-        if self._ready and self._place(self._ready[0]).has_room(now):
+        if any(place.takes_one(now) for place in self._places.values()):
             return
-        if self._in_flight or self._ready:
+        if self._in_flight or any(place.ready for place in self._places.values()):
             time.sleep(min(MAX_PAUSE_S, *(place.poll_interval_s for place in self._places.values())))
         elif self._later:
             time.sleep(min(max(0.0, self._later[0][0] - now), MAX_PAUSE_S))

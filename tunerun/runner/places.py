@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tunerun.backends.base import Backend
 from tunerun.job import FailureKind, JobRef, JobState, JobStatus
@@ -14,31 +15,45 @@ from tunerun.planning import Trial
 
 @dataclass
 class Place:
-    """A backend of this run.
+    """A backend of this run, with a queue of its own: a place that is full or silent holds up no other.
 
     Attributes:
+        ready: trials that may be submitted here, in the order of the plan.
         in_flight: jobs that it was given and that are not finished.
         silent_since: when it first failed to answer, by the monotonic clock; None: it answers.
         failures: how often in a row it did not answer.
         resume_at: when it may be asked again, by the same clock. polled_at: when it was polled last.
+        stopped: why nothing more is submitted here; None: trials are.
     """
 
     backend: Backend
     max_in_flight: int
     poll_interval_s: float
+    ready: deque[Trial] = field(default_factory=deque)
     in_flight: int = 0
     polled_at: float = -math.inf
     silent_since: float | None = None
     failures: int = 0
     resume_at: float = 0.0
+    stopped: str | None = None
 
-    def has_room(self, now: float) -> bool:
-        """Whether it takes another job now."""
-        return self.in_flight < self.max_in_flight and self.resume_at <= now
+    def enqueue(self, trial: Trial) -> None:
+        """Add a trial to the queue, unless nothing more is submitted here."""
+        if self.stopped is None:
+            self.ready.append(trial)
+
+    def takes_one(self, now: float) -> bool:
+        """Whether a trial waits here that can be submitted now."""
+        return bool(self.ready) and self.in_flight < self.max_in_flight and self.resume_at <= now
 
     def answered(self) -> None:
         """Forget that it was silent."""
         self.silent_since, self.failures, self.resume_at = None, 0, 0.0
+
+    def stop(self, reason: str) -> None:
+        """Submit nothing more here; what is under way is still watched."""
+        self.stopped = self.stopped or reason
+        self.ready.clear()
 
 
 @dataclass

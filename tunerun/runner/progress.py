@@ -18,6 +18,9 @@ class Progress:
     def preparing(self, models: Sequence[str]) -> None:
         """The base models are looked for, and fetched or converted where that is needed."""
 
+    def planned(self, trials: Sequence[Trial]) -> None:
+        """These trials are not finished; the run begins with them."""
+
     def started(self, trial: Trial) -> None:
         """A trial is about to be submitted, or was found running."""
 
