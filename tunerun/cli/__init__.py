@@ -144,7 +144,8 @@ def run(
         with progress_on_stderr() as progress:
             result = run_plan(made, progress=progress, command=command, retry_failed=retry_failed)
     except KeyboardInterrupt:
-        tables.err.print(f"\ninterrupted; run the same command to go on:\n  {tables.plain(command)}")
+        tables.err.print("\ninterrupted; run the same command to go on:")
+        tables.err.print(f"  {tables.plain(command)}", soft_wrap=True)
         if any(trial.config.backend.kind != "local" for trial in made.trials):
             tables.err.print("jobs that are under way at a service go on; `tunerun cancel` ends them")
         _leave_at_once(INTERRUPTED)
@@ -154,7 +155,8 @@ def run(
         tables.result_table(result)
         _say_where_to_look(result, overrides or [], config_dir)
     if result.stopped:
-        tables.err.print(f"[red]stopped:[/] {tables.plain(result.stopped)}\nto go on: {tables.plain(command)}")
+        tables.err.print(f"[red]stopped:[/] {tables.plain(result.stopped)}")
+        tables.err.print(f"to go on: {tables.plain(command)}", soft_wrap=True)
     if result.tracking_problem:
         tables.err.print(f"[yellow]note:[/] {tables.plain(result.tracking_problem)}")
     raise typer.Exit(result.exit_code)
@@ -194,7 +196,8 @@ def status(
         tables.result_table(result)
         if not result.verdict.is_complete:
             holder = holder_of(ledger.path.parent, shown.id)
-            tables.out.print(f"Being run by {holder}." if holder else f"Not running; to go on: {result.command}")
+            line = f"Being run by {holder}." if holder else f"Not running; to go on: {result.command}"
+            tables.out.print(tables.plain(line), soft_wrap=True)
 
 
 @app.command()

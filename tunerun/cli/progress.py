@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
+from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
@@ -16,12 +17,19 @@ from tunerun.job import Snapshot
 from tunerun.planning import Trial
 from tunerun.runner.progress import Progress
 
-LINE_INTERVAL_S = 10.0
-"""Seconds between two plain lines of one trial, at least."""
+LINE_INTERVAL_S = 30.0
+"""Seconds between two plain lines of one trial inside an epoch, at least: 120 lines an hour are still read."""
+
+SPEED_PERIOD_S = 3600.0
+"""Seconds of steps from which a bar's time left is estimated; rich's own 30 hold no step of a slow job."""
 
 
 def _title(trial: Trial) -> str:
     return f"trial {trial.number} {overrides_text(trial.overrides)}".rstrip()
+
+
+def _ends_epoch(trial: Trial, step: int) -> bool:
+    return step * trial.config.hyperparameters.epoch_count % trial.steps == 0
 
 
 def _outcome(result: TrialResult) -> str:
@@ -39,9 +47,14 @@ def _outcome(result: TrialResult) -> str:
 
 
 class LineProgress(Progress):
-    """Plain lines, for logs and pipes."""
+    """Plain lines, for logs and pipes.
 
-    def __init__(self) -> None:
+    Args:
+        clock: seconds, for the time between two lines.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._last_line: dict[int, float] = {}
 
     def __enter__(self) -> Self:
@@ -58,12 +71,13 @@ class LineProgress(Progress):
 
     def started(self, trial: Trial) -> None:
         """Say that a trial is on its way."""
+        self._last_line[trial.number] = self._clock()
         err.print(f"{_title(trial)}: started, {trial.steps} steps")
 
     def stepped(self, trial: Trial, snapshot: Snapshot) -> None:
-        """Say how far a trial is, now and then."""
-        now = time.monotonic()
-        if now - self._last_line.get(trial.number, 0.0) >= LINE_INTERVAL_S or snapshot.step == trial.steps:
+        """Say how far a trial is: after every epoch, and now and then inside a long one."""
+        now = self._clock()
+        if now - self._last_line.get(trial.number, now) >= LINE_INTERVAL_S or _ends_epoch(trial, snapshot.step):
             self._last_line[trial.number] = now
             err.print(
                 f"{_title(trial)}: step {snapshot.step}/{trial.steps}, epoch {snapshot.epoch}, "
@@ -84,17 +98,26 @@ class LineProgress(Progress):
 
 
 class BarProgress(Progress):
-    """One bar for each running trial, and a line for each that has ended."""
+    """A bar for the whole sweep, one for each running trial below it, and a line for each that has ended.
 
-    def __init__(self) -> None:
+    Args:
+        console: the terminal.
+    """
+
+    def __init__(self, console: Console = err) -> None:
+        self._console = console
         self._bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[detail]}"),
             TimeRemainingColumn(),
-            console=err,
+            console=console,
             transient=True,
+            speed_estimate_period=SPEED_PERIOD_S,
         )
+        self._sweep: TaskID | None = None
+        self._steps: dict[int, int] = {}  # taken by each trial of this run
+        self._ended: set[int] = set()
         self._tasks: dict[int, TaskID] = {}
         self._aside: TaskID | None = None
 
@@ -117,6 +140,18 @@ class BarProgress(Progress):
         """Name the base models that are looked for."""
         self._beside(f"preparing {', '.join(map(plain, models))}")
 
+    def planned(self, trials: Sequence[Trial]) -> None:
+        """Open the sweep's bar, which counts steps."""
+        self._steps = {trial.number: 0 for trial in trials}
+        if trials:
+            self._sweep = self._bars.add_task("sweep", total=sum(trial.steps for trial in trials), detail="")
+            self._advance()
+
+    def _advance(self) -> None:
+        if self._sweep is not None:
+            detail = f"{len(self._ended)}/{len(self._steps)} trials done"
+            self._bars.update(self._sweep, completed=sum(self._steps.values()), detail=detail)
+
     def started(self, trial: Trial) -> None:
         """Open a bar."""
         self._beside(None)
@@ -125,8 +160,11 @@ class BarProgress(Progress):
 
     def stepped(self, trial: Trial, snapshot: Snapshot) -> None:
         """Move a bar."""
+        self.started(trial)  # a job that was looked for and found was not started here
         detail = f"{snapshot.step}/{trial.steps} epoch {snapshot.epoch} mean loss {number(snapshot.mean_loss)}"
         self._bars.update(self._tasks[trial.number], completed=snapshot.step, detail=detail)
+        self._steps[trial.number] = snapshot.step
+        self._advance()
 
     def evaluating(self, subject: str) -> None:
         """Say what is measured."""
@@ -138,11 +176,14 @@ class BarProgress(Progress):
         task = self._tasks.pop(trial.number, None)
         if task is not None:
             self._bars.remove_task(task)
-        err.print(f"{_title(trial)}: {_outcome(result)}")
+        self._ended.add(trial.number)
+        self._steps[trial.number] = trial.steps  # one that failed early leaves no steps to wait for
+        self._advance()
+        self._console.print(f"{_title(trial)}: {_outcome(result)}")
 
     def note(self, text: str) -> None:
         """Say something that needs attention."""
-        err.print(f"[yellow]note:[/] {plain(text)}")
+        self._console.print(f"[yellow]note:[/] {plain(text)}")
 
 
 def progress_on_stderr() -> LineProgress | BarProgress:

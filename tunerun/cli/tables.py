@@ -31,7 +31,8 @@ PIPE_WIDTH = 160
 def _console(*, stderr: bool) -> Console:
     is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
     width = None if is_terminal or "COLUMNS" in os.environ else PIPE_WIDTH
-    return Console(stderr=stderr, width=width, highlight=False, soft_wrap=True)
+    # A terminal breaks lines at words; a pipe or a file gets them whole.
+    return Console(stderr=stderr, width=width, highlight=False, soft_wrap=not is_terminal)
 
 
 out = _console(stderr=False)
