@@ -1,8 +1,9 @@
-"""Cancelling, from wherever and whenever, and looking at what nobody watches."""
+"""Cancelling, from wherever and whenever, and looking at jobs that no runner watches."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from tests.experiments import planned
 from tests.test_runner import run_on
 from tests.troubled import Notes, Troubled, run_with
 from tunerun import schema
-from tunerun.backends.base import Backend
+from tunerun.backends.base import Backend, Capabilities
 from tunerun.errors import AmbiguousError, BackendError, UnavailableError
 from tunerun.job import (
     Failure,
@@ -25,7 +26,7 @@ from tunerun.job import (
 )
 from tunerun.ledger import Ledger
 from tunerun.planning import Trial
-from tunerun.runner import cancel, refresh
+from tunerun.runner import UnwatchedJob, cancel, unwatched_jobs
 from tunerun.runner.progress import Progress
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 
@@ -158,21 +159,117 @@ def test_a_run_that_could_not_measure_is_no_success(tmp_path: Path, service: Scr
     assert run_on(service, planned(tmp_path, SEEDS)).exit_code == 0
 
 
-def test_a_look_records_where_jobs_stand_that_nobody_watches(tmp_path: Path, service: ScriptedService) -> None:
-    """States and curves as the service has them; a service that does not answer is said, and nothing is changed."""
+def test_a_look_shows_unwatched_jobs_and_records_nothing(tmp_path: Path, service: ScriptedService) -> None:
+    """States and steps as the service has them now; a service that does not answer is named."""
     plan = planned(tmp_path, SEEDS, "runner.unreachable_after_s=0.001", "runner.backoff_s=0.001")
     service.steps_per_poll = 1
     run_with(Troubled(service, poll=[UnavailableError("gone")] * 9), plan)
     silent = Troubled(service, poll=[UnavailableError("gone")] * 9)
+    before = plan.ledger_path.read_bytes()
     with Ledger(plan.ledger_path) as ledger:
 
-        def look(backend: Backend) -> tuple[str | None, list[tuple[JobState, int]]]:
-            problem = refresh(ledger, plan.sweep, cache=tmp_path, open_backend=lambda *_: backend)
-            return problem, [(trial.state, trial.last_step) for trial in ledger.progress(plan.sweep)]
+        def look(backend: Backend) -> tuple[list[UnwatchedJob], str | None]:
+            return unwatched_jobs(ledger, plan.sweep, cache=tmp_path, open_backend=lambda *_: backend)
 
-        assert look(silent) == ("gone", [(JobState.QUEUED, 0)] * 4)
-        assert look(ScriptedBackend(service)) == (None, [(JobState.RUNNING, 1)] * 4)
+        assert look(silent) == ([], "gone")
+        assert look(ScriptedBackend(service)) == ([UnwatchedJob(n, JobState.RUNNING, 1) for n in range(4)], None)
         service.steps_per_poll = 1_000
-        assert look(ScriptedBackend(service)) == (None, [(JobState.SUCCEEDED, 40)] * 4)
-        assert look(silent) == (None, [(JobState.SUCCEEDED, 40)] * 4)
+        assert look(ScriptedBackend(service)) == ([UnwatchedJob(n, JobState.SUCCEEDED, 40) for n in range(4)], None)
+        assert [(trial.state, trial.last_step) for trial in ledger.progress(plan.sweep)] == [(JobState.QUEUED, 0)] * 4
+    assert plan.ledger_path.read_bytes() == before
     assert run_on(service, planned(tmp_path, SEEDS)).exit_code == 0
+
+
+class OnThisMachine(ScriptedBackend):
+    """A backend whose jobs end with their runner, and which only that runner may ask."""
+
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities(), survives_runner=False)
+
+
+class NotAsked(OnThisMachine):
+    """The same in another process."""
+
+    def poll(self, refs: Sequence[JobRef]) -> dict[JobRef, JobStatus]:
+        raise AssertionError(f"asked about {refs}")
+
+
+class Looks(Progress):
+    """Calls something once, when a first step is shown."""
+
+    def __init__(self, look: Callable[[], None]) -> None:
+        self._look: Callable[[], None] | None = look
+
+    def stepped(self, trial: Trial, snapshot: Snapshot) -> None:  # noqa: ARG002 - only the first counts
+        if self._look is not None:
+            look, self._look = self._look, None
+            look()
+
+
+@pytest.mark.parametrize(("backend", "seen"), [(OnThisMachine, NotAsked), (ScriptedBackend, ScriptedBackend)])
+def test_looking_at_a_killed_sweep_leaves_a_shared_job_to_its_runner(
+    tmp_path: Path, service: ScriptedService, backend: type[ScriptedBackend], seen: type[ScriptedBackend]
+) -> None:
+    """Another sweep trains a trial that both share; `status` of the first asks no one and writes nothing over it."""
+    service.steps_per_poll = 1
+    first = planned(tmp_path, "seed=0,1")
+
+    def kill() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_with(backend(service), first, Looks(kill))
+    second = planned(tmp_path, "seed=0,2")
+
+    def look() -> None:
+        with Ledger(first.ledger_path) as ledger:
+            found = unwatched_jobs(ledger, first.sweep, cache=tmp_path, open_backend=lambda *_: seen(service))
+            assert 0 not in [job.number for job in found[0]]
+            job = ledger.job(first.trials[0].key)
+            assert job is not None
+            assert (job.state, job.attempt) == (JobState.RUNNING, 1)
+
+    result = run_with(backend(service), second, Looks(look))
+    assert result.exit_code == 0
+    assert [len(service.submitted), result.verdict.trials[0].last_step] == [3, 40]
+
+
+def test_cancelling_asks_the_runner_of_another_sweep_that_has_the_job(tmp_path: Path, service: ScriptedService) -> None:
+    """A shared job ends by the runner that watches it; its other trials continue."""
+    service.steps_per_poll = 1
+    first = planned(tmp_path, "seed=0,1")
+
+    def kill() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_with(OnThisMachine(service), first, Looks(kill))
+    second = planned(tmp_path, "seed=0,2")
+    said: list[str] = []
+
+    def cancel_first() -> None:
+        with Ledger(first.ledger_path) as ledger:
+            said.append(cancel(ledger, first.sweep, [0], cache=tmp_path, open_backend=lambda *_: NotAsked(service)))
+
+    result = run_with(OnThisMachine(service), second, Looks(cancel_first))
+    assert f"which runs {second.sweep}, to cancel" in said[0]
+    assert [trial.state for trial in result.verdict.trials] == [JobState.CANCELLED, JobState.SUCCEEDED]
+
+
+def test_a_local_job_whose_runner_was_killed_is_cancelled_without_asking(
+    tmp_path: Path, service: ScriptedService
+) -> None:
+    """It ended with its runner; the next run begins it again."""
+    service.steps_per_poll = 1
+    plan = planned(tmp_path)
+
+    def kill() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_with(OnThisMachine(service), plan, Looks(kill))
+    with Ledger(plan.ledger_path) as ledger:
+        said = cancel(ledger, plan.sweep, [0], cache=tmp_path, open_backend=lambda *_: NotAsked(service))
+        assert said == f"cancelled 1 job of {plan.sweep}, which is not running"
+        assert ledger.job(plan.trials[0].key).state is JobState.CANCELLED  # type: ignore[union-attr]
+    assert run_on(service, planned(tmp_path)).exit_code == 0

@@ -181,16 +181,23 @@ GARBAGE_THRESHOLD = 50_000
 def status(
     overrides: Overrides = None, config_dir: ConfigDir = None, sweep: SweepId = None, json_: Json = False
 ) -> None:
-    """Show where the sweep stands that the overrides compose, or the newest; asks services for jobs nobody watches."""
+    """Show the state of the sweep that the overrides compose, or of the newest. Writes nothing."""
     from tunerun.cli import tables
+    from tunerun.compose import places
+    from tunerun.engine.base_model import cache_folder
     from tunerun.holding import holder_of
-    from tunerun.runner import states_of
+    from tunerun.runner import states_of, unwatched_jobs
 
-    with _chosen_sweep(overrides or [], config_dir, sweep, look=True) as (ledger, result):
-        if json_:
-            print_json(result.to_json())
-            return
+    with _chosen_sweep(overrides or [], config_dir, sweep) as (ledger, result):
         shown = result.verdict.sweep
+        cache = cache_folder(places([], config_dir)[0].cache)
+        unwatched, problem = unwatched_jobs(ledger, shown.id, cache=cache)
+        if problem:
+            tables.err.print(f"[yellow]note:[/] {tables.plain(problem)}; the ledger's own states follow")
+        if json_:
+            jobs = [{"trial": job.number, "state": job.state, "step": job.last_step} for job in unwatched]
+            print_json({**result.to_json(), "unwatched": jobs})
+            return
         sweeps = ledger.sweeps(shown.experiment)
         tables.sweeps_table([(each, states_of(ledger, each.id)) for each in sweeps])
         tables.result_table(result)
@@ -198,6 +205,8 @@ def status(
             holder = holder_of(ledger.path.parent, shown.id)
             line = f"Being run by {holder}." if holder else f"Not running; to go on: {result.command}"
             tables.out.print(tables.plain(line), soft_wrap=True)
+        for job in unwatched:
+            tables.out.print(f"trial {job.number}: {job.state} at its service, step {job.last_step}; not recorded yet")
 
 
 @app.command()
@@ -238,19 +247,13 @@ def cancel(
 
 @contextmanager
 def _chosen_sweep(
-    overrides: list[str], config_dir: str | None, sweep: str | None, *, look: bool = False
+    overrides: list[str], config_dir: str | None, sweep: str | None
 ) -> Iterator[tuple[Ledger, SweepResult]]:
-    """The ledger, and one of its sweeps: by its id; else the one that the overrides compose; else the newest.
-
-    Args:
-        look: first ask where its jobs stand.
-    """
-    from tunerun.cli import tables
+    """The ledger, and one of its sweeps: by its id; else the one that the overrides compose; else the newest."""
     from tunerun.compose import compose_name, places
-    from tunerun.engine.base_model import cache_folder
     from tunerun.errors import NotFoundError
     from tunerun.ledger import Ledger
-    from tunerun.runner import refresh, result_of
+    from tunerun.runner import result_of
     from tunerun.tracking import open_tracker
 
     paths, tracking = places(overrides, config_dir)
@@ -266,8 +269,6 @@ def _chosen_sweep(
                 f"{wanted or name or 'no sweep named'}: has not run, as far as {ledger.path} knows; "
                 f"sweeps: {others}; choose one with --sweep"
             )
-        if look and (problem := refresh(ledger, found[-1].id, cache=cache_folder(paths.cache))):
-            tables.err.print(f"[yellow]note:[/] {tables.plain(problem)}; what follows is what was known before")
         yield ledger, result_of(ledger, found[-1].id, open_tracker(tracking, Path(paths.runs)))
 
 

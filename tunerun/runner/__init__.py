@@ -23,14 +23,23 @@ from tunerun.ledger import Ledger
 from tunerun.planning import Plan, Trial
 from tunerun.runner.loop import Loop
 from tunerun.runner.progress import Progress
-from tunerun.runner.unattended import BackendOpener, cancel, refresh
+from tunerun.runner.unattended import BackendOpener, UnwatchedJob, cancel, unwatched_jobs
 from tunerun.schema import Model, TrialConfig
 from tunerun.tracking import Tracker, open_tracker
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["BackendOpener", "SweepResult", "cancel", "refresh", "result_of", "run", "states_of"]
+__all__ = [
+    "BackendOpener",
+    "SweepResult",
+    "UnwatchedJob",
+    "cancel",
+    "result_of",
+    "run",
+    "states_of",
+    "unwatched_jobs",
+]
 
 CLOSE_TIMEOUT_S = 30.0
 """How long the end of a run waits for the tracker; `tunerun sync` brings the rest."""

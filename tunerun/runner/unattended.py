@@ -1,4 +1,8 @@
-"""Jobs of a sweep that nobody runs just now: where they stand, and how they are ended."""
+"""Jobs of a sweep that no runner watches: what their service says of them, and how they are cancelled.
+
+A job's state is written by the runner that watches it and by no other process. So looking writes nothing, and
+cancelling either asks that runner, or becomes the runner: it holds the lock of the sweep that the job belongs to.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,9 @@ from pydantic import TypeAdapter
 from tunerun import schema
 from tunerun.backends import open_backend
 from tunerun.backends.base import Backend
-from tunerun.errors import BackendError, LedgerError, LockedError
-from tunerun.holding import held, holder_of
-from tunerun.job import JobState, JobStatus
+from tunerun.errors import BackendError
+from tunerun.holding import held, held_if_free, holder_of
+from tunerun.job import JobRef, JobState, JobStatus
 from tunerun.ledger import JobRecord, Ledger, TrialRecord
 from tunerun.planning import tuned_model_id
 
@@ -26,6 +30,20 @@ CANCEL_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
+class UnwatchedJob:
+    """A job that no runner watches, as its service has it now.
+
+    Attributes:
+        number: of its trial.
+        last_step: of its loss curve; 0 before the first.
+    """
+
+    number: int
+    state: JobState
+    last_step: int
+
+
+@dataclass(frozen=True)
 class _Live:
     """A job that is not finished, the first of the trials that share it, and the backend that has it."""
 
@@ -33,34 +51,50 @@ class _Live:
     job: JobRecord
     backend: Backend
 
+    @property
+    def is_hosted(self) -> bool:
+        """Whether the job can outlive its runner; a local one ended with it, and only that runner could ask."""
+        return self.backend.capabilities().survives_runner
 
-def refresh(ledger: Ledger, sweep: str, *, cache: Path, open_backend: BackendOpener = open_backend) -> str | None:
-    """Record where the unfinished jobs of a sweep stand, by one poll; one that is run now is its runner's business.
+
+def unwatched_jobs(
+    ledger: Ledger, sweep: str, *, cache: Path, open_backend: BackendOpener = open_backend
+) -> tuple[list[UnwatchedJob], str | None]:
+    """Ask services about the unfinished jobs of a sweep that no runner watches; nothing is written.
 
     Args:
         cache: where converted base models are kept.
 
     Returns:
-        Why some could not be asked for, in a line; None: all were.
+        The jobs, by trial; and why some could not be asked about, in one line (None: all were).
     """
-    if holder_of(ledger.path.parent, sweep) is not None or not _unfinished(ledger, sweep):
-        return None
-    try:
-        with held(ledger.path.parent, sweep), ExitStack() as stack:
-            live = [each for each in _live(ledger, sweep, cache, open_backend, stack) if each.job.ref is not None]
-            for backend in {id(each.backend): each.backend for each in live}.values():
-                jobs = [each.job for each in live if each.backend is backend]
-                statuses = backend.poll([job.ref for job in jobs if job.ref is not None])
-                ledger.record_all({job.id: statuses[job.ref] for job in jobs if job.ref is not None})
-    except (BackendError, LedgerError, LockedError) as error:
-        return str(error)
-    return None
+    runs, found, problem = ledger.path.parent, list[UnwatchedJob](), None
+    with ExitStack() as stack:
+        live = [
+            (each, each.job.ref)
+            for each in _live(ledger, sweep, cache, open_backend, stack)
+            if each.is_hosted and holder_of(runs, each.job.sweep or sweep) is None
+        ]
+        asked = [(each, ref) for each, ref in live if ref is not None]
+        for backend in {id(each.backend): each.backend for each, _ in asked}.values():
+            refs = {ref: each.trial.number for each, ref in asked if each.backend is backend}
+            try:
+                statuses = backend.poll(list(refs))
+            except BackendError as error:
+                problem = str(error)
+                continue
+            found += [UnwatchedJob(refs[ref], status.state, _last_step(status)) for ref, status in statuses.items()]
+    return sorted(found, key=lambda job: job.number), problem
+
+
+def _last_step(status: JobStatus) -> int:
+    return status.snapshots[-1].step if status.snapshots else 0
 
 
 def cancel(
     ledger: Ledger, sweep: str, numbers: Sequence[int], *, cache: Path, open_backend: BackendOpener = open_backend
 ) -> str:
-    """Cancel trials of a sweep: by its runner where there is one, else here.
+    """Cancel trials of a sweep: a job that is watched by its runner, any other here.
 
     Args:
         numbers: of the trials; those that are finished stay as they are.
@@ -70,20 +104,40 @@ def cancel(
         What was done, in a sentence.
 
     Raises:
-        BackendError: a service could not be asked; it may be asked again.
+        BackendError: a service could not be asked; the command may be repeated.
     """
     runs = ledger.path.parent
     ledger.request_cancel(sweep, numbers)
-    holder = holder_of(runs, sweep)
-    if holder is not None:
-        return f"asked {holder}, which runs {sweep}, to cancel; `tunerun status --sweep {sweep}` shows when it has"
+    if (holder := holder_of(runs, sweep)) is not None:
+        return _asked(holder, sweep)
     wanted = {trial.key for trial in ledger.trials(sweep) if trial.number in numbers}
+    asked: dict[str, str] = {}
+    count = 0
     with held(runs, sweep), ExitStack() as stack:
-        live = [each for each in _live(ledger, sweep, cache, open_backend, stack) if each.job.key in wanted]
-        for each in live:
-            _cancel_job(ledger, each)
+        for each in _live(ledger, sweep, cache, open_backend, stack):
+            if each.job.key not in wanted:
+                continue
+            owner = each.job.sweep or sweep
+            if owner == sweep:
+                _cancel_job(ledger, each)
+                count += 1
+                continue
+            # Another sweep shares this trial and has its job: that sweep's runner ends it, where there is one.
+            with held_if_free(runs, owner) as is_free:
+                if is_free and ledger.adopt(each.job, sweep):
+                    _cancel_job(ledger, each)
+                    count += 1
+                else:
+                    shared = [trial.number for trial in ledger.trials(owner) if trial.key == each.job.key]
+                    ledger.request_cancel(owner, shared)
+                    asked[owner] = holder_of(runs, owner) or "another process"
         ledger.clear_cancel_requests(sweep)
-    return f"cancelled {len(live)} {'job' if len(live) == 1 else 'jobs'} of {sweep}; nobody runs it"
+    done = f"cancelled {count} {'job' if count == 1 else 'jobs'} of {sweep}, which is not running"
+    return "; ".join([*([done] if count or not asked else []), *(_asked(who, owner) for owner, who in asked.items())])
+
+
+def _asked(holder: str, sweep: str) -> str:
+    return f"asked {holder}, which runs {sweep}, to cancel; `tunerun status --sweep {sweep}` shows when it has"
 
 
 def _unfinished(ledger: Ledger, sweep: str) -> dict[str, JobRecord]:
@@ -105,9 +159,9 @@ def _live(ledger: Ledger, sweep: str, cache: Path, opener: BackendOpener, stack:
 
 
 def _cancel_job(ledger: Ledger, live: _Live) -> None:
-    """End a job, and record that it has; one of which nobody knows whether it was submitted is looked for."""
+    """End a job and record that it has; one that may have been submitted is looked for."""
     job, backend = live.job, live.backend
-    ref = job.ref or backend.find(job.key, tuned_model_id(live.trial.config["name"], job.key))
+    ref = _ref(live)
     if ref is None:
         ledger.record(job.id, JobStatus(JobState.CANCELLED))
         return
@@ -122,3 +176,11 @@ def _cancel_job(ledger: Ledger, live: _Live) -> None:
             return
         time.sleep(0.1)
     raise BackendError(f"{ref.id} has not ended within {CANCEL_TIMEOUT_S:g} s of being cancelled; look again later")
+
+
+def _ref(live: _Live) -> JobRef | None:
+    """Where a job can be cancelled; None: nowhere, it never began or ended with its runner."""
+    if not live.is_hosted:
+        return None
+    job = live.job
+    return job.ref or live.backend.find(job.key, tuned_model_id(live.trial.config["name"], job.key))
