@@ -150,8 +150,9 @@ class Sweep(Section):
         default_factory=dict,
         description="Dotted key or group -> values: Hydra's grammar (1,3; choice(..); range(..); zip(..)) or a list.",
     )
-    exclude: list[dict[str, Scalar]] = Field(
-        default_factory=list, description="Combinations to leave out: a point that has all values of one entry."
+    exclude: list[dict[str, Any]] = Field(
+        default_factory=list,
+        description="Combinations to leave out, each of swept keys with a value: points that have all of its values.",
     )
 
 

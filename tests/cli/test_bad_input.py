@@ -111,7 +111,7 @@ CASES = [
     Case(2, ['model.adapter_ranks=[1,2]'], ['hyperparameters.adapter_rank: 8 is not offered for smollm2-135m; choose one of 1, 2']),
     Case(2, ['model.adapter_ranks=8'], ['command line: model.adapter_ranks: must be a list, not 8']),
     Case(2, ['model.context_length=0'], ['command line: model.context_length: must be 1 or more, not 0']),
-    Case(2, ['sweep.axes.seed=[]'], ['sweep.axes.seed: has no values; give some, such as 1,2,3, or take the axis away']),
+    Case(2, ['sweep.axes.seed=[]'], ['sweep.axes.seed: has no values; give some, such as 1,2,3, or remove the axis']),
     Case(2, ["sweep.axes={name: 'a,b'}"], ["command line: Could not override 'sweep.axes'.; To append to your config use +sweep.axes={name: 'a,b'}; Key 'name' is not in struct; full_key: sweep.axes.name; object_type=dict"]),
     Case(2, ['+sweep.exclude=[{seed: 1}]'], ['sweep.exclude.0.seed: is not swept; name one of (nothing is swept)']),
     Case(2, ['seed=interval(0,1)'], ['seed=interval(0,1): the values of an axis must be listed: 1,2, choice(..), range(..) or zip(..)']),

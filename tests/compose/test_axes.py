@@ -218,3 +218,124 @@ def test_a_wrong_item_of_a_list_on_the_command_line_is_said_to_be_there() -> Non
     """And not at the line of the YAML that it replaces."""
     with pytest.raises(ConfigError, match=r"^command line: evaluation.metrics.0: must be one of"):
         load(["experiment=next_number", "evaluation.metrics=[exact_mach]"])
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("{hyperparameters.epoch_count: 11}", r"0.hyperparameters.epoch_count: no point has the value 11; the axis has 5, 10"),
+        ("{hyperparameters.epoch_count: '10'}", "is text, and the axis has the number or word 10; write it without quotes"),
+        ("{hyperparameters.epoch_count: true}", "no point has the value true; the axis has 5, 10"),
+        ("{hyperparameters.epoch_cuont: 10}", "is not swept; did you mean 'hyperparameters.epoch_count'"),
+        ("{hyperparameters: {epoch_count: 11}}", "0.hyperparameters.epoch_count: no point has the value 11"),
+        ("{hyperparameters.epoch_count: [5]}", "must be one value; write an entry for each combination"),
+        ("{}", "sweep.exclude.0: is empty"),
+    ],
+)  # fmt: skip
+def test_an_exclusion_that_excludes_nothing_is_refused(entry: str, words: str) -> None:
+    """Every point it was meant for would be paid for; the error shows the values of the axis."""
+    with pytest.raises(ConfigError, match=words):
+        points(f"sweep.exclude=[{entry}]")
+
+
+def test_an_exclusion_of_values_that_never_meet_is_refused() -> None:
+    """Zipped axes have each of the values, and no point has both."""
+    with pytest.raises(ConfigError, match=r"sweep.exclude.0: excludes nothing: no point has all of its values"):
+        points(f"{EPOCHS}=zip(1,2)", "seed=zip(3,4)", "sweep.exclude=[{hyperparameters.epoch_count: 1, seed: 4}]")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["{hyperparameters.epoch_count: 10.0}", "{hyperparameters: {epoch_count: 10}}", "{hyperparameters.epoch_count: 1e1}"],
+)  # fmt: skip
+def test_exclusions_compare_numbers_as_numbers_and_may_be_nested(entry: str) -> None:
+    """As axes may be: 10, 10.0 and 1e1 are one number."""
+    assert [p[EPOCHS] for p in points(f"sweep.exclude=[{entry}]")] == [5, 5]
+
+
+@pytest.mark.parametrize("typed", [f"{EPOCHS}=3", f"{EPOCHS}=3,4"])
+def test_an_exclusion_about_an_axis_that_the_command_line_changed_is_no_mistake(typed: str) -> None:
+    """The same file without the override needs it."""
+    entry = "sweep.exclude=[{hyperparameters.epoch_count: 10, hyperparameters.learning_rate: 0.001}]"
+    assert {p[EPOCHS] for p in points(entry, typed) if EPOCHS in p} <= {3, 4}
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("range(0.0001,0.0005,0.0001)", [0.0001, 0.0002, 0.0003, 0.0004]),
+        ("range(1e-4,5e-4,1e-4)", [0.0001, 0.0002, 0.0003, 0.0004]),
+        ("range(0.5,0.1,-0.1)", [0.5, 0.4, 0.3, 0.2]),
+        ("sort(range(0.5,0.1,-0.1))", [0.2, 0.3, 0.4, 0.5]),
+        ("range(0.1,0.35,0.1)", [0.1, 0.2, 0.3]),
+        ("float(range(1,3))", [1.0, 2.0]),
+    ],
+)
+def test_ranges_are_counted_in_decimal(text: str, values: list[float]) -> None:
+    """As written: 0.0003 and not 0.00030000000000000003, which would be another trial."""
+    assert [p[RATE] for p in points(f"{EPOCHS}=1", f"{RATE}={text}")] == values
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("range(1,5,0)", r"the step of range\(..\) must not be 0"),
+        ("range(0.1,0.5,0)", r"the step of range\(..\) must not be 0"),
+        ("range(0,inf)", "must be finite numbers"),
+        ("range(0,1,1e-9)", "more than 100,000 values; shorten the axis"),
+        ("shuffle(range(0,1000000000))", "more than 100,000 values"),
+        ("shuffle([1,2])", r"shuffle\(..\) takes the values of an axis"),
+        ("[" * 200 + "]" * 200, "'seed': brackets are nested 200 deep; at most 50 are allowed"),
+        ("{a:" * 200 + "1" + "}" * 200, "'seed': brackets are nested 200 deep"),
+        ("choice(" * 200 + ")" * 200, "'seed': brackets are nested 200 deep"),
+        ("1," * 200_000, "'seed': 400,005 characters; at most 100,000 are allowed"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_an_override_is_bounded(text: str, words: str) -> None:
+    """What would take the machine, or the parser's stack, is one line."""
+    with pytest.raises(ConfigError, match=words) as caught:
+        points(f"seed={text}")
+    assert len(caught.value.problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        (["seed=1,2", "seed=3"], [None]),
+        (["seed=3", "seed=1,2"], [1, 2]),
+        (["seed=1,2", "seed=4,5"], [4, 5]),
+        (["seed=1,2", "++seed=3"], [None]),
+        (["++seed=3", "seed=range(4,6)"], [4, 5]),
+        (["seed=1,2", "~seed"], [None]),
+    ],
+)
+def test_the_last_override_of_a_key_wins_whichever_form_it_has(typed: list[str], found: list[int | None]) -> None:
+    """A value after values pins the key, and values after a value sweep it."""
+    experiment = load([NEXT, "sweep.axes=null", *typed])
+    assert [point.overrides.get("seed") for point in experiment.points] == found
+    assert experiment.points[-1].config.seed == {None: 3, 2: 2, 5: 5}[found[-1]] or typed[-1] == "~seed"
+
+
+def test_a_dictionary_after_the_values_of_a_key_is_refused() -> None:
+    """It would be ignored in silence; before them it is overridden, as any earlier override is."""
+    with pytest.raises(ConfigError, match=r"hyperparameters.epoch_count is swept; pin it by a plain"):
+        points(f"{EPOCHS}=1,2", "hyperparameters={epoch_count: 3}")
+    assert {p[EPOCHS] for p in points("hyperparameters={epoch_count: 3}", f"{EPOCHS}=1,2")} == {1, 2}
+
+
+def test_a_shuffled_axis_has_one_order_for_each_seed() -> None:
+    """The experiment's seed puts it in order: each load gives the same sweep, another seed another one."""
+    axis = f"{EPOCHS}=shuffle(range(1,30))"
+    first, second, other = (points(axis, f"{RATE}=0.1", f"seed={seed}") for seed in (1, 1, 2))
+    assert first == second != other
+    assert sorted(p[EPOCHS] for p in first) == list(range(1, 30)) == sorted(p[EPOCHS] for p in other)  # type: ignore[type-var]
+
+
+def test_axes_of_a_yaml_are_bounded() -> None:
+    """A list of too many values is one line."""
+    Path("conf/experiment").mkdir(parents=True)
+    text = f"# @package _global_\nname: huge\ndataset: {{path: x}}\nsweep:\n  axes:\n    seed: {list(range(100_001))}\n"
+    Path("conf/experiment/huge.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"sweep.axes.seed: more than 100,000 values; shorten the axis"):
+        load(["experiment=huge"])

@@ -10,7 +10,8 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from tunerun.compose.axes import MAX_POINTS, ExpandedSweep, expand, overrides_of
+from tunerun.compose.axes import ExpandedSweep, expand, overrides_of
+from tunerun.compose.grammar import MAX_POINTS
 from tunerun.compose.loader import Loader, Origin, no_choice, to_yaml
 from tunerun.compose.points import SharedSections
 from tunerun.compose.validation import Location, fields_at, lines, nearest, validate
@@ -191,7 +192,9 @@ class _Composition:
         raw = self.loader.point(self.plain)
         self._check_sweep_group(raw)
         sweep = self._sweep(raw.pop("sweep", None) or {})
-        expanded = expand(self.loader, sweep.axes, sweep.exclude, self.command_line)
+        seed = raw.get("seed")
+        seeded = seed if isinstance(seed, int) else 0
+        expanded = expand(self.loader, sweep.axes, sweep.exclude, self.command_line, seeded)
         points = [self._point(overrides) for overrides in expanded.points]
         if self.problems:
             raise ConfigError(list(self.problems))

@@ -10,14 +10,15 @@ from typing import Any, cast
 
 from hydra.core.override_parser.types import Override
 
+from tunerun.compose import grammar
+from tunerun.compose.exclusions import check_exclusions, is_excluded
+from tunerun.compose.grammar import MAX_POINTS
 from tunerun.compose.loader import Loader
 from tunerun.errors import ConfigError
 from tunerun.schema import Scalar
 
-MAX_POINTS = 100_000
-"""More is a typing error: at a second a trial it would take a day."""
-
-_NOT_SWEPT = ("name", "sweep", "tracking", "paths", "budget", "runner", "experiment", "debug", "local")
+_NOT_SWEPT = ("name", "sweep", "tracking", "paths", "budget", "runner")
+_ONE_EACH = ("experiment", "debug", "local")
 _ZIPPED = "zip"
 _AXES = "sweep.axes."
 
@@ -42,57 +43,72 @@ class ExpandedSweep:
 def expand(
     loader: Loader,
     axes: Mapping[str, Any],
-    exclude: Sequence[Mapping[str, Scalar]],
+    exclude: Sequence[Mapping[str, Any]],
     command_line: Sequence[Override],
+    seed: int = 0,
 ) -> ExpandedSweep:
     """Walk the axes of the config, changed by those of the command line.
 
-    A sweeping override on the command line adds an axis or replaces the one of its key; a plain one of a swept key
-    pins that axis. Axes written with `zip(...)` advance together; all others multiply. The last axis turns fastest.
+    Of several overrides of one key the last wins. A sweeping one adds an axis or replaces the one of its key; a plain
+    one pins the axis. Axes written with `zip(...)` advance together; all others multiply. The last axis turns fastest.
 
     Args:
         axes: `sweep.axes`: dotted key or group -> text in Hydra's grammar, a list, or one value.
         exclude: `sweep.exclude`: points that have all values of an entry are left out.
         command_line: every override that was typed.
+        seed: of the order of `shuffle(...)`.
 
     Raises:
         ConfigError: an axis without values, of an unknown kind, or of a key that changes no trial; zipped axes of
-            unequal length; an exclusion of what is not swept; more than `MAX_POINTS` points.
+            unequal length; an exclusion that excludes nothing; more than `MAX_POINTS` points.
     """
-    swept = {o.key_or_group: o for o in command_line if o.is_sweep_override()}
-    pinned = {o.key_or_group: o for o in command_line if not o.is_sweep_override()}
-    flat = _flat(axes)
-    problems: list[str] = []
+    last = {override.key_or_group: override for override in command_line}
+    swept = {key: override for key, override in last.items() if override.is_sweep_override()}
+    flat = flattened(axes)
+    problems = list(_hidden_pins([*flat, *swept], command_line))
+    written: list[Axis] = []
     found: list[Axis] = []
     for key in [*flat, *(key for key in swept if key not in flat)]:
-        if key in pinned and key not in swept:
-            continue
         try:
-            found.append(_axis(loader, key, swept[key]) if key in swept else _written_axis(loader, key, flat[key]))
+            if key in flat:
+                written.append(_written_axis(loader, key, flat[key], seed))
+            if key in swept:
+                found.append(_axis(loader, key, swept[key], seed))
+            elif key not in last:
+                found.append(written[-1])
         except ConfigError as error:
             problems.extend(error.problems)
-    problems.extend(_hidden_pins(flat, command_line))
-    pins = overrides_of([pinned[key] for key in flat if key in pinned and key not in swept])
     problems.extend(_disagreements(found))
-    problems.extend(_unknown_exclusions(exclude, {axis.key for axis in found} | pins.keys()))
     if problems:
         raise ConfigError(problems)
-    points = tuple(point for point in _product(loader, found) if not _is_excluded(point, pins, exclude))
-    if not points:
-        raise ConfigError("sweep.exclude leaves no point of the sweep; take an entry away")
-    return ExpandedSweep(pins, points)
-
-
-def _hidden_pins(flat: Mapping[str, Any], command_line: Sequence[Override]) -> Iterator[str]:
-    """Overrides that set a swept key inside of a dictionary: the axis would win, and nobody would be told."""
-    for override in command_line:
-        above, value = f"{override.key_or_group}.", override.value()
-        if not isinstance(value, dict):
-            continue
-        set_here = {f"{above}{key}" for key in _flat(value)}
-        yield from (
-            f"{override.input_line}: {key} is swept; pin it by a plain {key}=VALUE" for key in flat if key in set_here
+    pins = overrides_of([last[key] for key in flat if key in last and key not in swept and not last[key].is_delete()])
+    points = list(_product(loader, found))
+    entries = [flattened(entry) for entry in exclude]
+    if entries:
+        unused = [axis for axis in written if axis.key in last]
+        check_exclusions(
+            entries,
+            [{**pins, **overrides_of(point)} for point in points],
+            {axis.key: [value.value() for value in _parsed(loader, axis)] for axis in unused},
         )
+        points = [point for point in points if not is_excluded({**pins, **overrides_of(point)}, entries)]
+    if not points:
+        raise ConfigError("sweep.exclude leaves no point of the sweep; remove an entry")
+    return ExpandedSweep(pins, tuple(points))
+
+
+def _hidden_pins(keys: Sequence[str], command_line: Sequence[Override]) -> Iterator[str]:
+    """Overrides that set a swept key inside of a dictionary, where the axis would win in silence."""
+    own = {override.key_or_group: position for position, override in enumerate(command_line)}
+    for position, override in enumerate(command_line):
+        value = override.value()
+        if isinstance(value, dict):
+            set_here = flattened(value, f"{override.key_or_group}.")
+            yield from (
+                f"{override.input_line}: {key} is swept; pin it by a plain {key}=VALUE"
+                for key in dict.fromkeys(keys)
+                if key in set_here and own.get(key, -1) < position
+            )
 
 
 def overrides_of(point: Sequence[Override]) -> dict[str, Scalar]:
@@ -100,24 +116,29 @@ def overrides_of(point: Sequence[Override]) -> dict[str, Scalar]:
     return {override.key_or_group: cast(Scalar, override.value()) for override in point}
 
 
-def _flat(axes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Axes by dotted key, whether the YAML nests them or not."""
+def flattened(axes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted key, whether the YAML nests them or not."""
     flat: dict[str, Any] = {}
     for key, value in axes.items():
         dotted = f"{prefix}{key}"
-        flat.update(_flat(value, f"{dotted}.") if isinstance(value, Mapping) else {dotted: value})
+        flat.update(flattened(value, f"{dotted}.") if isinstance(value, Mapping) else {dotted: value})
     return flat
 
 
-def _written_axis(loader: Loader, key: str, value: Any) -> Axis:
-    items = value if isinstance(value, list) else None
-    if items == [] or value is None or value == "":
-        raise ConfigError(f"sweep.axes.{key}: has no values; give some, such as 1,2,3, or take the axis away")
-    text = ",".join(_text(key, item) for item in items) if items else _text(key, value, grammar=True)
+def _written_axis(loader: Loader, key: str, value: Any, seed: int) -> Axis:
+    if value in ([], None, ""):
+        raise ConfigError(f"sweep.axes.{key}: has no values; give some, such as 1,2,3, or remove the axis")
     try:
-        return _axis(loader, key, loader.parse(f"{key}={text}"))
+        if isinstance(value, list):
+            _check_key(key, loader.parse(f"{key}=null"), f"sweep.axes.{key}")
+            return Axis(key, tuple(f"{key}={_text(key, item)}" for item in _not_too_many(value, key)), zipped=False)
+        return _axis(loader, key, loader.parse(f"{key}={_text(key, value, grammar=True)}"), seed)
     except ConfigError as error:
-        raise ConfigError([f"sweep.axes.{key}: {problem}" for problem in error.problems]) from error
+        raise ConfigError([_under_axes(key, problem) for problem in error.problems]) from error
+
+
+def _under_axes(key: str, problem: str) -> str:
+    return problem if problem.startswith("sweep.axes.") else f"sweep.axes.{key}: {problem}"
 
 
 def _text(key: str, value: Any, *, grammar: bool = False) -> str:
@@ -139,21 +160,35 @@ def _text(key: str, value: Any, *, grammar: bool = False) -> str:
             )
 
 
-def _axis(loader: Loader, key: str, override: Override) -> Axis:
-    if key.startswith(_AXES):
-        raise ConfigError(f"{override.input_line}: write {key.removeprefix(_AXES)}=1,2 to add or replace that axis")
-    if key.split(".")[0] in _NOT_SWEPT:
-        raise ConfigError(f"{override.input_line}: {key} changes no trial and cannot be swept; run once for each value")
-    if override.is_delete():
-        raise ConfigError(f"{override.input_line}: a key cannot be deleted by a sweep; set it to null instead")
+def _axis(loader: Loader, key: str, override: Override, seed: int) -> Axis:
+    written = str(override.input_line)
+    _check_key(key, override, written)
     sweeps = override.is_sweep_override()
-    elements = loader.elements(override, MAX_POINTS) if sweeps else [override.get_value_string()]
-    if len(elements) > MAX_POINTS:
-        raise ConfigError(f"{override.input_line}: more than {MAX_POINTS:,} values; shorten the axis")
+    elements = loader.elements(override, MAX_POINTS, seed) if sweeps else [override.get_value_string()]
     if not elements:
-        raise ConfigError(f"{override.input_line}: has no values; give some, such as 1,2,3, or take the axis away")
+        raise ConfigError(f"{written}: has no values; give some, such as 1,2,3, or remove the axis")
     prefix = override.get_key_element()
-    return Axis(key, tuple(f"{prefix}={element}" for element in elements), loader.is_zipped(override))
+    values = tuple(f"{prefix}={element}" for element in _not_too_many(elements, written))
+    return Axis(key, values, grammar.is_zipped(override))
+
+
+def _check_key(key: str, override: Override, written: str) -> None:
+    """Refuse an axis of what changes no trial, or of what a sweep cannot set."""
+    top = key.split(".")[0]
+    if key.startswith(_AXES):
+        raise ConfigError(f"{written}: write {key.removeprefix(_AXES)}=1,2 to add or replace that axis")
+    if top in _ONE_EACH:
+        raise ConfigError(f"{written}: each choice of {top} is a sweep of its own; name one, and run once for each")
+    if top in _NOT_SWEPT:
+        raise ConfigError(f"{written}: {key} changes no trial and cannot be swept; run once for each value")
+    if override.is_delete():
+        raise ConfigError(f"{written}: a key cannot be deleted by a sweep; set it to null instead")
+
+
+def _not_too_many(values: Sequence[Any], written: str) -> Sequence[Any]:
+    if len(values) > MAX_POINTS:
+        raise ConfigError(f"{written}: more than {MAX_POINTS:,} values; shorten the axis")
+    return values
 
 
 def _disagreements(axes: Sequence[Axis]) -> list[str]:
@@ -166,15 +201,6 @@ def _disagreements(axes: Sequence[Axis]) -> list[str]:
         product = " x ".join(map(str, sizes))
         return [f"sweep.axes: {product} points; at most {MAX_POINTS:,} are allowed; shorten an axis"]
     return []
-
-
-def _unknown_exclusions(exclude: Sequence[Mapping[str, Scalar]], known: set[str]) -> list[str]:
-    return [
-        f"sweep.exclude.{index}.{key}: is not swept; name one of {', '.join(sorted(known)) or '(nothing is swept)'}"
-        for index, entry in enumerate(exclude)
-        for key in entry
-        if key not in known
-    ]
 
 
 def _dimensions(axes: Sequence[Axis]) -> list[list[Axis]]:
@@ -196,10 +222,3 @@ def _parsed(loader: Loader, axis: Axis) -> list[Override]:
     if any(isinstance(value.value(), dict | list) for value in values):
         raise ConfigError(f"{axis.key}: a value must be text, a number, true, false or null; sweep a group instead")
     return values
-
-
-def _is_excluded(
-    point: Sequence[Override], pins: Mapping[str, Scalar], exclude: Sequence[Mapping[str, Scalar]]
-) -> bool:
-    values = {**pins, **overrides_of(point)} if exclude else {}
-    return any(entry and all(values[key] == value for key, value in entry.items()) for entry in exclude)

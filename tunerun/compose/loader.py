@@ -11,8 +11,6 @@ Hydra's own function, in their order, before interpolations are resolved.
 from __future__ import annotations
 
 import copy
-import inspect
-import itertools
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -29,14 +27,14 @@ from hydra._internal.hydra import Hydra
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
-from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, OverrideType, ValueType
+from hydra.core.override_parser.types import Glob, Override, OverrideType, ValueType
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
+from tunerun.compose import grammar
 from tunerun.compose.validation import missing_keys, nearest
 from tunerun.errors import ConfigError
 
@@ -45,7 +43,6 @@ CONFIG_NAME = "config"
 Raw = dict[str, Any]
 
 _HYDRA = threading.Lock()
-_ZIP = "zip"
 
 
 @dataclass(frozen=True)
@@ -59,13 +56,6 @@ class Origin:
         return self.text
 
 
-def _zip(*args: str | int | float | bool) -> ChoiceSweep:
-    """Values that advance together with those of every other axis written so."""
-    if not args:
-        raise ValueError("zip() has no values")
-    return ChoiceSweep(list=list(args), tags={_ZIP})
-
-
 class Loader:
     """The config directories, in the order in which they are searched; a context manager.
 
@@ -75,10 +65,7 @@ class Loader:
 
     def __init__(self, directories: Sequence[Path]) -> None:
         self.directories = list(directories)
-        functions = create_functions()
-        functions.register(name=_ZIP, func=_zip)
-        functions.definitions[_ZIP] = inspect.signature(_zip, eval_str=True)  # hydra compares types, not their names
-        self._parser = OverridesParser(functions)
+        self._parser = grammar.parser()
         self._templates: dict[tuple[str, ...], _Template] = {}
         self._groups: dict[str, bool] = {}
         self._defaults: dict[tuple[str, ...], Sequence[ResultDefault]] = {}
@@ -111,16 +98,7 @@ class Loader:
         Raises:
             ConfigError: it is no override.
         """
-        try:
-            parsed = self._parser.parse_overrides([text])[0]
-            if not parsed.key_or_group:
-                raise HydraException("it has no key")
-            return parsed
-        except HydraException as error:
-            raise ConfigError(
-                f"{_key_of(text)}: this is no override in Hydra's grammar; write key=value, and quote a value that has "
-                "spaces, commas, braces or letters beyond ASCII: 'key=\"two words\"'"
-            ) from error
+        return grammar.parse(self._parser, text)
 
     def is_group(self, key: str) -> bool:
         """Whether a key names a config group."""
@@ -136,12 +114,11 @@ class Loader:
         """The config groups at the top level, hydra's own left out."""
         return [group for group in self._loader.list_groups("") if group != "hydra"]
 
-    def is_zipped(self, override: Override) -> bool:
-        """Whether an axis was written with `zip(...)`."""
-        return _ZIP in getattr(override.value(), "tags", ())
-
-    def elements(self, override: Override, at_most: int) -> list[str]:
+    def elements(self, override: Override, at_most: int, seed: int = 0) -> list[str]:
         """The values of a sweeping override, as text that can stand behind `key=`; one more than `at_most` at most.
+
+        Args:
+            seed: of the order of `shuffle(...)`.
 
         Raises:
             ConfigError: the values cannot be listed, as those of `interval(...)`.
@@ -149,7 +126,7 @@ class Loader:
         if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
             return cast(Glob, override.value()).filter(self.options(override.key_or_group))
         try:
-            return list(itertools.islice(override.sweep_string_iterator(), at_most + 1))
+            return grammar.listed(override, at_most, seed)
         except HydraException as error:
             raise ConfigError(
                 f"{override.input_line}: the values of an axis must be listed: 1,2, choice(..), range(..) or zip(..)"
@@ -388,11 +365,6 @@ def _line(text: str, keys: Sequence[str]) -> int | None:
         else:
             return None
     return line
-
-
-def _key_of(text: str) -> str:
-    """What stands before the `=`; the value may be a secret."""
-    return repr(text.partition("=")[0] or "=")
 
 
 def _shown(file: Path) -> str:

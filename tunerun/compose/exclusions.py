@@ -1,0 +1,84 @@
+"""`sweep.exclude`: combinations that are left out of a sweep. An entry that leaves nothing out is a mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tunerun.compose.validation import nearest
+from tunerun.errors import ConfigError
+from tunerun.schema import Scalar
+
+_MAX_SHOWN = 12
+"""Values of an axis that an error lists."""
+
+
+def check_exclusions(
+    entries: Sequence[Mapping[str, Any]],
+    points: Sequence[Mapping[str, Scalar]],
+    unused: Mapping[str, Sequence[Any]],
+) -> None:
+    """Refuse entries that exclude nothing: every point they were meant for would be paid for.
+
+    Args:
+        entries: dotted key -> value.
+        points: what each point sets, pins included.
+        unused: values of the axes in the YAML that the command line replaced or pinned: an entry that is about them is
+            no mistake, the same file without the override needs it.
+
+    Raises:
+        ConfigError: a key that is not swept, a value that no axis has, or values that no point has together.
+    """
+    values = {key: list(dict.fromkeys(_typed(point[key]) for point in points)) for key in points[0]}
+    known = {key: {*in_use, *map(_typed, unused.get(key, ()))} for key, in_use in values.items()}
+    problems = [line for number, entry in enumerate(entries) for line in _problems(number, entry, values, known)]
+    if not problems:
+        problems = [
+            f"sweep.exclude.{number}: excludes nothing: no point has all of its values; remove it, or correct a value"
+            for number, entry in enumerate(entries)
+            if all(_typed(value) in values[key] for key, value in entry.items())
+            and not any(is_excluded(point, [entry]) for point in points)
+        ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def is_excluded(values: Mapping[str, Scalar], entries: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a point has all values of one of the entries."""
+    return any(all(_typed(values[key]) == _typed(value) for key, value in entry.items()) for entry in entries)
+
+
+def _problems(
+    number: int, entry: Mapping[str, Any], values: Mapping[str, list[Any]], known: Mapping[str, set[Any]]
+) -> Iterator[str]:
+    if not entry:
+        yield f"sweep.exclude.{number}: is empty; name swept keys with a value each, or remove the entry"
+    for key, value in entry.items():
+        place = f"sweep.exclude.{number}.{key}"
+        if key not in values:
+            names = sorted(values)
+            hint = nearest(key, names) or f"name one of {', '.join(names) or '(nothing is swept)'}"
+            yield f"{place}: is not swept; {hint}"
+        elif isinstance(value, list | Mapping):
+            yield f"{place}: must be one value; write an entry for each combination"
+        elif _typed(value) not in known[key]:
+            yield f"{place}: {_mismatch(value, [of for _, of in values[key]])}"
+
+
+def _mismatch(value: Any, of_axis: Sequence[Any]) -> str:
+    if isinstance(value, str) and value in map(_written, of_axis):
+        return f"is text, and the axis has the number or word {value}; write it without quotes"
+    shown = ", ".join(map(_written, of_axis[:_MAX_SHOWN]))
+    more = f" and {len(of_axis) - _MAX_SHOWN} more" if len(of_axis) > _MAX_SHOWN else ""
+    return f"no point has the value {_written(value)}; the axis has {shown}{more}"
+
+
+def _typed(value: Any) -> tuple[str, Any]:
+    """A value that equals others of its kind alone: 1 and 1.0 are one number, true is not 1 and '1' is text."""
+    kind = "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
+    return kind, value
+
+
+def _written(value: Any) -> str:
+    """A value as YAML has it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,156 @@
+"""Hydra's override grammar with tunerun's own functions: ranges in decimal, paired axes, seeded shuffles."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import random
+from copy import copy
+from decimal import Decimal
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
+from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.errors import HydraException
+
+from tunerun.errors import ConfigError
+
+MAX_POINTS = 100_000
+"""Of a sweep, and so of an axis; more is a typing error: at a second a trial it would take a day."""
+
+MAX_CHARACTERS = 100_000
+"""Of one override: Hydra's parser takes a minute for a megabyte."""
+
+MAX_DEPTH = 50
+"""Of brackets in an override and of collections in a YAML file; Python's stack ends at about 200 in the parsers."""
+
+_ZIP = "zip"
+_OPENING, _CLOSING = "[{(", "]})"
+_QUOTES = "'\""
+
+
+class _RefusedError(ValueError):
+    """What a function of the grammar says of its arguments; the text holds nothing but numbers."""
+
+
+def parser() -> OverridesParser:
+    """Hydra's parser of overrides with `range`, `zip` and `shuffle` of our own."""
+    functions = create_functions()
+    for name, function in (("range", _range), (_ZIP, _zip), ("shuffle", _shuffle)):
+        functions.functions[name] = function
+        functions.definitions[name] = inspect.signature(function, eval_str=True)  # hydra compares types, not names
+    return OverridesParser(functions)
+
+
+def parse(parser_: OverridesParser, text: str) -> Override:
+    """Parse one override.
+
+    Raises:
+        ConfigError: it is no override, or too large to be one.
+    """
+    key = _key_of(text)
+    if len(text) > MAX_CHARACTERS:
+        raise ConfigError(
+            f"{key}: {len(text):,} characters; at most {MAX_CHARACTERS:,} are allowed; put it into a YAML"
+        )
+    if (depth := _depth(text)) > MAX_DEPTH:
+        raise ConfigError(f"{key}: brackets are nested {depth} deep; at most {MAX_DEPTH} are allowed")
+    try:
+        parsed = parser_.parse_overrides([text])[0]
+        if not parsed.key_or_group:
+            raise HydraException("it has no key")
+        return parsed
+    except HydraException as error:
+        if isinstance(error.__cause__, _RefusedError):
+            raise ConfigError(f"{text}: {error.__cause__}") from error
+        raise ConfigError(
+            f"{key}: this is no override in Hydra's grammar; write key=value, and quote a value that has "
+            "spaces, commas, braces or letters beyond ASCII: 'key=\"two words\"'"
+        ) from error
+    except RecursionError as error:
+        raise ConfigError(f"{key}: is nested too deep") from error
+
+
+def is_zipped(override: Override) -> bool:
+    """Whether an axis was written with `zip(...)`."""
+    return _ZIP in getattr(override.value(), "tags", ())
+
+
+def listed(override: Override, at_most: int, seed: int) -> list[str]:
+    """The values of a sweeping override, as text that can stand behind `key=`.
+
+    Args:
+        at_most: values; one more is returned where there are more.
+        seed: of `shuffle(...)`, so that a sweep has the same order at each load.
+
+    Raises:
+        HydraException: the values cannot be listed, as those of `interval(...)`.
+    """
+    sweep = override.value()
+    if not isinstance(sweep, ChoiceSweep):
+        raise HydraException("only choices can be listed")
+    values = sweep.list[: at_most + 1]
+    if sweep.shuffle:
+        # The same permutation for every axis of one length: zipped axes keep their pairs.
+        random.Random(seed).shuffle(values)
+    return [Override._get_value_element_as_str(value) for value in values]
+
+
+def _zip(*args: str | int | float | bool) -> ChoiceSweep:
+    """Values that advance together with those of every other axis written so."""
+    if not args:
+        raise _RefusedError("zip() has no values")
+    return ChoiceSweep(list=list(args), tags={_ZIP})
+
+
+def _range(start: int | float, stop: int | float | None = None, step: int | float = 1) -> ChoiceSweep:
+    """From start to below stop, in decimal as written: Hydra's own gives 0.00030000000000000003 after 0.0002."""
+    first, last = (0, start) if stop is None else (start, stop)
+    bounds = [Decimal(repr(bound)) for bound in (first, last, step)]
+    if not all(bound.is_finite() for bound in bounds):
+        raise _RefusedError("the bounds and the step of range(..) must be finite numbers")
+    begin, end, by = bounds
+    if not by:
+        raise _RefusedError("the step of range(..) must not be 0")
+    count = max(0, math.ceil((end - begin) / by))
+    if count > MAX_POINTS:
+        raise _RefusedError(f"more than {MAX_POINTS:,} values; shorten the axis")
+    is_whole = all(isinstance(bound, int) for bound in (first, last, step))
+    values = [begin + by * position for position in range(count)]
+    return ChoiceSweep(list=[int(value) if is_whole else float(value) for value in values])
+
+
+def _shuffle(*args: Any, sweep: ChoiceSweep | None = None) -> ChoiceSweep:
+    """Mark an axis as shuffled; its values are put in order when they are listed, for that takes the seed."""
+    given = args[0] if sweep is None and len(args) == 1 else sweep
+    if isinstance(given, ChoiceSweep):
+        shuffled = copy(given)
+        shuffled.list = list(given.list)
+    elif len(args) > 1:
+        shuffled = ChoiceSweep(list=list(args), simple_form=True)
+    else:
+        raise _RefusedError("shuffle(..) takes the values of an axis: shuffle(1,2,3) or shuffle(range(1,9))")
+    shuffled.shuffle = True
+    return shuffled
+
+
+def _depth(text: str) -> int:
+    """How deep brackets are nested in an override, those in quotes left out."""
+    depth = deepest = 0
+    quote = ""
+    for before, character in zip(f" {text}", text, strict=False):
+        if quote:
+            quote = "" if character == quote and before != "\\" else quote
+        elif character in _QUOTES:
+            quote = character
+        elif character in _OPENING:
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in _CLOSING:
+            depth -= 1
+    return deepest
+
+
+def _key_of(text: str) -> str:
+    """What stands before the `=`; the value may be a secret."""
+    return repr(text.partition("=")[0][:100] or "=")
