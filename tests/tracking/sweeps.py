@@ -147,6 +147,7 @@ def freeze(
     name: str = "next-number",
     document: Mapping[str, Any] | None = None,
     created_at: float = FROZEN_AT,
+    config: Mapping[str, Any] | None = None,
     **sections: Any,
 ) -> Lab:
     """Freeze a sweep of three trials, or of the given points."""
@@ -164,7 +165,7 @@ def freeze(
             tokens=1200,
             steps=STEPS_PER_EPOCH * overrides.get("hyperparameters.epoch_count", 5),
             overrides=dict(overrides),
-            config=_with_metric(trial_config(overrides, name, **sections)),
+            config=_with_metric(trial_config(overrides, name, **sections)) if config is None else config,
         )
         for number, overrides in enumerate(points)
     ]

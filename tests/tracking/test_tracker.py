@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import re
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.tracking.content import client, content, run_of, runs
+from tests.tracking.served import free_port, server
 from tests.tracking.sweeps import Lab, complete, freeze
 from tunerun.errors import ConfigError
 from tunerun.ledger import Ledger
@@ -29,14 +28,6 @@ def wait_until(is_so: Callable[[], bool]) -> None:
     while not is_so():
         assert time.monotonic() < deadline, "did not come about in time"
         time.sleep(0.05)
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_the_thread_shows_a_running_trial_and_its_end(lab: Lab, uri: str) -> None:
@@ -69,6 +60,19 @@ def test_an_address_where_nobody_is_stops_nothing(lab: Lab) -> None:
     assert "planted" not in tracker.problem + tracker.name
     assert "\n" not in tracker.problem
     assert tracker.sync().problem == tracker.problem
+
+
+def test_a_fault_of_our_own_ends_no_thread_silently(ledger: Ledger, uri: str) -> None:
+    """What nobody foresaw is a problem of one line that names the place."""
+    lab = freeze(ledger, "sweep-1", config={"hyperparameters": {}})
+    lab.start(0)
+    with Tracker(ledger.path, uri, interval_s=0.05) as tracker:
+        tracker.start(lab.sweep.id)
+        wait_until(lambda: tracker.problem is not None)
+    assert tracker.problem is not None
+    assert re.search(r"by a fault of tunerun or MLflow: KeyError: 'model' \(\w+\.py:\d+\)", tracker.problem)
+    assert "`tunerun sync` brings MLflow up to date" in tracker.problem
+    assert "\n" not in tracker.problem
 
 
 def test_a_server_that_never_answers_holds_nobody(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,29 +123,6 @@ def test_a_new_store_can_be_opened_by_several_at_once(tmp_path: Path) -> None:
     assert [process.returncode for process in started] == [0, 0], said
     assert said == [b"", b""]
     assert len(runs(uri)) == 2
-
-
-@contextmanager
-def server(uri: str, port: int) -> Iterator[subprocess.Popen[str]]:
-    """`tunerun ui` in a process of its own, once it answers."""
-    program = f"from tunerun.tracking import serve_ui; raise SystemExit(serve_ui({uri!r}, {port}))"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-        env={**os.environ},
-    )
-    assert process.stdout is not None
-    try:
-        assert f"http://127.0.0.1:{port}" in process.stdout.readline()
-        yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.stdout.close()
-        process.wait()
 
 
 @pytest.mark.slow

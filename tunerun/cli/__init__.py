@@ -153,7 +153,7 @@ def run(
         print_json(result.to_json())
     else:
         tables.result_table(result)
-        _say_where_to_look(result, overrides or [], config_dir)
+        say_where_to_look(result, overrides or [], config_dir)
     if result.stopped:
         tables.err.print(f"[red]stopped:[/] {tables.plain(result.stopped)}")
         tables.err.print(f"to go on: {tables.plain(command)}", soft_wrap=True)
@@ -162,10 +162,13 @@ def run(
     raise typer.Exit(result.exit_code)
 
 
-def _say_where_to_look(result: SweepResult, overrides: list[str], config_dir: str | None) -> None:
+def say_where_to_look(result: SweepResult, overrides: list[str], config_dir: str | None) -> None:
+    """Print where MLflow shows a sweep: on the tracking server in use, or on the one that `tunerun ui` starts."""
     from tunerun.cli import tables
 
-    if result.link:
+    if result.link and result.server:
+        tables.out.print(f"The runs in MLflow: {result.server}/{result.link}")
+    elif result.link:
         ours = [o for o in overrides if o.startswith(("paths", "tracking", "local"))]
         command = f"{_program()} {shlex.join(['ui', *(['-cd', config_dir] if config_dir else []), *ours])}"
         tables.out.print(f"To look at the runs: {command}   then open http://127.0.0.1:{UI_PORT}/{result.link}")

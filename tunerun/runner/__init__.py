@@ -6,6 +6,7 @@ crash or kill -9, looks up what is there and goes on with what is missing.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from tunerun.backends import open_backend
 from tunerun.backends.base import Backend
 from tunerun.engine.base_model import cache_folder
 from tunerun.errors import BackendError, InputError
-from tunerun.evaluation.verdict import TrialResult, Verdict, judge
+from tunerun.evaluation.verdict import LOSS, TrialResult, Verdict, judge
 from tunerun.holding import held
 from tunerun.job import ExampleSet, JobState
 from tunerun.ledger import Ledger
@@ -44,8 +45,8 @@ __all__ = [
 CLOSE_TIMEOUT_S = 30.0
 """How long the end of a run waits for the tracker; `tunerun sync` brings the rest."""
 
-INTERRUPTED_TIMEOUT_S = 1.0
-"""The same when somebody wants the terminal back."""
+INTERRUPTED_TIMEOUT_S = 5.0
+"""The same after Ctrl-C: enough to record there that the sweep was interrupted; a second Ctrl-C ends the wait."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class SweepResult:
         verdict: every trial with its measures, the baselines, and which trial to use.
         run_ids: MLflow's run ids by trial number; only those that MLflow has been told of.
         link: the page of MLflow that shows the runs, relative to the server's address; None without MLflow.
+        server: the address of the tracking server; None: `tunerun ui` starts one.
         tracking_problem: what MLflow has missed and why; None: nothing.
         stopped: why the run ended before every trial had its chance; None: it did not.
     """
@@ -65,6 +67,7 @@ class SweepResult:
     link: str | None
     tracking_problem: str | None
     stopped: str | None = None
+    server: str | None = None
 
     @property
     def command(self) -> str:
@@ -173,6 +176,8 @@ def run(
         finally:
             if tracker is not None:
                 tracker.close(patience_s)
+                if tracker.problem is not None and sys.exc_info()[0] is not None:  # no result will carry it
+                    talk.note(tracker.problem)
         return replace(result_of(ledger, plan.sweep, tracker), stopped=loop.stopped)
 
 
@@ -180,9 +185,10 @@ def result_of(ledger: Ledger, sweep_id: str, tracker: Tracker | None) -> SweepRe
     """What the ledger, and MLflow where it is used, know of a sweep now."""
     sweep = next(s for s in ledger.sweeps() if s.id == sweep_id)
     verdict = judge(ledger, sweep)
-    run_ids = tracker.run_ids(ledger, sweep_id) if tracker else {}
-    link = tracker.link(ledger, sweep_id) if tracker else None
-    return SweepResult(verdict, run_ids, link, tracker.problem if tracker else None)
+    if tracker is None:
+        return SweepResult(verdict, {}, None, None)
+    link = tracker.link(ledger, sweep_id, verdict.metric, ascending=verdict.metric == LOSS)
+    return SweepResult(verdict, tracker.run_ids(ledger, sweep_id), link, tracker.problem, server=tracker.server)
 
 
 def states_of(ledger: Ledger, sweep: str) -> dict[JobState, int]:

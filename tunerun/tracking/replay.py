@@ -15,7 +15,6 @@ from itertools import islice
 from typing import Any
 
 from tunerun.digest import digest
-from tunerun.errors import TrackingError
 from tunerun.ledger import Ledger, Mark
 from tunerun.tracking.image import FrozenSweep, Kind, Part, Point, RunImage, RunState, trial_subject
 from tunerun.tracking.store import PAGE, BusyError, RefusedError, Store
@@ -66,7 +65,7 @@ class Replay:
         """
         try:
             self._turn(self._frozen_sweep(sweep_id))
-        except TrackingError:
+        except Exception:
             # Whether the last write took effect is not known: look before the next one.
             self._known.pop(sweep_id, None)
             self._store.forget()

@@ -52,8 +52,11 @@ def serve_ui(uri: str, port: int) -> int:
     _check_port(port)
     links = [f"  {name}: http://{HOST}:{port}/{experiment_path(i)}" for i, name in Store(address).experiments()]
     server = subprocess.Popen(
-        _command(port), env=_environment(address), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        _command(port), env=_environment(address),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        # What the server says in another encoding must not end the thread that relays it: the server would block.
+        encoding="utf-8", errors="replace",
+    )  # fmt: skip
     ending = threading.Event()
     threading.Thread(target=_relay, args=[server, ending], daemon=True).start()
     with _stopped_with_us(server):

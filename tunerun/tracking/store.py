@@ -288,10 +288,13 @@ def _import_mlflow() -> Any:
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ.setdefault(_TIMEOUT, str(HTTP_TIMEOUT_S))
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # MLflow writes two lines with pictograms to stdout for each run that ends on a server: no JSON document survives
+    # that, and where stdout is not UTF-8 the write fails.
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     from mlflow import MlflowClient
 
     # The first open of a store prints dozens of lines about tables that it creates.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if "MLFLOW_LOGGING_LEVEL" not in os.environ:
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
     return MlflowClient

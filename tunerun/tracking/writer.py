@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
 from tunerun.errors import LedgerError, TrackingError
 from tunerun.ledger import FILE_NAME, Ledger
+from tunerun.redaction import redact
 from tunerun.schema import Tracking
 from tunerun.tracking.address import parse_address
 from tunerun.tracking.image import trial_of_subject
+from tunerun.tracking.naming import metric_key
 from tunerun.tracking.replay import Replay, SyncReport
 from tunerun.tracking.store import RefusedError, Store
 
@@ -91,7 +95,7 @@ class Tracker:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close(timeout_s=LOCK_WAIT_S)
 
@@ -117,14 +121,21 @@ class Tracker:
         found = ((trial_of_subject(subject), mark.run_id) for subject, mark in marks)
         return {trial[1]: run_id for trial, run_id in found if trial is not None and run_id is not None}
 
-    def link(self, ledger: Ledger, sweep_id: str) -> str | None:
+    @property
+    def server(self) -> str | None:
+        """The address of the tracking server without user and password; None: `tunerun ui` starts one."""
+        return self.name if self.uri.startswith("http") else None
+
+    def link(self, ledger: Ledger, sweep_id: str, metric: str | None = None, *, ascending: bool = False) -> str | None:
         """The path of a sweep's experiment on MLflow's page, from the ledger alone; None: it is not there yet.
 
-        Without the query the page shows traces and no runs (reference/mlflow.md, section 4).
+        Args:
+            metric: what the runs are sorted by; None: by their start.
+            ascending: whether less of it is better.
         """
         marks = ledger.marks(self.name, f"{sweep_id}/")
         experiment = next((m.document["experiment"] for m in marks.values() if "experiment" in m.document), None)
-        return experiment_path(experiment) if experiment is not None else None
+        return experiment_path(experiment, metric, ascending=ascending) if experiment is not None else None
 
     def _write(self, sweep_id: str) -> None:
         try:
@@ -157,8 +168,27 @@ class Tracker:
                     f"MLflow at {self.name}: another process is bringing it up to date; "
                     "`tunerun sync` does so again when it is done"
                 )
+        except LedgerError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a thread that ended here would do so without a word to the user
+            self.problem = self._unforeseen(error)
+
+    def _unforeseen(self, error: Exception) -> str:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        cause = redact(f"{type(error).__name__}: {error}".partition("\n")[0])
+        return (
+            f"MLflow at {self.name}: not up to date, by a fault of tunerun or MLflow: {cause} "
+            f"({Path(last.filename).name}:{last.lineno}); nothing is lost: the ledger has it, and `tunerun sync` "
+            "brings MLflow up to date"
+        )
 
 
-def experiment_path(experiment_id: str) -> str:
-    """The path of an experiment's runs on MLflow's page."""
-    return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+def experiment_path(experiment_id: str, metric: str | None = None, *, ascending: bool = False) -> str:
+    """The path of an experiment's runs on MLflow's page, sorted by a metric.
+
+    Without the query the page shows traces and no runs (reference/mlflow.md, section 4).
+    """
+    path = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+    if metric is None:
+        return path
+    return f"{path}&orderByKey={quote(f'metrics.`{metric_key(metric)}`')}&orderByAsc={str(ascending).lower()}"

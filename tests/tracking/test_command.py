@@ -1,0 +1,63 @@
+"""The commands beside a real MLflow server: what they print, and where the link leads."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.tracking.content import content
+from tests.tracking.served import free_port, server
+from tests.tracking.sweeps import Lab, complete
+from tunerun.cli import say_where_to_look
+from tunerun.runner import result_of
+from tunerun.tracking import Tracker
+
+
+def tunerun(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """The command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "tunerun", *arguments],
+        capture_output=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_json_is_all_there_is_on_stdout_beside_a_server(lab: Lab, uri: str, encoding: str) -> None:
+    """With an http tracking URI stdout holds the document alone, whatever its encoding, and every run arrives."""
+    complete(lab)
+    with server(uri, port := free_port()):
+        done = tunerun(
+            "sync",
+            "--json",
+            f"paths.runs={lab.ledger.path.parent}",
+            f"tracking.uri=http://127.0.0.1:{port}",
+            PYTHONIOENCODING=encoding,
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads(done.stdout)["runs"] == 5
+    assert {run["state"] for run in content(uri).values()} == {"FINISHED", "FAILED"}
+
+
+def test_the_link_leads_to_the_server_in_use(lab: Lab, uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is printed after a run opens on the tracking server, without its password, sorted by what decides."""
+    complete(lab)
+    synced = Tracker(lab.ledger.path, uri)
+    synced.sync()
+    for subject, mark in lab.ledger.marks(synced.name, "").items():
+        lab.ledger.set_mark("http://127.0.0.1:9", subject, mark)
+    served = result_of(lab.ledger, lab.sweep.id, Tracker(lab.ledger.path, "http://ada:planted@127.0.0.1:9/"))
+    say_where_to_look(served, [], None)
+    path = (
+        "#/experiments/1/runs?workflowType=machine_learning&orderByKey=metrics.%60eval/exact_match%60&orderByAsc=false"
+    )
+    assert capsys.readouterr().out == f"The runs in MLflow: http://127.0.0.1:9/{path}\n"
+    say_where_to_look(result_of(lab.ledger, lab.sweep.id, synced), [f"paths.runs={lab.ledger.path.parent}"], None)
+    assert (
+        f" ui paths.runs={lab.ledger.path.parent}   then open http://127.0.0.1:5000/{path}" in capsys.readouterr().out
+    )
