@@ -11,9 +11,9 @@ from pydantic import TypeAdapter
 
 from tunerun import schema
 from tunerun.backends import open_backend
-from tunerun.dataset import read_rows, with_chat_columns
+from tunerun.dataset import Findings, read_rows, with_conversations
 from tunerun.engine.base_model import cache_folder
-from tunerun.errors import NotFoundError, TemplateError
+from tunerun.errors import DatasetError, NotFoundError, TemplateError
 from tunerun.job import GenerateOptions, TunedModel
 from tunerun.ledger import JobRecord, Ledger, TrialRecord
 from tunerun.planning import ledger_path
@@ -121,7 +121,10 @@ def _placed(rows: Sequence[Mapping[str, Any]] | Path, template: PromptTemplate) 
     """Rows beside the name of the place that an error shows."""
     if not isinstance(rows, Path):
         return [(f"row {position}", row) for position, row in enumerate(rows, start=1)]
-    read = (with_chat_columns(row, template.input_columns) for row in read_rows(rows))
+    findings = Findings()
+    read = with_conversations(read_rows(rows), template.input_columns, findings)
+    if findings:
+        raise DatasetError(findings.lines)
     return [(row.place, row.columns) for row in read]
 
 

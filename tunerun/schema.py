@@ -56,6 +56,9 @@ class Dataset(Section):
     format: Literal["auto", "json", "jsonl", "csv", "tsv", "parquet"] = Field(
         "auto", description="auto: by the file's ending, then by looking into it."
     )
+    on_bad_row: Literal["error", "skip"] = Field(
+        "error", description="A row that cannot be used: error: refuse the file; skip: leave it out, and say which."
+    )
     limit: int | None = Field(None, ge=1, description="First n training rows after shuffling by seed; null: all.")
     validation: HeldOut = Field(default_factory=HeldOut, description="Held out to choose between trials by.")
     test: HeldOut = Field(default_factory=HeldOut, description="Held out for the end.")

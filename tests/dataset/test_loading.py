@@ -167,7 +167,7 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
     guide = "(Gemini API model tuning guide, as last served 2025-04-28)"
     missing = str(tmp_path / "held_out.parquet")
     assert _problems(path, validation=HeldOut(path=held_out), test=HeldOut(path=missing)) == [
-        f"{path}:7: its conversation gives no output; write one user and one model turn",
+        f"{path}:7: its conversation has no output; write one user and one model turn",
         f"{path}:6: the row has no column 'text_input', which template.text_input names; the nearest is 'text_imput'",
         f"{path}:2: the cell of 'text_input' is null, and template.text_input uses it; fill it in as text",
         f"{path}:8: the cell of 'output' is null, and template.output uses it; fill it in as text",
@@ -312,3 +312,24 @@ def test_unused_columns(tmp_path: Path) -> None:
     assert _load(path, stratify_by="label").warnings == (
         f"{path}: nothing uses the columns {names} and 2 more; name them in the template if they matter",
     )
+
+
+def test_bad_rows_are_skipped_where_the_config_says_so(tmp_path: Path) -> None:
+    """on_bad_row=skip leaves out what cannot be used, with a count and the places, whatever is wrong with a row."""
+    path = tmp_path / "a.jsonl"
+    good = '{"text_input": "1", "output": "2"}\n'
+    path.write_text(good + "{\n" + '{"text_input": "", "output": "2"}\n' + "[]\n" + '{"output": "2"}\n' + good)
+    assert len(_problems(str(path))) == 4
+    loaded = _load(str(path), on_bad_row="skip")
+    assert len(loaded.training.examples) == 2
+    count, *lines = loaded.warnings[:5]
+    assert count == f"{path}: 4 rows are skipped (dataset.on_bad_row=skip)"
+    assert {line.removeprefix(f"{path}:")[0] for line in lines} == {"2", "3", "4", "5"}
+
+
+def test_problems_of_the_file_are_not_skipped(tmp_path: Path) -> None:
+    """on_bad_row=skip still refuses a file without a column that is needed, and one without any good row."""
+    no_column = _write(tmp_path / "a.jsonl", [{"text_input": "1"}])
+    assert _problems(no_column, on_bad_row="skip")[0].startswith(f"{no_column}: no row has the column 'output'")
+    all_bad = _write(tmp_path / "b.jsonl", [{"text_input": "", "output": "2"}])
+    assert _problems(all_bad, on_bad_row="skip")[0].startswith(f"{all_bad}:1: text_input is blank")

@@ -258,7 +258,7 @@ def test_parquet_counts_rows(tmp_path: Path) -> None:
     """A row of Parquet knows its number, and says that it is one."""
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"a": ["x", None]}), path)
-    assert read_rows(path) == [
+    assert list(read_rows(path)) == [
         SourceRow(str(path), 1, {"a": "x"}, "row"),
         SourceRow(str(path), 2, {"a": None}, "row"),
     ]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from tunerun.dataset.chat import CHAT_COLUMNS, with_chat_columns
 from tunerun.dataset.checks import GUIDE, RenderedRow
-from tunerun.dataset.rows import MOST_OF_A_KIND, Findings, SourceRow, listed
+from tunerun.dataset.conversations import conversation_columns
+from tunerun.dataset.rows import MOST_OF_A_KIND, Findings, Rows, listed
 from tunerun.job import Example
 
 FEWEST_EXAMPLES = 20
@@ -86,20 +86,14 @@ def leaks(training: Sequence[RenderedRow], held_out: Mapping[str, Sequence[Rende
     return findings.lines
 
 
-def advice_on_columns(rows: Sequence[SourceRow], used: Collection[str]) -> Iterator[str]:
+def advice_on_columns(rows: Rows, used: Collection[str]) -> Iterator[str]:
     """Yield one warning about the columns that nothing uses.
 
     Args:
         rows: of one file, as they were read, all of them good.
         used: columns that the template or the split needs.
     """
-    unused: dict[str, None] = {}
-    for row in rows:
-        used_of_row = _used_of(row, used)
-        unused.update((column, None) for column in row.columns if column not in used_of_row)
+    used = {*used, *conversation_columns(rows, used)}
+    unused = [column for column in rows.columns if column not in used]
     if unused:
-        yield f"{rows[0].file}: nothing uses the columns {listed(unused)}; name them in the template if they matter"
-
-
-def _used_of(row: SourceRow, used: Collection[str]) -> Collection[str]:
-    return used if with_chat_columns(row, used) is row else CHAT_COLUMNS.union(used)
+        yield f"{rows.file}: nothing uses the columns {listed(unused)}; name them in the template if they matter"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunerun.dataset.chat import with_chat_columns
-from tunerun.dataset.rows import Findings, SourceRow, nearest
-from tunerun.errors import DatasetError, TemplateError
+from tunerun.dataset.conversations import with_conversations
+from tunerun.dataset.rows import Findings, Rows, SourceRow, nearest
+from tunerun.errors import TemplateError
 from tunerun.job import Example
 from tunerun.template import PromptTemplate
 
@@ -33,9 +33,7 @@ class RenderedRow:
     example: Example
 
 
-def render_rows(
-    rows: Sequence[SourceRow], template: PromptTemplate, limits: CharacterLimits, findings: Findings
-) -> list[RenderedRow]:
+def render_rows(rows: Rows, template: PromptTemplate, limits: CharacterLimits, findings: Findings) -> list[RenderedRow]:
     """Return the rows that make an example; why the others do not is added to `findings`.
 
     Args:
@@ -47,20 +45,13 @@ def render_rows(
     part_of = dict.fromkeys(template.columns, "template.output") | dict.fromkeys(
         template.input_columns, "template.text_input"
     )
-    rows = [mapped for row in rows for mapped in _mapped(row, template.columns, findings)]
+    rows = with_conversations(rows, template.columns, findings)
     for column in sorted(part_of):
         require(rows, column, part_of[column], findings)
     complete = [row for row in rows if part_of.keys() <= row.columns.keys()]
     usable = [row for row in complete if not _bad_cells(row, part_of, findings)]
     rendered = [each for row in usable for each in _rendered(row, template, findings)]
     return [each for each in rendered if not _bad_texts(each, limits, findings)]
-
-
-def _mapped(row: SourceRow, wanted: Collection[str], findings: Findings) -> Iterator[SourceRow]:
-    try:
-        yield with_chat_columns(row, wanted)
-    except DatasetError as error:
-        findings.add("chat", str(error))
 
 
 def require(rows: Sequence[SourceRow], column: str, named_by: str, findings: Findings) -> None:
@@ -77,7 +68,7 @@ def require(rows: Sequence[SourceRow], column: str, named_by: str, findings: Fin
         findings.add("column", f"{rows[0].file}: no row has the column {_wanted(column, named_by, rows[0])}")
         return
     for row in lacking:
-        findings.add("column", f"{row.place}: the row has no column {_wanted(column, named_by, row)}")
+        findings.add_row("column", row.place, f"the row has no column {_wanted(column, named_by, row)}")
 
 
 def _wanted(column: str, named_by: str, row: SourceRow) -> str:
@@ -91,7 +82,7 @@ def _bad_cells(row: SourceRow, part_of: dict[str, str], findings: Findings) -> b
         what = _complaint_about_cell(row.columns[column])
         if what:
             bad = True
-            findings.add(what, f"{row.place}: the cell of {column!r} {what}, and {part} uses it; fill it in as text")
+            findings.add_row(what, row.place, f"the cell of {column!r} {what}, and {part} uses it; fill it in as text")
     return bad
 
 
@@ -105,7 +96,7 @@ def _rendered(row: SourceRow, template: PromptTemplate, findings: Findings) -> I
     try:
         yield RenderedRow(row, template.render(row.columns))
     except TemplateError as error:
-        findings.add("template", f"{row.place}: {error}; correct the template, or this row")
+        findings.add_row("template", row.place, f"{error}; correct the template, or this row")
 
 
 def _bad_texts(rendered: RenderedRow, limits: CharacterLimits, findings: Findings) -> bool:
@@ -118,7 +109,7 @@ def _bad_texts(rendered: RenderedRow, limits: CharacterLimits, findings: Finding
         (kind, f"{name} {what}") for name, text, limit in parts for kind, what in _complaints_about_text(text, limit)
     ]
     for kind, complaint in complaints:
-        findings.add(kind, f"{rendered.row.place}: {complaint}")
+        findings.add_row(kind, rendered.row.place, complaint)
     return bool(complaints)
 
 

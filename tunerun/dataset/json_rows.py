@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from tunerun.dataset.formats import only_list
-from tunerun.dataset.rows import Findings, SourceRow
+from tunerun.dataset.rows import Findings, RowBuilder, Rows, place_of
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
-def json_rows(file: str, text: str, findings: Findings) -> list[SourceRow]:
+def json_rows(file: str, text: str, findings: Findings) -> Rows:
     """Read a list of objects, or an object that holds one list of them; a row's line is where its object starts."""
     parser = _RowParser(file, findings)
     try:
@@ -21,24 +20,24 @@ def json_rows(file: str, text: str, findings: Findings) -> list[SourceRow]:
     except (ValueError, RecursionError) as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
         findings.add("json", f"{file}:{line}: {_complaint(error)}")
-        return []
+        return parser.rows()
     start = _start_of_list(whole, text)
     if start is None:
         what = "holds an object without exactly one list of rows"
         findings.add("json", f"{file}:1: {what}; put the rows into one list: [{{...}}, {{...}}]")
-        return []
-    return list(parser.rows_of_list(text, start))
+        return parser.rows()
+    parser.read_list(text, start)
+    return parser.rows()
 
 
-def jsonl_rows(file: str, text: str, findings: Findings) -> list[SourceRow]:
+def jsonl_rows(file: str, text: str, findings: Findings) -> Rows:
     """Read one object a line; blank lines are skipped."""
     parser = _RowParser(file, findings)
-    rows: list[SourceRow] = []
     # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip(" \t\r"):
-            rows += parser.rows_of_line(line, number)
-    return rows
+            parser.read_line(line, number)
+    return parser.rows()
 
 
 class _RowParser:
@@ -47,6 +46,7 @@ class _RowParser:
     def __init__(self, file: str, findings: Findings) -> None:
         self._file = file
         self._findings = findings
+        self._built = RowBuilder(file)
         self._repeated: list[str] = []
         self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
 
@@ -57,15 +57,18 @@ class _RowParser:
             self._repeated += [name for name in value if names.count(name) > 1]
         return value
 
-    def rows_of_line(self, line: str, number: int) -> Iterator[SourceRow]:
+    def rows(self) -> Rows:
+        return self._built.rows()
+
+    def read_line(self, line: str, number: int) -> None:
         try:
             value = self._decoder.decode(line)
         except (ValueError, RecursionError) as error:
-            self._findings.add("json", f"{self._file}:{number}: {_complaint(error)}")
+            self._findings.add_row("json", place_of(self._file, number), _complaint(error))
             return
-        yield from self._row(value, number)
+        self._row(value, number)
 
-    def rows_of_list(self, text: str, start: int) -> Iterator[SourceRow]:
+    def read_list(self, text: str, start: int) -> None:
         """Walk the list whose bracket stands at `start`; the text is known to be valid."""
         line, counted = 1, 0
         position = _after_space(text, start + 1)
@@ -73,19 +76,18 @@ class _RowParser:
             line += text.count("\n", counted, position)
             counted = position
             value, end = self._decoder.raw_decode(text, position)
-            yield from self._row(value, line)
+            self._row(value, line)
             position = _after_space(text, _after_space(text, end, ","))
 
-    def _row(self, value: Any, line: int) -> Iterator[SourceRow]:
-        place = f"{self._file}:{line}"
+    def _row(self, value: Any, line: int) -> None:
         if not isinstance(value, dict):
             what = f"the row is {_kind(value)}, not an object"
-            self._findings.add("object", f"{place}: {what}; write it as {{column: cell, ...}}")
+            self._findings.add_row("object", place_of(self._file, line), f"{what}; write it as {{column: cell, ...}}")
         elif self._repeated:
             what = f"the key {self._repeated[0]!r} stands twice in one object"
-            self._findings.add("repeated key", f"{place}: {what}; keep one of them")
+            self._findings.add_row("repeated key", place_of(self._file, line), f"{what}; keep one of them")
         else:
-            yield SourceRow(self._file, line, value)
+            self._built.add(line, value)
         self._repeated.clear()
 
 

@@ -10,7 +10,7 @@ from tunerun.dataset.advice import MOST_PLACES, advice_on_columns, advice_on_siz
 from tunerun.dataset.checks import CharacterLimits, RenderedRow, render_rows, require
 from tunerun.dataset.inspection import Finding, TokenLimit, inspect
 from tunerun.dataset.reading import collect_rows
-from tunerun.dataset.rows import Findings, SourceRow
+from tunerun.dataset.rows import Findings, Rows
 from tunerun.dataset.split import choose, split_rows
 from tunerun.digest import digest
 from tunerun.errors import DatasetError
@@ -83,8 +83,8 @@ def load_examples(
         DatasetError: every problem of every file, one line each.
     """
     reader = _Reader(dataset, template, CharacterLimits(max_input_characters, max_output_characters))
-    rows = reader.rows(dataset.path)
-    rendered = reader.rendered(rows, dataset.stratify_by)
+    rows, findings_of_file = reader.rows(dataset.path)
+    rendered = reader.rendered(rows, findings_of_file, dataset.stratify_by)
     validation = reader.held_out(dataset.validation.path)
     test = reader.held_out(dataset.test.path)
     parts = reader.split(rendered, _Parts([], validation, test), seed)
@@ -116,22 +116,28 @@ class _Reader:
         self._template = template
         self._limits = limits
 
-    def rows(self, path: str) -> list[SourceRow]:
+    def rows(self, path: str) -> tuple[Rows, Findings]:
         findings = Findings()
-        rows = collect_rows(Path(path), self._dataset.format, findings)
-        self.problems += findings.lines
-        return rows
+        return collect_rows(Path(path), self._dataset.format, findings), findings
 
-    def rendered(self, rows: Sequence[SourceRow], stratify_by: str | None = None) -> list[RenderedRow]:
-        findings = Findings()
+    def rendered(self, rows: Rows, findings: Findings, stratify_by: str | None = None) -> list[RenderedRow]:
         if stratify_by is not None:
             require(rows, stratify_by, "dataset.stratify_by", findings)
         rendered = render_rows(rows, self._template, self._limits, findings)
-        self.problems += findings.lines
+        self._settle(rows.file, rendered, findings)
         return rendered
 
+    def _settle(self, file: str, rendered: Sequence[RenderedRow], findings: Findings) -> None:
+        """Report what was found; bad rows, which are left out already, are errors unless the config says skip."""
+        if self._dataset.on_bad_row == "skip" and (rendered or findings.file_lines):
+            self.problems += findings.file_lines
+            self.warnings += findings.skipped(file)
+        else:
+            self.problems += findings.lines
+        self.warnings += findings.warnings
+
     def held_out(self, path: str | None) -> list[RenderedRow] | None:
-        return None if path is None else self.rendered(self.rows(path))
+        return None if path is None else self.rendered(*self.rows(path))
 
     def split(self, rendered: list[RenderedRow], files: _Parts, seed: int) -> _Parts:
         """Split the fractions off, once all rows are known to be good; then apply the limit."""
@@ -173,7 +179,7 @@ def _classes(rendered: Sequence[RenderedRow], stratify_by: str | None) -> list[H
     return [None if stratify_by is None else repr(each.row.columns[stratify_by]) for each in rendered]
 
 
-def _unused_columns(rows: Sequence[SourceRow], dataset: Dataset, template: PromptTemplate) -> Iterator[str]:
+def _unused_columns(rows: Rows, dataset: Dataset, template: PromptTemplate) -> Iterator[str]:
     stratify_by = () if dataset.stratify_by is None else (dataset.stratify_by,)
     return advice_on_columns(rows, {*template.columns, *stratify_by})
 

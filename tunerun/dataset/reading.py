@@ -7,12 +7,12 @@ from pathlib import Path
 
 from tunerun.dataset.formats import NAMES, find_format
 from tunerun.dataset.json_rows import json_rows, jsonl_rows
-from tunerun.dataset.rows import Findings, SourceRow
+from tunerun.dataset.rows import Findings, Rows
 from tunerun.dataset.table_rows import delimited_rows, parquet_rows
 from tunerun.errors import DatasetError
 
 
-def read_rows(path: Path, format: str = "auto") -> list[SourceRow]:  # noqa: A002 - the config's own word
+def read_rows(path: Path, format: str = "auto") -> Rows:  # noqa: A002 - the config's own word
     """Read the rows of a file in their order.
 
     Args:
@@ -29,7 +29,7 @@ def read_rows(path: Path, format: str = "auto") -> list[SourceRow]:  # noqa: A00
     return rows
 
 
-def read_content(name: str, content: bytes) -> list[SourceRow]:
+def read_content(name: str, content: bytes) -> Rows:
     """Read the rows of a file that somebody has sent, as `read_rows` does.
 
     Args:
@@ -45,34 +45,34 @@ def read_content(name: str, content: bytes) -> list[SourceRow]:
     return rows
 
 
-def collect_rows(path: Path, format_name: str, findings: Findings) -> list[SourceRow]:
+def collect_rows(path: Path, format_name: str, findings: Findings) -> Rows:
     """Read the rows that can be read, as `read_rows`; problems are added to `findings`."""
     if format_name not in ("auto", *NAMES):
         findings.add("format", f"the format {format_name!r} is unknown; use auto, {', '.join(NAMES)}")
-        return []
+        return Rows(str(path), (), {})
     content = _content(path, findings)
-    return [] if content is None else _rows(path, content, format_name, findings)
+    return Rows(str(path), (), {}) if content is None else _rows(path, content, format_name, findings)
 
 
-def _rows(path: Path, content: bytes, format_name: str, findings: Findings) -> list[SourceRow]:
+def _rows(path: Path, content: bytes, format_name: str, findings: Findings) -> Rows:
     if not content.removeprefix(b"\xef\xbb\xbf").strip():
         findings.add("path", f"{path}: is empty; add examples")
-        return []
+        return Rows(str(path), (), {})
     found = find_format(path, content, format_name, findings)
     before = len(findings)
-    rows = _parsed(path, content, found, findings) if found else []
+    rows = _parsed(path, content, found, findings) if found else Rows(str(path), (), {})
     if found and not rows and len(findings) == before:
         findings.add("rows", f"{path}: holds no rows; add examples")
     return rows
 
 
-def _parsed(path: Path, content: bytes, format_name: str, findings: Findings) -> list[SourceRow]:
+def _parsed(path: Path, content: bytes, format_name: str, findings: Findings) -> Rows:
     file = str(path)
     if format_name == "parquet":
         return parquet_rows(file, content, findings)
     text = _text(file, content, findings)
     if text is None:
-        return []
+        return Rows(str(path), (), {})
     if format_name == "json":
         return json_rows(file, text, findings)
     if format_name == "jsonl":

@@ -1,17 +1,30 @@
-"""What stands in a file of examples: rows, and what was found wrong with them."""
+"""The rows of a file, kept by column, and what was found wrong with them."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Mapping
+from array import array
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from enum import Enum
+from typing import Any, Final, Literal, overload
 
 MOST_OF_A_KIND = 5
-"""Findings of one kind that are told one by one; the rest is counted. Ours: a screen holds several kinds."""
+"""Findings of one kind that are listed one by one; the rest is counted. Ours: a screen holds several kinds."""
 
 MOST_NAMES = 10
 """Column names that one line lists; the rest is counted."""
+
+
+class _Absent(Enum):
+    ABSENT = "absent"
+
+    def __repr__(self) -> str:
+        return "ABSENT"
+
+
+ABSENT: Final = _Absent.ABSENT
+"""Stands in a column where a row does not have it (JSON rows may differ in their keys); null is None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,38 +46,183 @@ class SourceRow:
     @property
     def place(self) -> str:
         """The row's place as errors name it: `train.csv:12`, or `train.parquet: row 12`."""
-        return f"{self.file}:{self.line}" if self.counted_in == "line" else f"{self.file}: row {self.line}"
+        return place_of(self.file, self.line, self.counted_in)
+
+
+def place_of(file: str, line: int, counted_in: Literal["line", "row"] = "line") -> str:
+    """Return a row's place as errors name it."""
+    return f"{file}:{line}" if counted_in == "line" else f"{file}: row {line}"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Rows(Sequence[SourceRow]):
+    """The rows of a file in their order.
+
+    Kept by column: a list per column needs a third of the memory of a dict per row, and a template or a check can walk
+    one column. As a sequence it gives single rows, which are made when asked for.
+
+    Attributes:
+        file: the path as it was given.
+        lines: where each row starts; see `SourceRow.line`.
+        columns: name -> the cells of all rows, `ABSENT` where a row does not have the column; in the order in which
+            the columns first appear. A cell is a str, None, a bool, an int, a float (`WrittenNumber` where the file
+            writes it differently from Python), a list or a dict of these, or what Parquet has besides (dates, bytes).
+        counted_in: what `lines` counts.
+        has_header: whether the names of the columns were read from the file's first line.
+    """
+
+    file: str
+    lines: Sequence[int]
+    columns: Mapping[str, Sequence[Any]]
+    counted_in: Literal["line", "row"] = "line"
+    has_header: bool = False
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    @overload
+    def __getitem__(self, index: int) -> SourceRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> Rows: ...
+    def __getitem__(self, index: int | slice) -> SourceRow | Rows:
+        if isinstance(index, slice):
+            return self.take(range(*index.indices(len(self))))
+        return SourceRow(self.file, self.lines[index], self.cells(index), self.counted_in)
+
+    def __iter__(self) -> Iterator[SourceRow]:
+        return map(self.__getitem__, range(len(self)))
+
+    def cells(self, index: int) -> dict[str, Any]:
+        """Return the columns that a row has."""
+        return {name: cell for name, cells in self.columns.items() if (cell := cells[index]) is not ABSENT}
+
+    def place(self, index: int) -> str:
+        """Return a row's place as errors name it."""
+        return place_of(self.file, self.lines[index], self.counted_in)
+
+    def take(self, positions: Sequence[int]) -> Rows:
+        """Return the rows at these positions, in this order."""
+        columns = {name: [cells[position] for position in positions] for name, cells in self.columns.items()}
+        lines = array("q", (self.lines[position] for position in positions))
+        return Rows(self.file, lines, columns, self.counted_in, self.has_header)
+
+    def with_columns(self, columns: Mapping[str, Sequence[Any]]) -> Rows:
+        """Return the same rows with more columns, or with others in place of those of the same name."""
+        return Rows(self.file, self.lines, {**self.columns, **columns}, self.counted_in, self.has_header)
+
+
+class RowBuilder:
+    """Collects rows that arrive one by one and may differ in their columns."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self._lines = array("q")
+        self._columns: dict[str, list[Any]] = {}
+
+    def add(self, line: int, cells: Mapping[str, Any]) -> None:
+        """Add a row that starts on `line`."""
+        count = len(self._lines)
+        self._lines.append(line)
+        columns = self._columns
+        for name, cell in cells.items():
+            if name in columns:
+                columns[name].append(cell)
+            else:
+                columns[name] = [*[ABSENT] * count, cell]
+        if len(cells) < len(columns):
+            for column in columns.values():
+                if len(column) == count:
+                    column.append(ABSENT)
+
+    def rows(self) -> Rows:
+        """Return what was collected."""
+        return Rows(self._file, self._lines, self._columns)
 
 
 class Findings:
     """Collects lines by kind, so that ten thousand bad rows do not print ten thousand lines.
+
+    A problem of the file stops everything; one of a row (`add_row`) is an error or costs that row alone, as
+    `dataset.on_bad_row` says; a warning stops nothing.
 
     Args:
         most: lines of a kind that are kept.
     """
 
     def __init__(self, most: int = MOST_OF_A_KIND) -> None:
+        self._problems = _ByKind(most)
+        self._of_file = _ByKind(most)
+        self._of_rows = _ByKind(most)
+        self._warnings = _ByKind(most)
+        self._bad_rows: set[str] = set()
+
+    def add(self, kind: str, line: str) -> None:
+        """Add a problem of the file; of one kind the first few are kept, the others counted."""
+        self._problems.add(kind, line)
+        self._of_file.add(kind, line)
+
+    def add_row(self, kind: str, place: str, what: str) -> None:
+        """Add a problem of the row at `place`; the caller leaves the row out."""
+        line = f"{place}: {what}"
+        self._problems.add(kind, line)
+        self._of_rows.add(kind, line)
+        self._bad_rows.add(place)
+
+    def warn(self, kind: str, line: str) -> None:
+        """Add something worth knowing."""
+        self._warnings.add(kind, line)
+
+    def __len__(self) -> int:
+        return len(self._problems)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Every kind of problem, in the order of its first line."""
+        return self._problems.lines
+
+    @property
+    def file_lines(self) -> tuple[str, ...]:
+        """The problems that are not of single rows."""
+        return self._of_file.lines
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is worth knowing."""
+        return self._warnings.lines
+
+    def skipped(self, file: str) -> tuple[str, ...]:
+        """Return the lines that say which rows were left out, and how many; none if all rows are good."""
+        count = len(self._bad_rows)
+        if not count:
+            return ()
+        rows = "1 row is" if count == 1 else f"{count:,} rows are"
+        return (f"{file}: {rows} skipped (dataset.on_bad_row=skip)", *self._of_rows.lines)
+
+
+class _ByKind:
+    """The first few lines of each kind, and how many more there were."""
+
+    def __init__(self, most: int) -> None:
         self._most = most
-        self._told: dict[str, list[str]] = {}
+        self._kept: dict[str, list[str]] = {}
         self._counts: dict[str, int] = {}
 
     def add(self, kind: str, line: str) -> None:
-        """Add a line; of one kind the first few are kept, the others counted."""
         self._counts[kind] = self._counts.get(kind, 0) + 1
-        told = self._told.setdefault(kind, [])
-        if len(told) < self._most:
-            told.append(line)
+        kept = self._kept.setdefault(kind, [])
+        if len(kept) < self._most:
+            kept.append(line)
 
     def __len__(self) -> int:
         return sum(self._counts.values())
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """Every kind in the order of its first line; each ends in "and n more like this" where lines were left out."""
-        return tuple(line for kind in self._told for line in self._of(kind))
+        """Each kind's lines; the last ends in "and n more like this" where lines were left out."""
+        return tuple(line for kind in self._kept for line in self._of(kind))
 
     def _of(self, kind: str) -> list[str]:
-        *first, last = self._told[kind]
+        *first, last = self._kept[kind]
         more = self._counts[kind] - len(first) - 1
         return [*first, f"{last} (and {more:,} more like this)" if more else last]
 

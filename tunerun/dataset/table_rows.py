@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import csv
 import io
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from tunerun.dataset.rows import Findings, SourceRow, listed
+from tunerun.dataset.rows import Findings, Rows, listed, place_of
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
-def delimited_rows(file: str, text: str, format_name: str, findings: Findings) -> list[SourceRow]:
+def delimited_rows(file: str, text: str, format_name: str, findings: Findings) -> Rows:
     """Read CSV or TSV with RFC 4180's quoting; the first line names the columns, blank lines are skipped."""
     records = _records(file, text, DELIMITERS[format_name], findings)
     header_line, header = next(records, (1, []))
     if _repeated(f"{file}:{header_line}", header, findings):
-        return []
-    rows = []
+        return Rows(file, (), {})
+    lines, columns = array("q"), [list[str]() for _ in header]
     for line, cells in records:
         if len(cells) == len(header):
-            rows.append(SourceRow(file, line, dict(zip(header, cells, strict=True))))
+            lines.append(line)
+            for column, cell in zip(columns, cells, strict=True):
+                column.append(cell)
         else:
             what = f"has {_cells(len(cells))}, the header has {len(header)}"
-            findings.add("ragged", f"{file}:{line}: {what}; quote cells that hold a separator or a newline")
-    return rows
+            remedy = "quote cells that hold a separator or a newline"
+            findings.add_row("ragged", place_of(file, line), f"{what}; {remedy}")
+    return Rows(file, lines, dict(zip(header, columns, strict=True)), has_header=True)
 
 
 def _records(file: str, text: str, delimiter: str, findings: Findings) -> Iterator[tuple[int, list[str]]]:
@@ -64,7 +68,7 @@ def _repeated(place: str, names: Sequence[str], findings: Findings) -> bool:
     return bool(repeated)
 
 
-def parquet_rows(file: str, content: bytes, findings: Findings) -> list[SourceRow]:
+def parquet_rows(file: str, content: bytes, findings: Findings) -> Rows:
     """Read a Parquet file; a row's `line` is its number."""
     import pyarrow  # here: it takes longer to import than all the rest of this package
     import pyarrow.parquet
@@ -73,7 +77,8 @@ def parquet_rows(file: str, content: bytes, findings: Findings) -> list[SourceRo
         table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content)).read()
     except (pyarrow.ArrowException, OSError):
         findings.add("parquet", f"{file}: is damaged or cut off; no Parquet could be read from it; write it again")
-        return []
+        return Rows(file, (), {})
     if _repeated(file, table.column_names, findings):
-        return []
-    return [SourceRow(file, number, cells, "row") for number, cells in enumerate(table.to_pylist(), start=1)]
+        return Rows(file, (), {})
+    columns = {name: table.column(name).to_pylist() for name in table.column_names}
+    return Rows(file, range(1, table.num_rows + 1), columns, "row")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunerun.dataset import SourceRow, read_content, with_chat_columns
+from tunerun.dataset import Findings, Rows, SourceRow, read_content, with_conversations
 from tunerun.dataset.formats import PARQUET_MAGIC
 from tunerun.errors import DatasetError
 from tunerun.service import wire
@@ -33,7 +33,7 @@ class Table:
     """
 
     name: str
-    rows: Sequence[SourceRow]
+    rows: Rows
     columns: Sequence[str]
 
     def head(self) -> list[list[str]]:
@@ -76,7 +76,7 @@ def read_table(name: str, content: bytes) -> Table:
     broken = [row.place for row in rows if not _is_unicode(row)]
     if broken:
         raise DatasetError(f"{broken[0]}: holds half a character (a lone surrogate); write the whole one")
-    columns = tuple(dict.fromkeys(column for row in rows for column in row.columns))
+    columns = tuple(rows.columns)
     if len(columns) < 2:
         raise DatasetError(f"{name}: has one column, {columns[0]!r}; an input and an output are needed")
     return Table(name, rows, columns)
@@ -90,18 +90,12 @@ def cell_text(row: SourceRow, column: str) -> str:
     return "" if value is None else str(value)
 
 
-def _with_examples(rows: Sequence[SourceRow]) -> list[SourceRow]:
+def _with_examples(rows: Rows) -> Rows:
     """Rows with the columns that their conversations give, where they are conversations."""
-    found: list[SourceRow] = []
-    problems: list[str] = []
-    for row in rows:
-        try:
-            found.append(with_chat_columns(row, _WANTED))
-        except DatasetError as error:
-            problems += error.problems
-    if problems:
-        more = len(problems) - 20
-        raise DatasetError([*problems[:20], *([f"and {more:,} more like this"] if more > 0 else [])])
+    findings = Findings(most=20)
+    found = with_conversations(rows, _WANTED, findings)
+    if findings:
+        raise DatasetError(findings.lines)
     return found
 
 
