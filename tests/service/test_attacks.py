@@ -305,7 +305,7 @@ def test_somebody_with_another_owners_source_is_refused(client: Client, running:
     with Client(running.address, key.secret) as other:
         asked = body(ROWS[:1]) | {"tunedModelSource": {"tunedModel": "tunedModels/private"}}
         del asked["baseModel"]
-        other.refused(403, "POST", "/tunedModels", asked)
+        other.refused(404, "POST", "/tunedModels", asked)
     running.service.keys.revoke(key.id)
     client.good("DELETE", "/tunedModels/private")
 

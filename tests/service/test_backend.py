@@ -13,7 +13,7 @@ import tunerun
 from tests.engine.tiny_model import EXAMPLES, HELD_OUT, request_of
 from tests.service.client import Client
 from tunerun.backends.gemini import GeminiBackend
-from tunerun.errors import AccessError
+from tunerun.errors import AccessError, StatusError
 from tunerun.job import TuningRequest
 from tunerun.ledger import Ledger
 from tunerun.runner import SweepResult
@@ -120,12 +120,27 @@ def test_an_experiment_gives_the_same_here_and_at_a_service(
             client.good("DELETE", f"/{model['name']}")
 
 
+def test_an_id_of_somebody_else_is_refused(
+    running: RunningService, monkeypatch: pytest.MonkeyPatch, client: Client
+) -> None:
+    """A create with the id of a tuned model that the caller may not see says that the id is taken."""
+    request = request_of(MODEL, key="8")
+    with ServedPlace(running).open() as backend:
+        monkeypatch.setenv("GEMINI_API_KEY", running.key.secret)
+        backend.submit(request)
+        key = running.service.keys.add("other@localhost", running.key.scopes)
+        monkeypatch.setenv("GEMINI_API_KEY", key.secret)
+        with pytest.raises(StatusError, match=r"409 ALREADY_EXISTS: .* exists already; choose another tunedModelId"):
+            backend.submit(request)
+        running.service.keys.revoke(key.id)
+    client.good("DELETE", f"/tunedModels/{request.tuned_model_id}")
+
+
 @pytest.mark.parametrize(
     ("owner", "scopes", "words"),
     [
         (None, (), "backend.api_key_env"),
         ("other@localhost", (), "backend.oauth"),
-        ("other@localhost", ("https://www.googleapis.com/auth/cloud-platform",), "permission"),
     ],
 )
 def test_a_refusal_says_what_is_missing(
@@ -136,7 +151,7 @@ def test_a_refusal_says_what_is_missing(
     scopes: tuple[str, ...],
     words: str,
 ) -> None:
-    """A wrong key, a key without the scope, and no permission are told apart, each with what to do."""
+    """A wrong key and a key without the scope are different refusals, each with what to do."""
     request = request_of(MODEL, key="9")
     with ServedPlace(running).open() as backend:
         monkeypatch.setenv("GEMINI_API_KEY", running.key.secret)

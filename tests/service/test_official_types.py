@@ -107,7 +107,7 @@ def test_errors_are_google_rpc_status(client: Client) -> None:
     for status, method, path, asked in (
         (400, "POST", "/tunedModels", body(epochCount=-1)),
         (404, "GET", "/tunedModels/none", None),
-        (400, "POST", "/tunedModels", {"colour": 1}),
+        (400, "POST", "/tunedModels", {"description": 1}),
     ):
         error = client.refused(status, method, path, asked)
         for detail in error.get("details", []):

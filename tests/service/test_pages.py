@@ -317,6 +317,9 @@ def test_bad_cells_are_named_by_their_line(visitor: Visitor) -> None:
     text = text_of(refused)
     assert "rows.csv:3: 'text_input' is blank; every example needs an input and an output" in text
     assert "rows.csv:4: 'output' has 5,001 characters, the limit is 5,000" in text
+    long = text_of(visitor.start(table([["1", "2"], ["9" * 200, "3"]])))
+    assert "rows.csv:3: the row has" in long
+    assert "tokens with the chat format, more than the 128 that models/tiny reads" in long
     many = text_of(visitor.start(table([["1", " "]] * 30)))
     assert "rows.csv:21: 'output' is blank" in many
     assert "rows.csv:22:" not in many

@@ -5,7 +5,7 @@ What that client cannot do here, or at Google, and why:
 - `list_operations()` and `delete_operation()`: over REST it has no binding for them (ValueError, NotImplementedError);
   they are asked for by `get_operation()`, and a tuned model is deleted instead.
 - `permissions.create` sends what it is given and reads what it is answered; groups are refused by this service.
-- `learning_rate_multiplier` is no argument of its `create_tuned_model`.
+- `learning_rate_multiplier` is not an argument of its `create_tuned_model`, nor a field that it can read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.engine.tiny_model import EXAMPLES
-from tests.service.client import Client
+from tests.service.client import Client, body
 from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 
@@ -52,7 +52,9 @@ def finished(operation: Any) -> Any:
 
 def test_a_notebook_written_for_google_runs(genai: Any) -> None:
     """Find a base model, tune it, watch, look at the curve, ask: as the guide does."""
-    (base,) = [m.name for m in genai.list_models() if "createTunedModel" in m.supported_generation_methods]
+    (offered,) = [m for m in genai.list_models() if "createTunedModel" in m.supported_generation_methods]
+    assert (offered.temperature, offered.max_temperature, offered.top_p, offered.top_k) == (0.0, 2.0, 1.0, 0)
+    base = offered.name
     operation = genai.create_tuned_model(
         source_model=base,
         training_data=ROWS,
@@ -131,6 +133,18 @@ def test_tuned_models_are_listed_changed_and_built_on(genai: Any, client: Client
     assert genai.get_operation(client.operation("first")["name"]).done()
     genai.delete_tuned_model("tunedModels/second")
     assert [model.name for model in genai.list_tuned_models()] == ["tunedModels/first"]
+
+
+def test_a_model_tuned_with_a_multiplier_is_read(genai: Any, client: Client) -> None:
+    """Its rate is the effective one, when it is got, listed and in its operation."""
+    asked = body(learningRate=None, learningRateMultiplier=2.0, epochCount=1)
+    client.good("POST", "/tunedModels", asked, tunedModelId="multiplied")
+    client.finished("multiplied")
+    (listed,) = genai.list_tuned_models()
+    operation = genai.get_operation(client.operation("multiplied")["name"])
+    for model in (listed, genai.get_tuned_model("tunedModels/multiplied"), operation.result()):
+        assert model.tuning_task.hyperparameters.learning_rate == pytest.approx(0.002)
+        assert (model.temperature, model.top_p, model.top_k) == (0.0, 1.0, 0)
 
 
 def test_a_job_is_cancelled(genai: Any) -> None:

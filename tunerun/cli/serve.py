@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ keys = typer.Typer(help="The keys that the service accepts.", no_args_is_help=Tr
 app.add_typer(keys, name="keys")
 
 STATE = "runs/service"
+_WIRE_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client", "multipart")
 
 State = Annotated[Path, typer.Option("--state", help="Folder of the service's keys, queue and tuned models.")]
@@ -32,7 +34,10 @@ def serve(
     workers: Annotated[int, typer.Option(min=1, help="Tuning jobs at once; each has its base model in memory.")] = 1,
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME[=SOURCE]", help="Base model: a choice of conf/model, a folder, a file, a hub name."),
+        typer.Option(
+            metavar="NAME[=SOURCE]",
+            help="Base model: a choice of conf/model, a folder, a file, a hub name; NAME=SOURCE serves it as NAME.",
+        ),
     ] = None,
     state: State = Path(STATE),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
@@ -55,7 +60,7 @@ def serve(
     from tunerun.service.server import serve as serve_forever
     from tunerun.service.state import own_folder
 
-    models = [_model(name, config_dir) for name in model or ["smollm2-135m"]]
+    models = [model_of(name, config_dir) for name in model or ["smollm2-135m"]]
     settings = Settings(
         state.absolute(), models, cache or cache_folder(None), workers=workers, device=device, threads=threads
     )
@@ -74,17 +79,29 @@ def serve(
         serve_forever(service, listener, say)
 
 
-def _model(given: str, config_dir: str | None) -> Model:
-    """A base model: by the name of a choice in conf/model, else NAME=SOURCE, else a source, named by its last part."""
+def model_of(given: str, config_dir: str | None) -> Model:
+    """A base model as NAME[=SOURCE]; each of the two may be a choice of conf/model.
+
+    NAME=SOURCE serves the source under that name, also where it is a choice's, so that what was written for another
+    place's model runs here; a source alone is named by its last part.
+    """
     from tunerun.compose import choices, load
 
+    shipped = choices("model", config_dir)
     name, _, source = given.partition("=")
-    if name in choices("model", config_dir):
-        chosen = [f"model={name}"]
-    else:
-        source = source or name
-        chosen = ["model=huggingface", f"model.source='{source}'", f"model.name='{Path(name).name}'"]
-    return load(["name=serve", "dataset.path=none", *chosen], config_dir).model
+    source = source or name
+    chosen = [f"model={source}"] if source in shipped else ["model=huggingface", "model.name=none"]
+    model = load(["name=serve", "dataset.path=none", *chosen], config_dir).model
+    if source not in shipped:
+        model = model.model_copy(update={"source": source})
+    if source not in shipped or name != source:
+        model = model.model_copy(update={"name": Path(name).name})
+    if not _WIRE_NAME.fullmatch(model.name):
+        raise ConfigError(
+            f"--model {given}: models/{model.name} cannot be a name on the wire; use letters, digits, dots, dashes "
+            "and underscores, as --model my-model=SOURCE"
+        )
+    return model
 
 
 @keys.command("list")

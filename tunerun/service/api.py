@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, APIKeyQuery, HTTPBearer
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 
 from tunerun.errors import BackendError, BaseModelError, InputError, NotFoundError
 from tunerun.job import Answer, TunedModel
@@ -27,10 +30,11 @@ from tunerun.service.answerer import Answerer
 from tunerun.service.catalogue import OfferedModel
 from tunerun.service.credentials import Key
 from tunerun.service.guard import VERSIONS, log
+from tunerun.service.json_body import read_json
 from tunerun.service.library import Library
 from tunerun.service.problems import Code, Json, ServiceError, invalid, not_found
-from tunerun.service.prompts import Defaults, Prompt, read_prompt, read_text
-from tunerun.service.state import ModelState, TunedModelRow
+from tunerun.service.prompts import Prompt, read_prompt, read_text
+from tunerun.service.state import ModelState, Serving, TunedModelRow
 from tunerun.service.tuner import Tuner
 from tunerun.service.tuning_request import advice
 
@@ -94,8 +98,35 @@ class Called:
     name: str
     offered: OfferedModel
     model: Model | TunedModel
-    defaults: Defaults
+    defaults: Serving
     warning: str | None = None
+
+
+class _JsonRequest(Request):
+    async def json(self) -> Any:
+        """The body, as `read_json` reads it."""
+        return read_json(await self.body())
+
+
+class _Method(APIRoute):
+    """A method of the API: its body is read as Google reads it, and what of it is ignored is named in the answer."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+
+        async def named(request: Request) -> Response:
+            with wire.noting_ignored() as ignored:
+                try:
+                    response = await answer(_JsonRequest(request.scope, request.receive))
+                except HTTPException as error:
+                    if isinstance(error.__cause__, ServiceError):  # FastAPI makes one of whatever a body raises
+                        raise error.__cause__ from None
+                    raise
+            if ignored:
+                _warn(response, f"ignored, because this service does not know them: {', '.join(ignored)}")
+            return response
+
+        return named
 
 
 class Methods:
@@ -115,7 +146,7 @@ class Methods:
         offered = self.library.catalogue.find(name)
         if offered is None:
             raise not_found(f"models/{name}")
-        return Called(f"models/{name}", offered, offered.model, Defaults())
+        return Called(f"models/{name}", offered, offered.model, Serving())
 
     def tuned(self, caller: Key, identifier: str) -> Called:
         """A tuned model that is asked."""
@@ -126,11 +157,13 @@ class Methods:
         name = f"tunedModels/{identifier}"
         tuned = TunedModel(name, offered.model, str(self._tuner.folder_of(row.folder)))
         warning = UNPREDICTABLE if row.state is ModelState.FAILED else None
-        return Called(name, offered, tuned, Defaults(row.temperature, row.top_p, row.top_k), warning)
+        return Called(name, offered, tuned, row.serving, warning)
 
     async def answer(self, called: Called, asked: wire.GenerateContent, request: Request) -> JSONResponse:
         """The answer to a prompt."""
-        return JSONResponse(await self.generated(called, asked, request), headers=_warning(called.warning))
+        response = JSONResponse(await self.generated(called, asked, request))
+        _warn(response, called.warning)
+        return response
 
     async def generated(self, called: Called, asked: wire.GenerateContent, request: Request) -> Json:
         """The answer to a prompt, as the API writes it; a prompt whose client is gone is taken back."""
@@ -150,7 +183,9 @@ class Methods:
         first = await anext(parts)  # what goes wrong before it is an answer with a status of its own
         written = _events(first, parts) if as_events else _array(first, parts)
         kind = "text/event-stream" if as_events else "application/json"
-        return StreamingResponse(written, media_type=kind, headers=_warning(called.warning))
+        response = StreamingResponse(written, media_type=kind)
+        _warn(response, called.warning)
+        return response
 
     async def _parts(self, called: Called, prompt: Prompt) -> AsyncIterator[Json]:
         """Parts of an answer; with stop sequences one alone, for nobody knows before the end where it is cut."""
@@ -219,9 +254,12 @@ async def _array(first: Json, parts: AsyncIterator[Json]) -> AsyncIterator[str]:
     yield "]"
 
 
-def _warning(text: str | None) -> dict[str, str]:
-    """RFC 7234's header for what a body has no place for; 299 is a lasting warning of no other kind."""
-    return {} if text is None else {"warning": f'299 tunerun "{text}"'}
+def _warn(response: Response, text: str | None) -> None:
+    """Add what a body has no place for, in RFC 7234's header; code 299 is a lasting warning of no other kind."""
+    if text is not None:
+        # Names from a request may hold anything; a header takes printable ASCII, without what ends the quoted text.
+        words = re.sub(r'[^ -~]|["\\]', "?", text)
+        response.headers.append("warning", f'299 tunerun "{words}"')
 
 
 def _why_silent(row: TunedModelRow) -> str:
@@ -251,7 +289,7 @@ Alt = Annotated[str, Query()]
 
 
 def _models(methods: Methods) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(route_class=_Method)
     catalogue = methods.library.catalogue
 
     @router.get("/models")
@@ -291,7 +329,7 @@ def _models(methods: Methods) -> APIRouter:
 
 
 def _tuned_models(library: Library) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(route_class=_Method)
 
     def shown(row: TunedModelRow) -> Json:
         return wire.tuned_model(row, library.curve(row))
@@ -304,7 +342,9 @@ def _tuned_models(library: Library) -> APIRouter:
     ) -> JSONResponse:
         row = library.create(caller, tuned_model_id, body)
         few = advice(len(library.examples(row)))
-        return JSONResponse(wire.operation(row, library.curve(row)), headers=_warning(few))
+        response = JSONResponse(wire.operation(row, library.curve(row)))
+        _warn(response, few)
+        return response
 
     @router.get("/tunedModels")
     def list_tuned_models(
@@ -342,7 +382,7 @@ def _tuned_models(library: Library) -> APIRouter:
 
 
 def _called_tuned_models(methods: Methods) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(route_class=_Method)
 
     @router.post("/tunedModels/{tuned_model}:generateContent")
     async def generate_tuned_content(
@@ -361,7 +401,7 @@ def _called_tuned_models(methods: Methods) -> APIRouter:
 
 
 def _operations(library: Library) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(route_class=_Method)
 
     @router.get("/tunedModels/{tuned_model}/operations")
     def list_operations(tuned_model: str, caller: TuningCaller) -> Json:
@@ -389,7 +429,7 @@ def _operations(library: Library) -> APIRouter:
 
 
 def _permissions(library: Library) -> APIRouter:
-    router = APIRouter(prefix="/tunedModels/{tuned_model}/permissions")
+    router = APIRouter(prefix="/tunedModels/{tuned_model}/permissions", route_class=_Method)
 
     @router.post("")
     def create_permission(tuned_model: str, body: wire.Permission, caller: TuningCaller) -> Json:

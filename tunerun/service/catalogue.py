@@ -12,9 +12,6 @@ from tunerun.engine.tokens import TokenCounter, token_counter
 from tunerun.errors import ConfigError
 from tunerun.schema import Model
 
-DEFAULT_CONTEXT = 8192
-"""Tokens that a base model is said to take which says nothing of it itself."""
-
 
 @dataclass(frozen=True)
 class OfferedModel:
@@ -22,12 +19,12 @@ class OfferedModel:
 
     Attributes:
         counter: counts its tokens, chat format included.
-        context_tokens: the most tokens of a prompt and its answer.
+        context_tokens: the most tokens of a prompt and its answer; None: the model states no limit.
     """
 
     model: Model
     counter: TokenCounter
-    context_tokens: int
+    context_tokens: int | None
 
     @property
     def name(self) -> str:
@@ -59,10 +56,11 @@ class Catalogue:
         return self.offered.get(name.removeprefix("models/"))
 
 
-def _context_tokens(model: Model, cache: Path) -> int:
+def _context_tokens(model: Model, cache: Path) -> int | None:
     """What the config says, else the model's own files."""
     if model.context_length is not None:
         return model.context_length
     folder = base_model.prepared_folder(base_model.find(model, cache), cache)
     stated = {} if folder is None else json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return int(stated.get("max_position_embeddings") or DEFAULT_CONTEXT)
+    limit: int | None = stated.get("max_position_embeddings")
+    return limit

@@ -37,7 +37,7 @@ _OF_WIRE = {
     "tuningTask.hyperparameters.learningRateMultiplier": "learning_rate_multiplier",
 } | {name: name for name in LABELS}
 
-_EXAMPLE = re.compile(r"tuningTask\.trainingData\.examples\.examples\[(\d+)\]\.(textInput|output)")
+_EXAMPLE = re.compile(r"tuningTask\.trainingData\.examples\.examples\[(\d+)\](?:\.(textInput|output))?")
 
 _OTHERWISE = "otherwise"
 """What is wrong, but with no field of the form."""
@@ -134,9 +134,9 @@ def _fields(error: ServiceError) -> Mapping[str, str]:
 
 
 def _cell(example: re.Match[str], form: TuningForm, table: Table) -> str:
-    """Where in the file a bad cell stands."""
-    column = form.input_column if example[2] == "textInput" else form.output_column
-    return f"{table.rows[int(example[1])].place}: {column!r}"
+    """Where in the file a bad cell is, or a row whose two cells are too long together."""
+    columns = {"textInput": repr(form.input_column), "output": repr(form.output_column), None: "the row"}
+    return f"{table.rows[int(example[1])].place}: {columns[example[2]]}"
 
 
 _NOT_READ = {"int_parsing": "must be a whole number", "float_parsing": "must be a number"}

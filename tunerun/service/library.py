@@ -16,12 +16,12 @@ from pydantic.alias_generators import to_camel
 from tunerun.digest import digest
 from tunerun.job import Example, Snapshot
 from tunerun.service import wire
-from tunerun.service.catalogue import Catalogue
+from tunerun.service.catalogue import Catalogue, OfferedModel
 from tunerun.service.credentials import Key
 from tunerun.service.problems import Code, ServiceError, invalid, not_found
 from tunerun.service.state import Grantee, Listing, ModelState, PermissionRow, Role, State, TunedModelRow
 from tunerun.service.tuner import Tuner
-from tunerun.service.tuning_request import check_shown, examples_of, named, row_of
+from tunerun.service.tuning_request import check_lengths, check_shown, examples_of, named, row_of
 
 PAGE, MAX_PAGE = 10, 1000
 MAX_FILTER_WORDS = 20
@@ -32,6 +32,10 @@ _FILTERS = {
     "readers:me": (Role.READER, False),
     "readers:everyone": (Role.READER, True),
 }
+_WORDS = re.compile(r'"[^"]*"|\S+')
+_FIELD = re.compile(r"-?[A-Za-z_][\w.]*(:|=|!=|<|>)[^\s]")
+"""A restriction as AIP-160 writes one: a field, an operator and a value."""
+
 _CHANGEABLE = ("display_name", "description", "temperature", "top_p", "top_k", "reader_project_numbers")
 
 
@@ -57,18 +61,18 @@ class Library:
         """A tuned model that somebody may use in a role.
 
         Raises:
-            ServiceError: there is none, or the caller is not permitted.
+            ServiceError: there is none that the caller may see, or the role is missing.
         """
         row = self._state.tuned_model(identifier)
         permissions = self._state.permissions(identifier)
-        owner = next((p.email for p in permissions if p.role is Role.OWNER), None)
-        if row is None or owner is None:  # every tuned model has an owner, unless it was deleted this moment
+        own = [p for p in permissions if p.grantee is Grantee.EVERYONE or p.email == caller.owner]
+        if row is None or not own:  # what a caller may not see is answered like what does not exist
             raise not_found(f"tunedModels/{identifier}")
-        own = (p for p in permissions if p.grantee is Grantee.EVERYONE or p.email == caller.owner)
         if not any(p.role.includes(role) for p in own):
+            owner = next((p.email for p in permissions if p.role is Role.OWNER), "its owner")
             raise ServiceError(
                 Code.PERMISSION_DENIED,
-                f"tunedModels/{identifier}: {caller.owner} is no {role.value} of it; ask {owner} for a permission",
+                f"tunedModels/{identifier}: {caller.owner} is not a {role.value} of it; ask {owner} for a permission",
                 reason="IAM_PERMISSION_DENIED",
             )
         return row
@@ -84,7 +88,8 @@ class Library:
         task = asked.tuning_task or wire.TuningTask()
         examples = examples_of(task)
         base, source = self._base(caller, asked)
-        row = row_of(asked, task.hyperparameters or wire.Hyperparameters(), len(examples), base, source)
+        check_lengths(examples, base)
+        row = row_of(asked, task.hyperparameters or wire.Hyperparameters(), len(examples), base.name, source)
         row = named(row, identifier, asked.display_name or "", is_given=bool(identifier))
         owner = PermissionRow(row.id, secrets.token_hex(8), Grantee.USER, caller.owner, Role.OWNER)
         created = self._state.create(row, examples, owner)
@@ -95,7 +100,7 @@ class Library:
         self._tuner.look()
         return created
 
-    def _base(self, caller: Key, asked: wire.TunedModel) -> tuple[str, TunedModelRow | None]:
+    def _base(self, caller: Key, asked: wire.TunedModel) -> tuple[OfferedModel, TunedModelRow | None]:
         """The base model, and the tuned model that is started from where there is one."""
         given = asked.tuned_model_source.tuned_model if asked.tuned_model_source else None
         if bool(given) == bool(asked.base_model):
@@ -107,13 +112,14 @@ class Library:
                     Code.FAILED_PRECONDITION,
                     f"tunedModelSource.tunedModel: {given} is {source.state.value}; it has to be ACTIVE",
                 )
-            if self.catalogue.find(source.base_model) is None:
+            base = self.catalogue.find(source.base_model)
+            if base is None:
                 raise ServiceError(
                     Code.FAILED_PRECONDITION,
                     f"tunedModelSource.tunedModel: models/{source.base_model}, which {given} was tuned from, is not "
                     "offered any more",
                 )
-            return source.base_model, source
+            return base, source
         offered = self.catalogue.find(str(asked.base_model))
         if offered is None or not str(asked.base_model).startswith("models/"):
             names = ", ".join(f"models/{name}" for name in self.catalogue.offered)
@@ -122,7 +128,7 @@ class Library:
                 f"baseModel: {asked.base_model!r} cannot be tuned here; there is {names}",
                 fields={"baseModel": f"choose {names}"},
             )
-        return offered.name, None
+        return offered, None
 
     def page(self, caller: Key, size: int, token: str, text: str) -> Page:
         """Some of the tuned models that somebody may read.
@@ -276,15 +282,17 @@ class Library:
 
 def _listing(caller: Key, text: str, after: int) -> Listing:
     role, everyone, words = Role.READER, False, []
-    if len(text.split()) > MAX_FILTER_WORDS:
-        raise invalid("filter", f"has {len(text.split()):,} words; at most {MAX_FILTER_WORDS} are looked for")
-    for word in text.split():
+    given = _WORDS.findall(text)
+    if len(given) > MAX_FILTER_WORDS:
+        raise invalid("filter", f"has {len(given):,} words; at most {MAX_FILTER_WORDS} are looked for")
+    for word in given:
         if word.lower() in _FILTERS:
             role, everyone = _FILTERS[word.lower()]
-        elif word.partition(":")[0].lower() in ("owner", "writers", "readers") and ":" in word:
-            raise invalid("filter", f"{word} is unknown; there is {', '.join(_FILTERS)}, and words")
+        elif _FIELD.match(word):
+            known = ", ".join(_FILTERS)
+            raise invalid("filter", f'{word[:60]} is unknown; there is {known}, and words; a quoted "a:b" is a word')
         else:
-            words.append(word)
+            words.append(word.strip('"'))
     return Listing(caller.owner, tuple(words), role, everyone, after)
 
 

@@ -11,6 +11,7 @@ from pydantic.alias_generators import to_camel
 from tunerun.job import Answer, GenerateOptions
 from tunerun.service import wire
 from tunerun.service.problems import invalid
+from tunerun.service.state import Serving
 from tunerun.service.tuning_request import MAX_INPUT_CHARACTERS
 
 DEFAULT_OUTPUT_TOKENS = 256
@@ -56,16 +57,7 @@ class Prompt:
         return answer.text, "MAX_TOKENS" if answer.is_cut else "STOP"
 
 
-@dataclass(frozen=True)
-class Defaults:
-    """What holds where the request says nothing."""
-
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-
-
-def read_prompt(asked: wire.GenerateContent, defaults: Defaults) -> Prompt:
+def read_prompt(asked: wire.GenerateContent, defaults: Serving) -> Prompt:
     """Take a prompt from a request.
 
     Raises:
@@ -114,7 +106,7 @@ def _text(part: wire.Part, field: str) -> str:
     return part.text or ""
 
 
-def _options(config: wire.GenerationConfig, defaults: Defaults) -> GenerateOptions:
+def _options(config: wire.GenerationConfig, defaults: Serving) -> GenerateOptions:
     field = "generationConfig"
     for name, text in _NOT_OFFERED.items():
         if getattr(config, name):
@@ -125,9 +117,10 @@ def _options(config: wire.GenerationConfig, defaults: Defaults) -> GenerateOptio
         raise invalid(f"{field}.responseModalities", "only TEXT is answered here")
     if (config.candidate_count or 1) != 1:
         raise invalid(f"{field}.candidateCount", f"must be 1, not {config.candidate_count}")
-    temperature = _between(config.temperature, defaults.temperature, 0.0, (0.0, 2.0), f"{field}.temperature")
-    top_p = _between(config.top_p, defaults.top_p, 1.0, (0.0, 1.0), f"{field}.topP")
-    top_k = config.top_k if config.top_k is not None else defaults.top_k or 0
+    hottest = wire.MAX_TEMPERATURE
+    temperature = _between(config.temperature, defaults.temperature, (0.0, hottest), f"{field}.temperature")
+    top_p = _between(config.top_p, defaults.top_p, (0.0, 1.0), f"{field}.topP")
+    top_k = config.top_k if config.top_k is not None else defaults.top_k
     tokens = config.max_output_tokens or DEFAULT_OUTPUT_TOKENS
     for name, value in (("topK", top_k), ("maxOutputTokens", tokens), ("seed", config.seed or 0)):
         if value < 0:
@@ -137,10 +130,8 @@ def _options(config: wire.GenerationConfig, defaults: Defaults) -> GenerateOptio
     return GenerateOptions(tokens, temperature, seed, top_p or 1.0, top_k)
 
 
-def _between(
-    given: float | None, otherwise: float | None, last: float, limits: tuple[float, float], field: str
-) -> float:
-    value = given if given is not None else otherwise if otherwise is not None else last
+def _between(given: float | None, otherwise: float, limits: tuple[float, float], field: str) -> float:
+    value = otherwise if given is None else given
     least, most = limits
     if not least <= value <= most:
         raise invalid(field, f"must be from {least:g} to {most:g}, not {value:g}")

@@ -61,6 +61,15 @@ class Grantee(StrEnum):
 
 
 @dataclass(frozen=True)
+class Serving:
+    """What answers are given with where the request says nothing: greedy, unless the tuned model has its own values."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@dataclass(frozen=True)
 class TunedModelRow:
     """A tuned model, and the job that makes it.
 
@@ -108,6 +117,12 @@ class TunedModelRow:
     can_answer: bool
     error_code: int | None
     error_message: str | None
+
+    @property
+    def serving(self) -> Serving:
+        """What its answers are given with by default."""
+        own = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k")}
+        return Serving(**{name: value for name, value in own.items() if value is not None})
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,15 @@ the process died runs again, with the same seed and so with the same losses.
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic.alias_generators import to_camel
 
 from tunerun.backends.local import LocalBackend
 from tunerun.errors import BackendError, InputError
@@ -35,6 +38,7 @@ _TROUBLE_PAUSE_S = 1.0
 log = logging.getLogger("tunerun.service")
 
 _CODES = {FailureKind.OUT_OF_MEMORY: Code.RESOURCE_EXHAUSTED, FailureKind.INVALID: Code.INVALID_ARGUMENT}
+_HYPERPARAMETER = re.compile(r"\bhyperparameters\.([a-z_]+)")
 _CANCELLED = "cancelled on request; the tuned model keeps what it learned by then, and its quality is unpredictable"
 
 
@@ -198,9 +202,8 @@ class Tuner:
             failure = status.failure or Failure(FailureKind.CRASHED, "the engine gave no reason")
             code = _CODES.get(failure.kind, Code.INTERNAL)
             lost = "the engine that tuned it has died; create it again"
-            self._finish(
-                model, code, f"{failure.kind}: {lost if failure.kind is FailureKind.LOST else failure.message}"
-            )
+            words = lost if failure.kind is FailureKind.LOST else _in_words_of_the_api(failure.message)
+            self._finish(model, code, f"{failure.kind}: {words}")
 
     def _finish(self, model: TunedModelRow, code: Code, message: str, *, can_answer: bool = False) -> None:
         self._state.finish(model.key, ModelState.FAILED, can_answer=can_answer, error=(code.number, message))
@@ -216,6 +219,11 @@ class Tuner:
             if folder not in busy:
                 shutil.rmtree(self.folder_of(folder), ignore_errors=True)
                 self._state.cleared(folder)
+
+
+def _in_words_of_the_api(message: str) -> str:
+    """A message of the engine, which names the keys of an experiment, with the API's names of the fields."""
+    return _HYPERPARAMETER.sub(lambda found: f"tuningTask.hyperparameters.{to_camel(found[1])}", message)
 
 
 def hyperparameters_of(model: TunedModelRow) -> Hyperparameters:

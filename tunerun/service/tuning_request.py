@@ -10,6 +10,7 @@ import math
 import re
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pydantic.alias_generators import to_camel
@@ -17,6 +18,7 @@ from pydantic.alias_generators import to_camel
 from tunerun.digest import digest
 from tunerun.job import Example
 from tunerun.service import wire
+from tunerun.service.catalogue import OfferedModel
 from tunerun.service.problems import Code, ServiceError, invalid
 from tunerun.service.state import ModelState, TunedModelRow
 
@@ -41,6 +43,7 @@ MANY_DEFAULTS = (16, 0.0002)
 """Batch size and learning rate up to `MANY_EXAMPLES` and above."""
 
 _WHERE = "tuningTask.hyperparameters"
+_EXAMPLES = "tuningTask.trainingData.examples.examples"
 _ID = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 _ID_RULE = "1 to 40 lower case letters, digits and dashes, a letter first and no dash at the end"
 
@@ -61,31 +64,51 @@ def examples_of(task: wire.TuningTask) -> list[Example]:
     Raises:
         ServiceError: there are none, or some are blank or too long; names each.
     """
-    field = "tuningTask.trainingData.examples.examples"
     outer = task.training_data.examples if task.training_data else None
     given = (outer.examples if outer else None) or []
     if not given:
-        raise invalid(field, "at least one example is needed")
-    problems: dict[str, str] = {}
-    count = 0
+        raise invalid(_EXAMPLES, "at least one example is needed")
+    problems: list[tuple[str, str]] = []
     for number, example in enumerate(given):
         for name, text, most in (
             ("textInput", example.text_input, MAX_INPUT_CHARACTERS),
             ("output", example.output, MAX_OUTPUT_CHARACTERS),
         ):
             problem = _problem_of(text or "", most)
-            count += problem is not None
-            if problem is not None and len(problems) < MAX_PROBLEMS:
-                problems[f"{field}[{number}].{name}"] = problem
+            if problem is not None:
+                problems.append((f"{_EXAMPLES}[{number}].{name}", problem))
     size = sum(len(f"{e.text_input or ''}{e.output or ''}".encode()) for e in given)
     if size > MAX_TRAINING_BYTES:
-        count += 1
-        problems[field] = f"{size:,} bytes of examples, the limit is {MAX_TRAINING_BYTES:,}"
-    if problems:
-        first, text = next(iter(problems.items()))
-        more = f", and {count - 1:,} more" if count > 1 else ""
-        raise ServiceError(Code.INVALID_ARGUMENT, f"{first}: {text}{more}", fields=problems)
+        problems.append((_EXAMPLES, f"{size:,} bytes of examples, the limit is {MAX_TRAINING_BYTES:,}"))
+    _refuse(problems)
     return [Example(e.text_input or "", e.output or "") for e in given]
+
+
+def check_lengths(examples: Sequence[Example], base: OfferedModel) -> None:
+    """Check that a base model can read each example whole.
+
+    Raises:
+        ServiceError: some have more tokens than its context; names each. The job would fail at its first step.
+    """
+    limit = base.context_tokens
+    if limit is None or not base.counter.exact:
+        return
+    words = "tokens with the chat format, more than the {:,} that models/{} reads; shorten it"
+    _refuse(
+        [
+            (f"{_EXAMPLES}[{number}]", f"has {tokens:,} {words.format(limit, base.name)}")
+            for number, tokens in enumerate(base.counter.count_all(examples))
+            if tokens > limit
+        ]
+    )
+
+
+def _refuse(problems: Sequence[tuple[str, str]]) -> None:
+    """Refuse fields of a request, where there are problems: the first are named, the rest is counted."""
+    if problems:
+        first, text = problems[0]
+        more = f", and {len(problems) - 1:,} more" if len(problems) > 1 else ""
+        raise ServiceError(Code.INVALID_ARGUMENT, f"{first}: {text}{more}", fields=dict(problems[:MAX_PROBLEMS]))
 
 
 def _problem_of(text: str, most: int) -> str | None:

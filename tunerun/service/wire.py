@@ -1,29 +1,37 @@
 """The API's JSON: what a client may send, as pydantic models, and what it is answered.
 
 As proto3's JSON wants it: names in lowerCamelCase or snake_case, enums by name or number, numbers also as strings, null
-for what is not there; answers leave out what is zero or empty, and write 64-bit numbers as strings. A name that is not
-the API's is refused, as Google does.
+for what is not there; answers leave out what is zero or empty, and write 64-bit numbers as strings. One object is
+accepted where a list of them is meant, as Google's services do. A name that is not known here is ignored, because a
+newer client may send newer fields; `noting_ignored` says which.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from tunerun.job import Snapshot
 from tunerun.service.catalogue import OfferedModel
 from tunerun.service.problems import Json
-from tunerun.service.state import ModelState, PermissionRow, TunedModelRow
+from tunerun.service.state import ModelState, PermissionRow, Serving, TunedModelRow
 
 TYPES = "type.googleapis.com/google.ai.generativelanguage.v1beta"
 
 MAX_INT32 = 2**31 - 1
 MAX_FLOAT = 3.4e38
 """What the API's types hold, which have 32 bits: clients cannot read more."""
+
+MAX_TEMPERATURE = 2.0
+
+DEFAULT_CONTEXT = 8192
+"""Token limit that is reported of a base model which states none; a client may divide by it."""
 
 Ignored = Annotated[Any, Field(description="Accepted and not used.")]
 
@@ -52,6 +60,33 @@ MAX_EXAMPLES = 200_000
 MAX_PARTS = 1000
 """Of a conversation and of a turn."""
 
+MAX_IGNORED = 20
+MAX_IGNORED_CHARACTERS = 40
+"""Names that an answer lists, and characters of each."""
+
+_ignored: ContextVar[list[str] | None] = ContextVar("ignored", default=None)
+
+T = TypeVar("T")
+
+
+def _listed(value: object) -> object:
+    return value if value is None or isinstance(value, list) else [value]
+
+
+Several = Annotated[list[T], Field(fail_fast=True, max_length=MAX_PARTS), BeforeValidator(_listed)]
+"""A list, or one alone where a list is meant."""
+
+
+@contextmanager
+def noting_ignored() -> Iterator[list[str]]:
+    """A context that gathers the names which messages read in it have and the API's types here have not."""
+    names: list[str] = []
+    token = _ignored.set(names)
+    try:
+        yield names
+    finally:
+        _ignored.reset(token)
+
 
 def _is_unicode(text: str) -> bool:
     try:
@@ -67,12 +102,29 @@ class Body(BaseModel):
     model_config = ConfigDict(
         alias_generator=to_camel,
         populate_by_name=True,
-        extra="forbid",
+        extra="ignore",
         frozen=True,
         allow_inf_nan=False,
         hide_input_in_errors=True,
         protected_namespaces=(),
     )
+    _known: ClassVar[frozenset[str]]
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_options: Any) -> None:
+        """Note the names of the fields, in both spellings."""
+        cls._known = frozenset(cls.model_fields) | {to_camel(name) for name in cls.model_fields}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _note_ignored(cls, value: object) -> object:
+        names = _ignored.get()
+        if names is not None and isinstance(value, dict) and not value.keys() <= cls._known:
+            for name in value:
+                text = f"{cls.__name__}.{str(name)[:MAX_IGNORED_CHARACTERS]}"
+                if name not in cls._known and len(names) < MAX_IGNORED and text not in names:
+                    names.append(text)
+        return value
 
     @field_validator("*")
     @classmethod
@@ -94,7 +146,9 @@ class TuningExample(Body):
 class TuningExamples(Body):
     """Many of them."""
 
-    examples: Annotated[list[TuningExample], Field(fail_fast=True, max_length=MAX_EXAMPLES)] | None = None
+    examples: (
+        Annotated[list[TuningExample], Field(fail_fast=True, max_length=MAX_EXAMPLES), BeforeValidator(_listed)] | None
+    ) = None
 
 
 class Dataset(Body):
@@ -144,7 +198,7 @@ class TunedModel(Body):
     create_time: Ignored = None
     update_time: Ignored = None
     tuning_task: TuningTask | None = None
-    reader_project_numbers: Annotated[list[Int64], Field(fail_fast=True, max_length=MAX_PARTS)] | None = None
+    reader_project_numbers: Several[Int64] | None = None
 
 
 class Permission(Body):
@@ -187,14 +241,14 @@ class Content(Body):
     """A turn of a conversation."""
 
     role: str | None = None
-    parts: Annotated[list[Part], Field(fail_fast=True, max_length=MAX_PARTS)] | None = None
+    parts: Several[Part] | None = None
 
 
 class GenerationConfig(Body):
     """How to answer."""
 
     candidate_count: Int32 | None = None
-    stop_sequences: list[str] | None = None
+    stop_sequences: Several[str] | None = None
     max_output_tokens: Int32 | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -209,7 +263,7 @@ class GenerationConfig(Body):
     response_logprobs: bool | None = None
     logprobs: Int32 | None = None
     enable_enhanced_civic_answers: Ignored = None
-    response_modalities: list[Any] | None = None
+    response_modalities: Several[Any] | None = None
     speech_config: Any = None
     thinking_config: Ignored = None
     image_config: Any = None
@@ -221,8 +275,8 @@ class GenerateContent(Body):
 
     model: Ignored = None
     system_instruction: Content | None = None
-    contents: Annotated[list[Content], Field(fail_fast=True, max_length=MAX_PARTS)] | None = None
-    tools: list[Any] | None = None
+    contents: Several[Content] | None = None
+    tools: Several[Any] | None = None
     tool_config: Any = None
     safety_settings: Ignored = None
     generation_config: GenerationConfig | None = None
@@ -233,7 +287,7 @@ class CountTokens(Body):
     """A prompt whose tokens shall be counted."""
 
     model: Ignored = None
-    contents: Annotated[list[Content], Field(fail_fast=True, max_length=MAX_PARTS)] | None = None
+    contents: Several[Content] | None = None
     generate_content_request: GenerateContent | None = None
 
 
@@ -254,25 +308,30 @@ def timestamp(seconds: float | None) -> str | None:
 
 def model(offered: OfferedModel) -> Json:
     """A base model."""
-    return message(
+    limit = offered.context_tokens or DEFAULT_CONTEXT
+    return _serving(Serving()) | message(
         name=f"models/{offered.name}",
         base_model_id=offered.name,
         version="001",
         display_name=offered.name,
         description=f"{offered.name}, tuned and called on this machine",
-        input_token_limit=offered.context_tokens,
-        output_token_limit=offered.context_tokens,
+        input_token_limit=limit,
+        output_token_limit=limit,
+        max_temperature=MAX_TEMPERATURE,
         supported_generation_methods=["createTunedModel", "generateContent", "streamGenerateContent", "countTokens"],
     )
+
+
+def _serving(values: Serving) -> Json:
+    """Optional in the proto, so 0 is a value like any other."""
+    return {"temperature": values.temperature, "topP": values.top_p, "topK": values.top_k}
 
 
 def tuned_model(row: TunedModelRow, curve: Sequence[Snapshot]) -> Json:
     """A tuned model."""
     source = f"tunedModels/{row.source}" if row.source else None
     base = f"models/{row.base_model}"
-    # Optional in the proto, so that 0 is a value as any other.
-    served = {"temperature": row.temperature, "topP": row.top_p, "topK": row.top_k}
-    return {name: value for name, value in served.items() if value is not None} | message(
+    return _serving(row.serving) | message(
         name=f"tunedModels/{row.id}",
         base_model=None if source else base,
         tuned_model_source=message(tuned_model=source, base_model=base) if source else None,
@@ -289,8 +348,9 @@ def tuned_model(row: TunedModelRow, curve: Sequence[Snapshot]) -> Json:
             hyperparameters=message(
                 epoch_count=row.epoch_count,
                 batch_size=row.batch_size,
-                learning_rate=None if row.learning_rate_multiplier is not None else row.learning_rate,
-                learning_rate_multiplier=row.learning_rate_multiplier,
+                # Never the multiplier, also where that was sent: google-generativeai 0.8.6 raises a TypeError on it,
+                # in get_tuned_model and, for everyone who may see the model, in list_tuned_models.
+                learning_rate=row.learning_rate,
             ),
         ),
     )
