@@ -392,7 +392,7 @@ def test_other_peoples_models(visitor: Visitor, stranger: Visitor, client: Clien
     """Whoever may only read a model can try it, and finds no buttons that would be refused; others do not see it."""
     visitor.tuned("shared")
     stranger.sign_in()
-    assert stranger.card("shared").status_code == 403
+    assert stranger.card("shared").status_code == 404
     assert "shared" not in text_of(stranger.http.get("/"))
     with Client(str(visitor.http.base_url).rstrip("/"), visitor.secret) as owner:
         permission = {"granteeType": "USER", "emailAddress": stranger.owner, "role": "READER"}
