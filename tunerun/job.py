@@ -186,6 +186,7 @@ class GenerateOptions:
         temperature: 0 is greedy; above it samples with `seed`.
         top_p: when sampling, only the likeliest tokens that together have this probability; 1: all.
         top_k: when sampling, only so many of the likeliest tokens; 0: all.
+        stop_sequences: an answer ends before the first place where its text holds one of these.
     """
 
     max_output_tokens: int = 64
@@ -193,6 +194,20 @@ class GenerateOptions:
     seed: int = 0
     top_p: float = 1.0
     top_k: int = 0
+    stop_sequences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One input and how to answer it.
+
+    Attributes:
+        adapter: where the tuned model that answers is (`TunedModel.location`); None: the base model answers.
+    """
+
+    text_input: str
+    options: GenerateOptions = GenerateOptions()
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -200,7 +215,7 @@ class Answer:
     """What a model answered.
 
     Attributes:
-        tokens: how many it took, without the one that ends it.
+        tokens: how many the text took: without the token that ends it, without a stop sequence's.
         is_cut: whether it ended at `max_output_tokens`, or where the model's context ends, and not by itself.
     """
 

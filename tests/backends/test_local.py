@@ -16,7 +16,7 @@ from tests.engine.tiny_model import HELD_OUT, request_of
 from tunerun.backends.local import LocalBackend
 from tunerun.engine import tuned_model
 from tunerun.errors import BackendError, InputError, NotFoundError
-from tunerun.job import Example, FailureKind, GenerateOptions, JobState, TunedModel, TuningRequest
+from tunerun.job import Answer, Example, FailureKind, GenerateOptions, JobState, Prompt, TunedModel, TuningRequest
 from tunerun.schema import Model
 from tunerun.testing.backend_contract import BackendContract
 from tunerun.testing.waiting import wait_for_end, wait_for_steps, wait_until
@@ -283,6 +283,30 @@ def test_a_cancelled_job_keeps_what_it_learned_where_that_is_asked_for(
         again = later.submit(place.request("1"))
         assert again != ref
         assert wait_for_end(later, again).state is JobState.SUCCEEDED
+
+
+def test_prompts_to_several_models_are_answered_together(
+    place: LocalPlace, backend: LocalBackend, tiny: Model, tmp_path: Path
+) -> None:
+    """Each prompt has its own options, its own parts, and its own reason where it has no answer."""
+    parts: dict[int, str] = {}
+
+    def on_text(position: int, text: str) -> None:
+        parts[position] = parts.get(position, "") + text
+
+    prompts = [
+        Prompt("twenty two", GenerateOptions(max_output_tokens=12)),
+        Prompt("8", GenerateOptions(), str(tmp_path / "missing")),
+        Prompt("one", GenerateOptions(max_output_tokens=6, temperature=1.0, seed=3)),
+    ]
+    first, missing, last = backend.answer_prompts(tiny, prompts, on_text)
+    assert isinstance(first, Answer)
+    assert isinstance(last, Answer)
+    assert parts == {0: first.text, 2: last.text}
+    assert isinstance(missing, NotFoundError)
+    assert backend.answer(tiny, ["one"], prompts[2].options) == [last]
+    with pytest.raises(InputError, match="1 of 2 inputs cannot be answered; number 2: the input takes"):
+        backend.answer(tiny, ["8", "8 " * 1000], GenerateOptions())
 
 
 def test_an_answer_is_streamed(place: LocalPlace, backend: LocalBackend, tiny: Model) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ import torch
 from tests.engine import tiny_model
 from tests.engine.observer import Recording
 from tests.engine.tiny_model import EXAMPLES, request_of
-from tunerun.engine import encoding, network, training, tuned_model
-from tunerun.engine.generation import ADAPTERS_KEPT, Generation
+from tunerun.engine import adapters, encoding, network, training, tuned_model
+from tunerun.engine.generation import ROWS, Generation
 from tunerun.engine.network import LoadedModel
 from tunerun.errors import BaseModelError, InputError, NotFoundError
-from tunerun.job import Example, GenerateOptions, JobState, TuningRequest
+from tunerun.job import Answer, Example, GenerateOptions, JobState, Prompt, TuningRequest
 from tunerun.schema import Model
 
 # PEFT 0.21 asks transformers 5.23 by an old name.
@@ -53,15 +54,33 @@ def tuned(base: LoadedModel, tiny: Model, tmp_path_factory: pytest.TempPathFacto
     return tune(base, request, tmp_path_factory.mktemp("tuned"))
 
 
+@pytest.fixture(scope="module")
+def others(base: LoadedModel, tiny: Model, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Tuned models of other ranks and scales, each with other answers."""
+    folder = tmp_path_factory.mktemp("others")
+    return [
+        tune(base, request_of(tiny, key=key, seed=rank, adapter_rank=rank, learning_rate=0.1), folder)
+        for rank, key in enumerate("abc", start=1)
+    ]
+
+
 @pytest.fixture
-def generation(base: LoadedModel) -> Iterator[Generation]:
-    generation = Generation(base)
-    yield generation
-    generation.release()
+def generation(base: LoadedModel) -> Generation:
+    return Generation(base)
+
+
+def answers_of(
+    generation: Generation, adapter: Path | None, inputs: Sequence[str], options: GenerateOptions
+) -> list[Answer]:
+    found = generation.answer([Prompt(text, options, None if adapter is None else str(adapter)) for text in inputs])
+    for answer in found:
+        if not isinstance(answer, Answer):
+            raise answer
+    return [answer for answer in found if isinstance(answer, Answer)]
 
 
 def texts(generation: Generation, adapter: Path | None, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
-    return [answer.text for answer in generation.answer(adapter, inputs, options)]
+    return [answer.text for answer in answers_of(generation, adapter, inputs, options)]
 
 
 def transformers_answer(
@@ -134,19 +153,138 @@ def test_sampling_follows_its_seed(generation: Generation) -> None:
     assert torch.equal(state, torch.random.get_rng_state())
 
 
-def test_old_adapters_make_room(
-    base: LoadedModel, generation: Generation, tiny: Model, tuned: Path, tmp_path: Path
+def test_old_adapters_make_room(generation: Generation, tuned: Path, tmp_path: Path) -> None:
+    """More tuned models than fit are read again when they are used again, with the same answers."""
+    first = texts(generation, tuned, INPUTS[:1], OPTIONS)
+    for number in range(adapters.KEPT + 1):
+        shutil.copytree(tuned, tmp_path / str(number))
+    prompts = [Prompt(INPUTS[0], OPTIONS, str(tmp_path / str(number))) for number in range(adapters.KEPT + 1)]
+    assert [answer.text for answer in generation.answer(prompts) if isinstance(answer, Answer)] == first * len(prompts)
+    assert len(generation._adapters) == adapters.KEPT
+    assert texts(generation, tuned, INPUTS[:1], OPTIONS) == first
+
+
+def test_a_folder_that_was_tuned_again_is_another_adapter(
+    generation: Generation, tuned: Path, others: list[Path], tmp_path: Path
 ) -> None:
-    """More tuned models than fit are loaded anew when they are asked again, with the same answers."""
-    folders = [
-        tune(base, request_of(tiny, key=key, seed=seed, adapter_rank=seed + 1, learning_rate=0.1), tmp_path)
-        for seed, key in enumerate("abcdef"[: ADAPTERS_KEPT + 1])
+    """The same folder with other weights answers as those weights do."""
+    folder = tmp_path / "again"
+    shutil.copytree(tuned, folder)
+    assert texts(generation, folder, INPUTS, OPTIONS) == texts(generation, tuned, INPUTS, OPTIONS)
+    shutil.rmtree(folder)
+    shutil.copytree(others[0], folder)
+    assert texts(generation, folder, INPUTS, OPTIONS) == texts(generation, others[0], INPUTS, OPTIONS)
+
+
+def test_rows_of_a_batch_have_their_own_adapters(generation: Generation, tuned: Path, others: list[Path]) -> None:
+    """Answers of different tuned models and of the base model, made in one batch, are those made alone."""
+    folders = [None, tuned, *others]
+    prompts = [
+        Prompt(text, replace(OPTIONS, temperature=temperature, seed=5), None if folder is None else str(folder))
+        for folder in folders
+        for text, temperature in (("twenty two", 0.0), ("8", 0.0), ("one", 1.0))
     ]
-    first = texts(generation, tuned, INPUTS, OPTIONS)
-    answers = [texts(generation, folder, INPUTS, OPTIONS) for folder in folders]
-    assert len({tuple(answer) for answer in answers}) > 1
-    assert texts(generation, tuned, INPUTS, OPTIONS) == first
-    assert [texts(generation, folder, INPUTS, OPTIONS) for folder in folders] == answers
+    alone = [generation.answer([prompt])[0] for prompt in prompts]
+    assert len(prompts) <= ROWS
+    assert generation.answer(prompts) == alone
+    assert generation.answer(prompts[::-1]) == alone[::-1]
+    assert len(set(alone)) > len(folders)
+    assert generation._can_mix
+
+
+@pytest.mark.parametrize("most", [2, 200])
+def test_a_model_that_cannot_be_mixed_answers_all_the_same(
+    generation: Generation, tuned: Path, others: list[Path], monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Where a layer does not see rows, or the ranks are too many, each adapter has batches of its own."""
+    prompts = [Prompt(text, OPTIONS, str(folder)) for folder in (tuned, *others) for text in INPUTS[:2]]
+    expected = generation.answer(prompts)
+    monkeypatch.setattr("tunerun.engine.generation.MIXED_RANKS", most)
+
+    layer = generation._base.network.model.layers[1].mlp
+    forward = layer.forward
+    monkeypatch.setattr(layer, "forward", lambda hidden: forward(hidden.flatten(0, 1)).view(hidden.shape))
+    assert generation.answer(prompts) == expected
+    assert generation._can_mix == (most == 2)
+
+
+def test_a_long_neighbour_takes_no_room(generation: Generation) -> None:
+    """A prompt that almost fills the context does not shorten the answers beside it."""
+    options = GenerateOptions(max_output_tokens=100, temperature=3.0, seed=3)
+    prompts = [Prompt(text, options) for text in ("1 " * 45, "2 " * 20, "8")]
+    alone = [generation.answer([prompt])[0] for prompt in prompts]
+    together = generation.answer(prompts)
+    assert together == alone
+    lengths = [answer.tokens for answer in together if isinstance(answer, Answer)]
+    assert lengths[0] < lengths[1] < lengths[2] == 100
+
+
+def test_sampling_depends_on_no_neighbour(generation: Generation) -> None:
+    """A sampled answer follows from its prompt and its seed, whatever is answered beside it and in which order."""
+    options = GenerateOptions(max_output_tokens=12, temperature=1.0, seed=4)
+    alone = {text: texts(generation, None, [text], options)[0] for text in INPUTS}
+    for inputs in (INPUTS, INPUTS[::-1], INPUTS * 5):
+        assert texts(generation, None, inputs, options) == [alone[text] for text in inputs]
+
+
+def test_each_prompt_has_its_own_options(generation: Generation) -> None:
+    """Prompts of one batch end where their own options say, and sample with their own seeds or not at all."""
+    options = [
+        GenerateOptions(max_output_tokens=3),
+        GenerateOptions(max_output_tokens=12, temperature=1.0, seed=1),
+        GenerateOptions(max_output_tokens=9, temperature=1.0, seed=2, top_k=5),
+        GenerateOptions(max_output_tokens=7, temperature=0.5, seed=2, top_p=0.9),
+    ]
+    prompts = [Prompt("ninety", one) for one in options]
+    assert generation.answer(prompts) == [generation.answer([prompt])[0] for prompt in prompts]
+
+
+def test_a_prompt_without_an_answer_says_why(
+    generation: Generation, tuned: Path, tmp_path: Path, base: LoadedModel
+) -> None:
+    """A prompt that cannot be answered has its own error, and those beside it their answers."""
+    long = Prompt("1 " * tiny_model.CONTEXT_TOKENS, OPTIONS)
+    missing = Prompt("1", OPTIONS, str(tmp_path))
+    good = Prompt("1", OPTIONS, str(tuned))
+    first, second, third = generation.answer([long, missing, good])
+    assert isinstance(first, InputError)
+    assert "no room for an answer in the base model's 128 tokens" in str(first)
+    assert isinstance(second, NotFoundError)
+    assert [third] == generation.answer([good])
+    assert base.network.training is False
+
+
+@pytest.mark.parametrize("stops", [("o",), ("hundred", "ne h"), ("\u00e9", "red"), ("never",)])
+def test_a_stop_sequence_ends_an_answer(generation: Generation, tuned: Path, stops: tuple[str, ...]) -> None:
+    """The text ends before the first stop sequence, its tokens are counted to there, and no part is sent too early."""
+    (whole,) = answers_of(generation, tuned, ["ninety nine"], OPTIONS)
+    assert whole.text == "one hundred"
+    parts: list[str] = []
+    options = replace(OPTIONS, stop_sequences=stops)
+    prompts = [Prompt("ninety nine", options, str(tuned)), Prompt("ninety nine", OPTIONS, str(tuned))]
+    answer, beside = generation.answer(prompts, lambda position, text: parts.append(text) if position == 0 else None)
+    places = [place for stop in stops if (place := whole.text.find(stop)) >= 0]
+    expected = whole.text[: min(places)] if places else whole.text
+    assert isinstance(answer, Answer)
+    assert answer.text == "".join(parts) == expected
+    assert not answer.is_cut
+    assert answer.tokens == whole.tokens if not places else answer.tokens <= whole.tokens
+    assert bool(answer.tokens) == bool(expected)
+    assert beside == whole
+
+
+def test_a_stop_sequence_ends_generation(generation: Generation, base: LoadedModel) -> None:
+    """No token is made behind a stop sequence."""
+    (whole,) = answers_of(generation, None, ["8"], GenerateOptions(max_output_tokens=50, temperature=2.0, seed=1))
+    assert whole.tokens == 50
+    forwards: list[int] = []
+    hook = base.network.register_forward_hook(lambda *_: forwards.append(1))
+    stop = whole.text[10:12]
+    options = GenerateOptions(max_output_tokens=50, temperature=2.0, seed=1, stop_sequences=(stop,))
+    (answer,) = answers_of(generation, None, ["8"], options)
+    hook.remove()
+    assert answer.text == whole.text[: whole.text.index(stop)]
+    assert answer.tokens <= len(forwards) < 50
 
 
 def test_adapter_of_another_base_model_is_refused(
@@ -168,8 +306,8 @@ def test_folder_without_a_tuned_model_is_refused(generation: Generation, tmp_pat
 
 
 def test_input_that_fills_the_context_is_refused(generation: Generation) -> None:
-    """An input that leaves no room for an answer is refused by its number."""
-    with pytest.raises(InputError, match=r"1 of 2 inputs leave no room .* number 2"):
+    """An input that leaves no room for an answer is refused."""
+    with pytest.raises(InputError, match=r"the input takes .* tokens .* no room for an answer"):
         texts(generation, None, ["1", "1 " * tiny_model.CONTEXT_TOKENS], OPTIONS)
 
 
@@ -178,12 +316,18 @@ def test_answer_ends_where_the_context_ends(generation: Generation) -> None:
     assert len(texts(generation, None, ["1 " * 40], GenerateOptions(max_output_tokens=1000))) == 1
 
 
+def streamed(generation: Generation, prompt: Prompt) -> tuple[Answer, list[str]]:
+    parts: list[str] = []
+    (answer,) = generation.answer([prompt], lambda _position, text: parts.append(text))
+    assert isinstance(answer, Answer)
+    return answer, parts
+
+
 def test_an_answer_comes_in_parts_that_are_its_text(generation: Generation, tuned: Path) -> None:
     """Each further part as it comes, none with half a character; the answer says its tokens, and whether it was cut."""
     for text, most in (("ninety nine", 12), ("ninety nine", 2), ("", 12)):
-        parts: list[str] = []
         options = GenerateOptions(max_output_tokens=most)
-        (answer,) = generation.answer(tuned, [text], options, parts.append)
+        answer, parts = streamed(generation, Prompt(text, options, str(tuned)))
         assert "".join(parts) == answer.text == texts(generation, tuned, [text], options)[0]
         assert "\ufffd" not in "".join(parts[:-1])
         assert answer.tokens <= most
@@ -219,15 +363,14 @@ def test_a_tuned_model_goes_on_where_it_ended(
 
 
 def test_answers_that_are_cancelled_end_at_the_next_token(generation: Generation) -> None:
-    """All rows of a batch, with what they have by then."""
+    """Each by itself, with what it has by then."""
     options = GenerateOptions(max_output_tokens=60, temperature=2.0)
     looks: list[int] = []
 
-    def after_five() -> bool:
-        looks.append(1)
-        return len(looks) >= 5
+    def after_five(position: int) -> bool:
+        looks.append(position)
+        return looks.count(position) >= 5 and position != 1
 
-    answers = generation.answer(None, INPUTS, options, None, after_five)
-    assert len(answers) == len(INPUTS)
-    assert max(answer.tokens for answer in answers) <= 5
-    assert len(looks) == 5
+    prompts = [Prompt(text, options) for text in INPUTS]
+    answers = [answer for answer in generation.answer(prompts, None, after_five) if isinstance(answer, Answer)]
+    assert [answer.tokens for answer in answers] == [5, 60, 5, 5, 5]

@@ -12,7 +12,7 @@ from tunerun.engine import messages, packages
 from tunerun.engine.failures import DivergedError, failure_of
 from tunerun.engine.process import EngineProcess, failure_of_exit
 from tunerun.errors import InputError, MissingPackageError
-from tunerun.job import Answer, Failure, FailureKind, GenerateOptions, JobState, Snapshot
+from tunerun.job import Answer, Failure, FailureKind, GenerateOptions, JobState, Prompt, Snapshot
 from tunerun.schema import Model
 
 MODEL = Model(name="x", source="x")
@@ -60,7 +60,14 @@ def test_exceptions(error: Exception, kind: FailureKind) -> None:
     [
         messages.Prepare(MODEL),
         messages.Train((messages.PackedJob("a.1", request_of(MODEL, validation=HELD_OUT)),), "runs/tuned_models"),
-        messages.Generate(MODEL, None, ("é\n\u2028\u0000", ""), GenerateOptions(temperature=0.5)),
+        messages.Generate(
+            MODEL,
+            (
+                Prompt("é\n\u2028\u0000", GenerateOptions(temperature=0.5, stop_sequences=("\n",))),
+                Prompt("", adapter="a"),
+            ),
+            id="a1",
+        ),
         messages.Cancel("a.1"),
     ],
 )
@@ -78,8 +85,8 @@ def test_commands_round_trip(command: messages.Command) -> None:
         messages.SnapshotTaken("a.1", Snapshot(1, 1, 0.1 + 0.2, 1795384000.123456)),
         messages.JobEnded("a.1", JobState.FAILED, {}, Failure(FailureKind.CRASHED, "x\ny", "trace")),
         messages.JobEnded("a.1", JobState.SUCCEEDED, {"validation/loss": 1e-30}),
-        messages.Answers((Answer("\n", 2, is_cut=True), Answer("", 0, is_cut=False))),
-        messages.Piece("ä"),
+        messages.Answers((Answer("\n", 2, is_cut=True), messages.Refused("InputError", ("too long",)))),
+        messages.Piece(1, "ä"),
         messages.Refused("BaseModelError", ("one", "two")),
         messages.Done(),
     ],

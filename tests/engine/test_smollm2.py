@@ -52,7 +52,6 @@ def test_tuning_learns_and_peft_agrees(smollm2: Model, cache: Path, tmp_path: Pa
     assert texts(generation, folder, inputs, OPTIONS) == [
         transformers_answer(str(prepared), folder, text, OPTIONS.max_output_tokens) for text in inputs
     ]
-    generation.release()
     assert texts(generation, None, inputs[:1], OPTIONS) == [
         transformers_answer(str(prepared), None, inputs[0], OPTIONS.max_output_tokens)
     ]

@@ -265,6 +265,8 @@ class GeminiBackend:
         if options.temperature > 0:
             config |= {"seed": options.seed, "topP": options.top_p}
             config |= {"topK": options.top_k} if options.top_k else {}
+        if options.stop_sequences:
+            config["stopSequences"] = list(options.stop_sequences)
 
         def answer(text: str) -> str:
             body = {"contents": [{"role": "user", "parts": [{"text": text}]}], "generationConfig": config}

@@ -30,6 +30,7 @@ from tunerun.job import (
     JobRef,
     JobState,
     JobStatus,
+    Prompt,
     Snapshot,
     TunedModel,
     TuningRequest,
@@ -75,11 +76,11 @@ class _Job:
 
 @dataclass
 class _Call:
-    """A command that somebody waits for."""
+    """A command whose caller waits for it."""
 
     command: messages.Prepare | messages.Generate
-    on_text: Callable[[str], None] | None = None
-    answer: Future[tuple[Answer, ...]] = field(default_factory=Future)
+    on_text: Callable[[int, str], None] | None = None
+    answer: Future[tuple[Answer | messages.Refused, ...]] = field(default_factory=Future)
 
 
 class LocalBackend:
@@ -283,26 +284,61 @@ class LocalBackend:
         """
         if not inputs:
             return []
-        packages.require(*packages.NEEDED)
         base = model.model if isinstance(model, TunedModel) else model
         adapter = model.location if isinstance(model, TunedModel) else None
         if adapter is not None:
             tuned_model.read(Path(adapter))
-        base_model.find(base, self._cache)
-        streams = on_text is not None
-        command = messages.Generate(base, adapter, tuple(inputs), options, stream=streams, id=uuid.uuid4().hex)
-        return list(self._call(command, on_text))
+        prompts = [Prompt(text, options, adapter) for text in inputs]
+        found = self.answer_prompts(base, prompts, None if on_text is None else lambda _position, text: on_text(text))
+        answers = [answer for answer in found if isinstance(answer, Answer)]
+        if len(answers) == len(found):
+            return answers
+        raise _first_error(found)
 
-    def stop_answering(self) -> None:
-        """End the answers that are being made at their next token, for nobody wants them any more."""
+    def answer_prompts(
+        self,
+        model: Model,
+        prompts: Sequence[Prompt],
+        on_text: Callable[[int, str], None] | None = None,
+    ) -> list[Answer | InputError]:
+        """Answer prompts to one base model and its tuned models between two jobs, in shared batches.
+
+        Each prompt has its own options and its own tuned model; its answer is the same as alone.
+
+        Args:
+            model: the base model of all prompts.
+            on_text: given a prompt's position and each further part of its answer as it comes, from another thread.
+
+        Returns:
+            For each prompt, in order, its answer, or why it has none: its tuned model is missing or belongs to another
+            base model, or it is too long.
+
+        Raises:
+            InputError: the base model or a package is missing.
+            BackendError: the engine failed, or the backend was closed.
+        """
+        if not prompts:
+            return []
+        packages.require(*packages.NEEDED)
+        base_model.find(model, self._cache)
+        command = messages.Generate(model, tuple(prompts), stream=on_text is not None, id=uuid.uuid4().hex)
+        return [_answer_or_error(answer) for answer in self._call(command, on_text)]
+
+    def stop_answering(self, position: int | None = None) -> None:
+        """End answers that are being made at their next token, because their callers have left.
+
+        Args:
+            position: of the prompt in `answer_prompts`; None: all of them.
+        """
         with self._changed:
             command = self._current.command if isinstance(self._current, _Call) else None
             if isinstance(command, messages.Generate) and self._engine is not None:
-                self._engine.send(messages.Cancel(command.id))
+                ended = command.id if position is None else command.answer_id(position)
+                self._engine.send(messages.Cancel(ended))
 
     def _call(
-        self, command: messages.Prepare | messages.Generate, on_text: Callable[[str], None] | None = None
-    ) -> tuple[Answer, ...]:
+        self, command: messages.Prepare | messages.Generate, on_text: Callable[[int, str], None] | None = None
+    ) -> tuple[Answer | messages.Refused, ...]:
         call = _Call(command, on_text)
         with self._changed:
             self._check_open()
@@ -406,7 +442,7 @@ class LocalBackend:
         elif isinstance(report, messages.Answers):
             work.answer.set_result(report.answers)
         elif isinstance(report, messages.Piece) and work.on_text is not None:
-            work.on_text(report.text)
+            work.on_text(report.position, report.text)
         elif isinstance(report, messages.Done):
             work.answer.set_result(())
         return isinstance(report, messages.Done | messages.Answers | messages.Refused)
@@ -463,6 +499,23 @@ def _raised(report: messages.Refused) -> errors.TunerunError:
     if isinstance(kind, type) and issubclass(kind, InputError):
         return kind(report.problems)
     return BackendError("; ".join(report.problems) + (f"\n{report.traceback}" if report.traceback else ""))
+
+
+def _answer_or_error(answer: Answer | messages.Refused) -> Answer | InputError:
+    if isinstance(answer, Answer):
+        return answer
+    error = _raised(answer)
+    assert isinstance(error, InputError)  # noqa: S101 - the engine refuses a prompt for nothing else
+    return error
+
+
+def _first_error(answers: Sequence[Answer | InputError]) -> InputError:
+    """Return why inputs have no answer; of several the first one's reason, and how many there are."""
+    errors = {number: answer for number, answer in enumerate(answers, 1) if isinstance(answer, InputError)}
+    first, error = next(iter(errors.items()))
+    if len(answers) == 1:
+        return error
+    return type(error)(f"{len(errors)} of {len(answers)} inputs cannot be answered; number {first}: {error}")
 
 
 _CONFORMS: type[Backend] = LocalBackend

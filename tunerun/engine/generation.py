@@ -1,220 +1,294 @@
-"""Answers of a base model or of a tuned model: batched, with a key-value cache, in the chat format of training."""
+"""Answers of a base model and of its tuned models: batched, with a key-value cache, in the chat format of training.
+
+A row's answer does not depend on the rows beside it. Each has its own options, its own adapter, its own room in the
+context and its own random numbers, which follow from its seed and its prompt. Batching itself changes a logit by
+rounding only.
+"""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tunerun.engine import tuned_model
+from tunerun.engine import adapters, tuned_model
+from tunerun.engine.adapters import Adapter, LoadedAdapters, MixingError
 from tunerun.engine.chat import ChatFormat
-from tunerun.engine.encoding import batches_by_length, encode_texts
-from tunerun.engine.network import LoadedModel, check_base, peft_warnings_ignored, take_off
+from tunerun.engine.encoding import encode_texts
+from tunerun.engine.network import LoadedModel, check_base
 from tunerun.errors import InputError
-from tunerun.job import Answer, GenerateOptions
+from tunerun.job import Answer, Prompt
 
 ROWS = 16
 """Inputs answered at once. Our choice, not measured: more rows need more memory for their cache."""
 
-ADAPTERS_KEPT = 4
-"""Tuned models that stay in memory; one of SmolLM2-135M at rank 8 is 10 MB."""
+MIXED_RANKS = 256
+"""The most ranks that different adapters of a batch have together, as each row passes through all of them. Our choice:
+at the 576 inputs of SmolLM2-135M's layers they cost half as much as the layer itself; 16 rows at rank 8 take 128."""
 
 
 class Generation:
-    """Generates with one base model; keeps the adapters it was last asked for, until `release`.
-
-    Training needs the base model bare: `release` comes before it.
-    """
+    """Answers prompts with one base model, which is bare before and after each call."""
 
     def __init__(self, base: LoadedModel) -> None:
         self._base = base
-        self._adapted: Any = None
-        self._names: OrderedDict[tuple[str, int], str] = OrderedDict()
-        self._count = 0
+        self._adapters = LoadedAdapters(base.network, base.device)
+        self._can_mix = True
 
     def answer(
         self,
-        adapter: Path | None,
-        inputs: Sequence[str],
-        options: GenerateOptions,
-        on_text: Callable[[str], None] | None = None,
-        is_cancelled: Callable[[], bool] = lambda: False,
-    ) -> list[Answer]:
-        """Answer inputs, in order.
+        prompts: Sequence[Prompt],
+        on_text: Callable[[int, str], None] | None = None,
+        is_cancelled: Callable[[int], bool] = lambda _position: False,
+    ) -> list[Answer | InputError]:
+        """Answer prompts, in order.
 
         Args:
-            adapter: a tuned model's folder; None: the base model.
-            on_text: given each further part of the answer as it comes; for one input alone.
-            is_cancelled: asked after each token; answers end there once it says so.
+            on_text: given a prompt's position and each further part of its answer as it comes.
+            is_cancelled: asked for each prompt's position after each token; its answer ends there once it says so.
 
-        Raises:
-            NotFoundError: the folder holds no tuned model.
-            BaseModelError: the tuned model belongs to another base model.
-            InputError: an input leaves no room for an answer.
+        Returns:
+            For each prompt its answer, or why it has none: NotFoundError (its folder holds no tuned model),
+            BaseModelError (its tuned model belongs to another base model), InputError (it leaves no room for an
+            answer).
         """
-        chat = self._base.chat if adapter is None else self._record_of(adapter)
-        prompts = encode_texts(self._base.tokenizer, [chat.prompt(text) for text in inputs])
-        self._check_lengths(prompts)
-        found: dict[int, Answer] = {}
-        with self._network(adapter) as network, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(options.seed)
-            for positions in batches_by_length([len(prompt) for prompt in prompts], ROWS):
-                batch = [prompts[position] for position in positions]
-                found.update(
-                    zip(positions, self._answer_batch(network, batch, options, on_text, is_cancelled), strict=True)
-                )
-        return [found[position] for position in range(len(prompts))]
+        found: list[Answer | InputError | None] = [None] * len(prompts)
+        waiting: list[_Row] = []
+        for position, prompt in enumerate(prompts):
+            try:
+                waiting.append(self._row(position, prompt, on_text, is_cancelled))
+            except InputError as error:
+                found[position] = error
+        rows = tuple(waiting)
+        while waiting:
+            for batch in self._batches(waiting):
+                self._answer_batch(batch)
+            # A row that was stopped where the longest one's context ended continues without that one.
+            waiting = [row for row in waiting if not row.is_over]
+        for row in rows:
+            found[row.position] = row.answer()
+        return [one for one in found if one is not None]
 
-    def _record_of(self, adapter: Path) -> ChatFormat:
-        record = tuned_model.read(adapter)
+    def _row(
+        self,
+        position: int,
+        prompt: Prompt,
+        on_text: Callable[[int, str], None] | None,
+        is_cancelled: Callable[[int], bool],
+    ) -> _Row:
+        chat, adapter = self._base.chat, None
+        if prompt.adapter is not None:
+            chat = self._chat_of(Path(prompt.adapter))
+            adapter = self._adapters.get(Path(prompt.adapter))
+        (ids,) = encode_texts(self._base.tokenizer, [chat.prompt(prompt.text_input)])
+        limit = self._base.context_tokens
+        if limit is not None and len(ids) >= limit:
+            raise InputError(
+                f"the input takes {len(ids)} tokens with the chat format around it, which leaves no room for an answer "
+                f"in the base model's {limit} tokens; shorten it, or choose another base model"
+            )
+        row = _Row(position, prompt, ids, adapter, self._base)
+        if on_text is not None:
+            row.on_text = lambda text: on_text(position, text)
+        row.is_cancelled = lambda: is_cancelled(position)
+        return row
+
+    def _chat_of(self, folder: Path) -> ChatFormat:
+        record = tuned_model.read(folder)
         check_base(record, self._base)
         return record.chat_format
 
-    def _check_lengths(self, prompts: list[list[int]]) -> None:
-        limit = self._base.context_tokens
-        too_long = [number for number, prompt in enumerate(prompts, 1) if limit is not None and len(prompt) >= limit]
-        if too_long:
-            raise InputError(
-                f"{len(too_long)} of {len(prompts)} inputs leave no room for an answer in the base model's {limit} "
-                f"tokens (first: number {too_long[0]}); shorten them, or choose another base model"
-            )
+    def _batches(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
+        """Yield rows of about the same length, the longest first: what does not fit the memory fails at once."""
+        order = sorted(rows, key=lambda row: -len(row.ids))
+        if not self._can_mix:
+            order.sort(key=lambda row: id(row.adapter))  # keeps the order by length within an adapter
+        batch: list[_Row] = []
+        for row in order:
+            if batch and not self._may_join(batch, row):
+                yield batch
+                batch = []
+            batch.append(row)
+        if batch:
+            yield batch
 
-    @torch.no_grad()
-    def _answer_batch(
-        self,
-        network: Any,
-        prompts: list[list[int]],
-        options: GenerateOptions,
-        on_text: Callable[[str], None] | None,
-        is_cancelled: Callable[[], bool],
-    ) -> list[Answer]:
-        from transformers import GenerationConfig, StoppingCriteriaList
+    def _may_join(self, batch: Sequence[_Row], row: _Row) -> bool:
+        if len(batch) >= ROWS:
+            return False
+        distinct = {id(one.adapter): one.adapter for one in (*batch, row)}
+        ranks = sum(adapter.rank for adapter in distinct.values() if adapter is not None)
+        return len(distinct) == 1 or (self._can_mix and ranks <= MIXED_RANKS)
 
-        base, longest = self._base, max(map(len, prompts))
-        tokens = torch.tensor([[base.pad_id] * (longest - len(ids)) + ids for ids in prompts], device=base.device)
-        mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=base.device)
-        room = options.max_output_tokens if base.context_tokens is None else base.context_tokens - longest
-        most = min(options.max_output_tokens, room)
-        sampling: dict[str, Any] = {"do_sample": False}
-        if options.temperature > 0:
-            sampling = {
-                "do_sample": True,
-                "temperature": options.temperature,
-                "top_k": options.top_k,
-                "top_p": options.top_p,
-            }
-        config = GenerationConfig(
-            max_new_tokens=most,
-            eos_token_id=base.stop_ids or None,
-            pad_token_id=base.pad_id,
-            use_cache=True,
-            **sampling,
-        )
-        streamer = None if on_text is None else _Streamer(self._text, on_text)
-        generated = network.generate(
+    def _answer_batch(self, rows: Sequence[_Row]) -> None:
+        try:
+            with adapters.adapters_on(self._base.network, [row.adapter for row in rows]):
+                self._generate(rows)
+        except MixingError:
+            self._can_mix = False  # the rows have no token yet, and are answered in the next round
+
+    def _generate(self, rows: Sequence[_Row]) -> None:
+        """Continue answers until all are over, or the longest row fills the context."""
+        from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+
+        base, longest = self._base, max(len(row.ids) for row in rows)
+        tokens = torch.tensor([[base.pad_id] * (longest - len(row.ids)) + row.ids for row in rows], device=base.device)
+        mask = torch.tensor([[0] * (longest - len(row.ids)) + [1] * len(row.ids) for row in rows], device=base.device)
+        most = max(row.room for row in rows)
+        if base.context_tokens is not None:
+            most = min(most, base.context_tokens - longest)
+        base.network.generate(
             input_ids=tokens,
             attention_mask=mask,
-            generation_config=config,
-            streamer=streamer,
-            stopping_criteria=StoppingCriteriaList([_all_rows(is_cancelled)]),
+            # No end token: `_taking` ends each row by itself.
+            generation_config=GenerationConfig(
+                max_new_tokens=most, do_sample=False, eos_token_id=None, pad_token_id=base.pad_id, use_cache=True
+            ),
+            logits_processor=LogitsProcessorList([_choosing(rows)]),
+            stopping_criteria=StoppingCriteriaList([_taking(rows)]),
         )
-        return [self._answered(ids, most) for ids in generated[:, longest:].tolist()]
-
-    def _answered(self, ids: list[int], most: int) -> Answer:
-        end = self._end(ids)
-        return Answer(self._text(ids), tokens=end, is_cut=end == most)
-
-    def _end(self, ids: list[int]) -> int:
-        """Where the first token stands that ends an answer; what is behind it is padding."""
-        return next((position for position, token in enumerate(ids) if token in self._base.stop_ids), len(ids))
-
-    def _text(self, ids: list[int]) -> str:
-        return self._base.tokenizer.decode(ids[: self._end(ids)], skip_special_tokens=True)
-
-    @contextmanager
-    def _network(self, adapter: Path | None) -> Iterator[Any]:
-        if adapter is None:
-            with nullcontext() if self._adapted is None else self._adapted.disable_adapter():
-                yield self._base.network if self._adapted is None else self._adapted
-            return
-        self._adapted_with(adapter)
-        yield self._adapted
-
-    def _adapted_with(self, adapter: Path) -> None:
-        """Make a folder's adapter the active one, loading it if it is not in memory."""
-        import peft
-
-        # A folder that was tuned anew under the same name is another adapter.
-        known = (str(adapter), (adapter / "adapter_model.safetensors").stat().st_mtime_ns)
-        if known in self._names:
-            self._names.move_to_end(known)
-        else:
-            name = f"adapter_{self._count}"
-            self._count += 1
-            device = str(self._base.device)
-            with peft_warnings_ignored():
-                if self._adapted is None:
-                    self._adapted = peft.PeftModel.from_pretrained(
-                        self._base.network, adapter, adapter_name=name, torch_device=device
-                    )
-                else:
-                    self._adapted.load_adapter(adapter, adapter_name=name, torch_device=device)
-            self._names[known] = name
-        self._adapted.set_adapter(self._names[known])
-        while len(self._names) > ADAPTERS_KEPT:
-            self._adapted.delete_adapter(self._names.popitem(last=False)[1])
-
-    def release(self) -> None:
-        """Take every adapter off the base model."""
-        if self._adapted is not None:
-            take_off(self._base, self._adapted)
-            self._adapted = None
-            self._names.clear()
 
 
-def _all_rows(is_over: Callable[[], bool]) -> Callable[..., torch.Tensor]:
-    """What transformers' `generate` asks after each token: which rows are over."""
+class _Row:
+    """A prompt on its way to its answer.
 
-    def rows(tokens: torch.Tensor, _scores: torch.Tensor, **_more: object) -> torch.Tensor:
-        return torch.full((tokens.shape[0],), is_over(), dtype=torch.bool, device=tokens.device)
-
-    return rows
-
-
-class _Streamer:
-    """What transformers' `generate` hands its tokens to, as they come: passes on the text that is sure to stay.
-
-    Args:
-        text: decodes tokens.
-        on_text: given each further part.
+    Attributes:
+        prompt_ids: the tokens of the prompt.
+        answer_ids: the tokens of the answer so far, without the one that ends it.
+        is_over: whether the answer is whole.
     """
 
-    def __init__(self, text: Callable[[list[int]], str], on_text: Callable[[str], None]) -> None:
-        self._text = text
-        self._on_text = on_text
-        self._ids: list[int] = []
+    def __init__(
+        self, position: int, prompt: Prompt, prompt_ids: list[int], adapter: Adapter | None, base: LoadedModel
+    ) -> None:
+        self.position = position
+        self.prompt_ids = prompt_ids
+        self.answer_ids: list[int] = []
+        self.adapter = adapter
+        self.is_over = False
+        self.on_text: Callable[[str], None] | None = None
+        self.is_cancelled: Callable[[], bool] = lambda: False
+        self._base = base
+        self._options = prompt.options
+        self._most = prompt.options.max_output_tokens
+        if base.context_tokens is not None:
+            self._most = min(self._most, base.context_tokens - len(prompt_ids))
+        self._has_end = False
         self._sent = 0
-        self._is_prompt = True
+        self._random = _random_numbers(prompt.options.seed, prompt_ids)
 
-    def put(self, value: torch.Tensor) -> None:
-        """Take the prompt, and then one token after the other."""
-        if self._is_prompt:
-            self._is_prompt = False
-            return
-        self._ids += value.flatten().tolist()
-        text = self._text(self._ids)
-        if not text.endswith("\ufffd"):  # a character of which some bytes are still to come
-            self._send(text)
+    @property
+    def ids(self) -> list[int]:
+        """The tokens that the next one follows."""
+        return self.prompt_ids + self.answer_ids
 
-    def end(self) -> None:
-        """Pass on the rest."""
-        self._send(self._text(self._ids))
+    @property
+    def room(self) -> int:
+        """How many more tokens the answer may have."""
+        return self._most - len(self.answer_ids)
 
-    def _send(self, text: str) -> None:
-        if len(text) > self._sent:
-            self._on_text(text[self._sent :])
-            self._sent = len(text)
+    @property
+    def samples(self) -> bool:
+        """Whether its tokens are drawn by chance."""
+        return self._options.temperature > 0
+
+    def draw(self, scores: torch.Tensor) -> int:
+        """Draw the next token by the scores of all tokens, [1, vocabulary]."""
+        from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+        options = self._options
+        warpers: list[Any] = [TemperatureLogitsWarper(options.temperature)]
+        if options.top_k:
+            warpers.append(TopKLogitsWarper(options.top_k))
+        if options.top_p < 1:
+            warpers.append(TopPLogitsWarper(options.top_p))
+        scores = scores.float().cpu()  # torch's generators give other numbers on other devices
+        for warper in warpers:
+            scores = warper(None, scores)
+        return int(torch.multinomial(scores.softmax(-1), 1, generator=self._random))
+
+    def take(self, token: int) -> None:
+        """Take the next token, and see whether the answer is whole with it."""
+        if token in self._base.stop_ids:
+            self._has_end = self.is_over = True
+        else:
+            self.answer_ids.append(token)
+            self._has_end = self._stop() is not None
+            self.is_over = self._has_end or self.room == 0 or self.is_cancelled()
+        if self.on_text is not None:
+            self._send(self.on_text)
+
+    def _send(self, on_text: Callable[[str], None]) -> None:
+        """Pass on the text that is sure to stay."""
+        text = self._text(self.answer_ids)
+        end = len(text)
+        if (stop := self._stop()) is not None:
+            end = stop
+        elif not self.is_over:
+            if text.endswith("\ufffd"):  # a character of which some bytes are still to come
+                return
+            end -= _begun(text, self._options.stop_sequences)
+        if end > self._sent:
+            on_text(text[self._sent : end])
+            self._sent = end
+
+    def _stop(self) -> int | None:
+        """Return where in the answer's text the first stop sequence is."""
+        if not self._options.stop_sequences:
+            return None
+        text = self._text(self.answer_ids)
+        places = [text.find(stop) for stop in self._options.stop_sequences]
+        return min((place for place in places if place >= 0), default=None)
+
+    def answer(self) -> Answer:
+        """Return the answer so far."""
+        text, tokens = self._text(self.answer_ids), len(self.answer_ids)
+        if (stop := self._stop()) is not None:
+            text = text[:stop]
+            while tokens and len(self._text(self.answer_ids[: tokens - 1])) >= stop:
+                tokens -= 1
+        return Answer(text, tokens, is_cut=not self._has_end and self.room == 0)
+
+    def _text(self, ids: list[int]) -> str:
+        return self._base.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def _random_numbers(seed: int, prompt_ids: list[int]) -> torch.Generator:
+    """Return an answer's own random numbers: the same whatever is answered beside it or before it."""
+    digest = hashlib.sha256(repr((seed, prompt_ids)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def _begun(text: str, stop_sequences: Sequence[str]) -> int:
+    """Return how many of the text's last characters may be the beginning of a stop sequence."""
+    lengths = [length for stop in stop_sequences for length in range(1, len(stop)) if text.endswith(stop[:length])]
+    return max(lengths, default=0)
+
+
+def _choosing(rows: Sequence[_Row]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """What transformers' `generate` asks for each token: leaves it only the one that was drawn, where a row samples."""
+
+    def choose(_tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores = scores.clone()
+        for number, row in enumerate(rows):
+            if row.samples and not row.is_over:
+                token = row.draw(scores[number : number + 1])
+                scores[number] = -torch.inf
+                scores[number, token] = 0.0
+        return scores
+
+    return choose
+
+
+def _taking(rows: Sequence[_Row]) -> Callable[..., torch.Tensor]:
+    """What transformers' `generate` asks after each token: hands it to its row, and says which rows are over."""
+
+    def take(tokens: torch.Tensor, _scores: torch.Tensor, **_more: object) -> torch.Tensor:
+        for row, token in zip(rows, tokens[:, -1].tolist(), strict=True):
+            if not row.is_over:
+                row.take(token)
+        return torch.tensor([row.is_over for row in rows], device=tokens.device)
+
+    return take

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from tunerun.job import Answer, Failure, GenerateOptions, JobState, Snapshot, TuningRequest
+from tunerun.job import Answer, Failure, JobState, Prompt, Snapshot, TuningRequest
 from tunerun.schema import Model
 
 
@@ -45,21 +45,22 @@ class Train:
 
 @dataclass(frozen=True)
 class Generate:
-    """Answer inputs; answered by Answers or Refused.
+    """Answer prompts with one base model and its tuned models, in shared batches; answered by Answers or Refused.
 
     Attributes:
-        adapter: a tuned model's folder; None: the base model.
-        stream: of one input: whether its answer also comes piece by piece, as Piece.
-        id: by which Cancel ends it before its answers are whole; empty: nobody will.
+        stream: whether the answers also come piece by piece, as Piece.
+        id: by which Cancel ends its answers before they are whole: all by `id`, one by `answer_id`.
     """
 
     model: Model
-    adapter: str | None
-    inputs: tuple[str, ...]
-    options: GenerateOptions
+    prompts: tuple[Prompt, ...]
     stream: bool = False
     id: str = ""
     do: Literal["generate"] = "generate"
+
+    def answer_id(self, position: int) -> str:
+        """Return by which Cancel ends the answer to one of the prompts."""
+        return f"{self.id}.{position}"
 
 
 @dataclass(frozen=True)
@@ -99,23 +100,20 @@ class JobEnded:
 
 @dataclass(frozen=True)
 class Piece:
-    """The next part of an answer that is streamed."""
+    """The next part of an answer that is streamed.
 
+    Attributes:
+        position: which of Generate's prompts it answers, from 0.
+    """
+
+    position: int
     text: str
     report: Literal["piece"] = "piece"
 
 
 @dataclass(frozen=True)
-class Answers:
-    """The answers to Generate's inputs, in order."""
-
-    answers: tuple[Answer, ...]
-    report: Literal["answers"] = "answers"
-
-
-@dataclass(frozen=True)
 class Refused:
-    """The command could not be followed.
+    """A command could not be followed, or a prompt not be answered.
 
     Attributes:
         error: the name of an InputError's class if the user must act, else None.
@@ -127,6 +125,14 @@ class Refused:
     problems: tuple[str, ...]
     traceback: str | None = None
     report: Literal["refused"] = "refused"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """For each of Generate's prompts, in order, its answer, or why it has none."""
+
+    answers: tuple[Answer | Refused, ...]
+    report: Literal["answers"] = "answers"
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class Worker:
             try:
                 self._report(self._follow(command))
             except InputError as error:
-                self._report(messages.Refused(type(error).__name__, error.problems))
+                self._report(_refused(error))
             except Exception as error:  # noqa: BLE001 - isolates a command; the report carries the traceback
                 self._forget()
                 failure = failure_of(error)
@@ -106,23 +106,28 @@ class Worker:
             base_model.prepare(command.model, self._cache)
             return messages.Done()
         if isinstance(command, messages.Generate):
-            adapter = None if command.adapter is None else Path(command.adapter)
-            self._load(command.model)
-            on_text = (lambda text: self._report(messages.Piece(text))) if command.stream else None
-            answers = self._generation.answer(
-                adapter, command.inputs, command.options, on_text, lambda: command.id in self._cancelled
-            )
-            self._cancelled.discard(command.id)
-            return messages.Answers(tuple(answers))
+            return self._answer(command)
         self._train(command)
         return messages.Done()
+
+    def _answer(self, command: messages.Generate) -> messages.Answers:
+        self._load(command.model)
+        ids = {command.id, *(command.answer_id(position) for position in range(len(command.prompts)))}
+        answers = self._generation.answer(
+            command.prompts,
+            (lambda position, text: self._report(messages.Piece(position, text))) if command.stream else None,
+            lambda position: not self._cancelled.isdisjoint((command.id, command.answer_id(position))),
+        )
+        self._cancelled -= ids
+        return messages.Answers(
+            tuple(_refused(answer) if isinstance(answer, InputError) else answer for answer in answers)
+        )
 
     def _train(self, command: messages.Train) -> None:
         from tunerun.engine import training
 
         try:
             self._load(command.pack[0].request.model)
-            self._generation.release()
         except Exception as error:  # noqa: BLE001 - isolates a pack; the failure carries the traceback
             self._forget()
             for packed in command.pack:
@@ -153,6 +158,10 @@ class Worker:
 
     def _forget(self) -> None:
         self._base = self._generation = None
+
+
+def _refused(error: InputError) -> messages.Refused:
+    return messages.Refused(type(error).__name__, error.problems)
 
 
 class _Reporting:
