@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +10,15 @@ from tunerun.dataset.conversations import with_conversations
 from tunerun.dataset.rows import Findings, Rows, SourceRow, nearest
 from tunerun.errors import TemplateError
 from tunerun.job import Example
-from tunerun.template import PromptTemplate
+from tunerun.template import AbsentCellError, PromptTemplate
+from tunerun.template.absent import is_null
 
 GUIDE = "Gemini API model tuning guide, as last served 2025-04-28"
 """Source of the limits on characters (40,000 and 5,000 there) and of the advice in `advice.py`."""
+
+
+PARTS = ("text_input", "output")
+"""The two texts that a template makes of a row."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,11 @@ def render_rows(rows: Rows, template: PromptTemplate, limits: CharacterLimits, f
         limits: of the backend.
         findings: where problems go.
     """
-    part_of = dict.fromkeys(template.columns, "template.output") | dict.fromkeys(
-        template.input_columns, "template.text_input"
-    )
     rows = with_conversations(rows, template.columns, findings)
-    for column in sorted(part_of):
-        require(rows, column, part_of[column], findings)
-    complete = [row for row in rows if part_of.keys() <= row.columns.keys()]
-    usable = [row for row in complete if not _bad_cells(row, part_of, findings)]
+    named_by = {column: f"template.{part}" for part in reversed(PARTS) for column in template.printed(part)}
+    for column in sorted(named_by):
+        require(rows, column, named_by[column], findings)
+    usable = [row for row in rows if not _bad_cells(row, template, findings)]
     rendered = [each for row in usable for each in _rendered(row, template, findings)]
     return [each for each in rendered if not _bad_texts(each, limits, findings)]
 
@@ -75,19 +76,25 @@ def _wanted(column: str, named_by: str, row: SourceRow) -> str:
     return f"{column!r}, which {named_by} names; {nearest(column, row.columns)}"
 
 
-def _bad_cells(row: SourceRow, part_of: dict[str, str], findings: Findings) -> bool:
-    """Whether a cell that the template uses is null or no text; says so."""
+def _bad_cells(row: SourceRow, template: PromptTemplate, findings: Findings) -> bool:
+    """Whether a cell that the template prints is missing, null or not text; reports those that are there."""
     bad = False
-    for column, part in part_of.items():
-        what = _complaint_about_cell(row.columns[column])
-        if what:
-            bad = True
-            findings.add_row(what, row.place, f"the cell of {column!r} {what}, and {part} uses it; fill it in as text")
+    for part in PARTS:
+        for column in template.printed(part):
+            what = _complaint_about_cell(row.columns[column]) if column in row.columns else "is missing"
+            bad = bad or what is not None
+            if what and column in row.columns:
+                _add_bad_cell(row, column, part, what, findings)
     return bad
 
 
+def _add_bad_cell(row: SourceRow, column: str, part: str, what: str, findings: Findings) -> None:
+    line = f"the cell of {column!r} {what}, and template.{part} uses it; fill it in as text"
+    findings.add_row(what, row.place, line)
+
+
 def _complaint_about_cell(cell: Any) -> str | None:
-    if cell is None or (isinstance(cell, float) and math.isnan(cell)):  # NaN is how tables write null
+    if is_null(cell):
         return "is null"
     return "holds bytes" if isinstance(cell, bytes | bytearray) else None
 
@@ -95,6 +102,12 @@ def _complaint_about_cell(cell: Any) -> str | None:
 def _rendered(row: SourceRow, template: PromptTemplate, findings: Findings) -> Iterator[RenderedRow]:
     try:
         yield RenderedRow(row, template.render(row.columns))
+    except AbsentCellError as error:
+        if error.is_null:
+            _add_bad_cell(row, error.column, error.part, "is null", findings)
+        else:
+            wanted = _wanted(error.column, f"template.{error.part}", row)
+            findings.add_row("column", row.place, f"the row has no column {wanted}")
     except TemplateError as error:
         findings.add_row("template", row.place, f"{error}; correct the template, or this row")
 

@@ -46,8 +46,8 @@ ERROR, WARNING = Severity.ERROR, Severity.WARNING
 
 CHECKS = (
     Check("file", ERROR, "a file that is missing, is not what its ending says, is broken, or is not UTF-8"),
-    Check("column", ERROR, "a column that the template names and a row lacks"),
-    Check("cell", ERROR, "an empty cell (null) or bytes where the template needs text"),
+    Check("column", ERROR, "a column that the template prints and a row does not have"),
+    Check("cell", ERROR, "an empty cell (null) or bytes that the template prints"),
     Check("blank", ERROR, "a text_input or an output that is blank after the template"),
     Check("long", ERROR, "more characters than the backend takes"),
     Check("duplicate", WARNING, "an example that stands twice: it weighs twice as much"),

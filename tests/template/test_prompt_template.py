@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tunerun.errors import TemplateError
 from tunerun.job import Example
 from tunerun.schema import Template
-from tunerun.template import PromptTemplate
+from tunerun.template import AbsentCellError, PromptTemplate
 
 
 def _input(text: str, /, **row: Any) -> str:
@@ -46,7 +46,7 @@ def test_render_input_needs_only_its_columns() -> None:
     """An input is rendered without the columns of the output; an example is not."""
     template = PromptTemplate(Template(text_input="Q: {{ q }}", output="{{ a }}"))
     assert template.render_input({"q": "1"}) == "Q: 1"
-    with pytest.raises(TemplateError, match=r"^template\.output names 'a', which the row has not; it has q$"):
+    with pytest.raises(TemplateError, match=r"^template\.output names 'a', which the row does not have; it has q$"):
         template.render({"q": "1"})
 
 
@@ -54,7 +54,7 @@ def test_render_input_needs_only_its_columns() -> None:
 def test_no_name_stands_in_for_a_column(name: str) -> None:
     """A column that is missing is an error even where Jinja has something of its own under that name."""
     assert _input(f"{{{{ {name} }}}}", **{name: "cell"}) == "cell"
-    with pytest.raises(TemplateError, match=f"template.text_input names '{name}', which the row has not"):
+    with pytest.raises(TemplateError, match=f"template.text_input names '{name}', which the row does not have"):
         _input(f"{{{{ {name} }}}}", text="1")
 
 
@@ -138,10 +138,114 @@ def test_a_column_whose_name_is_no_identifier_is_named_by_subscript() -> None:
     template = PromptTemplate(Template(text_input='{{ row["Länge (cm)"] }} {{ unit }}', output="{{ row['my col'] }}"))
     assert template.columns == {"Länge (cm)", "unit", "my col"}
     assert template.render({"Länge (cm)": 3, "unit": "cm", "my col": "x"}) == Example("3 cm", "x")
-    with pytest.raises(TemplateError, match=r"names 'my col', which the row has not"):
+    with pytest.raises(TemplateError, match=r"names 'my col', which the row does not have"):
         template.render({"Länge (cm)": 3, "unit": "cm"})
 
 
 def test_a_column_may_be_called_row() -> None:
     """A column named `row` is a column."""
-    assert PromptTemplate(Template(text_input="{{ row }}", output="x")).render({"row": "7"}) == Example("7", "x")
+    template = PromptTemplate(Template(text_input="{{ row }}", output="{{ x }}"))
+    assert template.render({"row": "7", "x": "y"}) == Example("7", "y")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ a }}{% if b %} {{ b }}{% endif %}",
+        "{{ a }}{% if b is defined and b %} {{ b }}{% endif %}",
+        "{{ a }}{% if b is none or b is not defined %}{% else %} {{ b }}{% endif %}",
+        "{{ a }}{% if row.get('b') %} {{ row.get('b') }}{% endif %}",
+        "{{ a }}{% if row['b'] %} {{ row['b'] }}{% endif %}",
+        "{{ a }}{% if b == 'c' %} {{ b }}{% endif %}",
+        "{{ a }}{{ ' ' if b else '' }}{{ b | default('') }}",
+        "{{ a }}{{ ' ' if b else '' }}{{ row.b | default('') }}",
+        "{{ a }}{{ ' ' if b else '' }}{{ row.get('b', none) or '' }}",
+        "{{ a }}{% for line in b %}{{ ' ' if loop.first else '' }}{{ line }}{% endfor %}",
+        "{{ a }}{% if b and b.upper() %} {{ b }}{% endif %}",
+        "{{ a }}{% if 'c' in b %} {{ b }}{% endif %}",
+    ],
+)
+def test_a_cell_may_be_optional(text: str) -> None:
+    """A column that is missing or null is an error only where it is printed."""
+    assert _input(text, a="x", b="c") == "x c"
+    assert [_input(text, a="x"), _input(text, a="x", b=None), _input(text, a="x", b=float("nan"))] == ["x"] * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "column"),
+    [
+        ("{{ a }}{{ b }}", "b"),
+        ("{{ a }}{{ b | upper }}", "b"),
+        ("{{ a ~ b }}", "b"),
+        ("{{ a + b }}", "b"),
+        ("{{ a }}{{ row.get('b') }}", "b"),
+        ("{{ a }}{{ row['b'] }}", "b"),
+        ("{{ a }}{{ b.title }}", "b"),
+        ("{{ a }}{{ [a, b] | join(', ') }}", "b"),
+        ("{{ a }}{{ b | join(', ') }}", "b"),
+        ("{% if not b %}{{ b }}{% endif %}", "b"),
+        ("{{ '%s' % b }}", "b"),
+    ],
+)
+def test_an_optional_cell_that_is_printed_is_an_error(text: str, column: str) -> None:
+    """Nothing that needs its text is given an empty one."""
+    for row, is_null in ({"a": "x"}, False), ({"a": "x", "b": None}, True):
+        with pytest.raises(AbsentCellError, match=r"^template\.text_input (prints|names) 'b', which") as refused:
+            _input(text, **row)
+        assert (refused.value.column, refused.value.is_null, refused.value.part) == (column, is_null, "text_input")
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("{text_input}", r"names no column, .*; write \{\{ text_input \}\} in double braces"),
+        ("Question: { question }?", r"names no column, .*; write \{\{ question \}\} in double braces"),
+        ("{{ true }}{{ none }}", "an expression gives null"),
+        ("{{ true }}", "names no column, so all rows would give the same; name one"),
+        ("text_input", "names no column, so all rows would give the same; name one"),
+        ("{% set a = 1 %}{{ a }}", "names no column"),
+    ],
+)
+def test_a_template_that_names_no_column_is_refused(text: str, advice: str) -> None:
+    """Every row would give the same example."""
+    with pytest.raises(TemplateError, match=rf"^template\.output: {advice}"):
+        PromptTemplate(Template(output=text))
+
+
+@pytest.mark.parametrize(
+    ("text", "name"), [("{{ Tweet text }}", "Tweet text"), ("Say:\n{{ Label (new) }} {{- the label -}}", "the label")]
+)
+def test_a_name_with_a_space_shows_how_to_write_it(text: str, name: str) -> None:
+    """`{{ Tweet text }}` is no expression of Jinja2; the error says what is."""
+    with pytest.raises(TemplateError, match=rf"for a column of that name write \{{\{{ row\[\"{name}\"\] \}}\}}$"):
+        PromptTemplate(Template(text_input=text))
+
+
+def test_true_and_false_are_printed_as_json_has_them() -> None:
+    """A boolean is the file's text."""
+    assert _input("{{ a }} {{ b }} {{ a and 'x' }} {{ n == 1 }}", a=True, b=False, n=1) == "true false x true"
+
+
+def test_the_whole_row_can_be_used() -> None:
+    """`row` is the row: its JSON, its items."""
+    template = PromptTemplate(Template(text_input="{{ row | tojson }}", output="{{ a }}"))
+    assert template.uses_row
+    assert template.columns == {"a"}
+    assert template.used("text_input", {"a": "1", "b": None}) == ["a", "b"]
+    assert template.render_input({"b": "1", "a": None}) == '{"b": "1", "a": null}'
+    lines = "{% for name, cell in row.items() %}{{ name }}={{ cell }};{% endfor %}"
+    assert _input(lines, a="1", b="2") == "a=1;b=2;"
+
+
+def test_columns_of_row() -> None:
+    """A constant name under `row` is a column, however it is asked for."""
+    template = PromptTemplate(Template(text_input="{{ row.a }}{{ row['b'] }}{{ row.get('c', '') }}"))
+    assert template.input_columns == {"a", "b", "c"}
+    assert not template.uses_row
+    assert PromptTemplate(Template(text_input="{{ row[name] }}")).uses_row
+
+
+def test_printed_columns() -> None:
+    """Those that stand by themselves, outside of conditions."""
+    template = PromptTemplate(Template(text_input="{{ a }}{% if b %}{{ b }}{% endif %}{{ row['c d'] }}{{ e | upper }}"))
+    assert template.printed("text_input") == ("a", "c d")

@@ -1,0 +1,62 @@
+"""JSON as a prompt should have it: keys in the row's order, every script as it is, numbers as the file writes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tunerun.template.absent import Absent, is_null
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Return a value as JSON.
+
+    `json.dumps` would write a number that keeps its spelling (a float with a `str` of its own) in Python's.
+
+    Args:
+        value: what the row's format has: text, numbers, booleans, null, lists and objects; dates give their ISO form.
+        indent: spaces of a level; None: one line.
+
+    Raises:
+        TypeError: the value has no JSON.
+        ValueError: it is infinite.
+    """
+    return "".join(_pieces(value, indent, 0))
+
+
+def _pieces(value: Any, indent: int | None, level: int) -> Iterable[str]:
+    if isinstance(value, str):
+        yield json.dumps(str(value), ensure_ascii=False)
+    elif isinstance(value, bool):
+        yield "true" if value else "false"
+    elif is_null(value) or (isinstance(value, Absent) and value.is_null):
+        yield "null"
+    elif isinstance(value, int | float):
+        if value in (float("inf"), float("-inf")):
+            raise ValueError("infinity has no JSON")
+        yield str(value)
+    elif isinstance(value, Mapping):
+        items = (([json.dumps(str(key), ensure_ascii=False), ": "], item) for key, item in value.items())
+        yield from _enclosed("{}", items, indent, level)
+    elif isinstance(value, list | tuple):
+        yield from _enclosed("[]", (([], item) for item in value), indent, level)
+    elif hasattr(value, "isoformat"):
+        yield json.dumps(value.isoformat())
+    else:
+        raise TypeError(f"{type(value).__name__} has no JSON")
+
+
+def _enclosed(brackets: str, items: Iterable[tuple[list[str], Any]], indent: int | None, level: int) -> Iterable[str]:
+    between = ", " if indent is None else f",\n{' ' * indent * (level + 1)}"
+    first = "" if indent is None else between[1:]
+    yield brackets[0]
+    is_empty = True
+    for before, item in items:
+        yield first if is_empty else between
+        yield from before
+        yield from _pieces(item, indent, level + 1)
+        is_empty = False
+    if indent is not None and not is_empty:
+        yield f"\n{' ' * indent * level}"
+    yield brackets[1]
