@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tests.experiments import planned
 from tests.test_runner import run_on
 from tests.troubled import Notes, Troubled, run_with
 from tunerun import schema
-from tunerun.backends.base import Backend, Capabilities
+from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
 from tunerun.errors import AmbiguousError, BackendError, UnavailableError
 from tunerun.job import (
     Failure,
@@ -190,8 +190,8 @@ class OnThisMachine(ScriptedBackend):
 class NotAsked(OnThisMachine):
     """The same in another process."""
 
-    def poll(self, refs: Sequence[JobRef]) -> dict[JobRef, JobStatus]:
-        raise AssertionError(f"asked about {refs}")
+    def poll(self, refs: Sequence[JobRef], after: Mapping[JobRef, int] = NO_CURSORS) -> Mapping[JobRef, JobStatus]:
+        raise AssertionError(f"asked about {refs} after {after}")
 
 
 class Looks(Progress):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Thread
 
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.experiments import overrides, planned
 from tests.test_runner import run_on
 from tests.troubled import Notes, Troubled, run_with
+from tunerun.backends.base import NO_CURSORS
 from tunerun.cli import tables
 from tunerun.compose import load
 from tunerun.errors import AccessError, AmbiguousError, BackendError, ConfigError, LimitError, UnavailableError
@@ -173,12 +174,12 @@ class Stalls(ScriptedBackend):
         super().__init__(service)
         self._looks, self._service = looks, service
 
-    def poll(self, refs: Sequence[JobRef]) -> dict[JobRef, JobStatus]:
+    def poll(self, refs: Sequence[JobRef], after: Mapping[JobRef, int] = NO_CURSORS) -> Mapping[JobRef, JobStatus]:
         self._looks -= 1
         self._service.steps_per_poll = 2 if self._looks > 0 and not self._service.jobs[refs[0].id].steps_taken else 0
         if self._looks <= 0:
             self._service.steps_per_poll = 1_000
-        return dict(super().poll(refs))
+        return super().poll(refs, after)
 
 
 def test_a_job_that_stands_still_is_reported_once(tmp_path: Path, service: ScriptedService) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tunerun import schema
-from tunerun.backends.base import Backend
+from tunerun.backends.base import NO_CURSORS, Backend
 from tunerun.errors import AmbiguousError, BackendError
 from tunerun.job import (
     GenerateOptions,
@@ -62,10 +62,10 @@ class Troubled(ScriptedBackend):
             raise error
         return super().submit(request)
 
-    def poll(self, refs: Sequence[JobRef]) -> dict[JobRef, JobStatus]:
+    def poll(self, refs: Sequence[JobRef], after: Mapping[JobRef, int] = NO_CURSORS) -> Mapping[JobRef, JobStatus]:
         if (error := next(self._polls, None)) is not None:
             raise error
-        return dict(super().poll(refs))
+        return super().poll(refs, after)
 
     def generate(self, model: schema.Model | TunedModel, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
         if (error := next(self._generates, None)) is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from tunerun.errors import TransitionError
@@ -162,7 +162,7 @@ class JobStatus:
     """What a backend knows of a job now.
 
     Attributes:
-        snapshots: every snapshot since the start of the job, by step.
+        snapshots: by step; from `Backend.poll`, those after the caller's cursor.
         metrics: what the backend measured itself: `train/seconds`, `validation/loss` (nats per output token) and
             `validation/base_loss` (the same of the base model before training), where it can.
         tuned_model: set when the state is SUCCEEDED; also when it is CANCELLED, where the backend was told to keep
@@ -175,6 +175,10 @@ class JobStatus:
     metrics: Mapping[str, float] = field(default_factory=dict)
     tuned_model: TunedModel | None = None
     failure: Failure | None = None
+
+    def after(self, step: int) -> JobStatus:
+        """The same without the snapshots up to a step."""
+        return replace(self, snapshots=tuple(s for s in self.snapshots if s.step > step)) if step else self
 
 
 @dataclass(frozen=True)

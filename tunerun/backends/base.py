@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Protocol, Self
 
 from tunerun.job import GenerateOptions, JobRef, JobStatus, TunedModel, TuningRequest
@@ -13,7 +13,7 @@ from tunerun.schema import Model
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a backend can do and its limits, known without asking it.
+    """What a backend can do and its limits, made from its config section: nothing is opened or asked.
 
     Attributes:
         kind: `local`, `gemini`, `vertex` or `openai`; part of every trial's key.
@@ -22,7 +22,12 @@ class Capabilities:
         max_output_characters: of one example's `output`; None: no limit.
         source: where the limits are written down, with its date.
         max_in_flight: jobs that it is given at once at most.
-        survives_runner: whether a job goes on when the process that submitted it ends.
+        survives_runner: whether a job continues when the process that submitted it ends.
+        is_hosted: whether base models live at a service, where their name is all that is known of them; else their
+            files are on this machine, and their content identifies them.
+        has_prices: whether tuning there may cost money.
+        trains_exact_prefixes: whether fewer epochs are bit for bit the first epochs of more.
+        precision: number format of the frozen weights, part of every trial's key; empty: the service's choice.
         poll_interval_s: seconds between two looks at the running jobs.
         max_training_bytes: of all training examples as they are sent; None: no limit.
         not_taken: keys of the config that the service has no word for, so that they cannot be swept.
@@ -36,10 +41,18 @@ class Capabilities:
     source: str
     max_in_flight: int
     survives_runner: bool
+    is_hosted: bool
+    has_prices: bool
+    trains_exact_prefixes: bool
+    precision: str
     poll_interval_s: float = 0.2
     max_training_bytes: int | None = None
     not_taken: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+NO_CURSORS: Mapping[JobRef, int] = MappingProxyType({})
+"""For a poll that wants every snapshot."""
 
 
 class Backend(Protocol):
@@ -57,8 +70,9 @@ class Backend(Protocol):
     - `find` answers with the reference of a key's job that is under way or has succeeded; None: there is none, and
       `submit` would start one. It changes nothing.
     - `poll` answers for every reference it is given, also for one of an earlier process: a job that the backend does
-      not know (any more) is FAILED with `FailureKind.LOST`. Snapshots are complete since the start and ordered by
-      step; calling it again gives the same or more. A state that the backend's service invents is RUNNING.
+      not know (any more) is FAILED with `FailureKind.LOST`. It gives every snapshot whose step is higher than the
+      job's cursor in `after` (all where it has none), ordered by step; so a caller who passes on the last step that it
+      has recorded gets what is new. A state that the backend's service invents is RUNNING.
     - `cancel` of a finished or unknown job does nothing. After it, `poll` soon answers CANCELLED, or what the job
       had reached before.
     - `generate` answers one output per input, in order. The inputs are rendered already; the backend puts the same
@@ -78,7 +92,7 @@ class Backend(Protocol):
 
     def find(self, key: str, tuned_model_id: str) -> JobRef | None: ...
 
-    def poll(self, refs: Sequence[JobRef]) -> Mapping[JobRef, JobStatus]: ...
+    def poll(self, refs: Sequence[JobRef], after: Mapping[JobRef, int] = NO_CURSORS) -> Mapping[JobRef, JobStatus]: ...
 
     def cancel(self, ref: JobRef) -> None: ...
 

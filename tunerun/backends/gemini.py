@@ -11,11 +11,12 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from tunerun import schema
-from tunerun.backends.base import Backend, Capabilities
+from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
 from tunerun.backends.http import ApiKey, Json, JsonService, OAuth
 from tunerun.errors import BackendError, BaseModelError, InputError, StatusError, UnavailableError
 from tunerun.job import (
@@ -52,6 +53,32 @@ _CANCELLED = 1
 _LOST = Failure(FailureKind.LOST, "the service does not know the tuned model: it was deleted, or was never created")
 
 
+def capabilities(section: schema.GeminiBackend) -> Capabilities:
+    """What a service at the section's address can do, by the limits of the tuning guide."""
+    return Capabilities(
+        kind=KIND,
+        address=section.base_url,
+        max_input_characters=40_000,
+        max_output_characters=5_000,
+        source="the Gemini API's model tuning guide (as last served, 2025-04-28)",
+        max_in_flight=section.max_in_flight,
+        survives_runner=True,
+        is_hosted=True,
+        has_prices=True,
+        trains_exact_prefixes=False,  # the API promises no seed and no order
+        precision="",
+        poll_interval_s=section.poll_interval_s,
+        max_training_bytes=4 * 2**20,
+        not_taken=("hyperparameters.adapter_rank", "hyperparameters.adapter_alpha"),
+        warnings=(NO_TUNING,) if section.base_url == schema.GOOGLE else (),
+    )
+
+
+def open_backend(section: schema.GeminiBackend, _runs: Path, _cache: Path) -> Backend:
+    """Make the backend; nothing is sent yet."""
+    return GeminiBackend(section)
+
+
 class GeminiBackend:
     """Runs jobs at a service that speaks the Gemini API.
 
@@ -65,20 +92,8 @@ class GeminiBackend:
         self._service = JsonService(section.base_url, credentials, section.connect_timeout_s, section.read_timeout_s)
 
     def capabilities(self) -> Capabilities:
-        """The limits of the tuning guide."""
-        return Capabilities(
-            kind=KIND,
-            address=self._section.base_url,
-            max_input_characters=40_000,
-            max_output_characters=5_000,
-            source="the Gemini API's model tuning guide (as last served, 2025-04-28)",
-            max_in_flight=self._section.max_in_flight,
-            survives_runner=True,
-            poll_interval_s=self._section.poll_interval_s,
-            max_training_bytes=4 * 2**20,
-            not_taken=("hyperparameters.adapter_rank", "hyperparameters.adapter_alpha"),
-            warnings=(NO_TUNING,) if self._section.base_url == schema.GOOGLE else (),
-        )
+        """The limits of the tuning guide; see the Protocol."""
+        return capabilities(self._section)
 
     def prepare(self, models: Sequence[Model]) -> None:
         """Ask for every base model.
@@ -183,7 +198,7 @@ class GeminiBackend:
     def _unintelligible(self, name: str) -> UnavailableError:
         return UnavailableError(f"{name} at {self._section.base_url}: the answer is no tuned model of the Gemini API")
 
-    def poll(self, refs: Sequence[JobRef]) -> Mapping[JobRef, JobStatus]:
+    def poll(self, refs: Sequence[JobRef], after: Mapping[JobRef, int] = NO_CURSORS) -> Mapping[JobRef, JobStatus]:
         """One request for each page of the service's list, or for each job where there are few; see the Protocol."""
         wanted = {ref.id: ref for ref in refs if ref.backend == KIND and _ID.fullmatch(ref.id)}
         found = (
@@ -191,7 +206,7 @@ class GeminiBackend:
         )
         statuses = {ref: JobStatus(JobState.FAILED, failure=_LOST) for ref in refs}
         statuses.update({wanted[i]: self._status(model) for i, model in found.items() if model is not None})
-        return statuses
+        return {ref: status.after(after.get(ref, 0)) for ref, status in statuses.items()}
 
     def _listed(self, wanted: Mapping[str, JobRef]) -> dict[str, Json]:
         found: dict[str, Json] = {}

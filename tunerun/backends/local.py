@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tunerun import errors
-from tunerun.backends.base import Backend, Capabilities
+from tunerun import errors, schema
+from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
 from tunerun.engine import base_model, messages, packages, tuned_model
 from tunerun.engine.process import EngineProcess
 from tunerun.errors import BackendError, BaseModelError, InputError
@@ -49,7 +49,22 @@ _CAPABILITIES = Capabilities(
     source="the Gemini API's model tuning guide (as last served, 2025-04-28), so that a dataset fits both",
     max_in_flight=1,
     survives_runner=False,
+    is_hosted=False,
+    has_prices=False,
+    trains_exact_prefixes=True,  # at a constant learning rate, on the same device and threads
+    precision="float32",
 )
+
+
+def capabilities(_section: schema.LocalBackend) -> Capabilities:
+    """What the embedded engine can do, whatever its section says."""
+    return _CAPABILITIES
+
+
+def open_backend(section: schema.LocalBackend, runs: Path, cache: Path) -> Backend:
+    """Make the backend; its engine starts with the first thing to do."""
+    return LocalBackend(runs=runs, cache=cache, device=section.device, threads=section.threads)
+
 
 _NOT_KNOWN = Failure(
     FailureKind.LOST, "the engine does not know this job: the process that ran it is gone; run the command again"
@@ -220,9 +235,9 @@ class LocalBackend:
                 if self._job_of_key.get(job.request.key) is job:
                     del self._job_of_key[job.request.key]
 
-    def poll(self, refs: Sequence[JobRef]) -> Mapping[JobRef, JobStatus]:
-        """Return what is known of each job; see the Protocol."""
-        return {ref: self._status(ref) for ref in refs}
+    def poll(self, refs: Sequence[JobRef], after: Mapping[JobRef, int] = NO_CURSORS) -> Mapping[JobRef, JobStatus]:
+        """Return what is new of each job; see the Protocol."""
+        return {ref: self._status(ref).after(after.get(ref, 0)) for ref in refs}
 
     def _status(self, ref: JobRef) -> JobStatus:
         with self._changed:

@@ -146,7 +146,7 @@ def run(
     except KeyboardInterrupt:
         tables.err.print("\ninterrupted; run the same command to go on:")
         tables.err.print(f"  {tables.plain(command)}", soft_wrap=True)
-        if any(trial.config.backend.kind != "local" for trial in made.trials):
+        if any(trial.capabilities.survives_runner for trial in made.trials):
             tables.err.print("jobs that are under way at a service go on; `tunerun cancel` ends them")
         _leave_at_once(INTERRUPTED)
     if json_:

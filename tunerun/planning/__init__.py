@@ -251,7 +251,7 @@ def _changes(history: History, trials: Sequence[Trial]) -> tuple[Change, ...]:
 
 
 def _with_prefixes(trials: Sequence[Trial]) -> Iterator[Trial]:
-    """Trials of the embedded engine, those that are the first epochs of another one marked."""
+    """The trials, those that are the first epochs of another one marked where their backend trains so."""
     longest: dict[str, Trial] = {}
     shared = [_apart_from_epochs(trial) for trial in trials]
     for trial, rest in zip(trials, shared, strict=True):
@@ -259,7 +259,7 @@ def _with_prefixes(trials: Sequence[Trial]) -> Iterator[Trial]:
         if best is None or trial.config.hyperparameters.epoch_count > best.config.hyperparameters.epoch_count:
             longest[rest] = trial
     for trial, rest in zip(trials, shared, strict=True):
-        is_prefix = longest[rest].key != trial.key and trial.config.backend.kind == "local"
+        is_prefix = longest[rest].key != trial.key and trial.capabilities.trains_exact_prefixes
         yield replace(trial, prefix_of=longest[rest].number) if is_prefix else trial
 
 

@@ -9,8 +9,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from tunerun.backends import open_backend
-from tunerun.backends.base import Backend, Capabilities
+from tunerun.backends import capabilities_of
+from tunerun.backends.base import Capabilities
 from tunerun.code_version import code_version
 from tunerun.dataset import LoadedDataset, TokenCheck, TokenLimit, load_examples
 from tunerun.dataset.advice import MOST_PLACES
@@ -24,7 +24,7 @@ from tunerun.planning.trial import Trial
 from tunerun.schema import BASE_LEARNING_RATE, Experiment, Point, Section, TrialConfig
 from tunerun.template import PromptTemplate
 
-KEY_FORMAT = 1
+KEY_FORMAT = 2
 """Version of what a key hashes; a change of it makes every trial a new one."""
 
 SMALL_SET = 100
@@ -56,7 +56,7 @@ class Planner:
         self.runs = Path(self.experiment.paths.runs)
         self.cache = cache_folder(self.experiment.paths.cache)
         self._texts: dict[int, str] = {}
-        self._backends: dict[str, Backend] = {}
+        self._capabilities: dict[str, Capabilities] = {}
         self._loaded: dict[tuple[str, ...], LoadedDataset] = {}
         self._tokens: dict[tuple[str, str], int] = {}
         self._identities: dict[str, str] = {}
@@ -89,6 +89,7 @@ class Planner:
             "adapter_alpha": hyperparameters.adapter_alpha,
             "seed": config.seed,
             "backend": place,
+            "precision": capabilities.precision,
             **({"round": self.round} if self.round else {}),
         }
         key = digest(ingredients)
@@ -104,6 +105,7 @@ class Planner:
             evaluation=self._evaluation(validation, config),
             overrides=point.overrides,
             config=config,
+            capabilities=capabilities,
             training=loaded.training,
             validation=loaded.validation,
             tokens=tokens,
@@ -154,11 +156,11 @@ class Planner:
     def capabilities(self, config: TrialConfig) -> Capabilities:
         """What the backend of a config can do."""
         section = self._text(config.backend)
-        if section not in self._backends:
-            self._backends[section] = open_backend(config.backend, self.runs, self.cache)
-            for text in self._backends[section].capabilities().warnings:
+        if section not in self._capabilities:
+            self._capabilities[section] = capabilities_of(config.backend)
+            for text in self._capabilities[section].warnings:
                 self._warn(text)
-        return self._backends[section].capabilities()
+        return self._capabilities[section]
 
     def load(self, config: TrialConfig, capabilities: Capabilities) -> LoadedDataset:
         """The examples of a config, read once for all that share them."""
@@ -234,8 +236,9 @@ class Planner:
 
     def _identity(self, config: TrialConfig) -> str:
         section = self._text(config.model)
-        if config.backend.kind != "local":
-            return f"{config.backend.kind}:{config.model.name}"
+        place = self.capabilities(config)
+        if place.is_hosted:
+            return f"{place.kind}:{config.model.name}"
         if section not in self._identities:
             found = find(config.model, self.cache)
             if found.path is None:
@@ -255,7 +258,7 @@ class Planner:
         try:
             return token_counter(config.model, self.cache)
         except BaseModelError:
-            if config.backend.kind == "local":
+            if not self.capabilities(config).is_hosted:
                 raise
             return EstimatedCounter()
 

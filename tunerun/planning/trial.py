@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tunerun.backends.base import Capabilities
 from tunerun.job import ExampleSet, TuningRequest
 from tunerun.ledger import TrialRecord
 from tunerun.redaction import redact
@@ -24,6 +25,7 @@ class Trial:
         key: the content hash of everything that can change the result, 64 hexadecimal digits.
         baseline: digest that trials share whose base model, held-out examples and template are the same.
         evaluation: digest of how the tuned model is measured.
+        capabilities: of its backend.
         tokens: training tokens over all epochs, prompts included.
         steps: optimiser steps.
         ingredients: what the key hashes.
@@ -41,6 +43,7 @@ class Trial:
     evaluation: str
     overrides: Mapping[str, Scalar]
     config: TrialConfig
+    capabilities: Capabilities
     training: ExampleSet
     validation: ExampleSet | None
     tokens: int
@@ -65,8 +68,8 @@ class Trial:
 
     @property
     def has_unknown_price(self) -> bool:
-        """Whether a service may ask for money, and nobody has said how much."""
-        return self.config.backend.kind != "local" and self.config.model.price is None
+        """Whether a service may charge for it, and the price is not configured."""
+        return self.capabilities.has_prices and self.config.model.price is None
 
     def request(self) -> TuningRequest:
         """What a backend is asked to do for this trial."""

@@ -32,7 +32,7 @@ from tunerun.job import Failure, FailureKind, GenerateOptions, JobRef, JobState,
 from tunerun.ledger import JobRecord, Ledger, Spending, TrialProgress
 from tunerun.planning import Plan, Trial
 from tunerun.planning.limits import over_budget
-from tunerun.runner.places import InFlight, Place, is_lost, is_new, news_of
+from tunerun.runner.places import InFlight, Place, is_lost
 from tunerun.runner.progress import Progress
 from tunerun.schema import Model, TrialConfig
 
@@ -153,8 +153,7 @@ class Loop:
         if not is_begun and not self._may_spend(trial):
             return
         request = trial.request()
-        kind = trial.config.backend.kind
-        job = self.ledger.intend(request, kind, trial.tokens, sweep=self.plan.sweep, usd=trial.usd)
+        job = self.ledger.intend(request, trial.capabilities.kind, trial.tokens, sweep=self.plan.sweep, usd=trial.usd)
         if job.sweep != self.plan.sweep:  # another runner was quicker; next time round it is waited for
             self._again(trial, WAIT_FOR_OTHERS_S)
             return
@@ -263,7 +262,8 @@ class Loop:
                 continue
             place.polled_at = now
             try:
-                statuses = place.backend.poll([entry.ref for entry in entries])
+                cursors = {entry.ref: entry.last_step for entry in entries}
+                statuses = place.backend.poll(list(cursors), cursors)
             except AccessError as error:
                 self._leave(place, str(error))
                 continue
@@ -274,12 +274,12 @@ class Loop:
             self._record(entries, statuses)
 
     def _record(self, entries: Sequence[InFlight], statuses: Mapping[JobRef, JobStatus]) -> None:
-        news = {entry.trial.number: news_of(entry, statuses[entry.ref]) for entry in entries}
-        changed = {entry.job.id: news[entry.trial.number] for entry in entries if is_new(entry, news)}
+        news = {entry.job.id: statuses[entry.ref] for entry in entries}
+        changed = {e.job.id for e in entries if news[e.job.id].snapshots or news[e.job.id].state is not e.state}
         if changed:
-            self.ledger.record_all(changed)
+            self.ledger.record_all({job: news[job] for job in changed})
         for entry in entries:
-            self._show(entry, news[entry.trial.number])
+            self._show(entry, news[entry.job.id])
             if entry.state.is_finished:
                 self._finished.append(self._in_flight.pop(entry.trial.number))
                 entry.place.in_flight -= 1

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tunerun.backends.base import Backend
-from tunerun.job import FailureKind, JobRef, JobState, JobStatus
+from tunerun.job import FailureKind, JobRef, JobState
 from tunerun.ledger import JobRecord
 from tunerun.planning import Trial
 
@@ -80,15 +79,3 @@ class InFlight:
 def is_lost(job: JobRecord) -> bool:
     """Whether a job failed by no fault of its own."""
     return job.failure is not None and job.failure.kind is FailureKind.LOST
-
-
-def news_of(entry: InFlight, status: JobStatus) -> JobStatus:
-    """A status without the snapshots that are recorded already."""
-    snapshots = tuple(s for s in status.snapshots if s.step > entry.last_step)
-    return JobStatus(status.state, snapshots, status.metrics, status.tuned_model, status.failure)
-
-
-def is_new(entry: InFlight, news: Mapping[int, JobStatus]) -> bool:
-    """Whether there is something to record of a job, in the news by trial number."""
-    status = news[entry.trial.number]
-    return bool(status.snapshots) or status.state is not entry.state

@@ -183,11 +183,10 @@ class Tuner:
             if not is_wanted and not running.is_cancelled:
                 self._engines[number].cancel(running.ref)
                 running.is_cancelled = True
-            status = self._engines[number].poll([running.ref])[running.ref]
-            new = status.snapshots[running.steps :]
-            if new:
-                self._state.record(running.model.key, new)
-                running.steps, self.steps = running.steps + len(new), self.steps + len(new)
+            status = self._engines[number].poll([running.ref], {running.ref: running.steps})[running.ref]
+            if status.snapshots:
+                self._state.record(running.model.key, status.snapshots)
+                running.steps, self.steps = running.steps + len(status.snapshots), self.steps + len(status.snapshots)
             if status.state.is_finished:
                 self._ended(running.model, status)
                 self._engines[number].forget(running.ref)

@@ -119,6 +119,15 @@ class BackendContract:
             before = after
         assert before.state == JobState.SUCCEEDED, before.failure
 
+    def test_poll_gives_what_is_new(self, place: BackendPlace, backend: Backend) -> None:
+        """With a cursor only the snapshots after it, and the same state, metrics and tuned model."""
+        ref = backend.submit(place.request("1"))
+        whole = wait_for_end(backend, ref)
+        last = whole.snapshots[-1].step
+        assert backend.poll([ref], {ref: last - 1})[ref] == whole.after(last - 1)
+        assert [s.step for s in whole.after(last - 1).snapshots] == [last]
+        assert backend.poll([ref], {ref: last})[ref] == whole.after(last)
+
     def test_submit_is_idempotent(self, place: BackendPlace, backend: Backend) -> None:
         """The same key, from many threads and again after success, is one job."""
         with ThreadPoolExecutor(8) as threads:

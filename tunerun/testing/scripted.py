@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from tunerun.backends.base import Backend, Capabilities
+from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
 from tunerun.errors import BackendError
 from tunerun.job import (
     Failure,
@@ -79,7 +79,19 @@ class ScriptedBackend:
 
     def capabilities(self) -> Capabilities:
         """Those of a hosted service, without limits."""
-        return Capabilities("scripted", "", None, None, "the script", self._max_in_flight, survives_runner=True)
+        return Capabilities(
+            kind="scripted",
+            address="",
+            max_input_characters=None,
+            max_output_characters=None,
+            source="the script",
+            max_in_flight=self._max_in_flight,
+            survives_runner=True,
+            is_hosted=True,
+            has_prices=False,
+            trains_exact_prefixes=True,
+            precision="",
+        )
 
     def prepare(self, models: Sequence[Model]) -> None:
         """Every base model is there."""
@@ -98,9 +110,9 @@ class ScriptedBackend:
         is_standing = job is not None and job.failure is None and not job.is_cancelled
         return JobRef("scripted", key) if is_standing else None
 
-    def poll(self, refs: Sequence[JobRef]) -> Mapping[JobRef, JobStatus]:
-        """Let each job take some steps, and say where it stands."""
-        return {ref: self._status(ref) for ref in refs}
+    def poll(self, refs: Sequence[JobRef], after: Mapping[JobRef, int] = NO_CURSORS) -> Mapping[JobRef, JobStatus]:
+        """Let each job take some steps, and return what is new of it."""
+        return {ref: self._status(ref).after(after.get(ref, 0)) for ref in refs}
 
     def _status(self, ref: JobRef) -> JobStatus:
         job = self._service.jobs.get(ref.id)
