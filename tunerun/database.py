@@ -1,4 +1,4 @@
-"""A SQLite file that is kept for good: opened, brought to this program's schema, written in transactions.
+"""A long-lived SQLite file: opened, migrated to this program's schema, written in transactions; or read unchanged.
 
 The ledger is one, the state of `tunerun serve` another.
 
@@ -10,20 +10,23 @@ Settings, and why:
 - `foreign_keys = ON`: a loss curve without its job would be a fault of ours; SQLite does not look by itself.
 - a wait of 30 s for another writer: transactions take milliseconds, so a longer wait means that something is stuck.
 
-A file in a folder that cannot be written is an archive: it can be read, and nothing else.
+A reader must not change a byte, and SQLite cannot promise that: a connection with `mode=ro` still creates or writes the
+`-shm` file beside a database in WAL mode, and an older schema would have to be migrated in place. So a reader works on
+a copy (`tunerun.database_copy`).
 
 Write-ahead logging needs shared memory, so the file belongs on a disk of the machine that writes it.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from tunerun.database_copy import copied, opened_for_writing
 from tunerun.errors import LedgerError
 
 _BUSY_TIMEOUT_S = 30.0
@@ -54,38 +57,46 @@ class DatabaseFile:
     """A connection to the file; made with its folder if it is not there.
 
     Args:
+        read_only: read the file as it is now, in this or an older format; nothing in its folder is changed.
         any_thread: whether the connection may be used from threads other than this one, one at a time.
 
     Raises:
         LedgerError: the file is of another kind, is damaged, was written by a newer tunerun, or cannot be written.
     """
 
-    def __init__(self, path: Path, format: Format, *, any_thread: bool = False) -> None:  # noqa: A002 - the field's word
+    def __init__(
+        self,
+        path: Path,
+        format: Format,  # noqa: A002 - the field's word
+        *,
+        read_only: bool = False,
+        any_thread: bool = False,
+    ) -> None:
         self.path = path
         self._format = format
-        is_archived = path.exists() and not os.access(path.parent, os.W_OK)
-        try:
-            self._connection = self._connect(is_archived=is_archived, any_thread=any_thread)
-            self._connection.row_factory = sqlite3.Row
-            self._check()
-            if is_archived:
-                return
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.execute("PRAGMA foreign_keys = ON")
-            if self._version() < self._format.version:
-                self._migrate()
-        except (sqlite3.Error, OSError) as error:
-            raise self._translated(error) from error
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(copied(path) if read_only else opened_for_writing(path))
+                self._connection = sqlite3.connect(
+                    file, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=not any_thread
+                )
+                stack.callback(self._connection.close)
+                self._connection.row_factory = sqlite3.Row
+                self._check()
+                self._prepare(read_only=read_only)
+            except (sqlite3.Error, OSError) as error:
+                raise self._translated(error) from error
+            self._closing = stack.pop_all()
 
-    def _connect(self, *, is_archived: bool, any_thread: bool) -> sqlite3.Connection:
-        """Open the file; in a folder that cannot be written only to read it, without the files that SQLite adds."""
-        options = {"timeout": _BUSY_TIMEOUT_S, "isolation_level": None, "check_same_thread": not any_thread}
-        if is_archived:
-            address = f"{self.path.absolute().as_uri()}?mode=ro&immutable=1"
-            return sqlite3.connect(address, uri=True, **options)  # type: ignore[call-overload, no-any-return]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return sqlite3.connect(self.path, **options)  # type: ignore[call-overload, no-any-return]
+    def _prepare(self, *, read_only: bool) -> None:
+        if not read_only:
+            self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute(f"PRAGMA synchronous = {'OFF' if read_only else 'FULL'}")
+        self._connection.execute("PRAGMA foreign_keys = ON")
+        if self._version() < self._format.version:
+            self._migrate()
+        if read_only:
+            self._connection.execute("PRAGMA query_only = ON")
 
     def _version(self) -> int:
         version: int = self._connection.execute("PRAGMA user_version").fetchone()[0]
@@ -98,10 +109,6 @@ class DatabaseFile:
             raise LedgerError(
                 f"{self.path}: written by a newer tunerun (format {version}, this one knows {self._format.version}); "
                 f"update tunerun, or choose another {self._format.place}"
-            )
-        if version < self._format.version and not os.access(self.path.parent, os.W_OK):
-            raise LedgerError(
-                f"{self.path}: of an older format ({version}), and its folder cannot be written; copy it elsewhere"
             )
         tables = {row[0] for row in self._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if (self._format.table not in tables) if version else tables:
@@ -153,7 +160,7 @@ class DatabaseFile:
 
     def close(self) -> None:
         """Close the connection."""
-        self._connection.close()
+        self._closing.close()
 
 
 class Transaction:

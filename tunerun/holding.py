@@ -3,6 +3,7 @@ that is."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import time
@@ -72,12 +73,17 @@ def held_if_free(runs: Path, sweep: str) -> Iterator[bool]:
 
 
 def holder_of(runs: Path, sweep: str) -> str | None:
-    """Who runs a sweep now: the process, its machine and since when; None: nobody."""
+    """The process that runs a sweep now, its machine and since when; None: there is none. Changes no file."""
     file = _lock_file(runs, sweep)
-    if not file.exists():
+    # Not by a FileLock: opening one for writing truncates the file, which changes its time even where it was empty.
+    try:
+        with file.open("rb") as opened:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _noted(file.with_suffix(".holder"))
+    except OSError:  # nothing has run here, or the file may not be read
         return None
-    with held_if_free(runs, sweep) as is_free:
-        return None if is_free else _noted(file.with_suffix(".holder"))
+    return None
 
 
 def _noted(note: Path) -> str:

@@ -86,7 +86,7 @@ def find_model(run: str, runs: Path) -> CallableModel:
     path = ledger_path(runs)
     if not path.exists():
         raise NotFoundError(f"{path}: no ledger; give the folder of your runs with --runs")
-    with Ledger(path) as ledger:
+    with Ledger.open_read_only(path) as ledger:
         job, trial = _job_and_trial(ledger, run)
         if job is None or job.tuned_model is None:
             raise NotFoundError(

@@ -191,24 +191,3 @@ def test_spending_counts_what_was_accepted(tmp_path: Path) -> None:
         assert (spent.jobs, spent.tokens, spent.usd) == (1, 100, 2.0)
         assert ledger.spending("t").jobs == 1
         assert other.sweep == "t"
-
-
-def test_an_archive_can_be_read_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A finished ledger in a read-only folder opens, leaves no file beside it, and refuses to be written."""
-    path = tmp_path / "archive" / "ledger.db"
-    with Ledger(path) as ledger:
-        ledger.freeze(SWEEP, [trial(0)], [SET])
-    before = sorted(file.name for file in path.parent.iterdir())
-    really = os.access
-    # A test may run as root, who may write everywhere; a mount that is read-only answers like this.
-    monkeypatch.setattr(os, "access", lambda place, mode, **more: place != path.parent and really(place, mode, **more))
-    with Ledger(path) as ledger:
-        assert ledger.sweeps() == [SWEEP]
-        assert ledger.trials("x-1") == [trial(0)]
-        with pytest.raises(LedgerError, match="readonly database"):
-            ledger.request_cancel("x-1", [0])
-    assert sorted(file.name for file in path.parent.iterdir()) == before
-    write_first_format(tmp_path / "old.db")
-    monkeypatch.setattr(os, "access", lambda _place, _mode: False)
-    with pytest.raises(LedgerError, match="of an older format"):
-        Ledger(tmp_path / "old.db")

@@ -229,7 +229,7 @@ def cancel(
     from tunerun.job import JobState
     from tunerun.runner import cancel as cancel_trials
 
-    with _chosen_sweep(overrides or [], config_dir, sweep) as (ledger, result):
+    with _chosen_sweep(overrides or [], config_dir, sweep, to_write=True) as (ledger, result):
         verdict = result.verdict
         # Also what has failed: a lost job may be about to be submitted again.
         numbers = trial or [t.record.number for t in verdict.trials if t.state is not JobState.SUCCEEDED]
@@ -250,9 +250,13 @@ def cancel(
 
 @contextmanager
 def _chosen_sweep(
-    overrides: list[str], config_dir: str | None, sweep: str | None
+    overrides: list[str], config_dir: str | None, sweep: str | None, *, to_write: bool = False
 ) -> Iterator[tuple[Ledger, SweepResult]]:
-    """The ledger, and one of its sweeps: by its id; else the one that the overrides compose; else the newest."""
+    """The ledger, and one of its sweeps: by its id; else the one that the overrides compose; else the newest.
+
+    Args:
+        to_write: open the ledger for writing; else not a byte of its folder is changed.
+    """
     from tunerun.compose import compose_name, places
     from tunerun.errors import NotFoundError
     from tunerun.ledger import Ledger
@@ -263,7 +267,7 @@ def _chosen_sweep(
     names_no_trial = all(o.startswith(("name=", "paths", "tracking", "local")) for o in overrides)
     wanted = sweep or (None if names_no_trial else _composed_sweep(overrides, config_dir))
     name = None if sweep else compose_name(overrides, config_dir)
-    with Ledger(_existing_ledger(Path(paths.runs))) as ledger:
+    with Ledger(_existing_ledger(Path(paths.runs)), read_only=not to_write) as ledger:
         known = ledger.sweeps(name)
         found = [each for each in known if wanted in (None, each.id)]
         if not found:

@@ -12,7 +12,8 @@ What it promises, whenever its process is killed:
    sweep that had it (`tunerun.holding`), and that lock goes with its process.
 7. What a tracker was told is marked after it was told, so a mark never says more than the tracker has.
 8. A file that is damaged, of another program or of a newer tunerun is refused before anything is written to it; an
-   older one is brought up to date in one transaction (`tunerun.ledger.migrations`).
+   older one is migrated in one transaction when it is opened for writing (`tunerun.ledger.migrations`).
+9. Who only reads opens it read-only, and changes no byte of its folder.
 
 One `Ledger` object belongs to one thread; each thread opens its own.
 """
@@ -70,14 +71,24 @@ class Ledger:
 
     Args:
         path: the SQLite file.
+        read_only: see `open_read_only`.
 
     Raises:
         LedgerError: the file is no ledger, is damaged, was written by a newer tunerun, or cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
-        self._file = DatabaseFile(path, FORMAT)
+        self._file = DatabaseFile(path, FORMAT, read_only=read_only)
+
+    @classmethod
+    def open_read_only(cls, path: Path) -> Self:
+        """The ledger as it is now, of any format up to this one: not a byte of its folder is changed.
+
+        Raises:
+            LedgerError: as for writing; also when there is no such file.
+        """
+        return cls(path, read_only=True)
 
     def close(self) -> None:
         """Close the connection."""
@@ -347,14 +358,14 @@ class Ledger:
         rows = self._file.rows("SELECT * FROM snapshot WHERE job = ? AND step > ? ORDER BY step", [job, after_step])
         return [Snapshot(r["step"], r["epoch"], r["mean_loss"], r["compute_time"]) for r in rows]
 
-    def seconds_per_token(self, backend: str, model: str) -> float | None:
-        """Training seconds per token of the jobs of a model that succeeded on a backend; None: there were none."""
-        row = self._file.row(
-            "SELECT sum(json_extract(metrics, '$.\"train/seconds\"')) / sum(tokens) FROM job "
-            "WHERE backend = ? AND model = ? AND state = ? AND json_extract(metrics, '$.\"train/seconds\"') > 0",
-            [backend, model, JobState.SUCCEEDED],
+    def seconds_per_token(self) -> dict[tuple[str, str], float]:
+        """Training seconds per token of the jobs that succeeded, by backend and base model."""
+        rows = self._file.rows(
+            "SELECT backend, model, sum(json_extract(metrics, '$.\"train/seconds\"')) / sum(tokens) AS rate FROM job "
+            "WHERE state = ? AND json_extract(metrics, '$.\"train/seconds\"') > 0 GROUP BY backend, model",
+            [JobState.SUCCEEDED],
         )
-        return None if row is None else row[0]
+        return {(row["backend"], row["model"]): row["rate"] for row in rows if row["rate"] is not None}
 
     # Evaluations
 

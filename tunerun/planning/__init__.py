@@ -244,7 +244,7 @@ def _only_point(experiment: Experiment) -> Point:
 def _changes(history: History, trials: Sequence[Trial]) -> tuple[Change, ...]:
     if all(trial.done or trial.failed for trial in trials):
         return ()
-    earlier = history.newest_trials()
+    earlier = history.newest_trials
     keys = {record.key for record in earlier}
     new = [(t.number, t.ingredients) for t in trials if not t.done and t.same_as is None and t.key not in keys]
     return changes(earlier, new) if new else ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from tunerun.job import JobState
@@ -18,16 +19,14 @@ class History:
         states: of every key whose last job is final.
         newest: the newest sweep of the experiment's name; None: it has not run.
         spending: of each sweep of that name.
+        rates: training seconds per token of jobs that succeeded, by backend and base model.
     """
 
     path: Path
     states: Mapping[str, JobState] = field(default_factory=dict)
     newest: SweepRecord | None = None
     spending: Mapping[str, Spending] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._rates: dict[tuple[str, str], float | None] = {}
-        self._trials: list[TrialRecord] | None = None
+    rates: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
     @property
     def round(self) -> int:
@@ -36,46 +35,41 @@ class History:
 
     def seconds_per_token(self, backend: str, model: str) -> float | None:
         """Training seconds per token of a base model's jobs that succeeded on a backend; None: there were none."""
-        if not self.states:
-            return None
-        if (backend, model) not in self._rates:
-            with Ledger(self.path) as ledger:
-                self._rates[backend, model] = ledger.seconds_per_token(backend, model)
-        return self._rates[backend, model]
+        return self.rates.get((backend, model))
 
+    @cached_property
     def newest_trials(self) -> list[TrialRecord]:
-        """The trials of the newest sweep."""
-        if self._trials is None:
-            self._trials = []
-            if self.newest is not None:
-                with Ledger(self.path) as ledger:
-                    self._trials = ledger.trials(self.newest.id)
-        return self._trials
+        """The trials of the newest sweep; read when they are needed, for there may be thousands."""
+        if self.newest is None:
+            return []
+        with Ledger.open_read_only(self.path) as ledger:
+            return ledger.trials(self.newest.id)
 
     def first_trial(self) -> TrialRecord | None:
         """The first trial of the newest sweep."""
-        return next(iter(self.newest_trials()), None)
+        return next(iter(self.newest_trials), None)
 
     def is_unfinished(self, sweep: str) -> bool:
         """Whether this is the newest sweep, and something of it has yet to run."""
         if self.newest is None or self.newest.id != sweep:
             return False
-        return any(trial.key not in self.states for trial in self.newest_trials())
+        return any(trial.key not in self.states for trial in self.newest_trials)
 
 
 def read_history(path: Path, experiment: str) -> History:
-    """Read a ledger, if it is there.
+    """Read a ledger, if it is there; nothing in its folder is changed.
 
     Raises:
         LedgerError: it cannot be read.
     """
     if not path.exists():
         return History(path)
-    with Ledger(path) as ledger:
+    with Ledger.open_read_only(path) as ledger:
         sweeps = ledger.sweeps(experiment)
         return History(
             path,
             states=ledger.final_states(),
             newest=sweeps[-1] if sweeps else None,
             spending={sweep.id: ledger.spending(sweep.id) for sweep in sweeps},
+            rates=ledger.seconds_per_token(),
         )
