@@ -405,20 +405,27 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = UI_PORT,
 ) -> None:
     """Start the MLflow server on this project's store, on this machine only."""
+    from tunerun.cli.tables import err, plain
     from tunerun.compose import places
+    from tunerun.ledger import FILE_NAME
     from tunerun.tracking import open_tracker, serve_ui
 
     paths, tracking = places(overrides or (), config_dir)
     tracker = open_tracker(tracking, Path(paths.runs))
     if tracker is None:
         raise InputError("tracking: none; there is nothing to look at, choose tracking=mlflow and run `tunerun sync`")
+    if (Path(paths.runs) / FILE_NAME).exists():
+        # Close what an interrupted run left open, and rebuild a store that is gone or damaged, before anyone looks.
+        tracker.sync()
+        if said := tracker.problem or tracker.notice:
+            err.print(f"[yellow]note:[/] {plain(said)}")
     raise typer.Exit(serve_ui(tracker.uri, port))
 
 
 @app.command()
 def sync(overrides: Overrides = None, config_dir: ConfigDir = None, json_: Json = False) -> None:
     """Bring MLflow up to date with the ledger."""
-    from tunerun.cli.tables import out
+    from tunerun.cli.tables import err, out, plain
     from tunerun.compose import places
     from tunerun.errors import TrackingError
     from tunerun.tracking import open_tracker
@@ -431,6 +438,8 @@ def sync(overrides: Overrides = None, config_dir: ConfigDir = None, json_: Json 
     report = tracker.sync()
     if tracker.problem:
         raise TrackingError(tracker.problem)
+    if tracker.notice:
+        err.print(f"[yellow]note:[/] {plain(tracker.notice)}")
     if json_:
         print_json({"sweeps": report.sweeps, "runs": report.runs, "points": report.points})
     else:

@@ -426,6 +426,11 @@ class Ledger:
                 "INSERT OR REPLACE INTO mark VALUES (?, ?, ?, ?)", [tracker, subject, mark.run_id, _dump(mark.document)]
             )
 
+    def void_marks(self, tracker: str) -> int:
+        """Forget what a tracker has been told, but not of what; return how many marks there were."""
+        with self._file.transaction():
+            return self._file.write("UPDATE mark SET run_id = NULL, document = '{}' WHERE tracker = ?", [tracker])
+
     def subject_of_run(self, run_id: str) -> str | None:
         """The subject a tracker's run shows; None: no run of ours."""
         row = self._file.row("SELECT subject FROM mark WHERE run_id = ?", [run_id])

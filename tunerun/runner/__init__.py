@@ -58,7 +58,7 @@ class SweepResult:
         run_ids: MLflow's run ids by trial number; only those that MLflow has been told of.
         link: the page of MLflow that shows the runs, relative to the server's address; None without MLflow.
         server: the address of the tracking server; None: `tunerun ui` starts one.
-        tracking_problem: what MLflow has missed and why; None: nothing.
+        tracking_problem: what MLflow has missed and why, or what was done about its store; None: nothing.
         stopped: why the run ended before every trial had its chance; None: it did not.
     """
 
@@ -188,7 +188,8 @@ def result_of(ledger: Ledger, sweep_id: str, tracker: Tracker | None) -> SweepRe
     if tracker is None:
         return SweepResult(verdict, {}, None, None)
     link = tracker.link(ledger, sweep_id, verdict.metric, ascending=verdict.metric == LOSS)
-    return SweepResult(verdict, tracker.run_ids(ledger, sweep_id), link, tracker.problem, server=tracker.server)
+    said = tracker.problem or tracker.notice
+    return SweepResult(verdict, tracker.run_ids(ledger, sweep_id), link, said, server=tracker.server)
 
 
 def states_of(ledger: Ledger, sweep: str) -> dict[JobState, int]:

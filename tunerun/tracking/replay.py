@@ -17,7 +17,7 @@ from typing import Any
 from tunerun.digest import digest
 from tunerun.ledger import Ledger, Mark
 from tunerun.tracking.image import FrozenSweep, Kind, Part, Point, RunImage, RunState, trial_subject
-from tunerun.tracking.store import PAGE, BusyError, RefusedError, Store
+from tunerun.tracking.store import PAGE, BusyError, DamagedError, RefusedError, Store
 from tunerun.tracking.summary import summary_images, summary_seen
 from tunerun.tracking.trial import trial_image, trial_seen
 
@@ -57,19 +57,37 @@ class Replay:
         self.runs = 0
         self.points = 0
 
+    def overdue(self) -> list[str]:
+        """The sweeps that MLflow has been told of and does not show as they are now, by the ledger alone."""
+        found = []
+        for sweep in self._ledger.sweeps():
+            marks = self._ledger.marks(self._tracker, f"{sweep.id}/")
+            if marks and any(True for _ in self._images(self._frozen_sweep(sweep.id), marks)):
+                found.append(sweep.id)
+        return found
+
     def sweep(self, sweep_id: str) -> None:
         """Bring one sweep up to date.
 
         Raises:
             TrackingError: MLflow could not be reached, or refused some run; the others are up to date then.
         """
+        if not self._store.is_same:
+            self._forget()
         try:
-            self._turn(self._frozen_sweep(sweep_id))
+            try:
+                self._turn(self._frozen_sweep(sweep_id))
+            except DamagedError:  # connecting again makes it again
+                self._forget()
+                self._turn(self._frozen_sweep(sweep_id))
         except Exception:
             # Whether the last write took effect is not known: look before the next one.
-            self._known.pop(sweep_id, None)
-            self._store.forget()
+            self._forget()
             raise
+
+    def _forget(self) -> None:
+        self._known.clear()
+        self._store.forget()
 
     def _frozen_sweep(self, sweep_id: str) -> FrozenSweep:
         if sweep_id not in self._frozen:
@@ -77,10 +95,11 @@ class Replay:
         return self._frozen[sweep_id]
 
     def _turn(self, sweep: FrozenSweep) -> None:
-        marks = self._ledger.marks(self._tracker, f"{sweep.id}/")
         if sweep.id not in self._known:
             self._look(sweep)
-            marks = self._standing(sweep, marks)
+            marks = self._standing(sweep, self._ledger.marks(self._tracker, f"{sweep.id}/"))
+        else:
+            marks = self._ledger.marks(self._tracker, f"{sweep.id}/")
         refused: RefusedError | None = None
         for image in self._images(sweep, marks):
             try:

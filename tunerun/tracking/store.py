@@ -1,4 +1,4 @@
-"""MLflow, through `MlflowClient` with explicit run ids; the only importer of mlflow, which it imports when it connects.
+"""MLflow, through `MlflowClient` with explicit run ids; imports mlflow when it connects, as does only `store_file`.
 
 Never the fluent API: in threads it writes into other runs. Never async logging: it is slower and loses points at a
 crash. Measured in reference/mlflow.md, sections 2 and 2e. Errors of mlflow, requests and SQLAlchemy end here.
@@ -10,8 +10,9 @@ import json
 import logging
 import os
 import re
+import sqlite3
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from tunerun.errors import TrackingError
 from tunerun.redaction import redact
 from tunerun.tracking.address import Address
 from tunerun.tracking.image import ExternalModel, Input, Point, RunImage, RunState
+from tunerun.tracking.store_file import UnusableError, make_ready
 
 PAGE = 1000
 """Points in one `log_batch`: the most that MLflow takes."""
@@ -35,6 +37,7 @@ _REFUSALS = frozenset(
     {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST", "INVALID_STATE"}
 )
 _MAX_CAUSE_CHARACTERS = 200
+_DAMAGE = ("database disk image is malformed", "file is not a database")
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
 
@@ -44,6 +47,10 @@ class RefusedError(TrackingError):
 
 class BusyError(TrackingError):
     """All of MLflow's database connections were taken; it says so with a 400, and the same call works later."""
+
+
+class DamagedError(TrackingError):
+    """The store's SQLite file is damaged."""
 
 
 @dataclass(frozen=True)
@@ -60,22 +67,47 @@ class Store:
     """One MLflow store.
 
     Nothing is imported or touched before the first call. Every method raises TrackingError when MLflow cannot be
-    reached, RefusedError when it refuses one write and BusyError when it has no connection left.
+    reached, RefusedError when it refuses one write, BusyError when it has no connection left and DamagedError when its
+    SQLite file is damaged: the next call then makes it again.
+
+    Args:
+        before_new: called before a new SQLite file is put in its place; what was known of an old one is void.
+
+    Attributes:
+        notice: what was done about a SQLite file that could not be used, in a sentence; None: nothing.
     """
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, before_new: Callable[[], None] = lambda: None) -> None:
         self.address = address
+        self.notice: str | None = None
+        self._before_new = before_new
         self._connected: Any = None
+        self._file_id: tuple[int, int] | None = None
+        self._is_suspect = False
         self._experiments: dict[str, str] = {}
 
     def forget(self) -> None:
-        """Ask for experiments anew: the store may be another one than it was."""
+        """Connect again and ask for experiments again: the store may be another one than it was."""
         self._experiments.clear()
+        if self._connected is not None and self.address.file is not None:
+            from mlflow.tracking._tracking_service.registry import TrackingStoreRegistry
+
+            # MLflow keeps a store and its connections for as long as the process lives, also those to a file that
+            # was deleted or replaced.
+            self._connected._tracking_client.store.engine.dispose()
+            TrackingStoreRegistry._get_store_with_resolved_uri.cache_clear()
+        self._connected = None
+
+    @property
+    def is_same(self) -> bool:
+        """Whether what was connected to, if anything was, is still there: no SQLite file was deleted or replaced."""
+        return self._connected is None or self._file_id == _file_id(self.address.file)
 
     @property
     def _client(self) -> Any:
         if self._connected is None:
             self._connected = self._connect()
+            self._file_id = _file_id(self.address.file)
         return self._connected
 
     def _connect(self) -> Any:
@@ -87,11 +119,16 @@ class Store:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(file.with_name(file.name + ".lock"), timeout=FIRST_OPEN_TIMEOUT_S), self._translated():
+                done = make_ready(file, thorough=self._is_suspect, before_new=self._before_new)
+                self._is_suspect = False
+                self.notice = done or self.notice
                 client = client_type(self.address.uri)
                 client.search_experiments(max_results=1)
                 return client
         except Timeout as error:
             raise self._error(TrackingError, "another process has been creating it for a minute") from error
+        except UnusableError as error:
+            raise self._error(TrackingError, str(error)) from error
         except OSError as error:
             raise self._error(TrackingError, f"{error.strerror}: {error.filename}") from error
 
@@ -242,8 +279,11 @@ class Store:
 
         try:
             yield
-        except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError) as error:
+        except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error) as error:
             text = str(error)
+            if any(words in text for words in _DAMAGE):
+                self._is_suspect = True
+                raise self._error(DamagedError, _cause(text)) from error
             if "QueuePool" in text:
                 raise self._error(BusyError, "all its database connections are taken") from error
             refused = isinstance(error, MlflowException) and error.error_code in _REFUSALS
@@ -256,6 +296,15 @@ class Store:
             f"MLflow at {self.address.name}: {redact(cause)}; nothing is lost: the ledger has it, "
             "and `tunerun sync` brings MLflow up to date"
         )
+
+
+def _file_id(file: Path | None) -> tuple[int, int] | None:
+    """What tells a file from another one of its name; None: there is none."""
+    try:
+        found = None if file is None else file.stat()
+    except FileNotFoundError:
+        return None
+    return None if found is None else (found.st_dev, found.st_ino)
 
 
 def _cause(text: str) -> str:

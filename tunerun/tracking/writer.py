@@ -67,7 +67,8 @@ class Tracker:
         self.name = address.name
         self.problem: str | None = None
         self._ledger_path = ledger_path
-        self._store = Store(address)
+        self._store = Store(address, before_new=self._void_marks)
+        self._was_rebuilt = False
         self._interval_s = interval_s
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -122,6 +123,19 @@ class Tracker:
         return {trial[1]: run_id for trial, run_id in found if trial is not None and run_id is not None}
 
     @property
+    def notice(self) -> str | None:
+        """What was done about a store that could not be used, in a line for the user; None: nothing."""
+        if self._store.notice is not None:
+            return f"MLflow's store {self._store.notice}; its runs come from the ledger"
+        if self._was_rebuilt:
+            return f"MLflow's store at {self.name} was not there: made again from the ledger"
+        return None
+
+    def _void_marks(self) -> None:
+        with Ledger(self._ledger_path) as ledger:
+            self._was_rebuilt = ledger.void_marks(self.name) > 0 or self._was_rebuilt
+
+    @property
     def server(self) -> str | None:
         """The address of the tracking server without user and password; None: `tunerun ui` starts one."""
         return self.name if self.uri.startswith("http") else None
@@ -141,8 +155,12 @@ class Tracker:
         try:
             with Ledger(self._ledger_path) as ledger:
                 replay = Replay(ledger, self._store, self.name)
+                is_caught_up = False
                 while not self._closing.is_set():
                     self._turn(replay, [sweep_id], 0)
+                    if self.problem is None and not (is_caught_up or self._closing.is_set()):
+                        self._turn(replay, replay.overdue(), 0)
+                        is_caught_up = self.problem is None
                     self._closing.wait(self._interval_s)
                 self._turn(replay, [sweep_id], LOCK_WAIT_S)
         except LedgerError as error:

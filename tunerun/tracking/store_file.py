@@ -1,0 +1,184 @@
+"""The SQLite file of an MLflow store: made aside and renamed into place; one that is half made or damaged is replaced.
+
+MLflow creates its 65 tables in place, in 67 steps: killed in between, it left a file that no later start could open in
+5 of 8 tries (reference/mlflow_more.md, section 4). What is replaced is kept beside the new file where it may hold runs,
+and the runs of tunerun come back from the ledger.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from enum import Enum, auto
+from pathlib import Path
+from typing import Any
+
+BUSY_TIMEOUT_S = 5.0
+"""How long a file that another process has locked is waited for, before the next turn tries again."""
+
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_IMPOSSIBLE = (*_DAMAGED, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT)
+"""What finishing a copy fails with, whatever the disk and its rights: such as a table that is there already."""
+
+
+class UnusableError(Exception):
+    """The file must not be touched: it belongs to another program, or to a newer MLflow."""
+
+
+class _Kind(Enum):
+    READY = auto()
+    ABSENT = auto()
+    UNFINISHED = auto()
+    """Half made, or of an older MLflow: what can be told apart only by finishing a copy of it."""
+    DAMAGED = auto()
+
+
+@dataclass(frozen=True)
+class _Found:
+    kind: _Kind
+    why: str = ""
+    runs: int = 0
+
+
+def make_ready(file: Path, *, thorough: bool, before_new: Callable[[], None]) -> str | None:
+    """See to it that MLflow can open a SQLite store; the caller holds the file's lock.
+
+    Args:
+        thorough: look at every page, as after an error that speaks of damage.
+        before_new: called before an empty store takes the place of nothing, or of one that cannot be used.
+
+    Returns:
+        What was done about a file that was there, in a sentence; None: nothing.
+
+    Raises:
+        UnusableError: the file is another program's, or a newer MLflow's.
+        sqlite3.Error, sqlalchemy.exc.SQLAlchemyError, OSError: it is locked, the disk is full, or no rights.
+    """
+    found = _examine(file, thorough=thorough)
+    if found.kind is _Kind.READY:
+        return None
+    if found.kind is _Kind.UNFINISHED and _finish(file, found):
+        return f"{file} was of an older MLflow: brought up to date, the old file kept beside it" if found.runs else None
+    with Aside(file) as aside:
+        _create(aside)
+        before_new()
+        _clear_beside(file)
+        kept = None if found.kind is _Kind.ABSENT else _keep(file)
+        aside.replace(file)
+    return None if kept is None else f"{file} was {found.why}: made again, the old file kept as {kept.name}"
+
+
+def _examine(file: Path, *, thorough: bool) -> _Found:
+    if not file.exists() or file.stat().st_size == 0:
+        return _Found(_Kind.ABSENT)
+    try:
+        # Not read-only: what a killed writer left in the journal has to be undone first, as any opener does.
+        address = f"{file.absolute().as_uri()}?mode=rw"
+        with closing(sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT_S)) as connection:
+            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if thorough and (answer := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+                return _Found(_Kind.DAMAGED, f"damaged ({str(answer).splitlines()[0]})")
+            return _judge(connection, file, tables)
+    except sqlite3.DatabaseError as error:
+        # The low byte is the error's class: 11 of SQLITE_CORRUPT_INDEX, 267, too.
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+            return _Found(_Kind.DAMAGED, f"damaged ({error})")
+        raise
+
+
+def _judge(connection: sqlite3.Connection, file: Path, tables: set[str]) -> _Found:
+    from alembic.script import ScriptDirectory
+    from mlflow.store.db import utils
+    from mlflow.store.db.base_sql_model import Base
+
+    expected, ours = set(Base.metadata.tables), {t for t in tables if not t.startswith(("alembic_", "sqlite_"))}
+    if ours and not ours & expected:
+        raise UnusableError(f"{file} is a database of another program; choose another tracking.uri")
+    row = None
+    if "alembic_version" in tables:
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    script = ScriptDirectory.from_config(utils._get_alembic_config(db_url=""))
+    if row is not None and row[0] not in {each.revision for each in script.walk_revisions()}:
+        raise UnusableError(
+            f"{file} was written by a newer MLflow (schema {row[0]}); install that version, or choose another "
+            "tracking.uri"
+        )
+    if row is not None and row[0] == script.get_current_head() and expected <= tables:
+        return _Found(_Kind.READY)
+    runs = connection.execute("SELECT count(*) FROM runs").fetchone()[0] if "runs" in tables else 0
+    return _Found(_Kind.UNFINISHED, "half made, as by a process that was killed", runs)
+
+
+def _finish(file: Path, found: _Found) -> bool:
+    """Bring a copy to the newest schema and put it in the file's place; False: it cannot be done."""
+    import sqlalchemy
+    from alembic.util import CommandError
+
+    with Aside(file) as aside:
+        with closing(sqlite3.connect(file)) as old, closing(sqlite3.connect(aside)) as new:
+            old.backup(new)
+        try:
+            _create(aside)
+        except (CommandError, KeyError, ValueError):
+            return False
+        except sqlalchemy.exc.DBAPIError as error:
+            if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF not in _IMPOSSIBLE:
+                raise
+            return False
+        if _examine(aside, thorough=False).kind is not _Kind.READY:
+            return False
+        if found.runs:
+            _keep(file)
+        aside.replace(file)
+    return True
+
+
+def _create(file: Path) -> None:
+    """Create the tables, or those that are missing."""
+    from mlflow.store.db import utils
+
+    engine: Any = utils.create_sqlalchemy_engine(f"sqlite:///{file}")
+    try:
+        utils._initialize_tables(engine)
+    finally:
+        engine.dispose()
+
+
+class Aside:
+    """A path beside the file, free at first, and gone in the end if it was not renamed."""
+
+    def __init__(self, file: Path) -> None:
+        self._path = file.with_name(f"{file.name}.new")
+
+    def __enter__(self) -> Path:
+        self._clear()
+        return self._path
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):
+            self._clear()
+
+    def _clear(self) -> None:
+        _clear_beside(self._path)
+        self._path.unlink(missing_ok=True)
+
+
+def _clear_beside(file: Path) -> None:
+    """Remove the journals of a file: SQLite would play one that is left behind into the next file of that name."""
+    for ending in ("-journal", "-wal", "-shm"):
+        file.with_name(file.name + ending).unlink(missing_ok=True)
+
+
+def _keep(file: Path) -> Path:
+    """Give a file that is about to be replaced a second name; at every instant there is one under the first."""
+    kept = file.with_name(f"{file.name}.replaced-{time.strftime('%Y%m%d-%H%M%S')}")
+    kept.unlink(missing_ok=True)
+    try:
+        kept.hardlink_to(file)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(file, kept)
+    return kept
