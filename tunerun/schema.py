@@ -53,8 +53,11 @@ class Dataset(Section):
     path: str = Field(
         description="File of rows; relative to the directory the command runs in, or to the YAML that names it."
     )
-    format: Literal["auto", "json", "jsonl", "csv", "tsv", "parquet"] = Field(
+    format: Literal["auto", "json", "jsonl", "csv", "tsv", "semicolon", "pipe", "parquet", "arrow"] = Field(
         "auto", description="auto: by the file's ending, then by looking into it."
+    )
+    columns: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(
+        None, min_length=1, description="Names of a table's columns, where its file has no header; null: it has one."
     )
     on_bad_row: Literal["error", "skip"] = Field(
         "error", description="A row that cannot be used: error: refuse the file; skip: leave it out, and say which."

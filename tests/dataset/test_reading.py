@@ -11,7 +11,7 @@ import pytest
 from tunerun.dataset import SourceRow, read_content, read_rows
 from tunerun.errors import DatasetError
 
-ANY = "give a file of JSON, JSON lines, CSV, TSV or Parquet"
+ANY = "give a file of JSON, JSON lines, CSV, TSV, Parquet or Arrow"
 
 NO_LIST = "{file}:1: holds an object without exactly one list of rows; put the rows into one list: [{{...}}, {{...}}]"
 
@@ -23,14 +23,14 @@ MALFORMED = {
     "broken JSON": (
         "a.json",
         b'[\n {"a": 1},\n {"a": }\n]',
-        ["{file}:3: broken JSON in column 8: Expecting value; mend it there"],
+        ["{file}:3: broken JSON in column 8: Expecting value; fix it there"],
     ),
     "broken JSON lines": (
         "a.jsonl",
         b'{"a": 1}\n{"a": }\n\n{"a" 1}\n{"a": 1}\n',
         [
-            "{file}:2: broken JSON in column 7: Expecting value; mend it there",
-            "{file}:4: broken JSON in column 6: Expecting ':' delimiter; mend it there",
+            "{file}:2: broken JSON in column 7: Expecting value; fix it there",
+            "{file}:4: broken JSON in column 6: Expecting ':' delimiter; fix it there",
         ],
     ),
     "nested too deeply": ("a.jsonl", b"[" * 100_000, ["{file}:1: the JSON is nested too deeply; flatten it"]),
@@ -94,9 +94,44 @@ MALFORMED = {
         ["{file}:3: a quote is opened here and never closed; close it"],
     ),
     "broken quoting": (
-        "a.tsv",
-        b'text\tlabel\n"a" b\tc\n',
-        ["{file}:2: broken quoting: '\t' expected after '\"'; double the quotes inside a quoted cell"],
+        "a.csv",
+        b'text,label\n"a" b,c\n',
+        ["{file}:2: broken quoting: ',' expected after '\"'; double the quotes inside a quoted cell"],
+    ),
+    "UTF-16 without a byte order mark": (
+        "a.csv",
+        "text,label\ncaf\xe9,b\n".encode("utf-16-le"),
+        ["{file}: looks like text in UTF-16 without a byte order mark, but its ending says CSV; save it as UTF-8"],
+    ),
+    "a trailing comma": (
+        "a.json",
+        b'[{"a": 1},\n]',
+        ["{file}:2: broken JSON in column 1: Illegal trailing comma before end of array; fix it there"],
+    ),
+    "a missing comma": (
+        "a.json",
+        b'[{"a": 1}\n{"a": 2}]',
+        ["{file}:2: broken JSON in column 1: Expecting ',' delimiter; fix it there"],
+    ),
+    "two lists": (
+        "a.json",
+        b'[{"a": 1}]\n[{"a": 2}]',
+        ["{file}:2: broken JSON in column 1: Extra data; fix it there"],
+    ),
+    "an open list": (
+        "a.json",
+        b'[{"a": 1},',
+        ["{file}:1: broken JSON in column 11: Expecting value; fix it there"],
+    ),
+    "unnamed columns with cells": (
+        "a.csv",
+        b"text,,\na,b,c\n",
+        ["{file}:1: the header names '' more than once; give each column its name"],
+    ),
+    "an unknown sep= line": (
+        "a.csv",
+        b"sep=^\ntext^label\n",
+        [f"{{file}}: looks like a table with an unknown sep= line, but its ending says CSV; {ANY}"],
     ),
     "an endless cell": (
         "a.csv",
@@ -118,12 +153,11 @@ MALFORMED = {
         b'[{"a": 1}]',
         ["{file}: looks like JSON, but its ending says Parquet; rename it, or set dataset.format=json"],
     ),
-    "a workbook called CSV": (
+    "a zip archive called CSV": (
         "a.csv",
         b"PK\x03\x04....",
-        [f"{{file}}: looks like a zip archive or an Excel workbook, but its ending says CSV; {ANY}"],
+        [f"{{file}}: looks like a zip archive, not an Excel workbook, but its ending says CSV; {ANY}"],
     ),
-    "an archive": ("a.json.gz", b"\x1f\x8b....", [f"{{file}}: looks like a gzip archive; {ANY}"]),
     "a web page": (
         "a.jsonl",
         b"\n<!DOCTYPE html><html>",
@@ -140,16 +174,6 @@ MALFORMED = {
         b"text,label\na,b\n",
         ["{file}: looks like CSV, but its ending says JSON; rename it, or set dataset.format=csv"],
     ),
-    "JSON lines called JSON": (
-        "a.json",
-        b'{"a": 1}\n{"a": 2}\n',
-        ["{file}: looks like JSON lines, but its ending says JSON; rename it, or set dataset.format=jsonl"],
-    ),
-    "JSON called JSON lines": (
-        "a.jsonl",
-        b'[{"a": 1}]',
-        ["{file}: looks like JSON, but its ending says JSON lines; rename it, or set dataset.format=json"],
-    ),
     "TSV called CSV": (
         "a.csv",
         b"text\tlabel\na\tb\n",
@@ -159,7 +183,7 @@ MALFORMED = {
         "a.csv",
         b"text;label\na;b\n",
         [
-            "{file}: looks like a table with semicolons between cells, but its ending says CSV; save it with commas",
+            "{file}: looks like a table with semicolons between cells, but its ending says CSV; set dataset.format=semicolon",
         ],
     ),
     "prose": ("a.txt", b"Once upon a time\n", [f"{{file}}: looks like plain text; {ANY}"]),
@@ -213,7 +237,9 @@ def test_path_through_a_file(tmp_path: Path) -> None:
 
 def test_unknown_format(tmp_path: Path) -> None:
     """A format that does not exist is refused with those that do."""
-    with pytest.raises(DatasetError, match=r"'xml' is unknown; use auto, json, jsonl, csv, tsv, parquet$"):
+    with pytest.raises(
+        DatasetError, match=r"'xml' is unknown; use auto, json, jsonl, csv, tsv, semicolon, pipe, parquet, arrow$"
+    ):
         read_rows(tmp_path / "a.json", "xml")
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import re
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tunerun.dataset.rows import Findings
+from tunerun.dataset.table_rows import DELIMITERS, SEPARATOR_LINE
 
 ENDINGS = {
     ".json": "json",
@@ -14,16 +20,34 @@ ENDINGS = {
     ".ndjson": "jsonl",
     ".csv": "csv",
     ".tsv": "tsv",
+    ".tab": "tsv",
+    ".psv": "pipe",
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
 }
 
-NAMES = {"json": "JSON", "jsonl": "JSON lines", "csv": "CSV", "tsv": "TSV", "parquet": "Parquet"}
+NAMES = {
+    "json": "JSON",
+    "jsonl": "JSON lines",
+    "csv": "CSV",
+    "tsv": "TSV",
+    "semicolon": "a table with semicolons between cells",
+    "pipe": "a table with pipes between cells",
+    "parquet": "Parquet",
+    "arrow": "Arrow",
+}
 
 PARQUET_MAGIC = b"PAR1"
+ARROW_MAGIC = b"ARROW1"
+_STREAM_MAGIC = b"\xff\xff\xff\xff"  # continuation marker of the first message of an Arrow stream, since Arrow 0.15
+
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.arrow$")
+"""How `datasets` names the files of a folder that it saves."""
 
 SIGNATURES = (
-    (b"PK\x03\x04", "a zip archive or an Excel workbook"),
+    (b"PK\x03\x04", "a zip archive, not an Excel workbook"),
     (b"\xd0\xcf\x11\xe0", "an old Office document"),
     (b"\x1f\x8b", "a gzip archive"),
     (b"BZh", "a bzip2 archive"),
@@ -31,7 +55,9 @@ SIGNATURES = (
     (b"\x28\xb5\x2f\xfd", "a zstd archive"),
     (b"%PDF", "a PDF document"),
     (b"SQLite format 3", "a SQLite database"),
-    (b"ARROW1", "an Arrow file"),
+    (b"FEA1", "Feather of version 1"),
+    (b"\xff\xfe\x00\x00", "text in UTF-32"),
+    (b"\x00\x00\xfe\xff", "text in UTF-32"),
     (b"\xff\xfe", "text in UTF-16"),
     (b"\xfe\xff", "text in UTF-16"),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself (git lfs pull fetches it)"),
@@ -41,12 +67,36 @@ SIGNATURES = (
 )
 """How files begin that people take for examples (letters may be of either case); from the formats' specifications."""
 
-CHAT_KEYS = ("messages", "contents")
+CHAT_KEYS = ("messages", "contents", "conversations")
 """Lists under these keys are one conversation, not a list of rows."""
+
+_SAMPLE_BYTES = 65_536
+_SAMPLE_RECORDS = 20
+"""How much of a table is read to tell its delimiter."""
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What bytes look like.
+
+    Attributes:
+        formats: keys of `NAMES`, likeliest first; empty: none of them.
+        description: what it is instead, or besides.
+        remedy: what to do if it is not read; empty: rename it or set dataset.format.
+        unsure: formats that such a file may have if its ending or the config says so.
+    """
+
+    formats: tuple[str, ...] = ()
+    description: str = ""
+    remedy: str = ""
+    unsure: tuple[str, ...] = ()
 
 
 def find_format(path: Path, content: bytes, asked: str, findings: Findings) -> str | None:
     """Return a key of `NAMES`, or None after saying what the file looks like instead.
+
+    The ending is believed as long as the bytes may be what it says. JSON and JSON lines stand for each other, for both
+    are told from their bytes without doubt; and a `sep=` line says itself what separates the cells.
 
     Args:
         path: for its ending and for the message.
@@ -55,61 +105,96 @@ def find_format(path: Path, content: bytes, asked: str, findings: Findings) -> s
         findings: where a problem goes.
     """
     claimed = ENDINGS.get(path.suffix.lower()) if asked == "auto" else asked
-    looks = _looks(content)
-    if claimed is None and looks[0] in NAMES:
-        return looks[0]
-    if claimed and (claimed in looks or claimed in _UNSURE.get(looks[0], ()) or _may_have_one_column(asked, looks)):
+    look = _look(content)
+    first = next(iter(look.formats), None)
+    if first == "arrow" and asked == "auto" and _SHARD.search(path.name):
+        what = "is one Arrow file of a folder that `datasets` saved"
+        findings.add("format", f"{path}: {what}; set dataset.path={path.parent}, or dataset.format=arrow for it alone")
+        return None
+    if claimed is None and first is not None:
+        return first
+    if claimed in (*look.formats, *look.unsure) or (asked in DELIMITERS and first in DELIMITERS):
         return claimed
+    if (
+        first is not None
+        and asked == "auto"
+        and (SEPARATOR_LINE.match(content) or {first, claimed} == {"json", "jsonl"})
+    ):
+        return first
     by = "its ending says" if asked == "auto" else "the format asked for is"
     against = f", but {by} {NAMES[claimed]}" if claimed else ""
-    findings.add("format", f"{path}: looks like {_described(looks)}{against}; {_remedy(looks)}")
+    looks = look.description or NAMES[look.formats[0]]
+    remedy = look.remedy or f"{'' if first in _WITHOUT_ENDING else 'rename it, or '}set dataset.format={first}"
+    findings.add("format", f"{path}: looks like {looks}{against}; {remedy.format(file=path)}")
     return None
 
 
-SEMICOLONS = "a table with semicolons between cells"
-PLAIN = "plain text"
-BROKEN_JSON = "broken JSON"
+_WITHOUT_ENDING = NAMES.keys() - ENDINGS.values()
 
-# What cannot be told by looking, and what such a file may claim to be.
-_UNSURE = {PLAIN: ("csv", "tsv"), BROKEN_JSON: ("json", "jsonl", "csv", "tsv")}
+_GIVE_ROWS = "give a file of JSON, JSON lines, CSV, TSV, Parquet or Arrow"
+_AS_UTF_8 = "save it as UTF-8"
+_TO_CSV = (
+    "save it as CSV UTF-8, or run: libreoffice --headless --convert-to "
+    "'csv:Text - txt - csv (StarCalc):44,34,76' '{file}'"
+)
+_UNKNOWN_TEXT = _Look(description="plain text", remedy=_GIVE_ROWS, unsure=tuple(DELIMITERS))
+_BROKEN_JSON = _Look(description="broken JSON", remedy=_GIVE_ROWS, unsure=("json", "jsonl", *DELIMITERS))
 
 
-def _may_have_one_column(asked: str, looks: tuple[str, ...]) -> bool:
-    """Whether the other format's delimiter is part of the only column's name, because the config says so."""
-    return asked in ("csv", "tsv") and looks[0] in ("csv", "tsv", SEMICOLONS)
-
-
-def _looks(content: bytes) -> tuple[str, ...]:
-    """Return the formats the bytes may have, likeliest first, or one description of what else they are."""
+def _look(content: bytes) -> _Look:
     if content.startswith(PARQUET_MAGIC):
-        return ("parquet",)
-    start = content.removeprefix(b"\xef\xbb\xbf").lstrip()
+        return _Look(("parquet",))
+    if content.startswith((ARROW_MAGIC, _STREAM_MAGIC)):
+        return _Look(("arrow",))
+    start = content[:_SAMPLE_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
     for signature, description in SIGNATURES:
         if start[: len(signature)].lower() == signature.lower():
-            return (description,)
-    if b"\x00" in start.partition(b"\n")[0] and start[:1] not in (b"{", b"["):
-        return ("a binary file",)
-    return _text_looks(start.decode("utf-8", errors="replace"))
+            return _signed(description, content)
+    if _is_wide(content[:_SAMPLE_BYTES]):
+        return _Look(description="text in UTF-16 without a byte order mark", remedy=_AS_UTF_8)
+    if start[:1] in (b"{", b"["):
+        return _json_look(content)
+    if b"\x00" in start.partition(b"\n")[0]:
+        return _Look(description="a binary file", remedy=_GIVE_ROWS)
+    return _table_look(content)
 
 
-def _text_looks(text: str) -> tuple[str, ...]:
-    first = text.partition("\n")[0].strip()
-    if text[0] in "[{":
-        return _json_looks(text, first)
-    if "\t" in first:
-        return ("tsv", "csv") if "," in first else ("tsv",)
-    if "," in first:
-        return ("csv",)
-    return (SEMICOLONS,) if ";" in first else (PLAIN,)
+def _signed(description: str, content: bytes) -> _Look:
+    if description.startswith("text in"):
+        return _Look(description=description, remedy=_AS_UTF_8)
+    if description.startswith("a zip") and _is_workbook(content):
+        return _Look(description="an Excel workbook", remedy=_TO_CSV)
+    if description.startswith("an old Office"):
+        return _Look(description=f"{description} (Excel 97?)", remedy=_TO_CSV)
+    return _Look(description=description, remedy=_GIVE_ROWS)
 
 
-def _json_looks(text: str, first: str) -> tuple[str, ...]:
-    whole, line = _parsed(text), _parsed(first)
-    if whole is None:
-        return ("jsonl",) if isinstance(line, dict) else (BROKEN_JSON,)
-    if not isinstance(line, dict):
-        return ("json",)
-    return ("json", "jsonl") if only_list(whole) else ("jsonl", "json")
+def _is_workbook(content: bytes) -> bool:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return "xl/workbook.xml" in archive.namelist()
+    except (zipfile.BadZipFile, ValueError, OSError):
+        return False
+
+
+def _is_wide(sample: bytes) -> bool:
+    """Whether every second byte is 0, as in Latin text with two bytes a letter."""
+    halves = sample[0::2], sample[1::2]
+    others, zeros = sorted(half.count(0) / max(1, len(half)) for half in halves)
+    return len(sample) > 3 and zeros > 0.4 and others < 0.1
+
+
+def _json_look(content: bytes) -> _Look:
+    """Tell JSON from JSON lines by the first line, so that a large file is not parsed twice."""
+    text = content.removeprefix(b"\xef\xbb\xbf").lstrip()
+    first, _, rest = text.partition(b"\n")
+    line = _parsed(first)
+    if isinstance(line, dict):
+        if rest.strip():
+            return _Look(("jsonl",))
+        return _Look(("json", "jsonl") if only_list(line) else ("jsonl", "json"))
+    whole = line if line is not None and not rest.strip() else _parsed(text)
+    return _Look(("json",)) if isinstance(whole, dict | list) else _BROKEN_JSON
 
 
 def only_list(value: dict[str, Any]) -> str | None:
@@ -118,22 +203,40 @@ def only_list(value: dict[str, Any]) -> str | None:
     return keys[0] if len(keys) == 1 and keys[0] not in CHAT_KEYS else None
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: bytes) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text.decode("utf-8", errors="replace"))
     except (ValueError, RecursionError):
         return None
 
 
-def _described(looks: tuple[str, ...]) -> str:
-    return NAMES.get(looks[0], looks[0])
+def _table_look(content: bytes) -> _Look:
+    """Tell the delimiter: the one that cuts the first lines into equally many cells, and into most."""
+    separator = SEPARATOR_LINE.match(content)
+    if separator:
+        by_delimiter = {delimiter.encode(): name for name, delimiter in DELIMITERS.items()}
+        name = by_delimiter.get(separator[1])
+        return _Look((name,)) if name else _Look(description="a table with an unknown sep= line", remedy=_GIVE_ROWS)
+    lines = content[:_SAMPLE_BYTES].removeprefix(b"\xef\xbb\xbf").decode("utf-8", errors="replace").lstrip()
+    scores = {name: _score(lines, delimiter) for name, delimiter in DELIMITERS.items()}
+    best = max(scores.values())
+    if best[1] < 2:
+        return _UNKNOWN_TEXT
+    return _Look(tuple(name for name, score in scores.items() if score == best or (not best[0] and score[1] > 1)))
 
 
-def _remedy(looks: tuple[str, ...]) -> str:
-    if looks[0] in NAMES:
-        return f"rename it, or set dataset.format={looks[0]}"
-    if looks[0] == SEMICOLONS:
-        return "save it with commas"
-    if "UTF-16" in looks[0] or "UTF-32" in looks[0]:
-        return "save it as UTF-8"
-    return "give a file of JSON, JSON lines, CSV, TSV or Parquet"
+def _score(text: str, delimiter: str) -> tuple[bool, int]:
+    """Return whether the first records have as many cells as the header, and how many those are."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    widths: list[int] = []
+    try:
+        for cells in reader:
+            if cells:
+                widths.append(len(cells))
+            if len(widths) == _SAMPLE_RECORDS:
+                break
+    except csv.Error:
+        pass
+    # The sample may end in the middle of a record.
+    whole = widths if len(widths) < 3 or len(widths) == _SAMPLE_RECORDS else widths[:-1]
+    return (len(set(whole)) == 1 and whole[0] > 1, widths[0] if widths else 0)

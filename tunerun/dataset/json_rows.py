@@ -1,54 +1,71 @@
-"""Rows from JSON (a list of objects, or an object with one list) and from JSON lines."""
+"""Rows from JSON (a list of objects, or an object with one list) and from JSON lines; numbers stay as written."""
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from typing import Any
 
 from tunerun.dataset.formats import only_list
 from tunerun.dataset.rows import Findings, RowBuilder, Rows, place_of
+from tunerun.dataset.written_number import written_float, written_int
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+_MINUS_ZERO = re.compile(rb"-0(?![0-9.eE])")
+_BOM = "\ufeff"
 
 
-def json_rows(file: str, text: str, findings: Findings) -> Rows:
-    """Read a list of objects, or an object that holds one list of them; a row's line is where its object starts."""
-    parser = _RowParser(file, findings)
+def json_rows(file: str, content: bytes, findings: Findings) -> Rows:
+    """Read a list of objects, or an object that holds one list of them; a row's line is where its object starts.
+
+    Raises:
+        UnicodeDecodeError: the content is not UTF-8.
+    """
+    parser = _RowParser(file, content, findings)
+    text = content.decode("utf-8").removeprefix(_BOM)
     try:
-        whole = json.loads(text)
+        start = _start_of_list(text)
+        if start is None:
+            what = "holds an object without exactly one list of rows"
+            findings.add("json", f"{file}:1: {what}; put the rows into one list: [{{...}}, {{...}}]")
+            return parser.rows()
+        parser.read_list(text, start)
     except (ValueError, RecursionError) as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
         findings.add("json", f"{file}:{line}: {_complaint(error)}")
-        return parser.rows()
-    start = _start_of_list(whole, text)
-    if start is None:
-        what = "holds an object without exactly one list of rows"
-        findings.add("json", f"{file}:1: {what}; put the rows into one list: [{{...}}, {{...}}]")
-        return parser.rows()
-    parser.read_list(text, start)
     return parser.rows()
 
 
-def jsonl_rows(file: str, text: str, findings: Findings) -> Rows:
-    """Read one object a line; blank lines are skipped."""
-    parser = _RowParser(file, findings)
-    # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip(" \t\r"):
-            parser.read_line(line, number)
+def jsonl_rows(file: str, content: bytes, findings: Findings) -> Rows:
+    """Read one object a line; blank lines are skipped, and so is a byte order mark at a line's start.
+
+    Raises:
+        UnicodeDecodeError: the content is not UTF-8.
+    """
+    parser = _RowParser(file, content, findings)
+    # Not splitlines() of a text: JSON strings may hold U+2028 and its like unescaped.
+    for number, line in enumerate(io.BytesIO(content), start=1):
+        parser.read_line(line.decode("utf-8"), number)
     return parser.rows()
 
 
 class _RowParser:
-    """Parses objects and notices what `json` keeps quiet about: keys that stand twice in an object."""
+    """Parses objects and notices what `json` does not report: keys that occur twice in an object."""
 
-    def __init__(self, file: str, findings: Findings) -> None:
+    def __init__(self, file: str, content: bytes, findings: Findings) -> None:
         self._file = file
         self._findings = findings
         self._built = RowBuilder(file)
         self._repeated: list[str] = []
-        self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
+        # A function for each integer costs; of all integers only -0 needs one.
+        parse_int = written_int if _MINUS_ZERO.search(content) else None
+        self._decoder = json.JSONDecoder(
+            object_pairs_hook=self._object, parse_float=written_float, parse_int=parse_int, parse_constant=_constant
+        )
+
+    def rows(self) -> Rows:
+        return self._built.rows()
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
@@ -57,27 +74,40 @@ class _RowParser:
             self._repeated += [name for name in value if names.count(name) > 1]
         return value
 
-    def rows(self) -> Rows:
-        return self._built.rows()
-
     def read_line(self, line: str, number: int) -> None:
+        if line[:1] == _BOM:
+            line = line.lstrip(_BOM)
         try:
             value = self._decoder.decode(line)
         except (ValueError, RecursionError) as error:
-            self._findings.add_row("json", place_of(self._file, number), _complaint(error))
+            if line.strip():
+                self._findings.add_row("json", place_of(self._file, number), _complaint(error))
             return
         self._row(value, number)
 
     def read_list(self, text: str, start: int) -> None:
-        """Walk the list whose bracket stands at `start`; the text is known to be valid."""
+        """Walk the list whose bracket is at `start`.
+
+        Raises:
+            JSONDecodeError: the text is broken there, or something follows the list of a text that begins with it.
+        """
         line, counted = 1, 0
         position = _after_space(text, start + 1)
-        while text[position] != "]":
+        while not text.startswith("]", position):
             line += text.count("\n", counted, position)
             counted = position
             value, end = self._decoder.raw_decode(text, position)
             self._row(value, line)
-            position = _after_space(text, _after_space(text, end, ","))
+            position = _after_space(text, end)
+            if text.startswith(",", position):
+                position = _after_space(text, position + 1)
+                if text.startswith("]", position):
+                    raise json.JSONDecodeError("Illegal trailing comma before end of array", text, position)
+            elif not text.startswith("]", position):
+                raise json.JSONDecodeError("Expecting ',' delimiter", text, position)
+        end = _after_space(text, position + 1)
+        if start == _after_space(text, 0) and end < len(text):
+            raise json.JSONDecodeError("Extra data", text, end)
 
     def _row(self, value: Any, line: int) -> None:
         if not isinstance(value, dict):
@@ -91,38 +121,47 @@ class _RowParser:
         self._repeated.clear()
 
 
-def _after_space(text: str, position: int, separator: str = "") -> int:
+def _constant(name: str) -> float | None:
+    """Return null for NaN, which is how tables write it; an infinity is refused where a template uses it."""
+    return None if name == "NaN" else float(name)
+
+
+def _after_space(text: str, position: int) -> int:
     match = _SPACE.match(text, position)
-    end = match.end() if match else position
-    return end + len(separator) if separator and text.startswith(separator, end) else end
+    return match.end() if match else position
 
 
-def _start_of_list(whole: Any, text: str) -> int | None:
-    """Return where the list of rows begins in a valid JSON text, or None where it has none."""
+def _start_of_list(text: str) -> int | None:
+    """Return where the list of rows begins, or None where a valid JSON text has none.
+
+    Raises:
+        JSONDecodeError: the text is broken; a text that begins with a list is not looked at further.
+    """
     position = _after_space(text, 0)
-    if isinstance(whole, list):
+    if text.startswith("[", position):
         return position
+    whole = json.loads(text)
     wanted = only_list(whole) if isinstance(whole, dict) else None
     if wanted is None:
         return None
     decoder = json.JSONDecoder()
     while True:
         key, end = decoder.raw_decode(text, _after_space(text, position + 1))
-        start = _after_space(text, _after_space(text, end, ":"))
-        # The last of repeated keys is the one that json keeps; a list under an earlier one is no less a list.
+        start = _after_space(text, _after_space(text, end) + 1)  # behind the colon
+        # The last of repeated keys is the one that json keeps; a list under an earlier one is a list all the same.
         if key == wanted and text[start] == "[":
             return start
         position = _after_space(text, decoder.raw_decode(text, start)[1])
 
 
 def _kind(value: Any) -> str:
-    kinds = {str: "a string", bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
-    return kinds.get(type(value), "null")
+    kinds = {str: "a string", bool: "a boolean", list: "a list", dict: "an object", type(None): "null"}
+    return kinds.get(type(value), "a number")
 
 
 def _complaint(error: ValueError | RecursionError) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return f"broken JSON in column {error.colno}: {error.msg}; mend it there"
+        return f"broken JSON in column {error.colno}: {error.msg}; fix it there"
     if isinstance(error, RecursionError):
         return "the JSON is nested too deeply; flatten it"
     return "the JSON holds a number with too many digits; write it as a string"

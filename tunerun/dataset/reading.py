@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import bz2
 import difflib
+import gzip
+import lzma
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tunerun.dataset.arrow_rows import arrow_rows, folder_rows, parquet_rows
 from tunerun.dataset.formats import NAMES, find_format
 from tunerun.dataset.json_rows import json_rows, jsonl_rows
 from tunerun.dataset.rows import Findings, Rows
-from tunerun.dataset.table_rows import delimited_rows, parquet_rows
+from tunerun.dataset.table_rows import DELIMITERS, delimited_rows
 from tunerun.errors import DatasetError
+
+_READERS: dict[str, Callable[[str, bytes, Findings], Rows]] = {
+    "json": json_rows,
+    "jsonl": jsonl_rows,
+    "parquet": parquet_rows,
+    "arrow": arrow_rows,
+}
+"""Name of a format -> what reads it; the tables of `DELIMITERS` have a reader that also takes the columns' names."""
 
 
 def read_rows(path: Path, format: str = "auto") -> Rows:  # noqa: A002 - the config's own word
     """Read the rows of a file in their order.
 
     Args:
-        path: the file; errors and rows name it as it is given here.
-        format: json, jsonl, csv, tsv or parquet; auto: by the file's ending, then by looking into it.
+        path: the file, which may be compressed, or a folder that `datasets` saved; errors and rows name it as it is
+            given here.
+        format: a key of `formats.NAMES`; auto: by the file's ending, then by looking into it.
 
     Raises:
         DatasetError: every problem of the file, one line each.
@@ -30,54 +45,104 @@ def read_rows(path: Path, format: str = "auto") -> Rows:  # noqa: A002 - the con
 
 
 def read_content(name: str, content: bytes) -> Rows:
-    """Read the rows of a file that somebody has sent, as `read_rows` does.
+    """Read the rows of a file that a client sends, as `read_rows` does; nothing that is compressed.
 
     Args:
         name: what errors and rows call it; its ending says the format.
+        content: all bytes of the file.
 
     Raises:
         DatasetError: every problem of the file, one line each.
     """
     findings = Findings()
-    rows = _rows(Path(name), content, "auto", findings)
+    rows = _rows(Path(name), Path(name), content, "auto", None, findings)
     if findings:
         raise DatasetError(findings.lines)
     return rows
 
 
-def collect_rows(path: Path, format_name: str, findings: Findings) -> Rows:
-    """Read the rows that can be read, as `read_rows`; problems are added to `findings`."""
+def collect_rows(path: Path, format_name: str, findings: Findings, columns: Sequence[str] | None = None) -> Rows:
+    """Read the rows that can be read, as `read_rows`; problems and warnings are added to `findings`.
+
+    Args:
+        path: the file, or a folder that `datasets` saved.
+        format_name: a key of `formats.NAMES`, or `auto`.
+        findings: where problems go.
+        columns: the names of a table's columns, where it has no header.
+    """
+    none = Rows(str(path), (), {})
     if format_name not in ("auto", *NAMES):
         findings.add("format", f"the format {format_name!r} is unknown; use auto, {', '.join(NAMES)}")
-        return Rows(str(path), (), {})
+        return none
+    saved = folder_rows(path, findings) if path.is_dir() else None
+    if saved is not None:
+        return saved
     content = _content(path, findings)
-    return Rows(str(path), (), {}) if content is None else _rows(path, content, format_name, findings)
+    if content is None:
+        return none
+    for magic, (ending, decompressed) in _COMPRESSIONS.items():
+        if content.startswith(magic):
+            inner = _decompressed(path, content, ending, decompressed, findings)
+            named = path.with_suffix("") if path.suffix.lower() in _COMPRESSED_ENDINGS else path
+            return none if inner is None else _rows(path, named, inner, format_name, columns, findings)
+    return _rows(path, path, content, format_name, columns, findings)
 
 
-def _rows(path: Path, content: bytes, format_name: str, findings: Findings) -> Rows:
+def _rows(
+    path: Path, named: Path, content: bytes, format_name: str, columns: Sequence[str] | None, findings: Findings
+) -> Rows:
+    """Read rows from bytes; `named` is the path without the ending of a compression."""
+    file = str(path)
+    none = Rows(file, (), {})
     if not content.removeprefix(b"\xef\xbb\xbf").strip():
-        findings.add("path", f"{path}: is empty; add examples")
-        return Rows(str(path), (), {})
-    found = find_format(path, content, format_name, findings)
+        findings.add("path", f"{file}: is empty; add examples")
+        return none
+    found = find_format(named, content, format_name, findings)
+    if found is None:
+        return none
     before = len(findings)
-    rows = _parsed(path, content, found, findings) if found else Rows(str(path), (), {})
-    if found and not rows and len(findings) == before:
-        findings.add("rows", f"{path}: holds no rows; add examples")
+    if columns is not None and found not in DELIMITERS:
+        findings.add("columns", f"{file}: {NAMES[found]} names its columns; remove dataset.columns")
+        return none
+    try:
+        if found in DELIMITERS:
+            rows = delimited_rows(file, content, found, findings, columns)
+        else:
+            rows = _READERS[found](file, content, findings)
+    except UnicodeDecodeError:
+        findings.add("encoding", _not_utf_8(file, content))
+        return none
+    if not rows and len(findings) == before:
+        findings.add("rows", f"{file}: holds no rows; add examples")
     return rows
 
 
-def _parsed(path: Path, content: bytes, format_name: str, findings: Findings) -> Rows:
-    file = str(path)
-    if format_name == "parquet":
-        return parquet_rows(file, content, findings)
-    text = _text(file, content, findings)
-    if text is None:
-        return Rows(str(path), (), {})
-    if format_name == "json":
-        return json_rows(file, text, findings)
-    if format_name == "jsonl":
-        return jsonl_rows(file, text, findings)
-    return delimited_rows(file, text, format_name, findings)
+def _zstd(content: bytes) -> bytes:
+    import pyarrow  # here: it takes longer to import than all the rest of this package
+
+    decompressed: bytes = pyarrow.CompressedInputStream(pyarrow.BufferReader(content), "zstd").read()
+    return decompressed
+
+
+_COMPRESSIONS: dict[bytes, tuple[str, Callable[[bytes], bytes]]] = {
+    b"\x1f\x8b": ("gzip", gzip.decompress),
+    b"\x28\xb5\x2f\xfd": ("zstd", _zstd),
+    b"BZh": ("bzip2", bz2.decompress),
+    b"\xfd7zXZ": ("xz", lzma.decompress),
+}
+"""How a compressed file begins -> its name, and what decompresses it."""
+
+_COMPRESSED_ENDINGS = frozenset({".gz", ".gzip", ".zst", ".zstd", ".bz2", ".xz"})
+
+
+def _decompressed(
+    path: Path, content: bytes, kind: str, decompress: Callable[[bytes], bytes], findings: Findings
+) -> bytes | None:
+    try:
+        return decompress(content)
+    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError):
+        findings.add("compression", f"{path}: is damaged or cut off {kind} data; write it again")
+        return None
 
 
 def _content(path: Path, findings: Findings) -> bytes | None:
@@ -89,12 +154,12 @@ def _content(path: Path, findings: Findings) -> bytes | None:
     except FileNotFoundError:
         findings.add("path", f"{path}: there is no such file; {_nearest_file(path)}")
     except OSError as error:
-        findings.add("path", f"{path}: cannot be read: {error.strerror}; mend that, or name another file")
+        findings.add("path", f"{path}: cannot be read: {error.strerror}; correct that, or name another file")
     return None
 
 
 def _not_a_file(path: Path) -> str:
-    return "is a directory" if path.is_dir() else "is no regular file"
+    return "is a directory" if path.is_dir() else "is not a regular file"
 
 
 def _nearest_file(path: Path) -> str:
@@ -105,11 +170,11 @@ def _nearest_file(path: Path) -> str:
     return f"the nearest name in its directory is {close[0]!r}" if close else "correct the path"
 
 
-def _text(file: str, content: bytes, findings: Findings) -> str | None:
+def _not_utf_8(file: str, content: bytes) -> str:
     try:
-        return content.decode("utf-8").removeprefix("\ufeff")
+        content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         what = f"is not UTF-8 at byte {error.start:,} of the file (0x{content[error.start]:02x})"
-        findings.add("encoding", f"{file}:{line}: {what}; save it as UTF-8")
-        return None
+        return f"{file}:{line}: {what}; save it as UTF-8"
+    return f"{file}: is not UTF-8; save it as UTF-8"

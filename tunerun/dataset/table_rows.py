@@ -1,48 +1,139 @@
-"""Rows from tables: CSV and TSV with a header, and Parquet."""
+"""Rows from delimited text: CSV, TSV, and tables with semicolons or pipes."""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from tunerun.dataset.rows import Findings, Rows, listed, place_of
 
-DELIMITERS = {"csv": ",", "tsv": "\t"}
+DELIMITERS = {"csv": ",", "tsv": "\t", "semicolon": ";", "pipe": "|"}
+
+SEPARATOR_LINE = re.compile(rb"(?:\xef\xbb\xbf)?\"?sep=([^\r\n])\"?[,;\t|]*\r?\n", re.IGNORECASE)
+"""Excel's first line that names the separator, as it writes and reads it."""
+
+_TRANSPOSED_AT_ONCE = 10_000
+"""Records that are held before they become columns: few enough to be small, enough to be fast."""
 
 
-def delimited_rows(file: str, text: str, format_name: str, findings: Findings) -> Rows:
-    """Read CSV or TSV with RFC 4180's quoting; the first line names the columns, blank lines are skipped."""
-    records = _records(file, text, DELIMITERS[format_name], findings)
-    header_line, header = next(records, (1, []))
-    if _repeated(f"{file}:{header_line}", header, findings):
-        return Rows(file, (), {})
-    lines, columns = array("q"), [list[str]() for _ in header]
-    for line, cells in records:
-        if len(cells) == len(header):
-            lines.append(line)
-            for column, cell in zip(columns, cells, strict=True):
-                column.append(cell)
-        else:
-            what = f"has {_cells(len(cells))}, the header has {len(header)}"
-            remedy = "quote cells that hold a separator or a newline"
-            findings.add_row("ragged", place_of(file, line), f"{what}; {remedy}")
-    return Rows(file, lines, dict(zip(header, columns, strict=True)), has_header=True)
+def delimited_rows(
+    file: str, content: bytes, format_name: str, findings: Findings, columns: Sequence[str] | None = None
+) -> Rows:
+    """Read a table with RFC 4180's quoting; in TSV and pipes quotes are text where only that fits every line.
+
+    Lines of white space are skipped. Columns without a name and without cells, as spreadsheets write them, are dropped.
+
+    Args:
+        file: what errors and rows call it.
+        content: all bytes of the file.
+        format_name: a key of `DELIMITERS`; Excel's `sep=` line overrules it.
+        findings: where problems go.
+        columns: the names, where the file has no header; None: its first line names them.
+
+    Raises:
+        UnicodeDecodeError: the content is not UTF-8.
+    """
+    separator = SEPARATOR_LINE.match(content)
+    delimiter = separator[1].decode("utf-8") if separator else DELIMITERS[format_name]
+    literal = delimiter in "\t|" and b'"' in content and _quotes_are_text(content, delimiter)
+    if literal:
+        findings.warn("quotes", f"{file}: quotes are read as text; as marks of cells they would not fit its lines")
+    reader = csv.reader(
+        _lines(content), delimiter=delimiter, quoting=csv.QUOTE_NONE if literal else csv.QUOTE_MINIMAL, strict=True
+    )
+    records = _records(file, reader, findings)
+    if separator:
+        next(records, None)
+    if columns is None:
+        header_line, header = next(records, (1, []))
+        counted_by = "the header has"
+    else:
+        header_line, header, counted_by = 0, list(columns), "dataset.columns has"
+    return _Table(file, header_line, header, counted_by, findings).rows(records)
 
 
-def _records(file: str, text: str, delimiter: str, findings: Findings) -> Iterator[tuple[int, list[str]]]:
+def _lines(content: bytes) -> io.TextIOWrapper:
+    """Decode as the lines are read, so that no second copy of the file is held; line ends inside quotes are kept."""
+    return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
+
+
+def _quotes_are_text(content: bytes, delimiter: str) -> bool:
+    lines = [line for line in _lines(content) if line.strip()]
+    if len({line.count(delimiter) for line in lines}) != 1:
+        return False
+    try:
+        records = sum(1 for cells in csv.reader(_lines(content), delimiter=delimiter, strict=True) if cells)
+    except csv.Error:
+        return True
+    return records != len(lines)  # a quote that opens in one line and closes in another, though each line is whole
+
+
+def _records(
+    file: str,
+    reader: csv._reader,  # type: ignore[name-defined]  # typeshed's name for it
+    findings: Findings,
+) -> Iterator[tuple[int, list[str]]]:
     """Yield the line on which each record starts, and its cells; stop at the first broken quote."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     line = 1
     try:
         for cells in reader:
-            if cells:
+            if cells and not (len(cells) == 1 and cells[0].isspace()):
                 yield line, cells
             line = reader.line_num + 1
     except csv.Error as error:
         findings.add("csv", f"{file}:{line}: {_complaint(error)}")
+
+
+class _Table:
+    """Collects records by column."""
+
+    def __init__(self, file: str, header_line: int, header: list[str], counted_by: str, findings: Findings) -> None:
+        self._file = file
+        self._header_line = header_line
+        self._header = header
+        self._counted_by = counted_by
+        self._findings = findings
+        self._lines = array("q")
+        self._columns = [list[str]() for _ in header]
+
+    def rows(self, records: Iterator[tuple[int, list[str]]]) -> Rows:
+        while chunk := list(islice(self._fitting(records), _TRANSPOSED_AT_ONCE)):
+            for column, cells in zip(self._columns, zip(*chunk, strict=True), strict=True):
+                column.extend(cells)
+        named = [
+            (name, column)
+            for name, column in zip(self._header, self._columns, strict=True)
+            if name.strip() or any(map(str.strip, column))
+        ]
+        if repeated_names(f"{self._file}:{self._header_line}", [name for name, _ in named], self._findings):
+            return Rows(self._file, (), {})
+        return Rows(self._file, self._lines, dict(named), has_header=self._header_line > 0)
+
+    def _fitting(self, records: Iterator[tuple[int, list[str]]]) -> Iterator[list[str]]:
+        width = len(self._header)
+        for line, cells in records:
+            if len(cells) != width and not self._made_to_fit(cells, width):
+                what = f"has {_cells(len(cells))}, {self._counted_by} {width}"
+                remedy = "quote cells that hold a separator or a newline"
+                self._findings.add_row("ragged", place_of(self._file, line), f"{what}; {remedy}")
+                continue
+            if not self._lines and not self._header_line and cells == self._header:
+                what = "the first line is a header, and dataset.columns names it again"
+                self._findings.add("header", f"{self._file}:{line}: {what}; remove dataset.columns")
+            self._lines.append(line)
+            yield cells
+
+    def _made_to_fit(self, cells: list[str], width: int) -> bool:
+        """Whether a record differs from the header in empty cells without a column, or in columns without a name."""
+        if any(map(str.strip, cells[width:])) or any(map(str.strip, self._header[len(cells) :])):
+            return False
+        cells[:] = [*cells[:width], *[""] * (width - len(cells))]
+        return True
 
 
 def _complaint(error: csv.Error) -> str:
@@ -59,26 +150,11 @@ def _cells(count: int) -> str:
     return "1 cell" if count == 1 else f"{count} cells"
 
 
-def _repeated(place: str, names: Sequence[str], findings: Findings) -> bool:
+def repeated_names(place: str, names: Sequence[str], findings: Findings) -> bool:
+    """Whether columns share a name; says so."""
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         findings.add(
             "header", f"{place}: the header names {listed(repeated)} more than once; give each column its name"
         )
     return bool(repeated)
-
-
-def parquet_rows(file: str, content: bytes, findings: Findings) -> Rows:
-    """Read a Parquet file; a row's `line` is its number."""
-    import pyarrow  # here: it takes longer to import than all the rest of this package
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content)).read()
-    except (pyarrow.ArrowException, OSError):
-        findings.add("parquet", f"{file}: is damaged or cut off; no Parquet could be read from it; write it again")
-        return Rows(file, (), {})
-    if _repeated(file, table.column_names, findings):
-        return Rows(file, (), {})
-    columns = {name: table.column(name).to_pylist() for name in table.column_names}
-    return Rows(file, range(1, table.num_rows + 1), columns, "row")

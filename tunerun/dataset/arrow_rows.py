@@ -1,0 +1,134 @@
+"""Rows from Parquet, from Arrow files and streams, and from the folders that the library `datasets` saves."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunerun.dataset.rows import Findings, Rows
+from tunerun.dataset.table_rows import repeated_names
+
+if TYPE_CHECKING:
+    import pyarrow
+
+# pyarrow is imported where it is used: it takes longer to import than all the rest of this package.
+
+
+def parquet_rows(file: str, content: bytes, findings: Findings) -> Rows:
+    """Read a Parquet file; a row's `line` is its number."""
+
+    def read() -> pyarrow.Table:
+        import pyarrow
+        import pyarrow.parquet
+
+        return pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content)).read()
+
+    return _rows(file, "Parquet", read, findings)
+
+
+def arrow_rows(file: str, content: bytes, findings: Findings) -> Rows:
+    """Read an Arrow file (also Feather), or an Arrow stream; a row's `line` is its number."""
+    return _rows(file, "Arrow", lambda: _arrow_table(content), findings)
+
+
+def folder_rows(folder: Path, findings: Findings) -> Rows | None:
+    """Read the rows of a folder that `Dataset.save_to_disk` wrote, in the order of its files; None: it is not one."""
+    state, splits = folder / "state.json", folder / "dataset_dict.json"
+    if splits.is_file():
+        names = _json(splits).get("splits", [])
+        told = ", ".join(str(folder / str(name)) for name in names) or "one of its folders"
+        findings.add("path", f"{folder}: holds several sets of rows; set dataset.path to one of {told}")
+        return Rows(str(folder), (), {})
+    if not state.is_file():
+        return None
+    named = [str(each.get("filename")) for each in _json(state).get("_data_files", []) if isinstance(each, dict)]
+    files = [folder / name for name in named if Path(name).name == name] or sorted(folder.glob("*.arrow"))
+
+    def read() -> pyarrow.Table:
+        import pyarrow
+
+        return pyarrow.concat_tables([_arrow_table(file.read_bytes()) for file in files])
+
+    return _rows(str(folder), "Arrow", read, findings)
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _arrow_table(content: bytes) -> pyarrow.Table:
+    import pyarrow
+
+    opened = pyarrow.ipc.open_file if content.startswith(b"ARROW1") else pyarrow.ipc.open_stream
+    return opened(pyarrow.BufferReader(content)).read_all()
+
+
+def _rows(file: str, kind: str, read: Callable[[], pyarrow.Table], findings: Findings) -> Rows:
+    import pyarrow
+
+    try:
+        table = read()
+        table.validate()
+    except (pyarrow.ArrowException, OSError):
+        findings.add("parquet", f"{file}: is damaged or cut off; no {kind} could be read from it; write it again")
+        return Rows(file, (), {})
+    if repeated_names(file, table.column_names, findings):
+        return Rows(file, (), {})
+    columns = {name: _cells(table.column(name)) for name in table.column_names}
+    return Rows(file, range(1, table.num_rows + 1), columns, "row")
+
+
+def _cells(column: pyarrow.ChunkedArray) -> list[Any]:
+    import pyarrow
+
+    kind = column.type
+    if pyarrow.types.is_dictionary(kind):
+        return _cells(column.cast(kind.value_type))
+    if pyarrow.types.is_timestamp(kind) and kind.unit == "ns":
+        try:
+            column = column.cast(pyarrow.timestamp("us", kind.tz))  # as datetimes, where nothing is lost
+        except pyarrow.ArrowInvalid:
+            column = column.cast(pyarrow.string())
+    convert = _converter(kind)
+    cells: list[Any] = column.to_pylist()
+    return cells if convert is None else [None if cell is None else convert(cell) for cell in cells]
+
+
+def _converter(kind: pyarrow.DataType) -> Callable[[Any], Any] | None:
+    """Return what makes a cell of what `to_pylist` gives for this type; None: it is one already."""
+    import pyarrow
+
+    types = pyarrow.types
+    if types.is_floating(kind):
+        return _number if types.is_float64(kind) else lambda cell: _shortest(cell, kind.to_pandas_dtype())
+    if types.is_struct(kind):
+        fields = {kind.field(n).name: _converter(kind.field(n).type) for n in range(kind.num_fields)}
+        changing = {name: convert for name, convert in fields.items() if convert is not None}
+        return (lambda cell: _struct(cell, changing)) if changing else None
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        convert = _converter(kind.value_type)
+        return None if convert is None else lambda cell: [None if each is None else convert(each) for each in cell]
+    return None
+
+
+def _struct(cell: dict[str, Any], changing: dict[str, Callable[[Any], Any]]) -> dict[str, Any]:
+    return {
+        name: changing[name](value) if name in changing and value is not None else value for name, value in cell.items()
+    }
+
+
+def _number(cell: float) -> float | None:
+    """Return null for NaN, which is how tables write it."""
+    return None if math.isnan(cell) else cell
+
+
+def _shortest(cell: float, kind: Callable[[float], Any]) -> float | None:
+    """Return the float with the fewest digits that is this 16- or 32-bit float: 0.1, not 0.10000000149011612."""
+    return None if math.isnan(cell) else float(str(kind(cell)))
