@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from tunerun.dataset.advice import MOST_PLACES, contradictions, exact_duplicates, leaks
+from tunerun.dataset.characters import wrong_characters
 from tunerun.dataset.checks import RenderedRow
 from tunerun.dataset.labels import imbalance, label_counts, typing_errors
 from tunerun.dataset.near import near_duplicates
@@ -60,6 +61,7 @@ CHECKS = (
     Check("truncated", WARNING, "more tokens than the base model's context length: the end would be cut off"),
     Check("braces", WARNING, "`{{`, `}}` or `{%` in a rendered text: a template inside the data"),
     Check("spaces", WARNING, "white space around an output: it is learned, and exact match fails without it"),
+    Check("characters", WARNING, "U+FFFD, NUL, a byte order mark or mojibake (`Ã©`) in a text: it was decoded wrongly"),
     Check("secret", WARNING, "a key or a password, by its shape; the model may repeat it. It is never shown"),
     Check("e-mail", WARNING, "an e-mail address: personal data that the model may repeat"),
 )
@@ -109,6 +111,7 @@ def inspect(
         ("truncated", _truncated(training, tokens, most)),
         ("braces", _braces(everything, most)),
         ("spaces", _spaces(everything, most)),
+        ("characters", _characters(everything, most)),
         ("secret", _secrets(everything, most)),
         ("e-mail", _emails(everything, most)),
     ):
@@ -194,6 +197,15 @@ def _spaces(rows: Sequence[RenderedRow], most: int) -> Iterator[str]:
             f"{places(found, most)}: white space around the output is learned too; "
             "write {{ output | trim }} in template.output, or take it away"
         )
+
+
+def _characters(rows: Sequence[RenderedRow], most: int) -> Iterator[str]:
+    found: dict[str, list[RenderedRow]] = {}
+    for row in rows:
+        for kind in dict.fromkeys(kind for text in _texts(row) for kind in wrong_characters(text)):
+            found.setdefault(kind, []).append(row)
+    for kind, holders in found.items():
+        yield f"{places(holders, most)}: holds {kind}; write the file again as UTF-8 from its source"
 
 
 def _secrets(rows: Sequence[RenderedRow], most: int) -> Iterator[str]:

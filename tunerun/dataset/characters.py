@@ -1,0 +1,28 @@
+"""Characters that show that a text was decoded wrongly on its way into the file."""
+
+from __future__ import annotations
+
+import re
+
+_CONTINUATION = "[" + bytes(range(0x80, 0xC0)).decode("cp1252", errors="ignore") + "\x80-\x9f]"
+"""What the second and later bytes of a UTF-8 character become when they are read as Windows-1252 or Latin-1."""
+
+_MOJIBAKE = re.compile(
+    f"[ÂÃ]{_CONTINUATION}|â{_CONTINUATION}{{2}}|ðŸ{_CONTINUATION}{{2}}"
+    # Once, these occur in good text ("é »" with a no-break space); side by side they do not.
+    f"|(?:[Ä-ß]{_CONTINUATION}){{2}}|(?:[ã-ï]{_CONTINUATION}{{2}}){{2}}"
+)
+
+_KINDS = (
+    (re.compile("\ufffd"), "U+FFFD, which stands for a character that could not be decoded"),
+    (re.compile("\x00"), "NUL (U+0000)"),
+    (re.compile("\ufeff"), "a byte order mark (U+FEFF) inside the text"),
+    (_MOJIBAKE, "UTF-8 that was read as another encoding ('Ã©' for 'é')"),
+)
+
+
+def wrong_characters(text: str) -> list[str]:
+    """The kinds of characters in a text that show that it was decoded wrongly."""
+    if text.isascii() and "\x00" not in text:
+        return []
+    return [kind for pattern, kind in _KINDS if pattern.search(text)]
