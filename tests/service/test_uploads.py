@@ -79,7 +79,7 @@ def test_long_and_wide_files_are_shown_in_part() -> None:
         ("a.csv", b"", r"^a\.csv: is empty"),
         ("a.csv", b"a\n1\n", r"^a\.csv: has one column, 'a'"),
         ("a.csv", b"PAR1", r"^a\.csv: is Parquet"),
-        ("a.xlsx", b"PK\x03\x04", r"^a\.xlsx: looks like a zip archive or an Excel workbook"),
+        ("a.xlsx", b"PK\x03\x04", r"^a\.xlsx: looks like a zip archive, not an Excel workbook"),
         ("a.jsonl", b'{"messages": 1}\n' * 30, r"^a\.jsonl:1: (.|\n)*and 10 more like this\)$"),
         ("a.csv", b"a,b\n" * (MAX_FILE_BYTES // 4 + 1), r"^a\.csv: is over the limit of 4,194,304 bytes"),
     ],

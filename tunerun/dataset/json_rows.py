@@ -46,7 +46,7 @@ def jsonl_rows(file: str, content: bytes, findings: Findings) -> Rows:
     parser = _RowParser(file, content, findings)
     # Not splitlines() of a text: JSON strings may hold U+2028 and its like unescaped.
     for number, line in enumerate(io.BytesIO(content), start=1):
-        parser.read_line(line.decode("utf-8"), number)
+        parser.read_line(line.decode("utf-8").rstrip("\r\n"), number)
     return parser.rows()
 
 

@@ -40,9 +40,7 @@ def delimited_rows(
     """
     separator = SEPARATOR_LINE.match(content)
     delimiter = separator[1].decode("utf-8") if separator else DELIMITERS[format_name]
-    literal = delimiter in "\t|" and b'"' in content and _quotes_are_text(content, delimiter)
-    if literal:
-        findings.warn("quotes", f"{file}: quotes are read as text; as marks of cells they would not fit its lines")
+    literal = delimiter in "\t|" and b'"' in content and _quotes_are_text(file, content, delimiter, findings)
     reader = csv.reader(
         _lines(content), delimiter=delimiter, quoting=csv.QUOTE_NONE if literal else csv.QUOTE_MINIMAL, strict=True
     )
@@ -62,15 +60,23 @@ def _lines(content: bytes) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
 
 
-def _quotes_are_text(content: bytes, delimiter: str) -> bool:
+def _quotes_are_text(file: str, content: bytes, delimiter: str, findings: Findings) -> bool:
+    """Whether each line is a record as it is, but not where quotes mark cells; a doubtful file is a warning."""
     lines = [line for line in _lines(content) if line.strip()]
-    if len({line.count(delimiter) for line in lines}) != 1:
+    width = lines[0].count(delimiter)
+    if any(line.count(delimiter) != width for line in lines):
         return False
     try:
-        records = sum(1 for cells in csv.reader(_lines(content), delimiter=delimiter, strict=True) if cells)
+        records = [len(cells) for cells in csv.reader(_lines(content), delimiter=delimiter, strict=True) if cells]
     except csv.Error:
+        records = []
+    if any(cells != width + 1 for cells in records) or not records:
+        findings.warn("quotes", f"{file}: quotes are read as text; as marks of cells they would not fit its lines")
         return True
-    return records != len(lines)  # a quote that opens in one line and closes in another, though each line is whole
+    if len(records) < len(lines):
+        what = f"quotes join {len(lines):,} lines into {len(records):,} records, though each line could be one"
+        findings.warn("quotes", f"{file}: {what}; if the quotes are text, double them and put each such cell in quotes")
+    return False
 
 
 def _records(
