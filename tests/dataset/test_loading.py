@@ -202,6 +202,7 @@ def test_missing_column_without_a_near_name(tmp_path: Path) -> None:
     assert _problems(path) == [
         f"{path}: no row has the column 'output', which template.output names; there are 'q', 'a'",
         f"{path}: no row has the column 'text_input', which template.text_input names; there are 'q', 'a'",
+        f'{path}: for its columns write template: {{text_input: "{{{{ q }}}}", output: "{{{{ a }}}}"}}',
     ]
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunerun.dataset.conversations import with_conversations
-from tunerun.dataset.rows import Findings, Rows, SourceRow, nearest
+from tunerun.dataset.rows import Findings, Rows, SourceRow, close_name, nearest
+from tunerun.dataset.suggestion import advice_on_template
 from tunerun.errors import TemplateError
 from tunerun.job import Example
 from tunerun.template import AbsentCellError, PromptTemplate
@@ -50,6 +51,9 @@ def render_rows(rows: Rows, template: PromptTemplate, limits: CharacterLimits, f
     named_by = {column: f"template.{part}" for part in reversed(PARTS) for column in template.printed(part)}
     for column in sorted(named_by):
         require(rows, column, named_by[column], findings)
+    absent = [column for column in named_by if column not in rows.columns]
+    if absent and rows and not any(close_name(column, rows.columns) for column in absent):
+        findings.add("template", f"{rows.file}: {advice_on_template(rows)}")
     usable = [row for row in rows if not _bad_cells(row, template, findings)]
     rendered = [each for row in usable for each in _rendered(row, template, findings)]
     return [each for each in rendered if not _bad_texts(each, limits, findings)]

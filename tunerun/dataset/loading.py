@@ -118,7 +118,7 @@ class _Reader:
 
     def rows(self, path: str) -> tuple[Rows, Findings]:
         findings = Findings()
-        return collect_rows(Path(path), self._dataset.format, findings), findings
+        return collect_rows(Path(path), self._dataset.format, findings, self._dataset.columns), findings
 
     def rendered(self, rows: Rows, findings: Findings, stratify_by: str | None = None) -> list[RenderedRow]:
         if stratify_by is not None:

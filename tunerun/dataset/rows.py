@@ -236,5 +236,10 @@ def listed(names: Iterable[str]) -> str:
 
 def nearest(name: str, names: Collection[str]) -> str:
     """Return a hint that ends an error: the nearest of the right names, or all of them."""
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"the nearest is {close[0]!r}" if close else f"there are {listed(names) or 'none'}"
+    close = close_name(name, names)
+    return f"there are {listed(names) or 'none'}" if close is None else f"the nearest is {close!r}"
+
+
+def close_name(name: str, names: Collection[str]) -> str | None:
+    """Return the name that is most like one that is not there; None: none is like it."""
+    return next(iter(difflib.get_close_matches(name, names, n=1)), None)

@@ -241,7 +241,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         if isinstance(value, bool):
             return "true" if value else "false"
         if value is None:
-            raise TemplateRuntimeError("an expression gives null instead of text; write {{ cell or '' }} if it may")
+            raise TemplateRuntimeError("an expression gives null instead of text; write {{ column or '' }} if it may")
         if isinstance(value, Absent | int | float):
             return value
         if isinstance(value, TemplateReference) or callable(value):

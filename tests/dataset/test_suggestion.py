@@ -1,0 +1,73 @@
+"""A template that fits the columns of a file."""
+
+from pathlib import Path
+
+import pytest
+
+from tunerun.dataset import load_examples, read_rows
+from tunerun.dataset.suggestion import advice_on_template, suggested_template
+from tunerun.errors import DatasetError
+from tunerun.schema import Dataset, Template
+from tunerun.template import PromptTemplate
+
+
+@pytest.mark.parametrize(
+    ("columns", "text_input", "output"),
+    [
+        (["question", "answer"], "{{ question }}", "{{ answer }}"),
+        (["label", "text"], "{{ text }}", "{{ label }}"),
+        (["prompt", "completion"], "{{ prompt }}", "{{ completion }}"),
+        (["id", "Tweet text", "label-coarse"], "{{ row['Tweet text'] }}", "{{ row['label-coarse'] }}"),
+        (["id", "a", "b"], "{{ a }}", "{{ b }}"),
+        (["", "a", "b"], "{{ a }}", "{{ b }}"),
+        (["in", "class"], "{{ row['in'] }}", "{{ class }}"),
+        (['it\'s "x"', "output"], "{{ row['it\\'s \"x\"'] }}", "{{ output }}"),
+    ],
+)
+def test_suggested(columns: list[str], text_input: str, output: str) -> None:
+    """The input and the output are the columns with such names, else the first and the last; the template works."""
+    template = suggested_template(columns)
+    assert template == Template(text_input=text_input, output=output)
+    example = PromptTemplate(template).render({name: f"cell of {name}" for name in columns})
+    assert example.text_input.startswith("cell of ")
+
+
+@pytest.mark.parametrize("columns", [[], ["text"], ["", "text"]])
+def test_too_few_columns(columns: list[str]) -> None:
+    """One column makes no example."""
+    assert suggested_template(columns) is None
+
+
+def _load(path: Path, **settings: object) -> None:
+    dataset = Dataset.model_validate({"path": str(path), **settings})
+    load_examples(dataset, PromptTemplate(Template()), seed=0, max_input_characters=None, max_output_characters=None)
+
+
+def test_error_shows_the_template(tmp_path: Path) -> None:
+    """Where the template's columns are not there, the error ends with one that fits, as YAML."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"question": "1", "answer": "2"}\n')
+    with pytest.raises(DatasetError, match="no row has the column 'output'") as refused:
+        _load(path)
+    assert refused.value.problems[-1] == (
+        f'{path}: for its columns write template: {{text_input: "{{{{ question }}}}", output: "{{{{ answer }}}}"}}'
+    )
+
+
+def test_error_of_a_table_asks_for_its_header(tmp_path: Path) -> None:
+    """A table whose first line is a row is told how to name its columns; with the names it is read."""
+    path = tmp_path / "a.tsv"
+    path.write_text("neg\tI am sad\npos\tI am glad\n")
+    with pytest.raises(
+        DatasetError, match=r"if its first line is a row .* name its columns in dataset\.columns \(2\)$"
+    ):
+        _load(path)
+    _load(path, columns=("output", "text_input"))
+
+
+def test_one_column(tmp_path: Path) -> None:
+    """A file of one column is told that it lacks one."""
+    path = tmp_path / "a.csv"
+    path.write_text("text\nx\n")
+    advice = advice_on_template(read_rows(path))
+    assert advice.startswith("an example needs two columns, an input and an output; add the one that is missing")

@@ -1,0 +1,68 @@
+"""Which template would fit the columns of a file, for those who did not write one that does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+
+from tunerun.dataset.rows import Rows
+from tunerun.schema import Template
+
+_INPUTS = (
+    *("text_input", "input", "question", "prompt", "text", "message", "messages", "sentence", "query", "utterance"),
+    *("instruction", "review", "document", "content", "article", "title", "description", "body", "comment", "tweet"),
+)
+_OUTPUTS = (
+    *("output", "label", "answer", "completion", "response", "target", "intent", "category", "class", "sentiment"),
+    *("reply", "summary", "translation", "result", "labels", "tag", "topic", "rating", "score"),
+)
+"""Names that columns of data sets have, the surest first; ours, from what people publish."""
+
+_NOT_NAMES = frozenset(["row", "true", "false", "none", "not", "and", "or", "in", "is", "if", "else"])
+"""What Jinja2's expressions, and our `row`, mean by themselves."""
+
+
+def suggested_template(columns: Collection[str]) -> Template | None:
+    """Return a template over two of the columns, by their names, else the first and the last; None: fewer than two."""
+    names = [name for name in columns if name.strip()]
+    output = _named(names, _OUTPUTS)
+    text_input = _named([name for name in names if name != output], _INPUTS)
+    output = output or next((name for name in reversed(names) if name != text_input), None)
+    text_input = text_input or next((name for name in names if name != output and not _counts(name)), None)
+    if text_input is None or output is None:
+        return None
+    return Template(text_input=_expression(text_input), output=_expression(output))
+
+
+def advice_on_template(rows: Rows) -> str:
+    """Return what to do where the template names columns that a file does not have."""
+    template = suggested_template(rows.columns)
+    if template is None:
+        advice = "an example needs two columns, an input and an output; add the one that is missing"
+    else:
+        parts = (("text_input", template.text_input), ("output", template.output))
+        line = ", ".join(f"{part}: {json.dumps(text, ensure_ascii=False)}" for part, text in parts)
+        advice = f"for its columns write template: {{{line}}}"
+    if rows.has_header:
+        count = len(rows.columns)
+        advice += f"; if its first line is a row and not the header, name its columns in dataset.columns ({count})"
+    return advice
+
+
+def _named(names: Sequence[str], known: Sequence[str]) -> str | None:
+    by_lower = {name.strip().lower(): name for name in reversed(names)}
+    exact = next((by_lower[each] for each in known if each in by_lower), None)
+    return exact or next((name for each in known for name in names if each in _words(name)), None)
+
+
+def _words(name: str) -> list[str]:
+    return name.lower().replace("-", " ").replace("_", " ").split()
+
+
+def _counts(name: str) -> bool:
+    return name.strip().lower() in ("id", "index", "idx", "no", "nr", "#", "uuid", "key")
+
+
+def _expression(name: str) -> str:
+    is_plain = name.isidentifier() and name.lower() not in _NOT_NAMES
+    return f"{{{{ {name if is_plain else f'row[{name!r}]'} }}}}"
