@@ -82,6 +82,10 @@ def _rows(file: str, kind: str, read: Callable[[], pyarrow.Table], findings: Fin
     if repeated_names(file, table.column_names, findings):
         return Rows(file, (), {})
     columns = {name: _cells(table.column(name)) for name in table.column_names}
+    for name in table.column_names:
+        if _has_nanoseconds(table.column(name)):
+            what = f"the column {name!r} holds times to the nanosecond, with nine digits after the second"
+            findings.warn("times", f"{file}: {what}; cast it to text where they should be written otherwise")
     return Rows(file, range(1, table.num_rows + 1), columns, "row")
 
 
@@ -92,13 +96,23 @@ def _cells(column: pyarrow.ChunkedArray) -> list[Any]:
     if pyarrow.types.is_dictionary(kind):
         return _cells(column.cast(kind.value_type))
     if pyarrow.types.is_timestamp(kind) and kind.unit == "ns":
-        try:
-            column = column.cast(pyarrow.timestamp("us", kind.tz))  # as datetimes, where nothing is lost
-        except pyarrow.ArrowInvalid:
-            column = column.cast(pyarrow.string())
+        # As datetimes, where nothing is lost; `to_pylist` would need pandas for them.
+        column = column.cast(pyarrow.string() if _has_nanoseconds(column) else pyarrow.timestamp("us", kind.tz))
     convert = _converter(kind)
     cells: list[Any] = column.to_pylist()
     return cells if convert is None else [None if cell is None else convert(cell) for cell in cells]
+
+
+def _has_nanoseconds(column: pyarrow.ChunkedArray) -> bool:
+    import pyarrow
+
+    if not pyarrow.types.is_timestamp(column.type) or column.type.unit != "ns":
+        return False
+    try:
+        column.cast(pyarrow.timestamp("us", column.type.tz))
+    except pyarrow.ArrowInvalid:
+        return True
+    return False
 
 
 def _converter(kind: pyarrow.DataType) -> Callable[[Any], Any] | None:
