@@ -180,7 +180,7 @@ def test_the_owners_permission_stays(client: Client, shared: str) -> None:
 def test_a_large_body_is_refused_while_it_is_read(running: RunningService, client: Client) -> None:
     """By its stated length before anything is read, and in the middle where none is stated."""
     address = ("127.0.0.1", int(running.address.rpartition(":")[2]))
-    head = f"POST /v1beta/tunedModels HTTP/1.1\r\nHost: x\r\nx-goog-api-key: {running.key.secret}\r\n"
+    head = f"POST /v1beta/tunedModels HTTP/1.1\r\nHost: localhost\r\nx-goog-api-key: {running.key.secret}\r\n"
     with socket.create_connection(address, timeout=10) as raw:
         raw.sendall(f"{head}content-length: 99999999\r\n\r\n".encode())
         assert b"400 Bad Request" in raw.recv(200)
@@ -207,7 +207,7 @@ def test_a_slow_client_holds_nobody_up(settings: Settings, tmp_path: Path) -> No
     slow_settings = Settings(tmp_path / "state", settings.models, settings.cache, device="cpu", threads=1)
     with RunningService(slow_settings, body_timeout_s=2.0) as running:
         address = ("127.0.0.1", int(running.address.rpartition(":")[2]))
-        head = f"POST /v1beta/tunedModels HTTP/1.1\r\nHost: x\r\nx-goog-api-key: {running.key.secret}\r\n"
+        head = f"POST /v1beta/tunedModels HTTP/1.1\r\nHost: localhost\r\nx-goog-api-key: {running.key.secret}\r\n"
         slow = [socket.create_connection(address, timeout=20) for _ in range(100)]
         for raw in slow:
             raw.sendall(f"{head}content-length: 1000\r\n\r\n{{".encode())

@@ -145,7 +145,7 @@ def test_prompts_of_clients_that_are_gone_are_not_answered(client: Client, runni
     port = int(running.address.rpartition(":")[2])
     content = b'{"contents":[{"parts":[{"text":"1"}]}],"generationConfig":{"temperature":1,"maxOutputTokens":90}}'
     head = (
-        f"POST /v1beta/models/tiny:generateContent HTTP/1.1\r\nHost: x\r\nx-goog-api-key: {running.key.secret}\r\n"
+        f"POST /v1beta/models/tiny:generateContent HTTP/1.1\r\nHost: localhost\r\nx-goog-api-key: {running.key.secret}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
     )
     waiting = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
@@ -289,7 +289,7 @@ def test_a_connection_without_a_request_is_closed(own: Settings) -> None:
     """Also one that sends half a line, before its first request and after one."""
     with RunningService(own, connection=Hasty) as running:
         port = int(running.address.rpartition(":")[2])
-        for said in (b"", b"GET /heal", b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nGET /he"):
+        for said in (b"", b"GET /heal", b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\nGET /he"):
             with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
                 raw.sendall(said)
                 received = b""

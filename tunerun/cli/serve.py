@@ -45,6 +45,14 @@ def serve(
     cache: Annotated[Path | None, typer.Option(help="Converted base models; the user's cache directory.")] = None,
     config_dir: Annotated[str | None, typer.Option("--config-dir", "-cd", help="Directory of YAML files.")] = None,
     allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Listen on other than loopback.")] = False,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Name by which it may be asked, besides addresses and localhost."),
+    ] = None,
+    proxy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS", help="Proxy whose X-Forwarded-For and X-Forwarded-Proto are believed."),
+    ] = None,
 ) -> None:
     """Serve the tuning methods of the Gemini API, v1beta, until Ctrl-C; what is queued waits for the next start."""
     if context.invoked_subcommand is not None:
@@ -56,13 +64,21 @@ def serve(
 
     packages.require(*_NEEDED, extra="serve", what="tunerun serve")
     from tunerun.service.app import KEYS_FILE, Service, Settings
+    from tunerun.service.screening import check_proxies
     from tunerun.service.server import address_of, listening
     from tunerun.service.server import serve as serve_forever
     from tunerun.service.state import own_folder
 
+    check_proxies(proxy or [])
     models = [model_of(name, config_dir) for name in model or ["smollm2-135m"]]
     settings = Settings(
-        state.absolute(), models, cache or cache_folder(None), workers=workers, device=device, threads=threads
+        state.absolute(),
+        models,
+        cache or cache_folder(None),
+        workers=workers,
+        device=device,
+        threads=threads,
+        allowed_hosts=[host, *(allowed_host or [])],
     )
     with listening(host, port, allow_remote=allow_remote) as listener, held(own_folder(settings.state), "service"):
         names = ", ".join(m.name for m in models)
@@ -76,7 +92,7 @@ def serve(
             tables.out.print(f"The API key lies in {keys_file}; `tunerun serve keys` adds and revokes.")
             tables.out.print(f"My library: {address}/   Ctrl-C ends it; the queue waits for the next start.")
 
-        serve_forever(service, listener, say)
+        serve_forever(service, listener, say, proxy or [])
 
 
 def model_of(given: str, config_dir: str | None) -> Model:

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from tunerun import __version__
 from tunerun.backends.local import LocalBackend
+from tunerun.errors import LedgerError
 from tunerun.schema import Model
 from tunerun.service import pages
 from tunerun.service.answerer import Answerer
@@ -25,7 +26,8 @@ from tunerun.service.credentials import KeyFile
 from tunerun.service.guard import Guard
 from tunerun.service.library import Library
 from tunerun.service.meters import Meters
-from tunerun.service.problems import Code, ServiceError
+from tunerun.service.problems import Code, ServiceError, state_unavailable
+from tunerun.service.screening import Hosts
 from tunerun.service.sessions import Sessions
 from tunerun.service.state import State, own_folder
 from tunerun.service.tuner import Tuner
@@ -48,6 +50,7 @@ class Settings:
         cache: where converted base models are kept.
         workers: tuning jobs at once.
         device, threads: of each engine; see `backend.device` and `backend.threads`.
+        allowed_hosts: names by which it may be asked, besides addresses and localhost.
     """
 
     state: Path
@@ -56,12 +59,14 @@ class Settings:
     workers: int = 1
     device: str = "auto"
     threads: int | None = None
+    allowed_hosts: Sequence[str] = ()
 
 
 class Service:
     """Everything a running service consists of; makes base models ready when it is made.
 
     Raises:
+        ConfigError: an allowed host is not a name.
         InputError: a base model cannot be found, or a package is missing.
         LedgerError: the state cannot be opened.
     """
@@ -70,6 +75,7 @@ class Service:
         def engine() -> LocalBackend:
             return LocalBackend(settings.state, settings.cache, settings.device, settings.threads, keep_cancelled=True)
 
+        self._hosts = Hosts(settings.allowed_hosts)
         own_folder(settings.state)
         answering = engine()
         answering.prepare(settings.models)
@@ -127,10 +133,11 @@ class Service:
             return PlainTextResponse(self.meters.text(), media_type="text/plain; version=0.0.4")
 
         app.add_exception_handler(ServiceError, _refused)
+        app.add_exception_handler(LedgerError, _unwritten)
         app.add_exception_handler(RequestValidationError, _misread)
         app.add_exception_handler(HTTPException, _unrouted)
         app.add_exception_handler(Exception, _failed)
-        return Guard(app, self.keys, self.meters, sessions.is_open, **limits)
+        return Guard(app, self.keys, self.meters, sessions.is_open, self._hosts, **limits)
 
 
 def _answer(error: ServiceError) -> JSONResponse:
@@ -140,6 +147,12 @@ def _answer(error: ServiceError) -> JSONResponse:
 def _refused(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServiceError)  # noqa: S101 - it is registered for nothing else
     return _answer(error)
+
+
+def _unwritten(_request: Request, error: Exception) -> JSONResponse:
+    """The state is locked by another program, its disk is full or gone."""
+    assert isinstance(error, LedgerError)  # noqa: S101 - it is registered for nothing else
+    return _answer(state_unavailable(error))
 
 
 def _misread(_request: Request, error: Exception) -> JSONResponse:

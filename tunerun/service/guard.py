@@ -20,6 +20,7 @@ from tunerun.errors import ConfigError
 from tunerun.service.credentials import Key, KeyFile
 from tunerun.service.meters import Meters
 from tunerun.service.problems import Code, ServiceError
+from tunerun.service.screening import Hosts, check_headers, check_parameters
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -35,12 +36,17 @@ MAX_BODY_BYTES = 16 * 2**20
 BODY_TIMEOUT_S = 60.0
 """Within which a request has to have arrived."""
 
-MAX_UNKNOWN_BYTES = 512 * 2**10
+MAX_FORM_BYTES = 512 * 2**10
 """Of a request of the page that sends no file: the longest prompt, with every character escaped."""
+
+MAX_SIGN_IN_BYTES = 4 * 2**10
+"""Of the form that signs in: the only body that is read of a caller who has neither key nor session."""
 
 COOKIE = "tunerun_session"
 UPLOAD_PATH = "/files"
+SIGN_IN_PATH = "/sign-in"
 
+_CLOSE = (b"connection", b"close")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 log = logging.getLogger("tunerun.service")
@@ -66,7 +72,8 @@ class Guard:
     """An ASGI application in front of another one.
 
     Args:
-        may_upload: whether a session, by the value of its cookie, may send a file to the page.
+        is_signed_in: whether the value of the page's cookie is an open session.
+        hosts: the names under which it may be asked.
         max_body_bytes, body_timeout_s: of each request.
     """
 
@@ -75,14 +82,16 @@ class Guard:
         app: App,
         keys: KeyFile,
         meters: Meters,
-        may_upload: Callable[[str], bool] = lambda _session: False,
+        is_signed_in: Callable[[str], bool] = lambda _session: False,
+        hosts: Hosts | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
         body_timeout_s: float = BODY_TIMEOUT_S,
     ) -> None:
         self._app = app
         self._keys = keys
         self._meters = meters
-        self._may_upload = may_upload
+        self._is_signed_in = is_signed_in
+        self._hosts = hosts or Hosts()
         self._max_body_bytes = max_body_bytes
         self._body_timeout_s = body_timeout_s
 
@@ -92,18 +101,32 @@ class Guard:
             await self._app(scope, receive, send)
             return
         started, statuses = time.perf_counter(), []
+        is_unread = False
 
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 statuses.append(message["status"])
+                more = [(b"x-content-type-options", b"nosniff"), *([_CLOSE] if is_unread else [])]
+                message = {**message, "headers": [*message.get("headers", ()), *more]}
             await send(message)
 
         scope["state"] = {**scope.get("state", {}), "request_id": secrets.token_hex(8)}
         try:
+            check_headers(scope["headers"])
+            self._hosts.check(_header(scope, b"host"))
+            parameters = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
             if _version(scope) is not None:
-                scope["state"]["key"] = self._key_of(scope)
-            body = await self._body(scope, receive)
-            await self._app(scope, _replayed(body, receive), noted)
+                parameters = [(to_camel(name) if "_" in name else name, value) for name, value in parameters]
+            check_parameters(parameters)
+            if _version(scope) is not None:
+                scope["state"]["key"] = self._key_of(scope, dict(parameters))
+            limit = self._limit(scope)
+            if limit is None:
+                is_unread = _has_body(scope)
+                scope["headers"] = [pair for pair in scope["headers"] if not pair[0].startswith(b"content-")]
+                await self._app(scope, _replayed(b"", receive), noted)
+            else:
+                await self._app(scope, _replayed(await self._body(scope, receive, limit), receive), noted)
         except ServiceError as error:
             await _refuse(error, noted)
         except ConfigError:
@@ -120,16 +143,16 @@ class Guard:
         finally:
             self._note(scope, statuses[0] if statuses else 0, time.perf_counter() - started)
 
-    def _key_of(self, scope: Scope) -> Key:
+    def _key_of(self, scope: Scope, parameters: dict[str, str]) -> Key:
         """Who asks; takes the key out of the query, and gives its names the API's form."""
-        parameters = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        in_query = [value for name, value in parameters if name in ("key", "access_token")]
-        rest = [(to_camel(name) if "_" in name else name, value) for name, value in parameters]
-        scope["query_string"] = urlencode([pair for pair in rest if pair[0] not in ("key", "accessToken")]).encode()
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        bearer = [token.strip()] if scheme.lower() == "bearer" else []
-        given = [text for text in (headers.get("x-goog-api-key", ""), *bearer, *in_query) if text]
+        in_query = [parameters.pop(name, "") for name in ("key", "accessToken")]
+        scope["query_string"] = urlencode(parameters).encode()
+        scheme, _, token = (_header(scope, b"authorization") or b"").decode("latin-1").partition(" ")
+        bearer = token.strip() if scheme.lower() == "bearer" else ""
+        in_header = (_header(scope, b"x-goog-api-key") or b"").decode("latin-1")
+        given = [text for text in dict.fromkeys((in_header, bearer, *in_query)) if text]
+        if len(given) > 1:
+            raise ServiceError(Code.INVALID_ARGUMENT, "the request has different keys in different places; send one")
         if not given:
             raise ServiceError(
                 Code.UNAUTHENTICATED,
@@ -145,9 +168,8 @@ class Guard:
             )
         return key
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+    async def _body(self, scope: Scope, receive: Receive, limit: int) -> bytes:
         content = bytearray()
-        limit = self._limit(scope)
         try:
             async with asyncio.timeout(self._body_timeout_s):
                 _check_size(_stated_length(scope), limit)
@@ -164,10 +186,13 @@ class Guard:
                 Code.DEADLINE_EXCEEDED, f"the request was not here within {self._body_timeout_s:g} s; send it faster"
             ) from None
 
-    def _limit(self, scope: Scope) -> int:
-        """The most bytes of a body; few from whom nobody knows."""
-        is_known = "key" in scope["state"] or (scope["path"] == UPLOAD_PATH and self._may_upload(_session(scope)))
-        return self._max_body_bytes if is_known else min(MAX_UNKNOWN_BYTES, self._max_body_bytes)
+    def _limit(self, scope: Scope) -> int | None:
+        """The most bytes that are read of a body; None: it is not read, because the caller is not known."""
+        if "key" in scope["state"]:
+            return self._max_body_bytes
+        if self._is_signed_in(_session(scope)):
+            return self._max_body_bytes if scope["path"] == UPLOAD_PATH else min(MAX_FORM_BYTES, self._max_body_bytes)
+        return MAX_SIGN_IN_BYTES if scope["path"] == SIGN_IN_PATH else None
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         method = scope["method"] if scope["method"] in _METHODS else "other"
@@ -189,9 +214,18 @@ def _check_size(size: int, limit: int) -> None:
         raise ServiceError(Code.INVALID_ARGUMENT, f"Request payload size exceeds the limit: {limit} bytes.")
 
 
+def _header(scope: Scope, name: bytes) -> bytes | None:
+    """The value of a header; None: it is not there."""
+    return next((value for each, value in scope["headers"] if each == name), None)
+
+
+def _has_body(scope: Scope) -> bool:
+    return _header(scope, b"transfer-encoding") is not None or _stated_length(scope) > 0
+
+
 def _session(scope: Scope) -> str:
     """The value of the page's cookie; empty: there is none."""
-    text = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie"), "")
+    text = (_header(scope, b"cookie") or b"").decode("latin-1")
     cookies = (part.strip().partition("=") for part in text.split(";"))
     return next((value for name, _, value in cookies if name == COOKIE), "")
 
@@ -211,7 +245,7 @@ def _route(scope: Scope) -> str:
 
 
 def _stated_length(scope: Scope) -> int:
-    text = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+    text = _header(scope, b"content-length") or b"0"
     return int(text) if text.isdigit() and len(text) < 20 else 0
 
 

@@ -25,12 +25,12 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from tunerun.errors import DatasetError
+from tunerun.errors import DatasetError, LedgerError
 from tunerun.service import forms, wire
 from tunerun.service.api import Caller, Methods
 from tunerun.service.credentials import Key
 from tunerun.service.guard import COOKIE
-from tunerun.service.problems import Code, Json, ServiceError, not_found
+from tunerun.service.problems import Code, Json, ServiceError, not_found, state_unavailable
 from tunerun.service.prompts import DEFAULT_OUTPUT_TOKENS
 from tunerun.service.sessions import KEY_WRONG, SCOPE_MISSING, SESSION_ENDED, Sessions
 from tunerun.service.shelf import Shelf, ShownModel
@@ -41,8 +41,7 @@ from tunerun.service.uploads import MAX_FILE_BYTES, Table, file_name, read_table
 KEPT_FILES = 5
 
 _FOLDER = Path(__file__).parent
-_NO_SNIFFING = {"x-content-type-options": "nosniff"}
-_HEADERS = _NO_SNIFFING | {
+_HEADERS = {
     "content-security-policy": (
         "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
     ),
@@ -69,7 +68,7 @@ def routes(methods: Methods, state: State, sessions: Sessions) -> APIRouter:
 class _StaticFiles(StaticFiles):
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
-        response.headers.update({**_NO_SNIFFING, "cache-control": "no-cache"})
+        response.headers["cache-control"] = "no-cache"
         return response
 
 
@@ -106,6 +105,8 @@ class _Page(APIRoute):
                 response = await answer(request)
             except ServiceError as error:
                 response = _refused(request, error)
+            except LedgerError as error:
+                response = _refused(request, state_unavailable(error))
             except (RequestValidationError, HTTPException, ValidationError):
                 words = "The form cannot be read. Go back, and send it again."
                 response = _refused(request, ServiceError(Code.INVALID_ARGUMENT, words))
@@ -118,12 +119,24 @@ class _Page(APIRoute):
 def _check_origin(request: Request) -> None:
     """Refuse a form that stands on another site; programs send no Origin, and have no cookie."""
     origin = request.headers.get("origin")
-    if request.method == "POST" and origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    if request.method != "POST" or origin is None:
+        return
+    try:
+        site = urlsplit(origin).netloc
+    except ValueError:
+        raise ServiceError(Code.INVALID_ARGUMENT, "The header Origin is malformed, and nothing was done.") from None
+    if site != request.headers.get("host"):
         words = "This form was sent from another site, and nothing was done. Open the library, and do it there."
         raise ServiceError(Code.PERMISSION_DENIED, words)
 
 
 def _refused(request: Request, error: ServiceError) -> Response:
+    response = _refusal(request, error)
+    response.headers.update(error.headers())
+    return response
+
+
+def _refusal(request: Request, error: ServiceError) -> Response:
     status = error.code.http_status
     if error.reason not in (SESSION_ENDED, SCOPE_MISSING, KEY_WRONG):
         return _page("refused.html", status, message=error.message, owner=_owner(request))

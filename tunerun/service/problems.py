@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
 
-from tunerun.errors import TunerunError
+from tunerun.errors import LedgerError, TunerunError
+
+log = logging.getLogger("tunerun.service")
 
 Json = dict[str, Any]
 
 DOMAIN = "tunerun"
 """The domain of google.rpc.ErrorInfo: who gives its reasons their meaning."""
+
+
+STATE_RETRY_S = 5
 
 
 class Code(Enum):
@@ -104,3 +110,10 @@ def invalid(field: str, text: str) -> ServiceError:
 def not_found(name: str) -> ServiceError:
     """There is nothing of that name."""
     return ServiceError(Code.NOT_FOUND, f"{name}: there is nothing of that name; the list shows what there is")
+
+
+def state_unavailable(error: LedgerError) -> ServiceError:
+    """The state cannot be used now: another program locks it, or its disk is full; the log has the reason."""
+    log.error("the state cannot be used", exc_info=error)
+    words = "the service cannot use its stored state now; its log says why; ask again"
+    return ServiceError(Code.UNAVAILABLE, words, retry_after_s=STATE_RETRY_S)

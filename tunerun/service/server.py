@@ -8,7 +8,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -16,7 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from tunerun.errors import ConfigError
 from tunerun.schema import LOOPBACK
 from tunerun.service.app import Service
-from tunerun.service.guard import JsonLines, log
+from tunerun.service.guard import Guard, JsonLines, log
 
 KEEP_ALIVE_S = 30
 """How long a connection may be idle between two requests."""
@@ -54,11 +54,37 @@ def address_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(service: Service, listener: socket.socket, on_ready: Callable[[], None]) -> None:
+def configuration(
+    application: Guard, proxies: Sequence[str] = (), connection: type[Connection] | None = None
+) -> uvicorn.Config:
+    """How uvicorn serves.
+
+    Args:
+        proxies: addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are believed; uvicorn's own default
+            believes whatever runs on this machine.
+        connection: what serves a connection, with its patience.
+    """
+    return uvicorn.Config(
+        application,
+        lifespan="on",
+        http=connection or Connection,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=list(proxies),
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=10,
+    )
+
+
+def serve(service: Service, listener: socket.socket, on_ready: Callable[[], None], proxies: Sequence[str] = ()) -> None:
     """Serve until SIGTERM or Ctrl-C; then running steps end, and what is queued waits for the next start.
 
     Args:
         on_ready: called once requests are answered.
+        proxies: as in `configuration`.
     """
     line = logging.StreamHandler(sys.stderr)
     line.setFormatter(JsonLines())
@@ -67,17 +93,7 @@ def serve(service: Service, listener: socket.socket, on_ready: Callable[[], None
         logger.handlers, logger.propagate = [line], False
         logger.setLevel(level)
     _allow_open_files()
-    config = uvicorn.Config(
-        service.application(),
-        lifespan="on",
-        http=Connection,
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=10,
-    )
+    config = configuration(service.application(), proxies)
     server = _Server(config, on_ready, service.answerer.refuse)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(

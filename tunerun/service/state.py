@@ -24,10 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from tunerun.database import DatabaseFile
+from tunerun.errors import LedgerError
 from tunerun.job import Example, Snapshot
 from tunerun.service.migrations import FORMAT
 
 FILE_NAME = "service.db"
+
+BUSY_TIMEOUT_S = 5.0
+"""How long a request waits while another program locks the file, such as a backup, before its client has to ask again."""
 
 
 class ModelState(StrEnum):
@@ -184,7 +188,7 @@ class State:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._file = DatabaseFile(folder / FILE_NAME, FORMAT, any_thread=True)
+        self._file = DatabaseFile(folder / FILE_NAME, FORMAT, any_thread=True, busy_timeout_s=BUSY_TIMEOUT_S)
         self._file.function("casefold", str.casefold)
         self._lock = threading.RLock()
 
@@ -194,12 +198,22 @@ class State:
             self._file.close()
 
     @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One thread at a time; who waits as long as for another program is refused, or all would queue up behind it."""
+        if not self._lock.acquire(timeout=BUSY_TIMEOUT_S):
+            raise LedgerError(f"{self._file.path}: busy for more than {BUSY_TIMEOUT_S:g} s; ask again")
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    @contextmanager
     def _writing(self) -> Iterator[None]:
-        with self._lock, self._file.transaction():
+        with self._alone(), self._file.transaction():
             yield
 
     def _rows(self, query: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
-        with self._lock:
+        with self._alone():
             return self._file.rows(query, parameters)
 
     # Tuned models

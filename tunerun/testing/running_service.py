@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,7 +12,7 @@ import uvicorn
 
 from tunerun.service.app import Service, Settings
 from tunerun.service.credentials import Key
-from tunerun.service.server import Connection, address_of, listening
+from tunerun.service.server import Connection, address_of, configuration, listening
 from tunerun.testing.waiting import wait_until
 
 
@@ -22,6 +23,7 @@ class RunningService:
         settings: of the service.
         port: on 127.0.0.1; 0: any that is free.
         connection: what serves a connection, with its patience.
+        proxies: whose X-Forwarded-* are believed.
         limits: of the guard, such as `body_timeout_s`.
 
     Attributes:
@@ -29,19 +31,16 @@ class RunningService:
     """
 
     def __init__(
-        self, settings: Settings, port: int = 0, connection: type[Connection] = Connection, **limits: Any
+        self,
+        settings: Settings,
+        port: int = 0,
+        connection: type[Connection] = Connection,
+        proxies: Sequence[str] = (),
+        **limits: Any,
     ) -> None:
         self.service = Service(settings)
         self._listener = listening("127.0.0.1", port, allow_remote=False)
-        config = uvicorn.Config(
-            self.service.application(**limits),
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            http=connection,
-            ws="none",
-            timeout_graceful_shutdown=5,
-        )
+        config = configuration(self.service.application(**limits), proxies, connection)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]}, daemon=True)
 

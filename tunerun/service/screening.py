@@ -1,0 +1,124 @@
+"""What is refused of a request by its first line and its headers, before anything of it is used.
+
+A browser that was made to resolve an attacker's name to this machine (DNS rebinding) sends that name as Host, so a name
+is accepted only where it is known; an address as Host needs no name server and is always accepted. Starlette's
+TrustedHostMiddleware is not used: it cannot accept all addresses, and it answers outside the API's envelope.
+
+What two readers may understand differently, such as a proxy and this service, is refused: headers and parameters that
+are sent twice, and Content-Length beside Transfer-Encoding (RFC 9112, 6.3, allows to; h11 would ignore the length).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from tunerun.errors import ConfigError
+from tunerun.service.problems import Code, ServiceError
+
+LOCALHOST = "localhost"
+
+_SINGLE = frozenset(
+    {b"authorization", b"content-length", b"content-type", b"cookie", b"host", b"origin", b"transfer-encoding"}
+    | {b"x-goog-api-key"}
+)
+_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,251}[a-z0-9])?")
+_HOST = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9._-]+))(?::[0-9]{1,5})?")
+
+
+class Hosts:
+    """The names under which the service may be asked, besides addresses and localhost.
+
+    Args:
+        names: as `library.example.org`, without a port.
+
+    Raises:
+        ConfigError: one is not a host's name; names all such.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        given = list(names)
+        wrong = [name for name in given if not (_is_address(name) or _NAME.fullmatch(name.lower()))]
+        if wrong:
+            raise ConfigError(
+                [f"--allowed-host {name}: give a host's name without a scheme and a port" for name in wrong]
+            )
+        self._names = {LOCALHOST, *(name.lower() for name in given)}
+
+    def check(self, header: bytes | None) -> None:
+        """Refuse a Host header with another name; HTTP/1.0 may have none, and no browser speaks that.
+
+        Raises:
+            ServiceError: it is another one, or malformed.
+        """
+        if header is None:
+            return
+        found = _HOST.fullmatch(header.decode("latin-1").lower())
+        if found is None:
+            raise ServiceError(Code.INVALID_ARGUMENT, "Host: is malformed; send the name or the address of the service")
+        name = found["v6"] or found["name"].removesuffix(".")
+        if name not in self._names and not _is_address(name):
+            raise ServiceError(
+                Code.INVALID_ARGUMENT,
+                f"Host: {name[:100]} is not a name of this service; ask it by its address, or start it with "
+                f"--allowed-host {name[:100]}",
+            )
+
+
+def check_headers(headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """Refuse headers that readers may understand differently.
+
+    Raises:
+        ServiceError: one that may be there once is there more often, or a length stands beside Transfer-Encoding.
+    """
+    counts = Counter(name for name, _ in headers)
+    twice = sorted(name.decode() for name in _SINGLE if counts[name] > 1)
+    if twice:
+        raise ServiceError(Code.INVALID_ARGUMENT, f"the request has more than one header {', '.join(twice)}; send one")
+    if counts[b"content-length"] and counts[b"transfer-encoding"]:
+        raise ServiceError(
+            Code.INVALID_ARGUMENT, "the request has Content-Length and Transfer-Encoding; send one of the two"
+        )
+
+
+def check_parameters(parameters: Iterable[tuple[str, str]]) -> None:
+    """Refuse a parameter that a query gives twice.
+
+    Raises:
+        ServiceError: there is one.
+    """
+    counts = Counter(name for name, _ in parameters)
+    twice = [name[:60] for name, count in counts.items() if count > 1]
+    if twice:
+        raise ServiceError(
+            Code.INVALID_ARGUMENT, f"the query gives {', '.join(map(repr, twice[:10]))} more than once; send it once"
+        )
+
+
+def check_proxies(addresses: Sequence[str]) -> None:
+    """Check what --proxy names.
+
+    Raises:
+        ConfigError: one is neither an address nor a network; names all such.
+    """
+    wrong = [text for text in addresses if not _is_network(text)]
+    if wrong:
+        raise ConfigError([f"--proxy {text}: give its address or its network, as 10.0.0.0/8" for text in wrong])
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
