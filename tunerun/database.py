@@ -59,6 +59,7 @@ class DatabaseFile:
     Args:
         read_only: read the file as it is now, in this or an older format; nothing in its folder is changed.
         any_thread: whether the connection may be used from threads other than this one, one at a time.
+        busy_timeout_s: how long to wait for another writer.
 
     Raises:
         LedgerError: the file is of another kind, is damaged, was written by a newer tunerun, or cannot be written.
@@ -71,6 +72,7 @@ class DatabaseFile:
         *,
         read_only: bool = False,
         any_thread: bool = False,
+        busy_timeout_s: float = _BUSY_TIMEOUT_S,
     ) -> None:
         self.path = path
         self._format = format
@@ -78,7 +80,7 @@ class DatabaseFile:
             try:
                 file = stack.enter_context(copied(path) if read_only else opened_for_writing(path))
                 self._connection = sqlite3.connect(
-                    file, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=not any_thread
+                    file, timeout=busy_timeout_s, isolation_level=None, check_same_thread=not any_thread
                 )
                 stack.callback(self._connection.close)
                 self._connection.row_factory = sqlite3.Row

@@ -158,14 +158,6 @@ def test_prompts_of_clients_that_are_gone_are_not_answered(client: Client, runni
     wait_until(lambda: running.service.answerer.waiting == 0, "no prompt waits")
 
 
-def test_large_bodies_are_for_those_who_are_known(running: RunningService) -> None:
-    """Without a key or a session 512 KiB are read at most, whatever the path."""
-    for path in ("/", "/healthz", "/sign-in", "/files", "/library/x/try"):
-        refused = httpx.post(f"{running.address}{path}", content=b"x" * 600_000, trust_env=False)
-        assert refused.status_code == 400
-        assert "payload size exceeds the limit: 524288" in refused.json()["error"]["message"]
-
-
 def test_methods_that_nobody_knows_are_one_series(running: RunningService) -> None:
     """Else anybody could fill the memory with meters."""
     for number in range(3):

@@ -101,12 +101,15 @@ class Guard:
             await self._app(scope, receive, send)
             return
         started, statuses = time.perf_counter(), []
-        is_unread = False
+        # What follows a request whose framing is refused cannot be told from its body (RFC 9112, 6.3). The unread body
+        # of any other refused request is discarded as it comes: a client whose connection is closed while it sends is
+        # reset, and loses the answer. `Connection` ends that after half a minute.
+        closes = True
 
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 statuses.append(message["status"])
-                more = [(b"x-content-type-options", b"nosniff"), *([_CLOSE] if is_unread else [])]
+                more = [(b"x-content-type-options", b"nosniff"), *([_CLOSE] if closes else [])]
                 message = {**message, "headers": [*message.get("headers", ()), *more]}
             await send(message)
 
@@ -118,16 +121,17 @@ class Guard:
             if _version(scope) is not None:
                 parameters = [(to_camel(name) if "_" in name else name, value) for name, value in parameters]
             check_parameters(parameters)
+            closes = _header(scope, b"expect") is not None  # its body may never come
             if _version(scope) is not None:
                 scope["state"]["key"] = self._key_of(scope, dict(parameters))
             limit = self._limit(scope)
             if limit is None:
-                is_unread = _has_body(scope)
                 scope["headers"] = [pair for pair in scope["headers"] if not pair[0].startswith(b"content-")]
                 await self._app(scope, _replayed(b"", receive), noted)
             else:
                 await self._app(scope, _replayed(await self._body(scope, receive, limit), receive), noted)
         except ServiceError as error:
+            closes = closes or error.code is Code.DEADLINE_EXCEEDED
             await _refuse(error, noted)
         except ConfigError:
             log.exception("the keys cannot be read")
@@ -219,10 +223,6 @@ def _header(scope: Scope, name: bytes) -> bytes | None:
     return next((value for each, value in scope["headers"] if each == name), None)
 
 
-def _has_body(scope: Scope) -> bool:
-    return _header(scope, b"transfer-encoding") is not None or _stated_length(scope) > 0
-
-
 def _session(scope: Scope) -> str:
     """The value of the page's cookie; empty: there is none."""
     text = (_header(scope, b"cookie") or b"").decode("latin-1")
@@ -266,7 +266,6 @@ async def _refuse(error: ServiceError, send: Send) -> None:
     headers: Mapping[str, str] = {
         "content-type": "application/json",
         "content-length": str(len(content)),
-        "connection": "close",  # what is left of the body is not read
         **error.headers(),
     }
     await send(

@@ -31,7 +31,7 @@ from tunerun.service.migrations import FORMAT
 FILE_NAME = "service.db"
 
 BUSY_TIMEOUT_S = 5.0
-"""How long a request waits while another program locks the file, such as a backup, before its client has to ask again."""
+"""How long a request waits for another program that locks the file, such as a backup, before it is refused for now."""
 
 
 class ModelState(StrEnum):
@@ -199,7 +199,7 @@ class State:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One thread at a time; who waits as long as for another program is refused, or all would queue up behind it."""
+        """One thread at a time, each with the patience that it has for another program, or they would add up."""
         if not self._lock.acquire(timeout=BUSY_TIMEOUT_S):
             raise LedgerError(f"{self._file.path}: busy for more than {BUSY_TIMEOUT_S:g} s; ask again")
         try:
