@@ -239,9 +239,9 @@ def test_forwarded_headers_are_believed_from_named_proxies_alone(
     with RunningService(odd, proxies=["127.0.0.1"]) as behind:
         for service in (behind, running):
             for scheme in ("https", "https, http", "\xff"):
-                headers = {"x-forwarded-proto": scheme.encode("latin-1"), "x-forwarded-for": b"[::1, evil"}
+                forwarded = {b"x-forwarded-proto": scheme.encode("latin-1"), b"x-forwarded-for": b"[::1, evil"}
                 form = {"key": service.key.secret}
-                answer = httpx.post(f"{service.address}/sign-in", data=form, headers=headers, trust_env=False)
+                answer = httpx.post(f"{service.address}/sign-in", data=form, headers=forwarded, trust_env=False)
                 secure.append("secure" in answer.headers["set-cookie"].lower())
         headers = {"host": "lib.example.org", "origin": "https://lib.example.org"}
         form = {"key": behind.key.secret}
