@@ -105,26 +105,18 @@ def test_missing_package_is_advised(tmp_path: Path) -> None:
         base_model.find(Model(name="mine", source="owner/name", package="no-such-package"), tmp_path)
 
 
-def test_hub_name_online_waits_to_be_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hub name is found without the network, with no folder yet and an identity of name and revision."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    found = base_model.find(Model(name="mine", source="owner/no-such-name", revision="v1"), tmp_path)
-    assert (found.kind, found.path, found.identity) == ("hub", None, "hub:owner/no-such-name@v1")
-    assert base_model.prepared_folder(found, tmp_path) is None
-
-
 def test_file_that_is_no_gguf(tmp_path: Path) -> None:
     """A file of another format is refused by its first bytes."""
     (tmp_path / "x.gguf").write_bytes(b"PK\3\4")
-    with pytest.raises(BaseModelError, match="is no GGUF file"):
+    with pytest.raises(BaseModelError, match="is no GGUF file that can be read: it does not begin with 'GGUF'"):
         base_model.find(Model(name="mine", source=str(tmp_path / "x.gguf")), tmp_path)
 
 
-def test_gguf_that_cannot_be_read(tmp_path: Path) -> None:
-    """A damaged GGUF file is an error of ours, and leaves nothing half made in the cache."""
-    (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(64))
+def test_gguf_that_cannot_be_converted(tmp_path: Path) -> None:
+    """A GGUF file without weights is an error of ours, and leaves nothing half made in the cache."""
+    (tmp_path / "x.gguf").write_bytes(b"GGUF\3" + bytes(64))
     model, cache = Model(name="mine", source=str(tmp_path / "x.gguf")), tmp_path / "cache"
-    with pytest.raises(BaseModelError, match=r"'mine' \(file .*\) cannot be read"):
+    with pytest.raises(BaseModelError, match=r"'mine' \(file .*\) cannot be loaded: .*; choose another base model"):
         base_model.prepare(model, cache)
     assert [file.name for file in (cache / "base_models").iterdir() if file.suffix != ".lock"] == []
 

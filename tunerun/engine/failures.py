@@ -7,7 +7,8 @@ import traceback
 from tunerun.errors import InputError
 from tunerun.job import Failure, FailureKind
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # torch on cuda, mps and CPU
+# torch on cuda, mps and CPU; errno.ENOMEM; the dynamic linker
+_OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "failed to map segment")
 
 
 class DivergedError(Exception):
@@ -18,6 +19,11 @@ class CancelledJobError(Exception):
     """The job was cancelled between two steps."""
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a library or the operating system says that memory ran out."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
 def failure_of(error: Exception) -> Failure:
     """Return the failure of a job that ended with an exception."""
     if isinstance(error, DivergedError):
@@ -26,7 +32,7 @@ def failure_of(error: Exception) -> Failure:
         return Failure(FailureKind.INVALID, str(error))
     trace = "".join(traceback.format_exception(error))
     first_line = (str(error).strip().splitlines() or [""])[0]
-    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY):
+    if is_out_of_memory(error):
         message = f"out of memory: {first_line}; lower hyperparameters.batch_size, or choose a smaller base model"
         return Failure(FailureKind.OUT_OF_MEMORY, message, trace)
     return Failure(FailureKind.CRASHED, f"{type(error).__name__}: {first_line}", trace)

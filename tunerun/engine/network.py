@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from tunerun.engine import base_model, tuned_model
+from tunerun.engine import base_model, loading, tuned_model
 from tunerun.engine.chat import ChatFormat
 from tunerun.engine.tuned_model import TunedModelRecord
 from tunerun.errors import BaseModelError, InputError
@@ -69,22 +69,12 @@ def load(model: Model, cache: Path, device: torch.device) -> LoadedModel:
     Raises:
         BaseModelError: as `base_model.prepare`; or the weights cannot be loaded.
     """
-    from transformers import AutoModelForCausalLM, GenerationConfig
-    from transformers.utils import logging
+    from transformers import GenerationConfig
 
-    logging.disable_progress_bar()
     folder = base_model.prepare(model, cache)
     found = base_model.find(model, cache)
-    try:
-        network = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise BaseModelError(
-            f"the base model {model.name!r} ({found.origin}) cannot be loaded: {type(error).__name__}: {error}; "
-            "allowed are causal language models that transformers knows; choose another"
-        ) from error
-    network.to(device).eval().requires_grad_(False)
+    network = loading.load_network(f"the base model {model.name!r} ({found.origin})", folder)
+    network.to(device)
     tokenizer = Tokenizer.from_file(str(base_model.tokenizer_file(found, cache)))
     tokenizer.no_padding()
     tokenizer.no_truncation()

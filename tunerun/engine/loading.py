@@ -1,0 +1,182 @@
+"""Load a base model's weights, whole or not at all. Heavy.
+
+transformers gives weights that the files lack random values, and loads encoders as if they were causal; both would be
+trained without a word. What it raises for a damaged model may be any exception; here it becomes one sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunerun.engine.chat import ChatFormat
+from tunerun.engine.failures import is_out_of_memory
+from tunerun.engine.model_facts import layer_count
+from tunerun.errors import BaseModelError
+
+_PROBE_TOKENS = 6
+_TOLERANCE = 1e-3
+"""Share of the logits' spread by which a later token may change an earlier logit: rounding only."""
+
+_MOST_NAMES = 3
+
+
+def load_network(what: str, folder: Path, gguf_file: str | None = None) -> Any:
+    """Return the causal language model in a folder: in float32, with every weight from the files.
+
+    Args:
+        what: the model in words, for errors.
+        gguf_file: the name of a GGUF file in that folder; None: the folder is in transformers' format.
+
+    Raises:
+        BaseModelError: it cannot be loaded, does not fit the memory, is not whole, or is not causal.
+    """
+    return _in_one_sentence(what, lambda: _load(folder, gguf_file))
+
+
+def load_tokenizer(what: str, folder: Path, gguf_file: str | None = None) -> Any:
+    """Return transformers' tokenizer of a base model.
+
+    Raises:
+        BaseModelError: it cannot be loaded, or `tokenizers` cannot run it.
+    """
+
+    def load() -> Any:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, gguf_file=gguf_file, local_files_only=True, trust_remote_code=False
+        )
+        if not tokenizer.is_fast:
+            raise _RefusedError("its tokenizer has no fast form (tokenizer.json)")
+        return tokenizer
+
+    return _in_one_sentence(what, load)
+
+
+def check_vocabulary(what: str, network: Any, tokenizer: Any, chat: ChatFormat) -> None:
+    """Refuse a tokenizer that gives tokens which the network does not have.
+
+    Special tokens that nothing around an example needs may be missing: rows never become special tokens.
+
+    Raises:
+        BaseModelError: it does.
+    """
+    rows = network.get_input_embeddings().weight.shape[0]
+    specials = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    needed = set(tokenizer(f"{chat.prompt('')}{chat.end}", add_special_tokens=False)["input_ids"])
+    beyond = [number for number in tokenizer.get_vocab().values() if number >= rows]
+    missing = [number for number in beyond if number not in specials or number in needed]
+    if missing:
+        raise BaseModelError(
+            f"{what} cannot be used: its tokenizer gives token numbers up to {max(missing):,}, but the weights have "
+            f"{rows:,} tokens; take the tokenizer that belongs to the weights"
+        )
+
+
+class _RefusedError(Exception):
+    """Our own reason, in words that need no exception's name before them."""
+
+
+def _in_one_sentence(what: str, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except _RefusedError as error:
+        raise BaseModelError(f"{what} cannot be loaded: {error}; choose another base model") from error
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise BaseModelError(
+                f"{what} does not fit this machine's memory: it ran out while the weights were loaded in float32 (4 "
+                "bytes a parameter); free memory, or choose a smaller base model"
+            ) from error
+        raise BaseModelError(f"{what} cannot be loaded: {_reason(error)}; choose another base model") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the first sentence of what a library says; the rest is advice of options that tunerun does not have."""
+    text = " ".join(str(error).split())
+    sentence = re.split(r"(?<=[.!?])\s", text, maxsplit=1)[0].rstrip(".!")
+    return f"{type(error).__name__}: {sentence}" if sentence else f"transformers ends with {type(error).__name__}"
+
+
+def _load(folder: Path, gguf_file: str | None) -> Any:
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    if gguf_file is None:
+        _check_architecture(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    network, info = AutoModelForCausalLM.from_pretrained(
+        folder,
+        gguf_file=gguf_file,
+        dtype=torch.float32,
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
+        output_loading_info=True,
+    )
+    for problem in _incomplete(network, info):
+        raise _RefusedError(problem)
+    network.eval().requires_grad_(False)
+    _check_causal(network)
+    return network
+
+
+def _check_architecture(config: dict[str, Any]) -> None:
+    from transformers import __version__
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    kind = config.get("model_type")
+    if kind not in CONFIG_MAPPING and config.get("auto_map"):
+        raise _RefusedError("it needs Python code of its own (auto_map in config.json), which tunerun never runs")
+    if kind not in CONFIG_MAPPING:
+        raise _RefusedError(f"its architecture {kind!r} is not known to the installed transformers {__version__}")
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise _RefusedError(f"its architecture {kind!r} is not a causal language model")
+
+
+def _incomplete(network: Any, info: dict[str, Any]) -> Iterator[str]:
+    """Yield why the files and the architecture do not belong together."""
+    if info["mismatched_keys"]:
+        name, found, wanted = sorted(info["mismatched_keys"])[0]
+        yield (
+            f"{_named([key for key, *_ in info['mismatched_keys']])} have another shape in the files than config.json "
+            f"gives them ({name}: {list(found)}, not {list(wanted)})"
+        )
+    if info["missing_keys"]:
+        yield f"the files lack {_named(info['missing_keys'])}, so they would begin at random"
+    layers = getattr(network.config.get_text_config(), "num_hidden_layers", None)
+    stored = layer_count(info["unexpected_keys"])
+    if stored is not None and layers is not None and stored > layers:
+        yield f"the files have {stored} layers, config.json says {layers}"
+    for message in info["error_msgs"]:
+        yield str(message)
+
+
+def _named(names: Sequence[str]) -> str:
+    shown = sorted(names)[:_MOST_NAMES]
+    more = len(names) - len(shown)
+    return f"{len(names)} weights ({', '.join(shown)}{', ...' if more else ''})"
+
+
+@torch.no_grad()
+def _check_causal(network: Any) -> None:
+    """Refuse a network in which a token changes what came before it, or whose answers are not numbers."""
+    rows = network.get_input_embeddings().weight.shape[0]
+    ids = [number % rows for number in range(3, 3 + _PROBE_TOKENS)]
+    other = [*ids[:-1], (ids[-1] + 1) % rows]
+    logits = (
+        network(input_ids=torch.tensor([ids, other], device=network.device), use_cache=False).logits[:, :-1].float()
+    )
+    if not bool(torch.isfinite(logits).all()):
+        raise _RefusedError("its weights hold NaN or infinity, or give them")
+    difference, spread = (logits[0] - logits[1]).abs().max(), logits.std()
+    if float(difference) > _TOLERANCE * float(spread):
+        raise _RefusedError("it is not causal: a token changes what the model says of the tokens before it")
