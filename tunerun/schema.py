@@ -101,7 +101,9 @@ class Model(Section):
     )
     revision: str | None = Field(None, description="Commit, tag or branch on the hub; null: its default branch.")
     context_length: int | None = Field(
-        None, ge=1, description="Most tokens of an example, input and output; longer ones are cut; null: not known."
+        None,
+        ge=1,
+        description="Most tokens of an example, prompt and output; a longer row is a bad row; null: as its files say.",
     )
     adapter_ranks: tuple[int, ...] | None = Field(
         None, description="Values that hyperparameters.adapter_rank may take; null: any."

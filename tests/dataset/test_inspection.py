@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import REPOSITORY
 from tests.dataset.files import write_json_lines
-from tunerun.dataset import CHECKS, LoadedDataset, TokenLimit, load_examples
+from tunerun.dataset import CHECKS, LoadedDataset, load_examples
 from tunerun.dataset.labels import label_counts, typing_errors
 from tunerun.dataset.near import near_duplicates
 from tunerun.dataset.secrets import EMAIL, SECRETS, secrets_in
@@ -110,17 +110,6 @@ def test_free_text_has_no_labels() -> None:
     """Outputs that are long, or all different, are not looked at as labels."""
     assert not label_counts([f"answer {n}" for n in range(50)])
     assert not label_counts(["a long answer " * 10] * 50 + ["another"] * 50)
-
-
-def test_rows_over_the_context_length_would_be_truncated(tmp_path: Path) -> None:
-    """Named with the most tokens of any; nothing is said where all fit."""
-    rows = [pair("1", "2"), pair("3", "4")]
-    (text,) = texts(loaded(tmp_path, rows, tokens=lambda _: TokenLimit((5, 12), 10, exact=False)), "truncated")
-    assert text.endswith(
-        "rows.jsonl:2: about 12 tokens at most, the base model's context length is 10; the end would be cut off: "
-        "shorten the rows or the template"
-    )
-    assert texts(loaded(tmp_path, rows, tokens=lambda _: TokenLimit((5, 10), 10, exact=True)), "truncated") == []
 
 
 @pytest.mark.parametrize("text", ["Dear {{ name }}", "{% if x %}", "end }}"])

@@ -1,8 +1,9 @@
 """Examples: read files of rows, check them, render them with the template, split them, digest them."""
 
 from tunerun.dataset.conversations import with_conversations
-from tunerun.dataset.inspection import CHECKS, Finding, TokenLimit
-from tunerun.dataset.loading import LoadedDataset, TokenCheck, load_examples
+from tunerun.dataset.inspection import CHECKS, Finding
+from tunerun.dataset.lengths import TokenLimit
+from tunerun.dataset.loading import LoadedDataset, load_examples
 from tunerun.dataset.reading import read_content, read_rows
 from tunerun.dataset.rows import ABSENT, Findings, Rows, SourceRow
 
@@ -14,7 +15,6 @@ __all__ = [
     "LoadedDataset",
     "Rows",
     "SourceRow",
-    "TokenCheck",
     "TokenLimit",
     "load_examples",
     "read_content",

@@ -51,6 +51,7 @@ CHECKS = (
     Check("cell", ERROR, "an empty cell (null) or bytes that the template prints"),
     Check("blank", ERROR, "a text_input or an output that is blank after the template"),
     Check("long", ERROR, "more characters than the backend takes"),
+    Check("context", ERROR, "more tokens than the base model takes; a warning where they are estimated"),
     Check("duplicate", WARNING, "an example that stands twice: it weighs twice as much"),
     Check("near duplicate", WARNING, "two inputs that differ in a few letters: often one row, pasted and edited"),
     Check("contradiction", WARNING, "one input with different outputs: it cannot be learned"),
@@ -58,7 +59,6 @@ CHECKS = (
     Check("near leak", WARNING, "a held-out input that differs from a training input in a few letters"),
     Check("imbalance", WARNING, "a label at least 20 times rarer than another: it may never be answered"),
     Check("label typo", WARNING, "a rare label that looks like a common one, or differs from it in case alone"),
-    Check("truncated", WARNING, "more tokens than the base model's context length: the end would be cut off"),
     Check("braces", WARNING, "`{{`, `}}` or `{%` in a rendered text: a template inside the data"),
     Check("spaces", WARNING, "white space around an output: it is learned, and exact match fails without it"),
     Check("characters", WARNING, "U+FFFD, NUL, a byte order mark or mojibake (`Ã©`) in a text: it was decoded wrongly"),
@@ -71,24 +71,9 @@ _SEVERITIES = {check.name: check.severity for check in CHECKS}
 _BRACES = ("{{", "}}", "{%")
 
 
-@dataclass(frozen=True)
-class TokenLimit:
-    """How many tokens an example may have.
-
-    Attributes:
-        lengths: of each example, in order, from the base model's tokenizer or estimated.
-        most: the context length. exact: whether the tokenizer counted.
-    """
-
-    lengths: Sequence[int]
-    most: int
-    exact: bool
-
-
 def inspect(
     training: Sequence[RenderedRow],
     held_out: Mapping[str, Sequence[RenderedRow]],
-    tokens: TokenLimit | None = None,
     most: int = MOST_PLACES,
 ) -> Iterator[Finding]:
     """Yield a finding for each check that has something to say, in the table's order.
@@ -96,7 +81,6 @@ def inspect(
     Args:
         training: rows to train on.
         held_out: `validation` and `test` rows, by name.
-        tokens: of the training rows; None: the base model's context length is not known.
         most: places that one finding names.
     """
     everything = [*training, *(row for rows in held_out.values() for row in rows)]
@@ -108,7 +92,6 @@ def inspect(
         ("near leak", _near_leaks(training, held_out, most)),
         ("imbalance", _imbalance(training)),
         ("label typo", _label_typos(everything, most)),
-        ("truncated", _truncated(training, tokens, most)),
         ("braces", _braces(everything, most)),
         ("spaces", _spaces(everything, most)),
         ("characters", _characters(everything, most)),
@@ -168,18 +151,6 @@ def _label_typos(rows: Sequence[RenderedRow], most: int) -> Iterator[str]:
         yield (
             f"{places(found, most)}: the output {label!r} looks like {intended!r}, which stands {counts[intended]:,} "
             "times; write one of them"
-        )
-
-
-def _truncated(training: Sequence[RenderedRow], tokens: TokenLimit | None, most: int) -> Iterator[str]:
-    if tokens is None:
-        return
-    long = [row for row, length in zip(training, tokens.lengths, strict=True) if length > tokens.most]
-    if long:
-        about = "" if tokens.exact else "about "
-        yield (
-            f"{places(long, most)}: {about}{max(tokens.lengths):,} tokens at most, the base model's context length is "
-            f"{tokens.most:,}; the end would be cut off: shorten the rows or the template"
         )
 
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tunerun.dataset.advice import MOST_PLACES, advice_on_columns, advice_on_size
 from tunerun.dataset.checks import CharacterLimits, RenderedRow, render_rows, require
-from tunerun.dataset.inspection import Finding, TokenLimit, inspect
+from tunerun.dataset.inspection import Finding, inspect
+from tunerun.dataset.lengths import TokenLimit, short_enough
 from tunerun.dataset.reading import collect_rows
 from tunerun.dataset.rows import Findings, Rows
 from tunerun.dataset.split import choose, split_rows
 from tunerun.digest import digest
 from tunerun.errors import DatasetError
-from tunerun.job import Example, ExampleSet
+from tunerun.job import ExampleSet
 from tunerun.schema import Dataset
 from tunerun.template import PromptTemplate
-
-TokenCheck = Callable[[Sequence[Example]], TokenLimit]
-"""Counts the tokens of training examples, and says how many each may have."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def load_examples(
     seed: int,
     max_input_characters: int | None,
     max_output_characters: int | None,
-    tokens: TokenCheck | None = None,
+    tokens: TokenLimit | None = None,
     most_places: int = MOST_PLACES,
 ) -> LoadedDataset:
     """Read the files of a dataset and make examples of their rows.
@@ -76,13 +74,13 @@ def load_examples(
         seed: of the split and of the limit; nothing else has an influence on them.
         max_input_characters: the most of a text_input that the backend takes; None: any number.
         max_output_characters: the most of an output; None: any number.
-        tokens: how long examples may be in tokens; None: that is not known.
+        tokens: how many tokens an example may have; None: that is not known.
         most_places: that one finding names.
 
     Raises:
         DatasetError: every problem of every file, one line each.
     """
-    reader = _Reader(dataset, template, CharacterLimits(max_input_characters, max_output_characters))
+    reader = _Reader(dataset, template, CharacterLimits(max_input_characters, max_output_characters), tokens)
     rows, findings_of_file = reader.rows(dataset.path)
     rendered = reader.rendered(rows, findings_of_file, dataset.stratify_by)
     validation = reader.held_out(dataset.validation.path)
@@ -90,8 +88,7 @@ def load_examples(
     parts = reader.split(rendered, _Parts([], validation, test), seed)
     if reader.problems:
         raise DatasetError(reader.problems)
-    counted = None if tokens is None else tokens([each.example for each in parts.training])
-    findings = tuple(inspect(parts.training, parts.held_out, counted, most_places))
+    findings = tuple(inspect(parts.training, parts.held_out, most_places))
     return LoadedDataset(
         training=_example_set(dataset.path, parts.training),
         validation=_held_out_set(dataset.validation.path or dataset.path, parts.validation),
@@ -109,12 +106,15 @@ def load_examples(
 class _Reader:
     """Reads files and collects the problems of all of them."""
 
-    def __init__(self, dataset: Dataset, template: PromptTemplate, limits: CharacterLimits) -> None:
+    def __init__(
+        self, dataset: Dataset, template: PromptTemplate, limits: CharacterLimits, tokens: TokenLimit | None
+    ) -> None:
         self.problems: list[str] = []
         self.warnings: list[str] = []
         self._dataset = dataset
         self._template = template
         self._limits = limits
+        self._tokens = tokens
 
     def rows(self, path: str) -> tuple[Rows, Findings]:
         findings = Findings()
@@ -124,6 +124,8 @@ class _Reader:
         if stratify_by is not None:
             require(rows, stratify_by, "dataset.stratify_by", findings)
         rendered = render_rows(rows, self._template, self._limits, findings)
+        if self._tokens is not None:
+            rendered = short_enough(rendered, self._tokens, findings)
         self._settle(rows.file, rendered, findings)
         return rendered
 

@@ -52,7 +52,7 @@ def token_counter(model: Model, cache: Path) -> TokenCounter:
     Raises:
         BaseModelError: the base model cannot be found.
     """
-    found = base_model.find(model, cache)
+    found = base_model.find(model, cache, ask_hub=False)
     if base_model.prepared_folder(found, cache) is None:
         return EstimatedCounter()
     try:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tunerun.digest import digest
-from tunerun.engine.tokens import ESTIMATE_RANGE
+from tunerun.engine.base_model import cache_folder
+from tunerun.engine.tokens import ESTIMATE_RANGE, token_counter
 from tunerun.errors import ConfigError, InputError, LimitError
 from tunerun.ledger import FILE_NAME, Spending, SweepRecord
 from tunerun.planning.changes import Change, broken_comparison, changes
@@ -25,7 +26,7 @@ from tunerun.planning.trial import Trial, tuned_model_id
 from tunerun.redaction import redact
 from tunerun.schema import Experiment, Point, TrialConfig
 
-__all__ = ["KEY_FORMAT", "Plan", "Trial", "ledger_path", "plan", "tuned_model_id"]
+__all__ = ["KEY_FORMAT", "Plan", "Trial", "counted", "ledger_path", "plan", "tuned_model_id"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Plan:
         spent: what this sweep's jobs cost so far.
         changes: why trials are new, against the newest sweep of the same name.
         incomparable: why `run` does not go on under this name without `--fresh`, one line each.
+        fresh: whether it was asked to run every trial again.
     """
 
     experiment: Experiment
@@ -51,6 +53,7 @@ class Plan:
     spent: Spending
     changes: tuple[Change, ...]
     incomparable: tuple[str, ...]
+    fresh: bool = False
 
     @property
     def name(self) -> str:
@@ -169,8 +172,23 @@ def plan(experiment: Experiment, *, fresh: bool = False) -> Plan:
     history = read_history(ledger_path(Path(experiment.paths.runs)), experiment.name)
     current = _planned(experiment, history, history.round)
     if not fresh or (history.round > 0 and history.is_unfinished(current.sweep)):
-        return current
-    return _planned(experiment, history, history.round + 1)
+        return replace(current, fresh=fresh)
+    return replace(_planned(experiment, history, history.round + 1), fresh=fresh)
+
+
+def counted(estimated: Plan) -> Plan:
+    """Return the plan again where tokens were estimated and a tokenizer has been prepared since; else the same plan.
+
+    Raises:
+        InputError: an example is longer than its base model takes.
+    """
+    if estimated.tokens_exact:
+        return estimated
+    cache = cache_folder(estimated.experiment.paths.cache)
+    on_this_machine = dict.fromkeys(t.config.model for t in estimated.trials if not t.capabilities.is_hosted)
+    if not any(token_counter(model, cache).exact for model in on_this_machine):
+        return estimated
+    return plan(estimated.experiment, fresh=estimated.fresh)
 
 
 def _planned(experiment: Experiment, history: History, round_: int) -> Plan:

@@ -12,10 +12,10 @@ from typing import Any
 from tunerun.backends import capabilities_of
 from tunerun.backends.base import Capabilities
 from tunerun.code_version import code_version
-from tunerun.dataset import LoadedDataset, TokenCheck, TokenLimit, load_examples
+from tunerun.dataset import LoadedDataset, TokenLimit, load_examples
 from tunerun.dataset.advice import MOST_PLACES
 from tunerun.digest import digest
-from tunerun.engine.base_model import cache_folder, find
+from tunerun.engine.base_model import FoundModel, cache_folder, find
 from tunerun.engine.tokens import EstimatedCounter, TokenCounter, token_counter
 from tunerun.errors import BaseModelError, ConfigError, LimitError
 from tunerun.job import Example, ExampleSet, JobState
@@ -59,7 +59,7 @@ class Planner:
         self._capabilities: dict[str, Capabilities] = {}
         self._loaded: dict[tuple[str, ...], LoadedDataset] = {}
         self._tokens: dict[tuple[str, str], int] = {}
-        self._identities: dict[str, str] = {}
+        self._models: dict[str, FoundModel] = {}
         self._digests: dict[tuple[str | None, ...], str] = {}
         self._numbers: dict[str, int] = {}
 
@@ -104,7 +104,7 @@ class Planner:
             baseline=self._baseline(identity, validation, capabilities),
             evaluation=self._evaluation(validation, config),
             overrides=point.overrides,
-            config=config,
+            config=self._frozen(config),
             capabilities=capabilities,
             training=loaded.training,
             validation=loaded.validation,
@@ -175,7 +175,7 @@ class Planner:
                 seed=seed,
                 max_input_characters=capabilities.max_input_characters,
                 max_output_characters=capabilities.max_output_characters,
-                tokens=self._token_check(config),
+                tokens=self._token_limit(config),
                 most_places=self.most_places,
             )
             _check_size(loaded.training, capabilities)
@@ -235,23 +235,43 @@ class Planner:
             self.warnings.append(text)
 
     def _identity(self, config: TrialConfig) -> str:
+        found = self._found(config)
+        return f"{self.capabilities(config).kind}:{config.model.name}" if found is None else found.identity
+
+    def _found(self, config: TrialConfig) -> FoundModel | None:
+        """The base model on this machine or the hub, looked for once; None: it lives at a service."""
+        if self.capabilities(config).is_hosted:
+            return None
         section = self._text(config.model)
-        place = self.capabilities(config)
-        if place.is_hosted:
-            return f"{place.kind}:{config.model.name}"
-        if section not in self._identities:
+        if section not in self._models:
             found = find(config.model, self.cache)
             if found.path is None:
-                self._warn(f"model: {config.model.source} is not on this machine; a run fetches it")
-            self._identities[section] = found.identity
-        return self._identities[section]
+                self._warn(f"model: {config.model.source} is not on this machine; a run fetches {found.commit}")
+            if not found.facts.has_end_token:
+                self._warn(
+                    f"model: {config.model.name} names no end token, so its answers end at "
+                    "evaluation.generation.max_output_tokens, and exact_match counts what follows; choose a base model "
+                    "with one, or set eos_token in its tokenizer_config.json"
+                )
+            self._models[section] = found
+        return self._models[section]
 
-    def _token_check(self, config: TrialConfig) -> TokenCheck | None:
-        most = config.model.context_length
-        if most is None:
+    def _frozen(self, config: TrialConfig) -> TrialConfig:
+        """The config with the commit that a hub model is now: what the plan freezes means the same later."""
+        found = self._found(config)
+        if found is None or found.commit is None or found.commit == config.model.revision:
+            return config
+        model = config.model.model_copy(update={"revision": found.commit})
+        return config.model_copy(update={"model": model})
+
+    def _token_limit(self, config: TrialConfig) -> TokenLimit | None:
+        found = self._found(config)
+        stated = (config.model.context_length, found.facts.context_tokens if found else None)
+        limits = [limit for limit in stated if limit is not None]
+        if not limits:
             return None
         counter = self._counter(config)
-        return lambda examples: TokenLimit(counter.count_all(examples), most, counter.exact)
+        return TokenLimit(min(limits), counter.exact, counter.count_all)
 
     def _counter(self, config: TrialConfig) -> TokenCounter:
         """Exact where the tokenizer is at hand; a hosted base model need not be on this machine."""

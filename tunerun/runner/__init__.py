@@ -21,7 +21,7 @@ from tunerun.evaluation.verdict import LOSS, TrialResult, Verdict, judge
 from tunerun.holding import held
 from tunerun.job import ExampleSet, JobState
 from tunerun.ledger import Ledger
-from tunerun.planning import Plan, Trial
+from tunerun.planning import Plan, Trial, counted
 from tunerun.runner.loop import Loop
 from tunerun.runner.progress import Progress
 from tunerun.runner.unattended import BackendOpener, UnwatchedJob, cancel, unwatched_jobs
@@ -146,8 +146,8 @@ def run(
         open_backend: how a config's backend section becomes a backend; the seam for tests.
 
     Raises:
-        InputError: a base model cannot be found, the tracking URI is none, or data or base model changed since the last
-            sweep of this name; nothing was submitted.
+        InputError: a base model cannot be found or loaded, an example is longer than it takes, the tracking URI is
+            none, or data or base model changed since the last sweep of this name; nothing was submitted.
         LimitError: the budget does not reach; nothing was submitted.
         LockedError: another process runs this sweep; names it.
         LedgerError: the ledger cannot be written.
@@ -156,10 +156,12 @@ def run(
     plan.check(retry_failed=retry_failed)
     tracker = open_tracker(plan.experiment.tracking, plan.runs)
     with ExitStack() as stack:
-        stack.enter_context(held(plan.runs, plan.sweep))
         backends = _Backends(plan, stack, open_backend)
         talk = progress or Progress()
         unavailable = backends.prepare(plan.to_run(retry_failed=retry_failed), talk)
+        plan = counted(plan)  # a base model that came to this machine only now has shown how long the examples are
+        plan.check(retry_failed=retry_failed)
+        stack.enter_context(held(plan.runs, plan.sweep))
         ledger = stack.enter_context(Ledger(plan.ledger_path))
         if not ledger.is_frozen(plan.sweep):
             ledger.freeze(plan.sweep_record(command), (t.record() for t in plan.trials), _example_sets(plan))

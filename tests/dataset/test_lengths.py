@@ -1,0 +1,77 @@
+"""Examples that are longer than the base model takes are bad rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunerun.dataset import LoadedDataset, TokenLimit, load_examples
+from tunerun.errors import DatasetError
+from tunerun.job import Example
+from tunerun.schema import Dataset, Template
+from tunerun.template import PromptTemplate
+
+ROWS = [{"text_input": "a " * count, "output": "b"} for count in (3, 40, 5, 20)]
+
+
+def words(examples: Sequence[Example]) -> list[int]:
+    """Count as a tokenizer would: a token a word, and two of the chat format."""
+    return [2 + len(f"{example.text_input} {example.output}".split()) for example in examples]
+
+
+def loaded(folder: Path, limit: TokenLimit, **dataset: Any) -> LoadedDataset:
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return load_examples(
+        Dataset(path="rows.jsonl", **dataset),
+        PromptTemplate(Template()),
+        seed=0,
+        max_input_characters=None,
+        max_output_characters=None,
+        tokens=limit,
+    )
+
+
+def test_long_rows_are_refused_with_places(tmp_path: Path) -> None:
+    """Each row that does not fit is named with its tokens and what would fit."""
+    with pytest.raises(DatasetError) as refused:
+        loaded(tmp_path, TokenLimit(22, exact=True, count_all=words))
+    assert list(refused.value.problems) == [
+        "rows.jsonl:2: 43 tokens, and the base model takes 22; shorten the row or the template",
+        "rows.jsonl:4: 23 tokens, and the base model takes 22; shorten the row or the template",
+    ]
+
+
+def test_long_rows_are_skipped_where_the_config_says_so(tmp_path: Path) -> None:
+    """With on_bad_row=skip they are left out, counted and named; held-out rows as well."""
+    found = loaded(
+        tmp_path, TokenLimit(22, exact=True, count_all=words), on_bad_row="skip", validation={"path": "rows.jsonl"}
+    )
+    assert len(found.training.examples) == 2
+    assert found.validation is not None
+    assert len(found.validation.examples) == 2
+    assert "rows.jsonl: 2 rows are skipped (dataset.on_bad_row=skip)" in found.warnings
+
+
+def test_estimate_only_warns(tmp_path: Path) -> None:
+    """Where tokens are estimated the rows stay, and a warning names them."""
+    found = loaded(tmp_path, TokenLimit(22, exact=False, count_all=words))
+    assert len(found.training.examples) == 4
+    assert [line for line in found.warnings if "about 43 tokens, and the base model takes 22" in line]
+
+
+def test_short_rows_are_not_counted(tmp_path: Path) -> None:
+    """A row with fewer bytes than the base model takes tokens needs no tokenizer."""
+    counted: list[int] = []
+
+    def count(examples: Sequence[Example]) -> list[int]:
+        counted.append(len(examples))
+        return words(examples)
+
+    loaded(tmp_path, TokenLimit(1000, exact=True, count_all=count))
+    assert counted == [1]  # the chat format's own
+    loaded(tmp_path, TokenLimit(80, exact=True, count_all=count))
+    assert counted == [1, 1, 1]
