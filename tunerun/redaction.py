@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 
 USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s'\"]*@")
 QUERY = re.compile(r"([?&](?:key|api_key|token|access_token|password)=)[^&\s'\"]+", re.IGNORECASE)
 _KEY_SHAPES = re.compile(r"\b(?:AIza[\w-]{30,}|sk-[\w-]{20,}|hf_\w{20,}|ya29\.[\w.-]{20,})")
-_SECRET_NAMES = re.compile(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS)$")
+_SECRET_NAMES = re.compile(r"PASS|SECRET|TOKEN|KEY|CRED|(?:^|_)(?:PWD|PAT)(?:_|\d|$)")
+"""Words of a variable's name, in any position; PWD and PAT only as whole words, for PATH is not a secret."""
+_NO_SECRETS = ("PWD",)
+"""The shell's own: the current directory."""
 _MIN_SECRET_CHARACTERS = 8
 MASK = "***"
 
@@ -17,9 +21,10 @@ MASK = "***"
 def redact(text: str) -> str:
     """Text without what must not leave this machine.
 
-    Masked are user and password in URLs, tokens in their queries, what has the shape of a well-known API key, and the
-    value of every environment variable whose name says that it is a secret (`..._API_KEY`, `..._TOKEN`, `..._SECRET`,
-    `..._PASSWORD`). This is the second line of defence: keys come from the environment and are in no config.
+    Masked are user and password in URLs, tokens in their queries, what has the shape of a well-known API key, the
+    value of every environment variable whose name says that it is a secret (PASS, PWD, PAT, SECRET, TOKEN, KEY or CRED
+    in any position), and of every variable that a config has read by `${oc.env:...}`; values of 8 characters or more.
+    This is the second line of defence: a stored config holds the interpolation.
     """
     for value in _environment_secrets():
         text = text.replace(value, MASK)
@@ -27,15 +32,29 @@ def redact(text: str) -> str:
     return _KEY_SHAPES.sub(MASK, QUERY.sub(rf"\1{MASK}", text))
 
 
+_read_by_configs: set[str] = set()
+
+
+def remember(variables: Iterable[str]) -> None:
+    """Mask the values of these environment variables too, whatever their names."""
+    _read_by_configs.update(variables)
+
+
 def _environment_secrets() -> list[str]:
-    return _secrets_of(tuple(os.environ.items()))
+    return _secrets_of(tuple(os.environ.items()), frozenset(_read_by_configs))
 
 
 @lru_cache(maxsize=1)
-def _secrets_of(environment: tuple[tuple[str, str], ...]) -> list[str]:
-    """Looked for again when the environment has changed: a run of MLflow has fifty texts to look through."""
-    return [
+def _secrets_of(environment: tuple[tuple[str, str], ...], read: frozenset[str]) -> list[str]:
+    """Looked for again when the environment has changed: a run of MLflow has fifty texts to look through.
+
+    Longest first, so that a value that is a part of another one leaves nothing of it.
+    """
+    found = {
         value
         for name, value in environment
-        if len(value) >= _MIN_SECRET_CHARACTERS and _SECRET_NAMES.search(name.upper())
-    ]
+        if len(value) >= _MIN_SECRET_CHARACTERS
+        and name not in _NO_SECRETS
+        and (name in read or _SECRET_NAMES.search(name.upper()))
+    }
+    return sorted(found, key=len, reverse=True)

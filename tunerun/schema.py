@@ -38,7 +38,13 @@ class HeldOut(Section):
     """Examples that are kept out of training: a file of their own, or a share of `dataset.path`."""
 
     path: str | None = Field(None, description="File; null: none. Relative as dataset.path.")
-    fraction: float = Field(0.0, ge=0, lt=1, description="Share of dataset.path's rows, split off by seed; 0: none.")
+    fraction: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of dataset.path's rows, split off by seed; 0: none.",
+        json_schema_extra={"unit": "share of 1"},
+    )
 
     @model_validator(mode="after")
     def _one_of_the_two(self) -> Self:
@@ -62,7 +68,12 @@ class Dataset(Section):
     on_bad_row: Literal["error", "skip"] = Field(
         "error", description="A row that cannot be used: error: refuse the file; skip: leave it out, and say which."
     )
-    limit: int | None = Field(None, ge=1, description="First n training rows after shuffling by seed; null: all.")
+    limit: int | None = Field(
+        None,
+        ge=1,
+        description="First n training rows after shuffling by seed; null: all.",
+        json_schema_extra={"unit": "rows"},
+    )
     validation: HeldOut = Field(default_factory=HeldOut, description="Held out to choose between trials by.")
     test: HeldOut = Field(default_factory=HeldOut, description="Held out for the end.")
     stratify_by: str | None = Field(None, description="Column whose values keep their shares in a split; null: none.")
@@ -86,7 +97,11 @@ class Template(Section):
 class Price(Section):
     """What a service asks for tuning a base model."""
 
-    usd_per_million_tokens: float = Field(ge=0, description="Of training, in US dollars: tokens of an epoch x epochs.")
+    usd_per_million_tokens: float = Field(
+        ge=0,
+        description="Of training, in US dollars: tokens of an epoch x epochs.",
+        json_schema_extra={"unit": "US dollars per million tokens"},
+    )
     source: str = Field(min_length=1, description="Where the price was read.")
     date: str = Field(pattern=DATE, description="When it was read, as 2026-11-22.")
 
@@ -104,9 +119,12 @@ class Model(Section):
         None,
         ge=1,
         description="Most tokens of an example, prompt and output; a longer row is a bad row; null: as its files say.",
+        json_schema_extra={"unit": "tokens"},
     )
     adapter_ranks: tuple[int, ...] | None = Field(
-        None, description="Values that hyperparameters.adapter_rank may take; null: any."
+        None,
+        description="Values that hyperparameters.adapter_rank may take; null: any.",
+        json_schema_extra={"unit": "rank"},
     )
     price: Price | None = Field(None, description="Of tuning it; null: it costs nothing but this machine's time.")
     retires_on: str | None = Field(
@@ -120,16 +138,39 @@ class Hyperparameters(Section):
     Source of the names and defaults: the Gemini API's model tuning guide (as last served, 2025-04-28).
     """
 
-    epoch_count: int = Field(5, ge=1, description="Passes over the training examples.")
-    batch_size: int = Field(4, ge=1, description="Examples per optimiser step; at most the number of examples.")
+    epoch_count: int = Field(
+        5, ge=1, description="Passes over the training examples.", json_schema_extra={"unit": "epochs"}
+    )
+    batch_size: int = Field(
+        4,
+        ge=1,
+        description="Examples per optimiser step; at most the number of examples.",
+        json_schema_extra={"unit": "examples"},
+    )
     learning_rate: float | None = Field(
-        BASE_LEARNING_RATE, gt=0, description="Of AdamW, constant; null: learning_rate_multiplier is set."
+        BASE_LEARNING_RATE,
+        gt=0,
+        description="Of AdamW, constant; null: learning_rate_multiplier is set.",
+        json_schema_extra={"unit": "none: the step size of AdamW"},
     )
     learning_rate_multiplier: float | None = Field(
-        None, gt=0, description="Times the base value 0.001; null: learning_rate is set."
+        None,
+        gt=0,
+        description="Times the base value 0.001; null: learning_rate is set.",
+        json_schema_extra={"unit": "times 0.001"},
     )
-    adapter_rank: int = Field(8, ge=1, description="Rank of the LoRA matrices.")
-    adapter_alpha: float = Field(16, gt=0, description="LoRA's scale is adapter_alpha / adapter_rank.")
+    adapter_rank: int = Field(
+        8,
+        ge=1,
+        description="Rank of the LoRA matrices.",
+        json_schema_extra={"unit": "rank: columns of the adapter's matrices"},
+    )
+    adapter_alpha: float = Field(
+        16,
+        gt=0,
+        description="LoRA's scale is adapter_alpha / adapter_rank.",
+        json_schema_extra={"unit": "none: a factor is adapter_alpha / adapter_rank"},
+    )
 
     @model_validator(mode="after")
     def _one_learning_rate(self) -> Self:
@@ -169,7 +210,12 @@ class LocalBackend(Section):
 
     kind: Literal["local"] = Field(description="local")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu.")
-    threads: int | None = Field(None, ge=1, description="CPU threads; null: as many as torch takes by itself.")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="CPU threads; null: as many as torch takes by itself.",
+        json_schema_extra={"unit": "CPU threads"},
+    )
 
 
 GOOGLE = "https://generativelanguage.googleapis.com"
@@ -191,7 +237,12 @@ class GeminiBackend(Section):
     oauth: bool = Field(False, description="Google's application default credentials instead of an API key.")
     connect_timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for a connection.")
     read_timeout_s: float = Field(60.0, gt=0, description="Seconds to wait for each part of an answer.")
-    max_in_flight: int = Field(10, ge=1, description="Jobs and prompts that the service is given at once.")
+    max_in_flight: int = Field(
+        10,
+        ge=1,
+        description="Jobs and prompts that the service is given at once.",
+        json_schema_extra={"unit": "jobs or prompts"},
+    )
     poll_interval_s: float = Field(5.0, ge=0, description="Seconds between two looks at the running jobs.")
 
     @field_validator("base_url")
@@ -216,7 +267,13 @@ class Generation(Section):
     """How a model is asked for its answers to held-out examples."""
 
     max_output_tokens: int = Field(64, ge=1, description="Longest answer, in tokens.")
-    temperature: float = Field(0.0, ge=0, le=2, description="0: always the likeliest token.")
+    temperature: float = Field(
+        0.0,
+        ge=0,
+        le=2,
+        description="0: always the likeliest token.",
+        json_schema_extra={"unit": "none: divides the logits"},
+    )
 
 
 class Evaluation(Section):
@@ -231,7 +288,7 @@ class Evaluation(Section):
 class Tracking(Section):
     """Where the ledger is shown to people."""
 
-    kind: Literal["mlflow", "none"] = "mlflow"
+    kind: Literal["mlflow", "none"] = Field("mlflow", description="What shows it; none: the ledger alone keeps it.")
     uri: str | None = Field(None, description="MLflow tracking URI; null: a SQLite file under paths.runs.")
 
 
@@ -249,7 +306,9 @@ class Budget(Section):
     failed after they were accepted included.
     """
 
-    max_usd: float | None = Field(None, ge=0, description="US dollars, by model.price; null: no limit.")
+    max_usd: float | None = Field(
+        None, ge=0, description="US dollars, by model.price; null: no limit.", json_schema_extra={"unit": "US dollars"}
+    )
     max_tokens: int | None = Field(None, ge=0, description="Training tokens, all epochs; null: no limit.")
     max_hours: float | None = Field(
         None, ge=0, description="Hours of one `run`; what is under way then is finished; null: no limit."
@@ -260,13 +319,19 @@ class Runner(Section):
     """When the runner tries again, and when it gives up."""
 
     max_attempts: int = Field(
-        3, ge=1, description="Times one run submits a trial whose worker is lost or whose service is busy."
+        3,
+        ge=1,
+        description="Times one run submits a trial whose worker is lost or whose service is busy.",
+        json_schema_extra={"unit": "submissions of a trial"},
     )
     backoff_s: float = Field(
         1.0, ge=0, description="Seconds before a second attempt; twice as long before each further one, up to 60."
     )
     max_failures: int | None = Field(
-        3, ge=1, description="Trials that fail for one reason, before any succeeds, until the run stops; null: never."
+        3,
+        ge=1,
+        description="Trials that fail for one reason, before any succeeds, until the run stops; null: never.",
+        json_schema_extra={"unit": "trials"},
     )
     stall_after_s: float = Field(
         600.0, gt=0, description="Seconds without a new step until a running job is reported as stalled."
@@ -283,7 +348,13 @@ class TrialConfig(Section):
     """Everything that one trial needs: the config of one point of the sweep."""
 
     name: Slug = Field(description="A slug: names the MLflow experiment and the tuned models.")
-    seed: int = Field(0, ge=0, lt=2**32, description="Of splits, shuffles, adapters and sampling.")
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**32,
+        description="Of splits, shuffles, adapters and sampling.",
+        json_schema_extra={"unit": "none: any whole number"},
+    )
     dataset: Dataset
     template: Template = Field(default_factory=Template)
     model: Model
@@ -297,10 +368,19 @@ class TrialConfig(Section):
 
 
 class Point(Section):
-    """One point of the sweep: what it sets, and the config that gives."""
+    """One point of the sweep: what it sets, and the config that gives.
+
+    `environment` holds, by dotted key, the interpolation of each text that came from an environment variable: what is
+    stored of the config has these in the place of the values.
+    """
 
     overrides: dict[str, Scalar]
     config: TrialConfig
+    environment: dict[str, str] = Field(default_factory=dict)
+
+
+WORKED_OUT = ("pins", "points", "notes")
+"""Fields of an experiment that `load` works out; none can be written in YAML."""
 
 
 class Experiment(TrialConfig):
@@ -312,11 +392,12 @@ class Experiment(TrialConfig):
     sweep: Sweep = Field(default_factory=Sweep)
     pins: dict[str, Scalar] = Field(default_factory=dict, description="Swept keys that the command line fixed.")
     points: tuple[Point, ...] = Field((), description="The sweep's points, in order; empty: this config alone.")
+    notes: tuple[str, ...] = Field((), description="What the load did that a reader of the files may not expect.")
 
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of what can be written in YAML, for editors; without what `load` works out."""
     document = Experiment.model_json_schema()
-    for worked_out in ("pins", "points"):
+    for worked_out in WORKED_OUT:
         del document["properties"][worked_out]
     return document

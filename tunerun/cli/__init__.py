@@ -47,7 +47,10 @@ app.add_typer(data.app, name="data")
 app.add_typer(serve.app, name="serve")
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the config.")]
-ConfigDir = Annotated[str | None, typer.Option("--config-dir", "-cd", help="Directory of YAML files, searched first.")]
+ConfigDir = Annotated[
+    list[str] | None,
+    typer.Option("--config-dir", "-cd", help="Directory of YAML files, searched first; several, in their order."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 Multirun = Annotated[bool, typer.Option("--multirun", "-m", help="Accepted as Hydra's; sweeps need no flag here.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Run every trial anew, also those that have succeeded.")]
@@ -162,7 +165,7 @@ def run(
     raise typer.Exit(result.exit_code)
 
 
-def say_where_to_look(result: SweepResult, overrides: list[str], config_dir: str | None) -> None:
+def say_where_to_look(result: SweepResult, overrides: list[str], config_dir: list[str] | None) -> None:
     """Print where MLflow shows a sweep: on the tracking server in use, or on the one that `tunerun ui` starts."""
     from tunerun.cli import tables
 
@@ -170,7 +173,7 @@ def say_where_to_look(result: SweepResult, overrides: list[str], config_dir: str
         tables.out.print(f"The runs in MLflow: {result.server}/{result.link}")
     elif result.link:
         ours = [o for o in overrides if o.startswith(("paths", "tracking", "local"))]
-        command = f"{_program()} {shlex.join(['ui', *(['-cd', config_dir] if config_dir else []), *ours])}"
+        command = f"{_program()} {shlex.join(['ui', *(part for d in config_dir or () for part in ('-cd', d)), *ours])}"
         tables.out.print(f"To look at the runs: {command}   then open http://127.0.0.1:{UI_PORT}/{result.link}")
 
 
@@ -250,7 +253,7 @@ def cancel(
 
 @contextmanager
 def _chosen_sweep(
-    overrides: list[str], config_dir: str | None, sweep: str | None, *, to_write: bool = False
+    overrides: list[str], config_dir: list[str] | None, sweep: str | None, *, to_write: bool = False
 ) -> Iterator[tuple[Ledger, SweepResult]]:
     """The ledger, and one of its sweeps: by its id; else the one that the overrides compose; else the newest.
 
@@ -279,7 +282,7 @@ def _chosen_sweep(
         yield ledger, result_of(ledger, found[-1].id, open_tracker(tracking, Path(paths.runs)))
 
 
-def _composed_sweep(overrides: list[str], config_dir: str | None) -> str:
+def _composed_sweep(overrides: list[str], config_dir: list[str] | None) -> str:
     from tunerun.compose import load
     from tunerun.planning import plan as make_plan
 
@@ -363,9 +366,14 @@ def config(
 ) -> None:
     """Print the composed config as YAML, or as JSON."""
     from tunerun import compose
+    from tunerun.compose.explanation import text_of
 
-    if json_ and explain:
-        print_json({"key": explain, "text": compose.explain(explain, overrides or (), config_dir)})
+    if explain:
+        explained = compose.explain(explain, overrides or (), config_dir)
+        if json_:
+            print_json(explained)
+        else:
+            sys.stdout.write(text_of(explained) + "\n")
     elif json_ and not schema:
         import yaml
 
@@ -374,8 +382,6 @@ def config(
         from tunerun.schema import json_schema
 
         print_json(json_schema())
-    elif explain:
-        sys.stdout.write(compose.explain(explain, overrides or (), config_dir) + "\n")
     else:
         sys.stdout.write(compose.compose_yaml(overrides or (), config_dir))
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Check examples, or write them in a provider's format.", no_args_is_help=True)
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the config.")]
-ConfigDir = Annotated[str | None, typer.Option("--config-dir", "-cd", help="Directory of YAML files, searched first.")]
+ConfigDir = Annotated[
+    list[str] | None, typer.Option("--config-dir", "-cd", help="Directory of YAML files, searched first.")
+]
 
 
 class FormatName(StrEnum):
@@ -78,7 +80,7 @@ def export(
     tables.warnings(done.notes)
 
 
-def _loaded(overrides: list[str] | None, config_dir: str | None, *most_places: int) -> LoadedDataset:
+def _loaded(overrides: list[str] | None, config_dir: list[str] | None, *most_places: int) -> LoadedDataset:
     """The examples of the experiment itself, whatever its sweep varies; it needs no name."""
     from tunerun.compose import compose_name, load
     from tunerun.planning.planner import load_dataset

@@ -17,7 +17,8 @@ from tunerun.compose.loader import Loader
 from tunerun.errors import ConfigError
 from tunerun.schema import Scalar
 
-_NOT_SWEPT = ("name", "sweep", "tracking", "paths", "budget", "runner")
+NOT_SWEPT = ("name", "sweep", "tracking", "paths", "budget", "runner")
+"""Top-level keys that every trial of a sweep has alike."""
 _ONE_EACH = ("experiment", "debug", "local")
 _ZIPPED = "zip"
 _AXES = "sweep.axes."
@@ -131,7 +132,9 @@ def _written_axis(loader: Loader, key: str, value: Any, seed: int) -> Axis:
     try:
         if isinstance(value, list):
             _check_key(key, loader.parse(f"{key}=null"), f"sweep.axes.{key}")
-            return Axis(key, tuple(f"{key}={_text(key, item)}" for item in _not_too_many(value, key)), zipped=False)
+            return Axis(
+                key, tuple(f"{key}={_text(key, item)}" for item in _not_too_many(value, f"{_AXES}{key}")), zipped=False
+            )
         return _axis(loader, key, loader.parse(f"{key}={_text(key, value, grammar=True)}"), seed)
     except ConfigError as error:
         raise ConfigError([_under_axes(key, problem) for problem in error.problems]) from error
@@ -179,7 +182,7 @@ def _check_key(key: str, override: Override, written: str) -> None:
         raise ConfigError(f"{written}: write {key.removeprefix(_AXES)}=1,2 to add or replace that axis")
     if top in _ONE_EACH:
         raise ConfigError(f"{written}: each choice of {top} is a sweep of its own; name one, and run once for each")
-    if top in _NOT_SWEPT:
+    if top in NOT_SWEPT:
         raise ConfigError(f"{written}: {key} changes no trial and cannot be swept; run once for each value")
     if override.is_delete():
         raise ConfigError(f"{written}: a key cannot be deleted by a sweep; set it to null instead")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -34,11 +34,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from tunerun.compose import grammar
+from tunerun.compose import defaults, grammar, source
+from tunerun.compose.environment import Marks, marks_of, reading, with_marks
+from tunerun.compose.expansion import FREE, check_expansion
+from tunerun.compose.source import first_line, shown
 from tunerun.compose.validation import missing_keys, nearest
 from tunerun.errors import ConfigError
+from tunerun.redaction import remember
 
 CONFIG_NAME = "config"
+GLOBAL_GROUPS = ("experiment", "debug", "local")
+"""Groups whose files set keys of all others."""
 
 Raw = dict[str, Any]
 
@@ -61,10 +67,14 @@ class Loader:
 
     Args:
         directories: a file of an earlier one hides the file of the same name in a later one.
+
+    Attributes:
+        foreign: directories whose `config.yaml` is another program's and is not used, and the groups that it lacks.
     """
 
     def __init__(self, directories: Sequence[Path]) -> None:
         self.directories = list(directories)
+        self.foreign = {d: groups for d in self.directories if (groups := source.missing_groups(d))}
         self._parser = grammar.parser()
         self._templates: dict[tuple[str, ...], _Template] = {}
         self._groups: dict[str, bool] = {}
@@ -75,10 +85,11 @@ class Loader:
         GlobalHydra.instance().clear()
         version.setbase("1.3")
         Plugins.instance()  # registers the kinds of config source that a search path may have
+        source.register()
         search_path = ConfigSearchPathImpl()
         search_path.append("hydra", "pkg://hydra.conf")
         for directory in self.directories:
-            search_path.append("tunerun", f"file://{directory}")
+            search_path.append("tunerun", f"{source.SCHEME}://{directory}")
         search_path.append("schema", "structured://")
         hydra = Hydra.create_main_hydra2(task_name="tunerun", config_search_path=search_path)
         self._loader = cast(ConfigLoaderImpl, hydra.config_loader)
@@ -107,8 +118,11 @@ class Loader:
         return self._groups[key]
 
     def options(self, group: str) -> list[str]:
-        """The choices of a config group."""
-        return self._loader.get_group_options(group, results_filter=ObjectType.CONFIG)
+        """The choices of a config group, those in folders as `folder/name`."""
+        found = list(self._loader.get_group_options(group, results_filter=ObjectType.CONFIG))
+        for folder in self._loader.get_group_options(group, results_filter=ObjectType.GROUP):
+            found.extend(f"{folder}/{name}" for name in self.options(f"{group}/{folder}"))
+        return found
 
     def groups(self) -> list[str]:
         """The config groups at the top level, hydra's own left out."""
@@ -124,7 +138,10 @@ class Loader:
             ConfigError: the values cannot be listed, as those of `interval(...)`.
         """
         if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
-            return cast(Glob, override.value()).filter(self.options(override.key_or_group))
+            # As in Hydra, * means no choice in a folder.
+            globs, options = cast(Glob, override.value()), self.options(override.key_or_group)
+            is_deep = any("/" in pattern for pattern in globs.include)
+            return [name for name in globs.filter(options) if is_deep or "/" not in name]
         try:
             return grammar.listed(override, at_most, seed)
         except HydraException as error:
@@ -155,8 +172,21 @@ class Loader:
         Raises:
             ConfigError: Hydra cannot compose it, or an interpolation cannot be resolved.
         """
+        return self.point_and_marks(overrides, without)[0]
+
+    def point_and_marks(self, overrides: Sequence[Override], without: Sequence[str] = ()) -> tuple[Raw, Marks]:
+        """The same, with the interpolations of what came from the environment.
+
+        Raises:
+            ConfigError: Hydra cannot compose it, or an interpolation cannot be resolved.
+        """
         template, values = self._split(overrides)
-        return template.resolved(values, without)
+        try:
+            return template.resolved(values, without)
+        except UnresolvedError as error:
+            raise ConfigError(
+                [f"{self.origin(overrides, key.split('.'))}: {key}: {reason}" for key, reason in error.reasons.items()]
+            ) from error
 
     def unresolved(self, overrides: Sequence[Override], without: Sequence[str] = ()) -> Raw:
         """The same with its interpolations as they were written.
@@ -167,48 +197,54 @@ class Loader:
         return _without(cast(Raw, OmegaConf.to_container(self.config(overrides), resolve=False)), without)
 
     def _split(self, overrides: Sequence[Override]) -> tuple[_Template, list[Override]]:
-        structural = tuple(str(o.input_line) for o in overrides if self.is_structural(o))
+        structural = self._structural(overrides)
         if structural not in self._templates:
             self._templates[structural] = _Template(self._compose(structural))
         return self._templates[structural], [o for o in overrides if not self.is_structural(o)]
+
+    def _structural(self, overrides: Sequence[Override]) -> tuple[str, ...]:
+        return tuple(str(o.input_line) for o in overrides if self.is_structural(o))
 
     def _compose(self, overrides: tuple[str, ...]) -> DictConfig:
         try:
             return compose(CONFIG_NAME, overrides=list(overrides))
         except MissingConfigException as error:
-            raise ConfigError(self._missing_choice(error)) from error
+            found = defaults.problems(self._named_files(overrides), self.options_of_groups())
+            raise ConfigError(found or self._missing_choice(error)) from error
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-            broken = self._unreadable() or [f"the config cannot be composed: {_one_line(error)}"]
-            raise ConfigError(broken) from error
+            raise ConfigError(
+                defaults.problems(self._named_files(overrides), self.options_of_groups())
+                or [f"the config cannot be composed: {_one_line(error)}"]
+            ) from error
+
+    def options_of_groups(self) -> dict[str, list[str]]:
+        """The choices of every group that the primary config has in its defaults, by the group's name."""
+        try:
+            listed = self._loader.compute_defaults_list(CONFIG_NAME, [], RunMode.RUN)
+        except HydraException:
+            return {}  # the primary config is what is wrong
+        named = [group for group in listed.overrides.known_choices if not group.startswith("hydra/")]
+        return {group: self.options(group) for group in named if self.is_group(group)}
+
+    def _named_files(self, overrides: Sequence[str]) -> list[Path]:
+        """The files of experiments and the like that overrides name, and those that their defaults may."""
+        named = [text.lstrip("+").partition("=") for text in overrides]
+        chosen = [(group, choice) for group, _, choice in named if group in GLOBAL_GROUPS]
+        folders = [(d / group, choice) for group, choice in [*chosen, ("local", "default")] for d in self.directories]
+        return [file for folder, choice in folders if (file := folder / f"{choice}.yaml").is_file()]
 
     def _missing_choice(self, error: MissingConfigException) -> str:
         """What a defaults list names and no directory holds: where that is written, and what it may have meant."""
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
         options = self.options(group) if group else []
         if not options:
-            return f"the config cannot be composed: {_one_line(error)}"
+            return f"the config cannot be composed: {first_line(error)}"
         written = re.compile(rf"(?:^|/|\s){re.escape(group)}(?:@[\w.]+)?\s*:.*\b{re.escape(choice)}\b")
         for file in self._files():
             for number, line in enumerate(file.read_bytes().decode("utf-8", "replace").splitlines(), start=1):
                 if written.search(line):
-                    return f"{_shown(file)}:{number}: {no_choice(group, choice, options)}"
+                    return f"{shown(file)}:{number}: {no_choice(group, choice, options)}"
         return no_choice(group, choice, options)
-
-    def _unreadable(self) -> list[str]:
-        """The YAML files that are not UTF-8 or no YAML, for a parser does not say which file it was given."""
-        found = []
-        for file in self._files():
-            try:
-                yaml.safe_load(file.read_text(encoding="utf-8"))
-            except UnicodeDecodeError as error:
-                found.append(f"{_shown(file)}: is not UTF-8 at byte {error.start}; save it as UTF-8")
-            except yaml.YAMLError as error:
-                mark = getattr(error, "problem_mark", None)
-                place = f":{mark.line + 1}" if mark else ""
-                found.append(
-                    f"{_shown(file)}{place}: is no YAML: {getattr(error, 'problem', None) or _first_line(error)}"
-                )
-        return found
 
     def _files(self) -> list[Path]:
         """All YAML files of the directories, in their order."""
@@ -219,38 +255,69 @@ class Loader:
     def origin(self, overrides: Sequence[Override], location: Sequence[str | int]) -> Origin:
         """Say where the value at a location of the config was written, or the nearest key above it."""
         keys = [str(key) for key in location]
-        dotted = ".".join(keys)
-        for override in reversed(overrides):
-            key = override.key_or_group
-            if (
-                key == dotted
-                or key.startswith(f"{dotted}.")
-                or (dotted.startswith(f"{key}.") and isinstance(override.value(), dict | list))
-            ):
-                return Origin("command line")
-        structural = tuple(str(o.input_line) for o in overrides if self.is_structural(o))
-        if structural not in self._defaults:
-            listed = self._loader.compute_defaults_list(CONFIG_NAME, list(structural), RunMode.RUN)
-            self._defaults[structural] = listed.defaults
-        defaults = self._defaults[structural]
+        listed = self._defaults_of(overrides)
         while keys:
-            for default in reversed(defaults):
+            if any(_sets(override, keys) for override in overrides):
+                return Origin("command line")
+            for default in reversed(listed):
                 found = self._line_of(default.config_path, default.package, keys)
                 if found is not None:
                     return found
             keys.pop()
         return Origin(CONFIG_NAME)
 
+    def misplaced(self, overrides: Sequence[Override]) -> list[str]:
+        """What is wrong with files of experiments whose keys ended up below the group's name."""
+        found = []
+        for default in self._defaults_of(overrides):
+            group = (default.config_path or "").partition("/")[0]
+            file = self._file_of(default.config_path)
+            if group in GLOBAL_GROUPS and file is not None and (default.package or "").split(".")[0] == group:
+                found.append(
+                    f"{shown(file)}:1: has no line '# @package _global_' before its first key, so its keys are set "
+                    f"below '{group}'; make that its first line"
+                )
+        return found
+
+    def _defaults_of(self, overrides: Sequence[Override]) -> Sequence[ResultDefault]:
+        structural = self._structural(overrides)
+        if structural not in self._defaults:
+            listed = self._loader.compute_defaults_list(CONFIG_NAME, list(structural), RunMode.RUN)
+            self._defaults[structural] = listed.defaults
+        return self._defaults[structural]
+
     def _line_of(self, config_path: str | None, package: str | None, keys: list[str]) -> Origin | None:
         prefix = package.split(".") if package else []
-        if config_path is None or keys[: len(prefix)] != prefix:
-            return None
-        file = next((f for d in self.directories if (f := d / f"{config_path}.yaml").is_file()), None)
+        file = self._file_of(config_path) if keys[: len(prefix)] == prefix else None
         if file is None:
             return None
         rest = keys[len(prefix) :]
-        line = _line(file.read_text(encoding="utf-8"), rest) if rest else (1 if prefix else None)
-        return None if line is None else Origin(f"{_shown(file)}:{line}", file)
+        line = _line(file.read_text(encoding="utf-8-sig"), rest) if rest else (1 if prefix else None)
+        return None if line is None else Origin(f"{shown(file)}:{line}", file)
+
+    def _file_of(self, config_path: str | None) -> Path | None:
+        """The file that a path in a defaults list means; None: hydra's own, or none."""
+        directories = self.directories
+        if config_path == CONFIG_NAME:
+            directories = [d for d in directories if d not in self.foreign]
+        return next((f for d in directories if config_path and (f := d / f"{config_path}.yaml").is_file()), None)
+
+
+def _sets(override: Override, keys: Sequence[str]) -> bool:
+    """Whether an override sets a key, something below it, or a dictionary or list that holds it."""
+    at = override.key_or_group.split(".")
+    if at[: len(keys)] == list(keys):
+        return True
+    node: Any = override.value()
+    if list(keys[: len(at)]) != at or not isinstance(node, dict | list):
+        return False
+    for key in keys[len(at) :]:
+        if isinstance(node, list):
+            return True
+        if not isinstance(node, dict) or key not in node:
+            return False
+        node = node[key]
+    return True
 
 
 class _Template:
@@ -260,24 +327,31 @@ class _Template:
         self._config = config
         self._plain = cast(Raw, OmegaConf.to_container(config, resolve=False))
         self._trimmed: dict[tuple[str, ...], DictConfig] = {}
+        self._interpolations = str(self._plain).count("${")
 
     def changed(self, values: Sequence[Override]) -> DictConfig:
         config = copy.deepcopy(self._config)
         _apply([self._forgiving(value) for value in values], config)
         return config
 
-    def resolved(self, values: Sequence[Override], without: Sequence[str]) -> Raw:
+    def resolved(self, values: Sequence[Override], without: Sequence[str]) -> tuple[Raw, Marks]:
         # Copying a DictConfig costs more than all the rest. Where every override only sets a leaf that is there, set
         # it in place, read the result, and set it back.
+        self._check_expansion(values)
         if not all(self._is_leaf(value) for value in values):
-            return _without(_container(self.changed(values)), without)
+            raw, marks = _resolved(self.changed(values))
+            return _without(raw, without), {place: text for place, text in marks.items() if place[0] not in without}
         config = self._without(tuple(without))
         try:
             _apply(values, config)
-            return _container(config)
+            return _resolved(config)
         finally:
             for value in values:
                 OmegaConf.update(config, value.key_or_group, self._leaf(value.key_or_group)[1], merge=False)
+
+    def _check_expansion(self, values: Sequence[Override]) -> None:
+        if self._interpolations + sum(str(value.input_line).count("${") for value in values) > FREE:
+            check_expansion(cast(Raw, OmegaConf.to_container(self.changed(values), resolve=False)))
 
     def _without(self, keys: tuple[str, ...]) -> DictConfig:
         if keys not in self._trimmed:
@@ -321,6 +395,24 @@ def _apply(overrides: Sequence[Override], config: DictConfig) -> None:
         raise ConfigError(f"command line: {_one_line(error)}") from error
 
 
+class UnresolvedError(Exception):
+    """Interpolations that cannot be resolved: why, by dotted key."""
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        self.reasons = reasons
+        super().__init__(reasons)
+
+
+def _resolved(config: DictConfig) -> tuple[Raw, Marks]:
+    with reading() as read:
+        raw = _container(config)
+    if not read.variables:
+        return raw, {}
+    remember(read.variables)
+    with reading(gives_text=True):
+        return raw, marks_of(raw, _texts(config, raw))
+
+
 def _container(config: DictConfig) -> Raw:
     try:
         return cast(Raw, OmegaConf.to_container(config, resolve=True))
@@ -329,9 +421,56 @@ def _container(config: DictConfig) -> Raw:
         raise ConfigError(
             [f"{'.'.join(key)}: is missing; give it a value" for key in missing_keys(unresolved)]
         ) from error
-    except OmegaConfBaseException as error:
-        reason = _first_line(error).replace("KeyError raised while resolving interpolation: ", "").strip('"')
-        raise ConfigError(f"{getattr(error, 'full_key', None) or CONFIG_NAME}: {reason}") from error
+    except (OmegaConfBaseException, RecursionError) as error:
+        reasons = dict(_reasons(config))
+        raise UnresolvedError(reasons or {str(getattr(error, "full_key", CONFIG_NAME)): first_line(error)}) from error
+
+
+def _reasons(config: DictConfig) -> Iterator[tuple[str, str]]:
+    """Every key whose interpolation cannot be resolved, and why."""
+    for key in _leaves(cast(Raw, OmegaConf.to_container(config, resolve=False))):
+        try:
+            OmegaConf.select(config, key, throw_on_missing=False)
+        except RecursionError:
+            yield key, "its interpolation leads back to itself; give it a value"
+        except OmegaConfBaseException as error:
+            yield key, _reason(first_line(error))
+
+
+def _reason(text: str) -> str:
+    """Why an interpolation cannot be resolved, and what to do."""
+    reason = text.partition("raised while resolving interpolation: ")[2].strip("\"'") or text
+    if found := re.fullmatch(r"Environment variable '(.*)' not found", reason):
+        name = found[1]
+        return f"the environment variable {name} is not set; set it, or give a default: ${{oc.env:{name},VALUE}}"
+    if found := re.fullmatch(r"Unsupported interpolation type (\w+)", reason):
+        return f"{reason}; write ${{oc.{found[1]}:...}}" if found[1] in ("env", "decode", "select") else reason
+    if reason.startswith("Recursive"):
+        return "its interpolation leads back to itself; give it a value"
+    if "Interpolation key" in reason:
+        return f"{reason}; write the whole dotted key, such as ${{hyperparameters.epoch_count}}"
+    return reason
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted keys of texts with an interpolation."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _leaves(value, f"{prefix}[{index}]")
+    elif isinstance(node, str) and "${" in node:
+        yield prefix
+
+
+def _texts(config: DictConfig, raw: Raw) -> Any:
+    """The config while `oc.env` gives its own text; a key that this leads astray has the text that was written."""
+    try:
+        return OmegaConf.to_container(config, resolve=True)
+    except (OmegaConfBaseException, RecursionError):
+        written = cast(Raw, OmegaConf.to_container(config, resolve=False))
+        return {key: value if value == raw.get(key) else written[key] for key, value in written.items()}
 
 
 def _without(raw: Mapping[str, Any], keys: Sequence[str]) -> Raw:
@@ -340,7 +479,7 @@ def _without(raw: Mapping[str, Any], keys: Sequence[str]) -> Raw:
 
 def to_yaml(config: DictConfig) -> str:
     """A config as YAML, interpolations resolved where they can be."""
-    return OmegaConf.to_yaml(OmegaConf.create(_container(config)))
+    return OmegaConf.to_yaml(OmegaConf.create(with_marks(*_resolved(config))))
 
 
 def no_choice(group: str, choice: str, options: Sequence[str]) -> str:
@@ -365,14 +504,6 @@ def _line(text: str, keys: Sequence[str]) -> int | None:
         else:
             return None
     return line
-
-
-def _shown(file: Path) -> str:
-    return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _one_line(error: Exception) -> str:

@@ -35,10 +35,12 @@ class SharedSections:
     Args:
         raw: the resolved config without the point's values, paths made absolute.
         unresolved: the same with its interpolations.
+        marks: by dotted key, the interpolations of what came from the environment.
     """
 
-    def __init__(self, raw: Raw, unresolved: Raw) -> None:
+    def __init__(self, raw: Raw, unresolved: Raw, marks: Mapping[str, str]) -> None:
         self._raw = raw
+        self._marks = dict(marks)
         texts = list(_interpolations(unresolved))
         self._read = {word for text in texts for word in _WORDS.findall(text)}
         self._all_read = any(_COMPUTED.search(text) for text in texts)
@@ -46,8 +48,8 @@ class SharedSections:
         self._sections: dict[tuple[str, Assigned], Any] = {}
         self._is_free: dict[str, bool] = {}
 
-    def config(self, values: Sequence[Override]) -> TrialConfig | None:
-        """The config with these values; None: it has to be composed as a whole."""
+    def config(self, values: Sequence[Override]) -> tuple[TrialConfig, dict[str, str]] | None:
+        """The config with these values, and its marks; None: it has to be composed as a whole."""
         if not self._is_known:
             return None
         assigned: dict[str, list[tuple[str, Any]]] = {}
@@ -62,7 +64,11 @@ class SharedSections:
             if section is None:
                 return None
             sections[name] = section[0]
-        return TrialConfig.model_construct(**sections)
+        config = TrialConfig.model_construct(**sections)
+        if not self._marks:
+            return config, {}
+        set_here = {override.key_or_group for override in values}
+        return config, {key: text for key, text in self._marks.items() if key not in set_here}
 
     def _may_set(self, key: str, override: Override, value: Any) -> bool:
         if key not in self._is_free:

@@ -1,0 +1,214 @@
+"""Mistakes in the files of a conf directory: each names the file, the line, and the fix that works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tunerun.compose import compose_yaml, config_directories, each_experiment, load
+from tunerun.errors import ConfigError
+
+NEXT = "experiment=next_number"
+GLOBAL = "# @package _global_\n"
+
+
+def write(path: str, text: str | bytes) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("name: g\ndataset: {path: x}\n", r"g.yaml:1: has no line '# @package _global_' before its first key, so its keys are set below 'experiment'; make that"),
+        ("name: g\n# @package _global_\ndataset: {path: x}\n", r"g.yaml:1: has no line '# @package _global_' before its first key"),
+        (GLOBAL + "defaults:\n  - /dataset: next_number\nname: g\n", r"g.yaml:3: defaults: dataset is chosen in config.yaml already; write `- override /dataset: next_number`"),
+        (GLOBAL + "defaults:\n  - dataset: next_number\nname: g\n", r"g.yaml:3: defaults: dataset is chosen in config.yaml already; write `- override /dataset: next_number`"),
+        (GLOBAL + "defaults:\n  - override dataset: next_number\nname: g\n", r"g.yaml:3: defaults: `override dataset` names no group of config.yaml; write `- override /dataset: next_number`"),
+        (GLOBAL + "defaults:\n  - override /datset: next_number\nname: g\n", r"g.yaml:3: defaults: there is no group 'datset'; did you mean 'dataset'\?"),
+        (GLOBAL + "defaults:\n  override /dataset: next_number\nname: g\n", r"g.yaml:3: defaults: must be a list; begin each entry with '- '"),
+        (GLOBAL + "name: g\ntemplate: null\n", r"g.yaml:3: template: must be a mapping of keys to values; remove the line for the defaults, or choose one of plain"),
+        (GLOBAL + "name: g\nseed: ${oc.env:NOWHERE}\n", r"g.yaml:3: seed: the environment variable NOWHERE is not set; set it, or give a default: \$\{oc.env:NOWHERE,VALUE\}"),
+        (GLOBAL + "name: g\nseed: ${oc.env:SEED}\n", r"g.yaml:3: seed: must be a whole number; the environment gives text: write \$\{oc.decode:\$\{oc.env:SEED\}\}"),
+        (GLOBAL + "name: g\nseed: ${env:SEED}\n", r"g.yaml:3: seed: Unsupported interpolation type env; write \$\{oc.env:...\}"),
+        (GLOBAL + "name: g\nseed: ${hyperparameter.epoch_count}\n", r"g.yaml:3: seed: Interpolation key 'hyperparameter.epoch_count' not found; write the whole dotted key"),
+        (GLOBAL + "name: g\nseed: ${seed}\n", r"seed: its interpolation leads back to itself; give it a value"),
+        (GLOBAL + "name: g\nname: h\n", r"g.yaml:3: is no YAML: found duplicate key name"),
+        (GLOBAL + "- name: g\n", r"g.yaml:1: holds a list; write a mapping of keys to values"),
+        (b"name: caf\xe9\n", r"g.yaml: is not UTF-8 at byte 9; save it as UTF-8"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_an_experiments_file_names_the_file_and_the_fix(
+    content: str | bytes, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Hydra would say of it names neither."""
+    monkeypatch.setenv("SEED", "7")
+    write("conf/experiment/g.yaml", content)
+    with pytest.raises(ConfigError, match=words) as caught:
+        load(["experiment=g", "dataset.path=x"])
+    assert len(caught.value.problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{','.join([f'*{chr(97 + i)}'] * 10)}]\n" for i in range(9)), r"g.yaml:5: expands to more than 20,000 values"),
+        ("a: " + "[" * 200 + "]" * 200 + "\n", r"g.yaml:1: collections are nested more than 50 deep"),
+        ("a: " + "{b: " * 200 + "1" + "}" * 200 + "\n", r"g.yaml:1: collections are nested more than 50 deep"),
+        ("a: &a [*a]\n", r"g.yaml:1: the alias \*a is inside of what it stands for"),
+        ("a: &a " + "x" * 500_000 + "\nb: [" + "*a," * 500 + "]\n", r"g.yaml:2: expands to more than 20,000 values"),
+        ("a: " + "x" * 1_000_001 + "\n", r"g.yaml: 1,000,005 bytes; a YAML of at most 1,000,000 is read"),
+        ("sweep: {axes: {seed: 'range(0,10000000000)'}}\n", r"sweep.axes.seed: seed=range\(0,10000000000\): more than 100,000 values"),
+        ("sweep: {axes: {seed: 'range(0,1e300,1e-300)'}}\n", "more than 100,000 values"),
+        ("seed: ${oc.decode:'" + "[" * 200 + "]" * 200 + "'}\n", "seed: "),
+        ("".join(f"a{n}: ${{a{n + 1}}}${{a{n + 1}}}\n" for n in range(40)) + "a40: x\n", "interpolations expand to more than 1,000,000 characters"),
+        ("".join(f"a{n}: ['${{a{n + 1}}}', '${{a{n + 1}}}', '${{a{n + 1}}}']\n" for n in range(20)) + "a20: [x]\n", "interpolations expand to more than 1,000,000 characters"),
+    ],
+    ids=lambda text: text[:12],
+)  # fmt: skip
+def test_a_yaml_cannot_take_the_machine(content: str, words: str) -> None:
+    """Aliases of aliases, deep nesting, huge ranges and interpolations of interpolations are one line each."""
+    write("conf/experiment/g.yaml", f"{content if content.startswith(('a: &a', 'a: ')) else GLOBAL + content}")
+    with pytest.raises(ConfigError, match=words) as caught:
+        load(["experiment=g", "name=g", "dataset.path=x"])
+    assert len(caught.value.problems) == 1
+
+
+def test_a_byte_order_mark_does_not_hide_the_header() -> None:
+    """A file that an editor saved with one is read like any other."""
+    write("conf/experiment/g.yaml", b"\xef\xbb\xbf# @package _global_\nname: g\ndataset: {path: x}\n")
+    assert load(["experiment=g"]).name == "g"
+
+
+def test_a_long_comment_does_not_hide_the_header() -> None:
+    """Hydra itself looks into the first 512 characters."""
+    write("conf/experiment/g.yaml", "# @package _global_\n" + "# a licence\n" * 100 + "name: g\ndataset: {path: x}\n")
+    assert load(["experiment=g"]).name == "g"
+
+
+def test_a_file_that_ends_in_yml_is_named() -> None:
+    """Hydra does not see it."""
+    write("conf/experiment/mine.yml", GLOBAL + "name: g\n")
+    with pytest.raises(
+        ConfigError, match=r"no choice 'mine'; .*; conf/experiment/mine.yml is not read: rename it to mine"
+    ):
+        load(["experiment=mine"])
+
+
+@pytest.mark.parametrize("text", ["+experiment=next_number", "+experiment=next_number +template=plain"])
+def test_hydras_documented_form_of_choosing_an_experiment_works(text: str) -> None:
+    """`+experiment=x` is what its documentation writes."""
+    assert load(text.split()).name == "next_number"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("template=null", r"template=null: null is not a choice of template; write ~template for the defaults of its keys"),
+        ("experiment=null", r"experiment=null: null is not a choice of experiment; omit experiment"),
+        ("template=plain,null", r"null is not a choice of template"),
+        ("experiment=next_number,next_number", r"each choice of experiment is a sweep of its own; only `plan` and `run` take several"),
+        ("debug=tiny,tiny", r"each choice of debug is a sweep of its own; run once for each"),
+        ("~dataset", r"dataset: is missing; give it a value; ~dataset removed it"),
+    ],
+)  # fmt: skip
+def test_a_group_that_is_not_chosen_says_how_to_choose(override: str, words: str) -> None:
+    """And `null` is not a choice."""
+    with pytest.raises(ConfigError, match=words):
+        load([NEXT, override])
+
+
+@pytest.mark.parametrize(
+    ("override", "note"),
+    [
+        ("~seed", "~seed: removed from the config, so the default holds: 0"),
+        ("~template", '~template: removed from the config, so the default holds: {"text_input":"{{ text_input }}","output":"{{ output }}"}'),
+        ("~hyperparameters.epoch_count", "~hyperparameters.epoch_count: removed from the config, so the default holds: 5"),
+    ],
+)  # fmt: skip
+def test_what_is_removed_says_what_holds_instead(override: str, note: str) -> None:
+    """A deleted key or group has the schema's default, and a plan says so."""
+    assert load([NEXT, "sweep.axes=null", override]).notes == (note,)
+
+
+def test_choices_in_folders_are_chosen_as_in_hydra() -> None:
+    """`experiment=folder/name` and `dataset=folder/name`; a misspelt one is answered with the nearest."""
+    write("conf/experiment/team/mine.yaml", GLOBAL + "defaults:\n  - override /dataset: team/rows\nname: mine\n")
+    write("conf/dataset/team/rows.yaml", "path: x.csv\n")
+    assert load(["experiment=team/mine"]).dataset.path.endswith("x.csv")
+    assert load([NEXT, "dataset=team/rows"]).dataset.path.endswith("x.csv")
+    with pytest.raises(ConfigError, match=r"no choice 'team/mien'; did you mean 'team/mine'"):
+        load(["experiment=team/mien"])
+
+
+def test_several_experiments_are_several_lists_of_overrides() -> None:
+    """By name, by choice(..) and by glob, each with all other overrides; the last override of experiment says which."""
+    for name in ("a", "b"):
+        write(f"conf/experiment/{name}.yaml", GLOBAL + f"name: {name}\n")
+    expected = [["experiment=a", "seed=1,2"], ["experiment=b", "seed=1,2"]]
+    assert each_experiment(["experiment=a,b", "seed=1,2"]) == expected
+    assert each_experiment([NEXT, "experiment=choice(a,b)", "seed=1,2"]) == expected
+    assert [each[0] for each in each_experiment(["experiment=glob(*)"])] == ["experiment=a", "experiment=b", NEXT]
+    assert each_experiment(["experiment=a,b", "experiment=a"]) == [["experiment=a,b", "experiment=a"]]
+    with pytest.raises(ConfigError, match=r"no experiment matches; choices: a, b, next_number"):
+        each_experiment(["experiment=glob(z*)"])
+
+
+FOREIGN = "defaults:\n  - model: resnet\n  - _self_\nepochs: 3\n"
+
+
+def test_another_programs_config_does_not_replace_tuneruns() -> None:
+    """A `conf/config.yaml` without the groups is not used, its directory is, and the notes say so."""
+    write("conf/config.yaml", FOREIGN)
+    write("conf/experiment/mine.yaml", GLOBAL + "name: mine\ndataset: {path: x}\nhyperparameters: {epoch_cuont: 1}\n")
+    note = load([NEXT]).notes[0]
+    assert note.startswith(
+        "conf/config.yaml: is not used: its defaults have no dataset, backend, so it is another program's"
+    )
+    assert compose_yaml([NEXT]).startswith(f"# {note}\n")
+    with pytest.raises(ConfigError, match=r"conf/experiment/mine.yaml:4: hyperparameters.epoch_cuont: unknown key"):
+        load(["experiment=mine"])
+    with pytest.raises(ConfigError, match=rf"{REPOSITORY}/conf/config.yaml:\d+: name: is missing"):
+        load()
+
+
+def test_a_users_own_primary_config_is_used() -> None:
+    """One that has the groups replaces tunerun's own."""
+    text = (REPOSITORY / "conf/config.yaml").read_text()
+    write("conf/config.yaml", text.replace("seed: 0", "seed: 5"))
+    assert (load([NEXT]).seed, load([NEXT]).notes) == (5, ())
+
+
+def test_several_directories_are_searched_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the command line, then those of TUNERUN_CONF with a colon between two."""
+    for name, epochs in (("one", 1), ("two", 2), ("three", 3), ("four", 4)):
+        write(f"{name}/hyperparameters/{name}.yaml", f"epoch_count: {epochs}\n")
+        write(f"{name}/hyperparameters/default.yaml", f"epoch_count: {epochs}\n")
+    monkeypatch.setenv("TUNERUN_CONF", "three:four")
+    assert [d.name for d in config_directories(["one", "two"])] == ["one", "two", "three", "four", "conf"]
+    assert load([NEXT, "sweep.axes=null"], ["two", "one"]).hyperparameters.epoch_count == 2
+    assert load([NEXT, "sweep.axes=null"]).hyperparameters.epoch_count == 3
+    assert load([NEXT, "sweep.axes=null", "hyperparameters=four"]).hyperparameters.epoch_count == 4
+    monkeypatch.setenv("TUNERUN_CONF", "three:nowhere")
+    with pytest.raises(ConfigError, match="TUNERUN_CONF: nowhere: no such directory"):
+        load([NEXT])
+
+
+def test_a_dictionary_for_a_group_does_not_move_relative_paths() -> None:
+    """`dataset={limit: 5}` says nothing of the path, which is looked for beside its YAML as before."""
+    assert load([NEXT, "dataset={limit: 5}"]).dataset.path == load([NEXT]).dataset.path
+    write("rows.csv", "text_input,output\n1,2\n")
+    assert load([NEXT, "dataset={path: rows.csv}"]).dataset.path == str(Path("rows.csv").absolute())
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [("name='x-${seed}'", "name"), ("paths.runs='runs/${seed}'", "paths"), ("budget.max_tokens=${seed}", "budget")],
+)
+def test_what_all_trials_have_alike_must_not_read_a_swept_key(override: str, key: str) -> None:
+    """A name with the seed in it would be one experiment with the names of many."""
+    with pytest.raises(ConfigError, match=rf"command line: {key}: reads a swept key \(seed\), and must be the same"):
+        load([NEXT, "sweep.axes=null", "seed=1,2", override])
+    assert load([NEXT, "sweep.axes=null", "seed=1", override]).seed == 1

@@ -1,0 +1,305 @@
+"""One load: what the loader composed and what was typed become an Experiment, or lines that say what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+
+from tunerun.compose.axes import NOT_SWEPT, ExpandedSweep, expand, overrides_of
+from tunerun.compose.environment import Marks
+from tunerun.compose.grammar import MAX_POINTS
+from tunerun.compose.loader import GLOBAL_GROUPS, Loader, Origin, Raw, no_choice
+from tunerun.compose.points import SharedSections
+from tunerun.compose.source import PRIMARY, shown
+from tunerun.compose.validation import Location, lines, validate
+from tunerun.errors import ConfigError
+from tunerun.schema import Experiment, Point, Sweep, TrialConfig
+
+_PATHS = (("dataset", "path"), ("dataset", "validation", "path"), ("dataset", "test", "path"))
+_SQLITE = "sqlite:///"
+EXPERIMENT = "experiment"
+_NO_HYDRA = (
+    "{}: tunerun starts and watches the trials itself, so hydra's launchers and sweepers have no place; "
+    "choose where to run with backend=..., and what to vary with key=1,2 or sweep.axes"
+)
+
+
+@dataclass
+class Composition:
+    """One load: the open loader, what was typed, and what was found wrong so far."""
+
+    loader: Loader
+    command_line: list[Override]
+    problems: dict[str, None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.plain = [o for o in self.command_line if not o.is_sweep_override()]
+        self.groups = self.loader.groups()
+        self._found: dict[tuple[str, Location, tuple[str, ...]], str] = {}
+        self._origins: dict[tuple[Location, tuple[str, ...]], Origin] = {}
+        self._shared: dict[tuple[str, ...], SharedSections | None] = {}
+
+    def experiment(self) -> Experiment:
+        """The validated experiment with its points.
+
+        Raises:
+            ConfigError: everything that is wrong, one line each.
+        """
+        raw, marks = self.loader.point_and_marks(self.plain)
+        self._check_files(raw)
+        self._check_sweep_group(raw)
+        self.problems.update(dict.fromkeys(self._hidden_values(marks)))
+        sweep = self._sweep(raw.pop("sweep", None) or {}, marks)
+        seed = raw.get("seed")
+        expanded = expand(
+            self.loader, sweep.axes, sweep.exclude, self.command_line, seed if isinstance(seed, int) else 0
+        )
+        points = [self._point(overrides) for overrides in expanded.points]
+        if self.problems:
+            raise ConfigError(list(self.problems))
+        return self._assembled(raw, sweep, expanded, [point for point in points if point is not None])
+
+    def _check_files(self, raw: Raw) -> None:
+        """Refuse files whose keys ended up below their group; all else that is wrong follows from it."""
+        if any(group in raw for group in GLOBAL_GROUPS) and (misplaced := self.loader.misplaced(self.plain)):
+            raise ConfigError(misplaced)
+
+    def _hidden_values(self, marks: Marks) -> Iterator[str]:
+        """Values from the environment where they cannot be kept out of what is stored."""
+        reasons = {
+            "name": "names the sweep, the tuned models and the MLflow experiment",
+            "template": "is written into the ledger, the tuned model and MLflow with every example",
+            "sweep": "is written into the ledger and MLflow with every trial",
+        }
+        for location, text in marks.items():
+            if reason := reasons.get(str(location[0])):
+                place = f"{self._origin(location, ())}: {'.'.join(map(str, location))}"
+                yield f"{place}: {text} would be stored, for it {reason}; write the text itself"
+
+    def _check_sweep_group(self, raw: Mapping[str, Any]) -> None:
+        """Refuse a `sweep=` that was typed in vain: what an experiment writes in its own body wins over a group."""
+        chosen = [o for o in self.plain if o.key_or_group == "sweep" and self.loader.is_structural(o)]
+        without = [o for o in self.plain if o.key_or_group not in ("experiment", "debug")]
+        if chosen and len(without) < len(self.plain) and self.loader.point(without).get("sweep") != raw.get("sweep"):
+            raise ConfigError(
+                f"command line: {chosen[-1].input_line}: the experiment sets sweep.axes itself, which win over the "
+                "group; set the axes you want, as hyperparameters.learning_rate=1e-3,1e-4"
+            )
+
+    def _sweep(self, raw: Mapping[str, Any], marks: Marks) -> Sweep:
+        cleared = {key: value for key, value in raw.items() if value is not None}
+        sweep, problems = validate(Sweep, cleared)
+        located = [(("sweep", *location), message) for location, message in problems]
+        if sweep is None:
+            raise ConfigError(self._lines(located, (), marks))
+        return sweep
+
+    def _point(self, point: tuple[Override, ...]) -> Point | None:
+        shared = self._shared_config(point)
+        if shared is None:
+            return self._point_as_a_whole(point)
+        config, marks = shared
+        return Point.model_construct(overrides=overrides_of(point), config=config, environment=marks)
+
+    def _shared_config(self, point: tuple[Override, ...]) -> tuple[TrialConfig, dict[str, str]] | None:
+        """The config of a point from sections that others share; None: it has to be composed as a whole."""
+        chosen = tuple(o for o in point if self.loader.is_structural(o))
+        key = tuple(str(o.input_line) for o in chosen)
+        if key not in self._shared:
+            self._shared[key] = self._sections((*self.plain, *chosen), chosen)
+        shared = self._shared[key]
+        return shared.config([o for o in point if o not in chosen] if chosen else point) if shared else None
+
+    def _sections(self, overrides: tuple[Override, ...], chosen: tuple[Override, ...]) -> SharedSections | None:
+        try:
+            raw, marks = self.loader.point_and_marks(overrides, without=("sweep",))
+        except ConfigError:
+            return None  # a value that only the axes give; each point says what is wrong with it
+        self.make_absolute(raw, chosen)
+        return SharedSections(raw, self.loader.unresolved(overrides, without=("sweep",)), dotted(marks))
+
+    def _point_as_a_whole(self, point: tuple[Override, ...]) -> Point | None:
+        raw, marks = self.loader.point_and_marks([*self.plain, *point], without=("sweep",))
+        self.make_absolute(raw, point)
+        config, problems = validate(TrialConfig, raw, self.groups)
+        self.problems.update(dict.fromkeys(self._lines(problems, point, marks)))
+        if config is None:
+            return None
+        return Point.model_construct(overrides=overrides_of(point), config=config, environment=dotted(marks))
+
+    def _lines(self, problems: Sequence[tuple[Location, str]], point: tuple[Override, ...], marks: Marks) -> list[str]:
+        """Problems with where they were written, and with the fix that only the raw config shows."""
+        explained = [(location, f"{message}{self._fix(location, message, marks)}") for location, message in problems]
+        return lines(explained, lambda location: self._origin(location, point))
+
+    def _fix(self, location: Location, message: str, marks: Marks) -> str:
+        key = ".".join(map(str, location))
+        if message.startswith("must be") and (text := marks.get(location)):
+            return f"; the environment gives text: write ${{oc.decode:{text}}}"
+        deleted = next((o for o in self.plain if o.is_delete() and o.key_or_group == key), None)
+        if message.startswith("is missing") and deleted is not None:
+            return f"; {deleted.input_line} removed it"
+        if message.startswith("must be a mapping") and self.loader.is_group(key):
+            return f"; remove the line for the defaults, or choose one of {', '.join(self.loader.options(key))}"
+        return ""
+
+    def _assembled(self, raw: dict[str, Any], sweep: Sweep, expanded: ExpandedSweep, points: list[Point]) -> Experiment:
+        self.make_absolute(raw, ())
+        # Where only the axes give a value that the base leaves open, the first point stands for the experiment.
+        base = validate(TrialConfig, raw)[0] or points[0].config
+        if problems := list(self._differing(base, points)):
+            raise ConfigError(problems)
+        sections = {name: getattr(base, name) for name in TrialConfig.model_fields}
+        return Experiment.model_construct(
+            **sections, sweep=sweep, pins=dict(expanded.pins), points=tuple(points), notes=tuple(self._notes(base))
+        )
+
+    def _differing(self, base: TrialConfig, points: Sequence[Point]) -> Iterator[str]:
+        """Keys that every trial must have alike, and that read what the sweep varies."""
+        for name in NOT_SWEPT:
+            ours = getattr(base, name, None)
+            other = next((p for p in points if (v := getattr(p.config, name, None)) is not ours and v != ours), None)
+            if other is not None:
+                yield (
+                    f"{self._origin((name,), ())}: {name}: reads a swept key ({', '.join(other.overrides)}), and must "
+                    "be the same for all trials of a sweep; write it without, or run once for each value"
+                )
+
+    def _notes(self, base: TrialConfig) -> Iterator[str]:
+        """What a load did that a reader of the files may not expect."""
+        yield from foreign_notes(self.loader)
+        for override in self.plain:
+            top = override.key_or_group.split(".")[0]
+            if override.is_delete() and top in TrialConfig.model_fields:
+                value: Any = base
+                for part in override.key_or_group.split("."):
+                    value = getattr(value, part, None)
+                shown_value = value.model_dump_json() if hasattr(value, "model_dump_json") else repr(value)
+                yield f"{override.input_line}: removed from the config, so the default holds: {shown_value}"
+
+    def _origin(self, location: Location, point: tuple[Override, ...]) -> Origin:
+        """Where a value was written; for what a swept key sets, where its axis was."""
+        structural = tuple(str(o.input_line) for o in point if self.loader.is_structural(o))
+        dotted = ".".join(map(str, location))
+        typed = {o.key_or_group for o in self.command_line}
+        if any(o.key_or_group == dotted for o in point) and dotted not in typed:
+            location = ("sweep", "axes", dotted)
+        cached = (location, structural)
+        if cached not in self._origins:
+            chosen = [o for o in point if self.loader.is_structural(o)]
+            self._origins[cached] = self.loader.origin([*self.command_line, *chosen], location)
+        return self._origins[cached]
+
+    def make_absolute(self, raw: dict[str, Any], point: tuple[Override, ...]) -> None:
+        """Paths become absolute, so that the plan means the same from any directory."""
+        for location in _PATHS:
+            node: Any = raw
+            for part in location[:-1]:
+                node = node.get(part) if isinstance(node, Mapping) else None
+            if isinstance(node, dict) and isinstance(value := node.get(location[-1]), str) and value not in ("", "???"):
+                node[location[-1]] = self._existing(value, location, point)
+        paths, tracking = raw.get("paths"), raw.get("tracking")
+        for name in ("runs", "cache"):
+            if isinstance(paths, dict) and isinstance(value := paths.get(name), str) and value:
+                paths[name] = str(Path(value).expanduser().absolute())
+        if isinstance(tracking, dict) and isinstance(uri := tracking.get("uri"), str) and uri.startswith(_SQLITE):
+            tracking["uri"] = _SQLITE + str(Path(uri.removeprefix(_SQLITE)).absolute())
+
+    def _existing(self, value: str, location: Location, point: tuple[Override, ...]) -> str:
+        key = (value, location, tuple(str(o.input_line) for o in point if self.loader.is_structural(o)))
+        if key not in self._found:
+            self._found[key] = self._looked_for(value, location, point)
+        return self._found[key]
+
+    def _looked_for(self, value: str, location: Location, point: tuple[Override, ...]) -> str:
+        here = Path(value).expanduser().absolute()
+        if here.exists():
+            return str(here)
+        origin = self._origin(location, point)
+        beside = (origin.file.parent / value).resolve() if origin.file else here
+        return str(beside if beside.exists() else here)
+
+
+def foreign_notes(loader: Loader) -> Iterator[str]:
+    """Which `config.yaml` is another program's, and so not used."""
+    for directory, lacking in loader.foreign.items():
+        yield (
+            f"{shown(directory / PRIMARY)}: is not used: its defaults have no {', '.join(lacking)}, so it is another "
+            "program's; tunerun's own config.yaml is used, with the groups of that directory"
+        )
+
+
+def dotted(marks: Marks) -> dict[str, str]:
+    """Marks by dotted key."""
+    return {".".join(map(str, location)): text for location, text in marks.items()}
+
+
+def parsed(loader: Loader, texts: Sequence[str]) -> list[Override]:
+    """Parse all overrides, and check the groups they choose, before anything is composed.
+
+    Raises:
+        ConfigError: what is wrong with them, one line each.
+    """
+    found: list[Override] = []
+    problems: list[str] = []
+    for text in texts:
+        try:
+            override = loader.parse(text)
+            # Hydra's documentation writes +experiment=x, for a config without `experiment: null` in its defaults.
+            if override.is_add() and override.package is None and override.key_or_group in loader.options_of_groups():
+                override = loader.parse(text[1:])
+            problems.extend(_wrong_choices(loader, override))
+            found.append(override)
+        except ConfigError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def _wrong_choices(loader: Loader, override: Override) -> list[str]:
+    key, line = override.key_or_group, override.input_line
+    if override.is_hydra_override() or key == "hydra":
+        return [_NO_HYDRA.format(line)]
+    if not loader.is_group(key) or override.is_delete() or isinstance(override.value(), dict):
+        return []
+    options = loader.options(key)
+    sweeps = override.is_sweep_override()
+    if sweeps and key in GLOBAL_GROUPS:
+        where = "only `plan` and `run` take several, one after another" if key == EXPERIMENT else "run once for each"
+        return [f"{line}: each choice of {key} is a sweep of its own; {where}; name one"]
+    chosen = loader.elements(override, MAX_POINTS) if sweeps else [override.get_value_element_as_str()]
+    if "null" in chosen:
+        instead = f"omit {key}" if key in GLOBAL_GROUPS else f"write ~{key} for the defaults of its keys"
+        return [f"{line}: null is not a choice of {key}; {instead}, or choose one of {', '.join(options)}"]
+    wrong = [choice for choice in chosen if choice not in options]
+    if not wrong and not chosen:
+        return [f"{line}: no choice of {key} matches; choices: {', '.join(options)}"]
+    return [f"command line: {no_choice(key, choice, options)}{_other_ending(loader, key, choice)}" for choice in wrong]
+
+
+def _other_ending(loader: Loader, group: str, choice: str) -> str:
+    """The file of a choice whose name does not end in `.yaml`, as Hydra wants it."""
+    found = next((f for d in loader.directories if (f := d / group / f"{choice}.yml").is_file()), None)
+    return f"; {shown(found)} is not read: rename it to {choice}.yaml" if found else ""
+
+
+def one_for_each_experiment(loader: Loader, texts: Sequence[str]) -> list[list[str]]:
+    """The overrides of each experiment that is named; the last override of `experiment` says which.
+
+    Raises:
+        ConfigError: an override that cannot be parsed, or no experiment that matches.
+    """
+    overrides = [loader.parse(text) for text in texts]
+    last = next((o for o in reversed(overrides) if o.key_or_group == EXPERIMENT), None)
+    if last is None or not last.is_sweep_override():
+        return [list(texts)]
+    chosen = loader.elements(last, MAX_POINTS)
+    if not chosen:
+        raise ConfigError(f"{last.input_line}: no experiment matches; choices: {', '.join(loader.options(EXPERIMENT))}")
+    rest = [text for text, override in zip(texts, overrides, strict=True) if override.key_or_group != EXPERIMENT]
+    return [[f"{EXPERIMENT}={choice}", *rest] for choice in dict.fromkeys(chosen)]

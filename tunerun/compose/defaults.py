@@ -1,0 +1,59 @@
+"""The defaults list of an experiment's file: what Hydra says of a mistake there names neither the line nor the fix."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from tunerun.compose.source import read_yaml, shown
+from tunerun.compose.validation import nearest
+
+_ENTRY = re.compile(r"(?P<override>override\s+)?(?:optional\s+)?(?P<slash>/?)(?P<group>[^@]+)(?P<package>@\S+)?")
+
+
+def problems(files: Sequence[Path], options: Mapping[str, Sequence[str]]) -> list[str]:
+    """What is wrong with the defaults lists of files that set keys of all groups.
+
+    Args:
+        options: the choices of each group, by its name.
+    """
+    return [problem for file in files for problem in _problems(file, options)]
+
+
+def _problems(file: Path, options: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    document = yaml.compose(read_yaml(file))
+    entries = document.value if isinstance(document, yaml.MappingNode) else ()
+    found = next((value for key, value in entries if key.value == "defaults"), None)
+    if found is not None and not isinstance(found, yaml.SequenceNode):
+        yield f"{shown(file)}:{found.start_mark.line + 1}: defaults: must be a list; begin each entry with '- '"
+        return
+    for node in found.value if found is not None else ():
+        if isinstance(node, yaml.MappingNode) and len(node.value) == 1:
+            key, value = node.value[0]
+            place = f"{shown(file)}:{key.start_mark.line + 1}"
+            choice = value.value if isinstance(value, yaml.ScalarNode) else "..."
+            if problem := _problem(key.value, choice, options):
+                yield f"{place}: defaults: {problem}"
+
+
+def _problem(entry: str, choice: str, options: Mapping[str, Sequence[str]]) -> str | None:
+    """What is wrong with `- entry: choice`; None: nothing that can be seen here."""
+    parts = _ENTRY.fullmatch(entry.strip())
+    if parts is None:
+        return None
+    group = parts["group"].strip()
+    wanted = f"- override /{group}: {choice}"
+    if group not in options:
+        hint = nearest(group, list(options))
+        is_local = not parts["override"] and not parts["slash"]
+        return (
+            None if is_local and not hint else f"there is no group {group!r}; {hint or 'groups: ' + ', '.join(options)}"
+        )
+    if parts["override"] and not (parts["slash"] and not parts["package"]):
+        return f"`{entry}` names no group of config.yaml; write `{wanted}`"
+    if not parts["override"] and not parts["package"]:
+        return f"{group} is chosen in config.yaml already; write `{wanted}`"
+    return None

@@ -1,0 +1,121 @@
+"""What a config takes from the environment, and the interpolations that stand for it where the config is stored.
+
+A config is resolved twice where it reads the environment: once with the values, and once with `oc.env` giving its own
+text back. Where the two differ, however many keys lie between, the second is what may be stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from omegaconf import Container, Node, OmegaConf
+from omegaconf.resolvers import oc
+
+Marks = dict[tuple[str | int, ...], str]
+"""Interpolations by the location of the text that they give."""
+
+_NO_DEFAULT = object()
+
+
+@dataclass
+class Reading:
+    """One look at a config.
+
+    Attributes:
+        variables: the names that were looked up.
+        gives_text: whether `oc.env` gives back its own text instead of a value.
+    """
+
+    gives_text: bool = False
+    variables: set[str] = field(default_factory=set)
+
+
+_reading: ContextVar[Reading | None] = ContextVar("reading", default=None)
+
+
+@contextmanager
+def reading(*, gives_text: bool = False) -> Iterator[Reading]:
+    """Watch what a config reads from the environment while it is resolved in this thread."""
+    register()
+    current = Reading(gives_text)
+    token = _reading.set(current)
+    try:
+        yield current
+    finally:
+        _reading.reset(token)
+
+
+@cache
+def register() -> None:
+    """Put the resolvers that can be watched in place of OmegaConf's own, which they equal outside of `reading`."""
+    OmegaConf.register_new_resolver("oc.env", _env, replace=True)
+    OmegaConf.register_new_resolver("oc.decode", _decode, replace=True)
+
+
+def marks_of(values: Any, texts: Any) -> Marks:
+    """The interpolations of texts that came from the environment.
+
+    Numbers and words such as true are left out: they are no secrets, and what reads a stored config needs them.
+
+    Args:
+        values: the config, resolved. texts: the same, resolved while `oc.env` gave its own text.
+    """
+    return dict(_different(values, texts, ()))
+
+
+def with_marks(raw: Any, marks: Mapping[tuple[str | int, ...], str]) -> Any:
+    """A copy of a plain config in which the interpolations are where they were written."""
+    if not marks:
+        return raw
+
+    def copied(node: Any, location: tuple[str | int, ...]) -> Any:
+        if isinstance(node, dict):
+            return {key: copied(value, (*location, key)) for key, value in node.items()}
+        if isinstance(node, list | tuple):
+            return [copied(value, (*location, index)) for index, value in enumerate(node)]
+        return marks.get(location, node)
+
+    return copied(raw, ())
+
+
+def _different(value: Any, text: Any, location: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if isinstance(value, dict):
+        others: Callable[[Any], Any] = text.get if isinstance(text, dict) else lambda _: text
+        for key, below in value.items():
+            yield from _different(below, others(key), (*location, key))
+    elif isinstance(value, list):
+        for index, below in enumerate(value):
+            other = text[index] if isinstance(text, list) and index < len(text) else text
+            yield from _different(below, other, (*location, index))
+    elif isinstance(value, str) and value != text:
+        yield location, text if isinstance(text, str) else "${oc.env:...}"
+
+
+def _env(key: str, default: Any = _NO_DEFAULT) -> str | None:
+    current = _reading.get()
+    if current is not None:
+        current.variables.add(key)
+        if current.gives_text:
+            return f"${{oc.env:{key}}}" if default is _NO_DEFAULT else f"${{oc.env:{key},{_argument(default)}}}"
+    found: str | None = oc.env(key) if default is _NO_DEFAULT else oc.env(key, default)
+    return found
+
+
+def _decode(expr: str | None, _parent_: Container, _node_: Node) -> Any:
+    current = _reading.get()
+    if current is not None and current.gives_text and isinstance(expr, str) and "${oc." in expr:
+        return f"${{oc.decode:{expr}}}"
+    return oc.decode(expr, _parent_, _node_)
+
+
+def _argument(default: Any) -> str:
+    """The default of `oc.env` as an argument of its text."""
+    if not isinstance(default, str) or "${" in default:
+        return "null" if default is None else str(default)
+    quoted = default.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{quoted}'"

@@ -1,0 +1,67 @@
+"""How far the interpolations of a config expand, worked out before they are resolved."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from tunerun.errors import ConfigError
+
+FREE = 12
+"""Interpolations that cannot expand to much, whatever they read: a config has two."""
+
+MAX_CHARACTERS = 1_000_000
+
+_READ = re.compile(r"\$\{(?:\s*oc\.[\w.]+:\s*)?([.\w\[\]]+)")
+Location = tuple[str, ...]
+
+
+def check_expansion(raw: Mapping[str, Any]) -> None:
+    """Refuse a config whose interpolations of interpolations would fill the memory.
+
+    OmegaConf resolves each of them whenever it is read, so forty keys that read each other twice take for ever.
+
+    Args:
+        raw: the config with its interpolations.
+
+    Raises:
+        ConfigError: they expand to more than a million characters.
+    """
+    sizes: dict[Location, int] = {}
+
+    def size(location: Location) -> int:
+        if location not in sizes:
+            sizes[location] = 1  # of a key that leads back to itself; OmegaConf refuses it
+            node = _node(raw, location)
+            if isinstance(node, Mapping | list):
+                keys = node if isinstance(node, Mapping) else range(len(node))
+                sizes[location] = 1 + sum(size((*location, str(key))) for key in keys)
+            elif isinstance(node, str):
+                sizes[location] = len(node) + sum(size(_target(location, name)) for name in _READ.findall(node))
+        return sizes[location]
+
+    total = size(())
+    if total > MAX_CHARACTERS:
+        largest = max((location for location in sizes if len(location) == 1), key=lambda location: sizes[location])
+        raise ConfigError(f"{largest[0]}: its interpolations expand to more than {MAX_CHARACTERS:,} characters")
+
+
+def _target(location: Location, name: str) -> Location:
+    """The location that an interpolation reads: from the top, or with dots before it from where it is."""
+    rest = name.lstrip(".")
+    up = len(name) - len(rest)
+    parts = tuple(part for part in re.split(r"[.\[\]]+", rest) if part)
+    return (*location[: len(location) - up], *parts) if up else parts
+
+
+def _node(raw: Any, location: Location) -> Any:
+    node = raw
+    for part in location:
+        if isinstance(node, Mapping):
+            node = node.get(part)
+        elif isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        else:
+            return None
+    return node

@@ -1,0 +1,200 @@
+"""`config --explain`: what a key of the config means, whether or not the composed config has it."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hydra.core.override_parser.types import Override
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from tunerun.compose.environment import with_marks
+from tunerun.compose.loader import Loader
+from tunerun.compose.validation import fields_at, nearest
+from tunerun.errors import ConfigError
+from tunerun.redaction import redact
+from tunerun.schema import WORKED_OUT, Experiment
+
+_UNITS = {"_s": "seconds", "_tokens": "tokens", "_usd": "US dollars", "_hours": "hours"}
+"""Units by the end of a name; all others are written beside the field."""
+
+_WORDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+_LIMITS = {"ge": "{} or more", "gt": "more than {}", "le": "{} or less", "lt": "less than {}"}
+_NOT_SET = object()
+
+
+@dataclass(frozen=True)
+class KeyField:
+    """A field of the schema that a dotted key means; `only_with` says which choice of a union has it."""
+
+    field: FieldInfo
+    only_with: str | None
+
+
+def explanation(loader: Loader, overrides: Sequence[Override], key: str) -> dict[str, Any]:
+    """What a key means, as `config --explain --json` prints it.
+
+    Raises:
+        ConfigError: there is no such key; names the nearest.
+    """
+    location = key.split(".")
+    raw = with_marks(*loader.point_and_marks(overrides))
+    value = _value(raw, location)
+    found = list(fields_of(location))
+    if not found and value is _NOT_SET and not loader.is_group(key):
+        depth = next(i for i in range(len(location)) if not _is_known(raw, location[: i + 1]))
+        above, part = location[:depth], location[depth]
+        known = [name for name in fields_at(Experiment, above) if above or name not in WORKED_OUT]
+        known += [group for group in loader.groups() if not above and group not in known]
+        raise ConfigError(f"{key}: no such key; {nearest(part, known) or 'known keys: ' + ', '.join(known)}")
+    is_set = value is not _NOT_SET
+    return {
+        "key": key,
+        "is_set": is_set,
+        "value": value if is_set else None,
+        "written_in": str(loader.origin(overrides, location)) if is_set else None,
+        "description": _first([_description(each.field) for each in found]) or _description_of_group(loader, key),
+        "allowed": _first([_allowed(each.field) for each in found]),
+        "choices": loader.options(key) if loader.is_group(key) else sorted(_choices(found), key=str),
+        "unit": _first([_unit(location[-1], each.field) for each in found]),
+        "default": _first([_default(each.field) for each in found]),
+        "only_with": " or ".join(dict.fromkeys(each.only_with for each in found if each.only_with)) or None,
+    }
+
+
+def text_of(explained: Mapping[str, Any]) -> str:
+    """An explanation for people."""
+    value = redact(_written(explained["value"])) if explained["is_set"] else "(not in this config)"
+    lines = [f"{explained['key']} = {value}", f"  {explained['description']}"]
+    for head, name in (
+        ("written in", "written_in"),
+        ("allowed", "allowed"),
+        ("unit", "unit"),
+        ("default", "default"),
+        ("only with", "only_with"),
+    ):
+        if explained[name] is not None:
+            lines.append(f"  {head}: {explained[name]}")
+    if explained["choices"]:
+        lines.append(f"  choices: {', '.join(map(str, explained['choices']))}")
+    return "\n".join(lines)
+
+
+def fields_of(location: Sequence[str]) -> Iterator[KeyField]:
+    """The fields that a dotted key means: one for each member of a union that has it."""
+    models: list[tuple[type[BaseModel], str | None]] = [(Experiment, None)]
+    for depth, part in enumerate(location):
+        fields = [(model.model_fields[part], cond) for model, cond in models if part in model.model_fields]
+        if depth == 0 and part in WORKED_OUT:
+            return
+        if depth == len(location) - 1:
+            yield from (KeyField(field, condition) for field, condition in fields)
+        models = [
+            (member, f"{'.'.join(location[: depth + 1])}.kind={tag}" if tag else condition)
+            for field, condition in fields
+            for member, tag in models_in(field.annotation)
+        ]
+
+
+def models_in(annotation: Any) -> Iterator[tuple[type[BaseModel], str | None]]:
+    """The models that a field may hold, each with the `kind` by which a union tells it from others."""
+    parts = _parts(annotation)
+    models = [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
+    for model in models:
+        kinds = typing.get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
+        yield model, str(kinds[0]) if len(models) > 1 and kinds else None
+
+
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(annotation) if is_union else (annotation,)
+
+
+def _value(raw: Any, location: Sequence[str]) -> Any:
+    node = raw
+    for part in location:
+        if isinstance(node, Mapping) and part in node:
+            node = node[part]
+        elif isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        else:
+            return _NOT_SET
+    return node
+
+
+def _is_known(raw: Any, location: Sequence[str]) -> bool:
+    return _value(raw, location) is not _NOT_SET or any(True for _ in fields_of(location))
+
+
+def _first(texts: Sequence[Any]) -> Any:
+    return next((text for text in texts if text is not None), None)
+
+
+def _description(field: FieldInfo) -> str | None:
+    if field.description:
+        return field.description
+    documented = [model.__doc__ for model, _ in models_in(field.annotation) if model.__doc__]
+    return " ".join(text.split("\n")[0] for text in documented) or None
+
+
+def _description_of_group(loader: Loader, key: str) -> str:
+    if loader.is_group(key):
+        return f"A group: {key}=CHOICE sets keys of all others." if key in ("experiment", "debug") else "A group."
+    return "A key that the sweep's author chose."
+
+
+def _allowed(field: FieldInfo) -> str | None:
+    words = [word for part in _parts(field.annotation) if (word := _word(part))]
+    limits = [
+        text.format(getattr(m, name)) for m in field.metadata for name, text in _LIMITS.items() if hasattr(m, name)
+    ]
+    return ", ".join([" or ".join(words), *limits]) if words else None
+
+
+def _word(part: Any) -> str | None:
+    origin = typing.get_origin(part)
+    if part is type(None):
+        return "null"
+    if origin is Literal:
+        return "one of its choices"
+    if origin in (list, tuple):
+        inner = _word(typing.get_args(part)[0])
+        return f"a list, each {inner}" if inner else "a list"
+    if origin is dict:
+        return "a mapping"
+    return _WORDS.get(part) or ("a mapping of its keys" if isinstance(part, type) else "any value")
+
+
+def _choices(fields: Sequence[KeyField]) -> set[Any]:
+    parts = [part for each in fields for part in _parts(each.field.annotation)]
+    items = [item for part in parts if typing.get_origin(part) in (list, tuple) for item in typing.get_args(part)]
+    literals = [part for part in [*parts, *items] if typing.get_origin(part) is Literal]
+    return {choice for literal in literals for choice in typing.get_args(literal)}
+
+
+def _unit(name: str, field: FieldInfo) -> str | None:
+    extra = field.json_schema_extra
+    if isinstance(extra, dict) and "unit" in extra:
+        return str(extra["unit"])
+    return next((unit for ending, unit in _UNITS.items() if name.endswith(ending)), None)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "none; it must be given"
+    value = field.get_default(call_default_factory=True)
+    return _written(value.model_dump() if isinstance(value, BaseModel) else value)
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_written(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_written, value))}]"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return str(value)

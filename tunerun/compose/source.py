@@ -1,0 +1,161 @@
+"""The YAML files of a conf directory, read within bounds; a file that cannot be used is named with its line.
+
+Together with `loader` the only module that uses private names of Hydra.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import yaml
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tunerun.compose.grammar import MAX_DEPTH
+from tunerun.errors import ConfigError
+
+SCHEME = "tunerun"
+PRIMARY = "config.yaml"
+
+MAX_BYTES = 1_000_000
+"""Of a YAML file: OmegaConf reads about 200 kB a second (measured 2026-11-26)."""
+
+MAX_VALUES = 20_000
+"""Of a YAML file, aliases expanded, 50 characters of text counted as one: a second's work for OmegaConf."""
+
+_CHARACTERS_A_VALUE = 50
+_REQUIRED = ("dataset", "model", "backend")
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class ConfSource(FileConfigSource):
+    """A conf directory for Hydra's search path: `tunerun://DIRECTORY`."""
+
+    def __init__(self, provider: str, path: str) -> None:
+        super().__init__(provider, path)
+        self._has_foreign_primary = bool(missing_groups(Path(self.path)))
+
+    @staticmethod
+    def scheme() -> str:
+        """What a search path begins with."""
+        return SCHEME
+
+    def is_config(self, config_path: str) -> bool:
+        """Whether the directory has such a file; not its `config.yaml` where that is another program's."""
+        is_foreign = self._has_foreign_primary and self._normalize_file_name(config_path) == PRIMARY
+        return not is_foreign and super().is_config(config_path)
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Read a file within the bounds.
+
+        Raises:
+            ConfigError: it cannot be used; names the file and the line.
+        """
+        file = Path(self.path, self._normalize_file_name(config_path))
+        text = read_yaml(file)
+        try:
+            # Hydra looks for the header in 512 characters, which a licence can fill, and not behind a byte-order mark.
+            header = self._get_header_dict(text)
+            config = OmegaConf.load(io.StringIO(text))
+        except yaml.YAMLError as error:
+            raise ConfigError(_no_yaml(file, error)) from error
+        except (OmegaConfBaseException, ValueError, OSError) as error:
+            raise ConfigError(f"{shown(file)}: cannot be read as a config: {first_line(error)}") from error
+        if not isinstance(config, DictConfig):
+            raise ConfigError(f"{shown(file)}:1: holds a list; write a mapping of keys to values")
+        return ConfigResult(config=config, path=f"{SCHEME}://{self.path}", provider=str(self.provider), header=header)
+
+
+def register() -> None:
+    """Make Hydra know `tunerun://` in search paths."""
+    SourcesRegistry.instance().register(ConfSource)
+
+
+def missing_groups(directory: Path) -> list[str]:
+    """The groups without which a directory's `config.yaml` is another program's; empty where it is tunerun's, or none.
+
+    A `conf/config.yaml` of another Hydra application in the current directory would replace tunerun's own.
+    """
+    file = directory / PRIMARY
+    try:
+        document = yaml.load(read_yaml(file), Loader=_LOADER) if file.is_file() else None  # noqa: S506 - a safe loader
+    except (ConfigError, yaml.YAMLError):
+        return []  # what is wrong with it is said when it is read
+    if document is None:
+        return list(_REQUIRED) if file.is_file() else []
+    defaults = document.get("defaults") if isinstance(document, dict) else None
+    entries = [key for entry in defaults or () if isinstance(entry, dict) for key in entry]
+    named = {str(entry).split()[-1].split("@")[0].strip("/") for entry in entries}
+    return [group for group in _REQUIRED if group not in named]
+
+
+def read_yaml(file: Path) -> str:
+    """The text of a YAML file that is within the bounds, without its byte-order mark.
+
+    Raises:
+        ConfigError: it is not UTF-8, is no YAML, or would expand to more than it may.
+    """
+    try:
+        content = file.read_bytes()
+        text = content.decode("utf-8-sig") if len(content) <= MAX_BYTES else ""
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{shown(file)}: is not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"{shown(file)}: cannot be read: {error.strerror}") from error
+    if len(content) > MAX_BYTES:
+        raise ConfigError(f"{shown(file)}: {len(content):,} bytes; a YAML of at most {MAX_BYTES:,} is read")
+    try:
+        _check_bounds(text, file)
+    except yaml.YAMLError as error:
+        raise ConfigError(_no_yaml(file, error)) from error
+    return text
+
+
+def _no_yaml(file: Path, error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    place = f":{mark.line + 1}" if mark else ""
+    return f"{shown(file)}{place}: is no YAML: {getattr(error, 'problem', None) or first_line(error)}"
+
+
+def _check_bounds(text: str, file: Path) -> None:
+    """Count what a YAML expands to from its events, which costs nothing for aliases of aliases."""
+    sizes = [0]
+    names: list[str | None] = []
+    anchors: dict[str, int] = {}
+    for event in yaml.parse(text, Loader=_LOADER):
+        place = f"{shown(file)}:{event.start_mark.line + 1 if event.start_mark else 1}"
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor in names:
+                raise ConfigError(f"{place}: the alias *{event.anchor} is inside of what it stands for; remove it")
+            sizes[-1] += anchors.get(str(event.anchor), 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            size = 1 + len(event.value) // _CHARACTERS_A_VALUE
+            sizes[-1] += size
+            if event.anchor:
+                anchors[event.anchor] = size
+        elif isinstance(event, yaml.CollectionStartEvent):
+            sizes.append(1)
+            names.append(event.anchor)
+            if len(names) > MAX_DEPTH:
+                raise ConfigError(f"{place}: collections are nested more than {MAX_DEPTH} deep; flatten them")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            size = sizes.pop()
+            sizes[-1] += size
+            if name := names.pop():
+                anchors[name] = size
+        if sizes[-1] > MAX_VALUES:
+            raise ConfigError(f"{place}: expands to more than {MAX_VALUES:,} values; shorten it, or use fewer aliases")
+
+
+def shown(file: Path) -> str:
+    """A file as errors name it: relative to the current directory where it is below it."""
+    return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first; its kind where it says nothing."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
