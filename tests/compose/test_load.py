@@ -88,7 +88,7 @@ def test_relative_folders_become_absolute(tmp_path: Path) -> None:
         (["hyperparameters.learning_rate=inf"], ["command line: hyperparameters.learning_rate: must be a finite number, not NaN or infinity"]),
         (["hyperparameters.learning_rate=-1"], ["command line: hyperparameters.learning_rate: must be greater than 0, not -1"]),
         (["hyperparameters.learning_rate_multiplier=2"], ["command line: hyperparameters: learning_rate and learning_rate_multiplier exclude each other; add hyperparameters.learning_rate=null to use the multiplier"]),
-        (["dataset.format=jsn"], ["command line: dataset.format: must be one of 'auto', 'json', 'jsonl', 'csv', 'tsv' or 'parquet'; did you mean 'json'?"]),
+        (["dataset.format=jsn"], ["command line: dataset.format: must be one of 'auto', 'json', 'jsonl', 'csv', 'tsv', 'semicolon', 'pipe', 'parquet' or 'arrow'; did you mean 'json'?"]),
         (["dataset.validation.path=x", "dataset.validation.fraction=0.5"], ["command line: dataset.validation: set path or fraction, not both"]),
         (["seed=true"], ["command line: seed: must be a whole number, not True"]),
         (["name=Next_Number"], ["command line: name: must be a slug: small letters, digits, - and _, a letter first, such as next_number"]),
