@@ -106,15 +106,13 @@ def find_model(run: str, runs: Path) -> CallableModel:
 
 
 def _job_and_trial(ledger: Ledger, run: str) -> tuple[JobRecord | None, TrialRecord | None]:
-    from tunerun.tracking import trial_of_subject
+    from tunerun.tracking import key_of_subject
 
     subject = ledger.subject_of_run(run)
-    place = trial_of_subject(subject) if subject else None
-    if place is None:
+    key = key_of_subject(subject) if subject else None
+    if key is None:
         return ledger.job_of_tuned_model(_PREFIX + run.removeprefix(_PREFIX)), None
-    sweep, number = place
-    trial = ledger.trials(sweep)[number]
-    return ledger.job(trial.key), trial
+    return ledger.job(key), ledger.trials_of_key(key)[-1]
 
 
 def _placed(rows: Sequence[Mapping[str, Any]] | Path, template: PromptTemplate) -> list[tuple[str, Mapping[str, Any]]]:

@@ -15,7 +15,7 @@ from tunerun.job import JobState, JobStatus, Snapshot
 from tunerun.ledger import Ledger
 from tunerun.tracking import Tracker
 from tunerun.tracking.address import parse_address
-from tunerun.tracking.image import FrozenSweep
+from tunerun.tracking.image import FrozenSweep, SharedTrial
 from tunerun.tracking.replay import ShownRun, tags_version
 from tunerun.tracking.store import Store
 from tunerun.tracking.trial import trial_image
@@ -85,11 +85,12 @@ def _logged_alone() -> float:
         store = Store(parse_address(f"sqlite:///{folder}/mlflow.db", Path(folder)))
         lab = _running(ledger)
         sweep = FrozenSweep(ledger, lab.sweep.id)
-        experiment = store.experiment("alone")
+        experiment, progress = store.experiment("alone"), ledger.progress(sweep.id)
 
         def log_all() -> None:
             for trial in range(TRIALS):
-                whole = trial_image(ledger, sweep, sweep.by_number[trial], "")
+                shared = SharedTrial([(sweep, sweep.by_number[trial])], progress[trial], is_interrupted=False)
+                whole = trial_image(ledger, shared)
                 assert whole is not None
                 image = replace(whole, inputs=None, artifacts={}, model=None)
                 run = store.create(experiment, image)

@@ -45,7 +45,7 @@ class Lab:
         request = TuningRequest(
             trial.key, f"t-{trial.key[:8]}", MODEL, Hyperparameters(), 0, Template(), TRAINING, HELD_OUT
         )
-        job = self.ledger.intend(request, "local", trial.tokens)
+        job = self.ledger.intend(request, "local", trial.tokens, sweep=self.sweep.id)
         self.ledger.submitted(job.id, JobRef("local", f"job-{trial.key[:6]}-{job.attempt}"))
         self.ledger.record(job.id, JobStatus(JobState.RUNNING))
         return job.id
@@ -148,6 +148,7 @@ def freeze(
     document: Mapping[str, Any] | None = None,
     created_at: float = FROZEN_AT,
     config: Mapping[str, Any] | None = None,
+    evaluation: str = "exact_match-64",
     **sections: Any,
 ) -> Lab:
     """Freeze a sweep of three trials, or of the given points."""
@@ -159,7 +160,7 @@ def freeze(
             number=number,
             key=digest([name, dict(overrides)]),
             baseline=digest([name, "base"]),
-            evaluation="exact_match-64",
+            evaluation=evaluation,
             training=training.digest,
             validation=held_out.digest,
             tokens=1200,

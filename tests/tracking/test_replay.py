@@ -14,9 +14,11 @@ import pytest
 
 from tests.tracking.content import client, content, run_of, runs
 from tests.tracking.sweeps import Lab, complete, freeze, grid
+from tunerun.holding import held
 from tunerun.job import JobState, JobStatus, Snapshot
 from tunerun.ledger import Ledger, Mark
-from tunerun.tracking import Tracker, trial_of_subject
+from tunerun.testing.waiting import wait_until
+from tunerun.tracking import Tracker, key_of_subject
 
 
 def synced(lab: Lab, uri: str) -> Tracker:
@@ -134,29 +136,97 @@ def test_two_replays_at_once_make_no_run_twice(lab: Lab, uri: str) -> None:
 
 def test_a_trial_that_waits_has_no_run_yet(lab: Lab, uri: str) -> None:
     """Before any job has started there is only the sweep's own run, which waits."""
-    tracker = synced(lab, uri)
+    with held(lab.ledger.path.parent, lab.sweep.id):
+        tracker = synced(lab, uri)
     assert [run.info.run_name for run in runs(uri)] == ["sweep 1a2b3c4d"]
     assert runs(uri)[0].info.status == "SCHEDULED"
     assert tracker.run_ids(lab.ledger, lab.sweep.id).get(0) is None
 
 
-def test_two_sweeps_of_one_experiment_stay_apart(ledger: Ledger, uri: str) -> None:
-    """Sweeps share an experiment and no run, and a trial that both have keeps its one curve in each."""
+def test_a_trial_that_two_sweeps_share_is_one_run(ledger: Ledger, uri: str) -> None:
+    """It is found under either sweep, has each step once, and is called as in the newer one."""
     first = freeze(ledger, "next-number-1", grid(2))
-    second = freeze(ledger, "next-number-2", grid(3), created_at=time.time() + 60)
     first.finish(0)
     tracker = synced(first, uri)
+    first.finish(1)
+    points = [*reversed(grid(3)), {**grid(1)[0], "seed": 1}]
+    second = freeze(ledger, "next-number-2", points, created_at=time.time() + 60)
+    second.finish(0)
+    report = tracker.sync([second.sweep.id])
+    assert report.problem is None
+    for sweep, numbers in (("next-number-1", {"0", "1"}), ("next-number-2", {"0", "1", "2"})):
+        found = client(uri).search_runs(["1"], f"tags.`tunerun.sweep.{sweep}` != '' and tags.`tunerun.kind` = 'trial'")
+        assert {run.data.tags[f"tunerun.sweep.{sweep}"] for run in found} == numbers
     shown = content(uri)
-    assert len({run["experiment"] for run in shown.values()}) == 1
-    older, newer = shown["next-number-1", "trial", "0"], shown["next-number-2", "trial", "0"]
-    assert older["points"] == newer["points"]
-    assert "The job is older than this sweep" in newer["tags"]["mlflow.note.content"]
-    assert tracker.run_ids(ledger, first.sweep.id).get(0) != tracker.run_ids(ledger, second.sweep.id).get(0)
+    assert sorted(sweep for sweep, kind, _ in shown if kind == "trial") == ["next-number-2"] * 3
+    shared = shown["next-number-2", "trial", "2"]
+    assert shared["name"] == "t2 lr=0.001 ep=3"
+    assert [step for step, _, _ in shared["points"]["train/mean_loss"]] == list(range(1, 13))
+    assert "The same trial is trial 0 of `next-number-1`: one job, one run." in shared["tags"]["mlflow.note.content"]
+    ids = tracker.run_ids(ledger, first.sweep.id), tracker.run_ids(ledger, second.sweep.id)
+    assert ids[0] == {0: ids[1][2], 1: ids[1][1]}
+    assert tracker.sync().problem is None
+    assert content(uri)["next-number-2", "trial", "2"] == shared
+    assert tracker.sync().runs == 0
     assert tracker.link(ledger, second.sweep.id) == "#/experiments/1/runs?workflowType=machine_learning"
 
 
+def test_a_trial_that_a_later_sweep_measures_in_another_way_shows_that_measure(ledger: Ledger, uri: str) -> None:
+    """The newest sweep's measure is the run's, as it is in that sweep's table."""
+    first = freeze(ledger, "next-number-1", grid(1))
+    first.finish(0, right=1)
+    synced(first, uri)
+    second = freeze(ledger, "next-number-2", grid(1), created_at=time.time() + 60, evaluation="exact_match-8")
+    second.measure(0, right=2)
+    synced(second, uri)
+    assert run_of(uri, "trial", 0).data.metrics["eval/exact_match"] == 1.0
+
+
+def test_what_an_interrupted_sweep_left_open_is_closed_by_the_next_command(lab: Lab, uri: str) -> None:
+    """Killed without a last word, its runs are ended by whichever process starts next, and go on when it is run again."""
+    other = freeze(lab.ledger, "other-1", name="other")
+    with held(lab.ledger.path.parent, lab.sweep.id):
+        lab.start(0)
+        lab.steps(0, 4)
+        synced(lab, uri)
+        assert {state(uri, lab, kind) for kind in ("trial", "sweep")} == {"RUNNING"}
+    with Tracker(lab.ledger.path, uri, interval_s=0.05) as tracker:
+        tracker.start(other.sweep.id)
+        wait_until(lambda: state(uri, lab, "trial") == "KILLED", "another sweep's process closes it")
+    trial, sweep = content(uri)[lab.sweep.id, "trial", "0"], content(uri)[lab.sweep.id, "sweep", ""]
+    assert (sweep["state"], sweep["tags"]["tunerun.state"]) == ("KILLED", "INTERRUPTED: 1 RUNNING, 2 PLANNED")
+    assert trial["end"] >= trial["start"]
+    assert trial["tags"]["tunerun.state"] == "INTERRUPTED"
+    assert "the same command continues it:\n\n```\ntunerun run" in trial["tags"]["mlflow.note.content"]
+    assert tracker.sync().runs == 0
+    with held(lab.ledger.path.parent, lab.sweep.id):
+        lab.steps(0, 6)
+        synced(lab, uri)
+        assert {state(uri, lab, kind) for kind in ("trial", "sweep")} == {"RUNNING"}
+        lab.succeed(0)
+        synced(lab, uri)
+    job = lab.ledger.job(lab.trials[0].key)
+    assert job is not None
+    assert job.finished_at is not None
+    assert content(uri)[lab.sweep.id, "trial", "0"]["end"] == round(job.finished_at * 1000)
+
+
+def test_an_interrupted_process_closes_its_runs_itself(lab: Lab, uri: str) -> None:
+    """When the tracker is closed, what is not finished was interrupted."""
+    with held(lab.ledger.path.parent, lab.sweep.id), Tracker(lab.ledger.path, uri, interval_s=0.05) as tracker:
+        tracker.start(lab.sweep.id)
+        lab.start(0)
+        wait_until(lambda: 0 in tracker.run_ids(lab.ledger, lab.sweep.id), "the trial is shown")
+    assert {state(uri, lab, kind) for kind in ("trial", "sweep")} == {"KILLED"}
+
+
+def state(uri: str, lab: Lab, kind: str) -> str:
+    """The state of a run of a sweep, the first trial's or the sweep's own."""
+    return str(content(uri)[lab.sweep.id, kind, "0" if kind == "trial" else ""]["state"])
+
+
 def test_a_subject_in_the_marks_names_its_trial(lab: Lab, uri: str) -> None:
-    """From a run id in MLflow the ledger finds the sweep and the trial."""
+    """From a run id in MLflow the ledger finds the trial."""
     complete(lab)
     tracker = synced(lab, uri)
     run_id = tracker.run_ids(lab.ledger, lab.sweep.id).get(2)
@@ -164,8 +234,8 @@ def test_a_subject_in_the_marks_names_its_trial(lab: Lab, uri: str) -> None:
     assert run_id == run_of(uri, "trial", 2).info.run_id
     subject = lab.ledger.subject_of_run(run_id)
     assert subject is not None
-    assert trial_of_subject(subject) == (lab.sweep.id, 2)
-    assert trial_of_subject(f"{lab.sweep.id}/sweep/") is None
+    assert key_of_subject(subject) == lab.trials[2].key
+    assert key_of_subject(f"{lab.sweep.id}/sweep/") is None
 
 
 def test_a_curve_of_many_pages_arrives_whole(lab: Lab, uri: str) -> None:
@@ -184,7 +254,7 @@ def test_a_loss_that_is_infinite_is_shown_as_not_a_number(lab: Lab, uri: str) ->
     job = lab.start(0)
     lab.ledger.record(job, JobStatus(JobState.RUNNING, (Snapshot(1, 1, 2.0, 1e9), Snapshot(2, 1, math.inf, 1e9 + 1))))
     tracker = synced(lab, uri)
-    lab.ledger.set_mark(tracker.name, f"{lab.sweep.id}/trial/0", Mark(None, {}))
+    lab.ledger.set_mark(tracker.name, f"next-number/trial/{lab.trials[0].key}", Mark(None, {}))
     synced(lab, uri)
     points = content(uri)[lab.sweep.id, "trial", "0"]["points"]["train/mean_loss"]
     assert [math.isnan(value) for _, _, value in points] == [False, True]

@@ -146,7 +146,8 @@ class Ledger:
     def progress(self, sweep: str) -> list[TrialProgress]:
         """How far each trial of a sweep is, by number."""
         rows = self._file.rows(
-            "SELECT trial.number, job.attempt, job.state, job.finished_at, evaluation.created_at AS evaluated_at, "
+            "SELECT trial.number, job.attempt, job.state, job.finished_at, job.sweep AS runner, "
+            "evaluation.created_at AS evaluated_at, "
             "(SELECT max(step) FROM snapshot WHERE snapshot.job = job.id) AS last_step FROM trial "
             "LEFT JOIN job ON job.key = trial.key AND job.attempt = "
             "(SELECT max(attempt) FROM job WHERE job.key = trial.key) "
@@ -162,9 +163,19 @@ class Ledger:
                 last_step=r["last_step"] or 0,
                 finished_at=r["finished_at"],
                 evaluated_at=r["evaluated_at"],
+                runner=r["runner"],
             )
             for r in rows
         ]
+
+    def shared_trials(self, sweep: str) -> list[tuple[str, str, int]]:
+        """Key, sweep and number of every trial that has a key of a sweep's trials, the oldest sweep first."""
+        rows = self._file.rows(
+            "SELECT key, sweep, number FROM trial JOIN sweep ON sweep.id = trial.sweep "
+            "WHERE key IN (SELECT key FROM trial WHERE sweep = ?) ORDER BY created_at, sweep.id, number",
+            [sweep],
+        )
+        return [(row["key"], row["sweep"], row["number"]) for row in rows]
 
     def trials_of_key(self, key: str) -> list[TrialRecord]:
         """The trials of all sweeps that share a key, the oldest sweep first."""
@@ -416,6 +427,14 @@ class Ledger:
         """How far a tracker was brought for all subjects that begin with a prefix, by subject."""
         rows = self._file.rows(
             "SELECT * FROM mark WHERE tracker = ? AND substr(subject, 1, ?) = ?", [tracker, len(prefix), prefix]
+        )
+        return {r["subject"]: Mark(r["run_id"], _load(r["document"])) for r in rows}
+
+    def trial_marks(self, tracker: str, sweep: str, prefix: str) -> dict[str, Mark]:
+        """How far a tracker was brought for the trials of a sweep, whose subjects are a prefix and their key."""
+        rows = self._file.rows(
+            "SELECT * FROM mark WHERE tracker = ? AND subject IN (SELECT ? || key FROM trial WHERE sweep = ?)",
+            [tracker, prefix, sweep],
         )
         return {r["subject"]: Mark(r["run_id"], _load(r["document"])) for r in rows}
 

@@ -117,6 +117,7 @@ class TrialProgress:
         last_step: the highest step of that job's loss curve; 0 before the first snapshot.
         finished_at: when that job finished, in seconds since 1970 (UTC); None: it has not.
         evaluated_at: when the trial was measured, in the same unit; None: it was not.
+        runner: the sweep whose runner watches that job; None where there is none, or a first tunerun wrote it.
     """
 
     number: int
@@ -125,6 +126,7 @@ class TrialProgress:
     last_step: int
     finished_at: float | None
     evaluated_at: float | None
+    runner: str | None = None
 
 
 @dataclass(frozen=True)

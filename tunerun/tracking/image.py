@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from typing import Generic, TypeVar
 
+from tunerun.digest import digest
 from tunerun.errors import NotFoundError
 from tunerun.job import ExampleSet
-from tunerun.ledger import Ledger, SweepRecord, TrialRecord
+from tunerun.ledger import Ledger, SweepRecord, TrialProgress, TrialRecord
 
 T = TypeVar("T")
 
@@ -122,6 +123,7 @@ class FrozenSweep:
         if record is None:
             raise NotFoundError(f"{sweep_id}: no such sweep in {ledger.path}; `tunerun status` shows the sweeps")
         self.record: SweepRecord = record
+        self.experiment: str = record.document.get("mlflow_experiment") or record.experiment
         self.trials: list[TrialRecord] = ledger.trials(sweep_id)
         self.by_number = {trial.number: trial for trial in self.trials}
         self.examples: Callable[[str], ExampleSet] = lru_cache(maxsize=4)(ledger.example_set)
@@ -142,7 +144,8 @@ class FrozenSweep:
 
     def identity(self, kind: Kind, **more: str) -> dict[str, str]:
         """The tags by which one of the sweep's runs is found."""
-        return {"tunerun.sweep": self.id, "tunerun.kind": kind, **{f"tunerun.{k}": v for k, v in more.items()}}
+        own = {"tunerun.sweep": self.id, sweep_tag(self.id): kind, "tunerun.kind": kind}
+        return own | {f"tunerun.{k}": v for k, v in more.items()}
 
     def code_tags(self) -> dict[str, str]:
         """Which program and which version of the user's project made the sweep."""
@@ -156,15 +159,56 @@ class FrozenSweep:
         return tags
 
 
-def trial_subject(sweep_id: str, number: int) -> str:
-    """The subject of a trial's run in the ledger's marks."""
-    return f"{sweep_id}/{Kind.TRIAL}/{number}"
+@dataclass(frozen=True)
+class SharedTrial:
+    """A trial, and every sweep of one MLflow experiment that has it: all of them show one run.
+
+    Attributes:
+        members: the sweeps with their own record of the trial, the oldest first; the newest names the run.
+        progress: how far it is, as the newest sweep measures it.
+        is_interrupted: whether its job is under way and no process watches it.
+    """
+
+    members: Sequence[tuple[FrozenSweep, TrialRecord]]
+    progress: TrialProgress
+    is_interrupted: bool
+
+    @property
+    def owner(self) -> FrozenSweep:
+        """The newest sweep that has it."""
+        return self.members[-1][0]
+
+    @property
+    def trial(self) -> TrialRecord:
+        """Its record in the newest sweep."""
+        return self.members[-1][1]
+
+    @property
+    def subject(self) -> str:
+        """The subject of its run in the ledger's marks."""
+        return f"{trial_prefix(self.owner.experiment)}{self.trial.key}"
+
+    @property
+    def seen(self) -> str:
+        """A digest of everything in the ledger that its run depends on."""
+        places = [[sweep.id, trial.number] for sweep, trial in self.members]
+        return digest([asdict(self.progress), places, self.is_interrupted])
 
 
-def trial_of_subject(subject: str) -> tuple[str, int] | None:
-    """The sweep and the number of the trial that a mark's subject names; None: it is no trial's."""
-    sweep, _, number = subject.rpartition(f"/{Kind.TRIAL}/")
-    return (sweep, int(number)) if sweep and number.isdecimal() else None
+def trial_prefix(experiment: str) -> str:
+    """What the subjects of the trials of an MLflow experiment begin with; the key follows."""
+    return f"{experiment}/{Kind.TRIAL}/"
+
+
+def key_of_subject(subject: str) -> str | None:
+    """The key of the trial that a mark's subject names; None: it is not a trial's."""
+    experiment, _, key = subject.rpartition(f"/{Kind.TRIAL}/")
+    return key if experiment else None
+
+
+def sweep_tag(sweep_id: str) -> str:
+    """The tag of all runs of a sweep, also of those that it shares: a trial's number there, or the run's kind."""
+    return f"tunerun.sweep.{sweep_id}"
 
 
 def table_tag(*artifacts: str) -> dict[str, str]:

@@ -7,19 +7,19 @@ created. A run that a person deleted in MLflow stays deleted; one that is gone f
 
 from __future__ import annotations
 
+import math
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from tunerun.digest import digest
-from tunerun.ledger import Ledger, Mark
-from tunerun.tracking.image import FrozenSweep, Kind, Part, Point, RunImage, RunState, trial_subject
-from tunerun.tracking.store import PAGE, BusyError, DamagedError, RefusedError, Store
+from tunerun.ledger import Ledger, Mark, TrialProgress
+from tunerun.tracking.image import FrozenSweep, Kind, Part, Point, RunImage, RunState, SharedTrial, trial_prefix
+from tunerun.tracking.store import PAGE, BusyError, DamagedError, KnownRun, RefusedError, Store
 from tunerun.tracking.summary import summary_images, summary_seen
-from tunerun.tracking.trial import trial_image, trial_seen
+from tunerun.tracking.trial import trial_image
 
 _BUSY_ATTEMPTS = 3
 _BUSY_WAIT_S = 0.5
@@ -46,24 +46,28 @@ class Replay:
 
     Args:
         tracker: the store's name in the ledger's marks.
+        is_run: whether a process runs a sweep now.
     """
 
-    def __init__(self, ledger: Ledger, store: Store, tracker: str) -> None:
+    def __init__(self, ledger: Ledger, store: Store, tracker: str, is_run: Callable[[str], bool]) -> None:
         self._ledger = ledger
         self._store = store
         self._tracker = tracker
+        self._is_run = is_run
         self._frozen: dict[str, FrozenSweep] = {}
-        self._known: dict[str, dict[str, tuple[str, bool]]] = {}
+        self._known: dict[str, dict[str, list[KnownRun]]] = {}
+        self._verified: set[str] = set()
         self.runs = 0
         self.points = 0
 
     def overdue(self) -> list[str]:
         """The sweeps that MLflow has been told of and does not show as they are now, by the ledger alone."""
         found = []
-        for sweep in self._ledger.sweeps():
-            marks = self._ledger.marks(self._tracker, f"{sweep.id}/")
-            if marks and any(True for _ in self._images(self._frozen_sweep(sweep.id), marks)):
-                found.append(sweep.id)
+        for record in self._ledger.sweeps():
+            if self._ledger.marks(self._tracker, f"{record.id}/"):
+                sweep = self._frozen_sweep(record.id)
+                if any(True for _ in self._images(sweep, self._marks(sweep))):
+                    found.append(sweep.id)
         return found
 
     def sweep(self, sweep_id: str) -> None:
@@ -87,6 +91,7 @@ class Replay:
 
     def _forget(self) -> None:
         self._known.clear()
+        self._verified.clear()
         self._store.forget()
 
     def _frozen_sweep(self, sweep_id: str) -> FrozenSweep:
@@ -95,11 +100,11 @@ class Replay:
         return self._frozen[sweep_id]
 
     def _turn(self, sweep: FrozenSweep) -> None:
-        if sweep.id not in self._known:
-            self._look(sweep)
-            marks = self._standing(sweep, self._ledger.marks(self._tracker, f"{sweep.id}/"))
-        else:
-            marks = self._ledger.marks(self._tracker, f"{sweep.id}/")
+        if sweep.experiment not in self._known:
+            self._look(sweep.experiment)
+        marks = self._marks(sweep)
+        if sweep.id not in self._verified:
+            marks = {subject: mark for subject, mark in marks.items() if self._is_there(sweep, subject, mark)}
         refused: RefusedError | None = None
         for image in self._images(sweep, marks):
             try:
@@ -108,33 +113,56 @@ class Replay:
                 refused = refused or error
         if refused is not None:
             raise refused
+        self._verified.add(sweep.id)
 
-    def _look(self, sweep: FrozenSweep) -> None:
-        """Ask MLflow which runs of the sweep it has; of two for one subject the older counts."""
-        experiment_id = self._store.experiment(sweep.record.experiment)
-        known: dict[str, tuple[str, bool]] = {}
-        for run in self._store.runs(experiment_id, sweep.id):
-            known.setdefault(_subject_of(sweep, run.tags), (run.run_id, run.is_active))
-        self._known[sweep.id] = known
+    def _look(self, experiment: str) -> None:
+        """Ask MLflow which runs of an experiment it has, the oldest first."""
+        known: dict[str, list[KnownRun]] = {}
+        for run in self._store.runs(self._store.experiment(experiment)):
+            known.setdefault(_subject_of(experiment, run.tags), []).append(run)
+        self._known[experiment] = known
 
-    def _standing(self, sweep: FrozenSweep, marks: Mapping[str, Mark]) -> dict[str, Mark]:
-        """The marks whose runs MLflow still has; the others are void, as after a rebuilt store."""
-        known = self._known[sweep.id]
-        return {s: mark for s, mark in marks.items() if s in known and known[s][0] == mark.run_id}
+    def _marks(self, sweep: FrozenSweep) -> dict[str, Mark]:
+        of_trials = self._ledger.trial_marks(self._tracker, sweep.id, trial_prefix(sweep.experiment))
+        return self._ledger.marks(self._tracker, f"{sweep.id}/") | of_trials
+
+    def _is_there(self, sweep: FrozenSweep, subject: str, mark: Mark) -> bool:
+        """Whether MLflow still has the run of a mark; it is void otherwise, as after a store was lost."""
+        return any(run.run_id == mark.run_id for run in self._known[sweep.experiment].get(subject, ()))
 
     def _images(self, sweep: FrozenSweep, marks: Mapping[str, Mark]) -> Iterator[RunImage]:
         """What is not as it should be: the sweep's own run before its trials, so that there is something to open."""
         progress = self._ledger.progress(sweep.id)
-        seen = summary_seen(self._ledger, sweep, progress)
+        is_run = self._is_run(sweep.id)
+        seen = summary_seen(self._ledger, sweep, progress, is_run=is_run)
         if _seen(marks.get(sweep.subject(Kind.SWEEP))) != seen:
             # The baselines stand before the sweep's own run, whose mark says that they are done too.
-            yield from summary_images(self._ledger, sweep, progress, seen)
-        for trial in progress:
-            now = trial_seen(trial)
-            if _seen(marks.get(trial_subject(sweep.id, trial.number))) != now:
-                image = trial_image(self._ledger, sweep, sweep.by_number[trial.number], now)
+            yield from summary_images(self._ledger, sweep, progress, seen, is_run=is_run)
+        for shared in self._shared_trials(sweep, progress):
+            if _seen(marks.get(shared.subject)) != shared.seen:
+                image = trial_image(self._ledger, shared)
                 if image is not None:
                     yield image
+
+    def _shared_trials(self, sweep: FrozenSweep, progress: Sequence[TrialProgress]) -> Iterator[SharedTrial]:
+        """Each different trial of a sweep once, with all sweeps of the same MLflow experiment that have it."""
+        members: dict[str, dict[str, int]] = {}
+        for key, sweep_id, number in self._ledger.shared_trials(sweep.id):
+            if sweep_id == sweep.id or self._frozen_sweep(sweep_id).experiment == sweep.experiment:
+                members.setdefault(key, {}).setdefault(sweep_id, number)
+        of_sweep = {sweep.id: progress}
+        running: dict[str, bool] = {}
+        for places in members.values():
+            owner, number = list(places.items())[-1]
+            if owner not in of_sweep:
+                of_sweep[owner] = self._ledger.progress(owner)
+            known = of_sweep[owner][number]
+            is_open = known.attempt > 0 and not known.state.is_finished
+            runner = known.runner or owner
+            if is_open and runner not in running:
+                running[runner] = self._is_run(runner)
+            frozen = [(self._frozen_sweep(each), self._frozen_sweep(each).by_number[n]) for each, n in places.items()]
+            yield SharedTrial(frozen, known, is_interrupted=is_open and not running[runner])
 
     def _send_patiently(self, sweep: FrozenSweep, image: RunImage, mark: Mark | None) -> None:
         for attempt in range(1, _BUSY_ATTEMPTS + 1):
@@ -144,25 +172,27 @@ class Replay:
                 if attempt == _BUSY_ATTEMPTS:
                     raise
                 time.sleep(_BUSY_WAIT_S * attempt)
-                self._look(sweep)
+                self._look(sweep.experiment)
             else:
                 return
 
     def _send(self, sweep: FrozenSweep, image: RunImage, mark: Mark | None) -> None:
-        experiment_id = self._store.experiment(sweep.record.experiment)
-        known = self._known[sweep.id]
+        experiment_id = self._store.experiment(sweep.experiment)
+        found = self._known[sweep.experiment].setdefault(image.subject, [])
         document = dict(mark.document) if mark is not None else {}
-        if image.subject not in known and mark is not None and mark.run_id is not None:
-            known[image.subject] = (mark.run_id, True)  # another process made it since we looked
-        if image.subject not in known:
-            known[image.subject] = (self._store.create(experiment_id, image), True)
-            document = {"tags": tags_version(image)}
-        run_id, is_active = known[image.subject]
-        if not is_active:
+        if not found and mark is not None and mark.run_id is not None:
+            found.append(KnownRun(mark.run_id, {}, image.start_ms, is_active=True))  # made since we looked
+        if not found:
+            run_id = self._store.create(experiment_id, image)
+            found.append(KnownRun(run_id, {}, image.start_ms, is_active=True))
+            document = {"tags": tags_version(image), "name": image.name}
+        # Of several runs for one subject the one that is marked counts, else the oldest.
+        run = next((run for run in found if mark is not None and run.run_id == mark.run_id), found[0])
+        if not run.is_active:
             return
-        if mark is not None and mark.run_id != run_id:
+        if mark is not None and mark.run_id != run.run_id:
             document = {}
-        shown = ShownRun(self._ledger, self._store, self._tracker, experiment_id, run_id, image.subject, document)
+        shown = ShownRun(self._ledger, self._store, self._tracker, experiment_id, run.run_id, image.subject, document)
         self.points += shown.bring_up_to(image)
         self.runs += 1
 
@@ -190,6 +220,7 @@ class ShownRun:
 
     def bring_up_to(self, image: RunImage) -> int:
         """Send what the run lacks, and return the number of points among it."""
+        self._send_name(image)
         self._send_tags(image)
         self._send_params(image.params)
         if image.inputs is not None and self._document.get("inputs") != image.inputs.version:
@@ -208,6 +239,12 @@ class ShownRun:
         self._document |= parts
         self._ledger.set_mark(self._tracker, self._subject, Mark(self._run_id, self._document))
 
+    def _send_name(self, image: RunImage) -> None:
+        """A trial that another sweep has taken up is called as it is there."""
+        if self._document.get("name", image.name) != image.name:
+            self._store.rename(self._run_id, image.name)
+        self._document["name"] = image.name  # written with the mark that follows
+
     def _send_tags(self, image: RunImage) -> None:
         version = tags_version(image)
         if self._document.get("tags") != version:
@@ -220,12 +257,15 @@ class ShownRun:
             self._advance(params=params.version)
 
     def _send_points(self, image: RunImage) -> int:
-        last: dict[str, int] = defaultdict(lambda: -1, self._document.get("points", {}))
-        new = [p for p in image.points if p.step > last[p.key]]
+        # A step may come again with a later time: a trial that a later sweep measures in another way. Marks of an
+        # earlier tunerun hold the step alone.
+        marked = self._document.get("points", {}).items()
+        last = {key: tuple(at) if isinstance(at, list) else (at, math.inf) for key, at in marked}
+        new = [p for p in image.points if (p.step, p.time_ms) > last.get(p.key, (-1, 0))]
         for page in _pages(new):
             self._store.log_points(self._run_id, page)
-            last |= {p.key: p.step for p in page}
-            self._advance(points=dict(last))
+            last |= {p.key: (p.step, p.time_ms) for p in page}
+            self._advance(points={key: list(at) for key, at in last.items() if math.inf not in at})
         return len(new)
 
     def _send_files(self, image: RunImage) -> None:
@@ -257,11 +297,6 @@ def _seen(mark: Mark | None) -> object:
     return mark.document.get("seen") if mark is not None else None
 
 
-def _subject_of(sweep: FrozenSweep, tags: Mapping[str, str]) -> str:
-    match tags.get("tunerun.kind"):
-        case Kind.TRIAL:
-            return trial_subject(sweep.id, int(tags.get("tunerun.trial", "-1")))
-        case Kind.BASELINE:
-            return sweep.subject(Kind.BASELINE, tags.get("tunerun.key", ""))
-        case _:
-            return sweep.subject(Kind.SWEEP)
+def _subject_of(experiment: str, tags: Mapping[str, str]) -> str:
+    sweep, kind, key = (tags.get(f"tunerun.{name}", "") for name in ("sweep", "kind", "key"))
+    return f"{trial_prefix(experiment)}{key}" if kind == Kind.TRIAL else f"{sweep}/{kind}/{key}"

@@ -155,14 +155,14 @@ class Store:
             found = self._client.search_experiments(max_results=10, order_by=["last_update_time DESC"])
             return [(e.experiment_id, e.name) for e in found if e.experiment_id != "0"]
 
-    def runs(self, experiment_id: str, sweep_id: str) -> list[KnownRun]:
-        """All runs of a sweep, also those that a person deleted; the oldest first."""
+    def runs(self, experiment_id: str) -> list[KnownRun]:
+        """All runs of tunerun in an experiment, those that a person deleted last; the oldest first."""
         found: list[KnownRun] = []
         token = None
         with self._translated():
             while True:
                 page = self._client.search_runs(
-                    [experiment_id], f"tags.`tunerun.sweep` = '{sweep_id}'", _view_all(), PAGE, page_token=token
+                    [experiment_id], "tags.`tunerun.kind` != ''", _view_all(), PAGE, page_token=token
                 )
                 found += [
                     KnownRun(r.info.run_id, r.data.tags, r.info.start_time, r.info.lifecycle_stage == "active")
@@ -181,6 +181,11 @@ class Store:
         with self._translated():
             run = self._client.create_run(experiment_id, start_time=image.start_ms, tags=tags, run_name=image.name)
         return str(run.info.run_id)
+
+    def rename(self, run_id: str, name: str) -> None:
+        """Give a run another name."""
+        with self._translated():
+            self._client.update_run(run_id, name=name)
 
     def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags; what they were before does not matter."""

@@ -24,25 +24,41 @@ from tunerun.tracking.image import (
     table_tag,
 )
 from tunerun.tracking.naming import override_line, run_name
-from tunerun.tracking.trial import BASE_LOSS, PREDICTIONS, dataset_input, measure_points, predictions_table, union_curve
+from tunerun.tracking.trial import (
+    BASE_LOSS,
+    INTERRUPTED,
+    PREDICTIONS,
+    dataset_input,
+    measure_points,
+    predictions_table,
+    union_curve,
+)
 
 _MAX_NOTE_ROWS = 40
 """Trials in the note's table: MLflow cuts a note after 8,000 characters."""
 
 
-def summary_seen(ledger: Ledger, sweep: FrozenSweep, progress: Sequence[TrialProgress]) -> str:
+def summary_seen(ledger: Ledger, sweep: FrozenSweep, progress: Sequence[TrialProgress], *, is_run: bool) -> str:
     """A digest of everything in the ledger that the baselines' and the sweep's runs depend on."""
     evaluated = [ledger.evaluated_at(subject, members[0].evaluation) for subject, members in _groups(sweep).items()]
     trials = [asdict(p) | {"last_step": 0 if not p.state.is_finished else p.last_step} for p in progress]
-    return digest([trials, evaluated])
+    is_interrupted = not is_run and not all(p.state.is_finished for p in progress)
+    return digest([trials, evaluated, is_interrupted])
 
 
-def summary_images(ledger: Ledger, sweep: FrozenSweep, progress: Sequence[TrialProgress], seen: str) -> list[RunImage]:
-    """The runs of a sweep's baselines that are known, and the run of the sweep itself."""
+def summary_images(
+    ledger: Ledger, sweep: FrozenSweep, progress: Sequence[TrialProgress], seen: str, *, is_run: bool
+) -> list[RunImage]:
+    """The runs of a sweep's baselines that are known, and the run of the sweep itself.
+
+    Args:
+        is_run: whether a process runs the sweep now; without one what is not finished was interrupted.
+    """
     verdict = judge(ledger, sweep.record)
     groups = _groups(sweep)
     baselines = [_baseline_image(ledger, sweep, b, groups[b.subject], seen) for b in verdict.baselines if b.metrics]
-    return [*baselines, _sweep_image(ledger, sweep, progress, verdict, seen)]
+    is_interrupted = not is_run and not verdict.is_complete
+    return [*baselines, _sweep_image(ledger, sweep, progress, verdict, seen, is_interrupted=is_interrupted)]
 
 
 def _groups(sweep: FrozenSweep) -> dict[str, list[TrialRecord]]:
@@ -124,7 +140,13 @@ def _base_loss(ledger: Ledger, members: Sequence[TrialRecord]) -> list[Point]:
 
 
 def _sweep_image(
-    ledger: Ledger, sweep: FrozenSweep, progress: Sequence[TrialProgress], verdict: Verdict, seen: str
+    ledger: Ledger,
+    sweep: FrozenSweep,
+    progress: Sequence[TrialProgress],
+    verdict: Verdict,
+    seen: str,
+    *,
+    is_interrupted: bool,
 ) -> RunImage:
     document = dict(sweep.record.document)
     return RunImage(
@@ -134,9 +156,9 @@ def _sweep_image(
         seen=seen,
         name=_sweep_name(sweep),
         start_ms=milliseconds(sweep.record.created_at),
-        state=_state(verdict),
-        end_ms=_end_ms(sweep, progress) if verdict.is_complete else None,
-        tags=_tags(sweep, verdict),
+        state=RunState.KILLED if is_interrupted else _state(verdict),
+        end_ms=_end_ms(sweep, progress) if verdict.is_complete or is_interrupted else None,
+        tags=_tags(sweep, verdict, is_interrupted=is_interrupted),
         params=Part(
             ONCE, lambda: {"trials": str(len(sweep.trials)), "varied": " ".join(sweep.varied)[:250] or "nothing"}
         ),
@@ -160,7 +182,7 @@ def _has_curves(progress: Sequence[TrialProgress]) -> bool:
 
 
 def _state(verdict: Verdict) -> RunState:
-    """Where a sweep stands: SCHEDULED while it is unfinished and no job of it is live; it can be gone on with."""
+    """The state of a sweep that is run or complete: SCHEDULED as long as no job of it is live."""
     states = {trial.state for trial in verdict.trials}
     if verdict.is_complete:
         return RunState.FINISHED if JobState.SUCCEEDED in states else RunState.FAILED
@@ -173,13 +195,13 @@ def _end_ms(sweep: FrozenSweep, progress: Sequence[TrialProgress]) -> int:
     return milliseconds(max([sweep.record.created_at, *times]))
 
 
-def _tags(sweep: FrozenSweep, verdict: Verdict) -> dict[str, str]:
+def _tags(sweep: FrozenSweep, verdict: Verdict, *, is_interrupted: bool) -> dict[str, str]:
     counts = Counter(trial.state for trial in verdict.trials)
     tags = sweep.code_tags() | table_tag("trials.json")
     tags |= {
-        "tunerun.state": ", ".join(f"{count} {state}" for state, count in counts.items()),
+        "tunerun.state": f"{INTERRUPTED}: " * is_interrupted + ", ".join(f"{n} {state}" for state, n in counts.items()),
         "tunerun.best": "none" if verdict.best is None else str(verdict.best),
-        "mlflow.note.content": _note(sweep, verdict),
+        "mlflow.note.content": _note(sweep, verdict, is_interrupted=is_interrupted),
     }
     best = next((t for t in verdict.trials if t.record.number == verdict.best), None)
     if best is not None and best.tuned_model is not None:
@@ -211,7 +233,7 @@ def _metrics_shown(verdict: Verdict) -> list[str]:
     return [*first, *sorted(names - set(first))]
 
 
-def _note(sweep: FrozenSweep, verdict: Verdict) -> str:
+def _note(sweep: FrozenSweep, verdict: Verdict, *, is_interrupted: bool) -> str:
     metrics = [name for name in _metrics_shown(verdict) if name in (verdict.metric, LOSS, "train/mean_loss")]
     head = ["run", "state", *metrics]
     rows = [
@@ -222,7 +244,11 @@ def _note(sweep: FrozenSweep, verdict: Verdict) -> str:
     table = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
     more = len(verdict.trials) - _MAX_NOTE_ROWS
     rest = [f"... and {more} trials more: trials.json has them all."] if more > 0 else []
-    return "\n".join([f"**{verdict.sentence}**", "", *table, "", *rest]).strip()
+    command = sweep.record.document.get("command", "tunerun run")
+    head_lines = [f"**{verdict.sentence}**", ""]
+    if is_interrupted:
+        head_lines += ["Interrupted; the same command continues it:", "", "```", str(command), "```", ""]
+    return "\n".join([*head_lines, *table, "", *rest]).strip()
 
 
 def _name(sweep: FrozenSweep, trial: TrialResult) -> str:

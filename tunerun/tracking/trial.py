@@ -23,7 +23,7 @@ from tunerun.digest import digest
 from tunerun.evaluation.curve import advise, epoch_means
 from tunerun.evaluation.verdict import LOSS, TRAINING_LOSS
 from tunerun.job import ExampleSet, JobState, Snapshot
-from tunerun.ledger import Evaluation, JobRecord, Ledger, Prediction, TrialProgress, TrialRecord
+from tunerun.ledger import Evaluation, JobRecord, Ledger, Prediction, TrialRecord
 from tunerun.schema import Hyperparameters
 from tunerun.tracking.image import (
     ONCE,
@@ -35,9 +35,10 @@ from tunerun.tracking.image import (
     Point,
     RunImage,
     RunState,
+    SharedTrial,
     milliseconds,
+    sweep_tag,
     table_tag,
-    trial_subject,
 )
 from tunerun.tracking.naming import label, metric_key, override_line, override_value, run_name, value_of
 
@@ -60,40 +61,51 @@ _STATES = {
 }
 
 
-def trial_seen(progress: TrialProgress) -> str:
-    """A digest of everything in the ledger that a trial's run depends on."""
-    return digest(asdict(progress))
+INTERRUPTED = "INTERRUPTED"
+"""The state of a trial whose job is under way and that no process watches; MLflow's nearest word is KILLED."""
 
 
-def trial_image(ledger: Ledger, sweep: FrozenSweep, trial: TrialRecord, seen: str) -> RunImage | None:
+def trial_image(ledger: Ledger, shared: SharedTrial) -> RunImage | None:
     """What MLflow should show of a trial now; None before its first job has started.
 
     The start of a run cannot be changed later, so it waits for the time that is known for good.
     """
+    sweep, trial = shared.owner, shared.trial
     jobs = ledger.jobs(trial.key)
     started_at = _started_at(jobs)
     if started_at is None:
         return None
     job = jobs[-1]
     curve = union_curve(ledger, jobs)
-    evaluation = ledger.evaluation(trial.key, trial.evaluation)
-    state = _STATES.get(job.state, RunState.SCHEDULED)
+    evaluation = _evaluation(ledger, shared)
+    state, end = _STATES.get(job.state, RunState.SCHEDULED), job.finished_at
+    if shared.is_interrupted:
+        state, end = RunState.KILLED, max([started_at, *(s.compute_time for s in curve[-1:])])
     return RunImage(
-        subject=trial_subject(sweep.id, trial.number),
+        subject=shared.subject,
         kind=Kind.TRIAL,
         identity=sweep.identity(Kind.TRIAL, trial=str(trial.number), key=trial.key),
-        seen=seen,
+        seen=shared.seen,
         name=run_name(trial.number, len(sweep.trials), sweep.varied, trial.overrides, trial.config),
         start_ms=milliseconds(started_at),
         state=state,
-        end_ms=milliseconds(job.finished_at) if job.finished_at is not None else None,
-        tags=_tags(sweep, trial, jobs, curve) | (table_tag(PREDICTIONS) if evaluation is not None else {}),
-        params=Part(ONCE, lambda: _params(sweep, trial)),
+        end_ms=milliseconds(end) if end is not None else None,
+        tags=_tags(shared, jobs, curve) | (table_tag(PREDICTIONS) if evaluation is not None else {}),
+        params=Part(str(len(shared.members)), lambda: _params(shared)),
         points=[*_curve_points(curve, job), *_measures(trial, job, evaluation)],
         inputs=Part(ONCE, lambda: _inputs(sweep, trial)),
         artifacts=_artifacts(sweep, trial, jobs, curve, evaluation),
         model=_model(trial, job),
     )
+
+
+def _evaluation(ledger: Ledger, shared: SharedTrial) -> Evaluation | None:
+    """How the newest sweep that has measured the trial found it."""
+    for options in dict.fromkeys(trial.evaluation for _, trial in reversed(shared.members)):
+        found = ledger.evaluation(shared.trial.key, options)
+        if found is not None:
+            return found
+    return None
 
 
 def _started_at(jobs: Sequence[JobRecord]) -> float | None:
@@ -144,15 +156,17 @@ def measure_points(metrics: Mapping[str, float], time_s: float) -> list[Point]:
     return [Point(metric_key(name), _drawn(value), milliseconds(time_s), 0) for name, value in sorted(metrics.items())]
 
 
-def _tags(
-    sweep: FrozenSweep, trial: TrialRecord, jobs: Sequence[JobRecord], curve: Sequence[Snapshot]
-) -> dict[str, str]:
+def _tags(shared: SharedTrial, jobs: Sequence[JobRecord], curve: Sequence[Snapshot]) -> dict[str, str]:
     job = jobs[-1]
-    tags = sweep.code_tags() | {
-        "tunerun.backend": trial.config["backend"]["kind"],
-        "tunerun.state": job.state,
+    trained_by = next((sweep for sweep, _ in shared.members if sweep.id == job.sweep), shared.members[0][0])
+    tags = trained_by.code_tags() | {
+        "tunerun.sweep": shared.owner.id,
+        "tunerun.trial": str(shared.trial.number),
+        **{sweep_tag(sweep.id): str(trial.number) for sweep, trial in shared.members},
+        "tunerun.backend": shared.trial.config["backend"]["kind"],
+        "tunerun.state": INTERRUPTED if shared.is_interrupted else job.state,
         "tunerun.attempt": str(job.attempt),
-        "mlflow.note.content": _note(sweep, trial, job, curve),
+        "mlflow.note.content": _note(shared, job, curve),
     }
     reference = next((j.ref for j in reversed(jobs) if j.ref is not None), None)
     if reference is not None:
@@ -162,21 +176,29 @@ def _tags(
     return tags
 
 
-def _note(sweep: FrozenSweep, trial: TrialRecord, job: JobRecord, curve: Sequence[Snapshot]) -> str:
-    lines = [f"**Trial {trial.number}** of sweep `{sweep.id}`: {job.state}", ""]
+def _note(shared: SharedTrial, job: JobRecord, curve: Sequence[Snapshot]) -> str:
+    sweep, trial = shared.owner, shared.trial
+    state = INTERRUPTED if shared.is_interrupted else job.state
+    lines = [f"**Trial {trial.number}** of sweep `{sweep.id}`: {state}", ""]
+    if shared.is_interrupted:
+        lines += ["No process runs its sweep; the same command continues it:", ""]
+        lines += ["```", str(sweep.record.document.get("command", "tunerun run")), "```", ""]
     if job.state.is_finished and curve:
         lines[0] += f". Loss curve: {advise(epoch_means(curve)).text}."
     if job.failure is not None:
         lines += [f"Failed ({job.failure.kind}):", "", "```", job.failure.message[:2000], "```", ""]
     lines += [*(f"- `{override_line(key, value)}`" for key, value in trial.overrides.items()), ""]
-    if job.created_at < sweep.record.created_at:
-        lines += ["The job is older than this sweep: an earlier one had the same trial, and its result was taken.", ""]
+    if len(shared.members) > 1:
+        others = ", ".join(f"trial {other.number} of `{each.id}`" for each, other in reversed(shared.members[:-1]))
+        lines += [f"The same trial is {others}: one job, one run.", ""]
     if job.tuned_model is not None:
         lines += [f"Tuned model: `{job.tuned_model.name}` in `{job.tuned_model.location}`", ""]
     return "\n".join(lines).strip()
 
 
-def _params(sweep: FrozenSweep, trial: TrialRecord) -> dict[str, str]:
+def _params(shared: SharedTrial) -> dict[str, str]:
+    """Params cannot be changed: the oldest sweep's count, and each later one adds what else it varies."""
+    sweep, trial = shared.members[0]
     config = trial.config
     hyperparameters = Hyperparameters(**config["hyperparameters"])
     params: dict[str, Any] = {
@@ -192,10 +214,11 @@ def _params(sweep: FrozenSweep, trial: TrialRecord) -> dict[str, str]:
         "seed": config["seed"],
         "examples": len(sweep.examples(trial.training).examples),
     }
-    for key in sweep.varied:
-        name = key.rpartition(".")[2]
-        if name not in params and label(key) not in ("model", "data", "tpl"):
-            params[key] = value_of(key, trial.overrides, config)
+    for each, own in shared.members:
+        for key in each.varied:
+            name = key.rpartition(".")[2]
+            if name not in params and key not in params and label(key) not in ("model", "data", "tpl"):
+                params[key] = value_of(key, own.overrides, own.config)
     return {name: override_value(value)[:_PARAM_CHARACTERS] for name, value in params.items()}
 
 

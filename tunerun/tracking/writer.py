@@ -13,11 +13,12 @@ from urllib.parse import quote
 from filelock import FileLock, Timeout
 
 from tunerun.errors import LedgerError, TrackingError
+from tunerun.holding import holder_of
 from tunerun.ledger import FILE_NAME, Ledger
 from tunerun.redaction import redact
 from tunerun.schema import Tracking
 from tunerun.tracking.address import parse_address
-from tunerun.tracking.image import trial_of_subject
+from tunerun.tracking.image import FrozenSweep, key_of_subject, trial_prefix
 from tunerun.tracking.naming import metric_key
 from tunerun.tracking.replay import Replay, SyncReport
 from tunerun.tracking.store import RefusedError, Store
@@ -70,17 +71,22 @@ class Tracker:
         self._store = Store(address, before_new=self._void_marks)
         self._was_rebuilt = False
         self._interval_s = interval_s
+        self._sweep_id: str | None = None
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self, sweep_id: str) -> None:
-        """Replay a sweep from now on, until closed, in a thread of its own."""
+        """Replay a sweep that this process runs, until closed, in a thread of its own."""
+        self._sweep_id = sweep_id
         # A daemon: a store that does not answer must not keep a finished process from ending.
         self._thread = threading.Thread(target=self._write, args=[sweep_id], name="tunerun-tracker", daemon=True)
         self._thread.start()
 
     def close(self, timeout_s: float) -> None:
-        """Replay a last time and stop, in at most `timeout_s` seconds; what is then missing stands in `problem`."""
+        """Replay a last time and stop, in at most `timeout_s` seconds; what is then missing stands in `problem`.
+
+        What is not finished by now was interrupted: its runs are closed.
+        """
         self._closing.set()
         if self._thread is None:
             return
@@ -111,16 +117,17 @@ class Tracker:
             NotFoundError: the ledger holds no such sweep.
         """
         with Ledger(self._ledger_path) as ledger:
-            replay = Replay(ledger, self._store, self.name)
+            replay = Replay(ledger, self._store, self.name, self._is_run)
             wanted = [sweep.id for sweep in ledger.sweeps()] if sweep_ids is None else list(sweep_ids)
             self._turn(replay, wanted, LOCK_WAIT_S)
             return SyncReport(len(wanted), replay.runs, replay.points, self.problem)
 
     def run_ids(self, ledger: Ledger, sweep_id: str) -> dict[int, str]:
         """The ids of the trials' runs by number, from the ledger alone; those that MLflow was told of."""
-        marks = ledger.marks(self.name, f"{sweep_id}/").items()
-        found = ((trial_of_subject(subject), mark.run_id) for subject, mark in marks)
-        return {trial[1]: run_id for trial, run_id in found if trial is not None and run_id is not None}
+        sweep = FrozenSweep(ledger, sweep_id)
+        marks = ledger.trial_marks(self.name, sweep_id, trial_prefix(sweep.experiment))
+        found = {key_of_subject(subject): mark.run_id for subject, mark in marks.items()}
+        return {t.number: run_id for t in sweep.trials if (run_id := found.get(t.key)) is not None}
 
     @property
     def notice(self) -> str | None:
@@ -130,6 +137,11 @@ class Tracker:
         if self._was_rebuilt:
             return f"MLflow's store at {self.name} was not there: made again from the ledger"
         return None
+
+    def _is_run(self, sweep_id: str) -> bool:
+        if sweep_id == self._sweep_id:
+            return not self._closing.is_set()
+        return holder_of(self._ledger_path.parent, sweep_id) is not None
 
     def _void_marks(self) -> None:
         with Ledger(self._ledger_path) as ledger:
@@ -154,7 +166,7 @@ class Tracker:
     def _write(self, sweep_id: str) -> None:
         try:
             with Ledger(self._ledger_path) as ledger:
-                replay = Replay(ledger, self._store, self.name)
+                replay = Replay(ledger, self._store, self.name, self._is_run)
                 is_caught_up = False
                 while not self._closing.is_set():
                     self._turn(replay, [sweep_id], 0)
