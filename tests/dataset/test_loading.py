@@ -191,9 +191,15 @@ def test_rows_are_checked_beside_broken_ones(tmp_path: Path) -> None:
 
 
 def test_no_limits(tmp_path: Path) -> None:
-    """Without limits texts may have any length."""
-    path = _write(tmp_path / "a.jsonl", [{"text_input": "x" * 50_000, "output": "y" * 6_000}])
-    assert len(_load(path, limits=(None, None)).training.examples) == 1
+    """Where the backend has no limits, texts may have any length; those of the Gemini API are advice."""
+    rows = [*_numbers(100), {"text_input": "x" * 40_001, "output": "y"}, {"text_input": "x", "output": "y" * 5_001}]
+    path = _write(tmp_path / "a.jsonl", rows)
+    loaded = _load(path, limits=(None, None))
+    assert len(loaded.training.examples) == 102
+    (advice,) = loaded.warnings
+    assert advice.startswith(
+        f"{path}:101, {path}:102: longer than the Gemini API takes: 40,000 characters of text_input"
+    )
 
 
 def test_missing_column_without_a_near_name(tmp_path: Path) -> None:

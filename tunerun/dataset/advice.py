@@ -18,6 +18,9 @@ ADVISED_EXAMPLES = (100, 500)
 MOST_TRAINING_BYTES = 4_000_000
 """The guide: the training file can be at most 4 MB; read as decimal megabytes, the smaller reading."""
 
+MOST_INPUT_CHARACTERS, MOST_OUTPUT_CHARACTERS = 40_000, 5_000
+"""The guide: of an example's text_input and of its output."""
+
 MOST_PLACES = 3
 """Places that one warning names, unless all are asked for."""
 
@@ -34,6 +37,19 @@ def advice_on_size(training: Sequence[RenderedRow]) -> Iterator[str]:
     if byte_count > MOST_TRAINING_BYTES:
         has, limit = byte_count / 1e6, MOST_TRAINING_BYTES / 1e6
         yield f"{file}: {has:.1f} MB to train on; the Gemini API takes {limit:.0f} MB ({GUIDE}); dataset.limit cuts it"
+
+
+def advice_on_length(training: Sequence[RenderedRow], most: int) -> Iterator[str]:
+    """Yield one line about examples that this backend takes and the Gemini API does not."""
+    long = [
+        each.row.place
+        for each in training
+        if len(each.example.text_input) > MOST_INPUT_CHARACTERS or len(each.example.output) > MOST_OUTPUT_CHARACTERS
+    ]
+    if long:
+        places = ", ".join(long[:most]) + (f" and {len(long) - most:,} more" if len(long) > most else "")
+        limits = f"{MOST_INPUT_CHARACTERS:,} characters of text_input and {MOST_OUTPUT_CHARACTERS:,} of output"
+        yield f"{places}: longer than the Gemini API takes: {limits} ({GUIDE}); backend=gemini would refuse the rows"
 
 
 def _examples(count: int) -> str:

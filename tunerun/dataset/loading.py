@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunerun.dataset.advice import MOST_PLACES, advice_on_columns, advice_on_size
+from tunerun.dataset.advice import MOST_PLACES, advice_on_columns, advice_on_length, advice_on_size
 from tunerun.dataset.checks import CharacterLimits, RenderedRow, render_rows, require
 from tunerun.dataset.inspection import Finding, inspect
 from tunerun.dataset.lengths import TokenLimit, short_enough
@@ -96,6 +96,7 @@ def load_examples(
         warnings=(
             *reader.warnings,
             *advice_on_size(parts.training),
+            *advice_on_length(parts.training, most_places),
             *(finding.text for finding in findings),
             *_unused_columns(rows, dataset, template),
         ),
