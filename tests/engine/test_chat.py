@@ -1,56 +1,209 @@
-"""The chat format, derived from a tokenizer's own template."""
+"""The chat format of well known base models' own templates, and the tokens that training and generation see."""
 
 from __future__ import annotations
 
+import json
+import shutil
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
-from tests.engine import tiny_model
-from tunerun.engine import base_model, chat
+from tests.engine import chat_templates, tiny_model
+from tests.engine.tiny_model import TOKENIZERS
+from tunerun.engine import base_model, chat, chat_template, encoding
 from tunerun.engine.chat import ChatFormat
+from tunerun.engine.chat_encoder import ChatEncoder
 from tunerun.errors import BaseModelError
 from tunerun.job import Example
 
-LLAMA_2 = (
-    "{% for message in messages %}{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + message['content'] }} "
-    "[/INST]{% else %}{{ ' ' + message['content'] + ' ' + eos_token }}{% endif %}{% endfor %}"
+EXAMPLES = (
+    Example("twenty two", "twenty three"),
+    Example("two\n\nlines\tand 你好 🙂", "one\n\nline  é"),
+    Example("a", "b."),
+    Example("", "x"),
 )
 
-
-def derived(folder: Path, chat_template: str | None, cache: Path) -> ChatFormat:
-    model = tiny_model.model_of(tiny_model.build(folder, chat_template=chat_template))
-    base_model.prepare(model, cache)
-    return base_model.chat_format(base_model.find(model, cache), cache)
-
-
-def test_template_with_turns(tmp_path: Path) -> None:
-    """The end is the token that closes the model's turn, without what the template writes behind it."""
-    expected = ChatFormat("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>")
-    assert derived(tmp_path / "model", tiny_model.CHAT_TEMPLATE, tmp_path) == expected
-
-
-def test_template_with_text_before_the_end(tmp_path: Path) -> None:
-    """What the template writes between answer and end token belongs to the end."""
-    expected = ChatFormat("<|im_start|>[INST] ", " [/INST]", " <|im_end|>")
-    assert derived(tmp_path / "model", LLAMA_2, tmp_path) == expected
+EXPECTED = {
+    "qwen3": ("<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n", "", "<|im_end|>"),
+    "deepseek-r1": ("<｜Assistant｜>", "", "<｜end▁of▁sentence｜>"),
+    "deepseek-v3.1": ("<｜Assistant｜></think>", "", "<｜end▁of▁sentence｜>"),
+    "gpt-oss": ("<|end|><|start|>assistant<|channel|>final<|message|>", "", "<|return|>"),
+    "llama-2": (" [/INST]", " ", " <|im_end|>"),
+    "llama-3.2": ("<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n", "", "<|eot_id|>"),
+    "smollm3": ("<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n", "", "<|im_end|>"),
+    "gemma-3": ("<end_of_turn>\n<start_of_turn>model\n", "", "<end_of_turn>"),
+    "smolvlm": ("<end_of_utterance>\nAssistant:", " ", "<end_of_utterance>"),
+    "vicuna": (" ASSISTANT:", " ", "<|im_end|>"),
+    "mistral": (" [/INST]", "", "<|im_end|>"),
+}
 
 
-def test_no_template(tmp_path: Path) -> None:
+@pytest.fixture(scope="session")
+def tokenizers() -> dict[str, Any]:
+    return {name: make() for name, make in TOKENIZERS.items()}
+
+
+def with_template(folder: Path, source: Path, template: str | None) -> Path:
+    """A copy of a base model with another chat template."""
+    shutil.copytree(source, folder)
+    (folder / "chat_template.jinja").unlink()
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+@pytest.mark.parametrize("name", chat_templates.ALL)
+def test_the_format_is_the_models_own_answered_turn(name: str, tokenizers: dict[str, Any]) -> None:
+    """What follows the input is what the template writes before an answer: no thought is open, a channel is chosen."""
+    tokenizers["bytes"].chat_template = chat_templates.ALL[name]
+    found = chat.derive(tokenizers["bytes"])
+    assert (found.suffix, found.start, found.end) == EXPECTED[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, "bytes") for name in chat_templates.ALL]
+    + [(name, kind) for name in ("llama-2", "vicuna", "mistral") for kind in ("pieces", "legacy pieces")],
+)
+def test_tokens_are_those_of_apply_chat_template(name: str, kind: str, tokenizers: dict[str, Any]) -> None:
+    """Prompt and target together are the tokens of the whole conversation as transformers renders it."""
+    tokenizer = tokenizers[kind]
+    tokenizer.chat_template = chat_templates.ALL[name]
+    derived = chat.derive(tokenizer)
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    for example, encoded in zip(EXAMPLES, encoding.encode_examples(backend, derived, EXAMPLES), strict=True):
+        turns = [
+            {"role": role, "content": [{"type": "text", "text": text}] if name == "smolvlm" else text}
+            for role, text in (("user", example.text_input), ("assistant", example.output))
+        ]
+        whole = tokenizer.apply_chat_template(turns, tokenize=False, enable_thinking=False, thinking=False)
+        for form in ("%Y-%m-%d", "%d %b %Y", "%d %B %Y"):
+            whole = whole.replace(f": {datetime.now().strftime(form)}", f": {chat_template.TODAY.strftime(form)}")
+        expected = tokenizer(whole, add_special_tokens=False)["input_ids"]
+        ours = encoded.prompt + encoded.target
+        assert ours == expected[: len(ours)]
+        assert tokenizer.decode(expected[len(ours) :]).strip() in ("", tokenizer.eos_token)
+
+
+@pytest.mark.parametrize("name", ["llama-3.2", "smollm3", "gpt-oss"])
+def test_the_day_does_not_matter(name: str, tokenizers: dict[str, Any]) -> None:
+    """A template that shows the date shows one date for ever."""
+    tokenizers["bytes"].chat_template = chat_templates.ALL[name]
+    prefix = chat.derive(tokenizers["bytes"]).prefix
+    assert any(date in prefix for date in ("2024-07-26", "26 Jul 2024", "26 July 2024"))
+    assert str(datetime.now().year) not in prefix.replace("2024", "").replace("June 2025", "")
+
+
+OUTPUTS = [
+    "twenty three",
+    "",
+    " leading and trailing ",
+    "\n\nlines\n",
+    "  é 你好 🙂",
+    "<|im_end|> is text, <think> too",
+    "</s><s>",
+    "<|im_end",
+    "a<｜Assistant｜>b",
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, "bytes") for name in ("qwen3", "deepseek-r1", "llama-2")]
+    + [(name, kind) for name in ("llama-2", "mistral") for kind in ("pieces", "legacy pieces")],
+)
+def test_text_of_rows_is_text(name: str, kind: str, tokenizers: dict[str, Any]) -> None:
+    """Whatever a row holds, no control token comes of it but the format's own, and it is decoded as it was."""
+    tokenizers[kind].chat_template = chat_templates.ALL[name]
+    derived = chat.derive(tokenizers[kind])
+    backend = Tokenizer.from_str(tokenizers[kind].backend_tokenizer.to_str())
+    encoder = ChatEncoder(backend, derived)
+    controls = {
+        number
+        for number, token in backend.get_added_tokens_decoder().items()
+        if token.special or (token.content in str(derived) and token.content.strip())
+    }
+    (plain_prompt,), (plain_target,) = encoder.prompts(["x"]), encoder.targets(["x"])
+    for text, prompt, target in zip(OUTPUTS, encoder.prompts(OUTPUTS), encoder.targets(OUTPUTS), strict=True):
+        assert [one for one in prompt if one in controls] == [one for one in plain_prompt if one in controls]
+        assert [one for one in target if one in controls] == [one for one in plain_target if one in controls]
+        written = backend.decode(prompt, skip_special_tokens=False)
+        if kind == "legacy pieces":  # they put a space behind every special token
+            written = written.replace("<s> ", "<s>", 1)
+        assert written == derived.prompt(text)
+        assert encoder.text(target[:-1], has_end=True) == text
+    held = encoder.control_tokens_in("<think> <|im_end|></s> <|im_end|>")
+    assert (
+        held == {"qwen3": ["<think>", "<|im_end|>"], "deepseek-r1": ["<|im_end|>"], "llama-2": ["<|im_end|>"]}[name]
+        if kind == "bytes"
+        else "</s>" in held
+    )
+
+
+def test_a_control_token_in_an_answer_is_shown(tokenizers: dict[str, Any]) -> None:
+    """What the model answers is its answer: a control token that does not end it is not deleted."""
+    tokenizers["bytes"].chat_template = chat_templates.QWEN3
+    encoder = ChatEncoder(tokenizers["bytes"].backend_tokenizer, chat.derive(tokenizers["bytes"]))
+    start = tokenizers["bytes"].convert_tokens_to_ids("<|im_start|>")
+    assert encoder.text([start], has_end=True) == "<|im_start|>"
+
+
+def test_no_template(tmp_path: Path, tiny_folder: Path) -> None:
     """A model without chat template gets a line break between input and output, and its end token."""
-    assert derived(tmp_path / "model", None, tmp_path) == ChatFormat("", "\n", "<|im_end|>")
+    model = tiny_model.model_of(with_template(tmp_path / "model", tiny_folder, None))
+    base_model.prepare(model, tmp_path)
+    assert base_model.chat_format(base_model.find(model, tmp_path), tmp_path) == ChatFormat("", "\n", "<|im_end|>")
 
 
-def test_template_that_hides_the_input(tmp_path: Path) -> None:
-    """A template that does not show the user's text exactly once is refused."""
-    with pytest.raises(BaseModelError, match="shows the user's text 0 times"):
-        derived(tmp_path / "model", "{{ messages | length }}", tmp_path)
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{{ messages | length }}", "user's text 0 times and the assistant's 0 times"),
+        ("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}", "user's text 2 times"),
+        ("{{ messages[1].content }}{{ messages[0].content }}", "not each once and in this order"),
+        ("{{ messages[0].content }}", "the assistant's 0 times"),
+        ("{{ raise_exception('no roles') }}", "it fails with TemplateError: no roles"),
+        ("{% for m in messages %}", "it fails with TemplateSyntaxError: Unexpected end of template"),
+        ("{{ messages[7].content.x }}", "it fails with UndefinedError"),
+        ("{{ 1 // 0 }}", "it fails with ZeroDivisionError"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_refused_where_the_model_is_found(
+    tmp_path: Path, tiny_folder: Path, template: str, words: str
+) -> None:
+    """The reason is given before anything is prepared or loaded."""
+    model = tiny_model.model_of(with_template(tmp_path / "model", tiny_folder, template))
+    with pytest.raises(BaseModelError) as refused:
+        base_model.find(model, tmp_path)
+    assert "chat template cannot be used" in str(refused.value)
+    assert words in str(refused.value)
+
+
+def test_templates_by_name(tmp_path: Path, tiny_folder: Path) -> None:
+    """Of several templates the default is used; none is an error that names them."""
+    folder = with_template(tmp_path / "model", tiny_folder, None)
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": tiny_model.CHAT_TEMPLATE}]
+    file.write_text(json.dumps({**config, "chat_template": named}))
+    model = tiny_model.model_of(folder)
+    base_model.prepare(model, tmp_path)
+    assert base_model.chat_format(base_model.find(model, tmp_path), tmp_path).end == "<|im_end|>"
+    file.write_text(json.dumps({**config, "chat_template": named[:1]}))
+    with pytest.raises(BaseModelError, match=r"several chat templates \(tool_use\) and no default"):
+        base_model.find(model, tmp_path)
+    file.write_text("{")
+    with pytest.raises(BaseModelError, match=r"tokenizer_config.json is not valid JSON"):
+        base_model.find(model, tmp_path)
 
 
 def test_prompt_and_target(tmp_path: Path) -> None:
-    """A prompt is prefix, input, suffix; a target is output, end; a file keeps both to the character."""
-    format_ = ChatFormat("<", "\n>\u2028", " é")
+    """A prompt is prefix, input, suffix; a target is start, output, end; a file keeps all to the character."""
+    format_ = ChatFormat("<", "\n>\u2028", " é", start=" ")
     assert format_.prompt(" a ") == "< a \n>\u2028"
-    assert format_.target(Example("x", "b\n")) == "b\n é"
+    assert format_.target(Example("x", "b\n")) == " b\n é"
     chat.write(format_, tmp_path / "chat.json")
     assert chat.read(tmp_path / "chat.json") == format_

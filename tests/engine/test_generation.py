@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from tests.engine import tiny_model
+from tests.engine import chat_templates, tiny_model
 from tests.engine.observer import Recording
-from tests.engine.tiny_model import EXAMPLES, request_of
+from tests.engine.tiny_model import EXAMPLES, TOKENIZERS, request_of
 from tunerun.engine import adapters, encoding, network, training, tuned_model
+from tunerun.engine.chat_encoder import ChatEncoder
 from tunerun.engine.generation import ROWS, Generation
 from tunerun.engine.network import LoadedModel
 from tunerun.errors import BaseModelError, InputError, NotFoundError
@@ -110,8 +111,37 @@ def test_generation_sends_the_prompt_tokens_of_training(base: LoadedModel) -> No
         (encoded,) = encoding.encode_examples(base.tokenizer, base.chat, [example])
         turns = [{"role": "user", "content": example.text_input}]
         assert encoded.prompt == tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
-        assert encoding.encode_texts(base.tokenizer, [base.chat.prompt(example.text_input)]) == [encoded.prompt]
+        assert ChatEncoder(base.tokenizer, base.chat).prompts([example.text_input]) == [encoded.prompt]
         assert encoded.target[-1] in base.stop_ids
+
+
+@pytest.mark.parametrize(
+    ("template", "kind"), [("qwen3", "bytes"), ("llama-2", "legacy pieces"), ("mistral", "pieces")]
+)
+def test_answers_come_back_as_they_were_learned(template: str, kind: str, cache: Path, tmp_path: Path) -> None:
+    """Spaces, line breaks and the text of control tokens survive training and generation, whatever the chat format."""
+    examples = (
+        *EXAMPLES[:3],
+        Example("spaces", "  a b "),
+        Example("lines", "a\n\nb"),
+        Example("tokens", "a <|im_end|></s> b"),
+    )
+    folder = tiny_model.build(
+        tmp_path / "base", chat_template=chat_templates.ALL[template], tokenizer=TOKENIZERS[kind]()
+    )
+    model = tiny_model.model_of(folder)
+    base = network.load(model, cache, network.choose_device("cpu"))
+    tuned = tune(base, request_of(model, training=examples, epoch_count=60, batch_size=6, adapter_rank=8), tmp_path)
+    options = replace(OPTIONS, max_output_tokens=40)
+    prompts = [Prompt(one.text_input, options, str(tuned)) for one in examples]
+    parts = [""] * len(prompts)
+
+    def on_text(position: int, text: str) -> None:
+        parts[position] += text
+
+    answers = [answer for answer in Generation(base).answer(prompts, on_text) if isinstance(answer, Answer)]
+    assert [answer.text for answer in answers] == [one.output for one in examples] == parts
+    assert not any(answer.is_cut for answer in answers)
 
 
 def test_tuned_model_has_learned_its_examples(generation: Generation, tuned: Path) -> None:

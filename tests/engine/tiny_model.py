@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from tests.engine import tokenizers
+from tests.engine.chat_templates import ADDED_TOKENS, SPECIAL_TOKENS
 from tunerun.job import Example, TuningRequest
 from tunerun.schema import Hyperparameters, Model, Template
 
@@ -24,28 +28,20 @@ EXAMPLES = tuple(
         ("seven", "eight"),
     ]
 )
+TOKENIZERS: dict[str, Callable[[], Any]] = {
+    "bytes": lambda: tokenizers.of_bytes(EXAMPLES, SPECIAL_TOKENS, ADDED_TOKENS),
+    "pieces": lambda: tokenizers.of_pieces(EXAMPLES, is_legacy=False),
+    "legacy pieces": lambda: tokenizers.of_pieces(EXAMPLES, is_legacy=True),
+}
 HELD_OUT = (Example("two", "three"), Example("thirteen", "fourteen"))
 
 
-def build(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE) -> Path:
+def build(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE, tokenizer: Any = None) -> Path:
     """Write the model in transformers' format; the same bytes every time."""
-    import tokenizers
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=320,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator([f"{one.text_input} {one.output}" for one in EXAMPLES], trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
+    tokenizer = tokenizers.of_bytes(EXAMPLES) if tokenizer is None else tokenizer
     tokenizer.chat_template = chat_template
     tokenizer.save_pretrained(folder)
     config = LlamaConfig(
@@ -57,9 +53,9 @@ def build(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE) -> Path:
         num_key_value_heads=2,
         max_position_embeddings=CONTEXT_TOKENS,
         initializer_range=0.3,  # large enough for the frozen output layer to be sure of a token
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)

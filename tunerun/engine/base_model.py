@@ -2,7 +2,7 @@
 
 Light: no torch, no transformers; `prepare` imports them. The cache holds, for every base model that was prepared,
 
-    base_models/<entry>/chat.json        the chat format
+    base_models/<entry>/chat-<n>.json    the chat format, derived in the n-th way
     base_models/<entry>/tokenizer.json   the tokenizer, as the library `tokenizers` reads it
     base_models/<entry>/model/           the weights, converted from GGUF (a folder of the user's stays where it is)
     digests/<entry>.json                 the digest of a file, good while the file is the same
@@ -20,7 +20,7 @@ from typing import Literal
 
 import platformdirs
 
-from tunerun.engine import chat, file_digest, hub, model_facts
+from tunerun.engine import chat, chat_template, file_digest, hub, model_facts
 from tunerun.engine.model_facts import ModelFacts
 from tunerun.errors import BaseModelError
 from tunerun.schema import Model
@@ -193,7 +193,7 @@ def prepared_folder(found: FoundModel, cache: Path) -> Path | None:
     """Return the folder that transformers can load, or None if `prepare` has yet to make it."""
     entry = entry_folder(found, cache)
     folder = entry / "model" if found.kind == "gguf" else found.path
-    parts = (entry / "chat.json", entry / "tokenizer.json")
+    parts = (chat_file(entry), entry / "tokenizer.json")
     if folder is None or not folder.is_dir() or not all(part.is_file() for part in parts):
         return None
     return folder
@@ -201,7 +201,12 @@ def prepared_folder(found: FoundModel, cache: Path) -> Path | None:
 
 def chat_format(found: FoundModel, cache: Path) -> chat.ChatFormat:
     """Return the chat format of a prepared model."""
-    return chat.read(entry_folder(found, cache) / "chat.json")
+    return chat.read(chat_file(entry_folder(found, cache)))
+
+
+def chat_file(entry: Path) -> Path:
+    """Return the file that keeps a model's chat format; one that was derived in an older way is not used."""
+    return entry / f"chat-{chat_template.VERSION}.json"
 
 
 def tokenizer_file(found: FoundModel, cache: Path) -> Path:

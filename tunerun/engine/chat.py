@@ -1,7 +1,8 @@
-"""The chat format: what stands before and after an example's two texts when a model sees them.
+"""The chat format: what is before, between and after an example's two texts when a model sees them.
 
-It is derived once from the base model's own chat template, when the model is prepared, so that a template that shows
-today's date cannot change between training and a call of the tuned model.
+It is what the base model's own chat template puts around an assistant's turn, taken from a rendered conversation and
+not from the template's generation prompt: a reasoning model's prompt opens a thought, gpt-oss' no channel, while their
+rendered turns are the answers that they were trained on. It is derived once, when the base model is prepared.
 """
 
 from __future__ import annotations
@@ -11,26 +12,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tunerun.engine import chat_template
 from tunerun.errors import BaseModelError
 from tunerun.job import Example
-
-_INPUT_MARK = "tunerun7input7mark"
-_OUTPUT_MARK = "tunerun7output7mark"
 
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """Prompt = prefix + text_input + suffix; target = output + end.
+    """Prompt = prefix + text_input + suffix; target = start + output + end.
 
     Attributes:
         prefix: everything before `text_input`: a system turn, the opening of the user's turn.
-        suffix: everything between `text_input` and `output`.
-        end: the token that ends the model's turn, as text; empty if the model has none.
+        suffix: everything between `text_input` and the target.
+        end: what ends the model's turn, up to and with the token that ends it; empty if the model has none.
+        start: spaces before `output`: tokenizers make one token of a space and the word behind it, so that it belongs
+            to what the model answers.
     """
 
     prefix: str
     suffix: str
     end: str
+    start: str = ""
 
     def prompt(self, text_input: str) -> str:
         """Return what the model is sent for an input, in training and in generation alike."""
@@ -38,7 +40,7 @@ class ChatFormat:
 
     def target(self, example: Example) -> str:
         """Return what the model learns to answer."""
-        return f"{example.output}{self.end}"
+        return f"{self.start}{example.output}{self.end}"
 
 
 def derive(tokenizer: Any) -> ChatFormat:
@@ -48,24 +50,18 @@ def derive(tokenizer: Any) -> ChatFormat:
     break, the end the end-of-text token.
 
     Raises:
-        BaseModelError: the chat template does not show the user's text exactly once.
+        BaseModelError: the chat template fails, or does not show each text exactly once.
     """
-    if not tokenizer.chat_template:
-        return ChatFormat(prefix=_beginning(tokenizer), suffix="\n", end=tokenizer.eos_token or "")
-    turns = [{"role": "user", "content": _INPUT_MARK}]
-    prompt = _render(tokenizer, turns, add_generation_prompt=True)
-    if prompt.count(_INPUT_MARK) != 1:
-        raise BaseModelError(
-            f"the base model's chat template shows the user's text {prompt.count(_INPUT_MARK)} times; tunerun needs it "
-            "exactly once; choose another base model, or remove its chat template"
-        )
-    prefix, suffix = prompt.split(_INPUT_MARK)
-    return ChatFormat(prefix=prefix, suffix=suffix, end=_end_of_turn(tokenizer, turns))
-
-
-def _render(tokenizer: Any, turns: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
-    rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
-    return str(rendered)
+    tokens = {name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
+    try:
+        template = chat_template.default_of(tokenizer.chat_template)
+        if template is None:
+            return ChatFormat(prefix=_beginning(tokenizer), suffix="\n", end=tokenizer.eos_token or "")
+        prefix, between, after = chat_template.around(template, tokens)
+    except chat_template.UnusableTemplateError as error:
+        raise BaseModelError(f"the base model: {error}") from error
+    suffix = between.rstrip(" ")
+    return ChatFormat(prefix, suffix, _end_of_turn(tokenizer, after), start=between[len(suffix) :])
 
 
 def _beginning(tokenizer: Any) -> str:
@@ -74,13 +70,12 @@ def _beginning(tokenizer: Any) -> str:
     return str(tokenizer.bos_token) if adds_beginning else ""
 
 
-def _end_of_turn(tokenizer: Any, turns: list[dict[str, str]]) -> str:
+def _end_of_turn(tokenizer: Any, after: str) -> str:
     """Return what follows an answer up to its first special token: generation stops there, so nothing after counts."""
-    answered = _render(tokenizer, [*turns, {"role": "assistant", "content": _OUTPUT_MARK}], add_generation_prompt=False)
-    tail = answered.rpartition(_OUTPUT_MARK)[2]
     specials = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    ends = [tail.index(special) + len(special) for special in specials if special in tail]
-    return tail[: min(ends)] if ends else tokenizer.eos_token or ""
+    specials.add(tokenizer.eos_token or "")
+    ends = [after.index(special) + len(special) for special in specials if special and special in after]
+    return after[: min(ends)] if ends else tokenizer.eos_token or ""
 
 
 def write(chat: ChatFormat, file: Path) -> None:

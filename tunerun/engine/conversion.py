@@ -69,7 +69,7 @@ def _fill(entry: Path, model: Model, found: FoundModel) -> None:
         if gguf_file is not None:
             _save_converted(network, tokenizer, partial / "model")
         tokenizer.backend_tokenizer.save(str(partial / "tokenizer.json"))
-        chat.write(chat_format, partial / "chat.json")
+        chat.write(chat_format, base_model.chat_file(partial))
         shutil.rmtree(entry, ignore_errors=True)
         partial.rename(entry)
     finally:

@@ -9,6 +9,7 @@ import torch
 from tokenizers import Tokenizer
 
 from tunerun.engine.chat import ChatFormat
+from tunerun.engine.chat_encoder import ChatEncoder
 from tunerun.job import Example
 
 NOT_LEARNED = -100
@@ -49,15 +50,11 @@ class Batch:
         return self.labels.shape[1]
 
 
-def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Tokenise texts that hold their special tokens already."""
-    return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
-
-
 def encode_examples(tokenizer: Tokenizer, chat: ChatFormat, examples: Sequence[Example]) -> list[EncodedExample]:
     """Tokenise examples with the chat format around them."""
-    prompts = encode_texts(tokenizer, [chat.prompt(example.text_input) for example in examples])
-    targets = encode_texts(tokenizer, [chat.target(example) for example in examples])
+    encoder = ChatEncoder(tokenizer, chat)
+    prompts = encoder.prompts([example.text_input for example in examples])
+    targets = encoder.targets([example.output for example in examples])
     return [EncodedExample(prompt, target) for prompt, target in zip(prompts, targets, strict=True)]
 
 

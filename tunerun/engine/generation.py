@@ -17,7 +17,7 @@ import torch
 from tunerun.engine import adapters, tuned_model
 from tunerun.engine.adapters import Adapter, LoadedAdapters, MixingError
 from tunerun.engine.chat import ChatFormat
-from tunerun.engine.encoding import encode_texts
+from tunerun.engine.chat_encoder import ChatEncoder
 from tunerun.engine.network import LoadedModel, check_base
 from tunerun.errors import InputError
 from tunerun.job import Answer, Prompt
@@ -36,6 +36,7 @@ class Generation:
     def __init__(self, base: LoadedModel) -> None:
         self._base = base
         self._adapters = LoadedAdapters(base.network, base.device)
+        self._encoders: dict[ChatFormat, ChatEncoder] = {}
         self._can_mix = True
 
     def answer(
@@ -83,14 +84,15 @@ class Generation:
         if prompt.adapter is not None:
             chat = self._chat_of(Path(prompt.adapter))
             adapter = self._adapters.get(Path(prompt.adapter))
-        (ids,) = encode_texts(self._base.tokenizer, [chat.prompt(prompt.text_input)])
+        encoder = self._encoder(chat)
+        (ids,) = encoder.prompts([prompt.text_input])
         limit = self._base.context_tokens
         if limit is not None and len(ids) >= limit:
             raise InputError(
                 f"the input takes {len(ids)} tokens with the chat format around it, which leaves no room for an answer "
                 f"in the base model's {limit} tokens; shorten it, or choose another base model"
             )
-        row = _Row(position, prompt, ids, adapter, self._base)
+        row = _Row(position, prompt, ids, adapter, encoder, self._base)
         if on_text is not None:
             row.on_text = lambda text: on_text(position, text)
         row.is_cancelled = lambda: is_cancelled(position)
@@ -100,6 +102,11 @@ class Generation:
         record = tuned_model.read(folder)
         check_base(record, self._base)
         return record.chat_format
+
+    def _encoder(self, chat: ChatFormat) -> ChatEncoder:
+        if chat not in self._encoders:
+            self._encoders[chat] = ChatEncoder(self._base.tokenizer, chat)
+        return self._encoders[chat]
 
     def _batches(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
         """Yield rows of about the same length, the longest first: what does not fit the memory fails at once."""
@@ -161,7 +168,13 @@ class _Row:
     """
 
     def __init__(
-        self, position: int, prompt: Prompt, prompt_ids: list[int], adapter: Adapter | None, base: LoadedModel
+        self,
+        position: int,
+        prompt: Prompt,
+        prompt_ids: list[int],
+        adapter: Adapter | None,
+        encoder: ChatEncoder,
+        base: LoadedModel,
     ) -> None:
         self.position = position
         self.prompt_ids = prompt_ids
@@ -170,12 +183,14 @@ class _Row:
         self.is_over = False
         self.on_text: Callable[[str], None] | None = None
         self.is_cancelled: Callable[[], bool] = lambda: False
-        self._base = base
+        self._encoder = encoder
+        self._stop_ids = base.stop_ids
         self._options = prompt.options
         self._most = prompt.options.max_output_tokens
         if base.context_tokens is not None:
             self._most = min(self._most, base.context_tokens - len(prompt_ids))
         self._has_end = False
+        self._is_stopped = False
         self._sent = 0
         self._random = _random_numbers(prompt.options.seed, prompt_ids)
 
@@ -211,48 +226,48 @@ class _Row:
 
     def take(self, token: int) -> None:
         """Take the next token, and see whether the answer is whole with it."""
-        if token in self._base.stop_ids:
+        if token in self._stop_ids:
             self._has_end = self.is_over = True
         else:
             self.answer_ids.append(token)
-            self._has_end = self._stop() is not None
-            self.is_over = self._has_end or self.room == 0 or self.is_cancelled()
+            self._is_stopped = self._stop() is not None
+            self.is_over = self._is_stopped or self.room == 0 or self.is_cancelled()
         if self.on_text is not None:
             self._send(self.on_text)
 
     def _send(self, on_text: Callable[[str], None]) -> None:
         """Pass on the text that is sure to stay."""
-        text = self._text(self.answer_ids)
-        end = len(text)
-        if (stop := self._stop()) is not None:
-            end = stop
-        elif not self.is_over:
+        text = self._text()
+        if not self.is_over:
             if text.endswith("\ufffd"):  # a character of which some bytes are still to come
                 return
-            end -= _begun(text, self._options.stop_sequences)
-        if end > self._sent:
-            on_text(text[self._sent : end])
-            self._sent = end
+            # Behind the end's own text its token may follow at once; behind a stop sequence nothing follows.
+            text = text[: len(text) - _begun(text, (*self._options.stop_sequences, f"{self._encoder.end_text}\0"))]
+        if len(text) > self._sent:
+            on_text(text[self._sent :])
+            self._sent = len(text)
+
+    def answer(self) -> Answer:
+        """Return the answer so far."""
+        text, tokens = self._text(), len(self.answer_ids)
+        if self._is_stopped:
+            while tokens and len(self._decoded(tokens - 1)) >= len(text):
+                tokens -= 1
+        return Answer(text, tokens, is_cut=self.room == 0 and not self._has_end and not self._is_stopped)
+
+    def _text(self) -> str:
+        return self._decoded(len(self.answer_ids))[: self._stop()]
 
     def _stop(self) -> int | None:
         """Return where in the answer's text the first stop sequence is."""
         if not self._options.stop_sequences:
             return None
-        text = self._text(self.answer_ids)
+        text = self._decoded(len(self.answer_ids))
         places = [text.find(stop) for stop in self._options.stop_sequences]
         return min((place for place in places if place >= 0), default=None)
 
-    def answer(self) -> Answer:
-        """Return the answer so far."""
-        text, tokens = self._text(self.answer_ids), len(self.answer_ids)
-        if (stop := self._stop()) is not None:
-            text = text[:stop]
-            while tokens and len(self._text(self.answer_ids[: tokens - 1])) >= stop:
-                tokens -= 1
-        return Answer(text, tokens, is_cut=not self._has_end and self.room == 0)
-
-    def _text(self, ids: list[int]) -> str:
-        return self._base.tokenizer.decode(ids, skip_special_tokens=True)
+    def _decoded(self, tokens: int) -> str:
+        return self._encoder.text(self.answer_ids[:tokens], has_end=self._has_end)
 
 
 def _random_numbers(seed: int, prompt_ids: list[int]) -> torch.Generator:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunerun.engine import gguf_header
+from tunerun.engine import chat_template, gguf_header
 
 _LFS = b"version https://git-lfs"
 _SMALL_BYTES = 1 << 20
@@ -42,6 +42,9 @@ _BOTH_WAYS = frozenset(
 
 
 _QUANTISED = frozenset({"I8", "U8", "I16", "U16", "I32", "U32", "I64", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4"})
+
+_GGUF_TOKENS = {"bos_token": "<bos>", "eos_token": "<eos>"}
+"""Stand for the two that templates write; a GGUF file names them by number."""
 
 _Tensor = tuple[str, list[int]]
 """The type and the shape of a tensor."""
@@ -122,6 +125,10 @@ def _of_folder(folder: Path, _stamp: object) -> ModelFacts:
     problems += _config_problems(folder, config, text)
     if not problems:
         problems += _weight_problems(text, tensors)
+    try:
+        chat_template.check_folder(folder)
+    except chat_template.UnusableTemplateError as error:
+        problems.append(str(error))
     return ModelFacts(_first_count(text, _CONTEXTS), _has_end_token(folder, config), tuple(problems))
 
 
@@ -297,6 +304,10 @@ def _gguf_problems(file: Path, header: gguf_header.GgufHeader) -> Iterator[str]:
         yield f"{file.name} is one of {parts} parts; join them with llama.cpp's `llama-gguf-split --merge`"
     elif size < header.byte_count:
         yield f"{file.name} has {size:,} bytes, but needs {header.byte_count:,}: it is cut off; download it again"
+    try:
+        chat_template.check(chat_template.default_of(header.metadata.get("tokenizer.chat_template")), _GGUF_TOKENS)
+    except chat_template.UnusableTemplateError as error:
+        yield str(error)
     if header.of_architecture("attention.causal") is False:
         yield f"{file.name} holds an encoder, whose tokens see what follows them; {_NOT_CAUSAL}"
     layers, stated = layer_count(header.tensors, _GGUF_LAYER), header.of_architecture("block_count")

@@ -45,6 +45,9 @@ class TokenCounter(Protocol):
     def count_input(self, text_input: str) -> int:
         """Return the tokens of the prompt for an input."""
 
+    def control_tokens_in(self, text: str) -> list[str]:
+        """Return which of the base model's control tokens a text holds, each once; none while they are not known."""
+
 
 def token_counter(model: Model, cache: Path) -> TokenCounter:
     """Return an exact counter if the base model is prepared in the cache and `tokenizers` is installed.
@@ -69,10 +72,9 @@ class ExactCounter:
     exact = True
 
     def __init__(self, tokenizer: Tokenizer, chat: ChatFormat) -> None:
-        self._tokenizer = tokenizer
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        self._chat = chat
+        from tunerun.engine.chat_encoder import ChatEncoder
+
+        self._encoder = ChatEncoder(tokenizer, chat)
 
     def count(self, example: Example) -> int:
         """Return the tokens of one pass over an example."""
@@ -80,16 +82,17 @@ class ExactCounter:
 
     def count_all(self, examples: Sequence[Example]) -> list[int]:
         """Return the tokens of one pass over each example."""
-        prompts = self._lengths([self._chat.prompt(example.text_input) for example in examples])
-        targets = self._lengths([self._chat.target(example) for example in examples])
-        return [prompt + target for prompt, target in zip(prompts, targets, strict=True)]
+        prompts = self._encoder.prompts([example.text_input for example in examples])
+        targets = self._encoder.targets([example.output for example in examples])
+        return [len(prompt) + len(target) for prompt, target in zip(prompts, targets, strict=True)]
 
     def count_input(self, text_input: str) -> int:
         """Return the tokens of the prompt for an input."""
-        return self._lengths([self._chat.prompt(text_input)])[0]
+        return len(self._encoder.prompts([text_input])[0])
 
-    def _lengths(self, texts: list[str]) -> list[int]:
-        return [len(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+    def control_tokens_in(self, text: str) -> list[str]:
+        """Return which of the base model's control tokens a text holds, each once."""
+        return self._encoder.control_tokens_in(text)
 
 
 class EstimatedCounter:
@@ -104,6 +107,10 @@ class EstimatedCounter:
     def count_all(self, examples: Sequence[Example]) -> list[int]:
         """Return about how many tokens one pass over each example takes."""
         return [self.count(example) for example in examples]
+
+    def control_tokens_in(self, text: str) -> list[str]:  # noqa: ARG002 - the Protocol's
+        """Return nothing: without its tokenizer a base model's control tokens are not known."""
+        return []
 
     def count_input(self, text_input: str) -> int:
         """Return about how many tokens the prompt for an input has."""

@@ -15,6 +15,7 @@ from tunerun.code_version import code_version
 from tunerun.dataset import LoadedDataset, TokenLimit, load_examples
 from tunerun.dataset.advice import MOST_PLACES
 from tunerun.digest import digest
+from tunerun.engine import chat_template
 from tunerun.engine.base_model import FoundModel, cache_folder, find
 from tunerun.engine.tokens import EstimatedCounter, TokenCounter, token_counter
 from tunerun.errors import BaseModelError, ConfigError, LimitError
@@ -82,6 +83,7 @@ class Planner:
             "training": loaded.training.digest,
             "validation": validation,
             "model": identity,
+            "chat_format": _chat_format(capabilities),
             "epoch_count": hyperparameters.epoch_count,
             "batch_size": hyperparameters.batch_size,
             "learning_rate": hyperparameters.effective_learning_rate,
@@ -143,7 +145,8 @@ class Planner:
         parts = (identity, validation, place.kind, place.address)
         if parts not in self._digests:
             backend = {"kind": place.kind, "address": place.address}
-            self._digests[parts] = digest({"model": identity, "validation": validation, "backend": backend})
+            subject = {"model": identity, "chat_format": _chat_format(place)}
+            self._digests[parts] = digest({**subject, "validation": validation, "backend": backend})
         return self._digests[parts]
 
     def _evaluation(self, validation: str | None, config: TrialConfig) -> str:
@@ -302,6 +305,11 @@ def load_dataset(experiment: Experiment, most_places: int = MOST_PLACES) -> Load
     """
     planner = Planner(experiment, History(Path()), 0, most_places)
     return planner.load(experiment, planner.capabilities(experiment))
+
+
+def _chat_format(place: Capabilities) -> str | None:
+    """What stands for the chat format in a key; a service's own is not known."""
+    return None if place.is_hosted else chat_template.IN_KEY
 
 
 def _check_size(training: ExampleSet, capabilities: Capabilities) -> None:

@@ -1,0 +1,148 @@
+"""Texts in the chat format as tokens, and answers' tokens as texts. Light: the library `tokenizers` alone.
+
+Text of rows is text: where a row holds what the base model uses as a control token (`<|im_end|>`), it is encoded as
+the characters it is written with. Everything else is encoded together with the chat format around it, so that the
+tokens are those of transformers' `apply_chat_template`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from functools import cached_property
+
+from tokenizers import Tokenizer
+
+from tunerun.engine.chat import ChatFormat
+
+_BREAK = "\n"
+"""What a text follows where it is encoded apart: no tokenizer joins it with a word, and after it none adds a space."""
+
+
+class ChatEncoder:
+    """Encodes and decodes with one tokenizer and one chat format.
+
+    Args:
+        tokenizer: the base model's; padding and truncation are switched off.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, chat: ChatFormat) -> None:
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self._tokenizer = tokenizer
+        self._chat = chat
+        self._control_tokens = _control_tokens(tokenizer, chat)
+        self._controls = re.compile("|".join(map(re.escape, self._control_tokens)) or r"(?!)")
+        self._end_text = _before_last(self._controls, chat.end)
+        self._suffix = self._ids([chat.suffix])[0]
+
+    def prompts(self, inputs: Sequence[str]) -> list[list[int]]:
+        """Return the tokens that the model is sent for each input."""
+        texts = [self._chat.prompt(text) for text in inputs]
+        found = self._ids(texts)
+        own = self._count(self._chat.prompt(""))
+        for position, text in enumerate(texts):
+            if self._count(text) != own:
+                found[position] = self._prompt_of_parts(inputs[position])
+        return found
+
+    def _prompt_of_parts(self, text_input: str) -> list[int]:
+        before, after = self._ids([self._chat.prefix])[0], self._following(_BREAK, [self._chat.suffix])[0]
+        return before + self._as_text(text_input) + after
+
+    def targets(self, outputs: Sequence[str]) -> list[list[int]]:
+        """Return the tokens that the model learns to answer, as they follow a prompt."""
+        chat = self._chat
+        texts = [f"{chat.start}{output}{chat.end}" for output in outputs]
+        found = self._following(chat.suffix, texts)
+        own = self._count(chat.end)
+        for position, text in enumerate(texts):
+            if self._count(text) != own:
+                (end,) = self._following(_BREAK, [chat.end])
+                found[position] = self._as_text(chat.start + outputs[position]) + end
+        return found
+
+    def text(self, ids: Sequence[int], *, has_end: bool) -> str:
+        """Return the text of an answer.
+
+        Args:
+            ids: the answer's tokens without the one that ends it. A control token among them is shown as it is
+                written.
+            has_end: whether the model ended the answer; then what the chat format writes before its end token is
+                taken off.
+        """
+        before = self._decode(self._suffix)
+        text = self._decode([*self._suffix, *ids])
+        # Alone, the first token would lose its space with the tokenizers that add one to every text.
+        text = text[len(before) :] if text.startswith(before) else self._decode(ids)
+        text = text.removeprefix(self._chat.start)
+        return text.removesuffix(self._end_text) if has_end else text
+
+    @property
+    def end_text(self) -> str:
+        """What the chat format writes between an answer and the token that ends it."""
+        return self._end_text
+
+    def control_tokens_in(self, text: str) -> list[str]:
+        """Return which of the base model's control tokens a text holds, each once."""
+        return list(dict.fromkeys(self._controls.findall(text)))
+
+    def _count(self, text: str) -> int:
+        return len(self._controls.findall(text))
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def _following(self, before: str, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of texts as they follow another text.
+
+        Where the two would share a token (a line break and the next one), the texts are encoded alone: generation has
+        no choice, as it sends what is before.
+        """
+        (head,) = self._ids([before])
+        found = self._ids([before + text for text in texts])
+        alone = [position for position, ids in enumerate(found) if ids[: len(head)] != head]
+        found = [ids[len(head) :] for ids in found]
+        for position, ids in zip(alone, self._ids([texts[position] for position in alone]), strict=True):
+            found[position] = ids
+        return found
+
+    def _as_text(self, text: str) -> list[int]:
+        head, joined, alone = (
+            self._plain.encode(t, add_special_tokens=False).ids for t in (_BREAK, _BREAK + text, text)
+        )
+        return joined[len(head) :] if joined[: len(head)] == head else alone
+
+    @cached_property
+    def _plain(self) -> Tokenizer:
+        """The tokenizer without control tokens."""
+        content = json.loads(self._tokenizer.to_str())
+        for token in content["added_tokens"]:
+            token["special"] = token["content"] in self._control_tokens
+        plain = Tokenizer.from_str(json.dumps(content))
+        plain.encode_special_tokens = True
+        return plain
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
+
+def _control_tokens(tokenizer: Tokenizer, chat: ChatFormat) -> tuple[str, ...]:
+    """Return the special tokens, and the tokens added to the vocabulary that the chat format is made of.
+
+    Qwen3's `<think>`, for one, is not marked as special. White space is no control token: Gemma
+    adds line breaks to its vocabulary. transformers draws the same line (`_get_control_tokens`, 5.23).
+    """
+    written = f"{chat.prefix}\0{chat.suffix}\0{chat.end}"
+    added = [
+        token.content
+        for token in tokenizer.get_added_tokens_decoder().values()
+        if token.special or (token.content in written and not token.content.isspace())
+    ]
+    return tuple(sorted(added, key=len, reverse=True))  # of two that begin alike the longer one, as the tokenizer
+
+
+def _before_last(controls: re.Pattern[str], end: str) -> str:
+    places = [match.start() for match in controls.finditer(end)]
+    return end[: places[-1]] if places else ""

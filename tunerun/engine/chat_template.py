@@ -1,0 +1,177 @@
+"""A base model's own chat template: where it is, and what it renders. Light: jinja2 alone.
+
+Templates are written for transformers' `apply_chat_template`. What they are given there they are given here; tests
+compare the two. Two things differ on purpose: thinking is off, and the date is always the same one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2.ext import Extension, loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+TODAY = datetime(2024, 7, 26)
+"""The date that templates get: Llama 3's own for a place without a clock. A tuned model has to be called with the date
+it was trained with, and a trial gives the same result on every day."""
+
+VERSION = 2
+"""Of how a chat format is derived. Raise it when a base model gets another chat format."""
+
+IN_KEY = f"{VERSION}, {TODAY:%Y-%m-%d}"
+"""What a trial's key holds of the chat format. The rest of it is in the key as the base model's content."""
+
+_THINKING_OFF = {"enable_thinking": False, "thinking": False}
+"""What templates call it: Qwen3, SmolLM3, GLM-4.5 and others; DeepSeek-V3.1, Granite."""
+
+_FAULTS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+
+
+class UnusableTemplateError(Exception):
+    """Why a base model's chat template cannot be used, as a clause about the model."""
+
+
+def check_folder(folder: Path) -> None:
+    """Check the chat template of a folder in transformers' format, as far as it can be told without loading anything.
+
+    Raises:
+        UnusableTemplateError: there are several and no default, or it fails, or does not show each text exactly once.
+    """
+    config = _json(folder / "special_tokens_map.json") | _json(folder / "tokenizer_config.json")
+    file = folder / "chat_template.jinja"
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        template = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
+    if file.is_file():
+        template = file.read_text(encoding="utf-8", errors="replace")
+    check(default_of(template), {name: _content(value) for name, value in config.items() if name.endswith("_token")})
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """Read a JSON object; a damaged file is the business of `model_facts`."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _content(token: object) -> str:
+    return str(token.get("content", "")) if isinstance(token, dict) else str(token)
+
+
+def check(template: str | None, tokens: Mapping[str, str]) -> None:
+    """Check a chat template; None: the model has none, and needs none.
+
+    Raises:
+        UnusableTemplateError: it fails, or does not show each text exactly once.
+    """
+    if template is not None:
+        around(template, tokens)
+
+
+def default_of(template: object) -> str | None:
+    """Return the template to use of what a tokenizer holds: one, several by name, or None.
+
+    Raises:
+        UnusableTemplateError: none of several is the default.
+    """
+    if not isinstance(template, Mapping):
+        return template if isinstance(template, str) and template else None
+    if not isinstance(template.get("default"), str):
+        raise UnusableTemplateError(
+            f"it has several chat templates ({', '.join(map(str, template))}) and no default; name one of them "
+            "`default` in its tokenizer_config.json"
+        )
+    return str(template["default"])
+
+
+def around(template: str, tokens: Mapping[str, str]) -> tuple[str, str, str]:
+    """Return what a template writes before, between and after the two texts of a conversation of two turns.
+
+    Raises:
+        UnusableTemplateError: it fails, or does not show each text exactly once.
+    """
+    problems = []
+    for content in (_plain, _parts):
+        turns = [{"role": "user", "content": content(_INPUT)}, {"role": "assistant", "content": content(_OUTPUT)}]
+        try:
+            rendered = render(template, turns, tokens)
+        except _FAULTS as error:
+            problems.append(f"it fails with {type(error).__name__}: {_one_line(error)}")
+            continue
+        before, _, rest = rendered.partition(_INPUT)
+        between, _, after = rest.partition(_OUTPUT)
+        if f"{before}{_INPUT}{between}{_OUTPUT}{after}" == rendered and _INPUT not in rest and _OUTPUT not in after:
+            return before, between, after
+        problems.append(
+            f"of a conversation of two turns it shows the user's text {rendered.count(_INPUT)} times and the "
+            f"assistant's {rendered.count(_OUTPUT)} times, not each once and in this order"
+        )
+    raise UnusableTemplateError(
+        f"its chat template cannot be used: {problems[0]}; correct the template or remove it, or choose another model"
+    )
+
+
+_INPUT = "tunerun7input7mark"
+_OUTPUT = "tunerun7output7mark"
+
+
+def _plain(text: str) -> str:
+    return text
+
+
+def _parts(text: str) -> list[dict[str, str]]:
+    """What templates of models that also see images may ask for."""
+    return [{"type": "text", "text": text}]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or "no reason given"
+
+
+def render(template: str, turns: Sequence[Mapping[str, Any]], tokens: Mapping[str, str]) -> str:
+    """Return a conversation as text, as `apply_chat_template` gives it, with thinking off and the date of `TODAY`."""
+    return _compiled(template).render(
+        {**tokens, **_THINKING_OFF}, messages=turns, tools=None, documents=None, add_generation_prompt=False
+    )
+
+
+@lru_cache(maxsize=8)
+def _compiled(template: str) -> jinja2.Template:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = TODAY.strftime
+    return environment.from_string(template)
+
+
+def _to_json(value: object, ensure_ascii: bool = False, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+
+def _refuse(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+class _GenerationBlock(Extension):
+    """transformers' block `generation` marks what a model learns; it renders its body."""
+
+    tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
+
+    def parse(self, parser: Any) -> Any:
+        """Return the block as a call that renders its body."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
+
+    def _body(self, caller: Callable[[], str]) -> str:
+        return caller()
