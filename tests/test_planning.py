@@ -170,6 +170,19 @@ def test_passwords_are_left_out_of_what_is_frozen(tmp_path: Path) -> None:
     assert "planted" not in str(made.sweep_record("tunerun run tracking.uri=http://me:planted@localhost:9").document)
 
 
+def test_the_plan_says_what_the_environment_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where MLFLOW_... variables decide, the plan says so, and freezes the MLflow experiment; without MLflow it does not."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:planted@localhost:9")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "shared")
+    made = planned(tmp_path, "tracking=mlflow")
+    assert made.document["mlflow_experiment"] == "shared"
+    assert made.to_json()["tracking"] == [
+        "MLFLOW_TRACKING_URI of the environment: the runs are shown in MLflow at http://localhost:9",
+        "MLFLOW_EXPERIMENT_NAME of the environment: they are in the MLflow experiment shared",
+    ]
+    assert planned(tmp_path, "tracking=none").to_json()["tracking"] == []
+
+
 @pytest.mark.parametrize(
     "command", [["--help"], ["plan", "experiment=next_number"], ["config", "experiment=next_number"]]
 )

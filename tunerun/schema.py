@@ -289,7 +289,18 @@ class Tracking(Section):
     """Where the ledger is shown to people."""
 
     kind: Literal["mlflow", "none"] = Field("mlflow", description="What shows it; none: the ledger alone keeps it.")
-    uri: str | None = Field(None, description="MLflow tracking URI; null: a SQLite file under paths.runs.")
+    uri: str | None = Field(
+        None,
+        description="MLflow tracking URI; null: MLFLOW_TRACKING_URI of the environment, else a SQLite file under "
+        "paths.runs.",
+    )
+    experiment: str | None = Field(
+        None,
+        min_length=1,
+        max_length=250,
+        description="The MLflow experiment; null: MLFLOW_EXPERIMENT_NAME of the environment, else the experiment's "
+        "name.",
+    )
 
 
 class Paths(Section):

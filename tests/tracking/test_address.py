@@ -11,7 +11,7 @@ import pytest
 from tunerun.errors import ConfigError
 from tunerun.schema import Tracking
 from tunerun.tracking import open_tracker, tracker_name
-from tunerun.tracking.address import parse_address
+from tunerun.tracking.address import choose, parse_address
 
 
 def test_a_relative_store_is_made_absolute(tmp_path: Path) -> None:
@@ -74,3 +74,26 @@ print([name for name in ("mlflow", "pandas", "numpy", "matplotlib", "sqlalchemy"
 """
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert finished.stdout.strip() == "[]"
+
+
+def test_the_environment_chooses_where_the_config_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME are honoured, and what they have chosen is said without passwords."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:planted@127.0.0.1:9/")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "/team/faq's")
+    chosen = choose(Tracking(), tmp_path, "faq")
+    assert (chosen.address.uri, chosen.experiment) == ("http://ada:planted@127.0.0.1:9", "/team/faq's")
+    assert chosen.notes == (
+        "MLFLOW_TRACKING_URI of the environment: the runs are shown in MLflow at http://127.0.0.1:9",
+        "MLFLOW_EXPERIMENT_NAME of the environment: they are in the MLflow experiment /team/faq's",
+    )
+    named = choose(Tracking(uri="sqlite:///own.db", experiment="own"), tmp_path, "faq")
+    assert (named.address.uri, named.experiment, named.notes) == (f"sqlite:///{tmp_path}/own.db", "own", ())
+
+
+def test_an_environment_that_chooses_nothing_usable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty variable counts as none; a file store is refused under the variable's name."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert choose(Tracking(), tmp_path, "faq").notes == ()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
+    with pytest.raises(ConfigError, match=r"^MLFLOW_TRACKING_URI=\./mlruns: MLflow has given up its file store"):
+        choose(Tracking(), tmp_path, "faq")

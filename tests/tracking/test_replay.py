@@ -225,6 +225,22 @@ def state(uri: str, lab: Lab, kind: str) -> str:
     return str(content(uri)[lab.sweep.id, kind, "0" if kind == "trial" else ""]["state"])
 
 
+@pytest.mark.parametrize("name", ["next-number", "/team/what's new"])
+def test_an_experiment_that_was_renamed_in_mlflow_is_followed(ledger: Ledger, uri: str, name: str) -> None:
+    """What a person has given another name is not doubled, and has its artifacts beside the store."""
+    lab = freeze(ledger, document={"mlflow_experiment": name})
+    lab.finish(0)
+    synced(lab, uri)
+    [experiment] = [e for e in client(uri).search_experiments() if e.experiment_id != "0"]
+    assert experiment.name == name
+    assert Path(experiment.artifact_location.removeprefix("file://")).parent == Path(uri[10:]).parent / "mlartifacts"
+    client(uri).rename_experiment(experiment.experiment_id, "what the team calls it")
+    lab.finish(1)
+    synced(lab, uri)
+    assert {run["experiment"] for run in content(uri).values()} == {"what the team calls it"}
+    assert len(client(uri).search_experiments()) == 2
+
+
 def test_a_subject_in_the_marks_names_its_trial(lab: Lab, uri: str) -> None:
     """From a run id in MLflow the ledger finds the trial."""
     complete(lab)

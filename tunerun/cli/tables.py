@@ -111,6 +111,8 @@ def plan_table(plan: Plan) -> None:
         out.print(f"... and {len(plan.trials) - MAX_ROWS} more; --json lists all of them")
     for key, value in plan.experiment.pins.items():
         out.print(f"pinned by the command line: {key} = {value}")
+    for note in plan.tracking_notes:
+        out.print(_plain(note))
     out.print(_effort(plan))
     _changes(plan)
     warnings(plan.warnings)
@@ -144,6 +146,8 @@ def run_line(plan: Plan, *, retry_failed: bool) -> None:
         err.print(f"{plan.sweep}: {'its trial is done' if count == 1 else f'all {count:,} trials are done'}")
     if everything > todo:
         err.print(f"{everything - todo} failed earlier; --retry-failed submits them again")
+    for note in plan.tracking_notes:
+        err.print(_plain(note))
 
 
 def _effort(plan: Plan) -> str:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunerun.digest import digest
 from tunerun.engine.base_model import cache_folder
@@ -26,6 +26,9 @@ from tunerun.planning.trial import Trial, tuned_model_id
 from tunerun.redaction import redact
 from tunerun.schema import Experiment, Point, TrialConfig
 
+if TYPE_CHECKING:
+    from tunerun.tracking.address import Chosen
+
 __all__ = ["KEY_FORMAT", "Plan", "Trial", "counted", "ledger_path", "plan", "tuned_model_id"]
 
 
@@ -38,6 +41,7 @@ class Plan:
         tokens_exact: whether tokens were counted by the base model's own tokenizer; else they are an estimate.
         warnings: what a user should know before running, one line each.
         document: what the ledger freezes of the sweep, apart from its trials.
+        tracking_notes: what the environment has chosen of where the runs are shown, one line each.
         spent: what this sweep's jobs cost so far.
         changes: why trials are new, against the newest sweep of the same name.
         incomparable: why `run` does not go on under this name without `--fresh`, one line each.
@@ -50,6 +54,7 @@ class Plan:
     tokens_exact: bool
     warnings: tuple[str, ...]
     document: Mapping[str, Any]
+    tracking_notes: tuple[str, ...]
     spent: Spending
     changes: tuple[Change, ...]
     incomparable: tuple[str, ...]
@@ -134,6 +139,7 @@ class Plan:
             "changes": [change.to_json() for change in self.changes],
             "refused": [*self.incomparable, *self.over_limit()],
             "warnings": list(self.warnings),
+            "tracking": list(self.tracking_notes),
         }
 
 
@@ -201,12 +207,16 @@ def _planned(experiment: Experiment, history: History, round_: int) -> Plan:
             trials.append(planner.trial(number, point))
         except InputError as error:
             problems.update(dict.fromkeys(error.problems))
-    problems.update(dict.fromkeys(_wrong_tracking(experiment)))
+    chosen: Chosen | None = None
+    try:
+        chosen = _tracking(experiment)
+    except ConfigError as error:
+        problems.update(dict.fromkeys(error.problems))
     if problems:
         raise InputError(list(problems))
     planner.warnings.extend(_what_compares_badly(trials))
     sweep = f"{experiment.name}-{digest([experiment.name, [[t.key, t.baseline, t.evaluation] for t in trials]])[:8]}"
-    document = planner.document(trials)
+    document = planner.document(trials) | {"mlflow_experiment": chosen.experiment if chosen else None}
     earlier = history.newest if history.newest is not None and history.newest.id != sweep else None
     is_new_round = round_ != history.round
     config = trials[0].config.model_dump(mode="json")
@@ -217,6 +227,7 @@ def _planned(experiment: Experiment, history: History, round_: int) -> Plan:
         tokens_exact=planner.tokens_exact,
         warnings=tuple(dict.fromkeys(planner.warnings)),
         document=document,
+        tracking_notes=chosen.notes if chosen else (),
         spent=history.spending.get(sweep, Spending(0, 0, 0.0)),
         changes=() if earlier is None or is_new_round or sweep in history.spending else _changes(history, trials),
         incomparable=()
@@ -225,17 +236,13 @@ def _planned(experiment: Experiment, history: History, round_: int) -> Plan:
     )
 
 
-def _wrong_tracking(experiment: Experiment) -> Sequence[str]:
-    """What is wrong with the tracking URI, which is used only when a run has begun."""
-    from tunerun.tracking.address import parse_address
+def _tracking(experiment: Experiment) -> Chosen | None:
+    """Where the runs will be shown; None: nowhere."""
+    from tunerun.tracking.address import choose
 
-    if experiment.tracking.kind == "none" or experiment.tracking.uri is None:
-        return ()
-    try:
-        parse_address(experiment.tracking.uri, Path(experiment.paths.runs))
-    except ConfigError as error:
-        return error.problems
-    return ()
+    if experiment.tracking.kind == "none":
+        return None
+    return choose(experiment.tracking, Path(experiment.paths.runs), experiment.name)
 
 
 def _what_compares_badly(trials: Sequence[Trial]) -> Iterator[str]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from tunerun.errors import ConfigError
 from tunerun.redaction import MASK, QUERY, USERINFO, redact
+from tunerun.schema import Tracking
 
 _DATABASES = ("postgresql", "mysql", "mssql")
 _SERVERS = ("http", "https")
 _SQLITE = "sqlite:///"
+_URI_VARIABLE, _EXPERIMENT_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 _ALLOWED = "allowed: sqlite:///FILE, http(s)://HOST, postgresql://, mysql://, mssql://"
 
 
@@ -31,36 +34,73 @@ class Address:
     artifacts: Path | None
 
 
-def parse_address(uri: str, runs: Path) -> Address:
+@dataclass(frozen=True)
+class Chosen:
+    """What a config and the environment choose together.
+
+    Attributes:
+        experiment: the name of the MLflow experiment.
+        notes: what of this the environment has chosen, one line each.
+    """
+
+    address: Address
+    experiment: str
+    notes: tuple[str, ...]
+
+
+def choose(tracking: Tracking, runs: Path, name: str) -> Chosen:
+    """Choose the tracking URI and the experiment: the config's, else the environment's, else our own.
+
+    Args:
+        runs: the folder of the ledger, `paths.runs`.
+        name: the experiment's name.
+
+    Raises:
+        ConfigError: the URI is not one that MLflow can keep runs in.
+    """
+    notes = []
+    uri, source = tracking.uri, "tracking.uri"
+    if uri is None and (found := os.environ.get(_URI_VARIABLE, "").strip()):
+        uri, source = found, _URI_VARIABLE
+    address = parse_address(uri or f"{_SQLITE}{runs.absolute() / 'mlflow.db'}", runs, source)
+    if source == _URI_VARIABLE:
+        notes.append(f"{_URI_VARIABLE} of the environment: the runs are shown in MLflow at {address.name}")
+    experiment = tracking.experiment
+    if experiment is None and (found := os.environ.get(_EXPERIMENT_VARIABLE, "").strip()):
+        experiment = found
+        notes.append(f"{_EXPERIMENT_VARIABLE} of the environment: they are in the MLflow experiment {experiment}")
+    return Chosen(address, experiment or name, tuple(notes))
+
+
+def parse_address(uri: str, runs: Path, source: str = "tracking.uri") -> Address:
     """Read a tracking URI; a relative SQLite path is taken from the current directory.
 
     Args:
         runs: where a database without a place of its own keeps its artifacts.
+        source: what said the URI, for messages.
 
     Raises:
         ConfigError: a scheme that MLflow or tunerun does not take, or an empty path.
     """
     scheme = uri.partition(":")[0].lower() if "://" in uri or uri.startswith("file:") else ""
     if scheme == "sqlite":
-        return _sqlite(uri)
+        return _sqlite(uri, source)
     if scheme in _SERVERS:
         return Address(uri.rstrip("/"), tracker_name(uri.rstrip("/")), None, None)
     if scheme.partition("+")[0] in _DATABASES:
         return Address(uri, tracker_name(uri), None, runs.absolute() / "mlartifacts")
     if scheme in ("file", ""):
         raise ConfigError(
-            f"tracking.uri={redact(uri)}: MLflow has given up its file store; {_ALLOWED}; use sqlite:///runs/mlflow.db"
+            f"{source}={redact(uri)}: MLflow has given up its file store; {_ALLOWED}; use sqlite:///runs/mlflow.db"
         )
-    raise ConfigError(
-        f"tracking.uri={redact(uri)}: unknown scheme {scheme!r}; {_ALLOWED}; choose one, or tracking=none"
-    )
+    raise ConfigError(f"{source}={redact(uri)}: unknown scheme {scheme!r}; {_ALLOWED}; choose one, or tracking=none")
 
 
-def _sqlite(uri: str) -> Address:
+def _sqlite(uri: str, source: str) -> Address:
     path = uri.removeprefix(_SQLITE)
     if not uri.startswith(_SQLITE) or not path or path.startswith(":memory:"):
         raise ConfigError(
-            f"tracking.uri={redact(uri)}: names no file; a SQLite store is sqlite:///relative/path.db or "
+            f"{source}={redact(uri)}: names no file; a SQLite store is sqlite:///relative/path.db or "
             "sqlite:////absolute/path.db"
         )
     file = Path(path).absolute()

@@ -36,6 +36,8 @@ FIRST_OPEN_TIMEOUT_S = 60
 _REFUSALS = frozenset(
     {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST", "INVALID_STATE"}
 )
+_EXPERIMENT_TAG = "tunerun.experiment"
+"""On an MLflow experiment: the name under which tunerun looks for it, whatever it is called there by now."""
 _MAX_CAUSE_CHARACTERS = 200
 _DAMAGE = ("database disk image is malformed", "file is not a database")
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
@@ -133,21 +135,37 @@ class Store:
             raise self._error(TrackingError, f"{error.strerror}: {error.filename}") from error
 
     def experiment(self, name: str) -> str:
-        """The id of an experiment, which is created when it is not there."""
+        """The id of an experiment, which is created when it is not there; one that was renamed there is followed."""
         if name not in self._experiments:
             with self._translated():
-                found = self._client.get_experiment_by_name(name)
+                found = self._renamed(name) or self._client.get_experiment_by_name(name)
                 if found is not None and found.lifecycle_stage == "deleted":
                     raise self._error(
                         RefusedError, f"the experiment {name} was deleted there; restore it, or choose another name"
                     )
+                if found is not None and _EXPERIMENT_TAG not in found.tags:
+                    self._client.set_experiment_tag(found.experiment_id, _EXPERIMENT_TAG, name)
                 self._experiments[name] = found.experiment_id if found is not None else self._create_experiment(name)
         return self._experiments[name]
 
+    def _renamed(self, name: str) -> Any:
+        """The experiment that was made or first found under a name, whatever a person calls it by now."""
+        quote = '"' if "'" in name else "'"
+        if quote in name:
+            return None
+        found = self._client.search_experiments(
+            view_type=_view_all(), filter_string=f"tags.`{_EXPERIMENT_TAG}` = {quote}{name}{quote}"
+        )
+        # Of copies the one that still has the name, else the oldest.
+        found = sorted(found, key=lambda e: (e.lifecycle_stage != "active", e.name != name, int(e.experiment_id)))
+        return found[0] if found else None
+
     def _create_experiment(self, name: str) -> str:
         artifacts = self.address.artifacts
-        location = None if artifacts is None else (artifacts / name).as_uri()
-        return str(self._client.create_experiment(name, artifact_location=location))
+        folder = re.sub(r"[^\w.-]", "_", name).lstrip(".") or "experiment"
+        location = None if artifacts is None else (artifacts / folder).as_uri()
+        tags = {_EXPERIMENT_TAG: name}
+        return str(self._client.create_experiment(name, artifact_location=location, tags=tags))
 
     def experiments(self) -> list[tuple[str, str]]:
         """Id and name of the newest experiments, the one that was last changed first."""

@@ -17,7 +17,7 @@ from tunerun.holding import holder_of
 from tunerun.ledger import FILE_NAME, Ledger
 from tunerun.redaction import redact
 from tunerun.schema import Tracking
-from tunerun.tracking.address import parse_address
+from tunerun.tracking.address import choose, parse_address
 from tunerun.tracking.image import FrozenSweep, key_of_subject, trial_prefix
 from tunerun.tracking.naming import metric_key
 from tunerun.tracking.replay import Replay, SyncReport
@@ -34,12 +34,11 @@ def open_tracker(tracking: Tracking, runs: Path) -> Tracker | None:
         runs: the folder of the ledger, `paths.runs`.
 
     Raises:
-        ConfigError: tracking.uri is no place MLflow can keep runs in.
+        ConfigError: the tracking URI, of the config or the environment, is not one that MLflow can keep runs in.
     """
     if tracking.kind == "none":
         return None
-    uri = tracking.uri if tracking.uri is not None else f"sqlite:///{runs.absolute() / 'mlflow.db'}"
-    return Tracker(runs / FILE_NAME, uri)
+    return Tracker(runs / FILE_NAME, choose(tracking, runs, "").address.uri)
 
 
 class Tracker:
