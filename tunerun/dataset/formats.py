@@ -185,8 +185,10 @@ def _is_wide(sample: bytes) -> bool:
 
 
 def _json_look(content: bytes) -> _Look:
-    """Tell JSON from JSON lines by the first line, so that a large file is not parsed twice."""
+    """Tell JSON from JSON lines by the first object or line, so that a large file is not parsed twice."""
     text = content.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if _is_list_of_objects(text[:_SAMPLE_BYTES]):
+        return _Look(("json",))
     first, _, rest = text.partition(b"\n")
     line = _parsed(first)
     if isinstance(line, dict):
@@ -195,6 +197,15 @@ def _json_look(content: bytes) -> _Look:
         return _Look(("json", "jsonl") if only_list(line) else ("jsonl", "json"))
     whole = line if line is not None and not rest.strip() else _parsed(text)
     return _Look(("json",)) if isinstance(whole, dict | list) else _BROKEN_JSON
+
+
+def _is_list_of_objects(sample: bytes) -> bool:
+    text = sample.decode("utf-8", errors="replace")
+    start = text[1:].lstrip() if text.startswith("[") else ""
+    try:
+        return start.startswith("{") and bool(json.JSONDecoder().raw_decode(start))
+    except (ValueError, RecursionError):
+        return False
 
 
 def only_list(value: dict[str, Any]) -> str | None:
