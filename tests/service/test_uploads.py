@@ -46,9 +46,9 @@ def test_cells_become_texts() -> None:
     rows = [{"a": 1, "b": [1, "ü"]}, {"a": None, "c": True}]
     table = read_table("a.json", json.dumps(rows).encode())
     assert table.columns == ("a", "b", "c")
-    assert table.head() == [["1", '[1, "ü"]', ""], ["", "", "True"]]
+    assert table.head() == [["1", '[1, "ü"]', ""], ["", "", "true"]]
     first, second = table.examples("a", "c")
-    assert (first.text_input, first.output, second.text_input, second.output) == ("1", "", "", "True")
+    assert (first.text_input, first.output, second.text_input, second.output) == ("1", "", "", "true")
 
 
 def test_conversations_are_examples() -> None:
@@ -78,7 +78,8 @@ def test_long_and_wide_files_are_shown_in_part() -> None:
         ("a.json", b'[\n{"a": }]', r"^a\.json:2: broken JSON"),
         ("a.csv", b"", r"^a\.csv: is empty"),
         ("a.csv", b"a\n1\n", r"^a\.csv: has one column, 'a'"),
-        ("a.csv", b"PAR1", r"^a\.csv: is Parquet"),
+        ("a.csv", b"PAR1", r"^a\.csv: is Parquet or Arrow"),
+        ("a.arrow", b"ARROW1", r"^a\.arrow: is Parquet or Arrow"),
         ("a.xlsx", b"PK\x03\x04", r"^a\.xlsx: looks like a zip archive, not an Excel workbook"),
         ("a.jsonl", b'{"messages": 1}\n' * 30, r"^a\.jsonl:1: (.|\n)*and 10 more like this\)$"),
         ("a.csv", b"a,b\n" * (MAX_FILE_BYTES // 4 + 1), r"^a\.csv: is over the limit of 4,194,304 bytes"),

@@ -54,3 +54,9 @@ def test_what_has_no_json() -> None:
         to_json(math.inf)
     with pytest.raises(TypeError, match="set has no JSON"):
         to_json({1})
+
+
+@pytest.mark.parametrize(("cell", "text"), [(1, "1"), (1.5, "1.5"), (True, "true"), ("a", '"a"'), (None, "null")])
+def test_the_filter_takes_single_values(cell: Any, text: str) -> None:
+    """`tojson` of a number or a boolean is one, too."""
+    assert PromptTemplate(Template(text_input="{{ cell | tojson }}")).render_input({"cell": cell}) == text

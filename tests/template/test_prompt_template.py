@@ -249,3 +249,19 @@ def test_printed_columns() -> None:
     """Those that stand by themselves, outside of conditions."""
     template = PromptTemplate(Template(text_input="{{ a }}{% if b %}{{ b }}{% endif %}{{ row['c d'] }}{{ e | upper }}"))
     assert template.printed("text_input") == ("a", "c d")
+
+
+@pytest.mark.parametrize("cell", [float("inf"), float("-inf")])
+@pytest.mark.parametrize("template", ["{{ cell }}", "{{ 'x' ~ cell }}"])
+def test_infinity_is_refused(cell: float, template: str) -> None:
+    """An infinite number, which no file means to hold, is refused where it is printed."""
+    with pytest.raises(TemplateError, match="an expression gives infinity instead of text"):
+        PromptTemplate(Template(text_input=template)).render_input({"cell": cell})
+
+
+def test_concatenation_prints_as_expressions_do() -> None:
+    """`~` writes true and false, and refuses what is not text, as `{{ }}` does."""
+    template = PromptTemplate(Template(text_input="{{ 'x' ~ cell }}"))
+    assert template.render_input({"cell": True}) == "xtrue"
+    with pytest.raises(TemplateError, match="gives a list instead of text"):
+        template.render_input({"cell": ["a"]})

@@ -42,6 +42,7 @@ NAMES = {
 PARQUET_MAGIC = b"PAR1"
 ARROW_MAGIC = b"ARROW1"
 _STREAM_MAGIC = b"\xff\xff\xff\xff"  # continuation marker of the first message of an Arrow stream, since Arrow 0.15
+BINARY_MAGIC = (PARQUET_MAGIC, ARROW_MAGIC, _STREAM_MAGIC)
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.arrow$")
 """How `datasets` names the files of a folder that it saves."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunerun.dataset import Findings, Rows, SourceRow, read_content, with_conversations
-from tunerun.dataset.formats import PARQUET_MAGIC
+from tunerun.dataset.formats import BINARY_MAGIC
 from tunerun.errors import DatasetError
 from tunerun.service import wire
 from tunerun.service.tuning_request import MAX_TRAINING_BYTES
+from tunerun.template.json_text import to_json
 
 MAX_FILE_BYTES = MAX_TRAINING_BYTES
 SHOWN_ROWS = 10
@@ -70,8 +71,8 @@ def read_table(name: str, content: bytes) -> Table:
     """
     if len(content) > MAX_FILE_BYTES:
         raise DatasetError(f"{name}: is over the limit of {MAX_FILE_BYTES:,} bytes; send fewer examples")
-    if content.startswith(PARQUET_MAGIC):
-        raise DatasetError(f"{name}: is Parquet, which the page does not take; save it as JSON lines or CSV")
+    if content.startswith(BINARY_MAGIC):
+        raise DatasetError(f"{name}: is Parquet or Arrow, which the page does not take; save it as JSON lines or CSV")
     rows = _with_examples(read_content(name, content))
     broken = [row.place for row in rows if not _is_unicode(row)]
     if broken:
@@ -85,8 +86,8 @@ def read_table(name: str, content: bytes) -> Table:
 def cell_text(row: SourceRow, column: str) -> str:
     """A cell as a text: a missing one is empty, a list or an object is JSON, anything else as a template prints it."""
     value: Any = row.columns.get(column)
-    if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, dict | list | bool):
+        return to_json(value)
     return "" if value is None else str(value)
 
 

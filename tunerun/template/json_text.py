@@ -33,7 +33,7 @@ def _pieces(value: Any, indent: int | None, level: int) -> Iterable[str]:
     elif is_null(value) or (isinstance(value, Absent) and value.is_null):
         yield "null"
     elif isinstance(value, int | float):
-        if value in (float("inf"), float("-inf")):
+        if str(value) in ("inf", "-inf"):  # not 1E400 as the file writes it, which is JSON
             raise ValueError("infinity has no JSON")
         yield str(value)
     elif isinstance(value, Mapping):

@@ -191,7 +191,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         @functools.wraps(function)
         def bounded(*args: Any, **kwargs: Any) -> Any:
             before, (value, *more) = args[:first], args[first:]
-            if not isinstance(value, str | Mapping | list | tuple | Absent) and name in _READ_ALL:
+            if name in _READ_ALL and isinstance(value, Iterable) and not isinstance(value, _MEASURABLE):
                 value = list(self._counted(value))
             self.charge(self.measure(value))
             if growth is not None and not isinstance(value, Absent):
@@ -212,7 +212,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def _concatenated(self, values: list[Any]) -> str:
         self.charge(self.measure(values))
-        return "".join(map(str, values))
+        return "".join(str(self._printable(value)) for value in values)
 
     def _measured(self, value: Any) -> Any:
         self.charge(self.measure(value))
@@ -242,6 +242,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             return "true" if value else "false"
         if value is None:
             raise TemplateRuntimeError("an expression gives null instead of text; write {{ column or '' }} if it may")
+        if isinstance(value, float) and str(value) in ("inf", "-inf"):
+            raise TemplateRuntimeError("an expression gives infinity instead of text; write the number, or remove it")
         if isinstance(value, Absent | int | float):
             return value
         if isinstance(value, TemplateReference) or callable(value):
@@ -389,3 +391,5 @@ _GROWTH: dict[str, Callable[..., None]] = {
 
 _READ_ALL = frozenset({"join", "list", "sum", "tojson"})
 """Filters that read a generator to its end in one go."""
+
+_MEASURABLE = (str, Mapping, list, tuple, Absent)
