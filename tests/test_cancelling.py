@@ -11,10 +11,10 @@ import pytest
 from tests.experiments import planned
 from tests.test_runner import run_on
 from tests.troubled import Notes, Troubled, run_with
-from tunerun import schema
 from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
 from tunerun.errors import AmbiguousError, BackendError, UnavailableError
 from tunerun.job import (
+    BaseModelRef,
     Failure,
     FailureKind,
     GenerateOptions,
@@ -117,7 +117,7 @@ def test_a_job_ends_while_another_one_is_measured(tmp_path: Path, service: Scrip
 
     class Slow(ScriptedBackend):
         def generate(
-            self, model: schema.Model | TunedModel, inputs: Sequence[str], options: GenerateOptions
+            self, model: BaseModelRef | TunedModel, inputs: Sequence[str], options: GenerateOptions
         ) -> list[str]:
             asked.append(sum(job.is_cancelled for job in service.jobs.values()))
             if len(asked) == 1:

@@ -13,7 +13,7 @@ from tests.experiments import planned
 from tunerun import schema
 from tunerun.backends.base import Backend
 from tunerun.errors import AmbiguousError, BackendError, BaseModelError, InputError, LockedError
-from tunerun.job import Failure, FailureKind, JobRef, JobState, Snapshot, TunedModel, TuningRequest
+from tunerun.job import BaseModelRef, Failure, FailureKind, JobRef, JobState, Snapshot, TunedModel, TuningRequest
 from tunerun.ledger import Ledger
 from tunerun.planning import Plan, Trial
 from tunerun.runner import SweepResult, run
@@ -23,7 +23,7 @@ from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 SWEEP = ("hyperparameters.epoch_count=1,2", "seed=0,1")
 
 
-def right_when_tuned(model: schema.Model | TunedModel, text: str) -> str:
+def right_when_tuned(model: BaseModelRef | TunedModel, text: str) -> str:
     return str(int(text) + 1) if isinstance(model, TunedModel) else text
 
 
@@ -182,7 +182,7 @@ def test_a_lost_job_is_submitted_again_but_not_for_ever(tmp_path: Path, service:
 def test_a_failed_evaluation_is_made_up_by_the_next_run(tmp_path: Path, service: ScriptedService) -> None:
     """A tuned model that could not be measured stays, and is measured next time."""
 
-    def unanswered(model: schema.Model | TunedModel, text: str) -> str:
+    def unanswered(model: BaseModelRef | TunedModel, text: str) -> str:
         raise LookupError(text)
 
     service.answers = unanswered
@@ -196,7 +196,7 @@ def test_a_failed_evaluation_is_made_up_by_the_next_run(tmp_path: Path, service:
 class HasNoModel(ScriptedBackend):
     """A backend that finds no base model."""
 
-    def prepare(self, models: Sequence[schema.Model]) -> None:
+    def prepare(self, models: Sequence[BaseModelRef]) -> None:
         raise BaseModelError([f"{model.name}: not found" for model in models])
 
 

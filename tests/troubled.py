@@ -9,6 +9,7 @@ from tunerun import schema
 from tunerun.backends.base import NO_CURSORS, Backend
 from tunerun.errors import AmbiguousError, BackendError
 from tunerun.job import (
+    BaseModelRef,
     GenerateOptions,
     JobRef,
     JobStatus,
@@ -49,7 +50,7 @@ class Troubled(ScriptedBackend):
         self._submits, self._polls = iter(submit), iter(poll)
         self._generates, self._prepares = iter(generate), iter(prepare)
 
-    def prepare(self, models: Sequence[schema.Model]) -> None:
+    def prepare(self, models: Sequence[BaseModelRef]) -> None:
         if (error := next(self._prepares, None)) is not None:
             raise error
         super().prepare(models)
@@ -67,7 +68,7 @@ class Troubled(ScriptedBackend):
             raise error
         return super().poll(refs, after)
 
-    def generate(self, model: schema.Model | TunedModel, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
+    def generate(self, model: BaseModelRef | TunedModel, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
         if (error := next(self._generates, None)) is not None:
             raise error
         return super().generate(model, inputs, options)

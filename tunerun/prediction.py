@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from tunerun import schema
-from tunerun.backends import open_backend
+from tunerun.backends import open_backend, stored_section
 from tunerun.dataset import Findings, read_rows, with_conversations
 from tunerun.engine.base_model import cache_folder
 from tunerun.errors import DatasetError, NotFoundError, TemplateError
@@ -37,7 +35,7 @@ class CallableModel:
     tuned_model: TunedModel
     template: PromptTemplate
     backend: schema.Backend
-    generation: schema.Generation
+    generation: GenerateOptions
     seed: int
     cache: str | None
 
@@ -93,15 +91,14 @@ def find_model(run: str, runs: Path) -> CallableModel:
                 f"--run {run}: no tuned model under this run id or name in {path}; "
                 "`tunerun status` shows the trials, `tunerun status --json` their names"
             )
-        config = (trial or ledger.trials_of_key(job.key)[0]).config
-    backend: schema.Backend = TypeAdapter(schema.Backend).validate_python(config["backend"])
+        settings = (trial or ledger.trials_of_key(job.key)[0]).settings
     return CallableModel(
         tuned_model=job.tuned_model,
-        template=PromptTemplate(schema.Template(**config["template"])),
-        backend=backend,
-        generation=schema.Generation(**config["evaluation"]["generation"]),
-        seed=config["seed"],
-        cache=config["paths"]["cache"],
+        template=PromptTemplate(settings.template),
+        backend=stored_section(settings.backend),
+        generation=settings.generation,
+        seed=settings.seed,
+        cache=settings.cache,
     )
 
 

@@ -11,10 +11,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-BASE_LEARNING_RATE = 0.001
-"""What `learning_rate_multiplier` multiplies: the Gemini guide's own default (see Hyperparameters)."""
-
-Scalar = str | int | float | bool | None
+from tunerun.job import BASE_LEARNING_RATE as BASE_LEARNING_RATE
+from tunerun.job import BaseModelRef, TemplateText, TuningHyperparameters
+from tunerun.job import Scalar as Scalar
 
 SLUG = r"^[a-z][a-z0-9_-]*$"
 DATE = r"^\d{4}-\d{2}-\d{2}$"
@@ -93,6 +92,10 @@ class Template(Section):
     text_input: str = Field("{{ text_input }}", min_length=1, description="What the model is given.")
     output: str = Field("{{ output }}", min_length=1, description="What it shall answer.")
 
+    def as_text(self) -> TemplateText:
+        """What is stored of it."""
+        return TemplateText(self.text_input, self.output)
+
 
 class Price(Section):
     """What a service asks for tuning a base model."""
@@ -130,6 +133,10 @@ class Model(Section):
     retires_on: str | None = Field(
         None, pattern=DATE, description="Last day of the service for it, as 2027-01-13; null: none is known."
     )
+
+    def reference(self) -> BaseModelRef:
+        """What backends and the engine need to know of it."""
+        return BaseModelRef(self.name, self.source, self.package, self.revision, self.context_length)
 
 
 class Hyperparameters(Section):
@@ -186,10 +193,11 @@ class Hyperparameters(Section):
     @property
     def effective_learning_rate(self) -> float:
         """The learning rate the optimiser gets."""
-        if self.learning_rate is not None:
-            return self.learning_rate
-        assert self.learning_rate_multiplier is not None  # noqa: S101 - the validator above says so
-        return BASE_LEARNING_RATE * self.learning_rate_multiplier
+        return self.for_tuning().effective_learning_rate
+
+    def for_tuning(self) -> TuningHyperparameters:
+        """What a backend is given."""
+        return TuningHyperparameters(**self.model_dump())
 
 
 class Sweep(Section):

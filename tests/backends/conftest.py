@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.engine import tiny_model
-from tunerun.schema import Model
+from tunerun.job import BaseModelRef
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> BaseModelRef:
     return tiny_model.model_of(tiny_model.build(tmp_path_factory.mktemp("models") / "tiny"))

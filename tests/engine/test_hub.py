@@ -7,7 +7,7 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,10 +16,10 @@ import pytest
 from tests.engine import tiny_model
 from tunerun.engine import base_model, hub
 from tunerun.errors import BaseModelError
-from tunerun.schema import Model
+from tunerun.job import BaseModelRef
 
 FIRST, SECOND = "a1" * 20, "b2" * 20
-MODEL = Model(name="mine", source="owner/tiny")
+MODEL = BaseModelRef(name="mine", source="owner/tiny")
 
 
 @dataclass
@@ -120,7 +120,7 @@ def test_commit_is_resolved_once_and_fetched(loopback_hub: Hub, tmp_path: Path) 
     cache = tmp_path / "cache"
     found = base_model.find(MODEL, cache)
     assert (found.kind, found.path, found.identity) == ("hub", None, f"hub:owner/tiny@{FIRST}")
-    frozen = MODEL.model_copy(update={"revision": found.commit})
+    frozen = replace(MODEL, revision=found.commit)
     loopback_hub.commits["main"] = SECOND
     folder = base_model.prepare(frozen, cache)
     assert folder == hub.cache() / "models--owner--tiny" / "snapshots" / FIRST
@@ -138,7 +138,7 @@ def test_fetch_remembers_what_the_branch_meant(loopback_hub: Hub, tmp_path: Path
     loopback_hub.requests.clear()
     assert base_model.find(MODEL, tmp_path / "cache").identity == f"hub:owner/tiny@{FIRST}"
     assert loopback_hub.requests == []
-    branch = MODEL.model_copy(update={"revision": "v2"})
+    branch = replace(MODEL, revision="v2")
     assert base_model.find(branch, tmp_path / "cache").identity == f"hub:owner/tiny@{SECOND}"
 
 
@@ -157,7 +157,7 @@ def test_content_that_is_not_what_the_hub_sent(loopback_hub: Hub, tmp_path: Path
 
 def test_cache_deleted_meanwhile(loopback_hub: Hub, tmp_path: Path) -> None:
     """A snapshot that was deleted is fetched again: the same commit, and so the same model."""
-    frozen = MODEL.model_copy(update={"revision": FIRST})
+    frozen = replace(MODEL, revision=FIRST)
     folder = base_model.prepare(frozen, tmp_path / "cache")
     shutil.rmtree(hub.cache())
     found = base_model.find(frozen, tmp_path / "cache")
@@ -168,11 +168,11 @@ def test_cache_deleted_meanwhile(loopback_hub: Hub, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        (MODEL.model_copy(update={"revision": "nosuch"}), r"has no 'owner/tiny' at revision 'nosuch', or not for you"),
-        (MODEL.model_copy(update={"source": "owner/other"}), r"has no 'owner/other', or not for you"),
+        (replace(MODEL, revision="nosuch"), r"has no 'owner/tiny' at revision 'nosuch', or not for you"),
+        (replace(MODEL, source="owner/other"), r"has no 'owner/other', or not for you"),
     ],
 )
-def test_name_that_the_hub_does_not_know(model: Model, said: str, loopback_hub: Hub, tmp_path: Path) -> None:
+def test_name_that_the_hub_does_not_know(model: BaseModelRef, said: str, loopback_hub: Hub, tmp_path: Path) -> None:
     """A name or revision that the hub does not have is refused in `plan`."""
     with pytest.raises(BaseModelError, match=said):
         base_model.find(model, tmp_path / "cache")

@@ -13,10 +13,10 @@ from tests.experiments import ROWS, overrides, planned, write_rows
 from tunerun.compose import load
 from tunerun.engine import base_model
 from tunerun.errors import InputError
+from tunerun.job import BaseModelRef
 from tunerun.ledger import Ledger
 from tunerun.planning import plan
 from tunerun.runner import run
-from tunerun.schema import Model
 
 COMMIT = "a1" * 20
 
@@ -45,7 +45,7 @@ def test_long_example_is_refused_before_anything_starts(tiny_folder: Path, tmp_p
 def test_context_of_the_config_counts_too(tiny_folder: Path, tmp_path: Path) -> None:
     """The smaller of what the config and the files say is the limit."""
     options = [*of(tiny_folder), "model.context_length=20"]
-    base_model.prepare(Model(name="tiny", source=str(tiny_folder)), tmp_path / "cache")
+    base_model.prepare(BaseModelRef(name="tiny", source=str(tiny_folder)), tmp_path / "cache")
     with pytest.raises(InputError, match=r"tokens, and the base model takes 20; shorten"):
         planned(tmp_path, *options)
 

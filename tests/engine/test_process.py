@@ -12,10 +12,9 @@ from tunerun.engine import messages, packages
 from tunerun.engine.failures import DivergedError, failure_of
 from tunerun.engine.process import EngineProcess, failure_of_exit
 from tunerun.errors import InputError, MissingPackageError
-from tunerun.job import Answer, Failure, FailureKind, GenerateOptions, JobState, Prompt, Snapshot
-from tunerun.schema import Model
+from tunerun.job import Answer, BaseModelRef, Failure, FailureKind, GenerateOptions, JobState, Prompt, Snapshot
 
-MODEL = Model(name="x", source="x")
+MODEL = BaseModelRef(name="x", source="x")
 LOG = Path("engine.log")
 
 
@@ -116,7 +115,7 @@ def test_engine_ignores_modules_of_the_working_directory(tmp_path: Path, monkeyp
     (tmp_path / "argparse.py").write_text("raise SystemExit(99)")
     monkeypatch.chdir(tmp_path)
     engine = EngineProcess(tmp_path, "cpu", None, tmp_path / "engine.log")
-    engine.send(messages.Prepare(Model(name="x", source="./missing")))
+    engine.send(messages.Prepare(BaseModelRef(name="x", source="./missing")))
     assert engine.receive() == messages.Started()
     assert isinstance(engine.receive(), messages.Refused)
     engine.end()

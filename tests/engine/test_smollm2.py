@@ -11,8 +11,7 @@ import torch
 from tests.engine.test_generation import texts, transformers_answer, tune
 from tunerun.engine import base_model, encoding, network, tokens
 from tunerun.engine.generation import Generation
-from tunerun.job import Example, GenerateOptions, TuningRequest
-from tunerun.schema import Hyperparameters, Model, Template
+from tunerun.job import BaseModelRef, Example, GenerateOptions, TemplateText, TuningHyperparameters, TuningRequest
 
 # PEFT 0.21 asks transformers 5.23 by an old name.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")]
@@ -21,7 +20,7 @@ EXPERIMENT = Path(__file__).parents[2] / "experiments" / "next_number"
 OPTIONS = GenerateOptions(max_output_tokens=8)
 
 
-def test_tuning_learns_and_peft_agrees(smollm2: Model, cache: Path, tmp_path: Path) -> None:
+def test_tuning_learns_and_peft_agrees(smollm2: BaseModelRef, cache: Path, tmp_path: Path) -> None:
     """Three epochs on the guide's examples lower the loss; PEFT and transformers alone answer the same."""
     rows = json.loads((EXPERIMENT / "train.json").read_text())
     examples = tuple(Example(row["text_input"], row["output"]) for row in rows)
@@ -35,9 +34,9 @@ def test_tuning_learns_and_peft_agrees(smollm2: Model, cache: Path, tmp_path: Pa
         key="a" * 64,
         tuned_model_id="next-number",
         model=smollm2,
-        hyperparameters=Hyperparameters(epoch_count=3),
+        hyperparameters=TuningHyperparameters(epoch_count=3),
         seed=0,
-        template=Template(),
+        template=TemplateText(),
         training=examples,
         validation=(Example("five", "six"), Example("41", "42")),
     )

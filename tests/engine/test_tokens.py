@@ -7,11 +7,10 @@ from pathlib import Path
 from tests.engine.tiny_model import EXAMPLES
 from tunerun.engine import base_model, encoding, tokens
 from tunerun.engine.network import LoadedModel
-from tunerun.job import Example
-from tunerun.schema import Model
+from tunerun.job import BaseModelRef, Example
 
 
-def test_estimate_until_prepared(tiny: Model, tmp_path: Path) -> None:
+def test_estimate_until_prepared(tiny: BaseModelRef, tmp_path: Path) -> None:
     """Before the first preparation counts are estimates: 4 characters a token and the chat format's 31."""
     counter = tokens.token_counter(tiny, tmp_path)
     assert not counter.exact
@@ -20,7 +19,7 @@ def test_estimate_until_prepared(tiny: Model, tmp_path: Path) -> None:
     assert counter.count_all([Example("", ""), Example("1234", "")]) == [31, 32]
 
 
-def test_exact_once_prepared(tiny: Model, cache: Path, base: LoadedModel) -> None:
+def test_exact_once_prepared(tiny: BaseModelRef, cache: Path, base: LoadedModel) -> None:
     """A prepared model's counts are the lengths that training sees."""
     base_model.prepare(tiny, cache)
     counter = tokens.token_counter(tiny, cache)

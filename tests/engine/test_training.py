@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,7 @@ from tests.engine.observer import Recording
 from tests.engine.tiny_model import EXAMPLES, HELD_OUT, request_of
 from tunerun.engine import encoding, network, training
 from tunerun.engine.network import LoadedModel
-from tunerun.job import Example, FailureKind, JobState, TuningRequest
-from tunerun.schema import Model
+from tunerun.job import BaseModelRef, Example, FailureKind, JobState, TuningRequest
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -62,7 +62,7 @@ def independent_loss(base: LoadedModel, examples: Sequence[Example]) -> float:
 
 
 def test_adapter_is_the_same_to_the_bit_in_a_fresh_process(
-    base: LoadedModel, tiny: Model, cache: Path, tmp_path: Path
+    base: LoadedModel, tiny: BaseModelRef, cache: Path, tmp_path: Path
 ) -> None:
     """A job repeated after another one gives the bytes that a fresh process gives."""
     first = adapter_digest(base, request_of(tiny), tmp_path / "first")
@@ -78,7 +78,7 @@ def test_adapter_is_the_same_to_the_bit_in_a_fresh_process(
     assert first == again == fresh
 
 
-def test_adapter_config_is_the_same_to_the_byte(base: LoadedModel, tiny: Model, tmp_path: Path) -> None:
+def test_adapter_config_is_the_same_to_the_byte(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path) -> None:
     """PEFT's config names its layers in order, and no path of the cache."""
     adapter_digest(base, request_of(tiny), tmp_path)
     config = json.loads((tmp_path / "tiny-a" / "adapter_config.json").read_text())
@@ -91,13 +91,13 @@ def test_adapter_config_is_the_same_to_the_byte(base: LoadedModel, tiny: Model, 
     ]
 
 
-def test_seed_matters(base: LoadedModel, tiny: Model, tmp_path: Path) -> None:
+def test_seed_matters(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path) -> None:
     """Another seed gives another adapter."""
     one = adapter_digest(base, request_of(tiny, seed=1), tmp_path / "one")
     assert one != adapter_digest(base, request_of(tiny, seed=2), tmp_path / "two")
 
 
-def test_training_leaves_the_base_model_as_it_was(base: LoadedModel, tiny: Model) -> None:
+def test_training_leaves_the_base_model_as_it_was(base: LoadedModel, tiny: BaseModelRef) -> None:
     """After a job the network has the same parts with the same weights, and nothing of PEFT's."""
     before = {name: value.clone() for name, value in base.network.state_dict().items()}
     modules = [type(module) for module in base.network.modules()]
@@ -108,7 +108,7 @@ def test_training_leaves_the_base_model_as_it_was(base: LoadedModel, tiny: Model
     assert [type(module) for module in base.network.modules()] == modules
 
 
-def test_fewer_epochs_are_a_prefix_of_more(base: LoadedModel, tiny: Model) -> None:
+def test_fewer_epochs_are_a_prefix_of_more(base: LoadedModel, tiny: BaseModelRef) -> None:
     """A job of 3 epochs is to the bit the first 3 epochs of a job of 5."""
     short, long = request_of(tiny, epoch_count=3), request_of(tiny, key="b", epoch_count=5)
     observer = Recording()
@@ -117,7 +117,7 @@ def test_fewer_epochs_are_a_prefix_of_more(base: LoadedModel, tiny: Model) -> No
     assert observer.losses(short) == observer.losses(long)[:9]
 
 
-def test_snapshots_count_steps_and_epochs(base: LoadedModel, tiny: Model) -> None:
+def test_snapshots_count_steps_and_epochs(base: LoadedModel, tiny: BaseModelRef) -> None:
     """Seven examples in batches of three make three steps an epoch: the last, smaller batch is kept."""
     request, observer = request_of(tiny), Recording()
     run(base, request, observer=observer)
@@ -126,14 +126,14 @@ def test_snapshots_count_steps_and_epochs(base: LoadedModel, tiny: Model) -> Non
     ]  # fmt: skip
 
 
-def test_loss_is_on_output_tokens_only(base: LoadedModel, tiny: Model) -> None:
+def test_loss_is_on_output_tokens_only(base: LoadedModel, tiny: BaseModelRef) -> None:
     """The first step's loss is the mean over output tokens that plain log probabilities give."""
     request, observer = request_of(tiny, batch_size=7), Recording()
     run(base, request, observer=observer)
     assert observer.losses(request)[0] == pytest.approx(independent_loss(base, EXAMPLES), rel=1e-5)
 
 
-def test_gradient_is_of_output_tokens_only(base: LoadedModel, tiny: Model) -> None:
+def test_gradient_is_of_output_tokens_only(base: LoadedModel, tiny: BaseModelRef) -> None:
     """The adapter's gradient is the one that a plain sum over the output tokens gives."""
     request = request_of(tiny)
     encoded = encoding.encode_examples(base.tokenizer, base.chat, EXAMPLES)
@@ -149,7 +149,7 @@ def test_gradient_is_of_output_tokens_only(base: LoadedModel, tiny: Model) -> No
     assert all(torch.allclose(left, right, atol=1e-5) for left, right in zip(ours, plain, strict=True))
 
 
-def test_training_learns(base: LoadedModel, tiny: Model) -> None:
+def test_training_learns(base: LoadedModel, tiny: BaseModelRef) -> None:
     """The loss on the training examples falls, and the metrics say how long it took and for how many tokens."""
     request = request_of(tiny, validation=EXAMPLES, epoch_count=20, batch_size=7, adapter_rank=8)
     (outcome,) = run(base, request)
@@ -161,13 +161,13 @@ def test_training_learns(base: LoadedModel, tiny: Model) -> None:
     assert outcome.metrics["train/tokens"] == 20 * sum(lengths)
 
 
-def test_no_validation_no_validation_loss(base: LoadedModel, tiny: Model) -> None:
+def test_no_validation_no_validation_loss(base: LoadedModel, tiny: BaseModelRef) -> None:
     """Without held-out examples there is no validation loss."""
     (outcome,) = run(base, request_of(tiny))
     assert sorted(outcome.metrics) == ["train/seconds", "train/tokens"]
 
 
-def test_base_loss_is_measured_once(base: LoadedModel, tiny: Model) -> None:
+def test_base_loss_is_measured_once(base: LoadedModel, tiny: BaseModelRef) -> None:
     """Two jobs with the same held-out examples share the base model's loss."""
     run(base, request_of(tiny, validation=HELD_OUT))
     measured = dict(base.base_losses)
@@ -176,7 +176,7 @@ def test_base_loss_is_measured_once(base: LoadedModel, tiny: Model) -> None:
 
 
 @pytest.mark.parametrize("learning_rate", [1e30, 1e38])
-def test_divergence_ends_the_job(base: LoadedModel, tiny: Model, learning_rate: float) -> None:
+def test_divergence_ends_the_job(base: LoadedModel, tiny: BaseModelRef, learning_rate: float) -> None:
     """A loss that is no number any more fails the job as DIVERGED and leaves no such snapshot."""
     request, observer = request_of(tiny, learning_rate=learning_rate), Recording()
     (outcome,) = run(base, request, observer=observer)
@@ -186,7 +186,7 @@ def test_divergence_ends_the_job(base: LoadedModel, tiny: Model, learning_rate: 
     assert all(loss == loss and abs(loss) != float("inf") for loss in observer.losses(request))
 
 
-def test_failed_job_does_not_touch_the_next(base: LoadedModel, tiny: Model, tmp_path: Path) -> None:
+def test_failed_job_does_not_touch_the_next(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path) -> None:
     """A pack goes on after a job that diverged, with the result it would have had alone."""
     alone = adapter_digest(base, request_of(tiny), tmp_path / "alone")
     observer = Recording(folder=tmp_path / "pack")
@@ -197,7 +197,7 @@ def test_failed_job_does_not_touch_the_next(base: LoadedModel, tiny: Model, tmp_
     assert hashlib.sha256(file.read_bytes()).hexdigest() == alone
 
 
-def test_cancel_takes_effect_before_the_next_step(base: LoadedModel, tiny: Model) -> None:
+def test_cancel_takes_effect_before_the_next_step(base: LoadedModel, tiny: BaseModelRef) -> None:
     """A job that is cancelled after two steps ends CANCELLED with two snapshots."""
     request, observer = request_of(tiny), Recording(cancel_after=2)
     (outcome,) = run(base, request, observer=observer)
@@ -205,7 +205,7 @@ def test_cancel_takes_effect_before_the_next_step(base: LoadedModel, tiny: Model
     assert len(observer.losses(request)) == 2
 
 
-def test_too_long_examples_are_invalid(base: LoadedModel, tiny: Model) -> None:
+def test_too_long_examples_are_invalid(base: LoadedModel, tiny: BaseModelRef) -> None:
     """An example longer than the model's context fails the job, saying which and how long it is."""
     long = Example("1 " * tiny_model.CONTEXT_TOKENS, "2")
     (outcome,) = run(base, request_of(tiny, training=(EXAMPLES[0], long)))
@@ -215,20 +215,20 @@ def test_too_long_examples_are_invalid(base: LoadedModel, tiny: Model) -> None:
     assert "number 2" in outcome.failure.message
 
 
-def test_no_examples_are_invalid(base: LoadedModel, tiny: Model) -> None:
+def test_no_examples_are_invalid(base: LoadedModel, tiny: BaseModelRef) -> None:
     """A request without training examples is refused."""
     (outcome,) = run(base, request_of(tiny, training=()))
     assert outcome.failure is not None
     assert outcome.failure.kind == FailureKind.INVALID
 
 
-def test_multiplier_is_the_learning_rate_it_stands_for(base: LoadedModel, tiny: Model) -> None:
+def test_multiplier_is_the_learning_rate_it_stands_for(base: LoadedModel, tiny: BaseModelRef) -> None:
     """A multiplier of 10 trains as the learning rate 0.01."""
     observer = Recording()
     plain = request_of(tiny)
     times = request_of(tiny, key="b")
-    settings = {"learning_rate": None, "learning_rate_multiplier": 10.0}
-    times = TuningRequest(**{**vars(times), "hyperparameters": times.hyperparameters.model_copy(update=settings)})
+    multiplied = replace(times.hyperparameters, learning_rate=None, learning_rate_multiplier=10.0)
+    times = replace(times, hyperparameters=multiplied)
     run(base, plain, times, observer=observer)
     assert observer.losses(plain) == observer.losses(times)
 

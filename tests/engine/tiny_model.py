@@ -8,8 +8,7 @@ from typing import Any
 
 from tests.engine import tokenizers
 from tests.engine.chat_templates import ADDED_TOKENS, SPECIAL_TOKENS
-from tunerun.job import Example, TuningRequest
-from tunerun.schema import Hyperparameters, Model, Template
+from tunerun.job import BaseModelRef, Example, TemplateText, TuningHyperparameters, TuningRequest
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -63,29 +62,34 @@ def build(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE, tokenizer:
     return folder
 
 
-def model_of(folder: Path) -> Model:
-    """Return the config's model section for a folder."""
-    return Model(name="tiny", source=str(folder))
+def model_of(folder: Path) -> BaseModelRef:
+    """Return the base model in a folder."""
+    return BaseModelRef(name="tiny", source=str(folder))
 
 
 def request_of(
-    model: Model,
+    model: BaseModelRef,
     *,
     key: str = "a",
     seed: int = 0,
     training: tuple[Example, ...] = EXAMPLES,
     validation: tuple[Example, ...] = (),
-    **hyperparameters: float,
+    **hyperparameters: Any,
 ) -> TuningRequest:
     """Return a request; `key` is a hexadecimal digit that makes the key and the tuned model's id."""
-    settings = {"epoch_count": 2, "batch_size": 3, "adapter_rank": 4, "learning_rate": 0.01} | hyperparameters
+    settings: dict[str, Any] = {
+        "epoch_count": 2,
+        "batch_size": 3,
+        "adapter_rank": 4,
+        "learning_rate": 0.01,
+    } | hyperparameters
     return TuningRequest(
         key=key * 64,
         tuned_model_id=f"tiny-{key}",
         model=model,
-        hyperparameters=Hyperparameters.model_validate(settings),
+        hyperparameters=TuningHyperparameters(**settings),
         seed=seed,
-        template=Template(),
+        template=TemplateText(),
         training=training,
         validation=validation,
     )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tunerun.errors import LedgerError, TransitionError
 from tunerun.job import (
+    BaseModelRef,
     Example,
     ExampleSet,
     Failure,
@@ -20,20 +21,21 @@ from tunerun.job import (
     JobState,
     JobStatus,
     Snapshot,
+    TemplateText,
     TunedModel,
+    TuningHyperparameters,
     TuningRequest,
     advance,
 )
 from tunerun.ledger import SCHEMA_VERSION, Evaluation, Ledger, Mark, Prediction, SweepRecord, TrialRecord
-from tunerun.schema import Hyperparameters, Model, Template
 
-MODEL = Model(name="tiny", source="./tiny", package=None, revision=None)
+MODEL = BaseModelRef(name="tiny", source="./tiny", package=None, revision=None)
 SET = ExampleSet("d1", "rows.jsonl", (Example("1", "2"), Example("é\n", '"')))
 SWEEP = SweepRecord("x-1", "x", 1.0, {"varied": ["seed"]})
 
 
 def request(key: str = "k") -> TuningRequest:
-    return TuningRequest(key, f"x-{key}", MODEL, Hyperparameters(), 0, Template(), SET.examples)
+    return TuningRequest(key, f"x-{key}", MODEL, TuningHyperparameters(), 0, TemplateText(), SET.examples)
 
 
 def trial(number: int = 0, key: str = "k") -> TrialRecord:

@@ -9,19 +9,19 @@ import pytest
 
 from tests.engine import tiny_model
 from tests.service.client import Client
-from tunerun.schema import Model
+from tunerun.job import BaseModelRef
 from tunerun.service.app import Settings
 from tunerun.testing.running_service import RunningService
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Model:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> BaseModelRef:
     folder = tiny_model.build(tmp_path_factory.mktemp("models") / "tiny")
-    return Model(name="tiny", source=str(folder), context_length=tiny_model.CONTEXT_TOKENS)
+    return BaseModelRef(name="tiny", source=str(folder), context_length=tiny_model.CONTEXT_TOKENS)
 
 
 @pytest.fixture(scope="session")
-def settings(tiny: Model, engine_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(tiny: BaseModelRef, engine_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return Settings(tmp_path_factory.mktemp("service") / "state", [tiny], engine_cache, device="cpu", threads=1)
 
 

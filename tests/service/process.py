@@ -10,14 +10,14 @@ import sys
 from pathlib import Path
 
 from tests.service.client import Client
-from tunerun.schema import Model
+from tunerun.job import BaseModelRef
 from tunerun.testing.waiting import wait_until
 
 
 class Process:
     """A service in a process of its own; each start goes on in the same folder."""
 
-    def __init__(self, folder: Path, model: Model, cache: Path) -> None:
+    def __init__(self, folder: Path, model: BaseModelRef, cache: Path) -> None:
         self.state = folder / "state"
         self._out, self._err = folder / "out.txt", folder / "err.txt"
         self.command = [

@@ -7,6 +7,7 @@ import signal
 import socket
 import statistics
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +233,7 @@ def test_a_base_model_that_is_not_offered_any_more(own: Settings, tmp_path: Path
     """What waits for it waits on, what was tuned from it says so, and nothing new starts from it."""
     import shutil
 
-    second = own.models[0].model_copy(update={"name": "second", "source": str(tmp_path / "second")})
+    second = replace(own.models[0], name="second", source=str(tmp_path / "second"))
     shutil.copytree(own.models[0].source, tmp_path / "second")
     both = Settings(own.state, [own.models[0], second], own.cache, device="cpu", threads=1)
     other = body(epochCount=1) | {"baseModel": "models/second"}

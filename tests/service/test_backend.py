@@ -14,22 +14,21 @@ from tests.engine.tiny_model import EXAMPLES, HELD_OUT, request_of
 from tests.service.client import Client
 from tunerun.backends.gemini import GeminiBackend
 from tunerun.errors import AccessError, StatusError
-from tunerun.job import TuningRequest
+from tunerun.job import BaseModelRef, TuningRequest
 from tunerun.ledger import Ledger
 from tunerun.runner import SweepResult
 from tunerun.schema import GeminiBackend as Section
-from tunerun.schema import Model
 from tunerun.service.app import Settings
 from tunerun.testing.backend_contract import BackendContract
 from tunerun.testing.running_service import RunningService
 
-MODEL = Model(name="tiny", source="models/tiny")
+MODEL = BaseModelRef(name="tiny", source="models/tiny")
 
 
 class ServedPlace:
     """A service with the tiny base model."""
 
-    missing_model = Model(name="missing-model", source="models/missing-model")
+    missing_model = BaseModelRef(name="missing-model", source="models/missing-model")
 
     def __init__(self, running: RunningService) -> None:
         self._running = running
@@ -93,7 +92,7 @@ def found_of(runs: Path, result: SweepResult) -> list[Any]:
 
 
 def test_an_experiment_gives_the_same_here_and_at_a_service(
-    tiny: Model, running: RunningService, engine_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: BaseModelRef, running: RunningService, engine_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unchanged but for `backend=`: equal losses at every step, equal answers of tuned models and base model."""
     monkeypatch.setenv("GEMINI_API_KEY", running.key.secret)

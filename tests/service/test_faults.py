@@ -15,12 +15,11 @@ import stamina
 import tunerun
 from tests.engine.tiny_model import EXAMPLES, HELD_OUT
 from tests.service.client import Client, body
-from tunerun.job import JobState
+from tunerun.job import BaseModelRef, JobState
 from tunerun.ledger import Ledger
 from tunerun.planning import Trial
 from tunerun.runner import SweepResult
 from tunerun.runner.progress import Progress
-from tunerun.schema import Model
 from tunerun.testing.fault_proxy import (
     ANSWER_LOST,
     CUT,
@@ -120,7 +119,7 @@ class Outcome:
 class Sweep:
     """A sweep over learning rates, at an address."""
 
-    def __init__(self, folder: Path, tiny: Model, address: str, trials: int, *overrides: str) -> None:
+    def __init__(self, folder: Path, tiny: BaseModelRef, address: str, trials: int, *overrides: str) -> None:
         rows = [{"text_input": one.text_input, "output": one.output} for one in (*EXAMPLES, HELD_OUT[0])]
         folder.mkdir()
         (folder / "rows.json").write_text(json.dumps(rows[:-1]))
@@ -191,7 +190,7 @@ SweepMaker = Callable[..., Sweep]
 
 
 @pytest.fixture
-def sweep_at(tmp_path: Path, tiny: Model, client: Client) -> Iterator[SweepMaker]:
+def sweep_at(tmp_path: Path, tiny: BaseModelRef, client: Client) -> Iterator[SweepMaker]:
     """Makes sweeps; their tuned models are deleted at the end."""
     made: list[Sweep] = []
 
@@ -205,7 +204,7 @@ def sweep_at(tmp_path: Path, tiny: Model, client: Client) -> Iterator[SweepMaker
 
 
 @pytest.fixture(scope="module")
-def undisturbed(running: RunningService, tiny: Model, tmp_path_factory: pytest.TempPathFactory) -> list[Outcome]:
+def undisturbed(running: RunningService, tiny: BaseModelRef, tmp_path_factory: pytest.TempPathFactory) -> list[Outcome]:
     """What comes of a sweep that nothing happens to; the service's engines are warm after it."""
     with pytest.MonkeyPatch.context() as patch, Client(running.address, running.key.secret) as client:
         patch.setenv("GEMINI_API_KEY", running.key.secret)

@@ -14,15 +14,14 @@ import pytest
 from tests.engine.tiny_model import request_of
 from tunerun.backends.gemini import SCOPE, GeminiBackend
 from tunerun.errors import AccessError
-from tunerun.job import GenerateOptions, JobState
+from tunerun.job import BaseModelRef, GenerateOptions, JobState
 from tunerun.schema import GeminiBackend as Section
-from tunerun.schema import Model
 from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_for_end
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-MODEL = Model(name="tiny", source="models/tiny")
+MODEL = BaseModelRef(name="tiny", source="models/tiny")
 
 
 class TokenServer:

@@ -11,9 +11,8 @@ import pytest
 from tests.engine.tiny_model import request_of
 from tests.service.client import Client, body, prompt
 from tunerun.backends.gemini import GeminiBackend
-from tunerun.job import GenerateOptions
+from tunerun.job import BaseModelRef, GenerateOptions, TuningHyperparameters
 from tunerun.schema import GeminiBackend as Section
-from tunerun.schema import Hyperparameters, Model
 from tunerun.service.api import UNPREDICTABLE
 from tunerun.testing.gemini_service import GeminiService
 from tunerun.testing.running_service import RunningService
@@ -119,16 +118,16 @@ def test_errors_are_google_rpc_status(client: Client) -> None:
 @pytest.mark.parametrize(
     "hyperparameters",
     [
-        Hyperparameters(epoch_count=3, batch_size=2, learning_rate=0.01),
-        Hyperparameters(learning_rate=None, learning_rate_multiplier=0.5),
+        TuningHyperparameters(epoch_count=3, batch_size=2, learning_rate=0.01),
+        TuningHyperparameters(learning_rate=None, learning_rate_multiplier=0.5),
     ],
 )
 def test_every_request_of_the_backend_is_the_official_type(
-    monkeypatch: pytest.MonkeyPatch, hyperparameters: Hyperparameters
+    monkeypatch: pytest.MonkeyPatch, hyperparameters: TuningHyperparameters
 ) -> None:
     """Bodies of create, generateContent and cancel, as a service receives them."""
     monkeypatch.setenv("GEMINI_API_KEY", "planted-key")
-    model = Model(name="smollm2-135m", source="models/smollm2-135m")
+    model = BaseModelRef(name="smollm2-135m", source="models/smollm2-135m")
     with GeminiService() as service:
         section = Section(kind="gemini", base_url=service.address)
         with GeminiBackend(section) as backend:

@@ -11,14 +11,14 @@ import pytest
 
 from tests.service.client import body, prompt
 from tests.service.process import Process
-from tunerun.schema import Model
+from tunerun.job import BaseModelRef
 from tunerun.testing.waiting import wait_until
 
 LONG = 1_000_000
 
 
 @pytest.fixture
-def process(tmp_path: Path, tiny: Model, engine_cache: Path) -> Iterator[Process]:
+def process(tmp_path: Path, tiny: BaseModelRef, engine_cache: Path) -> Iterator[Process]:
     process = Process(tmp_path, tiny, engine_cache)
     yield process
     process.stop()
@@ -70,7 +70,9 @@ def test_sigterm_lets_a_step_end_and_leaves_the_queue(process: Process) -> None:
     assert "API key lies in" in process.printed
 
 
-def test_two_services_do_not_share_a_folder(process: Process, tmp_path: Path, tiny: Model, engine_cache: Path) -> None:
+def test_two_services_do_not_share_a_folder(
+    process: Process, tmp_path: Path, tiny: BaseModelRef, engine_cache: Path
+) -> None:
     """The second says who holds it, and does not start."""
     with process.start():
         second = subprocess.run(process.command, capture_output=True, text=True, timeout=120, check=False)

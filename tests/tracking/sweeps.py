@@ -10,6 +10,7 @@ from typing import Any
 
 from tunerun.digest import digest
 from tunerun.job import (
+    BaseModelRef,
     Example,
     ExampleSet,
     Failure,
@@ -18,13 +19,15 @@ from tunerun.job import (
     JobState,
     JobStatus,
     Snapshot,
+    TemplateText,
     TunedModel,
+    TuningHyperparameters,
     TuningRequest,
 )
 from tunerun.ledger import Evaluation, Ledger, Prediction, SweepRecord, TrialRecord
-from tunerun.schema import Dataset, Hyperparameters, LocalBackend, Model, Template, TrialConfig
+from tunerun.schema import Dataset, Hyperparameters, LocalBackend, Model, TrialConfig
 
-MODEL = Model(name="smollm2-135m", source="HuggingFaceTB/SmolLM2-135M-Instruct")
+MODEL = BaseModelRef(name="smollm2-135m", source="HuggingFaceTB/SmolLM2-135M-Instruct")
 TRAINING = tuple(Example(str(n), str(n + 1)) for n in range(15))
 HELD_OUT = (Example("20", "21"), Example("zwölf", "dreizehn"))
 STEPS_PER_EPOCH = 4
@@ -43,7 +46,7 @@ class Lab:
         """Submit a trial and let it run; returns its job."""
         trial = self.trials[number]
         request = TuningRequest(
-            trial.key, f"t-{trial.key[:8]}", MODEL, Hyperparameters(), 0, Template(), TRAINING, HELD_OUT
+            trial.key, f"t-{trial.key[:8]}", MODEL, TuningHyperparameters(), 0, TemplateText(), TRAINING, HELD_OUT
         )
         job = self.ledger.intend(request, "local", trial.tokens, sweep=self.sweep.id)
         self.ledger.submitted(job.id, JobRef("local", f"job-{trial.key[:6]}-{job.attempt}"))
@@ -124,7 +127,7 @@ def trial_config(overrides: Mapping[str, Any], name: str = "next-number", **sect
     return TrialConfig(
         name=name,
         dataset=Dataset(path="data/next_number.json"),
-        model=MODEL,
+        model=Model(name=MODEL.name, source=MODEL.source),
         hyperparameters=Hyperparameters(**hyperparameters),
         backend=LocalBackend(kind="local"),
         **sections,

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
 from typing import Protocol, Self
 
-from tunerun.job import GenerateOptions, JobRef, JobStatus, TunedModel, TuningRequest
-from tunerun.schema import Model
+from tunerun.job import BaseModelRef, GenerateOptions, JobRef, JobStatus, TunedModel, TuningRequest
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Backend(Protocol):
 
     def capabilities(self) -> Capabilities: ...
 
-    def prepare(self, models: Sequence[Model]) -> None: ...
+    def prepare(self, models: Sequence[BaseModelRef]) -> None: ...
 
     def submit(self, request: TuningRequest) -> JobRef: ...
 
@@ -96,7 +95,9 @@ class Backend(Protocol):
 
     def cancel(self, ref: JobRef) -> None: ...
 
-    def generate(self, model: Model | TunedModel, inputs: Sequence[str], options: GenerateOptions) -> list[str]: ...
+    def generate(
+        self, model: BaseModelRef | TunedModel, inputs: Sequence[str], options: GenerateOptions
+    ) -> list[str]: ...
 
     def __enter__(self) -> Self: ...
 

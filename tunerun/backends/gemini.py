@@ -20,6 +20,7 @@ from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
 from tunerun.backends.http import ApiKey, Json, JsonService, OAuth
 from tunerun.errors import BackendError, BaseModelError, InputError, StatusError, UnavailableError
 from tunerun.job import (
+    BaseModelRef,
     Failure,
     FailureKind,
     GenerateOptions,
@@ -30,7 +31,6 @@ from tunerun.job import (
     TunedModel,
     TuningRequest,
 )
-from tunerun.schema import Model
 
 KIND = "gemini"
 SCOPE = "https://www.googleapis.com/auth/generative-language.tuning"
@@ -95,7 +95,7 @@ class GeminiBackend:
         """The limits of the tuning guide; see the Protocol."""
         return capabilities(self._section)
 
-    def prepare(self, models: Sequence[Model]) -> None:
+    def prepare(self, models: Sequence[BaseModelRef]) -> None:
         """Ask for every base model.
 
         Raises:
@@ -106,7 +106,7 @@ class GeminiBackend:
             tunable = ", ".join(self._tunable()) or "none"
             raise BaseModelError([f"{problem}; base models that it can tune: {tunable}" for problem in problems])
 
-    def _problem(self, model: Model) -> str | None:
+    def _problem(self, model: BaseModelRef) -> str | None:
         where = f"model.name: {model.name} at {self._section.base_url}"
         try:
             found = self._service.get(f"/v1beta/{_wire_name(model)}")
@@ -244,10 +244,10 @@ class GeminiBackend:
         return JobStatus(state, snapshots, metrics, TunedModel(name, self._base(found), name))
 
     @staticmethod
-    def _base(found: Json) -> Model:
+    def _base(found: Json) -> BaseModelRef:
         """The base model as the service names it: an earlier process' section of the config is not known here."""
         name = str(found.get("baseModel") or found.get("tunedModelSource", {}).get("baseModel", ""))
-        return Model(name=name.removeprefix("models/") or "unknown", source=name or "unknown")
+        return BaseModelRef(name=name.removeprefix("models/") or "unknown", source=name or "unknown")
 
     def _operation_error(self, name: str) -> Json:
         """The error that ended a job: of its last operation."""
@@ -273,7 +273,7 @@ class GeminiBackend:
                     return
         self._delete(ref.id)
 
-    def generate(self, model: Model | TunedModel, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
+    def generate(self, model: BaseModelRef | TunedModel, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
         """One request an input, some at a time; see the Protocol."""
         name = model.location if isinstance(model, TunedModel) else _wire_name(model)
         config: Json = {"maxOutputTokens": options.max_output_tokens, "temperature": options.temperature}
@@ -311,7 +311,7 @@ def _key_of(found: Json) -> str | None:
     return None if key is None else key[1]
 
 
-def _wire_name(model: Model) -> str:
+def _wire_name(model: BaseModelRef) -> str:
     return f"models/{model.name}"
 
 

@@ -24,6 +24,7 @@ from tunerun.engine.process import EngineProcess
 from tunerun.errors import BackendError, BaseModelError, InputError
 from tunerun.job import (
     Answer,
+    BaseModelRef,
     Failure,
     FailureKind,
     GenerateOptions,
@@ -35,7 +36,6 @@ from tunerun.job import (
     TunedModel,
     TuningRequest,
 )
-from tunerun.schema import Model
 
 KIND = "local"
 
@@ -149,7 +149,7 @@ class LocalBackend:
         """Return the limits; see the Protocol."""
         return _CAPABILITIES
 
-    def prepare(self, models: Sequence[Model]) -> None:
+    def prepare(self, models: Sequence[BaseModelRef]) -> None:
         """Find every base model, and convert or fetch those that are not ready.
 
         Raises:
@@ -260,7 +260,7 @@ class LocalBackend:
                 return JobStatus(finished.state, finished.snapshots, finished.metrics, tuned)
         return JobStatus(JobState.FAILED, failure=_NOT_KNOWN)
 
-    def _tuned_model(self, folder: Path, model: Model) -> TunedModel:
+    def _tuned_model(self, folder: Path, model: BaseModelRef) -> TunedModel:
         return TunedModel(f"tunedModels/{folder.name}", model, str(folder))
 
     def cancel(self, ref: JobRef) -> None:
@@ -277,13 +277,13 @@ class LocalBackend:
                 if self._engine is not None:
                     self._engine.send(messages.Cancel(job.id))
 
-    def generate(self, model: Model | TunedModel, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
+    def generate(self, model: BaseModelRef | TunedModel, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
         """Answer inputs between two jobs; see the Protocol, and `answer`."""
         return [answer.text for answer in self.answer(model, inputs, options)]
 
     def answer(
         self,
-        model: Model | TunedModel,
+        model: BaseModelRef | TunedModel,
         inputs: Sequence[str],
         options: GenerateOptions,
         on_text: Callable[[str], None] | None = None,
@@ -312,7 +312,7 @@ class LocalBackend:
 
     def answer_prompts(
         self,
-        model: Model,
+        model: BaseModelRef,
         prompts: Sequence[Prompt],
         on_text: Callable[[int, str], None] | None = None,
     ) -> list[Answer | InputError]:

@@ -7,14 +7,21 @@ A new kind is a module with `capabilities(section)` and `open_backend(section, r
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from pydantic import TypeAdapter, ValidationError
+
 from tunerun import schema
 from tunerun.backends.base import Backend, Capabilities
+from tunerun.errors import ConfigError
 
 _MODULES = {"local": "tunerun.backends.local", "gemini": "tunerun.backends.gemini"}
 """Imported when first used, so that a command pays for the backend that it uses."""
+
+
+_SECTION: TypeAdapter[schema.Backend] = TypeAdapter(schema.Backend)
 
 
 class BackendModule(Protocol):
@@ -42,6 +49,26 @@ def open_backend(section: schema.Backend, runs: Path, cache: Path) -> Backend:
         cache: where converted base models are kept.
     """
     return _module(section).open_backend(section, runs, cache)
+
+
+def stored_section(values: Mapping[str, Any]) -> schema.Backend:
+    """Today's config section of a stored one: a key that is unknown or has a value of another version is left out.
+
+    Raises:
+        ConfigError: this version has no such kind of backend.
+    """
+    while True:
+        try:
+            return _SECTION.validate_python(dict(values))
+        except ValidationError as error:
+            # A location is (kind, key); that of the kind itself is empty.
+            wrong = {each["loc"][1] for each in error.errors(include_input=False) if len(each["loc"]) > 1}
+            if not wrong & values.keys():
+                raise ConfigError(
+                    f"backend.kind: the trial was frozen with {values.get('kind')!r}, which this tunerun does not "
+                    f"have; it has {', '.join(_MODULES)}"
+                ) from error
+            values = {key: value for key, value in values.items() if key not in wrong}
 
 
 def _module(section: schema.Backend) -> BackendModule:

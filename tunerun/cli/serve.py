@@ -12,7 +12,7 @@ import typer
 from tunerun.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tunerun.schema import Model
+    from tunerun.job import BaseModelRef
     from tunerun.service.credentials import KeyFile
 
 app = typer.Typer(help="Serve the tuning methods of the Gemini API on this machine's embedded engine.")
@@ -95,7 +95,7 @@ def serve(
         serve_forever(service, listener, say, proxy or [])
 
 
-def model_of(given: str, config_dir: str | None) -> Model:
+def model_of(given: str, config_dir: str | None) -> BaseModelRef:
     """A base model as NAME[=SOURCE]; each of the two may be a choice of conf/model.
 
     NAME=SOURCE serves the source under that name, also where it is a choice's, so that what was written for another
@@ -117,7 +117,7 @@ def model_of(given: str, config_dir: str | None) -> Model:
             f"--model {given}: models/{model.name} cannot be a name on the wire; use letters, digits, dots, dashes "
             "and underscores, as --model my-model=SOURCE"
         )
-    return model
+    return model.reference()
 
 
 @keys.command("list")

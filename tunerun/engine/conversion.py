@@ -15,10 +15,10 @@ from tunerun.engine import base_model, chat, hub, model_facts
 from tunerun.engine.base_model import FoundModel
 from tunerun.engine.packages import require
 from tunerun.errors import BaseModelError
-from tunerun.schema import Model
+from tunerun.job import BaseModelRef
 
 
-def prepare(model: Model, found: FoundModel, cache: Path) -> Path:
+def prepare(model: BaseModelRef, found: FoundModel, cache: Path) -> Path:
     """Do what `base_model.prepare` says for a model that is not ready yet."""
     require("torch", "transformers", "safetensors", *(["gguf"] if found.kind == "gguf" else []))
     if found.path is None:
@@ -39,7 +39,7 @@ def prepare(model: Model, found: FoundModel, cache: Path) -> Path:
     return ready
 
 
-def _fetched(model: Model, found: FoundModel, cache: Path) -> FoundModel:
+def _fetched(model: BaseModelRef, found: FoundModel, cache: Path) -> FoundModel:
     assert found.commit is not None  # noqa: S101 - `find` has asked the hub
     folder = hub.fetch(model.source, found.commit, model.revision)
     missing = model_facts.missing_parts(folder)
@@ -51,7 +51,7 @@ def _fetched(model: Model, found: FoundModel, cache: Path) -> FoundModel:
     return base_model.find(model, cache)
 
 
-def _fill(entry: Path, model: Model, found: FoundModel) -> None:
+def _fill(entry: Path, model: BaseModelRef, found: FoundModel) -> None:
     """Make the entry beside its place and rename it, so that it is there whole or not at all."""
     from tunerun.engine import loading
 

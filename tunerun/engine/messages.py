@@ -8,15 +8,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from tunerun.job import Answer, Failure, JobState, Prompt, Snapshot, TuningRequest
-from tunerun.schema import Model
+from tunerun.job import Answer, BaseModelRef, Failure, JobState, Prompt, Snapshot, TuningRequest
 
 
 @dataclass(frozen=True)
 class Prepare:
     """Make a base model ready; answered by Done or Refused."""
 
-    model: Model
+    model: BaseModelRef
     do: Literal["prepare"] = "prepare"
 
 
@@ -52,7 +51,7 @@ class Generate:
         id: by which Cancel ends its answers before they are whole: all by `id`, one by `answer_id`.
     """
 
-    model: Model
+    model: BaseModelRef
     prompts: tuple[Prompt, ...]
     stream: bool = False
     id: str = ""

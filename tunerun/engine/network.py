@@ -17,7 +17,7 @@ from tunerun.engine import base_model, loading, tuned_model
 from tunerun.engine.chat import ChatFormat
 from tunerun.engine.tuned_model import TunedModelRecord
 from tunerun.errors import BaseModelError, InputError
-from tunerun.schema import Hyperparameters, Model
+from tunerun.job import BaseModelRef, TuningHyperparameters
 
 ADAPTER = "default"
 """PEFT's own name of a model's only adapter; its files carry no name then."""
@@ -63,7 +63,7 @@ def choose_device(name: str) -> torch.device:
     return torch.device(chosen)
 
 
-def load(model: Model, cache: Path, device: torch.device) -> LoadedModel:
+def load(model: BaseModelRef, cache: Path, device: torch.device) -> LoadedModel:
     """Load a base model, after preparing it if that is still to do.
 
     Raises:
@@ -105,7 +105,7 @@ def _stop_ids(network: Any, tokenizer: Tokenizer, chat: ChatFormat) -> list[int]
 
 
 @contextmanager
-def fresh_adapter(base: LoadedModel, hyperparameters: Hyperparameters, seed: int) -> Iterator[Any]:
+def fresh_adapter(base: LoadedModel, hyperparameters: TuningHyperparameters, seed: int) -> Iterator[Any]:
     """Put a new LoRA adapter on every linear layer but the output layer, and take it off at the end.
 
     It begins as the identity. Its random numbers come from `seed` alone, and torch's own generator is left as it was.

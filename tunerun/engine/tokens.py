@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from tunerun.engine import base_model
 from tunerun.engine.chat import ChatFormat
-from tunerun.job import Example
-from tunerun.schema import Model
+from tunerun.job import BaseModelRef, Example
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -49,7 +48,7 @@ class TokenCounter(Protocol):
         """Return which of the base model's control tokens a text holds, each once; none while they are not known."""
 
 
-def token_counter(model: Model, cache: Path) -> TokenCounter:
+def token_counter(model: BaseModelRef, cache: Path) -> TokenCounter:
     """Return an exact counter if the base model is prepared in the cache and `tokenizers` is installed.
 
     Raises:

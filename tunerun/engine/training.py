@@ -23,8 +23,7 @@ from tunerun.engine.encoding import Batch, EncodedExample, batches_by_length, co
 from tunerun.engine.failures import CancelledJobError, DivergedError, failure_of
 from tunerun.engine.network import LoadedModel, fresh_adapter, learned_adapter
 from tunerun.errors import InputError
-from tunerun.job import Failure, JobState, Snapshot, TuningRequest
-from tunerun.schema import Hyperparameters
+from tunerun.job import Failure, JobState, Snapshot, TuningHyperparameters, TuningRequest
 
 WEIGHT_DECAY = 0.0
 """Of AdamW. Our choice: the Gemini guide names no decay, and there is no hyperparameter to set one by."""
@@ -171,7 +170,7 @@ def _steps(
 class Optimisation:
     """An adapter and the AdamW that teaches it."""
 
-    def __init__(self, base: LoadedModel, adapted: Any, hyperparameters: Hyperparameters) -> None:
+    def __init__(self, base: LoadedModel, adapted: Any, hyperparameters: TuningHyperparameters) -> None:
         self._base = base
         self._adapted = adapted
         self._optimiser = torch.optim.AdamW(

@@ -19,8 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tunerun.engine.chat import ChatFormat
 from tunerun.errors import NotFoundError
-from tunerun.job import JobState, Snapshot, TuningRequest
-from tunerun.schema import Hyperparameters, Model, Template
+from tunerun.job import BaseModelRef, JobState, Snapshot, TemplateText, TuningHyperparameters, TuningRequest
 
 FORMAT_VERSION = 1
 RECORD_FILE = "tunerun.json"
@@ -40,12 +39,12 @@ class TunedModelRecord:
 
     key: str
     tuned_model: str
-    template: Template
-    base_model: Model
+    base_model: BaseModelRef
     base_identity: str
     chat_format: ChatFormat
-    hyperparameters: Hyperparameters
-    seed: int
+    template: TemplateText = field(default_factory=TemplateText)
+    hyperparameters: TuningHyperparameters = field(default_factory=TuningHyperparameters)
+    seed: int = 0
     format_version: int = FORMAT_VERSION
 
 
@@ -59,6 +58,15 @@ class FinishedJob:
     state: JobState = JobState.SUCCEEDED
 
 
+@dataclass(frozen=True)
+class _Format:
+    """What every format of `tunerun.json` has; read before the rest."""
+
+    format_version: int
+
+
+# Of plain dataclasses: unknown keys are ignored, missing ones take their default (STYLE 21c).
+_FORMAT = TypeAdapter(_Format)
 _RECORD = TypeAdapter(TunedModelRecord)
 _FINISHED = TypeAdapter(FinishedJob)
 
@@ -120,12 +128,19 @@ def read(folder: Path) -> TunedModelRecord:
         NotFoundError: the folder holds no tuned model, or one of another version of the format.
     """
     try:
-        return _RECORD.validate_json((folder / RECORD_FILE).read_bytes())
+        content = (folder / RECORD_FILE).read_bytes()
+        version = _FORMAT.validate_json(content).format_version
+        if version > FORMAT_VERSION:
+            raise NotFoundError(
+                f"{folder} was written by a newer tunerun (format {version}, this one knows {FORMAT_VERSION}); "
+                "update tunerun"
+            )
+        return _RECORD.validate_json(content)
     except (OSError, ValidationError) as error:
-        reason = "cannot be read" if isinstance(error, OSError) else "is damaged or of another version of tunerun"
+        reason = "cannot be read" if isinstance(error, OSError) else "is damaged"
         raise NotFoundError(
-            f"{folder} holds no tuned model: its {RECORD_FILE} {reason}; a tuned model is a folder that tunerun wrote; "
-            "give the location that the run shows, or tune again"
+            f"{folder} does not hold a tuned model: its {RECORD_FILE} {reason}; a tuned model is a folder that tunerun "
+            "wrote; give the location that the run shows, or tune again"
         ) from error
 
 

@@ -19,8 +19,7 @@ from typing import Any, BinaryIO
 from tunerun.engine import base_model, messages, tuned_model
 from tunerun.engine.failures import failure_of
 from tunerun.errors import InputError
-from tunerun.job import JobState, Snapshot, TuningRequest
-from tunerun.schema import Model
+from tunerun.job import BaseModelRef, JobState, Snapshot, TuningRequest
 
 OOM_SCORE = "500"
 """Linux' kernel shall end the engine before the runner; the range is -1000 to 1000 (proc(5))."""
@@ -141,7 +140,7 @@ class Worker:
                 self._forget()  # after an unforeseen exception nobody knows what state the network is in
             self._report(messages.JobEnded(packed.job, outcome.state, outcome.metrics, outcome.failure))
 
-    def _load(self, model: Model) -> None:
+    def _load(self, model: BaseModelRef) -> None:
         """Have a base model in memory; another one makes room for it."""
         from tunerun.engine import generation, network
 

@@ -142,12 +142,12 @@ def _baselines(known: _Known, records: Sequence[TrialRecord]) -> tuple[BaselineR
             metrics[LOSS] = loss
         metrics.update(known.measures.get((subject, members[0].evaluation), {}))
         name = "base" if len(groups) == 1 else f"base-{position}"
-        results.append(BaselineResult(name, subject, members[0].config["model"]["name"], metrics))
+        results.append(BaselineResult(name, subject, members[0].settings.model, metrics))
     return tuple(results)
 
 
 def _deciding_metric(records: Sequence[TrialRecord], trials: Sequence[TrialResult]) -> str | None:
-    wanted = [f"eval/{name}" for name in records[0].config["evaluation"]["metrics"]]
+    wanted = [f"eval/{name}" for name in records[0].settings.metrics]
     if wanted and any(record.validation is not None for record in records):
         return wanted[0]
     return LOSS if any(LOSS in trial.metrics for trial in trials) else None

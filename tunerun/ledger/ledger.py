@@ -6,7 +6,7 @@ What it promises, whenever its process is killed:
 2. The intent of an outside effect is on disk before the effect, its result after it, each in a transaction of its own.
    So a job that may exist somewhere is known here, by the key under which the backend can be asked for it.
 3. Of one key there is at most one job that is not finished, and none is begun after one that has succeeded.
-4. A job only moves forward; SUCCEEDED, FAILED and CANCELLED are final, and nothing is added to a final job.
+4. A job only moves forward; SUCCEEDED, STOPPED, FAILED and CANCELLED are final: nothing is added to a final job.
 5. Each step of a loss curve is kept once: what is recorded first stays. The same holds for each evaluation.
 6. A job is submitted and watched by the runner of one sweep at a time. It changes hands only under the lock of the
    sweep that had it (`tunerun.holding`), and that lock goes with its process.
@@ -25,7 +25,6 @@ import sqlite3
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,6 +32,7 @@ from typing import Any, Self
 from tunerun.database import DatabaseFile
 from tunerun.errors import LedgerError
 from tunerun.job import (
+    BaseModelRef,
     Example,
     ExampleSet,
     Failure,
@@ -57,7 +57,7 @@ from tunerun.ledger.records import (
     TrialProgress,
     TrialRecord,
 )
-from tunerun.schema import Model
+from tunerun.stored import read_stored, section
 
 FILE_NAME = "ledger.db"
 """The ledger's file in a runs folder."""
@@ -159,7 +159,7 @@ class Ledger:
             TrialProgress(
                 number=r["number"],
                 attempt=r["attempt"] or 0,
-                state=JobState(r["state"] or JobState.PLANNED),
+                state=_state(r["state"] or JobState.PLANNED),
                 last_step=r["last_step"] or 0,
                 finished_at=r["finished_at"],
                 evaluated_at=r["evaluated_at"],
@@ -248,7 +248,7 @@ class Ledger:
         row = self._file.row("SELECT state, started_at FROM job WHERE id = ?", [job])
         if row is None:
             raise LedgerError(f"{self.path}: no job {job}")
-        advance(JobState(row["state"]), state)
+        advance(_state(row["state"]), state)
         now = time.time()
         started = now if row["started_at"] is None and state is JobState.RUNNING else row["started_at"]
         self._file.write(
@@ -273,7 +273,7 @@ class Ledger:
         row = self._file.row("SELECT state FROM job WHERE id = ?", [job])
         if row is None:
             raise LedgerError(f"{self.path}: no job {job}")
-        old = JobState(row["state"])
+        old = _state(row["state"])
         if old.is_finished:
             return
         self._file.write_many(
@@ -288,7 +288,7 @@ class Ledger:
             "UPDATE job SET metrics = ?, tuned_model = ?, failure = ? WHERE id = ?",
             [
                 _dump(dict(status.metrics)),
-                _dump({**asdict(tuned), "model": tuned.model.model_dump()}) if tuned else None,
+                _dump(asdict(tuned)) if tuned else None,
                 _dump(asdict(failure)) if failure else None,
                 job,
             ],
@@ -353,7 +353,7 @@ class Ledger:
             "json_extract(failure, '$.kind') != ?)) AND attempt = (SELECT max(attempt) FROM job WHERE key = last.key)",
             [FailureKind.LOST],
         )
-        return {row["key"]: JobState(row["state"]) for row in rows}
+        return {row["key"]: _state(row["state"]) for row in rows}
 
     def jobs(self, key: str) -> list[JobRecord]:
         """All jobs of a key, the first attempt first."""
@@ -399,7 +399,7 @@ class Ledger:
         row = self._file.row("SELECT * FROM evaluation WHERE subject = ? AND options = ?", [subject, options])
         if row is None:
             return None
-        predictions = tuple(Prediction(**p) for p in _load(row["predictions"]))
+        predictions = tuple(read_stored(Prediction, p) for p in _load(row["predictions"]))
         return Evaluation(_load(row["metrics"]), predictions, row["created_at"])
 
     def measures(self, sweep: str) -> dict[tuple[str, str], dict[str, float]]:
@@ -460,12 +460,6 @@ def _dump(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-@lru_cache(maxsize=256)
-def _model(text: str) -> Model:
-    """A base model as its section was written; the jobs of a sweep share it."""
-    return Model.model_validate_json(text)
-
-
 def _load(text: str) -> Any:
     try:
         return json.loads(text)
@@ -492,18 +486,33 @@ def _trial(row: sqlite3.Row) -> TrialRecord:
     )
 
 
+def _state(text: str) -> JobState:
+    try:
+        return JobState(text)
+    except ValueError:  # of a newer tunerun
+        return JobState.STOPPED
+
+
+def _tuned_model(values: Mapping[str, Any]) -> TunedModel:
+    return read_stored(TunedModel, values, model=read_stored(BaseModelRef, section(values, "model")))
+
+
+def _failure(values: Mapping[str, Any]) -> Failure:
+    is_known = values.get("kind") in list(FailureKind)
+    kind = FailureKind(values["kind"]) if is_known else FailureKind.CRASHED
+    return Failure(kind, values.get("message", ""), values.get("traceback"))
+
+
 def _job(row: sqlite3.Row) -> JobRecord:
-    tuned = _load(row["tuned_model"]) if row["tuned_model"] else None
-    failure = _load(row["failure"]) if row["failure"] else None
     return JobRecord(
         id=row["id"],
         key=row["key"],
         attempt=row["attempt"],
-        state=JobState(row["state"]),
-        ref=JobRef(**_load(row["reference"])) if row["reference"] else None,
+        state=_state(row["state"]),
+        ref=read_stored(JobRef, _load(row["reference"])) if row["reference"] else None,
         metrics=_load(row["metrics"]),
-        tuned_model=TunedModel(tuned["name"], _model(_dump(tuned["model"])), tuned["location"]) if tuned else None,
-        failure=Failure(FailureKind(failure["kind"]), failure["message"], failure["traceback"]) if failure else None,
+        tuned_model=_tuned_model(_load(row["tuned_model"])) if row["tuned_model"] else None,
+        failure=_failure(_load(row["failure"])) if row["failure"] else None,
         created_at=row["created_at"],
         started_at=row["started_at"],
         finished_at=row["finished_at"],

@@ -7,8 +7,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from tunerun.job import Failure, JobRef, JobState, TunedModel
-from tunerun.schema import Scalar
+from tunerun.job import (
+    Failure,
+    GenerateOptions,
+    JobRef,
+    JobState,
+    Scalar,
+    TemplateText,
+    TunedModel,
+    TuningHyperparameters,
+)
+from tunerun.stored import read_stored, section
 
 
 class StoredObject(Mapping[str, Any]):
@@ -51,6 +60,45 @@ class SweepRecord:
 
 
 @dataclass(frozen=True)
+class TrialSettings:
+    """What is read back of a trial's config; where the version that wrote it had no such key, the default.
+
+    Attributes:
+        name: of the experiment. model: name of the base model. dataset: path of the rows.
+        backend: the stored section; `tunerun.backends.stored_section` makes today's of it.
+        cache: folder of converted base models; None: the user's cache directory.
+    """
+
+    name: str
+    seed: int
+    model: str
+    dataset: str
+    backend: Mapping[str, Any]
+    template: TemplateText
+    hyperparameters: TuningHyperparameters
+    metrics: tuple[str, ...]
+    generation: GenerateOptions
+    cache: str | None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> TrialSettings:
+        """Read a stored config."""
+        evaluation = section(config, "evaluation")
+        return cls(
+            name=config.get("name", ""),
+            seed=config.get("seed", 0),
+            model=section(config, "model").get("name", ""),
+            dataset=section(config, "dataset").get("path", ""),
+            backend=section(config, "backend"),
+            template=read_stored(TemplateText, section(config, "template")),
+            hyperparameters=read_stored(TuningHyperparameters, section(config, "hyperparameters")),
+            metrics=tuple(evaluation.get("metrics", ())),
+            generation=read_stored(GenerateOptions, section(evaluation, "generation")),
+            cache=section(config, "paths").get("cache"),
+        )
+
+
+@dataclass(frozen=True)
 class TrialRecord:
     """A frozen trial.
 
@@ -59,8 +107,8 @@ class TrialRecord:
         evaluation: digest of how it is measured; with the subject it names an evaluation.
         training, validation: digests of example sets; validation is None without held-out examples.
         tokens: training tokens over all epochs. steps: optimiser steps.
-        config: the trial's whole resolved config, as JSON values.
-        ingredients: what its key hashes, as JSON values; empty where a first tunerun wrote it.
+        config: the trial's whole config as the version that froze it wrote it, to be shown; read it by `settings`.
+        ingredients: what its key hashes, as JSON values; empty in ledgers of format 1.
     """
 
     number: int
@@ -75,13 +123,18 @@ class TrialRecord:
     config: Mapping[str, Any]
     ingredients: Mapping[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def settings(self) -> TrialSettings:
+        """What a reader needs of the config, whichever version wrote it."""
+        return TrialSettings.of(self.config)
+
 
 @dataclass(frozen=True)
 class JobRecord:
     """A job: one attempt to tune the trials of one key.
 
     Attributes:
-        sweep: the sweep whose runner submits and watches it; None where a first tunerun wrote it.
+        sweep: the sweep whose runner submits and watches it; None in ledgers of format 1.
     """
 
     id: int

@@ -192,7 +192,7 @@ def counted(estimated: Plan) -> Plan:
         return estimated
     cache = cache_folder(estimated.experiment.paths.cache)
     on_this_machine = dict.fromkeys(t.config.model for t in estimated.trials if not t.capabilities.is_hosted)
-    if not any(token_counter(model, cache).exact for model in on_this_machine):
+    if not any(token_counter(model.reference(), cache).exact for model in on_this_machine):
         return estimated
     return plan(estimated.experiment, fresh=estimated.fresh)
 

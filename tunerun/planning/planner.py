@@ -247,7 +247,7 @@ class Planner:
             return None
         section = self._text(config.model)
         if section not in self._models:
-            found = find(config.model, self.cache)
+            found = find(config.model.reference(), self.cache)
             if found.path is None:
                 self._warn(f"model: {config.model.source} is not on this machine; a run fetches {found.commit}")
             if not found.facts.has_end_token:
@@ -279,7 +279,7 @@ class Planner:
     def _counter(self, config: TrialConfig) -> TokenCounter:
         """Exact where the tokenizer is at hand; a hosted base model need not be on this machine."""
         try:
-            return token_counter(config.model, self.cache)
+            return token_counter(config.model.reference(), self.cache)
         except BaseModelError:
             if not self.capabilities(config).is_hosted:
                 raise

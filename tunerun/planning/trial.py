@@ -76,10 +76,10 @@ class Trial:
         return TuningRequest(
             key=self.key,
             tuned_model_id=tuned_model_id(self.config.name, self.key),
-            model=self.config.model,
-            hyperparameters=self.config.hyperparameters,
+            model=self.config.model.reference(),
+            hyperparameters=self.config.hyperparameters.for_tuning(),
             seed=self.config.seed,
-            template=self.config.template,
+            template=self.config.template.as_text(),
             training=self.training.examples,
             validation=self.validation.examples if self.validation else (),
         )

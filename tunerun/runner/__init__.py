@@ -19,13 +19,13 @@ from tunerun.engine.base_model import cache_folder
 from tunerun.errors import BackendError, InputError
 from tunerun.evaluation.verdict import LOSS, TrialResult, Verdict, judge
 from tunerun.holding import held
-from tunerun.job import ExampleSet, JobState
+from tunerun.job import BaseModelRef, ExampleSet, JobState
 from tunerun.ledger import Ledger
 from tunerun.planning import Plan, Trial, counted
 from tunerun.runner.loop import Loop
 from tunerun.runner.progress import Progress
 from tunerun.runner.unattended import BackendOpener, UnwatchedJob, cancel, unwatched_jobs
-from tunerun.schema import Model, TrialConfig
+from tunerun.schema import TrialConfig
 from tunerun.tracking import Tracker, open_tracker
 
 if TYPE_CHECKING:
@@ -233,11 +233,11 @@ class _Backends:
         Raises:
             InputError: a base model cannot be found.
         """
-        models: dict[str, tuple[Backend, dict[str, Model]]] = {}
+        models: dict[str, tuple[Backend, dict[str, BaseModelRef]]] = {}
         for trial in trials:
             backend = self.of(trial.config)
             entry = models.setdefault(trial.config.backend.model_dump_json(), (backend, {}))
-            entry[1][trial.config.model.model_dump_json()] = trial.config.model
+            entry[1][trial.config.model.model_dump_json()] = trial.config.model.reference()
         problems: list[str] = []
         unavailable: dict[int, str] = {}
         for backend, wanted in models.values():

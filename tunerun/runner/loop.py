@@ -28,13 +28,13 @@ from tunerun.errors import AccessError, AmbiguousError, BackendError, InputError
 from tunerun.evaluation.metrics import evaluate
 from tunerun.evaluation.verdict import trial_result
 from tunerun.holding import held_if_free, holder_of
-from tunerun.job import Failure, FailureKind, GenerateOptions, JobRef, JobState, JobStatus, TunedModel
+from tunerun.job import BaseModelRef, Failure, FailureKind, GenerateOptions, JobRef, JobState, JobStatus, TunedModel
 from tunerun.ledger import JobRecord, Ledger, Spending, TrialProgress
 from tunerun.planning import Plan, Trial
 from tunerun.planning.limits import over_budget
 from tunerun.runner.places import InFlight, Place, is_lost
 from tunerun.runner.progress import Progress
-from tunerun.schema import Model, TrialConfig
+from tunerun.schema import TrialConfig
 
 MAX_BACKOFF_S = 60.0
 
@@ -386,7 +386,7 @@ class Loop:
         place = self._place(trial)
         try:
             if place.resume_at <= time.monotonic() or self._is_stopped(place):
-                self._evaluate(trial, trial.baseline, "the base model", trial.config.model)
+                self._evaluate(trial, trial.baseline, "the base model", trial.config.model.reference())
                 self._evaluate(trial, trial.key, f"trial {trial.number}", tuned)
                 return True
         except UnavailableError as error:
@@ -394,7 +394,7 @@ class Loop:
         self._again(trial, max(0.0, place.resume_at - time.monotonic()))
         return False
 
-    def _evaluate(self, trial: Trial, subject: str, name: str, model: Model | TunedModel) -> None:
+    def _evaluate(self, trial: Trial, subject: str, name: str, model: BaseModelRef | TunedModel) -> None:
         held_out, options = trial.validation, trial.config.evaluation
         if held_out is None or not _is_measured(trial) or subject in self._unmeasurable:
             return
@@ -419,7 +419,7 @@ class Loop:
         self.ledger.evaluate(subject, trial.evaluation, evaluate(held_out.examples, outputs, options.metrics))
 
     def _answers(
-        self, place: Place, model: Model | TunedModel, inputs: Sequence[str], options: GenerateOptions
+        self, place: Place, model: BaseModelRef | TunedModel, inputs: Sequence[str], options: GenerateOptions
     ) -> list[str]:
         """Ask a service for some answers at a time, and look after everything else in between."""
         at_once = place.max_in_flight if place.backend.capabilities().survives_runner else len(inputs)

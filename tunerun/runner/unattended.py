@@ -12,12 +12,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from tunerun import schema
-from tunerun.backends import open_backend
+from tunerun.backends import open_backend, stored_section
 from tunerun.backends.base import Backend
-from tunerun.errors import BackendError
+from tunerun.errors import BackendError, ConfigError
 from tunerun.holding import held, held_if_free, holder_of
 from tunerun.job import JobRef, JobState, JobStatus
 from tunerun.ledger import JobRecord, Ledger, TrialRecord
@@ -70,11 +68,14 @@ def unwatched_jobs(
     """
     runs, found, problem = ledger.path.parent, list[UnwatchedJob](), None
     with ExitStack() as stack:
-        live = [
-            (each, each.job.ref)
-            for each in _live(ledger, sweep, cache, open_backend, stack)
-            if each.is_hosted and holder_of(runs, each.job.sweep or sweep) is None
-        ]
+        try:
+            live = [
+                (each, each.job.ref)
+                for each in _live(ledger, sweep, cache, open_backend, stack)
+                if each.is_hosted and holder_of(runs, each.job.sweep or sweep) is None
+            ]
+        except ConfigError as error:  # frozen by a version with another kind of backend
+            return [], str(error)
         asked = [(each, ref) for each, ref in live if ref is not None]
         for backend in {id(each.backend): each.backend for each, _ in asked}.values():
             refs = {ref: each.trial.number for each, ref in asked if each.backend is backend}
@@ -151,9 +152,9 @@ def _live(ledger: Ledger, sweep: str, cache: Path, opener: BackendOpener, stack:
         job = jobs.pop(trial.key, None)
         if job is None:
             continue
-        section = trial.config["backend"]
+        section = trial.settings.backend
         if str(section) not in opened:
-            backend: schema.Backend = TypeAdapter(schema.Backend).validate_python(section)
+            backend = stored_section(section)
             opened[str(section)] = stack.enter_context(opener(backend, ledger.path.parent, cache))
         yield _Live(trial, job, opened[str(section)])
 
@@ -183,4 +184,4 @@ def _ref(live: _Live) -> JobRef | None:
     if not live.is_hosted:
         return None
     job = live.job
-    return job.ref or live.backend.find(job.key, tuned_model_id(live.trial.config["name"], job.key))
+    return job.ref or live.backend.find(job.key, tuned_model_id(live.trial.settings.name, job.key))

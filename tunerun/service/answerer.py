@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 
 from tunerun.backends.local import LocalBackend
 from tunerun.errors import TunerunError
-from tunerun.job import Answer, GenerateOptions, TunedModel
-from tunerun.schema import Model
+from tunerun.job import Answer, BaseModelRef, GenerateOptions, TunedModel
 from tunerun.service.problems import Code, ServiceError
 
 MAX_WAITING = 1000
@@ -29,7 +28,7 @@ RETRY_AFTER_S = 10
 
 @dataclass
 class _Prompt:
-    model: Model | TunedModel
+    model: BaseModelRef | TunedModel
     text: str
     options: GenerateOptions
     on_text: Callable[[str], None] | None
@@ -65,7 +64,7 @@ class Answerer:
 
     def ask(
         self,
-        model: Model | TunedModel,
+        model: BaseModelRef | TunedModel,
         text: str,
         options: GenerateOptions,
         on_text: Callable[[str], None] | None = None,

@@ -23,8 +23,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from tunerun.errors import BackendError, BaseModelError, InputError, NotFoundError
-from tunerun.job import Answer, TunedModel
-from tunerun.schema import Model
+from tunerun.job import Answer, BaseModelRef, TunedModel
 from tunerun.service import wire
 from tunerun.service.answerer import Answerer
 from tunerun.service.catalogue import OfferedModel
@@ -97,7 +96,7 @@ class Called:
 
     name: str
     offered: OfferedModel
-    model: Model | TunedModel
+    model: BaseModelRef | TunedModel
     defaults: Serving
     warning: str | None = None
 

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from tunerun import __version__
 from tunerun.backends.local import LocalBackend
 from tunerun.errors import LedgerError
-from tunerun.schema import Model
+from tunerun.job import BaseModelRef
 from tunerun.service import pages
 from tunerun.service.answerer import Answerer
 from tunerun.service.api import Methods, routes
@@ -54,7 +54,7 @@ class Settings:
     """
 
     state: Path
-    models: Sequence[Model]
+    models: Sequence[BaseModelRef]
     cache: Path
     workers: int = 1
     device: str = "auto"

@@ -10,7 +10,7 @@ from pathlib import Path
 from tunerun.engine import base_model
 from tunerun.engine.tokens import TokenCounter, token_counter
 from tunerun.errors import ConfigError
-from tunerun.schema import Model
+from tunerun.job import BaseModelRef
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class OfferedModel:
         context_tokens: the most tokens of a prompt and its answer; None: the model states no limit.
     """
 
-    model: Model
+    model: BaseModelRef
     counter: TokenCounter
     context_tokens: int | None
 
@@ -43,7 +43,7 @@ class Catalogue:
         BaseModelError: one cannot be found.
     """
 
-    def __init__(self, models: Sequence[Model], cache: Path) -> None:
+    def __init__(self, models: Sequence[BaseModelRef], cache: Path) -> None:
         self.offered = {
             model.name: OfferedModel(model, token_counter(model, cache), _context_tokens(model, cache))
             for model in models
@@ -56,7 +56,7 @@ class Catalogue:
         return self.offered.get(name.removeprefix("models/"))
 
 
-def _context_tokens(model: Model, cache: Path) -> int | None:
+def _context_tokens(model: BaseModelRef, cache: Path) -> int | None:
     """What the config says, else the model's own files."""
     if model.context_length is not None:
         return model.context_length

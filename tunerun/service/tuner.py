@@ -19,8 +19,16 @@ from pydantic.alias_generators import to_camel
 
 from tunerun.backends.local import LocalBackend
 from tunerun.errors import BackendError, InputError
-from tunerun.job import Failure, FailureKind, JobRef, JobState, JobStatus, TuningRequest
-from tunerun.schema import Hyperparameters, Template
+from tunerun.job import (
+    Failure,
+    FailureKind,
+    JobRef,
+    JobState,
+    JobStatus,
+    TemplateText,
+    TuningHyperparameters,
+    TuningRequest,
+)
 from tunerun.service.catalogue import Catalogue, OfferedModel
 from tunerun.service.problems import Code
 from tunerun.service.state import ModelState, State, TunedModelRow
@@ -165,7 +173,7 @@ class Tuner:
             model=offered.model,
             hyperparameters=hyperparameters_of(model),
             seed=SEED,
-            template=Template(),
+            template=TemplateText(),
             training=self._state.examples(model.key),
             start_from=None if model.source_folder is None else str(self.folder_of(model.source_folder)),
         )
@@ -225,9 +233,9 @@ def _in_words_of_the_api(message: str) -> str:
     return _HYPERPARAMETER.sub(lambda found: f"tuningTask.hyperparameters.{to_camel(found[1])}", message)
 
 
-def hyperparameters_of(model: TunedModelRow) -> Hyperparameters:
+def hyperparameters_of(model: TunedModelRow) -> TuningHyperparameters:
     """What the engine is given for a tuned model: the API's hyperparameters, and a new adapter's own defaults."""
-    return Hyperparameters(
+    return TuningHyperparameters(
         epoch_count=model.epoch_count,
         batch_size=model.batch_size,
         learning_rate=model.learning_rate,

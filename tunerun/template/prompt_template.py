@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import jinja2
 from jinja2 import meta, nodes
 
 from tunerun.errors import TemplateError
 from tunerun.job import Example
-from tunerun.schema import Template
 from tunerun.template.absent import AbsentCellError, CellsOfRow, PrintedError
 from tunerun.template.sandbox import BoundedEnvironment
 
@@ -30,6 +29,18 @@ _SINGLE_BRACES = re.compile(r"(?<![{%])\{\s*([^\W\d]\w*)\s*\}(?![}%])")
 _SPACED_NAME = re.compile(r"\{\{-?\s*([^\W\d]\w*(?:[ -]+\w+)+)\s*-?\}\}")
 
 
+class TemplateParts(Protocol):
+    """The two expressions as text: the config's section, or what is stored of it."""
+
+    @property
+    def text_input(self) -> str:
+        """What the model is given."""
+
+    @property
+    def output(self) -> str:
+        """What it is to answer."""
+
+
 class PromptTemplate:
     """The two expressions of a `Template`, compiled. For one thread at a time.
 
@@ -41,7 +52,7 @@ class PromptTemplate:
             `template.output` and the line.
     """
 
-    def __init__(self, template: Template) -> None:
+    def __init__(self, template: TemplateParts) -> None:
         self.template = template
         environment = BoundedEnvironment()
         self._parts: dict[str, _Part] = {}

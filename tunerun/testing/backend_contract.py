@@ -16,14 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Protocol
 
 import pytest
 
 from tunerun.backends.base import Backend
 from tunerun.errors import BackendError, InputError
-from tunerun.job import FailureKind, GenerateOptions, JobRef, JobState, TuningRequest
-from tunerun.schema import Model
+from tunerun.job import BaseModelRef, FailureKind, GenerateOptions, JobRef, JobState, TuningRequest
 from tunerun.testing.waiting import wait_for_end, wait_for_steps
 
 OPTIONS = GenerateOptions(max_output_tokens=8)
@@ -37,7 +37,7 @@ class BackendPlace(Protocol):
         missing_model: a base model that `prepare` has to refuse.
     """
 
-    missing_model: Model
+    missing_model: BaseModelRef
 
     def open(self) -> Backend:
         """Return a new backend object on this place, as a later process would make it."""
@@ -88,7 +88,7 @@ class BackendContract:
 
     def test_prepare_names_every_missing_model(self, place: BackendPlace, backend: Backend) -> None:
         """Base models that cannot be found are an InputError with a problem for each."""
-        other = place.missing_model.model_copy(update={"name": "another-missing-model"})
+        other = replace(place.missing_model, name="another-missing-model")
         with pytest.raises(InputError, match=place.missing_model.name) as caught:
             backend.prepare([place.missing_model, place.request("0").model, other])
         assert len(caught.value.problems) == 2

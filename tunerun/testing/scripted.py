@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
 from tunerun.errors import BackendError
 from tunerun.job import (
+    BaseModelRef,
     Failure,
     FailureKind,
     GenerateOptions,
@@ -20,17 +21,16 @@ from tunerun.job import (
     TunedModel,
     TuningRequest,
 )
-from tunerun.schema import Model
 
 Outcome = Callable[[TuningRequest], Failure | None]
-Answers = Callable[[Model | TunedModel, str], str]
+Answers = Callable[[BaseModelRef | TunedModel, str], str]
 
 
 def _succeeds(_request: TuningRequest) -> Failure | None:
     return None
 
 
-def _echoes(_model: Model | TunedModel, text: str) -> str:
+def _echoes(_model: BaseModelRef | TunedModel, text: str) -> str:
     return text
 
 
@@ -93,7 +93,7 @@ class ScriptedBackend:
             precision="",
         )
 
-    def prepare(self, models: Sequence[Model]) -> None:
+    def prepare(self, models: Sequence[BaseModelRef]) -> None:
         """Every base model is there."""
 
     def submit(self, request: TuningRequest) -> JobRef:
@@ -144,7 +144,7 @@ class ScriptedBackend:
 
     def generate(  # the script's answers do not depend on the options
         self,
-        model: Model | TunedModel,
+        model: BaseModelRef | TunedModel,
         inputs: Sequence[str],
         options: GenerateOptions,  # noqa: ARG002
     ) -> list[str]:

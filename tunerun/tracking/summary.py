@@ -78,7 +78,6 @@ def _baseline_image(
     points = _base_loss(ledger, members)
     if evaluation is not None:
         points += measure_points(evaluation.metrics, evaluation.created_at)
-    config = members[0].config
     artifacts: dict[str, Part[str | bytes]] = {}
     if evaluation is not None:
         artifacts[PREDICTIONS] = Part(ONCE, lambda: predictions_table(evaluation.predictions))
@@ -95,7 +94,7 @@ def _baseline_image(
         tags=sweep.code_tags()
         | (table_tag(PREDICTIONS) if evaluation is not None else {})
         | {
-            "tunerun.backend": config["backend"]["kind"],
+            "tunerun.backend": members[0].settings.backend.get("kind", ""),
             "mlflow.note.content": f"**{baseline.model}** without tuning, asked with the same template: what trials "
             f"{', '.join(str(m.number) for m in members[:_MAX_NOTE_ROWS])} of sweep `{sweep.id}` have to beat.",
         },
@@ -108,9 +107,9 @@ def _baseline_image(
 
 def _baseline_params(trial: TrialRecord) -> dict[str, str]:
     return {
-        "model": trial.config["model"]["name"],
-        "template": str(trial.overrides.get("template") or digest(trial.config["template"])[:8]),
-        "backend": trial.config["backend"]["kind"],
+        "model": trial.settings.model,
+        "template": str(trial.overrides.get("template") or digest(asdict(trial.settings.template))[:8]),
+        "backend": trial.settings.backend.get("kind", ""),
     }
 
 

@@ -24,7 +24,6 @@ from tunerun.evaluation.curve import advise, epoch_means
 from tunerun.evaluation.verdict import LOSS, TRAINING_LOSS
 from tunerun.job import ExampleSet, JobState, Snapshot
 from tunerun.ledger import Evaluation, JobRecord, Ledger, Prediction, TrialRecord
-from tunerun.schema import Hyperparameters
 from tunerun.tracking.image import (
     ONCE,
     ExternalModel,
@@ -163,7 +162,7 @@ def _tags(shared: SharedTrial, jobs: Sequence[JobRecord], curve: Sequence[Snapsh
         "tunerun.sweep": shared.owner.id,
         "tunerun.trial": str(shared.trial.number),
         **{sweep_tag(sweep.id): str(trial.number) for sweep, trial in shared.members},
-        "tunerun.backend": shared.trial.config["backend"]["kind"],
+        "tunerun.backend": shared.trial.settings.backend.get("kind", ""),
         "tunerun.state": INTERRUPTED if shared.is_interrupted else job.state,
         "tunerun.attempt": str(job.attempt),
         "mlflow.note.content": _note(shared, job, curve),
@@ -199,19 +198,19 @@ def _note(shared: SharedTrial, job: JobRecord, curve: Sequence[Snapshot]) -> str
 def _params(shared: SharedTrial) -> dict[str, str]:
     """Params cannot be changed: the oldest sweep's count, and each later one adds what else it varies."""
     sweep, trial = shared.members[0]
-    config = trial.config
-    hyperparameters = Hyperparameters(**config["hyperparameters"])
+    settings = trial.settings
+    hyperparameters = settings.hyperparameters
     params: dict[str, Any] = {
         "epoch_count": hyperparameters.epoch_count,
         "batch_size": hyperparameters.batch_size,
         "learning_rate": hyperparameters.effective_learning_rate,
         "adapter_rank": hyperparameters.adapter_rank,
         "adapter_alpha": hyperparameters.adapter_alpha,
-        "template": trial.overrides.get("template") or digest(config["template"])[:8],
-        "model": config["model"]["name"],
-        "dataset": PurePath(config["dataset"]["path"]).name,
-        "backend": config["backend"]["kind"],
-        "seed": config["seed"],
+        "template": trial.overrides.get("template") or digest(asdict(settings.template))[:8],
+        "model": settings.model,
+        "dataset": PurePath(settings.dataset).name,
+        "backend": settings.backend.get("kind", ""),
+        "seed": settings.seed,
         "examples": len(sweep.examples(trial.training).examples),
     }
     for each, own in shared.members:
@@ -250,7 +249,7 @@ def _artifacts(
     artifacts: dict[str, Part[str | bytes]] = {
         "experiment.yaml": Part(ONCE, lambda: _yaml(dict(trial.config))),
         "overrides.txt": Part(ONCE, lambda: "".join(f"{override_line(k, v)}\n" for k, v in trial.overrides.items())),
-        "template.yaml": Part(ONCE, lambda: _yaml(trial.config["template"])),
+        "template.yaml": Part(ONCE, lambda: _yaml(asdict(trial.settings.template))),
         "examples.jsonl": Part(ONCE, lambda: examples_lines(sweep.examples(trial.training))),
     }
     if evaluation is not None:

@@ -1,0 +1,139 @@
+"""What earlier and later versions wrote is read: ledgers and tuned models outlive the schema."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.ledger.old_projects import OVERRIDES, WRITTEN, write_project
+from tunerun.backends import stored_section
+from tunerun.cli import app
+from tunerun.engine import tuned_model
+from tunerun.errors import ConfigError, NotFoundError
+from tunerun.job import JobState
+from tunerun.ledger import Ledger
+from tunerun.ledger.records import TrialSettings
+from tunerun.schema import GeminiBackend, LocalBackend
+
+SWEEP = "old-ff6757db"
+MODEL = "tunedModels/old-f3c99b10e697"
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> Any:
+    """What a command prints as JSON."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        app([*arguments, "--json"])
+    text = capsys.readouterr()
+    assert ended.value.code == code, text.err
+    return json.loads(text.out)
+
+
+def change_every(path: Path, table: str, column: str, change: Any) -> None:
+    """Change the JSON of a column as another version might have written it."""
+    raw = sqlite3.connect(path)
+    for row, text in raw.execute(f"SELECT rowid, {column} FROM {table} WHERE {column} IS NOT NULL").fetchall():
+        raw.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", [json.dumps(change(json.loads(text))), row])
+    raw.commit()
+    raw.close()
+
+
+def with_unknown_keys(value: Any) -> Any:
+    """Every object with one more key, which some version had and this one has not."""
+    if isinstance(value, dict):
+        return {name: with_unknown_keys(each) for name, each in value.items()} | {"removed_later": 1}
+    return [with_unknown_keys(each) for each in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("format_", WRITTEN)
+def test_every_format_is_read_by_every_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], format_: int
+) -> None:
+    """A project of an earlier version: its states, comparison, answers, MLflow runs; and what is missing runs."""
+    write_project(tmp_path, format_)
+    shown = printed(capsys, "status", "--sweep", SWEEP)
+    assert [trial["state"] for trial in shown["trials"]][:2] == ["SUCCEEDED", "SUCCEEDED"]
+    assert printed(capsys, "compare", "--sweep", SWEEP)["verdict"] == shown["verdict"]
+    assert printed(capsys, "sync", "tracking=mlflow")["sweeps"] == 2
+    assert printed(capsys, "run", *OVERRIDES, "seed=0,1,2", "--fresh")["trials"][2]["state"] == "SUCCEEDED"
+
+
+def test_a_key_that_was_removed_from_the_config_breaks_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unknown keys in stored configs, base models, references, failures and tuned models are ignored."""
+    runs = write_project(tmp_path, 2)
+    before = printed(capsys, "status", "--sweep", SWEEP)
+    for table, column in (
+        ("trial", "config"),
+        ("job", "tuned_model"),
+        ("job", "reference"),
+        ("job", "failure"),
+        ("sweep", "document"),
+    ):
+        change_every(runs / "ledger.db", table, column, with_unknown_keys)
+    change_every(runs / "ledger.db", "evaluation", "predictions", with_unknown_keys)
+    for file in runs.glob("tuned_models/*/tunerun.json"):
+        file.write_text(json.dumps(with_unknown_keys(json.loads(file.read_text()))))
+    assert printed(capsys, "status", "--sweep", SWEEP) == before
+    assert printed(capsys, "sync", "tracking=mlflow")["sweeps"] == 2
+
+
+def test_a_config_without_its_sections_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the version that wrote it did not have takes its default, each section alone and all together."""
+    runs = write_project(tmp_path, 2)
+    with Ledger.open_read_only(runs / "ledger.db") as ledger:
+        whole = dict(ledger.trials(SWEEP)[0].config)
+    for removed in whole:
+        settings = TrialSettings.of({name: value for name, value in whole.items() if name != removed})
+        assert settings.generation.max_output_tokens > 0
+    change_every(runs / "ledger.db", "trial", "config", lambda _config: {})
+    assert len(printed(capsys, "status", "--sweep", SWEEP)["trials"]) == 3
+    assert len(printed(capsys, "compare", "--sweep", SWEEP)["trials"]) == 3
+    assert printed(capsys, "sync", "tracking=mlflow")["sweeps"] == 2
+    assert printed(capsys, "plan", *OVERRIDES, "seed=0,1,2", "--fresh")["sweep"]
+
+
+def test_a_state_of_a_later_version_is_read_as_stopped(tmp_path: Path) -> None:
+    """A job in it is finished, and not advised."""
+    runs = write_project(tmp_path, 2)
+    raw = sqlite3.connect(runs / "ledger.db")
+    raw.execute("UPDATE job SET state = 'PAUSED' WHERE id = 1")
+    raw.commit()
+    raw.close()
+    with Ledger.open_read_only(runs / "ledger.db") as ledger:
+        first = ledger.progress(SWEEP)[0]
+        assert (first.state, first.state.is_finished) == (JobState.STOPPED, True)
+
+
+@pytest.mark.parametrize(
+    ("stored", "read"),
+    [
+        ({"kind": "local", "nodes": 4}, LocalBackend(kind="local")),
+        ({"kind": "local", "device": "quantum", "threads": 2}, LocalBackend(kind="local", threads=2)),
+        (
+            {"kind": "gemini", "base_url": "http://127.0.0.1:9", "region": {"name": "x"}},
+            GeminiBackend(kind="gemini", base_url="http://127.0.0.1:9"),
+        ),
+    ],
+)
+def test_a_stored_backend_is_read_as_far_as_it_is_known(stored: dict[str, Any], read: object) -> None:
+    """Unknown keys and values are left out."""
+    assert stored_section(stored) == read
+
+
+def test_a_stored_backend_of_another_kind_is_named() -> None:
+    """With what this version has."""
+    with pytest.raises(ConfigError, match=r"'vertex', which this tunerun does not have; it has local, gemini"):
+        stored_section({"kind": "vertex"})
+
+
+def test_a_tuned_model_of_a_newer_version_is_named(tmp_path: Path) -> None:
+    """Instead of being called damaged."""
+    (tmp_path / "tunerun.json").write_text(json.dumps({"format_version": 99}))
+    with pytest.raises(NotFoundError, match=r"written by a newer tunerun \(format 99, this one knows \d+\); update"):
+        tuned_model.read(tmp_path)

@@ -1,0 +1,32 @@
+"""How stored JSON is read: by names, so that what another version wrote can be read too.
+
+What is stored has dataclasses of its own whose fields have defaults. A key that this version does not know is ignored,
+one that is missing takes its default; config classes, which are strict, are never stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
+
+_Stored = TypeVar("_Stored")
+
+
+def read_stored(kind: type[_Stored], values: Mapping[str, Any], **more: Any) -> _Stored:
+    """Return a stored object as one of our dataclasses.
+
+    Args:
+        more: fields that are worked out, and not taken as they were stored.
+
+    Raises:
+        TypeError: a field without a default is missing.
+    """
+    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in values.items() if name in names} | more)
+
+
+def section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a part of a stored object; empty where it is missing or not an object."""
+    found = values.get(name)
+    return found if isinstance(found, Mapping) else {}
