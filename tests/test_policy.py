@@ -347,6 +347,58 @@ def test_a_plan_says_why_a_trial_is_new(tmp_path: Path, service: ScriptedService
     assert plan.to_json()["changes"][0]["differences"] == [{"name": "seed", "old": 0, "new": 2}]
 
 
+@pytest.mark.parametrize(
+    ("change", "differences"),
+    [
+        ("template.output='{{ output }}!'", ["template.output: '{{ output }}' -> '{{ output }}!'"]),
+        ("dataset.limit=20", ["dataset.limit: null -> 20"]),
+        ("dataset.limit=20,25", ["dataset.limit: null -> 20"]),
+    ],
+)
+def test_the_reasons_are_values_and_not_digests(
+    tmp_path: Path, service: ScriptedService, change: str, differences: list[str]
+) -> None:
+    """What differs in the config, in the place of the digest of the rows that it gives."""
+    run_on(service, planned(tmp_path, "seed=0,1"))
+    found = planned(tmp_path, "seed=1", change, "name=numbers").changes[0]
+    assert (found.earlier, [str(each) for each in found.differences]) == (1, differences)
+
+
+def test_another_content_under_the_same_config_names_the_file(tmp_path: Path, service: ScriptedService) -> None:
+    """The config says nothing then; the file is named."""
+    run_on(service, planned(tmp_path))
+    rewrite(tmp_path)
+    (change,) = replanned(tmp_path).changes
+    assert [str(each) for each in change.differences] == ["content of rows.jsonl: old -> new"]
+
+
+def test_the_nearest_trial_is_the_one_with_the_fewest_differences(tmp_path: Path, service: ScriptedService) -> None:
+    """One difference in the config is fewer than two, although each of them is one digest."""
+    run_on(service, planned(tmp_path, "seed=0,1", "dataset.limit=10"))
+    found = planned(tmp_path, "seed=1", "dataset.limit=12", "template.output='{{ output }}!'").changes[0]
+    assert found.earlier == 1
+    assert [each.name for each in found.differences] == ["dataset.limit", "template.output"]
+
+
+def test_changed_data_are_accepted_where_nothing_has_succeeded(tmp_path: Path) -> None:
+    """Only results make a comparison: after a sweep of failures the data may be corrected under the same name."""
+    crashed = Failure(FailureKind.CRASHED, "no")
+    run_on(ScriptedService(outcome=lambda _: crashed), planned(tmp_path, "seed=0,1"))
+    rewrite(tmp_path)
+    assert replanned(tmp_path, "seed=0,1").incomparable == ()
+
+
+def test_changed_data_are_compared_with_the_newest_sweep_that_has_results(
+    tmp_path: Path, service: ScriptedService
+) -> None:
+    """A sweep of failures in between does not hide the one with results."""
+    run_on(service, planned(tmp_path))
+    crashed = Failure(FailureKind.CRASHED, "no")
+    run_on(ScriptedService(outcome=lambda _: crashed), planned(tmp_path, "seed=5"))
+    rewrite(tmp_path)
+    assert "the examples changed" in replanned(tmp_path).incomparable[0]
+
+
 def test_fewer_epochs_are_shown_as_the_prefix_they_are(tmp_path: Path) -> None:
     """Trials that differ in their epochs alone are the first epochs of the longest one."""
     plan = planned(tmp_path, "hyperparameters.epoch_count=2,5,3", "seed=0,1")

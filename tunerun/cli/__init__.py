@@ -25,10 +25,11 @@ import typer
 from tunerun import __version__
 from tunerun.cli import data, serve
 from tunerun.cli.printing import print_json
-from tunerun.errors import InputError, TunerunError
+from tunerun.errors import InputError, LimitError, TunerunError
 
 if TYPE_CHECKING:
     from tunerun.ledger import Ledger
+    from tunerun.planning import Plan
     from tunerun.runner import SweepResult
 
 INTERRUPTED = 130
@@ -108,15 +109,26 @@ def plan(
 ) -> None:
     """Expand, check, and count; show what a run would do. Sends and writes nothing; exits as the run would refuse."""
     from tunerun.cli import tables
-    from tunerun.compose import load
-    from tunerun.planning import plan as make_plan
+    from tunerun.cli.sweeps import first_error, named_experiments
 
-    made = make_plan(load(overrides or (), config_dir), fresh=fresh)
-    if json_:
-        print_json(made.to_json())
-    else:
-        tables.plan_table(made)
-    made.check()
+    experiments = named_experiments(overrides or (), config_dir)
+    errors: list[TunerunError] = []
+    documents = []
+    for each in experiments:
+        try:
+            made = each.plan(config_dir, fresh=fresh)
+            if json_:
+                documents.append(made.to_json())
+            else:
+                tables.plan_table(made)
+            with each.named():
+                made.check()
+        except (InputError, LimitError) as error:
+            errors.append(error)
+    if json_ and documents:
+        print_json({"experiments": documents} if len(experiments) > 1 else documents[0])
+    if (refused := first_error(errors)) is not None:
+        raise refused
 
 
 @app.command()
@@ -130,39 +142,74 @@ def run(
 ) -> None:
     """Plan, then run what is not done, and compare all trials. Resumes by itself."""
     from tunerun.cli import tables
-    from tunerun.cli.progress import progress_on_stderr
-    from tunerun.compose import load
-    from tunerun.planning import plan as make_plan
-    from tunerun.redaction import redact
-    from tunerun.runner import run as run_plan
+    from tunerun.cli.sweeps import first_error, named_experiments
 
     gc.set_threshold(GARBAGE_THRESHOLD)
-    made = make_plan(load(overrides or (), config_dir), fresh=fresh)
-    made.check(retry_failed=retry_failed)
+    experiments = named_experiments(overrides or (), config_dir)
+    errors: list[TunerunError] = []
+    for each in experiments if len(experiments) > 1 else ():
+        try:  # nothing of any of them is submitted where one is wrong
+            with each.named():
+                each.plan(config_dir, fresh=fresh).check(retry_failed=retry_failed)
+        except (InputError, LimitError) as error:
+            errors.append(error)
+    if (refused := first_error(errors)) is not None:
+        raise refused
+    results = []
+    for each in experiments:
+        # Planned again: what one experiment has trained, the next one need not.
+        made = each.plan(config_dir, fresh=fresh)
+        with each.named():
+            made.check(retry_failed=retry_failed)
+        results.append(_run_one(made, each.arguments, retry_failed=retry_failed))
+        if not json_:
+            tables.result_table(results[-1])
+            say_where_to_look(results[-1], overrides or [], config_dir)
+        _say_what_is_left(results[-1], each.arguments)
+    if json_:
+        documents = [result.to_json() for result in results]
+        print_json({"experiments": documents} if len(experiments) > 1 else documents[0])
+    elif len(experiments) > 1:
+        tables.verdicts_table(results)
+    raise typer.Exit(max(result.exit_code for result in results))
+
+
+def _run_one(made: Plan, arguments: list[str], *, retry_failed: bool) -> SweepResult:
+    """Run one sweep with its progress; an interruption ends the program."""
+    from tunerun.cli import tables
+    from tunerun.cli.progress import progress_on_stderr
+    from tunerun.runner import run as run_plan
+
     gc.freeze()  # the plan stays to the end; looking through ten thousand trials again and again takes a second
     tables.warnings(made.warnings)
     tables.run_line(made, retry_failed=retry_failed)
-    command = redact(f"{_program()} {shlex.join(sys.argv[1:])}")
+    command = _command(arguments)
     try:
         with progress_on_stderr() as progress:
-            result = run_plan(made, progress=progress, command=command, retry_failed=retry_failed)
+            return run_plan(made, progress=progress, command=command, retry_failed=retry_failed)
     except KeyboardInterrupt:
         tables.err.print("\ninterrupted; run the same command to go on:")
-        tables.err.print(f"  {tables.plain(command)}", soft_wrap=True)
+        tables.err.print(f"  {tables.plain(_command(sys.argv[1:]))}", soft_wrap=True)
         if any(trial.capabilities.survives_runner for trial in made.trials):
             tables.err.print("jobs that are under way at a service go on; `tunerun cancel` ends them")
         _leave_at_once(INTERRUPTED)
-    if json_:
-        print_json(result.to_json())
-    else:
-        tables.result_table(result)
-        say_where_to_look(result, overrides or [], config_dir)
+
+
+def _say_what_is_left(result: SweepResult, arguments: list[str]) -> None:
+    from tunerun.cli import tables
+
     if result.stopped:
         tables.err.print(f"[red]stopped:[/] {tables.plain(result.stopped)}")
-        tables.err.print(f"to go on: {tables.plain(command)}", soft_wrap=True)
+        tables.err.print(f"to go on: {tables.plain(_command(arguments))}", soft_wrap=True)
     if result.tracking_problem:
         tables.err.print(f"[yellow]note:[/] {tables.plain(result.tracking_problem)}")
-    raise typer.Exit(result.exit_code)
+
+
+def _command(arguments: list[str]) -> str:
+    """A command line of this program as a person can type it, without secrets."""
+    from tunerun.redaction import redact
+
+    return redact(f"{_program()} {shlex.join(arguments)}")
 
 
 def say_where_to_look(result: SweepResult, overrides: list[str], config_dir: list[str] | None) -> None:

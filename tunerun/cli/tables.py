@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
+from rich.padding import Padding
 from rich.table import Table
 
 from tunerun.dataset import LoadedDataset
@@ -23,6 +26,9 @@ from tunerun.schema import Scalar
 
 if TYPE_CHECKING:
     from tunerun.service.credentials import Key
+
+MOST_COLUMNS = 10_000
+"""Wider than any table: what its words need is measured there."""
 
 PIPE_WIDTH = 160
 """Columns of a table that goes to a file or a pipe; COLUMNS says otherwise."""
@@ -78,10 +84,25 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _print(table: Table) -> None:
-    """Print a table; where the terminal is too narrow for it, words go on below instead of being cut."""
+    """Print a table; where it would break words, one row below the other."""
+    options = out.options.update(width=MOST_COLUMNS)
     for column in table.columns:
         column.overflow, column.no_wrap = "fold", False
-    out.print(table)
+    if table.columns and Measurement.get(out, options, table).minimum > out.width:
+        _stacked(table)
+    else:
+        out.print(table)
+
+
+def _stacked(table: Table) -> None:
+    """Print each row of a table as lines of `head: cell`, below the first cell."""
+    out.print(table.title or "")
+    heads = [str(column.header) for column in table.columns]
+    for cells in zip(*(column.cells for column in table.columns), strict=True):
+        lines = [(head, str(cell)) for head, cell in zip(heads, cells, strict=True) if str(cell)]
+        for position, (head, cell) in enumerate(lines):
+            indent = "  " if position else ""
+            out.print(Padding(f"{head}: {cell}", (0, 0, 0, len(indent)), expand=False), soft_wrap=False)
 
 
 def plan_table(plan: Plan) -> None:
@@ -251,6 +272,21 @@ def result_table(result: SweepResult) -> None:
         if best.tuned_model is not None:
             out.print(f"Its tuned model: {best.tuned_model.name} in {_plain(best.tuned_model.location)}")
     failures(verdict)
+
+
+def verdicts_table(results: Sequence[SweepResult]) -> None:
+    """Print what each of several sweeps came to."""
+    table = _table(f"{len(results)} experiments")
+    for head in ("experiment", "sweep", "trials", "best", "verdict"):
+        table.add_column(head)
+    for result in results:
+        verdict = result.verdict
+        states = Counter(trial.state for trial in verdict.trials)
+        trials = ", ".join(f"{count} {state}" for state, count in states.items())
+        best = "-" if verdict.best is None else str(verdict.best)
+        sentence = result.stopped or verdict.sentence
+        table.add_row(verdict.sweep.experiment, verdict.sweep.id, trials, best, _plain(sentence))
+    _print(table)
 
 
 def _how_far(trial: TrialResult) -> str:

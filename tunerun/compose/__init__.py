@@ -10,7 +10,6 @@ from typing import Any
 from tunerun.compose.composition import Composition, foreign_notes, one_for_each_experiment, parsed
 from tunerun.compose.explanation import explanation
 from tunerun.compose.loader import Loader, to_yaml
-from tunerun.compose.stored import from_environment
 from tunerun.compose.validation import validate
 from tunerun.errors import ConfigError
 from tunerun.redaction import redact
@@ -24,7 +23,6 @@ __all__ = [
     "config_directories",
     "each_experiment",
     "explain",
-    "from_environment",
     "load",
     "places",
 ]

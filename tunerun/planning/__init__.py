@@ -18,7 +18,7 @@ from tunerun.engine.base_model import cache_folder
 from tunerun.engine.tokens import ESTIMATE_RANGE, token_counter
 from tunerun.errors import ConfigError, InputError, LimitError
 from tunerun.ledger import FILE_NAME, Spending, SweepRecord
-from tunerun.planning.changes import Change, broken_comparison, changes
+from tunerun.planning.changes import MAX_EXPLAINED, Change, NewTrial, broken_comparison, changes
 from tunerun.planning.history import History, read_history
 from tunerun.planning.limits import Cost, over_budget
 from tunerun.planning.planner import KEY_FORMAT, Planner
@@ -219,7 +219,7 @@ def _planned(experiment: Experiment, history: History, round_: int) -> Plan:
     document = planner.document(trials) | {"mlflow_experiment": chosen.experiment if chosen else None}
     earlier = history.newest if history.newest is not None and history.newest.id != sweep else None
     is_new_round = round_ != history.round
-    config = trials[0].config.model_dump(mode="json")
+    compared = history.newest_result(sweep) if earlier is not None and not is_new_round else None
     return Plan(
         experiment=experiment,
         sweep=sweep,
@@ -230,9 +230,7 @@ def _planned(experiment: Experiment, history: History, round_: int) -> Plan:
         tracking_notes=chosen.notes if chosen else (),
         spent=history.spending.get(sweep, Spending(0, 0, 0.0)),
         changes=() if earlier is None or is_new_round or sweep in history.spending else _changes(history, trials),
-        incomparable=()
-        if earlier is None or is_new_round
-        else tuple(broken_comparison(earlier, history.first_trial(), document, config)),
+        incomparable=tuple(broken_comparison(*compared, document, trials[0].record().config)) if compared else (),
     )
 
 
@@ -271,8 +269,8 @@ def _changes(history: History, trials: Sequence[Trial]) -> tuple[Change, ...]:
         return ()
     earlier = history.newest_trials
     keys = {record.key for record in earlier}
-    new = [(t.number, t.ingredients) for t in trials if not t.done and t.same_as is None and t.key not in keys]
-    return changes(earlier, new) if new else ()
+    new = [t for t in trials if not t.done and t.same_as is None and t.key not in keys][:MAX_EXPLAINED]
+    return changes(earlier, [NewTrial(r.number, r.ingredients, r.config) for r in (t.record() for t in new)])
 
 
 def _with_prefixes(trials: Sequence[Trial]) -> Iterator[Trial]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from tunerun.ledger import SweepRecord, TrialRecord
@@ -18,6 +19,8 @@ MAX_EXPLAINED = 20
 _MAX_COMPARED = 1000
 _DIGEST_DIGITS = 8
 _COMPARED_SECTIONS = ("dataset", "template", "model")
+_CONTENT = {"training": ("dataset", "template"), "validation": ("dataset", "template"), "model": ("model",)}
+"""Ingredients that are digests, and the sections of the config that say why one may differ."""
 _MISSING = object()
 
 
@@ -53,21 +56,60 @@ class Change:
         return {"number": self.number, "earlier": self.earlier, "differences": differences}
 
 
-def changes(earlier: Sequence[TrialRecord], new: Sequence[tuple[int, Mapping[str, Any]]]) -> tuple[Change, ...]:
+@dataclass(frozen=True)
+class NewTrial:
+    """A trial whose key no earlier one has: its number, what the key hashes, and its config as it will be stored."""
+
+    number: int
+    ingredients: Mapping[str, Any]
+    config: Mapping[str, Any]
+
+
+def changes(earlier: Sequence[TrialRecord], new: Sequence[NewTrial]) -> tuple[Change, ...]:
     """For each new trial the earlier one that differs least, and in what.
 
     Args:
         earlier: the trials of a sweep that was frozen.
-        new: number and ingredients of trials whose keys are not among them.
+        new: trials whose keys are not among them.
     """
     known = [trial for trial in earlier[:_MAX_COMPARED] if trial.ingredients]
-    if not known:
-        return ()
+    sections = {id(record): _sections(record.config) for record in known if new}
     found = []
-    for number, ingredients in new[:MAX_EXPLAINED]:
-        nearest = min(known, key=lambda trial: (len(differences(trial.ingredients, ingredients)), trial.number))
-        found.append(Change(number, nearest.number, tuple(differences(nearest.ingredients, ingredients))))
+    for trial in new[:MAX_EXPLAINED] if known else ():
+        own = _sections(trial.config)
+        reasons = [(record, _reasons(record, sections[id(record)], trial, own)) for record in known]
+        nearest, differing = min(reasons, key=lambda entry: (len(entry[1]), entry[0].number))
+        found.append(Change(trial.number, nearest.number, tuple(differing)))
     return tuple(found)
+
+
+def _sections(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The sections that a digest may have changed with, each by dotted key."""
+    return {name: dict(_flat({name: config.get(name) or {}})) for name in _COMPARED_SECTIONS}
+
+
+def _reasons(
+    record: TrialRecord, old: Mapping[str, Mapping[str, Any]], trial: NewTrial, new: Mapping[str, Mapping[str, Any]]
+) -> list[Difference]:
+    """Why two keys differ, in values: a digest's place takes what differs in the config, or which file's content."""
+    found: dict[str, Difference] = {}
+    for difference in differences(record.ingredients, trial.ingredients):
+        changed = [difference]
+        if difference.name in _CONTENT:
+            changed = [each for name in _CONTENT[difference.name] for each in differences(old[name], new[name])]
+            content = Difference(f"content of {_content(difference.name, trial.config)}", "old", "new")
+            changed = changed or [content]
+        found |= {each.name: each for each in changed}
+    return list(found.values())
+
+
+def _content(ingredient: str, config: Mapping[str, Any]) -> str:
+    """What has other content although the config is the same."""
+    if ingredient == "model":
+        return str(config["model"].get("name", "the base model"))
+    dataset = config["dataset"]
+    own = (dataset.get("validation") or {}).get("path") if ingredient == "validation" else None
+    return PurePath(own or dataset.get("path", "the dataset")).name
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
@@ -119,7 +161,9 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _shown(value: Any) -> str:
-    text = str(value)
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    text = repr(value) if isinstance(value, str) and any(c.isspace() for c in value) else str(value)
     return text[:_DIGEST_DIGITS] if len(text) == 64 and text.isalnum() else text
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,16 +17,21 @@ class History:
 
     Attributes:
         states: of every key whose last job is final.
-        newest: the newest sweep of the experiment's name; None: it has not run.
+        sweeps: of the experiment's name, the newest last.
         spending: of each sweep of that name.
         rates: training seconds per token of jobs that succeeded, by backend and base model.
     """
 
     path: Path
     states: Mapping[str, JobState] = field(default_factory=dict)
-    newest: SweepRecord | None = None
+    sweeps: Sequence[SweepRecord] = ()
     spending: Mapping[str, Spending] = field(default_factory=dict)
     rates: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+    @property
+    def newest(self) -> SweepRecord | None:
+        """The newest sweep of the experiment's name; None: it has not run."""
+        return self.sweeps[-1] if self.sweeps else None
 
     @property
     def round(self) -> int:
@@ -45,9 +50,22 @@ class History:
         with Ledger.open_read_only(self.path) as ledger:
             return ledger.trials(self.newest.id)
 
-    def first_trial(self) -> TrialRecord | None:
-        """The first trial of the newest sweep."""
-        return next(iter(self.newest_trials), None)
+    def newest_result(self, other_than: str) -> tuple[SweepRecord, TrialRecord] | None:
+        """The newest sweep of which a trial has succeeded, and that trial; None: there is nothing to compare with.
+
+        Args:
+            other_than: the id of a sweep that is left out.
+        """
+        if not any(state is JobState.SUCCEEDED for state in self.states.values()):
+            return None
+        with Ledger.open_read_only(self.path) as ledger:
+            for sweep in reversed(self.sweeps):
+                trials = ledger.trials(sweep.id) if sweep.id != other_than else ()
+                if (
+                    first := next((t for t in trials if self.states.get(t.key) is JobState.SUCCEEDED), None)
+                ) is not None:
+                    return sweep, first
+        return None
 
     def is_unfinished(self, sweep: str) -> bool:
         """Whether this is the newest sweep, and something of it has yet to run."""
@@ -69,7 +87,7 @@ def read_history(path: Path, experiment: str) -> History:
         return History(
             path,
             states=ledger.final_states(),
-            newest=sweeps[-1] if sweeps else None,
+            sweeps=sweeps,
             spending={sweep.id: ledger.spending(sweep.id) for sweep in sweeps},
             rates=ledger.seconds_per_token(),
         )

@@ -22,6 +22,7 @@ from tunerun.errors import BaseModelError, ConfigError, LimitError
 from tunerun.job import Example, ExampleSet, JobState
 from tunerun.planning.history import History
 from tunerun.planning.trial import Trial
+from tunerun.redaction import redact
 from tunerun.schema import BASE_LEARNING_RATE, Experiment, Point, Section, TrialConfig
 from tunerun.template import PromptTemplate
 
@@ -54,6 +55,7 @@ class Planner:
     tokens_exact: bool = True
 
     def __post_init__(self) -> None:
+        self.warnings.extend(self.experiment.notes)
         self.runs = Path(self.experiment.paths.runs)
         self.cache = cache_folder(self.experiment.paths.cache)
         self._texts: dict[int, str] = {}
@@ -97,7 +99,11 @@ class Planner:
         key = digest(ingredients)
         first = self._numbers.setdefault(key, number)
         tokens = self._count(config, identity, loaded.training) * hyperparameters.epoch_count
-        rate = self.history.seconds_per_token(capabilities.kind, config.model.name)
+        frozen = self._frozen(config)
+        environment = dict(point.environment)
+        if frozen.model.revision != config.model.revision:
+            environment.pop("model.revision", None)  # a commit is not what the environment gave
+        rate = self.history.seconds_per_token(capabilities.kind, environment.get("model.name", config.model.name))
         batches = math.ceil(len(loaded.training.examples) / hyperparameters.batch_size)
         state = self.history.states.get(key)
         return Trial(
@@ -106,7 +112,7 @@ class Planner:
             baseline=self._baseline(identity, validation, capabilities),
             evaluation=self._evaluation(validation, config),
             overrides=point.overrides,
-            config=self._frozen(config),
+            config=frozen,
             capabilities=capabilities,
             training=loaded.training,
             validation=loaded.validation,
@@ -117,24 +123,28 @@ class Planner:
             same_as=None if first == number else first,
             done=state is JobState.SUCCEEDED,
             failed=state is JobState.FAILED,
+            environment=environment,
         )
 
     def document(self, trials: Sequence[Trial]) -> dict[str, Any]:
         """What the ledger freezes of a plan as a whole; `data` and `models` map what is compared to its name."""
         from tunerun import __version__
 
-        return {
+        document = {
             "version": __version__,
             "code": code_version(),
             "varied": list(trials[0].overrides),
             "pins": dict(self.experiment.pins),
-            "warnings": list(dict.fromkeys(self.warnings)),
+            "warnings": [redact(warning) for warning in dict.fromkeys(self.warnings)],
             "tokens_exact": self.tokens_exact,
             "round": self.round,
             "data": dict(_data(loaded) for loaded in self._loaded.values()),
             "models": {t.ingredients["model"]: t.config.model.name for t in trials},
             "key_formats": {str(KEY_FORMAT): ""},
         }
+        for trial in {tuple(t.environment.items()): t for t in trials}.values():
+            document = trial.as_stored(document)
+        return document
 
     def _text(self, section: Section) -> str:
         if id(section) not in self._texts:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from tunerun.backends.base import Capabilities
@@ -15,6 +15,8 @@ from tunerun.schema import Scalar, TrialConfig
 
 _MAX_ID = 40
 _KEY_DIGITS = 12
+_MIN_REPLACED = 4
+"""Characters from which a text of the environment is replaced inside of another one; shorter ones are in every word."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Trial:
             rate this one is the first epochs of that one; None: there is none.
         done: whether a job of this key has succeeded already.
         failed: whether its last job failed by a fault of its own, and so is not run again by itself.
+        environment: by dotted key, the interpolations of texts that came from the environment.
     """
 
     number: int
@@ -54,6 +57,7 @@ class Trial:
     done: bool
     failed: bool
     prefix_of: int | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def first(self) -> int:
@@ -85,10 +89,12 @@ class Trial:
         )
 
     def record(self) -> TrialRecord:
-        """The trial as the ledger freezes it; passwords in the tracking URI are left out."""
+        """The trial as the ledger freezes it: what came from the environment is the interpolation that gave it."""
         config = self.config.model_dump(mode="json")
-        if self.config.tracking.uri is not None:
-            config["tracking"]["uri"] = redact(self.config.tracking.uri)
+        for key, text in self.environment.items():
+            _set(config, key.split("."), text)
+        if isinstance(uri := config["tracking"]["uri"], str):
+            config["tracking"]["uri"] = redact(uri)
         return TrialRecord(
             number=self.number,
             key=self.key,
@@ -100,8 +106,47 @@ class Trial:
             steps=self.steps,
             overrides=self.overrides,
             config=config,
-            ingredients=self.ingredients,
+            ingredients=self.as_stored(self.ingredients),
         )
+
+    def as_stored(self, value: Any) -> Any:
+        """JSON values in which texts from the environment are the interpolations that gave them."""
+        if not self.environment:
+            return value
+        given = {
+            found: text for key, text in self.environment.items() if (found := _value_at(self.config, key.split(".")))
+        }
+        return _hidden(value, sorted(given.items(), key=lambda entry: len(entry[0]), reverse=True))
+
+
+def _set(config: Any, location: Sequence[str], text: str) -> None:
+    node = config
+    for part in location[:-1]:
+        node = node[int(part)] if isinstance(node, list) else node.get(part)
+        if not isinstance(node, dict | list):
+            return
+    if isinstance(node, list):
+        node[int(location[-1])] = text
+    else:
+        node[location[-1]] = text
+
+
+def _value_at(section: Any, location: Sequence[str]) -> str | None:
+    node = section
+    for part in location:
+        node = node[int(part)] if isinstance(node, list | tuple) else getattr(node, part, None)
+    return node if isinstance(node, str) else None
+
+
+def _hidden(value: Any, given: Sequence[tuple[str, str]]) -> Any:
+    if isinstance(value, Mapping):
+        return {_hidden(key, given): _hidden(item, given) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_hidden(item, given) for item in value]
+    if isinstance(value, str):
+        for found, text in given:
+            value = value.replace(found, text) if len(found) >= _MIN_REPLACED or value == found else value
+    return value
 
 
 def tuned_model_id(experiment: str, key: str) -> str:

@@ -200,8 +200,8 @@ def states_of(ledger: Ledger, sweep: str) -> dict[JobState, int]:
 
 
 def _example_sets(plan: Plan) -> list[ExampleSet]:
-    sets = [s for t in plan.trials for s in (t.training, t.validation) if s is not None]
-    return list({s.digest: s for s in sets}.values())
+    sets = {s.digest: (t, s) for t in plan.trials for s in (t.training, t.validation) if s is not None}
+    return [replace(s, source=t.as_stored(s.source)) for t, s in sets.values()]
 
 
 class _Backends:

@@ -1,0 +1,107 @@
+"""Several experiments in one command, and tables in a narrow terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.experiments import ROWS, write_rows
+from tunerun.cli import main
+from tunerun.ledger import Ledger
+from tunerun.testing.gemini_service import GeminiService
+
+Said = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Said:
+    """The console script in this process: its exit code, and what it printed on stdout and stderr."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["tunerun", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture
+def two_experiments(tmp_path: Path) -> None:
+    """`a` and `b` on the same rows, without a tracker."""
+    write_rows(tmp_path / "rows.jsonl", ROWS)
+    folder = tmp_path / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    for name, seed in (("a", 1), ("b", 2)):
+        (folder / f"{name}.yaml").write_text(
+            f"# @package _global_\ndefaults:\n  - override /tracking: none\n  - override /evaluation: none\nname: {name}\n"
+            f"seed: {seed}\ndataset: {{path: rows.jsonl}}\nhyperparameters: {{epoch_count: 1}}\n"
+        )
+
+
+@pytest.mark.usefixtures("two_experiments")
+def test_a_plan_of_several_experiments_is_one_document(said: Said) -> None:
+    """By name and by glob; a single one has its own document as ever."""
+    code, out, _ = said("plan", "--json", "experiment=a,b", "hyperparameters.batch_size=1,2")
+    plans = json.loads(out)["experiments"]
+    assert code == 0
+    assert [(each["experiment"], len(each["trials"])) for each in plans] == [("a", 2), ("b", 2)]
+    assert json.loads(said("plan", "--json", "experiment=a")[1])["experiment"] == "a"
+    assert len(json.loads(said("plan", "--json", "experiment=glob(?)")[1])["experiments"]) == 2
+
+
+@pytest.mark.usefixtures("two_experiments")
+def test_what_is_wrong_says_of_which_experiment_it_is(said: Said) -> None:
+    """All problems of all experiments at once, and nothing runs."""
+    Path("conf/experiment/b.yaml").write_text("# @package _global_\nname: b\ndataset: {path: nowhere.jsonl}\n")
+    for command in ("plan", "run"):
+        code, _, err = said(command, "experiment=b,a", "hyperparameters.batch_size=99")
+        assert code == 2
+        assert "experiment=a: hyperparameters.batch_size: 99 is more than the 30 examples" in err
+        assert "experiment=b: " in err
+        assert "nowhere.jsonl: there is no such file" in err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.usefixtures("two_experiments")
+def test_several_experiments_run_one_after_another(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a sweep of its own, with the command that resumes it alone; one table of verdicts at the end."""
+    monkeypatch.setenv("GEMINI_API_KEY", "planted-key")
+    with GeminiService() as service:
+        place = ("backend=gemini", f"backend.base_url={service.address}", "backend.poll_interval_s=0")
+        code, out, err = said("run", "experiment=a,b", *place)
+        assert (code, len(service.created)) == (0, 2), err
+        last = out[out.index("2 experiments") :]
+        assert all(word in last for word in ("experiment", "verdict", "a-", "b-", "1 SUCCEEDED"))
+        again = json.loads(said("run", "--json", "experiment=a,b", *place)[1])["experiments"]
+        assert ([each["experiment"] for each in again], len(service.created)) == (["a", "b"], 2)
+    with Ledger.open_read_only(Path("runs/ledger.db")) as ledger:
+        (sweep,) = ledger.sweeps("b")
+    assert "experiment=b" in sweep.document["command"]
+    assert "experiment=a" not in sweep.document["command"]
+
+
+@pytest.mark.usefixtures("two_experiments")
+def test_other_commands_take_one_experiment(said: Said) -> None:
+    """And say which commands take several."""
+    code, _, err = said("config", "experiment=a,b")
+    assert code == 2
+    assert "experiment=a,b: each choice of experiment is a sweep of its own; only `plan` and `run` take several" in err
+
+
+@pytest.mark.usefixtures("two_experiments")
+def test_a_table_that_would_break_words_is_stacked(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 40 columns each row is a few lines of head and cell; no line is longer, and no word is broken."""
+    from tunerun.cli import tables
+
+    monkeypatch.setattr(tables.out, "_width", 40)
+    out = said("plan", "experiment=a", "hyperparameters.epoch_count=1,2")[1]
+    rows = out[: out.index("2 trials to run")].splitlines()
+    assert [line for line in rows if line.startswith("trial: ")] == ["trial: 0", "trial: 1"]
+    assert "  epoch_count: 2" in rows
+    assert max(map(len, rows)) <= 40

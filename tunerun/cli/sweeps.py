@@ -1,0 +1,82 @@
+"""Experiments that one command names are planned and run one after another, each as a sweep of its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tunerun.errors import ConfigError, InputError, LimitError, TunerunError
+
+if TYPE_CHECKING:
+    from tunerun.planning import Plan
+
+
+@dataclass(frozen=True)
+class NamedExperiment:
+    """One of the experiments of a command.
+
+    Attributes:
+        overrides: that compose it alone.
+        arguments: of the command that would run it alone.
+        label: the override that names it; None: the command names no more than one.
+    """
+
+    overrides: list[str]
+    arguments: list[str]
+    label: str | None
+
+    def plan(self, config_dir: list[str] | None, *, fresh: bool) -> Plan:
+        """Plan it.
+
+        Raises:
+            TunerunError: as `compose.load` and `planning.plan`, each line with the experiment where there are several.
+        """
+        from tunerun.compose import load
+        from tunerun.planning import plan
+
+        with self.named():
+            return plan(load(self.overrides, config_dir), fresh=fresh)
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Say of which experiment an error is, where there are several."""
+        try:
+            yield
+        except InputError as error:
+            if self.label is None:
+                raise
+            raise ConfigError([f"{self.label}: {problem}" for problem in error.problems]) from error
+        except LimitError as error:
+            if self.label is None:
+                raise
+            raise LimitError(f"{self.label}: {error}") from error
+
+
+def named_experiments(overrides: Sequence[str], config_dir: list[str] | None) -> list[NamedExperiment]:
+    """The experiments that a command names; one where it names none.
+
+    Raises:
+        ConfigError: an override that cannot be parsed, or no experiment that matches.
+    """
+    from tunerun.compose import each_experiment
+
+    options = list(sys.argv[1:])
+    each = each_experiment(overrides, config_dir)
+    if len(each) == 1:
+        return [NamedExperiment(each[0], options, None)]
+    for override in overrides:
+        if override in options:
+            options.remove(override)
+    return [NamedExperiment(own, [*options, *own], own[0]) for own in each]
+
+
+def first_error(errors: Sequence[TunerunError]) -> TunerunError | None:
+    """One error for all of what several experiments were refused for; None: for nothing."""
+    if len(errors) < 2:
+        return next(iter(errors), None)
+    if all(isinstance(error, LimitError) for error in errors):
+        return LimitError("\n".join(map(str, errors)))
+    return ConfigError([line for error in errors for line in getattr(error, "problems", (str(error),))])
