@@ -13,6 +13,7 @@ from tunerun.errors import DatasetError, InputError, TemplateError
 
 if TYPE_CHECKING:
     from tunerun.dataset import LoadedDataset
+    from tunerun.schema import Experiment
 
 app = typer.Typer(help="Check examples, or write them in a provider's format.", no_args_is_help=True)
 
@@ -42,19 +43,32 @@ def check(
     """Look for duplicates, contradictions, leaks, secrets and more; exit code 2 where something cannot be used."""
     from tunerun.cli import tables
     from tunerun.cli.printing import print_json
+    from tunerun.dataset import yaml_line
+    from tunerun.planning.planner import load_dataset
 
+    places = [sys.maxsize] if all_ or json_ else []
+    experiment = _experiment(overrides, config_dir)
+    errors: DatasetError | TemplateError | None = None
     try:
-        loaded = _loaded(overrides, config_dir, *([sys.maxsize] if all_ or json_ else []))
+        loaded = load_dataset(experiment, *places)
     except (DatasetError, TemplateError) as error:
-        if json_:
-            print_json({"errors": list(error.problems), "warnings": []})
-        raise
+        errors = error
+        found = _with_a_template_that_fits(experiment, places)
+        if found is None:
+            if json_:
+                print_json({"errors": list(error.problems), "warnings": []})
+            raise
+        experiment, loaded = found
     if json_:
-        found = [{"check": finding.check, "text": finding.text} for finding in loaded.findings]
-        advice = [{"check": "advice", "text": text} for text in loaded.advice]
-        print_json({"errors": [], "warnings": found + advice})
-        return
-    tables.findings_table(loaded)
+        warnings = [
+            *({"check": finding.check, "text": finding.text} for finding in loaded.findings),
+            *({"check": "advice", "text": text} for text in loaded.advice),
+        ]
+        print_json({"errors": list(errors.problems) if errors else [], "warnings": warnings})
+    else:
+        tables.findings_table(loaded, None if errors is None else yaml_line(experiment.template))
+    if errors is not None:
+        raise errors
 
 
 @app.command()
@@ -70,8 +84,9 @@ def export(
     from tunerun.cli.printing import print_json
     from tunerun.dataset.export import FORMATS
     from tunerun.dataset.export import export as write
+    from tunerun.planning.planner import load_dataset
 
-    done = write(_loaded(overrides, config_dir), FORMATS[format_], output or Path("export") / format_)
+    done = write(load_dataset(_experiment(overrides, config_dir)), FORMATS[format_], output or Path("export") / format_)
     if json_:
         print_json({"files": [str(file) for file in done.files], "notes": list(done.notes)})
         return
@@ -80,14 +95,29 @@ def export(
     tables.warnings(done.notes)
 
 
-def _loaded(overrides: list[str] | None, config_dir: list[str] | None, *most_places: int) -> LoadedDataset:
-    """The examples of the experiment itself, whatever its sweep varies; it needs no name."""
+def _experiment(overrides: list[str] | None, config_dir: list[str] | None) -> Experiment:
+    """The experiment itself, whatever its sweep varies; for its examples it needs no name."""
     from tunerun.compose import compose_name, load
-    from tunerun.planning.planner import load_dataset
 
     given = list(overrides or ())
     if any(override.startswith("name=") for override in given) or compose_name(given, config_dir) is not None:
-        return load_dataset(load(given, config_dir), *most_places)
+        return load(given, config_dir)
     if not given:
         raise InputError("say which examples: experiment=..., dataset=... or dataset.path=FILE")
-    return load_dataset(load([*given, "name=unnamed"], config_dir), *most_places)
+    return load([*given, "name=unnamed"], config_dir)
+
+
+def _with_a_template_that_fits(experiment: Experiment, places: list[int]) -> tuple[Experiment, LoadedDataset] | None:
+    """The experiment with a template over the columns that are there, and its examples; None: none would help."""
+    from tunerun.dataset import template_that_fits
+    from tunerun.planning.planner import load_dataset
+    from tunerun.template import PromptTemplate
+
+    try:
+        template = template_that_fits(experiment.dataset, PromptTemplate(experiment.template))
+        if template is None:
+            return None
+        fitting = experiment.model_copy(update={"template": template})
+        return fitting, load_dataset(fitting, *places)
+    except InputError:
+        return None

@@ -216,8 +216,13 @@ def keys_table(keys: Sequence[Key]) -> None:
     _print(table)
 
 
-def findings_table(loaded: LoadedDataset) -> None:
-    """Print what the checks have found in a data set, and how many examples there are."""
+def findings_table(loaded: LoadedDataset, substitute: str | None = None) -> None:
+    """Print what the checks have found in a data set, and how many examples there are.
+
+    Args:
+        loaded: what was checked.
+        substitute: the template that the checks used because the experiment's own does not fit; None: its own.
+    """
     sets = (("training", loaded.training), ("validation", loaded.validation), ("test", loaded.test))
     counts = ", ".join(f"{len(each.examples):,} {name}" for name, each in sets if each is not None)
     if loaded.warnings:
@@ -229,6 +234,9 @@ def findings_table(loaded: LoadedDataset) -> None:
         for text in loaded.advice:
             table.add_row("advice", _plain(text))
         _print(table)
+    if substitute is not None:
+        out.print(_plain(f"{counts} examples, checked with a template that fits their columns: {substitute}"))
+        return
     out.print(f"{counts} examples: {_counted(len(loaded.warnings), 'warning')}, no errors")
 
 

@@ -6,6 +6,7 @@ from tunerun.dataset.lengths import TokenLimit
 from tunerun.dataset.loading import LoadedDataset, load_examples
 from tunerun.dataset.reading import read_content, read_rows
 from tunerun.dataset.rows import ABSENT, Findings, Rows, SourceRow
+from tunerun.dataset.suggestion import template_that_fits, yaml_line
 
 __all__ = [
     "ABSENT",
@@ -19,5 +20,7 @@ __all__ = [
     "load_examples",
     "read_content",
     "read_rows",
+    "template_that_fits",
     "with_conversations",
+    "yaml_line",
 ]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
-from tunerun.dataset.rows import Rows
-from tunerun.schema import Template
+from tunerun.dataset.conversations import with_conversations
+from tunerun.dataset.reading import collect_rows
+from tunerun.dataset.rows import Findings, Rows
+from tunerun.schema import Dataset, Template
+from tunerun.template import PromptTemplate
 
 _INPUTS = (
     *("text_input", "input", "question", "prompt", "text", "message", "messages", "sentence", "query", "utterance"),
@@ -34,19 +38,35 @@ def suggested_template(columns: Collection[str]) -> Template | None:
     return Template(text_input=_expression(text_input), output=_expression(output))
 
 
+def template_that_fits(dataset: Dataset, template: PromptTemplate) -> Template | None:
+    """Return a template for the columns of the training file, where the given one prints columns that no row has.
+
+    Returns:
+        None where the template fits, where the file cannot be read, or where it has fewer than two columns.
+    """
+    rows = collect_rows(Path(dataset.path), dataset.format, Findings(), dataset.columns)
+    rows = with_conversations(rows, template.columns, Findings())
+    printed = {column for part in ("text_input", "output") for column in template.printed(part)}
+    return suggested_template(rows.columns) if printed - rows.columns.keys() else None
+
+
 def advice_on_template(rows: Rows) -> str:
     """Return what to do where the template names columns that a file does not have."""
     template = suggested_template(rows.columns)
     if template is None:
         advice = "an example needs two columns, an input and an output; add the one that is missing"
     else:
-        parts = (("text_input", template.text_input), ("output", template.output))
-        line = ", ".join(f"{part}: {json.dumps(text, ensure_ascii=False)}" for part, text in parts)
-        advice = f"for its columns write template: {{{line}}}"
+        advice = f"for its columns write {yaml_line(template)}"
     if rows.has_header:
         count = len(rows.columns)
         advice += f"; if its first line is a row and not the header, name its columns in dataset.columns ({count})"
     return advice
+
+
+def yaml_line(template: Template) -> str:
+    """Return a template as the line of YAML that a config has."""
+    parts = (("text_input", template.text_input), ("output", template.output))
+    return f"template: {{{', '.join(f'{part}: {json.dumps(text, ensure_ascii=False)}' for part, text in parts)}}}"
 
 
 def _named(names: Sequence[str], known: Sequence[str]) -> str | None:

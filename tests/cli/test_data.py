@@ -1,0 +1,51 @@
+"""`tunerun data check`, in this process."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunerun.cli import main
+
+ROWS = "question,answer\na b c,d\na b c,d\n"
+
+
+def _checked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *given: str) -> tuple[int, Any, str]:
+    monkeypatch.setattr(sys, "argv", ["tunerun", "data", "check", "--json", *given])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr()
+    code = ended.value.code or 0
+    assert isinstance(code, int)
+    return code, json.loads(printed.out), printed.err
+
+
+def test_check_without_a_template(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the template does not fit, the errors say which would, and the checks run with that one; exit code 2."""
+    path = tmp_path / "rows.csv"
+    path.write_text(ROWS)
+    code, document, errors = _checked(monkeypatch, capsys, f"dataset.path={path}")
+    assert code == 2
+    assert "no row has the column 'output'" in document["errors"][0]
+    assert {warning["check"] for warning in document["warnings"]} == {"duplicate", "advice"}
+    assert 'write template: {text_input: "{{ question }}", output: "{{ answer }}"}' in errors
+    line = 'template={text_input: "{{ question }}", output: "{{ answer }}"}'
+    code, document, _ = _checked(monkeypatch, capsys, f"dataset.path={path}", line)
+    assert (code, document["errors"]) == (0, [])
+
+
+def test_check_of_rows_that_no_template_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the rows themselves are wrong, the errors are all there is."""
+    path = tmp_path / "rows.csv"
+    path.write_text(ROWS + "e,\n")
+    code, document, _ = _checked(monkeypatch, capsys, f"dataset.path={path}")
+    assert code == 2
+    assert document["warnings"] == []
