@@ -85,7 +85,13 @@ def test_a_sweep_trains_compares_and_answers(experiment: list[str]) -> None:
     document = result(*experiment)
     assert [trial["state"] for trial in document["trials"]] == ["SUCCEEDED"] * 4
     for trial in document["trials"]:
-        assert {"train/mean_loss", "validation/loss", "eval/exact_match"} <= trial["metrics"].keys()
+        assert {
+            "train/mean_loss",
+            "train/epoch_mean_loss",
+            "tokens/train",
+            "validation/loss",
+            "eval/exact_match",
+        } <= trial["metrics"].keys()
         assert (Path(trial["adapter"]) / "adapter_model.safetensors").is_file()
     assert document["baselines"][0]["metrics"].keys() == {"validation/loss", "eval/exact_match"}
     again = finished("run", *experiment)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunerun.errors import InputError
-from tunerun.evaluation.verdict import LOSS, TRAINING_LOSS, TrialResult, Verdict
+from tunerun.evaluation.verdict import EPOCH_LOSS, LOSS, TrialResult, Verdict
 from tunerun.job import JobState
 from tunerun.ledger import Ledger
 from tunerun.report import Curve, sweep_plot
@@ -74,7 +74,7 @@ def _markdown(verdict: Verdict, ledger: Ledger) -> str:
         "trial",
         *(f"`{key}`" for key in varied),
         "state",
-        TRAINING_LOSS,
+        EPOCH_LOSS,
         LOSS,
         *evaluated,
         "train/seconds",
@@ -85,7 +85,7 @@ def _markdown(verdict: Verdict, ledger: Ledger) -> str:
             f"**{t.record.number}**" if t.record.number == verdict.best else str(t.record.number),
             *(str(t.record.overrides[key]) for key in varied),
             t.state.value,
-            *(_number(t.metrics.get(name)) for name in (TRAINING_LOSS, LOSS, *evaluated, "train/seconds")),
+            *(_number(t.metrics.get(name)) for name in (EPOCH_LOSS, LOSS, *evaluated, "train/seconds")),
             t.advice.text if t.advice else "",
         ]
         for t in verdict.trials

@@ -158,13 +158,13 @@ def test_training_learns(base: LoadedModel, tiny: BaseModelRef) -> None:
     assert outcome.metrics["validation/base_loss"] == pytest.approx(independent_loss(base, EXAMPLES), rel=1e-5)
     assert outcome.metrics["train/seconds"] > 0
     lengths = [len(one) for one in encoding.encode_examples(base.tokenizer, base.chat, EXAMPLES)]
-    assert outcome.metrics["train/tokens"] == 20 * sum(lengths)
+    assert outcome.metrics["tokens/train"] == 20 * sum(lengths)
 
 
 def test_no_validation_no_validation_loss(base: LoadedModel, tiny: BaseModelRef) -> None:
     """Without held-out examples there is no validation loss."""
     (outcome,) = run(base, request_of(tiny))
-    assert sorted(outcome.metrics) == ["train/seconds", "train/tokens"]
+    assert sorted(outcome.metrics) == ["tokens/train", "train/seconds"]
 
 
 def test_base_loss_is_measured_once(base: LoadedModel, tiny: BaseModelRef) -> None:

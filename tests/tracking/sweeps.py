@@ -69,8 +69,8 @@ class Lab:
             for step in range(1, upto + 1)
         )
 
-    def succeed(self, number: int) -> None:
-        """Let a trial end well, with all its snapshots."""
+    def succeed(self, number: int, metrics: Mapping[str, float] | None = None) -> None:
+        """Let a trial end well, with all its snapshots; what is measured besides the usual."""
         trial = self.trials[number]
         name = f"tunedModels/t-{trial.key[:8]}"
         self.ledger.record(
@@ -78,7 +78,12 @@ class Lab:
             JobStatus(
                 JobState.SUCCEEDED,
                 self.curve(number, trial.steps),
-                {"train/seconds": 12.5, "validation/loss": 0.4 + number / 10, "validation/base_loss": 1.9},
+                {
+                    "train/seconds": 12.5,
+                    "validation/loss": 0.4 + number / 10,
+                    "validation/base_loss": 1.9,
+                    **(metrics or {}),
+                },
                 TunedModel(name, MODEL, f"runs/models/{name.rpartition('/')[2]}"),
             ),
         )

@@ -10,6 +10,7 @@ import yaml
 
 from tests.tracking.content import artifact_json, artifacts, content, run_of
 from tests.tracking.sweeps import Lab, complete, freeze, grid
+from tunerun.evaluation.verdict import judge
 from tunerun.ledger import Ledger
 from tunerun.schema import Tracking
 from tunerun.tracking import Tracker
@@ -44,6 +45,26 @@ def test_a_trial_shows_its_params_metrics_and_tags(lab: Lab, shown: str) -> None
     assert trial["tags"]["tunerun.tuned_model"] == f"tunedModels/t-{lab.trials[0].key[:8]}"
     assert trial["tags"]["mlflow.source.git.commit"] == "0123456789abcdef"
     assert trial["tags"]["tunerun.dirty"] == "true"
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+def test_one_name_is_one_number(lab: Lab, uri: str, is_done: bool) -> None:
+    """What the sweep's table and `--json` call by a name has the value that MLflow shows for it, also in mid-epoch."""
+    lab.start(0)
+    lab.steps(0, 7)
+    lab.fail(0)
+    lab.start(0)
+    lab.steps(0, 10, offset_s=50.0)
+    if is_done:
+        lab.succeed(0, {"tokens/train": 1150.0})
+        lab.measure(0, 1)
+    Tracker(lab.ledger.path, uri).sync()
+    [trial, *_] = judge(lab.ledger, lab.sweep).trials
+    shown = run_of(uri, "trial", 0).data.metrics
+    assert shown == pytest.approx(dict(trial.metrics))
+    expected = {"train/mean_loss", "train/epoch_mean_loss"}
+    measured = {"tokens/train", "train/seconds", "validation/loss", "eval/exact_match"}
+    assert set(shown) == (expected | measured if is_done else expected)
 
 
 def test_a_trial_shows_its_data_and_files(lab: Lab, shown: str) -> None:

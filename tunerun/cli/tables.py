@@ -17,7 +17,7 @@ from rich.table import Table
 
 from tunerun.dataset import LoadedDataset
 from tunerun.engine.tokens import ESTIMATE_RANGE
-from tunerun.evaluation.verdict import LOSS, TRAINING_LOSS, TrialResult, Verdict
+from tunerun.evaluation.verdict import EPOCH_LOSS, LOSS, TrialResult, Verdict
 from tunerun.job import JobState
 from tunerun.ledger import SweepRecord
 from tunerun.planning import Plan, Trial
@@ -314,7 +314,7 @@ def _eval_metrics(verdict: Verdict) -> list[str]:
 
 
 def _measures(metrics: Mapping[str, float], evaluated: Sequence[str]) -> list[str]:
-    losses = [number(metrics.get(TRAINING_LOSS)), number(metrics.get(LOSS))]
+    losses = [number(metrics.get(EPOCH_LOSS)), number(metrics.get(LOSS))]
     return losses + [share(metrics.get(name)) for name in evaluated]
 
 

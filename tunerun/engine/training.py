@@ -108,7 +108,7 @@ def _train_one(
                 observer.trained(request, adapted, snapshots, metrics, JobState.CANCELLED)
             raise
         metrics["train/seconds"] = time.perf_counter() - started
-        metrics["train/tokens"] = float(sum(map(len, training)) * request.hyperparameters.epoch_count)
+        metrics["tokens/train"] = float(sum(map(len, training)) * request.hyperparameters.epoch_count)
         _check_finite(adapted)
         if validation:
             metrics["validation/loss"] = _mean_loss(base, adapted, validation, request, observer)

@@ -59,6 +59,11 @@ def epoch_means(snapshots: Sequence[Snapshot]) -> list[float]:
     return [sum(values) / len(values) for _, values in sorted(losses.items())]
 
 
+def finished_epochs(snapshots: Sequence[Snapshot], *, is_done: bool) -> list[Snapshot]:
+    """The part of a loss curve whose epochs are whole: all of a job that has succeeded, else without its last epoch."""
+    return [s for s in snapshots if is_done or s.epoch < snapshots[-1].epoch]
+
+
 def advise(losses: Sequence[float]) -> Advice:
     """Read the mean losses of a curve's epochs by the rule at the top of this module."""
     if len(losses) < MIN_EPOCHS:

@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tunerun.evaluation.curve import Advice, advise, epoch_means
+from tunerun.evaluation.curve import Advice, advise, epoch_means, finished_epochs
 from tunerun.job import Failure, JobState, Snapshot, TunedModel
 from tunerun.ledger import JobRecord, Ledger, SweepRecord, TrialRecord
 
 LOSS = "validation/loss"
-TRAINING_LOSS = "train/mean_loss"
+STEP_LOSS = "train/mean_loss"
+EPOCH_LOSS = "train/epoch_mean_loss"
 _BASE_LOSS = "validation/base_loss"
 
 
@@ -21,8 +22,9 @@ class TrialResult:
 
     Attributes:
         state: of its last job; PLANNED where there is none yet.
-        metrics: `train/mean_loss` (mean over the last epoch's steps, nats per output token), what the backend
-            measured, and the evaluation's `eval/...`; only those that are known.
+        metrics: by the names and with the values that MLflow shows last: `train/mean_loss` (of the last step) and
+            `train/epoch_mean_loss` (mean over the steps of the last whole epoch), both in nats per output token, what
+            the backend measured, and the evaluation's `eval/...`; only those that are known.
         advice: what its loss curve says; None until it has succeeded.
         last_step: how far its loss curve is.
     """
@@ -118,8 +120,9 @@ class _Known:
         if job is None:
             return TrialResult(record, JobState.PLANNED, {}, None, None, None)
         curve = self.curves.get(job.id, ())
-        losses = epoch_means(curve)
-        metrics = {**({TRAINING_LOSS: losses[-1]} if losses else {}), **job.metrics}
+        losses = epoch_means(finished_epochs(curve, is_done=job.state is JobState.SUCCEEDED))
+        metrics = {STEP_LOSS: curve[-1].mean_loss} if curve else {}
+        metrics |= ({EPOCH_LOSS: losses[-1]} if losses else {}) | dict(job.metrics)
         metrics.pop(_BASE_LOSS, None)  # the baseline's, which the backend measured on the way
         metrics.update(self.measures.get((record.key, record.evaluation), {}))
         advice = advise(losses) if job.state is JobState.SUCCEEDED and losses else None

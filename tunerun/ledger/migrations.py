@@ -38,11 +38,13 @@ ALTER TABLE job ADD COLUMN usd REAL NOT NULL DEFAULT 0;
 CREATE TABLE cancel_request (
     sweep TEXT NOT NULL REFERENCES sweep, number INTEGER NOT NULL, PRIMARY KEY (sweep, number))""",
     # A tracker's run belongs to a trial's key, not to one of the sweeps that share it; the oldest sweep's run counts.
+    # What the engine has counted goes by the name that MLflow shows.
     """
 INSERT OR IGNORE INTO mark SELECT mark.tracker, sweep.experiment || '/trial/' || trial.key, mark.run_id, mark.document
     FROM sweep JOIN trial ON trial.sweep = sweep.id JOIN mark ON mark.subject = sweep.id || '/trial/' || trial.number
     ORDER BY sweep.created_at, sweep.id, trial.number;
-DELETE FROM mark WHERE subject IN (SELECT sweep || '/trial/' || number FROM trial)""",
+DELETE FROM mark WHERE subject IN (SELECT sweep || '/trial/' || number FROM trial);
+UPDATE job SET metrics = replace(metrics, '"train/tokens"', '"tokens/train"')""",
 )
 
 FORMAT = Format(table="sweep", migrations=MIGRATIONS, place="paths.runs")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from tunerun.digest import digest
-from tunerun.evaluation.verdict import LOSS, BaselineResult, TrialResult, Verdict, judge
+from tunerun.evaluation.verdict import EPOCH_LOSS, LOSS, BaselineResult, TrialResult, Verdict, judge
 from tunerun.job import JobState
 from tunerun.ledger import Ledger, TrialProgress, TrialRecord
 from tunerun.tracking.image import (
@@ -233,7 +233,7 @@ def _metrics_shown(verdict: Verdict) -> list[str]:
 
 
 def _note(sweep: FrozenSweep, verdict: Verdict, *, is_interrupted: bool) -> str:
-    metrics = [name for name in _metrics_shown(verdict) if name in (verdict.metric, LOSS, "train/mean_loss")]
+    metrics = [name for name in _metrics_shown(verdict) if name in (verdict.metric, LOSS, EPOCH_LOSS)]
     head = ["run", "state", *metrics]
     rows = [
         [_name(sweep, trial), str(trial.state), *(_figure(trial.metrics.get(m)) for m in metrics)]

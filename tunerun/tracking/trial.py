@@ -20,8 +20,8 @@ from typing import Any
 import yaml
 
 from tunerun.digest import digest
-from tunerun.evaluation.curve import advise, epoch_means
-from tunerun.evaluation.verdict import LOSS, TRAINING_LOSS
+from tunerun.evaluation.curve import advise, epoch_means, finished_epochs
+from tunerun.evaluation.verdict import EPOCH_LOSS, LOSS, STEP_LOSS
 from tunerun.job import ExampleSet, JobState, Snapshot
 from tunerun.ledger import Evaluation, JobRecord, Ledger, Prediction, TrialRecord
 from tunerun.tracking.image import (
@@ -41,7 +41,6 @@ from tunerun.tracking.image import (
 )
 from tunerun.tracking.naming import label, metric_key, override_line, override_value, run_name, value_of
 
-EPOCH_LOSS = "train/epoch_mean_loss"
 BASE_LOSS = "validation/base_loss"
 TOKENS = "tokens/train"
 PREDICTIONS = "predictions.json"
@@ -91,7 +90,7 @@ def trial_image(ledger: Ledger, shared: SharedTrial) -> RunImage | None:
         end_ms=milliseconds(end) if end is not None else None,
         tags=_tags(shared, jobs, curve) | (table_tag(PREDICTIONS) if evaluation is not None else {}),
         params=Part(str(len(shared.members)), lambda: _params(shared)),
-        points=[*_curve_points(curve, job), *_measures(trial, job, evaluation)],
+        points=[*_curve_points(ledger, curve, job), *_measures(trial, job, evaluation)],
         inputs=Part(ONCE, lambda: _inputs(sweep, trial)),
         artifacts=_artifacts(sweep, trial, jobs, curve, evaluation),
         model=_model(trial, job),
@@ -124,13 +123,15 @@ def union_curve(ledger: Ledger, jobs: Sequence[JobRecord]) -> list[Snapshot]:
     return curve
 
 
-def _curve_points(curve: Sequence[Snapshot], job: JobRecord) -> list[Point]:
-    points = [Point(TRAINING_LOSS, _drawn(s.mean_loss), milliseconds(s.compute_time), s.step) for s in curve]
-    for epoch, group in groupby(curve, key=lambda s: s.epoch):
+def _curve_points(ledger: Ledger, curve: Sequence[Snapshot], job: JobRecord) -> list[Point]:
+    points = [Point(STEP_LOSS, _drawn(s.mean_loss), milliseconds(s.compute_time), s.step) for s in curve]
+    is_done = job.state is JobState.SUCCEEDED
+    for epoch, group in groupby(finished_epochs(curve, is_done=is_done), key=lambda s: s.epoch):
         steps = list(group)
-        if epoch < curve[-1].epoch or job.state is JobState.SUCCEEDED:
-            time_ms = milliseconds(steps[-1].compute_time)
-            points.append(Point(EPOCH_LOSS, _drawn(epoch_means(steps)[0]), time_ms, epoch))
+        if is_done and epoch == curve[-1].epoch and job.attempt > 1:
+            # As the table has it: an earlier attempt that was lost in the last epoch has no part in its result.
+            steps = [s for s in ledger.snapshots(job.id) if s.epoch == epoch]
+        points.append(Point(EPOCH_LOSS, _drawn(epoch_means(steps)[0]), milliseconds(steps[-1].compute_time), epoch))
     return points
 
 
@@ -143,7 +144,8 @@ def _measures(trial: TrialRecord, job: JobRecord, evaluation: Evaluation | None)
     """Single values, at step 0: MLflow then draws a bar over all runs, and not a lonely dot."""
     points = []
     if job.state is JobState.SUCCEEDED and job.finished_at is not None:
-        measured = {k: v for k, v in job.metrics.items() if k != BASE_LOSS} | {TOKENS: float(trial.tokens)}
+        # The plan's count, which may be an estimate, where the backend has not counted.
+        measured = {TOKENS: float(trial.tokens)} | {k: v for k, v in job.metrics.items() if k != BASE_LOSS}
         points += measure_points(measured, job.finished_at)
     if evaluation is not None:
         points += measure_points(evaluation.metrics, evaluation.created_at)
