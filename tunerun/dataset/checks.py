@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from types import NoneType
 from typing import Any
 
 from tunerun.dataset.conversations import with_conversations
-from tunerun.dataset.rows import Findings, Rows, SourceRow, close_name, nearest
+from tunerun.dataset.rendered_rows import PARTS, RenderedRows
+from tunerun.dataset.rows import ABSENT, Findings, Rows, close_name, nearest
 from tunerun.dataset.suggestion import advice_on_template
 from tunerun.errors import TemplateError
-from tunerun.job import Example
-from tunerun.template import AbsentCellError, PromptTemplate
+from tunerun.template import AbsentCellError, Column, PromptTemplate
 from tunerun.template.absent import is_null
 
 GUIDE = "Gemini API model tuning guide, as last served 2025-04-28"
 """Source of the limits on characters (40,000 and 5,000 there) and of the advice in `advice.py`."""
-
-
-PARTS = ("text_input", "output")
-"""The two texts that a template makes of a row."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +28,7 @@ class CharacterLimits:
     output: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class RenderedRow:
-    """A row and the example that the template makes of it."""
-
-    row: SourceRow
-    example: Example
-
-
-def render_rows(rows: Rows, template: PromptTemplate, limits: CharacterLimits, findings: Findings) -> list[RenderedRow]:
+def render_rows(rows: Rows, template: PromptTemplate, limits: CharacterLimits, findings: Findings) -> RenderedRows:
     """Return the rows that make an example; why the others do not is added to `findings`.
 
     Args:
@@ -47,19 +37,37 @@ def render_rows(rows: Rows, template: PromptTemplate, limits: CharacterLimits, f
         limits: of the backend.
         findings: where problems go.
     """
+    read = list(rows.columns)
     rows = with_conversations(rows, template.columns, findings)
-    named_by = {column: f"template.{part}" for part in reversed(PARTS) for column in template.printed(part)}
+    bad = _without_cells(rows, template, findings)
+    texts = {part: _texts(rows, part, template, bad, findings) for part in PARTS}
+    _check_texts(rows, texts, limits, bad, findings)
+    good = [row for row in range(len(rows)) if row not in bad] if bad else range(len(rows))
+    rendered = RenderedRows(rows, read, texts["text_input"], texts["output"], template)
+    return rendered.take(good)
+
+
+def _without_cells(rows: Rows, template: PromptTemplate, findings: Findings) -> set[int]:
+    """Return the rows that lack a cell which the template prints whatever else the row holds; reports them."""
+    named_by = {column: part for part in reversed(PARTS) for column in template.printed(part)}
+    bad: set[int] = set()
     for column in sorted(named_by):
-        require(rows, column, named_by[column], findings)
+        bad.update(require(rows, column, f"template.{named_by[column]}", findings))
     absent = [column for column in named_by if column not in rows.columns]
-    if absent and rows and not any(close_name(column, rows.columns) for column in absent):
+    if absent and len(rows) and not any(close_name(column, rows.columns) for column in absent):
         findings.add("template", f"{rows.file}: {advice_on_template(rows)}")
-    usable = [row for row in rows if not _bad_cells(row, template, findings)]
-    rendered = [each for row in usable for each in _rendered(row, template, findings)]
-    return [each for each in rendered if not _bad_texts(each, limits, findings)]
+    complaints = sorted(
+        (row, PARTS.index(part), column, what)
+        for column, part in named_by.items()
+        for row, what in _bad_cells(rows.columns.get(column, ()))
+    )
+    for row, part_number, column, what in complaints:
+        if row not in bad or rows.columns[column][row] is not ABSENT:
+            _add_bad_cell(rows, row, column, PARTS[part_number], what, findings)
+    return bad.union(row for row, *_ in complaints)
 
 
-def require(rows: Sequence[SourceRow], column: str, named_by: str, findings: Findings) -> None:
+def require(rows: Rows, column: str, named_by: str, findings: Findings) -> Sequence[int]:
     """Say which rows lack a column: one line if all do, else one line each.
 
     Args:
@@ -67,34 +75,36 @@ def require(rows: Sequence[SourceRow], column: str, named_by: str, findings: Fin
         column: the one that is needed.
         named_by: the config's key that names it.
         findings: where problems go.
+
+    Returns:
+        The rows that lack it.
     """
-    lacking = [row for row in rows if column not in row.columns]
-    if rows and len(lacking) == len(rows):
-        findings.add("column", f"{rows[0].file}: no row has the column {_wanted(column, named_by, rows[0])}")
-        return
+    if column not in rows.columns:
+        if len(rows):
+            findings.add("column", f"{rows.file}: no row has the column {_wanted(column, named_by, list(rows.columns))}")
+        return range(len(rows))
+    lacking = [row for row, cell in enumerate(rows.columns[column]) if cell is ABSENT]
     for row in lacking:
-        findings.add_row("column", row.place, f"the row has no column {_wanted(column, named_by, row)}")
+        what = f"the row has no column {_wanted(column, named_by, list(rows.cells(row)))}"
+        findings.add_row("column", rows.place(row), what)
+    return lacking
 
 
-def _wanted(column: str, named_by: str, row: SourceRow) -> str:
-    return f"{column!r}, which {named_by} names; {nearest(column, row.columns)}"
+def _wanted(column: str, named_by: str, names: Sequence[str]) -> str:
+    return f"{column!r}, which {named_by} names; {nearest(column, names)}"
 
 
-def _bad_cells(row: SourceRow, template: PromptTemplate, findings: Findings) -> bool:
-    """Whether a cell that the template prints is missing, null or not text; reports those that are there."""
-    bad = False
-    for part in PARTS:
-        for column in template.printed(part):
-            what = _complaint_about_cell(row.columns[column]) if column in row.columns else "is missing"
-            bad = bad or what is not None
-            if what and column in row.columns:
-                _add_bad_cell(row, column, part, what, findings)
-    return bad
+def _bad_cells(cells: Sequence[Any]) -> Iterator[tuple[int, str]]:
+    """Yield the rows whose cell is null or not text, with what it is."""
+    if set(map(type, cells)) - {str}:
+        for row, cell in enumerate(cells):
+            if cell is not ABSENT and (what := _complaint_about_cell(cell)):
+                yield row, what
 
 
-def _add_bad_cell(row: SourceRow, column: str, part: str, what: str, findings: Findings) -> None:
+def _add_bad_cell(rows: Rows, row: int, column: str, part: str, what: str, findings: Findings) -> None:
     line = f"the cell of {column!r} {what}, and template.{part} uses it; fill it in as text"
-    findings.add_row(what, row.place, line)
+    findings.add_row(what, rows.place(row), line)
 
 
 def _complaint_about_cell(cell: Any) -> str | None:
@@ -103,34 +113,80 @@ def _complaint_about_cell(cell: Any) -> str | None:
     return "holds bytes" if isinstance(cell, bytes | bytearray) else None
 
 
-def _rendered(row: SourceRow, template: PromptTemplate, findings: Findings) -> Iterator[RenderedRow]:
+def _texts(rows: Rows, part: str, template: PromptTemplate, bad: set[int], findings: Findings) -> Sequence[str]:
+    """Return one text of each row; rows that give none are added to `bad` and have an empty one."""
+    segments = template.segments(part, rows.columns)
+    if segments is not None:
+        columns = [_printed(rows.columns[each.name]) if isinstance(each, Column) else None for each in segments]
+        if not any(cells is None and isinstance(each, Column) for each, cells in zip(segments, columns, strict=True)):
+            return _joined(segments, columns, len(rows))
+    return [_text(rows, row, part, template, bad, findings) for row in range(len(rows))]
+
+
+def _printed(cells: Sequence[Any]) -> Sequence[str] | None:
+    """Return the cells of a column as a template prints them; None: some have to be rendered one by one."""
+    types = set(map(type, cells))
+    if types == {str}:
+        return cells
+    if not all(issubclass(each, str | int | float | bytes | NoneType) or each is type(ABSENT) for each in types):
+        return None
+    return [_printed_cell(cell) for cell in cells]
+
+
+def _printed_cell(cell: Any) -> str:
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    return str(cell) if isinstance(cell, str | int | float) else ""  # a row without a cell is refused already
+
+
+def _joined(segments: Sequence[str | Column], columns: Sequence[Sequence[str] | None], count: int) -> Sequence[str]:
+    """Join the template's own text and whole columns of text, row by row."""
+    if len(segments) == 1 and columns[0] is not None:
+        return columns[0]
+    pieces = [repeat(each, count) if cells is None else cells for each, cells in zip(segments, columns, strict=True)]
+    return ["".join(row) for row in zip(*pieces, strict=True)]  # type: ignore[arg-type]
+
+
+def _text(rows: Rows, row: int, part: str, template: PromptTemplate, bad: set[int], findings: Findings) -> str:
+    if row in bad:
+        return ""
+    cells = rows.cells(row)
     try:
-        yield RenderedRow(row, template.render(row.columns))
+        return template.render_part(part, cells)
     except AbsentCellError as error:
         if error.is_null:
-            _add_bad_cell(row, error.column, error.part, "is null", findings)
+            _add_bad_cell(rows, row, error.column, error.part, "is null", findings)
         else:
-            wanted = _wanted(error.column, f"template.{error.part}", row)
-            findings.add_row("column", row.place, f"the row has no column {wanted}")
+            wanted = _wanted(error.column, f"template.{error.part}", list(cells))
+            findings.add_row("column", rows.place(row), f"the row has no column {wanted}")
     except TemplateError as error:
-        findings.add_row("template", row.place, f"{error}; correct the template, or this row")
+        findings.add_row("template", rows.place(row), f"{error}; correct the template, or this row")
+    bad.add(row)
+    return ""
 
 
-def _bad_texts(rendered: RenderedRow, limits: CharacterLimits, findings: Findings) -> bool:
-    """Whether the example's texts cannot be learned; says so."""
-    parts = (
-        ("text_input", rendered.example.text_input, limits.text_input),
-        ("output", rendered.example.output, limits.output),
-    )
-    complaints = [
-        (kind, f"{name} {what}") for name, text, limit in parts for kind, what in _complaints_about_text(text, limit)
-    ]
-    for kind, complaint in complaints:
-        findings.add_row(kind, rendered.row.place, complaint)
-    return bool(complaints)
+def _check_texts(
+    rows: Rows, texts: dict[str, Sequence[str]], limits: CharacterLimits, bad: set[int], findings: Findings
+) -> None:
+    """Add the rows whose texts cannot be learned to `bad`; says why."""
+    most = {"text_input": limits.text_input, "output": limits.output}
+    doubtful = {row for part in PARTS for row in _doubtful(texts[part], most[part])} - bad
+    for row in sorted(doubtful):
+        complaints = [(kind, f"{part} {what}") for part in PARTS for kind, what in _complaints(texts[part][row], most[part])]
+        for kind, complaint in complaints:
+            findings.add_row(kind, rows.place(row), complaint)
+        if complaints:
+            bad.add(row)
 
 
-def _complaints_about_text(text: str, limit: int | None) -> Iterator[tuple[str, str]]:
+def _doubtful(texts: Sequence[str], limit: int | None) -> Iterator[int]:
+    """Yield the texts that are blank, too long, or hold more than ASCII (half a character, perhaps)."""
+    for row, text in enumerate(texts):
+        if not text.isascii() or not text.strip() or (limit is not None and len(text) > limit):
+            yield row
+
+
+def _complaints(text: str, limit: int | None) -> Iterator[tuple[str, str]]:
     if not text.strip():
         yield "blank", "is blank after the template; fill in the row or remove it"
     if limit is not None and len(text) > limit:

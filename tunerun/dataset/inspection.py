@@ -14,7 +14,7 @@ from tunerun.dataset.advice import MOST_PLACES, contradictions, exact_duplicates
 from tunerun.dataset.characters import wrong_characters
 from tunerun.dataset.checks import RenderedRow
 from tunerun.dataset.labels import imbalance, label_counts, typing_errors
-from tunerun.dataset.near import near_duplicates
+from tunerun.dataset.near_duplicates import near_duplicates
 from tunerun.dataset.secrets import EMAIL, secrets_in
 
 

@@ -7,7 +7,7 @@ it was trained with.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -39,6 +39,13 @@ class TemplateParts(Protocol):
     @property
     def output(self) -> str:
         """What it is to answer."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A place in a template where a column's cell is printed as it is."""
+
+    name: str
 
 
 class PromptTemplate:
@@ -84,7 +91,17 @@ class PromptTemplate:
         """The columns that `part` (text_input or output) prints as they are, whatever the row holds."""
         return self._parts[part].printed
 
-    def used(self, part: str, row: Row) -> list[str]:
+    def segments(self, part: str, columns: Collection[str]) -> tuple[str | Column, ...] | None:
+        """The template's own text and the columns of `part`, where it is nothing but these and has `columns` to take.
+
+        Rows whose cells are text are then rendered by joining; None: each has to be rendered by itself.
+        """
+        found = self._parts[part].segments
+        if found is None or _ROW in columns:  # a column called `row` is what `row["name"]` takes its part of
+            return None
+        return found if all(isinstance(each, str) or each.name in columns for each in found) else None
+
+    def used(self, part: str, row: Collection[str]) -> list[str]:
         """The columns of a row that `part` may use: those it names, or all where it uses `row` as a whole."""
         one = self._parts[part]
         return [name for name in row if one.uses_row or name in one.columns]
@@ -119,6 +136,7 @@ class _Part:
     columns: frozenset[str]
     uses_row: bool
     printed: tuple[str, ...]
+    segments: tuple[str | Column, ...] | None
     function: Callable[[dict[str, Any]], str]
 
     @classmethod
@@ -127,7 +145,7 @@ class _Part:
         try:
             tree = environment.parse(text)
             columns, uses_row = _columns_of(tree)
-            part = cls(name, columns, uses_row, _printed(tree), environment.compiled(tree, text))
+            part = cls(name, columns, uses_row, _printed(tree), _segments(tree), environment.compiled(tree, text))
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(f"{key}: line {error.lineno}: {error.message}; {_advice_on_syntax(text)}") from None
         except (RecursionError, MemoryError, SyntaxError):  # the last two are Python's, of the code that Jinja2 writes
@@ -187,6 +205,20 @@ def _printed(tree: nodes.Template) -> tuple[str, ...]:
     assigned = {name.name for name in tree.find_all(nodes.Name) if name.ctx != "load"}
     names = (column for node in shown if (column := _column(node)) is not None and column not in assigned)
     return tuple(dict.fromkeys(names))
+
+
+def _segments(tree: nodes.Template) -> tuple[str | Column, ...] | None:
+    """The pieces of a template that holds nothing but text and columns; None: it holds more."""
+    found: list[str | Column] = []
+    for output in tree.body:
+        for node in output.nodes if isinstance(output, nodes.Output) else [output]:
+            if isinstance(node, nodes.TemplateData):
+                found.append(node.data)
+            elif (name := _column(node)) is not None:
+                found.append(Column(name))
+            else:
+                return None
+    return tuple(found)
 
 
 def _column(node: nodes.Node) -> str | None:
