@@ -70,6 +70,16 @@ def test_what_cannot_change_the_result_leaves_the_key(tmp_path: Path, change: st
     assert key(tmp_path) == key(tmp_path, change)
 
 
+def test_every_trial_is_measured_on_the_same_rows(tmp_path: Path) -> None:
+    """Neither a trial's seed nor its template changes what is held out; another split_seed does."""
+    split = ["dataset.validation={path: null, fraction: 0.2}", "seed=0,1"]
+    made = planned(tmp_path, *split, "template.text_input='{{text_input}}','Q: {{text_input}}'")
+    assert len({trial.validation.rows for trial in made.trials if trial.validation}) == 1
+    assert not [warning for warning in made.warnings if "different held-out examples" in warning]
+    other = planned(tmp_path, *split[:1], "dataset.split_seed=0,1")
+    assert [warning for warning in other.warnings if "different held-out examples" in warning]
+
+
 def test_a_key_depends_on_content_and_not_on_the_file(tmp_path: Path) -> None:
     """The same rows in another file, of another format, give the same key."""
     other = tmp_path / "rows.csv"

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+from collections.abc import Iterable
+
+_AT_ONCE = 10_000
 
 
 def digest(value: object) -> str:
@@ -11,5 +15,19 @@ def digest(value: object) -> str:
 
     Canonical: keys sorted, no white space, UTF-8, no NaN. Floats are written as Python's shortest repr.
     """
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()
+
+
+def digest_of_list(values: Iterable[object]) -> str:
+    """`digest` of a list, without its whole text in memory at once."""
+    sha = hashlib.sha256(b"[")
+    iterator, separator = iter(values), ""
+    while some := list(itertools.islice(iterator, _AT_ONCE)):
+        sha.update(f"{separator}{_canonical(some)[1:-1]}".encode())
+        separator = ","
+    sha.update(b"]")
+    return sha.hexdigest()
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -101,7 +101,7 @@ class TemplateText:
     output: str = "{{ output }}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """One training or held-out example, after the template."""
 
@@ -111,11 +111,18 @@ class Example:
 
 @dataclass(frozen=True)
 class ExampleSet:
-    """Examples after the template, under the digest of all their bytes; `source` is the file they came from."""
+    """Examples after the template.
+
+    Attributes:
+        digest: of all their bytes.
+        source: the file they came from.
+        rows: a digest of the rows that they were made of, whatever the template; empty: not known.
+    """
 
     digest: str
     source: str
     examples: tuple[Example, ...]
+    rows: str = ""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class HeldOut(Section):
         0.0,
         ge=0,
         lt=1,
-        description="Share of dataset.path's rows, split off by seed; 0: none.",
+        description="Share of dataset.path's rows, split off by split_seed; 0: none.",
         json_schema_extra={"unit": "share of 1"},
     )
 
@@ -70,11 +70,18 @@ class Dataset(Section):
     limit: int | None = Field(
         None,
         ge=1,
-        description="First n training rows after shuffling by seed; null: all.",
+        description="First n training rows after shuffling by split_seed; null: all.",
         json_schema_extra={"unit": "rows"},
     )
     validation: HeldOut = Field(default_factory=HeldOut, description="Held out to choose between trials by.")
     test: HeldOut = Field(default_factory=HeldOut, description="Held out for the end.")
+    split_seed: int = Field(
+        0,
+        ge=0,
+        lt=2**32,
+        description="Of splits and limits, so that every trial of a sweep is measured on the same rows.",
+        json_schema_extra={"unit": "none: any whole number"},
+    )
     stratify_by: str | None = Field(None, description="Column whose values keep their shares in a split; null: none.")
 
     @model_validator(mode="after")
@@ -371,7 +378,7 @@ class TrialConfig(Section):
         0,
         ge=0,
         lt=2**32,
-        description="Of splits, shuffles, adapters and sampling.",
+        description="Of shuffles, adapters and sampling.",
         json_schema_extra={"unit": "none: any whole number"},
     )
     dataset: Dataset

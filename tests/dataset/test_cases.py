@@ -24,7 +24,6 @@ def _load(case: dict[str, Any]) -> LoadedDataset:
     return load_examples(
         Dataset(path=str(HERE / case["file"])),
         PromptTemplate(Template(text_input=case["text_input"], output=case["output"])),
-        seed=0,
         max_input_characters=40_000,
         max_output_characters=5_000,
     )

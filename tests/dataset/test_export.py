@@ -31,9 +31,7 @@ def of(training: ExampleSet, validation: ExampleSet | None = None, test: Example
 
 def read_back(file: Path) -> tuple[Example, ...]:
     dataset, template = Dataset(path=str(file)), PromptTemplate(Template())
-    return load_examples(
-        dataset, template, seed=0, max_input_characters=None, max_output_characters=None
-    ).training.examples
+    return load_examples(dataset, template, max_input_characters=None, max_output_characters=None).training.examples
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -15,7 +15,7 @@ from tests.conftest import REPOSITORY
 from tests.dataset.files import write_json_lines
 from tunerun.dataset import CHECKS, LoadedDataset, load_examples
 from tunerun.dataset.labels import label_counts, typing_errors
-from tunerun.dataset.near import near_duplicates
+from tunerun.dataset.near_duplicates import near_duplicates
 from tunerun.dataset.secrets import EMAIL, SECRETS, secrets_in
 from tunerun.schema import Dataset, HeldOut, Template
 from tunerun.template import PromptTemplate
@@ -28,13 +28,17 @@ def pair(text_input: str, output: str) -> dict[str, str]:
 
 
 def loaded(
-    folder: Path, rows: list[dict[str, str]], held_out: list[dict[str, str]] | None = None, **more: Any
+    folder: Path,
+    rows: list[dict[str, Any]],
+    held_out: list[dict[str, Any]] | None = None,
+    template: Template | None = None,
+    **more: Any,
 ) -> LoadedDataset:
     file = write_json_lines(folder / "rows.jsonl", rows)
     validation = None if held_out is None else str(write_json_lines(folder / "held_out.jsonl", held_out))
     dataset = Dataset(path=str(file), validation=HeldOut(path=validation))
     return load_examples(
-        dataset, PromptTemplate(Template()), seed=0, max_input_characters=None, max_output_characters=None, **more
+        dataset, PromptTemplate(template or Template()), max_input_characters=None, max_output_characters=None, **more
     )
 
 
@@ -66,7 +70,7 @@ def test_near_duplicates_across_training_and_held_out_are_a_near_leak(tmp_path: 
 @given(st.lists(st.text(min_size=0, max_size=80), max_size=12))
 def test_what_is_called_near_is_near_and_not_equal(inputs: list[str]) -> None:
     """Every pair is of two different texts, the first one earlier, each later text once."""
-    pairs = list(near_duplicates(inputs))
+    pairs = near_duplicates(inputs).pairs
     assert all(first < second and inputs[first] != inputs[second] for first, second in pairs)
     assert len({second for _, second in pairs}) == len(pairs)
 
@@ -81,7 +85,94 @@ def test_an_example_twice_is_a_duplicate_and_held_out_a_leak(tmp_path: Path) -> 
     """Exact ones, within training and across."""
     found = loaded(tmp_path, [pair("1", "2"), pair("1", "2")], [pair("1", "2")])
     assert re.search(r"exact duplicates .* \(1\): .*rows.jsonl:1 and .*rows.jsonl:2", texts(found, "duplicate")[0])
-    assert re.search(r"rows.jsonl:1 and .*held_out.jsonl:1 are the same example, trained on", texts(found, "leak")[0])
+    assert re.search(r"rows.jsonl:1 and .*held_out.jsonl:1 have the same input, trained on", texts(found, "leak")[0])
+
+
+INSTRUCTION = Template(
+    text_input="Answer the customer of a bank in one word, and nothing else, at help@bank.org: {{ text_input }}\n",
+    output="The intent is: {{ output }}",
+)
+
+
+def test_an_instruction_in_the_template_makes_no_rows_alike(tmp_path: Path) -> None:
+    """What is the template's is not looked at: neither for near duplicates nor for labels, addresses and the rest."""
+    rows = [pair(f"{number} words", ["cat", "car"][number % 20 == 0]) for number in range(80)]
+    assert loaded(tmp_path, rows, [pair("99 words", "cat")], INSTRUCTION).findings == ()
+
+
+def test_near_duplicates_are_found_under_any_template(tmp_path: Path) -> None:
+    """The same rows have the same near duplicates, whatever the template adds, cuts or leaves out."""
+    rows = [{"q": LONG, "a": "1"}, {"q": LONG + "!", "a": "2"}, {"q": "12", "a": "3"}]
+    for text_input in (
+        "{{ q }}",
+        "Answer: {{ q }}",
+        "{{ q | upper }}",
+        "{% if q %}Q {{ q }}{% endif %}",
+        "{{ row['q'] }}",
+    ):
+        found = loaded(tmp_path, rows, template=Template(text_input=text_input, output="{{ a }}"))
+        assert ["(1)" in text for text in texts(found, "near duplicate")] == [True]
+
+
+@pytest.mark.parametrize(
+    ("trained", "held_out"),
+    [
+        (pair("12", "13"), pair("12", "twelve")),
+        (pair("Where is it?", "a"), pair("  where IS\tit? ", "a")),
+        (pair("Where is it?", "a"), pair("where is it?\n", "b")),
+        (pair("STRASSE", "a"), pair("straße", "b")),
+    ],
+)
+@pytest.mark.parametrize("template", [Template(), INSTRUCTION])
+def test_a_leak_is_an_equal_input(
+    tmp_path: Path, trained: dict[str, str], held_out: dict[str, str], template: Template
+) -> None:
+    """Whatever the outputs are, in capitals or spaces too, however short; it is no near leak as well."""
+    found = loaded(tmp_path, [trained, pair("other", "x")], [pair("more", "y"), held_out], template)
+    (text,) = texts(found, "leak")
+    assert "rows.jsonl:1 and " in text
+    assert "held_out.jsonl:2 have the same input, trained on and held out" in text
+    assert texts(found, "near leak") == []
+
+
+def test_a_leak_is_also_what_the_template_makes_equal(tmp_path: Path) -> None:
+    """A template that cuts the rows can make one input of two."""
+    template = Template(text_input="{{ q[:3] }}", output="{{ a }}")
+    (text,) = texts(loaded(tmp_path, [{"q": "abcd", "a": "1"}], [{"q": "abce", "a": "2"}], template), "leak")
+    assert "have the same input" in text
+
+
+def test_inputs_that_differ_in_a_sign_are_no_leak(tmp_path: Path) -> None:
+    """`1 + 2` is not `1 - 2`, and columns are not run together."""
+    assert texts(loaded(tmp_path, [pair("1 + 2", "3")], [pair("1 - 2", "-1")]), "leak") == []
+    two = Template(text_input="{{ a }}|{{ b }}", output="{{ c }}")
+    rows = [{"a": "x", "b": "y z", "c": "1"}], [{"a": "x y", "b": "z", "c": "1"}]
+    assert texts(loaded(tmp_path, *rows, two), "leak") == []
+
+
+def test_white_space_of_the_template_is_said_once(tmp_path: Path) -> None:
+    """A line break at the end of template.output is not the fault of the rows."""
+    (text,) = texts(
+        loaded(tmp_path, [pair("1", "2"), pair("3", "4")], template=Template(output="{{ output }}\n")), "spaces"
+    )
+    assert text.startswith("template.output: puts white space around outputs")
+
+
+def test_a_conversation_that_the_template_takes_apart(tmp_path: Path) -> None:
+    """A column that both texts use is checked after the template."""
+    template = Template(text_input="{{ m[0] }}", output="{{ m[1] }}")
+    found = loaded(tmp_path, [{"m": ["1", "2"]}], [{"m": ["1", "3"]}], template)
+    assert len(texts(found, "leak")) == 1
+
+
+def test_beyond_a_size_near_duplicates_are_looked_for_in_a_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the finding says how many inputs were looked at."""
+    monkeypatch.setattr("tunerun.dataset.near_duplicates.MOST_CHARACTERS", 1000)
+    rows = [pair(f"{number} {'word ' * 10}{number * 7919}", "x") for number in range(100)]
+    (text,) = texts(loaded(tmp_path, rows), "near duplicate")[-1:]
+    assert re.search(r"near duplicates were looked for among \d+ of 100 inputs, evenly spread", text)
 
 
 def test_a_rare_label_is_an_imbalance(tmp_path: Path) -> None:
@@ -179,5 +270,5 @@ def test_a_real_data_set_gives_no_false_alarm() -> None:
     folder = Path(os.environ["TUNERUN_TEST_BANKING77"])
     dataset = Dataset(path=str(folder / "train.csv"), validation=HeldOut(path=str(folder / "test.csv")))
     template = PromptTemplate(Template(text_input="{{ text }}", output="{{ category }}"))
-    found = load_examples(dataset, template, seed=0, max_input_characters=None, max_output_characters=None)
+    found = load_examples(dataset, template, max_input_characters=None, max_output_characters=None)
     assert {finding.check for finding in found.findings} == {"near duplicate", "near leak"}

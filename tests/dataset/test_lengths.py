@@ -28,7 +28,6 @@ def loaded(folder: Path, limit: TokenLimit, **dataset: Any) -> LoadedDataset:
     return load_examples(
         Dataset(path="rows.jsonl", **dataset),
         PromptTemplate(Template()),
-        seed=0,
         max_input_characters=None,
         max_output_characters=None,
         tokens=limit,

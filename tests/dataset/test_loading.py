@@ -32,14 +32,12 @@ def _load(
     path: str,
     *,
     template: Template = PLAIN,
-    seed: int = 0,
     limits: tuple[int | None, int | None] = (40_000, 5_000),
     **settings: Any,
 ) -> LoadedDataset:
     return load_examples(
         Dataset(path=path, **settings),
         PromptTemplate(template),
-        seed=seed,
         max_input_characters=limits[0],
         max_output_characters=limits[1],
     )
@@ -75,7 +73,7 @@ def test_fractions(tmp_path: Path) -> None:
     """Fractions split the file; the same seed gives the same examples, another seed others."""
     path = _write(tmp_path / "a.jsonl", _numbers(100))
     settings: dict[str, Any] = {"validation": HeldOut(fraction=0.2), "test": HeldOut(fraction=0.1)}
-    first, again, other = _load(path, **settings), _load(path, **settings), _load(path, seed=1, **settings)
+    first, again, other = _load(path, **settings), _load(path, **settings), _load(path, split_seed=1, **settings)
     assert first == again
     assert first.validation is not None
     assert first.test is not None
@@ -288,7 +286,7 @@ def test_repetition(tmp_path: Path) -> None:
     remedy = "keep one, or let the template tell them apart"
     repeated = ", ".join(f"{path}:{n} and {path}:{n + 100}" for n in (1, 2, 3))
     assert _load(path).warnings == (
-        f"exact duplicates among the training examples (6): {repeated}, ...; remove them unless they shall weigh more",
+        f"exact duplicates among the training examples (6): {repeated}, ...; remove them unless they should weigh more",
         f"different outputs for one text_input among the training examples (1): {path}:8 and {path}:106; {remedy}",
     )
 
@@ -306,9 +304,91 @@ def test_leakage(tmp_path: Path) -> None:
     held_out = _write(tmp_path / "b.jsonl", _numbers(9, start=93))
     warnings = _load(path, test=HeldOut(path=held_out)).warnings
     assert len(warnings) == 5
-    line = "are the same example, trained on and held out; remove one of them"
+    line = "have the same input, trained on and held out; remove one of them"
     assert warnings[0] == f"{path}:94 and {held_out}:1 {line}"
     assert warnings[4] == f"{path}:98 and {held_out}:5 {line} (and 2 more like this)"
+
+
+def test_the_split_is_of_the_rows_and_not_of_the_template(tmp_path: Path) -> None:
+    """Another template over the same rows holds the same rows out, and the two sets say so."""
+    path = _write(tmp_path / "a.jsonl", [{**row, "id": n} for n, row in enumerate(_numbers(100))])
+    held_out = [
+        _load(path, template=Template(text_input=text), validation=HeldOut(fraction=0.2)).validation
+        for text in ("{{ text_input }}", "Add one to {{ text_input }}", "{{ id }}: {{ text_input }}")
+    ]
+    one, two, three = [each for each in held_out if each is not None]
+    assert [each.output for each in one.examples] == [each.output for each in two.examples]
+    assert one.rows == two.rows == three.rows != ""
+    assert one.digest != two.digest
+
+
+def test_an_appended_row_moves_few_rows_of_a_split(tmp_path: Path) -> None:
+    """The split of a file that grows stays nearly the same."""
+    before = _load(_write(tmp_path / "a.jsonl", _numbers(200)), validation=HeldOut(fraction=0.2)).validation
+    after = _load(_write(tmp_path / "b.jsonl", _numbers(201)), validation=HeldOut(fraction=0.2)).validation
+    assert before is not None
+    assert after is not None
+    assert len({*before.examples} ^ {*after.examples}) <= 2
+
+
+def test_rows_of_one_input_stay_together(tmp_path: Path) -> None:
+    """A split makes no leak, whatever the outputs are."""
+    rows = [{"text_input": f"{'Q' if n % 2 else 'q'} {n // 2}", "output": str(n)} for n in range(200)]
+    loaded = _load(_write(tmp_path / "a.jsonl", rows), validation=HeldOut(fraction=0.3))
+    assert "leak" not in {finding.check for finding in loaded.findings}
+
+
+def test_stratifying_by_a_column_without_repeats(tmp_path: Path) -> None:
+    """The refusal says why nothing can be held out, and what to choose."""
+    path = _write(tmp_path / "a.jsonl", [{**row, "id": n} for n, row in enumerate(_numbers(50))])
+    assert _problems(path, stratify_by="id", validation=HeldOut(fraction=0.2)) == [
+        (
+            f"{path}: dataset.validation.fraction=0.2 of 50 rows leaves it empty, as 50 of the 50 values of 'id' have one row "
+            "each, kept to train on; set dataset.stratify_by=null, or choose a column whose values repeat"
+        )
+    ]
+
+
+def test_stratifying_with_some_single_rows(tmp_path: Path) -> None:
+    """Values that have one row are named: nothing measures them."""
+    rows = [{**row, "kind": "rare" if n == 7 else "often"} for n, row in enumerate(_numbers(200))]
+    path = _write(tmp_path / "a.jsonl", rows)
+    assert _load(path, stratify_by="kind", validation=HeldOut(fraction=0.2)).warnings == (
+        (
+            f"{path}: dataset.stratify_by=kind: 1 value has a single row, kept to train on and never measured: 'rare'; "
+            "add rows of them, or set dataset.stratify_by=null to hold some out"
+        ),
+    )
+
+
+def test_optional_columns(tmp_path: Path) -> None:
+    """Rows may lack what the template asks for first; a name that no row has is named."""
+    rows = [{"instruction": "Name a color", "output": "red"}, {"instruction": "Add", "input": None, "output": "3"}]
+    more = [*rows, {"instruction": "Add", "input": "1 and 2", "output": "3"}]
+    template = Template(text_input="{{ instruction }}{% if input %}\n{{ input }}{% endif %}")
+    path = _write(tmp_path / "a.jsonl", more)
+    examples = _load(path, template=template).training.examples
+    assert [each.text_input for each in examples] == ["Name a color", "Add", "Add\n1 and 2"]
+    typo = Template(text_input="{{ instruction }}{% if imput %}\n{{ imput }}{% endif %}")
+    assert (
+        f"{path}: no row has the column 'imput', which template.text_input names where it is optional; "
+        "the nearest is 'input'" in _load(path, template=typo).warnings
+    )
+    assert _problems(path, template=Template(text_input="{{ instruction }} {{ input | upper }}")) == [
+        f"{path}:1: the row has no column 'input', which template.text_input names; there are 'instruction', 'output'",
+        f"{path}:2: the cell of 'input' is null, and template.text_input uses it; fill it in as text",
+    ]
+
+
+def test_cells_of_every_type_are_rendered_as_by_the_template_itself(tmp_path: Path) -> None:
+    """Whole columns are joined where that is all a template does, with the same result."""
+    cells = ["é", 1, 2.5, True, False, "1e5", ""]
+    rows = [{"text_input": cell, "output": n} for n, cell in enumerate(cells)]
+    path = _write(tmp_path / "a.jsonl", rows)
+    joined = _load(path, template=Template(text_input="A {{ text_input }}{{ row['output'] }}"))
+    single = _load(path, template=Template(text_input="A {% if true %}{{ text_input }}{% endif %}{{ output }}"))
+    assert joined.training.examples == single.training.examples
+    assert joined.training.examples[3] == Example("A true3", "3")
 
 
 def test_unused_columns(tmp_path: Path) -> None:

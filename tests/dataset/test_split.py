@@ -1,20 +1,23 @@
 """The laws of splits."""
 
+import random
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunerun.dataset.split import Split, choose, split_rows
+from tunerun.dataset.split import Split, choose, ranks_of, split_rows
 
 FRACTIONS = st.tuples(st.integers(0, 50), st.integers(0, 49)).map(lambda pair: (pair[0] / 100, pair[1] / 100))
 SEEDS = st.integers(0, 2**32 - 1)
 CLASSES = st.lists(st.sampled_from("abcde"), min_size=1, max_size=80)
 
 
-def _split(identities: list[object], classes: list[str], fractions: tuple[float, float], seed: int) -> Split:
-    return split_rows(identities, classes, validation=fractions[0], test=fractions[1], seed=seed)
+def _split(identities: Sequence[object], classes: Sequence[str], fractions: tuple[float, float], seed: int) -> Split:
+    ranks = ranks_of((repr(identity).encode() for identity in identities), seed)
+    return split_rows(ranks, identities, classes, validation=fractions[0], test=fractions[1])
 
 
 def _half_up(count: int, fraction: float) -> int:
@@ -88,27 +91,53 @@ def test_stratified_sizes_add_up(counts: list[int], fraction: float, seed: int) 
 
 def test_the_split_of_a_seed_never_changes() -> None:
     """A seed's split is the same on every platform and version: results of older runs depend on it."""
-    split = split_rows(range(12), ["a", "b"] * 6, validation=0.25, test=0.25, seed=7)
-    assert split == Split(training=(1, 2, 3, 4, 9, 11), validation=(0, 5, 8), test=(6, 7, 10))
+    split = _split(range(12), ["a", "b"] * 6, (0.25, 0.25), 7)
+    assert split == Split(training=(2, 3, 5, 7, 9, 10), validation=(0, 8, 11), test=(1, 4, 6))
 
 
 def test_seeds_differ() -> None:
     """Another seed gives another split."""
-    splits = {split_rows(range(50), [""] * 50, validation=0.2, test=0, seed=seed) for seed in range(5)}
+    splits = {_split(range(50), [""] * 50, (0.2, 0.0), seed) for seed in range(5)}
     assert len(splits) == 5
+
+
+@settings(deadline=None)
+@given(count=st.integers(20, 200), kinds=st.integers(1, 6), place=st.integers(0, 200), seed=SEEDS)
+def test_a_row_more_moves_few_others(count: int, kinds: int, place: int, seed: int) -> None:
+    """Where a row goes follows from its own content; one that is added takes the place of one or two of a class."""
+    rows = [str(number) for number in range(count)]
+    more = [*rows[:place], "new", *rows[place:]]
+    before, after = (
+        _split(each, [str(len(row) * 7 % kinds) for row in each], (0.2, 0.1), seed) for each in (rows, more)
+    )
+    for name in ("validation", "test"):
+        held, later = {rows[row] for row in getattr(before, name)}, {more[row] for row in getattr(after, name)}
+        assert len(held ^ later) <= 2 * kinds + 1
+
+
+@settings(deadline=None)
+@given(count=st.integers(1, 80), fractions=FRACTIONS, seed=SEEDS)
+def test_the_order_of_rows_does_not_matter(count: int, fractions: tuple[float, float], seed: int) -> None:
+    """The same rows in another order are split the same way."""
+    rows = list(range(count))
+    other = random.Random(seed).sample(rows, count)
+    one, two = _split(rows, [""] * count, fractions, seed), _split(other, [""] * count, fractions, seed)
+    for name in ("training", "validation", "test"):
+        assert {rows[row] for row in getattr(one, name)} == {other[row] for row in getattr(two, name)}
 
 
 @pytest.mark.parametrize("fraction", [0.29, 0.07, 0.57])
 def test_fractions_are_decimal(fraction: float) -> None:
     """A fraction means its decimal digits, not the binary number next to them."""
-    split = split_rows(range(100), [""] * 100, validation=fraction, test=0, seed=0)
+    split = _split(range(100), [""] * 100, (fraction, 0.0), 0)
     assert len(split.validation) == round(fraction * 100)
 
 
 @given(count=st.integers(0, 50), limit=st.integers(1, 60), seed=SEEDS)
 def test_choose(count: int, limit: int, seed: int) -> None:
     """A limit chooses different positions, and a smaller limit the first of a larger one's."""
-    chosen = choose(count, limit, seed)
+    ranks = ranks_of((str(row).encode() for row in range(count)), seed)
+    chosen = choose(ranks, limit)
     assert len(chosen) == len(set(chosen)) == min(count, limit)
     assert set(chosen) <= set(range(count))
-    assert chosen == choose(count, count, seed)[:limit]
+    assert chosen == choose(ranks, max(count, 1))[:limit]

@@ -40,7 +40,7 @@ def test_too_few_columns(columns: list[str]) -> None:
 
 def _load(path: Path, **settings: object) -> None:
     dataset = Dataset.model_validate({"path": str(path), **settings})
-    load_examples(dataset, PromptTemplate(Template()), seed=0, max_input_characters=None, max_output_characters=None)
+    load_examples(dataset, PromptTemplate(Template()), max_input_characters=None, max_output_characters=None)
 
 
 def test_error_shows_the_template(tmp_path: Path) -> None:

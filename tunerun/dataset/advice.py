@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from tunerun.dataset.checks import GUIDE, RenderedRow
+from tunerun.dataset.checks import GUIDE
 from tunerun.dataset.conversations import conversation_columns
-from tunerun.dataset.rows import MOST_OF_A_KIND, Findings, Rows, listed
-from tunerun.job import Example
+from tunerun.dataset.rendered_rows import PARTS, RenderedRows, examples_of
+from tunerun.dataset.rows import MOST_OF_A_KIND, Findings, Rows, listed, nearest
+from tunerun.template import PromptTemplate
 
 FEWEST_EXAMPLES = 20
 """The guide: start with at least 20 examples."""
@@ -25,10 +26,10 @@ MOST_PLACES = 3
 """Places that one warning names, unless all are asked for."""
 
 
-def advice_on_size(training: Sequence[RenderedRow]) -> Iterator[str]:
+def advice_on_size(training: RenderedRows) -> Iterator[str]:
     """Yield what the guide advises about the number of examples and the bytes of their texts."""
-    file, count = training[0].row.file, len(training)
-    byte_count = sum(len((each.example.text_input + each.example.output).encode()) for each in training)
+    file, count = training.rows.file, len(training)
+    byte_count = sum(map(_byte_count, training.text_inputs)) + sum(map(_byte_count, training.outputs))
     few, many = ADVISED_EXAMPLES
     if count < FEWEST_EXAMPLES:
         yield f"{file}: {_examples(count)} to train on; at least {FEWEST_EXAMPLES} are advised ({GUIDE}); add more"
@@ -39,77 +40,108 @@ def advice_on_size(training: Sequence[RenderedRow]) -> Iterator[str]:
         yield f"{file}: {has:.1f} MB to train on; the Gemini API takes {limit:.0f} MB ({GUIDE}); dataset.limit cuts it"
 
 
-def advice_on_length(training: Sequence[RenderedRow], most: int) -> Iterator[str]:
+def advice_on_length(training: RenderedRows, most: int) -> Iterator[str]:
     """Yield one line about examples that this backend takes and the Gemini API does not."""
     long = [
-        each.row.place
-        for each in training
-        if len(each.example.text_input) > MOST_INPUT_CHARACTERS or len(each.example.output) > MOST_OUTPUT_CHARACTERS
+        position
+        for position, (text_input, output) in enumerate(examples_of(training))
+        if len(text_input) > MOST_INPUT_CHARACTERS or len(output) > MOST_OUTPUT_CHARACTERS
     ]
     if long:
-        places = ", ".join(long[:most]) + (f" and {len(long) - most:,} more" if len(long) > most else "")
+        places = ", ".join(map(training.place, long[:most]))
+        places += f" and {len(long) - most:,} more" if len(long) > most else ""
         limits = f"{MOST_INPUT_CHARACTERS:,} characters of text_input and {MOST_OUTPUT_CHARACTERS:,} of output"
         yield f"{places}: longer than the Gemini API takes: {limits} ({GUIDE}); backend=gemini would refuse the rows"
+
+
+def _byte_count(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def _examples(count: int) -> str:
     return "1 example" if count == 1 else f"{count} examples"
 
 
-def exact_duplicates(training: Sequence[RenderedRow], most: int) -> Iterator[str]:
+def exact_duplicates(training: RenderedRows, most: int) -> Iterator[str]:
     """Yield one line about training examples that stand twice."""
+    if len(set(examples_of(training))) == len(training):
+        return
     repeated = [found for found in _by_example(training).values() if len(found) > 1]
-    if repeated:
-        count = sum(map(len, repeated)) - len(repeated)
-        what = f"exact duplicates among the training examples ({count:,})"
-        yield f"{what}: {_pairs(repeated, most)}; remove them unless they shall weigh more"
+    count = sum(map(len, repeated)) - len(repeated)
+    what = f"exact duplicates among the training examples ({count:,})"
+    yield f"{what}: {_pairs(training, repeated, most)}; remove them unless they should weigh more"
 
 
-def contradictions(training: Sequence[RenderedRow], most: int) -> Iterator[str]:
+def contradictions(training: RenderedRows, most: int) -> Iterator[str]:
     """Yield one line about equal inputs with different outputs."""
-    firsts: dict[str, list[str]] = {}
-    for example, found in _by_example(training).items():
-        firsts.setdefault(example.text_input, []).append(found[0])
+    if len(set(training.text_inputs)) == len(training):
+        return
+    firsts: dict[str, list[int]] = {}
+    for (text_input, _), found in _by_example(training).items():
+        firsts.setdefault(text_input, []).append(found[0])
     contradicting = [found for found in firsts.values() if len(found) > 1]
     if contradicting:
         what = f"different outputs for one text_input among the training examples ({len(contradicting):,})"
-        yield f"{what}: {_pairs(contradicting, most)}; keep one, or let the template tell them apart"
+        yield f"{what}: {_pairs(training, contradicting, most)}; keep one, or let the template tell them apart"
 
 
-def _by_example(rows: Sequence[RenderedRow]) -> dict[Example, list[str]]:
-    places: dict[Example, list[str]] = {}
-    for each in rows:
-        places.setdefault(each.example, []).append(each.row.place)
-    return places
+def _by_example(rows: RenderedRows) -> dict[tuple[str, str], list[int]]:
+    positions: dict[tuple[str, str], list[int]] = {}
+    for position, example in enumerate(examples_of(rows)):
+        positions.setdefault(example, []).append(position)
+    return positions
 
 
-def _pairs(groups: Sequence[Sequence[str]], most: int) -> str:
-    told = ", ".join(f"{group[0]} and {group[1]}" for group in groups[:most])
-    return told + (", ..." if len(groups) > most else "")
+def _pairs(rows: RenderedRows, groups: Sequence[Sequence[int]], most: int) -> str:
+    named = ", ".join(f"{rows.place(group[0])} and {rows.place(group[1])}" for group in groups[:most])
+    return named + (", ..." if len(groups) > most else "")
 
 
-def leaks(training: Sequence[RenderedRow], held_out: Mapping[str, Sequence[RenderedRow]], most: int) -> tuple[str, ...]:
-    """A line for each held-out example that is trained on, or held out twice; all but the first few are counted."""
-    known = {each.example: (each.row.place, "trained on") for each in reversed(training)}
+def leaks(training: RenderedRows, held_out: Mapping[str, RenderedRows], most: int) -> tuple[str, ...]:
+    """A line for each held-out input that is trained on, or held out twice; all but the first few are counted.
+
+    Inputs are the same if what the rows give differs at most in capitals and white space, or if the template makes
+    the same of them; what their outputs are does not matter.
+    """
     findings = Findings(max(most, MOST_OF_A_KIND))
+    known = [(training, "trained on")]
     for name, rows in held_out.items():
-        for each in rows:
-            if each.example in known:
-                place, use = known[each.example]
-                where = f"{place} and {each.row.place}"
-                findings.add("leak", f"{where} are the same example, {use} and held out; remove one of them")
-        known = {**{each.example: (each.row.place, f"held out ({name})") for each in reversed(rows)}, **known}
+        same, equal = _firsts(rows.same_inputs, known, "same_inputs"), _firsts(rows.text_inputs, known, "text_inputs")
+        for position in range(len(rows)):
+            found = same.get(rows.same_inputs[position]) or equal.get(rows.text_inputs[position])
+            if found:
+                where = f"{found[0]} and {rows.place(position)}"
+                findings.add("leak", f"{where} have the same input, {found[1]} and held out; remove one of them")
+        known.append((rows, f"held out ({name})"))
     return findings.lines
 
 
-def advice_on_columns(rows: Rows, used: Collection[str]) -> Iterator[str]:
-    """Yield one warning about the columns that nothing uses.
+def _firsts(wanted: Sequence[str], known: Sequence[tuple[RenderedRows, str]], texts: str) -> dict[str, tuple[str, str]]:
+    """Return for each text that is known where it is first, and what that row is used for."""
+    left, firsts = set(wanted), {}
+    for rows, use in known if left else ():
+        for position, text in enumerate(getattr(rows, texts)):
+            if text in left:
+                left.remove(text)
+                firsts[text] = (rows.place(position), use)
+    return firsts
+
+
+def advice_on_columns(rows: Rows, template: PromptTemplate, others: Sequence[str]) -> Iterator[str]:
+    """Yield warnings about columns that nothing uses, and about optional ones that no row has.
 
     Args:
         rows: of one file, as they were read, all of them good.
-        used: columns that the template or the split needs.
+        template: names columns, some of which may be optional.
+        others: columns that the split needs.
     """
-    used = {*used, *conversation_columns(rows, used)}
-    unused = [column for column in rows.columns if column not in used]
-    if unused:
+    used = {*template.columns, *others}
+    from_conversations = conversation_columns(rows, used)
+    if not from_conversations:
+        for column in sorted(template.columns - rows.columns.keys()):
+            part = next(part for part in PARTS if column in template.columns_of(part))
+            what = f"no row has the column {column!r}, which template.{part} names where it is optional"
+            yield f"{rows.file}: {what}; {nearest(column, list(rows.columns))}"
+    unused = [column for column in rows.columns if column not in used | from_conversations]
+    if unused and not template.uses_row:
         yield f"{rows.file}: nothing uses the columns {listed(unused)}; name them in the template if they matter"

@@ -81,7 +81,9 @@ def require(rows: Rows, column: str, named_by: str, findings: Findings) -> Seque
     """
     if column not in rows.columns:
         if len(rows):
-            findings.add("column", f"{rows.file}: no row has the column {_wanted(column, named_by, list(rows.columns))}")
+            findings.add(
+                "column", f"{rows.file}: no row has the column {_wanted(column, named_by, list(rows.columns))}"
+            )
         return range(len(rows))
     lacking = [row for row, cell in enumerate(rows.columns[column]) if cell is ABSENT]
     for row in lacking:
@@ -144,7 +146,7 @@ def _joined(segments: Sequence[str | Column], columns: Sequence[Sequence[str] | 
     if len(segments) == 1 and columns[0] is not None:
         return columns[0]
     pieces = [repeat(each, count) if cells is None else cells for each, cells in zip(segments, columns, strict=True)]
-    return ["".join(row) for row in zip(*pieces, strict=True)]  # type: ignore[arg-type]
+    return ["".join(row) for row in zip(*pieces, strict=True)]
 
 
 def _text(rows: Rows, row: int, part: str, template: PromptTemplate, bad: set[int], findings: Findings) -> str:
@@ -172,7 +174,9 @@ def _check_texts(
     most = {"text_input": limits.text_input, "output": limits.output}
     doubtful = {row for part in PARTS for row in _doubtful(texts[part], most[part])} - bad
     for row in sorted(doubtful):
-        complaints = [(kind, f"{part} {what}") for part in PARTS for kind, what in _complaints(texts[part][row], most[part])]
+        complaints = [
+            (kind, f"{part} {what}") for part in PARTS for kind, what in _complaints(texts[part][row], most[part])
+        ]
         for kind, complaint in complaints:
             findings.add_row(kind, rows.place(row), complaint)
         if complaints:

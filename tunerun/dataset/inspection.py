@@ -6,15 +6,16 @@ among examples that can be used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 
 from tunerun.dataset.advice import MOST_PLACES, contradictions, exact_duplicates, leaks
 from tunerun.dataset.characters import wrong_characters
-from tunerun.dataset.checks import RenderedRow
 from tunerun.dataset.labels import imbalance, label_counts, typing_errors
-from tunerun.dataset.near_duplicates import near_duplicates
+from tunerun.dataset.near_duplicates import MOST_CHARACTERS, near_duplicates
+from tunerun.dataset.rendered_rows import RenderedRows
 from tunerun.dataset.secrets import EMAIL, secrets_in
 
 
@@ -55,12 +56,14 @@ CHECKS = (
     Check("duplicate", WARNING, "an example that stands twice: it weighs twice as much"),
     Check("near duplicate", WARNING, "two inputs that differ in a few letters: often one row, pasted and edited"),
     Check("contradiction", WARNING, "one input with different outputs: it cannot be learned"),
-    Check("leak", WARNING, "an example that is trained on and held out: the comparison flatters"),
+    Check(
+        "leak", WARNING, "an input that is trained on and held out, in capitals or spaces too: the comparison flatters"
+    ),
     Check("near leak", WARNING, "a held-out input that differs from a training input in a few letters"),
     Check("imbalance", WARNING, "a label at least 20 times rarer than another: it may never be answered"),
     Check("label typo", WARNING, "a rare label that looks like a common one, or differs from it in case alone"),
-    Check("braces", WARNING, "`{{`, `}}` or `{%` in a rendered text: a template inside the data"),
-    Check("spaces", WARNING, "white space around an output: it is learned, and exact match fails without it"),
+    Check("braces", WARNING, "`{{`, `}}` or `{%` in a cell: a template inside the data"),
+    Check("spaces", WARNING, "white space around an output: it is learned too"),
     Check("characters", WARNING, "U+FFFD, NUL, a byte order mark or mojibake (`Ã©`) in a text: it was decoded wrongly"),
     Check("secret", WARNING, "a key or a password, by its shape; the model may repeat it. It is never shown"),
     Check("e-mail", WARNING, "an e-mail address: personal data that the model may repeat"),
@@ -69,11 +72,15 @@ CHECKS = (
 
 _SEVERITIES = {check.name: check.severity for check in CHECKS}
 _BRACES = ("{{", "}}", "{%")
+_CHARACTERS_AT_ONCE = 100_000
+
+Found = tuple[RenderedRows, int]
+"""A row: the set that it belongs to, and its position there."""
 
 
 def inspect(
-    training: Sequence[RenderedRow],
-    held_out: Mapping[str, Sequence[RenderedRow]],
+    training: RenderedRows,
+    held_out: Mapping[str, RenderedRows],
     most: int = MOST_PLACES,
 ) -> Iterator[Finding]:
     """Yield a finding for each check that has something to say, in the table's order.
@@ -83,13 +90,14 @@ def inspect(
         held_out: `validation` and `test` rows, by name.
         most: places that one finding names.
     """
-    everything = [*training, *(row for rows in held_out.values() for row in rows)]
+    everything = [training, *held_out.values()]
+    near_repeated, near_leaked = _near(training, held_out, most)
     for name, lines in (
         ("duplicate", exact_duplicates(training, most)),
-        ("near duplicate", _near_duplicates(training, most)),
+        ("near duplicate", near_repeated),
         ("contradiction", contradictions(training, most)),
         ("leak", leaks(training, held_out, most)),
-        ("near leak", _near_leaks(training, held_out, most)),
+        ("near leak", near_leaked),
         ("imbalance", _imbalance(training)),
         ("label typo", _label_typos(everything, most)),
         ("braces", _braces(everything, most)),
@@ -102,97 +110,133 @@ def inspect(
             yield Finding(name, _SEVERITIES[name], line)
 
 
-def places(rows: Sequence[RenderedRow], most: int) -> str:
+def places(found: Sequence[Found], most: int) -> str:
     """Where rows stand: the first few, and how many more there are."""
-    told = ", ".join(row.row.place for row in rows[:most])
-    return told + (f" and {len(rows) - most:,} more" if len(rows) > most else "")
+    named = ", ".join(rows.place(position) for rows, position in found[:most])
+    return named + (f" and {len(found) - most:,} more" if len(found) > most else "")
 
 
-def _near_duplicates(training: Sequence[RenderedRow], most: int) -> Iterator[str]:
-    pairs = list(near_duplicates([row.example.text_input for row in training]))
-    if pairs:
-        told = _told([(training[first], training[second]) for first, second in pairs], most)
-        yield f"near duplicates among the training inputs ({len(pairs):,}): {told}; keep one of each"
-
-
-def _near_leaks(
-    training: Sequence[RenderedRow], held_out: Mapping[str, Sequence[RenderedRow]], most: int
-) -> Iterator[str]:
+def _near(training: RenderedRows, held_out: Mapping[str, RenderedRows], most: int) -> tuple[list[str], list[str]]:
+    """Near duplicates among the training inputs, and of training inputs among those held out: one line each."""
+    texts = list(chain(training.inputs_of_rows, *(rows.inputs_of_rows for rows in held_out.values())))
+    near = near_duplicates(texts, originals=len(training))
+    repeated, leaked = [], []
+    within = [pair for pair in near.pairs if pair[1] < len(training)]
+    if within:
+        where = _pairs([((training, first), (training, second)) for first, second in within], most)
+        repeated.append(f"near duplicates among the training inputs ({len(within):,}): {where}; keep one of each")
+    if near.compared < len(texts):
+        repeated.append(
+            f"{training.rows.file}: near duplicates were looked for among {near.compared:,} of {len(texts):,} inputs, "
+            f"evenly spread: they have more than {MOST_CHARACTERS:,} characters together"
+        )
+    start = len(training)
     for name, rows in held_out.items():
-        texts = [row.example.text_input for row in (*training, *rows)]
-        both = [*training, *rows]
-        pairs = [(both[a], both[b]) for a, b in near_duplicates(texts) if a < len(training) <= b]
+        pairs = [(first, second - start) for first, second in near.pairs if start <= second < start + len(rows)]
+        pairs = [(first, second) for first, second in pairs if training.same_inputs[first] != rows.same_inputs[second]]
         if pairs:
-            yield (
-                f"near duplicates of training inputs among the {name} inputs ({len(pairs):,}): {_told(pairs, most)}; "
+            where = _pairs([((training, first), (rows, second)) for first, second in pairs], most)
+            leaked.append(
+                f"near duplicates of training inputs among the {name} inputs ({len(pairs):,}): {where}; "
                 "remove one of each, or the comparison flatters"
             )
+        start += len(rows)
+    return repeated, leaked
 
 
-def _told(pairs: Sequence[tuple[RenderedRow, RenderedRow]], most: int) -> str:
-    told = ", ".join(f"{first.row.place} and {second.row.place}" for first, second in pairs[:most])
-    return told + (", ..." if len(pairs) > most else "")
+def _pairs(pairs: Sequence[tuple[Found, Found]], most: int) -> str:
+    named = ", ".join(f"{first[0].place(first[1])} and {second[0].place(second[1])}" for first, second in pairs[:most])
+    return named + (", ..." if len(pairs) > most else "")
 
 
-def _imbalance(training: Sequence[RenderedRow]) -> Iterator[str]:
-    found = imbalance(label_counts([row.example.output for row in training]))
+def _imbalance(training: RenderedRows) -> Iterator[str]:
+    found = imbalance(label_counts(training.outputs_of_rows))
     if found is not None:
         (common, often), (rare, seldom) = found
         yield (
-            f"{training[0].row.file}: the output {rare!r} stands in {seldom:,} training examples and {common!r} in "
+            f"{training.rows.file}: the output {rare!r} stands in {seldom:,} training examples and {common!r} in "
             f"{often:,}; add examples of the rare one"
         )
 
 
-def _label_typos(rows: Sequence[RenderedRow], most: int) -> Iterator[str]:
-    counts = label_counts([row.example.output for row in rows])
+def _label_typos(everything: Sequence[RenderedRows], most: int) -> Iterator[str]:
+    counts = label_counts(list(chain.from_iterable(rows.outputs_of_rows for rows in everything)))
     for label, intended in typing_errors(counts):
-        found = [row for row in rows if row.example.output == label]
+        found = [
+            (rows, position)
+            for rows in everything
+            for position, output in enumerate(rows.outputs_of_rows)
+            if output == label
+        ]
         yield (
             f"{places(found, most)}: the output {label!r} looks like {intended!r}, which stands {counts[intended]:,} "
             "times; write one of them"
         )
 
 
-def _braces(rows: Sequence[RenderedRow], most: int) -> Iterator[str]:
-    found = [row for row in rows if any(brace in text for text in _texts(row) for brace in _BRACES)]
+def _braces(everything: Sequence[RenderedRows], most: int) -> Iterator[str]:
+    found = list(dict.fromkeys(row for _, row in _look(everything, lambda text: [b for b in _BRACES if b in text])))
     if found:
         where = places(found, most)
         yield f"{where}: template braces are left in the text; render the rows once, or escape what is meant"
 
 
-def _spaces(rows: Sequence[RenderedRow], most: int) -> Iterator[str]:
-    found = [row for row in rows if row.example.output != row.example.output.strip()]
-    if found:
+def _spaces(everything: Sequence[RenderedRows], most: int) -> Iterator[str]:
+    spaced = [
+        (rows, position) for rows in everything for position, text in enumerate(rows.outputs) if text != text.strip()
+    ]
+    of_rows = [
+        (rows, position)
+        for rows, position in spaced
+        if rows.outputs_of_rows[position] != rows.outputs_of_rows[position].strip()
+    ]
+    if of_rows:
         yield (
-            f"{places(found, most)}: white space around the output is learned too; "
+            f"{places(of_rows, most)}: white space around the output is learned too; "
             "write {{ output | trim }} in template.output, or take it away"
         )
+    elif spaced:
+        yield "template.output: puts white space around outputs, which is learned too; take it away if it is not meant"
 
 
-def _characters(rows: Sequence[RenderedRow], most: int) -> Iterator[str]:
-    found: dict[str, list[RenderedRow]] = {}
-    for row in rows:
-        for kind in dict.fromkeys(kind for text in _texts(row) for kind in wrong_characters(text)):
-            found.setdefault(kind, []).append(row)
-    for kind, holders in found.items():
-        yield f"{places(holders, most)}: holds {kind}; write the file again as UTF-8 from its source"
+def _characters(everything: Sequence[RenderedRows], most: int) -> Iterator[str]:
+    for kind, found in _by_kind(everything, wrong_characters).items():
+        yield f"{places(found, most)}: holds {kind}; write the file again as UTF-8 from its source"
 
 
-def _secrets(rows: Sequence[RenderedRow], most: int) -> Iterator[str]:
-    found: dict[str, list[RenderedRow]] = {}
-    for row in rows:
-        for kind in dict.fromkeys(kind for text in _texts(row) for kind in secrets_in(text)):
-            found.setdefault(kind, []).append(row)
-    for kind, holders in found.items():
-        yield f"{places(holders, most)}: looks like {kind}; take it out, and revoke it if it is real"
+def _secrets(everything: Sequence[RenderedRows], most: int) -> Iterator[str]:
+    for kind, found in _by_kind(everything, secrets_in).items():
+        yield f"{places(found, most)}: looks like {kind}; take it out, and revoke it if it is real"
 
 
-def _emails(rows: Sequence[RenderedRow], most: int) -> Iterator[str]:
-    found = [row for row in rows if any("@" in text and EMAIL.search(text) for text in _texts(row))]
+def _emails(everything: Sequence[RenderedRows], most: int) -> Iterator[str]:
+    found = _by_kind(everything, lambda text: ["address"] if "@" in text and EMAIL.search(text) else []).get("address")
     if found:
         yield f"{places(found, most)}: an e-mail address; replace it with one at example.com unless it must be learned"
 
 
-def _texts(row: RenderedRow) -> tuple[str, str]:
-    return row.example.text_input, row.example.output
+def _by_kind(everything: Sequence[RenderedRows], look: Callable[[str], Collection[str]]) -> dict[str, list[Found]]:
+    found: dict[str, dict[Found, None]] = {}
+    for kind, row in _look(everything, look):
+        found.setdefault(kind, {})[row] = None
+    return {kind: list(rows) for kind, rows in found.items()}
+
+
+def _look(everything: Sequence[RenderedRows], look: Callable[[str], Collection[str]]) -> Iterator[tuple[str, Found]]:
+    """Yield what `look` finds in the texts that come from the rows, with the row, set by set and row by row."""
+    for rows in everything:
+        found = sorted({each for texts in (rows.inputs_of_rows, rows.outputs_of_rows) for each in _finds(texts, look)})
+        yield from ((kind, (rows, position)) for position, _, kind in found)
+
+
+def _finds(texts: Sequence[str], look: Callable[[str], Collection[str]]) -> Iterator[tuple[int, int, str]]:
+    """Yield position, number and name of what `look` finds; many texts are looked at as one until it finds any."""
+    start, size = 0, 0
+    for position, text in enumerate(texts):
+        size += len(text) + 1
+        if size < _CHARACTERS_AT_ONCE and position < len(texts) - 1:
+            continue
+        if look("\n".join(texts[start : position + 1])):
+            for each in range(start, position + 1):
+                yield from ((each, number, kind) for number, kind in enumerate(look(texts[each])))
+        start, size = position + 1, 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tunerun.dataset.checks import RenderedRow
+from tunerun.dataset.rendered_rows import RenderedRows, examples_of
 from tunerun.dataset.rows import Findings
 from tunerun.job import Example
 
@@ -27,27 +27,35 @@ class TokenLimit:
     count_all: Callable[[Sequence[Example]], Sequence[int]]
 
 
-def short_enough(rendered: Sequence[RenderedRow], limit: TokenLimit, findings: Findings) -> list[RenderedRow]:
+def short_enough(rendered: RenderedRows, limit: TokenLimit, findings: Findings) -> RenderedRows:
     """Return the rows that fit the base model; what does not is added to `findings`.
 
     A token has a byte or more, so only rows of many bytes are counted.
     """
     room = limit.most - limit.count_all([Example("", "")])[0]  # the chat format takes the rest
-    long = [each for each in rendered if not _is_surely_short(each.example, room)]
-    counts = limit.count_all([each.example for each in long]) if long else ()
-    too_long = {id(each): count for each, count in zip(long, counts, strict=True) if count > limit.most}
-    for each in long:
-        if id(each) in too_long and limit.exact:
-            what = f"{too_long[id(each)]:,} tokens, and the base model takes {limit.most:,}"
-            findings.add_row("context", each.row.place, f"{what}; shorten the row or the template")
-        elif id(each) in too_long:
-            what = f"about {too_long[id(each)]:,} tokens, and the base model takes {limit.most:,}"
-            findings.warn("context", f"{each.row.place}: {what}; `run` counts exactly before it submits anything")
-    return [each for each in rendered if id(each) not in too_long] if limit.exact else list(rendered)
+    long = [
+        (position, Example(*texts))
+        for position, texts in enumerate(examples_of(rendered))
+        if not _is_surely_short(*texts, room)
+    ]
+    counts = limit.count_all([example for _, example in long]) if long else ()
+    too_long = {position: count for (position, _), count in zip(long, counts, strict=True) if count > limit.most}
+    for position, count in too_long.items():
+        if limit.exact:
+            what = f"{count:,} tokens, and the base model takes {limit.most:,}"
+            findings.add_row("context", rendered.place(position), f"{what}; shorten the row or the template")
+        else:
+            what = f"about {count:,} tokens, and the base model takes {limit.most:,}"
+            findings.warn(
+                "context", f"{rendered.place(position)}: {what}; `run` counts exactly before it submits anything"
+            )
+    if not too_long or not limit.exact:
+        return rendered
+    return rendered.take([position for position in range(len(rendered)) if position not in too_long])
 
 
-def _is_surely_short(example: Example, room: int) -> bool:
-    characters = len(example.text_input) + len(example.output)
+def _is_surely_short(text_input: str, output: str, room: int) -> bool:
+    characters = len(text_input) + len(output)
     if characters * _BYTES_PER_CHARACTER <= room:
         return True
-    return characters <= room and len(example.text_input.encode()) + len(example.output.encode()) <= room
+    return characters <= room and len(text_input.encode()) + len(output.encode()) <= room

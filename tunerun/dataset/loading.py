@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+import itertools
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tunerun.dataset.advice import MOST_PLACES, advice_on_columns, advice_on_length, advice_on_size
-from tunerun.dataset.checks import CharacterLimits, RenderedRow, render_rows, require
+from tunerun.dataset.checks import CharacterLimits, render_rows, require
 from tunerun.dataset.inspection import Finding, inspect
 from tunerun.dataset.lengths import TokenLimit, short_enough
 from tunerun.dataset.reading import collect_rows
-from tunerun.dataset.rows import Findings, Rows
-from tunerun.dataset.split import choose, split_rows
-from tunerun.digest import digest
+from tunerun.dataset.rendered_rows import RenderedRows, examples_of
+from tunerun.dataset.rows import Findings, Rows, listed
+from tunerun.dataset.split import choose, ranks_of, split_rows
+from tunerun.digest import digest, digest_of_list
 from tunerun.errors import DatasetError
-from tunerun.job import ExampleSet
+from tunerun.job import Example, ExampleSet
 from tunerun.schema import Dataset
 from tunerun.template import PromptTemplate
+
+Progress = Callable[[str], None]
+"""Is given what is done next, in a few words."""
 
 
 @dataclass(frozen=True)
@@ -47,50 +53,55 @@ class LoadedDataset:
 
 @dataclass(frozen=True)
 class _Parts:
-    training: list[RenderedRow]
-    validation: list[RenderedRow] | None
-    test: list[RenderedRow] | None
+    training: RenderedRows
+    validation: RenderedRows | None
+    test: RenderedRows | None
 
     @property
-    def held_out(self) -> dict[str, list[RenderedRow]]:
-        return {"validation": self.validation or [], "test": self.test or []}
+    def held_out(self) -> dict[str, RenderedRows]:
+        parts = {"validation": self.validation, "test": self.test}
+        return {name: rows for name, rows in parts.items() if rows is not None}
 
 
 def load_examples(
     dataset: Dataset,
     template: PromptTemplate,
     *,
-    seed: int,
     max_input_characters: int | None,
     max_output_characters: int | None,
     tokens: TokenLimit | None = None,
     most_places: int = MOST_PLACES,
+    progress: Progress | None = None,
 ) -> LoadedDataset:
     """Read the files of a dataset and make examples of their rows.
 
     Args:
         dataset: its paths are absolute or relative to the current directory; its format holds for all its files.
         template: makes the examples.
-        seed: of the split and of the limit; nothing else has an influence on them.
         max_input_characters: the most of a text_input that the backend takes; None: any number.
         max_output_characters: the most of an output; None: any number.
         tokens: how many tokens an example may have; None: that is not known.
         most_places: that one finding names.
+        progress: is called before each stage.
 
     Raises:
         DatasetError: every problem of every file, one line each.
     """
-    reader = _Reader(dataset, template, CharacterLimits(max_input_characters, max_output_characters), tokens)
+    progress = progress or (lambda _: None)
+    limits = CharacterLimits(max_input_characters, max_output_characters)
+    reader = _Reader(dataset, template, limits, tokens, progress)
     rows, findings_of_file = reader.rows(dataset.path)
     rendered = reader.rendered(rows, findings_of_file, dataset.stratify_by)
     validation = reader.held_out(dataset.validation.path)
     test = reader.held_out(dataset.test.path)
-    parts = reader.split(rendered, _Parts([], validation, test), seed)
-    if reader.problems:
+    parts = reader.split(rendered, validation, test)
+    if parts is None or reader.problems:
         raise DatasetError(reader.problems)
+    training = _example_set(dataset.path, parts.training)
+    progress(f"looking for duplicates, leaks and more in {len(parts.training):,} examples")
     findings = tuple(inspect(parts.training, parts.held_out, most_places))
     return LoadedDataset(
-        training=_example_set(dataset.path, parts.training),
+        training=training,
         validation=_held_out_set(dataset.validation.path or dataset.path, parts.validation),
         test=_held_out_set(dataset.test.path or dataset.path, parts.test),
         warnings=(
@@ -98,7 +109,7 @@ def load_examples(
             *advice_on_size(parts.training),
             *advice_on_length(parts.training, most_places),
             *(finding.text for finding in findings),
-            *_unused_columns(rows, dataset, template),
+            *advice_on_columns(rows, template, [dataset.stratify_by] if dataset.stratify_by else []),
         ),
         findings=findings,
     )
@@ -108,7 +119,12 @@ class _Reader:
     """Reads files and collects the problems of all of them."""
 
     def __init__(
-        self, dataset: Dataset, template: PromptTemplate, limits: CharacterLimits, tokens: TokenLimit | None
+        self,
+        dataset: Dataset,
+        template: PromptTemplate,
+        limits: CharacterLimits,
+        tokens: TokenLimit | None,
+        progress: Progress,
     ) -> None:
         self.problems: list[str] = []
         self.warnings: list[str] = []
@@ -116,83 +132,103 @@ class _Reader:
         self._template = template
         self._limits = limits
         self._tokens = tokens
+        self._progress = progress
 
     def rows(self, path: str) -> tuple[Rows, Findings]:
         findings = Findings()
+        self._progress(f"reading {path}")
         return collect_rows(Path(path), self._dataset.format, findings, self._dataset.columns), findings
 
-    def rendered(self, rows: Rows, findings: Findings, stratify_by: str | None = None) -> list[RenderedRow]:
+    def rendered(self, rows: Rows, findings: Findings, stratify_by: str | None = None) -> RenderedRows:
         if stratify_by is not None:
             require(rows, stratify_by, "dataset.stratify_by", findings)
+        self._progress(f"rendering {len(rows):,} rows of {rows.file}")
         rendered = render_rows(rows, self._template, self._limits, findings)
         if self._tokens is not None:
             rendered = short_enough(rendered, self._tokens, findings)
         self._settle(rows.file, rendered, findings)
         return rendered
 
-    def _settle(self, file: str, rendered: Sequence[RenderedRow], findings: Findings) -> None:
+    def _settle(self, file: str, rendered: RenderedRows, findings: Findings) -> None:
         """Report what was found; bad rows, which are left out already, are errors unless the config says skip."""
-        if self._dataset.on_bad_row == "skip" and (rendered or findings.file_lines):
+        if self._dataset.on_bad_row == "skip" and (len(rendered) or findings.file_lines):
             self.problems += findings.file_lines
             self.warnings += findings.skipped(file)
         else:
             self.problems += findings.lines
         self.warnings += findings.warnings
 
-    def held_out(self, path: str | None) -> list[RenderedRow] | None:
+    def held_out(self, path: str | None) -> RenderedRows | None:
         return None if path is None else self.rendered(*self.rows(path))
 
-    def split(self, rendered: list[RenderedRow], files: _Parts, seed: int) -> _Parts:
-        """Split the fractions off, once all rows are known to be good; then apply the limit."""
+    def split(
+        self, rendered: RenderedRows, validation: RenderedRows | None, test: RenderedRows | None
+    ) -> _Parts | None:
+        """Split the fractions off, once all rows are known to be good; then apply the limit. None: some are not."""
         if self.problems:
-            return files
-        validation, test = self._dataset.validation.fraction, self._dataset.test.fraction
-        split = split_rows(
-            [each.example for each in rendered],
-            _classes(rendered, self._dataset.stratify_by),
-            validation=validation,
-            test=test,
-            seed=seed,
-        )
-        self._refuse_empty("validation", validation, split.validation, rendered)
-        self._refuse_empty("test", test, split.test, rendered)
-        return _Parts(
-            training=self._limited([rendered[row] for row in split.training], seed),
-            validation=[rendered[row] for row in split.validation] if validation else files.validation,
-            test=[rendered[row] for row in split.test] if test else files.test,
-        )
+            return None
+        fractions = {"validation": self._dataset.validation.fraction, "test": self._dataset.test.fraction}
+        if not any(fractions.values()) and self._dataset.limit is None:
+            return _Parts(rendered, validation, test)
+        self._progress(f"splitting {len(rendered):,} rows")
+        ranks = ranks_of(rendered.contents, self._dataset.split_seed)
+        training: Sequence[int] = range(len(rendered))
+        if any(fractions.values()):
+            classes = _classes(rendered, self._dataset.stratify_by)
+            split = split_rows(ranks, rendered.same_inputs, classes, **fractions)
+            self._advise_on_classes(classes, {"validation": split.validation, "test": split.test})
+            training = split.training
+            validation = rendered.take(split.validation) if fractions["validation"] else validation
+            test = rendered.take(split.test) if fractions["test"] else test
+        return _Parts(rendered.take(self._limited(training, ranks)), validation, test)
 
-    def _refuse_empty(self, part: str, fraction: float, rows: Sequence[int], rendered: Sequence[RenderedRow]) -> None:
-        if fraction and not rows:
-            what = f"dataset.{part}.fraction={fraction} of {len(rendered)} rows leaves it empty"
-            self.problems.append(f"{self._dataset.path}: {what}; raise it, or set dataset.{part}.path")
+    def _advise_on_classes(self, classes: Sequence[Hashable], parts: dict[str, Sequence[int]]) -> None:
+        """Refuse a part that is left empty; warn of classes of a single row, which nothing measures."""
+        column = self._dataset.stratify_by
+        counts = Counter(classes)
+        single = sorted(str(name) for name, count in counts.items() if count == 1)
+        fractions = {"validation": self._dataset.validation.fraction, "test": self._dataset.test.fraction}
+        for part in (part for part, rows in parts.items() if fractions[part] and not rows):
+            what = f"dataset.{part}.fraction={fractions[part]} of {len(classes)} rows leaves it empty"
+            if column is not None and single:
+                values = f"{len(single):,} of the {len(counts):,} values of {column!r}"
+                what += f", as {values} have one row each, kept to train on"
+                advice = "set dataset.stratify_by=null, or choose a column whose values repeat"
+            else:
+                advice = f"raise it, or set dataset.{part}.path"
+            self.problems.append(f"{self._dataset.path}: {what}; {advice}")
+        if column is not None and single and not self.problems:
+            have = "1 value has a single row" if len(single) == 1 else f"{len(single):,} values have a single row each"
+            self.warnings.append(
+                f"{self._dataset.path}: dataset.stratify_by={column}: {have}, kept to train on and never measured: "
+                f"{listed(single)}; add rows of them, or set dataset.stratify_by=null to hold some out"
+            )
 
-    def _limited(self, training: list[RenderedRow], seed: int) -> list[RenderedRow]:
+    def _limited(self, training: Sequence[int], ranks: Sequence[int]) -> Sequence[int]:
         limit = self._dataset.limit
         if limit is None:
             return training
         if limit > len(training):
             what = f"dataset.limit={limit} is more than the {len(training)} rows to train on"
             self.warnings.append(f"{self._dataset.path}: {what}; all of them are used")
-        return [training[position] for position in choose(len(training), limit, seed)]
+        return [training[position] for position in choose([ranks[row] for row in training], limit)]
 
 
-def _classes(rendered: Sequence[RenderedRow], stratify_by: str | None) -> list[Hashable]:
+def _classes(rendered: RenderedRows, stratify_by: str | None) -> list[Hashable]:
     """Return each row's class; cells need not be hashable (lists of JSON), so their text stands for them."""
-    return [None if stratify_by is None else repr(each.row.columns[stratify_by]) for each in rendered]
+    if stratify_by is None:
+        return [None] * len(rendered)
+    return [cell if isinstance(cell, str) else repr(cell) for cell in rendered.rows.columns[stratify_by]]
 
 
-def _unused_columns(rows: Rows, dataset: Dataset, template: PromptTemplate) -> Iterator[str]:
-    stratify_by = () if dataset.stratify_by is None else (dataset.stratify_by,)
-    return advice_on_columns(rows, {*template.columns, *stratify_by})
+def _held_out_set(source: str, rows: RenderedRows | None) -> ExampleSet | None:
+    if rows is None:
+        return None
+    examples = _example_set(source, rows)
+    return replace(examples, rows=digest(sorted(content.hex() for content in rows.contents)))
 
 
-def _held_out_set(source: str, rows: Sequence[RenderedRow] | None) -> ExampleSet | None:
-    return None if rows is None else _example_set(source, rows)
-
-
-def _example_set(source: str, rows: Sequence[RenderedRow]) -> ExampleSet:
+def _example_set(source: str, rows: RenderedRows) -> ExampleSet:
     """Return the examples under the digest of `[{"output": "2", "text_input": "1"}, ...]`, in their order."""
-    examples = tuple(each.example for each in rows)
-    objects = [{"output": each.output, "text_input": each.text_input} for each in examples]
-    return ExampleSet(digest=digest(objects), source=source, examples=examples)
+    content = digest_of_list({"output": output, "text_input": text_input} for text_input, output in examples_of(rows))
+    return ExampleSet(digest=content, source=source, examples=tuple(itertools.starmap(Example, examples_of(rows))))

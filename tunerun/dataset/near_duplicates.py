@@ -85,7 +85,9 @@ def near_duplicates(texts: Sequence[str], originals: int | None = None) -> NearD
             pairs.append((first, position))
     if len(plain) > 1:
         pairs += _similar(list(plain), list(plain.values()), originals)
-    return NearDuplicates(tuple(sorted(pairs, key=lambda pair: (pair[1], pair[0]))), len(positions) if step > 1 else len(texts))
+    return NearDuplicates(
+        tuple(sorted(pairs, key=lambda pair: (pair[1], pair[0]))), len(positions) if step > 1 else len(texts)
+    )
 
 
 def _sample(texts: Sequence[str], originals: int) -> tuple[Sequence[int], int]:
@@ -95,7 +97,10 @@ def _sample(texts: Sequence[str], originals: int) -> tuple[Sequence[int], int]:
     if step <= 1:
         return range(len(texts)), 1
     rest = range(originals, len(texts))
-    return [*range(0, originals, step), *(rest if sum(len(texts[each]) for each in rest) < MOST_CHARACTERS else rest[::step])], step
+    return [
+        *range(0, originals, step),
+        *(rest if sum(len(texts[each]) for each in rest) < MOST_CHARACTERS else rest[::step]),
+    ], step
 
 
 def _similar(plain: list[str], positions: list[int], originals: int) -> Iterator[tuple[int, int]]:
@@ -167,7 +172,7 @@ def _mix(values: Any) -> None:
 
 
 def _candidates(sketches: Any, is_original: Any) -> tuple[Any, Any]:
-    """Return pairs of texts that share a band: each text with the first original in its bucket, and the last before it."""
+    """Return pairs of texts that share a band: each with the first original of its bucket, and the last before it."""
     import numpy as np
 
     count, width = len(sketches), _HASHES // _BANDS

@@ -62,39 +62,36 @@ class RenderedRows:
     @cached_property
     def inputs_of_rows(self) -> Sequence[str]:
         """What each row gives the prompt, without the template's own words."""
-        columns, others = (self._used(part) for part in PARTS)
-        own = [name for name in columns if name not in others]
-        # A column that both texts use (a whole conversation, the whole row) cannot be told apart here.
-        return self._texts(own) if own or not columns else self.text_inputs
+        return _joined(self._cells("text_input", "output") or [self.text_inputs], _BETWEEN)
 
     @cached_property
     def outputs_of_rows(self) -> Sequence[str]:
         """What each row gives the answer, without the template's own words."""
-        others, columns = (self._used(part) for part in PARTS)
-        own = [name for name in columns if name not in others]
-        return self._texts(own) if own or not columns else self.outputs
+        return _joined(self._cells("output", "text_input") or [self.outputs], _BETWEEN)
 
     @cached_property
     def same_inputs(self) -> Sequence[str]:
         """What is equal for inputs that differ at most in capitals and white space."""
-        return [" ".join(text.casefold().split()) for text in self.inputs_of_rows]
+        columns = self._cells("text_input", "output") or [self.text_inputs]
+        return _joined([[" ".join(text.casefold().split()) for text in cells] for cells in columns], _NOTHING)
 
     @cached_property
     def contents(self) -> Sequence[bytes]:
         """A digest of what each row holds, whatever the template makes of it."""
         names = sorted(name for name in self.read if name in self.rows.columns)
         columns = [_as_text(self.rows.columns[name]) for name in names]
-        rows = map("\x1f".join, zip(*columns, strict=True)) if columns else iter([""] * len(self))
+        rows = _joined(columns, "\x1f") if columns else [""] * len(self)
         return [hashlib.blake2b(row.encode("utf-8", "surrogatepass"), digest_size=16).digest() for row in rows]
 
-    def _used(self, part: str) -> list[str]:
-        return self.template.used(part, self.rows.columns)
+    def _cells(self, part: str, other: str) -> list[Sequence[str]]:
+        """The cells that only `part` uses, by column; a whole conversation or row that both use is not told apart."""
+        others = self.template.used(other, self.rows.columns)
+        own = [name for name in self.template.used(part, self.rows.columns) if name not in others]
+        return [_as_text(self.rows.columns[name], nothing="") for name in own]
 
-    def _texts(self, names: Sequence[str]) -> Sequence[str]:
-        columns = [_as_text(self.rows.columns[name], nothing="") for name in names]
-        if len(columns) == 1:
-            return columns[0]
-        return [_BETWEEN.join(cells) for cells in zip(*columns, strict=True)]
+
+def _joined(columns: Sequence[Sequence[str]], between: str) -> Sequence[str]:
+    return columns[0] if len(columns) == 1 else [between.join(cells) for cells in zip(*columns, strict=True)]
 
 
 def _as_text(cells: Sequence[Any], nothing: str = _NOTHING) -> Sequence[str]:

@@ -1,9 +1,13 @@
-"""Split rows into training, validation and test: seeded, the same on every machine, by class where asked."""
+"""Split rows into training, validation and test: by each row's own hash, by class where asked.
+
+Where a row goes follows from its content and the seed, not from its place in the file: a row that is appended moves few
+others, and the same rows in another order, or under another template, are split the same way.
+"""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Hashable, Mapping, Sequence
+import hashlib
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -17,49 +21,58 @@ class Split:
     test: tuple[int, ...]
 
 
+def ranks_of(contents: Iterable[bytes], seed: int) -> list[int]:
+    """Return a number for each row that follows from its content and the seed alone; rows are taken in their order."""
+    key = seed.to_bytes(8, "big")
+    return [int.from_bytes(hashlib.blake2b(each, digest_size=8, key=key).digest(), "big") for each in contents]
+
+
 def split_rows(
+    ranks: Sequence[int],
     identities: Sequence[Hashable],
     classes: Sequence[Hashable],
     *,
     validation: float,
     test: float,
-    seed: int,
 ) -> Split:
-    """Split rows off for validation, then for test; the rest is for training.
+    """Split rows off for validation and for test; the rest is for training.
 
     Each part has its fraction of the rows, rounded half up, and of each class as much, within one row. It gets less
     where a class would have nothing left to train on (a class of one row stays in training), or where rows with one
-    identity, which stay together, do not fit.
+    identity, which stay together, do not fit. Validation gets the lowest ranks and test the highest, so that a row
+    more or less moves only those beside the two limits.
 
     Args:
+        ranks: of each row, from `ranks_of`.
         identities: of each row; rows of equal identity are never torn apart.
         classes: of each row; the same for all: no stratification. Equal identities count as the first one's class.
         validation: fraction of all rows, 0 to below 1.
         test: the same.
-        seed: of the shuffle; the same seed gives the same split on every platform and version of Python.
     """
-    members = _members(identities, classes)
+    members = _members(ranks, identities, classes)
     sizes = {name: sum(map(len, groups)) for name, groups in members.items()}
     validation_quotas = quotas(sizes, validation, {name: size - 1 for name, size in sizes.items()})
     test_quotas = quotas(sizes, test, {name: size - 1 - validation_quotas[name] for name, size in sizes.items()})
-    generator = random.Random(seed)
     parts: tuple[list[int], list[int], list[int]] = ([], [], [])
     for name, groups in members.items():
-        generator.shuffle(groups)
         rest = _take(groups, validation_quotas[name], parts[1])
-        rest = _take(rest, test_quotas[name], parts[2])
+        rest = _take(rest[::-1], test_quotas[name], parts[2])
         parts[0].extend(row for group in rest for row in group)
     return Split(*(tuple(sorted(part)) for part in parts))
 
 
-def _members(identities: Sequence[Hashable], classes: Sequence[Hashable]) -> dict[Hashable, list[list[int]]]:
-    """Return the groups of rows with one identity, by class, in the order in which they appear."""
+def _members(
+    ranks: Sequence[int], identities: Sequence[Hashable], classes: Sequence[Hashable]
+) -> dict[Hashable, list[list[int]]]:
+    """Return the groups of rows with one identity, by class, those of the lowest rank first."""
     groups: dict[Hashable, list[int]] = {}
     for row, identity in enumerate(identities):
         groups.setdefault(identity, []).append(row)
     members: dict[Hashable, list[list[int]]] = {}
     for group in groups.values():
         members.setdefault(classes[group[0]], []).append(group)
+    for of_class in members.values():
+        of_class.sort(key=lambda group: (min(ranks[row] for row in group), group[0]))
     return members
 
 
@@ -77,7 +90,9 @@ def quotas(sizes: Mapping[Hashable, int], fraction: float, capacities: Mapping[H
     result = {name: min(int(value), capacities[name]) for name, value in exact.items()}
     total = int(sum(sizes.values()) * share + Fraction(1, 2))
     remainders = {name: value - result[name] for name, value in exact.items() if result[name] < capacities[name]}
-    behind = sorted((name for name, left in remainders.items() if left), key=remainders.__getitem__, reverse=True)
+    behind = sorted(
+        (name for name, left in remainders.items() if left), key=lambda name: (-remainders[name], str(name))
+    )
     for name in behind[: max(0, total - sum(result.values()))]:
         result[name] += 1
     return result
@@ -95,8 +110,6 @@ def _take(groups: list[list[int]], quota: int, part: list[int]) -> list[list[int
     return rest
 
 
-def choose(count: int, limit: int, seed: int) -> list[int]:
-    """Return the first `limit` of `count` positions after a shuffle; a smaller limit gives the start of a larger's."""
-    positions = list(range(count))
-    random.Random(seed).shuffle(positions)
-    return positions[:limit]
+def choose(ranks: Sequence[int], limit: int) -> list[int]:
+    """Return the positions of the `limit` lowest ranks; a smaller limit gives the start of a larger's."""
+    return sorted(range(len(ranks)), key=ranks.__getitem__)[:limit]

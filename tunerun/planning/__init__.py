@@ -244,7 +244,7 @@ def _tracking(experiment: Experiment) -> Chosen | None:
 
 
 def _what_compares_badly(trials: Sequence[Trial]) -> Iterator[str]:
-    if len({trial.validation.digest for trial in trials if trial.validation is not None}) > 1:
+    if len({trial.validation.rows for trial in trials if trial.validation is not None}) > 1:
         yield (
             "dataset.validation: the trials are measured on different held-out examples, so a difference between two "
             "may be one of the examples; give them a file of their own, dataset.validation.path"

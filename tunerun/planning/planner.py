@@ -178,14 +178,11 @@ class Planner:
     def load(self, config: TrialConfig, capabilities: Capabilities) -> LoadedDataset:
         """The examples of a config, read once for all that share them."""
         dataset = config.dataset
-        seeded = dataset.limit is not None or dataset.validation.fraction > 0 or dataset.test.fraction > 0
-        seed = config.seed if seeded else 0
-        shared = (self._text(dataset), self._text(config.template), self._text(config.backend), str(seed))
+        shared = (self._text(dataset), self._text(config.template), self._text(config.backend))
         if shared not in self._loaded:
             loaded = load_examples(
                 dataset,
                 PromptTemplate(config.template),
-                seed=seed,
                 max_input_characters=capabilities.max_input_characters,
                 max_output_characters=capabilities.max_output_characters,
                 tokens=self._token_limit(config),

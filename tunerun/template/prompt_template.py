@@ -72,15 +72,19 @@ class PromptTemplate:
         if problems:
             raise TemplateError(problems)
 
+    def columns_of(self, part: str) -> frozenset[str]:
+        """The columns that `part` (text_input or output) names."""
+        return self._parts[part].columns
+
     @property
     def input_columns(self) -> frozenset[str]:
         """The columns that `text_input` names."""
-        return self._parts["text_input"].columns
+        return self.columns_of("text_input")
 
     @property
     def columns(self) -> frozenset[str]:
         """The columns that either expression names."""
-        return self._parts["text_input"].columns | self._parts["output"].columns
+        return self.columns_of("text_input") | self.columns_of("output")
 
     @property
     def uses_row(self) -> bool:
