@@ -257,6 +257,26 @@ def test_a_job_of_a_sweep_that_nobody_runs_is_taken_over(tmp_path: Path, service
     )
 
 
+def test_a_job_that_a_sweep_of_another_name_may_have_submitted_is_found_under_its_id(
+    tmp_path: Path, service: ScriptedService
+) -> None:
+    """A service that knows jobs by the tuned model's id, as the Gemini API does, is not asked for a second one."""
+    asked: list[str] = []
+
+    class KnowsIds(Troubled):
+        def submit(self, request: TuningRequest) -> JobRef:
+            asked.append(request.tuned_model_id)
+            return super().submit(request)
+
+    first = planned(tmp_path, "runner.max_attempts=1")
+    assert run_with(KnowsIds(service, submit=[AmbiguousError("applied")]), first).exit_code == 1
+    second = planned(tmp_path, "name=other")
+    assert second.trials[0].key == first.trials[0].key
+    assert run_with(KnowsIds(service), second).exit_code == 0
+    assert asked == [first.trials[0].request().tuned_model_id] * 2
+    assert len(service.submitted) == 1
+
+
 def test_a_job_of_a_running_sweep_is_waited_for(tmp_path: Path, service: ScriptedService) -> None:
     """Two runs at once that share a trial submit it once, and both end complete."""
     service.steps_per_poll = 3

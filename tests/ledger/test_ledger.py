@@ -68,6 +68,15 @@ def test_a_frozen_plan_never_changes(ledger: Ledger) -> None:
     assert ledger.trials("x-1") == [trial(0)]
 
 
+def test_the_newest_sweep_is_the_one_written_last(ledger: Ledger) -> None:
+    """Also where the clock was set back between two sweeps."""
+    ledger.freeze(SWEEP, [trial(0)], [SET])
+    later = SweepRecord("a-0", "x", 0.5, {"varied": ["seed"]})
+    ledger.freeze(later, [trial(0)], [SET])
+    assert ledger.sweeps("x") == [SWEEP, later]
+    assert [sweep for _key, sweep, _number in ledger.shared_trials("a-0")] == ["x-1", "a-0"]
+
+
 def test_a_job_is_read_back_with_everything_it_learned(ledger: Ledger) -> None:
     """State, reference, snapshots, measures and the tuned model survive the way through SQLite."""
     job = ledger.intend(request(), "local", tokens=100)

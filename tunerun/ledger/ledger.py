@@ -134,8 +134,9 @@ class Ledger:
 
     def sweeps(self, experiment: str | None = None) -> list[SweepRecord]:
         """All frozen sweeps, the newest last; of one experiment where it is named."""
+        # In the order of their writing: a clock may be set back between two sweeps.
         rows = self._file.rows(
-            "SELECT * FROM sweep WHERE ? IS NULL OR experiment = ? ORDER BY created_at, id", [experiment, experiment]
+            "SELECT * FROM sweep WHERE ? IS NULL OR experiment = ? ORDER BY rowid", [experiment, experiment]
         )
         return [SweepRecord(r["id"], r["experiment"], r["created_at"], _load(r["document"])) for r in rows]
 
@@ -172,7 +173,7 @@ class Ledger:
         """Key, sweep and number of every trial that has a key of a sweep's trials, the oldest sweep first."""
         rows = self._file.rows(
             "SELECT key, sweep, number FROM trial JOIN sweep ON sweep.id = trial.sweep "
-            "WHERE key IN (SELECT key FROM trial WHERE sweep = ?) ORDER BY created_at, sweep.id, number",
+            "WHERE key IN (SELECT key FROM trial WHERE sweep = ?) ORDER BY sweep.rowid, number",
             [sweep],
         )
         return [(row["key"], row["sweep"], row["number"]) for row in rows]
@@ -180,7 +181,7 @@ class Ledger:
     def trials_of_key(self, key: str) -> list[TrialRecord]:
         """The trials of all sweeps that share a key, the oldest sweep first."""
         rows = self._file.rows(
-            "SELECT trial.* FROM trial JOIN sweep ON sweep.id = trial.sweep WHERE key = ? ORDER BY created_at, number",
+            "SELECT trial.* FROM trial JOIN sweep ON sweep.id = trial.sweep WHERE key = ? ORDER BY sweep.rowid, number",
             [key],
         )
         return [_trial(r) for r in rows]
@@ -216,11 +217,11 @@ class Ledger:
                 return _job(row)
             attempt = 1 if row is None else row["attempt"] + 1
             self._file.write(
-                "INSERT INTO job (key, attempt, backend, model, tokens, state, metrics, created_at, sweep, usd) "
-                "VALUES (?, ?, ?, ?, ?, ?, '{}', ?, ?, ?)",
+                "INSERT INTO job (key, attempt, backend, model, tokens, state, metrics, created_at, sweep, usd, "
+                "tuned_model_id) VALUES (?, ?, ?, ?, ?, ?, '{}', ?, ?, ?, ?)",
                 [
                     request.key, attempt, backend, request.model.name, tokens, JobState.SUBMITTING, time.time(),
-                    sweep, usd,
+                    sweep, usd, request.tuned_model_id,
                 ],
             )  # fmt: skip
             row = self._file.row("SELECT * FROM job WHERE key = ? AND attempt = ?", [request.key, attempt])
@@ -517,4 +518,5 @@ def _job(row: sqlite3.Row) -> JobRecord:
         started_at=row["started_at"],
         finished_at=row["finished_at"],
         sweep=row["sweep"],
+        tuned_model_id=row["tuned_model_id"],
     )

@@ -42,9 +42,10 @@ CREATE TABLE cancel_request (
     """
 INSERT OR IGNORE INTO mark SELECT mark.tracker, sweep.experiment || '/trial/' || trial.key, mark.run_id, mark.document
     FROM sweep JOIN trial ON trial.sweep = sweep.id JOIN mark ON mark.subject = sweep.id || '/trial/' || trial.number
-    ORDER BY sweep.created_at, sweep.id, trial.number;
+    ORDER BY sweep.rowid, trial.number;
 DELETE FROM mark WHERE subject IN (SELECT sweep || '/trial/' || number FROM trial);
-UPDATE job SET metrics = replace(metrics, '"train/tokens"', '"tokens/train"')""",
+UPDATE job SET metrics = replace(metrics, '"train/tokens"', '"tokens/train"');
+ALTER TABLE job ADD COLUMN tuned_model_id TEXT""",
 )
 
 FORMAT = Format(table="sweep", migrations=MIGRATIONS, place="paths.runs")

@@ -135,6 +135,8 @@ class JobRecord:
 
     Attributes:
         sweep: the sweep whose runner submits and watches it; None in ledgers of format 1.
+        tuned_model_id: under which it is submitted, and found after an ambiguous submit, also by a sweep of another
+            name that adopts it; None in ledgers of formats 1 and 2.
     """
 
     id: int
@@ -149,6 +151,7 @@ class JobRecord:
     started_at: float | None
     finished_at: float | None
     sweep: str | None = None
+    tuned_model_id: str | None = None
 
 
 @dataclass(frozen=True)

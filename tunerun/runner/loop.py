@@ -20,7 +20,7 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 
 from tunerun.backends.base import Backend
@@ -163,6 +163,9 @@ class Loop:
             self._watch(trial, place, job, job.ref)
             return
         self._attempts[trial.number] += 1
+        if job.tuned_model_id is not None:
+            # A sweep of another name may have begun it, under an id of its own: only that id finds it again.
+            request = replace(request, tuned_model_id=job.tuned_model_id)
         if not is_begun:
             self._spent = Spending(self._spent.jobs + 1, self._spent.tokens + trial.tokens, self._spent.usd + trial.usd)
         try:
@@ -329,7 +332,7 @@ class Loop:
             return True
         place = self._place(trial)
         try:
-            ref = place.backend.find(trial.key, trial.request().tuned_model_id)
+            ref = place.backend.find(trial.key, job.tuned_model_id or trial.request().tuned_model_id)
         except BackendError as error:
             self._did_not_answer(place, error)
             return False

@@ -184,4 +184,5 @@ def _ref(live: _Live) -> JobRef | None:
     if not live.is_hosted:
         return None
     job = live.job
-    return job.ref or live.backend.find(job.key, tuned_model_id(live.trial.settings.name, job.key))
+    its_id = job.tuned_model_id or tuned_model_id(live.trial.settings.name, job.key)
+    return job.ref or live.backend.find(job.key, its_id)
