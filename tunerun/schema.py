@@ -85,6 +85,12 @@ class Dataset(Section):
     stratify_by: str | None = Field(None, description="Column whose values keep their shares in a split; null: none.")
 
     @model_validator(mode="after")
+    def _columns_differ(self) -> Self:
+        if self.columns is not None and len(set(self.columns)) < len(self.columns):
+            raise ValueError("columns names a column twice; give each column a name of its own")
+        return self
+
+    @model_validator(mode="after")
     def _something_left(self) -> Self:
         if self.validation.fraction + self.test.fraction >= 1:
             raise ValueError(

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,17 @@ def test_nothing_that_a_client_sends_is_decompressed() -> None:
     """A small compressed file can be a large one; only the user's own are decompressed."""
     with pytest.raises(DatasetError, match=r"^a\.json\.gz: looks like a gzip archive; give a file of"):
         read_content("a.json.gz", gzip.compress(LINES))
+
+
+def test_workbook(tmp_path: Path) -> None:
+    """An Excel workbook, whatever it is called, is refused with the command that converts it."""
+    for name in ("a.xlsx", "a.csv"):
+        with zipfile.ZipFile(tmp_path / name, "w") as workbook:
+            workbook.writestr("xl/workbook.xml", "<workbook/>")
+        line = _refused(tmp_path / name, (tmp_path / name).read_bytes())
+        assert line.startswith(": looks like an Excel workbook")
+        command = "libreoffice --headless --convert-to 'csv:Text - txt - csv (StarCalc):44,34,76'"
+        assert line.endswith(f"; save it as CSV UTF-8, or run: {command} '{tmp_path / name}'")
 
 
 @pytest.mark.parametrize(("name", "delimiter"), [("semicolon", ";"), ("pipe", "|")])

@@ -63,7 +63,12 @@ MALFORMED = {
     "a repeated key": (
         "a.jsonl",
         b'{"a": 1, "b": 2, "a": 3}',
-        ["{file}:1: the key 'a' stands twice in one object; keep one of them"],
+        ["{file}:1: the key 'a' occurs twice in one object; keep one of them"],
+    ),
+    "a repeated list": (
+        "a.json",
+        b'{"rows": [{"a": 1}], "rows": [{"a": 2}]}',
+        ["{file}:1: the key 'rows' occurs twice in one object; keep one of them"],
     ),
     "not UTF-8": (
         "a.csv",

@@ -14,6 +14,7 @@ from tunerun.dataset.written_number import written_float, written_int
 _SPACE = re.compile(r"[ \t\n\r]*")
 _MINUS_ZERO = re.compile(rb"-0(?![0-9.eE])")
 _BOM = "\ufeff"
+_REPEATED = "the key {!r} occurs twice in one object; keep one of them"
 
 
 def json_rows(file: str, content: bytes, findings: Findings) -> Rows:
@@ -25,7 +26,10 @@ def json_rows(file: str, content: bytes, findings: Findings) -> Rows:
     parser = _RowParser(file, content, findings)
     text = content.decode("utf-8").removeprefix(_BOM)
     try:
-        start = _start_of_list(text)
+        start, repeated = _start_of_list(text)
+        if repeated is not None:
+            findings.add("repeated key", f"{file}:1: {_REPEATED.format(repeated)}")
+            return parser.rows()
         if start is None:
             what = "holds an object without exactly one list of rows"
             findings.add("json", f"{file}:1: {what}; put the rows into one list: [{{...}}, {{...}}]")
@@ -114,8 +118,7 @@ class _RowParser:
             what = f"the row is {_kind(value)}, not an object"
             self._findings.add_row("object", place_of(self._file, line), f"{what}; write it as {{column: cell, ...}}")
         elif self._repeated:
-            what = f"the key {self._repeated[0]!r} stands twice in one object"
-            self._findings.add_row("repeated key", place_of(self._file, line), f"{what}; keep one of them")
+            self._findings.add_row("repeated key", place_of(self._file, line), _REPEATED.format(self._repeated[0]))
         else:
             self._built.add(line, value)
         self._repeated.clear()
@@ -131,26 +134,34 @@ def _after_space(text: str, position: int) -> int:
     return match.end() if match else position
 
 
-def _start_of_list(text: str) -> int | None:
-    """Return where the list of rows begins, or None where a valid JSON text has none.
+def _start_of_list(text: str) -> tuple[int | None, str | None]:
+    """Return where the list of rows begins, None where a valid JSON text has none; and a key that occurs twice.
 
     Raises:
         JSONDecodeError: the text is broken; a text that begins with a list is not looked at further.
     """
     position = _after_space(text, 0)
     if text.startswith("[", position):
-        return position
-    whole = json.loads(text)
-    wanted = only_list(whole) if isinstance(whole, dict) else None
-    if wanted is None:
-        return None
+        return position, None
+    outermost: list[tuple[str, Any]] = []
+
+    def keep(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        outermost[:] = pairs  # the outermost object is the last to be complete
+        return dict(pairs)
+
+    whole = json.loads(text, object_pairs_hook=keep)
+    if not isinstance(whole, dict):
+        return None, None
+    names = [name for name, _ in outermost]
+    wanted = only_list(whole)
+    if wanted is None or len(names) > len(whole):
+        return None, next((name for name in names if names.count(name) > 1), None)
     decoder = json.JSONDecoder()
     while True:
         key, end = decoder.raw_decode(text, _after_space(text, position + 1))
         start = _after_space(text, _after_space(text, end) + 1)  # behind the colon
-        # The last of repeated keys is the one that json keeps; a list under an earlier one is a list all the same.
-        if key == wanted and text[start] == "[":
-            return start
+        if key == wanted:
+            return start, None
         position = _after_space(text, decoder.raw_decode(text, start)[1])
 
 

@@ -49,10 +49,11 @@ def delimited_rows(
         next(records, None)
     if columns is None:
         header_line, header = next(records, (1, []))
-        counted_by = "the header has"
+        counted_by, remedy = "the header has", "quote cells that hold a separator or a newline"
     else:
-        header_line, header, counted_by = 0, list(columns), "dataset.columns has"
-    return _Table(file, header_line, header, counted_by, findings).rows(records)
+        header_line, header = 0, list(columns)
+        counted_by, remedy = "dataset.columns has", "name every column there, and quote cells that hold a separator"
+    return _Table(file, header_line, header, f"{counted_by} {len(header)}; {remedy}", findings).rows(records)
 
 
 def _lines(content: bytes) -> io.TextIOWrapper:
@@ -98,11 +99,11 @@ def _records(
 class _Table:
     """Collects records by column."""
 
-    def __init__(self, file: str, header_line: int, header: list[str], counted_by: str, findings: Findings) -> None:
+    def __init__(self, file: str, header_line: int, header: list[str], expected: str, findings: Findings) -> None:
         self._file = file
         self._header_line = header_line
         self._header = header
-        self._counted_by = counted_by
+        self._expected = expected
         self._findings = findings
         self._lines = array("q")
         self._columns = [list[str]() for _ in header]
@@ -124,9 +125,9 @@ class _Table:
         width = len(self._header)
         for line, cells in records:
             if len(cells) != width and not self._made_to_fit(cells, width):
-                what = f"has {_cells(len(cells))}, {self._counted_by} {width}"
-                remedy = "quote cells that hold a separator or a newline"
-                self._findings.add_row("ragged", place_of(self._file, line), f"{what}; {remedy}")
+                self._findings.add_row(
+                    "ragged", place_of(self._file, line), f"has {_cells(len(cells))}, {self._expected}"
+                )
                 continue
             if not self._lines and not self._header_line and cells == self._header:
                 what = "the first line is a header, and dataset.columns names it again"
