@@ -42,6 +42,11 @@ class Process:
         return self.process.wait(timeout=60)
 
     @property
+    def said(self) -> str:
+        """What it has written to stderr."""
+        return self._err.read_text()
+
+    @property
     def log(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in self._err.read_text().splitlines() if line.startswith("{")]
 

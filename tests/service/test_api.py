@@ -80,8 +80,13 @@ def test_a_stream_says_what_the_whole_answer_says(client: Client) -> None:
     assert "".join(p["candidates"][0]["content"]["parts"][0]["text"] for p in parts) == "one hundred"
     assert [p["candidates"][0].get("finishReason") for p in parts[:-1]] == [None] * (len(parts) - 1)
     assert parts[-1]["usageMetadata"] == whole["usageMetadata"]
-    cut = client.call("POST", path, prompt("ninety nine", stopSequences=[" hun"]), alt="sse").text
-    assert '"text": "one"' in cut
+    stopped = prompt("ninety nine", stopSequences=[" hun", "zz"])
+    cut = client.call("POST", path, stopped).json()
+    assert "".join(p["candidates"][0]["content"]["parts"][0]["text"] for p in cut) == "one"
+    answer = client.good("POST", "/tunedModels/streamed:generateContent", stopped)
+    assert cut[-1]["candidates"][0]["finishReason"] == answer["candidates"][0]["finishReason"] == "STOP"
+    assert cut[-1]["usageMetadata"] == answer["usageMetadata"]
+    assert answer["usageMetadata"]["candidatesTokenCount"] < whole["usageMetadata"]["candidatesTokenCount"]
     client.refused(400, "POST", path, prompt("x" * 40_001), alt="sse")
     delete(client, "streamed")
 

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from tests.service.client import ROWS, Client, body, prompt
+from tunerun.job import Answer
 from tunerun.service.app import Settings
 from tunerun.service.credentials import TUNING_SCOPE
 from tunerun.service.server import Connection
@@ -307,16 +308,16 @@ def test_a_stream_that_is_left_ends_at_the_next_token(own: Settings, monkeypatch
     """Its engine answers others at once, and not only when the longest answer is done."""
     with RunningService(own) as running, Client(running.address, running.key.secret) as client:
         client.good("POST", "/models/tiny:generateContent", prompt("1", maxOutputTokens=1))  # the model is loaded
-        answerer = running.service.answerer
+        (queue,) = running.service.answerer._queues.values()
         ended: list[int] = []
-        answer = answerer._engine.answer
+        answer = queue.engine.answer_prompts
 
         def noted(*arguments: Any) -> Any:
             answers = answer(*arguments)
-            ended.append(answers[0].tokens)
+            ended.extend(one.tokens for one in answers if isinstance(one, Answer))
             return answers
 
-        monkeypatch.setattr(answerer._engine, "answer", noted)
+        monkeypatch.setattr(queue.engine, "answer_prompts", noted)
         for _ in range(20):  # whoever comes too late has heard it all
             asked = prompt("1", maxOutputTokens=110, temperature=2.0)
             path = "/models/tiny:streamGenerateContent?alt=sse"

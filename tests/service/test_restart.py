@@ -27,6 +27,7 @@ def process(tmp_path: Path, tiny: BaseModelRef, engine_cache: Path) -> Iterator[
 def test_a_service_that_is_killed_loses_nothing(process: Process) -> None:
     """Finished models answer at once, the running job runs again with the same losses, the queue is worked off."""
     with process.start() as client:
+        assert "loading tiny into memory (1 of 1)" in process.said
         done = client.tuned("done", epochCount=60, batchSize=7)
         asked = prompt("twenty two")
         before = client.good("POST", "/tunedModels/done:generateContent", asked)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,7 +39,7 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="NAME[=SOURCE]",
-            help="Base model: a choice of conf/model, a folder, a file, a hub name; NAME=SOURCE serves it as NAME.",
+            help="Base model, kept in memory: a choice of conf/model, a folder, a file, a hub name; NAME=SOURCE names it.",
         ),
     ] = None,
     state: State = Path(STATE),
@@ -84,6 +87,8 @@ def serve(
         names = ", ".join(m.name for m in models)
         tables.err.print(f"making ready {names}")
         service = Service(settings)
+        with _loading(len(models)) as say_loading:
+            service.answerer.load(say_loading)
         gc.freeze()
         address, keys_file = address_of(listener), tables.plain(str(state / KEYS_FILE))
 
@@ -93,6 +98,27 @@ def serve(
             tables.out.print(f"My library: {address}/   Ctrl-C ends it; the queue waits for the next start.")
 
         serve_forever(service, listener, say, proxy or [])
+
+
+@contextmanager
+def _loading(count: int) -> Iterator[Callable[[BaseModelRef], None]]:
+    """A context that says which base model is loaded, and in a terminal for how long already."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from tunerun.cli import tables
+
+    numbers = itertools.count(1)
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=tables.err, transient=True) as progress:
+        task = progress.add_task("")
+
+        def say(model: BaseModelRef) -> None:
+            text = f"loading {model.name} into memory ({next(numbers)} of {count})"
+            progress.reset(task, description=text)
+            if not tables.err.is_terminal:
+                tables.err.print(text)
+
+        yield say
 
 
 def model_of(given: str, config_dir: str | None) -> BaseModelRef:

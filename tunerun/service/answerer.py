@@ -1,77 +1,84 @@
-"""Answers to prompts by one engine of its own, so that no prompt waits for a training job.
+"""Answers to prompts, by engines of their own, so that no prompt waits for a training job.
 
-Prompts that wait for the same model with the same options are answered together. What samples, or is streamed, is
-answered alone: a batch would change its random numbers.
+Each base model has one engine, which keeps it in memory. Prompts to a base model and to all its tuned models are
+answered together: what each is answered does not depend on the others.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from tunerun.backends.local import LocalBackend
 from tunerun.errors import TunerunError
-from tunerun.job import Answer, BaseModelRef, GenerateOptions, TunedModel
+from tunerun.job import Answer, BaseModelRef, GenerateOptions, Prompt
 from tunerun.service.problems import Code, ServiceError
 
 MAX_WAITING = 1000
-"""Prompts that may wait; one more is refused. At a second each the last one waits a quarter of an hour."""
+"""Prompts to one base model that may wait; one more is refused. At a second each the last waits for 16 minutes."""
 
 MAX_TOGETHER = 16
 """Prompts of one batch, as many as the engine takes at once."""
 
 RETRY_AFTER_S = 10
 
-
-@dataclass
-class _Prompt:
-    model: BaseModelRef | TunedModel
-    text: str
-    options: GenerateOptions
-    on_text: Callable[[str], None] | None
-    answer: Future[Answer] = field(default_factory=Future)
-    is_left: bool = False
-
-    def may_join(self, other: _Prompt) -> bool:
-        alone = self.on_text is not None or other.on_text is not None or self.options.temperature > 0
-        return not alone and self.model == other.model and self.options == other.options
+OnText = Callable[[str], None]
 
 
 class Answerer:
-    """Answers prompts in a thread of its own, in their order but for those that join an earlier one."""
+    """Answers prompts to base models and their tuned models.
 
-    def __init__(self, engine: LocalBackend) -> None:
-        self._engine = engine
-        self._changed = threading.Condition()
-        self._waiting: deque[_Prompt] = deque()
-        self._answering: list[_Prompt] = []
-        self._is_ending = False
-        self._thread = threading.Thread(target=self._work, name="answerer", daemon=True)
-        self._thread.start()
+    Args:
+        models: the base models.
+        open_engine: makes a backend whose engine is its own.
+    """
+
+    def __init__(self, models: Sequence[BaseModelRef], open_engine: Callable[[], LocalBackend]) -> None:
+        self._queues = {model: _Queue(model, open_engine()) for model in models}
+
+    def prepare(self) -> None:
+        """Find every base model, and convert or fetch those that are not ready.
+
+        Raises:
+            InputError: some cannot be found, or a package is missing.
+        """
+        for queue in [*self._queues.values()][:1]:
+            queue.engine.prepare([*self._queues])
+
+    def load(self, on_loading: Callable[[BaseModelRef], None]) -> None:
+        """Have every base model in memory, so that no prompt waits for that.
+
+        Args:
+            on_loading: given each base model before it is loaded.
+
+        Raises:
+            InputError: one cannot be loaded.
+            BackendError: an engine cannot start, or has ended.
+        """
+        for model, queue in self._queues.items():
+            on_loading(model)
+            (answer,) = queue.engine.answer_prompts(model, [Prompt("1", GenerateOptions(max_output_tokens=1))])
+            if isinstance(answer, TunerunError):
+                raise answer
 
     @property
     def is_alive(self) -> bool:
         """Whether prompts are answered."""
-        return self._thread.is_alive()
+        return all(queue.is_alive for queue in self._queues.values())
 
     @property
     def waiting(self) -> int:
         """How many prompts wait."""
-        return len(self._waiting)
+        return sum(queue.waiting for queue in self._queues.values())
 
-    def ask(
-        self,
-        model: BaseModelRef | TunedModel,
-        text: str,
-        options: GenerateOptions,
-        on_text: Callable[[str], None] | None = None,
-    ) -> Future[Answer]:
+    def ask(self, model: BaseModelRef, prompt: Prompt, on_text: OnText | None = None) -> Future[Answer]:
         """Have a prompt answered.
 
         Args:
+            model: the base model of what is asked.
             on_text: given each further part of the answer as it comes, from another thread.
 
         Returns:
@@ -80,7 +87,66 @@ class Answerer:
         Raises:
             ServiceError: too many prompts wait, or the service is ending.
         """
-        prompt = _Prompt(model, text, options, on_text)
+        return self._queues[model].ask(prompt, on_text)
+
+    def leave(self, model: BaseModelRef, answer: Future[Answer]) -> None:
+        """Take a prompt back: one that waits is not answered, one that is being answered ends at the next token."""
+        self._queues[model].leave(answer)
+
+    def refuse(self) -> None:
+        """Refuse what waits and what still comes; what is being answered is answered."""
+        for queue in self._queues.values():
+            queue.refuse()
+
+    def end(self) -> None:
+        """Refuse what waits, and let go of the engines."""
+        self.refuse()
+        for queue in self._queues.values():
+            queue.engine.__exit__(None, None, None)
+
+
+@dataclass
+class _Waiting:
+    """A prompt on its way to its answer.
+
+    Attributes:
+        is_begun: whether a part of the answer has been passed on.
+    """
+
+    prompt: Prompt
+    on_text: OnText | None
+    answer: Future[Answer] = field(default_factory=Future)
+    is_begun: bool = False
+
+    def pass_on(self, text: str) -> None:
+        if self.on_text is not None:
+            self.is_begun = True
+            self.on_text(text)
+
+
+class _Queue:
+    """The prompts to one base model, answered in a thread of its own, in their order but for those that join."""
+
+    def __init__(self, model: BaseModelRef, engine: LocalBackend) -> None:
+        self.engine = engine
+        self._model = model
+        self._changed = threading.Condition()
+        self._waiting: deque[_Waiting] = deque()
+        self._answering: list[_Waiting] = []
+        self._is_ending = False
+        self._thread = threading.Thread(target=self._work, name=f"answers of {model.name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def ask(self, prompt: Prompt, on_text: OnText | None) -> Future[Answer]:
+        waiting = _Waiting(prompt, on_text)
         with self._changed:
             if self._is_ending:
                 raise ServiceError(Code.UNAVAILABLE, "the service is ending; ask again", retry_after_s=RETRY_AFTER_S)
@@ -90,35 +156,26 @@ class Answerer:
                     f"{MAX_WAITING:,} prompts wait for an answer; ask again later",
                     retry_after_s=RETRY_AFTER_S,
                 )
-            self._waiting.append(prompt)
+            self._waiting.append(waiting)
             self._changed.notify()
-        return prompt.answer
+        return waiting.answer
 
     def leave(self, answer: Future[Answer]) -> None:
-        """Take a prompt back: one that waits is not answered, and answers that all have left end at the next token."""
         if answer.cancel() or answer.done():
             return
         with self._changed:
-            for prompt in self._answering:
-                prompt.is_left = prompt.is_left or prompt.answer is answer
-            nobody_listens = bool(self._answering) and all(prompt.is_left for prompt in self._answering)
-        if nobody_listens:
-            self._engine.stop_answering()
+            for position, each in enumerate(self._answering):
+                if each.answer is answer:
+                    self.engine.stop_answering(position)
 
     def refuse(self) -> None:
-        """Refuse what waits and what still comes; what is being answered is answered."""
         with self._changed:
             self._is_ending = True
-            for prompt in self._waiting:
-                if prompt.answer.set_running_or_notify_cancel():
-                    prompt.answer.set_exception(ServiceError(Code.UNAVAILABLE, "the service is ending; ask again"))
+            for each in self._waiting:
+                if each.answer.set_running_or_notify_cancel():
+                    each.answer.set_exception(ServiceError(Code.UNAVAILABLE, "the service is ending; ask again"))
             self._waiting.clear()
             self._changed.notify()
-
-    def end(self) -> None:
-        """Refuse what waits, and let go of the engine."""
-        self.refuse()
-        self._engine.__exit__(None, None, None)
 
     def _work(self) -> None:
         while True:
@@ -127,35 +184,47 @@ class Answerer:
                 if self._is_ending:
                     return
                 batch = self._next_batch()
-                self._answering = batch
             self._answer(batch)
-            with self._changed:
-                self._answering = []
 
-    def _next_batch(self) -> list[_Prompt]:
-        """The first prompt and those that may join it, without those whose clients have gone."""
-        first = self._waiting.popleft()
-        joining = [prompt for prompt in self._waiting if first.may_join(prompt)][: MAX_TOGETHER - 1]
-        for prompt in joining:
-            self._waiting.remove(prompt)
-        return [prompt for prompt in (first, *joining) if prompt.answer.set_running_or_notify_cancel()]
+    def _next_batch(self) -> list[_Waiting]:
+        """The first prompt and those that may join it, without those whose clients have gone.
 
-    def _answer(self, batch: list[_Prompt]) -> None:
+        The answers of a batch are there when the longest is, so none joins that may be longer than the first.
+        """
+        first = self._waiting[0].prompt.options.max_output_tokens
+        joining = [each for each in self._waiting if each.prompt.options.max_output_tokens <= first][:MAX_TOGETHER]
+        for each in joining:
+            self._waiting.remove(each)
+        return [each for each in joining if each.answer.set_running_or_notify_cancel()]
+
+    def _answer(self, batch: list[_Waiting]) -> None:
         if not batch:
             return
-        first = batch[0]
+        with self._changed:
+            self._answering = batch
+        streams = any(each.on_text is not None for each in batch)
         try:
-            answers = self._engine.answer(first.model, [p.text for p in batch], first.options, first.on_text)
+            answers = self.engine.answer_prompts(
+                self._model,
+                [each.prompt for each in batch],
+                (lambda position, text: batch[position].pass_on(text)) if streams else None,
+            )
         except TunerunError as error:
             self._refuse(batch, error)
         else:
-            for prompt, answer in zip(batch, answers, strict=True):
-                prompt.answer.set_result(answer)
+            for each, answer in zip(batch, answers, strict=True):
+                if isinstance(answer, Answer):
+                    each.answer.set_result(answer)
+                else:
+                    each.answer.set_exception(answer)
+        finally:
+            with self._changed:
+                self._answering = []
 
-    def _refuse(self, batch: list[_Prompt], error: TunerunError) -> None:
-        """Say why there is no answer; of a batch each prompt is tried alone, for one too long is no other's fault."""
-        if len(batch) == 1:
-            batch[0].answer.set_exception(error)
-            return
-        for prompt in batch:
-            self._answer([prompt])
+    def _refuse(self, batch: list[_Waiting], error: TunerunError) -> None:
+        """Say why there is no answer; each prompt of a batch is tried alone, because one may have ended the engine."""
+        for each in batch:
+            if len(batch) == 1 or each.is_begun:
+                each.answer.set_exception(error)
+            else:
+                self._answer([each])

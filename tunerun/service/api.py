@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from tunerun.errors import BackendError, BaseModelError, InputError, NotFoundError
-from tunerun.job import Answer, BaseModelRef, TunedModel
+from tunerun.job import Answer, Prompt
 from tunerun.service import wire
 from tunerun.service.answerer import Answerer
 from tunerun.service.catalogue import OfferedModel
@@ -32,7 +32,7 @@ from tunerun.service.guard import VERSIONS, log
 from tunerun.service.json_body import read_json
 from tunerun.service.library import Library
 from tunerun.service.problems import Code, Json, ServiceError, invalid, not_found
-from tunerun.service.prompts import Prompt, read_prompt, read_text
+from tunerun.service.prompts import read_prompt, read_text
 from tunerun.service.state import ModelState, Serving, TunedModelRow
 from tunerun.service.tuner import Tuner
 from tunerun.service.tuning_request import advice
@@ -92,11 +92,19 @@ TuningCaller = Annotated[Key, Depends(_tuning_caller)]
 
 @dataclass(frozen=True)
 class Called:
-    """A model that is asked: its name on the wire, what the engine is given, and what it answers with by default."""
+    """A model that is asked.
+
+    Attributes:
+        name: on the wire.
+        offered: the base model.
+        adapter: where the tuned model is; None: the base model itself is asked.
+        defaults: for what a request says nothing of.
+        warning: what has to be known of its answers; None: nothing.
+    """
 
     name: str
     offered: OfferedModel
-    model: BaseModelRef | TunedModel
+    adapter: str | None
     defaults: Serving
     warning: str | None = None
 
@@ -145,7 +153,7 @@ class Methods:
         offered = self.library.catalogue.find(name)
         if offered is None:
             raise not_found(f"models/{name}")
-        return Called(f"models/{name}", offered, offered.model, Serving())
+        return Called(f"models/{name}", offered, None, Serving())
 
     def tuned(self, caller: Key, identifier: str) -> Called:
         """A tuned model that is asked."""
@@ -154,9 +162,9 @@ class Methods:
         if not row.can_answer or offered is None:
             raise ServiceError(Code.FAILED_PRECONDITION, f"tunedModels/{identifier} {_why_silent(row)}")
         name = f"tunedModels/{identifier}"
-        tuned = TunedModel(name, offered.model, str(self._tuner.folder_of(row.folder)))
+        adapter = str(self._tuner.folder_of(row.folder))
         warning = UNPREDICTABLE if row.state is ModelState.FAILED else None
-        return Called(name, offered, tuned, row.serving, warning)
+        return Called(name, offered, adapter, row.serving, warning)
 
     async def answer(self, called: Called, asked: wire.GenerateContent, request: Request) -> JSONResponse:
         """The answer to a prompt."""
@@ -166,18 +174,18 @@ class Methods:
 
     async def generated(self, called: Called, asked: wire.GenerateContent, request: Request) -> Json:
         """The answer to a prompt, as the API writes it; a prompt whose client is gone is taken back."""
-        prompt = read_prompt(asked, called.defaults)
-        future = self._answerer.ask(called.model, prompt.text, prompt.options)
-        waiting = asyncio.ensure_future(_awaited(future, called))
+        prompt = read_prompt(asked, called.defaults, called.adapter)
+        future = self._answerer.ask(called.offered.model, prompt)
+        waiting = asyncio.ensure_future(self._awaited(future, called))
         while not (await asyncio.wait({waiting}, timeout=LOOK_S))[0]:
             if await request.is_disconnected():
-                self._answerer.leave(future)
+                self._answerer.leave(called.offered.model, future)
                 raise ServiceError(Code.CANCELLED, "the client is gone")
         return _whole(called, prompt, await waiting)
 
     async def stream(self, called: Called, asked: wire.GenerateContent, *, as_events: bool) -> StreamingResponse:
         """The answer to a prompt in parts as they come: as server-sent events, or as one JSON array."""
-        prompt = read_prompt(asked, called.defaults)
+        prompt = read_prompt(asked, called.defaults, called.adapter)
         parts = self._parts(called, prompt)
         first = await anext(parts)  # what goes wrong before it is an answer with a status of its own
         written = _events(first, parts) if as_events else _array(first, parts)
@@ -187,48 +195,51 @@ class Methods:
         return response
 
     async def _parts(self, called: Called, prompt: Prompt) -> AsyncIterator[Json]:
-        """Parts of an answer; with stop sequences one alone, for nobody knows before the end where it is cut."""
+        """Parts of an answer as they come."""
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[str | None] = asyncio.Queue()
 
         def tell(text: str | None) -> None:
             loop.call_soon_threadsafe(arrived.put_nowait, text)
 
-        answer = self._answerer.ask(called.model, prompt.text, prompt.options, None if prompt.stops else tell)
+        answer = self._answerer.ask(called.offered.model, prompt, tell)
         answer.add_done_callback(lambda _: tell(None))
         sent = 0
         try:
             while (text := await arrived.get()) is not None:
                 sent += len(text)
                 yield wire.generated(text, called.name)
-            yield _whole(called, prompt, await _awaited(answer, called), after=sent)
+            yield _whole(called, prompt, await self._awaited(answer, called), after=sent)
         finally:
-            self._answerer.leave(answer)  # where it is not whole, nobody hears it any more
+            self._answerer.leave(called.offered.model, answer)  # where it is not whole, its client has gone
 
-
-async def _awaited(future: Future[Answer], called: Called) -> Answer:
-    """An answer of the engine, or why there is none in the API's words; who stops waiting takes the prompt back."""
-    try:
-        answer: Answer = await asyncio.wrap_future(future)
-    except NotFoundError as error:
-        raise not_found(called.name) from error
-    except BaseModelError as error:
-        log.exception("a base model cannot be used")
-        words = f"{called.name}: its base model cannot be used now; the service's log says why"
-        raise ServiceError(Code.UNAVAILABLE, words, retry_after_s=60) from error
-    except InputError as error:
-        raise invalid("contents", str(error)) from error
-    except BackendError as error:
-        raise ServiceError(
-            Code.UNAVAILABLE, f"the engine has ended: {str(error).splitlines()[0]}; ask again", retry_after_s=5
-        ) from error
-    return answer
+    async def _awaited(self, future: Future[Answer], called: Called) -> Answer:
+        """An answer of the engine, or why there is none in the API's words; who stops waiting takes the prompt back."""
+        try:
+            answer: Answer = await asyncio.wrap_future(future)
+        except NotFoundError as error:
+            if not await run_in_threadpool(self.library.is_there, called.name):
+                raise not_found(called.name) from error  # deleted while its prompt waited
+            log.exception("a tuned model cannot be used")
+            words = f"{called.name}: what was stored of it is missing or damaged; delete it, and create it again"
+            raise ServiceError(Code.FAILED_PRECONDITION, words) from error
+        except BaseModelError as error:
+            log.exception("a base model cannot be used")
+            words = f"{called.name}: its base model cannot be used now; the service's log says why"
+            raise ServiceError(Code.UNAVAILABLE, words, retry_after_s=60) from error
+        except InputError as error:
+            raise invalid("contents", str(error)) from error
+        except BackendError as error:
+            log.exception("the engine has ended")
+            words = "the engine that answers has ended, and starts again; ask again"
+            raise ServiceError(Code.UNAVAILABLE, words, retry_after_s=5) from error
+        return answer
 
 
 def _whole(called: Called, prompt: Prompt, answer: Answer, after: int = 0) -> Json:
-    text, finish = prompt.finished(answer)
-    tokens = called.offered.counter.count_input(prompt.text), answer.tokens
-    return wire.generated(text[after:], called.name, finish=finish, finish_message=called.warning, tokens=tokens)
+    finish = "MAX_TOKENS" if answer.is_cut else "STOP"
+    tokens = called.offered.counter.count_input(prompt.text_input), answer.tokens
+    return wire.generated(answer.text[after:], called.name, finish=finish, finish_message=called.warning, tokens=tokens)
 
 
 async def _events(first: Json, parts: AsyncIterator[Json]) -> AsyncIterator[str]:

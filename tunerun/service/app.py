@@ -77,14 +77,13 @@ class Service:
 
         self._hosts = Hosts(settings.allowed_hosts)
         own_folder(settings.state)
-        answering = engine()
-        answering.prepare(settings.models)
+        self.answerer = Answerer(settings.models, engine)
+        self.answerer.prepare()
         self.keys = KeyFile(settings.state / KEYS_FILE)
         self.keys.make()
         self.state = State(settings.state)
         catalogue = Catalogue(settings.models, settings.cache)
         self.tuner = Tuner(self.state, catalogue, settings.workers, engine)
-        self.answerer = Answerer(answering)
         self.library = Library(self.state, catalogue, self.tuner)
         self.meters = Meters(self.state, self.tuner, self.answerer)
 

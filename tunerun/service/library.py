@@ -77,6 +77,10 @@ class Library:
             )
         return row
 
+    def is_there(self, name: str) -> bool:
+        """Whether there is a tuned model of that name, whoever may see it."""
+        return self._state.tuned_model(name.removeprefix("tunedModels/")) is not None
+
     # Tuned models
 
     def create(self, caller: Key, identifier: str, asked: wire.TunedModel) -> TunedModelRow:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pydantic.alias_generators import to_camel
 
-from tunerun.job import Answer, GenerateOptions
+from tunerun.job import GenerateOptions, Prompt
 from tunerun.service import wire
 from tunerun.service.problems import invalid
 from tunerun.service.state import Serving
@@ -37,28 +36,12 @@ _NOT_OFFERED = {
 }
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """What shall be answered, and how.
-
-    Attributes:
-        stops: texts at which an answer ends.
-    """
-
-    text: str
-    options: GenerateOptions
-    stops: tuple[str, ...]
-
-    def finished(self, answer: Answer) -> tuple[str, str]:
-        """The text of an answer up to the first stop, and the finish reason."""
-        ends = [at for stop in self.stops if (at := answer.text.find(stop)) >= 0]
-        if ends:
-            return answer.text[: min(ends)], "STOP"
-        return answer.text, "MAX_TOKENS" if answer.is_cut else "STOP"
-
-
-def read_prompt(asked: wire.GenerateContent, defaults: Serving) -> Prompt:
+def read_prompt(asked: wire.GenerateContent, defaults: Serving, adapter: str | None) -> Prompt:
     """Take a prompt from a request.
+
+    Args:
+        defaults: for what the request says nothing of.
+        adapter: where the tuned model is that is asked; None: a base model is.
 
     Raises:
         ServiceError: it asks for something that is not offered; names the field.
@@ -70,11 +53,8 @@ def read_prompt(asked: wire.GenerateContent, defaults: Serving) -> Prompt:
     if asked.tools or asked.tool_config or asked.cached_content:
         field = "tools" if asked.tools else "toolConfig" if asked.tool_config else "cachedContent"
         raise invalid(field, "is not offered here; leave it away")
-    return Prompt(
-        text=read_text(asked.contents, "contents"),
-        options=_options(asked.generation_config or wire.GenerationConfig(), defaults),
-        stops=_stops(asked.generation_config or wire.GenerationConfig()),
-    )
+    options = _options(asked.generation_config or wire.GenerationConfig(), defaults)
+    return Prompt(read_text(asked.contents, "contents"), options, adapter)
 
 
 def read_text(contents: Sequence[wire.Content] | None, field: str) -> str:
@@ -127,7 +107,7 @@ def _options(config: wire.GenerationConfig, defaults: Serving) -> GenerateOption
             raise invalid(f"{field}.{name}", f"must be 0 or more, not {value}")
     # Without a seed every answer is another one, as the API says; greedy ones are equal all the same.
     seed = config.seed if config.seed is not None else secrets.randbelow(2**31) if temperature > 0 else 0
-    return GenerateOptions(tokens, temperature, seed, top_p or 1.0, top_k)
+    return GenerateOptions(tokens, temperature, seed, top_p or 1.0, top_k, _stops(config))
 
 
 def _between(given: float | None, otherwise: float, limits: tuple[float, float], field: str) -> float:

@@ -1,0 +1,149 @@
+"""Prompts to base models and tuned models: which are answered together, and what becomes of them when things go wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.service.client import Client, prompt
+from tunerun.backends.local import LocalBackend
+from tunerun.errors import BackendError, BaseModelError
+from tunerun.job import Answer, BaseModelRef, GenerateOptions, Prompt
+from tunerun.service.answerer import Answerer
+from tunerun.service.app import Settings
+from tunerun.testing.running_service import RunningService
+from tunerun.testing.waiting import wait_until
+
+LONG = GenerateOptions(max_output_tokens=100, temperature=2.0, seed=3)
+
+
+@pytest.fixture
+def opened(tmp_path: Path, engine_cache: Path) -> Callable[[], LocalBackend]:
+    return lambda: LocalBackend(tmp_path, engine_cache, "cpu", 1)
+
+
+@pytest.fixture
+def answerer(tiny: BaseModelRef, opened: Callable[[], LocalBackend]) -> Iterator[Answerer]:
+    answerer = Answerer([tiny], opened)
+    yield answerer
+    answerer.end()
+
+
+def process_of(answerer: Answerer) -> int:
+    (queue,) = answerer._queues.values()
+    process = queue.engine.engine_process_id
+    assert process is not None
+    return process
+
+
+def noted_batches(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> list[list[Prompt]]:
+    """The prompts of each batch that the engine is given from now on."""
+    (queue,) = answerer._queues.values()
+    batches: list[list[Prompt]] = []
+    answer = queue.engine.answer_prompts
+
+    def noted(model: BaseModelRef, prompts: list[Prompt], *more: Any) -> Any:
+        batches.append(prompts)
+        return answer(model, prompts, *more)
+
+    monkeypatch.setattr(queue.engine, "answer_prompts", noted)
+    return batches
+
+
+def test_base_models_are_loaded_before_the_first_prompt(answerer: Answerer, tiny: BaseModelRef) -> None:
+    """Each is named before it is loaded, and its engine runs then."""
+    named: list[BaseModelRef] = []
+    answerer.load(named.append)
+    assert named == [tiny]
+    assert process_of(answerer) > 0
+
+
+def test_a_base_model_that_cannot_be_loaded_ends_the_start(opened: Callable[[], LocalBackend]) -> None:
+    """And not the first prompt."""
+    answerer = Answerer([BaseModelRef(name="none", source="./none")], opened)
+    with pytest.raises(BaseModelError, match="cannot be found"):
+        answerer.load(lambda _model: None)
+    answerer.end()
+
+
+def test_models_of_one_base_share_batches(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts to several tuned models and their base are answered at once, each as alone."""
+    own = replace(settings, state=tmp_path / "state")
+    with RunningService(own) as running, Client(running.address, running.key.secret) as client:
+        for number in range(3):
+            client.tuned(f"m{number}", epochCount=10 * (number + 1), batchSize=7)
+        paths = ["/models/tiny", *(f"/tunedModels/m{number}" for number in range(3))]
+        asked = prompt("twenty two", maxOutputTokens=8)
+        alone = [client.good("POST", f"{path}:generateContent", asked) for path in paths]
+        adapters = [None, *(str(running.state / "tuned_models" / row.folder) for row in rows_of(running))]
+        answerer = running.service.answerer
+        batches = noted_batches(answerer, monkeypatch)
+        blocker = answerer.ask(own.models[0], Prompt("1", LONG))
+        wait_until(lambda: len(batches) == 1, "the blocker is being answered")
+        options = GenerateOptions(max_output_tokens=8)
+        futures = [answerer.ask(own.models[0], Prompt("twenty two", options, adapter)) for adapter in adapters]
+        blocker.result()
+        texts = [future.result().text for future in futures]
+        assert texts == [one["candidates"][0]["content"]["parts"][0]["text"] for one in alone]
+        assert [[one.adapter for one in batch] for batch in batches] == [[None], adapters]
+
+
+def rows_of(running: RunningService) -> list[Any]:
+    return [running.service.state.tuned_model(f"m{number}") for number in range(3)]
+
+
+def test_no_prompt_waits_for_a_longer_one_that_came_later(
+    answerer: Answerer, tiny: BaseModelRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that join the first prompt may be as long as it, and no longer."""
+    short, long = GenerateOptions(max_output_tokens=2), GenerateOptions(max_output_tokens=3)
+    batches = noted_batches(answerer, monkeypatch)
+    blocker = answerer.ask(tiny, Prompt("1", LONG))
+    wait_until(lambda: len(batches) == 1, "the blocker is being answered")
+    futures = [answerer.ask(tiny, Prompt("1", options)) for options in (short, long, short)]
+    for future in (blocker, *futures):
+        future.result()
+    assert [[one.options for one in batch] for batch in batches] == [[LONG], [short, short], [long]]
+
+
+def test_an_engine_that_is_killed_while_it_answers(answerer: Answerer, tiny: BaseModelRef) -> None:
+    """Prompts are tried again by the next one; of which a part is sent already, that is said."""
+    answerer.load(lambda _model: None)
+    parts: list[str] = []
+    streamed = answerer.ask(tiny, Prompt("1", LONG), parts.append)
+    wait_until(lambda: bool(parts), "a part is sent")
+    waiting = [answerer.ask(tiny, Prompt("1", replace(LONG, max_output_tokens=3))) for _ in range(3)]
+    os.kill(process_of(answerer), signal.SIGKILL)
+    with pytest.raises(BackendError, match="was killed"):
+        streamed.result()
+    assert all(isinstance(future.result(), Answer) for future in waiting)
+    assert answerer.is_alive
+
+
+def test_a_tuned_model_that_is_damaged_or_deleted_meanwhile(settings: Settings, tmp_path: Path) -> None:
+    """Damaged files are said to be that; a model that is deleted while its prompt waits is not found."""
+    own = replace(settings, state=tmp_path / "state")
+    with RunningService(own) as running, Client(running.address, running.key.secret) as client:
+        client.tuned("damaged", epochCount=1)
+        client.tuned("deleted", epochCount=1)
+        (weights,) = (running.state / "tuned_models").glob("damaged-*/adapter_model.safetensors")
+        weights.write_bytes(weights.read_bytes()[:100])
+        for verb in ("generateContent", "streamGenerateContent"):
+            error = client.refused(400, "POST", f"/tunedModels/damaged:{verb}", prompt("1"))
+            assert error["status"] == "FAILED_PRECONDITION"
+            assert "missing or damaged; delete it, and create it again" in error["message"]
+            assert str(tmp_path) not in error["message"]
+        row = running.service.state.tuned_model("deleted")
+        assert row is not None
+        adapter = str(running.service.tuner.folder_of(row.folder))
+        client.good("DELETE", "/tunedModels/deleted")
+        wait_until(lambda: not Path(adapter).exists(), "its folder is gone")
+        with pytest.raises(Exception, match="holds no"):
+            running.service.answerer.ask(own.models[0], Prompt("1", LONG, adapter)).result()
+        assert client.good("POST", "/models/tiny:generateContent", prompt("1", maxOutputTokens=2))
