@@ -39,7 +39,7 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="NAME[=SOURCE]",
-            help="Base model, kept in memory: a choice of conf/model, a folder, a file, a hub name; NAME=SOURCE names it.",
+            help="Base model, kept in memory: a choice of conf/model, a folder, a file, a hub name; NAME=: its name.",
         ),
     ] = None,
     state: State = Path(STATE),
