@@ -1,25 +1,112 @@
-"""Which version of the user's own project an experiment was run from."""
+"""Which version of the user's own project an experiment was run from, and what of it no commit holds."""
 
 from __future__ import annotations
 
+import os
 import subprocess
+import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from tunerun.redaction import redact, redact_assignments
+
+MAX_DIFF_BYTES = 100_000
+"""Of the diff that is kept; what is longer is cut, and says so."""
+
+MAX_FILES = 50
+"""Untracked config files of which the text is kept, and changed files that are named."""
+
+_TIMEOUT_S = 10
+_SECRET_FILES = ("**/.env*", "**/*.pem", "**/*.key", "**/*credentials*", "**/id_*")
+_CUT = "\n... cut here: the diff is longer\n"
 
 
-def code_version(folder: Path | None = None) -> dict[str, str | bool] | None:
-    """The Git commit, branch and state of the folder the command runs in; None where there is no Git or no commit."""
+def code_version(
+    config: Sequence[Path] = (), data: Sequence[Path] = (), folder: Path | None = None
+) -> dict[str, Any] | None:
+    """The Git commit of the folder the command runs in, and what differs from it.
 
-    def git(*arguments: str) -> str:
-        finished = subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
-        )  # fmt: skip
-        return finished.stdout.strip()
+    Files that Git ignores count as the user's own business; all others that an experiment is read from count.
 
+    Args:
+        config: the config directories. data: files of examples, of which rows are never kept in the diff.
+
+    Returns:
+        `commit`, `branch`, `dirty`, the `changed` files, and the `diff` without secrets; None where there is no Git or
+        no commit.
+    """
     try:
+        root_line, commit, branch = _git(folder, "rev-parse", "--show-toplevel", "HEAD", "--abbrev-ref", "HEAD").split(
+            "\n"
+        )
+        root = Path(root_line)
+        rows = [name for path in data if (name := _relative(path, root)) is not None]
+        directories = [name for path in config if (name := _relative(path, root)) is not None]
+        tracked = _names(_git(root, "diff", "HEAD", "--name-only", "-z"))
+        own = [name for name in _untracked(root, directories) if name.endswith((".yaml", ".yml"))][:MAX_FILES]
+        changed = sorted({*tracked, *own, *_untracked(root, rows)})
         return {
-            "commit": git("rev-parse", "HEAD"),
-            "branch": git("rev-parse", "--abbrev-ref", "HEAD"),
-            "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+            "commit": commit,
+            "branch": branch,
+            "dirty": bool(changed),
+            "changed": changed[:MAX_FILES],
+            "diff": _diff(root, rows, own) if changed else "",
         }
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
+
+
+def _relative(path: Path, root: Path) -> str | None:
+    """A path as Git names it; None: it is outside the repository."""
+    try:
+        return path.resolve().relative_to(root.resolve()).as_posix()
+    except ValueError:
+        return None
+
+
+def _untracked(root: Path, paths: Sequence[str]) -> list[str]:
+    return _names(_git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", *paths)) if paths else []
+
+
+def _diff(root: Path, data: Sequence[str], untracked: Sequence[str]) -> str:
+    """What differs from the commit: files of secrets and rows left out, values that look like secrets masked."""
+    left_out = [*(f":(exclude,literal){name}" for name in data), *(f":(exclude,glob){name}" for name in _SECRET_FILES)]
+    text = _git(root, "diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv", "--", ".", *left_out)
+    for name in untracked:
+        if len(text) > MAX_DIFF_BYTES:
+            break
+        if not any(Path(name).match(pattern) for pattern in _SECRET_FILES):
+            text += _git(root, "diff", "--no-index", "--no-color", "--no-ext-diff", "--", os.devnull, name)
+    text = redact_assignments(redact(text))
+    return text if len(text) <= MAX_DIFF_BYTES else text[:MAX_DIFF_BYTES] + _CUT
+
+
+def _names(listed: str) -> list[str]:
+    return [name for name in listed.split("\0") if name]
+
+
+def _git(folder: Path | None, *arguments: str) -> str:
+    """What Git prints, the first bytes of it; without taking its locks or running what its config names.
+
+    Raises:
+        subprocess.SubprocessError: it failed, or took too long.
+    """
+    command = ["git", "-c", "core.fsmonitor=false", "-c", "core.quotePath=false", *arguments]
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as git:  # fmt: skip
+        timer = threading.Timer(_TIMEOUT_S, git.kill)
+        timer.start()
+        try:
+            assert git.stdout is not None  # noqa: S101 - a pipe was asked for
+            read = git.stdout.read(2 * MAX_DIFF_BYTES)
+            if is_cut := len(read) == 2 * MAX_DIFF_BYTES:
+                git.kill()  # the rest of a huge diff is not kept
+            code = git.wait()
+        finally:
+            timer.cancel()
+    if not is_cut and code not in (0, 1 if "--no-index" in arguments else 0):
+        raise subprocess.CalledProcessError(code, command)
+    return read.decode("utf-8", "replace").strip("\n")

@@ -15,6 +15,12 @@ _SECRET_NAMES = re.compile(r"PASS|SECRET|TOKEN|KEY|CRED|(?:^|_)(?:PWD|PAT)(?:_|\
 _NO_SECRETS = ("PWD",)
 """The shell's own: the current directory."""
 _MIN_SECRET_CHARACTERS = 8
+_ASSIGNMENT = re.compile(
+    r"""([\w.-]*(?:pass|secret|token|key|cred|pwd|pat(?![a-z]))[\w.-]*["']?[ \t]*[:=][ \t]*+)"""
+    r"""(?!["']?(?:\$\{|[-+.\d]+["']?\s*$|null\b|true\b|false\b|\s*$|\{\{))[^\n]+""",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""`name: value` and `name = value`; interpolations, numbers, booleans and templates are not secrets."""
 MASK = "***"
 
 
@@ -30,6 +36,11 @@ def redact(text: str) -> str:
         text = text.replace(value, MASK)
     text = USERINFO.sub(rf"\1{MASK}@", text)
     return _KEY_SHAPES.sub(MASK, QUERY.sub(rf"\1{MASK}", text))
+
+
+def redact_assignments(text: str) -> str:
+    """Source text, such as a diff, without the values of assignments whose name says that they are secret."""
+    return _ASSIGNMENT.sub(rf"\1{MASK}", text)
 
 
 _read_by_configs: set[str] = set()

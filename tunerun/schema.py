@@ -411,7 +411,7 @@ class Point(Section):
     environment: dict[str, str] = Field(default_factory=dict)
 
 
-WORKED_OUT = ("pins", "points", "notes")
+WORKED_OUT = ("pins", "points", "notes", "directories")
 """Fields of an experiment that `load` works out; none can be written in YAML."""
 
 
@@ -425,6 +425,7 @@ class Experiment(TrialConfig):
     pins: dict[str, Scalar] = Field(default_factory=dict, description="Swept keys that the command line fixed.")
     points: tuple[Point, ...] = Field((), description="The sweep's points, in order; empty: this config alone.")
     notes: tuple[str, ...] = Field((), description="What the load did that a reader of the files may not expect.")
+    directories: tuple[str, ...] = Field((), description="The config directories that were searched, in their order.")
 
 
 def json_schema() -> dict[str, Any]:

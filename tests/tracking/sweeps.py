@@ -185,7 +185,7 @@ def freeze(
         {
             "version": "0.1.0",
             "command": "tunerun run experiment=next_number",
-            "code": {"commit": "0123456789abcdef", "branch": "main", "dirty": True},
+            "code": {"commit": "0123456789abcdef", "branch": "main", "dirty": True, "diff": "+seed: 2"},
             "varied": list(points[0]),
             "pins": {},
             "warnings": [],

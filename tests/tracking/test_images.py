@@ -134,7 +134,7 @@ def test_the_sweep_shows_the_verdict(lab: Lab, shown: str) -> None:
     assert sweep["points"]["best/exact_match"][0][2] == 1.0
     table = artifact_json(run_of(shown, "sweep"), "trials.json")
     assert [row[0] for row in table["data"]] == ["t0 lr=0.001 ep=3", "t1 lr=0.0005 ep=3", "t2 lr=0.0002 ep=3", "base"]
-    assert set(sweep["artifacts"]) == {"loss.png", "plan.json", "trials.json"}
+    assert set(sweep["artifacts"]) == {"code.diff", "loss.png", "plan.json", "trials.json"}
 
 
 def test_no_secret_is_anywhere_in_the_store(ledger: Ledger, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,7 +155,12 @@ class Composition:
             raise ConfigError(problems)
         sections = {name: getattr(base, name) for name in TrialConfig.model_fields}
         return Experiment.model_construct(
-            **sections, sweep=sweep, pins=dict(expanded.pins), points=tuple(points), notes=tuple(self._notes(base))
+            **sections,
+            sweep=sweep,
+            pins=dict(expanded.pins),
+            points=tuple(points),
+            notes=tuple(self._notes(base)),
+            directories=tuple(map(str, self.loader.directories)),
         )
 
     def _differing(self, base: TrialConfig, points: Sequence[Point]) -> Iterator[str]:

@@ -138,7 +138,9 @@ class Ledger:
         rows = self._file.rows(
             "SELECT * FROM sweep WHERE ? IS NULL OR experiment = ? ORDER BY rowid", [experiment, experiment]
         )
-        return [SweepRecord(r["id"], r["experiment"], r["created_at"], _load(r["document"])) for r in rows]
+        return [
+            SweepRecord(r["id"], r["experiment"], r["created_at"], StoredObject(r["document"], _load)) for r in rows
+        ]
 
     def trials(self, sweep: str) -> list[TrialRecord]:
         """The trials of a sweep, by number."""

@@ -132,7 +132,7 @@ class Planner:
 
         document = {
             "version": __version__,
-            "code": code_version(),
+            "code": code_version([Path(d) for d in self.experiment.directories], self._data_files(trials)),
             "varied": list(trials[0].overrides),
             "pins": dict(self.experiment.pins),
             "warnings": [redact(warning) for warning in dict.fromkeys(self.warnings)],
@@ -145,6 +145,11 @@ class Planner:
         for trial in {tuple(t.environment.items()): t for t in trials}.values():
             document = trial.as_stored(document)
         return document
+
+    def _data_files(self, trials: Sequence[Trial]) -> list[Path]:
+        datasets = {id(trial.config.dataset): trial.config.dataset for trial in trials}.values()
+        paths = (path for d in datasets for path in (d.path, d.validation.path, d.test.path) if path is not None)
+        return [Path(path) for path in dict.fromkeys(paths)]
 
     def _text(self, section: Section) -> str:
         if id(section) not in self._texts:

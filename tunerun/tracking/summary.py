@@ -148,6 +148,9 @@ def _sweep_image(
     is_interrupted: bool,
 ) -> RunImage:
     document = dict(sweep.record.document)
+    code = dict(document.get("code") or {})
+    diff = str(code.pop("diff", ""))
+    document["code"] = code or None
     return RunImage(
         subject=sweep.subject(Kind.SWEEP),
         kind=Kind.SWEEP,
@@ -164,6 +167,7 @@ def _sweep_image(
         points=_best_points(ledger, verdict),
         artifacts={
             "plan.json": Part(ONCE, lambda: json.dumps(document, indent=2, ensure_ascii=False)),
+            **({"code.diff": Part(ONCE, lambda: diff)} if diff else {}),
             "trials.json": Part(seen, lambda: _trials_table(sweep, verdict)),
             **({"loss.png": Part(seen, lambda: _loss_png(ledger, sweep, verdict))} if _has_curves(progress) else {}),
         },
