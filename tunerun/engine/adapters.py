@@ -68,8 +68,8 @@ def load(folder: Path, network: Any, device: torch.device) -> Adapter:
     other_forms = [name for name in _OTHER_FORMS if config.get(name)]
     if other_forms:
         raise NotFoundError(
-            f"{folder} is not a tuned model of tunerun: its adapter_config.json sets {', '.join(other_forms)}; "
-            "give a folder that tunerun wrote"
+            f"the tuned model in {folder} cannot be used: its adapter_config.json sets {', '.join(other_forms)}, which "
+            "this version of tunerun does not read; tune it again"
         )
     names = {key.removeprefix(_PREFIX).rpartition(".lora_")[0] for key in weights}
     layers = {}
