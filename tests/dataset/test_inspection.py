@@ -257,6 +257,23 @@ def test_clean_examples_give_no_finding(tmp_path: Path) -> None:
     assert loaded(tmp_path, rows, [pair("900", "901")]).findings == ()
 
 
+def test_control_tokens_are_named_in_rows_and_in_the_template(tmp_path: Path) -> None:
+    """Each token with its places; what the template writes is named by the template's key."""
+
+    def control_tokens(text: str) -> list[str]:
+        return [token for token in ("<|im_end|>", "</s>") if token in text]
+
+    rows = [pair("one", "two"), pair("a <|im_end|>", "b </s>"), pair("three", "</s>")]
+    template = Template(text_input="{{ text_input }}<|im_end|>")
+    found = texts(loaded(tmp_path, rows, template=template, control_tokens=control_tokens), "control token")
+    assert sorted(text.partition(", a control token")[0].replace(f"{tmp_path}/", "") for text in found) == [
+        "rows.jsonl:2, rows.jsonl:3: holds </s>",
+        "rows.jsonl:2: holds <|im_end|>",
+        "template.text_input: holds <|im_end|>",
+    ]
+    assert texts(loaded(tmp_path, rows), "control token") == []
+
+
 def test_the_readme_has_the_table() -> None:
     """Name, severity and meaning of every check, as the code has them."""
     readme = (REPOSITORY / "README.md").read_text()

@@ -11,7 +11,7 @@ import pytest
 from tests.engine.test_model_facts import configured
 from tests.experiments import ROWS, overrides, planned, write_rows
 from tunerun.compose import load
-from tunerun.engine import base_model
+from tunerun.engine import base_model, chat_template
 from tunerun.errors import InputError
 from tunerun.job import BaseModelRef
 from tunerun.ledger import Ledger
@@ -48,6 +48,44 @@ def test_context_of_the_config_counts_too(tiny_folder: Path, tmp_path: Path) -> 
     base_model.prepare(BaseModelRef(name="tiny", source=str(tiny_folder)), tmp_path / "cache")
     with pytest.raises(InputError, match=r"tokens, and the base model takes 20; shorten"):
         planned(tmp_path, *options)
+
+
+def test_control_tokens_of_the_base_model_are_named(tiny_folder: Path, tmp_path: Path) -> None:
+    """Once the tokenizer is known, rows that hold the text of one are warned about."""
+    options = overrides(tmp_path, *of(tiny_folder))
+    write_rows(tmp_path / "rows.jsonl", [*ROWS, {"text_input": "a <|im_end|> b", "output": "c"}])
+    assert not any("control token" in line for line in plan(load(options)).warnings)
+    base_model.prepare(BaseModelRef(name="tiny", source=str(tiny_folder)), tmp_path / "cache")
+    (line,) = [line for line in plan(load(options)).warnings if "control token" in line]
+    assert f"rows.jsonl:{len(ROWS) + 1}: holds <|im_end|>, a control token of the base model" in line
+
+
+def test_each_base_model_has_its_own_limit(tiny_folder: Path, tmp_path: Path) -> None:
+    """A sweep over base models checks the rows against the context of each."""
+    short = Path(shutil.copytree(tiny_folder, tmp_path / "short"))
+    configured(max_position_embeddings=16)(short)
+    for folder in (tiny_folder, short):
+        base_model.prepare(BaseModelRef(name="tiny", source=str(folder)), tmp_path / "cache")
+    with pytest.raises(InputError, match=r"tokens, and the base model takes 16; shorten"):
+        planned(tmp_path, "model=huggingface", "model.name=tiny", f"model.source={tiny_folder},{short}")
+
+
+def test_the_chat_format_is_part_of_a_key(tiny_folder: Path, tmp_path: Path) -> None:
+    """How it is derived, and the date that templates get; the template itself is the base model's content."""
+    (trial,) = planned(tmp_path, *of(tiny_folder)).trials
+    assert trial.ingredients["chat_format"] == chat_template.IN_KEY
+    assert f"{chat_template.TODAY:%Y-%m-%d}" in chat_template.IN_KEY
+    other = Path(shutil.copytree(tiny_folder, tmp_path / "other"))
+    (other / "chat_template.jinja").write_text((other / "chat_template.jinja").read_text() + " ")
+    assert planned(tmp_path, *of(other)).trials[0].key != trial.key
+
+
+def test_plan_refuses_a_chat_template_that_cannot_be_used(tiny_folder: Path, tmp_path: Path) -> None:
+    """Without torch, in one line."""
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('only tools') }}")
+    with pytest.raises(InputError, match="chat template cannot be used: it fails with TemplateError: only tools"):
+        planned(tmp_path, *of(folder))
 
 
 def test_commit_is_frozen_in_the_plan(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

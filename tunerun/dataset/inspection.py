@@ -65,6 +65,7 @@ CHECKS = (
     Check("braces", WARNING, "`{{`, `}}` or `{%` in a cell: a template inside the data"),
     Check("spaces", WARNING, "white space around an output: it is learned too"),
     Check("characters", WARNING, "U+FFFD, NUL, a byte order mark or mojibake (`Ã©`) in a text: it was decoded wrongly"),
+    Check("control token", WARNING, "text that the base model uses as a control token (`<|im_end|>`): it stays text"),
     Check("secret", WARNING, "a key or a password, by its shape; the model may repeat it. It is never shown"),
     Check("e-mail", WARNING, "an e-mail address: personal data that the model may repeat"),
 )
@@ -74,6 +75,9 @@ _SEVERITIES = {check.name: check.severity for check in CHECKS}
 _BRACES = ("{{", "}}", "{%")
 _CHARACTERS_AT_ONCE = 100_000
 
+ControlTokens = Callable[[str], Collection[str]]
+"""Names what a text holds that the base model uses as control tokens."""
+
 Found = tuple[RenderedRows, int]
 """A row: the set that it belongs to, and its position there."""
 
@@ -82,6 +86,7 @@ def inspect(
     training: RenderedRows,
     held_out: Mapping[str, RenderedRows],
     most: int = MOST_PLACES,
+    control_tokens: ControlTokens | None = None,
 ) -> Iterator[Finding]:
     """Yield a finding for each check that has something to say, in the table's order.
 
@@ -89,6 +94,7 @@ def inspect(
         training: rows to train on.
         held_out: `validation` and `test` rows, by name.
         most: places that one finding names.
+        control_tokens: names the base model's control tokens in a text; None: they are not known.
     """
     everything = [training, *held_out.values()]
     near_repeated, near_leaked = _near(training, held_out, most)
@@ -103,6 +109,7 @@ def inspect(
         ("braces", _braces(everything, most)),
         ("spaces", _spaces(everything, most)),
         ("characters", _characters(everything, most)),
+        ("control token", _control_tokens(everything, most, control_tokens)),
         ("secret", _secrets(everything, most)),
         ("e-mail", _emails(everything, most)),
     ):
@@ -202,6 +209,25 @@ def _spaces(everything: Sequence[RenderedRows], most: int) -> Iterator[str]:
 def _characters(everything: Sequence[RenderedRows], most: int) -> Iterator[str]:
     for kind, found in _by_kind(everything, wrong_characters).items():
         yield f"{places(found, most)}: holds {kind}; write the file again as UTF-8 from its source"
+
+
+def _control_tokens(
+    everything: Sequence[RenderedRows], most: int, control_tokens: ControlTokens | None
+) -> Iterator[str]:
+    if control_tokens is None:
+        return
+    template = everything[0].template.template
+    for part, text in (("text_input", template.text_input), ("output", template.output)):
+        for token in control_tokens(text):
+            yield (
+                f"template.{part}: holds {token}, a control token of the base model; it is encoded as text: leave it "
+                "out, the base model's own chat format is put around every example"
+            )
+    for token, found in _by_kind(everything, control_tokens).items():
+        yield (
+            f"{places(found, most)}: holds {token}, a control token of the base model; it is encoded as text: take it "
+            "out if it is left over from another chat format"
+        )
 
 
 def _secrets(everything: Sequence[RenderedRows], most: int) -> Iterator[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tunerun.dataset.advice import MOST_PLACES, advice_on_columns, advice_on_length, advice_on_size
 from tunerun.dataset.checks import CharacterLimits, render_rows, require
-from tunerun.dataset.inspection import Finding, inspect
+from tunerun.dataset.inspection import ControlTokens, Finding, inspect
 from tunerun.dataset.lengths import TokenLimit, short_enough
 from tunerun.dataset.reading import collect_rows
 from tunerun.dataset.rendered_rows import RenderedRows, examples_of
@@ -71,6 +71,7 @@ def load_examples(
     max_output_characters: int | None,
     tokens: TokenLimit | None = None,
     most_places: int = MOST_PLACES,
+    control_tokens: ControlTokens | None = None,
     progress: Progress | None = None,
 ) -> LoadedDataset:
     """Read the files of a dataset and make examples of their rows.
@@ -82,6 +83,7 @@ def load_examples(
         max_output_characters: the most of an output; None: any number.
         tokens: how many tokens an example may have; None: that is not known.
         most_places: that one finding names.
+        control_tokens: names the base model's control tokens in a text; None: they are not known.
         progress: is called before each stage.
 
     Raises:
@@ -99,7 +101,7 @@ def load_examples(
         raise DatasetError(reader.problems)
     training = _example_set(dataset.path, parts.training)
     progress(f"looking for duplicates, leaks and more in {len(parts.training):,} examples")
-    findings = tuple(inspect(parts.training, parts.held_out, most_places))
+    findings = tuple(inspect(parts.training, parts.held_out, most_places, control_tokens))
     return LoadedDataset(
         training=training,
         validation=_held_out_set(dataset.validation.path or dataset.path, parts.validation),

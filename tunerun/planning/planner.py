@@ -61,6 +61,7 @@ class Planner:
         self._texts: dict[int, str] = {}
         self._capabilities: dict[str, Capabilities] = {}
         self._loaded: dict[tuple[str, ...], LoadedDataset] = {}
+        self._counters: dict[str, TokenCounter] = {}
         self._tokens: dict[tuple[str, str], int] = {}
         self._models: dict[str, FoundModel] = {}
         self._digests: dict[tuple[str | None, ...], str] = {}
@@ -181,9 +182,9 @@ class Planner:
         return self._capabilities[section]
 
     def load(self, config: TrialConfig, capabilities: Capabilities) -> LoadedDataset:
-        """The examples of a config, read once for all that share them."""
+        """The examples of a config, read once for all that share them; each base model has its own limit."""
         dataset = config.dataset
-        shared = (self._text(dataset), self._text(config.template), self._text(config.backend))
+        shared = tuple(map(self._text, (dataset, config.template, config.backend, config.model)))
         if shared not in self._loaded:
             loaded = load_examples(
                 dataset,
@@ -191,6 +192,7 @@ class Planner:
                 max_input_characters=capabilities.max_input_characters,
                 max_output_characters=capabilities.max_output_characters,
                 tokens=self._token_limit(config),
+                control_tokens=None if capabilities.is_hosted else self._counter(config).control_tokens_in,
                 most_places=self.most_places,
             )
             _check_size(loaded.training, capabilities)
@@ -290,12 +292,15 @@ class Planner:
 
     def _counter(self, config: TrialConfig) -> TokenCounter:
         """Exact where the tokenizer is at hand; a hosted base model need not be on this machine."""
-        try:
-            return token_counter(config.model.reference(), self.cache)
-        except BaseModelError:
-            if not self.capabilities(config).is_hosted:
-                raise
-            return EstimatedCounter()
+        section = self._text(config.model)
+        if section not in self._counters:
+            try:
+                self._counters[section] = token_counter(config.model.reference(), self.cache)
+            except BaseModelError:
+                if not self.capabilities(config).is_hosted:
+                    raise
+                self._counters[section] = EstimatedCounter()
+        return self._counters[section]
 
     def _count(self, config: TrialConfig, identity: str, examples: ExampleSet) -> int:
         counted = (identity, examples.digest)
