@@ -154,6 +154,7 @@ class TuningRequest:
         validation: held-out examples to measure the loss on after training; may be empty.
         start_from: location of a tuned model whose adapter training begins with, so that its rank and alpha hold;
             None: a new adapter.
+        base_identity: what the base model was when the trial was planned; None: whatever it is now.
     """
 
     key: str
@@ -165,6 +166,7 @@ class TuningRequest:
     training: tuple[Example, ...]
     validation: tuple[Example, ...] = ()
     start_from: str | None = None
+    base_identity: str | None = None
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Recording:
             if parameter.requires_grad
         }
         if self._folder is not None:
-            network.save_adapter(adapted, request.model.source, self._folder / request.tuned_model_id)
+            network.save_adapter(adapted, (request.model.source, None), self._folder / request.tuned_model_id)
 
     def losses(self, request: TuningRequest) -> list[float]:
         return [snapshot.mean_loss for snapshot in self.snapshots.get(request.key, ())]

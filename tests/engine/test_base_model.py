@@ -138,6 +138,15 @@ def test_cache_that_cannot_be_written(tiny: BaseModelRef, tmp_path: Path) -> Non
         base_model.prepare(tiny, tmp_path / "file")
 
 
+def test_public_name_holds_no_place_of_this_machine(smollm2: BaseModelRef, tiny_folder: Path, tmp_path: Path) -> None:
+    """Others find a packaged model by its hub name, a folder or file by a path from where the command runs."""
+    assert base_model.find(smollm2, tmp_path).public_name(smollm2) == ("HuggingFaceTB/SmolLM2-135M-Instruct", None)
+    shutil.copytree(tiny_folder, tmp_path / "models" / "tiny")
+    for source in (str(tmp_path / "models" / "tiny"), "models/tiny", "./models/tiny"):
+        model = BaseModelRef(name="mine", source=source)
+        assert base_model.find(model, tmp_path / "cache").public_name(model) == ("models/tiny", None)
+
+
 def test_cache_folder() -> None:
     """The configured directory wins, with ~ expanded; else it is the user's own."""
     assert base_model.cache_folder("~/x") == Path.home() / "x"

@@ -40,7 +40,7 @@ def tune(base: LoadedModel, request: TuningRequest, folder: Path) -> Path:
                 folder / request.tuned_model_id,
                 tuned_model.record_of(request, base.identity, base.chat),
                 tuned_model.FinishedJob("job", tuple(snapshots), metrics, state),
-                lambda partial: network.save_adapter(adapted, request.model.source, partial),
+                lambda partial: network.save_adapter(adapted, base.public_name, partial),
             )
 
     (outcome,) = training.train([request], base, Storing())

@@ -93,3 +93,26 @@ def request_of(
         training=training,
         validation=validation,
     )
+
+
+def build_other(folder: Path, like: Path, architecture: str, **settings: Any) -> Path:
+    """Write a random model of another architecture, with the tokenizer of a folder that `build` wrote."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(like)
+    tokenizer.save_pretrained(folder)
+    common = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "initializer_range": 0.3,
+    }
+    config = AutoConfig.for_model(architecture, **(common | settings))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder

@@ -125,6 +125,7 @@ class LocalBackend:
         self._threads = threads
         self._keep_cancelled = keep_cancelled
         self._changed = threading.Condition()
+        self._identities: dict[BaseModelRef, str] = {}
         self._calls: deque[_Call] = deque()
         self._waiting: deque[_Job] = deque()
         self._jobs: dict[str, _Job] = {}
@@ -165,6 +166,7 @@ class LocalBackend:
             except BaseModelError as error:
                 problems.extend(error.problems)
             else:
+                self._identities[model] = found.identity
                 if base_model.prepared_folder(found, self._cache) is None:
                     missing.append(model)
         if problems:
@@ -335,7 +337,13 @@ class LocalBackend:
         if not prompts:
             return []
         packages.require(*packages.NEEDED)
-        base_model.find(model, self._cache)
+        found = base_model.find(model, self._cache)
+        prepared = self._identities.get(model, found.identity)
+        if found.identity != prepared:
+            raise BaseModelError(
+                f"the base model {model.name!r} ({found.origin}) was replaced since it was prepared: it was "
+                f"{prepared}, it is {found.identity} now; restore it, or start the command again"
+            )
         command = messages.Generate(model, tuple(prompts), stream=on_text is not None, id=uuid.uuid4().hex)
         return [_answer_or_error(answer) for answer in self._call(command, on_text)]
 

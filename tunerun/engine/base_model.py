@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -51,6 +52,21 @@ class FoundModel:
     origin: str
     facts: ModelFacts = field(default_factory=ModelFacts)
     commit: str | None = None
+
+    def context_tokens(self, model: BaseModelRef) -> int | None:
+        """Return the most tokens of an example, the less of what its files and the config say; None: no limit."""
+        stated = [limit for limit in (model.context_length, self.facts.context_tokens) if limit is not None]
+        return min(stated, default=None)
+
+    def public_name(self, model: BaseModelRef) -> tuple[str, str | None]:
+        """Return how others find the base model: name and revision on the hub, or a path from the current directory.
+
+        Of a package that is the hub's model, whose weights are the same up to the package's quantisation; `identity`
+        says exactly which they were.
+        """
+        if hub.is_name(model.source) and not Path(model.source).expanduser().exists():
+            return model.source, self.commit or model.revision
+        return os.path.relpath(Path(model.source).expanduser()), None
 
 
 def cache_folder(configured: str | None) -> Path:

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from tunerun.engine import base_model, loading, tuned_model
+from tunerun.engine import base_model, layers, loading, tuned_model
 from tunerun.engine.chat import ChatFormat
 from tunerun.engine.tuned_model import TunedModelRecord
 from tunerun.errors import BaseModelError, InputError
-from tunerun.job import BaseModelRef, TuningHyperparameters
+from tunerun.job import BaseModelRef, TuningHyperparameters, TuningRequest
 
 ADAPTER = "default"
 """PEFT's own name of a model's only adapter; its files carry no name then."""
@@ -28,13 +28,16 @@ class LoadedModel:
     """A base model in memory, without adapters.
 
     Attributes:
+        public_name: the name and the revision by which others find it.
         network: the transformers model; float32, frozen, without dropout (eval mode).
         stop_ids: the tokens that end an answer.
-        context_tokens: the longest sequence it was made for; None: no stated limit.
+        context_tokens: the longest sequence it was made for, or what the config's model section says if that is less;
+            None: no stated limit.
         base_losses: its validation losses in nats per output token, by the digest of the tokens.
     """
 
     identity: str
+    public_name: tuple[str, str | None]
     network: Any
     tokenizer: Tokenizer
     chat: ChatFormat
@@ -44,6 +47,19 @@ class LoadedModel:
     context_tokens: int | None
     keeps_logits: bool
     base_losses: dict[str, float] = field(default_factory=dict)
+
+    def check_planned(self, request: TuningRequest) -> None:
+        """Refuse a request that was planned for other weights: its key would name a result of the wrong ones.
+
+        Raises:
+            BaseModelError: the base model was replaced since.
+        """
+        if request.base_identity not in (None, self.identity):
+            raise BaseModelError(
+                f"the base model {request.model.name!r} ({request.model.source}) was replaced since this trial was "
+                f"planned: it was {request.base_identity}, it is {self.identity} now; restore it, or run the "
+                "command again"
+            )
 
 
 def choose_device(name: str) -> torch.device:
@@ -85,13 +101,14 @@ def load(model: BaseModelRef, cache: Path, device: torch.device) -> LoadedModel:
     pad_id = getattr(network.config, "pad_token_id", None)
     return LoadedModel(
         identity=found.identity,
+        public_name=found.public_name(model),
         network=network,
         tokenizer=tokenizer,
         chat=chat,
         device=device,
         stop_ids=stop_ids,
         pad_id=pad_id if isinstance(pad_id, int) and pad_id >= 0 else (stop_ids or [0])[0],
-        context_tokens=getattr(network.config.get_text_config(), "max_position_embeddings", None),
+        context_tokens=found.context_tokens(model),
         keeps_logits="logits_to_keep" in inspect.signature(network.forward).parameters,
     )
 
@@ -106,7 +123,7 @@ def _stop_ids(network: Any, tokenizer: Tokenizer, chat: ChatFormat) -> list[int]
 
 @contextmanager
 def fresh_adapter(base: LoadedModel, hyperparameters: TuningHyperparameters, seed: int) -> Iterator[Any]:
-    """Put a new LoRA adapter on every linear layer but the output layer, and take it off at the end.
+    """Put a new LoRA adapter on the layers that `layers.with_adapter` names, and take it off at the end.
 
     It begins as the identity. Its random numbers come from `seed` alone, and torch's own generator is left as it was.
 
@@ -121,7 +138,7 @@ def fresh_adapter(base: LoadedModel, hyperparameters: TuningHyperparameters, see
         r=hyperparameters.adapter_rank,
         lora_alpha=int(alpha) if alpha == int(alpha) else alpha,
         lora_dropout=0.0,
-        target_modules="all-linear",
+        target_modules=layers.with_adapter(base.network),
     )
     with torch.random.fork_rng(devices=[]), peft_warnings_ignored():
         torch.manual_seed(seed)
@@ -177,6 +194,8 @@ def peft_warnings_ignored() -> Iterator[None]:
     with warnings.catch_warnings():
         # PEFT 0.21 asks transformers 5.23 by an old name.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        # GPT-2's linear layers are stored the other way round; PEFT sees it and does what it says.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", category=UserWarning)
         # It looks for the base model's config on the hub, where a local one is not.
         warnings.filterwarnings("ignore", message="Could not find a config file")
         yield
@@ -190,14 +209,14 @@ def take_off(base: LoadedModel, adapted: Any) -> None:
     base.network.requires_grad_(False)
 
 
-def save_adapter(adapted: Any, source: str, folder: Path) -> None:
+def save_adapter(adapted: Any, source: tuple[str, str | None], folder: Path) -> None:
     """Write an adapter in PEFT's format, with the same bytes for the same adapter.
 
     Args:
-        source: what `adapter_config.json` shall call the base model.
+        source: the name and the revision of the base model for `adapter_config.json`.
     """
     config = adapted.peft_config[ADAPTER]
-    config.base_model_name_or_path = source
+    config.base_model_name_or_path, config.revision = source
     config.target_modules = sorted(config.target_modules)  # PEFT holds a set, in another order in every process
     with peft_warnings_ignored():
         adapted.save_pretrained(folder, save_embedding_layers=False)

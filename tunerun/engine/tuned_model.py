@@ -34,6 +34,7 @@ class TunedModelRecord:
         key: the trial's content hash.
         tuned_model: `tunedModels/<id>`.
         base_model: the config's model section; `base_identity` says which weights that was.
+        without_adapter: weights in layers that have no adapter, such as experts and routers; `*` is any number.
         chat_format: what stood around every example, and has to stand around every input.
     """
 
@@ -45,6 +46,7 @@ class TunedModelRecord:
     template: TemplateText = field(default_factory=TemplateText)
     hyperparameters: TuningHyperparameters = field(default_factory=TuningHyperparameters)
     seed: int = 0
+    without_adapter: tuple[str, ...] = ()
     format_version: int = FORMAT_VERSION
 
 
@@ -71,7 +73,9 @@ _RECORD = TypeAdapter(TunedModelRecord)
 _FINISHED = TypeAdapter(FinishedJob)
 
 
-def record_of(request: TuningRequest, base_identity: str, chat_format: ChatFormat) -> TunedModelRecord:
+def record_of(
+    request: TuningRequest, base_identity: str, chat_format: ChatFormat, without_adapter: tuple[str, ...] = ()
+) -> TunedModelRecord:
     """Return the record of the tuned model that a request makes."""
     return TunedModelRecord(
         key=request.key,
@@ -82,6 +86,7 @@ def record_of(request: TuningRequest, base_identity: str, chat_format: ChatForma
         chat_format=chat_format,
         hyperparameters=request.hyperparameters,
         seed=request.seed,
+        without_adapter=without_adapter,
     )
 
 

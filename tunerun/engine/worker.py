@@ -127,6 +127,8 @@ class Worker:
 
         try:
             self._load(command.pack[0].request.model)
+            for packed in command.pack:
+                self._base.check_planned(packed.request)
         except Exception as error:  # noqa: BLE001 - isolates a pack; the failure carries the traceback
             self._forget()
             for packed in command.pack:
@@ -186,16 +188,18 @@ class _Reporting:
         metrics: dict[str, float],
         state: JobState,
     ) -> None:
+        from tunerun.engine.layers import without_adapter
         from tunerun.engine.network import save_adapter
 
+        left_alone = without_adapter(self._base.network, adapted.targeted_module_names)
         tuned_model.write(
             self._folder / request.tuned_model_id,
-            tuned_model.record_of(request, self._base.identity, self._base.chat),
+            tuned_model.record_of(
+                request,
+                self._base.identity,
+                self._base.chat,
+                left_alone,
+            ),
             tuned_model.FinishedJob(self._jobs[request.key], tuple(snapshots), metrics, state),
-            lambda folder: save_adapter(adapted, self._source(request), folder),
+            lambda folder: save_adapter(adapted, self._base.public_name, folder),
         )
-
-    def _source(self, request: TuningRequest) -> str:
-        """What PEFT shall load the adapter onto: of a GGUF file its conversion, for the hub has other weights."""
-        converted = str(self._base.identity).startswith("gguf:")
-        return str(self._base.network.name_or_path) if converted else request.model.source

@@ -283,12 +283,11 @@ class Planner:
 
     def _token_limit(self, config: TrialConfig) -> TokenLimit | None:
         found = self._found(config)
-        stated = (config.model.context_length, found.facts.context_tokens if found else None)
-        limits = [limit for limit in stated if limit is not None]
-        if not limits:
+        most = config.model.context_length if found is None else found.context_tokens(config.model.reference())
+        if most is None:
             return None
         counter = self._counter(config)
-        return TokenLimit(min(limits), counter.exact, counter.count_all)
+        return TokenLimit(most, counter.exact, counter.count_all)
 
     def _counter(self, config: TrialConfig) -> TokenCounter:
         """Exact where the tokenizer is at hand; a hosted base model need not be on this machine."""

@@ -86,6 +86,7 @@ class Trial:
             template=self.config.template.as_text(),
             training=self.training.examples,
             validation=self.validation.examples if self.validation else (),
+            base_identity=None if self.capabilities.is_hosted else self.ingredients["model"],
         )
 
     def record(self) -> TrialRecord:

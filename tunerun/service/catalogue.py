@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,10 +56,5 @@ class Catalogue:
 
 
 def _context_tokens(model: BaseModelRef, cache: Path) -> int | None:
-    """What the config says, else the model's own files."""
-    if model.context_length is not None:
-        return model.context_length
-    folder = base_model.prepared_folder(base_model.find(model, cache), cache)
-    stated = {} if folder is None else json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    limit: int | None = stated.get("max_position_embeddings")
-    return limit
+    """The less of what the config and the model's own files say."""
+    return base_model.find(model, cache).context_tokens(model)

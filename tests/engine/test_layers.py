@@ -1,0 +1,112 @@
+"""Architectures beside plain attention: state-space models and experts are tuned, and the record says what is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+
+from tests.conftest import REPOSITORY
+from tests.engine import tiny_model
+from tests.engine.observer import Recording
+from tunerun.engine import layers, network, training
+from tunerun.engine.network import LoadedModel
+from tunerun.job import JobState
+
+ATTENTION = {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 128,
+}
+STATE = {"state_size": 4, "num_heads": 4, "head_dim": 16, "n_groups": 1, "chunk_size": 8}
+HYBRID = {
+    "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 8,
+}  # fmt: skip
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+
+ARCHITECTURES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "mamba": ({"state_size": 4}, ("mixer", "mixer.conv1d", "mixer.dt_proj", "mixer.out_proj")),
+    "mamba2": (STATE, ("mixer.conv1d", "mixer.out_proj")),
+    "falcon_h1": (ATTENTION | HYBRID, ("mamba.conv1d", "mamba.out_proj")),
+    "mixtral": (ATTENTION | {"num_local_experts": 4}, ("mlp.experts", "mlp.gate")),
+    "qwen2_moe": (
+        ATTENTION | EXPERTS | {"shared_expert_intermediate_size": 16},
+        ("mlp.experts", "mlp.gate", "mlp.shared_expert_gate"),
+    ),
+    "gpt_oss": (ATTENTION | {"num_local_experts": 4, "head_dim": 8}, ("mlp.experts", "mlp.router")),
+    "gpt2": ({"n_positions": 128, "n_head": 4}, ()),
+}
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def other(
+    request: pytest.FixtureRequest, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[LoadedModel, Path, tuple[str, ...]]:
+    """A tiny model of another architecture, prepared and loaded as any other."""
+    settings, left_alone = ARCHITECTURES[request.param]
+    folder = tmp_path_factory.mktemp(request.param)
+    tiny_model.build_other(folder / "model", tiny_folder, request.param, **settings)
+    model = tiny_model.model_of(folder / "model")
+    torch.set_num_threads(1)
+    return network.load(model, folder / "cache", network.choose_device("cpu")), folder, left_alone
+
+
+def test_other_architectures_learn(other: tuple[LoadedModel, Path, tuple[str, ...]], tmp_path: Path) -> None:
+    """The loss falls, the base model is left as it was, PEFT loads what was saved, and no router is changed."""
+    base, folder, left_alone = other
+    before = {name: value.clone() for name, value in base.network.state_dict().items()}
+    request = tiny_model.request_of(tiny_model.model_of(folder / "model"), epoch_count=6)
+    observer = Recording(folder=tmp_path)
+    (outcome,) = training.train([request], base, observer)
+    assert outcome.state is JobState.SUCCEEDED, outcome.failure
+    losses = observer.losses(request)
+    assert losses[-1] < losses[0]
+    assert all(torch.equal(value, before[name]) for name, value in base.network.state_dict().items())
+    learned = {name: value for name, value in observer.adapters[request.key].items() if "lora_B" in name}
+    assert all(bool(value.any()) for value in learned.values()), "an adapter without effect"
+    assert not any(router in name for name in learned for router in (".gate.", ".router.", "shared_expert_gate"))
+    with network.peft_warnings_ignored():
+        adapted = peft.PeftModel.from_pretrained(base.network, tmp_path / request.tuned_model_id)
+    missed = {name.rpartition(".")[0] for name in layers.without_adapter(base.network, adapted.targeted_module_names)}
+    assert tuple(sorted(name.partition("*.")[2] for name in missed)) == left_alone
+    network.take_off(base, adapted)
+
+
+def test_record_names_what_has_no_adapter(base: LoadedModel) -> None:
+    """A plain model's adapter changes every layer, so there is nothing to name."""
+    assert layers.without_adapter(base.network, layers.with_adapter(base.network)) == ()
+
+
+def test_same_bytes_in_every_process(tiny_folder: Path, tmp_path: Path) -> None:
+    """Twenty and more layers are named in one order, whatever order a process's sets have."""
+    deep = tiny_model.build_other(tmp_path / "model", tiny_folder, "llama", **ATTENTION | {"num_hidden_layers": 4})
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from tunerun.engine import network\n"
+        "from tunerun.schema import Hyperparameters\n"
+        "from tests.engine import tiny_model\n"
+        "source, cache, out = map(Path, sys.argv[1:])\n"
+        "base = network.load(tiny_model.model_of(source), cache, network.choose_device('cpu'))\n"
+        "with network.fresh_adapter(base, Hyperparameters(), 0) as adapted:\n"
+        "    network.save_adapter(adapted, ('owner/name', 'a1'), out)\n"
+    )
+    written = []
+    for seed in ("1", "2"):
+        out = tmp_path / seed
+        command = [sys.executable, "-c", code, str(deep), str(tmp_path / "cache"), str(out)]
+        subprocess.run(
+            command, check=True, capture_output=True, cwd=REPOSITORY, env=os.environ | {"PYTHONHASHSEED": seed}
+        )
+        written.append({file.name: file.read_bytes() for file in out.iterdir()})
+    assert written[0] == written[1]
+    config = json.loads(written[0]["adapter_config.json"])
+    assert (config["base_model_name_or_path"], config["revision"]) == ("owner/name", "a1")
