@@ -235,6 +235,17 @@ def test_bytes(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("template", [PLAIN, Template(output="{% if output %}{{ output }}{% endif %}")])
+def test_infinity(tmp_path: Path, template: Template) -> None:
+    """An infinite number is refused where it is printed; a number that is too large for one is what the file writes."""
+    (tmp_path / "a.jsonl").write_text('{"text_input": "1", "output": Infinity, "score": -Infinity}\n')
+    path = str(tmp_path / "a.jsonl")
+    (problem,) = _problems(path, template=template)
+    assert "infinit" in problem
+    loaded = _load(path, template=Template(output="{{ text_input }}"))
+    assert len(loaded.training.examples) == 1
+
+
 def test_failing_expression_keeps_the_cell_to_itself(tmp_path: Path) -> None:
     """An expression that fails names the row, and not what stands in it."""
     path = _write(tmp_path / "a.jsonl", [{"text_input": "hunter2", "output": "2"}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -112,6 +113,8 @@ def _add_bad_cell(rows: Rows, row: int, column: str, part: str, what: str, findi
 def _complaint_about_cell(cell: Any) -> str | None:
     if is_null(cell):
         return "is null"
+    if isinstance(cell, float) and math.isinf(cell) and str(cell) in ("inf", "-inf"):  # 1E400 is what a file writes
+        return "is infinite"
     return "holds bytes" if isinstance(cell, bytes | bytearray) else None
 
 
