@@ -1,6 +1,7 @@
 """What is written in any format is read back unchanged."""
 
 import csv
+import gzip
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -31,20 +32,41 @@ def _as_json_lines(rows: Rows) -> bytes:
     return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
 
 
-def _as_delimited(rows: Rows, dialect: str) -> bytes:
+def _as_delimited(rows: Rows, delimiter: str) -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, dialect=dialect)
+    writer = csv.DictWriter(text, COLUMNS, delimiter=delimiter)
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
 
 
 def _as_csv(rows: Rows) -> bytes:
-    return _as_delimited(rows, "excel")
+    return _as_delimited(rows, ",")
 
 
 def _as_tsv(rows: Rows) -> bytes:
-    return _as_delimited(rows, "excel-tab")
+    return _as_delimited(rows, "\t")
+
+
+def _as_pipes(rows: Rows) -> bytes:
+    return _as_delimited(rows, "|")
+
+
+def _as_semicolons_of_excel(rows: Rows) -> bytes:
+    return b"\xef\xbb\xbfsep=;\r\n" + _as_delimited(rows, ";")
+
+
+def _as_compressed_lines(rows: Rows) -> bytes:
+    return gzip.compress(_as_json_lines(rows))
+
+
+def _as_arrow(rows: Rows) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    table = pyarrow.Table.from_pylist(rows)
+    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
 
 
 def _as_parquet(rows: Rows) -> bytes:
@@ -65,7 +87,12 @@ WRITERS: dict[str, Callable[[Rows], bytes]] = {
     "a.csv": _as_csv,
     "a.tsv": _as_tsv,
     "a.parquet": _as_parquet,
+    "a.psv": _as_pipes,
+    "b.csv": _as_semicolons_of_excel,
+    "a.jsonl.gz": _as_compressed_lines,
+    "a.arrow": _as_arrow,
 }
+FORMATS = {"a.psv": "pipe", "b.csv": "auto", "a.jsonl.gz": "auto"}
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -75,9 +102,10 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, name: str, rows: R
     """Rows are read back as they were written, whatever their cells hold, with a byte order mark or without."""
     path = tmp_path_factory.getbasetemp() / name
     content = WRITERS[name](rows)
-    path.write_bytes(b"\xef\xbb\xbf" + content if mark and path.suffix != ".parquet" else content)
+    can_be_marked = path.suffix in (".json", ".jsonl", ".csv", ".tsv") and not content.startswith(b"\xef\xbb\xbf")
+    path.write_bytes(b"\xef\xbb\xbf" + content if mark and can_be_marked else content)
     # A header with commas inside a name looks like CSV and TSV at once.
-    assert [row.columns for row in read_rows(path, path.suffix[1:])] == rows
+    assert [row.columns for row in read_rows(path, FORMATS.get(name, path.suffix[1:]))] == rows
 
 
 @settings(deadline=None, max_examples=100)

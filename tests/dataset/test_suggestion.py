@@ -65,6 +65,14 @@ def test_error_of_a_table_asks_for_its_header(tmp_path: Path) -> None:
     _load(path, columns=("output", "text_input"))
 
 
+def test_header_with_other_separators(tmp_path: Path) -> None:
+    """A table that was asked for as CSV and has semicolons is told which format it is."""
+    path = tmp_path / "a.csv"
+    path.write_text("text_input;output\na;b\n")
+    with pytest.raises(DatasetError, match=r"its only column holds separators; set dataset\.format=semicolon$"):
+        _load(path, format="csv")
+
+
 def test_one_column(tmp_path: Path) -> None:
     """A file of one column is told that it lacks one."""
     path = tmp_path / "a.csv"

@@ -55,7 +55,8 @@ def _without_cells(rows: Rows, template: PromptTemplate, findings: Findings) -> 
     for column in sorted(named_by):
         bad.update(require(rows, column, f"template.{named_by[column]}", findings))
     absent = [column for column in named_by if column not in rows.columns]
-    if absent and len(rows) and not any(close_name(column, rows.columns) for column in absent):
+    is_typo = len(rows.columns) > 1 and any(close_name(column, rows.columns) for column in absent)
+    if absent and len(rows) and not is_typo:
         findings.add("template", f"{rows.file}: {advice_on_template(rows)}")
     complaints = sorted(
         (row, PARTS.index(part), column, what)

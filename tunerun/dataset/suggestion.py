@@ -9,6 +9,7 @@ from pathlib import Path
 from tunerun.dataset.conversations import with_conversations
 from tunerun.dataset.reading import collect_rows
 from tunerun.dataset.rows import Findings, Rows
+from tunerun.dataset.table_rows import DELIMITERS
 from tunerun.schema import Dataset, Template
 from tunerun.template import PromptTemplate
 
@@ -53,6 +54,8 @@ def template_that_fits(dataset: Dataset, template: PromptTemplate) -> Template |
 def advice_on_template(rows: Rows) -> str:
     """Return what to do where the template names columns that a file does not have."""
     template = suggested_template(rows.columns)
+    if template is None and (delimited := _delimiter_in(rows.columns)):
+        return f"its only column holds separators; set dataset.format={delimited}"
     if template is None:
         advice = "an example needs two columns, an input and an output; add the one that is missing"
     else:
@@ -61,6 +64,12 @@ def advice_on_template(rows: Rows) -> str:
         count = len(rows.columns)
         advice += f"; if its first line is a row and not the header, name its columns in dataset.columns ({count})"
     return advice
+
+
+def _delimiter_in(columns: Collection[str]) -> str | None:
+    """Return the format of which the only column's name seems to be a header."""
+    only = next(iter(columns)) if len(columns) == 1 else ""
+    return next((name for name, delimiter in DELIMITERS.items() if delimiter in only), None)
 
 
 def yaml_line(template: Template) -> str:
