@@ -234,6 +234,24 @@ def test_times_of_parquet(tmp_path: Path) -> None:
     assert second == {"a": None, "b": None}
 
 
+def test_times_that_python_does_not_have(tmp_path: Path) -> None:
+    """Years beyond 9999 and nanoseconds of a day's time are text; a time zone that does not exist is refused."""
+    columns = {
+        "a": pyarrow.array([10**7], pyarrow.date32()),
+        "b": pyarrow.array([1], pyarrow.time64("ns")),
+        "c": pyarrow.array([1000], pyarrow.time64("ns")),
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    (row,) = _cells(tmp_path / "a.parquet")
+    assert [str(cell) for cell in row.values()] == ["29349-01-26", "00:00:00.000000001", "00:00:00.000001"]
+    zone = pyarrow.table({"a": pyarrow.array([1], pyarrow.timestamp("us", "Nowhere/Land"))})
+    pyarrow.feather.write_feather(zone, str(tmp_path / "b.feather"))
+    with pytest.raises(
+        DatasetError, match=r"the column 'a' of timestamp\[us, tz=Nowhere/Land\] holds values that cannot"
+    ):
+        read_rows(tmp_path / "b.feather")
+
+
 def _write_stream(path: Path) -> None:
     table = pyarrow.Table.from_pylist(ROWS)
     with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:

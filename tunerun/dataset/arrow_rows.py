@@ -75,15 +75,21 @@ def _rows(file: str, kind: str, read: Callable[[], pyarrow.Table], findings: Fin
 
     try:
         table = read()
-        table.validate()
+        table.validate(full=True)  # a file from elsewhere: offsets that point outside it must not be followed
     except (pyarrow.ArrowException, OSError):
         findings.add("parquet", f"{file}: is damaged or cut off; no {kind} could be read from it; write it again")
         return Rows(file, (), {})
     if repeated_names(file, table.column_names, findings):
         return Rows(file, (), {})
-    columns = {name: _cells(table.column(name)) for name in table.column_names}
+    columns: dict[str, list[Any]] = {}
     for name in table.column_names:
-        if _has_nanoseconds(table.column(name)):
+        column = table.column(name)
+        try:
+            columns[name] = _cells(column)
+        except (pyarrow.ArrowException, ArithmeticError, ValueError):
+            what = f"the column {name!r} of {column.type} holds values that cannot be written"
+            findings.add("column", f"{file}: {what}; cast it to text, or remove it")
+        if _has_nanoseconds(column):
             what = f"the column {name!r} holds times to the nanosecond, with nine digits after the second"
             findings.warn("times", f"{file}: {what}; cast it to text where they should be written otherwise")
     return Rows(file, range(1, table.num_rows + 1), columns, "row")
@@ -95,21 +101,31 @@ def _cells(column: pyarrow.ChunkedArray) -> list[Any]:
     kind = column.type
     if pyarrow.types.is_dictionary(kind):
         return _cells(column.cast(kind.value_type))
+    if _has_nanoseconds(column):
+        texts: list[Any] = column.cast(pyarrow.string()).to_pylist()
+        return texts
     if pyarrow.types.is_timestamp(kind) and kind.unit == "ns":
-        # As datetimes, where nothing is lost; `to_pylist` would need pandas for them.
-        column = column.cast(pyarrow.string() if _has_nanoseconds(column) else pyarrow.timestamp("us", kind.tz))
+        column = column.cast(pyarrow.timestamp("us", kind.tz))  # `to_pylist` would need pandas for nanoseconds
     convert = _converter(kind)
-    cells: list[Any] = column.to_pylist()
+    try:
+        cells: list[Any] = column.to_pylist()
+    except (OverflowError, ValueError):  # a year beyond 9999, which Python's dates do not have
+        cells = column.cast(pyarrow.string()).to_pylist()
+        if any(cell is not None and cell.startswith("<value out of range") for cell in cells):  # Arrow's own words
+            raise
     return cells if convert is None else [None if cell is None else convert(cell) for cell in cells]
 
 
 def _has_nanoseconds(column: pyarrow.ChunkedArray) -> bool:
+    """Whether a column holds times that Python's, which end at microseconds, would change."""
     import pyarrow
 
-    if not pyarrow.types.is_timestamp(column.type) or column.type.unit != "ns":
+    kind = column.type
+    types = pyarrow.types
+    if not (types.is_timestamp(kind) or types.is_time64(kind)) or kind.unit != "ns":
         return False
     try:
-        column.cast(pyarrow.timestamp("us", column.type.tz))
+        column.cast(pyarrow.time64("us") if types.is_time64(kind) else pyarrow.timestamp("us", kind.tz))
     except pyarrow.ArrowInvalid:
         return True
     return False
