@@ -13,7 +13,7 @@ import pytest
 
 from tests.service.client import Client, prompt
 from tunerun.backends.local import LocalBackend
-from tunerun.errors import BackendError, BaseModelError
+from tunerun.errors import BackendError, BaseModelError, NotFoundError
 from tunerun.job import Answer, BaseModelRef, GenerateOptions, Prompt
 from tunerun.service.answerer import Answerer
 from tunerun.service.app import Settings
@@ -144,6 +144,6 @@ def test_a_tuned_model_that_is_damaged_or_deleted_meanwhile(settings: Settings, 
         adapter = str(running.service.tuner.folder_of(row.folder))
         client.good("DELETE", "/tunedModels/deleted")
         wait_until(lambda: not Path(adapter).exists(), "its folder is gone")
-        with pytest.raises(Exception, match="holds no"):
+        with pytest.raises(NotFoundError, match="does not hold a tuned model"):
             running.service.answerer.ask(own.models[0], Prompt("1", LONG, adapter)).result()
         assert client.good("POST", "/models/tiny:generateContent", prompt("1", maxOutputTokens=2))

@@ -58,7 +58,7 @@ def test_signing_in_and_out(stranger: Visitor) -> None:
         assert stranger.secret not in text
 
 
-@pytest.mark.parametrize("key", ["", "wrong", "ключ", "a" * 100_000])
+@pytest.mark.parametrize("key", ["", "wrong", "ключ", "a" * 3_000])
 def test_a_wrong_key(stranger: Visitor, key: str) -> None:
     """A wrong key is refused, is not repeated, and sets no cookie."""
     response = stranger.http.post("/sign-in", data={"key": key})

@@ -28,7 +28,7 @@ from tunerun.service.library import Library
 from tunerun.service.meters import Meters
 from tunerun.service.problems import Code, ServiceError, state_unavailable
 from tunerun.service.screening import Hosts
-from tunerun.service.sessions import Sessions
+from tunerun.service.sessions import LIFE_S, Sessions
 from tunerun.service.state import State, own_folder
 from tunerun.service.tuner import Tuner
 
@@ -93,10 +93,11 @@ class Service:
         self.answerer.end()
         self.state.close()
 
-    def application(self, **limits: Any) -> Guard:
+    def application(self, session_life_s: float = LIFE_S, **limits: Any) -> Guard:
         """The ASGI application; its lifespan starts and ends the service.
 
         Args:
+            session_life_s: of each session of the page.
             limits: of the guard.
         """
 
@@ -116,7 +117,7 @@ class Service:
         )
         methods = Methods(self.library, self.tuner, self.answerer)
         app.include_router(routes(methods))
-        sessions = Sessions(self.keys)
+        sessions = Sessions(self.keys, life_s=session_life_s)
         app.include_router(pages.routes(methods, self.state, sessions))
         app.mount("/static", pages.static_files())
 

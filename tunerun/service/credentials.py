@@ -62,7 +62,7 @@ class KeyFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
-        self._read_at = -1
+        self._read_of: tuple[int, ...] = ()
         self._keys: tuple[Key, ...] = ()
 
     def make(self) -> bool:
@@ -82,11 +82,13 @@ class KeyFile:
         with self._lock:
             try:
                 state = self.path.stat()
-                if state.st_mtime_ns != self._read_at:
+                # The time alone is not enough: two writes within a tick of the file system's clock have the same.
+                version = (state.st_mtime_ns, state.st_ino, state.st_size)
+                if version != self._read_of:
                     self._keys = _read(self.path, state)
-                    self._read_at = state.st_mtime_ns
+                    self._read_of = version
             except FileNotFoundError:
-                self._keys, self._read_at = (), -1
+                self._keys, self._read_of = (), ()
             return self._keys
 
     def find(self, secret: str) -> Key | None:

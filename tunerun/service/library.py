@@ -153,6 +153,23 @@ class Library:
         rest = f"{rows[most - 1].number}.{shown}" if len(rows) > most else ""
         return Page(rows[:most], rest)
 
+    def newest(self, caller: Key, size: int, before: int = 0) -> Sequence[TunedModelRow]:
+        """The newest tuned models that somebody may read, or the newest before one that was seen, by its number."""
+        return self._state.tuned_models(Listing(caller.owner, newest_first=True, after=before), size)
+
+    def own_sources(self, caller: Key, size: int) -> Sequence[TunedModelRow]:
+        """The newest tuned models of somebody's own that another one can start from."""
+        wanted = Listing(caller.owner, role=Role.OWNER, state=ModelState.ACTIVE, newest_first=True)
+        return self._state.tuned_models(wanted, size)
+
+    def creating(self, caller: Key) -> Sequence[TunedModelRow]:
+        """All tuned models that somebody may read and that are not finished."""
+        return self._state.tuned_models(Listing(caller.owner, state=ModelState.CREATING), -1)
+
+    def roles(self, caller: Key, rows: Sequence[TunedModelRow]) -> dict[str, set[Role]]:
+        """What somebody may do with tuned models, by id."""
+        return self._state.roles([row.id for row in rows], caller.owner)
+
     def curves(self, rows: Sequence[TunedModelRow]) -> dict[str, list[Snapshot]]:
         """The loss curves of tuned models, by key."""
         return self._state.snapshots([row.key for row in rows])
@@ -297,7 +314,7 @@ def _listing(caller: Key, text: str, after: int) -> Listing:
             raise invalid("filter", f'{word[:60]} is unknown; there is {known}, and words; a quoted "a:b" is a word')
         else:
             words.append(word.strip('"'))
-    return Listing(caller.owner, tuple(words), role, everyone, after)
+    return Listing(caller.owner, tuple(words), role, everyone, after=after)
 
 
 def _after(token: str, shown: str) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Depends, Form, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, Form, Query, Request, Response, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
@@ -194,8 +194,8 @@ def _library(methods: Methods, shelf: Shelf) -> APIRouter:
     library = methods.library
 
     @router.get("/")
-    def show_library(caller: Caller) -> Response:
-        return _library_page(shelf, caller)
+    def show_library(caller: Caller, before: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0) -> Response:
+        return _library_page(shelf, caller, before)
 
     @router.get("/progress")
     def show_progress(caller: Caller) -> Response:
@@ -218,9 +218,12 @@ def _library(methods: Methods, shelf: Shelf) -> APIRouter:
     return router
 
 
-def _library_page(shelf: Shelf, caller: Key, status: int = 200, problems: tuple[str, ...] = ()) -> Response:
-    models = shelf.all(caller)
-    return _page("library.html", status, owner=caller.owner, models=models, problems=problems, max_bytes=MAX_FILE_BYTES)
+def _library_page(
+    shelf: Shelf, caller: Key, before: int = 0, status: int = 200, problems: tuple[str, ...] = ()
+) -> Response:
+    models, older = shelf.page(caller, before)
+    shown = {"owner": caller.owner, "models": models, "before": before, "older": older}
+    return _page("library.html", status, **shown, problems=problems, max_bytes=MAX_FILE_BYTES)
 
 
 # The box to try one
@@ -301,12 +304,12 @@ def _files(methods: Methods, state: State, shelf: Shelf) -> APIRouter:
     @router.post("/files")
     def send_file(caller: Caller, file: UploadFile | None = None) -> Response:
         if file is None or not file.filename:
-            return _library_page(shelf, caller, 400, ("no file was chosen; choose one",))
+            return _library_page(shelf, caller, 0, 400, ("no file was chosen; choose one",))
         name, content = file_name(file.filename), file.file.read(MAX_FILE_BYTES + 1)
         try:
             read_table(name, content)
         except DatasetError as error:
-            return _library_page(shelf, caller, 400, error.problems)
+            return _library_page(shelf, caller, 0, 400, error.problems)
         identifier = secrets.token_hex(8)
         state.add_file(FileRow(identifier, caller.owner, name, content))
         state.drop_files(caller.owner, keep=KEPT_FILES)

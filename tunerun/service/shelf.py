@@ -10,12 +10,18 @@ from datetime import UTC, datetime
 from tunerun.job import Snapshot
 from tunerun.service.api import UNPREDICTABLE
 from tunerun.service.credentials import Key
-from tunerun.service.library import MAX_PAGE, Library
+from tunerun.service.library import Library
 from tunerun.service.problems import Code, Json
 from tunerun.service.state import ModelState, Role, TunedModelRow
 
 MAX_POINTS = 300
 """Of a curve that is shown: more than a small chart has dots for, and few enough to send every second."""
+
+MAX_CARDS = 50
+"""Tuned models on a page; a card with its curve is up to 20 KB."""
+
+MAX_SOURCES = 200
+"""Tuned models that the form offers to start from; older ones can be named over the API."""
 
 
 @dataclass(frozen=True)
@@ -116,14 +122,18 @@ class Shelf:
     def __init__(self, library: Library) -> None:
         self._library = library
 
-    def all(self, caller: Key) -> list[ShownModel]:
-        """All that somebody may see, the newest first."""
-        rows = self._rows(caller)[::-1]
-        roles = {row.id: {Role.READER} for row in rows}
-        for text, role in (("writers:me", Role.WRITER), ("owner:me", Role.OWNER)):
-            for row in self._rows(caller, text):
-                roles.setdefault(row.id, set()).add(role)
-        return self._shown(rows, roles)
+    def page(self, caller: Key, before: int = 0) -> tuple[list[ShownModel], int | None]:
+        """A page of the tuned models that somebody may see, the newest first.
+
+        Args:
+            before: the number of the last one of the page before; 0: none.
+
+        Returns:
+            They, and what `before` is on the next page; None: there is none.
+        """
+        found = self._library.newest(caller, MAX_CARDS + 1, before)
+        rows = found[:MAX_CARDS]
+        return self._shown(rows, self._library.roles(caller, rows)), rows[-1].number if len(found) > MAX_CARDS else None
 
     def one(self, caller: Key, identifier: str) -> ShownModel:
         """One of them.
@@ -132,25 +142,15 @@ class Shelf:
             ServiceError: there is none of that id, or the caller may not see it.
         """
         row = self._library.get(caller, identifier)
-        permissions = self._library.permissions(caller, identifier)
-        return self._shown([row], {row.id: {p.role for p in permissions if p.email in (caller.owner, None)}})[0]
+        return self._shown([row], self._library.roles(caller, [row]))[0]
 
     def creating(self, caller: Key) -> list[ShownModel]:
         """Those that are not finished, without saying what may be done with them."""
-        return self._shown([row for row in self._rows(caller) if row.state is ModelState.CREATING], {})
+        return self._shown(self._library.creating(caller), {})
 
-    def sources(self, caller: Key) -> list[TunedModelRow]:
+    def sources(self, caller: Key) -> Sequence[TunedModelRow]:
         """Somebody's own tuned models that another one can start from, the newest first."""
-        rows = self._rows(caller, "owner:me")
-        return [row for row in reversed(rows) if row.state is ModelState.ACTIVE]
-
-    def _rows(self, caller: Key, text: str = "") -> list[TunedModelRow]:
-        page = self._library.page(caller, MAX_PAGE, "", text)
-        rows = list(page.models)
-        while page.next_token:
-            page = self._library.page(caller, MAX_PAGE, page.next_token, text)
-            rows += page.models
-        return rows
+        return self._library.own_sources(caller, MAX_SOURCES)
 
     def _shown(self, rows: Sequence[TunedModelRow], roles: Mapping[str, Set[Role]]) -> list[ShownModel]:
         curves = self._library.curves(rows)

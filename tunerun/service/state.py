@@ -6,6 +6,7 @@ What it promises, whenever its process is killed:
 2. A tuned model is CREATING until its job has ended; what is CREATING when the service starts is tuned (again).
 3. Each step of a loss curve is kept once: what is recorded first stays, so a curve never becomes shorter.
 4. The folder of a deleted tuned model is noted until it is gone.
+5. The order of things does not follow the clock, which may be set back; no time is before one that it follows.
 
 May be used from any thread: one connection, one transaction at a time, each of milliseconds.
 """
@@ -159,13 +160,17 @@ class Listing:
         words: that must all stand in display name or description.
         role: what the reader has to be; READER: any permission does.
         everyone: only what everyone may read; otherwise that is left out, unless it is also the reader's own.
-        after: the number of the last one that was seen.
+        state: that they have; None: any.
+        newest_first: whether the newest comes first; otherwise the oldest does.
+        after: the number of the last one that was seen; 0: none was.
     """
 
     reader: str
     words: tuple[str, ...] = ()
     role: Role = Role.READER
     everyone: bool = False
+    state: ModelState | None = None
+    newest_first: bool = False
     after: int = 0
 
 
@@ -240,21 +245,50 @@ class State:
         return _tuned_model(rows[0]) if rows else None
 
     def tuned_models(self, listing: Listing, size: int) -> list[TunedModelRow]:
-        """Tuned models in the order of creation, at most `size`."""
+        """Tuned models in the order of creation, at most `size`; a negative size: all."""
         allowed = [role for role in Role if role.includes(listing.role)]
         who = "grantee = 'EVERYONE'" if listing.everyone else "email = ?"
-        where = f"number > ? AND id IN (SELECT tuned_model FROM permission WHERE {who} AND role IN ({_marks(allowed)}))"
-        parameters: list[object] = [listing.after, *([] if listing.everyone else [listing.reader]), *allowed]
+        where = f"id IN (SELECT tuned_model FROM permission WHERE {who} AND role IN ({_marks(allowed)}))"
+        parameters: list[object] = [*([] if listing.everyone else [listing.reader]), *allowed]
         for word in listing.words:
             where += " AND instr(casefold(display_name || ' ' || description), ?) > 0"
             parameters.append(word.casefold())
-        rows = self._rows(f"SELECT * FROM tuned_model WHERE {where} ORDER BY number LIMIT ?", [*parameters, size])
+        if listing.state is not None:
+            where += " AND state = ?"
+            parameters.append(listing.state)
+        if listing.after:
+            where += f" AND number {'<' if listing.newest_first else '>'} ?"
+            parameters.append(listing.after)
+        order = "number DESC" if listing.newest_first else "number"
+        rows = self._rows(f"SELECT * FROM tuned_model WHERE {where} ORDER BY {order} LIMIT ?", [*parameters, size])
         return [_tuned_model(row) for row in rows]
 
-    def creating(self) -> list[TunedModelRow]:
-        """What is yet to be tuned or under way, in the order of creation."""
-        rows = self._rows("SELECT * FROM tuned_model WHERE state = ? ORDER BY number", [ModelState.CREATING])
+    def waiting(self, base_models: Sequence[str], running: Sequence[str], size: int) -> list[TunedModelRow]:
+        """What is to be tuned next, in the order of creation, at most `size`.
+
+        Args:
+            base_models: that can be tuned now.
+            running: the keys of the jobs under way.
+        """
+        rows = self._rows(
+            "SELECT * FROM tuned_model WHERE state = ? AND NOT is_cancelling "
+            f"AND base_model IN ({_marks(base_models)}) AND key NOT IN ({_marks(running)}) ORDER BY number LIMIT ?",
+            [ModelState.CREATING, *base_models, *running, size],
+        )
         return [_tuned_model(row) for row in rows]
+
+    def cancelled(self, running: Sequence[str]) -> list[TunedModelRow]:
+        """What nobody wants any more, and is not under way."""
+        rows = self._rows(
+            f"SELECT * FROM tuned_model WHERE state = ? AND is_cancelling AND key NOT IN ({_marks(running)})",
+            [ModelState.CREATING, *running],
+        )
+        return [_tuned_model(row) for row in rows]
+
+    def is_source(self, folder: str) -> bool:
+        """Whether something that is yet to be tuned starts from a folder."""
+        found = "SELECT 1 FROM tuned_model WHERE state = ? AND source_folder = ? LIMIT 1"
+        return bool(self._rows(found, [ModelState.CREATING, folder]))
 
     def counts(self) -> dict[ModelState, int]:
         """How many tuned models are in which state."""
@@ -276,10 +310,10 @@ class State:
 
     def change(self, identifier: str, values: Mapping[str, Any]) -> None:
         """Change what may be changed of a tuned model, and say when."""
-        names = [*values, "updated_at"]
         with self._writing():
             self._file.write(
-                f"UPDATE tuned_model SET {', '.join(f'{name} = ?' for name in names)} WHERE id = ?",
+                f"UPDATE tuned_model SET {', '.join(f'{name} = ?' for name in values)}{',' if values else ''} "
+                "updated_at = max(updated_at, ?) WHERE id = ?",
                 [*values.values(), time.time(), identifier],
             )
 
@@ -311,7 +345,8 @@ class State:
         """Note that a job is under way."""
         with self._writing():
             self._file.write(
-                "UPDATE tuned_model SET started_at = coalesce(started_at, ?) WHERE key = ?", [time.time(), key]
+                "UPDATE tuned_model SET started_at = coalesce(started_at, max(created_at, ?)) WHERE key = ?",
+                [time.time(), key],
             )
 
     def record(self, key: str, snapshots: Sequence[Snapshot]) -> None:
@@ -330,7 +365,8 @@ class State:
         with self._writing():
             self._file.write(
                 "UPDATE tuned_model SET state = ?, can_answer = ?, error_code = ?, error_message = ?, "
-                "completed_at = ?, updated_at = ? WHERE key = ? AND state = ?",
+                "completed_at = max(?, coalesce(started_at, created_at)), updated_at = max(?, updated_at) "
+                "WHERE key = ? AND state = ?",
                 [state, can_answer, code, message, now, now, key, ModelState.CREATING],
             )
 
@@ -355,10 +391,22 @@ class State:
 
     def permissions(self, identifier: str) -> list[PermissionRow]:
         """The permissions of a tuned model, the oldest first."""
-        rows = self._rows("SELECT * FROM permission WHERE tuned_model = ? ORDER BY created_at, id", [identifier])
+        rows = self._rows("SELECT * FROM permission WHERE tuned_model = ? ORDER BY rowid", [identifier])
         return [
             PermissionRow(r["tuned_model"], r["id"], Grantee(r["grantee"]), r["email"], Role(r["role"])) for r in rows
         ]
+
+    def roles(self, identifiers: Sequence[str], email: str) -> dict[str, set[Role]]:
+        """What somebody may do with tuned models, by id; what everyone may do is part of it."""
+        rows = self._rows(
+            f"SELECT tuned_model, role FROM permission WHERE tuned_model IN ({_marks(identifiers)}) "
+            "AND (email = ? OR grantee = ?)",
+            [*identifiers, email, Grantee.EVERYONE],
+        )
+        found: dict[str, set[Role]] = {identifier: set() for identifier in identifiers}
+        for row in rows:
+            found[row["tuned_model"]].add(Role(row["role"]))
+        return found
 
     def change_role(self, identifier: str, permission: str, role: Role) -> None:
         """Give a permission another role."""
@@ -401,7 +449,7 @@ class State:
         with self._writing():
             self._file.write(
                 "DELETE FROM file WHERE owner = ? AND id NOT IN "
-                "(SELECT id FROM file WHERE owner = ? ORDER BY created_at DESC LIMIT ?)",
+                "(SELECT id FROM file WHERE owner = ? ORDER BY rowid DESC LIMIT ?)",
                 [owner, owner, keep],
             )
 

@@ -139,32 +139,29 @@ class Tuner:
 
     def _assign(self) -> None:
         """Give waiting jobs to engines that are free, and end those that nobody wants any more."""
-        taken = {running.model.key for running in self._running.values()}
-        waiting = [model for model in self._state.creating() if model.key not in taken]
+        running = [one.model.key for one in self._running.values()]
+        for model in self._state.cancelled(running):
+            begun = bool(self._state.snapshots([model.key])[model.key])  # by a service that was killed
+            when = "while nobody tuned it" if begun else "before its first step"
+            self._finish(model, Code.CANCELLED, f"cancelled on request, {when}")
         free = [number for number in range(len(self._engines)) if number not in self._running]
-        for model in waiting:
-            if model.is_cancelling:
-                begun = bool(self._state.snapshots([model.key])[model.key])  # by a service that was killed
-                when = "while nobody tuned it" if begun else "before its first step"
-                self._finish(model, Code.CANCELLED, f"cancelled on request, {when}")
-            elif free and self._begin(model, free[0]):
-                free.pop(0)
+        if free:
+            # What waits for a base model that is not offered now is taken up by a start that offers it.
+            for model in self._state.waiting([*self._catalogue.offered], running, len(free)):
+                self._begin(model, free.pop())
 
-    def _begin(self, model: TunedModelRow, number: int) -> bool:
-        """Submit a job to an engine; whether that was done, for it may be refused."""
-        offered = self._catalogue.find(model.base_model)
-        if offered is None:
-            return False  # a start with that base model takes it up
+    def _begin(self, model: TunedModelRow, number: int) -> None:
+        """Submit a job to an engine; one that is refused has failed, and the next turn takes the next one."""
         try:
-            request = self._request(model, offered)
+            request = self._request(model, self._catalogue.offered[model.base_model])
             ref = self._engines[number].submit(request)
         except (InputError, BackendError, ValueError):
             log.exception("job refused", extra={"fields": {"tuned_model": model.id}})
             self._finish(model, Code.INTERNAL, "the job cannot begin; the service's log says why")
-            return False
+            self._changed.set()
+            return
         self._state.started(model.key)
         self._running[number] = _Running(model, ref)
-        return True
 
     def _request(self, model: TunedModelRow, offered: OfferedModel) -> TuningRequest:
         return TuningRequest(
@@ -217,13 +214,9 @@ class Tuner:
 
     def _clear(self) -> None:
         """Remove the folders of deleted tuned models, when no job makes them or starts from them any more."""
-        leftovers = self._state.leftovers()
-        if not leftovers:
-            return
         busy = {running.model.folder for running in self._running.values()}
-        busy |= {model.source_folder for model in self._state.creating() if model.source_folder is not None}
-        for folder in leftovers:
-            if folder not in busy:
+        for folder in self._state.leftovers():
+            if folder not in busy and not self._state.is_source(folder):
                 shutil.rmtree(self.folder_of(folder), ignore_errors=True)
                 self._state.cleared(folder)
 

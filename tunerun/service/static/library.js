@@ -74,7 +74,7 @@ function showProgress(article, now) {
 // A tuned model that is finished has other facts and buttons, so its card is taken from a new page.
 async function renew(article) {
   const isAlone = article.querySelector("h1") !== null;
-  const response = await fetch(isAlone ? `/library/${article.dataset.model}` : "/");
+  const response = await fetch(isAlone ? `/library/${article.dataset.model}` : `/${location.search}`);
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
   const found = page.getElementById(article.id);
   if (found === null) {
