@@ -151,7 +151,7 @@ def test_alpaca_with_earlier_turns() -> None:
 
 
 def test_rows_of_several_shapes() -> None:
-    """Rows with columns of their own, conversations and rows that are refused stand side by side."""
+    """Rows with columns of their own, conversations and rows that are refused may be in one file."""
     findings = Findings()
     rows = _rows({"text_input": "1", "output": "2"}, {"messages": []}, {"conversations": [USER, ASSISTANT]})
     read = with_conversations(rows, BOTH, findings)

@@ -1,4 +1,4 @@
-"""What stands in a file of rows, and what is said when it cannot be read."""
+"""What a file of rows holds, and the error where it cannot be read."""
 
 import subprocess
 import sys
@@ -228,13 +228,13 @@ def test_missing_directory(tmp_path: Path) -> None:
 
 
 def test_directory(tmp_path: Path) -> None:
-    """A directory is no file of rows."""
+    """A directory is not a file of rows."""
     with pytest.raises(DatasetError, match=r"is a directory; name the file itself$"):
         read_rows(tmp_path)
 
 
 def test_path_through_a_file(tmp_path: Path) -> None:
-    """What the operating system refuses is told in its own words."""
+    """What the operating system refuses is reported in its own words."""
     (tmp_path / "file").write_text("x")
     with pytest.raises(DatasetError, match=r"file/train\.json: "):
         read_rows(tmp_path / "file" / "train.json")

@@ -55,7 +55,7 @@ def test_error_shows_the_template(tmp_path: Path) -> None:
 
 
 def test_error_of_a_table_asks_for_its_header(tmp_path: Path) -> None:
-    """A table whose first line is a row is told how to name its columns; with the names it is read."""
+    """The error of a table whose first line is a row says how to name its columns; with the names it is read."""
     path = tmp_path / "a.tsv"
     path.write_text("neg\tI am sad\npos\tI am glad\n")
     with pytest.raises(
@@ -66,7 +66,7 @@ def test_error_of_a_table_asks_for_its_header(tmp_path: Path) -> None:
 
 
 def test_header_with_other_separators(tmp_path: Path) -> None:
-    """A table that was asked for as CSV and has semicolons is told which format it is."""
+    """The error of a table that was asked for as CSV and has semicolons says which format it is."""
     path = tmp_path / "a.csv"
     path.write_text("text_input;output\na;b\n")
     with pytest.raises(DatasetError, match=r"its only column holds separators; set dataset\.format=semicolon$"):
@@ -74,7 +74,7 @@ def test_header_with_other_separators(tmp_path: Path) -> None:
 
 
 def test_one_column(tmp_path: Path) -> None:
-    """A file of one column is told that it lacks one."""
+    """The error of a file with one column says that one is missing."""
     path = tmp_path / "a.csv"
     path.write_text("text\nx\n")
     advice = advice_on_template(read_rows(path))

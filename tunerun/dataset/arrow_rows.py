@@ -39,8 +39,8 @@ def folder_rows(folder: Path, findings: Findings) -> Rows | None:
     state, splits = folder / "state.json", folder / "dataset_dict.json"
     if splits.is_file():
         names = _json(splits).get("splits", [])
-        told = ", ".join(str(folder / str(name)) for name in names) or "one of its folders"
-        findings.add("path", f"{folder}: holds several sets of rows; set dataset.path to one of {told}")
+        places = ", ".join(str(folder / str(name)) for name in names) or "one of its folders"
+        findings.add("path", f"{folder}: holds several sets of rows; set dataset.path to one of {places}")
         return Rows(str(folder), (), {})
     if not state.is_file():
         return None

@@ -14,7 +14,7 @@ _MOJIBAKE = re.compile(
 )
 
 _KINDS = (
-    (re.compile("\ufffd"), "U+FFFD, which stands for a character that could not be decoded"),
+    (re.compile("\ufffd"), "U+FFFD, which replaces a character that could not be decoded"),
     (re.compile("\x00"), "NUL (U+0000)"),
     (re.compile("\ufeff"), "a byte order mark (U+FEFF) inside the text"),
     (_MOJIBAKE, "UTF-8 that was read as another encoding ('Ã©' for 'é')"),

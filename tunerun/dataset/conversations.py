@@ -9,7 +9,7 @@ from typing import Any
 from tunerun.dataset.rows import ABSENT, Findings, Rows
 
 TEXT_INPUT, OUTPUT, SYSTEM = "text_input", "output", "system"
-"""The columns that a conversation gives: what the user says, what the model answers, what it was told before."""
+"""The columns that a conversation gives: what the user says, what the model answers, what the system message says."""
 
 _LISTS = ("messages", "contents", "conversations")
 """Columns that hold a conversation: OpenAI's, Gemini's and Vertex AI's, ShareGPT's; the first that a row has counts."""
@@ -153,15 +153,15 @@ class _Conversations:
         turns = [self._turn(message) for message in _list_of_objects(messages)]
         if instruction is not None:
             instruction = _from_text(instruction)
-            told = instruction.get("parts") if isinstance(instruction, Mapping) else instruction
-            turns.insert(0, (SYSTEM, _text(told)))
+            content = instruction.get("parts") if isinstance(instruction, Mapping) else instruction
+            turns.insert(0, (SYSTEM, _text(content)))
         spoken = [column for column, _ in turns if column != SYSTEM]
         if spoken not in ([TEXT_INPUT], [TEXT_INPUT, OUTPUT]):
             raise _UnsuitableError(
                 f"its conversation has {len(spoken)} turns; only one user turn and one answer can be learned"
             )
-        told = "\n".join(text for column, text in turns if column == SYSTEM)
-        return {SYSTEM: told, **{column: text for column, text in turns if column != SYSTEM}}
+        instructions = "\n".join(text for column, text in turns if column == SYSTEM)
+        return {SYSTEM: instructions, **{column: text for column, text in turns if column != SYSTEM}}
 
     def _turn(self, message: Mapping[str, Any]) -> Turn:
         held = {key for key, value in message.items() if not _is_empty(value)}

@@ -96,8 +96,8 @@ class _Look:
 def find_format(path: Path, content: bytes, asked: str, findings: Findings) -> str | None:
     """Return a key of `NAMES`, or None after saying what the file looks like instead.
 
-    The ending is believed as long as the bytes may be what it says. JSON and JSON lines stand for each other, for both
-    are told from their bytes without doubt; and a `sep=` line says itself what separates the cells.
+    The ending is believed as long as the bytes may be what it says. Between JSON and JSON
+    lines the bytes decide, which show it without doubt, and a `sep=` line says itself what separates the cells.
 
     Args:
         path: for its ending and for the message.

@@ -20,10 +20,10 @@ SECRETS = {
     "a password in an address": re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@]+:[^\s/@]+@"),
 }
 """By the shapes that their makers document; a password: eight characters or more with letters and digits behind a word
-that says so. A shape is no proof."""
+that says so. A shape is not a proof."""
 
 EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]+@(?!example\.)[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}\b")
-"""A mail address; those of the example domains (RFC 2606) are nobody's."""
+"""A mail address; those of the example domains (RFC 2606) belong to no one."""
 
 
 _HINTS = {
