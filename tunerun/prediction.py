@@ -12,6 +12,7 @@ from tunerun.backends import open_backend, stored_section
 from tunerun.dataset import Findings, read_rows, with_conversations
 from tunerun.engine.base_model import cache_folder
 from tunerun.errors import DatasetError, NotFoundError, TemplateError
+from tunerun.interpolation import resolved
 from tunerun.job import GenerateOptions, TunedModel
 from tunerun.ledger import JobRecord, Ledger, TrialRecord
 from tunerun.planning import ledger_path
@@ -98,7 +99,7 @@ def find_model(run: str, runs: Path) -> CallableModel:
         backend=stored_section(settings.backend),
         generation=settings.generation,
         seed=settings.seed,
-        cache=settings.cache,
+        cache=resolved(settings.cache) if settings.cache else None,
     )
 
 

@@ -6,6 +6,8 @@ infinity are refused; nothing is coerced but whole numbers to floats.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -147,9 +149,21 @@ class Model(Section):
         None, pattern=DATE, description="Last day of the service for it, as 2027-01-13; null: none is known."
     )
 
-    def reference(self) -> BaseModelRef:
-        """What backends and the engine need to know of it."""
-        return BaseModelRef(self.name, self.source, self.package, self.revision, self.context_length)
+    def reference(self, environment: Mapping[str, str] | None = None) -> BaseModelRef:
+        """What backends and the engine need to know of it.
+
+        Args:
+            environment: a point's; texts that came from there are the interpolations, as they are stored.
+        """
+        found = BaseModelRef(self.name, self.source, self.package, self.revision, self.context_length)
+        given = environment or {}
+        return replace(
+            found,
+            name=given.get("model.name", found.name),
+            source=given.get("model.source", found.source),
+            package=given.get("model.package", found.package),
+            revision=given.get("model.revision", found.revision),
+        )
 
 
 class Hyperparameters(Section):

@@ -19,6 +19,7 @@ from tunerun import schema
 from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
 from tunerun.backends.http import ApiKey, Json, JsonService, OAuth
 from tunerun.errors import BackendError, BaseModelError, InputError, StatusError, UnavailableError
+from tunerun.interpolation import resolved
 from tunerun.job import (
     BaseModelRef,
     Failure,
@@ -312,7 +313,7 @@ def _key_of(found: Json) -> str | None:
 
 
 def _wire_name(model: BaseModelRef) -> str:
-    return f"models/{model.name}"
+    return f"models/{resolved(model.name)}"
 
 
 def _can_tune(model: Json) -> bool:

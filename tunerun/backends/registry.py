@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from tunerun import schema
 from tunerun.backends.base import Backend, Capabilities
 from tunerun.errors import ConfigError
+from tunerun.interpolation import resolved_section
 
 _MODULES = {"local": "tunerun.backends.local", "gemini": "tunerun.backends.gemini"}
 """Imported when first used, so that a command pays for the backend that it uses."""
@@ -54,9 +55,12 @@ def open_backend(section: schema.Backend, runs: Path, cache: Path) -> Backend:
 def stored_section(values: Mapping[str, Any]) -> schema.Backend:
     """Today's config section of a stored one: a key that is unknown or has a value of another version is left out.
 
+    What came from the environment comes from the environment of now.
+
     Raises:
-        ConfigError: this version has no such kind of backend.
+        ConfigError: this version has no such kind of backend, or an environment variable is not set.
     """
+    values = resolved_section(values, "backend")
     while True:
         try:
             return _SECTION.validate_python(dict(values))

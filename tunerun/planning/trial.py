@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from tunerun.backends.base import Capabilities
-from tunerun.job import ExampleSet, TuningRequest
+from tunerun.job import BaseModelRef, ExampleSet, TuningRequest
 from tunerun.ledger import TrialRecord
 from tunerun.redaction import redact
 from tunerun.schema import Scalar, TrialConfig
@@ -75,12 +76,17 @@ class Trial:
         """Whether a service may charge for it, and the price is not configured."""
         return self.capabilities.has_prices and self.config.model.price is None
 
+    @property
+    def base_model(self) -> BaseModelRef:
+        """Its base model, as it is stored: what came from the environment is resolved where the model is looked for."""
+        return self.config.model.reference(self.environment)
+
     def request(self) -> TuningRequest:
         """What a backend is asked to do for this trial."""
         return TuningRequest(
             key=self.key,
             tuned_model_id=tuned_model_id(self.config.name, self.key),
-            model=self.config.model.reference(),
+            model=self.base_model,
             hyperparameters=self.config.hyperparameters.for_tuning(),
             seed=self.config.seed,
             template=self.config.template.as_text(),
@@ -114,9 +120,12 @@ class Trial:
         """JSON values in which texts from the environment are the interpolations that gave them."""
         if not self.environment:
             return value
-        given = {
-            found: text for key, text in self.environment.items() if (found := _value_at(self.config, key.split(".")))
-        }
+        given: dict[str, str] = {}
+        for key, text in self.environment.items():
+            if found := _value_at(self.config, key.split(".")):
+                given[found] = text
+                if "${oc." in (name := PurePath(text).name):
+                    given[PurePath(found).name] = name  # findings and names of data sets have the file's name alone
         return _hidden(value, sorted(given.items(), key=lambda entry: len(entry[0]), reverse=True))
 
 

@@ -237,7 +237,7 @@ class _Backends:
         for trial in trials:
             backend = self.of(trial.config)
             entry = models.setdefault(trial.config.backend.model_dump_json(), (backend, {}))
-            entry[1][trial.config.model.model_dump_json()] = trial.config.model.reference()
+            entry[1][trial.config.model.model_dump_json()] = trial.base_model
         problems: list[str] = []
         unavailable: dict[int, str] = {}
         for backend, wanted in models.values():

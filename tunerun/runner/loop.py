@@ -389,7 +389,7 @@ class Loop:
         place = self._place(trial)
         try:
             if place.resume_at <= time.monotonic() or self._is_stopped(place):
-                self._evaluate(trial, trial.baseline, "the base model", trial.config.model.reference())
+                self._evaluate(trial, trial.baseline, "the base model", trial.base_model)
                 self._evaluate(trial, trial.key, f"trial {trial.number}", tuned)
                 return True
         except UnavailableError as error:
