@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +86,7 @@ def test_nothing_that_a_run_keeps_holds_what_the_environment_gave(
     assert (project / "runs" / "mlflow.db").exists()
     assert files_with(project / "runs", PLANTED) == []
     assert files_with(project / "runs", "${oc.env:MODEL_FOLDER}")
+    assert stat.S_IMODE((project / "runs").stat().st_mode) == 0o700
     assert tunerun("predict", "--run", tuned, "text_input=1")[0] == 0
     code, _, err = tunerun("run", "experiment=secrets", "seed=1,2")
     assert (code, "all 2 trials are done" in err) == (0, True), err
@@ -108,6 +110,7 @@ def test_a_service_whose_address_came_from_the_environment_is_found_again(
         assert code == 0, err
         tuned = json.loads(out)["trials"][0]["tuned_model"]
         assert files_with(tmp_path / "runs", service.address) == []
+        assert stat.S_IMODE((tmp_path / "runs").stat().st_mode) == 0o700
         code, out, err = tunerun("predict", "--run", tuned, "text_input=1")
         assert (code, len(out.splitlines())) == (0, 1), err
         assert tunerun("cancel", *options, *place)[0] == 0

@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from tunerun.errors import LedgerError, LockedError
+from tunerun.files import private_folder
 
 _PATIENCE_S = 0.5
 """Somebody who only looks holds a lock for a moment."""
@@ -35,7 +36,8 @@ def held(runs: Path, sweep: str) -> Iterator[None]:
     note = file.with_suffix(".holder")
     lock = FileLock(file)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(runs)
+        file.parent.mkdir(exist_ok=True)
         lock.acquire(timeout=_PATIENCE_S)
     except Timeout as error:
         raise LockedError(

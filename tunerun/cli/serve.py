@@ -70,7 +70,6 @@ def serve(
     from tunerun.service.screening import check_proxies
     from tunerun.service.server import address_of, listening
     from tunerun.service.server import serve as serve_forever
-    from tunerun.service.state import own_folder
 
     check_proxies(proxy or [])
     models = [model_of(name, config_dir) for name in model or ["smollm2-135m"]]
@@ -83,7 +82,7 @@ def serve(
         threads=threads,
         allowed_hosts=[host, *(allowed_host or [])],
     )
-    with listening(host, port, allow_remote=allow_remote) as listener, held(own_folder(settings.state), "service"):
+    with listening(host, port, allow_remote=allow_remote) as listener, held(settings.state, "service"):
         names = ", ".join(m.name for m in models)
         tables.err.print(f"making ready {names}")
         service = Service(settings)

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 from tunerun.engine import messages
+from tunerun.files import private_folder
 from tunerun.job import Failure, FailureKind
 
 LOG_TAIL_BYTES = 4_000
@@ -49,7 +50,8 @@ class EngineProcess:
         self._log = log
         self._sending = threading.Lock()
         self._ooms_before = _kernel_oom_kills()
-        log.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(log.parent.parent)
+        log.parent.mkdir(exist_ok=True)
         # -P: a file named json.py or torch.py in the user's directory must not be imported.
         command = [sys.executable, "-P", "-m", "tunerun.engine", "--cache", str(cache.absolute()), "--device", device]
         if threads is not None:

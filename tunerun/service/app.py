@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from tunerun import __version__
 from tunerun.backends.local import LocalBackend
 from tunerun.errors import LedgerError
+from tunerun.files import private_folder
 from tunerun.job import BaseModelRef
 from tunerun.service import pages
 from tunerun.service.answerer import Answerer
@@ -29,7 +30,7 @@ from tunerun.service.meters import Meters
 from tunerun.service.problems import Code, ServiceError, state_unavailable
 from tunerun.service.screening import Hosts
 from tunerun.service.sessions import LIFE_S, Sessions
-from tunerun.service.state import State, own_folder
+from tunerun.service.state import State
 from tunerun.service.tuner import Tuner
 
 KEYS_FILE = "keys.json"
@@ -76,7 +77,7 @@ class Service:
             return LocalBackend(settings.state, settings.cache, settings.device, settings.threads, keep_cancelled=True)
 
         self._hosts = Hosts(settings.allowed_hosts)
-        own_folder(settings.state)
+        private_folder(settings.state)
         self.answerer = Answerer(settings.models, engine)
         self.answerer.prepare()
         self.keys = KeyFile(settings.state / KEYS_FILE)

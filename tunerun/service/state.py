@@ -178,12 +178,6 @@ _INSERTED = [f.name for f in fields(TunedModelRow) if f.name != "number"]
 _BOOLEANS = ("is_cancelling", "can_answer")
 
 
-def own_folder(folder: Path) -> Path:
-    """Make the state's folder, if it is not there: for its owner alone, for training data stand in it."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
-
-
 class State:
     """The file, made with its folder if it is not there.
 

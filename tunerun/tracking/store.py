@@ -21,6 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tunerun.errors import TrackingError
+from tunerun.files import private_folder
 from tunerun.redaction import redact
 from tunerun.tracking.address import Address
 from tunerun.tracking.image import ExternalModel, Input, Point, RunImage, RunState
@@ -119,7 +120,7 @@ class Store:
         # Two processes that create a SQLite store at once destroy it (reference/mlflow.md, 2d).
         file = self.address.file
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            private_folder(file.parent)
             with FileLock(file.with_name(file.name + ".lock"), timeout=FIRST_OPEN_TIMEOUT_S), self._translated():
                 done = make_ready(file, thorough=self._is_suspect, before_new=self._before_new)
                 self._is_suspect = False
