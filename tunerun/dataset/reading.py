@@ -44,18 +44,19 @@ def read_rows(path: Path, format: str = "auto") -> Rows:  # noqa: A002 - the con
     return rows
 
 
-def read_content(name: str, content: bytes) -> Rows:
+def read_content(name: str, content: bytes, columns: Sequence[str] | None = None) -> Rows:
     """Read the rows of a file that a client sends, as `read_rows` does; nothing that is compressed.
 
     Args:
         name: what errors and rows call it; its ending says the format.
         content: all bytes of the file.
+        columns: the names of a table's columns, where it has no header; empty: `column 1` and so on.
 
     Raises:
         DatasetError: every problem of the file, one line each.
     """
     findings = Findings()
-    rows = _rows(Path(name), Path(name), content, "auto", None, findings)
+    rows = _rows(Path(name), Path(name), content, "auto", columns, findings)
     if findings:
         raise DatasetError(findings.lines)
     return rows
