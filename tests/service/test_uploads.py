@@ -80,7 +80,6 @@ def test_long_and_wide_files_are_shown_in_part() -> None:
         ("my card is lost,lost_card\nit was stolen,lost_card\n", True),
         (f"{'word ' * 13},x\na,b\n", True),
         ("text_input,output\n1,2\n", False),
-        ("question;answer\n1;2\n", False),
     ],
 )
 def test_a_table_that_may_lack_a_header_is_noticed(content: str, may_lack: bool) -> None:

@@ -44,7 +44,7 @@ class Table:
 
     @property
     def may_lack_a_header(self) -> bool:
-        """Whether the line that names the columns looks like a row: by a number, a sentence, or a cell of its column."""
+        """Whether the line that names the columns looks like a row: a name is a number, a sentence, or a cell below."""
         return self.rows.has_header and any(
             _is_number(name) or len(name) > MAX_COLUMN_NAME or name.rstrip().endswith((".", "?", "!")) or name in cells
             for name, cells in self.rows.columns.items()
