@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tunerun.dataset.arrow_rows import arrow_rows, folder_rows, parquet_rows
-from tunerun.dataset.formats import NAMES, find_format
+from tunerun.dataset.formats import ENDINGS, NAMES, find_format
 from tunerun.dataset.json_rows import json_rows, jsonl_rows
-from tunerun.dataset.rows import Findings, Rows
+from tunerun.dataset.rows import Findings, Rows, listed
 from tunerun.dataset.table_rows import DELIMITERS, delimited_rows
 from tunerun.errors import DatasetError
 
@@ -160,7 +160,10 @@ def _content(path: Path, findings: Findings) -> bytes | None:
 
 
 def _not_a_file(path: Path) -> str:
-    return "is a directory" if path.is_dir() else "is not a regular file"
+    if not path.is_dir():
+        return "is not a regular file"
+    known = sorted(file.name for file in path.iterdir() if file.suffix.lower() in ENDINGS)
+    return f"is a directory of {listed(known)}" if known else "is a directory"
 
 
 def _nearest_file(path: Path) -> str:
