@@ -88,6 +88,20 @@ def once(fault: Fault, method: str, path: str) -> Script:
     return Script(fault=answer)
 
 
+def test_a_service_that_refuses_held_out_examples_tunes_without_them() -> None:
+    """The field that is not the API's is sent where there are held-out examples, and left out where it is refused."""
+    unknown = Fault(400, "Invalid JSON payload received. Unknown name \"validationData\" at 'tuned_model.tuning_task'")
+
+    def fault(request: Request) -> Fault | None:
+        return unknown if "validationData" in request.body.get("tuningTask", {}) else None
+
+    with GeminiService(Script(fault=fault)) as service, GeminiPlace(service).open() as backend:
+        request = GeminiPlace(service).request("4")
+        backend.submit(request)
+        assert service.created == [request.tuned_model_id]
+        assert "validationData" not in service.bodies[request.tuned_model_id]["tuningTask"]
+
+
 def test_a_job_is_asked_for_in_the_words_of_the_api(place: GeminiPlace, backend: GeminiBackend) -> None:
     """Base model, examples nested twice, one of the two learning rates, the key in the description."""
     request = replace(place.request("1"), hyperparameters=TuningHyperparameters(epoch_count=3, learning_rate=0.01))

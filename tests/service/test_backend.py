@@ -78,7 +78,7 @@ def rows_in(folder: Path) -> list[str]:
 
 
 def found_of(runs: Path, result: SweepResult) -> list[Any]:
-    """Losses by step, and answers to the held-out examples, of each trial and of the base model."""
+    """Losses by step and on the held-out examples, and the answers to these, of each trial and of the base model."""
     with Ledger(runs / "ledger.db") as ledger:
         found: list[Any] = []
         for trial in ledger.trials(result.verdict.sweep.id):
@@ -87,7 +87,8 @@ def found_of(runs: Path, result: SweepResult) -> list[Any]:
             curve = [(s.step, s.epoch, s.mean_loss) for s in ledger.snapshots(job.id)]
             measured = [ledger.evaluation(subject, trial.evaluation) for subject in (trial.key, trial.baseline)]
             assert None not in measured
-            found.append((curve, [[p.predicted for p in m.predictions] for m in measured if m is not None]))
+            losses = [job.metrics["validation/loss"], job.metrics["validation/base_loss"]]
+            found.append((curve, losses, [[p.predicted for p in m.predictions] for m in measured if m is not None]))
         return found
 
 

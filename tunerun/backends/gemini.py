@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -51,6 +52,7 @@ _ID = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 _KEY = re.compile(r"tunerun\.key=([0-9a-f]+)")
 _STATES = {"CREATING": JobState.RUNNING, "ACTIVE": JobState.SUCCEEDED, "FAILED": JobState.FAILED}
 _CANCELLED = 1
+_VALIDATION_DATA = re.compile(r"validation_?data", re.IGNORECASE)
 _LOST = Failure(FailureKind.LOST, "the service does not know the tuned model: it was deleted, or was never created")
 
 
@@ -148,11 +150,21 @@ class GeminiBackend:
         if self._stands(request):
             return ref
         try:
-            self._service.create("/v1beta/tunedModels", _body(request), tunedModelId=identifier)
+            self._create(identifier, request)
         except StatusError as error:
             if error.status != 409 or not self._stands(request):
                 raise
         return ref
+
+    def _create(self, identifier: str, request: TuningRequest) -> None:
+        """Create the tuned model; a service that refuses `validationData`, which is not the API's, gets none."""
+        try:
+            self._service.create("/v1beta/tunedModels", _body(request), tunedModelId=identifier)
+        except StatusError as error:
+            if error.status != 400 or not request.validation or not _VALIDATION_DATA.search(str(error)):
+                raise
+            without = replace(request, validation=())
+            self._service.create("/v1beta/tunedModels", _body(without), tunedModelId=identifier)
 
     def _stands(self, request: TuningRequest) -> bool:
         """Whether the tuned model of a request is there; one that failed or was cancelled is deleted."""
@@ -328,6 +340,7 @@ def _body(request: TuningRequest) -> Json:
         else {"learningRateMultiplier": hyperparameters.learning_rate_multiplier}
     )
     examples = [{"textInput": example.text_input, "output": example.output} for example in request.training]
+    held_out = [{"textInput": example.text_input, "output": example.output} for example in request.validation]
     return {
         "displayName": request.tuned_model_id,
         "description": f"tunerun.key={request.key}",
@@ -339,6 +352,8 @@ def _body(request: TuningRequest) -> Json:
                 **rate,
             },
             "trainingData": {"examples": {"examples": examples}},
+            # A field of `tunerun serve`: the loss of these is measured there, as the embedded engine does it.
+            **({"validationData": {"examples": {"examples": held_out}}} if held_out else {}),
         },
     }
 
@@ -359,7 +374,9 @@ def _snapshots(task: Json) -> list[Snapshot]:
 
 def _metrics(task: Json) -> dict[str, float]:
     start, end = _seconds(task.get("startTime")), _seconds(task.get("completeTime"))
-    return {} if start is None or end is None or end <= start else {"train/seconds": end - start}
+    metrics = {} if start is None or end is None or end <= start else {"train/seconds": end - start}
+    losses = {"validation/loss": task.get("validationLoss"), "validation/base_loss": task.get("baseValidationLoss")}
+    return metrics | {name: float(loss) for name, loss in losses.items() if loss is not None}
 
 
 def _seconds(time: object) -> float | None:

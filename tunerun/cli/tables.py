@@ -272,6 +272,8 @@ def result_table(result: SweepResult) -> None:
     _print(table)
     if len(verdict.trials) > MAX_ROWS:
         out.print(f"The best {MAX_ROWS} of {len(verdict.trials):,} trials; --json lists all of them")
+    if _lacks_validation_loss(verdict):
+        out.print("validation loss: -; the service does not measure it (only `tunerun serve` takes validationData)")
     out.print(_plain(verdict.sentence))
     if verdict.best is not None:
         best = verdict.trials[verdict.best]
@@ -295,6 +297,12 @@ def verdicts_table(results: Sequence[SweepResult]) -> None:
         sentence = result.stopped or verdict.sentence
         table.add_row(verdict.sweep.experiment, verdict.sweep.id, trials, best, _plain(sentence))
     _print(table)
+
+
+def _lacks_validation_loss(verdict: Verdict) -> bool:
+    """Whether examples were held out of a trial that succeeded, and its place has not measured their loss."""
+    succeeded = [trial for trial in verdict.trials if trial.state is JobState.SUCCEEDED]
+    return any(trial.record.validation is not None and LOSS not in trial.metrics for trial in succeeded)
 
 
 def _how_far(trial: TrialResult) -> str:

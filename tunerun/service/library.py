@@ -21,7 +21,7 @@ from tunerun.service.credentials import Key
 from tunerun.service.problems import Code, ServiceError, invalid, not_found
 from tunerun.service.state import Grantee, Listing, ModelState, PermissionRow, Role, State, TunedModelRow
 from tunerun.service.tuner import Tuner
-from tunerun.service.tuning_request import check_lengths, check_shown, examples_of, named, row_of
+from tunerun.service.tuning_request import check_lengths, check_shown, examples_of, held_out_of, named, row_of
 
 PAGE, MAX_PAGE = 10, 1000
 MAX_FILTER_WORDS = 20
@@ -90,13 +90,13 @@ class Library:
             ServiceError: something of it is wrong, or the id is taken.
         """
         task = asked.tuning_task or wire.TuningTask()
-        examples = examples_of(task)
+        examples, held_out = examples_of(task), held_out_of(task)
         base, source = self._base(caller, asked)
-        check_lengths(examples, base)
+        check_lengths(examples, held_out, base)
         row = row_of(asked, task.hyperparameters or wire.Hyperparameters(), len(examples), base.name, source)
         row = named(row, identifier, asked.display_name or "", is_given=bool(identifier))
         owner = PermissionRow(row.id, secrets.token_hex(8), Grantee.USER, caller.owner, Role.OWNER)
-        created = self._state.create(row, examples, owner)
+        created = self._state.create(row, examples, owner, held_out)
         if created is None:
             raise ServiceError(
                 Code.ALREADY_EXISTS, f"tunedModels/{row.id} exists already; choose another tunedModelId, or delete it"

@@ -29,6 +29,10 @@ CREATE INDEX permission_email ON permission (email);
 CREATE TABLE file (
     id TEXT PRIMARY KEY, owner TEXT NOT NULL, name TEXT NOT NULL, content BLOB NOT NULL, created_at REAL NOT NULL);
 CREATE TABLE leftover (folder TEXT PRIMARY KEY)""",
+    """
+ALTER TABLE training_data ADD COLUMN validation TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE tuned_model ADD COLUMN validation_loss REAL;
+ALTER TABLE tuned_model ADD COLUMN base_validation_loss REAL""",
 )
 
 FORMAT = Format(table="tuned_model", migrations=MIGRATIONS, place="--state")

@@ -91,6 +91,8 @@ class TunedModelRow:
         operation: the last part of its operation's name.
         is_cancelling: whether somebody has asked to end its job.
         can_answer: whether it can be called: it is ACTIVE, or was cancelled after its first step.
+        validation_loss, base_validation_loss: of the examples held out, after the job and of its base model, in nats
+            per output token; None: the request had none, or the job has not ended.
         error_code: google.rpc.Code of why it is FAILED; None otherwise.
     """
 
@@ -122,6 +124,8 @@ class TunedModelRow:
     can_answer: bool
     error_code: int | None
     error_message: str | None
+    validation_loss: float | None = None
+    base_validation_loss: float | None = None
 
     @property
     def serving(self) -> Serving:
@@ -217,7 +221,13 @@ class State:
 
     # Tuned models
 
-    def create(self, model: TunedModelRow, examples: Sequence[Example], owner: PermissionRow) -> TunedModelRow | None:
+    def create(
+        self,
+        model: TunedModelRow,
+        examples: Sequence[Example],
+        owner: PermissionRow,
+        held_out: Sequence[Example] = (),
+    ) -> TunedModelRow | None:
         """Write a tuned model down with all that belongs to it, and return it; None: its id is taken."""
         values = asdict(model) | {"reader_projects": json.dumps(model.reader_projects)}
         marks = ", ".join("?" * len(_INSERTED))
@@ -228,8 +238,13 @@ class State:
             )
             if not added:
                 return None
-            text = json.dumps([[e.text_input, e.output] for e in examples], ensure_ascii=False)
-            self._file.write("INSERT INTO training_data VALUES (?, ?)", [model.key, text])
+            texts = (
+                json.dumps([[e.text_input, e.output] for e in each], ensure_ascii=False)
+                for each in (examples, held_out)
+            )
+            self._file.write(
+                "INSERT INTO training_data (key, examples, validation) VALUES (?, ?, ?)", [model.key, *texts]
+            )
             self._grant(owner)
             return _tuned_model(self._file.rows("SELECT * FROM tuned_model WHERE id = ?", [model.id])[0])
 
@@ -291,8 +306,15 @@ class State:
 
     def examples(self, key: str) -> tuple[Example, ...]:
         """What a tuned model is tuned on."""
-        rows = self._rows("SELECT examples FROM training_data WHERE key = ?", [key])
-        return tuple(Example(*pair) for pair in json.loads(rows[0]["examples"])) if rows else ()
+        return self._examples("examples", key)
+
+    def held_out(self, key: str) -> tuple[Example, ...]:
+        """What a tuned model's loss is measured on when it is tuned."""
+        return self._examples("validation", key)
+
+    def _examples(self, column: str, key: str) -> tuple[Example, ...]:
+        rows = self._rows(f"SELECT {column} AS pairs FROM training_data WHERE key = ?", [key])
+        return tuple(Example(*pair) for pair in json.loads(rows[0]["pairs"])) if rows else ()
 
     def snapshots(self, keys: Sequence[str]) -> dict[str, list[Snapshot]]:
         """The loss curves of tuned models, each by step."""
@@ -352,16 +374,29 @@ class State:
                     ((key, s.step, s.epoch, s.mean_loss, s.compute_time) for s in snapshots),
                 )
 
-    def finish(self, key: str, state: ModelState, *, can_answer: bool, error: tuple[int, str] | None = None) -> None:
-        """Note how a job ended; one that has ended stays as it is."""
+    def finish(
+        self,
+        key: str,
+        state: ModelState,
+        *,
+        can_answer: bool,
+        error: tuple[int, str] | None = None,
+        losses: tuple[float | None, float | None] = (None, None),
+    ) -> None:
+        """Note how a job ended; one that has ended stays as it is.
+
+        Args:
+            losses: of the examples held out, by the tuned model and by its base model.
+        """
         code, message = error if error is not None else (None, None)
         now = time.time()
         with self._writing():
             self._file.write(
                 "UPDATE tuned_model SET state = ?, can_answer = ?, error_code = ?, error_message = ?, "
+                "validation_loss = ?, base_validation_loss = ?, "
                 "completed_at = max(?, coalesce(started_at, created_at)), updated_at = max(?, updated_at) "
                 "WHERE key = ? AND state = ?",
-                [state, can_answer, code, message, now, now, key, ModelState.CREATING],
+                [state, can_answer, code, message, *losses, now, now, key, ModelState.CREATING],
             )
 
     # Permissions
@@ -446,6 +481,10 @@ class State:
                 "(SELECT id FROM file WHERE owner = ? ORDER BY rowid DESC LIMIT ?)",
                 [owner, owner, keep],
             )
+
+
+def _as_text(examples: Sequence[Example]) -> str:
+    return json.dumps([[e.text_input, e.output] for e in examples], ensure_ascii=False)
 
 
 def _marks(values: Sequence[object]) -> str:

@@ -172,6 +172,7 @@ class Tuner:
             seed=SEED,
             template=TemplateText(),
             training=self._state.examples(model.key),
+            validation=self._state.held_out(model.key),
             start_from=None if model.source_folder is None else str(self.folder_of(model.source_folder)),
         )
 
@@ -199,7 +200,8 @@ class Tuner:
 
     def _ended(self, model: TunedModelRow, status: JobStatus) -> None:
         if status.state is JobState.SUCCEEDED:
-            self._state.finish(model.key, ModelState.ACTIVE, can_answer=True)
+            losses = (status.metrics.get("validation/loss"), status.metrics.get("validation/base_loss"))
+            self._state.finish(model.key, ModelState.ACTIVE, can_answer=True, losses=losses)
         elif status.state is JobState.CANCELLED:
             self._finish(model, Code.CANCELLED, _CANCELLED, can_answer=status.tuned_model is not None)
         else:

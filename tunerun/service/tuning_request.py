@@ -44,6 +44,7 @@ MANY_DEFAULTS = (16, 0.0002)
 
 _WHERE = "tuningTask.hyperparameters"
 _EXAMPLES = "tuningTask.trainingData.examples.examples"
+_HELD_OUT = "tuningTask.validationData.examples.examples"
 _ID = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 _ID_RULE = "1 to 40 lower case letters, digits and dashes, a letter first and no dash at the end"
 
@@ -64,10 +65,23 @@ def examples_of(task: wire.TuningTask) -> list[Example]:
     Raises:
         ServiceError: there are none, or some are blank or too long; names each.
     """
-    outer = task.training_data.examples if task.training_data else None
-    given = (outer.examples if outer else None) or []
-    if not given:
+    found = _examples(task.training_data, _EXAMPLES)
+    if not found:
         raise invalid(_EXAMPLES, "at least one example is needed")
+    return found
+
+
+def held_out_of(task: wire.TuningTask) -> list[Example]:
+    """The examples of a request that are held out of training; most requests have none.
+
+    Raises:
+        ServiceError: some are blank or too long; names each.
+    """
+    return _examples(task.validation_data, _HELD_OUT)
+
+
+def _examples(data: wire.Dataset | None, where: str) -> list[Example]:
+    given = (data.examples.examples if data and data.examples else None) or []
     problems: list[tuple[str, str]] = []
     for number, example in enumerate(given):
         for name, text, most in (
@@ -76,15 +90,15 @@ def examples_of(task: wire.TuningTask) -> list[Example]:
         ):
             problem = _problem_of(text or "", most)
             if problem is not None:
-                problems.append((f"{_EXAMPLES}[{number}].{name}", problem))
+                problems.append((f"{where}[{number}].{name}", problem))
     size = sum(len(f"{e.text_input or ''}{e.output or ''}".encode()) for e in given)
     if size > MAX_TRAINING_BYTES:
-        problems.append((_EXAMPLES, f"{size:,} bytes of examples, the limit is {MAX_TRAINING_BYTES:,}"))
+        problems.append((where, f"{size:,} bytes of examples, the limit is {MAX_TRAINING_BYTES:,}"))
     _refuse(problems)
     return [Example(e.text_input or "", e.output or "") for e in given]
 
 
-def check_lengths(examples: Sequence[Example], base: OfferedModel) -> None:
+def check_lengths(examples: Sequence[Example], held_out: Sequence[Example], base: OfferedModel) -> None:
     """Check that a base model can read each example whole.
 
     Raises:
@@ -96,8 +110,9 @@ def check_lengths(examples: Sequence[Example], base: OfferedModel) -> None:
     words = "tokens with the chat format, more than the {:,} that models/{} reads; shorten it"
     _refuse(
         [
-            (f"{_EXAMPLES}[{number}]", f"has {tokens:,} {words.format(limit, base.name)}")
-            for number, tokens in enumerate(base.counter.count_all(examples))
+            (f"{where}[{number}]", f"has {tokens:,} {words.format(limit, base.name)}")
+            for where, given in ((_EXAMPLES, examples), (_HELD_OUT, held_out))
+            for number, tokens in enumerate(base.counter.count_all(given))
             if tokens > limit
         ]
     )

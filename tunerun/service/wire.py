@@ -173,6 +173,10 @@ class TuningTask(Body):
     complete_time: Ignored = None
     snapshots: Ignored = None
     training_data: Dataset | None = None
+    validation_data: Dataset | None = None
+    """Not the API's: examples held out, whose loss is measured when the model is tuned."""
+    validation_loss: Ignored = None
+    base_validation_loss: Ignored = None
     hyperparameters: Hyperparameters | None = None
 
 
@@ -341,7 +345,8 @@ def tuned_model(row: TunedModelRow, curve: Sequence[Snapshot]) -> Json:
         create_time=timestamp(row.created_at),
         update_time=timestamp(row.updated_at),
         reader_project_numbers=[str(number) for number in row.reader_projects],
-        tuning_task=message(
+        tuning_task=_losses(row)
+        | message(
             start_time=timestamp(row.started_at),
             complete_time=timestamp(row.completed_at),
             snapshots=[snapshot(s) for s in curve],
@@ -354,6 +359,12 @@ def tuned_model(row: TunedModelRow, curve: Sequence[Snapshot]) -> Json:
             ),
         ),
     )
+
+
+def _losses(row: TunedModelRow) -> Json:
+    """What was measured on held-out examples; a field that the API lacks appears only where a request asked for it."""
+    losses = {"validationLoss": row.validation_loss, "baseValidationLoss": row.base_validation_loss}
+    return {name: loss for name, loss in losses.items() if loss is not None}
 
 
 def snapshot(one: Snapshot) -> Json:
