@@ -425,6 +425,17 @@ def test_bad_rows_are_skipped_where_the_config_says_so(tmp_path: Path) -> None:
     assert {line.removeprefix(f"{path}:")[0] for line in lines} == {"2", "3", "4", "5"}
 
 
+def test_rows_without_a_class_are_skipped(tmp_path: Path) -> None:
+    """A row that lacks the column to stratify by is left out with the other bad rows, not put into a class."""
+    rows = [{**row, "label": n % 2} for n, row in enumerate(_numbers(10))]
+    del rows[3]["label"]
+    path = _write(tmp_path / "a.jsonl", rows)
+    loaded = _load(path, stratify_by="label", on_bad_row="skip", validation=HeldOut(fraction=0.4))
+    assert loaded.validation is not None
+    texts = {each.text_input for each in (*loaded.training.examples, *loaded.validation.examples)}
+    assert texts == {str(n) for n in range(10) if n != 3}
+
+
 def test_problems_of_the_file_are_not_skipped(tmp_path: Path) -> None:
     """on_bad_row=skip still refuses a file without a column that is needed, and one without any good row."""
     no_column = _write(tmp_path / "a.jsonl", [{"text_input": "1"}])

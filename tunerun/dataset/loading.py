@@ -14,7 +14,7 @@ from tunerun.dataset.inspection import ControlTokens, Finding, inspect
 from tunerun.dataset.lengths import TokenLimit, short_enough
 from tunerun.dataset.reading import collect_rows
 from tunerun.dataset.rendered_rows import RenderedRows, examples_of
-from tunerun.dataset.rows import Findings, Rows, listed
+from tunerun.dataset.rows import MOST_OF_A_KIND, Findings, Rows, listed
 from tunerun.dataset.split import choose, ranks_of, split_rows
 from tunerun.digest import digest, digest_of_list
 from tunerun.errors import DatasetError
@@ -91,7 +91,7 @@ def load_examples(
     """
     progress = progress or (lambda _: None)
     limits = CharacterLimits(max_input_characters, max_output_characters)
-    reader = _Reader(dataset, template, limits, tokens, progress)
+    reader = _Reader(dataset, template, limits, tokens, progress, most_places)
     rows, findings_of_file = reader.rows(dataset.path)
     rendered = reader.rendered(rows, findings_of_file, dataset.stratify_by)
     validation = reader.held_out(dataset.validation.path)
@@ -127,6 +127,7 @@ class _Reader:
         limits: CharacterLimits,
         tokens: TokenLimit | None,
         progress: Progress,
+        most_places: int,
     ) -> None:
         self.problems: list[str] = []
         self.warnings: list[str] = []
@@ -135,15 +136,18 @@ class _Reader:
         self._limits = limits
         self._tokens = tokens
         self._progress = progress
+        self._most_places = most_places
 
     def rows(self, path: str) -> tuple[Rows, Findings]:
-        findings = Findings()
+        findings = Findings(max(self._most_places, MOST_OF_A_KIND))
         self._progress(f"reading {path}")
         return collect_rows(Path(path), self._dataset.format, findings, self._dataset.columns), findings
 
     def rendered(self, rows: Rows, findings: Findings, stratify_by: str | None = None) -> RenderedRows:
         if stratify_by is not None:
-            require(rows, stratify_by, "dataset.stratify_by", findings)
+            lacking = set(require(rows, stratify_by, "dataset.stratify_by", findings))
+            if stratify_by in rows.columns and lacking:
+                rows = rows.take([row for row in range(len(rows)) if row not in lacking])
         self._progress(f"rendering {len(rows):,} rows of {rows.file}")
         rendered = render_rows(rows, self._template, self._limits, findings)
         if self._tokens is not None:
