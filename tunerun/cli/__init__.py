@@ -24,6 +24,7 @@ import typer
 
 from tunerun import __version__
 from tunerun.cli import data, serve
+from tunerun.cli.completion import complete_override
 from tunerun.cli.printing import print_json
 from tunerun.errors import InputError, LimitError, TunerunError
 
@@ -47,7 +48,10 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(serve.app, name="serve")
 
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the config.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the config.", autocompletion=complete_override),
+]
 ConfigDir = Annotated[
     list[str] | None,
     typer.Option("--config-dir", "-cd", help="Directory of YAML files, searched first; several, in their order."),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tunerun.cli.completion import complete_override
 from tunerun.errors import DatasetError, InputError, TemplateError
 
 if TYPE_CHECKING:
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Check examples, or write them in a provider's format.", no_args_is_help=True)
 
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the config.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the config.", autocompletion=complete_override),
+]
 ConfigDir = Annotated[
     list[str] | None, typer.Option("--config-dir", "-cd", help="Directory of YAML files, searched first.")
 ]

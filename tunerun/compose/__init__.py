@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tunerun.compose.completion import completions_of
 from tunerun.compose.composition import Composition, foreign_notes, one_for_each_experiment, parsed
 from tunerun.compose.explanation import explanation
 from tunerun.compose.loader import Loader, to_yaml
@@ -18,6 +19,7 @@ from tunerun.schema import Experiment, Paths, Tracking
 __all__ = [
     "ConfigDirectories",
     "choices",
+    "completions",
     "compose_name",
     "compose_yaml",
     "config_directories",
@@ -101,6 +103,16 @@ def choices(group: str, config_dir: ConfigDirectories = None) -> list[str]:
     """The choices of a config group, such as the base models of `model`."""
     with Loader(config_directories(config_dir)) as loader:
         return loader.options(group)
+
+
+def completions(text: str, config_dir: ConfigDirectories = None) -> list[str]:
+    """What an override that is being typed may become; see `completion`.
+
+    Raises:
+        ConfigError: the config cannot be composed.
+    """
+    with Loader(config_directories(config_dir)) as loader:
+        return completions_of(loader, text)
 
 
 def compose_name(overrides: Sequence[str] = (), config_dir: ConfigDirectories = None) -> str | None:

@@ -1,0 +1,50 @@
+"""Shell completion of overrides."""
+
+from __future__ import annotations
+
+import os
+import shlex
+
+import typer
+
+from tunerun.errors import TunerunError
+
+
+class _Rest(str):
+    """What follows the `=`: bash takes the key, the `=` and the value for three words, and completes the last.
+
+    Typer keeps only what begins with the last word, which is the `=` where nothing follows it yet.
+    """
+
+    __slots__ = ()
+
+    def startswith(self, *_: object) -> bool:
+        return True
+
+
+def complete_override(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Groups, choices and keys for the override that is being typed; nothing where the config cannot be read."""
+    from tunerun.compose import completions
+
+    key = _key_that_bash_split_off()
+    text = incomplete if key is None else f"{key}={'' if incomplete == '=' else incomplete}"
+    try:
+        found = completions(text, ctx.params.get("config_dir"))
+    except TunerunError:
+        return []
+    return found if key is None else [_Rest(each.partition("=")[2]) for each in found]
+
+
+def _key_that_bash_split_off() -> str | None:
+    """The key before the `=` that the cursor is behind, where bash has made words of them; None: it has not."""
+    if not os.environ.get("_TUNERUN_COMPLETE", "").endswith("bash"):
+        return None
+    try:
+        words = shlex.split(os.environ.get("COMP_WORDS", ""))
+        current = int(os.environ.get("COMP_CWORD", "0"))
+    except ValueError:
+        return None
+    for position in (current, current - 1):
+        if 1 < position < len(words) and words[position] == "=":
+            return words[position - 1]
+    return None
