@@ -34,6 +34,12 @@ def tracked(tmp_path: Path, service: GeminiService, store: Path) -> Rig:
 
 
 @pytest.fixture
+def unmade(tmp_path: Path, service: GeminiService) -> Rig:
+    """One trial, shown in a store that the run has to make."""
+    return Rig(tmp_path, service, None, "hyperparameters.epoch_count=2", makes_store=True)
+
+
+@pytest.fixture
 def untracked(tmp_path: Path, service: GeminiService) -> Rig:
     """Four trials without a tracker."""
     return Rig(tmp_path, service, None, "hyperparameters.epoch_count=2,3,4,5")

@@ -39,13 +39,17 @@ class Rig:
     Args:
         folder: for everything.
         store: an empty MLflow store to copy, which is quicker than making one; None: no tracker.
+        makes_store: let the run make its own store; nothing is copied.
     """
 
-    def __init__(self, folder: Path, service: GeminiService, store: Path | None, sweep: str) -> None:
+    def __init__(
+        self, folder: Path, service: GeminiService, store: Path | None, sweep: str, *, makes_store: bool = False
+    ) -> None:
         self.service = service
         self.sweep = sweep
         self._folder = folder
         self._store = store
+        self._is_tracked = store is not None or makes_store
         self._runs = 0
         (folder / "rows.json").write_text(json.dumps(ROWS))
         (folder / "held_out.json").write_text(json.dumps(ROWS[:1]))
@@ -61,7 +65,7 @@ class Rig:
             "backend.max_in_flight=2",
             "runner.backoff_s=0.0",
             sweep,
-            *(["tracking=none"] if store is None else []),
+            *([] if self._is_tracked else ["tracking=none"]),
         ]
 
     def place(self) -> Path:
@@ -85,7 +89,7 @@ class Rig:
         for trial in document["trials"]:
             trial.pop("mlflow_run_id")
         _check_curves(place / "runs", document["sweep"])
-        shown = {} if self._store is None else _shown(place / "runs" / "mlflow.db")
+        shown = {} if not self._is_tracked else _shown(place / "runs" / "mlflow.db")
         return Outcome(document, shown, Counter(self.service.created))
 
     def survives(self, *kills: Kill) -> tuple[bool, Outcome]:

@@ -5,11 +5,12 @@ costs a tenth of a second and not four. What can be killed at:
 
 - `write`: the n-th commit to the ledger is about to happen, and is lost;
 - `shown`: the same for the n-th commit to MLflow's store;
+- `made`: the n-th statement that makes a new store for MLflow is about to be executed;
 - `received`: the service has read the n-th request, and does nothing with it;
 - `applied`: the service has done what the n-th request asks, and its answer is lost;
 - `answered`: the n-th answer is on its way to a process that is gone.
 
-The first two are counted in the process that dies, the others in the service (`tunerun.testing.gemini_service`).
+The first three are counted in the process that dies, the others in the service (`tunerun.testing.gemini_service`).
 """
 
 from __future__ import annotations
@@ -39,9 +40,14 @@ class Instant(StrEnum):
 
     WRITE = "write"
     SHOWN = "shown"
+    MADE = "made"
     RECEIVED = "received"
     APPLIED = "applied"
     ANSWERED = "answered"
+
+
+IN_RUN = (Instant.WRITE, Instant.SHOWN, Instant.MADE)
+"""What is counted in the run's own process; the others in the service."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Run:
         arguments: as typed behind `tunerun`.
         folder: where it runs, and where what it prints goes.
         environment: set in the process.
-        kill: a `write` or a `shown` at which it kills itself.
+        kill: a `write`, a `shown` or a `made` at which it kills itself.
     """
 
     def __init__(
@@ -122,7 +128,7 @@ class Run:
             self.kill()
             self._process.join()
             raise TimeoutError(f"a run has not ended within {timeout_s:g} s; see {self._folder}/stderr.txt")
-        counts = {i: _counted(self._folder, i) for i in (Instant.WRITE, Instant.SHOWN)}
+        counts = {i: _counted(self._folder, i) for i in IN_RUN}
         out, err = ((self._folder / name).read_text(encoding="utf-8") for name in ("stdout.txt", "stderr.txt"))
         return Ended(self._process.exitcode, out, err, counts)
 
@@ -136,7 +142,7 @@ def run_until(
         kill: None: let it end by itself.
         arguments, folder, environment: of the run; see `Run`.
     """
-    at_service = kill is not None and kill.instant not in (Instant.WRITE, Instant.SHOWN)
+    at_service = kill is not None and kill.instant not in IN_RUN
     if kill is None or not at_service:
         return Run(arguments, folder, environment, kill).wait()
     started, before = threading.Event(), len(service.requests)
@@ -173,10 +179,11 @@ def _run(arguments: list[str], folder: str, environment: dict[str, str], kill: K
         os.dup2(file, number)
     sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for instant in (Instant.WRITE, Instant.SHOWN):
+    for instant in IN_RUN:
         Path(f"{instant}.count").unlink(missing_ok=True)
     _count_ledger_commits(_counter(Instant.WRITE, kill))
     _count_store_commits(_counter(Instant.SHOWN, kill))
+    _count_statements_of_new_stores(_counter(Instant.MADE, kill))
     sys.argv = ["tunerun", *arguments]
     from tunerun.cli import main
 
@@ -224,3 +231,14 @@ def _count_store_commits(count: Callable[[], None]) -> None:
     from sqlalchemy.engine import Engine
 
     event.listen(Engine, "commit", lambda _connection: count())
+
+
+def _count_statements_of_new_stores(count: Callable[[], None]) -> None:
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def executed(connection: Any, *_: object) -> None:
+        if str(connection.engine.url).endswith(".new"):
+            count()
+
+    event.listen(Engine, "before_cursor_execute", executed)
