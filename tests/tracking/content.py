@@ -24,8 +24,12 @@ def runs(uri: str) -> list[Any]:
     return list(store.search_runs(experiments, max_results=1000))
 
 
-def content(uri: str) -> Content:
-    """All that people can see of all runs, by sweep, kind and trial or key; fails where two runs share those."""
+def content(uri: str, *, files: bool = True) -> Content:
+    """All that people can see of all runs, by sweep, kind and trial or key; fails where two runs share those.
+
+    Args:
+        files: also their artifacts, which have to be on this machine.
+    """
     store = client(uri)
     found: Content = {}
     for run in runs(uri):
@@ -36,11 +40,11 @@ def content(uri: str) -> Content:
             tags.get("tunerun.trial", tags.get("tunerun.key", "")),
         )
         assert identity not in found, f"two runs for {identity}"
-        found[identity] = _run(store, run)
+        found[identity] = _run(store, run, files=files)
     return found
 
 
-def _run(store: Any, run: Any) -> dict[str, Any]:
+def _run(store: Any, run: Any, *, files: bool) -> dict[str, Any]:
     return {
         "experiment": store.get_experiment(run.info.experiment_id).name,
         "name": run.info.run_name,
@@ -51,7 +55,7 @@ def _run(store: Any, run: Any) -> dict[str, Any]:
         "tags": run.data.tags,
         "points": points(store, run),
         "inputs": sorted((i.dataset.name, i.dataset.digest, i.dataset.profile) for i in run.inputs.dataset_inputs),
-        "artifacts": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in artifacts(run)},
+        "artifacts": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (artifacts(run) if files else ())},
         "models": [_model(store.get_logged_model(o.model_id)) for o in run.outputs.model_outputs],
     }
 

@@ -20,13 +20,17 @@ def free_port() -> int:
 
 
 @contextmanager
-def server(uri: str, port: int) -> Iterator[subprocess.Popen[str]]:
-    """`tunerun ui` in a process of its own, once it answers."""
-    program = f"from tunerun.tracking import serve_ui; raise SystemExit(serve_ui({uri!r}, {port}))"
+def server(uri: str, port: int, *overrides: str) -> Iterator[subprocess.Popen[str]]:
+    """`tunerun ui` in a process of its own, once it answers.
+
+    Args:
+        overrides: of the config; without one there is no ledger to look into.
+    """
+    command = ["-m", "tunerun", "ui", "--port", str(port), f"tracking.uri={uri}", *overrides]
     process = subprocess.Popen(
-        [sys.executable, "-c", program],
+        [sys.executable, *command],
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE if overrides else subprocess.DEVNULL,
         text=True,
         start_new_session=True,
         env={**os.environ},
@@ -39,4 +43,6 @@ def server(uri: str, port: int) -> Iterator[subprocess.Popen[str]]:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.stdout.close()
+        if process.stderr is not None:
+            process.stderr.close()
         process.wait()

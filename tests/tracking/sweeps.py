@@ -155,13 +155,14 @@ def freeze(
     name: str = "next-number",
     document: Mapping[str, Any] | None = None,
     created_at: float = FROZEN_AT,
-    config: Mapping[str, Any] | None = None,
     evaluation: str = "exact_match-64",
+    rows: Sequence[str] | None = None,
     **sections: Any,
 ) -> Lab:
     """Freeze a sweep of three trials, or of the given points."""
     points = grid(3) if points is None else points
-    training = ExampleSet(digest([[e.text_input, e.output] for e in TRAINING]), "data/next_number.json", TRAINING)
+    examples = TRAINING if rows is None else tuple(Example(row, row) for row in rows)
+    training = ExampleSet(digest([[e.text_input, e.output] for e in examples]), "data/next_number.json", examples)
     held_out = ExampleSet(digest([[e.text_input, e.output] for e in HELD_OUT]), "data/held_out.json", HELD_OUT)
     trials = [
         TrialRecord(
@@ -174,7 +175,7 @@ def freeze(
             tokens=1200,
             steps=STEPS_PER_EPOCH * overrides.get("hyperparameters.epoch_count", 5),
             overrides=dict(overrides),
-            config=_with_metric(trial_config(overrides, name, **sections)) if config is None else config,
+            config=_with_metric(trial_config(overrides, name, **sections)),
         )
         for number, overrides in enumerate(points)
     ]

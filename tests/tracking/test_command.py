@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +43,18 @@ def test_json_is_all_there_is_on_stdout_beside_a_server(lab: Lab, uri: str, enco
     assert (done.returncode, done.stderr) == (0, b"")
     assert json.loads(done.stdout)["runs"] == 5
     assert {run["state"] for run in content(uri).values()} == {"FINISHED", "FAILED"}
+
+
+def test_ui_starts_on_a_store_that_was_damaged(lab: Lab, uri: str) -> None:
+    """The page comes up with all that the ledger holds, what was interrupted closed, and the user is told."""
+    complete(lab)
+    Path(uri.removeprefix("sqlite:///")).write_bytes(b"SQLite format 3\0 and then noise" * 100)
+    with server(uri, port := free_port(), f"paths.runs={lab.ledger.path.parent}") as process:
+        shown = content(f"http://127.0.0.1:{port}", files=False)
+        assert process.stderr is not None
+        assert "made again, the old file kept as mlflow.db.replaced-" in process.stderr.readline()
+    assert len(shown) == 5
+    assert {run["state"] for run in shown.values()} == {"FINISHED", "FAILED"}
 
 
 def test_the_link_leads_to_the_server_in_use(lab: Lab, uri: str, capsys: pytest.CaptureFixture[str]) -> None:

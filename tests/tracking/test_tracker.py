@@ -64,13 +64,13 @@ def test_an_address_where_nobody_is_stops_nothing(lab: Lab) -> None:
 
 def test_a_fault_of_our_own_ends_no_thread_silently(ledger: Ledger, uri: str) -> None:
     """What nobody foresaw is a problem of one line that names the place."""
-    lab = freeze(ledger, "sweep-1", config={"hyperparameters": {}})
+    lab = freeze(ledger, "sweep-1", document={"code": "not what was written"})
     lab.start(0)
     with Tracker(ledger.path, uri, interval_s=0.05) as tracker:
         tracker.start(lab.sweep.id)
         wait_until(lambda: tracker.problem is not None)
     assert tracker.problem is not None
-    assert re.search(r"by a fault of tunerun or MLflow: KeyError: 'model' \(\w+\.py:\d+\)", tracker.problem)
+    assert re.search(r"by a fault of tunerun or MLflow: TypeError: string indices.* \(\w+\.py:\d+\)", tracker.problem)
     assert "`tunerun sync` brings MLflow up to date" in tracker.problem
     assert "\n" not in tracker.problem
 

@@ -337,7 +337,7 @@ def _cause(text: str) -> str:
         return reason[1]
     if "timed out" in text:
         return f"no answer within {os.environ.get(_TIMEOUT, HTTP_TIMEOUT_S)} s"
-    line = text.strip().partition("\n")[0]
+    line = re.sub(r"^\(\w+\.\w+\) ", "", text.strip().partition("\n")[0])  # SQLAlchemy names its cause's class
     return line if len(line) <= _MAX_CAUSE_CHARACTERS else line[:_MAX_CAUSE_CHARACTERS] + "..."
 
 

@@ -29,6 +29,7 @@ from tunerun.tracking.trial import (
     INTERRUPTED,
     PREDICTIONS,
     dataset_input,
+    fenced,
     measure_points,
     predictions_table,
     union_curve,
@@ -250,7 +251,7 @@ def _note(sweep: FrozenSweep, verdict: Verdict, *, is_interrupted: bool) -> str:
     command = sweep.record.document.get("command", "tunerun run")
     head_lines = [f"**{verdict.sentence}**", ""]
     if is_interrupted:
-        head_lines += ["Interrupted; the same command continues it:", "", "```", str(command), "```", ""]
+        head_lines += ["Interrupted; the same command continues it:", "", *fenced(str(command)), ""]
     return "\n".join([*head_lines, *table, "", *rest]).strip()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -183,11 +184,11 @@ def _note(shared: SharedTrial, job: JobRecord, curve: Sequence[Snapshot]) -> str
     lines = [f"**Trial {trial.number}** of sweep `{sweep.id}`: {state}", ""]
     if shared.is_interrupted:
         lines += ["No process runs its sweep; the same command continues it:", ""]
-        lines += ["```", str(sweep.record.document.get("command", "tunerun run")), "```", ""]
+        lines += [*fenced(str(sweep.record.document.get("command", "tunerun run"))), ""]
     if job.state.is_finished and curve:
         lines[0] += f". Loss curve: {advise(epoch_means(curve)).text}."
     if job.failure is not None:
-        lines += [f"Failed ({job.failure.kind}):", "", "```", job.failure.message[:2000], "```", ""]
+        lines += [f"Failed ({job.failure.kind}):", "", *fenced(job.failure.message[:2000]), ""]
     lines += [*(f"- `{override_line(key, value)}`" for key, value in trial.overrides.items()), ""]
     if len(shared.members) > 1:
         others = ", ".join(f"trial {other.number} of `{each.id}`" for each, other in reversed(shared.members[:-1]))
@@ -195,6 +196,12 @@ def _note(shared: SharedTrial, job: JobRecord, curve: Sequence[Snapshot]) -> str
     if job.tuned_model is not None:
         lines += [f"Tuned model: `{job.tuned_model.name}` in `{job.tuned_model.location}`", ""]
     return "\n".join(lines).strip()
+
+
+def fenced(text: str) -> list[str]:
+    """Text as a block of code in Markdown, whatever backticks it holds."""
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 0)
+    return [fence, text, fence]
 
 
 def _params(shared: SharedTrial) -> dict[str, str]:

@@ -1,0 +1,56 @@
+"""What comes from users' files stays text on MLflow's own pages, in a real browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.service.browser import CHROMIUM, DRIVER, MISSING, Browser, driver
+from tests.tracking.content import run_of
+from tests.tracking.served import free_port, server
+from tests.tracking.sweeps import freeze
+from tunerun.job import FailureKind
+from tunerun.ledger import Evaluation, Ledger, Prediction
+from tunerun.tracking import Tracker
+
+PLANTED = '"\'></td><img src=x onerror="window.planted=1"><script>window.planted=1</script>'
+
+
+@pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason=MISSING)
+def test_html_in_names_and_rows_stays_text(ledger: Ledger, uri: str, tmp_path: Path) -> None:
+    """No script of a value, a row, an answer, a message or a file name runs on any page of MLflow that shows it."""
+    lab = freeze(
+        ledger,
+        points=[{"template": PLANTED, "seed": 0}, {"template": f"```\n{PLANTED}\n```", "seed": 1}],
+        document={"command": f"tunerun run {PLANTED}", "mlflow_experiment": f"faq {PLANTED}"},
+        rows=[PLANTED, f"# {PLANTED}", f"[x](javascript:window.planted=1) {PLANTED}"],
+    )
+    lab.start(0)
+    lab.succeed(0)
+    answers = (Prediction(PLANTED, PLANTED, PLANTED, exact_match=True),)
+    ledger.evaluate(lab.trials[0].key, lab.trials[0].evaluation, Evaluation({"eval/exact_match": 1.0}, answers, 2e9))
+    lab.start(1)
+    lab.fail(1, f"```\n{PLANTED}", FailureKind.DIVERGED)
+    lab.measure_base()
+    tracker = Tracker(ledger.path, uri)
+    assert tracker.sync().problem is None
+    trial, failed, sweep = (run_of(uri, "trial", 0), run_of(uri, "trial", 1), run_of(uri, "sweep"))
+    runs = f"/#/experiments/{trial.info.experiment_id}/runs"
+    one = f"{runs}/{trial.info.run_id}"
+    pages = {
+        f"/{tracker.link(ledger, lab.sweep.id)}": "t0",
+        one: "tunerun.key",
+        f"{one}/artifacts/predictions.json": "predicted",
+        f"{one}/artifacts/examples.jsonl": "text_input",
+        f"{runs}/{failed.info.run_id}": "tunerun.attempt",
+        f"{runs}/{sweep.info.run_id}": "tunerun.best",
+    }
+    with server(uri, port := free_port()), driver(tmp_path / "profile") as chrome:
+        browser = Browser(chrome, f"http://127.0.0.1:{port}")
+        for path, shown in pages.items():
+            browser.open("/version")  # a change behind the # alone loads nothing
+            browser.open(path)
+            browser.until(lambda: shown in str(browser.script("return document.body.innerText")), f"{path}: {shown}")  # noqa: B023
+            assert browser.script("return window.planted") is None, path
+            assert not browser.is_there("img[src='x']"), path
