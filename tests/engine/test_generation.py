@@ -283,6 +283,17 @@ def test_a_prompt_without_an_answer_says_why(
     assert base.network.training is False
 
 
+def test_all_or_none(generation: Generation, base: LoadedModel) -> None:
+    """Where one prompt has no answer, none is made, and the reason says which and how many."""
+    forwards: list[int] = []
+    hook = base.network.register_forward_hook(lambda *_: forwards.append(1))
+    long = Prompt("1 " * tiny_model.CONTEXT_TOKENS, OPTIONS)
+    with pytest.raises(InputError, match="2 of 3 inputs cannot be answered; number 2: the input takes"):
+        generation.answer([Prompt("1", OPTIONS), long, long], all_or_none=True)
+    hook.remove()
+    assert not forwards
+
+
 @pytest.mark.parametrize("stops", [("o",), ("hundred", "ne h"), ("\u00e9", "red"), ("never",)])
 def test_a_stop_sequence_ends_an_answer(generation: Generation, tuned: Path, stops: tuple[str, ...]) -> None:
     """The text ends before the first stop sequence, its tokens are counted to there, and no part is sent too early."""

@@ -306,11 +306,9 @@ class LocalBackend:
         if adapter is not None:
             tuned_model.read(Path(adapter))
         prompts = [Prompt(text, options, adapter) for text in inputs]
-        found = self.answer_prompts(base, prompts, None if on_text is None else lambda _position, text: on_text(text))
-        answers = [answer for answer in found if isinstance(answer, Answer)]
-        if len(answers) == len(found):
-            return answers
-        raise _first_error(found)
+        on_piece = None if on_text is None else lambda _position, text: on_text(text)
+        found = self._answers(base, prompts, on_piece, all_or_none=True)
+        return [answer for answer in found if isinstance(answer, Answer)]
 
     def answer_prompts(
         self,
@@ -334,6 +332,16 @@ class LocalBackend:
             InputError: the base model or a package is missing.
             BackendError: the engine failed, or the backend was closed.
         """
+        return self._answers(model, prompts, on_text, all_or_none=False)
+
+    def _answers(
+        self,
+        model: BaseModelRef,
+        prompts: Sequence[Prompt],
+        on_text: Callable[[int, str], None] | None,
+        *,
+        all_or_none: bool,
+    ) -> list[Answer | InputError]:
         if not prompts:
             return []
         packages.require(*packages.NEEDED)
@@ -344,7 +352,8 @@ class LocalBackend:
                 f"the base model {model.name!r} ({found.origin}) was replaced since it was prepared: it was "
                 f"{prepared}, it is {found.identity} now; restore it, or start the command again"
             )
-        command = messages.Generate(model, tuple(prompts), stream=on_text is not None, id=uuid.uuid4().hex)
+        streams = on_text is not None
+        command = messages.Generate(model, tuple(prompts), streams, all_or_none, id=uuid.uuid4().hex)
         return [_answer_or_error(answer) for answer in self._call(command, on_text)]
 
     def stop_answering(self, position: int | None = None) -> None:
@@ -530,15 +539,6 @@ def _answer_or_error(answer: Answer | messages.Refused) -> Answer | InputError:
     error = _raised(answer)
     assert isinstance(error, InputError)  # noqa: S101 - the engine refuses a prompt for nothing else
     return error
-
-
-def _first_error(answers: Sequence[Answer | InputError]) -> InputError:
-    """Return why inputs have no answer; of several the first one's reason, and how many there are."""
-    errors = {number: answer for number, answer in enumerate(answers, 1) if isinstance(answer, InputError)}
-    first, error = next(iter(errors.items()))
-    if len(answers) == 1:
-        return error
-    return type(error)(f"{len(errors)} of {len(answers)} inputs cannot be answered; number {first}: {error}")
 
 
 _CONFORMS: type[Backend] = LocalBackend

@@ -44,12 +44,15 @@ class Generation:
         prompts: Sequence[Prompt],
         on_text: Callable[[int, str], None] | None = None,
         is_cancelled: Callable[[int], bool] = lambda _position: False,
+        *,
+        all_or_none: bool = False,
     ) -> list[Answer | InputError]:
         """Answer prompts, in order.
 
         Args:
             on_text: given a prompt's position and each further part of its answer as it comes.
             is_cancelled: asked for each prompt's position after each token; its answer ends there once it says so.
+            all_or_none: whether to raise what one prompt has no answer for, before any is answered.
 
         Returns:
             For each prompt its answer, or why it has none: NotFoundError (its folder holds no tuned model),
@@ -63,6 +66,8 @@ class Generation:
                 waiting.append(self._row(position, prompt, on_text, is_cancelled))
             except InputError as error:
                 found[position] = error
+        if all_or_none and len(waiting) < len(prompts):
+            raise _first_error(found)
         rows = tuple(waiting)
         while waiting:
             for batch in self._batches(waiting):
@@ -268,6 +273,15 @@ class _Row:
 
     def _decoded(self, tokens: int) -> str:
         return self._encoder.text(self.answer_ids[:tokens], has_end=self._has_end)
+
+
+def _first_error(found: Sequence[Answer | InputError | None]) -> InputError:
+    """Return why prompts have no answer; of several the first one's reason, and how many there are."""
+    errors = {number: error for number, error in enumerate(found, 1) if isinstance(error, InputError)}
+    number, error = next(iter(errors.items()))
+    if len(found) == 1:
+        return error
+    return type(error)(f"{len(errors)} of {len(found)} inputs cannot be answered; number {number}: {error}")
 
 
 def _random_numbers(seed: int, prompt_ids: list[int]) -> torch.Generator:

@@ -48,12 +48,14 @@ class Generate:
 
     Attributes:
         stream: whether the answers also come piece by piece, as Piece.
+        all_or_none: whether one prompt that cannot be answered refuses them all, before any is answered.
         id: by which Cancel ends its answers before they are whole: all by `id`, one by `answer_id`.
     """
 
     model: BaseModelRef
     prompts: tuple[Prompt, ...]
     stream: bool = False
+    all_or_none: bool = False
     id: str = ""
     do: Literal["generate"] = "generate"
 

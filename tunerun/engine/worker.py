@@ -116,6 +116,7 @@ class Worker:
             command.prompts,
             (lambda position, text: self._report(messages.Piece(position, text))) if command.stream else None,
             lambda position: not self._cancelled.isdisjoint((command.id, command.answer_id(position))),
+            all_or_none=command.all_or_none,
         )
         self._cancelled -= ids
         return messages.Answers(
