@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ import torch
 from tests.conftest import REPOSITORY
 from tests.engine import tiny_model
 from tests.engine.observer import Recording
+from tests.engine.test_generation import tune
 from tunerun.engine import layers, network, training
+from tunerun.engine.generation import Generation
 from tunerun.engine.network import LoadedModel
-from tunerun.job import JobState
+from tunerun.job import GenerateOptions, JobState, Prompt
 
 ATTENTION = {
     "num_attention_heads": 4,
@@ -78,6 +81,29 @@ def test_other_architectures_learn(other: tuple[LoadedModel, Path, tuple[str, ..
     missed = {name.rpartition(".")[0] for name in layers.without_adapter(base.network, adapted.targeted_module_names)}
     assert tuple(sorted(name.partition("*.")[2] for name in missed)) == left_alone
     network.take_off(base, adapted)
+
+
+def test_other_architectures_answer_different_adapters_together(
+    other: tuple[LoadedModel, Path, tuple[str, ...]], tmp_path: Path
+) -> None:
+    """In one call as alone and as PEFT does, whether or not the layers see a batch row by row."""
+    base, folder, _ = other
+    model = tiny_model.model_of(folder / "model")
+    settings: dict[str, Any] = {"epoch_count": 3, "learning_rate": 0.05}
+    tuned = [tune(base, tiny_model.request_of(model, key=key, seed=ord(key), **settings), tmp_path) for key in "ab"]
+    options = GenerateOptions(max_output_tokens=6)
+    prompts = [
+        Prompt(text, options, adapter)
+        for adapter in (None, *map(str, tuned))
+        for text in ("8", "twenty two and some more words")
+    ]
+    together = Generation(base).answer(prompts)
+    assert together == [Generation(base).answer([prompt])[0] for prompt in prompts]
+    assert len(set(together)) > 2
+    (answer,) = Generation(base).answer([Prompt("8", options, str(tuned[0]))])
+    with network.learned_adapter(base, tuned[0]) as adapted:
+        alone = Generation(replace(base, network=adapted)).answer([Prompt("8", options)])
+    assert [answer] == alone
 
 
 def test_record_names_what_has_no_adapter(base: LoadedModel) -> None:
