@@ -138,6 +138,21 @@ def test_cache_that_cannot_be_written(tiny: BaseModelRef, tmp_path: Path) -> Non
         base_model.prepare(tiny, tmp_path / "file")
 
 
+@pytest.mark.parametrize("damage", ["chat", "tokenizer"])
+def test_damaged_entry_is_made_again(damage: str, tiny: BaseModelRef, tmp_path: Path) -> None:
+    """What a power cut left of a cache entry is not taken for a prepared model."""
+    base_model.prepare(tiny, tmp_path)
+    found = base_model.find(tiny, tmp_path)
+    entry = base_model.entry_folder(found, tmp_path)
+    file = base_model.chat_file(entry) if damage == "chat" else base_model.tokenizer_file(found, tmp_path)
+    content = file.read_bytes()
+    for remains in (b"", content[: len(content) // 2]):
+        file.write_bytes(remains)
+        assert base_model.prepared_folder(found, tmp_path) is None
+        base_model.prepare(tiny, tmp_path)
+        assert file.read_bytes() == content
+
+
 def test_public_name_holds_no_place_of_this_machine(smollm2: BaseModelRef, tiny_folder: Path, tmp_path: Path) -> None:
     """Others find a packaged model by its hub name, a folder or file by a path from where the command runs."""
     assert base_model.find(smollm2, tmp_path).public_name(smollm2) == ("HuggingFaceTB/SmolLM2-135M-Instruct", None)
@@ -154,7 +169,7 @@ def test_cache_folder() -> None:
 
 
 @pytest.mark.slow
-def test_gguf_is_converted_once_and_exactly(smollm2: BaseModelRef, cache: Path) -> None:
+def test_gguf_is_converted_once_and_exactly(smollm2: BaseModelRef, cache: Path, tmp_path: Path) -> None:
     """The converted weights are the ones that gguf itself reads; a second preparation changes nothing."""
     import gguf
     import torch
@@ -177,3 +192,13 @@ def test_gguf_is_converted_once_and_exactly(smollm2: BaseModelRef, cache: Path) 
         expected = torch.tensor(gguf.dequantize(tensor.data, tensor.tensor_type))
         assert weights[ours].dtype == torch.float32
         assert torch.equal(weights[ours], expected.reshape(weights[ours].shape))
+    assert base_model.prepared_folder(found, cache) == folder
+    entry, copy = base_model.entry_folder(found, cache), base_model.entry_folder(found, tmp_path)
+    shutil.copytree(entry, copy, copy_function=_copy_beginning)
+    assert base_model.prepared_folder(found, tmp_path) is None, "a conversion that was cut off"
+
+
+def _copy_beginning(source: str, target: str) -> None:
+    """Copy a file, of weights the first kilobyte alone."""
+    with Path(source).open("rb") as content:
+        Path(target).write_bytes(content.read(1000 if source.endswith(".safetensors") else -1))

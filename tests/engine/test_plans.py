@@ -122,3 +122,11 @@ def test_plan_refuses_an_encoder(tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="names the architecture BertForMaskedLM; tunerun tunes causal") as refused:
         planned(tmp_path, *of(folder))
     assert len(refused.value.problems) == 1
+
+
+def test_experts_without_adapters_are_warned_about(tiny_folder: Path, tmp_path: Path) -> None:
+    """A plan for a mixture of experts says what its adapter leaves alone."""
+    assert not any("mixture of experts" in line for line in planned(tmp_path, *of(tiny_folder)).warnings)
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    configured(num_local_experts=4)(folder)
+    assert any("is a mixture of experts; experts that are" in line for line in planned(tmp_path, *of(folder)).warnings)

@@ -482,7 +482,7 @@ class LocalBackend:
     def _settle(self, work: _Job | _Call, failure: Failure) -> None:
         """End work that the engine will not end."""
         if isinstance(work, _Call):
-            work.answer.set_exception(BackendError(failure.message))
+            work.answer.set_exception(call_error(work.command, failure))
         elif not work.state.is_finished:
             finished = tuned_model.read_finished(self._folder(work.id))
             if finished is not None and finished.job == work.id:  # it died between the last write and its report
@@ -516,6 +516,17 @@ class LocalBackend:
             thread.join()
         if engine is not None:
             engine.death()
+
+
+def call_error(command: messages.Prepare | messages.Generate, failure: Failure) -> errors.TunerunError:
+    """Return what a caller is told whose engine died; a base model that fits no memory is the user's to change."""
+    if isinstance(command, messages.Prepare) and failure.kind is FailureKind.OUT_OF_MEMORY:
+        return BaseModelError(
+            f"the base model {command.model.name!r} does not fit this machine's memory: the engine's process was "
+            "killed while it loaded the weights in float32 (4 bytes a parameter); free memory, or choose a "
+            "smaller base model"
+        )
+    return BackendError(failure.message)
 
 
 def _not_sent(error: OSError | ValueError) -> Failure:

@@ -212,9 +212,22 @@ def prepared_folder(found: FoundModel, cache: Path) -> Path | None:
     entry = entry_folder(found, cache)
     folder = entry / "model" if found.kind == "gguf" else found.path
     parts = (chat_file(entry), entry / "tokenizer.json")
-    if folder is None or not folder.is_dir() or not all(part.is_file() for part in parts):
+    if folder is None or not folder.is_dir() or not all(_is_whole_json(part) for part in parts):
         return None
+    if found.kind == "gguf" and (model_facts.missing_parts(folder) or model_facts.of_folder(folder).problems):
+        return None  # a conversion that a power cut or a full disk damaged is made again
     return folder
+
+
+def _is_whole_json(file: Path) -> bool:
+    """Whether a file that was written as a JSON object has its beginning and its end."""
+    try:
+        with file.open("rb") as content:
+            first = content.read(1)
+            content.seek(-min(file.stat().st_size, 16), os.SEEK_END)
+            return first == b"{" and content.read().rstrip().endswith(b"}")
+    except OSError:
+        return False
 
 
 def chat_format(found: FoundModel, cache: Path) -> chat.ChatFormat:

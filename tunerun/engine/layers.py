@@ -13,8 +13,14 @@ from typing import Any
 
 import torch
 
-_EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+from tunerun.engine.model_facts import EXPERT_COUNTS
+
 _ROUTERS = frozenset({"gate", "router", "shared_expert_gate"})
+
+# Parts of a model that sees or hears as well; no row of text goes through them.
+_OTHER_SENSES = frozenset(
+    {"audio_tower", "embed_audio", "embed_vision", "multi_modal_projector", "vision_model", "vision_tower", "visual"}
+)
 
 # peft/tuners/tuners_utils.py 0.21, _check_lora_target_modules_mamba; dt_proj's weight is read without calling the layer
 _STATE_SPACE = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
@@ -27,14 +33,15 @@ def with_adapter(network: Any) -> list[str]:
 
     output, config = network.get_output_embeddings(), network.config.get_text_config()
     left_out = _READ_DIRECTLY if config.model_type in _STATE_SPACE else frozenset()
-    routers = _ROUTERS if any(getattr(config, name, None) for name in _EXPERT_COUNTS) else frozenset()
+    has_experts = any(getattr(config, name, None) for name in EXPERT_COUNTS)
+    parts_left_out = _OTHER_SENSES | (_ROUTERS if has_experts else frozenset())
     return sorted(
         name
         for name, module in network.named_modules()
         if isinstance(module, torch.nn.Linear | Conv1D)
         and module is not output
         and name.rpartition(".")[2] not in left_out
-        and routers.isdisjoint(name.split("."))
+        and parts_left_out.isdisjoint(name.split("."))
     )
 
 

@@ -29,6 +29,9 @@ _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(\d+)\.")
 _EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|embed_in|embeddings)\.weight$")
 _GGUF_LAYER = re.compile(r"^blk\.(\d+)\.")
 
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+"""What architectures call the number of their experts in config.json (transformers 5.23)."""
+
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _CONTEXTS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "context_length")
 
@@ -57,11 +60,13 @@ class ModelFacts:
     Attributes:
         context_tokens: the longest sequence it was made for; None: it states none.
         has_end_token: whether some file names the token that ends a text, or a chat template that ends a turn.
+        has_experts: whether parts of it see only some tokens each, which no adapter changes.
         problems: why it cannot be tuned, as clauses that name the file and what is wrong with it.
     """
 
     context_tokens: int | None = None
     has_end_token: bool = True
+    has_experts: bool = False
     problems: tuple[str, ...] = ()
 
 
@@ -129,7 +134,12 @@ def _of_folder(folder: Path, _stamp: object) -> ModelFacts:
         chat_template.check_folder(folder)
     except chat_template.UnusableTemplateError as error:
         problems.append(str(error))
-    return ModelFacts(_first_count(text, _CONTEXTS), _has_end_token(folder, config), tuple(problems))
+    return ModelFacts(
+        context_tokens=_first_count(text, _CONTEXTS),
+        has_end_token=_has_end_token(folder, config),
+        has_experts=_first_count(text, EXPERT_COUNTS) is not None,
+        problems=tuple(problems),
+    )
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -292,9 +302,11 @@ def _of_gguf(file: Path, _stamp: object) -> ModelFacts:
     except gguf_header.DamagedGgufError as error:
         return ModelFacts(problems=(f"{file.name} is no GGUF file that can be read: {error}",))
     context = header.of_architecture("context_length")
-    ends = "tokenizer.ggml.eos_token_id" in header.metadata or "tokenizer.chat_template" in header.metadata
     return ModelFacts(
-        context if isinstance(context, int) and context > 0 else None, ends, tuple(_gguf_problems(file, header))
+        context_tokens=context if isinstance(context, int) and context > 0 else None,
+        has_end_token="tokenizer.ggml.eos_token_id" in header.metadata or "tokenizer.chat_template" in header.metadata,
+        has_experts=bool(header.of_architecture("expert_count")),
+        problems=tuple(_gguf_problems(file, header)),
     )
 
 

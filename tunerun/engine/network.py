@@ -98,7 +98,6 @@ def load(model: BaseModelRef, cache: Path, device: torch.device) -> LoadedModel:
     stop_ids = _stop_ids(network, tokenizer, chat)
     # The model's own sampling habits (repetition penalty, top-k) would make temperature 0 not the likeliest token.
     network.generation_config = GenerationConfig()
-    pad_id = getattr(network.config, "pad_token_id", None)
     return LoadedModel(
         identity=found.identity,
         public_name=found.public_name(model),
@@ -107,7 +106,7 @@ def load(model: BaseModelRef, cache: Path, device: torch.device) -> LoadedModel:
         chat=chat,
         device=device,
         stop_ids=stop_ids,
-        pad_id=pad_id if isinstance(pad_id, int) and pad_id >= 0 else (stop_ids or [0])[0],
+        pad_id=_pad_id(network, stop_ids),
         context_tokens=found.context_tokens(model),
         keeps_logits="logits_to_keep" in inspect.signature(network.forward).parameters,
     )
@@ -119,6 +118,13 @@ def _stop_ids(network: Any, tokenizer: Tokenizer, chat: ChatFormat) -> list[int]
     stops = list(stated) if isinstance(stated, list) else [] if stated is None else [stated]
     end = tokenizer.encode(chat.end, add_special_tokens=False).ids
     return list(dict.fromkeys([*end[-1:], *stops]))
+
+
+def _pad_id(network: Any, stop_ids: list[int]) -> int:
+    """Return the token that fills up a batch: the model's own, else an end, else any; it changes no result."""
+    rows = network.get_input_embeddings().weight.shape[0]
+    stated = getattr(network.config, "pad_token_id", None)
+    return next(number for number in (stated, *stop_ids, 0) if isinstance(number, int) and 0 <= number < rows)
 
 
 @contextmanager

@@ -270,6 +270,11 @@ class Planner:
                     "evaluation.generation.max_output_tokens, and exact_match counts what follows; choose a base model "
                     "with one, or set eos_token in its tokenizer_config.json"
                 )
+            if found.facts.has_experts:
+                self._warn(
+                    f"model: {config.model.name} is a mixture of experts; experts that are stored as one tensor get no "
+                    "adapter, and the tuned model's tunerun.json lists them under without_adapter"
+                )
             self._models[section] = found
         return self._models[section]
 
