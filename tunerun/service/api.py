@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, StreamingResponse
-from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, APIKeyQuery, HTTPBearer
 from pydantic import BaseModel
-from starlette.exceptions import HTTPException
 
 from tunerun.errors import BackendError, BaseModelError, InputError, NotFoundError
 from tunerun.job import Answer, Prompt
@@ -29,8 +26,8 @@ from tunerun.service.answerer import Answerer
 from tunerun.service.catalogue import OfferedModel
 from tunerun.service.credentials import Key
 from tunerun.service.guard import VERSIONS, log
-from tunerun.service.json_body import read_json
 from tunerun.service.library import Library
+from tunerun.service.method import Method, warn
 from tunerun.service.problems import Code, Json, ServiceError, invalid, not_found
 from tunerun.service.prompts import read_prompt, read_text
 from tunerun.service.state import ModelState, Serving, TunedModelRow
@@ -109,33 +106,6 @@ class Called:
     warning: str | None = None
 
 
-class _JsonRequest(Request):
-    async def json(self) -> Any:
-        """The body, as `read_json` reads it."""
-        return read_json(await self.body())
-
-
-class _Method(APIRoute):
-    """A method of the API: its body is read as Google reads it, and what of it is ignored is named in the answer."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        answer = super().get_route_handler()
-
-        async def named(request: Request) -> Response:
-            with wire.noting_ignored() as ignored:
-                try:
-                    response = await answer(_JsonRequest(request.scope, request.receive))
-                except HTTPException as error:
-                    if isinstance(error.__cause__, ServiceError):  # FastAPI makes one of whatever a body raises
-                        raise error.__cause__ from None
-                    raise
-            if ignored:
-                _warn(response, f"ignored, because this service does not know them: {', '.join(ignored)}")
-            return response
-
-        return named
-
-
 class Methods:
     """What is behind the paths that ask a model.
 
@@ -169,7 +139,7 @@ class Methods:
     async def answer(self, called: Called, asked: wire.GenerateContent, request: Request) -> JSONResponse:
         """The answer to a prompt."""
         response = JSONResponse(await self.generated(called, asked, request))
-        _warn(response, called.warning)
+        warn(response, called.warning)
         return response
 
     async def generated(self, called: Called, asked: wire.GenerateContent, request: Request) -> Json:
@@ -191,7 +161,7 @@ class Methods:
         written = _events(first, parts) if as_events else _array(first, parts)
         kind = "text/event-stream" if as_events else "application/json"
         response = StreamingResponse(written, media_type=kind)
-        _warn(response, called.warning)
+        warn(response, called.warning)
         return response
 
     async def _parts(self, called: Called, prompt: Prompt) -> AsyncIterator[Json]:
@@ -264,14 +234,6 @@ async def _array(first: Json, parts: AsyncIterator[Json]) -> AsyncIterator[str]:
     yield "]"
 
 
-def _warn(response: Response, text: str | None) -> None:
-    """Add what a body has no place for, in RFC 7234's header; code 299 is a lasting warning of no other kind."""
-    if text is not None:
-        # Names from a request may hold anything; a header takes printable ASCII, without what ends the quoted text.
-        words = re.sub(r'[^ -~]|["\\]', "?", text)
-        response.headers.append("warning", f'299 tunerun "{words}"')
-
-
 def _why_silent(row: TunedModelRow) -> str:
     if row.can_answer:
         return f"was tuned from models/{row.base_model}, which is not offered any more"
@@ -299,7 +261,7 @@ Alt = Annotated[str, Query()]
 
 
 def _models(methods: Methods) -> APIRouter:
-    router = APIRouter(route_class=_Method)
+    router = APIRouter(route_class=Method)
     catalogue = methods.library.catalogue
 
     @router.get("/models")
@@ -339,7 +301,7 @@ def _models(methods: Methods) -> APIRouter:
 
 
 def _tuned_models(library: Library) -> APIRouter:
-    router = APIRouter(route_class=_Method)
+    router = APIRouter(route_class=Method)
 
     def shown(row: TunedModelRow) -> Json:
         return wire.tuned_model(row, library.curve(row))
@@ -353,7 +315,7 @@ def _tuned_models(library: Library) -> APIRouter:
         row = library.create(caller, tuned_model_id, body)
         few = advice(len(library.examples(row)))
         response = JSONResponse(wire.operation(row, library.curve(row)))
-        _warn(response, few)
+        warn(response, few)
         return response
 
     @router.get("/tunedModels")
@@ -392,7 +354,7 @@ def _tuned_models(library: Library) -> APIRouter:
 
 
 def _called_tuned_models(methods: Methods) -> APIRouter:
-    router = APIRouter(route_class=_Method)
+    router = APIRouter(route_class=Method)
 
     @router.post("/tunedModels/{tuned_model}:generateContent")
     async def generate_tuned_content(
@@ -411,7 +373,7 @@ def _called_tuned_models(methods: Methods) -> APIRouter:
 
 
 def _operations(library: Library) -> APIRouter:
-    router = APIRouter(route_class=_Method)
+    router = APIRouter(route_class=Method)
 
     @router.get("/tunedModels/{tuned_model}/operations")
     def list_operations(tuned_model: str, caller: TuningCaller) -> Json:
@@ -439,7 +401,7 @@ def _operations(library: Library) -> APIRouter:
 
 
 def _permissions(library: Library) -> APIRouter:
-    router = APIRouter(prefix="/tunedModels/{tuned_model}/permissions", route_class=_Method)
+    router = APIRouter(prefix="/tunedModels/{tuned_model}/permissions", route_class=Method)
 
     @router.post("")
     def create_permission(tuned_model: str, body: wire.Permission, caller: TuningCaller) -> Json:

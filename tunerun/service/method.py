@@ -1,0 +1,51 @@
+"""How a method of the API is called: its body is read as Google reads it, and an answer may carry warnings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+from tunerun.service import wire
+from tunerun.service.json_body import read_json
+from tunerun.service.problems import ServiceError
+
+
+class _JsonRequest(Request):
+    async def json(self) -> Any:
+        """The body, as `read_json` reads it."""
+        return read_json(await self.body())
+
+
+class Method(APIRoute):
+    """A method of the API: its body is read as Google reads it, and what of it is ignored is named in the answer."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """What answers a request, around what FastAPI makes of the method."""
+        answer = super().get_route_handler()
+
+        async def named(request: Request) -> Response:
+            with wire.noting_ignored() as ignored:
+                try:
+                    response = await answer(_JsonRequest(request.scope, request.receive))
+                except HTTPException as error:
+                    if isinstance(error.__cause__, ServiceError):  # FastAPI makes one of whatever a body raises
+                        raise error.__cause__ from None
+                    raise
+            if ignored:
+                warn(response, f"ignored, because this service does not know them: {', '.join(ignored)}")
+            return response
+
+        return named
+
+
+def warn(response: Response, text: str | None) -> None:
+    """Add what a body has no place for, in RFC 7234's header; code 299 is a lasting warning of no other kind."""
+    if text is not None:
+        # Names from a request may hold anything; a header takes printable ASCII, without what ends the quoted text.
+        words = re.sub(r'[^ -~]|["\\]', "?", text)
+        response.headers.append("warning", f'299 tunerun "{words}"')
