@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tunerun.errors import LedgerError
+from tunerun.files import private_folder
 
 _ATTEMPTS = 1000
 """A copy is repeated when a writer restarted its log meanwhile: once in about a thousand pages written."""
@@ -35,7 +36,7 @@ def opened_for_writing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     file = path.resolve()
     with _opening:
         _written_here[file] += 1

@@ -1,7 +1,9 @@
-"""Folders that hold what only their owner may read."""
+"""Folders and descriptors: what several rooms ask of the file system."""
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 
@@ -17,3 +19,17 @@ def private_folder(folder: Path) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+def lacks_descriptors(error: BaseException) -> bool:
+    """Whether an error says that this process, or the machine, has too many files open."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+
+
+def no_descriptor_is_left() -> bool:
+    """Whether no further file can be opened now; libraries do not pass the system's own error on."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return lacks_descriptors(error)
+    return False

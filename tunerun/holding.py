@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from tunerun.errors import LedgerError, LockedError
-from tunerun.files import private_folder
+from tunerun.files import lacks_descriptors, private_folder
 
 _PATIENCE_S = 0.5
 """Somebody who only looks holds a lock for a moment."""
@@ -44,12 +44,9 @@ def held(runs: Path, sweep: str) -> Iterator[None]:
             f"{sweep} is being run by {_noted(note)}; wait for it or stop it, then run the same command again"
         ) from error
     except OSError as error:
-        raise LedgerError(
-            f"{file}: {error.strerror}; choose another paths.runs, or mend the disk or its rights"
-        ) from error
+        raise _not_written(file, error) from error
     try:
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        note.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}", encoding="utf-8")
+        _write_note(note)
         yield
     finally:
         note.unlink(missing_ok=True)
@@ -77,7 +74,7 @@ def held_if_free(runs: Path, sweep: str) -> Iterator[bool]:
 def holder_of(runs: Path, sweep: str) -> str | None:
     """The process that runs a sweep now, its machine and since when; None: there is none. Changes no file."""
     file = _lock_file(runs, sweep)
-    # Not by a FileLock: opening one for writing truncates the file, which changes its time even where it was empty.
+    # Not by a FileLock: it creates the file, and its exclusive lock gets in the way of a runner that starts just now.
     try:
         with file.open("rb") as opened:
             fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -88,8 +85,32 @@ def holder_of(runs: Path, sweep: str) -> str | None:
     return None
 
 
+def holders_in(runs: Path) -> list[str]:
+    """Every process that runs something in a folder now."""
+    names = sorted(file.stem for file in (runs / "locks").glob("*.lock"))
+    return [f"{holder} (running {name})" for name in names if (holder := holder_of(runs, name)) is not None]
+
+
+def _write_note(note: Path) -> None:
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        note.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}", encoding="utf-8")
+    except OSError as error:
+        raise _not_written(note, error) from error
+
+
+def _not_written(file: Path, error: OSError) -> LedgerError:
+    advice = "check the disk and its rights, or choose another paths.runs"
+    if lacks_descriptors(error):
+        advice = "raise the limit of open files (ulimit -n), then run the same command again"
+    return LedgerError(f"{file}: {error.strerror}; {advice}")
+
+
 def _noted(note: Path) -> str:
-    return note.read_text(encoding="utf-8") if note.exists() else "another process"
+    try:
+        return note.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):  # removed meanwhile, or half written
+        return "another process"
 
 
 def _lock_file(runs: Path, sweep: str) -> Path:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from pathlib import Path
 
 from tunerun.errors import TransitionError
 
@@ -185,11 +186,20 @@ class TunedModel:
         name: `tunedModels/<id>`.
         model: the base model it was tuned from.
         location: the adapter's folder in PEFT's format, or the service's own resource name.
+        weights: SHA-256 of the adapter's weights as they were made, hexadecimal; None: a service has them, or a ledger
+            of format 1 or 2 recorded the tuned model.
     """
 
     name: str
     model: BaseModelRef
     location: str
+    weights: str | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """The adapter's folder; None: a service has it."""
+        place = Path(self.location)
+        return place if place.is_absolute() else None
 
 
 _WITH_DIGITS = re.compile(r"[\w.-]*[0-9][\w.-]*")

@@ -10,6 +10,7 @@ from typing import Any
 from tunerun import schema
 from tunerun.backends import open_backend, stored_section
 from tunerun.dataset import Findings, read_rows, with_conversations
+from tunerun.engine import tuned_model
 from tunerun.engine.base_model import cache_folder
 from tunerun.errors import DatasetError, NotFoundError, TemplateError
 from tunerun.interpolation import resolved
@@ -93,13 +94,21 @@ def find_model(run: str, runs: Path) -> CallableModel:
                 "`tunerun status` shows the trials, `tunerun status --json` their names"
             )
         settings = (trial or ledger.trials_of_key(job.key)[0]).settings
+        sweep = ledger.newest_sweep_of_key(job.key)
+    # The folder may be another one than where the trial ran: a cache that is not there any more is not made again.
+    cache = resolved(settings.cache) if settings.cache else None
+    cache = cache if cache is not None and Path(cache).is_dir() else None
+    folder, weights = job.tuned_model.folder, job.tuned_model.weights
+    fault = None if folder is None else tuned_model.fault(folder, weights, cache_folder(cache))
+    if fault is not None and sweep is not None:
+        raise NotFoundError(f"--run {run}: {fault}; to make it again: {sweep.command_afresh}")
     return CallableModel(
         tuned_model=job.tuned_model,
         template=PromptTemplate(settings.template),
         backend=stored_section(settings.backend),
         generation=settings.generation,
         seed=settings.seed,
-        cache=resolved(settings.cache) if settings.cache else None,
+        cache=cache,
     )
 
 

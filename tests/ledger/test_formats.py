@@ -58,6 +58,8 @@ def test_every_format_is_read_by_every_command(
     shown = printed(capsys, "status", "--sweep", SWEEP)
     assert [trial["state"] for trial in shown["trials"]][:2] == ["SUCCEEDED", "SUCCEEDED"]
     assert printed(capsys, "compare", "--sweep", SWEEP)["verdict"] == shown["verdict"]
+    answered = printed(capsys, "predict", "--run", MODEL, "text_input=3")
+    assert (answered["tuned_model"], len(answered["outputs"])) == (MODEL, 1)
     assert printed(capsys, "sync", "tracking=mlflow")["sweeps"] == 2
     assert printed(capsys, "run", *OVERRIDES, "seed=0,1,2", "--fresh")["trials"][2]["state"] == "SUCCEEDED"
 
@@ -80,6 +82,7 @@ def test_a_key_that_was_removed_from_the_config_breaks_nothing(
     for file in runs.glob("tuned_models/*/tunerun.json"):
         file.write_text(json.dumps(with_unknown_keys(json.loads(file.read_text()))))
     assert printed(capsys, "status", "--sweep", SWEEP) == before
+    assert printed(capsys, "predict", "--run", MODEL, "text_input=3")["tuned_model"] == MODEL
     assert printed(capsys, "sync", "tracking=mlflow")["sweeps"] == 2
 
 

@@ -263,7 +263,11 @@ class LocalBackend:
         return JobStatus(JobState.FAILED, failure=_NOT_KNOWN)
 
     def _tuned_model(self, folder: Path, model: BaseModelRef) -> TunedModel:
-        return TunedModel(f"tunedModels/{folder.name}", model, str(folder))
+        try:
+            weights = tuned_model.read(folder).weights
+        except errors.NotFoundError:  # removed since; whoever loads it says so
+            weights = None
+        return TunedModel(f"tunedModels/{folder.name}", model, str(folder), weights)
 
     def cancel(self, ref: JobRef) -> None:
         """Stop a job before its next step; see the Protocol."""

@@ -199,8 +199,17 @@ def _run_one(made: Plan, arguments: list[str], *, retry_failed: bool) -> SweepRe
         _leave_at_once(INTERRUPTED)
 
 
+def _say_what_is_missing(result: SweepResult) -> None:
+    from tunerun.cli import tables
+
+    for fault in result.faults:
+        tables.err.print(f"[yellow]note:[/] {tables.plain(fault)}", soft_wrap=True)
+
+
 def _say_what_is_left(result: SweepResult, arguments: list[str]) -> None:
     from tunerun.cli import tables
+
+    _say_what_is_missing(result)
 
     if result.stopped:
         tables.err.print(f"[red]stopped:[/] {tables.plain(result.stopped)}")
@@ -312,6 +321,7 @@ def _chosen_sweep(
         to_write: open the ledger for writing; else not a byte of its folder is changed.
     """
     from tunerun.compose import compose_name, places
+    from tunerun.engine.base_model import cache_folder
     from tunerun.errors import NotFoundError
     from tunerun.ledger import Ledger
     from tunerun.runner import result_of
@@ -330,7 +340,10 @@ def _chosen_sweep(
                 f"{wanted or name or 'no sweep named'}: has not run, as far as {ledger.path} knows; "
                 f"sweeps: {others}; choose one with --sweep"
             )
-        yield ledger, result_of(ledger, found[-1].id, open_tracker(tracking, Path(paths.runs)))
+        tracker, cache = open_tracker(tracking, Path(paths.runs)), cache_folder(paths.cache)
+        result = result_of(ledger, found[-1].id, tracker, cache)
+        _say_what_is_missing(result)
+        yield ledger, result
 
 
 def _composed_sweep(overrides: list[str], config_dir: list[str] | None) -> str:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.nn.functional import linear
 
+from tunerun.engine import tuned_model
 from tunerun.errors import BaseModelError, NotFoundError
 
 KEPT = 32
@@ -54,9 +55,11 @@ def load(folder: Path, network: Any, device: torch.device) -> Adapter:
     """Read a tuned model's adapter, as `network.save_adapter` wrote it.
 
     Raises:
-        NotFoundError: the folder's files are missing or damaged.
+        NotFoundError: the folder's files are missing, damaged, or not those that were made.
         BaseModelError: the adapter does not fit the base model.
     """
+    if (problem := tuned_model.fault(folder)) is not None:
+        raise NotFoundError(f"the tuned model cannot be loaded: {problem}; tune it again")
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         weights = load_file(folder / "adapter_model.safetensors", device=str(device))

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from tunerun.engine import base_model, layers, loading, tuned_model
 from tunerun.engine.chat import ChatFormat
 from tunerun.engine.tuned_model import TunedModelRecord
-from tunerun.errors import BaseModelError, InputError
+from tunerun.errors import BaseModelError, InputError, NotFoundError
 from tunerun.job import BaseModelRef, TuningHyperparameters, TuningRequest
 
 ADAPTER = "default"
@@ -170,6 +170,8 @@ def learned_adapter(base: LoadedModel, folder: Path) -> Iterator[Any]:
     import peft
 
     check_base(tuned_model.read(folder), base)
+    if (problem := tuned_model.fault(folder)) is not None:
+        raise NotFoundError(f"the tuned model to start from cannot be loaded: {problem}; tune it again")
     with peft_warnings_ignored():
         adapted = peft.PeftModel.from_pretrained(
             base.network, folder, adapter_name=ADAPTER, is_trainable=True, torch_device=str(base.device)

@@ -9,21 +9,25 @@ The folder appears whole or not at all: it is written beside its place, synced t
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from tunerun.engine import file_digest
 from tunerun.engine.chat import ChatFormat
 from tunerun.errors import NotFoundError
+from tunerun.files import private_folder
 from tunerun.job import BaseModelRef, JobState, Snapshot, TemplateText, TuningHyperparameters, TuningRequest
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 RECORD_FILE = "tunerun.json"
 STATUS_FILE = "status.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class TunedModelRecord:
         base_model: the config's model section; `base_identity` says which weights that was.
         without_adapter: weights in layers that have no adapter, such as experts and routers; `*` is any number.
         chat_format: what stood around every example, and has to stand around every input.
+        weights: SHA-256 of the adapter's weights as they were written, hexadecimal; None in format 1.
     """
 
     key: str
@@ -47,6 +52,7 @@ class TunedModelRecord:
     hyperparameters: TuningHyperparameters = field(default_factory=TuningHyperparameters)
     seed: int = 0
     without_adapter: tuple[str, ...] = ()
+    weights: str | None = None
     format_version: int = FORMAT_VERSION
 
 
@@ -101,21 +107,30 @@ def write(folder: Path, record: TunedModelRecord, finished: FinishedJob, save_ad
         OSError: the disk refuses.
     """
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    _remove(partial)
+    private_folder(folder.parent.parent)
     partial.mkdir(parents=True)
     try:
         save_adapter(partial)
-        (partial / RECORD_FILE).write_bytes(_RECORD.dump_json(record, indent=1))
+        written = replace(record, weights=_sha256(partial / WEIGHTS_FILE))
+        (partial / RECORD_FILE).write_bytes(_RECORD.dump_json(written, indent=1))
         (partial / STATUS_FILE).write_bytes(_FINISHED.dump_json(finished))
         for file in partial.iterdir():
             _sync(file)
         _sync(partial)
-        if folder.exists():
-            shutil.rmtree(folder)
+        _remove(folder)
         partial.rename(folder)
         _sync(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    """Remove what is there; of a link only the link, for what it leads to is not ours."""
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
 
 
 def _sync(path: Path) -> None:
@@ -124,6 +139,37 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def fault(folder: Path, weights: str | None = None, cache: Path | None = None) -> str | None:
+    """Say what is missing or changed of a tuned model's folder, as a clause; None: it is as it was made.
+
+    Args:
+        weights: SHA-256 of the adapter's weights as the ledger recorded it; None: as `tunerun.json` says.
+        cache: where digests of large files are remembered; None: every byte is read.
+    """
+    if not folder.is_dir():
+        return f"{folder} is missing"
+    try:
+        recorded = read(folder).weights
+    except NotFoundError as error:
+        return str(error).partition(";")[0]
+    file = folder / WEIGHTS_FILE
+    if not file.is_file():
+        return f"{file} is missing"
+    if weights is not None and recorded not in (None, weights):
+        return f"{folder} holds another tuned model than the one that was made"
+    expected = weights or recorded
+    try:
+        found = _sha256(file) if cache is None else file_digest.sha256(file, cache)
+    except OSError as error:
+        return f"{file} cannot be read ({error.strerror})"
+    return None if expected in (None, found) else f"{file} has changed since it was made"
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def read(folder: Path) -> TunedModelRecord:

@@ -13,52 +13,48 @@ What it promises, whenever its process is killed:
 7. What a tracker was told is marked after it was told, so a mark never says more than the tracker has.
 8. A file that is damaged, of another program or of a newer tunerun is refused before anything is written to it; an
    older one is migrated in one transaction when it is opened for writing (`tunerun.ledger.migrations`).
-9. Who only reads opens it read-only, and changes no byte of its folder.
+9. A reader changes no byte of its folder.
+10. A row whose bytes have changed on the disk is found by its checksum when it is read, and is an error.
+11. Adapters are recorded by their place in the runs folder: it can be moved, and a copy uses its own.
 
 One `Ledger` object belongs to one thread; each thread opens its own.
 """
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from tunerun.database import DatabaseFile
+from tunerun.database import BUSY_TIMEOUT_S, DatabaseFile
 from tunerun.errors import LedgerError
 from tunerun.job import (
-    BaseModelRef,
-    Example,
     ExampleSet,
-    Failure,
     FailureKind,
     JobRef,
     JobState,
     JobStatus,
     Snapshot,
-    TunedModel,
     TuningRequest,
     advance,
 )
+from tunerun.ledger.checksums import row_checksum, snapshot_checksum
 from tunerun.ledger.migrations import FORMAT
 from tunerun.ledger.records import (
     Evaluation,
     JobRecord,
     Mark,
-    Prediction,
     Spending,
-    StoredObject,
     SweepRecord,
     TrialProgress,
     TrialRecord,
 )
+from tunerun.ledger.rows import RowReader, dump, load, state_of
 from tunerun.redaction import redact
-from tunerun.stored import read_stored, section
 
 FILE_NAME = "ledger.db"
 """The ledger's file in a runs folder."""
@@ -73,14 +69,16 @@ class Ledger:
     Args:
         path: the SQLite file.
         read_only: see `open_read_only`.
+        busy_timeout_s: how long to wait for another process that writes.
 
     Raises:
         LedgerError: the file is no ledger, is damaged, was written by a newer tunerun, or cannot be written.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
         self.path = path
-        self._file = DatabaseFile(path, FORMAT, read_only=read_only)
+        self._file = DatabaseFile(path, FORMAT, read_only=read_only, busy_timeout_s=busy_timeout_s)
+        self._rows = RowReader(path)
 
     @classmethod
     def open_read_only(cls, path: Path) -> Self:
@@ -115,19 +113,22 @@ class Ledger:
             if self.is_frozen(sweep.id):
                 return
             self._file.write(
-                "INSERT INTO sweep VALUES (?, ?, ?, ?)",
-                [sweep.id, sweep.experiment, sweep.created_at, _dump(sweep.document)],
+                "INSERT INTO sweep VALUES (?, ?, ?, ?, ?)",
+                _with_checksum(sweep.id, sweep.experiment, sweep.created_at, dump(sweep.document)),
             )
             self._file.write_many(
-                "INSERT OR IGNORE INTO example_set VALUES (?, ?, ?)",
-                ((s.digest, s.source, _dump([[e.text_input, e.output] for e in s.examples])) for s in example_sets),
-            )
-            self._file.write_many(
-                "INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO example_set VALUES (?, ?, ?, ?)",
                 (
-                    (
+                    _with_checksum(s.digest, s.source, dump([[e.text_input, e.output] for e in s.examples]))
+                    for s in example_sets
+                ),
+            )
+            self._file.write_many(
+                "INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    _with_checksum(
                         sweep.id, t.number, t.key, t.baseline, t.evaluation, t.training, t.validation, t.tokens,
-                        t.steps, _dump(t.overrides), _dump(t.config), _dump(t.ingredients),
+                        t.steps, dump(t.overrides), dump(t.config), dump(t.ingredients),
                     )
                     for t in trials
                 ),
@@ -139,13 +140,14 @@ class Ledger:
         rows = self._file.rows(
             "SELECT * FROM sweep WHERE ? IS NULL OR experiment = ? ORDER BY rowid", [experiment, experiment]
         )
-        return [
-            SweepRecord(r["id"], r["experiment"], r["created_at"], StoredObject(r["document"], _load)) for r in rows
-        ]
+        return [self._rows.sweep(row) for row in rows]
 
     def trials(self, sweep: str) -> list[TrialRecord]:
         """The trials of a sweep, by number."""
-        return [_trial(r) for r in self._file.rows("SELECT * FROM trial WHERE sweep = ? ORDER BY number", [sweep])]
+        return [
+            self._rows.trial(row)
+            for row in self._file.rows("SELECT * FROM trial WHERE sweep = ? ORDER BY number", [sweep])
+        ]
 
     def progress(self, sweep: str) -> list[TrialProgress]:
         """How far each trial of a sweep is, by number."""
@@ -163,7 +165,7 @@ class Ledger:
             TrialProgress(
                 number=r["number"],
                 attempt=r["attempt"] or 0,
-                state=_state(r["state"] or JobState.PLANNED),
+                state=state_of(r["state"] or JobState.PLANNED),
                 last_step=r["last_step"] or 0,
                 finished_at=r["finished_at"],
                 evaluated_at=r["evaluated_at"],
@@ -181,13 +183,21 @@ class Ledger:
         )
         return [(row["key"], row["sweep"], row["number"]) for row in rows]
 
+    def newest_sweep_of_key(self, key: str) -> SweepRecord | None:
+        """The newest sweep with a trial of a key; None: there is none."""
+        row = self._file.row(
+            "SELECT sweep.* FROM sweep JOIN trial ON trial.sweep = sweep.id WHERE key = ? ORDER BY sweep.rowid DESC",
+            [key],
+        )
+        return None if row is None else self._rows.sweep(row)
+
     def trials_of_key(self, key: str) -> list[TrialRecord]:
         """The trials of all sweeps that share a key, the oldest sweep first."""
         rows = self._file.rows(
             "SELECT trial.* FROM trial JOIN sweep ON sweep.id = trial.sweep WHERE key = ? ORDER BY sweep.rowid, number",
             [key],
         )
-        return [_trial(r) for r in rows]
+        return [self._rows.trial(row) for row in rows]
 
     def example_set(self, digest: str) -> ExampleSet:
         """The examples under a digest.
@@ -198,7 +208,7 @@ class Ledger:
         row = self._file.row("SELECT * FROM example_set WHERE digest = ?", [digest])
         if row is None:
             raise LedgerError(f"{self.path}: no examples under the digest {digest}")
-        return ExampleSet(digest, row["source"], tuple(Example(*pair) for pair in _load(row["examples"])))
+        return self._rows.example_set(row)
 
     # Jobs
 
@@ -217,9 +227,9 @@ class Ledger:
         with self._file.transaction():
             row = self._file.row("SELECT * FROM job WHERE key = ? ORDER BY attempt DESC LIMIT 1", [request.key])
             if row is not None and row["state"] not in (JobState.FAILED, JobState.CANCELLED):
-                return _job(row)
+                return self._rows.job(row)
             attempt = 1 if row is None else row["attempt"] + 1
-            self._file.write(
+            inserted = self._file.insert(
                 "INSERT INTO job (key, attempt, backend, model, tokens, state, metrics, created_at, sweep, usd, "
                 "tuned_model_id) VALUES (?, ?, ?, ?, ?, ?, '{}', ?, ?, ?, ?)",
                 [
@@ -227,9 +237,20 @@ class Ledger:
                     sweep, usd, request.tuned_model_id,
                 ],
             )  # fmt: skip
-            row = self._file.row("SELECT * FROM job WHERE key = ? AND attempt = ?", [request.key, attempt])
-            assert row is not None  # noqa: S101 - inserted above
-            return _job(row)
+            self._seal(inserted)
+            return self._rows.job(self._job_row(inserted))
+
+    def _job_row(self, job: int) -> sqlite3.Row:
+        row = self._file.row("SELECT * FROM job WHERE id = ?", [job])
+        if row is None:
+            raise LedgerError(f"{self.path}: no job {job}")
+        return self._rows.check("job", row)
+
+    def _seal(self, job: int) -> None:
+        """Set the checksum of a job that was changed."""
+        row = self._file.row("SELECT * FROM job WHERE id = ?", [job])
+        assert row is not None  # noqa: S101 - it was changed in this transaction
+        self._file.write("UPDATE job SET checksum = ? WHERE id = ?", [row_checksum(*tuple(row)[:-1]), job])
 
     def adopt(self, job: JobRecord, sweep: str) -> bool:
         """Give a job into the hands of a sweep's runner; whether that was done, for another may have been quicker.
@@ -240,24 +261,24 @@ class Ledger:
             changed = self._file.write(
                 "UPDATE job SET sweep = ? WHERE id = ? AND sweep IS ?", [sweep, job.id, job.sweep]
             )
+            self._seal(job.id)
         return changed == 1
 
     def submitted(self, job: int, ref: JobRef) -> None:
         """Write down that the backend accepted a job, and under which reference."""
         with self._file.transaction():
-            self._file.write("UPDATE job SET reference = ? WHERE id = ?", [_dump(asdict(ref)), job])
-            self._move(job, JobState.QUEUED)
+            row = self._job_row(job)
+            self._file.write("UPDATE job SET reference = ? WHERE id = ?", [dump(asdict(ref)), job])
+            self._move(row, JobState.QUEUED)
+            self._seal(job)
 
-    def _move(self, job: int, state: JobState) -> None:
-        row = self._file.row("SELECT state, started_at FROM job WHERE id = ?", [job])
-        if row is None:
-            raise LedgerError(f"{self.path}: no job {job}")
-        advance(_state(row["state"]), state)
+    def _move(self, row: sqlite3.Row, state: JobState) -> None:
+        advance(state_of(row["state"]), state)
         now = time.time()
         started = now if row["started_at"] is None and state is JobState.RUNNING else row["started_at"]
         self._file.write(
             "UPDATE job SET state = ?, started_at = ?, finished_at = ? WHERE id = ?",
-            [state, started, now if state.is_finished else None, job],
+            [state, started, now if state.is_finished else None, row["id"]],
         )
 
     def record(self, job: int, status: JobStatus) -> None:
@@ -274,34 +295,36 @@ class Ledger:
                 self._record(job, status)
 
     def _record(self, job: int, status: JobStatus) -> None:
-        row = self._file.row("SELECT state FROM job WHERE id = ?", [job])
-        if row is None:
-            raise LedgerError(f"{self.path}: no job {job}")
-        old = _state(row["state"])
+        row = self._job_row(job)
+        old = state_of(row["state"])
         if old.is_finished:
             return
         self._file.write_many(
-            "INSERT OR IGNORE INTO snapshot VALUES (?, ?, ?, ?, ?)",
-            ((job, s.step, s.epoch, s.mean_loss, s.compute_time) for s in status.snapshots),
+            "INSERT OR IGNORE INTO snapshot VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                (*values, snapshot_checksum(*values))
+                for values in ((job, s.step, s.epoch, s.mean_loss, s.compute_time) for s in status.snapshots)
+            ),
         )
         order = list(JobState)
         if old != status.state and order.index(status.state) > order.index(old):
-            self._move(job, status.state)
+            self._move(row, status.state)
         tuned, failure = status.tuned_model, status.failure
         self._file.write(
             "UPDATE job SET metrics = ?, tuned_model = ?, failure = ? WHERE id = ?",
             [
-                _dump(dict(status.metrics)),
-                _dump(asdict(tuned)) if tuned else None,
-                redact(_dump(asdict(failure))) if failure else None,
+                dump(dict(status.metrics)),
+                self._rows.stored_tuned_model(tuned) if tuned else None,
+                redact(dump(asdict(failure))) if failure else None,
                 job,
             ],
         )
+        self._seal(job)
 
     def last_jobs(self, sweep: str) -> dict[str, JobRecord]:
         """The last job of each key of a sweep that has one, by key."""
         rows = self._file.rows(f"SELECT * FROM job WHERE {_OF_SWEEP} AND {_LAST_JOB}", [sweep])
-        return {row["key"]: _job(row) for row in rows}
+        return {row["key"]: self._rows.job(row) for row in rows}
 
     def curves(self, sweep: str) -> dict[int, list[Snapshot]]:
         """The loss curve of every job of a sweep's keys, by job."""
@@ -311,8 +334,8 @@ class Ledger:
             [sweep],
         )
         curves: dict[int, list[Snapshot]] = {}
-        for job, *snapshot in rows:
-            curves.setdefault(job, []).append(Snapshot(*snapshot))
+        for row in rows:
+            curves.setdefault(row["job"], []).append(self._rows.snapshot(row))
         return curves
 
     def spending(self, sweep: str) -> Spending:
@@ -348,30 +371,32 @@ class Ledger:
     def job(self, key: str) -> JobRecord | None:
         """The last job of a key; None: there was none."""
         row = self._file.row("SELECT * FROM job WHERE key = ? ORDER BY attempt DESC LIMIT 1", [key])
-        return None if row is None else _job(row)
+        return None if row is None else self._rows.job(row)
 
     def final_states(self) -> dict[str, JobState]:
         """The state of every key whose last job is final; one that was lost or cancelled is not, it runs again."""
         rows = self._file.rows(
-            "SELECT key, state FROM job AS last WHERE (state = 'SUCCEEDED' OR (state = 'FAILED' AND "
+            "SELECT * FROM job AS last WHERE (state = 'SUCCEEDED' OR (state = 'FAILED' AND "
             "json_extract(failure, '$.kind') != ?)) AND attempt = (SELECT max(attempt) FROM job WHERE key = last.key)",
             [FailureKind.LOST],
         )
-        return {row["key"]: _state(row["state"]) for row in rows}
+        return {row["key"]: state_of(self._rows.check("job", row)["state"]) for row in rows}
 
     def jobs(self, key: str) -> list[JobRecord]:
         """All jobs of a key, the first attempt first."""
-        return [_job(r) for r in self._file.rows("SELECT * FROM job WHERE key = ? ORDER BY attempt", [key])]
+        return [
+            self._rows.job(row) for row in self._file.rows("SELECT * FROM job WHERE key = ? ORDER BY attempt", [key])
+        ]
 
     def job_of_tuned_model(self, name: str) -> JobRecord | None:
         """The job that made a tuned model, by its name; None: the ledger does not know it."""
         row = self._file.row("SELECT * FROM job WHERE json_extract(tuned_model, '$.name') = ? ORDER BY id DESC", [name])
-        return None if row is None else _job(row)
+        return None if row is None else self._rows.job(row)
 
     def snapshots(self, job: int, after_step: int = 0) -> list[Snapshot]:
         """The loss curve of a job, by step, from the step after the given one."""
         rows = self._file.rows("SELECT * FROM snapshot WHERE job = ? AND step > ? ORDER BY step", [job, after_step])
-        return [Snapshot(r["step"], r["epoch"], r["mean_loss"], r["compute_time"]) for r in rows]
+        return [self._rows.snapshot(row) for row in rows]
 
     def seconds_per_token(self) -> dict[tuple[str, str], float]:
         """Training seconds per token of the jobs that succeeded, by backend and base model."""
@@ -386,34 +411,28 @@ class Ledger:
 
     def evaluate(self, subject: str, options: str, evaluation: Evaluation) -> None:
         """Write down how a subject did; the first result of the same subject and options stays."""
+        metrics, predictions = dump(dict(evaluation.metrics)), dump([asdict(p) for p in evaluation.predictions])
+        of_predictions = row_checksum(predictions)
+        checksum = row_checksum(subject, options, metrics, evaluation.created_at, of_predictions)
         with self._file.transaction():
             self._file.write(
-                "INSERT OR IGNORE INTO evaluation VALUES (?, ?, ?, ?, ?)",
-                [
-                    subject,
-                    options,
-                    _dump(dict(evaluation.metrics)),
-                    _dump([asdict(p) for p in evaluation.predictions]),
-                    evaluation.created_at,
-                ],
+                "INSERT OR IGNORE INTO evaluation VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [subject, options, metrics, predictions, evaluation.created_at, of_predictions, checksum],
             )
 
     def evaluation(self, subject: str, options: str) -> Evaluation | None:
         """How a subject did under some options; None: it was not measured."""
         row = self._file.row("SELECT * FROM evaluation WHERE subject = ? AND options = ?", [subject, options])
-        if row is None:
-            return None
-        predictions = tuple(read_stored(Prediction, p) for p in _load(row["predictions"]))
-        return Evaluation(_load(row["metrics"]), predictions, row["created_at"])
+        return None if row is None else self._rows.evaluation(row)
 
     def measures(self, sweep: str) -> dict[tuple[str, str], dict[str, float]]:
         """The measures of everything that a sweep's trials and baselines name, by subject and options."""
         rows = self._file.rows(
-            "SELECT subject, options, metrics FROM evaluation WHERE options IN "
-            "(SELECT evaluation FROM trial WHERE sweep = ?)",
+            "SELECT subject, options, metrics, created_at, predictions_checksum, checksum FROM evaluation "
+            "WHERE options IN (SELECT evaluation FROM trial WHERE sweep = ?)",
             [sweep],
         )
-        return {(row["subject"], row["options"]): _load(row["metrics"]) for row in rows}
+        return {(row["subject"], row["options"]): self._rows.metrics(row) for row in rows}
 
     def evaluated_at(self, subject: str, options: str) -> float | None:
         """When a subject was measured under some options, in seconds since 1970 (UTC); None: it was not."""
@@ -425,14 +444,14 @@ class Ledger:
     def mark(self, tracker: str, subject: str) -> Mark | None:
         """How far a tracker was brought for a subject; None: it was never told of it."""
         row = self._file.row("SELECT * FROM mark WHERE tracker = ? AND subject = ?", [tracker, subject])
-        return None if row is None else Mark(row["run_id"], _load(row["document"]))
+        return None if row is None else Mark(row["run_id"], load(row["document"]))
 
     def marks(self, tracker: str, prefix: str) -> dict[str, Mark]:
         """How far a tracker was brought for all subjects that begin with a prefix, by subject."""
         rows = self._file.rows(
             "SELECT * FROM mark WHERE tracker = ? AND substr(subject, 1, ?) = ?", [tracker, len(prefix), prefix]
         )
-        return {r["subject"]: Mark(r["run_id"], _load(r["document"])) for r in rows}
+        return {r["subject"]: Mark(r["run_id"], load(r["document"])) for r in rows}
 
     def trial_marks(self, tracker: str, sweep: str, prefix: str) -> dict[str, Mark]:
         """How far a tracker was brought for the trials of a sweep, whose subjects are a prefix and their key."""
@@ -440,13 +459,13 @@ class Ledger:
             "SELECT * FROM mark WHERE tracker = ? AND subject IN (SELECT ? || key FROM trial WHERE sweep = ?)",
             [tracker, prefix, sweep],
         )
-        return {r["subject"]: Mark(r["run_id"], _load(r["document"])) for r in rows}
+        return {r["subject"]: Mark(r["run_id"], load(r["document"])) for r in rows}
 
     def set_mark(self, tracker: str, subject: str, mark: Mark) -> None:
         """Write down how far a tracker was brought for a subject."""
         with self._file.transaction():
             self._file.write(
-                "INSERT OR REPLACE INTO mark VALUES (?, ?, ?, ?)", [tracker, subject, mark.run_id, _dump(mark.document)]
+                "INSERT OR REPLACE INTO mark VALUES (?, ?, ?, ?)", [tracker, subject, mark.run_id, dump(mark.document)]
             )
 
     def void_marks(self, tracker: str) -> int:
@@ -460,66 +479,5 @@ class Ledger:
         return None if row is None else row["subject"]
 
 
-def _dump(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-def _load(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise LedgerError(
-            "the ledger is damaged: a cell that should hold JSON does not; the file was left as it is: restore it from "
-            "a backup, or choose another paths.runs"
-        ) from error
-
-
-def _trial(row: sqlite3.Row) -> TrialRecord:
-    return TrialRecord(
-        number=row["number"],
-        key=row["key"],
-        baseline=row["baseline"],
-        evaluation=row["evaluation"],
-        training=row["training"],
-        validation=row["validation"],
-        tokens=row["tokens"],
-        steps=row["steps"],
-        overrides=_load(row["overrides"]),
-        config=StoredObject(row["config"], _load),
-        ingredients=StoredObject(row["ingredients"], _load),
-    )
-
-
-def _state(text: str) -> JobState:
-    try:
-        return JobState(text)
-    except ValueError:  # of a newer tunerun
-        return JobState.STOPPED
-
-
-def _tuned_model(values: Mapping[str, Any]) -> TunedModel:
-    return read_stored(TunedModel, values, model=read_stored(BaseModelRef, section(values, "model")))
-
-
-def _failure(values: Mapping[str, Any]) -> Failure:
-    is_known = values.get("kind") in list(FailureKind)
-    kind = FailureKind(values["kind"]) if is_known else FailureKind.CRASHED
-    return Failure(kind, values.get("message", ""), values.get("traceback"))
-
-
-def _job(row: sqlite3.Row) -> JobRecord:
-    return JobRecord(
-        id=row["id"],
-        key=row["key"],
-        attempt=row["attempt"],
-        state=_state(row["state"]),
-        ref=read_stored(JobRef, _load(row["reference"])) if row["reference"] else None,
-        metrics=_load(row["metrics"]),
-        tuned_model=_tuned_model(_load(row["tuned_model"])) if row["tuned_model"] else None,
-        failure=_failure(_load(row["failure"])) if row["failure"] else None,
-        created_at=row["created_at"],
-        started_at=row["started_at"],
-        finished_at=row["finished_at"],
-        sweep=row["sweep"],
-        tuned_model_id=row["tuned_model_id"],
-    )
+def _with_checksum(*values: object) -> tuple[object, ...]:
+    return (*values, row_checksum(*values))

@@ -3,6 +3,27 @@
 from __future__ import annotations
 
 from tunerun.database import Format
+from tunerun.ledger.checksums import row_checksum, snapshot_checksum
+from tunerun.ledger.rows import with_relative_location
+
+# A checksum is the last column of its table and covers all before it: whatever else the step changes comes first.
+_CHECKSUMS = """ALTER TABLE sweep ADD COLUMN checksum INTEGER;
+UPDATE sweep SET checksum = row_checksum(id, experiment, created_at, document);
+ALTER TABLE example_set ADD COLUMN checksum INTEGER;
+UPDATE example_set SET checksum = row_checksum(digest, source, examples);
+ALTER TABLE trial ADD COLUMN checksum INTEGER;
+UPDATE trial SET checksum = row_checksum(
+    sweep, number, key, baseline, evaluation, training, validation, tokens, steps, overrides, config, ingredients);
+ALTER TABLE job ADD COLUMN checksum INTEGER;
+UPDATE job SET checksum = row_checksum(
+    id, key, attempt, backend, model, tokens, reference, state, metrics, tuned_model, failure, created_at, started_at,
+    finished_at, sweep, usd, tuned_model_id);
+ALTER TABLE snapshot ADD COLUMN checksum INTEGER;
+UPDATE snapshot SET checksum = snapshot_checksum(job, step, epoch, mean_loss, compute_time);
+ALTER TABLE evaluation ADD COLUMN predictions_checksum INTEGER;
+ALTER TABLE evaluation ADD COLUMN checksum INTEGER;
+UPDATE evaluation SET predictions_checksum = row_checksum(predictions);
+UPDATE evaluation SET checksum = row_checksum(subject, options, metrics, created_at, predictions_checksum)"""
 
 MIGRATIONS = (
     """
@@ -37,6 +58,7 @@ ALTER TABLE job ADD COLUMN sweep TEXT;
 ALTER TABLE job ADD COLUMN usd REAL NOT NULL DEFAULT 0;
 CREATE TABLE cancel_request (
     sweep TEXT NOT NULL REFERENCES sweep, number INTEGER NOT NULL, PRIMARY KEY (sweep, number))""",
+    # Locations that can move; a checksum for each row that is read back; a state that is final.
     # A tracker's run belongs to a trial's key, not to one of the sweeps that share it; the oldest sweep's run counts.
     # What the engine has counted goes by the name that MLflow shows.
     """
@@ -45,10 +67,24 @@ INSERT OR IGNORE INTO mark SELECT mark.tracker, sweep.experiment || '/trial/' ||
     ORDER BY sweep.rowid, trial.number;
 DELETE FROM mark WHERE subject IN (SELECT sweep || '/trial/' || number FROM trial);
 UPDATE job SET metrics = replace(metrics, '"train/tokens"', '"tokens/train"');
-ALTER TABLE job ADD COLUMN tuned_model_id TEXT""",
+ALTER TABLE job ADD COLUMN tuned_model_id TEXT;
+UPDATE job SET tuned_model = with_relative_location(tuned_model) WHERE tuned_model IS NOT NULL;
+DROP INDEX job_live;
+CREATE UNIQUE INDEX job_live ON job (key) WHERE state NOT IN ('SUCCEEDED', 'STOPPED', 'FAILED', 'CANCELLED');
+"""
+    + _CHECKSUMS,
 )
 
-FORMAT = Format(table="sweep", migrations=MIGRATIONS, place="paths.runs")
+FORMAT = Format(
+    table="sweep",
+    migrations=MIGRATIONS,
+    place="paths.runs",
+    functions={
+        "row_checksum": row_checksum,
+        "snapshot_checksum": snapshot_checksum,
+        "with_relative_location": with_relative_location,
+    },
+)
 
 SCHEMA_VERSION = FORMAT.version
 """What `PRAGMA user_version` says of a ledger that this program has written."""

@@ -58,6 +58,16 @@ class SweepRecord:
     created_at: float
     document: Mapping[str, Any]
 
+    @property
+    def command(self) -> str:
+        """The command that the sweep was started with."""
+        return str(self.document.get("command", "tunerun run"))
+
+    @property
+    def command_afresh(self) -> str:
+        """The command that trains every trial again, also those that have succeeded."""
+        return self.command if "--fresh" in self.command else f"{self.command} --fresh"
+
 
 @dataclass(frozen=True)
 class TrialSettings:

@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunerun.backends import open_backend
 from tunerun.backends.base import Backend
 from tunerun.engine.base_model import cache_folder
+from tunerun.engine.tuned_model import fault as fault_of
 from tunerun.errors import BackendError, InputError
 from tunerun.evaluation.verdict import LOSS, TrialResult, Verdict, judge
 from tunerun.holding import held
@@ -45,6 +47,9 @@ __all__ = [
 CLOSE_TIMEOUT_S = 30.0
 """How long the end of a run waits for the tracker; `tunerun sync` brings the rest."""
 
+_MAX_FAULTS = 10
+"""Tuned models that are named one by one when they are missing."""
+
 INTERRUPTED_TIMEOUT_S = 5.0
 """The same after Ctrl-C: enough to record there that the sweep was interrupted; a second Ctrl-C ends the wait."""
 
@@ -60,6 +65,7 @@ class SweepResult:
         server: the address of the tracking server; None: `tunerun ui` starts one.
         tracking_problem: what MLflow has missed and why, or what was done about its store; None: nothing.
         stopped: why the run ended before every trial had its chance; None: it did not.
+        faults: what is missing or changed of the tuned models on this machine and how to make it again, one line each.
     """
 
     verdict: Verdict
@@ -68,11 +74,12 @@ class SweepResult:
     tracking_problem: str | None
     stopped: str | None = None
     server: str | None = None
+    faults: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
         """The command that the sweep was started with."""
-        return str(self.verdict.sweep.document["command"])
+        return self.verdict.sweep.command
 
     @property
     def exit_code(self) -> int:
@@ -90,6 +97,7 @@ class SweepResult:
             "best": self.verdict.best,
             "verdict": self.verdict.sentence,
             "stopped": self.stopped,
+            "faults": list(self.faults),
         }
 
     def _trial(self, trial: TrialResult) -> dict[str, Any]:
@@ -180,18 +188,37 @@ def run(
                 tracker.close(patience_s)
                 if tracker.problem is not None and sys.exc_info()[0] is not None:  # no result will carry it
                     talk.note(tracker.problem)
-        return replace(result_of(ledger, plan.sweep, tracker), stopped=loop.stopped)
+        return replace(result_of(ledger, plan.sweep, tracker, backends.cache), stopped=loop.stopped)
 
 
-def result_of(ledger: Ledger, sweep_id: str, tracker: Tracker | None) -> SweepResult:
-    """What the ledger, and MLflow where it is used, know of a sweep now."""
+def result_of(ledger: Ledger, sweep_id: str, tracker: Tracker | None, cache: Path | None = None) -> SweepResult:
+    """What the ledger, and MLflow where it is used, know of a sweep now.
+
+    Args:
+        cache: where digests of large files are remembered; None: the adapters of all trials are read.
+    """
     sweep = next(s for s in ledger.sweeps() if s.id == sweep_id)
     verdict = judge(ledger, sweep)
+    faults = _faults(verdict, cache)
     if tracker is None:
-        return SweepResult(verdict, {}, None, None)
+        return SweepResult(verdict, {}, None, None, faults=faults)
     link = tracker.link(ledger, sweep_id, verdict.metric, ascending=verdict.metric == LOSS)
     said = tracker.problem or tracker.notice
-    return SweepResult(verdict, tracker.run_ids(ledger, sweep_id), link, said, server=tracker.server)
+    return SweepResult(verdict, tracker.run_ids(ledger, sweep_id), link, said, server=tracker.server, faults=faults)
+
+
+def _faults(verdict: Verdict, cache: Path | None) -> tuple[str, ...]:
+    found: dict[str, list[int]] = {}
+    for trial in verdict.trials:
+        tuned = trial.tuned_model
+        fault = None if tuned is None or tuned.folder is None else fault_of(tuned.folder, tuned.weights, cache)
+        if fault is not None:
+            found.setdefault(fault, []).append(trial.record.number)
+    again = f"to make it again: {verdict.sweep.command_afresh}"
+    lines = [f"trial {', '.join(map(str, numbers))}: {fault}; {again}" for fault, numbers in found.items()]
+    if len(lines) <= _MAX_FAULTS:
+        return tuple(lines)
+    return (*lines[:_MAX_FAULTS], f"and {len(lines) - _MAX_FAULTS} more tuned models are missing or changed; {again}")
 
 
 def states_of(ledger: Ledger, sweep: str) -> dict[JobState, int]:
@@ -210,7 +237,7 @@ class _Backends:
     def __init__(self, plan: Plan, stack: ExitStack, opener: BackendOpener) -> None:
         self._opener = opener
         self._runs = plan.runs
-        self._cache = cache_folder(plan.experiment.paths.cache)
+        self.cache = cache_folder(plan.experiment.paths.cache)
         self._stack = stack
         self._open: dict[str, Backend] = {}
         self._of_section: dict[int, Backend] = {}  # the plan keeps the sections alive
@@ -219,7 +246,7 @@ class _Backends:
         if id(config.backend) not in self._of_section:
             section = config.backend.model_dump_json()
             if section not in self._open:
-                backend = self._opener(config.backend, self._runs, self._cache)
+                backend = self._opener(config.backend, self._runs, self.cache)
                 self._open[section] = self._stack.enter_context(backend)
             self._of_section[id(config.backend)] = self._open[section]
         return self._of_section[id(config.backend)]

@@ -1,0 +1,190 @@
+"""Rows of the ledger's tables as records: checked by their checksums, read leniently."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from tunerun.errors import LedgerError
+from tunerun.job import (
+    BaseModelRef,
+    Example,
+    ExampleSet,
+    Failure,
+    FailureKind,
+    JobRef,
+    JobState,
+    Snapshot,
+    TunedModel,
+)
+from tunerun.ledger.checksums import is_whole, is_whole_snapshot
+from tunerun.ledger.records import Evaluation, JobRecord, Prediction, StoredObject, SweepRecord, TrialRecord
+from tunerun.stored import read_stored, section
+
+_TUNED_MODELS = "tuned_models"
+"""The folder of adapters in a runs folder, by which absolute locations of formats 1 and 2 are made relative."""
+
+
+def dump(value: object) -> str:
+    """A value as the ledger stores it."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def load(text: str) -> Any:
+    """A value as it was stored.
+
+    Raises:
+        LedgerError: the text is not JSON.
+    """
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise LedgerError(
+            "the ledger is damaged: a cell that should hold JSON does not; the file was left as it is: restore it from "
+            "a backup, or choose another paths.runs"
+        ) from error
+
+
+def state_of(text: str) -> JobState:
+    """A state as it was stored; STOPPED for one that a later version has."""
+    try:
+        return JobState(text)
+    except ValueError:
+        return JobState.STOPPED
+
+
+class RowReader:
+    """Makes records of rows.
+
+    Args:
+        ledger: the ledger's file; locations are relative to its folder.
+    """
+
+    def __init__(self, ledger: Path) -> None:
+        self._ledger = ledger
+        self._runs = ledger.parent.absolute()
+
+    def check(self, table: str, row: sqlite3.Row) -> sqlite3.Row:
+        """Return a row, with its checksum last, that is as it was written.
+
+        Raises:
+            LedgerError: it is not.
+        """
+        if not (is_whole_snapshot if table == "snapshot" else is_whole)(row):
+            raise self._damaged(table)
+        return row
+
+    def _damaged(self, table: str) -> LedgerError:
+        return LedgerError(
+            f"{self._ledger}: the ledger is damaged: bytes of its table {table!r} have changed on the disk since they "
+            "were written; the file was left as it is: restore it from a backup, or choose another paths.runs"
+        )
+
+    def sweep(self, row: sqlite3.Row) -> SweepRecord:
+        """A frozen plan."""
+        self.check("sweep", row)
+        return SweepRecord(row["id"], row["experiment"], row["created_at"], StoredObject(row["document"], load))
+
+    def trial(self, row: sqlite3.Row) -> TrialRecord:
+        """A frozen trial; its config and ingredients are parsed when they are looked into."""
+        self.check("trial", row)
+        return TrialRecord(
+            number=row["number"],
+            key=row["key"],
+            baseline=row["baseline"],
+            evaluation=row["evaluation"],
+            training=row["training"],
+            validation=row["validation"],
+            tokens=row["tokens"],
+            steps=row["steps"],
+            overrides=load(row["overrides"]),
+            config=StoredObject(row["config"], load),
+            ingredients=StoredObject(row["ingredients"], load),
+        )
+
+    def example_set(self, row: sqlite3.Row) -> ExampleSet:
+        """Examples under their digest."""
+        self.check("example_set", row)
+        return ExampleSet(row["digest"], row["source"], tuple(Example(*pair) for pair in load(row["examples"])))
+
+    def snapshot(self, row: sqlite3.Row) -> Snapshot:
+        """A point of a loss curve."""
+        self.check("snapshot", row)
+        return Snapshot(row["step"], row["epoch"], row["mean_loss"], row["compute_time"])
+
+    def evaluation(self, row: sqlite3.Row) -> Evaluation:
+        """Measures with the answers they were made from.
+
+        Raises:
+            LedgerError: the row is damaged.
+        """
+        self.metrics(row)
+        if not is_whole((row["predictions"], row["predictions_checksum"])):
+            raise self._damaged("evaluation")
+        predictions = tuple(read_stored(Prediction, each) for each in load(row["predictions"]))
+        return Evaluation(load(row["metrics"]), predictions, row["created_at"])
+
+    def metrics(self, row: sqlite3.Row) -> dict[str, float]:
+        """Measures without the answers, which are long."""
+        names = ("subject", "options", "metrics", "created_at", "predictions_checksum", "checksum")
+        if not is_whole([row[name] for name in names]):
+            raise self._damaged("evaluation")
+        measured: dict[str, float] = load(row["metrics"])
+        return measured
+
+    def job(self, row: sqlite3.Row) -> JobRecord:
+        """One attempt of a key."""
+        self.check("job", row)
+        return JobRecord(
+            id=row["id"],
+            key=row["key"],
+            attempt=row["attempt"],
+            state=state_of(row["state"]),
+            ref=read_stored(JobRef, load(row["reference"])) if row["reference"] else None,
+            metrics=load(row["metrics"]),
+            tuned_model=self._tuned_model(load(row["tuned_model"])) if row["tuned_model"] else None,
+            failure=_failure(load(row["failure"])) if row["failure"] else None,
+            created_at=row["created_at"],
+            started_at=row["started_at"],
+            finished_at=row["finished_at"],
+            sweep=row["sweep"],
+            tuned_model_id=row["tuned_model_id"],
+        )
+
+    def _tuned_model(self, values: Mapping[str, Any]) -> TunedModel:
+        model = read_stored(BaseModelRef, section(values, "model"))
+        location = str(self._runs / values["folder"]) if "folder" in values else values.get("location", "")
+        return read_stored(TunedModel, values, model=model, location=location)
+
+    def stored_tuned_model(self, tuned: TunedModel) -> str:
+        """A tuned model as it is stored: an adapter in the runs folder by its place there, so that both can move."""
+        values: dict[str, Any] = {
+            "name": tuned.name,
+            "model": {name: value for name, value in vars(tuned.model).items() if value is not None},
+            "weights": tuned.weights,
+        }
+        place = PurePath(tuned.location)
+        if place.is_absolute() and place.is_relative_to(self._runs):
+            values["folder"] = place.relative_to(self._runs).as_posix()
+        else:
+            values["location"] = tuned.location
+        return dump(values)
+
+
+def with_relative_location(tuned_model: str) -> str:
+    """What formats 1 and 2 stored of a tuned model, with the place of its adapter in the runs folder."""
+    values = json.loads(tuned_model)
+    place = PurePath(str(values.get("location", "")))
+    if place.is_absolute() and place.parent.name == _TUNED_MODELS:
+        del values["location"]
+        values["folder"] = f"{_TUNED_MODELS}/{place.name}"
+    return dump(values)
+
+
+def _failure(values: Mapping[str, Any]) -> Failure:
+    is_known = values.get("kind") in list(FailureKind)
+    kind = FailureKind(values["kind"]) if is_known else FailureKind.CRASHED
+    return Failure(kind, values.get("message", ""), values.get("traceback"))
