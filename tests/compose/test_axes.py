@@ -132,7 +132,7 @@ OVERRIDES = st.lists(
             "paths.runs=elsewhere",
             "dataset.limit=${seed}",
             "tracking=none",
-            "tracking.uri=null",
+            "tracking.kind=none",
         ]
     ),
     max_size=6,
