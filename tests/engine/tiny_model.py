@@ -31,6 +31,7 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
     "bytes": lambda: tokenizers.of_bytes(EXAMPLES, SPECIAL_TOKENS, ADDED_TOKENS),
     "pieces": lambda: tokenizers.of_pieces(EXAMPLES, is_legacy=False),
     "legacy pieces": lambda: tokenizers.of_pieces(EXAMPLES, is_legacy=True),
+    "unigram": lambda: tokenizers.of_unigram(EXAMPLES),
 }
 HELD_OUT = (Example("two", "three"), Example("thirteen", "fourteen"))
 

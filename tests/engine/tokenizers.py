@@ -63,3 +63,18 @@ def of_pieces(examples: Sequence[Example], *, is_legacy: bool) -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>"
     )
+
+
+def of_unigram(examples: Sequence[Example]) -> Any:
+    """Return a tokenizer of T5's kind, whose vocabulary holds the special tokens as words that cost nothing."""
+    import tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted({letter for one in examples for letter in f"{one.text_input}{one.output}"} - {" "})
+    words = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((piece, -3.0) for piece in (*letters, *"▁</>\n|_"))]
+    backend = tokenizers.Tokenizer(tokenizers.models.Unigram(list(dict(words).items()), unk_id=0))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    backend.decoder = tokenizers.decoders.Metaspace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>"
+    )

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 
 from tokenizers import Tokenizer
 
@@ -109,8 +110,18 @@ class ChatEncoder:
         return found
 
     def _as_text(self, text: str) -> list[int]:
+        """Return the tokens of a text as it follows a line break, with control tokens as the characters they have."""
+        ids = self._plain_ids(text)
+        numbers = {self._tokenizer.token_to_id(token) for token in self._control_tokens}
+        if numbers.isdisjoint(ids):
+            return ids
+        # Unigram's vocabulary holds `</s>` as a word like any other: it is cut behind its first character.
+        cuts = [0, *(match.start() + 1 for match in self._controls.finditer(text)), len(text)]
+        return [number for start, end in pairwise(cuts) for number in self._plain_ids(text[start:end])]
+
+    def _plain_ids(self, text: str) -> list[int]:
         head, joined, alone = (
-            self._plain.encode(t, add_special_tokens=False).ids for t in (_BREAK, _BREAK + text, text)
+            self._plain.encode(one, add_special_tokens=False).ids for one in (_BREAK, _BREAK + text, text)
         )
         return joined[len(head) :] if joined[: len(head)] == head else alone
 
