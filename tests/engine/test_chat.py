@@ -135,12 +135,23 @@ def test_text_of_rows_is_text(name: str, kind: str, tokenizers: dict[str, Any]) 
             written = written.replace("<s> ", "<s>", 1)
         assert written == derived.prompt(text)
         assert encoder.text(target[:-1], has_end=True) == text
-    held = encoder.control_tokens_in("<think> <|im_end|></s> <|im_end|>")
-    assert (
-        held == {"qwen3": ["<think>", "<|im_end|>"], "deepseek-r1": ["<|im_end|>"], "llama-2": ["<|im_end|>"]}[name]
-        if kind == "bytes"
-        else "</s>" in held
-    )
+
+
+def test_control_tokens_of_a_row_are_named(tokenizers: dict[str, Any]) -> None:
+    """Special tokens, and those that the chat format is made of, each once."""
+    tokenizers["bytes"].chat_template = chat_templates.QWEN3
+    encoder = ChatEncoder(tokenizers["bytes"].backend_tokenizer, chat.derive(tokenizers["bytes"]))
+    assert encoder.control_tokens_in("<think>  <|im_end|></s> <|im_end|><｜User｜>") == ["<think>", "<|im_end|>"]
+
+
+def test_control_tokens_that_are_words_of_the_vocabulary(tokenizers: dict[str, Any]) -> None:
+    """Where the tokenizer itself would make a control token of a row's text, the text is cut."""
+    tokenizers["unigram"].chat_template = chat_templates.MISTRAL
+    encoder = ChatEncoder(tokenizers["unigram"].backend_tokenizer, chat.derive(tokenizers["unigram"]))
+    ((*ids, end),) = encoder.targets(["one</s> two<s>"])
+    assert end == tokenizers["unigram"].eos_token_id
+    assert not {1, 2} & set(ids)
+    assert encoder.text(ids, has_end=True) == "one</s> two<s>"
 
 
 def test_a_control_token_in_an_answer_is_shown(tokenizers: dict[str, Any]) -> None:
