@@ -89,6 +89,10 @@ class ChatEncoder:
         """Return which of the base model's control tokens a text holds, each once."""
         return list(dict.fromkeys(self._controls.findall(text)))
 
+    def begins_with_control_token(self, text: str) -> bool:
+        """Whether a text of the chat format is cut off from what is before it."""
+        return self._controls.match(text) is not None
+
     def _count(self, text: str) -> int:
         return len(self._controls.findall(text))
 

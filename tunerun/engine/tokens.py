@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -72,8 +73,11 @@ class ExactCounter:
 
     def __init__(self, tokenizer: Tokenizer, chat: ChatFormat) -> None:
         from tunerun.engine.chat_encoder import ChatEncoder
+        from tunerun.engine.word_lengths import WordLengths
 
         self._encoder = ChatEncoder(tokenizer, chat)
+        is_apart = all(self._encoder.begins_with_control_token(after) for after in (chat.suffix, chat.end))
+        self._words = WordLengths(tokenizer, self._encoder.control_tokens_in, is_apart=is_apart)
 
     def count(self, example: Example) -> int:
         """Return the tokens of one pass over an example."""
@@ -81,9 +85,9 @@ class ExactCounter:
 
     def count_all(self, examples: Sequence[Example]) -> list[int]:
         """Return the tokens of one pass over each example."""
-        prompts = self._encoder.prompts([example.text_input for example in examples])
-        targets = self._encoder.targets([example.output for example in examples])
-        return [len(prompt) + len(target) for prompt, target in zip(prompts, targets, strict=True)]
+        prompts = self._words.lengths([example.text_input for example in examples], self._encoder.prompts)
+        targets = self._words.lengths([example.output for example in examples], self._encoder.targets)
+        return list(map(add, prompts, targets))
 
     def count_input(self, text_input: str) -> int:
         """Return the tokens of the prompt for an input."""

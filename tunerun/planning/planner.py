@@ -14,12 +14,12 @@ from tunerun.backends.base import Capabilities
 from tunerun.code_version import code_version
 from tunerun.dataset import LoadedDataset, TokenLimit, load_examples
 from tunerun.dataset.advice import MOST_PLACES
-from tunerun.digest import digest
+from tunerun.digest import digest, digest_of_list
 from tunerun.engine import chat_template
 from tunerun.engine.base_model import FoundModel, cache_folder, find
 from tunerun.engine.tokens import EstimatedCounter, TokenCounter, token_counter
 from tunerun.errors import BaseModelError, ConfigError, LimitError
-from tunerun.job import Example, ExampleSet, JobState
+from tunerun.job import ExampleSet, JobState
 from tunerun.planning.history import History
 from tunerun.planning.trial import Trial
 from tunerun.redaction import redact
@@ -335,8 +335,10 @@ def _chat_format(place: Capabilities) -> str | None:
 
 def _check_size(training: ExampleSet, capabilities: Capabilities) -> None:
     limit = capabilities.max_training_bytes
+    if limit is None:
+        return
     size = sum(len(f"{e.text_input}{e.output}".encode()) for e in training.examples)
-    if limit is not None and size > limit:
+    if size > limit:
         raise LimitError(
             f"{training.source}: {size:,} bytes of training examples; the backend {capabilities.kind} takes {limit:,} "
             f"({capabilities.source}); set dataset.limit"
@@ -346,7 +348,7 @@ def _check_size(training: ExampleSet, capabilities: Capabilities) -> None:
 def _data(loaded: LoadedDataset) -> tuple[str, str]:
     """A digest of all examples of a dataset, however they are split, and what to call them."""
     sets = [s for s in (loaded.training, loaded.validation, loaded.test) if s is not None]
-    examples: set[Example] = {example for each in sets for example in each.examples}
-    content = digest(sorted([example.text_input, example.output] for example in examples))
+    examples = {(example.text_input, example.output) for each in sets for example in each.examples}
+    content = digest_of_list(sorted(examples))
     files = " and ".join(dict.fromkeys(Path(each.source).name for each in sets))
     return content, f"{len(examples):,} different examples of {files}"
