@@ -110,6 +110,11 @@ def _check_curves(runs: Path, sweep: str) -> None:
             assert [s.step for s in ledger.snapshots(jobs[0].id)] == list(range(1, trial.steps + 1))
 
 
+def states(store: Path) -> dict[tuple[str, str], str]:
+    """The state of every run in MLflow, by kind and trial."""
+    return {identity: found[0] for identity, found in _shown(store).items()}
+
+
 def _shown(store: Path) -> dict[tuple[str, str], Any]:
     """State, params and points of every run, by kind and trial; fails where two runs share those."""
     database = sqlite3.connect(f"file:{store}?mode=ro", uri=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.rig import ENVIRONMENT, Outcome, Rig
+from tests.crash.rig import ENVIRONMENT, Outcome, Rig, states
 from tunerun.testing.crash import Instant, Kill, Run
 from tunerun.testing.waiting import wait_until
 
@@ -117,6 +117,21 @@ def test_an_interrupt_leaves_hosted_jobs_running(untracked: Rig, number: signal.
     assert not [request for request in untracked.service.requests if "cancel" in request.path]
     untracked.service.script.steps_per_look = 3
     assert untracked.outcome(place, untracked.run(place)) == expected
+
+
+def test_an_interrupt_is_shown_at_once(tracked: Rig) -> None:
+    """When an interrupted process has ended, nothing is Running in MLflow; run again, all ends as undisturbed."""
+    expected = undisturbed(tracked)
+    place = tracked.place()
+    tracked.service.script.steps_per_look = 0
+    run = Run(tracked.arguments, place, ENVIRONMENT)
+    store = place / "runs" / "mlflow.db"
+    wait_until(lambda: states(store).get(("trial", "1")) == "RUNNING", "both trials are shown")
+    run.interrupt(signal.SIGINT)
+    assert run.wait(timeout_s=20).exit_code == 130
+    assert set(states(store).values()) == {"KILLED"}
+    tracked.service.script.steps_per_look = 3
+    assert tracked.outcome(place, tracked.run(place)) == expected
 
 
 def test_the_key_is_in_no_file(tracked: Rig) -> None:

@@ -70,7 +70,7 @@ def test_a_fault_of_our_own_ends_no_thread_silently(ledger: Ledger, uri: str) ->
         tracker.start(lab.sweep.id)
         wait_until(lambda: tracker.problem is not None)
     assert tracker.problem is not None
-    assert re.search(r"by a fault of tunerun or MLflow: TypeError: string indices.* \(\w+\.py:\d+\)", tracker.problem)
+    assert re.search(r"by a fault of tunerun or MLflow: ValueError: .* \(\w+\.py:\d+\)", tracker.problem)
     assert "`tunerun sync` brings MLflow up to date" in tracker.problem
     assert "\n" not in tracker.problem
 
