@@ -22,9 +22,10 @@ _OTHER_SENSES = frozenset(
     {"audio_tower", "embed_audio", "embed_vision", "multi_modal_projector", "vision_model", "vision_tower", "visual"}
 )
 
-# peft/tuners/tuners_utils.py 0.21, _check_lora_target_modules_mamba; dt_proj's weight is read without calling the layer
+# peft/tuners/tuners_utils.py 0.21, _check_lora_target_modules_mamba
 _STATE_SPACE = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
-_READ_DIRECTLY = frozenset({"conv1d", "dt_proj", "out_proj"})
+_REFUSED = frozenset({"conv1d", "out_proj"})
+_READ_DIRECTLY = frozenset({"dt_proj"})  # state-space layers use its weight without calling it
 
 
 def with_adapter(network: Any) -> list[str]:
@@ -32,7 +33,8 @@ def with_adapter(network: Any) -> list[str]:
     from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer
 
     output, config = network.get_output_embeddings(), network.config.get_text_config()
-    left_out = _READ_DIRECTLY if config.model_type in _STATE_SPACE else frozenset()
+    left_out = _READ_DIRECTLY | _renamed_by_peft(config.model_type)
+    left_out |= _REFUSED if config.model_type in _STATE_SPACE else frozenset()
     has_experts = any(getattr(config, name, None) for name in EXPERT_COUNTS)
     parts_left_out = _OTHER_SENSES | (_ROUTERS if has_experts else frozenset())
     return sorted(
@@ -43,6 +45,18 @@ def with_adapter(network: Any) -> list[str]:
         and name.rpartition(".")[2] not in left_out
         and parts_left_out.isdisjoint(name.split("."))
     )
+
+
+def _renamed_by_peft(model_type: str) -> frozenset[str]:
+    """Return the names that PEFT takes for those of an older form of the architecture.
+
+    It would put adapters on all experts and none on the layers of these names, such as those of shared experts
+    (peft 0.21, utils/transformers_weight_conversion.py, for adapters made with transformers 4).
+    """
+    from peft.utils import transformers_weight_conversion as conversion
+
+    pattern = getattr(conversion, "_MODEL_TO_CONVERSION_PATTERN", {}).get(model_type)
+    return frozenset(getattr(conversion, "_MOE_TARGET_MODULE_MAPPING", {}).get(pattern, ()))
 
 
 def without_adapter(network: Any, adapted: Iterable[str]) -> tuple[str, ...]:
