@@ -11,9 +11,12 @@ import yaml
 from tests.tracking.content import artifact_json, artifacts, content, run_of
 from tests.tracking.sweeps import Lab, complete, freeze, grid
 from tunerun.evaluation.verdict import judge
+from tunerun.job import Failure, FailureKind, JobState, JobStatus
 from tunerun.ledger import Ledger
 from tunerun.schema import Tracking
 from tunerun.tracking import Tracker
+from tunerun.tracking.image import FrozenSweep, SharedTrial
+from tunerun.tracking.trial import trial_image
 
 
 @pytest.fixture
@@ -102,6 +105,18 @@ def test_a_failed_trial_says_why(lab: Lab, shown: str) -> None:
     assert {"failure-1.txt", "loss.png"} <= set(trial["artifacts"])
     assert [step for step, _, _ in trial["points"]["train/epoch_mean_loss"]] == [1]
     assert trial["models"] == []
+
+
+@pytest.mark.parametrize("state", [state for state in JobState if state.is_finished])
+def test_what_has_ended_is_not_open_in_mlflow(lab: Lab, state: JobState) -> None:
+    """Every final state of a job is one of a run."""
+    lab.start(0)
+    lab.ledger.record_all({1: JobStatus(state, failure=Failure(FailureKind.LOST, "x") if state == "FAILED" else None)})
+    sweep = FrozenSweep(lab.ledger, lab.sweep.id)
+    progress = lab.ledger.progress(lab.sweep.id)[0]
+    image = trial_image(lab.ledger, SharedTrial([(sweep, sweep.by_number[0])], progress, is_interrupted=False))
+    assert image is not None
+    assert image.state.is_finished
 
 
 def test_a_cancelled_trial_is_killed(lab: Lab, uri: str) -> None:

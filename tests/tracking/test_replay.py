@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import random
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.ledger.old_projects import write_ledger
 from tests.tracking.content import client, content, run_of, runs
 from tests.tracking.sweeps import Lab, complete, freeze, grid
 from tunerun.holding import held
@@ -239,6 +242,21 @@ def test_an_experiment_that_was_renamed_in_mlflow_is_followed(ledger: Ledger, ur
     synced(lab, uri)
     assert {run["experiment"] for run in content(uri).values()} == {"what the team calls it"}
     assert len(client(uri).search_experiments()) == 2
+
+
+def test_the_runs_of_an_older_tunerun_are_taken_over(tmp_path: Path) -> None:
+    """A mark that named a trial by its sweep and number names it by its key, and keeps the run."""
+    path = tmp_path / "ledger.db"
+    write_ledger(path, 2)
+    with closing(sqlite3.connect(path)) as old:
+        old.execute("INSERT INTO mark VALUES ('t', 'old-71eb597b/trial/1', 'run-1', '{\"seen\": \"x\"}')")
+        old.execute("INSERT INTO mark VALUES ('t', 'old-71eb597b/sweep/', 'run-2', '{}')")
+        old.commit()
+    with Ledger(path) as ledger:
+        key = ledger.trials("old-71eb597b")[1].key
+        marks = ledger.trial_marks("t", "old-71eb597b", "old/trial/")
+        assert marks == {f"old/trial/{key}": Mark("run-1", {"seen": "x"})}
+        assert list(ledger.marks("t", "old-71eb597b/")) == ["old-71eb597b/sweep/"]
 
 
 def test_a_subject_in_the_marks_names_its_trial(lab: Lab, uri: str) -> None:

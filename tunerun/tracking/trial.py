@@ -55,6 +55,7 @@ _PARAM_CHARACTERS = 250
 _STATES = {
     JobState.RUNNING: RunState.RUNNING,
     JobState.SUCCEEDED: RunState.FINISHED,
+    JobState.STOPPED: RunState.FINISHED,
     JobState.FAILED: RunState.FAILED,
     JobState.CANCELLED: RunState.KILLED,
 }
