@@ -47,6 +47,7 @@ def check(
     """Look for duplicates, contradictions, leaks, secrets and more; exit code 2 where something cannot be used."""
     from tunerun.cli import tables
     from tunerun.cli.printing import print_json
+    from tunerun.cli.stages import Stages
     from tunerun.dataset import yaml_line
     from tunerun.planning.planner import load_dataset
 
@@ -54,7 +55,8 @@ def check(
     experiment = _experiment(overrides, config_dir)
     errors: DatasetError | TemplateError | None = None
     try:
-        loaded = load_dataset(experiment, *places)
+        with Stages() as progress:
+            loaded = load_dataset(experiment, *places, progress=progress)
     except (DatasetError, TemplateError) as error:
         errors = error
         found = _with_a_template_that_fits(experiment, places)

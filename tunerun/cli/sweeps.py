@@ -34,11 +34,14 @@ class NamedExperiment:
         Raises:
             TunerunError: as `compose.load` and `planning.plan`, each line with the experiment where there are several.
         """
+        from tunerun.cli.stages import Stages
         from tunerun.compose import load
         from tunerun.planning import plan
 
         with self.named():
-            return plan(load(self.overrides, config_dir), fresh=fresh)
+            experiment = load(self.overrides, config_dir)
+            with Stages() as progress:
+                return plan(experiment, fresh=fresh, progress=progress)
 
     @contextmanager
     def named(self) -> Iterator[None]:

@@ -3,7 +3,7 @@
 from tunerun.dataset.conversations import with_conversations
 from tunerun.dataset.inspection import CHECKS, Finding
 from tunerun.dataset.lengths import TokenLimit
-from tunerun.dataset.loading import LoadedDataset, load_examples
+from tunerun.dataset.loading import LoadedDataset, Progress, load_examples
 from tunerun.dataset.reading import read_content, read_rows
 from tunerun.dataset.rows import ABSENT, Findings, Rows, SourceRow
 from tunerun.dataset.suggestion import template_that_fits, yaml_line
@@ -14,6 +14,7 @@ __all__ = [
     "Finding",
     "Findings",
     "LoadedDataset",
+    "Progress",
     "Rows",
     "SourceRow",
     "TokenLimit",

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tunerun.dataset import Progress
 from tunerun.digest import digest
 from tunerun.engine.base_model import cache_folder
 from tunerun.engine.tokens import ESTIMATE_RANGE, token_counter
@@ -164,22 +165,23 @@ def ledger_path(runs: Path) -> Path:
     return runs / FILE_NAME
 
 
-def plan(experiment: Experiment, *, fresh: bool = False) -> Plan:
+def plan(experiment: Experiment, *, fresh: bool = False, progress: Progress | None = None) -> Plan:
     """Check the examples and the limits of every trial, and say what running the experiment would do.
 
     Args:
         experiment: from `tunerun.load`.
         fresh: run every trial anew, also those that have succeeded; a fresh sweep that is not finished goes on.
+        progress: is given what is done next, in a few words; large files take a while.
 
     Raises:
         InputError: everything that is wrong with the experiment's data, templates or values, one line each.
         LedgerError: the ledger cannot be read.
     """
     history = read_history(ledger_path(Path(experiment.paths.runs)), experiment.name)
-    current = _planned(experiment, history, history.round)
+    current = _planned(experiment, history, history.round, progress)
     if not fresh or (history.round > 0 and history.is_unfinished(current.sweep)):
         return replace(current, fresh=fresh)
-    return replace(_planned(experiment, history, history.round + 1), fresh=fresh)
+    return replace(_planned(experiment, history, history.round + 1, progress), fresh=fresh)
 
 
 def counted(estimated: Plan) -> Plan:
@@ -197,9 +199,9 @@ def counted(estimated: Plan) -> Plan:
     return plan(estimated.experiment, fresh=estimated.fresh)
 
 
-def _planned(experiment: Experiment, history: History, round_: int) -> Plan:
+def _planned(experiment: Experiment, history: History, round_: int, progress: Progress | None) -> Plan:
     points = experiment.points or (_only_point(experiment),)
-    planner = Planner(experiment, history, round_)
+    planner = Planner(experiment, history, round_, progress=progress)
     problems: dict[str, None] = {}
     trials: list[Trial] = []
     for number, point in enumerate(points):

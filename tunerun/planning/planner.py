@@ -12,7 +12,7 @@ from typing import Any
 from tunerun.backends import capabilities_of
 from tunerun.backends.base import Capabilities
 from tunerun.code_version import code_version
-from tunerun.dataset import LoadedDataset, TokenLimit, load_examples
+from tunerun.dataset import LoadedDataset, Progress, TokenLimit, load_examples
 from tunerun.dataset.advice import MOST_PLACES
 from tunerun.digest import digest, digest_of_list
 from tunerun.engine import chat_template
@@ -45,12 +45,14 @@ class Planner:
     Attributes:
         round: how often everything was begun anew under this name.
         most_places: places that one finding in the data names.
+        progress: is given what is done next.
     """
 
     experiment: Experiment
     history: History
     round: int
     most_places: int = MOST_PLACES
+    progress: Progress | None = None
     warnings: list[str] = field(default_factory=list)
     tokens_exact: bool = True
 
@@ -194,6 +196,7 @@ class Planner:
                 tokens=self._token_limit(config),
                 control_tokens=None if capabilities.is_hosted else self._counter(config).control_tokens_in,
                 most_places=self.most_places,
+                progress=self.progress,
             )
             _check_size(loaded.training, capabilities)
             self.warnings.extend(loaded.warnings)
@@ -310,21 +313,26 @@ class Planner:
         counted = (identity, examples.digest)
         if counted not in self._tokens:
             counter = self._counter(config)
+            if self.progress is not None:
+                self.progress(f"counting the tokens of {len(examples.examples):,} examples")
             self.tokens_exact = self.tokens_exact and counter.exact
             self._tokens[counted] = sum(counter.count_all(examples.examples))
         return self._tokens[counted]
 
 
-def load_dataset(experiment: Experiment, most_places: int = MOST_PLACES) -> LoadedDataset:
+def load_dataset(
+    experiment: Experiment, most_places: int = MOST_PLACES, *, progress: Progress | None = None
+) -> LoadedDataset:
     """The examples of an experiment itself, checked as a plan checks them, whatever its sweep varies.
 
     Args:
         most_places: that one finding names.
+        progress: is given what is done next.
 
     Raises:
         InputError: everything that is wrong with the data or the template, one line each.
     """
-    planner = Planner(experiment, History(Path()), 0, most_places)
+    planner = Planner(experiment, History(Path()), 0, most_places, progress)
     return planner.load(experiment, planner.capabilities(experiment))
 
 

@@ -1,0 +1,47 @@
+"""What a plan is at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.experiments import overrides
+from tunerun.cli.stages import Stages
+from tunerun.compose import load
+from tunerun.planning import plan
+from tunerun.testing.waiting import wait_until
+
+
+def test_a_stage_is_printed_once_while_it_lasts(capsys: pytest.CaptureFixture[str]) -> None:
+    """On stderr, and nothing after the end."""
+    printed: list[str] = []
+
+    def has_printed(text: str) -> bool:
+        printed.append(capsys.readouterr().err)
+        return text in "".join(printed)
+
+    with Stages(interval_s=0.001) as stages:
+        stages("reading [a].csv")
+        wait_until(lambda: has_printed("reading [a].csv ...\n"), "the first stage")
+        stages("counting")
+        wait_until(lambda: has_printed("counting ...\n"), "the second stage")
+    assert "".join(printed).count("reading") == 1
+
+
+def test_a_plan_that_is_done_at_once_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not before the first interval is over."""
+    with Stages() as stages:
+        stages("reading")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_plan_says_what_it_is_at(tmp_path: Path) -> None:
+    """From the file to the tokens."""
+    stages: list[str] = []
+    plan(load(overrides(tmp_path)), progress=stages.append)
+    assert [stage.split()[0] for stage in stages] == [
+        *["reading", "rendering", "reading", "rendering"],
+        *["looking", "counting"],
+    ]
+    assert "30 rows" in stages[1]
