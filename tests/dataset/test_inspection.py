@@ -281,11 +281,15 @@ def test_the_readme_has_the_table() -> None:
         assert f"| {check.name} | {check.severity} | {check.meaning} |" in readme
 
 
-@pytest.mark.skipif("TUNERUN_TEST_BANKING77" not in os.environ, reason="set it to the folder of the data set banking77")
+BANKING77 = os.environ.get("TUNERUN_TEST_BANKING77")  # read here: tests have no variables of ours
+
+
+@pytest.mark.skipif(BANKING77 is None, reason="set it to the folder of the data set banking77")
 def test_a_real_data_set_gives_no_false_alarm() -> None:
-    """banking77: near duplicates are there, everything else is as it should be."""
-    folder = Path(os.environ["TUNERUN_TEST_BANKING77"])
+    """banking77: near duplicates and six inputs that both files hold; all else is as it should be."""
+    assert BANKING77 is not None
+    folder = Path(BANKING77)
     dataset = Dataset(path=str(folder / "train.csv"), validation=HeldOut(path=str(folder / "test.csv")))
     template = PromptTemplate(Template(text_input="{{ text }}", output="{{ category }}"))
     found = load_examples(dataset, template, max_input_characters=None, max_output_characters=None)
-    assert {finding.check for finding in found.findings} == {"near duplicate", "near leak"}
+    assert {finding.check for finding in found.findings} == {"near duplicate", "leak", "near leak"}
