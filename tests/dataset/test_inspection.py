@@ -15,7 +15,7 @@ from tests.conftest import REPOSITORY
 from tests.dataset.files import write_json_lines
 from tunerun.dataset import CHECKS, LoadedDataset, load_examples
 from tunerun.dataset.labels import label_counts, typing_errors
-from tunerun.dataset.near_duplicates import near_duplicates
+from tunerun.dataset.near_duplicates import near_duplicates, normalised
 from tunerun.dataset.secrets import EMAIL, SECRETS, secrets_in
 from tunerun.schema import Dataset, HeldOut, Template
 from tunerun.template import PromptTemplate
@@ -73,6 +73,12 @@ def test_what_is_called_near_is_near_and_not_equal(inputs: list[str]) -> None:
     pairs = near_duplicates(inputs).pairs
     assert all(first < second and inputs[first] != inputs[second] for first, second in pairs)
     assert len({second for _, second in pairs}) == len(pairs)
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=60))
+def test_ascii_is_normalised_as_any_text(text: str) -> None:
+    """The quick way for ASCII and the one for every script agree."""
+    assert normalised(text + " é") == f"{normalised(text)} é".strip()
 
 
 def test_one_input_with_two_outputs_is_a_contradiction(tmp_path: Path) -> None:
