@@ -16,6 +16,7 @@ from tunerun.errors import InputError
 from tunerun.job import BaseModelRef
 from tunerun.ledger import Ledger
 from tunerun.planning import plan
+from tunerun.planning.planner import load_dataset
 from tunerun.runner import run
 
 COMMIT = "a1" * 20
@@ -130,3 +131,13 @@ def test_experts_without_adapters_are_warned_about(tiny_folder: Path, tmp_path: 
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
     configured(num_local_experts=4)(folder)
     assert any("is a mixture of experts; experts that are" in line for line in planned(tmp_path, *of(folder)).warnings)
+
+
+def test_data_are_checked_without_the_base_model(tmp_path: Path) -> None:
+    """A base model that is not here does not keep rows from being checked; a plan needs it."""
+    options = overrides(tmp_path, *of(tmp_path / "missing"))
+    loaded = load_dataset(load(options))
+    assert len(loaded.training.examples) == len(ROWS)
+    assert any("cannot be found" in line and "tokens are estimated" in line for line in loaded.warnings)
+    with pytest.raises(InputError, match="cannot be found"):
+        plan(load(options))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class Planner:
         round: how often everything was begun anew under this name.
         most_places: places that one finding in the data names.
         progress: is given what is done next.
+        needs_base_model: whether a base model that cannot be found is an error; else tokens are estimated.
     """
 
     experiment: Experiment
@@ -55,6 +56,7 @@ class Planner:
     progress: Progress | None = None
     warnings: list[str] = field(default_factory=list)
     tokens_exact: bool = True
+    needs_base_model: bool = True
 
     def __post_init__(self) -> None:
         self.warnings.extend(self.experiment.notes)
@@ -264,7 +266,13 @@ class Planner:
             return None
         section = self._text(config.model)
         if section not in self._models:
-            found = find(config.model.reference(), self.cache)
+            try:
+                found = find(config.model.reference(), self.cache, ask_hub=self.needs_base_model)
+            except BaseModelError as error:
+                if self.needs_base_model:
+                    raise
+                self._warn(f"{error}; tokens are estimated, and none is known to be a control token")
+                return None
             if found.path is None:
                 self._warn(f"model: {config.model.source} is not on this machine; a run fetches {found.commit}")
             if not found.facts.has_end_token:
@@ -304,7 +312,7 @@ class Planner:
             try:
                 self._counters[section] = token_counter(config.model.reference(), self.cache)
             except BaseModelError:
-                if not self.capabilities(config).is_hosted:
+                if self.needs_base_model and not self.capabilities(config).is_hosted:
                     raise
                 self._counters[section] = EstimatedCounter()
         return self._counters[section]
@@ -325,6 +333,8 @@ def load_dataset(
 ) -> LoadedDataset:
     """The examples of an experiment itself, checked as a plan checks them, whatever its sweep varies.
 
+    The base model need not be there; without it tokens are estimated, and a warning says so.
+
     Args:
         most_places: that one finding names.
         progress: is given what is done next.
@@ -332,8 +342,9 @@ def load_dataset(
     Raises:
         InputError: everything that is wrong with the data or the template, one line each.
     """
-    planner = Planner(experiment, History(Path()), 0, most_places, progress)
-    return planner.load(experiment, planner.capabilities(experiment))
+    planner = Planner(experiment, History(Path()), 0, most_places, progress, needs_base_model=False)
+    loaded = planner.load(experiment, planner.capabilities(experiment))
+    return replace(loaded, warnings=tuple(dict.fromkeys([*loaded.warnings, *planner.warnings])))
 
 
 def _chat_format(place: Capabilities) -> str | None:
