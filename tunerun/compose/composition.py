@@ -15,7 +15,7 @@ from tunerun.compose.grammar import MAX_POINTS
 from tunerun.compose.loader import GLOBAL_GROUPS, Loader, Origin, Raw, no_choice
 from tunerun.compose.points import SharedSections
 from tunerun.compose.source import PRIMARY, shown
-from tunerun.compose.validation import Location, lines, validate
+from tunerun.compose.validation import Location, fields_at, lines, validate
 from tunerun.errors import ConfigError
 from tunerun.schema import Experiment, Point, Sweep, TrialConfig
 
@@ -212,8 +212,11 @@ class Composition:
         structural = tuple(str(o.input_line) for o in point if self.loader.is_structural(o))
         dotted = ".".join(map(str, location))
         typed = {o.key_or_group for o in self.command_line}
-        if any(o.key_or_group == dotted for o in point) and dotted not in typed:
-            location = ("sweep", "axes", dotted)
+        is_leaf = not fields_at(TrialConfig, location)
+        keys = [o.key_or_group for o in point]
+        swept = next((k for k in keys if k == dotted or (is_leaf and k.startswith(f"{dotted}."))), None)
+        if swept is not None and swept not in typed:
+            location = ("sweep", "axes", swept)
         cached = (location, structural)
         if cached not in self._origins:
             chosen = [o for o in point if self.loader.is_structural(o)]

@@ -1,10 +1,11 @@
-"""The defaults list of an experiment's file: what Hydra says of a mistake there names neither the line nor the fix."""
+"""Files of experiments that Hydra cannot compose: what it says of them names neither the line nor the fix."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -57,3 +58,24 @@ def _problem(entry: str, choice: str, options: Mapping[str, Sequence[str]]) -> s
     if not parts["override"] and not parts["package"]:
         return f"{group} is chosen in config.yaml already; write `{wanted}`"
     return None
+
+
+def misshapen(file: Path, base: Mapping[str, Any]) -> list[str]:
+    """Where a file has a list in the place of a mapping, or the other way round.
+
+    Args:
+        base: the config without the file.
+    """
+
+    def walk(node: yaml.Node, values: Any, key: str) -> Iterator[str]:
+        place = f"{shown(file)}:{node.start_mark.line + 1}: {key}"
+        if isinstance(values, Mapping) and isinstance(node, yaml.SequenceNode):
+            yield f"{place}: must be a mapping of keys to values"
+        elif isinstance(values, list) and isinstance(node, yaml.MappingNode):
+            yield f"{place}: must be a list; begin each entry with '- '"
+        elif isinstance(values, Mapping) and isinstance(node, yaml.MappingNode):
+            for name, below in node.value:
+                yield from walk(below, values.get(name.value), f"{key}.{name.value}" if key else name.value)
+
+    document = yaml.compose(read_yaml(file))
+    return [] if document is None else list(walk(document, base, ""))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import math
 import random
+import re
 from copy import copy
 from decimal import Decimal
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
-from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, Sweep
 from hydra.errors import HydraException
 
 from tunerun.errors import ConfigError
@@ -65,10 +66,15 @@ def parse(parser_: OverridesParser, text: str) -> Override:
         parsed = parser_.parse_overrides([text])[0]
         if not parsed.key_or_group:
             raise HydraException("it has no key")
+        if _holds_a_sweep(parsed._value):
+            raise ConfigError(f"{key}: choice(..), range(..) and the like cannot be inside of another value")
         return parsed
     except HydraException as error:
         if isinstance(error.__cause__, _RefusedError):
             raise ConfigError(f"{text}: {error.__cause__}") from error
+        if unknown := re.search(r"Unknown function '(\w+)'", str(error)):
+            known = ", ".join(sorted(parser_.functions.definitions))
+            raise ConfigError(f"{key}: there is no function {unknown[1]}; functions: {known}") from error
         raise ConfigError(
             f"{key}: this is no override in Hydra's grammar; write key=value, and quote a value that has "
             "spaces, commas, braces or letters beyond ASCII: 'key=\"two words\"'"
@@ -138,6 +144,14 @@ def _shuffle(*args: Any, sweep: ChoiceSweep | None = None) -> ChoiceSweep:
         raise _RefusedError("shuffle(..) takes the values of an axis: shuffle(1,2,3) or shuffle(range(1,9))")
     shuffled.shuffle = True
     return shuffled
+
+
+def _holds_a_sweep(value: Any) -> bool:
+    """Whether values of a sweep, a list or a dictionary are sweeps themselves."""
+    inner = value.list if isinstance(value, ChoiceSweep) else value
+    if isinstance(inner, dict):
+        inner = list(inner.values())
+    return isinstance(inner, list) and any(isinstance(each, Sweep | Glob) or _holds_a_sweep(each) for each in inner)
 
 
 def _extent(text: str) -> tuple[int, int]:

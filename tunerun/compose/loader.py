@@ -214,6 +214,7 @@ class Loader:
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
             raise ConfigError(
                 defaults.problems(self._named_files(overrides), self.options_of_groups())
+                or self._misshapen(overrides)
                 or [f"the config cannot be composed: {_one_line(error)}"]
             ) from error
 
@@ -232,6 +233,13 @@ class Loader:
         chosen = [(group, choice) for group, _, choice in named if group in GLOBAL_GROUPS]
         folders = [(d / group, choice) for group, choice in [*chosen, ("local", "default")] for d in self.directories]
         return [file for folder, choice in folders if (file := folder / f"{choice}.yaml").is_file()]
+
+    def _misshapen(self, overrides: tuple[str, ...]) -> list[str]:
+        """Where files that overrides name have a list in the place of a mapping, or the other way round."""
+        if not overrides:
+            return []
+        base = cast(Raw, OmegaConf.to_container(self._compose(()), resolve=False))
+        return [line for file in self._named_files(overrides) for line in defaults.misshapen(file, base)]
 
     def _missing_choice(self, error: MissingConfigException) -> str:
         """What a defaults list names and no directory holds: where that is written, and what it may have meant."""
@@ -492,12 +500,18 @@ def _line(text: str, keys: Sequence[str]) -> int | None:
     """The 1-based line of a key in a YAML text; None: the text does not set it."""
     node = yaml.compose(text)
     line = None
-    for key in keys:
+    left = list(keys)
+    while left:
+        key = left.pop(0)
         if isinstance(node, yaml.MappingNode):
-            entry = next(((name, value) for name, value in reversed(node.value) if name.value == key), None)
-            if entry is None:
+            # A dotted key of an axis may be nested.
+            found = [(n, v) for n, v in reversed(node.value) if f"{key}.".startswith(f"{n.value}.")]
+            if not found:
                 return None
-            line, node = entry[0].start_mark.line + 1, entry[1]
+            name, below = max(found, key=lambda entry: len(entry[0].value))
+            line, node = name.start_mark.line + 1, below
+            if name.value != key:
+                left.insert(0, key.removeprefix(f"{name.value}."))
         elif isinstance(node, yaml.SequenceNode) and key.isdigit() and int(key) < len(node.value):
             node = node.value[int(key)]
             line = node.start_mark.line + 1

@@ -6,6 +6,7 @@ Together with `loader` the only module that uses private names of Hydra.
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import yaml
@@ -29,6 +30,8 @@ MAX_VALUES = 20_000
 
 _CHARACTERS_A_VALUE = 50
 _REQUIRED = ("dataset", "model", "backend")
+_YAML = "tag:yaml.org,2002:"
+_TAGS = {"!", *(_YAML + kind for kind in ("str", "int", "float", "bool", "null", "map", "seq"))}
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -118,7 +121,10 @@ def read_yaml(file: Path) -> str:
 def _no_yaml(file: Path, error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     place = f":{mark.line + 1}" if mark else ""
-    return f"{shown(file)}{place}: is no YAML: {getattr(error, 'problem', None) or first_line(error)}"
+    line = file.read_text(encoding="utf-8-sig").splitlines()[mark.line : mark.line + 1] if mark else []
+    braces = line and re.search(r"[{\[].*(?<![\"'\w])\$\{", line[0])
+    hint = '; quote an interpolation inside of braces or brackets: "${...}"' if braces else ""
+    return f"{shown(file)}{place}: is no YAML: {getattr(error, 'problem', None) or first_line(error)}{hint}"
 
 
 def _check_bounds(text: str, file: Path) -> None:
@@ -128,6 +134,8 @@ def _check_bounds(text: str, file: Path) -> None:
     anchors: dict[str, int] = {}
     for event in yaml.parse(text, Loader=_LOADER):
         place = f"{shown(file)}:{event.start_mark.line + 1 if event.start_mark else 1}"
+        if (tag := getattr(event, "tag", None)) and tag not in _TAGS:
+            raise ConfigError(f"{place}: the tag {tag.replace(_YAML, '!!')} is not read; write plain values")
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in names:
                 raise ConfigError(f"{place}: the alias *{event.anchor} is inside of what it stands for; remove it")
