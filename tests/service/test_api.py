@@ -236,11 +236,11 @@ def test_what_is_not_offered_is_refused_by_its_name(client: Client, asked: Any, 
 
 
 def test_an_id_is_given_once(client: Client) -> None:
-    """A second create with it is 409; what is no id is refused; a deleted one may be given again."""
+    """A second create with it is 409; what is not an id is refused; a deleted one may be given again."""
     client.good("POST", "/tunedModels", body(), tunedModelId="once")
     assert client.refused(409, "POST", "/tunedModels", body(), tunedModelId="once")["status"] == "ALREADY_EXISTS"
     for wrong in ("../x", "Once", "1x", "x-", "x" * 41, "a b", "x/../y"):
-        assert "is no id" in client.refused(400, "POST", "/tunedModels", body(), tunedModelId=wrong)["message"]
+        assert "is not an id" in client.refused(400, "POST", "/tunedModels", body(), tunedModelId=wrong)["message"]
     delete(client, "once")
     client.tuned("once")
     delete(client, "once")

@@ -263,7 +263,7 @@ def test_columns_of_any_name(visitor: Visitor) -> None:
 @pytest.mark.parametrize(
     ("typed", "lines"),
     [
-        ({"identifier": "Not an id"}, ["Id: 'Not an id' is no id; 1 to 40 lower case letters"]),
+        ({"identifier": "Not an id"}, ["Id: 'Not an id' is not an id; 1 to 40 lower case letters"]),
         ({"display_name": "x" * 41}, ["Display name: has 41 characters, the limit is 40"]),
         (
             {"epoch_count": "many", "batch_size": "1.5", "learning_rate": "<fast>"},
@@ -278,7 +278,7 @@ def test_columns_of_any_name(visitor: Visitor) -> None:
         ({"learning_rate": "nan"}, ["Learning rate: Input should be a finite number"]),
         ({"learning_rate": "1", "learning_rate_multiplier": "2"}, ["exclude each other; send one"]),
         ({"output_column": "text_input"}, ["Column of the output: is the column of the input too"]),
-        ({"input_column": "none"}, ["Column of the input: is no column of the file"]),
+        ({"input_column": "none"}, ["Column of the input: is not a column of the file"]),
         ({"base": "models/none"}, ["Base model: choose models/tiny"]),
         ({"base": "tunedModels/none"}, ["tunedModels/none: there is nothing of that name"]),
         ({"base": ""}, ["Base model: set either baseModel or"]),

@@ -24,6 +24,9 @@ app.add_typer(keys, name="keys")
 
 STATE = "runs/service"
 _WIRE_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+HOSTED = "models/"
+"""How the source of a choice begins that names a hosted service's model and nothing that is on this machine."""
+
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client", "multipart")
 
 State = Annotated[Path, typer.Option("--state", help="Folder of the service's keys, queue and tuned models.")]
@@ -133,6 +136,11 @@ def model_of(given: str, config_dir: str | None) -> BaseModelRef:
     source = source or name
     chosen = [f"model={source}"] if source in shipped else ["model=huggingface", "model.name=none"]
     model = load(["name=serve", "dataset.path=none", *chosen], config_dir).model
+    if source in shipped and model.source.startswith(HOSTED):
+        raise ConfigError(
+            f"--model {given}: is a hosted service's model, whose weights are not here; say what to serve under its "
+            f"name, such as --model {name}=smollm2-135m"
+        )
     if source not in shipped:
         model = model.model_copy(update={"source": source})
     if source not in shipped or name != source:

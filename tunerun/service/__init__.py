@@ -1,6 +1,6 @@
 """`tunerun serve`: the tuning methods of the Gemini API, v1beta, on the embedded engine.
 
-A request goes down this list; nothing below knows what stands above:
+A request goes down this list; nothing below knows what is above it:
 
     server       uvicorn, signals, where it may listen
     guard        who asks, how much is read and for how long, logs and metrics; before anything is parsed

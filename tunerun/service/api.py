@@ -1,6 +1,6 @@
 """The methods of the API, under the paths that its clients use.
 
-All stand under `/v1beta` and `/v1`: Google has the tuning methods under v1beta alone, but google-genai asks v1 for
+All are under `/v1beta` and `/v1`: Google has the tuning methods under v1beta alone, but google-genai asks v1 for
 them, and cancels by `tunedModels/{id}:cancel`.
 """
 
@@ -56,7 +56,7 @@ class Status(BaseModel):
 
 
 class ErrorEnvelope(BaseModel):
-    """The body of every answer that is no success."""
+    """The body of every answer that is not a success."""
 
     error: Status
 
@@ -267,7 +267,7 @@ def _models(methods: Methods) -> APIRouter:
     @router.get("/models")
     def list_models(_caller: Caller, page_size: PageSize = 0, page_token: PageToken = "") -> Json:
         if page_token:
-            raise invalid("pageToken", "is none of this list, which has one page")
+            raise invalid("pageToken", "is not a token of this list, which has one page")
         if page_size < 0:
             raise invalid("pageSize", f"must be 0 or more, not {page_size}")
         return {"models": [wire.model(offered) for offered in catalogue.offered.values()]}
@@ -442,5 +442,5 @@ def _position(token: str, count: int) -> int:
     if not token:
         return 0
     if not (token.isascii() and token.isdecimal() and len(token) < 9 and int(token) <= count):
-        raise invalid("pageToken", "is none of this list; take nextPageToken of the page before")
+        raise invalid("pageToken", "is not a token of this list; take nextPageToken of the page before")
     return int(token)

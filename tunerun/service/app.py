@@ -174,7 +174,7 @@ def _words(problem: Any) -> str:
         case "extra_forbidden":
             return f'Unknown name "{problem["loc"][-1]}": Cannot find field.'
         case "json_invalid":
-            return f"is no JSON: {problem.get('ctx', {}).get('error', 'it cannot be read')}"
+            return f"is not JSON: {problem.get('ctx', {}).get('error', 'it cannot be read')}"
         case _:
             return str(problem["msg"])
 
@@ -184,7 +184,7 @@ def _unrouted(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == 404 or (error.status_code == 405 and ":" in request.url.path):
         return _answer(ServiceError(Code.NOT_FOUND, f"{request.method} {request.url.path}: there is no such method"))
     if error.status_code == 400:
-        return _answer(ServiceError(Code.INVALID_ARGUMENT, "the body is no JSON in UTF-8"))
+        return _answer(ServiceError(Code.INVALID_ARGUMENT, "the body is not JSON in UTF-8"))
     body = {"error": {"code": error.status_code, "message": str(error.detail), "status": "UNIMPLEMENTED"}}
     return JSONResponse(body, error.status_code, error.headers)
 

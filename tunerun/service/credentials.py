@@ -152,7 +152,7 @@ def _read(path: Path, state: os.stat_result) -> tuple[Key, ...]:
         entries = json.loads(path.read_text(encoding="utf-8"))["keys"]
         keys = tuple(Key(**{**entry, "scopes": tuple(entry["scopes"])}) for entry in entries)
         if not all(isinstance(text, str) for key in keys for text in (key.id, key.secret, key.owner, *key.scopes)):
-            raise TypeError("a text is none")
+            raise TypeError("a field is not a text")
         return keys
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"{path}: holds no keys of `tunerun serve`; move it away, and a new one is made") from error

@@ -63,10 +63,10 @@ class TuningForm(BaseModel):
         return self.model_copy(update={name: names.get(text, text) for name, text in posted.items()})
 
     def asked(self, table: Table) -> wire.TunedModel:
-        """The request of the API that it stands for.
+        """The request of the API that it means.
 
         Raises:
-            ServiceError: a column is not there, or a number is none; names every such field.
+            ServiceError: a column is not there, or what should be a number is not one; names every such field.
         """
         self._check_columns(table)
         numbers = ("epoch_count", "batch_size", "learning_rate", "learning_rate_multiplier")
@@ -89,7 +89,7 @@ class TuningForm(BaseModel):
     def _check_columns(self, table: Table) -> None:
         for name in ("input_column", "output_column"):
             if getattr(self, name) not in table.columns:
-                raise invalid(name, "is no column of the file; choose one")
+                raise invalid(name, "is not a column of the file; choose one")
         if self.input_column == self.output_column:
             raise invalid("output_column", "is the column of the input too; choose another one")
 

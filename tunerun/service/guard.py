@@ -56,7 +56,7 @@ class JsonLines(logging.Formatter):
     """Log records as one JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Time, level and event, and what stands in `fields`; a traceback where there is one."""
+        """Time, level and event, and what is in `fields`; a traceback where there is one."""
         line: dict[str, Any] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z",
             "level": record.levelname.lower(),

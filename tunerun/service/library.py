@@ -1,7 +1,7 @@
 """What may be done with tuned models, and by whom.
 
-Decided here, for the API's documents do not say: a tuned model of a tuned model goes on with that one's adapter;
-whoever writes may cancel; a list leaves out what everyone may read; nobody is in a group.
+Decided here, because the API's documents do not say: a tuned model of a tuned model continues that one's adapter; a
+writer may cancel; a list leaves out what everyone may read; there are no groups.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Library:
     # Who may
 
     def get(self, caller: Key, identifier: str, role: Role = Role.READER) -> TunedModelRow:
-        """A tuned model that somebody may use in a role.
+        """A tuned model that the caller may use in a role.
 
         Raises:
             ServiceError: there is none that the caller may see, or the role is missing.
@@ -78,7 +78,7 @@ class Library:
         return row
 
     def is_there(self, name: str) -> bool:
-        """Whether there is a tuned model of that name, whoever may see it."""
+        """Whether there is a tuned model of that name, visible to the caller or not."""
         return self._state.tuned_model(name.removeprefix("tunedModels/")) is not None
 
     # Tuned models
@@ -135,7 +135,7 @@ class Library:
         return offered, None
 
     def page(self, caller: Key, size: int, token: str, text: str) -> Page:
-        """Some of the tuned models that somebody may read.
+        """Some of the tuned models that the caller may read.
 
         Args:
             size: at most so many; 0: 10.
@@ -154,20 +154,20 @@ class Library:
         return Page(rows[:most], rest)
 
     def newest(self, caller: Key, size: int, before: int = 0) -> Sequence[TunedModelRow]:
-        """The newest tuned models that somebody may read, or the newest before one that was seen, by its number."""
+        """The newest tuned models that the caller may read, or the newest before one that was seen, by its number."""
         return self._state.tuned_models(Listing(caller.owner, newest_first=True, after=before), size)
 
     def own_sources(self, caller: Key, size: int) -> Sequence[TunedModelRow]:
-        """The newest tuned models of somebody's own that another one can start from."""
+        """The newest tuned models of the caller's own that another one can start from."""
         wanted = Listing(caller.owner, role=Role.OWNER, state=ModelState.ACTIVE, newest_first=True)
         return self._state.tuned_models(wanted, size)
 
     def creating(self, caller: Key) -> Sequence[TunedModelRow]:
-        """All tuned models that somebody may read and that are not finished."""
+        """All tuned models that the caller may read and that are not finished."""
         return self._state.tuned_models(Listing(caller.owner, state=ModelState.CREATING), -1)
 
     def roles(self, caller: Key, rows: Sequence[TunedModelRow]) -> dict[str, set[Role]]:
-        """What somebody may do with tuned models, by id."""
+        """What the caller may do with tuned models, by id."""
         return self._state.roles([row.id for row in rows], caller.owner)
 
     def curves(self, rows: Sequence[TunedModelRow]) -> dict[str, list[Snapshot]]:
@@ -243,7 +243,7 @@ class Library:
         return found
 
     def grant(self, caller: Key, identifier: str, asked: wire.Permission) -> PermissionRow:
-        """Give somebody, or everybody, a permission.
+        """Give one user, or everyone, a permission.
 
         Raises:
             ServiceError: it says no grantee or no role, or the grantee has a permission already.
@@ -286,12 +286,12 @@ class Library:
         self.get(caller, identifier, Role.WRITER)
         if self.permission(caller, identifier, permission).role is Role.OWNER:
             raise ServiceError(
-                Code.FAILED_PRECONDITION, "the owner's permission stays; transferOwnership gives it to somebody else"
+                Code.FAILED_PRECONDITION, "the owner's permission stays; transferOwnership gives it to another user"
             )
         self._state.revoke(identifier, permission)
 
     def transfer(self, caller: Key, identifier: str, asked: wire.TransferOwnership) -> None:
-        """Make somebody else the owner of a tuned model; who was it becomes a writer."""
+        """Make another user the owner of a tuned model; the owner so far becomes a writer."""
         self.get(caller, identifier, Role.OWNER)
         email = _email(asked.email_address)
         if email == caller.owner:
@@ -322,7 +322,9 @@ def _after(token: str, shown: str) -> int:
         return 0
     number, _, of = token.partition(".")
     if not number.isdecimal() or len(number) > 18 or of != shown:
-        raise invalid("pageToken", "is none of this list; take nextPageToken of the page before, with the same filter")
+        raise invalid(
+            "pageToken", "is not a token of this list; take nextPageToken of the page before, with the same filter"
+        )
     return int(number)
 
 

@@ -14,7 +14,7 @@ from tunerun.service.tuner import Tuner
 
 
 class Meters:
-    """Requests as they are answered; models, jobs and prompts as they are when somebody looks."""
+    """Requests as they are answered; models, jobs and prompts as they are when the meters are read."""
 
     def __init__(self, state: State, tuner: Tuner, answerer: Answerer) -> None:
         self._registry = CollectorRegistry()

@@ -117,7 +117,7 @@ class _Page(APIRoute):
 
 
 def _check_origin(request: Request) -> None:
-    """Refuse a form that stands on another site; programs send no Origin, and have no cookie."""
+    """Refuse a form of another site; programs send no Origin, and have no cookie."""
     origin = request.headers.get("origin")
     if request.method != "POST" or origin is None:
         return
@@ -132,7 +132,8 @@ def _check_origin(request: Request) -> None:
 
 def _refused(request: Request, error: ServiceError) -> Response:
     response = _refusal(request, error)
-    response.headers.update(error.headers())
+    if error.retry_after_s is not None:
+        response.headers["retry-after"] = str(error.retry_after_s)
     return response
 
 

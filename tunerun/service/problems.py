@@ -1,4 +1,4 @@
-"""What a client is told when something is not done: google.rpc.Status, in the envelope of every Google API."""
+"""What a client is answered when something is not done: google.rpc.Status, in the envelope of every Google API."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Code(Enum):
 
     @property
     def number(self) -> int:
-        """As it stands in an operation's error."""
+        """As it is in an operation's error."""
         return self.value[0]
 
     @property
     def http_status(self) -> int:
-        """As it stands in the first line of the answer."""
+        """As it is in the first line of the answer."""
         return self.value[1]
 
 

@@ -14,7 +14,7 @@ from tunerun.service.state import Serving
 from tunerun.service.tuning_request import MAX_INPUT_CHARACTERS
 
 DEFAULT_OUTPUT_TOKENS = 256
-"""Of an answer, where the request names no limit. Our choice: small models that never end would go on for long."""
+"""Of an answer, where the request names no limit. Our choice: small models that never end would take long."""
 
 MAX_STOP_SEQUENCES = 5
 TEXT = "text/plain"
@@ -27,10 +27,10 @@ _NOT_OFFERED = {
     "response_schema": "there is no JSON mode here",
     "response_json_schema": "there is no JSON mode here",
     "response_json_schema_ordered": "there is no JSON mode here",
-    "presence_penalty": "is not offered here; leave it away",
-    "frequency_penalty": "is not offered here; leave it away",
-    "response_logprobs": "is not offered here; leave it away",
-    "logprobs": "is not offered here; leave it away",
+    "presence_penalty": "is not offered here; omit it",
+    "frequency_penalty": "is not offered here; omit it",
+    "response_logprobs": "is not offered here; omit it",
+    "logprobs": "is not offered here; omit it",
     "speech_config": "only text is answered here",
     "image_config": "only text is answered here",
 }
@@ -52,7 +52,7 @@ def read_prompt(asked: wire.GenerateContent, defaults: Serving, adapter: str | N
         )
     if asked.tools or asked.tool_config or asked.cached_content:
         field = "tools" if asked.tools else "toolConfig" if asked.tool_config else "cachedContent"
-        raise invalid(field, "is not offered here; leave it away")
+        raise invalid(field, "is not offered here; omit it")
     options = _options(asked.generation_config or wire.GenerationConfig(), defaults)
     return Prompt(read_text(asked.contents, "contents"), options, adapter)
 

@@ -71,7 +71,7 @@ def check_headers(headers: Sequence[tuple[bytes, bytes]]) -> None:
     """Refuse headers that readers may understand differently.
 
     Raises:
-        ServiceError: one that may be there once is there more often, or a length stands beside Transfer-Encoding.
+        ServiceError: one that may be there once is there more often, or there is a length beside Transfer-Encoding.
     """
     counts = Counter(name for name, _ in headers)
     twice = sorted(name.decode() for name in _SINGLE if counts[name] > 1)

@@ -49,7 +49,7 @@ def listening(host: str, port: int, *, allow_remote: bool) -> socket.socket:
 
 
 def address_of(listener: socket.socket) -> str:
-    """The address that clients are told."""
+    """The address for clients."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

@@ -1,4 +1,4 @@
-"""Who is signed in at the page, in memory: a restart of the service signs everybody out."""
+"""Who is signed in at the page, in memory: a restart of the service signs everyone out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIFE_S = 12 * 3600
 SESSION_ENDED = "SESSION_ENDED"
 SCOPE_MISSING = "ACCESS_TOKEN_SCOPE_INSUFFICIENT"
 KEY_WRONG = "API_KEY_INVALID"
-"""Reasons of a ServiceError after which somebody has to sign in, and which of them is to be said there."""
+"""Reasons of a ServiceError after which the visitor has to sign in, and which of them is to be said there."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class _Session:
 
 
 class Sessions:
-    """Sessions by random ids, which are no keys and tell nothing of them. May be used from any thread.
+    """Sessions by random ids, which are not keys and say nothing of them. May be used from any thread.
 
     Args:
         keys: asked each time, so that a revoked key ends its sessions.
@@ -81,7 +81,7 @@ class Sessions:
         return key
 
     def is_open(self, identifier: str) -> bool:
-        """Whether somebody is signed in under an id."""
+        """Whether the session of an id is open."""
         try:
             self.key(identifier)
         except ServiceError:

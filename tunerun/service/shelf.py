@@ -1,4 +1,4 @@
-"""What the page shows of the tuned models that somebody may see."""
+"""What the page shows of the tuned models that a visitor may see."""
 
 from __future__ import annotations
 
@@ -123,13 +123,13 @@ class Shelf:
         self._library = library
 
     def page(self, caller: Key, before: int = 0) -> tuple[list[ShownModel], int | None]:
-        """A page of the tuned models that somebody may see, the newest first.
+        """A page of the tuned models that the caller may see, the newest first.
 
         Args:
             before: the number of the last one of the page before; 0: none.
 
         Returns:
-            They, and what `before` is on the next page; None: there is none.
+            The models, and what `before` is on the next page; None: there is no next page.
         """
         found = self._library.newest(caller, MAX_CARDS + 1, before)
         rows = found[:MAX_CARDS]
@@ -149,7 +149,7 @@ class Shelf:
         return self._shown(self._library.creating(caller), {})
 
     def sources(self, caller: Key) -> Sequence[TunedModelRow]:
-        """Somebody's own tuned models that another one can start from, the newest first."""
+        """The caller's own tuned models that another one can start from, the newest first."""
         return self._library.own_sources(caller, MAX_SOURCES)
 
     def _shown(self, rows: Sequence[TunedModelRow], roles: Mapping[str, Set[Role]]) -> list[ShownModel]:

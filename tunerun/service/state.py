@@ -2,7 +2,7 @@
 
 What it promises, whenever its process is killed:
 
-1. A tuned model that a client was told of is there, with its examples, its owner's permission and its operation.
+1. A tuned model whose name a client has received is there, with its examples, its owner's permission and its operation.
 2. A tuned model is CREATING until its job has ended; what is CREATING when the service starts is tuned (again).
 3. Each step of a loss curve is kept once: what is recorded first stays, so a curve never becomes shorter.
 4. The folder of a deleted tuned model is noted until it is gone.
@@ -44,7 +44,7 @@ class ModelState(StrEnum):
 
 
 class Role(StrEnum):
-    """What somebody may do with a tuned model; each may do what the next one may."""
+    """What a user may do with a tuned model; each role may do what the next one may."""
 
     OWNER = "OWNER"
     WRITER = "WRITER"
@@ -89,7 +89,7 @@ class TunedModelRow:
         created_at, updated_at, started_at, completed_at: in seconds since 1970 (UTC).
         learning_rate: what the optimiser gets; `learning_rate_multiplier`, where that was asked for, is in it.
         operation: the last part of its operation's name.
-        is_cancelling: whether somebody has asked to end its job.
+        is_cancelling: whether a client has asked to end its job.
         can_answer: whether it can be called: it is ACTIVE, or was cancelled after its first step.
         validation_loss, base_validation_loss: of the examples held out, after the job and of its base model, in nats
             per output token; None: the request had none, or the job has not ended.
@@ -147,7 +147,7 @@ class PermissionRow:
 
 @dataclass(frozen=True)
 class FileRow:
-    """A file of rows that somebody has uploaded."""
+    """A file of rows that a visitor has uploaded."""
 
     id: str
     owner: str
@@ -157,11 +157,11 @@ class FileRow:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a list shall hold.
+    """What a list holds.
 
     Attributes:
         reader: whose list it is.
-        words: that must all stand in display name or description.
+        words: that must all be in display name or description.
         role: what the reader has to be; READER: any permission does.
         everyone: only what everyone may read; otherwise that is left out, unless it is also the reader's own.
         state: that they have; None: any.
@@ -287,7 +287,7 @@ class State:
         return [_tuned_model(row) for row in rows]
 
     def cancelled(self, running: Sequence[str]) -> list[TunedModelRow]:
-        """What nobody wants any more, and is not under way."""
+        """What is to be cancelled, and is not under way."""
         rows = self._rows(
             f"SELECT * FROM tuned_model WHERE state = ? AND is_cancelling AND key NOT IN ({_marks(running)})",
             [ModelState.CREATING, *running],
@@ -351,7 +351,7 @@ class State:
     # Jobs
 
     def request_cancel(self, identifier: str) -> None:
-        """Note that somebody wants a job to end."""
+        """Note that a job has to end."""
         with self._writing():
             self._file.write(
                 "UPDATE tuned_model SET is_cancelling = 1 WHERE id = ? AND state = ?", [identifier, ModelState.CREATING]
@@ -426,7 +426,7 @@ class State:
         ]
 
     def roles(self, identifiers: Sequence[str], email: str) -> dict[str, set[Role]]:
-        """What somebody may do with tuned models, by id; what everyone may do is part of it."""
+        """What a user may do with tuned models, by id; what everyone may do is part of it."""
         rows = self._rows(
             f"SELECT tuned_model, role FROM permission WHERE tuned_model IN ({_marks(identifiers)}) "
             "AND (email = ? OR grantee = ?)",
@@ -450,7 +450,7 @@ class State:
             self._file.write("DELETE FROM permission WHERE tuned_model = ? AND id = ?", [identifier, permission])
 
     def transfer(self, identifier: str, new: PermissionRow) -> None:
-        """Make somebody the owner; who was it becomes a writer."""
+        """Make a user the owner; the owner so far becomes a writer."""
         with self._writing():
             self._file.write(
                 "UPDATE permission SET role = ? WHERE tuned_model = ? AND role = ?",
@@ -469,12 +469,12 @@ class State:
             )
 
     def file(self, identifier: str, owner: str) -> FileRow | None:
-        """An uploaded file of somebody; None: there is none."""
+        """An uploaded file of a user; None: there is none."""
         rows = self._rows("SELECT * FROM file WHERE id = ? AND owner = ?", [identifier, owner])
         return FileRow(*(rows[0][name] for name in ("id", "owner", "name", "content"))) if rows else None
 
     def drop_files(self, owner: str, *, keep: int) -> None:
-        """Forget all uploaded files of somebody but the newest few."""
+        """Forget all uploaded files of a user but the newest few."""
         with self._writing():
             self._file.write(
                 "DELETE FROM file WHERE owner = ? AND id NOT IN "

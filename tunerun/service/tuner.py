@@ -34,7 +34,7 @@ from tunerun.service.problems import Code
 from tunerun.service.state import ModelState, State, TunedModelRow
 
 SEED = 0
-"""Of every job: the API has no word for it, and the same request shall give the same tuned model."""
+"""Of every job: the API has no field for it, and the same request should give the same tuned model."""
 
 TUNED_MODELS = "tuned_models"
 
@@ -125,12 +125,12 @@ class Tuner:
             self._watch()
 
     def _turn(self) -> float | None:
-        """Look after everything once; how long to wait until the next time, None: until somebody says so."""
+        """Look after everything once; how long to wait until the next time, None: until `look` is called."""
         try:
             self._watch()
             self._clear()
             self._assign()
-        except Exception:  # a full disk, say, which is mended while the queue waits
+        except Exception:  # a full disk, say, on which room is made while the queue waits
             log.exception("the queue was not looked after; trying again")
             return _TROUBLE_PAUSE_S
         return _PAUSE_S if self._running else None
@@ -138,11 +138,11 @@ class Tuner:
     # The queue
 
     def _assign(self) -> None:
-        """Give waiting jobs to engines that are free, and end those that nobody wants any more."""
+        """Give waiting jobs to engines that are free, and end those that are cancelled."""
         running = [one.model.key for one in self._running.values()]
         for model in self._state.cancelled(running):
             begun = bool(self._state.snapshots([model.key])[model.key])  # by a service that was killed
-            when = "while nobody tuned it" if begun else "before its first step"
+            when = "while it was not being tuned" if begun else "before its first step"
             self._finish(model, Code.CANCELLED, f"cancelled on request, {when}")
         free = [number for number in range(len(self._engines)) if number not in self._running]
         if free:

@@ -205,10 +205,10 @@ def named(row: TunedModelRow, identifier: str, display_name: str, *, is_given: b
     """A tuned model under its id: as given, else the words of the display name and something random, as Google does.
 
     Raises:
-        ServiceError: what is given is no id.
+        ServiceError: what is given is not an id.
     """
     if is_given and not _ID.fullmatch(identifier):
-        raise invalid("tunedModelId", f"{identifier[:60]!r} is no id; {_ID_RULE}")
+        raise invalid("tunedModelId", f"{identifier[:60]!r} is not an id; {_ID_RULE}")
     if not is_given:
         words = re.sub(r"[^a-z0-9]+", "-", display_name.lower()).strip("-0123456789")[:27].strip("-")
         identifier = f"{words or 'tuned'}-{secrets.token_hex(6)}"

@@ -1,4 +1,4 @@
-"""A file of rows that somebody sends: read, shown, and made into examples by two of its columns."""
+"""A file of rows that a visitor sends: read, shown, and made into examples by two of its columns."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _WANTED = ("text_input", "output")
 
 @dataclass(frozen=True)
 class Table:
-    """What stands in a file.
+    """What is in a file.
 
     Attributes:
-        columns: the names of all rows' columns, in the order in which they first stand; at least two.
+        columns: the names of all rows' columns, in the order in which they first appear; at least two.
     """
 
     name: str

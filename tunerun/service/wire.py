@@ -55,7 +55,7 @@ Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Float = Annotated[float, Field(ge=-MAX_FLOAT, le=MAX_FLOAT)]
 
 MAX_EXAMPLES = 200_000
-"""Of a request. 4 MiB of examples as short as "1" and "2" are more, but nobody learns from those."""
+"""Of a request. 4 MiB of examples as short as "1" and "2" are more, but no model learns from those."""
 
 MAX_PARTS = 1000
 """Of a conversation and of a turn."""
@@ -132,12 +132,12 @@ class Body(BaseModel):
         """Refuse half a character, as JSON can escape one: it can be stored and sent nowhere."""
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and not _is_unicode(text):
-                raise ValueError("holds half a character (a lone surrogate); it is no valid Unicode")
+                raise ValueError("holds half a character (a lone surrogate); it is not valid Unicode")
         return value
 
 
 class TuningExample(Body):
-    """An input and the output that shall be learned."""
+    """An input and the output to learn."""
 
     text_input: str | None = None
     output: str | None = None
@@ -188,7 +188,7 @@ class TunedModelSource(Body):
 
 
 class TunedModel(Body):
-    """A tuned model that shall be made, or how one shall be changed."""
+    """A tuned model to make, or how to change one."""
 
     tuned_model_source: TunedModelSource | None = None
     base_model: str | None = None
@@ -215,7 +215,7 @@ class Permission(Body):
 
 
 class TransferOwnership(Body):
-    """Who shall be the owner."""
+    """Who becomes the owner."""
 
     name: Ignored = None
     email_address: str | None = None
@@ -288,7 +288,7 @@ class GenerateContent(Body):
 
 
 class CountTokens(Body):
-    """A prompt whose tokens shall be counted."""
+    """A prompt whose tokens are to be counted."""
 
     model: Ignored = None
     contents: Several[Content] | None = None
