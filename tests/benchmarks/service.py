@@ -1,4 +1,7 @@
-"""Fifty clients that create, poll and ask for a minute: what `tunerun serve` answers, and whether anything is lost."""
+"""Fifty clients that create, poll and ask for a minute: what `tunerun serve` answers, and whether anything is lost.
+
+And eight clients that ask eight tuned models of one base model, beside eight that ask one of them.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,29 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from tests.engine import tiny_model
 from tests.service.client import Client, body, prompt
 from tests.service.process import Process
+from tunerun.engine.base_model import cache_folder
+from tunerun.job import BaseModelRef
 
 CLIENTS = 50
 SECONDS = 60.0
 JOBS_PER_CLIENT = 4
 """Jobs that a client has made at most: two cores tune about so many tiny ones in that minute."""
+
+ASKING = 8
+"""Clients, and tuned models, of the comparison of one tuned model with several."""
+
+ROUNDS = 3
+"""Prompts that each client asks, one after another."""
+
+EXAMPLES = [{"textInput": str(number), "output": str(number + 1)} for number in range(4)]
 
 
 class Load:
@@ -88,7 +103,9 @@ def run() -> list[str]:
         f"tunerun serve (tiny model): {CLIENTS} clients for {SECONDS:.0f} s: {answers:,} answers, {others} other than "
         f"200; {len(load.created)} tuned models created, {len(load.created) - active} lost"
     )
-    return [first, *(f"  {what}: {_times(seconds)}" for what, seconds in sorted(load.seconds.items()))]
+    with tempfile.TemporaryDirectory() as folder:
+        together = asked_at_once(Path(folder))
+    return [first, together, *(f"  {what}: {_times(seconds)}" for what, seconds in sorted(load.seconds.items()))]
 
 
 def _times(seconds: list[float]) -> str:
@@ -97,3 +114,36 @@ def _times(seconds: list[float]) -> str:
         f"{len(seconds):,} answers, median {1000 * statistics.median(seconds):.0f} ms, 99th of 100 "
         f"{1000 * ninety_ninth:.0f} ms"
     )
+
+
+def asked_at_once(folder: Path) -> str:
+    """Seconds for prompts of several clients to several tuned models of SmolLM2, beside those to one of them."""
+    process = Process(folder, BaseModelRef("tiny", "smollm2-135m"), cache_folder(None))
+    with process.start() as client:
+        for number in range(ASKING):
+            client.good("POST", "/tunedModels", body(EXAMPLES, epochCount=1), tunedModelId=f"m{number}")
+            client.finished(f"m{number}")
+        address, secret = str(client.http.base_url).removesuffix("/v1beta/"), client.http.headers["x-goog-api-key"]
+        one, several = [0] * ASKING, [*range(ASKING)]
+        for numbers in (one, several):  # every adapter is in memory
+            _seconds(address, secret, numbers, 1)
+        seconds = {name: _seconds(address, secret, numbers, ROUNDS) for name, numbers in (("1", one), ("8", several))}
+        process.stop()
+    return (
+        f"tunerun serve (smollm2-135m, one thread): {ASKING} clients, {ROUNDS} prompts each of up to 32 tokens: "
+        f"{seconds['8']:.1f} s on {ASKING} tuned models, {seconds['1']:.1f} s on one: "
+        f"{seconds['8'] / seconds['1']:.2f} times as long"
+    )
+
+
+def _seconds(address: str, secret: str, numbers: Sequence[int], rounds: int) -> float:
+    def ask(number: int) -> None:
+        with Client(address, secret) as client:
+            for turn in range(rounds):
+                asked = prompt(f"Count from {turn} to a hundred.", maxOutputTokens=32)
+                client.good("POST", f"/tunedModels/m{number}:generateContent", asked)
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(len(numbers)) as threads:
+        list(threads.map(ask, numbers))
+    return time.perf_counter() - start

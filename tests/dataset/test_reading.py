@@ -1,5 +1,6 @@
 """What a file of rows holds, and the error where it cannot be read."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -231,6 +232,18 @@ def test_directory(tmp_path: Path) -> None:
     """A directory is not a file of rows."""
     with pytest.raises(DatasetError, match=r"is a directory; name the file itself$"):
         read_rows(tmp_path)
+    (tmp_path / "train.jsonl").write_text("{}")
+    with pytest.raises(DatasetError, match=r"is a directory of 'train\.jsonl'; name the file itself$"):
+        read_rows(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_rows_with_keys_of_their_own(tmp_path: Path, name: str) -> None:
+    """Rows that each have another key are refused before they fill the memory."""
+    rows = [json.dumps({f"id {n}": n}) for n in range(1_001)]
+    (tmp_path / name).write_text("\n".join(rows) if name == "a.jsonl" else f"[{','.join(rows)}]")
+    with pytest.raises(DatasetError, match=r"more than 1,000 different keys; put those that differ"):
+        read_rows(tmp_path / name)
 
 
 def test_path_through_a_file(tmp_path: Path) -> None:

@@ -250,6 +250,28 @@ def test_a_file_becomes_a_tuned_model(visitor: Visitor) -> None:
     assert "There are none yet" in text_of(visitor.http.get("/"))
 
 
+def test_a_file_without_a_header_is_noticed(visitor: Visitor) -> None:
+    """The page says so, and a link takes the first line as a row; so does the form that is sent from there."""
+    shown = visitor.send(table([["3", "4"]], ["1", "2"]))
+    assert "it looks like a row" in text_of(shown)
+    shown = visitor.http.get(f"{shown.url.path}?header=no")
+    assert "2 rows" in text_of(shown)
+    assert "it looks like a row" not in text_of(shown)
+    action = re.findall(r'action="(/files/[^"]*)"', shown.text)[0]
+    form = {"input_column": "column 1", "output_column": "column 2", "base": "models/tiny", "identifier": "bare"}
+    refused = visitor.http.post(action, data=form | {"epoch_count": "x"})
+    assert re.findall(r'action="(/files/[^"]*)"', refused.text) == [action]
+    assert visitor.http.post(action, data=form).status_code == 200
+    row = visitor.service.state.tuned_model("bare")
+    assert row is not None
+    assert [(e.text_input, e.output) for e in visitor.service.library.examples(row)] == [("1", "2"), ("3", "4")]
+    visitor.delete("bare")
+    assert "it looks like a row" not in text_of(visitor.send(table()))
+    named = visitor.send('[{"a": "1", "b": "2"}]', "rows.json")
+    assert visitor.http.get(f"{named.url.path}?header=no").status_code == 400
+    assert visitor.http.get(f"{named.url.path}?header=maybe").status_code == 400
+
+
 def test_columns_of_any_name(visitor: Visitor) -> None:
     """Columns can be chosen whatever their names are: empty, with line breaks as a form sends them, with quotes."""
     shown = visitor.send('"in\nput","",\'"""\'\n1,2,3\n')

@@ -72,6 +72,26 @@ def test_long_and_wide_files_are_shown_in_part() -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "may_lack"),
+    [
+        ("1,2\n3,4\n", True),
+        ("seven,eight\nnine,ten\n", False),
+        ("How do I pay?,card_payment\nWhere is it,card_arrival\n", True),
+        ("my card is lost,lost_card\nit was stolen,lost_card\n", True),
+        (f"{'word ' * 13},x\na,b\n", True),
+        ("text_input,output\n1,2\n", False),
+    ],
+)
+def test_a_table_that_may_lack_a_header_is_noticed(content: str, may_lack: bool) -> None:
+    """By names that are numbers, sentences or cells of their column; taken as a row, the line is the first one."""
+    assert read_table("a.csv", content.encode()).may_lack_a_header == may_lack
+    table = read_table("a.csv", content.encode(), has_header=False)
+    assert table.columns == ("column 1", "column 2")
+    assert len(table.rows) == len(content.splitlines())
+    assert not table.may_lack_a_header
+
+
+@pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.csv", b"a,b\n1,2\n3\n", r"^a\.csv:3: has 1 cell, the header has 2"),

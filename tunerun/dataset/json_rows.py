@@ -14,6 +14,14 @@ from tunerun.dataset.written_number import written_float, written_int
 _SPACE = re.compile(r"[ \t\n\r]*")
 _MINUS_ZERO = re.compile(rb"-0(?![0-9.eE])")
 _BOM = "\ufeff"
+
+MOST_COLUMNS = 1_000
+"""Different keys that the rows of a file may have together. Ours: where each row has keys of its own, such as ids, a
+column for each would need memory for rows times rows."""
+
+_TOO_MANY_COLUMNS = (
+    f"its rows have more than {MOST_COLUMNS:,} different keys; put those that differ from row to row into one object"
+)
 _REPEATED = "the key {!r} occurs twice in one object; keep one of them"
 
 
@@ -35,6 +43,8 @@ def json_rows(file: str, content: bytes, findings: Findings) -> Rows:
             findings.add("json", f"{file}:1: {what}; put the rows into one list: [{{...}}, {{...}}]")
             return parser.rows()
         parser.read_list(text, start)
+    except _TooManyColumnsError:
+        findings.add("columns", f"{file}: {_TOO_MANY_COLUMNS}")
     except (ValueError, RecursionError) as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
         findings.add("json", f"{file}:{line}: {_complaint(error)}")
@@ -49,9 +59,16 @@ def jsonl_rows(file: str, content: bytes, findings: Findings) -> Rows:
     """
     parser = _RowParser(file, content, findings)
     # Not splitlines() of a text: JSON strings may hold U+2028 and its like unescaped.
-    for number, line in enumerate(io.BytesIO(content), start=1):
-        parser.read_line(line.decode("utf-8").rstrip("\r\n"), number)
+    try:
+        for number, line in enumerate(io.BytesIO(content), start=1):
+            parser.read_line(line.decode("utf-8").rstrip("\r\n"), number)
+    except _TooManyColumnsError:
+        findings.add("columns", f"{file}: {_TOO_MANY_COLUMNS}")
     return parser.rows()
+
+
+class _TooManyColumnsError(Exception):
+    """The rows have more than `MOST_COLUMNS` keys."""
 
 
 class _RowParser:
@@ -121,6 +138,8 @@ class _RowParser:
             self._findings.add_row("repeated key", place_of(self._file, line), _REPEATED.format(self._repeated[0]))
         else:
             self._built.add(line, value)
+            if self._built.column_count > MOST_COLUMNS:
+                raise _TooManyColumnsError
         self._repeated.clear()
 
 

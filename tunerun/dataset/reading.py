@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tunerun.dataset.arrow_rows import arrow_rows, folder_rows, parquet_rows
-from tunerun.dataset.formats import NAMES, find_format
+from tunerun.dataset.formats import ENDINGS, NAMES, find_format
 from tunerun.dataset.json_rows import json_rows, jsonl_rows
-from tunerun.dataset.rows import Findings, Rows
+from tunerun.dataset.rows import Findings, Rows, listed
 from tunerun.dataset.table_rows import DELIMITERS, delimited_rows
 from tunerun.errors import DatasetError
 
@@ -44,18 +44,19 @@ def read_rows(path: Path, format: str = "auto") -> Rows:  # noqa: A002 - the con
     return rows
 
 
-def read_content(name: str, content: bytes) -> Rows:
+def read_content(name: str, content: bytes, columns: Sequence[str] | None = None) -> Rows:
     """Read the rows of a file that a client sends, as `read_rows` does; nothing that is compressed.
 
     Args:
         name: what errors and rows call it; its ending says the format.
         content: all bytes of the file.
+        columns: the names of a table's columns, where it has no header; empty: `column 1` and so on.
 
     Raises:
         DatasetError: every problem of the file, one line each.
     """
     findings = Findings()
-    rows = _rows(Path(name), Path(name), content, "auto", None, findings)
+    rows = _rows(Path(name), Path(name), content, "auto", columns, findings)
     if findings:
         raise DatasetError(findings.lines)
     return rows
@@ -159,7 +160,10 @@ def _content(path: Path, findings: Findings) -> bytes | None:
 
 
 def _not_a_file(path: Path) -> str:
-    return "is a directory" if path.is_dir() else "is not a regular file"
+    if not path.is_dir():
+        return "is not a regular file"
+    known = sorted(file.name for file in path.iterdir() if file.suffix.lower() in ENDINGS)
+    return f"is a directory of {listed(known)}" if known else "is a directory"
 
 
 def _nearest_file(path: Path) -> str:

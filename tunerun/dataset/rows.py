@@ -134,6 +134,11 @@ class RowBuilder:
                 if len(column) == count:
                     column.append(ABSENT)
 
+    @property
+    def column_count(self) -> int:
+        """How many names the rows so far have had."""
+        return len(self._columns)
+
     def rows(self) -> Rows:
         """Return what was collected."""
         return Rows(self._file, self._lines, self._columns)

@@ -8,7 +8,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 from tunerun.dataset.rows import Findings, Rows, listed, place_of
 
@@ -33,7 +33,7 @@ def delimited_rows(
         content: all bytes of the file.
         format_name: a key of `DELIMITERS`; Excel's `sep=` line overrules it.
         findings: where problems go.
-        columns: the names, where the file has no header; None: its first line names them.
+        columns: the names, where the file has no header; empty: `column 1` and so on; None: its first line names them.
 
     Raises:
         UnicodeDecodeError: the content is not UTF-8.
@@ -50,6 +50,11 @@ def delimited_rows(
     if columns is None:
         header_line, header = next(records, (1, []))
         counted_by, remedy = "the header has", "quote cells that hold a separator or a newline"
+    elif not columns:
+        first = next(records, (1, []))
+        records = chain([first], records)
+        header_line, header = 0, [f"column {number}" for number in range(1, len(first[1]) + 1)]
+        counted_by, remedy = "the first line has", "quote cells that hold a separator or a newline"
     else:
         header_line, header = 0, list(columns)
         counted_by, remedy = "dataset.columns has", "name every column there, and quote cells that hold a separator"

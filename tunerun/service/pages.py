@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Form, Query, Request, Response, UploadFile
@@ -287,18 +287,26 @@ def _text_of(answer: Json) -> tuple[str, bool]:
 # Files, and jobs that start from them
 
 
+Header = Literal["yes", "no"]
+"""Whether the first line of a sent table names its columns."""
+
+
 def _files(methods: Methods, state: State, shelf: Shelf) -> APIRouter:
     router = APIRouter(route_class=_Page)
 
-    def table_of(caller: Key, identifier: str) -> Table:
+    def table_of(caller: Key, identifier: str, *, has_header: bool) -> Table:
         file = state.file(identifier, caller.owner)
         if file is None:
             raise not_found(f"the file {identifier}, of which the newest {KEPT_FILES} are kept; send it again")
-        return read_table(file.name, file.content)
+        try:
+            return read_table(file.name, file.content, has_header=has_header)
+        except DatasetError as error:
+            raise ServiceError(Code.INVALID_ARGUMENT, "; ".join(error.problems)) from error
 
     def show(caller: Key, identifier: str, table: Table, typed: forms.TuningForm, **more: Any) -> Response:
         bases, sources = methods.library.catalogue.offered, shelf.sources(caller)
         values = {"owner": caller.owner, "identifier": identifier, "table": table, "form": typed}
+        values["has_header"] = table.has_header
         chosen = {"bases": bases, "sources": sources, "defaults": _defaults(table), "labels": forms.LABELS}
         return _page("file.html", **{"problems": forms.Problems(), **values, **chosen, **more})
 
@@ -317,14 +325,16 @@ def _files(methods: Methods, state: State, shelf: Shelf) -> APIRouter:
         return _to(f"/files/{identifier}")
 
     @router.get("/files/{identifier}")
-    def show_file(identifier: str, caller: Caller) -> Response:
-        table = table_of(caller, identifier)
+    def show_file(identifier: str, caller: Caller, header: Header = "yes") -> Response:
+        table = table_of(caller, identifier, has_header=header == "yes")
         text_input, output = table.likely()
         return show(caller, identifier, table, forms.TuningForm(input_column=text_input, output_column=output))
 
     @router.post("/files/{identifier}/tune")
-    def tune(identifier: str, caller: Caller, typed: Annotated[forms.TuningForm, Form()]) -> Response:
-        table = table_of(caller, identifier)
+    def tune(
+        identifier: str, caller: Caller, typed: Annotated[forms.TuningForm, Form()], header: Header = "yes"
+    ) -> Response:
+        table = table_of(caller, identifier, has_header=header == "yes")
         typed = typed.of(table)
         try:
             row = methods.library.create(caller, typed.identifier.strip(), typed.asked(table))

@@ -22,6 +22,9 @@ SHOWN_CHARACTERS = 200
 
 MAX_NAME = 80
 
+MAX_COLUMN_NAME = 60
+"""Characters of a column's name; a longer one is more likely a cell of a file without a header."""
+
 _WANTED = ("text_input", "output")
 
 
@@ -31,11 +34,21 @@ class Table:
 
     Attributes:
         columns: the names of all rows' columns, in the order in which they first appear; at least two.
+        has_header: whether the first line of a CSV or TSV was taken for its columns' names.
     """
 
     name: str
     rows: Rows
     columns: Sequence[str]
+    has_header: bool = True
+
+    @property
+    def may_lack_a_header(self) -> bool:
+        """Whether the line that names the columns looks like a row: a name is a number, a sentence, or a cell below."""
+        return self.rows.has_header and any(
+            _is_number(name) or len(name) > MAX_COLUMN_NAME or name.rstrip().endswith((".", "?", "!")) or name in cells
+            for name, cells in self.rows.columns.items()
+        )
 
     def head(self) -> list[list[str]]:
         """The cells of the first rows and columns, long ones cut."""
@@ -63,8 +76,11 @@ def file_name(given: str | None) -> str:
     return "".join(c for c in last if c.isprintable())[-MAX_NAME:].strip(" .") or "file"
 
 
-def read_table(name: str, content: bytes) -> Table:
+def read_table(name: str, content: bytes, *, has_header: bool = True) -> Table:
     """Read a file of JSON, JSON lines, CSV or TSV; conversations of one question and one answer are examples too.
+
+    Args:
+        has_header: whether the first line of a CSV or TSV names the columns; otherwise it is a row.
 
     Raises:
         DatasetError: it is too large, or something of it is wrong; each line names the file and the line.
@@ -73,14 +89,14 @@ def read_table(name: str, content: bytes) -> Table:
         raise DatasetError(f"{name}: is over the limit of {MAX_FILE_BYTES:,} bytes; send fewer examples")
     if content.startswith(BINARY_MAGIC):
         raise DatasetError(f"{name}: is Parquet or Arrow, which the page does not take; save it as JSON lines or CSV")
-    rows = _with_examples(read_content(name, content))
+    rows = _with_examples(read_content(name, content, None if has_header else ()))
     broken = [row.place for row in rows if not _is_unicode(row)]
     if broken:
         raise DatasetError(f"{broken[0]}: holds half a character (a lone surrogate); write the whole one")
     columns = tuple(rows.columns)
     if len(columns) < 2:
         raise DatasetError(f"{name}: has one column, {columns[0]!r}; an input and an output are needed")
-    return Table(name, rows, columns)
+    return Table(name, rows, columns, has_header)
 
 
 def cell_text(row: SourceRow, column: str) -> str:
@@ -104,6 +120,14 @@ def _is_unicode(row: SourceRow) -> bool:
     try:
         json.dumps([*row.columns, *row.columns.values()], ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
         return False
     return True
 
