@@ -402,6 +402,16 @@ def test_cells_of_every_type_are_rendered_as_by_the_template_itself(tmp_path: Pa
     assert joined.training.examples[3] == Example("A true3", "3")
 
 
+def test_infinity_is_refused_in_a_whole_column(tmp_path: Path) -> None:
+    """Joining columns prints nothing that the template by itself would refuse; the text `inf` is text."""
+    pyarrow.parquet.write_table(
+        pyarrow.table({"text_input": ["inf", "b"], "output": [1.5, float("inf")]}), tmp_path / "a.parquet"
+    )
+    (problem,) = _problems(str(tmp_path / "a.parquet"))
+    assert "row 2" in problem
+    assert "infinity" in problem
+
+
 def test_unused_columns(tmp_path: Path) -> None:
     """Columns that nothing uses are one warning, however many they are."""
     extra = {f"c{n}": "x" for n in range(12)}

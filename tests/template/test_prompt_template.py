@@ -195,6 +195,20 @@ def test_an_optional_cell_that_is_printed_is_an_error(text: str, column: str) ->
         assert (refused.value.column, refused.value.is_null, refused.value.part) == (column, is_null, "text_input")
 
 
+def test_null_inside_a_cell_is_as_null_in_a_column() -> None:
+    """It can be optional, and is not printed as Python's None."""
+    meta = {"title": None, "tags": ["x", None]}
+    optional = "{{ meta.title | default('-') }}{{ meta['title'] or '+' }}{% if meta.title is none %}!{% endif %}"
+    assert _input(optional, meta=meta) == "-+!"
+    assert _input("{{ meta | tojson }}", meta=meta) == '{"title": null, "tags": ["x", null]}'
+    for text in "{{ meta.title }}", "{{ meta['title'] | upper }}", "{{ meta.title ~ 'x' }}", "{{ meta.tags[1] }}":
+        with pytest.raises(AbsentCellError, match=r"prints '(title|1)', which is null"):
+            _input(text, meta=meta)
+    for text in "{{ meta ~ 'x' }}", "{{ meta.tags ~ 'x' }}", "{% for tag in meta.tags %}{{ tag }}{% endfor %}":
+        with pytest.raises(TemplateError, match="instead of text"):
+            _input(text, meta=meta)
+
+
 @pytest.mark.parametrize(
     ("text", "advice"),
     [

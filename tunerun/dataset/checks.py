@@ -21,6 +21,9 @@ GUIDE = "Gemini API model tuning guide, as last served 2025-04-28"
 """Source of the limits on characters (40,000 and 5,000 there) and of the advice in `advice.py`."""
 
 
+_INFINITIES = {"inf", "-inf"}
+
+
 @dataclass(frozen=True)
 class CharacterLimits:
     """The most characters of a text_input and of an output that the backend takes; None: any number."""
@@ -136,7 +139,8 @@ def _printed(cells: Sequence[Any]) -> Sequence[str] | None:
         return cells
     if not all(issubclass(each, str | int | float | bytes | NoneType) or each is type(ABSENT) for each in types):
         return None
-    return [_printed_cell(cell) for cell in cells]
+    printed = [_printed_cell(cell) for cell in cells]
+    return None if _INFINITIES & set(printed) and any(issubclass(each, float) for each in types) else printed
 
 
 def _printed_cell(cell: Any) -> str:

@@ -19,7 +19,7 @@ from jinja2.runtime import Context, LoopContext, TemplateReference
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.visitor import NodeTransformer
 
-from tunerun.template.absent import Absent
+from tunerun.template.absent import Absent, is_null
 from tunerun.template.json_text import to_json
 
 MOST_WORK = 20_000_000
@@ -169,6 +169,14 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def _charge_replace(self, text: str, old: str, new: str) -> None:
         self.charge((text.count(old) + 1) * len(new) + len(text))
 
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """Return an attribute or a key; null is absent, as it is in a column."""
+        return _null_as_absent(super().getattr(obj, attribute), attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """Return a key or an attribute; null is absent, as it is in a column."""
+        return _null_as_absent(super().getitem(obj, argument), argument)
+
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """Return `str.format` of a text, with fields of bearable width."""
         if not isinstance(value, MethodType | BuiltinMethodType) or value.__name__ not in ("format", "format_map"):
@@ -258,6 +266,10 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         if isinstance(value, bytes | bytearray):
             raise TemplateRuntimeError("an expression gives bytes instead of text; store the column as text")
         return value
+
+
+def _null_as_absent(value: Any, name: Any) -> Any:
+    return Absent(name=str(name), is_null=True) if is_null(value) else value
 
 
 def _is_none(value: Any) -> bool:
