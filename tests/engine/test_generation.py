@@ -341,7 +341,7 @@ def test_adapter_of_another_base_model_is_refused(
 
 def test_folder_without_a_tuned_model_is_refused(generation: Generation, tmp_path: Path) -> None:
     """A folder that tunerun did not write is named in the error."""
-    with pytest.raises(NotFoundError, match="holds no tuned model"):
+    with pytest.raises(NotFoundError, match="does not hold a tuned model"):
         texts(generation, tmp_path, INPUTS, OPTIONS)
 
 
@@ -399,7 +399,7 @@ def test_a_tuned_model_goes_on_where_it_ended(
     assert json.loads((tmp_path / request.tuned_model_id / "adapter_config.json").read_text())["r"] == 8
     (missing,) = training.train([replace(request, start_from=str(tmp_path / "none"))], base, Recording())
     assert missing.failure is not None
-    assert "holds no tuned model" in missing.failure.message
+    assert "does not hold a tuned model" in missing.failure.message
 
 
 def test_answers_that_are_cancelled_end_at_the_next_token(generation: Generation) -> None:
