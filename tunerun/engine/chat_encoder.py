@@ -35,34 +35,49 @@ class ChatEncoder:
         self._chat = chat
         self._control_tokens = _control_tokens(tokenizer, chat)
         self._controls = re.compile("|".join(map(re.escape, self._control_tokens)) or r"(?!)")
-        self._end_text = _before_last(self._controls, chat.end)
-        self._suffix = self._ids([chat.suffix])[0]
+        self._end_text = chat.end[: self._last_control(chat.end)]
+        (self._suffix,) = self._ids([chat.suffix])
+        # What is beyond the control tokens next to a row's text is the same in every example, and is encoded once:
+        # a tokenizer cuts a text at them before it does anything else.
+        before, after = self._last_control(chat.prefix), self._first_control_end(chat.suffix)
+        self._before, self._after = chat.prefix[before:], chat.suffix[:after]
+        self._opening, self._closing = self._beyond(chat.prefix, self._before), self._behind(self._after, chat.suffix)
+        self._answer_follows = chat.suffix[self._last_control(chat.suffix) :]
+
+    def _beyond(self, whole: str, end: str) -> list[int]:
+        ids, of_end = self._ids([whole, end])
+        return ids[: len(ids) - len(of_end)]
+
+    def _behind(self, start: str, whole: str) -> list[int]:
+        of_start, ids = self._ids([start, whole])
+        return ids[len(of_start) :]
 
     def prompts(self, inputs: Sequence[str]) -> list[list[int]]:
         """Return the tokens that the model is sent for each input."""
-        texts = [self._chat.prompt(text) for text in inputs]
+        texts = [f"{self._before}{text}{self._after}" for text in inputs]
         found = self._ids(texts)
-        own = self._count(self._chat.prompt(""))
+        own = self._count(self._before + self._after)
         for position, text in enumerate(texts):
             if self._count(text) != own:
-                found[position] = self._prompt_of_parts(inputs[position])
-        return found
-
-    def _prompt_of_parts(self, text_input: str) -> list[int]:
-        before, after = self._ids([self._chat.prefix])[0], self._following(_BREAK, [self._chat.suffix])[0]
-        return before + self._as_text(text_input) + after
+                found[position] = self._apart(self._before, inputs[position], self._after)
+        return [[*self._opening, *ids, *self._closing] for ids in found]
 
     def targets(self, outputs: Sequence[str]) -> list[list[int]]:
         """Return the tokens that the model learns to answer, as they follow a prompt."""
-        chat = self._chat
-        texts = [f"{chat.start}{output}{chat.end}" for output in outputs]
-        found = self._following(chat.suffix, texts)
-        own = self._count(chat.end)
+        start, end = self._chat.start, self._chat.end
+        distinct = list(dict.fromkeys(outputs))  # labels repeat
+        texts = [f"{start}{output}{end}" for output in distinct]
+        found = self._following(self._answer_follows, texts)
+        own = self._count(end)
         for position, text in enumerate(texts):
             if self._count(text) != own:
-                (end,) = self._following(_BREAK, [chat.end])
-                found[position] = self._as_text(chat.start + outputs[position]) + end
-        return found
+                found[position] = self._apart("", start + distinct[position], end)
+        by_output = dict(zip(distinct, found, strict=True))
+        return [by_output[output] for output in outputs]
+
+    def _apart(self, before: str, text: str, after: str) -> list[int]:
+        """Return the tokens of a text that holds control tokens as text, and of what is around it."""
+        return self._ids([before])[0] + self._as_text(text) + self._following(_BREAK, [after])[0]
 
     def text(self, ids: Sequence[int], *, has_end: bool) -> str:
         """Return the text of an answer.
@@ -92,6 +107,15 @@ class ChatEncoder:
     def begins_with_control_token(self, text: str) -> bool:
         """Whether a text of the chat format is cut off from what is before it."""
         return self._controls.match(text) is not None
+
+    def _last_control(self, text: str) -> int:
+        """Return where the last control token begins; 0 if there is none."""
+        return max((match.start() for match in self._controls.finditer(text)), default=0)
+
+    def _first_control_end(self, text: str) -> int:
+        """Return where the first control token ends; the text's end if there is none."""
+        first = self._controls.search(text)
+        return len(text) if first is None else first.end()
 
     def _count(self, text: str) -> int:
         return len(self._controls.findall(text))
@@ -156,8 +180,3 @@ def _control_tokens(tokenizer: Tokenizer, chat: ChatFormat) -> tuple[str, ...]:
         if token.special or (token.content in written and not token.content.isspace())
     ]
     return tuple(sorted(added, key=len, reverse=True))  # of two that begin alike the longer one, as the tokenizer
-
-
-def _before_last(controls: re.Pattern[str], end: str) -> str:
-    places = [match.start() for match in controls.finditer(end)]
-    return end[: places[-1]] if places else ""
