@@ -343,7 +343,7 @@ def test_a_changed_config_is_named_with_old_and_new(tmp_path: Path, service: Scr
     """The dotted key, what it was and what it is."""
     run_on(service, planned(tmp_path))
     if change.startswith("model"):
-        (tmp_path / "elsewhere.gguf").write_bytes(b"GGUF" + b"\0" * 64)
+        (tmp_path / "elsewhere.gguf").write_bytes(b"GGUF\3" + b"\0" * 64)
         change = f"model={{name: m, source: {tmp_path}/elsewhere.gguf, package: null}}"
     plan = planned(tmp_path, change)
     assert plan.incomparable
