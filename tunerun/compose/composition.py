@@ -12,8 +12,10 @@ from hydra.core.override_parser.types import Override
 from tunerun.compose.axes import NOT_SWEPT, ExpandedSweep, expand, overrides_of
 from tunerun.compose.environment import Marks
 from tunerun.compose.grammar import MAX_POINTS
-from tunerun.compose.loader import GLOBAL_GROUPS, Loader, Origin, Raw, no_choice
+from tunerun.compose.loader import GLOBAL_GROUPS, Loader, no_choice
 from tunerun.compose.points import SharedSections
+from tunerun.compose.provenance import Origin
+from tunerun.compose.resolution import Raw
 from tunerun.compose.source import PRIMARY, shown
 from tunerun.compose.validation import Location, fields_at, lines, validate
 from tunerun.errors import ConfigError

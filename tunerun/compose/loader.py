@@ -1,6 +1,6 @@
 """Hydra, opened on tunerun's config directories: compose, expand, and say where a key came from.
 
-Everything private of Hydra that tunerun uses stands in this module. Hydra keeps its state in process-wide
+All private names of Hydra that tunerun uses are here and in `source`. Hydra keeps its state in process-wide
 singletons, so one `Loader` is open at a time, under a lock.
 
 Expansion is exact and fast because Hydra applies value overrides after it has merged the defaults list: the config is
@@ -13,8 +13,7 @@ from __future__ import annotations
 import copy
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -32,34 +31,22 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from tunerun.compose import defaults, grammar, source
-from tunerun.compose.environment import Marks, marks_of, reading, with_marks
+from tunerun.compose.environment import Marks, with_marks
 from tunerun.compose.expansion import FREE, check_expansion
+from tunerun.compose.provenance import Origin, line_of, sets
+from tunerun.compose.resolution import Raw, UnresolvedError, resolve
 from tunerun.compose.source import first_line, shown
-from tunerun.compose.validation import missing_keys, nearest
+from tunerun.compose.validation import nearest
 from tunerun.errors import ConfigError
-from tunerun.redaction import remember
 
 CONFIG_NAME = "config"
 GLOBAL_GROUPS = ("experiment", "debug", "local")
 """Groups whose files set keys of all others."""
 
-Raw = dict[str, Any]
-
 _HYDRA = threading.Lock()
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a value of the config was written: an override on the command line, or a line of a YAML file."""
-
-    text: str
-    file: Path | None = None
-
-    def __str__(self) -> str:
-        return self.text
 
 
 class Loader:
@@ -265,7 +252,7 @@ class Loader:
         keys = [str(key) for key in location]
         listed = self._defaults_of(overrides)
         while keys:
-            if any(_sets(override, keys) for override in overrides):
+            if any(sets(override, keys) for override in overrides):
                 return Origin("command line")
             for default in reversed(listed):
                 found = self._line_of(default.config_path, default.package, keys)
@@ -300,7 +287,7 @@ class Loader:
         if file is None:
             return None
         rest = keys[len(prefix) :]
-        line = _line(file.read_text(encoding="utf-8-sig"), rest) if rest else (1 if prefix else None)
+        line = line_of(file.read_text(encoding="utf-8-sig"), rest) if rest else (1 if prefix else None)
         return None if line is None else Origin(f"{shown(file)}:{line}", file)
 
     def _file_of(self, config_path: str | None) -> Path | None:
@@ -309,23 +296,6 @@ class Loader:
         if config_path == CONFIG_NAME:
             directories = [d for d in directories if d not in self.foreign]
         return next((f for d in directories if config_path and (f := d / f"{config_path}.yaml").is_file()), None)
-
-
-def _sets(override: Override, keys: Sequence[str]) -> bool:
-    """Whether an override sets a key, something below it, or a dictionary or list that holds it."""
-    at = override.key_or_group.split(".")
-    if at[: len(keys)] == list(keys):
-        return True
-    node: Any = override.value()
-    if list(keys[: len(at)]) != at or not isinstance(node, dict | list):
-        return False
-    for key in keys[len(at) :]:
-        if isinstance(node, list):
-            return True
-        if not isinstance(node, dict) or key not in node:
-            return False
-        node = node[key]
-    return True
 
 
 class _Template:
@@ -347,12 +317,12 @@ class _Template:
         # it in place, read the result, and set it back.
         self._check_expansion(values)
         if not all(self._is_leaf(value) for value in values):
-            raw, marks = _resolved(self.changed(values))
+            raw, marks = resolve(self.changed(values))
             return _without(raw, without), {place: text for place, text in marks.items() if place[0] not in without}
         config = self._without(tuple(without))
         try:
             _apply(values, config)
-            return _resolved(config)
+            return resolve(config)
         finally:
             for value in values:
                 OmegaConf.update(config, value.key_or_group, self._leaf(value.key_or_group)[1], merge=False)
@@ -403,121 +373,19 @@ def _apply(overrides: Sequence[Override], config: DictConfig) -> None:
         raise ConfigError(f"command line: {_one_line(error)}") from error
 
 
-class UnresolvedError(Exception):
-    """Interpolations that cannot be resolved: why, by dotted key."""
-
-    def __init__(self, reasons: Mapping[str, str]) -> None:
-        self.reasons = reasons
-        super().__init__(reasons)
-
-
-def _resolved(config: DictConfig) -> tuple[Raw, Marks]:
-    with reading() as read:
-        raw = _container(config)
-    if not read.variables:
-        return raw, {}
-    remember(read.variables)
-    with reading(gives_text=True):
-        return raw, marks_of(raw, _texts(config, raw))
-
-
-def _container(config: DictConfig) -> Raw:
-    try:
-        return cast(Raw, OmegaConf.to_container(config, resolve=True))
-    except InterpolationToMissingValueError as error:
-        unresolved = cast(Raw, OmegaConf.to_container(config, resolve=False))
-        raise ConfigError(
-            [f"{'.'.join(key)}: is missing; give it a value" for key in missing_keys(unresolved)]
-        ) from error
-    except (OmegaConfBaseException, RecursionError) as error:
-        reasons = dict(_reasons(config))
-        raise UnresolvedError(reasons or {str(getattr(error, "full_key", CONFIG_NAME)): first_line(error)}) from error
-
-
-def _reasons(config: DictConfig) -> Iterator[tuple[str, str]]:
-    """Every key whose interpolation cannot be resolved, and why."""
-    for key in _leaves(cast(Raw, OmegaConf.to_container(config, resolve=False))):
-        try:
-            OmegaConf.select(config, key, throw_on_missing=False)
-        except RecursionError:
-            yield key, "its interpolation leads back to itself; give it a value"
-        except OmegaConfBaseException as error:
-            yield key, _reason(first_line(error))
-
-
-def _reason(text: str) -> str:
-    """Why an interpolation cannot be resolved, and what to do."""
-    reason = text.partition("raised while resolving interpolation: ")[2].strip("\"'") or text
-    if found := re.fullmatch(r"Environment variable '(.*)' not found", reason):
-        name = found[1]
-        return f"the environment variable {name} is not set; set it, or give a default: ${{oc.env:{name},VALUE}}"
-    if found := re.fullmatch(r"Unsupported interpolation type (\w+)", reason):
-        return f"{reason}; write ${{oc.{found[1]}:...}}" if found[1] in ("env", "decode", "select") else reason
-    if reason.startswith("Recursive"):
-        return "its interpolation leads back to itself; give it a value"
-    if "Interpolation key" in reason:
-        return f"{reason}; write the whole dotted key, such as ${{hyperparameters.epoch_count}}"
-    return reason
-
-
-def _leaves(node: Any, prefix: str = "") -> Iterator[str]:
-    """The dotted keys of texts with an interpolation."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            yield from _leaves(value, f"{prefix}[{index}]")
-    elif isinstance(node, str) and "${" in node:
-        yield prefix
-
-
-def _texts(config: DictConfig, raw: Raw) -> Any:
-    """The config while `oc.env` gives its own text; a key that this leads astray has the text that was written."""
-    try:
-        return OmegaConf.to_container(config, resolve=True)
-    except (OmegaConfBaseException, RecursionError):
-        written = cast(Raw, OmegaConf.to_container(config, resolve=False))
-        return {key: value if value == raw.get(key) else written[key] for key, value in written.items()}
-
-
 def _without(raw: Mapping[str, Any], keys: Sequence[str]) -> Raw:
     return {key: value for key, value in raw.items() if key not in keys}
 
 
 def to_yaml(config: DictConfig) -> str:
     """A config as YAML, interpolations resolved where they can be."""
-    return OmegaConf.to_yaml(OmegaConf.create(with_marks(*_resolved(config))))
+    return OmegaConf.to_yaml(OmegaConf.create(with_marks(*resolve(config))))
 
 
 def no_choice(group: str, choice: str, options: Sequence[str]) -> str:
     """A choice that a group does not have, with the nearest that it has."""
     hint = nearest(choice, options)
     return f"{group}: no choice {choice!r};{f' {hint}' if hint else ''} choices: {', '.join(options)}"
-
-
-def _line(text: str, keys: Sequence[str]) -> int | None:
-    """The 1-based line of a key in a YAML text; None: the text does not set it."""
-    node = yaml.compose(text)
-    line = None
-    left = list(keys)
-    while left:
-        key = left.pop(0)
-        if isinstance(node, yaml.MappingNode):
-            # A dotted key of an axis may be nested.
-            found = [(n, v) for n, v in reversed(node.value) if f"{key}.".startswith(f"{n.value}.")]
-            if not found:
-                return None
-            name, below = max(found, key=lambda entry: len(entry[0].value))
-            line, node = name.start_mark.line + 1, below
-            if name.value != key:
-                left.insert(0, key.removeprefix(f"{name.value}."))
-        elif isinstance(node, yaml.SequenceNode) and key.isdigit() and int(key) < len(node.value):
-            node = node.value[int(key)]
-            line = node.start_mark.line + 1
-        else:
-            return None
-    return line
 
 
 def _one_line(error: Exception) -> str:

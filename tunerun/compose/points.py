@@ -17,7 +17,7 @@ from typing import Any
 from hydra.core.override_parser.types import Override, OverrideType
 from pydantic import create_model
 
-from tunerun.compose.loader import Raw
+from tunerun.compose.resolution import Raw
 from tunerun.compose.validation import validate
 from tunerun.schema import Section, TrialConfig
 
