@@ -88,6 +88,41 @@ def test_tokens_are_those_of_apply_chat_template(name: str, kind: str, tokenizer
         assert tokenizer.decode(expected[len(ours) :]).strip() in ("", tokenizer.eos_token)
 
 
+EVERYTHING = """\
+{%- macro shown(message, mark='#') -%}
+    {%- set content = message.content if message.content is string else message['content'][0].text -%}
+    {{- mark ~ message.role | upper ~ ':' + content.strip('\\n').replace('\\r', '') -}}
+{%- endmacro -%}
+{%- set ns = namespace(seen=[], last=-1, open=true) -%}
+{%- set users = messages | selectattr('role', 'equalto', 'user') | list -%}
+{{- bos_token if bos_token is defined else '' }}{{ users | length }}{{ tools is none }}{{ missing }}
+{%- for key, value in {'a': 1, 'b': [1, 2.5, none, true]}.items() %}{{ key }}={{ value | tojson }};{% endfor %}
+{%- for message in messages %}
+    {%- if loop.first and loop.nextitem is defined %}<first/>{% endif %}
+    {%- set ns.seen = ns.seen + [message.role] %}
+    {%- if message is mapping and message.get('tool_calls') is none and 'x' not in message %}{{ shown(message) }}{% endif %}
+    {%- generation %}{% set inside = 1 %}</turn{{ loop.index0 }}>{% endgeneration %}
+    {%- if loop.last %}{% break %}{% endif %}
+    {%- if loop.previtem is defined %}{{ loop.previtem.role }}{% endif %}
+{%- endfor %}
+{%- macro around() %}({{ caller('y') }}){% endmacro %}{% call(x) around() %}{{ x }}{% endcall %}
+{{- ns.seen | join(',') }}{{ ns.seen[::-1][:1] | first }}{{ inside is defined }}{{ ['a', 'b'] | last }}
+{{- '%s-%02d' | format('x', 7) }}{{ 'a b'.split(' ')[1] }}{{ dict(a=2).a }}{{ range(3) | list }}{{ {'k': 'ä<'} | tojson(indent=2) }}
+{%- if 'tunerun' in messages[0].content and not messages[-1].content.startswith('tune') %}wrong{% endif %}{{ eos_token }}
+"""
+
+
+def test_templates_may_use_what_transformers_offers(tokenizers: dict[str, Any]) -> None:
+    """Macros, namespaces, blocks, filters and methods give what they give there."""
+    tokenizers["bytes"].chat_template = EVERYTHING
+    turns = [{"role": "user", "content": "tunerun"}, {"role": "assistant", "content": "tuned\n"}]
+    tokens = tokenizers["bytes"].special_tokens_map
+    assert chat_template.render(EVERYTHING, turns, tokens) == tokenizers["bytes"].apply_chat_template(
+        turns, tokenize=False
+    )
+    assert chat.derive(tokenizers["bytes"]).end.startswith("</turn1>")
+
+
 @pytest.mark.parametrize("name", ["llama-3.2", "smollm3", "gpt-oss"])
 def test_the_day_does_not_matter(name: str, tokenizers: dict[str, Any]) -> None:
     """A template that shows the date shows one date for ever."""
@@ -180,6 +215,9 @@ def test_no_template(tmp_path: Path, tiny_folder: Path) -> None:
         ("{% for m in messages %}", "it fails with TemplateSyntaxError: Unexpected end of template"),
         ("{{ messages[7].content.x }}", "it fails with UndefinedError"),
         ("{{ 1 // 0 }}", "it fails with ZeroDivisionError"),
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "TooMuchWorkError"),
+        ("{% set x = 'a' * 10**10 %}", "TooMuchWorkError"),
+        ("{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}", "TooMuchWork"),
     ],
 )
 def test_a_template_that_cannot_be_used_is_refused_where_the_model_is_found(

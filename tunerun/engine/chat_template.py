@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from tunerun.template.sandbox import BoundedEnvironment
 
 TODAY = datetime(2024, 7, 26)
 """The date that templates get: Llama 3's own for a place without a clock. A tuned model has to be called with the date
@@ -138,24 +141,56 @@ def _one_line(error: Exception) -> str:
 
 def render(template: str, turns: Sequence[Mapping[str, Any]], tokens: Mapping[str, str]) -> str:
     """Return a conversation as text, as `apply_chat_template` gives it, with thinking off and the date of `TODAY`."""
-    return _compiled(template).render(
-        {**tokens, **_THINKING_OFF}, messages=turns, tools=None, documents=None, add_generation_prompt=False
-    )
+    names = {"messages": turns, "tools": None, "documents": None, "add_generation_prompt": False}
+    return _compiled(template)({**tokens, **_THINKING_OFF, **names})
 
 
 @lru_cache(maxsize=8)
-def _compiled(template: str) -> jinja2.Template:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = TODAY.strftime
-    return environment.from_string(template)
+def _compiled(template: str) -> Callable[[dict[str, Any]], str]:
+    environment = _ChatEnvironment()
+    return environment.compiled(environment.parse(template), template)
 
 
-def _to_json(value: object, ensure_ascii: bool = False, **options: Any) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+class _ChatEnvironment(BoundedEnvironment):
+    """transformers' environment of chat templates, with a limit on work: they come from strangers, as weights do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        own = ImmutableSandboxedEnvironment()
+        self.undefined, self.keep_trailing_newline, self.tests = own.undefined, False, own.tests
+        self.trim_blocks = self.lstrip_blocks = True
+        self.filters["tojson"] = self._bounded("tojson", _to_json)
+        self.globals |= {
+            "dict": own.globals["dict"],
+            "namespace": own.globals["namespace"],
+            "range": own.globals["range"],
+            "raise_exception": _refuse,
+            "strftime_now": TODAY.strftime,
+        }
+        for extension in (_GenerationBlock, loopcontrols):
+            self.add_extension(extension)
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """Return an attribute or a key."""
+        return ImmutableSandboxedEnvironment.getattr(self, obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """Return a key or an attribute."""
+        return ImmutableSandboxedEnvironment.getitem(self, obj, argument)
+
+    def _check_method(self, owner: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if isinstance(owner, str):
+            super()._check_method(owner, name, args, kwargs)
+        else:  # the sandbox offers what changes nothing
+            self.charge(self.measure(owner) + self.measure([*args, *kwargs.values()]))
+
+    def _printable(self, value: Any) -> Any:
+        self.charge(self.measure(value))
+        return value
+
+
+def _to_json(value: object, indent: int | None = None, ensure_ascii: bool = False, **options: Any) -> str:
+    return json.dumps(value, indent=indent, ensure_ascii=ensure_ascii, **options)
 
 
 def _refuse(message: str) -> None:
@@ -167,11 +202,7 @@ class _GenerationBlock(Extension):
 
     tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
 
-    def parse(self, parser: Any) -> Any:
-        """Return the block as a call that renders its body."""
+    def parse(self, parser: Any) -> nodes.Node:
+        """Return the block's body, whose variables stay inside as they do in a call."""
         line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return jinja2.nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
-
-    def _body(self, caller: Callable[[], str]) -> str:
-        return caller()
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
