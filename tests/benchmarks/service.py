@@ -29,6 +29,9 @@ JOBS_PER_CLIENT = 4
 ASKING = 8
 """Clients, and tuned models, of the comparison of one tuned model with several."""
 
+TURNS = 2
+"""Measurements of each, in turn; the shorter one counts."""
+
 ROUNDS = 3
 """Prompts that each client asks, one after another."""
 
@@ -127,12 +130,13 @@ def asked_at_once(folder: Path) -> str:
         one, several = [0] * ASKING, [*range(ASKING)]
         for numbers in (one, several):  # every adapter is in memory
             _seconds(address, secret, numbers, 1)
-        seconds = {name: _seconds(address, secret, numbers, ROUNDS) for name, numbers in (("1", one), ("8", several))}
+        turns = [[_seconds(address, secret, numbers, ROUNDS) for numbers in (one, several)] for _ in range(TURNS)]
+        on_one, on_several = (min(seconds) for seconds in zip(*turns, strict=True))
         process.stop()
     return (
         f"tunerun serve (smollm2-135m, one thread): {ASKING} clients, {ROUNDS} prompts each of up to 32 tokens: "
-        f"{seconds['8']:.1f} s on {ASKING} tuned models, {seconds['1']:.1f} s on one: "
-        f"{seconds['8'] / seconds['1']:.2f} times as long"
+        f"{on_several:.1f} s on {ASKING} tuned models, {on_one:.1f} s on one: {on_several / on_one:.2f} times as long "
+        "(goal 1.5)"
     )
 
 
