@@ -53,6 +53,9 @@ def test_a_plan_of_several_experiments_is_one_document(said: Said) -> None:
     assert [(each["experiment"], len(each["trials"])) for each in plans] == [("a", 2), ("b", 2)]
     assert json.loads(said("plan", "--json", "experiment=a")[1])["experiment"] == "a"
     assert len(json.loads(said("plan", "--json", "experiment=glob(?)")[1])["experiments"]) == 2
+    last = said("plan", "experiment=a,b")[1].split("2 experiments")[1].split()
+    assert last[:6] == ["experiment", "sweep", "trials", "to", "run", "tokens"]
+    assert {"a", "b"} < set(last)
 
 
 @pytest.mark.usefixtures("two_experiments")
@@ -64,6 +67,7 @@ def test_what_is_wrong_says_of_which_experiment_it_is(said: Said) -> None:
         assert code == 2
         assert "experiment=a: hyperparameters.batch_size: 99 is more than the 30 examples" in err
         assert "experiment=b: " in err
+        assert "experiment=a: experiment=a" not in err
         assert "nowhere.jsonl: there is no such file" in err
     assert not Path("runs").exists()
 

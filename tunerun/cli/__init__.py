@@ -117,20 +117,22 @@ def plan(
 
     experiments = named_experiments(overrides or (), config_dir)
     errors: list[TunerunError] = []
-    documents = []
+    plans = []
     for each in experiments:
         try:
             made = each.plan(config_dir, fresh=fresh)
-            if json_:
-                documents.append(made.to_json())
-            else:
+            plans.append(made)
+            if not json_:
                 tables.plan_table(made)
             with each.named():
                 made.check()
         except (InputError, LimitError) as error:
             errors.append(error)
-    if json_ and documents:
+    if json_ and plans:
+        documents = [made.to_json() for made in plans]
         print_json({"experiments": documents} if len(experiments) > 1 else documents[0])
+    elif len(experiments) > 1:
+        tables.plans_table(plans)
     if (refused := first_error(errors)) is not None:
         raise refused
 
@@ -153,28 +155,35 @@ def run(
     errors: list[TunerunError] = []
     for each in experiments if len(experiments) > 1 else ():
         try:  # nothing of any of them is submitted where one is wrong
+            made = each.plan(config_dir, fresh=fresh)
             with each.named():
-                each.plan(config_dir, fresh=fresh).check(retry_failed=retry_failed)
+                made.check(retry_failed=retry_failed)
         except (InputError, LimitError) as error:
             errors.append(error)
     if (refused := first_error(errors)) is not None:
         raise refused
     results = []
     for each in experiments:
-        # Planned again: what one experiment has trained, the next one need not.
-        made = each.plan(config_dir, fresh=fresh)
-        with each.named():
-            made.check(retry_failed=retry_failed)
-        results.append(_run_one(made, each.arguments, retry_failed=retry_failed))
+        try:
+            # Planned again: what one experiment has trained, the next one need not.
+            made = each.plan(config_dir, fresh=fresh)
+            with each.named():
+                made.check(retry_failed=retry_failed)
+                results.append(_run_one(made, each.arguments, retry_failed=retry_failed))
+        except TunerunError as error:
+            errors.append(error)  # the others run all the same
+            continue
         if not json_:
             tables.result_table(results[-1])
             say_where_to_look(results[-1], overrides or [], config_dir)
         _say_what_is_left(results[-1], each.arguments)
-    if json_:
+    if json_ and results:
         documents = [result.to_json() for result in results]
         print_json({"experiments": documents} if len(experiments) > 1 else documents[0])
     elif len(experiments) > 1:
         tables.verdicts_table(results)
+    if (failed := first_error(errors)) is not None:
+        raise failed
     raise typer.Exit(max(result.exit_code for result in results))
 
 

@@ -80,6 +80,8 @@ def first_error(errors: Sequence[TunerunError]) -> TunerunError | None:
     """One error for all of what several experiments were refused for; None: for nothing."""
     if len(errors) < 2:
         return next(iter(errors), None)
+    if not all(isinstance(error, InputError | LimitError) for error in errors):
+        return TunerunError("\n".join(map(str, errors)))
     if all(isinstance(error, LimitError) for error in errors):
         return LimitError("\n".join(map(str, errors)))
     return ConfigError([line for error in errors for line in getattr(error, "problems", (str(error),))])

@@ -305,6 +305,18 @@ def _lacks_validation_loss(verdict: Verdict) -> bool:
     return any(trial.record.validation is not None and LOSS not in trial.metrics for trial in succeeded)
 
 
+def plans_table(plans: Sequence[Plan]) -> None:
+    """Print what each of several experiments would do."""
+    table = _table(f"{len(plans)} experiments")
+    for head in ("experiment", "sweep", "trials", "to run", "tokens"):
+        table.add_column(head, justify="left" if head in ("experiment", "sweep") else "right")
+    for plan in plans:
+        todo = plan.to_run(retry_failed=False)
+        tokens = f"{'' if plan.tokens_exact else '~'}{plan.cost(todo).tokens:,}"
+        table.add_row(plan.name, plan.sweep, f"{len(plan.trials):,}", f"{len(todo):,}", tokens)
+    _print(table)
+
+
 def _how_far(trial: TrialResult) -> str:
     """The state of a trial that is not finished, and the steps that it has taken."""
     return f"{trial.state} {trial.last_step}/{trial.record.steps}" if trial.last_step else trial.state.value

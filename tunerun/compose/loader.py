@@ -1,7 +1,7 @@
 """Hydra, opened on tunerun's config directories: compose, expand, and say where a key came from.
 
-All private names of Hydra that tunerun uses are here and in `source`. Hydra keeps its state in process-wide
-singletons, so one `Loader` is open at a time, under a lock.
+All private names of Hydra that tunerun uses are here, in `source` and in `grammar`. Hydra keeps its state in
+process-wide singletons, so one `Loader` is open at a time, under a lock.
 
 Expansion is exact and fast because Hydra applies value overrides after it has merged the defaults list: the config is
 composed once per distinct set of overrides that choose groups, and value overrides are applied to that template with
