@@ -10,7 +10,7 @@
     │   └── MissingPackageError  a package of an extra that is not installed
     ├── LimitError               the user: a limit or a budget refused; exit code 3, nothing was submitted
     ├── LockedError              the user: another process holds the sweep; wait for it or stop it
-    ├── LedgerError              the user: the ledger is damaged, newer than this program, or cannot be written
+    ├── LedgerError              the user: the ledger is damaged, busy, newer than this program, or cannot be written
     ├── BackendError             the backend: a call failed; the runner decides about the trial
     │   ├── AmbiguousError       the backend: nobody knows whether the call took effect; look, then decide
     │   ├── UnavailableError     nobody: the network, a rate limit or a server's trouble; the runner tries again later
@@ -83,7 +83,7 @@ class LockedError(TunerunError):
 
 
 class LedgerError(TunerunError):
-    """The ledger is damaged, was written by a newer tunerun, or cannot be written."""
+    """The ledger is damaged, busy, was written by a newer tunerun, or cannot be written."""
 
 
 class BackendError(TunerunError):

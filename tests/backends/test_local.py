@@ -325,3 +325,57 @@ def test_an_answer_is_streamed(place: LocalPlace, backend: LocalBackend, tiny: B
     (answer,) = backend.answer(tiny, ["twenty two"], GenerateOptions(max_output_tokens=12), parts.append)
     assert "".join(parts) == answer.text
     assert 1 <= answer.tokens <= 12
+
+
+WITHOUT_DESCRIPTORS = """
+import os, resource, sys
+from pathlib import Path
+from tests.engine.tiny_model import model_of, request_of
+from tunerun.backends.local import LocalBackend
+from tunerun.errors import AccessError
+from tunerun.job import JobState
+from tunerun.testing.waiting import wait_for_end, wait_until
+
+def refusal(backend, ref):
+    try:
+        backend.poll([ref])
+    except AccessError as error:
+        return str(error)
+    return None
+
+backend = LocalBackend(Path("runs"), Path(sys.argv[2]), device="cpu", threads=1)
+backend.find("a" * 64, "tiny-a")
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+kept = []
+while True:
+    try:
+        kept.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        break
+for _ in range(4):  # enough to look the base model up; a process needs seven
+    os.close(kept.pop())
+ref = backend.submit(request_of(model_of(Path(sys.argv[1]))))
+wait_until(lambda: refusal(backend, ref) is not None, "a refusal")
+print(refusal(backend, ref))
+for descriptor in kept:
+    os.close(descriptor)
+wait_until(lambda: refusal(backend, ref) is None, "an engine")
+print(wait_for_end(backend, ref).state)
+backend.__exit__(None, None, None)
+"""
+
+
+def test_too_few_descriptors_stop_the_run_and_fail_no_job(
+    tiny: BaseModelRef, engine_cache: Path, tmp_path: Path
+) -> None:
+    """`poll` says so as long as no engine can start; the job waits, and is trained when one can."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_DESCRIPTORS, tiny.source, str(engine_cache)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    said, _, state = done.stdout.strip().partition("\n")
+    assert "the engine's process cannot start: Too many open files; raise this machine's limits" in said, done.stderr
+    assert state == "SUCCEEDED"

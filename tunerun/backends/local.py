@@ -21,7 +21,7 @@ from tunerun import errors, schema
 from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
 from tunerun.engine import base_model, messages, packages, tuned_model
 from tunerun.engine.process import EngineProcess
-from tunerun.errors import BackendError, BaseModelError, InputError
+from tunerun.errors import AccessError, BackendError, BaseModelError, InputError
 from tunerun.job import (
     Answer,
     BaseModelRef,
@@ -69,6 +69,9 @@ def open_backend(section: schema.LocalBackend, runs: Path, cache: Path) -> Backe
 _NOT_KNOWN = Failure(
     FailureKind.LOST, "the engine does not know this job: the process that ran it is gone; run the command again"
 )
+_REFUSED_PAUSE_S = 1.0
+"""Between two attempts to start an engine that this machine's limits keep from starting. Our choice."""
+
 _CLOSED = Failure(FailureKind.LOST, "the runner ended while this job was under way; run the command again")
 
 
@@ -134,6 +137,7 @@ class LocalBackend:
         self._engine: EngineProcess | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._refusal: str | None = None  # why the engine's process could not be started the last time
 
     @property
     def engine_process_id(self) -> int | None:
@@ -238,7 +242,14 @@ class LocalBackend:
                     del self._job_of_key[job.request.key]
 
     def poll(self, refs: Sequence[JobRef], after: Mapping[JobRef, int] = NO_CURSORS) -> Mapping[JobRef, JobStatus]:
-        """Return what is new of each job; see the Protocol."""
+        """Return what is new of each job; see the Protocol.
+
+        Raises:
+            AccessError: this machine's limits keep the engine from starting.
+        """
+        with self._changed:
+            if self._refusal is not None:
+                raise AccessError(self._refusal)
         return {ref: self._status(ref).after(after.get(ref, 0)) for ref in refs}
 
     def _status(self, ref: JobRef) -> JobStatus:
@@ -422,7 +433,10 @@ class LocalBackend:
         """
         try:
             engine = self._send(work)
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            self._put_back(work, error)
+            return True
+        except ValueError as error:
             with self._changed:
                 self._settle(work, _not_sent(error))
             return True
@@ -442,6 +456,21 @@ class LocalBackend:
             self._settle(work, _CLOSED if self._closed else failure)
             return True
 
+    def _put_back(self, work: _Job | _Call, error: OSError) -> None:
+        """Keep a job for which no process could be started: this machine's limits are not the job's fault."""
+        reason = (
+            f"the engine's process cannot start: {error.strerror}; raise this machine's limits (ulimit -n for open "
+            "files, -u for processes) or free its memory, then run the same command again"
+        )
+        with self._changed:
+            if isinstance(work, _Call):
+                work.answer.set_exception(AccessError(reason))
+                return
+            self._refusal = reason
+            work.state = JobState.QUEUED
+            self._waiting.appendleft(work)
+            self._changed.wait(_REFUSED_PAUSE_S)
+
     def _send(self, work: _Job | _Call) -> EngineProcess | None:
         """Send work to the engine, started if need be; None: the backend was closed meanwhile."""
         with self._changed:
@@ -450,6 +479,7 @@ class LocalBackend:
                 return None
             if self._engine is None:
                 self._engine = EngineProcess(self._cache, self._device, self._threads, self._log)
+                self._refusal = None
             engine = self._engine
         engine.send(self._command(work))
         if isinstance(work, _Job) and work.cancelled:
@@ -533,9 +563,7 @@ def call_error(command: messages.Prepare | messages.Generate, failure: Failure) 
     return BackendError(failure.message)
 
 
-def _not_sent(error: OSError | ValueError) -> Failure:
-    if isinstance(error, OSError):
-        return Failure(FailureKind.CRASHED, f"the engine's process cannot start: {error}; see to this machine's limits")
+def _not_sent(error: ValueError) -> Failure:
     # Half a character (a lone surrogate) cannot be written as JSON.
     return Failure(FailureKind.INVALID, f"a text of the request is no valid Unicode: {error}; mend the dataset's file")
 

@@ -27,6 +27,7 @@ from tunerun.cli import data, serve
 from tunerun.cli.completion import complete_override
 from tunerun.cli.printing import print_json
 from tunerun.errors import InputError, LimitError, TunerunError
+from tunerun.files import lacks_descriptors
 
 if TYPE_CHECKING:
     from tunerun.ledger import Ledger
@@ -74,6 +75,13 @@ def main() -> None:
     except TunerunError as error:
         sys.stderr.write(_problem_text(error))
         sys.exit(error.exit_code)
+    except OSError as error:
+        if not lacks_descriptors(error):
+            raise
+        sys.stderr.write(
+            f"error: {error}; raise the limit of open files (ulimit -n), then run the same command again\n"
+        )
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")
         _leave_at_once(INTERRUPTED)
