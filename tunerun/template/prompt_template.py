@@ -170,7 +170,7 @@ class _Part:
             raise AbsentCellError(f"template.{self.name} {what}", error.column, error.is_null, self.name) from None
         except jinja2.TemplateError as error:
             raise TemplateError(f"template.{self.name}: {_one_line(str(error.message), row)}") from error
-        except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, AssertionError) as error:
             message = _one_line(str(error), row)
             raise TemplateError(f"template.{self.name}: {type(error).__name__}: {message}") from error
         except (RecursionError, MemoryError) as error:

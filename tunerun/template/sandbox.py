@@ -36,6 +36,7 @@ _CONCATENATED, _MEASURED, _COUNTED = "~", "[]", "for"
 """Filters that only `_Charging` writes: no template can name them."""
 
 _DIGITS = re.compile(r"\d+")
+_RUNS = re.compile(r"\S+|\s+")
 
 _REFUSED_METHODS = frozenset({"encode", "translate", "maketrans"})
 _METHODS_OF_OTHERS = frozenset(
@@ -346,13 +347,23 @@ def _grows_by_lines(bounds: BoundedEnvironment, value: Any, width: Any = 4, *_mo
 def _grows_by_breaks(
     bounds: BoundedEnvironment,
     value: Any,
-    _width: Any = 79,
+    width: Any = 79,
     _break_long_words: Any = True,
     wrapstring: Any = None,
     *_more: Any,
     **_named: Any,
 ) -> None:
-    bounds.charge(len(str(value)) * len(str(wrapstring or "\n")))
+    text = str(value)
+    bounds.charge(len(text) * len(str(wrapstring or "\n")))
+    # textwrap copies what is left of a long word for each line that it breaks off.
+    longest = max(map(len, _RUNS.findall(text)), default=0)
+    bounds.charge(longest * longest // max(_number(width), 1))
+
+
+def _shrinks_by_tags(bounds: BoundedEnvironment, value: Any) -> None:
+    # markupsafe copies the whole text for each tag that it takes out; copying is sixty times as fast as the rest.
+    text = str(value)
+    bounds.charge(len(text) * text.count("<") // 64)
 
 
 def _grows_by_replacing(bounds: BoundedEnvironment, value: Any, old: Any, new: Any, *_more: Any, **_named: Any) -> None:
@@ -391,6 +402,7 @@ _GROWTH: dict[str, Callable[..., None]] = {
     "indent": _grows_by_lines,
     "wordwrap": _grows_by_breaks,
     "replace": _grows_by_replacing,
+    "striptags": _shrinks_by_tags,
     "join": _grows_by_separators,
     "format": _grows_by_formatting,
     "batch": _grows_by_filling,
