@@ -190,6 +190,22 @@ def test_a_users_own_primary_config_is_used() -> None:
     assert (load([NEXT]).seed, load([NEXT]).notes) == (5, ())
 
 
+@pytest.mark.parametrize(
+    ("defaults", "words"),
+    [
+        ("- _self_", r"conf/config.yaml: has no experiment in its defaults, and is used in the place of tunerun's own; add `- experiment: null`"),
+        ("- experiment: null\n- _self_", r"conf/config.yaml: its own values come after those of the experiment and undo them; put `- _self_` first"),
+        ("- experiment: null", r"conf/config.yaml: its own values come after those of the experiment"),
+    ],
+)  # fmt: skip
+def test_a_users_own_primary_config_must_have_room_for_experiments(defaults: str, words: str) -> None:
+    """Else an experiment would be refused with Hydra's words, or be undone in silence."""
+    groups = "- dataset: file\n- model: smollm2-135m\n- backend: local\n"
+    write("conf/config.yaml", f"defaults:\n{groups}{defaults}\nname: mine\n")
+    with pytest.raises(ConfigError, match=words):
+        load([NEXT])
+
+
 def test_several_directories_are_searched_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the command line, then those of TUNERUN_CONF with a colon between two."""
     for name, epochs in (("one", 1), ("two", 2), ("three", 3), ("four", 4)):

@@ -16,7 +16,7 @@ from tunerun.compose.loader import GLOBAL_GROUPS, Loader, no_choice
 from tunerun.compose.points import SharedSections
 from tunerun.compose.provenance import Origin
 from tunerun.compose.resolution import Raw
-from tunerun.compose.source import PRIMARY, shown
+from tunerun.compose.source import PRIMARY, shown, undoes_experiments
 from tunerun.compose.validation import Location, fields_at, lines, validate
 from tunerun.errors import ConfigError
 from tunerun.schema import Experiment, Point, Sweep, TrialConfig
@@ -54,6 +54,7 @@ class Composition:
         Raises:
             ConfigError: everything that is wrong, one line each.
         """
+        self._check_primary()
         raw, marks = self.loader.point_and_marks(self.plain)
         self._check_files(raw)
         self._check_sweep_group(raw)
@@ -79,6 +80,15 @@ class Composition:
         below = rest.split(".")[0] if part == "exclude" else rest
         origin = self._origin(("sweep", part, below) if below else ("sweep", part), ())
         return f"{origin}: {problem}" if origin.file else problem
+
+    def _check_primary(self) -> None:
+        """Refuse a user's own primary config that undoes every experiment in silence."""
+        primary = self.loader.own_primary
+        if primary is not None and undoes_experiments(primary):
+            raise ConfigError(
+                f"{shown(primary / PRIMARY)}: its own values come after those of the experiment and undo them; put "
+                "`- _self_` first in its defaults"
+            )
 
     def _check_files(self, raw: Raw) -> None:
         """Refuse files whose keys ended up below their group; all else that is wrong follows from it."""

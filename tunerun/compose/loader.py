@@ -202,6 +202,7 @@ class Loader:
             raise ConfigError(
                 defaults.problems(self._named_files(overrides), self.options_of_groups())
                 or self._misshapen(overrides)
+                or self._no_such_group(error)
                 or [f"the config cannot be composed: {_one_line(error)}"]
             ) from error
 
@@ -220,6 +221,21 @@ class Loader:
         chosen = [(group, choice) for group, _, choice in named if group in GLOBAL_GROUPS]
         folders = [(d / group, choice) for group, choice in [*chosen, ("local", "default")] for d in self.directories]
         return [file for folder, choice in folders if (file := folder / f"{choice}.yaml").is_file()]
+
+    @property
+    def own_primary(self) -> Path | None:
+        """The directory of the user whose `config.yaml` is used in the place of tunerun's own; None: there is none."""
+        used = next(d for d in self.directories if d not in self.foreign and (d / source.PRIMARY).is_file())
+        return None if used == self.directories[-1] else used
+
+    def _no_such_group(self, error: Exception) -> list[str]:
+        """What an override chooses that the user's own primary config has no room for."""
+        found = re.search(r"Could not override '(\w+)'", str(error))
+        if found is None or self.own_primary is None or not self.is_group(found[1]):
+            return []
+        file, group = shown(self.own_primary / source.PRIMARY), found[1]
+        why = "and is used in the place of tunerun's own"
+        return [f"{file}: has no {group} in its defaults, {why}; add `- {group}: null` behind `- _self_`"]
 
     def _misshapen(self, overrides: tuple[str, ...]) -> list[str]:
         """Where files that overrides name have a list in the place of a mapping, or the other way round."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -85,15 +86,24 @@ def missing_groups(directory: Path) -> list[str]:
     """
     file = directory / PRIMARY
     try:
-        document = yaml.load(read_yaml(file), Loader=_LOADER) if file.is_file() else None  # noqa: S506 - a safe loader
+        named = _named_in_defaults(file) if file.is_file() else _REQUIRED
     except (ConfigError, yaml.YAMLError):
         return []  # what is wrong with it is said when it is read
-    if document is None:
-        return list(_REQUIRED) if file.is_file() else []
-    defaults = document.get("defaults") if isinstance(document, dict) else None
-    entries = [key for entry in defaults or () if isinstance(entry, dict) for key in entry]
-    named = {str(entry).split()[-1].split("@")[0].strip("/") for entry in entries}
     return [group for group in _REQUIRED if group not in named]
+
+
+def undoes_experiments(directory: Path) -> bool:
+    """Whether a directory's `config.yaml` sets its own values after those of the experiment."""
+    named = _named_in_defaults(directory / PRIMARY)
+    return "experiment" in named and ("_self_" not in named or named.index("_self_") > named.index("experiment"))
+
+
+def _named_in_defaults(file: Path) -> Sequence[str]:
+    """What the defaults list of a file names, in its order: groups, and `_self_`."""
+    document = yaml.load(read_yaml(file), Loader=_LOADER)  # noqa: S506 - a safe loader
+    defaults = document.get("defaults") if isinstance(document, dict) else None
+    entries = [key for entry in defaults or () for key in (entry if isinstance(entry, dict) else [entry])]
+    return [str(entry).split()[-1].split("@")[0].strip("/") for entry in entries if str(entry).strip()]
 
 
 def read_yaml(file: Path) -> str:
