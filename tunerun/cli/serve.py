@@ -111,7 +111,7 @@ def _loading(count: int) -> Iterator[Callable[[BaseModelRef], None]]:
 
     numbers = itertools.count(1)
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=tables.err, transient=True) as progress:
+    with Progress(*columns, console=tables.err, transient=True, disable=not tables.err.is_terminal) as progress:
         task = progress.add_task("")
 
         def say(model: BaseModelRef) -> None:
