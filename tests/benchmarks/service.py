@@ -29,6 +29,9 @@ JOBS_PER_CLIENT = 4
 ASKING = 8
 """Clients, and tuned models, of the comparison of one tuned model with several."""
 
+TIMEOUT_S = 600.0
+"""For one answer: a machine that others use too may take minutes for a batch."""
+
 TURNS = 2
 """Measurements of each, in turn; the shorter one counts."""
 
@@ -122,16 +125,18 @@ def _times(seconds: list[float]) -> str:
 def asked_at_once(folder: Path) -> str:
     """Seconds for prompts of several clients to several tuned models of SmolLM2, beside those to one of them."""
     process = Process(folder, BaseModelRef("tiny", "smollm2-135m"), cache_folder(None))
-    with process.start() as client:
-        for number in range(ASKING):
-            client.good("POST", "/tunedModels", body(EXAMPLES, epochCount=1), tunedModelId=f"m{number}")
-            client.finished(f"m{number}")
-        address, secret = str(client.http.base_url).removesuffix("/v1beta/"), client.http.headers["x-goog-api-key"]
-        one, several = [0] * ASKING, [*range(ASKING)]
-        for numbers in (one, several):  # every adapter is in memory
-            _seconds(address, secret, numbers, 1)
-        turns = [[_seconds(address, secret, numbers, ROUNDS) for numbers in (one, several)] for _ in range(TURNS)]
-        on_one, on_several = (min(seconds) for seconds in zip(*turns, strict=True))
+    try:
+        with process.start() as client:
+            for number in range(ASKING):
+                client.good("POST", "/tunedModels", body(EXAMPLES, epochCount=1), tunedModelId=f"m{number}")
+                client.finished(f"m{number}")
+            address, secret = str(client.http.base_url).removesuffix("/v1beta/"), client.http.headers["x-goog-api-key"]
+            one, several = [0] * ASKING, [*range(ASKING)]
+            for numbers in (one, several):  # every adapter is in memory
+                _seconds(address, secret, numbers, 1)
+            turns = [[_seconds(address, secret, numbers, ROUNDS) for numbers in (one, several)] for _ in range(TURNS)]
+            on_one, on_several = (min(seconds) for seconds in zip(*turns, strict=True))
+    finally:
         process.stop()
     return (
         f"tunerun serve (smollm2-135m, one thread): {ASKING} clients, {ROUNDS} prompts each of up to 32 tokens: "
@@ -143,6 +148,7 @@ def asked_at_once(folder: Path) -> str:
 def _seconds(address: str, secret: str, numbers: Sequence[int], rounds: int) -> float:
     def ask(number: int) -> None:
         with Client(address, secret) as client:
+            client.http.timeout = TIMEOUT_S
             for turn in range(rounds):
                 asked = prompt(f"Count from {turn} to a hundred.", maxOutputTokens=32)
                 client.good("POST", f"/tunedModels/m{number}:generateContent", asked)
