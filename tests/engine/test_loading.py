@@ -54,9 +54,9 @@ def more_tokens(folder: Path) -> None:
     [
         (
             lacking("model.layers.1.mlp.up_proj.weight"),
-            r"the files lack 1 weights \(model\.layers\.1\.mlp\.up_proj\.wei",
+            r"the files lack 1 weight \(model\.layers\.1\.mlp\.up_proj\.wei",
         ),
-        (lacking("lm_head.weight"), r"the files lack 1 weights \(lm_head\.weight\), so they would begin at random"),
+        (lacking("lm_head.weight"), r"the files lack 1 weight \(lm_head\.weight\), which would begin at random"),
         (configured(num_hidden_layers=1), r"the files have 2 layers, config\.json says 1"),
         (configured(intermediate_size=48), r"6 weights \(.*\) have another shape .*: \[32, 64\], not \[32, 48\]\)"),
         (configured(num_attention_heads=5), r"\(32\) is not a multiple of the number of attention heads \(5\); choose"),

@@ -151,7 +151,7 @@ def _incomplete(network: Any, info: dict[str, Any]) -> Iterator[str]:
             f"gives them ({name}: {list(found)}, not {list(wanted)})"
         )
     if info["missing_keys"]:
-        yield f"the files lack {_named(info['missing_keys'])}, so they would begin at random"
+        yield f"the files lack {_named(info['missing_keys'])}, which would begin at random"
     layers = getattr(network.config.get_text_config(), "num_hidden_layers", None)
     stored = layer_count(info["unexpected_keys"])
     if stored is not None and layers is not None and stored > layers:
@@ -163,7 +163,8 @@ def _incomplete(network: Any, info: dict[str, Any]) -> Iterator[str]:
 def _named(names: Sequence[str]) -> str:
     shown = sorted(names)[:_MOST_NAMES]
     more = len(names) - len(shown)
-    return f"{len(names)} weights ({', '.join(shown)}{', ...' if more else ''})"
+    what = "1 weight" if len(names) == 1 else f"{len(names)} weights"
+    return f"{what} ({', '.join(shown)}{', ...' if more else ''})"
 
 
 @torch.no_grad()
