@@ -183,7 +183,7 @@ def run(
             continue
         if not json_:
             tables.result_table(results[-1])
-            say_where_to_look(results[-1], overrides or [], config_dir)
+            say_where_to_look(results[-1], overrides or [], config_dir, made.runs)
         _say_what_is_left(results[-1], each.arguments)
     if json_ and results:
         documents = [result.to_json() for result in results]
@@ -242,14 +242,21 @@ def _command(arguments: list[str]) -> str:
     return redact(f"{_program()} {shlex.join(arguments)}")
 
 
-def say_where_to_look(result: SweepResult, overrides: list[str], config_dir: list[str] | None) -> None:
-    """Print where MLflow shows a sweep: on the tracking server in use, or on the one that `tunerun ui` starts."""
+def say_where_to_look(result: SweepResult, overrides: list[str], config_dir: list[str] | None, runs: Path) -> None:
+    """Print where MLflow shows a sweep: on the tracking server in use, or on the one that `tunerun ui` starts.
+
+    Args:
+        runs: the sweep's runs folder; the command names it where the overrides that `ui` takes lead to another one.
+    """
     from tunerun.cli import tables
+    from tunerun.compose import places
 
     if result.link and result.server:
         tables.out.print(f"The runs in MLflow: {result.server}/{result.link}")
     elif result.link:
         ours = [o for o in overrides if o.startswith(("paths", "tracking", "local"))]
+        if Path(places(ours, config_dir)[0].runs).absolute() != runs.absolute():  # an experiment or debug=tiny sets it
+            ours.append(f"paths.runs={os.path.relpath(runs)}")
         command = f"{_program()} {shlex.join(['ui', *(part for d in config_dir or () for part in ('-cd', d)), *ours])}"
         tables.out.print(f"To look at the runs: {command}   then open http://127.0.0.1:{UI_PORT}/{result.link}")
 
