@@ -66,7 +66,7 @@ def test_a_mistake_in_an_experiments_file_names_the_file_and_the_fix(
         ("a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{','.join([f'*{chr(97 + i)}'] * 10)}]\n" for i in range(9)), r"g.yaml:5: expands to more than 20,000 values"),
         ("a: " + "[" * 200 + "]" * 200 + "\n", r"g.yaml:1: collections are nested more than 50 deep"),
         ("a: " + "{b: " * 200 + "1" + "}" * 200 + "\n", r"g.yaml:1: collections are nested more than 50 deep"),
-        ("a: &a [*a]\n", r"g.yaml:1: the alias \*a is inside of what it stands for"),
+        ("a: &a [*a]\n", r"g.yaml:1: the alias \*a is inside the value that it refers to"),
         ("a: &a " + "x" * 500_000 + "\nb: [" + "*a," * 500 + "]\n", r"g.yaml:2: expands to more than 20,000 values"),
         ("a: " + "x" * 1_000_001 + "\n", r"g.yaml: 1,000,005 bytes; a YAML of at most 1,000,000 is read"),
         ("sweep: {axes: {seed: 'range(0,10000000000)'}}\n", r"sweep.axes.seed: seed=range\(0,10000000000\): more than 100,000 values"),

@@ -186,7 +186,7 @@ def test_a_rare_label_is_an_imbalance(tmp_path: Path) -> None:
     rows = [pair(f"q{n}", "yes") for n in range(60)]
     few, some = [pair(f"r{n}", "no") for n in range(2)], [pair(f"r{n}", "no") for n in range(10)]
     (text,) = texts(loaded(tmp_path, rows + few), "imbalance")
-    assert "the output 'no' stands in 2 training examples and 'yes' in 60; add examples of the rare one" in text
+    assert "the output 'no' is in 2 training examples and 'yes' in 60; add examples of the rare one" in text
     assert texts(loaded(tmp_path, rows + some), "imbalance") == []
 
 

@@ -276,7 +276,7 @@ class LocalBackend:
     def _tuned_model(self, folder: Path, model: BaseModelRef) -> TunedModel:
         try:
             weights = tuned_model.read(folder).weights
-        except errors.NotFoundError:  # removed since; whoever loads it says so
+        except errors.NotFoundError:  # removed since; the error comes when it is loaded
             weights = None
         return TunedModel(f"tunedModels/{folder.name}", model, str(folder), weights)
 

@@ -15,7 +15,7 @@ _PREFIX = re.compile(r"\+{1,2}|~|")
 
 
 def completions_of(loader: Loader, text: str) -> list[str]:
-    """What may stand in the place of the beginning of an override.
+    """What the beginning of an override can be completed to.
 
     Behind `key=`, or behind a comma of a sweep, the choices of a group or a key; else groups and the keys of the next
     level. A single key comes with its values, so that a shell does not take it for finished and add a space.

@@ -182,7 +182,7 @@ class Composition:
 
     def _assembled(self, raw: dict[str, Any], sweep: Sweep, expanded: ExpandedSweep, points: list[Point]) -> Experiment:
         self.make_absolute(raw, ())
-        # Where only the axes give a value that the base leaves open, the first point stands for the experiment.
+        # Where only the axes give a value that the base leaves open, the first point represents the experiment.
         base = validate(TrialConfig, raw)[0] or points[0].config
         if problems := list(self._differing(base, points)):
             raise ConfigError(problems)

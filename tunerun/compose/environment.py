@@ -1,4 +1,4 @@
-"""What a config takes from the environment, and the interpolations that stand for it where the config is stored.
+"""What a config takes from the environment, and the interpolations that replace it where the config is stored.
 
 A config is resolved twice where it reads the environment: once with the values, and once with `oc.env` giving its own
 text back. Where the two differ, however many keys lie between, the second is what may be stored.

@@ -89,7 +89,7 @@ def is_zipped(override: Override) -> bool:
 
 
 def listed(override: Override, at_most: int, seed: int) -> list[str]:
-    """The values of a sweeping override, as text that can stand behind `key=`.
+    """The values of a sweeping override, as text that can follow `key=`.
 
     Args:
         at_most: values; one more is returned where there are more.
@@ -175,5 +175,5 @@ def _extent(text: str) -> tuple[int, int]:
 
 
 def _key_of(text: str) -> str:
-    """What stands before the `=`; the value may be a secret."""
+    """The part before the `=`; the value may be a secret."""
     return repr(text.partition("=")[0][:100] or "=")

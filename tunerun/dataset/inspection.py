@@ -161,7 +161,7 @@ def _imbalance(training: RenderedRows) -> Iterator[str]:
     if found is not None:
         (common, often), (rare, seldom) = found
         yield (
-            f"{training.rows.file}: the output {rare!r} stands in {seldom:,} training examples and {common!r} in "
+            f"{training.rows.file}: the output {rare!r} is in {seldom:,} training examples and {common!r} in "
             f"{often:,}; add examples of the rare one"
         )
 

@@ -70,7 +70,7 @@ class WordLengths:
                 split = [[text] if self._control_tokens_in(text) else _words_of(text) for text in some]
             else:
                 split = list(map(_words_of, some))
-            # The first word stands behind the chat format, and counts with all of it.
+            # The first word follows the chat format, and is counted with all of it.
             first = [words.pop(0) for words in split]
             new = list({*first} - heads.keys())
             heads.update(zip(new, map(len, whole(new)), strict=True))

@@ -348,7 +348,7 @@ def load_dataset(
 
 
 def _chat_format(place: Capabilities) -> str | None:
-    """What stands for the chat format in a key; a service's own is not known."""
+    """The chat format's part of a key; a service's own is not known."""
     return None if place.is_hosted else chat_template.IN_KEY
 
 

@@ -55,7 +55,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def __init__(self) -> None:
         super().__init__(undefined=Absent, keep_trailing_newline=True, finalize=self._printable, optimized=False)
-        # Jinja's own names would stand in for a column that is missing (dict, range), and lipsum and random would give
+        # Jinja's own names would replace a column that is missing (dict, range), and lipsum and random would give
         # other examples, so another key, each time.
         self.globals.clear()
         del self.filters["random"]

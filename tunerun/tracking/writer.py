@@ -82,7 +82,7 @@ class Tracker:
         self._thread.start()
 
     def close(self, timeout_s: float) -> None:
-        """Replay a last time and stop, in at most `timeout_s` seconds; what is then missing stands in `problem`.
+        """Replay a last time and stop, in at most `timeout_s` seconds; what is then missing is in `problem`.
 
         What is not finished by now was interrupted: its runs are closed.
         """
