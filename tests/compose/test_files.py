@@ -221,6 +221,13 @@ def test_several_directories_are_searched_in_order(monkeypatch: pytest.MonkeyPat
         load([NEXT])
 
 
+def test_a_dictionary_may_set_what_the_groups_yaml_leaves_to_the_schema() -> None:
+    """Keys that no YAML writes can be given; unknown ones are refused by the schema."""
+    assert load([NEXT, "tracking={uri: http://127.0.0.1:9}"]).tracking.uri == "http://127.0.0.1:9"
+    with pytest.raises(ConfigError, match=r"tracking\.url: unknown key 'url'; did you mean 'uri'\?"):
+        load([NEXT, "tracking={url: http://127.0.0.1:9}"])
+
+
 def test_a_dictionary_for_a_group_does_not_move_relative_paths() -> None:
     """`dataset={limit: 5}` says nothing of the path, which is looked for beside its YAML as before."""
     assert load([NEXT, "dataset={limit: 5}"]).dataset.path == load([NEXT]).dataset.path

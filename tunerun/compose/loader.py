@@ -367,7 +367,10 @@ class _Template:
         return override.type is OverrideType.CHANGE and scalar and self._leaf(override.key_or_group)[0]
 
     def _forgiving(self, override: Override) -> Override:
-        if override.type is not OverrideType.CHANGE or self._has(override.key_or_group):
+        # A YAML holds what differs from the schema, so a key may be missing here and known there; what is not known
+        # there either is refused by the schema, in better words.
+        has_keys = isinstance(override.value(), dict)
+        if override.type is not OverrideType.CHANGE or (self._has(override.key_or_group) and not has_keys):
             return override
         forced = copy.copy(override)
         forced.type = OverrideType.FORCE_ADD

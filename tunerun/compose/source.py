@@ -148,7 +148,9 @@ def _check_bounds(text: str, file: Path) -> None:
             raise ConfigError(f"{place}: the tag {tag.replace(_YAML, '!!')} is not read; write plain values")
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in names:
-                raise ConfigError(f"{place}: the alias *{event.anchor} is inside the value that it refers to; remove it")
+                raise ConfigError(
+                    f"{place}: the alias *{event.anchor} is inside the value that it refers to; remove it"
+                )
             sizes[-1] += anchors.get(str(event.anchor), 1)
         elif isinstance(event, yaml.ScalarEvent):
             size = 1 + len(event.value) // _CHARACTERS_A_VALUE
