@@ -1,0 +1,42 @@
+"""Two models on the same rows, right or wrong: McNemar's test, and Holm's correction for several of them.
+
+A pair of models is summarised by its discordant rows: `wins`, which the first has right and the second wrong, and
+`losses`, the other way round. Rows on which both agree say nothing about which is better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import comb
+
+
+def mid_p(wins: int, losses: int) -> float:
+    """McNemar's two-sided mid-p value (Fagerland, Lydersen and Laake 2013, BMC Medical Research Methodology 13:91).
+
+    The exact test is too careful at these sizes: its level at 24 rows is 0.001 to 0.022 for a nominal 0.05. Mid-p keeps
+    its level up to a discordant share of 0.8, and reaches 0.065 where nearly every row is discordant.
+
+    Args:
+        wins: rows that the first model alone has right.
+        losses: rows that the second model alone has right.
+    """
+    discordant, fewer = wins + losses, min(wins, losses)
+    tail = sum(comb(discordant, count) for count in range(fewer + 1))
+    return (2 * tail - comb(discordant, fewer)) / 2**discordant
+
+
+def exact_p(wins: int, losses: int) -> float:
+    """McNemar's exact two-sided p value; arguments as `mid_p`."""
+    discordant = wins + losses
+    tail = sum(comb(discordant, count) for count in range(min(wins, losses) + 1))
+    return min(1.0, 2 * tail / 2**discordant)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (1979), in the order given: valid whatever the tests have in common."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted, running = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = running
+    return adjusted
