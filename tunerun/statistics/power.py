@@ -52,7 +52,10 @@ def smallest_visible(
         None: not even a model that is always right could be seen.
     """
     low, high = 0.0, 1 - accuracy
-    if high <= 0 or rows_needed(high, related * share_lost(accuracy, high), comparisons=comparisons, alpha=alpha) > rows:
+    if (
+        high <= 0
+        or rows_needed(high, related * share_lost(accuracy, high), comparisons=comparisons, alpha=alpha) > rows
+    ):
         return None
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
