@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo results test check bench soak lock clean
+.PHONY: help setup demo results test coverage check bench soak lock clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ results: demo  ## write experiments/next_number's results down, from the demo's 
 	$(BIN)/tunerun compare experiment=next_number --output experiments/next_number
 
 test: $(READY)  ## every test, the ones that load the small model included
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+coverage: $(READY)  ## the same, slower, and the lines that no test reaches
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report term-missing:skip-covered
 
 check: $(READY)  ## lint, format and types
