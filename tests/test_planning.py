@@ -14,6 +14,7 @@ from tunerun.compose import load
 from tunerun.errors import InputError
 from tunerun.planning import plan, tuned_model_id
 from tunerun.schema import Experiment, Sweep
+from tunerun.statistics import rows_needed
 
 EPOCHS, RATE = "hyperparameters.epoch_count", "hyperparameters.learning_rate"
 
@@ -206,3 +207,34 @@ def test_light_commands_load_nothing_heavy(command: list[str]) -> None:
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "settings"),
+    [((), 1), (("seed=0,1,2",), 1), (("hyperparameters.epoch_count=1,2,3,4", "seed=0,1"), 4)],
+)
+def test_a_plan_says_what_its_held_out_examples_can_show(tmp_path: Path, more: tuple[str, ...], settings: int) -> None:
+    """Trials that differ in their seed alone are one setting; ten rows show nothing, and the sentence says so."""
+    shown = planned(tmp_path, *more).visibility
+    assert shown is not None
+    assert (shown.rows, shown.settings, shown.smallest) == (10, settings, None)
+    assert str(shown).startswith("10 held-out examples show no difference ")
+    assert str(shown).endswith(f"for 5 points hold out about {rows_needed(0.05, 0.225, comparisons=settings):,}.")
+
+
+def test_more_rows_show_smaller_differences(tmp_path: Path) -> None:
+    """By Connor's formula, for the fewest rows of a trial."""
+    rows = [{"text_input": f"row {n}", "output": str(n)} for n in range(100)]
+    file = write_rows(tmp_path / "many.jsonl", rows)
+    shown = planned(tmp_path, f"dataset.validation.path={file}", "hyperparameters.epoch_count=1,2,3,4").visibility
+    assert str(shown).startswith(
+        "100 held-out examples show differences of about 23 percentage points or more among 4 "
+    )
+
+
+@pytest.mark.parametrize("without", ["dataset.validation.path=null", "evaluation=none"])
+def test_nothing_is_said_of_differences_that_are_not_measured(tmp_path: Path, without: str) -> None:
+    """No rows are held out, or no answers are asked for."""
+    made = planned(tmp_path, without)
+    assert made.visibility is None
+    assert made.to_json()["smallest_visible"] is None

@@ -135,6 +135,8 @@ def plan_table(plan: Plan) -> None:
     for note in plan.tracking_notes:
         out.print(_plain(note))
     out.print(_effort(plan))
+    if plan.visibility is not None:
+        out.print(_plain(str(plan.visibility)))
     _changes(plan)
     warnings(plan.warnings)
 

@@ -24,6 +24,7 @@ from tunerun.planning.history import History, read_history
 from tunerun.planning.limits import Cost, over_budget
 from tunerun.planning.planner import KEY_FORMAT, Planner
 from tunerun.planning.trial import Trial, tuned_model_id
+from tunerun.planning.visibility import Visibility, visibility
 from tunerun.redaction import redact
 from tunerun.schema import Experiment, Point, TrialConfig
 
@@ -96,6 +97,11 @@ class Plan:
             hours=sum(known) / 3600 if len(known) == len(seconds) else None,
         )
 
+    @property
+    def visibility(self) -> Visibility | None:
+        """What the held-out examples can show; None: nothing is held out, or no answers are measured."""
+        return visibility(self.trials)
+
     def over_limit(self, *, retry_failed: bool = False) -> list[str]:
         """Why a run would be refused by its budget, one line for each limit."""
         trials = self.to_run(retry_failed=retry_failed)
@@ -141,6 +147,7 @@ class Plan:
             "refused": [*self.incomparable, *self.over_limit()],
             "warnings": list(self.warnings),
             "tracking": list(self.tracking_notes),
+            "smallest_visible": None if (shown := self.visibility) is None else shown.smallest,
         }
 
 
