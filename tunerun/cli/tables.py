@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -282,7 +283,7 @@ def result_table(result: SweepResult) -> None:
         if best.advice is not None:
             out.print(f"Its training loss is {best.advice.text}.")
         if best.tuned_model is not None:
-            out.print(f"Its tuned model: {best.tuned_model.name} in {_plain(best.tuned_model.location)}")
+            out.print(f"Its tuned model: {best.tuned_model.name} in {_plain(_shown_path(best.tuned_model.location))}")
     failures(verdict)
 
 
@@ -317,6 +318,12 @@ def plans_table(plans: Sequence[Plan]) -> None:
         tokens = f"{'' if plan.tokens_exact else '~'}{plan.cost(todo).tokens:,}"
         table.add_row(plan.name, plan.sweep, f"{len(plan.trials):,}", f"{len(todo):,}", tokens)
     _print(table)
+
+
+def _shown_path(location: str) -> str:
+    """A folder below the current directory from there; any other location as it is."""
+    folder = Path(location)
+    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else location
 
 
 def _how_far(trial: TrialResult) -> str:

@@ -52,9 +52,10 @@ class SignPatterns:
             if self.is_exact:
                 numbers = np.arange(start, start + size)[:, None]
                 bits = (numbers >> np.arange(max(0, self.rows - 1))) & 1
-                yield np.hstack([np.ones((size, min(1, self.rows))), 1.0 - 2.0 * bits])
+                signs = np.hstack([np.ones((size, min(1, self.rows))), 1.0 - 2.0 * bits])
             else:
-                yield 2.0 * generator.integers(0, 2, size=(size, self.rows)) - 1.0
+                signs = 2.0 * generator.integers(0, 2, size=(size, self.rows)) - 1.0
+            yield signs.astype(np.float64)
 
     def p_value(self, above: NDArray[np.int64], tied: NDArray[np.int64]) -> Array:
         """The share of patterns at least as extreme as what was observed, ties counted half.

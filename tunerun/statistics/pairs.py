@@ -22,14 +22,14 @@ def mid_p(wins: int, losses: int) -> float:
     """
     discordant, fewer = wins + losses, min(wins, losses)
     tail = sum(comb(discordant, count) for count in range(fewer + 1))
-    return (2 * tail - comb(discordant, fewer)) / 2**discordant
+    return float((2 * tail - comb(discordant, fewer)) / 2**discordant)
 
 
 def exact_p(wins: int, losses: int) -> float:
     """McNemar's exact two-sided p value; arguments as `mid_p`."""
     discordant = wins + losses
     tail = sum(comb(discordant, count) for count in range(min(wins, losses) + 1))
-    return min(1.0, 2 * tail / 2**discordant)
+    return min(1.0, float(2 * tail / 2**discordant))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
