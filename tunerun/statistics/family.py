@@ -1,6 +1,6 @@
 """Several comparisons on the same rows, tested together: step-down maxT by joint sign flips.
 
-Westfall and Young's method (1993): the largest statistic of each flip is what chance gives to whoever looks for the
+Westfall and Young's method (1993): the largest statistic of each flip is what chance gives to a search for the
 largest. Over 48 simulated worlds without a difference some comparison was called different in 2.1 to 5.9 %, and
 "better" in at most 3.2 %; picking the best and testing it alone gave 9 to 47 %.
 """
