@@ -113,7 +113,7 @@ CASES = [
     Case(2, ['model.adapter_ranks=8'], ['command line: model.adapter_ranks: must be a list, not 8']),
     Case(2, ['model.context_length=0'], ['command line: model.context_length: must be 1 or more, not 0']),
     Case(2, ['sweep.axes.seed=[]'], ['sweep.axes.seed: has no values; give some, such as 1,2,3, or remove the axis']),
-    Case(2, ["sweep.axes={name: 'a,b'}"], ["command line: Could not override 'sweep.axes'.; To append to your config use +sweep.axes={name: 'a,b'}; Key 'name' is not in struct; full_key: sweep.axes.name; object_type=dict"]),
+    Case(2, ["sweep.axes={name: 'a,b'}"], ["sweep.axes.name: name=a,b: name changes no trial and cannot be swept; run once for each value"]),
     Case(2, ['+sweep.exclude=[{seed: 1}]'], ['sweep.exclude.0.seed: is not swept; name one of (nothing is swept)']),
     Case(2, ['seed=interval(0,1)'], ['seed=interval(0,1): the values of an axis must be listed: 1,2, choice(..), range(..) or zip(..)']),
     Case(2, ['seed=range(0,200000)'], ['seed=range(0,200000): more than 100,000 values; shorten the axis']),
