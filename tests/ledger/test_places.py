@@ -200,7 +200,7 @@ def _read_job(path: str) -> None:
 
 
 def test_a_live_runs_folder_is_copied(tmp_path: Path) -> None:
-    """A copy made while a process writes is whole, holds what was committed, and nobody runs its sweeps."""
+    """A copy made while a process writes is whole, holds what was committed, and no process runs its sweeps."""
     runs = tmp_path / "runs"
     with held(runs, "x-1"), Ledger(runs / "ledger.db") as writer:
         writer.freeze(PLAN, [trial(0)], [SET])

@@ -91,7 +91,7 @@ def test_a_key_that_is_revoked_is_refused_at_once(running: RunningService) -> No
 
 
 def test_what_a_caller_may_not_see_is_answered_like_what_is_missing(client: Client, other: Client, shared: str) -> None:
-    """404 in the same words for an id of somebody else and for one that does not exist; nothing changes."""
+    """404 in the same words for another owner's id and for one that does not exist; nothing changes."""
     operation = client.operation("shared")["name"]
     source = body() | {"tunedModelSource": {"tunedModel": shared.removeprefix("/")}}
     del source["baseModel"]

@@ -120,7 +120,7 @@ def test_an_experiment_gives_the_same_here_and_at_a_service(
             client.good("DELETE", f"/{model['name']}")
 
 
-def test_an_id_of_somebody_else_is_refused(
+def test_an_id_of_another_owner_is_refused(
     running: RunningService, monkeypatch: pytest.MonkeyPatch, client: Client
 ) -> None:
     """A create with the id of a tuned model that the caller may not see says that the id is taken."""

@@ -68,7 +68,7 @@ def test_a_locked_database_is_a_refusal_for_now(own: RunningService, client: Cli
 
 
 def test_a_full_disk_is_a_refusal_for_now(own: RunningService, client: Client, visitor: Visitor) -> None:
-    """Nothing is lost: a job under way goes on when there is room again, with every step recorded."""
+    """Nothing is lost: a job under way continues when there is room again, with every step recorded."""
     client.good("POST", "/tunedModels", body(epochCount=400), tunedModelId="full")
     wait_until(lambda: client.steps("full") > 2, "steps are taken")
     connection = own.service.state._file._connection

@@ -63,7 +63,7 @@ def test_an_address_where_nobody_is_stops_nothing(lab: Lab) -> None:
 
 
 def test_a_fault_of_our_own_ends_no_thread_silently(ledger: Ledger, uri: str) -> None:
-    """What nobody foresaw is a problem of one line that names the place."""
+    """An unforeseen fault is a problem of one line that names the place."""
     lab = freeze(ledger, "sweep-1", document={"code": "not what was written"})
     lab.start(0)
     with Tracker(ledger.path, uri, interval_s=0.05) as tracker:
