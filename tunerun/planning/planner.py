@@ -18,7 +18,7 @@ from tunerun.digest import digest, digest_of_list
 from tunerun.engine import chat_template
 from tunerun.engine.base_model import FoundModel, cache_folder, find
 from tunerun.engine.tokens import EstimatedCounter, TokenCounter, token_counter
-from tunerun.errors import BaseModelError, ConfigError, LimitError
+from tunerun.errors import BaseModelError, ConfigError, LimitError, MissingPackageError
 from tunerun.job import ExampleSet, JobState
 from tunerun.planning.history import History
 from tunerun.planning.trial import Trial
@@ -273,7 +273,12 @@ class Planner:
                     raise
                 self._warn(f"{error}; tokens are estimated, and none is known to be a control token")
                 return None
-            if found.path is None:
+            except MissingPackageError as error:  # a plan needs no extra; `run` refuses before the first job
+                self._warn(
+                    f"model: {error}; until then it is not known which commit of {config.model.source} a run uses"
+                )
+                found = find(config.model.reference(), self.cache, ask_hub=False)
+            if found.path is None and found.commit is not None:
                 self._warn(f"model: {config.model.source} is not on this machine; a run fetches {found.commit}")
             if not found.facts.has_end_token:
                 self._warn(
