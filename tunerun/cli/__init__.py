@@ -399,7 +399,7 @@ def compare(
 ) -> None:
     """Compare the trials of a sweep that has run, on held-out examples; write the results down."""
     from tunerun.cli import tables
-    from tunerun.comparison import write_comparison
+    from tunerun.comparison_files import write_comparison
 
     with _chosen_sweep(overrides or [], config_dir, sweep) as (ledger, result):
         if output is not None:

@@ -1,0 +1,229 @@
+"""What a comparison says, as plain values: every renderer reads these and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from tunerun.evaluation.curve import Advice
+from tunerun.job import Failure, JobState, Scalar, TunedModel
+from tunerun.ledger import SweepRecord, TrialRecord
+from tunerun.metrics import Unit
+
+
+class Outcome(StrEnum):
+    """What a comparison with a baseline came to; `NONE`: there was nothing to compare."""
+
+    BETTER = "better"
+    EQUIVALENT = "equivalent"
+    CANNOT_TELL = "cannot_tell"
+    WORSE = "worse"
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of measures: the name that MLflow shows, its unit and its direction."""
+
+    name: str
+    unit: Unit
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measure of one arm on the held-out rows, averaged over its seeds.
+
+    Attributes:
+        low, high: the interval at 1 - alpha for this arm alone; None: the measure has none.
+        spread: standard deviation over the seeds; None with one seed.
+        seeds: how many trials it is the mean of.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    spread: float | None = None
+    seeds: int = 1
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A point against a baseline by the measure that decides.
+
+    Attributes:
+        value: point minus baseline; of a measure of which less is better, still point minus baseline.
+        low, high: the interval at the family's critical value.
+        p: two-sided, corrected for the family. holm_p: the same by Holm, as a reader can check by hand.
+        wins, losses: rows that the one has right and the other has not; None where scores are not 0 or 1.
+    """
+
+    point: int
+    baseline: str
+    value: float
+    low: float
+    high: float
+    p: float
+    holm_p: float
+    outcome: Outcome
+    wins: int | None = None
+    losses: int | None = None
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What became of a trial.
+
+    Attributes:
+        point: the number of its point.
+        state: of its last job; PLANNED where there is none yet.
+        metrics: by the names and with the values that MLflow shows last: `train/mean_loss` (of the last step) and
+            `train/epoch_mean_loss` (mean over the steps of the last whole epoch), both in nats per output token, what
+            the backend measured, and the evaluation's `eval/...`; only those that are known.
+        advice: what its loss curves say; None until it has succeeded.
+        last_step: how far its loss curve is.
+    """
+
+    record: TrialRecord
+    state: JobState
+    metrics: Mapping[str, float]
+    tuned_model: TunedModel | None
+    failure: Failure | None
+    advice: Advice | None
+    last_step: int = 0
+    point: int = 0
+    sweep: str = ""
+
+
+@dataclass(frozen=True)
+class PointResult:
+    """What the trials of one point came to together.
+
+    Attributes:
+        number: from 0, in the order of the first trials.
+        overrides: what the sweep sets for it, without its seeds.
+        trials: numbers of its trials in `Verdict.trials`' order.
+        estimates: by the name of the measure.
+        against: its comparison with every baseline, by the measure that decides.
+        is_tied: whether it cannot be told from the best point; tied_p: the p value of that.
+        consistency: share of rows with the same answer over all seeds; None with one seed.
+        tokens: training tokens of its first trial, all epochs. rank: of its adapter.
+        answer_length: characters of its answers, on average; None: not asked.
+    """
+
+    number: int
+    overrides: Mapping[str, Scalar]
+    trials: tuple[int, ...]
+    estimates: Mapping[str, Estimate]
+    against: tuple[Difference, ...] = ()
+    is_tied: bool = False
+    tied_p: float | None = None
+    consistency: float | None = None
+    tokens: int = 0
+    rank: int = 0
+    answer_length: float | None = None
+
+
+@dataclass(frozen=True)
+class BaselineResult:
+    """What a model without tuning reaches on the same held-out examples.
+
+    Attributes:
+        name: `base`, `base+4` (four training examples before the question, as turns), `base+4 text`, `majority`;
+            with `-0`, `-1` behind it where the sweep has several base models or templates.
+        subject: the key of its answers in the ledger.
+        model: name of the base model; empty for the majority answer.
+        trials: numbers of the trials that it belongs to.
+    """
+
+    name: str
+    subject: str
+    model: str
+    trials: tuple[int, ...]
+    estimates: Mapping[str, Estimate]
+    problem: str | None = None
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The values alone."""
+        return {name: estimate.value for name, estimate in self.estimates.items()}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the statistics allow to say.
+
+    Attributes:
+        advised: number of the point to use; None: none can be advised.
+        tied: numbers of the points that cannot be told from the best, the advised one included.
+        against: name of the baseline that is hardest to beat.
+        difference, low, high, p: of the advised (or best) point against it.
+        family: how many comparisons p is corrected for.
+        smallest_visible: the smallest difference that these rows show with a power of 80 %; None: none.
+        rows: held-out rows. clusters: what is flipped in their place; None: the rows themselves.
+        rows_needed: how many would show the difference that was seen; None: it was shown, or none would.
+        corrected, corrected_low, corrected_high: the best point's own value without the luck of having been chosen.
+    """
+
+    outcome: Outcome
+    advised: int | None = None
+    tied: tuple[int, ...] = ()
+    against: str | None = None
+    metric: str | None = None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    alpha: float = 0.05
+    worth: float = 0.0
+    family: int = 0
+    smallest_visible: float | None = None
+    rows: int = 0
+    clusters: int | None = None
+    rows_needed: int | None = None
+    corrected: float | None = None
+    corrected_low: float | None = None
+    corrected_high: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which point to use, or why none can be advised.
+
+    Attributes:
+        sweeps: what was compared, the sweep itself first.
+        held_out: which of the held-out sets: `validation` or `test`.
+        measures: the columns, the one that decides first.
+        sentence: the verdict in words; notes: what a reader should know beside it, one sentence each.
+    """
+
+    sweeps: tuple[SweepRecord, ...]
+    trials: tuple[TrialResult, ...]
+    points: tuple[PointResult, ...]
+    baselines: tuple[BaselineResult, ...]
+    measures: tuple[Measure, ...]
+    decision: Decision
+    sentence: str
+    held_out: str = "validation"
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def sweep(self) -> SweepRecord:
+        """The sweep, or the first of several."""
+        return self.sweeps[0]
+
+    @property
+    def metric(self) -> str | None:
+        """The measure that decides; None where nothing was held out."""
+        return self.decision.metric
+
+    @property
+    def best(self) -> int | None:
+        """The number of the advised point's first trial; None: no point can be advised."""
+        return None if self.decision.advised is None else self.points[self.decision.advised].trials[0]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every trial is finished."""
+        return all(trial.state.is_finished for trial in self.trials)

@@ -1,0 +1,76 @@
+"""What a metric is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+class Unit(StrEnum):
+    """How a metric's value is shown."""
+
+    SHARE = "share of 1"
+    """Shown as a percentage."""
+    HUNDRED = "0 to 100"
+    """As BLEU and chrF are given."""
+    NATS = "nats per output token"
+    NUMBER = "number"
+
+
+class Asks(StrEnum):
+    """What a metric needs of a model."""
+
+    ANSWERS = "answers"
+    """The text that it generates, or the choice that it finds likeliest."""
+    LOSSES = "losses"
+    """The mean loss of each expected answer; nothing is generated."""
+
+
+class Metric(Protocol):
+    """How answers are scored against the expected ones.
+
+    A metric turns each row into numbers that can be averaged over rows, and those means into its value. A row-wise
+    metric has one number, its score, and its value is the mean of it. A corpus metric has the counts that it is made of
+    (n-gram matches, the cells of a confusion matrix): because they add up, its value can be computed again for any
+    resample of the rows without looking at a text again.
+    """
+
+    @property
+    def name(self) -> str:
+        """The word in `evaluation.metrics`; MLflow shows `eval/<name>`."""
+
+    @property
+    def unit(self) -> Unit:
+        """How its value is shown."""
+
+    @property
+    def higher_is_better(self) -> bool:
+        """The direction."""
+
+    @property
+    def asks(self) -> Asks:
+        """What has to be asked of the model."""
+
+    @property
+    def is_corpus(self) -> bool:
+        """Whether its value is something other than the mean of its rows."""
+
+    def rows(self, expected: Sequence[str], answers: Sequence[str]) -> FloatArray:
+        """What each row contributes.
+
+        Args:
+            expected: the right answers.
+            answers: one for each of them; for a metric that asks for losses, empty.
+
+        Returns:
+            Shape (rows, m); m is 1 for a row-wise metric.
+        """
+
+    def value(self, means: FloatArray) -> FloatArray:
+        """The metric's value for means over rows, shape (..., m) to (...)."""
