@@ -76,9 +76,9 @@ def test_every_trial_is_measured_on_the_same_rows(tmp_path: Path) -> None:
     split = ["dataset.validation={path: null, fraction: 0.2}", "seed=0,1"]
     made = planned(tmp_path, *split, "template.text_input='{{text_input}}','Q: {{text_input}}'")
     assert len({trial.validation.rows for trial in made.trials if trial.validation}) == 1
-    assert not [warning for warning in made.warnings if "different held-out examples" in warning]
+    assert not [warning for warning in made.warnings if "different held-out rows" in warning]
     other = planned(tmp_path, *split[:1], "dataset.split_seed=0,1")
-    assert [warning for warning in other.warnings if "different held-out examples" in warning]
+    assert [warning for warning in other.warnings if "different held-out rows" in warning]
 
 
 def test_a_key_depends_on_content_and_not_on_the_file(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ class ExampleSet:
     Attributes:
         digest: of all their bytes.
         source: the file they came from.
-        rows: a digest of the rows that they were made of, whatever the template; empty: not known.
+        rows: a digest of the rows that they were made of, in their order, whatever the template; empty: not known.
     """
 
     digest: str

@@ -238,6 +238,12 @@ class Sweep(Section):
         default_factory=list,
         description="Combinations to leave out, each of swept keys with a value: points that have all of its values.",
     )
+    replicates: int = Field(
+        1,
+        ge=1,
+        description="Trials of each point, with the seeds seed, seed + 1, ...; 1: one; not beside a swept seed.",
+        json_schema_extra={"unit": "trials of a point"},
+    )
 
 
 class LocalBackend(Section):

@@ -108,8 +108,11 @@ def _stacked(table: Table) -> None:
 
 def plan_table(plan: Plan) -> None:
     """Print the trials of a plan, what they cost, what changed, and what a user should know first."""
-    table = _table(f"{plan.name}: {_counted(len(plan.trials), 'trial')}, sweep {plan.sweep}")
-    table.add_column("trial", justify="right")
+    shows_points = plan.points < len(plan.trials)
+    points = f" ({_counted(plan.points, 'point')})" if shows_points else ""
+    table = _table(f"{plan.name}: {_counted(len(plan.trials), 'trial')}{points}, sweep {plan.sweep}")
+    for head in ("trial", *(["point"] * shows_points)):
+        table.add_column(head, justify="right")
     for key in plan.varied:
         table.add_column(short(key), justify="right")
     shows_time = any(trial.seconds is not None for trial in plan.trials)
@@ -120,6 +123,7 @@ def plan_table(plan: Plan) -> None:
     for trial in plan.trials[:MAX_ROWS]:
         table.add_row(
             str(trial.number),
+            *([str(trial.point)] * shows_points),
             *(str(trial.overrides[key]) for key in plan.varied),
             str(len(trial.training.examples)),
             f"{'' if plan.tokens_exact else '~'}{trial.tokens:,}",

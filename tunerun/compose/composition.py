@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from tunerun.compose.axes import NOT_SWEPT, ExpandedSweep, expand, overrides_of
+from tunerun.compose.axes import NOT_SWEPT, ExpandedSweep, expand, flattened, overrides_of
 from tunerun.compose.environment import Marks
 from tunerun.compose.grammar import MAX_POINTS
 from tunerun.compose.loader import GLOBAL_GROUPS, Loader, no_choice
@@ -19,6 +19,7 @@ from tunerun.compose.resolution import Raw
 from tunerun.compose.source import PRIMARY, shown, undoes_experiments
 from tunerun.compose.validation import Location, fields_at, lines, validate
 from tunerun.errors import ConfigError
+from tunerun.replicates import SEED
 from tunerun.schema import Experiment, Point, Sweep, TrialConfig
 
 _PATHS = (("dataset", "path"), ("dataset", "validation", "path"), ("dataset", "test", "path"))
@@ -63,7 +64,8 @@ class Composition:
         seed = raw.get("seed")
         order = seed if isinstance(seed, int) else 0
         try:
-            expanded = expand(self.loader, sweep.axes, sweep.exclude, self.command_line, order)
+            command_line = self._with_replicates(sweep, order)
+            expanded = expand(self.loader, sweep.axes, sweep.exclude, command_line, order)
         except ConfigError as error:
             raise ConfigError([*self.problems, *map(self._located, error.problems)]) from error
         points = [self._point(overrides) for overrides in expanded.points]
@@ -124,6 +126,25 @@ class Composition:
         if sweep is None:
             raise ConfigError(self._lines(located, (), marks))
         return sweep
+
+    def _with_replicates(self, sweep: Sweep, seed: int) -> list[Override]:
+        """What was typed, and behind it the axis of the replicates' seeds, which so turns fastest.
+
+        Raises:
+            ConfigError: the seed is swept as well.
+        """
+        if sweep.replicates == 1:
+            return self.command_line
+        typed = [override for override in self.command_line if override.key_or_group == SEED]
+        if SEED in flattened(sweep.axes) or any(override.is_sweep_override() for override in typed):
+            raise ConfigError(
+                f"sweep.replicates: is {sweep.replicates}, and seed is swept; each gives the trials of a point their "
+                "seeds: remove one of the two"
+            )
+        # A seed that was typed is where the replicates' seeds begin, and pins nothing.
+        others = [override for override in self.command_line if override.key_or_group != SEED]
+        seeds = ",".join(map(str, range(seed, seed + sweep.replicates)))
+        return [*others, self.loader.parse(f"{SEED}={seeds}")]
 
     def _point(self, point: tuple[Override, ...]) -> Point | None:
         shared = self._shared_config(point)

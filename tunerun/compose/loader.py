@@ -336,6 +336,7 @@ class _Template:
             raw, marks = resolve(self.changed(values))
             return _without(raw, without), {place: text for place, text in marks.items() if place[0] not in without}
         config = self._without(tuple(without))
+        values = [value for value in values if value.key_or_group.split(".")[0] not in without]
         try:
             _apply(values, config)
             return resolve(config)

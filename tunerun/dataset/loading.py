@@ -231,7 +231,7 @@ def _held_out_set(source: str, rows: RenderedRows | None) -> ExampleSet | None:
     if rows is None:
         return None
     examples = _example_set(source, rows)
-    return replace(examples, rows=digest(sorted(content.hex() for content in rows.contents)))
+    return replace(examples, rows=digest([content.hex() for content in rows.contents]))
 
 
 def _example_set(source: str, rows: RenderedRows) -> ExampleSet:

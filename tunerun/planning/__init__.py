@@ -26,6 +26,7 @@ from tunerun.planning.planner import KEY_FORMAT, Planner
 from tunerun.planning.trial import Trial, tuned_model_id
 from tunerun.planning.visibility import Visibility, visibility
 from tunerun.redaction import redact
+from tunerun.replicates import point_numbers
 from tunerun.schema import Experiment, Point, TrialConfig
 
 if TYPE_CHECKING:
@@ -76,6 +77,11 @@ class Plan:
     def ledger_path(self) -> Path:
         """The ledger's file."""
         return ledger_path(self.runs)
+
+    @property
+    def points(self) -> int:
+        """How many points there are; trials that differ in their seed alone are one."""
+        return 1 + max(trial.point for trial in self.trials)
 
     @property
     def varied(self) -> list[str]:
@@ -154,6 +160,7 @@ class Plan:
 def _trial_document(trial: Trial) -> dict[str, Any]:
     return {
         "number": trial.number,
+        "point": trial.point,
         "key": trial.key,
         "overrides": dict(trial.overrides),
         "examples": len(trial.training.examples),
@@ -223,6 +230,8 @@ def _planned(experiment: Experiment, history: History, round_: int, progress: Pr
         problems.update(dict.fromkeys(error.problems))
     if problems:
         raise InputError(list(problems))
+    numbers = point_numbers(trial.overrides for trial in trials)
+    trials = [replace(trial, point=point) for trial, point in zip(trials, numbers, strict=True)]
     planner.warnings.extend(_what_compares_badly(trials))
     sweep = f"{experiment.name}-{digest([experiment.name, [[t.key, t.baseline, t.evaluation] for t in trials]])[:8]}"
     document = planner.document(trials) | {"mlflow_experiment": chosen.experiment if chosen else None}
@@ -255,8 +264,8 @@ def _tracking(experiment: Experiment) -> Chosen | None:
 def _what_compares_badly(trials: Sequence[Trial]) -> Iterator[str]:
     if len({trial.validation.rows for trial in trials if trial.validation is not None}) > 1:
         yield (
-            "dataset.validation: the trials are measured on different held-out examples, so a difference between two "
-            "may be one of the examples; give them a file of their own, dataset.validation.path"
+            "dataset.validation: the trials are measured on different held-out rows, so points are not compared with "
+            "each other; give the rows a file of their own, dataset.validation.path"
         )
     budget = trials[0].config.budget
     if budget.max_hours is not None and any(trial.seconds is None and not trial.done for trial in trials):
@@ -267,8 +276,14 @@ def _what_compares_badly(trials: Sequence[Trial]) -> Iterator[str]:
 
 
 def _only_point(experiment: Experiment) -> Point:
-    if experiment.sweep.axes:
-        raise ConfigError("sweep.axes: only tunerun.load expands a sweep; load the experiment, or take the axes away")
+    sweep = experiment.sweep
+    written = {"sweep.axes": bool(sweep.axes), "sweep.replicates": sweep.replicates > 1}
+    if problems := [
+        f"{key}: only tunerun.load expands a sweep; load the experiment, or remove {key}"
+        for key, is_set in written.items()
+        if is_set
+    ]:
+        raise ConfigError(problems)
     sections = {name: getattr(experiment, name) for name in TrialConfig.model_fields}
     return Point(overrides={}, config=TrialConfig(**sections))
 

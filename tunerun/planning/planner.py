@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -132,7 +132,11 @@ class Planner:
         )
 
     def document(self, trials: Sequence[Trial]) -> dict[str, Any]:
-        """What the ledger freezes of a plan as a whole; `data` and `models` map what is compared to its name."""
+        """What the ledger freezes of a plan as a whole.
+
+        `data` and `models` map what is compared to its name. Trials whose held-out sets have the same value in
+        `held_out_rows` are measured on the same rows, in the same order; only these can be compared.
+        """
         from tunerun import __version__
 
         document = {
@@ -146,6 +150,7 @@ class Planner:
             "data": dict(_data(loaded) for loaded in self._loaded.values()),
             "models": {t.ingredients["model"]: t.config.model.name for t in trials},
             "key_formats": {str(KEY_FORMAT): ""},
+            "held_out_rows": _held_out_rows(self._loaded.values()),
         }
         for trial in {tuple(t.environment.items()): t for t in trials}.values():
             document = trial.as_stored(document)
@@ -367,6 +372,12 @@ def _check_size(training: ExampleSet, capabilities: Capabilities) -> None:
             f"{training.source}: {size:,} bytes of training examples; the backend {capabilities.kind} takes {limit:,} "
             f"({capabilities.source}); set dataset.limit"
         )
+
+
+def _held_out_rows(loaded: Iterable[LoadedDataset]) -> dict[str, str]:
+    """The digest of the rows behind each held-out set, by the set's own: templates change the one and not the other."""
+    sets = (held_out for each in loaded for held_out in (each.validation, each.test) if held_out is not None)
+    return {held_out.digest: held_out.rows for held_out in sets}
 
 
 def _data(loaded: LoadedDataset) -> tuple[str, str]:

@@ -39,6 +39,7 @@ class Trial:
         done: whether a job of this key has succeeded already.
         failed: whether its last job failed by a fault of its own, and so is not run again by itself.
         environment: by dotted key, the interpolations of texts that came from the environment.
+        point: the number of its point; trials that differ in their seed alone share it.
     """
 
     number: int
@@ -59,6 +60,7 @@ class Trial:
     failed: bool
     prefix_of: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    point: int = 0
 
     @property
     def first(self) -> int:
