@@ -21,9 +21,11 @@ from tunerun.metrics import Unit
         (0.00121, Unit.NATS, 24, "0.00121"),
         (2.983, Unit.NATS, 0, "2.98"),
         (61.23, Unit.HUNDRED, 24, "61.2"),
+        (4.0, Unit.HUNDRED, 24, "4.00"),
+        (100.0, Unit.HUNDRED, 24, "100"),
         (12345.6, Unit.NUMBER, 24, "12,346"),
         (999.7, Unit.NUMBER, 24, "1,000"),
-        (0.000012, Unit.NUMBER, 24, "1.2e-05"),
+        (0.000012, Unit.NUMBER, 24, "1.20e-05"),
         (math.nan, Unit.NATS, 24, "nan"),
         (math.inf, Unit.NATS, 24, "inf"),
     ],
@@ -41,7 +43,7 @@ def test_a_measure_is_written_by_its_unit(value: float | None, unit: Unit, rows:
         (-0.001, Unit.SHARE, 24, "+0"),
         (-0.034, Unit.SHARE, 500, "-3.4"),
         (0.0, Unit.NATS, 24, "+0"),
-        (-0.41, Unit.NATS, 24, "-0.41"),
+        (-0.41, Unit.NATS, 24, "-0.410"),
         (math.nan, Unit.NATS, 24, "nan"),
         (-math.inf, Unit.NATS, 24, "-inf"),
         (None, Unit.NATS, 24, "-"),
@@ -72,3 +74,10 @@ def test_a_count_has_its_noun() -> None:
     """One is singular; thousands are grouped."""
     assert [numbers.counted(n, "row") for n in (0, 1, 1200)] == ["0 rows", "1 row", "1,200 rows"]
     assert numbers.counted(2, "point", "points of it") == "2 points of it"
+
+
+def test_a_spread_has_the_decimals_of_its_value() -> None:
+    """So that what is beside the value can be compared with it."""
+    assert numbers.spread(0.0204, "0.430") == "0.020"
+    assert numbers.spread(2.04, "82") == "2"
+    assert numbers.spread(0.0000004, "1.20e-05") == "4e-07"

@@ -64,8 +64,21 @@ def p_value(value: float | None) -> str:
 
 
 def digits(value: float) -> str:
-    """A number with three significant digits, and never with an exponent above one: `0.00121`, `12,300`, `1.2e-05`."""
-    return f"{value:,.0f}" if math.isfinite(value) and abs(value) >= 999.5 else f"{value:.3g}"
+    """A number with three significant digits, whole from a thousand on: `0.00121`, `4.00`, `12,300`, `1.20e-05`."""
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else str(value)
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
+
+
+def spread(value: float, beside: str) -> str:
+    """A standard deviation with as many decimals as the value that it belongs to has.
+
+    Args:
+        beside: that value as it is written.
+    """
+    if "e" in beside or not math.isfinite(value):
+        return f"{value:.2g}"
+    return f"{value:,.{len(beside.partition('.')[2])}f}"
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:

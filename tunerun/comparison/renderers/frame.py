@@ -1,0 +1,37 @@
+"""The comparison as pandas data frames; pandas is imported when one is made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tunerun.comparison.table import ComparisonTable
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def points_frame(table: ComparisonTable) -> pandas.DataFrame:
+    """One row a point and a baseline, by its number or name."""
+    import pandas
+
+    return pandas.DataFrame(table.flat(table.rows)).set_index("point")
+
+
+def trials_frame(table: ComparisonTable) -> pandas.DataFrame:
+    """One row a trial: its number, its point, what it sets, its state, all its measures, its tuned model."""
+    import pandas
+
+    several = len(table.verdict.sweeps) > 1
+    rows = [
+        {
+            "trial": place if several else trial.record.number,
+            **({"sweep": trial.sweep} if several else {}),
+            "point": trial.point,
+            **trial.record.overrides,
+            "state": trial.state.value,
+            **trial.metrics,
+            "tuned_model": trial.tuned_model.name if trial.tuned_model else None,
+        }
+        for place, trial in enumerate(table.verdict.trials)
+    ]
+    return pandas.DataFrame(rows).set_index("trial")

@@ -1,0 +1,50 @@
+"""The comparison as an HTML fragment without script or style: what a notebook shows, and a part of the report."""
+
+from __future__ import annotations
+
+from html import escape
+
+from tunerun.comparison.table import ComparisonTable, RowKind
+
+MAX_POINTS = 60
+"""Points in the fragment that a notebook shows; the best of more."""
+
+
+def render(table: ComparisonTable) -> str:
+    """The table with its title, its legend and its sentence, in one element of the class `tunerun-comparison`."""
+    shown = table.best(MAX_POINTS)
+    left_out = f"<p>The best {MAX_POINTS} of {MAX_POINTS + shown.left_out:,} points.</p>" if shown.left_out else ""
+    return (
+        '<div class="tunerun-comparison">'
+        f"{fragment(shown)}{left_out}"
+        f"<p><small>{escape(' '.join(shown.legend))}</small></p>"
+        f"<p><strong>{escape(shown.sentence)}</strong></p></div>"
+    )
+
+
+def fragment(table: ComparisonTable) -> str:
+    """The `table` element alone; rows have the classes `point` or `baseline`, and `advised` and `tied`."""
+    head = "".join(
+        f'<th scope="col" title="{escape(column.key)}">{escape(column.title)}</th>' for column in table.columns
+    )
+    bodies = []
+    for kind in (RowKind.POINT, RowKind.BASELINE):
+        rows = [_row(table, position) for position, row in enumerate(table.rows) if row.kind is kind]
+        if rows:
+            bodies.append(f"<tbody>{''.join(rows)}</tbody>")
+    return f"<table><caption>{escape(table.title)}</caption><thead><tr>{head}</tr></thead>{''.join(bodies)}</table>"
+
+
+def _row(table: ComparisonTable, position: int) -> str:
+    row = table.rows[position]
+    classes = [row.kind.value, *(["advised"] * row.is_advised), *(["tied"] * row.is_tied)]
+    cells = []
+    for column, text in zip(table.columns, table.texts(row), strict=True):
+        shown = escape(text)
+        if column is table.columns[0]:
+            shown = f"<strong>{row.mark} {shown}</strong>" if row.is_advised else f"{row.mark} {shown}".strip()
+            cells.append(f'<th scope="row">{shown}</th>')
+        else:
+            align = "left" if column.kind.is_text else "right"
+            cells.append(f'<td style="text-align: {align}">{shown}</td>')
+    return f'<tr class="{" ".join(classes)}">{"".join(cells)}</tr>'

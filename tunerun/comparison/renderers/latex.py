@@ -1,0 +1,80 @@
+"""The comparison as a LaTeX table with booktabs' rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tunerun.comparison.table import ComparisonTable, Kind, RowKind
+from tunerun.ledger import Ledger
+
+FILE = "results.tex"
+
+MOST_RANK = 5
+"""Columns that are left out of small tables are left out here: a page is narrow."""
+
+_ESCAPES = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "{": r"\{",
+        "}": r"\}",
+        "$": r"\$",
+        "&": r"\&",
+        "#": r"\#",
+        "%": r"\%",
+        "_": r"\_",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        '"': r"\textquotedbl{}",
+        "±": r"$\pm$",
+    }
+)
+
+
+def render(table: ComparisonTable) -> str:
+    r"""A `table` environment with the sentence as its caption; it needs `\usepackage{booktabs}`."""
+    shown = table.without(column.key for column in table.columns if column.rank >= MOST_RANK)
+    is_left = [column.kind.is_text or column.kind is Kind.LABEL for column in shown.columns]
+    alignment = "".join("l" if left else "r" for left in is_left)
+    lines = [
+        "% Written by: tunerun compare. Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}.",
+        r"\begin{table}",
+        r"  \centering",
+        f"  \\caption{{{escaped(shown.sentence)}}}",
+        f"  \\label{{tab:{_label(shown)}}}",
+        f"  \\begin{{tabular}}{{{alignment}}}",
+        r"    \toprule",
+        _line([escaped(column.title) for column in shown.columns]),
+        r"    \midrule",
+    ]
+    for position, row in enumerate(shown.rows):
+        if position and row.kind is RowKind.BASELINE and shown.rows[position - 1].kind is RowKind.POINT:
+            lines.append(r"    \midrule")
+        cells = [escaped(text) for text in shown.texts(row)]
+        cells[0] = f"{row.mark} {cells[0]}".strip()
+        lines.append(_line([f"\\textbf{{{cell}}}" if row.is_advised and cell else cell for cell in cells]))
+    lines += [r"    \bottomrule", r"  \end{tabular}"]
+    if shown.legend:
+        lines += [r"  \par\smallskip", rf"  {{\footnotesize {escaped(' '.join(shown.legend))}}}"]
+    lines.append(r"\end{table}")
+    return "\n".join(lines) + "\n"
+
+
+def files(table: ComparisonTable, _ledger: Ledger) -> Mapping[str, bytes]:
+    """`results.tex`."""
+    return {FILE: render(table).encode()}
+
+
+def escaped(text: str) -> str:
+    """Text from outside as LaTeX prints it unchanged."""
+    return " ".join(text.split()).translate(_ESCAPES)
+
+
+def _line(cells: list[str]) -> str:
+    return f"    {' & '.join(cells)} \\\\"
+
+
+def _label(table: ComparisonTable) -> str:
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in table.verdict.sweep.experiment)

@@ -1,0 +1,75 @@
+"""The comparison as Markdown, as GitHub renders it, with the answers to each held-out example."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from tunerun.comparison.results import Verdict
+from tunerun.comparison.table import ComparisonTable, RowKind
+from tunerun.ledger import Ledger
+
+FILE = "results.md"
+
+HEAD = "<!-- Written by: tunerun compare. Losses are nats per output token. -->"
+
+MOST_CHARACTERS = 80
+"""Of an input or an answer in a table."""
+
+_ACTIVE = re.compile(r"[\\`*<>\[\]|~]|(?<!\w)_|_(?!\w)|&(?=[#\w]+;)")
+"""What Markdown would read as more than text. An underscore inside a word is none of it."""
+
+
+def render(table: ComparisonTable) -> str:
+    """A heading, the table, its legend, the sentence."""
+    lines = [_row([escaped(column.title) for column in table.columns]), _row(["---"] * len(table.columns))]
+    for row in table.rows:
+        cells = [escaped(text) for text in table.texts(row)]
+        if row.kind is RowKind.POINT:
+            cells[0] = f"**{cells[0]}**" if row.is_advised else f"{cells[0]} {row.mark}".rstrip()
+        lines.append(_row(cells))
+    legend = " ".join(escaped(each) if each[0] != "*" else f"**bold**{each[1:]}" for each in table.legend)
+    parts = ["\n".join(lines), legend, *map(escaped, (*table.verdict.notes, table.sentence))]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def files(table: ComparisonTable, ledger: Ledger) -> Mapping[str, bytes]:
+    """`results.md`: the same, with the answers of the advised point beside the base model's."""
+    return {FILE: "\n".join([HEAD, "", render(table), *_answers(table.verdict, ledger)]).encode()}
+
+
+def escaped(text: str) -> str:
+    """Text from outside as Markdown shows it unchanged, on one line."""
+    return _ACTIVE.sub(lambda match: f"\\{match[0]}", " ".join(text.split()))
+
+
+def rows(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table of texts from outside."""
+    return "\n".join(_row([escaped(cell) for cell in line]) for line in (head, ["---"] * len(head), *body))
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _answers(verdict: Verdict, ledger: Ledger) -> list[str]:
+    """What the advised point's first trial answers to each held-out example, beside the base model."""
+    if verdict.best is None:
+        return []
+    record = verdict.trials[verdict.best].record
+    tuned = ledger.evaluation(record.key, record.evaluation)
+    base = ledger.evaluation(record.baseline, record.evaluation)
+    if tuned is None or base is None:
+        return []
+    body = [
+        [t.text_input, t.expected, t.predicted, "yes" if t.exact_match else "no", b.predicted]
+        for t, b in zip(tuned.predictions, base.predictions, strict=True)
+    ]
+    return [
+        rows(["held-out input", "expected", "tuned model", "exact", "base model"], [_cut(line) for line in body]),
+        "",
+    ]
+
+
+def _cut(cells: Sequence[str]) -> list[str]:
+    return [" ".join(cell.split())[:MOST_CHARACTERS] for cell in cells]

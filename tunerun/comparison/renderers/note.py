@@ -1,0 +1,43 @@
+"""The comparison as the note of an MLflow experiment or run.
+
+MLflow 3.17 shows the first heading where the note is folded, and renders no tables in an experiment's note: the
+sentence is the heading, and the points are a list.
+"""
+
+from __future__ import annotations
+
+from tunerun.comparison import labels
+from tunerun.comparison.renderers.markdown import escaped
+from tunerun.comparison.table import ComparisonTable, Kind, Row
+
+MAX_POINTS = 20
+MAX_CHARACTERS = 7_000
+"""A note of a run is cut after 8,000 characters; what a caller puts before and after it needs some."""
+
+
+def render(table: ComparisonTable) -> str:
+    """The sentence as a heading, a line for each of the best points and each baseline, and the notes."""
+    shown = table.best(MAX_POINTS)
+    lines = [f"# {escaped(shown.sentence)}", ""]
+    lines += [_line(shown, row) for row in shown.rows]
+    if shown.left_out:
+        lines.append(f"- ... and {shown.left_out:,} more points")
+    lines += [line for note in shown.verdict.notes for line in ("", escaped(note))]
+    text = "\n".join(lines)
+    return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 4].rpartition("\n")[0] + "\n..."
+
+
+def _line(table: ComparisonTable, row: Row) -> str:
+    overrides = {} if row.point is None else table.verdict.points[row.point].overrides
+    words = labels.label(overrides)
+    name = f"point {row.point}" if row.point is not None else str(row.cells["point"])
+    head = f"**{escaped(name)}**" if row.is_advised else escaped(name)
+    measures = [
+        f"{column.title} {table.text(row, column)}"
+        for column in table.columns
+        if column.key in row.cells and row.cells[column.key] is not None and column.rank <= 3
+        if column.kind in (Kind.MEASURE, Kind.DIFFERENCE, Kind.P)
+    ]
+    state = next((table.text(row, c) for c in table.columns if c.key == "state" and row.point is not None), "")
+    said = "; ".join(escaped(part) for part in (words, state, *measures) if part)
+    return f"- {head}: {said}" if said else f"- {head}"
