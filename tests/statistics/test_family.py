@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tunerun.statistics import cluster_sums, max_t, mid_p
+from tunerun.statistics import cluster_sums, max_t, max_t_of_swaps, mid_p
 from tunerun.statistics.flips import Array
 
 
@@ -93,3 +93,20 @@ def test_a_few_rows_that_decide_are_noticed() -> None:
     rare = np.array([[0.01]] * 40 + [[-0.9]] * 3)
     assert max_t(rare).few_rows_decide == (True,)
     assert max_t(signs("+++000")).few_rows_decide == (False,)
+
+
+def test_without_correction_each_column_is_tested_alone() -> None:
+    """What Holm's correction by hand begins with."""
+    table = signs("++++++00", "++++-000", "00000000")
+    assert max_t(table).single_p == (mid_p(6, 0), mid_p(4, 1), 1)
+    assert max_t(table).statistics == pytest.approx((6**0.5, 3 / 5**0.5, 0))
+
+
+def test_swapping_rows_of_a_mean_is_flipping_differences() -> None:
+    """All patterns of a table that is as well tested by its differences; with clusters, sums are swapped."""
+    generator = np.random.default_rng(8)
+    points, baselines = generator.integers(0, 2, (3, 9)).astype(float), generator.integers(0, 2, (2, 9)).astype(float)
+    differences = (points[:, None] - baselines).reshape(6, 9).T
+    swapped = max_t_of_swaps(points[..., None], baselines[..., None], 9, lambda means: means[..., 0])
+    assert swapped.p_values == pytest.approx(max_t(differences).p_values)
+    assert swapped.single_p == pytest.approx(max_t(differences).single_p)

@@ -9,10 +9,13 @@ from tunerun.statistics import (
     bias_corrected,
     consistency,
     pooled,
+    pseudo_values,
     rows_for_equality,
     rows_needed,
+    rows_needed_for_mean,
     smallest_visible,
-    two_way_p,
+    tied_settings_p,
+    two_way,
 )
 
 
@@ -61,10 +64,47 @@ def test_the_seeds_variance_counts() -> None:
     p_values = []
     for tables in (quiet, moved):
         difference = tables[1].mean(axis=0) - tables[0].mean(axis=0)
-        p_values.append(two_way_p(difference, pooled(tables), both_tuned=True))
+        p_values.append(two_way(difference, pooled(tables), [3, 3]).p)
     assert p_values[0] < 0.01 < 0.2 < p_values[1]
 
 
 def test_consistency() -> None:
     """Rows that all seeds answer alike."""
     assert consistency([["a", "b", "c"], ["a", "x", "c"]]) == pytest.approx(2 / 3)
+
+
+def test_a_point_with_one_seed_adds_nothing_to_their_variance() -> None:
+    """And without any second seed nothing is known of it."""
+    generator = np.random.default_rng(1)
+    tables = [(generator.random((3, 50)) < 0.5).astype(float) for _ in range(2)]
+    assert pooled([*tables, tables[0][:1]]) == pooled(tables)
+    assert pooled(tables).freedom == 4
+    with pytest.raises(ValueError, match="no point has two seeds"):
+        pooled([tables[0][:1]])
+
+
+def test_settings_that_are_equal_are_tied() -> None:
+    """One that is far below is not; identical ones never part, though nothing varies."""
+    generator = np.random.default_rng(6)
+    tables = [(generator.random((3, 120)) < share).astype(float) for share in (0.8, 0.8, 0.3)]
+    means = np.stack([table.mean(axis=0) for table in tables], axis=1)
+    p_values = tied_settings_p(means, pooled(tables), [3, 3, 3])
+    assert max(p_values) == 1
+    assert min(p_values[:2]) > 0.05 > p_values[2]
+    same = [np.ones((2, 10)), np.ones((2, 10)), np.zeros((2, 10))]
+    assert tied_settings_p(np.stack([t[0] for t in same], axis=1), pooled(same), [2, 2, 2]) == [1, 1, 0]
+
+
+def test_rows_that_would_show_a_difference_of_means() -> None:
+    """Four times as many for half of it; none help where seeds alone move it more."""
+    assert rows_needed_for_mean(0.1, 0.4) == pytest.approx(126, abs=1)
+    assert rows_needed_for_mean(0.05, 0.4) == pytest.approx(503, abs=2)
+    assert rows_needed_for_mean(0.05, 0.4, other=0.01) is None
+
+
+def test_pseudo_values_of_a_mean_are_its_rows() -> None:
+    """And of any other measure their mean is the measure."""
+    rows = np.array([[1.0, 2], [0, 1], [3, 1]])
+    sizes = np.ones(3)
+    assert pseudo_values(rows, sizes, lambda means: means[..., 0]) == pytest.approx(rows[:, 0])
+    assert pseudo_values(rows, sizes, lambda means: means[..., 0] / means[..., 1]).mean() == pytest.approx(1.0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import isfinite
+from typing import Any
 
 from tunerun.evaluation.curve import Advice
 from tunerun.job import Failure, JobState, Scalar, TunedModel
@@ -135,6 +137,8 @@ class BaselineResult:
         subject: the key of its answers in the ledger.
         model: name of the base model; empty for the majority answer.
         trials: numbers of the trials that it belongs to.
+        words: what a sentence calls it, such as `the base model with 4 examples in the prompt`.
+        problem: why it is not measured; None: it is, or will be.
     """
 
     name: str
@@ -143,6 +147,7 @@ class BaselineResult:
     trials: tuple[int, ...]
     estimates: Mapping[str, Estimate]
     problem: str | None = None
+    words: str = ""
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -157,13 +162,19 @@ class Decision:
     Attributes:
         advised: number of the point to use; None: none can be advised.
         tied: numbers of the points that cannot be told from the best, the advised one included.
+        about: the point that the difference is of: the advised one, else the best; None: nothing was compared.
         against: name of the baseline that is hardest to beat.
-        difference, low, high, p: of the advised (or best) point against it.
-        family: how many comparisons p is corrected for.
+        difference, low, high, p: of that point against it; point minus baseline, also where less is better.
+        family: how many comparisons p is corrected for: compared points times baselines.
         smallest_visible: the smallest difference that these rows show with a power of 80 %; None: none.
         rows: held-out rows. clusters: what is flipped in their place; None: the rows themselves.
         rows_needed: how many would show the difference that was seen; None: it was shown, or none would.
         corrected, corrected_low, corrected_high: the best point's own value without the luck of having been chosen.
+        seeds: the most that a point has; with one, every claim is about these trained models, not about their settings.
+        smallest_p: the smallest that p could have become on these rows; above alpha nothing could be decided.
+        few_rows_decide: whether fewer than five rows carry half of the (squared) difference.
+        nothing_right: whether every answer of every point and baseline is scored 0.
+        rows_for_equality: rows below which "equal within `worth`" is out of reach; None: `worth` is 0.
     """
 
     outcome: Outcome
@@ -185,6 +196,43 @@ class Decision:
     corrected: float | None = None
     corrected_low: float | None = None
     corrected_high: float | None = None
+    about: int | None = None
+    seeds: int = 1
+    smallest_p: float = 0.0
+    few_rows_decide: bool = False
+    nothing_right: bool = False
+    rows_for_equality: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The `decision` of `run --json` and `compare --json`; an interval without an end has null there."""
+        return {
+            "outcome": self.outcome.value,
+            "advised": self.advised,
+            "tied": list(self.tied),
+            "point": self.about,
+            "against": self.against,
+            "metric": self.metric,
+            "difference": self.difference,
+            "interval": _interval(self.low, self.high),
+            "p": self.p,
+            "alpha": self.alpha,
+            "worth": self.worth,
+            "family": self.family,
+            "smallest_visible": self.smallest_visible,
+            "rows": self.rows,
+            "clusters": self.clusters,
+            "rows_needed": self.rows_needed,
+            "seeds": self.seeds,
+            "corrected": self.corrected,
+            "corrected_interval": _interval(self.corrected_low, self.corrected_high),
+        }
+
+
+def _interval(low: float | None, high: float | None) -> list[float | None] | None:
+    """An interval as JSON has it, which knows no infinity."""
+    if low is None or high is None:
+        return None
+    return [low if isfinite(low) else None, high if isfinite(high) else None]
 
 
 @dataclass(frozen=True)
@@ -227,3 +275,28 @@ class Verdict:
     def is_complete(self) -> bool:
         """Whether every trial is finished."""
         return all(trial.state.is_finished for trial in self.trials)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether every trial that succeeded has the measure that decides, if answers have to be asked for it."""
+        return self.metric is None or all(
+            self.metric in trial.metrics
+            for trial in self.trials
+            if trial.state is JobState.SUCCEEDED and self.held_out == "validation"
+        )
+
+    @property
+    def ranked(self) -> list[TrialResult]:
+        """The trials, the advised point's first, then by the measure that decides; those without a value last."""
+        return sorted(self.trials, key=self._rank)
+
+    def _rank(self, trial: TrialResult) -> tuple[bool, bool, float, int]:
+        value = trial.metrics.get(self.metric) if self.metric is not None else None
+        sign = -1.0 if self.measures and self.measures[0].higher_is_better else 1.0
+        is_known = trial.state is JobState.SUCCEEDED and value is not None
+        return (
+            not is_known,
+            trial.point != self.decision.advised,
+            sign * value if value is not None else 0.0,
+            trial.record.number,
+        )

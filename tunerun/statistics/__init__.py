@@ -3,33 +3,46 @@
 Every method is seeded, and was chosen by simulation at the sizes that held-out sets have here (24 to 1,000 rows).
 """
 
-from tunerun.statistics.family import FamilyTest, cluster_sums, max_t
+from tunerun.statistics.family import FamilyTest, cluster_sums, few_rows_decide, max_t, max_t_of_swaps
 from tunerun.statistics.intervals import critical_value, score_interval, tango, wilson
+from tunerun.statistics.jackknife import pseudo_values
 from tunerun.statistics.pairs import exact_p, holm, mid_p
-from tunerun.statistics.power import rows_for_equality, rows_needed, share_lost, smallest_visible
-from tunerun.statistics.seeds import SeedVariance, consistency, pooled, two_way_p
+from tunerun.statistics.power import (
+    rows_for_equality,
+    rows_needed,
+    rows_needed_for_mean,
+    share_lost,
+    smallest_visible,
+)
+from tunerun.statistics.seeds import SeedVariance, SettingsTest, consistency, pooled, tied_settings_p, two_way
 from tunerun.statistics.tied_set import tied_set_p
 from tunerun.statistics.winner import bias_corrected
 
 __all__ = [
     "FamilyTest",
     "SeedVariance",
+    "SettingsTest",
     "bias_corrected",
     "cluster_sums",
     "consistency",
     "critical_value",
     "exact_p",
+    "few_rows_decide",
     "holm",
     "max_t",
+    "max_t_of_swaps",
     "mid_p",
     "pooled",
+    "pseudo_values",
     "rows_for_equality",
     "rows_needed",
+    "rows_needed_for_mean",
     "score_interval",
     "share_lost",
     "smallest_visible",
     "tango",
     "tied_set_p",
-    "two_way_p",
+    "tied_settings_p",
+    "two_way",
     "wilson",
 ]

@@ -7,11 +7,18 @@ largest. Over 48 simulated worlds without a difference some comparison was calle
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from tunerun.statistics.flips import FLIPS, TIE, Array, SignPatterns
+
+_DUST = 15
+"""Decimals to which a spread is rounded: sums that cancel leave 1e-17."""
+
+_MOST_NUMBERS = 4_000_000
+"""That are held at once while swapped tables are measured: 32 MB."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +27,8 @@ class FamilyTest:
 
     Attributes:
         p_values: two-sided and corrected for all comparisons, one for each column.
+        single_p: the same without the correction; Holm's correction of these can be done by hand.
+        statistics: of each column, in standard errors; above 0 where its differences are.
         critical_value: of a 1 - alpha interval that holds for all columns at once, in standard errors.
         smallest_p: the smallest value that a p of this table can have; above alpha nothing can be decided.
         few_rows_decide: columns of which fewer than five rows carry half of the squared differences. Flips test whether
@@ -27,6 +36,8 @@ class FamilyTest:
     """
 
     p_values: tuple[float, ...]
+    single_p: tuple[float, ...]
+    statistics: tuple[float, ...]
     critical_value: float
     smallest_p: float
     few_rows_decide: tuple[bool, ...]
@@ -43,38 +54,113 @@ def max_t(differences: Array, *, alpha: float = 0.05, flips: int = FLIPS, seed: 
         A column without any difference has p = 1.
     """
     live = differences[np.any(differences != 0, axis=1)]
-    squares = np.sum(live**2, axis=0)
-    columns = np.flatnonzero(squares > 0)
-    p_values = np.ones(differences.shape[1])
-    if not len(columns):
-        return FamilyTest(tuple(p_values), np.inf, 1.0, (False,) * differences.shape[1])
-    scaled = live[:, columns] / np.sqrt(squares[columns])
-    observed = np.abs(scaled.sum(axis=0))
-    order = np.argsort(-observed, kind="stable")
+    lengths = np.sqrt(np.sum(live**2, axis=0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # Scaling by what no flip changes: no flip divides by zero, and columns of many ties compete fairly.
+        scaled = np.where(lengths > 0, live / lengths, 0.0)
     patterns = SignPatterns.of(len(live), flips, seed)
-    above, tied = np.zeros(len(columns), np.int64), np.zeros(len(columns), np.int64)
+    flipped = [signs @ scaled for signs in patterns.blocks()]
+    return _step_down(scaled.sum(axis=0), flipped, patterns, alpha, few_rows_decide(differences))
+
+
+def max_t_of_swaps(
+    points: Array,
+    baselines: Array,
+    rows: int,
+    value: Callable[[Array], Array],
+    *,
+    alpha: float = 0.05,
+    flips: int = FLIPS,
+    seed: int = 0,
+) -> FamilyTest:
+    """The same test for a measure that is not a mean of rows: a flip swaps the two models' answers to a row.
+
+    What rows contribute adds up, so the measure of a swapped table is `value` of the swapped sums. Each comparison is
+    scaled by the spread that its own flips give it.
+
+    Args:
+        points: [points, rows, m], what each row contributes (or cluster: sums over its rows).
+        baselines: [baselines, rows, m].
+        rows: how many rows, also where clusters take their part.
+        value: means over rows, [..., m] to [...].
+
+    Returns:
+        A column for each point and baseline: all baselines of the first point, then of the second.
+    """
+    parts = points.shape[2]
+    arms = np.concatenate([points, baselines])
+    live = np.any(arms != arms[:1], axis=(0, 2))
+    moving = arms[:, live].transpose(1, 0, 2).reshape(int(live.sum()), -1)
+    totals = arms.sum(axis=1)
+    patterns = SignPatterns.of(len(moving), flips, seed)
+    chunk = max(1, _MOST_NUMBERS // (1_000 * parts))
+
+    def measured(sums: Array) -> Array:
+        """Differences of all pairs, [patterns, points * baselines], from flipped sums [patterns, arms, m]."""
+        columns = np.empty((len(sums), len(points), len(baselines)))
+        for other in range(len(baselines)):
+            place = len(points) + other
+            for start in range(0, len(points), chunk):
+                ours = slice(start, min(start + chunk, len(points)))
+                middle = (totals[ours] + totals[place]) / 2
+                apart = (sums[:, ours] - sums[:, place : place + 1]) / 2
+                columns[:, ours, other] = value((middle + apart) / rows) - value((middle - apart) / rows)
+        return columns.reshape(len(sums), -1)
+
+    flipped = [measured((signs @ moving).reshape(len(signs), len(arms), parts)) for signs in patterns.blocks()]
+    observed = measured(totals[None])[0]
+    spread = np.sqrt(np.mean(np.concatenate(flipped) ** 2, axis=0).round(_DUST))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scaled = [np.where(spread > 0, block / spread, 0.0) for block in flipped]
+        statistics = np.where(spread > 0, observed / spread, 0.0)
+    return _step_down(statistics, scaled, patterns, alpha, (False,) * len(statistics))
+
+
+def _step_down(
+    statistics: Array, flipped: list[Array], patterns: SignPatterns, alpha: float, few_rows_decide: tuple[bool, ...]
+) -> FamilyTest:
+    """Correct each statistic for those that are as extreme or less.
+
+    Args:
+        statistics: of each column. flipped: the same under each pattern, in blocks of patterns.
+    """
+    observed = np.abs(statistics)
+    columns = np.flatnonzero(observed.astype(bool) | np.any([block.any(axis=0) for block in flipped], axis=0))
+    p_values, single_p = np.ones(len(observed)), np.ones(len(observed))
+    if not len(columns):
+        ones = tuple(p_values.tolist())
+        return FamilyTest(ones, ones, tuple(statistics.tolist()), np.inf, 1.0, few_rows_decide)
+    order = columns[np.argsort(-observed[columns], kind="stable")]
+    counts = np.zeros((4, len(order)), np.int64)
     largest: list[Array] = []
-    for signs in patterns.blocks():
-        statistics = np.abs(signs @ scaled)[:, order]
+    for block in flipped:
+        alone = np.abs(block[:, order])
         # Each column competes with those that are less extreme than it: the step down.
-        running = np.maximum.accumulate(statistics[:, ::-1], axis=1)[:, ::-1]
-        difference = running - observed[order]
-        above += np.sum(difference > TIE, axis=0)
-        tied += np.sum(np.abs(difference) <= TIE, axis=0)
+        running = np.maximum.accumulate(alone[:, ::-1], axis=1)[:, ::-1]
+        for place, extreme in ((0, running), (2, alone)):
+            difference = extreme - observed[order]
+            counts[place] += np.sum(difference > TIE, axis=0)
+            counts[place + 1] += np.sum(np.abs(difference) <= TIE, axis=0)
         largest.append(running[:, 0])
-    p_values[columns[order]] = np.maximum.accumulate(patterns.p_value(above, tied))
+    p_values[order] = np.maximum.accumulate(patterns.p_value(counts[0], counts[1]))
+    single_p[order] = patterns.p_value(counts[2], counts[3])
     return FamilyTest(
-        p_values=tuple(float(p) for p in p_values),
+        p_values=tuple(p_values.tolist()),
+        single_p=tuple(single_p.tolist()),
+        statistics=tuple(statistics.tolist()),
         critical_value=float(np.quantile(np.concatenate(largest), 1 - alpha)),
         smallest_p=0.5 / patterns.count if patterns.is_exact else 1 / (patterns.count + 1),
-        few_rows_decide=tuple(_few_rows_decide(differences[:, column]) for column in range(differences.shape[1])),
+        few_rows_decide=few_rows_decide,
     )
 
 
-def _few_rows_decide(column: Array) -> bool:
-    squares = np.sort(column**2)[::-1]
-    total = squares.sum()
-    return bool(total > 0 and squares[:4].sum() > total / 2 and np.ptp(squares[squares > 0]) > 0)
+def few_rows_decide(differences: Array) -> tuple[bool, ...]:
+    """For each column whether fewer than five rows carry half of the squared differences, and these are not equal."""
+    squares = np.sort(differences**2, axis=0)[::-1]
+    totals = squares.sum(axis=0)
+    # Equal differences, as those of right and wrong answers, are the test's own case however few they are.
+    least = np.where(squares > 0, squares, np.inf).min(axis=0, initial=np.inf)
+    return tuple(((totals > 0) & (squares[:4].sum(axis=0) > totals / 2) & (squares[0] > least)).tolist())
 
 
 def cluster_sums(values: Array, clusters: list[int]) -> Array:

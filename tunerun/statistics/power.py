@@ -71,3 +71,21 @@ def rows_for_equality(worth: float, alpha: float = 0.05) -> int:
     """Rows below which two models cannot be called equal within `worth`, even if they never disagree."""
     z = critical_value(2 * alpha)
     return ceil(z * z * (1 - worth) / worth)
+
+
+def rows_needed_for_mean(
+    difference: float, deviation: float, *, comparisons: int = 1, alpha: float = 0.05, other: float = 0.0
+) -> int | None:
+    """Rows that show a difference of means with a power of 80 % (Miller, arXiv 2411.00640).
+
+    Args:
+        difference: of the means, not 0.
+        deviation: standard deviation of the rows' differences.
+        other: variance of the difference that more rows do not lower, such as that of seeds.
+
+    Returns:
+        None: no number of rows would.
+    """
+    z = critical_value(alpha / comparisons) + NormalDist().inv_cdf(POWER)
+    allowed = (difference / z) ** 2 - other
+    return ceil(deviation**2 / allowed) if allowed > 0 else None

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
+from typing import Any
 
 import numpy as np
 
 from tunerun.statistics.flips import Array
+
+_DUST = 9
+"""Decimals to which sums are rounded before they are compared."""
 
 
 @dataclass(frozen=True)
@@ -22,25 +26,53 @@ class SeedVariance:
     Attributes:
         of_means: mean over points of the variance of their seeds' mean scores; rows' chance is in it.
         of_seeds: the part of it that is the seeds' own, 0 or more.
-        seeds: how many each point has. points: how many points.
+        freedom: seeds beyond each point's first.
     """
 
     of_means: float
     of_seeds: float
-    seeds: int
-    points: int
+    freedom: int
+
+
+@dataclass(frozen=True)
+class SettingsTest:
+    """A difference between settings, as one t test sees it.
+
+    Attributes:
+        statistic: the difference in standard errors.
+        error: its standard error; 0 where nothing varies.
+        freedom: Satterthwaite's degrees of freedom.
+        p: two-sided; correct several of them by `pairs.holm`.
+    """
+
+    statistic: float
+    error: float
+    freedom: float
+    p: float
+
+    def reach(self, alpha: float, comparisons: int = 1) -> float:
+        """How far an interval reaches that holds for several comparisons at once (Bonferroni)."""
+        from scipy.stats import t as student
+
+        return self.error * float(student.isf(alpha / (2 * comparisons), self.freedom)) if self.error else 0.0
 
 
 def pooled(points: Sequence[Array]) -> SeedVariance:
-    """Pool the variance between seeds.
+    """Pool the variance between seeds; a point with one seed adds nothing.
 
     Args:
-        points: for each point its scores, [seeds, rows]; all of the same shape, at least two seeds and two rows.
+        points: for each point its scores, [seeds, rows]; all of the same rows, at least two of them.
+
+    Raises:
+        ValueError: no point has two seeds.
     """
-    seeds, rows = points[0].shape
-    of_means = float(np.mean([table.mean(axis=1).var(ddof=1) for table in points]))
-    residual = float(np.mean([_residual_variance(table) for table in points]))
-    return SeedVariance(of_means, max(of_means - residual / rows, 0.0), seeds, len(points))
+    tables = [table for table in points if len(table) > 1]
+    weights = [len(table) - 1 for table in tables]
+    if not tables:
+        raise ValueError("no point has two seeds")
+    of_means = float(np.average([table.mean(axis=1).var(ddof=1) for table in tables], weights=weights))
+    residual = float(np.average([_residual_variance(table) for table in tables], weights=weights))
+    return SeedVariance(of_means, max(of_means - residual / tables[0].shape[1], 0.0), sum(weights))
 
 
 def _residual_variance(table: Array) -> float:
@@ -49,28 +81,73 @@ def _residual_variance(table: Array) -> float:
     return float((rest**2).sum() / ((rows - 1) * (seeds - 1)))
 
 
-def two_way_p(differences: Array, variance: SeedVariance, *, both_tuned: bool) -> float:
-    """The two-sided p value of a difference between settings; correct several of them by `pairs.holm`.
+def two_way(differences: Array, variance: SeedVariance, seeds: Sequence[int]) -> SettingsTest:
+    """Test a difference between settings, with the chance of rows and of seeds.
 
-    Satterthwaite's degrees of freedom. Over worlds with a seed deviation of 0 to 0.04 it errs in 1.8 to 5.4 %.
+    Over worlds with a seed deviation of 0 to 0.04 it errs in 1.8 to 5.4 %.
 
     Args:
         differences: [rows], of the row means over seeds.
-        both_tuned: whether both sides have seeds; an untuned baseline has none.
+        seeds: how many seeds each side has that is tuned; an untuned baseline has none.
     """
     # Imported here: SciPy costs half a second that a plan should not pay.
     from scipy.stats import t as student
 
-    rows = len(differences)
-    sides = 2 if both_tuned else 1
-    of_rows = float(differences.var(ddof=1)) / rows
-    total = of_rows + sides * variance.of_seeds / variance.seeds
+    mean, rows = float(differences.mean()), len(differences)
+    total, freedom = _total_variance(float(differences.var(ddof=1)) / rows, rows, variance, sum(1 / n for n in seeds))
     if total == 0:
-        return 1.0 if float(differences.mean()) == 0 else 0.0
-    of_seeds = sides * variance.of_means / variance.seeds
-    freedom_of_seeds = variance.points * (variance.seeds - 1)
-    freedom = total**2 / (of_rows**2 / (rows - 1) + of_seeds**2 / freedom_of_seeds)
-    return float(2 * student.sf(abs(float(differences.mean())) / sqrt(total), freedom))
+        return SettingsTest(0.0 if mean == 0 else inf if mean > 0 else -inf, 0.0, inf, 1.0 if mean == 0 else 0.0)
+    statistic = mean / sqrt(total)
+    return SettingsTest(statistic, sqrt(total), float(freedom), float(2 * student.sf(abs(statistic), freedom)))
+
+
+def _total_variance(of_rows: Any, rows: int, variance: SeedVariance, sides: Any) -> tuple[Any, Any]:
+    """Variance of a mean difference, and its degrees of freedom; of numbers or of arrays of them."""
+    total = of_rows + sides * variance.of_seeds
+    with np.errstate(invalid="ignore", divide="ignore"):
+        freedom = np.square(total) / (
+            np.square(of_rows) / (rows - 1) + np.square(sides * variance.of_means) / variance.freedom
+        )
+    return total, freedom
+
+
+def tied_settings_p(scores: Array, variance: SeedVariance, seeds: Sequence[int]) -> list[float]:
+    """For each point the p value of its settings being as good as the best; those above alpha are the tied set.
+
+    As `tied_set.tied_set_p`, which is about trained models: the most extreme pair of those that are left is tested, its
+    worse point is removed, and so on. The test of a pair is the two-way t, and the correction is for all pairs that are
+    left (Bonferroni), because no flip of rows moves seeds.
+
+    Args:
+        scores: [rows, points], means over seeds; higher is better.
+        seeds: of each point.
+    """
+    from scipy.stats import t as student
+
+    rows, points = scores.shape
+    centred = scores - scores.mean(axis=0)
+    gram = centred.T @ centred
+    squares = np.diag(gram)
+    of_rows = np.maximum(squares[:, None] + squares - 2 * gram, 0.0).round(_DUST) / (rows - 1) / rows
+    share = 1 / np.asarray(seeds, dtype=float)
+    total, freedom = _total_variance(of_rows, rows, variance, share[:, None] + share)
+    means = scores.mean(axis=0).round(_DUST)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # [worse, better]
+        extremes = np.where(total > 0, (means[None, :] - means[:, None]) / np.sqrt(total), 0.0)
+        certain = (total == 0) & (means[None, :] > means[:, None])
+        p_values = np.where(certain, 0.0, 2 * student.sf(extremes, np.where(total > 0, freedom, np.inf)))
+    p_values[means[None, :] <= means[:, None]] = 1.0
+    left, result, running = list(range(points)), [1.0] * points, 0.0
+    while len(left) > 1:
+        smallest = p_values[np.ix_(left, left)].min(axis=1)
+        least = float(smallest.min())
+        candidates = [left[index] for index in np.flatnonzero(smallest <= least)]
+        worst = min(candidates, key=lambda point: (float(means[point]), -point))
+        running = max(running, min(1.0, least * len(left) * (len(left) - 1) / 2))
+        result[worst] = running
+        left.remove(worst)
+    return result
 
 
 def consistency(answers: Sequence[Sequence[str]]) -> float:

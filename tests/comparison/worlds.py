@@ -1,0 +1,153 @@
+"""Simulated sweeps whose truth is known: rows of a latent difficulty, answered by models of a given accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from statistics import NormalDist
+
+import numpy as np
+
+from tunerun.comparison.decision import BaselineScores, Comparison, PointScores, Rules, decide
+from tunerun.comparison.results import Outcome
+from tunerun.metrics import Asks, Unit
+from tunerun.metrics.base import FloatArray
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A metric whose rows are given: 1 is right, 0 is not."""
+
+    name: str = "right"
+    unit: Unit = Unit.SHARE
+    higher_is_better: bool = True
+    asks: Asks = Asks.ANSWERS
+    is_corpus: bool = False
+
+    def rows(self, expected: Sequence[str], answers: Sequence[str]) -> FloatArray:
+        return np.array([[float(e == a)] for e, a in zip(expected, answers, strict=True)])
+
+    def value(self, means: FloatArray) -> FloatArray:
+        return np.asarray(means[..., 0])
+
+
+RIGHT = Scores()
+
+
+@dataclass(frozen=True)
+class World:
+    """How rows are answered.
+
+    Attributes:
+        gains: what each point's accuracy is above the baselines'.
+        shared: how much of a row's difficulty all models have in common.
+        cluster_size: rows of one cluster; half of a model's luck is the cluster's.
+        seed_deviation: of a point's accuracy from seed to seed.
+    """
+
+    rows: int = 24
+    gains: tuple[float, ...] = (0.0,) * 4
+    baselines: int = 1
+    accuracy: float = 0.5
+    shared: float = 0.5
+    cluster_size: int = 1
+    seeds: int = 1
+    seed_deviation: float = 0.0
+
+    @property
+    def clusters(self) -> list[int] | None:
+        return None if self.cluster_size == 1 else [row // self.cluster_size for row in range(self.rows)]
+
+    def __str__(self) -> str:
+        parts = [f"n={self.rows}", f"k={len(self.gains)}", f"b={self.baselines}"]
+        if self.cluster_size > 1:
+            parts.append(f"clusters of {self.cluster_size}")
+        if self.seeds > 1:
+            parts.append(f"{self.seeds} seeds, sd {self.seed_deviation:g}")
+        return " ".join(parts)
+
+    def draw(self, generator: np.random.Generator) -> tuple[list[PointScores], list[BaselineScores]]:
+        """One sweep's scores."""
+        common = self._luck(generator)
+        points = [
+            PointScores(number, self._answers(generator, common, self.accuracy + gain, self.seeds)[:, :, None])
+            for number, gain in enumerate(self.gains)
+        ]
+        baselines = [
+            BaselineScores(f"base+{n}", self._answers(generator, common, self.accuracy, 1)[0][:, None])
+            for n in range(self.baselines)
+        ]
+        return points, baselines
+
+    def _luck(self, generator: np.random.Generator) -> FloatArray:
+        own = generator.standard_normal(self.rows)
+        if self.cluster_size == 1:
+            return own
+        of_clusters = generator.standard_normal(-(-self.rows // self.cluster_size))
+        return np.asarray((own + of_clusters[self.clusters]) / np.sqrt(2))
+
+    def _answers(self, generator: np.random.Generator, common: FloatArray, accuracy: float, seeds: int) -> FloatArray:
+        """[seeds, rows]; a fifth of what is not shared differs from seed to seed."""
+        own = self._luck(generator)
+        tables = []
+        for _ in range(seeds):
+            moved = accuracy + (self.seed_deviation * generator.standard_normal() if seeds > 1 else 0.0)
+            limit = NormalDist().inv_cdf(min(0.999, max(0.001, moved)))
+            rest = np.sqrt(0.8) * own + np.sqrt(0.2) * self._luck(generator)
+            tables.append(np.sqrt(self.shared) * common + np.sqrt(1 - self.shared) * rest < limit)
+        return np.array(tables, dtype=float)
+
+
+@dataclass
+class Tally:
+    """How often the tool said what, over many draws of one world.
+
+    Attributes:
+        better: it advised a point as better than the baselines; wrong where no point is.
+        left_out: a truly best point was not in the tied set.
+        detected: share of truly better points that are better than every baseline.
+    """
+
+    draws: int = 0
+    better: int = 0
+    left_out: int = 0
+    detected: list[float] = field(default_factory=list)
+
+    def add(self, world: World, comparison: Comparison) -> None:
+        decision = comparison.decision
+        best = {number for number, gain in enumerate(world.gains) if gain == max(world.gains)}
+        self.draws += 1
+        self.better += decision.outcome is Outcome.BETTER
+        self.left_out += not best <= set(decision.tied)
+        truly = [number for number, gain in enumerate(world.gains) if gain > 0]
+        if truly:
+            differences = comparison.differences
+            found = [all(d.outcome is Outcome.BETTER for d in differences[number]) for number in truly]
+            self.detected.append(sum(found) / len(found))
+
+
+def simulated(world: World, draws: int, seed: int, flips: int = 1_000) -> Tally:
+    """Let the tool decide so many draws of a world."""
+    generator = np.random.default_rng(seed)
+    tally = Tally()
+    for draw in range(draws):
+        points, baselines = world.draw(generator)
+        rules = Rules(flips=flips, resamples=2, seed=draw)
+        tally.add(world, decide(RIGHT, points, baselines, world.clusters, rules))
+    return tally
+
+
+def null_worlds() -> Iterator[World]:
+    """Worlds in which no point is better than a baseline.
+
+    With one seed the sentence is about these trained models, so in a null world these are equal; with three it is about
+    settings, whose trained models differ by their seeds.
+    """
+    for rows in (24, 100):
+        for points in (4, 12):
+            for baselines in (1, 3):
+                gains = (0.0,) * points
+                yield World(rows, gains, baselines)
+                yield World(rows, gains, baselines, cluster_size=2 if rows == 24 else 4)
+                for deviation in (0.0, 0.04):
+                    yield World(rows, gains, baselines, seeds=3, seed_deviation=deviation)
