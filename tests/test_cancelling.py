@@ -15,6 +15,7 @@ from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
 from tunerun.errors import AmbiguousError, BackendError, UnavailableError
 from tunerun.job import (
     BaseModelRef,
+    Example,
     Failure,
     FailureKind,
     GenerateOptions,
@@ -117,14 +118,18 @@ def test_a_job_ends_while_another_one_is_measured(tmp_path: Path, service: Scrip
 
     class Slow(ScriptedBackend):
         def generate(
-            self, model: BaseModelRef | TunedModel, inputs: Sequence[str], options: GenerateOptions
+            self,
+            model: BaseModelRef | TunedModel,
+            inputs: Sequence[str],
+            options: GenerateOptions,
+            examples: Sequence[Example] = (),
         ) -> list[str]:
             asked.append(sum(job.is_cancelled for job in service.jobs.values()))
             if len(asked) == 1:
                 with Ledger(plan.ledger_path) as ledger:
                     ledger.request_cancel(plan.sweep, [3])
             service.steps_per_poll = 1
-            return super().generate(model, inputs, options)
+            return super().generate(model, inputs, options, examples)
 
     class FirstEnds(Slow):
         def _status(self, ref: JobRef) -> JobStatus:

@@ -10,6 +10,7 @@ from tunerun.backends.base import NO_CURSORS, Backend
 from tunerun.errors import AmbiguousError, BackendError
 from tunerun.job import (
     BaseModelRef,
+    Example,
     GenerateOptions,
     JobRef,
     JobStatus,
@@ -68,10 +69,16 @@ class Troubled(ScriptedBackend):
             raise error
         return super().poll(refs, after)
 
-    def generate(self, model: BaseModelRef | TunedModel, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
+    def generate(
+        self,
+        model: BaseModelRef | TunedModel,
+        inputs: Sequence[str],
+        options: GenerateOptions,
+        examples: Sequence[Example] = (),
+    ) -> list[str]:
         if (error := next(self._generates, None)) is not None:
             raise error
-        return super().generate(model, inputs, options)
+        return super().generate(model, inputs, options, examples)
 
 
 def run_with(

@@ -6,6 +6,7 @@
     │   ├── DatasetError         a file of examples
     │   ├── TemplateError        a prompt template
     │   ├── BaseModelError       a base model that cannot be found or read
+    │   ├── NoTurnsError         a base model whose chat format has no place for earlier turns
     │   ├── NotFoundError        the name of a run, a tuned model or a sweep that the ledger does not hold
     │   └── MissingPackageError  a package of an extra that is not installed
     ├── LimitError               the user: a limit or a budget refused; exit code 3, nothing was submitted
@@ -62,6 +63,10 @@ class TemplateError(InputError):
 
 class BaseModelError(InputError):
     """A base model cannot be found or read."""
+
+
+class NoTurnsError(InputError):
+    """A base model's chat format has no place for the turns before an input."""
 
 
 class NotFoundError(InputError):

@@ -282,11 +282,26 @@ class Prompt:
 
     Attributes:
         adapter: where the tuned model that answers is (`TunedModel.location`); None: the base model answers.
+        examples: earlier turns of the same conversation, before the input.
     """
 
     text_input: str
     options: GenerateOptions = GenerateOptions()
     adapter: str | None = None
+    examples: tuple[Example, ...] = ()
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How likely a model is to give an output as its answer.
+
+    Attributes:
+        nats: negative log likelihood of all tokens of the output together, in nats.
+        tokens: how many these are, with those that the chat format puts around the output and the one that ends it.
+    """
+
+    nats: float
+    tokens: int
 
 
 @dataclass(frozen=True)

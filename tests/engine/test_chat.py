@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from tokenizers import Tokenizer
 
 from tests.engine import chat_templates, tiny_model
 from tests.engine.tiny_model import TOKENIZERS
-from tunerun.engine import base_model, chat, chat_template, encoding
+from tunerun.engine import base_model, chat, chat_template, conversion, encoding
 from tunerun.engine.chat import ChatFormat
 from tunerun.engine.chat_encoder import ChatEncoder
-from tunerun.errors import BaseModelError
+from tunerun.errors import BaseModelError, NoTurnsError
 from tunerun.job import Example
 
 EXAMPLES = (
@@ -86,6 +87,112 @@ def test_tokens_are_those_of_apply_chat_template(name: str, kind: str, tokenizer
         ours = encoded.prompt + encoded.target
         assert ours == expected[: len(ours)]
         assert tokenizer.decode(expected[len(ours) :]).strip() in ("", tokenizer.eos_token)
+
+
+def messages_of(name: str, examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """A conversation as transformers takes it."""
+    return [
+        {"role": role, "content": [{"type": "text", "text": text}] if name == "smolvlm" else text}
+        for example in examples
+        for role, text in (("user", example.text_input), ("assistant", example.output))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, "bytes") for name in (*chat_templates.ALL, "tiny")]
+    + [(name, kind) for name in ("llama-2", "vicuna", "mistral") for kind in ("pieces", "legacy pieces")],
+)
+def test_tokens_of_several_turns_are_those_of_apply_chat_template(
+    name: str, kind: str, tokenizers: dict[str, Any]
+) -> None:
+    """Earlier turns, prompt and target together are the tokens of the whole conversation as transformers renders it."""
+    tokenizer = tokenizers[kind]
+    tokenizer.chat_template = (chat_templates.ALL | {"tiny": tiny_model.CHAT_TEMPLATE})[name]
+    derived = chat.derive(tokenizer)
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    encoder = ChatEncoder(backend, derived, chat.derive_turns(tokenizer, derived))
+    for last in EXAMPLES:
+        for count in (1, 2, 3):
+            earlier = EXAMPLES[:count]
+            whole = tokenizer.apply_chat_template(
+                messages_of(name, (*earlier, last)), tokenize=False, enable_thinking=False, thinking=False
+            )
+            for form in ("%Y-%m-%d", "%d %b %Y", "%d %B %Y"):
+                whole = whole.replace(f": {datetime.now().strftime(form)}", f": {chat_template.TODAY.strftime(form)}")
+            expected = tokenizer(whole, add_special_tokens=False)["input_ids"]
+            (prompt,), (target,) = encoder.prompts([last.text_input], earlier), encoder.targets([last.output])
+            ours = prompt + target
+            assert ours == expected[: len(ours)]
+            assert tokenizer.decode(expected[len(ours) :]).strip() in ("", tokenizer.eos_token)
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        (None, "it has no chat template"),
+        (
+            "{{ messages[0].content }}<|im_start|>{{ messages[-1].content }}<|im_end|>",
+            "does not show the text of every earlier turn exactly once",
+        ),
+        (
+            "{{ raise_exception('one turn') if messages | length > 2 }}{{ messages[0].content }} {{ messages[1].content }}",
+            "fails for several turns with TemplateError: one turn",
+        ),
+        (
+            "{% for m in messages %}<|im_start|>{{ loop.index }} {{ m.content }}<|im_end|>{% endfor %}",
+            "does not write every earlier turn in the same way",
+        ),
+        (
+            "{% for m in messages %}<|im_start|>{{ m.role ~ (messages | length > 2) }}{{ m.content }}<|im_end|>{% endfor %}",
+            "writes the last turn in another way",
+        ),
+    ],
+)
+def test_a_format_without_a_place_for_turns_says_so(
+    template: str | None, words: str, tokenizers: dict[str, Any]
+) -> None:
+    """One conversation of two texts is all it can write; examples are refused with the reason."""
+    tokenizers["bytes"].chat_template = template
+    derived = chat.derive(tokenizers["bytes"])
+    turns = chat.derive_turns(tokenizers["bytes"], derived)
+    encoder = ChatEncoder(tokenizers["bytes"].backend_tokenizer, derived, turns)
+    assert encoder.prompts(["x"], ()) == encoder.prompts(["x"])
+    with pytest.raises(NoTurnsError, match=words):
+        encoder.prompts(["x"], EXAMPLES)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("qwen3", "bytes"), ("llama-2", "legacy pieces"), ("mistral", "pieces")])
+def test_text_of_earlier_turns_is_text(name: str, kind: str, tokenizers: dict[str, Any]) -> None:
+    """No control token comes of it, and it is decoded as it was."""
+    tokenizers[kind].chat_template = chat_templates.ALL[name]
+    derived = chat.derive(tokenizers[kind])
+    turns = chat.derive_turns(tokenizers[kind], derived)
+    backend = Tokenizer.from_str(tokenizers[kind].backend_tokenizer.to_str())
+    encoder = ChatEncoder(backend, derived, turns)
+    controls = {number for number, token in backend.get_added_tokens_decoder().items() if token.special}
+    (plain,) = encoder.prompts(["x"], [Example("x", "x")])
+    for text in OUTPUTS[5:]:
+        (ids,) = encoder.prompts(["x"], [Example(text, text)])
+        assert [one for one in ids if one in controls] == [one for one in plain if one in controls]
+        written = backend.decode(ids, skip_special_tokens=False)
+        if kind != "legacy pieces":  # they put a space behind every special token
+            assert written == "".join([*turns.texts([Example(text, text)]), "x", derived.suffix])
+
+
+def test_earlier_turns_of_a_model_that_an_earlier_version_prepared(tmp_path: Path, tiny_folder: Path) -> None:
+    """They are derived when the model is loaded, and kept; the rest of the cache stays as it is."""
+    model = tiny_model.model_of(tiny_folder)
+    base_model.prepare(model, tmp_path)
+    found = base_model.find(model, tmp_path)
+    turns = base_model.earlier_turns(found, tmp_path)
+    assert turns is not None
+    assert turns.problem is None
+    base_model.turns_file(base_model.entry_folder(found, tmp_path)).unlink()
+    assert base_model.earlier_turns(found, tmp_path) is None
+    assert base_model.prepared_folder(found, tmp_path) is not None
+    assert conversion.earlier_turns(model, found, tmp_path) == turns
+    assert base_model.earlier_turns(found, tmp_path) == turns
 
 
 EVERYTHING = """\

@@ -12,7 +12,17 @@ from tunerun.engine import messages, packages
 from tunerun.engine.failures import DivergedError, failure_of
 from tunerun.engine.process import EngineProcess, failure_of_exit
 from tunerun.errors import InputError, MissingPackageError
-from tunerun.job import Answer, BaseModelRef, Failure, FailureKind, GenerateOptions, JobState, Prompt, Snapshot
+from tunerun.job import (
+    Answer,
+    BaseModelRef,
+    Failure,
+    FailureKind,
+    GenerateOptions,
+    JobState,
+    Likelihood,
+    Prompt,
+    Snapshot,
+)
 
 MODEL = BaseModelRef(name="x", source="x")
 LOG = Path("engine.log")
@@ -67,6 +77,8 @@ def test_exceptions(error: Exception, kind: FailureKind) -> None:
             ),
             id="a1",
         ),
+        messages.Generate(MODEL, (Prompt("x", examples=(HELD_OUT[0],)),)),
+        messages.Measure(MODEL, (("x", ("a", "b")), ("y", ())), "folder", HELD_OUT),
         messages.Cancel("a.1"),
     ],
 )
@@ -85,6 +97,7 @@ def test_commands_round_trip(command: messages.Command) -> None:
         messages.JobEnded("a.1", JobState.FAILED, {}, Failure(FailureKind.CRASHED, "x\ny", "trace")),
         messages.JobEnded("a.1", JobState.SUCCEEDED, {"validation/loss": 1e-30}),
         messages.Answers((Answer("\n", 2, is_cut=True), messages.Refused("InputError", ("too long",)))),
+        messages.Measured(((Likelihood(0.1 + 0.2, 3), Likelihood(1e-30, 1)), ())),
         messages.Piece(1, "ä"),
         messages.Refused("BaseModelError", ("one", "two")),
         messages.Done(),

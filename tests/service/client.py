@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,6 +20,12 @@ def body(rows: list[Json] | None = None, **hyperparameters: Any) -> Json:
     settings = {"epochCount": 2, "batchSize": 3, "learningRate": 0.01} | hyperparameters
     task: Json = {"trainingData": {"examples": {"examples": ROWS if rows is None else rows}}}
     return {"baseModel": "models/tiny", "tuningTask": task | {"hyperparameters": settings}}
+
+
+def turns(*texts: str, roles: Sequence[str] = ()) -> dict[str, Any]:
+    """A conversation; the roles alternate, beginning with the user, unless they are given."""
+    said = zip(texts, roles or ("user", "model") * len(texts), strict=False)
+    return {"contents": [{"role": role, "parts": [{"text": text}]} for text, role in said]}
 
 
 def prompt(text: str, **config: Any) -> Json:

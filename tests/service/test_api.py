@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.service.client import ROWS, Client, body, prompt
+from tests.service.client import ROWS, Client, body, prompt, turns
 from tunerun.service.api import UNPREDICTABLE
 from tunerun.service.app import Settings
 from tunerun.testing.running_service import RunningService
@@ -217,7 +217,12 @@ def test_many_examples_have_other_defaults(client: Client) -> None:
         (prompt("x" * 40_001), "contents"),
         (prompt("x " * 200), "contents"),
         ({"contents": []}, "contents"),
-        ({"contents": [{"parts": [{"text": "1"}]}, {"parts": [{"text": "2"}]}]}, "contents"),
+        (turns("1", "2"), "contents[1].role"),
+        (turns("1", "2", "3", roles=("user", "user", "user")), "contents[1].role"),
+        (turns("1", "2", "3", roles=("user", "model", "model")), "contents[2].role"),
+        (turns("1", "", "3"), "contents[1].parts"),
+        (turns("x" * 20_000, "2", "x" * 20_000), "contents"),
+        (turns("1 " * 30, "2 " * 30, "3 " * 30), "contents"),
         ({"contents": [{"role": "model", "parts": [{"text": "1"}]}]}, "contents[0].role"),
         ({"contents": [{"parts": [{"inlineData": {"data": "AA=="}}]}]}, "contents[0].parts[0].inlineData"),
         (prompt("1") | {"tools": [{}]}, "tools"),
@@ -225,7 +230,7 @@ def test_many_examples_have_other_defaults(client: Client) -> None:
     ],
 )
 def test_what_is_not_offered_is_refused_by_its_name(client: Client, asked: Any, field: str) -> None:
-    """No JSON mode, no system instruction, one turn, text alone, at most 40,000 characters, and room for an answer."""
+    """No JSON mode, no system instruction, turns that alternate, text alone, 40,000 characters, room for an answer."""
     client.good("POST", "/tunedModels", body(epochCount=1), tunedModelId="asked")
     client.finished("asked")
     for path in ("/tunedModels/asked:generateContent", "/models/tiny:generateContent"):
@@ -233,6 +238,24 @@ def test_what_is_not_offered_is_refused_by_its_name(client: Client, asked: Any, 
         assert error["status"] == "INVALID_ARGUMENT"
         assert error["details"][0]["fieldViolations"][0]["field"] == field
     delete(client, "asked")
+
+
+def test_a_conversation_of_several_turns_is_answered_and_counted(client: Client) -> None:
+    """Base and tuned models see what was said before; streaming gives the same answer; the tokens count all turns."""
+    client.tuned("talks")
+    alone, talk = prompt("8"), turns("1", "2", "twenty two", "twenty three", "8")
+    config = {"generationConfig": {"temperature": 0, "maxOutputTokens": 8}}
+    for model in ("/models/tiny", "/tunedModels/talks"):
+        answer = client.good("POST", f"{model}:generateContent", talk | config)
+        whole = answer["candidates"][0]["content"]["parts"][0]["text"]
+        streamed = client.http.post(f"{model}:streamGenerateContent", json=talk | config).json()
+        assert "".join(part["candidates"][0]["content"]["parts"][0]["text"] for part in streamed) == whole
+        counts = [
+            client.good("POST", "/models/tiny:countTokens", {"contents": asked["contents"]})["totalTokens"]
+            for asked in (alone, talk)
+        ]
+        assert answer["usageMetadata"]["promptTokenCount"] == counts[1] > counts[0]
+    delete(client, "talks")
 
 
 def test_an_id_is_given_once(client: Client) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
 from typing import Protocol, Self
 
-from tunerun.job import BaseModelRef, GenerateOptions, JobRef, JobStatus, TunedModel, TuningRequest
+from tunerun.job import BaseModelRef, Example, GenerateOptions, JobRef, JobStatus, TunedModel, TuningRequest
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Capabilities:
         precision: number format of the frozen weights, part of every trial's key; empty: the service's choice.
         poll_interval_s: seconds between two looks at the running jobs.
         max_training_bytes: of all training examples as they are sent; None: no limit.
+        measures_losses: whether it can say how likely stated outputs are: `losses` and `choose` are there.
         not_taken: keys of the config that the service has no word for, so that they cannot be swept.
         warnings: what a user should know of it before a run, one line each.
     """
@@ -46,6 +47,7 @@ class Capabilities:
     precision: str
     poll_interval_s: float = 0.2
     max_training_bytes: int | None = None
+    measures_losses: bool = False
     not_taken: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -75,7 +77,17 @@ class Backend(Protocol):
     - `cancel` of a finished or unknown job does nothing. After it, `poll` soon answers CANCELLED, or what the job
       had reached before.
     - `generate` answers one output per input, in order. The inputs are rendered already; the backend puts the same
-      chat format around them as around training examples. With temperature 0 it is deterministic.
+      chat format around them as around training examples. With temperature 0 it is deterministic. `examples` are
+      earlier turns of the same conversation, before every input. A base model whose chat format has no place for them
+      is a `NoTurnsError`; an input that is too long for the base model's context, with them before it, is an
+      InputError that names it, and none is answered then.
+    - `losses` measures, for each row, the mean loss of its expected output as the answer to its input: in nats per
+      output token, as training has it, with the token that ends an answer. The number of a row depends on the rows
+      beside it by rounding only.
+    - `choose` answers each input with one of the choices, as it is written there: the one that is likeliest as the
+      whole answer. That is the total log likelihood of its tokens, not their mean, so that no choice gains by being
+      longer; of two that are equally likely the first. What one input is answered does not depend on the others.
+    - A backend without `capabilities().measures_losses` has neither: both raise an InputError that says so.
     - Every method may be called from any thread. They raise `BackendError` (no effect; its kinds say who must act),
       `AmbiguousError` (unknown effect) and nothing else of their own; what the user must mend (a missing model or
       package) is an `InputError`.
@@ -96,7 +108,23 @@ class Backend(Protocol):
     def cancel(self, ref: JobRef) -> None: ...
 
     def generate(
-        self, model: BaseModelRef | TunedModel, inputs: Sequence[str], options: GenerateOptions
+        self,
+        model: BaseModelRef | TunedModel,
+        inputs: Sequence[str],
+        options: GenerateOptions,
+        examples: Sequence[Example] = (),
+    ) -> list[str]: ...
+
+    def losses(
+        self, model: BaseModelRef | TunedModel, rows: Sequence[Example], examples: Sequence[Example] = ()
+    ) -> list[float]: ...
+
+    def choose(
+        self,
+        model: BaseModelRef | TunedModel,
+        inputs: Sequence[str],
+        choices: Sequence[str],
+        examples: Sequence[Example] = (),
     ) -> list[str]: ...
 
     def __enter__(self) -> Self: ...

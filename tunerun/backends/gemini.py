@@ -23,6 +23,7 @@ from tunerun.errors import BackendError, BaseModelError, InputError, StatusError
 from tunerun.interpolation import resolved
 from tunerun.job import (
     BaseModelRef,
+    Example,
     Failure,
     FailureKind,
     GenerateOptions,
@@ -40,6 +41,11 @@ SCOPE = "https://www.googleapis.com/auth/generative-language.tuning"
 NO_TUNING = (
     "backend.base_url: Google's Gemini API has offered no model that can be tuned since May 2025, and plans none (its "
     "documentation, read 2026-04-29); give the address of another service, such as one that `tunerun serve` prints"
+)
+
+NO_LOSSES = (
+    "backend gemini: the Gemini API does not say how likely a stated answer is; use metrics that need only answers, "
+    "or backend=local"
 )
 
 PAGE = 1000
@@ -286,7 +292,13 @@ class GeminiBackend:
                     return
         self._delete(ref.id)
 
-    def generate(self, model: BaseModelRef | TunedModel, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
+    def generate(
+        self,
+        model: BaseModelRef | TunedModel,
+        inputs: Sequence[str],
+        options: GenerateOptions,
+        examples: Sequence[Example] = (),
+    ) -> list[str]:
         """One request an input, some at a time; see the Protocol."""
         name = model.location if isinstance(model, TunedModel) else _wire_name(model)
         config: Json = {"maxOutputTokens": options.max_output_tokens, "temperature": options.temperature}
@@ -296,8 +308,12 @@ class GeminiBackend:
         if options.stop_sequences:
             config["stopSequences"] = list(options.stop_sequences)
 
+        earlier = [
+            _turn(role, text) for one in examples for role, text in (("user", one.text_input), ("model", one.output))
+        ]
+
         def answer(text: str) -> str:
-            body = {"contents": [{"role": "user", "parts": [{"text": text}]}], "generationConfig": config}
+            body = {"contents": [*earlier, _turn("user", text)], "generationConfig": config}
             return _text(self._service.repeat(f"/v1beta/{name}:generateContent", body))
 
         threads = ThreadPoolExecutor(self._section.max_in_flight)
@@ -308,6 +324,25 @@ class GeminiBackend:
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
 
+    def losses(
+        self,
+        model: BaseModelRef | TunedModel,  # noqa: ARG002 - the Protocol's
+        rows: Sequence[Example],  # noqa: ARG002
+        examples: Sequence[Example] = (),  # noqa: ARG002
+    ) -> list[float]:
+        """Refuse: the API gives no likelihood of a stated output."""
+        raise InputError(NO_LOSSES)
+
+    def choose(
+        self,
+        model: BaseModelRef | TunedModel,  # noqa: ARG002 - the Protocol's
+        inputs: Sequence[str],  # noqa: ARG002
+        choices: Sequence[str],  # noqa: ARG002
+        examples: Sequence[Example] = (),  # noqa: ARG002
+    ) -> list[str]:
+        """Refuse: the API gives no likelihood of a stated output."""
+        raise InputError(NO_LOSSES)
+
     def __enter__(self) -> Self:
         return self
 
@@ -316,6 +351,10 @@ class GeminiBackend:
     ) -> None:
         """Close the connections; jobs go on."""
         self._service.close()
+
+
+def _turn(role: str, text: str) -> Json:
+    return {"role": role, "parts": [{"text": text}]}
 
 
 def _key_of(found: Json) -> str | None:

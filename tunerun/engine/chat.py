@@ -8,12 +8,16 @@ rendered turns are the answers that they were trained on. It is derived once, wh
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from tunerun.engine import chat_template
-from tunerun.errors import BaseModelError
+from tunerun.errors import BaseModelError, NoTurnsError
 from tunerun.job import Example
 
 
@@ -43,6 +47,60 @@ class ChatFormat:
         return f"{self.start}{example.output}{self.end}"
 
 
+@dataclass(frozen=True)
+class EarlierTurns:
+    """What is around the texts of the turns before the last input: prefix, input, suffix, output, between, next input.
+
+    It differs from a `ChatFormat` where a template writes earlier answers in another way than the last one: without
+    an empty thought, with another token at the end.
+
+    Attributes:
+        prefix: everything before the first input.
+        suffix: everything between an earlier input and its output.
+        between: everything between an earlier output and the next input.
+        problem: why the chat format has no place for earlier turns, as a clause about the base model; None: it has.
+    """
+
+    prefix: str = ""
+    suffix: str = ""
+    between: str = ""
+    problem: str | None = None
+
+    def texts(self, examples: Sequence[Example]) -> list[str]:
+        """Return what stands before an input: text of the format and text of the examples in turns.
+
+        Raises:
+            NoTurnsError: the chat format has no place for it.
+        """
+        if self.problem is not None:
+            raise NoTurnsError(
+                f"examples cannot be given to the base model as earlier turns: {self.problem}; write them into the "
+                "prompt's own text instead"
+            )
+        texts = [self.prefix]
+        for example in examples:
+            texts += [example.text_input, self.suffix, example.output, self.between]
+        return texts
+
+
+def derive_turns(tokenizer: Any, chat: ChatFormat) -> EarlierTurns:
+    """Take from a transformers tokenizer's chat template what is around earlier turns."""
+    try:
+        template = chat_template.default_of(tokenizer.chat_template)
+        if template is None:
+            return EarlierTurns(problem="it has no chat template")
+        first, between, last = chat_template.around_turns(template, _token_texts(tokenizer))
+    except chat_template.UnusableTemplateError as error:
+        return EarlierTurns(problem=str(error))
+    if last != f"{chat.suffix}{chat.start}":
+        return EarlierTurns(problem="its chat template writes the last turn in another way where earlier ones are")
+    return EarlierTurns(first[0], first[1], between)
+
+
+def _token_texts(tokenizer: Any) -> dict[str, str]:
+    return {name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
+
+
 def derive(tokenizer: Any) -> ChatFormat:
     """Split what a transformers tokenizer's chat template renders around two marks.
 
@@ -52,7 +110,7 @@ def derive(tokenizer: Any) -> ChatFormat:
     Raises:
         BaseModelError: the chat template fails, or does not show each text exactly once.
     """
-    tokens = {name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
+    tokens = _token_texts(tokenizer)
     try:
         template = chat_template.default_of(tokenizer.chat_template)
         if template is None:
@@ -86,3 +144,18 @@ def write(chat: ChatFormat, file: Path) -> None:
 def read(file: Path) -> ChatFormat:
     """Read what `write` wrote."""
     return ChatFormat(**json.loads(file.read_text(encoding="utf-8")))
+
+
+_TURNS = TypeAdapter(EarlierTurns)
+
+
+def write_turns(turns: EarlierTurns, file: Path) -> None:
+    """Write what is around earlier turns as JSON, whole or not at all."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial.write_bytes(_TURNS.dump_json(turns, indent=1))
+    partial.replace(file)
+
+
+def read_turns(file: Path) -> EarlierTurns:
+    """Read what `write_turns` wrote."""
+    return _TURNS.validate_json(file.read_bytes())

@@ -15,7 +15,8 @@ from itertools import pairwise
 
 from tokenizers import Tokenizer
 
-from tunerun.engine.chat import ChatFormat
+from tunerun.engine.chat import ChatFormat, EarlierTurns
+from tunerun.job import Example
 
 _BREAK = "\n"
 """What a text follows where it is encoded apart: no tokenizer joins it with a word, and after it none adds a space."""
@@ -26,13 +27,15 @@ class ChatEncoder:
 
     Args:
         tokenizer: the base model's; padding and truncation are switched off.
+        turns: what is around the turns before an input; None: there are none.
     """
 
-    def __init__(self, tokenizer: Tokenizer, chat: ChatFormat) -> None:
+    def __init__(self, tokenizer: Tokenizer, chat: ChatFormat, turns: EarlierTurns | None = None) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
         self._chat = chat
+        self._turns = turns or EarlierTurns(problem="what it writes around them is not known")
         self._control_tokens = _control_tokens(tokenizer, chat)
         self._controls = re.compile("|".join(map(re.escape, self._control_tokens)) or r"(?!)")
         self._end_text = chat.end[: self._last_control(chat.end)]
@@ -52,8 +55,18 @@ class ChatEncoder:
         of_start, ids = self._ids([start, whole])
         return ids[len(of_start) :]
 
-    def prompts(self, inputs: Sequence[str]) -> list[list[int]]:
-        """Return the tokens that the model is sent for each input."""
+    def prompts(self, inputs: Sequence[str], examples: Sequence[Example] = ()) -> list[list[int]]:
+        """Return the tokens that the model is sent for each input.
+
+        Args:
+            examples: earlier turns before every input.
+
+        Raises:
+            NoTurnsError: there are examples, and the chat format has no place for them.
+        """
+        if examples:
+            before = self._turns.texts(examples)
+            return [self._conversation([*before, text, self._chat.suffix]) for text in inputs]
         texts = [f"{self._before}{text}{self._after}" for text in inputs]
         found = self._ids(texts)
         own = self._count(self._before + self._after)
@@ -74,6 +87,16 @@ class ChatEncoder:
                 found[position] = self._apart("", start + distinct[position], end)
         by_output = dict(zip(distinct, found, strict=True))
         return [by_output[output] for output in outputs]
+
+    def _conversation(self, texts: Sequence[str]) -> list[int]:
+        """Return the tokens of text of the format and text of rows in turns; the format's is first and last."""
+        whole = "".join(texts)
+        if self._count(whole) == sum(map(self._count, texts[::2])):
+            return self._ids([whole])[0]
+        (ids,) = self._ids([texts[0]])
+        for of_row, of_format in zip(texts[1::2], texts[2::2], strict=True):
+            ids = [*ids, *self._as_text(of_row), *self._following(_BREAK, [of_format])[0]]
+        return ids
 
     def _apart(self, before: str, text: str, after: str) -> list[int]:
         """Return the tokens of a text that holds control tokens as text, and of what is around it."""

@@ -7,6 +7,7 @@ compare the two. Two things differ on purpose: thinking is off, and the date is 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -122,6 +123,45 @@ def around(template: str, tokens: Mapping[str, str]) -> tuple[str, str, str]:
     )
 
 
+def around_turns(template: str, tokens: Mapping[str, str]) -> tuple[tuple[str, str], str, str]:
+    """Return what a template writes around the texts of earlier turns.
+
+    Returns:
+        What is before the first input, and between an earlier input and its output; what is between an earlier output
+        and the next input; what is between the last input and its output.
+
+    Raises:
+        UnusableTemplateError: it fails, does not show each text exactly once, or writes the earlier turns of a longer
+            conversation in another way.
+    """
+    two, three = _parts_of_turns(template, tokens, 2), _parts_of_turns(template, tokens, 3)
+    first, suffix, between, last, end = two
+    if three != [first, suffix, between, suffix, between, last, end]:
+        raise UnusableTemplateError("its chat template does not write every earlier turn in the same way")
+    return (first, suffix), between, last
+
+
+def _parts_of_turns(template: str, tokens: Mapping[str, str], rounds: int) -> list[str]:
+    """Return what a template writes before, between and after the texts of several rounds of input and output."""
+    problem = ""
+    texts = [f"tunerun7{role}7mark{number}end" for number in range(rounds) for role in ("input", "output")]
+    for content in (_plain, _parts):
+        turns = [
+            {"role": ("user", "assistant")[number % 2], "content": content(text)} for number, text in enumerate(texts)
+        ]
+        try:
+            rendered = render(template, turns, tokens)
+        except _FAULTS as error:
+            problem = problem or f"fails for several turns with {type(error).__name__}: {_one_line(error)}"
+            continue
+        parts = _MARK.split(rendered)
+        if _MARK.findall(rendered) == texts:
+            return parts
+        problem = problem or "does not show the text of every earlier turn exactly once"
+    raise UnusableTemplateError(f"its chat template {problem}")
+
+
+_MARK = re.compile(r"tunerun7(?:input|output)7mark[0-9]+end")
 _INPUT = "tunerun7input7mark"
 _OUTPUT = "tunerun7output7mark"
 

@@ -5,6 +5,7 @@ Errors of transformers, gguf, huggingface_hub and the disk become BaseModelError
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -70,10 +71,25 @@ def _fill(entry: Path, model: BaseModelRef, found: FoundModel) -> None:
             _save_converted(network, tokenizer, partial / "model")
         tokenizer.backend_tokenizer.save(str(partial / "tokenizer.json"))
         chat.write(chat_format, base_model.chat_file(partial))
+        chat.write_turns(chat.derive_turns(tokenizer, chat_format), base_model.turns_file(partial))
         shutil.rmtree(entry, ignore_errors=True)
         partial.rename(entry)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def earlier_turns(model: BaseModelRef, found: FoundModel, cache: Path) -> chat.EarlierTurns:
+    """Return what is around earlier turns of a prepared model, derived now if an earlier version prepared it."""
+    turns = base_model.earlier_turns(found, cache)
+    if turns is None:
+        from tunerun.engine import loading
+
+        folder = base_model.prepare(model, cache)
+        tokenizer = loading.load_tokenizer(f"the base model {model.name!r} ({found.origin})", folder)
+        turns = chat.derive_turns(tokenizer, base_model.chat_format(found, cache))
+        with contextlib.suppress(OSError):  # a cache that cannot be written: it is derived again the next time
+            chat.write_turns(turns, base_model.turns_file(base_model.entry_folder(found, cache)))
+    return turns
 
 
 def _save_converted(network: Any, tokenizer: Any, folder: Path) -> None:

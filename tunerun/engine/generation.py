@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from tunerun.engine import adapters, tuned_model
+from tunerun.engine import adapters, likelihoods
 from tunerun.engine.adapters import Adapter, LoadedAdapters, MixingError
 from tunerun.engine.chat import ChatFormat
 from tunerun.engine.chat_encoder import ChatEncoder
-from tunerun.engine.network import LoadedModel, check_base
+from tunerun.engine.network import LoadedModel, chat_of
 from tunerun.errors import InputError
-from tunerun.job import Answer, Prompt
+from tunerun.job import Answer, Example, Likelihood, Prompt
 
 ROWS = 16
 """Inputs answered at once. Our choice, not measured: more rows need more memory for their cache."""
@@ -56,8 +56,8 @@ class Generation:
 
         Returns:
             For each prompt its answer, or why it has none: NotFoundError (its folder holds no tuned model),
-            BaseModelError (its tuned model belongs to another base model), InputError (it leaves no room for an
-            answer).
+            BaseModelError (its tuned model belongs to another base model), NoTurnsError (the chat format has no place
+            for its examples), InputError (it leaves no room for an answer).
         """
         found: list[Answer | InputError | None] = [None] * len(prompts)
         waiting: list[_Row] = []
@@ -78,6 +78,15 @@ class Generation:
             found[row.position] = row.answer()
         return [one for one in found if one is not None]
 
+    def measure(
+        self,
+        rows: Sequence[tuple[str, Sequence[str]]],
+        adapter: Path | None = None,
+        examples: Sequence[Example] = (),
+    ) -> list[list[Likelihood]]:
+        """Measure how likely stated outputs are as answers; see `likelihoods.measure`."""
+        return likelihoods.measure(self._base, self._adapters, rows, adapter, examples)
+
     def _row(
         self,
         position: int,
@@ -85,17 +94,17 @@ class Generation:
         on_text: Callable[[int, str], None] | None,
         is_cancelled: Callable[[int], bool],
     ) -> _Row:
-        chat, adapter = self._base.chat, None
-        if prompt.adapter is not None:
-            chat = self._chat_of(Path(prompt.adapter))
-            adapter = self._adapters.get(Path(prompt.adapter))
-        encoder = self._encoder(chat)
-        (ids,) = encoder.prompts([prompt.text_input])
+        folder = None if prompt.adapter is None else Path(prompt.adapter)
+        encoder = self._encoder(chat_of(folder, self._base))
+        adapter = None if folder is None else self._adapters.get(folder)
+        (ids,) = encoder.prompts([prompt.text_input], prompt.examples)
         limit = self._base.context_tokens
         if limit is not None and len(ids) >= limit:
+            turns = f" and {len(prompt.examples)} examples before it" if prompt.examples else ""
+            advice = ", give fewer examples," if prompt.examples else ","
             raise InputError(
-                f"the input takes {len(ids)} tokens with the chat format around it, which leaves no room for an answer "
-                f"in the base model's {limit} tokens; shorten it, or choose another base model"
+                f"the input takes {len(ids)} tokens with the chat format around it{turns}, which leaves no room for an "
+                f"answer in the base model's {limit} tokens; shorten it{advice} or choose another base model"
             )
         row = _Row(position, prompt, ids, adapter, encoder, self._base)
         if on_text is not None:
@@ -103,14 +112,9 @@ class Generation:
         row.is_cancelled = lambda: is_cancelled(position)
         return row
 
-    def _chat_of(self, folder: Path) -> ChatFormat:
-        record = tuned_model.read(folder)
-        check_base(record, self._base)
-        return record.chat_format
-
     def _encoder(self, chat: ChatFormat) -> ChatEncoder:
         if chat not in self._encoders:
-            self._encoders[chat] = ChatEncoder(self._base.tokenizer, chat)
+            self._encoders[chat] = ChatEncoder(self._base.tokenizer, chat, self._base.turns)
         return self._encoders[chat]
 
     def _batches(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:

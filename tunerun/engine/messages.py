@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from tunerun.job import Answer, BaseModelRef, Failure, JobState, Prompt, Snapshot, TuningRequest
+from tunerun.job import Answer, BaseModelRef, Example, Failure, JobState, Likelihood, Prompt, Snapshot, TuningRequest
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,23 @@ class Generate:
     def answer_id(self, position: int) -> str:
         """Return by which Cancel ends the answer to one of the prompts."""
         return f"{self.id}.{position}"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Say how likely a model is to give stated outputs as its answers; answered by Measured or Refused.
+
+    Attributes:
+        rows: each an input and the outputs to measure for it.
+        adapter: the tuned model's folder; None: the base model is measured.
+        examples: earlier turns before every input.
+    """
+
+    model: BaseModelRef
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+    adapter: str | None = None
+    examples: tuple[Example, ...] = ()
+    do: Literal["measure"] = "measure"
 
 
 @dataclass(frozen=True)
@@ -137,14 +154,25 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """For each of Measure's rows, in order, for each of its outputs."""
+
+    likelihoods: tuple[tuple[Likelihood, ...], ...]
+    report: Literal["measured"] = "measured"
+
+
+@dataclass(frozen=True)
 class Done:
     """The command was followed."""
 
     report: Literal["done"] = "done"
 
 
-Command = Prepare | Train | Generate | Cancel
-Report = Started | SnapshotTaken | JobEnded | Piece | Answers | Refused | Done
+Call = Prepare | Generate | Measure
+"""A command whose caller waits for its report."""
+
+Command = Call | Train | Cancel
+Report = Started | SnapshotTaken | JobEnded | Piece | Answers | Measured | Refused | Done
 
 _COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="do")])
 _REPORT: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="report")])

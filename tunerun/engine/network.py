@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from tunerun.engine import base_model, layers, loading, tuned_model
-from tunerun.engine.chat import ChatFormat
+from tunerun.engine import base_model, conversion, layers, loading, tuned_model
+from tunerun.engine.chat import ChatFormat, EarlierTurns
 from tunerun.engine.tuned_model import TunedModelRecord
 from tunerun.errors import BaseModelError, InputError, NotFoundError
 from tunerun.job import BaseModelRef, TuningHyperparameters, TuningRequest
@@ -33,6 +33,7 @@ class LoadedModel:
         stop_ids: the tokens that end an answer.
         context_tokens: the longest sequence it was made for, or what the config's model section says if that is less;
             None: no stated limit.
+        turns: what is around the turns before an input.
         base_losses: its validation losses in nats per output token, by the digest of the tokens.
     """
 
@@ -46,6 +47,7 @@ class LoadedModel:
     pad_id: int
     context_tokens: int | None
     keeps_logits: bool
+    turns: EarlierTurns
     base_losses: dict[str, float] = field(default_factory=dict)
 
     def check_planned(self, request: TuningRequest) -> None:
@@ -109,6 +111,7 @@ def load(model: BaseModelRef, cache: Path, device: torch.device) -> LoadedModel:
         pad_id=_pad_id(network, stop_ids),
         context_tokens=found.context_tokens(model),
         keeps_logits="logits_to_keep" in inspect.signature(network.forward).parameters,
+        turns=conversion.earlier_turns(model, found, cache),
     )
 
 
@@ -194,6 +197,20 @@ def check_base(record: TunedModelRecord, base: LoadedModel) -> None:
             f"{record.tuned_model} was tuned from {record.base_identity}, but the base model found now is "
             f"{base.identity}; they have to be the same; restore the old one, or tune again"
         )
+
+
+def chat_of(adapter: Path | None, base: LoadedModel) -> ChatFormat:
+    """Return the chat format that a tuned model was trained in; None: the base model's own.
+
+    Raises:
+        NotFoundError: the folder holds no tuned model.
+        BaseModelError: it was tuned from another base model.
+    """
+    if adapter is None:
+        return base.chat
+    record = tuned_model.read(adapter)
+    check_base(record, base)
+    return record.chat_format
 
 
 @contextmanager

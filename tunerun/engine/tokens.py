@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from tunerun.engine import base_model
-from tunerun.engine.chat import ChatFormat
+from tunerun.engine.chat import ChatFormat, EarlierTurns
 from tunerun.job import BaseModelRef, Example
 
 if TYPE_CHECKING:
@@ -42,8 +42,12 @@ class TokenCounter(Protocol):
     def count_all(self, examples: Sequence[Example]) -> list[int]:
         """Return the tokens of one pass over each example; much faster than one by one."""
 
-    def count_input(self, text_input: str) -> int:
-        """Return the tokens of the prompt for an input."""
+    def count_input(self, text_input: str, examples: Sequence[Example] = ()) -> int:
+        """Return the tokens of the prompt for an input, behind examples as earlier turns.
+
+        Raises:
+            NoTurnsError: the chat format has no place for examples.
+        """
 
     def control_tokens_in(self, text: str) -> list[str]:
         """Return which of the base model's control tokens a text holds, each once; none while they are not known."""
@@ -63,7 +67,7 @@ def token_counter(model: BaseModelRef, cache: Path) -> TokenCounter:
     except ImportError:
         return EstimatedCounter()
     tokenizer = tokenizers.Tokenizer.from_file(str(base_model.tokenizer_file(found, cache)))
-    return ExactCounter(tokenizer, base_model.chat_format(found, cache))
+    return ExactCounter(tokenizer, base_model.chat_format(found, cache), base_model.earlier_turns(found, cache))
 
 
 class ExactCounter:
@@ -71,11 +75,12 @@ class ExactCounter:
 
     exact = True
 
-    def __init__(self, tokenizer: Tokenizer, chat: ChatFormat) -> None:
+    def __init__(self, tokenizer: Tokenizer, chat: ChatFormat, turns: EarlierTurns | None = None) -> None:
         from tunerun.engine.chat_encoder import ChatEncoder
         from tunerun.engine.word_lengths import WordLengths
 
-        self._encoder = ChatEncoder(tokenizer, chat)
+        self._encoder = ChatEncoder(tokenizer, chat, turns)
+        self._knows_turns = turns is not None
         is_apart = all(self._encoder.begins_with_control_token(after) for after in (chat.suffix, chat.end))
         self._words = WordLengths(tokenizer, self._encoder.control_tokens_in, is_apart=is_apart)
 
@@ -89,9 +94,11 @@ class ExactCounter:
         targets = self._words.lengths([example.output for example in examples], self._encoder.targets)
         return list(map(add, prompts, targets))
 
-    def count_input(self, text_input: str) -> int:
-        """Return the tokens of the prompt for an input."""
-        return len(self._encoder.prompts([text_input])[0])
+    def count_input(self, text_input: str, examples: Sequence[Example] = ()) -> int:
+        """Return the tokens of the prompt for an input, behind examples as earlier turns."""
+        if examples and not self._knows_turns:  # of a cache that an earlier version filled: a few tokens too many
+            return sum(self.count_all(examples)) + self.count_input(text_input)
+        return len(self._encoder.prompts([text_input], examples)[0])
 
     def control_tokens_in(self, text: str) -> list[str]:
         """Return which of the base model's control tokens a text holds, each once."""
@@ -115,6 +122,6 @@ class EstimatedCounter:
         """Return nothing: without its tokenizer a base model's control tokens are not known."""
         return []
 
-    def count_input(self, text_input: str) -> int:
-        """Return about how many tokens the prompt for an input has."""
-        return CHAT_TOKENS + -(-len(text_input) // CHARACTERS_PER_TOKEN)
+    def count_input(self, text_input: str, examples: Sequence[Example] = ()) -> int:
+        """Return about how many tokens the prompt for an input has, behind examples as earlier turns."""
+        return sum(self.count_all(examples)) + CHAT_TOKENS + -(-len(text_input) // CHARACTERS_PER_TOKEN)

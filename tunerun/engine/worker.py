@@ -59,7 +59,7 @@ class Worker:
         self._cache = cache
         self._device = device
         self._threads = threads
-        self._queue: queue.Queue[messages.Prepare | messages.Train | messages.Generate] = queue.Queue()
+        self._queue: queue.Queue[messages.Call | messages.Train] = queue.Queue()
         self._cancelled: set[str] = set()
         self._generation: Any = None  # a generation.Generation, heavy
         self._base: Any = None  # a network.LoadedModel, heavy
@@ -100,12 +100,14 @@ class Worker:
         except BrokenPipeError:  # nobody listens any more
             os._exit(0)
 
-    def _follow(self, command: messages.Prepare | messages.Train | messages.Generate) -> messages.Report:
+    def _follow(self, command: messages.Call | messages.Train) -> messages.Report:
         if isinstance(command, messages.Prepare):
             base_model.prepare(command.model, self._cache)
             return messages.Done()
         if isinstance(command, messages.Generate):
             return self._answer(command)
+        if isinstance(command, messages.Measure):
+            return self._measure(command)
         self._train(command)
         return messages.Done()
 
@@ -122,6 +124,12 @@ class Worker:
         return messages.Answers(
             tuple(_refused(answer) if isinstance(answer, InputError) else answer for answer in answers)
         )
+
+    def _measure(self, command: messages.Measure) -> messages.Measured:
+        self._load(command.model)
+        adapter = None if command.adapter is None else Path(command.adapter)
+        found = self._generation.measure(command.rows, adapter, command.examples)
+        return messages.Measured(tuple(map(tuple, found)))
 
     def _train(self, command: messages.Train) -> None:
         from tunerun.engine import training

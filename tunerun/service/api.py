@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import APIKeyHeader, APIKeyQuery, HTTPBearer
 from pydantic import BaseModel
 
-from tunerun.errors import BackendError, BaseModelError, InputError, NotFoundError
+from tunerun.errors import BackendError, BaseModelError, InputError, NotFoundError, NoTurnsError
 from tunerun.job import Answer, Prompt
 from tunerun.service import wire
 from tunerun.service.answerer import Answerer
@@ -29,7 +29,7 @@ from tunerun.service.guard import VERSIONS, log
 from tunerun.service.library import Library
 from tunerun.service.method import Method, warn
 from tunerun.service.problems import Code, Json, ServiceError, invalid, not_found
-from tunerun.service.prompts import read_prompt, read_text
+from tunerun.service.prompts import read_conversation, read_prompt
 from tunerun.service.state import ModelState, Serving, TunedModelRow
 from tunerun.service.tuner import Tuner
 from tunerun.service.tuning_request import advice
@@ -208,7 +208,7 @@ class Methods:
 
 def _whole(called: Called, prompt: Prompt, answer: Answer, after: int = 0) -> Json:
     finish = "MAX_TOKENS" if answer.is_cut else "STOP"
-    tokens = called.offered.counter.count_input(prompt.text_input), answer.tokens
+    tokens = called.offered.counter.count_input(prompt.text_input, prompt.examples), answer.tokens
     return wire.generated(answer.text[after:], called.name, finish=finish, finish_message=called.warning, tokens=tokens)
 
 
@@ -295,7 +295,11 @@ def _models(methods: Methods) -> APIRouter:
             raise invalid("contents", "set either contents or generateContentRequest")
         asked = body.generate_content_request
         contents = body.contents if asked is None else asked.contents
-        return wire.message(total_tokens=counter.count_input(read_text(contents, "contents")))
+        conversation = read_conversation(contents, "contents")
+        try:
+            return wire.message(total_tokens=counter.count_input(*conversation))
+        except NoTurnsError as error:
+            raise invalid("contents", str(error)) from error
 
     return router
 

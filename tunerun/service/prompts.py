@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pydantic.alias_generators import to_camel
 
-from tunerun.job import GenerateOptions, Prompt
+from tunerun.job import Example, GenerateOptions, Prompt
 from tunerun.service import wire
 from tunerun.service.problems import invalid
 from tunerun.service.state import Serving
@@ -54,28 +54,39 @@ def read_prompt(asked: wire.GenerateContent, defaults: Serving, adapter: str | N
         field = "tools" if asked.tools else "toolConfig" if asked.tool_config else "cachedContent"
         raise invalid(field, "is not offered here; omit it")
     options = _options(asked.generation_config or wire.GenerationConfig(), defaults)
-    return Prompt(read_text(asked.contents, "contents"), options, adapter)
+    text, earlier = read_conversation(asked.contents, "contents")
+    return Prompt(text, options, adapter, earlier)
 
 
-def read_text(contents: Sequence[wire.Content] | None, field: str) -> str:
-    """The text of a conversation of one turn.
+def read_conversation(contents: Sequence[wire.Content] | None, field: str) -> tuple[str, tuple[Example, ...]]:
+    """The text of a conversation's last turn, which is the user's, and the turns before it in pairs.
 
     Raises:
-        ServiceError: it has several turns, is empty, too long, or holds something else than text.
+        ServiceError: it is empty, too long, its turns do not alternate, or it holds something else than text.
     """
     if not contents:
-        raise invalid(field, "is empty; send one turn of the user")
-    if len(contents) > 1:
-        raise invalid(field, f"has {len(contents)} turns; models here answer one, as they were tuned")
-    turn = contents[0]
-    if turn.role not in (None, "", "user"):
-        raise invalid(f"{field}[0].role", f"must be user, not {turn.role!r}")
-    texts = [_text(part, f"{field}[0].parts[{number}]") for number, part in enumerate(turn.parts or ())]
-    text = "".join(texts)
+        raise invalid(field, "is empty; send a turn of the user")
+    texts = []
+    for number, turn in enumerate(contents):
+        expected = ("user", "model")[number % 2]
+        if turn.role not in ((None, "", "user") if number == 0 else (expected,)):
+            raise invalid(
+                f"{field}[{number}].role",
+                f"must be {expected}, not {turn.role!r}: turns of user and model alternate, beginning with user",
+            )
+        texts.append(_turn_text(turn, f"{field}[{number}].parts"))
+    if len(texts) % 2 == 0:
+        raise invalid(f"{field}[{len(texts) - 1}].role", "must be user: the last turn is what is answered")
+    characters = sum(map(len, texts))
+    if characters > MAX_INPUT_CHARACTERS:
+        raise invalid(field, f"has {characters:,} characters, the limit is {MAX_INPUT_CHARACTERS:,}")
+    return texts[-1], tuple(map(Example, texts[:-1:2], texts[1::2]))
+
+
+def _turn_text(turn: wire.Content, field: str) -> str:
+    text = "".join(_text(part, f"{field}[{number}]") for number, part in enumerate(turn.parts or ()))
     if not text:
-        raise invalid(f"{field}[0].parts", "hold no text")
-    if len(text) > MAX_INPUT_CHARACTERS:
-        raise invalid(field, f"has {len(text):,} characters, the limit is {MAX_INPUT_CHARACTERS:,}")
+        raise invalid(field, "hold no text")
     return text
 
 

@@ -23,11 +23,14 @@ import pytest
 
 from tunerun.backends.base import Backend
 from tunerun.errors import BackendError, InputError
-from tunerun.job import BaseModelRef, FailureKind, GenerateOptions, JobRef, JobState, TuningRequest
+from tunerun.job import BaseModelRef, Example, FailureKind, GenerateOptions, JobRef, JobState, TuningRequest
 from tunerun.testing.waiting import wait_for_end, wait_for_steps
 
 OPTIONS = GenerateOptions(max_output_tokens=8)
 INPUTS = ("1", "a longer input, so that lengths differ", "two", "1")
+ROWS = tuple(map(Example, INPUTS, ("2", "a longer output", "three", "2")))
+TURNS = (Example("5", "6"),)
+CHOICES = ("2", "three", "a longer choice")
 
 
 class BackendPlace(Protocol):
@@ -209,6 +212,53 @@ class BackendContract:
             assert backend.generate(model, INPUTS, OPTIONS) == outputs
             assert backend.generate(model, [INPUTS[1]], OPTIONS) == [outputs[1]]
             assert backend.generate(model, [], OPTIONS) == []
+
+    def test_generate_takes_examples_as_earlier_turns(self, place: BackendPlace, backend: Backend) -> None:
+        """One output per input behind the same examples, in order and deterministic, tuned and base."""
+        tuned = wait_for_end(backend, backend.submit(place.request("1"))).tuned_model
+        assert tuned is not None
+        for model in (tuned, place.request("1").model):
+            outputs = backend.generate(model, INPUTS, OPTIONS, TURNS)
+            assert len(outputs) == len(INPUTS)
+            assert outputs[0] == outputs[3]
+            assert backend.generate(model, [INPUTS[1]], OPTIONS, TURNS) == [outputs[1]]
+            assert backend.generate(model, [], OPTIONS, TURNS) == []
+
+    def test_losses_are_measured_in_order_or_refused(self, place: BackendPlace, backend: Backend) -> None:
+        """One finite loss for each row, the same with other rows beside it; a backend that has none says so."""
+        tuned = wait_for_end(backend, backend.submit(place.request("1"))).tuned_model
+        assert tuned is not None
+        for model in (tuned, place.request("1").model):
+            if not backend.capabilities().measures_losses:
+                with pytest.raises(InputError, match=backend.capabilities().kind):
+                    backend.losses(model, ROWS)
+                continue
+            for examples in ((), TURNS):
+                losses = backend.losses(model, ROWS, examples)
+                assert len(losses) == len(ROWS)
+                assert all(math.isfinite(loss) and loss >= 0 for loss in losses)
+                assert losses[0] == pytest.approx(losses[3], rel=1e-4)
+                assert backend.losses(model, [ROWS[1]], examples) == [pytest.approx(losses[1], rel=1e-4)]
+                assert backend.losses(model, ROWS, examples) == losses
+            assert backend.losses(model, []) == []
+
+    def test_choose_answers_with_one_of_the_choices_or_is_refused(self, place: BackendPlace, backend: Backend) -> None:
+        """In the order of the inputs, the first of equal ones; a backend that has no likelihoods says so."""
+        tuned = wait_for_end(backend, backend.submit(place.request("1"))).tuned_model
+        assert tuned is not None
+        for model in (tuned, place.request("1").model):
+            if not backend.capabilities().measures_losses:
+                with pytest.raises(InputError, match=backend.capabilities().kind):
+                    backend.choose(model, INPUTS, CHOICES)
+                continue
+            for examples in ((), TURNS):
+                chosen = backend.choose(model, INPUTS, CHOICES, examples)
+                assert len(chosen) == len(INPUTS)
+                assert set(chosen) <= set(CHOICES)
+                assert chosen[0] == chosen[3]
+                assert backend.choose(model, [INPUTS[1]], CHOICES, examples) == [chosen[1]]
+            assert backend.choose(model, INPUTS, CHOICES[:1]) == [CHOICES[0]] * len(INPUTS)
+            assert backend.choose(model, [], CHOICES) == []
 
     def test_generate_with_a_missing_model_is_an_input_error(self, place: BackendPlace, backend: Backend) -> None:
         """A base model that does not exist cannot answer."""

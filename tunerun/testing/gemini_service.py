@@ -265,7 +265,7 @@ class GeminiService:
         known = self._jobs if kind == "tunedModels" else self.script.models
         if identifier not in known:
             return _error(404, f"{name}: not found")
-        text = request.body["contents"][0]["parts"][0]["text"]
+        text = request.body["contents"][-1]["parts"][0]["text"]
         parts = [{"text": self.script.answer(name, text)}]
         return _ok({"candidates": [{"content": {"role": "model", "parts": parts}, "finishReason": "STOP"}]})
 

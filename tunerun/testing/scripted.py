@@ -11,6 +11,7 @@ from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
 from tunerun.errors import BackendError
 from tunerun.job import (
     BaseModelRef,
+    Example,
     Failure,
     FailureKind,
     GenerateOptions,
@@ -24,6 +25,7 @@ from tunerun.job import (
 
 Outcome = Callable[[TuningRequest], Failure | None]
 Answers = Callable[[BaseModelRef | TunedModel, str], str]
+AnswersAfter = Callable[[BaseModelRef | TunedModel, str, tuple[Example, ...]], str]
 
 
 def _succeeds(_request: TuningRequest) -> Failure | None:
@@ -41,6 +43,7 @@ class ScriptedService:
     Attributes:
         outcome: why a job fails; None: it succeeds.
         answers: what a model answers to an input.
+        answers_after: what it answers to an input behind examples; None: what it answers without them.
         steps_per_poll: how many steps each poll lets a job take.
         submitted: the key of every job it was asked to start, in order.
         generated: how many inputs it has answered.
@@ -48,6 +51,7 @@ class ScriptedService:
 
     outcome: Outcome = _succeeds
     answers: Answers = _echoes
+    answers_after: AnswersAfter | None = None
     steps_per_poll: int = 1_000_000
     submitted: list[str] = field(default_factory=list)
     generated: int = 0
@@ -91,6 +95,7 @@ class ScriptedBackend:
             has_prices=False,
             trains_exact_prefixes=True,
             precision="",
+            measures_losses=True,
         )
 
     def prepare(self, models: Sequence[BaseModelRef]) -> None:
@@ -147,13 +152,40 @@ class ScriptedBackend:
         model: BaseModelRef | TunedModel,
         inputs: Sequence[str],
         options: GenerateOptions,  # noqa: ARG002
+        examples: Sequence[Example] = (),
     ) -> list[str]:
         """Answer by the script; the script's errors are the service's."""
         self._service.generated += len(inputs)
         try:
-            return [self._service.answers(model, text) for text in inputs]
+            return [self._answer(model, text, examples) for text in inputs]
         except LookupError as error:
             raise BackendError(f"the service has no answer: {error}") from error
+
+    def _answer(self, model: BaseModelRef | TunedModel, text: str, examples: Sequence[Example]) -> str:
+        if examples and self._service.answers_after is not None:
+            return self._service.answers_after(model, text, tuple(examples))
+        return self._service.answers(model, text)
+
+    def losses(
+        self,
+        model: BaseModelRef | TunedModel,
+        rows: Sequence[Example],
+        examples: Sequence[Example] = (),
+    ) -> list[float]:
+        """A loss of 0 where the model would give the expected output, else of 1."""
+        answers = self.generate(model, [row.text_input for row in rows], GenerateOptions(), examples)
+        return [float(answer != row.output) for answer, row in zip(answers, rows, strict=True)]
+
+    def choose(
+        self,
+        model: BaseModelRef | TunedModel,
+        inputs: Sequence[str],
+        choices: Sequence[str],
+        examples: Sequence[Example] = (),
+    ) -> list[str]:
+        """What the model would answer where that is a choice, else the first one."""
+        answers = self.generate(model, inputs, GenerateOptions(), examples)
+        return [answer if answer in choices else choices[0] for answer in answers]
 
     def __enter__(self) -> Self:
         return self
