@@ -118,12 +118,14 @@ class ExampleSet:
         digest: of all their bytes.
         source: the file they came from.
         rows: a digest of the rows that they were made of, in their order, whatever the template; empty: not known.
+        clusters: of held-out examples, the number of each one's cluster; empty: each is its own, or not known.
     """
 
     digest: str
     source: str
     examples: tuple[Example, ...]
     rows: str = ""
+    clusters: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

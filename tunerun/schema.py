@@ -85,6 +85,11 @@ class Dataset(Section):
         json_schema_extra={"unit": "none: any whole number"},
     )
     stratify_by: str | None = Field(None, description="Column whose values keep their shares in a split; null: none.")
+    cluster_by: str | None = Field(
+        None,
+        description="Column whose rows of one value, such as a customer's, count together in every test and are never "
+        "split apart; null: only equal inputs and near duplicates are.",
+    )
 
     @model_validator(mode="after")
     def _columns_differ(self) -> Self:
@@ -324,6 +329,20 @@ class Evaluation(Section):
         default_factory=list, description="The first decides between trials; empty: only the validation loss."
     )
     generation: Generation = Field(default_factory=Generation)
+    alpha: float = Field(
+        0.05,
+        gt=0,
+        lt=0.5,
+        description="How often the comparison may call a point better where nothing is: the family's error rate.",
+        json_schema_extra={"unit": "share of 1"},
+    )
+    worth: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Smallest difference worth having; above 0, two models can be called equal within it; 0: never.",
+        json_schema_extra={"unit": "the unit of the metric that decides; 0.05: five percentage points"},
+    )
 
 
 class Tracking(Section):

@@ -14,6 +14,7 @@ from tunerun.errors import DatasetError, InputError, TemplateError
 
 if TYPE_CHECKING:
     from tunerun.dataset import LoadedDataset
+    from tunerun.planning.visibility import Visibility
     from tunerun.schema import Experiment
 
 app = typer.Typer(help="Check examples, or write them in a provider's format.", no_args_is_help=True)
@@ -65,14 +66,18 @@ def check(
                 print_json({"errors": list(error.problems), "warnings": []})
             raise
         experiment, loaded = found
+    shown = _visibility(experiment, loaded)
     if json_:
         warnings = [
             *({"check": finding.check, "text": finding.text} for finding in loaded.findings),
             *({"check": "advice", "text": text} for text in loaded.advice),
         ]
-        print_json({"errors": list(errors.problems) if errors else [], "warnings": warnings})
+        errors_found = list(errors.problems) if errors else []
+        print_json({"errors": errors_found, "warnings": warnings, **(shown.to_json() if shown else {})})
     else:
         tables.findings_table(loaded, None if errors is None else yaml_line(experiment.template))
+        if shown is not None:
+            tables.out.print(tables.plain(str(shown)))
     if errors is not None:
         raise errors
 
@@ -111,6 +116,17 @@ def _experiment(overrides: list[str] | None, config_dir: list[str] | None) -> Ex
     if not given:
         raise InputError("say which examples: experiment=..., dataset=... or dataset.path=FILE")
     return load([*given, "name=unnamed"], config_dir)
+
+
+def _visibility(experiment: Experiment, loaded: LoadedDataset) -> Visibility | None:
+    """What the validation rows can show of the experiment's sweep; None: there are none, or nothing is asked."""
+    from tunerun.planning.visibility import visibility_of
+    from tunerun.replicates import point_numbers
+
+    if loaded.validation is None:
+        return None
+    points = len(set(point_numbers(point.overrides for point in experiment.points))) or 1
+    return visibility_of([loaded.validation], points, experiment.evaluation)
 
 
 def _with_a_template_that_fits(experiment: Experiment, places: list[int]) -> tuple[Experiment, LoadedDataset] | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tunerun.dataset.advice import MOST_PLACES, advice_on_columns, advice_on_length, advice_on_size
 from tunerun.dataset.checks import CharacterLimits, render_rows, require
+from tunerun.dataset.clusters import cells, clusters_of, kept_together
 from tunerun.dataset.inspection import ControlTokens, Finding, inspect
 from tunerun.dataset.lengths import TokenLimit, short_enough
 from tunerun.dataset.reading import collect_rows
@@ -93,7 +94,7 @@ def load_examples(
     limits = CharacterLimits(max_input_characters, max_output_characters)
     reader = _Reader(dataset, template, limits, tokens, progress, most_places)
     rows, findings_of_file = reader.rows(dataset.path)
-    rendered = reader.rendered(rows, findings_of_file, dataset.stratify_by)
+    rendered = reader.rendered(rows, findings_of_file, is_split=True)
     validation = reader.held_out(dataset.validation.path)
     test = reader.held_out(dataset.test.path)
     parts = reader.split(rendered, validation, test)
@@ -104,14 +105,14 @@ def load_examples(
     findings = tuple(inspect(parts.training, parts.held_out, most_places, control_tokens))
     return LoadedDataset(
         training=training,
-        validation=_held_out_set(dataset.validation.path or dataset.path, parts.validation),
-        test=_held_out_set(dataset.test.path or dataset.path, parts.test),
+        validation=_held_out_set(dataset.validation.path or dataset.path, parts.validation, dataset.cluster_by),
+        test=_held_out_set(dataset.test.path or dataset.path, parts.test, dataset.cluster_by),
         warnings=(
             *reader.warnings,
             *advice_on_size(parts.training),
             *advice_on_length(parts.training, most_places),
             *(finding.text for finding in findings),
-            *advice_on_columns(rows, template, [dataset.stratify_by] if dataset.stratify_by else []),
+            *advice_on_columns(rows, template, [c for c in (dataset.stratify_by, dataset.cluster_by) if c is not None]),
         ),
         findings=findings,
     )
@@ -143,17 +144,26 @@ class _Reader:
         self._progress(f"reading {path}")
         return collect_rows(Path(path), self._dataset.format, findings, self._dataset.columns), findings
 
-    def rendered(self, rows: Rows, findings: Findings, stratify_by: str | None = None) -> RenderedRows:
-        if stratify_by is not None:
-            lacking = set(require(rows, stratify_by, "dataset.stratify_by", findings))
-            if stratify_by in rows.columns and lacking:
-                rows = rows.take([row for row in range(len(rows)) if row not in lacking])
+    def rendered(self, rows: Rows, findings: Findings, *, is_split: bool = False) -> RenderedRows:
+        if is_split:
+            rows = self._with_column(rows, self._dataset.stratify_by, "dataset.stratify_by", findings)
+        if not is_split or self._dataset.validation.fraction or self._dataset.test.fraction:
+            rows = self._with_column(rows, self._dataset.cluster_by, "dataset.cluster_by", findings)
         self._progress(f"rendering {len(rows):,} rows of {rows.file}")
         rendered = render_rows(rows, self._template, self._limits, findings)
         if self._tokens is not None:
             rendered = short_enough(rendered, self._tokens, findings)
         self._settle(rows.file, rendered, findings)
         return rendered
+
+    def _with_column(self, rows: Rows, column: str | None, named_by: str, findings: Findings) -> Rows:
+        """Return the rows that have a cell of a column which the config names; the others are findings."""
+        if column is None:
+            return rows
+        lacking = set(require(rows, column, named_by, findings))
+        if column not in rows.columns or not lacking:
+            return rows
+        return rows.take([row for row in range(len(rows)) if row not in lacking])
 
     def _settle(self, file: str, rendered: RenderedRows, findings: Findings) -> None:
         """Report what was found; bad rows, which are left out already, are errors unless the config says skip."""
@@ -181,7 +191,8 @@ class _Reader:
         training: Sequence[int] = range(len(rendered))
         if any(fractions.values()):
             classes = _classes(rendered, self._dataset.stratify_by)
-            split = split_rows(ranks, rendered.same_inputs, classes, **fractions)
+            together = kept_together(rendered, self._dataset.cluster_by)
+            split = split_rows(ranks, together, classes, **fractions)
             self._advise_on_classes(classes, {"validation": split.validation, "test": split.test})
             training = split.training
             validation = rendered.take(split.validation) if fractions["validation"] else validation
@@ -221,17 +232,18 @@ class _Reader:
 
 
 def _classes(rendered: RenderedRows, stratify_by: str | None) -> list[Hashable]:
-    """Return each row's class; cells need not be hashable (lists of JSON), so their text stands for them."""
-    if stratify_by is None:
-        return [None] * len(rendered)
-    return [cell if isinstance(cell, str) else repr(cell) for cell in rendered.rows.columns[stratify_by]]
+    """Return each row's class; the same for all: no stratification."""
+    return [None] * len(rendered) if stratify_by is None else cells(rendered, stratify_by)
 
 
-def _held_out_set(source: str, rows: RenderedRows | None) -> ExampleSet | None:
+def _held_out_set(source: str, rows: RenderedRows | None, cluster_by: str | None) -> ExampleSet | None:
     if rows is None:
         return None
-    examples = _example_set(source, rows)
-    return replace(examples, rows=digest([content.hex() for content in rows.contents]))
+    return replace(
+        _example_set(source, rows),
+        rows=digest([content.hex() for content in rows.contents]),
+        clusters=clusters_of(rows, cluster_by),
+    )
 
 
 def _example_set(source: str, rows: RenderedRows) -> ExampleSet:

@@ -153,7 +153,7 @@ class Plan:
             "refused": [*self.incomparable, *self.over_limit()],
             "warnings": list(self.warnings),
             "tracking": list(self.tracking_notes),
-            "smallest_visible": None if (shown := self.visibility) is None else shown.smallest,
+            **({"smallest_visible": None, "rows_for_worth": None} if (v := self.visibility) is None else v.to_json()),
         }
 
 

@@ -151,10 +151,16 @@ class Planner:
             "models": {t.ingredients["model"]: t.config.model.name for t in trials},
             "key_formats": {str(KEY_FORMAT): ""},
             "held_out_rows": _held_out_rows(self._loaded.values()),
+            "clusters": self._clusters(),
         }
         for trial in {tuple(t.environment.items()): t for t in trials}.values():
             document = trial.as_stored(document)
         return document
+
+    def _clusters(self) -> dict[str, list[int]]:
+        """The cluster of each held-out row, by the digest of the set; no sets whose rows are all their own."""
+        held_out = [s for loaded in self._loaded.values() for s in (loaded.validation, loaded.test) if s is not None]
+        return {each.digest: list(each.clusters) for each in held_out if each.clusters}
 
     def _data_files(self, trials: Sequence[Trial]) -> list[Path]:
         datasets = {id(trial.config.dataset): trial.config.dataset for trial in trials}.values()
