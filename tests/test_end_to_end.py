@@ -102,9 +102,9 @@ def test_a_sweep_trains_compares_and_answers(experiment: list[str]) -> None:
     answered = json.loads(finished("predict", "--json", "--run", name, "text_input=101").stdout)
     with Ledger(ledger_path(Path("runs"))) as ledger:
         trial = ledger.trials(document["sweep"])[0]
-        evaluation = ledger.evaluation(trial.key, trial.evaluation)
-    assert evaluation is not None
-    assert answered == {"tuned_model": name, "outputs": [evaluation.predictions[0].predicted]}
+        answers = ledger.answers(trial.key, str(trial.validation), trial.asked)
+    assert answers is not None
+    assert answered == {"tuned_model": name, "outputs": [answers.texts[0]]}
 
 
 def test_a_sweep_that_was_killed_goes_on_with_what_is_missing(

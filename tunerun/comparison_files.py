@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunerun.errors import InputError
+from tunerun.evaluation.metrics import measure
 from tunerun.evaluation.verdict import EPOCH_LOSS, LOSS, TrialResult, Verdict
 from tunerun.job import JobState
 from tunerun.ledger import Ledger
@@ -116,13 +117,19 @@ def _examples(verdict: Verdict, ledger: Ledger) -> str:
     trial = next((t for t in verdict.trials if t.record.number == verdict.best), None)
     if trial is None or trial.state is not JobState.SUCCEEDED:
         return ""
-    tuned = ledger.evaluation(trial.record.key, trial.record.evaluation)
-    base = ledger.evaluation(trial.record.baseline, trial.record.evaluation)
+    record = trial.record
+    if record.validation is None:
+        return ""
+    tuned = ledger.answers(record.key, record.validation, record.asked)
+    base = ledger.answers(record.baselines[0], record.validation, record.asked)
     if tuned is None or base is None:
         return ""
+    examples = ledger.example_set(record.validation).examples
     rows = [
         [t.text_input, t.expected, t.predicted.strip(), "yes" if t.exact_match else "no", b.predicted.strip()]
-        for t, b in zip(tuned.predictions, base.predictions, strict=True)
+        for t, b in zip(
+            measure(record, examples, tuned).predictions, measure(record, examples, base).predictions, strict=True
+        )
     ]
     cells = [[" ".join(cell.split())[:80] for cell in row] for row in rows]
     return _table(["held-out input", "expected", "tuned model", "exact", "base model"], cells)

@@ -9,8 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunerun.evaluation.curve import MIN_EPOCHS, Shape, advise, epoch_means
-from tunerun.evaluation.metrics import evaluate, exact_match
+from tunerun.evaluation.metrics import exact_match, measure
 from tunerun.job import Example, Snapshot
+from tunerun.ledger import Answers, TrialRecord
+
+TRIAL = TrialRecord(0, "k", (), "a", "d", {}, 1, 1, {}, {"evaluation": {"metrics": ["exact_match", "later_metric"]}})
 
 
 @pytest.mark.parametrize(
@@ -25,7 +28,7 @@ def test_exact_match_forgives_space_at_the_ends_only(expected: str, predicted: s
 def test_an_evaluation_has_the_share_and_every_prediction() -> None:
     """Two of three right is two thirds, and each answer is kept beside what it should be."""
     examples = [Example("1", "2"), Example("2", "3"), Example("3", "4")]
-    evaluation = evaluate(examples, ["2", "3", "5"], ["exact_match"])
+    evaluation = measure(TRIAL, examples, Answers(("2", "3", "5"), 1.0))
     assert evaluation.metrics == {"eval/exact_match": pytest.approx(2 / 3)}
     assert [(p.expected, p.predicted, p.exact_match) for p in evaluation.predictions][2] == ("4", "5", False)
 
@@ -33,7 +36,7 @@ def test_an_evaluation_has_the_share_and_every_prediction() -> None:
 def test_fewer_answers_than_examples_are_an_error() -> None:
     """A lost answer is never scored as something else."""
     with pytest.raises(ValueError, match="zip"):
-        evaluate([Example("1", "2"), Example("2", "3")], ["2"], ["exact_match"])
+        measure(TRIAL, [Example("1", "2"), Example("2", "3")], Answers(("2",), 1.0))
 
 
 @pytest.mark.parametrize(

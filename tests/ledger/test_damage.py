@@ -8,27 +8,32 @@ import os
 import random
 import resource
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.ledger.test_ledger import MODEL, SET, SWEEP, request, snapshot, trial
+from tests.ledger.test_ledger import ASKED, BASE, MODEL, SET, SWEEP, request, snapshot, trial
 from tunerun.errors import LedgerError
 from tunerun.evaluation.verdict import judge
 from tunerun.files import private_folder
 from tunerun.holding import held
 from tunerun.job import Failure, FailureKind, JobRef, JobState, JobStatus, TunedModel
-from tunerun.ledger import Evaluation, Ledger, Prediction
+from tunerun.ledger import Ledger
 
 FLIPS = 400
 TRIALS = 12
 
 
 def write(path: Path) -> None:
-    """A ledger with a sweep, finished jobs with curves, and evaluations."""
+    """A ledger with a sweep, finished jobs with curves, answers and an opening."""
     with Ledger(path) as ledger:
-        ledger.freeze(SWEEP, [trial(n, f"k{n}") for n in range(TRIALS)], [SET])
+        held_out = {"validation": "d1", "test": "d1"}
+        trials = [replace(trial(n, f"k{n}"), held_out=held_out) for n in range(TRIALS)]
+        ledger.freeze(SWEEP, trials, [SET], [BASE])
+        ledger.open_test("x-1", [1], 5.0)
+        ledger.record_answers("b", "d1", ASKED, ["neither", "nor"])
         for number in range(TRIALS):
             job = ledger.intend(request(f"k{number}"), "local", 10, sweep="x-1")
             ledger.submitted(job.id, JobRef("local", f"{number}"))
@@ -37,8 +42,7 @@ def write(path: Path) -> None:
             tuned = None if failure else TunedModel(f"tunedModels/{number}", MODEL, f"tunedModels/{number}")
             state = JobState.FAILED if failure else JobState.SUCCEEDED
             ledger.record(job.id, JobStatus(state, steps, {"train/seconds": 2.0}, tuned, failure))
-            predictions = (Prediction("1", "2", "2", True), Prediction("é\n", '"', "x", False))
-            ledger.evaluate(f"k{number}", "e", Evaluation({"eval/exact_match": 0.5}, predictions, 3.0))
+            ledger.record_answers(f"k{number}", "d1", ASKED, ["2", "an answer"])
 
 
 def read(path: Path) -> Any:
@@ -52,9 +56,11 @@ def read(path: Path) -> Any:
             ledger.example_set("d1"),
             ledger.last_jobs(sweep.id),
             ledger.curves(sweep.id),
-            ledger.measures(sweep.id),
+            ledger.baselines(sweep.id),
+            ledger.answers_of_sweep(sweep.id),
+            ledger.openings(sweep.id),
             ledger.final_states(),
-            [(ledger.jobs(t.key), ledger.evaluation(t.key, t.evaluation)) for t in trials],
+            [(ledger.jobs(t.key), ledger.answers(t.key, "d1", t.asked)) for t in trials],
             judge(ledger, sweep),
         )
 
@@ -81,12 +87,12 @@ def test_a_flipped_byte_is_found_or_was_not_read(tmp_path: Path) -> None:
     ("old", "new"),
     [
         (b"SUCCEEDED", b"SUCCEEDEE"),
-        (b'"eval/exact_match":0.5', b'"eval/exact_match":0.9'),
+        (b'"an answer"', b'"on answer"'),
         (b"too fast", b"too \xff\xfest"),
     ],
 )
 def test_a_changed_value_is_an_error(tmp_path: Path, old: bytes, new: bytes) -> None:
-    """A state, a measure, and a text that is not UTF-8 any more."""
+    """A state, an answer, and a text that is not UTF-8 any more."""
     path = tmp_path / "ledger.db"
     write(path)
     content = path.read_bytes()

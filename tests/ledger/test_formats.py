@@ -9,18 +9,22 @@ from typing import Any
 
 import pytest
 
-from tests.ledger.old_projects import OVERRIDES, WRITTEN, write_project
+from tests.ledger.old_projects import MODELS, OVERRIDES, SWEEPS, WRITTEN, kept, write_ledger, write_project
 from tunerun.backends import stored_section
 from tunerun.cli import app
+from tunerun.compose import load
 from tunerun.engine import tuned_model
-from tunerun.errors import ConfigError, NotFoundError
-from tunerun.job import JobState
-from tunerun.ledger import Ledger
+from tunerun.errors import ConfigError, LedgerError, NotFoundError
+from tunerun.evaluation.metrics import measure
+from tunerun.job import JobRef, JobState, TuningRequest
+from tunerun.ledger import BaselineRecord, Ledger
 from tunerun.ledger.records import TrialSettings
+from tunerun.planning import plan
+from tunerun.runner import run
 from tunerun.schema import GeminiBackend, LocalBackend
+from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 
-SWEEP = "old-ff6757db"
-MODEL = "tunedModels/old-f3c99b10e697"
+SWEEP, MODEL = SWEEPS[2][1], MODELS[2]
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> Any:
@@ -55,13 +59,78 @@ def test_every_format_is_read_by_every_command(
 ) -> None:
     """A project of an earlier version: its states, comparison, answers, MLflow runs; and what is missing runs."""
     write_project(tmp_path, format_)
-    shown = printed(capsys, "status", "--sweep", SWEEP)
+    sweep, model = SWEEPS[kept(format_)][1], MODELS[kept(format_)]
+    shown = printed(capsys, "status", "--sweep", sweep)
     assert [trial["state"] for trial in shown["trials"]][:2] == ["SUCCEEDED", "SUCCEEDED"]
-    assert printed(capsys, "compare", "--sweep", SWEEP)["verdict"] == shown["verdict"]
-    answered = printed(capsys, "predict", "--run", MODEL, "text_input=3")
-    assert (answered["tuned_model"], len(answered["outputs"])) == (MODEL, 1)
+    assert printed(capsys, "compare", "--sweep", sweep)["verdict"] == shown["verdict"]
+    answered = printed(capsys, "predict", "--run", model, "text_input=3")
+    assert (answered["tuned_model"], len(answered["outputs"])) == (model, 1)
     assert printed(capsys, "sync", "tracking=mlflow")["sweeps"] == 2
     assert printed(capsys, "run", *OVERRIDES, "seed=0,1,2", "--fresh")["trials"][2]["state"] == "SUCCEEDED"
+
+
+@pytest.mark.parametrize("format_", [1, 2, 3])
+def test_the_answers_of_earlier_formats_are_kept(tmp_path: Path, format_: int) -> None:
+    """Every answer that was scored is there under its subject and held-out set; its scores are computed as before."""
+    path = tmp_path / "ledger.db"
+    write_ledger(path, format_)
+    raw = sqlite3.connect(path)
+    before = raw.execute("SELECT subject, predictions, metrics, created_at FROM evaluation").fetchall()
+    sweeps = {
+        sweep: raw.execute("SELECT DISTINCT baseline FROM trial WHERE sweep = ?", [sweep]).fetchall()
+        for sweep in SWEEPS[format_]
+    }
+    raw.close()
+    assert len(before) == 3
+    with Ledger(path) as ledger:
+        trials = ledger.trials(SWEEPS[format_][1])
+        for subject, predictions, metrics, created_at in before:
+            trial = next(t for t in trials if subject in (t.key, *t.baselines))
+            answers = ledger.answers(subject, str(trial.validation), trial.asked)
+            assert answers is not None
+            assert answers.texts == tuple(each["predicted"] for each in json.loads(predictions))
+            assert answers.created_at == created_at
+            examples = ledger.example_set(str(trial.validation)).examples
+            assert measure(trial, examples, answers).metrics == json.loads(metrics)
+        for sweep, ((subject,),) in sweeps.items():
+            assert ledger.baselines(sweep) == [BaselineRecord(subject, "base", "base")]
+            assert {trial.baselines for trial in ledger.trials(sweep)} == {(subject,)}
+
+
+class AnswersNothing(ScriptedBackend):
+    """A place of this machine that fails when it is asked for anything."""
+
+    def generate(self, *_: Any) -> list[str]:
+        raise AssertionError("a model was asked")
+
+    def submit(self, request: TuningRequest) -> JobRef:
+        raise AssertionError(f"{request.key} was submitted")
+
+
+def test_a_sweep_of_format_3_is_run_again_without_asking_a_model(tmp_path: Path) -> None:
+    """Its trials are done and its answers are found, although the sweep is frozen under another name."""
+    write_project(tmp_path, 3)
+    again = plan(load([*OVERRIDES, "seed=0,1"]))
+    assert all(trial.done for trial in again.trials)
+    result = run(again, open_backend=lambda *_: AnswersNothing(ScriptedService()), poll_interval_s=0)
+    assert result.exit_code == 0
+    assert [trial.metrics["eval/exact_match"] for trial in result.verdict.trials] == [0.0, 0.0]
+
+
+def test_damage_of_an_earlier_format_is_found_after_the_migration(tmp_path: Path) -> None:
+    """A row whose bytes had changed before it was migrated does not get a checksum that makes it whole."""
+    path = tmp_path / "ledger.db"
+    write_ledger(path, 3)
+    raw = sqlite3.connect(path)
+    raw.execute("UPDATE trial SET tokens = tokens + 1 WHERE sweep = ?", [SWEEPS[3][0]])
+    raw.execute("UPDATE evaluation SET predictions = replace(predictions, 'three', 'four')")
+    raw.commit()
+    raw.close()
+    with Ledger(path) as ledger:
+        with pytest.raises(LedgerError, match="bytes of its table 'trial' have changed"):
+            ledger.trials(SWEEPS[3][0])
+        with pytest.raises(LedgerError, match="bytes of its table 'answers' have changed"):
+            ledger.answers_of_sweep(SWEEPS[3][1])
 
 
 def test_a_key_that_was_removed_from_the_config_breaks_nothing(

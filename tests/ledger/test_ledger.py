@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tunerun.job import (
     ExampleSet,
     Failure,
     FailureKind,
+    GenerateOptions,
     JobRef,
     JobState,
     JobStatus,
@@ -27,11 +29,23 @@ from tunerun.job import (
     TuningRequest,
     advance,
 )
-from tunerun.ledger import SCHEMA_VERSION, Evaluation, Ledger, Mark, Prediction, SweepRecord, TrialRecord
+from tunerun.ledger import (
+    LOSSES,
+    SCHEMA_VERSION,
+    BaselineRecord,
+    Ledger,
+    Mark,
+    Opening,
+    SweepRecord,
+    TrialRecord,
+    asked_by,
+)
 
 MODEL = BaseModelRef(name="tiny", source="./tiny", package=None, revision=None)
 SET = ExampleSet("d1", "rows.jsonl", (Example("1", "2"), Example("é\n", '"')))
 SWEEP = SweepRecord("x-1", "x", 1.0, {"varied": ["seed"]})
+BASE = BaselineRecord("b", "base", "base")
+ASKED = asked_by(GenerateOptions())
 
 
 def request(key: str = "k") -> TuningRequest:
@@ -39,7 +53,7 @@ def request(key: str = "k") -> TuningRequest:
 
 
 def trial(number: int = 0, key: str = "k") -> TrialRecord:
-    return TrialRecord(number, key, "b", "e", "d1", None, 10, 5, {"seed": number}, {"name": "x"})
+    return TrialRecord(number, key, ("b",), ASKED, "d1", {}, 10, 5, {"seed": number}, {"name": "x"})
 
 
 def snapshot(step: int, loss: float = 1.0) -> Snapshot:
@@ -53,8 +67,10 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def test_a_plan_is_read_back_as_it_was_frozen(ledger: Ledger) -> None:
-    """Trials, examples and the plan's document come back equal."""
-    ledger.freeze(SWEEP, [trial(0), trial(1, "k2")], [SET])
+    """Trials, baselines, examples and the plan's document come back equal."""
+    few_shot = BaselineRecord("c", "base+4", "few_shot", {"examples": 4})
+    ledger.freeze(SWEEP, [trial(0), trial(1, "k2")], [SET], [BASE, few_shot])
+    assert ledger.baselines("x-1") == [BASE, few_shot]
     assert ledger.sweeps() == [SWEEP]
     assert ledger.trials("x-1") == [trial(0), trial(1, "k2")]
     assert ledger.example_set("d1") == SET
@@ -140,13 +156,36 @@ def test_a_curve_has_every_step_once_whatever_the_cuts(
     assert [(s.step, s.mean_loss) for s in stored] == list(first_told.items())
 
 
-def test_an_evaluation_is_kept_as_first_measured(ledger: Ledger) -> None:
-    """The same subject measured again under the same options keeps its first result."""
-    first = Evaluation({"eval/exact_match": 0.5}, (Prediction("1", "2", "2", True),), 1.0)
-    ledger.evaluate("k", "e", first)
-    ledger.evaluate("k", "e", Evaluation({"eval/exact_match": 0.0}, (), 2.0))
-    assert ledger.evaluation("k", "e") == first
-    assert ledger.evaluation("k", "other") is None
+def test_answers_are_kept_as_first_recorded(ledger: Ledger) -> None:
+    """The same subject asked again for the same, in the same way, keeps its first answers; losses are kept beside."""
+    ledger.freeze(SWEEP, [trial(0)], [SET], [BASE])
+    ledger.record_answers("k", "d1", ASKED, ["2", "é\n"])
+    first = ledger.answers("k", "d1", ASKED)
+    assert first is not None
+    assert first.texts == ("2", "é\n")
+    ledger.record_answers("k", "d1", ASKED, ["3", "4"])
+    ledger.record_answers("b", "d1", LOSSES, [0.5, 1e-7])
+    losses = ledger.answers("b", "d1", LOSSES)
+    assert losses is not None
+    assert losses.losses == (0.5, 1e-7)
+    assert ledger.answers("k", "d1", "other") is None
+    assert ledger.answered_at("k", "d1", ASKED) == first.created_at
+    known = {("k", "d1", ASKED): first, ("b", "d1", LOSSES): losses}
+    assert ledger.answers_of_sweep("x-1") == known
+    assert ledger.answered("x-1") == known.keys()
+
+
+def test_openings_of_a_test_set_are_kept_in_their_order(ledger: Ledger) -> None:
+    """Every one of them; a sweep with the same test rows shows those of the other sweep as well."""
+    tested = [replace(trial(n, f"k{n}"), held_out={"test": "d1"}) for n in range(2)]
+    ledger.freeze(SWEEP, tested, [SET])
+    ledger.freeze(SweepRecord("y-1", "y", 1.0, {}), tested[:1], [SET])
+    ledger.freeze(SweepRecord("z-1", "z", 1.0, {}), [trial(0)], [SET])
+    ledger.open_test("x-1", [1], 20.0)
+    ledger.open_test("x-1", [0, 1], 10.0)
+    expected = [Opening("x-1", (1,), ("d1",), 20.0), Opening("x-1", (0, 1), ("d1",), 10.0)]
+    assert ledger.openings("x-1") == ledger.openings("y-1") == expected
+    assert ledger.openings("z-1") == []
 
 
 def test_marks_are_moved_and_found_by_run(ledger: Ledger) -> None:

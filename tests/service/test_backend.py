@@ -85,10 +85,12 @@ def found_of(runs: Path, result: SweepResult) -> list[Any]:
             job = ledger.job(trial.key)
             assert job is not None
             curve = [(s.step, s.epoch, s.mean_loss) for s in ledger.snapshots(job.id)]
-            measured = [ledger.evaluation(subject, trial.evaluation) for subject in (trial.key, trial.baseline)]
-            assert None not in measured
+            assert trial.validation is not None
+            subjects = (trial.key, trial.baselines[0])
+            answers = [ledger.answers(subject, trial.validation, trial.asked) for subject in subjects]
+            assert None not in answers
             losses = [job.metrics["validation/loss"], job.metrics["validation/base_loss"]]
-            found.append((curve, losses, [[p.predicted for p in m.predictions] for m in measured if m is not None]))
+            found.append((curve, losses, [each.texts for each in answers if each is not None]))
         return found
 
 

@@ -179,10 +179,11 @@ def _outcome(ledger: Ledger, trial: Trial) -> Outcome:
     snapshots = ledger.snapshots(jobs[-1].id)
     assert [snapshot.step for snapshot in snapshots] == list(range(1, trial.steps + 1))
     answers = []
-    for subject in (trial.key, trial.baseline):
-        evaluation = ledger.evaluation(subject, trial.evaluation)
-        assert evaluation is not None
-        answers.append(evaluation.predictions[0].predicted)
+    assert trial.validation is not None
+    for subject in (trial.key, trial.baselines[0]):
+        known = ledger.answers(subject, trial.validation.digest, trial.asked)
+        assert known is not None
+        answers.append(known.texts[0])
     return Outcome([snapshot.mean_loss for snapshot in snapshots], answers)
 
 

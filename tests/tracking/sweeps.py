@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from tunerun.job import (
     ExampleSet,
     Failure,
     FailureKind,
+    GenerateOptions,
     JobRef,
     JobState,
     JobStatus,
@@ -24,7 +24,7 @@ from tunerun.job import (
     TuningHyperparameters,
     TuningRequest,
 )
-from tunerun.ledger import Evaluation, Ledger, Prediction, SweepRecord, TrialRecord
+from tunerun.ledger import BaselineRecord, Ledger, SweepRecord, TrialRecord, asked_by
 from tunerun.schema import Dataset, Hyperparameters, LocalBackend, Model, TrialConfig
 
 MODEL = BaseModelRef(name="smollm2-135m", source="HuggingFaceTB/SmolLM2-135M-Instruct")
@@ -100,11 +100,12 @@ class Lab:
     def measure(self, number: int, right: int) -> None:
         """Evaluate a trial: so many of the two held-out examples are right."""
         trial = self.trials[number]
-        self.ledger.evaluate(trial.key, trial.evaluation, _evaluation(right))
+        self.ledger.record_answers(trial.key, str(trial.validation), trial.asked, _answers(right))
 
     def measure_base(self) -> None:
         """Evaluate the base model, which knows nothing."""
-        self.ledger.evaluate(self.trials[0].baseline, self.trials[0].evaluation, _evaluation(0))
+        trial = self.trials[0]
+        self.ledger.record_answers(trial.baselines[0], str(trial.validation), trial.asked, _answers(0))
 
     def finish(self, number: int, right: int = 1) -> None:
         """All that happens to a trial that goes well."""
@@ -118,12 +119,8 @@ class Lab:
         return job.id
 
 
-def _evaluation(right: int) -> Evaluation:
-    rows = tuple(
-        Prediction(e.text_input, e.output, e.output if position < right else "?", position < right)
-        for position, e in enumerate(HELD_OUT)
-    )
-    return Evaluation({"eval/exact_match": right / len(rows)}, rows, time.time())
+def _answers(right: int) -> list[str]:
+    return [example.output if position < right else "?" for position, example in enumerate(HELD_OUT)]
 
 
 def trial_config(overrides: Mapping[str, Any], name: str = "next-number", **sections: Any) -> TrialConfig:
@@ -155,7 +152,7 @@ def freeze(
     name: str = "next-number",
     document: Mapping[str, Any] | None = None,
     created_at: float = FROZEN_AT,
-    evaluation: str = "exact_match-64",
+    max_output_tokens: int = 64,
     rows: Sequence[str] | None = None,
     **sections: Any,
 ) -> Lab:
@@ -168,10 +165,10 @@ def freeze(
         TrialRecord(
             number=number,
             key=digest([name, dict(overrides)]),
-            baseline=digest([name, "base"]),
-            evaluation=evaluation,
+            baselines=(digest([name, "base"]),),
+            asked=asked_by(GenerateOptions(max_output_tokens)),
             training=training.digest,
-            validation=held_out.digest,
+            held_out={"validation": held_out.digest},
             tokens=1200,
             steps=STEPS_PER_EPOCH * overrides.get("hyperparameters.epoch_count", 5),
             overrides=dict(overrides),
@@ -194,7 +191,8 @@ def freeze(
             **(document or {}),
         },
     )
-    ledger.freeze(sweep, trials, [training, held_out])
+    base = BaselineRecord(digest([name, "base"]), "base", "base", {"model": MODEL.name})
+    ledger.freeze(sweep, trials, [training, held_out], [base])
     return Lab(ledger, sweep, trials)
 
 

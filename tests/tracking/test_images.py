@@ -131,7 +131,7 @@ def test_a_cancelled_trial_is_killed(lab: Lab, uri: str) -> None:
 
 def test_a_baseline_shows_what_there_is_to_beat(lab: Lab, shown: str) -> None:
     """The base model has a run of its own with the same metrics and its answers."""
-    base = content(shown)[lab.sweep.id, "baseline", lab.trials[0].baseline]
+    base = content(shown)[lab.sweep.id, "baseline", lab.trials[0].baselines[0]]
     assert base["name"] == "base"
     assert {key: point[0][2] for key, point in base["points"].items()} == {
         "validation/loss": 1.9, "eval/exact_match": 0.0,

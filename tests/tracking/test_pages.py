@@ -11,7 +11,7 @@ from tests.tracking.content import run_of
 from tests.tracking.served import free_port, server
 from tests.tracking.sweeps import freeze
 from tunerun.job import FailureKind
-from tunerun.ledger import Evaluation, Ledger, Prediction
+from tunerun.ledger import Ledger
 from tunerun.tracking import Tracker
 
 PLANTED = '"\'></td><img src=x onerror="window.planted=1"><script>window.planted=1</script>'
@@ -28,16 +28,16 @@ def test_html_in_names_and_rows_stays_text(ledger: Ledger, uri: str, tmp_path: P
     )
     lab.start(0)
     lab.succeed(0)
-    answers = (Prediction(PLANTED, PLANTED, PLANTED, exact_match=True),)
-    ledger.evaluate(lab.trials[0].key, lab.trials[0].evaluation, Evaluation({"eval/exact_match": 1.0}, answers, 2e9))
+    trial = lab.trials[0]
+    ledger.record_answers(trial.key, str(trial.validation), trial.asked, [PLANTED] * 2)
     lab.start(1)
     lab.fail(1, f"```\n{PLANTED}", FailureKind.DIVERGED)
     lab.measure_base()
     tracker = Tracker(ledger.path, uri)
     assert tracker.sync().problem is None
-    trial, failed, sweep = (run_of(uri, "trial", 0), run_of(uri, "trial", 1), run_of(uri, "sweep"))
-    runs = f"/#/experiments/{trial.info.experiment_id}/runs"
-    one = f"{runs}/{trial.info.run_id}"
+    run, failed, sweep = (run_of(uri, "trial", 0), run_of(uri, "trial", 1), run_of(uri, "sweep"))
+    runs = f"/#/experiments/{run.info.experiment_id}/runs"
+    one = f"{runs}/{run.info.run_id}"
     pages = {
         f"/{tracker.link(ledger, lab.sweep.id)}": "t0",
         one: "tunerun.key",

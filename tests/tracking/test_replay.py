@@ -179,7 +179,7 @@ def test_a_trial_that_a_later_sweep_measures_in_another_way_shows_that_measure(l
     first = freeze(ledger, "next-number-1", grid(1))
     first.finish(0, right=1)
     synced(first, uri)
-    second = freeze(ledger, "next-number-2", grid(1), created_at=time.time() + 60, evaluation="exact_match-8")
+    second = freeze(ledger, "next-number-2", grid(1), created_at=time.time() + 60, max_output_tokens=8)
     second.measure(0, right=2)
     synced(second, uri)
     assert run_of(uri, "trial", 0).data.metrics["eval/exact_match"] == 1.0

@@ -1,12 +1,31 @@
-"""Measures of answers to held-out examples."""
+"""Measures of answers to held-out examples, computed from what the ledger has stored."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from tunerun.job import Example
-from tunerun.ledger import Evaluation, Prediction
+from tunerun.ledger import Answers, TrialRecord
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model answered to a held-out example, beside what it should have."""
+
+    text_input: str
+    expected: str
+    predicted: str
+    exact_match: bool
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Measures of a subject's answers, and the answers beside the expected ones."""
+
+    metrics: Mapping[str, float]
+    predictions: tuple[Prediction, ...]
+    created_at: float
 
 
 def exact_match(expected: str, predicted: str) -> bool:
@@ -14,16 +33,17 @@ def exact_match(expected: str, predicted: str) -> bool:
     return expected.strip() == predicted.strip()
 
 
-def evaluate(examples: Sequence[Example], predictions: Sequence[str], metrics: Sequence[str]) -> Evaluation:
-    """Measure answers against held-out examples; `eval/exact_match` is the share that matches, from 0 to 1.
+def measure(trial: TrialRecord, examples: Sequence[Example], answers: Answers) -> Measured:
+    """Measure answers by the metrics of a trial's config; `eval/exact_match` is the share that matches, from 0 to 1.
 
     Args:
         examples: held-out examples; not empty.
-        predictions: one answer for each of them, in order.
+        answers: one for each of them, in order.
     """
     rows = tuple(
         Prediction(example.text_input, example.output, predicted, exact_match(example.output, predicted))
-        for example, predicted in zip(examples, predictions, strict=True)
+        for example, predicted in zip(examples, answers.texts, strict=True)
     )
     values = {"exact_match": sum(row.exact_match for row in rows) / len(rows)}
-    return Evaluation({f"eval/{name}": values[name] for name in metrics}, rows, time.time())
+    wanted = trial.settings.evaluation.get("metrics", ())
+    return Measured({f"eval/{name}": values[name] for name in wanted if name in values}, rows, answers.created_at)

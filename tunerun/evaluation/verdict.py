@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tunerun.evaluation.curve import Advice, advise, epoch_means, finished_epochs
-from tunerun.job import Failure, JobState, Snapshot, TunedModel
-from tunerun.ledger import JobRecord, Ledger, SweepRecord, TrialRecord
+from tunerun.evaluation.metrics import measure
+from tunerun.job import Example, Failure, JobState, Snapshot, TunedModel
+from tunerun.ledger import Answers, BaselineRecord, JobRecord, Ledger, SweepRecord, TrialRecord
 
 LOSS = "validation/loss"
 STEP_LOSS = "train/mean_loss"
@@ -86,9 +87,9 @@ class Verdict:
 def judge(ledger: Ledger, sweep: SweepRecord) -> Verdict:
     """Compare the trials of a sweep, as far as the ledger knows them."""
     records = ledger.trials(sweep.id)
-    known = _Known(ledger.last_jobs(sweep.id), ledger.curves(sweep.id), ledger.measures(sweep.id))
+    known = _Known(ledger, ledger.last_jobs(sweep.id), ledger.curves(sweep.id), ledger.answers_of_sweep(sweep.id))
     trials = tuple(known.result(record) for record in records)
-    baselines = _baselines(known, records)
+    baselines = _baselines(known, records, ledger.baselines(sweep.id))
     metric = _deciding_metric(records, trials)
     best, sentence = _choose(ledger, trials, {b.subject: b for b in baselines}, metric)
     unfinished = sum(not trial.state.is_finished for trial in trials)
@@ -101,19 +102,23 @@ def trial_result(ledger: Ledger, record: TrialRecord) -> TrialResult:
     """What the ledger knows of one trial."""
     job = ledger.job(record.key)
     if job is None:
-        return _Known({}, {}, {}).result(record)
-    evaluation = ledger.evaluation(record.key, record.evaluation)
-    measures = {} if evaluation is None else {(record.key, record.evaluation): evaluation.metrics}
-    return _Known({record.key: job}, {job.id: ledger.snapshots(job.id)}, measures).result(record)
+        return _Known(ledger, {}, {}, {}).result(record)
+    answers = {}
+    if record.validation is not None:
+        found = ledger.answers(record.key, record.validation, record.asked)
+        answers = {} if found is None else {(record.key, record.validation, record.asked): found}
+    return _Known(ledger, {record.key: job}, {job.id: ledger.snapshots(job.id)}, answers).result(record)
 
 
 @dataclass(frozen=True)
 class _Known:
-    """What the ledger knows, read at once: last jobs by key, curves by job, measures by subject and options."""
+    """What the ledger knows, read at once: last jobs by key, curves by job, answers by what they were asked for."""
 
+    ledger: Ledger
     jobs: Mapping[str, JobRecord]
     curves: Mapping[int, Sequence[Snapshot]]
-    measures: Mapping[tuple[str, str], Mapping[str, float]]
+    answers: Mapping[tuple[str, str, str], Answers]
+    sets: dict[str, Sequence[Example]] = field(default_factory=dict)
 
     def result(self, record: TrialRecord) -> TrialResult:
         job = self.jobs.get(record.key)
@@ -124,33 +129,47 @@ class _Known:
         metrics = {STEP_LOSS: curve[-1].mean_loss} if curve else {}
         metrics |= ({EPOCH_LOSS: losses[-1]} if losses else {}) | dict(job.metrics)
         metrics.pop(_BASE_LOSS, None)  # the baseline's, which the backend measured on the way
-        metrics.update(self.measures.get((record.key, record.evaluation), {}))
+        metrics.update(self.measures(record, record.key))
         advice = advise(losses) if job.state is JobState.SUCCEEDED and losses else None
         return TrialResult(
             record, job.state, metrics, job.tuned_model, job.failure, advice, curve[-1].step if curve else 0
         )
 
+    def measures(self, record: TrialRecord, subject: str) -> Mapping[str, float]:
+        """What the answers of a trial, or of a baseline of it, come to."""
+        if record.validation is None:
+            return {}
+        answers = self.answers.get((subject, record.validation, record.asked))
+        if answers is None:
+            return {}
+        return measure(record, self.examples(record.validation), answers).metrics
 
-def _baselines(known: _Known, records: Sequence[TrialRecord]) -> tuple[BaselineResult, ...]:
-    """One for each base model, template and held-out set of the sweep; a single one is just called `base`."""
-    groups: dict[str, list[TrialRecord]] = {}
-    for record in records:
-        groups.setdefault(record.baseline, []).append(record)
+    def examples(self, held_out: str) -> Sequence[Example]:
+        """The examples under a digest, read once."""
+        if held_out not in self.sets:
+            self.sets[held_out] = self.ledger.example_set(held_out).examples
+        return self.sets[held_out]
+
+
+def _baselines(
+    known: _Known, records: Sequence[TrialRecord], baselines: Sequence[BaselineRecord]
+) -> tuple[BaselineResult, ...]:
     results = []
-    for position, (subject, members) in enumerate(groups.items()):
+    for baseline in baselines:
+        subject = baseline.subject
+        members = [record for record in records if subject in record.baselines]
         metrics: dict[str, float] = {}
         jobs = (known.jobs[member.key] for member in members if member.key in known.jobs)
         loss = next((job.metrics[_BASE_LOSS] for job in jobs if _BASE_LOSS in job.metrics), None)
         if loss is not None:
             metrics[LOSS] = loss
-        metrics.update(known.measures.get((subject, members[0].evaluation), {}))
-        name = "base" if len(groups) == 1 else f"base-{position}"
-        results.append(BaselineResult(name, subject, members[0].settings.model, metrics))
+        metrics.update(known.measures(members[0], subject))
+        results.append(BaselineResult(baseline.name, subject, members[0].settings.model, metrics))
     return tuple(results)
 
 
 def _deciding_metric(records: Sequence[TrialRecord], trials: Sequence[TrialResult]) -> str | None:
-    wanted = [f"eval/{name}" for name in records[0].settings.metrics]
+    wanted = [f"eval/{name}" for name in records[0].settings.evaluation.get("metrics", ())]
     if wanted and any(record.validation is not None for record in records):
         return wanted[0]
     return LOSS if any(LOSS in trial.metrics for trial in trials) else None
@@ -180,7 +199,7 @@ def _choose(
             "Set dataset.validation."
         )
     best = max(done, key=lambda t: _rank(t, metric))
-    base = baselines[best.record.baseline].metrics
+    base = baselines[best.record.baselines[0]].metrics
     if metric not in best.metrics or metric not in base:
         return None, f"{metric} is not known for every trial and its base model yet."
     value, base_value = best.metrics[metric], base[metric]

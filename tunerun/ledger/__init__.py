@@ -1,12 +1,13 @@
-"""The durable record of plans, jobs, snapshots and evaluations; its promises stand in `ledger.py`."""
+"""The durable record of plans, jobs, snapshots and answers; its promises are listed in `ledger.py`."""
 
+from tunerun.ledger.answers import LOSSES, Answers, asked_by
 from tunerun.ledger.ledger import FILE_NAME, Ledger
 from tunerun.ledger.migrations import SCHEMA_VERSION
 from tunerun.ledger.records import (
-    Evaluation,
+    BaselineRecord,
     JobRecord,
     Mark,
-    Prediction,
+    Opening,
     Spending,
     SweepRecord,
     TrialProgress,
@@ -15,14 +16,17 @@ from tunerun.ledger.records import (
 
 __all__ = [
     "FILE_NAME",
+    "LOSSES",
     "SCHEMA_VERSION",
-    "Evaluation",
+    "Answers",
+    "BaselineRecord",
     "JobRecord",
     "Ledger",
     "Mark",
-    "Prediction",
+    "Opening",
     "Spending",
     "SweepRecord",
     "TrialProgress",
     "TrialRecord",
+    "asked_by",
 ]

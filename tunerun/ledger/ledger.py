@@ -1,4 +1,4 @@
-"""The SQLite ledger: the durable record of plans, jobs, snapshots and evaluations. It is the truth.
+"""The SQLite ledger: the durable record of plans, jobs, snapshots and answers. It is the truth.
 
 What it promises, whenever its process is killed:
 
@@ -7,7 +7,7 @@ What it promises, whenever its process is killed:
    So a job that may exist somewhere is known here, by the key under which the backend can be asked for it.
 3. Of one key there is at most one job that is not finished, and none is begun after one that has succeeded.
 4. A job only moves forward; SUCCEEDED, STOPPED, FAILED and CANCELLED are final: nothing is added to a final job.
-5. Each step of a loss curve is kept once: what is recorded first stays. The same holds for each evaluation.
+5. Each step of a loss curve is kept once: what is recorded first stays. The same holds for a subject's answers.
 6. A job is submitted and watched by the runner of one sweep at a time. It changes hands only under the lock of the
    sweep that had it (`tunerun.holding`), and that lock goes with its process.
 7. What a tracker was told is marked after it was told, so a mark never says more than the tracker has.
@@ -42,18 +42,20 @@ from tunerun.job import (
     TuningRequest,
     advance,
 )
+from tunerun.ledger.answers import LOSSES, AnswerTable
 from tunerun.ledger.checksums import row_checksum, snapshot_checksum
+from tunerun.ledger.marks import MarkTable
 from tunerun.ledger.migrations import FORMAT
 from tunerun.ledger.records import (
-    Evaluation,
+    BaselineRecord,
     JobRecord,
-    Mark,
+    Opening,
     Spending,
     SweepRecord,
     TrialProgress,
     TrialRecord,
 )
-from tunerun.ledger.rows import RowReader, dump, load, state_of
+from tunerun.ledger.rows import RowReader, dump, state_of
 from tunerun.redaction import redact
 
 FILE_NAME = "ledger.db"
@@ -63,7 +65,7 @@ _LAST_JOB = "attempt = (SELECT max(attempt) FROM job AS other WHERE other.key = 
 _OF_SWEEP = "key IN (SELECT key FROM trial WHERE sweep = ?)"
 
 
-class Ledger:
+class Ledger(AnswerTable, MarkTable):
     """A connection to the ledger file; made with its folder if it is not there.
 
     Args:
@@ -107,7 +109,13 @@ class Ledger:
         """Whether a plan is written down."""
         return self._file.row("SELECT 1 FROM sweep WHERE id = ?", [sweep]) is not None
 
-    def freeze(self, sweep: SweepRecord, trials: Iterable[TrialRecord], example_sets: Iterable[ExampleSet]) -> None:
+    def freeze(
+        self,
+        sweep: SweepRecord,
+        trials: Iterable[TrialRecord],
+        example_sets: Iterable[ExampleSet],
+        baselines: Iterable[BaselineRecord] = (),
+    ) -> None:
         """Write a plan down for good; a sweep that is frozen already stays as it is."""
         with self._file.transaction():
             if self.is_frozen(sweep.id):
@@ -127,12 +135,19 @@ class Ledger:
                 "INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     _with_checksum(
-                        sweep.id, t.number, t.key, t.baseline, t.evaluation, t.training, t.validation, t.tokens,
-                        t.steps, dump(t.overrides), dump(t.config), dump(t.ingredients),
+                        sweep.id, t.number, t.key, dump(t.baselines), t.asked, t.training, dump(dict(t.held_out)),
+                        t.tokens, t.steps, dump(t.overrides), dump(t.config), dump(t.ingredients),
                     )
                     for t in trials
                 ),
             )  # fmt: skip
+            self._file.write_many(
+                "INSERT INTO baseline VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    _with_checksum(sweep.id, position, b.subject, b.name, b.kind, dump(dict(b.document)))
+                    for position, b in enumerate(baselines)
+                ),
+            )
 
     def sweeps(self, experiment: str | None = None) -> list[SweepRecord]:
         """All frozen sweeps, the newest last; of one experiment where it is named."""
@@ -149,15 +164,19 @@ class Ledger:
             for row in self._file.rows("SELECT * FROM trial WHERE sweep = ? ORDER BY number", [sweep])
         ]
 
+    def baselines(self, sweep: str) -> list[BaselineRecord]:
+        """What the trials of a sweep have to beat, in the order of its tables."""
+        rows = self._file.rows("SELECT * FROM baseline WHERE sweep = ? ORDER BY position", [sweep])
+        return [self._rows.baseline(row) for row in rows]
+
     def progress(self, sweep: str) -> list[TrialProgress]:
         """How far each trial of a sweep is, by number."""
         rows = self._file.rows(
             "SELECT trial.number, job.attempt, job.state, job.finished_at, job.sweep AS runner, "
-            "evaluation.created_at AS evaluated_at, "
+            f"{_answered_at('validation')} AS evaluated_at, {_answered_at('test')} AS tested_at, "
             "(SELECT max(step) FROM snapshot WHERE snapshot.job = job.id) AS last_step FROM trial "
             "LEFT JOIN job ON job.key = trial.key AND job.attempt = "
             "(SELECT max(attempt) FROM job WHERE job.key = trial.key) "
-            "LEFT JOIN evaluation ON evaluation.subject = trial.key AND evaluation.options = trial.evaluation "
             "WHERE trial.sweep = ? ORDER BY trial.number",
             [sweep],
         )
@@ -170,6 +189,7 @@ class Ledger:
                 finished_at=r["finished_at"],
                 evaluated_at=r["evaluated_at"],
                 runner=r["runner"],
+                tested_at=r["tested_at"],
             )
             for r in rows
         ]
@@ -209,6 +229,31 @@ class Ledger:
         if row is None:
             raise LedgerError(f"{self.path}: no examples under the digest {digest}")
         return self._rows.example_set(row)
+
+    # The test set
+
+    def open_test(self, sweep: str, points: Iterable[int], at: float) -> None:
+        """Write down that the test set is about to be opened for trials of a sweep.
+
+        Args:
+            points: the numbers of the trials. at: the time, in seconds since 1970 (UTC).
+        """
+        numbers = sorted(set(points))
+        found = {t.number: t.held_out.get("test") for t in self.trials(sweep)}
+        sets = sorted({digest for number in numbers if (digest := found[number]) is not None})
+        with self._file.transaction():
+            self._file.write(
+                "INSERT INTO opening VALUES (?, ?, ?, ?, ?)", _with_checksum(sweep, at, dump(numbers), dump(sets))
+            )
+
+    def openings(self, sweep: str) -> list[Opening]:
+        """When the test set of a sweep was opened, the first time first; also by other sweeps that share it."""
+        rows = self._file.rows(
+            "SELECT * FROM opening WHERE sweep = ?1 OR EXISTS (SELECT 1 FROM json_each(opening.held_out) JOIN trial "
+            "ON json_extract(trial.held_out, '$.test') = json_each.value WHERE trial.sweep = ?1) ORDER BY rowid",
+            [sweep],
+        )
+        return [self._rows.opening(row) for row in rows]
 
     # Jobs
 
@@ -407,76 +452,12 @@ class Ledger:
         )
         return {(row["backend"], row["model"]): row["rate"] for row in rows if row["rate"] is not None}
 
-    # Evaluations
 
-    def evaluate(self, subject: str, options: str, evaluation: Evaluation) -> None:
-        """Write down how a subject did; the first result of the same subject and options stays."""
-        metrics, predictions = dump(dict(evaluation.metrics)), dump([asdict(p) for p in evaluation.predictions])
-        of_predictions = row_checksum(predictions)
-        checksum = row_checksum(subject, options, metrics, evaluation.created_at, of_predictions)
-        with self._file.transaction():
-            self._file.write(
-                "INSERT OR IGNORE INTO evaluation VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [subject, options, metrics, predictions, evaluation.created_at, of_predictions, checksum],
-            )
-
-    def evaluation(self, subject: str, options: str) -> Evaluation | None:
-        """How a subject did under some options; None: it was not measured."""
-        row = self._file.row("SELECT * FROM evaluation WHERE subject = ? AND options = ?", [subject, options])
-        return None if row is None else self._rows.evaluation(row)
-
-    def measures(self, sweep: str) -> dict[tuple[str, str], dict[str, float]]:
-        """The measures of everything that a sweep's trials and baselines name, by subject and options."""
-        rows = self._file.rows(
-            "SELECT subject, options, metrics, created_at, predictions_checksum, checksum FROM evaluation "
-            "WHERE options IN (SELECT evaluation FROM trial WHERE sweep = ?)",
-            [sweep],
-        )
-        return {(row["subject"], row["options"]): self._rows.metrics(row) for row in rows}
-
-    def evaluated_at(self, subject: str, options: str) -> float | None:
-        """When a subject was measured under some options, in seconds since 1970 (UTC); None: it was not."""
-        row = self._file.row("SELECT created_at FROM evaluation WHERE subject = ? AND options = ?", [subject, options])
-        return None if row is None else row["created_at"]
-
-    # Marks of trackers
-
-    def mark(self, tracker: str, subject: str) -> Mark | None:
-        """How far a tracker was brought for a subject; None: it was never told of it."""
-        row = self._file.row("SELECT * FROM mark WHERE tracker = ? AND subject = ?", [tracker, subject])
-        return None if row is None else Mark(row["run_id"], load(row["document"]))
-
-    def marks(self, tracker: str, prefix: str) -> dict[str, Mark]:
-        """How far a tracker was brought for all subjects that begin with a prefix, by subject."""
-        rows = self._file.rows(
-            "SELECT * FROM mark WHERE tracker = ? AND substr(subject, 1, ?) = ?", [tracker, len(prefix), prefix]
-        )
-        return {r["subject"]: Mark(r["run_id"], load(r["document"])) for r in rows}
-
-    def trial_marks(self, tracker: str, sweep: str, prefix: str) -> dict[str, Mark]:
-        """How far a tracker was brought for the trials of a sweep, whose subjects are a prefix and their key."""
-        rows = self._file.rows(
-            "SELECT * FROM mark WHERE tracker = ? AND subject IN (SELECT ? || key FROM trial WHERE sweep = ?)",
-            [tracker, prefix, sweep],
-        )
-        return {r["subject"]: Mark(r["run_id"], load(r["document"])) for r in rows}
-
-    def set_mark(self, tracker: str, subject: str, mark: Mark) -> None:
-        """Write down how far a tracker was brought for a subject."""
-        with self._file.transaction():
-            self._file.write(
-                "INSERT OR REPLACE INTO mark VALUES (?, ?, ?, ?)", [tracker, subject, mark.run_id, dump(mark.document)]
-            )
-
-    def void_marks(self, tracker: str) -> int:
-        """Forget what a tracker has been told, but not of what; return how many marks there were."""
-        with self._file.transaction():
-            return self._file.write("UPDATE mark SET run_id = NULL, document = '{}' WHERE tracker = ?", [tracker])
-
-    def subject_of_run(self, run_id: str) -> str | None:
-        """The subject a tracker's run shows; None: no run of ours."""
-        row = self._file.row("SELECT subject FROM mark WHERE run_id = ?", [run_id])
-        return None if row is None else row["subject"]
+def _answered_at(held_out: str) -> str:
+    return (
+        "(SELECT max(created_at) FROM answers WHERE subject = trial.key AND held_out = "
+        f"json_extract(trial.held_out, '$.{held_out}') AND asked IN (trial.asked, '{LOSSES}'))"
+    )
 
 
 def _with_checksum(*values: object) -> tuple[object, ...]:

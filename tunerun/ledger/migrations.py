@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tunerun.database import Format
+from tunerun.ledger.answers import asked_of, texts_of
 from tunerun.ledger.checksums import row_checksum, snapshot_checksum
 from tunerun.ledger.rows import with_relative_location
 
@@ -24,6 +25,60 @@ ALTER TABLE evaluation ADD COLUMN predictions_checksum INTEGER;
 ALTER TABLE evaluation ADD COLUMN checksum INTEGER;
 UPDATE evaluation SET predictions_checksum = row_checksum(predictions);
 UPDATE evaluation SET checksum = row_checksum(subject, options, metrics, created_at, predictions_checksum)"""
+
+# Answers in the place of measures, whatever asked for them; held-out sets by name; baselines of their own. A row whose
+# bytes had changed keeps a checksum that does not fit, so that it is found by those who read it.
+_ANSWERS = """
+CREATE TABLE answers (
+    subject TEXT NOT NULL, held_out TEXT NOT NULL, asked TEXT NOT NULL, answers TEXT NOT NULL, created_at REAL NOT NULL,
+    answers_checksum INTEGER, checksum INTEGER, PRIMARY KEY (subject, held_out, asked));
+CREATE INDEX trial_evaluation ON trial (evaluation);
+INSERT OR IGNORE INTO answers
+    SELECT subject, held_out, asked, answers, created_at, new_checksum,
+        CASE WHEN is_whole THEN row_checksum(subject, held_out, asked, created_at, new_checksum) END
+    FROM (
+        SELECT subject, trial.validation AS held_out, asked_of(config) AS asked, texts_of(predictions) AS answers,
+            created_at, row_checksum(texts_of(predictions)) AS new_checksum,
+            evaluation.predictions_checksum = row_checksum(predictions) AND evaluation.checksum =
+            row_checksum(subject, options, metrics, created_at, predictions_checksum) AS is_whole
+        FROM evaluation JOIN trial ON trial.rowid = (
+            SELECT min(rowid) FROM trial WHERE evaluation = options AND validation IS NOT NULL)
+        ORDER BY created_at);
+DROP TABLE evaluation;
+CREATE TABLE baseline (
+    sweep TEXT NOT NULL REFERENCES sweep, position INTEGER NOT NULL, subject TEXT NOT NULL, name TEXT NOT NULL,
+    kind TEXT NOT NULL, document TEXT NOT NULL, checksum INTEGER, PRIMARY KEY (sweep, position));
+INSERT INTO baseline
+    SELECT sweep, position, baseline, name, 'base', '{}', row_checksum(sweep, position, baseline, name, 'base', '{}')
+    FROM (
+        SELECT sweep, position, baseline, CASE WHEN number_of = 1 THEN 'base' ELSE 'base-' || position END AS name
+        FROM (
+            SELECT sweep, baseline, count(*) OVER (PARTITION BY sweep) AS number_of,
+                row_number() OVER (PARTITION BY sweep ORDER BY min(number)) - 1 AS position
+            FROM trial GROUP BY sweep, baseline));
+CREATE TABLE new_trial (
+    sweep TEXT NOT NULL REFERENCES sweep, number INTEGER NOT NULL, key TEXT NOT NULL, baselines TEXT NOT NULL,
+    asked TEXT NOT NULL, training TEXT NOT NULL REFERENCES example_set, held_out TEXT NOT NULL, tokens INTEGER NOT NULL,
+    steps INTEGER NOT NULL, overrides TEXT NOT NULL, config TEXT NOT NULL, ingredients TEXT NOT NULL, checksum INTEGER,
+    PRIMARY KEY (sweep, number));
+INSERT INTO new_trial
+    SELECT sweep, number, key, baselines, asked, training, held_out, tokens, steps, overrides, config, ingredients,
+        CASE WHEN is_whole THEN row_checksum(
+            sweep, number, key, baselines, asked, training, held_out, tokens, steps, overrides, config, ingredients) END
+    FROM (
+        SELECT *, json_array(baseline) AS baselines, asked_of(config) AS asked,
+            CASE WHEN validation IS NULL THEN '{}' ELSE json_object('validation', validation) END AS held_out,
+            checksum = row_checksum(
+                sweep, number, key, baseline, evaluation, training, validation, tokens, steps, overrides, config,
+                ingredients) AS is_whole
+        FROM trial)
+    ORDER BY rowid;
+DROP TABLE trial;
+ALTER TABLE new_trial RENAME TO trial;
+CREATE INDEX trial_key ON trial (key);
+CREATE TABLE opening (
+    sweep TEXT NOT NULL REFERENCES sweep, opened_at REAL NOT NULL, points TEXT NOT NULL, held_out TEXT NOT NULL,
+    checksum INTEGER)"""
 
 MIGRATIONS = (
     """
@@ -73,6 +128,7 @@ DROP INDEX job_live;
 CREATE UNIQUE INDEX job_live ON job (key) WHERE state NOT IN ('SUCCEEDED', 'STOPPED', 'FAILED', 'CANCELLED');
 """
     + _CHECKSUMS,
+    _ANSWERS,
 )
 
 FORMAT = Format(
@@ -83,6 +139,8 @@ FORMAT = Format(
         "row_checksum": row_checksum,
         "snapshot_checksum": snapshot_checksum,
         "with_relative_location": with_relative_location,
+        "asked_of": asked_of,
+        "texts_of": texts_of,
     },
 )
 

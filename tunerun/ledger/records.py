@@ -76,6 +76,7 @@ class TrialSettings:
     Attributes:
         name: of the experiment. model: name of the base model. dataset: path of the rows.
         backend: the stored section; `tunerun.backends.stored_section` makes today's of it.
+        evaluation: the stored section: how answers are measured.
         cache: folder of converted base models; None: the user's cache directory.
     """
 
@@ -86,7 +87,7 @@ class TrialSettings:
     backend: Mapping[str, Any]
     template: TemplateText
     hyperparameters: TuningHyperparameters
-    metrics: tuple[str, ...]
+    evaluation: Mapping[str, Any]
     generation: GenerateOptions
     cache: str | None
 
@@ -102,7 +103,7 @@ class TrialSettings:
             backend=section(config, "backend"),
             template=read_stored(TemplateText, section(config, "template")),
             hyperparameters=read_stored(TuningHyperparameters, section(config, "hyperparameters")),
-            metrics=tuple(evaluation.get("metrics", ())),
+            evaluation=evaluation,
             generation=read_stored(GenerateOptions, section(evaluation, "generation")),
             cache=section(config, "paths").get("cache"),
         )
@@ -113,9 +114,11 @@ class TrialRecord:
     """A frozen trial.
 
     Attributes:
-        baseline: the subject of the base model's evaluation that this trial is compared with.
-        evaluation: digest of how it is measured; with the subject it names an evaluation.
-        training, validation: digests of example sets; validation is None without held-out examples.
+        baselines: the subjects that it is compared with, as the sweep's `BaselineRecord`s name them.
+        asked: digest of how answers are obtained (`tunerun.ledger.answers`); with a subject and a held-out set it names
+            them.
+        training: digest of the training examples.
+        held_out: digests of the held-out sets, by name: `validation`, `test`; empty where nothing is held out.
         tokens: training tokens over all epochs. steps: optimiser steps.
         config: the trial's whole config as the version that froze it wrote it, to be shown; read it by `settings`.
         ingredients: what its key hashes, as JSON values; empty in ledgers of format 1.
@@ -123,20 +126,58 @@ class TrialRecord:
 
     number: int
     key: str
-    baseline: str
-    evaluation: str
+    baselines: tuple[str, ...]
+    asked: str
     training: str
-    validation: str | None
+    held_out: Mapping[str, str]
     tokens: int
     steps: int
     overrides: Mapping[str, Scalar]
     config: Mapping[str, Any]
     ingredients: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def validation(self) -> str | None:
+        """The digest of the examples to choose by; None: there are none."""
+        return self.held_out.get("validation")
+
     @cached_property
     def settings(self) -> TrialSettings:
         """What a reader needs of the config, whichever version wrote it."""
         return TrialSettings.of(self.config)
+
+
+@dataclass(frozen=True)
+class BaselineRecord:
+    """What trials of a sweep have to beat, as it was frozen with the sweep.
+
+    Attributes:
+        subject: the key of its answers.
+        name: what tables call it.
+        kind: which baseline of the registry it is.
+        document: what that baseline says of itself, as JSON values.
+    """
+
+    subject: str
+    name: str
+    kind: str
+    document: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A time at which the test set of a sweep was opened.
+
+    Attributes:
+        points: the numbers of the trials whose models were asked, all replicates of the point.
+        held_out: the digests of the test sets that they were asked.
+        opened_at: in seconds since 1970 (UTC).
+    """
+
+    sweep: str
+    points: tuple[int, ...]
+    held_out: tuple[str, ...]
+    opened_at: float
 
 
 @dataclass(frozen=True)
@@ -182,7 +223,8 @@ class TrialProgress:
         state: of its last job; PLANNED where there is none yet.
         last_step: the highest step of that job's loss curve; 0 before the first snapshot.
         finished_at: when that job finished, in seconds since 1970 (UTC); None: it has not.
-        evaluated_at: when the trial was measured, in the same unit; None: it was not.
+        evaluated_at: when it answered the validation set last, in the same unit; None: it was not asked.
+        tested_at: the same of the test set.
         runner: the sweep whose runner watches that job; None where there is none, or a first tunerun wrote it.
     """
 
@@ -193,25 +235,7 @@ class TrialProgress:
     finished_at: float | None
     evaluated_at: float | None
     runner: str | None = None
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model answered to a held-out example, beside what it should have."""
-
-    text_input: str
-    expected: str
-    predicted: str
-    exact_match: bool
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Measures of one subject (a trial's key, or a baseline) on held-out examples."""
-
-    metrics: Mapping[str, float]
-    predictions: tuple[Prediction, ...]
-    created_at: float
+    tested_at: float | None = None
 
 
 @dataclass(frozen=True)

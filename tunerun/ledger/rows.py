@@ -21,7 +21,7 @@ from tunerun.job import (
     TunedModel,
 )
 from tunerun.ledger.checksums import is_whole, is_whole_snapshot
-from tunerun.ledger.records import Evaluation, JobRecord, Prediction, StoredObject, SweepRecord, TrialRecord
+from tunerun.ledger.records import BaselineRecord, JobRecord, Opening, StoredObject, SweepRecord, TrialRecord
 from tunerun.stored import read_stored, section
 
 _TUNED_MODELS = "tuned_models"
@@ -94,10 +94,10 @@ class RowReader:
         return TrialRecord(
             number=row["number"],
             key=row["key"],
-            baseline=row["baseline"],
-            evaluation=row["evaluation"],
+            baselines=tuple(load(row["baselines"])),
+            asked=row["asked"],
             training=row["training"],
-            validation=row["validation"],
+            held_out=load(row["held_out"]),
             tokens=row["tokens"],
             steps=row["steps"],
             overrides=load(row["overrides"]),
@@ -115,25 +115,26 @@ class RowReader:
         self.check("snapshot", row)
         return Snapshot(row["step"], row["epoch"], row["mean_loss"], row["compute_time"])
 
-    def evaluation(self, row: sqlite3.Row) -> Evaluation:
-        """Measures with the answers they were made from.
+    def baseline(self, row: sqlite3.Row) -> BaselineRecord:
+        """What trials of a sweep have to beat."""
+        self.check("baseline", row)
+        return BaselineRecord(row["subject"], row["name"], row["kind"], StoredObject(row["document"], load))
+
+    def answers(self, row: sqlite3.Row) -> tuple[tuple[Any, ...], float]:
+        """Answers, and when they were recorded.
 
         Raises:
             LedgerError: the row is damaged.
         """
-        self.metrics(row)
-        if not is_whole((row["predictions"], row["predictions_checksum"])):
-            raise self._damaged("evaluation")
-        predictions = tuple(read_stored(Prediction, each) for each in load(row["predictions"]))
-        return Evaluation(load(row["metrics"]), predictions, row["created_at"])
+        names = ("subject", "held_out", "asked", "created_at", "answers_checksum", "checksum")
+        if not (is_whole([row[name] for name in names]) and is_whole((row["answers"], row["answers_checksum"]))):
+            raise self._damaged("answers")
+        return tuple(load(row["answers"])), row["created_at"]
 
-    def metrics(self, row: sqlite3.Row) -> dict[str, float]:
-        """Measures without the answers, which are long."""
-        names = ("subject", "options", "metrics", "created_at", "predictions_checksum", "checksum")
-        if not is_whole([row[name] for name in names]):
-            raise self._damaged("evaluation")
-        measured: dict[str, float] = load(row["metrics"])
-        return measured
+    def opening(self, row: sqlite3.Row) -> Opening:
+        """A time at which a test set was opened."""
+        self.check("opening", row)
+        return Opening(row["sweep"], tuple(load(row["points"])), tuple(load(row["held_out"])), row["opened_at"])
 
     def job(self, row: sqlite3.Row) -> JobRecord:
         """One attempt of a key."""

@@ -18,7 +18,7 @@ from tunerun.digest import digest
 from tunerun.engine.base_model import cache_folder
 from tunerun.engine.tokens import ESTIMATE_RANGE, token_counter
 from tunerun.errors import ConfigError, InputError, LimitError
-from tunerun.ledger import FILE_NAME, Spending, SweepRecord
+from tunerun.ledger import FILE_NAME, BaselineRecord, Spending, SweepRecord
 from tunerun.planning.changes import MAX_EXPLAINED, Change, NewTrial, broken_comparison, changes
 from tunerun.planning.history import History, read_history
 from tunerun.planning.limits import Cost, over_budget
@@ -41,6 +41,7 @@ class Plan:
 
     Attributes:
         sweep: the id of the sweep: the experiment's name and a digest of its trials and how they are measured.
+        baselines: what its trials have to beat.
         tokens_exact: whether tokens were counted by the base model's own tokenizer; else they are an estimate.
         warnings: what a user should know before running, one line each.
         document: what the ledger freezes of the sweep, apart from its trials.
@@ -54,6 +55,7 @@ class Plan:
     experiment: Experiment
     sweep: str
     trials: tuple[Trial, ...]
+    baselines: tuple[BaselineRecord, ...]
     tokens_exact: bool
     warnings: tuple[str, ...]
     document: Mapping[str, Any]
@@ -233,8 +235,8 @@ def _planned(experiment: Experiment, history: History, round_: int, progress: Pr
     numbers = point_numbers(trial.overrides for trial in trials)
     trials = [replace(trial, point=point) for trial, point in zip(trials, numbers, strict=True)]
     planner.warnings.extend(_what_compares_badly(trials))
-    sweep = f"{experiment.name}-{digest([experiment.name, [[t.key, t.baseline, t.evaluation] for t in trials]])[:8]}"
     document = planner.document(trials) | {"mlflow_experiment": chosen.experiment if chosen else None}
+    sweep = _sweep_id(experiment.name, trials)
     earlier = history.newest if history.newest is not None and history.newest.id != sweep else None
     is_new_round = round_ != history.round
     compared = history.newest_result(sweep) if earlier is not None and not is_new_round else None
@@ -242,6 +244,7 @@ def _planned(experiment: Experiment, history: History, round_: int, progress: Pr
         experiment=experiment,
         sweep=sweep,
         trials=tuple(_with_prefixes(trials)),
+        baselines=planner.baselines,
         tokens_exact=planner.tokens_exact,
         warnings=tuple(dict.fromkeys(planner.warnings)),
         document=document,
@@ -250,6 +253,17 @@ def _planned(experiment: Experiment, history: History, round_: int, progress: Pr
         changes=() if earlier is None or is_new_round or sweep in history.spending else _changes(history, trials),
         incomparable=tuple(broken_comparison(*compared, document, trials[0].record().config)) if compared else (),
     )
+
+
+def _sweep_id(name: str, trials: Sequence[Trial]) -> str:
+    """The name and a digest of the trials, of what they are compared with and of how they are measured."""
+    sections = {id(t.config.evaluation): t.config.evaluation for t in trials}
+    evaluations = {key: section.model_dump(mode="json") for key, section in sections.items()}
+    parts = []
+    for t in trials:
+        held_out = {held_out: examples.digest for held_out, examples in t.held_out.items()}
+        parts.append([t.key, t.baselines, held_out, t.asked, evaluations[id(t.config.evaluation)]])
+    return f"{name}-{digest([name, parts])[:8]}"
 
 
 def _tracking(experiment: Experiment) -> Chosen | None:

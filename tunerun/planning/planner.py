@@ -19,7 +19,8 @@ from tunerun.engine import chat_template
 from tunerun.engine.base_model import FoundModel, cache_folder, find
 from tunerun.engine.tokens import EstimatedCounter, TokenCounter, token_counter
 from tunerun.errors import BaseModelError, ConfigError, LimitError, MissingPackageError
-from tunerun.job import ExampleSet, JobState
+from tunerun.job import ExampleSet, GenerateOptions, JobState
+from tunerun.ledger import BaselineRecord, asked_by
 from tunerun.planning.history import History
 from tunerun.planning.trial import Trial
 from tunerun.redaction import redact
@@ -68,7 +69,9 @@ class Planner:
         self._counters: dict[str, TokenCounter] = {}
         self._tokens: dict[tuple[str, str], int] = {}
         self._models: dict[str, FoundModel] = {}
-        self._digests: dict[tuple[str | None, ...], str] = {}
+        self._subjects: dict[tuple[str | None, ...], str] = {}
+        self._base_models: dict[str, str] = {}
+        self._ways: dict[int, str] = {}
         self._numbers: dict[str, int] = {}
 
     def trial(self, number: int, point: Point) -> Trial:
@@ -114,13 +117,13 @@ class Planner:
         return Trial(
             number=number,
             key=key,
-            baseline=self._baseline(identity, validation, capabilities),
-            evaluation=self._evaluation(validation, config),
+            baselines=self._baselines(config, identity, validation, capabilities),
+            asked=self._asked(config),
             overrides=point.overrides,
             config=frozen,
             capabilities=capabilities,
             training=loaded.training,
-            validation=loaded.validation,
+            held_out=_held_out(loaded),
             tokens=tokens,
             steps=batches * hyperparameters.epoch_count,
             ingredients=ingredients,
@@ -172,20 +175,32 @@ class Planner:
             self._texts[id(section)] = section.model_dump_json()
         return self._texts[id(section)]
 
-    def _baseline(self, identity: str, validation: str | None, place: Capabilities) -> str:
+    def _baselines(
+        self, config: TrialConfig, identity: str, validation: str | None, place: Capabilities
+    ) -> tuple[str, ...]:
         parts = (identity, validation, place.kind, place.address)
-        if parts not in self._digests:
+        if parts not in self._subjects:
             backend = {"kind": place.kind, "address": place.address}
             subject = {"model": identity, "chat_format": _chat_format(place)}
-            self._digests[parts] = digest({**subject, "validation": validation, "backend": backend})
-        return self._digests[parts]
+            self._subjects[parts] = digest({**subject, "validation": validation, "backend": backend})
+            self._base_models[self._subjects[parts]] = config.model.name
+        return (self._subjects[parts],)
 
-    def _evaluation(self, validation: str | None, config: TrialConfig) -> str:
-        parts = (validation, self._text(config.evaluation))
-        if parts not in self._digests:
-            options = config.evaluation.model_dump(mode="json")
-            self._digests[parts] = digest({"validation": validation, **options})
-        return self._digests[parts]
+    @property
+    def baselines(self) -> tuple[BaselineRecord, ...]:
+        """What the trials that were made so far have to beat; a single base model is just called `base`."""
+        is_one = len(self._base_models) == 1
+        return tuple(
+            BaselineRecord(subject, "base" if is_one else f"base-{position}", "base", {"model": model})
+            for position, (subject, model) in enumerate(self._base_models.items())
+        )
+
+    def _asked(self, config: TrialConfig) -> str:
+        section = config.evaluation
+        if id(section) not in self._ways:
+            generation = section.generation
+            self._ways[id(section)] = asked_by(GenerateOptions(generation.max_output_tokens, generation.temperature))
+        return self._ways[id(section)]
 
     def capabilities(self, config: TrialConfig) -> Capabilities:
         """What the backend of a config can do."""
@@ -366,6 +381,11 @@ def load_dataset(
 def _chat_format(place: Capabilities) -> str | None:
     """The chat format's part of a key; a service's own is not known."""
     return None if place.is_hosted else chat_template.IN_KEY
+
+
+def _held_out(loaded: LoadedDataset) -> dict[str, ExampleSet]:
+    sets = {"validation": loaded.validation, "test": loaded.test}
+    return {name: examples for name, examples in sets.items() if examples is not None}
 
 
 def _check_size(training: ExampleSet, capabilities: Capabilities) -> None:

@@ -26,8 +26,10 @@ class Trial:
 
     Attributes:
         key: the content hash of everything that can change the result, 64 hexadecimal digits.
-        baseline: digest that trials share whose base model, held-out examples and template are the same.
-        evaluation: digest of how the tuned model is measured.
+        baselines: the subjects that it is compared with; trials share them whose base model, held-out examples and
+            template are the same.
+        asked: digest of how answers are obtained.
+        held_out: the examples kept out of training, by name: `validation`, `test`.
         capabilities: of its backend.
         tokens: training tokens over all epochs, prompts included.
         steps: optimiser steps.
@@ -44,13 +46,13 @@ class Trial:
 
     number: int
     key: str
-    baseline: str
-    evaluation: str
+    baselines: tuple[str, ...]
+    asked: str
     overrides: Mapping[str, Scalar]
     config: TrialConfig
     capabilities: Capabilities
     training: ExampleSet
-    validation: ExampleSet | None
+    held_out: Mapping[str, ExampleSet]
     tokens: int
     steps: int
     ingredients: Mapping[str, Any]
@@ -61,6 +63,11 @@ class Trial:
     prefix_of: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     point: int = 0
+
+    @property
+    def validation(self) -> ExampleSet | None:
+        """The held-out examples to choose by; None: there are none."""
+        return self.held_out.get("validation")
 
     @property
     def first(self) -> int:
@@ -107,10 +114,10 @@ class Trial:
         return TrialRecord(
             number=self.number,
             key=self.key,
-            baseline=self.baseline,
-            evaluation=self.evaluation,
+            baselines=self.baselines,
+            asked=self.asked,
             training=self.training.digest,
-            validation=self.validation.digest if self.validation else None,
+            held_out={name: examples.digest for name, examples in self.held_out.items()},
             tokens=self.tokens,
             steps=self.steps,
             overrides=self.overrides,

@@ -172,7 +172,8 @@ def run(
         stack.enter_context(held(plan.runs, plan.sweep))
         ledger = stack.enter_context(Ledger(plan.ledger_path))
         if not ledger.is_frozen(plan.sweep):
-            ledger.freeze(plan.sweep_record(command), (t.record() for t in plan.trials), _example_sets(plan))
+            trials = (t.record() for t in plan.trials)
+            ledger.freeze(plan.sweep_record(command), trials, _example_sets(plan), plan.baselines)
         ledger.clear_cancel_requests(plan.sweep)
         loop = Loop(plan, ledger, backends.of, talk, poll_interval_s, retry_failed, unavailable)
         patience_s = CLOSE_TIMEOUT_S
@@ -227,7 +228,7 @@ def states_of(ledger: Ledger, sweep: str) -> dict[JobState, int]:
 
 
 def _example_sets(plan: Plan) -> list[ExampleSet]:
-    sets = {s.digest: (t, s) for t in plan.trials for s in (t.training, t.validation) if s is not None}
+    sets = {s.digest: (t, s) for t in plan.trials for s in (t.training, *t.held_out.values())}
     return [replace(s, source=t.as_stored(s.source)) for t, s in sets.values()]
 
 

@@ -25,7 +25,6 @@ from heapq import heappop, heappush
 
 from tunerun.backends.base import Backend
 from tunerun.errors import AccessError, AmbiguousError, BackendError, InputError, UnavailableError
-from tunerun.evaluation.metrics import evaluate
 from tunerun.evaluation.verdict import trial_result
 from tunerun.holding import held_if_free, holder_of
 from tunerun.job import BaseModelRef, Failure, FailureKind, GenerateOptions, JobRef, JobState, JobStatus, TunedModel
@@ -389,7 +388,7 @@ class Loop:
         place = self._place(trial)
         try:
             if place.resume_at <= time.monotonic() or self._is_stopped(place):
-                self._evaluate(trial, trial.baseline, "the base model", trial.base_model)
+                self._evaluate(trial, trial.baselines[0], "the base model", trial.base_model)
                 self._evaluate(trial, trial.key, f"trial {trial.number}", tuned)
                 return True
         except UnavailableError as error:
@@ -401,7 +400,7 @@ class Loop:
         held_out, options = trial.validation, trial.config.evaluation
         if held_out is None or not _is_measured(trial) or subject in self._unmeasurable:
             return
-        if self.ledger.evaluated_at(subject, trial.evaluation) is not None:
+        if self.ledger.answered_at(subject, held_out.digest, trial.asked) is not None:
             return
         self.progress.evaluating(name)
         generation = options.generation
@@ -419,7 +418,7 @@ class Loop:
             self._unmeasurable.add(subject)
             self.progress.note(f"{name} could not be evaluated: {error}; {_RESUME}")
             return
-        self.ledger.evaluate(subject, trial.evaluation, evaluate(held_out.examples, outputs, options.metrics))
+        self.ledger.record_answers(subject, held_out.digest, trial.asked, outputs)
 
     def _answers(
         self, place: Place, model: BaseModelRef | TunedModel, inputs: Sequence[str], options: GenerateOptions

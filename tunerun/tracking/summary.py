@@ -31,6 +31,7 @@ from tunerun.tracking.trial import (
     dataset_input,
     fenced,
     measure_points,
+    measured,
     predictions_table,
     union_curve,
 )
@@ -41,7 +42,11 @@ _MAX_NOTE_ROWS = 40
 
 def summary_seen(ledger: Ledger, sweep: FrozenSweep, progress: Sequence[TrialProgress], *, is_run: bool) -> str:
     """A digest of everything in the ledger that the baselines' and the sweep's runs depend on."""
-    evaluated = [ledger.evaluated_at(subject, members[0].evaluation) for subject, members in _groups(sweep).items()]
+    evaluated = [
+        ledger.answered_at(subject, held_out, members[0].asked)
+        for subject, members in _groups(sweep).items()
+        for held_out in members[0].held_out.values()
+    ]
     trials = [asdict(p) | {"last_step": 0 if not p.state.is_finished else p.last_step} for p in progress]
     is_interrupted = not is_run and not all(p.state.is_finished for p in progress)
     return digest([trials, evaluated, is_interrupted])
@@ -65,7 +70,8 @@ def summary_images(
 def _groups(sweep: FrozenSweep) -> dict[str, list[TrialRecord]]:
     groups: dict[str, list[TrialRecord]] = {}
     for trial in sweep.trials:
-        groups.setdefault(trial.baseline, []).append(trial)
+        for subject in trial.baselines:
+            groups.setdefault(subject, []).append(trial)
     return groups
 
 
@@ -75,7 +81,7 @@ def _groups(sweep: FrozenSweep) -> dict[str, list[TrialRecord]]:
 def _baseline_image(
     ledger: Ledger, sweep: FrozenSweep, baseline: BaselineResult, members: Sequence[TrialRecord], seen: str
 ) -> RunImage:
-    evaluation = ledger.evaluation(baseline.subject, members[0].evaluation)
+    evaluation = measured(ledger, sweep, members[0], baseline.subject)
     points = _base_loss(ledger, members)
     if evaluation is not None:
         points += measure_points(evaluation.metrics, evaluation.created_at)
@@ -217,12 +223,12 @@ def _best_points(ledger: Ledger, verdict: Verdict) -> list[Point]:
     """The deciding metric of the best trial, once every trial that succeeded has been measured by it."""
     best = next((t for t in verdict.trials if t.record.number == verdict.best), None)
     metric = verdict.metric
-    measured = all(metric in t.metrics for t in verdict.trials if t.state is JobState.SUCCEEDED)
-    if best is None or metric is None or not measured or not verdict.is_complete:
+    is_measured = all(metric in t.metrics for t in verdict.trials if t.state is JobState.SUCCEEDED)
+    if best is None or metric is None or not is_measured or not verdict.is_complete:
         return []
-    evaluation = ledger.evaluation(best.record.key, best.record.evaluation)
-    job = ledger.job(best.record.key)
-    time_s = evaluation.created_at if evaluation is not None and metric != LOSS else job and job.finished_at
+    record, job = best.record, ledger.job(best.record.key)
+    answered_at = ledger.answered_at(record.key, record.validation, record.asked) if record.validation else None
+    time_s = answered_at if answered_at is not None and metric != LOSS else job and job.finished_at
     return measure_points({best_key(metric): best.metrics[metric]}, time_s) if time_s else []
 
 

@@ -22,9 +22,10 @@ import yaml
 
 from tunerun.digest import digest
 from tunerun.evaluation.curve import advise, epoch_means, finished_epochs
+from tunerun.evaluation.metrics import Measured, Prediction, measure
 from tunerun.evaluation.verdict import EPOCH_LOSS, LOSS, STEP_LOSS
 from tunerun.job import ExampleSet, JobState, Snapshot
-from tunerun.ledger import Evaluation, JobRecord, Ledger, Prediction, TrialRecord
+from tunerun.ledger import JobRecord, Ledger, TrialRecord
 from tunerun.tracking.image import (
     ONCE,
     ExternalModel,
@@ -99,13 +100,18 @@ def trial_image(ledger: Ledger, shared: SharedTrial) -> RunImage | None:
     )
 
 
-def _evaluation(ledger: Ledger, shared: SharedTrial) -> Evaluation | None:
+def _evaluation(ledger: Ledger, shared: SharedTrial) -> Measured | None:
     """How the newest sweep that has measured the trial found it."""
-    for options in dict.fromkeys(trial.evaluation for _, trial in reversed(shared.members)):
-        found = ledger.evaluation(shared.trial.key, options)
-        if found is not None:
-            return found
-    return None
+    found = (measured(ledger, sweep, trial, trial.key) for sweep, trial in reversed(shared.members))
+    return next((each for each in found if each is not None), None)
+
+
+def measured(ledger: Ledger, sweep: FrozenSweep, trial: TrialRecord, subject: str) -> Measured | None:
+    """Measures of a trial or of a baseline of it, by its sweep's metrics; None: it was not asked, or has no metric."""
+    if trial.validation is None or not trial.settings.evaluation.get("metrics"):
+        return None
+    answers = ledger.answers(subject, trial.validation, trial.asked)
+    return None if answers is None else measure(trial, sweep.examples(trial.validation).examples, answers)
 
 
 def _started_at(jobs: Sequence[JobRecord]) -> float | None:
@@ -142,7 +148,7 @@ def _drawn(value: float) -> float:
     return value if math.isfinite(value) else math.nan
 
 
-def _measures(trial: TrialRecord, job: JobRecord, evaluation: Evaluation | None) -> list[Point]:
+def _measures(trial: TrialRecord, job: JobRecord, evaluation: Measured | None) -> list[Point]:
     """Single values, at step 0: MLflow then draws a bar over all runs, and not a lonely dot."""
     points = []
     if job.state is JobState.SUCCEEDED and job.finished_at is not None:
@@ -254,7 +260,7 @@ def _artifacts(
     trial: TrialRecord,
     jobs: Sequence[JobRecord],
     curve: Sequence[Snapshot],
-    evaluation: Evaluation | None,
+    evaluation: Measured | None,
 ) -> dict[str, Part[str | bytes]]:
     artifacts: dict[str, Part[str | bytes]] = {
         "experiment.yaml": Part(ONCE, lambda: _yaml(dict(trial.config))),

@@ -1,0 +1,126 @@
+"""What models answered to held-out examples: stored as they said it, so that a new metric asks no model again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tunerun.database import DatabaseFile
+from tunerun.digest import digest
+from tunerun.job import GenerateOptions
+from tunerun.ledger.checksums import row_checksum
+from tunerun.ledger.records import TrialSettings
+from tunerun.ledger.rows import RowReader, dump
+
+LOSSES = "losses"
+"""What stands in the place of a digest where models were asked for no text but for the loss of the expected answers."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one subject said of the examples of one held-out set, in their order.
+
+    Attributes:
+        values: the texts; for `LOSSES` the mean loss of each expected answer, in nats per output token.
+        created_at: when they were recorded, in seconds since 1970 (UTC).
+    """
+
+    values: tuple[str, ...] | tuple[float, ...]
+    created_at: float
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts of answers that were generated or chosen."""
+        return tuple(str(value) for value in self.values)
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """The losses of the expected answers."""
+        return tuple(float(value) for value in self.values)
+
+
+def asked_by(generation: GenerateOptions, choices: Sequence[str] = ()) -> str:
+    """A digest of how answers are obtained, and of nothing else: part of their key.
+
+    Args:
+        choices: the answers that a model chooses from; empty: it generates.
+    """
+    if choices:  # the likeliest of them: the options of generation play no part
+        return digest({"choices": list(choices)})
+    return digest(
+        {"max_output_tokens": generation.max_output_tokens, "temperature": float(generation.temperature)},
+    )
+
+
+class AnswerTable:
+    """The part of the ledger that keeps answers; `Ledger` inherits it, so that its file has one connection."""
+
+    _file: DatabaseFile
+    _rows: RowReader
+
+    def record_answers(self, subject: str, held_out: str, asked: str, values: Sequence[str] | Sequence[float]) -> None:
+        """Write down what a subject answered; what was recorded first stays.
+
+        Args:
+            subject: the key of a trial, or the subject of a baseline.
+            held_out: the digest of the example set. asked: from `asked_by`, or `LOSSES`.
+            values: one for each example of the set.
+        """
+        created_at, text = time.time(), dump(list(values))
+        of_values = row_checksum(text)
+        checksum = row_checksum(subject, held_out, asked, created_at, of_values)
+        with self._file.transaction():
+            self._file.write(
+                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [subject, held_out, asked, text, created_at, of_values, checksum],
+            )
+
+    def answers(self, subject: str, held_out: str, asked: str) -> Answers | None:
+        """What a subject answered; None: it was not asked."""
+        row = self._file.row(
+            "SELECT * FROM answers WHERE subject = ? AND held_out = ? AND asked = ?", [subject, held_out, asked]
+        )
+        return None if row is None else Answers(*self._rows.answers(row))
+
+    def answers_of_sweep(self, sweep: str) -> dict[tuple[str, str, str], Answers]:
+        """All answers of a sweep's trials and baselines, by subject, held-out set and how they were asked.
+
+        Trials that other sweeps share may have been asked in other ways too; those answers are here as well.
+        """
+        rows = self._file.rows(f"SELECT * FROM answers WHERE {_OF_SWEEP}", [sweep, sweep])
+        return {(r["subject"], r["held_out"], r["asked"]): Answers(*self._rows.answers(r)) for r in rows}
+
+    def answered(self, sweep: str) -> frozenset[tuple[str, str, str]]:
+        """Which answers of a sweep's trials and baselines are there, by the same three; cheap to ask."""
+        rows = self._file.rows(f"SELECT subject, held_out, asked FROM answers WHERE {_OF_SWEEP}", [sweep, sweep])
+        return frozenset((row["subject"], row["held_out"], row["asked"]) for row in rows)
+
+    def answered_at(self, subject: str, held_out: str, asked: str) -> float | None:
+        """When a subject answered, in seconds since 1970 (UTC); None: it was not asked."""
+        row = self._file.row(
+            "SELECT created_at FROM answers WHERE subject = ? AND held_out = ? AND asked = ?",
+            [subject, held_out, asked],
+        )
+        return None if row is None else row["created_at"]
+
+
+_OF_SWEEP = "subject IN (SELECT key FROM trial WHERE sweep = ? UNION SELECT subject FROM baseline WHERE sweep = ?)"
+
+
+def asked_of(config: str) -> str:
+    """How the trials of formats 1 to 3 were asked, from their stored config."""
+    try:
+        values = json.loads(config)
+    except ValueError:  # its checksum is wrong as well, and whoever reads the row finds that
+        values = {}
+    return asked_by(TrialSettings.of(values if isinstance(values, dict) else {}).generation)
+
+
+def texts_of(predictions: str) -> str:
+    """The answers alone, of what formats 1 to 3 stored of an evaluation."""
+    try:
+        return dump([prediction["predicted"] for prediction in json.loads(predictions)])
+    except (ValueError, TypeError, KeyError):  # as above
+        return "[]"
