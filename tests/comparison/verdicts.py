@@ -62,10 +62,10 @@ def record(number: int, overrides: Mapping[str, Scalar], seed: int = 0, name: st
     return TrialRecord(
         number=number,
         key=key,
-        baseline=digest([name, "base"]),
-        evaluation=digest("how"),
+        baselines=(digest([name, "base"]),),
+        asked=digest("how"),
         training=digest([name, "training"]),
-        validation=digest([name, "validation"]),
+        held_out={"validation": digest([name, "validation"])},
         tokens=2715,
         steps=STEPS,
         overrides=dict(overrides),
@@ -336,7 +336,7 @@ def nothing_held_out_verdict() -> Verdict:
     trials = tuple(trial(n, {EPOCHS: n + 3}, {"train/epoch_mean_loss": 0.4 - 0.1 * n}) for n in range(2))
     return Verdict(
         sweeps=(sweep(),),
-        trials=tuple(replace(each, record=replace(each.record, validation=None)) for each in trials),
+        trials=tuple(replace(each, record=replace(each.record, held_out={})) for each in trials),
         points=tuple(PointResult(n, {EPOCHS: n + 3}, (n,), {}, tokens=900 * (n + 3), rank=8) for n in range(2)),
         baselines=(),
         measures=(),

@@ -57,18 +57,19 @@ def _answers(verdict: Verdict, ledger: Ledger) -> list[str]:
     if verdict.best is None:
         return []
     record = verdict.trials[verdict.best].record
-    tuned = ledger.evaluation(record.key, record.evaluation)
-    base = ledger.evaluation(record.baseline, record.evaluation)
+    held_out = record.held_out.get(verdict.held_out)
+    if held_out is None or not record.baselines:
+        return []
+    tuned = ledger.answers(record.key, held_out, record.asked)
+    base = ledger.answers(record.baselines[0], held_out, record.asked)
     if tuned is None or base is None:
         return []
+    examples = ledger.example_set(held_out).examples
     body = [
-        [t.text_input, t.expected, t.predicted, "yes" if t.exact_match else "no", b.predicted]
-        for t, b in zip(tuned.predictions, base.predictions, strict=True)
+        [example.text_input, example.output, of_tuned, of_base]
+        for example, of_tuned, of_base in zip(examples, tuned.texts, base.texts, strict=True)
     ]
-    return [
-        rows(["held-out input", "expected", "tuned model", "exact", "base model"], [_cut(line) for line in body]),
-        "",
-    ]
+    return [rows(["held-out input", "expected", "tuned model", "base model"], [_cut(line) for line in body]), ""]
 
 
 def _cut(cells: Sequence[str]) -> list[str]:
