@@ -1,0 +1,7 @@
+"""The report: a comparison as one HTML file that needs no network."""
+
+from tunerun.comparison.report.document import Document, build
+from tunerun.comparison.report.page import render
+from tunerun.comparison.report.sources import Answered, ConfusionTable, LossCurve, Sources
+
+__all__ = ["Answered", "ConfusionTable", "Document", "LossCurve", "Sources", "build", "render"]

@@ -1,0 +1,160 @@
+"""The answers of a report, made small: each text once for its row, and as many models' as fit into the page."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunerun.comparison.numbers import counted
+from tunerun.comparison.report.plots import Standing, point_name, standing
+from tunerun.comparison.report.sources import Answered, Sources
+from tunerun.comparison.results import Verdict
+
+MAX_PACKED_BYTES = 3_000_000
+"""Of the packed answers, in characters of base64: with the library and the tables the page stays under 5 MB."""
+
+MAX_TEXT_CHARACTERS = 2_000
+"""Of one text; what is longer is cut, and says so."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """The answers of a point or a baseline.
+
+    Attributes:
+        name: what the column is called; short: its number or its name alone.
+        answers: of each trial of the point; one of a baseline.
+    """
+
+    name: str
+    short: str
+    standing: Standing
+    is_shown: bool
+    answers: tuple[Answered, ...]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Answers as the page carries them.
+
+    Attributes:
+        document: JSON values; see `document_of`.
+        omitted: what did not fit, in one sentence; empty: everything is there.
+    """
+
+    document: Mapping[str, Any]
+    omitted: str
+
+
+SHOWN_AT_FIRST = 4
+"""Columns of points, beside two baselines, that a page shows until the reader chooses others."""
+
+
+def columns(verdict: Verdict, sources: Sources) -> list[Column]:
+    """Everything that has answered, in the order in which it is kept where not all fits.
+
+    First the advised point, then the baselines (the one that is hardest to beat first), then the tied points, then all
+    others.
+    """
+    hardest = verdict.decision.against
+    found: list[tuple[int, Column]] = []
+    shown_baselines = 0
+    for baseline in sorted(verdict.baselines, key=lambda b: b.name != hardest):
+        if (answered := sources.answers.get(baseline.subject)) is not None:
+            is_shown = shown_baselines < 2
+            shown_baselines += is_shown
+            found.append((1, Column(baseline.name, baseline.name, Standing.BASELINE, is_shown, (answered,))))
+    shown_points = 0
+    for point in sorted(verdict.points, key=lambda p: not p.is_tied):
+        keys = [verdict.trials[number].record.key for number in point.trials]
+        answers = tuple(sources.answers[key] for key in keys if key in sources.answers)
+        if not answers:
+            continue
+        kind = standing(verdict, point)
+        is_shown = kind is Standing.ADVISED or shown_points < SHOWN_AT_FIRST - 1
+        shown_points += is_shown and kind is not Standing.ADVISED
+        rank = {Standing.ADVISED: 0, Standing.TIED: 2}.get(kind, 3)
+        found.append((rank, Column(point_name(point), f"point {point.number}", kind, is_shown, answers)))
+    return [column for _, column in sorted(found, key=lambda pair: pair[0])]
+
+
+def pack_answers(verdict: Verdict, sources: Sources, max_bytes: int = MAX_PACKED_BYTES) -> Packed:
+    """The answers that fit into so many bytes, packed as the page carries them."""
+    ordered = columns(verdict, sources)
+    rows = len(sources.rows)
+    if not ordered or not rows:
+        return Packed({}, "")
+    kept = _most(len(ordered), lambda n: _size(document_of(ordered[:n], sources, rows)) <= max_bytes)
+    if kept:
+        omitted = ""
+        if kept < len(ordered):
+            left = len(ordered) - kept
+            omitted = (
+                f"The answers of {counted(left, 'column')} of {len(ordered)} are omitted, because a page carries at "
+                f"most {max_bytes / 1e6:g} MB of answers; those of the advised point, the baselines and the tied "
+                "points are kept first. All are in the ledger."
+            )
+        return Packed(document_of(ordered[:kept], sources, rows), omitted)
+    few = ordered[:2]
+    kept_rows = _most(rows, lambda n: _size(document_of(few, sources, n)) <= max_bytes)
+    return Packed(
+        document_of(few, sources, kept_rows),
+        f"Only the first {counted(kept_rows, 'row')} of {rows:,} and {counted(len(few), 'column')} of {len(ordered)} "
+        f"are shown, because a page carries at most {max_bytes / 1e6:g} MB of answers. All are in the ledger.",
+    )
+
+
+def _most(count: int, fits: Callable[[int], bool]) -> int:
+    """The largest number up to a count that fits, by halving; 0: not even one."""
+    if fits(count):
+        return count
+    low, high = 0, count
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def document_of(kept: Sequence[Column], sources: Sources, rows: int) -> dict[str, Any]:
+    """The answers as JSON values.
+
+    `rows` is a list of [input, expected, texts, right], where `texts` are the different answers of the row and `right`
+    is 1 or 0 for each of them; `given` has, for each column and each of its trials, the index of its answer in every
+    row. An answer that counts as right for one column and as wrong for another is listed twice.
+    """
+    table: list[list[Any]] = []
+    given: list[list[list[int]]] = [[[] for _ in column.answers] for column in kept]
+    for row, example in enumerate(sources.rows[:rows]):
+        different: dict[tuple[str, bool], int] = {}
+        for column, indexes in zip(kept, given, strict=True):
+            for answered, index in zip(column.answers, indexes, strict=True):
+                pair = (answered.texts[row], answered.right[row])
+                index.append(different.setdefault(pair, len(different)))
+        texts, right = [cut(answer) for answer, _ in different], [int(is_right) for _, is_right in different]
+        table.append([cut(example.text_input), cut(example.output), texts, right])
+    return {
+        "columns": [[c.name, c.short, c.standing.value, int(c.is_shown)] for c in kept],
+        "rows": table,
+        "given": given,
+    }
+
+
+def cut(text: str) -> str:
+    """A text that is not too long to be shown."""
+    if len(text) <= MAX_TEXT_CHARACTERS:
+        return text
+    return f"{text[:MAX_TEXT_CHARACTERS]}... ({len(text) - MAX_TEXT_CHARACTERS:,} more characters)"
+
+
+def pack(document: object) -> str:
+    """A JSON value as the page carries it: deflated, in base64, the same for the same value."""
+    content = json.dumps(document, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
+    return base64.b64encode(zlib.compress(content, 9)).decode()
+
+
+def _size(document: object) -> int:
+    return len(pack(document))

@@ -1,0 +1,218 @@
+"""A report as plain values, made of a verdict and its sources: pure, and the same for the same input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tunerun import __version__
+from tunerun.comparison import numbers
+from tunerun.comparison.labels import short_names, text
+from tunerun.comparison.report.answers import Packed, pack_answers
+from tunerun.comparison.report.plots import (
+    AxisPlot,
+    CurveLine,
+    IntervalPlot,
+    Standing,
+    axis_plots,
+    curve_lines,
+    interval_plots,
+)
+from tunerun.comparison.report.sources import ConfusionTable, Sources
+from tunerun.comparison.results import Outcome, Verdict
+
+OUTCOMES = {
+    Outcome.BETTER: "better",
+    Outcome.EQUIVALENT: "equivalent",
+    Outcome.CANNOT_TELL: "cannot tell",
+    Outcome.WORSE: "worse",
+    Outcome.NONE: "no comparison",
+}
+"""An outcome as the badge beside the sentence calls it."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of words: a heading for each column, and rows of as many cells, the first of which heads its row."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """How to run a sweep again."""
+
+    sweep: str
+    command: str
+    version: str
+    commit: str
+    changed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """Everything that the page shows.
+
+    Attributes:
+        outcome: the verdict's, in words.
+        facts: of the comparison, as (what, value); data_facts: of the data.
+        interval_table, curve_table, axis_table: the plots in words, for readers who do not see them.
+        points_table: what each point sets.
+        answers: what the page's script shows row by row.
+    """
+
+    title: str
+    held_out: str
+    outcome: str
+    sentence: str
+    notes: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    intervals: tuple[IntervalPlot, ...]
+    interval_table: Table | None
+    curves: tuple[CurveLine, ...]
+    curve_table: Table | None
+    axes: tuple[AxisPlot, ...]
+    axis_table: Table | None
+    confusion: tuple[ConfusionTable, ...]
+    answers: Packed
+    answer_rows: int
+    right_rule: str
+    data_facts: tuple[tuple[str, str], ...]
+    findings: tuple[str, ...]
+    points_table: Table
+    configs: tuple[str, ...]
+    runs: tuple[Run, ...]
+    version: str
+
+    def drawn(self) -> dict[str, Any]:
+        """What the page's script reads, as JSON values."""
+        return {
+            "intervals": [asdict(plot) for plot in self.intervals],
+            "axes": [asdict(plot) for plot in self.axes],
+            "curves": [asdict(line) for line in self.curves],
+            "answers": self.answers.document,
+        }
+
+
+def build(verdict: Verdict, sources: Sources) -> Document:
+    """Make the report of a verdict."""
+    intervals, curves, axes = interval_plots(verdict), curve_lines(verdict, sources), axis_plots(verdict, sources)
+    names = dict.fromkeys(sweep.experiment for sweep in verdict.sweeps)
+    return Document(
+        title=" and ".join(names),
+        held_out=verdict.held_out,
+        outcome=OUTCOMES[verdict.decision.outcome],
+        sentence=verdict.sentence,
+        notes=verdict.notes,
+        facts=_facts(verdict),
+        intervals=intervals,
+        interval_table=_interval_table(intervals),
+        curves=curves,
+        curve_table=_curve_table(curves),
+        axes=axes,
+        axis_table=_axis_table(axes),
+        confusion=sources.confusion,
+        answers=pack_answers(verdict, sources),
+        answer_rows=len(sources.rows),
+        right_rule=sources.right_rule,
+        data_facts=sources.facts,
+        findings=sources.findings,
+        points_table=_points_table(verdict),
+        configs=sources.configs,
+        runs=tuple(_run(sweep.id, sweep.command, sweep.document) for sweep in verdict.sweeps),
+        version=__version__,
+    )
+
+
+def _facts(verdict: Verdict) -> tuple[tuple[str, str], ...]:
+    decision = verdict.decision
+    unit = next((m.unit for m in verdict.measures if m.name == verdict.metric), None)
+    points, trials = numbers.counted(len(verdict.points), "point"), numbers.counted(len(verdict.trials), "trial")
+    facts = [("Compared", f"{points}, {trials}")]
+    if decision.rows:
+        clusters = "" if decision.clusters is None else f" in {numbers.counted(decision.clusters, 'cluster')}"
+        facts.append(("Held out", f"{numbers.counted(decision.rows, 'row')}{clusters} ({verdict.held_out})"))
+    if verdict.metric is not None:
+        facts.append(("Decided by", verdict.metric))
+    if unit is not None and decision.smallest_visible is not None:
+        shown = numbers.difference(decision.smallest_visible, unit, decision.rows).lstrip("+")
+        facts.append(("Smallest difference these rows show", f"{shown}{' points' if unit == 'share of 1' else ''}"))
+    if unit is not None and decision.corrected is not None and decision.corrected_low is not None:
+        value = numbers.measure(decision.corrected, unit, decision.rows)
+        span = numbers.interval(decision.corrected_low, decision.corrected_high, unit, decision.rows)
+        facts.append(("Best point without the luck of having been chosen", f"{value} (interval {span})"))
+    return tuple(facts)
+
+
+def _interval_table(plots: Sequence[IntervalPlot]) -> Table | None:
+    """All plots of intervals as one table: a row for each mark, a column for each plot."""
+    if not plots:
+        return None
+    names = list(dict.fromkeys(mark.name for plot in plots for mark in plot.marks))
+    words = [{mark.name: mark.words for mark in plot.marks} for plot in plots]
+    rows = tuple((name, *(column.get(name, numbers.UNKNOWN) for column in words)) for name in names)
+    return Table("Values and intervals", ("point or baseline", *(plot.name for plot in plots)), rows)
+
+
+def _curve_table(curves: Sequence[CurveLine]) -> Table | None:
+    if not curves:
+        return None
+    rows = []
+    for line in curves:
+        losses, held_out = [y for _, y in line.training], line.validation
+        best = min(held_out, key=lambda place: place[1], default=None)
+        rows.append(
+            (
+                line.name,
+                numbers.loss(losses[0] if losses else None),
+                numbers.loss(losses[-1] if losses else None),
+                numbers.loss(held_out[-1][1] if held_out else None),
+                numbers.UNKNOWN if best is None else f"{numbers.loss(best[1])} after {best[0]:g} epochs",
+            )
+        )
+    head = ("point", "training loss, first", "training loss, last", "validation loss, last", "validation loss, lowest")
+    return Table("Losses in nats per output token", head, tuple(rows))
+
+
+def _axis_table(plots: Sequence[AxisPlot]) -> Table | None:
+    if not plots:
+        return None
+    rows = tuple(
+        (plot.name, plot.categories[int(p.at)] if plot.categories else f"{p.at:g}", series.name, p.mark.words)
+        for plot in plots
+        for series in plot.series
+        for p in series.places
+    )
+    return Table("Measures by axis", ("plot", "at", "other settings", "value"), rows)
+
+
+def _points_table(verdict: Verdict) -> Table:
+    keys = list(dict.fromkeys(key for point in verdict.points for key in point.overrides))
+    names = short_names(keys)
+    rows = tuple(
+        (
+            str(point.number),
+            *(text(point.overrides[key]) if key in point.overrides else numbers.UNKNOWN for key in keys),
+            ", ".join(str(verdict.trials[number].record.number) for number in point.trials),
+            ", ".join(dict.fromkeys(str(verdict.trials[number].record.settings.seed) for number in point.trials)),
+        )
+        for point in verdict.points
+    )
+    return Table("What each point sets", ("point", *(names[key] for key in keys), "trials", "seeds"), rows)
+
+
+def _run(sweep: str, command: str, document: Any) -> Run:
+    code = document.get("code") or {}
+    return Run(
+        sweep,
+        command,
+        str(document.get("version", "not recorded")),
+        str(code.get("commit", "no Git commit was found")),
+        tuple(code.get("changed", ())),
+    )
+
+
+__all__ = ["Document", "Run", "Standing", "Table", "build"]

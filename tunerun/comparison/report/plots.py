@@ -1,0 +1,341 @@
+"""The plots of a report as plain values: what is drawn, and in words what a reader of each mark is told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tunerun.comparison import numbers
+from tunerun.comparison.labels import label, short_names, text
+from tunerun.comparison.report.sources import LossCurve, Sources
+from tunerun.comparison.results import Difference, Estimate, Measure, PointResult, Verdict
+from tunerun.job import Scalar
+from tunerun.metrics import Unit
+
+LOG_RATIO = 20
+"""An axis whose largest value is so many times its smallest is drawn by logarithm."""
+
+_ALL_EXAMPLES = "dataset.limit"
+"""The key of which null means every training example there is."""
+
+
+class Standing(StrEnum):
+    """How a mark of a plot is drawn."""
+
+    ADVISED = "advised"
+    TIED = "tied"
+    POINT = "point"
+    BASELINE = "baseline"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A value and its interval; value, low and high are as drawn, so shares are percentages.
+
+    Attributes:
+        name: what the mark is called beside the plot.
+        words: its values in words, for a pointer, a keyboard and the table.
+    """
+
+    name: str
+    standing: Standing
+    value: float
+    low: float | None
+    high: float | None
+    words: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A value that marks are to be compared with."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
+class IntervalPlot:
+    """Points with their intervals, the best first.
+
+    Attributes:
+        name: what is shown, as the choice of plots calls it.
+        unit: written at the axis.
+    """
+
+    name: str
+    unit: str
+    marks: tuple[Mark, ...]
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a mark is on an axis of the sweep; `at` is the position of its category where the axis has no numbers."""
+
+    at: float
+    mark: Mark
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points that differ in one axis of the sweep only."""
+
+    name: str
+    places: tuple[Place, ...]
+
+
+@dataclass(frozen=True)
+class AxisPlot:
+    """A measure against one axis of the sweep.
+
+    Attributes:
+        categories: the values of an axis that has no numbers; empty: it has.
+        is_log: whether the axis is drawn by logarithm.
+    """
+
+    name: str
+    axis: str
+    unit: str
+    categories: tuple[str, ...]
+    is_log: bool
+    series: tuple[Series, ...]
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class CurveLine:
+    """The loss curve of one trial."""
+
+    name: str
+    point: int
+    standing: Standing
+    training: tuple[tuple[float, float], ...]
+    validation: tuple[tuple[float, float], ...]
+
+
+def point_name(point: PointResult) -> str:
+    """A point as a plot calls it: its number and what it sets."""
+    words = label(point.overrides)
+    return f"{point.number}: {words}" if words else f"{point.number}"
+
+
+def standing(verdict: Verdict, point: PointResult) -> Standing:
+    """What the verdict says of a point."""
+    if point.number == verdict.decision.advised:
+        return Standing.ADVISED
+    return Standing.TIED if point.is_tied else Standing.POINT
+
+
+def measure_name(measure: Measure) -> str:
+    """The name without the part that only sorts it in MLflow."""
+    return measure.name.removeprefix("eval/")
+
+
+def interval_plots(verdict: Verdict) -> tuple[IntervalPlot, ...]:
+    """The differences to each baseline, the one that is hardest to beat first; then the value of each measure."""
+    hardest = verdict.decision.against
+    names = [b.name for b in verdict.baselines if any(d.baseline == b.name for p in verdict.points for d in p.against)]
+    names.sort(key=lambda name: name != hardest)
+    deciding = next((m for m in verdict.measures if m.name == verdict.metric), None)
+    plots = [_differences(verdict, deciding, name) for name in names] if deciding is not None else []
+    plots += [plot for measure in verdict.measures if (plot := _values(verdict, measure)).marks]
+    return tuple(plots)
+
+
+def _differences(verdict: Verdict, measure: Measure, baseline: str) -> IntervalPlot:
+    found = [(p, d) for p in verdict.points for d in p.against if d.baseline == baseline]
+    found.sort(key=lambda pair: _merit(pair[1].value, measure), reverse=True)
+    marks = tuple(
+        Mark(
+            point_name(point),
+            standing(verdict, point),
+            _drawn(difference.value, measure.unit),
+            _drawn(difference.low, measure.unit),
+            _drawn(difference.high, measure.unit),
+            _difference_words(difference, measure, verdict),
+        )
+        for point, difference in found
+        if math.isfinite(difference.value)
+    )
+    unit = "percentage points" if measure.unit is Unit.SHARE else unit_name(measure.unit)
+    worth = verdict.decision.worth
+    lines = [Line(baseline, 0.0)]
+    if worth:
+        sign = 1 if measure.higher_is_better else -1
+        lines.append(Line("smallest difference worth having", _drawn(sign * worth, measure.unit)))
+    name = f"{measure_name(measure)}: difference to {baseline}"
+    return IntervalPlot(name, unit, marks, tuple(lines))
+
+
+def _difference_words(difference: Difference, measure: Measure, verdict: Verdict) -> str:
+    rows = verdict.decision.rows
+    points = " points" if measure.unit is Unit.SHARE else ""
+    counts = "" if difference.wins is None else f"; {difference.wins} rows won, {difference.losses} lost"
+    return (
+        f"{numbers.difference(difference.value, measure.unit, rows)}{points} against {difference.baseline}; "
+        f"interval {numbers.interval(difference.low, difference.high, measure.unit, rows)}; "
+        f"p {_p(difference.p)} (Holm {_p(difference.holm_p)}){counts}"
+    )
+
+
+def _p(value: float) -> str:
+    written = numbers.p_value(value)
+    return written if written.startswith("<") else f"= {written}"
+
+
+def _values(verdict: Verdict, measure: Measure) -> IntervalPlot:
+    points = [p for p in verdict.points if _is_known(p.estimates, measure)]
+    points.sort(key=lambda p: _merit(p.estimates[measure.name].value, measure), reverse=True)
+    marks = [value_mark(verdict, p, measure) for p in points]
+    marks += [
+        _mark(baseline.name, Standing.BASELINE, baseline.estimates[measure.name], measure, verdict)
+        for baseline in verdict.baselines
+        if _is_known(baseline.estimates, measure)
+    ]
+    return IntervalPlot(measure_name(measure), unit_name(measure.unit), tuple(marks), baseline_lines(verdict, measure))
+
+
+def value_mark(verdict: Verdict, point: PointResult, measure: Measure) -> Mark:
+    """A point's value of a measure; it is known."""
+    return _mark(point_name(point), standing(verdict, point), point.estimates[measure.name], measure, verdict)
+
+
+def _mark(name: str, kind: Standing, estimate: Estimate, measure: Measure, verdict: Verdict) -> Mark:
+    unit = measure.unit
+    return Mark(
+        name,
+        kind,
+        _drawn(estimate.value, unit),
+        None if estimate.low is None else _drawn(estimate.low, unit),
+        None if estimate.high is None else _drawn(estimate.high, unit),
+        estimate_words(estimate, measure, verdict.decision.rows),
+    )
+
+
+def estimate_words(estimate: Estimate, measure: Measure, rows: int) -> str:
+    """A value with its interval and its spread over the seeds, as far as they are known."""
+    parts = [f"{measure_name(measure)} {numbers.measure(estimate.value, measure.unit, rows)}"]
+    if estimate.low is not None and estimate.high is not None:
+        parts.append(f"interval {numbers.interval(estimate.low, estimate.high, measure.unit, rows)}")
+    if estimate.spread is not None:
+        spread = numbers.figure(estimate.spread, measure.unit, rows)
+        parts.append(f"standard deviation {spread} over {numbers.counted(estimate.seeds, 'seed')}")
+    return "; ".join(parts)
+
+
+def baseline_lines(verdict: Verdict, measure: Measure) -> tuple[Line, ...]:
+    """The baselines' values of a measure."""
+    return tuple(
+        Line(b.name, _drawn(b.estimates[measure.name].value, measure.unit))
+        for b in verdict.baselines
+        if _is_known(b.estimates, measure)
+    )
+
+
+def axis_plots(verdict: Verdict, sources: Sources) -> tuple[AxisPlot, ...]:
+    """Each measure against each key that the points vary, the axes in the sweep's order."""
+    keys = [k for k in verdict.points[0].overrides if len(_settings(verdict, k)) > 1] if verdict.points else []
+    names = short_names(keys)
+    return tuple(
+        plot
+        for key in keys
+        for measure in verdict.measures
+        if (plot := _axis_plot(verdict, sources, key, names[key], measure)).series
+    )
+
+
+def _settings(verdict: Verdict, key: str) -> list[Scalar]:
+    return list(dict.fromkeys(p.overrides.get(key) for p in verdict.points))
+
+
+def _axis_plot(verdict: Verdict, sources: Sources, key: str, name: str, measure: Measure) -> AxisPlot:
+    shown = [p for p in verdict.points if _is_known(p.estimates, measure)]
+    where = _numeric_places(verdict, sources, shown, key)
+    categories: list[str] = []
+    if where is None:
+        settings = list(dict.fromkeys(p.overrides.get(key) for p in shown))
+        categories = [text(setting) for setting in settings]
+        where = {p.number: float(settings.index(p.overrides.get(key))) for p in shown}
+    groups: dict[str, list[PointResult]] = {}
+    for point in shown:
+        others = {k: v for k, v in point.overrides.items() if k != key and len(_settings(verdict, k)) > 1}
+        groups.setdefault(label(others), []).append(point)
+    series = tuple(
+        Series(
+            group,
+            tuple(
+                Place(where[p.number], value_mark(verdict, p, measure))
+                for p in sorted(members, key=lambda p: where[p.number])
+            ),
+        )
+        for group, members in groups.items()
+    )
+    spread = list(where.values())
+    is_log = not categories and bool(spread) and min(spread) > 0 and max(spread) >= LOG_RATIO * min(spread)
+    shown_name = "training examples" if key == _ALL_EXAMPLES else name
+    title = f"{measure_name(measure)} by {shown_name}"
+    unit = unit_name(measure.unit)
+    return AxisPlot(title, shown_name, unit, tuple(categories), is_log, series, baseline_lines(verdict, measure))
+
+
+def _numeric_places(
+    verdict: Verdict, sources: Sources, points: Sequence[PointResult], key: str
+) -> dict[int, float] | None:
+    """Where each point is on an axis of numbers, by its number; None: the axis has something else."""
+    places = {}
+    for point in points:
+        setting = point.overrides.get(key)
+        if setting is None and key == _ALL_EXAMPLES:
+            setting = sources.training_rows.get(verdict.trials[point.trials[0]].record.key)
+        if isinstance(setting, bool) or not isinstance(setting, int | float):
+            return None
+        places[point.number] = float(setting)
+    return places
+
+
+def curve_lines(verdict: Verdict, sources: Sources) -> tuple[CurveLine, ...]:
+    """The loss curves of all trials that have one."""
+    lines = []
+    for trial in verdict.trials:
+        curve = sources.curves.get(trial.record.key)
+        if curve is None or not (curve.training or curve.validation):
+            continue
+        point = verdict.points[trial.point]
+        name = (
+            point_name(point) if len(point.trials) == 1 else f"{point_name(point)}, seed {trial.record.settings.seed}"
+        )
+        lines.append(CurveLine(name, point.number, standing(verdict, point), *_rounded(curve)))
+    return tuple(lines)
+
+
+def _rounded(curve: LossCurve) -> tuple[tuple[tuple[float, float], ...], tuple[tuple[float, float], ...]]:
+    def finite(points: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+        return tuple((_significant(x, 4), _significant(y, 4)) for x, y in points if math.isfinite(y))
+
+    return finite(curve.training), finite(curve.validation)
+
+
+def unit_name(unit: Unit) -> str:
+    """A unit as it is written at an axis; of a share the percent sign."""
+    return "%" if unit is Unit.SHARE else "" if unit is Unit.NUMBER else unit.value
+
+
+def _is_known(estimates: Mapping[str, Estimate], measure: Measure) -> bool:
+    return measure.name in estimates and math.isfinite(estimates[measure.name].value)
+
+
+def _merit(value: float, measure: Measure) -> float:
+    return value if measure.higher_is_better else -value
+
+
+def _drawn(value: float, unit: Unit) -> float:
+    """A value as it is drawn: a share as a percentage; an end of an interval that is infinite, as far as anything."""
+    if not math.isfinite(value):
+        return math.copysign(1e9, value)
+    return _significant(100 * value if unit is Unit.SHARE else value, 6)
+
+
+def _significant(value: float, digits: int) -> float:
+    return float(f"{value:.{digits}g}")
