@@ -17,6 +17,7 @@
     │   ├── UnavailableError     nobody: the network, a rate limit or a server's trouble; the runner tries again later
     │   ├── StatusError          us or the user: a service refused one call; holds the HTTP status
     │   └── AccessError          the user: credentials or a quota refuse every call; stops the sweep
+    ├── MetricError              the user: the code of a metric of their own failed; the answers are kept
     ├── TrackingError            the tracker: it missed something; the next command brings it up to date
     ├── ServiceError             a client of `tunerun serve`: its request is refused (`tunerun.service.problems`)
     └── TransitionError          us: a state that cannot follow another
@@ -133,6 +134,10 @@ class StatusError(BackendError):
 
 class AccessError(BackendError):
     """The service refuses every call: the credentials are missing or wrong, or the quota is used up."""
+
+
+class MetricError(TunerunError):
+    """The code of a user's own metric cannot be run, failed, or returned what is not a score; the answers are kept."""
 
 
 class TrackingError(TunerunError):

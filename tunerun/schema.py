@@ -6,12 +6,24 @@ infinity are refused; nothing is coerced but whole numbers to floats.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import no_info_plain_validator_function
 
 from tunerun.job import BASE_LEARNING_RATE as BASE_LEARNING_RATE
 from tunerun.job import BaseModelRef, TemplateText, TuningHyperparameters
@@ -322,11 +334,70 @@ class Generation(Section):
     )
 
 
+class _MetricEntry:
+    """An entry of `evaluation.metrics`: the registry of metrics, which is imported when there is one, checks it."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> CoreSchema:
+        return no_info_plain_validator_function(cls._checked)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _schema: object, _handler: object) -> dict[str, Any]:
+        from tunerun.metrics.registry import options_schema
+
+        return options_schema()
+
+    @staticmethod
+    def _checked(value: object) -> str | dict[str, Any]:
+        from tunerun.metrics.registry import checked
+
+        return checked(value)
+
+
+MetricEntry = Annotated[str | dict[str, Any], _MetricEntry]
+
+
+def _metric_summaries() -> dict[str, str]:
+    from tunerun.metrics.registry import summaries
+
+    return summaries()
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Of a field whose choices a registry knows: what each is, by name."""
+
+    summaries: Callable[[], Mapping[str, str]]
+
+
+def _choices(value: object, handler: ValidatorFunctionWrapHandler) -> object:
+    """One message in the place of one for each member of the union."""
+    try:
+        choices = handler(value)
+    except ValidationError as error:
+        raise ValueError("must be null, auto, or a list of texts") from error
+    if isinstance(choices, list):
+        distinct = {text.strip() for text in choices}
+        if len(distinct) < 2 or len(distinct) < len(choices) or "" in distinct:
+            raise ValueError("must have two choices or more, all different and none empty")
+    return choices
+
+
 class Evaluation(Section):
     """How tuned models are measured on held-out examples."""
 
-    metrics: list[Literal["exact_match"]] = Field(
-        default_factory=list, description="The first decides between trials; empty: only the validation loss."
+    metrics: Annotated[list[MetricEntry], Choices(_metric_summaries)] = Field(
+        default_factory=list,
+        description="Names, or mappings of name and options; empty: only the validation loss. The first decides "
+        "between trials, unless decide_by names another.",
+    )
+    decide_by: str | None = Field(
+        None, description="Name of the metric that decides between trials; null: the first of metrics."
+    )
+    choices: Annotated[Literal["auto"] | list[str] | None, WrapValidator(_choices)] = Field(
+        None,
+        description="The answers a model may give, of which the likeliest is its answer; auto: the different outputs "
+        "of the training examples; null: it generates text.",
     )
     generation: Generation = Field(default_factory=Generation)
     alpha: float = Field(
@@ -343,6 +414,26 @@ class Evaluation(Section):
         description="Smallest difference worth having; above 0, two models can be called equal within it; 0: never.",
         json_schema_extra={"unit": "the unit of the metric that decides; 0.05: five percentage points"},
     )
+
+    @field_validator("metrics")
+    @classmethod
+    def _different(cls, value: list[str | dict[str, Any]]) -> list[str | dict[str, Any]]:
+        names = _names(value)
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two are called {', '.join(doubled)}; name each once")
+        return value
+
+    @field_validator("decide_by")
+    @classmethod
+    def _is_measured(cls, value: str | None, info: ValidationInfo) -> str | None:
+        names = _names(info.data.get("metrics", []))
+        if value is not None and "metrics" in info.data and value not in names:
+            raise ValueError(f"must be one of evaluation.metrics: {', '.join(names) or 'there are none'}")
+        return value
+
+
+def _names(metrics: Sequence[str | dict[str, Any]]) -> list[str]:
+    return [entry if isinstance(entry, str) else entry["name"] for entry in metrics]
 
 
 class Tracking(Section):

@@ -216,7 +216,9 @@ def test_a_swept_key_that_is_set_inside_of_a_dictionary_is_refused() -> None:
 
 def test_a_wrong_item_of_a_list_on_the_command_line_is_said_to_be_there() -> None:
     """And not at the line of the YAML that it replaces."""
-    with pytest.raises(ConfigError, match=r"^command line: evaluation.metrics.0: must be one of"):
+    with pytest.raises(
+        ConfigError, match=r"^command line: evaluation.metrics.0: no metric 'exact_mach'; did you mean 'exact_match'"
+    ):
         load(["experiment=next_number", "evaluation.metrics=[exact_mach]"])
 
 

@@ -9,20 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunerun.evaluation.curve import MIN_EPOCHS, Shape, advise, epoch_means
-from tunerun.evaluation.metrics import exact_match, measure
+from tunerun.evaluation.metrics import measure
 from tunerun.job import Example, Snapshot
 from tunerun.ledger import Answers, TrialRecord
 
 TRIAL = TrialRecord(0, "k", (), "a", "d", {}, 1, 1, {}, {"evaluation": {"metrics": ["exact_match", "later_metric"]}})
-
-
-@pytest.mark.parametrize(
-    ("expected", "predicted", "same"),
-    [("a", "a", True), ("a", " a\n", True), ("a", "A", False), ("a b", "a  b", False), ("", " ", True)],
-)
-def test_exact_match_forgives_space_at_the_ends_only(expected: str, predicted: str, same: bool) -> None:
-    """Case and inner space count."""
-    assert exact_match(expected, predicted) is same
 
 
 def test_an_evaluation_has_the_share_and_every_prediction() -> None:

@@ -17,7 +17,7 @@ from tunerun.compose.loader import Loader
 from tunerun.compose.validation import fields_at, nearest
 from tunerun.errors import ConfigError
 from tunerun.redaction import redact
-from tunerun.schema import WORKED_OUT, Experiment
+from tunerun.schema import WORKED_OUT, Choices, Experiment
 
 _UNITS = {"_s": "seconds", "_tokens": "tokens", "_usd": "US dollars", "_hours": "hours"}
 """Units by the end of a name; all others are written beside the field."""
@@ -52,6 +52,7 @@ def explanation(loader: Loader, overrides: Sequence[Override], key: str) -> dict
         known += [group for group in loader.groups() if not above and group not in known]
         raise ConfigError(f"{key}: no such key; {nearest(part, known) or 'known keys: ' + ', '.join(known)}")
     is_set = value is not _NOT_SET
+    summaries = _summaries(found)
     return {
         "key": key,
         "is_set": is_set,
@@ -59,7 +60,8 @@ def explanation(loader: Loader, overrides: Sequence[Override], key: str) -> dict
         "written_in": str(loader.origin(overrides, location)) if is_set else None,
         "description": _first([_description(each.field) for each in found]) or _description_of_group(loader, key),
         "allowed": _first([_allowed(each.field) for each in found]),
-        "choices": loader.options(key) if loader.is_group(key) else sorted(_choices(found), key=str),
+        "choices": loader.options(key) if loader.is_group(key) else list(summaries) or sorted(_choices(found), key=str),
+        "summaries": summaries,
         "unit": _first([_unit(location[-1], each.field) for each in found]),
         "default": _first([_default(each.field) for each in found]),
         "only_with": " or ".join(dict.fromkeys(each.only_with for each in found if each.only_with)) or None,
@@ -81,6 +83,7 @@ def text_of(explained: Mapping[str, Any]) -> str:
             lines.append(f"  {head}: {explained[name]}")
     if explained["choices"]:
         lines.append(f"  choices: {', '.join(map(str, explained['choices']))}")
+    lines.extend(f"    {name}: {summary}" for name, summary in explained["summaries"].items())
     return "\n".join(lines)
 
 
@@ -167,6 +170,12 @@ def _word(part: Any) -> str | None:
     if origin is dict:
         return "a mapping"
     return _WORDS.get(part) or ("a mapping of its keys" if isinstance(part, type) else "any value")
+
+
+def _summaries(fields: Sequence[KeyField]) -> dict[str, str]:
+    """What each choice is, by name; empty where no registry knows it."""
+    known = (each for field in fields for each in field.field.metadata if isinstance(each, Choices))
+    return {name: summary for choices in known for name, summary in choices.summaries().items()}
 
 
 def _choices(fields: Sequence[KeyField]) -> set[Any]:

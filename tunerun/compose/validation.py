@@ -121,7 +121,8 @@ def _message(model: type[BaseModel], detail: Mapping[str, Any], groups: Sequence
     limits = {name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in context.items()}
     message = text.format(**limits) if text else detail["msg"]
     # Numbers are shown; text is not, for it may be a key that was pasted into the wrong place.
-    return f"{message}, not {value}" if isinstance(value, int | float) and kind != "finite_number" else message
+    is_shown = text is not None and isinstance(value, int | float) and kind != "finite_number"
+    return f"{message}, not {value}" if is_shown else message
 
 
 def fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Measures of answers to held-out examples, computed from what the ledger has stored."""
+"""Measures of answers to held-out examples."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tunerun.job import Example
 from tunerun.ledger import Answers, TrialRecord
+from tunerun.metrics import Asks, resolve
 
 
 @dataclass(frozen=True)
@@ -28,22 +29,21 @@ class Measured:
     created_at: float
 
 
-def exact_match(expected: str, predicted: str) -> bool:
-    """Whether an answer is the expected one, apart from white space at the ends."""
-    return expected.strip() == predicted.strip()
-
-
 def measure(trial: TrialRecord, examples: Sequence[Example], answers: Answers) -> Measured:
-    """Measure answers by the metrics of a trial's config; `eval/exact_match` is the share that matches, from 0 to 1.
+    """Measure answers by the metrics of a trial's config.
 
     Args:
         examples: held-out examples; not empty.
         answers: one for each of them, in order.
     """
+    expected = [example.output for example in examples]
     rows = tuple(
-        Prediction(example.text_input, example.output, predicted, exact_match(example.output, predicted))
+        Prediction(example.text_input, example.output, predicted, example.output.strip() == predicted.strip())
         for example, predicted in zip(examples, answers.texts, strict=True)
     )
-    values = {"exact_match": sum(row.exact_match for row in rows) / len(rows)}
-    wanted = trial.settings.evaluation.get("metrics", ())
-    return Measured({f"eval/{name}": values[name] for name in wanted if name in values}, rows, answers.created_at)
+    values = {
+        f"eval/{metric.name}": float(metric.value(metric.rows(expected, answers.texts).mean(axis=0)))
+        for metric in resolve(trial.settings.evaluation)
+        if metric.asks is Asks.ANSWERS
+    }
+    return Measured(values, rows, answers.created_at)

@@ -1,5 +1,19 @@
 """Measures of answers to held-out examples: one file each, found by name."""
 
-from tunerun.metrics.base import Asks, Metric, Unit
+from tunerun.metrics.base import Asks, Metric, MetricModel, RowMetric, Unit
+from tunerun.metrics.own import CodeFile, code_files
+from tunerun.metrics.registry import names, resolve, resolve_stored, summaries
 
-__all__ = ["Asks", "Metric", "Unit"]
+__all__ = [
+    "Asks",
+    "CodeFile",
+    "Metric",
+    "MetricModel",
+    "RowMetric",
+    "Unit",
+    "code_files",
+    "names",
+    "resolve",
+    "resolve_stored",
+    "summaries",
+]

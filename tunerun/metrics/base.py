@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 FloatArray = NDArray[np.float64]
 
@@ -66,7 +67,7 @@ class Metric(Protocol):
 
         Args:
             expected: the right answers.
-            answers: one for each of them; for a metric that asks for losses, empty.
+            answers: one for each of them. A metric that asks for losses is not called: the losses are its rows.
 
         Returns:
             Shape (rows, m); m is 1 for a row-wise metric.
@@ -74,3 +75,41 @@ class Metric(Protocol):
 
     def value(self, means: FloatArray) -> FloatArray:
         """The metric's value for means over rows, shape (..., m) to (...)."""
+
+
+class MetricModel(BaseModel):
+    """A metric whose options are its fields: strict, as everything that is read from YAML.
+
+    A subclass sets `name` and the class variables that differ, and has `rows` and `value`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+    name: ClassVar[str]
+    unit: ClassVar[Unit] = Unit.SHARE
+    higher_is_better: ClassVar[bool] = True
+    asks: ClassVar[Asks] = Asks.ANSWERS
+    is_corpus: ClassVar[bool] = False
+    packages: ClassVar[tuple[str, ...]] = ()
+    """What it imports of the extra `text`; it is imported when rows are scored, not before."""
+
+    def unsuited(self, expected: str) -> str | None:  # noqa: ARG002
+        """Why no answer can be right where this is the expected one; None: one can."""
+        return None
+
+
+class RowMetric(MetricModel):
+    """A metric that scores each answer by itself; its value is the mean of the scores."""
+
+    def score(self, expected: str, answer: str) -> float:
+        """The score of one answer, in the metric's unit."""
+        raise NotImplementedError
+
+    def rows(self, expected: Sequence[str], answers: Sequence[str]) -> FloatArray:
+        """One score a row."""
+        scores = [self.score(*pair) for pair in zip(expected, answers, strict=True)]
+        return np.array(scores, dtype=np.float64).reshape(-1, 1)
+
+    def value(self, means: FloatArray) -> FloatArray:
+        """The mean itself."""
+        return means[..., 0]

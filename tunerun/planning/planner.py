@@ -309,7 +309,7 @@ class Planner:
             if not found.facts.has_end_token:
                 self._warn(
                     f"model: {config.model.name} names no end token, so its answers end at "
-                    "evaluation.generation.max_output_tokens, and exact_match counts what follows; choose a base model "
+                    "evaluation.generation.max_output_tokens, and what follows an answer counts; choose a base model "
                     "with one, or set eos_token in its tokenizer_config.json"
                 )
             if found.facts.has_experts:

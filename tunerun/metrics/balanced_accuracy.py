@@ -1,0 +1,30 @@
+"""Recall of each label, averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tunerun.metrics.base import FloatArray, MetricModel
+from tunerun.metrics.labels import by_class, counts, mean_over_present
+
+
+class BalancedAccuracy(MetricModel):
+    """The share of right answers of each label, averaged over the labels.
+
+    scikit-learn's `balanced_accuracy_score`; labels are read as by `accuracy`. Always giving one of k labels has 1 / k,
+    however frequent it is.
+    """
+
+    name = "balanced_accuracy"
+    is_corpus = True
+
+    def rows(self, expected: Sequence[str], answers: Sequence[str]) -> FloatArray:
+        """The counts of each label."""
+        return counts(expected, answers)
+
+    def value(self, means: FloatArray) -> FloatArray:
+        """The mean of the recall over the labels that were expected."""
+        expected, _, both = by_class(means)
+        return mean_over_present(both / np.maximum(expected, np.finfo(float).tiny), expected)

@@ -1,0 +1,32 @@
+"""The share of expected fields that are right."""
+
+from __future__ import annotations
+
+from tunerun.metrics.base import RowMetric
+from tunerun.metrics.json_text import NotJsonError, are_equal, fields_of, read_json
+
+
+class JsonFields(RowMetric):
+    """The share of the expected JSON's fields that the answer has with the same value.
+
+    Fields of nested objects count one by one, a list is one field; 1 and 1.0 are the same, 1 and true are not. Fields
+    that the answer has beyond them are not counted. An answer that is not JSON has none right.
+    """
+
+    name = "json_fields"
+
+    def score(self, expected: str, answer: str) -> float:
+        """From 0 to 1."""
+        try:
+            wanted, given = dict(fields_of(read_json(expected))), dict(fields_of(read_json(answer)))
+        except (NotJsonError, RecursionError):
+            return 0.0
+        return sum(path in given and are_equal(value, given[path]) for path, value in wanted.items()) / len(wanted)
+
+    def unsuited(self, expected: str) -> str | None:
+        """A text that is not JSON."""
+        try:
+            read_json(expected)
+        except NotJsonError:
+            return "is not JSON"
+        return None

@@ -1,0 +1,57 @@
+"""Answers as labels: how they are read, and the counts of a confusion matrix that add up over rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tunerun.metrics.base import FloatArray
+
+_QUOTES = "\"'`*\u201c\u201d\u2018\u2019\u00ab\u00bb"
+_STOPS = ".,;:!?"
+
+
+def label(text: str) -> str:
+    """The label that a text names: case, white space, quotes around it and a stop behind it do not count.
+
+    `Positive.`, `"positive"` and `positive` are one label; a label of nothing but such characters is left as it is.
+    """
+    folded = " ".join(text.casefold().split())
+    return folded.strip(_QUOTES).rstrip(_STOPS).strip(_QUOTES).strip() or folded
+
+
+def classes_of(expected: Sequence[str]) -> list[str]:
+    """The labels among expected answers, sorted; an answer outside of them is wrong and no class of its own."""
+    return sorted({label(text) for text in expected})
+
+
+def counts(expected: Sequence[str], answers: Sequence[str]) -> FloatArray:
+    """What each row adds to the counts of its classes.
+
+    Returns:
+        [rows, 3 * classes]: by class, whether it was expected, whether it was answered, whether it was both.
+    """
+    number = {name: index for index, name in enumerate(classes_of(expected))}
+    found = np.zeros((3, len(expected), len(number)))
+    for row, (right, answer) in enumerate(zip(expected, answers, strict=True)):
+        wanted, given = number[label(right)], number.get(label(answer))
+        found[0, row, wanted] = 1
+        if given is not None:
+            found[1, row, given] = 1
+            found[2, row, given] = given == wanted
+    return np.concatenate(list(found), axis=1)
+
+
+def by_class(means: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Expected, answered and both, [..., classes] each."""
+    expected, answered, both = np.split(means, 3, axis=-1)
+    return expected, answered, both
+
+
+def mean_over_present(scores: FloatArray, expected: FloatArray) -> FloatArray:
+    """The mean over the classes that were expected at all: a resample of the rows may lack one."""
+    present = expected > 0
+    total = np.sum(np.where(present, scores, 0.0), axis=-1)
+    mean: FloatArray = total / np.maximum(present.sum(axis=-1), 1)
+    return mean

@@ -1,0 +1,37 @@
+"""What two texts may differ in and still count as the same."""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections.abc import Sequence
+from typing import Literal
+
+Ignored = Literal["case", "punctuation", "articles", "white_space"]
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b", re.IGNORECASE)
+
+
+def normalised(text: str, ignore: Sequence[Ignored] = ()) -> str:
+    """A text without white space at its ends, and without what is ignored.
+
+    The four steps and their order are those of SQuAD's evaluation script (Rajpurkar et al. 2016, `evaluate-v1.1.py`):
+    `case` folds letters, `punctuation` drops ASCII punctuation and every character of a Unicode category P,
+    `articles` drops the English words a, an and the, `white_space` makes one space of each run of white space.
+    """
+    if not ignore:
+        return text.strip()
+    if "case" in ignore:
+        text = text.casefold()
+    if "punctuation" in ignore:
+        text = "".join(character for character in text if not _is_punctuation(character))
+    if "articles" in ignore:
+        text = _ARTICLES.sub(" ", text)
+    if "white_space" in ignore or "articles" in ignore:  # an article that is dropped leaves two spaces
+        text = " ".join(text.split())
+    return text.strip()
+
+
+def _is_punctuation(character: str) -> bool:
+    return character in string.punctuation or unicodedata.category(character).startswith("P")

@@ -1,0 +1,48 @@
+"""A regular expression."""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+
+from pydantic import Field, field_validator
+
+from tunerun.metrics.base import RowMetric
+
+
+class Regex(RowMetric):
+    """Whether the answer has what a regular expression asks for; Python's `re`, the first place where it matches.
+
+    A pattern with a group picks a part of the answer, and that part has to be the expected text, apart from white space
+    at the ends; the expected text is read by the same pattern where it matches there. A pattern without a group only
+    asks for a form: the expected text is not looked at.
+    """
+
+    name = "regex"
+
+    pattern: str = Field(
+        min_length=1,
+        description="Regular expression in Python's syntax; its first group is compared with the expected text; "
+        "without a group, the answer has to match. (?i) in front ignores case.",
+    )
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"is not a regular expression: {error}") from error
+        return value
+
+    @cached_property
+    def _compiled(self) -> re.Pattern[str]:
+        return re.compile(self.pattern)
+
+    def score(self, expected: str, answer: str) -> float:
+        """1 or 0."""
+        found = self._compiled.search(answer)
+        if found is None or not self._compiled.groups:
+            return float(found is not None)
+        wanted = self._compiled.search(expected)
+        return float((found[1] or "").strip() == ((wanted[1] or "") if wanted else expected).strip())

@@ -1,0 +1,225 @@
+"""The metrics by name: those of this package, those that other packages bring, and files of the user.
+
+A new one here is a module with its class and a line below. Another package's is an entry point of the group
+`tunerun.metrics` that names a subclass of `MetricModel`; a name of this package cannot be taken by one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from typing import Any, cast
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from tunerun.errors import ConfigError, MissingPackageError
+from tunerun.metrics.base import Metric, MetricModel
+from tunerun.metrics.own import OwnMetric, OwnOptions, difference
+
+GROUP = "tunerun.metrics"
+
+_BUILT_IN = {
+    "exact_match": "ExactMatch",
+    "accuracy": "Accuracy",
+    "macro_f1": "MacroF1",
+    "balanced_accuracy": "BalancedAccuracy",
+    "contains": "Contains",
+    "numeric": "Numeric",
+    "regex": "Regex",
+    "json_valid": "JsonValid",
+    "json_fields": "JsonFields",
+    "chrf": "Chrf",
+    "bleu": "Bleu",
+    "rouge_l": "RougeL",
+    "answer_loss": "AnswerLoss",
+}
+"""The class of each; its module has its name, and is imported when it is asked for."""
+
+
+def names() -> list[str]:
+    """What `evaluation.metrics` may name."""
+    return [*_BUILT_IN, *sorted(_entry_points())]
+
+
+def summaries() -> dict[str, str]:
+    """What each metric says of itself in one sentence, and its options."""
+    found = {}
+    for name in names():
+        try:
+            model = _model(name)
+        except ValueError as error:
+            found[name] = str(error)
+            continue
+        options = ", ".join(model.model_fields)
+        sentence = " ".join((model.__doc__ or "").split("\n\n")[0].split())
+        found[name] = f"{sentence} Options: {options}." if options else sentence
+    return found
+
+
+def checked(value: object) -> str | dict[str, Any]:
+    """An entry of `evaluation.metrics`, checked: its name alone where it has no options.
+
+    Raises:
+        ValueError: it is not the name of a metric, or a mapping of its name and options.
+        ValidationError: what is wrong with its options.
+    """
+    name, options = _parts(value)
+    _metric(name, options)
+    return {"name": name, **options} if options else name
+
+
+def resolve(evaluation: Any) -> tuple[Metric, ...]:
+    """The metrics of an evaluation, the one that decides first.
+
+    Args:
+        evaluation: the config's section, or a stored one, of which it leaves out what this version does not know.
+
+    Raises:
+        ConfigError: the metric that decides is not known to this version.
+    """
+    if isinstance(evaluation, BaseModel):
+        return _decider_first([_metric(*_parts(entry)) for entry in evaluation.metrics], evaluation.decide_by)  # type: ignore[attr-defined]
+    return resolve_stored(evaluation, {})[0]
+
+
+def resolve_stored(evaluation: Mapping[str, Any], files: Mapping[str, Any]) -> tuple[tuple[Metric, ...], list[str]]:
+    """The metrics of a frozen evaluation, the one that decides first, and which had to be left out.
+
+    Args:
+        evaluation: as a trial's config has it.
+        files: what the sweep's document has under `metrics`: by name, the file of a user's own metric.
+
+    Raises:
+        ConfigError: the metric that decides is one of those.
+    """
+    metrics: list[Metric] = []
+    lost: dict[str, str] = {}
+    entries = evaluation.get("metrics") or ()
+    for entry in entries:
+        name, options = _parts(entry)
+        try:
+            metric = _metric(name, options, is_stored=True)
+        except ValueError as error:
+            lost[name] = str(error)
+            continue
+        if isinstance(metric, OwnMetric) and (changed := difference(metric, files)):
+            lost[name] = changed
+        else:
+            metrics.append(metric)
+    decider = evaluation.get("decide_by") or (_parts(entries[0])[0] if entries else None)
+    if decider in lost:
+        raise ConfigError(
+            f"evaluation.metrics: {decider} decides in this sweep, and {lost[decider]}; restore it, or name the "
+            "experiment to compare by its metrics of now"
+        )
+    notes = [f"{name} is not computed: {why}." for name, why in lost.items()]
+    return _decider_first(metrics, decider), notes
+
+
+def require_packages(metrics: Sequence[Metric]) -> None:
+    """Check that what metrics import is installed.
+
+    Raises:
+        MissingPackageError: names every metric and package, and the line that installs them.
+    """
+    problems = [
+        f"evaluation.metrics: {metric.name} needs {package}, which is not installed; pip install 'tunerun[text]'"
+        for metric in metrics
+        for package in getattr(metric, "packages", ())
+        if find_spec(package) is None
+    ]
+    if problems:
+        raise MissingPackageError(problems)
+
+
+def options_schema() -> dict[str, Any]:
+    """The JSON Schema of an entry of `evaluation.metrics`."""
+    models = {name: cast("type[BaseModel]", _model(name)) for name in _BUILT_IN}
+    documents: list[dict[str, Any]] = [{"type": "string", "enum": list(models)}]
+    for name, model in models.items():
+        document = model.model_json_schema()
+        document["properties"] = {"name": {"const": name}, **document.get("properties", {})}
+        document["required"] = ["name", *document.get("required", ())]
+        documents.append(document)
+    own = OwnOptions.model_json_schema()
+    other = {"type": "object", "required": ["name"], "properties": {"name": {"not": {"enum": list(models)}}}}
+    return {"anyOf": [*documents, own, {**other, "not": {"required": ["python"]}}, {"type": "string"}]}
+
+
+def _parts(value: object) -> tuple[str, dict[str, Any]]:
+    if isinstance(value, str):
+        return value, {}
+    if not isinstance(value, Mapping):
+        raise ValueError("must be the name of a metric, or a mapping of its name and options")
+    options = {str(key): option for key, option in value.items()}
+    if "name" not in options:
+        raise _invalid([InitErrorDetails(type="missing", loc=("name",), input=value)])
+    name = options.pop("name")
+    if not isinstance(name, str):
+        raise _invalid([InitErrorDetails(type="string_type", loc=("name",), input=name)])
+    return name, options
+
+
+def _metric(name: str, options: Mapping[str, Any], *, is_stored: bool = False) -> Metric:
+    if "python" in options:
+        if name in _BUILT_IN:
+            raise ValueError(f"{name} is one of tunerun's own metrics; give yours another name")
+        return OwnMetric.of(_validated(OwnOptions, {"name": name, **options}, is_stored))
+    return cast(Metric, _validated(_model(name), options, is_stored))
+
+
+def _validated(model: type[Any], options: Mapping[str, Any], is_stored: bool) -> Any:
+    if is_stored:  # of another version, perhaps
+        options = {key: value for key, value in options.items() if key in model.model_fields}
+    try:
+        return model.model_validate(dict(options))
+    except ValidationError as error:
+        raise _invalid([_detail(model, each) for each in error.errors(include_url=False)]) from error
+
+
+def _detail(model: type[BaseModel], error: Any) -> InitErrorDetails:
+    detail = InitErrorDetails(type=error["type"], loc=error["loc"], input=error["input"], ctx=error.get("ctx", {}))
+    if error["type"] == "extra_forbidden":
+        known, given = sorted(model.model_fields), str(error["loc"][-1])
+        hint = _nearest(given, known) or (f"its options: {', '.join(known)}" if known else "it has no options")
+        detail["type"] = PydanticCustomError("metric_option", "{text}", {"text": f"unknown option {given!r}; {hint}"})
+        del detail["ctx"]
+    return detail
+
+
+def _invalid(details: list[InitErrorDetails]) -> ValidationError:
+    return ValidationError.from_exception_data("evaluation.metrics", details)
+
+
+def _model(name: str) -> type[MetricModel]:
+    if name in _BUILT_IN:
+        return cast("type[MetricModel]", getattr(importlib.import_module(f"tunerun.metrics.{name}"), _BUILT_IN[name]))
+    others = _entry_points()
+    if name not in others:
+        known = [*_BUILT_IN, *sorted(others)]
+        raise ValueError(f"no metric {name!r}; {_nearest(name, known) or 'metrics: ' + ', '.join(known)}")
+    entry = others[name]
+    try:
+        model = entry.load()
+    except Exception as error:
+        raise ValueError(f"the entry point {entry.value} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not (isinstance(model, type) and issubclass(model, MetricModel) and getattr(model, "name", None) == name):
+        raise ValueError(f"the entry point {entry.value} is not a tunerun.metrics.MetricModel whose name is {name!r}")
+    return model
+
+
+def _entry_points() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP) if entry.name not in _BUILT_IN}
+
+
+def _decider_first(metrics: Sequence[Metric], decider: str | None) -> tuple[Metric, ...]:
+    return tuple(sorted(metrics, key=lambda metric: metric.name != decider)) if decider else tuple(metrics)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else ""
