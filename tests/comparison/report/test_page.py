@@ -14,12 +14,11 @@ from tests.comparison.report.sources import HOSTILE, sources
 from tunerun.comparison.report import build, render
 from tunerun.comparison.report.page import LIBRARY, _asset, visible
 from tunerun.comparison.results import Verdict
-
-TABLE = "<table><tr><td>the table</td></tr></table>"
+from tunerun.comparison.table import ComparisonTable
 
 
 def page_of(verdict: Verdict, wrong: tuple[str, ...] = ("one", "two", "three")) -> str:
-    return render(build(verdict, sources(verdict, wrong)), TABLE)
+    return render(build(verdict, sources(verdict, wrong)), ComparisonTable.of(verdict))
 
 
 class Tags(HTMLParser):
@@ -55,8 +54,9 @@ def test_a_page_of_200_trials_and_500_rows_is_below_5_mb() -> None:
         for subject, each in found.answers.items()
     }
     document = build(verdict, replace(found, answers=answers))
-    assert len(render(document, TABLE).encode()) < 5_000_000
-    assert document.answers.omitted in render(document, TABLE)
+    page = render(document, ComparisonTable.of(verdict))
+    assert len(page.encode()) < 5_000_000
+    assert document.answers.omitted in page
     assert document.answers.omitted
 
 
@@ -87,7 +87,7 @@ def test_hostile_text_is_text(text: str) -> None:
     plain = Tags(page_of(replace(verdict, sentence="x"))).found
     found = replace(sources(verdict), findings=(text,), configs=(text,), facts=(("File", text),))
     hostile = replace(verdict, sentence=text, notes=(text,), points=points)
-    page = render(build(hostile, found), TABLE)
+    page = render(build(hostile, found), ComparisonTable.of(hostile))
     page.encode()
     scripts = [tag for tag, _ in Tags(page).found if tag in ("script", "img", "b")]
     assert scripts == [tag for tag, _ in plain if tag in ("script", "img", "b")]

@@ -16,6 +16,7 @@ from tests.service import browser
 from tests.service.browser import Browser
 from tunerun.comparison.report import build, render
 from tunerun.comparison.results import Verdict
+from tunerun.comparison.table import ComparisonTable
 
 pytestmark = pytest.mark.skipif(not (browser.CHROMIUM and browser.DRIVER), reason=browser.MISSING)
 
@@ -42,7 +43,7 @@ def page(driver: webdriver.Chrome, tmp_path: Path) -> Iterator[Browser]:
 
 
 def show(page: Browser, verdict: Verdict, wrong: tuple[str, ...] = ("I do not know", "two", "")) -> None:
-    html = render(build(verdict, sources(verdict, wrong)), "<table><tr><td>the table</td></tr></table>")
+    html = render(build(verdict, sources(verdict, wrong)), ComparisonTable.of(verdict))
     Path(page.address.removeprefix("file://"), "report.html").write_bytes(html.encode())
     page.open("report.html")
     page.until(lambda: page.script("return document.documentElement.dataset.ready") == "true", "it is ready")

@@ -46,5 +46,5 @@ def _row(table: ComparisonTable, position: int) -> str:
             cells.append(f'<th scope="row">{shown}</th>')
         else:
             align = "left" if column.kind.is_text else "right"
-            cells.append(f'<td style="text-align: {align}">{shown}</td>')
+            cells.append(f'<td align="{align}">{shown}</td>')
     return f'<tr class="{" ".join(classes)}">{"".join(cells)}</tr>'

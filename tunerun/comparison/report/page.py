@@ -17,8 +17,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from tunerun.comparison.renderers.html import fragment
 from tunerun.comparison.report.answers import pack
 from tunerun.comparison.report.document import Document
+from tunerun.comparison.table import ComparisonTable
 
 LIBRARY = "vendor/chart.js-4.6.1/chart.umd.min.js"
 """Chart.js: MIT, 210 kB, alive (4.6.1 of October 2026), no eval, one file.
@@ -35,12 +37,8 @@ _UNSEEN = re.compile(
 """Control characters, marks that turn the direction of others, and halves of characters; `report.js` has them too."""
 
 
-def render(document: Document, table: str) -> str:
-    """The page of a report.
-
-    Args:
-        table: the comparison's table as HTML, from the renderer that makes it safe.
-    """
+def render(document: Document, table: ComparisonTable) -> str:
+    """The page of a report."""
     scripts = [_SOURCE_MAP.sub("", _asset(LIBRARY)).strip(), _asset("report.js")]
     style = _asset("report.css")
     policy = "; ".join(
@@ -62,7 +60,8 @@ def render(document: Document, table: str) -> str:
             style=Markup(style),  # noqa: S704 - a file of this package
             scripts=[Markup(script) for script in scripts],  # noqa: S704 - as above
             licence=Markup(_licence()),  # noqa: S704 - as above
-            table=Markup(table),  # noqa: S704 - its renderer escapes what is not ours
+            table=Markup(visible(fragment(table))),  # noqa: S704 - its renderer escapes what is not ours
+            legend=" ".join(table.legend),
             packed=Markup(pack(document.drawn())),  # noqa: S704 - base64
         )
     )

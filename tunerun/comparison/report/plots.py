@@ -100,6 +100,7 @@ class AxisPlot:
     unit: str
     categories: tuple[str, ...]
     is_log: bool
+    higher_is_better: bool
     series: tuple[Series, ...]
     lines: tuple[Line, ...]
 
@@ -277,7 +278,16 @@ def _axis_plot(verdict: Verdict, sources: Sources, key: str, name: str, measure:
     shown_name = "training examples" if key == _ALL_EXAMPLES else name
     title = f"{measure_name(measure)} by {shown_name}"
     unit = unit_name(measure.unit)
-    return AxisPlot(title, shown_name, unit, tuple(categories), is_log, series, baseline_lines(verdict, measure))
+    return AxisPlot(
+        title,
+        shown_name,
+        unit,
+        tuple(categories),
+        is_log,
+        measure.higher_is_better,
+        series,
+        baseline_lines(verdict, measure),
+    )
 
 
 def _numeric_places(

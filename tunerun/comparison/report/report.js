@@ -7,6 +7,7 @@
   const ROWS_ON_A_PAGE = 20;
   const MARKS_AT_FIRST = 30;
   const CURVES_AT_FIRST = 8;
+  const SERIES_NAMED = 7; // as many as there are colours; of more, the ones with the best point
   const FAR = 1e8; // an end of an interval beyond this is infinite
 
   const one = (selector) => document.querySelector(selector);
@@ -239,20 +240,22 @@
     const gap = steps.length > 1 ? Math.min(...steps.slice(1).map((at, index) => at - steps[index])) : 1;
     const moved = (at, index) => plot.is_log ? at * (1 + 0.12 * aside(index)) : at + gap * 0.4 * aside(index);
     const width = one("#axis-plot").clientWidth;
+    const named = namedSeries(plot);
+    const colour = (index) => (named.has(index) ? series([...named].indexOf(index)) : css("--edge"));
     const end = isNumeric && plot.is_log ? { min: steps[0] / 1.3, max: steps.at(-1) * 1.3 } : { min: steps[0] - gap * 0.4, max: steps.at(-1) + gap * 0.4 };
     draw("#axis-plot", plot.name, 340, {
       type: "line",
       plugins: [extras],
       data: { datasets: plot.series.map((group, index) => ({
-        data: group.places.map(({ at, mark }) => ({ x: moved(at, index), y: mark.value, low: mark.low, high: mark.high, words: `${mark.name}; ${mark.words}` })),
+        data: group.places.map(({ at, mark }) => ({ x: moved(at, index), y: mark.value, low: named.has(index) ? mark.low : null, high: mark.high, words: `${mark.name}; ${mark.words}` })),
         showLine: isNumeric,
-        borderColor: series(index),
-        backgroundColor: group.places.map(({ mark }) => mark.standing === "point" ? css("--card") : series(index)),
+        borderColor: colour(index),
+        backgroundColor: group.places.map(({ mark }) => mark.standing === "point" ? css("--card") : colour(index)),
         pointStyle: group.places.map(({ mark }) => SHAPES[mark.standing]),
-        pointRadius: group.places.map(({ mark }) => mark.standing === "advised" ? 8 : 5),
+        pointRadius: group.places.map(({ mark }) => mark.standing === "advised" ? 8 : named.has(index) ? 5 : 2),
         pointHoverRadius: 9,
-        borderWidth: 2,
-        borderDash: index < 7 ? [] : DASHES[index % DASHES.length],
+        borderWidth: named.has(index) ? 2 : 1,
+        order: named.has(index) ? 0 : 1,
       })) },
       options: options({
         x: scale(plot.axis, {
@@ -263,8 +266,16 @@
         y: scale(plot.unit, range([...values, ...plot.lines.map((line) => line.value)])),
       }, { lines: plot.lines, along: "y" }),
     });
-    const names = plot.series.length > 1 ? plot.series.map((group, index) => legendLine(series(index), group.name)) : [];
+    const names = plot.series.length > 1 ? [...named].map((index) => legendLine(colour(index), plot.series[index].name)) : [];
+    if (named.size < plot.series.length) names.push(legendLine(css("--edge"), `${plot.series.length - named.size} more`));
     one("#axis-legend").replaceChildren(...names, ...linesLegend(plot.lines, plot.unit));
+  }
+
+  // The series that get a colour: where there are more than colours, the ones that reach the best values.
+  function namedSeries(plot) {
+    const best = (group) => Math.max(...group.places.map(({ mark }) => (mark.standing === "advised" ? Infinity : plot.higher_is_better ? mark.value : -mark.value)));
+    const ranked = plot.series.map((group, index) => [best(group), index]).sort((a, b) => b[0] - a[0] || a[1] - b[1]);
+    return new Set(ranked.slice(0, SERIES_NAMED).map(([, index]) => index).sort((a, b) => a - b));
   }
 
   function legendLine(colour, words) {
