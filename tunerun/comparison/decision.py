@@ -417,13 +417,12 @@ class _Table:
             return replace(decision, advised=self.points[cheapest[0]].number)
         proven = [p for p in cheapest if all(each.outcome is Outcome.BETTER for each in differences[p])]
         place = proven[0] if proven else best
-        hardest = self._hardest(place)
+        hardest = self._hardest(place, differences[place])
         found = differences[place][hardest]
         pair = self._pairs[place * len(self.baselines) + hardest]
         return replace(
             decision,
-            # A point that is better than the hardest baseline and not than another is better than none for certain.
-            outcome=found.outcome if proven or found.outcome is not Outcome.BETTER else Outcome.CANNOT_TELL,
+            outcome=found.outcome,
             advised=self.points[place].number if proven else None,
             about=self.points[place].number,
             against=found.baseline,
@@ -437,11 +436,19 @@ class _Table:
             few_rows_decide=pair.few_rows_decide,
         )
 
-    def _hardest(self, place: int) -> int:
-        """The baseline that is hardest to beat for a point: by the statistic of the test, then by the difference."""
+    def _hardest(self, place: int, differences: Sequence[Difference]) -> int:
+        """The baseline that is hardest to beat for a point: by the statistic of the test, then by the difference.
+
+        One that it was not shown to be better than is harder than any other.
+        """
         width = len(self.baselines)
         pairs = self._pairs[place * width : (place + 1) * width]
-        return min(range(width), key=lambda q: (round(pairs[q].statistic, _DUST), pairs[q].difference, q))
+
+        def ease(q: int) -> tuple[bool, float, float, int]:
+            is_beaten = differences[q].outcome is Outcome.BETTER
+            return is_beaten, round(pairs[q].statistic, _DUST), pairs[q].difference, q
+
+        return min(range(width), key=ease)
 
     @property
     def _has_a_right_answer(self) -> bool:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from math import isfinite
-from typing import Any
 
 from tunerun.evaluation.curve import Advice
 from tunerun.job import Failure, JobState, Scalar, TunedModel
@@ -202,37 +200,6 @@ class Decision:
     few_rows_decide: bool = False
     nothing_right: bool = False
     rows_for_equality: int | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The `decision` of `run --json` and `compare --json`; an interval without an end has null there."""
-        return {
-            "outcome": self.outcome.value,
-            "advised": self.advised,
-            "tied": list(self.tied),
-            "point": self.about,
-            "against": self.against,
-            "metric": self.metric,
-            "difference": self.difference,
-            "interval": _interval(self.low, self.high),
-            "p": self.p,
-            "alpha": self.alpha,
-            "worth": self.worth,
-            "family": self.family,
-            "smallest_visible": self.smallest_visible,
-            "rows": self.rows,
-            "clusters": self.clusters,
-            "rows_needed": self.rows_needed,
-            "seeds": self.seeds,
-            "corrected": self.corrected,
-            "corrected_interval": _interval(self.corrected_low, self.corrected_high),
-        }
-
-
-def _interval(low: float | None, high: float | None) -> list[float | None] | None:
-    """An interval as JSON has it, which knows no infinity."""
-    if low is None or high is None:
-        return None
-    return [low if isfinite(low) else None, high if isfinite(high) else None]
 
 
 @dataclass(frozen=True)

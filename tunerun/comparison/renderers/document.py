@@ -129,6 +129,7 @@ def _decision(decision: Decision) -> dict[str, Any]:
         "outcome": decision.outcome.value,
         "advised": decision.advised,
         "tied": list(decision.tied),
+        "point": decision.about,
         "against": decision.against,
         "metric": decision.metric,
         "difference": decision.difference,
@@ -141,6 +142,7 @@ def _decision(decision: Decision) -> dict[str, Any]:
         "rows": decision.rows,
         "clusters": decision.clusters,
         "rows_needed": decision.rows_needed,
+        "seeds": decision.seeds,
         "corrected": decision.corrected,
         "corrected_interval": _interval(decision.corrected_low, decision.corrected_high),
     }

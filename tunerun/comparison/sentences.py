@@ -1,0 +1,385 @@
+"""A verdict in words: one to three sentences that say what the test allows and no more, and notes beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from tunerun.comparison import labels, numbers
+from tunerun.comparison.results import BaselineResult, Decision, Measure, Outcome, PointResult
+from tunerun.job import JobState
+from tunerun.metrics import Unit
+
+NOTHING_HELD_OUT = (
+    "Nothing was held out, so no point can be preferred: a low training loss does not show a good model. "
+    "Set dataset.validation."
+)
+
+LEAST_UNITS = 5
+"""Rows or clusters below which no test can reach p = 0.05: the smallest mid-p of four is 0.0625."""
+
+_MOST_NAMED = 5
+"""Points that are named one by one; of more, how many they are."""
+
+_AGAIN = "run the same command again to measure"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a sentence is about.
+
+    Attributes:
+        points: all of the table. compared: the numbers of those that were compared.
+        baselines: all of the table, also those that are not measured.
+    """
+
+    decision: Decision
+    measure: Measure
+    points: Sequence[PointResult]
+    compared: Sequence[int]
+    baselines: Sequence[BaselineResult]
+
+
+def no_success(states: Sequence[JobState]) -> str:
+    """No trial can be compared."""
+    if any(not state.is_finished for state in states):
+        return "No trial has succeeded yet."
+    counts = {state: states.count(state) for state in dict.fromkeys(states)}
+    listed = ", ".join(f"{count} {state}" for state, count in counts.items())
+    return f"No trial has succeeded ({listed}), so there is nothing to compare."
+
+
+def different_rows() -> str:
+    """The points were measured on different held-out rows."""
+    return (
+        "The points were measured on different held-out rows, so they are not compared. "
+        "Give the rows a file of their own (dataset.validation.path), or keep dataset.split_seed the same."
+    )
+
+
+def only_loss(points: Sequence[PointResult], name: str) -> str:
+    """No metric is configured, and the service measures the mean validation loss, which has no rows to test."""
+    known = [point for point in points if name in point.estimates]
+    advice = "Name a metric in evaluation.metrics to compare points."
+    if not known:
+        return f"No metric was measured, so no point can be preferred. {advice}"
+    lowest = min(known, key=lambda point: point.estimates[name].value)
+    return (
+        f"Only {name} was measured, and one number for each point cannot be tested: the lowest is "
+        f"{numbers.loss(lowest.estimates[name].value)}, of {_named(lowest)}. {advice}"
+    )
+
+
+def not_measured(measure: Measure) -> str:
+    """No trial that has succeeded has answers yet."""
+    return f"{measure.name} is not known for any point yet; {_AGAIN} it."
+
+
+def so_far(sentence: str, unfinished: int, trials: int) -> str:
+    """The sentence of a sweep that is not complete."""
+    return f"So far, with {unfinished} of {trials} trials unfinished: {sentence}"
+
+
+def sentence(case: Case) -> str:
+    """What the decision says."""
+    decision = case.decision
+    if decision.about is None:
+        return not_measured(case.measure)
+    if decision.nothing_right:
+        return (
+            f"Nothing can be told: no answer of any point or baseline scores above 0 by {case.measure.name}. "
+            "If answers are free text, name another metric, such as chrf or contains, in evaluation.metrics: the "
+            "stored answers are scored again and no model is asked."
+        )
+    if (decision.clusters or decision.rows) < LEAST_UNITS:
+        return _too_few(decision)
+    parts = [_CLAIMS[decision.outcome](case)]
+    if decision.outcome in (Outcome.BETTER, Outcome.NONE) and decision.advised is not None:
+        parts.append(_others(case))
+    if decision.few_rows_decide and decision.outcome in (Outcome.BETTER, Outcome.WORSE):
+        parts.append("Fewer than five rows carry half of this difference: look at them first.")
+    parts.append(_unmeasured_baselines(case))
+    return " ".join(filter(None, parts))
+
+
+def _too_few(decision: Decision) -> str:
+    rows = numbers.counted(decision.rows, "held-out row")
+    if decision.clusters is None:
+        return f"{rows} cannot decide anything: at least {LEAST_UNITS} are needed. Hold out more."
+    return (
+        f"The {rows} form {numbers.counted(decision.clusters, 'cluster')}, and fewer than {LEAST_UNITS} cannot decide "
+        "anything. Hold out rows of more sources."
+    )
+
+
+def _better(case: Case) -> str:
+    seeds = case.decision.seeds
+    subject = "this trained model is" if seeds == 1 else f"over {seeds} seeds it is"
+    return f"Use {_about(case)}: {subject} better than {_against(case)} ({_figures(case)})."
+
+
+def _cannot_tell(case: Case) -> str:
+    decision = case.decision
+    units = numbers.counted(decision.rows, "held-out row")
+    if decision.clusters is not None:
+        units += f" in {numbers.counted(decision.clusters, 'cluster')}"
+    if decision.seeds > 1:
+        units += f" and {decision.seeds} seeds"
+    if len(case.compared) == 1:
+        text = f"{_upper(_about(case))} cannot be said to be better than {_against(case)}: it differs"
+    else:
+        text = f"No point can be said to be better than {_against(case)}: the best, {_about(case)}, differs"
+    needed = decision.rows_needed
+    more = "" if needed is None else f" About {_round(needed):,} rows would show such a difference."
+    return f"{text} by {_difference(case)} ({_chance(case)}), which {units} cannot tell from chance.{more}"
+
+
+def _worse(case: Case) -> str:
+    if len(case.compared) == 1:
+        return f"{_upper(_about(case))} is worse than {_against(case)} ({_figures(case)}): do not use it."
+    return f"Use none of the points: the best, {_about(case)}, is worse than {_against(case)} ({_figures(case)})."
+
+
+def _equal(case: Case) -> str:
+    decision, unit = case.decision, case.measure.unit
+    within = _with_unit(numbers.figure(decision.worth, unit, decision.rows), case.measure)
+    best = "" if len(case.compared) == 1 else ", the best point,"
+    return (
+        f"{_upper(_about(case))}{best} and {_against(case)} are equal within {within} "
+        f"({_difference(case)}): nothing worth having is gained."
+    )
+
+
+def _without_baseline(case: Case) -> str:
+    if case.decision.advised is None:
+        return f"No baseline is measured, so it is not known whether tuning helps; {_AGAIN} them."
+    return f"Use {_about(case)}, but whether it is better than the base model is not known: there is no baseline."
+
+
+_CLAIMS = {
+    Outcome.BETTER: _better,
+    Outcome.WORSE: _worse,
+    Outcome.EQUIVALENT: _equal,
+    Outcome.CANNOT_TELL: _cannot_tell,
+    Outcome.NONE: _without_baseline,
+}
+
+
+def _others(case: Case) -> str:
+    """The tied set, and why the advised point of it."""
+    decision = case.decision
+    others = [number for number in decision.tied if number != decision.advised]
+    if not others:
+        rest = [number for number in case.compared if number != decision.advised]
+        if not rest:
+            return ""
+        return f"Point {rest[0]} is worse." if len(rest) == 1 else f"The other {len(rest)} points are worse than it."
+    points = {point.number: point for point in case.points}
+    own = _cost(points[decision.advised or 0])
+    costs = [_cost(points[number]) for number in others]
+    if all(cost == own for cost in costs):
+        why = "all of them cost the same"
+    elif all(cost > own for cost in costs):
+        why = f"{decision.advised} is the cheapest of them"
+    elif all(cost >= own for cost in costs):
+        why = "none of them is cheaper"
+    else:
+        why = f"of those that are better than {_against(case)}, {decision.advised} is the cheapest"
+    return f"{_listed(others)} cannot be told from it; {why}."
+
+
+def _cost(point: PointResult) -> tuple[int, int, float]:
+    return (point.tokens, point.rank, point.answer_length or 0.0)
+
+
+def _unmeasured_baselines(case: Case) -> str:
+    if case.decision.against is None:
+        return ""
+    missing = [words(each) for each in case.baselines if case.measure.name not in each.estimates]
+    if not missing:
+        return ""
+    verb, them = ("is", "it") if len(missing) == 1 else ("are", "them")
+    return f"{_upper(listed_words(missing))} {verb} not measured, so nothing is said about {them}."
+
+
+def notes(case: Case) -> tuple[str, ...]:
+    """What a reader should know beside the sentence."""
+    decision = case.decision
+    if decision.about is None:
+        return ()
+    return tuple(filter(None, (write(case) for write in _NOTES)))
+
+
+def _note_on_seeds(case: Case) -> str:
+    if case.decision.seeds > 1 or case.decision.against is None:
+        return ""
+    return (
+        "Each point has one seed, so this is about these trained models and not about their settings; how far another "
+        "seed moves them is not known (sweep.replicates=3 shows it)."
+    )
+
+
+def _note_on_the_best(case: Case) -> str:
+    decision, unit = case.decision, case.measure.unit
+    if decision.corrected is None or len(case.compared) < 2:
+        return ""
+    value = numbers.measure(decision.corrected, unit, decision.rows)
+    between = numbers.interval(decision.corrected_low, decision.corrected_high, unit, decision.rows)
+    return (
+        f"The best of {len(case.compared)} points looks better than it is, because it was chosen by these rows; "
+        f"without that luck its {case.measure.name} is about {value} ({_confidence(decision)} % interval {between})."
+    )
+
+
+def _note_on_power(case: Case) -> str:
+    decision = case.decision
+    if decision.against is None or case.measure.unit is not Unit.SHARE:
+        return ""
+    rows = numbers.counted(decision.rows, "held-out row")
+    comparisons = numbers.counted(decision.family, "comparison")
+    if decision.smallest_visible is None:
+        return f"{rows} show no difference to a baseline of this value in {comparisons} (power 80 %)."
+    least = numbers.figure(decision.smallest_visible, Unit.SHARE, decision.rows)
+    return f"{rows} show differences of about {least} points or more in {comparisons} (power 80 %, unrelated errors)."
+
+
+def _note_on_clusters(case: Case) -> str:
+    decision = case.decision
+    if decision.clusters is None or decision.clusters < LEAST_UNITS:
+        return ""
+    return f"The {decision.rows:,} rows form {decision.clusters:,} clusters, which are tested in their place."
+
+
+def _note_on_equality(case: Case) -> str:
+    decision = case.decision
+    if decision.rows_for_equality is None or decision.rows >= decision.rows_for_equality:
+        return ""
+    within = _with_unit(numbers.figure(decision.worth, case.measure.unit, decision.rows), case.measure)
+    return f'"Equal within {within}" is out of reach below {decision.rows_for_equality:,} rows.'
+
+
+def _note_on_the_edge(case: Case) -> str:
+    decision = case.decision
+    if decision.outcome not in (Outcome.BETTER, Outcome.WORSE) or decision.low is None or decision.high is None:
+        return ""
+    if not decision.low <= 0 <= decision.high:
+        return ""
+    return "The interval, which holds for all comparisons at once, reaches 0; the test, one step at a time, does not."
+
+
+def _note_on_holm(case: Case) -> str:
+    decision = case.decision
+    found = [
+        each
+        for point in case.points
+        if point.number == decision.about
+        for each in point.against
+        if each.baseline == decision.against
+    ]
+    if decision.outcome not in (Outcome.BETTER, Outcome.WORSE) or not found or found[0].holm_p <= decision.alpha:
+        return ""
+    return f"By Holm's correction, which can be checked by hand and finds less, p = {numbers.p_value(found[0].holm_p)}."
+
+
+def _note_on_errors(case: Case) -> str:
+    decision = case.decision
+    if decision.against is None or len(case.compared) < 2:
+        return ""
+    return (
+        "What is better than a baseline and what cannot be told from the best point are two statements, each with an "
+        f"error rate of its own ({100 * decision.alpha:g} %)."
+    )
+
+
+_NOTES = (
+    _note_on_seeds,
+    _note_on_the_best,
+    _note_on_power,
+    _note_on_clusters,
+    _note_on_equality,
+    _note_on_the_edge,
+    _note_on_holm,
+    _note_on_errors,
+)
+
+
+# Words
+
+
+def words(baseline: BaselineResult) -> str:
+    """What a sentence calls a baseline."""
+    return baseline.words or f"the baseline {baseline.name}"
+
+
+def _against(case: Case) -> str:
+    found: Mapping[str, BaselineResult] = {each.name: each for each in case.baselines}
+    name = case.decision.against or ""
+    return words(found[name]) if name in found else f"the baseline {name}"
+
+
+def _about(case: Case) -> str:
+    return _named(next(point for point in case.points if point.number == case.decision.about))
+
+
+def _named(point: PointResult) -> str:
+    """A point with what it sets; a sweep of one point that sets nothing has just its tuned model."""
+    text = labels.label(point.overrides)
+    return f"point {point.number} ({text})" if text else "the tuned model"
+
+
+def _figures(case: Case) -> str:
+    """`+50 points, 95 % interval 27 to 68, p < 0.0001, corrected for 4 points`."""
+    return f"{_difference(case)}, {_chance(case)}"
+
+
+def _chance(case: Case) -> str:
+    decision, unit = case.decision, case.measure.unit
+    p = numbers.p_value(decision.p)
+    parts = []
+    if decision.low is not None and decision.high is not None and isfinite(decision.low) and isfinite(decision.high):
+        between = numbers.interval(decision.low, decision.high, unit, decision.rows)
+        parts.append(f"{_confidence(decision)} % interval {between}")
+    parts.append(f"p {p}" if p.startswith("<") else f"p = {p}")
+    if decision.family == len(case.compared) > 1:
+        parts.append(f"corrected for {decision.family:,} points")
+    elif decision.family > 1:
+        parts.append(f"corrected for {decision.family:,} comparisons")
+    return ", ".join(parts)
+
+
+def _difference(case: Case) -> str:
+    decision = case.decision
+    return _with_unit(numbers.difference(decision.difference, case.measure.unit, decision.rows), case.measure)
+
+
+def _with_unit(text: str, measure: Measure) -> str:
+    """A difference with its unit; a share's is percentage points, and what has no unit is called by its name."""
+    if measure.unit is Unit.SHARE:
+        return f"{text} points"
+    return f"{text} nats" if measure.unit is Unit.NATS else f"{text} {measure.name.removeprefix('eval/')}"
+
+
+def _confidence(decision: Decision) -> str:
+    return f"{100 * (1 - decision.alpha):g}"
+
+
+def _listed(points: Sequence[int]) -> str:
+    if len(points) > _MOST_NAMED:
+        return f"{len(points)} other points"
+    return f"{'Point' if len(points) == 1 else 'Points'} {listed_words(list(map(str, points)))}"
+
+
+def listed_words(parts: Sequence[str]) -> str:
+    """`1`, `1 and 2`, `1, 2 and 3`."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _round(rows: int) -> int:
+    """To two digits: it is an estimate."""
+    unit = int(10 ** max(0, len(str(rows)) - 2))
+    return -(-rows // unit) * unit
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
