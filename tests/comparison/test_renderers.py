@@ -180,6 +180,8 @@ def test_json_has_the_decision_and_which_trials_belong_together() -> None:
         "rows": 24,
         "clusters": None,
         "rows_needed": None,
+        "seeds": 1,
+        "point": None,
         "corrected": 0.66,
         "corrected_interval": [0.45, 0.82],
     }

@@ -75,7 +75,7 @@ def test_better_with_a_tied_set() -> None:
         "eval/right is about 65 % (95 % interval 45 to 81)."
     )
     assert power == (
-        "24 held-out rows show differences of about 39 points or more in 6 comparisons (power 80 %, unrelated errors)."
+        "24 held-out rows show differences of about 52 points or more in 6 comparisons (power 80 %, unrelated errors)."
     )
     assert errors == (
         "What is better than a baseline and what cannot be told from the best point are two statements, each with an "
