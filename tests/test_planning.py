@@ -195,14 +195,20 @@ def test_the_plan_says_what_the_environment_chooses(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    "command", [["--help"], ["plan", "experiment=next_number"], ["config", "experiment=next_number"]]
+    "command",
+    [
+        ["--help"],
+        ["plan", "experiment=next_number", "evaluation.metrics=[exact_match,macro_f1,chrf,rouge_l]"],
+        ["config", "experiment=next_number"],
+    ],
 )
 def test_light_commands_load_nothing_heavy(command: list[str]) -> None:
-    """Help, plan and config import neither mlflow nor torch nor transformers."""
+    """Help, plan and config import neither mlflow nor torch nor transformers, nor what computes metrics."""
     code = (
         "import sys; from tunerun.cli import app\n"
         f"try: app({command!r})\nexcept SystemExit as stop: assert stop.code in (0, None), stop.code\n"
-        "heavy = {'mlflow', 'torch', 'transformers', 'pandas', 'peft'} & set(sys.modules)\n"
+        "heavy = {'mlflow', 'torch', 'transformers', 'pandas', 'peft', 'sklearn', 'sacrebleu', 'rouge_score', 'nltk'}\n"
+        "heavy &= set(sys.modules)\n"
         "sys.exit(f'loaded {heavy}' if heavy else 0)"
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -264,12 +264,23 @@ class Composition:
                 node = node.get(part) if isinstance(node, Mapping) else None
             if isinstance(node, dict) and isinstance(value := node.get(location[-1]), str) and value not in ("", "???"):
                 node[location[-1]] = self._existing(value, location, point)
+        self._code_made_absolute(raw.get("evaluation"), point)
         paths, tracking = raw.get("paths"), raw.get("tracking")
         for name in ("runs", "cache"):
             if isinstance(paths, dict) and isinstance(value := paths.get(name), str) and value:
                 paths[name] = str(Path(value).expanduser().absolute())
         if isinstance(tracking, dict) and isinstance(uri := tracking.get("uri"), str) and uri.startswith(_SQLITE):
             tracking["uri"] = _SQLITE + str(Path(uri.removeprefix(_SQLITE)).absolute())
+
+    def _code_made_absolute(self, evaluation: Any, point: tuple[Override, ...]) -> None:
+        """The files of the user's own metrics, which are written as `file:function`."""
+        entries = evaluation.get("metrics") if isinstance(evaluation, dict) else None
+        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+            if isinstance(entry, dict) and isinstance(written := entry.get("python"), str):
+                file, _, function = written.rpartition(":")
+                if file and function:
+                    found = self._existing(file, ("evaluation", "metrics", index, "python"), point)
+                    entry["python"] = f"{found}:{function}"
 
     def _existing(self, value: str, location: Location, point: tuple[Override, ...]) -> str:
         key = (value, location, tuple(str(o.input_line) for o in point if self.loader.is_structural(o)))

@@ -19,9 +19,10 @@ from tunerun.engine import chat_template
 from tunerun.engine.base_model import FoundModel, cache_folder, find
 from tunerun.engine.tokens import EstimatedCounter, TokenCounter, token_counter
 from tunerun.errors import BaseModelError, ConfigError, LimitError, MissingPackageError
-from tunerun.job import ExampleSet, GenerateOptions, JobState
-from tunerun.ledger import BaselineRecord, asked_by
+from tunerun.job import ExampleSet, JobState
+from tunerun.ledger import BaselineRecord
 from tunerun.planning.history import History
+from tunerun.planning.measuring import Measuring, measuring
 from tunerun.planning.trial import Trial
 from tunerun.redaction import redact
 from tunerun.schema import BASE_LEARNING_RATE, Experiment, Point, Section, TrialConfig
@@ -71,7 +72,7 @@ class Planner:
         self._models: dict[str, FoundModel] = {}
         self._subjects: dict[tuple[str | None, ...], str] = {}
         self._base_models: dict[str, str] = {}
-        self._ways: dict[int, str] = {}
+        self._measured: dict[tuple[str, ...], Measuring] = {}
         self._numbers: dict[str, int] = {}
 
     def trial(self, number: int, point: Point) -> Trial:
@@ -86,6 +87,7 @@ class Planner:
         loaded = self.load(config, capabilities)
         self._check(point, loaded, capabilities)
         identity = self._identity(config)
+        measured = self._measuring(config, loaded, capabilities)
         validation = loaded.validation.digest if loaded.validation else None
         place = {"kind": capabilities.kind, "address": capabilities.address}
         ingredients = {
@@ -118,7 +120,9 @@ class Planner:
             number=number,
             key=key,
             baselines=self._baselines(config, identity, validation, capabilities),
-            asked=self._asked(config),
+            asked=measured.asked,
+            ways=measured.ways,
+            choices=measured.choices,
             overrides=point.overrides,
             config=frozen,
             capabilities=capabilities,
@@ -138,7 +142,8 @@ class Planner:
         """What the ledger freezes of a plan as a whole.
 
         `data` and `models` map what is compared to its name. Trials whose held-out sets have the same value in
-        `held_out_rows` are measured on the same rows, in the same order; only these can be compared.
+        `held_out_rows` are measured on the same rows, in the same order; only these can be compared. `metrics` has the
+        files of the user's own metrics.
         """
         from tunerun import __version__
 
@@ -155,6 +160,11 @@ class Planner:
             "key_formats": {str(KEY_FORMAT): ""},
             "held_out_rows": _held_out_rows(self._loaded.values()),
             "clusters": self._clusters(),
+            "metrics": {
+                file.metric: {"python": file.python, "sha256": file.sha256}
+                for measured in self._measured.values()
+                for file in measured.files
+            },
         }
         for trial in {tuple(t.environment.items()): t for t in trials}.values():
             document = trial.as_stored(document)
@@ -195,12 +205,15 @@ class Planner:
             for position, (subject, model) in enumerate(self._base_models.items())
         )
 
-    def _asked(self, config: TrialConfig) -> str:
-        section = config.evaluation
-        if id(section) not in self._ways:
-            generation = section.generation
-            self._ways[id(section)] = asked_by(GenerateOptions(generation.max_output_tokens, generation.temperature))
-        return self._ways[id(section)]
+    def _measuring(self, config: TrialConfig, loaded: LoadedDataset, capabilities: Capabilities) -> Measuring:
+        validation = loaded.validation.digest if loaded.validation else ""
+        parts = (self._text(config.evaluation), loaded.training.digest, validation, capabilities.kind)
+        if parts not in self._measured:
+            found = measuring(config.evaluation, loaded.training, loaded.validation, capabilities)
+            for note in found.notes:
+                self._warn(note)
+            self._measured[parts] = found
+        return self._measured[parts]
 
     def capabilities(self, config: TrialConfig) -> Capabilities:
         """What the backend of a config can do."""

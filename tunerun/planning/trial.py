@@ -29,6 +29,8 @@ class Trial:
         baselines: the subjects that it is compared with; trials share them whose base model, held-out examples and
             template are the same.
         asked: digest of how answers are obtained.
+        ways: what its tuned model and its baselines are asked for, as the ledger keys answers.
+        choices: the answers that a model chooses from; empty: it generates.
         held_out: the examples kept out of training, by name: `validation`, `test`.
         capabilities: of its backend.
         tokens: training tokens over all epochs, prompts included.
@@ -63,6 +65,8 @@ class Trial:
     prefix_of: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     point: int = 0
+    ways: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
 
     @property
     def validation(self) -> ExampleSet | None:

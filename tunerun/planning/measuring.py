@@ -1,0 +1,127 @@
+"""How the models of a trial are measured: what they are asked for, and whether metrics and backend can do it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tunerun.backends.base import Capabilities
+from tunerun.errors import ConfigError
+from tunerun.job import ExampleSet, GenerateOptions
+from tunerun.ledger import LOSSES, asked_by
+from tunerun.metrics import Asks, CodeFile, Metric, MetricModel, code_files, resolve
+from tunerun.metrics.registry import require_packages
+from tunerun.schema import Evaluation
+
+MOST_CHOICES = 200
+"""Outputs up to which `evaluation.choices: auto` takes them for labels: each of them is scored for each held-out row.
+
+The largest sets of intents in use have 77 (BANKING77, Casanueva et al. 2020) and 150 (CLINC150, Larson et al. 2019).
+"""
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How answers to held-out examples are obtained and scored.
+
+    Attributes:
+        asked: digest of how texts are obtained.
+        ways: what a model is asked for, as the ledger keys answers; empty: no metric needs it.
+        choices: what a model chooses from; empty: it generates.
+        files: code that a metric runs.
+        notes: what a reader of the plan should know.
+    """
+
+    asked: str
+    ways: tuple[str, ...]
+    choices: tuple[str, ...]
+    files: tuple[CodeFile, ...]
+    notes: tuple[str, ...]
+
+
+def measuring(
+    evaluation: Evaluation, training: ExampleSet, validation: ExampleSet | None, capabilities: Capabilities
+) -> Measuring:
+    """Work out how trials with these examples are measured; no code of the user runs.
+
+    Raises:
+        ConfigError: the choices cannot be used, a metric's file is wrong, or the backend cannot do what is asked.
+        MissingPackageError: a metric needs a package that is not installed.
+    """
+    metrics = resolve(evaluation)
+    require_packages(metrics)
+    choices = _choices(evaluation, training)
+    needs = {metric.asks for metric in metrics}
+    _check_backend(metrics, choices, capabilities)
+    files = code_files(metrics)
+    generation = evaluation.generation
+    asked = asked_by(GenerateOptions(generation.max_output_tokens, generation.temperature), choices)
+    ways = [*([asked] if Asks.ANSWERS in needs else []), *([LOSSES] if Asks.LOSSES in needs else [])]
+    expected = [example.output for example in validation.examples] if validation else []
+    notes = [
+        *(f"evaluation.metrics: {f.path.name} (sha256 {f.sha256[:12]}) is code that runs here" for f in files),
+        *_notes_on_choices(evaluation, choices, expected),
+        *_unsuited(metrics, expected),
+    ]
+    return Measuring(asked, tuple(ways), choices, tuple(files), tuple(notes))
+
+
+def _choices(evaluation: Evaluation, training: ExampleSet) -> tuple[str, ...]:
+    if evaluation.choices is None or not evaluation.metrics:
+        return ()
+    if evaluation.choices != "auto":
+        return tuple(evaluation.choices)
+    outputs = sorted({example.output.strip(): example.output for example in training.examples}.values())
+    if len(outputs) < 2:
+        raise ConfigError("evaluation.choices: auto finds one output in all training examples; there is no choice")
+    if len(outputs) > MOST_CHOICES:
+        raise ConfigError(
+            f"evaluation.choices: auto finds {len(outputs):,} different outputs in the training examples, and takes "
+            f"{MOST_CHOICES} at most: each is scored for each held-out example; set null, or list the choices"
+        )
+    return tuple(outputs)
+
+
+def _check_backend(metrics: Sequence[Metric], choices: Sequence[str], capabilities: Capabilities) -> None:
+    if capabilities.measures_losses:
+        return
+    cannot = f"the backend {capabilities.kind} cannot say how likely an answer is"
+    problems = [
+        f"evaluation.metrics: {metric.name} needs the loss of expected answers, and {cannot}; take it away"
+        for metric in metrics
+        if metric.asks is Asks.LOSSES
+    ]
+    if choices:
+        problems.append(f"evaluation.choices: {cannot}; set evaluation.choices=null")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _notes_on_choices(evaluation: Evaluation, choices: Sequence[str], expected: Sequence[str]) -> Iterator[str]:
+    if not choices:
+        return
+    source = "different outputs of the training examples" if evaluation.choices == "auto" else "choices"
+    yield (
+        f"evaluation.choices: a model's answer is the likeliest of {len(choices)} {source}; nothing is generated, so "
+        "every answer is one of them"
+    )
+    known = {choice.strip() for choice in choices}
+    if outside := sum(output.strip() not in known for output in expected):
+        yield (
+            f"evaluation.choices: {outside:,} of {len(expected):,} held-out outputs are none of the choices; no model "
+            "can get them right"
+        )
+
+
+def _unsuited(metrics: Sequence[Metric], expected: Sequence[str]) -> Iterator[str]:
+    """Metrics that cannot score some expected answers."""
+    for metric in metrics:
+        if not isinstance(metric, MetricModel):
+            continue
+        reasons = {row: why for row, text in enumerate(expected, start=1) if (why := metric.unsuited(text))}
+        if reasons:
+            row, why = next(iter(reasons.items()))
+            yield (
+                f"evaluation.metrics: {metric.name} cannot score {len(reasons):,} of {len(expected):,} held-out "
+                f"outputs; they count as wrong; held-out example {row} {why}"
+            )
