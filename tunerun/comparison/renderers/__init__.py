@@ -43,7 +43,7 @@ RENDERERS = {
 }
 """Name of a kind of text -> its module; imported when it is used."""
 
-FILE_RENDERERS = ("document", "markdown", "table_csv", "latex", "plots")
+FILE_RENDERERS = ("document", "markdown", "table_csv", "latex", "plots", "report")
 """Modules that write files, in the order in which they are written."""
 
 

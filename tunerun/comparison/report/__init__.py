@@ -2,6 +2,7 @@
 
 from tunerun.comparison.report.document import Document, build
 from tunerun.comparison.report.page import render
+from tunerun.comparison.report.reading import read_sources
 from tunerun.comparison.report.sources import Answered, ConfusionTable, LossCurve, Sources
 
-__all__ = ["Answered", "ConfusionTable", "Document", "LossCurve", "Sources", "build", "render"]
+__all__ = ["Answered", "ConfusionTable", "Document", "LossCurve", "Sources", "build", "read_sources", "render"]

@@ -1,0 +1,233 @@
+"""The sources of a report, read from the ledger that its verdict was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+import yaml
+
+from tunerun.comparison.numbers import counted
+from tunerun.comparison.report.plots import point_name
+from tunerun.comparison.report.sources import Answered, ConfusionTable, LossCurve, Sources, thinned
+from tunerun.comparison.results import BaselineResult, PointResult, TrialResult, Verdict
+from tunerun.errors import ConfigError
+from tunerun.job import Example, Snapshot
+from tunerun.ledger import LOSSES, Ledger, TrialRecord
+from tunerun.metrics import Asks, Metric, Unit, resolve_stored
+from tunerun.metrics.confusion import Confusion
+from tunerun.metrics.labels import label
+from tunerun.redaction import redact
+from tunerun.stored import section
+
+MOST_LABELS = 20
+"""Of a confusion matrix that still fits beside another one."""
+
+_LOCAL = ("paths", "tracking")
+"""Sections of a config that say where things are on the machine that ran it."""
+
+
+def read_sources(ledger: Ledger, verdict: Verdict) -> Sources:
+    """Read what a report shows beside the verdict; what the ledger has not (yet) is left out."""
+    reader = _Reader(ledger, verdict)
+    return Sources(
+        rows=reader.rows,
+        answers=reader.answers,
+        right_rule=reader.right_rule,
+        curves=reader.curves(),
+        training_rows={t.record.key: len(reader.examples(t.record.training)) for t in verdict.trials},
+        configs=tuple(_config(trials[0].record) for trials in reader.by_sweep.values()),
+        facts=reader.facts(),
+        findings=reader.findings(),
+        confusion=reader.confusion(),
+    )
+
+
+class _Reader:
+    def __init__(self, ledger: Ledger, verdict: Verdict) -> None:
+        self._ledger = ledger
+        self._verdict = verdict
+        self._examples: dict[str, tuple[Example, ...]] = {}
+        self._answers = {
+            key: each for sweep in verdict.sweeps for key, each in ledger.answers_of_sweep(sweep.id).items()
+        }
+
+    @cached_property
+    def by_sweep(self) -> dict[str, list[TrialResult]]:
+        found: dict[str, list[TrialResult]] = {}
+        for trial in self._verdict.trials:
+            found.setdefault(trial.sweep, []).append(trial)
+        return found
+
+    def examples(self, digest: str | None) -> tuple[Example, ...]:
+        if digest is None:
+            return ()
+        if digest not in self._examples:
+            self._examples[digest] = self._ledger.example_set(digest).examples
+        return self._examples[digest]
+
+    def _held_out(self, record: TrialRecord) -> str | None:
+        return record.held_out.get(self._verdict.held_out)
+
+    @cached_property
+    def rows(self) -> tuple[Example, ...]:
+        """The held-out rows of the first trial that has any, as its template renders them."""
+        return next((rows for t in self._verdict.trials if (rows := self.examples(self._held_out(t.record)))), ())
+
+    @cached_property
+    def answers(self) -> dict[str, Answered]:
+        """By subject; of trials whose held-out set has other rows than the first one's, none: no row is theirs too."""
+        verdict = self._verdict
+        asked = [(trial.record.key, trial.record) for trial in verdict.trials]
+        asked += [(baseline.subject, record) for baseline in verdict.baselines for record in self._records(baseline)]
+        found: dict[str, Answered] = {}
+        for subject, record in asked:
+            digest = self._held_out(record)
+            expected = self.examples(digest)
+            texts = self._texts(subject, digest, record.asked)
+            if subject not in found and len(texts) == len(expected) == len(self.rows) > 0:
+                found[subject] = Answered(texts, self._right([e.output for e in expected], texts))
+        return found
+
+    def _texts(self, subject: str, held_out: str | None, asked: str) -> tuple[str, ...]:
+        """What a subject answered, in the way that was frozen; else, where another way was compared, in that one."""
+        ways = [way for s, h, way in self._answers if (s, h) == (subject, held_out) and way != LOSSES]
+        if not ways or held_out is None:
+            return ()
+        return self._answers[subject, held_out, asked if asked in ways else ways[0]].texts
+
+    def _records(self, baseline: BaselineResult) -> list[TrialRecord]:
+        """The trials that a baseline belongs to."""
+        trials = self._verdict.trials
+        return [trials[place].record for place in baseline.trials if place < len(trials)]
+
+    @cached_property
+    def _metric(self) -> Metric | None:
+        """The metric that decides, where it calls a row right or wrong."""
+        verdict = self._verdict
+        if not verdict.trials or verdict.metric is None:
+            return None
+        evaluation = section(verdict.trials[0].record.config, "evaluation")
+        try:
+            metrics, _ = resolve_stored(evaluation, verdict.sweep.document.get("metrics", {}))
+        except ConfigError:
+            return None
+        found = next((metric for metric in metrics if f"eval/{metric.name}" == verdict.metric), None)
+        if found is None or found.is_corpus or found.unit is not Unit.SHARE or found.asks is not Asks.ANSWERS:
+            return None
+        return found
+
+    def _right(self, expected: Sequence[str], texts: Sequence[str]) -> tuple[bool, ...]:
+        if self._metric is not None:
+            return tuple(bool(score >= 1) for score in self._metric.rows(expected, texts)[:, 0])
+        return tuple(label(right) == label(text) for right, text in zip(expected, texts, strict=True))
+
+    @property
+    def right_rule(self) -> str:
+        """When an answer counts as right."""
+        if self._metric is not None:
+            return f"An answer counts as right where {self._verdict.metric} is 1 for it."
+        return (
+            "An answer counts as right here where it equals the expected one; case, white space, quotes around it and "
+            "a stop behind it do not count."
+        )
+
+    def curves(self) -> dict[str, LossCurve]:
+        """The loss curves, by a trial's key; of a key that sweeps share, once."""
+        found: dict[str, LossCurve] = {}
+        for sweep, trials in self.by_sweep.items():
+            jobs, curves = self._ledger.last_jobs(sweep), self._ledger.curves(sweep)
+            for trial in trials:
+                job = jobs.get(trial.record.key)
+                if job is not None and (snapshots := curves.get(job.id)):
+                    found[trial.record.key] = LossCurve(_by_epoch(snapshots, trial.record))
+        return found
+
+    def confusion(self) -> tuple[ConfusionTable, ...]:
+        """Of the advised point (else the best) and the baseline that is hardest to beat, where answers are labels."""
+        verdict = self._verdict
+        deciding = next((m for m in verdict.measures if m.name == verdict.metric), None)
+        known = [p for p in verdict.points if deciding is not None and deciding.name in p.estimates]
+        if deciding is None or not known:
+            return ()
+        sign = 1 if deciding.higher_is_better else -1
+        advised = [p for p in known if p.number == verdict.decision.advised]
+        point = max(advised or known, key=lambda p: sign * p.estimates[deciding.name].value)
+        tables = [self._of_point(point)]
+        tables += [
+            self._confusion(each.name, [(each.subject, record)])
+            for each in verdict.baselines
+            if each.name == verdict.decision.against
+            for record in self._records(each)[:1]
+        ]
+        return tuple(table for table in tables if table is not None)
+
+    def _of_point(self, point: PointResult) -> ConfusionTable | None:
+        records = [self._verdict.trials[place].record for place in point.trials]
+        name = f"Point {point_name(point)}"
+        if len(records) > 1:
+            name += f", all {len(records)} seeds"
+        return self._confusion(name, [(record.key, record) for record in records])
+
+    def _confusion(self, name: str, asked: Sequence[tuple[str, TrialRecord]]) -> ConfusionTable | None:
+        expected: list[str] = []
+        texts: list[str] = []
+        for subject, record in asked:
+            if (answered := self.answers.get(subject)) is not None:
+                expected += [example.output for example in self.examples(self._held_out(record))]
+                texts += answered.texts
+        matrix = Confusion.of(expected, texts)
+        if not matrix.is_readable or len(matrix.labels) > MOST_LABELS:
+            return None
+        others = matrix.others != ()
+        columns = (*matrix.labels, "(anything else)") if others else matrix.labels
+        return ConfusionTable(name, matrix.labels, columns, tuple(row[: len(columns)] for row in matrix.counts))
+
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """The data and the models, as (what, value)."""
+        verdict = self._verdict
+        records = [trial.record for trial in verdict.trials]
+        data = dict.fromkeys(text for sweep in verdict.sweeps for text in sweep.document.get("data", {}).values())
+        facts = [("Data", redact("; ".join(map(str, data))))] if data else []
+        training = sorted({len(self.examples(record.training)) for record in records})
+        if training:
+            counts = counted(training[-1], "example")
+            facts.append(("Training", counts if len(training) == 1 else f"{training[0]:,} to {counts}, by point"))
+        for name in dict.fromkeys(name for record in records for name in record.held_out):
+            digests = dict.fromkeys(record.held_out[name] for record in records if name in record.held_out)
+            facts.append((f"Held out, {name}", "; ".join(dict.fromkeys(map(self._size, digests)))))
+        models = dict.fromkeys(record.settings.model for record in records)
+        facts.append(("Base model", ", ".join(name for name in models if name) or "not recorded"))
+        for sweep in verdict.sweeps:
+            for opening in self._ledger.openings(sweep.id):
+                when = datetime.fromtimestamp(opening.opened_at, UTC)
+                facts.append(("Test set opened", f"{when:%Y-%m-%d %H:%M} UTC"))
+        return tuple(dict.fromkeys(facts))
+
+    def _size(self, digest: str) -> str:
+        rows = counted(len(self.examples(digest)), "row")
+        clusters: Mapping[str, Sequence[int]] = {}
+        for sweep in self._verdict.sweeps:
+            clusters = {**clusters, **(sweep.document.get("clusters") or {})}
+        different = len(set(clusters.get(digest, ())))
+        return f"{rows} in {counted(different, 'cluster')}" if different else rows
+
+    def findings(self) -> tuple[str, ...]:
+        """What the plans warned of."""
+        return tuple(
+            dict.fromkeys(str(w) for sweep in self._verdict.sweeps for w in sweep.document.get("warnings", ()))
+        )
+
+
+def _by_epoch(snapshots: Sequence[Snapshot], record: TrialRecord) -> tuple[tuple[float, float], ...]:
+    """Losses by how many epochs had been trained: steps of two batch sizes cannot be laid over each other."""
+    epochs = record.settings.hyperparameters.epoch_count
+    steps = max(record.steps, snapshots[-1].step)
+    return thinned([(s.step * epochs / steps, s.mean_loss) for s in snapshots])
+
+
+def _config(record: TrialRecord) -> str:
+    shown: dict[str, Any] = {key: value for key, value in record.config.items() if key not in _LOCAL}
+    return redact(yaml.safe_dump(shown, allow_unicode=True, sort_keys=False, width=100))
