@@ -59,7 +59,7 @@ def test_every_key_of_the_schema_is_explained() -> None:
         ("hyperparameters.epoch_count", ["= 5", "unit: epochs", "default: 5", "allowed: a whole number, 1 or more", "default.yaml:"]),
         ("hyperparameters.learning_rate", ["a number or null", "more than 0"]),
         ("runner.backoff_s", ["unit: seconds"]),
-        ("evaluation.metrics", ["choices: exact_match, accuracy, macro_f1", "numeric: Whether the last number of the answer", "Options: tolerance."]),
+        ("evaluation.metrics", ["choices: exact_match, accuracy, macro_f1", "numeric: Whether the last number of the answer", "`tolerance`: Largest difference", "a list, each text or a mapping"]),
         ("name", ["= ???", "none; it must be given"]),
         ("experiment", ["choices: next_number"]),
         ("sweep.axes", ["= {}", "a mapping"]),

@@ -37,12 +37,13 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "exact_match = length_metric:Nothing\n"
     )
     (tmp_path / "site" / "length_metric.py").write_text(
+        "from pydantic import Field\n"
         "from tunerun.metrics import RowMetric\n"
         "class Nothing: ...\n"
         "class SameLength(RowMetric):\n"
         "    'Whether the answer is as long as the expected one.'\n"
         "    name = 'same_length'\n"
-        "    slack: int = 0\n"
+        "    slack: int = Field(0, description='How many.')\n"
         "    def score(self, expected: str, answer: str) -> float:\n"
         "        return float(abs(len(expected) - len(answer)) <= self.slack)\n"
     )
@@ -179,7 +180,7 @@ def test_metrics_of_another_package_are_found(plugin: Path) -> None:
     (metric,) = resolve(schema.Evaluation.model_validate({"metrics": [{"name": "same_length", "slack": 1}]}))
     assert isinstance(metric, RowMetric)
     assert metric.rows(["abc", "abc"], ["ab", "a"]).tolist() == [[1.0], [0.0]]
-    assert summaries()["same_length"] == "Whether the answer is as long as the expected one. Options: slack."
+    assert summaries()["same_length"] == "Whether the answer is as long as the expected one. `slack`: How many."
     assert problems({"metrics": [{"name": "same_length", "slak": 1}]}) == [
         "evaluation.metrics.0.slak: unknown option 'slak'; did you mean 'slack'?"
     ]

@@ -6,7 +6,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from hydra.core.override_parser.types import Override
 from pydantic import BaseModel
@@ -160,6 +160,8 @@ def _allowed(field: FieldInfo) -> str | None:
 
 def _word(part: Any) -> str | None:
     origin = typing.get_origin(part)
+    if origin is Annotated:
+        return " or ".join(word for each in _parts(typing.get_args(part)[0]) if (word := _word(each)))
     if part is type(None):
         return "null"
     if origin is Literal:

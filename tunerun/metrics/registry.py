@@ -46,7 +46,7 @@ def names() -> list[str]:
 
 
 def summaries() -> dict[str, str]:
-    """What each metric says of itself in one sentence, and its options."""
+    """What each metric says of itself in one sentence, and what its options mean."""
     found = {}
     for name in names():
         try:
@@ -54,9 +54,9 @@ def summaries() -> dict[str, str]:
         except ValueError as error:
             found[name] = str(error)
             continue
-        options = ", ".join(model.model_fields)
         sentence = " ".join((model.__doc__ or "").split("\n\n")[0].split())
-        found[name] = f"{sentence} Options: {options}." if options else sentence
+        options = (f"`{option}`: {field.description or ''}" for option, field in model.model_fields.items())
+        found[name] = " ".join([sentence, *options])
     return found
 
 
