@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tunerun.database import DatabaseFile
 from tunerun.digest import digest
@@ -68,20 +69,51 @@ class AnswerTable:
             held_out: the digest of the example set. asked: from `asked_by`, or `LOSSES`.
             values: one for each example of the set.
         """
+        with self._file.transaction():
+            self._record_answers(subject, held_out, asked, values)
+
+    def _record_answers(self, subject: str, held_out: str, asked: str, values: Sequence[str] | Sequence[float]) -> None:
         created_at, text = time.time(), dump(list(values))
         of_values = row_checksum(text)
         checksum = row_checksum(subject, held_out, asked, created_at, of_values)
+        self._file.write(
+            "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [subject, held_out, asked, text, created_at, of_values, checksum],
+        )
+
+    def record_some_answers(
+        self, key: tuple[str, str, str], start: int, values: Sequence[str] | Sequence[float], *, rows: int
+    ) -> None:
+        """Write down the answers to some of the examples; with the last of them they become a subject's answers.
+
+        Args:
+            key: subject, held-out set and how it was asked, as for `record_answers`.
+            start: the position of the first of these examples. rows: how many examples there are.
+        """
+        text = dump(list(values))
         with self._file.transaction():
             self._file.write(
-                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [subject, held_out, asked, text, created_at, of_values, checksum],
+                "INSERT OR IGNORE INTO some_answers VALUES (?, ?, ?, ?, ?, ?)",
+                [*key, start, text, row_checksum(*key, start, text)],
             )
+            known = self.answers_so_far(*key)
+            if len(known) >= rows:
+                self._record_answers(*key, known)
+                self._file.write(f"DELETE FROM some_answers WHERE {_OF_KEY}", key)
+
+    def answers_so_far(self, subject: str, held_out: str, asked: str) -> list[Any]:
+        """The answers to the first examples of a set that is being asked; empty where it is not, or all are there."""
+        known: list[Any] = []
+        rows = self._file.rows(f"SELECT * FROM some_answers WHERE {_OF_KEY} ORDER BY start", [subject, held_out, asked])
+        for row in rows:
+            start, values = self._rows.some_answers(row)
+            if start <= len(known):  # two sweeps that ask at once may overlap: what was recorded first stays
+                known += values[len(known) - start :]
+        return known
 
     def answers(self, subject: str, held_out: str, asked: str) -> Answers | None:
         """What a subject answered; None: it was not asked."""
-        row = self._file.row(
-            "SELECT * FROM answers WHERE subject = ? AND held_out = ? AND asked = ?", [subject, held_out, asked]
-        )
+        row = self._file.row(f"SELECT * FROM answers WHERE {_OF_KEY}", [subject, held_out, asked])
         return None if row is None else Answers(*self._rows.answers(row))
 
     def answers_of_sweep(self, sweep: str) -> dict[tuple[str, str, str], Answers]:
@@ -99,13 +131,11 @@ class AnswerTable:
 
     def answered_at(self, subject: str, held_out: str, asked: str) -> float | None:
         """When a subject answered, in seconds since 1970 (UTC); None: it was not asked."""
-        row = self._file.row(
-            "SELECT created_at FROM answers WHERE subject = ? AND held_out = ? AND asked = ?",
-            [subject, held_out, asked],
-        )
+        row = self._file.row(f"SELECT created_at FROM answers WHERE {_OF_KEY}", [subject, held_out, asked])
         return None if row is None else row["created_at"]
 
 
+_OF_KEY = "subject = ? AND held_out = ? AND asked = ?"
 _OF_SWEEP = "subject IN (SELECT key FROM trial WHERE sweep = ? UNION SELECT subject FROM baseline WHERE sweep = ?)"
 
 

@@ -78,7 +78,10 @@ ALTER TABLE new_trial RENAME TO trial;
 CREATE INDEX trial_key ON trial (key);
 CREATE TABLE opening (
     sweep TEXT NOT NULL REFERENCES sweep, opened_at REAL NOT NULL, points TEXT NOT NULL, held_out TEXT NOT NULL,
-    checksum INTEGER)"""
+    checksum INTEGER);
+CREATE TABLE some_answers (
+    subject TEXT NOT NULL, held_out TEXT NOT NULL, asked TEXT NOT NULL, start INTEGER NOT NULL, answers TEXT NOT NULL,
+    checksum INTEGER, PRIMARY KEY (subject, held_out, asked, start))"""
 
 MIGRATIONS = (
     """

@@ -131,6 +131,11 @@ class RowReader:
             raise self._damaged("answers")
         return tuple(load(row["answers"])), row["created_at"]
 
+    def some_answers(self, row: sqlite3.Row) -> tuple[int, list[Any]]:
+        """The position of the first of some answers, and these."""
+        self.check("some_answers", row)
+        return row["start"], load(row["answers"])
+
     def opening(self, row: sqlite3.Row) -> Opening:
         """A time at which a test set was opened."""
         self.check("opening", row)

@@ -256,13 +256,14 @@ def _planned(experiment: Experiment, history: History, round_: int, progress: Pr
 
 
 def _sweep_id(name: str, trials: Sequence[Trial]) -> str:
-    """The name and a digest of the trials, of what they are compared with and of how they are measured."""
-    sections = {id(t.config.evaluation): t.config.evaluation for t in trials}
-    evaluations = {key: section.model_dump(mode="json") for key, section in sections.items()}
+    """The name and a digest of the trials, of what they are compared with and of what they are asked.
+
+    Not of the metrics: these are computed from the answers, so another metric is no other sweep.
+    """
     parts = []
     for t in trials:
         held_out = {held_out: examples.digest for held_out, examples in t.held_out.items()}
-        parts.append([t.key, t.baselines, held_out, t.asked, evaluations[id(t.config.evaluation)]])
+        parts.append([t.key, t.baselines, held_out, t.asked])
     return f"{name}-{digest([name, parts])[:8]}"
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 
@@ -27,10 +27,11 @@ from tunerun.backends.base import Backend
 from tunerun.errors import AccessError, AmbiguousError, BackendError, InputError, UnavailableError
 from tunerun.evaluation.verdict import trial_result
 from tunerun.holding import held_if_free, holder_of
-from tunerun.job import BaseModelRef, Failure, FailureKind, GenerateOptions, JobRef, JobState, JobStatus, TunedModel
+from tunerun.job import Failure, FailureKind, JobRef, JobState, JobStatus, TunedModel
 from tunerun.ledger import JobRecord, Ledger, Spending, TrialProgress
 from tunerun.planning import Plan, Trial
 from tunerun.planning.limits import over_budget
+from tunerun.runner.measuring import RESUME, Measuring
 from tunerun.runner.places import InFlight, Place, is_lost
 from tunerun.runner.progress import Progress
 from tunerun.schema import TrialConfig
@@ -42,8 +43,6 @@ WAIT_FOR_OTHERS_S = 0.05
 
 MAX_PAUSE_S = 1.0
 """The longest the loop looks away, so that a request to cancel is seen."""
-
-_RESUME = "run the same command again"
 
 
 @dataclass
@@ -68,7 +67,6 @@ class Loop:
     _later: list[tuple[float, int]] = field(default_factory=list)
     _in_flight: dict[int, InFlight] = field(default_factory=dict)
     _finished: deque[InFlight] = field(default_factory=deque)
-    _unmeasurable: set[str] = field(default_factory=set)
     _places: dict[int, Place] = field(default_factory=dict)
     _attempts: Counter[int] = field(default_factory=Counter)
     _told: set[tuple[str, int]] = field(default_factory=set)
@@ -78,6 +76,7 @@ class Loop:
     def run(self) -> None:
         """Submit, poll, record and evaluate until every trial is finished, or the run is stopped."""
         self.config = self.plan.experiment.runner
+        self.measuring = Measuring(self.plan, self.ledger, self.progress)
         self._began_at = time.monotonic()
         self._spent: Spending = self.ledger.spending(self.plan.sweep)
         unfinished = self._unfinished()
@@ -99,13 +98,18 @@ class Loop:
 
     def _unfinished(self) -> list[Trial]:
         progress = self.ledger.progress(self.plan.sweep)
-        return [t for t in self.plan.trials if t.same_as is None and not self._is_settled(t, progress[t.number])]
+        answered = self.ledger.answered(self.plan.sweep)
+        return [
+            trial
+            for trial in self.plan.trials
+            if trial.same_as is None and not self._is_settled(trial, progress[trial.number], answered)
+        ]
 
-    def _is_settled(self, trial: Trial, known: TrialProgress) -> bool:
-        """Whether nothing is to be done for a trial; it is measured after its base model, so both are then."""
+    def _is_settled(self, trial: Trial, known: TrialProgress, answered: Collection[tuple[str, str, str]]) -> bool:
+        """Whether nothing is to be done for a trial and its baselines."""
         if known.state is JobState.SUCCEEDED:
             self._has_succeeded = True
-            return known.evaluated_at is not None or not _is_measured(trial)
+            return self.measuring.is_done(trial, answered)
         job = self.ledger.job(trial.key) if known.state.is_finished else None
         return job is not None and not self._may_repeat(job)
 
@@ -203,7 +207,7 @@ class Loop:
         refusals = over_budget(budget, self._spent, self.plan.cost([trial], at_most=True))
         hours = (time.monotonic() - self._began_at) / 3600
         if budget.max_hours is not None and hours >= budget.max_hours:
-            refusals = [f"budget.max_hours: this run has taken {hours:.2g} hours; raise it, or {_RESUME}"]
+            refusals = [f"budget.max_hours: this run has taken {hours:.2g} hours; raise it, or {RESUME}"]
         if refusals:
             self._stop(refusals[0])
         return not refusals
@@ -219,7 +223,7 @@ class Loop:
             self.progress.note(f"trial {trial.number}: {error}; looking whether it was submitted")
             self._again(trial, self._backoff_s(attempt))
         else:
-            self.progress.note(f"trial {trial.number}: {error}; {_RESUME} to look it up")
+            self.progress.note(f"trial {trial.number}: {error}; {RESUME} to look it up")
 
     def _again(self, trial: Trial, wait_s: float) -> None:
         heappush(self._later, (time.monotonic() + wait_s, trial.number))
@@ -384,55 +388,25 @@ class Loop:
             )
 
     def _measure(self, trial: Trial, tuned: TunedModel) -> bool:
-        """Measure a tuned model and its base model, where that is still to be done; False: it is done later."""
+        """Measure a tuned model and its baselines, where that is still to be done; False: it is done later."""
         place = self._place(trial)
+
+        def answered() -> None:
+            """A service takes its time with each answer: look after everything else in between."""
+            place.answered()
+            self._obey_cancel_requests()
+            self._poll()
+
         try:
             if place.resume_at <= time.monotonic() or self._is_stopped(place):
-                self._evaluate(trial, trial.baselines[0], "the base model", trial.base_model)
-                self._evaluate(trial, trial.key, f"trial {trial.number}", tuned)
+                self.measuring.measure(
+                    trial, tuned, place, is_stopped=lambda: self._is_stopped(place), answered=answered
+                )
                 return True
         except UnavailableError as error:
             self._did_not_answer(place, error)
         self._again(trial, max(0.0, place.resume_at - time.monotonic()))
         return False
-
-    def _evaluate(self, trial: Trial, subject: str, name: str, model: BaseModelRef | TunedModel) -> None:
-        held_out, options = trial.validation, trial.config.evaluation
-        if held_out is None or not _is_measured(trial) or subject in self._unmeasurable:
-            return
-        if self.ledger.answered_at(subject, held_out.digest, trial.asked) is not None:
-            return
-        self.progress.evaluating(name)
-        generation = options.generation
-        generate = GenerateOptions(generation.max_output_tokens, generation.temperature, seed=trial.config.seed)
-        inputs = [example.text_input for example in held_out.examples]
-        place = self._place(trial)
-        try:
-            outputs = self._answers(place, model, inputs, generate)
-        except (BackendError, InputError) as error:
-            if isinstance(error, UnavailableError) and not self._is_stopped(place):
-                raise
-            # The tuned model is there all the same; the next run measures it.
-            if isinstance(error, AccessError):
-                place.stop(str(error))
-            self._unmeasurable.add(subject)
-            self.progress.note(f"{name} could not be evaluated: {error}; {_RESUME}")
-            return
-        self.ledger.record_answers(subject, held_out.digest, trial.asked, outputs)
-
-    def _answers(
-        self, place: Place, model: BaseModelRef | TunedModel, inputs: Sequence[str], options: GenerateOptions
-    ) -> list[str]:
-        """Ask a service for some answers at a time, and look after everything else in between."""
-        at_once = place.max_in_flight if place.backend.capabilities().survives_runner else len(inputs)
-        outputs: list[str] = []
-        for start in range(0, len(inputs), at_once):
-            outputs += place.backend.generate(model, inputs[start : start + at_once], options)
-            place.answered()
-            if len(outputs) < len(inputs):
-                self._obey_cancel_requests()
-                self._poll()
-        return outputs
 
     def _tell_once(self, what: str, trial: Trial, text: str) -> None:
         if (what, trial.number) not in self._told:
@@ -448,7 +422,3 @@ class Loop:
             time.sleep(min(MAX_PAUSE_S, *(place.poll_interval_s for place in self._places.values())))
         elif self._later:
             time.sleep(min(max(0.0, self._later[0][0] - now), MAX_PAUSE_S))
-
-
-def _is_measured(trial: Trial) -> bool:
-    return bool(trial.config.evaluation.metrics) and trial.validation is not None

@@ -1,0 +1,133 @@
+"""What models are asked about held-out examples: everything once, whatever happens in between."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.experiments import HELD_OUT, planned
+from tests.test_runner import right_when_tuned
+from tests.troubled import run_with
+from tunerun.errors import BackendError
+from tunerun.job import BaseModelRef, Example, GenerateOptions, TunedModel
+from tunerun.ledger import Ledger
+from tunerun.runner import SweepResult
+from tunerun.testing.scripted import ScriptedBackend, ScriptedService
+
+SWEEP = ("seed=0,1",)
+
+
+@dataclass
+class Asked:
+    """What a service was asked, across runs: how often each model answered each input.
+
+    Attributes:
+        interrupt_at: the call in which the run is killed, from 1; 0: none. It is killed after the service answered.
+    """
+
+    calls: int = 0
+    interrupt_at: int = 0
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+
+class Counting(ScriptedBackend):
+    """Counts what it is asked, and is killed in one of the calls."""
+
+    def __init__(self, service: ScriptedService, asked: Asked) -> None:
+        super().__init__(service)
+        self._asked = asked
+
+    def generate(
+        self,
+        model: BaseModelRef | TunedModel,
+        inputs: Sequence[str],
+        options: GenerateOptions,
+        examples: Sequence[Example] = (),
+    ) -> list[str]:
+        self._asked.calls += 1
+        if self._asked.calls == self._asked.interrupt_at:
+            raise KeyboardInterrupt
+        self._asked.counts.update((f"{model.name} {len(examples)}", text) for text in inputs)
+        return super().generate(model, inputs, options, examples)
+
+
+@pytest.fixture
+def service() -> ScriptedService:
+    return ScriptedService(answers=right_when_tuned)
+
+
+def run_counted(service: ScriptedService, asked: Asked, folder: Path, *more: str) -> SweepResult:
+    return run_with(Counting(service, asked), planned(folder, *SWEEP, *more))
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 5, 8, 9])
+def test_a_run_that_is_killed_while_it_asks_asks_nothing_twice(
+    tmp_path: Path, service: ScriptedService, call: int
+) -> None:
+    """Answers are recorded as they come; the next run asks for the others alone, and the result is the same."""
+    asked = Asked(interrupt_at=call)
+    with pytest.raises(KeyboardInterrupt):
+        run_counted(service, asked, tmp_path)
+    result = run_counted(service, asked, tmp_path)
+    assert set(asked.counts.values()) == {1}
+    assert len(service.submitted) == 2
+    assert [trial.metrics["eval/exact_match"] for trial in result.verdict.trials] == [1.0, 1.0]
+    with Ledger.open_read_only(planned(tmp_path, *SWEEP).ledger_path) as ledger:
+        for trial in ledger.trials(result.verdict.sweep.id):
+            answers = ledger.answers(trial.key, str(trial.validation), trial.asked)
+            assert answers is not None
+            assert answers.texts == tuple(row["output"] for row in HELD_OUT)
+            assert ledger.answers_so_far(trial.key, str(trial.validation), trial.asked) == []
+
+
+def test_answers_of_a_subject_are_recorded_one_call_after_the_other(tmp_path: Path, service: ScriptedService) -> None:
+    """A service that breaks off keeps what it has answered; the next run asks for the rest."""
+    left = iter([None, None, BackendError("out of quota")])
+
+    class BreaksOff(Counting):
+        def generate(
+            self,
+            model: BaseModelRef | TunedModel,
+            inputs: Sequence[str],
+            options: GenerateOptions,
+            examples: Sequence[Example] = (),
+        ) -> list[str]:
+            if (error := next(left, None)) is not None:
+                raise error
+            return super().generate(model, inputs, options, examples)
+
+    asked = Asked()
+    assert run_with(BreaksOff(service, asked), planned(tmp_path)).verdict.best is None
+    assert run_counted(service, asked, tmp_path, "seed=0").exit_code == 0
+    assert set(asked.counts.values()) == {1}
+
+
+def test_a_later_sweep_asks_a_base_model_nothing_again(tmp_path: Path, service: ScriptedService) -> None:
+    """Its answers are those of the first sweep over the same held-out rows with the same template."""
+    asked = Asked()
+    run_counted(service, asked, tmp_path)
+    run_counted(service, asked, tmp_path, "seed=2,3")
+    assert set(asked.counts.values()) == {1}
+
+
+def test_other_generation_options_are_another_question(tmp_path: Path, service: ScriptedService) -> None:
+    """A longer answer may be another one; the trials are not trained again for it."""
+    asked = Asked()
+    run_counted(service, asked, tmp_path)
+    run_counted(service, asked, tmp_path, "evaluation.generation.max_output_tokens=8")
+    assert set(asked.counts.values()) == {2}
+    assert len(service.submitted) == 2
+
+
+def test_metrics_that_are_added_later_ask_for_what_is_missing(tmp_path: Path, service: ScriptedService) -> None:
+    """A sweep that was run without metrics is measured by the next run, and trains nothing."""
+    asked = Asked()
+    run_counted(service, asked, tmp_path, "evaluation=none")
+    assert asked.calls == 0
+    assert run_counted(service, asked, tmp_path).exit_code == 0
+    assert set(asked.counts.values()) == {1}
+    assert len(service.submitted) == 2
