@@ -186,9 +186,6 @@ class Measuring:
 
 def manners(trial: Trial) -> list[Manner]:
     """How the metrics of a trial need its models to be asked; empty where it has none."""
-    evaluation = trial.config.evaluation
-    if not evaluation.metrics:
-        return []
-    generation = evaluation.generation
+    generation = trial.config.evaluation.generation
     options = GenerateOptions(generation.max_output_tokens, generation.temperature, seed=trial.config.seed)
-    return [Manner(trial.asked, options)]
+    return [Manner(way, options, trial.choices) for way in trial.ways]
