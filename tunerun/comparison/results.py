@@ -11,6 +11,11 @@ from tunerun.job import Failure, JobState, Scalar, TunedModel
 from tunerun.ledger import SweepRecord, TrialRecord
 from tunerun.metrics import Unit
 
+LOSS = "validation/loss"
+STEP_LOSS = "train/mean_loss"
+EPOCH_LOSS = "train/epoch_mean_loss"
+"""Names of measures that a backend gives, as MLflow shows them; nats per output token."""
+
 
 class Outcome(StrEnum):
     """What a comparison with a baseline came to; `NONE`: there was nothing to compare."""
@@ -246,11 +251,10 @@ class Verdict:
     @property
     def is_measured(self) -> bool:
         """Whether every trial that succeeded has the measure that decides, if answers have to be asked for it."""
-        return self.metric is None or all(
-            self.metric in trial.metrics
-            for trial in self.trials
-            if trial.state is JobState.SUCCEEDED and self.held_out == "validation"
-        )
+        metric = self.metric
+        if metric is None or metric == LOSS or self.held_out != "validation":
+            return True
+        return all(metric in trial.metrics for trial in self.trials if trial.state is JobState.SUCCEEDED)
 
     @property
     def ranked(self) -> list[TrialResult]:

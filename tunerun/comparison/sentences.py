@@ -16,10 +16,14 @@ NOTHING_HELD_OUT = (
     "Set dataset.validation."
 )
 
+NO_TEST_SET = "There is no test set: set dataset.test.path or dataset.test.fraction."
+
+TEST_SET_IS_CLOSED = "The test set has not been opened; tunerun compare --final opens it for the advised point."
+
 LEAST_UNITS = 5
 """Rows or clusters below which no test can reach p = 0.05: the smallest mid-p of four is 0.0625."""
 
-_MOST_NAMED = 5
+MOST_NAMED = 5
 """Points that are named one by one; of more, how many they are."""
 
 _AGAIN = "run the same command again to measure"
@@ -74,6 +78,12 @@ def only_loss(points: Sequence[PointResult], name: str) -> str:
 def not_measured(measure: Measure) -> str:
     """No trial that has succeeded has answers yet."""
     return f"{measure.name} is not known for any point yet; {_AGAIN} it."
+
+
+def opened_again(days: Sequence[str]) -> str:
+    """The test set was opened more than once."""
+    listed = ", ".join(days)
+    return f"The test set was opened {len(days)} times ({listed}); what was chosen after the first time has seen it."
 
 
 def so_far(sentence: str, unfinished: int, trials: int) -> str:
@@ -365,7 +375,7 @@ def _confidence(decision: Decision) -> str:
 
 
 def _listed(points: Sequence[int]) -> str:
-    if len(points) > _MOST_NAMED:
+    if len(points) > MOST_NAMED:
         return f"{len(points)} other points"
     return f"{'Point' if len(points) == 1 else 'Points'} {listed_words(list(map(str, points)))}"
 

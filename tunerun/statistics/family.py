@@ -90,7 +90,7 @@ def max_t_of_swaps(
     parts = points.shape[2]
     arms = np.concatenate([points, baselines])
     live = np.any(arms != arms[:1], axis=(0, 2))
-    moving = arms[:, live].transpose(1, 0, 2).reshape(int(live.sum()), -1)
+    moving = arms[:, live].transpose(1, 0, 2).reshape(int(live.sum()), len(arms) * parts)
     totals = arms.sum(axis=1)
     patterns = SignPatterns.of(len(moving), flips, seed)
     chunk = max(1, _MOST_NUMBERS // (1_000 * parts))

@@ -1,0 +1,169 @@
+"""Sweeps in real ledgers: trials with the answers that they gave, and baselines with theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tunerun.digest import digest
+from tunerun.job import (
+    BaseModelRef,
+    Example,
+    ExampleSet,
+    Failure,
+    FailureKind,
+    GenerateOptions,
+    JobRef,
+    JobState,
+    JobStatus,
+    Scalar,
+    Snapshot,
+    TemplateText,
+    TunedModel,
+    TuningHyperparameters,
+    TuningRequest,
+)
+from tunerun.ledger import LOSSES, BaselineRecord, Ledger, SweepRecord, TrialRecord, asked_by
+
+MODEL = BaseModelRef(name="smollm2-135m", source="smollm2")
+ASKED = asked_by(GenerateOptions())
+EPOCHS = "hyperparameters.epoch_count"
+RIGHT, WRONG = "yes", "no"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trial: what it sets, and its answers; `1` is right, `0` is not.
+
+    Attributes:
+        answers: None: it was not asked. test: the same for the test set.
+        losses: of the expected answers.
+        template: which text_input it has.
+    """
+
+    answers: str | Sequence[str] | None = None
+    state: JobState = JobState.SUCCEEDED
+    overrides: Mapping[str, Scalar] = field(default_factory=dict)
+    tokens: int = 100
+    test: str | None = None
+    losses: Sequence[float] | None = None
+    template: str = "{}"
+
+
+@dataclass
+class Frozen:
+    """A sweep in a ledger."""
+
+    ledger: Ledger
+    sweep: SweepRecord
+    trials: Sequence[TrialRecord]
+
+
+def texts(answers: str | Sequence[str]) -> list[str]:
+    """Answers as texts: of a string of `1` and `0`, right and wrong ones."""
+    return [RIGHT if each == "1" else WRONG for each in answers] if isinstance(answers, str) else list(answers)
+
+
+def held_out(expected: Sequence[str], template: str = "{}", name: str = "validation") -> ExampleSet:
+    """Held-out examples, under a template."""
+    examples = tuple(Example(template.format(f"{name} {n}"), output) for n, output in enumerate(expected))
+    return ExampleSet(digest([[e.text_input, e.output] for e in examples]), "rows.jsonl", examples)
+
+
+def frozen(
+    folder: Path,
+    trials: Sequence[Trained],
+    baselines: Mapping[str, str | Sequence[str] | None] | None = None,
+    *,
+    expected: Sequence[str] | None = None,
+    sweep_id: str = "support-1a2b3c4d",
+    evaluation: Mapping[str, Any] | None = None,
+    clusters: Sequence[int] | None = None,
+    rows: Sequence[str] | None = None,
+    base_losses: Sequence[float] | None = None,
+    ledger: Ledger | None = None,
+) -> Frozen:
+    """Write a sweep down, with everything that has become of it.
+
+    Args:
+        baselines: answers of each, by name; None: it was not asked.
+        expected: the right answers; None: `yes` to everything.
+        rows: what the document says of each trial's held-out rows; None: it says nothing.
+    """
+    ledger = ledger or Ledger(folder / "ledger.db")
+    width = next((len(t.answers) for t in trials if t.answers is not None), 24)
+    expected = expected or [RIGHT] * width
+    baselines = {"base": "0" * width} if baselines is None else baselines
+    training = ExampleSet(digest("training"), "rows.jsonl", (Example("1", RIGHT),))
+    sets = [held_out(expected, each.template) for each in trials]
+    tests = [held_out(expected, each.template, "test") for each in trials]
+    base_records = [
+        BaselineRecord(digest([sweep_id.rpartition("-")[0], name]), name, "base", {"model": MODEL.name})
+        for name in baselines
+    ]
+    records = [
+        TrialRecord(
+            number=number,
+            key=digest([dict(each.overrides), number, each.tokens]),
+            baselines=tuple(record.subject for record in base_records),
+            asked=ASKED,
+            training=training.digest,
+            held_out={"validation": sets[number].digest, "test": tests[number].digest},
+            tokens=each.tokens,
+            steps=4,
+            overrides={EPOCHS: 5 * (number + 1)} if not each.overrides else dict(each.overrides),
+            config={
+                "name": "support",
+                "model": {"name": MODEL.name},
+                "evaluation": {"metrics": ["exact_match"], **(evaluation or {})},
+            },
+        )
+        for number, each in enumerate(trials)
+    ]
+    document: dict[str, Any] = {"command": "tunerun run experiment=support"}
+    if clusters is not None:
+        document["clusters"] = {held.digest: list(clusters) for held in [*sets, *tests]}
+    if rows is not None:
+        document["held_out_rows"] = {held.digest: name for held, name in zip(sets, rows, strict=True)}
+    sweep = SweepRecord(sweep_id, "support", 1_760_000_000.0, document)
+    ledger.freeze(sweep, records, [training, *sets, *tests], base_records)
+    for number, each in enumerate(trials):
+        _become(ledger, sweep, records[number], each)
+        if each.answers is not None:
+            ledger.record_answers(records[number].key, sets[number].digest, ASKED, texts(each.answers))
+        if each.losses is not None:
+            ledger.record_answers(records[number].key, sets[number].digest, LOSSES, list(each.losses))
+        if each.test is not None:
+            ledger.record_answers(records[number].key, tests[number].digest, ASKED, texts(each.test))
+    for record, answers in zip(base_records, baselines.values(), strict=True):
+        for held in [*sets, *tests]:
+            if answers is not None:
+                ledger.record_answers(record.subject, held.digest, ASKED, texts(answers))
+            if base_losses is not None:
+                ledger.record_answers(record.subject, held.digest, LOSSES, list(base_losses))
+    return Frozen(ledger, sweep, records)
+
+
+def _become(ledger: Ledger, sweep: SweepRecord, record: TrialRecord, trained: Trained) -> None:
+    if trained.state is JobState.PLANNED:
+        return
+    request = TuningRequest(
+        record.key, f"t-{record.key[:8]}", MODEL, TuningHyperparameters(), 0, TemplateText(), (), ()
+    )
+    job = ledger.intend(request, "local", record.tokens, sweep=sweep.id)
+    if job.state.is_finished:
+        return
+    ledger.submitted(job.id, JobRef("local", f"job-{record.key[:6]}"))
+    curve = tuple(Snapshot(step, 1, 2.0 / step, 1_760_000_000.0 + step) for step in range(1, 5))
+    ledger.record(job.id, JobStatus(JobState.RUNNING, curve))
+    if trained.state is JobState.SUCCEEDED:
+        tuned = TunedModel(f"tunedModels/t-{record.key[:8]}", MODEL, f"runs/{record.key[:8]}")
+        metrics = {"validation/loss": 0.5 + record.number / 10, "validation/base_loss": 2.0}
+        ledger.record(job.id, JobStatus(JobState.SUCCEEDED, (), metrics, tuned))
+    elif trained.state is JobState.FAILED:
+        failure = Failure(FailureKind.LOST, "the worker was killed")
+        ledger.record(job.id, JobStatus(JobState.FAILED, failure=failure))
+    elif trained.state.is_finished:
+        ledger.record(job.id, JobStatus(trained.state))

@@ -1,0 +1,428 @@
+"""The ledger's answers, scored and decided: which point of one sweep or of several to use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tunerun.comparison import sentences
+from tunerun.comparison.decision import BaselineScores, Comparison, PointScores, Rules, decide, estimate
+from tunerun.comparison.known import Rows, Scores, SweepKnowledge, result, rows_of
+from tunerun.comparison.results import (
+    LOSS,
+    BaselineResult,
+    Decision,
+    Estimate,
+    Measure,
+    Outcome,
+    PointResult,
+    TrialResult,
+    Verdict,
+)
+from tunerun.errors import InputError
+from tunerun.job import JobState
+from tunerun.ledger import BaselineRecord, Ledger, SweepRecord, TrialRecord
+from tunerun.metrics import Asks, Metric, Unit, resolve, resolve_stored
+from tunerun.metrics.base import FloatArray
+from tunerun.replicates import point_numbers, without_seed
+from tunerun.statistics import consistency
+
+VALIDATION, TEST = "validation", "test"
+
+_LOSS = Measure(LOSS, Unit.NATS, higher_is_better=False)
+
+
+def judge(
+    ledger: Ledger,
+    sweep: SweepRecord | Sequence[SweepRecord],
+    *,
+    evaluation: Any = None,
+    held_out: str = VALIDATION,
+    seed: int = 0,
+) -> Verdict:
+    """Compare the points of a sweep, or of several, with their baselines and each other, as far as the ledger knows.
+
+    Args:
+        sweep: one, or several that were measured on the same held-out rows.
+        evaluation: the section whose metrics, alpha and worth count; None: the one frozen with the first sweep.
+        held_out: `validation`; `test`: the point for which the test set was opened last, against the baselines.
+        seed: of flips and resamples.
+
+    Raises:
+        InputError: the sweeps were measured on different rows.
+        ConfigError: the metric that decides is not known to this version.
+    """
+    sweeps = (sweep,) if isinstance(sweep, SweepRecord) else tuple(sweep)
+    known = [SweepKnowledge.of(ledger, each) for each in sweeps]
+    if evaluation is None:
+        stored = known[0].records[0].settings.evaluation
+        metrics, notes = resolve_stored(stored, known[0].sweep.document.get("metrics", {}))
+        rules = Rules(stored.get("alpha", 0.05), stored.get("worth", 0.0), seed=seed)
+    else:
+        metrics, notes = resolve(evaluation), []
+        rules = Rules(evaluation.alpha, evaluation.worth, seed=seed)
+    answers = {key: found for each in known for key, found in each.answers.items()}
+    return _Judge(ledger, known, metrics, rules, held_out, Scores(answers, ledger), tuple(notes)).verdict
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A point, and where its trials are among all."""
+
+    number: int
+    places: tuple[int, ...]
+    records: tuple[TrialRecord, ...]
+
+
+@dataclass(frozen=True)
+class _Baseline:
+    """A baseline, and the trials that are compared with it."""
+
+    record: BaselineRecord
+    name: str
+    members: tuple[TrialRecord, ...]
+    places: tuple[int, ...]
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class _Judge:
+    ledger: Ledger
+    known: Sequence[SweepKnowledge]
+    metrics: Sequence[Metric]
+    rules: Rules
+    held_out: str
+    scores: Scores
+    notes: tuple[str, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        reason = self._reason
+        comparison = None if reason is not None else self._comparison
+        points = self._point_results(comparison)
+        notes: tuple[str, ...] = ()
+        if comparison is None:
+            decision, sentence = self._undecided, reason or ""
+        else:
+            decision = self._decision(comparison)
+            case = sentences.Case(decision, self._measures[0], points, self._compared_numbers, self._measurable)
+            sentence, notes = sentences.sentence(case), sentences.notes(case)
+        unfinished = sum(not trial.state.is_finished for trial in self._trials)
+        return Verdict(
+            sweeps=tuple(each.sweep for each in self.known),
+            trials=self._trials,
+            points=points,
+            baselines=tuple(self._baseline_results),
+            measures=self._measures,
+            decision=decision,
+            sentence=sentences.so_far(sentence, unfinished, len(self._trials)) if unfinished else sentence,
+            held_out=self.held_out,
+            notes=(*notes, *self._other_notes, *self.notes),
+        )
+
+    # Trials, points and baselines
+
+    @cached_property
+    def _entries(self) -> list[tuple[SweepKnowledge, TrialRecord]]:
+        """Every trial once: one that a later sweep shares, measured on the same rows, is that of the first."""
+        seen: set[tuple[str, str | None]] = set()
+        entries = []
+        for place, each in enumerate(self.known):
+            names = [(record, (record.key, record.held_out.get(self.held_out))) for record in each.records]
+            entries += [(each, record) for record, name in names if place == 0 or name not in seen]
+            seen |= {name for _, name in names}
+        return entries
+
+    @cached_property
+    def _points(self) -> list[_Point]:
+        points: list[_Point] = []
+        place = 0
+        for each in self.known:
+            records = [record for owner, record in self._entries if owner is each]
+            members: dict[int, list[int]] = {}
+            for index, number in enumerate(point_numbers(record.overrides for record in records)):
+                members.setdefault(number, []).append(index)
+            points += [
+                _Point(
+                    len(points) + offset,
+                    tuple(place + index for index in indexes),
+                    tuple(records[index] for index in indexes),
+                )
+                for offset, indexes in enumerate(members.values())
+            ]
+            place += len(records)
+        return points
+
+    @cached_property
+    def _trials(self) -> tuple[TrialResult, ...]:
+        point_of = {place: point.number for point in self._points for place in point.places}
+        results = []
+        for place, (each, record) in enumerate(self._entries):
+            job = each.jobs.get(record.key)
+            rows = rows_of(record, self.held_out)
+            measured = {} if rows is None else self.scores.values(self.metrics, record.key, rows)
+            curve = each.curves.get(job.id, ()) if job is not None else ()
+            results.append(result(record, job, curve, measured, point=point_of[place], sweep=each.sweep.id))
+        return tuple(results)
+
+    @cached_property
+    def _baselines(self) -> list[_Baseline]:
+        """Those of the trials that are compared: each subject once."""
+        found: dict[str, _Baseline] = {}
+        names: set[str] = set()
+        for each in self.known:
+            for record in each.baselines:
+                places = [place for place, (_, trial) in enumerate(self._entries) if record.subject in trial.baselines]
+                if record.subject in found or not places:
+                    continue
+                name = record.name if record.name not in names else f"{record.name} of {each.sweep.id}"
+                names.add(name)
+                members = tuple(self._entries[place][1] for place in places)
+                loss = each.base_loss(record.subject)
+                found[record.subject] = _Baseline(record, name, members, tuple(places), loss)
+        return list(found.values())
+
+    # Held-out rows
+
+    @property
+    def _has_held_out(self) -> bool:
+        return any(self.held_out in record.held_out for _, record in self._entries)
+
+    def _identity(self, digest: str) -> object:
+        """What is the same of two held-out sets that have the same rows under different templates."""
+        rows = (each.sweep.document.get("held_out_rows", {}).get(digest) for each in self.known)
+        return next(filter(None, rows), None) or self.scores.expected(digest)
+
+    @cached_property
+    def _rows_differ(self) -> bool:
+        digests = {record.held_out.get(self.held_out) for point in self._compared for record in point.records}
+        tables = [table for point in self._compared for table in self._tables(self.metrics[0], point)]
+        return (
+            len({self._identity(digest) for digest in digests if digest is not None}) > 1
+            or len({table.shape for table in tables}) > 1
+        )
+
+    @cached_property
+    def _clusters(self) -> list[int] | None:
+        digest = self._compared[0].records[0].held_out[self.held_out]
+        for each in self.known:
+            if digest in each.sweep.document.get("clusters", {}):
+                return list(each.sweep.document["clusters"][digest])
+        return None
+
+    # Scores
+
+    def _tables(self, metric: Metric, point: _Point) -> list[FloatArray]:
+        """Of each of a point's trials that has succeeded and answered; trials that are one job count once."""
+        tables = {}
+        for place, record in zip(point.places, point.records, strict=True):
+            rows = rows_of(record, self.held_out)
+            is_done = self._trials[place].state is JobState.SUCCEEDED
+            table = self.scores.of(metric, record.key, rows) if is_done and rows is not None else None
+            if table is not None:
+                tables[record.key] = table
+        return list(tables.values())
+
+    def _baseline_table(self, metric: Metric, baseline: _Baseline) -> FloatArray | None:
+        for rows in self._rows_of(baseline):
+            table = self.scores.of(metric, baseline.record.subject, rows)
+            if table is not None:
+                return table
+        return None
+
+    def _rows_of(self, baseline: _Baseline) -> Iterator[Rows]:
+        found = (rows_of(member, self.held_out) for member in baseline.members)
+        yield from dict.fromkeys(rows for rows in found if rows is not None)
+
+    def _estimate(self, metric: Metric, tables: Sequence[FloatArray]) -> Estimate | None:
+        if not tables or len({table.shape for table in tables}) > 1:
+            return None
+        clusters = self._clusters if self._compared and not self._rows_differ else None
+        return estimate(metric, np.stack(tables), clusters, self.rules.alpha)
+
+    # The decision
+
+    @cached_property
+    def _opened(self) -> set[str] | None:
+        """Keys of the trials for which the test set was opened last; None: it is the validation set that counts."""
+        if self.held_out != TEST:
+            return None
+        openings = [o for each in self.known for o in self.ledger.openings(each.sweep.id) if o.sweep == each.sweep.id]
+        if not openings:
+            return set()
+        last = max(openings, key=lambda opening: opening.opened_at)
+        records = next(each.records for each in self.known if each.sweep.id == last.sweep)
+        return {record.key for record in records if record.number in last.points}
+
+    @cached_property
+    def _compared(self) -> list[_Point]:
+        """Points with answers: of the test set, the one that was named before it was opened."""
+        if not self.metrics:
+            return []
+        return [
+            point
+            for point in self._points
+            if self._tables(self.metrics[0], point)
+            and (self._opened is None or any(record.key in self._opened for record in point.records))
+        ]
+
+    @property
+    def _compared_numbers(self) -> list[int]:
+        return [point.number for point in self._compared]
+
+    @cached_property
+    def _reason(self) -> str | None:
+        """Why nothing is compared; None: something is."""
+        if not any(trial.state is JobState.SUCCEEDED for trial in self._trials):
+            return sentences.no_success([trial.state for trial in self._trials])
+        if not self._has_held_out:
+            return sentences.NOTHING_HELD_OUT if self.held_out == VALIDATION else sentences.NO_TEST_SET
+        if self._opened is not None and not self._opened:
+            return sentences.TEST_SET_IS_CLOSED
+        if not self.metrics:
+            return sentences.only_loss(self._point_results(None), LOSS)
+        if not self._compared:
+            return sentences.not_measured(self._measures[0])
+        if self._rows_differ:
+            if len(self.known) > 1:
+                ids = sentences.listed_words([each.sweep.id for each in self.known])
+                raise InputError(
+                    f"{ids} were measured on different held-out rows, so they cannot be compared; "
+                    "name sweeps over the same dataset.validation rows, or compare each alone"
+                )
+            return sentences.different_rows()
+        return None
+
+    @cached_property
+    def _comparison(self) -> Comparison:
+        metric = self.metrics[0]
+        points = [
+            PointScores(
+                point.number,
+                np.stack(self._tables(metric, point)),
+                point.records[0].tokens,
+                point.records[0].settings.hyperparameters.adapter_rank,
+                self._answer_length(point),
+            )
+            for point in self._compared
+        ]
+        tables = [(each.name, self._baseline_table(metric, each)) for each in self._baselines]
+        shape = points[0].scores.shape[1:]
+        baselines = [BaselineScores(name, t) for name, t in tables if t is not None and t.shape == shape]
+        return decide(metric, points, baselines, self._clusters, self.rules)
+
+    def _decision(self, comparison: Comparison) -> Decision:
+        """The decision; where baselines are there and none is measured, none of the points is advised."""
+        decision = comparison.decision
+        if self._measurable and decision.outcome is Outcome.NONE:
+            return replace(decision, advised=None)
+        return decision
+
+    @property
+    def _undecided(self) -> Decision:
+        metric = self._measures[0].name if self._measures else None
+        return Decision(Outcome.NONE, metric=metric, alpha=self.rules.alpha, worth=self.rules.worth)
+
+    # What the verdict shows
+
+    @cached_property
+    def _measures(self) -> tuple[Measure, ...]:
+        if not self._has_held_out:
+            return ()
+        if not self.metrics:
+            return (_LOSS,) if any(LOSS in trial.metrics for trial in self._trials) else ()
+        return tuple(Measure(f"eval/{m.name}", m.unit, m.higher_is_better) for m in self.metrics)
+
+    def _point_results(self, comparison: Comparison | None) -> tuple[PointResult, ...]:
+        results = [self._point_result(point) for point in self._points]
+        if comparison is None:
+            return tuple(results)
+        tied = set(comparison.decision.tied)
+        for number, against, tied_p in zip(
+            self._compared_numbers, comparison.differences, comparison.tied_p, strict=True
+        ):
+            results[number] = replace(results[number], against=against, is_tied=number in tied, tied_p=tied_p)
+        return tuple(results)
+
+    def _point_result(self, point: _Point) -> PointResult:
+        first = point.records[0]
+        found = {f"eval/{metric.name}": self._estimate(metric, self._tables(metric, point)) for metric in self.metrics}
+        estimates = {name: each for name, each in found.items() if each is not None}
+        trials = [self._trials[place] for place in point.places]
+        losses = [trial.metrics[LOSS] for trial in trials if LOSS in trial.metrics]
+        if losses:
+            spread = float(np.std(losses, ddof=1)) if len(losses) > 1 else None
+            estimates[LOSS] = Estimate(float(np.mean(losses)), spread=spread, seeds=len(losses))
+        answers = [texts for texts in {r.key: self._texts(r) for r in point.records}.values() if texts is not None]
+        return PointResult(
+            number=point.number,
+            overrides=without_seed(first.overrides),
+            trials=point.places,
+            estimates=estimates,
+            consistency=consistency(answers) if len(answers) > 1 and len(set(map(len, answers))) == 1 else None,
+            tokens=first.tokens,
+            rank=first.settings.hyperparameters.adapter_rank,
+            answer_length=self._answer_length(point),
+        )
+
+    def _texts(self, record: TrialRecord) -> tuple[str, ...] | None:
+        rows = rows_of(record, self.held_out)
+        return None if rows is None else self.scores.texts(record.key, rows)
+
+    def _answer_length(self, point: _Point) -> float | None:
+        texts = [text for record in point.records for text in self._texts(record) or ()]
+        return sum(map(len, texts)) / len(texts) if texts else None
+
+    @cached_property
+    def _baseline_results(self) -> list[BaselineResult]:
+        results = []
+        for each in self._baselines:
+            estimates: dict[str, Estimate] = {}
+            for metric in self.metrics:
+                table = self._baseline_table(metric, each)
+                found = None if table is None else self._estimate(metric, [table])
+                if found is not None:
+                    estimates[f"eval/{metric.name}"] = found
+            if each.loss is not None:
+                estimates[LOSS] = Estimate(each.loss)
+            document = each.record.document
+            results.append(
+                BaselineResult(
+                    name=each.name,
+                    subject=each.record.subject,
+                    model=str(document.get("model") or ""),
+                    trials=each.places,
+                    estimates=estimates,
+                    problem=document.get("problem"),
+                    words=str(document.get("words") or ""),
+                )
+            )
+        return results
+
+    @property
+    def _measurable(self) -> list[BaselineResult]:
+        """Those that the metric that decides can measure: an answer that is always given has no losses."""
+        asks_losses = self.metrics[0].asks is Asks.LOSSES
+        return [each for each in self._baseline_results if each.model or not asks_losses]
+
+    @property
+    def _other_notes(self) -> Iterator[str]:
+        """What does not follow from the decision."""
+        if self._reason is None and len(self._compared) < len(self._points) and self.held_out == VALIDATION:
+            missing = [str(point.number) for point in self._points if point not in self._compared]
+            few = len(missing) <= sentences.MOST_NAMED
+            which = sentences.listed_words(missing) if few else f"{len(missing)} of them"
+            yield f"Not compared, for they have no answers: points {which}."
+        shared = sum(len(each.records) for each in self.known) - len(self._entries)
+        if shared:
+            yield f"Trials that several of the sweeps share are shown once ({shared} of them)."
+        if self.held_out == TEST:
+            openings = {o.opened_at for each in self.known for o in self.ledger.openings(each.sweep.id)}
+            if len(openings) > 1:
+                days = [time.strftime("%Y-%m-%d", time.gmtime(at)) for at in sorted(openings)]
+                yield sentences.opened_again(days)

@@ -1,0 +1,160 @@
+"""What the ledger knows of sweeps, and the scores of their answers, each computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tunerun.comparison.results import EPOCH_LOSS, STEP_LOSS, TrialResult
+from tunerun.evaluation.curve import advise, epoch_means, finished_epochs
+from tunerun.job import JobState, Snapshot
+from tunerun.ledger import LOSSES, Answers, BaselineRecord, JobRecord, Ledger, SweepRecord, TrialRecord
+from tunerun.metrics import Asks, Metric, resolve
+from tunerun.metrics.base import FloatArray
+
+BASE_LOSS = "validation/base_loss"
+"""What a backend measured of the base model on the way to a tuned one."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One held-out set's examples as one subject was asked them: what names its answers in the ledger."""
+
+    held_out: str
+    asked: str
+
+
+@dataclass
+class Scores:
+    """Scores of answers, by what they are answers to."""
+
+    answers: Mapping[tuple[str, str, str], Answers]
+    ledger: Ledger
+    _expected: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _rows: dict[tuple[str, str, Rows], FloatArray | None] = field(default_factory=dict)
+
+    def of(self, metric: Metric, subject: str, rows: Rows) -> FloatArray | None:
+        """What each row contributes, [rows, m]; None: the subject has not answered."""
+        key = (metric.name, subject, rows)
+        if key not in self._rows:
+            self._rows[key] = self._scored(metric, subject, rows)
+        return self._rows[key]
+
+    def _scored(self, metric: Metric, subject: str, rows: Rows) -> FloatArray | None:
+        asked = LOSSES if metric.asks is Asks.LOSSES else rows.asked
+        found = self.answers.get((subject, rows.held_out, asked))
+        if found is None:
+            return None
+        if metric.asks is Asks.LOSSES:
+            return np.array(found.losses, dtype=float)[:, None]
+        return metric.rows(self.expected(rows.held_out), found.texts)
+
+    def texts(self, subject: str, rows: Rows) -> tuple[str, ...] | None:
+        """The answers themselves; None: there are none."""
+        found = self.answers.get((subject, rows.held_out, rows.asked))
+        return None if found is None else found.texts
+
+    def values(self, metrics: Sequence[Metric], subject: str, rows: Rows) -> dict[str, float]:
+        """The measures that are known of a subject, by the name that MLflow shows."""
+        tables = {f"eval/{metric.name}": (metric, self.of(metric, subject, rows)) for metric in metrics}
+        known = ((name, metric, table) for name, (metric, table) in tables.items() if table is not None)
+        return {name: float(metric.value(table.mean(axis=0))) for name, metric, table in known}
+
+    def expected(self, held_out: str) -> tuple[str, ...]:
+        """The right answers of a held-out set."""
+        if held_out not in self._expected:
+            examples = self.ledger.example_set(held_out).examples
+            self._expected[held_out] = tuple(example.output for example in examples)
+        return self._expected[held_out]
+
+
+@dataclass(frozen=True)
+class SweepKnowledge:
+    """One sweep, read at once: trials, last jobs by key, curves by job, baselines."""
+
+    sweep: SweepRecord
+    records: Sequence[TrialRecord]
+    jobs: Mapping[str, JobRecord]
+    curves: Mapping[int, Sequence[Snapshot]]
+    baselines: Sequence[BaselineRecord]
+    answers: Mapping[tuple[str, str, str], Answers]
+
+    @classmethod
+    def of(cls, ledger: Ledger, sweep: SweepRecord) -> SweepKnowledge:
+        """Read a sweep."""
+        return cls(
+            sweep,
+            ledger.trials(sweep.id),
+            ledger.last_jobs(sweep.id),
+            ledger.curves(sweep.id),
+            ledger.baselines(sweep.id),
+            ledger.answers_of_sweep(sweep.id),
+        )
+
+    def base_loss(self, subject: str) -> float | None:
+        """The loss of a base model that a backend measured before it tuned; of a trial's first baseline."""
+        jobs = (self.jobs[r.key] for r in self.records if r.baselines[:1] == (subject,) and r.key in self.jobs)
+        return next((job.metrics[BASE_LOSS] for job in jobs if BASE_LOSS in job.metrics), None)
+
+
+def rows_of(record: TrialRecord, held_out: str) -> Rows | None:
+    """The rows that a trial is asked; None: it has no such held-out set."""
+    digest = record.held_out.get(held_out)
+    return None if digest is None else Rows(digest, record.asked)
+
+
+def result(
+    record: TrialRecord,
+    job: JobRecord | None,
+    curve: Sequence[Snapshot],
+    measured: Mapping[str, float],
+    *,
+    point: int = 0,
+    sweep: str = "",
+) -> TrialResult:
+    """What became of a trial.
+
+    Args:
+        curve: of the job, by step.
+        measured: what its answers come to.
+    """
+    if job is None:
+        return TrialResult(record, JobState.PLANNED, {}, None, None, None, point=point, sweep=sweep)
+    losses = epoch_means(finished_epochs(curve, is_done=job.state is JobState.SUCCEEDED))
+    metrics = {STEP_LOSS: curve[-1].mean_loss} if curve else {}
+    metrics |= ({EPOCH_LOSS: losses[-1]} if losses else {}) | dict(job.metrics) | dict(measured)
+    metrics.pop(BASE_LOSS, None)  # the baseline's
+    return TrialResult(
+        record,
+        job.state,
+        metrics,
+        job.tuned_model,
+        job.failure,
+        advise(losses) if job.state is JobState.SUCCEEDED and losses else None,
+        curve[-1].step if curve else 0,
+        point=point,
+        sweep=sweep,
+    )
+
+
+def trial_result(ledger: Ledger, record: TrialRecord) -> TrialResult:
+    """What the ledger knows of one trial."""
+    job = ledger.job(record.key)
+    if job is None:
+        return result(record, None, (), {})
+    rows = rows_of(record, "validation")
+    measured: dict[str, float] = {}
+    if rows is not None and job.state is JobState.SUCCEEDED:
+        metrics = resolve(record.settings.evaluation)
+        scores = Scores(dict(_answers(ledger, record.key, rows)), ledger)
+        measured = scores.values(metrics, record.key, rows)
+    return result(record, job, ledger.snapshots(job.id), measured)
+
+
+def _answers(ledger: Ledger, subject: str, rows: Rows) -> Iterator[tuple[tuple[str, str, str], Answers]]:
+    for asked in (rows.asked, LOSSES):
+        found = ledger.answers(subject, rows.held_out, asked)
+        if found is not None:
+            yield (subject, rows.held_out, asked), found
