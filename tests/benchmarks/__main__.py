@@ -12,7 +12,7 @@ from collections.abc import Callable
 from hydra import compose
 from omegaconf import OmegaConf
 
-from tests.benchmarks import data, engine, scale, service, sweep, tracking
+from tests.benchmarks import data, engine, report, scale, service, sweep, tracking
 from tunerun.compose import config_directories, load
 from tunerun.compose.loader import CONFIG_NAME, Loader
 
@@ -72,7 +72,8 @@ def _seconds(action: Callable[[], object]) -> float:
 
 def main() -> None:
     """Print all figures."""
-    for part in (command_lines, expansion_lines, sweep.run, data.run, engine.run, scale.run, tracking.run, service.run):
+    rooms = (sweep, data, engine, scale, report, tracking, service)
+    for part in (command_lines, expansion_lines, *(room.run for room in rooms)):
         for line in part():
             sys.stdout.write(f"{line}\n")
         sys.stdout.flush()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tunerun.comparison.report import Answered, ConfusionTable, LossCurve, Sources
 from tunerun.comparison.results import Verdict
@@ -31,6 +33,21 @@ def answered(rows: Sequence[Example], right: int, wrong: str) -> Answered:
         tuple(row.output if n in hits else wrong for n, row in enumerate(rows)),
         tuple(n in hits for n in range(len(rows))),
     )
+
+
+def unlike(sources: Sources) -> Sources:
+    """The same, with a different wrong answer for each row and model: digits that can hardly be packed."""
+    answers = {
+        subject: replace(
+            each,
+            texts=tuple(
+                text if right else hashlib.sha256(f"{subject} {n}".encode()).hexdigest()
+                for n, (text, right) in enumerate(zip(each.texts, each.right, strict=True))
+            ),
+        )
+        for subject, each in sources.answers.items()
+    }
+    return replace(sources, answers=answers)
 
 
 def curve(epochs: int, rate: float, steps_in_an_epoch: int = 8) -> LossCurve:
