@@ -22,7 +22,9 @@
   }
 
   async function unpack(text) {
-    const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
+    const chars = atob(text);
+    const bytes = new Uint8Array(chars.length); // Uint8Array.from with a function takes three times as long
+    for (let at = 0; at < chars.length; at += 1) bytes[at] = chars.charCodeAt(at);
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
     return JSON.parse(await new Response(stream).text());
   }
