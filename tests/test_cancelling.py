@@ -154,12 +154,13 @@ def test_a_lost_worker_is_told_of(tmp_path: Path, service: ScriptedService) -> N
 def test_a_run_that_could_not_measure_is_no_success(tmp_path: Path, service: ScriptedService) -> None:
     """Exit code 1; a model that cannot answer is asked once a run, and measured the next time."""
     plan = planned(tmp_path, SEEDS)
-    refused = [BackendError("no answers today")] * 5
+    refused = [BackendError("no answers today")] * 7
     notes = Notes()
     result = run_with(Troubled(service, generate=refused), plan, notes)
     assert result.exit_code == 1
     assert [note.partition(" could")[0] for note in notes.notes] == [
-        "the base model", "trial 0", "trial 1", "trial 2", "trial 3",
+        "the baseline base", "the baseline base+4", "the baseline base+4 text",
+        "trial 0", "trial 1", "trial 2", "trial 3",
     ]  # fmt: skip
     assert run_on(service, planned(tmp_path, SEEDS)).exit_code == 0
 

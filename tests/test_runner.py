@@ -60,7 +60,8 @@ def test_the_json_is_as_documented(tmp_path: Path, service: ScriptedService) -> 
     assert trial["overrides"] == {"hyperparameters.epoch_count": 2}
     assert trial["tuned_model"].startswith("tunedModels/numbers-")
     assert {"number", "key", "state", "adapter", "mlflow_run_id", "metrics", "error"} <= trial.keys()
-    assert document["baselines"] == [{"name": "base", "metrics": {"validation/loss": 2.0, "eval/exact_match": 0.0}}]
+    assert document["baselines"][0] == {"name": "base", "metrics": {"validation/loss": 2.0, "eval/exact_match": 0.0}}
+    assert [each["name"] for each in document["baselines"]] == ["base", "base+4", "base+4 text"]
     assert document["best"] == 1
 
 
@@ -211,7 +212,7 @@ def test_a_missing_base_model_stops_the_run_before_anything(tmp_path: Path, serv
 
 def test_no_trial_is_advised_that_is_not_better_than_the_base_model(tmp_path: Path, service: ScriptedService) -> None:
     """When tuning does not help, the verdict says so."""
-    service.answers = lambda _model, text: str(int(text) + 1)
+    service.answers = lambda _model, text: str(int(text.split()[-1]) + 1)
     verdict = run_on(service, planned(tmp_path)).verdict
     assert verdict.best is None
     assert "No trial is better than the base model (eval/exact_match: at best 1, base model 1)" in verdict.sentence

@@ -383,6 +383,28 @@ def _choices(value: object, handler: ValidatorFunctionWrapHandler) -> object:
     return choices
 
 
+class Baselines(Section):
+    """What the trials have to beat.
+
+    Beside these there is the majority answer, where an output occurs twice among the training examples; it costs
+    nothing.
+    """
+
+    examples: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0, 4),
+        description="How many training examples stand before the question, for each time that the base model is asked; "
+        "0: none, the bare base model. Above 0 it is asked twice: with the examples as turns, and as one text.",
+        json_schema_extra={"unit": "examples in the prompt"},
+    )
+
+    @field_validator("examples")
+    @classmethod
+    def _differ(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("names a number twice; give each once")
+        return value
+
+
 class Evaluation(Section):
     """How tuned models are measured on held-out examples."""
 
@@ -399,6 +421,7 @@ class Evaluation(Section):
         description="The answers a model may give, of which the likeliest is its answer; auto: the different outputs "
         "of the training examples; null: it generates text.",
     )
+    baselines: Baselines = Field(default_factory=Baselines)
     generation: Generation = Field(default_factory=Generation)
     alpha: float = Field(
         0.05,
@@ -471,7 +494,11 @@ class Budget(Section):
     max_usd: float | None = Field(
         None, ge=0, description="US dollars, by model.price; null: no limit.", json_schema_extra={"unit": "US dollars"}
     )
-    max_tokens: int | None = Field(None, ge=0, description="Training tokens, all epochs; null: no limit.")
+    max_tokens: int | None = Field(
+        None,
+        ge=0,
+        description="Training tokens, all epochs, and tokens of baselines (prompts and answers); null: no limit.",
+    )
     max_hours: float | None = Field(
         None, ge=0, description="Hours of one `run`; what is under way then is finished; null: no limit."
     )

@@ -51,6 +51,9 @@ MAX_ROWS = 60
 MAX_CHANGES = 10
 """Trials of which a plan says in words why they are new."""
 
+MAX_BASELINES = 8
+"""Baselines that a plan names; `--json` has all of them."""
+
 _STYLES = {JobState.SUCCEEDED: "green", JobState.FAILED: "red", JobState.CANCELLED: "yellow"}
 
 
@@ -140,6 +143,8 @@ def plan_table(plan: Plan) -> None:
     for note in plan.tracking_notes:
         out.print(_plain(note))
     out.print(_effort(plan))
+    if plan.baselines:
+        out.print(_plain(_baselines(plan)))
     if plan.visibility is not None:
         out.print(_plain(str(plan.visibility)))
     _changes(plan)
@@ -197,6 +202,16 @@ def _effort(plan: Plan) -> str:
     )
     spent = f" Spent so far: {plan.spent.tokens:,} tokens, ${plan.spent.usd:,.2f}." if plan.spent.usd else ""
     return f"{_counted(len(todo), 'trial')} to run: {'; '.join(parts)}.{hint}{spent}"
+
+
+def _baselines(plan: Plan) -> str:
+    """What the trials have to beat, and what is yet to be asked of it."""
+    asked = [baseline for baseline in plan.baselines if baseline.problem is None]
+    tokens = sum(baseline.tokens for baseline in asked)
+    names = ", ".join(baseline.name for baseline in asked[:MAX_BASELINES])
+    more = f" and {len(asked) - MAX_BASELINES:,} more" if len(asked) > MAX_BASELINES else ""
+    effort = f"{tokens:,} tokens of prompts and answers{_range(plan, tokens)}" if tokens else "nothing more to ask"
+    return f"Baselines: {names or 'none'}{more}; {effort}."
 
 
 def _range(plan: Plan, tokens: int) -> str:

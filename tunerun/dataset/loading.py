@@ -11,6 +11,7 @@ from pathlib import Path
 from tunerun.dataset.advice import MOST_PLACES, advice_on_columns, advice_on_length, advice_on_size
 from tunerun.dataset.checks import CharacterLimits, render_rows, require
 from tunerun.dataset.clusters import cells, clusters_of, kept_together
+from tunerun.dataset.drawing import draw
 from tunerun.dataset.inspection import ControlTokens, Finding, inspect
 from tunerun.dataset.lengths import TokenLimit, short_enough
 from tunerun.dataset.reading import collect_rows
@@ -37,6 +38,7 @@ class LoadedDataset:
         test: the same.
         warnings: one line each; nothing in them keeps the examples from being used.
         findings: those of the warnings that a check of the table in `inspection.py` gave.
+        drawn: as many training examples as were asked for, or as there are, to stand in a prompt; see `drawing.py`.
     """
 
     training: ExampleSet
@@ -44,6 +46,7 @@ class LoadedDataset:
     test: ExampleSet | None
     warnings: tuple[str, ...]
     findings: tuple[Finding, ...] = ()
+    drawn: tuple[Example, ...] = ()
 
     @property
     def advice(self) -> tuple[str, ...]:
@@ -74,6 +77,7 @@ def load_examples(
     most_places: int = MOST_PLACES,
     control_tokens: ControlTokens | None = None,
     progress: Progress | None = None,
+    draws: int = 0,
 ) -> LoadedDataset:
     """Read the files of a dataset and make examples of their rows.
 
@@ -86,6 +90,7 @@ def load_examples(
         most_places: that one finding names.
         control_tokens: names the base model's control tokens in a text; None: they are not known.
         progress: is called before each stage.
+        draws: how many training examples to draw that can stand in a prompt.
 
     Raises:
         DatasetError: every problem of every file, one line each.
@@ -115,6 +120,7 @@ def load_examples(
             *advice_on_columns(rows, template, [c for c in (dataset.stratify_by, dataset.cluster_by) if c is not None]),
         ),
         findings=findings,
+        drawn=draw(parts.training, parts.held_out.values(), dataset.split_seed, draws),
     )
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tunerun.baselines import is_base_model
 from tunerun.evaluation.curve import Advice, advise, epoch_means, finished_epochs
 from tunerun.evaluation.metrics import measure
 from tunerun.job import Example, Failure, JobState, Snapshot, TunedModel
@@ -161,10 +162,11 @@ def _baselines(
         metrics: dict[str, float] = {}
         jobs = (known.jobs[member.key] for member in members if member.key in known.jobs)
         loss = next((job.metrics[_BASE_LOSS] for job in jobs if _BASE_LOSS in job.metrics), None)
-        if loss is not None:
+        if loss is not None and is_base_model(baseline.kind):
             metrics[LOSS] = loss
         metrics.update(known.measures(members[0], subject))
-        results.append(BaselineResult(baseline.name, subject, members[0].settings.model, metrics))
+        model = str(baseline.document.get("model", members[0].settings.model))
+        results.append(BaselineResult(baseline.name, subject, model, metrics))
     return tuple(results)
 
 

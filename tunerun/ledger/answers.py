@@ -129,6 +129,13 @@ class AnswerTable:
         rows = self._file.rows(f"SELECT subject, held_out, asked FROM answers WHERE {_OF_SWEEP}", [sweep, sweep])
         return frozenset((row["subject"], row["held_out"], row["asked"]) for row in rows)
 
+    def answered_by_baselines(self) -> frozenset[tuple[str, str, str]]:
+        """Which answers there are of the baselines of all sweeps, by the same three."""
+        rows = self._file.rows(
+            "SELECT subject, held_out, asked FROM answers WHERE subject IN (SELECT subject FROM baseline)", []
+        )
+        return frozenset((row["subject"], row["held_out"], row["asked"]) for row in rows)
+
     def answered_at(self, subject: str, held_out: str, asked: str) -> float | None:
         """When a subject answered, in seconds since 1970 (UTC); None: it was not asked."""
         row = self._file.row(f"SELECT created_at FROM answers WHERE {_OF_KEY}", [subject, held_out, asked])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,8 @@ from tunerun.digest import digest
 from tunerun.engine.base_model import cache_folder
 from tunerun.engine.tokens import ESTIMATE_RANGE, token_counter
 from tunerun.errors import ConfigError, InputError, LimitError
-from tunerun.ledger import FILE_NAME, BaselineRecord, Spending, SweepRecord
+from tunerun.ledger import FILE_NAME, Spending, SweepRecord
+from tunerun.planning.baselines import PlannedBaseline
 from tunerun.planning.changes import MAX_EXPLAINED, Change, NewTrial, broken_comparison, changes
 from tunerun.planning.history import History, read_history
 from tunerun.planning.limits import Cost, over_budget
@@ -49,13 +51,14 @@ class Plan:
         spent: what this sweep's jobs cost so far.
         changes: why trials are new, against the newest sweep of the same name.
         incomparable: why `run` does not go on under this name without `--fresh`, one line each.
+        baseline_tokens: of the prompts and answers of the baselines that this sweep asks or has asked.
         fresh: whether it was asked to run every trial again.
     """
 
     experiment: Experiment
     sweep: str
     trials: tuple[Trial, ...]
-    baselines: tuple[BaselineRecord, ...]
+    baselines: tuple[PlannedBaseline, ...]
     tokens_exact: bool
     warnings: tuple[str, ...]
     document: Mapping[str, Any]
@@ -63,6 +66,7 @@ class Plan:
     spent: Spending
     changes: tuple[Change, ...]
     incomparable: tuple[str, ...]
+    baseline_tokens: int = 0
     fresh: bool = False
 
     @property
@@ -121,7 +125,12 @@ class Plan:
                 "set model.price={usd_per_million_tokens: ..., source: ..., date: ...}, or take the budget away"
             )
             return [line]
-        return over_budget(budget, self.spent, self.cost(trials, at_most=True))
+        return over_budget(budget, self.with_baselines(self.spent), self.cost(trials, at_most=True))
+
+    def with_baselines(self, spent: Spending) -> Spending:
+        """What the jobs of the sweep cost, and the upper end of what its baselines take beside them."""
+        factor = 1.0 if self.tokens_exact else ESTIMATE_RANGE[1]
+        return replace(spent, tokens=spent.tokens + math.ceil(self.baseline_tokens * factor))
 
     def check(self, *, retry_failed: bool = False) -> None:
         """Refuse what a run must not begin with.
@@ -146,6 +155,7 @@ class Plan:
             "experiment": self.name,
             "sweep": self.sweep,
             "trials": [_trial_document(trial) for trial in self.trials],
+            "baselines": [baseline.to_json() for baseline in self.baselines],
             "pins": dict(self.experiment.pins),
             "tokens_exact": self.tokens_exact,
             "tokens_range": [1.0, 1.0] if self.tokens_exact else list(ESTIMATE_RANGE),
@@ -233,7 +243,12 @@ def _planned(experiment: Experiment, history: History, round_: int, progress: Pr
     if problems:
         raise InputError(list(problems))
     numbers = point_numbers(trial.overrides for trial in trials)
-    trials = [replace(trial, point=point) for trial, point in zip(trials, numbers, strict=True)]
+    baselines = planner.baselines()
+    subjects = _subjects(baselines)
+    trials = [
+        replace(trial, point=point, baselines=subjects[trial.number])
+        for trial, point in zip(trials, numbers, strict=True)
+    ]
     planner.warnings.extend(_what_compares_badly(trials))
     document = planner.document(trials) | {"mlflow_experiment": chosen.experiment if chosen else None}
     sweep = _sweep_id(experiment.name, trials)
@@ -244,15 +259,31 @@ def _planned(experiment: Experiment, history: History, round_: int, progress: Pr
         experiment=experiment,
         sweep=sweep,
         trials=tuple(_with_prefixes(trials)),
-        baselines=planner.baselines,
+        baselines=baselines,
         tokens_exact=planner.tokens_exact,
         warnings=tuple(dict.fromkeys(planner.warnings)),
         document=document,
         tracking_notes=chosen.notes if chosen else (),
         spent=history.spending.get(sweep, Spending(0, 0, 0.0)),
+        baseline_tokens=_baseline_tokens(history, sweep, baselines),
         changes=() if earlier is None or is_new_round or sweep in history.spending else _changes(history, trials),
         incomparable=tuple(broken_comparison(*compared, document, trials[0].record().config)) if compared else (),
     )
+
+
+def _subjects(baselines: Sequence[PlannedBaseline]) -> Mapping[int, tuple[str, ...]]:
+    """The subjects of each trial's baselines, by the trial's number."""
+    subjects: dict[int, tuple[str, ...]] = defaultdict(tuple)
+    for baseline in baselines:
+        for number in baseline.trials:
+            subjects[number] += (baseline.subject,)
+    return subjects
+
+
+def _baseline_tokens(history: History, sweep: str, baselines: Sequence[PlannedBaseline]) -> int:
+    """What the sweep's baselines take, those included that it has asked already; what other sweeps asked is free."""
+    frozen = history.baseline_tokens(sweep)
+    return sum(baseline.tokens for baseline in baselines) if frozen is None else frozen
 
 
 def _sweep_id(name: str, trials: Sequence[Trial]) -> str:

@@ -50,6 +50,24 @@ class History:
         with Ledger.open_read_only(self.path) as ledger:
             return ledger.trials(self.newest.id)
 
+    @cached_property
+    def _answered(self) -> frozenset[tuple[str, str, str]]:
+        if not self.path.exists():
+            return frozenset()
+        with Ledger.open_read_only(self.path) as ledger:
+            return ledger.answered_by_baselines()
+
+    def is_answered(self, subject: str, held_out: str, asked: str) -> bool:
+        """Whether a baseline has answered a held-out set that was asked in one way, in a sweep of any name."""
+        return (subject, held_out, asked) in self._answered
+
+    def baseline_tokens(self, sweep: str) -> int | None:
+        """The tokens that a sweep's baselines were going to take when it was frozen; None: it is not frozen."""
+        if sweep not in self.spending:
+            return None
+        with Ledger.open_read_only(self.path) as ledger:
+            return sum(int(record.document.get("tokens", 0)) for record in ledger.baselines(sweep))
+
     def newest_result(self, other_than: str) -> tuple[SweepRecord, TrialRecord] | None:
         """The newest sweep of which a trial has succeeded, and that trial; None: there is nothing to compare with.
 

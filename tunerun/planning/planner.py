@@ -20,7 +20,7 @@ from tunerun.engine.base_model import FoundModel, cache_folder, find
 from tunerun.engine.tokens import EstimatedCounter, TokenCounter, token_counter
 from tunerun.errors import BaseModelError, ConfigError, LimitError, MissingPackageError
 from tunerun.job import ExampleSet, JobState
-from tunerun.ledger import BaselineRecord
+from tunerun.planning.baselines import Group, PlannedBaseline, planned_baselines
 from tunerun.planning.history import History
 from tunerun.planning.measuring import Measuring, measuring
 from tunerun.planning.trial import Trial
@@ -64,14 +64,16 @@ class Planner:
         self.warnings.extend(self.experiment.notes)
         self.runs = Path(self.experiment.paths.runs)
         self.cache = cache_folder(self.experiment.paths.cache)
+        configs: list[TrialConfig] = [p.config for p in self.experiment.points] or [self.experiment]
+        sections = {id(config.evaluation): config.evaluation for config in configs}.values()
+        self._draws = max((k for each in sections if each.metrics for k in each.baselines.examples), default=0)
         self._texts: dict[int, str] = {}
         self._capabilities: dict[str, Capabilities] = {}
         self._loaded: dict[tuple[str, ...], LoadedDataset] = {}
         self._counters: dict[str, TokenCounter] = {}
         self._tokens: dict[tuple[str, str], int] = {}
         self._models: dict[str, FoundModel] = {}
-        self._subjects: dict[tuple[str | None, ...], str] = {}
-        self._base_models: dict[str, str] = {}
+        self._groups: dict[tuple[str | None, ...], Group] = {}
         self._measured: dict[tuple[str, ...], Measuring] = {}
         self._numbers: dict[str, int] = {}
 
@@ -116,10 +118,10 @@ class Planner:
         rate = self.history.seconds_per_token(capabilities.kind, environment.get("model.name", config.model.name))
         batches = math.ceil(len(loaded.training.examples) / hyperparameters.batch_size)
         state = self.history.states.get(key)
-        return Trial(
+        trial = Trial(
             number=number,
             key=key,
-            baselines=self._baselines(config, identity, validation, capabilities),
+            baselines=(),  # until all trials are there
             asked=measured.asked,
             ways=measured.ways,
             choices=measured.choices,
@@ -137,6 +139,8 @@ class Planner:
             failed=state is JobState.FAILED,
             environment=environment,
         )
+        self._group(trial, config, loaded)
+        return trial
 
     def document(self, trials: Sequence[Trial]) -> dict[str, Any]:
         """What the ledger freezes of a plan as a whole.
@@ -185,25 +189,30 @@ class Planner:
             self._texts[id(section)] = section.model_dump_json()
         return self._texts[id(section)]
 
-    def _baselines(
-        self, config: TrialConfig, identity: str, validation: str | None, place: Capabilities
-    ) -> tuple[str, ...]:
+    def _group(self, trial: Trial, config: TrialConfig, loaded: LoadedDataset) -> None:
+        """Put a trial beside those that are compared with the same baselines."""
+        place, identity = trial.capabilities, trial.ingredients["model"]
+        validation = loaded.validation.digest if loaded.validation else None
         parts = (identity, validation, place.kind, place.address)
-        if parts not in self._subjects:
-            backend = {"kind": place.kind, "address": place.address}
-            subject = {"model": identity, "chat_format": _chat_format(place)}
-            self._subjects[parts] = digest({**subject, "validation": validation, "backend": backend})
-            self._base_models[self._subjects[parts]] = config.model.name
-        return (self._subjects[parts],)
+        if parts not in self._groups:
+            of_group = {
+                "model": identity,
+                "chat_format": _chat_format(place),
+                "validation": validation,
+                "backend": {"kind": place.kind, "address": place.address},
+            }
+            counter, limit = self._counter(config), self._token_limit(config)
+            self._groups[parts] = Group(trial.base_model, of_group, loaded, counter, limit)
+        ways = trial.ways if validation is not None else ()
+        self._groups[parts].add(trial.number, loaded, config.evaluation.baselines.examples, ways)
 
-    @property
-    def baselines(self) -> tuple[BaselineRecord, ...]:
-        """What the trials that were made so far have to beat; a single base model is just called `base`."""
-        is_one = len(self._base_models) == 1
-        return tuple(
-            BaselineRecord(subject, "base" if is_one else f"base-{position}", "base", {"model": model})
-            for position, (subject, model) in enumerate(self._base_models.items())
-        )
+    def baselines(self) -> tuple[PlannedBaseline, ...]:
+        """What the trials that were made so far have to beat; a warning names those that are left out."""
+        found = planned_baselines(tuple(self._groups.values()), self.history.is_answered)
+        for each in found:
+            if each.problem is not None:
+                self._warn(f"evaluation.baselines: {each.name} is left out: {each.problem}")
+        return found
 
     def _measuring(self, config: TrialConfig, loaded: LoadedDataset, capabilities: Capabilities) -> Measuring:
         validation = loaded.validation.digest if loaded.validation else ""
@@ -238,6 +247,7 @@ class Planner:
                 control_tokens=None if capabilities.is_hosted else self._counter(config).control_tokens_in,
                 most_places=self.most_places,
                 progress=self.progress,
+                draws=self._draws,
             )
             _check_size(loaded.training, capabilities)
             self.warnings.extend(loaded.warnings)

@@ -173,7 +173,7 @@ def run(
         ledger = stack.enter_context(Ledger(plan.ledger_path))
         if not ledger.is_frozen(plan.sweep):
             trials = (t.record() for t in plan.trials)
-            ledger.freeze(plan.sweep_record(command), trials, _example_sets(plan), plan.baselines)
+            ledger.freeze(plan.sweep_record(command), trials, _example_sets(plan), [b.record() for b in plan.baselines])
         ledger.clear_cancel_requests(plan.sweep)
         loop = Loop(plan, ledger, backends.of, talk, poll_interval_s, retry_failed, unavailable)
         patience_s = CLOSE_TIMEOUT_S

@@ -78,7 +78,7 @@ class Loop:
         self.config = self.plan.experiment.runner
         self.measuring = Measuring(self.plan, self.ledger, self.progress)
         self._began_at = time.monotonic()
-        self._spent: Spending = self.ledger.spending(self.plan.sweep)
+        self._spent: Spending = self.plan.with_baselines(self.ledger.spending(self.plan.sweep))
         unfinished = self._unfinished()
         self.progress.planned(unfinished)
         for trial in unfinished:

@@ -15,6 +15,7 @@ from tunerun.errors import AccessError, BackendError, InputError, UnavailableErr
 from tunerun.job import BaseModelRef, Example, ExampleSet, GenerateOptions, TunedModel
 from tunerun.ledger import LOSSES, Ledger
 from tunerun.planning import Plan, Trial
+from tunerun.planning.baselines import PlannedBaseline
 from tunerun.runner.places import Place
 from tunerun.runner.progress import Progress
 
@@ -128,6 +129,9 @@ class Measuring:
     progress: Progress
     _unmeasurable: set[str] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        self._by_subject = {baseline.subject: baseline for baseline in self.plan.baselines}
+
     def is_done(self, trial: Trial, answered: Collection[tuple[str, str, str]]) -> bool:
         """Whether the answers of a trial and of its baselines are all there.
 
@@ -137,9 +141,10 @@ class Measuring:
         held_out = trial.validation
         if held_out is None:
             return True
-        subjects = [trial.key, *trial.baselines]
         return all(
-            (subject, held_out.digest, manner.asked) in answered for manner in manners(trial) for subject in subjects
+            (subject, held_out.digest, manner.asked) in answered
+            for manner in manners(trial)
+            for subject in [trial.key, *(baseline.subject for baseline in self._baselines(trial, manner))]
         )
 
     def measure(
@@ -180,8 +185,15 @@ class Measuring:
         if held_out is None:
             return
         for manner in manners(trial):
-            yield Question(trial.baselines[0], "the base model", PlainModel(trial.base_model), held_out, manner)
+            for each in self._baselines(trial, manner):
+                yield Question(each.subject, f"the baseline {each.name}", each.baseline, held_out, manner)
             yield Question(trial.key, f"trial {trial.number}", PlainModel(tuned), held_out, manner)
+
+    def _baselines(self, trial: Trial, manner: Manner) -> Iterator[PlannedBaseline]:
+        """What a trial is compared with and can be asked in a manner."""
+        for each in (self._by_subject[subject] for subject in trial.baselines):
+            if each.problem is None and (manner.asked != LOSSES or each.baseline.measures_losses):
+                yield each
 
 
 def manners(trial: Trial) -> list[Manner]:

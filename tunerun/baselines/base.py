@@ -1,0 +1,90 @@
+"""What a baseline is, and what baselines are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tunerun.backends.base import Backend
+from tunerun.digest import digest
+from tunerun.engine.tokens import TokenCounter
+from tunerun.job import BaseModelRef, Example, GenerateOptions
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What trials have in common that are compared with the same baselines.
+
+    Attributes:
+        model: the base model.
+        identity: what tells the settings apart, as JSON values: the base model's content, the chat format, the digest
+            of the validation set (and so the template) and the place where the model runs. The digest of it is the
+            subject of the untuned base model, as it was before there were other baselines: old answers are found.
+        training: the largest training set of these trials; empty where no answers are asked for.
+        drawn: examples of it in the order of the draw (`tunerun.dataset.drawing`); none of them is held out.
+        expected: the outputs of the validation set.
+        counts: how many examples stand in the prompt, for each baseline that asks the base model.
+    """
+
+    model: BaseModelRef
+    identity: Mapping[str, Any]
+    training: Sequence[Example]
+    drawn: Sequence[Example]
+    expected: Sequence[str]
+    counts: Sequence[int]
+
+
+class Baseline(Protocol):
+    """Something that answers held-out examples without tuning. A plain value: equal subjects answer alike.
+
+    - `generate`, `choose` and `losses` answer as `Backend`'s methods of these names do, through the backend that is
+      given, and raise what these raise. A baseline that asks no model leaves the backend alone.
+    - `losses` is called only where `measures_losses` is true.
+    - `document` holds what `registry.restored` needs to make the baseline again, as JSON values, and `model`, the name
+      of its base model (empty where it asks none).
+    """
+
+    @property
+    def kind(self) -> str:
+        """Its word in the registry."""
+
+    @property
+    def name(self) -> str:
+        """What tables call it where a sweep has one of it: `base`, `base+4`, `base+4 text`, `majority`."""
+
+    @property
+    def subject(self) -> str:
+        """The key of its answers in the ledger: a digest of everything that can change them."""
+
+    @property
+    def measures_losses(self) -> bool:
+        """Whether it has probabilities, and not answers alone."""
+
+    @property
+    def problem(self) -> str | None:
+        """What keeps it from being asked, as far as it knows itself; None: nothing."""
+
+    def generate(self, backend: Backend, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
+        """Answer inputs."""
+
+    def choose(self, backend: Backend, inputs: Sequence[str], choices: Sequence[str]) -> list[str]:
+        """Answer each input with one of the choices."""
+
+    def losses(self, backend: Backend, rows: Sequence[Example]) -> list[float]:
+        """Measure the mean loss of each expected output."""
+
+    def extra_tokens(self, counter: TokenCounter) -> int | None:
+        """How many more tokens each of its prompts has than that of a tuned model; None: it asks no model.
+
+        Raises:
+            NoTurnsError: the base model's chat format has no place for the examples.
+        """
+
+    def document(self) -> dict[str, Any]:
+        """What it is, as JSON values."""
+
+
+def subject_of(setting: Setting, **more: Any) -> str:
+    """The subject of a baseline that asks the setting's base model; `more` is what it does beside that."""
+    return digest({**setting.identity, **more})

@@ -1,0 +1,128 @@
+"""The baselines `base+k` and `base+k text`: the base model with k training examples before the question.
+
+What a model can do that is only shown the task is the honest thing to beat: untuned SmolLM2-135M answers none of the 24
+held-out rows of experiments/next_number as it is, and 2 to 5 of them with the training rows in its prompt (measured
+2026-11-25). Which form of the prompt is the better one depends on the model, so both are tried, and count as two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from tunerun.backends.base import Backend
+from tunerun.baselines.base import Baseline, Setting, subject_of
+from tunerun.digest import digest
+from tunerun.engine.tokens import TokenCounter
+from tunerun.job import BaseModelRef, Example, GenerateOptions
+from tunerun.stored import read_stored, section
+
+KIND = "few_shot"
+_BETWEEN = "\n\n"
+
+
+class Form(StrEnum):
+    """How examples stand before the question."""
+
+    TURNS = "turns"
+    """As earlier turns of the conversation."""
+    TEXT = "text"
+    """As one text: each input, a line break, its output, an empty line; then the question."""
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """The base model behind some training examples."""
+
+    subject: str
+    model: BaseModelRef
+    examples: tuple[Example, ...]
+    form: Form
+    count: int
+    kind = KIND
+    measures_losses = True
+
+    @property
+    def name(self) -> str:
+        """The number of examples that was asked for, and the form where it is not that of turns."""
+        return f"base+{self.count}" + (" text" if self.form is Form.TEXT else "")
+
+    @property
+    def problem(self) -> str | None:
+        """Too few examples to put into the prompt."""
+        if len(self.examples) == self.count:
+            return None
+        return (
+            f"the training set has {len(self.examples)} different examples that are not held out, and "
+            f"evaluation.baselines.examples asks for {self.count}"
+        )
+
+    def generate(self, backend: Backend, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
+        """Answer as the base model does behind the examples.
+
+        In a text the base model tends to go on with a question of its own; what follows the first empty line is not
+        its answer, unless outputs of examples have empty lines too.
+        """
+        answers = backend.generate(self.model, self._prompts(inputs), options, self._turns)
+        if self.form is Form.TURNS or any(_BETWEEN in example.output.strip() for example in self.examples):
+            return answers
+        return [answer.lstrip().partition(_BETWEEN)[0] for answer in answers]
+
+    def choose(self, backend: Backend, inputs: Sequence[str], choices: Sequence[str]) -> list[str]:
+        """Choose as the base model does behind the examples."""
+        return backend.choose(self.model, self._prompts(inputs), choices, self._turns)
+
+    def losses(self, backend: Backend, rows: Sequence[Example]) -> list[float]:
+        """The base model's losses behind the examples."""
+        prompts = self._prompts([row.text_input for row in rows])
+        behind = [Example(prompt, row.output) for prompt, row in zip(prompts, rows, strict=True)]
+        return backend.losses(self.model, behind, self._turns)
+
+    def extra_tokens(self, counter: TokenCounter) -> int:
+        """What the examples take; see the Protocol."""
+        (prompt,) = self._prompts([""])
+        return counter.count_input(prompt, self._turns) - counter.count_input("")
+
+    def document(self) -> dict[str, Any]:
+        """The base model, the examples and their form."""
+        return {
+            "model": self.model.name,
+            "base_model": asdict(self.model),
+            "examples": [asdict(example) for example in self.examples],
+            "form": self.form.value,
+            "count": self.count,
+        }
+
+    @property
+    def _turns(self) -> tuple[Example, ...]:
+        return self.examples if self.form is Form.TURNS else ()
+
+    def _prompts(self, inputs: Sequence[str]) -> list[str]:
+        if self.form is Form.TURNS:
+            return list(inputs)
+        before = "".join(f"{example.text_input}\n{example.output}{_BETWEEN}" for example in self.examples)
+        return [f"{before}{text}" for text in inputs]
+
+
+def baselines(setting: Setting) -> list[Baseline]:
+    """Both forms for each count, those of fewer examples first."""
+    return list(_of_counts(setting))
+
+
+def _of_counts(setting: Setting) -> Iterator[Baseline]:
+    for count in sorted({count for count in setting.counts if count}):
+        examples = tuple(setting.drawn[:count])
+        content = digest([[example.text_input, example.output] for example in examples])
+        for form in Form:
+            lacking = {} if len(examples) == count else {"count": count}
+            subject = subject_of(setting, examples=content, form=form.value, **lacking)
+            yield FewShot(subject, setting.model, examples, form, count)
+
+
+def restored(subject: str, document: Mapping[str, Any]) -> Baseline:
+    """The baseline that wrote a document."""
+    examples = tuple(read_stored(Example, example) for example in document["examples"])
+    model = read_stored(BaseModelRef, section(document, "base_model"))
+    return FewShot(subject, model, examples, Form(document["form"]), document["count"])

@@ -1,0 +1,57 @@
+"""The baseline `base`: the base model as it is, asked as the tuned models are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tunerun.backends.base import Backend
+from tunerun.baselines.base import Baseline, Setting, subject_of
+from tunerun.engine.tokens import TokenCounter
+from tunerun.job import BaseModelRef, Example, GenerateOptions
+from tunerun.stored import read_stored, section
+
+KIND = "base"
+
+
+@dataclass(frozen=True)
+class Untuned:
+    """The base model without an example in the prompt."""
+
+    subject: str
+    model: BaseModelRef
+    kind = KIND
+    measures_losses = True
+    name = "base"
+    problem = None
+
+    def generate(self, backend: Backend, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
+        """Answer as the base model does."""
+        return backend.generate(self.model, inputs, options)
+
+    def choose(self, backend: Backend, inputs: Sequence[str], choices: Sequence[str]) -> list[str]:
+        """Choose as the base model does."""
+        return backend.choose(self.model, inputs, choices)
+
+    def losses(self, backend: Backend, rows: Sequence[Example]) -> list[float]:
+        """The base model's losses."""
+        return backend.losses(self.model, rows)
+
+    def extra_tokens(self, _counter: TokenCounter) -> int:
+        """None: its prompts are those of the tuned models."""
+        return 0
+
+    def document(self) -> dict[str, Any]:
+        """The base model."""
+        return {"model": self.model.name, "base_model": asdict(self.model)}
+
+
+def baselines(setting: Setting) -> list[Baseline]:
+    """The base model, where no example in the prompt is one of the counts."""
+    return [Untuned(subject_of(setting), setting.model)] if 0 in setting.counts else []
+
+
+def restored(subject: str, document: Mapping[str, Any]) -> Baseline:
+    """The baseline that wrote a document."""
+    return Untuned(subject, read_stored(BaseModelRef, section(document, "base_model")))

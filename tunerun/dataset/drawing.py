@@ -1,0 +1,37 @@
+"""Which training rows stand as examples in a prompt: drawn by seed, and never one that is held out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from tunerun.dataset.rendered_rows import RenderedRows
+from tunerun.dataset.split import ranks_of
+from tunerun.job import Example
+
+
+def draw(training: RenderedRows, held_out: Collection[RenderedRows], seed: int, most: int) -> tuple[Example, ...]:
+    """Return up to `most` training examples in the order of the draw; fewer draws are the beginning of more.
+
+    The order is that of `dataset.limit`: the first k are the rows that a limit of k trains on, whatever the template
+    and the limit are. Left out are rows whose input occurred before, and inputs of held-out rows; inputs that differ
+    in capitals and white space only are the same.
+
+    Args:
+        training: the rows to draw from.
+        held_out: rows that are measured.
+        seed: `dataset.split_seed`.
+        most: how many are needed.
+    """
+    if most == 0:
+        return ()
+    ranks = ranks_of(training.contents, seed)
+    taken = {text for rows in held_out for text in rows.same_inputs}
+    drawn: list[Example] = []
+    for position in sorted(range(len(training)), key=ranks.__getitem__):
+        same = training.same_inputs[position]
+        if same not in taken:
+            taken.add(same)
+            drawn.append(Example(training.text_inputs[position], training.outputs[position]))
+            if len(drawn) == most:
+                break
+    return tuple(drawn)
