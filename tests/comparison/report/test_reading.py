@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.comparison import verdicts
+from tests.comparison.sweeps import Trained, frozen
+from tunerun.comparison.judge import judge
 from tunerun.comparison.renderers import report
 from tunerun.comparison.report import read_sources
 from tunerun.comparison.results import Measure, Verdict
@@ -88,7 +90,7 @@ def test_everything_that_a_ledger_has(ledger: Ledger) -> None:
     }
     assert found.findings == ("dataset: rows 3 and 7 are near duplicates",)
     assert found.confusion == ()
-    assert found.configs[0].startswith("name: next_number\nseed: 0\n")
+    assert found.configs[0][1].startswith("name: next_number\nseed: 0\n")
 
 
 def test_labels_have_a_confusion_matrix(ledger: Ledger) -> None:
@@ -125,6 +127,22 @@ def test_a_ledger_without_answers(ledger: Ledger, make: object) -> None:
     found = read_sources(ledger, verdict)
     assert (found.answers, found.curves) == ({}, {})
     assert verdict.sentence[:20] in report.page(ComparisonTable.of(verdict), ledger)
+
+
+def test_a_report_of_a_real_verdict(tmp_path: Path) -> None:
+    """From answers in a ledger to the page: the sentence, the plots and the answers of trials of two templates."""
+    trials = [Trained("1" * 20 + "0" * 4), Trained("1" * 9 + "0" * 15, template="Question: {}")]
+    lab = frozen(tmp_path, trials, {"base": "0" * 24}, rows=["same", "same"])
+    verdict = judge(lab.ledger, lab.sweep)
+    found = read_sources(lab.ledger, verdict)
+    assert [sum(found.answers[trial.key].right) for trial in lab.trials] == [20, 9]
+    page = report.page(ComparisonTable.of(verdict), lab.ledger)
+    assert verdict.sentence.split(":")[0] in page
+    other = frozen(tmp_path / "other", trials, {"base": "0" * 24}, rows=["these", "those"])
+    assert set(read_sources(other.ledger, judge(other.ledger, other.sweep)).answers) == {
+        other.trials[0].key,
+        other.trials[0].baselines[0],
+    }
 
 
 def test_a_page_names_no_place_on_the_machine(ledger: Ledger) -> None:

@@ -83,7 +83,7 @@ class Document:
     data_facts: tuple[tuple[str, str], ...]
     findings: tuple[str, ...]
     points_table: Table
-    configs: tuple[str, ...]
+    configs: tuple[tuple[str, str], ...]
     runs: tuple[Run, ...]
     version: str
 

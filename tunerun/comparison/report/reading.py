@@ -38,7 +38,7 @@ def read_sources(ledger: Ledger, verdict: Verdict) -> Sources:
         right_rule=reader.right_rule,
         curves=reader.curves(),
         training_rows={t.record.key: len(reader.examples(t.record.training)) for t in verdict.trials},
-        configs=tuple(_config(trials[0].record) for trials in reader.by_sweep.values()),
+        configs=tuple((sweep, _config(trials[0].record)) for sweep, trials in reader.by_sweep.items()),
         facts=reader.facts(),
         findings=reader.findings(),
         confusion=reader.confusion(),
@@ -87,9 +87,17 @@ class _Reader:
             digest = self._held_out(record)
             expected = self.examples(digest)
             texts = self._texts(subject, digest, record.asked)
-            if subject not in found and len(texts) == len(expected) == len(self.rows) > 0:
+            if subject not in found and len(texts) == len(expected) == len(self.rows) > 0 and self._is_of_rows(digest):
                 found[subject] = Answered(texts, self._right([e.output for e in expected], texts))
         return found
+
+    def _is_of_rows(self, digest: str | None) -> bool:
+        """Whether a held-out set has the rows that are shown, under whatever template; else by the expected answers."""
+        names = {d: n for sweep in self._verdict.sweeps for d, n in sweep.document.get("held_out_rows", {}).items()}
+        shown = next((d for t in self._verdict.trials if (d := self._held_out(t.record)) is not None), None)
+        if digest in names and shown in names:
+            return bool(names[digest] == names[shown])
+        return [example.output for example in self.examples(digest)] == [example.output for example in self.rows]
 
     def _texts(self, subject: str, held_out: str | None, asked: str) -> tuple[str, ...]:
         """What a subject answered, in the way that was frozen; else, where another way was compared, in that one."""

@@ -60,7 +60,7 @@ class Sources:
         right_rule: when an answer counts as right, in one sentence.
         curves: by a trial's key.
         training_rows: training examples of each trial, by its key.
-        configs: YAML of the experiment, one for each sweep.
+        configs: (sweep, YAML of its first trial's config), for each sweep that has trials of its own.
         facts: of the data and the run, as (what, value), in the order they are shown.
         findings: what the plan warned of, one line each.
         confusion: for metrics of labels; empty: another metric, or too many labels.
@@ -71,7 +71,7 @@ class Sources:
     right_rule: str = ""
     curves: Mapping[str, LossCurve] = field(default_factory=dict)
     training_rows: Mapping[str, int] = field(default_factory=dict)
-    configs: tuple[str, ...] = ()
+    configs: tuple[tuple[str, str], ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
     findings: tuple[str, ...] = ()
     confusion: tuple[ConfusionTable, ...] = ()
