@@ -75,6 +75,15 @@ def test_a_second_run_does_nothing_and_says_the_same(tmp_path: Path, service: Sc
     assert (len(service.submitted), service.generated) == asked
 
 
+def test_a_metric_that_cannot_run_is_found_before_the_first_job(tmp_path: Path, service: ScriptedService) -> None:
+    """Its file is run once before anything is submitted."""
+    (tmp_path / "metrics.py").write_text("import no_such_module\ndef score(expected, answer): return 1\n")
+    plan = planned(tmp_path, f"evaluation.metrics=[{{name: mine, python: '{tmp_path}/metrics.py:score'}}]")
+    with pytest.raises(InputError, match=r"metrics\.py:1: ModuleNotFoundError: No module named 'no_such_module'"):
+        run_on(service, plan)
+    assert service.submitted == []
+
+
 def test_equal_keys_are_one_job_with_two_results(tmp_path: Path, service: ScriptedService) -> None:
     """Two trials of one key are submitted once, and both show what it came to."""
     result = run_on(service, planned(tmp_path, "model.name=a,b"))

@@ -137,7 +137,7 @@ class AccessError(BackendError):
 
 
 class MetricError(TunerunError):
-    """The code of a user's own metric cannot be run, failed, or returned what is not a score; the answers are kept."""
+    """The code of a user's own metric failed, or returned what is not a score; the answers are kept."""
 
 
 class TrackingError(TunerunError):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tunerun.errors import ConfigError, MetricError
-from tunerun.metrics import CodeFile, Metric, Unit, code_files, resolve, resolve_stored
+from tunerun.metrics import CodeFile, Metric, Unit, code_files, load_code, resolve, resolve_stored
 
 GOOD = """import dataclasses
 from math import isclose
@@ -69,8 +69,17 @@ def test_options_say_unit_and_direction(tmp_path: Path) -> None:
 )
 def test_broken_code_is_named_by_file_line_and_row(tmp_path: Path, source: str, message: str) -> None:
     """The message says where the user's code failed, and on which row."""
-    with pytest.raises(MetricError, match=message):
+    with pytest.raises((ConfigError, MetricError), match=message):
         own(tmp_path / "metrics.py", source).rows(["a", "b"], ["a", ""])
+
+
+def test_code_that_cannot_run_is_found_before_anything_is_trained(tmp_path: Path) -> None:
+    """Loading runs each file once, and names all that fail; the functions are not called."""
+    broken = own(tmp_path / "metrics.py", "import no_such_module\ndef score(e, a): return 1\n")
+    fine = own(tmp_path / "fine.py", "def score(e, a): raise ValueError\n")
+    with pytest.raises(ConfigError, match=r"^evaluation\.metrics\.mine: .*metrics\.py:1: ModuleNotFoundError"):
+        load_code([fine, broken])
+    load_code([fine])
 
 
 def test_the_file_is_hashed_and_not_run(tmp_path: Path) -> None:

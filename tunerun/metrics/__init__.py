@@ -1,7 +1,7 @@
 """Measures of answers to held-out examples: one file each, found by name."""
 
 from tunerun.metrics.base import Asks, Metric, MetricModel, RowMetric, Unit
-from tunerun.metrics.own import CodeFile, code_files
+from tunerun.metrics.own import CodeFile, code_files, load_code
 from tunerun.metrics.registry import names, resolve, resolve_stored, summaries
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "RowMetric",
     "Unit",
     "code_files",
+    "load_code",
     "names",
     "resolve",
     "resolve_stored",

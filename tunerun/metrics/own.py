@@ -8,7 +8,7 @@ import math
 import numbers
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -94,9 +94,10 @@ class OwnMetric:
         """One score a row.
 
         Raises:
-            MetricError: the code cannot be run, fails, or returns what is not a score; names file, line and row.
+            ConfigError: the file cannot be run; names file and line.
+            MetricError: the function fails, or returns what is not a score; names file, line and row.
         """
-        score = self._function()
+        score = self.load()
         scores = [
             self._scored(score, right, answer, row)
             for row, (right, answer) in enumerate(zip(expected, answers, strict=True), start=1)
@@ -134,7 +135,12 @@ class OwnMetric:
         except OSError as error:
             raise ConfigError(f"evaluation.metrics.{self.name}: {self.path}: {error.strerror or error}") from error
 
-    def _function(self) -> Callable[[str, str], Any]:
+    def load(self) -> Callable[[str, str], Any]:
+        """Run the file, and return its function.
+
+        Raises:
+            ConfigError: the file cannot be run; names file and line.
+        """
         source, function = self._source(), self.python.rpartition(":")[2]
         module = ModuleType(f"tunerun_metric_{hashlib.sha256(source).hexdigest()[:12]}")
         module.__file__ = str(self.path)
@@ -143,7 +149,7 @@ class OwnMetric:
             exec(compile(source, str(self.path), "exec"), module.__dict__)  # noqa: S102 - what the user asked for
             found: Callable[[str, str], Any] = getattr(module, function)
         except (Exception, SystemExit) as error:
-            raise MetricError(f"evaluation.metrics.{self.name}: {self._place(error)}: {_said(error)}") from error
+            raise ConfigError(f"evaluation.metrics.{self.name}: {self._place(error)}: {_said(error)}") from error
         return found
 
     def _scored(self, score: Callable[[str, str], Any], expected: str, answer: str, row: int) -> float:
@@ -195,6 +201,23 @@ def code_files(metrics: Sequence[object]) -> list[CodeFile]:
     if problems:
         raise ConfigError(problems)
     return files
+
+
+def load_code(metrics: Iterable[object]) -> None:
+    """Run the files of the user's own metrics once, so that one that cannot run is found before anything is trained.
+
+    Raises:
+        ConfigError: which cannot, one line each.
+    """
+    problems: list[str] = []
+    for metric in metrics:
+        if isinstance(metric, OwnMetric):
+            try:
+                metric.load()
+            except ConfigError as error:
+                problems.extend(error.problems)
+    if problems:
+        raise ConfigError(problems)
 
 
 def difference(metric: OwnMetric, frozen: Mapping[str, Any]) -> str | None:

@@ -23,6 +23,7 @@ from tunerun.evaluation.verdict import LOSS, TrialResult, Verdict, judge
 from tunerun.holding import held
 from tunerun.job import BaseModelRef, ExampleSet, JobState
 from tunerun.ledger import Ledger
+from tunerun.metrics import load_code, resolve
 from tunerun.planning import Plan, Trial, counted
 from tunerun.runner.loop import Loop
 from tunerun.runner.progress import Progress
@@ -155,7 +156,8 @@ def run(
 
     Raises:
         InputError: a base model cannot be found or loaded, an example is longer than it takes, the tracking URI is
-            none, or data or base model changed since the last sweep of this name; nothing was submitted.
+            none, a metric's file cannot be run, or data or base model changed since the last sweep of this name;
+            nothing was submitted.
         LimitError: the budget does not reach; nothing was submitted.
         LockedError: another process runs this sweep; names it.
         LedgerError: the ledger cannot be written.
@@ -166,6 +168,8 @@ def run(
     with ExitStack() as stack:
         backends = _Backends(plan, stack, open_backend)
         talk = progress or Progress()
+        sections = {id(t.config.evaluation): t.config.evaluation for t in plan.trials}
+        load_code(metric for section in sections.values() for metric in resolve(section))
         unavailable = backends.prepare(plan.to_run(retry_failed=retry_failed), talk)
         plan = counted(plan)  # a base model that came to this machine only now has shown how long the examples are
         plan.check(retry_failed=retry_failed)
