@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -256,3 +257,18 @@ def test_200_points(page: Browser) -> None:
     page.click("#curve-points summary")
     page.click("#curve-all")
     assert page.text("#curve-count") == "200 of 200"
+
+
+def test_in_a_frame_that_may_run_scripts_only(page: Browser) -> None:
+    """MLflow shows an HTML artifact in such a frame: without an origin, storage or addresses of its own."""
+    verdict = verdicts.demo_verdict()
+    html = render(build(verdict, sources(verdict)), ComparisonTable.of(verdict))
+    folder = Path(page.address.removeprefix("file://"))
+    (folder / "outer.html").write_text(
+        f'<!doctype html><link rel="icon" href="data:,"><iframe sandbox="allow-scripts" srcdoc="{escape(html)}"></iframe>'
+    )
+    page.open("outer.html")
+    page.driver.switch_to.frame(0)
+    page.until(lambda: page.script("return document.documentElement.dataset.ready") == "true", "it is ready")
+    assert all(ink(page, plot) > 1000 for plot in PLOTS)
+    page.driver.switch_to.default_content()

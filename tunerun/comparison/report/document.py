@@ -21,6 +21,7 @@ from tunerun.comparison.report.plots import (
 )
 from tunerun.comparison.report.sources import ConfusionTable, Sources
 from tunerun.comparison.results import Outcome, Verdict
+from tunerun.metrics import Unit
 
 OUTCOMES = {
     Outcome.BETTER: "better",
@@ -139,7 +140,7 @@ def _facts(verdict: Verdict) -> tuple[tuple[str, str], ...]:
         facts.append(("Decided by", verdict.metric))
     if unit is not None and decision.smallest_visible is not None:
         shown = numbers.difference(decision.smallest_visible, unit, decision.rows).lstrip("+")
-        facts.append(("Smallest difference these rows show", f"{shown}{' points' if unit == 'share of 1' else ''}"))
+        facts.append(("Smallest difference these rows show", f"{shown}{' points' if unit is Unit.SHARE else ''}"))
     if unit is not None and decision.corrected is not None and decision.corrected_low is not None:
         value = numbers.measure(decision.corrected, unit, decision.rows)
         span = numbers.interval(decision.corrected_low, decision.corrected_high, unit, decision.rows)
