@@ -96,7 +96,7 @@ def test_a_sweep_trains_compares_and_answers(experiment: list[str]) -> None:
     assert document["baselines"][0]["metrics"].keys() == {"validation/loss", "eval/exact_match"}
     again = finished("run", *experiment)
     assert "all 4 trials are done" in again.stderr
-    assert all(word in again.stdout for word in ("final mean loss", "validation loss", "exact match", "base"))
+    assert all(word in again.stdout for word in ("training loss", "validation loss", "exact match", "base"))
     assert result(*experiment) == document
     name = document["trials"][0]["tuned_model"]
     answered = json.loads(finished("predict", "--json", "--run", name, "text_input=101").stdout)

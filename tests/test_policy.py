@@ -17,9 +17,9 @@ from tests.test_runner import run_on
 from tests.troubled import Notes, Troubled, run_with
 from tunerun.backends.base import NO_CURSORS
 from tunerun.cli import tables
+from tunerun.comparison.results import TrialResult
 from tunerun.compose import load
 from tunerun.errors import AccessError, AmbiguousError, BackendError, ConfigError, LimitError, UnavailableError
-from tunerun.evaluation.verdict import TrialResult
 from tunerun.job import (
     Failure,
     FailureKind,

@@ -49,7 +49,7 @@ def test_every_trial_runs_once_and_is_measured(tmp_path: Path, service: Scripted
     assert {t.state for t in result.verdict.trials} == {JobState.SUCCEEDED}
     assert [t.metrics["eval/exact_match"] for t in result.verdict.trials] == [1.0] * 4
     assert result.verdict.baselines[0].metrics == {"eval/exact_match": 0.0, "validation/loss": 2.0}
-    assert (result.exit_code, result.verdict.best) == (0, 2)
+    assert (result.exit_code, result.verdict.best) == (0, 0), "the cheapest of the tied points"
 
 
 def test_the_json_is_as_documented(tmp_path: Path, service: ScriptedService) -> None:
@@ -59,10 +59,12 @@ def test_the_json_is_as_documented(tmp_path: Path, service: ScriptedService) -> 
     trial = document["trials"][1]
     assert trial["overrides"] == {"hyperparameters.epoch_count": 2}
     assert trial["tuned_model"].startswith("tunedModels/numbers-")
-    assert {"number", "key", "state", "adapter", "mlflow_run_id", "metrics", "error"} <= trial.keys()
-    assert document["baselines"][0] == {"name": "base", "metrics": {"validation/loss": 2.0, "eval/exact_match": 0.0}}
+    assert {"number", "point", "key", "state", "adapter", "mlflow_run_id", "metrics", "error"} <= trial.keys()
+    base = document["baselines"][0]
+    assert (base["name"], base["trials"]) == ("base", [0, 1])
+    assert base["metrics"] == {"validation/loss": 2.0, "eval/exact_match": 0.0}
     assert [each["name"] for each in document["baselines"]] == ["base", "base+4", "base+4 text"]
-    assert document["best"] == 1
+    assert (document["best"], document["decision"]["outcome"]) == (0, "better")
 
 
 def test_a_second_run_does_nothing_and_says_the_same(tmp_path: Path, service: ScriptedService) -> None:
@@ -224,21 +226,22 @@ def test_no_trial_is_advised_that_is_not_better_than_the_base_model(tmp_path: Pa
     service.answers = lambda _model, text: str(int(text.split()[-1]) + 1)
     verdict = run_on(service, planned(tmp_path)).verdict
     assert verdict.best is None
-    assert "No trial is better than the base model (eval/exact_match: at best 1, base model 1)" in verdict.sentence
+    assert verdict.sentence.startswith("The tuned model cannot be said to be better than the baseline base")
 
 
-def test_without_generation_the_validation_loss_decides(tmp_path: Path, service: ScriptedService) -> None:
-    """With `evaluation=none` nothing is generated, and the lowest validation loss wins."""
+def test_without_generation_only_the_validation_loss_is_shown(tmp_path: Path, service: ScriptedService) -> None:
+    """With `evaluation=none` nothing is generated; the lowest loss is named, and nothing is advised by one number."""
     verdict = run_on(service, planned(tmp_path, "evaluation=none", *SWEEP)).verdict
     assert service.generated == 0
-    assert (verdict.metric, verdict.best) == ("validation/loss", 2)
+    assert (verdict.metric, verdict.best) == ("validation/loss", None)
+    assert "the lowest is 0.0625, of point 1" in verdict.sentence
 
 
 def test_nothing_held_out_gives_no_advice(tmp_path: Path, service: ScriptedService) -> None:
     """A training loss never chooses a model."""
     verdict = run_on(service, planned(tmp_path, "dataset.validation.path=null")).verdict
     assert verdict.best is None
-    assert verdict.sentence.startswith("Nothing was held out, so no trial can be preferred")
+    assert verdict.sentence.startswith("Nothing was held out, so no point can be preferred")
 
 
 def test_a_sweep_that_is_being_run_says_who_holds_it(tmp_path: Path, service: ScriptedService) -> None:

@@ -1,10 +1,16 @@
 """One declarative experiment in, many supervised tuning jobs and one honest comparison out.
 
     experiment = tunerun.load(["experiment=next_number", "seed=1,2"])
-    plan = tunerun.plan(experiment)
-    result = tunerun.run(plan)
+    result = tunerun.run(tunerun.plan(experiment))
+    result.table                        # rows and columns; shown as a table in a notebook
     result.to_pandas()
-    tunerun.predict(result.to_json()["trials"][0]["tuned_model"], [{"text_input": "twenty two"}])
+
+load(overrides)            compose and check a config, as the command line does
+plan(experiment)           expand it into trials, check the examples, count tokens and cost; sends nothing
+run(plan)                  run what is not done, with bars in a terminal and a notebook, and compare all of it
+compare(experiment)        compare sweeps that have run, by experiment or sweep id
+predict(name, rows)        ask a tuned model once, with the template it was trained with
+open(name)                 the same for many calls: `with tunerun.open(name) as model: model(text_input="one")`
 
 Everything else is in the modules; importing this package imports none of them until a name is used.
 """
@@ -17,27 +23,49 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tunerun.compose import load
     from tunerun.planning import Plan, plan
-    from tunerun.prediction import Predictions, predict
-    from tunerun.runner import SweepResult, run
+    from tunerun.prediction import OpenModel, Predictions, predict
+    from tunerun.prediction import open_model as open  # noqa: A004, F401 - only as tunerun.open
+    from tunerun.runner import SweepResult, compare, run
     from tunerun.schema import Experiment
 
 __version__ = "0.1.0"
 
-__all__ = ["Experiment", "Plan", "Predictions", "SweepResult", "__version__", "load", "plan", "predict", "run"]
+# Without `open`, so that `from tunerun import *` leaves Python's own in place.
+__all__ = [
+    "Experiment",
+    "OpenModel",
+    "Plan",
+    "Predictions",
+    "SweepResult",
+    "__version__",
+    "compare",
+    "load",
+    "plan",
+    "predict",
+    "run",
+]
 
-_MODULES = {
-    "Experiment": "schema",
-    "Plan": "planning",
-    "Predictions": "prediction",
-    "SweepResult": "runner",
-    "load": "compose",
-    "plan": "planning",
-    "predict": "prediction",
-    "run": "runner",
+_PLACES = {
+    "Experiment": ("schema", "Experiment"),
+    "OpenModel": ("prediction", "OpenModel"),
+    "Plan": ("planning", "Plan"),
+    "Predictions": ("prediction", "Predictions"),
+    "SweepResult": ("runner", "SweepResult"),
+    "compare": ("runner", "compare"),
+    "load": ("compose", "load"),
+    "open": ("prediction", "open_model"),
+    "plan": ("planning", "plan"),
+    "predict": ("prediction", "predict"),
+    "run": ("runner", "run"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    if name not in _PLACES:
         raise AttributeError(f"module 'tunerun' has no attribute {name!r}")
-    return getattr(import_module(f"tunerun.{_MODULES[name]}"), name)
+    module, attribute = _PLACES[name]
+    return getattr(import_module(f"tunerun.{module}"), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PLACES})

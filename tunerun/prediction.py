@@ -1,18 +1,22 @@
-"""Call a tuned model with the template it was trained with."""
+"""Call a tuned model with the template it was trained with: once, or as often as one likes while it is open."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from types import TracebackType
+from typing import Any, Self
 
 from tunerun import schema
 from tunerun.backends import open_backend, stored_section
+from tunerun.backends.base import Backend
 from tunerun.dataset import Findings, read_rows, with_conversations
 from tunerun.engine import tuned_model
 from tunerun.engine.base_model import cache_folder
-from tunerun.errors import DatasetError, NotFoundError, TemplateError
+from tunerun.errors import BackendError, DatasetError, NotFoundError, TemplateError
 from tunerun.interpolation import resolved
 from tunerun.job import GenerateOptions, TunedModel
 from tunerun.ledger import JobRecord, Ledger, TrialRecord
@@ -64,17 +68,113 @@ def predict(
         DatasetError: the file cannot be read.
         BackendError: the tuned model cannot be called.
     """
+    with open_model(run, runs=runs, max_output_tokens=max_output_tokens) as model:
+        return Predictions(model.name, tuple(model.many(rows)))
+
+
+class OpenModel:
+    """A tuned model that answers until it is closed; `tunerun.open` makes it.
+
+        with tunerun.open("tunedModels/support-0a1b2c3d4e5f") as model:
+            model(message="I was charged twice.")
+            model.many([{"message": "one"}, {"message": "two"}])
+
+    The engine starts with the first call and is kept, so that a further call takes as long as its answer. It may be
+    called from several threads: calls are answered one after another.
+
+    Args:
+        model: what the ledger knows of it.
+        options: how it answers.
+        backend: where it is called; closed with it.
+    """
+
+    def __init__(self, model: CallableModel, options: GenerateOptions, backend: Backend) -> None:
+        self._model = model
+        self._options = options
+        self._backend = backend
+        self._one_at_a_time = Lock()
+        self._is_closed = False
+
+    @property
+    def name(self) -> str:
+        """`tunedModels/<id>`."""
+        return self._model.tuned_model.name
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the template reads."""
+        return tuple(sorted(self._model.template.input_columns))
+
+    def __call__(self, row: Mapping[str, Any] | None = None, /, **columns: Any) -> str:
+        """Answer one row.
+
+        Args:
+            row: its columns as a mapping, for names that are no identifiers.
+            columns: the same by name.
+
+        Raises:
+            TemplateError: a column that the template reads is missing.
+            BackendError: the tuned model cannot be called, or was closed.
+        """
+        return self.many([{**(row or {}), **columns}])[0]
+
+    def many(self, rows: Sequence[Mapping[str, Any]] | Path) -> list[str]:
+        """Answer many rows at once, which is faster than one after another.
+
+        Args:
+            rows: as `predict` takes them: mappings, or a file.
+
+        Raises:
+            TemplateError: a row lacks a column; names its position from 1, or its file and line.
+            DatasetError: the file cannot be read.
+            BackendError: the tuned model cannot be called, or was closed.
+        """
+        inputs = _rendered(self._model.template, _placed(rows, self._model.template))
+        with self._one_at_a_time:
+            if self._is_closed:
+                raise BackendError(f"{self.name} was closed; open it again with tunerun.open({self.name!r})")
+            return self._backend.generate(self._model.tuned_model, inputs, self._options)
+
+    def close(self) -> None:
+        """End the engine, after the answer that is under way; a second time does nothing."""
+        with self._one_at_a_time:
+            if not self._is_closed:
+                self._is_closed = True
+                self._backend.__exit__(None, None, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<OpenModel {self.name}: {'closed' if self._is_closed else 'open'}, reads {', '.join(self.columns)}>"
+
+
+def open_model(run: str, *, runs: str | Path = "runs", max_output_tokens: int | None = None) -> OpenModel:
+    """Open a tuned model for many calls; close it, or use it in a `with` statement.
+
+    Args:
+        run, runs, max_output_tokens: as `predict`.
+
+    Raises:
+        NotFoundError: the ledger knows no such run, or it has no tuned model.
+        BackendError: its backend cannot be opened.
+    """
     model = find_model(run, Path(runs))
-    inputs = _rendered(model.template, _placed(rows, model.template))
     options = GenerateOptions(
         max_output_tokens=max_output_tokens or model.generation.max_output_tokens,
         temperature=model.generation.temperature,
         seed=model.seed,
     )
-    with open_backend(model.backend, Path(runs).absolute(), cache_folder(model.cache)) as backend:
+    with ExitStack() as stack:
+        backend = stack.enter_context(open_backend(model.backend, Path(runs).absolute(), cache_folder(model.cache)))
         backend.prepare([model.tuned_model.model])
-        outputs = backend.generate(model.tuned_model, inputs, options)
-    return Predictions(model.tuned_model.name, tuple(outputs))
+        stack.pop_all()
+    return OpenModel(model, options, backend)
 
 
 def find_model(run: str, runs: Path) -> CallableModel:

@@ -584,6 +584,14 @@ class Experiment(TrialConfig):
     notes: tuple[str, ...] = Field((), description="What the load did that a reader of the files may not expect.")
     directories: tuple[str, ...] = Field((), description="The config directories that were searched, in their order.")
 
+    def __repr__(self) -> str:
+        """One line; `model_dump()` has the whole config."""
+        count = max(1, len(self.points))
+        axes = ", ".join(self.sweep.axes)
+        return (
+            f"<Experiment {self.name}: {count} {'trial' if count == 1 else 'trials'}{f', varies {axes}' * bool(axes)}>"
+        )
+
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of what can be written in YAML, for editors; without what `load` works out."""

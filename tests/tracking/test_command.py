@@ -60,14 +60,14 @@ def test_the_link_leads_to_the_server_in_use(lab: Lab, uri: str, capsys: pytest.
     synced.sync()
     for subject, mark in lab.ledger.marks(synced.name, "").items():
         lab.ledger.set_mark("http://127.0.0.1:9", subject, mark)
-    served = result_of(lab.ledger, lab.sweep.id, Tracker(lab.ledger.path, "http://ada:planted@127.0.0.1:9/"))
+    served = result_of(lab.ledger, [lab.sweep], Tracker(lab.ledger.path, "http://ada:planted@127.0.0.1:9/"))
     runs = lab.ledger.path.parent
     say_where_to_look(served, [], None, runs)
     path = (
         "#/experiments/1/runs?workflowType=machine_learning&orderByKey=metrics.%60eval/exact_match%60&orderByAsc=false"
     )
     assert capsys.readouterr().out == f"The runs in MLflow: http://127.0.0.1:9/{path}\n"
-    own = result_of(lab.ledger, lab.sweep.id, synced)
+    own = result_of(lab.ledger, [lab.sweep], synced)
     say_where_to_look(own, [f"paths.runs={runs}"], None, runs)
     assert f" ui paths.runs={runs}   then open http://127.0.0.1:5000/{path}" in capsys.readouterr().out
     say_where_to_look(own, ["debug=tiny"], None, runs / "debug")  # whatever set the folder, `ui` is given it

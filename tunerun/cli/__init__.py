@@ -184,6 +184,7 @@ def run(
         if not json_:
             tables.result_table(results[-1])
             say_where_to_look(results[-1], overrides or [], config_dir, made.runs)
+            tables.result_sentence(results[-1])
         _say_what_is_left(results[-1], each.arguments)
     if json_ and results:
         documents = [result.to_json() for result in results]
@@ -297,6 +298,7 @@ def status(
             tables.out.print(tables.plain(line), soft_wrap=True)
         for job in unwatched:
             tables.out.print(f"trial {job.number}: {job.state} at its service, step {job.last_step}; not recorded yet")
+        tables.result_sentence(result)
 
 
 @app.command()
@@ -337,9 +339,9 @@ def cancel(
 
 @contextmanager
 def _chosen_sweep(
-    overrides: list[str], config_dir: list[str] | None, sweep: str | None, *, to_write: bool = False
+    overrides: list[str], config_dir: list[str] | None, sweeps: str | list[str] | None, *, to_write: bool = False
 ) -> Iterator[tuple[Ledger, SweepResult]]:
-    """The ledger, and one of its sweeps: by its id; else the one that the overrides compose; else the newest.
+    """The ledger, and what its sweeps of these ids came to; else the one that the overrides compose; else the newest.
 
     Args:
         to_write: open the ledger for writing; else not a byte of its folder is changed.
@@ -349,23 +351,24 @@ def _chosen_sweep(
     from tunerun.errors import NotFoundError
     from tunerun.ledger import Ledger
     from tunerun.runner import result_of
+    from tunerun.runner.selection import existing_ledger, listed, selected
     from tunerun.tracking import open_tracker
 
     paths, tracking = places(overrides, config_dir)
+    ids = [sweeps] if isinstance(sweeps, str) else sweeps or []
     names_no_trial = all(o.startswith(("name=", "paths", "tracking", "local")) for o in overrides)
-    wanted = sweep or (None if names_no_trial else _composed_sweep(overrides, config_dir))
-    name = None if sweep else compose_name(overrides, config_dir)
-    with Ledger(_existing_ledger(Path(paths.runs)), read_only=not to_write) as ledger:
+    wanted = None if ids or names_no_trial else _composed_sweep(overrides, config_dir)
+    name = None if ids else compose_name(overrides, config_dir)
+    with Ledger(existing_ledger(Path(paths.runs)), read_only=not to_write) as ledger:
         known = ledger.sweeps(name)
-        found = [each for each in known if wanted in (None, each.id)]
+        found = selected(ledger, ids) if ids else [each for each in known if wanted in (None, each.id)][-1:]
         if not found:
-            others = ", ".join(each.id for each in known) or "none"
             raise NotFoundError(
                 f"{wanted or name or 'no sweep named'}: has not run, as far as {ledger.path} knows; "
-                f"sweeps: {others}; choose one with --sweep"
+                f"{listed(known)}; choose one with --sweep"
             )
         tracker, cache = open_tracker(tracking, Path(paths.runs)), cache_folder(paths.cache)
-        result = result_of(ledger, found[-1].id, tracker, cache)
+        result = result_of(ledger, found, tracker, cache)
         _say_what_is_missing(result)
         yield ledger, result
 
@@ -377,38 +380,31 @@ def _composed_sweep(overrides: list[str], config_dir: list[str] | None) -> str:
     return make_plan(load(overrides, config_dir)).sweep
 
 
-def _existing_ledger(runs: Path) -> Path:
-    from tunerun.errors import NotFoundError
-    from tunerun.ledger import FILE_NAME
-
-    path = runs / FILE_NAME
-    if not path.exists():
-        raise NotFoundError(f"{path}: no ledger; nothing has run yet, or paths.runs is another folder")
-    return path
-
-
 @app.command()
 def compare(
     overrides: Overrides = None,
     config_dir: ConfigDir = None,
-    sweep: SweepId = None,
+    sweep: Annotated[
+        list[str] | None, typer.Option("--sweep", help="Id of a sweep, or an experiment's newest; several at once.")
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for results.json, .md, loss.png.")
+        Path | None, typer.Option("--output", "-o", help="Folder for results.json, .md, .csv, .tex and plots.")
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Compare the trials of a sweep that has run, on held-out examples; write the results down."""
+    """Compare the trials of one or several sweeps that have run, on held-out examples; write the results down."""
     from tunerun.cli import tables
-    from tunerun.comparison_files import write_comparison
+    from tunerun.comparison.renderers import write_files
 
     with _chosen_sweep(overrides or [], config_dir, sweep) as (ledger, result):
         if output is not None:
-            for file in write_comparison(ledger, result.verdict, result.to_json(), output):
+            for file in write_files(result.table, ledger, output):
                 tables.err.print(f"wrote {file}")
         if json_:
             print_json(result.to_json())
         else:
             tables.result_table(result)
+            tables.result_sentence(result)
 
 
 @app.command()
@@ -522,13 +518,14 @@ def sync(overrides: Overrides = None, config_dir: ConfigDir = None, json_: Json 
     from tunerun.cli.tables import err, out, plain
     from tunerun.compose import places
     from tunerun.errors import TrackingError
+    from tunerun.runner.selection import existing_ledger
     from tunerun.tracking import open_tracker
 
     paths, tracking = places(overrides or (), config_dir)
     tracker = open_tracker(tracking, Path(paths.runs))
     if tracker is None:
         raise InputError("tracking: none; choose tracking=mlflow")
-    _existing_ledger(Path(paths.runs))
+    existing_ledger(Path(paths.runs))
     report = tracker.sync()
     if tracker.problem:
         raise TrackingError(tracker.problem)

@@ -16,14 +16,16 @@ from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 
+from tunerun.comparison import labels
+from tunerun.comparison.numbers import counted
+from tunerun.comparison.renderers import terminal
+from tunerun.comparison.results import LOSS, TrialResult, Verdict
 from tunerun.dataset import LoadedDataset
 from tunerun.engine.tokens import ESTIMATE_RANGE
-from tunerun.evaluation.verdict import EPOCH_LOSS, LOSS, TrialResult, Verdict
 from tunerun.job import JobState
 from tunerun.ledger import SweepRecord
 from tunerun.planning import Plan, Trial
 from tunerun.runner import SweepResult
-from tunerun.schema import Scalar
 
 if TYPE_CHECKING:
     from tunerun.service.credentials import Key
@@ -54,23 +56,6 @@ MAX_CHANGES = 10
 MAX_BASELINES = 8
 """Baselines that a plan names; `--json` has all of them."""
 
-_STYLES = {JobState.SUCCEEDED: "green", JobState.FAILED: "red", JobState.CANCELLED: "yellow"}
-
-
-def short(key: str) -> str:
-    """The last part of a dotted key, as a column's head."""
-    return key.rsplit(".", 1)[-1]
-
-
-def number(value: float | None) -> str:
-    """A measure with three significant digits; a dash where it is not known."""
-    return "-" if value is None else f"{value:.3g}"
-
-
-def share(value: float | None) -> str:
-    """A share as a percentage; a dash where it is not known."""
-    return "-" if value is None else f"{100 * value:.0f} %"
-
 
 def duration(seconds: float) -> str:
     """A time for people: seconds, minutes or hours."""
@@ -81,10 +66,6 @@ def duration(seconds: float) -> str:
 
 def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _print(table: Table) -> None:
@@ -112,12 +93,13 @@ def _stacked(table: Table) -> None:
 def plan_table(plan: Plan) -> None:
     """Print the trials of a plan, what they cost, what changed, and what a user should know first."""
     shows_points = plan.points < len(plan.trials)
-    points = f" ({_counted(plan.points, 'point')})" if shows_points else ""
-    table = _table(f"{plan.name}: {_counted(len(plan.trials), 'trial')}{points}, sweep {plan.sweep}")
+    points = f" ({counted(plan.points, 'point')})" if shows_points else ""
+    table = _table(f"{plan.name}: {counted(len(plan.trials), 'trial')}{points}, sweep {plan.sweep}")
     for head in ("trial", *(["point"] * shows_points)):
         table.add_column(head, justify="right")
+    heads = labels.short_names(plan.varied)
     for key in plan.varied:
-        table.add_column(short(key), justify="right")
+        table.add_column(heads[key], justify="right")
     shows_time = any(trial.seconds is not None for trial in plan.trials)
     shows_cost = any(trial.config.model.price is not None for trial in plan.trials)
     for head in ("examples", "tokens", "steps", *(["time"] * shows_time), *(["cost"] * shows_cost)):
@@ -173,7 +155,7 @@ def run_line(plan: Plan, *, retry_failed: bool) -> None:
     """Say on stderr what a run is about to do."""
     todo, everything = len(plan.to_run(retry_failed=retry_failed)), len(plan.to_run(retry_failed=True))
     if todo:
-        err.print(f"{plan.sweep}: {_counted(len(plan.trials), 'trial')}, {todo} to run")
+        err.print(f"{plan.sweep}: {counted(len(plan.trials), 'trial')}, {todo} to run")
     elif everything == 0:
         count = len(plan.trials)
         err.print(f"{plan.sweep}: {'its trial is done' if count == 1 else f'all {count:,} trials are done'}")
@@ -201,7 +183,7 @@ def _effort(plan: Plan) -> str:
         if price is not None
     )
     spent = f" Spent so far: {plan.spent.tokens:,} tokens, ${plan.spent.usd:,.2f}." if plan.spent.usd else ""
-    return f"{_counted(len(todo), 'trial')} to run: {'; '.join(parts)}.{hint}{spent}"
+    return f"{counted(len(todo), 'trial')} to run: {'; '.join(parts)}.{hint}{spent}"
 
 
 def _baselines(plan: Plan) -> str:
@@ -259,51 +241,27 @@ def findings_table(loaded: LoadedDataset, substitute: str | None = None) -> None
     if substitute is not None:
         out.print(_plain(f"{counts} examples, checked with a template that fits their columns: {substitute}"))
         return
-    out.print(f"{counts} examples: {_counted(len(loaded.warnings), 'warning')}, no errors")
+    out.print(f"{counts} examples: {counted(len(loaded.warnings), 'warning')}, no errors")
 
 
 def result_table(result: SweepResult) -> None:
-    """Print all trials of a sweep beside the base model, and the verdict."""
+    """Print all points of a sweep beside the baselines, and what belongs to them; `result_sentence` ends it."""
     verdict = result.verdict
-    varied = list(verdict.trials[0].record.overrides)
-    metrics = _eval_metrics(verdict)
-    shows_state = any(trial.state is not JobState.SUCCEEDED for trial in verdict.trials)
-    table = _table(f"{verdict.sweep.experiment}: sweep {verdict.sweep.id}")
-    table.add_column("trial", justify="right")
-    for key in varied:
-        table.add_column(short(key), justify="right")
-    if shows_state:
-        table.add_column("state")
-    for head in ("final mean loss", "validation loss", *(m.removeprefix("eval/").replace("_", " ") for m in metrics)):
-        table.add_column(head, justify="right")
-    table.add_column("training loss")
-    for trial in _shown(verdict):
-        style = _STYLES.get(trial.state, "")
-        table.add_row(
-            f"{'* ' if trial.record.number == verdict.best else ''}{trial.record.number}",
-            *(str(trial.record.overrides[key]) for key in varied),
-            *([f"[{style}]{trial.state}[/]" if style else _how_far(trial)] if shows_state else []),
-            *_measures(trial.metrics, metrics),
-            trial.advice.summary if trial.advice else "",
-            style="bold" if trial.record.number == verdict.best else None,
-        )
-    table.add_section()
-    for baseline in verdict.baselines:
-        blank = [""] * (len(varied) + shows_state)
-        table.add_row(baseline.name, *blank, *_measures(baseline.metrics, metrics), "not tuned")
-    _print(table)
-    if len(verdict.trials) > MAX_ROWS:
-        out.print(f"The best {MAX_ROWS} of {len(verdict.trials):,} trials; --json lists all of them")
+    terminal.print_table(result.table, out)
     if _lacks_validation_loss(verdict):
         out.print("validation loss: -; the service does not measure it (only `tunerun serve` takes validationData)")
-    out.print(_plain(verdict.sentence))
     if verdict.best is not None:
         best = verdict.trials[verdict.best]
         if best.advice is not None:
-            out.print(f"Its training loss is {best.advice.text}.")
+            out.print(f"The loss of trial {verdict.best} is {best.advice.text}.")
         if best.tuned_model is not None:
             out.print(f"Its tuned model: {best.tuned_model.name} in {_plain(_shown_path(best.tuned_model.location))}")
     failures(verdict)
+
+
+def result_sentence(result: SweepResult) -> None:
+    """Print the notes of a comparison, and its sentence: the last line."""
+    terminal.print_words(result.table, out)
 
 
 def verdicts_table(results: Sequence[SweepResult]) -> None:
@@ -345,27 +303,6 @@ def _shown_path(location: str) -> str:
     return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else location
 
 
-def _how_far(trial: TrialResult) -> str:
-    """The state of a trial that is not finished, and the steps that it has taken."""
-    return f"{trial.state} {trial.last_step}/{trial.record.steps}" if trial.last_step else trial.state.value
-
-
-def _shown(verdict: Verdict) -> Sequence[TrialResult]:
-    """All trials, or the best where there are too many for a table."""
-    return verdict.trials if len(verdict.trials) <= MAX_ROWS else verdict.ranked[:MAX_ROWS]
-
-
-def _eval_metrics(verdict: Verdict) -> list[str]:
-    rows: list[Mapping[str, float]] = [t.metrics for t in verdict.trials]
-    rows.extend(b.metrics for b in verdict.baselines)
-    return sorted({name for row in rows for name in row if name.startswith("eval/")})
-
-
-def _measures(metrics: Mapping[str, float], evaluated: Sequence[str]) -> list[str]:
-    losses = [number(metrics.get(EPOCH_LOSS)), number(metrics.get(LOSS))]
-    return losses + [share(metrics.get(name)) for name in evaluated]
-
-
 def failures(verdict: Verdict) -> None:
     """Print why trials failed, once for each reason with its first message, and the first traceback."""
     reasons: dict[str, list[TrialResult]] = {}
@@ -397,11 +334,6 @@ def sweeps_table(rows: Sequence[tuple[SweepRecord, Mapping[JobState, int]]]) -> 
         counts = ", ".join(f"{count} {state}" for state, count in states.items())
         table.add_row(sweep.id, frozen, str(sum(states.values())), counts)
     _print(table)
-
-
-def overrides_text(overrides: Mapping[str, Scalar]) -> str:
-    """What a trial sets, in a few words."""
-    return " ".join(f"{short(key)}={value}" for key, value in overrides.items())
 
 
 def _plain(text: str) -> str:

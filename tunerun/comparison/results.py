@@ -240,8 +240,17 @@ class Verdict:
 
     @property
     def best(self) -> int | None:
-        """The number of the advised point's first trial; None: no point can be advised."""
-        return None if self.decision.advised is None else self.points[self.decision.advised].trials[0]
+        """The advised point's first trial that has succeeded, by its place; None: no point can be advised."""
+        if self.decision.advised is None:
+            return None
+        places = self.points[self.decision.advised].trials
+        return next((place for place in places if self.trials[place].state is JobState.SUCCEEDED), places[0])
+
+    def __repr__(self) -> str:
+        """One line; the parts have it all."""
+        ids = ", ".join(sweep.id for sweep in self.sweeps)
+        advised = "none advised" if self.decision.advised is None else f"point {self.decision.advised} advised"
+        return f"<Verdict {ids}: {len(self.points)} points, {self.decision.outcome}, {advised}>"
 
     @property
     def is_complete(self) -> bool:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 from tunerun.comparison import labels, numbers
 from tunerun.comparison.results import (
+    EPOCH_LOSS,
+    LOSS,
     BaselineResult,
     Decision,
     Difference,
@@ -31,10 +33,10 @@ from tunerun.metrics import Unit
 if TYPE_CHECKING:
     import pandas
 
-LOSS = Measure("validation/loss", Unit.NATS, higher_is_better=False)
-EPOCH_LOSS = Measure("train/epoch_mean_loss", Unit.NATS, higher_is_better=False)
-SECONDS = Measure("train/seconds", Unit.NUMBER, higher_is_better=False)
-_TITLES = {EPOCH_LOSS.name: "training loss", SECONDS.name: "seconds"}
+_LOSS = Measure(LOSS, Unit.NATS, higher_is_better=False)
+_EPOCH_LOSS = Measure(EPOCH_LOSS, Unit.NATS, higher_is_better=False)
+_SECONDS = Measure("train/seconds", Unit.NUMBER, higher_is_better=False)
+_TITLES = {EPOCH_LOSS: "training loss", _SECONDS.name: "seconds"}
 
 Cell = Scalar | Estimate | Difference | tuple[int, ...]
 """A value as it is in a table; a tuple: numbers of trials. None: it is not known, or does not apply to the row."""
@@ -322,7 +324,7 @@ class _Columns:
         measured = {name for trial in verdict.trials for name in trial.metrics}
         self.aside = [
             measure
-            for measure in (LOSS, EPOCH_LOSS, SECONDS)
+            for measure in (_LOSS, _EPOCH_LOSS, _SECONDS)
             if measure.name in measured and measure.name not in {each.name for each in verdict.measures}
         ]
         self.measures = [*verdict.measures, *self.aside]
@@ -344,7 +346,7 @@ class _Columns:
                 self.all.append(Column("p", "p", Kind.P, rank=1))
         if any(point.consistency is not None for point in verdict.points):
             self.all.append(Column("consistency", "consistency", Kind.SHARE, rank=4))
-        self.all.extend(_measure_column(measure, rank=3 if measure is LOSS else 6) for measure in self.aside)
+        self.all.extend(_measure_column(measure, rank=3 if measure is _LOSS else 6) for measure in self.aside)
         if any(point.tokens for point in verdict.points):
             self.all.append(Column("tokens", "tokens", Kind.COUNT, rank=7))
         if any(trial.advice for trial in verdict.trials):

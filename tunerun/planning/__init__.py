@@ -69,6 +69,12 @@ class Plan:
     baseline_tokens: int = 0
     fresh: bool = False
 
+    def __repr__(self) -> str:
+        """One line; `to_json()` has the whole plan."""
+        count = len(self.trials)
+        to_run = len(self.to_run(retry_failed=False))
+        return f"<Plan {self.sweep}: {count} {'trial' if count == 1 else 'trials'}, {to_run} to run>"
+
     @property
     def name(self) -> str:
         """The experiment's name."""

@@ -11,22 +11,29 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tunerun.backends import open_backend
 from tunerun.backends.base import Backend
+from tunerun.comparison import judge
+from tunerun.comparison.renderers.document import document
+from tunerun.comparison.renderers.frame import trials_frame
+from tunerun.comparison.results import LOSS, Verdict
+from tunerun.comparison.table import ComparisonTable
 from tunerun.engine.base_model import cache_folder
 from tunerun.engine.tuned_model import fault as fault_of
 from tunerun.errors import BackendError, InputError
-from tunerun.evaluation.verdict import LOSS, TrialResult, Verdict, judge
 from tunerun.holding import held
 from tunerun.job import BaseModelRef, ExampleSet, JobState
-from tunerun.ledger import Ledger
+from tunerun.ledger import Ledger, SweepRecord
 from tunerun.metrics import load_code, resolve
 from tunerun.planning import Plan, Trial, counted
+from tunerun.runner.bars import automatic
 from tunerun.runner.loop import Loop
 from tunerun.runner.progress import Progress
+from tunerun.runner.selection import existing_ledger, selected
 from tunerun.runner.unattended import BackendOpener, UnwatchedJob, cancel, unwatched_jobs
 from tunerun.schema import TrialConfig
 from tunerun.tracking import Tracker, open_tracker
@@ -39,6 +46,7 @@ __all__ = [
     "SweepResult",
     "UnwatchedJob",
     "cancel",
+    "compare",
     "result_of",
     "run",
     "states_of",
@@ -61,7 +69,7 @@ class SweepResult:
 
     Attributes:
         verdict: every trial with its measures, the baselines, and which trial to use.
-        run_ids: MLflow's run ids by trial number; only those that MLflow has been told of.
+        run_ids: MLflow's run ids by a trial's place in `verdict.trials`; only those that MLflow has been told of.
         link: the page of MLflow that shows the runs, relative to the server's address; None without MLflow.
         server: the address of the tracking server; None: `tunerun ui` starts one.
         tracking_problem: what MLflow has missed and why, or what was done about its store; None: nothing.
@@ -82,6 +90,11 @@ class SweepResult:
         """The command that the sweep was started with."""
         return self.verdict.sweep.command
 
+    @cached_property
+    def table(self) -> ComparisonTable:
+        """All points beside the baselines: shown as a table in a notebook, and as text by `print`."""
+        return ComparisonTable.of(self.verdict)
+
     @property
     def exit_code(self) -> int:
         """0: every trial succeeded and was measured; 1: at least one was not, or the run was stopped."""
@@ -90,53 +103,25 @@ class SweepResult:
 
     def to_json(self) -> dict[str, Any]:
         """The result as `run --json` prints it."""
-        return {
-            "sweep": self.verdict.sweep.id,
-            "experiment": self.verdict.sweep.experiment,
-            "trials": [self._trial(trial) for trial in self.verdict.trials],
-            "baselines": [{"name": b.name, "metrics": dict(b.metrics)} for b in self.verdict.baselines],
-            "best": self.verdict.best,
-            "verdict": self.verdict.sentence,
-            "stopped": self.stopped,
-            "faults": list(self.faults),
-        }
-
-    def _trial(self, trial: TrialResult) -> dict[str, Any]:
-        tuned = trial.tuned_model
-        return {
-            "number": trial.record.number,
-            "key": trial.record.key,
-            "overrides": dict(trial.record.overrides),
-            "state": trial.state.value,
-            "tuned_model": tuned.name if tuned else None,
-            "adapter": tuned.location if tuned else None,
-            "mlflow_run_id": self.run_ids.get(trial.record.number),
-            "metrics": dict(trial.metrics),
-            "advice": trial.advice.text if trial.advice else None,
-            "error": f"{trial.failure.kind}: {trial.failure.message}" if trial.failure else None,
-        }
+        return {**document(self.table, self.run_ids), "stopped": self.stopped, "faults": list(self.faults)}
 
     def to_pandas(self) -> pandas.DataFrame:
-        """One row a trial: its number, what it varied, its state, its measures, its tuned model."""
-        import pandas
+        """One row a trial: its number, its point, what it varied, its state, its measures, its tuned model."""
+        return trials_frame(self.table)
 
-        rows = [
-            {
-                "trial": t["number"],
-                **t["overrides"],
-                "state": t["state"],
-                **t["metrics"],
-                "tuned_model": t["tuned_model"],
-            }
-            for t in self.to_json()["trials"]
-        ]
-        return pandas.DataFrame(rows).set_index("trial")
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
+
+    def __repr__(self) -> str:
+        """One line; `table` and `verdict` have it all."""
+        states = ", ".join(f"{n} {state}" for state, n in Counter(t.state for t in self.verdict.trials).items())
+        return f"<SweepResult {', '.join(sweep.id for sweep in self.verdict.sweeps)}: {states}>"
 
 
 def run(
     plan: Plan,
     *,
-    progress: Progress | None = None,
+    progress: Progress | Literal["auto"] | None = "auto",
     command: str = "tunerun.run",
     retry_failed: bool = False,
     poll_interval_s: float | None = None,
@@ -148,7 +133,7 @@ def run(
 
     Args:
         plan: from `tunerun.plan`.
-        progress: what to tell while it works; None: nothing.
+        progress: what to tell while it works; `auto`: bars in a terminal and in a notebook; None: nothing.
         command: how it was started, for the record.
         retry_failed: submit trials again that failed before.
         poll_interval_s: seconds between two looks at the running jobs; None: as their backends say.
@@ -167,7 +152,7 @@ def run(
     tracker = open_tracker(plan.experiment.tracking, plan.runs)
     with ExitStack() as stack:
         backends = _Backends(plan, stack, open_backend)
-        talk = progress or Progress()
+        talk = stack.enter_context(automatic()) if progress == "auto" else progress or Progress()
         sections = {id(t.config.evaluation): t.config.evaluation for t in plan.trials}
         load_code(metric for section in sections.values() for metric in resolve(section))
         unavailable = backends.prepare(plan.to_run(retry_failed=retry_failed), talk)
@@ -193,23 +178,48 @@ def run(
                 tracker.close(patience_s)
                 if tracker.problem is not None and sys.exc_info()[0] is not None:  # no result will carry it
                     talk.note(tracker.problem)
-        return replace(result_of(ledger, plan.sweep, tracker, backends.cache), stopped=loop.stopped)
+        sweep = next(each for each in ledger.sweeps(plan.name) if each.id == plan.sweep)
+        return replace(result_of(ledger, [sweep], tracker, backends.cache), stopped=loop.stopped)
 
 
-def result_of(ledger: Ledger, sweep_id: str, tracker: Tracker | None, cache: Path | None = None) -> SweepResult:
-    """What the ledger, and MLflow where it is used, know of a sweep now.
+def compare(*sweeps: str, runs: str | Path = "runs") -> SweepResult:
+    """Compare the trials of sweeps that have run, as far as they have; reads the ledger and writes nothing.
+
+    Args:
+        sweeps: ids of sweeps, or names of experiments, which mean their newest; none: the newest of all. Several are
+            compared in one family, on the held-out rows that they share.
+        runs: the folder that holds the ledger.
+
+    Raises:
+        NotFoundError: there is no ledger or no such sweep; lists those that there are.
+    """
+    with Ledger(existing_ledger(Path(runs)), read_only=True) as ledger:
+        return result_of(ledger, selected(ledger, sweeps), None)
+
+
+def result_of(
+    ledger: Ledger, sweeps: Sequence[SweepRecord], tracker: Tracker | None, cache: Path | None = None
+) -> SweepResult:
+    """What the ledger, and MLflow where it is used, know of one or several sweeps now.
 
     Args:
         cache: where digests of large files are remembered; None: the adapters of all trials are read.
     """
-    sweep = next(s for s in ledger.sweeps() if s.id == sweep_id)
-    verdict = judge(ledger, sweep)
+    verdict = judge(ledger, sweeps)
     faults = _faults(verdict, cache)
     if tracker is None:
         return SweepResult(verdict, {}, None, None, faults=faults)
-    link = tracker.link(ledger, sweep_id, verdict.metric, ascending=verdict.metric == LOSS)
+    first = sweeps[0].id
+    link = tracker.link(ledger, first, verdict.metric, ascending=verdict.metric == LOSS)
     said = tracker.problem or tracker.notice
-    return SweepResult(verdict, tracker.run_ids(ledger, sweep_id), link, said, server=tracker.server, faults=faults)
+    return SweepResult(verdict, _run_ids(ledger, verdict, tracker), link, said, server=tracker.server, faults=faults)
+
+
+def _run_ids(ledger: Ledger, verdict: Verdict, tracker: Tracker) -> dict[int, str]:
+    """MLflow's run ids by a trial's place in the verdict."""
+    found = {(sweep.id, n): run for sweep in verdict.sweeps for n, run in tracker.run_ids(ledger, sweep.id).items()}
+    places = {(trial.sweep, trial.record.number): place for place, trial in enumerate(verdict.trials)}
+    return {places[key]: run for key, run in found.items() if key in places}
 
 
 def _faults(verdict: Verdict, cache: Path | None) -> tuple[str, ...]:

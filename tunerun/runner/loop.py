@@ -24,8 +24,8 @@ from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 
 from tunerun.backends.base import Backend
+from tunerun.comparison import trial_result
 from tunerun.errors import AccessError, AmbiguousError, BackendError, InputError, UnavailableError
-from tunerun.evaluation.verdict import trial_result
 from tunerun.holding import held_if_free, holder_of
 from tunerun.job import Failure, FailureKind, JobRef, JobState, JobStatus, TunedModel
 from tunerun.ledger import JobRecord, Ledger, Spending, TrialProgress

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tunerun.evaluation.verdict import TrialResult
+from tunerun.comparison.results import TrialResult
 from tunerun.job import Snapshot
 from tunerun.planning import Trial
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tunerun.comparison import labels
-from tunerun.comparison.results import TrialResult
-from tunerun.comparison.table import LOSS, ComparisonTable
+from tunerun.comparison.results import LOSS, TrialResult
+from tunerun.comparison.table import ComparisonTable
 from tunerun.ledger import Ledger
 
 FILE = "loss.png"
@@ -22,7 +22,7 @@ def files(table: ComparisonTable, ledger: Ledger) -> Mapping[str, bytes]:
         job = ledger.job(trial.record.key)
         snapshots = ledger.snapshots(job.id) if job is not None else []
         if snapshots:
-            curves.append(Curve(_name(trial), tuple(snapshots), trial.metrics.get(LOSS.name)))
+            curves.append(Curve(_name(trial), tuple(snapshots), trial.metrics.get(LOSS)))
     if not curves:
         return {}
     best = None if verdict.best is None else _name(verdict.trials[verdict.best])

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from tests.experiments import planned
-from tunerun.cli.progress import LINE_INTERVAL_S, BarProgress, LineProgress
-from tunerun.evaluation.verdict import TrialResult
+from tunerun.comparison.results import TrialResult
 from tunerun.job import JobState, Snapshot
+from tunerun.runner.bars import LINE_INTERVAL_S, BarProgress, LineProgress
 
 
 class Clock:
@@ -25,18 +25,16 @@ class Clock:
 
 
 @pytest.mark.parametrize("seconds_a_step", [0.1, LINE_INTERVAL_S / 4, 2 * LINE_INTERVAL_S])
-def test_a_log_has_a_line_an_epoch_and_few_between(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], seconds_a_step: float
-) -> None:
+def test_a_log_has_a_line_an_epoch_and_few_between(tmp_path: Path, seconds_a_step: float) -> None:
     """However fast the steps come, the last step of each epoch is shown, and others only after a while."""
     trial = planned(tmp_path, "hyperparameters.epoch_count=2", "hyperparameters.batch_size=3").trials[0]
-    clock = Clock()
-    progress = LineProgress(clock)
+    clock, log = Clock(), io.StringIO()
+    progress = LineProgress(Console(file=log, width=200), clock)
     progress.started(trial)
     for step in range(1, trial.steps + 1):
         clock.now += seconds_a_step
         progress.stepped(trial, Snapshot(step, (step - 1) // 10 + 1, 0.5, clock.now))
-    steps = [int(line.split("step ")[1].split("/")[0]) for line in capsys.readouterr().err.splitlines()[1:]]
+    steps = [int(line.split("step ")[1].split("/")[0]) for line in log.getvalue().splitlines()[1:]]
     expected = {0.1: [10, 20], LINE_INTERVAL_S / 4: [4, 8, 10, 14, 18, 20], 2 * LINE_INTERVAL_S: [*range(1, 21)]}
     assert steps == expected[seconds_a_step]
 

@@ -1,0 +1,264 @@
+"""Live progress of a run: bars in a terminal and in a notebook, or plain lines for logs and pipes."""
+
+from __future__ import annotations
+
+import html
+import io
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from tunerun.comparison import labels, numbers
+from tunerun.comparison.results import LOSS, TrialResult
+from tunerun.job import Snapshot
+from tunerun.metrics import resolve
+from tunerun.planning import Trial
+from tunerun.runner.progress import Progress
+
+LINE_INTERVAL_S = 30.0
+"""Seconds between two plain lines of one trial inside an epoch, at least: 120 lines an hour are still read."""
+
+SPEED_PERIOD_S = 3600.0
+"""Seconds of steps from which a bar's time left is estimated; rich's own 30 hold no step of a slow job."""
+
+
+NOTEBOOK_WIDTH = 100
+"""Characters of a line in a notebook's cell."""
+
+NOTEBOOK_INTERVAL_S = 0.2
+"""Seconds between two drawings there: each is a message to the browser, and is kept in the notebook's file."""
+
+
+def _title(trial: Trial) -> str:
+    return escape(f"trial {trial.number} {labels.compact(trial.overrides)}".rstrip())
+
+
+def _ends_epoch(trial: Trial, step: int) -> bool:
+    return step * trial.config.hyperparameters.epoch_count % trial.steps == 0
+
+
+def _outcome(trial: Trial, result: TrialResult) -> str:
+    parts = [str(result.state)]
+    if LOSS in result.metrics:
+        parts.append(f"validation loss {numbers.loss(result.metrics[LOSS])}")
+    rows = len(trial.validation.examples) if trial.validation is not None else 0
+    parts.extend(
+        f"{metric.name.replace('_', ' ')} {numbers.measure(result.metrics[f'eval/{metric.name}'], metric.unit, rows)}"
+        for metric in (resolve(trial.config.evaluation) if rows else ())
+        if f"eval/{metric.name}" in result.metrics
+    )
+    if result.failure is not None:
+        parts.append(f"{result.failure.kind}: {result.failure.message}")
+    return escape(", ".join(parts))
+
+
+class LineProgress(Progress):
+    """Plain lines, for logs and pipes.
+
+    Args:
+        console: where they are written.
+        clock: seconds, for the time between two lines.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._last_line: dict[int, float] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Nothing is held."""
+
+    def preparing(self, models: Sequence[str]) -> None:
+        """Name the base models that are looked for."""
+        self._console.print(f"preparing {', '.join(map(escape, models))}")
+
+    def started(self, trial: Trial) -> None:
+        """Say that a trial is on its way."""
+        self._last_line[trial.number] = self._clock()
+        self._console.print(f"{_title(trial)}: started, {trial.steps} steps")
+
+    def stepped(self, trial: Trial, snapshot: Snapshot) -> None:
+        """Say how far a trial is: after every epoch, and now and then inside a long one."""
+        now = self._clock()
+        if now - self._last_line.get(trial.number, now) >= LINE_INTERVAL_S or _ends_epoch(trial, snapshot.step):
+            self._last_line[trial.number] = now
+            self._console.print(
+                f"{_title(trial)}: step {snapshot.step}/{trial.steps}, epoch {snapshot.epoch}, "
+                f"mean loss {numbers.loss(snapshot.mean_loss)}"
+            )
+
+    def evaluating(self, subject: str) -> None:
+        """Say what is measured."""
+        self._console.print(f"evaluating {subject}")
+
+    def finished(self, trial: Trial, result: TrialResult) -> None:
+        """Say what became of a trial."""
+        self._console.print(f"{_title(trial)}: {_outcome(trial, result)}")
+
+    def note(self, text: str) -> None:
+        """Say something that needs attention."""
+        self._console.print(f"[yellow]note:[/] {escape(text)}")
+
+
+class BarProgress(Progress):
+    """A bar for the whole sweep, one for each running trial below it, and a line for each that has ended.
+
+    Args:
+        console: the terminal.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[detail]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            speed_estimate_period=SPEED_PERIOD_S,
+        )
+        self._sweep: TaskID | None = None
+        self._steps: dict[int, int] = {}  # taken by each trial of this run
+        self._ended: set[int] = set()
+        self._tasks: dict[int, TaskID] = {}
+        self._aside: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def _beside(self, text: str | None) -> None:
+        """Show what goes on beside the trials, or nothing."""
+        if self._aside is not None:
+            self._bars.remove_task(self._aside)
+        self._aside = None if text is None else self._bars.add_task(text, total=None, detail="")
+
+    def preparing(self, models: Sequence[str]) -> None:
+        """Name the base models that are looked for."""
+        self._beside(f"preparing {', '.join(map(escape, models))}")
+
+    def planned(self, trials: Sequence[Trial]) -> None:
+        """Open the sweep's bar, which counts steps."""
+        self._steps = {trial.number: 0 for trial in trials}
+        if trials:
+            self._sweep = self._bars.add_task("sweep", total=sum(trial.steps for trial in trials), detail="")
+            self._advance()
+
+    def _advance(self) -> None:
+        if self._sweep is not None:
+            detail = f"{len(self._ended)}/{len(self._steps)} trials done"
+            self._bars.update(self._sweep, completed=sum(self._steps.values()), detail=detail)
+
+    def started(self, trial: Trial) -> None:
+        """Open a bar."""
+        self._beside(None)
+        if trial.number not in self._tasks:
+            self._tasks[trial.number] = self._bars.add_task(_title(trial), total=trial.steps, detail="waiting")
+
+    def stepped(self, trial: Trial, snapshot: Snapshot) -> None:
+        """Move a bar."""
+        self.started(trial)  # a job that was looked for and found was not started here
+        detail = f"{snapshot.step}/{trial.steps} epoch {snapshot.epoch} mean loss {numbers.loss(snapshot.mean_loss)}"
+        self._bars.update(self._tasks[trial.number], completed=snapshot.step, detail=detail)
+        self._steps[trial.number] = snapshot.step
+        self._advance()
+
+    def evaluating(self, subject: str) -> None:
+        """Say what is measured."""
+        self._beside(f"evaluating {subject}")
+
+    def finished(self, trial: Trial, result: TrialResult) -> None:
+        """Close a bar, and leave a line."""
+        self._beside(None)
+        task = self._tasks.pop(trial.number, None)
+        if task is not None:
+            self._bars.remove_task(task)
+        self._ended.add(trial.number)
+        self._steps[trial.number] = trial.steps  # one that failed early leaves no steps to wait for
+        self._advance()
+        self._console.print(f"{_title(trial)}: {_outcome(trial, result)}")
+
+    def note(self, text: str) -> None:
+        """Say something that needs attention."""
+        self._console.print(f"[yellow]note:[/] {escape(text)}")
+
+
+class NotebookProgress(BarProgress):
+    """The same bars in the output of a notebook's cell, drawn again in place.
+
+    rich's own display in a notebook needs ipywidgets; without them it warns and shows nothing.
+
+    Args:
+        show: shows a text in place of the one before.
+        clock: seconds, for the time between two drawings.
+    """
+
+    def __init__(self, show: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._lines = io.StringIO()  # what stays: a line for each trial that has ended, and notes
+        super().__init__(Console(file=self._lines, width=NOTEBOOK_WIDTH, color_system=None, force_jupyter=False))
+        self._show = show
+        self._clock = clock
+        self._drawn_at = -math.inf
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._show(self._lines.getvalue())
+
+    def _beside(self, text: str | None) -> None:
+        super()._beside(text)
+        self._draw()
+
+    def _advance(self) -> None:
+        super()._advance()
+        self._draw()
+
+    def _draw(self) -> None:
+        now = self._clock()
+        if now - self._drawn_at >= NOTEBOOK_INTERVAL_S:
+            self._drawn_at = now
+            drawn = io.StringIO()
+            console = Console(file=drawn, width=NOTEBOOK_WIDTH, color_system=None, force_jupyter=False)
+            console.print(self._bars.get_renderable())
+            self._show(self._lines.getvalue() + drawn.getvalue())
+
+
+def automatic() -> AbstractContextManager[Progress]:
+    """Bars in a terminal and in a notebook; silence where neither would show them."""
+    console = Console(stderr=True)
+    if console.is_jupyter:
+        return NotebookProgress(_cell_output())
+    return BarProgress(console) if console.is_terminal else nullcontext(Progress())
+
+
+def _cell_output() -> Callable[[str], None]:
+    """A place in the output of the cell that runs, which is written again and again."""
+    from IPython.display import display
+
+    def content(text: str) -> dict[str, str]:
+        return {"text/plain": text, "text/html": f"<pre>{html.escape(text)}</pre>"}
+
+    place = display(content(""), raw=True, display_id=True)
+    return lambda text: place.update(content(text), raw=True)
