@@ -54,7 +54,9 @@ def write(ledger: Ledger, verdict: Verdict, rows: Sequence[Example] = ROWS, wron
         )  # fmt: skip
         job = ledger.intend(request, "local", 1)
         snapshots = tuple(Snapshot(n, 1 + n // 9, 1 / n, float(n)) for n in range(1, record.steps + 1))
-        ledger.record(job.id, JobStatus(JobState.SUCCEEDED, snapshots))
+        ledger.record(
+            job.id, JobStatus(JobState.SUCCEEDED, snapshots, {"validation/base_loss": 3.0, "validation/loss": 0.5})
+        )
         answers = [row.output if n > place else wrong for n, row in enumerate(rows)]
         ledger.record_answers(record.key, record.held_out["validation"], record.asked, answers)
         ledger.record_answers(record.key, record.held_out["validation"], LOSSES, [0.5] * len(rows))
@@ -81,6 +83,7 @@ def test_everything_that_a_ledger_has(ledger: Ledger) -> None:
     assert found.right_rule == "An answer counts as right where eval/exact_match is 1 for it."
     curve = found.curves[verdict.trials[0].record.key]
     assert (len(curve.training), curve.training[-1][0]) == (verdicts.STEPS, 5)
+    assert curve.validation == ((0, 3.0), (5, 0.5))
     assert found.training_rows[verdict.trials[0].record.key] == 15
     assert dict(found.facts) == {
         "Data": "39 different examples of train.json",

@@ -9,13 +9,14 @@ from typing import Any
 
 import yaml
 
+from tunerun.comparison.known import BASE_LOSS
 from tunerun.comparison.numbers import counted
 from tunerun.comparison.report.plots import point_name
 from tunerun.comparison.report.sources import Answered, ConfusionTable, LossCurve, Sources, thinned
-from tunerun.comparison.results import BaselineResult, PointResult, TrialResult, Verdict
+from tunerun.comparison.results import LOSS, BaselineResult, PointResult, TrialResult, Verdict
 from tunerun.errors import ConfigError
 from tunerun.job import Example, Snapshot
-from tunerun.ledger import LOSSES, Ledger, TrialRecord
+from tunerun.ledger import LOSSES, JobRecord, Ledger, TrialRecord
 from tunerun.metrics import Asks, Metric, Unit, resolve_stored
 from tunerun.metrics.confusion import Confusion
 from tunerun.metrics.labels import label
@@ -150,7 +151,9 @@ class _Reader:
             for trial in trials:
                 job = jobs.get(trial.record.key)
                 if job is not None and (snapshots := curves.get(job.id)):
-                    found[trial.record.key] = LossCurve(_by_epoch(snapshots, trial.record))
+                    found[trial.record.key] = LossCurve(
+                        _by_epoch(snapshots, trial.record), _held_out_losses(job, trial)
+                    )
         return found
 
     def confusion(self) -> tuple[ConfusionTable, ...]:
@@ -234,6 +237,13 @@ def _by_epoch(snapshots: Sequence[Snapshot], record: TrialRecord) -> tuple[tuple
     epochs = record.settings.hyperparameters.epoch_count
     steps = max(record.steps, snapshots[-1].step)
     return thinned([(s.step * epochs / steps, s.mean_loss) for s in snapshots])
+
+
+def _held_out_losses(job: JobRecord, trial: TrialResult) -> tuple[tuple[float, float], ...]:
+    """The loss on held-out examples: of the base model, which has trained no epoch, and of the tuned model."""
+    epochs = job.metrics.get("train/kept_epoch", float(trial.record.settings.hyperparameters.epoch_count))
+    measured = [(0.0, job.metrics.get(BASE_LOSS)), (epochs, job.metrics.get(LOSS))]
+    return tuple((epoch, loss) for epoch, loss in measured if loss is not None)
 
 
 def _config(record: TrialRecord) -> str:
