@@ -83,7 +83,7 @@ def test_everything_that_a_ledger_has(ledger: Ledger) -> None:
     assert found.right_rule == "An answer counts as right where eval/exact_match is 1 for it."
     curve = found.curves[verdict.trials[0].record.key]
     assert (len(curve.training), curve.training[-1][0]) == (verdicts.STEPS, 5)
-    assert curve.validation == ((0, 3.0), (5, 0.5))
+    assert list(curve.validation) == [(0, 3.0), (5, 0.5)]
     assert found.training_rows[verdict.trials[0].record.key] == 15
     assert dict(found.facts) == {
         "Data": "39 different examples of train.json",
