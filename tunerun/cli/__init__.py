@@ -408,6 +408,33 @@ def compare(
 
 
 @app.command()
+def report(
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    sweep: SweepId = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write; else reports/SWEEP.html in paths.runs.")
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
+    json_: Json = False,
+) -> None:
+    """Write the comparison of a sweep as one page that needs no network, and open it in a browser."""
+    from tunerun.cli import tables
+    from tunerun.cli.browser import open_in_browser
+    from tunerun.comparison.judge import judge
+    from tunerun.comparison.renderers.report import write_page
+    from tunerun.comparison.table import ComparisonTable
+
+    with _chosen_sweep(overrides or [], config_dir, sweep) as (ledger, result):
+        file = write_page(ComparisonTable.of(judge(ledger, result.verdict.sweep)), ledger, output)
+    is_open = open_ and not json_ and open_in_browser(file)
+    if json_:
+        print_json({"report": str(file)})
+    else:
+        tables.out.print(f"{'opened' if is_open else 'wrote'} {tables.plain(str(file))}", soft_wrap=True)
+
+
+@app.command()
 def predict(
     columns: Annotated[list[str] | None, typer.Argument(metavar="[COLUMN=VALUE]...", help="One row.")] = None,
     run_: Annotated[str, typer.Option("--run", help="MLflow run id, or tunedModels/NAME.")] = "",
