@@ -35,7 +35,10 @@ def refused(*arguments: str, **environment: str) -> list[str]:
 def test_help_names_every_command_and_where_overrides_come_from() -> None:
     """The first thing a user sees says what there is."""
     text = tunerun("--help").stdout
-    assert all(word in text for word in ("plan", "run", "status", "compare", "report", "predict", "config", "init", "ui", "sync"))
+    assert all(
+        word in text
+        for word in ("plan", "run", "status", "compare", "report", "predict", "config", "init", "ui", "sync")
+    )
 
 
 def test_a_plan_as_json_is_one_document(tmp_path: Path) -> None:
