@@ -85,6 +85,12 @@ class TuningHyperparameters:
     learning_rate_multiplier: float | None = None
     adapter_rank: int = 8
     adapter_alpha: float = 16
+    keep: str = "last"
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the tuned model is what the epoch with the lowest validation loss gave, not the last one."""
+        return self.keep == "best"
 
     @property
     def effective_learning_rate(self) -> float:
@@ -146,6 +152,18 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
+class EpochLoss:
+    """The loss on held-out examples after an epoch, in nats per output token.
+
+    Attributes:
+        epoch: from 1.
+    """
+
+    epoch: int
+    loss: float
+
+
+@dataclass(frozen=True)
 class TuningRequest:
     """Everything a backend needs to tune one trial.
 
@@ -154,7 +172,7 @@ class TuningRequest:
         tuned_model_id: the id the tuned model shall have, `[a-z]([a-z0-9-]{0,38}[a-z0-9])?`.
         template: stored beside the tuned model, so that inference formats as training did; a backend does not
             apply it: the examples are already rendered.
-        validation: held-out examples to measure the loss on after training; may be empty.
+        validation: held-out examples to measure the loss on, after each epoch where the backend can; may be empty.
         start_from: location of a tuned model whose adapter training begins with, so that its rank and alpha hold;
             None: a new adapter.
         base_identity: what the base model was when the trial was planned; None: whatever it is now.
@@ -240,11 +258,13 @@ class JobStatus:
 
     Attributes:
         snapshots: by step; from `Backend.poll`, those after the caller's cursor.
-        metrics: what the backend measured itself: `train/seconds`, `validation/loss` (nats per output token) and
-            `validation/base_loss` (the same of the base model before training), where it can.
+        metrics: what the backend measured itself: `train/seconds`, `validation/loss` (of the tuned model, in nats per
+            output token), `validation/base_loss` (the same of the base model before training) and, where the best epoch
+            is kept, `train/kept_epoch`, where it can.
         tuned_model: set when the state is SUCCEEDED; also when it is CANCELLED, where the backend was told to keep
             what had been learned by then.
         failure: set when the state is FAILED.
+        validation: by epoch, all so far; empty where the backend does not measure after each epoch.
     """
 
     state: JobState
@@ -252,6 +272,7 @@ class JobStatus:
     metrics: Mapping[str, float] = field(default_factory=dict)
     tuned_model: TunedModel | None = None
     failure: Failure | None = None
+    validation: tuple[EpochLoss, ...] = ()
 
     def after(self, step: int) -> JobStatus:
         """The same without the snapshots up to a step."""

@@ -222,6 +222,11 @@ class Hyperparameters(Section):
         description="LoRA's scale is adapter_alpha / adapter_rank.",
         json_schema_extra={"unit": "none: a factor is adapter_alpha / adapter_rank"},
     )
+    keep: Literal["last", "best"] = Field(
+        "last",
+        description="Which epoch's adapter the tuned model has: the last one's, or that of the lowest validation loss "
+        "(the earlier of equal ones; held-out examples are needed).",
+    )
 
     @model_validator(mode="after")
     def _one_learning_rate(self) -> Self:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tunerun.engine import network
-from tunerun.job import JobState, Snapshot, TuningRequest
+from tunerun.job import EpochLoss, JobState, Snapshot, TuningRequest
 
 
 class Recording:
@@ -15,12 +15,16 @@ class Recording:
 
     def __init__(self, cancel_after: int | None = None, folder: Path | None = None) -> None:
         self.snapshots: dict[str, list[Snapshot]] = {}
+        self.validation: dict[str, list[EpochLoss]] = {}
         self.adapters: dict[str, dict[str, Any]] = {}
         self._cancel_after = cancel_after
         self._folder = folder
 
     def snapshot(self, request: TuningRequest, snapshot: Snapshot) -> None:
         self.snapshots.setdefault(request.key, []).append(snapshot)
+
+    def validated(self, request: TuningRequest, loss: EpochLoss) -> None:
+        self.validation.setdefault(request.key, []).append(loss)
 
     def is_cancelled(self, request: TuningRequest) -> bool:
         return self._cancel_after is not None and len(self.snapshots.get(request.key, ())) >= self._cancel_after
@@ -30,6 +34,7 @@ class Recording:
         request: TuningRequest,
         adapted: Any,
         snapshots: Sequence[Snapshot],  # noqa: ARG002 - the Protocol's
+        validation: Sequence[EpochLoss],  # noqa: ARG002 - the Protocol's
         metrics: dict[str, float],  # noqa: ARG002 - the Protocol's
         state: JobState,  # noqa: ARG002 - the Protocol's
     ) -> None:

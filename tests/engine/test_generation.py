@@ -34,12 +34,18 @@ def tune(base: LoadedModel, request: TuningRequest, folder: Path) -> Path:
 
     class Storing(Recording):
         def trained(
-            self, request: TuningRequest, adapted: Any, snapshots: Any, metrics: dict[str, float], state: JobState
+            self,
+            request: TuningRequest,
+            adapted: Any,
+            snapshots: Any,
+            validation: Any,
+            metrics: dict[str, float],
+            state: JobState,
         ) -> None:
             tuned_model.write(
                 folder / request.tuned_model_id,
                 tuned_model.record_of(request, base.identity, base.chat),
-                tuned_model.FinishedJob("job", tuple(snapshots), metrics, state),
+                tuned_model.FinishedJob("job", tuple(snapshots), metrics, state, tuple(validation)),
                 lambda partial: network.save_adapter(adapted, base.public_name, partial),
             )
 

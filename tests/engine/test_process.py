@@ -15,6 +15,7 @@ from tunerun.errors import InputError, MissingPackageError
 from tunerun.job import (
     Answer,
     BaseModelRef,
+    EpochLoss,
     Failure,
     FailureKind,
     GenerateOptions,
@@ -94,6 +95,7 @@ def test_commands_round_trip(command: messages.Command) -> None:
     [
         messages.Started(),
         messages.SnapshotTaken("a.1", Snapshot(1, 1, 0.1 + 0.2, 1795384000.123456)),
+        messages.EpochMeasured("a.1", EpochLoss(1, 0.1 + 0.2)),
         messages.JobEnded("a.1", JobState.FAILED, {}, Failure(FailureKind.CRASHED, "x\ny", "trace")),
         messages.JobEnded("a.1", JobState.SUCCEEDED, {"validation/loss": 1e-30}),
         messages.Answers((Answer("\n", 2, is_cut=True), messages.Refused("InputError", ("too long",)))),

@@ -167,6 +167,72 @@ def test_no_validation_no_validation_loss(base: LoadedModel, tiny: BaseModelRef)
     assert sorted(outcome.metrics) == ["tokens/train", "train/seconds"]
 
 
+def validation_of(observer: Recording, request: TuningRequest) -> list[float]:
+    return [one.loss for one in observer.validation[request.key]]
+
+
+def test_the_validation_loss_is_measured_after_each_epoch(base: LoadedModel, tiny: BaseModelRef) -> None:
+    """Each epoch's is the one that a job of that many epochs ends with, to the bit; the last one is the metric."""
+    long, observer = request_of(tiny, epoch_count=4, validation=HELD_OUT), Recording()
+    (outcome,) = run(base, long, observer=observer)
+    assert [one.epoch for one in observer.validation[long.key]] == [1, 2, 3, 4]
+    for epochs, loss in enumerate(validation_of(observer, long), start=1):
+        (short,) = run(base, request_of(tiny, epoch_count=epochs, validation=HELD_OUT))
+        assert short.metrics["validation/loss"] == loss
+    assert outcome.metrics["validation/loss"] == loss
+    assert "train/kept_epoch" not in outcome.metrics
+
+
+def test_measuring_changes_nothing_of_the_training(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path) -> None:
+    """Adapter and losses are to the bit those without held-out examples, and torch's own state stays."""
+    alone, beside, state = Recording(folder=tmp_path / "a"), Recording(folder=tmp_path / "b"), torch.get_rng_state()
+    run(base, request_of(tiny), observer=alone)
+    run(base, request_of(tiny, validation=HELD_OUT), observer=beside)
+    assert torch.equal(state, torch.get_rng_state())
+    assert alone.losses(request_of(tiny)) == beside.losses(request_of(tiny))
+    weights = [(tmp_path / name / "tiny-a" / "adapter_model.safetensors").read_bytes() for name in "ab"]
+    assert weights[0] == weights[1]
+
+
+def test_the_best_epoch_is_kept(base: LoadedModel, tiny: BaseModelRef) -> None:
+    """The tuned model is to the bit that of a job of so many epochs; the steps are those of the whole job."""
+    last = request_of(tiny, epoch_count=8, learning_rate=0.01, validation=HELD_OUT)
+    best = replace(last, key="b" * 64, hyperparameters=replace(last.hyperparameters, keep="best"))
+    observer = Recording()
+    ended, kept = run(base, last, best, observer=observer)
+    losses = validation_of(observer, last)
+    epoch = losses.index(min(losses)) + 1
+    assert 1 < epoch < 8
+    assert observer.losses(best) == observer.losses(last)
+    assert validation_of(observer, best) == losses
+    assert kept.metrics["train/kept_epoch"] == epoch
+    assert (ended.metrics["validation/loss"], kept.metrics["validation/loss"]) == (losses[-1], min(losses))
+    short = replace(last, key="c" * 64, hyperparameters=replace(last.hyperparameters, epoch_count=epoch))
+    run(base, short, observer=observer)
+    expected, found = observer.adapters[short.key], observer.adapters[best.key]
+    assert all(torch.equal(weights, found[name]) for name, weights in expected.items())
+    assert any(not torch.equal(weights, found[name]) for name, weights in observer.adapters[last.key].items())
+
+
+def test_of_equal_epochs_the_earlier_one_is_kept(base: LoadedModel, tiny: BaseModelRef) -> None:
+    """Where nothing is learned, every epoch is as good as the first."""
+    request = request_of(tiny, epoch_count=3, learning_rate=1e-30, validation=HELD_OUT)
+    request = replace(request, hyperparameters=replace(request.hyperparameters, keep="best"))
+    observer = Recording()
+    (outcome,) = run(base, request, observer=observer)
+    assert len(set(validation_of(observer, request))) == 1
+    assert outcome.metrics["train/kept_epoch"] == 1
+
+
+def test_the_best_epoch_needs_held_out_examples(base: LoadedModel, tiny: BaseModelRef) -> None:
+    """Without them there is no best one, and the job is refused."""
+    request = request_of(tiny)
+    (outcome,) = run(base, replace(request, hyperparameters=replace(request.hyperparameters, keep="best")))
+    assert outcome.failure is not None
+    assert outcome.failure.kind == FailureKind.INVALID
+    assert "hyperparameters.keep: best needs held-out examples" in outcome.failure.message
+
+
 def test_base_loss_is_measured_once(base: LoadedModel, tiny: BaseModelRef) -> None:
     """Two jobs with the same held-out examples share the base model's loss."""
     run(base, request_of(tiny, validation=HELD_OUT))

@@ -29,6 +29,7 @@ class Capabilities:
         precision: number format of the frozen weights, part of every trial's key; empty: the service's choice.
         poll_interval_s: seconds between two looks at the running jobs.
         max_training_bytes: of all training examples as they are sent; None: no limit.
+        measures_epochs: whether it measures the loss on held-out examples after each epoch, and can keep the best one.
         measures_losses: whether it can say how likely stated outputs are: `losses` and `choose` are there.
         not_taken: keys of the config that the service has no word for, so that they cannot be swept.
         warnings: what a user should know of it before a run, one line each.
@@ -47,6 +48,7 @@ class Capabilities:
     precision: str
     poll_interval_s: float = 0.2
     max_training_bytes: int | None = None
+    measures_epochs: bool = False
     measures_losses: bool = False
     not_taken: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -73,7 +75,9 @@ class Backend(Protocol):
     - `poll` answers for every reference it is given, also for one of an earlier process: a job that the backend does
       not know (any more) is FAILED with `FailureKind.LOST`. It gives every snapshot whose step is higher than the
       job's cursor in `after` (all where it has none), ordered by step; so a caller who passes on the last step that it
-      has recorded gets what is new. A state that the backend's service invents is RUNNING.
+      has recorded gets what is new. Where `capabilities().measures_epochs`, it gives the validation loss of every epoch
+      that is measured so far, whatever the cursor; the last or the kept one is `validation/loss`. A state that the
+      backend's service invents is RUNNING.
     - `cancel` of a finished or unknown job does nothing. After it, `poll` soon answers CANCELLED, or what the job
       had reached before.
     - `generate` answers one output per input, in order. The inputs are rendered already; the backend puts the same

@@ -25,6 +25,7 @@ from tunerun.errors import AccessError, BackendError, BaseModelError, InputError
 from tunerun.job import (
     Answer,
     BaseModelRef,
+    EpochLoss,
     Example,
     Failure,
     FailureKind,
@@ -55,6 +56,7 @@ _CAPABILITIES = Capabilities(
     has_prices=False,
     trains_exact_prefixes=True,  # at a constant learning rate, on the same device and threads
     precision="float32",
+    measures_epochs=True,
     measures_losses=True,
 )
 
@@ -86,6 +88,7 @@ class _Job:
     request: TuningRequest
     state: JobState = JobState.QUEUED
     snapshots: list[Snapshot] = field(default_factory=list)
+    validation: list[EpochLoss] = field(default_factory=list)
     metrics: Mapping[str, float] = field(default_factory=dict)
     failure: Failure | None = None
     cancelled: bool = False
@@ -263,7 +266,9 @@ class LocalBackend:
             left = tuned_model.read_finished(self._folder(job.id)) if job.state.is_finished else None
             is_there = left is not None and left.job == job.id
             tuned = self._tuned_model(self._folder(job.id), job.request.model) if is_there else None
-            return JobStatus(job.state, tuple(job.snapshots), dict(job.metrics), tuned, job.failure)
+            return JobStatus(
+                job.state, tuple(job.snapshots), dict(job.metrics), tuned, job.failure, tuple(job.validation)
+            )
 
     def _status_of_folder(self, ref: JobRef) -> JobStatus:
         """Return the status of an earlier process' job: as its tuned model's folder says, else lost."""
@@ -273,7 +278,9 @@ class LocalBackend:
             finished = tuned_model.read_finished(folder)
             if finished is not None and finished.job == ref.id:
                 tuned = self._tuned_model(folder, tuned_model.read(folder).base_model)
-                return JobStatus(finished.state, finished.snapshots, finished.metrics, tuned)
+                return JobStatus(
+                    finished.state, finished.snapshots, finished.metrics, tuned, validation=finished.validation
+                )
         return JobStatus(JobState.FAILED, failure=_NOT_KNOWN)
 
     def _tuned_model(self, folder: Path, model: BaseModelRef) -> TunedModel:
@@ -552,6 +559,8 @@ class LocalBackend:
         if isinstance(work, _Job):
             if isinstance(report, messages.SnapshotTaken):
                 work.snapshots.append(report.snapshot)
+            elif isinstance(report, messages.EpochMeasured):
+                work.validation.append(report.loss)
             elif isinstance(report, messages.JobEnded):
                 work.metrics, work.failure, work.state = report.metrics, report.failure, report.state
                 # Whoever serves for months has many finished jobs; none needs its examples any more.
@@ -574,6 +583,7 @@ class LocalBackend:
             finished = tuned_model.read_finished(self._folder(work.id))
             if finished is not None and finished.job == work.id:  # it died between the last write and its report
                 work.metrics, work.state = finished.metrics, finished.state
+                work.validation = list(finished.validation)
             else:
                 work.failure, work.state = failure, JobState.FAILED
 

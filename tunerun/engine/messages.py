@@ -8,7 +8,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from tunerun.job import Answer, BaseModelRef, Example, Failure, JobState, Likelihood, Prompt, Snapshot, TuningRequest
+from tunerun.job import (
+    Answer,
+    BaseModelRef,
+    EpochLoss,
+    Example,
+    Failure,
+    JobState,
+    Likelihood,
+    Prompt,
+    Snapshot,
+    TuningRequest,
+)
 
 
 @dataclass(frozen=True)
@@ -106,6 +117,15 @@ class SnapshotTaken:
 
 
 @dataclass(frozen=True)
+class EpochMeasured:
+    """A job finished an epoch, and its loss on the held-out examples is measured."""
+
+    job: str
+    loss: EpochLoss
+    report: Literal["epoch"] = "epoch"
+
+
+@dataclass(frozen=True)
 class JobEnded:
     """A job is finished; its tuned model stands in its folder if it SUCCEEDED."""
 
@@ -172,7 +192,7 @@ Call = Prepare | Generate | Measure
 """A command whose caller waits for its report."""
 
 Command = Call | Train | Cancel
-Report = Started | SnapshotTaken | JobEnded | Piece | Answers | Measured | Refused | Done
+Report = Started | SnapshotTaken | EpochMeasured | JobEnded | Piece | Answers | Measured | Refused | Done
 
 _COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="do")])
 _REPORT: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="report")])

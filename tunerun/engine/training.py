@@ -23,7 +23,7 @@ from tunerun.engine.encoding import Batch, EncodedExample, batches_by_length, co
 from tunerun.engine.failures import CancelledJobError, DivergedError, failure_of
 from tunerun.engine.network import LoadedModel, fresh_adapter, learned_adapter
 from tunerun.errors import InputError
-from tunerun.job import Failure, JobState, Snapshot, TuningHyperparameters, TuningRequest
+from tunerun.job import EpochLoss, Failure, JobState, Snapshot, TuningHyperparameters, TuningRequest
 
 WEIGHT_DECAY = 0.0
 """Of AdamW. Our choice: the Gemini guide names no decay, and there is no hyperparameter to set one by."""
@@ -38,6 +38,9 @@ class Observer(Protocol):
     def snapshot(self, request: TuningRequest, snapshot: Snapshot) -> None:
         """Take note of an optimiser step."""
 
+    def validated(self, request: TuningRequest, loss: EpochLoss) -> None:
+        """Take note of the loss on held-out examples after an epoch."""
+
     def is_cancelled(self, request: TuningRequest) -> bool:
         """Whether the job shall stop now."""
 
@@ -46,6 +49,7 @@ class Observer(Protocol):
         request: TuningRequest,
         adapted: Any,
         snapshots: Sequence[Snapshot],
+        validation: Sequence[EpochLoss],
         metrics: dict[str, float],
         state: JobState,
     ) -> None:
@@ -93,28 +97,68 @@ def _train_one(
     validation = _encode(request, base, "validation")
     if not training:
         raise InputError("the request holds no training examples; at least one is needed; check dataset.path")
+    if request.hyperparameters.keeps_best and not validation:
+        raise InputError("hyperparameters.keep: best needs held-out examples; set dataset.validation, or keep the last")
     metrics: dict[str, float] = {}
     if validation:
         metrics["validation/base_loss"] = _base_loss(base, validation, request, observer)
+    steps_per_epoch = -(-len(training) // request.hyperparameters.batch_size)
     with adapter_of(request, base) as adapted:
         snapshots: list[Snapshot] = []
-        started = time.perf_counter()
+        losses: list[EpochLoss] = []
+        best = _BestEpoch(adapted) if request.hyperparameters.keeps_best else None
+        measuring_s, started = 0.0, time.perf_counter()
         try:
             for snapshot in _steps(request, base, adapted, training, observer):
                 snapshots.append(snapshot)
                 observer.snapshot(request, snapshot)
+                if snapshot.step % steps_per_epoch:
+                    continue
+                _check_finite(adapted, snapshot)
+                if validation:
+                    paused = time.perf_counter()
+                    # Nothing of the training changes by it: no gradient is taken, and no random number.
+                    loss = _mean_loss(base, adapted, validation, request, observer)
+                    _check_loss(loss, f"the validation loss after epoch {snapshot.epoch}")
+                    losses.append(EpochLoss(snapshot.epoch, loss))
+                    observer.validated(request, losses[-1])
+                    if best is not None:
+                        best.see(losses[-1])
+                    measuring_s += time.perf_counter() - paused
         except CancelledJobError:
             if keep_cancelled and snapshots:
-                observer.trained(request, adapted, snapshots, metrics, JobState.CANCELLED)
+                observer.trained(request, adapted, snapshots, losses, metrics, JobState.CANCELLED)
             raise
-        metrics["train/seconds"] = time.perf_counter() - started
+        metrics["train/seconds"] = time.perf_counter() - started - measuring_s
         metrics["tokens/train"] = float(sum(map(len, training)) * request.hyperparameters.epoch_count)
-        _check_finite(adapted)
-        if validation:
-            metrics["validation/loss"] = _mean_loss(base, adapted, validation, request, observer)
-            _check_loss(metrics["validation/loss"], "the validation loss after training")
-        observer.trained(request, adapted, snapshots, metrics, JobState.SUCCEEDED)
+        if losses:
+            metrics["validation/loss"] = losses[-1].loss
+        if best is not None:
+            kept = best.restore()
+            metrics |= {"validation/loss": kept.loss, "train/kept_epoch": float(kept.epoch)}
+        observer.trained(request, adapted, snapshots, losses, metrics, JobState.SUCCEEDED)
     return metrics
+
+
+class _BestEpoch:
+    """A copy of an adapter as it was after the epoch with the lowest validation loss, the earlier of equal ones."""
+
+    def __init__(self, adapted: Any) -> None:
+        self._learned = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+        self._weights: list[torch.Tensor] = []
+        self._loss = EpochLoss(0, math.inf)
+
+    def see(self, loss: EpochLoss) -> None:
+        if loss.loss < self._loss.loss:
+            self._loss = loss
+            self._weights = [parameter.detach().clone() for parameter in self._learned]
+
+    @torch.no_grad()
+    def restore(self) -> EpochLoss:
+        """Give the adapter back what it had learned by then, and say when that was."""
+        for parameter, weights in zip(self._learned, self._weights, strict=True):
+            parameter.copy_(weights)
+        return self._loss
 
 
 def adapter_of(request: TuningRequest, base: LoadedModel) -> AbstractContextManager[Any]:
@@ -226,10 +270,10 @@ def _check_loss(loss: float, what: str) -> None:
         raise DivergedError(f"{what} is {loss}; it has to be finite; lower hyperparameters.learning_rate")
 
 
-def _check_finite(adapted: Any) -> None:
+def _check_finite(adapted: Any, after: Snapshot) -> None:
     learned = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
     if not all(bool(torch.isfinite(parameter).all()) for parameter in learned):
         raise DivergedError(
-            "the adapter holds NaN or infinity after the last step; it has to be finite; "
+            f"the adapter holds NaN or infinity after step {after.step} (epoch {after.epoch}); it has to be finite; "
             "lower hyperparameters.learning_rate"
         )

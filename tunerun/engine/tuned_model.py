@@ -2,7 +2,7 @@
 
     adapter_config.json, adapter_model.safetensors   what `peft.PeftModel.from_pretrained` loads
     tunerun.json                                     key, template, base model, chat format, hyperparameters
-    status.json                                      job, snapshots, metrics
+    status.json                                      job, snapshots, validation losses, metrics
 
 The folder appears whole or not at all: it is written beside its place, synced to the disk, renamed.
 """
@@ -22,7 +22,7 @@ from tunerun.engine import file_digest
 from tunerun.engine.chat import ChatFormat
 from tunerun.errors import NotFoundError
 from tunerun.files import private_folder
-from tunerun.job import BaseModelRef, JobState, Snapshot, TemplateText, TuningHyperparameters, TuningRequest
+from tunerun.job import BaseModelRef, EpochLoss, JobState, Snapshot, TemplateText, TuningHyperparameters, TuningRequest
 
 FORMAT_VERSION = 2
 RECORD_FILE = "tunerun.json"
@@ -64,6 +64,7 @@ class FinishedJob:
     snapshots: tuple[Snapshot, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
     state: JobState = JobState.SUCCEEDED
+    validation: tuple[EpochLoss, ...] = ()
 
 
 @dataclass(frozen=True)

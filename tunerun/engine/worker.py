@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from tunerun.engine import base_model, messages, tuned_model
 from tunerun.engine.failures import failure_of
 from tunerun.errors import InputError
-from tunerun.job import BaseModelRef, JobState, Snapshot, TuningRequest
+from tunerun.job import BaseModelRef, EpochLoss, JobState, Snapshot, TuningRequest
 
 OOM_SCORE = "500"
 """Linux' kernel shall end the engine before the runner; the range is -1000 to 1000 (proc(5))."""
@@ -186,6 +186,9 @@ class _Reporting:
     def snapshot(self, request: TuningRequest, snapshot: Snapshot) -> None:
         self._worker._report(messages.SnapshotTaken(self._jobs[request.key], snapshot))
 
+    def validated(self, request: TuningRequest, loss: EpochLoss) -> None:
+        self._worker._report(messages.EpochMeasured(self._jobs[request.key], loss))
+
     def is_cancelled(self, request: TuningRequest) -> bool:
         return self._jobs[request.key] in self._worker._cancelled
 
@@ -194,6 +197,7 @@ class _Reporting:
         request: TuningRequest,
         adapted: Any,
         snapshots: Sequence[Snapshot],
+        validation: Sequence[EpochLoss],
         metrics: dict[str, float],
         state: JobState,
     ) -> None:
@@ -209,6 +213,6 @@ class _Reporting:
                 self._base.chat,
                 left_alone,
             ),
-            tuned_model.FinishedJob(self._jobs[request.key], tuple(snapshots), metrics, state),
+            tuned_model.FinishedJob(self._jobs[request.key], tuple(snapshots), metrics, state, tuple(validation)),
             lambda folder: save_adapter(adapted, self._base.public_name, folder),
         )

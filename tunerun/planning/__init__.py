@@ -358,7 +358,9 @@ def _with_prefixes(trials: Sequence[Trial]) -> Iterator[Trial]:
         if best is None or trial.config.hyperparameters.epoch_count > best.config.hyperparameters.epoch_count:
             longest[rest] = trial
     for trial, rest in zip(trials, shared, strict=True):
-        is_prefix = longest[rest].key != trial.key and trial.capabilities.trains_exact_prefixes
+        # The best of few epochs is not the best of many, although their steps are the same.
+        is_whole = trial.capabilities.trains_exact_prefixes and trial.config.hyperparameters.keep == "last"
+        is_prefix = longest[rest].key != trial.key and is_whole
         yield replace(trial, prefix_of=longest[rest].number) if is_prefix else trial
 
 

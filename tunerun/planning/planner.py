@@ -106,6 +106,7 @@ class Planner:
             "seed": config.seed,
             "backend": place,
             "precision": capabilities.precision,
+            **({"keep": hyperparameters.keep} if hyperparameters.keep != "last" else {}),
             **({"round": self.round} if self.round else {}),
         }
         key = digest(ingredients)
@@ -267,8 +268,15 @@ class Planner:
             for key in capabilities.not_taken
             if key in point.overrides
         ]
+        if hyperparameters.keep != "last":
+            problems += _why_not_the_best(loaded, capabilities)
         if problems:
             raise ConfigError(problems)
+        if loaded.validation is not None and not capabilities.measures_epochs:
+            self._warn(
+                f"backend {capabilities.kind}: it does not measure the validation loss after each epoch; what is "
+                "advised on epoch_count comes from the training loss alone"
+            )
         if model.adapter_ranks is not None and hyperparameters.adapter_rank not in model.adapter_ranks:
             raise ConfigError(
                 f"hyperparameters.adapter_rank: {hyperparameters.adapter_rank} is not offered for {model.name}; "
@@ -399,6 +407,22 @@ def load_dataset(
     planner = Planner(experiment, History(Path()), 0, most_places, progress, needs_base_model=False)
     loaded = planner.load(experiment, planner.capabilities(experiment))
     return replace(loaded, warnings=tuple(dict.fromkeys([*loaded.warnings, *planner.warnings])))
+
+
+def _why_not_the_best(loaded: LoadedDataset, capabilities: Capabilities) -> list[str]:
+    """Why the best epoch cannot be kept."""
+    problems = []
+    if not capabilities.measures_epochs:
+        problems.append(
+            f"hyperparameters.keep: best needs the validation loss after each epoch, which the backend "
+            f"{capabilities.kind} does not measure; set it to last"
+        )
+    if loaded.validation is None:
+        problems.append(
+            "hyperparameters.keep: best needs held-out examples; set dataset.validation.path or "
+            "dataset.validation.fraction, or keep the last epoch"
+        )
+    return problems
 
 
 def _chat_format(place: Capabilities) -> str | None:

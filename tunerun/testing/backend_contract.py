@@ -112,6 +112,15 @@ class BackendContract:
         assert status.tuned_model.name == f"tunedModels/{request.tuned_model_id}"
         assert status.tuned_model.model == request.model
 
+    def test_validation_loss_after_each_epoch(self, place: BackendPlace, backend: Backend) -> None:
+        """Where the backend measures it, one for every epoch, the last of them the metric; else none."""
+        request = place.request("1")
+        status = wait_for_end(backend, backend.submit(request))
+        epochs = request.hyperparameters.epoch_count if backend.capabilities().measures_epochs else 0
+        assert [one.epoch for one in status.validation] == list(range(1, epochs + 1))
+        if epochs:
+            assert status.validation[-1].loss == status.metrics["validation/loss"]
+
     def test_poll_gives_the_same_or_more(self, place: BackendPlace, backend: Backend) -> None:
         """Each poll begins with the snapshots of the one before."""
         ref = backend.submit(place.request("2"))

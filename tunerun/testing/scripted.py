@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -11,6 +11,7 @@ from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
 from tunerun.errors import BackendError
 from tunerun.job import (
     BaseModelRef,
+    EpochLoss,
     Example,
     Failure,
     FailureKind,
@@ -73,9 +74,13 @@ class _Job:
     def steps(self) -> int:
         return self.steps_per_epoch * self.request.hyperparameters.epoch_count
 
+    def epoch_losses(self) -> Iterator[EpochLoss]:
+        for epoch in range(1, self.steps_taken // self.steps_per_epoch + 1):
+            yield EpochLoss(epoch, 1 / (epoch * self.steps_per_epoch))
+
 
 class ScriptedBackend:
-    """A backend on a `ScriptedService`; a job's mean loss at step n is 1/n, at the time n seconds after 1970."""
+    """A backend on a `ScriptedService`; a job's losses at step n are 1/n, at the time n seconds after 1970."""
 
     def __init__(self, service: ScriptedService, max_in_flight: int = 4) -> None:
         self._service = service
@@ -95,6 +100,7 @@ class ScriptedBackend:
             has_prices=False,
             trains_exact_prefixes=True,
             precision="",
+            measures_epochs=True,
             measures_losses=True,
         )
 
@@ -128,18 +134,20 @@ class ScriptedBackend:
             Snapshot(step, (step - 1) // job.steps_per_epoch + 1, 1 / step, float(step))
             for step in range(1, job.steps_taken + 1)
         )
+        losses = tuple(job.epoch_losses()) if job.request.validation else ()
         if job.is_cancelled:
-            return JobStatus(JobState.CANCELLED, snapshots)
+            return JobStatus(JobState.CANCELLED, snapshots, validation=losses)
         if job.steps_taken < job.steps:
-            return JobStatus(JobState.RUNNING, snapshots)
+            return JobStatus(JobState.RUNNING, snapshots, validation=losses)
         job.failure = self._service.outcome(job.request)
         if job.failure is not None:
-            return JobStatus(JobState.FAILED, snapshots, failure=job.failure)
+            return JobStatus(JobState.FAILED, snapshots, failure=job.failure, validation=losses)
         name = f"tunedModels/{job.request.tuned_model_id}"
         metrics = {"train/seconds": float(job.steps)}
         if job.request.validation:
             metrics |= {"validation/loss": 1 / job.steps, "validation/base_loss": 2.0}
-        return JobStatus(JobState.SUCCEEDED, snapshots, metrics, TunedModel(name, job.request.model, name))
+        tuned = TunedModel(name, job.request.model, name)
+        return JobStatus(JobState.SUCCEEDED, snapshots, metrics, tuned, validation=losses)
 
     def cancel(self, ref: JobRef) -> None:
         """Stop a job that is running."""
