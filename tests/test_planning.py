@@ -45,6 +45,7 @@ def test_planning_writes_nothing(tmp_path: Path) -> None:
         "hyperparameters.batch_size=2",
         "hyperparameters.adapter_rank=4",
         "hyperparameters.adapter_alpha=8",
+        "hyperparameters.keep=best",
         "template.output='{{ output }}.'",
         "dataset.limit=20",
     ],
@@ -69,6 +70,21 @@ def test_what_can_change_the_result_changes_the_key(tmp_path: Path, change: str)
 def test_what_cannot_change_the_result_leaves_the_key(tmp_path: Path, change: str) -> None:
     """Names, paths, tracking, evaluation and the sweep around a trial are no part of its key."""
     assert key(tmp_path) == key(tmp_path, change)
+
+
+def test_the_best_epoch_is_kept_where_it_can_be_known(tmp_path: Path) -> None:
+    """It needs held-out examples and a backend that measures them after each epoch; no other run is its beginning."""
+    best = "hyperparameters.keep=best"
+    assert "keep" not in planned(tmp_path).trials[0].ingredients
+    assert [trial.prefix_of for trial in planned(tmp_path, f"{EPOCHS}=1,2").trials] == [1, None]
+    assert [trial.prefix_of for trial in planned(tmp_path, f"{EPOCHS}=1,2", best).trials] == [None, None]
+    nothing = "dataset.validation={path: null, fraction: 0.0}"
+    hosted = ["backend=gemini", "backend.base_url=http://127.0.0.1:1"]
+    with pytest.raises(InputError, match=r"best needs held-out examples; set dataset\.validation\.path"):
+        planned(tmp_path, nothing, best)
+    with pytest.raises(InputError, match="which the backend gemini does not measure; set it to last"):
+        planned(tmp_path, *hosted, best)
+    assert any("does not measure the validation loss after" in text for text in planned(tmp_path, *hosted).warnings)
 
 
 def test_every_trial_is_measured_on_the_same_rows(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tunerun.errors import LedgerError
 from tunerun.evaluation.verdict import judge
 from tunerun.files import private_folder
 from tunerun.holding import held
-from tunerun.job import Failure, FailureKind, JobRef, JobState, JobStatus, TunedModel
+from tunerun.job import EpochLoss, Failure, FailureKind, JobRef, JobState, JobStatus, TunedModel
 from tunerun.ledger import Ledger
 
 FLIPS = 400
@@ -41,7 +41,8 @@ def write(path: Path) -> None:
             failure = Failure(FailureKind.DIVERGED, "too fast", "Traceback") if number == 0 else None
             tuned = None if failure else TunedModel(f"tunedModels/{number}", MODEL, f"tunedModels/{number}")
             state = JobState.FAILED if failure else JobState.SUCCEEDED
-            ledger.record(job.id, JobStatus(state, steps, {"train/seconds": 2.0}, tuned, failure))
+            losses = tuple(EpochLoss(epoch, 1 / epoch) for epoch in range(1, 9))
+            ledger.record(job.id, JobStatus(state, steps, {"train/seconds": 2.0}, tuned, failure, losses))
             ledger.record_answers(f"k{number}", "d1", ASKED, ["2", "an answer"])
 
 
@@ -56,6 +57,7 @@ def read(path: Path) -> Any:
             ledger.example_set("d1"),
             ledger.last_jobs(sweep.id),
             ledger.curves(sweep.id),
+            ledger.validation_curves(sweep.id),
             ledger.baselines(sweep.id),
             ledger.answers_of_sweep(sweep.id),
             ledger.openings(sweep.id),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tunerun.errors import LedgerError, TransitionError
 from tunerun.job import (
     BaseModelRef,
+    EpochLoss,
     Example,
     ExampleSet,
     Failure,
@@ -98,12 +99,17 @@ def test_a_job_is_read_back_with_everything_it_learned(ledger: Ledger) -> None:
     job = ledger.intend(request(), "local", tokens=100)
     ledger.submitted(job.id, JobRef("local", "7"))
     tuned = TunedModel("tunedModels/x-k", MODEL, "somewhere")
-    ledger.record(job.id, JobStatus(JobState.RUNNING, (snapshot(1),)))
-    ledger.record(job.id, JobStatus(JobState.SUCCEEDED, (snapshot(1), snapshot(2)), {"train/seconds": 20.0}, tuned))
+    losses = (EpochLoss(1, 0.1 + 0.2), EpochLoss(2, 0.2))
+    ledger.record(job.id, JobStatus(JobState.RUNNING, (snapshot(1),), validation=losses[:1]))
+    curve = (snapshot(1), snapshot(2))
+    ledger.record(
+        job.id, JobStatus(JobState.SUCCEEDED, curve, {"train/seconds": 20.0}, tuned, validation=(losses[0], losses[1]))
+    )
     stored = ledger.job("k")
     assert stored is not None
     assert (stored.state, stored.ref, stored.tuned_model) == (JobState.SUCCEEDED, JobRef("local", "7"), tuned)
-    assert ledger.snapshots(job.id) == [snapshot(1), snapshot(2)]
+    assert ledger.snapshots(job.id) == [*curve]
+    assert ledger.epoch_losses(job.id) == [*losses]
     assert ledger.job_of_tuned_model("tunedModels/x-k") == stored
     assert ledger.seconds_per_token() == {("local", "tiny"): pytest.approx(0.2)}
     assert ledger.final_states() == {"k": JobState.SUCCEEDED}

@@ -7,7 +7,8 @@ What it promises, whenever its process is killed:
    So a job that may exist somewhere is known here, by the key under which the backend can be asked for it.
 3. Of one key there is at most one job that is not finished, and none is begun after one that has succeeded.
 4. A job only moves forward; SUCCEEDED, STOPPED, FAILED and CANCELLED are final: nothing is added to a final job.
-5. Each step of a loss curve is kept once: what is recorded first stays. The same holds for a subject's answers.
+5. Each step of a loss curve, and each epoch's validation loss, is kept once: what is recorded first stays. The same
+   holds for a subject's answers.
 6. A job is submitted and watched by the runner of one sweep at a time. It changes hands only under the lock of the
    sweep that had it (`tunerun.holding`), and that lock goes with its process.
 7. What a tracker was told is marked after it was told, so a mark never says more than the tracker has.
@@ -33,6 +34,7 @@ from typing import Self
 from tunerun.database import BUSY_TIMEOUT_S, DatabaseFile
 from tunerun.errors import LedgerError
 from tunerun.job import (
+    EpochLoss,
     ExampleSet,
     FailureKind,
     JobRef,
@@ -351,6 +353,10 @@ class Ledger(AnswerTable, MarkTable):
                 for values in ((job, s.step, s.epoch, s.mean_loss, s.compute_time) for s in status.snapshots)
             ),
         )
+        self._file.write_many(
+            "INSERT OR IGNORE INTO epoch_loss VALUES (?, ?, ?, ?)",
+            (_with_checksum(job, one.epoch, one.loss) for one in status.validation),
+        )
         order = list(JobState)
         if old != status.state and order.index(status.state) > order.index(old):
             self._move(row, status.state)
@@ -381,6 +387,18 @@ class Ledger(AnswerTable, MarkTable):
         curves: dict[int, list[Snapshot]] = {}
         for row in rows:
             curves.setdefault(row["job"], []).append(self._rows.snapshot(row))
+        return curves
+
+    def validation_curves(self, sweep: str) -> dict[int, list[EpochLoss]]:
+        """The validation loss after each epoch of every job of a sweep's keys that has some, by job."""
+        rows = self._file.rows(
+            "SELECT epoch_loss.* FROM epoch_loss JOIN job ON job.id = epoch_loss.job "
+            f"WHERE {_OF_SWEEP} ORDER BY epoch_loss.job, epoch",
+            [sweep],
+        )
+        curves: dict[int, list[EpochLoss]] = {}
+        for row in rows:
+            curves.setdefault(row["job"], []).append(self._rows.epoch_loss(row))
         return curves
 
     def spending(self, sweep: str) -> Spending:
@@ -442,6 +460,11 @@ class Ledger(AnswerTable, MarkTable):
         """The loss curve of a job, by step, from the step after the given one."""
         rows = self._file.rows("SELECT * FROM snapshot WHERE job = ? AND step > ? ORDER BY step", [job, after_step])
         return [self._rows.snapshot(row) for row in rows]
+
+    def epoch_losses(self, job: int) -> list[EpochLoss]:
+        """The validation loss after each epoch of a job, by epoch; empty where it was not measured so."""
+        rows = self._file.rows("SELECT * FROM epoch_loss WHERE job = ? ORDER BY epoch", [job])
+        return [self._rows.epoch_loss(row) for row in rows]
 
     def seconds_per_token(self) -> dict[tuple[str, str], float]:
         """Training seconds per token of the jobs that succeeded, by backend and base model."""

@@ -81,7 +81,10 @@ CREATE TABLE opening (
     checksum INTEGER);
 CREATE TABLE some_answers (
     subject TEXT NOT NULL, held_out TEXT NOT NULL, asked TEXT NOT NULL, start INTEGER NOT NULL, answers TEXT NOT NULL,
-    checksum INTEGER, PRIMARY KEY (subject, held_out, asked, start))"""
+    checksum INTEGER, PRIMARY KEY (subject, held_out, asked, start));
+CREATE TABLE epoch_loss (
+    job INTEGER NOT NULL REFERENCES job, epoch INTEGER NOT NULL, loss REAL NOT NULL, checksum INTEGER,
+    PRIMARY KEY (job, epoch)) WITHOUT ROWID"""
 
 MIGRATIONS = (
     """

@@ -11,6 +11,7 @@ from typing import Any
 from tunerun.errors import LedgerError
 from tunerun.job import (
     BaseModelRef,
+    EpochLoss,
     Example,
     ExampleSet,
     Failure,
@@ -114,6 +115,11 @@ class RowReader:
         """A point of a loss curve."""
         self.check("snapshot", row)
         return Snapshot(row["step"], row["epoch"], row["mean_loss"], row["compute_time"])
+
+    def epoch_loss(self, row: sqlite3.Row) -> EpochLoss:
+        """The validation loss after an epoch."""
+        self.check("epoch_loss", row)
+        return EpochLoss(row["epoch"], row["loss"])
 
     def baseline(self, row: sqlite3.Row) -> BaselineRecord:
         """What trials of a sweep have to beat."""
