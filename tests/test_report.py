@@ -7,19 +7,20 @@ import struct
 
 import pytest
 
-from tunerun.job import Snapshot
+from tunerun.job import EpochLoss, Snapshot
 from tunerun.report import DOTS_PER_INCH, HEIGHT_INCHES, WIDTH_INCHES, Curve, sweep_plot, trial_plot
 
 SIZE = (round(WIDTH_INCHES * DOTS_PER_INCH), round(HEIGHT_INCHES * DOTS_PER_INCH))
 
 
-def curve(name: str = "t0 lr=0.001", scale: float = 1.0, last: float | None = None) -> Curve:
+def curve(
+    name: str = "t0 lr=0.001", scale: float = 1.0, last: float | None = None, validation: tuple[EpochLoss, ...] = ()
+) -> Curve:
     losses = [scale * 2 / step for step in range(1, 13)]
     if last is not None:
         losses[-1] = last
-    return Curve(
-        name, tuple(Snapshot(n, 1 + (n - 1) // 4, loss, 1e9 + n) for n, loss in enumerate(losses, 1)), 0.4, 1.9
-    )
+    steps = tuple(Snapshot(n, 1 + (n - 1) // 4, loss, 1e9 + n) for n, loss in enumerate(losses, 1))
+    return Curve(name, steps, 0.4, 1.9, validation)
 
 
 def size_of(png: bytes) -> tuple[int, int]:
@@ -32,6 +33,16 @@ def test_a_trial_is_a_png_of_the_stated_size() -> None:
     """A trial's plot is a PNG, the same bytes every time."""
     assert size_of(trial_plot(curve())) == SIZE
     assert trial_plot(curve()) == trial_plot(curve())
+
+
+def test_the_validation_loss_of_each_epoch_is_drawn() -> None:
+    """Of a trial and of the trials of a sweep, also where it is no number."""
+    losses = (EpochLoss(1, 0.9), EpochLoss(2, math.nan), EpochLoss(3, 1.1))
+    with_losses = curve(validation=losses)
+    assert size_of(trial_plot(with_losses)) == SIZE
+    assert trial_plot(with_losses) != trial_plot(curve())
+    assert size_of(sweep_plot("sweep x", [with_losses, curve("t1")], "t0")) == SIZE
+    assert sweep_plot("sweep x", [with_losses]) != sweep_plot("sweep x", [curve()])
 
 
 @pytest.mark.parametrize("count", [1, 3, 12, 40])

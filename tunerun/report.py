@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunerun.evaluation.curve import epoch_means
-from tunerun.job import Snapshot
+from tunerun.comparison.curves import epoch_means
+from tunerun.job import EpochLoss, Snapshot
 
 WIDTH_INCHES = 8.0
 HEIGHT_INCHES = 4.5
@@ -31,18 +31,20 @@ class Curve:
     Attributes:
         name: what the legend calls it.
         snapshots: by step; not empty.
-        validation_loss: after training, on held-out examples, in nats per output token; None: not measured.
+        validation_loss: of the tuned model, on held-out examples, in nats per output token; None: not measured.
         base_loss: the same of the base model, before training.
+        validation: the same after each epoch; empty: not measured.
     """
 
     name: str
     snapshots: tuple[Snapshot, ...]
     validation_loss: float | None = None
     base_loss: float | None = None
+    validation: tuple[EpochLoss, ...] = ()
 
 
 def trial_plot(curve: Curve) -> bytes:
-    """One trial: the loss of every step, the mean of every epoch, and the held-out losses as lines, as PNG."""
+    """One trial: the loss of every step, the mean of every epoch, and the held-out losses, as PNG."""
     figure, axes = _canvas(curve.name)
     _draw_steps(axes, curve)
     axes.plot(
@@ -53,8 +55,19 @@ def trial_plot(curve: Curve) -> bytes:
         linewidth=2,
         label="mean of the epoch",
     )
+    if curve.validation:
+        ends = {s.epoch: s.step for s in curve.snapshots}
+        measured = [one for one in curve.validation if one.epoch in ends]
+        axes.plot(
+            [ends[one.epoch] for one in measured],
+            [_drawn(one.loss) for one in measured],
+            color="C2",
+            marker="s",
+            linestyle="--",
+            label="held out, after the epoch",
+        )
     for value, colour, text in (
-        (curve.validation_loss, "C2", "held out, tuned"),
+        (None if curve.validation else curve.validation_loss, "C2", "held out, tuned"),
         (curve.base_loss, "C3", "held out, base model"),
     ):
         if value is not None and math.isfinite(value):
@@ -66,7 +79,7 @@ def trial_plot(curve: Curve) -> bytes:
 
 
 def sweep_plot(title: str, curves: Sequence[Curve], best: str | None = None) -> bytes:
-    """All trials of a sweep, the mean loss of every epoch, one line each, as PNG.
+    """All trials of a sweep, the mean loss of every epoch, one line each, as PNG; on held-out examples it is dashed.
 
     Args:
         curves: not empty.
@@ -89,6 +102,14 @@ def sweep_plot(title: str, curves: Sequence[Curve], best: str | None = None) -> 
             zorder=2 + 1 / len(means),  # a shorter run is often the beginning of a longer one
             label=f"{curve.name} (best)" if curve.name == best else curve.name if is_named else None,
         )
+        if is_named and curve.validation:
+            axes.plot(
+                [one.epoch for one in curve.validation],
+                [_drawn(one.loss) for one in curve.validation],
+                color=colours[named.index(curve)],
+                linewidth=2 if curve.name == best else 1,
+                linestyle="--",
+            )
     axes.set_xlabel("epoch")
     _finish(axes, curves)
     _legend_beside(axes, _shown(curves))
@@ -102,7 +123,8 @@ def _legend_beside(axes: Any, title: str | None = None) -> None:
 
 def _shown(curves: Sequence[Curve]) -> str:
     count = len(curves)
-    return f"{count} trials" if count <= MAX_IN_LEGEND else f"the {MAX_IN_LEGEND} lowest of {count} trials"
+    shown = f"{count} trials" if count <= MAX_IN_LEGEND else f"the {MAX_IN_LEGEND} lowest of {count} trials"
+    return f"{shown}\ndashed: held out" if any(curve.validation for curve in curves) else shown
 
 
 def _canvas(title: str) -> tuple[Any, Any]:
@@ -113,7 +135,7 @@ def _canvas(title: str) -> tuple[Any, Any]:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_title(title, loc="left")
-    axes.set_ylabel(f"mean training loss\n[{_UNIT}]")
+    axes.set_ylabel(f"mean loss\n[{_UNIT}]")
     axes.grid(visible=True, color="#e0e0e0", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes

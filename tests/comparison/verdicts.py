@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from tunerun.comparison.curves import Advice, Shape
 from tunerun.comparison.results import (
     BaselineResult,
     Decision,
@@ -20,7 +21,6 @@ from tunerun.comparison.results import (
     Verdict,
 )
 from tunerun.digest import digest
-from tunerun.evaluation.curve import Advice, Shape
 from tunerun.job import BaseModelRef, Failure, FailureKind, JobState, Scalar, TunedModel
 from tunerun.ledger import SweepRecord, TrialRecord
 from tunerun.metrics import Unit

@@ -167,7 +167,9 @@ class _Judge:
             rows = rows_of(record, self.held_out)
             measured = {} if rows is None else self.scores.values(self.metrics, record.key, rows)
             curve = each.curves.get(job.id, ()) if job is not None else ()
-            results.append(result(record, job, curve, measured, point=point_of[place], sweep=each.sweep.id))
+            held_out = each.validation.get(job.id, ()) if job is not None else ()
+            point = point_of[place]
+            results.append(result(record, job, curve, measured, validation=held_out, point=point, sweep=each.sweep.id))
         return tuple(results)
 
     @cached_property

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tunerun.comparison.curves import advise, epoch_means, finished_epochs
 from tunerun.comparison.results import EPOCH_LOSS, STEP_LOSS, TrialResult
-from tunerun.evaluation.curve import advise, epoch_means, finished_epochs
-from tunerun.job import JobState, Snapshot
+from tunerun.job import EpochLoss, JobState, Snapshot
 from tunerun.ledger import LOSSES, Answers, BaselineRecord, JobRecord, Ledger, SweepRecord, TrialRecord
 from tunerun.metrics import Asks, Metric, resolve
 from tunerun.metrics.base import FloatArray
 
 BASE_LOSS = "validation/base_loss"
+KEPT_EPOCH = "train/kept_epoch"
 """What a backend measured of the base model on the way to a tuned one."""
 
 
@@ -72,12 +73,13 @@ class Scores:
 
 @dataclass(frozen=True)
 class SweepKnowledge:
-    """One sweep, read at once: trials, last jobs by key, curves by job, baselines."""
+    """One sweep, read at once: trials, last jobs by key, curves and validation losses by job, baselines."""
 
     sweep: SweepRecord
     records: Sequence[TrialRecord]
     jobs: Mapping[str, JobRecord]
     curves: Mapping[int, Sequence[Snapshot]]
+    validation: Mapping[int, Sequence[EpochLoss]]
     baselines: Sequence[BaselineRecord]
     answers: Mapping[tuple[str, str, str], Answers]
 
@@ -89,6 +91,7 @@ class SweepKnowledge:
             ledger.trials(sweep.id),
             ledger.last_jobs(sweep.id),
             ledger.curves(sweep.id),
+            ledger.validation_curves(sweep.id),
             ledger.baselines(sweep.id),
             ledger.answers_of_sweep(sweep.id),
         )
@@ -111,6 +114,7 @@ def result(
     curve: Sequence[Snapshot],
     measured: Mapping[str, float],
     *,
+    validation: Sequence[EpochLoss] = (),
     point: int = 0,
     sweep: str = "",
 ) -> TrialResult:
@@ -119,6 +123,7 @@ def result(
     Args:
         curve: of the job, by step.
         measured: what its answers come to.
+        validation: the loss on its held-out examples after each epoch.
     """
     if job is None:
         return TrialResult(record, JobState.PLANNED, {}, None, None, None, point=point, sweep=sweep)
@@ -126,13 +131,16 @@ def result(
     metrics = {STEP_LOSS: curve[-1].mean_loss} if curve else {}
     metrics |= ({EPOCH_LOSS: losses[-1]} if losses else {}) | dict(job.metrics) | dict(measured)
     metrics.pop(BASE_LOSS, None)  # the baseline's
+    advice = None
+    if job.state is JobState.SUCCEEDED and losses:
+        advice = advise(losses, validation, keeps_best=KEPT_EPOCH in job.metrics)
     return TrialResult(
         record,
         job.state,
         metrics,
         job.tuned_model,
         job.failure,
-        advise(losses) if job.state is JobState.SUCCEEDED and losses else None,
+        advice,
         curve[-1].step if curve else 0,
         point=point,
         sweep=sweep,
@@ -150,7 +158,7 @@ def trial_result(ledger: Ledger, record: TrialRecord) -> TrialResult:
         metrics = resolve(record.settings.evaluation)
         scores = Scores(dict(_answers(ledger, record.key, rows)), ledger)
         measured = scores.values(metrics, record.key, rows)
-    return result(record, job, ledger.snapshots(job.id), measured)
+    return result(record, job, ledger.snapshots(job.id), measured, validation=ledger.epoch_losses(job.id))
 
 
 def _answers(ledger: Ledger, subject: str, rows: Rows) -> Iterator[tuple[tuple[str, str, str], Answers]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from tunerun.evaluation.curve import Advice
+from tunerun.comparison.curves import Advice
 from tunerun.job import Failure, JobState, Scalar, TunedModel
 from tunerun.ledger import SweepRecord, TrialRecord
 from tunerun.metrics import Unit

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tunerun.baselines import is_base_model
-from tunerun.evaluation.curve import Advice, advise, epoch_means, finished_epochs
+from tunerun.comparison.curves import Advice, advise, epoch_means, finished_epochs
 from tunerun.evaluation.metrics import measure
 from tunerun.job import Example, Failure, JobState, Snapshot, TunedModel
 from tunerun.ledger import Answers, BaselineRecord, JobRecord, Ledger, SweepRecord, TrialRecord

@@ -20,11 +20,11 @@ from typing import Any
 
 import yaml
 
+from tunerun.comparison.curves import advise, epoch_means, finished_epochs
 from tunerun.digest import digest
-from tunerun.evaluation.curve import advise, epoch_means, finished_epochs
 from tunerun.evaluation.metrics import Measured, Prediction, measure
 from tunerun.evaluation.verdict import EPOCH_LOSS, LOSS, STEP_LOSS
-from tunerun.job import ExampleSet, JobState, Snapshot
+from tunerun.job import EpochLoss, ExampleSet, JobState, Snapshot
 from tunerun.ledger import JobRecord, Ledger, TrialRecord
 from tunerun.tracking.image import (
     ONCE,
@@ -45,6 +45,8 @@ from tunerun.tracking.naming import label, metric_key, override_line, override_v
 
 BASE_LOSS = "validation/base_loss"
 TOKENS = "tokens/train"
+VALIDATION_EPOCH_LOSS = "validation/epoch_loss"
+"""The validation loss after each epoch; `validation/loss` is the tuned model's, at step 0 as every single value."""
 PREDICTIONS = "predictions.json"
 
 MAX_EXAMPLES_SHOWN = 10_000
@@ -140,7 +142,22 @@ def _curve_points(ledger: Ledger, curve: Sequence[Snapshot], job: JobRecord) -> 
             # As the table has it: an earlier attempt that was lost in the last epoch has no part in its result.
             steps = [s for s in ledger.snapshots(job.id) if s.epoch == epoch]
         points.append(Point(EPOCH_LOSS, _drawn(epoch_means(steps)[0]), milliseconds(steps[-1].compute_time), epoch))
+    ends = {s.epoch: s.compute_time for s in curve}
+    points += [
+        Point(VALIDATION_EPOCH_LOSS, _drawn(one.loss), milliseconds(ends[one.epoch]), one.epoch)
+        for one in union_validation(ledger, ledger.jobs(job.key))
+        if one.epoch in ends
+    ]
     return points
+
+
+def union_validation(ledger: Ledger, jobs: Sequence[JobRecord]) -> list[EpochLoss]:
+    """The validation loss of each epoch over all attempts, as the first attempt that reached it recorded it."""
+    losses: dict[int, EpochLoss] = {}
+    for job in jobs:
+        for one in ledger.epoch_losses(job.id):
+            losses.setdefault(one.epoch, one)
+    return [losses[epoch] for epoch in sorted(losses)]
 
 
 def _drawn(value: float) -> float:

@@ -22,7 +22,8 @@ def files(table: ComparisonTable, ledger: Ledger) -> Mapping[str, bytes]:
         job = ledger.job(trial.record.key)
         snapshots = ledger.snapshots(job.id) if job is not None else []
         if snapshots:
-            curves.append(Curve(_name(trial), tuple(snapshots), trial.metrics.get(LOSS)))
+            losses = tuple(ledger.epoch_losses(job.id)) if job is not None else ()
+            curves.append(Curve(_name(trial), tuple(snapshots), trial.metrics.get(LOSS), validation=losses))
     if not curves:
         return {}
     best = None if verdict.best is None else _name(verdict.trials[verdict.best])

@@ -15,7 +15,7 @@ from tunerun.comparison.report.plots import point_name
 from tunerun.comparison.report.sources import Answered, ConfusionTable, LossCurve, Sources, thinned
 from tunerun.comparison.results import LOSS, BaselineResult, PointResult, TrialResult, Verdict
 from tunerun.errors import ConfigError
-from tunerun.job import Example, Snapshot
+from tunerun.job import EpochLoss, Example, Snapshot
 from tunerun.ledger import LOSSES, JobRecord, Ledger, TrialRecord
 from tunerun.metrics import Asks, Metric, Unit, resolve_stored
 from tunerun.metrics.confusion import Confusion
@@ -148,11 +148,12 @@ class _Reader:
         found: dict[str, LossCurve] = {}
         for sweep, trials in self.by_sweep.items():
             jobs, curves = self._ledger.last_jobs(sweep), self._ledger.curves(sweep)
+            held_out = self._ledger.validation_curves(sweep)
             for trial in trials:
                 job = jobs.get(trial.record.key)
                 if job is not None and (snapshots := curves.get(job.id)):
                     found[trial.record.key] = LossCurve(
-                        _by_epoch(snapshots, trial.record), _held_out_losses(job, trial)
+                        _by_epoch(snapshots, trial.record), _held_out_losses(job, trial, held_out.get(job.id, ()))
                     )
         return found
 
@@ -239,11 +240,18 @@ def _by_epoch(snapshots: Sequence[Snapshot], record: TrialRecord) -> tuple[tuple
     return thinned([(s.step * epochs / steps, s.mean_loss) for s in snapshots])
 
 
-def _held_out_losses(job: JobRecord, trial: TrialResult) -> tuple[tuple[float, float], ...]:
-    """The loss on held-out examples: of the base model, which has trained no epoch, and of the tuned model."""
-    epochs = job.metrics.get("train/kept_epoch", float(trial.record.settings.hyperparameters.epoch_count))
-    measured = [(0.0, job.metrics.get(BASE_LOSS)), (epochs, job.metrics.get(LOSS))]
-    return tuple((epoch, loss) for epoch, loss in measured if loss is not None)
+def _held_out_losses(
+    job: JobRecord, trial: TrialResult, by_epoch: Sequence[EpochLoss]
+) -> tuple[tuple[float, float], ...]:
+    """The loss on held-out examples: of the base model, which has trained no epoch, and after each epoch.
+
+    Where the backend did not measure after each epoch, of the tuned model alone.
+    """
+    base, tuned = job.metrics.get(BASE_LOSS), job.metrics.get(LOSS)
+    measured = [] if base is None else [(0.0, base)]
+    if not by_epoch and tuned is not None:
+        measured.append((float(trial.record.settings.hyperparameters.epoch_count), tuned))
+    return (*measured, *((float(one.epoch), one.loss) for one in by_epoch))
 
 
 def _config(record: TrialRecord) -> str:
