@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from filelock import FileLock
 from tests.experiments import planned
 from tunerun import schema
 from tunerun.backends.base import Backend
-from tunerun.errors import AmbiguousError, BackendError, BaseModelError, InputError, LockedError
+from tunerun.errors import AmbiguousError, BackendError, BaseModelError, InputError, LockedError, MetricError
 from tunerun.job import BaseModelRef, Failure, FailureKind, JobRef, JobState, Snapshot, TunedModel, TuningRequest
 from tunerun.ledger import Ledger
 from tunerun.planning import Plan, Trial
@@ -84,6 +85,22 @@ def test_a_metric_that_cannot_run_is_found_before_the_first_job(tmp_path: Path, 
     with pytest.raises(InputError, match=r"metrics\.py:1: ModuleNotFoundError: No module named 'no_such_module'"):
         run_on(service, plan)
     assert service.submitted == []
+
+
+def test_a_metric_that_fails_on_a_row_loses_neither_models_nor_answers(
+    tmp_path: Path, service: ScriptedService
+) -> None:
+    """Every trial is trained and asked; a note says why the metric is missing, and where it decides the run does."""
+    (tmp_path / "metrics.py").write_text("def score(expected, answer):\n    return 1 / (int(answer) - 104)\n")
+    mine = f"{{name: mine, python: '{tmp_path}/metrics.py:score', unit: number}}"
+    told = r"evaluation\.metrics\.mine: .*metrics\.py:2: held-out row [13]: (ZeroDivision|Value)Error: "
+    result = run_on(service, planned(tmp_path, *SWEEP, f"evaluation.metrics=[exact_match,{mine}]"))
+    assert [t.metrics["eval/exact_match"] for t in result.verdict.trials] == [1.0] * 4
+    assert not any("eval/mine" in t.metrics for t in result.verdict.trials)
+    assert any(re.search(f"^mine is not computed: {told}", note) for note in result.verdict.notes)
+    with pytest.raises(MetricError, match=told):
+        run_on(service, planned(tmp_path, "name=other", f"evaluation.metrics=[{mine}]"))
+    assert len(service.submitted) == 5
 
 
 def test_equal_keys_are_one_job_with_two_results(tmp_path: Path, service: ScriptedService) -> None:

@@ -55,7 +55,8 @@ def judge(
 
     Raises:
         InputError: the sweeps were measured on different rows.
-        ConfigError: the metric that decides is not known to this version.
+        ConfigError: the metric that decides is not known to this version, or its file is gone or has changed.
+        MetricError: the code of the metric that decides fails; what others lack is a note.
     """
     sweeps = (sweep,) if isinstance(sweep, SweepRecord) else tuple(sweep)
     known = [SweepKnowledge.of(ledger, each) for each in sweeps]
@@ -66,8 +67,12 @@ def judge(
     else:
         metrics, notes = resolve(evaluation), []
         rules = Rules(evaluation.alpha, evaluation.worth, seed=seed)
-    answers = {key: found for each in known for key, found in each.answers.items()}
-    return _Judge(ledger, known, metrics, rules, held_out, Scores(answers, ledger), tuple(notes)).verdict
+    scores = Scores({key: found for each in known for key, found in each.answers.items()}, ledger)
+    kept, failed = scores.computable(metrics)
+    if metrics and metrics[0].name in failed:
+        raise failed[metrics[0].name]
+    notes += [f"{name} is not computed: {error}." for name, error in failed.items()]
+    return _Judge(ledger, known, kept, rules, held_out, scores, tuple(notes)).verdict
 
 
 @dataclass(frozen=True)

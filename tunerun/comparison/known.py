@@ -9,6 +9,7 @@ import numpy as np
 
 from tunerun.comparison.curves import advise, epoch_means, finished_epochs
 from tunerun.comparison.results import EPOCH_LOSS, STEP_LOSS, TrialResult
+from tunerun.errors import MetricError
 from tunerun.job import EpochLoss, JobState, Snapshot
 from tunerun.ledger import LOSSES, Answers, BaselineRecord, JobRecord, Ledger, SweepRecord, TrialRecord
 from tunerun.metrics import Asks, Metric, resolve
@@ -51,6 +52,19 @@ class Scores:
         if metric.asks is Asks.LOSSES:
             return np.array(found.losses, dtype=float)[:, None]
         return metric.rows(self.expected(rows.held_out), found.texts)
+
+    def computable(self, metrics: Sequence[Metric]) -> tuple[list[Metric], dict[str, MetricError]]:
+        """The metrics that can score every answer, and why the code of the others fails, by name."""
+        kept, failed = [], {}
+        for metric in metrics:
+            try:
+                for subject, held_out, asked in self.answers:
+                    if asked != LOSSES:
+                        self.of(metric, subject, Rows(held_out, asked))
+                kept.append(metric)
+            except MetricError as error:
+                failed[metric.name] = error
+        return kept, failed
 
     def texts(self, subject: str, rows: Rows) -> tuple[str, ...] | None:
         """The answers themselves; None: there are none."""
@@ -155,8 +169,8 @@ def trial_result(ledger: Ledger, record: TrialRecord) -> TrialResult:
     rows = rows_of(record, "validation")
     measured: dict[str, float] = {}
     if rows is not None and job.state is JobState.SUCCEEDED:
-        metrics = resolve(record.settings.evaluation)
         scores = Scores(dict(_answers(ledger, record.key, rows)), ledger)
+        metrics, _ = scores.computable(resolve(record.settings.evaluation))  # the verdict says why others are not
         measured = scores.values(metrics, record.key, rows)
     return result(record, job, ledger.snapshots(job.id), measured, validation=ledger.epoch_losses(job.id))
 
