@@ -592,7 +592,7 @@ class Experiment(TrialConfig):
     def __repr__(self) -> str:
         """One line; `model_dump()` has the whole config."""
         count = max(1, len(self.points))
-        axes = ", ".join(self.sweep.axes)
+        axes = ", ".join(dict.fromkeys(key for point in self.points for key in point.overrides))
         return (
             f"<Experiment {self.name}: {count} {'trial' if count == 1 else 'trials'}{f', varies {axes}' * bool(axes)}>"
         )
