@@ -129,6 +129,11 @@ def plan_table(plan: Plan) -> None:
         out.print(_plain(_baselines(plan)))
     if plan.visibility is not None:
         out.print(_plain(str(plan.visibility)))
+    if plan.test_rows:
+        out.print(
+            f"{_counted(plan.test_rows, 'test example')} frozen for the end: no run asks them; "
+            "`tunerun compare --final` opens them once."
+        )
     _changes(plan)
     warnings(plan.warnings)
 

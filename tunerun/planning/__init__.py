@@ -120,6 +120,11 @@ class Plan:
         """What the held-out examples can show; None: nothing is held out, or no answers are measured."""
         return visibility(self.trials)
 
+    @property
+    def test_rows(self) -> int:
+        """How many examples are frozen for the end, as `compare --final` asks them; 0: none."""
+        return max(len(trial.held_out["test"].examples) if "test" in trial.held_out else 0 for trial in self.trials)
+
     def over_limit(self, *, retry_failed: bool = False) -> list[str]:
         """Why a run would be refused by its budget, one line for each limit."""
         trials = self.to_run(retry_failed=retry_failed)
@@ -166,6 +171,7 @@ class Plan:
             "tokens_exact": self.tokens_exact,
             "tokens_range": [1.0, 1.0] if self.tokens_exact else list(ESTIMATE_RANGE),
             "to_run": {"tokens": todo.tokens, "usd": todo.usd, "hours": todo.hours},
+            "test_rows": self.test_rows,
             "spent": {"jobs": self.spent.jobs, "tokens": self.spent.tokens, "usd": self.spent.usd},
             "changes": [change.to_json() for change in self.changes],
             "refused": [*self.incomparable, *self.over_limit()],

@@ -50,7 +50,7 @@ def measuring(
     """
     metrics = resolve(evaluation)
     require_packages(metrics)
-    choices = _choices(evaluation, training)
+    choices = choices_of(evaluation.choices, training) if evaluation.metrics else ()
     needs = {metric.asks for metric in metrics}
     _check_backend(metrics, choices, capabilities)
     files = code_files(metrics)
@@ -66,11 +66,19 @@ def measuring(
     return Measuring(asked, tuple(ways), choices, tuple(files), tuple(notes))
 
 
-def _choices(evaluation: Evaluation, training: ExampleSet) -> tuple[str, ...]:
-    if evaluation.choices is None or not evaluation.metrics:
+def choices_of(choices: Sequence[str] | None, training: ExampleSet) -> tuple[str, ...]:
+    """What a model chooses from; empty: it generates.
+
+    Args:
+        choices: as `evaluation.choices` has them: `auto`, a list, or None.
+
+    Raises:
+        ConfigError: the outputs of the training examples are no labels.
+    """
+    if choices is None:
         return ()
-    if evaluation.choices != "auto":
-        return tuple(evaluation.choices)
+    if choices != "auto":
+        return tuple(choices)
     outputs = sorted({example.output.strip(): example.output for example in training.examples}.values())
     if len(outputs) < 2:
         raise ConfigError("evaluation.choices: auto finds one output in all training examples; there is no choice")

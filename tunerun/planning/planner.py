@@ -289,11 +289,6 @@ class Planner:
                 f"hyperparameters.learning_rate: {hyperparameters.effective_learning_rate:g} with {examples} examples; "
                 f"the Gemini API's tuning guide advises a smaller value than {BASE_LEARNING_RATE:g} for a small set"
             )
-        if loaded.test is not None:
-            self._warn(
-                f"dataset.test: {len(loaded.test.examples)} examples are kept out of training, and no command measures "
-                "them yet; `tunerun data export` writes them"
-            )
         if config.evaluation.metrics and loaded.validation is None:
             self._warn(
                 "dataset.validation: nothing is held out, so the trials cannot be compared; "

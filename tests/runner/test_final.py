@@ -1,0 +1,170 @@
+"""The test set: frozen with the plan, asked by no run, opened for the advised point and its baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.experiments import planned, write_rows
+from tests.runner.test_measuring import Asked, Counting
+from tests.test_runner import right_when_tuned
+from tests.troubled import run_with
+from tunerun import schema
+from tunerun.backends.base import Backend
+from tunerun.comparison import judge
+from tunerun.comparison.results import Outcome
+from tunerun.errors import BackendError, InputError
+from tunerun.job import BaseModelRef, Example, Failure, FailureKind, GenerateOptions, TunedModel
+from tunerun.ledger import Ledger, Opening, SweepRecord
+from tunerun.planning import Plan
+from tunerun.runner.final import open_test
+from tunerun.testing.scripted import ScriptedService
+
+TESTED = [str(n) for n in range(201, 221)]
+
+
+@pytest.fixture
+def service() -> ScriptedService:
+    return ScriptedService(answers=right_when_tuned)
+
+
+@pytest.fixture
+def asked() -> Asked:
+    return Asked()
+
+
+def tested(folder: Path, *more: str) -> Plan:
+    """Two replicates of one point, measured on validation rows, and twenty rows for the end."""
+    rows = [{"text_input": text, "output": str(int(text) + 1)} for text in TESTED]
+    path = write_rows(folder / "test.jsonl", rows)
+    return planned(folder, "seed=0,1", f"dataset.test.path={path}", *more)
+
+
+@pytest.fixture
+def swept(tmp_path: Path, service: ScriptedService, asked: Asked) -> Iterator[tuple[Ledger, SweepRecord]]:
+    """A sweep that has run."""
+    plan = tested(tmp_path)
+    run_with(Counting(service, asked), plan)
+    with Ledger(plan.ledger_path) as ledger:
+        (sweep,) = ledger.sweeps()
+        yield ledger, sweep
+
+
+def opened(ledger: Ledger, sweep: SweepRecord, backend: Backend) -> list[Opening]:
+    def opener(_section: schema.Backend, _runs: Path, _cache: Path) -> Backend:
+        return backend
+
+    return open_test(ledger, sweep, cache=ledger.path.parent, open_backend=opener)
+
+
+def inputs(asked: Asked) -> set[str]:
+    return {text for _, text in asked.counts}
+
+
+def test_a_plan_freezes_the_test_rows_and_a_run_does_not_ask_them(
+    swept: tuple[Ledger, SweepRecord], asked: Asked, tmp_path: Path
+) -> None:
+    """They are in the ledger beside the validation rows, under the trials that they are for."""
+    ledger, sweep = swept
+    plan = tested(tmp_path)
+    assert (plan.test_rows, plan.to_json()["test_rows"]) == (20, 20)
+    assert not any("dataset.test" in warning for warning in plan.warnings)
+    for trial in ledger.trials(sweep.id):
+        assert [e.text_input for e in ledger.example_set(trial.held_out["test"]).examples] == TESTED
+    assert not inputs(asked) & set(TESTED)
+    closed = judge(ledger, sweep, held_out="test")
+    assert (closed.decision.outcome, closed.decision.advised) == (Outcome.NONE, None)
+
+
+def test_the_test_set_is_asked_of_the_advised_point_and_its_baselines(
+    swept: tuple[Ledger, SweepRecord], service: ScriptedService, asked: Asked
+) -> None:
+    """All replicates answer every row once; the opening is kept, and the verdict is on these rows."""
+    ledger, sweep = swept
+    assert judge(ledger, sweep).decision.advised == 0
+    assert opened(ledger, sweep, Counting(service, asked)) == []
+    assert set(asked.counts.values()) == {1}
+    assert inputs(asked) >= set(TESTED)
+    (opening,) = ledger.openings(sweep.id)
+    assert (opening.sweep, opening.points) == (sweep.id, (0, 1))
+    verdict = judge(ledger, sweep, held_out="test")
+    assert (verdict.held_out, verdict.decision.outcome, verdict.decision.rows) == ("test", Outcome.BETTER, 20)
+
+
+def test_a_second_opening_is_known_as_one(
+    swept: tuple[Ledger, SweepRecord], service: ScriptedService, asked: Asked
+) -> None:
+    """It asks nothing again, and says when the rows were seen before and for which trials."""
+    ledger, sweep = swept
+    opened(ledger, sweep, Counting(service, asked))
+    before = ledger.openings(sweep.id)
+    calls = asked.calls
+    assert opened(ledger, sweep, Counting(service, asked)) == before
+    assert asked.calls == calls
+    assert len(ledger.openings(sweep.id)) == 2
+    assert any("opened 2 times" in note for note in judge(ledger, sweep, held_out="test").notes)
+
+
+def test_an_opening_is_written_down_before_a_model_is_asked(
+    swept: tuple[Ledger, SweepRecord], service: ScriptedService, asked: Asked
+) -> None:
+    """What breaks off counts as opened; the same command asks for the rest alone."""
+    ledger, sweep = swept
+    left = iter([None, None, BackendError("out of quota")])
+
+    class BreaksOff(Counting):
+        def generate(
+            self,
+            model: BaseModelRef | TunedModel,
+            inputs: Sequence[str],
+            options: GenerateOptions,
+            examples: Sequence[Example] = (),
+        ) -> list[str]:
+            if (error := next(left, None)) is not None:
+                raise error
+            return super().generate(model, inputs, options, examples)
+
+    with pytest.raises(BackendError, match="out of quota"):
+        opened(ledger, sweep, BreaksOff(service, asked))
+    assert len(ledger.openings(sweep.id)) == 1
+    assert len(opened(ledger, sweep, Counting(service, asked))) == 1
+    assert set(asked.counts.values()) == {1}
+
+
+def test_without_test_rows_it_says_what_to_set(tmp_path: Path, service: ScriptedService) -> None:
+    """And nothing is written down."""
+    plan = planned(tmp_path)
+    backend = Counting(service, Asked())
+    run_with(backend, plan)
+    with Ledger(plan.ledger_path) as ledger:
+        (sweep,) = ledger.sweeps()
+        with pytest.raises(InputError, match=r"dataset.test: nothing is held out for the end; set dataset.test.path or"):
+            opened(ledger, sweep, backend)
+        assert ledger.openings(sweep.id) == []
+
+
+def test_the_test_set_stays_closed_where_nothing_is_advised(tmp_path: Path, service: ScriptedService) -> None:
+    """No point is better than the base model: there is nothing to confirm."""
+    service.answers = lambda _model, text: text
+    plan, backend = tested(tmp_path), Counting(service, Asked())
+    run_with(backend, plan)
+    with Ledger(plan.ledger_path) as ledger:
+        (sweep,) = ledger.sweeps()
+        with pytest.raises(InputError, match="no point is advised, so there is nothing to confirm"):
+            opened(ledger, sweep, backend)
+        assert ledger.openings(sweep.id) == []
+
+
+def test_the_test_set_stays_closed_until_every_trial_is_done(tmp_path: Path, service: ScriptedService) -> None:
+    """Another point may be advised then."""
+    service.outcome = lambda r: Failure(FailureKind.LOST, "gone") if r.seed == 1 else None
+    plan, asked = tested(tmp_path), Asked(interrupt_at=1)
+    with pytest.raises(KeyboardInterrupt):
+        run_with(Counting(service, asked), plan)
+    with Ledger(plan.ledger_path) as ledger:
+        (sweep,) = ledger.sweeps()
+        with pytest.raises(InputError, match=r"\d of 2 trials are unfinished, .*stays closed. To finish it: "):
+            opened(ledger, sweep, Counting(service, asked))
+        assert ledger.openings(sweep.id) == []

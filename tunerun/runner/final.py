@@ -1,0 +1,123 @@
+"""The test set of a sweep, opened at the end: for the one point that the validation set advises, and its baselines.
+
+A run never asks the test set. Its rows are frozen with the plan, and each opening is written down before a model is
+asked, so that a number on them can be read for what it is: after a first look, what is chosen has seen them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from tunerun.backends import open_backend, stored_section
+from tunerun.baselines import restored
+from tunerun.comparison import judge
+from tunerun.comparison.results import Verdict
+from tunerun.errors import InputError
+from tunerun.holding import held
+from tunerun.job import JobState, TunedModel
+from tunerun.ledger import LOSSES, Ledger, Opening, SweepRecord, TrialRecord
+from tunerun.metrics import Asks, resolve_stored
+from tunerun.planning.measuring import choices_of
+from tunerun.runner.measuring import Manner, PlainModel, Question, ask
+from tunerun.runner.progress import Progress
+from tunerun.runner.unattended import BackendOpener
+
+TEST = "test"
+
+
+def open_test(
+    ledger: Ledger,
+    sweep: SweepRecord,
+    *,
+    cache: Path,
+    progress: Progress | None = None,
+    open_backend: BackendOpener = open_backend,
+) -> list[Opening]:
+    """Open the test set of a sweep: write down for which point, then ask its models and its baselines.
+
+    Args:
+        ledger: open for writing.
+        cache: where converted base models are kept.
+        progress: what to tell while it works; None: nothing.
+
+    Returns:
+        The earlier openings of these rows, the first one first; empty: this is the first.
+
+    Raises:
+        InputError: nothing is held out for the end, the sweep is not finished, or no point of it is advised; the test
+            set stays closed.
+        LockedError: another process runs this sweep.
+        BackendError: a model cannot be asked; the opening and the answers so far are kept, and the same command asks
+            for the rest.
+    """
+    records = ledger.trials(sweep.id)
+    if not any(TEST in record.held_out for record in records):
+        raise InputError(
+            f"{sweep.id}: dataset.test: nothing is held out for the end; set dataset.test.path or "
+            "dataset.test.fraction, then run the experiment again"
+        )
+    with held(ledger.path.parent, sweep.id), ExitStack() as stack:
+        point = _advised(judge(ledger, sweep), records)
+        earlier = ledger.openings(sweep.id)
+        questions = [question for record in point for question in _questions(ledger, sweep, record)]
+        ledger.open_test(sweep.id, [record.number for record in point], time.time())
+        missing = [question for question in questions if ledger.answered_at(*question.key) is None]
+        if missing:
+            runs, settings = ledger.path.parent.absolute(), point[0].settings
+            backend = stack.enter_context(open_backend(stored_section(settings.backend), runs, cache))
+            backend.prepare([_tuned_model(ledger, point[0]).model])
+            for question in missing:
+                (progress or Progress()).evaluating(question.name)
+                ask(ledger, backend, question)
+    return earlier
+
+
+def _advised(verdict: Verdict, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The trials of the point that was named before anything was opened."""
+    unfinished = sum(not trial.state.is_finished for trial in verdict.trials)
+    if unfinished:
+        raise InputError(
+            f"{verdict.sweep.id}: {unfinished} of {len(verdict.trials)} trials are unfinished, and another point may "
+            f"be advised when all are done; the test set stays closed. To finish it: {verdict.sweep.command}"
+        )
+    if verdict.decision.advised is None:
+        raise InputError(
+            f"{verdict.sweep.id}: no point is advised, so there is nothing to confirm and the test set stays closed: "
+            f"{verdict.sentence}"
+        )
+    trials = [verdict.trials[place] for place in verdict.points[verdict.decision.advised].trials]
+    numbers = [trial.record.number for trial in trials if trial.state is JobState.SUCCEEDED]
+    return [records[number] for number in numbers]
+
+
+def _questions(ledger: Ledger, sweep: SweepRecord, record: TrialRecord) -> Iterator[Question]:
+    """What a trial and its baselines are asked, as far as its metrics need it."""
+    if TEST not in record.held_out:
+        return
+    examples = ledger.example_set(record.held_out[TEST])
+    metrics, _ = resolve_stored(record.settings.evaluation, sweep.document.get("metrics", {}))
+    choices = choices_of(record.settings.evaluation.get("choices"), ledger.example_set(record.training))
+    generation = replace(record.settings.generation, seed=record.settings.seed)
+    ways = {Asks.ANSWERS: record.asked, Asks.LOSSES: LOSSES}
+    manners = [Manner(ways[asks], generation, choices) for asks in dict.fromkeys(metric.asks for metric in metrics)]
+    for manner in manners:
+        tuned = PlainModel(_tuned_model(ledger, record))
+        yield Question(record.key, f"trial {record.number} on the test set", tuned, examples, manner)
+        for baseline in ledger.baselines(sweep.id):
+            model = restored(baseline.kind, baseline.subject, baseline.document)
+            if baseline.subject not in record.baselines or model is None or baseline.document.get("problem"):
+                continue
+            if manner.asked != LOSSES or model.measures_losses:
+                name = f"the baseline {baseline.name} on the test set"
+                yield Question(baseline.subject, name, model, examples, manner)
+
+
+def _tuned_model(ledger: Ledger, record: TrialRecord) -> TunedModel:
+    job = ledger.job(record.key)
+    if job is None or job.tuned_model is None:
+        raise InputError(f"trial {record.number} has no tuned model; run it again with --fresh")
+    return job.tuned_model
