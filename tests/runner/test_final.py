@@ -10,13 +10,13 @@ import pytest
 from tests.experiments import planned, write_rows
 from tests.runner.test_measuring import Asked, Counting
 from tests.test_runner import right_when_tuned
-from tests.troubled import run_with
+from tests.troubled import Troubled, run_with
 from tunerun import schema
 from tunerun.backends.base import Backend
 from tunerun.comparison import judge
 from tunerun.comparison.results import Outcome
-from tunerun.errors import BackendError, InputError
-from tunerun.job import BaseModelRef, Example, Failure, FailureKind, GenerateOptions, TunedModel
+from tunerun.errors import AccessError, BackendError, InputError
+from tunerun.job import BaseModelRef, Example, GenerateOptions, TunedModel
 from tunerun.ledger import Ledger, Opening, SweepRecord
 from tunerun.planning import Plan
 from tunerun.runner.final import open_test
@@ -35,7 +35,7 @@ def asked() -> Asked:
     return Asked()
 
 
-def tested(folder: Path, *more: str) -> Plan:
+def with_test_rows(folder: Path, *more: str) -> Plan:
     """Two replicates of one point, measured on validation rows, and twenty rows for the end."""
     rows = [{"text_input": text, "output": str(int(text) + 1)} for text in TESTED]
     path = write_rows(folder / "test.jsonl", rows)
@@ -45,7 +45,7 @@ def tested(folder: Path, *more: str) -> Plan:
 @pytest.fixture
 def swept(tmp_path: Path, service: ScriptedService, asked: Asked) -> Iterator[tuple[Ledger, SweepRecord]]:
     """A sweep that has run."""
-    plan = tested(tmp_path)
+    plan = with_test_rows(tmp_path)
     run_with(Counting(service, asked), plan)
     with Ledger(plan.ledger_path) as ledger:
         (sweep,) = ledger.sweeps()
@@ -68,7 +68,7 @@ def test_a_plan_freezes_the_test_rows_and_a_run_does_not_ask_them(
 ) -> None:
     """They are in the ledger beside the validation rows, under the trials that they are for."""
     ledger, sweep = swept
-    plan = tested(tmp_path)
+    plan = with_test_rows(tmp_path)
     assert (plan.test_rows, plan.to_json()["test_rows"]) == (20, 20)
     assert not any("dataset.test" in warning for warning in plan.warnings)
     for trial in ledger.trials(sweep.id):
@@ -140,7 +140,9 @@ def test_without_test_rows_it_says_what_to_set(tmp_path: Path, service: Scripted
     run_with(backend, plan)
     with Ledger(plan.ledger_path) as ledger:
         (sweep,) = ledger.sweeps()
-        with pytest.raises(InputError, match=r"dataset.test: nothing is held out for the end; set dataset.test.path or"):
+        with pytest.raises(
+            InputError, match=r"dataset.test: nothing is held out for the end; set dataset.test.path or"
+        ):
             opened(ledger, sweep, backend)
         assert ledger.openings(sweep.id) == []
 
@@ -148,7 +150,7 @@ def test_without_test_rows_it_says_what_to_set(tmp_path: Path, service: Scripted
 def test_the_test_set_stays_closed_where_nothing_is_advised(tmp_path: Path, service: ScriptedService) -> None:
     """No point is better than the base model: there is nothing to confirm."""
     service.answers = lambda _model, text: text
-    plan, backend = tested(tmp_path), Counting(service, Asked())
+    plan, backend = with_test_rows(tmp_path), Counting(service, Asked())
     run_with(backend, plan)
     with Ledger(plan.ledger_path) as ledger:
         (sweep,) = ledger.sweeps()
@@ -159,10 +161,8 @@ def test_the_test_set_stays_closed_where_nothing_is_advised(tmp_path: Path, serv
 
 def test_the_test_set_stays_closed_until_every_trial_is_done(tmp_path: Path, service: ScriptedService) -> None:
     """Another point may be advised then."""
-    service.outcome = lambda r: Failure(FailureKind.LOST, "gone") if r.seed == 1 else None
-    plan, asked = tested(tmp_path), Asked(interrupt_at=1)
-    with pytest.raises(KeyboardInterrupt):
-        run_with(Counting(service, asked), plan)
+    plan, asked = with_test_rows(tmp_path), Asked()
+    run_with(Troubled(service, submit=[None, AccessError("no quota")]), plan)
     with Ledger(plan.ledger_path) as ledger:
         (sweep,) = ledger.sweeps()
         with pytest.raises(InputError, match=r"\d of 2 trials are unfinished, .*stays closed. To finish it: "):
