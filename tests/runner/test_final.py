@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.experiments import planned, write_rows
+from tests.experiments import overrides, planned, write_rows
+from tests.ledger.test_formats import printed
 from tests.runner.test_measuring import Asked, Counting
 from tests.test_runner import right_when_tuned
 from tests.troubled import Troubled, run_with
 from tunerun import schema
 from tunerun.backends.base import Backend
+from tunerun.cli import app
 from tunerun.comparison import judge
 from tunerun.comparison.results import Outcome
 from tunerun.errors import AccessError, BackendError, InputError
@@ -168,3 +170,40 @@ def test_the_test_set_stays_closed_until_every_trial_is_done(tmp_path: Path, ser
         with pytest.raises(InputError, match=r"\d of 2 trials are unfinished, .*stays closed. To finish it: "):
             opened(ledger, sweep, Counting(service, asked))
         assert ledger.openings(sweep.id) == []
+
+
+def test_compare_final_prints_the_verdict_and_earlier_openings(
+    swept: tuple[Ledger, SweepRecord],
+    service: ScriptedService,
+    asked: Asked,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On the terminal and as JSON; where all is answered no backend is opened."""
+    ledger, sweep = swept
+    opened(ledger, sweep, Counting(service, asked))
+    document = printed(capsys, "compare", "--final", "--sweep", sweep.id, f"paths.runs={tmp_path / 'runs'}")
+    assert (document["held_out"], document["decision"]["outcome"], document["decision"]["rows"]) == (
+        "test",
+        "better",
+        20,
+    )
+    assert [(o["sweep"], o["trials"]) for o in document["opened_before"]] == [(sweep.id, [0, 1])]
+    app(["compare", "--final", "--sweep", sweep.id, f"paths.runs={tmp_path / 'runs'}"], standalone_mode=False)
+    lines = capsys.readouterr().out
+    assert lines.count("The test set was opened before: ") == 2
+    assert ", for trials 0, 1\n" in lines
+
+
+def test_a_new_metric_on_an_old_sweep_asks_no_model(
+    tmp_path: Path, service: ScriptedService, asked: Asked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Compared at once, by its answers; and run again it is a sweep of its own, of the same jobs and answers."""
+    run_with(Counting(service, asked), planned(tmp_path, "seed=0,1"))
+    calls, more = asked.calls, ["seed=0,1", "evaluation.metrics=[contains, exact_match]"]
+    document = printed(capsys, "compare", *overrides(tmp_path, *more))
+    assert (document["decision"]["metric"], document["best"]) == ("eval/contains", 0)
+    result = run_with(Counting(service, asked), planned(tmp_path, *more))
+    assert result.verdict.sweep.id != document["sweep"]
+    assert [trial.metrics["eval/contains"] for trial in result.verdict.trials] == [1.0, 1.0]
+    assert (asked.calls, len(service.submitted)) == (calls, 2)

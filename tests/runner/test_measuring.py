@@ -11,7 +11,7 @@ import pytest
 
 from tests.experiments import HELD_OUT, planned
 from tests.test_runner import right_when_tuned
-from tests.troubled import run_with
+from tests.troubled import Notes, run_with
 from tunerun.errors import BackendError
 from tunerun.job import BaseModelRef, Example, GenerateOptions, TunedModel
 from tunerun.ledger import Ledger
@@ -100,9 +100,13 @@ def test_answers_of_a_subject_are_recorded_one_call_after_the_other(tmp_path: Pa
                 raise error
             return super().generate(model, inputs, options, examples)
 
-    asked = Asked()
-    assert run_with(BreaksOff(service, asked), planned(tmp_path)).verdict.best is None
-    assert run_counted(service, asked, tmp_path, "seed=0").exit_code == 0
+    asked, notes, plan = Asked(), Notes(), planned(tmp_path)
+    run_with(BreaksOff(service, asked), plan, notes)
+    assert notes.notes == ["the baseline base could not be evaluated: out of quota; run the same command again"]
+    key = (plan.trials[0].baselines[0], plan.trials[0].held_out["validation"].digest, plan.trials[0].asked)
+    with Ledger.open_read_only(plan.ledger_path) as ledger:
+        assert len(ledger.answers_so_far(*key)) == 8
+    assert run_with(Counting(service, asked), planned(tmp_path)).exit_code == 0
     assert set(asked.counts.values()) == {1}
 
 

@@ -15,7 +15,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -30,7 +30,7 @@ from tunerun.errors import InputError, LimitError, TunerunError
 from tunerun.files import lacks_descriptors
 
 if TYPE_CHECKING:
-    from tunerun.ledger import Ledger
+    from tunerun.ledger import Ledger, Opening
     from tunerun.planning import Plan
     from tunerun.runner import SweepResult
 
@@ -351,33 +351,35 @@ def _chosen_sweep(
     from tunerun.errors import NotFoundError
     from tunerun.ledger import Ledger
     from tunerun.runner import result_of
-    from tunerun.runner.selection import existing_ledger, listed, selected
+    from tunerun.runner.selection import existing_ledger, listed, selected, sweep_of
     from tunerun.tracking import open_tracker
 
     paths, tracking = places(overrides, config_dir)
     ids = [sweeps] if isinstance(sweeps, str) else sweeps or []
     names_no_trial = all(o.startswith(("name=", "paths", "tracking", "local")) for o in overrides)
-    wanted = None if ids or names_no_trial else _composed_sweep(overrides, config_dir)
+    composed = None if ids or names_no_trial else _composed(overrides, config_dir)
     name = None if ids else compose_name(overrides, config_dir)
     with Ledger(existing_ledger(Path(paths.runs)), read_only=not to_write) as ledger:
         known = ledger.sweeps(name)
-        found = selected(ledger, ids) if ids else [each for each in known if wanted in (None, each.id)][-1:]
+        found = selected(ledger, ids) if ids else sweep_of(composed, known) if composed else known[-1:]
         if not found:
+            wanted = composed.sweep if composed else name
             raise NotFoundError(
-                f"{wanted or name or 'no sweep named'}: has not run, as far as {ledger.path} knows; "
+                f"{wanted or 'no sweep named'}: has not run, as far as {ledger.path} knows; "
                 f"{listed(known)}; choose one with --sweep"
             )
         tracker, cache = open_tracker(tracking, Path(paths.runs)), cache_folder(paths.cache)
-        result = result_of(ledger, found, tracker, cache)
+        # An experiment that is named says how it is scored, also another way than the sweep was frozen with.
+        result = result_of(ledger, found, tracker, cache, composed.experiment.evaluation if composed else None)
         _say_what_is_missing(result)
         yield ledger, result
 
 
-def _composed_sweep(overrides: list[str], config_dir: list[str] | None) -> str:
+def _composed(overrides: list[str], config_dir: list[str] | None) -> Plan:
     from tunerun.compose import load
     from tunerun.planning import plan as make_plan
 
-    return make_plan(load(overrides, config_dir)).sweep
+    return make_plan(load(overrides, config_dir))
 
 
 @app.command()
@@ -390,21 +392,44 @@ def compare(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for results.json, .md, .csv, .tex and plots.")
     ] = None,
+    final: Annotated[
+        bool, typer.Option("--final", help="Open the test set for the advised point and its baselines; recorded.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Compare the trials of one or several sweeps that have run, on held-out examples; write the results down."""
     from tunerun.cli import tables
     from tunerun.comparison.renderers import write_files
 
-    with _chosen_sweep(overrides or [], config_dir, sweep) as (ledger, result):
+    with _chosen_sweep(overrides or [], config_dir, sweep, to_write=final) as (ledger, result):
+        earlier: Sequence[Opening] = ()
+        if final:
+            result, earlier = _opened(ledger, result, config_dir)
         if output is not None:
             for file in write_files(result.table, ledger, output):
                 tables.err.print(f"wrote {file}")
         if json_:
-            print_json(result.to_json())
+            openings = [{"sweep": o.sweep, "at": o.opened_at, "trials": list(o.points)} for o in earlier]
+            print_json({**result.to_json(), **({"opened_before": openings} if final else {})})
         else:
             tables.result_table(result)
+            tables.earlier_openings(earlier, result.verdict)
             tables.result_sentence(result)
+
+
+def _opened(ledger: Ledger, result: SweepResult, config_dir: list[str] | None) -> tuple[SweepResult, Sequence[Opening]]:
+    """The comparison on the test set of a sweep, which is opened now; and when it was opened before."""
+    from tunerun.cli.progress import progress_on_stderr
+    from tunerun.compose import places
+    from tunerun.engine.base_model import cache_folder
+    from tunerun.runner.final import on_test_set, open_test
+
+    sweep, *others = result.verdict.sweeps
+    if others:
+        raise InputError("--final: opens the test set of one sweep; name one with --sweep")
+    with progress_on_stderr() as progress:
+        earlier = open_test(ledger, sweep, cache=cache_folder(places([], config_dir)[0].cache), progress=progress)
+    return on_test_set(ledger, result), earlier
 
 
 @app.command()

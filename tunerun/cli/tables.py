@@ -23,7 +23,7 @@ from tunerun.comparison.results import LOSS, TrialResult, Verdict
 from tunerun.dataset import LoadedDataset
 from tunerun.engine.tokens import ESTIMATE_RANGE
 from tunerun.job import JobState
-from tunerun.ledger import SweepRecord
+from tunerun.ledger import Opening, SweepRecord
 from tunerun.planning import Plan, Trial
 from tunerun.runner import SweepResult
 
@@ -131,7 +131,7 @@ def plan_table(plan: Plan) -> None:
         out.print(_plain(str(plan.visibility)))
     if plan.test_rows:
         out.print(
-            f"{_counted(plan.test_rows, 'test example')} frozen for the end: no run asks them; "
+            f"{counted(plan.test_rows, 'test example')} frozen for the end: no run asks them; "
             "`tunerun compare --final` opens them once."
         )
     _changes(plan)
@@ -267,6 +267,15 @@ def result_table(result: SweepResult) -> None:
 def result_sentence(result: SweepResult) -> None:
     """Print the notes of a comparison, and its sentence: the last line."""
     terminal.print_words(result.table, out)
+
+
+def earlier_openings(openings: Sequence[Opening], verdict: Verdict) -> None:
+    """Print when the rows of a test set were seen before, and for which trials."""
+    for opening in openings:
+        day = time.strftime("%Y-%m-%d %H:%M", time.localtime(opening.opened_at))
+        trials = ", ".join(map(str, opening.points))
+        where = "" if opening.sweep == verdict.sweep.id else f" of {opening.sweep}"
+        out.print(f"The test set was opened before: {day}, for trial{'s' * (len(opening.points) > 1)} {trials}{where}")
 
 
 def verdicts_table(results: Sequence[SweepResult]) -> None:

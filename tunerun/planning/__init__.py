@@ -262,8 +262,12 @@ def _planned(experiment: Experiment, history: History, round_: int, progress: Pr
         for trial, point in zip(trials, numbers, strict=True)
     ]
     planner.warnings.extend(_what_compares_badly(trials))
-    document = planner.document(trials) | {"mlflow_experiment": chosen.experiment if chosen else None}
-    sweep = _sweep_id(experiment.name, trials)
+    document = {
+        **planner.document(trials),
+        "answers": _answers_digest(trials),
+        "mlflow_experiment": chosen.experiment if chosen else None,
+    }
+    sweep = _sweep_id(experiment.name, trials, document)
     earlier = history.newest if history.newest is not None and history.newest.id != sweep else None
     is_new_round = round_ != history.round
     compared = history.newest_result(sweep) if earlier is not None and not is_new_round else None
@@ -298,16 +302,24 @@ def _baseline_tokens(history: History, sweep: str, baselines: Sequence[PlannedBa
     return sum(baseline.tokens for baseline in baselines) if frozen is None else frozen
 
 
-def _sweep_id(name: str, trials: Sequence[Trial]) -> str:
-    """The name and a digest of the trials, of what they are compared with and of what they are asked.
-
-    Not of the metrics: these are computed from the answers, so another metric is no other sweep.
-    """
+def _answers_digest(trials: Sequence[Trial]) -> str:
+    """A digest of the trials, of what they are compared with and of what they are asked; not of how that is scored."""
     parts = []
     for t in trials:
-        held_out = {held_out: examples.digest for held_out, examples in t.held_out.items()}
+        held_out = {name: examples.digest for name, examples in t.held_out.items()}
         parts.append([t.key, t.baselines, held_out, t.asked])
-    return f"{name}-{digest([name, parts])[:8]}"
+    return digest(parts)
+
+
+def _sweep_id(name: str, trials: Sequence[Trial], document: Mapping[str, Any]) -> str:
+    """The name and a digest of all that decides what the sweep comes to.
+
+    With another metric it is another sweep over the same jobs and answers: what is frozen says how it is scored.
+    """
+    sections = {id(t.config.evaluation): t.config.evaluation for t in trials}.values()
+    evaluations = [section.model_dump(mode="json", exclude_defaults=True) for section in sections]
+    scoring = [evaluations, document.get("metrics"), document.get("clusters")]
+    return f"{name}-{digest([name, document['answers'], scoring])[:8]}"
 
 
 def _tracking(experiment: Experiment) -> Chosen | None:

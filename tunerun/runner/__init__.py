@@ -35,7 +35,7 @@ from tunerun.runner.loop import Loop
 from tunerun.runner.progress import Progress
 from tunerun.runner.selection import existing_ledger, selected
 from tunerun.runner.unattended import BackendOpener, UnwatchedJob, cancel, unwatched_jobs
-from tunerun.schema import TrialConfig
+from tunerun.schema import Evaluation, TrialConfig
 from tunerun.tracking import Tracker, open_tracker
 
 if TYPE_CHECKING:
@@ -198,14 +198,19 @@ def compare(*sweeps: str, runs: str | Path = "runs") -> SweepResult:
 
 
 def result_of(
-    ledger: Ledger, sweeps: Sequence[SweepRecord], tracker: Tracker | None, cache: Path | None = None
+    ledger: Ledger,
+    sweeps: Sequence[SweepRecord],
+    tracker: Tracker | None,
+    cache: Path | None = None,
+    evaluation: Evaluation | None = None,
 ) -> SweepResult:
     """What the ledger, and MLflow where it is used, know of one or several sweeps now.
 
     Args:
         cache: where digests of large files are remembered; None: the adapters of all trials are read.
+        evaluation: how answers are scored; None: as was frozen with the first sweep.
     """
-    verdict = judge(ledger, sweeps)
+    verdict = judge(ledger, sweeps, evaluation=evaluation)
     faults = _faults(verdict, cache)
     if tracker is None:
         return SweepResult(verdict, {}, None, None, faults=faults)

@@ -22,9 +22,11 @@ from tunerun.job import JobState, TunedModel
 from tunerun.ledger import LOSSES, Ledger, Opening, SweepRecord, TrialRecord
 from tunerun.metrics import Asks, resolve_stored
 from tunerun.planning.measuring import choices_of
+from tunerun.runner import SweepResult
 from tunerun.runner.measuring import Manner, PlainModel, Question, ask
 from tunerun.runner.progress import Progress
 from tunerun.runner.unattended import BackendOpener
+from tunerun.schema import Evaluation
 
 TEST = "test"
 
@@ -74,6 +76,11 @@ def open_test(
                 (progress or Progress()).evaluating(question.name)
                 ask(ledger, backend, question)
     return earlier
+
+
+def on_test_set(ledger: Ledger, result: SweepResult, evaluation: Evaluation | None = None) -> SweepResult:
+    """The same result, compared on the test set as far as it was opened."""
+    return replace(result, verdict=judge(ledger, result.verdict.sweep, evaluation=evaluation, held_out=TEST))
 
 
 def _advised(verdict: Verdict, records: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tunerun.errors import NotFoundError
 from tunerun.ledger import FILE_NAME, Ledger, SweepRecord
+from tunerun.planning import Plan
 
 MOST_LISTED = 20
 """Sweeps that an error lists, the newest."""
@@ -32,6 +33,12 @@ def selected(ledger: Ledger, names: Sequence[str]) -> list[SweepRecord]:
         )
     chosen = [by_name[name] for name in names] or known[-1:]
     return list({sweep.id: sweep for sweep in chosen}.values())
+
+
+def sweep_of(plan: Plan, known: Sequence[SweepRecord]) -> list[SweepRecord]:
+    """The sweep of a plan; where it has not run, the newest one with the same jobs and answers, scored another way."""
+    own = [sweep for sweep in known if sweep.id == plan.sweep]
+    return own or [sweep for sweep in known if sweep.document.get("answers") == plan.document["answers"]][-1:]
 
 
 def listed(sweeps: Sequence[SweepRecord]) -> str:
