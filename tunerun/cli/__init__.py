@@ -361,7 +361,7 @@ def _chosen_sweep(
     name = None if ids else compose_name(overrides, config_dir)
     with Ledger(existing_ledger(Path(paths.runs)), read_only=not to_write) as ledger:
         known = ledger.sweeps(name)
-        found = selected(ledger, ids) if ids else sweep_of(composed, known) if composed else known[-1:]
+        found = selected(ledger, ids) if ids else sweep_of(composed, ledger) if composed else known[-1:]
         if not found:
             wanted = composed.sweep if composed else name
             raise NotFoundError(

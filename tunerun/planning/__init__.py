@@ -264,7 +264,6 @@ def _planned(experiment: Experiment, history: History, round_: int, progress: Pr
     planner.warnings.extend(_what_compares_badly(trials))
     document = {
         **planner.document(trials),
-        "answers": _answers_digest(trials),
         "mlflow_experiment": chosen.experiment if chosen else None,
     }
     sweep = _sweep_id(experiment.name, trials, document)
@@ -302,15 +301,6 @@ def _baseline_tokens(history: History, sweep: str, baselines: Sequence[PlannedBa
     return sum(baseline.tokens for baseline in baselines) if frozen is None else frozen
 
 
-def _answers_digest(trials: Sequence[Trial]) -> str:
-    """A digest of the trials, of what they are compared with and of what they are asked; not of how that is scored."""
-    parts = []
-    for t in trials:
-        held_out = {name: examples.digest for name, examples in t.held_out.items()}
-        parts.append([t.key, t.baselines, held_out, t.asked])
-    return digest(parts)
-
-
 def _sweep_id(name: str, trials: Sequence[Trial], document: Mapping[str, Any]) -> str:
     """The name and a digest of all that decides what the sweep comes to.
 
@@ -318,8 +308,12 @@ def _sweep_id(name: str, trials: Sequence[Trial], document: Mapping[str, Any]) -
     """
     sections = {id(t.config.evaluation): t.config.evaluation for t in trials}.values()
     evaluations = [section.model_dump(mode="json", exclude_defaults=True) for section in sections]
+    asked = []
+    for t in trials:
+        held_out = {held_out: examples.digest for held_out, examples in t.held_out.items()}
+        asked.append([t.key, t.baselines, held_out, t.asked])
     scoring = [evaluations, document.get("metrics"), document.get("clusters")]
-    return f"{name}-{digest([name, document['answers'], scoring])[:8]}"
+    return f"{name}-{digest([name, asked, scoring])[:8]}"
 
 
 def _tracking(experiment: Experiment) -> Chosen | None:

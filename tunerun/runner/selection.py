@@ -35,10 +35,19 @@ def selected(ledger: Ledger, names: Sequence[str]) -> list[SweepRecord]:
     return list({sweep.id: sweep for sweep in chosen}.values())
 
 
-def sweep_of(plan: Plan, known: Sequence[SweepRecord]) -> list[SweepRecord]:
-    """The sweep of a plan; where it has not run, the newest one with the same jobs and answers, scored another way."""
+def sweep_of(plan: Plan, ledger: Ledger) -> list[SweepRecord]:
+    """The sweep of a plan, alone; empty: it has not run.
+
+    Where it has not run under this id, the newest of its name with the same jobs that were asked in the same way: it is
+    scored in another way, has fewer baselines, or an earlier version named it.
+    """
+    known = ledger.sweeps(plan.name)
     own = [sweep for sweep in known if sweep.id == plan.sweep]
-    return own or [sweep for sweep in known if sweep.document.get("answers") == plan.document["answers"]][-1:]
+    if own:
+        return own
+    wanted = [(trial.key, trial.asked) for trial in plan.trials]
+    of_same_jobs = (s for s in reversed(known) if [(t.key, t.asked) for t in ledger.trials(s.id)] == wanted)
+    return [sweep for sweep in [next(of_same_jobs, None)] if sweep is not None]
 
 
 def listed(sweeps: Sequence[SweepRecord]) -> str:
