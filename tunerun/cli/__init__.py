@@ -61,6 +61,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 Multirun = Annotated[bool, typer.Option("--multirun", "-m", help="Accepted as Hydra's; sweeps need no flag here.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Run every trial anew, also those that have succeeded.")]
 SweepId = Annotated[str | None, typer.Option("--sweep", help="Id of a sweep, as `status` lists them.")]
+SweepIds = Annotated[
+    list[str] | None, typer.Option("--sweep", help="Id of a sweep, or an experiment's newest; several at once.")
+]
 Runs = Annotated[str, typer.Option("--runs", help="Folder of the ledger and the tuned models.")]
 
 
@@ -386,11 +389,10 @@ def _composed(overrides: list[str], config_dir: list[str] | None) -> Plan:
 def compare(
     overrides: Overrides = None,
     config_dir: ConfigDir = None,
-    sweep: Annotated[
-        list[str] | None, typer.Option("--sweep", help="Id of a sweep, or an experiment's newest; several at once.")
-    ] = None,
+    sweep: SweepIds = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for results.json, .md, .csv, .tex and plots.")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for report.html, results.* and plots."),
     ] = None,
     final: Annotated[
         bool, typer.Option("--final", help="Open the test set for the advised point and its baselines; recorded.")
@@ -436,22 +438,20 @@ def _opened(ledger: Ledger, result: SweepResult, config_dir: list[str] | None) -
 def report(
     overrides: Overrides = None,
     config_dir: ConfigDir = None,
-    sweep: SweepId = None,
+    sweep: SweepIds = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The file to write; else reports/SWEEP.html in paths.runs.")
     ] = None,
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
     json_: Json = False,
 ) -> None:
-    """Write the comparison of a sweep as one page that needs no network, and open it in a browser."""
+    """Write the comparison of one or several sweeps as one page that needs no network, and open it in a browser."""
     from tunerun.cli import tables
     from tunerun.cli.browser import open_in_browser
-    from tunerun.comparison.judge import judge
     from tunerun.comparison.renderers.report import write_page
-    from tunerun.comparison.table import ComparisonTable
 
     with _chosen_sweep(overrides or [], config_dir, sweep) as (ledger, result):
-        file = write_page(ComparisonTable.of(judge(ledger, result.verdict.sweep)), ledger, output)
+        file = write_page(result.table, ledger, output)
     is_open = open_ and not json_ and open_in_browser(file)
     if json_:
         print_json({"report": str(file)})
