@@ -172,9 +172,11 @@ def _curve_table(curves: Sequence[CurveLine]) -> Table | None:
                 numbers.loss(losses[-1] if losses else None),
                 numbers.loss(held_out[-1][1] if held_out else None),
                 numbers.UNKNOWN if best is None else f"{numbers.loss(best[1])} after {best[0]:g} epochs",
+                line.advice,
             )
         )
-    head = ("point", "training loss, first", "training loss, last", "validation loss, last", "validation loss, lowest")
+    measures = ("training loss, first", "training loss, last", "validation loss, last", "validation loss, lowest")
+    head = ("point", *measures, "advice")
     return Table("Losses in nats per output token", head, tuple(rows))
 
 

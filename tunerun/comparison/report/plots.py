@@ -107,11 +107,12 @@ class AxisPlot:
 
 @dataclass(frozen=True)
 class CurveLine:
-    """The loss curve of one trial."""
+    """The loss curves of one trial; `advice`: what they say of `epoch_count`, empty until it has succeeded."""
 
     name: str
     point: int
     standing: Standing
+    advice: str
     training: tuple[tuple[float, float], ...]
     validation: tuple[tuple[float, float], ...]
 
@@ -313,10 +314,10 @@ def curve_lines(verdict: Verdict, sources: Sources) -> tuple[CurveLine, ...]:
         if curve is None or not (curve.training or curve.validation):
             continue
         point = verdict.points[trial.point]
-        name = (
-            point_name(point) if len(point.trials) == 1 else f"{point_name(point)}, seed {trial.record.settings.seed}"
-        )
-        lines.append(CurveLine(name, point.number, standing(verdict, point), *_rounded(curve)))
+        seed = f", seed {trial.record.settings.seed}" if len(point.trials) > 1 else ""
+        advice = "" if trial.advice is None else trial.advice.text
+        name = f"{point_name(point)}{seed}"
+        lines.append(CurveLine(name, point.number, standing(verdict, point), advice, *_rounded(curve)))
     return tuple(lines)
 
 
