@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from tunerun.comparison.results import Verdict
 from tunerun.comparison.table import ComparisonTable, RowKind
@@ -53,23 +54,30 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _answers(verdict: Verdict, ledger: Ledger) -> list[str]:
-    """What the advised point's first trial answers to each held-out example, beside the base model."""
+    """What the advised point's first trial answers to each held-out row, beside the hardest baseline and the first."""
+    from tunerun.comparison.report import read_sources
+
     if verdict.best is None:
         return []
-    record = verdict.trials[verdict.best].record
-    held_out = record.held_out.get(verdict.held_out)
-    if held_out is None or not record.baselines:
+    trial = verdict.trials[verdict.best]
+    hardest = [each for each in verdict.baselines if each.name == verdict.decision.against]
+    named = {each.subject: each for each in (*hardest, *verdict.baselines[:1]) if verdict.best in each.trials}
+    shown = list(named.values())
+    narrowed = replace(
+        verdict, trials=(trial,), points=(), baselines=tuple(replace(each, trials=(0,)) for each in shown)
+    )
+    sources = read_sources(ledger, narrowed)
+    tuned = sources.answers.get(trial.record.key)
+    if tuned is None:
         return []
-    tuned = ledger.answers(record.key, held_out, record.asked)
-    base = ledger.answers(record.baselines[0], held_out, record.asked)
-    if tuned is None or base is None:
-        return []
-    examples = ledger.example_set(held_out).examples
+    beside = [(each.name, sources.answers[each.subject].texts) for each in shown if each.subject in sources.answers]
+    head = ["held-out input", "expected", "tuned model", "right", *(name for name, _ in beside)]
     body = [
-        [example.text_input, example.output, of_tuned, of_base]
-        for example, of_tuned, of_base in zip(examples, tuned.texts, base.texts, strict=True)
+        [row.text_input, row.output, tuned.texts[place], "yes" if tuned.right[place] else "no"]
+        + [texts[place] for _, texts in beside]
+        for place, row in enumerate(sources.rows)
     ]
-    return [rows(["held-out input", "expected", "tuned model", "base model"], [_cut(line) for line in body]), ""]
+    return [rows(head, [_cut(line) for line in body]), "", escaped(sources.right_rule), ""]
 
 
 def _cut(cells: Sequence[str]) -> list[str]:
