@@ -100,8 +100,7 @@ def frozen(
     sets = [held_out(expected, each.template) for each in trials]
     tests = [held_out(expected, each.template, "test") for each in trials]
     base_records = [
-        BaselineRecord(digest([sweep_id.rpartition("-")[0], name]), name, "base", {"model": MODEL.name})
-        for name in baselines
+        BaselineRecord(digest([sweep_id.rpartition("-")[0], name]), name, *_kind(name)) for name in baselines
     ]
     records = [
         TrialRecord(
@@ -144,6 +143,15 @@ def frozen(
             if base_losses is not None:
                 ledger.record_answers(record.subject, held.digest, LOSSES, list(base_losses))
     return Frozen(ledger, sweep, records)
+
+
+def _kind(name: str) -> tuple[str, dict[str, Any]]:
+    """The kind and the document of a baseline's name."""
+    if name.startswith("majority"):
+        return "majority", {"model": "", "answer": RIGHT}
+    count = name.partition("+")[2].partition(" ")[0]
+    more = {"count": int(count), "form": "text" if name.endswith("text") else "turns"} if count else {}
+    return "few_shot" if count else "base", {"model": MODEL.name, **more}
 
 
 def _become(ledger: Ledger, sweep: SweepRecord, record: TrialRecord, trained: Trained) -> None:

@@ -22,7 +22,7 @@ def test_a_sweep_ends_in_a_sentence(tmp_path: Path) -> None:
     lab = frozen(tmp_path, [Trained(FAIR, tokens=100), Trained(GOOD, tokens=200)], {"base": BAD, "base+4": FEW})
     verdict = judge(lab.ledger, lab.sweep)
     assert verdict.sentence.startswith(
-        "Use point 0 (5 epochs): this trained model is better than the baseline base+4 (+50"
+        "Use point 0 (5 epochs): this trained model is better than the base model with 4 examples in the prompt (+50"
     )
     assert verdict.sentence.endswith("Point 1 cannot be told from it; 0 is the cheapest of them.")
     assert verdict.best == 0
@@ -34,6 +34,7 @@ def test_a_sweep_ends_in_a_sentence(tmp_path: Path) -> None:
     assert verdict.trials[1].metrics["validation/loss"] == pytest.approx(0.6)
     assert [each.trials for each in verdict.baselines] == [(0, 1), (0, 1)]
     assert verdict.baselines[0].metrics == {"eval/exact_match": 0, "validation/loss": 2.0}
+    assert verdict.baselines[1].metrics == {"eval/exact_match": pytest.approx(3 / 24)}
     assert verdict.is_complete
     assert verdict.is_measured
     assert [trial.record.number for trial in verdict.ranked] == [0, 1]
@@ -85,7 +86,7 @@ def test_replicates_are_one_point(tmp_path: Path) -> None:
     assert found.seeds == 3
     assert verdict.points[0].consistency == pytest.approx(22 / 24)
     assert verdict.points[1].consistency is None
-    assert verdict.sentence.startswith("Use point 0 (5 epochs): over 3 seeds it is better than the baseline base (+79")
+    assert verdict.sentence.startswith("Use point 0 (5 epochs): over 3 seeds it is better than the base model (+79")
     assert [trial.point for trial in verdict.trials] == [0, 0, 0, 1]
 
 
@@ -125,7 +126,9 @@ def test_baselines_that_are_not_measured(tmp_path: Path) -> None:
     some = frozen(tmp_path / "some", [Trained(GOOD)], {"base": BAD, "base+4": None})
     verdict = judge(some.ledger, some.sweep)
     assert verdict.best == 0
-    assert verdict.sentence.endswith("The baseline base+4 is not measured, so nothing is said about it.")
+    assert verdict.sentence.endswith(
+        "The base model with 4 examples in the prompt is not measured, so nothing is said about it."
+    )
     none = frozen(tmp_path / "none", [Trained(GOOD)], {"base": None})
     verdict = judge(none.ledger, none.sweep)
     assert (verdict.best, verdict.decision.outcome) == (None, Outcome.NONE)
@@ -216,7 +219,7 @@ def test_the_test_set_is_for_the_point_that_was_named(tmp_path: Path) -> None:
     assert verdict.held_out == "test"
     assert verdict.decision.family == 1
     assert verdict.sentence.startswith(
-        "Use point 0 (5 epochs): this trained model is better than the baseline base (+62 points, 95 %"
+        "Use point 0 (5 epochs): this trained model is better than the base model (+62 points, 95 %"
     )
     assert not any("opened" in note for note in verdict.notes)
     lab.ledger.open_test(lab.sweep.id, [1], 1_764_100_000.0)
@@ -248,3 +251,23 @@ def test_one_trial_is_read_by_itself(tmp_path: Path) -> None:
     for record, whole in zip(lab.trials, verdict.trials, strict=True):
         one = trial_result(lab.ledger, record)
         assert (one.state, dict(one.metrics), one.last_step) == (whole.state, dict(whole.metrics), whole.last_step)
+
+
+def test_baselines_of_the_same_words_are_told_apart_by_their_names(tmp_path: Path) -> None:
+    """With a template axis there are two base models in the table; the better one counts for every point."""
+    lab = frozen(tmp_path, [Trained("1" * 10 + "0" * 14)], {"base-0": BAD, "base-1": "0" * 4 + "1" * 20})
+    verdict = judge(lab.ledger, lab.sweep)
+    assert (verdict.decision.outcome, verdict.decision.against) == (Outcome.WORSE, "base-1")
+    assert "is worse than the base model (base-1) (-42 points" in verdict.sentence
+
+
+def test_always_giving_one_answer_is_a_baseline(tmp_path: Path) -> None:
+    """Three labels: 44 % is better than the base model's 0 %, and not than always giving one label."""
+    labels = [("a", "b", "c")[n % 3] for n in range(36)]
+    tuned = [label if n % 9 < 4 else "?" for n, label in enumerate(labels)]
+    lab = frozen(tmp_path, [Trained(tuned)], {"base": ["?"] * 36, "majority": ["a"] * 36}, expected=labels)
+    verdict = judge(lab.ledger, lab.sweep)
+    assert verdict.best is None
+    assert verdict.sentence.startswith(
+        "Point 0 (5 epochs) cannot be said to be better than always giving the most frequent answer: it differs by +11"
+    )

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.ledger.test_ledger import ASKED, BASE, MODEL, SET, SWEEP, request, snapshot, trial
+from tunerun.comparison import judge
 from tunerun.errors import LedgerError
-from tunerun.evaluation.verdict import judge
 from tunerun.files import private_folder
 from tunerun.holding import held
 from tunerun.job import EpochLoss, Failure, FailureKind, JobRef, JobState, JobStatus, TunedModel

@@ -10,7 +10,7 @@ import yaml
 
 from tests.tracking.content import artifact_json, artifacts, content, run_of
 from tests.tracking.sweeps import Lab, complete, freeze, grid
-from tunerun.evaluation.verdict import judge
+from tunerun.comparison import judge
 from tunerun.job import Failure, FailureKind, JobState, JobStatus
 from tunerun.ledger import Ledger
 from tunerun.schema import Tracking

@@ -126,3 +126,10 @@ def restored(subject: str, document: Mapping[str, Any]) -> Baseline:
     examples = tuple(read_stored(Example, example) for example in document["examples"])
     model = read_stored(BaseModelRef, section(document, "base_model"))
     return FewShot(subject, model, examples, Form(document["form"]), document["count"])
+
+
+def words(document: Mapping[str, Any]) -> str:
+    """The number of examples, and the form where it is not that of turns."""
+    count = document.get("count", 0)
+    form = " as plain text" if document.get("form") == Form.TEXT else ""
+    return f"the base model with {count} {'example' if count == 1 else 'examples'} in the prompt{form}"

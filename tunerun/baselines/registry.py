@@ -25,6 +25,10 @@ class BaselineModule(Protocol):
         """The baseline that wrote a document, to be asked again."""
         ...
 
+    def words(self, document: Mapping[str, Any]) -> str:
+        """What a sentence calls the baseline that wrote a document."""
+        ...
+
 
 _KINDS: Mapping[str, BaselineModule] = {module.KIND: module for module in (untuned, few_shot, majority)}
 """In the order of tables."""
@@ -44,3 +48,9 @@ def restored(kind: str, subject: str, document: Mapping[str, Any]) -> Baseline |
     """The baseline that was frozen with a sweep; None: this version has no such kind."""
     module = _KINDS.get(kind)
     return None if module is None else module.restored(subject, document)
+
+
+def words(kind: str, document: Mapping[str, Any]) -> str:
+    """What a sentence calls a baseline; empty: this version has no such kind."""
+    module = _KINDS.get(kind)
+    return "" if module is None else module.words(document)

@@ -55,3 +55,8 @@ def baselines(setting: Setting) -> list[Baseline]:
 def restored(subject: str, document: Mapping[str, Any]) -> Baseline:
     """The baseline that wrote a document."""
     return Untuned(subject, read_stored(BaseModelRef, section(document, "base_model")))
+
+
+def words(_document: Mapping[str, Any]) -> str:
+    """The base model."""
+    return "the base model"

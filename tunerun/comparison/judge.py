@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tunerun.baselines import is_base_model, words
 from tunerun.comparison import sentences
 from tunerun.comparison.decision import BaselineScores, Comparison, PointScores, Rules, decide, estimate
 from tunerun.comparison.known import Rows, Scores, SweepKnowledge, result, rows_of
@@ -190,7 +191,7 @@ class _Judge:
                 name = record.name if record.name not in names else f"{record.name} of {each.sweep.id}"
                 names.add(name)
                 members = tuple(self._entries[place][1] for place in places)
-                loss = each.base_loss(record.subject)
+                loss = each.base_loss(record.subject) if is_base_model(record.kind) else None
                 found[record.subject] = _Baseline(record, name, members, tuple(places), loss)
         return list(found.values())
 
@@ -406,10 +407,16 @@ class _Judge:
                     trials=each.places,
                     estimates=estimates,
                     problem=document.get("problem"),
-                    words=str(document.get("words") or ""),
+                    words=self._words(each),
                 )
             )
         return results
+
+    def _words(self, baseline: _Baseline) -> str:
+        """What a sentence calls it; with its name where the words alone are those of several."""
+        text = words(baseline.record.kind, baseline.record.document)
+        alike = [each for each in self._baselines if words(each.record.kind, each.record.document) == text]
+        return f"{text} ({baseline.name})" if text and len(alike) > 1 else text
 
     @property
     def _measurable(self) -> list[BaselineResult]:

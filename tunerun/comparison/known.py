@@ -111,8 +111,8 @@ class SweepKnowledge:
         )
 
     def base_loss(self, subject: str) -> float | None:
-        """The loss of a base model that a backend measured before it tuned; of a trial's first baseline."""
-        jobs = (self.jobs[r.key] for r in self.records if r.baselines[:1] == (subject,) and r.key in self.jobs)
+        """The loss of a base model that a backend measured before it tuned."""
+        jobs = (self.jobs[r.key] for r in self.records if subject in r.baselines and r.key in self.jobs)
         return next((job.metrics[BASE_LOSS] for job in jobs if BASE_LOSS in job.metrics), None)
 
 

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from tunerun.comparison import judge
+from tunerun.comparison.results import EPOCH_LOSS, LOSS, BaselineResult, TrialResult, Verdict
 from tunerun.digest import digest
-from tunerun.evaluation.verdict import EPOCH_LOSS, LOSS, BaselineResult, TrialResult, Verdict, judge
 from tunerun.job import JobState
 from tunerun.ledger import Ledger, TrialProgress, TrialRecord
 from tunerun.tracking.image import (

@@ -21,9 +21,9 @@ from typing import Any
 import yaml
 
 from tunerun.comparison.curves import advise, epoch_means, finished_epochs
+from tunerun.comparison.results import EPOCH_LOSS, LOSS, STEP_LOSS
 from tunerun.digest import digest
 from tunerun.evaluation.metrics import Measured, Prediction, measure
-from tunerun.evaluation.verdict import EPOCH_LOSS, LOSS, STEP_LOSS
 from tunerun.job import EpochLoss, ExampleSet, JobState, Snapshot
 from tunerun.ledger import JobRecord, Ledger, TrialRecord
 from tunerun.tracking.image import (
