@@ -409,7 +409,7 @@ class _Table:
             clusters=None if self.units.clusters is None else self.units.count,
             about=self.points[best].number,
             seeds=max(self._seeds),
-            nothing_right=self._is_binary and self.metric.higher_is_better and not self._has_a_right_answer,
+            nothing_right=not self.metric.is_corpus and self.metric.higher_is_better and not self._has_a_right_answer,
             rows_for_equality=rows_for_equality(rules.worth, rules.alpha) if rules.worth > 0 else None,
         )
         decision = self._with_corrected(decision, best)

@@ -403,7 +403,7 @@ class _Judge:
                 BaselineResult(
                     name=each.name,
                     subject=each.record.subject,
-                    model=str(document.get("model") or ""),
+                    model=str(document.get("model", each.members[0].settings.model)),  # absent in old ledgers
                     trials=each.places,
                     estimates=estimates,
                     problem=document.get("problem"),

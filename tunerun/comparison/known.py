@@ -16,8 +16,10 @@ from tunerun.metrics import Asks, Metric, resolve
 from tunerun.metrics.base import FloatArray
 
 BASE_LOSS = "validation/base_loss"
-KEPT_EPOCH = "train/kept_epoch"
 """What a backend measured of the base model on the way to a tuned one."""
+
+KEPT_EPOCH = "train/kept_epoch"
+"""The epoch whose adapter was kept, where it is not the last."""
 
 
 @dataclass(frozen=True)
