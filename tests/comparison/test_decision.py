@@ -105,6 +105,12 @@ def test_equal_points_are_tied() -> None:
     assert comparison.decision.advised == 1
 
 
+def test_of_points_that_cost_the_same_the_better_one_is_advised() -> None:
+    """The measure breaks ties of cost; of equal ones the first counts."""
+    points = [point(0, "1" * 13 + "0" * 11), point(1, "1" * 15 + "0" * 9), point(2, "1" * 15 + "0" * 9)]
+    assert decide(RIGHT, points, [baseline("base", "0" * 24)]).decision.advised == 1
+
+
 def test_of_tied_points_the_cheapest_that_is_better_is_advised() -> None:
     """A cheaper point that cannot be told from the best, but from no baseline either, is passed over."""
     cheap, dear = point(0, "1" * 4 + "0" * 20, tokens=1), point(1, "1" * 8 + "0" * 16, tokens=2)

@@ -14,6 +14,7 @@ from math import inf
 
 import numpy as np
 
+from tunerun.comparison.costs import cheapest
 from tunerun.comparison.results import Decision, Difference, Estimate, Outcome
 from tunerun.metrics import Metric, Unit
 from tunerun.metrics.base import FloatArray
@@ -67,11 +68,6 @@ class PointScores:
     tokens: int = 0
     rank: int = 0
     answer_length: float | None = None
-
-    @property
-    def cost(self) -> tuple[int, int, float]:
-        """Training tokens, then rank, then the length of its answers: less is cheaper."""
-        return (self.tokens, self.rank, self.answer_length or 0.0)
 
 
 @dataclass(frozen=True)
@@ -396,8 +392,15 @@ class _Table:
         rules = self.rules
         tied = [place for place, p in enumerate(self._tied_p) if p > rules.alpha]
         values = self._means.mean(axis=0).round(_DUST)
-        best = min(tied, key=lambda place: (-values[place], self.points[place].cost, place))
-        cheapest = sorted(tied, key=lambda place: (self.points[place].cost, place))
+
+        def ranked(place: int) -> tuple[float, int, int]:
+            return -values[place], self.points[place].tokens, place
+
+        def advised(places: Sequence[int]) -> int:
+            least = cheapest([self.points[place] for place in places])
+            return min((place for place in places if any(self.points[place] is each for each in least)), key=ranked)
+
+        best = min(tied, key=ranked)
         decision = Decision(
             outcome=Outcome.NONE,
             tied=tuple(self.points[place].number for place in tied),
@@ -414,9 +417,9 @@ class _Table:
         )
         decision = self._with_corrected(decision, best)
         if not self.baselines:
-            return replace(decision, advised=self.points[cheapest[0]].number)
-        proven = [p for p in cheapest if all(each.outcome is Outcome.BETTER for each in differences[p])]
-        place = proven[0] if proven else best
+            return replace(decision, advised=self.points[advised(tied)].number)
+        proven = [p for p in tied if all(each.outcome is Outcome.BETTER for each in differences[p])]
+        place = advised(proven) if proven else best
         hardest = self._hardest(place, differences[place])
         found = differences[place][hardest]
         pair = self._pairs[place * len(self.baselines) + hardest]

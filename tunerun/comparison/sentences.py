@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from tunerun.comparison import labels, numbers
+from tunerun.comparison.costs import is_cheaper
 from tunerun.comparison.results import BaselineResult, Decision, Measure, Outcome, PointResult
 from tunerun.job import JobState
 from tunerun.metrics import Unit
@@ -186,21 +187,16 @@ def _others(case: Case) -> str:
             return ""
         return f"Point {rest[0]} is worse." if len(rest) == 1 else f"The other {len(rest)} points are worse than it."
     points = {point.number: point for point in case.points}
-    own = _cost(points[decision.advised or 0])
-    costs = [_cost(points[number]) for number in others]
-    if all(cost == own for cost in costs):
+    own, tied = points[decision.advised or 0], [points[number] for number in others]
+    if any(is_cheaper(each, own) for each in tied):
+        why = f"of those that are better than {_against(case)}, {own.number} is the cheapest"
+    elif all(is_cheaper(own, each) for each in tied):
+        why = f"{own.number} is the cheapest of them"
+    elif not any(is_cheaper(own, each) for each in tied):
         why = "all of them cost the same"
-    elif all(cost > own for cost in costs):
-        why = f"{decision.advised} is the cheapest of them"
-    elif all(cost >= own for cost in costs):
-        why = "none of them is cheaper"
     else:
-        why = f"of those that are better than {_against(case)}, {decision.advised} is the cheapest"
+        why = "none of them is cheaper"
     return f"{_listed(others)} cannot be told from it; {why}."
-
-
-def _cost(point: PointResult) -> tuple[int, int, float]:
-    return (point.tokens, point.rank, point.answer_length or 0.0)
 
 
 def _unmeasured_baselines(case: Case) -> str:

@@ -1,0 +1,41 @@
+"""Which of several points is the cheapest to train and to use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+LENGTH_TOLERANCE = 0.1
+"""Answers that are longer by less than this share cost the same: the length of a few held-out answers is a matter of
+chance, and should not outweigh how many of them are right."""
+
+
+class Priced(Protocol):
+    """What makes a point cheap: training tokens, then its adapter's rank, then the length of its answers."""
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens of one of its trials, all epochs."""
+
+    @property
+    def rank(self) -> int:
+        """Of its adapter."""
+
+    @property
+    def answer_length(self) -> float | None:
+        """Characters of an answer, on average; None: it was not asked for any."""
+
+
+Point = TypeVar("Point", bound=Priced)
+
+
+def is_cheaper(one: Priced, other: Priced) -> bool:
+    """Whether a point costs less than another."""
+    if (one.tokens, one.rank) != (other.tokens, other.rank):
+        return (one.tokens, one.rank) < (other.tokens, other.rank)
+    return (one.answer_length or 0.0) < (1 - LENGTH_TOLERANCE) * (other.answer_length or 0.0)
+
+
+def cheapest(points: Sequence[Point]) -> list[Point]:
+    """Those that no other is cheaper than, in their order; at least one."""
+    return [one for one in points if not any(is_cheaper(other, one) for other in points)]
