@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,14 @@ def artifacts(run: Any) -> list[Path]:
 
 def _model(model: Any) -> dict[str, Any]:
     return {"name": model.name, "tags": model.tags, "params": model.params, "status": str(model.status)}
+
+
+def experiment_tags(uri: str) -> dict[str, str]:
+    """The tags of the store's experiments: views and notes, in which every run is called `RUN`."""
+    ids = "|".join(run.info.run_id for run in runs(uri)) or "none"
+    found = client(uri).search_experiments()
+    tags = {f"{e.name} {key}": value for e in found for key, value in e.tags.items() if key != "tunerun.note"}
+    return {key: re.sub(ids, "RUN", value) for key, value in tags.items()}
 
 
 def run_of(uri: str, kind: str, trial: int | None = None) -> Any:

@@ -41,6 +41,7 @@ class Lab:
     ledger: Ledger
     sweep: SweepRecord
     trials: Sequence[TrialRecord]
+    held_out: Sequence[Example] = HELD_OUT
 
     def start(self, number: int) -> int:
         """Submit a trial and let it run; returns its job."""
@@ -98,14 +99,18 @@ class Lab:
         self.ledger.record(self._job(number), JobStatus(JobState.CANCELLED))
 
     def measure(self, number: int, right: int) -> None:
-        """Evaluate a trial: so many of the two held-out examples are right."""
+        """Evaluate a trial: so many of the held-out examples are right."""
         trial = self.trials[number]
-        self.ledger.record_answers(trial.key, str(trial.validation), trial.asked, _answers(right))
+        self.ledger.record_answers(trial.key, str(trial.validation), trial.asked, self.answers(right))
+
+    def answers(self, right: int) -> list[str]:
+        """Answers to the held-out examples, of which the first so many are right."""
+        return [example.output if position < right else "?" for position, example in enumerate(self.held_out)]
 
     def measure_base(self) -> None:
         """Evaluate the base model, which knows nothing."""
         trial = self.trials[0]
-        self.ledger.record_answers(trial.baselines[0], str(trial.validation), trial.asked, _answers(0))
+        self.ledger.record_answers(trial.baselines[0], str(trial.validation), trial.asked, self.answers(0))
 
     def finish(self, number: int, right: int = 1) -> None:
         """All that happens to a trial that goes well."""
@@ -117,10 +122,6 @@ class Lab:
         job = self.ledger.job(self.trials[number].key)
         assert job is not None
         return job.id
-
-
-def _answers(right: int) -> list[str]:
-    return [example.output if position < right else "?" for position, example in enumerate(HELD_OUT)]
 
 
 def trial_config(overrides: Mapping[str, Any], name: str = "next-number", **sections: Any) -> TrialConfig:
@@ -154,13 +155,19 @@ def freeze(
     created_at: float = FROZEN_AT,
     max_output_tokens: int = 64,
     rows: Sequence[str] | None = None,
+    validation: Sequence[Example] = HELD_OUT,
+    test: Sequence[Example] = (),
     **sections: Any,
 ) -> Lab:
     """Freeze a sweep of three trials, or of the given points."""
     points = grid(3) if points is None else points
     examples = TRAINING if rows is None else tuple(Example(row, row) for row in rows)
     training = ExampleSet(digest([[e.text_input, e.output] for e in examples]), "data/next_number.json", examples)
-    held_out = ExampleSet(digest([[e.text_input, e.output] for e in HELD_OUT]), "data/held_out.json", HELD_OUT)
+    held_out = {
+        each: ExampleSet(digest([[e.text_input, e.output] for e in held]), f"data/{source}.json", tuple(held))
+        for each, source, held in (("validation", "held_out", validation), ("test", "test", test))
+        if held
+    }
     trials = [
         TrialRecord(
             number=number,
@@ -168,7 +175,7 @@ def freeze(
             baselines=(digest([name, "base"]),),
             asked=asked_by(GenerateOptions(max_output_tokens)),
             training=training.digest,
-            held_out={"validation": held_out.digest},
+            held_out={each: held.digest for each, held in held_out.items()},
             tokens=1200,
             steps=STEPS_PER_EPOCH * overrides.get("hyperparameters.epoch_count", 5),
             overrides=dict(overrides),
@@ -191,9 +198,9 @@ def freeze(
             **(document or {}),
         },
     )
-    base = BaselineRecord(digest([name, "base"]), "base", "base", {"model": MODEL.name})
-    ledger.freeze(sweep, trials, [training, held_out], [base])
-    return Lab(ledger, sweep, trials)
+    base = BaselineRecord(digest([name, "base"]), "base", "base", {"model": MODEL.name, "words": "the base model"})
+    ledger.freeze(sweep, trials, [training, *held_out.values()], [base])
+    return Lab(ledger, sweep, trials, tuple(validation))
 
 
 def _with_metric(config: TrialConfig) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def test_ui_starts_on_a_store_that_was_damaged(lab: Lab, uri: str) -> None:
 
 
 def test_the_link_leads_to_the_server_in_use(lab: Lab, uri: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is printed after a run opens on the tracking server, without its password, sorted by what decides."""
+    """What is printed after a run opens on the tracking server, without its password, in the sweep's own view."""
     complete(lab)
     synced = Tracker(lab.ledger.path, uri)
     synced.sync()
@@ -63,9 +63,7 @@ def test_the_link_leads_to_the_server_in_use(lab: Lab, uri: str, capsys: pytest.
     served = result_of(lab.ledger, [lab.sweep], Tracker(lab.ledger.path, "http://ada:planted@127.0.0.1:9/"))
     runs = lab.ledger.path.parent
     say_where_to_look(served, [], None, runs)
-    path = (
-        "#/experiments/1/runs?workflowType=machine_learning&orderByKey=metrics.%60eval/exact_match%60&orderByAsc=false"
-    )
+    path = f"#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey={lab.sweep.id}"
     assert capsys.readouterr().out == f"The runs in MLflow: http://127.0.0.1:9/{path}\n"
     own = result_of(lab.ledger, [lab.sweep], synced)
     say_where_to_look(own, [f"paths.runs={runs}"], None, runs)

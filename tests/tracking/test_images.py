@@ -143,13 +143,14 @@ def test_the_sweep_shows_the_verdict(lab: Lab, shown: str) -> None:
     """The sweep's own run says which trial to use, and holds the table of all and their curves."""
     sweep = content(shown)[lab.sweep.id, "sweep", ""]
     assert sweep["state"] == "FINISHED"
-    assert sweep["tags"]["mlflow.note.content"].startswith("**2 held-out rows cannot decide anything")
+    note = sweep["tags"]["mlflow.note.content"]
+    assert note.startswith("**2 held-out rows cannot decide anything: at least 5 are needed.")
+    assert "\n- point 0: learning_rate 0.001, 3 epochs" in note
     assert sweep["tags"]["tunerun.best"] == "none"
     assert sweep["tags"]["tunerun.state"] == "2 SUCCEEDED, 1 FAILED"
-    assert "best/exact_match" not in sweep["points"]
     table = artifact_json(run_of(shown, "sweep"), "trials.json")
     assert [row[0] for row in table["data"]] == ["t0 lr=0.001 ep=3", "t1 lr=0.0005 ep=3", "t2 lr=0.0002 ep=3", "base"]
-    assert set(sweep["artifacts"]) == {"code.diff", "loss.png", "plan.json", "trials.json"}
+    assert set(sweep["artifacts"]) == {"code.diff", "loss.png", "plan.json", "report.html", "trials.json"}
 
 
 def test_no_secret_is_anywhere_in_the_store(ledger: Ledger, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

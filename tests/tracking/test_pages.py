@@ -38,13 +38,17 @@ def test_html_in_names_and_rows_stays_text(ledger: Ledger, uri: str, tmp_path: P
     run, failed, sweep = (run_of(uri, "trial", 0), run_of(uri, "trial", 1), run_of(uri, "sweep"))
     runs = f"/#/experiments/{run.info.experiment_id}/runs"
     one = f"{runs}/{run.info.run_id}"
+    link = f"/{tracker.link(ledger, lab.sweep.id)}"
     pages = {
-        f"/{tracker.link(ledger, lab.sweep.id)}": "t0",
+        link: "eval/exact_match",
+        f"{link}&compareRunsMode=CHART": "Result\n(",
+        f"{link}-answers&compareRunsMode=ARTIFACT": "Compare:\nanswer",
         one: "tunerun.key",
-        f"{one}/artifacts/predictions.json": "predicted",
+        f"{one}/artifacts/predictions.json": "answer",
         f"{one}/artifacts/examples.jsonl": "text_input",
         f"{runs}/{failed.info.run_id}": "tunerun.attempt",
         f"{runs}/{sweep.info.run_id}": "tunerun.best",
+        f"{runs}/{sweep.info.run_id}/artifacts/report.html": "report.html",
     }
     with server(uri, port := free_port()), driver(tmp_path / "profile") as chrome:
         browser = Browser(chrome, f"http://127.0.0.1:{port}")

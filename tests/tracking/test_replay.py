@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.ledger.old_projects import write_ledger
-from tests.tracking.content import client, content, run_of, runs
+from tests.tracking.content import client, content, experiment_tags, run_of, runs
 from tests.tracking.sweeps import Lab, complete, freeze, grid
 from tunerun.holding import held
 from tunerun.job import JobState, JobStatus, Snapshot
@@ -64,6 +64,7 @@ def test_rebuilding_into_an_empty_mlflow_gives_what_step_by_step_replay_gave(
     tracker.sync()
     synced(lab, rebuilt)
     assert content(live) == content(rebuilt)
+    assert experiment_tags(live) == experiment_tags(rebuilt)
 
 
 def test_replaying_twice_adds_nothing(lab: Lab, uri: str) -> None:
@@ -171,7 +172,8 @@ def test_a_trial_that_two_sweeps_share_is_one_run(ledger: Ledger, uri: str) -> N
     assert tracker.sync().problem is None
     assert content(uri)["next-number-2", "trial", "2"] == shared
     assert tracker.sync().runs == 0
-    assert tracker.link(ledger, second.sweep.id) == "#/experiments/1/runs?workflowType=machine_learning"
+    link = "#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=next-number-2"
+    assert tracker.link(ledger, second.sweep.id) == link
 
 
 def test_a_trial_that_a_later_sweep_measures_in_another_way_shows_that_measure(ledger: Ledger, uri: str) -> None:

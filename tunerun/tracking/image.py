@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from typing import Generic, TypeVar
+from pathlib import PurePath
+from typing import Any, ClassVar, Generic, TypeVar
 
 from tunerun.digest import digest
 from tunerun.errors import NotFoundError
@@ -16,8 +17,25 @@ from tunerun.ledger import Ledger, SweepRecord, TrialProgress, TrialRecord
 
 T = TypeVar("T")
 
+_DIGEST_CHARACTERS = 8  # MLflow takes 36 and shows them all; the whole digest is in the source
+
+LAYOUT = 2
+"""What runs look like: raised whenever they get something new, so that older stores get it with the next replay."""
+
+STEP_LOSS, EPOCH_LOSS, VALIDATION_EPOCH_LOSS = "train/mean_loss", "train/epoch_mean_loss", "validation/epoch_loss"
+"""The metrics that are curves."""
+
 ONCE = "1"
 """The version of a part that never changes."""
+
+STANDINGS, VIEW = "standings", "view"
+"""What a sweep's mark remembers: by trial, the fields of its last `Standing`; the key of the view that MLflow has."""
+
+NOTE_TAG = "mlflow.note.content"
+"""The tag of a run or an experiment that MLflow shows as its description, in Markdown."""
+
+YES = "yes"
+"""The value of a tag that says so; where it does not, the tag is empty."""
 
 
 class Kind(StrEnum):
@@ -65,6 +83,16 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A single value: what was measured, when, and on which data set."""
+
+    key: str
+    value: float
+    time_ms: int
+    on: Input | None = None
+
+
+@dataclass(frozen=True)
 class Input:
     """A dataset that a run used."""
 
@@ -85,6 +113,32 @@ class ExternalModel:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """What the verdict of a sweep says of one of its trials or baselines.
+
+    Attributes:
+        point: the name of its point, shared by its replicates; of a baseline its own name.
+        is_advised: whether its point is the one to use.
+        is_tied: whether its point cannot be told from the best.
+    """
+
+    point: str
+    is_advised: bool = False
+    is_tied: bool = False
+
+    TAGS: ClassVar[tuple[str, ...]] = ("advised", "tied")
+    """Those that a list of runs has as columns."""
+
+    def tags(self) -> dict[str, str]:
+        """The tags of its run; an empty one replaces what an earlier verdict said."""
+        return {
+            "tunerun.point": self.point,
+            "tunerun.advised": YES if self.is_advised else "",
+            "tunerun.tied": YES if self.is_tied else "",
+        }
+
+
+@dataclass(frozen=True)
 class RunImage:
     """What one run should look like now.
 
@@ -93,6 +147,11 @@ class RunImage:
         identity: the tags by which the run is found again.
         seen: a digest of the ledger's state that this image was made from.
         end_ms: set when the state is finished.
+        measures: single values, at step 0: MLflow then draws a bar over all runs, and not a lonely dot. Those that
+            were measured on a data set are linked to it, and all of them to the model.
+        remembered: what the mark keeps for later replays, as JSON values.
+        experiment_tags: what the experiment should have as tags once the run is there, by the experiment's id and the
+            run's.
     """
 
     subject: str
@@ -106,9 +165,12 @@ class RunImage:
     tags: Mapping[str, str]
     params: Part[dict[str, str]]
     points: Sequence[Point] = ()
+    measures: Sequence[Measured] = ()
     inputs: Part[list[Input]] | None = None
     artifacts: Mapping[str, Part[str | bytes]] = field(default_factory=dict)
     model: Part[ExternalModel] | None = None
+    remembered: Mapping[str, Any] = field(default_factory=dict)
+    experiment_tags: Callable[[str, str], Mapping[str, str]] | None = None
 
 
 class FrozenSweep:
@@ -123,7 +185,7 @@ class FrozenSweep:
         if record is None:
             raise NotFoundError(f"{sweep_id}: no such sweep in {ledger.path}; `tunerun status` shows the sweeps")
         self.record: SweepRecord = record
-        self.experiment: str = record.document.get("mlflow_experiment") or record.experiment
+        self.experiment: str = experiment_of(record)
         self.trials: list[TrialRecord] = ledger.trials(sweep_id)
         self.by_number = {trial.number: trial for trial in self.trials}
         self.examples: Callable[[str], ExampleSet] = lru_cache(maxsize=4)(ledger.example_set)
@@ -167,11 +229,13 @@ class SharedTrial:
         members: the sweeps with their own record of the trial, the oldest first; the newest names the run.
         progress: how far it is, as the newest sweep measures it.
         is_interrupted: whether its job is under way and no process watches it.
+        standing: what the newest sweep's verdict says of it; None: that has not been judged yet.
     """
 
     members: Sequence[tuple[FrozenSweep, TrialRecord]]
     progress: TrialProgress
     is_interrupted: bool
+    standing: Standing | None = None
 
     @property
     def owner(self) -> FrozenSweep:
@@ -192,7 +256,18 @@ class SharedTrial:
     def seen(self) -> str:
         """A digest of everything in the ledger that its run depends on."""
         places = [[sweep.id, trial.number] for sweep, trial in self.members]
-        return digest([asdict(self.progress), places, self.is_interrupted])
+        standing = None if self.standing is None else asdict(self.standing)
+        return digest([LAYOUT, asdict(self.progress), places, self.is_interrupted, standing])
+
+
+def experiment_of(sweep: SweepRecord) -> str:
+    """The name of a sweep's MLflow experiment."""
+    return sweep.document.get("mlflow_experiment") or sweep.experiment
+
+
+def subject_of_sweep(sweep_id: str) -> str:
+    """The subject of a sweep's own run, in the ledger's marks."""
+    return f"{sweep_id}/{Kind.SWEEP}/"
 
 
 def trial_prefix(experiment: str) -> str:
@@ -211,8 +286,21 @@ def sweep_tag(sweep_id: str) -> str:
     return f"tunerun.sweep.{sweep_id}"
 
 
+def dataset_input(examples: ExampleSet, context: str) -> Input:
+    """A set of examples as an input of a run, under the first characters of our own digest of all its bytes."""
+    return Input(
+        name=PurePath(examples.source).stem or "examples",
+        digest=examples.digest[:_DIGEST_CHARACTERS],
+        source=json.dumps({"uri": examples.source, "sha256": examples.digest}),
+        rows=len(examples.examples),
+        context=context,
+    )
+
+
 def table_tag(*artifacts: str) -> dict[str, str]:
     """The tag that makes MLflow's page show JSON artifacts as tables; `MlflowClient.log_table` sets it too."""
+    if not artifacts:
+        return {}
     return {"mlflow.loggedArtifacts": json.dumps([{"path": path, "type": "table"} for path in artifacts])}
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from tunerun.replicates import SEED
 from tunerun.schema import Scalar
 
 LABELS = {
@@ -40,13 +41,52 @@ def run_name(
         trials: how many trials the sweep has; numbers are padded to its width.
         varied: dotted keys; where nothing varies, learning rate and epochs are shown.
     """
-    prefix = "t" + str(number).zfill(len(str(max(trials - 1, 0))))
-    parts = [
+    return " ".join([padded("t", number, trials), *_values(varied, overrides, config)])
+
+
+def point_name(
+    number: int, points: int, varied: Sequence[str], overrides: Mapping[str, Scalar], config: Mapping[str, Any]
+) -> str:
+    """The name of a point, such as `p5 lr=0.0001 ep=5`: what its trials share, so without the seed."""
+    swept = [key for key in varied if key != SEED]
+    return " ".join([padded("p", number, points), *_values(swept, overrides, config)])
+
+
+def padded(letter: str, number: int, count: int) -> str:
+    """A number behind a letter, as wide as the last of so many, so that names sort."""
+    return letter + str(number).zfill(len(str(max(count - 1, 0))))
+
+
+def _values(varied: Sequence[str], overrides: Mapping[str, Scalar], config: Mapping[str, Any]) -> list[str]:
+    return [
         f"{label(key)}={short_value(value)}"
         for key in varied or _DEFAULT_KEYS
         if (value := value_of(key, overrides, config)) is not None
     ]
-    return " ".join([prefix, *parts])
+
+
+PARAMS = (
+    "epoch_count",
+    "batch_size",
+    "learning_rate",
+    "adapter_rank",
+    "adapter_alpha",
+    "template",
+    "model",
+    "dataset",
+    "backend",
+    "seed",
+    "examples",
+)
+"""The params that every trial has; what a sweep varies besides is a param under its dotted key."""
+
+_PARAM_OF_LABEL = {"model": "model", "data": "dataset", "tpl": "template"}
+
+
+def param_name(key: str) -> str:
+    """The param that shows a dotted key."""
+    last = key.rpartition(".")[2]
+    return last if last in PARAMS else _PARAM_OF_LABEL.get(label(key), key)
 
 
 def label(key: str) -> str:

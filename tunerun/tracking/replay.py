@@ -10,19 +10,38 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunerun.digest import digest
+from tunerun.errors import ConfigError
 from tunerun.ledger import Ledger, Mark, TrialProgress
-from tunerun.tracking.image import FrozenSweep, Kind, Part, Point, RunImage, RunState, SharedTrial, trial_prefix
+from tunerun.tracking.image import (
+    STANDINGS,
+    FrozenSweep,
+    Kind,
+    Measured,
+    Part,
+    Point,
+    RunImage,
+    RunState,
+    SharedTrial,
+    Standing,
+    experiment_of,
+    subject_of_sweep,
+    trial_prefix,
+)
 from tunerun.tracking.store import PAGE, BusyError, DamagedError, KnownRun, RefusedError, Store
-from tunerun.tracking.summary import summary_images, summary_seen
-from tunerun.tracking.trial import trial_image
+
+if TYPE_CHECKING:
+    from tunerun.tracking.note import Line
 
 _BUSY_ATTEMPTS = 3
 _BUSY_WAIT_S = 0.5
+_SHARE_OF_JUDGING = 0.05
+"""Of the time while a sweep runs: a verdict over hundreds of trials takes seconds, and is out of date with the next
+trial. The last one, when nothing runs the sweep any more, does not wait."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +76,7 @@ class Replay:
         self._frozen: dict[str, FrozenSweep] = {}
         self._known: dict[str, dict[str, list[KnownRun]]] = {}
         self._verified: set[str] = set()
+        self._rests: dict[str, float] = {}
         self.runs = 0
         self.points = 0
 
@@ -66,8 +86,11 @@ class Replay:
         for record in self._ledger.sweeps():
             if self._ledger.marks(self._tracker, f"{record.id}/"):
                 sweep = self._frozen_sweep(record.id)
-                if any(True for _ in self._images(sweep, self._marks(sweep))):
-                    found.append(sweep.id)
+                try:
+                    is_overdue = any(True for _ in self._images(sweep, self._marks(sweep)))
+                except RefusedError:  # its verdict cannot be made here, and all the rest is there
+                    is_overdue = False
+                found += [sweep.id] if is_overdue else []
         return found
 
     def sweep(self, sweep_id: str) -> None:
@@ -132,37 +155,75 @@ class Replay:
 
     def _images(self, sweep: FrozenSweep, marks: Mapping[str, Mark]) -> Iterator[RunImage]:
         """What is not as it should be: the sweep's own run before its trials, so that there is something to open."""
+        from tunerun.tracking.summary import Summary  # numpy: a tracker is opened without it
+        from tunerun.tracking.trial import trial_image
+
         progress = self._ledger.progress(sweep.id)
         is_run = self._is_run(sweep.id)
-        seen = summary_seen(self._ledger, sweep, progress, is_run=is_run)
-        if _seen(marks.get(sweep.subject(Kind.SWEEP))) != seen:
-            # The baselines stand before the sweep's own run, whose mark says that they are done too.
-            yield from summary_images(self._ledger, sweep, progress, seen, is_run=is_run)
-        for shared in self._shared_trials(sweep, progress):
+        summary = Summary(self._ledger, sweep, progress, is_run=is_run)
+        mark = marks.get(sweep.subject(Kind.SWEEP))
+        lost: ConfigError | None = None
+        remembered: Mapping[str, Any] = mark.document if mark is not None else {}
+        if _seen(mark) != summary.seen and not (is_run and time.monotonic() < self._rests.get(sweep.id, 0.0)):
+            started = time.monotonic()
+            # The baselines come before the sweep's own run, whose mark says that they are done too.
+            try:
+                *baselines, own = summary.images(self._lines(sweep))
+            except ConfigError as error:
+                lost = error
+            else:
+                now = time.monotonic()
+                self._rests[sweep.id] = now + (now - started) / _SHARE_OF_JUDGING
+                yield from baselines
+                yield own
+                remembered = own.remembered
+        for shared in self._shared_trials(sweep, progress, remembered):
             if _seen(marks.get(shared.subject)) != shared.seen:
                 image = trial_image(self._ledger, shared)
                 if image is not None:
                     yield image
+        if lost is not None:
+            raise RefusedError(f"MLflow has no verdict of the sweep {sweep.id}: {lost}") from lost
 
-    def _shared_trials(self, sweep: FrozenSweep, progress: Sequence[TrialProgress]) -> Iterator[SharedTrial]:
+    def _lines(self, sweep: FrozenSweep) -> list[Line]:
+        """What was said last of the other sweeps of the same MLflow experiment, by their marks."""
+        from tunerun.tracking.summary import line_of
+
+        others = [s for s in self._ledger.sweeps() if s.id != sweep.id and experiment_of(s) == sweep.experiment]
+        marks = {s.id: self._ledger.mark(self._tracker, subject_of_sweep(s.id)) for s in others}
+        found = [line_of(s, mark) for s in others if (mark := marks[s.id]) is not None]
+        return [line for line in found if line is not None]
+
+    def _shared_trials(
+        self, sweep: FrozenSweep, progress: Sequence[TrialProgress], remembered: Mapping[str, Any]
+    ) -> Iterator[SharedTrial]:
         """Each different trial of a sweep once, with all sweeps of the same MLflow experiment that have it."""
         members: dict[str, dict[str, int]] = {}
         for key, sweep_id, number in self._ledger.shared_trials(sweep.id):
             if sweep_id == sweep.id or self._frozen_sweep(sweep_id).experiment == sweep.experiment:
                 members.setdefault(key, {}).setdefault(sweep_id, number)
         of_sweep = {sweep.id: progress}
+        standings = {sweep.id: remembered.get(STANDINGS, {})}
         running: dict[str, bool] = {}
         for places in members.values():
             owner, number = list(places.items())[-1]
             if owner not in of_sweep:
                 of_sweep[owner] = self._ledger.progress(owner)
+                mark = self._ledger.mark(self._tracker, subject_of_sweep(owner))
+                standings[owner] = mark.document.get(STANDINGS, {}) if mark is not None else {}
             known = of_sweep[owner][number]
             is_open = known.attempt > 0 and not known.state.is_finished
             runner = known.runner or owner
             if is_open and runner not in running:
                 running[runner] = self._is_run(runner)
             frozen = [(self._frozen_sweep(each), self._frozen_sweep(each).by_number[n]) for each, n in places.items()]
-            yield SharedTrial(frozen, known, is_interrupted=is_open and not running[runner])
+            said = standings[owner].get(str(number))
+            yield SharedTrial(
+                frozen,
+                known,
+                is_interrupted=is_open and not running[runner],
+                standing=None if said is None else Standing(*said),
+            )
 
     def _send_patiently(self, sweep: FrozenSweep, image: RunImage, mark: Mark | None) -> None:
         for attempt in range(1, _BUSY_ATTEMPTS + 1):
@@ -228,11 +289,16 @@ class ShownRun:
             self._advance(inputs=image.inputs.version)
         sent = self._send_points(image)
         self._send_files(image)
-        if image.model is not None and self._document.get("model") != image.model.version:
-            self._store.external_model(self._experiment_id, self._run_id, image.model.render())
-            self._advance(model=image.model.version)
+        if image.model is not None and (
+            self._document.get("model") != image.model.version or "model_id" not in self._document
+        ):
+            model_id = self._store.external_model(self._experiment_id, self._run_id, image.model.render())
+            self._advance(model=image.model.version, model_id=model_id)
+        sent += self._send_measures(image.measures)
         self._send_state(image)
-        self._advance(seen=image.seen)
+        if image.experiment_tags is not None:
+            self._store.tag_experiment(self._experiment_id, image.experiment_tags(self._experiment_id, self._run_id))
+        self._advance(**image.remembered, seen=image.seen)
         return sent
 
     def _advance(self, **parts: object) -> None:
@@ -267,6 +333,16 @@ class ShownRun:
             last |= {p.key: (p.step, p.time_ms) for p in page}
             self._advance(points={key: list(at) for key, at in last.items() if math.inf not in at})
         return len(new)
+
+    def _send_measures(self, measures: Sequence[Measured]) -> int:
+        """Send all single values when one is new or the model is: then each is linked to it."""
+        model_id = self._document.get("model_id")
+        version = digest([[asdict(measure) | {"value": str(measure.value)} for measure in measures], model_id])
+        if not measures or self._document.get("measures") == version:
+            return 0
+        self._store.log_measures(self._run_id, measures, model_id)
+        self._advance(measures=version)
+        return len(measures)
 
     def _send_files(self, image: RunImage) -> None:
         sent = dict(self._document.get("artifacts", {}))

@@ -19,7 +19,7 @@ from types import FrameType
 from tunerun.errors import ConfigError, TrackingError
 from tunerun.tracking.address import Address, parse_address
 from tunerun.tracking.store import Store
-from tunerun.tracking.writer import experiment_path
+from tunerun.tracking.view import runs_path
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 90
@@ -50,7 +50,7 @@ def serve_ui(uri: str, port: int) -> int:
         _say(f"MLflow is a server already: {address.name}")
         return 0
     _check_port(port)
-    links = [f"  {name}: http://{HOST}:{port}/{experiment_path(i)}" for i, name in Store(address).experiments()]
+    links = [f"  {name}: http://{HOST}:{port}/{runs_path(i)}" for i, name in Store(address).experiments()]
     server = subprocess.Popen(
         _command(port), env=_environment(address),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -20,11 +20,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from tunerun.digest import digest
 from tunerun.errors import TrackingError
 from tunerun.files import private_folder
 from tunerun.redaction import redact
 from tunerun.tracking.address import Address
-from tunerun.tracking.image import ExternalModel, Input, Point, RunImage, RunState
+from tunerun.tracking.image import ExternalModel, Input, Measured, Point, RunImage, RunState
 from tunerun.tracking.store_file import UnusableError, make_ready
 
 PAGE = 1000
@@ -39,6 +40,8 @@ _REFUSALS = frozenset(
 )
 _EXPERIMENT_TAG = "tunerun.experiment"
 """On an MLflow experiment: the name under which tunerun looks for it, whatever it is called there by now."""
+_NOTE_TAG, _OWN_NOTE_TAG = "mlflow.note.content", "tunerun.note"
+"""The note of an MLflow experiment, and the digests of the last two that tunerun wrote."""
 _MAX_CAUSE_CHARACTERS = 200
 _DAMAGE = ("database disk image is malformed", "file is not a database")
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
@@ -168,6 +171,24 @@ class Store:
         tags = {_EXPERIMENT_TAG: name}
         return str(self._client.create_experiment(name, artifact_location=location, tags=tags))
 
+    def tag_experiment(self, experiment_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of an experiment that are not as they should be; a note that a person has written stays."""
+        with self._translated():
+            now = self._client.get_experiment(experiment_id).tags
+            wanted = {key: redact(value) for key, value in tags.items()}
+            note, old = wanted.get(_NOTE_TAG), now.get(_NOTE_TAG)
+            if note is not None and old:
+                if digest(old) not in now.get(_OWN_NOTE_TAG, ""):
+                    del wanted[_NOTE_TAG]
+                elif note != old:
+                    # Both digests, and before the note: a crash between the two must not make ours a person's.
+                    wanted[_OWN_NOTE_TAG] = f"{digest(old)} {digest(note)}"
+            elif note is not None:
+                wanted[_OWN_NOTE_TAG] = digest(note)
+            for key, value in sorted(wanted.items(), key=lambda each: each[0] != _OWN_NOTE_TAG):
+                if now.get(key) != value:
+                    self._client.set_experiment_tag(experiment_id, key, value)
+
     def experiments(self) -> list[tuple[str, str]]:
         """Id and name of the newest experiments, the one that was last changed first."""
         with self._translated():
@@ -226,6 +247,23 @@ class Store:
 
         with self._translated():
             self._client.log_batch(run_id, metrics=[Metric(p.key, p.value, p.time_ms, p.step) for p in points])
+
+    def log_measures(self, run_id: str, measures: Sequence[Measured], model_id: str | None) -> None:
+        """Write single values, linked to the model and to the data sets that they were measured on.
+
+        MLflow keeps one that it has already as it is, and adds the link to a value that came without it.
+        """
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(
+                m.key, m.value, m.time_ms, step=0, model_id=model_id, run_id=run_id,
+                dataset_name=m.on.name if m.on else None, dataset_digest=m.on.digest if m.on else None,
+            )
+            for m in measures
+        ]  # fmt: skip
+        with self._translated():
+            self._client.log_batch(run_id, metrics=metrics)
 
     def log_inputs(self, run_id: str, inputs: Sequence[Input]) -> None:
         """Say which datasets a run used."""

@@ -1,79 +1,211 @@
-"""What MLflow should show of a sweep as a whole: its baselines, and one run with the verdict."""
+"""What MLflow should show of a sweep as a whole: baselines, a run with the verdict, the experiment's note and view."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from tunerun.comparison import judge
-from tunerun.comparison.results import EPOCH_LOSS, LOSS, BaselineResult, TrialResult, Verdict
+from tunerun.comparison.known import BASE_LOSS
+from tunerun.comparison.renderers.markdown import escaped
+from tunerun.comparison.renderers.plots import FILE as PLOT
+from tunerun.comparison.renderers.plots import files as plots
+from tunerun.comparison.renderers.report import FILE as REPORT
+from tunerun.comparison.renderers.report import page
+from tunerun.comparison.results import LOSS, BaselineResult, TrialResult, Verdict
+from tunerun.comparison.table import ComparisonTable
 from tunerun.digest import digest
 from tunerun.job import JobState
-from tunerun.ledger import Ledger, TrialProgress, TrialRecord
+from tunerun.ledger import Ledger, Mark, SweepRecord, TrialProgress, TrialRecord
+from tunerun.tracking.answers import FILES, VALIDATION, Answered, answered
 from tunerun.tracking.image import (
+    EPOCH_LOSS,
+    LAYOUT,
+    NOTE_TAG,
     ONCE,
+    STANDINGS,
+    STEP_LOSS,
+    VALIDATION_EPOCH_LOSS,
+    VIEW,
     FrozenSweep,
     Input,
     Kind,
+    Measured,
     Part,
-    Point,
     RunImage,
     RunState,
+    Standing,
+    dataset_input,
     milliseconds,
     table_tag,
 )
-from tunerun.tracking.naming import override_line, run_name
-from tunerun.tracking.trial import (
-    BASE_LOSS,
-    INTERRUPTED,
-    PREDICTIONS,
-    dataset_input,
-    fenced,
-    measure_points,
-    measured,
-    predictions_table,
-    union_curve,
-)
+from tunerun.tracking.naming import override_line, point_name, run_name
+from tunerun.tracking.note import Line, experiment_note, sweep_note
+from tunerun.tracking.trial import INTERRUPTED, measured
+from tunerun.tracking.view import view_tags
 
-_MAX_NOTE_ROWS = 40
-"""Trials in the note's table: MLflow cuts a note after 8,000 characters."""
+_SENTENCE, _NOTE, _REPORT = "sentence", "note", "report"
+TRIALS_FILE = "trials.json"
+_MAX_NAMED = 40
+"""Trials that a baseline's description names."""
 
 
-def summary_seen(ledger: Ledger, sweep: FrozenSweep, progress: Sequence[TrialProgress], *, is_run: bool) -> str:
-    """A digest of everything in the ledger that the baselines' and the sweep's runs depend on."""
-    evaluated = [
-        ledger.answered_at(subject, held_out, members[0].asked)
-        for subject, members in _groups(sweep).items()
-        for held_out in members[0].held_out.values()
-    ]
-    trials = [asdict(p) | {"last_step": 0 if not p.state.is_finished else p.last_step} for p in progress]
-    is_interrupted = not is_run and not all(p.state.is_finished for p in progress)
-    return digest([trials, evaluated, is_interrupted])
-
-
-def summary_images(
-    ledger: Ledger, sweep: FrozenSweep, progress: Sequence[TrialProgress], seen: str, *, is_run: bool
-) -> list[RunImage]:
-    """The runs of a sweep's baselines that are known, and the run of the sweep itself.
+class Summary:
+    """What the runs of a sweep as a whole depend on, and what they should look like.
 
     Args:
         is_run: whether a process runs the sweep now; without one what is not finished was interrupted.
+
+    Attributes:
+        seen: a digest of everything in the ledger that they depend on.
     """
-    verdict = judge(ledger, sweep.record)
-    groups = _groups(sweep)
-    baselines = [_baseline_image(ledger, sweep, b, groups[b.subject], seen) for b in verdict.baselines if b.metrics]
-    is_interrupted = not is_run and not verdict.is_complete
-    return [*baselines, _sweep_image(ledger, sweep, progress, verdict, seen, is_interrupted=is_interrupted)]
+
+    def __init__(self, ledger: Ledger, sweep: FrozenSweep, progress: Sequence[TrialProgress], *, is_run: bool) -> None:
+        self._ledger = ledger
+        self._sweep = sweep
+        self._progress = progress
+        self._is_run = is_run
+        self._is_interrupted = not is_run and not all(p.state.is_finished for p in progress)
+        self.seen = self._digest()
+
+    def _digest(self) -> str:
+        answers = sorted(self._ledger.answered(self._sweep.id))
+        openings = [opening.opened_at for opening in self._ledger.openings(self._sweep.id)]
+        trials = [asdict(p) | {"last_step": 0 if not p.state.is_finished else p.last_step} for p in self._progress]
+        return digest([LAYOUT, trials, answers, openings, self._is_run])
+
+    def images(self, others: Sequence[Line]) -> list[RunImage]:
+        """The runs of the baselines that are known, and last the run of the sweep itself.
+
+        Args:
+            others: what the experiment's note says of its other sweeps.
+
+        Raises:
+            ConfigError: the metric that decides is not known to this version.
+        """
+        verdict = judge(self._ledger, self._sweep.record)
+        baselines = [
+            _baseline_image(self._ledger, self._sweep, b, [verdict.trials[t].record for t in b.trials], self.seen)
+            for b in verdict.baselines
+            if b.estimates
+        ]
+        return [*baselines, self._own(verdict, others)]
+
+    def _own(self, verdict: Verdict, others: Sequence[Line]) -> RunImage:
+        sweep, table = self._sweep, ComparisonTable.of(verdict)
+        document = dict(sweep.record.document)
+        code = dict(document.get("code") or {})
+        diff = str(code.pop("diff", ""))
+        document["code"] = code or None
+        artifacts: dict[str, Part[str | bytes]] = {
+            "plan.json": Part(ONCE, lambda: json.dumps(document, indent=2, ensure_ascii=False)),
+            **({"code.diff": Part(ONCE, lambda: diff)} if diff else {}),
+            TRIALS_FILE: Part(self.seen, lambda: _trials_table(sweep, verdict)),
+        }
+        if verdict.is_complete and any(p.last_step for p in self._progress):
+            artifacts[PLOT] = Part(self.seen, lambda: plots(table, self._ledger)[PLOT])
+        has_report = verdict.is_complete and not self._is_run
+        if has_report:  # it reads every answer: once, when all is there
+            artifacts[REPORT] = Part(self.seen, lambda: page(table, self._ledger))
+        curves = self._curves(verdict)
+        note = sweep_note(table, self._sweep.record.command if self._is_interrupted else None)
+
+        def experiment_tags(experiment_id: str, run_id: str) -> Mapping[str, str]:
+            own = Line(sweep.id, sweep.record.created_at, verdict.sentence, note, run_id, has_report)
+            lines = sorted([own, *others], key=lambda line: line.created_at, reverse=True)
+            return {
+                **view_tags(sweep, verdict, curves),
+                NOTE_TAG: experiment_note(experiment_id, lines),
+            }
+
+        return RunImage(
+            subject=sweep.subject(Kind.SWEEP),
+            kind=Kind.SWEEP,
+            identity=sweep.identity(Kind.SWEEP),
+            seen=self.seen,
+            name=_sweep_name(sweep),
+            start_ms=milliseconds(sweep.record.created_at),
+            state=RunState.KILLED if self._is_interrupted else _state(verdict),
+            end_ms=self._end_ms() if verdict.is_complete or self._is_interrupted else None,
+            tags=self._tags(verdict, note),
+            params=Part(
+                ONCE, lambda: {"trials": str(len(sweep.trials)), "varied": " ".join(sweep.varied)[:250] or "nothing"}
+            ),
+            measures=self._best_measures(verdict),
+            artifacts=artifacts,
+            remembered={
+                STANDINGS: _standings(sweep, verdict),
+                _SENTENCE: verdict.sentence,
+                _NOTE: note,
+                VIEW: sweep.id,
+                _REPORT: has_report,
+            },
+            experiment_tags=experiment_tags,
+        )
+
+    def _curves(self, verdict: Verdict) -> list[list[str]]:
+        """The curves that some trial has, by the chart that shows them together."""
+        if not any(trial.last_step for trial in verdict.trials):
+            return []
+        held_out = [VALIDATION_EPOCH_LOSS] if self._ledger.validation_curves(self._sweep.id) else []
+        return [[EPOCH_LOSS, *held_out], [STEP_LOSS]]
+
+    def _end_ms(self) -> int:
+        times = [t for p in self._progress for t in (p.finished_at, p.evaluated_at) if t is not None]
+        return milliseconds(max([self._sweep.record.created_at, *times]))
+
+    def _tags(self, verdict: Verdict, note: str) -> dict[str, str]:
+        counts = Counter(trial.state for trial in verdict.trials)
+        decision = verdict.decision
+        tags = self._sweep.code_tags() | table_tag(TRIALS_FILE)
+        tags |= {
+            "tunerun.state": f"{INTERRUPTED}: " * self._is_interrupted
+            + ", ".join(f"{n} {state}" for state, n in counts.items()),
+            "tunerun.best": "none" if verdict.best is None else str(verdict.best),
+            "tunerun.outcome": str(decision.outcome),
+            "tunerun.point": "sweep",
+            "tunerun.advised": "none" if decision.advised is None else f"point {decision.advised}",
+            "tunerun.tied": ", ".join(map(str, decision.tied)),
+            NOTE_TAG: note,
+        }
+        best = _best(verdict)
+        if best is not None and best.tuned_model is not None:
+            tags["tunerun.tuned_model"] = best.tuned_model.name
+        return tags
+
+    def _best_measures(self, verdict: Verdict) -> list[Measured]:
+        """The deciding metric of the advised point's first trial, once all of the sweep is done.
+
+        Under a name of its own, so that the trials' bars stay as they are.
+        """
+        best, metric = _best(verdict), verdict.metric
+        if best is None or metric is None or metric not in best.metrics or not verdict.is_complete:
+            return []
+        return [Measured(verdict_key(metric), best.metrics[metric], self._end_ms())]
 
 
-def _groups(sweep: FrozenSweep) -> dict[str, list[TrialRecord]]:
-    groups: dict[str, list[TrialRecord]] = {}
-    for trial in sweep.trials:
-        for subject in trial.baselines:
-            groups.setdefault(subject, []).append(trial)
-    return groups
+def line_of(sweep: SweepRecord, mark: Mark) -> Line | None:
+    """What an experiment's note says of a sweep, by the sweep's mark; None: nothing was said of it yet."""
+    sentence = mark.document.get(_SENTENCE)
+    if sentence is None:
+        return None
+    note = mark.document.get(_NOTE, "")
+    return Line(sweep.id, sweep.created_at, sentence, note, mark.run_id, bool(mark.document.get(_REPORT)))
+
+
+def _standings(sweep: FrozenSweep, verdict: Verdict) -> dict[str, list[Any]]:
+    """By the trial's number, as a JSON object has it."""
+    found: dict[str, list[Any]] = {}
+    for point in verdict.points:
+        members = [verdict.trials[position].record for position in point.trials]
+        first = members[0]
+        name = point_name(point.number, len(verdict.points), sweep.varied, first.overrides, first.config)
+        standing = Standing(name, point.number == verdict.decision.advised, point.is_tied)
+        found |= {str(member.number): list(asdict(standing).values()) for member in members}
+    return found
 
 
 # Baselines
@@ -82,14 +214,13 @@ def _groups(sweep: FrozenSweep) -> dict[str, list[TrialRecord]]:
 def _baseline_image(
     ledger: Ledger, sweep: FrozenSweep, baseline: BaselineResult, members: Sequence[TrialRecord], seen: str
 ) -> RunImage:
-    evaluation = measured(ledger, sweep, members[0], baseline.subject)
-    points = _base_loss(ledger, members)
-    if evaluation is not None:
-        points += measure_points(evaluation.metrics, evaluation.created_at)
-    artifacts: dict[str, Part[str | bytes]] = {}
-    if evaluation is not None:
-        artifacts[PREDICTIONS] = Part(ONCE, lambda: predictions_table(evaluation.predictions))
+    first = members[0]
+    held_out = _held_out(sweep, first)
+    answers = _answered(ledger, sweep, baseline.subject, members)
+    measures = _base_loss(ledger, members, held_out) if LOSS in baseline.estimates else []
+    measures += [measure for each in answers for measure in each.measures()]
     start_ms = milliseconds(sweep.record.created_at)
+    trials = ", ".join(str(m.number) for m in members[:_MAX_NAMED])
     return RunImage(
         subject=sweep.subject(Kind.BASELINE, baseline.subject),
         kind=Kind.BASELINE,
@@ -98,98 +229,69 @@ def _baseline_image(
         name=baseline.name,
         start_ms=start_ms,
         state=RunState.FINISHED,
-        end_ms=max([start_ms, *(point.time_ms for point in points)]),
+        end_ms=max([start_ms, *(measure.time_ms for measure in measures)]),
         tags=sweep.code_tags()
-        | (table_tag(PREDICTIONS) if evaluation is not None else {})
+        | table_tag(*(each.file for each in answers))
+        | Standing(baseline.name).tags()
         | {
-            "tunerun.backend": members[0].settings.backend.get("kind", ""),
-            "mlflow.note.content": f"**{baseline.model}** without tuning, asked with the same template: what trials "
-            f"{', '.join(str(m.number) for m in members[:_MAX_NOTE_ROWS])} of sweep `{sweep.id}` have to beat.",
+            "tunerun.backend": first.settings.backend.get("kind", ""),
+            NOTE_TAG: f"**{escaped(baseline.name)}**: {escaped(baseline.words or baseline.name)}, without tuning. "
+            f"What trials {trials} of sweep `{sweep.id}` have to beat.",
         },
-        params=Part(ONCE, lambda: _baseline_params(members[0])),
-        points=points,
-        inputs=_held_out(sweep, members[0]),
-        artifacts=artifacts,
+        params=Part(ONCE, lambda: _baseline_params(baseline, first)),
+        measures=measures,
+        inputs=None if held_out is None else Part(ONCE, lambda: [held_out]),
+        artifacts={each.file: each.table for each in answers},
     )
 
 
-def _baseline_params(trial: TrialRecord) -> dict[str, str]:
+def _answered(ledger: Ledger, sweep: FrozenSweep, subject: str, members: Sequence[TrialRecord]) -> list[Answered]:
+    """The baseline's answers to each held-out set, as they were asked for any of the trials that it belongs to."""
+    asked = {(held_out, trial.held_out.get(held_out), trial.asked): trial for trial in members for held_out in FILES}
+    found = {}
+    for (held_out, *_), trial in asked.items():
+        if held_out not in found and (each := answered(ledger, sweep, subject, trial, held_out)) is not None:
+            found[held_out] = each
+    return list(found.values())
+
+
+def _baseline_params(baseline: BaselineResult, trial: TrialRecord) -> dict[str, str]:
     return {
-        "model": trial.settings.model,
+        "model": baseline.model,
         "template": str(trial.overrides.get("template") or digest(asdict(trial.settings.template))[:8]),
         "backend": trial.settings.backend.get("kind", ""),
     }
 
 
-def _held_out(sweep: FrozenSweep, trial: TrialRecord) -> Part[list[Input]] | None:
-    held_out = trial.validation
-    if held_out is None:
-        return None
-    return Part(ONCE, lambda: [dataset_input(sweep.examples(held_out), "validation")])
+def _held_out(sweep: FrozenSweep, trial: TrialRecord) -> Input | None:
+    return None if trial.validation is None else dataset_input(sweep.examples(trial.validation), VALIDATION)
 
 
-def _base_loss(ledger: Ledger, members: Sequence[TrialRecord]) -> list[Point]:
+def _base_loss(ledger: Ledger, members: Sequence[TrialRecord], on: Input | None) -> list[Measured]:
     """The base model's own loss, as the first job that was done measured it: that never changes any more."""
     keys = dict.fromkeys(member.key for member in members)
-    measured = [
+    found = [
         (job.finished_at, job.id, job.metrics[BASE_LOSS])
         for key in keys
         for job in ledger.jobs(key)
         if BASE_LOSS in job.metrics and job.finished_at is not None
     ]
-    if not measured:
+    if not found:
         return []
-    finished_at, _, loss = min(measured)
-    return measure_points({LOSS: loss}, finished_at)
+    finished_at, _, loss = min(found)
+    return measured({LOSS: loss}, finished_at, on)
 
 
 # The sweep
 
 
-def _sweep_image(
-    ledger: Ledger,
-    sweep: FrozenSweep,
-    progress: Sequence[TrialProgress],
-    verdict: Verdict,
-    seen: str,
-    *,
-    is_interrupted: bool,
-) -> RunImage:
-    document = dict(sweep.record.document)
-    code = dict(document.get("code") or {})
-    diff = str(code.pop("diff", ""))
-    document["code"] = code or None
-    return RunImage(
-        subject=sweep.subject(Kind.SWEEP),
-        kind=Kind.SWEEP,
-        identity=sweep.identity(Kind.SWEEP),
-        seen=seen,
-        name=_sweep_name(sweep),
-        start_ms=milliseconds(sweep.record.created_at),
-        state=RunState.KILLED if is_interrupted else _state(verdict),
-        end_ms=_end_ms(sweep, progress) if verdict.is_complete or is_interrupted else None,
-        tags=_tags(sweep, verdict, is_interrupted=is_interrupted),
-        params=Part(
-            ONCE, lambda: {"trials": str(len(sweep.trials)), "varied": " ".join(sweep.varied)[:250] or "nothing"}
-        ),
-        points=_best_points(ledger, verdict),
-        artifacts={
-            "plan.json": Part(ONCE, lambda: json.dumps(document, indent=2, ensure_ascii=False)),
-            **({"code.diff": Part(ONCE, lambda: diff)} if diff else {}),
-            "trials.json": Part(seen, lambda: _trials_table(sweep, verdict)),
-            **({"loss.png": Part(seen, lambda: _loss_png(ledger, sweep, verdict))} if _has_curves(progress) else {}),
-        },
-    )
-
-
 def _sweep_name(sweep: FrozenSweep) -> str:
-    """The id without the experiment's name, under which the run stands anyway: the page shows 20 characters."""
+    """The id without the experiment's name, under which the run is shown anyway: the page shows 20 characters."""
     return f"sweep {sweep.id.removeprefix(sweep.record.experiment + '-')}"
 
 
-def _has_curves(progress: Sequence[TrialProgress]) -> bool:
-    """Whether the sweep is done and there is something to draw."""
-    return all(p.state.is_finished for p in progress) and any(p.last_step for p in progress)
+def _best(verdict: Verdict) -> TrialResult | None:
+    return None if verdict.best is None else verdict.trials[verdict.best]
 
 
 def _state(verdict: Verdict) -> RunState:
@@ -201,41 +303,9 @@ def _state(verdict: Verdict) -> RunState:
     return RunState.RUNNING if live else RunState.SCHEDULED
 
 
-def _end_ms(sweep: FrozenSweep, progress: Sequence[TrialProgress]) -> int:
-    times = [t for p in progress for t in (p.finished_at, p.evaluated_at) if t is not None]
-    return milliseconds(max([sweep.record.created_at, *times]))
-
-
-def _tags(sweep: FrozenSweep, verdict: Verdict, *, is_interrupted: bool) -> dict[str, str]:
-    counts = Counter(trial.state for trial in verdict.trials)
-    tags = sweep.code_tags() | table_tag("trials.json")
-    tags |= {
-        "tunerun.state": f"{INTERRUPTED}: " * is_interrupted + ", ".join(f"{n} {state}" for state, n in counts.items()),
-        "tunerun.best": "none" if verdict.best is None else str(verdict.best),
-        "mlflow.note.content": _note(sweep, verdict, is_interrupted=is_interrupted),
-    }
-    best = next((t for t in verdict.trials if t.record.number == verdict.best), None)
-    if best is not None and best.tuned_model is not None:
-        tags["tunerun.tuned_model"] = best.tuned_model.name
-    return tags
-
-
-def _best_points(ledger: Ledger, verdict: Verdict) -> list[Point]:
-    """The deciding metric of the best trial, once every trial that succeeded has been measured by it."""
-    best = next((t for t in verdict.trials if t.record.number == verdict.best), None)
-    metric = verdict.metric
-    is_measured = all(metric in t.metrics for t in verdict.trials if t.state is JobState.SUCCEEDED)
-    if best is None or metric is None or not is_measured or not verdict.is_complete:
-        return []
-    record, job = best.record, ledger.job(best.record.key)
-    answered_at = ledger.answered_at(record.key, record.validation, record.asked) if record.validation else None
-    time_s = answered_at if answered_at is not None and metric != LOSS else job and job.finished_at
-    return measure_points({best_key(metric): best.metrics[metric]}, time_s) if time_s else []
-
-
-def best_key(metric: str) -> str:
-    """The metric of a sweep's own run, such as `best/exact_match`; the trials' bars stay as they are."""
-    return f"best/{metric.removeprefix('eval/').replace('/', '_')}"
+def verdict_key(metric: str) -> str:
+    """The metric of a sweep's own run, such as `verdict/exact_match`: its chart of one bar comes last on the page."""
+    return f"verdict/{metric.partition('/')[2].replace('/', '_')}"
 
 
 def _metrics_shown(verdict: Verdict) -> list[str]:
@@ -244,31 +314,9 @@ def _metrics_shown(verdict: Verdict) -> list[str]:
     return [*first, *sorted(names - set(first))]
 
 
-def _note(sweep: FrozenSweep, verdict: Verdict, *, is_interrupted: bool) -> str:
-    metrics = [name for name in _metrics_shown(verdict) if name in (verdict.metric, LOSS, EPOCH_LOSS)]
-    head = ["run", "state", *metrics]
-    rows = [
-        [_name(sweep, trial), str(trial.state), *(_figure(trial.metrics.get(m)) for m in metrics)]
-        for trial in verdict.trials[:_MAX_NOTE_ROWS]
-    ]
-    rows += [[b.name, "", *(_figure(b.metrics.get(m)) for m in metrics)] for b in verdict.baselines[:5]]
-    table = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
-    more = len(verdict.trials) - _MAX_NOTE_ROWS
-    rest = [f"... and {more} trials more: trials.json has them all."] if more > 0 else []
-    command = sweep.record.document.get("command", "tunerun run")
-    head_lines = [f"**{verdict.sentence}**", ""]
-    if is_interrupted:
-        head_lines += ["Interrupted; the same command continues it:", "", *fenced(str(command)), ""]
-    return "\n".join([*head_lines, *table, "", *rest]).strip()
-
-
 def _name(sweep: FrozenSweep, trial: TrialResult) -> str:
     record = trial.record
     return run_name(record.number, len(sweep.trials), sweep.varied, record.overrides, record.config)
-
-
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
 
 
 def _trials_table(sweep: FrozenSweep, verdict: Verdict) -> str:
@@ -287,15 +335,3 @@ def _trials_table(sweep: FrozenSweep, verdict: Verdict) -> str:
     ]
     rows += [[b.name, "", *(b.metrics.get(m) for m in metrics), None, "", None] for b in verdict.baselines]
     return json.dumps({"columns": columns, "data": rows}, ensure_ascii=False)
-
-
-def _loss_png(ledger: Ledger, sweep: FrozenSweep, verdict: Verdict) -> bytes:
-    from tunerun.report import Curve, sweep_plot
-
-    curves = [
-        Curve(_name(sweep, trial), tuple(curve), trial.metrics.get(LOSS))
-        for trial in verdict.trials
-        if (curve := union_curve(ledger, ledger.jobs(trial.record.key)))
-    ]
-    best = next((_name(sweep, t) for t in verdict.trials if t.record.number == verdict.best), None)
-    return sweep_plot(f"{sweep.record.experiment}: {_sweep_name(sweep)}", curves, best)

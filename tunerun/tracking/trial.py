@@ -21,38 +21,41 @@ from typing import Any
 import yaml
 
 from tunerun.comparison.curves import advise, epoch_means, finished_epochs
-from tunerun.comparison.results import EPOCH_LOSS, LOSS, STEP_LOSS
+from tunerun.comparison.known import BASE_LOSS, KEPT_EPOCH
+from tunerun.comparison.results import LOSS
 from tunerun.digest import digest
-from tunerun.evaluation.metrics import Measured, Prediction, measure
 from tunerun.job import EpochLoss, ExampleSet, JobState, Snapshot
 from tunerun.ledger import JobRecord, Ledger, TrialRecord
+from tunerun.tracking.answers import FILES, TEST, VALIDATION, Answered, answered
 from tunerun.tracking.image import (
+    EPOCH_LOSS,
+    NOTE_TAG,
     ONCE,
+    STEP_LOSS,
+    VALIDATION_EPOCH_LOSS,
     ExternalModel,
     FrozenSweep,
     Input,
     Kind,
+    Measured,
     Part,
     Point,
     RunImage,
     RunState,
     SharedTrial,
+    dataset_input,
     milliseconds,
     sweep_tag,
     table_tag,
 )
-from tunerun.tracking.naming import label, metric_key, override_line, override_value, run_name, value_of
+from tunerun.tracking.naming import metric_key, override_line, override_value, param_name, run_name, value_of
 
-BASE_LOSS = "validation/base_loss"
 TOKENS = "tokens/train"
-VALIDATION_EPOCH_LOSS = "validation/epoch_loss"
-"""The validation loss after each epoch; `validation/loss` is the tuned model's, at step 0 as every single value."""
-PREDICTIONS = "predictions.json"
+_ON_VALIDATION = f"{VALIDATION}/"
 
 MAX_EXAMPLES_SHOWN = 10_000
 """Rows of `examples.jsonl`; a longer set is cut there, since every trial of a sweep has a copy. The ledger has all."""
 
-_DIGEST_CHARACTERS = 8  # MLflow takes 36 and shows them all; the whole digest stands in the source
 _PARAM_CHARACTERS = 250
 
 _STATES = {
@@ -80,7 +83,10 @@ def trial_image(ledger: Ledger, shared: SharedTrial) -> RunImage | None:
         return None
     job = jobs[-1]
     curve = union_curve(ledger, jobs)
-    evaluation = _evaluation(ledger, shared)
+    answers = _answered(ledger, shared)
+    inputs = _inputs(sweep, trial)
+    inputs += [each.on for each in answers if each.held_out == TEST]
+    on = next((i for i in inputs if i.context == VALIDATION), None)
     state, end = _STATES.get(job.state, RunState.SCHEDULED), job.finished_at
     if shared.is_interrupted:
         state, end = RunState.KILLED, max([started_at, *(s.compute_time for s in curve[-1:])])
@@ -93,27 +99,23 @@ def trial_image(ledger: Ledger, shared: SharedTrial) -> RunImage | None:
         start_ms=milliseconds(started_at),
         state=state,
         end_ms=milliseconds(end) if end is not None else None,
-        tags=_tags(shared, jobs, curve) | (table_tag(PREDICTIONS) if evaluation is not None else {}),
+        tags=_tags(shared, jobs, curve, union_validation(ledger, jobs)) | table_tag(*(each.file for each in answers)),
         params=Part(str(len(shared.members)), lambda: _params(shared)),
-        points=[*_curve_points(ledger, curve, job), *_measures(trial, job, evaluation)],
-        inputs=Part(ONCE, lambda: _inputs(sweep, trial)),
-        artifacts=_artifacts(sweep, trial, jobs, curve, evaluation),
+        points=_curve_points(ledger, curve, job),
+        measures=_measures(trial, job, answers, on),
+        inputs=Part(str(len(inputs)), lambda: inputs),
+        artifacts=_artifacts(sweep, trial, jobs, curve) | {each.file: each.table for each in answers},
         model=_model(trial, job),
     )
 
 
-def _evaluation(ledger: Ledger, shared: SharedTrial) -> Measured | None:
-    """How the newest sweep that has measured the trial found it."""
-    found = (measured(ledger, sweep, trial, trial.key) for sweep, trial in reversed(shared.members))
-    return next((each for each in found if each is not None), None)
-
-
-def measured(ledger: Ledger, sweep: FrozenSweep, trial: TrialRecord, subject: str) -> Measured | None:
-    """Measures of a trial or of a baseline of it, by its sweep's metrics; None: it was not asked, or has no metric."""
-    if trial.validation is None or not trial.settings.evaluation.get("metrics"):
-        return None
-    answers = ledger.answers(subject, trial.validation, trial.asked)
-    return None if answers is None else measure(trial, sweep.examples(trial.validation).examples, answers)
+def _answered(ledger: Ledger, shared: SharedTrial) -> list[Answered]:
+    """How the newest sweep that has asked the trial found it, on each held-out set."""
+    found = []
+    for held_out in FILES:
+        each = (answered(ledger, sweep, trial.key, trial, held_out) for sweep, trial in reversed(shared.members))
+        found += [first] if (first := next((one for one in each if one is not None), None)) else []
+    return found
 
 
 def _started_at(jobs: Sequence[JobRecord]) -> float | None:
@@ -131,6 +133,15 @@ def union_curve(ledger: Ledger, jobs: Sequence[JobRecord]) -> list[Snapshot]:
     for job in jobs:
         curve += ledger.snapshots(job.id, after_step=curve[-1].step if curve else 0)
     return curve
+
+
+def union_validation(ledger: Ledger, jobs: Sequence[JobRecord]) -> list[EpochLoss]:
+    """The validation loss of each epoch over all attempts, as the first attempt that reached it recorded it."""
+    losses: dict[int, EpochLoss] = {}
+    for job in jobs:
+        for one in ledger.epoch_losses(job.id):
+            losses.setdefault(one.epoch, one)
+    return [losses[epoch] for epoch in sorted(losses)]
 
 
 def _curve_points(ledger: Ledger, curve: Sequence[Snapshot], job: JobRecord) -> list[Point]:
@@ -151,38 +162,32 @@ def _curve_points(ledger: Ledger, curve: Sequence[Snapshot], job: JobRecord) -> 
     return points
 
 
-def union_validation(ledger: Ledger, jobs: Sequence[JobRecord]) -> list[EpochLoss]:
-    """The validation loss of each epoch over all attempts, as the first attempt that reached it recorded it."""
-    losses: dict[int, EpochLoss] = {}
-    for job in jobs:
-        for one in ledger.epoch_losses(job.id):
-            losses.setdefault(one.epoch, one)
-    return [losses[epoch] for epoch in sorted(losses)]
-
-
 def _drawn(value: float) -> float:
     """NaN for infinity: MLflow stores that as 1.8e308, which flattens the whole chart."""
     return value if math.isfinite(value) else math.nan
 
 
-def _measures(trial: TrialRecord, job: JobRecord, evaluation: Measured | None) -> list[Point]:
-    """Single values, at step 0: MLflow then draws a bar over all runs, and not a lonely dot."""
-    points = []
+def _measures(trial: TrialRecord, job: JobRecord, answers: Sequence[Answered], on: Input | None) -> list[Measured]:
+    """What the backend measured, once its job is done, and what the answers come to."""
+    measures: list[Measured] = []
     if job.state is JobState.SUCCEEDED and job.finished_at is not None:
         # The plan's count, which may be an estimate, where the backend has not counted.
-        measured = {TOKENS: float(trial.tokens)} | {k: v for k, v in job.metrics.items() if k != BASE_LOSS}
-        points += measure_points(measured, job.finished_at)
-    if evaluation is not None:
-        points += measure_points(evaluation.metrics, evaluation.created_at)
-    return points
+        found = {TOKENS: float(trial.tokens)} | {k: v for k, v in job.metrics.items() if k != BASE_LOSS}
+        measures = measured(found, job.finished_at, on)
+    return [*measures, *(measure for each in answers for measure in each.measures())]
 
 
-def measure_points(metrics: Mapping[str, float], time_s: float) -> list[Point]:
-    """Points at step 0, all of one time."""
-    return [Point(metric_key(name), _drawn(value), milliseconds(time_s), 0) for name, value in sorted(metrics.items())]
+def measured(metrics: Mapping[str, float], time_s: float, on: Input | None) -> list[Measured]:
+    """Single values of one time; those that are called `validation/...` were measured on the validation set."""
+    return [
+        Measured(metric_key(name), _drawn(value), milliseconds(time_s), on if name.startswith(_ON_VALIDATION) else None)
+        for name, value in sorted(metrics.items())
+    ]
 
 
-def _tags(shared: SharedTrial, jobs: Sequence[JobRecord], curve: Sequence[Snapshot]) -> dict[str, str]:
+def _tags(
+    shared: SharedTrial, jobs: Sequence[JobRecord], curve: Sequence[Snapshot], losses: Sequence[EpochLoss]
+) -> dict[str, str]:
     job = jobs[-1]
     trained_by = next((sweep for sweep, _ in shared.members if sweep.id == job.sweep), shared.members[0][0])
     tags = trained_by.code_tags() | {
@@ -192,7 +197,8 @@ def _tags(shared: SharedTrial, jobs: Sequence[JobRecord], curve: Sequence[Snapsh
         "tunerun.backend": shared.trial.settings.backend.get("kind", ""),
         "tunerun.state": INTERRUPTED if shared.is_interrupted else job.state,
         "tunerun.attempt": str(job.attempt),
-        "mlflow.note.content": _note(shared, job, curve),
+        NOTE_TAG: _note(shared, job, curve, losses),
+        **(shared.standing.tags() if shared.standing is not None else {}),
     }
     reference = next((j.ref for j in reversed(jobs) if j.ref is not None), None)
     if reference is not None:
@@ -202,7 +208,7 @@ def _tags(shared: SharedTrial, jobs: Sequence[JobRecord], curve: Sequence[Snapsh
     return tags
 
 
-def _note(shared: SharedTrial, job: JobRecord, curve: Sequence[Snapshot]) -> str:
+def _note(shared: SharedTrial, job: JobRecord, curve: Sequence[Snapshot], losses: Sequence[EpochLoss]) -> str:
     sweep, trial = shared.owner, shared.trial
     state = INTERRUPTED if shared.is_interrupted else job.state
     lines = [f"**Trial {trial.number}** of sweep `{sweep.id}`: {state}", ""]
@@ -210,7 +216,7 @@ def _note(shared: SharedTrial, job: JobRecord, curve: Sequence[Snapshot]) -> str
         lines += ["No process runs its sweep; the same command continues it:", ""]
         lines += [*fenced(str(sweep.record.document.get("command", "tunerun run"))), ""]
     if job.state.is_finished and curve:
-        lines[0] += f". Loss curve: {advise(epoch_means(curve)).text}."
+        lines[0] += f". Loss curve: {advise(epoch_means(curve), losses, keeps_best=KEPT_EPOCH in job.metrics).text}."
     if job.failure is not None:
         lines += [f"Failed ({job.failure.kind}):", "", *fenced(job.failure.message[:2000]), ""]
     lines += [*(f"- `{override_line(key, value)}`" for key, value in trial.overrides.items()), ""]
@@ -248,28 +254,15 @@ def _params(shared: SharedTrial) -> dict[str, str]:
     }
     for each, own in shared.members:
         for key in each.varied:
-            name = key.rpartition(".")[2]
-            if name not in params and key not in params and label(key) not in ("model", "data", "tpl"):
-                params[key] = value_of(key, own.overrides, own.config)
+            params.setdefault(param_name(key), value_of(key, own.overrides, own.config))
     return {name: override_value(value)[:_PARAM_CHARACTERS] for name, value in params.items()}
 
 
 def _inputs(sweep: FrozenSweep, trial: TrialRecord) -> list[Input]:
     inputs = [dataset_input(sweep.examples(trial.training), "training")]
     if trial.validation is not None:
-        inputs.append(dataset_input(sweep.examples(trial.validation), "validation"))
+        inputs.append(dataset_input(sweep.examples(trial.validation), VALIDATION))
     return inputs
-
-
-def dataset_input(examples: ExampleSet, context: str) -> Input:
-    """A set of examples as an input of a run, under the first characters of our own digest of all its bytes."""
-    return Input(
-        name=PurePath(examples.source).stem or "examples",
-        digest=examples.digest[:_DIGEST_CHARACTERS],
-        source=json.dumps({"uri": examples.source, "sha256": examples.digest}),
-        rows=len(examples.examples),
-        context=context,
-    )
 
 
 def _artifacts(
@@ -277,7 +270,6 @@ def _artifacts(
     trial: TrialRecord,
     jobs: Sequence[JobRecord],
     curve: Sequence[Snapshot],
-    evaluation: Measured | None,
 ) -> dict[str, Part[str | bytes]]:
     artifacts: dict[str, Part[str | bytes]] = {
         "experiment.yaml": Part(ONCE, lambda: _yaml(dict(trial.config))),
@@ -285,8 +277,6 @@ def _artifacts(
         "template.yaml": Part(ONCE, lambda: _yaml(asdict(trial.settings.template))),
         "examples.jsonl": Part(ONCE, lambda: examples_lines(sweep.examples(trial.training))),
     }
-    if evaluation is not None:
-        artifacts[PREDICTIONS] = Part(ONCE, lambda: predictions_table(evaluation.predictions))
     job = jobs[-1]
     if job.state.is_finished and curve:
         artifacts["loss.png"] = Part(str(job.attempt), lambda: _loss_png(sweep, trial, job, curve))
@@ -307,15 +297,6 @@ def examples_lines(examples: ExampleSet) -> str:
     """Examples as JSON Lines, at most `MAX_EXAMPLES_SHOWN` of them."""
     rows = (json.dumps(asdict(e), ensure_ascii=False) for e in examples.examples[:MAX_EXAMPLES_SHOWN])
     return "".join(f"{row}\n" for row in rows)
-
-
-def predictions_table(predictions: Sequence[Prediction]) -> str:
-    """Answers to held-out examples in the form that MLflow's page shows as a table."""
-    columns = ["text_input", "expected", "predicted", "exact_match"]
-    return json.dumps(
-        {"columns": columns, "data": [[getattr(p, column) for column in columns] for p in predictions]},
-        ensure_ascii=False,
-    )
 
 
 def _loss_png(sweep: FrozenSweep, trial: TrialRecord, job: JobRecord, curve: Sequence[Snapshot]) -> bytes:

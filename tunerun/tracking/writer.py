@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
@@ -18,10 +17,10 @@ from tunerun.ledger import FILE_NAME, Ledger
 from tunerun.redaction import redact
 from tunerun.schema import Tracking
 from tunerun.tracking.address import choose, parse_address
-from tunerun.tracking.image import FrozenSweep, key_of_subject, trial_prefix
-from tunerun.tracking.naming import metric_key
+from tunerun.tracking.image import VIEW, FrozenSweep, key_of_subject, subject_of_sweep, trial_prefix
 from tunerun.tracking.replay import Replay, SyncReport
 from tunerun.tracking.store import RefusedError, Store
+from tunerun.tracking.view import runs_path, sorted_path
 
 LOCK_WAIT_S = 20.0
 """How long a last replay, or one that was asked for, waits for another process that is replaying."""
@@ -152,15 +151,21 @@ class Tracker:
         return self.name if self.uri.startswith("http") else None
 
     def link(self, ledger: Ledger, sweep_id: str, metric: str | None = None, *, ascending: bool = False) -> str | None:
-        """The path of a sweep's experiment on MLflow's page, from the ledger alone; None: it is not there yet.
+        """The path of a sweep's view on MLflow's page, from the ledger alone; None: its experiment is not there yet.
 
         Args:
-            metric: what the runs are sorted by; None: by their start.
+            metric: what the runs are sorted by where MLflow has not got the view; None: by their start.
             ascending: whether less of it is better.
         """
         marks = ledger.marks(self.name, f"{sweep_id}/")
         experiment = next((m.document["experiment"] for m in marks.values() if "experiment" in m.document), None)
-        return experiment_path(experiment, metric, ascending=ascending) if experiment is not None else None
+        if experiment is None:
+            return None
+        own = marks.get(subject_of_sweep(sweep_id))
+        view = None if own is None else own.document.get(VIEW)
+        if view is not None or metric is None:
+            return runs_path(experiment, view)
+        return sorted_path(experiment, metric, ascending=ascending)
 
     def _write(self, sweep_id: str) -> None:
         try:
@@ -210,14 +215,3 @@ class Tracker:
             f"({Path(last.filename).name}:{last.lineno}); nothing is lost: the ledger has it, and `tunerun sync` "
             "brings MLflow up to date"
         )
-
-
-def experiment_path(experiment_id: str, metric: str | None = None, *, ascending: bool = False) -> str:
-    """The path of an experiment's runs on MLflow's page, sorted by a metric.
-
-    Without the query the page shows traces and no runs (reference/mlflow.md, section 4).
-    """
-    path = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
-    if metric is None:
-        return path
-    return f"{path}&orderByKey={quote(f'metrics.`{metric_key(metric)}`')}&orderByAsc={str(ascending).lower()}"

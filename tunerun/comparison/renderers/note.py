@@ -1,7 +1,7 @@
 """The comparison as the note of an MLflow experiment or run.
 
-MLflow 3.17 shows the first heading where the note is folded, and renders no tables in an experiment's note: the
-sentence is the heading, and the points are a list.
+MLflow 3.17 shows the first lines where the note is folded, and renders no tables in an experiment's note: the sentence
+comes first, and the points are a list. A heading would be cut: it has room for one line of 90 characters there.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ MAX_CHARACTERS = 7_000
 
 
 def render(table: ComparisonTable) -> str:
-    """The sentence as a heading, a line for each of the best points and each baseline, and the notes."""
+    """The sentence, a line for each of the best points and each baseline, and the notes."""
     shown = table.best(MAX_POINTS)
-    lines = [f"# {escaped(shown.sentence)}", ""]
+    lines = [f"**{escaped(shown.sentence)}**", ""]
     lines += [_line(shown, row) for row in shown.rows]
     if shown.left_out:
         lines.append(f"- ... and {shown.left_out:,} more points")

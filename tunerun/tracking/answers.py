@@ -1,0 +1,120 @@
+"""What a model answered to held-out examples, scored: a run's `eval/...` and `test/...`, and its table of answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tunerun.digest import digest
+from tunerun.errors import ConfigError
+from tunerun.ledger import LOSSES, Ledger, TrialRecord
+from tunerun.metrics import Asks, Metric, resolve_stored
+from tunerun.tracking.image import FrozenSweep, Input, Measured, Part, dataset_input, milliseconds
+from tunerun.tracking.naming import metric_key
+
+VALIDATION, TEST = "validation", "test"
+
+FILES = {VALIDATION: "predictions.json", TEST: "test_predictions.json"}
+"""The artifact that holds the answers, by held-out set."""
+
+CONTEXTS = {VALIDATION: "validation", TEST: "testing"}
+"""What MLflow calls the use of each held-out set."""
+
+_PREFIXES = {VALIDATION: "eval/", TEST: "test/"}
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The answers of one subject to one held-out set.
+
+    Attributes:
+        metrics: value by name.
+        answers: None where only the losses of the expected answers were asked for.
+        scores: of each row, by the name of a metric that scores rows.
+        at: when it was asked, in seconds since 1970 (UTC).
+    """
+
+    held_out: str
+    on: Input
+    at: float
+    metrics: Mapping[str, float]
+    text_inputs: Sequence[str]
+    expected: Sequence[str]
+    answers: Sequence[str] | None
+    scores: Mapping[str, Sequence[float]]
+
+    @property
+    def file(self) -> str:
+        """The name of its table."""
+        return FILES[self.held_out]
+
+    @property
+    def table(self) -> Part[str | bytes]:
+        """The table as an artifact."""
+        version = digest([self.at, sorted(self.metrics), list(self.scores)])
+        return Part(version, self._table)
+
+    def _table(self) -> str:
+        """In the form that MLflow's page shows, alone and beside that of other runs.
+
+        There the first column says which rows belong together, and the second is the one that is compared.
+        """
+        given = {} if self.answers is None else {"answer": self.answers}
+        columns = ["text_input", *given, "expected", *self.scores]
+        rows = zip(self.text_inputs, *given.values(), self.expected, *self.scores.values(), strict=True)
+        return json.dumps({"columns": columns, "data": [list(row) for row in rows]}, ensure_ascii=False)
+
+    def measures(self) -> list[Measured]:
+        """Its metrics, linked to the held-out set."""
+        time_ms, prefix = milliseconds(self.at), _PREFIXES[self.held_out]
+        return [
+            Measured(metric_key(prefix + name), value, time_ms, self.on) for name, value in sorted(self.metrics.items())
+        ]
+
+
+def answered(ledger: Ledger, sweep: FrozenSweep, subject: str, trial: TrialRecord, held_out: str) -> Answered | None:
+    """How a subject answered one of a trial's held-out sets, by the metrics frozen with the sweep; None: not asked.
+
+    Args:
+        subject: the trial's key, or a baseline's.
+    """
+    of_set = trial.held_out.get(held_out)
+    if of_set is None:
+        return None
+    texts, losses = ledger.answers(subject, of_set, trial.asked), ledger.answers(subject, of_set, LOSSES)
+    if texts is None and losses is None:
+        return None
+    examples = sweep.examples(of_set)
+    expected = [example.output for example in examples.examples]
+    metrics: dict[str, float] = {}
+    scores: dict[str, Sequence[float]] = {}
+    for metric in _metrics(sweep, trial):
+        given = losses if metric.asks is Asks.LOSSES else texts
+        if given is None:
+            continue
+        is_loss = metric.asks is Asks.LOSSES
+        rows = np.array(given.losses)[:, None] if is_loss else metric.rows(expected, given.texts)
+        metrics[metric.name] = float(metric.value(rows.mean(axis=0)))
+        if not metric.is_corpus:
+            scores[metric.name] = rows[:, 0].tolist()
+    return Answered(
+        held_out,
+        dataset_input(examples, CONTEXTS[held_out]),
+        max(given.created_at for given in (texts, losses) if given is not None),
+        metrics,
+        [example.text_input for example in examples.examples],
+        expected,
+        None if texts is None else texts.texts,
+        scores,
+    )
+
+
+def _metrics(sweep: FrozenSweep, trial: TrialRecord) -> Sequence[Metric]:
+    """None where the one that decides is lost: the sweep's own run says why."""
+    try:
+        return resolve_stored(trial.settings.evaluation, sweep.record.document.get("metrics", {}))[0]
+    except ConfigError:
+        return ()

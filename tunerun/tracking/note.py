@@ -1,0 +1,88 @@
+"""What MLflow's pages say of a sweep in words: the note of its run, and of the experiment.
+
+MLflow renders them as Markdown without tables. Of an experiment's note it shows the first lines above every list of
+runs, the rest on a click: those lines are the verdict (reference/mlflow_more.md, section 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from tunerun.comparison.renderers.markdown import escaped
+from tunerun.tracking.trial import fenced
+from tunerun.tracking.view import answers_view, runs_path
+
+if TYPE_CHECKING:
+    from tunerun.comparison.table import ComparisonTable
+
+MAX_EXPERIMENT_NOTE = 20_000
+"""Characters that MLflow takes as an experiment's tag."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """What an experiment's note says of one of its sweeps.
+
+    Attributes:
+        note: the note of the sweep's own run.
+        run_id: of that run. has_report: whether it has a report.
+    """
+
+    sweep: str
+    created_at: float
+    sentence: str
+    note: str
+    run_id: str | None
+    has_report: bool = False
+
+
+def sweep_note(table: ComparisonTable, interrupted: str | None) -> str:
+    """The sentence, the points and the baselines.
+
+    Args:
+        interrupted: the command that continues the sweep; None: it is complete, or a process runs it.
+    """
+    if interrupted is None:
+        return table.render("note")
+    how = "\n".join(["Interrupted; the same command continues it:", "", *fenced(interrupted)])
+    return f"{table.render('note')}\n\n{how}"
+
+
+def experiment_note(experiment_id: str, lines: Sequence[Line]) -> str:
+    """The newest sweep's note with the links to its views, then a line for each earlier sweep.
+
+    Args:
+        lines: one for each sweep, the newest first; not empty.
+    """
+    newest, *earlier = lines
+    note = f"{newest.note}\n\n{_links(experiment_id, newest)}"
+    title = "\n\n**Earlier sweeps**\n\n"
+    for position, line in enumerate(earlier):
+        link = runs_path(experiment_id, line.sweep)
+        added = f"- {_day(line)} [{escaped(line.sweep)}]({link}): {escaped(line.sentence)}"
+        added = (title if position == 0 else "\n") + added
+        rest = f"\n- and {len(earlier) - position} more"
+        if len(note) + len(added) + len(rest) > MAX_EXPERIMENT_NOTE:
+            return note + rest
+        note += added
+    return note
+
+
+def _links(experiment_id: str, line: Line) -> str:
+    paths = {
+        "runs": runs_path(experiment_id, line.sweep),
+        "charts": runs_path(experiment_id, line.sweep, mode="CHART"),
+        "answers side by side": runs_path(experiment_id, answers_view(line.sweep), mode="ARTIFACT"),
+    }
+    if line.run_id is not None:
+        run = f"#/experiments/{experiment_id}/runs/{line.run_id}"
+        paths |= {"report": f"{run}/artifacts/report.html"} if line.has_report else {"summary": run}
+    links = ", ".join(f"[{name}]({path})" for name, path in paths.items())
+    return f"Sweep {escaped(line.sweep)} of {_day(line)}: {links}"
+
+
+def _day(line: Line) -> str:
+    return datetime.fromtimestamp(line.created_at, UTC).date().isoformat()
