@@ -36,7 +36,7 @@ def compare(runs: Path, *arguments: str) -> Result:
 def test_the_last_line_is_the_sentence(runs: Path) -> None:
     """The table comes first, with what its marks mean; each point is a row above the baselines."""
     lines = compare(runs, "--sweep", FIRST).stdout.splitlines()
-    assert lines[-1].startswith("Use point 0 (5 epochs): this trained model is better than the baseline base")
+    assert lines[-1].startswith("Use point 0 (5 epochs): this trained model is better than")
     assert next(line for line in lines if line.startswith(" *")).split()[:3] == ["*", "0", "5"]
     assert any(line.startswith("*: the point to use.") for line in lines)
     assert [line.split()[0] for line in lines if line.startswith(" base")] == ["base"]

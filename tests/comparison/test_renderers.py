@@ -14,8 +14,22 @@ import pytest
 from rich.console import Console
 
 from tests.comparison import verdicts
-from tunerun.comparison.renderers import RENDERERS, markdown, renderer, table_csv, terminal
-from tunerun.comparison.renderers.document import document
+from tunerun.comparison.renderers import (
+    FILE_RENDERERS,
+    RENDERERS,
+    FileRenderer,
+    Renderer,
+    document,
+    html,
+    latex,
+    markdown,
+    note,
+    plots,
+    renderer,
+    report,
+    table_csv,
+    terminal,
+)
 from tunerun.comparison.results import Verdict
 from tunerun.comparison.table import ComparisonTable
 from tunerun.errors import InputError
@@ -32,6 +46,8 @@ CASES = {
     "cannot_tell": verdicts.cannot_tell_verdict,
     "two_sweeps": verdicts.two_sweeps_verdict,
 }
+TEXTS: tuple[Renderer, ...] = (table_csv, html, document, latex, markdown, note, terminal)
+WRITERS: tuple[FileRenderer, ...] = (document, markdown, table_csv, latex, plots, report)
 WIDTHS = (40, 80, 120, 200)
 NASTY = '=HYPERLINK("http://x")|<script>alert(1)</script>\n[bold]&amp; `a` *b* _c_ 50% $x$ #1 ~ ^ \\'
 
@@ -162,7 +178,7 @@ def test_terminal_shows_brackets_and_controls_as_text() -> None:
 
 def test_json_has_the_decision_and_which_trials_belong_together() -> None:
     """Existing fields stay; `decision`, a trial's `point` and a baseline's `trials` are beside them."""
-    found = document(table("demo"), {0: "run0"})
+    found = document.document(table("demo"), {0: "run0"})
     assert found["best"] == 0
     assert found["decision"] == {
         "outcome": "better",
@@ -201,7 +217,7 @@ def test_json_has_the_decision_and_which_trials_belong_together() -> None:
 
 def test_json_of_several_sweeps_numbers_trials_once() -> None:
     """Numbers are unique in the document; each trial says its sweep and its number there."""
-    found = document(table("two_sweeps"))
+    found = document.document(table("two_sweeps"))
     assert found["sweeps"] == ["next_number-0096e4a4", "next_number-feedbeef"]
     last = found["trials"][-1]
     assert (last["number"], last["number_in_sweep"], last["sweep"], last["point"]) == (4, 0, found["sweeps"][1], 4)
@@ -211,7 +227,7 @@ def test_a_number_that_is_not_finite_is_null_in_json() -> None:
     """JSON has no infinity: an open interval and a diverged loss are null."""
     demo = verdicts.demo_verdict()
     decision = replace(demo.decision, low=float("-inf"), high=float("inf"), p=float("nan"))
-    found = document(ComparisonTable.of(replace(demo, decision=decision)))
+    found = document.document(ComparisonTable.of(replace(demo, decision=decision)))
     assert (found["decision"]["interval"], found["decision"]["p"]) == ([None, None], None)
 
 
@@ -242,6 +258,12 @@ def test_a_renderer_that_does_not_exist_is_named_with_those_that_do() -> None:
     """The error lists the names."""
     with pytest.raises(InputError, match="no renderer 'excel'; choose one of csv, html, json, latex, markdown"):
         table("demo").render("excel")
+
+
+def test_every_renderer_keeps_its_protocol() -> None:
+    """The type checker has seen each module that a name leads to."""
+    assert [renderer(name) for name in RENDERERS] == list(TEXTS)
+    assert [str(getattr(module, "__name__", "")).rpartition(".")[2] for module in WRITERS] == list(FILE_RENDERERS)
 
 
 @pytest.mark.parametrize("name", RENDERERS)

@@ -119,7 +119,6 @@ class ComparisonTable:
 
     Attributes:
         rows: points, then baselines.
-        trials: a row for each trial, in `Verdict.trials`' order.
         left_out: points that are not among the rows.
     """
 
@@ -127,7 +126,6 @@ class ComparisonTable:
     title: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
-    trials: tuple[Row, ...] = ()
     left_out: int = 0
 
     @classmethod
@@ -140,7 +138,6 @@ class ComparisonTable:
             title=_title(verdict),
             columns=tuple(columns.all),
             rows=(*points, *map(_baseline_row, verdict.baselines)),
-            trials=tuple(_trial_row(verdict, place, columns) for place in range(len(verdict.trials))),
         )
 
     # What it says
@@ -278,8 +275,11 @@ class ComparisonTable:
         return replace(self, columns=tuple(column for column in self.columns if column.key not in dropped))
 
     def trials_of(self, row: Row) -> tuple[Row, ...]:
-        """The rows of a point's trials; none of a baseline."""
-        return tuple(each for each in self.trials if row.kind is RowKind.POINT and each.point == row.point)
+        """A row for each trial of a point; none of a baseline."""
+        if row.kind is not RowKind.POINT or row.point is None:
+            return ()
+        columns = _Columns(self.verdict)
+        return tuple(_trial_row(self.verdict, place, columns) for place in self.verdict.points[row.point].trials)
 
     def _measure_of(self, name: str | None) -> Measure | None:
         return next((measure for measure in self.verdict.measures if measure.name == name), None)

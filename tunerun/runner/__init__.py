@@ -148,6 +148,10 @@ def run(
         LedgerError: the ledger cannot be written.
         KeyboardInterrupt: interrupted; the same call goes on with what is missing.
     """
+    if isinstance(progress, str) and progress != "auto":
+        raise InputError(
+            f"progress: {progress!r}; give 'auto', None, or an object like tunerun.runner.progress.Progress"
+        )
     plan.check(retry_failed=retry_failed)
     tracker = open_tracker(plan.experiment.tracking, plan.runs)
     with ExitStack() as stack:

@@ -20,8 +20,8 @@ def render(table: ComparisonTable) -> str:
     """A row for each point, with the rows of its trials below it where there are several, and for each baseline."""
     rows = []
     for row in table.rows:
-        trials = table.trials_of(row)
-        rows += [row, *(trials if len(trials) > 1 else ())]
+        is_several = row.point is not None and len(table.verdict.points[row.point].trials) > 1
+        rows += [row, *(table.trials_of(row) if is_several else ())]
     flat = table.flat(rows)
     target = io.StringIO()
     writer = csv.writer(target, lineterminator="\n")
