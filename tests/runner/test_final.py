@@ -14,13 +14,15 @@ from tests.test_runner import right_when_tuned
 from tests.troubled import Troubled, run_with
 from tunerun import schema
 from tunerun.backends.base import Backend
-from tunerun.cli import app
+from tunerun.cli import app, tables
 from tunerun.comparison import judge
 from tunerun.comparison.results import Outcome
-from tunerun.errors import AccessError, BackendError, InputError
+from tunerun.compose import load
+from tunerun.errors import AccessError, BackendError, InputError, NotFoundError
 from tunerun.job import BaseModelRef, Example, GenerateOptions, TunedModel
 from tunerun.ledger import Ledger, Opening, SweepRecord
 from tunerun.planning import Plan
+from tunerun.planning import plan as make_plan
 from tunerun.runner.final import open_test
 from tunerun.testing.scripted import ScriptedService
 
@@ -37,11 +39,15 @@ def asked() -> Asked:
     return Asked()
 
 
-def with_test_rows(folder: Path, *more: str) -> Plan:
+def overrides_with_test_rows(folder: Path, *more: str) -> list[str]:
     """Two replicates of one point, measured on validation rows, and twenty rows for the end."""
     rows = [{"text_input": text, "output": str(int(text) + 1)} for text in TESTED]
     path = write_rows(folder / "test.jsonl", rows)
-    return planned(folder, "seed=0,1", f"dataset.test.path={path}", *more)
+    return overrides(folder, "seed=0,1", f"dataset.test.path={path}", *more)
+
+
+def with_test_rows(folder: Path, *more: str) -> Plan:
+    return make_plan(load(overrides_with_test_rows(folder, *more)))
 
 
 @pytest.fixture
@@ -66,13 +72,15 @@ def inputs(asked: Asked) -> set[str]:
 
 
 def test_a_plan_freezes_the_test_rows_and_a_run_does_not_ask_them(
-    swept: tuple[Ledger, SweepRecord], asked: Asked, tmp_path: Path
+    swept: tuple[Ledger, SweepRecord], asked: Asked, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """They are in the ledger beside the validation rows, under the trials that they are for."""
     ledger, sweep = swept
     plan = with_test_rows(tmp_path)
     assert (plan.test_rows, plan.to_json()["test_rows"]) == (20, 20)
     assert not any("dataset.test" in warning for warning in plan.warnings)
+    tables.plan_table(plan)
+    assert "20 test examples frozen for the end: no run asks them" in capsys.readouterr().out
     for trial in ledger.trials(sweep.id):
         assert [e.text_input for e in ledger.example_set(trial.held_out["test"]).examples] == TESTED
     assert not inputs(asked) & set(TESTED)
@@ -193,6 +201,12 @@ def test_compare_final_prints_the_verdict_and_earlier_openings(
     lines = capsys.readouterr().out
     assert lines.count("The test set was opened before: ") == 2
     assert ", for trials 0, 1\n" in lines
+    with pytest.raises(NotFoundError, match="has not run"):  # it was not frozen that way
+        app(
+            ["compare", "--final", *overrides_with_test_rows(tmp_path, "evaluation.metrics=[contains]")],
+            standalone_mode=False,
+        )
+    assert len(ledger.openings(sweep.id)) == 3
 
 
 def test_a_new_metric_on_an_old_sweep_asks_no_model(

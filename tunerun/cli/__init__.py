@@ -342,12 +342,18 @@ def cancel(
 
 @contextmanager
 def _chosen_sweep(
-    overrides: list[str], config_dir: list[str] | None, sweeps: str | list[str] | None, *, to_write: bool = False
+    overrides: list[str],
+    config_dir: list[str] | None,
+    sweeps: str | list[str] | None,
+    *,
+    to_write: bool = False,
+    as_frozen: bool = False,
 ) -> Iterator[tuple[Ledger, SweepResult]]:
     """The ledger, and what its sweeps of these ids came to; else the one that the overrides compose; else the newest.
 
     Args:
         to_write: open the ledger for writing; else not a byte of its folder is changed.
+        as_frozen: scored as the sweep was frozen; a composed experiment that is scored in another way is another sweep.
     """
     from tunerun.compose import compose_name, places
     from tunerun.engine.base_model import cache_folder
@@ -364,7 +370,13 @@ def _chosen_sweep(
     name = None if ids else compose_name(overrides, config_dir)
     with Ledger(existing_ledger(Path(paths.runs)), read_only=not to_write) as ledger:
         known = ledger.sweeps(name)
-        found = selected(ledger, ids) if ids else sweep_of(composed, ledger) if composed else known[-1:]
+        found = (
+            selected(ledger, ids)
+            if ids
+            else sweep_of(composed, ledger, as_frozen=as_frozen)
+            if composed
+            else known[-1:]
+        )
         if not found:
             wanted = composed.sweep if composed else name
             raise NotFoundError(
@@ -373,7 +385,9 @@ def _chosen_sweep(
             )
         tracker, cache = open_tracker(tracking, Path(paths.runs)), cache_folder(paths.cache)
         # An experiment that is named says how it is scored, also another way than the sweep was frozen with.
-        result = result_of(ledger, found, tracker, cache, composed.experiment.evaluation if composed else None)
+        result = result_of(
+            ledger, found, tracker, cache, composed.experiment.evaluation if composed and not as_frozen else None
+        )
         _say_what_is_missing(result)
         yield ledger, result
 
@@ -403,7 +417,7 @@ def compare(
     from tunerun.cli import tables
     from tunerun.comparison.renderers import write_files
 
-    with _chosen_sweep(overrides or [], config_dir, sweep, to_write=final) as (ledger, result):
+    with _chosen_sweep(overrides or [], config_dir, sweep, to_write=final, as_frozen=final) as (ledger, result):
         earlier: Sequence[Opening] = ()
         if final:
             result, earlier = _opened(ledger, result, config_dir)

@@ -6,14 +6,15 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from tunerun.database import DatabaseFile
 from tunerun.digest import digest
 from tunerun.job import GenerateOptions
 from tunerun.ledger.checksums import row_checksum
-from tunerun.ledger.records import TrialSettings
 from tunerun.ledger.rows import RowReader, dump
+from tunerun.stored import read_stored
 
 LOSSES = "losses"
 """What stands in the place of a digest where models were asked for no text but for the loss of the expected answers."""
@@ -146,18 +147,16 @@ _OF_KEY = "subject = ? AND held_out = ? AND asked = ?"
 _OF_SWEEP = "subject IN (SELECT key FROM trial WHERE sweep = ? UNION SELECT subject FROM baseline WHERE sweep = ?)"
 
 
-def asked_of(config: str) -> str:
-    """How the trials of formats 1 to 3 were asked, from their stored config."""
-    try:
-        values = json.loads(config)
-    except ValueError:  # its checksum is wrong as well, and whoever reads the row finds that
-        values = {}
-    return asked_by(TrialSettings.of(values if isinstance(values, dict) else {}).generation)
+@lru_cache(maxsize=1000)
+def asked_of(generation: str | None) -> str:
+    """How trials of formats 1 to 3 were asked: by their config's `evaluation.generation`, as JSON; None: its defaults."""
+    values = json.loads(generation) if generation else {}
+    return asked_by(read_stored(GenerateOptions, values if isinstance(values, dict) else {}))
 
 
 def texts_of(predictions: str) -> str:
     """The answers alone, of what formats 1 to 3 stored of an evaluation."""
     try:
         return dump([prediction["predicted"] for prediction in json.loads(predictions)])
-    except (ValueError, TypeError, KeyError):  # as above
+    except (ValueError, TypeError, KeyError):  # its checksum is wrong as well, which is found when the row is read
         return "[]"

@@ -17,6 +17,7 @@ What it promises, whenever its process is killed:
 9. A reader changes no byte of its folder.
 10. A row whose bytes have changed on the disk is found by its checksum when it is read, and is an error.
 11. Adapters are recorded by their place in the runs folder: it can be moved, and a copy uses its own.
+12. An opening of a test set is on disk before a model is asked about its rows.
 
 One `Ledger` object belongs to one thread; each thread opens its own.
 """

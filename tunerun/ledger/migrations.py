@@ -26,6 +26,8 @@ ALTER TABLE evaluation ADD COLUMN checksum INTEGER;
 UPDATE evaluation SET predictions_checksum = row_checksum(predictions);
 UPDATE evaluation SET checksum = row_checksum(subject, options, metrics, created_at, predictions_checksum)"""
 
+_GENERATION = "CASE WHEN json_valid(config) THEN json_extract(config, '$.evaluation.generation') END"
+
 # Answers in the place of measures, whatever asked for them; held-out sets by name; baselines of their own. A row whose
 # bytes had changed keeps a checksum that does not fit, so that it is found by those who read it.
 _ANSWERS = """
@@ -37,7 +39,7 @@ INSERT OR IGNORE INTO answers
     SELECT subject, held_out, asked, answers, created_at, new_checksum,
         CASE WHEN is_whole THEN row_checksum(subject, held_out, asked, created_at, new_checksum) END
     FROM (
-        SELECT subject, trial.validation AS held_out, asked_of(config) AS asked, texts_of(predictions) AS answers,
+        SELECT subject, trial.validation AS held_out, asked_of(GENERATION) AS asked, texts_of(predictions) AS answers,
             created_at, row_checksum(texts_of(predictions)) AS new_checksum,
             evaluation.predictions_checksum = row_checksum(predictions) AND evaluation.checksum =
             row_checksum(subject, options, metrics, created_at, predictions_checksum) AS is_whole
@@ -66,7 +68,7 @@ INSERT INTO new_trial
         CASE WHEN is_whole THEN row_checksum(
             sweep, number, key, baselines, asked, training, held_out, tokens, steps, overrides, config, ingredients) END
     FROM (
-        SELECT *, json_array(baseline) AS baselines, asked_of(config) AS asked,
+        SELECT *, json_array(baseline) AS baselines, asked_of(GENERATION) AS asked,
             CASE WHEN validation IS NULL THEN '{}' ELSE json_object('validation', validation) END AS held_out,
             checksum = row_checksum(
                 sweep, number, key, baseline, evaluation, training, validation, tokens, steps, overrides, config,
@@ -84,7 +86,7 @@ CREATE TABLE some_answers (
     checksum INTEGER, PRIMARY KEY (subject, held_out, asked, start));
 CREATE TABLE epoch_loss (
     job INTEGER NOT NULL REFERENCES job, epoch INTEGER NOT NULL, loss REAL NOT NULL, checksum INTEGER,
-    PRIMARY KEY (job, epoch)) WITHOUT ROWID"""
+    PRIMARY KEY (job, epoch)) WITHOUT ROWID""".replace("GENERATION", _GENERATION)
 
 MIGRATIONS = (
     """

@@ -26,7 +26,6 @@ from tunerun.runner import SweepResult
 from tunerun.runner.measuring import Manner, PlainModel, Question, ask
 from tunerun.runner.progress import Progress
 from tunerun.runner.unattended import BackendOpener
-from tunerun.schema import Evaluation
 
 TEST = "test"
 
@@ -78,9 +77,9 @@ def open_test(
     return earlier
 
 
-def on_test_set(ledger: Ledger, result: SweepResult, evaluation: Evaluation | None = None) -> SweepResult:
-    """The same result, compared on the test set as far as it was opened."""
-    return replace(result, verdict=judge(ledger, result.verdict.sweep, evaluation=evaluation, held_out=TEST))
+def on_test_set(ledger: Ledger, result: SweepResult) -> SweepResult:
+    """The same result, compared on the test set as far as it was opened: by the metrics frozen before that."""
+    return replace(result, verdict=judge(ledger, result.verdict.sweep, held_out=TEST))
 
 
 def _advised(verdict: Verdict, records: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -35,15 +35,15 @@ def selected(ledger: Ledger, names: Sequence[str]) -> list[SweepRecord]:
     return list({sweep.id: sweep for sweep in chosen}.values())
 
 
-def sweep_of(plan: Plan, ledger: Ledger) -> list[SweepRecord]:
+def sweep_of(plan: Plan, ledger: Ledger, *, as_frozen: bool = False) -> list[SweepRecord]:
     """The sweep of a plan, alone; empty: it has not run.
 
     Where it has not run under this id, the newest of its name with the same jobs that were asked in the same way: it is
-    scored in another way, has fewer baselines, or an earlier version named it.
+    scored in another way, has fewer baselines, or an earlier version named it. Not so `as_frozen`.
     """
     known = ledger.sweeps(plan.name)
     own = [sweep for sweep in known if sweep.id == plan.sweep]
-    if own:
+    if own or as_frozen:
         return own
     wanted = [(trial.key, trial.asked) for trial in plan.trials]
     of_same_jobs = (s for s in reversed(known) if [(t.key, t.asked) for t in ledger.trials(s.id)] == wanted)
