@@ -64,6 +64,7 @@ class Rig:
             "backend.poll_interval_s=0.0",
             "backend.max_in_flight=2",
             "runner.backoff_s=0.0",
+            "evaluation.baselines.examples=[0]",
             sweep,
             *([] if self._is_tracked else ["tracking=none"]),
         ]
@@ -123,7 +124,7 @@ def _shown(store: Path) -> dict[tuple[str, str], Any]:
         found: dict[tuple[str, str], Any] = {}
         for run, status in runs.items():
             tags = dict(database.execute("SELECT key, value FROM tags WHERE run_uuid = ?", [run]))
-            identity = (tags["tunerun.kind"], tags.get("tunerun.trial", ""))
+            identity = (tags["tunerun.kind"], tags.get("tunerun.trial", tags.get("tunerun.key", "")))
             assert identity not in found, f"two runs for {identity}"
             points = database.execute("SELECT key, step, value FROM metrics WHERE run_uuid = ?", [run]).fetchall()
             params = dict(database.execute("SELECT key, value FROM params WHERE run_uuid = ?", [run]))

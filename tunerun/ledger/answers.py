@@ -149,7 +149,7 @@ _OF_SWEEP = "subject IN (SELECT key FROM trial WHERE sweep = ? UNION SELECT subj
 
 @lru_cache(maxsize=1000)
 def asked_of(generation: str | None) -> str:
-    """How trials of formats 1 to 3 were asked: by their config's `evaluation.generation`, as JSON; None: its defaults."""
+    """How trials of formats 1 to 3 were asked: by their config's `evaluation.generation`, JSON; None: its defaults."""
     values = json.loads(generation) if generation else {}
     return asked_by(read_stored(GenerateOptions, values if isinstance(values, dict) else {}))
 
