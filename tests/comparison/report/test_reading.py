@@ -151,15 +151,15 @@ def test_a_report_of_a_real_verdict(tmp_path: Path) -> None:
 def test_a_page_names_no_place_on_the_machine(ledger: Ledger) -> None:
     """Folders of runs and adapters and the tracker's address are not in it; the same ledger gives the same bytes."""
     verdict = verdicts.demo_verdict()
-    trials = tuple(
-        replace(t, record=replace(t.record, config={**t.record.config, "paths": {"runs": "/home/me/runs"}}))
-        for t in verdict.trials
-    )
-    verdict = replace(verdict, trials=trials)
+    local = {"paths": {"runs": "/home/me/runs"}, "dataset": {"path": "/home/me/train.json", "test": {"path": None}}}
+    trials = tuple(replace(t, record=replace(t.record, config={**t.record.config, **local})) for t in verdict.trials)
+    document = {**verdict.sweep.document, "warnings": ["/home/me/train.json: 15 examples to train on"]}
+    verdict = replace(verdict, trials=trials, sweeps=(replace(verdict.sweep, document=document),))
     write(ledger, verdict)
     pages = [report.files(ComparisonTable.of(verdict), ledger)["report.html"] for _ in range(2)]
     assert pages[0] == pages[1]
     assert b"/home/me" not in pages[0]
+    assert b"train.json: 15 examples to train on" in pages[0]
 
 
 def test_two_sweeps_are_read_together(ledger: Ledger) -> None:

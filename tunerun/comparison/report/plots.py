@@ -120,7 +120,7 @@ class CurveLine:
 def point_name(point: PointResult) -> str:
     """A point as a plot calls it: its number and what it sets."""
     words = label(point.overrides)
-    return f"{point.number}: {words}" if words else f"{point.number}"
+    return f"{point.number}: {words}" if words else f"point {point.number}"
 
 
 def standing(verdict: Verdict, point: PointResult) -> Standing:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import PurePath
 from typing import Any
 
 import yaml
@@ -29,6 +30,9 @@ MOST_LABELS = 20
 _LOCAL = ("paths", "tracking")
 """Sections of a config that say where things are on the machine that ran it."""
 
+_WITH_PATHS = ("dataset", "model")
+"""Sections that name files among other things."""
+
 
 def read_sources(ledger: Ledger, verdict: Verdict) -> Sources:
     """Read what a report shows beside the verdict; what the ledger has not (yet) is left out."""
@@ -39,7 +43,7 @@ def read_sources(ledger: Ledger, verdict: Verdict) -> Sources:
         right_rule=reader.right_rule,
         curves=reader.curves(),
         training_rows={t.record.key: len(reader.examples(t.record.training)) for t in verdict.trials},
-        configs=tuple((sweep, _config(trials[0].record)) for sweep, trials in reader.by_sweep.items()),
+        configs=tuple((sweep, reader.config(trials[0].record)) for sweep, trials in reader.by_sweep.items()),
         facts=reader.facts(),
         findings=reader.findings(),
         confusion=reader.confusion(),
@@ -228,9 +232,27 @@ class _Reader:
 
     def findings(self) -> tuple[str, ...]:
         """What the plans warned of."""
-        return tuple(
-            dict.fromkeys(str(w) for sweep in self._verdict.sweeps for w in sweep.document.get("warnings", ()))
-        )
+        warnings = [str(each) for sweep in self._verdict.sweeps for each in sweep.document.get("warnings", ())]
+        return tuple(dict.fromkeys(map(self._portable, warnings)))
+
+    def config(self, record: TrialRecord) -> str:
+        """A trial's config as YAML, without what only the machine knows that ran it."""
+        shown = {key: value for key, value in record.config.items() if key not in _LOCAL}
+        return self._portable(redact(yaml.safe_dump(shown, allow_unicode=True, sort_keys=False, width=10_000)))
+
+    def _portable(self, text: str) -> str:
+        """A text in which a file is called by its name, without the folder it is in: a report is for others too."""
+        for path in self._paths:
+            text = text.replace(path, PurePath(path).name)
+        return text
+
+    @cached_property
+    def _paths(self) -> list[str]:
+        """The absolute paths that configs name in sections that have paths, the longest first."""
+        sections = [trial.record.config.get(name) for trial in self._verdict.trials for name in _WITH_PATHS]
+        found = {text for each in sections for text in _strings(each) if PurePath(text).parent.name}
+        found = {path for path in found if PurePath(path).is_absolute()}
+        return sorted(found, key=lambda path: (-len(path), path))
 
 
 def _by_epoch(snapshots: Sequence[Snapshot], record: TrialRecord) -> tuple[tuple[float, float], ...]:
@@ -254,6 +276,12 @@ def _held_out_losses(
     return (*measured, *((float(one.epoch), one.loss) for one in by_epoch))
 
 
-def _config(record: TrialRecord) -> str:
-    shown: dict[str, Any] = {key: value for key, value in record.config.items() if key not in _LOCAL}
-    return redact(yaml.safe_dump(shown, allow_unicode=True, sort_keys=False, width=100))
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _strings(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _strings(each)
