@@ -73,6 +73,10 @@ def error_rates() -> Iterator[str]:
         better.append(tally.better / DRAWS)
         left_out.append(tally.left_out / DRAWS)
         yield f"  {world}: {100 * better[-1]:.1f} %, {100 * left_out[-1]:.1f} %"
+    for rows in (24, 100):
+        tally = simulated(World(rows), DRAWS // 2, rows, by_labels=True)
+        share, lost = 100 * tally.better / tally.draws, 100 * tally.left_out / tally.draws
+        yield f"  {World(rows)} by macro F1 of three labels: {share:.1f} %, {lost:.1f} %"
     yield (
         f"  all {len(better)}: {100 * sum(better) / len(better):.1f} %, {100 * sum(left_out) / len(left_out):.1f} %; "
         f"the most: {100 * max(better):.1f} %, {100 * max(left_out):.1f} %"

@@ -23,9 +23,10 @@ def _allowed(draws: int, share: float) -> int:
 def test_null_worlds() -> None:
     """Where no point is better, "better" is said, and a best point left out, as rarely as the statistics promise.
 
-    24 and 100 rows, 4 and 12 points, 1 and 3 baselines, with and without clusters, 1 and 3 seeds.
+    24 and 100 rows, 4 and 12 points, 1 and 3 baselines, with and without clusters, 1 and 3 seeds; by macro F1 too.
     """
     tallies = [simulated(world, DRAWS, seed, flips=300) for seed, world in enumerate(null_worlds())]
+    tallies += [simulated(World(rows), 2 * DRAWS, rows, flips=300, by_labels=True) for rows in (24, 100)]
     draws = sum(tally.draws for tally in tallies)
     assert sum(tally.better for tally in tallies) <= _allowed(draws, MOST_BETTER)
     assert sum(tally.left_out for tally in tallies) <= _allowed(draws, MOST_LEFT_OUT)

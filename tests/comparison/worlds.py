@@ -12,6 +12,7 @@ from tunerun.comparison.decision import BaselineScores, Comparison, PointScores,
 from tunerun.comparison.results import Outcome
 from tunerun.metrics import Asks, Unit
 from tunerun.metrics.base import FloatArray
+from tunerun.metrics.macro_f1 import MacroF1
 
 
 @dataclass(frozen=True)
@@ -126,15 +127,39 @@ class Tally:
             self.detected.append(sum(found) / len(found))
 
 
-def simulated(world: World, draws: int, seed: int, flips: int = 1_000) -> Tally:
-    """Let the tool decide so many draws of a world."""
+def simulated(world: World, draws: int, seed: int, flips: int = 1_000, *, by_labels: bool = False) -> Tally:
+    """Let the tool decide so many draws of a world.
+
+    Args:
+        by_labels: by the macro F1 of three labels, a corpus metric, in the place of the share of right answers.
+    """
     generator = np.random.default_rng(seed)
     tally = Tally()
     for draw in range(draws):
         points, baselines = world.draw(generator)
+        if by_labels:
+            points, baselines = _labelled(generator, points, baselines)
         rules = Rules(flips=flips, resamples=2, seed=draw)
-        tally.add(world, decide(RIGHT, points, baselines, world.clusters, rules))
+        metric = MacroF1() if by_labels else RIGHT
+        tally.add(world, decide(metric, points, baselines, world.clusters, rules))
     return tally
+
+
+def _labelled(
+    generator: np.random.Generator, points: Sequence[PointScores], baselines: Sequence[BaselineScores]
+) -> tuple[list[PointScores], list[BaselineScores]]:
+    """The same right and wrong answers as labels: a wrong one is any of the two others."""
+    expected = generator.integers(0, 3, size=(points[0].scores.shape[1],))
+
+    def counts(right: FloatArray) -> FloatArray:
+        other = (expected + generator.integers(1, 3, len(expected))) % 3
+        answers = np.where(right[:, 0] > 0, expected, other)
+        return MacroF1().rows([str(label) for label in expected], [str(label) for label in answers])
+
+    return (
+        [PointScores(each.number, np.stack([counts(table) for table in each.scores])) for each in points],
+        [BaselineScores(each.name, counts(each.scores)) for each in baselines],
+    )
 
 
 def null_worlds() -> Iterator[World]:
