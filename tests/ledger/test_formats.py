@@ -12,13 +12,14 @@ import pytest
 from tests.ledger.old_projects import MODELS, OVERRIDES, SWEEPS, WRITTEN, kept, write_ledger, write_project
 from tunerun.backends import stored_section
 from tunerun.cli import app
+from tunerun.comparison.known import Rows, Scores
 from tunerun.compose import load
 from tunerun.engine import tuned_model
 from tunerun.errors import ConfigError, LedgerError, NotFoundError
-from tunerun.evaluation.metrics import measure
 from tunerun.job import JobRef, JobState, TuningRequest
 from tunerun.ledger import BaselineRecord, Ledger
 from tunerun.ledger.records import TrialSettings
+from tunerun.metrics import resolve
 from tunerun.planning import plan
 from tunerun.runner import run
 from tunerun.runner.selection import sweep_of
@@ -91,8 +92,9 @@ def test_the_answers_of_earlier_formats_are_kept(tmp_path: Path, format_: int) -
             assert answers is not None
             assert answers.texts == tuple(each["predicted"] for each in json.loads(predictions))
             assert answers.created_at == created_at
-            examples = ledger.example_set(str(trial.validation)).examples
-            assert measure(trial, examples, answers).metrics == json.loads(metrics)
+            rows = Rows(str(trial.validation), trial.asked)
+            scores = Scores({(subject, rows.held_out, rows.asked): answers}, ledger)
+            assert scores.values(resolve(trial.settings.evaluation), subject, rows) == json.loads(metrics)
         for sweep, ((subject,),) in sweeps.items():
             assert ledger.baselines(sweep) == [BaselineRecord(subject, "base", "base")]
             assert {trial.baselines for trial in ledger.trials(sweep)} == {(subject,)}

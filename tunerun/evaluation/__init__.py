@@ -1,1 +1,0 @@
-"""Metrics, the reading of loss curves, and the verdict over all trials of a sweep."""
