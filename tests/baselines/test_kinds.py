@@ -141,4 +141,5 @@ def test_a_frozen_baseline_is_asked_again_as_it_was() -> None:
     for baseline in baselines_of(setting()):
         document = json.loads(json.dumps(baseline.document()))
         assert restored(baseline.kind, baseline.subject, document) == baseline
-    assert restored("of a later version", "s", {}) is None
+    assert restored("of a later version", "s", {"answer": "x"}) is None
+    assert restored("base", "s", {}) is None

@@ -45,9 +45,9 @@ def is_base_model(kind: str) -> bool:
 
 
 def restored(kind: str, subject: str, document: Mapping[str, Any]) -> Baseline | None:
-    """The baseline that was frozen with a sweep; None: this version has no such kind."""
+    """The baseline that was frozen with a sweep; None: no such kind, or its document is empty."""
     module = _KINDS.get(kind)
-    return None if module is None else module.restored(subject, document)
+    return None if module is None or not document else module.restored(subject, document)
 
 
 def words(kind: str, document: Mapping[str, Any]) -> str:
