@@ -354,8 +354,12 @@ class _Columns:
 
 
 def _measure_column(measure: Measure, rank: int) -> Column:
-    title = _TITLES.get(measure.name) or measure.name.removeprefix("eval/").replace("_", " ").replace("/", " ")
-    return Column(measure.name, title, Kind.MEASURE, measure, rank)
+    return Column(measure.name, measure_title(measure), Kind.MEASURE, measure, rank)
+
+
+def measure_title(measure: Measure) -> str:
+    """A measure as people read it: `exact match`, `validation loss`."""
+    return _TITLES.get(measure.name) or measure.name.removeprefix("eval/").replace("_", " ").replace("/", " ")
 
 
 def _title(verdict: Verdict) -> str:

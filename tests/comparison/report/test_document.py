@@ -47,12 +47,12 @@ def test_points_are_drawn_against_each_baseline() -> None:
     """The one that is hardest to beat comes first; shares are percentages, and a mark says its values in words."""
     plots = interval_plots(verdicts.demo_verdict())
     assert [plot.name for plot in plots] == [
-        "exact_match: difference to base+4",
-        "exact_match: difference to base",
-        "exact_match: difference to majority",
-        "exact_match",
+        "exact match: difference to base+4",
+        "exact match: difference to base",
+        "exact match: difference to majority",
+        "exact match",
         "chrf",
-        "validation/loss",
+        "validation loss",
     ]
     first, values = plots[0], plots[3]
     assert [mark.name[0] for mark in first.marks] == ["1", "0", "3", "2"]

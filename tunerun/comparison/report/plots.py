@@ -11,6 +11,7 @@ from tunerun.comparison import numbers
 from tunerun.comparison.labels import label, short_names, text
 from tunerun.comparison.report.sources import LossCurve, Sources
 from tunerun.comparison.results import Difference, Estimate, Measure, PointResult, Verdict
+from tunerun.comparison.table import measure_title
 from tunerun.job import Scalar
 from tunerun.metrics import Unit
 
@@ -130,11 +131,6 @@ def standing(verdict: Verdict, point: PointResult) -> Standing:
     return Standing.TIED if point.is_tied else Standing.POINT
 
 
-def measure_name(measure: Measure) -> str:
-    """The name without the part that only sorts it in MLflow."""
-    return measure.name.removeprefix("eval/")
-
-
 def interval_plots(verdict: Verdict) -> tuple[IntervalPlot, ...]:
     """The differences to each baseline, the one that is hardest to beat first; then the value of each measure."""
     hardest = verdict.decision.against
@@ -167,7 +163,7 @@ def _differences(verdict: Verdict, measure: Measure, baseline: str) -> IntervalP
     if worth:
         sign = 1 if measure.higher_is_better else -1
         lines.append(Line("smallest difference worth having", _drawn(sign * worth, measure.unit)))
-    name = f"{measure_name(measure)}: difference to {baseline}"
+    name = f"{measure_title(measure)}: difference to {baseline}"
     return IntervalPlot(name, unit, marks, tuple(lines))
 
 
@@ -196,7 +192,7 @@ def _values(verdict: Verdict, measure: Measure) -> IntervalPlot:
         for baseline in verdict.baselines
         if _is_known(baseline.estimates, measure)
     ]
-    return IntervalPlot(measure_name(measure), unit_name(measure.unit), tuple(marks), baseline_lines(verdict, measure))
+    return IntervalPlot(measure_title(measure), unit_name(measure.unit), tuple(marks), baseline_lines(verdict, measure))
 
 
 def value_mark(verdict: Verdict, point: PointResult, measure: Measure) -> Mark:
@@ -218,7 +214,7 @@ def _mark(name: str, kind: Standing, estimate: Estimate, measure: Measure, verdi
 
 def estimate_words(estimate: Estimate, measure: Measure, rows: int) -> str:
     """A value with its interval and its spread over the seeds, as far as they are known."""
-    parts = [f"{measure_name(measure)} {numbers.measure(estimate.value, measure.unit, rows)}"]
+    parts = [f"{measure_title(measure)} {numbers.measure(estimate.value, measure.unit, rows)}"]
     if estimate.low is not None and estimate.high is not None:
         parts.append(f"interval {numbers.interval(estimate.low, estimate.high, measure.unit, rows)}")
     if estimate.spread is not None:
@@ -277,7 +273,7 @@ def _axis_plot(verdict: Verdict, sources: Sources, key: str, name: str, measure:
     spread = list(where.values())
     is_log = not categories and bool(spread) and min(spread) > 0 and max(spread) >= LOG_RATIO * min(spread)
     shown_name = "training examples" if key == _ALL_EXAMPLES else name
-    title = f"{measure_name(measure)} by {shown_name}"
+    title = f"{measure_title(measure)} by {shown_name}"
     unit = unit_name(measure.unit)
     return AxisPlot(
         title,
