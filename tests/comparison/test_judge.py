@@ -219,7 +219,7 @@ def test_the_test_set_is_for_the_point_that_was_named(tmp_path: Path) -> None:
     assert verdict.held_out == "test"
     assert verdict.decision.family == 1
     assert verdict.sentence.startswith(
-        "Use point 0 (5 epochs): this trained model is better than the base model (+62 points, 95 %"
+        "On the test set: Use point 0 (5 epochs): this trained model is better than the base model (+62 points, 95 %"
     )
     assert not any("opened" in note for note in verdict.notes)
     lab.ledger.open_test(lab.sweep.id, [1], 1_764_100_000.0)

@@ -10,7 +10,8 @@ import numpy as np
 from tests.comparison.test_decision import baseline, column, point
 from tests.comparison.worlds import RIGHT, Scores
 from tunerun.comparison import sentences
-from tunerun.comparison.decision import BaselineScores, PointScores, Rules, decide
+from tunerun.comparison.arms import BaselineScores, PointScores
+from tunerun.comparison.decision import Rules, decide
 from tunerun.comparison.results import BaselineResult, Estimate, Measure, PointResult
 from tunerun.comparison.sentences import Case, notes, sentence
 from tunerun.job import JobState, Scalar

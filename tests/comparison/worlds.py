@@ -8,7 +8,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from tunerun.comparison.decision import BaselineScores, Comparison, PointScores, Rules, decide
+from tunerun.comparison.arms import BaselineScores, PointScores
+from tunerun.comparison.decision import Comparison, Rules, decide
 from tunerun.comparison.results import Outcome
 from tunerun.metrics import Asks, Unit
 from tunerun.metrics.base import FloatArray

@@ -14,8 +14,9 @@ from math import inf
 
 import numpy as np
 
+from tunerun.comparison.arms import DUST, RANGES, BaselineScores, PointScores, Units, is_binary, within
 from tunerun.comparison.costs import cheapest
-from tunerun.comparison.results import Decision, Difference, Estimate, Outcome
+from tunerun.comparison.results import Decision, Difference, Outcome
 from tunerun.metrics import Metric, Unit
 from tunerun.metrics.base import FloatArray
 from tunerun.statistics import (
@@ -23,7 +24,6 @@ from tunerun.statistics import (
     SeedVariance,
     SettingsTest,
     bias_corrected,
-    cluster_sums,
     critical_value,
     few_rows_decide,
     holm,
@@ -31,7 +31,6 @@ from tunerun.statistics import (
     max_t_of_swaps,
     mid_p,
     pooled,
-    pseudo_values,
     rows_for_equality,
     rows_needed,
     rows_needed_for_mean,
@@ -46,36 +45,6 @@ from tunerun.statistics import (
 from tunerun.statistics.flips import FLIPS
 from tunerun.statistics.intervals import Interval
 from tunerun.statistics.winner import RESAMPLES
-
-_RANGES = {Unit.SHARE: 1.0, Unit.HUNDRED: 100.0}
-"""How far apart two values can be, where the unit says it."""
-
-_DUST = 9
-
-
-@dataclass(frozen=True)
-class PointScores:
-    """A point that is compared.
-
-    Attributes:
-        number: of the point.
-        scores: [seeds, rows, m], of each of its trials what `Metric.rows` gives.
-        tokens, rank, answer_length: what makes it cheap, in this order.
-    """
-
-    number: int
-    scores: FloatArray
-    tokens: int = 0
-    rank: int = 0
-    answer_length: float | None = None
-
-
-@dataclass(frozen=True)
-class BaselineScores:
-    """A baseline that is compared; its scores are [rows, m]."""
-
-    name: str
-    scores: FloatArray
 
 
 @dataclass(frozen=True)
@@ -113,75 +82,8 @@ def decide(
         clusters: of each row, numbered from 0; None: every row is its own.
     """
     return _Table(
-        metric, tuple(points), tuple(baselines), _Units.of(points[0].scores.shape[1], clusters), rules or Rules()
+        metric, tuple(points), tuple(baselines), Units.of(points[0].scores.shape[1], clusters), rules or Rules()
     ).comparison
-
-
-def estimate(
-    metric: Metric, scores: FloatArray, clusters: Sequence[int] | None = None, alpha: float = 0.05
-) -> Estimate:
-    """A measure of one arm, with the interval of it alone.
-
-    Wilson's for rows that are right or wrong, else the score form.
-
-    Args:
-        scores: [seeds, rows, m].
-    """
-    units = _Units.of(scores.shape[1], clusters)
-    sums = units.sums(scores)
-    values = metric.value(scores.mean(axis=1))
-    value, seeds = float(values.mean()), len(values)
-    rows = units.scores(metric, sums).mean(axis=0)
-    is_binary = not metric.is_corpus and clusters is None and _is_binary(scores) and seeds == 1
-    deviation = float(rows.std())
-    if is_binary or (deviation < 10**-_DUST and metric.unit is Unit.SHARE):
-        low, high = wilson(min(1.0, max(0.0, value)), len(rows), alpha)
-    else:
-        low, high = score_interval(value, deviation, len(rows), critical_value(alpha))
-    low, high = _within(metric, low, high)
-    spread = float(values.std(ddof=1)) if seeds > 1 else None
-    return Estimate(value, low if low > -inf else None, high if high < inf else None, spread, seeds)
-
-
-def _within(metric: Metric, low: float, high: float) -> Interval:
-    top = _RANGES.get(metric.unit, inf)
-    return (max(low, 0.0), min(high, top)) if top < inf else (low, high)
-
-
-def _is_binary(values: FloatArray) -> bool:
-    return values.shape[-1] == 1 and bool(np.all((values == 0) | (values == 1)))
-
-
-@dataclass(frozen=True)
-class _Units:
-    """What is flipped and resampled: rows, or clusters of them."""
-
-    rows: int
-    clusters: list[int] | None
-    sizes: FloatArray
-
-    @classmethod
-    def of(cls, rows: int, clusters: Sequence[int] | None) -> _Units:
-        if clusters is None or len(set(clusters)) == rows:
-            return cls(rows, None, np.ones(rows))
-        return cls(rows, list(clusters), np.bincount(clusters).astype(float))
-
-    @property
-    def count(self) -> int:
-        return len(self.sizes)
-
-    def sums(self, scores: FloatArray) -> FloatArray:
-        """[seeds, rows, m] to [seeds, units, m]."""
-        if self.clusters is None:
-            return scores
-        return np.stack([cluster_sums(table, self.clusters) for table in scores])
-
-    def scores(self, metric: Metric, sums: FloatArray) -> FloatArray:
-        """One score of each unit, [seeds, units], whose mean is the measure; higher is better."""
-        sign = 1.0 if metric.higher_is_better else -1.0
-        if metric.is_corpus:
-            return sign * np.stack([pseudo_values(table, self.sizes, metric.value) for table in sums])
-        return sign * sums[:, :, 0] * (self.count / self.rows)
 
 
 @dataclass(frozen=True)
@@ -216,7 +118,7 @@ class _Table:
     metric: Metric
     points: tuple[PointScores, ...]
     baselines: tuple[BaselineScores, ...]
-    units: _Units
+    units: Units
     rules: Rules
 
     @cached_property
@@ -252,7 +154,7 @@ class _Table:
             not self.metric.is_corpus
             and self.units.clusters is None
             and all(len(point.scores) == 1 for point in self.points)
-            and all(_is_binary(table) for table in tables)
+            and all(is_binary(table) for table in tables)
         )
 
     @cached_property
@@ -275,7 +177,7 @@ class _Table:
         if not baselines:
             return np.zeros((self.units.count, 0))
         table = self._means[:, :, None] - np.stack(baselines, axis=1)[:, None, :]
-        return np.asarray(table.reshape(self.units.count, -1).round(_DUST + 3))
+        return np.asarray(table.reshape(self.units.count, -1).round(DUST + 3))
 
     @cached_property
     def _test(self) -> tuple[float, float]:
@@ -336,7 +238,7 @@ class _Table:
 
     def _interval(self, pair: _Pair, z: float) -> Interval:
         """Of a difference, higher is better."""
-        units, top = self.units.count, _RANGES.get(self.metric.unit, inf)
+        units, top = self.units.count, RANGES.get(self.metric.unit, inf)
         if pair.settings is not None:
             reach = pair.settings.reach(self.rules.alpha, self._family)
             low, high = pair.difference - reach, pair.difference + reach
@@ -344,7 +246,7 @@ class _Table:
             return tango(*pair.wins_and_losses, self.units.rows, z)
         else:
             low, high = score_interval(pair.difference, float(pair.units.std()), units, z)
-        if high - low < 10**-_DUST and top < inf:
+        if high - low < 10**-DUST and top < inf:
             # Rows that do not differ do not prove that none would: the reach of Tango's without a discordant row.
             reach = top * z * z / (units + z * z)
             low, high = low - reach, high + reach
@@ -391,7 +293,7 @@ class _Table:
     def _decision(self, differences: tuple[tuple[Difference, ...], ...]) -> Decision:
         rules = self.rules
         tied = [place for place, p in enumerate(self._tied_p) if p > rules.alpha]
-        values = self._means.mean(axis=0).round(_DUST)
+        values = self._means.mean(axis=0).round(DUST)
 
         def ranked(place: int) -> tuple[float, int, int]:
             return -values[place], self.points[place].tokens, place
@@ -449,7 +351,7 @@ class _Table:
 
         def ease(q: int) -> tuple[bool, float, float, int]:
             is_beaten = differences[q].outcome is Outcome.BETTER
-            return is_beaten, round(pairs[q].statistic, _DUST), pairs[q].difference, q
+            return is_beaten, round(pairs[q].statistic, DUST), pairs[q].difference, q
 
         return min(range(width), key=ease)
 
@@ -474,7 +376,7 @@ class _Table:
         else:
             deviation = float(self._means[:, best].std())
             low, high = score_interval(value, deviation, units.count, critical_value(self.rules.alpha))
-            low, high = _within(metric, low, high)
+            low, high = within(metric, low, high)
         return replace(decision, corrected=value, corrected_low=low, corrected_high=high)
 
     def _smallest_visible(self, hardest: int) -> float | None:
@@ -488,7 +390,7 @@ class _Table:
     def _rows_needed(self, pair: _Pair) -> int | None:
         """How many rows would show the difference that was seen; None: none was seen, or rows do not help."""
         difference = abs(pair.difference)
-        if difference < 10**-_DUST:
+        if difference < 10**-DUST:
             return None
         family, alpha = self._family, self.rules.alpha
         if self._is_binary:

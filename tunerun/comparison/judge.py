@@ -12,7 +12,8 @@ import numpy as np
 
 from tunerun.baselines import is_base_model, words
 from tunerun.comparison import sentences
-from tunerun.comparison.decision import BaselineScores, Comparison, PointScores, Rules, decide, estimate
+from tunerun.comparison.arms import BaselineScores, PointScores, estimate
+from tunerun.comparison.decision import Comparison, Rules, decide
 from tunerun.comparison.known import Rows, Scores, SweepKnowledge, result, rows_of
 from tunerun.comparison.results import (
     LOSS,
@@ -118,6 +119,8 @@ class _Judge:
             decision = self._decision(comparison)
             case = sentences.Case(decision, self._measures[0], points, self._compared_numbers, self._measurable)
             sentence, notes = sentences.sentence(case), sentences.notes(case)
+            if self.held_out == TEST:
+                sentence = sentences.on_the_test_set(sentence)
         unfinished = sum(not trial.state.is_finished for trial in self._trials)
         return Verdict(
             sweeps=tuple(each.sweep for each in self.known),

@@ -87,6 +87,11 @@ def opened_again(days: Sequence[str]) -> str:
     return f"The test set was opened {len(days)} times ({listed}); what was chosen after the first time has seen it."
 
 
+def on_the_test_set(sentence: str) -> str:
+    """What a sentence says is of the rows that were opened at the end."""
+    return f"On the test set: {sentence}"
+
+
 def so_far(sentence: str, unfinished: int, trials: int) -> str:
     """The sentence of a sweep that is not complete."""
     return f"So far, with {unfinished} of {trials} trials unfinished: {sentence}"
