@@ -8,7 +8,16 @@ import struct
 import pytest
 
 from tunerun.job import EpochLoss, Snapshot
-from tunerun.report import DOTS_PER_INCH, HEIGHT_INCHES, WIDTH_INCHES, Curve, sweep_plot, trial_plot
+from tunerun.report import (
+    DOTS_PER_INCH,
+    HEIGHT_INCHES,
+    WIDTH_INCHES,
+    Curve,
+    Interval,
+    interval_plot,
+    sweep_plot,
+    trial_plot,
+)
 
 SIZE = (round(WIDTH_INCHES * DOTS_PER_INCH), round(HEIGHT_INCHES * DOTS_PER_INCH))
 
@@ -57,3 +66,22 @@ def test_a_curve_that_diverged_can_be_drawn(last: float) -> None:
     """Losses that are no number leave a gap, and very large ones fit."""
     assert size_of(trial_plot(curve(last=last))) == SIZE
     assert size_of(sweep_plot("sweep x", [curve(), curve("t1", last=last)])) == SIZE
+
+
+def test_intervals_of_any_number_and_size_are_a_png() -> None:
+    """Many make the plot higher; an interval without an end, or one of no length, is drawn too."""
+    few = [Interval("a", 0.5, 0.2, 0.7, is_best=True), Interval("b", 0.0, 0.0, 0.0)]
+    assert size_of(interval_plot("x", "difference", few)) == SIZE
+    assert interval_plot("x", "difference", few) == interval_plot("x", "difference", few)
+    assert interval_plot("x", "difference", few) != interval_plot("x", "difference", few[::-1])
+    open_ended = [Interval("a", 0.5, -math.inf, math.inf)]
+    assert size_of(interval_plot("x", "difference", open_ended)) == SIZE
+    assert size_of(interval_plot("x", "difference", 20 * few))[1] > SIZE[1]
+
+
+def test_a_dollar_sign_in_a_name_begins_no_formula() -> None:
+    """A value from outside that is no formula is drawn as it is."""
+    name = "text_input costs $5 or $\\frac{6"
+    assert size_of(sweep_plot(name, [curve(name), curve("t1")], best=name)) == SIZE
+    assert size_of(trial_plot(curve(name))) == SIZE
+    assert size_of(interval_plot(name, "difference", [Interval(name, 0.5, 0.2, 0.7)])) == SIZE

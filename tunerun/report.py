@@ -1,4 +1,4 @@
-"""Loss curves as PNG, by matplotlib's object interface: no pyplot, no screen, no state that is shared.
+"""Loss curves and intervals as PNG, by matplotlib's object interface: no pyplot, no screen, no state that is shared.
 
 matplotlib is imported when the first plot is drawn; it takes half a second.
 """
@@ -19,6 +19,9 @@ HEIGHT_INCHES = 4.5
 DOTS_PER_INCH = 110
 MAX_IN_LEGEND = 12
 """Curves that are named; of more, the best trial's and the ones that end lowest."""
+
+MOST_LINES_OF_HEIGHT = 18
+"""Intervals on a plot of the usual height; it is higher for more."""
 
 _GREY = "#9aa0a6"
 _UNIT = "nats per output token"
@@ -100,7 +103,7 @@ def sweep_plot(title: str, curves: Sequence[Curve], best: str | None = None) -> 
             marker="o",
             markersize=4 if is_named else 2,
             zorder=2 + 1 / len(means),  # a shorter run is often the beginning of a longer one
-            label=f"{curve.name} (best)" if curve.name == best else curve.name if is_named else None,
+            label=_plain(f"{curve.name} (best)" if curve.name == best else curve.name) if is_named else None,
         )
         if is_named and curve.validation:
             axes.plot(
@@ -116,6 +119,45 @@ def sweep_plot(title: str, curves: Sequence[Curve], best: str | None = None) -> 
     return _png(figure)
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A value with its interval, on a line of its own.
+
+    Attributes:
+        is_best: drawn in colour.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    is_best: bool = False
+
+
+def interval_plot(title: str, axis: str, intervals: Sequence[Interval]) -> bytes:
+    """Values with their intervals one below the other, and a line at 0, as PNG.
+
+    Args:
+        axis: what is on it, with its unit.
+        intervals: from top to bottom; not empty. An end that is not finite is drawn to the edge.
+    """
+    figure, axes = _canvas(title, HEIGHT_INCHES * max(1.0, len(intervals) / MOST_LINES_OF_HEIGHT))
+    ends = [end for each in intervals for end in (each.low, each.value, each.high, 0.0) if math.isfinite(end)]
+    margin = 0.05 * (max(ends) - min(ends) or 1.0)
+    left, right = min(ends) - margin, max(ends) + margin
+    for place, each in enumerate(intervals):
+        colour = "C0" if each.is_best else _GREY
+        axes.plot([max(left, each.low), min(right, each.high)], [place, place], color=colour, linewidth=2)
+        axes.plot([each.value], [place], color=colour, marker="o", markersize=6)
+    axes.axvline(0, color="#404040", linewidth=1)
+    axes.set_xlim(left, right)
+    axes.set_ylim(len(intervals) - 0.5, -0.5)
+    axes.set_yticks(range(len(intervals)), [_plain(each.name) for each in intervals], fontsize="small")
+    axes.set_xlabel(axis)
+    axes.set_ylabel("")
+    return _png(figure)
+
+
 def _legend_beside(axes: Any, title: str | None = None) -> None:
     """Beside the axes, where it covers no curve."""
     axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), title=title)
@@ -127,14 +169,14 @@ def _shown(curves: Sequence[Curve]) -> str:
     return f"{shown}\ndashed: held out" if any(curve.validation for curve in curves) else shown
 
 
-def _canvas(title: str) -> tuple[Any, Any]:
+def _canvas(title: str, height_inches: float = HEIGHT_INCHES) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), dpi=DOTS_PER_INCH, layout="constrained")
+    figure = Figure(figsize=(WIDTH_INCHES, height_inches), dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set_title(title, loc="left")
+    axes.set_title(_plain(title), loc="left")
     axes.set_ylabel(f"mean loss\n[{_UNIT}]")
     axes.grid(visible=True, color="#e0e0e0", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
@@ -187,6 +229,11 @@ def _colours(count: int) -> list[Any]:
     from matplotlib import colormaps
 
     return [colormaps["tab20"](position) for position in range(count)]
+
+
+def _plain(text: str) -> str:
+    """Text from outside: what is between two dollar signs is no formula, which may not even be one."""
+    return text.replace("$", r"\$")
 
 
 def _png(figure: Any) -> bytes:

@@ -16,7 +16,7 @@ from tunerun.errors import InputError, NotFoundError
 
 FIRST, SECOND = "support-1a2b3c4d", "support-5e6f7a8b"
 GOOD, FAIR, POOR = "1" * 22 + "0" * 2, "1" * 20 + "0" * 4, "0" * 24
-FILES = ["results.json", "results.md", "results.csv", "results.tex", "loss.png", "report.html"]
+FILES = ["results.json", "results.md", "results.csv", "results.tex", "points.png", "loss.png", "report.html"]
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_the_files_are_the_same_at_every_call_and_name_no_machine(runs: Path, tm
     assert "adapter" not in json.loads(contents[0]["results.json"])["trials"][0]
     rows = list(csv.DictReader(contents[0]["results.csv"].decode().splitlines()))
     assert [(row["row"], row["point"]) for row in rows] == [("point", "0"), ("point", "1"), ("baseline", "base")]
-    assert contents[0]["loss.png"].startswith(b"\x89PNG")
+    assert all(contents[0][name].startswith(b"\x89PNG") for name in ("loss.png", "points.png"))
     assert rb"\toprule" in contents[0]["results.tex"]
 
 

@@ -1,35 +1,73 @@
-"""The loss curves of all trials as a picture."""
+"""Pictures of a comparison: the points against the baseline that is hardest to beat, and the loss curves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from tunerun.comparison import labels
-from tunerun.comparison.results import LOSS, TrialResult
-from tunerun.comparison.table import ComparisonTable
+from tunerun.comparison.results import LOSS, Difference
+from tunerun.comparison.table import ComparisonTable, Kind
 from tunerun.ledger import Ledger
+from tunerun.metrics import Unit
 
 FILE = "loss.png"
+POINTS_FILE = "points.png"
+
+MAX_POINTS = 40
+"""Points in the picture; the best of more."""
 
 
 def files(table: ComparisonTable, ledger: Ledger) -> Mapping[str, bytes]:
-    """`loss.png`; nothing where no trial has taken a step."""
+    """`points.png` and `loss.png`; neither where there is nothing to draw."""
+    drawn = {POINTS_FILE: _points(table), FILE: _losses(table, ledger)}
+    return {name: content for name, content in drawn.items() if content is not None}
+
+
+def _points(table: ComparisonTable) -> bytes | None:
+    from tunerun.report import Interval, interval_plot
+
+    verdict, decision = table.verdict, table.decision
+    column, shown = table.column_of(Kind.DIFFERENCE), table.best(MAX_POINTS)
+    measure = next((each for each in verdict.measures if each.name == decision.metric), None)
+    if column is None or measure is None:
+        return None
+    factor = 100 if measure.unit is Unit.SHARE else 1
+    intervals = []
+    for row in shown.points:
+        found = row.cells.get(column.key)
+        if isinstance(found, Difference) and row.point is not None:
+            words = labels.label(verdict.points[row.point].overrides)
+            name = " ".join(part for part in (row.mark, f"point {row.point}") if part) + (f": {words}" if words else "")
+            ends = (factor * found.value, factor * found.low, factor * found.high)
+            intervals.append(Interval(name, *ends, is_best=row.is_advised))
+    if not intervals:
+        return None
+    unit = "percentage points" if measure.unit is Unit.SHARE else measure.unit.value
+    title = f"{verdict.sweep.experiment}: {measure.name} against {decision.against}"
+    confidence = f"{100 * (1 - decision.alpha):g} % intervals of the family"
+    return interval_plot(title, f"difference [{unit}], {confidence}", intervals)
+
+
+def _losses(table: ComparisonTable, ledger: Ledger) -> bytes | None:
     from tunerun.report import Curve, sweep_plot
 
     verdict = table.verdict
-    curves = []
-    for trial in verdict.trials:
+    curves, names = [], [_name(table, place) for place in range(len(verdict.trials))]
+    for trial, name in zip(verdict.trials, names, strict=True):
         job = ledger.job(trial.record.key)
         snapshots = ledger.snapshots(job.id) if job is not None else []
-        if snapshots:
-            losses = tuple(ledger.epoch_losses(job.id)) if job is not None else ()
-            curves.append(Curve(_name(trial), tuple(snapshots), trial.metrics.get(LOSS), validation=losses))
+        if job is not None and snapshots:
+            losses = tuple(ledger.epoch_losses(job.id))
+            curves.append(Curve(name, tuple(snapshots), trial.metrics.get(LOSS), validation=losses))
     if not curves:
-        return {}
-    best = None if verdict.best is None else _name(verdict.trials[verdict.best])
-    return {FILE: sweep_plot(f"{verdict.sweep.experiment}: mean loss by epoch", curves, best)}
+        return None
+    best = None if verdict.best is None else names[verdict.best]
+    return sweep_plot(f"{verdict.sweep.experiment}: mean loss by epoch", curves, best)
 
 
-def _name(trial: TrialResult) -> str:
+def _name(table: ComparisonTable, place: int) -> str:
+    """A trial by its number, which is its place where there are several sweeps, and what it sets."""
+    trial = table.verdict.trials[place]
+    number = place if len(table.verdict.sweeps) > 1 else trial.record.number
     words = labels.label(trial.record.overrides)
-    return f"trial {trial.record.number}: {words}" if words else f"trial {trial.record.number}"
+    return f"trial {number}: {words}" if words else f"trial {number}"
