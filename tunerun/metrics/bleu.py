@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from tunerun.metrics.base import FloatArray, MetricModel, Unit
-from tunerun.metrics.sacrebleu_counts import segment_counts
+from tunerun.metrics.sacrebleu_counts import SegmentCounts
 
 _ORDER = 4
+
+
+@cache
+def _counter(tokenize: str) -> SegmentCounts:
+    from sacrebleu.metrics.bleu import BLEU
+
+    return SegmentCounts(BLEU(tokenize=tokenize, force=True))
 
 
 class Bleu(MetricModel):
@@ -35,9 +43,7 @@ class Bleu(MetricModel):
 
         The smoothing of an order without a match depends on the number of n-grams itself, so means have to become sums.
         """
-        from sacrebleu.metrics.bleu import BLEU
-
-        counted = segment_counts(BLEU(tokenize=self.tokenize, force=True), expected, answers)
+        counted = _counter(self.tokenize).rows(expected, answers)
         return np.column_stack([counted, np.full(len(counted), len(counted))])
 
     def value(self, means: FloatArray) -> FloatArray:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from tunerun.metrics.base import FloatArray, MetricModel, Unit
-from tunerun.metrics.sacrebleu_counts import segment_counts
+from tunerun.metrics.sacrebleu_counts import SegmentCounts
 
 _BETA = 2
+
+
+@cache
+def _counter(word_order: int) -> SegmentCounts:
+    from sacrebleu.metrics.chrf import CHRF
+
+    return SegmentCounts(CHRF(word_order=word_order, beta=_BETA))
 
 
 class Chrf(MetricModel):
@@ -32,9 +40,7 @@ class Chrf(MetricModel):
 
     def rows(self, expected: Sequence[str], answers: Sequence[str]) -> FloatArray:
         """For each order, n-grams of the answer, of the expected text, and of both."""
-        from sacrebleu.metrics.chrf import CHRF
-
-        return segment_counts(CHRF(word_order=self.word_order, beta=_BETA), expected, answers)
+        return _counter(self.word_order).rows(expected, answers)
 
     def value(self, means: FloatArray) -> FloatArray:
         """F of the precision and the recall, each averaged over the orders that both sides have."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from functools import lru_cache
 
 from pydantic import Field
 
@@ -11,20 +12,20 @@ from tunerun.metrics.base import RowMetric
 
 _NUMBER = re.compile(
     r"(?:(?<![\w.,])[-+\u2212])?"  # the hyphen of 10-12 is no sign
-    r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+)?(?<=\d)(?:[eE][-+]?\d{1,3}(?!\d))?"
+    r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+    r"(?:[eE][-+]?\d{1,3}(?!\d))?"
 )
 
 
+@lru_cache(maxsize=100_000)  # every model is scored against the same expected texts
 def last_number(text: str) -> Decimal | None:
     """The last number of a text; None: it has none.
 
     A point begins the decimals and a comma groups three digits (`1,234.5`); an exponent is read (`2e-3`). Currency and
     percent signs are ignored: `50%` is 50. A fraction is two numbers.
     """
-    found = None
-    for match in _NUMBER.finditer(text):
-        found = match.group() or found
-    return None if found is None else Decimal(found.replace(",", "").replace("\u2212", "-"))
+    found = _NUMBER.findall(text)
+    return Decimal(found[-1].replace(",", "").replace("\u2212", "-")) if found else None
 
 
 class Numeric(RowMetric):

@@ -9,11 +9,33 @@ import numpy as np
 
 from tunerun.metrics.base import FloatArray
 
+_MOST_PAIRS = 200_000
+"""Pairs whose counts are kept: the models of a sweep often give the same answer, above all the right one."""
 
-def segment_counts(scorer: Any, expected: Sequence[str], answers: Sequence[str]) -> FloatArray:
-    """What a `sacrebleu.metrics` object counts in each row, [rows, counts].
 
-    By the method that sacrebleu's own resampling tests use (`significance.py` of 2.6.0); there is no public one.
+class SegmentCounts:
+    """What a `sacrebleu.metrics` object counts, each expected text and each pair taken apart once.
+
+    By the methods that sacrebleu's own resampling tests are made of (`metrics/base.py` of 2.6.0); none is public.
     """
-    counted = scorer._extract_corpus_statistics(list(answers), [list(expected)])
-    return np.array(counted, dtype=np.float64)
+
+    def __init__(self, scorer: Any) -> None:
+        self._scorer = scorer
+        self._references: dict[str, Any] = {}
+        self._pairs: dict[tuple[str, str], Sequence[int]] = {}
+
+    def rows(self, expected: Sequence[str], answers: Sequence[str]) -> FloatArray:
+        """The counts of each row, [rows, counts]."""
+        if len(self._pairs) > _MOST_PAIRS:
+            self._references.clear()
+            self._pairs.clear()
+        return np.array([self._counts(*pair) for pair in zip(expected, answers, strict=True)], dtype=np.float64)
+
+    def _counts(self, expected: str, answer: str) -> Sequence[int]:
+        if (expected, answer) not in self._pairs:
+            if expected not in self._references:
+                (self._references[expected],) = self._scorer._cache_references([[expected]])
+            given = self._scorer._preprocess_segment(answer)
+            reference = self._references[expected]
+            self._pairs[expected, answer] = self._scorer._compute_segment_statistics(given, reference)
+        return self._pairs[expected, answer]
