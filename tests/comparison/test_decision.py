@@ -159,6 +159,8 @@ def test_fewer_than_five_clusters_decide_nothing() -> None:
         assert decision.outcome is Outcome.CANNOT_TELL
         assert decision.smallest_p == 0.0625
         assert decision.clusters == 4
+        apart = [point(0, *["1" * 40] * seeds), point(1, *["0" * 40] * seeds)]
+        assert decide(RIGHT, apart, [baseline("base", "0" * 40)], clusters).decision.tied == (0, 1)
     five = [3 * (row // 8) for row in range(40)]  # any numbers will do
     assert decide(RIGHT, [point(0, "1" * 40)], [baseline("base", "0" * 40)], five).decision.outcome is Outcome.BETTER
 

@@ -287,7 +287,8 @@ class _Table:
     @cached_property
     def _tied_p(self) -> tuple[float, ...]:
         if self._seed_variance is not None:
-            return tuple(tied_settings_p(self._means, self._seed_variance, self._seeds))
+            found = tied_settings_p(self._means, self._seed_variance, self._seeds)
+            return tuple(max(p, self._test[1]) for p in found)
         return tuple(tied_set_p(self._means, flips=self.rules.flips, seed=self.rules.seed))
 
     def _decision(self, differences: tuple[tuple[Difference, ...], ...]) -> Decision:
@@ -319,7 +320,7 @@ class _Table:
         )
         decision = self._with_corrected(decision, best)
         if not self.baselines:
-            return replace(decision, advised=self.points[advised(tied)].number)
+            return decision if decision.nothing_right else replace(decision, advised=self.points[advised(tied)].number)
         proven = [p for p in tied if all(each.outcome is Outcome.BETTER for each in differences[p])]
         place = advised(proven) if proven else best
         hardest = self._hardest(place, differences[place])
