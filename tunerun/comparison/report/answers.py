@@ -57,8 +57,8 @@ SHOWN_AT_FIRST = 4
 def columns(verdict: Verdict, sources: Sources) -> list[Column]:
     """Everything that has answered, in the order in which it is kept where not all fits.
 
-    First the advised point, then the baselines (the one that is hardest to beat first), then the tied points, then all
-    others.
+    First the point that the sentence is about, then the baselines (the one that is hardest to beat first), then the
+    tied points, then all others.
     """
     hardest = verdict.decision.against
     found: list[tuple[int, Column]] = []
@@ -75,9 +75,10 @@ def columns(verdict: Verdict, sources: Sources) -> list[Column]:
         if not answers:
             continue
         kind = standing(verdict, point)
-        is_shown = kind is Standing.ADVISED or shown_points < SHOWN_AT_FIRST - 1
-        shown_points += is_shown and kind is not Standing.ADVISED
-        rank = {Standing.ADVISED: 0, Standing.TIED: 2}.get(kind, 3)
+        is_first = point.number in (verdict.decision.advised, verdict.decision.about)
+        is_shown = is_first or shown_points < SHOWN_AT_FIRST - 1
+        shown_points += is_shown and not is_first
+        rank = 0 if is_first else 2 if kind is Standing.TIED else 3
         found.append((rank, Column(point_name(point), f"point {point.number}", kind, is_shown, answers)))
     return [column for _, column in sorted(found, key=lambda pair: pair[0])]
 

@@ -195,16 +195,22 @@ def _axis_table(plots: Sequence[AxisPlot]) -> Table | None:
 def _points_table(verdict: Verdict) -> Table:
     keys = list(dict.fromkeys(key for point in verdict.points for key in point.overrides))
     names = short_names(keys)
+    has_sweeps = len(verdict.sweeps) > 1
     rows = tuple(
         (
             str(point.number),
+            *([verdict.trials[point.trials[0]].sweep] if has_sweeps else []),
             *(text(point.overrides[key]) if key in point.overrides else numbers.UNKNOWN for key in keys),
             ", ".join(str(verdict.trials[number].record.number) for number in point.trials),
             ", ".join(dict.fromkeys(str(verdict.trials[number].record.settings.seed) for number in point.trials)),
         )
         for point in verdict.points
     )
-    return Table("What each point sets", ("point", *(names[key] for key in keys), "trials", "seeds"), rows)
+    return Table(
+        "What each point sets",
+        ("point", *(["sweep"] * has_sweeps), *(names[key] for key in keys), "trials", "seeds"),
+        rows,
+    )
 
 
 def _run(sweep: str, command: str, document: Any) -> Run:

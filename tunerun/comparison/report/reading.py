@@ -162,15 +162,15 @@ class _Reader:
         return found
 
     def confusion(self) -> tuple[ConfusionTable, ...]:
-        """Of the advised point (else the best) and the baseline that is hardest to beat, where answers are labels."""
+        """Where answers are labels, of the point that the sentence is about (else the best) and the hardest baseline."""
         verdict = self._verdict
         deciding = next((m for m in verdict.measures if m.name == verdict.metric), None)
         known = [p for p in verdict.points if deciding is not None and deciding.name in p.estimates]
         if deciding is None or not known:
             return ()
         sign = 1 if deciding.higher_is_better else -1
-        advised = [p for p in known if p.number == verdict.decision.advised]
-        point = max(advised or known, key=lambda p: sign * p.estimates[deciding.name].value)
+        about = [p for p in known if p.number in (verdict.decision.advised, verdict.decision.about)]
+        point = max(about or known, key=lambda p: sign * p.estimates[deciding.name].value)
         tables = [self._of_point(point)]
         tables += [
             self._confusion(each.name, [(each.subject, record)])
