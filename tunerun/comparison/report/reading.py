@@ -162,7 +162,7 @@ class _Reader:
         return found
 
     def confusion(self) -> tuple[ConfusionTable, ...]:
-        """Where answers are labels: of the point that the sentence is about, or the best, and of the hardest baseline."""
+        """Where answers are labels, of the point that the sentence is about, or the best, and the hardest baseline."""
         verdict = self._verdict
         deciding = next((m for m in verdict.measures if m.name == verdict.metric), None)
         known = [p for p in verdict.points if deciding is not None and deciding.name in p.estimates]
