@@ -15,7 +15,7 @@ import torch
 from tests.engine import chat_templates, tiny_model
 from tests.engine.observer import Recording
 from tests.engine.tiny_model import EXAMPLES, TOKENIZERS, request_of
-from tunerun.engine import adapters, encoding, network, training, tuned_model
+from tunerun.engine import adapters, encoding, network, shared_prefix, training, tuned_model
 from tunerun.engine.chat_encoder import ChatEncoder
 from tunerun.engine.generation import ROWS, Generation
 from tunerun.engine.network import LoadedModel
@@ -90,7 +90,11 @@ def texts(generation: Generation, adapter: Path | None, inputs: Sequence[str], o
 
 
 def transformers_answer(
-    folder: str, adapter: Path | None, text: str, max_new_tokens: int = OPTIONS.max_output_tokens
+    folder: str,
+    adapter: Path | None,
+    text: str,
+    max_new_tokens: int = OPTIONS.max_output_tokens,
+    earlier: Sequence[str] = (),
 ) -> str:
     """What transformers and PEFT answer by themselves, with the tokenizer's own chat template."""
     from peft import PeftModel
@@ -100,7 +104,10 @@ def transformers_answer(
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     model = plain if adapter is None else PeftModel.from_pretrained(plain, adapter).eval()
     prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": text}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        [{"role": ("user", "assistant")[n % 2], "content": turn} for n, turn in enumerate((*earlier, text))],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
     )
     with torch.no_grad():
         tokens = model.generate(**prompt, max_new_tokens=max_new_tokens, do_sample=False)
@@ -349,6 +356,30 @@ def test_folder_without_a_tuned_model_is_refused(generation: Generation, tmp_pat
     """A folder that tunerun did not write is named in the error."""
     with pytest.raises(NotFoundError, match="does not hold a tuned model"):
         texts(generation, tmp_path, INPUTS, OPTIONS)
+
+
+def test_examples_before_an_input_are_turns(
+    generation: Generation, tuned: Path, tiny: BaseModelRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answers are those of transformers to the whole conversation, each alone and in a batch that shares them."""
+    turns = [text for one in EXAMPLES[:2] for text in (one.text_input, one.output)]
+    for adapter in (None, tuned):
+        location = None if adapter is None else str(adapter)
+        prompts = [Prompt(text, OPTIONS, location, EXAMPLES[:2]) for text in INPUTS]
+        together = generation.answer(prompts)
+        assert together == [generation.answer([prompt])[0] for prompt in prompts]
+        answers = [answer.text for answer in together if isinstance(answer, Answer)]
+        assert answers == [transformers_answer(tiny.source, adapter, text, earlier=turns) for text in INPUTS]
+        monkeypatch.setattr(shared_prefix, "LEAST_TOKENS", 1_000_000)
+        assert generation.answer(prompts) == together
+        monkeypatch.undo()
+    assert answers != texts(generation, tuned, INPUTS, OPTIONS)
+
+
+def test_examples_that_fill_the_context_are_refused(generation: Generation) -> None:
+    """The reason names them, and what to do."""
+    with pytest.raises(InputError, match=r"and 70 examples before it, which leaves no room .* give fewer examples"):
+        generation.answer([Prompt("1", OPTIONS, None, EXAMPLES * 10)], all_or_none=True)
 
 
 def test_input_that_fills_the_context_is_refused(generation: Generation) -> None:

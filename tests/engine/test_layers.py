@@ -18,7 +18,7 @@ from tests.conftest import REPOSITORY
 from tests.engine import tiny_model
 from tests.engine.observer import Recording
 from tests.engine.test_generation import tune
-from tunerun.engine import layers, network, training
+from tunerun.engine import layers, network, shared_prefix, training
 from tunerun.engine.generation import Generation
 from tunerun.engine.network import LoadedModel
 from tunerun.job import GenerateOptions, JobState, Prompt
@@ -132,6 +132,18 @@ def test_other_architectures_answer_different_adapters_together(
     with network.learned_adapter(base, tuned[0]) as adapted:
         alone = Generation(replace(base, network=adapted)).answer([Prompt("8", options)])
     assert [answer] == alone
+
+
+def test_other_architectures_measure_outputs_as_whole_sequences(
+    other: tuple[LoadedModel, Path, tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What prompts share is computed once where the architecture allows it, with the same numbers."""
+    base, _folder, _ = other
+    rows = [(text, ("9", "twenty three", "x")) for text in ("8", "twenty two and some more words")]
+    shared = Generation(base).measure(rows)
+    monkeypatch.setattr(shared_prefix, "LEAST_TOKENS", 1_000_000)
+    for one, whole in zip(shared, Generation(base).measure(rows), strict=True):
+        assert [each.nats for each in one] == pytest.approx([each.nats for each in whole], rel=1e-4)
 
 
 def test_record_names_what_has_no_adapter(base: LoadedModel) -> None:

@@ -11,7 +11,7 @@ from tests.engine import tiny_model
 from tests.engine.observer import Recording
 from tests.engine.test_generation import tune
 from tests.engine.tiny_model import EXAMPLES, HELD_OUT, request_of
-from tunerun.engine import training
+from tunerun.engine import shared_prefix, training
 from tunerun.engine.generation import Generation
 from tunerun.engine.network import LoadedModel
 from tunerun.errors import BaseModelError, InputError, NotFoundError
@@ -79,6 +79,39 @@ def test_losses_are_those_of_transformers(
         for row, (nats, _tokens) in zip(HELD_OUT, found, strict=True):
             expected = transformers_nats(tiny.source, adapter, [*turns, row.text_input], row.output)
             assert nats == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("examples", [(), EXAMPLES[:2]])
+def test_what_prompts_share_is_computed_once_with_the_same_numbers(
+    generation: Generation, tuned: Path, monkeypatch: pytest.MonkeyPatch, examples: tuple[Example, ...]
+) -> None:
+    """Outputs of one prompt and prompts that begin alike have the losses of whole sequences, for less work."""
+    rows = [(row.text_input, tuple(one.output for one in ROWS)) for row in ROWS]
+    tokens: list[int] = []
+    hook = generation._base.network.register_forward_hook(
+        lambda _network, _args, given, _output: tokens.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    for adapter in (None, tuned):
+        shared = generation.measure(rows, adapter, examples)
+        work = sum(tokens)
+        monkeypatch.setattr(shared_prefix, "LEAST_TOKENS", 1_000_000)
+        whole = generation.measure(rows, adapter, examples)
+        monkeypatch.undo()
+        assert work < (sum(tokens) - work) / 2
+        tokens.clear()
+        for one, other in zip(shared, whole, strict=True):
+            assert [each.tokens for each in one] == [each.tokens for each in other]
+            assert [each.nats for each in one] == pytest.approx([each.nats for each in other], rel=1e-4)
+    hook.remove()
+
+
+def test_the_beginning_that_sequences_share() -> None:
+    """Each keeps a token of its own."""
+    assert shared_prefix.length([[1, 2, 3, 4], [1, 2, 3, 5], [1, 2, 4]]) == 2
+    assert shared_prefix.length([[1, 2, 3], [1, 2, 3]]) == 2
+    assert shared_prefix.length([[1, 2], [1, 2, 3]]) == 1
+    assert shared_prefix.length([[7]]) == 0
+    assert shared_prefix.length([[1, 2], [2, 1]]) == 0
 
 
 def test_a_row_depends_on_no_neighbour(generation: Generation, tuned: Path) -> None:

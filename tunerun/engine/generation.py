@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 
-from tunerun.engine import adapters, likelihoods
+from tunerun.engine import adapters, likelihoods, shared_prefix
 from tunerun.engine.adapters import Adapter, LoadedAdapters, MixingError
 from tunerun.engine.chat import ChatFormat
 from tunerun.engine.chat_encoder import ChatEncoder
 from tunerun.engine.network import LoadedModel, chat_of
+from tunerun.engine.shared_prefix import Prefix
 from tunerun.errors import InputError
 from tunerun.job import Answer, Example, Likelihood, Prompt
 
@@ -153,6 +154,15 @@ class Generation:
         tokens = torch.tensor([[base.pad_id] * (longest - len(row.ids)) + row.ids for row in rows], device=base.device)
         mask = torch.tensor([[0] * (longest - len(row.ids)) + [1] * len(row.ids) for row in rows], device=base.device)
         most = max(row.room for row in rows)
+        prefix = self._prefix(rows)
+        past = {} if prefix is None else {"past_key_values": prefix.cache(len(rows))}
+        if prefix is not None:  # padding stands between what all begin with and the rest of each
+            done = prefix.tokens
+            pads = [longest - len(row.ids) for row in rows]
+            ids = [row.ids[:done] + [base.pad_id] * pad + row.ids[done:] for row, pad in zip(rows, pads, strict=True)]
+            tokens = torch.tensor(ids, device=base.device)
+            is_real = [[1] * done + [0] * pad + [1] * (longest - done - pad) for pad in pads]
+            mask = torch.tensor(is_real, device=base.device)
         if base.context_tokens is not None:
             most = min(most, base.context_tokens - longest)
         base.network.generate(
@@ -162,9 +172,19 @@ class Generation:
             generation_config=GenerationConfig(
                 max_new_tokens=most, do_sample=False, eos_token_id=None, pad_token_id=base.pad_id, use_cache=True
             ),
+            **past,
             logits_processor=LogitsProcessorList([_choosing(rows)]),
             stopping_criteria=StoppingCriteriaList([_taking(rows)]),
         )
+
+    def _prefix(self, rows: Sequence[_Row]) -> Prefix | None:
+        """Return what rows with examples before their inputs begin with; None: it is nothing, or not computed apart."""
+        if len(rows) < 2 or not rows[0].has_examples or any(row.adapter is not rows[0].adapter for row in rows):
+            return None
+        shared = shared_prefix.length([row.ids for row in rows])
+        if shared < shared_prefix.LEAST_TOKENS:
+            return None
+        return shared_prefix.compute(self._base, rows[0].ids[:shared])
 
 
 class _Row:
@@ -186,6 +206,7 @@ class _Row:
         base: LoadedModel,
     ) -> None:
         self.position = position
+        self.has_examples = bool(prompt.examples)
         self.prompt_ids = prompt_ids
         self.answer_ids: list[int] = []
         self.adapter = adapter

@@ -13,11 +13,13 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cross_entropy
 
-from tunerun.engine.adapters import Adapter, LoadedAdapters, adapters_on
+from tunerun.engine import shared_prefix
+from tunerun.engine.adapters import LoadedAdapters, adapters_on
 from tunerun.engine.chat_encoder import ChatEncoder
 from tunerun.engine.encoding import EncodedExample, batches_by_length, collate
 from tunerun.engine.failures import DivergedError
 from tunerun.engine.network import LoadedModel, chat_of
+from tunerun.engine.shared_prefix import Prefix
 from tunerun.errors import InputError
 from tunerun.job import Example, Likelihood
 
@@ -53,39 +55,59 @@ def measure(
     encoder = ChatEncoder(base.tokenizer, chat_of(adapter, base), base.turns)
     on_all = None if adapter is None else loaded.get(adapter)
     prompts = encoder.prompts([text_input for text_input, _outputs in rows], examples)
-    targets = [encoder.targets(outputs) for _text_input, outputs in rows]
     encoded = [
-        EncodedExample(prompt, target)
-        for prompt, its_targets in zip(prompts, targets, strict=True)
-        for target in its_targets
+        [EncodedExample(prompt, target) for target in encoder.targets(outputs)]
+        for prompt, (_text_input, outputs) in zip(prompts, rows, strict=True)
     ]
-    _check_room(base, encoded, [number for number, one in enumerate(targets, start=1) for _target in one])
-    found = iter(_measured(base, on_all, encoded))
-    return [[next(found) for _target in its_targets] for its_targets in targets]
+    _check_room(base, encoded)
+    with torch.no_grad(), adapters_on(base.network, [on_all]):
+        return _measured(base, encoded)
 
 
-def _check_room(base: LoadedModel, encoded: Sequence[EncodedExample], numbers: Sequence[int]) -> None:
+def _check_room(base: LoadedModel, encoded: Sequence[Sequence[EncodedExample]]) -> None:
     limit = base.context_tokens
-    if limit is None:
-        return
-    lengths = {number: len(one) for number, one in zip(numbers, encoded, strict=True) if len(one) > limit}
-    if lengths:
-        number, length = next(iter(lengths.items()))
+    longest = {number: max(map(len, row), default=0) for number, row in enumerate(encoded, start=1)}
+    too_long = [number for number, length in longest.items() if limit is not None and length > limit]
+    if too_long:
         raise InputError(
-            f"{len(lengths)} of {max(numbers)} inputs cannot be measured; number {number}: it takes {length} tokens "
-            f"with its output and the chat format around them, more than the base model's {limit} tokens; shorten it, "
-            "or choose another base model"
+            f"{len(too_long)} of {len(encoded)} inputs cannot be measured; number {too_long[0]}: it takes "
+            f"{longest[too_long[0]]} tokens with its output and the chat format around them, more than the base "
+            f"model's {limit} tokens; shorten it, or choose another base model"
         )
 
 
-@torch.no_grad()
-def _measured(base: LoadedModel, adapter: Adapter | None, encoded: Sequence[EncodedExample]) -> list[Likelihood]:
+def _measured(base: LoadedModel, encoded: Sequence[Sequence[EncodedExample]]) -> list[list[Likelihood]]:
+    """Measure all outputs; what all prompts begin with is computed once, the rest of a prompt once for its outputs."""
+    prompts = [row[0].prompt for row in encoded if row]
+    shared = shared_prefix.length(prompts) if len(prompts) > 1 else 0
+    prefix = _behind(base, None, prompts[0][:shared]) if shared else None
+    if all(len(row) <= 1 for row in encoded):
+        found = iter(_losses(base, prefix, [one for row in encoded for one in row]))
+        return [[next(found) for _one in row] for row in encoded]
+    done = 0 if prefix is None else prefix.tokens
+    return [
+        _losses(base, _behind(base, prefix, row[0].prompt[done:-1]) if len(row) > 1 else prefix, row) for row in encoded
+    ]
+
+
+def _behind(base: LoadedModel, prefix: Prefix | None, ids: Sequence[int]) -> Prefix | None:
+    """Return what the network has of a prefix and of further tokens; the prefix alone where these are not worth it."""
+    if len(ids) < shared_prefix.LEAST_TOKENS:
+        return prefix
+    return shared_prefix.compute(base, ids, prefix) or prefix
+
+
+def _losses(base: LoadedModel, prefix: Prefix | None, encoded: Sequence[EncodedExample]) -> list[Likelihood]:
+    """Measure outputs, some at a time, behind what the network has of the beginning of all their prompts."""
     found: dict[int, Likelihood] = {}
+    done = 0 if prefix is None else prefix.tokens
     for positions in batches_by_length([len(one) for one in encoded], ROWS):
-        batch = collate([encoded[position] for position in positions], base.pad_id, base.device)
-        with adapters_on(base.network, [adapter] * len(positions)):
-            kept = {"logits_to_keep": batch.kept} if base.keeps_logits else {}
-            logits = base.network(input_ids=batch.tokens, use_cache=False, **kept).logits[:, -batch.kept :]
+        chosen = [EncodedExample(encoded[place].prompt[done:], encoded[place].target) for place in positions]
+        batch = collate(chosen, base.pad_id, base.device)
+        # Padding is on the right, so that it needs no attention mask, with a cache neither.
+        past = {"use_cache": False} if prefix is None else {"past_key_values": prefix.cache(len(positions))}
+        kept = {"logits_to_keep": batch.kept} if base.keeps_logits else {}
+        logits = base.network(input_ids=batch.tokens, **past, **kept).logits[:, -batch.kept :]
         losses = cross_entropy(logits.float().flatten(0, 1), batch.labels.flatten(), reduction="none")
         for position, nats in zip(positions, losses.view(batch.labels.shape).sum(1).tolist(), strict=True):
             if not math.isfinite(nats):
