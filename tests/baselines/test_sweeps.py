@@ -13,13 +13,13 @@ from tests.test_runner import run_on
 from tunerun.cli.tables import plan_table
 from tunerun.dataset import TokenLimit, load_examples
 from tunerun.errors import InputError, LimitError, NoTurnsError
-from tunerun.job import BaseModelRef, Example, TunedModel
+from tunerun.job import BaseModelRef, Example, GenerateOptions, TunedModel
 from tunerun.ledger import Ledger
 from tunerun.planning import Plan
 from tunerun.planning.baselines import Group, planned_baselines
 from tunerun.schema import Dataset, HeldOut, Template
 from tunerun.template import PromptTemplate
-from tunerun.testing.scripted import ScriptedService
+from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 
 RATE = "hyperparameters.learning_rate=0.001,0.002"
 TEMPLATES = "template.text_input='{{ text_input }}','Q: {{ text_input }}'"
@@ -119,6 +119,26 @@ def test_a_run_freezes_its_baselines_and_asks_each_once(tmp_path: Path) -> None:
     assert tuple(record.subject for record in records) == trial.baselines
     assert [answer.texts[0] if answer else None for answer in answers] == ["?", "102", "?"]
     assert result.verdict.is_complete
+
+
+def test_sampled_answers_of_a_baseline_do_not_depend_on_the_trial(tmp_path: Path) -> None:
+    """A tuned model samples with its trial's seed, a baseline with that of the split, which all trials share."""
+    seeds: dict[bool, set[int]] = {True: set(), False: set()}
+
+    class Remembers(ScriptedBackend):
+        def generate(
+            self,
+            model: BaseModelRef | TunedModel,
+            inputs: Sequence[str],
+            options: GenerateOptions,
+            examples: Sequence[Example] = (),
+        ) -> list[str]:
+            seeds[isinstance(model, TunedModel)].add(options.seed)
+            return super().generate(model, inputs, options, examples)
+
+    sampled = ("evaluation.generation.temperature=1", "dataset.split_seed=9", "seed=3,4")
+    run_on(service(), planned(tmp_path, *sampled), Remembers)
+    assert seeds == {True: {3, 4}, False: {9}}
 
 
 def test_a_later_sweep_asks_nothing_again(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ set, and the answers are kept in the ledger. The test set is not asked here (`tu
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from tunerun.backends.base import Backend
@@ -185,8 +185,11 @@ class Measuring:
         if held_out is None:
             return
         for manner in manners(trial):
+            # Whichever trial finishes first: trials of all seeds share a baseline's sampled answers.
+            generation = replace(manner.generation, seed=trial.config.dataset.split_seed)
+            shared = replace(manner, generation=generation)
             for each in self._baselines(trial, manner):
-                yield Question(each.subject, f"the baseline {each.name}", each.baseline, held_out, manner)
+                yield Question(each.subject, f"the baseline {each.name}", each.baseline, held_out, shared)
             yield Question(trial.key, f"trial {trial.number}", PlainModel(tuned), held_out, manner)
 
     def _baselines(self, trial: Trial, manner: Manner) -> Iterator[PlannedBaseline]:
