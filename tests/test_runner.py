@@ -103,6 +103,19 @@ def test_a_metric_that_fails_on_a_row_loses_neither_models_nor_answers(
     assert len(service.submitted) == 5
 
 
+def test_another_metric_asks_no_model_again(tmp_path: Path, service: ScriptedService) -> None:
+    """The same jobs are scored by what the config names now, from the answers that are there."""
+    run_on(service, planned(tmp_path, *SWEEP))
+    asked = (len(service.submitted), service.generated)
+    now = "evaluation.metrics=[accuracy,{name: numeric, tolerance: 1},chrf]"
+    second = run_on(service, planned(tmp_path, *SWEEP, now, "evaluation.decide_by=numeric"))
+    assert (len(service.submitted), service.generated) == asked
+    assert second.verdict.metric == "eval/numeric"
+    trial, baseline = second.verdict.trials[0].metrics, second.verdict.baselines[0].metrics
+    assert (trial["eval/numeric"], trial["eval/accuracy"], trial["eval/chrf"]) == (1, 1, pytest.approx(100))
+    assert (baseline["eval/numeric"], baseline["eval/accuracy"]) == (1, 0)
+
+
 def test_equal_keys_are_one_job_with_two_results(tmp_path: Path, service: ScriptedService) -> None:
     """Two trials of one key are submitted once, and both show what it came to."""
     result = run_on(service, planned(tmp_path, "model.name=a,b"))
