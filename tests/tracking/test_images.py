@@ -11,11 +11,11 @@ import yaml
 from tests.tracking.content import artifact_json, artifacts, content, run_of
 from tests.tracking.sweeps import Lab, complete, freeze, grid
 from tunerun.comparison import judge
-from tunerun.job import Failure, FailureKind, JobState, JobStatus
+from tunerun.job import EpochLoss, Failure, FailureKind, JobState, JobStatus
 from tunerun.ledger import Ledger
 from tunerun.schema import Tracking
 from tunerun.tracking import Tracker
-from tunerun.tracking.image import FrozenSweep, SharedTrial
+from tunerun.tracking.image import VALIDATION_EPOCH_LOSS, FrozenSweep, Point, SharedTrial
 from tunerun.tracking.trial import trial_image
 
 
@@ -117,6 +117,30 @@ def test_what_has_ended_is_not_open_in_mlflow(lab: Lab, state: JobState) -> None
     image = trial_image(lab.ledger, SharedTrial([(sweep, sweep.by_number[0])], progress, is_interrupted=False))
     assert image is not None
     assert image.state.is_finished
+
+
+def test_the_validation_loss_is_a_curve_by_epoch(lab: Lab) -> None:
+    """At the end of each epoch; what a lost attempt measured keeps its place when the next one measures it again."""
+    job = lab.start(0)
+    losses = (EpochLoss(1, 0.9), EpochLoss(2, 0.7), EpochLoss(3, 0.8))
+    lab.ledger.record(job, JobStatus(JobState.RUNNING, lab.curve(0, 9), validation=losses[:2]))
+
+    def shown() -> tuple[list[Point], str]:
+        sweep = FrozenSweep(lab.ledger, lab.sweep.id)
+        progress = lab.ledger.progress(lab.sweep.id)[0]
+        image = trial_image(lab.ledger, SharedTrial([(sweep, sweep.by_number[0])], progress, is_interrupted=False))
+        assert image is not None
+        return [p for p in image.points if p.key == VALIDATION_EPOCH_LOSS], image.tags["mlflow.note.content"]
+
+    first, _ = shown()
+    assert [(point.step, point.value) for point in first] == [(1, 0.9), (2, 0.7)]
+    lab.fail(0)
+    job = lab.start(0)
+    lab.ledger.record(job, JobStatus(JobState.SUCCEEDED, lab.curve(0, 12, 50.0), validation=losses))
+    again, note = shown()
+    assert again[:2] == first
+    assert (again[2].step, again[2].value) == (3, 0.8)
+    assert "overfitting after epoch 2" in note
 
 
 def test_a_cancelled_trial_is_killed(lab: Lab, uri: str) -> None:

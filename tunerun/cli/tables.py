@@ -258,7 +258,7 @@ def result_table(result: SweepResult) -> None:
     if verdict.best is not None:
         best = verdict.trials[verdict.best]
         if best.advice is not None:
-            out.print(f"The loss of trial {verdict.best} is {best.advice.text}.")
+            out.print(f"Loss curves of trial {verdict.best}: {best.advice.text}.")
         if best.tuned_model is not None:
             out.print(f"Its tuned model: {best.tuned_model.name} in {_plain(_shown_path(best.tuned_model.location))}")
     failures(verdict)

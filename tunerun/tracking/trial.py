@@ -82,7 +82,7 @@ def trial_image(ledger: Ledger, shared: SharedTrial) -> RunImage | None:
     if started_at is None:
         return None
     job = jobs[-1]
-    curve = union_curve(ledger, jobs)
+    curve, losses = union_curve(ledger, jobs), union_validation(ledger, jobs)
     answers = _answered(ledger, shared)
     inputs = _inputs(sweep, trial)
     inputs += [each.on for each in answers if each.held_out == TEST]
@@ -99,12 +99,12 @@ def trial_image(ledger: Ledger, shared: SharedTrial) -> RunImage | None:
         start_ms=milliseconds(started_at),
         state=state,
         end_ms=milliseconds(end) if end is not None else None,
-        tags=_tags(shared, jobs, curve, union_validation(ledger, jobs)) | table_tag(*(each.file for each in answers)),
+        tags=_tags(shared, jobs, curve, losses) | table_tag(*(each.file for each in answers)),
         params=Part(str(len(shared.members)), lambda: _params(shared)),
         points=_curve_points(ledger, curve, job),
         measures=_measures(trial, job, answers, on),
         inputs=Part(str(len(inputs)), lambda: inputs),
-        artifacts=_artifacts(sweep, trial, jobs, curve) | {each.file: each.table for each in answers},
+        artifacts=_artifacts(sweep, trial, jobs, curve, losses) | {each.file: each.table for each in answers},
         model=_model(trial, job),
     )
 
@@ -270,6 +270,7 @@ def _artifacts(
     trial: TrialRecord,
     jobs: Sequence[JobRecord],
     curve: Sequence[Snapshot],
+    losses: Sequence[EpochLoss],
 ) -> dict[str, Part[str | bytes]]:
     artifacts: dict[str, Part[str | bytes]] = {
         "experiment.yaml": Part(ONCE, lambda: _yaml(dict(trial.config))),
@@ -279,7 +280,7 @@ def _artifacts(
     }
     job = jobs[-1]
     if job.state.is_finished and curve:
-        artifacts["loss.png"] = Part(str(job.attempt), lambda: _loss_png(sweep, trial, job, curve))
+        artifacts["loss.png"] = Part(str(job.attempt), lambda: _loss_png(sweep, trial, job, curve, losses))
     return artifacts | _failures(jobs)
 
 
@@ -299,11 +300,15 @@ def examples_lines(examples: ExampleSet) -> str:
     return "".join(f"{row}\n" for row in rows)
 
 
-def _loss_png(sweep: FrozenSweep, trial: TrialRecord, job: JobRecord, curve: Sequence[Snapshot]) -> bytes:
+def _loss_png(
+    sweep: FrozenSweep, trial: TrialRecord, job: JobRecord, curve: Sequence[Snapshot], losses: Sequence[EpochLoss]
+) -> bytes:
     from tunerun.report import Curve, trial_plot
 
     name = run_name(trial.number, len(sweep.trials), sweep.varied, trial.overrides, trial.config)
-    return trial_plot(Curve(name, tuple(curve), job.metrics.get(LOSS), job.metrics.get(BASE_LOSS)))
+    return trial_plot(
+        Curve(name, tuple(curve), job.metrics.get(LOSS), job.metrics.get(BASE_LOSS), validation=tuple(losses))
+    )
 
 
 def _model(trial: TrialRecord, job: JobRecord) -> Part[ExternalModel] | None:
