@@ -59,6 +59,16 @@ def test_limits_share_their_baselines(tmp_path: Path) -> None:
     assert {baseline.subject for baseline in up.baselines} == {baseline.subject for baseline in down.baselines}
 
 
+def test_examples_are_held_out_of_no_trial(tmp_path: Path) -> None:
+    """Where trials differ in their test set, no example is a row of any of them."""
+    drawn = next(each.baseline.document()["examples"] for each in planned(tmp_path).baselines if each.name == "base+4")
+    tests = [write_rows(tmp_path / f"test-{n}.jsonl", [row]) for n, row in enumerate([HELD_OUT[0], drawn[0]])]
+    plan = planned(tmp_path, f"dataset.test.path={tests[0]},{tests[1]}", "hyperparameters.batch_size=2")
+    (few_shot,) = [each for each in plan.baselines if each.name == "base+4"]
+    assert few_shot.problem is None
+    assert drawn[0] not in few_shot.baseline.document()["examples"]
+
+
 def test_each_template_has_its_own_baselines(tmp_path: Path) -> None:
     """Two templates have two base models to beat, each with examples in its own words, named by their number."""
     plan = planned(tmp_path, TEMPLATES, "seed=0,1")

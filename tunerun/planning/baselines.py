@@ -11,7 +11,7 @@ from tunerun.baselines import Baseline, Setting, baselines_of
 from tunerun.dataset import LoadedDataset, TokenLimit
 from tunerun.engine.tokens import TokenCounter
 from tunerun.errors import NoTurnsError
-from tunerun.job import BaseModelRef, ExampleSet
+from tunerun.job import BaseModelRef, Example, ExampleSet
 from tunerun.ledger import LOSSES, BaselineRecord
 
 
@@ -66,7 +66,7 @@ class Group:
         counts: `evaluation.baselines.examples` of all of them.
         ways: how the validation set is asked for; as the ledger keys answers.
         counter: counts the base model's tokens. limit: how many it takes; None: that is not known.
-        trials: their numbers.
+        trials: their numbers. tests: their test sets by digest; the validation set is one.
     """
 
     model: BaseModelRef
@@ -77,12 +77,15 @@ class Group:
     counts: dict[int, None] = field(default_factory=dict)
     ways: dict[str, None] = field(default_factory=dict)
     trials: list[int] = field(default_factory=list)
+    tests: dict[str, ExampleSet] = field(default_factory=dict)
 
     def add(self, trial: int, loaded: LoadedDataset, counts: Sequence[int], ways: Sequence[str]) -> None:
         """Take a trial in."""
         self.trials.append(trial)
         self.counts.update(dict.fromkeys(counts))
         self.ways.update(dict.fromkeys(ways))
+        if loaded.test is not None:
+            self.tests[loaded.test.digest] = loaded.test
         if len(loaded.training.examples) > len(self.loaded.training.examples):
             self.loaded = loaded
 
@@ -98,10 +101,15 @@ class Group:
             model=self.model,
             identity=self.identity,
             training=self.loaded.training.examples if texts else (),
-            drawn=self.loaded.drawn,
+            drawn=self._drawn(),
             expected=[example.output for example in self.validation.examples] if self.validation else (),
             counts=[count for count in self.counts if self.ways or count == 0],
         )
+
+    def _drawn(self) -> list[Example]:
+        """What was drawn of the largest training set, without inputs of any trial's test set."""
+        inputs = {_same(example.text_input) for test in self.tests.values() for example in test.examples}
+        return [example for example in self.loaded.drawn if _same(example.text_input) not in inputs]
 
     def planned(self, is_answered: Callable[[str, str, str], bool]) -> Iterator[PlannedBaseline]:
         """The baselines of these trials, by the names that each has alone.
@@ -140,6 +148,11 @@ class Group:
             f"its longest prompt and answer have {longest:,} tokens, and the base model takes {self.limit.most:,}; "
             "lower evaluation.baselines.examples"
         )
+
+
+def _same(text: str) -> str:
+    """What is equal for inputs that differ in capitals and white space only."""
+    return " ".join(text.casefold().split())
 
 
 def planned_baselines(

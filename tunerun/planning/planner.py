@@ -66,7 +66,8 @@ class Planner:
         self.cache = cache_folder(self.experiment.paths.cache)
         configs: list[TrialConfig] = [p.config for p in self.experiment.points] or [self.experiment]
         sections = {id(config.evaluation): config.evaluation for config in configs}.values()
-        self._draws = max((k for each in sections if each.metrics for k in each.baselines.examples), default=0)
+        # Twice as many as are needed: other trials may hold some of them out.
+        self._draws = 2 * max((k for each in sections if each.metrics for k in each.baselines.examples), default=0)
         self._texts: dict[int, str] = {}
         self._capabilities: dict[str, Capabilities] = {}
         self._loaded: dict[tuple[str, ...], LoadedDataset] = {}
