@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from tests.comparison.sweeps import Trained, frozen
 from tunerun.cli import app
 from tunerun.errors import InputError, NotFoundError
+from tunerun.ledger import Ledger
 
 FIRST, SECOND = "support-1a2b3c4d", "support-5e6f7a8b"
 GOOD, FAIR, POOR = "1" * 22 + "0" * 2, "1" * 20 + "0" * 4, "0" * 24
@@ -102,3 +103,15 @@ def test_a_folder_that_cannot_be_written_is_an_error(runs: Path, tmp_path: Path)
     finished = compare(runs, "--sweep", FIRST, "--output", str(tmp_path / "file" / "below"))
     assert isinstance(finished.exception, InputError)
     assert "choose a folder that can be written" in str(finished.exception)
+
+
+def test_sweeps_over_different_rows_are_refused(runs: Path) -> None:
+    """The reason names both; nothing is compared."""
+    with Ledger(runs / "ledger.db") as ledger:
+        frozen(runs, [Trained("1" * 30)], sweep_id="other-0a0b0c0d", ledger=ledger)
+    finished = compare(runs, "--sweep", FIRST, "--sweep", "other-0a0b0c0d")
+    assert isinstance(finished.exception, InputError)
+    assert str(finished.exception) == (
+        f"{FIRST} and other-0a0b0c0d were measured on different held-out rows, so they cannot be compared; "
+        "name sweeps over the same dataset.validation rows, or compare each alone"
+    )
