@@ -143,14 +143,20 @@ def test_an_interrupted_run_says_how_to_go_on(
 
 
 def test_the_api_does_what_the_commands_do(experiment: list[str]) -> None:
-    """load, plan, run and predict are the same road from Python."""
+    """load, plan, run, predict, open and compare are the same road from Python."""
     plan = tunerun.plan(tunerun.load(experiment))
     swept = tunerun.run(plan)
     assert swept.exit_code == 0
     assert list(swept.to_pandas()["state"]) == ["SUCCEEDED"] * 4
     tuned = swept.verdict.trials[0].tuned_model
     assert tuned is not None
-    assert len(tunerun.predict(tuned.name, [{"text_input": "1"}, {"text_input": "2"}]).outputs) == 2
+    rows = [{"text_input": "1"}, {"text_input": "2"}]
+    outputs = tunerun.predict(tuned.name, rows).outputs
+    assert len(outputs) == 2
+    with tunerun.open(tuned.name) as model:
+        assert tuple(model.many(rows)) == outputs
+        assert (model(text_input="1"), model(text_input="2")) == outputs
+    assert tunerun.compare("numbers").to_json() == swept.to_json()
 
 
 def test_a_tracker_that_is_down_fails_no_trial_and_is_brought_up_to_date(tmp_path: Path, experiment: list[str]) -> None:
