@@ -94,6 +94,18 @@ def test_sweeps_that_have_run_are_compared(tmp_path: Path) -> None:
     assert (runs / "ledger.db").read_bytes() == before
 
 
+def test_a_sweep_is_scored_by_another_metric_without_a_model(tmp_path: Path) -> None:
+    """The stored answers are scored as the given section says."""
+    run_on(ScriptedService(answers=right_when_tuned), planned(tmp_path))
+    other = planned(tmp_path, "evaluation.metrics=[numeric,exact_match]").experiment.evaluation
+    result = tunerun.compare(runs=tmp_path / "runs", evaluation=other)
+    assert result.verdict.metric == "eval/numeric"
+    assert [column.title for column in result.table.columns if column.key.startswith("eval/")] == [
+        "numeric",
+        "exact match",
+    ]
+
+
 def test_a_sweep_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
     """All unknown names at once, and the sweeps of the ledger, the newest first."""
     with pytest.raises(NotFoundError, match="no ledger; nothing has run yet"):

@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tunerun.compose import load
     from tunerun.planning import Plan, plan
-    from tunerun.prediction import OpenModel, Predictions, predict
-    from tunerun.prediction import open_model as open  # noqa: A004, F401 - only as tunerun.open
+    from tunerun.prediction import OpenModel, Predictions, open_model, predict
     from tunerun.runner import SweepResult, compare, run
     from tunerun.schema import Experiment
+
+    open = open_model  # noqa: A001 - only as tunerun.open
 
 __version__ = "0.1.0"
 

@@ -186,19 +186,21 @@ def run(
         return replace(result_of(ledger, [sweep], tracker, backends.cache), stopped=loop.stopped)
 
 
-def compare(*sweeps: str, runs: str | Path = "runs") -> SweepResult:
+def compare(*sweeps: str, runs: str | Path = "runs", evaluation: Evaluation | None = None) -> SweepResult:
     """Compare the trials of sweeps that have run, as far as they have; reads the ledger and writes nothing.
 
     Args:
         sweeps: ids of sweeps, or names of experiments, which mean their newest; none: the newest of all. Several are
             compared in one family, on the held-out rows that they share.
         runs: the folder that holds the ledger.
+        evaluation: how the stored answers are scored, such as `tunerun.load([...]).evaluation`; None: as was frozen
+            with the first sweep.
 
     Raises:
         NotFoundError: there is no ledger or no such sweep; lists those that there are.
     """
     with Ledger(existing_ledger(Path(runs)), read_only=True) as ledger:
-        return result_of(ledger, selected(ledger, sweeps), None)
+        return result_of(ledger, selected(ledger, sweeps), None, evaluation=evaluation)
 
 
 def result_of(

@@ -12,7 +12,7 @@ from tunerun.comparison.results import TrialResult
 from tunerun.job import JobState, Snapshot
 from tunerun.runner.bars import NOTEBOOK_INTERVAL_S, NotebookProgress
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 
 CELL = """
 from pathlib import Path
