@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tunerun.comparison import numbers
 from tunerun.comparison.curves import epoch_means
 from tunerun.job import EpochLoss, Snapshot
 
@@ -74,7 +75,7 @@ def trial_plot(curve: Curve) -> bytes:
         (curve.base_loss, "C3", "held out, base model"),
     ):
         if value is not None and math.isfinite(value):
-            axes.axhline(value, color=colour, linestyle="--", linewidth=1.3, label=f"{text}: {value:.3g}")
+            axes.axhline(value, color=colour, linestyle="--", linewidth=1.3, label=f"{text}: {numbers.loss(value)}")
     axes.set_xlabel("optimiser step")
     _finish(axes, [curve])
     _legend_beside(axes)
