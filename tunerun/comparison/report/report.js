@@ -205,7 +205,7 @@
     const colours = marks.map((mark) => colourOf[mark.standing]());
     const values = [...marks.flatMap((mark) => [mark.low, mark.value, mark.high]), ...plot.lines.map((line) => line.value)];
     const tallest = Math.max(...names.map((lines) => lines.length));
-    draw("#interval-plot", plot.name, marks.length * Math.max(26, 8 + 15 * tallest) + 56, {
+    draw("#interval-plot", plot.name, Math.max(120, marks.length * Math.max(26, 8 + 15 * tallest) + 62), {
       type: "scatter",
       plugins: [extras],
       data: { datasets: [{
@@ -295,7 +295,7 @@
       if (!shownCurves.has(index)) return;
       const common = {
         borderColor: series(index), backgroundColor: series(index), borderWidth: curve.standing === "advised" ? 3.5 : 1.8,
-        pointHoverRadius: 6, normalized: true, order: curve.standing === "advised" ? 0 : 1,
+        pointHoverRadius: 6, normalized: true, clip: 8, order: curve.standing === "advised" ? 0 : 1,
       };
       const data = (points, kind) => points.map(([x, y]) => ({ x, y, words: `${curve.name}; ${kind} loss ${number(y)} after ${number(x)} epochs` }));
       if (training) sets.push({ ...common, data: data(curve.training, "training"), pointRadius: 0 });
