@@ -299,7 +299,7 @@
       };
       const data = (points, kind) => points.map(([x, y]) => ({ x, y, words: `${curve.name}; ${kind} loss ${number(y)} after ${number(x)} epochs` }));
       if (training) sets.push({ ...common, data: data(curve.training, "training"), pointRadius: 0 });
-      if (validation && curve.validation.length) sets.push({ ...common, data: data(curve.validation, "validation"), borderDash: [6, 4], pointRadius: 4, pointStyle: "circle" });
+      if (validation && curve.validation.length) sets.push({ ...common, data: data(curve.validation, "validation"), borderDash: [6, 4], showLine: curve.validation.length > 2, pointRadius: 4, pointStyle: "circle" });
     });
     const isLog = one("#curve-log").checked;
     draw("#curve-plot", "Loss curves", width < 500 ? 300 : 380, {
