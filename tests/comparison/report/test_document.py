@@ -61,7 +61,7 @@ def test_points_are_drawn_against_each_baseline() -> None:
     assert first.marks[1].value == 50
     assert first.marks[1].words.startswith("+50 points against base+4; interval ")
     assert "12 rows won, 0 lost" in first.marks[1].words
-    assert [(line.name, line.value) for line in values.lines][1] == ("base+4", 12.5)
+    assert [(line.words, line.value) for line in values.lines][1] == ("base+4: 12 %", 12.5)
     assert [mark.name for mark in values.marks[-3:]] == ["base", "base+4", "majority"]
 
 

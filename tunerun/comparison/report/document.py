@@ -21,7 +21,6 @@ from tunerun.comparison.report.plots import (
 )
 from tunerun.comparison.report.sources import ConfusionTable, Sources
 from tunerun.comparison.results import Outcome, Verdict
-from tunerun.metrics import Unit
 
 OUTCOMES = {
     Outcome.BETTER: "better",
@@ -130,7 +129,6 @@ def build(verdict: Verdict, sources: Sources) -> Document:
 
 def _facts(verdict: Verdict) -> tuple[tuple[str, str], ...]:
     decision = verdict.decision
-    unit = next((m.unit for m in verdict.measures if m.name == verdict.metric), None)
     points, trials = numbers.counted(len(verdict.points), "point"), numbers.counted(len(verdict.trials), "trial")
     facts = [("Compared", f"{points}, {trials}")]
     if decision.rows:
@@ -138,13 +136,6 @@ def _facts(verdict: Verdict) -> tuple[tuple[str, str], ...]:
         facts.append(("Held out", f"{numbers.counted(decision.rows, 'row')}{clusters} ({verdict.held_out})"))
     if verdict.metric is not None:
         facts.append(("Decided by", verdict.metric))
-    if unit is not None and decision.smallest_visible is not None:
-        shown = numbers.difference(decision.smallest_visible, unit, decision.rows).lstrip("+")
-        facts.append(("Smallest difference these rows show", f"{shown}{' points' if unit is Unit.SHARE else ''}"))
-    if unit is not None and decision.corrected is not None and decision.corrected_low is not None:
-        value = numbers.measure(decision.corrected, unit, decision.rows)
-        span = numbers.interval(decision.corrected_low, decision.corrected_high, unit, decision.rows)
-        facts.append(("Best point without the luck of having been chosen", f"{value} (interval {span})"))
     return tuple(facts)
 
 

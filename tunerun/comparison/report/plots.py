@@ -50,9 +50,9 @@ class Mark:
 
 @dataclass(frozen=True)
 class Line:
-    """A value that marks are to be compared with."""
+    """A value that marks are to be compared with; `words` name it below the plot."""
 
-    name: str
+    words: str
     value: float
 
 
@@ -226,7 +226,10 @@ def estimate_words(estimate: Estimate, measure: Measure, rows: int) -> str:
 def baseline_lines(verdict: Verdict, measure: Measure) -> tuple[Line, ...]:
     """The baselines' values of a measure."""
     return tuple(
-        Line(b.name, _drawn(b.estimates[measure.name].value, measure.unit))
+        Line(
+            f"{b.name}: {numbers.measure(b.estimates[measure.name].value, measure.unit, verdict.decision.rows)}",
+            _drawn(b.estimates[measure.name].value, measure.unit),
+        )
         for b in verdict.baselines
         if _is_known(b.estimates, measure)
     )

@@ -185,9 +185,7 @@
   }
 
   const number = (value) => value.toLocaleString("en", { maximumSignificantDigits: 3 });
-  function linesLegend(lines, unit) {
-    return lines.map((line, index) => key("line", line.value === 0 && lines.length === 1 ? line.name : `${line.name}: ${number(line.value)} ${unit}`.trimEnd(), DASHES[index % DASHES.length]));
-  }
+  const linesLegend = (lines) => lines.map((line, index) => key("line", line.words, DASHES[index % DASHES.length]));
 
   let showsAllMarks = false;
   function drawIntervals(report) {
@@ -228,7 +226,7 @@
       }, { lines: plot.lines, along: "x" }),
     });
     const kinds = ["advised", "tied", "point", "baseline"].filter((kind) => marks.some((mark) => mark.standing === kind));
-    one("#interval-legend").replaceChildren(...kinds.map((kind) => key(kind, SAID[kind])), ...linesLegend(plot.lines, plot.unit));
+    one("#interval-legend").replaceChildren(...kinds.map((kind) => key(kind, SAID[kind])), ...linesLegend(plot.lines));
   }
 
   function drawAxis(report) {
@@ -270,7 +268,7 @@
     });
     const names = plot.series.length > 1 ? [...named].map((index) => legendLine(colour(index), plot.series[index].name)) : [];
     if (named.size < plot.series.length) names.push(legendLine(css("--edge"), `${plot.series.length - named.size} more`));
-    one("#axis-legend").replaceChildren(...names, ...linesLegend(plot.lines, plot.unit));
+    one("#axis-legend").replaceChildren(...names, ...linesLegend(plot.lines));
   }
 
   // The series that get a colour: where there are more than colours, the ones that reach the best values.
