@@ -1,8 +1,10 @@
 """The baselines `base+k` and `base+k text`: the base model with k training examples before the question.
 
-What a model can do that is only shown the task is the honest thing to beat: untuned SmolLM2-135M answers none of the 24
-held-out rows of experiments/next_number as it is, and 2 to 5 of them with the training rows in its prompt (measured
-2026-11-25). Which form of the prompt is the better one depends on the model, so both are tried, and count as two.
+What a model can do that is only shown the task is the honest thing to beat. Of the 24 held-out rows of
+experiments/next_number, untuned SmolLM2-135M-Instruct has none right as it is, 2 behind four training rows as turns and
+1 behind fifteen, and none behind either as text, whether a line break follows the question, or words such as `Output:`
+mark the parts, or not (greedy; measured 2026-11-26). Which form is the better one depends on the model, so both are
+asked, and count as two.
 """
 
 from __future__ import annotations
