@@ -57,8 +57,8 @@ def test_the_view_has_what_the_sweep_varies_and_what_decides(replicates: Lab, ur
     key = replicates.sweep.id
     state = view(uri, key)
     assert state["selectedColumns"] == [
-        "metrics.`eval/exact_match`", "metrics.`validation/loss`", "params.`learning_rate`",
-        "tags.`tunerun.advised`", "tags.`tunerun.tied`", "tags.`tunerun.state`",
+        "metrics.`eval/exact_match`", "tags.`tunerun.advised`", "tags.`tunerun.tied`", "params.`learning_rate`",
+        "metrics.`validation/loss`", "tags.`tunerun.state`",
     ]  # fmt: skip
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`eval/exact_match`", False)
     assert state["searchFilter"] == f"tags.`tunerun.sweep.{key}` != ''"

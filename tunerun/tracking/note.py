@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from tunerun.comparison.renderers.markdown import escaped
+from tunerun.comparison.renderers.note import escaped
 from tunerun.tracking.trial import fenced
 from tunerun.tracking.view import answers_view, runs_path
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tunerun.comparison import judge
 from tunerun.comparison.known import BASE_LOSS
-from tunerun.comparison.renderers.markdown import escaped
+from tunerun.comparison.renderers.note import escaped
 from tunerun.comparison.renderers.plots import FILE as PLOT
 from tunerun.comparison.renderers.plots import files as plots
 from tunerun.comparison.renderers.report import FILE as REPORT

@@ -91,10 +91,13 @@ def view_state(sweep: FrozenSweep, verdict: Verdict, curves: Sequence[Sequence[s
     """What a sweep's view shows, in the words of MLflow's page."""
     swept = list(dict.fromkeys(param_name(key) for key in sweep.varied if key != SEED))
     metrics = _metrics(verdict)
+    # What decides and what the verdict says of it first: beside the assistant's panel there is room for little more.
     columns = [
-        *(f"metrics.`{name}`" for name in metrics),
+        *(f"metrics.`{name}`" for name in metrics[:1]),
+        *(f"tags.`tunerun.{name}`" for name in Standing.TAGS),
         *(f"params.`{name}`" for name in swept),
-        *(f"tags.`tunerun.{name}`" for name in (*Standing.TAGS, "state")),
+        *(f"metrics.`{name}`" for name in metrics[1:]),
+        "tags.`tunerun.state`",
     ]
     is_replicated = any(len(point.trials) > 1 for point in verdict.points)
     order: dict[str, Any] = {}
@@ -105,7 +108,7 @@ def view_state(sweep: FrozenSweep, verdict: Verdict, curves: Sequence[Sequence[s
         **order,
         "selectedColumns": columns,
         "columnOrder": ["attributes.`Run Name`", *columns],
-        "columnWidths": {"attributes.`Run Name`": 260, **{column: _width(column) for column in columns}},
+        "columnWidths": {"attributes.`Run Name`": 230, **{column: _width(column) for column in columns}},
         "runsHiddenMode": f"FIRST_{MAX_RUNS_IN_CHARTS}_RUNS",
         "runListHidden": True,  # charts over the whole width, with titles that can be read
         "hideEmptyCharts": True,
@@ -125,8 +128,8 @@ def view_state(sweep: FrozenSweep, verdict: Verdict, curves: Sequence[Sequence[s
 
 
 def _width(column: str) -> int:
-    """Pixels that show a column's name whole, and an average with its digits: by itself every column has 100."""
-    return max(150, 30 + 8 * len(column.partition(".")[2].strip("`")))
+    """Pixels that show a column's name whole: by itself every column has 100."""
+    return 30 + 7 * len(column.partition(".")[2].strip("`"))
 
 
 def _by_point() -> dict[str, Any]:

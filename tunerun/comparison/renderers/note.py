@@ -7,7 +7,7 @@ comes first, and the points are a list. A heading would be cut: it has room for 
 from __future__ import annotations
 
 from tunerun.comparison import labels
-from tunerun.comparison.renderers.markdown import escaped
+from tunerun.comparison.renderers import markdown
 from tunerun.comparison.table import ComparisonTable, Kind, Row
 
 MAX_POINTS = 20
@@ -41,3 +41,8 @@ def _line(table: ComparisonTable, row: Row) -> str:
     state = next((table.text(row, c) for c in table.columns if c.key == "state" and row.point is not None), "")
     said = "; ".join(escaped(part) for part in (words, state, *measures) if part)
     return f"- {head}: {said}" if said else f"- {head}"
+
+
+def escaped(text: str) -> str:
+    """Text from outside as MLflow shows it unchanged: of an escaped `<` its page shows the backslash too."""
+    return markdown.escaped(text).replace("\\<", "&lt;")
