@@ -114,10 +114,10 @@ class ExternalModel:
 
 @dataclass(frozen=True)
 class Standing:
-    """What the verdict of a sweep says of one of its trials or baselines.
+    """What the verdict of a sweep says of one of its trials.
 
     Attributes:
-        point: the name of its point, shared by its replicates; of a baseline its own name.
+        point: the name of its point, shared by its replicates.
         is_advised: whether its point is the one to use.
         is_tied: whether its point cannot be told from the best.
     """

@@ -232,7 +232,7 @@ def _baseline_image(
         end_ms=max([start_ms, *(measure.time_ms for measure in measures)]),
         tags=sweep.code_tags()
         | table_tag(*(each.file for each in answers))
-        | Standing(baseline.name).tags()
+        | {"tunerun.point": baseline.name}
         | {
             "tunerun.backend": first.settings.backend.get("kind", ""),
             NOTE_TAG: f"**{escaped(baseline.name)}**: {escaped(baseline.words or baseline.name)}, without tuning. "
