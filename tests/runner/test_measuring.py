@@ -6,15 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.experiments import HELD_OUT, planned
+from tests.experiments import HELD_OUT, planned, write_rows
 from tests.test_runner import right_when_tuned
 from tests.troubled import Notes, run_with
 from tunerun.errors import BackendError
 from tunerun.job import BaseModelRef, Example, GenerateOptions, TunedModel
-from tunerun.ledger import Ledger
+from tunerun.ledger import LOSSES, Ledger
 from tunerun.runner import SweepResult
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 
@@ -135,3 +136,58 @@ def test_metrics_that_are_added_later_ask_for_what_is_missing(tmp_path: Path, se
     assert run_counted(service, asked, tmp_path).exit_code == 0
     assert set(asked.counts.values()) == {1}
     assert len(service.submitted) == 2
+
+
+def labelled(folder: Path, *more: str) -> list[str]:
+    """Overrides for rows with two labels, so that there is a majority answer, which has no losses."""
+    rows = [{"text_input": str(n), "output": ("even", "odd", "even")[n % 3]} for n in range(40)]
+    paths = write_rows(folder / "labels.jsonl", rows[:30]), write_rows(folder / "labels_held_out.jsonl", rows[30:])
+    return [
+        f"dataset.path={paths[0]}",
+        f"dataset.validation.path={paths[1]}",
+        "evaluation.baselines.examples=[0]",
+        *more,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "ways"),
+    [
+        (["evaluation.metrics=[answer_loss]"], {"base": ["losses"], "majority": [], "trial": ["losses"]}),
+        (
+            ["evaluation.metrics=[accuracy, answer_loss]"],
+            {"base": ["generate", "losses"], "majority": ["generate"], "trial": ["generate", "losses"]},
+        ),
+        (["evaluation.choices=auto"], {"base": ["choose"], "majority": ["choose"], "trial": ["choose"]}),
+    ],
+)
+def test_models_are_asked_in_the_ways_that_the_metrics_need(
+    tmp_path: Path, more: list[str], ways: dict[str, list[str]]
+) -> None:
+    """Losses, choices and texts are asked once each, and a baseline without probabilities for no loss."""
+    calls: Counter[tuple[str, str]] = Counter()
+
+    class Counts(ScriptedBackend):
+        def generate(self, model: BaseModelRef | TunedModel, *rest: Any) -> list[str]:
+            calls["generate", type(model).__name__] += 1
+            return super().generate(model, *rest)
+
+        def choose(self, model: BaseModelRef | TunedModel, *rest: Any) -> list[str]:
+            calls["choose", type(model).__name__] += 1
+            return ["odd"] * len(rest[0])
+
+        def losses(self, model: BaseModelRef | TunedModel, *rest: Any) -> list[float]:
+            calls["losses", type(model).__name__] += 1
+            return [0.25] * len(rest[0])
+
+    backend = Counts(ScriptedService(), max_in_flight=10)
+    for _ in range(2):  # the second run finds everything
+        result = run_with(backend, planned(tmp_path, *labelled(tmp_path, *more)))
+        assert result.exit_code == 0
+    expected = {("BaseModelRef", way) for way in ways["base"]} | {("TunedModel", way) for way in ways["trial"]}
+    assert dict.fromkeys(expected, 1) == {(model, way): n for (way, model), n in calls.items()}
+    with Ledger.open_read_only(tmp_path / "runs" / "ledger.db") as ledger:
+        (trial,) = ledger.trials(result.verdict.sweep.id)
+        names = {trial.key: "trial"} | {b.subject: b.name for b in ledger.baselines(result.verdict.sweep.id)}
+        kept = {(names[subject], asked == LOSSES) for subject, _, asked in ledger.answered(result.verdict.sweep.id)}
+    assert kept == {(name, way == "losses") for name, asked in ways.items() for way in asked}
