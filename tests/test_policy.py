@@ -220,11 +220,12 @@ def test_attempts_that_were_lost_count_and_stop_the_sweep(tmp_path: Path, servic
     """A budget for the plan alone is used up when jobs have to be paid for twice."""
     service.outcome = lambda request: Failure(FailureKind.LOST, "gone") if request.seed == 0 else None
     backend = ScriptedBackend(service, max_in_flight=1)
-    result = run_with(backend, planned(tmp_path, SEEDS, "budget.max_tokens=45000", "runner.max_attempts=8"))
+    plan = planned(tmp_path, SEEDS, "budget.max_tokens=45000", "runner.max_attempts=8")
+    result = run_with(backend, plan)
     assert "budget.max_tokens" in (result.stopped or "")
     with Ledger(tmp_path / "runs" / "ledger.db") as ledger:
         spent = ledger.spending(result.verdict.sweep.id)
-    assert spent.tokens <= 45_000
+    assert spent.tokens <= 45_000 - plan.baseline_tokens
     assert result.exit_code == 1
 
 
