@@ -78,6 +78,10 @@ def test_a_notebook_written_for_google_runs(genai: Any) -> None:
     asked = genai.GenerativeModel(model_name="tunedModels/number-generator")
     answer = asked.generate_content("twenty two")
     assert answer.text == "twenty three"
+    chat = asked.start_chat()
+    assert chat.send_message("8").text == "9"
+    chat.send_message("one")
+    assert [turn.role for turn in chat.history] == ["user", "model", "user", "model"]
     assert answer.usage_metadata.total_token_count > 0
     assert answer.candidates[0].finish_reason.name == "STOP"
     streamed = "".join(chunk.text for chunk in asked.generate_content("twenty two", stream=True))
