@@ -93,7 +93,7 @@ def test_one_point_only() -> None:
     )
     nothing_set = case(one, [ZERO])
     nothing_set = replace(nothing_set, points=[replace(nothing_set.points[0], overrides={})])
-    assert sentence(nothing_set).startswith("Use the tuned model: this trained model is better than the base model (")
+    assert sentence(nothing_set).startswith("Use the tuned model: it is better than the base model (")
     assert notes(nothing_set)[1].startswith("24 held-out rows show")
 
 

@@ -27,6 +27,9 @@ LEAST_UNITS = 5
 MOST_NAMED = 5
 """Points that are named one by one; of more, how many they are."""
 
+_ONLY_ONE = "the tuned model"
+"""Of a sweep that sets nothing."""
+
 _AGAIN = "run the same command again to measure"
 
 
@@ -130,9 +133,9 @@ def _too_few(decision: Decision) -> str:
 
 
 def _better(case: Case) -> str:
-    seeds = case.decision.seeds
-    subject = "this trained model is" if seeds == 1 else f"over {seeds} seeds it is"
-    return f"Use {_about(case)}: {subject} better than {_against(case)} ({_figures(case)})."
+    seeds, point = case.decision.seeds, _about(case)
+    subject = f"over {seeds} seeds it is" if seeds > 1 else "it is" if point == _ONLY_ONE else "this trained model is"
+    return f"Use {point}: {subject} better than {_against(case)} ({_figures(case)})."
 
 
 def _cannot_tell(case: Case) -> str:
@@ -336,7 +339,7 @@ def _about(case: Case) -> str:
 def _named(point: PointResult) -> str:
     """A point with what it sets; a sweep of one point that sets nothing has just its tuned model."""
     text = labels.label(point.overrides)
-    return f"point {point.number} ({text})" if text else "the tuned model"
+    return f"point {point.number} ({text})" if text else _ONLY_ONE
 
 
 def _figures(case: Case) -> str:
