@@ -157,6 +157,7 @@ def freeze(
     rows: Sequence[str] | None = None,
     validation: Sequence[Example] = HELD_OUT,
     test: Sequence[Example] = (),
+    metric: str = "exact_match",
     **sections: Any,
 ) -> Lab:
     """Freeze a sweep of three trials, or of the given points."""
@@ -179,7 +180,7 @@ def freeze(
             tokens=1200,
             steps=STEPS_PER_EPOCH * overrides.get("hyperparameters.epoch_count", 5),
             overrides=dict(overrides),
-            config=_with_metric(trial_config(overrides, name, **sections)),
+            config=_with_metric(trial_config(overrides, name, **sections), metric),
         )
         for number, overrides in enumerate(points)
     ]
@@ -203,9 +204,9 @@ def freeze(
     return Lab(ledger, sweep, trials, tuple(validation))
 
 
-def _with_metric(config: TrialConfig) -> dict[str, Any]:
+def _with_metric(config: TrialConfig, metric: str) -> dict[str, Any]:
     document = config.model_dump(mode="json")
-    document["evaluation"]["metrics"] = ["exact_match"]
+    document["evaluation"]["metrics"] = [metric]
     return document
 
 

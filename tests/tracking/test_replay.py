@@ -294,3 +294,18 @@ def test_a_loss_that_is_infinite_is_shown_as_not_a_number(lab: Lab, uri: str) ->
     synced(lab, uri)
     points = content(uri)[lab.sweep.id, "trial", "0"]["points"]["train/mean_loss"]
     assert [math.isnan(value) for _, _, value in points] == [False, True]
+
+
+def test_a_sweep_without_a_verdict_is_shown_all_the_same(ledger: Ledger, uri: str) -> None:
+    """Where the metric that decides is lost, trials and answers are there, one line says why, and other sweeps go on."""
+    lost = freeze(ledger, "lost-1", name="lost", metric="of_another_version")
+    other = freeze(ledger, "other-1", name="other", created_at=time.time())
+    for lab in (lost, other):
+        lab.finish(0)
+    report = Tracker(ledger.path, uri).sync()
+    assert report.problem is not None
+    assert "MLflow has no verdict of the sweep lost-1" in report.problem
+    assert "of_another_version" in report.problem
+    shown = content(uri)
+    assert "predictions.json" in shown["lost-1", "trial", "0"]["artifacts"]
+    assert "eval/exact_match" in shown["other-1", "trial", "0"]["points"]

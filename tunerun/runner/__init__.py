@@ -20,7 +20,7 @@ from tunerun.backends.base import Backend
 from tunerun.comparison import judge
 from tunerun.comparison.renderers.document import document
 from tunerun.comparison.renderers.frame import trials_frame
-from tunerun.comparison.results import LOSS, Verdict
+from tunerun.comparison.results import Verdict
 from tunerun.comparison.table import ComparisonTable
 from tunerun.engine.base_model import cache_folder
 from tunerun.engine.tuned_model import fault as fault_of
@@ -221,7 +221,8 @@ def result_of(
     if tracker is None:
         return SweepResult(verdict, {}, None, None, faults=faults)
     first = sweeps[0].id
-    link = tracker.link(ledger, first, verdict.metric, ascending=verdict.metric == LOSS)
+    ascending = bool(verdict.measures) and not verdict.measures[0].higher_is_better
+    link = tracker.link(ledger, first, verdict.metric, ascending=ascending)
     said = tracker.problem or tracker.notice
     return SweepResult(verdict, _run_ids(ledger, verdict, tracker), link, said, server=tracker.server, faults=faults)
 

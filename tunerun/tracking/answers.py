@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tunerun.digest import digest
-from tunerun.errors import ConfigError
+from tunerun.errors import ConfigError, MetricError, MissingPackageError
 from tunerun.ledger import LOSSES, Ledger, TrialRecord
 from tunerun.metrics import Asks, Metric, resolve_stored
 from tunerun.tracking.image import FrozenSweep, Input, Measured, Part, dataset_input, milliseconds
@@ -96,7 +96,10 @@ def answered(ledger: Ledger, sweep: FrozenSweep, subject: str, trial: TrialRecor
         if given is None:
             continue
         is_loss = metric.asks is Asks.LOSSES
-        rows = np.array(given.losses)[:, None] if is_loss else metric.rows(expected, given.texts)
+        try:
+            rows = np.array(given.losses)[:, None] if is_loss else metric.rows(expected, given.texts)
+        except (MetricError, MissingPackageError):  # the sweep's own run says so; the answers are shown all the same
+            continue
         metrics[metric.name] = float(metric.value(rows.mean(axis=0)))
         if not metric.is_corpus:
             scores[metric.name] = rows[:, 0].tolist()

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tunerun.digest import digest
-from tunerun.errors import ConfigError
+from tunerun.errors import InputError, MetricError
 from tunerun.ledger import Ledger, Mark, TrialProgress
 from tunerun.tracking.image import (
     STANDINGS,
@@ -162,14 +162,22 @@ class Replay:
         is_run = self._is_run(sweep.id)
         summary = Summary(self._ledger, sweep, progress, is_run=is_run)
         mark = marks.get(sweep.subject(Kind.SWEEP))
-        lost: ConfigError | None = None
+        lost: InputError | MetricError | None = None
         remembered: Mapping[str, Any] = mark.document if mark is not None else {}
+        seen = {subject: _seen(known) for subject, known in marks.items()}
+        if not is_run:
+            # What an interruption left open is closed before the verdict: Ctrl-C leaves five seconds for all of it.
+            for shared in self._shared_trials(sweep, progress, remembered):
+                image = trial_image(self._ledger, shared) if shared.is_interrupted else None
+                if image is not None and seen.get(shared.subject) != shared.seen:
+                    yield image
+                    seen[shared.subject] = shared.seen
         if _seen(mark) != summary.seen and not (is_run and time.monotonic() < self._rests.get(sweep.id, 0.0)):
             started = time.monotonic()
             # The baselines come before the sweep's own run, whose mark says that they are done too.
             try:
                 *baselines, own = summary.images(self._lines(sweep))
-            except ConfigError as error:
+            except (InputError, MetricError) as error:  # what decides is not known here, lacks a package, or fails
                 lost = error
             else:
                 now = time.monotonic()
@@ -178,7 +186,7 @@ class Replay:
                 yield own
                 remembered = own.remembered
         for shared in self._shared_trials(sweep, progress, remembered):
-            if _seen(marks.get(shared.subject)) != shared.seen:
+            if seen.get(shared.subject) != shared.seen:
                 image = trial_image(self._ledger, shared)
                 if image is not None:
                     yield image
