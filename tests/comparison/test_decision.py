@@ -187,6 +187,10 @@ def test_points_may_have_different_numbers_of_seeds() -> None:
     decision = decide(RIGHT, points, [baseline("base", "0" * 60)]).decision
     assert decision.outcome is Outcome.BETTER
     assert decision.tied == (0, 1, 2)
+    assert decision.seeds == {0: 3, 1: 3, 2: 2}[decision.about or 0]
+    alone = [points[0], PointScores(1, tables[1][:1, :, None], tokens=-1)]
+    one = decide(RIGHT, alone, [baseline("base", "0" * 60)]).decision
+    assert (one.outcome, one.about, one.seeds) == (Outcome.BETTER, 1, 1)
 
 
 def test_without_a_baseline_the_cheapest_of_the_tied_set_is_advised() -> None:

@@ -41,7 +41,8 @@ def case(
     results = []
     for each, against in zip(points, differences, strict=True):
         overrides: dict[str, Scalar] = {"hyperparameters.epoch_count": 5 * (each.number + 1)}
-        results.append(PointResult(each.number, overrides, (each.number,), {}, against, tokens=each.tokens))
+        trials = tuple(range(len(each.scores)))
+        results.append(PointResult(each.number, overrides, trials, {}, against, tokens=each.tokens))
     shown = [
         BaselineResult(
             name, name, "", (), {measure.name: Estimate(0.0)} if name not in unmeasured else {}, None, WORDS[name]

@@ -314,7 +314,7 @@ class _Table:
             rows=self.units.rows,
             clusters=None if self.units.clusters is None else self.units.count,
             about=self.points[best].number,
-            seeds=max(self._seeds),
+            seeds=self._seeds[best],
             nothing_right=not self.metric.is_corpus and self.metric.higher_is_better and not self._has_a_right_answer,
             rows_for_equality=rows_for_equality(rules.worth, rules.alpha) if rules.worth > 0 else None,
         )
@@ -331,6 +331,7 @@ class _Table:
             outcome=found.outcome,
             advised=self.points[place].number if proven else None,
             about=self.points[place].number,
+            seeds=self._seeds[place],
             against=found.baseline,
             difference=found.value,
             low=found.low,

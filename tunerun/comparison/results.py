@@ -173,7 +173,7 @@ class Decision:
         rows: held-out rows. clusters: what is flipped in their place; None: the rows themselves.
         rows_needed: how many would show the difference that was seen; None: it was shown, or none would.
         corrected, corrected_low, corrected_high: the best point's own value without the luck of having been chosen.
-        seeds: the most that a point has; with one, every claim is about these trained models, not about their settings.
+        seeds: how many `about` has; with one, the claim is about this trained model and not about its settings.
         smallest_p: the smallest that p could have become on these rows; above alpha nothing could be decided.
         few_rows_decide: whether fewer than five rows carry half of the (squared) difference.
         nothing_right: whether every answer of every point and baseline is scored 0.

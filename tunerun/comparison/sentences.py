@@ -226,7 +226,7 @@ def notes(case: Case) -> tuple[str, ...]:
 
 
 def _note_on_seeds(case: Case) -> str:
-    if case.decision.seeds > 1 or case.decision.against is None:
+    if any(len(point.trials) > 1 for point in case.points) or case.decision.against is None:
         return ""
     return (
         "Each point has one seed, so this is about these trained models and not about their settings; how far another "
