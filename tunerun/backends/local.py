@@ -324,7 +324,8 @@ class LocalBackend:
             BackendError: the engine failed, or the backend was closed.
         """
         found = self._measure(model, [(row.text_input, (row.output,)) for row in rows], examples)
-        return [likelihood.nats / likelihood.tokens for (likelihood,) in found]
+        # An empty output of a base model without an end token has no token to learn.
+        return [likelihood.nats / max(likelihood.tokens, 1) for (likelihood,) in found]
 
     def choose(
         self,
