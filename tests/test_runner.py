@@ -257,7 +257,7 @@ def test_no_trial_is_advised_that_is_not_better_than_the_base_model(tmp_path: Pa
     service.answers = lambda _model, text: str(int(text.split()[-1]) + 1)
     verdict = run_on(service, planned(tmp_path)).verdict
     assert verdict.best is None
-    assert verdict.sentence.startswith("The tuned model cannot be said to be better than the baseline base")
+    assert verdict.sentence.startswith("The tuned model cannot be said to be better than the base model")
 
 
 def test_without_generation_only_the_validation_loss_is_shown(tmp_path: Path, service: ScriptedService) -> None:
