@@ -108,12 +108,14 @@ class Tally:
         better: it advised a point as better than the baselines; wrong where no point is.
         left_out: a truly best point was not in the tied set.
         detected: share of truly better points that are better than every baseline.
+        detected_alone: share of their comparisons, each with one baseline, that say better.
     """
 
     draws: int = 0
     better: int = 0
     left_out: int = 0
     detected: list[float] = field(default_factory=list)
+    detected_alone: list[float] = field(default_factory=list)
 
     def add(self, world: World, comparison: Comparison) -> None:
         decision = comparison.decision
@@ -126,6 +128,8 @@ class Tally:
             differences = comparison.differences
             found = [all(d.outcome is Outcome.BETTER for d in differences[number]) for number in truly]
             self.detected.append(sum(found) / len(found))
+            each = [d.outcome is Outcome.BETTER for number in truly for d in differences[number]]
+            self.detected_alone.append(sum(each) / len(each))
 
 
 def simulated(world: World, draws: int, seed: int, flips: int = 1_000, *, by_labels: bool = False) -> Tally:
