@@ -20,6 +20,11 @@ def row_checksum(*values: Any) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
+def with_checksum(*values: object) -> tuple[object, ...]:
+    """A row's columns with their checksum behind them."""
+    return (*values, row_checksum(*values))
+
+
 def _text(value: Any) -> str:
     if isinstance(value, str):  # a state
         return str(value)

@@ -46,13 +46,13 @@ from tunerun.job import (
     advance,
 )
 from tunerun.ledger.answers import LOSSES, AnswerTable
-from tunerun.ledger.checksums import row_checksum, snapshot_checksum
+from tunerun.ledger.checksums import row_checksum, snapshot_checksum, with_checksum
 from tunerun.ledger.marks import MarkTable
 from tunerun.ledger.migrations import FORMAT
+from tunerun.ledger.openings import OpeningTable
 from tunerun.ledger.records import (
     BaselineRecord,
     JobRecord,
-    Opening,
     Spending,
     SweepRecord,
     TrialProgress,
@@ -68,7 +68,7 @@ _LAST_JOB = "attempt = (SELECT max(attempt) FROM job AS other WHERE other.key = 
 _OF_SWEEP = "key IN (SELECT key FROM trial WHERE sweep = ?)"
 
 
-class Ledger(AnswerTable, MarkTable):
+class Ledger(AnswerTable, MarkTable, OpeningTable):
     """A connection to the ledger file; made with its folder if it is not there.
 
     Args:
@@ -125,19 +125,19 @@ class Ledger(AnswerTable, MarkTable):
                 return
             self._file.write(
                 "INSERT INTO sweep VALUES (?, ?, ?, ?, ?)",
-                _with_checksum(sweep.id, sweep.experiment, sweep.created_at, dump(sweep.document)),
+                with_checksum(sweep.id, sweep.experiment, sweep.created_at, dump(sweep.document)),
             )
             self._file.write_many(
                 "INSERT OR IGNORE INTO example_set VALUES (?, ?, ?, ?)",
                 (
-                    _with_checksum(s.digest, s.source, dump([[e.text_input, e.output] for e in s.examples]))
+                    with_checksum(s.digest, s.source, dump([[e.text_input, e.output] for e in s.examples]))
                     for s in example_sets
                 ),
             )
             self._file.write_many(
                 "INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    _with_checksum(
+                    with_checksum(
                         sweep.id, t.number, t.key, dump(t.baselines), t.asked, t.training, dump(dict(t.held_out)),
                         t.tokens, t.steps, dump(t.overrides), dump(t.config), dump(t.ingredients),
                     )
@@ -147,7 +147,7 @@ class Ledger(AnswerTable, MarkTable):
             self._file.write_many(
                 "INSERT INTO baseline VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
-                    _with_checksum(sweep.id, position, b.subject, b.name, b.kind, dump(dict(b.document)))
+                    with_checksum(sweep.id, position, b.subject, b.name, b.kind, dump(dict(b.document)))
                     for position, b in enumerate(baselines)
                 ),
             )
@@ -232,31 +232,6 @@ class Ledger(AnswerTable, MarkTable):
         if row is None:
             raise LedgerError(f"{self.path}: no examples under the digest {digest}")
         return self._rows.example_set(row)
-
-    # The test set
-
-    def open_test(self, sweep: str, points: Iterable[int], at: float) -> None:
-        """Write down that the test set is about to be opened for trials of a sweep.
-
-        Args:
-            points: the numbers of the trials. at: the time, in seconds since 1970 (UTC).
-        """
-        numbers = sorted(set(points))
-        found = {t.number: t.held_out.get("test") for t in self.trials(sweep)}
-        sets = sorted({digest for number in numbers if (digest := found[number]) is not None})
-        with self._file.transaction():
-            self._file.write(
-                "INSERT INTO opening VALUES (?, ?, ?, ?, ?)", _with_checksum(sweep, at, dump(numbers), dump(sets))
-            )
-
-    def openings(self, sweep: str) -> list[Opening]:
-        """When the test set of a sweep was opened, the first time first; also by other sweeps that share it."""
-        rows = self._file.rows(
-            "SELECT * FROM opening WHERE sweep = ?1 OR EXISTS (SELECT 1 FROM json_each(opening.held_out) JOIN trial "
-            "ON json_extract(trial.held_out, '$.test') = json_each.value WHERE trial.sweep = ?1) ORDER BY rowid",
-            [sweep],
-        )
-        return [self._rows.opening(row) for row in rows]
 
     # Jobs
 
@@ -356,7 +331,7 @@ class Ledger(AnswerTable, MarkTable):
         )
         self._file.write_many(
             "INSERT OR IGNORE INTO epoch_loss VALUES (?, ?, ?, ?)",
-            (_with_checksum(job, one.epoch, one.loss) for one in status.validation),
+            (with_checksum(job, one.epoch, one.loss) for one in status.validation),
         )
         order = list(JobState)
         if old != status.state and order.index(status.state) > order.index(old):
@@ -482,7 +457,3 @@ def _answered_at(held_out: str) -> str:
         "(SELECT max(created_at) FROM answers WHERE subject = trial.key AND held_out = "
         f"json_extract(trial.held_out, '$.{held_out}') AND asked IN (trial.asked, '{LOSSES}'))"
     )
-
-
-def _with_checksum(*values: object) -> tuple[object, ...]:
-    return (*values, row_checksum(*values))
