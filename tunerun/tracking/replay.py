@@ -134,6 +134,8 @@ class Replay:
                 self._send_patiently(sweep, image, marks.get(image.subject))
             except RefusedError as error:
                 refused = refused or error
+            if (mark := self._ledger.mark(self._tracker, image.subject)) is not None:
+                marks[image.subject] = mark  # an image may follow another one of the same run
         if refused is not None:
             raise refused
         self._verified.add(sweep.id)
@@ -168,8 +170,9 @@ class Replay:
         if not is_run:
             # What an interruption left open is closed before the verdict: Ctrl-C leaves five seconds for all of it.
             for shared in self._shared_trials(sweep, progress, remembered):
-                image = trial_image(self._ledger, shared) if shared.is_interrupted else None
-                if image is not None and seen.get(shared.subject) != shared.seen:
+                is_left_open = shared.is_interrupted and seen.get(shared.subject, shared.seen) != shared.seen
+                image = trial_image(self._ledger, shared) if is_left_open else None
+                if image is not None:
                     yield image
                     seen[shared.subject] = shared.seen
         if _seen(mark) != summary.seen and not (is_run and time.monotonic() < self._rests.get(sweep.id, 0.0)):
