@@ -61,7 +61,7 @@ def test_every_key_of_the_schema_is_explained() -> None:
         ("runner.backoff_s", ["unit: seconds"]),
         ("evaluation.metrics", ["choices: exact_match, accuracy, macro_f1", "numeric: Whether the last number of the answer", "`tolerance`: Largest difference", "a list, each text or a mapping"]),
         ("name", ["= ???", "none; it must be given"]),
-        ("experiment", ["choices: next_number"]),
+        ("experiment", ["choices: banking_intents, next_number"]),
         ("sweep.axes", ["= {}", "a mapping"]),
     ],
 )  # fmt: skip

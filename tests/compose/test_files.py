@@ -29,7 +29,7 @@ def write(path: str, text: str | bytes) -> None:
         (GLOBAL + "defaults:\n  - override dataset: next_number\nname: g\n", r"g.yaml:3: defaults: `override dataset` names no group of config.yaml; write `- override /dataset: next_number`"),
         (GLOBAL + "defaults:\n  - override /datset: next_number\nname: g\n", r"g.yaml:3: defaults: there is no group 'datset'; did you mean 'dataset'\?"),
         (GLOBAL + "defaults:\n  override /dataset: next_number\nname: g\n", r"g.yaml:3: defaults: must be a list; begin each entry with '- '"),
-        (GLOBAL + "name: g\ntemplate: null\n", r"g.yaml:3: template: must be a mapping of keys to values; remove the line for the defaults, or choose one of plain"),
+        (GLOBAL + "name: g\ntemplate: null\n", r"g.yaml:3: template: must be a mapping of keys to values; remove the line for the defaults, or choose one of bank_intents, bank_question, plain"),
         (GLOBAL + "name: g\nseed: ${oc.env:NOWHERE}\n", r"g.yaml:3: seed: the environment variable NOWHERE is not set; set it, or give a default: \$\{oc.env:NOWHERE,VALUE\}"),
         (GLOBAL + "name: g\nseed: ${oc.env:SEED}\n", r"g.yaml:3: seed: must be a whole number; the environment gives text: write \$\{oc.decode:\$\{oc.env:SEED\}\}"),
         (GLOBAL + "name: g\nseed: ${env:SEED}\n", r"g.yaml:3: seed: Unsupported interpolation type env; write \$\{oc.env:...\}"),
@@ -159,9 +159,10 @@ def test_several_experiments_are_several_lists_of_overrides() -> None:
     expected = [["experiment=a", "seed=1,2"], ["experiment=b", "seed=1,2"]]
     assert each_experiment(["experiment=a,b", "seed=1,2"]) == expected
     assert each_experiment([NEXT, "experiment=choice(a,b)", "seed=1,2"]) == expected
-    assert [each[0] for each in each_experiment(["experiment=glob(*)"])] == ["experiment=a", "experiment=b", NEXT]
+    every = [each[0] for each in each_experiment(["experiment=glob(*)"])]
+    assert every == ["experiment=a", "experiment=b", "experiment=banking_intents", NEXT]
     assert each_experiment(["experiment=a,b", "experiment=a"]) == [["experiment=a,b", "experiment=a"]]
-    with pytest.raises(ConfigError, match=r"no experiment matches; choices: a, b, next_number"):
+    with pytest.raises(ConfigError, match=r"no experiment matches; choices: a, b, banking_intents, next_number"):
         each_experiment(["experiment=glob(z*)"])
 
 

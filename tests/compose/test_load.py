@@ -77,9 +77,9 @@ def test_relative_folders_become_absolute(tmp_path: Path) -> None:
         (["+hyperparameters.epoch_cont=3"], ["command line: hyperparameters.epoch_cont: unknown key 'epoch_cont'; did you mean 'epoch_count'?"]),
         (["datset=csv"], ["command line: datset: unknown key 'datset'; did you mean 'dataset'?"]),
         (["experimnt=x"], ["command line: experimnt: unknown key 'experimnt'; did you mean 'experiment'?"]),
-        (["template=plian"], ["command line: template: no choice 'plian'; did you mean 'plain'? choices: plain, question_context"]),
-        (["template=plain,chatty"], ["command line: template: no choice 'chatty'; choices: plain, question_context"]),
-        (["template=glob(z*)"], ["template=glob(z*): no choice of template matches; choices: plain, question_context"]),
+        (["template=plian"], ["command line: template: no choice 'plian'; did you mean 'plain'? choices: bank_intents, bank_question, plain, question_context"]),
+        (["template=plain,chatty"], ["command line: template: no choice 'chatty'; choices: bank_intents, bank_question, plain, question_context"]),
+        (["template=glob(z*)"], ["template=glob(z*): no choice of template matches; choices: bank_intents, bank_question, plain, question_context"]),
         (["hyperparameters.epoch_count=many"], ["command line: hyperparameters.epoch_count: must be a whole number"]),
         (["hyperparameters.epoch_count=2.5"], ["command line: hyperparameters.epoch_count: must be a whole number, not 2.5"]),
         (["hyperparameters.epoch_count=0"], ["command line: hyperparameters.epoch_count: must be 1 or more, not 0"]),
@@ -239,7 +239,8 @@ def test_a_choice_misspelt_in_a_file_is_named_with_its_line(tmp_path: Path) -> N
     file.parent.mkdir(parents=True)
     file.write_text("# @package _global_\ndefaults:\n  - override /template: plian\nname: g\n")
     with pytest.raises(
-        ConfigError, match=r"g.yaml:3: template: no choice 'plian'; did you mean 'plain'\? choices: plain"
+        ConfigError,
+        match=r"g.yaml:3: template: no choice 'plian'; did you mean 'plain'\? choices: bank_intents, bank_question, plain",
     ):
         load(["experiment=g", "dataset.path=x"], str(tmp_path / "conf"))
     file.write_text("# @package _global_\nname: g\nsweep:\n  axes:\n    template: plain,plian\n")
