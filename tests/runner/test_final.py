@@ -103,6 +103,22 @@ def test_the_test_set_is_asked_of_the_advised_point_and_its_baselines(
     assert (verdict.held_out, verdict.decision.outcome, verdict.decision.rows) == ("test", Outcome.BETTER, 20)
 
 
+def test_the_advised_point_has_to_beat_the_baselines_of_every_template(
+    tmp_path: Path, service: ScriptedService, asked: Asked
+) -> None:
+    """A base model that another template makes stronger is opened too, and is compared on the same rows."""
+    plan = with_test_rows(tmp_path, "template.text_input='{{ text_input }}','{{ text_input }} '", "seed=0")
+    run_with(Counting(service, asked), plan)
+    with Ledger(plan.ledger_path) as ledger:
+        (sweep,) = ledger.sweeps()
+        opened(ledger, sweep, Counting(service, asked))
+        verdict = judge(ledger, sweep, held_out="test")
+    measured = [baseline.name for baseline in verdict.baselines if baseline.estimates]
+    assert {"base-0", "base-1"} <= set(measured)
+    assert measured == [baseline.name for baseline in verdict.baselines]
+    assert verdict.decision.family == len(measured)
+
+
 def test_a_second_opening_is_known_as_one(
     swept: tuple[Ledger, SweepRecord], service: ScriptedService, asked: Asked
 ) -> None:

@@ -1,4 +1,4 @@
-"""The test set of a sweep, opened at the end: for the one point that the validation set advises, and its baselines.
+"""The test set of a sweep, opened at the end: for the one point that the validation set advises, and all baselines.
 
 A run never asks the test set. Its rows are frozen with the plan, and each opening is written down before a model is
 asked, so that a number on them can be read for what it is: after a first look, what is chosen has seen them.
@@ -7,7 +7,7 @@ asked, so that a number on them can be read for what it is: after a first look, 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from tunerun.comparison.results import Verdict
 from tunerun.errors import InputError
 from tunerun.holding import held
 from tunerun.job import JobState, TunedModel
-from tunerun.ledger import LOSSES, Ledger, Opening, SweepRecord, TrialRecord
+from tunerun.ledger import LOSSES, BaselineRecord, Ledger, Opening, SweepRecord, TrialRecord
 from tunerun.metrics import Asks, resolve_stored
 from tunerun.planning.measuring import choices_of
 from tunerun.runner import SweepResult
@@ -38,7 +38,7 @@ def open_test(
     progress: Progress | None = None,
     open_backend: BackendOpener = open_backend,
 ) -> list[Opening]:
-    """Open the test set of a sweep: write down for which point, then ask its models and its baselines.
+    """Open the test set of a sweep: write down for which point, then ask its models and every baseline.
 
     Args:
         ledger: open for writing.
@@ -64,13 +64,16 @@ def open_test(
     with held(ledger.path.parent, sweep.id), ExitStack() as stack:
         point = _advised(judge(ledger, sweep), records)
         earlier = ledger.openings(sweep.id)
-        questions = [question for record in point for question in _questions(ledger, sweep, record)]
+        compared = _with_baselines(ledger, sweep, records, point[0])
+        questions = [question for record in point for question in _of_trial(ledger, sweep, record)]
+        questions += [each for baseline, record in compared for each in _of_baseline(ledger, sweep, record, baseline)]
         ledger.open_test(sweep.id, [record.number for record in point], time.time())
         missing = [question for question in questions if ledger.answered_at(*question.key) is None]
         if missing:
             runs, settings = ledger.path.parent.absolute(), point[0].settings
             backend = stack.enter_context(open_backend(stored_section(settings.backend), runs, cache))
-            backend.prepare([_tuned_model(ledger, point[0]).model])
+            asked = [point[0], *(record for _, record in compared)]
+            backend.prepare(list(dict.fromkeys(_tuned_model(ledger, record).model for record in asked)))
             for question in missing:
                 (progress or Progress()).evaluating(question.name)
                 ask(ledger, backend, question)
@@ -100,26 +103,63 @@ def _advised(verdict: Verdict, records: Sequence[TrialRecord]) -> list[TrialReco
     return [records[number] for number in numbers]
 
 
-def _questions(ledger: Ledger, sweep: SweepRecord, record: TrialRecord) -> Iterator[Question]:
-    """What a trial and its baselines are asked, as far as its metrics need it."""
-    if TEST not in record.held_out:
+def _with_baselines(
+    ledger: Ledger, sweep: SweepRecord, records: Sequence[TrialRecord], advised: TrialRecord
+) -> list[tuple[BaselineRecord, TrialRecord]]:
+    """Every baseline that can be asked about the rows of the advised point, with a trial that is compared with it.
+
+    Other templates and base models have baselines of their own: the advised point has to beat these too.
+    """
+    rows: Mapping[str, str] = sweep.document.get("held_out_rows", {})
+
+    def rows_of(record: TrialRecord) -> str | None:
+        digest = record.held_out.get(TEST)
+        return None if digest is None else rows.get(digest, digest)
+
+    def has_same_rows(record: TrialRecord) -> bool:
+        is_same_place = record.settings.backend == advised.settings.backend
+        return is_same_place and rows_of(record) == rows_of(advised) and _has_tuned_model(ledger, record)
+
+    found = []
+    for baseline in ledger.baselines(sweep.id):
+        record = next((r for r in records if baseline.subject in r.baselines and has_same_rows(r)), None)
+        if record is not None and not baseline.document.get("problem"):
+            found.append((baseline, record))
+    return found
+
+
+def _of_trial(ledger: Ledger, sweep: SweepRecord, record: TrialRecord) -> Iterator[Question]:
+    """What a tuned model is asked, as far as its metrics need it."""
+    examples = ledger.example_set(record.held_out[TEST])
+    tuned = PlainModel(_tuned_model(ledger, record))
+    for manner in _manners(ledger, sweep, record):
+        yield Question(record.key, f"trial {record.number} on the test set", tuned, examples, manner)
+
+
+def _of_baseline(
+    ledger: Ledger, sweep: SweepRecord, record: TrialRecord, baseline: BaselineRecord
+) -> Iterator[Question]:
+    """What a baseline is asked, in the manner of a trial that is compared with it."""
+    model = restored(baseline.kind, baseline.subject, baseline.document)
+    if model is None:
         return
     examples = ledger.example_set(record.held_out[TEST])
+    for manner in _manners(ledger, sweep, record):
+        if manner.asked != LOSSES or model.measures_losses:
+            yield Question(baseline.subject, f"the baseline {baseline.name} on the test set", model, examples, manner)
+
+
+def _manners(ledger: Ledger, sweep: SweepRecord, record: TrialRecord) -> list[Manner]:
     metrics, _ = resolve_stored(record.settings.evaluation, sweep.document.get("metrics", {}))
     choices = choices_of(record.settings.evaluation.get("choices"), ledger.example_set(record.training))
     generation = replace(record.settings.generation, seed=record.settings.seed)
     ways = {Asks.ANSWERS: record.asked, Asks.LOSSES: LOSSES}
-    manners = [Manner(ways[asks], generation, choices) for asks in dict.fromkeys(metric.asks for metric in metrics)]
-    for manner in manners:
-        tuned = PlainModel(_tuned_model(ledger, record))
-        yield Question(record.key, f"trial {record.number} on the test set", tuned, examples, manner)
-        for baseline in ledger.baselines(sweep.id):
-            model = restored(baseline.kind, baseline.subject, baseline.document)
-            if baseline.subject not in record.baselines or model is None or baseline.document.get("problem"):
-                continue
-            if manner.asked != LOSSES or model.measures_losses:
-                name = f"the baseline {baseline.name} on the test set"
-                yield Question(baseline.subject, name, model, examples, manner)
+    return [Manner(ways[asks], generation, choices) for asks in dict.fromkeys(metric.asks for metric in metrics)]
+
+
+def _has_tuned_model(ledger: Ledger, record: TrialRecord) -> bool:
+    job = ledger.job(record.key)
+    return job is not None and job.tuned_model is not None
 
 
 def _tuned_model(ledger: Ledger, record: TrialRecord) -> TunedModel:
