@@ -86,7 +86,7 @@ def not_measured(measure: Measure) -> str:
 
 def opened_again(days: Sequence[str]) -> str:
     """The test set was opened more than once."""
-    listed = ", ".join(days)
+    listed = ", ".join(dict.fromkeys(days))
     return f"The test set was opened {len(days)} times ({listed}); what was chosen after the first time has seen it."
 
 
