@@ -12,13 +12,16 @@ import pytest
 
 from tunerun.compose import completions
 
+TEMPLATES = ["bank_intents", "bank_question", "plain", "question_context"]
+"""The shipped ones."""
+
 
 @pytest.mark.parametrize(
     ("typed", "found"),
     [
         ("templ", ["template.", "template="]),
-        ("template=", ["template=plain", "template=question_context"]),
-        ("template=plain,", ["template=plain,plain", "template=plain,question_context"]),
+        ("template=", [f"template={name}" for name in TEMPLATES]),
+        ("template=plain,", [f"template=plain,{name}" for name in TEMPLATES]),
         ("template=q", ["template=question_context"]),
         ("template.", ["template.output=", "template.text_input="]),
         ("hyperparameters.ep", ["hyperparameters.epoch_count=", "hyperparameters.epoch_count=5"]),
@@ -26,7 +29,7 @@ from tunerun.compose import completions
         ("backend.device=c", ["backend.device=cpu", "backend.device=cuda"]),
         ("backend.oauth=", ["backend.oauth=true", "backend.oauth=false"]),
         ("dataset.validation.", ["dataset.validation.fraction=", "dataset.validation.path="]),
-        ("exper", ["experiment=", "experiment=next_number", "experiment=mine"]),
+        ("exper", ["experiment=", "experiment=banking_intents", "experiment=next_number", "experiment=mine"]),
         ("+experiment=mi", ["+experiment=mine"]),
         ("~tem", ["~template", "~template."]),
         ("nothing_like_it", []),
@@ -53,7 +56,7 @@ def test_the_top_level_has_every_group_and_key() -> None:
     ("words", "found"),
     [
         (["plan", "templ"], ["template.", "template="]),
-        (["plan", "template", "="], ["plain", "question_context"]),
+        (["plan", "template", "="], TEMPLATES),
         (["plan", "template", "=", "pl"], ["plain"]),
         (["run", "seed=1", "backend.device", "=", "c"], ["cpu", "cuda"]),
     ],

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-FloatArray = NDArray[np.float64]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    FloatArray = NDArray[np.float64]
+else:  # for annotations alone: a plan reads names and units, and needs no numpy
+    FloatArray = Any
 
 
 class Unit(StrEnum):
@@ -98,6 +102,13 @@ class MetricModel(BaseModel):
         return None
 
 
+def column_of(scores: Sequence[float]) -> FloatArray:
+    """Scores of rows as what `Metric.rows` returns: shape (rows, 1)."""
+    import numpy as np
+
+    return np.array(scores, dtype=np.float64).reshape(-1, 1)
+
+
 class RowMetric(MetricModel):
     """A metric that scores each answer by itself; its value is the mean of the scores."""
 
@@ -108,7 +119,7 @@ class RowMetric(MetricModel):
     def rows(self, expected: Sequence[str], answers: Sequence[str]) -> FloatArray:
         """One score a row."""
         scores = [self.score(*pair) for pair in zip(expected, answers, strict=True)]
-        return np.array(scores, dtype=np.float64).reshape(-1, 1)
+        return column_of(scores)
 
     def value(self, means: FloatArray) -> FloatArray:
         """The mean itself."""

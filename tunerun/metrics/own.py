@@ -14,11 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tunerun.errors import ConfigError, MetricError
-from tunerun.metrics.base import Asks, FloatArray, Unit
+from tunerun.metrics.base import Asks, FloatArray, Unit, column_of
 
 _LARGEST = {Unit.SHARE: 1.0, Unit.HUNDRED: 100.0}
 _UNITS = {"share": Unit.SHARE, "hundred": Unit.HUNDRED, "number": Unit.NUMBER}
@@ -102,7 +101,7 @@ class OwnMetric:
             self._scored(score, right, answer, row)
             for row, (right, answer) in enumerate(zip(expected, answers, strict=True), start=1)
         ]
-        return np.array(scores, dtype=np.float64).reshape(-1, 1)
+        return column_of(scores)
 
     def value(self, means: FloatArray) -> FloatArray:
         """The mean itself."""
@@ -159,6 +158,8 @@ class OwnMetric:
             raise MetricError(
                 f"evaluation.metrics.{self.name}: {self._place(error)}: held-out row {row}: {_said(error)}"
             ) from error
+        import numpy as np
+
         number = float(value) if isinstance(value, numbers.Real | np.bool_) else math.nan
         largest = _LARGEST.get(self.unit, math.inf)
         if math.isfinite(number) and (self.unit is Unit.NUMBER or 0 <= number <= largest):

@@ -10,7 +10,7 @@ import pytest
 
 from tests.comparison import verdicts
 from tests.comparison.sweeps import Trained, frozen
-from tunerun.comparison.judge import judge
+from tunerun.comparison.judgement import judge
 from tunerun.comparison.renderers import report
 from tunerun.comparison.report import read_sources
 from tunerun.comparison.results import Measure, Verdict
