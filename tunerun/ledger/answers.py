@@ -17,7 +17,7 @@ from tunerun.ledger.rows import RowReader, dump
 from tunerun.stored import read_stored
 
 LOSSES = "losses"
-"""What stands in the place of a digest where models were asked for no text but for the loss of the expected answers."""
+"""What takes the place of a digest where models were asked for no text but for the loss of the expected answers."""
 
 
 @dataclass(frozen=True)

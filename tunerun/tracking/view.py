@@ -1,6 +1,6 @@
 """The view of a sweep that its link opens: columns, sort, filter, charts and groups, as MLflow's page keeps them.
 
-MLflow has no API for columns or charts. Its page keeps a view that somebody shares as a tag of the experiment,
+MLflow has no API for columns or charts. Its page keeps a view that is shared as a tag of the experiment,
 `mlflow.sharedViewState.KEY`, and a link with `viewStateShareKey=KEY` opens it; we write that tag. The format is not
 documented (reference/mlflow_more.md, section 2, tried with 3.17.2): nothing but the look of the page may depend on it.
 """
@@ -34,7 +34,7 @@ _SECTION = "tunerun"
 def runs_path(experiment_id: str, view: str | None = None, *, mode: str | None = None) -> str:
     """The path of an experiment's runs on MLflow's page.
 
-    Without `workflowType` the page shows traces and no runs. A view is ignored as soon as a sort or a filter stands
+    Without `workflowType` the page shows traces and no runs. A view is ignored as soon as a sort or a filter is
     beside it in the link, so those are inside the view.
 
     Args:
