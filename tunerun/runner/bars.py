@@ -147,7 +147,7 @@ class BarProgress(Progress):
         self._bars.stop()
 
     def _beside(self, text: str | None) -> None:
-        """Show what goes on beside the trials, or nothing."""
+        """Show what happens beside the trials, or nothing."""
         if self._aside is not None:
             self._bars.remove_task(self._aside)
         self._aside = None if text is None else self._bars.add_task(text, total=None, detail="")
