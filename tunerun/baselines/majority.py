@@ -16,6 +16,7 @@ from tunerun.backends.base import Backend
 from tunerun.baselines.base import Baseline, Setting
 from tunerun.digest import digest
 from tunerun.engine.tokens import TokenCounter
+from tunerun.errors import InputError
 from tunerun.job import Example, GenerateOptions
 
 KIND = "majority"
@@ -47,8 +48,8 @@ class Majority:
         return [self.answer] * len(inputs)
 
     def losses(self, _backend: Backend, _rows: Sequence[Example]) -> list[float]:
-        """An answer that is always given has no probabilities."""
-        raise NotImplementedError
+        """Refused: an answer that is always given has no probabilities, and `measures_losses` says so."""
+        raise InputError("the majority answer has no losses; compare it by a metric of answers, such as accuracy")
 
     def extra_tokens(self, _counter: TokenCounter) -> None:
         """None: it asks no model."""
