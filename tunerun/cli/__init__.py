@@ -409,7 +409,7 @@ def compare(
         typer.Option("--output", "-o", help="Folder for report.html, results.* and plots."),
     ] = None,
     final: Annotated[
-        bool, typer.Option("--final", help="Open the test set for the advised point and its baselines; recorded.")
+        bool, typer.Option("--final", help="Open the test set for the advised point and all baselines; recorded.")
     ] = False,
     json_: Json = False,
 ) -> None:
