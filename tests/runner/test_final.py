@@ -1,4 +1,4 @@
-"""The test set: frozen with the plan, asked by no run, opened for the advised point and its baselines."""
+"""The test set: frozen with the plan, asked by no run, opened for the advised point and all baselines."""
 
 from __future__ import annotations
 
