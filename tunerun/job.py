@@ -253,6 +253,31 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class TrainedOn:
+    """What trained a job, as far as equal bits depend on it, as the engine itself sees it.
+
+    Attributes:
+        device: `cpu`, `cuda` or `mps`; empty: a service trained it, or an earlier version recorded it.
+        processor: the model of the CPU or GPU.
+        instructions: the CPU's instruction set that torch computes with, such as `AVX512`; empty on a GPU.
+        threads: that torch computes with on a CPU.
+        driver: of the GPU; empty on a CPU.
+        build: how torch was built: its version with the build's name, and its mathematics library.
+        packages: versions of the packages that compute, such as torch, transformers and peft.
+        form: how trials were computed together, such as `alone`.
+    """
+
+    device: str = ""
+    processor: str = ""
+    instructions: str = ""
+    threads: int = 0
+    driver: str = ""
+    build: str = ""
+    packages: Mapping[str, str] = field(default_factory=dict)
+    form: str = "alone"
+
+
+@dataclass(frozen=True)
 class JobStatus:
     """What a backend knows of a job now.
 

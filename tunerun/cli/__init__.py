@@ -24,7 +24,7 @@ import typer
 
 from tunerun import __version__
 from tunerun.cli import data, serve
-from tunerun.cli.completion import complete_override
+from tunerun.cli.options import ConfigDir, Fresh, Json, Multirun, Overrides, Runs, SweepId, SweepIds
 from tunerun.cli.printing import print_json
 from tunerun.errors import InputError, LimitError, TunerunError
 from tunerun.files import lacks_descriptors
@@ -48,23 +48,6 @@ app = typer.Typer(
 
 app.add_typer(data.app, name="data")
 app.add_typer(serve.app, name="serve")
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the config.", autocompletion=complete_override),
-]
-ConfigDir = Annotated[
-    list[str] | None,
-    typer.Option("--config-dir", "-cd", help="Directory of YAML files, searched first; several, in their order."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
-Multirun = Annotated[bool, typer.Option("--multirun", "-m", help="Accepted as Hydra's; sweeps need no flag here.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Run every trial anew, also those that have succeeded.")]
-SweepId = Annotated[str | None, typer.Option("--sweep", help="Id of a sweep, as `status` lists them.")]
-SweepIds = Annotated[
-    list[str] | None, typer.Option("--sweep", help="Id of a sweep, or an experiment's newest; several at once.")
-]
-Runs = Annotated[str, typer.Option("--runs", help="Folder of the ledger and the tuned models.")]
 
 
 def main() -> None:

@@ -1,0 +1,103 @@
+"""Where a record is read from: this project's ledger, MLflow, or a bundle. All of them are opened as a ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from tunerun.errors import NotFoundError
+from tunerun.ledger import FILE_NAME, Ledger, SweepRecord, TrialRecord
+from tunerun.provenance import Facts
+from tunerun.schema import Tracking
+from tunerun.tracking import key_of_subject
+
+_PREFIX = "tunedModels/"
+
+
+@dataclass(frozen=True)
+class OpenRecord:
+    """A sweep, or one trial of it, as its record has it.
+
+    Attributes:
+        ledger: to read from; of this project, or one that was made of a bundle or of MLflow's files.
+        number: the trial that was named; None: the sweep as a whole.
+        origin: where it was read from, for people.
+        run_id: MLflow's id of the run that was named; None: none was.
+    """
+
+    ledger: Ledger
+    sweep: SweepRecord
+    number: int | None
+    origin: str
+    run_id: str | None = None
+
+    @cached_property
+    def trials(self) -> list[TrialRecord]:
+        """The trials that were named: one, or all of the sweep."""
+        every = self.ledger.trials(self.sweep.id)
+        return every if self.number is None else [trial for trial in every if trial.number == self.number]
+
+    @property
+    def facts(self) -> Facts:
+        """The environment and the files that were frozen with the sweep."""
+        return Facts.of(self.sweep.document)
+
+    @property
+    def runs(self) -> Path:
+        """The folder of the ledger, in which adapters are; a record without adapters has none there."""
+        return self.ledger.path.parent
+
+
+@contextmanager
+def open_record(
+    reference: str,
+    *,
+    runs: Path,
+    tracking: Tracking | None = None,  # noqa: ARG001
+) -> Iterator[OpenRecord]:
+    """Find a sweep or a trial, and open it to be read.
+
+    Args:
+        reference: a bundle's file, a sweep's id, an experiment's name (its newest sweep), a tuned model's name, or an
+            MLflow run id of a trial or a sweep.
+        runs: this project's runs folder; it need not be there.
+        tracking: where MLflow is asked for a run id that the ledger does not know; None: nowhere.
+
+    Raises:
+        NotFoundError: nothing has this name; says where it was looked for.
+    """
+    path = runs / FILE_NAME
+    if path.exists():
+        with Ledger.open_read_only(path) as ledger:
+            found = _in_ledger(ledger, reference)
+            if found is not None:
+                yield found
+                return
+    raise NotFoundError(
+        f"{reference}: no sweep, experiment, tuned model or MLflow run of this name in {path}; "
+        "`tunerun status` shows the sweeps; give the folder of your runs with --runs"
+    )
+
+
+def _in_ledger(ledger: Ledger, reference: str) -> OpenRecord | None:
+    sweeps = ledger.sweeps()
+    named = {sweep.experiment: sweep for sweep in sweeps} | {sweep.id: sweep for sweep in sweeps}
+    if reference in named:
+        return OpenRecord(ledger, named[reference], None, f"sweep {named[reference].id} in {ledger.path}")
+    subject = ledger.subject_of_run(reference)
+    key = key_of_subject(subject) if subject else None
+    if subject is not None and key is None and subject.partition("/")[0] in named:
+        sweep = named[subject.partition("/")[0]]
+        return OpenRecord(ledger, sweep, None, f"sweep {sweep.id} in {ledger.path}", reference)
+    if key is None:
+        job = ledger.job_of_tuned_model(_PREFIX + reference.removeprefix(_PREFIX))
+        key = None if job is None else job.key
+    newest = None if key is None else ledger.newest_sweep_of_key(key)
+    if newest is None:
+        return None
+    number = next(trial.number for trial in ledger.trials(newest.id) if trial.key == key)
+    run_id = reference if subject is not None else None
+    return OpenRecord(ledger, newest, number, f"trial {number} of sweep {newest.id} in {ledger.path}", run_id)
