@@ -1,0 +1,112 @@
+"""What is exported: one trial's tuned model with everything that the record knows of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from tunerun.comparison import judge
+from tunerun.comparison.judgement import TEST
+from tunerun.comparison.results import TrialResult, Verdict
+from tunerun.engine import hub, tuned_model
+from tunerun.engine.tuned_model import TunedModelRecord
+from tunerun.errors import NotFoundError, TunerunError
+from tunerun.ledger import JobRecord, TrialRecord
+from tunerun.provenance.facts import BaseModelFacts, DataFile
+from tunerun.record import OpenRecord
+from tunerun.stored import section
+from tunerun.template import PromptTemplate
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trial of a record, and what is looked up of it."""
+
+    record: OpenRecord
+    trial: TrialRecord
+
+    @cached_property
+    def job(self) -> JobRecord | None:
+        """The job that tuned it; None: there was none."""
+        return self.record.ledger.job(self.trial.key)
+
+    @property
+    def name(self) -> str:
+        """`tunedModels/<id>`; of a trial without a tuned model the sweep's id and its number."""
+        tuned = None if self.job is None else self.job.tuned_model
+        return f"{self.record.sweep.id}-{self.trial.number}" if tuned is None else tuned.name
+
+    @property
+    def folder(self) -> Path | None:
+        """Where its adapter is; None: it has none, or a service has it."""
+        return None if self.job is None or self.job.tuned_model is None else self.job.tuned_model.folder
+
+    @cached_property
+    def tuned(self) -> TunedModelRecord | None:
+        """What its folder says of it: the chat format, the base model; None: there is no folder to read."""
+        if self.folder is None:
+            return None
+        try:
+            return tuned_model.read(self.folder)
+        except NotFoundError:
+            return None
+
+    @cached_property
+    def base(self) -> BaseModelFacts:
+        """Its base model, without a path of the machine."""
+        name = self.trial.settings.model
+        identity = "" if self.tuned is None else self.tuned.base_identity
+        for facts in self.record.facts.base_models:
+            if facts.name == name and identity in ("", facts.identity):
+                return facts
+        # An earlier version froze no facts: what the trial's own config says of it.
+        stated = section(self.trial.config, "model")
+        return BaseModelFacts(
+            name=public_name(name),
+            identity=identity or str(self.trial.ingredients.get("model", "")),
+            source=public_name(str(stated.get("source", "") or name)),
+            revision=stated.get("revision"),
+            package=stated.get("package"),
+            license=stated.get("license"),
+        )
+
+    @property
+    def base_on_hub(self) -> str | None:
+        """The base model's name on the Hugging Face hub; None: it has none."""
+        source = self.base.source
+        return source if hub.is_name(source) and "/" in source else None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that its template reads."""
+        return tuple(sorted(PromptTemplate(self.trial.settings.template).input_columns))
+
+    def data_file(self, used_for: str) -> DataFile | None:
+        """The file that rows of a kind came from, as it was frozen; None: it was not."""
+        return next((file for file in self.record.facts.data_files if used_for in file.used_for), None)
+
+    @cached_property
+    def judged(self) -> tuple[Verdict | None, str]:
+        """The sweep's verdict, or None and why it cannot be computed here, such as the lack of a user's own metric."""
+        try:
+            return judge(self.record.ledger, self.record.sweep), ""
+        except TunerunError as error:
+            return None, str(error)
+
+    @cached_property
+    def judged_on_test(self) -> Verdict | None:
+        """The verdict on the test set; None: it is closed, or cannot be judged here."""
+        if self.judged[0] is None or not self.record.ledger.openings(self.record.sweep.id):
+            return None
+        return judge(self.record.ledger, self.record.sweep, held_out=TEST)
+
+    def result_in(self, verdict: Verdict) -> TrialResult:
+        """What became of the trial."""
+        return next(result for result in verdict.trials if result.record.number == self.trial.number)
+
+
+def public_name(name: str) -> str:
+    """A base model's name for others: of a path its last part, of anything else itself."""
+    is_path = name.startswith(("/", ".", "~")) or "\\" in name or name.endswith(".gguf") or name.count("/") > 1
+    return Path(name.replace("\\", "/")).name if is_path else name
