@@ -28,12 +28,15 @@ def runs(uri: str) -> list[Any]:
 def content(uri: str, *, files: bool = True) -> Content:
     """All that people can see of all runs, by sweep, kind and trial or key; fails where two runs share those.
 
+    In tags every run is called `RUN`.
+
     Args:
         files: also their artifacts, which have to be on this machine.
     """
-    store = client(uri)
+    store, all_runs = client(uri), runs(uri)
+    ids = re.compile("|".join(run.info.run_id for run in all_runs) or "none")
     found: Content = {}
-    for run in runs(uri):
+    for run in all_runs:
         tags = run.data.tags
         identity = (
             tags["tunerun.sweep"],
@@ -42,6 +45,7 @@ def content(uri: str, *, files: bool = True) -> Content:
         )
         assert identity not in found, f"two runs for {identity}"
         found[identity] = _run(store, run, files=files)
+        found[identity]["tags"] = {key: ids.sub("RUN", value) for key, value in tags.items()}
     return found
 
 

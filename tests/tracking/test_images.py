@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -79,11 +78,10 @@ def test_a_trial_shows_its_data_and_files(lab: Lab, shown: str) -> None:
     ]
     files = {path.name: path for path in artifacts(run_of(shown, "trial", 0))}
     assert sorted(files) == [
-        "examples.jsonl", "experiment.yaml", "loss.png", "overrides.txt", "predictions.json", "template.yaml",
+        "experiment.yaml", "loss.png", "overrides.txt", "predictions.json", "template.yaml",
     ]  # fmt: skip
     assert yaml.safe_load(files["experiment.yaml"].read_text()) == lab.trials[0].config
     assert files["overrides.txt"].read_text() == "hyperparameters.learning_rate=0.001\nhyperparameters.epoch_count=3\n"
-    assert json.loads(files["examples.jsonl"].read_text().splitlines()[0]) == {"text_input": "0", "output": "1"}
     assert files["loss.png"].read_bytes().startswith(b"\x89PNG")
     table = artifact_json(run_of(shown, "trial", 0), "predictions.json")
     assert table["data"][1] == ["zwölf", "dreizehn", "dreizehn", True]
@@ -174,7 +172,7 @@ def test_the_sweep_shows_the_verdict(lab: Lab, shown: str) -> None:
     assert sweep["tags"]["tunerun.state"] == "2 SUCCEEDED, 1 FAILED"
     table = artifact_json(run_of(shown, "sweep"), "trials.json")
     assert [row[0] for row in table["data"]] == ["t0 lr=0.001 ep=3", "t1 lr=0.0005 ep=3", "t2 lr=0.0002 ep=3", "base"]
-    assert set(sweep["artifacts"]) == {"code.diff", "loss.png", "plan.json", "report.html", "trials.json"}
+    assert set(sweep["artifacts"]) == {"code.diff", "loss.png", "report.html", "trials.json"}
 
 
 def test_no_secret_is_anywhere_in_the_store(ledger: Ledger, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

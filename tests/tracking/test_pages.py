@@ -45,7 +45,6 @@ def test_html_in_names_and_rows_stays_text(ledger: Ledger, uri: str, tmp_path: P
         f"{link}-answers&compareRunsMode=ARTIFACT": "Compare:\nanswer",
         one: "tunerun.key",
         f"{one}/artifacts/predictions.json": "answer",
-        f"{one}/artifacts/examples.jsonl": "text_input",
         f"{runs}/{failed.info.run_id}": "tunerun.attempt",
         f"{runs}/{sweep.info.run_id}": "tunerun.best",
         f"{runs}/{sweep.info.run_id}/artifacts/report.html": "report.html",

@@ -12,7 +12,7 @@ from tunerun.errors import NotFoundError
 from tunerun.ledger import FILE_NAME, Ledger, SweepRecord, TrialRecord
 from tunerun.provenance import Facts
 from tunerun.schema import Tracking
-from tunerun.tracking import key_of_subject
+from tunerun.tracking import key_of_subject, sweep_of_subject
 
 _PREFIX = "tunedModels/"
 
@@ -88,16 +88,15 @@ def _in_ledger(ledger: Ledger, reference: str) -> OpenRecord | None:
     if reference in named:
         return OpenRecord(ledger, named[reference], None, f"sweep {named[reference].id} in {ledger.path}")
     subject = ledger.subject_of_run(reference)
-    key = key_of_subject(subject) if subject else None
-    if subject is not None and key is None and subject.partition("/")[0] in named:
-        sweep = named[subject.partition("/")[0]]
-        return OpenRecord(ledger, sweep, None, f"sweep {sweep.id} in {ledger.path}", reference)
-    if key is None:
+    if subject is not None:
+        sweep, key = sweep_of_subject(ledger, subject), key_of_subject(subject)
+    else:
         job = ledger.job_of_tuned_model(_PREFIX + reference.removeprefix(_PREFIX))
-        key = None if job is None else job.key
-    newest = None if key is None else ledger.newest_sweep_of_key(key)
-    if newest is None:
+        sweep, key = (None, None) if job is None else (ledger.newest_sweep_of_key(job.key), job.key)
+    if sweep is None:
         return None
-    number = next(trial.number for trial in ledger.trials(newest.id) if trial.key == key)
-    run_id = reference if subject is not None else None
-    return OpenRecord(ledger, newest, number, f"trial {number} of sweep {newest.id} in {ledger.path}", run_id)
+    run_id = None if subject is None else reference
+    if key is None:
+        return OpenRecord(ledger, sweep, None, f"sweep {sweep.id} in {ledger.path}", run_id)
+    number = next(trial.number for trial in ledger.trials(sweep.id) if trial.key == key)
+    return OpenRecord(ledger, sweep, number, f"trial {number} of sweep {sweep.id} in {ledger.path}", run_id)

@@ -12,7 +12,7 @@ from tunerun.digest import digest
 from tunerun.errors import ConfigError, MetricError, MissingPackageError
 from tunerun.ledger import LOSSES, Ledger, TrialRecord
 from tunerun.metrics import Asks, Metric, resolve_stored
-from tunerun.tracking.image import FrozenSweep, Input, Measured, Part, dataset_input, milliseconds
+from tunerun.tracking.image import Content, FrozenSweep, Input, Measured, Part, dataset_input, milliseconds
 from tunerun.tracking.naming import metric_key
 
 VALIDATION, TEST = "validation", "test"
@@ -52,7 +52,7 @@ class Answered:
         return FILES[self.held_out]
 
     @property
-    def table(self) -> Part[str | bytes]:
+    def table(self) -> Part[Content]:
         """The table as an artifact."""
         version = digest([self.at, sorted(self.metrics), list(self.scores)])
         return Part(version, self._table)

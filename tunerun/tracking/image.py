@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import PurePath
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from tunerun.digest import digest
 from tunerun.errors import NotFoundError
 from tunerun.job import ExampleSet
 from tunerun.ledger import Ledger, SweepRecord, TrialProgress, TrialRecord
+from tunerun.stored import section
 
 T = TypeVar("T")
 
 _DIGEST_CHARACTERS = 8  # MLflow takes 36 and shows them all; the whole digest is in the source
 
-LAYOUT = 2
+LAYOUT = 3
 """What runs look like: raised whenever they get something new, so that older stores get it with the next replay."""
 
 STEP_LOSS, EPOCH_LOSS, VALIDATION_EPOCH_LOSS = "train/mean_loss", "train/epoch_mean_loss", "validation/epoch_loss"
@@ -33,6 +34,13 @@ STANDINGS, VIEW = "standings", "view"
 
 NOTE_TAG = "mlflow.note.content"
 """The tag of a run or an experiment that MLflow shows as its description, in Markdown."""
+
+RERUN_TAG, RERUN_OF_TAG, RECORD_TAG = "tunerun.rerun", "tunerun.rerun_of", "tunerun.record"
+"""On the runs of a rerun: which one it is, and the run or the sweep that it runs again. On every trial: where the
+files are from which it can be run again, as `runs:/<the sweep's own run>/record`."""
+
+RECORD = "record"
+"""The folder of these files among the artifacts of a sweep's own run."""
 
 YES = "yes"
 """The value of a tag that says so; where it does not, the tag is empty."""
@@ -67,6 +75,10 @@ class Part(Generic[T]):
 
     version: str
     render: Callable[[], T]
+
+
+Content: TypeAlias = str | bytes | Iterator[bytes]
+"""What a file holds: a text, of which secrets are masked; bytes as they are; or, of what is large, pieces of them."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +179,7 @@ class RunImage:
     points: Sequence[Point] = ()
     measures: Sequence[Measured] = ()
     inputs: Part[list[Input]] | None = None
-    artifacts: Mapping[str, Part[str | bytes]] = field(default_factory=dict)
+    artifacts: Mapping[str, Part[Content]] = field(default_factory=dict)
     model: Part[ExternalModel] | None = None
     remembered: Mapping[str, Any] = field(default_factory=dict)
     experiment_tags: Callable[[str, str], Mapping[str, str]] | None = None
@@ -200,6 +212,22 @@ class FrozenSweep:
         """The dotted keys that the sweep varies."""
         return list(self.record.document.get("varied") or [])
 
+    @property
+    def rerun(self) -> str:
+        """What tells a rerun from every other sweep of the same keys, also of other ledgers; empty: it is not one."""
+        return _rerun(self.record)
+
+    @property
+    def rerun_of(self) -> str:
+        """The MLflow run that the sweep runs again, else the sweep; empty: it is not a rerun."""
+        source = section(self.record.document, "rerun_of")
+        return str(source.get("run_id") or source.get("sweep") or "")
+
+    @property
+    def trial_prefix(self) -> str:
+        """What the subjects of its trials begin with, in the ledger's marks; the key follows."""
+        return trial_prefix(self.experiment, self.rerun)
+
     def subject(self, kind: Kind, name: str = "") -> str:
         """The subject of one of the sweep's runs, in the ledger's marks: `<sweep>/<kind>/<name>`."""
         return f"{self.id}/{kind}/{name}"
@@ -207,6 +235,8 @@ class FrozenSweep:
     def identity(self, kind: Kind, **more: str) -> dict[str, str]:
         """The tags by which one of the sweep's runs is found."""
         own = {"tunerun.sweep": self.id, sweep_tag(self.id): kind, "tunerun.kind": kind}
+        if self.rerun:
+            own[RERUN_TAG] = self.rerun
         return own | {f"tunerun.{k}": v for k, v in more.items()}
 
     def code_tags(self) -> dict[str, str]:
@@ -222,20 +252,40 @@ class FrozenSweep:
 
 
 @dataclass(frozen=True)
+class Pages:
+    """Where MLflow's page shows the runs of one experiment.
+
+    Attributes:
+        runs: the ids of those that it has.
+    """
+
+    experiment_id: str = ""
+    runs: Collection[str] = ()
+
+    def path(self, run_id: str, below: str = "") -> str:
+        """Where a run is shown, or a page below it."""
+        return f"#/experiments/{self.experiment_id}/runs/{run_id}{below}"
+
+
+@dataclass(frozen=True)
 class SharedTrial:
-    """A trial, and every sweep of one MLflow experiment that has it: all of them show one run.
+    """A trial, and every sweep of one MLflow experiment that has it: all of them show one run. A rerun shares none.
 
     Attributes:
         members: the sweeps with their own record of the trial, the oldest first; the newest names the run.
         progress: how far it is, as the newest sweep measures it.
         is_interrupted: whether its job is under way and no process watches it.
         standing: what the newest sweep's verdict says of it; None: that has not been judged yet.
+        record_run: the newest sweep's own run, which has the record; None: there is none yet.
+        pages: where both are shown.
     """
 
     members: Sequence[tuple[FrozenSweep, TrialRecord]]
     progress: TrialProgress
     is_interrupted: bool
     standing: Standing | None = None
+    record_run: str | None = None
+    pages: Pages = Pages()
 
     @property
     def owner(self) -> FrozenSweep:
@@ -250,14 +300,14 @@ class SharedTrial:
     @property
     def subject(self) -> str:
         """The subject of its run in the ledger's marks."""
-        return f"{trial_prefix(self.owner.experiment)}{self.trial.key}"
+        return f"{self.owner.trial_prefix}{self.trial.key}"
 
     @property
     def seen(self) -> str:
         """A digest of everything in the ledger that its run depends on."""
         places = [[sweep.id, trial.number] for sweep, trial in self.members]
         standing = None if self.standing is None else asdict(self.standing)
-        return digest([LAYOUT, asdict(self.progress), places, self.is_interrupted, standing])
+        return digest([LAYOUT, asdict(self.progress), places, self.is_interrupted, standing, self.record_run])
 
 
 def experiment_of(sweep: SweepRecord) -> str:
@@ -265,20 +315,40 @@ def experiment_of(sweep: SweepRecord) -> str:
     return sweep.document.get("mlflow_experiment") or sweep.experiment
 
 
+def _rerun(sweep: SweepRecord) -> str:
+    return str(sweep.document.get("rerun") or "")
+
+
 def subject_of_sweep(sweep_id: str) -> str:
     """The subject of a sweep's own run, in the ledger's marks."""
     return f"{sweep_id}/{Kind.SWEEP}/"
 
 
-def trial_prefix(experiment: str) -> str:
-    """What the subjects of the trials of an MLflow experiment begin with; the key follows."""
-    return f"{experiment}/{Kind.TRIAL}/"
+def trial_prefix(experiment: str, rerun: str) -> str:
+    """What the subjects of the trials of an MLflow experiment begin with; the key follows.
+
+    Args:
+        rerun: the tag `tunerun.rerun` of a rerun, whose trials have runs of their own; empty: of any other sweep.
+    """
+    return f"{experiment}/rerun/{rerun}/{Kind.TRIAL}/" if rerun else f"{experiment}/{Kind.TRIAL}/"
 
 
 def key_of_subject(subject: str) -> str | None:
     """The key of the trial that a mark's subject names; None: it is not a trial's."""
     experiment, _, key = subject.rpartition(f"/{Kind.TRIAL}/")
     return key if experiment else None
+
+
+def sweep_of_subject(ledger: Ledger, subject: str) -> SweepRecord | None:
+    """The sweep whose run a mark's subject names; of a trial that several share, the newest. None: there is none."""
+    key, newest_first = key_of_subject(subject), reversed(ledger.sweeps())
+    if key is None:
+        return next((sweep for sweep in newest_first if subject.startswith(f"{sweep.id}/")), None)
+    for sweep in newest_first:
+        is_alike = trial_prefix(experiment_of(sweep), _rerun(sweep)) + key == subject
+        if is_alike and any(trial.key == key for trial in ledger.trials(sweep.id)):
+            return sweep
+    return None
 
 
 def sweep_tag(sweep_id: str) -> str:

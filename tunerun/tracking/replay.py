@@ -18,10 +18,13 @@ from tunerun.digest import digest
 from tunerun.errors import InputError, MetricError
 from tunerun.ledger import Ledger, Mark, TrialProgress
 from tunerun.tracking.image import (
+    RECORD,
+    RERUN_TAG,
     STANDINGS,
     FrozenSweep,
     Kind,
     Measured,
+    Pages,
     Part,
     Point,
     RunImage,
@@ -87,7 +90,7 @@ class Replay:
             if self._ledger.marks(self._tracker, f"{record.id}/"):
                 sweep = self._frozen_sweep(record.id)
                 try:
-                    is_overdue = any(True for _ in self._images(sweep, self._marks(sweep)))
+                    is_overdue = any(True for _ in self._images(sweep, self._marks(sweep), Pages()))
                 except RefusedError:  # its verdict cannot be made here, and all the rest is there
                     is_overdue = False
                 found += [sweep.id] if is_overdue else []
@@ -129,7 +132,7 @@ class Replay:
         if sweep.id not in self._verified:
             marks = {subject: mark for subject, mark in marks.items() if self._is_there(sweep, subject, mark)}
         refused: RefusedError | None = None
-        for image in self._images(sweep, marks):
+        for image in self._images(sweep, marks, self._pages(sweep.experiment)):
             try:
                 self._send_patiently(sweep, image, marks.get(image.subject))
             except RefusedError as error:
@@ -147,29 +150,34 @@ class Replay:
             known.setdefault(_subject_of(experiment, run.tags), []).append(run)
         self._known[experiment] = known
 
+    def _pages(self, experiment: str) -> Pages:
+        known = self._known[experiment].values()
+        active = frozenset(run.run_id for runs in known for run in runs if run.is_active)
+        return Pages(self._store.experiment(experiment), active)
+
     def _marks(self, sweep: FrozenSweep) -> dict[str, Mark]:
-        of_trials = self._ledger.trial_marks(self._tracker, sweep.id, trial_prefix(sweep.experiment))
+        of_trials = self._ledger.trial_marks(self._tracker, sweep.id, sweep.trial_prefix)
         return self._ledger.marks(self._tracker, f"{sweep.id}/") | of_trials
 
     def _is_there(self, sweep: FrozenSweep, subject: str, mark: Mark) -> bool:
         """Whether MLflow still has the run of a mark; it is void otherwise, as after a store was lost."""
         return any(run.run_id == mark.run_id for run in self._known[sweep.experiment].get(subject, ()))
 
-    def _images(self, sweep: FrozenSweep, marks: Mapping[str, Mark]) -> Iterator[RunImage]:
+    def _images(self, sweep: FrozenSweep, marks: Mapping[str, Mark], pages: Pages) -> Iterator[RunImage]:
         """What is not as it should be: the sweep's own run before its trials, so that there is something to open."""
         from tunerun.tracking.summary import Summary  # numpy: a tracker is opened without it
         from tunerun.tracking.trial import trial_image
 
         progress = self._ledger.progress(sweep.id)
         is_run = self._is_run(sweep.id)
-        summary = Summary(self._ledger, sweep, progress, is_run=is_run)
+        summary = Summary(self._ledger, sweep, progress, pages, is_run=is_run)
         mark = marks.get(sweep.subject(Kind.SWEEP))
         lost: InputError | MetricError | None = None
         remembered: Mapping[str, Any] = mark.document if mark is not None else {}
         seen = {subject: _seen(known) for subject, known in marks.items()}
         if not is_run:
             # What an interruption left open is closed before the verdict: Ctrl-C leaves five seconds for all of it.
-            for shared in self._shared_trials(sweep, progress, remembered):
+            for shared in self._shared_trials(sweep, progress, remembered, pages):
                 is_left_open = shared.is_interrupted and seen.get(shared.subject, shared.seen) != shared.seen
                 image = trial_image(self._ledger, shared) if is_left_open else None
                 if image is not None:
@@ -182,13 +190,16 @@ class Replay:
                 *baselines, own = summary.images(self._lines(sweep))
             except (InputError, MetricError) as error:  # what decides is not known here, lacks a package, or fails
                 lost = error
+                bare = summary.without_verdict(str(error))
+                if _seen(mark) != bare.seen:
+                    yield bare
             else:
                 now = time.monotonic()
                 self._rests[sweep.id] = now + (now - started) / _SHARE_OF_JUDGING
                 yield from baselines
                 yield own
                 remembered = own.remembered
-        for shared in self._shared_trials(sweep, progress, remembered):
+        for shared in self._shared_trials(sweep, progress, remembered, pages):
             if seen.get(shared.subject) != shared.seen:
                 image = trial_image(self._ledger, shared)
                 if image is not None:
@@ -206,15 +217,16 @@ class Replay:
         return [line for line in found if line is not None]
 
     def _shared_trials(
-        self, sweep: FrozenSweep, progress: Sequence[TrialProgress], remembered: Mapping[str, Any]
+        self, sweep: FrozenSweep, progress: Sequence[TrialProgress], remembered: Mapping[str, Any], pages: Pages
     ) -> Iterator[SharedTrial]:
         """Each different trial of a sweep once, with all sweeps of the same MLflow experiment that have it."""
         members: dict[str, dict[str, int]] = {}
         for key, sweep_id, number in self._ledger.shared_trials(sweep.id):
-            if sweep_id == sweep.id or self._frozen_sweep(sweep_id).experiment == sweep.experiment:
+            if sweep_id == sweep.id or self._frozen_sweep(sweep_id).trial_prefix == sweep.trial_prefix:
                 members.setdefault(key, {}).setdefault(sweep_id, number)
         of_sweep = {sweep.id: progress}
         standings = {sweep.id: remembered.get(STANDINGS, {})}
+        records: dict[str, str | None] = {}
         running: dict[str, bool] = {}
         for places in members.values():
             owner, number = list(places.items())[-1]
@@ -222,6 +234,9 @@ class Replay:
                 of_sweep[owner] = self._ledger.progress(owner)
                 mark = self._ledger.mark(self._tracker, subject_of_sweep(owner))
                 standings[owner] = mark.document.get(STANDINGS, {}) if mark is not None else {}
+            if owner not in records:
+                mark = self._ledger.mark(self._tracker, subject_of_sweep(owner))
+                records[owner] = None if mark is None else mark.run_id
             known = of_sweep[owner][number]
             is_open = known.attempt > 0 and not known.state.is_finished
             runner = known.runner or owner
@@ -234,6 +249,8 @@ class Replay:
                 known,
                 is_interrupted=is_open and not running[runner],
                 standing=None if said is None else Standing(*said),
+                record_run=records[owner],
+                pages=pages,
             )
 
     def _send_patiently(self, sweep: FrozenSweep, image: RunImage, mark: Mark | None) -> None:
@@ -358,9 +375,13 @@ class ShownRun:
     def _send_files(self, image: RunImage) -> None:
         sent = dict(self._document.get("artifacts", {}))
         new = {name: part for name, part in image.artifacts.items() if sent.get(name) != part.version}
-        if new:
-            self._store.log_files(self._run_id, {name: part.render() for name, part in new.items()})
-            self._advance(artifacts=sent | {name: part.version for name, part in new.items()})
+        # Large ones alone, so that one is on the disk at a time, and a crash repeats one of them.
+        pages = [[name] for name in new if name.startswith(f"{RECORD}/")]
+        pages += [small] if (small := [name for name in new if not name.startswith(f"{RECORD}/")]) else []
+        for names in pages:
+            self._store.log_files(self._run_id, {name: new[name].render for name in names})
+            sent |= {name: new[name].version for name in names}
+            self._advance(artifacts=dict(sent))
 
     def _send_state(self, image: RunImage) -> None:
         state = [image.state, image.end_ms]
@@ -386,4 +407,5 @@ def _seen(mark: Mark | None) -> object:
 
 def _subject_of(experiment: str, tags: Mapping[str, str]) -> str:
     sweep, kind, key = (tags.get(f"tunerun.{name}", "") for name in ("sweep", "kind", "key"))
-    return f"{trial_prefix(experiment)}{key}" if kind == Kind.TRIAL else f"{sweep}/{kind}/{key}"
+    is_trial = kind == Kind.TRIAL
+    return f"{trial_prefix(experiment, tags.get(RERUN_TAG, ''))}{key}" if is_trial else f"{sweep}/{kind}/{key}"

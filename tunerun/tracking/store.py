@@ -25,7 +25,7 @@ from tunerun.errors import TrackingError
 from tunerun.files import private_folder
 from tunerun.redaction import redact
 from tunerun.tracking.address import Address
-from tunerun.tracking.image import ExternalModel, Input, Measured, Point, RunImage, RunState
+from tunerun.tracking.image import Content, ExternalModel, Input, Measured, Point, RunImage, RunState
 from tunerun.tracking.store_file import UnusableError, make_ready
 
 PAGE = 1000
@@ -279,8 +279,8 @@ class Store:
         with self._translated():
             self._client.log_inputs(run_id, entities)
 
-    def log_files(self, run_id: str, files: Mapping[str, str | bytes]) -> None:
-        """Write artifacts; one of the same name is replaced."""
+    def log_files(self, run_id: str, files: Mapping[str, Callable[[], Content]]) -> None:
+        """Write artifacts, under paths with `/`; one of the same name is replaced."""
         with tempfile.TemporaryDirectory(prefix="tunerun-") as folder, self._translated():
             _write(Path(folder), files)
             self._client.log_artifacts(run_id, folder)
@@ -379,9 +379,16 @@ def _cause(text: str) -> str:
     return line if len(line) <= _MAX_CAUSE_CHARACTERS else line[:_MAX_CAUSE_CHARACTERS] + "..."
 
 
-def _write(folder: Path, files: Mapping[str, str | bytes]) -> None:
-    for name, content in files.items():
-        (folder / name).write_bytes(content if isinstance(content, bytes) else redact(content).encode())
+def _write(folder: Path, files: Mapping[str, Callable[[], Content]]) -> None:
+    for name, render in files.items():
+        content = render()
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as out:
+            if isinstance(content, str):
+                out.write(redact(content).encode())
+            else:
+                out.writelines([content] if isinstance(content, bytes) else content)
 
 
 def _view_all() -> Any:

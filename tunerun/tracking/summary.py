@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from tunerun.comparison import judge
@@ -20,20 +20,24 @@ from tunerun.comparison.table import ComparisonTable
 from tunerun.digest import digest
 from tunerun.job import JobState
 from tunerun.ledger import Ledger, Mark, SweepRecord, TrialProgress, TrialRecord
+from tunerun.stored import section
 from tunerun.tracking.answers import FILES, VALIDATION, Answered, answered
 from tunerun.tracking.image import (
     EPOCH_LOSS,
     LAYOUT,
     NOTE_TAG,
     ONCE,
+    RERUN_OF_TAG,
     STANDINGS,
     STEP_LOSS,
     VALIDATION_EPOCH_LOSS,
     VIEW,
+    Content,
     FrozenSweep,
     Input,
     Kind,
     Measured,
+    Pages,
     Part,
     RunImage,
     RunState,
@@ -44,7 +48,8 @@ from tunerun.tracking.image import (
 )
 from tunerun.tracking.naming import override_line, point_name, run_name
 from tunerun.tracking.note import Line, experiment_note, sweep_note
-from tunerun.tracking.trial import INTERRUPTED, measured
+from tunerun.tracking.record_files import record_files
+from tunerun.tracking.trial import INTERRUPTED, measured, rerun_lines
 from tunerun.tracking.view import view_tags
 
 _SENTENCE, _NOTE, _REPORT = "sentence", "note", "report"
@@ -57,15 +62,19 @@ class Summary:
     """What the runs of a sweep as a whole depend on, and what they should look like.
 
     Args:
+        pages: where MLflow shows the sweep's runs.
         is_run: whether a process runs the sweep now; without one what is not finished was interrupted.
 
     Attributes:
         seen: a digest of everything in the ledger that they depend on.
     """
 
-    def __init__(self, ledger: Ledger, sweep: FrozenSweep, progress: Sequence[TrialProgress], *, is_run: bool) -> None:
+    def __init__(
+        self, ledger: Ledger, sweep: FrozenSweep, progress: Sequence[TrialProgress], pages: Pages, *, is_run: bool
+    ) -> None:
         self._ledger = ledger
         self._sweep = sweep
+        self._pages = pages
         self._progress = progress
         self._is_run = is_run
         self._is_interrupted = not is_run and not all(p.state.is_finished for p in progress)
@@ -96,22 +105,14 @@ class Summary:
 
     def _own(self, verdict: Verdict, others: Sequence[Line]) -> RunImage:
         sweep, table = self._sweep, ComparisonTable.of(verdict)
-        document = dict(sweep.record.document)
-        code = dict(document.get("code") or {})
-        diff = str(code.pop("diff", ""))
-        document["code"] = code or None
-        artifacts: dict[str, Part[str | bytes]] = {
-            "plan.json": Part(ONCE, lambda: json.dumps(document, indent=2, ensure_ascii=False)),
-            **({"code.diff": Part(ONCE, lambda: diff)} if diff else {}),
-            TRIALS_FILE: Part(self.seen, lambda: _trials_table(sweep, verdict)),
-        }
+        artifacts = self._frozen_files() | {TRIALS_FILE: Part(self.seen, lambda: _trials_table(sweep, verdict))}
         if verdict.is_complete and any(p.last_step for p in self._progress):
             artifacts[PLOT] = Part(self.seen, lambda: plots(table, self._ledger)[PLOT])
         has_report = verdict.is_complete and not self._is_run
         if has_report:  # it reads every answer: once, when all is there
             artifacts[REPORT] = Part(self.seen, lambda: page(table, self._ledger))
         curves = self._curves(verdict)
-        note = sweep_note(table, self._sweep.record.command if self._is_interrupted else None)
+        note = self._with_origin(sweep_note(table, self._sweep.record.command if self._is_interrupted else None))
 
         def experiment_tags(experiment_id: str, run_id: str) -> Mapping[str, str]:
             own = Line(sweep.id, sweep.record.created_at, verdict.sentence, note, run_id, has_report)
@@ -121,19 +122,11 @@ class Summary:
                 NOTE_TAG: experiment_note(experiment_id, lines),
             }
 
-        return RunImage(
-            subject=sweep.subject(Kind.SWEEP),
-            kind=Kind.SWEEP,
-            identity=sweep.identity(Kind.SWEEP),
-            seen=self.seen,
-            name=_sweep_name(sweep),
-            start_ms=milliseconds(sweep.record.created_at),
+        return replace(
+            self._bare(self.seen),
             state=RunState.KILLED if self._is_interrupted else _state(verdict),
             end_ms=self._end_ms() if verdict.is_complete or self._is_interrupted else None,
             tags=self._tags(verdict, note),
-            params=Part(
-                ONCE, lambda: {"trials": str(len(sweep.trials)), "varied": " ".join(sweep.varied)[:250] or "nothing"}
-            ),
             measures=self._best_measures(verdict),
             artifacts=artifacts,
             remembered={
@@ -145,6 +138,48 @@ class Summary:
             },
             experiment_tags=experiment_tags,
         )
+
+    def without_verdict(self, problem: str) -> RunImage:
+        """The run of the sweep itself where there is no verdict: its record, and why.
+
+        What it has seen is not what there is, so that the verdict is tried again.
+        """
+        note = f"There is no verdict: {escaped(problem)}"
+        image = self._bare(digest([self.seen, problem]))
+        return replace(
+            image,
+            state=RunState.KILLED if self._is_interrupted else RunState.RUNNING if self._is_run else RunState.FINISHED,
+            end_ms=None if self._is_run else self._end_ms(),
+            tags=self._sweep.code_tags() | {NOTE_TAG: self._with_origin(note)},
+        )
+
+    def _bare(self, seen: str) -> RunImage:
+        """What the run of the sweep itself has by its plan alone."""
+        sweep = self._sweep
+        return RunImage(
+            subject=sweep.subject(Kind.SWEEP),
+            kind=Kind.SWEEP,
+            identity=sweep.identity(Kind.SWEEP),
+            seen=seen,
+            name=_sweep_name(sweep),
+            start_ms=milliseconds(sweep.record.created_at),
+            state=RunState.SCHEDULED,
+            end_ms=None,
+            tags={},
+            params=Part(
+                ONCE, lambda: {"trials": str(len(sweep.trials)), "varied": " ".join(sweep.varied)[:250] or "nothing"}
+            ),
+            artifacts=self._frozen_files(),
+        )
+
+    def _frozen_files(self) -> dict[str, Part[Content]]:
+        """The record as far as there is one, and of its parts what people read on the page."""
+        diff = str(section(self._sweep.record.document, "code").get("diff", ""))
+        code: dict[str, Part[Content]] = {"code.diff": Part(ONCE, lambda: diff)} if diff else {}
+        return code | record_files(self._ledger, self._sweep.record, with_results=not self._is_run)
+
+    def _with_origin(self, note: str) -> str:
+        return "\n".join([note, "", *rerun_lines(self._sweep, self._pages)]).strip()
 
     def _curves(self, verdict: Verdict) -> list[list[str]]:
         """The curves that some trial has, by the chart that shows them together."""
@@ -171,6 +206,8 @@ class Summary:
             "tunerun.tied": ", ".join(map(str, decision.tied)),
             NOTE_TAG: note,
         }
+        if self._sweep.rerun_of:
+            tags[RERUN_OF_TAG] = self._sweep.rerun_of
         best = _best(verdict)
         if best is not None and best.tuned_model is not None:
             tags["tunerun.tuned_model"] = best.tuned_model.name

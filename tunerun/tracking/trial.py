@@ -24,20 +24,26 @@ from tunerun.comparison.curves import advise, epoch_means, finished_epochs
 from tunerun.comparison.known import BASE_LOSS, KEPT_EPOCH
 from tunerun.comparison.results import LOSS
 from tunerun.digest import digest
-from tunerun.job import EpochLoss, ExampleSet, JobState, Snapshot
+from tunerun.job import EpochLoss, JobState, Snapshot
 from tunerun.ledger import JobRecord, Ledger, TrialRecord
+from tunerun.stored import section
 from tunerun.tracking.answers import FILES, TEST, VALIDATION, Answered, answered
 from tunerun.tracking.image import (
     EPOCH_LOSS,
     NOTE_TAG,
     ONCE,
+    RECORD,
+    RECORD_TAG,
+    RERUN_OF_TAG,
     STEP_LOSS,
     VALIDATION_EPOCH_LOSS,
+    Content,
     ExternalModel,
     FrozenSweep,
     Input,
     Kind,
     Measured,
+    Pages,
     Part,
     Point,
     RunImage,
@@ -49,12 +55,10 @@ from tunerun.tracking.image import (
     table_tag,
 )
 from tunerun.tracking.naming import metric_key, override_line, override_value, param_name, run_name, value_of
+from tunerun.tracking.record_files import examples_file
 
 TOKENS = "tokens/train"
 _ON_VALIDATION = f"{VALIDATION}/"
-
-MAX_EXAMPLES_SHOWN = 10_000
-"""Rows of `examples.jsonl`; a longer set is cut there, since every trial of a sweep has a copy. The ledger has all."""
 
 _PARAM_CHARACTERS = 250
 
@@ -200,6 +204,10 @@ def _tags(
         NOTE_TAG: _note(shared, job, curve, losses),
         **(shared.standing.tags() if shared.standing is not None else {}),
     }
+    if shared.record_run is not None:
+        tags[RECORD_TAG] = f"runs:/{shared.record_run}/{RECORD}"
+    if shared.owner.rerun_of:
+        tags[RERUN_OF_TAG] = shared.owner.rerun_of
     reference = next((j.ref for j in reversed(jobs) if j.ref is not None), None)
     if reference is not None:
         tags["tunerun.job"] = reference.id
@@ -225,7 +233,32 @@ def _note(shared: SharedTrial, job: JobRecord, curve: Sequence[Snapshot], losses
         lines += [f"The same trial is {others}: one job, one run.", ""]
     if job.tuned_model is not None:
         lines += [f"Tuned model: `{job.tuned_model.name}` in `{job.tuned_model.location}`", ""]
+    lines += [*rerun_lines(sweep, shared.pages), *_record_lines(shared)]
     return "\n".join(lines).strip()
+
+
+def rerun_lines(sweep: FrozenSweep, pages: Pages) -> list[str]:
+    """What a sweep runs again, with a link where MLflow shows that in the same experiment; empty: nothing."""
+    if not sweep.rerun_of:
+        return []
+    source = section(sweep.record.document, "rerun_of")
+    trial, original = source.get("trial"), f"sweep `{source.get('sweep')}`"
+    words = original if trial is None else f"trial {trial} of {original}"
+    if sweep.rerun_of in pages.runs:
+        words = f"[{words}]({pages.path(sweep.rerun_of)})"
+    return [f"A rerun of {words}.", ""]
+
+
+def _record_lines(shared: SharedTrial) -> list[str]:
+    """Where the rows are, and how the trial is run again."""
+    if shared.record_run is None:
+        return []
+    trial = shared.trial
+    sets = {"training": trial.training, **trial.held_out}
+    rows = ", ".join(f"`{examples_file(digest)}` ({use})" for use, digest in sets.items())
+    record = f"[{RECORD}]({shared.pages.path(shared.record_run, f'/artifacts/{RECORD}')})"
+    again = "`tunerun rerun --run` with the id of this run runs it again, on any machine."
+    return [f"Rows: {rows} in the {record} of its sweep. {again}", ""]
 
 
 def fenced(text: str) -> list[str]:
@@ -271,12 +304,11 @@ def _artifacts(
     jobs: Sequence[JobRecord],
     curve: Sequence[Snapshot],
     losses: Sequence[EpochLoss],
-) -> dict[str, Part[str | bytes]]:
-    artifacts: dict[str, Part[str | bytes]] = {
+) -> dict[str, Part[Content]]:
+    artifacts: dict[str, Part[Content]] = {
         "experiment.yaml": Part(ONCE, lambda: _yaml(dict(trial.config))),
         "overrides.txt": Part(ONCE, lambda: "".join(f"{override_line(k, v)}\n" for k, v in trial.overrides.items())),
         "template.yaml": Part(ONCE, lambda: _yaml(asdict(trial.settings.template))),
-        "examples.jsonl": Part(ONCE, lambda: examples_lines(sweep.examples(trial.training))),
     }
     job = jobs[-1]
     if job.state.is_finished and curve:
@@ -284,7 +316,7 @@ def _artifacts(
     return artifacts | _failures(jobs)
 
 
-def _failures(jobs: Sequence[JobRecord]) -> dict[str, Part[str | bytes]]:
+def _failures(jobs: Sequence[JobRecord]) -> dict[str, Part[Content]]:
     """The traceback of each attempt that failed with one."""
     traces = {f"failure-{j.attempt}.txt": j.failure.traceback for j in jobs if j.failure and j.failure.traceback}
     return {name: Part(ONCE, partial(str, trace)) for name, trace in traces.items()}
@@ -292,12 +324,6 @@ def _failures(jobs: Sequence[JobRecord]) -> dict[str, Part[str | bytes]]:
 
 def _yaml(value: object) -> str:
     return yaml.safe_dump(json.loads(json.dumps(value)), sort_keys=False, allow_unicode=True)
-
-
-def examples_lines(examples: ExampleSet) -> str:
-    """Examples as JSON Lines, at most `MAX_EXAMPLES_SHOWN` of them."""
-    rows = (json.dumps(asdict(e), ensure_ascii=False) for e in examples.examples[:MAX_EXAMPLES_SHOWN])
-    return "".join(f"{row}\n" for row in rows)
 
 
 def _loss_png(

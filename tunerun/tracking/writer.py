@@ -17,7 +17,7 @@ from tunerun.ledger import FILE_NAME, Ledger
 from tunerun.redaction import redact
 from tunerun.schema import Tracking
 from tunerun.tracking.address import choose, parse_address
-from tunerun.tracking.image import VIEW, FrozenSweep, key_of_subject, subject_of_sweep, trial_prefix
+from tunerun.tracking.image import VIEW, FrozenSweep, key_of_subject, subject_of_sweep
 from tunerun.tracking.replay import Replay, SyncReport
 from tunerun.tracking.store import RefusedError, Store
 from tunerun.tracking.view import runs_path, sorted_path
@@ -123,7 +123,7 @@ class Tracker:
     def run_ids(self, ledger: Ledger, sweep_id: str) -> dict[int, str]:
         """The ids of the trials' runs by number, from the ledger alone; those that MLflow was told of."""
         sweep = FrozenSweep(ledger, sweep_id)
-        marks = ledger.trial_marks(self.name, sweep_id, trial_prefix(sweep.experiment))
+        marks = ledger.trial_marks(self.name, sweep_id, sweep.trial_prefix)
         found = {key_of_subject(subject): mark.run_id for subject, mark in marks.items()}
         return {t.number: run_id for t in sweep.trials if (run_id := found.get(t.key)) is not None}
 
