@@ -1,0 +1,16 @@
+"""What differs between two records: values, rows, texts, files, environment, results, and what of it is in the key.
+
+pairs.py         which trial is compared with which
+sections.py      what a part of a difference is, as plain values
+configs.py       values of the config, and why keys differ
+rows.py          examples added, removed and changed
+texts.py         patches of templates, YAML files and code
+environments.py  base models, packages and machines
+results.py       verdicts, measures, answers, losses and adapters
+difference.py    all of them together
+"""
+
+from tunerun.record.difference.difference import RecordDifference, difference
+from tunerun.record.difference.sections import Section, SideBySide
+
+__all__ = ["RecordDifference", "Section", "SideBySide", "difference"]

@@ -1,0 +1,114 @@
+"""All differences between two records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tunerun.comparison import labels
+from tunerun.errors import InputError
+from tunerun.ledger import TrialRecord
+from tunerun.record.difference.configs import config_section, reasons
+from tunerun.record.difference.environments import base_model_section, environment_section
+from tunerun.record.difference.pairs import Pairing, paired
+from tunerun.record.difference.results import results_section
+from tunerun.record.difference.rows import rows_section
+from tunerun.record.difference.sections import Section, listed
+from tunerun.record.difference.texts import code_section, files_section, template_section
+from tunerun.record.sources import OpenRecord
+
+
+@dataclass(frozen=True)
+class RecordDifference:
+    """What differs between two trials, or between two sweeps.
+
+    Attributes:
+        a, b: what was compared, in words.
+        sections: in the order in which they are shown, also those in which nothing differs.
+        pairing: which trials were compared.
+        because: why keys of paired trials differ, in words; empty where no key differs, or none says why.
+    """
+
+    a: str
+    b: str
+    sections: tuple[Section, ...]
+    pairing: Pairing
+    because: tuple[str, ...]
+
+    @property
+    def key_sentence(self) -> str:
+        """What of the differences is in the key, in one sentence."""
+        pairs = self.pairing.pairs
+        different = sum(not pair.has_one_key for pair in pairs)
+        if not pairs:
+            return "no trial of the one has a partner in the other, so no keys are compared"
+        if not different:
+            return "the keys are the same"
+        few = different < len(pairs)
+        which = f"the keys of {different} of {len(pairs)} trials differ" if few else "the keys differ"
+        return f"{which} because of: {', '.join(self.because)}" if self.because else f"{which}; no record says why"
+
+    def to_json(self) -> dict[str, Any]:
+        """The difference as `diff --json` prints it."""
+        pairs = self.pairing.pairs
+        return {
+            "a": self.a,
+            "b": self.b,
+            "pairs": [{"a": pair.a.number, "b": pair.b.number, "same_key": pair.has_one_key} for pair in pairs],
+            "only_a": [trial.number for trial in self.pairing.only_a],
+            "only_b": [trial.number for trial in self.pairing.only_b],
+            "sections": {section.title: section.to_json() for section in self.sections},
+            "key": {"same": all(pair.has_one_key for pair in pairs), "because": list(self.because)},
+            "sentence": self.key_sentence,
+        }
+
+
+def difference(a: OpenRecord, b: OpenRecord) -> RecordDifference:
+    """Compare two trials, or two sweeps trial by trial.
+
+    A sweep of one trial is compared with a trial as that trial.
+
+    Raises:
+        InputError: one is a trial and the other a sweep of several.
+    """
+    trials_a, trials_b = a.trials, b.trials
+    _check(a, b)
+    pairing = paired(trials_a, trials_b)
+    pairs = pairing.pairs
+    is_sweep = a.number is None and b.number is None
+    sections = (
+        *([_trials_section(pairing)] if is_sweep else []),
+        config_section(pairs),
+        rows_section(a.ledger, b.ledger, pairs),
+        template_section(pairs),
+        base_model_section(a, b, pairs),
+        files_section(a, b),
+        code_section(a, b),
+        environment_section(a, b, pairs),
+        results_section(a, b, pairs, is_sweep=is_sweep),
+    )
+    return RecordDifference(a.origin, b.origin, sections, pairing, reasons(pairs))
+
+
+def _check(a: OpenRecord, b: OpenRecord) -> None:
+    for one, other in ((a, b), (b, a)):
+        if one.number is not None and other.number is None and len(other.trials) > 1:
+            raise InputError(
+                f"{one.origin} is one trial, and {other.origin} has {len(other.trials)}: compare a sweep with a sweep, "
+                "or a trial with a trial, by tuned models' names or MLflow run ids; `tunerun status --json` shows them"
+            )
+
+
+def _trials_section(pairing: Pairing) -> Section:
+    """The trials that have no partner."""
+    lines = [
+        f"only in {name}: {listed([_trial(trial) for trial in trials])}"
+        for name, trials in (("A", pairing.only_a), ("B", pairing.only_b))
+        if trials
+    ]
+    return Section("trials", lines=tuple(lines))
+
+
+def _trial(trial: TrialRecord) -> str:
+    text = labels.label(trial.overrides)
+    return f"trial {trial.number} ({text})" if text else f"trial {trial.number}"

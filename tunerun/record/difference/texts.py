@@ -1,0 +1,87 @@
+"""Patches of texts: prompt templates, YAML files, the user's own code."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tunerun.comparison.numbers import counted
+from tunerun.job import TemplateText
+from tunerun.record.difference.pairs import TrialPair
+from tunerun.record.difference.sections import Section, SideBySide, listed, not_recorded, printable
+from tunerun.record.sources import OpenRecord
+from tunerun.stored import section
+
+MOST_LINES = 40
+"""Of one patch that people see; `--json` has all of it."""
+
+MOST_COMPARED_LINES = 5_000
+"""Of a text that difflib compares: it takes quadratic time, and a frozen patch may have 100,000 characters."""
+
+
+def patch(a: str, b: str, name: str) -> list[str]:
+    """A unified diff of two texts, line by line; empty: they are the same."""
+    old, new = a.splitlines(), b.splitlines()
+    if old == new:
+        return []
+    if max(len(old), len(new)) > MOST_COMPARED_LINES:
+        return [f"{name}: {len(old):,} lines in A, {len(new):,} in B: too long to be compared line by line"]
+    return list(difflib.unified_diff(old, new, f"A/{name}", f"B/{name}", lineterm="", n=2))
+
+
+def template_section(pairs: Sequence[TrialPair]) -> Section:
+    """Patches of the two expressions of the template; templates that several trials share are compared once."""
+    places: dict[tuple[TemplateText, TemplateText], list[str]] = {}
+    for pair in pairs:
+        places.setdefault((pair.a.settings.template, pair.b.settings.template), []).append(pair.name)
+    lines: list[str] = []
+    documents: list[dict[str, Any]] = []
+    for (a, b), trials in places.items():
+        found = [*patch(a.text_input, b.text_input, "text_input"), *patch(a.output, b.output, "output")]
+        if found:
+            lines += [] if len(trials) == len(pairs) else [f"{listed(trials)}:"]
+            lines += _bounded(found)
+            documents.append({"trials": trials, "patch": found})
+    return Section("template", lines=tuple(lines), document={"templates": documents})
+
+
+def files_section(a: OpenRecord, b: OpenRecord) -> Section:
+    """The YAML files that were composed."""
+    files_a = {f"{each.origin}/{each.path}": each.text for each in a.facts.config_files}
+    files_b = {f"{each.origin}/{each.path}": each.text for each in b.facts.config_files}
+    if not files_a or not files_b:
+        return Section("YAML files", unknown=not_recorded(files_a, files_b), is_compared=False)
+    lines: list[str] = []
+    patches: dict[str, list[str]] = {}
+    for name in dict.fromkeys([*files_a, *files_b]):
+        if name not in files_b:
+            lines.append(f"only in A: {printable(name)}")
+        elif name not in files_a:
+            lines.append(f"only in B: {printable(name)}")
+        elif found := patch(files_a[name], files_b[name], name):
+            patches[name] = found
+            lines += _bounded(found)
+    names = {"only_a": sorted(files_a.keys() - files_b), "only_b": sorted(files_b.keys() - files_a)}
+    return Section("YAML files", lines=tuple(lines), document={**names, "patches": patches})
+
+
+def code_section(a: OpenRecord, b: OpenRecord) -> Section:
+    """The version of tunerun, the commit of the user's project, and what of it was not committed."""
+    code_a, code_b = section(a.sweep.document, "code"), section(b.sweep.document, "code")
+    values = [SideBySide("tunerun", a.sweep.document.get("version"), b.sweep.document.get("version"))]
+    values += [SideBySide(name, code_a.get(name), code_b.get(name)) for name in ("commit", "branch", "dirty")]
+    found = patch(str(code_a.get("diff", "")), str(code_b.get("diff", "")), "uncommitted")
+    return Section(
+        "code",
+        tuple(value for value in values if value.a != value.b),
+        tuple(_bounded(found)),
+        {"patch": found},
+        f"commit: {not_recorded(code_a, code_b)}" if not code_a or not code_b else "",
+    )
+
+
+def _bounded(lines: Sequence[str]) -> Iterator[str]:
+    yield from map(printable, lines[:MOST_LINES])
+    if len(lines) > MOST_LINES:
+        yield f"... {counted(len(lines) - MOST_LINES, 'line')} more; --json has the whole patch"
