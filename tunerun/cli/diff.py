@@ -75,11 +75,10 @@ def _print_values(values: list[SideBySide]) -> None:
     from tunerun.cli.tables import out, plain
     from tunerun.record.difference.sections import one_line
 
-    rows = [
-        (value.name, _text(value.a), _text(value.b), ", ".join(filter(None, (value.note, value.where))))
-        for value in values
-    ]
-    rows = [("", "A", "B", ""), *[(one_line(name), *rest) for name, *rest in rows]]
+    rows = [("", "A", "B", "")]
+    for value in values:
+        note = ", ".join(filter(None, (value.note, value.where)))
+        rows.append((one_line(value.name), _text(value.a), _text(value.b), note))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     if sum(widths) + max(len(row[3]) for row in rows) + 8 <= out.width:
         for row in rows:
