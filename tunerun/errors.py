@@ -8,6 +8,8 @@
     │   ├── BaseModelError       a base model that cannot be found or read
     │   ├── NoTurnsError         a base model whose chat format has no place for earlier turns
     │   ├── NotFoundError        the name of a run, a tuned model or a sweep that the ledger does not hold
+    │   ├── RecordError          a portable record that is damaged, is not one, or was written by a newer tunerun
+    │   ├── MismatchError        what is here differs from what a record says: rows, a base model, a version
     │   └── MissingPackageError  a package of an extra that is not installed
     ├── LimitError               the user: a limit or a budget refused; exit code 3, nothing was submitted
     ├── LockedError              the user: another process holds the sweep; wait for it or stop it
@@ -72,6 +74,14 @@ class NoTurnsError(InputError):
 
 class NotFoundError(InputError):
     """The ledger holds nothing under the name that was given."""
+
+
+class RecordError(InputError):
+    """A portable record is damaged, is not one, or was written by a newer tunerun."""
+
+
+class MismatchError(InputError):
+    """What is here differs from what a record says, so that a rerun would not repeat it; nothing was started."""
 
 
 class MissingPackageError(InputError):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from tunerun import __version__
-from tunerun.cli import data, diff, serve
+from tunerun.cli import data, diff, rerun, serve
 from tunerun.cli.options import ConfigDir, Fresh, Json, Multirun, Overrides, Runs, SweepId, SweepIds
 from tunerun.cli.printing import print_json
 from tunerun.errors import InputError, LimitError, TunerunError
@@ -47,6 +47,7 @@ app = typer.Typer(
 )
 
 app.command()(diff.diff)
+app.command()(rerun.rerun)
 app.add_typer(data.app, name="data")
 app.add_typer(serve.app, name="serve")
 
@@ -164,7 +165,7 @@ def run(
             made = each.plan(config_dir, fresh=fresh)
             with each.named():
                 made.check(retry_failed=retry_failed)
-                results.append(_run_one(made, each.arguments, retry_failed=retry_failed))
+                results.append(run_planned(made, each.arguments, retry_failed=retry_failed))
         except TunerunError as error:
             errors.append(error)  # the others run all the same
             continue
@@ -183,8 +184,12 @@ def run(
     raise typer.Exit(max(result.exit_code for result in results))
 
 
-def _run_one(made: Plan, arguments: list[str], *, retry_failed: bool) -> SweepResult:
-    """Run one sweep with its progress; an interruption ends the program."""
+def run_planned(made: Plan, arguments: list[str], *, retry_failed: bool) -> SweepResult:
+    """Run one sweep with its progress; an interruption ends the program.
+
+    Args:
+        arguments: of the command that would run it alone, for the record.
+    """
     from tunerun.cli import tables
     from tunerun.cli.progress import progress_on_stderr
     from tunerun.runner import run as run_plan

@@ -18,6 +18,7 @@ from tunerun.schema import Experiment, Paths, Tracking
 
 __all__ = [
     "ConfigDirectories",
+    "assignments",
     "choices",
     "completions",
     "compose_name",
@@ -97,6 +98,34 @@ def places(overrides: Sequence[str] = (), config_dir: ConfigDirectories = None) 
         if paths is None or tracking is None:
             raise ConfigError([f"{'.'.join(map(str, location))}: {message}" for location, message in problems + more])
         return paths, tracking
+
+
+def assignments(overrides: Sequence[str], config_dir: ConfigDirectories = None) -> dict[str, Any]:
+    """What overrides set, by dotted key, for a config that is stored and not composed again.
+
+    The choice of a group, such as `model=qwen3-0.6b`, sets the whole section.
+
+    Raises:
+        ConfigError: an override that cannot be parsed, that has several values, or that is not an assignment.
+    """
+    found: dict[str, Any] = {}
+    problems: list[str] = []
+    with Loader(config_directories(config_dir)) as loader:
+        for override in parsed(loader, overrides):
+            key, line = override.key_or_group, override.input_line
+            if override.is_sweep_override():
+                problems.append(f"{line}: has several values; give one")
+            elif override.is_delete():
+                problems.append(f"{line}: removes a key of a stored config; give the key a value")
+            elif not loader.is_structural(override):
+                found[key] = override.value()
+            elif key in (composed := loader.point([override])) and override.package is None:
+                found[key] = composed[key]
+            else:
+                problems.append(f"{line}: chooses more than one section; set the dotted keys that should differ")
+    if problems:
+        raise ConfigError(problems)
+    return found
 
 
 def choices(group: str, config_dir: ConfigDirectories = None) -> list[str]:

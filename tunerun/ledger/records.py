@@ -14,6 +14,7 @@ from tunerun.job import (
     JobState,
     Scalar,
     TemplateText,
+    TrainedOn,
     TunedModel,
     TuningHyperparameters,
 )
@@ -203,6 +204,7 @@ class JobRecord:
     finished_at: float | None
     sweep: str | None = None
     tuned_model_id: str | None = None
+    trained_on: TrainedOn | None = None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from tunerun.planning.changes import MAX_EXPLAINED, Change, NewTrial, broken_com
 from tunerun.planning.history import History, read_history
 from tunerun.planning.limits import Cost, over_budget
 from tunerun.planning.planner import KEY_FORMAT, Planner
+from tunerun.planning.recorded import NOTHING, Recorded
 from tunerun.planning.trial import Trial, tuned_model_id
 from tunerun.planning.visibility import Visibility, visibility
 from tunerun.redaction import redact
@@ -53,6 +54,7 @@ class Plan:
         incomparable: why `run` does not go on under this name without `--fresh`, one line each.
         baseline_tokens: of the prompts and answers of the baselines that this sweep asks or has asked.
         fresh: whether it was asked to run every trial again.
+        recorded: what was taken from the record of another sweep.
     """
 
     experiment: Experiment
@@ -68,6 +70,7 @@ class Plan:
     incomparable: tuple[str, ...]
     baseline_tokens: int = 0
     fresh: bool = False
+    recorded: Recorded = NOTHING
 
     def __repr__(self) -> str:
         """One line; `to_json()` has the whole plan."""
@@ -203,23 +206,31 @@ def ledger_path(runs: Path) -> Path:
     return runs / FILE_NAME
 
 
-def plan(experiment: Experiment, *, fresh: bool = False, progress: Progress | None = None) -> Plan:
+def plan(
+    experiment: Experiment,
+    *,
+    fresh: bool = False,
+    progress: Progress | None = None,
+    recorded: Recorded = NOTHING,
+) -> Plan:
     """Check the examples and the limits of every trial, and say what running the experiment would do.
 
     Args:
         experiment: from `tunerun.load`.
         fresh: run every trial anew, also those that have succeeded; a fresh sweep that is not finished goes on.
         progress: is given what is done next, in a few words; large files take a while.
+        recorded: what is taken from the record of another sweep.
 
     Raises:
         InputError: everything that is wrong with the experiment's data, templates or values, one line each.
         LedgerError: the ledger cannot be read.
     """
     history = read_history(ledger_path(Path(experiment.paths.runs)), experiment.name)
-    current = _planned(experiment, history, history.round, progress)
-    if not fresh or (history.round > 0 and history.is_unfinished(current.sweep)):
+    now = history.round if recorded.round is None else recorded.round
+    current = _planned(experiment, history, now, progress, recorded)
+    if not fresh or (now > 0 and history.is_unfinished(current.sweep)):
         return replace(current, fresh=fresh)
-    return replace(_planned(experiment, history, history.round + 1, progress), fresh=fresh)
+    return replace(_planned(experiment, history, now + 1, progress, recorded), fresh=fresh)
 
 
 def counted(estimated: Plan) -> Plan:
@@ -234,12 +245,14 @@ def counted(estimated: Plan) -> Plan:
     on_this_machine = dict.fromkeys(t.config.model for t in estimated.trials if not t.capabilities.is_hosted)
     if not any(token_counter(model.reference(), cache).exact for model in on_this_machine):
         return estimated
-    return plan(estimated.experiment, fresh=estimated.fresh)
+    return plan(estimated.experiment, fresh=estimated.fresh, recorded=estimated.recorded)
 
 
-def _planned(experiment: Experiment, history: History, round_: int, progress: Progress | None) -> Plan:
+def _planned(
+    experiment: Experiment, history: History, round_: int, progress: Progress | None, recorded: Recorded
+) -> Plan:
     points = experiment.points or (_only_point(experiment),)
-    planner = Planner(experiment, history, round_, progress=progress)
+    planner = Planner(experiment, history, round_, progress=progress, recorded=recorded)
     problems: dict[str, None] = {}
     trials: list[Trial] = []
     for number, point in enumerate(points):
@@ -265,6 +278,8 @@ def _planned(experiment: Experiment, history: History, round_: int, progress: Pr
     document = {
         **planner.document(trials),
         "mlflow_experiment": chosen.experiment if chosen else None,
+        **({"rerun": recorded.rerun} if recorded.rerun else {}),
+        **recorded.document,
     }
     sweep = _sweep_id(experiment.name, trials, document)
     earlier = history.newest if history.newest is not None and history.newest.id != sweep else None
@@ -283,6 +298,7 @@ def _planned(experiment: Experiment, history: History, round_: int, progress: Pr
         baseline_tokens=_baseline_tokens(history, sweep, baselines),
         changes=() if earlier is None or is_new_round or sweep in history.spending else _changes(history, trials),
         incomparable=tuple(broken_comparison(*compared, document, trials[0].record().config)) if compared else (),
+        recorded=recorded,
     )
 
 
@@ -313,7 +329,8 @@ def _sweep_id(name: str, trials: Sequence[Trial], document: Mapping[str, Any]) -
         held_out = {held_out: examples.digest for held_out, examples in t.held_out.items()}
         asked.append([t.key, t.baselines, held_out, t.asked])
     scoring = [evaluations, document.get("metrics"), document.get("clusters")]
-    return f"{name}-{digest([name, asked, scoring])[:8]}"
+    own = [rerun] if (rerun := document.get("rerun")) else []
+    return f"{name}-{digest([name, asked, scoring, *own])[:8]}"
 
 
 def _tracking(experiment: Experiment) -> Chosen | None:

@@ -18,11 +18,12 @@ from tunerun.digest import digest, digest_of_list
 from tunerun.engine import chat_template
 from tunerun.engine.base_model import FoundModel, cache_folder, find
 from tunerun.engine.tokens import EstimatedCounter, TokenCounter, token_counter
-from tunerun.errors import BaseModelError, ConfigError, LimitError, MissingPackageError
+from tunerun.errors import BaseModelError, ConfigError, DatasetError, LimitError, MissingPackageError
 from tunerun.job import ExampleSet, JobState
 from tunerun.planning.baselines import Group, PlannedBaseline, planned_baselines
 from tunerun.planning.history import History
 from tunerun.planning.measuring import Measuring, measuring
+from tunerun.planning.recorded import NOTHING, Recorded
 from tunerun.planning.trial import Trial
 from tunerun.redaction import redact
 from tunerun.schema import BASE_LEARNING_RATE, Experiment, Point, Section, TrialConfig
@@ -49,6 +50,7 @@ class Planner:
         most_places: places that one finding in the data names.
         progress: is given what is done next.
         needs_base_model: whether a base model that cannot be found is an error; else tokens are estimated.
+        recorded: what is taken from the record of another sweep.
     """
 
     experiment: Experiment
@@ -59,6 +61,7 @@ class Planner:
     warnings: list[str] = field(default_factory=list)
     tokens_exact: bool = True
     needs_base_model: bool = True
+    recorded: Recorded = NOTHING
 
     def __post_init__(self) -> None:
         self.warnings.extend(self.experiment.notes)
@@ -87,7 +90,7 @@ class Planner:
         config = point.config
         hyperparameters = config.hyperparameters
         capabilities = self.capabilities(config)
-        loaded = self.load(config, capabilities)
+        loaded = self.load(config, capabilities, number)
         self._check(point, loaded, capabilities)
         identity = self._identity(config)
         measured = self._measuring(config, loaded, capabilities)
@@ -140,6 +143,7 @@ class Planner:
             done=state is JobState.SUCCEEDED,
             failed=state is JobState.FAILED,
             environment=environment,
+            rerun=self.recorded.rerun,
         )
         self._group(trial, config, loaded)
         return trial
@@ -235,26 +239,36 @@ class Planner:
                 self._warn(text)
         return self._capabilities[section]
 
-    def load(self, config: TrialConfig, capabilities: Capabilities) -> LoadedDataset:
-        """The examples of a config, read once for all that share them; each base model has its own limit."""
-        dataset = config.dataset
-        shared = tuple(map(self._text, (dataset, config.template, config.backend, config.model)))
+    def load(self, config: TrialConfig, capabilities: Capabilities, number: int = 0) -> LoadedDataset:
+        """The examples of a config, read once for all that share them; each base model has its own limit.
+
+        Args:
+            number: of the point, by which a record has its examples.
+        """
+        shared = tuple(map(self._text, (config.dataset, config.template, config.backend, config.model)))
         if shared not in self._loaded:
-            loaded = load_examples(
-                dataset,
-                PromptTemplate(config.template),
-                max_input_characters=capabilities.max_input_characters,
-                max_output_characters=capabilities.max_output_characters,
-                tokens=self._token_limit(config),
-                control_tokens=None if capabilities.is_hosted else self._counter(config).control_tokens_in,
-                most_places=self.most_places,
-                progress=self.progress,
-                draws=self._draws,
-            )
+            if self.recorded.examples is None:
+                loaded = self._read(config, capabilities)
+            else:
+                loaded = self.recorded.examples[number]
+                _check_lengths(loaded, self._token_limit(config))
             _check_size(loaded.training, capabilities)
             self.warnings.extend(loaded.warnings)
             self._loaded[shared] = loaded
         return self._loaded[shared]
+
+    def _read(self, config: TrialConfig, capabilities: Capabilities) -> LoadedDataset:
+        return load_examples(
+            config.dataset,
+            PromptTemplate(config.template),
+            max_input_characters=capabilities.max_input_characters,
+            max_output_characters=capabilities.max_output_characters,
+            tokens=self._token_limit(config),
+            control_tokens=None if capabilities.is_hosted else self._counter(config).control_tokens_in,
+            most_places=self.most_places,
+            progress=self.progress,
+            draws=self._draws,
+        )
 
     def _check(self, point: Point, loaded: LoadedDataset, capabilities: Capabilities) -> None:
         config = point.config
@@ -429,6 +443,21 @@ def _chat_format(place: Capabilities) -> str | None:
 def _held_out(loaded: LoadedDataset) -> dict[str, ExampleSet]:
     sets = {"validation": loaded.validation, "test": loaded.test}
     return {name: examples for name, examples in sets.items() if examples is not None}
+
+
+def _check_lengths(loaded: LoadedDataset, limit: TokenLimit | None) -> None:
+    """Refuse recorded examples that are too long, for another base model takes fewer tokens than the first one."""
+    if limit is None or not limit.exact:
+        return
+    sets = [s for s in (loaded.training, loaded.validation, loaded.test) if s is not None]
+    too_long = {s.source: sum(tokens > limit.most for tokens in limit.count_all(s.examples)) for s in sets}
+    if problems := [
+        f"{source}: {count:,} examples have more tokens than the {limit.most:,} that the base model takes; "
+        "choose another base model, or give the rows again with --data"
+        for source, count in too_long.items()
+        if count
+    ]:
+        raise DatasetError(problems)
 
 
 def _check_size(training: ExampleSet, capabilities: Capabilities) -> None:

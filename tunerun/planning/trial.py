@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from tunerun.backends.base import Capabilities
+from tunerun.digest import digest
 from tunerun.job import BaseModelRef, ExampleSet, TuningRequest
 from tunerun.ledger import TrialRecord
 from tunerun.redaction import redact
@@ -44,6 +45,7 @@ class Trial:
         failed: whether its last job failed by a fault of its own, and so is not run again by itself.
         environment: by dotted key, the interpolations of texts that came from the environment.
         point: the number of its point; trials that differ in their seed alone share it.
+        rerun: of a rerun, what tells its tuned model from that of the trial that it repeats.
     """
 
     number: int
@@ -67,6 +69,7 @@ class Trial:
     point: int = 0
     ways: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
+    rerun: str = ""
 
     @property
     def validation(self) -> ExampleSet | None:
@@ -98,7 +101,8 @@ class Trial:
         """What a backend is asked to do for this trial."""
         return TuningRequest(
             key=self.key,
-            tuned_model_id=tuned_model_id(self.config.name, self.key),
+            # A service that still has the first tuned model would answer with it instead of training again.
+            tuned_model_id=tuned_model_id(self.config.name, digest([self.key, self.rerun]) if self.rerun else self.key),
             model=self.base_model,
             hyperparameters=self.config.hyperparameters.for_tuning(),
             seed=self.config.seed,

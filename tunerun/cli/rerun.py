@@ -1,0 +1,130 @@
+"""`tunerun rerun`: a sweep or a trial is run again from its record, and compared with it."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tunerun.cli.options import ConfigDir, Json, Overrides
+from tunerun.cli.printing import print_json
+from tunerun.errors import InputError, MismatchError, RecordError
+
+if TYPE_CHECKING:
+    from tunerun.record import OpenRecord
+    from tunerun.record.rerun import Request, Rerun
+    from tunerun.record.verification import Verification
+    from tunerun.runner import SweepResult
+
+_COMPOSED = ("paths", "tracking", "local")
+"""Sections that are composed from this machine's config, and not taken from the record."""
+
+
+def rerun(
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    run_: Annotated[
+        str, typer.Option("--run", help="What to run again: MLflow run id, sweep id, tunedModels/NAME or bundle file.")
+    ] = "",
+    verify: Annotated[bool, typer.Option("--verify", help="Exit with 1 where the results are not the same.")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change the config: a new experiment with the run as parent."),
+    ] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", help="File of rows to read again, instead of recorded examples.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train again what an earlier rerun has trained.")] = False,
+    json_: Json = False,
+) -> None:
+    """Run a sweep or a trial again from its record, and compare: the same keys, and the same bits where they can be."""
+    from tunerun.record import open_record
+
+    if not run_:
+        raise InputError("--run is missing; give an MLflow run id, a sweep's id, tunedModels/NAME or a bundle's file")
+    if verify and set_:
+        raise InputError("--verify: with --set it is a new experiment, which has nothing to be equal to; remove one")
+    request = _request(overrides or [], config_dir, set_ or [], data or [], fresh=fresh)
+    runs = Path(request.paths.runs)
+    try:
+        with open_record(run_, runs=runs, tracking=request.tracking) as record:
+            made, result = _run(record, request)
+            verification = None if made.is_new else _verified(record, made, result)
+            _show(record, made, result, verification, json_=json_)
+    except (MismatchError, RecordError) as error:
+        if not verify:
+            raise
+        if json_:
+            print_json({"verification": {"equal": False, "problems": list(error.problems)}})
+        sys.stderr.writelines(f"differs: {problem}\n" for problem in error.problems)
+        raise typer.Exit(1) from error
+    is_equal = verification is None or verification.is_equal
+    raise typer.Exit(max(result.exit_code, 0 if is_equal else 1) if verify else result.exit_code)
+
+
+def _request(
+    overrides: list[str], config_dir: list[str] | None, edits: list[str], data: list[Path], *, fresh: bool
+) -> Request:
+    from tunerun.compose import assignments, places
+    from tunerun.record.rerun import Request
+
+    def is_composed(override: str) -> bool:
+        return override.lstrip("+~").startswith(_COMPOSED)
+
+    paths, tracking = places([each for each in overrides if is_composed(each)], config_dir)
+    return Request(
+        paths,
+        tracking,
+        assignments([each for each in overrides if not is_composed(each)], config_dir),
+        assignments(edits, config_dir),
+        data,
+        fresh,
+    )
+
+
+def _run(record: OpenRecord, request: Request) -> tuple[Rerun, SweepResult]:
+    from tunerun.cli import run_planned, tables
+    from tunerun.cli.stages import Stages
+    from tunerun.record.rerun import prepare
+
+    tables.err.print(f"from {tables.plain(record.origin)}", soft_wrap=True)
+    with Stages() as progress:
+        made = prepare(record, request, progress)
+    for note in made.notes:
+        tables.err.print(f"[yellow]note:[/] {tables.plain(note)}", soft_wrap=True)
+    made.plan.check()
+    made.begin()
+    gc.set_threshold(50_000)
+    return made, run_planned(made.plan, sys.argv[1:], retry_failed=False)
+
+
+def _verified(record: OpenRecord, made: Rerun, result: SweepResult) -> Verification:
+    from tunerun.ledger import Ledger
+    from tunerun.record import OpenRecord
+    from tunerun.record.verification import compare
+
+    with Ledger.open_read_only(made.plan.ledger_path) as ledger:
+        return compare(record, OpenRecord(ledger, result.verdict.sweep, None, str(made.runs)))
+
+
+def _show(
+    record: OpenRecord, made: Rerun, result: SweepResult, verification: Verification | None, *, json_: bool
+) -> None:
+    from tunerun.cli import tables
+
+    if json_:
+        origin: dict[str, Any] = dict(made.plan.recorded.document)
+        checked = {} if verification is None else {"verification": verification.to_json()}
+        print_json({**result.to_json(), **origin, "runs": str(made.runs), "notes": list(made.notes), **checked})
+        return
+    tables.result_table(result)
+    tables.result_sentence(result)
+    tables.out.print(f"Runs folder: {tables.plain(str(made.runs))}", soft_wrap=True)
+    if verification is not None:
+        tables.out.print(f"Compared with {tables.plain(record.origin)}:", soft_wrap=True)
+        for check in verification.checks:
+            mark = "[green]same[/]" if check.is_equal else "[red]differs[/]"
+            tables.out.print(f"{mark}  {tables.plain(str(check))}", soft_wrap=True)

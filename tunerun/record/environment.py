@@ -1,0 +1,58 @@
+"""In which packages, CPU and threads the machine that a record is of differs from this one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from tunerun.provenance import Environment
+from tunerun.record.sources import OpenRecord
+
+_MOST_NAMED = 8
+
+
+def environment_notes(record: OpenRecord, now: Environment) -> Iterator[str]:
+    """What may make a difference to the bits of a result, one line each.
+
+    Args:
+        now: of this machine.
+    """
+    then = record.facts.environment
+    jobs = record.ledger.last_jobs(record.sweep.id)
+    trained = [on for t in record.trials if t.key in jobs and (on := jobs[t.key].trained_on) is not None]
+    if not then.packages and not trained:
+        yield (
+            "environment: an earlier tunerun wrote the record, without the packages, the CPU and the threads; "
+            "results are compared all the same, and what makes a difference cannot be named"
+        )
+        return
+    computing = {name: version for on in trained for name, version in on.packages.items()}
+    others = {name: version for name, version in then.packages.items() if name not in computing}
+    yield from _packages("packages that compute", computing, now.packages)
+    yield from _packages("other packages", others, now.packages)
+    if then.python and now.python and then.python != now.python:
+        yield f"environment: Python {then.python} -> {now.python}"
+    if then.instructions and set(then.instructions) != set(now.instructions):
+        sets = [" ".join(each.instructions) or "not known" for each in (then, now)]
+        yield f"environment: {then.processor} -> {now.processor}: other instruction sets ({sets[0]} -> {sets[1]})"
+    threads = max((on.threads for on in trained), default=0)
+    if now.cores and threads > now.cores:
+        yield (
+            f"environment: it was trained with {threads} threads and is again, for sums in the same order; this "
+            f"machine has {now.cores} cores, so that backend.threads={now.cores} may be faster, with other last bits"
+        )
+
+
+def _packages(what: str, then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
+    differing = package_differences(then, now)
+    if differing:
+        more = f" and {len(differing) - _MOST_NAMED} more" if len(differing) > _MOST_NAMED else ""
+        yield f"environment: {what} differ: {', '.join(differing[:_MOST_NAMED])}{more}"
+
+
+def package_differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The packages of a record that have another version now, or are missing, in words."""
+    return [
+        f"{name} {version} -> {now.get(name, 'not installed')}"
+        for name, version in sorted(then.items())
+        if now.get(name) != version
+    ]

@@ -1,0 +1,396 @@
+"""A sweep, or one trial of it, is run again from its record: the same keys, on this machine.
+
+Everything that a key hashes is compared with the record before anything is started. The rerun has a runs folder and a
+ledger of its own, so that the results of the first run and those of the second are never taken for each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tunerun.dataset import LoadedDataset, Progress
+from tunerun.digest import digest_of_list
+from tunerun.errors import ConfigError, InputError, MismatchError
+from tunerun.files import private_folder
+from tunerun.job import Example, ExampleSet
+from tunerun.ledger import FILE_NAME, BaselineRecord, Ledger, TrialRecord
+from tunerun.planning import Plan, Trial, plan
+from tunerun.planning.changes import differences
+from tunerun.planning.recorded import Recorded
+from tunerun.provenance import Facts
+from tunerun.record.environment import environment_notes
+from tunerun.record.sources import OpenRecord
+from tunerun.record.stored_config import StoredConfigs, files_of_rows
+from tunerun.record.verification import shown
+from tunerun.schema import Paths, Tracking
+from tunerun.stored import read_stored, section
+from tunerun.tracking.address import choose
+
+FOLDER = "reruns"
+"""The folder in a runs folder that has a runs folder for each sweep that was run again."""
+
+_ORIGIN_FILE = "rerun.json"
+
+PLACES = ("model.source", "model.package", "backend.", "runner.", "budget.")
+"""What a rerun may have otherwise than its record, beside paths and tracking: where things are and how it computes."""
+
+_NEEDS_ROWS = ("dataset", "template")
+"""Sections that decide how rows become examples."""
+
+_DRAWS = "evaluation.baselines.examples"
+
+_WHERE_IS_THE_MODEL = "where the recorded base model is on this machine can be given as model.source=FOLDER"
+
+_INGREDIENTS = {
+    "format": "the format of keys",
+    "training": "the training examples",
+    "validation": "the validation examples",
+    "model": "the content of the base model",
+    "chat_format": "the chat format of this tunerun",
+    "seed": "the seed",
+    "backend.kind": "the kind of backend",
+    "backend.address": "the address of the backend",
+    "precision": "the precision",
+    "round": "how often the sweep was run anew",
+}
+"""What a key hashes, in words; hyperparameters have their own names."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for.
+
+    Attributes:
+        paths, tracking: of this machine.
+        places: by dotted key, what differs on this machine; see `PLACES`.
+        edits: by dotted key, what makes it another experiment; empty: it is a rerun.
+        data: files that are read in the place of the recorded examples.
+        fresh: train again what an earlier rerun has trained.
+    """
+
+    paths: Paths
+    tracking: Tracking
+    places: Mapping[str, Any] = field(default_factory=dict)
+    edits: Mapping[str, Any] = field(default_factory=dict)
+    data: Sequence[Path] = ()
+    fresh: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that the keys are where they may be.
+
+        Raises:
+            ConfigError: a key that would change what is repeated.
+        """
+        wrong = [key for key in self.places if not key.startswith(PLACES)]
+        if wrong:
+            raise ConfigError(
+                [
+                    f"{key}: a rerun repeats the recorded value; for a new experiment give it with --set; "
+                    f"without it a rerun takes paths, tracking, {', '.join(p.rstrip('.') for p in PLACES)}"
+                    for key in wrong
+                ]
+            )
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """A plan that repeats a record, or starts from it.
+
+    Attributes:
+        notes: what differs from the record and what is not known of it, one line each.
+        is_new: whether it is an experiment of its own, with the record as its parent.
+    """
+
+    plan: Plan
+    notes: tuple[str, ...]
+    is_new: bool = False
+
+    @property
+    def runs(self) -> Path:
+        """The folder of its ledger and tuned models."""
+        return self.plan.runs
+
+    def begin(self) -> None:
+        """Write down which rerun the folder has, before anything of it is run."""
+        if not self.is_new:
+            origin = {"rerun": self.plan.recorded.rerun, **self.plan.recorded.document}
+            written = private_folder(self.runs) / f".{_ORIGIN_FILE}.partial"
+            written.write_text(json.dumps(origin, indent=1), encoding="utf-8")
+            written.replace(self.runs / _ORIGIN_FILE)
+
+
+def prepare(record: OpenRecord, request: Request, progress: Progress | None = None) -> Rerun:
+    """Plan what a record has again, and check that it is the same.
+
+    Args:
+        progress: is given what is done next.
+
+    Raises:
+        InputError: what a rerun needs is missing here, one line each; nothing was started.
+        MismatchError: something that a key hashes differs from the record; the same.
+    """
+    trials = record.trials
+    folder = None if request.edits else _folder_of(record, request)
+    configs = StoredConfigs(
+        request.paths if folder is None else request.paths.model_copy(update={"runs": str(folder)}),
+        _tracking(request),
+        request.places,
+        request.edits,
+        _files(record, trials, request.data),
+        {} if request.edits else _threads(record, trials),
+    )
+    experiment = configs.experiment(trials, section(record.sweep.document, "pins"))
+    examples = None if request.data else _examples(record, trials)
+    origin = {"sweep": record.sweep.id, "run_id": record.run_id, "trial": record.number}
+    if folder is None:
+        _check_edits(request, examples)
+        recorded = Recorded(examples, document={"parent": origin})
+        made = plan(experiment, fresh=request.fresh, progress=progress, recorded=recorded)
+        return Rerun(made, tuple(configs.notes), is_new=True)
+    rounds = int(record.sweep.document.get("round", 0))
+    recorded = Recorded(examples, rounds, _nonce(folder), {"rerun_of": origin})
+    try:
+        made = plan(experiment, progress=progress, recorded=recorded)
+    except InputError as error:
+        is_missing = any(problem.startswith("the base model ") for problem in error.problems)
+        raise InputError([*error.problems, *([_WHERE_IS_THE_MODEL] if is_missing else [])]) from error
+    if problems := list(dict.fromkeys(_problems(record, trials, made))):
+        raise MismatchError(problems)
+    notes = [
+        *configs.notes,
+        *environment_notes(record, Facts.of(made.document).environment),
+        *_other_baselines(record, trials, made),
+    ]
+    return Rerun(made, tuple(dict.fromkeys(notes)))
+
+
+def _tracking(request: Request) -> Tracking:
+    """The person's own store, which by default is beside their ledger and not beside that of the rerun."""
+    chosen = choose(request.tracking, Path(request.paths.runs), "")
+    is_own = chosen.address.file is not None and not chosen.notes
+    return request.tracking.model_copy(update={"uri": chosen.address.uri}) if is_own else request.tracking
+
+
+def _folder_of(record: OpenRecord, request: Request) -> Path:
+    """The runs folder of the newest rerun of a record; where it is to be fresh and that one is finished, a new one."""
+    name = record.sweep.id if record.number is None else f"{record.sweep.id}-trial-{record.number}"
+    above = Path(request.paths.runs) / FOLDER
+    last = next(number for number in itertools.count(1) if not _numbered(above, name, number + 1).exists())
+    folder = _numbered(above, name, last)
+    is_begun = last > 1 and not _is_finished(folder)
+    return folder if not request.fresh or is_begun or not folder.exists() else _numbered(above, name, last + 1)
+
+
+def _numbered(above: Path, name: str, number: int) -> Path:
+    return above / (name if number == 1 else f"{name}-{number}")
+
+
+def _is_finished(folder: Path) -> bool:
+    if not (folder / FILE_NAME).exists():
+        return False
+    with Ledger.open_read_only(folder / FILE_NAME) as ledger:
+        states = ledger.final_states()
+        return all(trial.key in states for sweep in ledger.sweeps() for trial in ledger.trials(sweep.id))
+
+
+def _nonce(folder: Path) -> str:
+    """What tells the rerun of a folder from all others; made with the first plan and kept from the first run on."""
+    try:
+        return str(json.loads((folder / _ORIGIN_FILE).read_text(encoding="utf-8"))["rerun"])
+    except FileNotFoundError:
+        return secrets.token_hex(8)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{folder / _ORIGIN_FILE}: does not say which rerun this is; move {folder} away and run the command again"
+        ) from error
+
+
+def _threads(record: OpenRecord, trials: Sequence[TrialRecord]) -> dict[str, int]:
+    """With how many threads each trial was trained, by key."""
+    jobs = record.ledger.last_jobs(record.sweep.id)
+    trained = ((t.key, jobs[t.key].trained_on) for t in trials if t.key in jobs)
+    return {key: on.threads for key, on in trained if on is not None and on.threads}
+
+
+# Rows
+
+
+def _examples(record: OpenRecord, trials: Sequence[TrialRecord]) -> dict[int, LoadedDataset]:
+    """The recorded examples of each trial, by its place among them.
+
+    Raises:
+        MismatchError: a set is not what its digest says.
+    """
+    document = record.sweep.document
+    rows, clusters = section(document, "held_out_rows"), section(document, "clusters")
+    sets: dict[str, ExampleSet] = {}
+    problems = []
+    for digest in dict.fromkeys(d for t in trials for d in (t.training, *t.held_out.values())):
+        found = record.ledger.example_set(digest)
+        own = digest_of_list({"output": e.output, "text_input": e.text_input} for e in found.examples)
+        if own != digest:
+            problems.append(
+                f"examples of {found.source}: changed since they were recorded: their digest is {own[:8]}, and the "
+                f"record says {digest[:8]}; get the record again, or give the rows with --data"
+            )
+        sets[digest] = replace(found, rows=rows.get(digest, ""), clusters=tuple(clusters.get(digest, ())))
+    if problems:
+        raise MismatchError(problems)
+    baselines = {each.subject: each for each in record.ledger.baselines(record.sweep.id)}
+    loaded: dict[tuple[Any, ...], LoadedDataset] = {}  # trials share theirs, as they do where files are read
+    found_by_number = {}
+    for number, trial in enumerate(trials):
+        drawn = _drawn(baselines[subject] for subject in trial.baselines if subject in baselines)
+        parts = (trial.training, trial.held_out.get("validation"), trial.held_out.get("test"), drawn)
+        if parts not in loaded:
+            training, validation, test = (None if d is None else sets[d] for d in parts[:3])
+            assert training is not None  # noqa: S101 - every trial has one
+            loaded[parts] = LoadedDataset(training, validation, test, warnings=(), drawn=drawn)
+        found_by_number[number] = loaded[parts]
+    return found_by_number
+
+
+def _drawn(baselines: Iterable[BaselineRecord]) -> tuple[Example, ...]:
+    """The examples that a trial's baselines have in their prompts: fewer are the beginning of more."""
+    each = (tuple(read_stored(Example, e) for e in b.document.get("examples", ())) for b in baselines)
+    return max(each, key=len, default=())
+
+
+def _files(record: OpenRecord, trials: Sequence[TrialRecord], given: Sequence[Path]) -> dict[str, Path]:
+    """Which of the given files is which of the recorded ones: by its content, else by its name.
+
+    Raises:
+        ConfigError: one is missing, or is none of them.
+    """
+    if not given:
+        return {}
+    wanted = dict.fromkeys(file.name for trial in trials for file in files_of_rows(dict(trial.config)))
+    recorded = {fact.sha256: fact.name for fact in record.facts.data_files}
+    found: dict[str, Path] = {}
+    problems = []
+    for path in given:
+        if not path.is_file():
+            problems.append(f"--data {path}: no such file")
+            continue
+        name = path.name if path.name in wanted else recorded.get(_sha256(path), "")
+        if name not in wanted and len(wanted) == len(given) == 1:
+            (name,) = wanted
+        if name not in wanted:
+            problems.append(f"--data {path}: is none of the recorded files {', '.join(wanted)}; give it such a name")
+        found[name] = path.absolute()
+    missing = [name for name in wanted if name not in found]
+    if missing and not problems:
+        problems = [f"--data: {name} is missing; give every file of rows, or none" for name in missing]
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _check_edits(request: Request, examples: Mapping[int, LoadedDataset] | None) -> None:
+    """Refuse what rows are needed for, where only examples are recorded.
+
+    Raises:
+        ConfigError: one line for each key.
+    """
+    if examples is None:
+        return
+    problems = [
+        f"--set {key}: decides how rows become examples, and a record has examples and not rows; give the rows, too: "
+        "--data FILE"
+        for key in request.edits
+        if key.split(".")[0] in _NEEDS_ROWS
+    ]
+    counts = request.edits.get(_DRAWS, ())
+    most = min(len(loaded.drawn) for loaded in examples.values())
+    if isinstance(counts, list) and any(isinstance(count, int) and count > most for count in counts):
+        problems.append(
+            f"--set {_DRAWS}: the record has {most} examples that were drawn for prompts; give the rows, too: "
+            "--data FILE"
+        )
+    if problems:
+        raise ConfigError(problems)
+
+
+# What differs
+
+
+def _problems(record: OpenRecord, trials: Sequence[TrialRecord], made: Plan) -> Iterator[str]:
+    """Why trials would not be the recorded ones."""
+    for old, new in zip(trials, made.trials, strict=True):
+        stored = new.record()
+        if old.key != new.key:
+            yield from _reasons(record, old, new, made)
+        elif (test := new.held_out.get("test")) is not None and test.digest != old.held_out.get("test"):
+            yield _other_rows(record, "test", old.held_out.get("test"), test)
+        elif stored.asked != old.asked:
+            yield (
+                f"trial {old.number}: models are asked in another way than was recorded: evaluation.generation or "
+                "evaluation.choices mean something else in this tunerun"
+            )
+
+
+def _reasons(record: OpenRecord, old: TrialRecord, new: Trial, made: Plan) -> Iterator[str]:
+    """Why a trial has another key, by the ingredients that differ."""
+    if not old.ingredients:
+        yield (
+            f"trial {old.number}: its key differs ({old.key[:8]} -> {new.key[:8]}), and the ledger was written by a "
+            "tunerun that did not record what a key is made of"
+        )
+        return
+    for each in differences(old.ingredients, new.record().ingredients):
+        if each.name in ("training", "validation"):
+            yield _other_rows(record, each.name, each.old, new.training if each.name == "training" else new.validation)
+        elif each.name == "model":
+            files = _other_files(record.facts, each.old, Facts.of(made.document), each.new)
+            yield f"{_INGREDIENTS['model']} {new.config.model.name} differs{files}: {each.old} -> {each.new}"
+        else:
+            what = _INGREDIENTS.get(each.name, f"hyperparameters.{each.name}")
+            yield f"trial {old.number}: {what} differs: {each.old} -> {each.new}"
+
+
+def _other_files(old: Facts, old_identity: str, new: Facts, new_identity: str) -> str:
+    """Which files of a base model have another content, as far as both are known."""
+    before, now = (
+        {file.name: file.sha256 for model in facts.base_models if model.identity == identity for file in model.files}
+        for facts, identity in ((old, old_identity), (new, new_identity))
+    )
+    names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)] if before and now else []
+    return f" in {', '.join(names)}" if names else ""
+
+
+def _other_rows(record: OpenRecord, name: str, old: str | None, new: ExampleSet | None) -> str:
+    """In words, where a set of examples differs from the recorded one."""
+    if old is None or new is None:
+        return f"{name} examples: {'none' if old is None else 'some'} were recorded, and now there are others"
+    before, now = record.ledger.example_set(old).examples, new.examples
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(before, now, strict=False))
+    row = sum(1 for _ in same)
+    texts = [
+        shown(f"{each[row].text_input} => {each[row].output}") if row < len(each) else "none" for each in (before, now)
+    ]
+    counts = "" if len(before) == len(now) else f" ({len(before):,} -> {len(now):,})"
+    return f"{name} examples differ from the recorded ones{counts}, first in example {row + 1}: {' -> '.join(texts)}"
+
+
+def _other_baselines(record: OpenRecord, trials: Sequence[TrialRecord], made: Plan) -> Iterator[str]:
+    """Baselines that are not the recorded ones, such as the majority answer of a larger trial that is not repeated."""
+    names = {each.subject: each.name for each in record.ledger.baselines(record.sweep.id)}
+    planned = {each.subject for each in made.baselines}
+    missing = dict.fromkeys(names.get(s, s) for t in trials for s in t.baselines if s not in planned)
+    if missing:
+        yield (
+            f"baselines: {', '.join(missing)} of the record is not among those of the rerun, which are "
+            f"{', '.join(each.name for each in made.baselines)}"
+        )

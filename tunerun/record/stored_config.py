@@ -1,0 +1,169 @@
+"""The configs of a sweep's trials as an experiment again: read leniently, with the places of this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any
+
+from tunerun.compose.validation import fields_at, nearest, validate
+from tunerun.errors import ConfigError
+from tunerun.interpolation import resolved
+from tunerun.ledger import TrialRecord
+from tunerun.schema import Experiment, Paths, Point, Sweep, Tracking, TrialConfig
+
+_FROM_ENVIRONMENT = "${oc."
+"""What begins the text that a stored config has in the place of a value from the environment."""
+
+
+@dataclass
+class StoredConfigs:
+    """Reads the configs of trials.
+
+    Attributes:
+        paths, tracking: of this machine; they take the place of the stored ones.
+        places: by dotted key, where things are on this machine and how it computes.
+        edits: by dotted key, what a person wants otherwise; a swept key among them no longer varies.
+        data: by its recorded name, a file of rows on this machine; empty: the examples are recorded.
+        threads: by a trial's key, with how many it was trained, for configs that leave it to the machine.
+        notes: what was left out of the stored configs, one line each.
+    """
+
+    paths: Paths
+    tracking: Tracking
+    places: Mapping[str, Any] = field(default_factory=dict)
+    edits: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Path] = field(default_factory=dict)
+    threads: Mapping[str, int] = field(default_factory=dict)
+    notes: dict[str, None] = field(default_factory=dict)
+    _sections: dict[tuple[str, str], Any] = field(default_factory=dict)
+
+    def experiment(self, trials: Sequence[TrialRecord], pins: Mapping[str, Any]) -> Experiment:
+        """The experiment whose points are these trials, in their order.
+
+        Raises:
+            ConfigError: a value that this version does not take, or an environment variable that is not set.
+        """
+        problems: dict[str, None] = {}
+        points = []
+        for trial in trials:
+            try:
+                points.append(self._point(trial))
+            except ConfigError as error:
+                problems.update(dict.fromkeys(error.problems))
+        if problems:
+            raise ConfigError(list(problems))
+        first = points[0].config
+        sections = {name: getattr(first, name) for name in TrialConfig.model_fields}
+        return Experiment.model_construct(**sections, sweep=Sweep(), pins=dict(pins), points=tuple(points))
+
+    def _point(self, trial: TrialRecord) -> Point:
+        raw = json.loads(json.dumps(dict(trial.config)))
+        raw |= {"paths": self.paths.model_dump(mode="json"), "tracking": self.tracking.model_dump(mode="json")}
+        self._with_threads(raw.get("backend"), trial)
+        for file in files_of_rows(raw):
+            file.section["path"] = str(self.data.get(file.name, file.section["path"]))
+        for key, value in {**self.places, **self.edits}.items():
+            _set(raw, key, value)
+        self._drop_unknown(raw, ())
+        problems: list[str] = []
+        environment: dict[str, str] = {}
+        for location, text in _marks(raw, ()):
+            environment[".".join(map(str, location))] = text
+            if location[0] == "dataset":  # its files are not read again, and need not be known here
+                continue
+            try:
+                _put(raw, location, resolved(text))
+            except ConfigError as error:
+                problems += [f"{'.'.join(map(str, location))}: {problem}" for problem in error.problems]
+        if problems:
+            raise ConfigError(problems)
+        config, wrong = validate(TrialConfig, raw)
+        if config is None:
+            raise ConfigError([f"{'.'.join(map(str, location))}: {message}" for location, message in wrong])
+        overrides = {key: value for key, value in trial.overrides.items() if not self._is_edited(key)}
+        return Point.model_construct(overrides=overrides, config=self._shared(config), environment=environment)
+
+    def _with_threads(self, backend: Any, trial: TrialRecord) -> None:
+        """Compute with as many threads as the trial did: sums in another order have other last bits."""
+        if not isinstance(backend, dict) or backend.get("threads") is not None or trial.key not in self.threads:
+            return
+        if "threads" in fields_at(TrialConfig, ("backend", str(backend.get("kind")))):
+            backend["threads"] = self.threads[trial.key]
+
+    def _is_edited(self, key: str) -> bool:
+        return any(key == edit or key.startswith(f"{edit}.") or edit.startswith(f"{key}.") for edit in self.edits)
+
+    def _drop_unknown(self, raw: dict[str, Any], location: tuple[str, ...]) -> None:
+        """Leave out keys that another version had; what a person has set is not among them."""
+        known = fields_at(TrialConfig, location)
+        for key, value in list(raw.items()):
+            dotted = ".".join((*location, key))
+            if known and key not in known:
+                if dotted in self.edits or dotted in self.places:
+                    hint = nearest(key, known) or f"known keys: {', '.join(known)}"
+                    raise ConfigError(f"{dotted}: unknown key {key!r}; {hint}")
+                self.notes[f"{dotted}: this tunerun does not have the recorded key; it is left out"] = None
+                del raw[key]
+            elif isinstance(value, dict) and fields_at(TrialConfig, (*location, key)):
+                self._drop_unknown(value, (*location, key))
+
+    def _shared(self, config: TrialConfig) -> TrialConfig:
+        """The config with sections that are one object where they are equal, as the planner remembers by identity."""
+        sections = {}
+        for name in TrialConfig.model_fields:
+            value = getattr(config, name)
+            text = value.model_dump_json() if hasattr(value, "model_dump_json") else repr(value)
+            sections[name] = self._sections.setdefault((name, text), value)
+        return TrialConfig.model_construct(**sections)
+
+
+@dataclass(frozen=True)
+class FileOfRows:
+    """A file that a stored config names, with the section that has its `path`."""
+
+    dotted: str
+    section: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Without its folder."""
+        return PurePath(self.section["path"]).name
+
+
+def files_of_rows(config: Mapping[str, Any]) -> Iterator[FileOfRows]:
+    """The files of a stored config's dataset: of the rows, and of those that are held out."""
+    dataset = config.get("dataset")
+    if not isinstance(dataset, dict):
+        return
+    for part in (None, "validation", "test"):
+        section = dataset if part is None else dataset.get(part)
+        if isinstance(section, dict) and isinstance(section.get("path"), str):
+            yield FileOfRows("dataset.path" if part is None else f"dataset.{part}.path", section)
+
+
+def _marks(node: Any, location: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """The texts that came from the environment, with their places."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        if isinstance(value, str) and _FROM_ENVIRONMENT in value:
+            yield (*location, key), value
+        else:
+            yield from _marks(value, (*location, key))
+
+
+def _put(raw: Any, location: tuple[str | int, ...], value: object) -> None:
+    for part in location[:-1]:
+        raw = raw[part]
+    raw[location[-1]] = value
+
+
+def _set(raw: dict[str, Any], key: str, value: object) -> None:
+    *above, last = key.split(".")
+    for part in above:
+        raw = raw.setdefault(part, {})
+        if not isinstance(raw, dict):
+            raise ConfigError(f"{key}: {part} is a value and not a section")
+    raw[last] = value
