@@ -179,12 +179,13 @@ class DatabaseFile:
 
     def _translated(self, error: Exception) -> LedgerError:
         """Say who must do what: a busy file is whole, a full disk or too few descriptors are not its fault either."""
+        text = " ".join(str(error).split())  # one that quotes the schema has its line breaks
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte of an extended code is the primary one
         place = self._format.place
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             who = " and ".join(holders_in(self.path.parent)) or "another process"
             return LedgerError(
-                f"{self.path}: {error}: {who} is writing it; nothing was changed: wait until it is done, then run the "
+                f"{self.path}: {text}: {who} is writing it; nothing was changed: wait until it is done, then run the "
                 "same command again"
             )
         if lacks_descriptors(error) or no_descriptor_is_left():
@@ -193,13 +194,13 @@ class DatabaseFile:
                 "limit (ulimit -n), then run the same command again"
             )
         if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
-            return LedgerError(f"{self.path}: {error}; check the disk and its rights, or choose another {place}")
+            return LedgerError(f"{self.path}: {text}; check the disk and its rights, or choose another {place}")
         if isinstance(error, OSError):
             return LedgerError(
                 f"{self.path}: {error.strerror}; check the disk and its rights, or choose another {place}"
             )
         return LedgerError(
-            f"{self.path}: {error}; the file was left as it is: restore it from a backup, or choose another {place}"
+            f"{self.path}: {text}; the file was left as it is: restore it from a backup, or choose another {place}"
         )
 
     def function(self, name: str, of: Callable[[str], str]) -> None:

@@ -290,6 +290,7 @@ class JobStatus:
             what had been learned by then.
         failure: set when the state is FAILED.
         validation: by epoch, all so far; empty where the backend does not measure after each epoch.
+        trained_on: what trains it; None: it has not begun, or a service does.
     """
 
     state: JobState
@@ -298,6 +299,7 @@ class JobStatus:
     tuned_model: TunedModel | None = None
     failure: Failure | None = None
     validation: tuple[EpochLoss, ...] = ()
+    trained_on: TrainedOn | None = None
 
     def after(self, step: int) -> JobStatus:
         """The same without the snapshots up to a step."""

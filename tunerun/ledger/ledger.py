@@ -59,6 +59,7 @@ from tunerun.ledger.records import (
     TrialRecord,
 )
 from tunerun.ledger.rows import RowReader, dump, state_of
+from tunerun.ledger.transfer import TransferTable
 from tunerun.redaction import redact
 
 FILE_NAME = "ledger.db"
@@ -68,7 +69,7 @@ _LAST_JOB = "attempt = (SELECT max(attempt) FROM job AS other WHERE other.key = 
 _OF_SWEEP = "key IN (SELECT key FROM trial WHERE sweep = ?)"
 
 
-class Ledger(AnswerTable, MarkTable, OpeningTable):
+class Ledger(AnswerTable, MarkTable, OpeningTable, TransferTable):
     """A connection to the ledger file; made with its folder if it is not there.
 
     Args:
@@ -134,23 +135,8 @@ class Ledger(AnswerTable, MarkTable, OpeningTable):
                     for s in example_sets
                 ),
             )
-            self._file.write_many(
-                "INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    with_checksum(
-                        sweep.id, t.number, t.key, dump(t.baselines), t.asked, t.training, dump(dict(t.held_out)),
-                        t.tokens, t.steps, dump(t.overrides), dump(t.config), dump(t.ingredients),
-                    )
-                    for t in trials
-                ),
-            )  # fmt: skip
-            self._file.write_many(
-                "INSERT INTO baseline VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    with_checksum(sweep.id, position, b.subject, b.name, b.kind, dump(dict(b.document)))
-                    for position, b in enumerate(baselines)
-                ),
-            )
+            self._write_trials(sweep.id, trials)
+            self._write_baselines(sweep.id, baselines)
 
     def sweeps(self, experiment: str | None = None) -> list[SweepRecord]:
         """All frozen sweeps, the newest last; of one experiment where it is named."""
@@ -338,11 +324,13 @@ class Ledger(AnswerTable, MarkTable, OpeningTable):
             self._move(row, status.state)
         tuned, failure = status.tuned_model, status.failure
         self._file.write(
-            "UPDATE job SET metrics = ?, tuned_model = ?, failure = ? WHERE id = ?",
+            "UPDATE job SET metrics = ?, tuned_model = ?, failure = ?, trained_on = coalesce(?, trained_on) "
+            "WHERE id = ?",
             [
                 dump(dict(status.metrics)),
                 self._rows.stored_tuned_model(tuned) if tuned else None,
                 redact(dump(asdict(failure))) if failure else None,
+                dump(asdict(status.trained_on)) if status.trained_on else None,
                 job,
             ],
         )

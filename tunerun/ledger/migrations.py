@@ -137,6 +137,21 @@ CREATE UNIQUE INDEX job_live ON job (key) WHERE state NOT IN ('SUCCEEDED', 'STOP
 """
     + _CHECKSUMS,
     _ANSWERS,
+    # What trained a job. An opening may be of a sweep that a restored record does not have: the test set is shared.
+    """
+ALTER TABLE job ADD COLUMN trained_on TEXT;
+ALTER TABLE job ADD COLUMN new_checksum INTEGER;
+UPDATE job SET new_checksum = row_checksum(id, key, attempt, backend, model, tokens, reference, state, metrics,
+    tuned_model, failure, created_at, started_at, finished_at, sweep, usd, tuned_model_id, trained_on)
+    WHERE checksum = row_checksum(id, key, attempt, backend, model, tokens, reference, state, metrics, tuned_model,
+    failure, created_at, started_at, finished_at, sweep, usd, tuned_model_id);
+ALTER TABLE job DROP COLUMN checksum;
+ALTER TABLE job RENAME COLUMN new_checksum TO checksum;
+CREATE TABLE new_opening (
+    sweep TEXT NOT NULL, opened_at REAL NOT NULL, points TEXT NOT NULL, held_out TEXT NOT NULL, checksum INTEGER);
+INSERT INTO new_opening SELECT * FROM opening ORDER BY rowid;
+DROP TABLE opening;
+ALTER TABLE new_opening RENAME TO opening""",
 )
 
 FORMAT = Format(

@@ -189,6 +189,7 @@ class JobRecord:
         sweep: the sweep whose runner submits and watches it; None in ledgers of format 1.
         tuned_model_id: under which it is submitted, and found after an ambiguous submit, also by a sweep of another
             name that adopts it; None in ledgers of formats 1 and 2.
+        trained_on: what trained it; None: a service did, it has not begun, or the ledger was of formats 1 to 4 then.
     """
 
     id: int

@@ -19,6 +19,7 @@ from tunerun.job import (
     JobRef,
     JobState,
     Snapshot,
+    TrainedOn,
     TunedModel,
 )
 from tunerun.ledger.checksums import is_whole, is_whole_snapshot
@@ -164,6 +165,7 @@ class RowReader:
             finished_at=row["finished_at"],
             sweep=row["sweep"],
             tuned_model_id=row["tuned_model_id"],
+            trained_on=read_stored(TrainedOn, load(row["trained_on"])) if row["trained_on"] else None,
         )
 
     def _tuned_model(self, values: Mapping[str, Any]) -> TunedModel:

@@ -1,0 +1,275 @@
+"""Portable files become a ledger again: checked by their digests, bounded, and never trusted."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from tunerun.errors import LedgerError, RecordError
+from tunerun.job import BaseModelRef, JobRef, TrainedOn
+from tunerun.ledger.ledger import Ledger
+from tunerun.ledger.portable import (
+    EXAMPLES,
+    FORMAT,
+    RECORD,
+    RESULTS,
+    PortableRecord,
+    PortableResults,
+    PortableSet,
+)
+from tunerun.ledger.records import BaselineRecord, SweepRecord, TrialRecord
+from tunerun.ledger.rows import dump
+from tunerun.ledger.transfer import WholeJob
+from tunerun.provenance.places import is_path
+
+MAX_SET_BYTES = 1_000_000_000
+"""Of one set of examples or of the results, not compressed: the most that a cell of SQLite holds (limits, SQLite 3)."""
+
+MAX_BYTES = 4 * MAX_SET_BYTES
+"""Of all sets of a record together, not compressed."""
+
+MAX_RECORD_BYTES = 500_000_000
+"""Of `record.json`: ten thousand trials with their configs have a tenth of it."""
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+_ADAPTER = re.compile(r"tuned_models/[a-z0-9][a-z0-9._-]{0,99}")
+_ADVICE = "fetch the record again from where it came"
+
+_Stored = TypeVar("_Stored")
+
+
+@dataclass(frozen=True)
+class _TunedModel:
+    """A tuned model as a job has it."""
+
+    name: str
+    model: BaseModelRef
+    folder: str = ""
+    location: str = ""
+    weights: str | None = None
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a job has as JSON, with the types that the ledger's readers expect."""
+
+    reference: JobRef | None = None
+    tuned_model: _TunedModel | None = None
+    failure: dict[str, str | None] | None = None
+    trained_on: TrainedOn | None = None
+
+
+_PARTS = TypeAdapter(_Parts)
+
+
+def restored(folder: Path, path: Path) -> str:
+    """Make a new ledger of portable files.
+
+    Args:
+        folder: the one with `record.json`.
+        path: the ledger's file, which is not there yet; adapters that readers find are in `tuned_models` beside it.
+
+    Returns:
+        The id of its sweep.
+
+    Raises:
+        RecordError: the files are damaged, incomplete, unsafe, or of a newer tunerun; no ledger is left behind.
+        LedgerError: the ledger is there already, or cannot be written.
+    """
+    record = _checked(folder)
+    results = read_results(folder, record)
+    if path.exists():
+        raise LedgerError(f"{path}: is there already; restore the record into a folder without a ledger")
+    try:
+        with Ledger(path) as ledger:
+            ledger.restore(
+                SweepRecord(**vars(record.sweep)),
+                (TrialRecord(**vars(trial)) for trial in record.trials),
+                (BaselineRecord(**vars(baseline)) for baseline in record.baselines),
+                ((digest, each.source, _examples(folder, each)) for digest, each in record.examples.items()),
+            )
+            if results is not None:
+                openings = ((o.sweep, o.opened_at, o.points, o.held_out) for o in results.openings)
+                ledger.restore_results(results.jobs, results.answers, openings)
+    except BaseException as error:
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(OSError):
+                path.with_name(path.name + suffix).unlink()
+        if isinstance(error, ValueError | OverflowError):  # NaN, or a number that no column holds
+            raise RecordError(f"{folder / RECORD}: holds a value that no ledger has; {_ADVICE}") from error
+        raise
+    return record.sweep.id
+
+
+def read_record(folder: Path) -> PortableRecord:
+    """Read `record.json` alone.
+
+    Raises:
+        RecordError: it is not there, is damaged, or was written by a newer tunerun.
+    """
+    file = _inside(folder, RECORD)
+    if file.stat().st_size > MAX_RECORD_BYTES:
+        raise RecordError(f"{file}: has more than {MAX_RECORD_BYTES:,} bytes; {_ADVICE}")
+    return _read(PortableRecord, file.read_bytes(), file)
+
+
+def read_results(folder: Path, record: PortableRecord) -> PortableResults | None:
+    """Read `results.json.gz`, and check that it belongs to a record; None: there is none.
+
+    Raises:
+        RecordError: it is damaged, unsafe, or belongs to another record.
+    """
+    if not (folder / RESULTS).exists():
+        return None
+    file = _inside(folder, RESULTS)
+    results = _read(PortableResults, b"".join(_unpacked(file, MAX_SET_BYTES)), file)
+    keys = {trial.key for trial in record.trials}
+    subjects = keys | {baseline.subject for baseline in record.baselines}
+    problems = [f"job {job.id}: {problem}" for job in results.jobs for problem in _problems_of_job(job, keys)]
+    problems += [
+        f"answers of {a.subject!r}, which the plan has not" for a in results.answers if a.subject not in subjects
+    ]
+    if results.sweep != record.sweep.id:
+        problems.append(f"belongs to the sweep {results.sweep!r}, and {RECORD} to {record.sweep.id!r}")
+    if problems:
+        raise RecordError([f"{file}: {problem}; {_ADVICE}" for problem in problems])
+    return results
+
+
+def _problems_of_job(job: WholeJob, keys: set[str]) -> Iterator[str]:
+    if job.key not in keys:
+        yield f"has the key {job.key!r}, which no trial has"
+    try:
+        _PARTS.validate_json(dump({name: getattr(job, name) for name in vars(_Parts())}), strict=True)
+    except ValidationError as error:
+        yield from (f"{'.'.join(map(str, each['loc']))[:200]}: {each['msg']}" for each in error.errors()[:5])
+        return
+    place = job.tuned_model or {}
+    if "folder" in place and not _ADAPTER.fullmatch(place["folder"]):
+        yield "its tuned model is not in tuned_models/"
+    location = place.get("location", "")
+    if is_path(location) or ".." in PurePosixPath(location).parts:
+        yield "its tuned model's location leaves the record"
+
+
+def _checked(folder: Path) -> PortableRecord:
+    """The record, after everything was checked that needs no decompression."""
+    record = read_record(folder)
+    problems = list(_problems(record))
+    if problems:
+        raise RecordError([f"{folder / RECORD}: {problem}; {_ADVICE}" for problem in problems])
+    for each in record.examples.values():
+        file = _inside(folder, each.file)
+        with file.open("rb") as content:
+            if hashlib.file_digest(content, "sha256").hexdigest() != each.sha256:
+                raise RecordError(f"{file}: its content is not what {RECORD} says (sha256); {_ADVICE}")
+    return record
+
+
+def _problems(record: PortableRecord) -> Iterator[str]:
+    if not _ID.fullmatch(record.sweep.id) or not _ID.fullmatch(record.sweep.experiment):
+        yield "sweep.id or sweep.experiment is not a name of letters, digits, - and _"
+    if [trial.number for trial in record.trials] != list(range(len(record.trials))) or not record.trials:
+        yield "trials: are not numbered from 0"
+    for digest, each in record.examples.items():
+        if not _DIGEST.fullmatch(digest) or each.file != f"{EXAMPLES}/{digest}.jsonl.gz":
+            yield f"examples.{digest[:70]}: must be a digest, with the file {EXAMPLES}/<digest>.jsonl.gz"
+        if not 0 <= each.bytes <= MAX_SET_BYTES:
+            yield f"examples.{digest[:70]}: has {each.bytes:,} bytes; at most {MAX_SET_BYTES:,} are read"
+    if sum(each.bytes for each in record.examples.values()) > MAX_BYTES:
+        yield f"examples: have more than {MAX_BYTES:,} bytes together, the most that is read"
+    used = {digest for trial in record.trials for digest in (trial.training, *trial.held_out.values())}
+    if missing := sorted(used - set(record.examples)):
+        yield f"examples: trials use sets that are not there: {', '.join(missing)[:300]}"
+    for trial in record.trials:
+        yield from (f"trials.{trial.number}: {problem}" for problem in _problems_of_config(trial.config))
+
+
+def _problems_of_config(config: dict[str, Any]) -> Iterator[str]:
+    """A metric's code is read from the folder that the command runs in, and from nowhere else."""
+    evaluation = config.get("evaluation")
+    metrics = evaluation.get("metrics") if isinstance(evaluation, dict) else None
+    for entry in metrics if isinstance(metrics, list) else ():
+        python = entry.get("python") if isinstance(entry, dict) else None
+        if python is not None and (
+            not isinstance(python, str) or is_path(python) or ".." in PurePosixPath(python.rpartition(":")[0]).parts
+        ):
+            yield "evaluation.metrics: the file of a metric is outside the record"
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """A file of a record.
+
+    Raises:
+        RecordError: it is not there, is not a file, or a link leads out of the folder.
+    """
+    file = folder / name
+    if not file.is_file():
+        raise RecordError(f"{file}: is not there, or not a file; a record has {RECORD}, {EXAMPLES}/ and {RESULTS}")
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise RecordError(f"{file}: leads out of its folder; {_ADVICE}")
+    return file
+
+
+def _read(kind: type[_Stored], text: bytes, file: Path) -> _Stored:
+    try:
+        version = TypeAdapter(dict[str, Any]).validate_json(text).get("format")
+        if isinstance(version, int) and version > FORMAT:
+            raise RecordError(
+                f"{file}: written by a newer tunerun (format {version}, this one knows {FORMAT}); update tunerun"
+            )
+        return TypeAdapter(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        lines = error.errors(include_input=False, include_url=False, include_context=False)
+        raise RecordError(
+            [f"{file}: {'.'.join(map(str, each['loc']))[:200]}: {each['msg']}; {_ADVICE}" for each in lines[:20]]
+        ) from error
+
+
+def _unpacked(file: Path, most: int) -> Iterator[bytes]:
+    """The lines of a compressed file, as far as they are allowed to go.
+
+    Raises:
+        RecordError: it is damaged, or has more bytes.
+    """
+    size = 0
+    try:
+        with gzip.open(file, "rb") as content:
+            while line := content.readline(most - size + 1):
+                size += len(line)
+                if size > most:
+                    raise RecordError(f"{file}: has more than the {most:,} bytes that are expected; {_ADVICE}")
+                yield line
+    except (OSError, EOFError, zlib.error) as error:
+        raise RecordError(f"{file}: is damaged ({error}); {_ADVICE}") from error
+
+
+def _examples(folder: Path, each: PortableSet) -> str:
+    """The examples of a set as the ledger stores them: in memory as text, and not as objects too."""
+    file = folder / each.file
+    pairs = [_pair(line, file, number) for number, line in enumerate(_unpacked(file, each.bytes), start=1)]
+    if len(pairs) != each.rows:
+        raise RecordError(f"{file}: has {len(pairs):,} examples, and {RECORD} says {each.rows:,}; {_ADVICE}")
+    return f"[{','.join(pairs)}]"
+
+
+def _pair(line: bytes, file: Path, number: int) -> str:
+    try:
+        row = json.loads(line)
+        text_input, output = row["text_input"], row["output"]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise RecordError(f"{file}:{number}: is not an example; {_ADVICE}") from error
+    if not isinstance(text_input, str) or not isinstance(output, str):
+        raise RecordError(f"{file}:{number}: text_input and output must be texts; {_ADVICE}")
+    return dump([text_input, output])

@@ -1,0 +1,199 @@
+"""Rows of a sweep as a whole, for the portable form of a record: everything a reader asks for, and no more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from tunerun.database import DatabaseFile
+from tunerun.ledger.checksums import row_checksum, snapshot_checksum, with_checksum
+from tunerun.ledger.records import BaselineRecord, SweepRecord, TrialRecord
+from tunerun.ledger.rows import RowReader, dump, load
+
+_OF_SWEEP = "key IN (SELECT key FROM trial WHERE sweep = ?)"
+_DECODER = json.JSONDecoder()
+
+
+@dataclass(frozen=True)
+class WholeJob:
+    """A job with its curves, every column of it: `JobRecord` has what the runner and the comparison need.
+
+    Attributes:
+        usd: what it cost, in US dollars.
+        tuned_model: as the ledger stores it: an adapter by its `folder` in the runs folder.
+        snapshots: step, epoch, mean loss, time. epoch_losses: epoch, loss.
+    """
+
+    id: int
+    key: str
+    attempt: int
+    backend: str
+    model: str
+    tokens: int
+    state: str
+    created_at: float
+    reference: dict[str, Any] | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    tuned_model: dict[str, Any] | None = None
+    failure: dict[str, Any] | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    sweep: str | None = None
+    usd: float = 0.0
+    tuned_model_id: str | None = None
+    trained_on: dict[str, Any] | None = None
+    snapshots: tuple[tuple[int, int, float, float], ...] = ()
+    epoch_losses: tuple[tuple[int, float], ...] = ()
+
+
+_JSON = ("reference", "metrics", "tuned_model", "failure", "trained_on")
+_COLUMNS = (
+    "id", "key", "attempt", "backend", "model", "tokens", "reference", "state", "metrics", "tuned_model", "failure",
+    "created_at", "started_at", "finished_at", "sweep", "usd", "tuned_model_id", "trained_on",
+)  # fmt: skip
+"""Of a job, in the order that its checksum covers."""
+
+
+@dataclass(frozen=True)
+class WholeAnswers:
+    """What one subject said of one held-out set."""
+
+    subject: str
+    held_out: str
+    asked: str
+    created_at: float
+    values: tuple[str | float, ...]
+
+
+class TransferTable:
+    """The part of the ledger that reads and writes whole rows; `Ledger` inherits it: its file has one connection."""
+
+    _file: DatabaseFile
+    _rows: RowReader
+
+    def example_rows(self, digest: str) -> tuple[str, Iterator[tuple[str, str]]]:
+        """The source of an example set, and its examples one after the other: they are in memory once, as text.
+
+        Raises:
+            LedgerError: the row is damaged.
+        """
+        row = self._file.row("SELECT * FROM example_set WHERE digest = ?", [digest])
+        assert row is not None  # noqa: S101 - a trial's digest is always there
+        self._rows.check("example_set", row)
+        return row["source"], _pairs(row["examples"])
+
+    def whole_jobs(self, sweep: str) -> Iterator[WholeJob]:
+        """Every job of a sweep's keys, whichever sweep ran it, by id.
+
+        Raises:
+            LedgerError: a row is damaged.
+        """
+        for row in self._file.rows(f"SELECT * FROM job WHERE {_OF_SWEEP} ORDER BY id", [sweep]):
+            self._rows.check("job", row)
+            columns = {name: row[name] for name in _COLUMNS}
+            columns |= {name: load(row[name]) for name in _JSON if row[name] is not None}
+            snapshots = self._file.rows("SELECT * FROM snapshot WHERE job = ? ORDER BY step", [row["id"]])
+            losses = self._file.rows("SELECT * FROM epoch_loss WHERE job = ? ORDER BY epoch", [row["id"]])
+            yield WholeJob(
+                **columns,
+                snapshots=tuple(tuple(self._rows.check("snapshot", each))[1:-1] for each in snapshots),
+                epoch_losses=tuple(tuple(self._rows.check("epoch_loss", each))[1:-1] for each in losses),
+            )
+
+    def restore(
+        self,
+        sweep: SweepRecord,
+        trials: Iterable[TrialRecord],
+        baselines: Iterable[BaselineRecord],
+        example_sets: Iterable[tuple[str, str, str]],
+    ) -> None:
+        """Write a plan down, as `freeze` does.
+
+        Args:
+            example_sets: digest, source and the examples as the ledger stores them.
+        """
+        with self._file.transaction():
+            self._file.write(
+                "INSERT INTO sweep VALUES (?, ?, ?, ?, ?)",
+                with_checksum(sweep.id, sweep.experiment, sweep.created_at, dump(dict(sweep.document))),
+            )
+            self._file.write_many(
+                "INSERT OR IGNORE INTO example_set VALUES (?, ?, ?, ?)", (with_checksum(*each) for each in example_sets)
+            )
+            self._write_trials(sweep.id, trials)
+            self._write_baselines(sweep.id, baselines)
+
+    def _write_trials(self, sweep: str, trials: Iterable[TrialRecord]) -> None:
+        self._file.write_many(
+            "INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                with_checksum(
+                    sweep, t.number, t.key, dump(t.baselines), t.asked, t.training, dump(dict(t.held_out)),
+                    t.tokens, t.steps, dump(dict(t.overrides)), dump(dict(t.config)), dump(dict(t.ingredients)),
+                )
+                for t in trials
+            ),
+        )  # fmt: skip
+
+    def _write_baselines(self, sweep: str, baselines: Iterable[BaselineRecord]) -> None:
+        self._file.write_many(
+            "INSERT INTO baseline VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                with_checksum(sweep, position, b.subject, b.name, b.kind, dump(dict(b.document)))
+                for position, b in enumerate(baselines)
+            ),
+        )
+
+    def restore_results(
+        self,
+        jobs: Iterable[WholeJob],
+        answers: Iterable[WholeAnswers],
+        openings: Iterable[tuple[str, float, tuple[int, ...], tuple[str, ...]]],
+    ) -> None:
+        """Write down what became of a plan that was restored.
+
+        Args:
+            openings: sweep, time, points and held-out sets.
+        """
+        with self._file.transaction():
+            for job in jobs:
+                self._restore_job(job)
+            for each in answers:
+                text = dump(list(each.values))
+                whole = row_checksum(text)
+                of_key = (each.subject, each.held_out, each.asked)
+                self._file.write(
+                    "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    [*of_key, text, each.created_at, whole, row_checksum(*of_key, each.created_at, whole)],
+                )
+            self._file.write_many(
+                "INSERT INTO opening VALUES (?, ?, ?, ?, ?)",
+                (with_checksum(of, at, dump(points), dump(held_out)) for of, at, points, held_out in openings),
+            )
+
+    def _restore_job(self, job: WholeJob) -> None:
+        columns = [getattr(job, name) for name in _COLUMNS]
+        texts = [
+            dump(value) if name in _JSON and value is not None else value
+            for name, value in zip(_COLUMNS, columns, strict=True)
+        ]
+        places = ", ".join("?" for _ in range(len(texts) + 1))
+        self._file.write(f"INSERT INTO job ({', '.join(_COLUMNS)}, checksum) VALUES ({places})", with_checksum(*texts))
+        self._file.write_many(
+            "INSERT INTO snapshot VALUES (?, ?, ?, ?, ?, ?)",
+            ((job.id, *each, snapshot_checksum(job.id, *each)) for each in job.snapshots),
+        )
+        self._file.write_many(
+            "INSERT INTO epoch_loss VALUES (?, ?, ?, ?)", (with_checksum(job.id, *each) for each in job.epoch_losses)
+        )
+
+
+def _pairs(text: str) -> Iterator[tuple[str, str]]:
+    """The pairs of `[["1","2"],...]`, without a list of all of them."""
+    position = 1
+    while text[position] != "]":
+        (text_input, output), position = _DECODER.raw_decode(text, position)
+        yield text_input, output
+        position += text[position] == ","
