@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -19,7 +19,7 @@ from tunerun.engine.base_model import cache_folder
 from tunerun.errors import BackendError, DatasetError, NotFoundError, TemplateError
 from tunerun.interpolation import resolved
 from tunerun.job import GenerateOptions, TunedModel
-from tunerun.ledger import JobRecord, Ledger, TrialRecord
+from tunerun.ledger import JobRecord, Ledger, TrialRecord, TrialSettings
 from tunerun.planning import ledger_path
 from tunerun.template import PromptTemplate
 
@@ -118,22 +118,26 @@ class OpenModel:
         """
         return self.many([{**(row or {}), **columns}])[0]
 
-    def many(self, rows: Sequence[Mapping[str, Any]] | Path) -> list[str]:
+    def many(self, rows: Sequence[Mapping[str, Any]] | Path, *, max_output_tokens: int | None = None) -> list[str]:
         """Answer many rows at once, which is faster than one after another.
 
         Args:
             rows: as `predict` takes them: mappings, or a file.
+            max_output_tokens: longest answer, in tokens; None: as the model was opened.
 
         Raises:
             TemplateError: a row lacks a column; names its position from 1, or its file and line.
             DatasetError: the file cannot be read.
             BackendError: the tuned model cannot be called, or was closed.
         """
-        inputs = _rendered(self._model.template, _placed(rows, self._model.template))
+        placed = _placed(rows, self._model.template)
+        most = max_output_tokens or self._options.max_output_tokens
         with self._one_at_a_time:
             if self._is_closed:
                 raise BackendError(f"{self.name} was closed; open it again with tunerun.open({self.name!r})")
-            return self._backend.generate(self._model.tuned_model, inputs, self._options)
+            inputs = _rendered(self._model.template, placed)  # a template is for one thread at a time
+            options = replace(self._options, max_output_tokens=most)
+            return self._backend.generate(self._model.tuned_model, inputs, options)
 
     def close(self) -> None:
         """End the engine, after the answer that is under way; a second time does nothing."""
@@ -164,14 +168,26 @@ def open_model(run: str, *, runs: str | Path = "runs", max_output_tokens: int | 
         NotFoundError: the ledger knows no such run, or it has no tuned model.
         BackendError: its backend cannot be opened.
     """
-    model = find_model(run, Path(runs))
+    return opened(find_model(run, Path(runs)), Path(runs).absolute(), max_output_tokens=max_output_tokens)
+
+
+def opened(model: CallableModel, runs: Path, *, max_output_tokens: int | None = None) -> OpenModel:
+    """Open a tuned model that was found.
+
+    Args:
+        runs: where its engine writes its log.
+        max_output_tokens: as `predict`.
+
+    Raises:
+        BackendError: its backend cannot be opened.
+    """
     options = GenerateOptions(
         max_output_tokens=max_output_tokens or model.generation.max_output_tokens,
         temperature=model.generation.temperature,
         seed=model.seed,
     )
     with ExitStack() as stack:
-        backend = stack.enter_context(open_backend(model.backend, Path(runs).absolute(), cache_folder(model.cache)))
+        backend = stack.enter_context(open_backend(model.backend, runs, cache_folder(model.cache)))
         backend.prepare([model.tuned_model.model])
         stack.pop_all()
     return OpenModel(model, options, backend)
@@ -202,13 +218,22 @@ def find_model(run: str, runs: Path) -> CallableModel:
     fault = None if folder is None else tuned_model.fault(folder, weights, cache_folder(cache))
     if fault is not None and sweep is not None:
         raise NotFoundError(f"--run {run}: {fault}; to make it again: {sweep.command_afresh}")
+    return replace(callable_model(job.tuned_model, settings), cache=cache)
+
+
+def callable_model(tuned: TunedModel, settings: TrialSettings) -> CallableModel:
+    """All that a call of a tuned model needs, by the settings of its trial.
+
+    Raises:
+        ConfigError: this version has no such kind of backend.
+    """
     return CallableModel(
-        tuned_model=job.tuned_model,
+        tuned_model=tuned,
         template=PromptTemplate(settings.template),
         backend=stored_section(settings.backend),
         generation=settings.generation,
         seed=settings.seed,
-        cache=cache,
+        cache=settings.cache,
     )
 
 

@@ -7,15 +7,18 @@ Light: no torch, no transformers; `prepare` imports them. The cache holds, for e
     base_models/<entry>/tokenizer.json   the tokenizer, as the library `tokenizers` reads it
     base_models/<entry>/model/           the weights, converted from GGUF (a folder of the user's stays where it is)
     digests/<entry>.json                 the digest of a file, good while the file is the same
+    places/<entry>.txt                   where a model was that was given by its folder or file
 
 An entry is made when the model has been loaded once and found whole.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -167,6 +170,45 @@ def _relevant(folder: Path) -> list[Path]:
     """Return the files that decide what a model answers."""
     kinds = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
     return sorted(file for kind in kinds for file in folder.glob(kind) if file.is_file())
+
+
+def copy(found: FoundModel, target: Path) -> None:
+    """Copy the files that decide what a base model answers.
+
+    Args:
+        found: on this machine.
+        target: a new folder; `find` takes it as a source.
+
+    Raises:
+        BaseModelError: the model is on the hub and not on this machine yet.
+        OSError: a file cannot be read or written.
+    """
+    if found.path is None:
+        raise BaseModelError(f"the base model ({found.origin}) is not on this machine yet; tunerun plan fetches it")
+    target.mkdir(parents=True)
+    for file in [found.path] if found.path.is_file() else _relevant(found.path):
+        shutil.copyfile(file, target / file.name)
+
+
+def remember_place(identity: str, place: Path, cache: Path) -> None:
+    """Note where a base model was, for `place_of`; a cache that cannot be written notes nothing."""
+    file = _place_file(identity, cache)
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(str(place.absolute()), encoding="utf-8")
+
+
+def place_of(identity: str, cache: Path) -> Path | None:
+    """Return the file or folder where a base model was when it was noted last; None: it was not, or is not there."""
+    try:
+        place = Path(_place_file(identity, cache).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
+    return place if place.exists() else None
+
+
+def _place_file(identity: str, cache: Path) -> Path:
+    return cache / "places" / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.txt"
 
 
 def _looks_like_a_path(source: str) -> bool:

@@ -10,6 +10,7 @@ The folder appears whole or not at all: it is written beside its place, synced t
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ FORMAT_VERSION = 2
 RECORD_FILE = "tunerun.json"
 STATUS_FILE = "status.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+ADAPTER_FILE = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,25 @@ def write(folder: Path, record: TunedModelRecord, finished: FinishedJob, save_ad
         _sync(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def copy(folder: Path, target: Path, record: TunedModelRecord) -> None:
+    """Copy what answering needs of a tuned model: the adapter, and `tunerun.json` with another record.
+
+    PEFT's own file then names the base model as the record does.
+
+    Args:
+        target: new.
+
+    Raises:
+        OSError, ValueError: a file cannot be read or written.
+    """
+    target.mkdir(parents=True)
+    shutil.copyfile(folder / WEIGHTS_FILE, target / WEIGHTS_FILE)
+    config = json.loads((folder / ADAPTER_FILE).read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = record.base_model.source
+    (target / ADAPTER_FILE).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+    (target / RECORD_FILE).write_bytes(_RECORD.dump_json(record, indent=1))
 
 
 def _remove(folder: Path) -> None:

@@ -12,6 +12,7 @@ from tunerun.ledger.records import (
     SweepRecord,
     TrialProgress,
     TrialRecord,
+    TrialSettings,
 )
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "SweepRecord",
     "TrialProgress",
     "TrialRecord",
+    "TrialSettings",
     "asked_by",
 ]

@@ -7,6 +7,7 @@ it was trained with.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,6 +26,8 @@ _ROW = "row"
 """Holds the whole row in a template, for columns whose names are no identifiers."""
 
 _LONGEST_MESSAGE = 300
+_TEXT_FILTERS = frozenset("capitalize center d default e escape indent lower replace string title trim truncate upper".split())
+_PRESENCE = frozenset({"defined", "undefined", "none", "string"})
 _SINGLE_BRACES = re.compile(r"(?<![{%])\{\s*([^\W\d]\w*)\s*\}(?![}%])")
 _SPACED_NAME = re.compile(r"\{\{-?\s*([^\W\d]\w*(?:[ -]+\w+)+)\s*-?\}\}")
 
@@ -95,6 +98,11 @@ class PromptTemplate:
         """The columns that `part` (text_input or output) prints as they are, whatever the row holds."""
         return self._parts[part].printed
 
+    def texts(self, part: str) -> frozenset[str]:
+        """The columns of `part` (text_input or output) that are as good as text: printed, perhaps by way of filters
+        for text, or only asked whether they are there. A loop or a sum needs more than text."""
+        return self._parts[part].texts
+
     def segments(self, part: str, columns: Collection[str]) -> tuple[str | Column, ...] | None:
         """The template's own text and the columns of `part`, where it is nothing but these and has `columns` to take.
 
@@ -140,6 +148,7 @@ class _Part:
     columns: frozenset[str]
     uses_row: bool
     printed: tuple[str, ...]
+    texts: frozenset[str]
     segments: tuple[str | Column, ...] | None
     function: Callable[[dict[str, Any]], str]
 
@@ -149,7 +158,8 @@ class _Part:
         try:
             tree = environment.parse(text)
             columns, uses_row = _columns_of(tree)
-            part = cls(name, columns, uses_row, _printed(tree), _segments(tree), environment.compiled(tree, text))
+            texts, segments = _texts(tree) & columns, _segments(tree)
+            part = cls(name, columns, uses_row, _printed(tree), texts, segments, environment.compiled(tree, text))
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(f"{key}: line {error.lineno}: {error.message}; {_advice_on_syntax(text)}") from None
         except (RecursionError, MemoryError, SyntaxError):  # the last two are Python's, of the code that Jinja2 writes
@@ -209,6 +219,27 @@ def _printed(tree: nodes.Template) -> tuple[str, ...]:
     assigned = {name.name for name in tree.find_all(nodes.Name) if name.ctx != "load"}
     names = (column for node in shown if (column := _column(node)) is not None and column not in assigned)
     return tuple(dict.fromkeys(names))
+
+
+def _texts(tree: nodes.Template) -> frozenset[str]:
+    """The columns that nothing but text is needed of."""
+    shown = [node for output in tree.find_all(nodes.Output) for node in output.nodes]
+    asked = [node.test for kind in (nodes.If, nodes.CondExpr) for node in tree.find_all(kind)]
+    as_text = [node for node in map(_below_filters, (*shown, *asked)) if _column(node) is not None]
+    count = Counter(name for node in tree.find_all((nodes.Name, nodes.Getitem)) if (name := _column(node)) is not None)
+    found = Counter(_column(node) for node in as_text)
+    return frozenset(name for name, times in count.items() if found[name] == times)
+
+
+def _below_filters(node: nodes.Node) -> nodes.Node:
+    """What filters for text, tests of presence and `not` are applied to."""
+    while True:
+        if isinstance(node, nodes.Filter) and node.node is not None and node.name in _TEXT_FILTERS:
+            node = node.node
+        elif isinstance(node, nodes.Test) and node.name in _PRESENCE or isinstance(node, nodes.Not):
+            node = node.node
+        else:
+            return node
 
 
 def _segments(tree: nodes.Template) -> tuple[str | Column, ...] | None:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from pathlib import PurePath
-from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from tunerun.digest import digest
 from tunerun.errors import NotFoundError
@@ -16,11 +16,14 @@ from tunerun.job import ExampleSet
 from tunerun.ledger import Ledger, SweepRecord, TrialProgress, TrialRecord
 from tunerun.stored import section
 
+if TYPE_CHECKING:
+    from tunerun.tracking.packaged.writing import Package
+
 T = TypeVar("T")
 
 _DIGEST_CHARACTERS = 8  # MLflow takes 36 and shows them all; the whole digest is in the source
 
-LAYOUT = 3
+LAYOUT = 4
 """What runs look like: raised whenever they get something new, so that older stores get it with the next replay."""
 
 STEP_LOSS, EPOCH_LOSS, VALIDATION_EPOCH_LOSS = "train/mean_loss", "train/epoch_mean_loss", "validation/epoch_loss"
@@ -116,12 +119,18 @@ class Input:
 
 
 @dataclass(frozen=True)
-class ExternalModel:
-    """A model whose weights are not in MLflow."""
+class ShownModel:
+    """A tuned model.
+
+    Attributes:
+        package: writes the files of one that MLflow can load into a new folder, or answers that it cannot be; None: its
+            weights are not on this machine, so MLflow has its name alone.
+    """
 
     name: str
     tags: Mapping[str, str]
     params: Mapping[str, str]
+    package: Callable[[Path], Package | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -180,7 +189,7 @@ class RunImage:
     measures: Sequence[Measured] = ()
     inputs: Part[list[Input]] | None = None
     artifacts: Mapping[str, Part[Content]] = field(default_factory=dict)
-    model: Part[ExternalModel] | None = None
+    model: Part[ShownModel] | None = None
     remembered: Mapping[str, Any] = field(default_factory=dict)
     experiment_tags: Callable[[str, str], Mapping[str, str]] | None = None
 

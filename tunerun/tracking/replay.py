@@ -320,7 +320,7 @@ class ShownRun:
         if image.model is not None and (
             self._document.get("model") != image.model.version or "model_id" not in self._document
         ):
-            model_id = self._store.external_model(self._experiment_id, self._run_id, image.model.render())
+            model_id = self._store.logged_model(self._experiment_id, self._run_id, image.model.render())
             self._advance(model=image.model.version, model_id=model_id)
         sent += self._send_measures(image.measures)
         self._send_state(image)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -25,8 +25,12 @@ from tunerun.errors import TrackingError
 from tunerun.files import private_folder
 from tunerun.redaction import redact
 from tunerun.tracking.address import Address
-from tunerun.tracking.image import Content, ExternalModel, Input, Measured, Point, RunImage, RunState
+from tunerun.tracking.image import Content, Input, Measured, Point, RunImage, RunState, ShownModel
+from tunerun.tracking.packaged.record import CONTENT_TAG
 from tunerun.tracking.store_file import UnusableError, make_ready
+
+if TYPE_CHECKING:
+    from tunerun.tracking.packaged.writing import Package
 
 PAGE = 1000
 """Points in one `log_batch`: the most that MLflow takes."""
@@ -43,6 +47,8 @@ _EXPERIMENT_TAG = "tunerun.experiment"
 _NOTE_TAG, _OWN_NOTE_TAG = "mlflow.note.content", "tunerun.note"
 """The note of an MLflow experiment, and the digests of the last two that tunerun wrote."""
 _MAX_CAUSE_CHARACTERS = 200
+_LATER = "nothing is lost: the ledger has it, and `tunerun sync` brings MLflow up to date"
+_EXTERNAL_TAG = "mlflow.model.isExternal"
 _DAMAGE = ("database disk image is malformed", "file is not a database")
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
@@ -110,7 +116,8 @@ class Store:
         return self._connected is None or self._file_id == _file_id(self.address.file)
 
     @property
-    def _client(self) -> Any:
+    def client(self) -> Any:
+        """MLflow's client, to be used within `translated`."""
         if self._connected is None:
             self._connected = self._connect()
             self._file_id = _file_id(self.address.file)
@@ -124,7 +131,7 @@ class Store:
         file = self.address.file
         try:
             private_folder(file.parent)
-            with FileLock(file.with_name(file.name + ".lock"), timeout=FIRST_OPEN_TIMEOUT_S), self._translated():
+            with FileLock(file.with_name(file.name + ".lock"), timeout=FIRST_OPEN_TIMEOUT_S), self.translated():
                 done = make_ready(file, thorough=self._is_suspect, before_new=self._before_new)
                 self._is_suspect = False
                 self.notice = done or self.notice
@@ -141,14 +148,14 @@ class Store:
     def experiment(self, name: str) -> str:
         """The id of an experiment, which is created when it is not there; one that was renamed there is followed."""
         if name not in self._experiments:
-            with self._translated():
-                found = self._renamed(name) or self._client.get_experiment_by_name(name)
+            with self.translated():
+                found = self._renamed(name) or self.client.get_experiment_by_name(name)
                 if found is not None and found.lifecycle_stage == "deleted":
                     raise self._error(
                         RefusedError, f"the experiment {name} was deleted there; restore it, or choose another name"
                     )
                 if found is not None and _EXPERIMENT_TAG not in found.tags:
-                    self._client.set_experiment_tag(found.experiment_id, _EXPERIMENT_TAG, name)
+                    self.client.set_experiment_tag(found.experiment_id, _EXPERIMENT_TAG, name)
                 self._experiments[name] = found.experiment_id if found is not None else self._create_experiment(name)
         return self._experiments[name]
 
@@ -157,7 +164,7 @@ class Store:
         quote = '"' if "'" in name else "'"
         if quote in name:
             return None
-        found = self._client.search_experiments(
+        found = self.client.search_experiments(
             view_type=_view_all(), filter_string=f"tags.`{_EXPERIMENT_TAG}` = {quote}{name}{quote}"
         )
         # Of copies the one that still has the name, else the oldest.
@@ -169,12 +176,12 @@ class Store:
         folder = re.sub(r"[^\w.-]", "_", name).lstrip(".") or "experiment"
         location = None if artifacts is None else (artifacts / folder).as_uri()
         tags = {_EXPERIMENT_TAG: name}
-        return str(self._client.create_experiment(name, artifact_location=location, tags=tags))
+        return str(self.client.create_experiment(name, artifact_location=location, tags=tags))
 
     def tag_experiment(self, experiment_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of an experiment that are not as they should be; a note that a person has written stays."""
-        with self._translated():
-            now = self._client.get_experiment(experiment_id).tags
+        with self.translated():
+            now = self.client.get_experiment(experiment_id).tags
             wanted = {key: redact(value) for key, value in tags.items()}
             note, old = wanted.get(_NOTE_TAG), now.get(_NOTE_TAG)
             if note is not None and old:
@@ -187,21 +194,21 @@ class Store:
                 wanted[_OWN_NOTE_TAG] = digest(note)
             for key, value in sorted(wanted.items(), key=lambda each: each[0] != _OWN_NOTE_TAG):
                 if now.get(key) != value:
-                    self._client.set_experiment_tag(experiment_id, key, value)
+                    self.client.set_experiment_tag(experiment_id, key, value)
 
     def experiments(self) -> list[tuple[str, str]]:
         """Id and name of the newest experiments, the one that was last changed first."""
-        with self._translated():
-            found = self._client.search_experiments(max_results=10, order_by=["last_update_time DESC"])
+        with self.translated():
+            found = self.client.search_experiments(max_results=10, order_by=["last_update_time DESC"])
             return [(e.experiment_id, e.name) for e in found if e.experiment_id != "0"]
 
     def runs(self, experiment_id: str) -> list[KnownRun]:
         """All runs of tunerun in an experiment, those that a person deleted last; the oldest first."""
         found: list[KnownRun] = []
         token = None
-        with self._translated():
+        with self.translated():
             while True:
-                page = self._client.search_runs(
+                page = self.client.search_runs(
                     [experiment_id], "tags.`tunerun.kind` != ''", _view_all(), PAGE, page_token=token
                 )
                 found += [
@@ -218,35 +225,35 @@ class Store:
         It is never repeated here: MLflow takes no id from us, so after a failure the caller looks for the run.
         """
         tags = {k: redact(v) for k, v in {**image.identity, **image.tags}.items()}
-        with self._translated():
-            run = self._client.create_run(experiment_id, start_time=image.start_ms, tags=tags, run_name=image.name)
+        with self.translated():
+            run = self.client.create_run(experiment_id, start_time=image.start_ms, tags=tags, run_name=image.name)
         return str(run.info.run_id)
 
     def rename(self, run_id: str, name: str) -> None:
         """Give a run another name."""
-        with self._translated():
-            self._client.update_run(run_id, name=name)
+        with self.translated():
+            self.client.update_run(run_id, name=name)
 
     def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags; what they were before does not matter."""
         from mlflow.entities import RunTag
 
-        with self._translated():
-            self._client.log_batch(run_id, tags=[RunTag(k, redact(v)) for k, v in tags.items()])
+        with self.translated():
+            self.client.log_batch(run_id, tags=[RunTag(k, redact(v)) for k, v in tags.items()])
 
     def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
         """Write params, apart from metrics: one that conflicts takes its whole request down."""
         from mlflow.entities import Param
 
-        with self._translated():
-            self._client.log_batch(run_id, params=[Param(k, redact(v)) for k, v in params.items()])
+        with self.translated():
+            self.client.log_batch(run_id, params=[Param(k, redact(v)) for k, v in params.items()])
 
     def log_points(self, run_id: str, points: Sequence[Point]) -> None:
         """Write at most a page of points; those that MLflow has already are not doubled."""
         from mlflow.entities import Metric
 
-        with self._translated():
-            self._client.log_batch(run_id, metrics=[Metric(p.key, p.value, p.time_ms, p.step) for p in points])
+        with self.translated():
+            self.client.log_batch(run_id, metrics=[Metric(p.key, p.value, p.time_ms, p.step) for p in points])
 
     def log_measures(self, run_id: str, measures: Sequence[Measured], model_id: str | None) -> None:
         """Write single values, linked to the model and to the data sets that they were measured on.
@@ -262,8 +269,8 @@ class Store:
             )
             for m in measures
         ]  # fmt: skip
-        with self._translated():
-            self._client.log_batch(run_id, metrics=metrics)
+        with self.translated():
+            self.client.log_batch(run_id, metrics=metrics)
 
     def log_inputs(self, run_id: str, inputs: Sequence[Input]) -> None:
         """Say which datasets a run used."""
@@ -276,53 +283,75 @@ class Store:
             )
             for i in inputs
         ]
-        with self._translated():
-            self._client.log_inputs(run_id, entities)
+        with self.translated():
+            self.client.log_inputs(run_id, entities)
 
     def log_files(self, run_id: str, files: Mapping[str, Callable[[], Content]]) -> None:
         """Write artifacts, under paths with `/`; one of the same name is replaced."""
-        with tempfile.TemporaryDirectory(prefix="tunerun-") as folder, self._translated():
+        with tempfile.TemporaryDirectory(prefix="tunerun-") as folder, self.translated():
             _write(Path(folder), files)
-            self._client.log_artifacts(run_id, folder)
+            self.client.log_artifacts(run_id, folder)
 
     def set_state(self, run_id: str, state: RunState, end_ms: int | None) -> None:
         """Say where a run stands; only this sets the end of one that is finished."""
-        with self._translated():
+        with self.translated():
             if state.is_finished:
-                self._client.set_terminated(run_id, state, end_ms)
+                self.client.set_terminated(run_id, state, end_ms)
             else:
-                self._client.update_run(run_id, state)
+                self.client.update_run(run_id, state)
 
-    def external_model(self, experiment_id: str, run_id: str, model: ExternalModel) -> str:
-        """Log a model whose weights are elsewhere as the output of a run, and return its id.
+    def logged_model(self, experiment_id: str, run_id: str, model: ShownModel) -> str:
+        """Log a tuned model as the output of a run, and return its id.
 
-        The same as `mlflow.create_external_model`, which asks the fluent API for the active run. It is looked for
-        first, as the run's output and by its run, because MLflow would create it again.
+        It is looked for first, as the run's output and by its run, because MLflow would create it again. One that was
+        logged without its files gets them.
         """
         from mlflow.entities import LoggedModelOutput
 
-        with self._translated():
-            outputs = self._client.get_run(run_id).outputs
+        with tempfile.TemporaryDirectory(prefix="tunerun-") as folder, self.translated():
+            outputs = self.client.get_run(run_id).outputs
             linked = [output.model_id for output in (outputs.model_outputs if outputs else [])]
-            if linked:
+            package = model.package(Path(folder) / "model") if model.package is not None else None
+            if linked and package is None:
                 return str(linked[0])
-            found = list(self._client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"))
-            created = found[0] if found else self._create_model(experiment_id, run_id, model)
-            self._finalize(created)
-            self._client.log_outputs(run_id, [LoggedModelOutput(created.model_id, step=0)])
+            found = [self.client.get_logged_model(linked[0])] if linked else self._models_of(experiment_id, run_id)
+            tags = dict(model.tags) | (package.tags if package is not None else {_EXTERNAL_TAG: "true"})
+            created = found[0] if found else self.new_model(experiment_id, model.name, run_id, tags, model.params)
+            if package is not None:
+                self.upload(created, package, tags)
+            else:
+                self._finalize_external(created)
+            if not linked:
+                self.client.log_outputs(run_id, [LoggedModelOutput(created.model_id, step=0)])
             return str(created.model_id)
 
-    def _create_model(self, experiment_id: str, run_id: str, model: ExternalModel) -> Any:
-        tags = {k: redact(v) for k, v in model.tags.items()}
-        return self._client.create_logged_model(
+    def _models_of(self, experiment_id: str, run_id: str) -> list[Any]:
+        return list(self.client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"))
+
+    def new_model(
+        self, experiment_id: str, name: str, run_id: str | None, tags: Mapping[str, str], params: Mapping[str, str]
+    ) -> Any:
+        """Create a logged model, which is PENDING until it has its files."""
+        return self.client.create_logged_model(
             experiment_id,
-            name=model.name,
+            name=name,
             source_run_id=run_id,
-            tags={**tags, "mlflow.model.isExternal": "true"},
-            params=dict(model.params),
+            tags={key: redact(value) for key, value in tags.items()},
+            params=dict(params),
         )
 
-    def _finalize(self, created: Any) -> None:
+    def upload(self, model: Any, package: Package, tags: Mapping[str, str]) -> None:
+        """Give a logged model its files, unless it has them, and make it READY."""
+        is_whole = model.status == "READY" and model.tags.get(CONTENT_TAG) == package.content
+        if is_whole and _EXTERNAL_TAG not in model.tags:
+            return
+        self.client.log_model_artifacts(model.model_id, str(package.folder))
+        if _EXTERNAL_TAG in model.tags:
+            self.client.delete_logged_model_tag(model.model_id, _EXTERNAL_TAG)
+        self.client.set_logged_model_tags(model.model_id, {key: redact(value) for key, value in tags.items()})
+        self.client.finalize_logged_model(model.model_id, "READY")
+
+    def _finalize_external(self, created: Any) -> None:
         """Make a model READY, with the MLmodel file that the model registry wants of an external one too."""
         from mlflow.models.utils import get_external_mlflow_model_spec
 
@@ -330,11 +359,16 @@ class Store:
             return
         with tempfile.TemporaryDirectory(prefix="tunerun-") as folder:
             get_external_mlflow_model_spec(created).save(str(Path(folder) / "MLmodel"))
-            self._client.log_model_artifacts(created.model_id, folder)
-        self._client.finalize_logged_model(created.model_id, "READY")
+            self.client.log_model_artifacts(created.model_id, folder)
+        self.client.finalize_logged_model(created.model_id, "READY")
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def translated(self, advice: str = _LATER) -> Iterator[None]:
+        """Turn what MLflow raises into our errors.
+
+        Args:
+            advice: how their messages end.
+        """
         import requests
         import sqlalchemy
         from mlflow.exceptions import MlflowException
@@ -345,19 +379,16 @@ class Store:
             text = str(error)
             if any(words in text for words in _DAMAGE):
                 self._is_suspect = True
-                raise self._error(DamagedError, _cause(text)) from error
+                raise self._error(DamagedError, _cause(text), advice) from error
             if "QueuePool" in text:
-                raise self._error(BusyError, "all its database connections are taken") from error
+                raise self._error(BusyError, "all its database connections are taken", advice) from error
             refused = isinstance(error, MlflowException) and error.error_code in _REFUSALS
-            raise self._error(RefusedError if refused else TrackingError, _cause(text)) from error
+            raise self._error(RefusedError if refused else TrackingError, _cause(text), advice) from error
         except OSError as error:
-            raise self._error(TrackingError, f"{error.strerror or error}: {error.filename or ''}") from error
+            raise self._error(TrackingError, f"{error.strerror or error}: {error.filename or ''}", advice) from error
 
-    def _error(self, kind: type[TrackingError], cause: str) -> TrackingError:
-        return kind(
-            f"MLflow at {self.address.name}: {redact(cause)}; nothing is lost: the ledger has it, "
-            "and `tunerun sync` brings MLflow up to date"
-        )
+    def _error(self, kind: type[TrackingError], cause: str, advice: str = _LATER) -> TrackingError:
+        return kind(f"MLflow at {self.address.name}: {redact(cause)}; {advice}")
 
 
 def _file_id(file: Path | None) -> tuple[int, int] | None:

@@ -1,0 +1,72 @@
+"""The columns of a template as MLflow's signature, and a row that shows them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tunerun.errors import TemplateError
+from tunerun.template import PromptTemplate
+from tunerun.template.prompt_template import Column
+
+_PART = "text_input"
+
+
+@dataclass(frozen=True)
+class InputColumn:
+    """A column that a tuned model is asked with.
+
+    Attributes:
+        is_text: whether text is all that it is needed for; a list or a number otherwise.
+        is_required: whether every row needs it.
+    """
+
+    name: str
+    is_text: bool
+    is_required: bool
+
+
+def input_columns(template: PromptTemplate) -> list[InputColumn]:
+    """The columns of a template's `text_input`, by name; empty: it uses the row as a whole, so any may be given."""
+    if template.uses_row:
+        return []
+    texts, printed = template.texts(_PART), template.printed(_PART)
+    return [InputColumn(name, name in texts, name in printed) for name in sorted(template.input_columns)]
+
+
+def example_row(template: PromptTemplate, inputs: Iterable[str]) -> Mapping[str, str] | None:
+    """The row behind the first input that shows what its cells were.
+
+    Returns:
+        None: the template does more than print cells, or no input says where one cell ends and the next begins.
+    """
+    segments = template.segments(_PART, template.input_columns)
+    if segments is None:
+        return None
+    names = list(dict.fromkeys(each.name for each in segments if isinstance(each, Column)))
+    shortest, longest = (_pattern(segments, names, cell) for cell in (".*?", ".*"))
+    for text in inputs:
+        found, other = shortest.fullmatch(text), longest.fullmatch(text)
+        if found is None or other is None or found.groups() != other.groups():
+            continue
+        row = dict(zip(names, found.groups(), strict=True))
+        try:
+            if template.render_input(row) == text:
+                return row
+        except TemplateError:  # what looks like its cells is not
+            continue
+    return None
+
+
+def _pattern(segments: Sequence[str | Column], names: Sequence[str], cell: str) -> re.Pattern[str]:
+    """What an input looks like, with a group for each column's first place."""
+    parts, seen = [], set[str]()
+    for each in segments:
+        if isinstance(each, str):
+            parts.append(re.escape(each))
+        else:
+            group = f"c{names.index(each.name)}"
+            parts.append(f"(?P={group})" if each.name in seen else f"(?P<{group}>{cell})")
+            seen.add(each.name)
+    return re.compile("".join(parts), re.DOTALL)

@@ -1,0 +1,224 @@
+"""Writes the folder of a model that MLflow can load; the same bytes for the same tuned model and the same packages.
+
+Not `mlflow.pyfunc.save_model`: it writes absolute paths of this machine into MLmodel, takes `uv.lock` and
+`pyproject.toml` of the current directory along, runs the wrapper, and copies every artifact twice
+(reference/mlflow_more.md, 1). Its documented building blocks, `Model` and `add_to_model`, do none of that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+import tunerun
+from tunerun.digest import digest
+from tunerun.engine import base_model, tuned_model
+from tunerun.errors import BaseModelError
+from tunerun.interpolation import resolved_record
+from tunerun.job import BaseModelRef, TemplateText
+from tunerun.prediction import CallableModel
+from tunerun.redaction import redact
+from tunerun.template import PromptTemplate
+from tunerun.tracking.packaged.columns import example_row, input_columns
+from tunerun.tracking.packaged.record import (
+    BASE_MODEL,
+    CONTENT_TAG,
+    FILES_TAG,
+    MODEL,
+    MODEL_FILE,
+    TUNED_MODEL,
+    PackagedModel,
+    portable,
+)
+
+_WRAPPER = "wrapper.py"
+_ARTIFACTS = "artifacts"
+_EXAMPLE, _SERVED_EXAMPLE = "input_example.json", "serving_input_example.json"
+_PINNED = ("mlflow", "torch", "transformers", "peft", "safetensors", "tokenizers", "gguf", "jinja2")
+"""Packages that decide what is answered, or that loading needs."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A model's folder as it was written.
+
+    Attributes:
+        sums: SHA-256 of every file, in the form that `sha256sum --check` reads.
+        content: their digest; the same for the same tuned model.
+    """
+
+    folder: Path
+    sums: str
+    content: str
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags of a model with these files."""
+        return {CONTENT_TAG: self.content, FILES_TAG: self.sums}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A tuned model that is to be packaged.
+
+    Attributes:
+        folder: of its adapter, on this machine.
+        made_at: when it was tuned, in seconds since 1970 (UTC).
+        inputs: held-out inputs; the first that can be is shown as the example.
+    """
+
+    model: CallableModel
+    folder: Path
+    made_at: float
+    inputs: Sequence[str] = ()
+
+
+def write(folder: Path, source: Source, *, base: base_model.FoundModel | None = None) -> Package:
+    """Write a model's folder.
+
+    Args:
+        folder: new or empty.
+        base: the base model, of which a copy is put in; None: it is named, and looked for when the model is loaded.
+
+    Raises:
+        NotFoundError: the adapter's folder holds no tuned model.
+        BaseModelError: `base` is another one than the tuned model was made from.
+        OSError: a file cannot be read or written.
+    """
+    artifacts = folder / _ARTIFACTS
+    artifacts.mkdir(parents=True)
+    copy = None if base is None else _copy_base(base, source, artifacts / BASE_MODEL)
+    _copy_adapter(source, artifacts / TUNED_MODEL, copy)
+    (artifacts / MODEL_FILE).write_text(_packaged(source.model).text(), encoding="utf-8")
+    shutil.copyfile(Path(__file__).with_name(_WRAPPER), folder / _WRAPPER)
+    _write_requirements(folder)
+    row = example_row(source.model.template, source.inputs)
+    if row is not None:
+        _write_example(folder, {name: redact(cell) for name, cell in row.items()})
+    _write_mlmodel(folder, source, has_base=base is not None, has_example=row is not None)
+    sums = _sums(folder)
+    return Package(folder, sums, digest(sums))
+
+
+def _packaged(model: CallableModel) -> PackagedModel:
+    section = model.backend.model_dump(mode="json")
+    if section.get("device", "cpu") != "cpu":
+        section["device"] = "auto"  # where it is loaded there may be another one
+    template = model.template.template
+    generation = replace(model.generation, seed=model.seed)
+    return PackagedModel(TemplateText(template.text_input, template.output), generation, section)
+
+
+def _copy_base(base: base_model.FoundModel, source: Source, target: Path) -> str:
+    """Copy a base model's files, and return the identity of the copy."""
+    recorded = tuned_model.read(source.folder).base_identity
+    if base.identity != recorded:
+        raise BaseModelError(
+            f"{source.model.tuned_model.name} was tuned from {recorded}, but the base model found now "
+            f"({base.origin}) is {base.identity}; restore the old one, or leave out --with-base"
+        )
+    base_model.copy(base, target)
+    copied = BaseModelRef(source.model.tuned_model.model.name, str(target))
+    with TemporaryDirectory(prefix="tunerun-") as cache:
+        return base_model.find(copied, Path(cache)).identity
+
+
+def _copy_adapter(source: Source, target: Path, copied_identity: str | None) -> None:
+    record = tuned_model.read(source.folder)
+    base = resolved_record(record.base_model)
+    place = Path(base.source).expanduser()
+    if place.exists():  # where it is loaded on this machine it is found again
+        base_model.remember_place(record.base_identity, place, base_model.cache_folder(None))
+    named = portable(base, record.base_identity)
+    identity = copied_identity or record.base_identity
+    tuned_model.copy(source.folder, target, replace(record, base_model=named, base_identity=identity))
+
+
+def _write_requirements(folder: Path) -> None:
+    """Exact versions of what is installed, without builds such as `+cpu`: an index has torch under the bare one."""
+    pins = [f"tunerun=={tunerun.__version__}"]
+    for package in _PINNED:
+        try:
+            pins.append(f"{package}=={importlib.metadata.version(package).partition('+')[0]}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    (folder / "requirements.txt").write_text("\n".join(pins) + "\n", encoding="utf-8")
+    python = platform.python_version()
+    _write_yaml(folder / "python_env.yaml", {"python": python, "dependencies": ["-r requirements.txt"]})
+    conda = {"name": "mlflow-env", "channels": ["conda-forge"], "dependencies": [f"python={python}", "pip", {"pip": pins}]}
+    _write_yaml(folder / "conda.yaml", conda)
+
+
+def _write_yaml(file: Path, value: object) -> None:
+    file.write_text(yaml.safe_dump(value, sort_keys=False), encoding="utf-8")
+
+
+def _write_example(folder: Path, row: Mapping[str, str]) -> None:
+    split = {"columns": list(row), "data": [list(row.values())]}
+    for name, document in ((_EXAMPLE, split), (_SERVED_EXAMPLE, {"dataframe_split": split})):
+        (folder / name).write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+
+
+def _write_mlmodel(folder: Path, source: Source, *, has_base: bool, has_example: bool) -> None:
+    from mlflow.models import Model
+    from mlflow.pyfunc import add_to_model
+
+    names = {TUNED_MODEL: TUNED_MODEL, MODEL: MODEL_FILE} | ({BASE_MODEL: BASE_MODEL} if has_base else {})
+    paths = {name: f"{_ARTIFACTS}/{file}" for name, file in names.items()}
+    example = {
+        "artifact_path": _EXAMPLE, "serving_input_path": _SERVED_EXAMPLE, "type": "dataframe", "pandas_orient": "split",
+    }  # fmt: skip
+    made = datetime.fromtimestamp(source.made_at, UTC).replace(tzinfo=None)
+    model = Model(
+        utc_time_created=str(made),
+        signature=_signature(source.model.template, source.model.generation.max_output_tokens),
+        saved_input_example_info=example if has_example else None,
+        model_uuid=digest(_sums(folder))[:32],
+    )
+    add_to_model(
+        model,
+        loader_module="mlflow.pyfunc.loaders.code_model",
+        conda_env="conda.yaml",
+        python_env="python_env.yaml",
+        model_code_path=_WRAPPER,
+        artifacts={name: {"path": path, "uri": path} for name, path in paths.items()},
+        streamable=False,
+    )
+    model.model_size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    model.save(folder / "MLmodel")
+
+
+def _signature(template: PromptTemplate, max_output_tokens: int) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import AnyType
+
+    columns = [
+        ColSpec("string" if each.is_text else AnyType(), each.name, required=each.is_required)
+        for each in input_columns(template)
+    ]
+    return ModelSignature(
+        inputs=Schema(columns) if columns else None,
+        outputs=Schema([ColSpec("string")]),
+        params=ParamSchema([ParamSpec("max_output_tokens", "long", max_output_tokens)]),
+    )
+
+
+def _sums(folder: Path) -> str:
+    """The SHA-256 of all files of a folder, as `sha256sum` prints them."""
+    lines = []
+    for file in sorted(each for each in folder.rglob("*") if each.is_file()):
+        with file.open("rb") as content:
+            lines.append(f"{hashlib.file_digest(content, 'sha256').hexdigest()}  {file.relative_to(folder).as_posix()}\n")
+    return "".join(lines)
