@@ -70,8 +70,8 @@ class Lab:
             for step in range(1, upto + 1)
         )
 
-    def succeed(self, number: int, metrics: Mapping[str, float] | None = None) -> None:
-        """Let a trial end well, with all its snapshots; what is measured besides the usual."""
+    def succeed(self, number: int, metrics: Mapping[str, float] | None = None, location: str | None = None) -> None:
+        """Let a trial end well, with all its snapshots; what is measured besides the usual, and where its model is."""
         trial = self.trials[number]
         name = f"tunedModels/t-{trial.key[:8]}"
         self.ledger.record(
@@ -85,7 +85,7 @@ class Lab:
                     "validation/base_loss": 1.9,
                     **(metrics or {}),
                 },
-                TunedModel(name, MODEL, f"runs/models/{name.rpartition('/')[2]}"),
+                TunedModel(name, MODEL, location or f"runs/models/{name.rpartition('/')[2]}"),
             ),
         )
 
@@ -112,10 +112,10 @@ class Lab:
         trial = self.trials[0]
         self.ledger.record_answers(trial.baselines[0], str(trial.validation), trial.asked, self.answers(0))
 
-    def finish(self, number: int, right: int = 1) -> None:
+    def finish(self, number: int, right: int = 1, location: str | None = None) -> None:
         """All that happens to a trial that goes well."""
         self.start(number)
-        self.succeed(number)
+        self.succeed(number, location=location)
         self.measure(number, right)
 
     def _job(self, number: int) -> int:

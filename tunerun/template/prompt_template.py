@@ -26,7 +26,10 @@ _ROW = "row"
 """Holds the whole row in a template, for columns whose names are no identifiers."""
 
 _LONGEST_MESSAGE = 300
-_TEXT_FILTERS = frozenset("capitalize center d default e escape indent lower replace string title trim truncate upper".split())
+_TEXT_FILTERS = frozenset(
+    {"capitalize", "center", "d", "default", "e", "escape", "indent", "lower", "replace", "string", "title", "trim"}
+    | {"truncate", "upper"}
+)
 _PRESENCE = frozenset({"defined", "undefined", "none", "string"})
 _SINGLE_BRACES = re.compile(r"(?<![{%])\{\s*([^\W\d]\w*)\s*\}(?![}%])")
 _SPACED_NAME = re.compile(r"\{\{-?\s*([^\W\d]\w*(?:[ -]+\w+)+)\s*-?\}\}")
@@ -233,13 +236,9 @@ def _texts(tree: nodes.Template) -> frozenset[str]:
 
 def _below_filters(node: nodes.Node) -> nodes.Node:
     """What filters for text, tests of presence and `not` are applied to."""
-    while True:
-        if isinstance(node, nodes.Filter) and node.node is not None and node.name in _TEXT_FILTERS:
-            node = node.node
-        elif isinstance(node, nodes.Test) and node.name in _PRESENCE or isinstance(node, nodes.Not):
-            node = node.node
-        else:
-            return node
+    is_filter = isinstance(node, nodes.Filter) and node.node is not None and node.name in _TEXT_FILTERS
+    is_test = isinstance(node, nodes.Test) and node.name in _PRESENCE
+    return _below_filters(node.node) if is_filter or is_test or isinstance(node, nodes.Not) else node  # type: ignore[attr-defined]
 
 
 def _segments(tree: nodes.Template) -> tuple[str | Column, ...] | None:

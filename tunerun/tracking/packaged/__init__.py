@@ -1,4 +1,4 @@
-"""A tuned model as an MLflow model that answers: what it is made of, how it is written, and what runs when it is loaded.
+"""A tuned model as an MLflow model that answers: how it is written, and what runs when it is loaded.
 
     MLmodel                      flavour `python_function`, signature, no path of the machine that wrote it
     wrapper.py                   the code that MLflow runs: it takes `answering.TunedText` of the installed tunerun

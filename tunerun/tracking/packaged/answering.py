@@ -51,7 +51,10 @@ class TunedText(PythonModel):  # type: ignore[misc]  # mlflow has no types
         self._closing = weakref.finalize(self, _close, self._model, logs)
 
     def predict(
-        self, context: PythonModelContext, model_input: pandas.DataFrame, params: dict[str, Any] | None = None
+        self,
+        context: PythonModelContext,  # noqa: ARG002 - MLflow calls it so
+        model_input: pandas.DataFrame,
+        params: dict[str, Any] | None = None,
     ) -> list[str]:
         """Answer rows, in order.
 
@@ -135,7 +138,9 @@ def _rows(model_input: Any) -> Sequence[Mapping[str, Any]]:
     if not isinstance(model_input, pandas.DataFrame):
         return list(model_input)
     cells = model_input.astype(object)
-    return [{str(name): cell for name, cell in row.items()} for row in cells.where(cells.notna(), None).to_dict("records")]
+    return [
+        {str(name): cell for name, cell in row.items()} for row in cells.where(cells.notna(), None).to_dict("records")
+    ]
 
 
 def _most(params: Mapping[str, Any]) -> int | None:

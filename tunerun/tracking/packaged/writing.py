@@ -2,7 +2,7 @@
 
 Not `mlflow.pyfunc.save_model`: it writes absolute paths of this machine into MLmodel, takes `uv.lock` and
 `pyproject.toml` of the current directory along, runs the wrapper, and copies every artifact twice
-(reference/mlflow_more.md, 1). Its documented building blocks, `Model` and `add_to_model`, do none of that.
+(reference/mlflow_more.md, 1). Nor does this import mlflow.pyfunc, which warns about itself.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ import yaml
 import tunerun
 from tunerun.digest import digest
 from tunerun.engine import base_model, tuned_model
-from tunerun.errors import BaseModelError
+from tunerun.errors import BaseModelError, NotFoundError
 from tunerun.interpolation import resolved_record
-from tunerun.job import BaseModelRef, TemplateText
-from tunerun.prediction import CallableModel
+from tunerun.job import BaseModelRef, Example, TemplateText
+from tunerun.ledger import JobRecord, TrialRecord
+from tunerun.prediction import CallableModel, callable_model
 from tunerun.redaction import redact
 from tunerun.template import PromptTemplate
 from tunerun.tracking.packaged.columns import example_row, input_columns
@@ -45,6 +46,8 @@ from tunerun.tracking.packaged.record import (
 _WRAPPER = "wrapper.py"
 _ARTIFACTS = "artifacts"
 _EXAMPLE, _SERVED_EXAMPLE = "input_example.json", "serving_input_example.json"
+_MOST_LOOKED_THROUGH = 20
+"""Held-out rows, for one that can be the example."""
 _PINNED = ("mlflow", "torch", "transformers", "peft", "safetensors", "tokenizers", "gguf", "jinja2")
 """Packages that decide what is answered, or that loading needs."""
 
@@ -82,6 +85,25 @@ class Source:
     folder: Path
     made_at: float
     inputs: Sequence[str] = ()
+
+
+def source_of(trial: TrialRecord, job: JobRecord, held_out: Sequence[Example] = ()) -> Source:
+    """A trial's tuned model, to be packaged.
+
+    Args:
+        held_out: of the trial; the first few are looked through for the example.
+
+    Raises:
+        NotFoundError: the trial has no tuned model, or a service has its weights.
+        ConfigError: this version has no such kind of backend.
+    """
+    tuned = job.tuned_model
+    if tuned is None or tuned.folder is None:
+        what = "has no tuned model" if tuned is None else f"has its tuned model at a service ({tuned.location})"
+        raise NotFoundError(f"trial {trial.number} {what}; choose one that this machine's engine has tuned")
+    made_at = job.finished_at or job.created_at
+    inputs = [example.text_input for example in held_out[:_MOST_LOOKED_THROUGH]]
+    return Source(callable_model(tuned, trial.settings), tuned.folder, made_at, inputs)
 
 
 def write(folder: Path, source: Source, *, base: base_model.FoundModel | None = None) -> Package:
@@ -156,7 +178,11 @@ def _write_requirements(folder: Path) -> None:
     (folder / "requirements.txt").write_text("\n".join(pins) + "\n", encoding="utf-8")
     python = platform.python_version()
     _write_yaml(folder / "python_env.yaml", {"python": python, "dependencies": ["-r requirements.txt"]})
-    conda = {"name": "mlflow-env", "channels": ["conda-forge"], "dependencies": [f"python={python}", "pip", {"pip": pins}]}
+    conda = {
+        "name": "mlflow-env",
+        "channels": ["conda-forge"],
+        "dependencies": [f"python={python}", "pip", {"pip": pins}],
+    }
     _write_yaml(folder / "conda.yaml", conda)
 
 
@@ -172,7 +198,6 @@ def _write_example(folder: Path, row: Mapping[str, str]) -> None:
 
 def _write_mlmodel(folder: Path, source: Source, *, has_base: bool, has_example: bool) -> None:
     from mlflow.models import Model
-    from mlflow.pyfunc import add_to_model
 
     names = {TUNED_MODEL: TUNED_MODEL, MODEL: MODEL_FILE} | ({BASE_MODEL: BASE_MODEL} if has_base else {})
     paths = {name: f"{_ARTIFACTS}/{file}" for name, file in names.items()}
@@ -186,11 +211,11 @@ def _write_mlmodel(folder: Path, source: Source, *, has_base: bool, has_example:
         saved_input_example_info=example if has_example else None,
         model_uuid=digest(_sums(folder))[:32],
     )
-    add_to_model(
-        model,
+    model.add_flavor(
+        "python_function",
         loader_module="mlflow.pyfunc.loaders.code_model",
-        conda_env="conda.yaml",
-        python_env="python_env.yaml",
+        python_version=platform.python_version(),
+        env={"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
         model_code_path=_WRAPPER,
         artifacts={name: {"path": path, "uri": path} for name, path in paths.items()},
         streamable=False,
@@ -220,5 +245,7 @@ def _sums(folder: Path) -> str:
     lines = []
     for file in sorted(each for each in folder.rglob("*") if each.is_file()):
         with file.open("rb") as content:
-            lines.append(f"{hashlib.file_digest(content, 'sha256').hexdigest()}  {file.relative_to(folder).as_posix()}\n")
+            lines.append(
+                f"{hashlib.file_digest(content, 'sha256').hexdigest()}  {file.relative_to(folder).as_posix()}\n"
+            )
     return "".join(lines)

@@ -1,0 +1,187 @@
+"""The logged model of a trial is one that MLflow can load, and nothing in it says where it was made."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.tracking.adapters import HOME, write_adapter
+from tests.tracking.content import client, run_of
+from tests.tracking.sweeps import Lab
+from tunerun.job import TemplateText
+from tunerun.template import PromptTemplate
+from tunerun.tracking import Tracker
+from tunerun.tracking.address import parse_address
+from tunerun.tracking.image import FrozenSweep, SharedTrial, ShownModel, Standing
+from tunerun.tracking.packaged.columns import InputColumn, example_row, input_columns
+from tunerun.tracking.store import Store
+from tunerun.tracking.trial import MAX_ADAPTER_BYTES, trial_image
+
+
+def template(text_input: str) -> PromptTemplate:
+    return PromptTemplate(TemplateText(text_input, "{{ output }}"))
+
+
+def tuned(lab: Lab, number: int, **adapter: Any) -> Path:
+    """Let a trial of a lab end with a tuned model in a folder."""
+    folder = lab.ledger.path.parent.absolute() / "tuned_models" / f"t-{number}"
+    write_adapter(folder, lab.trials[number].key, **adapter)
+    lab.finish(number, right=2, location=str(folder))
+    return folder
+
+
+def logged(uri: str, number: int = 0) -> Any:
+    """The logged model of a trial's run."""
+    [output] = run_of(uri, "trial", number).outputs.model_outputs
+    return client(uri).get_logged_model(output.model_id)
+
+
+def files_of(uri: str, model: Any, folder: Path) -> Path:
+    """The files of a logged model, downloaded."""
+    from mlflow.artifacts import download_artifacts
+
+    folder.mkdir()
+    return Path(download_artifacts(artifact_uri=model.artifact_location, dst_path=str(folder), tracking_uri=uri))
+
+
+def test_a_trial_has_a_model_that_mlflow_can_load(lab: Lab, uri: str, tmp_path: Path) -> None:
+    """With flavour, signature, example, exact requirements, the adapter, and the digest of every file as a tag."""
+    folder = tuned(lab, 0)
+    Tracker(lab.ledger.path, uri).sync()
+    model = logged(uri)
+    assert str(model.status) == "READY"
+    assert "mlflow.model.isExternal" not in model.tags
+    files = files_of(uri, model, tmp_path / "model")
+    mlmodel = yaml.safe_load((files / "MLmodel").read_text())
+    assert mlmodel["flavors"]["python_function"]["model_code_path"] == "wrapper.py"
+    assert mlmodel["signature"]["inputs"] == '[{"type": "string", "name": "text_input", "required": true}]'
+    assert "max_output_tokens" in mlmodel["signature"]["params"]
+    weights = "adapter_model.safetensors"
+    assert (files / "artifacts" / "tuned_model" / weights).read_bytes() == (folder / weights).read_bytes()
+    requirements = (files / "requirements.txt").read_text().splitlines()
+    assert requirements[0].startswith("tunerun==")
+    assert all(line.count("==") == 1 and "+" not in line for line in requirements)
+    sums = "".join(
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(files).as_posix()}\n"
+        for file in sorted(files.rglob("*"))
+        if file.is_file()
+    )
+    assert model.tags["tunerun.files"] == sums
+    from mlflow.models import Model
+
+    assert Model.load(str(files)).load_input_example(str(files)).to_dict("records") == [{"text_input": "20"}]
+
+
+def test_nothing_in_it_names_this_machine(lab: Lab, uri: str, tmp_path: Path) -> None:
+    """Neither its folders nor the base model's are in any file or tag."""
+    tuned(lab, 0)
+    Tracker(lab.ledger.path, uri).sync()
+    model = logged(uri)
+    files = files_of(uri, model, tmp_path / "model")
+    texts = [file.read_text(errors="replace") for file in files.rglob("*") if file.is_file()]
+    for text in [*texts, *model.tags.values(), *model.params.values()]:
+        assert HOME not in text
+        assert str(tmp_path) not in text
+        assert "/root" not in text
+
+
+def test_a_large_adapter_is_copied_for_the_advised_point_alone(lab: Lab) -> None:
+    """Of every other trial MLflow has the name."""
+    tuned(lab, 0, size=MAX_ADAPTER_BYTES + 1)
+    sweep = FrozenSweep(lab.ledger, lab.sweep.id)
+    progress = lab.ledger.progress(lab.sweep.id)[0]
+
+    def shown(standing: Standing | None) -> ShownModel:
+        shared = SharedTrial([(sweep, lab.trials[0])], progress, is_interrupted=False, standing=standing)
+        image = trial_image(lab.ledger, shared)
+        assert image is not None
+        assert image.model is not None
+        return image.model.render()
+
+    assert shown(None).package is None
+    assert shown(Standing("p0")).package is None
+    assert shown(Standing("p0", is_advised=True)).package is not None
+
+
+def test_a_model_that_was_logged_without_its_files_gets_them(lab: Lab, uri: str) -> None:
+    """As those of an earlier tunerun, or of a large adapter that turned out the best: the same model, now whole."""
+    folder = tuned(lab, 0)
+    kept = folder.rename(folder.with_name("elsewhere"))
+    Tracker(lab.ledger.path, uri).sync()
+    before = logged(uri)
+    assert before.tags["mlflow.model.isExternal"] == "true"
+    kept.rename(folder)
+    sweep = FrozenSweep(lab.ledger, lab.sweep.id)
+    shared = SharedTrial([(sweep, lab.trials[0])], lab.ledger.progress(lab.sweep.id)[0], is_interrupted=False)
+    image = trial_image(lab.ledger, shared)
+    assert image is not None
+    assert image.model is not None
+    run = run_of(uri, "trial", 0)
+    store = Store(parse_address(uri, lab.ledger.path.parent))
+    assert store.logged_model(run.info.experiment_id, run.info.run_id, image.model.render()) == before.model_id
+    after = logged(uri)
+    assert "mlflow.model.isExternal" not in after.tags
+    assert after.tags["tunerun.content"]
+
+
+def test_a_folder_that_is_damaged_leaves_the_name(lab: Lab, uri: str) -> None:
+    """The run is shown all the same."""
+    folder = tuned(lab, 0)
+    (folder / "tunerun.json").write_text("{")
+    tracker = Tracker(lab.ledger.path, uri)
+    tracker.sync()
+    assert tracker.problem is None
+    assert logged(uri).tags["tunerun.tuned_model"].startswith("tunedModels/t-")
+
+
+def test_packaging_does_not_load_the_engine() -> None:
+    """A tracker in the runner's process must not import torch."""
+    code = (
+        "import sys; from tunerun.tracking.packaged import writing; "
+        "print({'torch', 'transformers', 'mlflow'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("Q: {{ q }}", [InputColumn("q", is_text=True, is_required=True)]),
+        (
+            "{{ q }}{% if tone %} ({{ tone | trim }}){% endif %}",
+            [InputColumn("q", is_text=True, is_required=True), InputColumn("tone", is_text=True, is_required=False)],
+        ),
+        (
+            "{% for turn in turns %}{{ turn.text }}{% endfor %}",
+            [InputColumn("turns", is_text=False, is_required=False)],
+        ),
+        ("{{ n + 1 }}{{ n }}", [InputColumn("n", is_text=False, is_required=True)]),
+        ("{{ row | tojson }}", []),
+    ],
+)
+def test_columns_are_what_the_template_needs_of_them(text: str, columns: list[InputColumn]) -> None:
+    """Text where text is enough, required where every row prints it."""
+    assert input_columns(template(text)) == columns
+
+
+@pytest.mark.parametrize(
+    ("text", "inputs", "row"),
+    [
+        ("Q: {{ q }}\nA:", ["Q: why?\nA:"], {"q": "why?"}),
+        ("{{ a }} and {{ a }} | {{ b }}", ["x and y | z", "x and x | z"], {"a": "x", "b": "z"}),
+        ("{{ a }} {{ b }}", ["one two three"], None),
+        ("{{ a | upper }}", ["ONE"], None),
+    ],
+)
+def test_the_example_is_the_row_behind_a_held_out_input(
+    text: str, inputs: list[str], row: dict[str, str] | None
+) -> None:
+    """Or none, where the input does not say what the cells were."""
+    assert example_row(template(text), inputs) == row
