@@ -227,7 +227,7 @@ def _printed(tree: nodes.Template) -> tuple[str, ...]:
 def _texts(tree: nodes.Template) -> frozenset[str]:
     """The columns that nothing but text is needed of."""
     shown = [node for output in tree.find_all(nodes.Output) for node in output.nodes]
-    asked = [node.test for kind in (nodes.If, nodes.CondExpr) for node in tree.find_all(kind)]
+    asked = [*(node.test for node in tree.find_all(nodes.If)), *(node.test for node in tree.find_all(nodes.CondExpr))]
     as_text = [node for node in map(_below_filters, (*shown, *asked)) if _column(node) is not None]
     count = Counter(name for node in tree.find_all((nodes.Name, nodes.Getitem)) if (name := _column(node)) is not None)
     found = Counter(_column(node) for node in as_text)

@@ -116,7 +116,7 @@ def _found(model: BaseModelRef, identity: str, copy: Path | None, cache: Path) -
     else:
         elsewhere = [] if remembered is None else [replace(model, source=str(remembered), package=None, revision=None)]
         places = [model, *elsewhere]
-    problems = []
+    problems: list[str] = []
     for place in places:
         try:
             found = base_model.find(place, cache)
