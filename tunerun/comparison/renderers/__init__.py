@@ -58,6 +58,14 @@ def renderer(name: str) -> Renderer:
     return cast(Renderer, import_module(f"{__name__}.{RENDERERS[name]}"))
 
 
+def file_contents(table: ComparisonTable, ledger: Ledger) -> dict[str, bytes]:
+    """Every file of a comparison by its name, in the order in which they are written."""
+    contents: dict[str, bytes] = {}
+    for module in FILE_RENDERERS:
+        contents |= cast(FileRenderer, import_module(f"{__name__}.{module}")).files(table, ledger)
+    return contents
+
+
 def write_files(table: ComparisonTable, ledger: Ledger, folder: Path) -> list[Path]:
     """Write every file of a comparison into a folder, which is made where it is missing.
 
@@ -67,9 +75,7 @@ def write_files(table: ComparisonTable, ledger: Ledger, folder: Path) -> list[Pa
     Raises:
         InputError: the folder cannot be written.
     """
-    contents: dict[str, bytes] = {}
-    for module in FILE_RENDERERS:
-        contents |= cast(FileRenderer, import_module(f"{__name__}.{module}")).files(table, ledger)
+    contents = file_contents(table, ledger)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():

@@ -1,0 +1,242 @@
+"""The description of a bundle for programs: an RO-Crate of the profile Process Run Crate, one action a trial.
+
+RO-Crate 1.1, because Process Run Crate 0.5 builds on it: its validators refuse 1.2 and later.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from tunerun.comparison.labels import label
+from tunerun.comparison.results import TrialResult, Verdict
+from tunerun.job import JobState
+from tunerun.ledger import JobRecord
+from tunerun.provenance import BaseModelFacts
+from tunerun.record.bundle.archive import MANIFEST
+from tunerun.record.sources import OpenRecord
+
+if TYPE_CHECKING:
+    from rocrate.model.entity import Entity
+    from rocrate.rocrate import ROCrate
+
+METADATA = "ro-crate-metadata.json"
+
+_RO_CRATE = "1.1"
+_PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
+_STATUS = "http://schema.org/{}ActionStatus"
+
+_FORMATS = {
+    ".csv": "text/csv",
+    ".gz": "application/gzip",
+    ".html": "text/html",
+    ".json": "application/json",
+    ".md": "text/markdown",
+    ".png": "image/png",
+    ".safetensors": "application/octet-stream",
+    ".tex": "application/x-tex",
+    ".txt": "text/plain",
+}
+
+
+@dataclass(frozen=True)
+class Author:
+    """A person who made a study, as the command names them.
+
+    Attributes:
+        affiliation: the name of an organisation; None: not stated.
+    """
+
+    name: str
+    affiliation: str | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a bundle is about.
+
+    Attributes:
+        jobs: the last job of each key that has one.
+        models: the base models of its trials.
+    """
+
+    record: OpenRecord
+    verdict: Verdict
+    jobs: Mapping[str, JobRecord]
+    models: tuple[BaseModelFacts, ...]
+    authors: tuple[Author, ...] = ()
+
+    @property
+    def published_at(self) -> float:
+        """When the last of it was recorded, in seconds since 1970 (UTC): the same whenever the bundle is made."""
+        ends = [job.finished_at for job in self.jobs.values() if job.finished_at is not None]
+        return max([self.record.sweep.created_at, *ends])
+
+
+def metadata(study: Study, sizes: Mapping[str, int]) -> bytes:
+    """The text of `ro-crate-metadata.json`.
+
+    Args:
+        sizes: of the bundle's other files, in bytes, by name.
+    """
+    from rocrate.rocrate import ROCrate
+
+    crate = ROCrate(version=_RO_CRATE, gen_preview=False)
+    sweep = study.record.sweep
+    crate.name = f"{sweep.experiment}: sweep {sweep.id}"
+    crate.description = study.verdict.sentence
+    crate.datePublished = datetime.fromtimestamp(study.published_at, UTC)
+    root = crate.root_dataset
+    root["conformsTo"] = _entity(crate, _PROFILE, "CreativeWork", name="Process Run Crate", version="0.5")
+    root["license"] = _licences(crate, study)
+    files = {name: _file(crate, name, sizes[name]) for name in sorted(sizes)}
+    crate.add_file(
+        dest_path=MANIFEST, properties={"name": "SHA-256 of every other file", "encodingFormat": "text/plain"}
+    )
+    people = _people(crate, study.authors)
+    if people:
+        root["author"] = people if len(people) > 1 else people[0]
+    root["mentions"] = _actions(crate, study, files, people)
+    return (json.dumps(crate.metadata.generate(), ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def _entity(crate: ROCrate, identifier: str, kind: str, **properties: Any) -> Entity:
+    from rocrate.model.contextentity import ContextEntity
+
+    given = {"@type": kind, **{name: value for name, value in properties.items() if value is not None}}
+    return crate.add(ContextEntity(crate, identifier, properties=given))
+
+
+def _file(crate: ROCrate, name: str, size: int) -> Entity:
+    place = PurePath(name)
+    properties = {
+        "name": place.name,
+        "contentSize": str(size),
+        "encodingFormat": _FORMATS.get(place.suffix, "application/octet-stream"),
+    }
+    return crate.add_file(dest_path=name, properties=properties)
+
+
+def _people(crate: ROCrate, authors: Sequence[Author]) -> list[Entity]:
+    names = dict.fromkeys(author.affiliation for author in authors if author.affiliation)
+    places = {
+        name: _entity(crate, f"#organisation-{number}", "Organization", name=name)
+        for number, name in enumerate(names, start=1)
+    }
+    if places:
+        crate.root_dataset["publisher"] = next(iter(places.values()))
+    return [
+        _entity(
+            crate,
+            f"#author-{number}",
+            "Person",
+            name=author.name,
+            affiliation=places[author.affiliation] if author.affiliation else None,
+        )
+        for number, author in enumerate(authors, start=1)
+    ]
+
+
+def licences(study: Study) -> list[tuple[str, str]]:
+    """What each file of rows and each base model may be used for, as (what, licence), where it is stated."""
+    data = [(f"rows of {file.name}", file.license or "not stated") for file in study.record.facts.data_files]
+    models = [(f"base model {model.name}", model.license or "not stated") for model in study.models]
+    return [*data, *models]
+
+
+def _licences(crate: ROCrate, study: Study) -> Entity:
+    parts = "; ".join(f"{what}: {licence}" for what, licence in licences(study)) or "none is stated"
+    name = "The parts have licences of their own"
+    return _entity(crate, "#licences", "CreativeWork", name=name, description=parts)
+
+
+def _actions(crate: ROCrate, study: Study, files: Mapping[str, Entity], people: Sequence[Entity]) -> list[Entity]:
+    version = str(study.record.sweep.document.get("version", "unknown"))
+    tool = _entity(crate, "#tunerun", "SoftwareApplication", name="tunerun", softwareVersion=version)
+    models = {model.name: _base_model(crate, n, model) for n, model in enumerate(study.models)}
+    adapters = _tuned_models(crate, study, files)
+    agent = None if not people else list(people) if len(people) > 1 else people[0]
+    found = []
+    for trial in study.verdict.trials:
+        record = trial.record
+        job = study.jobs.get(record.key)
+        if job is None:
+            continue
+        sets = [record.training, *record.held_out.values()]
+        used = [
+            files[name] for digest in dict.fromkeys(sets) for name in files if PurePath(name).name.startswith(digest)
+        ]
+        used += [model for name, model in models.items() if name == record.settings.model]
+        used += [
+            _entity(crate, f"#trial-{record.number}-{key}", "PropertyValue", name=key, value=str(value))
+            for key, value in record.overrides.items()
+        ]
+        result = adapters.get(trial.tuned_model.name) if trial.tuned_model else None
+        words = label(record.overrides)
+        found.append(
+            _entity(
+                crate,
+                f"#trial-{record.number}",
+                "CreateAction",
+                name=f"trial {record.number}{': ' if words else ''}{words}",
+                description=f"Tuning of {record.settings.model}; key {record.key}",
+                instrument=tool,
+                agent=agent,
+                object=used,
+                result=result or files["record/results.json.gz"],
+                startTime=_time(job.started_at or job.created_at),
+                endTime=_time(job.finished_at),
+                **_status(trial, job),
+            )
+        )
+    return found
+
+
+def _base_model(crate: ROCrate, number: int, model: BaseModelFacts) -> Entity:
+    package = f"; PyPI package {model.package}" if model.package else ""
+    revision = f"; revision {model.revision}" if model.revision else ""
+    return _entity(
+        crate,
+        f"#base-model-{number}",
+        "CreativeWork",
+        name=model.name,
+        identifier=model.identity or None,
+        description=f"Base model, not in this bundle: {model.source or model.name}{revision}{package}",
+        license=_licence(crate, model.license) if model.license else None,
+    )
+
+
+def _licence(crate: ROCrate, text: str) -> Entity:
+    return _entity(crate, f"#licence-{'-'.join(text.split())}", "CreativeWork", name=text)
+
+
+def _tuned_models(crate: ROCrate, study: Study, files: Mapping[str, Entity]) -> dict[str, Entity]:
+    """The folder of each tuned model that is in the bundle, by the model's name."""
+    found: dict[str, Entity] = {}
+    for trial in study.verdict.trials:
+        tuned = trial.tuned_model
+        if tuned is None or tuned.name in found:
+            continue
+        folder = f"tuned_models/{tuned.name.rpartition('/')[2]}/"
+        parts = [entity for name, entity in files.items() if name.startswith(folder)]
+        if parts:
+            properties = {"name": f"adapter {tuned.name}", "description": "In PEFT's format.", "hasPart": parts}
+            found[tuned.name] = crate.add_dataset(dest_path=folder, properties=properties)
+    return found
+
+
+def _status(trial: TrialResult, job: JobRecord) -> dict[str, Any]:
+    if trial.state is JobState.SUCCEEDED:
+        return {"actionStatus": {"@id": _STATUS.format("Completed")}}
+    if not trial.state.is_finished:
+        return {"actionStatus": {"@id": _STATUS.format("Active")}}
+    error = job.failure.message if job.failure else trial.state.value.lower()
+    return {"actionStatus": {"@id": _STATUS.format("Failed")}, "error": error}
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

