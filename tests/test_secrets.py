@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import stat
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,7 +64,7 @@ def files_with(folder: Path, text: str) -> list[str]:
 def test_nothing_that_a_run_keeps_holds_what_the_environment_gave(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tunerun: Called
 ) -> None:
-    """Ledger, tuned model, logs and MLflow's store keep the interpolations, and what was kept acts again with them."""
+    """Ledger, tuned model, logs, MLflow's store and a bundle keep the interpolations; what was kept acts again with them."""
     outside = tmp_path / PLANTED
     outside.mkdir()
     environment = {
@@ -87,6 +89,13 @@ def test_nothing_that_a_run_keeps_holds_what_the_environment_gave(
     assert files_with(project / "runs", PLANTED) == []
     assert files_with(project / "runs", "${oc.env:MODEL_FOLDER}")
     assert stat.S_IMODE((project / "runs").stat().st_mode) == 0o700
+    assert tunerun("bundle", "secrets", "-o", "study.zip")[0] == 0
+    with zipfile.ZipFile("study.zip") as bundle:
+        for name in bundle.namelist():
+            content = bundle.read(name)
+            content = gzip.decompress(content) if name.endswith(".gz") else content
+            assert PLANTED.encode() not in content, name
+            assert str(tmp_path).encode() not in content, name
     assert tunerun("predict", "--run", tuned, "text_input=1")[0] == 0
     code, _, err = tunerun("run", "experiment=secrets", "seed=1,2")
     assert (code, "all 2 trials are done" in err) == (0, True), err

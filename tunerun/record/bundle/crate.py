@@ -89,7 +89,7 @@ def metadata(study: Study, sizes: Mapping[str, int]) -> bytes:
     sweep = study.record.sweep
     crate.name = f"{sweep.experiment}: sweep {sweep.id}"
     crate.description = study.verdict.sentence
-    crate.datePublished = datetime.fromtimestamp(study.published_at, UTC)
+    crate.datePublished = datetime.fromtimestamp(int(study.published_at), UTC)
     root = crate.root_dataset
     root["conformsTo"] = _entity(crate, _PROFILE, "CreativeWork", name="Process Run Crate", version="0.5")
     root["license"] = _licences(crate, study)
@@ -104,7 +104,7 @@ def metadata(study: Study, sizes: Mapping[str, int]) -> bytes:
     return (json.dumps(crate.metadata.generate(), ensure_ascii=False, indent=1) + "\n").encode()
 
 
-def _entity(crate: ROCrate, identifier: str, kind: str, **properties: Any) -> Entity:
+def _entity(crate: ROCrate, identifier: str, kind: str, /, **properties: Any) -> Entity:
     from rocrate.model.contextentity import ContextEntity
 
     given = {"@type": kind, **{name: value for name, value in properties.items() if value is not None}}
@@ -175,7 +175,7 @@ def _actions(crate: ROCrate, study: Study, files: Mapping[str, Entity], people: 
             _entity(crate, f"#trial-{record.number}-{key}", "PropertyValue", name=key, value=str(value))
             for key, value in record.overrides.items()
         ]
-        result = adapters.get(trial.tuned_model.name) if trial.tuned_model else None
+        result = adapters.get(trial.tuned_model.location) if trial.tuned_model else None
         words = label(record.overrides)
         found.append(
             _entity(
@@ -187,7 +187,7 @@ def _actions(crate: ROCrate, study: Study, files: Mapping[str, Entity], people: 
                 instrument=tool,
                 agent=agent,
                 object=used,
-                result=result or files["record/results.json.gz"],
+                result=result or files.get("record/results.json.gz"),
                 startTime=_time(job.started_at or job.created_at),
                 endTime=_time(job.finished_at),
                 **_status(trial, job),
@@ -215,27 +215,28 @@ def _licence(crate: ROCrate, text: str) -> Entity:
 
 
 def _tuned_models(crate: ROCrate, study: Study, files: Mapping[str, Entity]) -> dict[str, Entity]:
-    """The folder of each tuned model that is in the bundle, by the model's name."""
+    """The folder of each tuned model that is in the bundle, by the model's location."""
     found: dict[str, Entity] = {}
     for trial in study.verdict.trials:
         tuned = trial.tuned_model
-        if tuned is None or tuned.name in found:
+        if tuned is None or tuned.location in found:
             continue
-        folder = f"tuned_models/{tuned.name.rpartition('/')[2]}/"
+        folder = f"tuned_models/{PurePath(tuned.location).name}/"
         parts = [entity for name, entity in files.items() if name.startswith(folder)]
         if parts:
-            properties = {"name": f"adapter {tuned.name}", "description": "In PEFT's format.", "hasPart": parts}
-            found[tuned.name] = crate.add_dataset(dest_path=folder, properties=properties)
+            properties = {"name": f"adapter {tuned.name}", "description": "In PEFT's format."}
+            found[tuned.location] = crate.add_dataset(dest_path=folder, properties=properties)
+            found[tuned.location]["hasPart"] = parts
     return found
 
 
 def _status(trial: TrialResult, job: JobRecord) -> dict[str, Any]:
     if trial.state is JobState.SUCCEEDED:
-        return {"actionStatus": {"@id": _STATUS.format("Completed")}}
+        return {"actionStatus": _STATUS.format("Completed")}
     if not trial.state.is_finished:
-        return {"actionStatus": {"@id": _STATUS.format("Active")}}
+        return {"actionStatus": _STATUS.format("Active")}
     error = job.failure.message if job.failure else trial.state.value.lower()
-    return {"actionStatus": {"@id": _STATUS.format("Failed")}, "error": error}
+    return {"actionStatus": _STATUS.format("Failed"), "error": error}
 
 
 def _time(seconds: float | None) -> str | None:

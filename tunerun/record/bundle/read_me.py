@@ -45,7 +45,7 @@ def readme(study: Study, table: ComparisonTable, sizes: Mapping[str, int]) -> by
         "",
         "    tunerun verify study.zip --files     # are all files as they were?",
         "    tunerun verify study.zip             # trains every trial again and compares; --trial N: one",
-        "    tunerun rerun study.zip              # the same, and keeps what it trains",
+        "    tunerun rerun --run study.zip              # the same, and keeps what it trains",
         "",
         f"It was made by `{sweep.command}`. Neither its ledger, nor MLflow, nor the machine that made it is needed.",
         "",
@@ -78,5 +78,5 @@ def _missing(study: Study, sizes: Mapping[str, int]) -> list[str]:
         identity = f", `{model.identity}`" if model.identity else ""
         lines.append(f"- The base model {markdown.escaped(model.name)}{identity}: {where}{revision}.")
     if not any(name.startswith("tuned_models/") for name in sizes):
-        lines.append("- The adapters: `tunerun rerun study.zip` trains them again.")
+        lines.append("- The adapters: `tunerun rerun --run study.zip` trains them again.")
     return lines

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +12,18 @@ from tunerun.comparison import judge
 from tunerun.comparison.renderers import file_contents
 from tunerun.comparison.results import Verdict
 from tunerun.comparison.table import ComparisonTable
+from tunerun.engine.tuned_model import RECORD_FILE, WEIGHTS_FILE
 from tunerun.errors import InputError
-from tunerun.job import TunedModel
 from tunerun.ledger import TrialRecord
 from tunerun.ledger.portable import portable_files
 from tunerun.provenance import BaseModelFacts
+from tunerun.provenance.places import Places
 from tunerun.record.bundle.archive import Content, write_archive
 from tunerun.record.bundle.crate import METADATA, Author, Study, metadata
 from tunerun.record.bundle.opening import MODELS, RECORD, RESULTS
 from tunerun.record.bundle.read_me import README, readme
 from tunerun.record.sources import OpenRecord
+from tunerun.stored import section
 
 
 @dataclass(frozen=True)
@@ -51,43 +55,75 @@ def write_bundle(
     """
     verdict = judge(record.ledger, record.sweep)
     table = ComparisonTable.of(verdict)
-    files: dict[str, Content] = {}
-    files |= {f"{RECORD}{name}": content for name, content in portable_files(record.ledger, record.sweep).items()}
-    files |= {f"{RESULTS}{name}": content for name, content in file_contents(table, record.ledger).items()}
-    adapters = dict(_adapters(verdict)) if with_models else {}
-    files |= adapters
+    adapters, notes = _adapters(verdict, record) if with_models else ({}, [])
+    files: dict[str, Content] = {
+        RESULTS + name: content for name, content in file_contents(table, record.ledger).items()
+    }
+    files |= {name: adapter.content for name, adapter in adapters.items()}
+    digests = {name: adapter.weights for name, adapter in adapters.items() if adapter.weights is not None}
     study = Study(record, verdict, record.ledger.last_jobs(record.sweep.id), _base_models(record), tuple(authors))
-    files[README] = readme(study, table, _sizes(files))
-    files[METADATA] = metadata(study, _sizes(files))
-    write_archive(target, files, first=(METADATA, README))
-    folders = {name.split("/")[1] for name in adapters}
-    return Written(target, len(files) + 1, target.stat().st_size, len(folders), tuple(_notes(verdict)))
+    with tempfile.TemporaryDirectory(prefix="tunerun-bundle-") as folder:
+        names = portable_files(record.ledger, record.sweep, Path(folder))
+        files |= {RECORD + name: Path(folder) / name for name in names}
+        files[README] = readme(study, table, _sizes(files))
+        files[METADATA] = metadata(study, _sizes(files))
+        write_archive(target, files, first=(METADATA, README), digests=digests)
+    count = len({name.split("/")[1] for name in adapters})
+    return Written(target, len(files) + 1, target.stat().st_size, count, (*notes, *_unfinished(verdict)))
 
 
 def _sizes(files: dict[str, Content]) -> dict[str, int]:
     return {name: each.stat().st_size if isinstance(each, Path) else len(each) for name, each in files.items()}
 
 
-def _adapters(verdict: Verdict) -> Iterator[tuple[str, Path]]:
-    """The files of every adapter on this machine, by their names in the bundle."""
+@dataclass(frozen=True)
+class _Adapter:
+    """A file of an adapter, and what its SHA-256 has to be; None: not known."""
+
+    content: Content
+    weights: str | None
+
+
+def _adapters(verdict: Verdict, record: OpenRecord) -> tuple[dict[str, _Adapter], list[str]]:
+    """The files of every adapter on this machine by their names in the bundle; and what is left out, and why.
+
+    Raises:
+        InputError: one is gone.
+    """
+    found: dict[str, _Adapter] = {}
     missing: list[str] = []
-    seen: set[TunedModel] = set()
+    notes: list[str] = []
+    places = Places.of_this_machine([trial.record.config for trial in verdict.trials], record.runs)
     for trial in verdict.trials:
         tuned = trial.tuned_model
-        folder = None if tuned is None else tuned.folder
-        if tuned is None or folder is None or tuned in seen:
+        if tuned is None:
             continue
-        seen.add(tuned)
-        found = sorted(file for file in folder.glob("[!.]*") if file.is_file() and not file.is_symlink())
-        if not found:
+        place, number = tuned.folder, trial.record.number
+        if place is None or place.parent != record.runs.absolute() / MODELS.rstrip("/"):
+            notes.append(
+                f"trial {number}: its tuned model is at {tuned.location}, not in this runs folder; it is left out"
+            )
+            continue
+        files = sorted(file for file in place.glob("[!.]*") if file.is_file() and not file.is_symlink())
+        if not files:
             missing.append(
-                f"trial {trial.record.number}: its adapter is not in {folder}; --no-models leaves all adapters out; "
+                f"trial {number}: its adapter is not in {place}; --no-models leaves all adapters out; "
                 f"to make it again: {verdict.sweep.command_afresh}"
             )
-        for file in found:
-            yield f"{MODELS}{tuned.name.rpartition('/')[2]}/{file.name}", file
+        for file in files:
+            content = _portable(file, places) if file.name == RECORD_FILE else file
+            weights = tuned.weights if file.name == WEIGHTS_FILE else None
+            found[f"{MODELS}{place.name}/{file.name}"] = _Adapter(content, weights)
     if missing:
         raise InputError(missing)
+    return found, notes
+
+
+def _portable(file: Path, places: Places) -> bytes:
+    """The adapter's own record, whose base model may have been a folder of the machine."""
+    values = json.loads(file.read_bytes())
+    values["base_model"] = places.model(section(values, "base_model"))
+    return (json.dumps(values, ensure_ascii=False, indent=1) + "\n").encode()
 
 
 def _base_models(record: OpenRecord) -> tuple[BaseModelFacts, ...]:
@@ -111,7 +147,7 @@ def _from_config(trial: TrialRecord) -> BaseModelFacts:
     )
 
 
-def _notes(verdict: Verdict) -> Iterator[str]:
+def _unfinished(verdict: Verdict) -> Iterator[str]:
     waiting = sum(not trial.state.is_finished for trial in verdict.trials)
     if waiting:
         yield (

@@ -1,0 +1,210 @@
+"""A sweep as one file: what is in it, that it is the same every time, and that it can be read anywhere."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from typer.testing import CliRunner, Result
+
+import tunerun
+from tests.engine import tiny_model
+from tests.experiments import planned
+from tunerun.cli import app
+from tunerun.errors import InputError, NotFoundError
+from tunerun.record import open_record
+from tunerun.record.bundle.archive import MANIFEST, write_archive
+
+pytestmark = pytest.mark.slow
+
+CONTEXT = Path(__file__).with_name("ro-crate-1.1-context.json")
+"""What https://w3id.org/ro/crate/1.1/context serves (CC0), as the package rocrate 0.13 carries it."""
+PEOPLE = ("--author", "Ada Example", "--author", "Bo Example", "--affiliation", "Institute of Numbers")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which two trials of a tiny model were trained; no test writes into its runs."""
+    folder = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        model = tiny_model.build(folder / "models" / "tiny")
+        options = ["model=huggingface", "model.name=tiny", f"model.source={model}", "backend.threads=1"]
+        options += ["backend.device=cpu", "evaluation.generation.max_output_tokens=4", "seed=0,1"]
+        options += ["hyperparameters.epoch_count=1", "evaluation.baselines.examples=[0]"]
+        result = tunerun.run(planned(folder, *options), progress=None)
+    assert result.exit_code == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(project: Path) -> Path:
+    """Its bundle; no test writes to it."""
+    made = bundled(project, "-o", str(project / "study.zip"), *PEOPLE)
+    assert made.exit_code == 0, made.output
+    return project / "study.zip"
+
+
+def bundled(project: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(app, ["bundle", "numbers", "--runs", str(project / "runs"), *arguments])
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Every file by its name, compressed parts of the record as they are read."""
+    with zipfile.ZipFile(path) as opened:
+        files = {name: opened.read(name) for name in opened.namelist() if not name.endswith("/")}
+    return {name: gzip.decompress(data) if name.endswith(".gz") else data for name, data in files.items()}
+
+
+def test_it_holds_the_record_the_results_and_the_adapters(bundle: Path) -> None:
+    """And, for people and programs, what it is."""
+    names = set(contents(bundle))
+    folders = {name.split("/")[0] for name in names}
+    assert folders == {"README.md", "ro-crate-metadata.json", MANIFEST, "record", "results", "tuned_models"}
+    assert {"record/record.json", "record/results.json.gz", "results/report.html", "results/results.json"} <= names
+    assert len([name for name in names if name.endswith("adapter_model.safetensors")]) == 2
+    assert len([name for name in names if name.startswith("record/examples/")]) == 2
+    text = contents(bundle)["README.md"].decode()
+    assert "by Ada Example (Institute of Numbers), Bo Example (Institute of Numbers)." in text
+    assert json.loads(contents(bundle)["results/results.json"])["verdict"] in text.replace("\\", "")
+    assert "tunerun verify study.zip" in text
+
+
+def test_no_path_of_the_machine_is_in_it(bundle: Path, project: Path) -> None:
+    """Neither of the project, nor of the base model, nor of the rows."""
+    for name, data in contents(bundle).items():
+        assert str(project).encode() not in data, name
+        assert os.fsencode(Path.home()) + b"/" not in data, name
+
+
+def test_the_same_sweep_gives_the_same_bytes(bundle: Path, project: Path, tmp_path: Path) -> None:
+    """From a copy of its runs somewhere else, and from the bundle itself."""
+    shutil.copytree(project / "runs", tmp_path / "moved" / "runs")
+    again = bundled(tmp_path / "moved", "-o", str(tmp_path / "again.zip"), *PEOPLE)
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "again.zip").read_bytes() == bundle.read_bytes()
+    CliRunner().invoke(app, ["bundle", str(bundle), "-o", str(tmp_path / "copy.zip"), *PEOPLE], catch_exceptions=False)
+    assert (tmp_path / "copy.zip").read_bytes() == bundle.read_bytes()
+
+
+def test_adapters_can_be_left_out(project: Path, tmp_path: Path) -> None:
+    """The README says so, and what was written is one JSON document."""
+    made = bundled(project, "--no-models", "--json", "-o", str(tmp_path / "small.zip"))
+    said = json.loads(made.stdout)
+    assert (said["tuned_models"], said["bytes"]) == (0, (tmp_path / "small.zip").stat().st_size)
+    found = contents(tmp_path / "small.zip")
+    assert not [name for name in found if name.startswith("tuned_models")]
+    assert len(found) == said["files"]
+    assert "- The adapters: `tunerun rerun --run study.zip` trains them again." in found["README.md"].decode()
+
+
+def test_an_adapter_that_is_gone_or_changed_is_not_bundled(project: Path, tmp_path: Path) -> None:
+    """One line each, and no file."""
+    shutil.copytree(project / "runs", tmp_path / "runs")
+    first, second = sorted((tmp_path / "runs" / "tuned_models").iterdir())
+    (first / "adapter_model.safetensors").write_bytes(b"changed")
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors: has changed since it was made"):
+        CliRunner().invoke(app, ["bundle", "numbers", "-o", "x.zip"], catch_exceptions=False)
+    shutil.rmtree(second)
+    with pytest.raises(InputError, match=r"trial \d: its adapter is not in .*; --no-models leaves all adapters out"):
+        CliRunner().invoke(app, ["bundle", "numbers", "-o", "x.zip"], catch_exceptions=False)
+    assert not Path("x.zip").exists()
+
+
+def test_an_affiliation_needs_its_author(project: Path) -> None:
+    """One for all, or one for each."""
+    refused = bundled(project, "--author", "a", "--affiliation", "b", "--affiliation", "c")
+    assert str(refused.exception) == ("--affiliation: given 2 times for 1 --author; give one for all, or one for each")
+
+
+def test_it_is_opened_as_a_record(bundle: Path, project: Path) -> None:
+    """With the same trials and answers, and adapters that can be read; nothing is left when it is closed."""
+    with (
+        open_record(str(bundle), runs=Path("nothing")) as record,
+        open_record("numbers", runs=project / "runs") as first,
+    ):
+        folder = record.runs
+        assert [trial.key for trial in record.trials] == [trial.key for trial in first.trials]
+        assert record.ledger.answers_of_sweep(record.sweep.id) == first.ledger.answers_of_sweep(first.sweep.id)
+        job = record.ledger.job(record.trials[0].key)
+        assert job is not None
+        assert job.tuned_model is not None
+        assert job.tuned_model.folder is not None
+        assert (job.tuned_model.folder / "adapter_model.safetensors").is_file()
+        assert job.tuned_model.folder.is_relative_to(folder)
+    assert not folder.exists()
+    with pytest.raises(InputError, match=r"none\.zip: No such file or directory"), open_record("none.zip", runs=folder):
+        pass
+    with pytest.raises(NotFoundError, match="none: no sweep"), open_record("none", runs=folder):
+        pass
+
+
+def test_a_record_that_is_hostile_is_refused_by_the_bundles_name(bundle: Path, tmp_path: Path) -> None:
+    """An adapter that would be read from elsewhere, under a manifest that is right."""
+    with zipfile.ZipFile(bundle) as opened:
+        files = {name: opened.read(name) for name in opened.namelist() if not name.endswith("/") and name != MANIFEST}
+    results = json.loads(gzip.decompress(files["record/results.json.gz"]))
+    results["jobs"][0]["tuned_model"]["folder"] = "../../etc"
+    files["record/results.json.gz"] = gzip.compress(json.dumps(results).encode())
+    write_archive(tmp_path / "h.zip", files)
+    with (
+        pytest.raises(InputError, match=r"h\.zip: record/results\.json\.gz: .*is not in tuned_models/"),
+        open_record(str(tmp_path / "h.zip"), runs=tmp_path),
+    ):
+        pass
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The validator asks this instead of the network; the addresses that it asked for."""
+    from rocrate_validator.utils.http import HttpRequester
+
+    asked: list[str] = []
+
+    class Shipped(requests.Session):
+        def get(self, url: str | bytes, **_: Any) -> requests.Response:
+            asked.append(str(url))
+            answer = requests.Response()
+            answer.status_code, answer._content = 200, CONTEXT.read_bytes()
+            answer.headers["Content-Type"] = "application/ld+json"
+            return answer
+
+    def shipped(self: Any, *_: Any, **__: Any) -> None:
+        self.session = Shipped()
+
+    monkeypatch.setattr(HttpRequester, "__initialize_session__", shipped)
+    yield asked
+    HttpRequester.reset()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_it_is_a_process_run_crate(bundle: Path, offline: list[str], tmp_path: Path) -> None:
+    """By the profile's own validator, with no fault; one without its actions is not."""
+    from rocrate_validator import services
+    from rocrate_validator.models import Severity, ValidationSettings
+
+    def faults(path: Path) -> list[str]:
+        settings = ValidationSettings(
+            rocrate_uri=str(path), profile_identifier="process-run-crate", requirement_severity=Severity.REQUIRED
+        )
+        return [str(issue.message) for issue in services.validate(settings).get_issues()]
+
+    assert faults(bundle) == []
+    assert set(offline) == {"https://w3id.org/ro/crate/1.1/context"}
+    with zipfile.ZipFile(bundle) as opened:
+        files = {name: opened.read(name) for name in opened.namelist() if not name.endswith("/") and name != MANIFEST}
+    crate = json.loads(files["ro-crate-metadata.json"])
+    for entity in crate["@graph"]:
+        entity.pop("instrument", None)
+    write_archive(tmp_path / "poor.zip", {**files, "ro-crate-metadata.json": json.dumps(crate).encode()})
+    assert faults(tmp_path / "poor.zip")

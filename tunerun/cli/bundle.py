@@ -1,0 +1,69 @@
+"""`tunerun bundle`: a sweep as one file that can be run again elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tunerun.cli.options import Json, Runs
+from tunerun.cli.printing import print_json
+from tunerun.errors import InputError
+
+if TYPE_CHECKING:
+    from tunerun.record.bundle.crate import Author
+
+
+def bundle(
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Id of a sweep, or an experiment's newest.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write; else SWEEP.zip here.")
+    ] = None,
+    no_models: Annotated[bool, typer.Option("--no-models", help="Leave the adapters out.")] = False,
+    author: Annotated[list[str] | None, typer.Option("--author", help="Who made the study; several.")] = None,
+    affiliation: Annotated[
+        list[str] | None, typer.Option("--affiliation", help="An author's organisation: one for all, or one for each.")
+    ] = None,
+    runs: Runs = "runs",
+    json_: Json = False,
+) -> None:
+    """Write a sweep into one file (RO-Crate) that needs neither this machine nor MLflow to be run again."""
+    from tunerun.cli.tables import err, out, plain
+    from tunerun.record import open_record
+    from tunerun.record.bundle.writing import write_bundle
+
+    authors = _authors(author or [], affiliation or [])
+    with open_record(sweep, runs=Path(runs)) as record:
+        target = output or Path(f"{record.sweep.id}.zip")
+        written = write_bundle(record, target, with_models=not no_models, authors=authors)
+    for note in written.notes:
+        err.print(f"[yellow]note:[/] {plain(note)}", soft_wrap=True)
+    if json_:
+        print_json(
+            {
+                "bundle": str(written.path),
+                "files": written.files,
+                "bytes": written.bytes,
+                "tuned_models": written.tuned_models,
+                "notes": list(written.notes),
+            }
+        )
+        return
+    adapters = "no adapters" if not written.tuned_models else f"{written.tuned_models} adapters"
+    out.print(
+        f"wrote {plain(str(written.path))}: {written.bytes / 1e6:.1f} MB, {written.files} files, {adapters}",
+        soft_wrap=True,
+    )
+    out.print(f"To check it anywhere: tunerun verify {plain(str(written.path))}", soft_wrap=True)
+
+
+def _authors(names: list[str], places: list[str]) -> list[Author]:
+    from tunerun.record.bundle.crate import Author
+
+    if places and len(places) not in (1, len(names)):
+        raise InputError(
+            f"--affiliation: given {len(places)} times for {len(names)} --author; give one for all, or one for each"
+        )
+    each: list[str | None] = [*places] if len(places) == len(names) else [*(places or [None])] * len(names)
+    return [Author(name, place) for name, place in zip(names, each, strict=True)]
