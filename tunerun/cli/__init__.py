@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from tunerun import __version__
-from tunerun.cli import bundle, data, diff, rerun, serve
+from tunerun.cli import bundle, data, diff, rerun, serve, verify
 from tunerun.cli.options import ConfigDir, Fresh, Json, Multirun, Overrides, Runs, SweepId, SweepIds
 from tunerun.cli.printing import print_json
 from tunerun.errors import InputError, LimitError, TunerunError
@@ -48,9 +48,10 @@ app = typer.Typer(
 
 app.command()(diff.diff)
 app.command()(rerun.rerun)
+app.command()(bundle.bundle)
+app.command()(verify.verify)
 app.add_typer(data.app, name="data")
 app.add_typer(serve.app, name="serve")
-app.command()(bundle.bundle)
 
 
 def main() -> None:

@@ -47,12 +47,12 @@ def rerun(
         raise InputError("--run is missing; give an MLflow run id, a sweep's id, tunedModels/NAME or a bundle's file")
     if verify and set_:
         raise InputError("--verify: with --set it is a new experiment, which has nothing to be equal to; remove one")
-    request = _request(overrides or [], config_dir, set_ or [], data or [], fresh=fresh)
+    request = request_of(overrides or [], config_dir, set_ or [], data or [], fresh=fresh)
     runs = Path(request.paths.runs)
     try:
         with open_record(run_, runs=runs, tracking=request.tracking) as record:
-            made, result = _run(record, request)
-            verification = None if made.is_new else _verified(record, made, result)
+            made, result = run_again(record, request)
+            verification = None if made.is_new else verified(record, made, result)
             _show(record, made, result, verification, json_=json_)
     except (MismatchError, RecordError) as error:
         if not verify:
@@ -65,9 +65,10 @@ def rerun(
     raise typer.Exit(max(result.exit_code, 0 if is_equal else 1) if verify else result.exit_code)
 
 
-def _request(
+def request_of(
     overrides: list[str], config_dir: list[str] | None, edits: list[str], data: list[Path], *, fresh: bool
 ) -> Request:
+    """What a command asks for: places of this machine from its config, everything else for the record's."""
     from tunerun.compose import assignments, places
     from tunerun.record.rerun import Request
 
@@ -85,7 +86,12 @@ def _request(
     )
 
 
-def _run(record: OpenRecord, request: Request) -> tuple[Rerun, SweepResult]:
+def run_again(record: OpenRecord, request: Request) -> tuple[Rerun, SweepResult]:
+    """Plan a record again, say what differs, and run it with progress on stderr.
+
+    Raises:
+        InputError: what it needs is missing. MismatchError: it would not be the same; nothing was started.
+    """
     from tunerun.cli import run_planned, tables
     from tunerun.cli.stages import Stages
     from tunerun.record.rerun import prepare
@@ -101,7 +107,8 @@ def _run(record: OpenRecord, request: Request) -> tuple[Rerun, SweepResult]:
     return made, run_planned(made.plan, sys.argv[1:], retry_failed=False)
 
 
-def _verified(record: OpenRecord, made: Rerun, result: SweepResult) -> Verification:
+def verified(record: OpenRecord, made: Rerun, result: SweepResult) -> Verification:
+    """What came of a rerun beside its record."""
     from tunerun.ledger import Ledger
     from tunerun.record import OpenRecord
     from tunerun.record.verification import compare
@@ -125,6 +132,13 @@ def _show(
     tables.out.print(f"Runs folder: {tables.plain(str(made.runs))}", soft_wrap=True)
     if verification is not None:
         tables.out.print(f"Compared with {tables.plain(record.origin)}:", soft_wrap=True)
-        for check in verification.checks:
-            mark = "[green]same[/]" if check.is_equal else "[red]differs[/]"
-            tables.out.print(f"{mark}  {tables.plain(str(check))}", soft_wrap=True)
+        print_checks(verification)
+
+
+def print_checks(verification: Verification) -> None:
+    """One line for each trial, and one for the verdict."""
+    from tunerun.cli import tables
+
+    for check in verification.checks:
+        mark = "[green]same[/]" if check.is_equal else "[red]differs[/]"
+        tables.out.print(f"{mark}  {tables.plain(str(check))}", soft_wrap=True)

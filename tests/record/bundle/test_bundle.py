@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import shutil
@@ -162,6 +163,57 @@ def test_a_record_that_is_hostile_is_refused_by_the_bundles_name(bundle: Path, t
         open_record(str(tmp_path / "h.zip"), runs=tmp_path),
     ):
         pass
+
+
+def verify(path: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(app, ["verify", str(path), *arguments])
+
+
+def test_its_files_are_checked_without_running_anything(bundle: Path, tmp_path: Path) -> None:
+    """A file that changed, is missing or was added is a line, and exit code 1."""
+    whole = verify(bundle, "--files")
+    assert (whole.exit_code, whole.stdout.splitlines()[-1]) == (0, "The files are as they were.")
+    with zipfile.ZipFile(bundle) as opened, zipfile.ZipFile(tmp_path / "h.zip", "w") as made:
+        for name in opened.namelist():
+            data = b"changed" if name == "results/results.md" else opened.read(name)
+            if name != "README.md":
+                made.writestr(name, data)
+        made.writestr("notes.txt", "mine")
+    other = verify(tmp_path / "h.zip", "--files", "--json")
+    problems = json.loads(other.stdout)["files"]["problems"]
+    assert other.exit_code == 1
+    assert problems[0] == "README.md: missing"
+    assert problems[1].startswith("results/results.md: changed (sha256 ")
+    assert problems[2] == f"notes.txt: not in {MANIFEST}"
+
+
+def test_it_gives_again_what_it_says(bundle: Path, project: Path, tmp_path: Path) -> None:
+    """In a folder without a ledger, a trial has the same bits; nothing is left behind."""
+    here = [f"model.source={project / 'models' / 'tiny'}", f"paths.cache={tmp_path / 'cache'}"]
+    again = verify(bundle, *here, "--trial", "1")
+    assert again.exit_code == 0, again.output
+    lines = again.stdout.splitlines()
+    assert lines[1].split(None, 1) == ["same", "trial 1: adapter: same bits; 10 of 10 answers equal"]
+    assert not Path("runs").exists()
+    none = verify(bundle, *here, "--trial", "7")
+    assert str(none.exception).startswith("--trial 7: numbers-")
+
+
+def test_one_changed_row_is_found_under_a_manifest_that_is_right(bundle: Path, project: Path, tmp_path: Path) -> None:
+    """The line names the set, and nothing is trained."""
+    with zipfile.ZipFile(bundle) as opened:
+        files = {name: opened.read(name) for name in opened.namelist() if not name.endswith("/") and name != MANIFEST}
+    name = next(name for name in sorted(files) if name.startswith("record/examples/"))
+    rows = gzip.decompress(files[name]).replace(b'"output":"2"', b'"output":"3"').replace(b'"102"', b'"103"')
+    files[name] = gzip.compress(rows, mtime=0)
+    record = json.loads(files["record/record.json"])
+    entry = record["examples"][Path(name).name.partition(".")[0]]
+    entry |= {"sha256": hashlib.sha256(files[name]).hexdigest(), "bytes": len(rows)}
+    files["record/record.json"] = json.dumps(record).encode()
+    write_archive(tmp_path / "h.zip", files)
+    other = verify(tmp_path / "h.zip", f"model.source={project / 'models' / 'tiny'}")
+    assert other.exit_code == 1, other.output
+    assert "changed since they were recorded" in other.stderr
 
 
 @pytest.fixture

@@ -1,0 +1,90 @@
+"""`tunerun verify`: is a bundle whole, and does it give again what it says?"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tunerun.cli.options import ConfigDir, Json, Overrides
+from tunerun.cli.printing import print_json
+from tunerun.errors import InputError, MismatchError, RecordError
+
+if TYPE_CHECKING:
+    from tunerun.record.bundle.checking import CheckedFiles
+    from tunerun.record.verification import Verification
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The file that `tunerun bundle` wrote.")],
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    trial: Annotated[
+        int | None, typer.Option("--trial", help="Number of the one trial to run again; else all.")
+    ] = None,
+    files: Annotated[bool, typer.Option("--files", help="Check the files alone; run nothing.")] = False,
+    json_: Json = False,
+) -> None:
+    """Check every file of a bundle, then run its trials again in a temporary folder and compare. Exits with 0 or 1."""
+    from tunerun.cli import tables
+    from tunerun.cli.rerun import print_checks
+    from tunerun.record.bundle.checking import check_files
+
+    checked = check_files(bundle)
+    document: dict[str, Any] = {"files": {"count": checked.files, "problems": list(checked.problems)}}
+    if not json_:
+        _print_files(checked)
+    is_equal = not checked.problems
+    if is_equal and not files:
+        try:
+            verification = _run_again(bundle, trial, overrides or [], config_dir)
+        except (MismatchError, RecordError) as error:
+            document["verification"] = {"equal": False, "problems": list(error.problems)}
+            sys.stderr.writelines(f"differs: {problem}\n" for problem in error.problems)
+            is_equal = False
+        else:
+            document["verification"] = verification.to_json()
+            is_equal = verification.is_equal
+            if not json_:
+                print_checks(verification)
+    if json_:
+        print_json({"bundle": str(bundle), "equal": is_equal, **document})
+    elif is_equal:
+        tables.out.print("The files are as they were." if files else "It gives what it says.")
+    raise typer.Exit(0 if is_equal else 1)
+
+
+def _print_files(checked: CheckedFiles) -> None:
+    from tunerun.cli import tables
+
+    for problem in checked.problems:
+        tables.out.print(f"[red]differs[/]  {tables.plain(problem)}", soft_wrap=True)
+    if not checked.problems:
+        tables.out.print(f"[green]same[/]  {checked.files} files, {checked.bytes / 1e6:.1f} MB, by their SHA-256")
+
+
+def _run_again(bundle: Path, trial: int | None, overrides: list[str], config_dir: list[str] | None) -> Verification:
+    from tunerun.cli.rerun import request_of, run_again, verified
+    from tunerun.record import open_record
+    from tunerun.record.bundle.checking import hosted_trials
+
+    request = request_of([*overrides, "tracking=none"], config_dir, [], [], fresh=False)
+    with (
+        tempfile.TemporaryDirectory(prefix="tunerun-verify-") as folder,
+        open_record(str(bundle), runs=Path(folder)) as record,
+    ):
+        numbers = [each.number for each in record.trials]
+        if trial is not None and trial not in numbers:
+            raise InputError(f"--trial {trial}: {record.sweep.id} has the trials 0 to {numbers[-1]}")
+        named = replace(record, number=trial)
+        if hosted := hosted_trials(named):
+            raise InputError(
+                f"{bundle}: a service trained trial {hosted[0]}, and a file does not decide what is sent there; "
+                "--files checks the files alone, and `tunerun rerun --run` asks the service again"
+            )
+        made, result = run_again(named, replace(request, paths=request.paths.model_copy(update={"runs": folder})))
+        return verified(named, made, result)
