@@ -65,5 +65,5 @@ def _authors(names: list[str], places: list[str]) -> list[Author]:
         raise InputError(
             f"--affiliation: given {len(places)} times for {len(names)} --author; give one for all, or one for each"
         )
-    each: list[str | None] = [*places] if len(places) == len(names) else [*(places or [None])] * len(names)
+    each: list[str | None] = [*places] if len(places) == len(names) else [places[0] if places else None] * len(names)
     return [Author(name, place) for name, place in zip(names, each, strict=True)]

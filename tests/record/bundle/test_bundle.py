@@ -223,13 +223,16 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
     asked: list[str] = []
 
-    class Shipped(requests.Session):
-        def get(self, url: str | bytes, **_: Any) -> requests.Response:
-            asked.append(str(url))
+    class Shipped:
+        def get(self, url: str, **_: Any) -> requests.Response:
+            asked.append(url)
             answer = requests.Response()
             answer.status_code, answer._content = 200, CONTEXT.read_bytes()
             answer.headers["Content-Type"] = "application/ld+json"
             return answer
+
+        def close(self) -> None:
+            pass
 
     def shipped(self: Any, *_: Any, **__: Any) -> None:
         self.session = Shipped()

@@ -80,7 +80,9 @@ def write_archive(
                     found = {name: _add(archive, name, files[name]) for name in order}
                     changed = [name for name, digest in digests.items() if found[name] != digest]
                     if changed:
-                        raise InputError([f"{files[name]}: has changed since it was made" for name in changed])
+                        raise InputError(
+                            [f"{_place(name, files[name])}: has changed since it was made" for name in changed]
+                        )
                     _add(archive, MANIFEST, "".join(f"{found[name]}  {name}\n" for name in order).encode())
                 file.flush()
                 os.fsync(file.fileno())
@@ -89,6 +91,10 @@ def write_archive(
             aside.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{error.filename or target}: {error.strerror}; the bundle was not written") from error
+
+
+def _place(name: str, content: Content) -> str:
+    return str(content) if isinstance(content, Path) else name
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: Content) -> str:
