@@ -203,22 +203,33 @@ def find_model(run: str, runs: Path) -> CallableModel:
     if not path.exists():
         raise NotFoundError(f"{path}: no ledger; give the folder of your runs with --runs")
     with Ledger.open_read_only(path) as ledger:
-        job, trial = _job_and_trial(ledger, run)
+        job, trial = job_and_trial(ledger, run)
         if job is None or job.tuned_model is None:
             raise NotFoundError(
                 f"--run {run}: no tuned model under this run id or name in {path}; "
                 "`tunerun status` shows the trials, `tunerun status --json` their names"
             )
-        settings = (trial or ledger.trials_of_key(job.key)[0]).settings
-        sweep = ledger.newest_sweep_of_key(job.key)
+        try:
+            return checked_model(ledger, job.tuned_model, trial or ledger.trials_of_key(job.key)[0])
+        except NotFoundError as error:
+            raise NotFoundError(f"--run {run}: {error}") from error
+
+
+def checked_model(ledger: Ledger, tuned: TunedModel, trial: TrialRecord) -> CallableModel:
+    """All that a call of a tuned model needs, with its adapter as it was made.
+
+    Raises:
+        NotFoundError: the adapter is missing or has changed; says which command makes it again.
+    """
+    settings = trial.settings
     # The folder may be another one than where the trial ran: a cache that is not there any more is not made again.
     cache = resolved(settings.cache) if settings.cache else None
     cache = cache if cache is not None and Path(cache).is_dir() else None
-    folder, weights = job.tuned_model.folder, job.tuned_model.weights
-    fault = None if folder is None else tuned_model.fault(folder, weights, cache_folder(cache))
-    if fault is not None and sweep is not None:
-        raise NotFoundError(f"--run {run}: {fault}; to make it again: {sweep.command_afresh}")
-    return replace(callable_model(job.tuned_model, settings), cache=cache)
+    fault = None if tuned.folder is None else tuned_model.fault(tuned.folder, tuned.weights, cache_folder(cache))
+    sweep = None if fault is None else ledger.newest_sweep_of_key(trial.key)
+    if sweep is not None:
+        raise NotFoundError(f"{fault}; to make it again: {sweep.command_afresh}")
+    return replace(callable_model(tuned, settings), cache=cache)
 
 
 def callable_model(tuned: TunedModel, settings: TrialSettings) -> CallableModel:
@@ -237,7 +248,8 @@ def callable_model(tuned: TunedModel, settings: TrialSettings) -> CallableModel:
     )
 
 
-def _job_and_trial(ledger: Ledger, run: str) -> tuple[JobRecord | None, TrialRecord | None]:
+def job_and_trial(ledger: Ledger, run: str) -> tuple[JobRecord | None, TrialRecord | None]:
+    """Find the job, and the trial where that is known, of an MLflow run id or a tuned model's name."""
     from tunerun.tracking import key_of_subject
 
     subject = ledger.subject_of_run(run)

@@ -30,7 +30,7 @@ from tunerun.service.library import Library
 from tunerun.service.method import Method, warn
 from tunerun.service.problems import Code, Json, ServiceError, invalid, not_found
 from tunerun.service.prompts import read_conversation, read_prompt
-from tunerun.service.state import ModelState, Serving, TunedModelRow
+from tunerun.service.records import ModelState, Serving, TunedModelRow
 from tunerun.service.tuner import Tuner
 from tunerun.service.tuning_request import advice
 

@@ -19,7 +19,8 @@ from tunerun.service import wire
 from tunerun.service.catalogue import Catalogue, OfferedModel
 from tunerun.service.credentials import Key
 from tunerun.service.problems import Code, ServiceError, invalid, not_found
-from tunerun.service.state import Grantee, Listing, ModelState, PermissionRow, Role, State, TunedModelRow
+from tunerun.service.records import Grantee, Listing, ModelState, PermissionRow, Role, TunedModelRow
+from tunerun.service.state import State
 from tunerun.service.tuner import Tuner
 from tunerun.service.tuning_request import check_lengths, check_shown, examples_of, held_out_of, named, row_of
 

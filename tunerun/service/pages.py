@@ -32,9 +32,10 @@ from tunerun.service.credentials import Key
 from tunerun.service.guard import COOKIE
 from tunerun.service.problems import Code, Json, ServiceError, not_found, state_unavailable
 from tunerun.service.prompts import DEFAULT_OUTPUT_TOKENS
+from tunerun.service.records import FileRow
 from tunerun.service.sessions import KEY_WRONG, SCOPE_MISSING, SESSION_ENDED, Sessions
 from tunerun.service.shelf import Shelf, ShownModel
-from tunerun.service.state import FileRow, State
+from tunerun.service.state import State
 from tunerun.service.tuning_request import DEFAULT_EPOCHS, FEW_DEFAULTS, MANY_DEFAULTS, MANY_EXAMPLES, advice
 from tunerun.service.uploads import MAX_FILE_BYTES, Table, file_name, read_table
 

@@ -10,7 +10,7 @@ from pydantic.alias_generators import to_camel
 from tunerun.job import Example, GenerateOptions, Prompt
 from tunerun.service import wire
 from tunerun.service.problems import invalid
-from tunerun.service.state import Serving
+from tunerun.service.records import Serving
 from tunerun.service.tuning_request import MAX_INPUT_CHARACTERS
 
 DEFAULT_OUTPUT_TOKENS = 256

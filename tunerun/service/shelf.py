@@ -12,7 +12,7 @@ from tunerun.service.api import UNPREDICTABLE
 from tunerun.service.credentials import Key
 from tunerun.service.library import Library
 from tunerun.service.problems import Code, Json
-from tunerun.service.state import ModelState, Role, TunedModelRow
+from tunerun.service.records import ModelState, Role, TunedModelRow
 
 MAX_POINTS = 300
 """Of a curve that is shown: more than a small chart has dots for, and few enough to send every second."""

@@ -31,7 +31,8 @@ from tunerun.job import (
 )
 from tunerun.service.catalogue import Catalogue, OfferedModel
 from tunerun.service.problems import Code
-from tunerun.service.state import ModelState, State, TunedModelRow
+from tunerun.service.records import ModelState, TunedModelRow
+from tunerun.service.state import State
 
 SEED = 0
 """Of every job: the API has no field for it, and the same request should give the same tuned model."""

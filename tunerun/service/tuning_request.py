@@ -20,7 +20,7 @@ from tunerun.job import Example
 from tunerun.service import wire
 from tunerun.service.catalogue import OfferedModel
 from tunerun.service.problems import Code, ServiceError, invalid
-from tunerun.service.state import ModelState, TunedModelRow
+from tunerun.service.records import ModelState, TunedModelRow
 
 MAX_INPUT_CHARACTERS = 40_000
 MAX_OUTPUT_CHARACTERS = 5_000

@@ -20,7 +20,7 @@ from pydantic.alias_generators import to_camel
 from tunerun.job import Snapshot
 from tunerun.service.catalogue import OfferedModel
 from tunerun.service.problems import Json
-from tunerun.service.state import ModelState, PermissionRow, Serving, TunedModelRow
+from tunerun.service.records import ModelState, PermissionRow, Serving, TunedModelRow
 
 TYPES = "type.googleapis.com/google.ai.generativelanguage.v1beta"
 

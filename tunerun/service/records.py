@@ -1,0 +1,149 @@
+"""What the service's state holds, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ModelState(StrEnum):
+    """State of a tuned model, in the API's words."""
+
+    CREATING = "CREATING"
+    ACTIVE = "ACTIVE"
+    FAILED = "FAILED"
+
+
+class Role(StrEnum):
+    """What a user may do with a tuned model; each role may do what the next one may."""
+
+    OWNER = "OWNER"
+    WRITER = "WRITER"
+    READER = "READER"
+
+    def includes(self, other: Role) -> bool:
+        """Whether it may do what the other one may."""
+        return _RANKS.index(self) <= _RANKS.index(other)
+
+
+_RANKS = list(Role)
+
+
+class Grantee(StrEnum):
+    """Who has a permission. The API's GROUP is missing: this service knows no groups."""
+
+    USER = "USER"
+    EVERYONE = "EVERYONE"
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What answers are given with where the request says nothing: greedy, unless the tuned model has its own values."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@dataclass(frozen=True)
+class TunedModelRow:
+    """A tuned model, and the job that makes it.
+
+    Attributes:
+        number: in the order of creation.
+        id: `tunedModels/<id>` is its name.
+        key: what the engine knows its job by; never used twice, also when an id is.
+        folder: its name under `tuned_models/`.
+        base_model: a name of the catalogue.
+        source: the id of the tuned model it started from, and `source_folder` that one's folder; None: a base model.
+        temperature, top_p, top_k: what answers are given with that ask for nothing else; None: as the base model.
+        created_at, updated_at, started_at, completed_at: in seconds since 1970 (UTC).
+        learning_rate: what the optimiser gets; `learning_rate_multiplier`, where that was asked for, is in it.
+        operation: the last part of its operation's name.
+        is_cancelling: whether a client has asked to end its job.
+        can_answer: whether it can be called: it is ACTIVE, or was cancelled after its first step.
+        validation_loss, base_validation_loss: of the examples held out, after the job and of its base model, in nats
+            per output token; None: the request had none, or the job has not ended.
+        error_code: google.rpc.Code of why it is FAILED; None otherwise.
+    """
+
+    number: int
+    id: str
+    key: str
+    folder: str
+    display_name: str
+    description: str
+    base_model: str
+    source: str | None
+    source_folder: str | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    reader_projects: tuple[int, ...]
+    state: ModelState
+    created_at: float
+    updated_at: float
+    started_at: float | None
+    completed_at: float | None
+    epoch_count: int
+    batch_size: int
+    learning_rate: float
+    learning_rate_multiplier: float | None
+    total_steps: int
+    operation: str
+    is_cancelling: bool
+    can_answer: bool
+    error_code: int | None
+    error_message: str | None
+    validation_loss: float | None = None
+    base_validation_loss: float | None = None
+
+    @property
+    def serving(self) -> Serving:
+        """What its answers are given with by default."""
+        own = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k")}
+        return Serving(**{name: value for name, value in own.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class PermissionRow:
+    """Who may do what with a tuned model; `email` is None for everyone."""
+
+    tuned_model: str
+    id: str
+    grantee: Grantee
+    email: str | None
+    role: Role
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """A file of rows that a visitor has uploaded."""
+
+    id: str
+    owner: str
+    name: str
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a list holds.
+
+    Attributes:
+        reader: whose list it is.
+        words: that must all be in display name or description.
+        role: what the reader has to be; READER: any permission does.
+        everyone: only what everyone may read; otherwise that is left out, unless it is also the reader's own.
+        state: that they have; None: any.
+        newest_first: whether the newest comes first; otherwise the oldest does.
+        after: the number of the last one that was seen; 0: none was.
+    """
+
+    reader: str
+    words: tuple[str, ...] = ()
+    role: Role = Role.READER
+    everyone: bool = False
+    state: ModelState | None = None
+    newest_first: bool = False
+    after: int = 0
