@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,94 +11,152 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tunerun.cli.options import Runs
 from tunerun.errors import ConfigError
 
 if TYPE_CHECKING:
+    import socket
+
     from tunerun.job import BaseModelRef
+    from tunerun.service.app import Service, Settings
     from tunerun.service.credentials import KeyFile
+    from tunerun.service.selection import Selection
 
 app = typer.Typer(help="Serve the tuning methods of the Gemini API on this machine's embedded engine.")
 keys = typer.Typer(help="The keys that the service accepts.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 
 STATE = "runs/service"
-_WIRE_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+DEFAULT_MODEL = "smollm2-135m"
 HOSTED = "models/"
 """How the source of a choice begins that names a hosted service's model and nothing that is on this machine."""
 
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client", "multipart")
 
+Model = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME[=SOURCE]",
+        help="Base model, kept in memory: a choice of conf/model, a folder, a file, a hub name; NAME=: its name.",
+    ),
+]
+Tuned = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="tunedModels/NAME", help="Tuned model of --runs to answer with, or its MLflow run id; several."
+    ),
+]
+From = Annotated[
+    list[str] | None,
+    typer.Option("--from", metavar="SWEEP", help="A sweep, or an experiment's newest: its tuned models; several."),
+]
 State = Annotated[Path, typer.Option("--state", help="Folder of the service's keys, queue and tuned models.")]
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")]
+Workers = Annotated[int, typer.Option(min=1, help="Tuning jobs at once; each has its base model in memory.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of each engine.")]
+Cache = Annotated[Path | None, typer.Option(help="Converted base models; the user's cache directory.")]
+AllowRemote = Annotated[bool, typer.Option("--allow-remote", help="Listen on other than loopback.")]
+AllowedHost = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Name by which it may be asked, besides addresses and localhost."),
+]
+Proxy = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ADDRESS", help="Proxy whose X-Forwarded-For and X-Forwarded-Proto are believed."),
+]
 
 
 @app.callback(invoke_without_command=True)
 def serve(
     context: typer.Context,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
-    workers: Annotated[int, typer.Option(min=1, help="Tuning jobs at once; each has its base model in memory.")] = 1,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME[=SOURCE]",
-            help="Base model, kept in memory: a choice of conf/model, a folder, a file, a hub name; NAME=: its name.",
-        ),
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    workers: Workers = 1,
+    model: Model = None,
+    tuned: Tuned = None,
+    from_: From = None,
+    runs: Runs = "runs",
     state: State = Path(STATE),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each engine.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Converted base models; the user's cache directory.")] = None,
+    threads: Threads = None,
+    cache: Cache = None,
     config_dir: Annotated[str | None, typer.Option("--config-dir", "-cd", help="Directory of YAML files.")] = None,
-    allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Listen on other than loopback.")] = False,
-    allowed_host: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Name by which it may be asked, besides addresses and localhost."),
-    ] = None,
-    proxy: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ADDRESS", help="Proxy whose X-Forwarded-For and X-Forwarded-Proto are believed."),
-    ] = None,
+    allow_remote: AllowRemote = False,
+    allowed_host: AllowedHost = None,
+    proxy: Proxy = None,
 ) -> None:
     """Serve the tuning methods of the Gemini API, v1beta, until Ctrl-C; what is queued waits for the next start."""
     if context.invoked_subcommand is not None:
         return
-    from tunerun.cli import tables
     from tunerun.engine import packages
     from tunerun.engine.base_model import cache_folder
     from tunerun.holding import held
 
     packages.require(*_NEEDED, extra="serve", what="tunerun serve")
-    from tunerun.service.app import KEYS_FILE, Service, Settings
+    from tunerun.service.app import Settings
     from tunerun.service.screening import check_proxies
-    from tunerun.service.server import address_of, listening
+    from tunerun.service.server import listening
     from tunerun.service.server import serve as serve_forever
 
     check_proxies(proxy or [])
-    models = [model_of(name, config_dir) for name in model or ["smollm2-135m"]]
+    place = cache or cache_folder(None)
+    selection = _selection(model, tuned or [], from_ or [], runs, place, config_dir)
     settings = Settings(
         state.absolute(),
-        models,
-        cache or cache_folder(None),
+        selection.models,
+        place,
         workers=workers,
         device=device,
         threads=threads,
         allowed_hosts=[host, *(allowed_host or [])],
+        sweep_models=selection.sweep_models,
     )
     with listening(host, port, allow_remote=allow_remote) as listener, held(settings.state, "service"):
-        names = ", ".join(m.name for m in models)
-        tables.err.print(f"making ready {names}")
-        service = Service(settings)
-        with _loading(len(models)) as say_loading:
-            service.answerer.load(say_loading)
-        gc.freeze()
-        address, keys_file = address_of(listener), tables.plain(str(state / KEYS_FILE))
+        service = _ready(settings)
+        serve_forever(service, listener, lambda: _say(settings, listener, state), proxy or [])
 
-        def say() -> None:
-            tables.out.print(f"tunerun serves {names} at {address}")
-            tables.out.print(f"The API key lies in {keys_file}; `tunerun serve keys` adds and revokes.")
-            tables.out.print(f"My library: {address}/   Ctrl-C ends it; the queue waits for the next start.")
 
-        serve_forever(service, listener, say, proxy or [])
+def _selection(
+    model: list[str] | None, tuned: list[str], sweeps: list[str], runs: str, cache: Path, config_dir: str | None
+) -> Selection:
+    """What is served; without a word on base models the default one, or those that the tuned models need."""
+    from tunerun.service.selection import Selection, select
+
+    named = model or ([] if tuned or sweeps else [DEFAULT_MODEL])
+    models = [model_of(name, config_dir) for name in named]
+    return select(tuned, sweeps, Path(runs), models, cache) if tuned or sweeps else Selection(tuple(models))
+
+
+def _ready(settings: Settings) -> Service:
+    """The service, with every base model in memory."""
+    from tunerun.cli import tables
+    from tunerun.service.app import Service
+
+    tables.err.print(f"making ready {_names(settings)}")
+    service = Service(settings)
+    with _loading(len(settings.models)) as say_loading:
+        service.answerer.load(say_loading)
+    gc.freeze()
+    return service
+
+
+def _say(settings: Settings, listener: socket.socket, state: Path) -> None:
+    """Say what listens where."""
+    from tunerun.cli import tables
+    from tunerun.service.app import KEYS_FILE
+    from tunerun.service.server import address_of
+
+    address, keys_file = address_of(listener), tables.plain(str(state / KEYS_FILE))
+    tables.out.print(f"tunerun serves {_names(settings)} at {address}")
+    for one in settings.sweep_models:
+        tables.out.print(f"tunedModels/{one.row.id} is {one.trial}", soft_wrap=True)
+    tables.out.print(f"The API key lies in {keys_file}; `tunerun serve keys` adds and revokes.")
+    tables.out.print(f"My library: {address}/   Ctrl-C ends it; the queue waits for the next start.")
+
+
+def _names(settings: Settings) -> str:
+    return ", ".join(model.name for model in settings.models)
 
 
 @contextmanager
@@ -130,6 +187,7 @@ def model_of(given: str, config_dir: str | None) -> BaseModelRef:
     place's model runs here; a source alone is named by its last part.
     """
     from tunerun.compose import choices, load
+    from tunerun.service.catalogue import WIRE_NAME
 
     shipped = choices("model", config_dir)
     name, _, source = given.partition("=")
@@ -145,7 +203,7 @@ def model_of(given: str, config_dir: str | None) -> BaseModelRef:
         model = model.model_copy(update={"source": source})
     if source not in shipped or name != source:
         model = model.model_copy(update={"name": Path(name).name})
-    if not _WIRE_NAME.fullmatch(model.name):
+    if not WIRE_NAME.fullmatch(model.name):
         raise ConfigError(
             f"--model {given}: models/{model.name} cannot be a name on the wire; use letters, digits, dots, dashes "
             "and underscores, as --model my-model=SOURCE"

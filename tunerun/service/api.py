@@ -24,6 +24,7 @@ from tunerun.job import Answer, Prompt
 from tunerun.service import wire
 from tunerun.service.answerer import Answerer
 from tunerun.service.catalogue import OfferedModel
+from tunerun.service.columns import ColumnTemplate
 from tunerun.service.credentials import Key
 from tunerun.service.guard import VERSIONS, log
 from tunerun.service.library import Library
@@ -31,6 +32,7 @@ from tunerun.service.method import Method, warn
 from tunerun.service.problems import Code, Json, ServiceError, invalid, not_found
 from tunerun.service.prompts import read_conversation, read_prompt
 from tunerun.service.records import ModelState, Serving, TunedModelRow
+from tunerun.service.sweep_models import REMEDY
 from tunerun.service.tuner import Tuner
 from tunerun.service.tuning_request import advice
 
@@ -97,6 +99,8 @@ class Called:
         adapter: where the tuned model is; None: the base model itself is asked.
         defaults: for what a request says nothing of.
         warning: what has to be known of its answers; None: nothing.
+        template: renders prompts that name its columns; None: it has none.
+        remedy: what helps where its files are missing or damaged.
     """
 
     name: str
@@ -104,6 +108,8 @@ class Called:
     adapter: str | None
     defaults: Serving
     warning: str | None = None
+    template: ColumnTemplate | None = None
+    remedy: str = "delete it, and create it again"
 
 
 class Methods:
@@ -134,7 +140,13 @@ class Methods:
         name = f"tunedModels/{identifier}"
         adapter = str(self._tuner.folder_of(row.folder))
         warning = UNPREDICTABLE if row.state is ModelState.FAILED else None
-        return Called(name, offered, adapter, row.serving, warning)
+        one = self.library.sweep_models.get(identifier)
+        if one is None:
+            return Called(name, offered, adapter, row.serving, warning)
+        if (fault := one.fault()) is not None:
+            log.error("a sweep's tuned model cannot be used", extra={"fields": {"tuned_model": row.id, "fault": fault}})
+            raise _damaged(name, REMEDY)
+        return Called(name, offered, adapter, one.serving, template=one.template, remedy=REMEDY)
 
     async def answer(self, called: Called, asked: wire.GenerateContent, request: Request) -> JSONResponse:
         """The answer to a prompt."""
@@ -144,7 +156,7 @@ class Methods:
 
     async def generated(self, called: Called, asked: wire.GenerateContent, request: Request) -> Json:
         """The answer to a prompt, as the API writes it; a prompt whose client is gone is taken back."""
-        prompt = read_prompt(asked, called.defaults, called.adapter)
+        prompt = await _prompt(called, asked)
         future = self._answerer.ask(called.offered.model, prompt)
         waiting = asyncio.ensure_future(self._awaited(future, called))
         while not (await asyncio.wait({waiting}, timeout=LOOK_S))[0]:
@@ -155,7 +167,7 @@ class Methods:
 
     async def stream(self, called: Called, asked: wire.GenerateContent, *, as_events: bool) -> StreamingResponse:
         """The answer to a prompt in parts as they come: as server-sent events, or as one JSON array."""
-        prompt = read_prompt(asked, called.defaults, called.adapter)
+        prompt = await _prompt(called, asked)
         parts = self._parts(called, prompt)
         first = await anext(parts)  # what goes wrong before it is an answer with a status of its own
         written = _events(first, parts) if as_events else _array(first, parts)
@@ -191,8 +203,7 @@ class Methods:
             if not await run_in_threadpool(self.library.is_there, called.name):
                 raise not_found(called.name) from error  # deleted while its prompt waited
             log.exception("a tuned model cannot be used")
-            words = f"{called.name}: what was stored of it is missing or damaged; delete it, and create it again"
-            raise ServiceError(Code.FAILED_PRECONDITION, words) from error
+            raise _damaged(called.name, called.remedy) from error
         except BaseModelError as error:
             log.exception("a base model cannot be used")
             words = f"{called.name}: its base model cannot be used now; the service's log says why"
@@ -204,6 +215,16 @@ class Methods:
             words = "the engine that answers has ended, and starts again; ask again"
             raise ServiceError(Code.UNAVAILABLE, words, retry_after_s=5) from error
         return answer
+
+
+async def _prompt(called: Called, asked: wire.GenerateContent) -> Prompt:
+    """The prompt of a request; a template may take up to a second, in which others are answered."""
+    return await run_in_threadpool(read_prompt, asked, called.defaults, called.adapter, called.template)
+
+
+def _damaged(name: str, remedy: str) -> ServiceError:
+    words = f"{name}: what was stored of it is missing or damaged; {remedy}"
+    return ServiceError(Code.FAILED_PRECONDITION, words)
 
 
 def _whole(called: Called, prompt: Prompt, answer: Answer, after: int = 0) -> Json:

@@ -31,6 +31,7 @@ from tunerun.service.problems import Code, ServiceError, state_unavailable
 from tunerun.service.screening import Hosts
 from tunerun.service.sessions import LIFE_S, Sessions
 from tunerun.service.state import State
+from tunerun.service.sweep_models import SweepModel
 from tunerun.service.tuner import Tuner
 
 KEYS_FILE = "keys.json"
@@ -52,6 +53,7 @@ class Settings:
         workers: tuning jobs at once.
         device, threads: of each engine; see `backend.device` and `backend.threads`.
         allowed_hosts: names by which it may be asked, besides addresses and localhost.
+        sweep_models: tuned models of sweeps, on base models among `models`.
     """
 
     state: Path
@@ -61,13 +63,14 @@ class Settings:
     device: str = "auto"
     threads: int | None = None
     allowed_hosts: Sequence[str] = ()
+    sweep_models: Sequence[SweepModel] = ()
 
 
 class Service:
     """Everything a running service consists of; makes base models ready when it is made.
 
     Raises:
-        ConfigError: an allowed host is not a name.
+        ConfigError: an allowed host is not a name, or a sweep's tuned model has the name of one of its own.
         InputError: a base model cannot be found, or a package is missing.
         LedgerError: the state cannot be opened.
     """
@@ -85,7 +88,7 @@ class Service:
         self.state = State(settings.state)
         catalogue = Catalogue(settings.models, settings.cache)
         self.tuner = Tuner(self.state, catalogue, settings.workers, engine)
-        self.library = Library(self.state, catalogue, self.tuner)
+        self.library = Library(self.state, catalogue, self.tuner, settings.sweep_models)
         self.meters = Meters(self.state, self.tuner, self.answerer)
 
     def end(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from tunerun.engine import base_model
 from tunerun.engine.tokens import TokenCounter, token_counter
 from tunerun.errors import ConfigError
 from tunerun.job import BaseModelRef
+
+WIRE_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+"""What a base model can be called, as `models/NAME`."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pydantic.alias_generators import to_camel
 
 from tunerun.digest import digest
+from tunerun.errors import ConfigError
 from tunerun.job import Example, Snapshot
 from tunerun.service import wire
 from tunerun.service.catalogue import Catalogue, OfferedModel
@@ -21,6 +22,7 @@ from tunerun.service.credentials import Key
 from tunerun.service.problems import Code, ServiceError, invalid, not_found
 from tunerun.service.records import Grantee, Listing, ModelState, PermissionRow, Role, TunedModelRow
 from tunerun.service.state import State
+from tunerun.service.sweep_models import SweepModel
 from tunerun.service.tuner import Tuner
 from tunerun.service.tuning_request import check_lengths, check_shown, examples_of, held_out_of, named, row_of
 
@@ -49,12 +51,31 @@ class Page:
 
 
 class Library:
-    """The tuned models of the service, for those who may see them."""
+    """The tuned models of the service, for those who may see them.
 
-    def __init__(self, state: State, catalogue: Catalogue, tuner: Tuner) -> None:
+    Args:
+        sweep_models: tuned models of sweeps, which everyone may see and ask, and nobody may change.
+
+    Raises:
+        ConfigError: some of these have names of the service's own.
+    """
+
+    def __init__(
+        self, state: State, catalogue: Catalogue, tuner: Tuner, sweep_models: Sequence[SweepModel] = ()
+    ) -> None:
         self.catalogue = catalogue
+        self.sweep_models = {one.row.id: one for one in sweep_models}
         self._state = state
         self._tuner = tuner
+        taken = [name for name in self.sweep_models if state.tuned_model(name) is not None]
+        if taken:
+            raise ConfigError(
+                [
+                    f"tunedModels/{name}: the service has a tuned model of its own of this name; delete that one over "
+                    "the API, or do not choose this one"
+                    for name in taken
+                ]
+            )
 
     # Who may
 
@@ -64,6 +85,10 @@ class Library:
         Raises:
             ServiceError: there is none that the caller may see, or the role is missing.
         """
+        if (one := self.sweep_models.get(identifier)) is not None:
+            if role is not Role.READER:
+                raise one.refusal
+            return one.row
         row = self._state.tuned_model(identifier)
         permissions = self._state.permissions(identifier)
         own = [p for p in permissions if p.grantee is Grantee.EVERYONE or p.email == caller.owner]
@@ -80,7 +105,8 @@ class Library:
 
     def is_there(self, name: str) -> bool:
         """Whether there is a tuned model of that name, visible to the caller or not."""
-        return self._state.tuned_model(name.removeprefix("tunedModels/")) is not None
+        identifier = name.removeprefix("tunedModels/")
+        return identifier in self.sweep_models or self._state.tuned_model(identifier) is not None
 
     # Tuned models
 
@@ -97,7 +123,7 @@ class Library:
         row = row_of(asked, task.hyperparameters or wire.Hyperparameters(), len(examples), base.name, source)
         row = named(row, identifier, asked.display_name or "", is_given=bool(identifier))
         owner = PermissionRow(row.id, secrets.token_hex(8), Grantee.USER, caller.owner, Role.OWNER)
-        created = self._state.create(row, examples, owner, held_out)
+        created = None if row.id in self.sweep_models else self._state.create(row, examples, owner, held_out)
         if created is None:
             raise ServiceError(
                 Code.ALREADY_EXISTS, f"tunedModels/{row.id} exists already; choose another tunedModelId, or delete it"
@@ -150,13 +176,19 @@ class Library:
             raise invalid("pageSize", f"must be 0 or more, not {size}")
         most = min(size or PAGE, MAX_PAGE)
         shown = digest([caller.owner, text])[:8]
-        rows = self._state.tuned_models(_listing(caller, text, _after(token, shown)), most + 1)
+        rows = self._listed(_listing(caller, text, _after(token, shown)), most + 1)
         rest = f"{rows[most - 1].number}.{shown}" if len(rows) > most else ""
         return Page(rows[:most], rest)
 
     def newest(self, caller: Key, size: int, before: int = 0) -> Sequence[TunedModelRow]:
         """The newest tuned models that the caller may read, or the newest before one that was seen, by its number."""
-        return self._state.tuned_models(Listing(caller.owner, newest_first=True, after=before), size)
+        return self._listed(Listing(caller.owner, newest_first=True, after=before), size)
+
+    def _listed(self, listing: Listing, size: int) -> Sequence[TunedModelRow]:
+        """What a list holds, at most `size`: the service's own tuned models and those of sweeps."""
+        rows = [one.row for one in self.sweep_models.values() if one.is_in(listing)]
+        rows += self._state.tuned_models(listing, size)
+        return sorted(rows, key=lambda row: row.number, reverse=listing.newest_first)[:size]
 
     def own_sources(self, caller: Key, size: int) -> Sequence[TunedModelRow]:
         """The newest tuned models of the caller's own that another one can start from."""
@@ -173,7 +205,8 @@ class Library:
 
     def curves(self, rows: Sequence[TunedModelRow]) -> dict[str, list[Snapshot]]:
         """The loss curves of tuned models, by key."""
-        return self._state.snapshots([row.key for row in rows])
+        own = self._state.snapshots([row.key for row in rows if row.id not in self.sweep_models])
+        return own | {row.key: [*one.curve] for row in rows if (one := self.sweep_models.get(row.id)) is not None}
 
     def curve(self, row: TunedModelRow) -> list[Snapshot]:
         """The loss curve of a tuned model."""
@@ -234,7 +267,8 @@ class Library:
     def permissions(self, caller: Key, identifier: str) -> list[PermissionRow]:
         """Who may do what with a tuned model; the oldest permission first."""
         self.get(caller, identifier)
-        return self._state.permissions(identifier)
+        one = self.sweep_models.get(identifier)
+        return self._state.permissions(identifier) if one is None else [one.permission]
 
     def permission(self, caller: Key, identifier: str, permission: str) -> PermissionRow:
         """One of them."""

@@ -7,9 +7,10 @@ cookie (SameSite) nor pass for one of ours (Origin).
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -27,11 +28,10 @@ from starlette.types import Scope
 
 from tunerun.errors import DatasetError, LedgerError
 from tunerun.service import forms, wire
-from tunerun.service.api import Caller, Methods
+from tunerun.service.api import Called, Caller, Methods
 from tunerun.service.credentials import Key
 from tunerun.service.guard import COOKIE
 from tunerun.service.problems import Code, Json, ServiceError, not_found, state_unavailable
-from tunerun.service.prompts import DEFAULT_OUTPUT_TOKENS
 from tunerun.service.records import FileRow
 from tunerun.service.sessions import KEY_WRONG, SCOPE_MISSING, SESSION_ENDED, Sessions
 from tunerun.service.shelf import Shelf, ShownModel
@@ -87,7 +87,6 @@ _TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_TEMPLATES.globals["max_tokens"] = DEFAULT_OUTPUT_TOKENS
 
 
 def _page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
@@ -232,16 +231,25 @@ def _library_page(
 
 
 @dataclass(frozen=True)
+class _Answered:
+    """What a model answered; `cut_after`: so many tokens, where it was cut; None: it ended by itself."""
+
+    name: str
+    text: str
+    cut_after: int | None
+
+
+@dataclass(frozen=True)
 class _Tried:
     """A prompt, and what was answered.
 
     Attributes:
-        answers: who answers, its answer, and whether that was cut.
-        problem: why there are none.
+        cells: what was typed: one for each column of the model's template, or a text alone.
+        problem: why there are no answers.
     """
 
-    text: str
-    answers: tuple[tuple[str, str, bool], ...] = ()
+    cells: tuple[str, ...]
+    answers: tuple[_Answered, ...] = ()
     problem: str | None = None
 
 
@@ -254,35 +262,44 @@ def _answers(methods: Methods, shelf: Shelf) -> APIRouter:
 
     @router.post("/library/{identifier}/try")
     async def try_model(
-        identifier: str, caller: Caller, request: Request, text: Annotated[str, Form()] = ""
+        identifier: str, caller: Caller, request: Request, text: Annotated[list[str] | None, Form()] = None
     ) -> Response:
         shown = await run_in_threadpool(shelf.one, caller, identifier)
-        prompt = text.replace("\r\n", "\n")  # as forms send the line breaks of a text box
+        cells = tuple(cell.replace("\r\n", "\n") for cell in text or ())  # as forms send the line breaks of a text box
         try:
-            tried = _Tried(prompt, await _both(methods, caller, shown, prompt, request))
+            tried = _Tried(cells, await _both(methods, caller, shown, _prompt_of(shown, cells), request))
         except ServiceError as error:
-            return _model_page(caller, shown, _Tried(prompt, problem=error.message), error.code.http_status)
+            return _model_page(caller, shown, _Tried(cells, problem=error.message), error.code.http_status)
         return _model_page(caller, shown, tried)
 
     return router
 
 
-async def _both(
-    methods: Methods, caller: Key, shown: ShownModel, text: str, request: Request
-) -> tuple[tuple[str, str, bool], ...]:
-    """What the tuned model and its base model answer, as the API does."""
-    if not text:
+def _prompt_of(shown: ShownModel, cells: Sequence[str]) -> str:
+    """What is sent for what was typed: a row for the model's template, or the text."""
+    if not any(cells):
         raise ServiceError(Code.INVALID_ARGUMENT, "The prompt is empty; type one.")
+    if len(cells) != max(1, len(shown.columns)):
+        raise ServiceError(Code.INVALID_ARGUMENT, "The form cannot be read. Load the page again, and send it again.")
+    return json.dumps(dict(zip(shown.columns, cells, strict=True)), ensure_ascii=False) if shown.columns else cells[0]
+
+
+async def _both(methods: Methods, caller: Key, shown: ShownModel, text: str, request: Request) -> tuple[_Answered, ...]:
+    """What the tuned model and its base model answer to the same prompt, as the API does."""
     tuned = await run_in_threadpool(methods.tuned, caller, shown.row.id)
     asked = wire.GenerateContent(contents=[wire.Content(role="user", parts=[wire.Part(text=text)])])
-    called = (tuned, methods.base(shown.row.base_model))
+    base = methods.base(shown.row.base_model)
+    limits = replace(base.defaults, max_output_tokens=tuned.defaults.max_output_tokens)
+    called = (tuned, replace(base, defaults=limits, template=tuned.template))
     answers = await asyncio.gather(*(methods.generated(one, asked, request) for one in called))
-    return tuple((one.name, *_text_of(answer)) for one, answer in zip(called, answers, strict=True))
+    return tuple(_answered(one, answer) for one, answer in zip(called, answers, strict=True))
 
 
-def _text_of(answer: Json) -> tuple[str, bool]:
+def _answered(called: Called, answer: Json) -> _Answered:
     candidate = answer["candidates"][0]
-    return candidate["content"]["parts"][0]["text"], candidate["finishReason"] == "MAX_TOKENS"
+    is_cut = candidate["finishReason"] == "MAX_TOKENS"
+    text = candidate["content"]["parts"][0]["text"]
+    return _Answered(called.name, text, called.defaults.max_output_tokens if is_cut else None)
 
 
 # Files, and jobs that start from them

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 
 from pydantic.alias_generators import to_camel
 
+from tunerun.errors import TemplateError
 from tunerun.job import Example, GenerateOptions, Prompt
 from tunerun.service import wire
+from tunerun.service.columns import ColumnTemplate
 from tunerun.service.problems import invalid
 from tunerun.service.records import Serving
 from tunerun.service.tuning_request import MAX_INPUT_CHARACTERS
-
-DEFAULT_OUTPUT_TOKENS = 256
-"""Of an answer, where the request names no limit. Our choice: small models that never end would take long."""
 
 MAX_STOP_SEQUENCES = 5
 TEXT = "text/plain"
@@ -36,12 +35,15 @@ _NOT_OFFERED = {
 }
 
 
-def read_prompt(asked: wire.GenerateContent, defaults: Serving, adapter: str | None) -> Prompt:
+def read_prompt(
+    asked: wire.GenerateContent, defaults: Serving, adapter: str | None, template: ColumnTemplate | None = None
+) -> Prompt:
     """Take a prompt from a request.
 
     Args:
         defaults: for what the request says nothing of.
         adapter: where the tuned model is that is asked; None: a base model is.
+        template: of the tuned model, for turns of the user that name its columns; None: it has none.
 
     Raises:
         ServiceError: it asks for something that is not offered; names the field.
@@ -54,15 +56,18 @@ def read_prompt(asked: wire.GenerateContent, defaults: Serving, adapter: str | N
         field = "tools" if asked.tools else "toolConfig" if asked.tool_config else "cachedContent"
         raise invalid(field, "is not offered here; omit it")
     options = _options(asked.generation_config or wire.GenerationConfig(), defaults)
-    text, earlier = read_conversation(asked.contents, "contents")
+    text, earlier = read_conversation(asked.contents, "contents", template)
     return Prompt(text, options, adapter, earlier)
 
 
-def read_conversation(contents: Sequence[wire.Content] | None, field: str) -> tuple[str, tuple[Example, ...]]:
+def read_conversation(
+    contents: Sequence[wire.Content] | None, field: str, template: ColumnTemplate | None = None
+) -> tuple[str, tuple[Example, ...]]:
     """The text of a conversation's last turn, which is the user's, and the turns before it in pairs.
 
     Raises:
-        ServiceError: it is empty, too long, its turns do not alternate, or it holds something else than text.
+        ServiceError: it is empty, too long, its turns do not alternate, or it holds something else than text; or a turn
+            names columns of the template that it cannot be rendered with.
     """
     if not contents:
         raise invalid(field, "is empty; send a turn of the user")
@@ -80,6 +85,8 @@ def read_conversation(contents: Sequence[wire.Content] | None, field: str) -> tu
     characters = sum(map(len, texts))
     if characters > MAX_INPUT_CHARACTERS:
         raise invalid(field, f"has {characters:,} characters, the limit is {MAX_INPUT_CHARACTERS:,}")
+    if template is not None:
+        texts[::2] = [_rendered(text, f"{field}[{2 * n}].parts", template) for n, text in enumerate(texts[::2])]
     return texts[-1], tuple(map(Example, texts[:-1:2], texts[1::2]))
 
 
@@ -88,6 +95,15 @@ def _turn_text(turn: wire.Content, field: str) -> str:
     if not text:
         raise invalid(field, "hold no text")
     return text
+
+
+def _rendered(text: str, field: str, template: ColumnTemplate) -> str:
+    try:
+        return template.text_of(text)
+    except TemplateError as error:
+        columns = ", ".join(template.columns)
+        words = f"name columns of the model's template, which reads {columns}, and {'; '.join(error.problems)}"
+        raise invalid(field, words) from error
 
 
 def _text(part: wire.Part, field: str) -> str:
@@ -112,7 +128,7 @@ def _options(config: wire.GenerationConfig, defaults: Serving) -> GenerateOption
     temperature = _between(config.temperature, defaults.temperature, (0.0, hottest), f"{field}.temperature")
     top_p = _between(config.top_p, defaults.top_p, (0.0, 1.0), f"{field}.topP")
     top_k = config.top_k if config.top_k is not None else defaults.top_k
-    tokens = config.max_output_tokens or DEFAULT_OUTPUT_TOKENS
+    tokens = config.max_output_tokens or defaults.max_output_tokens
     for name, value in (("topK", top_k), ("maxOutputTokens", tokens), ("seed", config.seed or 0)):
         if value < 0:
             raise invalid(f"{field}.{name}", f"must be 0 or more, not {value}")

@@ -36,6 +36,10 @@ class Grantee(StrEnum):
     EVERYONE = "EVERYONE"
 
 
+DEFAULT_OUTPUT_TOKENS = 256
+"""Of an answer, where the request names no limit. Our choice: small models that never end would take long."""
+
+
 @dataclass(frozen=True)
 class Serving:
     """What answers are given with where the request says nothing: greedy, unless the tuned model has its own values."""
@@ -43,6 +47,7 @@ class Serving:
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    max_output_tokens: int = DEFAULT_OUTPUT_TOKENS
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from tunerun.service.credentials import Key
 from tunerun.service.library import Library
 from tunerun.service.problems import Code, Json
 from tunerun.service.records import ModelState, Role, TunedModelRow
+from tunerun.service.sweep_models import SweepModel
 
 MAX_POINTS = 300
 """Of a curve that is shown: more than a small chart has dots for, and few enough to send every second."""
@@ -31,11 +32,13 @@ class ShownModel:
     Attributes:
         curve: at most `MAX_POINTS` of its snapshots; the last one is always among them.
         roles: of who looks at it.
+        sweep_model: what is known of it besides where it is a sweep's; None: it is the service's own.
     """
 
     row: TunedModelRow
     curve: Sequence[Snapshot]
     roles: frozenset[Role]
+    sweep_model: SweepModel | None = None
 
     @property
     def title(self) -> str:
@@ -51,6 +54,11 @@ class ShownModel:
     def created(self) -> str:
         """When, in UTC."""
         return datetime.fromtimestamp(self.row.created_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of its template that can be filled in; none: it is given a text."""
+        return self.sweep_model.template.columns if self.sweep_model is not None else ()
 
     @property
     def is_creating(self) -> bool:
@@ -154,7 +162,11 @@ class Shelf:
 
     def _shown(self, rows: Sequence[TunedModelRow], roles: Mapping[str, Set[Role]]) -> list[ShownModel]:
         curves = self._library.curves(rows)
-        return [ShownModel(row, _thinned(curves[row.key]), frozenset(roles.get(row.id, ()))) for row in rows]
+        of_sweeps = self._library.sweep_models
+        return [
+            ShownModel(row, _thinned(curves[row.key]), frozenset(roles.get(row.id, ())), of_sweeps.get(row.id))
+            for row in rows
+        ]
 
 
 def _thinned(curve: Sequence[Snapshot]) -> Sequence[Snapshot]:

@@ -1,0 +1,366 @@
+"""`tunerun serve --tuned` and `--from`: tuned models of a sweep, answered with their own template, and changed by nobody."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tunerun
+from tests.cli.test_serve import called
+from tests.service.client import Client, body, prompt, turns
+from tests.service.visitor import text_of, visiting
+from tests.tracking.sweeps import freeze
+from tunerun.errors import ConfigError, TemplateError
+from tunerun.job import BaseModelRef
+from tunerun.ledger import Ledger
+from tunerun.planning import ledger_path
+from tunerun.service.app import Settings
+from tunerun.service.columns import ColumnTemplate
+from tunerun.service.credentials import CLOUD_SCOPE
+from tunerun.service.library import Library
+from tunerun.service.selection import Selection, select
+from tunerun.template import PromptTemplate
+from tunerun.testing.running_service import RunningService
+
+TEMPLATE = "{{ kind }} {{ number }}{% if hint %} ({{ hint }}){% endif %}"
+ROWS = [{"kind": "one more than", "number": number, "answer": str(number + 1)} for number in range(1, 9)]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished sweep of two trials, and the base model's folder, which no other test uses."""
+
+    runs: Path
+    base: Path
+    names: tuple[str, ...]
+    sweep: str
+
+    def adapter(self, number: int = 0) -> Path:
+        return self.runs / "tuned_models" / self.names[number]
+
+
+@pytest.fixture(scope="module")
+def trained(tiny: BaseModelRef, engine_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("sweep")
+    base = Path(shutil.copytree(tiny.source, folder / "base"))
+    rows = folder / "rows.json"
+    rows.write_text(json.dumps(ROWS))
+    overrides = [
+        "name=more", f"dataset.path={rows}", "dataset.validation.fraction=0.25", "evaluation.baselines.examples=[]",
+        f"template.text_input='{TEMPLATE}'", "template.output='{{ answer }}'", "model=huggingface", f"model.name={base}",
+        "hyperparameters.learning_rate=0.01,0.02", "hyperparameters.epoch_count=2",
+        "evaluation.generation.max_output_tokens=6", "backend.device=cpu", "backend.threads=1", "tracking=none",
+        f"paths.runs={folder / 'runs'}", f"paths.cache={engine_cache}",
+    ]  # fmt: skip
+    swept = tunerun.run(tunerun.plan(tunerun.load(overrides)))
+    assert swept.exit_code == 0
+    models = [trial.tuned_model for trial in swept.verdict.trials if trial.tuned_model is not None]
+    names = tuple(model.name.removeprefix("tunedModels/") for model in models)
+    return Trained(folder / "runs", base, names, swept.verdict.sweep.id)
+
+
+@pytest.fixture(scope="module")
+def selection(trained: Trained, engine_cache: Path) -> Selection:
+    return select([f"tunedModels/{trained.names[1]}"], ["more"], trained.runs, [], engine_cache)
+
+
+@pytest.fixture(scope="module")
+def serving(
+    selection: Selection, engine_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningService]:
+    state = tmp_path_factory.mktemp("serving") / "state"
+    settings = Settings(state, selection.models, engine_cache, device="cpu", threads=1)
+    with RunningService(replace(settings, sweep_models=selection.sweep_models)) as running:
+        yield running
+
+
+@pytest.fixture
+def mine(serving: RunningService) -> Iterator[Client]:
+    with Client(serving.address, serving.key.secret) as client:
+        yield client
+
+
+@pytest.fixture
+def copied(trained: Trained, tmp_path: Path) -> Trained:
+    """The runs folder, to be damaged."""
+    return replace(trained, runs=Path(shutil.copytree(trained.runs, tmp_path / "runs")))
+
+
+def asked(client: Client, name: str, content: Any) -> tuple[str, int]:
+    """The answer, and how many tokens its prompt had."""
+    answer = client.good("POST", f"/tunedModels/{name}:generateContent", content)
+    return answer["candidates"][0]["content"]["parts"][0]["text"], answer["usageMetadata"]["promptTokenCount"]
+
+
+def test_a_prompt_that_names_the_columns_is_answered_as_predict_answers(trained: Trained, mine: Client) -> None:
+    """Numbers as they are written, an optional column, columns that the template does not read; streamed too."""
+    texts = [
+        '{"kind": "one more than", "number": 1.10}',
+        '{\n "number": "5",\n "hint": "please", "kind": "one more than", "other": null\n}',
+        '{"kind": "", "number": -0}',
+    ]
+    rendered = ["one more than 1.10", "one more than 5 (please)", " -0"]
+    Path("rows.jsonl").write_text("".join(" ".join(text.split()) + "\n" for text in texts))
+    name = trained.names[0]
+    predicted = tunerun.predict(f"tunedModels/{name}", Path("rows.jsonl"), runs=trained.runs).outputs
+    assert len(set(predicted)) > 1
+    found = [asked(mine, name, prompt(text)) for text in texts]
+    assert tuple(text for text, _ in found) == predicted
+    assert found == [asked(mine, name, prompt(text)) for text in rendered]
+    path = f"/tunedModels/{name}:streamGenerateContent"
+    parts = mine.call("POST", path, prompt(texts[0])).json()
+    assert "".join(part["candidates"][0]["content"]["parts"][0]["text"] for part in parts) == predicted[0]
+
+
+@pytest.mark.parametrize(
+    ("template", "given", "expected"),
+    [
+        ("{{ a }} and {{ b }}", '{"a": 1, "b": true}', "1 and true"),
+        ("{{ a }} and {{ b }}", '{"c": 1}', '{"c": 1}'),
+        ("{{ a }}", '{"a": 1}, {"a": 2}', '{"a": 1}, {"a": 2}'),
+        ("{{ a }}", '[{"a": 1}]', '[{"a": 1}]'),
+        ("{{ a }}", '{"a": 1', '{"a": 1'),
+        ("{{ a }}", '{"a": "{\\"a\\": 1}"}', '{"a": 1}'),
+        ("{{ a }}", "{" * 10_000, "{" * 10_000),
+        ("{{ a }}", '{"a":' + "[" * 10_000, '{"a":' + "[" * 10_000),
+        ('{{ row["the text"] }}', '{"the text": "1"}', "1"),
+        ("{{ row | tojson }}", '{"x": 1.0}', '{"x": 1.0}'),
+        ("{% if a %}{{ a }}{% else %}{{ b }}{% endif %}", '{"b": "2"}', "2"),
+    ],
+)
+def test_an_object_that_has_a_column_is_a_row_and_all_else_is_text(template: str, given: str, expected: str) -> None:
+    """The rule, for templates of every kind."""
+    text = ColumnTemplate(PromptTemplate(tunerun.schema.Template(text_input=template, output="{{ answer }}")))
+    assert text.text_of(given) == expected
+
+
+def test_a_row_that_lacks_a_column_is_refused(trained: Trained, mine: Client) -> None:
+    """The field, the columns, and what is missing; a null is refused as in training."""
+    path = f"/tunedModels/{trained.names[0]}:generateContent"
+    error = mine.refused(400, "POST", path, prompt('{"kind": "one more than", "nubmer": 1}'))
+    assert error["message"] == (
+        "contents[0].parts: name columns of the model's template, which reads hint, kind, number, and "
+        "template.text_input names 'number', which the row does not have; it has kind, nubmer"
+    )
+    assert "which is null" in mine.refused(400, "POST", path, prompt('{"kind": null, "number": 1}'))["message"]
+
+
+def test_each_turn_of_the_user_is_taken_by_the_same_rule(trained: Trained, mine: Client) -> None:
+    """Earlier questions are rendered too; the model's own turns never."""
+    row, text = '{"kind": "one more than", "number": 5}', "one more than 5"
+    name = trained.names[0]
+    assert asked(mine, name, turns(row, "6", row)) == asked(mine, name, turns(text, "6", text))
+    assert asked(mine, name, turns(text, row, text)) != asked(mine, name, turns(text, text, text))
+    kind = {"systemInstruction": {"parts": [{"text": "be kind"}]}}
+    mine.refused(400, "POST", f"/tunedModels/{name}:generateContent", prompt(text) | kind)
+
+
+def test_every_key_sees_and_asks_them(serving: RunningService, trained: Trained, mine: Client) -> None:
+    """In lists and by name, with curve, settings and where they come from; each once, though named twice."""
+    first = mine.good("POST", "/tunedModels", body(epochCount=1) | {"baseModel": "models/base"}, tunedModelId="own")
+    assert first
+    mine.finished("own")
+    listed = mine.good("GET", "/tunedModels")["tunedModels"]
+    names = [f"tunedModels/{trained.names[number]}" for number in (1, 0)]
+    assert [model["name"] for model in listed] == ["tunedModels/own", *names]
+    model = mine.good("GET", f"/{names[1]}")
+    assert model == listed[2]
+    assert (model["state"], model["baseModel"], model["temperature"]) == ("ACTIVE", "models/base", 0.0)
+    assert model["displayName"] == "more, trial 0"
+    assert all(words in model["description"] for words in (trained.sweep, "learning_rate 0.01", "Verdict of the sweep"))
+    assert "(hint, kind, number)" in model["description"]
+    task = model["tuningTask"]
+    assert task["hyperparameters"] == {"epochCount": 2, "batchSize": 4, "learningRate": 0.01}
+    assert [snapshot["step"] for snapshot in task["snapshots"]] == [1, 2, 3, 4]
+    assert model["createTime"] <= task["startTime"] <= task["completeTime"]
+    assert mine.operation(trained.names[0])["done"] is True
+    other = serving.service.keys.add("other@localhost", [*serving.key.scopes, CLOUD_SCOPE])
+    with Client(serving.address, other.secret) as client:
+        assert [model["name"] for model in client.good("GET", "/tunedModels")["tunedModels"]] == names
+        assert asked(client, trained.names[0], prompt("5")) == asked(mine, trained.names[0], prompt("5"))
+        permissions = client.good("GET", f"/{names[0]}/permissions")["permissions"]
+        assert [(one["granteeType"], one["role"]) for one in permissions] == [("EVERYONE", "READER")]
+    pages = [mine.good("GET", "/tunedModels", pageSize=2)]
+    pages.append(mine.good("GET", "/tunedModels", pageSize=2, pageToken=pages[0]["nextPageToken"]))
+    assert [model["name"] for page in pages for model in page["tunedModels"]] == ["tunedModels/own", *names]
+    assert "nextPageToken" not in pages[1]
+    for words, found in (("owner:me", ["own"]), ("readers:everyone", trained.names), ("sweep trial", trained.names)):
+        listed = mine.good("GET", "/tunedModels", filter=words)["tunedModels"]
+        assert {model["name"].partition("/")[2] for model in listed} == set(found)
+    mine.good("DELETE", "/tunedModels/own")
+
+
+def test_nobody_changes_them(trained: Trained, mine: Client, selection: Selection, serving: RunningService) -> None:
+    """Each method that would is refused in words; their names cannot be taken, before or after the start."""
+    path = f"/tunedModels/{trained.names[0]}"
+    reader = {"granteeType": "EVERYONE", "role": "READER"}
+    for method, where, content in (
+        ("PATCH", path, {"displayName": "mine"}),
+        ("DELETE", path, None),
+        ("POST", f"{path}:transferOwnership", {"emailAddress": "you@example.org"}),
+        ("POST", f"{path}:cancel", {}),
+        ("POST", f"{path}/operations/{mine.operation(trained.names[0])['name'].rpartition('/')[2]}:cancel", {}),
+        ("POST", f"{path}/permissions", reader),
+        ("PATCH", f"{path}/permissions/everyone", reader),
+        ("DELETE", f"{path}/permissions/everyone", None),
+    ):
+        error = mine.refused(400, method, where, content)
+        assert error["status"] == "FAILED_PRECONDITION"
+        assert f"is trial 0 of the sweep {trained.sweep}" in error["message"]
+    tuning = body() | {"baseModel": "models/base"}
+    mine.refused(409, "POST", "/tunedModels", tuning, tunedModelId=trained.names[0])
+    mine.good("POST", "/tunedModels", tuning, tunedModelId="taken")
+    clash = replace(selection.sweep_models[0], row=replace(selection.sweep_models[0].row, id="taken"))
+    service = serving.service
+    with pytest.raises(ConfigError, match="tunedModels/taken: the service has a tuned model of its own of this name"):
+        Library(service.state, service.library.catalogue, service.tuner, [clash])
+    mine.good("DELETE", "/tunedModels/taken")
+
+
+def test_tuning_can_start_from_them(trained: Trained, mine: Client) -> None:
+    """The new model is the caller's own; the sweep's stays as it is."""
+    before = (trained.adapter() / "adapter_model.safetensors").read_bytes()
+    source = {"baseModel": None, "tunedModelSource": {"tunedModel": f"tunedModels/{trained.names[0]}"}}
+    mine.good("POST", "/tunedModels", body(epochCount=1) | source, tunedModelId="further")
+    further = mine.finished("further")
+    assert (further["state"], further["tunedModelSource"]["baseModel"]) == ("ACTIVE", "models/base")
+    mine.good("DELETE", "/tunedModels/further")
+    assert (trained.adapter() / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_one_that_is_deleted_or_changed_later_is_refused_and_the_others_answer(trained: Trained, mine: Client) -> None:
+    """In words that name no path of the machine; it answers again when its files are back."""
+    adapter, name = trained.adapter(0), trained.names[0]
+    path = f"/tunedModels/{name}:generateContent"
+    answer = asked(mine, name, prompt("5"))
+    away = adapter.rename(adapter.with_name("away"))
+    error = mine.refused(400, "POST", path, prompt("5"))
+    assert error["status"] == "FAILED_PRECONDITION"
+    assert error["message"] == (
+        f"tunedModels/{name}: what was stored of it is missing or damaged; it is a sweep's: its operator can train it "
+        "again, and start the service again"
+    )
+    assert asked(mine, trained.names[1], prompt("5"))[1] == answer[1]
+    shutil.copytree(away, adapter)
+    shutil.copy(trained.adapter(1) / "adapter_model.safetensors", adapter)
+    mine.refused(400, "POST", path, prompt("5"))
+    shutil.rmtree(adapter)
+    away.rename(adapter)
+    assert asked(mine, name, prompt("5")) == answer
+
+
+def test_the_page_shows_them_with_a_field_for_each_column(serving: RunningService, trained: Trained) -> None:
+    """Marked, with curve and description, without what would change them; both models get the rendered row."""
+    name = trained.names[0]
+    with visiting(serving, "visitor@localhost") as visitor:
+        shown = visitor.sign_in()
+        assert "ACTIVE, from a sweep" in text_of(shown)
+        page = visitor.card(name)
+        assert all(words in text_of(page) for words in ("Trial 0 of the sweep", "Loss by step", "hint kind number"))
+        assert "Delete" not in text_of(page)
+        tried = visitor.http.post(f"/library/{name}/try", data={"text": ["", "one more than", "5"]})
+        with Client(serving.address, visitor.secret) as client:
+            answer, _ = asked(client, name, prompt("one more than 5"))
+            base = client.good("POST", "/models/base:generateContent", prompt("one more than 5", maxOutputTokens=6))
+        section = text_of(tried).partition("Ask both")[2]
+        assert f"tunedModels/{name} {' '.join(answer.split())}".strip() in section
+        assert " ".join(base["candidates"][0]["content"]["parts"][0]["text"].split()) in section
+        assert ">\none more than</textarea>" in tried.text
+        assert visitor.http.post(f"/library/{name}/try", data={"text": ["1"]}).status_code == 400
+        assert visitor.http.post(f"/library/{name}/delete").status_code == 400
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_googles_own_client_lists_and_asks_them(serving: RunningService, trained: Trained, mine: Client) -> None:
+    """google-generativeai: found in the list, its curve read, a row sent as JSON."""
+    import google.generativeai as genai
+
+    genai.configure(api_key=serving.key.secret, transport="rest", client_options={"api_endpoint": serving.address})
+    (model,) = [each for each in genai.list_tuned_models() if each.display_name == "more, trial 0"]
+    assert [snapshot["step"] for snapshot in model.tuning_task.snapshots] == [1, 2, 3, 4]
+    answer = genai.GenerativeModel(model.name).generate_content(json.dumps({"kind": "one more than", "number": 5}))
+    expected, tokens = asked(mine, trained.names[0], prompt("one more than 5"))
+    assert answer.usage_metadata.prompt_token_count == tokens
+    assert answer.candidates[0].content.parts[0].text == expected
+
+
+# What it is started with
+
+
+def test_a_base_model_that_is_served_anyway_is_used(
+    trained: Trained, tiny: BaseModelRef, engine_cache: Path, selection: Selection
+) -> None:
+    """By its content, whatever its name and its place; without one the tuned model brings its own."""
+    assert [model.name for model in selection.models] == ["base"]
+    chosen = select([trained.names[0]], [], trained.runs, [tiny], engine_cache)
+    assert chosen.models == (tiny,)
+    assert chosen.sweep_models[0].row.base_model == "tiny"
+    other = BaseModelRef("base", str(tiny.source))
+    assert select([trained.names[0]], [], trained.runs, [other, tiny], engine_cache).models == (other, tiny)
+
+
+def test_all_that_is_wrong_is_said_before_it_listens(
+    copied: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unknown names, a sweep where a model is meant, sweeps without models, adapters that are gone; exit code 2."""
+    with Ledger(ledger_path(copied.runs)) as ledger:
+        freeze(ledger, "unfinished-1a2b3c4d", name="unfinished")
+        hosted = freeze(ledger, "hosted-1a2b3c4d", name="hosted")
+        hosted.finish(0)
+    weights = copied.adapter(0) / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    shutil.rmtree(copied.adapter(1))
+    references = ["--tuned", "tunedModels/none", "--tuned", "more", "--from", "nothing", "--from", "unfinished"]
+    place = ["--runs", str(copied.runs), "--state", str(tmp_path / "state"), "--port", "0"]
+    code, printed, said = called(monkeypatch, capsys, *references, "--from", "more", "--from", "hosted", *place)
+    assert (code, printed) == (2, "")
+    lines = [line for line in said.splitlines() if line]
+    for words in (
+        "--tuned tunedModels/none: no tuned model under this name or MLflow run id in",
+        "--tuned more: this is a sweep; use --from more",
+        "--from nothing: no sweep of this id or experiment in",
+        "--from unfinished: no trial of unfinished-1a2b3c4d has succeeded; to run them: tunerun run",
+        f"--from more: trial 0: {weights} has changed since it was made; to make it again: ",
+        f"--from more: trial 1: {copied.adapter(1)} is missing; to make it again: ",
+        "--from hosted: trial 0: tunedModels/t-",
+    ):
+        assert sum(words in line for line in lines) == 1, (words, said)
+    assert lines[0] == "7 problems:"
+    code, _, said = called(monkeypatch, capsys, "--tuned", "x", "--runs", str(tmp_path / "none"), *place[2:])
+    assert (code, "no ledger; give the folder of your runs with --runs" in said) == (2, True)
+
+
+def test_a_base_model_that_is_gone_or_has_changed_is_said(trained: Trained, engine_cache: Path, tmp_path: Path) -> None:
+    """And a name that another base model has."""
+    tuned = [trained.names[0]]
+    away = trained.base.rename(trained.base.with_name("away"))
+    try:
+        with pytest.raises(ConfigError, match=rf"--tuned {tuned[0]}: .*cannot be found"):
+            select(tuned, [], trained.runs, [], engine_cache)
+        changed = Path(shutil.copytree(away, trained.base))
+        config = json.loads((changed / "config.json").read_text())
+        (changed / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.01}))
+        with pytest.raises(ConfigError, match="but the base model found now is"):
+            select(tuned, [], trained.runs, [], engine_cache)
+        other = BaseModelRef("base", str(shutil.copytree(changed, tmp_path / "other")))
+        shutil.rmtree(changed)
+        shutil.copytree(away, changed)
+        with pytest.raises(ConfigError, match=r"would both be models/base; serve it as --model NAME="):
+            select(tuned, [], trained.runs, [other], engine_cache)
+    finally:
+        shutil.rmtree(trained.base, ignore_errors=True)
+        away.rename(trained.base)
+
+
+def test_a_template_error_is_the_templates_own() -> None:
+    """What a template cannot compute with a client's value is refused, not answered with the text."""
+    template = ColumnTemplate(PromptTemplate(tunerun.schema.Template(text_input="{{ a * 2 }}", output="{{ b }}")))
+    assert template.text_of('{"a": 3}') == "6"
+    with pytest.raises(TemplateError, match=r"template\.text_input"):
+        template.text_of('{"a": {"b": 1}}')

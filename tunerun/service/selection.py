@@ -1,0 +1,287 @@
+"""Which tuned models of a runs folder a service is started with, and on which base models they are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tunerun.comparison import judge
+from tunerun.comparison.labels import label
+from tunerun.comparison.results import Verdict
+from tunerun.engine import base_model, tuned_model
+from tunerun.errors import BaseModelError, ConfigError, InputError, NotFoundError, TunerunError
+from tunerun.job import BaseModelRef, JobState, TunedModel
+from tunerun.ledger import JobRecord, Ledger, SweepRecord, TrialRecord
+from tunerun.planning import ledger_path
+from tunerun.prediction import CallableModel, checked_model, job_and_trial
+from tunerun.service.catalogue import WIRE_NAME
+from tunerun.service.columns import ColumnTemplate
+from tunerun.service.records import ModelState, TunedModelRow
+from tunerun.service.sweep_models import FIRST_NUMBER, SweepModel
+from tunerun.service.tuning_request import MAX_DISPLAY_NAME
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a service is started with.
+
+    Attributes:
+        models: the base models: those that were given, and what the tuned models need besides.
+        sweep_models: the tuned models, in the order in which they were named.
+    """
+
+    models: tuple[BaseModelRef, ...]
+    sweep_models: tuple[SweepModel, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A tuned model that was asked for.
+
+    Attributes:
+        option: that asked for it.
+        template_of: the trial whose template `tunerun predict` asks it with.
+    """
+
+    option: str
+    sweep: SweepRecord
+    trial: TrialRecord
+    job: JobRecord
+    tuned: TunedModel
+    template_of: TrialRecord
+
+    @property
+    def words(self) -> str:
+        return f"trial {self.trial.number} of the sweep {self.sweep.id}"
+
+
+def select(
+    tuned: Sequence[str], sweeps: Sequence[str], runs: Path, models: Sequence[BaseModelRef], cache: Path
+) -> Selection:
+    """Find tuned models of a runs folder, and the base models that they need.
+
+    Args:
+        tuned: names of tuned models, or MLflow run ids of trials.
+        sweeps: ids of sweeps, or names of experiments (of each its newest sweep): all trials that have succeeded.
+        models: base models that are served anyway.
+        cache: of base models.
+
+    Raises:
+        NotFoundError: there is no ledger.
+        ConfigError: some cannot be served; holds all problems.
+    """
+    path = ledger_path(runs)
+    if not path.exists():
+        raise NotFoundError(f"{path}: no ledger; give the folder of your runs with --runs")
+    with Ledger.open_read_only(path) as ledger:
+        problems: list[str] = []
+        bases = _Bases(models, cache, problems)
+        verdicts: dict[str, Verdict | None] = {}
+        found: list[SweepModel] = []
+        for choice in _choices(ledger, tuned, sweeps, problems):
+            try:
+                model = _callable(ledger, choice)
+                base = bases.of(model.tuned_model)
+            except InputError as error:
+                problems += [f"{choice.option}: {line}" for line in error.problems]
+                continue
+            if choice.sweep.id not in verdicts:
+                verdicts[choice.sweep.id] = _verdict(ledger, choice.sweep)
+            row = _row(choice, model, base, verdicts[choice.sweep.id], FIRST_NUMBER + len(found))
+            found.append(
+                SweepModel(
+                    row,
+                    tuple(ledger.snapshots(choice.job.id)),
+                    choice.words,
+                    ColumnTemplate(model.template),
+                    model.generation.max_output_tokens,
+                    model.tuned_model.weights,
+                    cache,
+                )
+            )
+        if problems:
+            raise ConfigError(problems)
+        return Selection(tuple(bases.models), tuple(found))
+
+
+# What was asked for
+
+
+def _choices(ledger: Ledger, tuned: Sequence[str], sweeps: Sequence[str], problems: list[str]) -> Sequence[_Choice]:
+    """Every tuned model that is asked for, once."""
+    frozen = ledger.sweeps()
+    named = {sweep.experiment: sweep for sweep in frozen} | {sweep.id: sweep for sweep in frozen}
+    found: dict[str, _Choice] = {}
+    for reference in tuned:
+        choice = _of_name(ledger, reference)
+        if choice is not None:
+            found.setdefault(choice.tuned.name, choice)
+        elif reference in named:
+            problems.append(f"--tuned {reference}: this is a sweep; use --from {reference} for all its tuned models")
+        else:
+            problems.append(
+                f"--tuned {reference}: no tuned model under this name or MLflow run id in {ledger.path}; "
+                "`tunerun status --json` shows the names"
+            )
+    for reference in sweeps:
+        choices = [*_of_sweep(ledger, reference, named[reference])] if reference in named else []
+        if reference not in named:
+            problems.append(
+                f"--from {reference}: no sweep of this id or experiment in {ledger.path}; `tunerun status` shows the "
+                "sweeps"
+            )
+        elif not choices:
+            problems.append(
+                f"--from {reference}: no trial of {named[reference].id} has succeeded; to run them: "
+                f"{named[reference].command}"
+            )
+        for choice in choices:
+            found.setdefault(choice.tuned.name, choice)
+    return [*found.values()]
+
+
+def _of_name(ledger: Ledger, reference: str) -> _Choice | None:
+    job, trial = job_and_trial(ledger, reference)
+    sweep = None if job is None else ledger.newest_sweep_of_key(job.key)
+    if job is None or job.tuned_model is None or sweep is None:
+        return None
+    shown = next(each for each in ledger.trials(sweep.id) if each.key == job.key)
+    return _Choice(
+        f"--tuned {reference}", sweep, shown, job, job.tuned_model, trial or ledger.trials_of_key(job.key)[0]
+    )
+
+
+def _of_sweep(ledger: Ledger, reference: str, sweep: SweepRecord) -> Iterator[_Choice]:
+    jobs = ledger.last_jobs(sweep.id)
+    for trial in ledger.trials(sweep.id):
+        job = jobs.get(trial.key)
+        if job is not None and job.state is JobState.SUCCEEDED and job.tuned_model is not None:
+            option = f"--from {reference}: trial {trial.number}"
+            yield _Choice(option, sweep, trial, job, job.tuned_model, trial)
+
+
+def _callable(ledger: Ledger, choice: _Choice) -> CallableModel:
+    """What a call of a tuned model needs.
+
+    Raises:
+        InputError: its adapter is missing or has changed, or a hosted service has it.
+    """
+    if choice.tuned.folder is None:
+        kind = choice.template_of.settings.backend.get("kind")
+        raise NotFoundError(
+            f"{choice.tuned.name} was tuned by the backend {kind}, which has its weights; only tuned models whose "
+            "adapter is on this machine can be served"
+        )
+    return checked_model(ledger, choice.tuned, choice.template_of)
+
+
+# On which base model it is asked
+
+
+class _Bases:
+    """The base models that are served; one that a tuned model needs is added."""
+
+    def __init__(self, models: Sequence[BaseModelRef], cache: Path, problems: list[str]) -> None:
+        self._cache = cache
+        self.models = [*models]
+        self._by_identity: dict[str, BaseModelRef] = {}
+        for model in models:
+            try:
+                self._by_identity.setdefault(base_model.find(model, cache).identity, model)
+            except BaseModelError as error:
+                problems += error.problems
+
+    def of(self, tuned: TunedModel) -> BaseModelRef:
+        """The base model on which a tuned model is asked.
+
+        Raises:
+            InputError: it cannot be found, is not what it was, or its name is taken or is not one for the wire.
+        """
+        wanted = tuned_model.read(Path(tuned.location)).base_identity
+        if wanted in self._by_identity:
+            return self._by_identity[wanted]
+        model = replace(tuned.model, name=Path(tuned.model.name).name)
+        advice = f"serve it as --model NAME={tuned.model.source}"
+        found = base_model.find(model, self._cache)
+        if found.identity != wanted:
+            raise BaseModelError(
+                f"{tuned.name} was tuned from {wanted}, but the base model found now is {found.identity}; restore the "
+                "old one, or tune again"
+            )
+        if not WIRE_NAME.fullmatch(model.name):
+            raise ConfigError(f"its base model cannot be models/{model.name} on the wire; {advice}")
+        if any(each.name == model.name for each in self.models):
+            raise ConfigError(f"its base model and another one would both be models/{model.name}; {advice}")
+        self.models.append(model)
+        self._by_identity[wanted] = model
+        return model
+
+
+# What is shown of it
+
+
+def _verdict(ledger: Ledger, sweep: SweepRecord) -> Verdict | None:
+    """The sweep's verdict; None: it cannot be computed, because a metric's file is gone, say, and is not needed."""
+    try:
+        return judge(ledger, sweep)
+    except TunerunError:
+        return None
+
+
+def _row(
+    choice: _Choice, model: CallableModel, base: BaseModelRef, verdict: Verdict | None, number: int
+) -> TunedModelRow:
+    job, trial = choice.job, choice.trial
+    settings = trial.settings.hyperparameters
+    finished_at = job.finished_at or job.created_at
+    return TunedModelRow(
+        number=number,
+        id=choice.tuned.name.rpartition("/")[2],
+        key=choice.tuned.name,
+        folder=choice.tuned.location,
+        display_name=f"{choice.sweep.experiment}, trial {trial.number}"[-MAX_DISPLAY_NAME:],
+        description=_description(choice, model, verdict),
+        base_model=base.name,
+        source=None,
+        source_folder=None,
+        temperature=model.generation.temperature,
+        top_p=model.generation.top_p,
+        top_k=model.generation.top_k,
+        reader_projects=(),
+        state=ModelState.ACTIVE,
+        created_at=job.created_at,
+        updated_at=finished_at,
+        started_at=job.started_at,
+        completed_at=finished_at,
+        epoch_count=settings.epoch_count,
+        batch_size=settings.batch_size,
+        learning_rate=settings.effective_learning_rate,
+        learning_rate_multiplier=None,
+        total_steps=max(trial.steps, 1),
+        operation=f"job-{job.id}",
+        is_cancelling=False,
+        can_answer=True,
+        error_code=None,
+        error_message=None,
+        validation_loss=job.metrics.get("validation/loss"),
+        base_validation_loss=job.metrics.get("validation/base_loss"),
+    )
+
+
+def _description(choice: _Choice, model: CallableModel, verdict: Verdict | None) -> str:
+    point = label(choice.trial.overrides)
+    columns = ", ".join(sorted(model.template.input_columns))
+    parts = [
+        f"{choice.words[:1].upper()}{choice.words[1:]}{f': {point}' if point else ''}.",
+        "Its sweep advises it." if verdict is not None and _is_advised(verdict, choice.trial) else "",
+        f"Verdict of the sweep: {verdict.sentence}" if verdict is not None else "",
+        f"A JSON object of the template's columns ({columns or 'any'}) is rendered with it; other text is not.",
+    ]
+    return " ".join(part for part in parts if part)
+
+
+def _is_advised(verdict: Verdict, trial: TrialRecord) -> bool:
+    advised = verdict.decision.advised
+    places: Sequence[int] = () if advised is None else verdict.points[advised].trials
+    return any(verdict.trials[place].record.number == trial.number for place in places)
