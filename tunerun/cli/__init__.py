@@ -175,7 +175,7 @@ def run(
             tables.result_table(results[-1])
             say_where_to_look(results[-1], overrides or [], config_dir, made.runs)
             tables.result_sentence(results[-1])
-        _say_what_is_left(results[-1], each.arguments)
+        say_what_is_left(results[-1], each.arguments)
     if json_ and results:
         documents = [result.to_json() for result in results]
         print_json({"experiments": documents} if len(experiments) > 1 else documents[0])
@@ -218,7 +218,8 @@ def _say_what_is_missing(result: SweepResult) -> None:
         tables.err.print(f"[yellow]note:[/] {tables.plain(fault)}", soft_wrap=True)
 
 
-def _say_what_is_left(result: SweepResult, arguments: list[str]) -> None:
+def say_what_is_left(result: SweepResult, arguments: list[str]) -> None:
+    """Print what is missing of a sweep and why, and how to go on."""
     from tunerun.cli import tables
 
     _say_what_is_missing(result)

@@ -41,6 +41,7 @@ def rerun(
     json_: Json = False,
 ) -> None:
     """Run a sweep or a trial again from its record, and compare: the same keys, and the same bits where they can be."""
+    from tunerun.cli import say_what_is_left, say_where_to_look
     from tunerun.record import open_record
 
     if not run_:
@@ -53,7 +54,12 @@ def rerun(
         with open_record(run_, runs=runs, tracking=request.tracking) as record:
             made, result = run_again(record, request)
             verification = None if made.is_new else verified(record, made, result)
-            _show(record, made, result, verification, json_=json_)
+            if json_:
+                _print_json(made, result, verification)
+            else:
+                _print(record, made, result, verification)
+                say_where_to_look(result, overrides or [], config_dir, runs)
+            say_what_is_left(result, sys.argv[1:])
     except (MismatchError, RecordError) as error:
         if not verify:
             raise
@@ -117,16 +123,15 @@ def verified(record: OpenRecord, made: Rerun, result: SweepResult) -> Verificati
         return compare(record, OpenRecord(ledger, result.verdict.sweep, None, str(made.runs)))
 
 
-def _show(
-    record: OpenRecord, made: Rerun, result: SweepResult, verification: Verification | None, *, json_: bool
-) -> None:
+def _print_json(made: Rerun, result: SweepResult, verification: Verification | None) -> None:
+    origin: dict[str, Any] = dict(made.plan.recorded.document)
+    checked = {} if verification is None else {"verification": verification.to_json()}
+    print_json({**result.to_json(), **origin, "runs": str(made.runs), "notes": list(made.notes), **checked})
+
+
+def _print(record: OpenRecord, made: Rerun, result: SweepResult, verification: Verification | None) -> None:
     from tunerun.cli import tables
 
-    if json_:
-        origin: dict[str, Any] = dict(made.plan.recorded.document)
-        checked = {} if verification is None else {"verification": verification.to_json()}
-        print_json({**result.to_json(), **origin, "runs": str(made.runs), "notes": list(made.notes), **checked})
-        return
     tables.result_table(result)
     tables.result_sentence(result)
     tables.out.print(f"Runs folder: {tables.plain(str(made.runs))}", soft_wrap=True)

@@ -173,9 +173,10 @@ def prepare(record: OpenRecord, request: Request, progress: Progress | None = No
 
 def _tracking(request: Request) -> Tracking:
     """The person's own store, which by default is beside their ledger and not beside that of the rerun."""
-    chosen = choose(request.tracking, Path(request.paths.runs), "")
-    is_own = chosen.address.file is not None and not chosen.notes
-    return request.tracking.model_copy(update={"uri": chosen.address.uri}) if is_own else request.tracking
+    address = choose(request.tracking, Path(request.paths.runs), "").address
+    if address.file is None:  # a server or a database: the same from any folder, and its URI may hold a password
+        return request.tracking
+    return request.tracking.model_copy(update={"uri": address.uri})
 
 
 def _folder_of(record: OpenRecord, request: Request) -> Path:
