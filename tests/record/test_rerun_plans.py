@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from tests.experiments import planned, write_rows
+from tests.record.ledgers import changed
 from tests.test_runner import run_on
 from tunerun.errors import ConfigError, MismatchError
 from tunerun.job import BaseModelRef, TunedModel
-from tunerun.ledger import FILE_NAME, Ledger
+from tunerun.ledger import Ledger
 from tunerun.record import OpenRecord, open_record
 from tunerun.record.rerun import Request, Rerun, prepare
 from tunerun.record.verification import Verification, compare
@@ -54,20 +55,6 @@ def record(runs: Path) -> Iterator[OpenRecord]:
 
 def request(runs: Path, **more: Any) -> Request:
     return Request(Paths(runs=str(runs), cache=str(runs.parent / "cache")), Tracking(kind="none"), **more)
-
-
-def changed(runs: Path, table: str, **columns: str) -> None:
-    """Change columns of all rows of a table, with their checksums as they have to be."""
-    import sqlite3
-
-    from tunerun.ledger.checksums import row_checksum
-
-    with sqlite3.connect(runs / FILE_NAME) as connection:
-        for name, value in columns.items():
-            connection.execute(f"UPDATE {table} SET {name} = {value}")
-        for rowid, *cells in connection.execute(f"SELECT rowid, * FROM {table}").fetchall():
-            connection.execute(f"UPDATE {table} SET checksum = ? WHERE rowid = ?", [row_checksum(*cells[:-1]), rowid])
-    connection.close()
 
 
 def verified(record: OpenRecord, made: Rerun) -> Verification:

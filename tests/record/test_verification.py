@@ -1,0 +1,144 @@
+"""A rerun is compared with its record: equal bits where they can be, and the first thing that differs by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.experiments import planned
+from tests.record.ledgers import changed
+from tests.test_runner import run_on
+from tunerun.job import TrainedOn
+from tunerun.ledger import FILE_NAME, Ledger
+from tunerun.record import OpenRecord, open_record
+from tunerun.record.rerun import Request, prepare
+from tunerun.record.verification import Verification, compare
+from tunerun.schema import Paths, Tracking
+from tunerun.testing.scripted import ScriptedService
+
+HERE = TrainedOn("cpu", "a CPU", "AVX2", 2, "", "2.13.0+cpu", {"torch": "2.13.0", "peft": "0.21.0"})
+BITS, OTHER_BITS = "1" * 64, "2" * 64
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of one trial and its rerun, both trained at the same place, with the same bits."""
+    runs = tmp_path_factory.mktemp("project") / "runs"
+    run_on(ScriptedService(), planned(runs.parent, "evaluation.baselines.examples=[0]"))
+    with open_record("numbers", runs=runs) as record:
+        made = prepare(record, Request(Paths(runs=str(runs), cache=str(runs.parent / "cache")), Tracking(kind="none")))
+        made.begin()
+    run_on(ScriptedService(), made.plan)
+    for folder in (runs, made.runs):
+        trained(folder, HERE, BITS)
+    return runs
+
+
+@pytest.fixture
+def runs(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "runs"))
+
+
+def trained(runs: Path, on: TrainedOn, weights: str) -> None:
+    changed(
+        runs,
+        "job",
+        trained_on=f"'{json.dumps(asdict(on))}'",
+        tuned_model=f"json_set(tuned_model, '$.weights', '{weights}')",
+    )
+
+
+def rerun_of(runs: Path) -> Path:
+    (folder,) = (runs / "reruns").iterdir()
+    return folder
+
+
+@contextmanager
+def both(runs: Path) -> Iterator[tuple[OpenRecord, OpenRecord]]:
+    with open_record("numbers", runs=runs) as old, Ledger.open_read_only(rerun_of(runs) / FILE_NAME) as ledger:
+        yield old, OpenRecord(ledger, ledger.sweeps()[0], None, "the rerun")
+
+
+def verified(runs: Path) -> Verification:
+    with both(runs) as (old, new):
+        return compare(old, new)
+
+
+def test_the_same_bits_are_said_in_one_line(runs: Path) -> None:
+    """With the answers, and the verdict where the whole sweep was run again."""
+    found = verified(runs)
+    assert found.is_equal
+    assert found.lines[0] == "trial 0: adapter: same bits; 10 of 10 answers equal"
+    assert found.lines[1].startswith("the same verdict: ")
+    assert found.to_json()["checks"][0] == {"trial": 0, "equal": True, "text": found.checks[0].line}
+
+
+def test_other_bits_at_the_same_place_are_a_difference(runs: Path) -> None:
+    """Also where the losses agree within the tolerance: the first that differs is named."""
+    trained(rerun_of(runs), HERE, OTHER_BITS)
+    changed(rerun_of(runs), "snapshot", "step >= 3", mean_loss="mean_loss * 1.001")
+    found = verified(runs)
+    assert not found.is_equal
+    assert "adapter: other bits (sha256 11111111 -> 22222222); the loss differs first at step 3 (" in found.lines[0]
+    assert "at most by 0.00033, within 0.01" in found.lines[0]
+
+
+@pytest.mark.parametrize(
+    ("place", "named"),
+    [
+        ({"instructions": "AVX512"}, "instruction set AVX2 -> AVX512"),
+        ({"threads": 4}, "threads 2 -> 4"),
+        ({"device": "cuda", "instructions": "", "threads": 0}, "device cpu -> cuda"),
+        ({"form": "pack of 4"}, "form alone -> pack of 4"),
+    ],
+)
+@pytest.mark.parametrize(("factor", "is_close"), [(1.001, True), (1.1, False)])
+def test_elsewhere_losses_agree_within_the_tolerance(
+    runs: Path, place: Mapping[str, Any], named: str, factor: float, is_close: bool
+) -> None:
+    """Another instruction set, device or number of threads rounds otherwise; the line says so."""
+    trained(rerun_of(runs), replace(HERE, **place), OTHER_BITS)
+    changed(rerun_of(runs), "snapshot", mean_loss=f"mean_loss * {factor}")
+    found = verified(runs)
+    assert found.checks[0].is_equal is is_close
+    assert found.checks[0].line.startswith(named)
+    assert ("not within 0.01" in found.lines[0]) is not is_close
+
+
+def test_a_package_of_another_version_is_named_whatever_the_bits_are(runs: Path) -> None:
+    """It can be installed as it was, so it is a difference."""
+    trained(runs, replace(HERE, packages={"torch": "2.12.1", "peft": "0.21.0"}), BITS)
+    found = verified(runs)
+    assert not found.is_equal
+    assert found.lines[0] == "trial 0: torch 2.12.1 -> 2.13.0; adapter: same bits; 10 of 10 answers equal"
+
+
+def test_an_earlier_record_is_compared_by_its_losses(runs: Path) -> None:
+    """Neither the place nor the adapter's digest is in it, and the line says so."""
+    changed(runs, "job", trained_on="NULL", tuned_model="json_remove(tuned_model, '$.weights')")
+    found = verified(runs)
+    assert found.is_equal
+    assert found.lines[0].startswith(
+        "trial 0: what trained it is not recorded; adapter: its digest is not recorded; all "
+    )
+
+
+def test_a_services_bits_are_not_compared(runs: Path) -> None:
+    """A hosted backend says nothing of them; losses and answers are compared."""
+    changed(runs, "trial", config="json_set(config, '$.backend', json('{\"kind\": \"gemini\"}'))")
+    found = verified(runs)
+    assert found.is_equal
+    assert found.lines[0].startswith("trial 0: bits cannot be compared, for a service trained it; all ")
+
+
+def test_a_trial_that_failed_is_compared_by_its_state(runs: Path) -> None:
+    """There is nothing else of it."""
+    changed(rerun_of(runs), "job", state="'FAILED'", failure='\'{"kind": "crashed", "message": "out"}\'')
+    assert verified(runs).lines[0] == "trial 0: is SUCCEEDED in the record, and FAILED now"
