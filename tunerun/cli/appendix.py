@@ -1,0 +1,45 @@
+"""`tunerun appendix`: what reviewers' checklists ask of a sweep, from its record."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tunerun.cli.options import Json, Runs
+from tunerun.cli.printing import print_json
+from tunerun.errors import InputError
+
+
+def appendix(
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's id, an experiment, a run id, a bundle.")],
+    format_: Annotated[str, typer.Option("--format", help="markdown or latex.")] = "markdown",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; else stdout.")] = None,
+    runs: Runs = "runs",
+    json_: Json = False,
+) -> None:
+    """Write a reproducibility appendix: the questions of NeurIPS' checklist and of REFORMS, answered from the record.
+
+    It claims nothing beyond the record, and lists the questions that a record cannot answer.
+    """
+    from tunerun.record import open_record
+    from tunerun.record.appendix import appendix as appendix_of
+    from tunerun.record.appendix.renderers import renderer
+
+    chosen = renderer(format_)
+    with open_record(sweep, runs=Path(runs)) as record:
+        found = appendix_of(record)
+    if json_:
+        print_json(found.to_json())
+        return
+    text = chosen.render(found)
+    if output is None:
+        sys.stdout.write(text)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--output {output}: {error.strerror}; choose a file that can be written") from error
+    sys.stderr.write(f"wrote {output}\n")

@@ -1,0 +1,206 @@
+"""What a record says of its data: files, sets, outcomes, splits, leaks, what was done to the rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from tunerun.comparison.numbers import counted
+from tunerun.record.appendix.document import Block, Bullets, Code, Paragraph, Table
+from tunerun.record.appendix.material import NOT_RECORDED, NOT_STATED, SETS, Material, file_name, words
+from tunerun.record.appendix.topic import Topic
+from tunerun.record.difference.sections import one_line
+
+DIGEST_DIGITS = 16
+"""Of 64: enough to tell sets apart, and short enough for a column."""
+
+MOST_OUTPUTS = 20
+"""Different outputs that are listed one by one; of more, how many there are."""
+
+MOST_SETS = 24
+"""Example sets that a table lists."""
+
+_DIGITS_NOTE = f"Digests are SHA-256, their first {DIGEST_DIGITS} of 64 digits."
+
+
+def data(material: Material) -> Topic:
+    """Files and example sets, by content."""
+    sizes = [f"{material.sizes(name)} {_FOR[name]}" for name in SETS if material.sizes(name)]
+    names = [each.name for each in material.facts.data_files] or _files_of_config(material)
+    summary = f"{words(sizes)}, of {words(names) or f'files that are {NOT_RECORDED}'}."
+    content = [str(text) for text in material.document.get("data", {}).values()]
+    blocks: list[Block] = [Paragraph(f"{summary} {_capital(words(content))}." if len(content) == 1 else summary)]
+    files = material.facts.data_files
+    rows = [
+        (
+            each.name,
+            ", ".join(each.used_for),
+            f"{each.bytes:,}",
+            each.sha256[:DIGEST_DIGITS],
+            each.license or NOT_STATED,
+        )
+        for each in files
+    ]
+    if rows:
+        head = ("file", "used for", "bytes", "SHA-256", "license")
+        blocks.append(Table(head, tuple(rows), wrapped=(0, 1), numbers=(2,)))
+    else:
+        blocks.append(Paragraph(f"Digests of the files: {NOT_RECORDED}; those of the examples made of them are below."))
+    blocks.append(_sets(material))
+    return Topic("Data", summary, tuple(blocks))
+
+
+_FOR = {"training": "to train on", "validation": "to choose by (validation)", "test": "held out for the end (test)"}
+
+
+def _files_of_config(material: Material) -> list[str]:
+    paths = [
+        *material.config_values("dataset", "path"),
+        *material.config_values("dataset", "validation", "path"),
+        *material.config_values("dataset", "test", "path"),
+    ]
+    return list(dict.fromkeys(file_name(path) for path in paths if path))
+
+
+def _sets(material: Material) -> Table:
+    clusters = material.document.get("clusters") or {}
+    rows = []
+    for name in SETS:
+        for digest in material.digests(name):
+            examples = material.rows(digest)
+            inputs, outputs = {text for text, _ in examples}, {output for _, output in examples}
+            in_clusters = f"{len(set(clusters[digest])):,}" if clusters.get(digest) else ""
+            size = (f"{len(examples):,}", f"{len(inputs):,}", f"{len(outputs):,}", in_clusters)
+            rows.append((name, *size, digest[:DIGEST_DIGITS]))
+    head = ("set", "rows", "inputs", "outputs", "clusters", "SHA-256")
+    more = f" {len(rows) - MOST_SETS} more sets are in the record." if len(rows) > MOST_SETS else ""
+    note = (
+        "Examples after the template and the limit on rows; trials with other ones have other sets. Inputs, outputs: "
+        f"how many are different. {_DIGITS_NOTE}{more}"
+    )
+    return Table(head, tuple(rows[:MOST_SETS]), numbers=(1, 2, 3, 4), note=note).without_empty_columns()
+
+
+def outcome(material: Material) -> Topic:
+    """What the model is to answer, and how often each answer is expected."""
+    expressions = list(dict.fromkeys(trial.settings.template.output for trial in material.trials))
+    counts = {name: Counter(output for _, output in _largest(material, name)) for name in SETS}
+    labels = sorted(set().union(*counts.values()), key=lambda text: (-counts["training"][text], text))
+    lengths = [len(text) for text in counts["training"].elements()]
+    mean = sum(lengths) / len(lengths) if lengths else 0.0
+    summary = (
+        f"The outcome is the text that the template's output gives, {words(expressions)}: "
+        f"{counted(len(labels), 'different text')}, {mean:.1f} characters long on average in the training rows."
+    )
+    blocks: list[Block] = [Paragraph(summary)]
+    if len(labels) <= MOST_OUTPUTS and max(counts["training"].values(), default=0) > 1:
+        present = [name for name in SETS if counts[name]]
+        rows = tuple((one_line(label), *(f"{counts[name][label]:,}" for name in present)) for label in labels)
+        note = "Of sets of different sizes the largest one." if len(material.digests("training")) > 1 else ""
+        blocks.append(Table(("output", *present), rows, numbers=tuple(range(1, len(present) + 1)), note=note))
+    return Topic("Outcome", summary, tuple(blocks))
+
+
+def _largest(material: Material, name: str) -> list[tuple[str, str]]:
+    return max((material.rows(digest) for digest in material.digests(name)), key=len, default=[])
+
+
+def splits(material: Material) -> Topic:
+    """Where the held-out rows come from."""
+    sentences = [_held_out(material, name) for name in ("validation", "test")]
+    fractions = [f for name in ("validation", "test") for f in material.config_values("dataset", name, "fraction") if f]
+    limits = material.config_values("dataset", "limit")
+    if fractions or any(limit is not None for limit in limits):
+        seeds = material.config_values("dataset", "split_seed")
+        sentences.append(
+            f"Splits and limits are drawn with the seed {words(seeds)}, the same for every trial of a point."
+        )
+    if any(limit is not None for limit in limits):
+        sentences.append(f"Training rows are limited to {_limits(limits)} (dataset.limit).")
+    for key, what in (("stratify_by", "stratified by"), ("cluster_by", "kept together by")):
+        values = [value for value in material.config_values("dataset", key) if value is not None]
+        sentences.append(f"Rows are {what} the column {words(values)}." if values else f"dataset.{key}: none.")
+    return Topic("Splits", " ".join(sentences[:2]), (Paragraph(" ".join(sentences)),))
+
+
+def _held_out(material: Material, name: str) -> str:
+    size = material.sizes(name)
+    if not size:
+        return f"No {name} set."
+    paths = [path for path in material.config_values("dataset", name, "path") if path]
+    fractions = [fraction for fraction in material.config_values("dataset", name, "fraction") if fraction]
+    if paths:
+        return f"The {name} set is a file of its own, {words([file_name(path) for path in paths])} ({size})."
+    if fractions:
+        shares = words([f"{100 * fraction:g} %" for fraction in fractions])
+        return f"The {name} set is a random share of the file, {shares} ({size})."
+    return f"The {name} set has {size}; how it was split off is {NOT_RECORDED}."
+
+
+def leaks(material: Material) -> Topic:
+    """Equal rows within and between the sets, counted in the record; and what the plan found."""
+    counts = list(_overlaps(material))
+    summary = f"Counted in the record, after the template: {'; '.join(counts)}." if counts else "Nothing was held out."
+    if material.findings:
+        summary += f" The plan gave {counted(len(material.findings), 'warning')}, listed there."
+    blocks: list[Block] = [Paragraph(summary)]
+    if material.findings:
+        blocks += [Paragraph("The plan warned of:"), Bullets(material.findings)]
+    else:
+        blocks.append(Paragraph("The plan warned of nothing."))
+    return Topic("Duplicates, leaks and warnings", summary, tuple(blocks))
+
+
+def _overlaps(material: Material) -> Iterator[str]:
+    """The most of any trial, for each pair of sets."""
+    repeated = [(len(rows) - len(set(rows)), len(rows)) for rows in map(material.rows, material.digests("training"))]
+    found, size = max(repeated, default=(0, 0))
+    yield f"{found:,} of {counted(size, 'training row')} repeating another one"
+    for name, other in (("validation", "training"), ("test", "training"), ("test", "validation")):
+        found, size = 0, 0
+        for trial in material.trials:
+            digest = trial.held_out.get(name)
+            against = trial.training if other == "training" else trial.held_out.get(other)
+            if digest is not None and against is not None:
+                found = max(found, material.shared_inputs(digest, against))
+                size = max(size, len(material.rows(digest)))
+        if size:
+            yield f"{found:,} of {counted(size, f'{name} row')} with the input of a {other} row"
+
+
+def preprocessing(material: Material) -> Topic:
+    """The template, which is all that is done to a row."""
+    templates = list(dict.fromkeys(trial.settings.template for trial in material.trials))
+    many = "one of " if len(templates) > 1 else ""
+    summary = (
+        f"A row becomes an example by {many}{counted(len(templates), 'prompt template')}, two fixed expressions over "
+        "its own columns; nothing is fitted to other rows."
+    )
+    codes = (Code(f"text_input: {each.text_input}\noutput: {each.output}") for each in templates)
+    return Topic("Preprocessing", summary, (Paragraph(summary), *codes))
+
+
+def exclusions(material: Material) -> Topic:
+    """Which rows of the files are left out."""
+    rule = {
+        "error": "a row that cannot be used (a cell that the template needs is missing, blank or not readable) stops "
+        "the plan, so no row was left out for it",
+        "skip": "rows that cannot be used were left out, and the plan's warnings say which",
+        None: f"what was done with rows that cannot be used is {NOT_RECORDED}",
+    }
+    modes = material.config_values("dataset", "on_bad_row")
+    limits = material.config_values("dataset", "limit")
+    rules = "; ".join(rule.get(mode, str(mode)) for mode in modes)
+    limited = ""
+    if any(limit is not None for limit in limits):
+        limited = f" Training rows beyond dataset.limit ({_limits(limits)}) are left out, after shuffling."
+    summary = f"{_capital(rules)} (dataset.on_bad_row).{limited}"
+    return Topic("Exclusions", summary, (Paragraph(summary),))
+
+
+def _limits(limits: Sequence[int | None]) -> str:
+    return words(["all" if limit is None else f"{limit:,}" for limit in limits])
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,112 @@
+"""An appendix as plain values: sections of paragraphs, lists, tables and code, which every renderer shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Text that is read as one paragraph."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """Lines of a list."""
+
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text that is shown as it is, such as a template or a command."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        head: titles of the columns.
+        rows: as many cells each.
+        wrapped: columns whose cells are sentences: these share what width is left.
+        numbers: columns whose cells end at the right.
+        note: below the table; empty: none.
+    """
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    wrapped: tuple[int, ...] = ()
+    numbers: tuple[int, ...] = ()
+    note: str = ""
+
+    def without_empty_columns(self) -> Table:
+        """The same without columns that no row has a cell in."""
+        kept = [place for place in range(len(self.head)) if any(row[place] for row in self.rows)]
+        return Table(
+            tuple(self.head[place] for place in kept),
+            tuple(tuple(row[place] for place in kept) for row in self.rows),
+            tuple(kept.index(place) for place in self.wrapped if place in kept),
+            tuple(kept.index(place) for place in self.numbers if place in kept),
+            self.note,
+        )
+
+
+Block = Paragraph | Bullets | Code | Table
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section, and the sections below it."""
+
+    title: str
+    blocks: tuple[Block, ...] = ()
+    sections: tuple[Section, ...] = ()
+
+
+@dataclass(frozen=True)
+class Appendix:
+    """A reproducibility appendix.
+
+    Attributes:
+        sweep: its id, after which labels are named.
+    """
+
+    title: str
+    sweep: str
+    blocks: tuple[Block, ...]
+    sections: tuple[Section, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The appendix as `appendix --json` prints it."""
+        return {
+            "title": self.title,
+            "sweep": self.sweep,
+            "blocks": [_block(each) for each in self.blocks],
+            "sections": [_section(each) for each in self.sections],
+        }
+
+
+def _section(section: Section) -> dict[str, Any]:
+    return {
+        "title": section.title,
+        "blocks": [_block(each) for each in section.blocks],
+        "sections": [_section(each) for each in section.sections],
+    }
+
+
+def _block(block: Block) -> dict[str, Any]:
+    match block:
+        case Paragraph(text):
+            return {"text": text}
+        case Code(text):
+            return {"code": text}
+        case Bullets(lines):
+            return {"list": list(lines)}
+        case Table():
+            return {"head": list(block.head), "rows": [list(row) for row in block.rows], "note": block.note}

@@ -1,0 +1,147 @@
+"""What an appendix is made of: everything of a record that its sections read, each read once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import PurePath
+from typing import Any
+
+from tunerun.comparison import sentences
+from tunerun.comparison.judgement import TEST, VALIDATION, judge
+from tunerun.comparison.numbers import counted
+from tunerun.comparison.report import read_sources
+from tunerun.comparison.results import Verdict
+from tunerun.job import TrainedOn
+from tunerun.ledger import JobRecord, Opening, TrialRecord
+from tunerun.metrics import Metric, resolve_stored
+from tunerun.provenance import Facts
+from tunerun.record.sources import OpenRecord
+from tunerun.replicates import point_numbers
+from tunerun.stored import section
+
+NOT_RECORDED = "not recorded"
+NOT_STATED = "not stated"
+SETS = ("training", VALIDATION, TEST)
+
+Row = tuple[str, str]
+
+
+class Material:
+    """A sweep as the sections of an appendix read it.
+
+    Args:
+        record: a sweep; of a trial its sweep is described.
+    """
+
+    def __init__(self, record: OpenRecord) -> None:
+        self.record = record
+        self.sweep = record.sweep
+        self.document: Mapping[str, Any] = record.sweep.document
+        self.facts: Facts = record.facts
+        self._rows: dict[str, list[Row]] = {}
+        self._shared: dict[tuple[str, str], int] = {}
+
+    @cached_property
+    def trials(self) -> list[TrialRecord]:
+        """All trials of the sweep."""
+        return self.record.ledger.trials(self.sweep.id)
+
+    @cached_property
+    def points(self) -> list[list[TrialRecord]]:
+        """The trials of each point, by its number."""
+        found: dict[int, list[TrialRecord]] = {}
+        for number, trial in zip(point_numbers(trial.overrides for trial in self.trials), self.trials, strict=True):
+            found.setdefault(number, []).append(trial)
+        return list(found.values())
+
+    @cached_property
+    def jobs(self) -> dict[str, list[JobRecord]]:
+        """All attempts of each key."""
+        return {trial.key: self.record.ledger.jobs(trial.key) for trial in self.trials}
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """The comparison on the validation set."""
+        return judge(self.record.ledger, self.sweep)
+
+    @cached_property
+    def test_verdict(self) -> Verdict | None:
+        """The comparison on the test set; None: it was not opened."""
+        return judge(self.record.ledger, self.sweep, held_out=TEST) if self.openings else None
+
+    @cached_property
+    def openings(self) -> list[Opening]:
+        """When the test set was opened, also by other sweeps that share it."""
+        return self.record.ledger.openings(self.sweep.id)
+
+    @cached_property
+    def metrics(self) -> Sequence[Metric]:
+        """The metrics that the sweep was frozen with, the one that decides first."""
+        return resolve_stored(self.trials[0].settings.evaluation, self.document.get("metrics", {}))[0]
+
+    @cached_property
+    def findings(self) -> tuple[str, ...]:
+        """What the plan warned of, without paths of the machine."""
+        return read_sources(self.record.ledger, self.verdict).findings
+
+    def rows(self, digest: str) -> list[Row]:
+        """The examples of a set, as input and output."""
+        if digest not in self._rows:
+            examples = self.record.ledger.example_set(digest).examples
+            self._rows[digest] = [(each.text_input, each.output) for each in examples]
+        return self._rows[digest]
+
+    def shared_inputs(self, digest: str, other: str) -> int:
+        """How many rows of one set have an input that a row of the other one has, too."""
+        if (digest, other) not in self._shared:
+            inputs = {text for text, _ in self.rows(other)}
+            self._shared[digest, other] = sum(text in inputs for text, _ in self.rows(digest))
+        return self._shared[digest, other]
+
+    def digests(self, name: str) -> list[str]:
+        """The sets of a name that trials have, each once."""
+        found = (trial.training if name == "training" else trial.held_out.get(name) for trial in self.trials)
+        return [digest for digest in dict.fromkeys(found) if digest is not None]
+
+    def sizes(self, name: str) -> str:
+        """How many rows the sets of a name have, such as `24 rows` or `16 to 128 rows`; empty: there is none."""
+        counts = sorted({len(self.rows(digest)) for digest in self.digests(name)})
+        if not counts:
+            return ""
+        return counted(counts[0], "row") if len(counts) == 1 else f"{counts[0]:,} to {counted(counts[-1], 'row')}"
+
+    def config_values(self, *path: str) -> list[Any]:
+        """The different values that trials have under a dotted key, in their order."""
+        found: dict[str, Any] = {}
+        for trial in self.trials:
+            node: Any = trial.config
+            for part in path:
+                node = node.get(part) if isinstance(node, Mapping) else None
+            found.setdefault(repr(node), node)
+        return list(found.values())
+
+    def trained_on(self, job: JobRecord) -> TrainedOn | None:
+        """What trained a job; None: not recorded."""
+        return getattr(job, "trained_on", None)
+
+    @cached_property
+    def places(self) -> list[TrainedOn]:
+        """What trained the jobs, each once; empty: not recorded."""
+        found = (self.trained_on(job) for jobs in self.jobs.values() for job in jobs)
+        return list({repr(place): place for place in found if place is not None and place.device}.values())
+
+    @property
+    def code(self) -> Mapping[str, Any]:
+        """The user's own project, as it was."""
+        return section(self.document, "code")
+
+
+def file_name(path: object) -> str:
+    """A path of the config without its folders."""
+    return PurePath(str(path)).name
+
+
+def words(values: Sequence[Any]) -> str:
+    """Values in a row: `a`, `a and b`, `a, b and c`."""
+    return sentences.listed_words([str(value) for value in values]) if values else ""

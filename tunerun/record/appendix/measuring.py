@@ -1,0 +1,165 @@
+"""What a record says of its measures: metrics, baselines, error bars and tests, results, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tunerun import __version__
+from tunerun.comparison.judgement import VALIDATION
+from tunerun.comparison.numbers import counted, p_value
+from tunerun.comparison.results import BaselineResult, Verdict
+from tunerun.comparison.table import ComparisonTable, Kind
+from tunerun.metrics import Metric, Unit
+from tunerun.record.appendix.document import Block, Bullets, Paragraph, Table
+from tunerun.record.appendix.material import Material, words
+from tunerun.record.appendix.topic import Topic
+
+MOST_RANK = 5
+"""Columns of the comparison's table that are left out of narrow ones; the LaTeX renderer has the same limit."""
+
+
+def metrics(material: Material) -> Topic:
+    """What answers were scored by."""
+    known = material.metrics
+    if not known:
+        summary = f"No metric is configured. {material.verdict.sentence}"
+        return Topic("Metrics", summary, (Paragraph(summary),))
+    named = words([f"{each.name} ({each.unit}{'' if each.higher_is_better else ', less is better'})" for each in known])
+    generation = material.trials[0].settings.generation
+    choices = material.config_values("evaluation", "choices")
+    how = (
+        "the likeliest of the given choices is the answer"
+        if choices[0] is not None
+        else f"answers have at most {generation.max_output_tokens} tokens, temperature {generation.temperature:g}"
+    )
+    summary = f"Metrics: {named}; {known[0].name} decides. {how[:1].upper()}{how[1:]}."
+    own = [
+        f"{name}: SHA-256 {each.get('sha256')}" for name, each in dict(material.document.get("metrics") or {}).items()
+    ]
+    blocks: list[Block] = [Paragraph(summary)]
+    blocks += [Paragraph(f"Code of metrics of their own: {words(own)}.")] if own else []
+    return Topic("Metrics", summary, tuple(blocks))
+
+
+def baselines(material: Material) -> Topic:
+    """What the points had to beat."""
+    verdict = material.verdict
+    if not verdict.baselines:
+        return Topic("Baselines", "There is no baseline.", (Paragraph("There is no baseline."),))
+    named = words([_named(each) for each in verdict.baselines])
+    size = material.sizes(VALIDATION)
+    summary = f"Baselines, without tuning and on the same rows{f' ({size})' if size else ''}: {named}."
+    missing = [f"{each.name}: {each.problem or 'not measured'}" for each in verdict.baselines if not each.estimates]
+    examples = "The examples in the prompt are training rows." if _has_examples(material) else ""
+    blocks: list[Block] = [Paragraph(f"{summary} {examples}".strip())]
+    blocks += [Bullets(tuple(missing))] if missing else []
+    return Topic("Baselines", summary, tuple(blocks))
+
+
+def _named(baseline: BaselineResult) -> str:
+    named = baseline.words or baseline.name
+    return named if baseline.name in named else f"{named} ({baseline.name})"
+
+
+def _has_examples(material: Material) -> bool:
+    return any(each.document.get("examples") for each in material.record.ledger.baselines(material.sweep.id))
+
+
+def uncertainty(material: Material) -> Topic:
+    """What the intervals and tests are, what they capture, and what they do not."""
+    verdict = material.verdict
+    decision = verdict.decision
+    if not material.metrics or decision.about is None:
+        summary = f"Nothing was tested. {verdict.sentence}"
+        return Topic("Error bars and tests", summary, (Paragraph(summary),))
+    lines = [*_intervals(material, material.metrics[0]), *_test(material), *_varies(material)]
+    summary = " ".join(lines)
+    closing = (
+        f"Intervals and tests were computed by tunerun {__version__} from the recorded answers, with a fixed seed. p "
+        f"of the best point against its hardest baseline: {p_value(decision.p)}, at an error rate of "
+        f"{100 * decision.alpha:g} % for the family."
+    )
+    return Topic("Error bars and tests", summary, (Bullets(tuple(lines)), Paragraph(closing)))
+
+
+def _intervals(material: Material, metric: Metric) -> Iterator[str]:
+    confidence = f"{100 * (1 - material.verdict.decision.alpha):g} %"
+    seeds = _most_seeds(material)
+    is_share = metric.unit is Unit.SHARE and not metric.is_corpus
+    is_plain = is_share and material.verdict.decision.clusters is None and seeds == 1
+    alone = "Wilson's interval where rows are right or wrong, else the score form" if is_plain else "the score form"
+    spread = "; ± is the standard deviation over seeds (not the standard error)" if seeds > 1 else ""
+    yield f"Intervals of single values are {confidence} intervals of each value alone ({alone}){spread}."
+
+
+def _test(material: Material) -> Iterator[str]:
+    decision = material.verdict.decision
+    if decision.against is None:
+        yield "No baseline was measured, so no difference was tested."
+        return
+    family = counted(decision.family, "comparison")
+    if _most_seeds(material) > 1:
+        yield (
+            "Differences to baselines are tested with rows and seeds as chance (a t test on two variances; the "
+            f"variance between seeds is pooled over the points), two-sided, corrected by Holm's method for {family}."
+        )
+    else:
+        yield (
+            "Differences to baselines are tested by joint sign flips of paired rows (step-down maxT, Westfall and "
+            f"Young 1993), two-sided, corrected for {family}; the test assumes that a row's difference is symmetric "
+            "where there is none. Intervals of differences hold for all comparisons at once."
+        )
+
+
+def _varies(material: Material) -> Iterator[str]:
+    decision, seeds = material.verdict.decision, _most_seeds(material)
+    rows = counted(decision.rows, "held-out row")
+    units = f"{rows} in {counted(decision.clusters, 'cluster')}" if decision.clusters else rows
+    yield f"What varies is the drawing of the held-out rows ({units})."
+    if seeds > 1:
+        yield (
+            f"Seeds vary, too: up to {seeds} for each point; a seed decides the order of training rows, the adapter's "
+            "first weights and sampling."
+        )
+    else:
+        yield "Each point has one seed, so the chance of initialisation and of the order of rows is in no interval."
+    yield "The split is the same throughout; other splits were not tried."
+
+
+def _most_seeds(material: Material) -> int:
+    return max((len(members) for members in material.points), default=1)
+
+
+def results(material: Material) -> Topic:
+    """The tables of the comparison, on each set that was asked."""
+    blocks: list[Block] = []
+    for verdict in filter(None, (material.verdict, material.test_verdict)):
+        blocks += [Paragraph(f"On the {verdict.held_out} set:"), _table(verdict)]
+        blocks.append(Paragraph(verdict.sentence))
+    summary = " ".join(v.sentence for v in (material.verdict, material.test_verdict) if v is not None)
+    return Topic("Results", summary, tuple(blocks))
+
+
+def _table(verdict: Verdict) -> Table:
+    whole = ComparisonTable.of(verdict)
+    shown = whole.without(column.key for column in whole.columns if column.rank >= MOST_RANK)
+    rows = []
+    measured = {point.number for point in verdict.points if verdict.metric in (None, *point.estimates)}
+    for row in shown.rows:
+        if row.point is not None and row.point not in measured and verdict.held_out != VALIDATION:
+            continue  # the test set was not opened for it
+        first, *rest = shown.texts(row)
+        rows.append((f"{row.mark} {first}".strip(), *rest))
+    numbers = tuple(
+        place for place, each in enumerate(shown.columns) if not (each.kind.is_text or each.kind is Kind.LABEL)
+    )
+    head = tuple(column.title for column in shown.columns)
+    return Table(head, tuple(rows), numbers=numbers, note=" ".join(shown.legend)).without_empty_columns()
+
+
+def limits(material: Material) -> Topic:
+    """What the comparison itself says of its reach."""
+    notes = (*material.verdict.notes, *(material.test_verdict.notes if material.test_verdict else ()))
+    notes = tuple(dict.fromkeys(notes))
+    summary = " ".join(notes) or "The comparison noted no limit of its own."
+    return Topic("Limits of the comparison", summary, (Bullets(notes),) if notes else (Paragraph(summary),))

@@ -1,0 +1,146 @@
+"""An appendix as LaTeX, to be included below `\\appendix`: sections, lists, and tables that may span pages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from tunerun.comparison.renderers import latex
+from tunerun.record.appendix.document import Appendix, Block, Bullets, Code, Paragraph, Section, Table
+from tunerun.record.difference.sections import printable
+
+_HEAD = (
+    "% Written by: tunerun appendix. Needs \\usepackage{booktabs,longtable,array} and \\usepackage[T1]{fontenc}.",
+    "% Text in other scripts than Latin needs LuaLaTeX or XeLaTeX with a font that has them.",
+)
+
+_LEVELS = ("section", "subsection", "subsubsection")
+
+LINE_CHARACTERS = 72
+"""Of a line of a table in \\small: LaTeX's article has 345 points, of which a letter takes 4.6 on average."""
+
+_GAP_CHARACTERS = 2
+_LEAST_WRAPPED = 16
+"""Characters that a column of sentences has at least."""
+
+_LONG_WORD = 16
+_BREAK_EVERY = 10
+_BREAKS_BEHIND = re.compile(rf"([_/=:,.-]+|[^\W_]{{{_BREAK_EVERY}}})(?=[^\W_])")
+_BREAK = "\u200b"
+"""Stands where a long word may be broken, until the text is escaped; no text from outside keeps one."""
+
+_LIGATURES = {"`": r"\textasciigrave{}", "--": "-{}-", "''": "'{}'", ",,": ",{},"}
+"""What TeX would join into another character."""
+
+_QUOTES = {"“": "``", "”": "''"}
+
+
+def render(appendix: Appendix) -> str:
+    """A fragment that begins with a section; it needs booktabs, longtable and array."""
+    lines = [
+        *_HEAD,
+        r"\begingroup\sloppy",
+        *_heading(appendix.title, 0),
+        f"\\label{{app:{_label(appendix.sweep)}}}",
+        "",
+    ]
+    for block in appendix.blocks:
+        lines += [*_block(block), ""]
+    for section in appendix.sections:
+        lines += _section(section, 1)
+    return "\n".join([*lines, r"\par\endgroup"]) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Text from outside as LaTeX prints it unchanged, also where it would join characters; long words may be broken."""
+    words = (_breakable(word) if len(word) > _LONG_WORD else word for word in printable(text).split())
+    found = latex.escaped(" ".join(words))
+    for joined, apart in (*_LIGATURES.items(), *_QUOTES.items()):
+        found = found.replace(joined, apart)
+    return found.replace(_BREAK, r"\allowbreak{}")
+
+
+def _breakable(word: str) -> str:
+    return _BREAKS_BEHIND.sub(rf"\1{_BREAK}", word)
+
+
+def _section(section: Section, level: int) -> Iterator[str]:
+    yield from _heading(section.title, level)
+    for block in section.blocks:
+        yield from (*_block(block), "")
+    for each in section.sections:
+        yield from _section(each, min(level + 1, len(_LEVELS) - 1))
+
+
+def _heading(title: str, level: int) -> Iterator[str]:
+    yield f"\\{_LEVELS[level]}*{{{escaped(title)}}}"
+
+
+def _block(block: Block) -> Iterator[str]:
+    match block:
+        case Paragraph(text):
+            yield escaped(text)
+        case Bullets(lines):
+            yield r"\begin{itemize}"
+            yield from (f"  \\item {{}}{escaped(line)}" for line in lines)
+            yield r"\end{itemize}"
+        case Code(text):
+            yield r"\begin{flushleft}"
+            yield from (f"  \\texttt{{{escaped(line)}}}\\\\{{}}" for line in text.splitlines() if line.strip())
+            yield r"\end{flushleft}"
+        case Table():
+            yield from _table(block)
+
+
+def _table(table: Table) -> Iterator[str]:
+    """One longtable, or several with the same first column where a line has no room for all columns."""
+    for columns in _parts(table):
+        yield r"{\small\setlength{\tabcolsep}{4pt}"
+        yield f"\\begin{{longtable}}{{@{{}}{_alignment(table, columns)}@{{}}}}"
+        yield r"  \toprule"
+        yield _row([table.head[place] for place in columns])
+        yield r"  \midrule"
+        yield r"  \endhead"
+        yield from (_row([row[place] for place in columns]) for row in table.rows)
+        yield r"  \bottomrule"
+        yield r"\end{longtable}}"
+    if table.note:
+        yield f"{{\\footnotesize {escaped(table.note)}\\par}}"
+
+
+def _width(table: Table, place: int) -> int:
+    """Characters that a column needs, and the gap behind it."""
+    widest = max(len(row[place]) for row in (table.head, *table.rows))
+    return _GAP_CHARACTERS + (min(widest, _LEAST_WRAPPED) if place in table.wrapped else widest)
+
+
+def _parts(table: Table) -> list[list[int]]:
+    """The columns of each part, by their places."""
+    parts: list[list[int]] = [[]]
+    room = LINE_CHARACTERS
+    for place in range(len(table.head)):
+        width = _width(table, place)
+        if width > room and len(parts[-1]) > 1:
+            parts.append([0])
+            room = LINE_CHARACTERS - _width(table, 0)
+        parts[-1].append(place)
+        room -= width
+    return parts
+
+
+def _alignment(table: Table, columns: Sequence[int]) -> str:
+    """Columns of sentences share what room the others leave."""
+    wrapped = [place for place in columns if place in table.wrapped]
+    rest = sum(_width(table, place) for place in columns if place not in wrapped) + _GAP_CHARACTERS * len(wrapped)
+    share = max(LINE_CHARACTERS - rest, _LEAST_WRAPPED * len(wrapped)) / LINE_CHARACTERS / max(1, len(wrapped))
+    paragraph = f">{{\\raggedright\\arraybackslash}}p{{{share:.2f}\\linewidth}}"
+    return "".join(paragraph if p in wrapped else "r" if p in table.numbers else "l" for p in columns)
+
+
+def _row(cells: Sequence[str]) -> str:
+    """The braces in front: a star or a bracket behind the row before would be read as its argument."""
+    return f"  {{}}{' & '.join(escaped(cell) for cell in cells)} \\\\"
+
+
+def _label(name: str) -> str:
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in name)

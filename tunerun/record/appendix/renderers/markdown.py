@@ -1,0 +1,40 @@
+"""An appendix as Markdown, as GitHub and pandoc read it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from tunerun.comparison.renderers.markdown import escaped, rows
+from tunerun.record.appendix.document import Appendix, Block, Bullets, Code, Paragraph, Section, Table
+
+HEAD = "<!-- Written by: tunerun appendix. -->"
+
+
+def render(appendix: Appendix) -> str:
+    """Headings, paragraphs, lists, pipe tables and fenced code."""
+    parts = [HEAD, f"# {escaped(appendix.title)}", *map(_block, appendix.blocks)]
+    for section in appendix.sections:
+        parts += _section(section, 2)
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(section: Section, level: int) -> Iterator[str]:
+    yield f"{'#' * level} {escaped(section.title)}"
+    yield from map(_block, section.blocks)
+    for each in section.sections:
+        yield from _section(each, level + 1)
+
+
+def _block(block: Block) -> str:
+    match block:
+        case Paragraph(text):
+            return escaped(text)
+        case Bullets(lines):
+            return "\n".join(f"- {escaped(line)}" for line in lines)
+        case Code(text):
+            fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
+            return f"{fence}\n{text}\n{fence}"
+        case Table():
+            table = rows(block.head, block.rows)
+            return f"{table}\n\n{escaped(block.note)}" if block.note else table

@@ -1,0 +1,160 @@
+"""What a record says of how models were trained and chosen: base model, hyperparameters, selection, test set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from tunerun import __version__
+from tunerun.comparison import labels
+from tunerun.comparison.numbers import counted
+from tunerun.comparison.results import Outcome
+from tunerun.record.appendix.document import Block, Paragraph, Table
+from tunerun.record.appendix.material import NOT_RECORDED, Material, words
+from tunerun.record.appendix.topic import Topic
+from tunerun.replicates import SEED
+
+_LOCAL_ENGINE = (
+    "The engine trains the adapter with AdamW at a constant learning rate; the loss is the mean negative log "
+    "likelihood of the output's tokens."
+)
+"""`tunerun.engine.training` says it; said of sweeps of this version alone, since a record names no optimiser."""
+
+
+def base_model(material: Material) -> Topic:
+    """Which base model, by name and by content."""
+    named = dict(material.document.get("models", {}))
+    names = list(dict.fromkeys(named.values())) or material.config_values("model", "name")
+    local = "; its content is part of every trial's key. What is trained is a LoRA adapter"
+    summary = f"Base model: {words(names) or NOT_RECORDED}{local if _kinds(material) == {'local'} else ''}."
+    identities = [f"{name}: {identity}" for identity, name in named.items()]
+    blocks: list[Block] = [Paragraph(f"{summary} {_optimiser(material)}")]
+    known = material.facts.base_models
+    if known:
+        rows = tuple(
+            (each.name, each.source or NOT_RECORDED, each.revision or each.package or NOT_RECORDED, each.identity)
+            for each in known
+        )
+        blocks.append(Table(("name", "source", "revision or package", "identity"), rows, wrapped=(1, 2, 3)))
+        files = tuple((file.name, f"{file.bytes:,}", file.sha256) for each in known for file in each.files)
+        if files:
+            blocks.append(Table(("file", "bytes", "SHA-256"), files, wrapped=(2,), numbers=(1,)))
+    else:
+        sources = [
+            f"{name}: {value}" for name in ("source", "package", "revision") for value in _config(material, name)
+        ]
+        blocks.append(Paragraph(f"Identity: {words(identities) or NOT_RECORDED}. {_sentence(sources)}"))
+    return Topic("Model", f"{summary} {_optimiser(material)}", tuple(blocks))
+
+
+def _config(material: Material, name: str) -> list[Any]:
+    return [value for value in material.config_values("model", name) if value is not None]
+
+
+def _sentence(parts: list[str]) -> str:
+    return f"{words(parts)}." if parts else ""
+
+
+def _kinds(material: Material) -> set[str]:
+    """Of the backends."""
+    return {str(trial.settings.backend.get("kind", NOT_RECORDED)) for trial in material.trials}
+
+
+def _optimiser(material: Material) -> str:
+    kinds = _kinds(material)
+    if kinds == {"local"} and material.document.get("version") == __version__:
+        return _LOCAL_ENGINE
+    return f"Optimiser: {NOT_RECORDED}; it is that of the backend ({words(sorted(kinds))})."
+
+
+def hyperparameters(material: Material) -> Topic:
+    """Every point that was trained, with its seeds, and what was the same for all."""
+    points, trials = material.points, material.trials
+    varied = [key for key in dict.fromkeys(key for trial in trials for key in trial.overrides) if key != SEED]
+    heads = labels.short_names(varied)
+    values = {key: list(dict.fromkeys(labels.text(trial.overrides.get(key)) for trial in trials)) for key in varied}
+    varying = [f"{key}: {', '.join(values[key])}" for key in varied]
+    seeds = sorted({len(members) for members in points})
+    per_point = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    summary = (
+        f"{counted(len(points), 'point')} with {per_point} seed{'s' * (per_point != '1')} each, "
+        f"{counted(len(trials), 'trial')}, all listed."
+    )
+    summary += f" Varied: {'; '.join(varying)}." if varying else " Nothing was varied."
+    rows = tuple(
+        (
+            str(number),
+            *(labels.text(members[0].overrides.get(key)) for key in varied),
+            ", ".join(str(member.settings.seed) for member in members),
+            ", ".join(str(member.number) for member in members),
+        )
+        for number, members in enumerate(points)
+    )
+    blocks: list[Block] = [
+        Paragraph(summary),
+        Table(("point", *(heads[key] for key in varied), "seeds", "trials"), rows, numbers=(0,)),
+        Paragraph(f"The same for all: {_fixed(material, varied)}."),
+    ]
+    pins = dict(material.document.get("pins") or {})
+    if pins:
+        blocks.append(Paragraph(f"Swept keys that the command line fixed: {_pairs(pins)}."))
+    return Topic("Hyperparameters", summary, tuple(blocks))
+
+
+def _fixed(material: Material, varied: list[str]) -> str:
+    own = material.trials[0].config.get("hyperparameters", {})
+    stored = own if own else vars(material.trials[0].settings.hyperparameters)
+    return _pairs({name: value for name, value in stored.items() if f"hyperparameters.{name}" not in varied})
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {labels.text(value)}" for name, value in values.items())
+
+
+def selection(material: Material) -> Topic:
+    """By which measure on which rows a point was chosen, and with what rule."""
+    verdict = material.verdict
+    decision = verdict.decision
+    if verdict.metric is None or decision.outcome is Outcome.NONE:
+        summary = f"No point was chosen by a test. {verdict.sentence}"
+        return Topic("Selection", summary, (Paragraph(summary),))
+    units = counted(decision.rows, "row")
+    compared = sum(verdict.metric in point.estimates for point in verdict.points)
+    rule = (
+        f"Points are compared by {verdict.metric} on the validation set ({units}), {compared} of {len(verdict.points)} "
+        "of them; of those that cannot be told from the best, the cheapest that is better than every baseline is "
+        "advised."
+    )
+    tied = f"Points that cannot be told from the best: {words(decision.tied)}." if decision.tied else ""
+    summary = f"{rule} {verdict.sentence}"
+    return Topic("Selection", summary, (Paragraph(f"{rule} {tied}".strip()), Paragraph(verdict.sentence)))
+
+
+def test_set(material: Material) -> Topic:
+    """When the test set was opened, and for which trials."""
+    size = material.sizes("test")
+    if not size:
+        summary = "There is no test set: what is reported was measured on the rows that points were chosen by."
+        return Topic("Test set", summary, (Paragraph(summary),))
+    openings = material.openings
+    if not openings:
+        summary = f"The test set ({size}) has not been opened: no model was asked its rows."
+        return Topic("Test set", summary, (Paragraph(summary),))
+    times = words([f"{_time(each.opened_at)} for {_trials(each.points)} of {each.sweep}" for each in openings])
+    often = "once" if len(openings) == 1 else f"{len(openings)} times"
+    summary = f"The test set ({size}) was opened {often}: {times}."
+    blocks: list[Block] = [Paragraph(summary)]
+    if len(openings) > 1:
+        blocks.append(Paragraph("What was chosen after the first time has seen it."))
+    if material.test_verdict is not None:
+        blocks.append(Paragraph(material.test_verdict.sentence))
+    return Topic("Test set", summary, tuple(blocks))
+
+
+def _trials(numbers: Sequence[int]) -> str:
+    return f"trial{'s' * (len(numbers) != 1)} {words(numbers)}"
+
+
+def _time(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
