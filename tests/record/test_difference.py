@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from tests.record.recorded import RATE, TRAINING, VALIDATION, Recorded, written
 from tunerun.cli import app
 from tunerun.errors import InputError, NotFoundError
-from tunerun.job import TemplateText
+from tunerun.job import TemplateText, TrainedOn
 from tunerun.provenance import BaseModelFacts, ConfigFile, Environment, Facts, FileFacts
 from tunerun.record import open_record
 from tunerun.record.difference import RecordDifference, difference
@@ -112,13 +112,19 @@ def test_files_packages_and_the_machine_are_compared(tmp_path: Path) -> None:
         (BaseModelFacts("smollm2-135m", "gguf:x", files=(FileFacts("model.gguf", "b" * 64, 10),)),),
     )
     code = {"commit": "fedcba", "branch": "main", "dirty": True, "changed": ["x"], "diff": "+seed: 1"}
-    found = compared(tmp_path, Recorded(facts=FACTS), Recorded(facts=facts, document={"code": code}))
+    places = [TrainedOn("cpu", "Xeon", "AVX512", threads) for threads in (2, 4)]
+    found = compared(
+        tmp_path,
+        Recorded(facts=FACTS, trained_on=places[0]),
+        Recorded(facts=facts, document={"code": code}, trained_on=places[1]),
+    )
     environment = {name: both[:2] for name, both in values(found, "environment").items()}
     assert environment == {
         "python": ("3.11.7", "3.12.1"),
         "package new": (None, "3"),
         "package old": ("1", None),
         "package torch": ("2.4.0", "2.5.0"),
+        "trained on: threads": (2, 4),
     }
     assert values(found, "base model") == {"file model.gguf": ("a" * 64, "b" * 64, "")}
     assert lines(found, "YAML files")[3:5] == ["-seed: 0", "+seed: 1"]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tunerun.cli.options import Json, Runs
+from tunerun.cli.options import Json, Runs, TrackingUri
 from tunerun.cli.printing import print_json
 from tunerun.errors import InputError
 
@@ -18,6 +18,7 @@ def appendix(
     format_: Annotated[str, typer.Option("--format", help="markdown or latex.")] = "markdown",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; else stdout.")] = None,
     runs: Runs = "runs",
+    tracking_uri: TrackingUri = None,
     json_: Json = False,
 ) -> None:
     """Write a reproducibility appendix: the questions of NeurIPS' checklist and of REFORMS, answered from the record.
@@ -27,9 +28,11 @@ def appendix(
     from tunerun.record import open_record
     from tunerun.record.appendix import appendix as appendix_of
     from tunerun.record.appendix.renderers import renderer
+    from tunerun.schema import Tracking
 
     chosen = renderer(format_)
-    with open_record(sweep, runs=Path(runs)) as record:
+    tracking = Tracking(uri=tracking_uri) if tracking_uri else None
+    with open_record(sweep, runs=Path(runs), tracking=tracking) as record:
         found = appendix_of(record)
     if json_:
         print_json(found.to_json())

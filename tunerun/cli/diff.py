@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunerun.cli.options import Json, Runs
+from tunerun.cli.options import Json, Runs, TrackingUri
 from tunerun.cli.printing import print_json
 
 if TYPE_CHECKING:
@@ -17,9 +17,12 @@ _ABSENT = "-"
 
 
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help="A sweep's id, an experiment, a tuned model, a run id.")],
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="A sweep's id, an experiment, a tuned model, a run id, a bundle.")
+    ],
     b: Annotated[str, typer.Argument(metavar="B", help="What it is compared with.")],
     runs: Runs = "runs",
+    tracking_uri: TrackingUri = None,
     json_: Json = False,
 ) -> None:
     """Show what differs between two trials or two sweeps, and what of it is in the key.
@@ -29,8 +32,13 @@ def diff(
     """
     from tunerun.record import open_record
     from tunerun.record.difference import difference
+    from tunerun.schema import Tracking
 
-    with open_record(a, runs=Path(runs)) as first, open_record(b, runs=Path(runs)) as second:
+    tracking = Tracking(uri=tracking_uri) if tracking_uri else None
+    with (
+        open_record(a, runs=Path(runs), tracking=tracking) as first,
+        open_record(b, runs=Path(runs), tracking=tracking) as second,
+    ):
         found = difference(first, second)
     if json_:
         print_json(found.to_json())

@@ -23,4 +23,8 @@ SweepId = Annotated[str | None, typer.Option("--sweep", help="Id of a sweep, as 
 SweepIds = Annotated[
     list[str] | None, typer.Option("--sweep", help="Id of a sweep, or an experiment's newest; several at once.")
 ]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow, asked for what the ledger has not."),
+]
 Runs = Annotated[str, typer.Option("--runs", help="Folder of the ledger and the tuned models.")]

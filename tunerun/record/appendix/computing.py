@@ -69,7 +69,7 @@ def _run(material: Material, trial: TrialRecord) -> tuple[str, ...]:
     attempts = material.jobs[trial.key]
     last = attempts[-1] if attempts else None
     seconds = None if last is None else last.metrics.get(_SECONDS)
-    place = None if last is None else material.trained_on(last)
+    place = None if last is None else last.trained_on
     return (
         str(trial.number),
         labels.compact({key: value for key, value in trial.overrides.items() if key != "seed"}),

@@ -121,14 +121,10 @@ class Material:
             found.setdefault(repr(node), node)
         return list(found.values())
 
-    def trained_on(self, job: JobRecord) -> TrainedOn | None:
-        """What trained a job; None: not recorded."""
-        return getattr(job, "trained_on", None)
-
     @cached_property
     def places(self) -> list[TrainedOn]:
         """What trained the jobs, each once; empty: not recorded."""
-        found = (self.trained_on(job) for jobs in self.jobs.values() for job in jobs)
+        found = (job.trained_on for jobs in self.jobs.values() for job in jobs)
         return list({repr(place): place for place in found if place is not None and place.device}.values())
 
     @property

@@ -81,5 +81,5 @@ def _trained_on(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair]) -> Ite
 
 def _place(record: OpenRecord, key: str) -> Mapping[str, Any]:
     """What trained the last job of a key; empty: not recorded."""
-    place = getattr(record.ledger.job(key), "trained_on", None)
-    return {} if place is None else asdict(place)
+    job = record.ledger.job(key)
+    return {} if job is None or job.trained_on is None else asdict(job.trained_on)
