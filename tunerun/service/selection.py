@@ -274,9 +274,9 @@ def _description(choice: _Choice, model: CallableModel, verdict: Verdict | None)
     columns = ", ".join(sorted(model.template.input_columns))
     parts = [
         f"{choice.words[:1].upper()}{choice.words[1:]}{f': {point}' if point else ''}.",
-        "Its sweep advises it." if verdict is not None and _is_advised(verdict, choice.trial) else "",
+        "Advised by its sweep." if verdict is not None and _is_advised(verdict, choice.trial) else "",
         f"Verdict of the sweep: {verdict.sentence}" if verdict is not None else "",
-        f"A JSON object of the template's columns ({columns or 'any'}) is rendered with it; other text is not.",
+        f"JSON with columns of its template ({columns or 'any'}) is rendered with it; other prompts are taken as text.",
     ]
     return " ".join(part for part in parts if part)
 
