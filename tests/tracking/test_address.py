@@ -67,7 +67,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     program = """
 import sys
 from pathlib import Path
-import tunerun.report, tunerun.tracking
+import tunerun.plots, tunerun.tracking
 from tunerun.schema import Tracking
 assert tunerun.tracking.open_tracker(Tracking(), Path("nowhere")) is not None
 print([name for name in ("mlflow", "pandas", "numpy", "matplotlib", "sqlalchemy", "torch") if name in sys.modules])

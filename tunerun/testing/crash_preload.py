@@ -18,7 +18,7 @@ for _name in (
     "tunerun.cli.progress",
     "tunerun.compose",
     "tunerun.planning",
-    "tunerun.report",
+    "tunerun.plots",
     "tunerun.runner",
     "tunerun.tracking.store",
     "tunerun.tracking.writer",

@@ -341,7 +341,7 @@ def _yaml(value: object) -> str:
 def _loss_png(
     sweep: FrozenSweep, trial: TrialRecord, job: JobRecord, curve: Sequence[Snapshot], losses: Sequence[EpochLoss]
 ) -> bytes:
-    from tunerun.report import Curve, trial_plot
+    from tunerun.plots import Curve, trial_plot
 
     name = run_name(trial.number, len(sweep.trials), sweep.varied, trial.overrides, trial.config)
     return trial_plot(

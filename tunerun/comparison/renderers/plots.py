@@ -24,7 +24,7 @@ def files(table: ComparisonTable, ledger: Ledger) -> Mapping[str, bytes]:
 
 
 def _points(table: ComparisonTable) -> bytes | None:
-    from tunerun.report import Interval, interval_plot
+    from tunerun.plots import Interval, interval_plot
 
     verdict, decision = table.verdict, table.decision
     column, shown = table.column_of(Kind.DIFFERENCE), table.best(MAX_POINTS)
@@ -49,7 +49,7 @@ def _points(table: ComparisonTable) -> bytes | None:
 
 
 def _losses(table: ComparisonTable, ledger: Ledger) -> bytes | None:
-    from tunerun.report import Curve, sweep_plot
+    from tunerun.plots import Curve, sweep_plot
 
     verdict = table.verdict
     curves, names = [], [_name(table, place) for place in range(len(verdict.trials))]

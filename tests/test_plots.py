@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from tunerun.job import EpochLoss, Snapshot
-from tunerun.report import (
+from tunerun.plots import (
     DOTS_PER_INCH,
     HEIGHT_INCHES,
     WIDTH_INCHES,
