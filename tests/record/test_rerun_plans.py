@@ -18,7 +18,9 @@ from tunerun.ledger import Ledger
 from tunerun.record import OpenRecord, open_record
 from tunerun.record.rerun import Request, Rerun, prepare
 from tunerun.record.verification import Verification, compare
+from tunerun.runner import run
 from tunerun.schema import Paths, Tracking
+from tunerun.testing.gemini_service import GeminiService
 from tunerun.testing.scripted import ScriptedService
 
 SWEEP = ("hyperparameters.epoch_count=1,2", "dataset.test.fraction=0.2", "evaluation.baselines.examples=[0,2]")
@@ -206,3 +208,44 @@ def test_a_rerun_takes_no_other_values(runs: Path) -> None:
     """What is part of the experiment is changed by --set alone."""
     with pytest.raises(ConfigError, match=r"seed: a rerun repeats the recorded value.*--set"):
         request(runs, places={"seed": 3})
+
+
+def test_a_record_from_elsewhere_does_not_name_the_service(runs: Path) -> None:
+    """To which address examples and a key are sent, a person says."""
+    backend = '{"kind": "gemini", "base_url": "https://tuning.example.org"}'
+    changed(runs, "trial", config=f"json_set(config, '$.backend', json('{backend}'))")
+    with open_record("numbers", runs=runs) as record:
+        own = Paths(runs=str(runs.parent / "other"), cache=str(runs.parent / "cache"))
+        with pytest.raises(ConfigError, match=r"name it yourself: backend\.base_url=https://tuning\.example\.org"):
+            prepare(record, Request(own, Tracking(kind="none")))
+        with pytest.raises(MismatchError, match="the kind of backend differs: local -> gemini"):
+            prepare(
+                record, Request(own, Tracking(kind="none"), places={"backend.base_url": "https://tuning.example.org"})
+            )
+
+
+def test_code_of_a_metric_has_to_be_the_recorded_one(runs: Path, tmp_path: Path) -> None:
+    """A record cannot choose which file of this machine runs."""
+    (tmp_path / "own.py").write_text("raise RuntimeError('this must not run')\ndef score(a, b): ...\n")
+    metric = '{"name": "own", "python": "own.py:score"}'
+    changed(runs, "trial", config=f"json_set(config, '$.evaluation.metrics', json('[{metric}]'))")
+    with open_record("numbers", runs=runs) as record, pytest.raises(MismatchError, match=r"own\.py.* is other code"):
+        prepare(record, request(runs))
+
+
+def test_a_service_is_asked_for_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another tuned model of the same request; that bits cannot be compared is said."""
+    monkeypatch.setenv("GEMINI_API_KEY", "key-0123456789")
+    with GeminiService() as service:
+        place = [f"backend.base_url={service.address}", "backend.poll_interval_s=0", "evaluation.metrics=[]"]
+        run(planned(tmp_path, "backend=gemini", *place), progress=None)
+        with open_record("numbers", runs=tmp_path / "runs") as record:
+            made = prepare(record, request(tmp_path / "runs"))
+            made.begin()
+            run(made.plan, progress=None)
+            first, second = (r for r in service.requests if r.method == "POST" and "tunedModelId" in r.parameters)
+            assert first.parameters["tunedModelId"] != second.parameters["tunedModelId"]
+            assert first.body["tuningTask"] == second.body["tuningTask"]
+            found = verified(record, made)
+        assert found.is_equal
+        assert found.lines[0].startswith("trial 0: bits cannot be compared, for a service trained it; all ")

@@ -31,9 +31,14 @@ def environment_notes(record: OpenRecord, now: Environment) -> Iterator[str]:
     yield from _packages("other packages", others, now.packages)
     if then.python and now.python and then.python != now.python:
         yield f"environment: Python {then.python} -> {now.python}"
-    if then.instructions and set(then.instructions) != set(now.instructions):
-        sets = [" ".join(each.instructions) or "not known" for each in (then, now)]
-        yield f"environment: {then.processor} -> {now.processor}: other instruction sets ({sets[0]} -> {sets[1]})"
+    missing, more = (
+        sorted({*a} - {*b}) for a, b in ((then.instructions, now.instructions), (now.instructions, then.instructions))
+    )
+    if then.instructions and (missing or more):
+        sets = [
+            f"{what} {' '.join(each[:_MOST_NAMED])}" for what, each in (("without", missing), ("with", more)) if each
+        ]
+        yield f"environment: {then.processor} -> {now.processor}, {' and '.join(sets)}"
     threads = max((on.threads for on in trained), default=0)
     if now.cores and threads > now.cores:
         yield (

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tunerun.backends import capabilities_of
 from tunerun.dataset import LoadedDataset, Progress
 from tunerun.digest import digest_of_list
 from tunerun.errors import ConfigError, InputError, MismatchError
@@ -29,7 +30,7 @@ from tunerun.record.environment import environment_notes
 from tunerun.record.sources import OpenRecord
 from tunerun.record.stored_config import StoredConfigs, files_of_rows
 from tunerun.record.verification import shown
-from tunerun.schema import Paths, Tracking
+from tunerun.schema import Paths, Point, Tracking
 from tunerun.stored import read_stored, section
 from tunerun.tracking.address import choose
 
@@ -149,6 +150,7 @@ def prepare(record: OpenRecord, request: Request, progress: Progress | None = No
     experiment = configs.experiment(trials, section(record.sweep.document, "pins"))
     examples = None if request.data else _examples(record, trials)
     origin = {"sweep": record.sweep.id, "run_id": record.run_id, "trial": record.number}
+    _check_addresses(record, request, experiment.points)
     if folder is None:
         _check_edits(request, examples)
         recorded = Recorded(examples, document={"parent": origin})
@@ -159,8 +161,9 @@ def prepare(record: OpenRecord, request: Request, progress: Progress | None = No
     try:
         made = plan(experiment, progress=progress, recorded=recorded)
     except InputError as error:
-        is_missing = any(problem.startswith("the base model ") for problem in error.problems)
-        raise InputError([*error.problems, *([_WHERE_IS_THE_MODEL] if is_missing else [])]) from error
+        if not any(problem.startswith("the base model ") for problem in error.problems):
+            raise
+        raise InputError([*error.problems, _WHERE_IS_THE_MODEL]) from error
     if problems := list(dict.fromkeys(_problems(record, trials, made))):
         raise MismatchError(problems)
     notes = [
@@ -169,6 +172,26 @@ def prepare(record: OpenRecord, request: Request, progress: Progress | None = No
         *_other_baselines(record, trials, made),
     ]
     return Rerun(made, tuple(dict.fromkeys(notes)))
+
+
+def _check_addresses(record: OpenRecord, request: Request, points: Sequence[Point]) -> None:
+    """Let a person decide to which service examples and a key are sent, and not a file that came from elsewhere.
+
+    Raises:
+        ConfigError: a service that only the record names.
+    """
+    is_ours = record.runs.absolute() == Path(request.paths.runs).absolute()
+    given = {key.split(".")[0] for key in (*request.places, *request.edits)}
+    sections = {id(point.config.backend): point.config.backend for point in points}.values()
+    hosted = [] if is_ours or "backend" in given else [c for c in map(capabilities_of, sections) if c.is_hosted]
+    if hosted:
+        raise ConfigError(
+            [
+                f"backend: the record names the service {each.kind} at {each.address}, which would get its examples "
+                f"and a key of yours; to ask it, name it yourself: backend.base_url={each.address}"
+                for each in hosted
+            ]
+        )
 
 
 def _tracking(request: Request) -> Tracking:
@@ -328,7 +351,14 @@ def _check_edits(request: Request, examples: Mapping[int, LoadedDataset] | None)
 
 
 def _problems(record: OpenRecord, trials: Sequence[TrialRecord], made: Plan) -> Iterator[str]:
-    """Why trials would not be the recorded ones."""
+    """Why trials would not be the recorded ones, or would be scored by other code."""
+    recorded = section(record.sweep.document, "metrics")
+    for name, file in made.document["metrics"].items():
+        if file["sha256"] != (old := section(recorded, name).get("sha256", "")):
+            yield (
+                f"evaluation.metrics: {name}: {file['python']} is other code than was recorded (sha256 {old[:8]} -> "
+                f"{file['sha256'][:8]}); it does not run"
+            )
     for old, new in zip(trials, made.trials, strict=True):
         stored = new.record()
         if old.key != new.key:
