@@ -37,7 +37,7 @@ def test_help_names_every_command_and_where_overrides_come_from() -> None:
     text = tunerun("--help").stdout
     assert all(
         word in text
-        for word in ("plan", "run", "status", "compare", "report", "predict", "config", "init", "ui", "sync")
+        for word in ("plan", "run", "status", "compare", "report", "predict", "export", "config", "init", "ui", "sync")
     )
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from tunerun import __version__
-from tunerun.cli import appendix, bundle, data, diff, rerun, serve, verify
+from tunerun.cli import appendix, bundle, data, diff, export, rerun, serve, verify
 from tunerun.cli.options import ConfigDir, Fresh, Json, Multirun, Overrides, Runs, SweepId, SweepIds
 from tunerun.cli.printing import print_json
 from tunerun.errors import InputError, LimitError, TunerunError
@@ -53,6 +53,7 @@ app.command()(bundle.bundle)
 app.command()(verify.verify)
 app.add_typer(data.app, name="data")
 app.add_typer(serve.app, name="serve")
+app.command()(export.export)
 
 
 def main() -> None:

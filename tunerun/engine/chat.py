@@ -46,6 +46,11 @@ class ChatFormat:
         """Return what the model learns to answer."""
         return f"{self.start}{example.output}{self.end}"
 
+    @property
+    def space_before_end(self) -> str:
+        """White space between an answer and the token that ends it."""
+        return self.end[: len(self.end) - len(self.end.lstrip())]
+
 
 @dataclass(frozen=True)
 class EarlierTurns:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
@@ -78,6 +79,25 @@ def of_folder(folder: Path) -> ModelFacts:
 def of_gguf(file: Path) -> ModelFacts:
     """Return what a GGUF file says."""
     return _of_gguf(file, _stamp([file]))
+
+
+def gguf_file_type(file: Path) -> int:
+    """Return what most of a GGUF file's numbers are stored as, by llama.cpp's number of it; -1: not stated."""
+    stated = gguf_header.read(file).metadata.get("general.file_type")
+    return stated if isinstance(stated, int) else -1
+
+
+def numbers_by_type(folder: Path) -> dict[str, int]:
+    """Return how many numbers of a folder's weights are stored as which type, such as `BF16`.
+
+    Raises:
+        ValueError: a file is not a whole safetensors file.
+    """
+    counts: dict[str, int] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        for kind, shape in _tensors(file).values():
+            counts[kind] = counts.get(kind, 0) + math.prod(shape)
+    return counts
 
 
 def missing_parts(folder: Path) -> list[str]:

@@ -20,7 +20,7 @@ LOG_TAIL_BYTES = 4_000
 END_TIMEOUT_S = 5.0
 """How long a process whose stdin was closed may take to end; it ends at once unless the machine is stuck."""
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -31,6 +31,7 @@ _ENVIRONMENT = {
     "GOMP_SPINCOUNT": "1000",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic cuBLAS (torch's notes on reproducibility)
 }
+"""What libraries read when they are loaded; the user's own settings win."""
 
 
 class EngineProcess:
@@ -63,7 +64,7 @@ class EngineProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env=_ENVIRONMENT | dict(os.environ),
+                env=ENVIRONMENT | dict(os.environ),
                 start_new_session=True,  # Ctrl-C reaches the runner alone, which decides
             )
 

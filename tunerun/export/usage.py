@@ -162,7 +162,7 @@ def _cuts(chat: ChatFormat | None) -> str:
     if chat is None:
         return ""
     before = f".removeprefix({chat.start!r})" if chat.start else ""
-    behind = chat.end[: len(chat.end) - len(chat.end.lstrip())]
+    behind = chat.space_before_end
     return before + (f".removesuffix({behind!r})" if behind else "")
 
 

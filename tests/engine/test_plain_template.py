@@ -1,0 +1,51 @@
+"""A chat format as a chat template: it writes the same text, whatever the format's texts are."""
+
+from __future__ import annotations
+
+import jinja2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunerun.engine import chat_template
+from tunerun.engine.chat import ChatFormat, EarlierTurns
+from tunerun.engine.plain_template import template_of
+from tunerun.job import Example
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+TURNS = EarlierTurns("<first>", "<asked>", "<next>")
+
+
+def conversation(*texts: str) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
+
+
+@given(prefix=TEXTS, suffix=TEXTS, start=st.sampled_from(["", " "]), end=TEXTS, text=TEXTS)
+def test_it_writes_the_format_around_an_input(prefix: str, suffix: str, start: str, end: str, text: str) -> None:
+    """Quotes, braces, line breaks and signs of any alphabet, in the format and in the input."""
+    chat = ChatFormat(prefix, suffix, end, start)
+    template = template_of(chat, EarlierTurns(problem="it has none"))
+    assert chat_template.render(template, conversation(text), {}) == chat.prompt(text)
+    answered = chat_template.render(template, conversation(text, "yes"), {})
+    assert answered == chat.prompt(text) + chat.target(Example(text, "yes"))
+
+
+def test_earlier_turns_are_written_as_they_are_trained() -> None:
+    """As examples before an input are."""
+    chat = ChatFormat("<prefix>", "<suffix>", "<end>")
+    examples = [Example("1", "2"), Example("3", "4")]
+    expected = "".join([*TURNS.texts(examples), "5", chat.suffix])
+    assert chat_template.render(template_of(chat, TURNS), conversation("1", "2", "3", "4", "5"), {}) == expected
+
+
+@pytest.mark.parametrize(
+    ("turns", "messages", "reason"),
+    [
+        (TURNS, [{"role": "system", "content": "x"}, *conversation("1")], "turns of user and assistant alone"),
+        (EarlierTurns(problem="none"), conversation("1", "2", "3"), "one input and its answer"),
+    ],
+)
+def test_what_was_not_trained_is_refused(turns: EarlierTurns, messages: list[dict[str, str]], reason: str) -> None:
+    """A system message, and longer conversations where the format has no place for them."""
+    with pytest.raises(jinja2.TemplateError, match=reason):
+        chat_template.render(template_of(ChatFormat("<", "|", ">"), turns), messages, {})

@@ -1,0 +1,257 @@
+"""A tuned model is written for other programs, whole or not at all, and asked whether it answers as it did before."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunerun.engine import tuned_model
+from tunerun.engine.base_model import cache_folder
+from tunerun.errors import InputError, LimitError, NotFoundError
+from tunerun.export.formats import ExportFormat, Source, format_of
+from tunerun.export.model_card import FILE as CARD
+from tunerun.export.model_card import model_card
+from tunerun.export.subject import Subject, public_name
+from tunerun.interpolation import resolved
+from tunerun.ledger import TrialRecord, asked_by
+from tunerun.record import OpenRecord
+
+MOST_ROWS = 24
+"""Held-out rows that an exported model is asked. Ours: SmolLM2-135M answers them in 10 s on two cores, and a model of
+7 billion parameters in minutes."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What an exported model answered.
+
+    Attributes:
+        rows: how many inputs it was asked. equal: how many answers are those of the tuned model.
+        of: what these inputs are, in words. reason: why it was not asked; empty: it was.
+    """
+
+    rows: int = 0
+    equal: int = 0
+    of: str = ""
+    reason: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """For the terminal and the model card."""
+        if self.reason:
+            return f"Not asked: {self.reason}."
+        return f"{self.equal} of {self.rows} answers equal to the tuned model's ({self.of})."
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: the folder, or the file of a format that is one file and was asked for by its name.
+        bytes: of all files together.
+    """
+
+    tuned_model: str
+    format: str
+    path: Path
+    files: tuple[str, ...]
+    bytes: int
+    check: Check
+
+    def to_json(self) -> dict[str, Any]:
+        """As `export --json` prints it."""
+        return {
+            "tuned_model": self.tuned_model,
+            "format": self.format,
+            "path": str(self.path),
+            "files": list(self.files),
+            "bytes": self.bytes,
+            "answers": {"rows": self.check.rows, "equal": self.check.equal, "of": self.check.of,
+                        "not_asked": self.check.reason or None},
+        }  # fmt: skip
+
+
+def named_trial(record: OpenRecord) -> TrialRecord:
+    """The one trial that a reference names.
+
+    Raises:
+        InputError: it names a sweep with several; says what to give instead.
+    """
+    if len(record.trials) == 1:
+        return record.trials[0]
+    names = [subject.name for trial in record.trials[:3] if (subject := Subject(record, trial)).folder]
+    raise InputError(
+        f"{record.sweep.id} has {len(record.trials)} trials; give one tuned model"
+        + (f", such as {names[0]}" if names else "")
+        + ", or --best for the advised point's"
+    )
+
+
+def best_trial(record: OpenRecord) -> TrialRecord:
+    """The first trial of the point that the sweep's verdict advises.
+
+    Raises:
+        LimitError: none is advised; with the verdict's sentence.
+    """
+    whole = OpenRecord(record.ledger, record.sweep, None, record.origin)
+    verdict, reason = Subject(whole, whole.trials[0]).judged
+    if verdict is None or verdict.best is None:
+        raise LimitError(
+            f"--best {record.sweep.id}: no point is advised, so nothing was exported: "
+            f"{reason if verdict is None else verdict.sentence} Name a tuned model to export it all the same"
+        )
+    return verdict.trials[verdict.best].record
+
+
+def export(
+    record: OpenRecord,
+    trial: TrialRecord,
+    form: str,
+    target: Path,
+    *,
+    quantization: str | None = None,
+    say: Callable[[str], None] = lambda _line: None,
+) -> Exported:
+    """Write a trial's tuned model in one of the formats of `formats.FORMATS`. Heavy.
+
+    Args:
+        target: a folder that is not there yet or is empty; of a format that is one file also that file's name.
+        say: is given a line before each part that takes time.
+
+    Raises:
+        NotFoundError: the trial has no tuned model on this machine, or it was changed.
+        InputError: the format does not take it, or the target cannot be written; nothing was written.
+    """
+    export_format = format_of(form)
+    _check_quantization(export_format, quantization)
+    subject = Subject(record, trial)
+    source = _source(subject, quantization)
+    export_format.check(source)
+    try:
+        with _whole(target, export_format) as folder:
+            say(f"writing {subject.name} as {form}")
+            file = export_format.write(source, folder)
+            check = _check(subject, export_format, source, folder, say)
+            card = model_card(record, trial, format=form, file=_file_name(target, file), checked=_stated(check))
+            (folder / CARD).write_text(card, encoding="utf-8")
+            files = sorted(each.name for each in folder.iterdir())
+            size = sum(each.stat().st_size for each in folder.iterdir())
+    except OSError as error:
+        raise InputError(
+            f"{target}: cannot be written ({error.strerror or error}), and nothing was; a whole model needs 2 to 4 "
+            "bytes a parameter; free space, or choose another folder"
+        ) from error
+    return Exported(subject.name, form, target, tuple(files), size, check)
+
+
+def _check_quantization(export_format: ExportFormat, quantization: str | None) -> None:
+    if quantization is None or quantization in export_format.quantizations:
+        return
+    allowed = ", ".join(export_format.quantizations)
+    advice = f"choose one of {allowed}" if allowed else "it keeps the base model's precision; leave the option out"
+    raise InputError(f"--quantization {quantization}: not for --to {export_format.name}; {advice}")
+
+
+def _source(subject: Subject, quantization: str | None) -> Source:
+    job, settings = subject.job, subject.trial.settings
+    if job is None or job.tuned_model is None:
+        raise NotFoundError(f"{subject.name}: it has no tuned model; `tunerun status` shows why")
+    folder = job.tuned_model.folder
+    if folder is None:
+        raise NotFoundError(
+            f"{subject.name}: its weights are at the service that tuned it ({job.tuned_model.location}) and cannot be "
+            "exported from here"
+        )
+    cache = resolved(settings.cache) if settings.cache else None
+    cached = cache_folder(cache if cache is not None and Path(cache).is_dir() else None)
+    if (fault := tuned_model.fault(folder, job.tuned_model.weights, cached)) is not None:
+        raise NotFoundError(f"{subject.name}: {fault}; to make it again: {subject.record.sweep.command_afresh}")
+    found = tuned_model.read(folder)
+    return Source(folder, found, cached, settings.generation, public_name(found.base_model.source), quantization)
+
+
+# Where it is written
+
+
+@contextmanager
+def _whole(target: Path, export_format: ExportFormat) -> Iterator[Path]:
+    """A folder beside the target that takes its place at the end; after an error nothing is left of it.
+
+    Raises:
+        InputError: the target is there and not an empty folder.
+    """
+    is_file = _is_file(target, export_format)
+    if target.exists() and (is_file or not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target}: is there already; give a name that is not, or an empty folder")
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if is_file:
+            _move_file(partial, target)
+        else:
+            partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_file(target: Path, export_format: ExportFormat) -> bool:
+    return bool(export_format.quantizations) and target.suffix == f".{export_format.name}"
+
+
+def _file_name(target: Path, written: str) -> str:
+    return target.name if written and target.suffix == Path(written).suffix else written
+
+
+def _move_file(partial: Path, target: Path) -> None:
+    """Move the one file to its place, and the model card beside it; the file last, as what was asked for."""
+    (file,) = partial.glob(f"*{target.suffix}")
+    (partial / CARD).rename(target.with_suffix(".md"))
+    file.rename(target)
+
+
+# What it answers
+
+
+def _check(
+    subject: Subject, export_format: ExportFormat, source: Source, folder: Path, say: Callable[[str], None]
+) -> Check:
+    """Ask the exported model what the tuned model was asked."""
+    if source.options.temperature > 0:
+        return Check(
+            reason="its answers are drawn by chance (evaluation.generation.temperature), so none is the right one"
+        )
+    trial, ledger = subject.trial, subject.record.ledger
+    digest = trial.validation or trial.training
+    examples = ledger.example_set(digest).examples[:MOST_ROWS]
+    inputs = [example.text_input for example in examples]
+    kind = "held-out" if trial.validation else "training"
+    total = len(ledger.example_set(digest).examples)
+    which = f"all {total}" if total <= MOST_ROWS else f"the first {len(inputs)} of {total}"
+    say(f"asking it {which} {kind} rows")
+    stored = None
+    if trial.validation and trial.asked == asked_by(source.options):  # else they were chosen, not generated
+        stored = ledger.answers(trial.key, trial.validation, trial.asked)
+    expected = list(stored.texts[:MOST_ROWS]) if stored is not None else _asked_now(source, inputs)
+    answers = export_format.answers(source, folder, inputs)
+    equal = sum(one == other for one, other in zip(answers, expected, strict=True))
+    origin = "as the ledger has them" if stored is not None else "as it gives them now"
+    return Check(len(inputs), equal, f"{which} {kind} rows, {origin}")
+
+
+def _asked_now(source: Source, inputs: Sequence[str]) -> list[str]:
+    from tunerun.engine import plain_answers
+
+    return plain_answers.of_tuned(source.folder, source.record.base_model, source.cache, inputs, source.options)
+
+
+def _stated(check: Check) -> str:
+    if check.reason:
+        return ""
+    return f"Checked when it was exported, with the code above: {check.sentence}"

@@ -1,0 +1,34 @@
+"""The adapter alone, for PEFT on the base model that others have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tunerun.export.formats.base import Source
+
+
+class AdapterFormat:
+    """A folder for `PeftModel.from_pretrained`."""
+
+    name = "adapter"
+    quantizations: tuple[str, ...] = ()
+
+    def check(self, source: Source) -> None:
+        """Whatever trains has an adapter."""
+
+    def write(self, source: Source, folder: Path) -> str:
+        """Write the adapter, the tokenizer and how it generates."""
+        from tunerun.engine import merging
+
+        tuned = merging.load(source.folder, source.cache)
+        merging.save_adapter(tuned, source.options, folder, source.base_name)
+        merging.save_record(source.folder, folder, source.base_name)
+        return ""
+
+    def answers(self, source: Source, folder: Path, inputs: Sequence[str]) -> list[str]:
+        """Answer by transformers and PEFT, on the base model of this machine."""
+        from tunerun.engine import plain_answers
+
+        record = source.record
+        return plain_answers.of_adapter(folder, record.base_model, source.cache, inputs, record.chat_format)

@@ -1,0 +1,46 @@
+"""A GGUF file, for llama.cpp and the programs that are built on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tunerun.engine import base_model
+from tunerun.engine.packages import require
+from tunerun.export.formats.base import Source
+
+
+class GgufFormat:
+    """A folder with one `.gguf` file."""
+
+    name = "gguf"
+    quantizations: tuple[str, ...] = ("f16", "q8_0")
+
+    def check(self, source: Source) -> None:
+        """Refuse architectures and tokenizers that no round trip is proven for."""
+        require("gguf")
+        from tunerun.engine import gguf_export
+
+        folder = base_model.prepare(source.record.base_model, source.cache)
+        found = base_model.find(source.record.base_model, source.cache)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        tokenizer = json.loads(base_model.tokenizer_file(found, source.cache).read_text(encoding="utf-8"))
+        gguf_export.check(config, tokenizer)
+
+    def write(self, source: Source, folder: Path) -> str:
+        """Write the file, which holds the tokenizer and the chat template too."""
+        from tunerun.engine import gguf_export, merging
+
+        quantization = source.quantization or self.quantizations[0]
+        file = f"{source.id}-{quantization}.gguf"
+        gguf_export.write(merging.load(source.folder, source.cache), folder / file, quantization, source.id)
+        merging.save_record(source.folder, folder, source.base_name)
+        return file
+
+    def answers(self, source: Source, folder: Path, inputs: Sequence[str]) -> list[str]:
+        """Answer from the file, read back by transformers."""
+        from tunerun.engine import plain_answers
+
+        (file,) = folder.glob("*.gguf")
+        return plain_answers.of_gguf(file, inputs, source.record.chat_format, source.options)

@@ -1,0 +1,32 @@
+"""One model: the adapter's weights added to the base model's, for transformers and whatever reads its folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tunerun.export.formats.base import Source
+
+
+class MergedFormat:
+    """A folder for `AutoModelForCausalLM.from_pretrained`."""
+
+    name = "merged"
+    quantizations: tuple[str, ...] = ()
+
+    def check(self, source: Source) -> None:
+        """Whatever trains can be merged."""
+
+    def write(self, source: Source, folder: Path) -> str:
+        """Write weights, config, tokenizer and how it generates."""
+        from tunerun.engine import merging
+
+        merging.save_merged(merging.load(source.folder, source.cache), source.options, folder)
+        merging.save_record(source.folder, folder, source.base_name)
+        return ""
+
+    def answers(self, source: Source, folder: Path, inputs: Sequence[str]) -> list[str]:
+        """Answer by transformers alone."""
+        from tunerun.engine import plain_answers
+
+        return plain_answers.of_merged(folder, inputs, source.record.chat_format)
