@@ -24,7 +24,7 @@ from tunerun.schema import LocalBackend
 from tunerun.template import PromptTemplate
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 
-FUNCTIONS = ("load", "plan", "run", "compare", "predict", "open")
+FUNCTIONS = ("load", "plan", "run", "rerun", "compare", "predict", "open")
 
 
 def test_the_package_lists_what_it_offers() -> None:

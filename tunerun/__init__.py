@@ -8,6 +8,7 @@
 load(overrides)            compose and check a config, as the command line does
 plan(experiment)           expand it into trials, check the examples, count tokens and cost; sends nothing
 run(plan)                  run what is not done, with bars in a terminal and a notebook, and compare all of it
+rerun(name)                run a sweep or a trial again from its record, and compare the two
 compare(experiment)        compare sweeps that have run, by experiment or sweep id
 predict(name, rows)        ask a tuned model once, with the template it was trained with
 open(name)                 the same for many calls: `with tunerun.open(name) as model: model(text_input="one")`
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from tunerun.compose import load
     from tunerun.planning import Plan, plan
     from tunerun.prediction import OpenModel, Predictions, open_model, predict
+    from tunerun.record.running import RerunResult, rerun
     from tunerun.runner import SweepResult, compare, run
     from tunerun.schema import Experiment
 
@@ -37,12 +39,14 @@ __all__ = [
     "OpenModel",
     "Plan",
     "Predictions",
+    "RerunResult",
     "SweepResult",
     "__version__",
     "compare",
     "load",
     "plan",
     "predict",
+    "rerun",
     "run",
 ]
 
@@ -51,12 +55,14 @@ _PLACES = {
     "OpenModel": ("prediction", "OpenModel"),
     "Plan": ("planning", "Plan"),
     "Predictions": ("prediction", "Predictions"),
+    "RerunResult": ("record.running", "RerunResult"),
     "SweepResult": ("runner", "SweepResult"),
     "compare": ("runner", "compare"),
     "load": ("compose", "load"),
     "open": ("prediction", "open_model"),
     "plan": ("planning", "plan"),
     "predict": ("prediction", "predict"),
+    "rerun": ("record.running", "rerun"),
     "run": ("runner", "run"),
 }
 

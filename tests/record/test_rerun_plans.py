@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import tunerun
 from tests.experiments import planned, write_rows
 from tests.record.ledgers import changed
 from tests.test_runner import run_on
@@ -239,13 +240,12 @@ def test_a_service_is_asked_for_the_same_again(tmp_path: Path, monkeypatch: pyte
     with GeminiService() as service:
         place = [f"backend.base_url={service.address}", "backend.poll_interval_s=0", "evaluation.metrics=[]"]
         run(planned(tmp_path, "backend=gemini", *place), progress=None)
-        with open_record("numbers", runs=tmp_path / "runs") as record:
-            made = prepare(record, request(tmp_path / "runs"))
-            made.begin()
-            run(made.plan, progress=None)
-            first, second = (r for r in service.requests if r.method == "POST" and "tunedModelId" in r.parameters)
-            assert first.parameters["tunedModelId"] != second.parameters["tunedModelId"]
-            assert first.body["tuningTask"] == second.body["tuningTask"]
-            found = verified(record, made)
-        assert found.is_equal
-        assert found.lines[0].startswith("trial 0: bits cannot be compared, for a service trained it; all ")
+        here = [f"paths.runs={tmp_path / 'runs'}", f"paths.cache={tmp_path / 'cache'}", "tracking=none"]
+        again = tunerun.rerun("numbers", here, progress=None)
+        first, second = (r for r in service.requests if r.method == "POST" and "tunedModelId" in r.parameters)
+    assert first.parameters["tunedModelId"] != second.parameters["tunedModelId"]
+    assert first.body["tuningTask"] == second.body["tuningTask"]
+    assert again.verification is not None
+    assert again.verification.is_equal
+    assert again.verification.lines[0].startswith("trial 0: bits cannot be compared, for a service trained it; all ")
+    assert again.runs.parent == tmp_path / "runs" / "reruns"

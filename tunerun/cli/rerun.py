@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from tunerun.record.verification import Verification
     from tunerun.runner import SweepResult
 
-_COMPOSED = ("paths", "tracking", "local")
-"""Sections that are composed from this machine's config, and not taken from the record."""
-
 
 def rerun(
     overrides: Overrides = None,
@@ -43,17 +40,18 @@ def rerun(
     """Run a sweep or a trial again from its record, and compare: the same keys, and the same bits where they can be."""
     from tunerun.cli import say_what_is_left, say_where_to_look
     from tunerun.record import open_record
+    from tunerun.record.running import request_of, verified
 
     if not run_:
         raise InputError("--run is missing; give an MLflow run id, a sweep's id, tunedModels/NAME or a bundle's file")
     if verify and set_:
         raise InputError("--verify: with --set it is a new experiment, which has nothing to be equal to; remove one")
-    request = request_of(overrides or [], config_dir, set_ or [], data or [], fresh=fresh)
+    request = request_of(overrides or [], set_ or [], data or [], config_dir, fresh=fresh)
     runs = Path(request.paths.runs)
     try:
         with open_record(run_, runs=runs, tracking=request.tracking) as record:
             made, result = run_again(record, request)
-            verification = None if made.is_new else verified(record, made, result)
+            verification = None if made.is_new else verified(record, made)
             if json_:
                 _print_json(made, result, verification)
             else:
@@ -69,27 +67,6 @@ def rerun(
         raise typer.Exit(1) from error
     is_equal = verification is None or verification.is_equal
     raise typer.Exit(max(result.exit_code, 0 if is_equal else 1) if verify else result.exit_code)
-
-
-def request_of(
-    overrides: list[str], config_dir: list[str] | None, edits: list[str], data: list[Path], *, fresh: bool
-) -> Request:
-    """What a command asks for: places of this machine from its config, everything else for the record's."""
-    from tunerun.compose import assignments, places
-    from tunerun.record.rerun import Request
-
-    def is_composed(override: str) -> bool:
-        return override.lstrip("+~").startswith(_COMPOSED)
-
-    paths, tracking = places([each for each in overrides if is_composed(each)], config_dir)
-    return Request(
-        paths,
-        tracking,
-        assignments([each for each in overrides if not is_composed(each)], config_dir),
-        assignments(edits, config_dir),
-        data,
-        fresh,
-    )
 
 
 def run_again(record: OpenRecord, request: Request) -> tuple[Rerun, SweepResult]:
@@ -111,16 +88,6 @@ def run_again(record: OpenRecord, request: Request) -> tuple[Rerun, SweepResult]
     made.begin()
     gc.set_threshold(50_000)
     return made, run_planned(made.plan, sys.argv[1:], retry_failed=False)
-
-
-def verified(record: OpenRecord, made: Rerun, result: SweepResult) -> Verification:
-    """What came of a rerun beside its record."""
-    from tunerun.ledger import Ledger
-    from tunerun.record import OpenRecord
-    from tunerun.record.verification import compare
-
-    with Ledger.open_read_only(made.plan.ledger_path) as ledger:
-        return compare(record, OpenRecord(ledger, result.verdict.sweep, None, str(made.runs)))
 
 
 def _print_json(made: Rerun, result: SweepResult, verification: Verification | None) -> None:

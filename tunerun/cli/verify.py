@@ -68,11 +68,12 @@ def _print_files(checked: CheckedFiles) -> None:
 
 
 def _run_again(bundle: Path, trial: int | None, overrides: list[str], config_dir: list[str] | None) -> Verification:
-    from tunerun.cli.rerun import request_of, run_again, verified
+    from tunerun.cli.rerun import run_again
     from tunerun.record import open_record
     from tunerun.record.bundle.checking import hosted_trials
+    from tunerun.record.running import request_of, verified
 
-    request = request_of([*overrides, "tracking=none"], config_dir, [], [], fresh=False)
+    request = request_of([*overrides, "tracking=none"], [], [], config_dir, fresh=False)
     with (
         tempfile.TemporaryDirectory(prefix="tunerun-verify-") as folder,
         open_record(str(bundle), runs=Path(folder)) as record,
@@ -86,5 +87,5 @@ def _run_again(bundle: Path, trial: int | None, overrides: list[str], config_dir
                 f"{bundle}: a service trained trial {hosted[0]}, and a file does not decide what is sent there; "
                 "--files checks the files alone, and `tunerun rerun --run` asks the service again"
             )
-        made, result = run_again(named, replace(request, paths=request.paths.model_copy(update={"runs": folder})))
-        return verified(named, made, result)
+        made, _ = run_again(named, replace(request, paths=request.paths.model_copy(update={"runs": folder})))
+        return verified(named, made)
