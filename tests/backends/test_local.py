@@ -223,6 +223,22 @@ def test_tuned_model_folder_explains_itself(backend: LocalBackend, place: LocalP
     ]
 
 
+def test_a_job_says_what_trained_it(backend: LocalBackend, place: LocalPlace) -> None:
+    """The engine's own device, CPU, threads, build and packages; a later process finds them beside the tuned model."""
+    ref = backend.submit(place.request("1"))
+    trained_on = wait_for_end(backend, ref).trained_on
+    assert trained_on is not None
+    assert (trained_on.device, trained_on.form) == ("cpu", "alone")
+    assert trained_on.threads >= 1
+    assert trained_on.processor
+    assert trained_on.instructions
+    assert trained_on.build.startswith(trained_on.packages["torch"])
+    assert {"transformers", "peft", "safetensors", "tokenizers", "numpy"} <= set(trained_on.packages)
+    backend.__exit__(None, None, None)
+    with place.open() as later:
+        assert later.poll([ref])[ref].trained_on == trained_on
+
+
 def test_a_removed_folder_is_trained_again(backend: LocalBackend, place: LocalPlace) -> None:
     """Removing a tuned model's folder is how to train its key anew."""
     import shutil

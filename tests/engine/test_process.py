@@ -23,6 +23,7 @@ from tunerun.job import (
     Likelihood,
     Prompt,
     Snapshot,
+    TrainedOn,
 )
 
 MODEL = BaseModelRef(name="x", source="x")
@@ -97,7 +98,12 @@ def test_commands_round_trip(command: messages.Command) -> None:
         messages.SnapshotTaken("a.1", Snapshot(1, 1, 0.1 + 0.2, 1795384000.123456)),
         messages.EpochMeasured("a.1", EpochLoss(1, 0.1 + 0.2)),
         messages.JobEnded("a.1", JobState.FAILED, {}, Failure(FailureKind.CRASHED, "x\ny", "trace")),
-        messages.JobEnded("a.1", JobState.SUCCEEDED, {"validation/loss": 1e-30}),
+        messages.JobEnded(
+            "a.1",
+            JobState.SUCCEEDED,
+            {"validation/loss": 1e-30},
+            trained_on=TrainedOn("cpu", "EPYC", "AVX512", 2, "", "2.4.1+cpu", {"torch": "2.4.1"}),
+        ),
         messages.Answers((Answer("\n", 2, is_cut=True), messages.Refused("InputError", ("too long",)))),
         messages.Measured(((Likelihood(0.1 + 0.2, 3), Likelihood(1e-30, 1)), ())),
         messages.Piece(1, "ä"),

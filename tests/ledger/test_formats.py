@@ -138,6 +138,24 @@ def test_damage_of_an_earlier_format_is_found_after_the_migration(tmp_path: Path
             ledger.answers_of_sweep(SWEEPS[3][1])
 
 
+def test_jobs_of_format_4_keep_their_checksums(tmp_path: Path) -> None:
+    """One that is whole says nothing of what trained it; one that was damaged is found after the migration."""
+    path = tmp_path / "ledger.db"
+    write_ledger(path, 4)
+    with Ledger(path) as ledger:
+        keys = [trial.key for trial in ledger.trials(SWEEPS[4][1])]
+        jobs = [job for key in keys for job in ledger.jobs(key)]
+        assert [(job.state, job.trained_on) for job in jobs[:2]] == [(JobState.SUCCEEDED, None)] * 2
+    path.unlink()
+    write_ledger(path, 4)
+    raw = sqlite3.connect(path)
+    raw.execute("UPDATE job SET tokens = tokens + 1 WHERE key = ?", [keys[0]])
+    raw.commit()
+    raw.close()
+    with Ledger(path) as ledger, pytest.raises(LedgerError, match="bytes of its table 'job' have changed"):
+        ledger.jobs(keys[0])
+
+
 def test_a_key_that_was_removed_from_the_config_breaks_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

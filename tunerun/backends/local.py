@@ -36,6 +36,7 @@ from tunerun.job import (
     Likelihood,
     Prompt,
     Snapshot,
+    TrainedOn,
     TunedModel,
     TuningRequest,
 )
@@ -91,6 +92,7 @@ class _Job:
     validation: list[EpochLoss] = field(default_factory=list)
     metrics: Mapping[str, float] = field(default_factory=dict)
     failure: Failure | None = None
+    trained_on: TrainedOn | None = None
     cancelled: bool = False
 
     @property
@@ -267,7 +269,13 @@ class LocalBackend:
             is_there = left is not None and left.job == job.id
             tuned = self._tuned_model(self._folder(job.id), job.request.model) if is_there else None
             return JobStatus(
-                job.state, tuple(job.snapshots), dict(job.metrics), tuned, job.failure, tuple(job.validation)
+                job.state,
+                tuple(job.snapshots),
+                dict(job.metrics),
+                tuned,
+                job.failure,
+                tuple(job.validation),
+                job.trained_on,
             )
 
     def _status_of_folder(self, ref: JobRef) -> JobStatus:
@@ -279,7 +287,12 @@ class LocalBackend:
             if finished is not None and finished.job == ref.id:
                 tuned = self._tuned_model(folder, tuned_model.read(folder).base_model)
                 return JobStatus(
-                    finished.state, finished.snapshots, finished.metrics, tuned, validation=finished.validation
+                    finished.state,
+                    finished.snapshots,
+                    finished.metrics,
+                    tuned,
+                    validation=finished.validation,
+                    trained_on=finished.trained_on,
                 )
         return JobStatus(JobState.FAILED, failure=_NOT_KNOWN)
 
@@ -564,6 +577,7 @@ class LocalBackend:
                 work.validation.append(report.loss)
             elif isinstance(report, messages.JobEnded):
                 work.metrics, work.failure, work.state = report.metrics, report.failure, report.state
+                work.trained_on = report.trained_on
                 # Whoever serves for months has many finished jobs; none needs its examples any more.
                 work.request = replace(work.request, training=(), validation=())
             elif isinstance(report, messages.Refused):
@@ -584,6 +598,7 @@ class LocalBackend:
             finished = tuned_model.read_finished(self._folder(work.id))
             if finished is not None and finished.job == work.id:  # it died between the last write and its report
                 work.metrics, work.state = finished.metrics, finished.state
+                work.trained_on = finished.trained_on
                 work.validation = list(finished.validation)
             else:
                 work.failure, work.state = failure, JobState.FAILED

@@ -18,6 +18,7 @@ from tunerun.job import (
     Likelihood,
     Prompt,
     Snapshot,
+    TrainedOn,
     TuningRequest,
 )
 
@@ -127,12 +128,17 @@ class EpochMeasured:
 
 @dataclass(frozen=True)
 class JobEnded:
-    """A job is finished; its tuned model stands in its folder if it SUCCEEDED."""
+    """A job is finished; its tuned model stands in its folder if it SUCCEEDED.
+
+    Attributes:
+        trained_on: None: its base model could not be loaded.
+    """
 
     job: str
     state: JobState
     metrics: Mapping[str, float] = field(default_factory=dict)
     failure: Failure | None = None
+    trained_on: TrainedOn | None = None
     report: Literal["ended"] = "ended"
 
 

@@ -2,7 +2,7 @@
 
     adapter_config.json, adapter_model.safetensors   what `peft.PeftModel.from_pretrained` loads
     tunerun.json                                     key, template, base model, chat format, hyperparameters
-    status.json                                      job, snapshots, validation losses, metrics
+    status.json                                      job, snapshots, validation losses, metrics, what trained it
 
 The folder appears whole or not at all: it is written beside its place, synced to the disk, renamed.
 """
@@ -23,7 +23,16 @@ from tunerun.engine import file_digest
 from tunerun.engine.chat import ChatFormat
 from tunerun.errors import NotFoundError
 from tunerun.files import private_folder
-from tunerun.job import BaseModelRef, EpochLoss, JobState, Snapshot, TemplateText, TuningHyperparameters, TuningRequest
+from tunerun.job import (
+    BaseModelRef,
+    EpochLoss,
+    JobState,
+    Snapshot,
+    TemplateText,
+    TrainedOn,
+    TuningHyperparameters,
+    TuningRequest,
+)
 
 FORMAT_VERSION = 2
 RECORD_FILE = "tunerun.json"
@@ -60,13 +69,18 @@ class TunedModelRecord:
 
 @dataclass(frozen=True)
 class FinishedJob:
-    """What `status.json` holds: the job that made the tuned model, SUCCEEDED or CANCELLED on its way."""
+    """What `status.json` holds: the job that made the tuned model, SUCCEEDED or CANCELLED on its way.
+
+    Attributes:
+        trained_on: None where an earlier version wrote it.
+    """
 
     job: str
     snapshots: tuple[Snapshot, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
     state: JobState = JobState.SUCCEEDED
     validation: tuple[EpochLoss, ...] = ()
+    trained_on: TrainedOn | None = None
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,9 @@ class Worker:
         for packed, outcome in zip(command.pack, outcomes, strict=True):
             if outcome.failure is not None and outcome.failure.traceback is not None:
                 self._forget()  # after an unforeseen exception nobody knows what state the network is in
-            self._report(messages.JobEnded(packed.job, outcome.state, outcome.metrics, outcome.failure))
+            self._report(
+                messages.JobEnded(packed.job, outcome.state, outcome.metrics, outcome.failure, observer.trained_on)
+            )
 
     def _load(self, model: BaseModelRef) -> None:
         """Have a base model in memory; another one makes room for it."""
@@ -178,10 +180,13 @@ class _Reporting:
     """Training's observer: tells the other process, and stores tuned models."""
 
     def __init__(self, worker: Worker, command: messages.Train, base: Any) -> None:
+        from tunerun.engine import machine
+
         self._worker = worker
         self._base = base
         self._folder = Path(command.tuned_models)
         self._jobs = {packed.request.key: packed.job for packed in command.pack}
+        self.trained_on = machine.trained_on(base.device)
 
     def snapshot(self, request: TuningRequest, snapshot: Snapshot) -> None:
         self._worker._report(messages.SnapshotTaken(self._jobs[request.key], snapshot))
@@ -213,6 +218,8 @@ class _Reporting:
                 self._base.chat,
                 left_alone,
             ),
-            tuned_model.FinishedJob(self._jobs[request.key], tuple(snapshots), metrics, state, tuple(validation)),
+            tuned_model.FinishedJob(
+                self._jobs[request.key], tuple(snapshots), metrics, state, tuple(validation), self.trained_on
+            ),
             lambda folder: save_adapter(adapted, self._base.public_name, folder),
         )

@@ -1,0 +1,58 @@
+"""What trains a job, as torch sees it: what equal bits depend on beside the request."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from tunerun.job import TrainedOn
+from tunerun.provenance.environment import processor, versions
+
+COMPUTING = ("torch", "transformers", "peft", "safetensors", "gguf", "tokenizers", "numpy")
+"""Packages whose version can change a result."""
+
+_DRIVER = Path("/proc/driver/nvidia/version")
+_LIBRARIES = {
+    "MKL": re.compile(r"Math Kernel Library Version ([\d.]+)"),
+    "oneDNN": re.compile(r"(?:MKL-DNN|oneDNN) v([\d.]+)"),
+    "BLAS": re.compile(r"\bBLAS_INFO=(\w+)"),
+}
+"""As `torch.__config__.show()` names them."""
+
+
+def trained_on(device: torch.device) -> TrainedOn:
+    """Return what trains on a device now.
+
+    Args:
+        device: of the base model in memory; it is set up, so threads are what training uses.
+    """
+    is_cpu = device.type == "cpu"
+    return TrainedOn(
+        device=device.type,
+        processor=torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        instructions=torch.backends.cpu.get_cpu_capability() if is_cpu else "",
+        threads=torch.get_num_threads() if is_cpu else 0,
+        driver=_driver() if device.type == "cuda" else "",
+        build=_build(),
+        packages=versions(COMPUTING),
+    )
+
+
+def _driver() -> str:
+    """The version of NVIDIA's kernel module; empty where Linux does not say it."""
+    try:
+        found = re.search(r"Module.*?\s(\d+\.[\d.]+)\s", _DRIVER.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return ""
+    return found[1] if found else ""
+
+
+def _build() -> str:
+    """Torch's version with the build's name, what it was built for, and the libraries that its arithmetic calls."""
+    built_for = {"CUDA": torch.version.cuda, "ROCm": torch.version.hip}
+    said = torch.__config__.show()
+    libraries = {name: found[1] for name, pattern in _LIBRARIES.items() if (found := pattern.search(said))}
+    named = [f"{name} {version}" for name, version in (built_for | libraries).items() if version]
+    return ", ".join([torch.__version__, *named])
