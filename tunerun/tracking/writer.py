@@ -128,6 +128,11 @@ class Tracker:
         return {t.number: run_id for t in sweep.trials if (run_id := found.get(t.key)) is not None}
 
     @property
+    def store(self) -> Store:
+        """The store, for what is not in the ledger; not beside a thread that was started."""
+        return self._store
+
+    @property
     def notice(self) -> str | None:
         """What was done about a store that could not be used, in a line for the user; None: nothing."""
         if self._store.notice is not None:

@@ -1,0 +1,210 @@
+"""Plain conditions on a verdict, such as `better than every baseline`: read strictly, and refused with the reason.
+
+    better than every baseline        every baseline of the trial is measured, and its point is better than each
+    better than base+4                the same for one of them
+    eval/exact_match >= 60 %          any measure of the trial itself; >, >=, <, <=; a share as 0.6 or 60 %
+    test/exact_match >= 0.6           the same on the test set
+    not tied                          no other point is as good as its own, as far as the rows tell
+    test set opened                   for its point
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tunerun.comparison import numbers
+from tunerun.comparison.results import BaselineResult, Measure, Outcome, PointResult, TrialResult, Verdict
+from tunerun.errors import ConfigError
+from tunerun.metrics import Unit
+
+_EVERY = "every baseline"
+_ON_VALIDATION, _ON_TEST = "eval/", "test/"
+
+_ALLOWED = (
+    "allowed: 'better than every baseline', 'better than BASELINE' (such as base+4), 'MEASURE >= NUMBER' (or >, <, <=; "
+    "a share also as 60 %), 'not tied', 'test set opened'"
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trial that conditions are put to.
+
+    Attributes:
+        verdict: of its sweep, on the validation set.
+        on_test: the same on the test set; None: that was not opened for its point.
+    """
+
+    verdict: Verdict
+    trial: TrialResult
+    on_test: Verdict | None = None
+
+    @property
+    def point(self) -> PointResult:
+        """The point of the trial."""
+        return self.verdict.points[self.trial.point]
+
+    @property
+    def baselines(self) -> list[BaselineResult]:
+        """Those that the trial is compared with."""
+        place = self.verdict.trials.index(self.trial)
+        return [each for each in self.verdict.baselines if place in each.trials]
+
+
+class Condition(Protocol):
+    """One condition."""
+
+    def problems(self, candidate: Candidate) -> Iterator[str]:
+        """Yield why it does not hold."""
+        ...
+
+
+def parse(texts: Sequence[str]) -> list[Condition]:
+    """Read conditions.
+
+    Raises:
+        ConfigError: some are not conditions; holds all of them, with what is allowed.
+    """
+    found, problems = [], []
+    for text in texts:
+        condition = _parse(" ".join(text.split()))
+        if condition is None:
+            problems.append(f"--require {text!r}: is not a condition; {_ALLOWED}")
+        else:
+            found.append(condition)
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def unmet(conditions: Sequence[Condition], candidate: Candidate) -> list[str]:
+    """Why conditions do not hold, one line each; empty: all of them hold.
+
+    Raises:
+        ConfigError: one names a baseline that there is not, or a share above 1.
+    """
+    return [problem for condition in conditions for problem in condition.problems(candidate)]
+
+
+def _parse(text: str) -> Condition | None:
+    for pattern, make in _FORMS:
+        if (match := pattern.fullmatch(text)) is not None:
+            return make(match)
+    return None
+
+
+@dataclass(frozen=True)
+class _Better:
+    name: str
+
+    def problems(self, candidate: Candidate) -> Iterator[str]:
+        verdict, text = candidate.verdict, f"better than {self.name}"
+        known = {each.name: each for each in candidate.baselines}
+        if self.name != _EVERY and self.name not in known:
+            listed = ", ".join(known) or "none"
+            raise ConfigError(f"--require '{text}': the sweep has no such baseline; it has {listed}, or say {_EVERY!r}")
+        if not known:
+            yield f"{text}: the sweep has no baseline"
+        for each in known.values() if self.name == _EVERY else [known[self.name]]:
+            if verdict.metric is None or verdict.metric not in each.estimates:
+                why = f" ({each.problem})" if each.problem else ""
+                yield f"{text}: {each.name} is not measured{why}"
+                continue
+            difference = next((one for one in candidate.point.against if one.baseline == each.name), None)
+            if difference is None:
+                yield f"{text}: trial {candidate.trial.record.number} was not compared with {each.name}"
+            elif difference.outcome is not Outcome.BETTER:
+                unit = _unit(verdict, verdict.metric)
+                said = numbers.difference(difference.value, unit, verdict.decision.rows)
+                points = " points" if unit is Unit.SHARE else ""
+                p = numbers.p_value(difference.p)
+                yield (
+                    f"{text}: {_OUTCOMES[difference.outcome]} {each.name} by {verdict.metric} ({said}{points}, "
+                    f"p {p if p.startswith('<') else f'= {p}'})"
+                )
+
+
+_OUTCOMES = {
+    Outcome.WORSE: "it is worse than",
+    Outcome.EQUIVALENT: "it is equal to",
+    Outcome.CANNOT_TELL: "it cannot be told from",
+    Outcome.NONE: "it was not compared with",
+}
+
+
+@dataclass(frozen=True)
+class _Threshold:
+    measure: str
+    sign: str
+    number: float
+    is_percent: bool
+
+    def problems(self, candidate: Candidate) -> Iterator[str]:
+        text = f"{self.measure} {self.sign} {self.number:g}{' %' if self.is_percent else ''}"
+        is_on_test = self.measure.startswith(_ON_TEST)
+        verdict = candidate.on_test if is_on_test else candidate.verdict
+        if verdict is None:
+            yield f"{text}: the test set was not opened for it; `tunerun compare --final` opens it"
+            return
+        trial = next(each for each in verdict.trials if each.record.number == candidate.trial.record.number)
+        name = _ON_VALIDATION + self.measure.removeprefix(_ON_TEST) if is_on_test else self.measure
+        unit = _unit(verdict, name)
+        limit = self._limit(text, unit)
+        value = trial.metrics.get(name)
+        if value is None:
+            known = sorted(trial.metrics) if not is_on_test else [m.name for m in verdict.measures]
+            yield f"{text}: the trial has no {self.measure}; it has {', '.join(known) or 'none'}"
+        elif not _SIGNS[self.sign](value, limit):
+            yield f"{text}: it is {numbers.measure(value, unit, verdict.decision.rows)}"
+
+    def _limit(self, text: str, unit: Unit) -> float:
+        if self.is_percent and unit is not Unit.SHARE:
+            raise ConfigError(f"--require '{text}': {self.measure} is not a share; give the number without %")
+        if unit is Unit.SHARE and not self.is_percent and self.number > 1:
+            raise ConfigError(f"--require '{text}': {self.measure} is a share of 1; write {self.number:g} %")
+        return self.number / 100 if self.is_percent else self.number
+
+
+_SIGNS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _NotTied:
+    def problems(self, candidate: Candidate) -> Iterator[str]:
+        verdict, own = candidate.verdict, candidate.trial.point
+        tied = verdict.decision.tied
+        if own not in tied:
+            yield f"not tied: point {own} is not among the best, or nothing was compared"
+        elif len(tied) > 1:
+            others = ", ".join(str(number) for number in tied if number != own)
+            yield f"not tied: point {own} cannot be told from {others}"
+
+
+@dataclass(frozen=True)
+class _Opened:
+    def problems(self, candidate: Candidate) -> Iterator[str]:
+        if candidate.on_test is None:
+            yield "test set opened: it was not, for this point; `tunerun compare --final` opens it"
+
+
+def _unit(verdict: Verdict, name: str) -> Unit:
+    measures: dict[str, Measure] = {each.name: each for each in verdict.measures}
+    return measures[name].unit if name in measures else Unit.NUMBER
+
+
+_NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+_FORMS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Condition]], ...] = (
+    (re.compile(r"better than (\S.*)"), lambda match: _Better(match[1])),
+    (
+        re.compile(rf"([\w./@:-]+) ?(>=|<=|>|<) ?{_NUMBER} ?(%?)"),
+        lambda match: _Threshold(match[1], match[2], float(match[3]), bool(match[4])),
+    ),
+    (re.compile("not tied|no tie"), lambda _match: _NotTied()),
+    (re.compile("test set opened"), lambda _match: _Opened()),
+)

@@ -1,0 +1,217 @@
+"""MLflow's Model Registry: a tuned model becomes a version of a registered model, found again by its content.
+
+Every step is looked for before it is done, so that the same command may be killed anywhere and repeated: the logged
+model by the tag of its content, then the version by the same tag, then the alias.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tunerun.digest import digest
+from tunerun.errors import ConfigError
+from tunerun.redaction import redact
+from tunerun.tracking.image import Kind, sweep_tag
+from tunerun.tracking.packaged.record import CONTENT_TAG
+from tunerun.tracking.packaged.writing import Package
+from tunerun.tracking.store import RefusedError, Store
+
+_AGAIN = "run the same command again: what was done of it is found, and not done twice"
+_NOT_IN_NAMES = re.compile(r"[/:'\"\x00-\x1f]|^\s|\s$")
+_ALIAS = re.compile(r"[A-Za-z0-9_-]+")
+_RESERVED = re.compile(r"latest|v\d+", re.IGNORECASE)
+_MAX_NAME_CHARACTERS = 250
+_OWN_DESCRIPTION_TAG = "tunerun.description"
+"""The digest of the description that tunerun wrote: one that a person has edited stays."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is to be registered.
+
+    Attributes:
+        name: of the registered model.
+        alias: that its version gets.
+        package: the files.
+        model: a name for the logged model.
+        experiment: the MLflow experiment of the run.
+        key: of the trial; its run is found by it.
+        sweep: whose run of the trial is meant, where several have one.
+        tags: of the version and the logged model.
+        description: of the registered model, in Markdown.
+        version_description: of the version.
+    """
+
+    name: str
+    alias: str
+    package: Package
+    model: str
+    experiment: str
+    key: str
+    sweep: str
+    tags: Mapping[str, str]
+    description: str
+    version_description: str
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What became of an entry.
+
+    Attributes:
+        is_new: whether the version was made now.
+        before: the version that the alias named before; None: none.
+        run_id: of the trial; None: MLflow has no run of it.
+    """
+
+    name: str
+    alias: str
+    version: int
+    is_new: bool
+    before: int | None
+    run_id: str | None
+    model_id: str
+
+    @property
+    def uri(self) -> str:
+        """What MLflow loads."""
+        return f"models:/{self.name}@{self.alias}"
+
+    @property
+    def sentence(self) -> str:
+        """What happened, for people."""
+        if self.before == self.version:
+            return f"{self.name}: version {self.version} is {self.alias} already"
+        moved = "" if self.before is None else f"; version {self.before} was"
+        return f"{self.name}: version {self.version} is now {self.alias}{moved}"
+
+
+def check_names(name: str, alias: str) -> None:
+    """Refuse names that the registry does not take.
+
+    Raises:
+        ConfigError: holds what is wrong with either.
+    """
+    problems = []
+    if not name or _NOT_IN_NAMES.search(name) or len(name) > _MAX_NAME_CHARACTERS:
+        problems.append(
+            f"--as {name!r}: a registered model's name has 1 to {_MAX_NAME_CHARACTERS} characters and no slash, colon "
+            "or quote; choose another name, such as intents"
+        )
+    if not _ALIAS.fullmatch(alias) or _RESERVED.fullmatch(alias):
+        problems.append(
+            f"--alias {alias!r}: an alias has letters, digits, _ and -, and is not 'latest' or 'v' with a number; "
+            "choose another one, such as champion"
+        )
+    if problems:
+        raise ConfigError(problems)
+
+
+def register(store: Store, entry: Entry) -> Registered:
+    """Register a tuned model, once for its content, and let the alias name it.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses; the same call later does the rest.
+    """
+    with store.translated(_AGAIN):
+        experiment_id = store.experiment(entry.experiment)
+        run_id = _run_of(store, experiment_id, entry)
+        tags = {**entry.tags, **entry.package.tags, **({} if run_id is None else {"tunerun.run": run_id})}
+        model_id = _logged(store, experiment_id, run_id, entry, tags)
+        registered = _registered_model(store, entry)
+        found = _version(store, entry)
+        version = found or _new_version(store, entry, model_id, run_id, tags)
+        if found is not None:
+            _describe_again(store, entry, found, tags)
+        before = registered.aliases.get(entry.alias)
+        if before is None or int(before) != int(version.version):
+            store.client.set_registered_model_alias(entry.name, entry.alias, version.version)
+    return Registered(
+        entry.name,
+        entry.alias,
+        int(version.version),
+        is_new=found is None,
+        before=None if before is None else int(before),
+        run_id=run_id,
+        model_id=model_id,
+    )
+
+
+def _run_of(store: Store, experiment_id: str, entry: Entry) -> str | None:
+    """The trial's run: the sweep's own, else any of the same key."""
+    wanted = {"tunerun.kind": Kind.TRIAL, "tunerun.key": entry.key}
+    runs = [run for run in store.runs(experiment_id) if run.is_active and wanted.items() <= run.tags.items()]
+    own = [run for run in runs if sweep_tag(entry.sweep) in run.tags]
+    return next((run.run_id for run in [*own, *runs]), None)
+
+
+def _logged(store: Store, experiment_id: str, run_id: str | None, entry: Entry, tags: Mapping[str, str]) -> str:
+    """The logged model with these files: the trial's own where it has them, else one of its own."""
+    from mlflow.entities import LoggedModelOutput
+
+    quoted = f"tags.`{CONTENT_TAG}` = '{entry.package.content}'"
+    found = list(store.client.search_logged_models([experiment_id], quoted))
+    found.sort(key=lambda model: model.status != "READY")
+    model = found[0] if found else store.new_model(experiment_id, entry.model, run_id, tags, {})
+    store.upload(model, entry.package, tags)
+    if run_id is not None:
+        outputs = store.client.get_run(run_id).outputs
+        if model.model_id not in [output.model_id for output in (outputs.model_outputs if outputs else [])]:
+            store.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    return str(model.model_id)
+
+
+def _registered_model(store: Store, entry: Entry) -> Any:
+    """The registered model, made where it is not there; its description is ours unless a person has edited it."""
+    description = redact(entry.description)
+    try:
+        with store.translated(_AGAIN):
+            registered = store.client.get_registered_model(entry.name)
+    except RefusedError:
+        tags = {"tunerun.experiment": entry.experiment, _OWN_DESCRIPTION_TAG: digest(description)}
+        with store.translated(_AGAIN):
+            return store.client.create_registered_model(entry.name, tags=tags, description=description)
+    own = registered.tags.get(_OWN_DESCRIPTION_TAG)
+    if registered.description != description and digest(registered.description or "") in (own, digest("")):
+        store.client.set_registered_model_tag(entry.name, _OWN_DESCRIPTION_TAG, digest(description))
+        store.client.update_registered_model(entry.name, description)
+    return registered
+
+
+def _version(store: Store, entry: Entry) -> Any:
+    """The version with this content, the newest of several; None: there is none."""
+    found = [each for each in _versions(store, entry.name) if each.tags.get(CONTENT_TAG) == entry.package.content]
+    return max(found, key=lambda each: int(each.version), default=None)
+
+
+def _versions(store: Store, name: str) -> Iterator[Any]:
+    token = None
+    while True:
+        page = store.client.search_model_versions(f"name = '{name}'", page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _new_version(store: Store, entry: Entry, model_id: str, run_id: str | None, tags: Mapping[str, str]) -> Any:
+    return store.client.create_model_version(
+        entry.name,
+        source=f"models:/{model_id}",
+        run_id=run_id,
+        model_id=model_id,
+        tags={key: redact(value) for key, value in tags.items()},
+        description=redact(entry.version_description),
+    )
+
+
+def _describe_again(store: Store, entry: Entry, version: Any, tags: Mapping[str, str]) -> None:
+    """What the verdict says may have changed since, such as on the test set."""
+    if version.description != redact(entry.version_description):
+        store.client.update_model_version(entry.name, version.version, redact(entry.version_description))
+    for key, value in tags.items():
+        if version.tags.get(key) != redact(value):
+            store.client.set_model_version_tag(entry.name, version.version, key, redact(value))
