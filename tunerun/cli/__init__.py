@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from tunerun import __version__
-from tunerun.cli import appendix, bundle, data, diff, export, rerun, serve, verify
+from tunerun.cli import appendix, bundle, data, diff, export, promote, rerun, serve, verify
 from tunerun.cli.options import ConfigDir, Fresh, Json, Multirun, Overrides, Runs, SweepId, SweepIds
 from tunerun.cli.printing import print_json
 from tunerun.errors import InputError, LimitError, TunerunError
@@ -48,6 +48,7 @@ app = typer.Typer(
 
 app.command()(appendix.appendix)
 app.command()(diff.diff)
+app.command()(promote.promote)
 app.command()(rerun.rerun)
 app.command()(bundle.bundle)
 app.command()(verify.verify)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def promote(
     reference: Annotated[
-        str, typer.Argument(metavar="REF", help="Sweep (its advised point), experiment, tunedModels/NAME or MLflow run id.")
+        str,
+        typer.Argument(metavar="REF", help="Sweep (its advised point), tunedModels/NAME or an MLflow run id."),
     ],
     overrides: Overrides = None,
     config_dir: ConfigDir = None,
@@ -78,4 +79,5 @@ def _show(done: Registered, tracker: str, *, json_: bool) -> None:
         print_json(document)
         return
     out.print(plain(done.sentence), soft_wrap=True)
-    out.print(plain(f'To load it: mlflow.pyfunc.load_model("{done.uri}") with MLFLOW_TRACKING_URI={tracker}'), soft_wrap=True)
+    how = f'To load it: mlflow.pyfunc.load_model("{done.uri}") with MLFLOW_TRACKING_URI={tracker}'
+    out.print(plain(how), soft_wrap=True)

@@ -1,11 +1,11 @@
 """Plain conditions on a verdict, such as `better than every baseline`: read strictly, and refused with the reason.
 
-    better than every baseline        every baseline of the trial is measured, and its point is better than each
-    better than base+4                the same for one of them
-    eval/exact_match >= 60 %          any measure of the trial itself; >, >=, <, <=; a share as 0.6 or 60 %
-    test/exact_match >= 0.6           the same on the test set
-    not tied                          no other point is as good as its own, as far as the rows tell
-    test set opened                   for its point
+better than every baseline        every baseline of the trial is measured, and its point is better than each
+better than base+4                the same for one of them
+eval/exact_match >= 60 %          any measure of the trial itself; >, >=, <, <=; a share as 0.6 or 60 %
+test/exact_match >= 0.6           the same on the test set
+not tied                          no other point is as good as its own, as far as the rows tell
+test set opened                   for its point
 """
 
 from __future__ import annotations

@@ -71,11 +71,13 @@ def _advised(verdict: Verdict) -> int:
     unfinished = sum(not trial.state.is_finished for trial in verdict.trials)
     if unfinished:
         raise InputError(
-            f"{sweep.id}: {unfinished} of {len(verdict.trials)} trials are unfinished, and another point may be advised "
-            f"when all are done; finish it: {sweep.command}, {advice}"
+            f"{sweep.id}: {unfinished} of {len(verdict.trials)} trials are unfinished, and another point may be "
+            f"advised when all are done; finish it: {sweep.command}, {advice}"
         )
     if verdict.best is None:
-        raise InputError(f"{sweep.id}: no point is advised: {verdict.sentence} To promote one all the same, {advice[3:]}")
+        raise InputError(
+            f"{sweep.id}: no point is advised: {verdict.sentence} To promote one all the same, {advice[3:]}"
+        )
     return verdict.best
 
 
@@ -95,7 +97,9 @@ def check(candidate: Candidate, conditions: Sequence[Condition]) -> None:
         )
 
 
-def promote(record: OpenRecord, candidate: Candidate, wish: Wish, store: Store, *, runs: Path, cache: Path) -> Registered:
+def promote(
+    record: OpenRecord, candidate: Candidate, wish: Wish, store: Store, *, runs: Path, cache: Path
+) -> Registered:
     """Write the MLflow model of a trial, register it, and let the alias name it.
 
     Args:

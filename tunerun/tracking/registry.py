@@ -6,8 +6,11 @@ model by the tag of its content, then the version by the same tag, then the alia
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +27,8 @@ _NOT_IN_NAMES = re.compile(r"[/:'\"\x00-\x1f]|^\s|\s$")
 _ALIAS = re.compile(r"[A-Za-z0-9_-]+")
 _RESERVED = re.compile(r"latest|v\d+", re.IGNORECASE)
 _MAX_NAME_CHARACTERS = 250
+_URI_VARIABLE = "MLFLOW_TRACKING_URI"
+_VERSIONS_TAG = "mlflow.modelVersions"
 _OWN_DESCRIPTION_TAG = "tunerun.description"
 """The digest of the description that tunerun wrote: one that a person has edited stays."""
 
@@ -198,14 +203,39 @@ def _versions(store: Store, name: str) -> Iterator[Any]:
 
 
 def _new_version(store: Store, entry: Entry, model_id: str, run_id: str | None, tags: Mapping[str, str]) -> Any:
-    return store.client.create_model_version(
-        entry.name,
-        source=f"models:/{model_id}",
-        run_id=run_id,
-        model_id=model_id,
-        tags={key: redact(value) for key, value in tags.items()},
-        description=redact(entry.version_description),
-    )
+    with _process_wide(store.address.uri):
+        version = store.client.create_model_version(
+            entry.name,
+            source=f"models:/{model_id}",
+            run_id=run_id,
+            model_id=model_id,
+            tags={key: redact(value) for key, value in tags.items()},
+            description=redact(entry.version_description),
+        )
+    # A server writes this itself; its page links the logged model to its versions by it.
+    links = json.loads(store.client.get_logged_model(model_id).tags.get(_VERSIONS_TAG, "[]"))
+    link = {"name": entry.name, "version": int(version.version)}
+    if link not in [{**each, "version": int(each["version"])} for each in links]:
+        store.client.set_logged_model_tags(model_id, {_VERSIONS_TAG: json.dumps([*links, link])})
+    return version
+
+
+@contextmanager
+def _process_wide(uri: str) -> Iterator[None]:
+    """Make a tracking URI the process's own: MLflow's registry in a database asks that one for the logged model.
+
+    Left alone it looks in `mlflow.db` of the current directory, which it creates (sqlalchemy_store.py of 3.17.2 has it
+    as a TODO). The environment is as it was afterwards, for MLflow unsets its variable.
+    """
+    from mlflow.tracking._tracking_service.utils import _use_tracking_uri
+
+    before = os.environ.get(_URI_VARIABLE)
+    try:
+        with _use_tracking_uri(uri):
+            yield
+    finally:
+        if before is not None:
+            os.environ[_URI_VARIABLE] = before
 
 
 def _describe_again(store: Store, entry: Entry, version: Any, tags: Mapping[str, str]) -> None:
