@@ -85,6 +85,16 @@ def test_a_license_that_the_hub_does_not_list_keeps_its_name(tmp_path: Path) -> 
     assert (data.license, data.license_name) == ("other", "acme-internal-v2")
 
 
+def test_a_folder_whose_path_looks_like_a_name_is_not_on_the_hub(tmp_path: Path) -> None:
+    """`models/tiny` of the machine is called `tiny`, and nothing links to the hub."""
+    lab = frozen(tmp_path, [Trained(GOOD)], {"base": POOR})
+    own = replace(FACTS, base_models=(BaseModelFacts("smollm2-135m", "folder:sha256:ab", "models/tiny"),))
+    text = model_card(record_of(lab, own), lab.trials[0], format="adapter")
+    assert head_of(text).base_model is None
+    assert "from_pretrained('tiny')" in text
+    assert "models/tiny" not in text
+
+
 def test_an_unknown_form_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     """One line that lists them."""
     lab = frozen(tmp_path, [Trained(GOOD)], {"base": POOR})

@@ -14,10 +14,14 @@ from tunerun.errors import InputError
 
 
 def export(
-    reference: Annotated[str, typer.Argument(metavar="REF", help="tunedModels/NAME, or an MLflow run id.")] = "",
+    reference: Annotated[
+        str, typer.Argument(metavar="REF", help="tunedModels/NAME, an MLflow run id, or a bundle of one trial.")
+    ] = "",
     target: Annotated[Path | None, typer.Argument(metavar="DIR", help="A new folder, or a .gguf file.")] = None,
     to: Annotated[str, typer.Option("--to", help="merged, adapter or gguf.")] = "merged",
-    best: Annotated[str, typer.Option("--best", metavar="SWEEP", help="Instead of REF: a sweep's advised point.")] = "",
+    best: Annotated[
+        str, typer.Option("--best", metavar="SWEEP", help="Instead of REF: the advised point of a sweep or a bundle.")
+    ] = "",
     quantization: Annotated[str | None, typer.Option("--quantization", help="Of gguf: f16 (default) or q8_0.")] = None,
     runs: Runs = "runs",
     json_: Json = False,

@@ -15,7 +15,7 @@ from tunerun.errors import InputError, LimitError, NotFoundError
 from tunerun.export.formats import ExportFormat, Source, format_of
 from tunerun.export.model_card import FILE as CARD
 from tunerun.export.model_card import model_card
-from tunerun.export.subject import Subject, public_name
+from tunerun.export.subject import Subject
 from tunerun.interpolation import resolved
 from tunerun.ledger import TrialRecord, asked_by
 from tunerun.record import OpenRecord
@@ -172,7 +172,7 @@ def _source(subject: Subject, quantization: str | None) -> Source:
     if (fault := tuned_model.fault(folder, job.tuned_model.weights, cached)) is not None:
         raise NotFoundError(f"{subject.name}: {fault}; to make it again: {subject.record.sweep.command_afresh}")
     found = tuned_model.read(folder)
-    return Source(folder, found, cached, settings.generation, public_name(found.base_model.source), quantization)
+    return Source(folder, found, cached, settings.generation, subject.base_name, quantization)
 
 
 # Where it is written

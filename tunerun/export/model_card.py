@@ -18,9 +18,10 @@ from tunerun.comparison.table import measure_title
 from tunerun.export.front_matter import front_matter
 from tunerun.export.subject import Subject
 from tunerun.export.usage import Call, Usage, usage_of
+from tunerun.job import TrainedOn
 from tunerun.ledger import TrialRecord
 from tunerun.metrics import Unit
-from tunerun.provenance.facts import DataFile
+from tunerun.provenance.facts import DataFile, Environment
 from tunerun.record import OpenRecord
 
 FILE = "README.md"
@@ -64,9 +65,9 @@ def model_card(
 
 
 def _head(subject: Subject, usage: Usage) -> str:
-    settings, base = subject.trial.settings, subject.base
+    settings, base, hub_name = subject.trial.settings, subject.base, subject.base_on_hub
     varied = labels.label(subject.trial.overrides)
-    where = f"[{base.source}](https://huggingface.co/{base.source})" if subject.base_on_hub else f"`{base.source}`"
+    where = f"[{hub_name}](https://huggingface.co/{hub_name})" if hub_name else f"`{subject.base_name}`"
     lines = [
         f"# {subject.name.rpartition('/')[2]}",
         "",
@@ -95,7 +96,7 @@ def _how_to_call(subject: Subject, usage: Usage, file: str, checked: str) -> str
         name=subject.name,
         file=file,
         columns=subject.columns,
-        base=subject.base.source,
+        base=subject.base_name,
         revision=subject.base.revision,
         chat=chat,
         generation=subject.trial.settings.generation,
@@ -278,7 +279,9 @@ def _of_base(subject: Subject, usage: Usage) -> Iterator[str]:
 def _origin(subject: Subject) -> str:
     record, job = subject.record, subject.job
     environment, code = record.facts.environment, record.sweep.document.get("code") or {}
-    packages = {name: environment.packages[name] for name in _COMPUTING if name in environment.packages}
+    trained_on = TrainedOn() if job is None or job.trained_on is None else job.trained_on
+    installed = {**environment.packages, **trained_on.packages}
+    packages = {name: installed[name] for name in _COMPUTING if name in installed}
     finished = None if job is None or job.finished_at is None else datetime.fromtimestamp(job.finished_at, UTC)
     commit = code.get("commit")
     values = [
@@ -290,10 +293,16 @@ def _origin(subject: Subject) -> str:
         ("code of the project", f"{commit}{' with changes' if code.get('dirty') else ''}" if commit else NOT_STATED),
         ("Python", environment.python or NOT_STATED),
         ("system", environment.system or NOT_STATED),
-        ("processor", environment.processor or NOT_STATED),
+        ("processor", _processor(trained_on, environment)),
         ("packages", ", ".join(f"{name} {version}" for name, version in packages.items()) or NOT_STATED),
     ]
     return "## Origin\n\n" + rows(["what", "value"], [list(pair) for pair in values])
+
+
+def _processor(trained_on: TrainedOn, environment: Environment) -> str:
+    """The CPU or GPU that trained it, as the engine saw it; else the CPU of the machine that ran the sweep."""
+    threads = f", {numbers.counted(trained_on.threads, 'thread')}" if trained_on.threads else ""
+    return f"{trained_on.processor}{threads}" if trained_on.processor else environment.processor or NOT_STATED
 
 
 def _weights(subject: Subject) -> str:

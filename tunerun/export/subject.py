@@ -73,9 +73,18 @@ class Subject:
 
     @property
     def base_on_hub(self) -> str | None:
-        """The base model's name on the Hugging Face hub; None: it has none."""
-        source = self.base.source
-        return source if hub.is_name(source) and "/" in source else None
+        """The base model's name on the Hugging Face hub; None: it has none, or is not known to have one."""
+        base = self.base
+        is_file_of_its_own = base.identity.startswith("folder:") or (
+            base.identity.startswith("gguf:") and base.package is None
+        )
+        is_name = hub.is_name(base.source) and "/" in base.source
+        return base.source if is_name and not is_file_of_its_own else None
+
+    @property
+    def base_name(self) -> str:
+        """The name by which others find the base model: on the hub, or of its folder or file alone."""
+        return self.base_on_hub or Path(self.base.source).name
 
     @property
     def columns(self) -> tuple[str, ...]:
