@@ -392,13 +392,16 @@ def _reasons(record: OpenRecord, old: TrialRecord, new: Trial, made: Plan) -> It
 
 
 def _other_files(old: Facts, old_identity: str, new: Facts, new_identity: str) -> str:
-    """Which files of a base model have another content, as far as both are known."""
-    before, now = (
-        {file.name: file.sha256 for model in facts.base_models if model.identity == identity for file in model.files}
-        for facts, identity in ((old, old_identity), (new, new_identity))
-    )
-    names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)] if before and now else []
-    return f" in {', '.join(names)}" if names else ""
+    """Which files of a base model have another content, or which package another version, as far as both are known."""
+    before = next((model for model in old.base_models if model.identity == old_identity), None)
+    now = next((model for model in new.base_models if model.identity == new_identity), None)
+    if before is None or now is None:
+        return ""
+    if before.package != now.package:
+        return f" ({before.package or 'no package'} -> {now.package or 'no package'})"
+    files = [{file.name: file.sha256 for file in model.files} for model in (before, now)]
+    names = [name for name in sorted({*files[0], *files[1]}) if files[0].get(name) != files[1].get(name)]
+    return f" in {', '.join(names)}" if names and all(files) else ""
 
 
 def _other_rows(record: OpenRecord, name: str, old: str | None, new: ExampleSet | None) -> str:
