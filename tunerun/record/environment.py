@@ -27,8 +27,9 @@ def environment_notes(record: OpenRecord, now: Environment) -> Iterator[str]:
         return
     computing = {name: version for on in trained for name, version in on.packages.items()}
     others = {name: version for name, version in then.packages.items() if name not in computing}
-    yield from _packages("packages that compute", computing, now.packages)
-    yield from _packages("other packages", others, now.packages)
+    if now.packages:
+        yield from _packages("packages that compute", computing, now.packages)
+        yield from _packages("other packages", others, now.packages)
     if then.python and now.python and then.python != now.python:
         yield f"environment: Python {then.python} -> {now.python}"
     missing, more = (

@@ -168,7 +168,7 @@ class _Pair:
         largest = max(abs(a - b) / max(1.0, abs(a), abs(b)) for _, a, b in differing)
         bound = "within" if largest <= TOLERANCE else "not within"
         return (
-            f"the loss differs first {where} ({a:.6g} -> {b:.6g}), at most by {largest:.2g}, {bound} {TOLERANCE:g}",
+            f"the loss differs first {where} ({a:.9g} -> {b:.9g}), at most by {largest:.2g}, {bound} {TOLERANCE:g}",
             largest <= TOLERANCE,
         )
 
