@@ -55,6 +55,7 @@ class Recorded:
     template: TemplateText = PLAIN
     facts: Facts | None = None
     document: Mapping[str, Any] = field(default_factory=dict)
+    metric: str = "exact_match"
     right: int = 20
     first_loss: float = 2.0
     bits: str = ""
@@ -100,7 +101,7 @@ class Recorded:
         config = trial_config(point, self.name).model_dump(mode="json")
         config["seed"] = point.get("seed", 0)
         config["template"] = {"text_input": self.template.text_input, "output": self.template.output}
-        config["evaluation"]["metrics"] = ["exact_match"]
+        config["evaluation"]["metrics"] = [self.metric]
         hyperparameters = config["hyperparameters"]
         ingredients = {
             "format": KEY_FORMAT,

@@ -155,6 +155,15 @@ def test_what_is_not_recorded_is_not_called_the_same(tmp_path: Path) -> None:
     assert sections["base model"].summary == "base model: the same (its files: not recorded in B)"
 
 
+def test_a_metric_that_is_not_known_here_leaves_the_rest_of_the_results(tmp_path: Path) -> None:
+    """Answers and losses are compared all the same; the verdict says why there is none."""
+    found = compared(tmp_path, Recorded(metric="of_a_later_version"), Recorded(right=12))
+    results = values(found, "results")
+    assert "cannot be computed" in results["verdict (validation)"][0]
+    assert results["eval/exact_match"][:2] == (None, 0.5)
+    assert "answers (validation): 16 of 24 equal" in lines(found, "results")
+
+
 def test_trials_are_paired_by_key_then_by_point_and_the_others_are_listed(tmp_path: Path) -> None:
     """A trial whose key is elsewhere in the other sweep is compared with that one."""
     a = Recorded(points=[{RATE: 0.001}, {RATE: 0.002}, {RATE: 0.003}])

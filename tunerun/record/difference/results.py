@@ -8,10 +8,11 @@ from itertools import islice
 from typing import Any
 
 from tunerun.comparison.judgement import TEST, VALIDATION, judge
-from tunerun.comparison.known import trial_result
+from tunerun.comparison.known import result, trial_result
+from tunerun.comparison.results import TrialResult
 from tunerun.errors import InputError, MetricError
 from tunerun.job import EpochLoss, Snapshot
-from tunerun.ledger import LOSSES, JobRecord, Ledger
+from tunerun.ledger import LOSSES, JobRecord, Ledger, TrialRecord
 from tunerun.planning.changes import differences
 from tunerun.record.difference.pairs import TrialPair
 from tunerun.record.difference.rows import Row, rows_of
@@ -82,8 +83,8 @@ def _verdicts(record: OpenRecord) -> dict[str, Any]:
 
 def _pair(a: Ledger, b: Ledger, pair: TrialPair, found: _Found) -> tuple[list[str], dict[str, Any]]:
     """What differs in the results of a pair: values go to `found`, the rest is returned as lines and JSON values."""
-    result_a, result_b = trial_result(a, pair.a), trial_result(b, pair.b)
     job_a, job_b = a.job(pair.a.key), b.job(pair.b.key)
+    result_a, result_b = _measured(a, pair.a, job_a), _measured(b, pair.b, job_b)
     values = [SideBySide("state", result_a.state.value, result_b.state.value)]
     names = dict.fromkeys([*result_a.metrics, *result_b.metrics])
     values += [
@@ -97,7 +98,7 @@ def _pair(a: Ledger, b: Ledger, pair: TrialPair, found: _Found) -> tuple[list[st
         "a": pair.a.number,
         "b": pair.b.number,
         "same_adapter": _same(_weights(job_a), _weights(job_b)),
-        "seconds": [result.metrics.get(TIMES[0]) for result in (result_a, result_b)],
+        "seconds": [each.metrics.get(TIMES[0]) for each in (result_a, result_b)],
         "losses": list(lines),
         "answers": {},
     }
@@ -107,6 +108,14 @@ def _pair(a: Ledger, b: Ledger, pair: TrialPair, found: _Found) -> tuple[list[st
             document["answers"][name] = compared.to_json()
             lines += [] if compared.is_same else compared.lines(name)
     return lines, document
+
+
+def _measured(ledger: Ledger, trial: TrialRecord, job: JobRecord | None) -> TrialResult:
+    """A trial's measures; where a metric of it is not known here, those that the backend measured."""
+    try:
+        return trial_result(ledger, trial)
+    except (InputError, MetricError):
+        return result(trial, job, () if job is None else ledger.snapshots(job.id), {})
 
 
 def _same(a: object, b: object) -> bool | None:
