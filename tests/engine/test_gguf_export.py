@@ -87,7 +87,8 @@ def written(base: Path, folder: Path, quantization: str = "f16") -> tuple[Path, 
 def test_a_round_trip_gives_equal_answers(tiny_folder: Path, tmp_path: Path, architecture: str, is_tied: bool) -> None:
     """Names, permutation, biases, tied and untied heads: the file read back answers as the tuned model does."""
     base = tmp_path / "base"
-    tiny_model.build_other(base, tiny_folder, architecture, **SHAPE, tie_word_embeddings=is_tied)
+    shape = SHAPE | ({} if is_tied else {"vocab_size": 310})  # Qwen's weights have more rows than its tokenizer tokens
+    tiny_model.build_other(base, tiny_folder, architecture, **shape, tie_word_embeddings=is_tied)
     file, facts = written(base, tmp_path)
     folder = tmp_path / "runs" / "tuned_models" / "tiny-a"
     record = tuned_model.read(folder)

@@ -17,11 +17,13 @@ from typer.testing import CliRunner, Result
 
 from tests.comparison.sweeps import Trained, frozen
 from tests.engine import tiny_model
+from tests.engine.tiny_model import request_of
 from tests.export.labs import HELD, Lab, lab_of
 from tunerun.cli import app
 from tunerun.engine import network, tuned_model
 from tunerun.errors import InputError, LimitError, NotFoundError
-from tunerun.export.exporting import best_trial, export, named_trial
+from tunerun.export.exporting import Check, best_trial, export, named_trial
+from tunerun.job import BaseModelRef, JobRef, JobState, JobStatus, TunedModel
 from tunerun.record import OpenRecord
 
 pytestmark = pytest.mark.slow
@@ -95,7 +97,7 @@ def test_a_quantised_file_says_how_many_answers_are_equal(lab: Lab, tmp_path: Pa
     assert done.exit_code == 0, done.stderr
     document = json.loads(done.stdout)
     assert (document["answers"]["rows"], document["answers"]["not_asked"]) == (6, None)
-    assert 0 <= document["answers"]["equal"] <= 6
+    assert document["answers"]["equal"] == 6 - len(document["answers"]["different"])
     assert sorted(path.name for path in file.parent.iterdir()) == ["numbers.gguf", "numbers.md"]
     assert "gguf_file=file" in (file.parent / "numbers.md").read_text()
     assert "'numbers.gguf'" in (file.parent / "numbers.md").read_text()
@@ -164,6 +166,31 @@ def test_the_advised_point_is_exported_or_the_verdict_says_why_not(tmp_path: Pat
     none = frozen(tmp_path / "none", [Trained(poor)], {"base": poor})
     with pytest.raises(LimitError, match="--best support-1a2b3c4d: no point is advised, so nothing was exported: "):
         best_trial(OpenRecord(none.ledger, none.sweep, None, "a test"))
+
+
+def test_rows_that_differ_are_named() -> None:
+    """By their number from 1."""
+    check = Check(24, (3, 17), "all 24 held-out rows, as the ledger has them")
+    assert check.sentence.startswith("22 of 24 answers equal to the tuned model's (all 24 held-out rows")
+    assert check.sentence.endswith("; different: row 3, 17.")
+
+
+def test_a_trial_without_a_tuned_model_here_is_refused(tmp_path: Path) -> None:
+    """One that failed, and one whose weights a service has."""
+    lab = frozen(tmp_path, [Trained(state=JobState.FAILED), Trained("1")], {"base": "0"})
+    record = OpenRecord(lab.ledger, lab.sweep, None, "a test")
+    with pytest.raises(NotFoundError, match="support-1a2b3c4d-0: it has no tuned model; `tunerun status` shows why"):
+        export(record, lab.trials[0], "merged", tmp_path / "out")
+    request = request_of(BaseModelRef("gpt-4.1-nano", "gpt-4.1-nano"), key="c")
+    job = lab.ledger.intend(request, "openai", 100, sweep=lab.sweep.id)
+    lab.ledger.submitted(job.id, JobRef("openai", "job"))
+    tuned = TunedModel("tunedModels/hosted", request.model, "ft:gpt-4.1-nano::x")
+    lab.ledger.record(job.id, JobStatus(JobState.SUCCEEDED, tuned_model=tuned))
+    hosted = replace(lab.trials[1], key=request.key)
+    with pytest.raises(
+        NotFoundError, match=r"tunedModels/hosted: its weights are at the service .*ft:gpt-4\.1-nano::x"
+    ):
+        export(record, hosted, "merged", tmp_path / "out")
 
 
 def test_what_the_command_line_lacks_is_said(lab: Lab, tmp_path: Path) -> None:

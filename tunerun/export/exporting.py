@@ -30,21 +30,27 @@ class Check:
     """What an exported model answered.
 
     Attributes:
-        rows: how many inputs it was asked. equal: how many answers are those of the tuned model.
+        rows: how many inputs it was asked. different: numbers, from 1, of those with another answer than before.
         of: what these inputs are, in words. reason: why it was not asked; empty: it was.
     """
 
     rows: int = 0
-    equal: int = 0
+    different: tuple[int, ...] = ()
     of: str = ""
     reason: str = ""
+
+    @property
+    def equal(self) -> int:
+        """How many answers are those of the tuned model."""
+        return self.rows - len(self.different)
 
     @property
     def sentence(self) -> str:
         """For the terminal and the model card."""
         if self.reason:
             return f"Not asked: {self.reason}."
-        return f"{self.equal} of {self.rows} answers equal to the tuned model's ({self.of})."
+        which = f"; different: row {', '.join(map(str, self.different))}" if self.different else ""
+        return f"{self.equal} of {self.rows} answers equal to the tuned model's ({self.of}){which}."
 
 
 @dataclass(frozen=True)
@@ -71,9 +77,14 @@ class Exported:
             "path": str(self.path),
             "files": list(self.files),
             "bytes": self.bytes,
-            "answers": {"rows": self.check.rows, "equal": self.check.equal, "of": self.check.of,
-                        "not_asked": self.check.reason or None},
-        }  # fmt: skip
+            "answers": {
+                "rows": self.check.rows,
+                "equal": self.check.equal,
+                "different": list(self.check.different),
+                "of": self.check.of,
+                "not_asked": self.check.reason or None,
+            },
+        }
 
 
 def named_trial(record: OpenRecord) -> TrialRecord:
@@ -240,9 +251,10 @@ def _check(
         stored = ledger.answers(trial.key, trial.validation, trial.asked)
     expected = list(stored.texts[:MOST_ROWS]) if stored is not None else _asked_now(source, inputs)
     answers = export_format.answers(source, folder, inputs)
-    equal = sum(one == other for one, other in zip(answers, expected, strict=True))
+    pairs = enumerate(zip(answers, expected, strict=True), start=1)
+    different = tuple(number for number, (answer, before) in pairs if answer != before)
     origin = "as the ledger has them" if stored is not None else "as it gives them now"
-    return Check(len(inputs), equal, f"{which} {kind} rows, {origin}")
+    return Check(len(inputs), different, f"{which} {kind} rows, {origin}")
 
 
 def _asked_now(source: Source, inputs: Sequence[str]) -> list[str]:
