@@ -71,10 +71,10 @@ class TunedText(PythonModel):  # type: ignore[misc]  # mlflow has no types
         try:
             return self._model.many(_rows(model_input), max_output_tokens=_most(params or {}))
         except TemplateError as error:
-            raise MlflowException("\n".join(error.problems), error_code="INVALID_PARAMETER_VALUE") from None
+            raise MlflowException.invalid_parameter_value("\n".join(error.problems)) from None
         except Exception as error:
             if type(error) is InputError:  # an input is too long; the more special ones are about this machine
-                raise MlflowException(str(error), error_code="INVALID_PARAMETER_VALUE") from None
+                raise MlflowException.invalid_parameter_value(str(error)) from None
             _logger.exception("the tuned model could not answer")
             raise MlflowException("the tuned model could not answer; the log of this process says why") from None
 
