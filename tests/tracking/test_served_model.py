@@ -28,7 +28,11 @@ READY_WITHIN_S = 240.0
 """It imports mlflow twice: 90 s at a load of 16 (reference/mlflow_more.md, 1)."""
 
 TEMPLATE = "{{ text_input }}{% if tone %} ({{ tone }}){% endif %}"
-ROWS = [{"text_input": "3"}, {"text_input": "ninety nine", "tone": "dry"}, {"text_input": "8", "tone": None}]
+ROWS: list[dict[str, Any]] = [
+    {"text_input": "3"},
+    {"text_input": "ninety nine", "tone": "dry"},
+    {"text_input": "8", "tone": None},
+]
 
 
 def promoted(*arguments: str) -> dict[str, Any]:
