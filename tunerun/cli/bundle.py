@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def bundle(
-    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Id of a sweep, or an experiment's newest.")],
+    sweep: Annotated[
+        str, typer.Argument(metavar="SWEEP", help="Id of a sweep, an experiment (its newest), or an MLflow run id.")
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The file to write; else SWEEP.zip here.")
     ] = None,
@@ -30,11 +32,13 @@ def bundle(
 ) -> None:
     """Write a sweep into one file (RO-Crate) that needs neither this machine nor MLflow to be run again."""
     from tunerun.cli.tables import err, out, plain
+    from tunerun.compose import places
     from tunerun.record import open_record
     from tunerun.record.bundle.writing import write_bundle
 
     authors = _authors(author or [], affiliation or [])
-    with open_record(sweep, runs=Path(runs)) as record:
+    _, tracking = places([])
+    with open_record(sweep, runs=Path(runs), tracking=tracking) as record:
         target = output or Path(f"{record.sweep.id}.zip")
         written = write_bundle(record, target, with_models=not no_models, authors=authors)
     for note in written.notes:

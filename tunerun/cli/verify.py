@@ -70,7 +70,6 @@ def _print_files(checked: CheckedFiles) -> None:
 def _run_again(bundle: Path, trial: int | None, overrides: list[str], config_dir: list[str] | None) -> Verification:
     from tunerun.cli.rerun import run_again
     from tunerun.record import open_record
-    from tunerun.record.bundle.checking import hosted_trials
     from tunerun.record.running import request_of, verified
 
     request = request_of([*overrides, "tracking=none"], [], [], config_dir, fresh=False)
@@ -82,10 +81,5 @@ def _run_again(bundle: Path, trial: int | None, overrides: list[str], config_dir
         if trial is not None and trial not in numbers:
             raise InputError(f"--trial {trial}: {record.sweep.id} has the trials 0 to {numbers[-1]}")
         named = replace(record, number=trial)
-        if hosted := hosted_trials(named):
-            raise InputError(
-                f"{bundle}: a service trained trial {hosted[0]}, and a file does not decide what is sent there; "
-                "--files checks the files alone, and `tunerun rerun --run` asks the service again"
-            )
         made, _ = run_again(named, replace(request, paths=request.paths.model_copy(update={"runs": folder})))
         return verified(named, made)

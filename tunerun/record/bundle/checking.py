@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunerun.backends import capabilities_of
-from tunerun.backends.registry import stored_section
 from tunerun.record.bundle.archive import MANIFEST, opened_archive
-from tunerun.record.sources import OpenRecord
 
 
 @dataclass(frozen=True)
@@ -45,13 +42,3 @@ def check_files(path: Path) -> CheckedFiles:
         unlisted = sorted(archive.names - set(archive.digests) - {MANIFEST})
         problems += [f"{name}: not in {MANIFEST}" for name in unlisted]
         return CheckedFiles(len(archive.digests), size, tuple(problems))
-
-
-def hosted_trials(record: OpenRecord) -> list[int]:
-    """The numbers of the trials that a service trained.
-
-    Raises:
-        ConfigError: a backend that this version does not have.
-    """
-    sections = {trial.number: stored_section(trial.settings.backend) for trial in record.trials}
-    return [number for number, section in sections.items() if capabilities_of(section).is_hosted]
