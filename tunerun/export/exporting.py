@@ -16,6 +16,7 @@ from tunerun.export.formats import ExportFormat, Source, format_of
 from tunerun.export.model_card import FILE as CARD
 from tunerun.export.model_card import model_card
 from tunerun.export.subject import Subject
+from tunerun.export.usage import usage_of
 from tunerun.interpolation import resolved
 from tunerun.ledger import TrialRecord, asked_by
 from tunerun.record import OpenRecord
@@ -148,7 +149,9 @@ def export(
             say(f"writing {subject.name} as {form}")
             file = export_format.write(source, folder)
             check = _check(subject, export_format, source, folder, say)
-            card = model_card(record, trial, format=form, file=_file_name(target, file), checked=_stated(check))
+            card = model_card(
+                record, trial, format=form, file=_file_name(target, file), checked=_stated(check, source, form)
+            )
             (folder / CARD).write_text(card, encoding="utf-8")
             files = sorted(each.name for each in folder.iterdir())
             size = sum(each.stat().st_size for each in folder.iterdir())
@@ -263,7 +266,9 @@ def _asked_now(source: Source, inputs: Sequence[str]) -> list[str]:
     return plain_answers.of_tuned(source.folder, source.record.base_model, source.cache, inputs, source.options)
 
 
-def _stated(check: Check) -> str:
+def _stated(check: Check, source: Source, form: str) -> str:
+    """For the model card; an adapter's answers are those on the base model that this machine has."""
     if check.reason:
         return ""
-    return f"Checked when it was exported, with the code above: {check.sentence}"
+    where = f", on the base model {source.record.base_identity}" if usage_of(form).needs_base else ""
+    return f"Checked when it was exported, by transformers alone{where}: {check.sentence}"

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tunerun.comparison import labels, numbers
 from tunerun.comparison.renderers.markdown import escaped, rows
@@ -22,7 +23,9 @@ from tunerun.job import TrainedOn
 from tunerun.ledger import TrialRecord
 from tunerun.metrics import Unit
 from tunerun.provenance.facts import DataFile, Environment
-from tunerun.record import OpenRecord
+
+if TYPE_CHECKING:
+    from tunerun.record import OpenRecord  # its bundles hold model cards
 
 FILE = "README.md"
 """What the hub shows as a model card."""
@@ -272,7 +275,7 @@ def _of_base(subject: Subject, usage: Usage) -> Iterator[str]:
             f"It was trained on the GGUF file{carried} with SHA-256 `{base.identity.rpartition(':')[2]}`, which may be "
             f"quantised: on the weights of {subject.base_on_hub} on the hub single answers can differ."
         )
-    if usage.relation == "adapter" and subject.base_on_hub is None:
+    if usage.needs_base and subject.base_on_hub is None:
         yield f"It needs the base model with the identity `{base.identity}`, which has no name on the hub."
 
 

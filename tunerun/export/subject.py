@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tunerun.comparison import judge
 from tunerun.comparison.judgement import TEST
@@ -14,9 +15,11 @@ from tunerun.engine.tuned_model import TunedModelRecord
 from tunerun.errors import NotFoundError, TunerunError
 from tunerun.ledger import JobRecord, TrialRecord
 from tunerun.provenance.facts import BaseModelFacts, DataFile
-from tunerun.record import OpenRecord
 from tunerun.stored import section
 from tunerun.template import PromptTemplate
+
+if TYPE_CHECKING:
+    from tunerun.record import OpenRecord  # its bundles hold model cards
 
 
 @dataclass(frozen=True)

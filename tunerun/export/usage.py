@@ -52,6 +52,11 @@ class Usage:
     tags: tuple[str, ...]
     code: Callable[[Call], str]
 
+    @property
+    def needs_base(self) -> bool:
+        """Whether the base model's weights are not part of it."""
+        return self.relation == "adapter"
+
 
 def usage_of(form: str) -> Usage:
     """Look a form up.
