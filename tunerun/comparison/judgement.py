@@ -64,7 +64,8 @@ def judge(
     known = [SweepKnowledge.of(ledger, each) for each in sweeps]
     if evaluation is None:
         stored = known[0].records[0].settings.evaluation
-        metrics, notes = resolve_stored(stored, known[0].sweep.document.get("metrics", {}))
+        files = known[0].sweep.document.get("metrics", {})
+        metrics, notes = resolve_stored(stored, files, runs_code=not ledger.is_restored)
         rules = Rules(stored.get("alpha", 0.05), stored.get("worth", 0.0), seed=seed)
     else:
         metrics, notes = resolve(evaluation), []

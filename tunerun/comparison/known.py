@@ -9,10 +9,10 @@ import numpy as np
 
 from tunerun.comparison.curves import advise, epoch_means, finished_epochs
 from tunerun.comparison.results import EPOCH_LOSS, STEP_LOSS, TrialResult
-from tunerun.errors import MetricError
+from tunerun.errors import ConfigError, MetricError
 from tunerun.job import EpochLoss, JobState, Snapshot
 from tunerun.ledger import LOSSES, Answers, BaselineRecord, JobRecord, Ledger, SweepRecord, TrialRecord
-from tunerun.metrics import Asks, Metric, resolve
+from tunerun.metrics import Asks, Metric, resolve_stored
 from tunerun.metrics.base import FloatArray
 
 BASE_LOSS = "validation/base_loss"
@@ -172,9 +172,18 @@ def trial_result(ledger: Ledger, record: TrialRecord) -> TrialResult:
     measured: dict[str, float] = {}
     if rows is not None and job.state is JobState.SUCCEEDED:
         scores = Scores(dict(_answers(ledger, record.key, rows)), ledger)
-        metrics, _ = scores.computable(resolve(record.settings.evaluation))  # the verdict says why others are not
+        metrics, _ = scores.computable(_metrics(ledger, record))  # the verdict says why others are not
         measured = scores.values(metrics, record.key, rows)
     return result(record, job, ledger.snapshots(job.id), measured, validation=ledger.epoch_losses(job.id))
+
+
+def _metrics(ledger: Ledger, record: TrialRecord) -> Sequence[Metric]:
+    try:
+        return resolve_stored(record.settings.evaluation, {}, runs_code=not ledger.is_restored)[0]
+    except ConfigError:
+        if not ledger.is_restored:
+            raise
+        return ()
 
 
 def _answers(ledger: Ledger, subject: str, rows: Rows) -> Iterator[tuple[tuple[str, str, str], Answers]]:

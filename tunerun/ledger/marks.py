@@ -6,11 +6,23 @@ from tunerun.database import DatabaseFile
 from tunerun.ledger.records import Mark
 from tunerun.ledger.rows import dump, load
 
+_RESTORED = ("record", "restored")
+"""The mark of a ledger that was made of a record, which is no tracker's."""
+
 
 class MarkTable:
     """The part of the ledger that keeps marks; `Ledger` inherits it, so that its file has one connection."""
 
     _file: DatabaseFile
+
+    @property
+    def is_restored(self) -> bool:
+        """Whether it was made of a record from elsewhere: no code that it names is run."""
+        return self.mark(*_RESTORED) is not None
+
+    def mark_restored(self) -> None:
+        """Write down that it was made of a record from elsewhere."""
+        self.set_mark(*_RESTORED, Mark(None, {}))
 
     def mark(self, tracker: str, subject: str) -> Mark | None:
         """How far a tracker was brought for a subject; None: it was never told of it."""

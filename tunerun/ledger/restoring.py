@@ -93,6 +93,7 @@ def restored(folder: Path, path: Path) -> str:
         raise LedgerError(f"{path}: is there already; restore the record into a folder without a ledger")
     try:
         with Ledger(path) as ledger:
+            ledger.mark_restored()
             ledger.restore(
                 SweepRecord(**vars(record.sweep)),
                 (TrialRecord(**vars(trial)) for trial in record.trials),

@@ -86,12 +86,16 @@ def resolve(evaluation: Any) -> tuple[Metric, ...]:
     return resolve_stored(evaluation, {})[0]
 
 
-def resolve_stored(evaluation: Mapping[str, Any], files: Mapping[str, Any]) -> tuple[tuple[Metric, ...], list[str]]:
+def resolve_stored(
+    evaluation: Mapping[str, Any], files: Mapping[str, Any], *, runs_code: bool = True
+) -> tuple[tuple[Metric, ...], list[str]]:
     """The metrics of a frozen evaluation, the one that decides first, and which had to be left out.
 
     Args:
         evaluation: as a trial's config has it.
         files: what the sweep's document has under `metrics`: by name, the file of a user's own metric.
+        runs_code: whether such files are run; not where a record from elsewhere names them, because what it names may
+            be here only because it came with that record.
 
     Raises:
         ConfigError: the metric that decides is one of those.
@@ -106,16 +110,18 @@ def resolve_stored(evaluation: Mapping[str, Any], files: Mapping[str, Any]) -> t
         except ValueError as error:
             lost[name] = str(error)
             continue
-        if isinstance(metric, OwnMetric) and (changed := difference(metric, files)):
+        if isinstance(metric, OwnMetric) and not runs_code:
+            lost[name] = f"{metric.python} is code that a record from elsewhere names, which is not run"
+        elif isinstance(metric, OwnMetric) and (changed := difference(metric, files)):
             lost[name] = changed
         else:
             metrics.append(metric)
     decider = evaluation.get("decide_by") or (_parts(entries[0])[0] if entries else None)
     if decider in lost:
-        raise ConfigError(
-            f"evaluation.metrics: {decider} decides in this sweep, and {lost[decider]}; restore it, or name the "
-            "experiment to compare by its metrics of now"
-        )
+        advice = "restore it, or name the experiment to compare by its metrics of now"
+        if not runs_code:
+            advice = "compare in the project that made it"
+        raise ConfigError(f"evaluation.metrics: {decider} decides in this sweep, and {lost[decider]}; {advice}")
     notes = [f"{name} is not computed: {why}." for name, why in lost.items()]
     return _decider_first(metrics, decider), notes
 

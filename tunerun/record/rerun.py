@@ -22,6 +22,8 @@ from tunerun.errors import ConfigError, InputError, MismatchError
 from tunerun.files import private_folder
 from tunerun.job import Example, ExampleSet
 from tunerun.ledger import FILE_NAME, BaselineRecord, Ledger, TrialRecord
+from tunerun.metrics import resolve
+from tunerun.metrics.own import OwnMetric
 from tunerun.planning import Plan, Trial, plan
 from tunerun.planning.changes import differences
 from tunerun.planning.recorded import Recorded
@@ -39,8 +41,9 @@ FOLDER = "reruns"
 
 _ORIGIN_FILE = "rerun.json"
 
-PLACES = ("model.source", "model.package", "backend.", "runner.", "budget.")
-"""What a rerun may have otherwise than its record, beside paths and tracking: where things are and how it computes."""
+PLACES = ("model.source", "model.package", "backend.", "runner.", "budget.", "evaluation.metrics")
+"""What a rerun may have otherwise than its record, beside paths and tracking: where things are, how it computes, and
+by which metrics it is measured, of which no key depends."""
 
 _NEEDS_ROWS = ("dataset", "template")
 """Sections that decide how rows become examples."""
@@ -151,6 +154,7 @@ def prepare(record: OpenRecord, request: Request, progress: Progress | None = No
     examples = None if request.data else _examples(record, trials)
     origin = {"sweep": record.sweep.id, "run_id": record.run_id, "trial": record.number}
     _check_addresses(record, request, experiment.points)
+    _check_code(record, request, experiment.points)
     if folder is None:
         _check_edits(request, examples)
         recorded = Recorded(examples, document={"parent": origin})
@@ -180,10 +184,10 @@ def _check_addresses(record: OpenRecord, request: Request, points: Sequence[Poin
     Raises:
         ConfigError: a service that only the record names.
     """
-    is_ours = record.runs.absolute() == Path(request.paths.runs).absolute()
-    given = {key.split(".")[0] for key in (*request.places, *request.edits)}
+    if _is_ours(record, request) or not {"backend", "backend.base_url"}.isdisjoint({*request.places, *request.edits}):
+        return
     sections = {id(point.config.backend): point.config.backend for point in points}.values()
-    hosted = [] if is_ours or "backend" in given else [c for c in map(capabilities_of, sections) if c.is_hosted]
+    hosted = [each for each in map(capabilities_of, sections) if each.is_hosted]
     if hosted:
         raise ConfigError(
             [
@@ -192,6 +196,32 @@ def _check_addresses(record: OpenRecord, request: Request, points: Sequence[Poin
                 for each in hosted
             ]
         )
+
+
+def _check_code(record: OpenRecord, request: Request, points: Sequence[Point]) -> None:
+    """Let a person decide which metric's file is run, and not a record from elsewhere, which may have brought it.
+
+    Raises:
+        ConfigError: code that only the record names.
+    """
+    if _is_ours(record, request) or "evaluation.metrics" in {*request.places, *request.edits}:
+        return
+    sections = {id(point.config.evaluation): point.config.evaluation for point in points}.values()
+    own = {metric for each in sections for metric in resolve(each) if isinstance(metric, OwnMetric)}
+    if own:
+        raise ConfigError(
+            [
+                f"evaluation.metrics: the record names {metric.name}, which runs the code of {metric.python}; to run "
+                f"it, read it and name it yourself: 'evaluation.metrics=[{{name: {metric.name}, python: "
+                f"{metric.python}}}]'; to measure without it: evaluation.metrics=[exact_match]"
+                for metric in sorted(own, key=lambda metric: metric.name)
+            ]
+        )
+
+
+def _is_ours(record: OpenRecord, request: Request) -> bool:
+    """Whether the record is of this project's own ledger."""
+    return record.runs.absolute() == Path(request.paths.runs).absolute()
 
 
 def _tracking(request: Request) -> Tracking:

@@ -165,6 +165,30 @@ def test_a_record_that_is_hostile_is_refused_by_the_bundles_name(bundle: Path, t
         pass
 
 
+def test_no_code_runs_that_a_bundle_names(bundle: Path, project: Path, tmp_path: Path) -> None:
+    """A metric's file, which whoever unpacked the bundle by hand has beside it, with the digest that the record says."""
+    source = b"open('ran', 'w')\n\ndef score(expected, answer):\n    return 1.0\n"
+    Path("evil.py").write_bytes(source)
+    with zipfile.ZipFile(bundle) as opened:
+        files = {name: opened.read(name) for name in opened.namelist() if not name.endswith("/") and name != MANIFEST}
+    record = json.loads(files["record/record.json"])
+    for trial in record["trials"]:
+        trial["config"]["evaluation"]["metrics"] = [{"name": "evil", "python": "evil.py:score"}]
+    record["sweep"]["document"]["metrics"] = {"evil": {"sha256": hashlib.sha256(source).hexdigest()}}
+    write_archive(tmp_path / "h.zip", files | {"record/record.json": json.dumps(record).encode()})
+    hostile = str(tmp_path / "h.zip")
+    here = [f"model.source={project / 'models' / 'tiny'}", f"paths.cache={tmp_path / 'cache'}"]
+    words = "the record names evil, which runs the code of evil.py:score; to run it, read it and name it yourself"
+    assert words in str(verify(tmp_path / "h.zip", *here).exception)
+    assert words in str(CliRunner().invoke(app, ["rerun", "--run", hostile, "tracking=none", *here]).exception)
+    differing = CliRunner().invoke(app, ["diff", hostile, str(bundle)])
+    assert differing.exit_code == 0
+    assert "evil.py:score is code that a record from elsewhere names, which is not run" in differing.output
+    for command in (["appendix", hostile], ["bundle", hostile, "-o", "other.zip"]):
+        assert "which is not run" in str(CliRunner().invoke(app, command).exception)
+    assert not Path("ran").exists()
+
+
 def verify(path: Path, *arguments: str) -> Result:
     return CliRunner().invoke(app, ["verify", str(path), *arguments])
 

@@ -123,8 +123,9 @@ class _Reader:
         if not verdict.trials or verdict.metric is None:
             return None
         evaluation = section(verdict.trials[0].record.config, "evaluation")
+        files = verdict.sweep.document.get("metrics", {})
         try:
-            metrics, _ = resolve_stored(evaluation, verdict.sweep.document.get("metrics", {}))
+            metrics, _ = resolve_stored(evaluation, files, runs_code=not self._ledger.is_restored)
         except ConfigError:
             return None
         found = next((metric for metric in metrics if f"eval/{metric.name}" == verdict.metric), None)

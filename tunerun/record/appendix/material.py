@@ -78,7 +78,8 @@ class Material:
     @cached_property
     def metrics(self) -> Sequence[Metric]:
         """The metrics that the sweep was frozen with, the one that decides first."""
-        return resolve_stored(self.trials[0].settings.evaluation, self.document.get("metrics", {}))[0]
+        evaluation, files = self.trials[0].settings.evaluation, self.document.get("metrics", {})
+        return resolve_stored(evaluation, files, runs_code=not self.record.ledger.is_restored)[0]
 
     @cached_property
     def findings(self) -> tuple[str, ...]:
