@@ -143,7 +143,8 @@ def test_compute_is_of_each_run_and_in_total(whole: Appendix) -> None:
     assert {row[-1] for row in table(section(whole, "Compute")).rows} == {"cpu, Xeon 8480, AVX512, 4 threads"}
     environment = text(section(whole, "Environment"))
     assert "torch's build: 2.4.0+cpu, MKL." in environment
-    assert "Python 3.11.7, Linux 6.1, Xeon 8480, 4 cores, 16.0 GiB of memory, avx512f; tunerun 0.1.0" in environment
+    assert "Python 3.11.7, Linux 6.1, Xeon 8480, 4 cores, 16.0 GiB of memory; tunerun 0.1.0" in environment
+    assert "instruction sets for arithmetic: avx512f." in environment
     assert ("torch", "2.4.0") in table(section(whole, "Environment")).rows
     assert "All others: zeta 9." in environment
 

@@ -22,7 +22,7 @@ from tunerun.record.difference.rows import RowsDifference
 
 A, B = "support-1a2b3c4d", "support-5e6f7a8b"
 FACTS = Facts(
-    Environment(python="3.11.7", processor="Xeon", cores=2, packages={"torch": "2.4.0", "peft": "0.12", "old": "1"}),
+    Environment("3.11.7", "", "Xeon", ("avx2", "amx"), 2, packages={"torch": "2.4.0", "peft": "0.12", "old": "1"}),
     (ConfigFile("experiment/support.yaml", "conf", "seed: 0\nname: support\n"), ConfigFile("a.yaml", "conf", "x: 1\n")),
     (),
     (BaseModelFacts("smollm2-135m", "gguf:x", files=(FileFacts("model.gguf", "a" * 64, 10),)),),
@@ -104,9 +104,7 @@ def test_a_template_is_a_patch_and_its_rows_are_the_same_rows(tmp_path: Path) ->
 def test_files_packages_and_the_machine_are_compared(tmp_path: Path) -> None:
     """YAML files and code as patches; packages added, removed and of another version; files of the base model."""
     facts = Facts(
-        Environment(
-            python="3.12.1", processor="Xeon", cores=2, packages={"torch": "2.5.0", "peft": "0.12", "new": "3"}
-        ),
+        Environment("3.12.1", "", "Xeon", ("avx2",), 2, packages={"torch": "2.5.0", "peft": "0.12", "new": "3"}),
         (ConfigFile("experiment/support.yaml", "conf", "seed: 1\nname: support\n"), FACTS.config_files[1]),
         (),
         (BaseModelFacts("smollm2-135m", "gguf:x", files=(FileFacts("model.gguf", "b" * 64, 10),)),),
@@ -121,6 +119,7 @@ def test_files_packages_and_the_machine_are_compared(tmp_path: Path) -> None:
     environment = {name: both[:2] for name, both in values(found, "environment").items()}
     assert environment == {
         "python": ("3.11.7", "3.12.1"),
+        "instructions": ("amx", None),
         "package new": (None, "3"),
         "package old": ("1", None),
         "package torch": ("2.4.0", "2.5.0"),

@@ -128,11 +128,13 @@ def environment(material: Material) -> Topic:
     memory = f"{known.memory_bytes / 1024**3:.1f} GiB of memory" if known.memory_bytes else f"memory {NOT_RECORDED}"
     cores = counted(known.cores, "core") if known.cores else f"cores {NOT_RECORDED}"
     python = f"Python {known.python}" if known.python else f"Python's version {NOT_RECORDED}"
-    parts = (python, known.system, known.processor, cores, memory, " ".join(known.instructions))
+    parts = (python, known.system, known.processor, cores, memory)
     summary = f"{', '.join(filter(None, parts))}; {_version(material)}; {counted(len(packages), 'package')} recorded."
     main = tuple((name, packages[name]) for name in MAIN_PACKAGES if name in packages)
     rest = sorted(packages.keys() - set(MAIN_PACKAGES), key=str.lower)
     blocks: list[Block] = [Paragraph(summary)]
+    if known.instructions:
+        blocks.append(Paragraph(f"The CPU's instruction sets for arithmetic: {' '.join(known.instructions)}."))
     blocks += [Paragraph(f"torch's build: {words(builds)}.")] if builds else []
     blocks += [Table(("package", "version"), main)] if main else []
     if rest:

@@ -12,7 +12,7 @@ from tunerun.record.difference.pairs import TrialPair
 from tunerun.record.difference.sections import Section, SideBySide, collected, not_recorded
 from tunerun.record.sources import OpenRecord
 
-_FILES, _PACKAGES = "files", "packages"
+_FILES, _PACKAGES, _INSTRUCTIONS = "files", "packages", "instructions"
 
 
 def base_model_section(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair]) -> Section:
@@ -64,7 +64,11 @@ def is_recorded(facts: Facts) -> bool:
 def _environments(a: Environment, b: Environment) -> Iterator[SideBySide]:
     old, new = asdict(a), asdict(b)
     packages_a, packages_b = old.pop(_PACKAGES), new.pop(_PACKAGES)
+    sets_a, sets_b = old.pop(_INSTRUCTIONS), new.pop(_INSTRUCTIONS)
     yield from (SideBySide(each.name, each.old, each.new) for each in differences(old, new))
+    only_a, only_b = ([name for name in sets_a if name not in sets_b], [name for name in sets_b if name not in sets_a])
+    if only_a or only_b:
+        yield SideBySide(_INSTRUCTIONS, " ".join(only_a) or None, " ".join(only_b) or None, "only there")
     for name in sorted({*packages_a, *packages_b}, key=str.lower):
         before, after = packages_a.get(name), packages_b.get(name)
         if before != after:
