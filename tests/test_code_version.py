@@ -78,6 +78,22 @@ def test_the_diff_is_bounded_and_holds_no_secret(project: Path, monkeypatch: pyt
     assert len(diff) < MAX_DIFF_BYTES + 100
 
 
+def test_a_metric_that_git_does_not_have_is_in_the_diff_and_what_is_left_out_is_said(project: Path) -> None:
+    """The code of a user's own metric is kept as config is; secret files and files beyond the bound are counted."""
+    (project / "score.py").write_text("def score(expected, answer):\n    return 1.0\n")
+    (project / "other.py").write_text("not_read_by_any_experiment = 1\n")
+    (project / "conf/my_credentials.yaml").write_text("user: planted\n")
+    for number in range(60):
+        (project / f"conf/experiment/many{number}.yaml").write_text(f"seed: {number}\n")
+    found = code_version([project / "conf"], [], project, code=[project / "score.py"])
+    assert found is not None
+    assert "planted" not in found["diff"]
+    assert "not_read" not in found["diff"]
+    assert "left out, as their names say that they are secret: conf/my_credentials.yaml" in found["diff"]
+    assert "left out: 12 further untracked files" in found["diff"]
+    assert "+def score(expected, answer):" in found["diff"]
+
+
 def test_a_folder_without_git_has_no_version(tmp_path: Path) -> None:
     """Outside a repository there is nothing to record."""
     assert code_version(folder=tmp_path) is None

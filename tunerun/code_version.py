@@ -23,7 +23,7 @@ _CUT = "\n... cut here: the diff is longer\n"
 
 
 def code_version(
-    config: Sequence[Path] = (), data: Sequence[Path] = (), folder: Path | None = None
+    config: Sequence[Path] = (), data: Sequence[Path] = (), folder: Path | None = None, code: Sequence[Path] = ()
 ) -> dict[str, Any] | None:
     """The Git commit of the folder the command runs in, and what differs from it.
 
@@ -31,6 +31,7 @@ def code_version(
 
     Args:
         config: the config directories. data: files of examples, of which rows are never kept in the diff.
+        code: files of the user's own metrics.
 
     Returns:
         `commit`, `branch`, `dirty`, the `changed` files, and the `diff` without secrets; None where there is no Git or
@@ -43,8 +44,10 @@ def code_version(
         root = Path(root_line)
         rows = [name for path in data if (name := _relative(path, root)) is not None]
         directories = [name for path in config if (name := _relative(path, root)) is not None]
+        metrics = [name for path in code if (name := _relative(path, root)) is not None]
         tracked = _names(_git(root, "diff", "HEAD", "--name-only", "-z"))
-        own = [name for name in _untracked(root, directories) if name.endswith((".yaml", ".yml"))][:MAX_FILES]
+        own = _untracked(root, metrics)  # few, while the config files may be many
+        own += [name for name in _untracked(root, directories) if name.endswith((".yaml", ".yml"))]
         changed = sorted({*tracked, *own, *_untracked(root, rows)})
         return {
             "commit": commit,
@@ -73,13 +76,20 @@ def _diff(root: Path, data: Sequence[str], untracked: Sequence[str]) -> str:
     """What differs from the commit: files of secrets and rows left out, values that look like secrets masked."""
     left_out = [*(f":(exclude,literal){name}" for name in data), *(f":(exclude,glob){name}" for name in _SECRET_FILES)]
     text = _git(root, "diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv", "--", ".", *left_out)
-    for name in untracked:
+    secret = [name for name in untracked if any(Path(name).match(pattern) for pattern in _SECRET_FILES)]
+    for name in untracked[:MAX_FILES]:
         if len(text) > MAX_DIFF_BYTES:
             break
-        if not any(Path(name).match(pattern) for pattern in _SECRET_FILES):
-            text += _git(root, "diff", "--no-index", "--no-color", "--no-ext-diff", "--", os.devnull, name)
-    text = redact_assignments(redact(text))
-    return text if len(text) <= MAX_DIFF_BYTES else text[:MAX_DIFF_BYTES] + _CUT
+        if name not in secret:
+            text += "\n" + _git(root, "diff", "--no-index", "--no-color", "--no-ext-diff", "--", os.devnull, name)
+    text = redact_assignments(redact(text.lstrip("\n")))
+    if len(text) > MAX_DIFF_BYTES:
+        text = text[:MAX_DIFF_BYTES] + _CUT
+    if secret:
+        text += f"\n... left out, as their names say that they are secret: {', '.join(map(redact, secret))}\n"
+    if len(untracked) > MAX_FILES:
+        text += f"\n... left out: {len(untracked) - MAX_FILES} further untracked files\n"
+    return text
 
 
 def _names(listed: str) -> list[str]:

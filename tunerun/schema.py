@@ -89,6 +89,11 @@ class Dataset(Section):
     )
     validation: HeldOut = Field(default_factory=HeldOut, description="Held out to choose between trials by.")
     test: HeldOut = Field(default_factory=HeldOut, description="Held out for the end.")
+    license: str | None = Field(
+        None,
+        min_length=1,
+        description="Of the rows, such as CC-BY-4.0, for the record and bundles; null: not stated.",
+    )
     split_seed: int = Field(
         0,
         ge=0,
@@ -162,6 +167,11 @@ class Model(Section):
         json_schema_extra={"unit": "rank"},
     )
     price: Price | None = Field(None, description="Of tuning it; null: it costs nothing but this machine's time.")
+    license: str | None = Field(
+        None,
+        min_length=1,
+        description="Of the weights, such as Apache-2.0, for the record and bundles; null: as its files state it.",
+    )
     retires_on: str | None = Field(
         None, pattern=DATE, description="Last day of the service for it, as 2027-01-13; null: none is known."
     )
@@ -573,7 +583,7 @@ class Point(Section):
     environment: dict[str, str] = Field(default_factory=dict)
 
 
-WORKED_OUT = ("pins", "points", "notes", "directories")
+WORKED_OUT = ("pins", "points", "notes", "directories", "files")
 """Fields of an experiment that `load` works out; none can be written in YAML."""
 
 
@@ -588,6 +598,9 @@ class Experiment(TrialConfig):
     points: tuple[Point, ...] = Field((), description="The sweep's points, in order; empty: this config alone.")
     notes: tuple[str, ...] = Field((), description="What the load did that a reader of the files may not expect.")
     directories: tuple[str, ...] = Field((), description="The config directories that were searched, in their order.")
+    files: dict[str, str] = Field(
+        default_factory=dict, description="The YAML files that were composed, with their text."
+    )
 
     def __repr__(self) -> str:
         """One line; `model_dump()` has the whole config."""

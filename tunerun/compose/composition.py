@@ -215,6 +215,7 @@ class Composition:
             points=tuple(points),
             notes=tuple(self._notes(base)),
             directories=tuple(map(str, self.loader.directories)),
+            files={str(file): text for file, text in self.loader.files.items()},
         )
 
     def _differing(self, base: TrialConfig, points: Sequence[Point]) -> Iterator[str]:

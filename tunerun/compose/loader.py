@@ -73,6 +73,7 @@ class Loader:
         version.setbase("1.3")
         Plugins.instance()  # registers the kinds of config source that a search path may have
         source.register()
+        source.ConfSource.files.clear()
         search_path = ConfigSearchPathImpl()
         search_path.append("hydra", "pkg://hydra.conf")
         for directory in self.directories:
@@ -87,6 +88,11 @@ class Loader:
     ) -> None:
         GlobalHydra.instance().clear()
         _HYDRA.release()
+
+    @property
+    def files(self) -> Mapping[Path, str]:
+        """What Hydra has read of the directories since this loader was opened."""
+        return dict(source.ConfSource.files)
 
     # Overrides
 

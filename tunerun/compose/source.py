@@ -9,6 +9,7 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import yaml
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
@@ -37,7 +38,13 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class ConfSource(FileConfigSource):
-    """A conf directory for Hydra's search path: `tunerun://DIRECTORY`."""
+    """A conf directory for Hydra's search path: `tunerun://DIRECTORY`.
+
+    Attributes:
+        files: what was read, of all directories, since it was last cleared.
+    """
+
+    files: ClassVar[dict[Path, str]] = {}
 
     def __init__(self, provider: str, path: str) -> None:
         super().__init__(provider, path)
@@ -60,7 +67,7 @@ class ConfSource(FileConfigSource):
             ConfigError: it cannot be used; names the file and the line.
         """
         file = Path(self.path, self._normalize_file_name(config_path))
-        text = read_yaml(file)
+        text = self.files[file] = read_yaml(file)
         try:
             # Hydra looks for the header in 512 characters, which a licence can fill, and not behind a byte-order mark.
             header = self._get_header_dict(text)

@@ -211,6 +211,18 @@ def _place_file(identity: str, cache: Path) -> Path:
     return cache / "places" / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.txt"
 
 
+def files(found: FoundModel) -> list[Path]:
+    """Return the files that decide what a model answers; empty for a hub model that is not on this machine."""
+    if found.path is None:
+        return []
+    return [found.path] if found.path.is_file() else _relevant(found.path)
+
+
+def stated_license(found: FoundModel) -> str | None:
+    """Return the licence that a model's files state, as they write it; None: they state none."""
+    return None if found.path is None else model_facts.stated_license(found.path)
+
+
 def _looks_like_a_path(source: str) -> bool:
     return source.startswith(("/", "./", "../", "~")) or source.endswith(".gguf") or source in {".", ".."}
 

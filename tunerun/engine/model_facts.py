@@ -81,6 +81,34 @@ def of_gguf(file: Path) -> ModelFacts:
     return _of_gguf(file, _stamp([file]))
 
 
+def stated_license(path: Path) -> str | None:
+    """Return the licence that a GGUF file, or a folder's model card or config.json, states; None: it states none."""
+    if path.is_file():
+        stated = gguf_header.read(path).metadata.get("general.license")
+    else:
+        stated = _license_of_card(path / "README.md") or _license_of_config(path / "config.json")
+    return stated if isinstance(stated, str) and stated else None
+
+
+def _license_of_card(card: Path) -> str | None:
+    """Return `license` of the YAML before a model card's text, as the hub has it."""
+    try:
+        with card.open(encoding="utf-8", errors="replace") as content:
+            start = content.read(_SMALL_BYTES)
+    except OSError:
+        return None
+    header = re.match(r"---\n(.*?)\n---", start, re.DOTALL)
+    stated = re.search(r"^license:[ \t]*['\"]?([\w.+-]+)", header[1], re.MULTILINE) if header else None
+    return stated[1] if stated else None
+
+
+def _license_of_config(file: Path) -> Any:
+    try:
+        return _json(file).get("license")
+    except ValueError:
+        return None
+
+
 def gguf_file_type(file: Path) -> int:
     """Return what most of a GGUF file's numbers are stored as, by llama.cpp's number of it; -1: not stated."""
     stated = gguf_header.read(file).metadata.get("general.file_type")

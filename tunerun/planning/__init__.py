@@ -28,6 +28,8 @@ from tunerun.planning.planner import KEY_FORMAT, Planner
 from tunerun.planning.recorded import NOTHING, Recorded
 from tunerun.planning.trial import Trial, tuned_model_id
 from tunerun.planning.visibility import Visibility, visibility
+from tunerun.provenance import Facts
+from tunerun.provenance.facts import SECTION
 from tunerun.redaction import redact
 from tunerun.replicates import point_numbers
 from tunerun.schema import Experiment, Point, TrialConfig
@@ -158,9 +160,16 @@ class Plan:
         if refusals := self.over_limit(retry_failed=retry_failed):
             raise LimitError("\n".join(refusals))
 
-    def sweep_record(self, command: str) -> SweepRecord:
-        """The plan as the ledger freezes it, apart from its trials."""
-        return SweepRecord(self.sweep, self.name, time.time(), {**self.document, "command": redact(command)})
+    def sweep_record(self, command: str, facts: Facts | None = None) -> SweepRecord:
+        """The plan as the ledger freezes it, apart from its trials.
+
+        Args:
+            facts: what it depends on beside that; None: nothing was gathered.
+        """
+        document = {**self.document, "command": redact(command)}
+        if facts is not None:
+            document[SECTION] = facts.to_json()
+        return SweepRecord(self.sweep, self.name, time.time(), document)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as `plan --json` prints it."""

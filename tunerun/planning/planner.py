@@ -159,7 +159,11 @@ class Planner:
 
         document = {
             "version": __version__,
-            "code": code_version([Path(d) for d in self.experiment.directories], self._data_files(trials)),
+            "code": code_version(
+                [Path(d) for d in self.experiment.directories],
+                self._data_files(trials),
+                code=[Path(f.python.rpartition(":")[0]) for each in self._measured.values() for f in each.files],
+            ),
             "varied": list(trials[0].overrides),
             "pins": dict(self.experiment.pins),
             "warnings": [redact(warning) for warning in dict.fromkeys(self.warnings)],

@@ -51,6 +51,7 @@ class BaseModelFacts:
         package: `name==version` of the package that carries it; None: none does.
         license: None: neither its files nor the config state it.
         files: those that decide what it answers; empty for a model at a service, or one that is not on the machine.
+        chat_format: what is around each example: `ChatFormat` by its fields; empty as `files`.
     """
 
     name: str
@@ -60,16 +61,17 @@ class BaseModelFacts:
     package: str | None = None
     license: str | None = None
     files: tuple[FileFacts, ...] = ()
+    chat_format: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """A YAML file that was composed, as it was.
+    """A YAML file that was composed, or the code of a user's own metric, as it was.
 
     Attributes:
         path: below its directory, such as `experiment/next_number.yaml`.
         origin: which directory that is: `tunerun` (shipped), `conf`, `--config-dir` or `TUNERUN_CONF`, the last two
-            with the directory's own name.
+            with the directory's own name; `evaluation.metrics` for the code of a user's own metric.
         text: with what looks like a secret masked.
     """
 

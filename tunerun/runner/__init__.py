@@ -30,6 +30,7 @@ from tunerun.job import BaseModelRef, ExampleSet, JobState
 from tunerun.ledger import Ledger, SweepRecord
 from tunerun.metrics import load_code, resolve
 from tunerun.planning import Plan, Trial, counted
+from tunerun.planning.facts import facts_of
 from tunerun.runner.bars import automatic
 from tunerun.runner.loop import Loop
 from tunerun.runner.progress import Progress
@@ -166,7 +167,8 @@ def run(
         ledger = stack.enter_context(Ledger(plan.ledger_path))
         if not ledger.is_frozen(plan.sweep):
             trials = (t.record() for t in plan.trials)
-            ledger.freeze(plan.sweep_record(command), trials, _example_sets(plan), [b.record() for b in plan.baselines])
+            sweep = plan.sweep_record(command, facts_of(plan.experiment, plan.trials, backends.cache))
+            ledger.freeze(sweep, trials, _example_sets(plan), [b.record() for b in plan.baselines])
         ledger.clear_cancel_requests(plan.sweep)
         loop = Loop(plan, ledger, backends.of, talk, poll_interval_s, retry_failed, unavailable)
         patience_s = CLOSE_TIMEOUT_S

@@ -1,0 +1,160 @@
+"""What a sweep depends on beside its plan, gathered when it is frozen: `plan` alone does not wait for it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from tunerun.engine import base_model, file_digest
+from tunerun.errors import BaseModelError
+from tunerun.planning.trial import Trial
+from tunerun.provenance import BaseModelFacts, ConfigFile, DataFile, Facts, FileFacts
+from tunerun.provenance.environment import environment
+from tunerun.provenance.places import is_path, own_names
+from tunerun.redaction import redact, redact_assignments
+from tunerun.schema import Dataset, Experiment, Model
+
+MAX_TEXT = 100_000
+"""Characters that are kept of a YAML file or of a metric's code; what is longer is cut, and says so."""
+
+_CUT = "\n# ... cut here: the file is longer\n"
+
+
+def facts_of(experiment: Experiment, trials: Sequence[Trial], cache: Path) -> Facts:
+    """Gather the environment, and every file that the trials were made of.
+
+    Nothing of it is in a key or in the sweep's id. A file that is gone since it was read is left out.
+
+    Args:
+        cache: the cache directory; keeps the digests of large files.
+    """
+    return Facts(
+        environment=environment(),
+        config_files=(*_config_files(experiment), *_metric_files(trials)),
+        data_files=tuple(_data_files(trials)),
+        base_models=tuple(_base_models(trials, cache)),
+    )
+
+
+def _config_files(experiment: Experiment) -> Iterable[ConfigFile]:
+    """Every YAML that was composed, by the directory that it came from."""
+    directories = [Path(directory) for directory in experiment.directories]
+    origins = {directory: _origin(directory, directories) for directory in directories}
+    for name, text in sorted(experiment.files.items()):
+        file = Path(name)
+        directory = next(each for each in directories if file.is_relative_to(each))
+        yield ConfigFile(file.relative_to(directory).as_posix(), origins[directory], _kept(text))
+
+
+def _origin(directory: Path, directories: Sequence[Path]) -> str:
+    named = [Path(each).resolve() for each in os.environ.get("TUNERUN_CONF", "").split(os.pathsep) if each]
+    if directory == directories[-1]:
+        return "tunerun"
+    if directory == Path("conf").resolve():
+        return "conf"
+    return f"{'TUNERUN_CONF' if directory in named else '--config-dir'} {directory.name}"
+
+
+def _metric_files(trials: Sequence[Trial]) -> Iterable[ConfigFile]:
+    """The code of the user's own metrics, without which answers are not scored again."""
+    sections = {id(t.config.evaluation): t.config.evaluation for t in trials}.values()
+    entries = (entry for section in sections for entry in section.metrics if not isinstance(entry, str))
+    paths = dict.fromkeys(str(entry["python"]).rpartition(":")[0] for entry in entries if "python" in entry)
+    names = own_names(paths)
+    for path in paths:
+        if Path(path).is_file():
+            text = Path(path).read_text(encoding="utf-8", errors="replace")
+            yield ConfigFile(names[path], "evaluation.metrics", _kept(text))
+
+
+def _kept(text: str) -> str:
+    """A text without what looks like a secret, and not without end."""
+    masked = redact_assignments(redact(text))
+    return masked if len(masked) <= MAX_TEXT else masked[:MAX_TEXT] + _CUT
+
+
+def _data_files(trials: Sequence[Trial]) -> Iterable[DataFile]:
+    """Each file of rows once, with everything that trials use it for."""
+    uses: dict[str, dict[str, None]] = {}
+    licenses: dict[str, str | None] = {}
+    for dataset in {id(t.config.dataset): t.config.dataset for t in trials}.values():
+        for path, use in _uses(dataset):
+            uses.setdefault(path, {})[use] = None
+            licenses.setdefault(path, dataset.license)
+    stored = {path: text for t in trials for path, text in _stored_paths(t)}
+    names = own_names(stored.get(path, path) for path in uses)
+    for path, used_for in uses.items():
+        file = Path(path)
+        if file.is_file():
+            name = names[stored.get(path, path)]
+            yield DataFile(name, _sha256(file), file.stat().st_size, tuple(used_for), licenses[path])
+
+
+def _uses(dataset: Dataset) -> Iterable[tuple[str, str]]:
+    yield dataset.path, "training"
+    for name, held_out in (("validation", dataset.validation), ("test", dataset.test)):
+        if held_out.path is not None:
+            yield held_out.path, name
+        elif held_out.fraction:
+            yield dataset.path, name
+
+
+def _stored_paths(trial: Trial) -> Iterable[tuple[str, str]]:
+    """Paths that came from the environment, with the interpolations that are stored of them."""
+    dataset, given = trial.config.dataset, trial.environment
+    for key, path in (("", dataset.path), (".validation", dataset.validation.path), (".test", dataset.test.path)):
+        if path is not None and (text := given.get(f"dataset{key}.path")):
+            yield path, text
+
+
+def _base_models(trials: Sequence[Trial], cache: Path) -> Iterable[BaseModelFacts]:
+    """Each base model once, by its content."""
+    for trial in {t.ingredients["model"]: t for t in trials}.values():
+        model, identity = trial.config.model, trial.ingredients["model"]
+        stored = trial.base_model
+        known = BaseModelFacts(
+            name=_own_name(stored.name), identity=identity, source=_own_name(stored.source), license=model.license
+        )
+        try:
+            found = None if trial.capabilities.is_hosted else base_model.find(model.reference(), cache, ask_hub=False)
+        except BaseModelError:  # it is gone since it was planned; training will say so
+            found = None
+        yield known if found is None else _with_files(known, found, model, cache)
+
+
+def _with_files(known: BaseModelFacts, found: base_model.FoundModel, model: Model, cache: Path) -> BaseModelFacts:
+    files = [FileFacts(f.name, file_digest.sha256(f, cache), f.stat().st_size) for f in base_model.files(found)]
+    is_prepared = base_model.prepared_folder(found, cache) is not None
+    return BaseModelFacts(
+        name=known.name,
+        identity=known.identity,
+        source=known.source,
+        revision=found.commit,
+        package=_package(found, model),
+        license=model.license or base_model.stated_license(found),
+        files=tuple(files),
+        chat_format=asdict(base_model.chat_format(found, cache)) if is_prepared else {},
+    )
+
+
+def _package(found: base_model.FoundModel, model: Model) -> str | None:
+    """The package that carries the base model, with its version; None: it was found elsewhere."""
+    if model.package is None or not found.origin.startswith("package "):
+        return None
+    try:
+        return f"{model.package}=={version(model.package)}"
+    except PackageNotFoundError:
+        return None
+
+
+def _own_name(text: str) -> str:
+    return own_names([text])[text] if is_path(text) else text
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
