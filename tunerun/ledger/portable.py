@@ -25,6 +25,7 @@ from tunerun.ledger.records import SweepRecord, TrialRecord
 from tunerun.ledger.rows import dump
 from tunerun.ledger.transfer import WholeAnswers, WholeJob
 from tunerun.provenance.places import Places
+from tunerun.redaction import redact
 
 RECORD = "record.json"
 RESULTS = "results.json.gz"
@@ -166,7 +167,8 @@ def plan_files(ledger: Ledger, sweep: SweepRecord, folder: Path) -> list[str]:
         ),
         examples={digest: _write_examples(ledger, digest, folder, places) for digest in sorted(digests)},
     )
-    text = json.dumps(asdict(record), ensure_ascii=False, allow_nan=False, indent=1)
+    # The second line of defence: a password in the address of a command or a config, as older versions stored it.
+    text = redact(json.dumps(asdict(record), ensure_ascii=False, allow_nan=False, indent=1))
     (folder / RECORD).write_text(f"{text}\n", encoding="utf-8", newline="\n")
     return [*(each.file for each in record.examples.values()), RECORD]
 

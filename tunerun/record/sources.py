@@ -7,13 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tunerun.errors import NotFoundError
 from tunerun.ledger import FILE_NAME, Ledger, SweepRecord, TrialRecord
+from tunerun.ledger.restoring import restored
 from tunerun.provenance import Facts
 from tunerun.record.bundle.opening import opened_bundle
 from tunerun.schema import Tracking
 from tunerun.tracking import key_of_subject, sweep_of_subject
+from tunerun.tracking.address import choose
+from tunerun.tracking.records import fetch
 
 _PREFIX = "tunedModels/"
 
@@ -59,7 +63,7 @@ def open_record(
     reference: str,
     *,
     runs: Path,
-    tracking: Tracking | None = None,  # noqa: ARG001
+    tracking: Tracking | None = None,
 ) -> Iterator[OpenRecord]:
     """Find a sweep or a trial, and open it to be read.
 
@@ -67,11 +71,12 @@ def open_record(
         reference: a bundle's file, a sweep's id, an experiment's name (its newest sweep), a tuned model's name, or an
             MLflow run id of a trial or a sweep.
         runs: this project's runs folder; it need not be there.
-        tracking: where MLflow is asked for a run id that the ledger does not know; None: nowhere.
+        tracking: where MLflow is asked for what the ledger does not know; None: nowhere.
 
     Raises:
         NotFoundError: nothing has this name; says where it was looked for.
         InputError: it is a file that is not a bundle, is damaged, or holds what a bundle never does.
+        TrackingError: MLflow did not answer. RecordError: what it has is damaged.
     """
     if (file := Path(reference)).suffix == BUNDLE_SUFFIX or file.is_file():
         with opened_bundle(file) as ledger:
@@ -85,10 +90,22 @@ def open_record(
             if found is not None:
                 yield found
                 return
-    raise NotFoundError(
+    problem = (
         f"{reference}: no sweep, experiment, tuned model or MLflow run of this name in {path}; "
         "`tunerun status` shows the sweeps; give the folder of your runs with --runs"
     )
+    if tracking is None or tracking.kind == "none":
+        raise NotFoundError(problem)
+    with TemporaryDirectory(prefix="tunerun-") as folder:
+        try:
+            fetched = fetch(choose(tracking, runs, "").address.uri, reference, Path(folder))
+        except NotFoundError as error:
+            raise NotFoundError([problem, *error.problems]) from error
+        again = Path(folder) / "runs" / FILE_NAME
+        restored(fetched.folder, again)
+        with Ledger.open_read_only(again) as ledger:
+            [sweep] = ledger.sweeps()
+            yield OpenRecord(ledger, sweep, fetched.number, fetched.origin, fetched.run_id)
 
 
 def _in_ledger(ledger: Ledger, reference: str) -> OpenRecord | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
@@ -14,6 +14,7 @@ from tunerun.digest import digest
 from tunerun.errors import NotFoundError
 from tunerun.job import ExampleSet
 from tunerun.ledger import Ledger, SweepRecord, TrialProgress, TrialRecord
+from tunerun.provenance.places import Places
 from tunerun.stored import section
 
 if TYPE_CHECKING:
@@ -80,8 +81,20 @@ class Part(Generic[T]):
     render: Callable[[], T]
 
 
-Content: TypeAlias = str | bytes | Iterator[bytes]
-"""What a file holds: a text, of which secrets are masked; bytes as they are; or, of what is large, pieces of them."""
+Content: TypeAlias = str | bytes
+"""What a file holds: a text, of which secrets are masked, or bytes as they are."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """Files of a run that are too large to be values: written where they are sent from, whenever the version is new.
+
+    Attributes:
+        write: puts them into a folder, below which they have the names of artifacts.
+    """
+
+    version: str
+    write: Callable[[Path], object]
 
 
 @dataclass(frozen=True)
@@ -170,6 +183,7 @@ class RunImage:
         end_ms: set when the state is finished.
         measures: single values, at step 0: MLflow then draws a bar over all runs, and not a lonely dot. Those that
             were measured on a data set are linked to it, and all of them to the model.
+        written: more artifacts, by what the mark calls them together.
         remembered: what the mark keeps for later replays, as JSON values.
         experiment_tags: what the experiment should have as tags once the run is there, by the experiment's id and the
             run's.
@@ -189,6 +203,7 @@ class RunImage:
     measures: Sequence[Measured] = ()
     inputs: Part[list[Input]] | None = None
     artifacts: Mapping[str, Part[Content]] = field(default_factory=dict)
+    written: Mapping[str, Written] = field(default_factory=dict)
     model: Part[ShownModel] | None = None
     remembered: Mapping[str, Any] = field(default_factory=dict)
     experiment_tags: Callable[[str, str], Mapping[str, str]] | None = None
@@ -210,6 +225,7 @@ class FrozenSweep:
         self.trials: list[TrialRecord] = ledger.trials(sweep_id)
         self.by_number = {trial.number: trial for trial in self.trials}
         self.examples: Callable[[str], ExampleSet] = lru_cache(maxsize=4)(ledger.example_set)
+        self._runs = ledger.path.parent
 
     @property
     def id(self) -> str:
@@ -220,6 +236,11 @@ class FrozenSweep:
     def varied(self) -> list[str]:
         """The dotted keys that the sweep varies."""
         return list(self.record.document.get("varied") or [])
+
+    @cached_property
+    def places(self) -> Places:
+        """What is said instead of places of the machine; read from every config, when something is first sent."""
+        return Places.of_this_machine([trial.config for trial in self.trials], self._runs)
 
     @property
     def rerun(self) -> str:

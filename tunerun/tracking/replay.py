@@ -18,7 +18,6 @@ from tunerun.digest import digest
 from tunerun.errors import InputError, MetricError
 from tunerun.ledger import Ledger, Mark, TrialProgress
 from tunerun.tracking.image import (
-    RECORD,
     RERUN_TAG,
     STANDINGS,
     FrozenSweep,
@@ -375,13 +374,15 @@ class ShownRun:
     def _send_files(self, image: RunImage) -> None:
         sent = dict(self._document.get("artifacts", {}))
         new = {name: part for name, part in image.artifacts.items() if sent.get(name) != part.version}
-        # Large ones alone, so that one is on the disk at a time, and a crash repeats one of them.
-        pages = [[name] for name in new if name.startswith(f"{RECORD}/")]
-        pages += [small] if (small := [name for name in new if not name.startswith(f"{RECORD}/")]) else []
-        for names in pages:
-            self._store.log_files(self._run_id, {name: new[name].render for name in names})
-            sent |= {name: new[name].version for name in names}
-            self._advance(artifacts=dict(sent))
+        if new:
+            self._store.log_files(self._run_id, {name: part.render() for name, part in new.items()})
+            sent |= {name: part.version for name, part in new.items()}
+            self._advance(artifacts=sent)
+        for name, files in image.written.items():
+            if sent.get(name) != files.version:
+                self._store.log_written(self._run_id, files.write)
+                sent |= {name: files.version}
+                self._advance(artifacts=sent)
 
     def _send_state(self, image: RunImage) -> None:
         state = [image.state, image.end_ms]

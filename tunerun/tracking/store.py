@@ -286,11 +286,16 @@ class Store:
         with self.translated():
             self.client.log_inputs(run_id, entities)
 
-    def log_files(self, run_id: str, files: Mapping[str, Callable[[], Content]]) -> None:
-        """Write artifacts, under paths with `/`; one of the same name is replaced."""
+    def log_files(self, run_id: str, files: Mapping[str, Content]) -> None:
+        """Write artifacts; one of the same name is replaced."""
+        self.log_written(run_id, lambda folder: _write(folder, files))
+
+    def log_written(self, run_id: str, write: Callable[[Path], object]) -> None:
+        """Write what a function puts into a folder as artifacts; one of the same name is replaced."""
         with tempfile.TemporaryDirectory(prefix="tunerun-") as folder, self.translated():
-            _write(Path(folder), files)
-            self.client.log_artifacts(run_id, folder)
+            write(Path(folder))
+            if any(Path(folder).iterdir()):
+                self.client.log_artifacts(run_id, folder)
 
     def set_state(self, run_id: str, state: RunState, end_ms: int | None) -> None:
         """Say where a run stands; only this sets the end of one that is finished."""
@@ -410,16 +415,9 @@ def _cause(text: str) -> str:
     return line if len(line) <= _MAX_CAUSE_CHARACTERS else line[:_MAX_CAUSE_CHARACTERS] + "..."
 
 
-def _write(folder: Path, files: Mapping[str, Callable[[], Content]]) -> None:
-    for name, render in files.items():
-        content = render()
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as out:
-            if isinstance(content, str):
-                out.write(redact(content).encode())
-            else:
-                out.writelines([content] if isinstance(content, bytes) else content)
+def _write(folder: Path, files: Mapping[str, Content]) -> None:
+    for name, content in files.items():
+        (folder / name).write_bytes(content if isinstance(content, bytes) else redact(content).encode())
 
 
 def _view_all() -> Any:
@@ -440,6 +438,7 @@ def _import_mlflow() -> Any:
     # MLflow writes two lines with pictograms to stdout for each run that ends on a server: no JSON document survives
     # that, and where stdout is not UTF-8 the write fails.
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     from mlflow import MlflowClient
 
     # The first open of a store prints dozens of lines about tables that it creates.

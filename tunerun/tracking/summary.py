@@ -20,6 +20,7 @@ from tunerun.comparison.table import ComparisonTable
 from tunerun.digest import digest
 from tunerun.job import JobState
 from tunerun.ledger import Ledger, Mark, SweepRecord, TrialProgress, TrialRecord
+from tunerun.ledger.portable import plan_files, results_file
 from tunerun.stored import section
 from tunerun.tracking.answers import FILES, VALIDATION, Answered, answered
 from tunerun.tracking.image import (
@@ -27,6 +28,7 @@ from tunerun.tracking.image import (
     LAYOUT,
     NOTE_TAG,
     ONCE,
+    RECORD,
     RERUN_OF_TAG,
     STANDINGS,
     STEP_LOSS,
@@ -42,14 +44,14 @@ from tunerun.tracking.image import (
     RunImage,
     RunState,
     Standing,
+    Written,
     dataset_input,
     milliseconds,
     table_tag,
 )
-from tunerun.tracking.naming import override_line, point_name, run_name
+from tunerun.tracking.naming import point_name, run_name
 from tunerun.tracking.note import Line, experiment_note, sweep_note
-from tunerun.tracking.record_files import record_files
-from tunerun.tracking.trial import INTERRUPTED, measured, rerun_lines
+from tunerun.tracking.trial import INTERRUPTED, measured, override_lines, rerun_lines
 from tunerun.tracking.view import view_tags
 
 _SENTENCE, _NOTE, _REPORT = "sentence", "note", "report"
@@ -78,13 +80,14 @@ class Summary:
         self._progress = progress
         self._is_run = is_run
         self._is_interrupted = not is_run and not all(p.state.is_finished for p in progress)
-        self.seen = self._digest()
+        self._results = self._found()
+        self.seen = digest([LAYOUT, *self._results, self._is_run])
 
-    def _digest(self) -> str:
+    def _found(self) -> list[Any]:
         answers = sorted(self._ledger.answered(self._sweep.id))
         openings = [opening.opened_at for opening in self._ledger.openings(self._sweep.id)]
         trials = [asdict(p) | {"last_step": 0 if not p.state.is_finished else p.last_step} for p in self._progress]
-        return digest([LAYOUT, trials, answers, openings, self._is_run])
+        return [trials, answers, openings]
 
     def images(self, others: Sequence[Line]) -> list[RunImage]:
         """The runs of the baselines that are known, and last the run of the sweep itself.
@@ -170,13 +173,23 @@ class Summary:
                 ONCE, lambda: {"trials": str(len(sweep.trials)), "varied": " ".join(sweep.varied)[:250] or "nothing"}
             ),
             artifacts=self._frozen_files(),
+            written=self._record(),
         )
 
     def _frozen_files(self) -> dict[str, Part[Content]]:
-        """The record as far as there is one, and of its parts what people read on the page."""
+        """What people read on the page of what the plan says; all of it is in the record."""
         diff = str(section(self._sweep.record.document, "code").get("diff", ""))
-        code: dict[str, Part[Content]] = {"code.diff": Part(ONCE, lambda: diff)} if diff else {}
-        return code | record_files(self._ledger, self._sweep.record, with_results=not self._is_run)
+        return {"code.diff": Part(ONCE, lambda: diff)} if diff else {}
+
+    def _record(self) -> dict[str, Written]:
+        """What was settled before the first job is sent with the run; what came out, when nothing runs the sweep."""
+        ledger, sweep = self._ledger, self._sweep.record
+        files = {"record": Written(ONCE, lambda folder: plan_files(ledger, sweep, folder / RECORD))}
+        if not self._is_run:
+            files["results"] = Written(
+                digest([LAYOUT, *self._results]), lambda folder: results_file(ledger, sweep, folder / RECORD)
+            )
+        return files
 
     def _with_origin(self, note: str) -> str:
         return "\n".join([note, "", *rerun_lines(self._sweep, self._pages)]).strip()
@@ -365,7 +378,7 @@ def _trials_table(sweep: FrozenSweep, verdict: Verdict) -> str:
             trial.state,
             *(trial.metrics.get(metric) for metric in metrics),
             trial.tuned_model.name if trial.tuned_model else None,
-            " ".join(override_line(k, v) for k, v in trial.record.overrides.items()),
+            " ".join(override_lines(sweep, trial.record)),
             trial.advice.text if trial.advice else None,
         ]
         for trial in verdict.trials

@@ -28,6 +28,7 @@ from tunerun.engine.tuned_model import WEIGHTS_FILE
 from tunerun.errors import TunerunError
 from tunerun.job import EpochLoss, JobState, Snapshot, TunedModel
 from tunerun.ledger import JobRecord, Ledger, TrialRecord
+from tunerun.ledger.portable import EXAMPLES
 from tunerun.stored import section
 from tunerun.tracking.answers import FILES, TEST, VALIDATION, Answered, answered
 from tunerun.tracking.image import (
@@ -57,7 +58,6 @@ from tunerun.tracking.image import (
     table_tag,
 )
 from tunerun.tracking.naming import metric_key, override_line, override_value, param_name, run_name, value_of
-from tunerun.tracking.record_files import examples_file
 
 if TYPE_CHECKING:
     from tunerun.tracking.packaged.writing import Package
@@ -71,6 +71,9 @@ choice: at rank 8 SmolLM2-135M's has 10 MB, and is packaged in 0.03 s of CPU (20
 
 _PACKAGED = "packaged 1"
 """Raised when a package becomes another one."""
+
+_PORTABLE = "2"
+"""The version of files that never change, and in which version 1 named places of the machine."""
 
 _PARAM_CHARACTERS = 250
 
@@ -239,7 +242,7 @@ def _note(shared: SharedTrial, job: JobRecord, curve: Sequence[Snapshot], losses
         lines[0] += f". Loss curve: {advise(epoch_means(curve), losses, keeps_best=KEPT_EPOCH in job.metrics).text}."
     if job.failure is not None:
         lines += [f"Failed ({job.failure.kind}):", "", *fenced(job.failure.message[:2000]), ""]
-    lines += [*(f"- `{override_line(key, value)}`" for key, value in trial.overrides.items()), ""]
+    lines += [*(f"- `{line}`" for line in override_lines(sweep, trial)), ""]
     if len(shared.members) > 1:
         others = ", ".join(f"trial {other.number} of `{each.id}`" for each, other in reversed(shared.members[:-1]))
         lines += [f"The same trial is {others}: one job, one run.", ""]
@@ -267,7 +270,7 @@ def _record_lines(shared: SharedTrial) -> list[str]:
         return []
     trial = shared.trial
     sets = {"training": trial.training, **trial.held_out}
-    rows = ", ".join(f"`{examples_file(digest)}` ({use})" for use, digest in sets.items())
+    rows = ", ".join(f"`{EXAMPLES}/{digest}.jsonl.gz` ({use})" for use, digest in sets.items())
     record = f"[{RECORD}]({shared.pages.path(shared.record_run, f'/artifacts/{RECORD}')})"
     again = "`tunerun rerun --run` with the id of this run runs it again, on any machine."
     return [f"Rows: {rows} in the {record} of its sweep. {again}", ""]
@@ -318,14 +321,19 @@ def _artifacts(
     losses: Sequence[EpochLoss],
 ) -> dict[str, Part[Content]]:
     artifacts: dict[str, Part[Content]] = {
-        "experiment.yaml": Part(ONCE, lambda: _yaml(dict(trial.config))),
-        "overrides.txt": Part(ONCE, lambda: "".join(f"{override_line(k, v)}\n" for k, v in trial.overrides.items())),
+        "experiment.yaml": Part(_PORTABLE, lambda: _yaml(sweep.places.config(trial.config))),
+        "overrides.txt": Part(_PORTABLE, lambda: "".join(f"{line}\n" for line in override_lines(sweep, trial))),
         "template.yaml": Part(ONCE, lambda: _yaml(asdict(trial.settings.template))),
     }
     job = jobs[-1]
     if job.state.is_finished and curve:
         artifacts["loss.png"] = Part(str(job.attempt), lambda: _loss_png(sweep, trial, job, curve, losses))
     return artifacts | _failures(jobs)
+
+
+def override_lines(sweep: FrozenSweep, trial: TrialRecord) -> list[str]:
+    """A trial's overrides as they can be typed, files by their own names."""
+    return [override_line(key, sweep.places.value(key, value)) for key, value in trial.overrides.items()]
 
 
 def _failures(jobs: Sequence[JobRecord]) -> dict[str, Part[Content]]:
