@@ -49,7 +49,7 @@ def model_card(
     Args:
         record: of the trial's sweep. The adapter's folder is read where it is there, and need not be.
         format: in which form the model is handed on, as `usage.USAGES` has them: it decides the code that is shown.
-        file: of a form that is one file, its name.
+        file: of a form that is one file its name, of `mlflow` the URI in the registry.
         checked: what was found when the files were asked, one sentence; empty: they were not.
 
     Raises:
@@ -75,8 +75,8 @@ def _head(subject: Subject, usage: Usage) -> str:
         f"# {subject.name.rpartition('/')[2]}",
         "",
         (
-            f"{usage.title[0].upper()}{usage.title[1:]}, tuned by tunerun for the experiment "
-            f"`{settings.name}`, from {where}. It answers inputs of one form, which its template makes."
+            f"{where}, tuned by tunerun for the experiment `{settings.name}`, as {usage.title}. It answers inputs of "
+            "one form, which its template makes."
         ),
         "",
         f"- Trial {subject.trial.number} of sweep `{subject.record.sweep.id}`"
@@ -111,6 +111,7 @@ def _how_to_call(subject: Subject, usage: Usage, file: str, checked: str) -> str
             "as they are), and nothing else was seen in training:"
         ),
         _block("jinja", template.text_input),
+        "In Python: `jinja2.Environment(keep_trailing_newline=True).from_string(template).render(row)`.",
         "The answers of the training data were made by:",
         _block("jinja", template.output),
         usage.code(call),
@@ -271,9 +272,10 @@ def _of_base(subject: Subject, usage: Usage) -> Iterator[str]:
     base = subject.base
     if base.identity.startswith("gguf:") and subject.base_on_hub is not None:
         carried = f" in the package {base.package}" if base.package else ""
+        differs = f": on the weights of {subject.base_on_hub} on the hub single answers can differ"
         yield (
             f"It was trained on the GGUF file{carried} with SHA-256 `{base.identity.rpartition(':')[2]}`, which may be "
-            f"quantised: on the weights of {subject.base_on_hub} on the hub single answers can differ."
+            f"quantised{differs if usage.needs_base else ''}."
         )
     if usage.needs_base and subject.base_on_hub is None:
         yield f"It needs the base model with the identity `{base.identity}`, which has no name on the hub."

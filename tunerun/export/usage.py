@@ -19,7 +19,7 @@ class Call:
 
     Attributes:
         name: of the tuned model, `tunedModels/<id>`.
-        file: of a form that is one file, its name; else empty.
+        file: of a form that is one file its name, of one in a registry its URI; empty: of another, or not known.
         columns: the columns that the template reads.
         base: the name by which others find the base model.
         revision: its commit on the hub; None: not known.
@@ -118,7 +118,7 @@ def _mlflow(call: Call) -> str:
         "import mlflow",
         "import pandas",
         "",
-        'model = mlflow.pyfunc.load_model("models:/NAME@ALIAS")  # the name and alias that it was promoted to',
+        f"model = mlflow.pyfunc.load_model({call.file or 'models:/NAME@ALIAS'!r})",
         f"print(model.predict(pandas.DataFrame({{{row}}})))",
     ]
     return _python(lines)
@@ -130,11 +130,11 @@ def _tunerun(call: Call) -> str:
 
 
 USAGES: Mapping[str, Usage] = {
-    "merged": Usage("weights merged into the base model", "transformers", "finetune", (), _merged),
-    "adapter": Usage("LoRA adapter", "peft", "adapter", ("lora",), _adapter),
-    "gguf": Usage("GGUF file", None, "quantized", ("gguf",), _gguf),
-    "mlflow": Usage("MLflow model", None, "adapter", ("mlflow",), _mlflow),
-    "tunerun": Usage("tuned model of tunerun", None, "adapter", ("lora",), _tunerun),
+    "merged": Usage("one model, the adapter merged into the weights", "transformers", "finetune", (), _merged),
+    "adapter": Usage("a LoRA adapter", "peft", "adapter", ("lora",), _adapter),
+    "gguf": Usage("a GGUF file", None, "quantized", ("gguf",), _gguf),
+    "mlflow": Usage("an MLflow model", None, "adapter", ("mlflow",), _mlflow),
+    "tunerun": Usage("a LoRA adapter with tunerun's record", None, "adapter", ("lora",), _tunerun),
 }
 """By the name that `tunerun export --to` takes; the last two are what `promote` and `bundle` hand on."""
 
