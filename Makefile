@@ -27,8 +27,9 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY)  ## tune SmolLM2-135M on the Gemini guide's 15 examples and compare the trials
 	$(BIN)/tunerun run experiment=next_number
 
-results: demo  ## write experiments/next_number's results down, from the demo's ledger
+results: demo  ## write experiments/next_number's results and its bundle, from the demo's ledger
 	$(BIN)/tunerun compare experiment=next_number --output experiments/next_number
+	$(BIN)/tunerun bundle next_number --no-models --output experiments/next_number/study.zip
 
 test: $(READY)  ## every test, the ones that load the small model included
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal

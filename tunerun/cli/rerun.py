@@ -69,8 +69,11 @@ def rerun(
     raise typer.Exit(max(result.exit_code, 0 if is_equal else 1) if verify else result.exit_code)
 
 
-def run_again(record: OpenRecord, request: Request) -> tuple[Rerun, SweepResult]:
+def run_again(record: OpenRecord, request: Request, *, with_baselines: bool = True) -> tuple[Rerun, SweepResult]:
     """Plan a record again, say what differs, and run it with progress on stderr.
+
+    Args:
+        with_baselines: whether these are asked again, too.
 
     Raises:
         InputError: what it needs is missing. MismatchError: it would not be the same; nothing was started.
@@ -82,6 +85,7 @@ def run_again(record: OpenRecord, request: Request) -> tuple[Rerun, SweepResult]
     tables.err.print(f"from {tables.plain(record.origin)}", soft_wrap=True)
     with Stages() as progress:
         made = prepare(record, request, progress)
+    made = made if with_baselines else made.without_baselines()
     for note in made.notes:
         tables.err.print(f"[yellow]note:[/] {tables.plain(note)}", soft_wrap=True)
     made.plan.check()

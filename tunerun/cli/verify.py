@@ -81,5 +81,6 @@ def _run_again(bundle: Path, trial: int | None, overrides: list[str], config_dir
         if trial is not None and trial not in numbers:
             raise InputError(f"--trial {trial}: {record.sweep.id} has the trials 0 to {numbers[-1]}")
         named = replace(record, number=trial)
-        made, _ = run_again(named, replace(request, paths=request.paths.model_copy(update={"runs": folder})))
+        here = replace(request, paths=request.paths.model_copy(update={"runs": folder}))
+        made, _ = run_again(named, here, with_baselines=trial is None)  # the verdict of the whole sweep needs them
         return verified(named, made)

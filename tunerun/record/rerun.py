@@ -121,6 +121,11 @@ class Rerun:
         """The folder of its ledger and tuned models."""
         return self.plan.runs
 
+    def without_baselines(self) -> Rerun:
+        """The same trials without their baselines, whose answers comparing one trial with its record does not take."""
+        trials = tuple(replace(trial, baselines=()) for trial in self.plan.trials)
+        return replace(self, plan=replace(self.plan, trials=trials, baselines=()))
+
     def begin(self) -> None:
         """Write down which rerun the folder has, before anything of it is run."""
         if not self.is_new:
