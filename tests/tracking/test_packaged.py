@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from tunerun.template import PromptTemplate
 from tunerun.tracking import Tracker
 from tunerun.tracking.address import parse_address
 from tunerun.tracking.image import FrozenSweep, SharedTrial, ShownModel, Standing
-from tunerun.tracking.packaged.columns import InputColumn, example_row, input_columns
+from tunerun.tracking.packaged.columns import InputColumn, example_row, input_columns, stored_row
 from tunerun.tracking.store import Store
 from tunerun.tracking.trial import MAX_ADAPTER_BYTES, trial_image
 
@@ -185,3 +186,16 @@ def test_the_example_is_the_row_behind_a_held_out_input(
 ) -> None:
     """Or none, where the input does not say what the cells were."""
     assert example_row(template(text), inputs) == row
+
+
+def test_the_example_of_a_template_with_conditions_comes_from_the_file(tmp_path: Path) -> None:
+    """The row as it is there, with the columns that the template reads; none where the file is gone."""
+    file, ask = (
+        tmp_path / "rows.jsonl",
+        template("{% for t in turns %}{{ t }};{% endfor %}{% if tone %}{{ tone }}{% endif %}"),
+    )
+    rows = [{"turns": ["a"], "tone": "dry", "output": "x"}, {"turns": ["b", "c"], "tone": None, "output": "y"}]
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert stored_row(file, ask, ["b;c;"]) == {"turns": ["b", "c"], "tone": None}
+    assert stored_row(file, ask, ["z;"]) is None
+    assert stored_row(tmp_path / "gone.jsonl", ask, ["b;c;"]) is None

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,10 @@ def test_it_answers_as_predict_does(tmp_path: Path, uri: str, monkeypatch: pytes
     places = [f"paths.runs={runs}", f"tracking.uri={uri}"]
     assert promoted(name, "--as", "numbers", *places)["version"] == 1
     with served("models:/numbers@champion", uri, tmp_path / "served.txt") as address:
-        answered = httpx.post(address, json={"dataframe_records": ROWS}, timeout=READY_WITHIN_S)
-        assert answered.json() == {"predictions": expected}, answered.text
+        with ThreadPoolExecutor(2) as callers:  # of which one has to wait for the other
+            body = {"dataframe_records": ROWS}
+            calls = [callers.submit(httpx.post, address, json=body, timeout=READY_WITHIN_S) for _ in range(2)]
+        assert [call.result().json() for call in calls] == [{"predictions": expected}] * 2
         refused = httpx.post(address, json={"dataframe_records": [{"text_input": None}]}, timeout=READY_WITHIN_S)
     assert refused.status_code == 400
     assert "row 1: template.text_input prints 'text_input', which is null" in refused.json()["message"]

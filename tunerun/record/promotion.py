@@ -162,7 +162,9 @@ def _entry(
         key=trial.key,
         sweep=record.sweep.id,
         tags=tags,
-        description=_without_front_matter(model_card(record, trial, format="mlflow")),
+        description=_without_front_matter(
+            model_card(record, trial, format="mlflow", file=f"models:/{wish.name}@{wish.alias}")
+        ),
         version_description="\n\n".join([*sentences, said]),
     )
 

@@ -5,12 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
-from tunerun.errors import TemplateError
+from tunerun.dataset import Findings, read_rows, with_conversations
+from tunerun.errors import TemplateError, TunerunError
+from tunerun.job import TemplateText
 from tunerun.template import PromptTemplate
 from tunerun.template.prompt_template import Column
 
 _PART = "text_input"
+
+_MAX_FILE_BYTES = 20 * 2**20
+"""The largest file that is read for an example: about half a second. Our choice."""
 
 
 @dataclass(frozen=True)
@@ -70,3 +78,30 @@ def _pattern(segments: Sequence[str | Column], names: Sequence[str], cell: str) 
             parts.append(f"(?P={group})" if each.name in seen else f"(?P<{group}>{cell})")
             seen.add(each.name)
     return re.compile("".join(parts), re.DOTALL)
+
+
+def stored_row(file: Path, template: PromptTemplate, inputs: Sequence[str]) -> Mapping[str, Any] | None:
+    """The first row of a file that one of some inputs was made of, with the columns that the template reads.
+
+    Returns:
+        None: there is none; or the file is not on this machine, cannot be read or is large.
+    """
+    try:
+        found = file.stat()
+        if not file.is_file() or found.st_size > _MAX_FILE_BYTES:
+            return None
+        return _stored_row(file, found.st_mtime_ns, template.template.text_input, tuple(inputs))
+    except (OSError, TunerunError):
+        return None
+
+
+@lru_cache(maxsize=4)  # the trials of a sweep have the same file and template
+def _stored_row(file: Path, _changed_ns: int, text_input: str, inputs: tuple[str, ...]) -> Mapping[str, Any] | None:
+    template, wanted = PromptTemplate(TemplateText(text_input=text_input)), set(inputs)
+    for row in with_conversations(read_rows(file), template.input_columns, Findings()):
+        try:
+            if template.render_input(row.columns) in wanted:
+                return {name: row.columns[name] for name in template.used(_PART, row.columns)}
+        except TemplateError:
+            continue
+    return None

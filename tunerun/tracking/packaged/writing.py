@@ -30,8 +30,9 @@ from tunerun.job import BaseModelRef, Example, TemplateText
 from tunerun.ledger import JobRecord, TrialRecord
 from tunerun.prediction import CallableModel, callable_model
 from tunerun.redaction import redact
+from tunerun.stored import section
 from tunerun.template import PromptTemplate
-from tunerun.tracking.packaged.columns import example_row, input_columns
+from tunerun.tracking.packaged.columns import example_row, input_columns, stored_row
 from tunerun.tracking.packaged.record import (
     BASE_MODEL,
     CONTENT_TAG,
@@ -79,12 +80,14 @@ class Source:
         folder: of its adapter, on this machine.
         made_at: when it was tuned, in seconds since 1970 (UTC).
         inputs: held-out inputs; the first that can be is shown as the example.
+        rows: the file that they were made of; None: not known.
     """
 
     model: CallableModel
     folder: Path
     made_at: float
     inputs: Sequence[str] = ()
+    rows: Path | None = None
 
 
 def source_of(trial: TrialRecord, job: JobRecord, held_out: Sequence[Example] = ()) -> Source:
@@ -103,7 +106,11 @@ def source_of(trial: TrialRecord, job: JobRecord, held_out: Sequence[Example] = 
         raise NotFoundError(f"trial {trial.number} {what}; choose one that this machine's engine has tuned")
     made_at = job.finished_at or job.created_at
     inputs = [example.text_input for example in held_out[:_MOST_LOOKED_THROUGH]]
-    return Source(callable_model(tuned, trial.settings), tuned.folder, made_at, inputs)
+    dataset = section(trial.config, "dataset")
+    rows = section(dataset, "validation").get("path") or dataset.get("path")
+    return Source(
+        callable_model(tuned, trial.settings), tuned.folder, made_at, inputs, Path(rows) if rows is not None else None
+    )
 
 
 def write(folder: Path, source: Source, *, base: base_model.FoundModel | None = None) -> Package:
@@ -125,9 +132,9 @@ def write(folder: Path, source: Source, *, base: base_model.FoundModel | None = 
     (artifacts / MODEL_FILE).write_text(_packaged(source.model).text(), encoding="utf-8")
     shutil.copyfile(Path(__file__).with_name(_WRAPPER), folder / _WRAPPER)
     _write_requirements(folder)
-    row = example_row(source.model.template, source.inputs)
+    row = _example(source)
     if row is not None:
-        _write_example(folder, {name: redact(cell) for name, cell in row.items()})
+        _write_example(folder, row)
     _write_mlmodel(folder, source, has_base=base is not None, has_example=row is not None)
     sums = _sums(folder)
     return Package(folder, sums, digest(sums))
@@ -190,10 +197,21 @@ def _write_yaml(file: Path, value: object) -> None:
     file.write_text(yaml.safe_dump(value, sort_keys=False), encoding="utf-8")
 
 
-def _write_example(folder: Path, row: Mapping[str, str]) -> None:
+def _example(source: Source) -> Mapping[str, Any] | None:
+    """A held-out row: as its input shows it, else as the file has it; None: neither does."""
+    template = source.model.template
+    row: Mapping[str, Any] | None = example_row(template, source.inputs)
+    if row is None and source.rows is not None:
+        row = stored_row(source.rows, template, source.inputs)
+    if row is None:
+        return None
+    return {name: redact(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
+
+
+def _write_example(folder: Path, row: Mapping[str, Any]) -> None:
     split = {"columns": list(row), "data": [list(row.values())]}
     for name, document in ((_EXAMPLE, split), (_SERVED_EXAMPLE, {"dataframe_split": split})):
-        (folder / name).write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+        (folder / name).write_text(json.dumps(document, ensure_ascii=False, default=str), encoding="utf-8")
 
 
 def _write_mlmodel(folder: Path, source: Source, *, has_base: bool, has_example: bool) -> None:
