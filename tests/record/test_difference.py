@@ -154,6 +154,20 @@ def test_what_is_not_recorded_is_not_called_the_same(tmp_path: Path) -> None:
     assert sections["base model"].summary == "base model: the same (its files: not recorded in B)"
 
 
+def test_results_of_many_trials_are_summed_and_the_first_few_shown(tmp_path: Path) -> None:
+    """One line for all answers, one for all adapters, then the first three trials; `--json` has every trial."""
+    points = [{RATE: 0.001 * (n + 1)} for n in range(5)]
+    found = compared(tmp_path, Recorded(points=points), Recorded(points=points, right=19, bits="other"))
+    said = lines(found, "results")
+    assert said[:3] == [
+        "answers (validation), all trials: 115 of 120 equal",
+        "adapters: 0 of 5 pairs have the same bits",
+        "trial 0:",
+    ]
+    assert said[-1] == "... and 2 more trials with other answers or losses; --json has all of them"
+    assert len(found.to_json()["sections"]["results"]["trials"]) == 5
+
+
 def test_a_metric_that_is_not_known_here_leaves_the_rest_of_the_results(tmp_path: Path) -> None:
     """Answers and losses are compared all the same; the verdict says why there is none."""
     found = compared(tmp_path, Recorded(metric="of_a_later_version"), Recorded(right=12))

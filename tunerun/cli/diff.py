@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 _ABSENT = "-"
 
+_MOST_VALUES = 40
+"""Values of one section that are printed; most differ in many trials alike and are one line."""
+
+_MOST_BESIDE = 70
+"""Characters of a value beside another one; a sentence is printed below it."""
+
 
 def diff(
     a: Annotated[
@@ -84,7 +90,7 @@ def _print_values(values: list[SideBySide]) -> None:
     from tunerun.record.difference.sections import one_line
 
     rows = [("", "A", "B", "")]
-    for value in values:
+    for value in values[:_MOST_VALUES]:
         note = ", ".join(filter(None, (value.note, value.where)))
         rows.append((one_line(value.name), _text(value.a), _text(value.b), note))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
@@ -92,19 +98,17 @@ def _print_values(values: list[SideBySide]) -> None:
         for row in rows:
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
             out.print(plain(f"  {'  '.join(cells)}  {row[3]}".rstrip()), soft_wrap=True)
-        return
+        rows = []
     for name, before, after, note in rows[1:]:
         out.print(plain(f"  {name}{f'  ({note})' if note else ''}"), soft_wrap=True)
         out.print(plain(f"    A {before}"), soft_wrap=True)
         out.print(plain(f"    B {after}"), soft_wrap=True)
+    if len(values) > _MOST_VALUES:
+        out.print(f"  ... and {len(values) - _MOST_VALUES} more; --json has all of them")
 
 
 def _is_long(value: SideBySide) -> bool:
     return any(isinstance(side, str) and len(side) > _MOST_BESIDE for side in (value.a, value.b))
-
-
-_MOST_BESIDE = 70
-"""Characters of a value beside another one; a sentence is printed below it."""
 
 
 def _text(value: object, most: int = _MOST_BESIDE) -> str:

@@ -164,7 +164,9 @@ NEURIPS = Checklist(
             ("base_model",),
             "Any use of language models outside of this sweep.",
             "Does the paper describe the usage of LLMs if it is an important, original, or non-standard component of "
-            "the core methods in this research?",
+            "the core methods in this research? Note that if the LLM is used only for writing, editing, or formatting "
+            "purposes and does not impact the core methodology, scientific rigorousness, or originality of the "
+            "research, declaration is not required.",
         ),
     ),
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 from tunerun.comparison.judgement import TEST, VALIDATION, judge
 from tunerun.comparison.known import result, trial_result
+from tunerun.comparison.numbers import counted
 from tunerun.comparison.results import TrialResult
 from tunerun.errors import InputError, MetricError
 from tunerun.job import EpochLoss, Snapshot
@@ -22,7 +23,7 @@ from tunerun.record.sources import OpenRecord
 MOST_SHOWN = 3
 """Rows with other answers that people see, of one pair."""
 
-MOST_PAIRS = 5
+MOST_PAIRS = 3
 """Pairs of which people see answers and curves; `--json` has all of them."""
 
 MOST_IN_DOCUMENT = 100
@@ -47,22 +48,39 @@ def results_section(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair], *,
     verdicts: tuple[SideBySide, ...] = ()
     if is_sweep:
         verdicts = tuple(SideBySide(each.name, each.old, each.new) for each in differences(_verdicts(a), _verdicts(b)))
-    hidden = 0
+    shown, hidden = 0, 0
     for pair in pairs:
-        lines, document = _pair(a.ledger, b.ledger, pair, found)
+        lines, document = _pair(a.ledger, b.ledger, pair, found, is_alone=len(pairs) == 1)
         found.documents.append(document)
         if not lines:
             continue
         if len(pairs) == 1:
             found.lines += lines
-        elif sum(not line.startswith(" ") for line in found.lines) < MOST_PAIRS:
+        elif shown < MOST_PAIRS:
+            shown += 1
             found.lines += [f"{pair.name}:", *(f"  {line}" for line in lines)]
         else:
             hidden += 1
     if hidden:
         found.lines.append(f"... and {hidden} more trials with other answers or losses; --json has all of them")
+    bits = [document["same_adapter"] for document in found.documents if document["same_adapter"] is not None]
+    if len(pairs) > 1:
+        found.lines[:0] = [*_totals(found.documents), *([] if all(bits) else [_bits(bits)])]
     values = (*verdicts, *collected(found.values, len(pairs)))
     return Section("results", values, tuple(found.lines), {"trials": found.documents})
+
+
+def _totals(documents: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The answers of all pairs together, where some differ."""
+    for name in dict.fromkeys(name for document in documents for name in document["answers"]):
+        counts = [document["answers"][name] for document in documents if name in document["answers"]]
+        equal, rows = sum(each["equal"] for each in counts), sum(each["rows"] for each in counts)
+        if equal < rows:
+            yield f"answers ({name}), all trials: {equal:,} of {rows:,} equal"
+
+
+def _bits(same: Sequence[bool]) -> str:
+    return f"adapters: {sum(same)} of {counted(len(same), 'pair')} have the same bits"
 
 
 def _verdicts(record: OpenRecord) -> dict[str, Any]:
@@ -81,7 +99,7 @@ def _verdicts(record: OpenRecord) -> dict[str, Any]:
     return found
 
 
-def _pair(a: Ledger, b: Ledger, pair: TrialPair, found: _Found) -> tuple[list[str], dict[str, Any]]:
+def _pair(a: Ledger, b: Ledger, pair: TrialPair, found: _Found, *, is_alone: bool) -> tuple[list[str], dict[str, Any]]:
     """What differs in the results of a pair: values go to `found`, the rest is returned as lines and JSON values."""
     job_a, job_b = a.job(pair.a.key), b.job(pair.b.key)
     result_a, result_b = _measured(a, pair.a, job_a), _measured(b, pair.b, job_b)
@@ -90,13 +108,15 @@ def _pair(a: Ledger, b: Ledger, pair: TrialPair, found: _Found) -> tuple[list[st
     values += [
         SideBySide(name, result_a.metrics.get(name), result_b.metrics.get(name)) for name in names if name not in TIMES
     ]
-    values.append(SideBySide("adapter", _weights(job_a), _weights(job_b)))
+    if is_alone:
+        values.append(SideBySide("adapter", _weights(job_a), _weights(job_b)))
     values.append(SideBySide("failure", _failure(job_a), _failure(job_b)))
     found.values += [(value, pair.name) for value in values if repr(value.a) != repr(value.b)]
     lines = list(_loss_lines(a, b, job_a, job_b))
     document: dict[str, Any] = {
         "a": pair.a.number,
         "b": pair.b.number,
+        "adapter": {"a": _weights(job_a), "b": _weights(job_b)},
         "same_adapter": _same(_weights(job_a), _weights(job_b)),
         "seconds": [each.metrics.get(TIMES[0]) for each in (result_a, result_b)],
         "losses": list(lines),
