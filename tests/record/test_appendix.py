@@ -177,14 +177,14 @@ def test_an_older_sweep_says_what_is_not_recorded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["markdown", "latex"])
 def test_the_same_record_gives_the_same_text_without_the_machine(tmp_path: Path, name: str) -> None:
     """No folder of the machine is in it, also not one of the command."""
-    command = f"/opt/venv/bin/tunerun run experiment=support paths.runs={tmp_path} dataset.path={tmp_path}/train.csv"
+    command = f"../opt/venv/bin/tunerun run experiment=support paths.runs={tmp_path} dataset.path={tmp_path}/train.csv"
     texts = []
     for folder in ("a", "b"):
         found = described(tmp_path / folder, Recorded(facts=FACTS, document={"command": command}))
         texts.append(renderer(name).render(found))
     assert texts[0] == texts[1]
     assert str(tmp_path) not in texts[0].replace(r"\allowbreak{}", "").replace(r"\_", "_")
-    assert "/opt/venv" not in texts[0]
+    assert "opt/venv" not in texts[0]
     assert "train.csv" in texts[0]
 
 
@@ -247,7 +247,9 @@ def test_the_command_writes_a_file_prints_or_refuses(tmp_path: Path) -> None:
 
 
 def test_a_file_of_the_base_model_is_listed_by_content(tmp_path: Path) -> None:
-    """Its name, its bytes, its whole digest."""
-    model = BaseModelFacts("m", "gguf:x", files=(FileFacts("model.gguf", "e" * 64, 5_000),))
+    """Its name, its bytes, its whole digest; and what its chat format puts around each example."""
+    file, form = FileFacts("model.gguf", "e" * 64, 5_000), {"prefix": "<user>\n", "end": "</s>"}
+    model = BaseModelFacts("m", "gguf:x", files=(file,), chat_format=form)
     found = described(tmp_path, Recorded(facts=Facts(base_models=(model,))))
+    assert Code("prefix: '<user>\\n'\nend: '</s>'") in section(found, "Model").blocks
     assert table(section(found, "Model"), 1).rows == (("model.gguf", "5,000", "e" * 64),)

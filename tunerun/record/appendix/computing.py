@@ -225,8 +225,8 @@ def _portable(command: str) -> str:
         words_ = shlex.split(command)
     except ValueError:
         return command
-    kept = [word for word in words_ if not word.startswith(("paths", "tracking", "local"))]
-    return " ".join(_without_folder(word) for word in kept)
+    kept = [word for word in words_[1:] if not word.startswith(("paths", "tracking", "local"))]
+    return " ".join([*(PurePath(word).name for word in words_[:1]), *map(_without_folder, kept)])
 
 
 def _without_folder(word: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +10,8 @@ from tunerun import __version__
 from tunerun.comparison import labels
 from tunerun.comparison.numbers import counted
 from tunerun.comparison.results import Outcome
-from tunerun.record.appendix.document import Block, Paragraph, Table
+from tunerun.provenance import BaseModelFacts
+from tunerun.record.appendix.document import Block, Code, Paragraph, Table
 from tunerun.record.appendix.material import NOT_RECORDED, Material, words
 from tunerun.record.appendix.topic import Topic
 from tunerun.replicates import SEED
@@ -33,19 +34,32 @@ def base_model(material: Material) -> Topic:
     known = material.facts.base_models
     if known:
         rows = tuple(
-            (each.name, each.source or NOT_RECORDED, each.revision or each.package or NOT_RECORDED, each.identity)
+            (each.name, each.source or NOT_RECORDED, each.revision or each.package or "", each.identity)
             for each in known
         )
-        blocks.append(Table(("name", "source", "revision or package", "identity"), rows, wrapped=(1, 2, 3)))
+        blocks.append(
+            Table(
+                ("name", "source", "revision or package", "identity"), rows, wrapped=(1, 2, 3)
+            ).without_empty_columns()
+        )
         files = tuple((file.name, f"{file.bytes:,}", file.sha256) for each in known for file in each.files)
         if files:
             blocks.append(Table(("file", "bytes", "SHA-256"), files, wrapped=(2,), numbers=(1,)))
+        blocks += _chat_formats(known)
     else:
         sources = [
             f"{name}: {value}" for name in ("source", "package", "revision") for value in _config(material, name)
         ]
         blocks.append(Paragraph(f"Identity: {words(identities) or NOT_RECORDED}. {_sentence(sources)}"))
     return Topic("Model", f"{summary} {_optimiser(material)}", tuple(blocks))
+
+
+def _chat_formats(models: Sequence[BaseModelFacts]) -> Iterator[Block]:
+    """What a base model's chat format puts around each example."""
+    for model in models:
+        if model.chat_format:
+            yield Paragraph(f"Around each example, by the chat format of {model.name} (line breaks as \\n):")
+            yield Code("\n".join(f"{name}: {str(text)!r}" for name, text in model.chat_format.items()))
 
 
 def _config(material: Material, name: str) -> list[Any]:
