@@ -3,7 +3,8 @@
 Only what a round trip is proven for: the architectures `llama` and `qwen2` with a byte-level BPE tokenizer. In float32
 the file read back by transformers has the same bits as the model; checked 2026-11-25 (llama, tied and untied heads).
 llama.cpp itself (xllamacpp 2026.10) answered 24 of 24 rows as SmolLM2-135M tuned on `next_number` does, from the f16
-file and its chat template, and tiny models of both architectures likewise; checked by hand 2026-11-26.
+file and its chat template, 22 of 24 from q8_0 (24 by transformers, which computes it in float32), and tiny models of
+both architectures as the tuned ones do; checked by hand 2026-11-26.
 Keys and layout: the GGUF specification (github.com/ggml-org/ggml, docs/gguf.md) and llama.cpp's convert_hf_to_gguf.py.
 """
 
