@@ -168,7 +168,7 @@ class Plan:
         """
         document = {**self.document, "command": redact(command)}
         if facts is not None:
-            document[SECTION] = facts.to_json()
+            document[SECTION] = self.recorded.with_files(facts).to_json()
         return SweepRecord(self.sweep, self.name, time.time(), document)
 
     def to_json(self) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tunerun.dataset import LoadedDataset
+from tunerun.provenance import Facts
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,22 @@ class Recorded:
         rerun: tells this rerun from the sweep that it repeats and from its other reruns, for they have the same keys;
             empty: a sweep of its own.
         document: what the ledger freezes of its origin: `rerun_of` or `parent`.
+        facts: of the sweep that was recorded.
     """
 
     examples: Mapping[int, LoadedDataset] | None = None
     round: int | None = None
     rerun: str = ""
     document: Mapping[str, Any] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
+
+    def with_files(self, facts: Facts) -> Facts:
+        """The facts of this machine, with the files that were read for the record and not here."""
+        return replace(
+            facts,
+            config_files=facts.config_files or self.facts.config_files,
+            data_files=facts.data_files if self.examples is None else self.facts.data_files,
+        )
 
 
 NOTHING = Recorded()

@@ -18,6 +18,7 @@ from typing import Any
 from tunerun.backends import capabilities_of
 from tunerun.dataset import LoadedDataset, Progress
 from tunerun.digest import digest_of_list
+from tunerun.engine.base_model import cache_folder
 from tunerun.errors import ConfigError, InputError, MismatchError
 from tunerun.files import private_folder
 from tunerun.job import Example, ExampleSet
@@ -26,8 +27,10 @@ from tunerun.metrics import resolve
 from tunerun.metrics.own import OwnMetric
 from tunerun.planning import Plan, Trial, plan
 from tunerun.planning.changes import differences
+from tunerun.planning.facts import facts_of
 from tunerun.planning.recorded import Recorded
 from tunerun.provenance import Facts
+from tunerun.provenance.environment import environment
 from tunerun.record.environment import environment_notes
 from tunerun.record.sources import OpenRecord
 from tunerun.record.stored_config import StoredConfigs, files_of_rows
@@ -162,11 +165,11 @@ def prepare(record: OpenRecord, request: Request, progress: Progress | None = No
     _check_code(record, request, experiment.points)
     if folder is None:
         _check_edits(request, examples)
-        recorded = Recorded(examples, document={"parent": origin})
+        recorded = Recorded(examples, document={"parent": origin}, facts=record.facts)
         made = plan(experiment, fresh=request.fresh, progress=progress, recorded=recorded)
         return Rerun(made, tuple(configs.notes), is_new=True)
     rounds = int(record.sweep.document.get("round", 0))
-    recorded = Recorded(examples, rounds, _nonce(folder), {"rerun_of": origin})
+    recorded = Recorded(examples, rounds, _nonce(folder), {"rerun_of": origin}, record.facts)
     try:
         made = plan(experiment, progress=progress, recorded=recorded)
     except InputError as error:
@@ -177,7 +180,7 @@ def prepare(record: OpenRecord, request: Request, progress: Progress | None = No
         raise MismatchError(problems)
     notes = [
         *configs.notes,
-        *environment_notes(record, Facts.of(made.document).environment),
+        *environment_notes(record, environment()),
         *_other_baselines(record, trials, made),
     ]
     return Rerun(made, tuple(dict.fromkeys(notes)))
@@ -419,7 +422,8 @@ def _reasons(record: OpenRecord, old: TrialRecord, new: Trial, made: Plan) -> It
         if each.name in ("training", "validation"):
             yield _other_rows(record, each.name, each.old, new.training if each.name == "training" else new.validation)
         elif each.name == "model":
-            files = _other_files(record.facts, each.old, Facts.of(made.document), each.new)
+            here = facts_of(made.experiment, [new], cache_folder(made.experiment.paths.cache))
+            files = _other_files(record.facts, each.old, here, each.new)
             yield f"{_INGREDIENTS['model']} {new.config.model.name} differs{files}: {each.old} -> {each.new}"
         else:
             what = _INGREDIENTS.get(each.name, f"hyperparameters.{each.name}")
