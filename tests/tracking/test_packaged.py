@@ -15,11 +15,13 @@ import yaml
 from tests.tracking.adapters import HOME, write_adapter
 from tests.tracking.content import client, run_of
 from tests.tracking.sweeps import Lab
+from tunerun.errors import TemplateError
 from tunerun.job import TemplateText
 from tunerun.template import PromptTemplate
 from tunerun.tracking import Tracker
 from tunerun.tracking.address import parse_address
 from tunerun.tracking.image import FrozenSweep, SharedTrial, ShownModel, Standing
+from tunerun.tracking.packaged import writing
 from tunerun.tracking.packaged.columns import InputColumn, example_row, input_columns, stored_row
 from tunerun.tracking.store import Store
 from tunerun.tracking.trial import MAX_ADAPTER_BYTES, trial_image
@@ -199,3 +201,13 @@ def test_the_example_of_a_template_with_conditions_comes_from_the_file(tmp_path:
     assert stored_row(file, ask, ["b;c;"]) == {"turns": ["b", "c"], "tone": None}
     assert stored_row(file, ask, ["z;"]) is None
     assert stored_row(tmp_path / "gone.jsonl", ask, ["b;c;"]) is None
+
+
+def test_a_template_with_a_secret_is_not_packaged(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere it is masked; a model with a masked template would answer something else."""
+    tuned(lab, 0)
+    monkeypatch.setenv("PLANTED_KEY", "{{ text_input }}")
+    job = lab.ledger.job(lab.trials[0].key)
+    assert job is not None
+    with pytest.raises(TemplateError, match="holds what looks like a key or a password"):
+        writing.write(tmp_path / "model", writing.source_of(lab.trials[0], job))

@@ -121,7 +121,8 @@ def promote(
     if (fault := tuned_model.fault(source.folder, source.model.tuned_model.weights, cache)) is not None:
         raise NotFoundError(f"trial {trial.number}: {fault}; to make it again: {record.sweep.command_afresh}")
     base = base_model.find(tuned_model.read(source.folder).base_model, cache) if wish.with_base else None
-    with held(runs, _LOCK), TemporaryDirectory(prefix="tunerun-") as folder:
+    # In the runs folder: a base model may be larger than what the place for temporary files takes.
+    with held(runs, _LOCK), TemporaryDirectory(prefix=".promotion-", dir=runs) as folder:
         package = writing.write(Path(folder) / "model", source, base=base)
         return register(store, _entry(record, candidate, wish, package, base))
 

@@ -69,7 +69,7 @@ class TunedText(PythonModel):  # type: ignore[misc]  # mlflow has no types
             MlflowException: a row cannot be rendered or is too long; or the engine failed, for a reason in the log.
         """
         try:
-            return self._model.many(_rows(model_input), max_output_tokens=_most(params or {}))
+            return self._model.many(rows_of(model_input), max_output_tokens=_most(params or {}))
         except TemplateError as error:
             raise MlflowException.invalid_parameter_value("\n".join(error.problems)) from None
         except Exception as error:
@@ -112,9 +112,9 @@ def _found(model: BaseModelRef, identity: str, copy: Path | None, cache: Path) -
     said = os.environ.get(PLACE_VARIABLE, "").strip()
     remembered = base_model.place_of(identity, cache)
     if copy is not None or said:
-        places = [replace(model, source=said if copy is None else str(copy), package=None, revision=None)]
+        places = [replace(model, source=said if copy is None else str(copy), package=None)]
     else:
-        elsewhere = [] if remembered is None else [replace(model, source=str(remembered), package=None, revision=None)]
+        elsewhere = [] if remembered is None else [replace(model, source=str(remembered), package=None)]
         places = [model, *elsewhere]
     problems: list[str] = []
     for place in places:
@@ -130,7 +130,7 @@ def _found(model: BaseModelRef, identity: str, copy: Path | None, cache: Path) -
     raise BaseModelError([*problems, advice])
 
 
-def _rows(model_input: Any) -> Sequence[Mapping[str, Any]]:
+def rows_of(model_input: Any) -> Sequence[Mapping[str, Any]]:
     """The rows of whatever MLflow hands on; a cell that pandas calls missing is null."""
     if isinstance(model_input, Mapping):
         is_columns = all(isinstance(cells, list) for cells in model_input.values())

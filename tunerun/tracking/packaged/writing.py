@@ -24,7 +24,7 @@ import yaml
 import tunerun
 from tunerun.digest import digest
 from tunerun.engine import base_model, tuned_model
-from tunerun.errors import BaseModelError, NotFoundError
+from tunerun.errors import BaseModelError, NotFoundError, TemplateError
 from tunerun.interpolation import resolved_record
 from tunerun.job import BaseModelRef, Example, TemplateText
 from tunerun.ledger import JobRecord, TrialRecord
@@ -123,6 +123,7 @@ def write(folder: Path, source: Source, *, base: base_model.FoundModel | None = 
     Raises:
         NotFoundError: the adapter's folder holds no tuned model.
         BaseModelError: `base` is another one than the tuned model was made from.
+        TemplateError: the template holds a secret, which cannot be masked here.
         OSError: a file cannot be read or written.
     """
     artifacts = folder / _ARTIFACTS
@@ -130,6 +131,12 @@ def write(folder: Path, source: Source, *, base: base_model.FoundModel | None = 
     copy = None if base is None else _copy_base(base, source, artifacts / BASE_MODEL)
     _copy_adapter(source, artifacts / TUNED_MODEL, copy)
     (artifacts / MODEL_FILE).write_text(_packaged(source.model).text(), encoding="utf-8")
+    for text in source.model.template.template.text_input, source.model.template.template.output:
+        if redact(text) != text:
+            raise TemplateError(
+                "the template holds what looks like a key or a password, and whoever loads the model could read it; "
+                "remove it from the template and tune again"
+            )
     shutil.copyfile(Path(__file__).with_name(_WRAPPER), folder / _WRAPPER)
     _write_requirements(folder)
     row = _example(source)
