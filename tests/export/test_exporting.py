@@ -141,6 +141,19 @@ def test_an_adapter_that_was_changed_is_refused(lab: Lab, tmp_path: Path) -> Non
         (folder / "adapter_model.safetensors").write_bytes(weights)
 
 
+def test_an_adapter_of_another_form_is_refused(lab: Lab, tmp_path: Path) -> None:
+    """A config that scales otherwise than tunerun's: PEFT would merge it as something else was measured."""
+    config = Path(lab.tuned.location) / "adapter_config.json"
+    text = config.read_text()
+    try:
+        config.write_text(json.dumps(json.loads(text) | {"use_rslora": True}))
+        with pytest.raises(NotFoundError, match=r"adapter_config\.json sets use_rslora"):
+            export(lab.record, lab.trial, "merged", tmp_path / "out")
+    finally:
+        config.write_text(text)
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_base_model_is_refused(lab: Lab, tmp_path: Path) -> None:
     """The base model's files were replaced since; nothing is written."""
     kept = tmp_path / "kept"

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from tunerun.engine import base_model, loading, model_facts, network, tuned_model
+from tunerun.engine import adapters, base_model, loading, model_facts, network, tuned_model
 from tunerun.engine.base_model import FoundModel
 from tunerun.engine.network import ADAPTER, LoadedModel
 from tunerun.engine.plain_template import template_of
@@ -52,14 +52,15 @@ def load(folder: Path, cache: Path) -> LoadedTunedModel:
     """Read a tuned model's folder and load its base model.
 
     Raises:
-        NotFoundError: the folder holds no tuned model, or not the one that was made.
-        BaseModelError: its base model cannot be found or loaded, or is another one now.
+        NotFoundError: the folder holds no tuned model, not the one that was made, or an adapter of another form.
+        BaseModelError: its base model cannot be found or loaded, is another one now, or lacks a layer of the adapter.
     """
     record = tuned_model.read(folder)
     if (problem := tuned_model.fault(folder)) is not None:
         raise NotFoundError(f"{record.tuned_model} cannot be exported: {problem}; tune it again")
     base = network.load(record.base_model, cache, network.choose_device("cpu"))
     network.check_base(record, base)
+    adapters.load(folder, base.network, base.device)  # refuses what PEFT would load in part, with a warning
     found = base_model.find(record.base_model, cache)
     return LoadedTunedModel(folder, record, base, _tokenizer(record, base, found, cache), _precision(found))
 
