@@ -79,6 +79,7 @@ def test_every_question_is_answered_or_named_as_open(whole: Appendix) -> None:
     """The 16 items of NeurIPS' checklist and the 32 of REFORMS, each once."""
     assert (len(NEURIPS.questions), len(REFORMS.questions)) == (16, 32)
     left = [row[:2] for block in whole.sections[-1].blocks if isinstance(block, Table) for row in block.rows]
+    assert [sum(bool(q.topics) for q in checklist.questions) for checklist in CHECKLISTS] == [9, 22]  # as README says
     for checklist in CHECKLISTS:
         answered = [each.title for each in section(whole, checklist.name).sections]
         for question in checklist.questions:
@@ -130,8 +131,12 @@ def test_error_bars_say_the_test_its_correction_and_what_varies(whole: Appendix,
     several = text(section(whole, "Error bars and tests"))
     assert "rows and seeds as chance" in several
     assert "corrected by Holm's method for 2 comparisons" in several
-    one = text(section(described(tmp_path / "one", Recorded()), "Error bars and tests"))
+    points = [{RATE: 0.001}, {RATE: 0.002}]
+    one = text(section(described(tmp_path / "one", Recorded(points=points)), "Error bars and tests"))
     assert "joint sign flips of paired rows" in one
+    assert "Tango's score intervals" in one
+    single = text(section(described(tmp_path / "single", Recorded()), "Error bars and tests"))
+    assert "McNemar's test (mid-p)" in single
     assert "Each point has one seed, so the chance of initialisation" in one
     assert "24 held-out rows" in one
 

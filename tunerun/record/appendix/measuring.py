@@ -93,22 +93,32 @@ def _intervals(material: Material, metric: Metric) -> Iterator[str]:
 
 
 def _test(material: Material) -> Iterator[str]:
+    """As `tunerun.comparison.decision` chooses among the methods of `tunerun.statistics`."""
     decision = material.verdict.decision
     if decision.against is None:
         yield "No baseline was measured, so no difference was tested."
         return
     family = counted(decision.family, "comparison")
+    is_binary = any(each.wins is not None for point in material.verdict.points for each in point.against)
     if _most_seeds(material) > 1:
         yield (
             "Differences to baselines are tested with rows and seeds as chance (a t test on two variances; the "
             f"variance between seeds is pooled over the points), two-sided, corrected by Holm's method for {family}."
         )
+        return
+    if is_binary and decision.family == 1:
+        yield "The difference to the baseline is tested by McNemar's test (mid-p), two-sided; there is no other one."
     else:
-        yield (
-            "Differences to baselines are tested by joint sign flips of paired rows (step-down maxT, Westfall and "
-            f"Young 1993), two-sided, corrected for {family}; the test assumes that a row's difference is symmetric "
-            "where there is none. Intervals of differences hold for all comparisons at once."
+        flips = (
+            "swaps of two models' answers to a row" if material.metrics[0].is_corpus else "sign flips of paired rows"
         )
+        yield (
+            f"Differences to baselines are tested by joint {flips} (step-down maxT, Westfall and Young 1993), "
+            f"two-sided, corrected for {family}; where there is no difference, the test takes each row's to be "
+            "symmetric."
+        )
+    method = "Tango's score intervals" if is_binary else "score intervals"
+    yield f"Intervals of differences are {method}, which hold for all comparisons at once."
 
 
 def _varies(material: Material) -> Iterator[str]:
