@@ -211,9 +211,13 @@ def test_what_the_command_line_lacks_is_said(lab: Lab, tmp_path: Path) -> None:
     runs = ("--runs", str(lab.ledger.path.parent))
     for arguments, message in [
         ((), "give either a tuned model's name or --best SWEEP"),
-        (("tunedModels/tiny-a",), "the folder to write is missing"),
+        (("tunedModels/tiny-a", "out"), "--to is missing; give merged (transformers), adapter (PEFT) or gguf"),
+        (("tunedModels/tiny-a", "--to", "merged"), "the folder to write is missing"),
         (("tunedModels/tiny-a", "out", "--to", "onnx"), "--to onnx: choose one of merged, adapter, gguf"),
-        (("tunedModels/tiny-a", "out", "--quantization", "q8_0"), "--quantization q8_0: not for --to merged"),
+        (
+            ("tunedModels/tiny-a", "out", "--to", "merged", "--quantization", "q8_0"),
+            "--quantization q8_0: not for --to merged",
+        ),
         (("tunedModels/tiny-a", "out", "--to", "gguf", "--quantization", "q4"), "choose one of f16, q8_0"),
     ]:
         done = run(*arguments, *runs)

@@ -18,7 +18,7 @@ def export(
         str, typer.Argument(metavar="REF", help="tunedModels/NAME, an MLflow run id, or a bundle of one trial.")
     ] = "",
     target: Annotated[Path | None, typer.Argument(metavar="DIR", help="A new folder, or a .gguf file.")] = None,
-    to: Annotated[str, typer.Option("--to", help="merged, adapter or gguf.")] = "merged",
+    to: Annotated[str, typer.Option("--to", help="merged, adapter or gguf.")] = "",
     best: Annotated[
         str, typer.Option("--best", metavar="SWEEP", help="Instead of REF: the advised point of a sweep or a bundle.")
     ] = "",
@@ -37,6 +37,8 @@ def export(
         reference, target = "", Path(reference) if reference else None
     if bool(best) == bool(reference):
         raise InputError("give either a tuned model's name or --best SWEEP")
+    if not to:
+        raise InputError("--to is missing; give merged (transformers), adapter (PEFT) or gguf (llama.cpp)")
     if target is None:
         raise InputError("the folder to write is missing: tunerun export tunedModels/NAME --to merged DIR")
     # Before torch and tqdm are loaded, which is done in this process.
