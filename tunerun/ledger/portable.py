@@ -265,7 +265,7 @@ def _document(sweep: SweepRecord, places: Places) -> dict[str, Any]:
         "warnings": lambda warnings: [places.prose(text) for text in warnings],
         "models": lambda models: {identity: places.value("model.name", name) for identity, name in models.items()},
         "metrics": lambda metrics: {
-            name: {**values, "python": places.python(values["python"])} for name, values in metrics.items()
+            name: {**values, "python": places.python(str(values.get("python", "")))} for name, values in metrics.items()
         },
         "command": places.prose,
         "code": lambda code: _texts(code, places),

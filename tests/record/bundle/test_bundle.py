@@ -17,6 +17,7 @@ import requests
 from typer.testing import CliRunner, Result
 
 import tunerun
+from tests.comparison.sweeps import Trained, frozen
 from tests.engine import tiny_model
 from tests.experiments import planned
 from tunerun.cli import app
@@ -43,7 +44,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         options = ["model=huggingface", "model.name=tiny", f"model.source={model}", "backend.threads=1"]
         options += ["backend.device=cpu", "evaluation.generation.max_output_tokens=4", "seed=0,1"]
         options += ["hyperparameters.epoch_count=1", "evaluation.baselines.examples=[0]"]
-        result = tunerun.run(planned(folder, *options), progress=None)
+        options += ["dataset.license=CC0-1.0"]
+        command = f"{folder}/bin/tunerun run dataset.path={folder}/rows.jsonl"
+        result = tunerun.run(planned(folder, *options), progress=None, command=command)
     assert result.exit_code == 0
     return folder
 
@@ -79,6 +82,7 @@ def test_it_holds_the_record_the_results_and_the_adapters(bundle: Path) -> None:
     assert "by Ada Example (Institute of Numbers), Bo Example (Institute of Numbers)." in text
     assert json.loads(contents(bundle)["results/results.json"])["verdict"] in text.replace("\\", "")
     assert "tunerun verify study.zip" in text
+    assert "- rows of rows.jsonl: CC0-1.0" in text
 
 
 def test_no_path_of_the_machine_is_in_it(bundle: Path, project: Path) -> None:
@@ -86,6 +90,7 @@ def test_no_path_of_the_machine_is_in_it(bundle: Path, project: Path) -> None:
     for name, data in contents(bundle).items():
         assert str(project).encode() not in data, name
         assert os.fsencode(Path.home()) + b"/" not in data, name
+        assert b"tunerun-bundle-" not in data, name
 
 
 def test_the_same_sweep_gives_the_same_bytes(bundle: Path, project: Path, tmp_path: Path) -> None:
@@ -120,6 +125,21 @@ def test_an_adapter_that_is_gone_or_changed_is_not_bundled(project: Path, tmp_pa
     with pytest.raises(InputError, match=r"trial \d: its adapter is not in .*; --no-models leaves all adapters out"):
         CliRunner().invoke(app, ["bundle", "numbers", "-o", "x.zip"], catch_exceptions=False)
     assert not Path("x.zip").exists()
+
+
+def test_a_metric_of_the_users_own_scores_as_it_does_here(tmp_path: Path) -> None:
+    """By the file that the project has, which the bundle names without its folder and does not run."""
+    (tmp_path / "metrics.py").write_text("def score(expected, answer):\n    return float(answer == expected)\n")
+    own = {"name": "same", "python": f"{tmp_path / 'metrics.py'}:score"}
+    frozen(tmp_path / "runs", [Trained("1" * 24)], evaluation={"metrics": [own]}).ledger.close()
+    made = CliRunner().invoke(app, ["bundle", "support", "--no-models", "-o", "study.zip"], catch_exceptions=False)
+    assert made.exit_code == 0, made.output
+    found = contents(tmp_path / "study.zip")
+    assert json.loads(found["results/results.json"])["trials"][0]["metrics"]["eval/same"] == 1
+    assert json.loads(found["record/record.json"])["trials"][0]["config"]["evaluation"]["metrics"] == [
+        {"name": "same", "python": "metrics.py:score"}
+    ]
+    assert not [name for name, data in found.items() if str(tmp_path).encode() in data]
 
 
 def test_an_affiliation_needs_its_author(project: Path) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tunerun.comparison import judge
 from tunerun.comparison.renderers import file_contents
 from tunerun.comparison.results import Verdict
 from tunerun.comparison.table import ComparisonTable
+from tunerun.compose.validation import validate
 from tunerun.engine.tuned_model import RECORD_FILE, WEIGHTS_FILE
-from tunerun.errors import InputError
-from tunerun.ledger import TrialRecord
+from tunerun.errors import ConfigError, InputError
+from tunerun.ledger import FILE_NAME, Ledger, TrialRecord
 from tunerun.ledger.portable import portable_files
+from tunerun.ledger.restoring import restored
+from tunerun.metrics.registry import resolve_stored
 from tunerun.provenance import BaseModelFacts
 from tunerun.provenance.places import Places
 from tunerun.record.bundle.archive import Content, write_archive
@@ -23,6 +26,7 @@ from tunerun.record.bundle.crate import METADATA, Author, Study, metadata
 from tunerun.record.bundle.opening import MODELS, RECORD, RESULTS
 from tunerun.record.bundle.read_me import README, readme
 from tunerun.record.sources import OpenRecord
+from tunerun.schema import Evaluation
 from tunerun.stored import section
 
 
@@ -48,28 +52,55 @@ def write_bundle(
 ) -> Written:
     """Write a sweep into a bundle, whole or not at all.
 
-    Of the same sweep it has the same bytes, wherever and whenever it is made.
+    Of the same sweep it has the same bytes, wherever and whenever it is made. Results are written from the record that
+    is in it, which names no place of the machine: commands, values of a sweep and failures may have.
 
     Raises:
         InputError: an adapter that is recorded is not there; the file cannot be written.
+        ConfigError: the metric that decides cannot be computed here.
     """
-    verdict = judge(record.ledger, record.sweep)
-    table = ComparisonTable.of(verdict)
-    adapters, notes = _adapters(verdict, record) if with_models else ({}, [])
-    files: dict[str, Content] = {
-        RESULTS + name: content for name, content in file_contents(table, record.ledger).items()
-    }
-    files |= {name: adapter.content for name, adapter in adapters.items()}
+    adapters, notes = _adapters(record) if with_models else ({}, [])
+    files: dict[str, Content] = {name: adapter.content for name, adapter in adapters.items()}
     digests = {name: adapter.weights for name, adapter in adapters.items() if adapter.weights is not None}
-    study = Study(record, verdict, record.ledger.last_jobs(record.sweep.id), _base_models(record), tuple(authors))
-    with tempfile.TemporaryDirectory(prefix="tunerun-bundle-") as folder:
-        names = portable_files(record.ledger, record.sweep, Path(folder))
-        files |= {RECORD + name: Path(folder) / name for name in names}
+    with tempfile.TemporaryDirectory(prefix="tunerun-bundle-") as name:
+        folder = Path(name)
+        files |= {RECORD + each: folder / RECORD / each for each in _record_files(record, folder / RECORD)}
+        restored(folder / RECORD, folder / FILE_NAME)
+        with Ledger.open_read_only(folder / FILE_NAME) as ledger:
+            portable = replace(record, ledger=ledger, sweep=ledger.sweeps()[0], number=None)
+            verdict = judge(ledger, portable.sweep, evaluation=_own_metrics(record))
+            table = ComparisonTable.of(verdict)
+            files |= {RESULTS + each: content for each, content in file_contents(table, ledger).items()}
+            study = Study(
+                portable, verdict, ledger.last_jobs(portable.sweep.id), _base_models(portable), tuple(authors)
+            )
         files[README] = readme(study, table, _sizes(files))
         files[METADATA] = metadata(study, _sizes(files))
         write_archive(target, files, first=(METADATA, README), digests=digests)
     count = len({name.split("/")[1] for name in adapters})
     return Written(target, len(files) + 1, target.stat().st_size, count, (*notes, *_unfinished(verdict)))
+
+
+def _record_files(record: OpenRecord, folder: Path) -> list[str]:
+    folder.mkdir()
+    return portable_files(record.ledger, record.sweep, folder)
+
+
+def _own_metrics(record: OpenRecord) -> Evaluation | None:
+    """How answers are scored where the user's own code scores some, as this machine names its file.
+
+    Raises:
+        ConfigError: the code that decides is gone or has changed.
+    """
+    stored = record.trials[0].settings.evaluation
+    has_code = any(isinstance(each, Mapping) and "python" in each for each in stored.get("metrics") or ())
+    if record.ledger.is_restored or not has_code:
+        return None
+    resolve_stored(stored, record.sweep.document.get("metrics", {}))
+    evaluation, problems = validate(Evaluation, dict(stored))
+    if evaluation is None:
+        raise ConfigError([f"evaluation.{'.'.join(map(str, where))}: {problem}" for where, problem in problems])
+    return evaluation
 
 
 def _sizes(files: dict[str, Content]) -> dict[str, int]:
@@ -84,7 +115,7 @@ class _Adapter:
     weights: str | None
 
 
-def _adapters(verdict: Verdict, record: OpenRecord) -> tuple[dict[str, _Adapter], list[str]]:
+def _adapters(record: OpenRecord) -> tuple[dict[str, _Adapter], list[str]]:
     """The files of every adapter on this machine by their names in the bundle; and what is left out, and why.
 
     Raises:
@@ -93,12 +124,12 @@ def _adapters(verdict: Verdict, record: OpenRecord) -> tuple[dict[str, _Adapter]
     found: dict[str, _Adapter] = {}
     missing: list[str] = []
     notes: list[str] = []
-    places = Places.of_this_machine([trial.record.config for trial in verdict.trials], record.runs)
-    for trial in verdict.trials:
-        tuned = trial.tuned_model
+    jobs, trials = record.ledger.last_jobs(record.sweep.id), record.ledger.trials(record.sweep.id)
+    places = Places.of_this_machine([trial.config for trial in trials], record.runs)
+    for number, tuned in [(t.number, jobs[t.key].tuned_model) for t in trials if t.key in jobs]:
         if tuned is None:
             continue
-        place, number = tuned.folder, trial.record.number
+        place = tuned.folder
         if place is None or place.parent != record.runs.absolute() / MODELS.rstrip("/"):
             notes.append(
                 f"trial {number}: its tuned model is at {tuned.location}, not in this runs folder; it is left out"
@@ -108,7 +139,7 @@ def _adapters(verdict: Verdict, record: OpenRecord) -> tuple[dict[str, _Adapter]
         if not files:
             missing.append(
                 f"trial {number}: its adapter is not in {place}; --no-models leaves all adapters out; "
-                f"to make it again: {verdict.sweep.command_afresh}"
+                f"to make it again: {record.sweep.command_afresh}"
             )
         for file in files:
             content = _portable(file, places) if file.name == RECORD_FILE else file
