@@ -39,6 +39,7 @@ def test_reruns_of_two_colleagues_have_runs_of_their_own(lab: Lab, uri: str, tmp
     complete(lab)
     synced(lab.ledger, uri)
     before, original = content(uri), run_of(uri, "trial", 0).info.run_id
+    note = client(uri).get_experiment("1").tags["mlflow.note.content"]
     with Ledger(tmp_path / "ada" / "ledger.db") as ada, Ledger(tmp_path / "bob" / "ledger.db") as bob:
         labs = [rerun(ada, "ada", original), rerun(bob, "bob", original)]
         trackers = [synced(each.ledger, uri) for each in labs]
@@ -58,6 +59,9 @@ def test_reruns_of_two_colleagues_have_runs_of_their_own(lab: Lab, uri: str, tmp
                 assert one.data.tags["tunerun.rerun_of"] == original
                 assert link in one.data.tags["mlflow.note.content"]
         assert len(ids) == 3
+        assert client(uri).get_experiment("1").tags["mlflow.note.content"] == note, (
+            "it lists sweeps that they do not know"
+        )
         for subject in bob.marks(trackers[1].name, ""):
             bob.set_mark(trackers[1].name, subject, Mark(None, {}))
         synced(bob, uri)

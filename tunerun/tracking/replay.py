@@ -324,7 +324,9 @@ class ShownRun:
         sent += self._send_measures(image.measures)
         self._send_state(image)
         if image.experiment_tags is not None:
-            self._store.tag_experiment(self._experiment_id, image.experiment_tags(self._experiment_id, self._run_id))
+            rerun = image.identity["tunerun.sweep"] if RERUN_TAG in image.identity else ""
+            tags = image.experiment_tags(self._experiment_id, self._run_id)
+            self._store.tag_experiment(self._experiment_id, tags, rerun)
         self._advance(**image.remembered, seen=image.seen)
         return sent
 

@@ -178,14 +178,19 @@ class Store:
         tags = {_EXPERIMENT_TAG: name}
         return str(self.client.create_experiment(name, artifact_location=location, tags=tags))
 
-    def tag_experiment(self, experiment_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags of an experiment that are not as they should be; a note that a person has written stays."""
+    def tag_experiment(self, experiment_id: str, tags: Mapping[str, str], rerun: str = "") -> None:
+        """Set tags of an experiment that are not as they should be; a note that a person has written stays.
+
+        Args:
+            rerun: the id of a rerun's sweep, whose ledger does not know the other sweeps of the experiment: a note of
+                another sweep stays; empty: they are of any other sweep.
+        """
         with self.translated():
             now = self.client.get_experiment(experiment_id).tags
             wanted = {key: redact(value) for key, value in tags.items()}
             note, old = wanted.get(_NOTE_TAG), now.get(_NOTE_TAG)
             if note is not None and old:
-                if digest(old) not in now.get(_OWN_NOTE_TAG, ""):
+                if digest(old) not in now.get(_OWN_NOTE_TAG, "") or rerun not in old:
                     del wanted[_NOTE_TAG]
                 elif note != old:
                     # Both digests, and before the note: a crash between the two must not make ours a person's.
