@@ -120,7 +120,7 @@ def _found(model: BaseModelRef, identity: str, copy: Path | None, cache: Path) -
     for place in places:
         try:
             found = base_model.find(place, cache)
-        except BaseModelError as error:
+        except InputError as error:  # also a variable of the environment that is not set here
             problems.extend(error.problems)
             continue
         if found.identity == identity:

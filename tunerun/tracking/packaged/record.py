@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunerun.engine import hub
+from tunerun.interpolation import resolved_record
 from tunerun.job import BaseModelRef, GenerateOptions, TemplateText
 from tunerun.stored import read_stored, section
 
@@ -53,11 +54,13 @@ class PackagedModel:
 
 
 def portable(model: BaseModelRef, identity: str) -> BaseModelRef:
-    """A base model without the folders of this machine.
+    """A base model without the folders of this machine; what the environment gave stays an interpolation.
 
     Args:
         identity: what it was; of a hub's model it says the commit, which the reference may leave open.
     """
+    if resolved_record(model) != model:
+        return model
     if hub.is_name(model.source) and not Path(model.source).expanduser().exists():
         of_hub = f"hub:{model.source}@"
         return replace(model, revision=identity.removeprefix(of_hub)) if identity.startswith(of_hub) else model

@@ -172,11 +172,10 @@ def _copy_base(base: base_model.FoundModel, source: Source, target: Path) -> str
 
 def _copy_adapter(source: Source, target: Path, copied_identity: str | None) -> None:
     record = tuned_model.read(source.folder)
-    base = resolved_record(record.base_model)
-    place = Path(base.source).expanduser()
+    place = Path(resolved_record(record.base_model).source).expanduser()
     if place.exists():  # where it is loaded on this machine it is found again
         base_model.remember_place(record.base_identity, place, base_model.cache_folder(None))
-    named = portable(base, record.base_identity)
+    named = portable(record.base_model, record.base_identity)
     identity = copied_identity or record.base_identity
     tuned_model.copy(source.folder, target, replace(record, base_model=named, base_identity=identity))
 
