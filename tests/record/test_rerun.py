@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,16 @@ from typer.testing import CliRunner, Result
 
 from tests.engine import tiny_model
 from tests.experiments import overrides
+from tests.ledger import old_projects
 from tests.tracking.served import free_port, server
 from tunerun.cli import app
+from tunerun.errors import MismatchError
 from tunerun.ledger import FILE_NAME, Ledger
 from tunerun.ledger.portable import RECORD, RESULTS
 from tunerun.provenance import Facts
+from tunerun.record import open_record
+from tunerun.record.rerun import Request, prepare
+from tunerun.schema import Paths, Tracking
 
 pytestmark = pytest.mark.slow
 
@@ -178,3 +183,26 @@ def test_another_version_of_a_package_is_named(elsewhere: Elsewhere, record_file
     differing = elsewhere.rerun()
     assert differing.exit_code == 1, differing.output
     assert "differs  trial 0: torch 2.0.1 -> " in differing.stdout
+
+
+@pytest.mark.parametrize("format_", old_projects.WRITTEN)
+def test_sweeps_of_earlier_versions_are_run_again_where_their_keys_mean_the_same(
+    elsewhere: Elsewhere, tmp_path: Path, format_: int
+) -> None:
+    """Without the facts that a record has now, and the notes say so; keys of another format are refused with advice."""
+    old_projects.write_ledger(tmp_path / FILE_NAME, format_)
+    sweep = old_projects.SWEEPS[old_projects.kept(format_)][0]
+    here = Request(
+        Paths(runs=str(tmp_path), cache=str(tmp_path / "cache")),
+        Tracking(kind="none"),
+        places={"model.source": str(elsewhere.base_model)},
+    )
+    with open_record(sweep, runs=tmp_path) as record:
+        if format_ < 3:
+            with pytest.raises(MismatchError, match="--set name=ANOTHER_NAME"):
+                prepare(record, here)
+            assert prepare(record, replace(here, edits={"name": "another"})).is_new
+        else:
+            made = prepare(record, here)
+            assert [trial.key for trial in made.plan.trials] == [trial.key for trial in record.trials]
+            assert any("an earlier tunerun wrote the record" in note for note in made.notes)

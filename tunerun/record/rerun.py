@@ -55,6 +55,8 @@ _DRAWS = "evaluation.baselines.examples"
 
 _WHERE_IS_THE_MODEL = "where the recorded base model is on this machine can be given as model.source=FOLDER"
 
+_AS_NEW = "this tunerun can run it as a new experiment with the record as its parent: --set name=ANOTHER_NAME"
+
 _INGREDIENTS = {
     "format": "the format of keys",
     "training": "the training examples",
@@ -415,7 +417,7 @@ def _reasons(record: OpenRecord, old: TrialRecord, new: Trial, made: Plan) -> It
     if not old.ingredients:
         yield (
             f"trial {old.number}: its key differs ({old.key[:8]} -> {new.key[:8]}), and the ledger was written by a "
-            "tunerun that did not record what a key is made of"
+            f"tunerun that did not record what a key is made of; {_AS_NEW}"
         )
         return
     for each in differences(old.ingredients, new.record().ingredients):
@@ -427,7 +429,8 @@ def _reasons(record: OpenRecord, old: TrialRecord, new: Trial, made: Plan) -> It
             yield f"{_INGREDIENTS['model']} {new.config.model.name} differs{files}: {each.old} -> {each.new}"
         else:
             what = _INGREDIENTS.get(each.name, f"hyperparameters.{each.name}")
-            yield f"trial {old.number}: {what} differs: {each.old} -> {each.new}"
+            advice = f"; {_AS_NEW}" if each.name == "format" else ""
+            yield f"trial {old.number}: {what} differs: {each.old} -> {each.new}{advice}"
 
 
 def _other_files(old: Facts, old_identity: str, new: Facts, new_identity: str) -> str:
