@@ -185,6 +185,7 @@ def test_an_edited_record_is_a_new_experiment(record: OpenRecord, runs: Path) ->
     assert not {t.key for t in made.plan.trials} & {t.key for t in record.trials}
     pinned = prepare(record, request(runs, edits={"hyperparameters.epoch_count": 2}))
     assert pinned.plan.varied == []
+    assert len(pinned.plan.trials) == 1, "the two would be the same"
 
 
 @pytest.mark.parametrize(

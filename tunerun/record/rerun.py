@@ -160,7 +160,7 @@ def prepare(record: OpenRecord, request: Request, progress: Progress | None = No
         _files(record, trials, request.data),
         {} if request.edits else _threads(record, trials),
     )
-    experiment = configs.experiment(trials, section(record.sweep.document, "pins"))
+    experiment, trials = configs.experiment(trials, section(record.sweep.document, "pins"))
     examples = None if request.data else _examples(record, trials)
     origin = {"sweep": record.sweep.id, "run_id": record.run_id, "trial": record.number}
     _check_addresses(record, request, experiment.points)

@@ -40,24 +40,37 @@ class StoredConfigs:
     notes: dict[str, None] = field(default_factory=dict)
     _sections: dict[tuple[str, str], Any] = field(default_factory=dict)
 
-    def experiment(self, trials: Sequence[TrialRecord], pins: Mapping[str, Any]) -> Experiment:
-        """The experiment whose points are these trials, in their order.
+    def experiment(
+        self, trials: Sequence[TrialRecord], pins: Mapping[str, Any]
+    ) -> tuple[Experiment, list[TrialRecord]]:
+        """The experiment whose points are these trials, in their order, and the trials.
+
+        Of trials that an edit makes equal, such as one of the only key that varied, the first one is taken.
 
         Raises:
             ConfigError: a value that this version does not take, or an environment variable that is not set.
         """
         problems: dict[str, None] = {}
-        points = []
+        points: list[Point] = []
+        kept: list[TrialRecord] = []
+        seen: set[str] = set()
         for trial in trials:
             try:
-                points.append(self._point(trial))
+                point = self._point(trial)
             except ConfigError as error:
                 problems.update(dict.fromkeys(error.problems))
+                continue
+            text = point.config.model_dump_json() if self.edits else ""
+            if not text or text not in seen:
+                points.append(point)
+                kept.append(trial)
+                seen.add(text)
         if problems:
             raise ConfigError(list(problems))
         first = points[0].config
         sections = {name: getattr(first, name) for name in TrialConfig.model_fields}
-        return Experiment.model_construct(**sections, sweep=Sweep(), pins=dict(pins), points=tuple(points))
+        experiment = Experiment.model_construct(**sections, sweep=Sweep(), pins=dict(pins), points=tuple(points))
+        return experiment, kept
 
     def _point(self, trial: TrialRecord) -> Point:
         raw = json.loads(json.dumps(dict(trial.config)))
