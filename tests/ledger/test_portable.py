@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,8 @@ BOMB = gzip.compress(b'{"text_input": "' + b"0" * 50_000_000)
         (changed_results(lambda d: d["jobs"][0]["tuned_model"].update(location="/etc")), "location leaves the record"),
         (changed_results(lambda d: d["jobs"][0]["tuned_model"].update(folder="tuned_models/../../x")), "not in tuned_models/"),
         (changed_results(lambda d: d["jobs"][0].update(reference={"backend": 1})), "backend: Input should be"),
+        (changed_results(lambda d: d["jobs"][0].update(snapshots=[[1, 2**70, 0.1, 0.1]])), "a value that no ledger has"),
+        (changed_results(lambda d: d["jobs"][0].update(trained_on={"threads": math.inf})), "a value that no ledger has"),
         (changed_results(lambda d: d["answers"][0].update(subject="k")), "answers of 'k', which the plan has not"),
         (lambda f: (f / RESULTS).write_bytes(gzip.compress(b"{}")[:-5]), r"results\.json\.gz: is damaged"),
     ],

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import re
+import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -107,7 +108,7 @@ def restored(folder: Path, path: Path) -> str:
         for suffix in ("", "-wal", "-shm"):
             with suppress(OSError):
                 path.with_name(path.name + suffix).unlink()
-        if isinstance(error, ValueError | OverflowError):  # NaN, or a number that no column holds
+        if isinstance(error, ValueError | OverflowError | struct.error):  # NaN, or a number that no column holds
             raise RecordError(f"{folder / RECORD}: holds a value that no ledger has; {_ADVICE}") from error
         raise
     return record.sweep.id
@@ -155,6 +156,9 @@ def _problems_of_job(job: WholeJob, keys: set[str]) -> Iterator[str]:
         _PARTS.validate_json(dump({name: getattr(job, name) for name in vars(_Parts())}), strict=True)
     except ValidationError as error:
         yield from (f"{'.'.join(map(str, each['loc']))[:200]}: {each['msg']}" for each in error.errors()[:5])
+        return
+    except ValueError:  # NaN or an infinity
+        yield "holds a value that no ledger has"
         return
     place = job.tuned_model or {}
     if "folder" in place and not _ADAPTER.fullmatch(place["folder"]):
