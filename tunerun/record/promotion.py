@@ -47,7 +47,8 @@ def candidate_of(record: OpenRecord) -> Candidate:
     """The trial that a record names, else the first of the sweep's advised point; with the verdict on it.
 
     Raises:
-        InputError: no trial was named, and the sweep is unfinished or no point of it is advised.
+        InputError: no trial was named, and the sweep is unfinished.
+        LimitError: no trial was named, and no point of the sweep is advised.
         ConfigError, MetricError: as `judge`.
     """
     verdict = judge(record.ledger, record.sweep)
@@ -75,7 +76,7 @@ def _advised(verdict: Verdict) -> int:
             f"advised when all are done; finish it: {sweep.command}, {advice}"
         )
     if verdict.best is None:
-        raise InputError(
+        raise LimitError(
             f"{sweep.id}: no point is advised: {verdict.sentence} To promote one all the same, {advice[3:]}"
         )
     return verdict.best
