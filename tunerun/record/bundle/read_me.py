@@ -47,7 +47,10 @@ def readme(study: Study, table: ComparisonTable, sizes: Mapping[str, int]) -> by
         "    tunerun verify study.zip             # trains every trial again and compares; --trial N: one",
         "    tunerun rerun --run study.zip              # the same, and keeps what it trains",
         "",
-        f"It was made by `{sweep.command}`. Neither its ledger, nor MLflow, nor the machine that made it is needed.",
+        f"It was made by `{sweep.command}`{_made_on(study)}. It needs no ledger, no MLflow and not that machine.",
+        "",
+        "Where packages, instruction set and threads are the same, adapters have the same bits. On another",
+        "CPU `verify` compares losses within a tolerance, and the verdict of the whole sweep.",
         "",
         "## What is inside",
         "",
@@ -64,6 +67,17 @@ def readme(study: Study, table: ComparisonTable, sizes: Mapping[str, int]) -> by
         *([f"- {escaped(what)}: {escaped(licence)}" for what, licence in licences(study)] or ["None is stated."]),
     ]
     return ("\n".join(lines) + "\n").encode()
+
+
+def _made_on(study: Study) -> str:
+    """With what it was made, where the record says so."""
+    environment = study.record.facts.environment
+    version = study.record.sweep.document.get("version")
+    software = [f"tunerun {version}"] if version else []
+    software += [f"Python {environment.python}"] if environment.python else []
+    software += [f"torch {environment.packages['torch']}"] if "torch" in environment.packages else []
+    place = f" on {environment.processor}" if environment.processor else ""
+    return f" with {', '.join(software)}{place}" if software else ""
 
 
 def _is_there(name: str, sizes: Mapping[str, int]) -> bool:
