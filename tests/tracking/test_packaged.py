@@ -113,7 +113,7 @@ def test_a_large_adapter_is_copied_for_the_advised_point_alone(lab: Lab) -> None
 
 
 def test_a_model_that_was_logged_without_its_files_gets_them(lab: Lab, uri: str) -> None:
-    """As those of an earlier tunerun, or of a large adapter that turned out the best: the same model, now whole."""
+    """As those of an earlier tunerun, or of a large adapter that turned out the best; other files are left alone."""
     folder = tuned(lab, 0)
     kept = folder.rename(folder.with_name("elsewhere"))
     Tracker(lab.ledger.path, uri).sync()
@@ -130,7 +130,10 @@ def test_a_model_that_was_logged_without_its_files_gets_them(lab: Lab, uri: str)
     assert store.logged_model(run.info.experiment_id, run.info.run_id, image.model.render()) == before.model_id
     after = logged(uri)
     assert "mlflow.model.isExternal" not in after.tags
-    assert after.tags["tunerun.content"]
+    content = after.tags["tunerun.content"]
+    client(uri).set_logged_model_tags(after.model_id, {"tunerun.content": "of other files"})
+    assert store.logged_model(run.info.experiment_id, run.info.run_id, image.model.render()) == before.model_id
+    assert logged(uri).tags["tunerun.content"] == "of other files" != content
 
 
 def test_a_folder_that_is_damaged_leaves_the_name(lab: Lab, uri: str) -> None:

@@ -314,7 +314,7 @@ class Store:
         """Log a tuned model as the output of a run, and return its id.
 
         It is looked for first, as the run's output and by its run, because MLflow would create it again. One that was
-        logged without its files gets them.
+        logged without its files gets them; one with other files, such as a copy of the base model, is left as it is.
         """
         from mlflow.entities import LoggedModelOutput
 
@@ -324,16 +324,17 @@ class Store:
             package = model.package(Path(folder) / "model") if model.package is not None else None
             if linked and package is None:
                 return str(linked[0])
-            found = [self.client.get_logged_model(linked[0])] if linked else self._models_of(experiment_id, run_id)
+            found = [self.client.get_logged_model(each) for each in linked] or self._models_of(experiment_id, run_id)
             tags = dict(model.tags) | (package.tags if package is not None else {_EXTERNAL_TAG: "true"})
-            created = found[0] if found else self.new_model(experiment_id, model.name, run_id, tags, model.params)
-            if package is not None:
-                self.upload(created, package, tags)
-            else:
-                self._finalize_external(created)
-            if not linked:
-                self.client.log_outputs(run_id, [LoggedModelOutput(created.model_id, step=0)])
-            return str(created.model_id)
+            nearest = min(found, key=lambda each: _distance(each, package), default=None)
+            own = nearest or self.new_model(experiment_id, model.name, run_id, tags, model.params)
+            if package is None:
+                self._finalize_external(own)
+            elif _distance(own, package) < _OTHER_FILES:
+                self.upload(own, package, tags)
+            if own.model_id not in linked:
+                self.client.log_outputs(run_id, [LoggedModelOutput(own.model_id, step=0)])
+            return str(own.model_id)
 
     def _models_of(self, experiment_id: str, run_id: str) -> list[Any]:
         return list(self.client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"))
@@ -399,6 +400,17 @@ class Store:
 
     def _error(self, kind: type[TrackingError], cause: str, advice: str = _LATER) -> TrackingError:
         return kind(f"MLflow at {self.address.name}: {redact(cause)}; {advice}")
+
+
+_OTHER_FILES = 2
+
+
+def _distance(model: Any, package: Package | None) -> int:
+    """How far a logged model is from having a package's files: it has them, has none yet, or has others."""
+    content = model.tags.get(CONTENT_TAG)
+    if package is not None and content == package.content:
+        return 0
+    return 1 if content is None or model.status != "READY" else _OTHER_FILES
 
 
 def _file_id(file: Path | None) -> tuple[int, int] | None:
