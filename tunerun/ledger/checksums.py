@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
 
+_PIECE = 1_000_000
+"""Characters."""
+
 
 def row_checksum(*values: Any) -> int:
     """A checksum of a row's columns, in their order, as an integer that SQLite can hold.
@@ -16,8 +19,21 @@ def row_checksum(*values: Any) -> int:
     """
     # Most are texts; a call for each value would take twice the time (10,000 jobs: 0.2 s).
     parts = [value if type(value) is str else _text(value) for value in values]
+    if sum(map(len, parts)) > _PIECE:
+        return _in_pieces(parts)
     digest = blake2b("\x1f".join(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
+
+
+def _in_pieces(parts: Sequence[str]) -> int:
+    """The same without two more copies of a set of examples in memory, which may have hundreds of megabytes."""
+    found = blake2b(digest_size=8)
+    for position, part in enumerate(parts):
+        if position:
+            found.update(b"\x1f")
+        for start in range(0, len(part), _PIECE):
+            found.update(part[start : start + _PIECE].encode())
+    return int.from_bytes(found.digest(), "big", signed=True)
 
 
 def with_checksum(*values: object) -> tuple[object, ...]:
