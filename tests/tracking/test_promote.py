@@ -104,7 +104,7 @@ def test_the_same_content_is_one_version_and_another_moves_the_alias(
 def test_a_promotion_that_was_cut_short_is_finished_by_the_next(
     lab: Lab, uri: str, promote: Callable[..., Result]
 ) -> None:
-    """As after a kill behind the version but before the alias, or behind the registered model but before the version."""
+    """As after a kill before the alias, before the version, and before the last file of the logged model."""
     promote(lab.sweep.id, "--as", "intents")
     store = client(uri)
     store.delete_registered_model_alias("intents", "champion")
@@ -112,9 +112,12 @@ def test_a_promotion_that_was_cut_short_is_finished_by_the_next(
     assert (found["version"], found["new"], found["before"]) == (1, False, None)
     store.delete_registered_model_alias("intents", "champion")
     store.delete_model_version("intents", "1")
+    [output] = run_of(uri, "trial", 0).outputs.model_outputs
+    store.finalize_logged_model(output.model_id, "FAILED")  # as good as one whose files are not all there
     found = document(promote(lab.sweep.id, "--as", "intents", "--json"))
     assert (found["version"], found["new"], found["before"]) == (2, True, None)  # MLflow gives no number twice
-    assert len(versions(uri)) == 1
+    assert [version.source for version in versions(uri)] == [f"models:/{output.model_id}"]
+    assert str(store.get_logged_model(output.model_id).status) == "READY"
     assert len(store.search_logged_models([run_of(uri, "trial", 0).info.experiment_id])) == len(RIGHT)
 
 
