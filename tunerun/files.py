@@ -4,7 +4,35 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+_temporary: set[Path] = set()
+
+
+@contextmanager
+def temporary_folder(purpose: str) -> Iterator[Path]:
+    """A folder that is removed at the end, also where an interruption ends the process at once.
+
+    Args:
+        purpose: a word of its name.
+    """
+    with tempfile.TemporaryDirectory(prefix=f"tunerun-{purpose}-") as name:
+        folder = Path(name)
+        _temporary.add(folder)
+        try:
+            yield folder
+        finally:
+            _temporary.discard(folder)
+
+
+def remove_temporary_folders() -> None:
+    """Remove every temporary folder of this process: it ends without leaving their contexts."""
+    for folder in _temporary:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def private_folder(folder: Path) -> Path:

@@ -27,7 +27,7 @@ from tunerun.cli import appendix, bundle, data, diff, export, promote, rerun, se
 from tunerun.cli.options import ConfigDir, Fresh, Json, Multirun, Overrides, Runs, SweepId, SweepIds
 from tunerun.cli.printing import print_json
 from tunerun.errors import InputError, LimitError, TunerunError
-from tunerun.files import lacks_descriptors
+from tunerun.files import lacks_descriptors, remove_temporary_folders
 
 if TYPE_CHECKING:
     from tunerun.ledger import Ledger, Opening
@@ -84,6 +84,7 @@ def _leave_at_once(code: int) -> NoReturn:
     """End without waiting for threads that wait for a service; what must be on disk is."""
     sys.stdout.flush()
     sys.stderr.flush()
+    remove_temporary_folders()
     os._exit(code)
 
 

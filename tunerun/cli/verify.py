@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +12,7 @@ import typer
 from tunerun.cli.options import ConfigDir, Json, Overrides
 from tunerun.cli.printing import print_json
 from tunerun.errors import InputError, MismatchError, RecordError
+from tunerun.files import temporary_folder
 
 if TYPE_CHECKING:
     from tunerun.record.bundle.checking import CheckedFiles
@@ -74,13 +74,13 @@ def _run_again(bundle: Path, trial: int | None, overrides: list[str], config_dir
 
     request = request_of([*overrides, "tracking=none"], [], [], config_dir, fresh=False)
     with (
-        tempfile.TemporaryDirectory(prefix="tunerun-verify-") as folder,
-        open_record(str(bundle), runs=Path(folder)) as record,
+        temporary_folder("verify") as folder,
+        open_record(str(bundle), runs=folder) as record,
     ):
         numbers = [each.number for each in record.trials]
         if trial is not None and trial not in numbers:
             raise InputError(f"--trial {trial}: {record.sweep.id} has the trials 0 to {numbers[-1]}")
         named = replace(record, number=trial)
-        here = replace(request, paths=request.paths.model_copy(update={"runs": folder}))
+        here = replace(request, paths=request.paths.model_copy(update={"runs": str(folder)}))
         made, _ = run_again(named, here, with_baselines=trial is None)  # the verdict of the whole sweep needs them
         return verified(named, made)

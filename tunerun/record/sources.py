@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from tunerun.errors import NotFoundError
+from tunerun.files import temporary_folder
 from tunerun.ledger import FILE_NAME, Ledger, SweepRecord, TrialRecord
 from tunerun.ledger.restoring import restored
 from tunerun.provenance import Facts
@@ -96,12 +96,12 @@ def open_record(
     )
     if tracking is None or tracking.kind == "none":
         raise NotFoundError(problem)
-    with TemporaryDirectory(prefix="tunerun-") as folder:
+    with temporary_folder("record") as folder:
         try:
-            fetched = fetch(choose(tracking, runs, "").address.uri, reference, Path(folder))
+            fetched = fetch(choose(tracking, runs, "").address.uri, reference, folder)
         except NotFoundError as error:
             raise NotFoundError([problem, *error.problems]) from error
-        again = Path(folder) / "runs" / FILE_NAME
+        again = folder / "runs" / FILE_NAME
         restored(fetched.folder, again)
         with Ledger.open_read_only(again) as ledger:
             [sweep] = ledger.sweeps()

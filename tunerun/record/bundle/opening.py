@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tunerun.errors import RecordError
+from tunerun.files import temporary_folder
 from tunerun.ledger import FILE_NAME, Ledger
 from tunerun.ledger.restoring import restored
 from tunerun.record.bundle.archive import opened_archive
@@ -28,8 +28,7 @@ def opened_bundle(path: Path) -> Iterator[Ledger]:
     Raises:
         InputError: it is not a bundle, is damaged or has changed, or holds what a bundle never does.
     """
-    with tempfile.TemporaryDirectory(prefix="tunerun-bundle-") as name:
-        folder = Path(name)
+    with temporary_folder("bundle") as folder:
         with opened_archive(path) as archive:
             archive.unpack(folder, (RECORD, MODELS))
         try:
