@@ -48,6 +48,7 @@ def test_html_in_names_and_rows_stays_text(ledger: Ledger, uri: str, tmp_path: P
         f"{runs}/{failed.info.run_id}": "tunerun.attempt",
         f"{runs}/{sweep.info.run_id}": "tunerun.best",
         f"{runs}/{sweep.info.run_id}/artifacts/report.html": "report.html",
+        f"{runs}/{sweep.info.run_id}/artifacts/record": "results.json.gz",  # where a trial's description leads
     }
     with server(uri, port := free_port()), driver(tmp_path / "profile") as chrome:
         browser = Browser(chrome, f"http://127.0.0.1:{port}")

@@ -172,6 +172,11 @@ def test_what_cannot_be_fetched_is_said_in_words(lab: Lab, uri: str, tmp_path: P
         NotFoundError, match=r"no record of its sweep .*tunerun 0\.1\.0.*`tunerun sync` with this version"
     ):
         fetch(uri, trial, tmp_path / "early")
+    shutil.rmtree(Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts")
+    with pytest.raises(
+        NotFoundError, match=r"in file:///.*mlartifacts.*, which is not on this machine; fetch them where"
+    ):
+        fetch(uri, trial, tmp_path / "moved")
     with pytest.raises(TrackingError, match="Connection refused; check the tracking URI") as down:
         fetch(f"http://ada:planted@127.0.0.1:{free_port()}", trial, tmp_path / "down")
     assert "planted" not in str(down.value)

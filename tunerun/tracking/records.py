@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from tunerun.errors import NotFoundError, TrackingError
 from tunerun.ledger.portable import RECORD as RECORD_FILE
@@ -78,6 +79,12 @@ def fetch(uri: str, reference: str, folder: Path) -> FetchedRecord:
             "only those can be run again"
         )
     own = named if kind == Kind.SWEEP else mlflow.sweep_of(named, sweep)
+    if own is not None and own.is_elsewhere:
+        raise NotFoundError(
+            f"{reference}: MLflow at {address.name} keeps the files of this run in {own.artifacts}, which is not on "
+            "this machine; fetch them where that folder is, or send the sweep to a server that keeps files itself "
+            "(`tunerun sync tracking.uri=http://...` on the machine that has its ledger)"
+        )
     names = [] if own is None else mlflow.files(own.run_id)
     if own is None or f"{RECORD}/{RECORD_FILE}" not in names:
         made_by = f"tunerun {named.tags.get('tunerun.version') or 'of an earlier version'}"
@@ -101,6 +108,13 @@ class _Run:
     run_id: str
     experiment_id: str
     tags: Mapping[str, str]
+    artifacts: str
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether its files are in a folder of a machine that is not this one."""
+        address = urlsplit(self.artifacts)
+        return address.scheme in ("", "file") and not Path(unquote(address.path)).is_dir()
 
 
 class _Reader:
@@ -177,7 +191,7 @@ class _Reader:
 
 
 def _of(run: Any) -> _Run:
-    return _Run(run.info.run_id, run.info.experiment_id, run.data.tags)
+    return _Run(run.info.run_id, run.info.experiment_id, run.data.tags, run.info.artifact_uri)
 
 
 def _experiments(client: Any, where: str | None = None) -> list[Any]:
