@@ -152,7 +152,7 @@ def test_a_condition_that_does_not_hold_refuses_with_the_reason(
 def test_a_sweep_without_advice_is_refused_and_its_trial_is_not(
     tmp_path: Path, uri: str, promote: Callable[..., Result]
 ) -> None:
-    """With the verdict's own sentence; a trial that is named is promoted all the same."""
+    """With the verdict's own sentence and exit code 3, as `export --best`; a trial that is named is promoted all the same."""
     with Ledger(tmp_path / "runs" / "ledger.db") as ledger:
         worse = freeze(ledger, "other-00000000", grid(1), name="other", validation=HELD_OUT)
         write_adapter(tmp_path / "runs" / "tuned_models" / "t-9", worse.trials[0].key)
