@@ -94,25 +94,7 @@ class Planner:
         self._check(point, loaded, capabilities)
         identity = self._identity(config)
         measured = self._measuring(config, loaded, capabilities)
-        validation = loaded.validation.digest if loaded.validation else None
-        place = {"kind": capabilities.kind, "address": capabilities.address}
-        ingredients = {
-            "format": KEY_FORMAT,
-            "training": loaded.training.digest,
-            "validation": validation,
-            "model": identity,
-            "chat_format": _chat_format(capabilities),
-            "epoch_count": hyperparameters.epoch_count,
-            "batch_size": hyperparameters.batch_size,
-            "learning_rate": hyperparameters.effective_learning_rate,
-            "adapter_rank": hyperparameters.adapter_rank,
-            "adapter_alpha": hyperparameters.adapter_alpha,
-            "seed": config.seed,
-            "backend": place,
-            "precision": capabilities.precision,
-            **({"keep": hyperparameters.keep} if hyperparameters.keep != "last" else {}),
-            **({"round": self.round} if self.round else {}),
-        }
+        ingredients = self._ingredients(config, capabilities, loaded, identity)
         key = digest(ingredients)
         first = self._numbers.setdefault(key, number)
         tokens = self._count(config, identity, loaded.training) * hyperparameters.epoch_count
@@ -147,6 +129,29 @@ class Planner:
         )
         self._group(trial, config, loaded)
         return trial
+
+    def _ingredients(
+        self, config: TrialConfig, capabilities: Capabilities, loaded: LoadedDataset, identity: str
+    ) -> dict[str, Any]:
+        """What a trial's key hashes."""
+        hyperparameters = config.hyperparameters
+        return {
+            "format": KEY_FORMAT,
+            "training": loaded.training.digest,
+            "validation": loaded.validation.digest if loaded.validation else None,
+            "model": identity,
+            "chat_format": _chat_format(capabilities),
+            "epoch_count": hyperparameters.epoch_count,
+            "batch_size": hyperparameters.batch_size,
+            "learning_rate": hyperparameters.effective_learning_rate,
+            "adapter_rank": hyperparameters.adapter_rank,
+            "adapter_alpha": hyperparameters.adapter_alpha,
+            "seed": config.seed,
+            "backend": {"kind": capabilities.kind, "address": capabilities.address},
+            "precision": capabilities.precision,
+            **({"keep": hyperparameters.keep} if hyperparameters.keep != "last" else {}),
+            **({"round": self.round} if self.round else {}),
+        }
 
     def document(self, trials: Sequence[Trial]) -> dict[str, Any]:
         """What the ledger freezes of a plan as a whole.

@@ -166,26 +166,36 @@ def run(
         stack.enter_context(held(plan.runs, plan.sweep))
         ledger = stack.enter_context(Ledger(plan.ledger_path))
         if not ledger.is_frozen(plan.sweep):
-            trials = (t.record() for t in plan.trials)
-            sweep = plan.sweep_record(command, facts_of(plan.experiment, plan.trials, backends.cache))
-            ledger.freeze(sweep, trials, _example_sets(plan), [b.record() for b in plan.baselines])
+            _freeze(plan, ledger, command, backends.cache)
         ledger.clear_cancel_requests(plan.sweep)
         loop = Loop(plan, ledger, backends.of, talk, poll_interval_s, retry_failed, unavailable)
-        patience_s = CLOSE_TIMEOUT_S
-        try:
-            if tracker is not None:
-                tracker.start(plan.sweep)
-            loop.run()
-        except KeyboardInterrupt:
-            patience_s = INTERRUPTED_TIMEOUT_S
-            raise
-        finally:
-            if tracker is not None:
-                tracker.close(patience_s)
-                if tracker.problem is not None and sys.exc_info()[0] is not None:  # no result will carry it
-                    talk.note(tracker.problem)
+        _run_tracked(loop, tracker, plan.sweep, talk)
         sweep = next(each for each in ledger.sweeps(plan.name) if each.id == plan.sweep)
         return replace(result_of(ledger, [sweep], tracker, backends.cache), stopped=loop.stopped)
+
+
+def _freeze(plan: Plan, ledger: Ledger, command: str, cache: Path) -> None:
+    """Write the plan into the ledger, with what it depends on, before the first job."""
+    trials = (t.record() for t in plan.trials)
+    sweep = plan.sweep_record(command, facts_of(plan.experiment, plan.trials, cache))
+    ledger.freeze(sweep, trials, _example_sets(plan), [b.record() for b in plan.baselines])
+
+
+def _run_tracked(loop: Loop, tracker: Tracker | None, sweep: str, talk: Progress) -> None:
+    """Run the loop while the tracker follows it; an interruption does not wait long for the tracker."""
+    patience_s = CLOSE_TIMEOUT_S
+    try:
+        if tracker is not None:
+            tracker.start(sweep)
+        loop.run()
+    except KeyboardInterrupt:
+        patience_s = INTERRUPTED_TIMEOUT_S
+        raise
+    finally:
+        if tracker is not None:
+            tracker.close(patience_s)
+            if tracker.problem is not None and sys.exc_info()[0] is not None:  # no result will carry it
+                talk.note(tracker.problem)
 
 
 def compare(*sweeps: str, runs: str | Path = "runs", evaluation: Evaluation | None = None) -> SweepResult:
