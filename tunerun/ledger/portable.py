@@ -191,7 +191,7 @@ def results_file(ledger: Ledger, sweep: SweepRecord, folder: Path) -> str | None
         file.write(b'],"answers":[')
         _write_list(
             file,
-            (asdict(WholeAnswers(*of_key, each.created_at, each.values)) for of_key, each in sorted(answers.items())),
+            (vars(WholeAnswers(*of_key, each.created_at, each.values)) for of_key, each in sorted(answers.items())),
         )
         file.write(b'],"openings":[')
         _write_list(file, map(asdict, openings))
@@ -302,4 +302,5 @@ def _job(job: WholeJob, places: Places) -> dict[str, Any]:
     if failure is not None:
         failure = {name: places.prose(each) if isinstance(each, str) else each for name, each in failure.items()}
     model = places.value("model.name", job.model)
-    return asdict(replace(job, model=model, tuned_model=tuned, failure=failure))
+    # `asdict` would copy every point of the curves, one by one.
+    return vars(replace(job, model=model, tuned_model=tuned, failure=failure))
