@@ -268,10 +268,12 @@ def _document(sweep: SweepRecord, places: Places) -> dict[str, Any]:
             name: {**values, "python": places.python(str(values.get("python", "")))} for name, values in metrics.items()
         },
         "command": places.prose,
-        "code": lambda code: _texts(code, places),
-        "facts": lambda facts: _texts(facts, places),
+        "clusters": lambda clusters: clusters,  # numbers alone, and many
     }
-    return {name: changed[name](value) if value and name in changed else value for name, value in document.items()}
+    return {
+        name: changed[name](value) if value and name in changed else _texts(value, places)
+        for name, value in document.items()
+    }
 
 
 def _texts(value: Any, places: Places) -> Any:
