@@ -123,6 +123,27 @@ def test_a_run_that_is_killed_leaves_a_record(lab: Lab, uri: str, tmp_path: Path
     assert opening["points"] == [0]
 
 
+def test_a_record_that_mlflow_does_not_take_hides_no_trial(lab: Lab, uri: str) -> None:
+    """Trials and verdict are shown all the same, one line says what is missing, and a later command brings it."""
+    with held(lab.ledger.path.parent, lab.sweep.id):
+        synced(lab, uri)
+    [plan] = [path for path in artifacts(run_of(uri, "sweep")) if path.name == "record.json"]
+    plan.parent.rename(plan.parent.with_name("aside"))
+    plan.parent.write_text("a file in the way of a folder")
+    complete(lab)
+    for _ in range(2):
+        problem = Tracker(lab.ledger.path, uri).sync().problem
+        assert problem is not None
+        assert f"Not a directory: {plan.parent}" in problem
+    assert [run_of(uri, "trial", n).info.status for n in range(3)] == ["FINISHED", "FINISHED", "FAILED"]
+    assert run_of(uri, "sweep").info.status == "FINISHED"
+    plan.parent.unlink()
+    plan.parent.with_name("aside").rename(plan.parent)
+    synced(lab, uri)
+    assert plan.with_name("results.json.gz").is_file()
+    assert Tracker(lab.ledger.path, uri).sync().runs == 0
+
+
 def test_a_sweep_without_a_verdict_has_a_record_all_the_same(ledger: Ledger, uri: str, tmp_path: Path) -> None:
     """Where the metric that decides is lost, what was planned and answered is kept, and the page says why."""
     lost = freeze(ledger, "lost-1", grid(1), name="lost", metric="of_another_version")

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tunerun.digest import digest
-from tunerun.errors import InputError, MetricError
+from tunerun.errors import InputError, MetricError, TrackingError
 from tunerun.ledger import Ledger, Mark, TrialProgress
 from tunerun.tracking.image import (
     RERUN_TAG,
@@ -43,7 +43,7 @@ _BUSY_ATTEMPTS = 3
 _BUSY_WAIT_S = 0.5
 _SHARE_OF_JUDGING = 0.05
 """Of the time while a sweep runs: a verdict over hundreds of trials takes seconds, and is out of date with the next
-trial. The last one, when nothing runs the sweep any more, does not wait."""
+trial; so does a record that MLflow does not take. The last one, when nothing runs the sweep any more, does not wait."""
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,14 @@ class Replay:
             marks = {subject: mark for subject, mark in marks.items() if self._is_there(sweep, subject, mark)}
         refused: RefusedError | None = None
         for image in self._images(sweep, marks, self._pages(sweep.experiment)):
+            started = time.monotonic()
             try:
                 self._send_patiently(sweep, image, marks.get(image.subject))
             except RefusedError as error:
                 refused = refused or error
+                if image.written:  # hundreds of megabytes are not tried again every few seconds
+                    now = time.monotonic()
+                    self._rests[sweep.id] = now + (now - started) / _SHARE_OF_JUDGING
             if (mark := self._ledger.mark(self._tracker, image.subject)) is not None:
                 marks[image.subject] = mark  # an image may follow another one of the same run
         if refused is not None:
@@ -327,7 +331,9 @@ class ShownRun:
             rerun = image.identity["tunerun.sweep"] if RERUN_TAG in image.identity else ""
             tags = image.experiment_tags(self._experiment_id, self._run_id)
             self._store.tag_experiment(self._experiment_id, tags, rerun)
-        self._advance(**image.remembered, seen=image.seen)
+        self._advance(**image.remembered)
+        self._send_written(image)
+        self._advance(seen=image.seen)
         return sent
 
     def _advance(self, **parts: object) -> None:
@@ -380,9 +386,22 @@ class ShownRun:
             self._store.log_files(self._run_id, {name: part.render() for name, part in new.items()})
             sent |= {name: part.version for name, part in new.items()}
             self._advance(artifacts=sent)
+
+    def _send_written(self, image: RunImage) -> None:
+        """Send large files, after everything else: where MLflow does not take them, the trials are shown all the same.
+
+        Raises:
+            RefusedError: it did not take one, or was too slow.
+        """
+        sent = dict(self._document.get("artifacts", {}))
         for name, files in image.written.items():
             if sent.get(name) != files.version:
-                self._store.log_written(self._run_id, files.write)
+                try:
+                    self._store.log_written(self._run_id, files.write)
+                except (RefusedError, BusyError, DamagedError):
+                    raise
+                except TrackingError as error:
+                    raise RefusedError(str(error)) from error
                 sent |= {name: files.version}
                 self._advance(artifacts=sent)
 

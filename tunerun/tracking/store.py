@@ -36,6 +36,9 @@ PAGE = 1000
 """Points in one `log_batch`: the most that MLflow takes."""
 
 HTTP_TIMEOUT_S = 10
+_SLOWEST_BYTES_PER_S = 1_000_000
+"""At which a server may store what it is sent; our choice."""
+
 FIRST_OPEN_TIMEOUT_S = 60
 """How long another process may take to create a store: 3 s here, more on a busy machine."""
 
@@ -299,8 +302,10 @@ class Store:
         """Write what a function puts into a folder as artifacts; one of the same name is replaced."""
         with tempfile.TemporaryDirectory(prefix="tunerun-") as folder, self.translated():
             write(Path(folder))
-            if any(Path(folder).iterdir()):
-                self.client.log_artifacts(run_id, folder)
+            size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+            if size:
+                with _time_for(size):
+                    self.client.log_artifacts(run_id, folder)
 
     def set_state(self, run_id: str, state: RunState, end_ms: int | None) -> None:
         """Say where a run stands; only this sets the end of one that is finished."""
@@ -430,6 +435,20 @@ def _cause(text: str) -> str:
         return f"no answer within {os.environ.get(_TIMEOUT, HTTP_TIMEOUT_S)} s"
     line = re.sub(r"^\(\w+\.\w+\) ", "", text.strip().partition("\n")[0])  # SQLAlchemy names its cause's class
     return line if len(line) <= _MAX_CAUSE_CHARACTERS else line[:_MAX_CAUSE_CHARACTERS] + "..."
+
+
+@contextmanager
+def _time_for(size: int) -> Iterator[None]:
+    """Wait longer for a server's answer to a large file: it may store it elsewhere before it answers.
+
+    MLflow takes the time from the environment alone, at each request.
+    """
+    before = os.environ.get(_TIMEOUT, str(HTTP_TIMEOUT_S))
+    try:
+        os.environ[_TIMEOUT] = str(int(before) + size // _SLOWEST_BYTES_PER_S)
+        yield
+    finally:
+        os.environ[_TIMEOUT] = before
 
 
 def _write(folder: Path, files: Mapping[str, Content]) -> None:
