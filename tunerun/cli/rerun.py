@@ -66,7 +66,7 @@ def rerun(
         sys.stderr.writelines(f"differs: {problem}\n" for problem in error.problems)
         raise typer.Exit(1) from error
     is_equal = verification is None or verification.is_equal
-    raise typer.Exit(max(result.exit_code, 0 if is_equal else 1) if verify else result.exit_code)
+    raise typer.Exit((0 if is_equal else 1) if verify else result.exit_code)
 
 
 def run_again(record: OpenRecord, request: Request, *, with_baselines: bool = True) -> tuple[Rerun, SweepResult]:
