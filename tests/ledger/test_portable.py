@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.comparison.sweeps import EPOCHS, Frozen, Trained, frozen
+from tests.tracking.sweeps import freeze
 from tunerun.cli import app
 from tunerun.comparison import judge
 from tunerun.comparison.renderers.document import document
@@ -347,3 +348,15 @@ def test_commands_read_a_restored_ledger(
             assert ended.value.code in (0, 1)
             said.append(json.loads(capsys.readouterr().out))
     assert said[:2] == said[2:]
+
+
+def test_rows_come_out_as_they_went_in_whatever_is_in_them(tmp_path: Path) -> None:
+    """Texts that look like what is between two texts, quotes, backslashes, line ends and nothing at all."""
+    texts = ["", ",", '","', "],[", '"],["', "\\", '\\"', "\n\r\u2028", "zwölf 🙂", "]]", "[["]
+    with Ledger(tmp_path / "made" / "ledger.db") as ledger:
+        lab = freeze(ledger, rows=texts)
+        portable_files(ledger, lab.sweep, tmp_path / "record")
+        before = ledger.example_set(lab.trials[0].training)
+    restored(tmp_path / "record", tmp_path / "again" / "ledger.db")
+    with Ledger.open_read_only(tmp_path / "again" / "ledger.db") as ledger:
+        assert ledger.example_set(lab.trials[0].training).examples == before.examples

@@ -194,7 +194,7 @@ def results_file(ledger: Ledger, sweep: SweepRecord, folder: Path) -> str | None
             (vars(WholeAnswers(*of_key, each.created_at, each.values)) for of_key, each in sorted(answers.items())),
         )
         file.write(b'],"openings":[')
-        _write_list(file, map(asdict, openings))
+        _write_list(file, map(vars, openings))
         file.write(b"]}\n")
     return RESULTS
 
