@@ -92,7 +92,8 @@ def open_record(
                 return
     problem = (
         f"{reference}: no sweep, experiment, tuned model or MLflow run of this name in {path}; "
-        "`tunerun status` shows the sweeps; give the folder of your runs with --runs"
+        "`tunerun status` shows the sweeps; the folder of your runs is --runs, and "
+        "paths.runs=FOLDER where a command takes overrides"
     )
     if tracking is None or tracking.kind == "none":
         raise NotFoundError(problem)
