@@ -68,12 +68,12 @@ def test_the_diff_is_bounded_and_holds_no_secret(project: Path, monkeypatch: pyt
     (project / ".env").write_text("HARMLESS=planted-in-a-file\n")
     git(project, "add", "-f", ".env")
     (project / "conf/experiment/new.yaml").write_text(
-        "a: planted-in-the-environment\napi_key: planted-by-name\n'db_password': 'planted quoted'\nmax_tokens: 64\n"
+        "a: planted-in-the-environment\napi_key: planted-by-name\n'db_password': 'planted quoted'\nmax_tokens: 64\nmin_tokens: 2  # each\n"
         "secret: ${oc.env:SECRET}\nkeyword: plain\nurl: postgresql://me:planted@db/x\n" + "x: 1\n" * MAX_DIFF_BYTES
     )
     diff = str(version(project)["diff"])
     assert "planted" not in diff
-    assert "+max_tokens: 64\n+secret: ${oc.env:SECRET}\n" in diff
+    assert "+max_tokens: 64\n+min_tokens: 2  # each\n+secret: ${oc.env:SECRET}\n" in diff
     assert diff.endswith("... cut here: the diff is longer\n")
     assert len(diff) < MAX_DIFF_BYTES + 100
 

@@ -17,7 +17,7 @@ _NO_SECRETS = ("PWD",)
 _MIN_SECRET_CHARACTERS = 8
 _ASSIGNMENT = re.compile(
     r"""([\w.-]*(?:pass|secret|token|key|cred|pwd|pat(?![a-z]))[\w.-]*["']?[ \t]*[:=][ \t]*+)"""
-    r"""(?!["']?(?:\$\{|[-+.\d]+["']?\s*$|null\b|true\b|false\b|\s*$|\{\{))[^\n]+""",
+    r"""(?!["']?(?:\$\{|[-+.\d]+["']?[ \t]*(?:#.*)?$|null\b|true\b|false\b|\s*$|\{\{))[^\n]+""",
     re.IGNORECASE | re.MULTILINE,
 )
 """`name: value` and `name = value`; interpolations, numbers, booleans and templates are not secrets."""
