@@ -63,6 +63,8 @@ def test_the_same_files_give_the_same_bytes(bundle: Path, tmp_path: Path) -> Non
 def test_it_appears_whole_or_not_at_all(bundle: Path, tmp_path: Path) -> None:
     """A file that cannot be read, or has another digest, leaves the bundle that was there, and nothing beside it."""
     before = bundle.read_bytes()
+    with pytest.raises(InputError, match=r"is a folder; give the name of a file, such as .*/study\.zip"):
+        write_archive(tmp_path, {})
     with pytest.raises(InputError, match=r"gone: No such file or directory; the bundle was not written"):
         write_archive(bundle, {"a": b"new", "b": tmp_path / "gone"})
     (tmp_path / "w").write_bytes(b"damaged")

@@ -69,6 +69,8 @@ def write_archive(
         InputError: the file cannot be written, or one of the files cannot be read or has another digest.
     """
     order = [*(name for name in first if name in files), *sorted(name for name in files if name not in first)]
+    if target.is_dir():
+        raise InputError(f"{target}: is a folder; give the name of a file, such as {target / 'study.zip'}")
     aside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +92,8 @@ def write_archive(
         finally:
             aside.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"{error.filename or target}: {error.strerror}; the bundle was not written") from error
+        place = target if error.filename in (None, str(aside)) else error.filename
+        raise InputError(f"{place}: {error.strerror}; the bundle was not written") from error
 
 
 def _place(name: str, content: Content) -> str:
