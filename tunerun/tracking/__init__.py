@@ -7,6 +7,7 @@ tracker and asking it for a run id or a link cost nothing.
            -> replay.py                         what of it was not sent yet, by the ledger's marks
            -> store.py                          MLflow
     writer.py                                   the thread that does this while a sweep runs
+    records.py                                  the way back: MLflow -> the record of a sweep, from any of its runs
 """
 
 from tunerun.tracking.address import tracker_name
