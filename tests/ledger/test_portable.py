@@ -149,7 +149,7 @@ def with_paths(tmp_path: Path) -> tuple[Ledger, SweepRecord]:
         "warnings": [f"{home}/one/rows.jsonl:3: a row is empty", f"{home}/unknown/place.yaml: not used"],
         "models": {"folder:sha256:1": f"{home}/models/tiny"},
         "metrics": {"mine": {"python": f"{home}/score.py:score", "sha256": "0"}},
-        "facts": {"config_files": [{"path": "x.yaml", "text": f"dataset:\n  path: {home}/one/rows.jsonl\n"}]},
+        "facts": {"config_files": [{"path": "x.yaml", "origin": "conf", "text": f"dataset:\n  path: {home}/one/rows.jsonl\n"}]},
     }
     sweep = SweepRecord("x-1", "x", 1.0, document)
     ledger.freeze(sweep, trials, sets)
@@ -225,6 +225,11 @@ def changed_results(change: Callable[[dict[str, Any]], object]) -> Callable[[Pat
     return act
 
 
+def of_config(name: str, value: Any) -> Callable[[Path], None]:
+    """Change a section of the first trial's config."""
+    return changed(lambda document: document["trials"][0]["config"].update({name: value}))
+
+
 def first_set(folder: Path) -> Path:
     return min((folder / EXAMPLES).iterdir())
 
@@ -281,6 +286,15 @@ BOMB = gzip.compress(b'{"text_input": "' + b"0" * 50_000_000)
         (changed(lambda d: d["examples"].clear()), "trials use sets that are not there"),
         (changed(lambda d: d["trials"][0]["config"]["evaluation"].update(metrics=[{"name": "x", "python": "../x.py:f"}])),
          "the file of a metric is outside the record"),
+        (of_config("template", [1]), r"record\.json: trials\.0\.config\.template: Input should be an object"),
+        (of_config("template", {"output": 1}), r"trials\.0\.config\.template\.output: Input should be a valid string"),
+        (of_config("dataset", {"limit": "many"}), r"trials\.0\.config\.dataset\.limit: Input should be a valid integer"),
+        (of_config("model", {"name": ["a"]}), r"trials\.0\.config\.model\.name: Input should be a valid string"),
+        (of_config("evaluation", {"generation": {"temperature": "hot"}}), r"evaluation\.generation\.temperature: Input"),
+        (of_config("evaluation", {"alpha": 1.5}), r"trials\.0\.config\.evaluation\.alpha: Input should be less than 1"),
+        (of_config("evaluation", {"metrics": 3}), r"trials\.0\.config\.evaluation\.metrics: Input should be a valid"),
+        (of_config("evaluation", {"metrics": [None]}), r"config\.evaluation\.metrics\.0: must be the name of a metric"),
+        (changed(lambda d: d["sweep"]["document"].update(facts={"data_files": [3]})), r"sweep\.document\.facts\.data_files"),
         (lambda f: first_set(f).unlink(), r"\.jsonl\.gz: is not there"),
         (lambda f: first_set(f).write_bytes(first_set(f).read_bytes()[:-9]), r"its content is not what record\.json says"),
         (link_out, "leads out of its folder"),
@@ -298,6 +312,8 @@ BOMB = gzip.compress(b'{"text_input": "' + b"0" * 50_000_000)
         (changed_results(lambda d: d["jobs"][0].update(snapshots=[[1, 2**70, 0.1, 0.1]])), "a value that no ledger has"),
         (changed_results(lambda d: d["jobs"][0].update(trained_on={"threads": math.inf})), "a value that no ledger has"),
         (changed_results(lambda d: d["answers"][0].update(subject="k")), "answers of 'k', which the plan has not"),
+        (changed_results(lambda d: d["answers"][0]["values"].pop()), r"answers of '\w+': 23 for the 24 rows of the set"),
+        (changed_results(lambda d: d["answers"][0].update(asked=LOSSES)), r"answers of '\w+': losses must be numbers"),
         (lambda f: (f / RESULTS).write_bytes(gzip.compress(b"{}")[:-5]), r"results\.json\.gz: is damaged"),
     ],
 )  # fmt: skip

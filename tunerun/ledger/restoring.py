@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tunerun.errors import LedgerError, RecordError
 from tunerun.job import BaseModelRef, JobRef, TrainedOn
+from tunerun.ledger.answers import LOSSES
 from tunerun.ledger.ledger import Ledger
 from tunerun.ledger.portable import (
     EXAMPLES,
@@ -30,8 +32,10 @@ from tunerun.ledger.portable import (
 )
 from tunerun.ledger.records import BaselineRecord, SweepRecord, TrialRecord
 from tunerun.ledger.rows import dump
-from tunerun.ledger.transfer import WholeJob
+from tunerun.ledger.stored_types import problems_of_config, problems_of_document
+from tunerun.ledger.transfer import WholeAnswers, WholeJob
 from tunerun.provenance.places import is_path
+from tunerun.stored import section
 
 MAX_SET_BYTES = 1_000_000_000
 """Of one set of examples or of the results, not compressed: the most that a cell of SQLite holds (limits, SQLite 3)."""
@@ -45,6 +49,9 @@ MAX_RECORD_BYTES = 500_000_000
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _ADAPTER = re.compile(r"tuned_models/[a-z0-9][a-z0-9._-]{0,99}")
+_MOST_PROBLEMS = 20
+"""That are named, one line each."""
+
 _ADVICE = "fetch the record again from where it came"
 
 _Stored = TypeVar("_Stored")
@@ -142,11 +149,22 @@ def read_results(folder: Path, record: PortableRecord) -> PortableResults | None
     problems += [
         f"answers of {a.subject!r}, which the plan has not" for a in results.answers if a.subject not in subjects
     ]
+    problems += [problem for each in results.answers for problem in _problems_of_answers(each, record)]
     if results.sweep != record.sweep.id:
         problems.append(f"belongs to the sweep {results.sweep!r}, and {RECORD} to {record.sweep.id!r}")
     if problems:
-        raise RecordError([f"{file}: {problem}; {_ADVICE}" for problem in problems])
+        raise RecordError([f"{file}: {problem}; {_ADVICE}" for problem in problems[:_MOST_PROBLEMS]])
     return results
+
+
+def _problems_of_answers(answers: WholeAnswers, record: PortableRecord) -> Iterator[str]:
+    """Answers to sets that the record has not are another sweep's, which shares a trial and has its own test set."""
+    held_out = record.examples.get(answers.held_out)
+    if held_out is not None and len(answers.values) != held_out.rows:
+        rows = f"{held_out.rows:,} rows of the set {answers.held_out[:12]}"
+        yield f"answers of {answers.subject!r}: {len(answers.values):,} for the {rows}"
+    if answers.asked == LOSSES and any(isinstance(value, str) for value in answers.values):
+        yield f"answers of {answers.subject!r}: losses must be numbers"
 
 
 def _problems_of_job(job: WholeJob, keys: set[str]) -> Iterator[str]:
@@ -171,7 +189,7 @@ def _problems_of_job(job: WholeJob, keys: set[str]) -> Iterator[str]:
 def _checked(folder: Path) -> PortableRecord:
     """The record, after everything was checked that needs no decompression."""
     record = read_record(folder)
-    problems = list(_problems(record))
+    problems = list(islice(_problems(record), _MOST_PROBLEMS))
     if problems:
         raise RecordError([f"{folder / RECORD}: {problem}; {_ADVICE}" for problem in problems])
     for each in record.examples.values():
@@ -197,20 +215,26 @@ def _problems(record: PortableRecord) -> Iterator[str]:
     used = {digest for trial in record.trials for digest in (trial.training, *trial.held_out.values())}
     if missing := sorted(used - set(record.examples)):
         yield f"examples: trials use sets that are not there: {', '.join(missing)[:300]}"
+    yield from (f"sweep.document.{problem}" for problem in problems_of_document(record.sweep.document))
     for trial in record.trials:
-        yield from (f"trials.{trial.number}: {problem}" for problem in _problems_of_config(trial.config))
+        place = f"trials.{trial.number}.config"
+        yield from (f"{place}.{problem}" for problem in problems_of_config(trial.config))
+        yield from (f"{place}.{problem}" for problem in _problems_of_metrics(trial.config))
 
 
-def _problems_of_config(config: dict[str, Any]) -> Iterator[str]:
+def _problems_of_metrics(config: dict[str, Any]) -> Iterator[str]:
     """A metric's code is read from the folder that the command runs in, and from nowhere else."""
-    evaluation = config.get("evaluation")
-    metrics = evaluation.get("metrics") if isinstance(evaluation, dict) else None
-    for entry in metrics if isinstance(metrics, list) else ():
-        python = entry.get("python") if isinstance(entry, dict) else None
+    metrics = section(config, "evaluation").get("metrics")
+    for number, entry in enumerate(metrics if isinstance(metrics, list) else ()):
+        options = {"name": entry} if isinstance(entry, str) else entry
+        if not isinstance(options, dict) or not isinstance(options.get("name"), str):
+            yield f"evaluation.metrics.{number}: must be the name of a metric, or an object with it and options"
+            continue
+        python = options.get("python")
         if python is not None and (
             not isinstance(python, str) or is_path(python) or ".." in PurePosixPath(python.rpartition(":")[0]).parts
         ):
-            yield "evaluation.metrics: the file of a metric is outside the record"
+            yield f"evaluation.metrics.{number}: the file of a metric is outside the record"
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -238,7 +262,7 @@ def _read(kind: type[_Stored], text: bytes, file: Path) -> _Stored:
     except ValidationError as error:
         lines = error.errors(include_input=False, include_url=False, include_context=False)
         raise RecordError(
-            [f"{file}: {'.'.join(map(str, each['loc']))[:200]}: {each['msg']}; {_ADVICE}" for each in lines[:20]]
+            [f"{file}: {'.'.join(map(str, each['loc']))[:200]}: {each['msg']}; {_ADVICE}" for each in lines[:_MOST_PROBLEMS]]
         ) from error
 
 

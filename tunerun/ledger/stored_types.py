@@ -1,0 +1,116 @@
+"""The types that readers expect of what a record stores as free JSON: configs, and the sweep's document.
+
+A ledger of this project was written by `tunerun.ledger` itself; a record from elsewhere may say anything. Unknown and
+missing keys are no problem, as for every stored object (`tunerun.stored`): other versions wrote them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from tunerun.job import GenerateOptions, TemplateText, TuningHyperparameters
+from tunerun.provenance.facts import Facts
+
+_MOST_PROBLEMS = 5
+"""Of one object, one line each."""
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    path: str | None = None
+    fraction: float | None = None
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    path: str | None = None
+    on_bad_row: str | None = None
+    limit: int | None = None
+    split_seed: int | None = None
+    stratify_by: str | None = None
+    cluster_by: str | None = None
+    license: str | None = None
+    validation: _HeldOut | None = None
+    test: _HeldOut | None = None
+
+
+@dataclass(frozen=True)
+class _Model:
+    name: str = ""
+    source: str | None = None
+    package: str | None = None
+    revision: str | None = None
+    license: str | None = None
+
+
+@dataclass(frozen=True)
+class _Backend:
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    metrics: list[Any] | None = None
+    decide_by: str | None = None
+    generation: GenerateOptions | None = None
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    worth: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Paths:
+    cache: str | None = None
+
+
+@dataclass(frozen=True)
+class _Config:
+    """What is read of a trial's config, by `TrialSettings` and by whatever shows a config."""
+
+    name: str = ""
+    seed: int = 0
+    dataset: _Dataset | None = None
+    template: TemplateText | None = None
+    model: _Model = _Model()
+    hyperparameters: TuningHyperparameters | None = None
+    backend: _Backend | None = None
+    evaluation: _Evaluation | None = None
+    paths: _Paths | None = None
+
+
+@dataclass(frozen=True)
+class _Document:
+    """What is read of the document that a plan leaves of its sweep."""
+
+    code: dict[str, Any] | None = None
+    warnings: tuple[Any, ...] = ()
+    data: Mapping[str, Any] | None = None
+    metrics: Mapping[str, Mapping[str, Any]] | None = None
+    clusters: Mapping[str, tuple[int, ...]] | None = None
+    facts: Facts | None = None
+
+
+_CONFIG = TypeAdapter(_Config)
+_DOCUMENT = TypeAdapter(_Document)
+
+
+def problems_of_config(config: Mapping[str, Any]) -> Iterator[str]:
+    """What readers of a trial's config could not use, with the dotted key."""
+    return _problems(_CONFIG, config)
+
+
+def problems_of_document(document: Mapping[str, Any]) -> Iterator[str]:
+    """What readers of a sweep's document could not use, with the dotted key."""
+    return _problems(_DOCUMENT, document)
+
+
+def _problems(kind: TypeAdapter[Any], values: Mapping[str, Any]) -> Iterator[str]:
+    try:
+        kind.validate_json(json.dumps(values), strict=True)  # of JSON, for a tuple is a list there
+    except ValidationError as error:
+        lines = error.errors(include_input=False, include_url=False, include_context=False)
+        yield from (f"{'.'.join(map(str, each['loc']))[:200]}: {each['msg']}" for each in lines[:_MOST_PROBLEMS])
