@@ -149,7 +149,9 @@ def with_paths(tmp_path: Path) -> tuple[Ledger, SweepRecord]:
         "warnings": [f"{home}/one/rows.jsonl:3: a row is empty", f"{home}/unknown/place.yaml: not used"],
         "models": {"folder:sha256:1": f"{home}/models/tiny"},
         "metrics": {"mine": {"python": f"{home}/score.py:score", "sha256": "0"}},
-        "facts": {"config_files": [{"path": "x.yaml", "origin": "conf", "text": f"dataset:\n  path: {home}/one/rows.jsonl\n"}]},
+        "facts": {
+            "config_files": [{"path": "x.yaml", "origin": "conf", "text": f"dataset:\n  path: {home}/one/rows.jsonl\n"}]
+        },
     }
     sweep = SweepRecord("x-1", "x", 1.0, document)
     ledger.freeze(sweep, trials, sets)
@@ -295,6 +297,8 @@ BOMB = gzip.compress(b'{"text_input": "' + b"0" * 50_000_000)
         (of_config("evaluation", {"metrics": 3}), r"trials\.0\.config\.evaluation\.metrics: Input should be a valid"),
         (of_config("evaluation", {"metrics": [None]}), r"config\.evaluation\.metrics\.0: must be the name of a metric"),
         (changed(lambda d: d["sweep"]["document"].update(facts={"data_files": [3]})), r"sweep\.document\.facts\.data_files"),
+        (changed(lambda d: d["sweep"]["document"].update(held_out_rows=None)), r"sweep\.document\.held_out_rows: Input"),
+        (changed(lambda d: next(iter(d["sweep"]["document"]["clusters"].values())).pop()), "not one cluster for each row"),
         (lambda f: first_set(f).unlink(), r"\.jsonl\.gz: is not there"),
         (lambda f: first_set(f).write_bytes(first_set(f).read_bytes()[:-9]), r"its content is not what record\.json says"),
         (link_out, "leads out of its folder"),

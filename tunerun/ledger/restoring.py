@@ -215,7 +215,11 @@ def _problems(record: PortableRecord) -> Iterator[str]:
     used = {digest for trial in record.trials for digest in (trial.training, *trial.held_out.values())}
     if missing := sorted(used - set(record.examples)):
         yield f"examples: trials use sets that are not there: {', '.join(missing)[:300]}"
-    yield from (f"sweep.document.{problem}" for problem in problems_of_document(record.sweep.document))
+    wrong = list(problems_of_document(record.sweep.document))
+    yield from (f"sweep.document.{problem}" for problem in wrong)
+    for digest, clusters in record.sweep.document.get("clusters", {}).items() if not wrong else ():
+        if digest in record.examples and len(clusters) != record.examples[digest].rows:
+            yield f"sweep.document.clusters.{digest[:70]}: has not one cluster for each row of the set"
     for trial in record.trials:
         place = f"trials.{trial.number}.config"
         yield from (f"{place}.{problem}" for problem in problems_of_config(trial.config))
@@ -261,9 +265,8 @@ def _read(kind: type[_Stored], text: bytes, file: Path) -> _Stored:
         return TypeAdapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
         lines = error.errors(include_input=False, include_url=False, include_context=False)
-        raise RecordError(
-            [f"{file}: {'.'.join(map(str, each['loc']))[:200]}: {each['msg']}; {_ADVICE}" for each in lines[:_MOST_PROBLEMS]]
-        ) from error
+        problems = [f"{'.'.join(map(str, each['loc']))[:200]}: {each['msg']}" for each in lines[:_MOST_PROBLEMS]]
+        raise RecordError([f"{file}: {problem}; {_ADVICE}" for problem in problems]) from error
 
 
 def _unpacked(file: Path, most: int) -> Iterator[bytes]:

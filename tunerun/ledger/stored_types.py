@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from tunerun.job import GenerateOptions, TemplateText, TuningHyperparameters
+from tunerun.job import GenerateOptions, Scalar, TemplateText, TuningHyperparameters
 from tunerun.provenance.facts import Facts
 
 _MOST_PROBLEMS = 5
@@ -83,14 +83,24 @@ class _Config:
 
 
 @dataclass(frozen=True)
+class _Code:
+    changed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class _Document:
     """What is read of the document that a plan leaves of its sweep."""
 
-    code: dict[str, Any] | None = None
-    warnings: tuple[Any, ...] = ()
-    data: Mapping[str, Any] | None = None
-    metrics: Mapping[str, Mapping[str, Any]] | None = None
-    clusters: Mapping[str, tuple[int, ...]] | None = None
+    code: _Code | None = None
+    varied: tuple[str, ...] | None = None
+    pins: Mapping[str, Scalar] | None = None
+    warnings: tuple[str, ...] = ()
+    round: int = 0
+    data: Mapping[str, str] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)
+    held_out_rows: Mapping[str, str] = field(default_factory=dict)
+    clusters: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    metrics: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     facts: Facts | None = None
 
 
