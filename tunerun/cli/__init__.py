@@ -46,16 +46,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-app.command()(appendix.appendix)
-app.command()(diff.diff)
-app.command()(promote.promote)
-app.command()(rerun.rerun)
-app.command()(bundle.bundle)
-app.command()(verify.verify)
-app.add_typer(data.app, name="data")
-app.add_typer(serve.app, name="serve")
-app.command()(export.export)
-
 
 def main() -> None:
     """The console script."""
@@ -606,3 +596,10 @@ def _version(
     if version:
         sys.stdout.write(f"tunerun {__version__}\n")
         raise typer.Exit
+
+
+# `--help` lists the commands of this module first, then these, each as a sweep's life has them.
+for each in (rerun.rerun, verify.verify, bundle.bundle, diff.diff, appendix.appendix, promote.promote, export.export):
+    app.command()(each)
+app.add_typer(data.app, name="data")
+app.add_typer(serve.app, name="serve")
