@@ -204,13 +204,13 @@ def find_model(run: str, runs: Path) -> CallableModel:
         raise NotFoundError(f"{path}: no ledger; give the folder of your runs with --runs")
     with Ledger.open_read_only(path) as ledger:
         job, trial = job_and_trial(ledger, run)
-        if job is None or job.tuned_model is None:
+        if job is None or job.tuned_model is None or trial is None:
             raise NotFoundError(
                 f"--run {run}: no tuned model under this run id or name in {path}; "
                 "`tunerun status` shows the trials, `tunerun status --json` their names"
             )
         try:
-            return checked_model(ledger, job.tuned_model, trial or ledger.trials_of_key(job.key)[0])
+            return checked_model(ledger, job.tuned_model, trial)
         except NotFoundError as error:
             raise NotFoundError(f"--run {run}: {error}") from error
 
@@ -249,14 +249,13 @@ def callable_model(tuned: TunedModel, settings: TrialSettings) -> CallableModel:
 
 
 def job_and_trial(ledger: Ledger, run: str) -> tuple[JobRecord | None, TrialRecord | None]:
-    """Find the job, and the trial where that is known, of an MLflow run id or a tuned model's name."""
+    """Find the job of an MLflow run id or a tuned model's name, and the newest of the trials that share it."""
     from tunerun.tracking import key_of_subject
 
     subject = ledger.subject_of_run(run)
     key = key_of_subject(subject) if subject else None
-    if key is None:
-        return ledger.job_of_tuned_model(_PREFIX + run.removeprefix(_PREFIX)), None
-    return ledger.job(key), ledger.trials_of_key(key)[-1]
+    job = ledger.job_of_tuned_model(_PREFIX + run.removeprefix(_PREFIX)) if key is None else ledger.job(key)
+    return job, None if job is None else ledger.trials_of_key(job.key)[-1]
 
 
 def _placed(rows: Sequence[Mapping[str, Any]] | Path, template: PromptTemplate) -> list[tuple[str, Mapping[str, Any]]]:

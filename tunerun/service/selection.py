@@ -144,12 +144,10 @@ def _choices(ledger: Ledger, tuned: Sequence[str], sweeps: Sequence[str], proble
 def _of_name(ledger: Ledger, reference: str) -> _Choice | None:
     job, trial = job_and_trial(ledger, reference)
     sweep = None if job is None else ledger.newest_sweep_of_key(job.key)
-    if job is None or job.tuned_model is None or sweep is None:
+    if job is None or job.tuned_model is None or sweep is None or trial is None:
         return None
     shown = next(each for each in ledger.trials(sweep.id) if each.key == job.key)
-    return _Choice(
-        f"--tuned {reference}", sweep, shown, job, job.tuned_model, trial or ledger.trials_of_key(job.key)[0]
-    )
+    return _Choice(f"--tuned {reference}", sweep, shown, job, job.tuned_model, trial)
 
 
 def _of_sweep(ledger: Ledger, reference: str, sweep: SweepRecord) -> Iterator[_Choice]:

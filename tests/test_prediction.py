@@ -1,0 +1,27 @@
+"""How a tuned model is found, and with which template it is called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.tracking.sweeps import freeze
+from tunerun.job import TemplateText
+from tunerun.ledger import FILE_NAME, Ledger, Mark
+from tunerun.prediction import find_model
+from tunerun.schema import Template
+
+
+@pytest.mark.parametrize("is_by_name", [True, False])
+def test_a_shared_model_is_called_as_the_newest_sweep_says(tmp_path: Path, is_by_name: bool) -> None:
+    """By its name and by a run id alike, where sweeps of different templates share its key."""
+    newer = Template(text_input="Next of {{ text_input }}")
+    with Ledger(tmp_path / FILE_NAME) as ledger:
+        lab = freeze(ledger)
+        lab.finish(0, location="tunedModels/at-a-service")
+        key = lab.trials[0].key
+        assert freeze(ledger, "next-number-2b3c4d5e", template=newer).trials[0].key == key
+        ledger.set_mark("mlflow", f"next-number/trial/{key}", Mark("0123abc", {}))
+    model = find_model(f"tunedModels/t-{key[:8]}" if is_by_name else "0123abc", tmp_path)
+    assert model.template.template == TemplateText(newer.text_input, newer.output)
