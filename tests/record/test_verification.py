@@ -15,6 +15,8 @@ import pytest
 from tests.experiments import planned
 from tests.record.ledgers import changed
 from tests.test_runner import run_on
+from tunerun.cli import say_interrupted
+from tunerun.cli.rerun import print_checks
 from tunerun.job import TrainedOn
 from tunerun.ledger import FILE_NAME, Ledger
 from tunerun.record import OpenRecord, open_record
@@ -77,7 +79,39 @@ def test_the_same_bits_are_said_in_one_line(runs: Path) -> None:
     assert found.is_equal
     assert found.lines[0] == "trial 0: adapter: same bits; 10 of 10 answers equal"
     assert found.lines[1].startswith("the same verdict: ")
-    assert found.to_json()["checks"][0] == {"trial": 0, "equal": True, "text": found.checks[0].line}
+    assert found.to_json()["checks"][0] == {
+        "trial": 0,
+        "equal": True,
+        "compared": True,
+        "text": found.checks[0].line,
+    }
+
+
+def test_a_verdict_that_cannot_be_made_is_called_skipped(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not the same, for nothing was compared; the exit code is that of what was."""
+    changed(runs, "trial", config="""json_set(config, '$.evaluation.metrics', json('["gone"]'))""")
+    found = verified(runs)
+    print_checks(found)
+    same, skipped = capsys.readouterr().out.splitlines()
+    assert same.startswith("same  trial 0: ")
+    assert skipped.startswith("skipped  the verdict cannot be made here: evaluation.metrics: gone decides")
+    assert found.is_equal
+    assert not found.checks[1].is_compared
+
+
+@pytest.mark.parametrize(
+    ("is_kept", "said"),
+    [
+        (True, "interrupted; run the same command to go on:"),
+        (False, "interrupted; nothing is kept; the same command starts from the beginning:"),
+    ],
+)
+def test_an_interruption_says_what_the_same_command_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], is_kept: bool, said: str
+) -> None:
+    """`verify` trains in a temporary folder, so it does not continue."""
+    say_interrupted(planned(tmp_path), is_kept=is_kept)
+    assert capsys.readouterr().err.splitlines()[1] == said
 
 
 def test_other_bits_at_the_same_place_are_a_difference(runs: Path) -> None:

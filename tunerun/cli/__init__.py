@@ -180,11 +180,12 @@ def run(
     raise typer.Exit(max(result.exit_code for result in results))
 
 
-def run_planned(made: Plan, arguments: list[str], *, retry_failed: bool) -> SweepResult:
+def run_planned(made: Plan, arguments: list[str], *, retry_failed: bool, is_kept: bool = True) -> SweepResult:
     """Run one sweep with its progress; an interruption ends the program.
 
     Args:
         arguments: of the command that would run it alone, for the record.
+        is_kept: whether its runs folder outlasts the command, so that the same command does what is missing.
     """
     from tunerun.cli import tables
     from tunerun.cli.progress import progress_on_stderr
@@ -198,11 +199,20 @@ def run_planned(made: Plan, arguments: list[str], *, retry_failed: bool) -> Swee
         with progress_on_stderr() as progress:
             return run_plan(made, progress=progress, command=command, retry_failed=retry_failed)
     except KeyboardInterrupt:
-        tables.err.print("\ninterrupted; run the same command to go on:")
-        tables.err.print(f"  {tables.plain(_command(sys.argv[1:]))}", soft_wrap=True)
-        if any(trial.capabilities.survives_runner for trial in made.trials):
-            tables.err.print("jobs that are under way at a service go on; `tunerun cancel` ends them")
+        say_interrupted(made, is_kept=is_kept)
         _leave_at_once(INTERRUPTED)
+
+
+def say_interrupted(made: Plan, *, is_kept: bool) -> None:
+    """Print what the same command would do now, and what becomes of jobs at a service."""
+    from tunerun.cli import tables
+
+    how = "run the same command to go on" if is_kept else "nothing is kept; the same command starts from the beginning"
+    tables.err.print(f"\ninterrupted; {how}:", soft_wrap=True)
+    tables.err.print(f"  {tables.plain(_command(sys.argv[1:]))}", soft_wrap=True)
+    if any(trial.capabilities.survives_runner for trial in made.trials):
+        ended = "`tunerun cancel` ends them" if is_kept else "they are not known here any more: end them there"
+        tables.err.print(f"jobs that are under way at a service go on; {ended}", soft_wrap=True)
 
 
 def _say_what_is_missing(result: SweepResult) -> None:

@@ -69,11 +69,14 @@ def rerun(
     raise typer.Exit((0 if is_equal else 1) if verify else result.exit_code)
 
 
-def run_again(record: OpenRecord, request: Request, *, with_baselines: bool = True) -> tuple[Rerun, SweepResult]:
+def run_again(
+    record: OpenRecord, request: Request, *, with_baselines: bool = True, is_kept: bool = True
+) -> tuple[Rerun, SweepResult]:
     """Plan a record again, say what differs, and run it with progress on stderr.
 
     Args:
         with_baselines: whether these are asked again, too.
+        is_kept: whether what it trains outlasts the command.
 
     Raises:
         InputError: what it needs is missing. MismatchError: it would not be the same; nothing was started.
@@ -91,7 +94,7 @@ def run_again(record: OpenRecord, request: Request, *, with_baselines: bool = Tr
     made.plan.check()
     made.begin()
     gc.set_threshold(50_000)
-    return made, run_planned(made.plan, sys.argv[1:], retry_failed=False)
+    return made, run_planned(made.plan, sys.argv[1:], retry_failed=False, is_kept=is_kept)
 
 
 def _print_json(made: Rerun, result: SweepResult, verification: Verification | None) -> None:
@@ -117,4 +120,5 @@ def print_checks(verification: Verification) -> None:
 
     for check in verification.checks:
         mark = "[green]same[/]" if check.is_equal else "[red]differs[/]"
+        mark = mark if check.is_compared else "[yellow]skipped[/]"
         tables.out.print(f"{mark}  {tables.plain(str(check))}", soft_wrap=True)

@@ -42,12 +42,15 @@ class Check:
 
     Attributes:
         number: of the trial in the record; None: it is about the sweep as a whole.
+        is_equal: whether it is as it was; what was not compared counts as that.
         line: what was compared, and the first thing that differs where something does.
+        is_compared: whether it could be compared; else the line says why not.
     """
 
     number: int | None
     is_equal: bool
     line: str
+    is_compared: bool = True
 
     def __str__(self) -> str:
         return self.line if self.number is None else f"trial {self.number}: {self.line}"
@@ -71,7 +74,9 @@ class Verification:
 
     def to_json(self) -> dict[str, Any]:
         """As `rerun --json` prints it."""
-        checks = [{"trial": c.number, "equal": c.is_equal, "text": c.line} for c in self.checks]
+        checks = [
+            {"trial": c.number, "equal": c.is_equal, "compared": c.is_compared, "text": c.line} for c in self.checks
+        ]
         return {"equal": self.is_equal, "tolerance": TOLERANCE, "checks": checks}
 
 
@@ -247,7 +252,7 @@ def _verdicts(old: OpenRecord, new: OpenRecord) -> Iterator[Check]:
     try:
         before, now = judge(old.ledger, [old.sweep]), judge(new.ledger, [new.sweep])
     except (InputError, MetricError) as error:
-        yield Check(None, True, f"the verdict cannot be made here: {error}")
+        yield Check(None, True, f"the verdict cannot be made here: {error}", is_compared=False)
         return
     if before.metric is None and now.metric is None:
         return
