@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,23 @@ def test_no_place_of_the_machine_is_in_the_files(tmp_path: Path) -> None:
         assert job.tuned_model is not None
         assert job.tuned_model.folder == tmp_path / "again" / "tuned_models" / "x-k0"
     ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("typed", "portable"),
+    [
+        ("../../work/wt/x/.venv/bin/tunerun run experiment=a", "tunerun run experiment=a"),
+        (".venv/bin/tunerun run experiment=a", "tunerun run experiment=a"),
+        ("python -m tunerun run experiment=a", "python -m tunerun run experiment=a"),
+        ("tunerun run dataset.path=data/tunerun", "tunerun run dataset.path=data/tunerun"),
+    ],
+)
+def test_a_command_names_the_program_wherever_it_was_installed(tmp_path: Path, typed: str, portable: str) -> None:
+    """Where it is not on PATH the ledger has its path, which is nothing to others."""
+    made = frozen(tmp_path / "made", [Trained("1" * 24)])
+    sweep = replace(made.sweep, document={**made.sweep.document, "command": typed})
+    plan_files(made.ledger, sweep, tmp_path / "record")
+    assert json.loads((tmp_path / "record" / RECORD).read_text())["sweep"]["document"]["command"] == portable
 
 
 def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:

@@ -293,7 +293,7 @@ def _document(sweep: SweepRecord, places: Places) -> dict[str, Any]:
         "metrics": lambda metrics: {
             name: {**values, "python": places.python(str(values.get("python", "")))} for name, values in metrics.items()
         },
-        "command": places.prose,
+        "command": places.command,
         "clusters": lambda clusters: clusters,  # numbers alone, and many
     }
     return {

@@ -21,6 +21,9 @@ _DEFAULTS: Mapping[str, str | None] = {"paths.runs": "runs", "paths.cache": None
 _FOLDERS = re.compile(r"(?<![\w}./~)\]])/(?:[^\s/'\"`,;:()<>|]+/)+")
 """The folders of an absolute path in prose; not the path of a URL, and not what follows a template's expression."""
 
+_PROGRAM = re.compile(r"^\S*[/\\](?=tunerun(?:\s|$))")
+"""Where a command's program is installed: what `tunerun` is called by where it is not on PATH."""
+
 
 def is_path(text: str) -> bool:
     """Whether a text can only be a place on a machine, and not a name on a hub."""
@@ -89,9 +92,13 @@ class Places:
         return _replaced(_replaced(text, known), folders)
 
     def prose(self, text: str) -> str:
-        """A message, a traceback or a command without the folders of any absolute path."""
+        """A message or a traceback without the folders of any absolute path."""
         known, folders = self._patterns
         return _replaced(_FOLDERS.sub("", _replaced(text, known)), folders)
+
+    def command(self, text: str) -> str:
+        """A command by the program's name, without the folders of any absolute path."""
+        return _PROGRAM.sub("", self.prose(text))
 
     def config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """A config whose files are named without their folders; folders of results take their defaults."""
