@@ -104,6 +104,25 @@ def test_the_same_sweep_gives_the_same_bytes_also_from_what_was_restored(sweep: 
     assert sorted(contents(tmp_path / "a")) == sorted(names)
 
 
+def test_answers_to_another_sweeps_test_set_are_left_out(sweep: Frozen, tmp_path: Path) -> None:
+    """A trial's key does not hold the test set, so another sweep may have asked its model other rows."""
+    sweep.ledger.record_answers(sweep.trials[0].key, "another set", sweep.trials[0].asked, ["yes"] * 3)
+    portable_files(sweep.ledger, sweep.sweep, tmp_path / "record")
+    assert b"another set" not in gzip.decompress((tmp_path / "record" / RESULTS).read_bytes())
+    earlier = {
+        "subject": sweep.trials[0].key,
+        "held_out": "another set",
+        "asked": "a",
+        "created_at": 1.0,
+        "values": ["yes"],
+    }
+    changed_results(lambda document: document["answers"].append(earlier))(tmp_path / "record")
+    restored(tmp_path / "record", tmp_path / "again" / "ledger.db")
+    with Ledger.open_read_only(tmp_path / "again" / "ledger.db") as ledger:
+        assert len(judge(ledger, ledger.sweeps()[0]).points) == len(TRIALS)
+        assert "another set" not in {held_out for _, held_out, _ in ledger.answers_of_sweep(sweep.sweep.id)}
+
+
 def test_what_is_planned_does_not_change_when_results_come(tmp_path: Path) -> None:
     """Before the first job there are no results and no file of them; each set is there once."""
     made = frozen(tmp_path / "made", [Trained(state=JobState.PLANNED)] * 3, {"base": None})

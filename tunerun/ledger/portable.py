@@ -182,13 +182,16 @@ def results_file(ledger: Ledger, sweep: SweepRecord, folder: Path) -> str | None
     """Write what became of a sweep so far, and return the file's name; None: there is nothing yet, and no file."""
     jobs = ledger.whole_jobs(sweep.id)
     first = next(jobs, None)
-    answers = ledger.answers_of_sweep(sweep.id)
+    trials = ledger.trials(sweep.id)
+    # What another sweep asked a shared model, of a test set of its own, has no rows in this record.
+    sets = {digest for trial in trials for digest in (trial.training, *trial.held_out.values())}
+    answers = {key: each for key, each in ledger.answers_of_sweep(sweep.id).items() if key[1] in sets}
     openings = [
         PortableOpening(each.sweep, each.opened_at, each.points, each.held_out) for each in ledger.openings(sweep.id)
     ]
     if first is None and not answers and not openings:
         return None
-    places = _places(ledger, ledger.trials(sweep.id))
+    places = _places(ledger, trials)
     folder.mkdir(parents=True, exist_ok=True)
     with _compressed(folder / RESULTS) as file:
         file.write(f'{{"format":{FORMAT},"sweep":{dump(sweep.id)},"jobs":['.encode())
