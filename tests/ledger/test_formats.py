@@ -59,7 +59,7 @@ def with_unknown_keys(value: Any) -> Any:
 def test_every_format_is_read_by_every_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], format_: int
 ) -> None:
-    """A project of an earlier version: its states, comparison, answers, MLflow runs; and what is missing runs."""
+    """A project of an earlier version: its states, comparison, answers and MLflow runs."""
     write_project(tmp_path, format_)
     sweep, model = SWEEPS[kept(format_)][1], MODELS[kept(format_)]
     shown = printed(capsys, "status", "--sweep", sweep)
@@ -68,6 +68,14 @@ def test_every_format_is_read_by_every_command(
     answered = printed(capsys, "predict", "--run", model, "text_input=3")
     assert (answered["tuned_model"], len(answered["outputs"])) == (model, 1)
     assert printed(capsys, "sync", "tracking=mlflow")["sweeps"] == 2
+
+
+@pytest.mark.parametrize("format_", [WRITTEN[0], WRITTEN[-1]])
+def test_a_project_of_an_earlier_format_runs_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], format_: int
+) -> None:
+    """A new sweep is frozen and trained in the ledger that the earlier version wrote."""
+    write_project(tmp_path, format_)
     assert printed(capsys, "run", *OVERRIDES, "seed=0,1,2", "--fresh")["trials"][2]["state"] == "SUCCEEDED"
 
 

@@ -22,6 +22,7 @@ from tunerun.comparison.table import ComparisonTable
 from tunerun.errors import LedgerError, RecordError
 from tunerun.job import (
     BaseModelRef,
+    EpochLoss,
     Example,
     ExampleSet,
     Failure,
@@ -29,6 +30,7 @@ from tunerun.job import (
     JobRef,
     JobState,
     JobStatus,
+    Snapshot,
     TemplateText,
     TrainedOn,
     TunedModel,
@@ -102,6 +104,20 @@ def test_the_same_sweep_gives_the_same_bytes_also_from_what_was_restored(sweep: 
         assert portable_files(ledger, sweep.sweep, tmp_path / "b") == names
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert sorted(contents(tmp_path / "a")) == sorted(names)
+
+
+def test_a_curve_that_diverged_is_kept(tmp_path: Path) -> None:
+    """JSON has no number for an infinite loss; it comes out of the record as it went in."""
+    made = frozen(tmp_path / "made", [Trained(state=JobState.RUNNING)], {"base": None})
+    (job,) = made.ledger.last_jobs(made.sweep.id).values()
+    diverged = JobStatus(JobState.RUNNING, (Snapshot(90, 9, math.inf, 2e9),), validation=(EpochLoss(9, math.inf),))
+    made.ledger.record(job.id, diverged)
+    portable_files(made.ledger, made.sweep, tmp_path / "record")
+    assert json.loads(gzip.decompress((tmp_path / "record" / RESULTS).read_bytes()), parse_constant=pytest.fail)
+    restored(tmp_path / "record", tmp_path / "again" / "ledger.db")
+    with Ledger.open_read_only(tmp_path / "again" / "ledger.db") as ledger:
+        assert ledger.snapshots(job.id)[-1] == Snapshot(90, 9, math.inf, 2e9)
+        assert ledger.epoch_losses(job.id) == [EpochLoss(9, math.inf)]
 
 
 def test_answers_to_another_sweeps_test_set_are_left_out(sweep: Frozen, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import gzip
 import hashlib
 import io
 import json
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -334,4 +335,12 @@ def _job(job: WholeJob, places: Places) -> dict[str, Any]:
         failure = {name: places.prose(each) if isinstance(each, str) else each for name, each in failure.items()}
     model = places.value("model.name", job.model)
     # `asdict` would copy every point of the curves, one by one.
-    return vars(replace(job, model=model, tuned_model=tuned, failure=failure))
+    return vars(replace(job, model=model, tuned_model=tuned, failure=failure)) | {
+        "snapshots": [(step, epoch, _loss(loss), time) for step, epoch, loss, time in job.snapshots],
+        "epoch_losses": [(epoch, _loss(loss)) for epoch, loss in job.epoch_losses],
+    }
+
+
+def _loss(value: float) -> float | str:
+    """A loss as JSON can have it: as a text where it is no number, because the training diverged."""
+    return value if math.isfinite(value) else str(value)

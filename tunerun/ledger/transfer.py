@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from json.decoder import scanstring  # type: ignore[attr-defined] # typeshed lacks it
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from tunerun.database import DatabaseFile
 from tunerun.ledger.checksums import row_checksum, snapshot_checksum, with_checksum
 from tunerun.ledger.records import BaselineRecord, SweepRecord, TrialRecord
 from tunerun.ledger.rows import RowReader, dump, load
+
+
+def _number(value: object) -> object:
+    return float(value) if value in ("inf", "nan") else value
+
+
+Loss = Annotated[float, BeforeValidator(_number)]
+"""One that diverged, for which JSON has no number, is the text `inf` or `nan` there."""
 
 _OF_SWEEP = "key IN (SELECT key FROM trial WHERE sweep = ?)"
 
@@ -43,8 +53,8 @@ class WholeJob:
     usd: float = 0.0
     tuned_model_id: str | None = None
     trained_on: dict[str, Any] | None = None
-    snapshots: tuple[tuple[int, int, float, float], ...] = ()
-    epoch_losses: tuple[tuple[int, float], ...] = ()
+    snapshots: tuple[tuple[int, int, Loss, float], ...] = ()
+    epoch_losses: tuple[tuple[int, Loss], ...] = ()
 
 
 _JSON = ("reference", "metrics", "tuned_model", "failure", "trained_on")
