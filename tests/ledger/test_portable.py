@@ -244,7 +244,7 @@ def test_no_place_of_the_machine_is_in_the_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("typed", "portable"),
     [
-        ("../../work/wt/x/.venv/bin/tunerun run experiment=a", "tunerun run experiment=a"),
+        ("../../elsewhere/.venv/bin/tunerun run experiment=a", "tunerun run experiment=a"),
         (".venv/bin/tunerun run experiment=a", "tunerun run experiment=a"),
         ("python -m tunerun run experiment=a", "python -m tunerun run experiment=a"),
         ("tunerun run dataset.path=data/tunerun", "tunerun run dataset.path=data/tunerun"),
