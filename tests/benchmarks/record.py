@@ -140,7 +140,7 @@ def _one(rows: Path, folder: Path) -> Measured:
         runner.run(made, progress=None, open_backend=opened, poll_interval_s=0)
         tracker = open_tracker(experiment.tracking, folder / "runs")
         assert tracker is not None
-        while tracker.sync().problem is not None:  # a run waits half a minute for MLflow, and its thread goes on
+        while tracker.sync().problem is not None:  # a run waits half a minute for MLflow, and its thread continues
             pass
     seconds, used = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF)
     with Ledger.open_read_only(folder / "runs" / FILE_NAME) as ledger:

@@ -1,4 +1,4 @@
-"""`tunerun serve --tuned` and `--from`: tuned models of a sweep, answered with their own template, and changed by nobody."""
+"""`tunerun serve --tuned` and `--from`: tuned models of a sweep, answered with their own template, and never changed."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_every_key_sees_and_asks_them(serving: RunningService, trained: Trained,
     mine.good("DELETE", "/tunedModels/own")
 
 
-def test_nobody_changes_them(trained: Trained, mine: Client, selection: Selection, serving: RunningService) -> None:
+def test_they_cannot_be_changed(trained: Trained, mine: Client, selection: Selection, serving: RunningService) -> None:
     """Each method that would is refused in words; their names cannot be taken, before or after the start."""
     path = f"/tunedModels/{trained.names[0]}"
     reader = {"granteeType": "EVERYONE", "role": "READER"}

@@ -219,7 +219,7 @@ def test_a_record_is_opened_from_a_server_alone(lab: Lab, uri: str, tmp_path: Pa
             assert table(record.ledger) == table(lab.ledger)
         with (
             pytest.raises(NotFoundError, match=r"nowhere/ledger\.db[^\0]*MLflow at http://127\.0\.0\.1"),
-            open_record("of-nobody", runs=tmp_path / "nowhere", tracking=tracking),
+            open_record("of-no-run", runs=tmp_path / "nowhere", tracking=tracking),
         ):
             pass
     assert not (tmp_path / "nowhere").exists()

@@ -18,7 +18,7 @@ ConfigDir = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 Multirun = Annotated[bool, typer.Option("--multirun", "-m", help="Accepted as Hydra's; sweeps need no flag here.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Run every trial anew, also those that have succeeded.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Run every trial again, also those that have succeeded.")]
 SweepId = Annotated[str | None, typer.Option("--sweep", help="Id of a sweep, as `status` lists them.")]
 SweepIds = Annotated[
     list[str] | None, typer.Option("--sweep", help="Id of a sweep, or an experiment's newest; several at once.")

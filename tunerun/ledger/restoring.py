@@ -99,6 +99,7 @@ def restored(folder: Path, path: Path) -> str:
     results = read_results(folder, record)
     if path.exists():
         raise LedgerError(f"{path}: is there already; restore the record into a folder without a ledger")
+    is_whole = False
     try:
         with Ledger(path) as ledger:
             ledger.mark_restored()
@@ -113,13 +114,13 @@ def restored(folder: Path, path: Path) -> str:
                 # What another sweep asked a shared model, of a test set of its own, has no rows here.
                 answers = (each for each in results.answers if each.held_out in record.examples)
                 ledger.restore_results(results.jobs, answers, openings)
-    except BaseException as error:
-        for suffix in ("", "-wal", "-shm"):
+        is_whole = True
+    except (ValueError, OverflowError, struct.error) as error:  # NaN, or a number that no column holds
+        raise RecordError(f"{folder / RECORD}: holds a value that no ledger has; {_ADVICE}") from error
+    finally:
+        for suffix in () if is_whole else ("", "-wal", "-shm"):
             with suppress(OSError):
                 path.with_name(path.name + suffix).unlink()
-        if isinstance(error, ValueError | OverflowError | struct.error):  # NaN, or a number that no column holds
-            raise RecordError(f"{folder / RECORD}: holds a value that no ledger has; {_ADVICE}") from error
-        raise
     return record.sweep.id
 
 

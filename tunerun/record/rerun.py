@@ -67,7 +67,7 @@ _INGREDIENTS = {
     "backend.kind": "the kind of backend",
     "backend.address": "the address of the backend",
     "precision": "the precision",
-    "round": "how often the sweep was run anew",
+    "round": "how often the sweep was begun again",
 }
 """What a key hashes, in words; hyperparameters have their own names."""
 

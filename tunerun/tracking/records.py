@@ -6,12 +6,13 @@ at least their sweep. Nothing is written to MLflow.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
+
+import stamina
 
 from tunerun.errors import NotFoundError, TrackingError
 from tunerun.ledger.portable import RECORD as RECORD_FILE
@@ -49,7 +50,7 @@ class FetchedRecord:
 def fetch(uri: str, reference: str, folder: Path) -> FetchedRecord:
     """Fetch the record of a sweep from MLflow.
 
-    Its files are as MLflow has them: whoever reads them checks their digests.
+    Its files are as MLflow has them: their reader checks the digests.
 
     Args:
         uri: a tracking URI.
@@ -127,16 +128,12 @@ class _Reader:
         self._store = Store(address, before_new=refuse)
 
     def _ask(self, question: Callable[[Any], T]) -> T:
-        for attempt in range(1, _BUSY_ATTEMPTS):
-            try:
-                return self._answer(question)
-            except BusyError:
-                time.sleep(_BUSY_WAIT_S * attempt)
-        return self._answer(question)
+        @stamina.retry(on=BusyError, attempts=_BUSY_ATTEMPTS, timeout=None, wait_initial=_BUSY_WAIT_S)
+        def answer() -> T:
+            with self._store.translated(_ADVICE):
+                return question(self._store.client)
 
-    def _answer(self, question: Callable[[Any], T]) -> T:
-        with self._store.translated(_ADVICE):
-            return question(self._store.client)
+        return answer()
 
     def run(self, run_id: str) -> _Run | None:
         """The run of an id, also one that a person deleted; None: there is none."""

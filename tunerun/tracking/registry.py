@@ -224,8 +224,8 @@ def _new_version(store: Store, entry: Entry, model_id: str, run_id: str | None, 
 def _process_wide(uri: str) -> Iterator[None]:
     """Make a tracking URI the process's own: MLflow's registry in a database asks that one for the logged model.
 
-    Left alone it looks in `mlflow.db` of the current directory, which it creates (sqlalchemy_store.py of 3.17.2 has it
-    as a TODO). The environment is as it was afterwards, for MLflow unsets its variable.
+    Left alone it looks in `mlflow.db` of the current directory, which it creates (sqlalchemy_store.py of 3.17.2). The
+    environment is as it was afterwards, for MLflow unsets its variable.
     """
     from mlflow.tracking._tracking_service.utils import _use_tracking_uri
 

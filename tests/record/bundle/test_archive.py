@@ -41,7 +41,7 @@ def unpacked(path: Path, folder: Path) -> dict[str, bytes]:
 
 
 def test_what_was_written_is_read(bundle: Path, tmp_path: Path) -> None:
-    """Every file comes back, with rights that let nobody run it."""
+    """Every file comes back, with rights that do not include execution."""
     assert unpacked(bundle, tmp_path / "out") == FILES
     assert stat.S_IMODE((tmp_path / "out" / "README.md").stat().st_mode) & 0o111 == 0
 

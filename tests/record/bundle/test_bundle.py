@@ -186,7 +186,7 @@ def test_a_record_that_is_hostile_is_refused_by_the_bundles_name(bundle: Path, t
 
 
 def test_no_code_runs_that_a_bundle_names(bundle: Path, project: Path, tmp_path: Path) -> None:
-    """A metric's file, which whoever unpacked the bundle by hand has beside it, with the digest that the record says."""
+    """A metric's file, beside a bundle that was unpacked by hand, with the digest that the record says."""
     source = b"open('ran', 'w')\n\ndef score(expected, answer):\n    return 1.0\n"
     Path("evil.py").write_bytes(source)
     with zipfile.ZipFile(bundle) as opened:

@@ -134,7 +134,7 @@ def write(folder: Path, source: Source, *, base: base_model.FoundModel | None = 
     for text in source.model.template.template.text_input, source.model.template.template.output:
         if redact(text) != text:
             raise TemplateError(
-                "the template holds what looks like a key or a password, and whoever loads the model could read it; "
+                "the template holds what looks like a key or a password, and users of the model could read it; "
                 "remove it from the template and tune again"
             )
     shutil.copyfile(Path(__file__).with_name(_WRAPPER), folder / _WRAPPER)
