@@ -21,7 +21,7 @@
     │   └── AccessError          the user: credentials or a quota refuse every call; stops the sweep
     ├── MetricError              the user: the code of a metric of their own failed; the answers are kept
     ├── TrackingError            the tracker: it missed something; the next command brings it up to date
-    ├── ServiceError             a client of `tunerun serve`: its request is refused (`tunerun.service.problems`)
+    ├── ServiceError             a client of `tunerun serve`: its request is refused (`tunerun.service.core.problems`)
     └── TransitionError          us: a state that cannot follow another
 
 Errors of hydra, pydantic, httpx, sqlite3, mlflow and torch are translated in the one module that calls them.

@@ -102,18 +102,70 @@ class TuningHyperparameters:
 
 @dataclass(frozen=True)
 class TemplateText:
-    """The two Jinja2 expressions of a prompt template, as text."""
+    """The Jinja2 expressions of a prompt template, as text.
+
+    Attributes:
+        text_input, output: of each turn: what the model is given, and what it is to answer.
+        system: of the system message; None: the one of the row's own conversation, where it has one.
+    """
 
     text_input: str = "{{ text_input }}"
     output: str = "{{ output }}"
+    system: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A message of the user and its answer, earlier in a conversation.
+
+    Attributes:
+        is_learned: whether training learns the answer: the `weight` of OpenAI's messages, 1 or 0.
+    """
+
+    text_input: str
+    output: str
+    is_learned: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What a model is asked: the last message of the user, and what is before it.
+
+    Attributes:
+        system: the system message; empty: none, so that a base model's own default holds.
+        earlier: the turns before the last message, the oldest first.
+    """
+
+    text_input: str
+    system: str = ""
+    earlier: tuple[Turn, ...] = ()
+
+
+Input = str | Conversation
+"""What a model is asked; a text is the short form of a conversation of one message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One training or held-out example, after the template."""
+    """One training or held-out example, after the template: a conversation of one or more turns.
+
+    Attributes:
+        text_input, output: the last turn, whose answer is always learned.
+        system: the system message; empty: none.
+        earlier: the turns before, the oldest first.
+    """
 
     text_input: str
     output: str
+    system: str = ""
+    earlier: tuple[Turn, ...] = ()
+
+    @property
+    def input(self) -> Input:
+        """What a model is asked to be measured on the last answer; a text where there is nothing before it."""
+        if self.system or self.earlier:
+            return Conversation(self.text_input, self.system, self.earlier)
+        return self.text_input
 
 
 @dataclass(frozen=True)
@@ -164,6 +216,21 @@ class EpochLoss:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """A tuned model as it was after an epoch.
+
+    Attributes:
+        epoch: from 1.
+        step: optimiser steps taken by then.
+        location: the adapter's folder in PEFT's format, or the service's own name of it, by which it can be called.
+    """
+
+    epoch: int
+    step: int
+    location: str
+
+
+@dataclass(frozen=True)
 class TuningRequest:
     """Everything a backend needs to tune one trial.
 
@@ -176,6 +243,7 @@ class TuningRequest:
         start_from: location of a tuned model whose adapter training begins with, so that its rank and alpha hold;
             None: a new adapter.
         base_identity: what the base model was when the trial was planned; None: whatever it is now.
+        keeps_epochs: whether the tuned model after each epoch is kept as well, as a checkpoint.
     """
 
     key: str
@@ -188,6 +256,7 @@ class TuningRequest:
     validation: tuple[Example, ...] = ()
     start_from: str | None = None
     base_identity: str | None = None
+    keeps_epochs: bool = False
 
 
 @dataclass(frozen=True)
@@ -291,6 +360,7 @@ class JobStatus:
         failure: set when the state is FAILED.
         validation: by epoch, all so far; empty where the backend does not measure after each epoch.
         trained_on: what trains it; None: it has not begun, or a service does.
+        checkpoints: by epoch, all so far; empty where none are kept.
     """
 
     state: JobState
@@ -300,6 +370,7 @@ class JobStatus:
     failure: Failure | None = None
     validation: tuple[EpochLoss, ...] = ()
     trained_on: TrainedOn | None = None
+    checkpoints: tuple[Checkpoint, ...] = ()
 
     def after(self, step: int) -> JobStatus:
         """The same without the snapshots up to a step."""
@@ -316,6 +387,9 @@ class GenerateOptions:
         top_p: when sampling, only the likeliest tokens that together have this probability; 1: all.
         top_k: when sampling, only so many of the likeliest tokens; 0: all.
         stop_sequences: an answer ends before the first place where its text holds one of these.
+        logprobs: how many of the likeliest tokens are reported at each place of the answer, besides the one that was
+            taken; None: nothing is reported.
+        json_schema: a JSON schema, as JSON, that the answer has to satisfy; None: any text.
     """
 
     max_output_tokens: int = 64
@@ -324,6 +398,8 @@ class GenerateOptions:
     top_p: float = 1.0
     top_k: int = 0
     stop_sequences: tuple[str, ...] = ()
+    logprobs: int | None = None
+    json_schema: str | None = None
 
 
 @dataclass(frozen=True)
@@ -333,12 +409,14 @@ class Prompt:
     Attributes:
         adapter: where the tuned model that answers is (`TunedModel.location`); None: the base model answers.
         examples: earlier turns of the same conversation, before the input.
+        system: the system message; empty: none.
     """
 
     text_input: str
     options: GenerateOptions = GenerateOptions()
     adapter: str | None = None
     examples: tuple[Example, ...] = ()
+    system: str = ""
 
 
 @dataclass(frozen=True)
@@ -355,14 +433,33 @@ class Likelihood:
 
 
 @dataclass(frozen=True)
+class TokenScore:
+    """A token of an answer, and how likely it was.
+
+    Attributes:
+        text: as it is decoded by itself; a part of a character is U+FFFD.
+        bytes: its bytes in UTF-8; empty: they are not known.
+        logprob: natural logarithm of its probability, before temperature, top_p and top_k.
+        likeliest: the likeliest tokens at its place with their logarithms, the likeliest first.
+    """
+
+    text: str
+    bytes: tuple[int, ...]
+    logprob: float
+    likeliest: tuple[TokenScore, ...] = ()
+
+
+@dataclass(frozen=True)
 class Answer:
     """What a model answered.
 
     Attributes:
         tokens: how many the text took: without the token that ends it, without a stop sequence's.
         is_cut: whether it ended at `max_output_tokens`, or where the model's context ends, and not by itself.
+        scores: of its tokens, where `GenerateOptions.logprobs` asked for them.
     """
 
     text: str
     tokens: int
     is_cut: bool
+    scores: tuple[TokenScore, ...] = ()

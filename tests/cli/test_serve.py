@@ -10,7 +10,7 @@ import pytest
 from tunerun.cli import main
 from tunerun.cli.serve import model_of
 from tunerun.service.app import KEYS_FILE
-from tunerun.service.credentials import CLOUD_SCOPE, TUNING_SCOPE, KeyFile
+from tunerun.service.core.credentials import CLOUD_SCOPE, TUNING_SCOPE, KeyFile
 
 
 def called(

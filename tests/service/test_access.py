@@ -16,9 +16,9 @@ import pytest
 from tests.service.client import Client, body, prompt
 from tunerun.errors import ConfigError, NotFoundError
 from tunerun.service.app import Settings
-from tunerun.service.credentials import CLOUD_SCOPE, TUNING_SCOPE, KeyFile
+from tunerun.service.core.credentials import CLOUD_SCOPE, TUNING_SCOPE, KeyFile
+from tunerun.service.core.problems import Code, ServiceError
 from tunerun.service.guard import JsonLines, log
-from tunerun.service.problems import Code, ServiceError
 from tunerun.service.server import listening
 from tunerun.testing.running_service import RunningService
 

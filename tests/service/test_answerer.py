@@ -15,8 +15,8 @@ from tests.service.client import Client, prompt
 from tunerun.backends.local import LocalBackend
 from tunerun.errors import BackendError, BaseModelError, NotFoundError
 from tunerun.job import Answer, BaseModelRef, GenerateOptions, Prompt
-from tunerun.service.answerer import Answerer
 from tunerun.service.app import Settings
+from tunerun.service.core.answerer import Answerer
 from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 

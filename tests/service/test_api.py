@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from tests.service.client import ROWS, Client, body, prompt, turns
-from tunerun.service.api import UNPREDICTABLE
 from tunerun.service.app import Settings
+from tunerun.service.gemini.api import UNPREDICTABLE
 from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 

@@ -17,7 +17,7 @@ import pytest
 from tests.service.client import ROWS, Client, body, prompt
 from tunerun.job import Answer
 from tunerun.service.app import Settings
-from tunerun.service.credentials import TUNING_SCOPE
+from tunerun.service.core.credentials import TUNING_SCOPE
 from tunerun.service.server import Connection
 from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until

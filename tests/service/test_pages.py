@@ -11,11 +11,11 @@ import pytest
 
 from tests.service.client import Client, prompt
 from tests.service.visitor import FOREVER, Visitor, table, text_of, visiting
-from tunerun.service.api import UNPREDICTABLE
+from tunerun.service.gemini.api import UNPREDICTABLE
 from tunerun.service.guard import COOKIE
-from tunerun.service.pages import KEPT_FILES
-from tunerun.service.shelf import MAX_POINTS
-from tunerun.service.uploads import MAX_FILE_BYTES
+from tunerun.service.page.pages import KEPT_FILES
+from tunerun.service.page.shelf import MAX_POINTS
+from tunerun.service.page.uploads import MAX_FILE_BYTES
 from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 

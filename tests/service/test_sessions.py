@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tunerun.service.credentials import TUNING_SCOPE, Key, KeyFile
-from tunerun.service.problems import ServiceError
-from tunerun.service.sessions import Sessions
+from tunerun.service.core.credentials import TUNING_SCOPE, Key, KeyFile
+from tunerun.service.core.problems import ServiceError
+from tunerun.service.page.sessions import Sessions
 
 
 @pytest.fixture

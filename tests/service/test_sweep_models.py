@@ -21,10 +21,10 @@ from tunerun.job import BaseModelRef
 from tunerun.ledger import Ledger
 from tunerun.planning import ledger_path
 from tunerun.service.app import Settings
-from tunerun.service.columns import ColumnTemplate
-from tunerun.service.credentials import CLOUD_SCOPE
-from tunerun.service.library import Library
-from tunerun.service.selection import Selection, select
+from tunerun.service.core.columns import ColumnTemplate
+from tunerun.service.core.credentials import CLOUD_SCOPE
+from tunerun.service.core.library import Library
+from tunerun.service.core.selection import Selection, select
 from tunerun.template import PromptTemplate
 from tunerun.testing.running_service import RunningService
 

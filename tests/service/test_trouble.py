@@ -17,10 +17,10 @@ from tests.service.client import Client, body, prompt
 from tests.service.visitor import Visitor, table, text_of
 from tunerun.job import Snapshot
 from tunerun.service.app import Settings
+from tunerun.service.core.records import FileRow, ModelState
+from tunerun.service.core.state import FILE_NAME, State
 from tunerun.service.guard import COOKIE
-from tunerun.service.records import FileRow, ModelState
-from tunerun.service.shelf import MAX_CARDS
-from tunerun.service.state import FILE_NAME, State
+from tunerun.service.page.shelf import MAX_CARDS
 from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 

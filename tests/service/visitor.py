@@ -14,7 +14,7 @@ from typing import Self
 import httpx
 
 from tests.engine.tiny_model import EXAMPLES
-from tunerun.service.credentials import TUNING_SCOPE
+from tunerun.service.core.credentials import TUNING_SCOPE
 from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from tunerun.job import BaseModelRef
     from tunerun.service.app import Service, Settings
-    from tunerun.service.credentials import KeyFile
-    from tunerun.service.selection import Selection
+    from tunerun.service.core.credentials import KeyFile
+    from tunerun.service.core.selection import Selection
 
 app = typer.Typer(help="Serve the tuning methods of the Gemini API on this machine's embedded engine.")
 keys = typer.Typer(help="The keys that the service accepts.", no_args_is_help=True)
@@ -121,7 +121,7 @@ def _selection(
     model: list[str] | None, tuned: list[str], sweeps: list[str], runs: str, cache: Path, config_dir: str | None
 ) -> Selection:
     """What is served; without a word on base models the default one, or those that the tuned models need."""
-    from tunerun.service.selection import Selection, select
+    from tunerun.service.core.selection import Selection, select
 
     named = model or ([] if tuned or sweeps else [DEFAULT_MODEL])
     models = [model_of(name, config_dir) for name in named]
@@ -187,7 +187,7 @@ def model_of(given: str, config_dir: str | None) -> BaseModelRef:
     place's model runs here; a source alone is named by its last part.
     """
     from tunerun.compose import choices, load
-    from tunerun.service.catalogue import WIRE_NAME
+    from tunerun.service.core.catalogue import WIRE_NAME
 
     shipped = choices("model", config_dir)
     name, _, source = given.partition("=")
@@ -227,7 +227,7 @@ def add(
     state: State = Path(STATE),
 ) -> None:
     """Make a key and print it."""
-    from tunerun.service.credentials import CLOUD_SCOPE, TUNING_SCOPE
+    from tunerun.service.core.credentials import CLOUD_SCOPE, TUNING_SCOPE
 
     names = {"tuning": TUNING_SCOPE, "cloud-platform": CLOUD_SCOPE}
     scopes = [names.get(text, text) for text in scope or ["tuning"]]
@@ -253,6 +253,6 @@ def revoke(
 
 def _key_file(state: Path) -> KeyFile:
     from tunerun.service.app import KEYS_FILE
-    from tunerun.service.credentials import KeyFile
+    from tunerun.service.core.credentials import KeyFile
 
     return KeyFile(state / KEYS_FILE)

@@ -28,7 +28,7 @@ from tunerun.planning import Plan, Trial
 from tunerun.runner import SweepResult
 
 if TYPE_CHECKING:
-    from tunerun.service.credentials import Key
+    from tunerun.service.core.credentials import Key
 
 MOST_COLUMNS = 10_000
 """Wider than any table: what its words need is measured there."""

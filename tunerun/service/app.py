@@ -19,20 +19,20 @@ from tunerun.backends.local import LocalBackend
 from tunerun.errors import LedgerError
 from tunerun.files import private_folder
 from tunerun.job import BaseModelRef
-from tunerun.service import pages
-from tunerun.service.answerer import Answerer
-from tunerun.service.api import Methods, routes
-from tunerun.service.catalogue import Catalogue
-from tunerun.service.credentials import KeyFile
+from tunerun.service.core.answerer import Answerer
+from tunerun.service.core.catalogue import Catalogue
+from tunerun.service.core.credentials import KeyFile
+from tunerun.service.core.library import Library
+from tunerun.service.core.problems import Code, ServiceError, state_unavailable
+from tunerun.service.core.state import State
+from tunerun.service.core.sweep_models import SweepModel
+from tunerun.service.core.tuner import Tuner
+from tunerun.service.gemini.api import Methods, routes
 from tunerun.service.guard import Guard
-from tunerun.service.library import Library
 from tunerun.service.meters import Meters
-from tunerun.service.problems import Code, ServiceError, state_unavailable
+from tunerun.service.page import pages
+from tunerun.service.page.sessions import LIFE_S, Sessions
 from tunerun.service.screening import Hosts
-from tunerun.service.sessions import LIFE_S, Sessions
-from tunerun.service.state import State
-from tunerun.service.sweep_models import SweepModel
-from tunerun.service.tuner import Tuner
 
 KEYS_FILE = "keys.json"
 

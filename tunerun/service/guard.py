@@ -17,9 +17,9 @@ from urllib.parse import parse_qsl, urlencode
 from pydantic.alias_generators import to_camel
 
 from tunerun.errors import ConfigError
-from tunerun.service.credentials import Key, KeyFile
+from tunerun.service.core.credentials import Key, KeyFile
+from tunerun.service.core.problems import Code, ServiceError
 from tunerun.service.meters import Meters
-from tunerun.service.problems import Code, ServiceError
 from tunerun.service.screening import Hosts, check_headers, check_parameters
 
 Message = MutableMapping[str, Any]

@@ -8,9 +8,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from tunerun.service.answerer import Answerer
-from tunerun.service.state import State
-from tunerun.service.tuner import Tuner
+from tunerun.service.core.answerer import Answerer
+from tunerun.service.core.state import State
+from tunerun.service.core.tuner import Tuner
 
 
 class Meters:

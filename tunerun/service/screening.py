@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from tunerun.errors import ConfigError
-from tunerun.service.problems import Code, ServiceError
+from tunerun.service.core.problems import Code, ServiceError
 
 LOCALHOST = "localhost"
 

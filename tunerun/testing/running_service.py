@@ -11,7 +11,7 @@ from typing import Any, Self
 import uvicorn
 
 from tunerun.service.app import Service, Settings
-from tunerun.service.credentials import Key
+from tunerun.service.core.credentials import Key
 from tunerun.service.server import Connection, address_of, configuration, listening
 from tunerun.testing.waiting import wait_until
 

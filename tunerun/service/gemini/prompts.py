@@ -9,11 +9,11 @@ from pydantic.alias_generators import to_camel
 
 from tunerun.errors import TemplateError
 from tunerun.job import Example, GenerateOptions, Prompt
-from tunerun.service import wire
-from tunerun.service.columns import ColumnTemplate
-from tunerun.service.problems import invalid
-from tunerun.service.records import Serving
-from tunerun.service.tuning_request import MAX_INPUT_CHARACTERS
+from tunerun.service.core.columns import ColumnTemplate
+from tunerun.service.core.problems import invalid
+from tunerun.service.core.records import Serving
+from tunerun.service.gemini import wire
+from tunerun.service.gemini.tuning_request import MAX_INPUT_CHARACTERS
 
 MAX_STOP_SEQUENCES = 5
 TEXT = "text/plain"

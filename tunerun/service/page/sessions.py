@@ -7,8 +7,8 @@ import threading
 import time
 from dataclasses import dataclass
 
-from tunerun.service.credentials import Key, KeyFile
-from tunerun.service.problems import Code, ServiceError
+from tunerun.service.core.credentials import Key, KeyFile
+from tunerun.service.core.problems import Code, ServiceError
 
 MAX_SESSIONS = 1000
 """Of one more, the oldest is ended."""

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from tunerun.engine import tuned_model
 from tunerun.job import Snapshot
-from tunerun.service.columns import ColumnTemplate
-from tunerun.service.problems import Code, ServiceError
-from tunerun.service.records import Grantee, Listing, PermissionRow, Role, Serving, TunedModelRow
+from tunerun.service.core.columns import ColumnTemplate
+from tunerun.service.core.problems import Code, ServiceError
+from tunerun.service.core.records import Grantee, Listing, PermissionRow, Role, Serving, TunedModelRow
 
 FIRST_NUMBER = 10**15
 """In the order of creation they follow all that the service makes itself, so a page of the newest begins with them."""

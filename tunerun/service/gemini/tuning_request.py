@@ -17,10 +17,10 @@ from pydantic.alias_generators import to_camel
 
 from tunerun.digest import digest
 from tunerun.job import Example
-from tunerun.service import wire
-from tunerun.service.catalogue import OfferedModel
-from tunerun.service.problems import Code, ServiceError, invalid
-from tunerun.service.records import ModelState, TunedModelRow
+from tunerun.service.core.catalogue import OfferedModel
+from tunerun.service.core.problems import Code, ServiceError, invalid
+from tunerun.service.core.records import ModelState, TunedModelRow
+from tunerun.service.gemini import wire
 
 MAX_INPUT_CHARACTERS = 40_000
 MAX_OUTPUT_CHARACTERS = 5_000

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic.alias_generators import to_camel
 
-from tunerun.service.problems import Code, Json, ServiceError
+from tunerun.service.core.problems import Code, Json, ServiceError
 
 _camel = lru_cache(maxsize=4096)(to_camel)
 

@@ -15,11 +15,11 @@ from tunerun.job import BaseModelRef, JobState, TunedModel
 from tunerun.ledger import JobRecord, Ledger, SweepRecord, TrialRecord
 from tunerun.planning import ledger_path
 from tunerun.prediction import CallableModel, checked_model, job_and_trial
-from tunerun.service.catalogue import WIRE_NAME
-from tunerun.service.columns import ColumnTemplate
-from tunerun.service.records import ModelState, TunedModelRow
-from tunerun.service.sweep_models import FIRST_NUMBER, SweepModel
-from tunerun.service.tuning_request import MAX_DISPLAY_NAME
+from tunerun.service.core.catalogue import WIRE_NAME
+from tunerun.service.core.columns import ColumnTemplate
+from tunerun.service.core.records import ModelState, TunedModelRow
+from tunerun.service.core.sweep_models import FIRST_NUMBER, SweepModel
+from tunerun.service.gemini.tuning_request import MAX_DISPLAY_NAME
 
 
 @dataclass(frozen=True)

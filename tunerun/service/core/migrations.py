@@ -33,6 +33,16 @@ CREATE TABLE leftover (folder TEXT PRIMARY KEY)""",
 ALTER TABLE training_data ADD COLUMN validation TEXT NOT NULL DEFAULT '[]';
 ALTER TABLE tuned_model ADD COLUMN validation_loss REAL;
 ALTER TABLE tuned_model ADD COLUMN base_validation_loss REAL""",
+    """
+ALTER TABLE tuned_model ADD COLUMN seed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE tuned_model ADD COLUMN suffix TEXT NOT NULL DEFAULT '';
+ALTER TABLE tuned_model ADD COLUMN metadata TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE tuned_model ADD COLUMN notes TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE tuned_model ADD COLUMN keeps_epochs INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE tuned_model ADD COLUMN is_paused INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE epoch (
+    key TEXT NOT NULL REFERENCES tuned_model (key) ON DELETE CASCADE, epoch INTEGER NOT NULL, step INTEGER NOT NULL,
+    validation_loss REAL, folder TEXT NOT NULL, created_at REAL NOT NULL, PRIMARY KEY (key, epoch)) WITHOUT ROWID""",
 )
 
 FORMAT = Format(table="tuned_model", migrations=MIGRATIONS, place="--state")

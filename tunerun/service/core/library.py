@@ -16,15 +16,15 @@ from pydantic.alias_generators import to_camel
 from tunerun.digest import digest
 from tunerun.errors import ConfigError
 from tunerun.job import Example, Snapshot
-from tunerun.service import wire
-from tunerun.service.catalogue import Catalogue, OfferedModel
-from tunerun.service.credentials import Key
-from tunerun.service.problems import Code, ServiceError, invalid, not_found
-from tunerun.service.records import Grantee, Listing, ModelState, PermissionRow, Role, TunedModelRow
-from tunerun.service.state import State
-from tunerun.service.sweep_models import SweepModel
-from tunerun.service.tuner import Tuner
-from tunerun.service.tuning_request import check_lengths, check_shown, examples_of, held_out_of, named, row_of
+from tunerun.service.core.catalogue import Catalogue, OfferedModel
+from tunerun.service.core.credentials import Key
+from tunerun.service.core.problems import Code, ServiceError, invalid, not_found
+from tunerun.service.core.records import Grantee, Listing, ModelState, PermissionRow, Role, TunedModelRow
+from tunerun.service.core.state import State
+from tunerun.service.core.sweep_models import SweepModel
+from tunerun.service.core.tuner import Tuner
+from tunerun.service.gemini import wire
+from tunerun.service.gemini.tuning_request import check_lengths, check_shown, examples_of, held_out_of, named, row_of
 
 PAGE, MAX_PAGE = 10, 1000
 MAX_FILTER_WORDS = 20

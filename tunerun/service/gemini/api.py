@@ -21,20 +21,20 @@ from pydantic import BaseModel
 
 from tunerun.errors import BackendError, BaseModelError, InputError, NotFoundError, NoTurnsError
 from tunerun.job import Answer, Prompt
-from tunerun.service import wire
-from tunerun.service.answerer import Answerer
-from tunerun.service.catalogue import OfferedModel
-from tunerun.service.columns import ColumnTemplate
-from tunerun.service.credentials import Key
+from tunerun.service.core.answerer import Answerer
+from tunerun.service.core.catalogue import OfferedModel
+from tunerun.service.core.columns import ColumnTemplate
+from tunerun.service.core.credentials import Key
+from tunerun.service.core.library import Library
+from tunerun.service.core.problems import Code, Json, ServiceError, invalid, not_found
+from tunerun.service.core.records import ModelState, Serving, TunedModelRow
+from tunerun.service.core.sweep_models import REMEDY
+from tunerun.service.core.tuner import Tuner
+from tunerun.service.gemini import wire
+from tunerun.service.gemini.method import Method, warn
+from tunerun.service.gemini.prompts import read_conversation, read_prompt
+from tunerun.service.gemini.tuning_request import advice
 from tunerun.service.guard import VERSIONS, log
-from tunerun.service.library import Library
-from tunerun.service.method import Method, warn
-from tunerun.service.problems import Code, Json, ServiceError, invalid, not_found
-from tunerun.service.prompts import read_conversation, read_prompt
-from tunerun.service.records import ModelState, Serving, TunedModelRow
-from tunerun.service.sweep_models import REMEDY
-from tunerun.service.tuner import Tuner
-from tunerun.service.tuning_request import advice
 
 LOOK_S = 1.0
 """Between two looks whether a client is still there."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class ModelState(StrEnum):
@@ -70,6 +72,12 @@ class TunedModelRow:
         validation_loss, base_validation_loss: of the examples held out, after the job and of its base model, in nats
             per output token; None: the request had none, or the job has not ended.
         error_code: google.rpc.Code of why it is FAILED; None otherwise.
+        seed: of its job.
+        suffix: what its creator wants to see in its name; empty: nothing.
+        metadata: words of its creator, by which a list can be filtered.
+        notes: what the wire that took the job has to remember of the request, as JSON values; the core reads none.
+        keeps_epochs: whether its job keeps a checkpoint after each epoch.
+        is_paused: whether its job waits until its creator resumes it; it then begins again, with the same losses.
     """
 
     number: int
@@ -102,12 +110,38 @@ class TunedModelRow:
     error_message: str | None
     validation_loss: float | None = None
     base_validation_loss: float | None = None
+    seed: int = 0
+    suffix: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    keeps_epochs: bool = False
+    is_paused: bool = False
 
     @property
     def serving(self) -> Serving:
         """What its answers are given with by default."""
         own = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k")}
         return Serving(**{name: value for name, value in own.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """What a job had reached after an epoch.
+
+    Attributes:
+        key: the tuned model's.
+        epoch: from 1; `step`: optimiser steps taken by then.
+        validation_loss: of the examples held out, in nats per output token; None: there are none.
+        folder: of the checkpoint, below the tuned model's own; empty: none was kept.
+        created_at: in seconds since 1970 (UTC).
+    """
+
+    key: str
+    epoch: int
+    step: int
+    validation_loss: float | None
+    folder: str
+    created_at: float
 
 
 @dataclass(frozen=True)

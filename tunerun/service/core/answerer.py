@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from tunerun.backends.local import LocalBackend
 from tunerun.errors import TunerunError
 from tunerun.job import Answer, BaseModelRef, GenerateOptions, Prompt
-from tunerun.service.problems import Code, ServiceError
+from tunerun.service.core.problems import Code, ServiceError
 
 MAX_WAITING = 1000
 """Prompts to one base model that may wait; one more is refused. At a second each the last waits for 16 minutes."""

@@ -27,17 +27,18 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from tunerun.errors import DatasetError, LedgerError
-from tunerun.service import forms, wire
-from tunerun.service.api import Called, Caller, Methods
-from tunerun.service.credentials import Key
+from tunerun.service.core.credentials import Key
+from tunerun.service.core.problems import Code, Json, ServiceError, not_found, state_unavailable
+from tunerun.service.core.records import FileRow
+from tunerun.service.core.state import State
+from tunerun.service.gemini import wire
+from tunerun.service.gemini.api import Called, Caller, Methods
+from tunerun.service.gemini.tuning_request import DEFAULT_EPOCHS, FEW_DEFAULTS, MANY_DEFAULTS, MANY_EXAMPLES, advice
 from tunerun.service.guard import COOKIE
-from tunerun.service.problems import Code, Json, ServiceError, not_found, state_unavailable
-from tunerun.service.records import FileRow
-from tunerun.service.sessions import KEY_WRONG, SCOPE_MISSING, SESSION_ENDED, Sessions
-from tunerun.service.shelf import Shelf, ShownModel
-from tunerun.service.state import State
-from tunerun.service.tuning_request import DEFAULT_EPOCHS, FEW_DEFAULTS, MANY_DEFAULTS, MANY_EXAMPLES, advice
-from tunerun.service.uploads import MAX_FILE_BYTES, Table, file_name, read_table
+from tunerun.service.page import forms
+from tunerun.service.page.sessions import KEY_WRONG, SCOPE_MISSING, SESSION_ENDED, Sessions
+from tunerun.service.page.shelf import Shelf, ShownModel
+from tunerun.service.page.uploads import MAX_FILE_BYTES, Table, file_name, read_table
 
 KEPT_FILES = 5
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
 
-from tunerun.service import wire
-from tunerun.service.problems import Code, ServiceError, invalid
-from tunerun.service.uploads import Table
+from tunerun.service.core.problems import Code, ServiceError, invalid
+from tunerun.service.gemini import wire
+from tunerun.service.page.uploads import Table
 
 LABELS = {
     "input_column": "Column of the input",

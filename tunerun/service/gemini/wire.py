@@ -18,9 +18,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from pydantic.alias_generators import to_camel
 
 from tunerun.job import Snapshot
-from tunerun.service.catalogue import OfferedModel
-from tunerun.service.problems import Json
-from tunerun.service.records import ModelState, PermissionRow, Serving, TunedModelRow
+from tunerun.service.core.catalogue import OfferedModel
+from tunerun.service.core.problems import Json
+from tunerun.service.core.records import ModelState, PermissionRow, Serving, TunedModelRow
 
 TYPES = "type.googleapis.com/google.ai.generativelanguage.v1beta"
 

@@ -10,9 +10,9 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from tunerun.service import wire
-from tunerun.service.json_body import read_json
-from tunerun.service.problems import ServiceError
+from tunerun.service.core.problems import ServiceError
+from tunerun.service.gemini import wire
+from tunerun.service.gemini.json_body import read_json
 
 
 class _JsonRequest(Request):

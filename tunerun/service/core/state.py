@@ -26,8 +26,8 @@ from typing import Any
 from tunerun.database import DatabaseFile
 from tunerun.errors import LedgerError
 from tunerun.job import Example, Snapshot
-from tunerun.service.migrations import FORMAT
-from tunerun.service.records import FileRow, Grantee, Listing, ModelState, PermissionRow, Role, TunedModelRow
+from tunerun.service.core.migrations import FORMAT
+from tunerun.service.core.records import FileRow, Grantee, Listing, ModelState, PermissionRow, Role, TunedModelRow
 
 FILE_NAME = "service.db"
 
@@ -35,7 +35,8 @@ BUSY_TIMEOUT_S = 5.0
 """How long a request waits for another program that locks the file, such as a backup, before it is refused for now."""
 
 _INSERTED = [f.name for f in fields(TunedModelRow) if f.name != "number"]
-_BOOLEANS = ("is_cancelling", "can_answer")
+_BOOLEANS = ("is_cancelling", "can_answer", "keeps_epochs", "is_paused")
+_AS_JSON = ("reader_projects", "metadata", "notes")
 
 
 class State:
@@ -85,7 +86,8 @@ class State:
         held_out: Sequence[Example] = (),
     ) -> TunedModelRow | None:
         """Write a tuned model down with all that belongs to it, and return it; None: its id is taken."""
-        values = asdict(model) | {"reader_projects": json.dumps(model.reader_projects)}
+        values = asdict(model)
+        values |= {name: json.dumps(values[name], ensure_ascii=False) for name in _AS_JSON}
         marks = ", ".join("?" * len(_INSERTED))
         with self._writing():
             added = self._file.write(
@@ -345,6 +347,7 @@ def _marks(values: Sequence[object]) -> str:
 
 def _tuned_model(row: sqlite3.Row) -> TunedModelRow:
     values = {name: row[name] for name in row.keys()}  # noqa: SIM118 - a Row iterates over its values
-    values["reader_projects"] = tuple(json.loads(values["reader_projects"]))
+    values |= {name: json.loads(values[name]) for name in _AS_JSON}
+    values["reader_projects"] = tuple(values["reader_projects"])
     values["state"] = ModelState(values["state"])
     return TunedModelRow(**values | {name: bool(values[name]) for name in _BOOLEANS})

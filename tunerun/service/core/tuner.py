@@ -29,10 +29,10 @@ from tunerun.job import (
     TuningHyperparameters,
     TuningRequest,
 )
-from tunerun.service.catalogue import Catalogue, OfferedModel
-from tunerun.service.problems import Code
-from tunerun.service.records import ModelState, TunedModelRow
-from tunerun.service.state import State
+from tunerun.service.core.catalogue import Catalogue, OfferedModel
+from tunerun.service.core.problems import Code
+from tunerun.service.core.records import ModelState, TunedModelRow
+from tunerun.service.core.state import State
 
 SEED = 0
 """Of every job: the API has no field for it, and the same request should give the same tuned model."""

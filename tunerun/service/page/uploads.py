@@ -10,8 +10,8 @@ from typing import Any
 from tunerun.dataset import Findings, Rows, SourceRow, read_content, with_conversations
 from tunerun.dataset.formats import BINARY_MAGIC
 from tunerun.errors import DatasetError
-from tunerun.service import wire
-from tunerun.service.tuning_request import MAX_TRAINING_BYTES
+from tunerun.service.gemini import wire
+from tunerun.service.gemini.tuning_request import MAX_TRAINING_BYTES
 from tunerun.template.json_text import to_json
 
 MAX_FILE_BYTES = MAX_TRAINING_BYTES

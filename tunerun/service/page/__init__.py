@@ -1,0 +1,1 @@
+"""The page "My library": tuned models, their curves, a form to tune and a box to try."""
