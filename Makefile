@@ -49,7 +49,7 @@ soak: $(READY)  ## kill a sweep at random points for half an hour; MINUTES=5 SEE
 	$(BIN)/python -m tests.crash --minutes $(or $(MINUTES),30) --seed $(or $(SEED),0)
 
 lock: $(READY)  ## resolve requirements.lock anew; the CUDA packages are torch's own business
-	$(BIN)/uv pip compile pyproject.toml --extra local --extra serve --extra google --extra text --group dev --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --extra local --extra serve --extra google --extra json --extra text --group dev --universal --python-version 3.11 \
 	  --upgrade --no-emit-index-url --no-annotate --no-header --output-file requirements.new
 	{ echo "# Written by 'make lock'. Packages that only a CUDA build of torch needs come with that build."; \
 	  grep -vE '^(nvidia-|cuda-|triton==)' requirements.new; } > requirements.lock
