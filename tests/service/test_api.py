@@ -13,7 +13,7 @@ import pytest
 
 from tests.service.client import ROWS, Client, body, prompt, turns
 from tunerun.service.app import Settings
-from tunerun.service.gemini.api import UNPREDICTABLE
+from tunerun.service.core.called import UNPREDICTABLE
 from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 

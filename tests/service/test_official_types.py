@@ -13,7 +13,7 @@ from tests.service.client import Client, body, prompt
 from tunerun.backends.gemini import GeminiBackend
 from tunerun.job import BaseModelRef, GenerateOptions, TuningHyperparameters
 from tunerun.schema import GeminiBackend as Section
-from tunerun.service.gemini.api import UNPREDICTABLE
+from tunerun.service.core.called import UNPREDICTABLE
 from tunerun.testing.gemini_service import GeminiService
 from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until

@@ -20,6 +20,7 @@ from tunerun.errors import LedgerError
 from tunerun.files import private_folder
 from tunerun.job import BaseModelRef
 from tunerun.service.core.answerer import Answerer
+from tunerun.service.core.called import CalledModels
 from tunerun.service.core.catalogue import Catalogue
 from tunerun.service.core.credentials import KeyFile
 from tunerun.service.core.library import Library
@@ -119,7 +120,7 @@ class Service:
             redoc_url=None,
             redirect_slashes=False,  # a redirect would leave the key behind
         )
-        methods = Methods(self.library, self.tuner, self.answerer)
+        methods = Methods(CalledModels(self.library, self.tuner, self.answerer))
         app.include_router(routes(methods))
         sessions = Sessions(self.keys, life_s=session_life_s)
         app.include_router(pages.routes(methods, self.state, sessions))

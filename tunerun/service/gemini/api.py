@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -19,27 +17,18 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import APIKeyHeader, APIKeyQuery, HTTPBearer
 from pydantic import BaseModel
 
-from tunerun.errors import BackendError, BaseModelError, InputError, NotFoundError, NoTurnsError
+from tunerun.errors import NoTurnsError
 from tunerun.job import Answer, Prompt
-from tunerun.service.core.answerer import Answerer
-from tunerun.service.core.catalogue import OfferedModel
-from tunerun.service.core.columns import ColumnTemplate
+from tunerun.service.core.called import Called, CalledModels
 from tunerun.service.core.credentials import Key
 from tunerun.service.core.library import Library
-from tunerun.service.core.problems import Code, Json, ServiceError, invalid, not_found
-from tunerun.service.core.records import ModelState, Serving, TunedModelRow
-from tunerun.service.core.sweep_models import REMEDY
-from tunerun.service.core.tuner import Tuner
+from tunerun.service.core.problems import Code, Json, ServiceError, invalid
+from tunerun.service.core.records import TunedModelRow
 from tunerun.service.gemini import wire
 from tunerun.service.gemini.method import Method, warn
 from tunerun.service.gemini.prompts import read_conversation, read_prompt
 from tunerun.service.gemini.tuning_request import advice
-from tunerun.service.guard import VERSIONS, log
-
-LOOK_S = 1.0
-"""Between two looks whether a client is still there."""
-
-UNPREDICTABLE = "the tuning of this model was cancelled before its end; the quality of its answers is unpredictable"
+from tunerun.service.guard import VERSIONS
 
 _SECURITY = [
     Depends(APIKeyHeader(name="x-goog-api-key", auto_error=False)),
@@ -89,64 +78,12 @@ Caller = Annotated[Key, Depends(_caller)]
 TuningCaller = Annotated[Key, Depends(_tuning_caller)]
 
 
-@dataclass(frozen=True)
-class Called:
-    """A model that is asked.
-
-    Attributes:
-        name: on the wire.
-        offered: the base model.
-        adapter: where the tuned model is; None: the base model itself is asked.
-        defaults: for what a request says nothing of.
-        warning: what has to be known of its answers; None: nothing.
-        template: renders prompts that name its columns; None: it has none.
-        remedy: what helps where its files are missing or damaged.
-    """
-
-    name: str
-    offered: OfferedModel
-    adapter: str | None
-    defaults: Serving
-    warning: str | None = None
-    template: ColumnTemplate | None = None
-    remedy: str = "delete it, and create it again"
-
-
 class Methods:
-    """What is behind the paths that ask a model.
+    """What is behind the paths that ask a model."""
 
-    Args:
-        tuner: knows where tuned models lie.
-    """
-
-    def __init__(self, library: Library, tuner: Tuner, answerer: Answerer) -> None:
-        self.library = library
-        self._tuner = tuner
-        self._answerer = answerer
-
-    def base(self, name: str) -> Called:
-        """A base model that is asked."""
-        offered = self.library.catalogue.find(name)
-        if offered is None:
-            raise not_found(f"models/{name}")
-        return Called(f"models/{name}", offered, None, Serving())
-
-    def tuned(self, caller: Key, identifier: str) -> Called:
-        """A tuned model that is asked."""
-        row = self.library.get(caller, identifier)
-        offered = self.library.catalogue.find(row.base_model)
-        if not row.can_answer or offered is None:
-            raise ServiceError(Code.FAILED_PRECONDITION, f"tunedModels/{identifier} {_why_silent(row)}")
-        name = f"tunedModels/{identifier}"
-        adapter = str(self._tuner.folder_of(row.folder))
-        warning = UNPREDICTABLE if row.state is ModelState.FAILED else None
-        one = self.library.sweep_models.get(identifier)
-        if one is None:
-            return Called(name, offered, adapter, row.serving, warning)
-        if (fault := one.fault()) is not None:
-            log.error("a sweep's tuned model cannot be used", extra={"fields": {"tuned_model": row.id, "fault": fault}})
-            raise _damaged(name, REMEDY)
-        return Called(name, offered, adapter, one.serving, template=one.template, remedy=REMEDY)
+    def __init__(self, models: CalledModels) -> None:
+        self.models = models
+        self.library = models.library
 
     async def answer(self, called: Called, asked: wire.GenerateContent, request: Request) -> JSONResponse:
         """The answer to a prompt."""
@@ -157,13 +94,9 @@ class Methods:
     async def generated(self, called: Called, asked: wire.GenerateContent, request: Request) -> Json:
         """The answer to a prompt, as the API writes it; a prompt whose client is gone is taken back."""
         prompt = await _prompt(called, asked)
-        future = self._answerer.ask(called.offered.model, prompt)
-        waiting = asyncio.ensure_future(self._awaited(future, called))
-        while not (await asyncio.wait({waiting}, timeout=LOOK_S))[0]:
-            if await request.is_disconnected():
-                self._answerer.leave(called.offered.model, future)
-                raise ServiceError(Code.CANCELLED, "the client is gone")
-        return _whole(called, prompt, await waiting)
+        asked_for = [self.models.ask(called, prompt)]
+        (answer,) = await self.models.answered(called, asked_for, request.is_disconnected, "contents")
+        return _whole(called, prompt, answer)
 
     async def stream(self, called: Called, asked: wire.GenerateContent, *, as_events: bool) -> StreamingResponse:
         """The answer to a prompt in parts as they come: as server-sent events, or as one JSON array."""
@@ -184,47 +117,21 @@ class Methods:
         def tell(text: str | None) -> None:
             loop.call_soon_threadsafe(arrived.put_nowait, text)
 
-        answer = self._answerer.ask(called.offered.model, prompt, tell)
+        answer = self.models.ask(called, prompt, tell)
         answer.add_done_callback(lambda _: tell(None))
         sent = 0
         try:
             while (text := await arrived.get()) is not None:
                 sent += len(text)
                 yield wire.generated(text, called.name)
-            yield _whole(called, prompt, await self._awaited(answer, called), after=sent)
+            yield _whole(called, prompt, await self.models.awaited(answer, called, "contents"), after=sent)
         finally:
-            self._answerer.leave(called.offered.model, answer)  # where it is not whole, its client has gone
-
-    async def _awaited(self, future: Future[Answer], called: Called) -> Answer:
-        """An answer of the engine, or why there is none in the API's words; who stops waiting takes the prompt back."""
-        try:
-            answer: Answer = await asyncio.wrap_future(future)
-        except NotFoundError as error:
-            if not await run_in_threadpool(self.library.is_there, called.name):
-                raise not_found(called.name) from error  # deleted while its prompt waited
-            log.exception("a tuned model cannot be used")
-            raise _damaged(called.name, called.remedy) from error
-        except BaseModelError as error:
-            log.exception("a base model cannot be used")
-            words = f"{called.name}: its base model cannot be used now; the service's log says why"
-            raise ServiceError(Code.UNAVAILABLE, words, retry_after_s=60) from error
-        except InputError as error:
-            raise invalid("contents", str(error)) from error
-        except BackendError as error:
-            log.exception("the engine has ended")
-            words = "the engine that answers has ended, and starts again; ask again"
-            raise ServiceError(Code.UNAVAILABLE, words, retry_after_s=5) from error
-        return answer
+            self.models.leave(called, answer)  # where it is not whole, its client has gone
 
 
 async def _prompt(called: Called, asked: wire.GenerateContent) -> Prompt:
     """The prompt of a request; a template may take up to a second, in which others are answered."""
     return await run_in_threadpool(read_prompt, asked, called.defaults, called.adapter, called.template)
-
-
-def _damaged(name: str, remedy: str) -> ServiceError:
-    words = f"{name}: what was stored of it is missing or damaged; {remedy}"
-    return ServiceError(Code.FAILED_PRECONDITION, words)
 
 
 def _whole(called: Called, prompt: Prompt, answer: Answer, after: int = 0) -> Json:
@@ -253,14 +160,6 @@ async def _array(first: Json, parts: AsyncIterator[Json]) -> AsyncIterator[str]:
     async for part in _to_the_end(parts):
         yield f",\r\n{json.dumps(part)}"
     yield "]"
-
-
-def _why_silent(row: TunedModelRow) -> str:
-    if row.can_answer:
-        return f"was tuned from models/{row.base_model}, which is not offered any more"
-    if row.state is ModelState.CREATING:
-        return "is still being tuned; its operation says how far it is"
-    return f"cannot answer: {row.error_message}"
 
 
 def routes(methods: Methods) -> APIRouter:
@@ -295,23 +194,23 @@ def _models(methods: Methods) -> APIRouter:
 
     @router.get("/models/{model}")
     def get_model(model: str, _caller: Caller) -> Json:
-        return wire.model(methods.base(model).offered)
+        return wire.model(methods.models.base(model).offered)
 
     @router.post("/models/{model}:generateContent")
     async def generate_content(
         model: str, body: wire.GenerateContent, _caller: Caller, request: Request
     ) -> JSONResponse:
-        return await methods.answer(methods.base(model), body, request)
+        return await methods.answer(methods.models.base(model), body, request)
 
     @router.post("/models/{model}:streamGenerateContent")
     async def stream_generate_content(
         model: str, body: wire.GenerateContent, _caller: Caller, alt: Alt = "json"
     ) -> StreamingResponse:
-        return await methods.stream(methods.base(model), body, as_events=alt == "sse")
+        return await methods.stream(methods.models.base(model), body, as_events=alt == "sse")
 
     @router.post("/models/{model}:countTokens")
     def count_tokens(model: str, body: wire.CountTokens, _caller: Caller) -> Json:
-        counter = methods.base(model).offered.counter
+        counter = methods.models.base(model).offered.counter
         if (body.contents is None) == (body.generate_content_request is None):
             raise invalid("contents", "set either contents or generateContentRequest")
         asked = body.generate_content_request
@@ -385,13 +284,13 @@ def _called_tuned_models(methods: Methods) -> APIRouter:
     async def generate_tuned_content(
         tuned_model: str, body: wire.GenerateContent, caller: Caller, request: Request
     ) -> JSONResponse:
-        return await methods.answer(await run_in_threadpool(methods.tuned, caller, tuned_model), body, request)
+        return await methods.answer(await run_in_threadpool(methods.models.tuned, caller, tuned_model), body, request)
 
     @router.post("/tunedModels/{tuned_model}:streamGenerateContent")
     async def stream_generate_tuned_content(
         tuned_model: str, body: wire.GenerateContent, caller: Caller, alt: Alt = "json"
     ) -> StreamingResponse:
-        called = await run_in_threadpool(methods.tuned, caller, tuned_model)
+        called = await run_in_threadpool(methods.models.tuned, caller, tuned_model)
         return await methods.stream(called, body, as_events=alt == "sse")
 
     return router

@@ -27,12 +27,13 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from tunerun.errors import DatasetError, LedgerError
+from tunerun.service.core.called import Called
 from tunerun.service.core.credentials import Key
 from tunerun.service.core.problems import Code, Json, ServiceError, not_found, state_unavailable
 from tunerun.service.core.records import FileRow
 from tunerun.service.core.state import State
 from tunerun.service.gemini import wire
-from tunerun.service.gemini.api import Called, Caller, Methods
+from tunerun.service.gemini.api import Caller, Methods
 from tunerun.service.gemini.tuning_request import DEFAULT_EPOCHS, FEW_DEFAULTS, MANY_DEFAULTS, MANY_EXAMPLES, advice
 from tunerun.service.guard import COOKIE
 from tunerun.service.page import forms
@@ -287,9 +288,9 @@ def _prompt_of(shown: ShownModel, cells: Sequence[str]) -> str:
 
 async def _both(methods: Methods, caller: Key, shown: ShownModel, text: str, request: Request) -> tuple[_Answered, ...]:
     """What the tuned model and its base model answer to the same prompt, as the API does."""
-    tuned = await run_in_threadpool(methods.tuned, caller, shown.row.id)
+    tuned = await run_in_threadpool(methods.models.tuned, caller, shown.row.id)
     asked = wire.GenerateContent(contents=[wire.Content(role="user", parts=[wire.Part(text=text)])])
-    base = methods.base(shown.row.base_model)
+    base = methods.models.base(shown.row.base_model)
     limits = replace(base.defaults, max_output_tokens=tuned.defaults.max_output_tokens)
     called = (tuned, replace(base, defaults=limits, template=tuned.template))
     answers = await asyncio.gather(*(methods.generated(one, asked, request) for one in called))

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from tunerun.job import Snapshot
+from tunerun.service.core.called import UNPREDICTABLE
 from tunerun.service.core.credentials import Key
 from tunerun.service.core.library import Library
 from tunerun.service.core.problems import Code, Json
 from tunerun.service.core.records import ModelState, Role, TunedModelRow
 from tunerun.service.core.sweep_models import SweepModel
-from tunerun.service.gemini.api import UNPREDICTABLE
 
 MAX_POINTS = 300
 """Of a curve that is shown: more than a small chart has dots for, and few enough to send every second."""

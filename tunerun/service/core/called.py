@@ -1,0 +1,166 @@
+"""Base models and tuned models as a wire asks them: what is behind a name, and its answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from fastapi.concurrency import run_in_threadpool
+
+from tunerun.errors import BackendError, BaseModelError, InputError, NotFoundError
+from tunerun.job import Answer, Prompt
+from tunerun.service.core.answerer import Answerer, OnText
+from tunerun.service.core.catalogue import OfferedModel
+from tunerun.service.core.columns import ColumnTemplate
+from tunerun.service.core.credentials import Key
+from tunerun.service.core.library import Library
+from tunerun.service.core.problems import Code, ServiceError, invalid, log, not_found
+from tunerun.service.core.records import ModelState, Serving, TunedModelRow
+from tunerun.service.core.sweep_models import REMEDY
+from tunerun.service.core.tuner import Tuner
+
+LOOK_S = 1.0
+"""Between two looks whether a client is still there."""
+
+UNPREDICTABLE = "the tuning of this model was cancelled before its end; the quality of its answers is unpredictable"
+
+
+@dataclass(frozen=True)
+class Called:
+    """A model that is asked.
+
+    Attributes:
+        name: as the client is answered it.
+        offered: the base model.
+        adapter: where the tuned model is; None: the base model itself is asked.
+        defaults: for what a request says nothing of.
+        tuned_model: the id of the tuned model; None: the base model itself is asked.
+        warning: what has to be known of its answers; None: nothing.
+        template: renders prompts that name its columns; None: it has none.
+        remedy: what helps where its files are missing or damaged.
+    """
+
+    name: str
+    offered: OfferedModel
+    adapter: str | None
+    defaults: Serving
+    tuned_model: str | None = None
+    warning: str | None = None
+    template: ColumnTemplate | None = None
+    remedy: str = "delete it, and create it again"
+
+
+class CalledModels:
+    """The models that can be asked.
+
+    Args:
+        tuner: knows where tuned models lie.
+    """
+
+    def __init__(self, library: Library, tuner: Tuner, answerer: Answerer) -> None:
+        self.library = library
+        self._tuner = tuner
+        self._answerer = answerer
+
+    def base(self, name: str) -> Called:
+        """A base model that is asked.
+
+        Raises:
+            ServiceError: there is none of that name.
+        """
+        offered = self.library.catalogue.find(name)
+        if offered is None:
+            raise not_found(f"models/{name}")
+        return Called(f"models/{name}", offered, None, Serving())
+
+    def tuned(self, caller: Key, identifier: str) -> Called:
+        """A tuned model that is asked.
+
+        Raises:
+            ServiceError: there is none that the caller may see, or it cannot answer.
+        """
+        row = self.library.get(caller, identifier)
+        offered = self.library.catalogue.find(row.base_model)
+        name = f"tunedModels/{identifier}"
+        if not row.can_answer or offered is None:
+            raise ServiceError(Code.FAILED_PRECONDITION, f"{name} {_why_silent(row)}")
+        adapter = str(self._tuner.folder_of(row.folder))
+        warning = UNPREDICTABLE if row.state is ModelState.FAILED else None
+        one = self.library.sweep_models.get(identifier)
+        if one is None:
+            return Called(name, offered, adapter, row.serving, identifier, warning)
+        if (fault := one.fault()) is not None:
+            log.error("a sweep's tuned model cannot be used", extra={"fields": {"tuned_model": row.id, "fault": fault}})
+            raise _damaged(name, REMEDY)
+        return Called(name, offered, adapter, one.serving, identifier, template=one.template, remedy=REMEDY)
+
+    def ask(self, called: Called, prompt: Prompt, on_text: OnText | None = None) -> Future[Answer]:
+        """Have a prompt answered; see `Answerer.ask`."""
+        return self._answerer.ask(called.offered.model, prompt, on_text)
+
+    def leave(self, called: Called, answer: Future[Answer]) -> None:
+        """Stop an answer that nobody waits for any more."""
+        self._answerer.leave(called.offered.model, answer)
+
+    async def answered(
+        self, called: Called, answers: list[Future[Answer]], is_disconnected: Callable[[], Awaitable[bool]], field: str
+    ) -> list[Answer]:
+        """Wait for answers; those whose client is gone are stopped.
+
+        Args:
+            field: of the request, which holds the prompt.
+
+        Raises:
+            ServiceError: there is no answer, or the client is gone.
+        """
+        waiting = asyncio.gather(*(self.awaited(one, called, field) for one in answers))
+        try:
+            while not (await asyncio.wait({waiting}, timeout=LOOK_S))[0]:
+                if await is_disconnected():
+                    raise ServiceError(Code.CANCELLED, "the client is gone")
+            return list(await waiting)
+        finally:
+            for one in answers:
+                if not one.done():
+                    self.leave(called, one)
+            waiting.cancel()  # of several, the others where one has failed
+
+    async def awaited(self, future: Future[Answer], called: Called, field: str) -> Answer:
+        """An answer of the engine; a caller that stops waiting takes the prompt back.
+
+        Raises:
+            ServiceError: there is none.
+        """
+        try:
+            answer: Answer = await asyncio.wrap_future(future)
+        except NotFoundError as error:
+            if called.tuned_model and not await run_in_threadpool(self.library.is_there, called.tuned_model):
+                raise not_found(called.name) from error  # deleted while its prompt waited
+            log.exception("a tuned model cannot be used")
+            raise _damaged(called.name, called.remedy) from error
+        except BaseModelError as error:
+            log.exception("a base model cannot be used")
+            words = f"{called.name}: its base model cannot be used now; the service's log says why"
+            raise ServiceError(Code.UNAVAILABLE, words, retry_after_s=60) from error
+        except InputError as error:
+            raise invalid(field, str(error)) from error
+        except BackendError as error:
+            log.exception("the engine has ended")
+            words = "the engine that answers has ended, and starts again; ask again"
+            raise ServiceError(Code.UNAVAILABLE, words, retry_after_s=5) from error
+        return answer
+
+
+def _damaged(name: str, remedy: str) -> ServiceError:
+    words = f"{name}: what was stored of it is missing or damaged; {remedy}"
+    return ServiceError(Code.FAILED_PRECONDITION, words)
+
+
+def _why_silent(row: TunedModelRow) -> str:
+    if row.can_answer:
+        return f"was tuned from models/{row.base_model}, which is not offered any more"
+    if row.state is ModelState.CREATING:
+        return "is still being tuned; its operation says how far it is"
+    return f"cannot answer: {row.error_message}"
