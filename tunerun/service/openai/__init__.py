@@ -1,5 +1,5 @@
-"""The wire of OpenAI's API: files, fine-tuning jobs, models, chat completions and completions.
+"""The wire of OpenAI's API, as its clients for Python and Node speak it: files, fine-tuning jobs, models and answers.
 
-Facts of the wire: the types of openai-python 3.57, its requests as recorded on 2026-11-25, and stored public output of
-the real service. What this service decides by itself is said where it is decided.
+Facts of the wire that this follows: recorded with openai 3.57 for Python and 7.57 for Node. What is not offered is
+refused in OpenAI's envelope with the field named; nothing of this package is known to `service.core`.
 """

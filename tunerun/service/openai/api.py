@@ -1,0 +1,79 @@
+"""The operations of the wire, under the paths of OpenAI's clients and of Azure's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse
+from fastapi.security import APIKeyHeader, HTTPBearer
+from pydantic import BaseModel
+
+from tunerun.service.core.problems import Code
+from tunerun.service.openai.problems import WITHOUT_VERSION, no_such_path
+from tunerun.service.openai.wire import PREFIXES
+
+_SECURITY = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name="api-key", auto_error=False))]
+
+_EVERY = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+_NOT_HERE = {
+    "responses": "this service has no Responses API; ask with POST /v1/chat/completions, which the libraries call "
+    "chat.completions (in Vercel's AI SDK: openai.chat(NAME))",
+    "embeddings": "this service makes no embeddings",
+}
+"""What clients ask for that is not here, and what they can do."""
+
+
+class ErrorObject(BaseModel):
+    """Why a request is refused."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorEnvelope(BaseModel):
+    """The body of every answer that is not a success."""
+
+    error: ErrorObject
+
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorEnvelope, "description": "refused"}
+    for status in sorted({code.http_status for code in Code} - {Code.CANCELLED.http_status, 409})
+}
+
+
+def routes(operations: Sequence[APIRouter]) -> APIRouter:
+    """All operations under OpenAI's prefix and Azure's, and what is answered at paths that are not here.
+
+    Args:
+        operations: routers whose paths begin behind `/v1`, such as `/chat/completions`.
+    """
+    router = APIRouter(dependencies=_SECURITY, responses=_ERRORS, default_response_class=JSONResponse)
+    for prefix in PREFIXES:
+        for one in operations:
+            router.include_router(one, prefix=prefix, include_in_schema=prefix == PREFIXES[0])
+    router.include_router(_absent(), include_in_schema=False)
+    return router
+
+
+def _absent() -> APIRouter:
+    """What is answered where clients look and nothing is."""
+    router = APIRouter()
+    for name, advice in _NOT_HERE.items():
+        _refuse(router, f"/v1/{name}", advice)
+    for path in ("/chat/completions", "/completions", "/models", "/models/{rest:path}", "/responses"):
+        _refuse(router, path, WITHOUT_VERSION)
+    for path in ("/fine_tuning/{rest:path}", "/uploads", "/uploads/{rest:path}"):
+        _refuse(router, path, WITHOUT_VERSION)
+    return router
+
+
+def _refuse(router: APIRouter, path: str, advice: str) -> None:
+    @router.api_route(path, methods=_EVERY)
+    def absent(request: Request) -> None:
+        raise no_such_path(request.method, request.url.path, advice)

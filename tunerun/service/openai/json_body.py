@@ -1,0 +1,45 @@
+"""The JSON of a request's body: an object, or nothing, as OpenAI's clients also send it where there is none to send."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tunerun.service.core.problems import Code, Json, ServiceError
+
+
+def read_json(content: bytes) -> Any:
+    """Read a body; an empty one is an empty object.
+
+    Raises:
+        ServiceError: it is not JSON in UTF-8, is nested too deeply, or an object in it gives a name twice.
+    """
+    if not content.strip():
+        return {}
+    try:
+        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_object, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise _not_json(f"{error.msg} (line {error.lineno}, column {error.colno})") from error
+    except RecursionError:
+        raise _not_json("it is nested too deeply") from None
+    except ValueError as error:  # not UTF-8, or a number of thousands of digits
+        raise _not_json(str(error)) from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+def _not_json(why: str) -> ServiceError:
+    return ServiceError(Code.INVALID_ARGUMENT, f"the body is not JSON in UTF-8: {why}")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Json:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ServiceError(
+            Code.INVALID_ARGUMENT, f"the body gives the name {twice[:60]!r} twice in one object; give it once"
+        )
+    return found

@@ -1,0 +1,106 @@
+"""How an operation of the wire is called: its body is read leniently, and what of it is not used is named.
+
+Unknown fields, as newer clients send them, are ignored and named in the header `x-tunerun-ignored`; null is the same as
+a field that is not there, because hand-written clients and LlamaIndex send it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Annotated, Any, ClassVar
+
+from fastapi import Depends, Request, Response
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from starlette.exceptions import HTTPException
+
+from tunerun.service.core.credentials import Key
+from tunerun.service.core.problems import ServiceError
+from tunerun.service.openai.json_body import read_json
+
+IGNORED_HEADER = "x-tunerun-ignored"
+MAX_IGNORED = 20
+MAX_IGNORED_CHARACTERS = 40
+"""Names that an answer lists, and characters of each."""
+
+Ignored = Annotated[Any, Field(description="Accepted and not used.")]
+
+_ignored: ContextVar[list[str] | None] = ContextVar("ignored", default=None)
+
+
+class Body(BaseModel):
+    """An object of a request; its names are taken as they are, null is absent, and unknown names are noted."""
+
+    model_config = ConfigDict(
+        extra="ignore", frozen=True, allow_inf_nan=False, hide_input_in_errors=True, protected_namespaces=()
+    )
+    _prefix: ClassVar[str] = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, value: object) -> object:
+        """Leave out nulls, and note names that are not known."""
+        if not isinstance(value, dict):
+            return value
+        names = _ignored.get()
+        if names is not None:
+            for name in value:
+                text = f"{cls._prefix}{str(name)[:MAX_IGNORED_CHARACTERS]}"
+                if name not in cls.model_fields and len(names) < MAX_IGNORED and text not in names:
+                    names.append(text)
+        return {name: one for name, one in value.items() if one is not None}
+
+
+@contextmanager
+def _noting_ignored() -> Iterator[list[str]]:
+    names: list[str] = []
+    token = _ignored.set(names)
+    try:
+        yield names
+    finally:
+        _ignored.reset(token)
+
+
+class _JsonRequest(Request):
+    async def json(self) -> Any:
+        """The body, as `read_json` reads it."""
+        return read_json(await self.body())
+
+
+class Operation(APIRoute):
+    """An operation whose body, where it has one, is a JSON object, whatever its content type says.
+
+    A route that takes a multipart form declares `route_class=APIRoute` instead.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """What answers a request, around what FastAPI makes of the operation."""
+        answer = super().get_route_handler()
+
+        async def lenient(request: Request) -> Response:
+            headers = [pair for pair in request.scope["headers"] if pair[0] != b"content-type"]
+            scope = {**request.scope, "headers": [*headers, (b"content-type", b"application/json")]}
+            with _noting_ignored() as ignored:
+                try:
+                    response = await answer(_JsonRequest(scope, request.receive))
+                except HTTPException as error:
+                    if isinstance(error.__cause__, ServiceError):  # FastAPI makes one of whatever a body raises
+                        raise error.__cause__ from None
+                    raise
+            if ignored:
+                response.headers[IGNORED_HEADER] = re.sub(r"[^ -~]", "?", ", ".join(ignored))
+            return response
+
+        return lenient
+
+
+def _caller(request: Request) -> Key:
+    key: Key = request.state.key
+    return key
+
+
+Caller = Annotated[Key, Depends(_caller)]
+"""Who asks."""

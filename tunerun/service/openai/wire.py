@@ -1,0 +1,88 @@
+"""Which requests are OpenAI's, and what a guard has to know of them before they are read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tunerun.service.core.problems import Code, ServiceError
+from tunerun.service.openai import problems
+
+if TYPE_CHECKING:
+    from tunerun.service.wires import Scope, Wire
+
+PREFIXES = ("/v1", "/openai/v1", "/openai")
+"""Of all paths; the last two are Azure's, which clients append to its endpoint."""
+
+_OWN = "files|uploads|fine_tuning|chat|completions|responses|embeddings|images|audio|moderations|batches|assistants"
+_PATH = re.compile(rf"/v1/(?:{_OWN})(?:/.*)?|/openai(?:/.*)?|/chat/completions|/fine_tuning(?:/.*)?", re.DOTALL)
+"""Paths that are of no other wire, whoever asks."""
+
+_MODELS = re.compile(r"/v1/models(?:/.*)?", re.DOTALL)
+_GEMINI_METHOD = re.compile(r":(?:generate|streamGenerate|count|embed|batchEmbed|asyncBatch|batchGenerate|predict)\w*")
+"""How a path of the Gemini API ends that asks a model; names of tuned models hold colons too."""
+
+_WITHOUT_VERSION = re.compile(r"/(?:models|files|uploads|completions|responses|embeddings)(?:/.*)?", re.DOTALL)
+_GEMINI_PATH = re.compile(r"/v1/tunedModels(?:/.*)?|/v1beta(?:/.*)?", re.DOTALL)
+
+_UPLOADS = re.compile(r"(?:/v1|/openai/v1|/openai)/(?:files|uploads/[^/]+/parts)")
+
+
+class OpenAiWire:
+    """What clients of OpenAI and of Azure speak."""
+
+    @property
+    def name(self) -> str:
+        """`openai`."""
+        return "openai"
+
+    def takes(self, scope: Scope) -> bool:
+        """Whether a request is of this wire.
+
+        Paths that only OpenAI has are, whoever asks. `/v1/models` is, unless the request has what only Google's clients
+        send. Other paths are where it has a bearer's key, so that a wrong base URL is explained in OpenAI's envelope.
+        """
+        path = scope["path"]
+        if _PATH.fullmatch(path):
+            return True
+        headers = {name for name, _ in scope["headers"]}
+        if _GEMINI_PATH.fullmatch(path) or _GEMINI_METHOD.search(path) or _is_googles(headers, scope["query_string"]):
+            return False
+        has_key = bool({b"authorization", b"api-key"} & headers)
+        if path.startswith("/v1/"):
+            return has_key or _MODELS.fullmatch(path) is not None
+        return _MODELS.fullmatch(path) is not None or (has_key and _WITHOUT_VERSION.fullmatch(path) is not None)
+
+    def secret_of(self, scope: Scope, parameters: Mapping[str, str]) -> str | None:
+        """The key, as OpenAI's clients send it in Authorization and Azure's in api-key.
+
+        Raises:
+            ServiceError: the two are there and differ.
+        """
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        scheme, _, token = headers.get(b"authorization", "").partition(" ")
+        bearer = token.strip() if scheme.lower() == "bearer" else ""
+        given = [text for text in dict.fromkeys((bearer, headers.get(b"api-key", "").strip())) if text]
+        if len(given) > 1:
+            raise ServiceError(Code.INVALID_ARGUMENT, "the request has different keys in different headers; send one")
+        return given[0] if given else None
+
+    def reads_body_itself(self, scope: Scope) -> bool:
+        """Whether the request uploads a file, or a part of one."""
+        return scope["method"] == "POST" and _UPLOADS.fullmatch(scope["path"]) is not None
+
+    def refusal(self, error: ServiceError) -> tuple[int, Mapping[str, Any], Mapping[str, str]]:
+        """The status, the body and the headers of an answer that refuses."""
+        return problems.refusal(error)
+
+
+def _is_googles(headers: set[bytes], query: bytes) -> bool:
+    """Whether a request has what Google's clients alone send."""
+    names = {pair.partition(b"=")[0] for pair in query.split(b"&")}
+    return any(name.startswith(b"x-goog-") for name in headers) or not names.isdisjoint(
+        (b"key", b"access_token", b"accessToken", b"pageSize", b"pageToken", b"page_size", b"alt", b"$alt")
+    )
+
+
+WIRE: Wire = OpenAiWire()
