@@ -1,7 +1,7 @@
 """What a client is answered when something is not done: OpenAI's envelope of an error.
 
-The client library repeats 408, 409, 429 and every status from 500 three times, requests that create something too, and
-names a 409 a conflict. A refusal that another try does not change is therefore a 400, and an error of the service itself
+The client libraries send a request up to three times where the status is 408, 409, 429 or from 500, also one that
+creates something. A refusal that another try does not change is therefore a 400, and an error of the service itself
 says that it is not to be repeated.
 """
 
@@ -64,7 +64,9 @@ def refusal(error: ServiceError) -> tuple[int, Mapping[str, object], Mapping[str
     """The status, the body and the headers of an answer that refuses."""
     param = error.param if isinstance(error, OpenAiError) else next(iter(error.fields), None)
     word = error.word if isinstance(error, OpenAiError) else None
-    headers = error.headers()
+    headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
+    if error.code is Code.UNAUTHENTICATED:
+        headers["www-authenticate"] = "Bearer"
     if error.code is Code.INTERNAL:
         headers["x-should-retry"] = "false"  # what was asked may have been done
     return _STATUSES.get(error.code, error.code.http_status), envelope(error, param, word), headers

@@ -54,7 +54,7 @@ class OpenAiWire:
             return has_key or _MODELS.fullmatch(path) is not None
         return _MODELS.fullmatch(path) is not None or (has_key and _WITHOUT_VERSION.fullmatch(path) is not None)
 
-    def secret_of(self, scope: Scope, parameters: Mapping[str, str]) -> str | None:
+    def secret_of(self, scope: Scope, _parameters: Mapping[str, str]) -> str | None:
         """The key, as OpenAI's clients send it in Authorization and Azure's in api-key.
 
         Raises:
