@@ -18,6 +18,7 @@ from tunerun.errors import ConfigError, NotFoundError
 from tunerun.service.app import Settings
 from tunerun.service.core.credentials import CLOUD_SCOPE, TUNING_SCOPE, KeyFile
 from tunerun.service.core.problems import Code, ServiceError
+from tunerun.service.gemini.dialect import GEMINI
 from tunerun.service.guard import JsonLines, log
 from tunerun.service.server import listening
 from tunerun.testing.running_service import RunningService
@@ -246,7 +247,7 @@ def test_a_refusal_survives_pickling() -> None:
     """With its code, its fields and its words, as every error of tunerun."""
     error = ServiceError(Code.INVALID_ARGUMENT, "x: is wrong", fields={"x": "is wrong"}, reason="R", retry_after_s=3)
     again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
-    assert (again.envelope(), again.headers(), str(again)) == (error.envelope(), error.headers(), "x: is wrong")
+    assert (GEMINI.refusal(again), str(again)) == (GEMINI.refusal(error), "x: is wrong")
 
 
 def test_the_key_file_is_for_its_owner_alone(tmp_path: Path) -> None:

@@ -392,7 +392,7 @@ def test_the_meters_count(client: Client, running: RunningService) -> None:
     """Requests by route and status, tuned models by state, in Prometheus' text."""
     client.good("GET", "/models")
     text = httpx.get(f"{running.address}/metrics", trust_env=False).text
-    assert 'tunerun_requests_total{method="GET",route="/v1beta/models",status="200"}' in text
+    assert 'tunerun_requests_total{method="GET",route="/v1beta/models",status="200",wire="gemini"}' in text
     assert 'tunerun_tuned_models{state="ACTIVE"}' in text
 
 

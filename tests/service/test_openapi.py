@@ -15,7 +15,7 @@ from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import status_code_conformance
 
 from tests.service.client import Client
-from tunerun.service.guard import VERSIONS
+from tunerun.service.gemini.dialect import VERSIONS
 from tunerun.testing.running_service import RunningService
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from tunerun.service.core.called import CalledModels
 from tunerun.service.core.catalogue import Catalogue
 from tunerun.service.core.credentials import KeyFile
 from tunerun.service.core.library import Library
-from tunerun.service.core.problems import Code, ServiceError, state_unavailable
+from tunerun.service.core.problems import MAX_PROBLEMS, Code, ServiceError, state_unavailable
 from tunerun.service.core.state import State
 from tunerun.service.core.sweep_models import SweepModel
 from tunerun.service.core.tuner import Tuner
@@ -34,6 +34,7 @@ from tunerun.service.meters import Meters
 from tunerun.service.page import pages
 from tunerun.service.page.sessions import LIFE_S, Sessions
 from tunerun.service.screening import Hosts
+from tunerun.service.wires import refusal
 
 KEYS_FILE = "keys.json"
 
@@ -145,27 +146,29 @@ class Service:
         return Guard(app, self.keys, self.meters, sessions.is_open, self._hosts, **limits)
 
 
-def _answer(error: ServiceError) -> JSONResponse:
-    return JSONResponse(error.envelope(), error.code.http_status, error.headers())
+def _answer(request: Request, error: ServiceError, more: Mapping[str, str] | None = None) -> JSONResponse:
+    status, body, headers = refusal(request.scope, error)
+    return JSONResponse(body, status, {**headers, **(more or {})})
 
 
-def _refused(_request: Request, error: Exception) -> JSONResponse:
+def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServiceError)  # noqa: S101 - it is registered for nothing else
-    return _answer(error)
+    return _answer(request, error)
 
 
-def _unwritten(_request: Request, error: Exception) -> JSONResponse:
+def _unwritten(request: Request, error: Exception) -> JSONResponse:
     """The state is locked by another program, its disk is full or gone."""
     assert isinstance(error, LedgerError)  # noqa: S101 - it is registered for nothing else
-    return _answer(state_unavailable(error))
+    return _answer(request, state_unavailable(error))
 
 
-def _misread(_request: Request, error: Exception) -> JSONResponse:
-    """What pydantic found, in the API's words: each field by its path."""
+def _misread(request: Request, error: Exception) -> JSONResponse:
+    """What pydantic found, each field by its path."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - it is registered for nothing else
     problems = {_path(problem["loc"]): _words(problem) for problem in error.errors()}
     first, text = next(iter(problems.items()))
-    return _answer(ServiceError(Code.INVALID_ARGUMENT, f"{first}: {text}", fields=dict(list(problems.items())[:20])))
+    fields = dict(list(problems.items())[:MAX_PROBLEMS])
+    return _answer(request, ServiceError(Code.INVALID_ARGUMENT, f"{first}: {text}", fields=fields))
 
 
 def _path(place: Sequence[int | str]) -> str:
@@ -185,16 +188,16 @@ def _words(problem: Any) -> str:
 
 def _unrouted(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for nothing else
-    if error.status_code == 404 or (error.status_code == 405 and ":" in request.url.path):
-        return _answer(ServiceError(Code.NOT_FOUND, f"{request.method} {request.url.path}: there is no such method"))
-    if error.status_code == 400:
-        return _answer(ServiceError(Code.INVALID_ARGUMENT, "the body is not JSON in UTF-8"))
-    body = {"error": {"code": error.status_code, "message": str(error.detail), "status": "UNIMPLEMENTED"}}
-    return JSONResponse(body, error.status_code, error.headers)
+    path = request.url.path
+    # A name may hold a colon and then a verb, as in `models/x:generateContent`: another verb is another method.
+    if error.status_code == 404 or (error.status_code == 405 and ":" in path):
+        return _answer(request, ServiceError(Code.NOT_FOUND, f"{request.method} {path}: there is no such method"))
+    if error.status_code == 405:
+        return _answer(request, ServiceError(Code.UNIMPLEMENTED, str(error.detail)), error.headers)
+    return _answer(request, ServiceError(Code.INVALID_ARGUMENT, "the body is not JSON in UTF-8"))
 
 
 def _failed(request: Request, error: Exception) -> JSONResponse:
     log.error("request failed", exc_info=error, extra={"fields": {"request": request.state.request_id}})
-    return _answer(
-        ServiceError(Code.INTERNAL, f"an error of the service; its log has it under {request.state.request_id}")
-    )
+    words = f"an error of the service; its log has it under {request.state.request_id}"
+    return _answer(request, ServiceError(Code.INTERNAL, words))

@@ -12,15 +12,14 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
-
-from pydantic.alias_generators import to_camel
+from urllib.parse import parse_qsl
 
 from tunerun.errors import ConfigError
 from tunerun.service.core.credentials import Key, KeyFile
 from tunerun.service.core.problems import Code, ServiceError
 from tunerun.service.meters import Meters
-from tunerun.service.screening import Hosts, check_headers, check_parameters
+from tunerun.service.screening import Hosts, check_headers, check_parameters, header
+from tunerun.service.wires import Wire, refusal, wire_taking
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -28,13 +27,14 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-VERSIONS = ("v1", "v1beta")
-
 MAX_BODY_BYTES = 16 * 2**20
 """Of a request. 4 MiB of examples take up to three times as much where JSON escapes their characters."""
 
 BODY_TIMEOUT_S = 60.0
 """Within which a request has to have arrived."""
+
+LEAST_BYTES_PER_S = 16 * 2**10
+"""Of a body that its route reads, after `BODY_TIMEOUT_S`: 512 MB may take nine hours. Slower ones keep a connection."""
 
 MAX_FORM_BYTES = 512 * 2**10
 """Of a request of the page that sends no file: the longest prompt, with every character escaped."""
@@ -113,57 +113,45 @@ class Guard:
                 message = {**message, "headers": [*message.get("headers", ()), *more]}
             await send(message)
 
-        scope["state"] = {**scope.get("state", {}), "request_id": secrets.token_hex(8)}
+        wire = wire_taking(scope)
+        scope["state"] = {**scope.get("state", {}), "request_id": secrets.token_hex(8), "wire": wire}
         try:
             check_headers(scope["headers"])
-            self._hosts.check(_header(scope, b"host"))
+            self._hosts.check(header(scope, b"host"))
             parameters = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-            if _version(scope) is not None:
-                parameters = [(to_camel(name) if "_" in name else name, value) for name, value in parameters]
             check_parameters(parameters)
-            closes = _header(scope, b"expect") is not None  # its body may never come
-            if _version(scope) is not None:
-                scope["state"]["key"] = self._key_of(scope, dict(parameters))
+            closes = header(scope, b"expect") is not None  # its body may never come
+            if wire is not None:
+                scope["state"]["key"] = self._key(wire.secret_of(scope, dict(parameters)))
             limit = self._limit(scope)
-            if limit is None:
+            if wire is not None and wire.reads_body_itself(scope):
+                await self._app(scope, _patient(receive, self._body_timeout_s), noted)
+            elif limit is None:
                 scope["headers"] = [pair for pair in scope["headers"] if not pair[0].startswith(b"content-")]
                 await self._app(scope, _replayed(b"", receive), noted)
             else:
                 await self._app(scope, _replayed(await self._body(scope, receive, limit), receive), noted)
         except ServiceError as error:
             closes = closes or error.code is Code.DEADLINE_EXCEEDED
-            await _refuse(error, noted)
+            await _refuse(scope, error, noted)
         except ConfigError:
             log.exception("the keys cannot be read")
             if not statuses:
                 words = "the service cannot read its keys; its log says why"
-                await _refuse(ServiceError(Code.UNAVAILABLE, words), noted)
+                await _refuse(scope, ServiceError(Code.UNAVAILABLE, words), noted)
         except ConnectionError:
             return  # the client is gone
         except Exception:
             if not statuses:  # else the application has answered and logged it
                 log.exception("request failed", extra={"fields": {"request": scope["state"]["request_id"]}})
-                await _refuse(ServiceError(Code.INTERNAL, "an error of the service; its log has it"), noted)
+                await _refuse(scope, ServiceError(Code.INTERNAL, "an error of the service; its log has it"), noted)
         finally:
             self._note(scope, statuses[0] if statuses else 0, time.perf_counter() - started)
 
-    def _key_of(self, scope: Scope, parameters: dict[str, str]) -> Key:
-        """Who asks; takes the key out of the query, and gives its names the API's form."""
-        in_query = [parameters.pop(name, "") for name in ("key", "accessToken")]
-        scope["query_string"] = urlencode(parameters).encode()
-        scheme, _, token = (_header(scope, b"authorization") or b"").decode("latin-1").partition(" ")
-        bearer = token.strip() if scheme.lower() == "bearer" else ""
-        in_header = (_header(scope, b"x-goog-api-key") or b"").decode("latin-1")
-        given = [text for text in dict.fromkeys((in_header, bearer, *in_query)) if text]
-        if len(given) > 1:
-            raise ServiceError(Code.INVALID_ARGUMENT, "the request has different keys in different places; send one")
-        if not given:
-            raise ServiceError(
-                Code.UNAUTHENTICATED,
-                "the request has no key: send it as x-goog-api-key, as ?key=, or as Authorization: Bearer",
-                reason="CREDENTIALS_MISSING",
-            )
-        key = self._keys.find(given[0])
+    def _key(self, secret: str | None) -> Key:
+        if not secret:
+            raise ServiceError(Code.UNAUTHENTICATED, "the request has no key", reason="CREDENTIALS_MISSING")
+        key = self._keys.find(secret)
         if key is None:
             raise ServiceError(
                 Code.UNAUTHENTICATED,
@@ -200,9 +188,10 @@ class Guard:
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        self._meters.answered(method, _route(scope), status, seconds)
+        self._meters.answered(_wire_name(scope), method, _route(scope), status, seconds)
         key = scope["state"].get("key")
         fields = {
+            "wire": _wire_name(scope),
             "method": scope["method"],
             "path": scope["path"],
             "status": status,
@@ -218,34 +207,30 @@ def _check_size(size: int, limit: int) -> None:
         raise ServiceError(Code.INVALID_ARGUMENT, f"Request payload size exceeds the limit: {limit} bytes.")
 
 
-def _header(scope: Scope, name: bytes) -> bytes | None:
-    """The value of a header; None: it is not there."""
-    return next((value for each, value in scope["headers"] if each == name), None)
-
-
 def _session(scope: Scope) -> str:
     """The value of the page's cookie; empty: there is none."""
-    text = (_header(scope, b"cookie") or b"").decode("latin-1")
+    text = (header(scope, b"cookie") or b"").decode("latin-1")
     cookies = (part.strip().partition("=") for part in text.split(";"))
     return next((value for name, _, value in cookies if name == COOKIE), "")
 
 
-def _version(scope: Scope) -> str | None:
-    """The version of the API that a path is of; None: it is of none."""
-    first = scope["path"].strip("/").partition("/")[0]
-    return first if first in VERSIONS else None
+def _wire_name(scope: Scope) -> str:
+    """Of the wire that a request is of; `page` for everything else."""
+    wire: Wire | None = scope["state"]["wire"]
+    return "page" if wire is None else wire.name
 
 
 def _route(scope: Scope) -> str:
     """The path with names instead of values; `other` for what no route takes."""
-    path, version = getattr(scope.get("route"), "path", None), _version(scope)
+    path: str | None = getattr(scope.get("route"), "path", None)
     if path is None:
         return "other"
-    return path if version is None or path.startswith(f"/{version}/") else f"/{version}{path}"
+    version = scope["path"].strip("/").partition("/")[0]  # which FastAPI leaves out of the path of an included router
+    return path if scope["state"]["wire"] is None or path.startswith(f"/{version}/") else f"/{version}{path}"
 
 
 def _stated_length(scope: Scope) -> int:
-    text = _header(scope, b"content-length") or b"0"
+    text = header(scope, b"content-length") or b"0"
     return int(text) if text.isdigit() and len(text) < 20 else 0
 
 
@@ -261,17 +246,37 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def _refuse(error: ServiceError, send: Send) -> None:
-    content = json.dumps(error.envelope()).encode()
-    headers: Mapping[str, str] = {
-        "content-type": "application/json",
-        "content-length": str(len(content)),
-        **error.headers(),
-    }
+def _patient(receive: Receive, timeout_s: float) -> Receive:
+    """Hands a body out as it comes, while it comes fast enough; then that the client is gone is waited for."""
+    started, size, is_whole = time.monotonic(), 0, False
+
+    async def next_message() -> Message:
+        nonlocal size, is_whole
+        if is_whole:
+            return await receive()
+        try:
+            async with asyncio.timeout(started + timeout_s + size / LEAST_BYTES_PER_S - time.monotonic()):
+                message = await receive()
+        except TimeoutError:
+            raise ServiceError(
+                Code.DEADLINE_EXCEEDED,
+                f"the request came too slowly: {size:,} bytes in {time.monotonic() - started:.0f} s; send it faster",
+            ) from None
+        size += len(message.get("body", b""))
+        is_whole = message["type"] == "http.disconnect" or not message.get("more_body", False)
+        return message
+
+    return next_message
+
+
+async def _refuse(scope: Scope, error: ServiceError, send: Send) -> None:
+    status, body, more = refusal(scope, error)
+    content = json.dumps(body).encode()
+    headers: Mapping[str, str] = {"content-type": "application/json", "content-length": str(len(content)), **more}
     await send(
         {
             "type": "http.response.start",
-            "status": error.code.http_status,
+            "status": status,
             "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
         }
     )

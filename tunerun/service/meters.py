@@ -20,20 +20,21 @@ class Meters:
         self._registry = CollectorRegistry()
         self._registry.register(_Now(state, tuner, answerer))
         self._requests = Counter(
-            "tunerun_requests", "Requests answered.", ["method", "route", "status"], registry=self._registry
+            "tunerun_requests", "Requests answered.", ["wire", "method", "route", "status"], registry=self._registry
         )
         self._seconds = Histogram(
-            "tunerun_request_seconds", "Time to an answer's end.", ["method", "route"], registry=self._registry
+            "tunerun_request_seconds", "Time to an answer's end.", ["wire", "method", "route"], registry=self._registry
         )
 
-    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+    def answered(self, wire: str, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request.
 
         Args:
+            wire: that it is of.
             route: with names instead of values, so that there are few.
         """
-        self._requests.labels(method, route, str(status)).inc()
-        self._seconds.labels(method, route).observe(seconds)
+        self._requests.labels(wire, method, route, str(status)).inc()
+        self._seconds.labels(wire, method, route).observe(seconds)
 
     def text(self) -> bytes:
         """All of it, in Prometheus' text format."""

@@ -2,7 +2,7 @@
 
 A browser that was made to resolve an attacker's name to this machine (DNS rebinding) sends that name as Host, so a name
 is accepted only where it is known; an address as Host needs no name server and is always accepted. Starlette's
-TrustedHostMiddleware is not used: it cannot accept all addresses, and it answers outside the API's envelope.
+TrustedHostMiddleware is not used: it cannot accept all addresses, and it answers outside the envelope of a wire.
 
 What two readers may understand differently, such as a proxy and this service, is refused: headers and parameters that
 are sent twice, and Content-Length beside Transfer-Encoding (RFC 9112, 6.3, allows to; h11 would ignore the length).
@@ -13,7 +13,8 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from tunerun.errors import ConfigError
 from tunerun.service.core.problems import Code, ServiceError
@@ -65,6 +66,11 @@ class Hosts:
                 f"Host: {name[:100]} is not a name of this service; ask it by its address, or start it with "
                 f"--allowed-host {name[:100]}",
             )
+
+
+def header(scope: Mapping[str, Any], name: bytes) -> bytes | None:
+    """The value of a request's header; None: it is not there."""
+    return next((value for each, value in scope["headers"] if each == name), None)
 
 
 def check_headers(headers: Sequence[tuple[bytes, bytes]]) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
+
+from fastapi.routing import APIRoute
+from starlette.routing import Match
 
 from tunerun.service.core.problems import ServiceError
+from tunerun.service.gemini.dialect import GEMINI
 
 Scope = MutableMapping[str, Any]
 
 
 class Wire(Protocol):
-    """A service's way of speaking."""
+    """A service's way of speaking; used by every thread and task at once, so it keeps nothing of a request."""
 
     @property
     def name(self) -> str:
@@ -19,11 +23,17 @@ class Wire(Protocol):
         ...
 
     def takes(self, scope: Scope) -> bool:
-        """Whether a request is of this wire, by its path and its headers; both wires have `/v1/models`."""
+        """Whether a request is of this wire, by its path, query and headers, which may be malformed; raises nothing."""
         ...
 
     def secret_of(self, scope: Scope, parameters: Mapping[str, str]) -> str | None:
-        """The key that a request was sent with; None: it has none."""
+        """The key that a request was sent with; None: it has none.
+
+        A key in the query is removed from `scope["query_string"]`, so that no route and no log sees it.
+
+        Raises:
+            ServiceError: keys contradict each other, or there is none and the wire says how to send one.
+        """
         ...
 
     def reads_body_itself(self, scope: Scope) -> bool:
@@ -33,3 +43,29 @@ class Wire(Protocol):
     def refusal(self, error: ServiceError) -> tuple[int, Mapping[str, Any], Mapping[str, str]]:
         """The status, the body and the headers by which a request is refused."""
         ...
+
+
+WIRES: tuple[Wire, ...] = (GEMINI,)
+"""A request is of the first that takes it. The last one's envelope refuses what none takes."""
+
+
+def wire_taking(scope: Scope) -> Wire | None:
+    """The wire that a request is of; None: it is the page's, a probe's, or nothing's."""
+    return next((wire for wire in WIRES if wire.takes(scope)), None)
+
+
+def refusal(scope: Scope, error: ServiceError) -> tuple[int, Mapping[str, Any], Mapping[str, str]]:
+    """How a request is refused: as the wire writes it that the guard has found to take the request."""
+    wire: Wire = scope["state"].get("wire") or WIRES[-1]
+    return wire.refusal(error)
+
+
+class WireRoute(APIRoute):
+    """A route of one wire, which takes no request of another one at the same path."""
+
+    wire: ClassVar[str]
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Whether the request is of this wire and of this route."""
+        wire: Wire | None = scope["state"]["wire"]
+        return super().matches(scope) if wire is not None and wire.name == self.wire else (Match.NONE, {})

@@ -1,9 +1,13 @@
-"""What a client is answered when something is not done: google.rpc.Status, in the envelope of every Google API."""
+"""Why a request of a client is refused; each wire writes it in its own envelope.
+
+The codes are gRPC's canonical ones. A field is named as tunerun does (`epoch_count`, `training[3]`) where the core
+refuses it, and as the wire does where the wire itself refuses it.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -13,15 +17,14 @@ log = logging.getLogger("tunerun.service")
 
 Json = dict[str, Any]
 
-DOMAIN = "tunerun"
-"""The domain of google.rpc.ErrorInfo: who gives its reasons their meaning."""
-
-
 STATE_RETRY_S = 5
+
+MAX_PROBLEMS = 20
+"""Fields that one answer names."""
 
 
 class Code(Enum):
-    """google.rpc.Code: its number on the wire of operations, and the HTTP status that goes with it."""
+    """A canonical code: its number, and the HTTP status that goes with it."""
 
     CANCELLED = (1, 499)
     INVALID_ARGUMENT = (3, 400)
@@ -31,13 +34,14 @@ class Code(Enum):
     PERMISSION_DENIED = (7, 403)
     RESOURCE_EXHAUSTED = (8, 429)
     FAILED_PRECONDITION = (9, 400)
+    UNIMPLEMENTED = (12, 405)  # of a path that does not take the method
     INTERNAL = (13, 500)
     UNAVAILABLE = (14, 503)
     UNAUTHENTICATED = (16, 401)
 
     @property
     def number(self) -> int:
-        """As it is in an operation's error."""
+        """As the state keeps it of a job that has failed."""
         return self.value[0]
 
     @property
@@ -52,9 +56,9 @@ class ServiceError(TunerunError):
     Args:
         code: what kind of refusal.
         message: what was given, what is allowed, what to do.
-        fields: of the request that are wrong, and why; google.rpc.BadRequest.
-        reason: one word for programs; google.rpc.ErrorInfo.
-        retry_after_s: when to ask again; google.rpc.RetryInfo.
+        fields: of the request that are wrong, and why.
+        reason: one word for programs.
+        retry_after_s: when to ask again.
     """
 
     def __init__(
@@ -76,30 +80,14 @@ class ServiceError(TunerunError):
     def __str__(self) -> str:
         return self.message
 
-    def headers(self) -> dict[str, str]:
-        """The headers of the answer that belong to it."""
-        headers = {"retry-after": str(self.retry_after_s)} if self.retry_after_s is not None else {}
-        return headers | ({"www-authenticate": "Bearer"} if self.code is Code.UNAUTHENTICATED else {})
-
-    def envelope(self) -> Json:
-        """The body of the answer."""
-        error: Json = {"code": self.code.http_status, "message": self.message, "status": self.code.name}
-        details = [*self._info(), *self._violations(), *self._retry()]
-        return {"error": error | ({"details": details} if details else {})}
-
-    def _info(self) -> Sequence[Json]:
-        return [_detail("ErrorInfo", reason=self.reason, domain=DOMAIN)] if self.reason else []
-
-    def _violations(self) -> Sequence[Json]:
-        violations = [{"field": field, "description": text} for field, text in self.fields.items()]
-        return [_detail("BadRequest", fieldViolations=violations)] if violations else []
-
-    def _retry(self) -> Sequence[Json]:
-        return [] if self.retry_after_s is None else [_detail("RetryInfo", retryDelay=f"{self.retry_after_s}s")]
-
-
-def _detail(kind: str, **values: object) -> Json:
-    return {"@type": f"type.googleapis.com/google.rpc.{kind}", **values}
+    def renamed(self, name: Callable[[str], str]) -> ServiceError:
+        """The same with other names of the fields, also where its message begins with one."""
+        message = self.message
+        first = next(iter(self.fields), None)
+        if first is not None and message.startswith(f"{first}: "):
+            message = name(first) + message.removeprefix(first)
+        fields = {name(field): text for field, text in self.fields.items()}
+        return ServiceError(self.code, message, fields=fields, reason=self.reason, retry_after_s=self.retry_after_s)
 
 
 def invalid(field: str, text: str) -> ServiceError:

@@ -25,10 +25,10 @@ from tunerun.service.core.library import Library
 from tunerun.service.core.problems import Code, Json, ServiceError, invalid
 from tunerun.service.core.records import TunedModelRow
 from tunerun.service.gemini import wire
+from tunerun.service.gemini.dialect import VERSIONS, envelope
 from tunerun.service.gemini.method import Method, warn
 from tunerun.service.gemini.prompts import read_conversation, read_prompt
 from tunerun.service.gemini.tuning_request import advice
-from tunerun.service.guard import VERSIONS
 
 _SECURITY = [
     Depends(APIKeyHeader(name="x-goog-api-key", auto_error=False)),
@@ -152,7 +152,7 @@ async def _to_the_end(parts: AsyncIterator[Json]) -> AsyncIterator[Json]:
         async for part in parts:
             yield part
     except ServiceError as error:
-        yield error.envelope()
+        yield envelope(error)
 
 
 async def _array(first: Json, parts: AsyncIterator[Json]) -> AsyncIterator[str]:

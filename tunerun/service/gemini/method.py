@@ -7,12 +7,13 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from tunerun.service.core.problems import ServiceError
 from tunerun.service.gemini import wire
+from tunerun.service.gemini.dialect import GEMINI
 from tunerun.service.gemini.json_body import read_json
+from tunerun.service.wires import WireRoute
 
 
 class _JsonRequest(Request):
@@ -21,8 +22,10 @@ class _JsonRequest(Request):
         return read_json(await self.body())
 
 
-class Method(APIRoute):
+class Method(WireRoute):
     """A method of the API: its body is read as Google reads it, and what of it is ignored is named in the answer."""
+
+    wire = GEMINI.name
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """What answers a request, around what FastAPI makes of the method."""
