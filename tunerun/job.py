@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from tunerun.errors import TransitionError
 
@@ -113,6 +114,12 @@ class TemplateText:
     output: str = "{{ output }}"
     system: str | None = None
 
+    @property
+    def document(self) -> dict[str, str]:
+        """What is shown and hashed of it: without a system message, exactly what it was before there were any."""
+        parts = {"text_input": self.text_input, "output": self.output, "system": self.system}
+        return {name: text for name, text in parts.items() if text is not None}
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -166,6 +173,16 @@ class Example:
         if self.system or self.earlier:
             return Conversation(self.text_input, self.system, self.earlier)
         return self.text_input
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What is hashed of it: of one turn without a system message, the two texts alone."""
+        found: dict[str, Any] = {"output": self.output, "text_input": self.text_input}
+        if self.system:
+            found["system"] = self.system
+        if self.earlier:
+            found["earlier"] = [asdict(turn) for turn in self.earlier]
+        return found
 
 
 @dataclass(frozen=True)

@@ -274,7 +274,7 @@ def _rendered(template: PromptTemplate, rows: Sequence[tuple[str, Mapping[str, A
     problems: list[str] = []
     for place, row in rows:
         try:
-            inputs.append(template.render_input(row))
+            inputs.append(template.render_part("text_input", row))
         except TemplateError as error:
             problems.extend(f"{place}: {problem}" for problem in error.problems)
     if problems:

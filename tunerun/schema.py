@@ -124,14 +124,19 @@ class Dataset(Section):
 
 
 class Template(Section):
-    """The prompt template: two Jinja2 expressions over a row's columns."""
+    """The prompt template: Jinja2 expressions over a row's columns; in a conversation, over each of its turns."""
 
     text_input: str = Field("{{ text_input }}", min_length=1, description="What the model is given.")
-    output: str = Field("{{ output }}", min_length=1, description="What it shall answer.")
+    output: str = Field("{{ output }}", min_length=1, description="What it is to answer.")
+    system: str | None = Field(
+        None,
+        description="The system message; may name columns, and {{ system }} for that of the row's own conversation; "
+        "null: that of the row's own conversation, where it has one; empty: none.",
+    )
 
     def as_text(self) -> TemplateText:
         """What is stored of it."""
-        return TemplateText(self.text_input, self.output)
+        return TemplateText(self.text_input, self.output, self.system)
 
 
 class Price(Section):

@@ -133,7 +133,7 @@ def test_a_group_that_is_not_chosen_says_how_to_choose(override: str, words: str
     ("override", "note"),
     [
         ("~seed", "~seed: removed from the config, so the default holds: 0"),
-        ("~template", '~template: removed from the config, so the default holds: {"text_input":"{{ text_input }}","output":"{{ output }}"}'),
+        ("~template", '~template: removed from the config, so the default holds: {"text_input":"{{ text_input }}","output":"{{ output }}","system":null}'),
         ("~hyperparameters.epoch_count", "~hyperparameters.epoch_count: removed from the config, so the default holds: 5"),
     ],
 )  # fmt: skip

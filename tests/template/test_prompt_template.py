@@ -13,7 +13,7 @@ from tunerun.template import AbsentCellError, PromptTemplate
 
 
 def _input(text: str, /, **row: Any) -> str:
-    return PromptTemplate(Template(text_input=text)).render_input(row)
+    return PromptTemplate(Template(text_input=text)).render_part("text_input", row)
 
 
 @given(cell=st.text())

@@ -97,7 +97,7 @@ def test_each_row_has_its_own_work() -> None:
     """A long row does not use up what the next one may do."""
     template = PromptTemplate(Template(text_input="{{ text * 100 }}"))
     for _ in range(5):
-        assert len(template.render_input({"text": "x" * 100_000})) == 10_000_000
+        assert len(template.render_part("text_input", {"text": "x" * 100_000})) == 10_000_000
 
 
 @pytest.mark.parametrize(

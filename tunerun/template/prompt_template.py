@@ -16,7 +16,7 @@ import jinja2
 from jinja2 import meta, nodes
 
 from tunerun.errors import TemplateError
-from tunerun.job import Example
+from tunerun.job import Conversation, Example, Input, Turn
 from tunerun.template.absent import AbsentCellError, CellsOfRow, PrintedError
 from tunerun.template.sandbox import BoundedEnvironment
 
@@ -35,8 +35,12 @@ _SINGLE_BRACES = re.compile(r"(?<![{%])\{\s*([^\W\d]\w*)\s*\}(?![}%])")
 _SPACED_NAME = re.compile(r"\{\{-?\s*([^\W\d]\w*(?:[ -]+\w+)+)\s*-?\}\}")
 
 
+TEXT_INPUT, OUTPUT, SYSTEM = "text_input", "output", "system"
+"""The expressions, and the columns that a conversation gives for each of its turns and for its system message."""
+
+
 class TemplateParts(Protocol):
-    """The two expressions as text: the config's section, or what is stored of it."""
+    """The expressions as text: the config's section, or what is stored of it."""
 
     @property
     def text_input(self) -> str:
@@ -45,6 +49,10 @@ class TemplateParts(Protocol):
     @property
     def output(self) -> str:
         """What it is to answer."""
+
+    @property
+    def system(self) -> str | None:
+        """The system message; None: that of the row's own conversation, where it has one."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +63,17 @@ class Column:
 
 
 class PromptTemplate:
-    """The two expressions of a `Template`, compiled. For one thread at a time.
+    """The expressions of a `Template`, compiled. For one thread at a time.
+
+    A row that is a conversation is rendered turn by turn: `text_input` and `output` see each turn's messages under
+    their own names, and the row's other columns unchanged.
 
     Args:
         template: the config's template section.
 
     Raises:
-        TemplateError: a syntax error, or an expression that names no column; names the key `template.text_input` or
-            `template.output` and the line.
+        TemplateError: a syntax error, or a text_input or an output that names no column; names the key, such as
+            `template.text_input`, and the line.
     """
 
     def __init__(self, template: TemplateParts) -> None:
@@ -70,27 +81,38 @@ class PromptTemplate:
         environment = BoundedEnvironment()
         self._parts: dict[str, _Part] = {}
         problems: list[str] = []
-        for part, text in (("text_input", template.text_input), ("output", template.output)):
+        for part, text in ((TEXT_INPUT, template.text_input), (OUTPUT, template.output), (SYSTEM, template.system)):
             try:
-                self._parts[part] = _Part.of(environment, part, text)
+                if text is not None:
+                    self._parts[part] = _Part.of(environment, part, text)
             except TemplateError as error:
                 problems += error.problems
         if problems:
             raise TemplateError(problems)
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The expressions that it has: text_input, output, and system where that is given."""
+        return tuple(self._parts)
+
     def columns_of(self, part: str) -> frozenset[str]:
-        """The columns that `part` (text_input or output) names."""
-        return self._parts[part].columns
+        """The columns that `part` (text_input, output or system) names; none where it is not given."""
+        return self._parts[part].columns if part in self._parts else frozenset()
 
     @property
     def input_columns(self) -> frozenset[str]:
-        """The columns that `text_input` names."""
-        return self.columns_of("text_input")
+        """The columns that `text_input` and `system` name."""
+        return self.columns_of(TEXT_INPUT) | self.columns_of(SYSTEM)
 
     @property
     def columns(self) -> frozenset[str]:
-        """The columns that either expression names."""
-        return self.columns_of("text_input") | self.columns_of("output")
+        """The columns that any expression names."""
+        return self.input_columns | self.columns_of(OUTPUT)
+
+    @property
+    def sends_own_system(self) -> bool:
+        """Whether the system message of a row's conversation is sent unchanged, because no expression names it."""
+        return SYSTEM not in self._parts and SYSTEM not in self.columns_of(TEXT_INPUT)
 
     @property
     def uses_row(self) -> bool:
@@ -98,11 +120,11 @@ class PromptTemplate:
         return any(part.uses_row for part in self._parts.values())
 
     def printed(self, part: str) -> tuple[str, ...]:
-        """The columns that `part` (text_input or output) prints as they are, whatever the row holds."""
+        """The columns that `part` prints as they are, whatever the row holds."""
         return self._parts[part].printed
 
     def texts(self, part: str) -> frozenset[str]:
-        """The columns of `part` (text_input or output) that are as good as text: printed, perhaps by way of filters
+        """The columns of `part` that are as good as text: printed, perhaps by way of filters
         for text, or only asked whether they are there. A loop or a sum needs more than text."""
         return self._parts[part].texts
 
@@ -121,26 +143,74 @@ class PromptTemplate:
         one = self._parts[part]
         return [name for name in row if one.uses_row or name in one.columns]
 
-    def render_input(self, row: Row) -> str:
+    def render_input(self, row: Row, conversation: Conversation | None = None) -> Input:
         """Render what the model is given for a row.
+
+        Args:
+            row: its columns; of a conversation, `text_input` is the last message of the user.
+            conversation: what the row's conversation holds before that, as it was read.
+
+        Returns:
+            A text, or a conversation where there is a system message or an earlier turn.
 
         Raises:
             AbsentCellError: it prints a cell that is null or a column that the row does not have.
-            TemplateError: an expression fails, is not allowed, or takes too much work.
+            TemplateError: an expression fails, is not allowed, or takes too much work; or `output` cannot render the
+                answers of earlier turns because it does not name the column `output`.
         """
-        return self._parts["text_input"].render(row)
+        text = self._parts[TEXT_INPUT].render(row)
+        system, earlier = self._system(row, conversation), self._earlier(row, conversation)
+        return Conversation(text, system, earlier) if system or earlier else text
 
-    def render(self, row: Row) -> Example:
+    def render(self, row: Row, conversation: Conversation | None = None) -> Example:
         """Render a row into an example.
+
+        Args:
+            row, conversation: as `render_input`; `output` is the last answer.
 
         Raises:
             AbsentCellError, TemplateError: as `render_input`.
         """
-        return Example(text_input=self.render_part("text_input", row), output=self.render_part("output", row))
+        return Example(
+            text_input=self.render_part(TEXT_INPUT, row),
+            output=self.render_part(OUTPUT, row),
+            system=self._system(row, conversation),
+            earlier=self._earlier(row, conversation),
+        )
 
     def render_part(self, part: str, row: Row) -> str:
-        """Render one of text_input and output, as `render_input`."""
+        """Render one of the parts that it has, as `render_input`."""
         return self._parts[part].render(row)
+
+    def _system(self, row: Row, conversation: Conversation | None) -> str:
+        if SYSTEM in self._parts:
+            return system_or_none(self.render_part(SYSTEM, row))
+        return conversation.system if conversation is not None and self.sends_own_system else ""
+
+    def _earlier(self, row: Row, conversation: Conversation | None) -> tuple[Turn, ...]:
+        if conversation is None or not conversation.earlier:
+            return ()
+        self.check_turns()
+        return tuple(self._turn(row, turn) for turn in conversation.earlier)
+
+    def _turn(self, row: Row, turn: Turn) -> Turn:
+        cells = {**row, TEXT_INPUT: turn.text_input, OUTPUT: turn.output}
+        return Turn(self.render_part(TEXT_INPUT, cells), self.render_part(OUTPUT, cells), turn.is_learned)
+
+    def check_turns(self) -> None:
+        """Raise where a conversation of several turns cannot be rendered.
+
+        Raises:
+            TemplateError: an expression does not name the column of its own name, so that all turns would be the same.
+        """
+        problems = [
+            f"template.{part}: does not name {{{{ {part} }}}}, so that all turns of a conversation would be the same; "
+            "name it, or use rows of one turn"
+            for part in (TEXT_INPUT, OUTPUT)
+            if part not in self.columns_of(part)
+        ]
+        if problems:
+            raise TemplateError(problems)
 
 
 @dataclass(frozen=True)
@@ -169,7 +239,7 @@ class _Part:
             raise TemplateError(f"{key}: it is nested too deeply; flatten it") from None
         except ValueError as error:
             raise TemplateError(f"{key}: {error}; this is not valid Jinja2") from None
-        if not columns and not uses_row:
+        if not columns and not uses_row and name != SYSTEM:  # one system message for all rows is the common case
             part.render({})  # what is wrong with an expression says more than that it names no column
             raise TemplateError(f"{key}: names no column, so all rows would give the same; {_advice_on_braces(text)}")
         return part
@@ -191,6 +261,11 @@ class _Part:
 
     def _missing(self, column: str, row: Row) -> str:
         return f"names {column!r}, which the row does not have; it has {', '.join(map(str, row)) or 'none'}"
+
+
+def system_or_none(text: str) -> str:
+    """Return a rendered system message; empty, which means none, where it is blank."""
+    return text if text.strip() else ""
 
 
 def _advice_on_syntax(text: str) -> str:

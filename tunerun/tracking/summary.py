@@ -308,7 +308,7 @@ def _answered(ledger: Ledger, sweep: FrozenSweep, subject: str, members: Sequenc
 def _baseline_params(baseline: BaselineResult, trial: TrialRecord) -> dict[str, str]:
     return {
         "model": baseline.model,
-        "template": str(trial.overrides.get("template") or digest(asdict(trial.settings.template))[:8]),
+        "template": str(trial.overrides.get("template") or digest(trial.settings.template.document)[:8]),
         "backend": trial.settings.backend.get("kind", ""),
     }
 

@@ -12,7 +12,6 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from itertools import groupby
 from pathlib import Path, PurePath
@@ -293,7 +292,7 @@ def _params(shared: SharedTrial) -> dict[str, str]:
         "learning_rate": hyperparameters.effective_learning_rate,
         "adapter_rank": hyperparameters.adapter_rank,
         "adapter_alpha": hyperparameters.adapter_alpha,
-        "template": trial.overrides.get("template") or digest(asdict(settings.template))[:8],
+        "template": trial.overrides.get("template") or digest(settings.template.document)[:8],
         "model": settings.model,
         "dataset": PurePath(settings.dataset).name,
         "backend": settings.backend.get("kind", ""),
@@ -323,7 +322,7 @@ def _artifacts(
     artifacts: dict[str, Part[Content]] = {
         "experiment.yaml": Part(_PORTABLE, lambda: _yaml(sweep.places.config(trial.config))),
         "overrides.txt": Part(_PORTABLE, lambda: "".join(f"{line}\n" for line in override_lines(sweep, trial))),
-        "template.yaml": Part(ONCE, lambda: _yaml(asdict(trial.settings.template))),
+        "template.yaml": Part(ONCE, lambda: _yaml(trial.settings.template.document)),
     }
     job = jobs[-1]
     if job.state.is_finished and curve:

@@ -31,7 +31,7 @@ _DECIDES = {
 }
 """Sections of the config, and the ingredients through which they are in a key."""
 
-_TEMPLATE = ("template.text_input", "template.output")
+_TEMPLATE = ("template.text_input", "template.output", "template.system")
 _LEARNING_RATES = ("learning_rate", "learning_rate_multiplier")
 
 

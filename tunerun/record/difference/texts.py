@@ -31,14 +31,15 @@ def patch(a: str, b: str, name: str) -> list[str]:
 
 
 def template_section(pairs: Sequence[TrialPair]) -> Section:
-    """Patches of the two expressions of the template; templates that several trials share are compared once."""
+    """Patches of the expressions of the template; templates that several trials share are compared once."""
     places: dict[tuple[TemplateText, TemplateText], list[str]] = {}
     for pair in pairs:
         places.setdefault((pair.a.settings.template, pair.b.settings.template), []).append(pair.name)
     lines: list[str] = []
     documents: list[dict[str, Any]] = []
     for (a, b), trials in places.items():
-        found = [*patch(a.text_input, b.text_input, "text_input"), *patch(a.output, b.output, "output")]
+        old, new = a.document, b.document
+        found = [line for part in {**old, **new} for line in patch(old.get(part, ""), new.get(part, ""), part)]
         if found:
             lines += [] if len(trials) == len(pairs) else [f"{listed(trials)}:"]
             lines += _bounded(found)

@@ -39,7 +39,7 @@ class ColumnTemplate:
         if row is None or not self._template.used("text_input", row):
             return given
         with self._one_at_a_time:
-            return self._template.render_input(row)
+            return self._template.render_part("text_input", row)
 
 
 def _row(text: str) -> Mapping[str, Any] | None:

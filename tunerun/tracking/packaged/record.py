@@ -38,7 +38,8 @@ class PackagedModel:
 
     def text(self) -> str:
         """The file's content."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+        document = asdict(self) | {"template": self.template.document}
+        return json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
     @classmethod
     def read(cls, text: str) -> PackagedModel:

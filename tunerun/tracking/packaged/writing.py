@@ -130,8 +130,9 @@ def write(folder: Path, source: Source, *, base: base_model.FoundModel | None = 
     artifacts.mkdir(parents=True)
     copy = None if base is None else _copy_base(base, source, artifacts / BASE_MODEL)
     _copy_adapter(source, artifacts / TUNED_MODEL, copy)
-    (artifacts / MODEL_FILE).write_text(_packaged(source.model).text(), encoding="utf-8")
-    for text in source.model.template.template.text_input, source.model.template.template.output:
+    packaged = _packaged(source.model)
+    (artifacts / MODEL_FILE).write_text(packaged.text(), encoding="utf-8")
+    for text in packaged.template.document.values():
         if redact(text) != text:
             raise TemplateError(
                 "the template holds what looks like a key or a password, and users of the model could read it; "
@@ -153,7 +154,7 @@ def _packaged(model: CallableModel) -> PackagedModel:
         section["device"] = "auto"  # where it is loaded there may be another one
     template = model.template.template
     generation = replace(model.generation, seed=model.seed)
-    return PackagedModel(TemplateText(template.text_input, template.output), generation, section)
+    return PackagedModel(TemplateText(template.text_input, template.output, template.system), generation, section)
 
 
 def _copy_base(base: base_model.FoundModel, source: Source, target: Path) -> str:
