@@ -42,7 +42,12 @@ ALTER TABLE tuned_model ADD COLUMN keeps_epochs INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE tuned_model ADD COLUMN is_paused INTEGER NOT NULL DEFAULT 0;
 CREATE TABLE epoch (
     key TEXT NOT NULL REFERENCES tuned_model (key) ON DELETE CASCADE, epoch INTEGER NOT NULL, step INTEGER NOT NULL,
-    validation_loss REAL, folder TEXT NOT NULL, created_at REAL NOT NULL, PRIMARY KEY (key, epoch)) WITHOUT ROWID""",
+    validation_loss REAL, folder TEXT NOT NULL, created_at REAL NOT NULL, PRIMARY KEY (key, epoch)) WITHOUT ROWID;
+ALTER TABLE tuned_model ADD COLUMN trained_tokens INTEGER;
+CREATE TABLE stored_file (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, name TEXT NOT NULL,
+    purpose TEXT NOT NULL, size INTEGER NOT NULL, created_at REAL NOT NULL, expires_at REAL);
+CREATE INDEX stored_file_owner ON stored_file (owner)""",
 )
 
 FORMAT = Format(table="tuned_model", migrations=MIGRATIONS, place="--state")

@@ -78,6 +78,7 @@ class TunedModelRow:
         notes: what the wire that took the job has to remember of the request, as JSON values; the core reads none.
         keeps_epochs: whether its job keeps a checkpoint after each epoch.
         is_paused: whether its job waits until its creator resumes it; it then begins again, with the same losses.
+        trained_tokens: that its job has learned from, all epochs together; None: it has not ended, or nobody counted.
     """
 
     number: int
@@ -116,6 +117,7 @@ class TunedModelRow:
     notes: Mapping[str, Any] = field(default_factory=dict)
     keeps_epochs: bool = False
     is_paused: bool = False
+    trained_tokens: int | None = None
 
     @property
     def serving(self) -> Serving:
@@ -166,6 +168,28 @@ class FileRow:
 
 
 @dataclass(frozen=True)
+class StoredFile:
+    """A file on disk that a client has sent.
+
+    Attributes:
+        number: in the order of arrival.
+        name: as the client called it; only shown.
+        purpose: what the client wants it for, in the words of its wire.
+        size: in bytes.
+        created_at, expires_at: in seconds since 1970 (UTC); None: it stays until it is deleted.
+    """
+
+    number: int
+    id: str
+    owner: str
+    name: str
+    purpose: str
+    size: int
+    created_at: float
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True)
 class Listing:
     """What a list holds.
 
@@ -177,6 +201,8 @@ class Listing:
         state: that they have; None: any.
         newest_first: whether the newest comes first; otherwise the oldest does.
         after: the number of the last one that was seen; 0: none was.
+        noted: a key that their `notes` have to have; empty: any do.
+        metadata: that they have to have, word for word.
     """
 
     reader: str
@@ -186,3 +212,5 @@ class Listing:
     state: ModelState | None = None
     newest_first: bool = False
     after: int = 0
+    noted: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)

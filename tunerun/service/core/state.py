@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,16 @@ from tunerun.database import DatabaseFile
 from tunerun.errors import LedgerError
 from tunerun.job import Example, Snapshot
 from tunerun.service.core.migrations import FORMAT
-from tunerun.service.core.records import FileRow, Grantee, Listing, ModelState, PermissionRow, Role, TunedModelRow
+from tunerun.service.core.records import (
+    FileRow,
+    Grantee,
+    Listing,
+    ModelState,
+    PermissionRow,
+    Role,
+    StoredFile,
+    TunedModelRow,
+)
 
 FILE_NAME = "service.db"
 
@@ -126,6 +135,12 @@ class State:
         if listing.after:
             where += f" AND number {'<' if listing.newest_first else '>'} ?"
             parameters.append(listing.after)
+        if listing.noted:
+            where += " AND EXISTS (SELECT 1 FROM json_each(notes) WHERE key = ?)"
+            parameters.append(listing.noted)
+        for name, value in listing.metadata.items():  # a path in `json_extract` cannot name a key that holds a quote
+            where += " AND EXISTS (SELECT 1 FROM json_each(metadata) WHERE key = ? AND value = ?)"
+            parameters += [name, value]
         order = "number DESC" if listing.newest_first else "number"
         rows = self._rows(f"SELECT * FROM tuned_model WHERE {where} ORDER BY {order} LIMIT ?", [*parameters, size])
         return [_tuned_model(row) for row in rows]
@@ -330,6 +345,50 @@ class State:
         """An uploaded file of a user; None: there is none."""
         rows = self._rows("SELECT * FROM file WHERE id = ? AND owner = ?", [identifier, owner])
         return FileRow(*(rows[0][name] for name in ("id", "owner", "name", "content"))) if rows else None
+
+    def add_stored_file(self, file: StoredFile) -> StoredFile:
+        """Note a file that is on disk."""
+        values = asdict(file)
+        del values["number"]
+        with self._writing():
+            number = self._file.insert(
+                f"INSERT INTO stored_file ({', '.join(values)}) VALUES ({_marks([*values])})", [*values.values()]
+            )
+        return replace(file, number=number)
+
+    def stored_file(self, identifier: str, owner: str, now: float) -> StoredFile | None:
+        """A file on disk; None: the user has none of this id, or its time is over."""
+        rows = self._rows(
+            "SELECT * FROM stored_file WHERE id = ? AND owner = ? AND coalesce(expires_at > ?, 1)",
+            [identifier, owner, now],
+        )
+        return StoredFile(**rows[0]) if rows else None
+
+    def stored_files(self, owner: str, purpose: str | None, now: float) -> list[StoredFile]:
+        """The files on disk of a user, the oldest first.
+
+        Args:
+            purpose: of which they are; None: of any.
+        """
+        rows = self._rows(
+            "SELECT * FROM stored_file WHERE owner = ? AND coalesce(purpose = ?, 1) AND coalesce(expires_at > ?, 1) "
+            "ORDER BY number",
+            [owner, purpose, now],
+        )
+        return [StoredFile(**row) for row in rows]
+
+    def expired_files(self, now: float) -> list[StoredFile]:
+        """The files whose time is over, of all users."""
+        return [StoredFile(**row) for row in self._rows("SELECT * FROM stored_file WHERE expires_at <= ?", [now])]
+
+    def stored_file_ids(self) -> set[str]:
+        """The ids of the files of all users."""
+        return {row["id"] for row in self._rows("SELECT id FROM stored_file")}
+
+    def drop_stored_file(self, identifier: str) -> None:
+        """Forget a file on disk."""
+        with self._writing():
+            self._file.write("DELETE FROM stored_file WHERE id = ?", [identifier])
 
     def drop_files(self, owner: str, *, keep: int) -> None:
         """Forget all uploaded files of a user but the newest few."""

@@ -1,0 +1,168 @@
+"""An upload: a multipart form with one file, which is written down as it comes and is never whole in memory.
+
+starlette's own form is not used: it writes to the folder of temporary files, which may be memory, and bounds the fields
+of a form but no file. The order of the parts differs between clients: openai-python sends the file last, Node first;
+Node also sends no length, so bytes are counted as they come.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from fastapi.concurrency import run_in_threadpool
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
+
+from tunerun.service.core.problems import ServiceError, invalid
+
+MAX_FILE_BYTES = 512 * 10**6
+"""Of a file, as OpenAI's: 512 MB."""
+
+MAX_FIELD_BYTES = 4096
+MAX_PARTS = 20
+"""Of a form: OpenAI's has four."""
+
+_WRITE_BYTES = 2**20
+"""Collected before they are written, in another thread."""
+
+
+class Sink(Protocol):
+    """Where the bytes of a file go."""
+
+    def write(self, content: bytes) -> None:
+        """Add bytes."""
+        ...
+
+
+@dataclass
+class Form:
+    """What a form holds.
+
+    Attributes:
+        fields: by name; of a name that is sent twice, the last.
+        file_name: as it was sent; None: the form has no file.
+        size: of the file, in bytes.
+    """
+
+    fields: dict[str, str] = field(default_factory=dict)
+    file_name: str | None = None
+    size: int = 0
+
+
+async def read_form(request: Request, file_field: str, sink: Sink) -> Form:
+    """Read the body of a request, and write its file as it comes.
+
+    Args:
+        file_field: the name of the part that is the file; another file is refused.
+
+    Raises:
+        ServiceError: the body is no such form, or too large.
+    """
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    boundary = options.get(b"boundary")
+    if kind != b"multipart/form-data" or not boundary:
+        raise invalid(file_field, "the body is not multipart/form-data with a boundary; send the file as a form")
+    reader = _Reader(file_field)
+    try:
+        parser = MultipartParser(boundary, reader.callbacks())
+        async for chunk in request.stream():
+            parser.write(chunk)
+            if len(reader.arrived) >= _WRITE_BYTES:
+                await run_in_threadpool(sink.write, reader.take())
+        parser.finalize()
+    except FormParserError as error:
+        raise invalid(file_field, "the form is malformed or cut off; send it again") from error
+    await run_in_threadpool(sink.write, reader.take())
+    if not reader.has_ended:
+        raise invalid(file_field, "the form is cut off before its last boundary; send it again")
+    return reader.form
+
+
+class _Reader:
+    """Takes a form apart as the parser finds its pieces."""
+
+    def __init__(self, file_field: str) -> None:
+        self.form = Form()
+        self.arrived = bytearray()
+        self.has_ended = False
+        self._file_field = file_field
+        self._parts = 0
+        self._header = (bytearray(), bytearray())
+        self._disposition = b""
+        self._name: str | None = None
+        """Of the field that comes; None: the file comes."""
+        self._value = bytearray()
+
+    def callbacks(self) -> dict[str, object]:
+        """What the parser calls."""
+        names = ("part_begin", "part_data", "part_end", "header_field", "header_value", "header_end", "end")
+        return {f"on_{name}": getattr(self, name) for name in (*names, "headers_finished")}
+
+    def take(self) -> bytes:
+        """The bytes of the file that have come since the last call."""
+        content = bytes(self.arrived)
+        self.arrived.clear()
+        return content
+
+    def part_begin(self) -> None:
+        self._parts += 1
+        if self._parts > MAX_PARTS:
+            raise invalid(self._file_field, f"the form has more than {MAX_PARTS} parts; send the file and its fields")
+        self._disposition = b""
+        self._value.clear()
+
+    def header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header[0].extend(data[start:end])
+
+    def header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header[1].extend(data[start:end])
+
+    def header_end(self) -> None:
+        name, value = map(bytes, self._header)
+        if name.lower() == b"content-disposition":
+            self._disposition = value
+        for part in self._header:
+            part.clear()
+
+    def headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        name = _text(options.get(b"name", b""), "name of a part")
+        if b"filename" not in options:
+            self._name = name
+            return
+        if name != self._file_field or self.form.file_name is not None:
+            raise invalid(name or "file", f"send one file, as the part {self._file_field!r}")
+        self._name = None
+        self.form.file_name = _text(options[b"filename"], "name of the file")
+
+    def part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._name is None:
+            self.form.size += end - start
+            if self.form.size > MAX_FILE_BYTES:
+                raise invalid(self._file_field, f"is over the limit of {MAX_FILE_BYTES:,} bytes; send a smaller file")
+            self.arrived += data[start:end]
+            return
+        self._value += data[start:end]
+        if len(self._value) > MAX_FIELD_BYTES:
+            raise invalid(self._name[:60], f"has more than {MAX_FIELD_BYTES:,} bytes")
+
+    def part_end(self) -> None:
+        if self._name is not None:
+            self.form.fields[self._name] = _text(bytes(self._value), "value of a field")
+
+    def end(self) -> None:
+        self.has_ended = True
+
+
+def _text(content: bytes, what: str) -> str:
+    """A part of the form as text: clients send it as raw UTF-8, also in names of files."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _not_utf_8(what) from error
+
+
+def _not_utf_8(what: str) -> ServiceError:
+    return invalid("file", f"the {what} is not UTF-8")

@@ -1,0 +1,112 @@
+"""A fine-tuning job as the wire has it, from the row of the tuned model that it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tunerun.job import BASE_LEARNING_RATE
+from tunerun.service.core.problems import Code, Json
+from tunerun.service.core.records import TunedModelRow
+from tunerun.service.openai import names
+from tunerun.service.openai.status import Status, status_of
+from tunerun.stored import read_stored
+
+PAGE = 20
+"""Jobs of a page where the request names no number, as OpenAI's."""
+
+ERROR_CODES = {
+    Code.INVALID_ARGUMENT.number: "invalid_hyperparameters",
+    Code.RESOURCE_EXHAUSTED.number: "out_of_memory",
+}
+"""Ours for why a job failed; anything else is `server_error`. OpenAI's are of files, which are checked earlier here."""
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What a job remembers of its request, in the row's `notes`.
+
+    Attributes:
+        model: the name that was asked for.
+        request: a digest of the body, by which the SDK's own repeat of it is recognised.
+    """
+
+    training_file: str = ""
+    validation_file: str | None = None
+    model: str = ""
+    request: str = ""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a job under way is.
+
+    Attributes:
+        steps: that were taken between two times; `last` is the newest.
+        seconds: between them.
+        last: the number of the newest step, and `at`, when it ended, in seconds since 1970 (UTC).
+    """
+
+    steps: int
+    seconds: float
+    last: int
+    at: float
+
+    def end(self, total_steps: int) -> int | None:
+        """When all steps will have been taken; None: nothing is known yet."""
+        if self.steps < 1:
+            return None
+        return round(self.at + (total_steps - self.last) * self.seconds / self.steps)
+
+
+def notes_of(row: TunedModelRow) -> Notes:
+    """What the row has kept of its request."""
+    return read_stored(Notes, row.notes)
+
+
+def job(row: TunedModelRow, pace: Pace | None = None) -> Json:
+    """The job that makes a tuned model.
+
+    Args:
+        pace: of a job under way; None: it is not known.
+    """
+    status, notes = status_of(row), notes_of(row)
+    hyperparameters = _hyperparameters(row)
+    is_running = status is Status.RUNNING and pace is not None
+    return {
+        "object": "fine_tuning.job",
+        "id": names.job_id(row),
+        "created_at": int(row.created_at),
+        "finished_at": int(row.completed_at or row.updated_at) if status.is_finished else None,
+        "estimated_finish": pace.end(row.total_steps) if is_running and pace is not None else None,
+        "status": status,
+        "model": notes.model or row.base_model,
+        "fine_tuned_model": names.model_name(row) if status is Status.SUCCEEDED else None,
+        "organization_id": names.ORGANIZATION,
+        "training_file": notes.training_file,
+        "validation_file": notes.validation_file,
+        "result_files": [names.result_file_id(row)] if status is Status.SUCCEEDED else [],
+        "trained_tokens": row.trained_tokens if status is Status.SUCCEEDED else None,
+        "hyperparameters": hyperparameters,
+        "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+        "seed": row.seed,
+        "error": _error(row) if status is Status.FAILED else None,
+        "integrations": [],
+        "metadata": dict(row.metadata) or None,
+    }
+
+
+def _hyperparameters(row: TunedModelRow) -> Mapping[str, Any]:
+    """The numbers that hold; the multiplier of a row that has none is worked out of its rate."""
+    multiplier = row.learning_rate_multiplier
+    return {
+        "n_epochs": row.epoch_count,
+        "batch_size": row.batch_size,
+        "learning_rate_multiplier": row.learning_rate / BASE_LEARNING_RATE if multiplier is None else multiplier,
+    }
+
+
+def _error(row: TunedModelRow) -> Json:
+    code = ERROR_CODES.get(row.error_code or 0, "server_error")
+    return {"code": code, "message": row.error_message or "the job failed", "param": None}
