@@ -19,7 +19,7 @@ from tunerun.job import Example, Snapshot
 from tunerun.service.core.catalogue import Catalogue, OfferedModel
 from tunerun.service.core.credentials import Key
 from tunerun.service.core.problems import Code, ServiceError, invalid, not_found
-from tunerun.service.core.records import Grantee, Listing, ModelState, PermissionRow, Role, TunedModelRow
+from tunerun.service.core.records import EpochRow, Grantee, Listing, ModelState, PermissionRow, Role, TunedModelRow
 from tunerun.service.core.state import State
 from tunerun.service.core.sweep_models import SweepModel
 from tunerun.service.core.tuner import Tuner
@@ -198,6 +198,15 @@ class Library:
     def creating(self, caller: Key) -> Sequence[TunedModelRow]:
         """All tuned models that the caller may read and that are not finished."""
         return self._state.tuned_models(Listing(caller.owner, state=ModelState.CREATING), -1)
+
+    def active(self, caller: Key) -> Sequence[TunedModelRow]:
+        """All tuned models that the caller may ask and that are finished, the newest first; those of sweeps first."""
+        wanted = Listing(caller.owner, state=ModelState.ACTIVE, newest_first=True)
+        return [*(one.row for one in self.sweep_models.values()), *self._state.tuned_models(wanted, -1)]
+
+    def epochs(self, row: TunedModelRow) -> Sequence[EpochRow]:
+        """What the job of a tuned model had reached after each of its epochs, by epoch."""
+        return [] if row.id in self.sweep_models else self._state.epochs(row.key)
 
     def roles(self, caller: Key, rows: Sequence[TunedModelRow]) -> dict[str, set[Role]]:
         """What the caller may do with tuned models, by id."""

@@ -28,6 +28,7 @@ from tunerun.errors import LedgerError
 from tunerun.job import Example, Snapshot
 from tunerun.service.core.migrations import FORMAT
 from tunerun.service.core.records import (
+    EpochRow,
     FileRow,
     Grantee,
     Listing,
@@ -120,6 +121,11 @@ class State:
         rows = self._rows("SELECT * FROM tuned_model WHERE id = ?", [identifier])
         return _tuned_model(rows[0]) if rows else None
 
+    def of_key(self, beginning: str) -> TunedModelRow | None:
+        """The tuned model whose key begins so; None: there is none, or more than one."""
+        rows = self._rows("SELECT * FROM tuned_model WHERE key >= ? AND key < ? LIMIT 2", [beginning, f"{beginning}~"])
+        return _tuned_model(rows[0]) if len(rows) == 1 else None
+
     def tuned_models(self, listing: Listing, size: int) -> list[TunedModelRow]:
         """Tuned models in the order of creation, at most `size`; a negative size: all."""
         allowed = [role for role in Role if role.includes(listing.role)]
@@ -194,8 +200,19 @@ class State:
         rows = self._rows(f"SELECT * FROM snapshot WHERE key IN ({_marks(keys)}) ORDER BY key, step", keys)
         found: dict[str, list[Snapshot]] = {key: [] for key in keys}
         for row in rows:
-            found[row["key"]].append(Snapshot(row["step"], row["epoch"], row["mean_loss"], row["compute_time"]))
+            found[row["key"]].append(_snapshot(row))
         return found
+
+    def steps(self, key: str, before: int, size: int) -> list[Snapshot]:
+        """The newest steps of a curve before one, the newest first, at most `size`."""
+        rows = self._rows(
+            "SELECT * FROM snapshot WHERE key = ? AND step < ? ORDER BY step DESC LIMIT ?", [key, before, size]
+        )
+        return [_snapshot(row) for row in rows]
+
+    def epochs(self, key: str) -> list[EpochRow]:
+        """What a job had reached after each of its epochs, by epoch."""
+        return [EpochRow(**row) for row in self._rows("SELECT * FROM epoch WHERE key = ? ORDER BY epoch", [key])]
 
     def change(self, identifier: str, values: Mapping[str, Any]) -> None:
         """Change what may be changed of a tuned model, and say when."""
@@ -402,6 +419,10 @@ class State:
 
 def _marks(values: Sequence[object]) -> str:
     return ", ".join("?" * len(values))
+
+
+def _snapshot(row: sqlite3.Row) -> Snapshot:
+    return Snapshot(row["step"], row["epoch"], row["mean_loss"], row["compute_time"])
 
 
 def _tuned_model(row: sqlite3.Row) -> TunedModelRow:

@@ -1,7 +1,7 @@
 """Files that clients have sent, on disk: written beside their place, brought to the disk, and renamed.
 
-A file's id is its name on disk; the name that a client gave it is only ever shown. What a crash leaves is removed at the
-next start: a file without a row was never answered for, and a row without a file cannot be, since a file is renamed
+A file's id is its name on disk; the name that a client gave it is only ever shown. What a crash leaves is removed at
+the next start: a file without a row was never answered for, and a row without a file cannot be, since a file is renamed
 before its row is written and removed after it.
 """
 

@@ -1,0 +1,114 @@
+"""Events, checkpoints and results are worked out of a job's row, its curve and its epochs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from openai.types.fine_tuning import FineTuningJobEvent
+from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+
+from tests.service.openai.rows import CURVE, EPOCHS, KEY, row, running, steps
+from tests.service.openai.strict import parsed
+from tunerun.service.core.problems import Code
+from tunerun.service.core.records import EpochRow, ModelState, TunedModelRow
+from tunerun.service.openai import checkpoints, events
+from tunerun.service.openai.results import step_metrics
+
+
+def of(job: TunedModelRow, epochs: list[EpochRow] | None = None, size: int = 100) -> list[FineTuningJobEvent]:
+    """All events of a job, the oldest first."""
+    found = events.newest(job, EPOCHS if epochs is None else epochs, steps, events.AFTER_ALL, size)
+    return [parsed(FineTuningJobEvent, event.json(job)) for event in reversed(found)]
+
+
+def test_a_finished_jobs_events_are_in_openais_words() -> None:
+    """From creation to the end, with a step's losses as data and each epoch's checkpoint."""
+    found = of(row())
+    assert [event.message for event in found if event.type == "message"] == [
+        "Created fine-tuning job: ftjob-0123456789abcdef01234567",
+        "Validating training file: file-ua and validation file: file-ub",
+        "Files validated, moving job to queued state",
+        "Fine-tuning job started",
+        *(
+            f"Checkpoint created at step {step} with Snapshot ID: ft:tiny:tunerun:router:01234567:ckpt-step-{step}"
+            for step in (2, 4, 6)
+        ),
+        "New fine-tuned model created: ft:tiny:tunerun:router:01234567",
+        "The job has successfully completed",
+    ]
+    metrics = [event for event in found if event.type == "metrics"]
+    assert [re.match(r"Step (\d+)/6: training loss=", event.message)[1] for event in metrics] == list("123456")  # type: ignore[index]
+    assert metrics[0].data == {"step": 1, "total_steps": 6, "train_loss": 1.0}
+    assert metrics[1].data == {
+        "step": 2, "total_steps": 6, "train_loss": 0.5, "valid_loss": 0.5, "full_valid_loss": 0.5,
+    }  # fmt: skip
+    assert metrics[1].message == "Step 2/6: training loss=0.50, validation loss=0.50, full validation loss=0.50"
+    assert [event.created_at for event in found] == sorted(event.created_at for event in found)
+    assert len({event.id for event in found}) == len(found)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_pages_of_events_hold_each_once(size: int) -> None:
+    """The newest first, continued after the last id of a page."""
+    whole, found, place = [event.id for event in of(row())][::-1], [], events.AFTER_ALL
+    while page := events.newest(row(), EPOCHS, steps, place, size):
+        assert len(page) <= size
+        found += [event.json(row())["id"] for event in page]
+        place = events.read_id(row(), found[-1])  # type: ignore[assignment]
+        assert place is not None
+    assert found == whole
+
+
+def test_an_epochs_last_step_waits_for_its_loss() -> None:
+    """A step that was shown without its validation loss would never be read again."""
+    shown = of(running(), EPOCHS[:1])
+    assert [event.data["step"] for event in shown if event.type == "metrics"] == [1, 2, 3]  # type: ignore[index]
+    shown = of(running(keeps_epochs=False), [])
+    assert [event.data["step"] for event in shown if event.type == "metrics"] == [1, 2, 3, 4, 5, 6]  # type: ignore[index]
+
+
+def test_how_a_job_ended_is_the_last_event() -> None:
+    """A warning where it was cancelled, an error where it has failed; nothing while it runs."""
+    failed = row(state=ModelState.FAILED, error_code=13, error_message="diverged: the loss is NaN")
+    assert (of(failed)[-1].level, of(failed)[-1].message) == ("error", "The job failed: diverged: the loss is NaN")
+    cancelled = row(state=ModelState.FAILED, error_code=Code.CANCELLED.number, error_message="cancelled")
+    for job in (cancelled, running(is_cancelling=True)):
+        last = of(job)[-1]
+        assert (last.level, last.message) == ("warn", "Fine tuning process stopping due to job cancellation")
+    assert of(running())[-1].type == "message"  # a checkpoint
+    assert len(of(running(started_at=None), [], 3)) == 3
+
+
+def test_ids_of_other_jobs_are_no_places() -> None:
+    """Nor is any other text."""
+    identifier = of(row())[0].id
+    assert events.read_id(row(), identifier) is not None
+    assert events.read_id(row(key="f" * 64), identifier) is None
+    assert events.read_id(row(), "ftevent-x") is None
+
+
+def test_checkpoints_are_the_sdks_and_the_last_is_the_model() -> None:
+    """While the job runs, each has a name of its own."""
+    found = [parsed(FineTuningJobCheckpoint, checkpoints.checkpoint(row(), e, CURVE[e.step - 1])) for e in EPOCHS]
+    name = "ft:tiny:tunerun:router:01234567"
+    assert [one.fine_tuned_model_checkpoint for one in found] == [
+        f"{name}:ckpt-step-2", f"{name}:ckpt-step-4", name,
+    ]  # fmt: skip
+    assert [one.step_number for one in found] == [2, 4, 6]
+    assert (found[0].metrics.train_loss, found[0].metrics.full_valid_loss, found[0].metrics.step) == (0.5, 0.5, 2)
+    last = checkpoints.checkpoint(running(), replace(EPOCHS[2], validation_loss=None), None)
+    assert last["fine_tuned_model_checkpoint"] == f"{name}:ckpt-step-6"
+    assert last["metrics"] == {"step": 6}
+    assert last["fine_tuning_job_id"] == f"ftjob-{KEY[:24]}"
+
+
+def test_the_result_is_a_csv_of_openais_columns() -> None:
+    """A row for each step, numbers as they were measured, empty where nothing was."""
+    assert step_metrics(CURVE[:3], EPOCHS).decode().splitlines() == [
+        "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy",
+        "1,1.0,,,",
+        "2,0.5,,0.5,",
+        f"3,{1 / 3!r},,,",
+    ]

@@ -1,0 +1,71 @@
+"""A job on the wire, in each of its states, is the SDK's type."""
+
+from __future__ import annotations
+
+import pytest
+from openai.types.fine_tuning import FineTuningJob
+
+from tests.service.openai.rows import CREATED, row, running
+from tests.service.openai.strict import parsed
+from tunerun.service.core.problems import Code
+from tunerun.service.core.records import ModelState, TunedModelRow
+from tunerun.service.openai.jobs import Pace, job
+
+CANCELLED = {"state": ModelState.FAILED, "error_code": Code.CANCELLED.number, "error_message": "cancelled on request"}
+NAME = "ft:tiny:tunerun:router:01234567"
+
+
+@pytest.mark.parametrize(
+    ("of", "status"),
+    [
+        (running(started_at=None), "queued"),
+        (running(), "running"),
+        (row(), "succeeded"),
+        (row(state=ModelState.FAILED, error_code=13, error_message="diverged: NaN"), "failed"),
+        (row(**CANCELLED), "cancelled"),
+        (running(is_cancelling=True), "cancelled"),
+    ],
+)
+def test_a_job_is_the_sdks_type_in_every_state(of: TunedModelRow, status: str) -> None:
+    """What belongs to the end is there at the end, and null before."""
+    found = parsed(FineTuningJob, job(of))
+    assert found.status == status
+    assert (found.finished_at is None) == (status in ("queued", "running"))
+    assert found.fine_tuned_model == (NAME if status == "succeeded" else None)
+    assert len(found.result_files) == (status == "succeeded")
+    assert found.trained_tokens == (99 if status == "succeeded" else None)
+    assert (found.error is None) == (status != "failed")
+    assert found.hyperparameters.model_dump() == {
+        "batch_size": 4, "learning_rate_multiplier": 0.5, "n_epochs": 3,
+    }  # fmt: skip
+    assert (found.seed, found.metadata, found.training_file, found.validation_file) == (
+        7, {"team": "a"}, "file-ua", "file-ub",
+    )  # fmt: skip
+
+
+def test_a_failed_job_says_why() -> None:
+    """With one word for programs."""
+    codes = {Code.INTERNAL: "server_error", Code.RESOURCE_EXHAUSTED: "out_of_memory"}
+    for code, word in codes.items():
+        found = parsed(FineTuningJob, job(row(state=ModelState.FAILED, error_code=code.number, error_message="why")))
+        assert found.error is not None
+        assert (found.error.code, found.error.message, found.error.param) == (word, "why", None)
+
+
+def test_only_a_paused_job_is_shown_as_paused() -> None:
+    """The SDK's strict mode does not know the state, so no other job has it."""
+    assert job(running(is_paused=True))["status"] == "paused"
+
+
+def test_the_end_of_a_running_job_is_estimated_by_its_pace() -> None:
+    """Half of six steps in thirty seconds leave thirty more; nothing is said before the second step, or at the end."""
+    pace = Pace(steps=3, seconds=30.0, last=3, at=CREATED + 40)
+    assert job(running(), pace)["estimated_finish"] == round(CREATED + 70)
+    assert job(running(), Pace(0, 0, 1, CREATED))["estimated_finish"] is None
+    assert job(row(), pace)["estimated_finish"] is None
+
+
+def test_a_multiplier_that_was_not_asked_for_is_worked_out() -> None:
+    """The job shows by which number 0.001 was multiplied."""
+    found = job(row(learning_rate_multiplier=None, learning_rate=0.0002))
+    assert found["hyperparameters"]["learning_rate_multiplier"] == pytest.approx(0.2)

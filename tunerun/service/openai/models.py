@@ -1,0 +1,148 @@
+"""Models as the wire has them: the base models, and tuned models by each of their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tunerun.service.core.catalogue import OfferedModel
+from tunerun.service.core.credentials import Key
+from tunerun.service.core.library import Library
+from tunerun.service.core.problems import Code, Json, ServiceError
+from tunerun.service.core.records import ModelState, Role, TunedModelRow
+from tunerun.service.core.state import State
+from tunerun.service.openai import names
+from tunerun.service.openai.problems import no_such_model, wrong
+
+BASE_OWNER = "system"
+"""`owned_by` of base models, as OpenAI has it of its own."""
+
+BASE_CREATED = 0
+"""`created` of base models: when they were made is not known."""
+
+ALIAS = "tunedModels/"
+"""How a tuned model's other name begins, by which the Gemini wire has it."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a name means.
+
+    Attributes:
+        offered: the base model; None: of a tuned model whose base model is not offered now.
+        row: the tuned model; None: the base model itself is meant.
+        step: of the checkpoint; None: the tuned model itself is meant.
+    """
+
+    offered: OfferedModel | None
+    row: TunedModelRow | None = None
+    step: int | None = None
+
+
+class Models:
+    """What names mean, for those who may see it."""
+
+    def __init__(self, library: Library, state: State) -> None:
+        self.library = library
+        self._state = state
+
+    def find(self, caller: Key, name: str, role: Role = Role.READER) -> Named:
+        """What a name of a request means.
+
+        Args:
+            name: of a base model, `ft:...`, `ft:...:ckpt-step-N`, or `tunedModels/ID`.
+            role: of the caller, where it is a tuned model.
+
+        Raises:
+            ServiceError: there is no such model that the caller may see, or the role is missing.
+        """
+        parts = names.read_model_name(name)
+        if parts is not None:
+            row = self._of_code(caller, parts.code, role)
+            if row is None or names.model_name(row, parts.step) != name:
+                raise no_such_model(name)
+            if parts.step is not None and all(epoch.step != parts.step for epoch in self.library.epochs(row)):
+                raise no_such_model(name)
+            return Named(self.library.catalogue.find(row.base_model), row, parts.step)
+        if name.startswith(ALIAS):
+            row = _seen(lambda: self.library.get(caller, name.removeprefix(ALIAS), role), name)
+            return Named(self.library.catalogue.find(row.base_model), row)
+        offered = self.library.catalogue.offered.get(name)
+        if offered is None:
+            raise no_such_model(name)
+        return Named(offered)
+
+    def of_key(self, caller: Key, beginning: str, role: Role = Role.READER) -> TunedModelRow | None:
+        """The tuned model whose key begins so; None: there is none that the caller may see.
+
+        Raises:
+            ServiceError: the role is missing.
+        """
+        row = self._state.of_key(beginning)
+        try:
+            return None if row is None else self.library.get(caller, row.id, role)
+        except ServiceError as error:
+            if error.code is Code.NOT_FOUND:
+                return None
+            raise
+
+    def _of_code(self, caller: Key, code: str, role: Role) -> TunedModelRow | None:
+        for one in self.library.sweep_models.values():
+            if names.key_of(one.row).startswith(code):
+                return self.library.get(caller, one.row.id, role)
+        return self.of_key(caller, code, role)
+
+    def all(self, caller: Key) -> list[Json]:
+        """Every model that the caller can ask: base models, and then tuned models, the newest first."""
+        tuned = self.library.active(caller)
+        return [*map(base_model, self.library.catalogue.offered), *map(tuned_model, tuned)]
+
+    def get(self, caller: Key, name: str) -> Json:
+        """One of them, under the name that was asked for."""
+        found = self.find(caller, name)
+        if found.row is None:
+            return base_model(name)
+        if found.row.state is not ModelState.ACTIVE and found.step is None:
+            raise no_such_model(name)
+        return tuned_model(found.row) | {"id": name}
+
+    def delete(self, caller: Key, name: str) -> Json:
+        """Delete a tuned model, and with it the job that made it.
+
+        Raises:
+            ServiceError: it is a base model, a checkpoint, another user's, or there is none.
+        """
+        found = self.find(caller, name, Role.OWNER)
+        if found.row is None:
+            raise wrong("model", f"{name} is a base model, which is not deleted; only tuned models are")
+        if found.step is not None:
+            whole = names.model_name(found.row)
+            raise wrong("model", f"{name} is a checkpoint, which goes with its tuned model: delete {whole}")
+        self.library.delete(caller, found.row.id)
+        return {"id": name, "object": "model", "deleted": True}
+
+
+def base_model(name: str) -> Json:
+    """A base model as the wire has it."""
+    return {"id": name, "object": "model", "created": BASE_CREATED, "owned_by": BASE_OWNER}
+
+
+def tuned_model(row: TunedModelRow) -> Json:
+    """A tuned model as the wire has it."""
+    created = int(row.completed_at or row.created_at)
+    return {
+        "id": names.model_name(row),
+        "object": "model",
+        "created": created,
+        "owned_by": names.ORGANIZATION,
+    }
+
+
+def _seen(get: Callable[[], TunedModelRow], name: str) -> TunedModelRow:
+    """What a look-up finds; nothing found is said in the words of this wire."""
+    try:
+        return get()
+    except ServiceError as error:
+        if error.code is Code.NOT_FOUND:
+            raise no_such_model(name) from error
+        raise
