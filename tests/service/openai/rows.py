@@ -14,7 +14,7 @@ TOTAL, PER_EPOCH = 6, 2
 
 def row(**values: Any) -> TunedModelRow:
     """A row of a job of three epochs of two steps, that has succeeded unless its values say otherwise."""
-    return TunedModelRow(**{
+    own: dict[str, Any] = {
         "number": 1, "id": "router-1", "key": KEY, "folder": "router-1-0123", "display_name": "", "description": "",
         "base_model": "tiny", "source": None, "source_folder": None, "temperature": None, "top_p": None, "top_k": None,
         "reader_projects": (), "state": ModelState.ACTIVE, "created_at": CREATED, "updated_at": CREATED + 9,
@@ -23,7 +23,8 @@ def row(**values: Any) -> TunedModelRow:
         "is_cancelling": False, "can_answer": True, "error_code": None, "error_message": None, "seed": 7,
         "suffix": "router", "metadata": {"team": "a"}, "keeps_epochs": True, "trained_tokens": 99,
         "notes": {"training_file": "file-ua", "validation_file": "file-ub", "model": "tiny"},
-    } | values)  # fmt: skip
+    }  # fmt: skip
+    return TunedModelRow(**own | values)
 
 
 def running(**values: Any) -> TunedModelRow:

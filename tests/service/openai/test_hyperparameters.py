@@ -48,7 +48,9 @@ def test_numbers_are_taken_as_they_are() -> None:
         ((2**31 - 1, 1, None), "n_epochs"),
     ],
 )
-def test_what_cannot_be_trained_with_is_refused(values: tuple[float | None, ...], field: str) -> None:
+def test_what_cannot_be_trained_with_is_refused(
+    values: tuple[float | None, float | None, float | None], field: str
+) -> None:
     """The field is named by its path."""
     with pytest.raises(ServiceError, match=rf"^hyperparameters\.{field}: ") as refused:
         resolve(*values, 10, WHERE)
