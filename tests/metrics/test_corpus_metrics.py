@@ -106,14 +106,18 @@ def test_the_order_of_rows_does_not_matter(name: str, data: st.DataObject) -> No
     assert value(metric(name), shuffled) == pytest.approx(value(metric(name), pairs), abs=1e-9)
 
 
-@pytest.mark.parametrize("name", [n for n in names() if n != "answer_loss"])
+NOT_OF_TEXTS = ("answer_loss", "judge", "judge_preference")
+"""Metrics whose rows a model gives."""
+
+
+@pytest.mark.parametrize("name", [n for n in names() if n not in NOT_OF_TEXTS])
 def test_every_metric_keeps_the_contract(name: str) -> None:
     """Rows, values and resamples of each metric of this package are as the Protocol says."""
     options = {"pattern": "(a|red)"} if name == "regex" else {}
     check_metric(metric(name, **options), ["the cat sat", "red", "a mat", "1"], ["the cat", "red", "on a mat", ""])
 
 
-@pytest.mark.parametrize("name", [n for n in names() if n not in ("answer_loss", "regex", "mine")])
+@pytest.mark.parametrize("name", [n for n in names() if n not in (*NOT_OF_TEXTS, "regex", "mine")])
 def test_right_answers_have_the_best_value(name: str) -> None:
     """Answers that are the expected ones have all there is, in the metric's unit."""
     right = ['{"number": 1, "text": "the cat sat on the mat"}'] * 3

@@ -64,8 +64,10 @@ def test_every_metric_says_what_it_is() -> None:
     """Each metric has its own name, a sentence, a unit and a direction."""
     assert names()[0] == "exact_match"
     assert summaries()["numeric"].startswith("Whether the last number of the answer")
+    judge = {"base_url": "http://127.0.0.1:8000/v1", "model": "m", "rubric": "Is it right?"}
+    required = {"regex": {"pattern": "a"}, "judge": judge, "judge_preference": judge}
     for name in names():
-        options = {"pattern": "a"} if name == "regex" else {}
+        options = required.get(name, {})
         (metric,) = resolve({"metrics": [{"name": name, **options}]})
         assert metric.name == name
         assert len(summaries()[name]) > 20

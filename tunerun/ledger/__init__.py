@@ -1,8 +1,9 @@
 """The durable record of plans, jobs, snapshots and answers; its promises are listed in `ledger.py`."""
 
-from tunerun.ledger.answers import LOSSES, Answers, asked_by
+from tunerun.ledger.answers import LOSSES, Answers, asked_by, holds_texts
 from tunerun.ledger.ledger import FILE_NAME, Ledger
 from tunerun.ledger.migrations import SCHEMA_VERSION
+from tunerun.ledger.ratings import rated_by
 from tunerun.ledger.records import (
     BaselineRecord,
     JobRecord,
@@ -31,4 +32,6 @@ __all__ = [
     "TrialRecord",
     "TrialSettings",
     "asked_by",
+    "holds_texts",
+    "rated_by",
 ]

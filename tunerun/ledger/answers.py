@@ -13,6 +13,7 @@ from tunerun.database import DatabaseFile
 from tunerun.digest import digest
 from tunerun.job import GenerateOptions
 from tunerun.ledger.checksums import row_checksum
+from tunerun.ledger.ratings import RATED
 from tunerun.ledger.rows import RowReader, dump
 from tunerun.stored import read_stored
 
@@ -54,6 +55,11 @@ def asked_by(generation: GenerateOptions, choices: Sequence[str] = ()) -> str:
     return digest(
         {"max_output_tokens": generation.max_output_tokens, "temperature": float(generation.temperature)},
     )
+
+
+def holds_texts(asked: str) -> bool:
+    """Whether answers under this key are a model's own texts, and neither losses nor a judge's words about them."""
+    return asked != LOSSES and not asked.startswith(RATED)
 
 
 class AnswerTable:

@@ -50,6 +50,7 @@ from tunerun.ledger.checksums import row_checksum, snapshot_checksum, with_check
 from tunerun.ledger.marks import MarkTable
 from tunerun.ledger.migrations import FORMAT
 from tunerun.ledger.openings import OpeningTable
+from tunerun.ledger.ratings import RATED, RatingTable
 from tunerun.ledger.records import (
     BaselineRecord,
     JobRecord,
@@ -69,7 +70,7 @@ _LAST_JOB = "attempt = (SELECT max(attempt) FROM job AS other WHERE other.key = 
 _OF_SWEEP = "key IN (SELECT key FROM trial WHERE sweep = ?)"
 
 
-class Ledger(AnswerTable, MarkTable, OpeningTable, TransferTable):
+class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, TransferTable):
     """A connection to the ledger file; made with its folder if it is not there.
 
     Args:
@@ -366,14 +367,18 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, TransferTable):
         return curves
 
     def spending(self, sweep: str) -> Spending:
-        """What the jobs cost that a sweep's runner has submitted, those under way included; not refused ones."""
+        """What the jobs cost that a sweep's runner has submitted, those under way included; not refused ones.
+
+        The US dollars include those of the judgements that the sweep has asked for.
+        """
         row = self._file.row(
             "SELECT count(*), coalesce(sum(tokens), 0), coalesce(sum(usd), 0.0) FROM job WHERE sweep = ? "
             "AND (reference IS NOT NULL OR state = ?)",
             [sweep, JobState.SUBMITTING],
         )
         assert row is not None  # noqa: S101 - a count has always a row
-        return Spending(*row)
+        jobs, tokens, usd = row
+        return Spending(jobs, tokens, usd + self.judged_usd(sweep))
 
     # Cancelling
 
@@ -443,5 +448,6 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, TransferTable):
 def _answered_at(held_out: str) -> str:
     return (
         "(SELECT max(created_at) FROM answers WHERE subject = trial.key AND held_out = "
-        f"json_extract(trial.held_out, '$.{held_out}') AND asked IN (trial.asked, '{LOSSES}'))"
+        f"json_extract(trial.held_out, '$.{held_out}') AND (asked IN (trial.asked, '{LOSSES}') "
+        f"OR asked LIKE '{RATED}%'))"
     )

@@ -152,6 +152,15 @@ CREATE TABLE new_opening (
 INSERT INTO new_opening SELECT * FROM opening ORDER BY rowid;
 DROP TABLE opening;
 ALTER TABLE new_opening RENAME TO opening""",
+    # What judges said, and how far they agree with people.
+    """
+CREATE TABLE rating (
+    judge TEXT NOT NULL, item TEXT NOT NULL, score REAL, reason TEXT NOT NULL, usd REAL NOT NULL, sweep TEXT,
+    created_at REAL NOT NULL, checksum INTEGER, PRIMARY KEY (judge, item));
+CREATE INDEX rating_sweep ON rating (sweep);
+CREATE TABLE agreement (
+    judge TEXT NOT NULL, sample TEXT NOT NULL, document TEXT NOT NULL, checksum INTEGER,
+    PRIMARY KEY (judge, sample))""",
 )
 
 FORMAT = Format(

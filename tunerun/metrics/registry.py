@@ -36,6 +36,8 @@ _BUILT_IN = {
     "bleu": "Bleu",
     "rouge_l": "RougeL",
     "answer_loss": "AnswerLoss",
+    "judge": "Judge",
+    "judge_preference": "JudgePreference",
 }
 """The class of each; its module has its name, and is imported when it is asked for."""
 
@@ -147,13 +149,26 @@ def options_schema() -> dict[str, Any]:
     models = {name: cast("type[BaseModel]", _model(name)) for name in _BUILT_IN}
     documents: list[dict[str, Any]] = [{"type": "string", "enum": list(models)}]
     for name, model in models.items():
-        document = model.model_json_schema()
+        document = _inlined(model.model_json_schema())
         document["properties"] = {"name": {"const": name}, **document.get("properties", {})}
         document["required"] = ["name", *document.get("required", ())]
         documents.append(document)
     own = OwnOptions.model_json_schema()
     other = {"type": "object", "required": ["name"], "properties": {"name": {"not": {"enum": list(models)}}}}
     return {"anyOf": [*documents, own, {**other, "not": {"required": ["python"]}}, {"type": "string"}]}
+
+
+def _inlined(document: dict[str, Any]) -> dict[str, Any]:
+    """A JSON Schema without definitions of its own, which could not be found inside of another schema."""
+    known = document.pop("$defs", {})
+
+    def inlined(value: Any) -> Any:
+        if isinstance(value, dict):
+            name = str(value.get("$ref", "")).rpartition("/")[2]
+            return inlined(known[name]) if name in known else {key: inlined(each) for key, each in value.items()}
+        return [inlined(each) for each in value] if isinstance(value, list) else value
+
+    return cast("dict[str, Any]", inlined(document))
 
 
 def _parts(value: object) -> tuple[str, dict[str, Any]]:
@@ -189,7 +204,7 @@ def _validated(model: type[Any], options: Mapping[str, Any], is_stored: bool) ->
 
 def _detail(model: type[BaseModel], error: Any) -> InitErrorDetails:
     detail = InitErrorDetails(type=error["type"], loc=error["loc"], input=error["input"], ctx=error.get("ctx", {}))
-    if error["type"] == "extra_forbidden":
+    if error["type"] == "extra_forbidden" and len(error["loc"]) == 1:
         known, given = sorted(model.model_fields), str(error["loc"][-1])
         hint = _nearest(given, known) or (f"its options: {', '.join(known)}" if known else "it has no options")
         detail["type"] = PydanticCustomError("metric_option", "{text}", {"text": f"unknown option {given!r}; {hint}"})

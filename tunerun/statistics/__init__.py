@@ -3,6 +3,7 @@
 Every method is seeded, and was chosen by simulation at the sizes that held-out sets have here (24 to 1,000 rows).
 """
 
+from tunerun.statistics.agreement import Agreement, agreement
 from tunerun.statistics.family import FamilyTest, cluster_sums, few_rows_decide, max_t, max_t_of_swaps
 from tunerun.statistics.intervals import critical_value, score_interval, tango, wilson
 from tunerun.statistics.jackknife import pseudo_values
@@ -19,9 +20,11 @@ from tunerun.statistics.tied_set import tied_set_p
 from tunerun.statistics.winner import bias_corrected
 
 __all__ = [
+    "Agreement",
     "FamilyTest",
     "SeedVariance",
     "SettingsTest",
+    "agreement",
     "bias_corrected",
     "cluster_sums",
     "consistency",
