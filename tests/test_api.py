@@ -16,11 +16,11 @@ import tunerun
 from tests.comparison import verdicts
 from tests.experiments import planned
 from tests.test_runner import SWEEP, right_when_tuned, run_on
+from tunerun.backends.local import LocalSection
 from tunerun.errors import BackendError, NotFoundError, TemplateError
 from tunerun.job import BaseModelRef, GenerateOptions, TemplateText, TunedModel
 from tunerun.prediction import CallableModel, OpenModel
 from tunerun.runner import SweepResult
-from tunerun.schema import LocalBackend
 from tunerun.template import PromptTemplate
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 
@@ -121,7 +121,7 @@ def test_a_sweep_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) 
 def opened(service: ScriptedService) -> OpenModel:
     template = PromptTemplate(TemplateText("{{ number }}", "{{ next }}"))
     tuned = TunedModel("tunedModels/numbers-1", BaseModelRef("base", "base"), "tunedModels/numbers-1")
-    model = CallableModel(tuned, template, LocalBackend(kind="local"), GenerateOptions(), 0, None)
+    model = CallableModel(tuned, template, LocalSection(kind="local"), GenerateOptions(), 0, None)
     return OpenModel(model, GenerateOptions(), ScriptedBackend(service))
 
 

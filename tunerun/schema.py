@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, Self, Union
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
@@ -32,6 +32,7 @@ from tunerun.job import Scalar as Scalar
 SLUG = r"^[a-z][a-z0-9_-]*$"
 DATE = r"^\d{4}-\d{2}-\d{2}$"
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Section(BaseModel):
@@ -45,6 +46,11 @@ class Section(BaseModel):
         hide_input_in_errors=True,
         protected_namespaces=(),
     )
+
+    @classmethod
+    def members(cls) -> tuple[type[Section], ...]:
+        """The sections that a field of this type may hold."""
+        return (cls,)
 
 
 class HeldOut(Section):
@@ -283,62 +289,28 @@ class Sweep(Section):
     )
 
 
-class LocalBackend(Section):
-    """The embedded engine, on this machine."""
+class Backend(Section):
+    """Where jobs run. Each kind has a section of its own in its module; `tunerun.backends.registry` lists them."""
 
-    kind: Literal["local"] = Field(description="local")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu.")
-    threads: int | None = Field(
-        None,
-        ge=1,
-        description="CPU threads; null: as many as torch takes by itself.",
-        json_schema_extra={"unit": "CPU threads"},
-    )
+    model_config = ConfigDict(defer_build=True)
 
+    kind: str
 
-GOOGLE = "https://generativelanguage.googleapis.com"
-
-
-class GeminiBackend(Section):
-    """A service that speaks the Gemini API's tuning methods, such as `tunerun serve`; Google's own no longer tunes."""
-
-    kind: Literal["gemini"] = Field(description="gemini")
-    base_url: str = Field(
-        GOOGLE,
-        description="Address of the service; https, or http to this machine; Google's own tunes nothing any more.",
-    )
-    api_key_env: str = Field(
-        "GEMINI_API_KEY",
-        pattern=VARIABLE,
-        description="Variable that holds the API key.",
-    )
-    oauth: bool = Field(False, description="Google's application default credentials instead of an API key.")
-    connect_timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for a connection.")
-    read_timeout_s: float = Field(60.0, gt=0, description="Seconds to wait for each part of an answer.")
-    max_in_flight: int = Field(
-        10,
-        ge=1,
-        description="Jobs and prompts that the service is given at once.",
-        json_schema_extra={"unit": "jobs or prompts"},
-    )
-    poll_interval_s: float = Field(5.0, ge=0, description="Seconds between two looks at the running jobs.")
-
-    @field_validator("base_url")
     @classmethod
-    def _address(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must be an address such as http://127.0.0.1:8000 or https://example.org")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("must hold no user, password or query; the API key goes by backend.api_key_env")
-        if parts.scheme == "http" and parts.hostname not in LOOPBACK:
-            raise ValueError("must be https, for an API key is sent there; http is for this machine alone")
-        return value.rstrip("/")
+    def members(cls) -> tuple[type[Section], ...]:
+        """The sections of all kinds; of one kind, itself."""
+        if cls is not Backend:
+            return (cls,)
+        from tunerun.backends.registry import sections
 
+        return sections()
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-Backend = Annotated[LocalBackend | GeminiBackend, Field(discriminator="kind")]
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
+        """A field of this type holds the section of any kind: the union of all, told apart by `kind`."""
+        if cls is not Backend:
+            return handler(source)
+        return handler.generate_schema(Annotated[Union[cls.members()], Field(discriminator="kind")])  # noqa: UP007
 
 
 class Generation(Section):
@@ -556,6 +528,8 @@ Slug = Annotated[str, Field(min_length=1, max_length=60, pattern=SLUG)]
 class TrialConfig(Section):
     """Everything that one trial needs: the config of one point of the sweep."""
 
+    model_config = ConfigDict(defer_build=True)  # until the backends' sections can be imported
+
     name: Slug = Field(description="A slug: names the MLflow experiment and the tuned models.")
     seed: int = Field(
         0,
@@ -582,6 +556,8 @@ class Point(Section):
     `environment` holds, by dotted key, the interpolation of each text that came from an environment variable: what is
     stored of the config has these in the place of the values.
     """
+
+    model_config = ConfigDict(defer_build=True)
 
     overrides: dict[str, Scalar]
     config: TrialConfig

@@ -9,7 +9,7 @@ import pytest
 import stamina
 
 from tests.engine.tiny_model import HELD_OUT, request_of
-from tunerun.backends.gemini import GeminiBackend
+from tunerun.backends.gemini import GeminiBackend, GeminiSection
 from tunerun.errors import AccessError, AmbiguousError, BackendError, InputError, UnavailableError
 from tunerun.job import (
     BaseModelRef,
@@ -20,7 +20,6 @@ from tunerun.job import (
     TuningHyperparameters,
     TuningRequest,
 )
-from tunerun.schema import GeminiBackend as Section
 from tunerun.testing.backend_contract import BackendContract
 from tunerun.testing.gemini_service import Fault, GeminiService, Request, Script
 
@@ -37,7 +36,7 @@ class GeminiPlace:
         self.service = service
 
     def open(self, read_timeout_s: float = 10.0) -> GeminiBackend:
-        return GeminiBackend(Section(kind="gemini", base_url=self.service.address, read_timeout_s=read_timeout_s))
+        return GeminiBackend(GeminiSection(kind="gemini", base_url=self.service.address, read_timeout_s=read_timeout_s))
 
     def request(self, digit: str) -> TuningRequest:
         return request_of(MODEL, key=digit, validation=HELD_OUT)
@@ -269,7 +268,7 @@ def test_generation_that_is_refused_names_the_model(place: GeminiPlace, backend:
 
 def test_a_plan_for_google_says_that_it_tunes_nothing() -> None:
     """Its own address is warned of, with the date of that knowledge; another one is not."""
-    (warning,) = GeminiBackend(Section(kind="gemini")).capabilities().warnings
+    (warning,) = GeminiBackend(GeminiSection(kind="gemini")).capabilities().warnings
     assert "no model that can be tuned since May 2025" in warning
     assert "read 2026-04-29" in warning
-    assert GeminiBackend(Section(kind="gemini", base_url="http://127.0.0.1:1")).capabilities().warnings == ()
+    assert GeminiBackend(GeminiSection(kind="gemini", base_url="http://127.0.0.1:1")).capabilities().warnings == ()

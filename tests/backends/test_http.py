@@ -11,7 +11,7 @@ import stamina
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunerun.backends.http import MAX_RETRY_WAIT_S, ApiKey, JsonService, _unanswered, _wait_before_retry, refusal
+from tunerun.backends.http import MAX_RETRY_WAIT_S, ApiKey, JsonService, _unanswered, _wait_before_retry, google_refusal
 from tunerun.errors import AccessError, AmbiguousError, BackendError, StatusError, UnavailableError
 from tunerun.testing.gemini_service import Fault, GeminiService, Script
 
@@ -63,7 +63,7 @@ def test_every_status_says_who_must_act(
 ) -> None:
     """By status, by what the service says of its quota, and by whether the call may be made again."""
     envelope = f'{{"error": {{"message": "why", "details": {str(list(details)).replace(chr(39), chr(34))}}}}}'
-    found = refusal(status, {}, envelope.encode(), is_repeatable=repeatable)
+    found = google_refusal(status, {}, envelope.encode(), is_repeatable=repeatable)
     assert type(found) is error
     assert f"the service answered {status}" in str(found)
 
@@ -71,7 +71,7 @@ def test_every_status_says_who_must_act(
 @given(st.integers(300, 599), st.binary(max_size=60), st.booleans())
 def test_whatever_a_service_answers_is_one_of_our_errors(status: int, content: bytes, repeatable: bool) -> None:
     """No body, however broken, escapes the translation."""
-    assert isinstance(refusal(status, {}, content, is_repeatable=repeatable), BackendError)
+    assert isinstance(google_refusal(status, {}, content, is_repeatable=repeatable), BackendError)
 
 
 def test_every_error_of_httpx_is_translated() -> None:
@@ -169,7 +169,7 @@ def test_an_error_in_another_shape_is_translated_all_the_same(error: object) -> 
     """Whatever stands where Google's envelope has a message and a list of details."""
     violations = {"details": [{"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": error}]}
     for content in ({"error": error}, {"error": violations}):
-        found = refusal(400, {}, json.dumps(content).encode(), is_repeatable=False)
+        found = google_refusal(400, {}, json.dumps(content).encode(), is_repeatable=False)
         assert type(found) is StatusError
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from tests.ledger.old_projects import MODELS, OVERRIDES, SWEEPS, WRITTEN, kept, write_ledger, write_project
 from tunerun.backends import stored_section
+from tunerun.backends.gemini import GeminiSection
+from tunerun.backends.local import LocalSection
 from tunerun.cli import app
 from tunerun.comparison.known import Rows, Scores
 from tunerun.compose import load
@@ -23,7 +25,6 @@ from tunerun.metrics import resolve
 from tunerun.planning import plan
 from tunerun.runner import run
 from tunerun.runner.selection import sweep_of
-from tunerun.schema import GeminiBackend, LocalBackend
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 
 SWEEP, MODEL = SWEEPS[2][1], MODELS[2]
@@ -216,11 +217,11 @@ def test_a_state_of_a_later_version_is_read_as_stopped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stored", "read"),
     [
-        ({"kind": "local", "nodes": 4}, LocalBackend(kind="local")),
-        ({"kind": "local", "device": "quantum", "threads": 2}, LocalBackend(kind="local", threads=2)),
+        ({"kind": "local", "nodes": 4}, LocalSection(kind="local")),
+        ({"kind": "local", "device": "quantum", "threads": 2}, LocalSection(kind="local", threads=2)),
         (
             {"kind": "gemini", "base_url": "http://127.0.0.1:9", "region": {"name": "x"}},
-            GeminiBackend(kind="gemini", base_url="http://127.0.0.1:9"),
+            GeminiSection(kind="gemini", base_url="http://127.0.0.1:9"),
         ),
     ],
 )

@@ -12,12 +12,11 @@ import pytest
 import tunerun
 from tests.engine.tiny_model import EXAMPLES, HELD_OUT, request_of
 from tests.service.client import Client
-from tunerun.backends.gemini import GeminiBackend
+from tunerun.backends.gemini import GeminiBackend, GeminiSection
 from tunerun.errors import AccessError, StatusError
 from tunerun.job import BaseModelRef, TuningRequest
 from tunerun.ledger import Ledger
 from tunerun.runner import SweepResult
-from tunerun.schema import GeminiBackend as Section
 from tunerun.service.app import Settings
 from tunerun.testing.backend_contract import BackendContract
 from tunerun.testing.running_service import RunningService
@@ -34,7 +33,7 @@ class ServedPlace:
         self._running = running
 
     def open(self) -> GeminiBackend:
-        return GeminiBackend(Section(kind="gemini", base_url=self._running.address, max_in_flight=4))
+        return GeminiBackend(GeminiSection(kind="gemini", base_url=self._running.address, max_in_flight=4))
 
     def request(self, digit: str) -> TuningRequest:
         return request_of(MODEL, key=digit, validation=HELD_OUT)

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from tests.engine.tiny_model import request_of
-from tunerun.backends.gemini import SCOPE, GeminiBackend
+from tunerun.backends.gemini import SCOPE, GeminiBackend, GeminiSection
 from tunerun.errors import AccessError
 from tunerun.job import BaseModelRef, GenerateOptions, JobState
-from tunerun.schema import GeminiBackend as Section
 from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_for_end
 
@@ -83,7 +82,7 @@ def credentials(tokens: TokenServer, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_token_opens_the_service(running: RunningService, tokens: TokenServer, credentials: Path) -> None:
     """It is fetched once, sent as a bearer token, and does all that a key does; no variable with a key is read."""
-    with GeminiBackend(Section(kind="gemini", base_url=running.address, oauth=True)) as backend:
+    with GeminiBackend(GeminiSection(kind="gemini", base_url=running.address, oauth=True)) as backend:
         backend.prepare([MODEL])
         ref = backend.submit(request_of(MODEL, key="d"))
         assert wait_for_end(backend, ref).state is JobState.SUCCEEDED
@@ -98,7 +97,7 @@ def test_a_token_without_the_scope_says_how_to_get_one(
     """The command is the guide's, with the scope."""
     key = running.service.keys.add("me@x.example", [])
     tokens.token = key.secret
-    section = Section(kind="gemini", base_url=running.address, oauth=True)
+    section = GeminiSection(kind="gemini", base_url=running.address, oauth=True)
     with GeminiBackend(section) as backend, pytest.raises(AccessError, match="gcloud auth") as caught:
         backend.submit(request_of(MODEL, key="e"))
     assert SCOPE in str(caught.value)
@@ -109,6 +108,6 @@ def test_a_token_without_the_scope_says_how_to_get_one(
 def test_missing_credentials_are_an_access_error(running: RunningService, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the command that makes them."""
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere.json")
-    section = Section(kind="gemini", base_url=running.address, oauth=True)
+    section = GeminiSection(kind="gemini", base_url=running.address, oauth=True)
     with GeminiBackend(section) as backend, pytest.raises(AccessError, match="gcloud auth application-default login"):
         backend.prepare([MODEL])

@@ -10,9 +10,8 @@ import pytest
 
 from tests.engine.tiny_model import request_of
 from tests.service.client import Client, body, prompt
-from tunerun.backends.gemini import GeminiBackend
+from tunerun.backends.gemini import GeminiBackend, GeminiSection
 from tunerun.job import BaseModelRef, GenerateOptions, TuningHyperparameters
-from tunerun.schema import GeminiBackend as Section
 from tunerun.service.core.called import UNPREDICTABLE
 from tunerun.testing.gemini_service import GeminiService
 from tunerun.testing.running_service import RunningService
@@ -129,7 +128,7 @@ def test_every_request_of_the_backend_is_the_official_type(
     monkeypatch.setenv("GEMINI_API_KEY", "planted-key")
     model = BaseModelRef(name="smollm2-135m", source="models/smollm2-135m")
     with GeminiService() as service:
-        section = Section(kind="gemini", base_url=service.address)
+        section = GeminiSection(kind="gemini", base_url=service.address)
         with GeminiBackend(section) as backend:
             backend.prepare([model])
             service.script.steps_per_look = 0

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tunerun.backends.local import LocalSection
 from tunerun.digest import digest
 from tunerun.job import (
     BaseModelRef,
@@ -25,7 +26,7 @@ from tunerun.job import (
     TuningRequest,
 )
 from tunerun.ledger import BaselineRecord, Ledger, SweepRecord, TrialRecord, asked_by
-from tunerun.schema import Dataset, Hyperparameters, LocalBackend, Model, TrialConfig
+from tunerun.schema import Dataset, Hyperparameters, Model, TrialConfig
 
 MODEL = BaseModelRef(name="smollm2-135m", source="HuggingFaceTB/SmolLM2-135M-Instruct")
 TRAINING = tuple(Example(str(n), str(n + 1)) for n in range(15))
@@ -132,7 +133,7 @@ def trial_config(overrides: Mapping[str, Any], name: str = "next-number", **sect
         dataset=Dataset(path="data/next_number.json"),
         model=Model(name=MODEL.name, source=MODEL.source),
         hyperparameters=Hyperparameters(**hyperparameters),
-        backend=LocalBackend(kind="local"),
+        backend=LocalSection(kind="local"),
         **sections,
     )
 

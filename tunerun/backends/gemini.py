@@ -14,11 +14,13 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import Field
 
 from tunerun import schema
 from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
-from tunerun.backends.http import ApiKey, Json, JsonService, OAuth
+from tunerun.backends.http import ApiKey, Json, JsonService, OAuth, ServiceAddress
 from tunerun.errors import BackendError, BaseModelError, InputError, StatusError, UnavailableError
 from tunerun.interpolation import resolved
 from tunerun.job import (
@@ -36,6 +38,8 @@ from tunerun.job import (
 )
 
 KIND = "gemini"
+IS_HOSTED = True
+GOOGLE = "https://generativelanguage.googleapis.com"
 SCOPE = "https://www.googleapis.com/auth/generative-language.tuning"
 
 NO_TUNING = (
@@ -62,7 +66,35 @@ _VALIDATION_DATA = re.compile(r"validation_?data", re.IGNORECASE)
 _LOST = Failure(FailureKind.LOST, "the service does not know the tuned model: it was deleted, or was never created")
 
 
-def capabilities(section: schema.GeminiBackend) -> Capabilities:
+class GeminiSection(schema.Backend):
+    """A service that speaks the Gemini API's tuning methods, such as `tunerun serve`; Google's own no longer tunes."""
+
+    kind: Literal["gemini"] = Field(description="gemini")
+    base_url: ServiceAddress = Field(
+        GOOGLE,
+        description="Address of the service; https, or http to this machine; Google's own tunes nothing any more.",
+    )
+    api_key_env: str = Field(
+        "GEMINI_API_KEY",
+        pattern=schema.VARIABLE,
+        description="Variable that holds the API key.",
+    )
+    oauth: bool = Field(False, description="Google's application default credentials instead of an API key.")
+    connect_timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for a connection.")
+    read_timeout_s: float = Field(60.0, gt=0, description="Seconds to wait for each part of an answer.")
+    max_in_flight: int = Field(
+        10,
+        ge=1,
+        description="Jobs and prompts that the service is given at once.",
+        json_schema_extra={"unit": "jobs or prompts"},
+    )
+    poll_interval_s: float = Field(5.0, ge=0, description="Seconds between two looks at the running jobs.")
+
+
+SECTION = GeminiSection
+
+
+def capabilities(section: GeminiSection) -> Capabilities:
     """What a service at the section's address can do, by the limits of the tuning guide."""
     return Capabilities(
         kind=KIND,
@@ -72,18 +104,18 @@ def capabilities(section: schema.GeminiBackend) -> Capabilities:
         source="the Gemini API's model tuning guide (as last served, 2025-04-28)",
         max_in_flight=section.max_in_flight,
         survives_runner=True,
-        is_hosted=True,
+        is_hosted=IS_HOSTED,
         has_prices=True,
         trains_exact_prefixes=False,  # the API promises no seed and no order
         precision="",
         poll_interval_s=section.poll_interval_s,
         max_training_bytes=4 * 2**20,
         not_taken=("hyperparameters.adapter_rank", "hyperparameters.adapter_alpha"),
-        warnings=(NO_TUNING,) if section.base_url == schema.GOOGLE else (),
+        warnings=(NO_TUNING,) if section.base_url == GOOGLE else (),
     )
 
 
-def open_backend(section: schema.GeminiBackend, _runs: Path, _cache: Path) -> Backend:
+def open_backend(section: GeminiSection, _runs: Path, _cache: Path) -> Backend:
     """Make the backend; nothing is sent yet."""
     return GeminiBackend(section)
 
@@ -95,7 +127,7 @@ class GeminiBackend:
         section: of the config.
     """
 
-    def __init__(self, section: schema.GeminiBackend) -> None:
+    def __init__(self, section: GeminiSection) -> None:
         self._section = section
         credentials = OAuth(SCOPE) if section.oauth else ApiKey(section.api_key_env, "x-goog-api-key")
         self._service = JsonService(section.base_url, credentials, section.connect_timeout_s, section.read_timeout_s)
@@ -445,4 +477,4 @@ def _text(answer: Json) -> str:
 
 
 if TYPE_CHECKING:
-    _conforms: Backend = GeminiBackend(schema.GeminiBackend(kind="gemini"))
+    _conforms: Backend = GeminiBackend(GeminiSection(kind="gemini"))

@@ -15,7 +15,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
+
+from pydantic import Field
 
 from tunerun import errors, schema
 from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
@@ -42,6 +44,23 @@ from tunerun.job import (
 )
 
 KIND = "local"
+IS_HOSTED = False
+
+
+class LocalSection(schema.Backend):
+    """The embedded engine, on this machine."""
+
+    kind: Literal["local"] = Field(description="local")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu.")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="CPU threads; null: as many as torch takes by itself.",
+        json_schema_extra={"unit": "CPU threads"},
+    )
+
+
+SECTION = LocalSection
 
 _TUNED_MODEL_ID = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")  # as the Gemini API's tunedModelId
 
@@ -53,7 +72,7 @@ _CAPABILITIES = Capabilities(
     source="none: the base model's context length limits an example",
     max_in_flight=1,
     survives_runner=False,
-    is_hosted=False,
+    is_hosted=IS_HOSTED,
     has_prices=False,
     trains_exact_prefixes=True,  # at a constant learning rate, on the same device and threads
     precision="float32",
@@ -62,12 +81,12 @@ _CAPABILITIES = Capabilities(
 )
 
 
-def capabilities(_section: schema.LocalBackend) -> Capabilities:
+def capabilities(_section: LocalSection) -> Capabilities:
     """What the embedded engine can do, whatever its section says."""
     return _CAPABILITIES
 
 
-def open_backend(section: schema.LocalBackend, runs: Path, cache: Path) -> Backend:
+def open_backend(section: LocalSection, runs: Path, cache: Path) -> Backend:
     """Make the backend; its engine starts with the first thing to do."""
     return LocalBackend(runs=runs, cache=cache, device=section.device, threads=section.threads)
 

@@ -1,13 +1,14 @@
 """The kinds of backend, each a module of its own.
 
-A new kind is a module with `capabilities(section)` and `open_backend(section, runs, cache)`, its config section in
-`tunerun.schema`, and a line here. Code outside this package asks `Capabilities`; it never compares a kind with a name.
+A new kind is a module with what `BackendModule` asks for, `conf/backend/KIND.yaml`, and a line here. Code outside this
+package asks `Capabilities`; it never compares a kind with a name.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -19,14 +20,19 @@ from tunerun.errors import ConfigError
 from tunerun.interpolation import resolved_section
 
 _MODULES = {"local": "tunerun.backends.local", "gemini": "tunerun.backends.gemini"}
-"""Imported when first used, so that a command pays for the backend that it uses."""
-
-
-_SECTION: TypeAdapter[schema.Backend] = TypeAdapter(schema.Backend)
+"""Imported when a config is first checked; what is expensive is imported by the function that needs it."""
 
 
 class BackendModule(Protocol):
-    """What a kind's module offers; `section` is that kind's own config section."""
+    """What a kind's module offers."""
+
+    @property
+    def SECTION(self) -> type[schema.Backend]:  # noqa: N802 - a constant of a module
+        """Its config section, whose field `kind` has the kind as its only choice."""
+
+    @property
+    def IS_HOSTED(self) -> bool:  # noqa: N802
+        """The same as `Capabilities.is_hosted`, which does not depend on the section."""
 
     def capabilities(self, section: Any) -> Capabilities:
         """See `capabilities_of`."""
@@ -37,9 +43,19 @@ class BackendModule(Protocol):
         ...
 
 
+def sections() -> tuple[type[schema.Backend], ...]:
+    """The config section of every kind."""
+    return tuple(_module(kind).SECTION for kind in _MODULES)
+
+
+def is_hosted(kind: str) -> bool:
+    """Whether a kind that a record names trains at a service; also where this version does not have the kind."""
+    return kind not in _MODULES or _module(kind).IS_HOSTED
+
+
 def capabilities_of(section: schema.Backend) -> Capabilities:
     """What the backend of a config section can do; opens and sends nothing."""
-    return _module(section).capabilities(section)
+    return _module(section.kind).capabilities(section)
 
 
 def open_backend(section: schema.Backend, runs: Path, cache: Path) -> Backend:
@@ -49,7 +65,7 @@ def open_backend(section: schema.Backend, runs: Path, cache: Path) -> Backend:
         runs: where tuned models are kept that live on this machine.
         cache: where converted base models are kept.
     """
-    return _module(section).open_backend(section, runs, cache)
+    return _module(section.kind).open_backend(section, runs, cache)
 
 
 def stored_section(values: Mapping[str, Any]) -> schema.Backend:
@@ -63,7 +79,7 @@ def stored_section(values: Mapping[str, Any]) -> schema.Backend:
     values = resolved_section(values, "backend")
     while True:
         try:
-            return _SECTION.validate_python(dict(values))
+            return _section().validate_python(dict(values))
         except ValidationError as error:
             # A location is (kind, key); that of the kind itself is empty.
             wrong = {each["loc"][1] for each in error.errors(include_input=False) if len(each["loc"]) > 1}
@@ -75,8 +91,13 @@ def stored_section(values: Mapping[str, Any]) -> schema.Backend:
             values = {key: value for key, value in values.items() if key not in wrong}
 
 
-def _module(section: schema.Backend) -> BackendModule:
-    return cast(BackendModule, importlib.import_module(_MODULES[section.kind]))
+@cache
+def _section() -> TypeAdapter[schema.Backend]:
+    return TypeAdapter(schema.Backend)
+
+
+def _module(kind: str) -> BackendModule:
+    return cast(BackendModule, importlib.import_module(_MODULES[kind]))
 
 
 if TYPE_CHECKING:

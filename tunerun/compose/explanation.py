@@ -17,7 +17,7 @@ from tunerun.compose.loader import Loader
 from tunerun.compose.validation import fields_at, nearest
 from tunerun.errors import ConfigError
 from tunerun.redaction import redact
-from tunerun.schema import WORKED_OUT, Choices, Experiment
+from tunerun.schema import WORKED_OUT, Choices, Experiment, Section
 
 _UNITS = {"_s": "seconds", "_tokens": "tokens", "_usd": "US dollars", "_hours": "hours"}
 """Units by the end of a name; all others are written beside the field."""
@@ -105,8 +105,8 @@ def fields_of(location: Sequence[str]) -> Iterator[KeyField]:
 
 def models_in(annotation: Any) -> Iterator[tuple[type[BaseModel], str | None]]:
     """The models that a field may hold, each with the `kind` by which a union tells it from others."""
-    parts = _parts(annotation)
-    models = [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
+    parts = [part for part in _parts(annotation) if isinstance(part, type) and issubclass(part, Section)]
+    models = [member for part in parts for member in part.members()]
     for model in models:
         kinds = typing.get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
         yield model, str(kinds[0]) if len(models) > 1 and kinds else None

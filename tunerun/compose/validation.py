@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from tunerun.schema import DATE, SLUG, VARIABLE
+from tunerun.schema import DATE, SLUG, VARIABLE, Section
 
 Location = tuple[str | int, ...]
 SectionType = TypeVar("SectionType", bound=BaseModel)
@@ -142,14 +142,11 @@ def _tag(model: type[BaseModel]) -> object:
     return values[0] if len(values) == 1 else None
 
 
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def _models_in(annotation: Any) -> list[type[Section]]:
     is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     parts = typing.get_args(annotation) if is_union else (annotation,)
-    return [part for part in parts if _is_model(part)]
+    sections = [part for part in parts if isinstance(part, type) and issubclass(part, Section)]
+    return [member for section in sections for member in section.members()]
 
 
 def lines(problems: Sequence[tuple[Location, str]], origin: Callable[[Location], object]) -> list[str]:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tunerun import __version__
+from tunerun.backends.registry import is_hosted
 from tunerun.comparison import labels
 from tunerun.comparison.numbers import counted
 from tunerun.comparison.results import Outcome
@@ -28,7 +29,7 @@ def base_model(material: Material) -> Topic:
     named = dict(material.document.get("models", {}))
     names = list(dict.fromkeys(named.values())) or material.config_values("model", "name")
     local = "; its content is part of every trial's key. What is trained is a LoRA adapter"
-    summary = f"Base model: {words(names) or NOT_RECORDED}{local if _kinds(material) == {'local'} else ''}."
+    summary = f"Base model: {words(names) or NOT_RECORDED}{local if _is_trained_here(material) else ''}."
     identities = [f"{name}: {identity}" for identity, name in named.items()]
     blocks: list[Block] = [Paragraph(f"{summary} {_optimiser(material)}")]
     known = material.facts.base_models
@@ -75,9 +76,14 @@ def _kinds(material: Material) -> set[str]:
     return {str(trial.settings.backend.get("kind", NOT_RECORDED)) for trial in material.trials}
 
 
+def _is_trained_here(material: Material) -> bool:
+    """Whether the embedded engine trained every trial."""
+    return not any(is_hosted(kind) for kind in _kinds(material))
+
+
 def _optimiser(material: Material) -> str:
     kinds = _kinds(material)
-    if kinds == {"local"} and material.document.get("version") == __version__:
+    if _is_trained_here(material) and material.document.get("version") == __version__:
         return _LOCAL_ENGINE
     return f"Optimiser: {NOT_RECORDED}; it is that of the backend ({words(sorted(kinds))})."
 
