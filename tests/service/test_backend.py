@@ -131,7 +131,7 @@ def test_an_id_of_another_owner_is_refused(
         backend.submit(request)
         key = running.service.keys.add("other@localhost", running.key.scopes)
         monkeypatch.setenv("GEMINI_API_KEY", key.secret)
-        with pytest.raises(StatusError, match=r"409 ALREADY_EXISTS: .* exists already; choose another tunedModelId"):
+        with pytest.raises(StatusError, match=r"409 ALREADY_EXISTS: .* exists already; choose another id"):
             backend.submit(request)
         running.service.keys.revoke(key.id)
     client.good("DELETE", f"/tunedModels/{request.tuned_model_id}")

@@ -1,53 +1,26 @@
 """What may be done with tuned models, and by whom.
 
-Decided here, because the API's documents do not say: a tuned model of a tuned model continues that one's adapter; a
+Decided here, because the documents of neither wire say: a tuned model of a tuned model continues that one's adapter; a
 writer may cancel; a list leaves out what everyone may read; there are no groups.
 """
 
 from __future__ import annotations
 
-import re
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from pydantic.alias_generators import to_camel
-
-from tunerun.digest import digest
 from tunerun.errors import ConfigError
 from tunerun.job import Example, Snapshot
 from tunerun.service.core.catalogue import Catalogue, OfferedModel
 from tunerun.service.core.credentials import Key
+from tunerun.service.core.new_model import NewModel, check, row_of
 from tunerun.service.core.problems import Code, ServiceError, invalid, not_found
 from tunerun.service.core.records import EpochRow, Grantee, Listing, ModelState, PermissionRow, Role, TunedModelRow
 from tunerun.service.core.state import State
 from tunerun.service.core.sweep_models import SweepModel
 from tunerun.service.core.tuner import Tuner
-from tunerun.service.gemini import wire
-from tunerun.service.gemini.tuning_request import check_lengths, check_shown, examples_of, held_out_of, named, row_of
-
-PAGE, MAX_PAGE = 10, 1000
-MAX_FILTER_WORDS = 20
-
-_FILTERS = {
-    "owner:me": (Role.OWNER, False),
-    "writers:me": (Role.WRITER, False),
-    "readers:me": (Role.READER, False),
-    "readers:everyone": (Role.READER, True),
-}
-_WORDS = re.compile(r'"[^"]*"|\S+')
-_FIELD = re.compile(r"-?[A-Za-z_][\w.]*(:|=|!=|<|>)[^\s]")
-"""A restriction as AIP-160 writes one: a field, an operator and a value."""
-
-_CHANGEABLE = ("display_name", "description", "temperature", "top_p", "top_k", "reader_project_numbers")
-
-
-@dataclass(frozen=True)
-class Page:
-    """A part of a list, and the token of what follows; empty: nothing does."""
-
-    models: Sequence[TunedModelRow]
-    next_token: str
 
 
 class Library:
@@ -110,85 +83,52 @@ class Library:
 
     # Tuned models
 
-    def create(self, caller: Key, identifier: str, asked: wire.TunedModel) -> TunedModelRow:
+    def create(self, caller: Key, new: NewModel) -> TunedModelRow:
         """Take a tuning job, and give the tuned model its name.
 
         Raises:
             ServiceError: something of it is wrong, or the id is taken.
         """
-        task = asked.tuning_task or wire.TuningTask()
-        examples, held_out = examples_of(task), held_out_of(task)
-        base, source = self._base(caller, asked)
-        check_lengths(examples, held_out, base)
-        row = row_of(asked, task.hyperparameters or wire.Hyperparameters(), len(examples), base.name, source)
-        row = named(row, identifier, asked.display_name or "", is_given=bool(identifier))
+        base, source = self._start(caller, new)
+        check(new, base)
+        row = row_of(new, base, source)
         owner = PermissionRow(row.id, secrets.token_hex(8), Grantee.USER, caller.owner, Role.OWNER)
-        created = None if row.id in self.sweep_models else self._state.create(row, examples, owner, held_out)
+        created = None if row.id in self.sweep_models else self._state.create(row, new.training, owner, new.validation)
         if created is None:
             raise ServiceError(
-                Code.ALREADY_EXISTS, f"tunedModels/{row.id} exists already; choose another tunedModelId, or delete it"
+                Code.ALREADY_EXISTS, f"tunedModels/{row.id} exists already; choose another id, or delete it"
             )
         self._tuner.look()
         return created
 
-    def _base(self, caller: Key, asked: wire.TunedModel) -> tuple[OfferedModel, TunedModelRow | None]:
+    def _start(self, caller: Key, new: NewModel) -> tuple[OfferedModel, TunedModelRow | None]:
         """The base model, and the tuned model that is started from where there is one."""
-        given = asked.tuned_model_source.tuned_model if asked.tuned_model_source else None
-        if bool(given) == bool(asked.base_model):
-            raise invalid("baseModel", "set either baseModel or tunedModelSource.tunedModel")
-        if given:
-            source = self.get(caller, given.removeprefix("tunedModels/"))
-            if source.state is not ModelState.ACTIVE:
-                raise ServiceError(
-                    Code.FAILED_PRECONDITION,
-                    f"tunedModelSource.tunedModel: {given} is {source.state.value}; it has to be ACTIVE",
-                )
-            base = self.catalogue.find(source.base_model)
-            if base is None:
-                raise ServiceError(
-                    Code.FAILED_PRECONDITION,
-                    f"tunedModelSource.tunedModel: models/{source.base_model}, which {given} was tuned from, is not "
-                    "offered any more",
-                )
-            return base, source
-        offered = self.catalogue.find(str(asked.base_model))
-        if offered is None or not str(asked.base_model).startswith("models/"):
-            names = ", ".join(f"models/{name}" for name in self.catalogue.offered)
-            raise ServiceError(
-                Code.NOT_FOUND,
-                f"baseModel: {asked.base_model!r} cannot be tuned here; there is {names}",
-                fields={"baseModel": f"choose {names}"},
+        if bool(new.source) == bool(new.base_model):
+            raise invalid("base_model", "give either a base model or a tuned model to start from")
+        source = self.get(caller, new.source) if new.source else None
+        base = self.catalogue.find(new.base_model if source is None else source.base_model)
+        if source is not None and source.state is not ModelState.ACTIVE:
+            words = f"tunedModels/{new.source} is {source.state.value}; it has to be ACTIVE"
+            raise ServiceError(Code.FAILED_PRECONDITION, f"source: {words}", fields={"source": words})
+        if source is not None and base is None:
+            words = (
+                f"models/{source.base_model}, which tunedModels/{new.source} was tuned from, is not offered any more"
             )
-        return offered, None
+            raise ServiceError(Code.FAILED_PRECONDITION, f"source: {words}", fields={"source": words})
+        if base is None:
+            words = f"{new.base_model!r} cannot be tuned here; there is {', '.join(self.catalogue.offered)}"
+            raise ServiceError(Code.NOT_FOUND, f"base_model: {words}", fields={"base_model": words})
+        return base, source
 
-    def page(self, caller: Key, size: int, token: str, text: str) -> Page:
-        """Some of the tuned models that the caller may read.
-
-        Args:
-            size: at most so many; 0: 10.
-            token: of the page before.
-            text: the filter.
-
-        Raises:
-            ServiceError: size, token or filter is wrong.
-        """
-        if size < 0:
-            raise invalid("pageSize", f"must be 0 or more, not {size}")
-        most = min(size or PAGE, MAX_PAGE)
-        shown = digest([caller.owner, text])[:8]
-        rows = self._listed(_listing(caller, text, _after(token, shown)), most + 1)
-        rest = f"{rows[most - 1].number}.{shown}" if len(rows) > most else ""
-        return Page(rows[:most], rest)
-
-    def newest(self, caller: Key, size: int, before: int = 0) -> Sequence[TunedModelRow]:
-        """The newest tuned models that the caller may read, or the newest before one that was seen, by its number."""
-        return self._listed(Listing(caller.owner, newest_first=True, after=before), size)
-
-    def _listed(self, listing: Listing, size: int) -> Sequence[TunedModelRow]:
+    def listed(self, listing: Listing, size: int) -> Sequence[TunedModelRow]:
         """What a list holds, at most `size`: the service's own tuned models and those of sweeps."""
         rows = [one.row for one in self.sweep_models.values() if one.is_in(listing)]
         rows += self._state.tuned_models(listing, size)
         return sorted(rows, key=lambda row: row.number, reverse=listing.newest_first)[:size]
+
+    def newest(self, caller: Key, size: int, before: int = 0) -> Sequence[TunedModelRow]:
+        """The newest tuned models that the caller may read, or the newest before one that was seen, by its number."""
+        return self.listed(Listing(caller.owner, newest_first=True, after=before), size)
 
     def own_sources(self, caller: Key, size: int) -> Sequence[TunedModelRow]:
         """The newest tuned models of the caller's own that another one can start from."""
@@ -225,26 +165,14 @@ class Library:
         """What a tuned model was tuned on."""
         return self._state.examples(row.key)
 
-    def change(self, caller: Key, identifier: str, asked: wire.TunedModel, mask: str) -> TunedModelRow:
-        """Change fields of a tuned model: those of the mask, or those that are given.
+    def change(self, caller: Key, identifier: str, values: Mapping[str, Any]) -> TunedModelRow:
+        """Change how a tuned model is shown and what it answers with by default.
 
-        Raises:
-            ServiceError: a field cannot be changed, or its new value is wrong.
+        Args:
+            values: of `display_name`, `description`, `temperature`, `top_p`, `top_k`, `reader_projects` and
+                `metadata`; the wire has checked them.
         """
         self.get(caller, identifier, Role.WRITER)
-        names = [_snake(name) for name in mask.split(",") if name.strip()]
-        for name in names:
-            if name not in _CHANGEABLE:
-                changeable = ", ".join(to_camel(n) for n in _CHANGEABLE)
-                raise invalid("updateMask", f"{name} cannot be changed; {changeable} can")
-        chosen = names or [name for name in _CHANGEABLE if getattr(asked, name) is not None]
-        values = {name: getattr(asked, name) for name in chosen}
-        check_shown(wire.TunedModel(**values))
-        for name in ("display_name", "description"):
-            if name in values:
-                values[name] = values[name] or ""
-        if "reader_project_numbers" in values:
-            values["reader_projects"] = str(list(values.pop("reader_project_numbers") or ()))
         self._state.change(identifier, values)
         return self.get(caller, identifier)
 
@@ -286,113 +214,67 @@ class Library:
             raise not_found(f"tunedModels/{identifier}/permissions/{permission}")
         return found
 
-    def grant(self, caller: Key, identifier: str, asked: wire.Permission) -> PermissionRow:
+    def grant(self, caller: Key, identifier: str, grantee: Grantee, email: str | None, role: Role) -> PermissionRow:
         """Give one user, or everyone, a permission.
 
+        Args:
+            email: of the user.
+
         Raises:
-            ServiceError: it says no grantee or no role, or the grantee has a permission already.
+            ServiceError: there is no such role to give, or the grantee has a permission already.
         """
         self.get(caller, identifier, Role.WRITER)
-        grantee = _grantee(asked)
-        role = _role(asked)
-        if role is Role.OWNER:
-            raise invalid("role", "there is one OWNER; transferOwnership makes another one")
-        if grantee is Grantee.EVERYONE and role is not Role.READER:
-            raise invalid("role", f"EVERYONE may be READER, not {role.value}")
-        email = None if grantee is Grantee.EVERYONE else _email(asked.email_address)
+        _check_role(grantee, role)
+        email = None if grantee is Grantee.EVERYONE else _email(email)
         identity = "everyone" if email is None else secrets.token_hex(8)
         row = PermissionRow(identifier, identity, grantee, email, role)
         if not self._state.grant(row):
             self.get(caller, identifier)  # it may have been deleted meanwhile
             raise ServiceError(
-                Code.ALREADY_EXISTS, f"{email or 'EVERYONE'} has a permission for tunedModels/{identifier}; patch it"
+                Code.ALREADY_EXISTS,
+                f"{email or 'EVERYONE'} has a permission for tunedModels/{identifier}; change its role",
             )
         return row
 
-    def change_role(
-        self, caller: Key, identifier: str, permission: str, asked: wire.Permission, mask: str
-    ) -> PermissionRow:
+    def change_role(self, caller: Key, identifier: str, permission: str, role: Role) -> PermissionRow:
         """Give a permission another role; nothing else of it can be changed."""
         self.get(caller, identifier, Role.WRITER)
         row = self.permission(caller, identifier, permission)
-        if mask.strip() not in ("", "role"):
-            raise invalid("updateMask", f"{mask} cannot be changed; role can")
-        role = _role(asked)
-        if Role.OWNER in (role, row.role):
-            raise invalid("role", "there is one OWNER; transferOwnership makes another one")
-        if row.grantee is Grantee.EVERYONE and role is not Role.READER:
-            raise invalid("role", f"EVERYONE may be READER, not {role.value}")
+        _check_role(row.grantee, Role.OWNER if row.role is Role.OWNER else role)
         self._state.change_role(identifier, permission, role)
-        return self.permission(caller, identifier, permission)
+        return replace(row, role=role)
 
     def revoke(self, caller: Key, identifier: str, permission: str) -> None:
         """Take a permission away; the owner's stays."""
         self.get(caller, identifier, Role.WRITER)
         if self.permission(caller, identifier, permission).role is Role.OWNER:
             raise ServiceError(
-                Code.FAILED_PRECONDITION, "the owner's permission stays; transferOwnership gives it to another user"
+                Code.FAILED_PRECONDITION,
+                "the owner's permission stays; a transfer of the ownership gives it to another user",
             )
         self._state.revoke(identifier, permission)
 
-    def transfer(self, caller: Key, identifier: str, asked: wire.TransferOwnership) -> None:
+    def transfer(self, caller: Key, identifier: str, given_email: str | None) -> None:
         """Make another user the owner of a tuned model; the owner so far becomes a writer."""
         self.get(caller, identifier, Role.OWNER)
-        email = _email(asked.email_address)
+        email = _email(given_email)
         if email == caller.owner:
-            raise invalid("emailAddress", f"{email} owns it already")
+            raise invalid("email", f"{email} owns it already")
         self._state.transfer(
             identifier, PermissionRow(identifier, secrets.token_hex(8), Grantee.USER, email, Role.OWNER)
         )
 
 
-def _listing(caller: Key, text: str, after: int) -> Listing:
-    role, everyone, words = Role.READER, False, []
-    given = _WORDS.findall(text)
-    if len(given) > MAX_FILTER_WORDS:
-        raise invalid("filter", f"has {len(given):,} words; at most {MAX_FILTER_WORDS} are looked for")
-    for word in given:
-        if word.lower() in _FILTERS:
-            role, everyone = _FILTERS[word.lower()]
-        elif _FIELD.match(word):
-            known = ", ".join(_FILTERS)
-            raise invalid("filter", f'{word[:60]} is unknown; there is {known}, and words; a quoted "a:b" is a word')
-        else:
-            words.append(word.strip('"'))
-    return Listing(caller.owner, tuple(words), role, everyone, after=after)
-
-
-def _after(token: str, shown: str) -> int:
-    if not token:
-        return 0
-    number, _, of = token.partition(".")
-    if not number.isdecimal() or len(number) > 18 or of != shown:
-        raise invalid(
-            "pageToken", "is not a token of this list; take nextPageToken of the page before, with the same filter"
-        )
-    return int(number)
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"([A-Z])", lambda m: f"_{m[1].lower()}", name.strip())
-
-
-def _grantee(asked: wire.Permission) -> Grantee:
-    try:
-        return Grantee(asked.grantee_type or "")
-    except ValueError:
-        words = f"must be USER or EVERYONE, not {asked.grantee_type!r}; groups are not known here"
-        raise invalid("granteeType", words) from None
-
-
-def _role(asked: wire.Permission) -> Role:
-    try:
-        return Role(asked.role or "")
-    except ValueError:
-        raise invalid("role", f"must be WRITER or READER, not {asked.role!r}") from None
+def _check_role(grantee: Grantee, role: Role) -> None:
+    """Refuse a role that cannot be given."""
+    if role is Role.OWNER:
+        raise invalid("role", "there is one OWNER; a transfer of the ownership makes another one")
+    if grantee is Grantee.EVERYONE and role is not Role.READER:
+        raise invalid("role", f"EVERYONE may be READER, not {role.value}")
 
 
 def _email(given: str | None) -> str:
     text = (given or "").strip().lower()
     if text.count("@") != 1 or not all(text.split("@")) or len(text) > 254 or not text.isprintable() or " " in text:
-        raise invalid("emailAddress", "must be an e-mail address")
+        raise invalid("email", "must be an e-mail address")
     return text

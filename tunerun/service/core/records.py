@@ -9,7 +9,7 @@ from typing import Any
 
 
 class ModelState(StrEnum):
-    """State of a tuned model, in the API's words."""
+    """State of a tuned model."""
 
     CREATING = "CREATING"
     ACTIVE = "ACTIVE"
@@ -32,7 +32,7 @@ _RANKS = list(Role)
 
 
 class Grantee(StrEnum):
-    """Who has a permission. The API's GROUP is missing: this service knows no groups."""
+    """Who has a permission; this service knows no groups."""
 
     USER = "USER"
     EVERYONE = "EVERYONE"
@@ -71,7 +71,7 @@ class TunedModelRow:
         can_answer: whether it can be called: it is ACTIVE, or was cancelled after its first step.
         validation_loss, base_validation_loss: of the examples held out, after the job and of its base model, in nats
             per output token; None: the request had none, or the job has not ended.
-        error_code: google.rpc.Code of why it is FAILED; None otherwise.
+        error_code: number of the `Code` of why it is FAILED; None otherwise.
         seed: of its job.
         suffix: what its creator wants to see in its name; empty: nothing.
         metadata: words of its creator, by which a list can be filtered.

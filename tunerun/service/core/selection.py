@@ -17,9 +17,9 @@ from tunerun.planning import ledger_path
 from tunerun.prediction import CallableModel, checked_model, job_and_trial
 from tunerun.service.core.catalogue import WIRE_NAME
 from tunerun.service.core.columns import ColumnTemplate
+from tunerun.service.core.new_model import MAX_DISPLAY_NAME
 from tunerun.service.core.records import ModelState, TunedModelRow
 from tunerun.service.core.sweep_models import FIRST_NUMBER, SweepModel
-from tunerun.service.gemini.tuning_request import MAX_DISPLAY_NAME
 
 
 @dataclass(frozen=True)

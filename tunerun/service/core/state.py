@@ -216,6 +216,7 @@ class State:
 
     def change(self, identifier: str, values: Mapping[str, Any]) -> None:
         """Change what may be changed of a tuned model, and say when."""
+        values = {name: json.dumps(value) if name in _AS_JSON else value for name, value in values.items()}
         with self._writing():
             self._file.write(
                 f"UPDATE tuned_model SET {', '.join(f'{name} = ?' for name in values)}{',' if values else ''} "

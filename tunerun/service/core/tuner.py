@@ -7,15 +7,12 @@ the process died runs again, with the same seed and so with the same losses.
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-from pydantic.alias_generators import to_camel
 
 from tunerun.backends.local import LocalBackend
 from tunerun.errors import BackendError, InputError
@@ -34,9 +31,6 @@ from tunerun.service.core.problems import Code
 from tunerun.service.core.records import ModelState, TunedModelRow
 from tunerun.service.core.state import State
 
-SEED = 0
-"""Of every job: the API has no field for it, and the same request should give the same tuned model."""
-
 TUNED_MODELS = "tuned_models"
 
 _PAUSE_S = 0.1
@@ -47,7 +41,6 @@ _TROUBLE_PAUSE_S = 1.0
 log = logging.getLogger("tunerun.service")
 
 _CODES = {FailureKind.OUT_OF_MEMORY: Code.RESOURCE_EXHAUSTED, FailureKind.INVALID: Code.INVALID_ARGUMENT}
-_HYPERPARAMETER = re.compile(r"\bhyperparameters\.([a-z_]+)")
 _CANCELLED = "cancelled on request; the tuned model keeps what it learned by then, and its quality is unpredictable"
 
 
@@ -170,7 +163,7 @@ class Tuner:
             tuned_model_id=model.folder,
             model=offered.model,
             hyperparameters=hyperparameters_of(model),
-            seed=SEED,
+            seed=model.seed,
             template=TemplateText(),
             training=self._state.examples(model.key),
             validation=self._state.held_out(model.key),
@@ -209,7 +202,7 @@ class Tuner:
             failure = status.failure or Failure(FailureKind.CRASHED, "the engine gave no reason")
             code = _CODES.get(failure.kind, Code.INTERNAL)
             lost = "the engine that tuned it has died; create it again"
-            words = lost if failure.kind is FailureKind.LOST else _in_words_of_the_api(failure.message)
+            words = lost if failure.kind is FailureKind.LOST else failure.message
             self._finish(model, code, f"{failure.kind}: {words}")
 
     def _finish(self, model: TunedModelRow, code: Code, message: str, *, can_answer: bool = False) -> None:
@@ -224,13 +217,8 @@ class Tuner:
                 self._state.cleared(folder)
 
 
-def _in_words_of_the_api(message: str) -> str:
-    """A message of the engine, which names the keys of an experiment, with the API's names of the fields."""
-    return _HYPERPARAMETER.sub(lambda found: f"tuningTask.hyperparameters.{to_camel(found[1])}", message)
-
-
 def hyperparameters_of(model: TunedModelRow) -> TuningHyperparameters:
-    """What the engine is given for a tuned model: the API's hyperparameters, and a new adapter's own defaults."""
+    """What the engine is given for a tuned model: its hyperparameters, and a new adapter's own defaults."""
     return TuningHyperparameters(
         epoch_count=model.epoch_count,
         batch_size=model.batch_size,

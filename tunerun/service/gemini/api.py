@@ -26,9 +26,11 @@ from tunerun.service.core.problems import Code, Json, ServiceError, invalid
 from tunerun.service.core.records import TunedModelRow
 from tunerun.service.gemini import wire
 from tunerun.service.gemini.dialect import VERSIONS, envelope
+from tunerun.service.gemini.grants import check_mask, read_grantee, read_role
+from tunerun.service.gemini.lists import page_size_of, position, read_page
 from tunerun.service.gemini.method import Method, warn
 from tunerun.service.gemini.prompts import read_conversation, read_prompt
-from tunerun.service.gemini.tuning_request import advice
+from tunerun.service.gemini.tuning_request import advice, read_change, read_new_model
 
 _SECURITY = [
     Depends(APIKeyHeader(name="x-goog-api-key", auto_error=False)),
@@ -188,8 +190,7 @@ def _models(methods: Methods) -> APIRouter:
     def list_models(_caller: Caller, page_size: PageSize = 0, page_token: PageToken = "") -> Json:
         if page_token:
             raise invalid("pageToken", "is not a token of this list, which has one page")
-        if page_size < 0:
-            raise invalid("pageSize", f"must be 0 or more, not {page_size}")
+        page_size_of(page_size)
         return {"models": [wire.model(offered) for offered in catalogue.offered.values()]}
 
     @router.get("/models/{model}")
@@ -236,8 +237,9 @@ def _tuned_models(library: Library) -> APIRouter:
         caller: TuningCaller,
         tuned_model_id: Annotated[str, Query(alias="tunedModelId")] = "",
     ) -> JSONResponse:
-        row = library.create(caller, tuned_model_id, body)
-        few = advice(len(library.examples(row)))
+        new = read_new_model(body, tuned_model_id, library.catalogue)
+        row = library.create(caller, new)
+        few = advice(len(new.training))
         response = JSONResponse(wire.operation(row, library.curve(row)))
         warn(response, few)
         return response
@@ -249,7 +251,7 @@ def _tuned_models(library: Library) -> APIRouter:
         page_token: PageToken = "",
         filter: str = "",  # noqa: A002 - the API's name
     ) -> Json:
-        page = library.page(caller, page_size, page_token, filter)
+        page = read_page(library, caller, page_size, page_token, filter)
         curves = library.curves(page.models)
         models = [wire.tuned_model(row, curves[row.key]) for row in page.models]
         return wire.message(tuned_models=models, next_page_token=page.next_token)
@@ -262,7 +264,7 @@ def _tuned_models(library: Library) -> APIRouter:
     def patch_tuned_model(
         tuned_model: str, body: wire.TunedModel, caller: TuningCaller, update_mask: Mask = ""
     ) -> Json:
-        return shown(library.change(caller, tuned_model, body, update_mask))
+        return shown(library.change(caller, tuned_model, read_change(body, update_mask)))
 
     @router.delete("/tunedModels/{tuned_model}")
     def delete_tuned_model(tuned_model: str, caller: TuningCaller) -> Json:
@@ -271,7 +273,7 @@ def _tuned_models(library: Library) -> APIRouter:
 
     @router.post("/tunedModels/{tuned_model}:transferOwnership")
     def transfer_ownership(tuned_model: str, body: wire.TransferOwnership, caller: TuningCaller) -> Json:
-        library.transfer(caller, tuned_model, body)
+        library.transfer(caller, tuned_model, body.email_address)
         return {}
 
     return router
@@ -329,17 +331,15 @@ def _permissions(library: Library) -> APIRouter:
 
     @router.post("")
     def create_permission(tuned_model: str, body: wire.Permission, caller: TuningCaller) -> Json:
-        return wire.permission(library.grant(caller, tuned_model, body))
+        grantee, role = read_grantee(body), read_role(body)
+        return wire.permission(library.grant(caller, tuned_model, grantee, body.email_address, role))
 
     @router.get("")
     def list_permissions(
         tuned_model: str, caller: TuningCaller, page_size: PageSize = 0, page_token: PageToken = ""
     ) -> Json:
         rows = library.permissions(caller, tuned_model)
-        start = _position(page_token, len(rows))
-        size = min(page_size, 1000) or 10
-        if size < 0:
-            raise invalid("pageSize", f"must be 0 or more, not {page_size}")
+        start, size = position(page_token, len(rows)), page_size_of(page_size)
         rest = str(start + size) if start + size < len(rows) else ""
         page = [wire.permission(row) for row in rows[start : start + size]]
         return wire.message(permissions=page, next_page_token=rest)
@@ -352,7 +352,8 @@ def _permissions(library: Library) -> APIRouter:
     def patch_permission(
         tuned_model: str, permission: str, body: wire.Permission, caller: TuningCaller, update_mask: Mask = ""
     ) -> Json:
-        return wire.permission(library.change_role(caller, tuned_model, permission, body, update_mask))
+        check_mask(update_mask)
+        return wire.permission(library.change_role(caller, tuned_model, permission, read_role(body)))
 
     @router.delete("/{permission}")
     def delete_permission(tuned_model: str, permission: str, caller: TuningCaller) -> Json:
@@ -360,11 +361,3 @@ def _permissions(library: Library) -> APIRouter:
         return {}
 
     return router
-
-
-def _position(token: str, count: int) -> int:
-    if not token:
-        return 0
-    if not (token.isascii() and token.isdecimal() and len(token) < 9 and int(token) <= count):
-        raise invalid("pageToken", "is not a token of this list; take nextPageToken of the page before")
-    return int(token)

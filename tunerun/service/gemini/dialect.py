@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
@@ -71,7 +72,11 @@ GEMINI = _Gemini()
 def envelope(error: ServiceError) -> Json:
     """The body of the answer to a request that is refused; in a stream, its last part."""
     error = error.renamed(field_name)
-    status: Json = {"code": error.code.http_status, "message": error.message, "status": error.code.name}
+    status: Json = {
+        "code": error.code.http_status,
+        "message": in_words_of_the_api(error.message),
+        "status": error.code.name,
+    }
     details = [*_info(error), *_violations(error), *_retry(error)]
     return {"error": status | ({"details": details} if details else {})}
 
@@ -98,6 +103,14 @@ def field_name(name: str) -> str:
     """The API's path of a field that the core names, such as `training[3]`; any other name stays as it is."""
     field, bracket, place = name.partition("[")
     return f"{_FIELDS.get(field, field)}{bracket}{place}"
+
+
+_HYPERPARAMETER = re.compile(r"(?<![\w.])hyperparameters\.([a-z_]+)")
+
+
+def in_words_of_the_api(message: str) -> str:
+    """A message of the engine, which names the keys of an experiment, with the API's names of the fields."""
+    return _HYPERPARAMETER.sub(lambda found: f"{_TASK}hyperparameters.{to_camel(found[1])}", message)
 
 
 def _info(error: ServiceError) -> Sequence[Json]:

@@ -21,6 +21,7 @@ from tunerun.job import Snapshot
 from tunerun.service.core.catalogue import OfferedModel
 from tunerun.service.core.problems import Json
 from tunerun.service.core.records import ModelState, PermissionRow, Serving, TunedModelRow
+from tunerun.service.gemini.dialect import in_words_of_the_api
 
 TYPES = "type.googleapis.com/google.ai.generativelanguage.v1beta"
 
@@ -391,7 +392,7 @@ def operation(row: TunedModelRow, curve: Sequence[Snapshot]) -> Json:
         done=row.state is not ModelState.CREATING,
     )
     if row.state is ModelState.FAILED:
-        answer["error"] = message(code=row.error_code, message=row.error_message)
+        answer["error"] = message(code=row.error_code, message=in_words_of_the_api(row.error_message or ""))
     elif row.state is ModelState.ACTIVE:
         answer["response"] = {"@type": f"{TYPES}.TunedModel", **tuned_model(row, curve)}
     return answer

@@ -11,6 +11,7 @@ from pydantic.alias_generators import to_camel
 
 from tunerun.service.core.problems import Code, ServiceError, invalid
 from tunerun.service.gemini import wire
+from tunerun.service.gemini.dialect import field_name
 from tunerun.service.page.uploads import Table
 
 LABELS = {
@@ -111,6 +112,7 @@ def problems_of(error: ServiceError, form: TuningForm, table: Table) -> Problems
     """The refusal of a request in the words of the form and of the file."""
     lines: list[tuple[str | None, str]] = []
     fields: dict[str, str] = {}
+    error = error.renamed(field_name)
     for path, text in _fields(error).items():
         name = _OF_WIRE.get(path)
         example = _EXAMPLE.fullmatch(path)

@@ -34,7 +34,14 @@ from tunerun.service.core.records import FileRow
 from tunerun.service.core.state import State
 from tunerun.service.gemini import wire
 from tunerun.service.gemini.api import Caller, Methods
-from tunerun.service.gemini.tuning_request import DEFAULT_EPOCHS, FEW_DEFAULTS, MANY_DEFAULTS, MANY_EXAMPLES, advice
+from tunerun.service.gemini.tuning_request import (
+    DEFAULT_EPOCHS,
+    FEW_DEFAULTS,
+    MANY_DEFAULTS,
+    MANY_EXAMPLES,
+    advice,
+    read_new_model,
+)
 from tunerun.service.guard import COOKIE
 from tunerun.service.page import forms
 from tunerun.service.page.sessions import KEY_WRONG, SCOPE_MISSING, SESSION_ENDED, Sessions
@@ -357,7 +364,8 @@ def _files(methods: Methods, state: State, shelf: Shelf) -> APIRouter:
         table = table_of(caller, identifier, has_header=header == "yes")
         typed = typed.of(table)
         try:
-            row = methods.library.create(caller, typed.identifier.strip(), typed.asked(table))
+            new = read_new_model(typed.asked(table), typed.identifier.strip(), methods.library.catalogue)
+            row = methods.library.create(caller, new)
         except ServiceError as error:
             problems = forms.problems_of(error, typed, table)
             return show(caller, identifier, table, typed, problems=problems, status=error.code.http_status)

@@ -1,0 +1,42 @@
+"""Permissions as the API asks for them, in the core's words."""
+
+from __future__ import annotations
+
+from tunerun.service.core.problems import invalid
+from tunerun.service.core.records import Grantee, Role
+from tunerun.service.gemini import wire
+
+
+def read_grantee(asked: wire.Permission) -> Grantee:
+    """Who is given a permission.
+
+    Raises:
+        ServiceError: that is not said, or it is a group.
+    """
+    try:
+        return Grantee(asked.grantee_type or "")
+    except ValueError:
+        words = f"must be USER or EVERYONE, not {asked.grantee_type!r}; groups are not known here"
+        raise invalid("granteeType", words) from None
+
+
+def read_role(asked: wire.Permission) -> Role:
+    """The role of a permission.
+
+    Raises:
+        ServiceError: that is not said.
+    """
+    try:
+        return Role(asked.role or "")
+    except ValueError:
+        raise invalid("role", f"must be WRITER or READER, not {asked.role!r}") from None
+
+
+def check_mask(mask: str) -> None:
+    """Refuse to change anything of a permission but its role.
+
+    Raises:
+        ServiceError: the mask names something else.
+    """
+    if mask.strip() not in ("", "role"):
+        raise invalid("updateMask", f"{mask} cannot be changed; role can")
