@@ -466,6 +466,18 @@ class TokenScore:
     likeliest: tuple[TokenScore, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerPart:
+    """A further part of an answer that is still being made.
+
+    Attributes:
+        scores: of the tokens that are whole with it, where `GenerateOptions.logprobs` asked for them.
+    """
+
+    text: str
+    scores: tuple[TokenScore, ...] = ()
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a model answered.

@@ -18,6 +18,7 @@ from tunerun.engine import tuned_model
 from tunerun.errors import BackendError, InputError, NotFoundError
 from tunerun.job import (
     Answer,
+    AnswerPart,
     BaseModelRef,
     Example,
     FailureKind,
@@ -317,15 +318,15 @@ def test_prompts_to_several_models_are_answered_together(
     """Each prompt has its own options, its own parts, and its own reason where it has no answer."""
     parts: dict[int, str] = {}
 
-    def on_text(position: int, text: str) -> None:
-        parts[position] = parts.get(position, "") + text
+    def on_part(position: int, part: AnswerPart) -> None:
+        parts[position] = parts.get(position, "") + part.text
 
     prompts = [
         Prompt("twenty two", GenerateOptions(max_output_tokens=12)),
         Prompt("8", GenerateOptions(), str(tmp_path / "missing")),
         Prompt("one", GenerateOptions(max_output_tokens=6, temperature=1.0, seed=3)),
     ]
-    first, missing, last = backend.answer_prompts(tiny, prompts, on_text)
+    first, missing, last = backend.answer_prompts(tiny, prompts, on_part)
     assert isinstance(first, Answer)
     assert isinstance(last, Answer)
     assert parts == {0: first.text, 2: last.text}

@@ -20,7 +20,7 @@ from tunerun.engine.chat_encoder import ChatEncoder
 from tunerun.engine.generation import ROWS, Generation
 from tunerun.engine.network import LoadedModel
 from tunerun.errors import BaseModelError, InputError, NotFoundError
-from tunerun.job import Answer, BaseModelRef, Example, GenerateOptions, JobState, Prompt, TuningRequest
+from tunerun.job import Answer, AnswerPart, BaseModelRef, Example, GenerateOptions, JobState, Prompt, TuningRequest
 
 # PEFT 0.21 asks transformers 5.23 by an old name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -148,10 +148,10 @@ def test_answers_come_back_as_they_were_learned(template: str, kind: str, cache:
     prompts = [Prompt(one.text_input, options, str(tuned)) for one in examples]
     parts = [""] * len(prompts)
 
-    def on_text(position: int, text: str) -> None:
-        parts[position] += text
+    def on_part(position: int, part: AnswerPart) -> None:
+        parts[position] += part.text
 
-    answers = [answer for answer in Generation(base).answer(prompts, on_text) if isinstance(answer, Answer)]
+    answers = [answer for answer in Generation(base).answer(prompts, on_part) if isinstance(answer, Answer)]
     assert [answer.text for answer in answers] == [one.output for one in examples] == parts
     assert not any(answer.is_cut for answer in answers)
 
@@ -315,7 +315,9 @@ def test_a_stop_sequence_ends_an_answer(generation: Generation, tuned: Path, sto
     parts: list[str] = []
     options = replace(OPTIONS, stop_sequences=stops)
     prompts = [Prompt("ninety nine", options, str(tuned)), Prompt("ninety nine", OPTIONS, str(tuned))]
-    answer, beside = generation.answer(prompts, lambda position, text: parts.append(text) if position == 0 else None)
+    answer, beside = generation.answer(
+        prompts, lambda position, part: parts.append(part.text) if position == 0 else None
+    )
     places = [place for stop in stops if (place := whole.text.find(stop)) >= 0]
     expected = whole.text[: min(places)] if places else whole.text
     assert isinstance(answer, Answer)
@@ -395,7 +397,7 @@ def test_answer_ends_where_the_context_ends(generation: Generation) -> None:
 
 def streamed(generation: Generation, prompt: Prompt) -> tuple[Answer, list[str]]:
     parts: list[str] = []
-    (answer,) = generation.answer([prompt], lambda _position, text: parts.append(text))
+    (answer,) = generation.answer([prompt], lambda _position, part: parts.append(part.text))
     assert isinstance(answer, Answer)
     return answer, parts
 

@@ -14,6 +14,7 @@ from tunerun.engine.process import EngineProcess, failure_of_exit
 from tunerun.errors import InputError, MissingPackageError
 from tunerun.job import (
     Answer,
+    AnswerPart,
     BaseModelRef,
     EpochLoss,
     Failure,
@@ -106,7 +107,7 @@ def test_commands_round_trip(command: messages.Command) -> None:
         ),
         messages.Answers((Answer("\n", 2, is_cut=True), messages.Refused("InputError", ("too long",)))),
         messages.Measured(((Likelihood(0.1 + 0.2, 3), Likelihood(1e-30, 1)), ())),
-        messages.Piece(1, "ä"),
+        messages.Piece(1, AnswerPart("ä")),
         messages.Refused("BaseModelError", ("one", "two")),
         messages.Done(),
     ],

@@ -14,7 +14,7 @@ import pytest
 from tests.service.client import Client, prompt
 from tunerun.backends.local import LocalBackend
 from tunerun.errors import BackendError, BaseModelError, NotFoundError
-from tunerun.job import Answer, BaseModelRef, GenerateOptions, Prompt
+from tunerun.job import Answer, AnswerPart, BaseModelRef, GenerateOptions, Prompt
 from tunerun.service.app import Settings
 from tunerun.service.core.answerer import Answerer
 from tunerun.testing.running_service import RunningService
@@ -115,7 +115,7 @@ def test_no_prompt_waits_for_a_longer_one_that_came_later(
 def test_an_engine_that_is_killed_while_it_answers(answerer: Answerer, tiny: BaseModelRef) -> None:
     """Prompts are tried again by the next one; of which a part is sent already, that is said."""
     answerer.load(lambda _model: None)
-    parts: list[str] = []
+    parts: list[AnswerPart] = []
     streamed = answerer.ask(tiny, Prompt("1", LONG), parts.append)
     wait_until(lambda: bool(parts), "a part is sent")
     waiting = [answerer.ask(tiny, Prompt("1", replace(LONG, max_output_tokens=3))) for _ in range(3)]

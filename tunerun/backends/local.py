@@ -26,6 +26,7 @@ from tunerun.engine.process import EngineProcess
 from tunerun.errors import AccessError, BackendError, BaseModelError, InputError
 from tunerun.job import (
     Answer,
+    AnswerPart,
     BaseModelRef,
     EpochLoss,
     Example,
@@ -124,7 +125,7 @@ class _Call:
     """A command whose caller waits for it."""
 
     command: messages.Call
-    on_text: Callable[[int, str], None] | None = None
+    on_part: Callable[[int, AnswerPart], None] | None = None
     answer: Future[messages.Report] = field(default_factory=Future)
 
 
@@ -413,15 +414,15 @@ class LocalBackend:
             return []
         base, adapter = _base_and_adapter(model)
         prompts = [Prompt(text, options, adapter, tuple(examples)) for text in inputs]
-        on_piece = None if on_text is None else lambda _position, text: on_text(text)
-        found = self._answers(base, prompts, on_piece, all_or_none=True)
+        on_part = None if on_text is None else lambda _position, part: on_text(part.text)
+        found = self._answers(base, prompts, on_part, all_or_none=True)
         return [answer for answer in found if isinstance(answer, Answer)]
 
     def answer_prompts(
         self,
         model: BaseModelRef,
         prompts: Sequence[Prompt],
-        on_text: Callable[[int, str], None] | None = None,
+        on_part: Callable[[int, AnswerPart], None] | None = None,
     ) -> list[Answer | InputError]:
         """Answer prompts to one base model and its tuned models between two jobs, in shared batches.
 
@@ -429,7 +430,7 @@ class LocalBackend:
 
         Args:
             model: the base model of all prompts.
-            on_text: given a prompt's position and each further part of its answer as it comes, from another thread.
+            on_part: given a prompt's position and each further part of its answer as it comes, from another thread.
 
         Returns:
             For each prompt, in order, its answer, or why it has none: its tuned model is missing or belongs to another
@@ -439,22 +440,22 @@ class LocalBackend:
             InputError: the base model or a package is missing.
             BackendError: the engine failed, or the backend was closed.
         """
-        return self._answers(model, prompts, on_text, all_or_none=False)
+        return self._answers(model, prompts, on_part, all_or_none=False)
 
     def _answers(
         self,
         model: BaseModelRef,
         prompts: Sequence[Prompt],
-        on_text: Callable[[int, str], None] | None,
+        on_part: Callable[[int, AnswerPart], None] | None,
         *,
         all_or_none: bool,
     ) -> list[Answer | InputError]:
         if not prompts:
             return []
         self._check_base(model)
-        streams = on_text is not None
+        streams = on_part is not None
         command = messages.Generate(model, tuple(prompts), streams, all_or_none, id=uuid.uuid4().hex)
-        report = self._call(command, on_text)
+        report = self._call(command, on_part)
         assert isinstance(report, messages.Answers)  # noqa: S101 - the engine answers a Generate with nothing else
         return [_answer_or_error(answer) for answer in report.answers]
 
@@ -480,8 +481,10 @@ class LocalBackend:
                 ended = command.id if position is None else command.answer_id(position)
                 self._engine.send(messages.Cancel(ended))
 
-    def _call(self, command: messages.Call, on_text: Callable[[int, str], None] | None = None) -> messages.Report:
-        call = _Call(command, on_text)
+    def _call(
+        self, command: messages.Call, on_part: Callable[[int, AnswerPart], None] | None = None
+    ) -> messages.Report:
+        call = _Call(command, on_part)
         with self._changed:
             self._check_open()
             self._calls.append(call)
@@ -605,8 +608,8 @@ class LocalBackend:
             work.answer.set_exception(_raised(report))
         elif isinstance(report, messages.Answers | messages.Measured | messages.Done):
             work.answer.set_result(report)
-        elif isinstance(report, messages.Piece) and work.on_text is not None:
-            work.on_text(report.position, report.text)
+        elif isinstance(report, messages.Piece) and work.on_part is not None:
+            work.on_part(report.position, report.part)
         return isinstance(report, messages.Done | messages.Answers | messages.Measured | messages.Refused)
 
     def _settle(self, work: _Job | _Call, failure: Failure) -> None:

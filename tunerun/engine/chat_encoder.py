@@ -16,10 +16,24 @@ from itertools import pairwise
 from tokenizers import Tokenizer
 
 from tunerun.engine.chat import ChatFormat, EarlierTurns
-from tunerun.job import Example
+from tunerun.job import Example, TokenScore
 
 _BREAK = "\n"
 """What a text follows where it is encoded apart: no tokenizer joins it with a word, and after it none adds a space."""
+
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+"""How SentencePiece's vocabularies write a byte."""
+
+
+def _byte_characters() -> dict[str, int]:
+    """How vocabularies of GPT-2's kind write bytes: the printable ones of Latin-1 as they are, others above them."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTES = _byte_characters()
 
 
 class ChatEncoder:
@@ -38,6 +52,7 @@ class ChatEncoder:
         self._turns = turns or EarlierTurns(problem="what it writes around them is not known")
         self._control_tokens = _control_tokens(tokenizer, chat)
         self._controls = re.compile("|".join(map(re.escape, self._control_tokens)) or r"(?!)")
+        self._token_texts: dict[int, tuple[str, tuple[int, ...]]] = {}
         self._end_text = chat.end[: self._last_control(chat.end)]
         (self._suffix,) = self._ids([chat.suffix])
         # What is beyond the control tokens next to a row's text is the same in every example, and is encoded once:
@@ -117,6 +132,29 @@ class ChatEncoder:
         text = text[len(before) :] if text.startswith(before) else self._decode(ids)
         text = text.removeprefix(self._chat.start)
         return text.removesuffix(self._end_text) if has_end else text
+
+    @cached_property
+    def start_ids(self) -> list[int]:
+        """The tokens of what the chat format writes between a prompt and an answer; often none."""
+        return self._following(self._answer_follows, [self._chat.start])[0] if self._chat.start else []
+
+    def score(self, number: int, logprob: float) -> TokenScore:
+        """A token's score, with its text as it follows other text."""
+        if number not in self._token_texts:
+            before, text = self._decode(self._suffix), self._decode([*self._suffix, number])
+            text = text[len(before) :] if text.startswith(before) else self._decode([number])
+            self._token_texts[number] = text, self._bytes(number, text)
+        text, content = self._token_texts[number]
+        return TokenScore(text, content, logprob)
+
+    def _bytes(self, number: int, text: str) -> tuple[int, ...]:
+        """The bytes of a token; of a part of a character those that the vocabulary writes, as far as it says them."""
+        if "\ufffd" not in text:
+            return tuple(text.encode())
+        written = self._tokenizer.id_to_token(number) or ""
+        if (found := _BYTE_TOKEN.fullmatch(written)) is not None:
+            return (int(found[1], 16),)
+        return tuple(_BYTES[each] for each in written) if written and _BYTES.keys() >= set(written) else ()
 
     @property
     def end_text(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from tunerun.engine import adapters, likelihoods, shared_prefix
 from tunerun.engine.adapters import Adapter, LoadedAdapters, MixingError
 from tunerun.engine.chat import ChatFormat
 from tunerun.engine.chat_encoder import ChatEncoder
+from tunerun.engine.json_grammar import JsonConstraint, JsonGrammars
 from tunerun.engine.network import LoadedModel, chat_of
 from tunerun.engine.shared_prefix import Prefix
 from tunerun.errors import InputError
-from tunerun.job import Answer, Example, Likelihood, Prompt
+from tunerun.job import Answer, AnswerPart, Example, Likelihood, Prompt, TokenScore
 
 ROWS = 16
 """Inputs answered at once. Our choice, not measured: more rows need more memory for their cache."""
@@ -39,11 +41,13 @@ class Generation:
         self._adapters = LoadedAdapters(base.network, base.device)
         self._encoders: dict[ChatFormat, ChatEncoder] = {}
         self._can_mix = True
+        width = base.network.get_output_embeddings().weight.shape[0]
+        self._json_grammars = JsonGrammars(base.tokenizer, width, base.stop_ids)
 
     def answer(
         self,
         prompts: Sequence[Prompt],
-        on_text: Callable[[int, str], None] | None = None,
+        on_part: Callable[[int, AnswerPart], None] | None = None,
         is_cancelled: Callable[[int], bool] = lambda _position: False,
         *,
         all_or_none: bool = False,
@@ -51,20 +55,20 @@ class Generation:
         """Answer prompts, in order.
 
         Args:
-            on_text: given a prompt's position and each further part of its answer as it comes.
+            on_part: given a prompt's position and each further part of its answer as it comes.
             is_cancelled: asked for each prompt's position after each token; its answer ends there once it says so.
             all_or_none: whether to raise what one prompt has no answer for, before any is answered.
 
         Returns:
             For each prompt its answer, or why it has none: NotFoundError (its folder holds no tuned model),
             BaseModelError (its tuned model belongs to another base model), NoTurnsError (the chat format has no place
-            for its examples), InputError (it leaves no room for an answer).
+            for its examples), InputError (it leaves no room for an answer, or its JSON schema cannot be used).
         """
         found: list[Answer | InputError | None] = [None] * len(prompts)
         waiting: list[_Row] = []
         for position, prompt in enumerate(prompts):
             try:
-                waiting.append(self._row(position, prompt, on_text, is_cancelled))
+                waiting.append(self._row(position, prompt, on_part, is_cancelled))
             except InputError as error:
                 found[position] = error
         if all_or_none and len(waiting) < len(prompts):
@@ -92,13 +96,15 @@ class Generation:
         self,
         position: int,
         prompt: Prompt,
-        on_text: Callable[[int, str], None] | None,
+        on_part: Callable[[int, AnswerPart], None] | None,
         is_cancelled: Callable[[int], bool],
     ) -> _Row:
         folder = None if prompt.adapter is None else Path(prompt.adapter)
         encoder = self._encoder(chat_of(folder, self._base))
         adapter = None if folder is None else self._adapters.get(folder)
         (ids,) = encoder.prompts([prompt.text_input], prompt.examples)
+        if prompt.options.json_schema is not None:
+            ids = [*ids, *encoder.start_ids]  # what the chat format writes before an answer is no part of the JSON
         limit = self._base.context_tokens
         if limit is not None and len(ids) >= limit:
             turns = f" and {len(prompt.examples)} examples before it" if prompt.examples else ""
@@ -108,8 +114,10 @@ class Generation:
                 f"answer in the base model's {limit} tokens; shorten it{advice} or choose another base model"
             )
         row = _Row(position, prompt, ids, adapter, encoder, self._base)
-        if on_text is not None:
-            row.on_text = lambda text: on_text(position, text)
+        if prompt.options.json_schema is not None:
+            row.constraint = self._json_grammars.constraint(prompt.options.json_schema)
+        if on_part is not None:
+            row.on_part = lambda part: on_part(position, part)
         row.is_cancelled = lambda: is_cancelled(position)
         return row
 
@@ -211,7 +219,8 @@ class _Row:
         self.answer_ids: list[int] = []
         self.adapter = adapter
         self.is_over = False
-        self.on_text: Callable[[str], None] | None = None
+        self.on_part: Callable[[AnswerPart], None] | None = None
+        self.constraint: JsonConstraint | None = None
         self.is_cancelled: Callable[[], bool] = lambda: False
         self._encoder = encoder
         self._stop_ids = base.stop_ids
@@ -221,7 +230,10 @@ class _Row:
             self._most = min(self._most, base.context_tokens - len(prompt_ids))
         self._has_end = False
         self._is_stopped = False
+        self._problem: InputError | None = None
+        self._scores: list[TokenScore] = []
         self._sent = 0
+        self._sent_scores = 0
         self._random = _random_numbers(prompt.options.seed, prompt_ids)
 
     @property
@@ -235,11 +247,33 @@ class _Row:
         return self._most - len(self.answer_ids)
 
     @property
-    def samples(self) -> bool:
-        """Whether its tokens are drawn by chance."""
-        return self._options.temperature > 0
+    def chooses(self) -> bool:
+        """Whether its next token is not simply the likeliest, or how likely it was is reported."""
+        options = self._options
+        return options.temperature > 0 or options.logprobs is not None or options.json_schema is not None
 
-    def draw(self, scores: torch.Tensor) -> int:
+    def choose(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the logits that the next token is the likeliest by, [vocabulary].
+
+        Args:
+            logits: of the network.
+        """
+        if self._options.logprobs is not None:
+            self._logprobs = logits.float().log_softmax(-1)
+        try:
+            if self.constraint is not None:
+                allowed = torch.from_numpy(self.constraint.allowed()).to(logits.device)
+                logits = logits.masked_fill(~allowed, -torch.inf)
+        except InputError as error:
+            self._problem, self.is_over = error, True
+            return logits
+        if self._options.temperature > 0:
+            token = self._draw(logits[None])
+            logits = torch.full_like(logits, -torch.inf)
+            logits[token] = 0.0
+        return logits
+
+    def _draw(self, scores: torch.Tensor) -> int:
         """Draw the next token by the scores of all tokens, [1, vocabulary]."""
         from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
@@ -259,13 +293,30 @@ class _Row:
         if token in self._stop_ids:
             self._has_end = self.is_over = True
         else:
-            self.answer_ids.append(token)
+            self._append(token)
             self._is_stopped = self._stop() is not None
-            self.is_over = self._is_stopped or self.room == 0 or self.is_cancelled()
-        if self.on_text is not None:
-            self._send(self.on_text)
+            self.is_over = self.is_over or self._is_stopped or self.room == 0 or self.is_cancelled()
+        if self.on_part is not None:
+            self._send(self.on_part)
 
-    def _send(self, on_text: Callable[[str], None]) -> None:
+    def _append(self, token: int) -> None:
+        self.answer_ids.append(token)
+        if self._options.logprobs is not None:
+            self._scores.append(self._score(token, self._options.logprobs))
+        try:
+            if self.constraint is not None:
+                self.constraint.take(token)
+                self._has_end = self.is_over = self.constraint.is_whole
+        except InputError as error:
+            self._problem, self.is_over = error, True
+
+    def _score(self, token: int, likeliest: int) -> TokenScore:
+        values, ids = self._logprobs.topk(likeliest)
+        found = zip(ids.tolist(), values.tolist(), strict=True)
+        others = tuple(self._encoder.score(number, logprob) for number, logprob in found)
+        return replace(self._encoder.score(token, float(self._logprobs[token])), likeliest=others)
+
+    def _send(self, on_part: Callable[[AnswerPart], None]) -> None:
         """Pass on the text that is sure to stay."""
         text = self._text()
         if not self.is_over:
@@ -274,16 +325,26 @@ class _Row:
             # Behind the end's own text its token may follow at once; behind a stop sequence nothing follows.
             text = text[: len(text) - _begun(text, (*self._options.stop_sequences, f"{self._encoder.end_text}\0"))]
         if len(text) > self._sent:
-            on_text(text[self._sent :])
+            on_part(AnswerPart(text[self._sent :], self._whole_scores(len(text))))
             self._sent = len(text)
 
-    def answer(self) -> Answer:
-        """Return the answer so far."""
+    def _whole_scores(self, characters: int) -> tuple[TokenScore, ...]:
+        """Return the scores that have not been passed on, of tokens within the answer's first characters."""
+        start = self._sent_scores
+        while self._sent_scores < len(self._scores) and len(self._decoded(self._sent_scores + 1)) <= characters:
+            self._sent_scores += 1
+        return tuple(self._scores[start : self._sent_scores])
+
+    def answer(self) -> Answer | InputError:
+        """Return the answer so far, or why there is none."""
+        if self._problem is not None:
+            return self._problem
         text, tokens = self._text(), len(self.answer_ids)
         if self._is_stopped:
             while tokens and len(self._decoded(tokens - 1)) >= len(text):
                 tokens -= 1
-        return Answer(text, tokens, is_cut=self.room == 0 and not self._has_end and not self._is_stopped)
+        is_cut = self.room == 0 and not self._has_end and not self._is_stopped
+        return Answer(text, tokens, is_cut, tuple(self._scores[:tokens]))
 
     def _text(self) -> str:
         return self._decoded(len(self.answer_ids))[: self._stop()]
@@ -322,15 +383,13 @@ def _begun(text: str, stop_sequences: Sequence[str]) -> int:
 
 
 def _choosing(rows: Sequence[_Row]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """What transformers' `generate` asks for each token: leaves it only the one that was drawn, where a row samples."""
+    """What transformers' `generate` asks for each token: the likeliest of what this returns is the next one."""
 
     def choose(_tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         scores = scores.clone()
         for number, row in enumerate(rows):
-            if row.samples and not row.is_over:
-                token = row.draw(scores[number : number + 1])
-                scores[number] = -torch.inf
-                scores[number, token] = 0.0
+            if row.chooses and not row.is_over:
+                scores[number] = row.choose(scores[number])
         return scores
 
     return choose

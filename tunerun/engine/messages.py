@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter
 
 from tunerun.job import (
     Answer,
+    AnswerPart,
     BaseModelRef,
     EpochLoss,
     Example,
@@ -151,7 +152,7 @@ class Piece:
     """
 
     position: int
-    text: str
+    part: AnswerPart
     report: Literal["piece"] = "piece"
 
 

@@ -116,7 +116,7 @@ class Worker:
         ids = {command.id, *(command.answer_id(position) for position in range(len(command.prompts)))}
         answers = self._generation.answer(
             command.prompts,
-            (lambda position, text: self._report(messages.Piece(position, text))) if command.stream else None,
+            (lambda position, part: self._report(messages.Piece(position, part))) if command.stream else None,
             lambda position: not self._cancelled.isdisjoint((command.id, command.answer_id(position))),
             all_or_none=command.all_or_none,
         )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from tunerun.backends.local import LocalBackend
 from tunerun.errors import TunerunError
-from tunerun.job import Answer, BaseModelRef, GenerateOptions, Prompt
+from tunerun.job import Answer, AnswerPart, BaseModelRef, GenerateOptions, Prompt
 from tunerun.service.core.problems import Code, ServiceError
 
 MAX_WAITING = 1000
@@ -25,7 +25,7 @@ MAX_TOGETHER = 16
 
 RETRY_AFTER_S = 10
 
-OnText = Callable[[str], None]
+OnPart = Callable[[AnswerPart], None]
 
 
 class Answerer:
@@ -74,12 +74,12 @@ class Answerer:
         """How many prompts wait."""
         return sum(queue.waiting for queue in self._queues.values())
 
-    def ask(self, model: BaseModelRef, prompt: Prompt, on_text: OnText | None = None) -> Future[Answer]:
+    def ask(self, model: BaseModelRef, prompt: Prompt, on_part: OnPart | None = None) -> Future[Answer]:
         """Have a prompt answered.
 
         Args:
             model: the base model of what is asked.
-            on_text: given each further part of the answer as it comes, from another thread.
+            on_part: given each further part of the answer as it comes, from another thread.
 
         Returns:
             The answer, or one of tunerun's errors.
@@ -87,7 +87,7 @@ class Answerer:
         Raises:
             ServiceError: too many prompts wait, or the service is ending.
         """
-        return self._queues[model].ask(prompt, on_text)
+        return self._queues[model].ask(prompt, on_part)
 
     def leave(self, model: BaseModelRef, answer: Future[Answer]) -> None:
         """Take a prompt back: one that waits is not answered, one that is being answered ends at the next token."""
@@ -114,14 +114,14 @@ class _Waiting:
     """
 
     prompt: Prompt
-    on_text: OnText | None
+    on_part: OnPart | None
     answer: Future[Answer] = field(default_factory=Future)
     is_begun: bool = False
 
-    def pass_on(self, text: str) -> None:
-        if self.on_text is not None:
+    def pass_on(self, part: AnswerPart) -> None:
+        if self.on_part is not None:
             self.is_begun = True
-            self.on_text(text)
+            self.on_part(part)
 
 
 class _Queue:
@@ -145,8 +145,8 @@ class _Queue:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def ask(self, prompt: Prompt, on_text: OnText | None) -> Future[Answer]:
-        waiting = _Waiting(prompt, on_text)
+    def ask(self, prompt: Prompt, on_part: OnPart | None) -> Future[Answer]:
+        waiting = _Waiting(prompt, on_part)
         with self._changed:
             if self._is_ending:
                 raise ServiceError(Code.UNAVAILABLE, "the service is ending; ask again", retry_after_s=RETRY_AFTER_S)
@@ -202,12 +202,12 @@ class _Queue:
             return
         with self._changed:
             self._answering = batch
-        streams = any(each.on_text is not None for each in batch)
+        streams = any(each.on_part is not None for each in batch)
         try:
             answers = self.engine.answer_prompts(
                 self._model,
                 [each.prompt for each in batch],
-                (lambda position, text: batch[position].pass_on(text)) if streams else None,
+                (lambda position, part: batch[position].pass_on(part)) if streams else None,
             )
         except TunerunError as error:
             self._refuse(batch, error)

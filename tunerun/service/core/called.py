@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from tunerun.errors import BackendError, BaseModelError, InputError, NotFoundError
 from tunerun.job import Answer, Prompt
-from tunerun.service.core.answerer import Answerer, OnText
+from tunerun.service.core.answerer import Answerer, OnPart
 from tunerun.service.core.catalogue import OfferedModel
 from tunerun.service.core.columns import ColumnTemplate
 from tunerun.service.core.credentials import Key
@@ -96,9 +96,9 @@ class CalledModels:
             raise _damaged(name, REMEDY)
         return Called(name, offered, adapter, one.serving, identifier, template=one.template, remedy=REMEDY)
 
-    def ask(self, called: Called, prompt: Prompt, on_text: OnText | None = None) -> Future[Answer]:
+    def ask(self, called: Called, prompt: Prompt, on_part: OnPart | None = None) -> Future[Answer]:
         """Have a prompt answered; see `Answerer.ask`."""
-        return self._answerer.ask(called.offered.model, prompt, on_text)
+        return self._answerer.ask(called.offered.model, prompt, on_part)
 
     def leave(self, called: Called, answer: Future[Answer]) -> None:
         """Stop an answer that nobody waits for any more."""

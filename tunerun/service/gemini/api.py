@@ -18,7 +18,7 @@ from fastapi.security import APIKeyHeader, APIKeyQuery, HTTPBearer
 from pydantic import BaseModel
 
 from tunerun.errors import NoTurnsError
-from tunerun.job import Answer, Prompt
+from tunerun.job import Answer, AnswerPart, Prompt
 from tunerun.service.core.called import Called, CalledModels
 from tunerun.service.core.credentials import Key
 from tunerun.service.core.library import Library
@@ -114,18 +114,18 @@ class Methods:
     async def _parts(self, called: Called, prompt: Prompt) -> AsyncIterator[Json]:
         """Parts of an answer as they come."""
         loop = asyncio.get_running_loop()
-        arrived: asyncio.Queue[str | None] = asyncio.Queue()
+        arrived: asyncio.Queue[AnswerPart | None] = asyncio.Queue()
 
-        def tell(text: str | None) -> None:
-            loop.call_soon_threadsafe(arrived.put_nowait, text)
+        def tell(part: AnswerPart | None) -> None:
+            loop.call_soon_threadsafe(arrived.put_nowait, part)
 
         answer = self.models.ask(called, prompt, tell)
         answer.add_done_callback(lambda _: tell(None))
         sent = 0
         try:
-            while (text := await arrived.get()) is not None:
-                sent += len(text)
-                yield wire.generated(text, called.name)
+            while (part := await arrived.get()) is not None:
+                sent += len(part.text)
+                yield wire.generated(part.text, called.name)
             yield _whole(called, prompt, await self.models.awaited(answer, called, "contents"), after=sent)
         finally:
             self.models.leave(called, answer)  # where it is not whole, its client has gone

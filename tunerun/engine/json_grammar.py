@@ -1,0 +1,132 @@
+"""Answers that have to satisfy a JSON schema: which tokens may come next, by llguidance (the extra `json`). Light.
+
+llguidance refuses what it cannot enforce; xgrammar and outlines accept such schemas and break them. White space between
+JSON's tokens is not allowed: weak models else write blanks until the limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from tunerun.engine import packages
+from tunerun.errors import InputError
+
+ANY_OBJECT = '{"type": "object"}'
+"""The schema of any JSON object."""
+
+MAX_SCHEMA_CHARACTERS = 120_000
+"""OpenAI's limit of all names and values of a schema (its guide to structured outputs); ours of the whole text."""
+
+
+def check(schema: str) -> None:
+    """Check that answers can be held to a schema.
+
+    Raises:
+        MissingPackageError: llguidance is not installed.
+        InputError: the schema is not valid, too long, or has a key that cannot be enforced, which the message names.
+    """
+    grammar = _grammar(schema)
+    from llguidance import LLMatcher
+
+    is_wrong, problems = LLMatcher.validate_grammar_with_warnings(grammar)
+    if is_wrong:
+        raise _unusable("; ".join(problems))
+
+
+class JsonGrammars:
+    """Makes constraints for one base model's tokens.
+
+    Args:
+        width: of the network's output; it may be larger than the vocabulary.
+        stop_ids: the tokens that end an answer.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, width: int, stop_ids: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self._width = width
+        self._stop_ids = [*stop_ids]
+        self._tokens: Any = None  # an LLTokenizer, made once: 0.5 s of CPU for SmolLM2's 49,152 tokens
+
+    def constraint(self, schema: str) -> JsonConstraint:
+        """A constraint for one answer.
+
+        Raises:
+            MissingPackageError, InputError: as `check`; or the base model's tokenizer is of a kind that llguidance
+                cannot read.
+        """
+        grammar = _grammar(schema)
+        from llguidance import LLMatcher, LLTokenizer
+
+        if self._tokens is None:
+            size = max(self._width, self._tokenizer.get_vocab_size(with_added_tokens=True))
+            try:
+                self._tokens = LLTokenizer(self._tokenizer.to_str(), n_vocab=size, eos_token=self._stop_ids)
+            except ValueError as error:
+                raise InputError(
+                    f"this base model's answers cannot be held to a JSON schema, because llguidance cannot read its "
+                    f"tokenizer ({error}); choose another base model, or ask without a schema"
+                ) from error
+        return JsonConstraint(LLMatcher(self._tokens, grammar, log_level=0), self._width)
+
+
+class JsonConstraint:
+    """What may come next in one answer.
+
+    Raises:
+        InputError: the schema cannot be used.
+    """
+
+    def __init__(self, matcher: Any, width: int) -> None:
+        self._matcher = matcher
+        self._width = width
+        self._check()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the answer satisfies the schema, and nothing can follow."""
+        return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
+
+    def allowed(self) -> Any:
+        """Which tokens may come next, as a numpy array of truth values, [width].
+
+        Raises:
+            InputError: the schema takes more time or memory than an answer may have.
+        """
+        import numpy
+
+        packed = numpy.frombuffer(self._matcher.compute_bitmask(), dtype=numpy.uint8)
+        self._check()
+        # Tokens beyond the vocabulary, which some networks have, have no bit: they are not allowed.
+        found = numpy.zeros(self._width, dtype=bool)
+        bits = numpy.unpackbits(packed, bitorder="little")[: self._width].astype(bool)
+        found[: len(bits)] = bits
+        return found
+
+    def take(self, token: int) -> None:
+        """Take the token that was chosen."""
+        self._matcher.consume_token(token)
+        self._check()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise _unusable(self._matcher.get_error())
+
+
+def _grammar(schema: str) -> str:
+    packages.require("llguidance", extra="json", what="an answer that has to satisfy a JSON schema")
+    from llguidance import LLMatcher
+
+    if len(schema) > MAX_SCHEMA_CHARACTERS:
+        raise InputError(f"the JSON schema has {len(schema):,} characters, the limit is {MAX_SCHEMA_CHARACTERS:,}")
+    try:
+        return str(LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_flexible": False}))
+    except ValueError as error:
+        raise _unusable(str(error)) from error
+
+
+def _unusable(problem: str) -> InputError:
+    words = " ".join(problem.split())[:500]
+    return InputError(f"answers cannot be held to this JSON schema: {words}")
