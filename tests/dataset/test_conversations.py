@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tunerun.dataset import ABSENT, Findings, Rows, with_conversations
+from tunerun.dataset import ABSENT, Findings, Rows, SourceRow, with_conversations
+from tunerun.job import Conversation, Turn
 
 BOTH = ("text_input", "output")
 
@@ -16,13 +17,18 @@ def _rows(*rows: dict[str, Any]) -> Rows:
     return Rows("a.jsonl", range(7, 7 + len(rows)), columns)
 
 
-def _read(columns: dict[str, Any], wanted: Any = BOTH) -> dict[str, Any]:
+def _row(columns: dict[str, Any], wanted: Any = BOTH, warnings: tuple[str, ...] = ()) -> SourceRow:
     findings = Findings()
     rows = with_conversations(_rows(columns), wanted, findings)
     assert findings.lines == ()
+    assert findings.warnings == warnings
     (row,) = rows
     assert row.place == "a.jsonl:7"
-    return dict(row.columns)
+    return row
+
+
+def _read(columns: dict[str, Any], wanted: Any = BOTH) -> dict[str, Any]:
+    return dict(_row(columns, wanted).columns)
 
 
 def _refused(columns: dict[str, Any], wanted: Any = BOTH) -> str:
@@ -83,12 +89,16 @@ def test_conversation(columns: dict[str, Any]) -> None:
         {"contents": [_turn("user", "1"), _turn("model", "2")], "systemInstruction": _turn("system", "Add one.")},
         {"contents": [_turn("user", "1"), _turn("model", "2")], "system_instruction": "Add one."},
         {"conversations": [_said("system", "Add one."), _said("human", "1"), _said("gpt", "2")]},
+        {"conversations": [_said("human", "1"), _said("gpt", "2")], "system": "Add one."},
+        {"instruction": "1", "output": "2", "system": "Add one."},
+        {"messages": [_message("system", "Add"), _message("developer", "one."), USER, ASSISTANT]},
     ],
 )
 def test_system_message(columns: dict[str, Any]) -> None:
-    """A system message becomes a column where the template names it, and is not dropped silently where it does not."""
-    assert _read(columns, (*BOTH, "system"))["system"] == "Add one."
-    assert _refused(columns) == "a.jsonl:7: has a system message that the template omits; name {{ system }} in it"
+    """A system message is kept with the conversation, and is a column too where the template names it."""
+    system = "Add\none." if len(columns.get("messages", ())) > 3 else "Add one."
+    assert _row(columns).conversation == Conversation("1", system)
+    assert _read(columns, (*BOTH, "system"))["system"] == system
 
 
 def test_no_system_message() -> None:
@@ -100,12 +110,82 @@ def test_two_system_messages() -> None:
     """A system message beside a column of that name is refused: one of them would be dropped."""
     columns = {"messages": [_message("system", "a"), USER, ASSISTANT], "system": "b"}
     assert "a column 'system'; keep one of them" in _refused(columns, (*BOTH, "system"))
+    assert "a column 'system'; keep one of them" in _refused(columns)
+    assert _row({"messages": [_message("system", "a"), USER, ASSISTANT], "system": None}).conversation is not None
+
+
+def test_several_turns() -> None:
+    """The last turn is the row's; those before it keep what is learned of them."""
+    first, second = [_message("user", "a"), _message("assistant", "b", weight=0)], [USER, ASSISTANT]
+    row = _row({"messages": [_message("system", "s"), *first, *second]})
+    assert (row.columns["text_input"], row.columns["output"]) == ("1", "2")
+    assert row.conversation == Conversation("1", "s", (Turn("a", "b", is_learned=False),))
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"messages": [_message("user", "a"), _message("assistant", "b"), USER, ASSISTANT]},
+        {"contents": [_turn("user", "a"), _turn("model", "b"), _turn("user", "1"), _turn("model", "2")]},
+        {"conversations": [_said("human", "a"), _said("gpt", "b"), _said("human", "1"), _said("gpt", "2")]},
+        {"instruction": "1", "output": "2", "history": [["a", "b"]]},
+        {"instruction": "1", "output": "2", "history": '[["a", "b"]]'},
+    ],
+)
+def test_several_turns_of_each_format(columns: dict[str, Any]) -> None:
+    """OpenAI's, Gemini's, ShareGPT's and Alpaca's rows of two turns are the same conversation; both are learned."""
+    row = _row(columns)
+    assert (row.columns["text_input"], row.columns["output"]) == ("1", "2")
+    assert row.conversation == Conversation("1", "", (Turn("a", "b"),))
+
+
+@pytest.mark.parametrize(
+    "tail", [[_message("user", "x")], [_message("user", "x"), _message("assistant", "y", weight=0)]]
+)
+def test_nothing_is_learned_at_the_end(tail: list[dict[str, Any]]) -> None:
+    """Messages after the last learned answer are left out, with a warning that names the first."""
+    what = "messages after the last answer of weight 1 are left out: nothing is learned from them (messages[2])"
+    row = _row({"messages": [USER, ASSISTANT, *tail]}, warnings=(f"a.jsonl:7: {what}",))
+    assert (row.columns["text_input"], row.columns["output"], row.conversation) == ("1", "2", None)
+
+
+def test_messages_of_one_role_in_a_row() -> None:
+    """They are joined with a line break, with a warning for each role."""
+    said = [_message("user", "a"), USER, _message("assistant", "b"), ASSISTANT]
+    joined = "in a row are joined with a line break"
+    row = _row(
+        {"messages": said},
+        warnings=(
+            f"a.jsonl:7: messages of the assistant {joined} (messages[3])",
+            f"a.jsonl:7: messages of the user {joined} (messages[1])",
+        ),
+    )
+    assert (row.columns["text_input"], row.columns["output"]) == ("a\n1", "b\n2")
+
+
+@pytest.mark.parametrize(
+    ("messages", "earlier"),
+    [
+        ([USER], ()),
+        ([USER, ASSISTANT], ()),
+        ([USER, _message("assistant", "2", weight=0)], ()),
+        ([_message("user", "a"), _message("assistant", "b"), USER], (Turn("a", "b"),)),
+        ([_message("user", "a"), _message("assistant", "b"), USER, ASSISTANT], (Turn("a", "b"),)),
+    ],
+)
+def test_what_is_asked(messages: list[dict[str, Any]], earlier: tuple[Turn, ...]) -> None:
+    """Where no answer is wanted, or a column has it, the last message of the user is asked; its answer is ignored."""
+    for columns, wanted in (({}, ["text_input"]), ({"output": "3"}, BOTH)):
+        row = _row({"messages": messages, **columns}, wanted)
+        assert row.columns["text_input"] == "1"
+        assert (row.conversation.earlier if row.conversation else ()) == earlier
+        assert row.columns.get("output") == columns.get("output")
 
 
 def test_question_alone() -> None:
     """Only what is wanted has to be there: a question suffices for an input."""
     assert _read({"messages": [USER]}, ["text_input"])["text_input"] == "1"
-    assert "has no output; write one user and one model turn" in _refused({"messages": [USER]})
+    assert "has no answer to learn; end it with a message of the assistant" in _refused({"messages": [USER]})
 
 
 @pytest.mark.parametrize(
@@ -144,12 +224,6 @@ def test_alpaca(columns: dict[str, Any], text_input: str) -> None:
     assert _read({**columns, "output": "x"})["text_input"] == text_input
 
 
-def test_alpaca_with_earlier_turns() -> None:
-    """Earlier turns of Alpaca's rows are not dropped silently."""
-    line = _refused({"instruction": "a", "output": "b", "history": [["c", "d"]]})
-    assert line.startswith("a.jsonl:7: has earlier turns in 'history'")
-
-
 def test_rows_of_several_shapes() -> None:
     """Rows with columns of their own, conversations and rows that are refused may be in one file."""
     findings = Findings()
@@ -176,13 +250,25 @@ def test_ignored_keys() -> None:
 @pytest.mark.parametrize(
     ("columns", "problem"),
     [
-        ({"messages": [USER, ASSISTANT, USER, ASSISTANT]}, "its conversation has 4 turns; only one user turn"),
-        ({"messages": [ASSISTANT, USER]}, "its conversation has 2 turns; only one user turn"),
-        ({"messages": []}, "its conversation has 0 turns; only one user turn"),
-        ({"messages": "hello"}, "its conversation is not a list of objects"),
-        ({"messages": "[1"}, "its conversation is not a list of objects"),
-        ({"messages": None}, "its conversation is not a list of objects"),
-        ({"messages": ["hello"]}, "its conversation is not a list of objects"),
+        ({"messages": [ASSISTANT, USER]}, "messages[0]: the assistant speaks first; begin with a message of the user"),
+        ({"messages": []}, "its conversation has no message of the user"),
+        ({"messages": [_message("system", "a")]}, "its conversation has no message of the user"),
+        ({"messages": "hello"}, "messages: is not a list of objects; write each message as an object"),
+        ({"messages": "[1"}, "messages: is not a list of objects"),
+        ({"messages": None}, "messages: is not a list of objects"),
+        ({"messages": ["hello"]}, "messages: is not a list of objects"),
+        ({"messages": [USER, _message("system", "a"), ASSISTANT]}, "messages[1]: is a system message after the first"),
+        ({"messages": [USER, ASSISTANT, _message("assistant", "3", weight=0)]}, "messages[2]: is a second answer in a"),
+        (
+            {"messages": [USER, _message("assistant", "2", weight=True), USER, _message("tool", "x")]},
+            "messages[3]: has a",
+        ),
+        ({"instruction": "a", "output": "b", "history": [["c"]]}, "history[0]: is not an instruction and its answer"),
+        (
+            {"instruction": "a", "output": "b", "history": {"c": "d"}},
+            "history[0]: is not an instruction and its answer",
+        ),
+        ({"instruction": "a", "output": "b", "system": 3}, "its column 'system' holds something other than text"),
         ({"messages": [_message("user", IMAGE), ASSISTANT]}, "something other than text"),
         ({"messages": [USER, _message("assistant", None)]}, "something other than text"),
         ({"messages": [_message("tool", "1")]}, "a role that is unknown; use user, assistant, model"),
@@ -192,9 +278,9 @@ def test_ignored_keys() -> None:
         ({"contents": [{"role": "user", "parts": [{"text": "1", "thought": True}]}]}, "something other than text"),
         ({"contents": [{"role": "user", "parts": ["1"]}]}, "something other than text"),
         ({"contents": [_turn("user", "1")], "systemInstruction": {"role": "system"}}, "something other than text"),
-        ({"messages": [USER, _message("assistant", "2", weight=0)]}, "the answer has weight 0; only weight 1 can be"),
-        ({"messages": [USER, _message("assistant", "2", weight=0.5)]}, "the answer has weight 0.5"),
-        ({"messages": [USER, _message("assistant", "2", tool_calls=[{"id": 1}])]}, "a message holds 'tool_calls'"),
+        ({"messages": [USER, _message("assistant", "2", weight=0)]}, "no answer of its conversation has weight 1"),
+        ({"messages": [USER, _message("assistant", "2", weight=0.5)]}, "messages[1]: has weight 0.5; write 1 for"),
+        ({"messages": [USER, _message("assistant", "2", tool_calls=[{"id": 1}])]}, "messages[1]: holds 'tool_calls'"),
         ({"messages": [USER, _message("assistant", "2", function_call={"name": 1})]}, "holds 'function_call'"),
         ({"messages": [USER, _message("assistant", "2", reasoning_content="so")]}, "holds 'reasoning_content'"),
         ({"messages": [USER, _message("assistant", "2", train=False)]}, "holds 'train'"),
@@ -203,7 +289,7 @@ def test_ignored_keys() -> None:
     ],
 )
 def test_unsuitable(columns: dict[str, Any], problem: str) -> None:
-    """A conversation that is not a single question and answer in text is refused with its place."""
+    """A conversation that cannot be learned, or holds more than text, is refused with its place."""
     line = _refused(columns)
     assert line.startswith("a.jsonl:7: ")
     assert problem in line

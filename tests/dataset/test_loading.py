@@ -165,7 +165,7 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
     guide = "(Gemini API model tuning guide, as last served 2025-04-28)"
     missing = str(tmp_path / "held_out.parquet")
     assert _problems(path, validation=HeldOut(path=held_out), test=HeldOut(path=missing)) == [
-        f"{path}:7: its conversation has no output; write one user and one model turn",
+        f"{path}:7: its conversation has no answer to learn; end it with a message of the assistant",
         f"{path}:6: the row has no column 'text_input', which template.text_input names; the nearest is 'text_imput'",
         f"{path}:2: the cell of 'text_input' is null, and template.text_input uses it; fill it in as text",
         f"{path}:8: the cell of 'output' is null, and template.output uses it; fill it in as text",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 from tunerun.dataset.checks import GUIDE
 from tunerun.dataset.conversations import conversation_columns
-from tunerun.dataset.rendered_rows import PARTS, RenderedRows, examples_of
+from tunerun.dataset.rendered_rows import RenderedRows
 from tunerun.dataset.rows import MOST_OF_A_KIND, Findings, Rows, listed, nearest
 from tunerun.template import PromptTemplate
+from tunerun.template.prompt_template import SYSTEM, TEXT_INPUT
 
 FEWEST_EXAMPLES = 20
 """The guide: start with at least 20 examples."""
@@ -30,6 +31,8 @@ def advice_on_size(training: RenderedRows) -> Iterator[str]:
     """Yield what the guide advises about the number of examples and the bytes of their texts."""
     file, count = training.rows.file, len(training)
     byte_count = sum(map(_byte_count, training.text_inputs)) + sum(map(_byte_count, training.outputs))
+    byte_count += sum(_byte_count(each.turn.text_input) + _byte_count(each.turn.output) for each in training.turns)
+    byte_count += sum(map(_byte_count, training.systems or ()))
     few, many = ADVISED_EXAMPLES
     if count < FEWEST_EXAMPLES:
         yield f"{file}: {_examples(count)} to train on; at least {FEWEST_EXAMPLES} are advised ({GUIDE}); add more"
@@ -44,7 +47,7 @@ def advice_on_length(training: RenderedRows, most: int) -> Iterator[str]:
     """Yield one line about examples that this backend takes and the Gemini API does not."""
     long = [
         position
-        for position, (text_input, output) in enumerate(examples_of(training))
+        for position, (text_input, output) in enumerate(zip(training.text_inputs, training.outputs, strict=True))
         if len(text_input) > MOST_INPUT_CHARACTERS or len(output) > MOST_OUTPUT_CHARACTERS
     ]
     if long:
@@ -52,6 +55,23 @@ def advice_on_length(training: RenderedRows, most: int) -> Iterator[str]:
         places += f" and {len(long) - most:,} more" if len(long) > most else ""
         limits = f"{MOST_INPUT_CHARACTERS:,} characters of text_input and {MOST_OUTPUT_CHARACTERS:,} of output"
         yield f"{places}: longer than the Gemini API takes: {limits} ({GUIDE}); backend=gemini would refuse the rows"
+
+
+def advice_on_system(training: RenderedRows, most: int) -> Iterator[str]:
+    """Yield what a template does to the system messages of conversations that a user may not expect."""
+    template, said = training.template, training.said
+    dropped = [position for position, before in enumerate(said) if before is not None and before.system]
+    if SYSTEM in template.parts and dropped and SYSTEM not in template.columns_of(SYSTEM):
+        places = ", ".join(map(training.place, dropped[:most])) + (", ..." if len(dropped) > most else "")
+        what = (
+            f"template.system replaces the system message of {len(dropped):,} {'row' if len(dropped) == 1 else 'rows'}"
+        )
+        yield f"{places}: {what}; name {{{{ system }}}} in it to keep it"
+    if training.turns and dropped and SYSTEM in template.columns_of(TEXT_INPUT):
+        yield (
+            "template.text_input: names {{ system }}, which repeats the system message in each turn of a conversation; "
+            "remove it, and the message is sent once, as a system message"
+        )
 
 
 def _byte_count(text: str) -> int:
@@ -64,7 +84,7 @@ def _examples(count: int) -> str:
 
 def exact_duplicates(training: RenderedRows, most: int) -> Iterator[str]:
     """Yield one line about training examples that stand twice."""
-    if len(set(examples_of(training))) == len(training):
+    if len(set(_keys(training))) == len(training):
         return
     repeated = [found for found in _by_example(training).values() if len(found) > 1]
     count = sum(map(len, repeated)) - len(repeated)
@@ -74,20 +94,24 @@ def exact_duplicates(training: RenderedRows, most: int) -> Iterator[str]:
 
 def contradictions(training: RenderedRows, most: int) -> Iterator[str]:
     """Yield one line about equal inputs with different outputs."""
-    if len(set(training.text_inputs)) == len(training):
+    if len(set(training.inputs)) == len(training):
         return
-    firsts: dict[str, list[int]] = {}
-    for (text_input, _), found in _by_example(training).items():
-        firsts.setdefault(text_input, []).append(found[0])
+    firsts: dict[Hashable, list[int]] = {}
+    for (given, _), found in _by_example(training).items():
+        firsts.setdefault(given, []).append(found[0])
     contradicting = [found for found in firsts.values() if len(found) > 1]
     if contradicting:
         what = f"different outputs for one text_input among the training examples ({len(contradicting):,})"
         yield f"{what}: {_pairs(training, contradicting, most)}; keep one, or let the template tell them apart"
 
 
-def _by_example(rows: RenderedRows) -> dict[tuple[str, str], list[int]]:
-    positions: dict[tuple[str, str], list[int]] = {}
-    for position, example in enumerate(examples_of(rows)):
+def _keys(rows: RenderedRows) -> Iterator[tuple[Hashable, str]]:
+    return zip(rows.inputs, rows.outputs, strict=True)
+
+
+def _by_example(rows: RenderedRows) -> dict[tuple[Hashable, str], list[int]]:
+    positions: dict[tuple[Hashable, str], list[int]] = {}
+    for position, example in enumerate(_keys(rows)):
         positions.setdefault(example, []).append(position)
     return positions
 
@@ -106,9 +130,10 @@ def leaks(training: RenderedRows, held_out: Mapping[str, RenderedRows], most: in
     findings = Findings(max(most, MOST_OF_A_KIND))
     known = [(training, "trained on")]
     for name, rows in held_out.items():
-        same, equal = _firsts(rows.same_inputs, known, "same_inputs"), _firsts(rows.text_inputs, known, "text_inputs")
+        inputs = rows.inputs
+        same, equal = _firsts(rows.same_inputs, known, "same_inputs"), _firsts(inputs, known, "inputs")
         for position in range(len(rows)):
-            found = same.get(rows.same_inputs[position]) or equal.get(rows.text_inputs[position])
+            found = same.get(rows.same_inputs[position]) or equal.get(inputs[position])
             if found:
                 where = f"{found[0]} and {rows.place(position)}"
                 findings.add("leak", f"{where} have the same input, {found[1]} and held out; remove one of them")
@@ -116,8 +141,10 @@ def leaks(training: RenderedRows, held_out: Mapping[str, RenderedRows], most: in
     return findings.lines
 
 
-def _firsts(wanted: Sequence[str], known: Sequence[tuple[RenderedRows, str]], texts: str) -> dict[str, tuple[str, str]]:
-    """Return for each text that is known where it is first, and what that row is used for."""
+def _firsts(
+    wanted: Sequence[Hashable], known: Sequence[tuple[RenderedRows, str]], texts: str
+) -> dict[Hashable, tuple[str, str]]:
+    """Return for each input that is known where it is first, and what that row is used for."""
     left, firsts = set(wanted), {}
     for rows, use in known if left else ():
         for position, text in enumerate(getattr(rows, texts)):
@@ -139,7 +166,7 @@ def advice_on_columns(rows: Rows, template: PromptTemplate, others: Sequence[str
     from_conversations = conversation_columns(rows, used)
     if not from_conversations:
         for column in sorted(template.columns - rows.columns.keys()):
-            part = next(part for part in PARTS if column in template.columns_of(part))
+            part = next(part for part in template.parts if column in template.columns_of(part))
             what = f"no row has the column {column!r}, which template.{part} names where it is optional"
             yield f"{rows.file}: {what}; {nearest(column, list(rows.columns))}"
     unused = [column for column in rows.columns if column not in used | from_conversations]

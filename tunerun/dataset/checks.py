@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import repeat
+from dataclasses import dataclass, replace
+from itertools import islice, repeat
 from types import NoneType
 from typing import Any
 
 from tunerun.dataset.conversations import with_conversations
 from tunerun.dataset.rendered_rows import PARTS, RenderedRows
-from tunerun.dataset.rows import ABSENT, Findings, Rows, close_name, nearest
+from tunerun.dataset.rows import ABSENT, Findings, RowConversation, Rows, close_name, nearest
 from tunerun.dataset.suggestion import advice_on_template
 from tunerun.errors import TemplateError
+from tunerun.job import Conversation, Turn
 from tunerun.template import AbsentCellError, Column, PromptTemplate
 from tunerun.template.absent import is_null
+from tunerun.template.prompt_template import OUTPUT, SYSTEM, TEXT_INPUT, system_or_none
 
 GUIDE = "Gemini API model tuning guide, as last served 2025-04-28"
 """Source of the limits on characters (40,000 and 5,000 there) and of the advice in `advice.py`."""
@@ -26,7 +28,10 @@ _INFINITIES = {"inf", "-inf"}
 
 @dataclass(frozen=True)
 class CharacterLimits:
-    """The most characters of a text_input and of an output that the backend takes; None: any number."""
+    """The most characters of each text_input and of each output that the backend takes; None: any number.
+
+    A system message has the limit of a text_input.
+    """
 
     text_input: int | None
     output: int | None
@@ -44,16 +49,70 @@ def render_rows(rows: Rows, template: PromptTemplate, limits: CharacterLimits, f
     read = list(rows.columns)
     rows = with_conversations(rows, template.columns, findings)
     bad = _without_cells(rows, template, findings)
-    texts = {part: _texts(rows, part, template, bad, findings) for part in PARTS}
-    _check_texts(rows, texts, limits, bad, findings)
+    texts = {part: _texts(rows, part, template, bad, findings) for part in template.parts}
+    systems = _systems(rows, texts.pop(SYSTEM, None), template)
+    bad_before = set(bad)
+    earlier = _earlier(rows, template, limits, bad_before, findings)
+    _check_texts(rows, texts if systems is None else {SYSTEM: systems, **texts}, limits, bad, findings)
+    bad |= bad_before
     good = [row for row in range(len(rows)) if row not in bad] if bad else range(len(rows))
-    rendered = RenderedRows(rows, read, texts["text_input"], texts["output"], template)
+    rendered = RenderedRows(rows, read, texts[TEXT_INPUT], texts[OUTPUT], template, systems, earlier)
     return rendered.take(good)
+
+
+def _systems(rows: Rows, rendered: Sequence[str] | None, template: PromptTemplate) -> Sequence[str] | None:
+    """Return the system message of each row, empty where it has none; None: no row has one."""
+    if rendered is not None:
+        rendered = [system_or_none(text) for text in rendered]
+    elif rows.conversations is not None and template.sends_own_system:
+        rendered = ["" if each is None else each.conversation.system for each in rows.conversations]
+    return rendered if rendered is not None and any(rendered) else None
+
+
+def _earlier(
+    rows: Rows, template: PromptTemplate, limits: CharacterLimits, bad: set[int], findings: Findings
+) -> Sequence[tuple[Turn, ...]] | None:
+    """Return the turns before the last one of each row; a row of which one is bad is added to `bad`.
+
+    All turns are rendered as the rows of one table, column by column, which is what makes it fast.
+    """
+    said = [() if each is None else each.conversation.earlier for each in rows.conversations or ()]
+    owners = [row for row, turns in enumerate(said) for _ in turns]
+    if not owners:
+        return None
+    try:
+        template.check_turns()
+    except TemplateError as error:
+        for problem in error.problems:
+            findings.add("template", f"{rows.file}: {problem}")
+        return None
+    turns = _table_of_turns(rows, owners)
+    bad_turns = {number for number, row in enumerate(owners) if row in bad}
+    texts = {part: _texts(turns, part, template, bad_turns, findings) for part in PARTS}
+    _check_texts(turns, texts, limits, bad_turns, findings)
+    bad.update(owners[number] for number in bad_turns)
+    learned = (turn.is_learned for turns_of_row in said for turn in turns_of_row)
+    rendered = map(Turn, texts[TEXT_INPUT], texts[OUTPUT], learned)
+    return [tuple(islice(rendered, len(turns_of_row))) for turns_of_row in said]
+
+
+def _table_of_turns(rows: Rows, owners: Sequence[int]) -> Rows:
+    """Return the turns before the last ones as rows, each with the other columns of the row that it is of."""
+    found = [
+        (turn, messages)
+        for each in rows.conversations or ()
+        if each is not None
+        for turn, messages in zip(each.conversation.earlier, each.messages, strict=False)
+    ]
+    spoken = {TEXT_INPUT: [turn.text_input for turn, _ in found], OUTPUT: [turn.output for turn, _ in found]}
+    places = [RowConversation(Conversation(turn.text_input), (messages,)) for turn, messages in found]
+    return replace(rows.take(owners).with_columns(spoken), conversations=places)
 
 
 def _without_cells(rows: Rows, template: PromptTemplate, findings: Findings) -> set[int]:
     """Return the rows that lack a cell which the template prints whatever else the row holds; reports them."""
-    named_by = {column: part for part in reversed(PARTS) for column in template.printed(part)}
+    parts = template.parts
+    named_by = {column: part for part in reversed(parts) for column in template.printed(part)}
     bad: set[int] = set()
     for column in sorted(named_by):
         bad.update(require(rows, column, f"template.{named_by[column]}", findings))
@@ -62,13 +121,13 @@ def _without_cells(rows: Rows, template: PromptTemplate, findings: Findings) -> 
     if absent and len(rows) and not is_typo:
         findings.add("template", f"{rows.file}: {advice_on_template(rows)}")
     complaints = sorted(
-        (row, PARTS.index(part), column, what)
+        (row, parts.index(part), column, what)
         for column, part in named_by.items()
         for row, what in _bad_cells(rows.columns.get(column, ()))
     )
     for row, part_number, column, what in complaints:
         if row not in bad or rows.columns[column][row] is not ABSENT:
-            _add_bad_cell(rows, row, column, PARTS[part_number], what, findings)
+            _add_bad_cell(rows, row, column, parts[part_number], what, findings)
     return bad.union(row for row, *_ in complaints)
 
 
@@ -111,7 +170,13 @@ def _bad_cells(cells: Sequence[Any]) -> Iterator[tuple[int, str]]:
 
 def _add_bad_cell(rows: Rows, row: int, column: str, part: str, what: str, findings: Findings) -> None:
     line = f"the cell of {column!r} {what}, and template.{part} uses it; fill it in as text"
-    findings.add_row(what, rows.place(row), line)
+    _add_row(rows, row, part, what, line, findings)
+
+
+def _add_row(rows: Rows, row: int, part: str, kind: str, what: str, findings: Findings) -> None:
+    """Add a problem of a row, with the message of its conversation."""
+    message = rows.message(row, part)
+    findings.add_row(kind, rows.place(row), f"{message}: {what}" if message else what)
 
 
 def _complaint_about_cell(cell: Any) -> str | None:
@@ -151,6 +216,8 @@ def _printed_cell(cell: Any) -> str:
 
 def _joined(segments: Sequence[str | Column], columns: Sequence[Sequence[str] | None], count: int) -> Sequence[str]:
     """Join the template's own text and whole columns of text, row by row."""
+    if not segments:
+        return [""] * count
     if len(segments) == 1 and columns[0] is not None:
         return columns[0]
     pieces = [repeat(each, count) if cells is None else cells for each, cells in zip(segments, columns, strict=True)]
@@ -168,9 +235,9 @@ def _text(rows: Rows, row: int, part: str, template: PromptTemplate, bad: set[in
             _add_bad_cell(rows, row, error.column, error.part, "is null", findings)
         else:
             wanted = _wanted(error.column, f"template.{error.part}", list(cells))
-            findings.add_row("column", rows.place(row), f"the row has no column {wanted}")
+            _add_row(rows, row, part, "column", f"the row has no column {wanted}", findings)
     except TemplateError as error:
-        findings.add_row("template", rows.place(row), f"{error}; correct the template, or this row")
+        _add_row(rows, row, part, "template", f"{error}; correct the template, or this row", findings)
     bad.add(row)
     return ""
 
@@ -179,14 +246,17 @@ def _check_texts(
     rows: Rows, texts: dict[str, Sequence[str]], limits: CharacterLimits, bad: set[int], findings: Findings
 ) -> None:
     """Add the rows whose texts cannot be learned to `bad`; says why."""
-    most = {"text_input": limits.text_input, "output": limits.output}
-    doubtful = {row for part in PARTS for row in _doubtful(texts[part], most[part])} - bad
+    most = {TEXT_INPUT: limits.text_input, OUTPUT: limits.output, SYSTEM: limits.text_input}
+    doubtful = {row for part in texts for row in _doubtful(texts[part], most[part])} - bad
     for row in sorted(doubtful):
         complaints = [
-            (kind, f"{part} {what}") for part in PARTS for kind, what in _complaints(texts[part][row], most[part])
+            (part, kind, f"{part} {what}")
+            for part in texts
+            if part != SYSTEM or texts[part][row]
+            for kind, what in _complaints(texts[part][row], most[part])
         ]
-        for kind, complaint in complaints:
-            findings.add_row(kind, rows.place(row), complaint)
+        for part, kind, complaint in complaints:
+            _add_row(rows, row, part, kind, complaint, findings)
         if complaints:
             bad.add(row)
 

@@ -14,7 +14,8 @@ def draw(training: RenderedRows, held_out: Collection[RenderedRows], seed: int, 
 
     The order is that of `dataset.limit`: the first k are the rows that a limit of k trains on, whatever the template
     and the limit are. Left out are rows whose input occurred before, and inputs of held-out rows; inputs that differ
-    in capitals and white space only are the same.
+    in capitals and white space only are the same. Of a conversation its turns are drawn, without its system message:
+    the one of the input that is asked holds.
 
     Args:
         training: the rows to draw from.
@@ -31,7 +32,8 @@ def draw(training: RenderedRows, held_out: Collection[RenderedRows], seed: int, 
         same = training.same_inputs[position]
         if same not in taken:
             taken.add(same)
-            drawn.append(Example(training.text_inputs[position], training.outputs[position]))
+            earlier = training.earlier[position] if training.earlier else ()
+            drawn.append(Example(training.text_inputs[position], training.outputs[position], earlier=earlier))
             if len(drawn) == most:
                 break
     return tuple(drawn)

@@ -17,6 +17,7 @@ from tunerun.dataset.labels import imbalance, label_counts, typing_errors
 from tunerun.dataset.near_duplicates import MOST_CHARACTERS, near_duplicates
 from tunerun.dataset.rendered_rows import RenderedRows
 from tunerun.dataset.secrets import EMAIL, secrets_in
+from tunerun.template.prompt_template import OUTPUT, SYSTEM, TEXT_INPUT
 
 
 class Severity(StrEnum):
@@ -50,6 +51,7 @@ CHECKS = (
     Check("file", ERROR, "a file that is missing, is not what its ending says, is broken, or is not UTF-8"),
     Check("column", ERROR, "a column that the template prints and a row does not have"),
     Check("cell", ERROR, "an empty cell (null) or bytes that the template prints"),
+    Check("conversation", ERROR, "a tool call, an image, a second system message, or no answer with weight 1"),
     Check("blank", ERROR, "a text_input or an output that is blank after the template"),
     Check("long", ERROR, "more characters than the backend takes"),
     Check("context", ERROR, "more tokens than the base model takes; a warning where they are estimated"),
@@ -78,8 +80,25 @@ _CHARACTERS_AT_ONCE = 100_000
 ControlTokens = Callable[[str], Collection[str]]
 """Names what a text holds that the base model uses as control tokens."""
 
-Found = tuple[RenderedRows, int]
-"""A row: the set that it belongs to, and its position there."""
+
+@dataclass(frozen=True)
+class Found:
+    """Where a check has found something.
+
+    Attributes:
+        rows: the set that the row belongs to.
+        position: of the row in it.
+        place: of the row, or of a message of its conversation.
+    """
+
+    rows: RenderedRows
+    position: int
+    place: str
+
+    @classmethod
+    def of(cls, rows: RenderedRows, position: int, number: int | None = None, part: str = "") -> Found:
+        """What is in a part of a turn; number None: the last turn; no part: the row."""
+        return cls(rows, position, rows.place_of_turn(position, number, part))
 
 
 def inspect(
@@ -119,7 +138,7 @@ def inspect(
 
 def places(found: Sequence[Found], most: int) -> str:
     """Where rows stand: the first few, and how many more there are."""
-    named = ", ".join(rows.place(position) for rows, position in found[:most])
+    named = ", ".join(each.place for each in found[:most])
     return named + (f" and {len(found) - most:,} more" if len(found) > most else "")
 
 
@@ -130,7 +149,7 @@ def _near(training: RenderedRows, held_out: Mapping[str, RenderedRows], most: in
     repeated, leaked = [], []
     within = [pair for pair in near.pairs if pair[1] < len(training)]
     if within:
-        where = _pairs([((training, first), (training, second)) for first, second in within], most)
+        where = _pairs([(training.place(first), training.place(second)) for first, second in within], most)
         repeated.append(f"near duplicates among the training inputs ({len(within):,}): {where}; keep one of each")
     if near.compared < len(texts):
         repeated.append(
@@ -142,7 +161,7 @@ def _near(training: RenderedRows, held_out: Mapping[str, RenderedRows], most: in
         pairs = [(first, second - start) for first, second in near.pairs if start <= second < start + len(rows)]
         pairs = [(first, second) for first, second in pairs if training.same_inputs[first] != rows.same_inputs[second]]
         if pairs:
-            where = _pairs([((training, first), (rows, second)) for first, second in pairs], most)
+            where = _pairs([(training.place(first), rows.place(second)) for first, second in pairs], most)
             leaked.append(
                 f"near duplicates of training inputs among the {name} inputs ({len(pairs):,}): {where}; "
                 "remove one of each, or the comparison flatters"
@@ -151,13 +170,13 @@ def _near(training: RenderedRows, held_out: Mapping[str, RenderedRows], most: in
     return repeated, leaked
 
 
-def _pairs(pairs: Sequence[tuple[Found, Found]], most: int) -> str:
-    named = ", ".join(f"{first[0].place(first[1])} and {second[0].place(second[1])}" for first, second in pairs[:most])
+def _pairs(pairs: Sequence[tuple[str, str]], most: int) -> str:
+    named = ", ".join(f"{first} and {second}" for first, second in pairs[:most])
     return named + (", ..." if len(pairs) > most else "")
 
 
 def _imbalance(training: RenderedRows) -> Iterator[str]:
-    found = imbalance(label_counts(training.outputs_of_rows))
+    found = imbalance(label_counts(training.learned_outputs_of_rows))
     if found is not None:
         (common, often), (rare, seldom) = found
         yield (
@@ -167,13 +186,23 @@ def _imbalance(training: RenderedRows) -> Iterator[str]:
 
 
 def _label_typos(everything: Sequence[RenderedRows], most: int) -> Iterator[str]:
-    counts = label_counts(list(chain.from_iterable(rows.outputs_of_rows for rows in everything)))
+    counts = label_counts(list(chain.from_iterable(rows.learned_outputs_of_rows for rows in everything)))
     for label, intended in typing_errors(counts):
         found = [
-            (rows, position)
+            each
             for rows in everything
-            for position, output in enumerate(rows.outputs_of_rows)
-            if output == label
+            for each in (
+                *(
+                    Found.of(rows, turn.position, turn.number, OUTPUT)
+                    for turn in rows.turns_of_rows
+                    if turn.turn.is_learned and turn.turn.output == label
+                ),
+                *(
+                    Found.of(rows, position, part=OUTPUT)
+                    for position, output in enumerate(rows.outputs_of_rows)
+                    if output == label
+                ),
+            )
         ]
         yield (
             f"{places(found, most)}: the output {label!r} looks like {intended!r}, which stands {counts[intended]:,} "
@@ -189,14 +218,8 @@ def _braces(everything: Sequence[RenderedRows], most: int) -> Iterator[str]:
 
 
 def _spaces(everything: Sequence[RenderedRows], most: int) -> Iterator[str]:
-    spaced = [
-        (rows, position) for rows in everything for position, text in enumerate(rows.outputs) if text != text.strip()
-    ]
-    of_rows = [
-        (rows, position)
-        for rows, position in spaced
-        if rows.outputs_of_rows[position] != rows.outputs_of_rows[position].strip()
-    ]
+    spaced = [each for rows in everything for each in _spaced(rows)]
+    of_rows = [found for found, text in spaced if text != text.strip()]
     if of_rows:
         yield (
             f"{places(of_rows, most)}: white space around the output is learned too; "
@@ -204,6 +227,16 @@ def _spaces(everything: Sequence[RenderedRows], most: int) -> Iterator[str]:
         )
     elif spaced:
         yield "template.output: puts white space around outputs, which is learned too; take it away if it is not meant"
+
+
+def _spaced(rows: RenderedRows) -> Iterator[tuple[Found, str]]:
+    """Yield the learned outputs with white space around them, and what their rows have for each."""
+    for turn, of_row in zip(rows.turns, rows.turns_of_rows, strict=True):
+        if turn.turn.is_learned and turn.turn.output != turn.turn.output.strip():
+            yield Found.of(rows, turn.position, turn.number, OUTPUT), of_row.turn.output
+    for position, text in enumerate(rows.outputs):
+        if text != text.strip():
+            yield Found.of(rows, position, part=OUTPUT), rows.outputs_of_rows[position]
 
 
 def _characters(everything: Sequence[RenderedRows], most: int) -> Iterator[str]:
@@ -217,8 +250,8 @@ def _control_tokens(
     if control_tokens is None:
         return
     template = everything[0].template.template
-    for part, text in (("text_input", template.text_input), ("output", template.output)):
-        for token in control_tokens(text):
+    for part, text in ((TEXT_INPUT, template.text_input), (OUTPUT, template.output), (SYSTEM, template.system)):
+        for token in control_tokens(text or ""):
             yield (
                 f"template.{part}: holds {token}, a control token of the base model; it is encoded as text: leave it "
                 "out, the base model's own chat format is put around every example"
@@ -249,10 +282,38 @@ def _by_kind(everything: Sequence[RenderedRows], look: Callable[[str], Collectio
 
 
 def _look(everything: Sequence[RenderedRows], look: Callable[[str], Collection[str]]) -> Iterator[tuple[str, Found]]:
-    """Yield what `look` finds in the texts that come from the rows, with the row, set by set and row by row."""
+    """Yield what `look` finds in the texts that come from the rows, with the place, set by set and row by row."""
     for rows in everything:
-        found = sorted({each for texts in (rows.inputs_of_rows, rows.outputs_of_rows) for each in _finds(texts, look)})
-        yield from ((kind, (rows, position)) for position, _, kind in found)
+        found = sorted(
+            (where[0], where[1] is None, where[1] or 0, number, kind, where[2])
+            for texts, place in _columns(rows)
+            for index, number, kind in _finds(texts, look)
+            for where in (place(index),)
+        )
+        yield from (
+            (kind, Found.of(rows, position, None if is_last else turn, part))
+            for position, is_last, turn, _, kind, part in found
+        )
+
+
+_Where = tuple[int, int | None, str]
+"""Position of a row, number of a turn (None: the last), and a part."""
+
+
+def _columns(rows: RenderedRows) -> Iterator[tuple[Sequence[str], Callable[[int], _Where]]]:
+    """Yield the texts that come from the rows, and where each of them is."""
+    yield rows.last_inputs_of_rows, lambda index: (index, None, TEXT_INPUT)
+    yield rows.outputs_of_rows, lambda index: (index, None, OUTPUT)
+    turns = rows.turns_of_rows
+    if turns:
+        yield (
+            [each.turn.text_input for each in turns],
+            lambda index: (turns[index].position, turns[index].number, TEXT_INPUT),
+        )
+        yield [each.turn.output for each in turns], lambda index: (turns[index].position, turns[index].number, OUTPUT)
+    if rows.rows.conversations is not None:
+        systems = ["" if before is None else before.system for before in rows.said]
+        yield systems, lambda index: (index, None, SYSTEM)
 
 
 def _finds(texts: Sequence[str], look: Callable[[str], Collection[str]]) -> Iterator[tuple[int, int, str]]:

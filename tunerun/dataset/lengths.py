@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tunerun.dataset.rendered_rows import RenderedRows, examples_of
+from tunerun.dataset.rendered_rows import RenderedRows
 from tunerun.dataset.rows import Findings
-from tunerun.job import Example
+from tunerun.job import Example, Turn
 
 _BYTES_PER_CHARACTER = 4  # of UTF-8, at most
 
@@ -32,11 +32,11 @@ def short_enough(rendered: RenderedRows, limit: TokenLimit, findings: Findings) 
 
     A token has a byte or more, so only rows of many bytes are counted.
     """
-    room = limit.most - limit.count_all([Example("", "")])[0]  # the chat format takes the rest
+    takes = _Format(rendered, limit)
     long = [
-        (position, Example(*texts))
-        for position, texts in enumerate(examples_of(rendered))
-        if not _is_surely_short(*texts, room)
+        (position, example)
+        for position, example in enumerate(rendered.examples)
+        if not _is_surely_short(example, limit.most - takes.tokens_of(example))
     ]
     counts = limit.count_all([example for _, example in long]) if long else ()
     too_long = {position: count for (position, _), count in zip(long, counts, strict=True) if count > limit.most}
@@ -54,8 +54,26 @@ def short_enough(rendered: RenderedRows, limit: TokenLimit, findings: Findings) 
     return rendered.take([position for position in range(len(rendered)) if position not in too_long])
 
 
-def _is_surely_short(text_input: str, output: str, room: int) -> bool:
-    characters = len(text_input) + len(output)
+class _Format:
+    """How many tokens the chat format takes, beside the texts."""
+
+    def __init__(self, rendered: RenderedRows, limit: TokenLimit) -> None:
+        (self._empty,) = limit.count_all([Example("", "")])
+        self._turn = self._system = 0
+        if rendered.earlier is not None or rendered.systems is not None:
+            # The text of one letter is a token at least: the room that is left is too small rather than too large.
+            turn, system = limit.count_all([Example("", "", earlier=(Turn("", ""),)), Example("", "", system="s")])
+            self._turn, self._system = turn - self._empty, system - self._empty
+
+    def tokens_of(self, example: Example) -> int:
+        return self._empty + len(example.earlier) * self._turn + bool(example.system) * self._system
+
+
+def _is_surely_short(example: Example, room: int) -> bool:
+    texts = [example.text_input, example.output]
+    if example.system or example.earlier:
+        texts += [example.system, *(text for turn in example.earlier for text in (turn.text_input, turn.output))]
+    characters = sum(map(len, texts))
     if characters * _BYTES_PER_CHARACTER <= room:
         return True
-    return characters <= room and len(text_input.encode()) + len(output.encode()) <= room
+    return characters <= room and sum(len(text.encode()) for text in texts) <= room

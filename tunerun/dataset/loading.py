@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tunerun.dataset.advice import MOST_PLACES, advice_on_columns, advice_on_length, advice_on_size
+from tunerun.dataset.advice import MOST_PLACES, advice_on_columns, advice_on_length, advice_on_size, advice_on_system
 from tunerun.dataset.checks import CharacterLimits, render_rows, require
 from tunerun.dataset.clusters import cells, clusters_of, kept_together
 from tunerun.dataset.drawing import draw
 from tunerun.dataset.inspection import ControlTokens, Finding, inspect
 from tunerun.dataset.lengths import TokenLimit, short_enough
 from tunerun.dataset.reading import collect_rows
-from tunerun.dataset.rendered_rows import RenderedRows, examples_of
+from tunerun.dataset.rendered_rows import RenderedRows
 from tunerun.dataset.rows import MOST_OF_A_KIND, Findings, Rows, listed
 from tunerun.dataset.split import choose, ranks_of, split_rows
 from tunerun.digest import digest, digest_of_list
@@ -116,6 +115,7 @@ def load_examples(
             *reader.warnings,
             *advice_on_size(parts.training),
             *advice_on_length(parts.training, most_places),
+            *advice_on_system(parts.training, most_places),
             *(finding.text for finding in findings),
             *advice_on_columns(rows, template, [c for c in (dataset.stratify_by, dataset.cluster_by) if c is not None]),
         ),
@@ -254,5 +254,5 @@ def _held_out_set(source: str, rows: RenderedRows | None, cluster_by: str | None
 
 def _example_set(source: str, rows: RenderedRows) -> ExampleSet:
     """Return the examples under the digest of `[{"output": "2", "text_input": "1"}, ...]`, in their order."""
-    content = digest_of_list({"output": output, "text_input": text_input} for text_input, output in examples_of(rows))
-    return ExampleSet(digest=content, source=source, examples=tuple(itertools.starmap(Example, examples_of(rows))))
+    examples = tuple(rows.examples)
+    return ExampleSet(digest_of_list(example.document for example in examples), source, examples)

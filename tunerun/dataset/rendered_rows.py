@@ -1,28 +1,45 @@
-"""Rows and the texts that the template makes of them, by column."""
+"""Rows and the texts that the template makes of them, by column; what only conversations have is kept beside them."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from tunerun.dataset.rows import ABSENT, Rows
+from tunerun.job import Conversation, Example, Turn
 from tunerun.template import PromptTemplate
 from tunerun.template.absent import is_null
 from tunerun.template.json_text import to_json
 
 PARTS = ("text_input", "output")
-"""The two texts that a template makes of a row."""
+"""The two texts that a template makes of a turn."""
 
 _BETWEEN = "\n"
 _NOTHING = "\x00"
 
 
+@dataclass(frozen=True, slots=True)
+class RenderedTurn:
+    """A turn before the last one of its row.
+
+    Attributes:
+        position: of the row.
+        number: of the turn, from 0.
+        turn: after the template.
+    """
+
+    position: int
+    number: int
+    turn: Turn
+
+
 @dataclass(frozen=True, eq=False)
 class RenderedRows:
-    """The rows of a file that make an example, with their two texts.
+    """The rows of a file that make an example, with the two texts of their last turn.
 
     What is the row's and what is the template's are kept apart: an instruction that every prompt repeats makes no two
     rows alike.
@@ -30,8 +47,10 @@ class RenderedRows:
     Attributes:
         rows: as they were read, and the columns that a conversation gives.
         read: the names of the columns that the file has.
-        text_inputs, outputs: after the template, in the order of the rows.
+        text_inputs, outputs: of the last turn after the template, in the order of the rows.
         template: what made them.
+        systems: the system messages after the template, empty where a row has none; None: no row has one.
+        earlier: the turns before the last one, after the template; None: no row has any.
     """
 
     rows: Rows
@@ -39,6 +58,8 @@ class RenderedRows:
     text_inputs: Sequence[str]
     outputs: Sequence[str]
     template: PromptTemplate
+    systems: Sequence[str] | None = None
+    earlier: Sequence[tuple[Turn, ...]] | None = None
 
     def __len__(self) -> int:
         return len(self.text_inputs)
@@ -47,22 +68,95 @@ class RenderedRows:
         """Return the rows at these positions, in this order."""
         if positions == range(len(self)):
             return self
-        return RenderedRows(
-            self.rows.take(positions),
-            self.read,
-            [self.text_inputs[position] for position in positions],
-            [self.outputs[position] for position in positions],
-            self.template,
+        return replace(
+            self,
+            rows=self.rows.take(positions),
+            text_inputs=[self.text_inputs[position] for position in positions],
+            outputs=[self.outputs[position] for position in positions],
+            systems=None if self.systems is None else [self.systems[position] for position in positions],
+            earlier=None if self.earlier is None else [self.earlier[position] for position in positions],
         )
 
     def place(self, position: int) -> str:
         """Where a row is."""
         return self.rows.place(position)
 
+    @property
+    def examples(self) -> Iterator[Example]:
+        """What is trained on or measured, in the order of the rows."""
+        if self.systems is None and self.earlier is None:
+            return itertools.starmap(Example, zip(self.text_inputs, self.outputs, strict=True))
+        return itertools.starmap(Example, zip(self.text_inputs, self.outputs, *self._before, strict=True))
+
+    @property
+    def inputs(self) -> Sequence[Hashable]:
+        """What the model is given for each row, as something that is equal where that is the same."""
+        if self.systems is None and self.earlier is None:
+            return self.text_inputs
+        found = zip(self.text_inputs, *self._before, strict=True)
+        return [(text, system, earlier) if system or earlier else text for text, system, earlier in found]
+
+    @property
+    def _before(self) -> tuple[Sequence[str], Sequence[tuple[Turn, ...]]]:
+        return self.systems or [""] * len(self), self.earlier or [()] * len(self)
+
+    @property
+    def learned_outputs_of_rows(self) -> Sequence[str]:
+        """What each row gives all answers that are learned, without the template's own words."""
+        return [*self.outputs_of_rows, *(each.turn.output for each in self.turns_of_rows if each.turn.is_learned)]
+
+    @cached_property
+    def turns(self) -> tuple[RenderedTurn, ...]:
+        """The turns before the last ones, of all rows."""
+        return tuple(
+            RenderedTurn(position, number, turn)
+            for position, turns in enumerate(self.earlier or ())
+            for number, turn in enumerate(turns)
+        )
+
+    @cached_property
+    def turns_of_rows(self) -> tuple[RenderedTurn, ...]:
+        """The turns before the last ones, of all rows, as they were read: without the template's own words."""
+        return tuple(
+            RenderedTurn(position, number, turn)
+            for position, before in enumerate(self.said)
+            if before is not None
+            for number, turn in enumerate(before.earlier)
+        )
+
+    def place_of_turn(self, position: int, number: int | None, part: str) -> str:
+        """Where a message of a conversation is.
+
+        Args:
+            number: of the turn; None: the last one.
+            part: text_input, output or system.
+        """
+        found = None if self.rows.conversations is None else self.rows.conversations[position]
+        if found is None or part not in PARTS:
+            return self.place(position)
+        message = found.messages[-1 if number is None else number][PARTS.index(part)]
+        return f"{self.place(position)}: {message}" if message else self.place(position)
+
+    @cached_property
+    def said(self) -> Sequence[Conversation | None]:
+        """What the row of each conversation holds before its last turn, as it was read."""
+        return [None if each is None else each.conversation for each in self.rows.conversations or [None] * len(self)]
+
+    @cached_property
+    def last_inputs_of_rows(self) -> Sequence[str]:
+        """What each row gives the prompt of its last turn, without the template's own words."""
+        return _joined(self._cells("text_input", "output") or [self.text_inputs], _BETWEEN)
+
     @cached_property
     def inputs_of_rows(self) -> Sequence[str]:
-        """What each row gives the prompt, without the template's own words."""
-        return _joined(self._cells("text_input", "output") or [self.text_inputs], _BETWEEN)
+        """What each row gives the prompt, its earlier turns included, without the template's own words.
+
+        A system message is left out: many rows have the same, which makes no two of them alike.
+        """
+        if self.rows.conversations is None:
+            return self.last_inputs_of_rows
+        pairs = zip(self.said, self.last_inputs_of_rows, strict=True)
+        return [_BETWEEN.join([*_texts_of_turns(before), text]) for before, text in pairs]
 
     @cached_property
     def outputs_of_rows(self) -> Sequence[str]:
@@ -73,7 +167,13 @@ class RenderedRows:
     def same_inputs(self) -> Sequence[str]:
         """What is equal for inputs that differ at most in capitals and white space."""
         columns = self._cells("text_input", "output") or [self.text_inputs]
-        return _joined([[" ".join(text.casefold().split()) for text in cells] for cells in columns], _NOTHING)
+        last = _joined([list(map(_folded, cells)) for cells in columns], _NOTHING)
+        if self.rows.conversations is None:
+            return last
+        return [
+            text if before is None else _NOTHING.join(map(_folded, (text, *_texts_of_turns(before), before.system)))
+            for before, text in zip(self.said, last, strict=True)
+        ]
 
     @cached_property
     def contents(self) -> Sequence[bytes]:
@@ -113,6 +213,9 @@ def _text_of(cell: Any, nothing: str) -> str:
     return str(cell)
 
 
-def examples_of(rows: RenderedRows) -> Iterator[tuple[str, str]]:
-    """Yield the text_input and the output of each row."""
-    return zip(rows.text_inputs, rows.outputs, strict=True)
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _texts_of_turns(before: Conversation | None) -> list[str]:
+    return [] if before is None else [text for turn in before.earlier for text in (turn.text_input, turn.output)]

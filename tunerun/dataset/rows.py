@@ -5,12 +5,16 @@ from __future__ import annotations
 import difflib
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final, Literal, overload
 
+from tunerun.job import Conversation
+
 MOST_OF_A_KIND = 5
 """Findings of one kind that are listed one by one; the rest is counted. Ours: a screen holds several kinds."""
+
+_PART_OF_TURN = ("text_input", "output")
 
 MOST_NAMES = 10
 """Column names that one line lists; the rest is counted."""
@@ -28,6 +32,19 @@ ABSENT: Final = _Absent.ABSENT
 
 
 @dataclass(frozen=True, slots=True)
+class RowConversation:
+    """What the conversation of a row holds besides its last turn, as it was read.
+
+    Attributes:
+        conversation: the last message of the user and what is before it.
+        messages: of each turn, the last included, where in the row its two messages are, such as `messages[1]`.
+    """
+
+    conversation: Conversation
+    messages: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SourceRow:
     """One row of a file, before the template.
 
@@ -36,12 +53,14 @@ class SourceRow:
         line: where the row starts, from 1: a line of the text, or for Parquet the number of the row.
         columns: name of the column -> cell.
         counted_in: what `line` counts.
+        conversation: what is before the last turn; None: nothing is.
     """
 
     file: str
     line: int
     columns: Mapping[str, Any]
     counted_in: Literal["line", "row"] = "line"
+    conversation: Conversation | None = None
 
     @property
     def place(self) -> str:
@@ -69,6 +88,8 @@ class Rows(Sequence[SourceRow]):
             writes it differently from Python), a list or a dict of these, or what Parquet has besides (dates, bytes).
         counted_in: what `lines` counts.
         has_header: whether the names of the columns were read from the file's first line.
+        conversations: of each row what is before its last turn, None for a row of one turn and no system message;
+            None: all are.
     """
 
     file: str
@@ -76,6 +97,7 @@ class Rows(Sequence[SourceRow]):
     columns: Mapping[str, Sequence[Any]]
     counted_in: Literal["line", "row"] = "line"
     has_header: bool = False
+    conversations: Sequence[RowConversation | None] | None = None
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -87,7 +109,9 @@ class Rows(Sequence[SourceRow]):
     def __getitem__(self, index: int | slice) -> SourceRow | Rows:
         if isinstance(index, slice):
             return self.take(range(*index.indices(len(self))))
-        return SourceRow(self.file, self.lines[index], self.cells(index), self.counted_in)
+        found = self._conversation(index)
+        conversation = None if found is None else found.conversation
+        return SourceRow(self.file, self.lines[index], self.cells(index), self.counted_in, conversation)
 
     def __iter__(self) -> Iterator[SourceRow]:
         return map(self.__getitem__, range(len(self)))
@@ -100,15 +124,24 @@ class Rows(Sequence[SourceRow]):
         """Return a row's place as errors name it."""
         return place_of(self.file, self.lines[index], self.counted_in)
 
+    def message(self, index: int, part: str) -> str:
+        """Return which message of its conversation a row's text_input or output is, as `messages[2]`; else nothing."""
+        found = self._conversation(index)
+        return "" if found is None or part not in _PART_OF_TURN else found.messages[-1][_PART_OF_TURN.index(part)]
+
+    def _conversation(self, index: int) -> RowConversation | None:
+        return None if self.conversations is None else self.conversations[index]
+
     def take(self, positions: Sequence[int]) -> Rows:
         """Return the rows at these positions, in this order."""
         columns = {name: [cells[position] for position in positions] for name, cells in self.columns.items()}
         lines = array("q", (self.lines[position] for position in positions))
-        return Rows(self.file, lines, columns, self.counted_in, self.has_header)
+        conversations = None if self.conversations is None else [self.conversations[row] for row in positions]
+        return replace(self, lines=lines, columns=columns, conversations=conversations)
 
     def with_columns(self, columns: Mapping[str, Sequence[Any]]) -> Rows:
         """Return the same rows with more columns, or with others in place of those of the same name."""
-        return Rows(self.file, self.lines, {**self.columns, **columns}, self.counted_in, self.has_header)
+        return replace(self, columns={**self.columns, **columns})
 
 
 class RowBuilder:

@@ -1,0 +1,190 @@
+"""Conversations of several turns, from a file to examples and what the checks say of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunerun.dataset import LoadedDataset, TokenLimit, load_examples
+from tunerun.digest import digest
+from tunerun.errors import DatasetError
+from tunerun.job import Example, Turn
+from tunerun.schema import Dataset, HeldOut, Template
+from tunerun.template import PromptTemplate
+
+
+def said(*texts: str, system: str = "", **weights: int) -> dict[str, Any]:
+    """A row of OpenAI's messages; `m3=0` gives the third message that weight."""
+    messages: list[dict[str, Any]] = [
+        {"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)
+    ]
+    if system:
+        messages.insert(0, {"role": "system", "content": system})
+    for name, weight in weights.items():
+        messages[int(name[1:])]["weight"] = weight
+    return {"messages": messages}
+
+
+def loaded(
+    folder: Path,
+    *rows: dict[str, Any],
+    held_out: list[dict[str, Any]] | None = None,
+    tokens: TokenLimit | None = None,
+    most_output: int = 5_000,
+    dataset: dict[str, Any] | None = None,
+    **template: str,
+) -> LoadedDataset:
+    for name, each in (("rows.jsonl", rows), ("held.jsonl", held_out or ())):
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in each))
+    return load_examples(
+        Dataset(
+            path=str(folder / "rows.jsonl"),
+            validation=HeldOut(path=str(folder / "held.jsonl")) if held_out else HeldOut(),
+            **(dataset or {}),
+        ),
+        PromptTemplate(Template(**template)),
+        max_input_characters=None,
+        max_output_characters=most_output,
+        tokens=tokens,
+        control_tokens=lambda text: ["<|im_end|>"] if "<|im_end|>" in text else [],
+    )
+
+
+def problems(folder: Path, *rows: dict[str, Any], **more: Any) -> list[str]:
+    with pytest.raises(DatasetError) as refused:
+        loaded(folder, *rows, **more)
+    return [problem.replace(f"{folder}/", "") for problem in refused.value.problems]
+
+
+def warnings(found: LoadedDataset, folder: Path) -> str:
+    return "\n".join(found.warnings).replace(f"{folder}/", "")
+
+
+def test_examples(tmp_path: Path) -> None:
+    """A conversation is one example: the template is applied to each turn, and weights say which are learned."""
+    found = loaded(
+        tmp_path, said("a", "b", "c", "d", system="S", m2=0), said("e", "f"), text_input="<{{ text_input }}>"
+    )
+    first = Example("<c>", "d", "S", (Turn("<a>", "b", is_learned=False),))
+    assert found.training.examples == (first, Example("<e>", "f"))
+    turn = {"text_input": "<a>", "output": "b", "is_learned": False}
+    documents = [{"text_input": "<c>", "output": "d", "system": "S", "earlier": [turn]}]
+    assert found.training.digest == digest([*documents, {"text_input": "<e>", "output": "f"}])
+
+
+def test_one_turn_is_as_before(tmp_path: Path) -> None:
+    """Rows of one turn without a system message have the digest that they always had, whatever the format."""
+    expected = digest([{"text_input": "a", "output": "b"}])
+    assert loaded(tmp_path, said("a", "b")).training.digest == expected
+    assert loaded(tmp_path, {"text_input": "a", "output": "b"}).training.digest == expected
+    assert loaded(tmp_path, {"text_input": "a", "output": "b"}, system="").training.digest == expected
+
+
+def test_system_of_the_template(tmp_path: Path) -> None:
+    """A template's system message holds for every row, and says where it replaces one that rows have."""
+    rows = (said("a", "b", system="S"), {"text_input": "c", "output": "d"})
+    found = loaded(tmp_path, *rows, system="Be brief.")
+    assert [example.system for example in found.training.examples] == ["Be brief.", "Be brief."]
+    assert "rows.jsonl:1: template.system replaces the system message of 1 row; name" in warnings(found, tmp_path)
+    kept = loaded(tmp_path, rows[0], system="{{ system }} Be brief.")
+    assert [example.system for example in kept.training.examples] == ["S Be brief."]
+    assert "replaces" not in warnings(kept, tmp_path)
+
+
+def test_system_in_every_turn(tmp_path: Path) -> None:
+    """A text_input that names the system message repeats it in each turn, which is said."""
+    found = loaded(tmp_path, said("a", "b", "c", "d", system="S"), text_input="{{ system }} {{ text_input }}")
+    assert found.training.examples == (Example("S c", "d", "", (Turn("S a", "b"),)),)
+    assert "repeats the system message in each turn" in warnings(found, tmp_path)
+
+
+def test_places_of_problems(tmp_path: Path) -> None:
+    """What is wrong with a turn names the message; a row counts once however many of its turns are bad."""
+    rows = (
+        said("a", " ", "c", "d"),
+        said("a", "x" * 11, "c", "y" * 11, system="S"),
+        said("a", "b", "\ud800", "d"),
+    )
+    assert [problem.split(" (")[0] for problem in problems(tmp_path, *rows, most_output=10)] == [
+        "rows.jsonl:1: messages[1]: output is blank after the template; fill in the row or remove it",
+        "rows.jsonl:2: messages[2]: output has 11 characters, the limit is 10",
+        "rows.jsonl:2: messages[4]: output has 11 characters, the limit is 10",
+        "rows.jsonl:3: messages[2]: text_input holds half a character",
+    ]
+    skipped = loaded(tmp_path, *rows, said("a", "b"), most_output=10, dataset={"on_bad_row": "skip"})
+    assert skipped.training.examples == (Example("a", "b"),)
+    assert "3 rows are skipped" in warnings(skipped, tmp_path)
+
+
+def test_a_template_without_the_turns_columns(tmp_path: Path) -> None:
+    """An output that comes from another column cannot render the answers of earlier turns."""
+    row = {**said("a", "b", "c"), "label": "d"}
+    (problem,) = problems(tmp_path, row, output="{{ label }}")
+    assert problem.startswith("rows.jsonl: template.output: does not name {{ output }}, so that all turns of a")
+    one = loaded(tmp_path, {**said("a"), "label": "d"}, output="{{ label }}")
+    assert one.training.examples == (Example("a", "d"),)
+
+
+def test_findings_name_the_message(tmp_path: Path) -> None:
+    """Secrets, e-mail addresses and control tokens are found in every turn and in the system message."""
+    key = "sk-" + "a1" * 12
+    found = warnings(
+        loaded(
+            tmp_path,
+            said("a", f"key {key}", "c", "d <|im_end|>"),
+            said("e", "f ", "g", "h", system="ask ann@mail.test"),
+        ),
+        tmp_path,
+    )
+    assert "rows.jsonl:1: messages[1]: looks like an OpenAI key" in found
+    assert "rows.jsonl:1: messages[3]: holds <|im_end|>" in found
+    assert "rows.jsonl:2: messages[2]: white space around the output is learned too" in found
+    assert "rows.jsonl:2: an e-mail address" in found
+
+
+def test_the_same_question_after_other_turns(tmp_path: Path) -> None:
+    """Two conversations are duplicates, contradict or leak only if all that comes before is the same too."""
+    rows = (said("a", "b", "and now?", "c"), said("x", "y", "and now?", "d"), said("and now?", "e", system="S"))
+    found = warnings(loaded(tmp_path, *rows, held_out=[said("and now?", "e")]), tmp_path)
+    assert "duplicate" not in found
+    assert "different outputs" not in found
+    assert "same input" not in found
+    again = [said("A", "b", "and now?", "z")]
+    found = warnings(loaded(tmp_path, *rows, said("a", "b", "and now?", "e"), held_out=again), tmp_path)
+    assert (
+        "different outputs for one text_input among the training examples (1): rows.jsonl:1 and rows.jsonl:4" in found
+    )
+    assert "rows.jsonl:1 and held.jsonl:1 have the same input, trained on and held out" in found
+
+
+def test_labels_of_all_turns(tmp_path: Path) -> None:
+    """Answers that are labels are counted in every turn that is learned, and a typing error names its message."""
+    rows = [said("a", "refund", f"b{n}", "transfer") for n in range(12)]
+    found = warnings(loaded(tmp_path, *rows, said("a", "refunds", "z", "refund")), tmp_path)
+    assert "rows.jsonl:13: messages[1]: the output 'refunds' looks like 'refund'" in found
+    unlearned = warnings(loaded(tmp_path, *rows, said("a", "refunds", "z", "refund", m1=0)), tmp_path)
+    assert "looks like" not in unlearned
+
+
+def test_tokens_of_all_turns(tmp_path: Path) -> None:
+    """A conversation is too long if all its turns together are, with what the chat format puts around each."""
+
+    def count(examples: Any) -> list[int]:
+        return [
+            2 * (1 + len(each.earlier)) + 3 * bool(each.system)
+            + sum(len(f"{turn.text_input} {turn.output}".split()) for turn in (*each.earlier, each)) for each in examples
+        ]  # fmt: skip
+
+    limit = TokenLimit(40, exact=True, count_all=count)
+    assert problems(tmp_path, said("a " * 20, "b", "c " * 20, "d"), said("a", "b", system="S"), tokens=limit) == [
+        "rows.jsonl:1: 46 tokens, and the base model takes 40; shorten the row or the template"
+    ]
+
+
+def test_drawn_examples_have_their_turns(tmp_path: Path) -> None:
+    """An example that is drawn for a prompt keeps its turns, and leaves its system message to the prompt's own."""
+    (tmp_path / "rows.jsonl").write_text(json.dumps(said("a", "b", "c", "d", system="S")) + "\n")
+    dataset, template = Dataset(path=str(tmp_path / "rows.jsonl")), PromptTemplate(Template())
+    found = load_examples(dataset, template, max_input_characters=None, max_output_characters=None, draws=1)
+    assert found.drawn == (Example("c", "d", "", (Turn("a", "b"),)),)

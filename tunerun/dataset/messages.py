@@ -1,0 +1,172 @@
+"""The messages of a conversation as other tools write them: OpenAI, Gemini and Vertex AI, ShareGPT."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunerun.template.prompt_template import OUTPUT, SYSTEM, TEXT_INPUT
+
+LISTS = ("messages", "contents", "conversations")
+"""Columns that hold a conversation: OpenAI's, Gemini's and Vertex AI's, ShareGPT's; the first that a row has counts."""
+
+INSTRUCTIONS = ("systemInstruction", "system_instruction")
+
+_ROLES = {
+    "user": TEXT_INPUT,
+    "assistant": OUTPUT,
+    "model": OUTPUT,
+    "system": SYSTEM,
+    "developer": SYSTEM,
+    "human": TEXT_INPUT,
+    "gpt": OUTPUT,
+    "chatgpt": OUTPUT,
+}
+"""Source: OpenAI's chat format for fine-tuning (system, developer, user, assistant), Vertex AI's (user, model),
+ShareGPT's as FastChat and LLaMA-Factory read it (system, human, gpt, chatgpt)."""
+
+_ROLE_KEYS = ("role", "from")
+_TEXT_KEYS = ("content", "parts", "value", "text")
+_WEIGHT = "weight"
+_USED_KEYS = frozenset({*_ROLE_KEYS, *_TEXT_KEYS, _WEIGHT})
+
+_PART_OF_THE_TURN = frozenset(
+    {
+        "tool_calls",
+        "tool_call_id",
+        "function_call",
+        "functionCall",
+        "reasoning_content",
+        "reasoning",
+        "thinking",
+        "refusal",
+        "audio",
+        "images",
+        "loss_weight",
+        "train",
+        "mask",
+    }
+)
+"""Keys of a message that change what is said or learned; whatever else it holds is named in a warning."""
+
+Note = Callable[[str, str], None]
+"""Takes what is done with a message other than reading it, and where the message is."""
+
+
+class UnsuitableError(Exception):
+    """Why a conversation gives no example."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message that was read.
+
+    Attributes:
+        column: TEXT_INPUT, OUTPUT or SYSTEM: who says it.
+        place: where in its row it is, as `messages[2]`.
+        is_learned: of an answer, whether its weight is 1.
+    """
+
+    column: str
+    text: str
+    place: str
+    is_learned: bool = True
+
+
+def messages_of(cells: Mapping[str, Any], name: str, note: Note) -> list[Message]:
+    """Read a conversation, a system instruction beside it first.
+
+    Args:
+        cells: of a row.
+        name: of `LISTS`, the column that holds the conversation.
+        note: takes the keys that are ignored.
+
+    Raises:
+        UnsuitableError: it holds something that cannot be learned.
+    """
+    listed = [
+        _message(message, f"{name}[{number}]", note)
+        for number, message in enumerate(_list_of_objects(cells[name], name))
+    ]
+    for key in INSTRUCTIONS:
+        if cells.get(key):
+            instruction = from_text(cells[key])
+            content = instruction.get("parts") if isinstance(instruction, Mapping) else instruction
+            return [Message(SYSTEM, _text(content, key), key), *listed]
+    return listed
+
+
+def _message(message: Mapping[str, Any], place: str, note: Note) -> Message:
+    held = {key for key, value in message.items() if not is_empty(value)}
+    dropped = sorted(held & _PART_OF_THE_TURN)
+    if dropped:
+        raise UnsuitableError(
+            f"{place}: holds {dropped[0]!r}, which cannot be learned; keep the role and the text alone"
+        )
+    role = next((message[key] for key in _ROLE_KEYS if key in message), None)
+    column = _ROLES.get(role) if isinstance(role, str) else None
+    if column is None:
+        raise UnsuitableError(f"{place}: has a role that is unknown; use {', '.join(_ROLES)}")
+    for key in sorted(held - _USED_KEYS):
+        note(f"{key!r} in a message is ignored; only its role and its text are used", "")
+    text = _text(next((message[key] for key in _TEXT_KEYS if key in message), None), place)
+    return Message(column, text, place, column != OUTPUT or _is_learned(message.get(_WEIGHT), place))
+
+
+def _is_learned(weight: Any, place: str) -> bool:
+    if weight is None or weight in (0, 1):
+        return bool(weight is None or weight)
+    raise UnsuitableError(f"{place}: has weight {weight!r}; write 1 for an answer to be learned, 0 for one that is not")
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a key says nothing; Parquet gives every message all keys, most of them null."""
+    return value is None or value in ("", [], {})
+
+
+def _list_of_objects(messages: Any, name: str) -> Sequence[Mapping[str, Any]]:
+    messages = from_text(messages)
+    if not is_list(messages) or not all(isinstance(message, Mapping) for message in messages):
+        raise UnsuitableError(
+            f"{name}: is not a list of objects; write each message as an object with a role and a text"
+        )
+    found: Sequence[Mapping[str, Any]] = messages
+    return found
+
+
+def from_text(value: Any) -> Any:
+    """Return what a cell of JSON text holds (a list or an object), or the value itself."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def _text(content: Any, place: str) -> str:
+    """Return a text, or the texts of a list of parts that hold nothing else."""
+    if isinstance(content, str):
+        return content
+    texts = [_text_of_part(part) for part in content] if is_list(content) else [None]
+    if None in texts:
+        raise UnsuitableError(f"{place}: holds something other than text; only text can be learned")
+    return "".join(text for text in texts if text is not None)
+
+
+def _text_of_part(part: Any) -> str | None:
+    """Return the text of a part that holds nothing else; Parquet gives every part all fields, most of them null."""
+    if isinstance(part, Mapping):
+        held = {key: value for key, value in part.items() if value is not None and key != "type"}
+        if len(held) == 1 and held.keys() <= {"text", "value"}:
+            (text,) = held.values()
+            if isinstance(text, str):
+                return text
+    return None
+
+
+def is_list(value: Any) -> bool:
+    """Whether a cell is a list of values and not a text."""
+    return isinstance(value, Sequence) and not isinstance(value, str)
