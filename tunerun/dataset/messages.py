@@ -30,6 +30,7 @@ ShareGPT's as FastChat and LLaMA-Factory read it (system, human, gpt, chatgpt)."
 _ROLE_KEYS = ("role", "from")
 _TEXT_KEYS = ("content", "parts", "value", "text")
 _WEIGHT = "weight"
+_PLAIN_KEYS = frozenset({"role", "content"})
 _USED_KEYS = frozenset({*_ROLE_KEYS, *_TEXT_KEYS, _WEIGHT})
 
 _PART_OF_THE_TURN = frozenset(
@@ -99,25 +100,35 @@ def messages_of(cells: Mapping[str, Any], name: str, note: Note) -> list[Message
 
 
 def _message(message: Mapping[str, Any], place: str, note: Note) -> Message:
+    if not message.keys() <= _PLAIN_KEYS:
+        _check_keys(message, place, note)
+    role = message["role"] if "role" in message else message.get("from")
+    column = _ROLES.get(role) if isinstance(role, str) else None
+    if column is None:
+        raise UnsuitableError(f"{place}: has a role that is unknown; use {', '.join(_ROLES)}")
+    content = message.get("content")
+    if not isinstance(content, str):
+        content = _text(next((message[key] for key in _TEXT_KEYS if key in message), None), place)
+    return Message(column, content, place, column != OUTPUT or _is_learned(message.get(_WEIGHT), place))
+
+
+def _check_keys(message: Mapping[str, Any], place: str, note: Note) -> None:
+    """Refuse what would change the message, and note what is ignored of it."""
     held = {key for key, value in message.items() if not is_empty(value)}
     dropped = sorted(held & _PART_OF_THE_TURN)
     if dropped:
         raise UnsuitableError(
             f"{place}: holds {dropped[0]!r}, which cannot be learned; keep the role and the text alone"
         )
-    role = next((message[key] for key in _ROLE_KEYS if key in message), None)
-    column = _ROLES.get(role) if isinstance(role, str) else None
-    if column is None:
-        raise UnsuitableError(f"{place}: has a role that is unknown; use {', '.join(_ROLES)}")
     for key in sorted(held - _USED_KEYS):
         note(f"{key!r} in a message is ignored; only its role and its text are used", "")
-    text = _text(next((message[key] for key in _TEXT_KEYS if key in message), None), place)
-    return Message(column, text, place, column != OUTPUT or _is_learned(message.get(_WEIGHT), place))
 
 
 def _is_learned(weight: Any, place: str) -> bool:
-    if weight is None or weight in (0, 1):
-        return bool(weight is None or weight)
+    if weight is None:
+        return True
+    if weight in (0, 1):
+        return bool(weight)
     raise UnsuitableError(f"{place}: has weight {weight!r}; write 1 for an answer to be learned, 0 for one that is not")
 
 
