@@ -19,6 +19,7 @@ from tunerun.job import (
     Failure,
     FailureKind,
     GenerateOptions,
+    Input,
     JobRef,
     JobState,
     JobStatus,
@@ -120,7 +121,7 @@ def test_a_job_ends_while_another_one_is_measured(tmp_path: Path, service: Scrip
         def generate(
             self,
             model: BaseModelRef | TunedModel,
-            inputs: Sequence[str],
+            inputs: Sequence[Input],
             options: GenerateOptions,
             examples: Sequence[Example] = (),
         ) -> list[str]:

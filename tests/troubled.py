@@ -12,6 +12,7 @@ from tunerun.job import (
     BaseModelRef,
     Example,
     GenerateOptions,
+    Input,
     JobRef,
     JobStatus,
     TunedModel,
@@ -72,7 +73,7 @@ class Troubled(ScriptedBackend):
     def generate(
         self,
         model: BaseModelRef | TunedModel,
-        inputs: Sequence[str],
+        inputs: Sequence[Input],
         options: GenerateOptions,
         examples: Sequence[Example] = (),
     ) -> list[str]:

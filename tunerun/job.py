@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -152,13 +152,26 @@ Input = str | Conversation
 """What a model is asked; a text is the short form of a conversation of one message."""
 
 
+def as_conversation(asked: Input) -> Conversation:
+    """Return an input in its long form."""
+    return Conversation(asked) if isinstance(asked, str) else asked
+
+
+def texts_of(asked: Input) -> list[str]:
+    """Return every text of an input in its order: system message, earlier turns, last message; without an empty one."""
+    if isinstance(asked, str):
+        return [asked]
+    before = [asked.system] if asked.system else []
+    return [*before, *(text for turn in asked.earlier for text in (turn.text_input, turn.output)), asked.text_input]
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One training or held-out example, after the template: a conversation of one or more turns.
 
     Attributes:
         text_input, output: the last turn, whose answer is always learned.
-        system: the system message; empty: none.
+        system: the system message; empty: none, so that a base model's own default holds.
         earlier: the turns before, the oldest first.
     """
 
@@ -170,7 +183,7 @@ class Example:
     @property
     def input(self) -> Input:
         """What a model is asked to be measured on the last answer; a text where there is nothing before it."""
-        if self.system or self.earlier:
+        if self.is_conversation:
             return Conversation(self.text_input, self.system, self.earlier)
         return self.text_input
 
@@ -183,6 +196,29 @@ class Example:
         if self.earlier:
             found["earlier"] = [asdict(turn) for turn in self.earlier]
         return found
+
+    @property
+    def is_conversation(self) -> bool:
+        """Whether it is more than one input and its output."""
+        return bool(self.system or self.earlier)
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """All its turns, the last one included."""
+        return (*self.earlier, Turn(self.text_input, self.output))
+
+
+def behind_examples(asked: Input, examples: Sequence[Example]) -> Input:
+    """Return an input with examples before it: after the system message, before the input's own earlier turns.
+
+    Every turn of an example is shown, for its last answer may make no sense without the ones before; its system
+    message is not, for a conversation has one, and that is the input's.
+    """
+    if not examples:
+        return asked
+    shown = tuple(turn for example in examples for turn in example.turns)
+    own = as_conversation(asked)
+    return Conversation(own.text_input, own.system, shown + own.earlier)
 
 
 @dataclass(frozen=True)
@@ -425,7 +461,8 @@ class Prompt:
 
     Attributes:
         adapter: where the tuned model that answers is (`TunedModel.location`); None: the base model answers.
-        examples: earlier turns of the same conversation, before the input.
+        examples: earlier turns of the same conversation, before the input; each with all its turns, and without a
+            system message of its own.
         system: the system message; empty: none.
     """
 
@@ -434,6 +471,21 @@ class Prompt:
     adapter: str | None = None
     examples: tuple[Example, ...] = ()
     system: str = ""
+
+    @property
+    def asked(self) -> Input:
+        """The input with everything before it."""
+        asked = Conversation(self.text_input, self.system) if self.system else self.text_input
+        return behind_examples(asked, self.examples)
+
+
+def prompt_of(
+    asked: Input, options: GenerateOptions, adapter: str | None = None, examples: Sequence[Example] = ()
+) -> Prompt:
+    """Return the prompt of an input with examples before it; see `behind_examples`."""
+    whole = as_conversation(behind_examples(asked, examples))
+    earlier = tuple(Example(turn.text_input, turn.output) for turn in whole.earlier)
+    return Prompt(whole.text_input, options, adapter, earlier, whole.system)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tests.test_runner import run_on
 from tunerun.cli.tables import plan_table
 from tunerun.dataset import TokenLimit, load_examples
 from tunerun.errors import InputError, LimitError, NoTurnsError
-from tunerun.job import BaseModelRef, Example, GenerateOptions, TunedModel
+from tunerun.job import BaseModelRef, Example, GenerateOptions, Input, TunedModel
 from tunerun.ledger import Ledger
 from tunerun.planning import Plan
 from tunerun.planning.baselines import Group, planned_baselines
@@ -139,7 +139,7 @@ def test_sampled_answers_of_a_baseline_do_not_depend_on_the_trial(tmp_path: Path
         def generate(
             self,
             model: BaseModelRef | TunedModel,
-            inputs: Sequence[str],
+            inputs: Sequence[Input],
             options: GenerateOptions,
             examples: Sequence[Example] = (),
         ) -> list[str]:
@@ -248,10 +248,10 @@ class ACharacterATurn:
     def count_all(self, examples: Sequence[Example]) -> list[int]:
         return [self.count(example) for example in examples]
 
-    def count_input(self, text_input: str, examples: Sequence[Example] = ()) -> int:
+    def count_input(self, asked: Input, examples: Sequence[Example] = ()) -> int:
         if len(examples) > 2:
             raise NoTurnsError("three turns are too many")
-        return len(text_input) + sum(2 + self.count(example) for example in examples)
+        return len(str(asked)) + sum(2 + self.count(example) for example in examples)
 
     def control_tokens_in(self, _text: str) -> list[str]:
         return []

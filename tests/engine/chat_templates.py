@@ -209,6 +209,81 @@ ALL = {
     "mistral": MISTRAL,
 }
 
+_LLAMA_2_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
+    "{% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}"
+    "{% set system_message = false %}{% endif %}{% for message in loop_messages %}"
+    "{% if loop.index0 == 0 and system_message != false %}"
+    "{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}"
+    "{% else %}{% set content = message['content'] %}{% endif %}"
+    "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}"
+    "{% elif message['role'] == 'assistant' %}{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+
+_GEMMA_3_SYSTEM = """\
+{{ bos_token }}
+{%- if messages[0]['role'] == 'system' -%}
+    {%- set first_user_prefix = messages[0]['content'] + '\n\n' -%}{%- set loop_messages = messages[1:] -%}
+{%- else -%}
+    {%- set first_user_prefix = "" -%}{%- set loop_messages = messages -%}
+{%- endif -%}
+{%- for message in loop_messages -%}
+    {%- set role = "model" if message['role'] == 'assistant' else message['role'] -%}
+    {{ '<start_of_turn>' + role + '\n' + (first_user_prefix if loop.first else "") }}{{ message['content'] | trim }}
+    {{- '<end_of_turn>\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{'<start_of_turn>model\n'}}{%- endif -%}
+"""
+
+_LLAMA_3_SYSTEM = LLAMA_3_2.replace(
+    "{{- bos_token }}\n",
+    "{{- bos_token }}\n{%- if messages[0]['role'] == 'system' %}{%- set system_message = messages[0]['content']|trim %}"
+    "{%- set messages = messages[1:] %}{%- else %}{%- set system_message = '' %}{%- endif %}\n",
+).replace('{{- "<|eot_id|>" }}', '{{- system_message }}{{- "<|eot_id|>" }}')
+
+_GPT_OSS_SYSTEM = GPT_OSS.replace(
+    "{%- for message in messages -%}",
+    "{%- if messages[0].role == 'system' -%}\n"
+    '{{- "<|start|>developer<|message|># Instructions\\n\\n" + messages[0].content + "\\n\\n<|end|>" }}{%- endif -%}\n'
+    "{%- for message in messages -%}",
+)
+
+_QWEN3_SYSTEM = QWEN3.replace(
+    "{%- for message in messages %}",
+    "{%- if messages[0].role == 'system' %}\n"
+    "    {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}\n{%- endif %}\n"
+    "{%- for message in messages %}",
+)
+
+_SMOLLM2_SYSTEM = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}"
+    "{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+WITH_SYSTEM = {
+    "qwen3": _QWEN3_SYSTEM,
+    "gpt-oss": _GPT_OSS_SYSTEM,
+    "llama-2": _LLAMA_2_SYSTEM,
+    "llama-3.2": _LLAMA_3_SYSTEM,
+    "gemma-3": _GEMMA_3_SYSTEM,
+    "smolvlm": SMOLVLM,
+    "smollm2": _SMOLLM2_SYSTEM,
+}
+"""With what they write of a system message."""
+
+MISTRAL_V3 = (
+    "{% if messages[0]['role'] == 'system' %}{% set system_message = messages[0]['content'] %}"
+    "{% set loop_messages = messages[1:] %}{% else %}{% set loop_messages = messages %}{% endif %}{{ bos_token }}"
+    "{% for message in loop_messages %}{% if message['role'] == 'user' %}"
+    "{% if system_message is defined and loop.revindex0 < 2 %}"
+    "{{ '[INST] ' + system_message + '\n\n' + message['content'] + '[/INST]' }}"
+    "{% else %}{{ '[INST] ' + message['content'] + '[/INST]' }}{% endif %}"
+    "{% else %}{{ ' ' + message['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+"""Mistral 7B Instruct v0.3: the system message is before the last input."""
+
 SPECIAL_TOKENS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<｜end▁of▁sentence｜>", "<|start|>", "<|end|>", "<|message|>",
     "<|channel|>", "<|return|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>",

@@ -177,7 +177,8 @@ def test_text_of_earlier_turns_is_text(name: str, kind: str, tokenizers: dict[st
         assert [one for one in ids if one in controls] == [one for one in plain if one in controls]
         written = backend.decode(ids, skip_special_tokens=False)
         if kind != "legacy pieces":  # they put a space behind every special token
-            assert written == "".join([*turns.texts([Example(text, text)]), "x", derived.suffix])
+            around = (turns.prefix, turns.suffix, turns.between)
+            assert written == f"{around[0]}{text}{around[1]}{text}{around[2]}x{derived.suffix}"
 
 
 def test_earlier_turns_of_a_model_that_an_earlier_version_prepared(tmp_path: Path, tiny_folder: Path) -> None:

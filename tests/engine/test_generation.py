@@ -380,7 +380,7 @@ def test_examples_before_an_input_are_turns(
 
 def test_examples_that_fill_the_context_are_refused(generation: Generation) -> None:
     """The reason names them, and what to do."""
-    with pytest.raises(InputError, match=r"and 70 examples before it, which leaves no room .* give fewer examples"):
+    with pytest.raises(InputError, match=r"and 70 earlier turns, which leaves no room .* give fewer earlier turns"):
         generation.answer([Prompt("1", OPTIONS, None, EXAMPLES * 10)], all_or_none=True)
 
 

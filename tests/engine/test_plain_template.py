@@ -33,8 +33,7 @@ def test_it_writes_the_format_around_an_input(prefix: str, suffix: str, start: s
 def test_earlier_turns_are_written_as_they_are_trained() -> None:
     """As examples before an input are."""
     chat = ChatFormat("<prefix>", "<suffix>", "<end>")
-    examples = [Example("1", "2"), Example("3", "4")]
-    expected = "".join([*TURNS.texts(examples), "5", chat.suffix])
+    expected = "<first>1<asked>2<next>3<asked>4<next>5<suffix>"
     assert chat_template.render(template_of(chat, TURNS), conversation("1", "2", "3", "4", "5"), {}) == expected
 
 

@@ -19,7 +19,7 @@ from tunerun.comparison import judge
 from tunerun.comparison.results import Outcome
 from tunerun.compose import load
 from tunerun.errors import AccessError, BackendError, InputError, NotFoundError
-from tunerun.job import BaseModelRef, Example, GenerateOptions, TunedModel
+from tunerun.job import BaseModelRef, Example, GenerateOptions, Input, TunedModel
 from tunerun.ledger import Ledger, Opening, SweepRecord
 from tunerun.planning import Plan
 from tunerun.planning import plan as make_plan
@@ -144,7 +144,7 @@ def test_an_opening_is_written_down_before_a_model_is_asked(
         def generate(
             self,
             model: BaseModelRef | TunedModel,
-            inputs: Sequence[str],
+            inputs: Sequence[Input],
             options: GenerateOptions,
             examples: Sequence[Example] = (),
         ) -> list[str]:

@@ -14,7 +14,7 @@ from tests.experiments import HELD_OUT, planned, write_rows
 from tests.test_runner import right_when_tuned
 from tests.troubled import Notes, run_with
 from tunerun.errors import BackendError
-from tunerun.job import BaseModelRef, Example, GenerateOptions, TunedModel
+from tunerun.job import BaseModelRef, Example, GenerateOptions, Input, TunedModel
 from tunerun.ledger import LOSSES, Ledger
 from tunerun.runner import SweepResult
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
@@ -45,14 +45,14 @@ class Counting(ScriptedBackend):
     def generate(
         self,
         model: BaseModelRef | TunedModel,
-        inputs: Sequence[str],
+        inputs: Sequence[Input],
         options: GenerateOptions,
         examples: Sequence[Example] = (),
     ) -> list[str]:
         self._asked.calls += 1
         if self._asked.calls == self._asked.interrupt_at:
             raise KeyboardInterrupt
-        self._asked.counts.update((f"{model.name} {len(examples)}", text) for text in inputs)
+        self._asked.counts.update((f"{model.name} {len(examples)}", str(asked)) for asked in inputs)
         return super().generate(model, inputs, options, examples)
 
 
@@ -93,7 +93,7 @@ def test_answers_of_a_subject_are_recorded_one_call_after_the_other(tmp_path: Pa
         def generate(
             self,
             model: BaseModelRef | TunedModel,
-            inputs: Sequence[str],
+            inputs: Sequence[Input],
             options: GenerateOptions,
             examples: Sequence[Example] = (),
         ) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
 from typing import Protocol, Self
 
-from tunerun.job import BaseModelRef, Example, GenerateOptions, JobRef, JobStatus, TunedModel, TuningRequest
+from tunerun.job import BaseModelRef, Example, GenerateOptions, Input, JobRef, JobStatus, TunedModel, TuningRequest
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Capabilities:
     Attributes:
         kind: `local`, `gemini`, `vertex` or `openai`; part of every trial's key.
         address: where it listens, part of every trial's key; empty for the embedded engine.
-        max_input_characters: of one example's `text_input`; None: no limit.
+        max_input_characters: of one example's input, with its system message and earlier turns; None: no limit.
         max_output_characters: of one example's `output`; None: no limit.
         source: where the limits are written down, with its date.
         max_in_flight: jobs that it is given at once at most.
@@ -31,6 +31,8 @@ class Capabilities:
         max_training_bytes: of all training examples as they are sent; None: no limit.
         measures_epochs: whether it measures the loss on held-out examples after each epoch, and can keep the best one.
         measures_losses: whether it can say how likely stated outputs are: `losses` and `choose` are there.
+        trains_conversations: whether it tunes on examples with a system message or earlier turns, and not only on an
+            input and its output.
         not_taken: keys of the config that the service has no word for, so that they cannot be swept.
         warnings: what a user should know of it before a run, one line each.
     """
@@ -50,6 +52,7 @@ class Capabilities:
     max_training_bytes: int | None = None
     measures_epochs: bool = False
     measures_losses: bool = False
+    trains_conversations: bool = False
     not_taken: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -80,13 +83,19 @@ class Backend(Protocol):
       backend's service invents is RUNNING.
     - `cancel` of a finished or unknown job does nothing. After it, `poll` soon answers CANCELLED, or what the job
       had reached before.
-    - `generate` answers one output per input, in order. The inputs are rendered already; the backend puts the same
-      chat format around them as around training examples. With temperature 0 it is deterministic. `examples` are
-      earlier turns of the same conversation, before every input. A base model whose chat format has no place for them
-      is a `NoTurnsError`; an input that is too long for the base model's context, with them before it, is an
-      InputError that names it, and none is answered then.
+    - `generate` answers one output per input, in order. An input is a text, or a conversation with a system message and
+      earlier turns before its last message. The inputs are rendered already; the backend puts the same chat format
+      around them as around training examples. With temperature 0 it is deterministic. `examples` are turns of the same
+      conversation, behind the system message and before every input's own earlier turns (`job.behind_examples`). A base
+      model whose chat format has no place for them, or for a system message, is a `NoTurnsError`; an input that is too
+      long for the base model's context, with all that is before it, is an InputError that names it, and none is
+      answered then.
+    - Where `capabilities().trains_conversations`, an example may have a system message and earlier turns. Every answer
+      that is learned counts in the losses of training and validation, each of its tokens alike. Elsewhere `submit`
+      refuses such an example with an InputError, before anything starts; `generate` takes conversations all the same.
     - `losses` measures, for each row, the mean loss of its expected output as the answer to its input: in nats per
-      output token, as training has it, with the token that ends an answer. The number of a row depends on the rows
+      output token, as training has it, with the token that ends an answer; of a conversation that of its last answer
+      alone, as only this one is generated too. The number of a row depends on the rows
       beside it by rounding only.
     - `choose` answers each input with one of the choices, as it is written there: the one that is likeliest as the
       whole answer. That is the total log likelihood of its tokens, not their mean, so that no choice gains by being
@@ -114,7 +123,7 @@ class Backend(Protocol):
     def generate(
         self,
         model: BaseModelRef | TunedModel,
-        inputs: Sequence[str],
+        inputs: Sequence[Input],
         options: GenerateOptions,
         examples: Sequence[Example] = (),
     ) -> list[str]: ...
@@ -126,7 +135,7 @@ class Backend(Protocol):
     def choose(
         self,
         model: BaseModelRef | TunedModel,
-        inputs: Sequence[str],
+        inputs: Sequence[Input],
         choices: Sequence[str],
         examples: Sequence[Example] = (),
     ) -> list[str]: ...

@@ -25,16 +25,20 @@ from tunerun.errors import BackendError, BaseModelError, InputError, StatusError
 from tunerun.interpolation import resolved
 from tunerun.job import (
     BaseModelRef,
+    Conversation,
     Example,
     Failure,
     FailureKind,
     GenerateOptions,
+    Input,
     JobRef,
     JobState,
     JobStatus,
     Snapshot,
     TunedModel,
     TuningRequest,
+    as_conversation,
+    behind_examples,
 )
 
 KIND = "gemini"
@@ -45,6 +49,11 @@ SCOPE = "https://www.googleapis.com/auth/generative-language.tuning"
 NO_TUNING = (
     "backend.base_url: Google's Gemini API has offered no model that can be tuned since May 2025, and plans none (its "
     "documentation, read 2026-04-29); give the address of another service, such as one that `tunerun serve` prints"
+)
+
+NO_CONVERSATIONS = (
+    "backend gemini: the Gemini API tunes on one text_input and one output a row (v1beta TuningExample), so a system "
+    "message or earlier turns cannot be sent; write them into template.text_input, or choose another backend"
 )
 
 NO_LOSSES = (
@@ -177,9 +186,12 @@ class GeminiBackend:
         """Create the tuned model, unless it is there for the same key and has not failed; see the Protocol.
 
         Raises:
-            InputError: the id is taken by another trial, or the service refuses what was asked.
+            InputError: the id is taken by another trial, an example is a conversation, or the service refuses what was
+                asked.
         """
         identifier = request.tuned_model_id
+        if any(example.is_conversation for example in (*request.training, *request.validation)):
+            raise InputError(NO_CONVERSATIONS)
         if not _ID.fullmatch(identifier):
             raise InputError(
                 f"the tuned model's id {identifier!r} is not allowed at the Gemini API; choose another name"
@@ -327,7 +339,7 @@ class GeminiBackend:
     def generate(
         self,
         model: BaseModelRef | TunedModel,
-        inputs: Sequence[str],
+        inputs: Sequence[Input],
         options: GenerateOptions,
         examples: Sequence[Example] = (),
     ) -> list[str]:
@@ -340,12 +352,8 @@ class GeminiBackend:
         if options.stop_sequences:
             config["stopSequences"] = list(options.stop_sequences)
 
-        earlier = [
-            _turn(role, text) for one in examples for role, text in (("user", one.text_input), ("model", one.output))
-        ]
-
-        def answer(text: str) -> str:
-            body = {"contents": [*earlier, _turn("user", text)], "generationConfig": config}
+        def answer(asked: Input) -> str:
+            body = {**_contents(as_conversation(behind_examples(asked, examples))), "generationConfig": config}
             return _text(self._service.repeat(f"/v1beta/{name}:generateContent", body))
 
         threads = ThreadPoolExecutor(self._section.max_in_flight)
@@ -368,7 +376,7 @@ class GeminiBackend:
     def choose(
         self,
         model: BaseModelRef | TunedModel,  # noqa: ARG002 - the Protocol's
-        inputs: Sequence[str],  # noqa: ARG002
+        inputs: Sequence[Input],  # noqa: ARG002
         choices: Sequence[str],  # noqa: ARG002
         examples: Sequence[Example] = (),  # noqa: ARG002
     ) -> list[str]:
@@ -383,6 +391,16 @@ class GeminiBackend:
     ) -> None:
         """Close the connections; jobs go on."""
         self._service.close()
+
+
+def _contents(asked: Conversation) -> Json:
+    """A conversation as the wire has it, v1beta `generateContent`."""
+    said = [(role, text) for t in asked.earlier for role, text in (("user", t.text_input), ("model", t.output))]
+    contents = [_turn(role, text) for role, text in (*said, ("user", asked.text_input))]
+    return {
+        "contents": contents,
+        **({"systemInstruction": {"parts": [{"text": asked.system}]}} if asked.system else {}),
+    }
 
 
 def _turn(role: str, text: str) -> Json:

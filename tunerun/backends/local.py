@@ -33,6 +33,7 @@ from tunerun.job import (
     Failure,
     FailureKind,
     GenerateOptions,
+    Input,
     JobRef,
     JobState,
     JobStatus,
@@ -42,6 +43,7 @@ from tunerun.job import (
     TrainedOn,
     TunedModel,
     TuningRequest,
+    prompt_of,
 )
 
 KIND = "local"
@@ -79,6 +81,7 @@ _CAPABILITIES = Capabilities(
     precision="float32",
     measures_epochs=True,
     measures_losses=True,
+    trains_conversations=True,
 )
 
 
@@ -340,7 +343,7 @@ class LocalBackend:
     def generate(
         self,
         model: BaseModelRef | TunedModel,
-        inputs: Sequence[str],
+        inputs: Sequence[Input],
         options: GenerateOptions,
         examples: Sequence[Example] = (),
     ) -> list[str]:
@@ -356,14 +359,14 @@ class LocalBackend:
             InputError: the tuned model, the base model or a package is missing, or a row is too long.
             BackendError: the engine failed, or the backend was closed.
         """
-        found = self._measure(model, [(row.text_input, (row.output,)) for row in rows], examples)
+        found = self._measure(model, [(row.input, (row.output,)) for row in rows], examples)
         # An empty output of a base model without an end token has no token to learn.
         return [likelihood.nats / max(likelihood.tokens, 1) for (likelihood,) in found]
 
     def choose(
         self,
         model: BaseModelRef | TunedModel,
-        inputs: Sequence[str],
+        inputs: Sequence[Input],
         choices: Sequence[str],
         examples: Sequence[Example] = (),
     ) -> list[str]:
@@ -375,13 +378,13 @@ class LocalBackend:
         """
         if not choices:
             raise InputError("there are no choices to answer with; give one at least")
-        found = self._measure(model, [(text, tuple(choices)) for text in inputs], examples)
+        found = self._measure(model, [(asked, tuple(choices)) for asked in inputs], examples)
         return [choices[min(range(len(choices)), key=lambda number: row[number].nats)] for row in found]
 
     def _measure(
         self,
         model: BaseModelRef | TunedModel,
-        rows: Sequence[tuple[str, tuple[str, ...]]],
+        rows: Sequence[tuple[Input, tuple[str, ...]]],
         examples: Sequence[Example],
     ) -> tuple[tuple[Likelihood, ...], ...]:
         if not rows:
@@ -395,7 +398,7 @@ class LocalBackend:
     def answer(
         self,
         model: BaseModelRef | TunedModel,
-        inputs: Sequence[str],
+        inputs: Sequence[Input],
         options: GenerateOptions,
         on_text: Callable[[str], None] | None = None,
         examples: Sequence[Example] = (),
@@ -403,7 +406,7 @@ class LocalBackend:
         """Answer inputs between two jobs, and say how each answer ended.
 
         Args:
-            examples: earlier turns before every input.
+            examples: earlier turns before every input's own.
             on_text: given each further part of the answer as it comes, from another thread; for one input alone.
 
         Raises:
@@ -413,7 +416,7 @@ class LocalBackend:
         if not inputs:
             return []
         base, adapter = _base_and_adapter(model)
-        prompts = [Prompt(text, options, adapter, tuple(examples)) for text in inputs]
+        prompts = [prompt_of(asked, options, adapter, examples) for asked in inputs]
         on_part = None if on_text is None else lambda _position, part: on_text(part.text)
         found = self._answers(base, prompts, on_part, all_or_none=True)
         return [answer for answer in found if isinstance(answer, Answer)]

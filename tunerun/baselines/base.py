@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from tunerun.backends.base import Backend
 from tunerun.digest import digest
 from tunerun.engine.tokens import TokenCounter
-from tunerun.job import BaseModelRef, Example, GenerateOptions
+from tunerun.job import BaseModelRef, Example, GenerateOptions, Input
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ class Baseline(Protocol):
     def problem(self) -> str | None:
         """What keeps it from being asked, as far as it knows itself; None: nothing."""
 
-    def generate(self, backend: Backend, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
+    def generate(self, backend: Backend, inputs: Sequence[Input], options: GenerateOptions) -> list[str]:
         """Answer inputs."""
 
-    def choose(self, backend: Backend, inputs: Sequence[str], choices: Sequence[str]) -> list[str]:
+    def choose(self, backend: Backend, inputs: Sequence[Input], choices: Sequence[str]) -> list[str]:
         """Answer each input with one of the choices."""
 
     def losses(self, backend: Backend, rows: Sequence[Example]) -> list[float]:

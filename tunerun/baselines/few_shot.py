@@ -4,21 +4,23 @@ What a model can do that is only shown the task is the honest thing to beat. Of 
 experiments/next_number, untuned SmolLM2-135M-Instruct has none right as it is, 2 behind four training rows as turns and
 1 behind fifteen, and none behind either as text, whether a line break follows the question, or words such as `Output:`
 mark the parts, or not (greedy; measured 2026-11-26). Which form is the better one depends on the model, so both are
-asked, and count as two.
+asked, and count as two. An example that is a conversation is shown with all its turns, without its system message; as
+turns and as text it is before a held-out row's own earlier turns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from tunerun import example_json
 from tunerun.backends.base import Backend
 from tunerun.baselines.base import Baseline, Setting, subject_of
 from tunerun.digest import digest
 from tunerun.engine.tokens import TokenCounter
-from tunerun.job import BaseModelRef, Example, GenerateOptions
+from tunerun.job import BaseModelRef, Example, GenerateOptions, Input, as_conversation
 from tunerun.stored import read_stored, section
 
 KIND = "few_shot"
@@ -61,7 +63,7 @@ class FewShot:
             f"evaluation.baselines.examples asks for {self.count}"
         )
 
-    def generate(self, backend: Backend, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
+    def generate(self, backend: Backend, inputs: Sequence[Input], options: GenerateOptions) -> list[str]:
         """Answer as the base model does behind the examples.
 
         In a text the base model tends to go on with a question of its own; what follows the first empty line is not
@@ -72,14 +74,17 @@ class FewShot:
             return answers
         return [answer.lstrip().partition(_BETWEEN)[0] for answer in answers]
 
-    def choose(self, backend: Backend, inputs: Sequence[str], choices: Sequence[str]) -> list[str]:
+    def choose(self, backend: Backend, inputs: Sequence[Input], choices: Sequence[str]) -> list[str]:
         """Choose as the base model does behind the examples."""
         return backend.choose(self.model, self._prompts(inputs), choices, self._turns)
 
     def losses(self, backend: Backend, rows: Sequence[Example]) -> list[float]:
         """The base model's losses behind the examples."""
-        prompts = self._prompts([row.text_input for row in rows])
-        behind = [Example(prompt, row.output) for prompt, row in zip(prompts, rows, strict=True)]
+        prompts = map(as_conversation, self._prompts([row.input for row in rows]))
+        behind = [
+            Example(prompt.text_input, row.output, prompt.system, prompt.earlier)
+            for prompt, row in zip(prompts, rows, strict=True)
+        ]
         return backend.losses(self.model, behind, self._turns)
 
     def extra_tokens(self, counter: TokenCounter) -> int:
@@ -92,7 +97,7 @@ class FewShot:
         return {
             "model": self.model.name,
             "base_model": asdict(self.model),
-            "examples": [asdict(example) for example in self.examples],
+            "examples": [example.document for example in self.examples],
             "form": self.form.value,
             "count": self.count,
         }
@@ -101,11 +106,22 @@ class FewShot:
     def _turns(self) -> tuple[Example, ...]:
         return self.examples if self.form is Form.TURNS else ()
 
-    def _prompts(self, inputs: Sequence[str]) -> list[str]:
+    def _prompts(self, inputs: Sequence[Input]) -> list[Input]:
         if self.form is Form.TURNS:
             return list(inputs)
-        before = "".join(f"{example.text_input}\n{example.output}{_BETWEEN}" for example in self.examples)
-        return [f"{before}{text}" for text in inputs]
+        turns = [turn for example in self.examples for turn in example.turns]
+        before = "".join(f"{turn.text_input}\n{turn.output}{_BETWEEN}" for turn in turns)
+        return [_with_text_before(asked, before) for asked in inputs]
+
+
+def _with_text_before(asked: Input, before: str) -> Input:
+    """An input whose first message begins with a text, which so is before the input's own turns as examples are."""
+    if isinstance(asked, str):
+        return f"{before}{asked}"
+    if not asked.earlier:
+        return replace(asked, text_input=f"{before}{asked.text_input}")
+    first, *rest = asked.earlier
+    return replace(asked, earlier=(replace(first, text_input=f"{before}{first.text_input}"), *rest))
 
 
 def baselines(setting: Setting) -> list[Baseline]:
@@ -116,7 +132,7 @@ def baselines(setting: Setting) -> list[Baseline]:
 def _of_counts(setting: Setting) -> Iterator[Baseline]:
     for count in sorted({count for count in setting.counts if count}):
         examples = tuple(setting.drawn[:count])
-        content = digest([[example.text_input, example.output] for example in examples])
+        content = digest(list(map(example_json.to_list, examples)))
         for form in Form:
             lacking = {} if len(examples) == count else {"count": count}
             subject = subject_of(setting, examples=content, form=form.value, **lacking)
@@ -125,7 +141,7 @@ def _of_counts(setting: Setting) -> Iterator[Baseline]:
 
 def restored(subject: str, document: Mapping[str, Any]) -> Baseline:
     """The baseline that wrote a document."""
-    examples = tuple(read_stored(Example, example) for example in document["examples"])
+    examples = tuple(map(example_json.from_object, document["examples"]))
     model = read_stored(BaseModelRef, section(document, "base_model"))
     return FewShot(subject, model, examples, Form(document["form"]), document["count"])
 

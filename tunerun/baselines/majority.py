@@ -17,7 +17,7 @@ from tunerun.baselines.base import Baseline, Setting
 from tunerun.digest import digest
 from tunerun.engine.tokens import TokenCounter
 from tunerun.errors import InputError
-from tunerun.job import Example, GenerateOptions
+from tunerun.job import Example, GenerateOptions, Input
 
 KIND = "majority"
 
@@ -39,11 +39,11 @@ class Majority:
     name = "majority"
     problem = None
 
-    def generate(self, _backend: Backend, inputs: Sequence[str], _options: GenerateOptions) -> list[str]:
+    def generate(self, _backend: Backend, inputs: Sequence[Input], _options: GenerateOptions) -> list[str]:
         """The answer, as often as it is asked for."""
         return [self.answer] * len(inputs)
 
-    def choose(self, _backend: Backend, inputs: Sequence[str], _choices: Sequence[str]) -> list[str]:
+    def choose(self, _backend: Backend, inputs: Sequence[Input], _choices: Sequence[str]) -> list[str]:
         """The same; a list of choices that lacks it makes it wrong and not another."""
         return [self.answer] * len(inputs)
 

@@ -9,7 +9,7 @@ from typing import Any
 from tunerun.backends.base import Backend
 from tunerun.baselines.base import Baseline, Setting, subject_of
 from tunerun.engine.tokens import TokenCounter
-from tunerun.job import BaseModelRef, Example, GenerateOptions
+from tunerun.job import BaseModelRef, Example, GenerateOptions, Input
 from tunerun.stored import read_stored, section
 
 KIND = "base"
@@ -26,11 +26,11 @@ class Untuned:
     name = "base"
     problem = None
 
-    def generate(self, backend: Backend, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
+    def generate(self, backend: Backend, inputs: Sequence[Input], options: GenerateOptions) -> list[str]:
         """Answer as the base model does."""
         return backend.generate(self.model, inputs, options)
 
-    def choose(self, backend: Backend, inputs: Sequence[str], choices: Sequence[str]) -> list[str]:
+    def choose(self, backend: Backend, inputs: Sequence[Input], choices: Sequence[str]) -> list[str]:
         """Choose as the base model does."""
         return backend.choose(self.model, inputs, choices)
 

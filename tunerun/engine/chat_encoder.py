@@ -9,17 +9,60 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
 from tokenizers import Tokenizer
 
 from tunerun.engine.chat import ChatFormat, EarlierTurns
-from tunerun.job import Example, TokenScore
+from tunerun.job import Conversation, Example, Input, TokenScore, as_conversation, behind_examples
 
 _BREAK = "\n"
 """What a text follows where it is encoded apart: no tokenizer joins it with a word, and after it none adds a space."""
+
+_ANSWERED = "a"
+"""What text of the format follows where no control token ends an answer: a letter, which no tokenizer joins with it."""
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """The tokens that a model is sent.
+
+    Attributes:
+        answers: of each earlier answer the places of its tokens, from the first up to the one behind the last.
+    """
+
+    ids: list[int]
+    answers: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A part of a conversation that is encoded by itself.
+
+    Attributes:
+        follows: the text before it, from its last control token on.
+        texts: text of the format and text of rows in turns; the format's is first and last.
+        is_answer: whether it is an earlier answer, up to the token that ends it.
+    """
+
+    follows: str
+    texts: tuple[str, ...]
+    is_answer: bool = False
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+    @property
+    def of_format(self) -> tuple[str, ...]:
+        return self.texts[::2]
+
+    @property
+    def of_rows(self) -> tuple[str, ...]:
+        return self.texts[1::2]
 
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
@@ -41,7 +84,7 @@ class ChatEncoder:
 
     Args:
         tokenizer: the base model's; padding and truncation are switched off.
-        turns: what is around the turns before an input; None: there are none.
+        turns: what is around the texts before an input; None: that is not known.
     """
 
     def __init__(self, tokenizer: Tokenizer, chat: ChatFormat, turns: EarlierTurns | None = None) -> None:
@@ -49,7 +92,7 @@ class ChatEncoder:
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
         self._chat = chat
-        self._turns = turns or EarlierTurns(problem="what it writes around them is not known")
+        self._turns = turns or EarlierTurns(problem="what its chat template writes around them is not known")
         self._control_tokens = _control_tokens(tokenizer, chat)
         self._controls = re.compile("|".join(map(re.escape, self._control_tokens)) or r"(?!)")
         self._token_texts: dict[int, tuple[str, tuple[int, ...]]] = {}
@@ -70,18 +113,39 @@ class ChatEncoder:
         of_start, ids = self._ids([start, whole])
         return ids[len(of_start) :]
 
-    def prompts(self, inputs: Sequence[str], examples: Sequence[Example] = ()) -> list[list[int]]:
+    def prompts(self, inputs: Sequence[Input], examples: Sequence[Example] = ()) -> list[list[int]]:
         """Return the tokens that the model is sent for each input.
 
         Args:
-            examples: earlier turns before every input.
+            examples: earlier turns before every input's own.
 
         Raises:
-            NoTurnsError: there are examples, and the chat format has no place for them.
+            NoTurnsError: there is a system message or an earlier turn, and the chat format has no place for it.
         """
-        if examples:
-            before = self._turns.texts(examples)
-            return [self._conversation([*before, text, self._chat.suffix]) for text in inputs]
+        return [prompt.ids for prompt in self.conversations([behind_examples(asked, examples) for asked in inputs])]
+
+    def conversations(self, inputs: Sequence[Input]) -> list[EncodedPrompt]:
+        """Return the tokens that the model is sent for each input, and where the earlier answers are among them.
+
+        Raises:
+            NoTurnsError: as `prompts`.
+        """
+        long = {
+            place: self._pieces(asked)
+            for place, asked in enumerate(inputs)
+            if isinstance(asked, Conversation) and (asked.system or asked.earlier)
+        }
+        short = [as_conversation(asked).text_input for place, asked in enumerate(inputs) if place not in long]
+        of_short = iter(self._of_one_input(short))
+        ids_of = self._encoded({piece for pieces in long.values() for piece in pieces})
+        return [
+            _joined([(piece.is_answer, ids_of[piece]) for piece in long[place]])
+            if place in long
+            else EncodedPrompt(next(of_short))
+            for place in range(len(inputs))
+        ]
+
+    def _of_one_input(self, inputs: Sequence[str]) -> list[list[int]]:
         texts = [f"{self._before}{text}{self._after}" for text in inputs]
         found = self._ids(texts)
         own = self._count(self._before + self._after)
@@ -89,6 +153,48 @@ class ChatEncoder:
             if self._count(text) != own:
                 found[position] = self._apart(self._before, inputs[position], self._after)
         return [[*self._opening, *ids, *self._closing] for ids in found]
+
+    def _pieces(self, asked: Conversation) -> list[_Piece]:
+        """Return a conversation cut before and behind each earlier answer, as prompt and target are.
+
+        So what is learned of it is whole tokens, and an answer is the same tokens wherever it is in a conversation.
+        """
+        around = self._turns
+        found: list[_Piece] = []
+        follows = ""
+        opening: tuple[str, ...] = (around.prefix,)
+        if asked.earlier:
+            around.check()
+        if asked.system:
+            around.system.check()
+            before, after = around.system.before, around.system.after
+            cut = self._controls.search(after)
+            if cut is None:
+                opening = (before, asked.system, after)
+            else:  # a tokenizer cuts a text there; so a system message is encoded once for all its inputs
+                found.append(_Piece("", (before, asked.system, after[: cut.end()])))
+                follows, opening = cut[0], (after[cut.end() :],)
+        suffix = around.suffix[: len(around.suffix) - len(around.start)]
+        answer_follows = suffix[self._last_control(suffix) :]
+        for turn in asked.earlier:
+            found.append(_Piece(follows, (*opening, turn.text_input, suffix)))
+            found.append(_Piece(answer_follows, ("", f"{around.start}{turn.output}", around.end), is_answer=True))
+            follows = around.end[self._last_control(around.end) :] or _ANSWERED
+            opening = (around.between[len(around.end) :],)
+        return [*found, _Piece(follows, (*opening, asked.text_input, self._chat.suffix))]
+
+    def _encoded(self, pieces: Collection[_Piece]) -> dict[_Piece, list[int]]:
+        """Return the tokens of pieces as they follow what is before them."""
+        found: dict[_Piece, list[int]] = {}
+        plain: dict[str, list[_Piece]] = {}
+        for piece in pieces:
+            if self._count(piece.text) == sum(map(self._count, piece.of_format)):
+                plain.setdefault(piece.follows, []).append(piece)
+            else:
+                found[piece] = self._with_control_tokens(piece)
+        for follows, some in plain.items():
+            found |= zip(some, self._following(follows, [piece.text for piece in some]), strict=True)
+        return found
 
     def targets(self, outputs: Sequence[str]) -> list[list[int]]:
         """Return the tokens that the model learns to answer, as they follow a prompt."""
@@ -103,13 +209,11 @@ class ChatEncoder:
         by_output = dict(zip(distinct, found, strict=True))
         return [by_output[output] for output in outputs]
 
-    def _conversation(self, texts: Sequence[str]) -> list[int]:
-        """Return the tokens of text of the format and text of rows in turns; the format's is first and last."""
-        whole = "".join(texts)
-        if self._count(whole) == sum(map(self._count, texts[::2])):
-            return self._ids([whole])[0]
-        (ids,) = self._ids([texts[0]])
-        for of_row, of_format in zip(texts[1::2], texts[2::2], strict=True):
+    def _with_control_tokens(self, piece: _Piece) -> list[int]:
+        """Return the tokens of a piece in which texts of rows hold control tokens."""
+        first, *rest = piece.of_format
+        (ids,) = self._following(piece.follows, [first])
+        for of_row, of_format in zip(piece.of_rows, rest, strict=True):
             ids = [*ids, *self._as_text(of_row), *self._following(_BREAK, [of_format])[0]]
         return ids
 
@@ -226,6 +330,16 @@ class ChatEncoder:
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
+
+def _joined(parts: Sequence[tuple[bool, list[int]]]) -> EncodedPrompt:
+    ids: list[int] = []
+    answers: list[tuple[int, int]] = []
+    for is_answer, of_part in parts:
+        if is_answer:
+            answers.append((len(ids), len(ids) + len(of_part)))
+        ids += of_part
+    return EncodedPrompt(ids, tuple(answers))
 
 
 def _control_tokens(tokenizer: Tokenizer, chat: ChatFormat) -> tuple[str, ...]:

@@ -141,27 +141,49 @@ def around_turns(template: str, tokens: Mapping[str, str]) -> tuple[tuple[str, s
     return (first, suffix), between, last
 
 
-def _parts_of_turns(template: str, tokens: Mapping[str, str], rounds: int) -> list[str]:
+def around_system(template: str, tokens: Mapping[str, str], *, has_turns: bool) -> tuple[str, str]:
+    """Return what a template writes before a system message, and between it and the first input.
+
+    Args:
+        has_turns: whether it has a place for several turns, so that they have to be the same behind a system message.
+
+    Raises:
+        UnusableTemplateError: it fails, does not show the message exactly once, or writes something else in another
+            way where there is one.
+    """
+    found: set[tuple[str, str]] = set()
+    for rounds in (1, 2, 3) if has_turns else (1,):
+        before, after, *rest = _parts_of_turns(template, tokens, rounds, has_system=True)
+        found.add((before, after))
+        if rest != _parts_of_turns(template, tokens, rounds)[1:]:
+            raise UnusableTemplateError("its chat template writes turns in another way behind a system message")
+    if len(found) > 1:
+        raise UnusableTemplateError("its chat template writes a system message in another way before several turns")
+    return found.pop()
+
+
+def _parts_of_turns(template: str, tokens: Mapping[str, str], rounds: int, *, has_system: bool = False) -> list[str]:
     """Return what a template writes before, between and after the texts of several rounds of input and output."""
     problem = ""
-    texts = [f"tunerun7{role}7mark{number}end" for number in range(rounds) for role in ("input", "output")]
+    what = "a system message" if has_system else "several turns"
+    shown = "a system message" if has_system else "the text of every earlier turn"
+    roles = (["system"] if has_system else []) + ["user", "assistant"] * rounds
+    texts = [f"tunerun7{role}7mark{number}end" for number, role in enumerate(roles)]
     for content in (_plain, _parts):
-        turns = [
-            {"role": ("user", "assistant")[number % 2], "content": content(text)} for number, text in enumerate(texts)
-        ]
+        turns = [{"role": role, "content": content(text)} for role, text in zip(roles, texts, strict=True)]
         try:
             rendered = render(template, turns, tokens)
         except _FAULTS as error:
-            problem = problem or f"fails for several turns with {type(error).__name__}: {_one_line(error)}"
+            problem = problem or f"fails for {what} with {type(error).__name__}: {_one_line(error)}"
             continue
         parts = _MARK.split(rendered)
         if _MARK.findall(rendered) == texts:
             return parts
-        problem = problem or "does not show the text of every earlier turn exactly once"
+        problem = problem or f"does not show {shown} exactly once and in order"
     raise UnusableTemplateError(f"its chat template {problem}")
 
 
-_MARK = re.compile(r"tunerun7(?:input|output)7mark[0-9]+end")
+_MARK = re.compile(r"tunerun7(?:system|user|assistant)7mark[0-9]+end")
 _INPUT = "tunerun7input7mark"
 _OUTPUT = "tunerun7output7mark"
 

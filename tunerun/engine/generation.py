@@ -17,13 +17,13 @@ import torch
 
 from tunerun.engine import adapters, likelihoods, shared_prefix
 from tunerun.engine.adapters import Adapter, LoadedAdapters, MixingError
-from tunerun.engine.chat import ChatFormat
+from tunerun.engine.chat import ChatFormat, EarlierTurns
 from tunerun.engine.chat_encoder import ChatEncoder
 from tunerun.engine.json_grammar import JsonConstraint, JsonGrammars
 from tunerun.engine.network import LoadedModel, chat_of
 from tunerun.engine.shared_prefix import Prefix
 from tunerun.errors import InputError
-from tunerun.job import Answer, AnswerPart, Example, Likelihood, Prompt, TokenScore
+from tunerun.job import Answer, AnswerPart, Example, Input, Likelihood, Prompt, TokenScore
 
 ROWS = 16
 """Inputs answered at once. Our choice, not measured: more rows need more memory for their cache."""
@@ -39,7 +39,7 @@ class Generation:
     def __init__(self, base: LoadedModel) -> None:
         self._base = base
         self._adapters = LoadedAdapters(base.network, base.device)
-        self._encoders: dict[ChatFormat, ChatEncoder] = {}
+        self._encoders: dict[tuple[ChatFormat, EarlierTurns], ChatEncoder] = {}
         self._can_mix = True
         width = base.network.get_output_embeddings().weight.shape[0]
         self._json_grammars = JsonGrammars(base.tokenizer, width, base.stop_ids)
@@ -62,7 +62,8 @@ class Generation:
         Returns:
             For each prompt its answer, or why it has none: NotFoundError (its folder holds no tuned model),
             BaseModelError (its tuned model belongs to another base model), NoTurnsError (the chat format has no place
-            for its examples), InputError (it leaves no room for an answer, or its JSON schema cannot be used).
+            for its system message or its examples), InputError (it leaves no room for an answer, or its JSON schema
+            cannot be used).
         """
         found: list[Answer | InputError | None] = [None] * len(prompts)
         waiting: list[_Row] = []
@@ -85,7 +86,7 @@ class Generation:
 
     def measure(
         self,
-        rows: Sequence[tuple[str, Sequence[str]]],
+        rows: Sequence[tuple[Input, Sequence[str]]],
         adapter: Path | None = None,
         examples: Sequence[Example] = (),
     ) -> list[list[Likelihood]]:
@@ -102,13 +103,14 @@ class Generation:
         folder = None if prompt.adapter is None else Path(prompt.adapter)
         encoder = self._encoder(chat_of(folder, self._base))
         adapter = None if folder is None else self._adapters.get(folder)
-        (ids,) = encoder.prompts([prompt.text_input], prompt.examples)
+        (ids,) = encoder.prompts([prompt.asked])
         if prompt.options.json_schema is not None:
             ids = [*ids, *encoder.start_ids]  # what the chat format writes before an answer is no part of the JSON
         limit = self._base.context_tokens
         if limit is not None and len(ids) >= limit:
-            turns = f" and {len(prompt.examples)} examples before it" if prompt.examples else ""
-            advice = ", give fewer examples," if prompt.examples else ","
+            turns = f" and {len(prompt.examples)} earlier turns" if prompt.examples else ""
+            turns += " and a system message" if prompt.system else ""
+            advice = ", give fewer earlier turns," if prompt.examples else ","
             raise InputError(
                 f"the input takes {len(ids)} tokens with the chat format around it{turns}, which leaves no room for an "
                 f"answer in the base model's {limit} tokens; shorten it{advice} or choose another base model"
@@ -121,10 +123,10 @@ class Generation:
         row.is_cancelled = lambda: is_cancelled(position)
         return row
 
-    def _encoder(self, chat: ChatFormat) -> ChatEncoder:
-        if chat not in self._encoders:
-            self._encoders[chat] = ChatEncoder(self._base.tokenizer, chat, self._base.turns)
-        return self._encoders[chat]
+    def _encoder(self, form: tuple[ChatFormat, EarlierTurns]) -> ChatEncoder:
+        if form not in self._encoders:
+            self._encoders[form] = ChatEncoder(self._base.tokenizer, *form)
+        return self._encoders[form]
 
     def _batches(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
         """Yield rows of about the same length, the longest first: what does not fit the memory fails at once."""
@@ -186,8 +188,8 @@ class Generation:
         )
 
     def _prefix(self, rows: Sequence[_Row]) -> Prefix | None:
-        """Return what rows with examples before their inputs begin with; None: it is nothing, or not computed apart."""
-        if len(rows) < 2 or not rows[0].has_examples or any(row.adapter is not rows[0].adapter for row in rows):
+        """Return what rows with something before their inputs begin with; None: none, or not computed apart."""
+        if len(rows) < 2 or not rows[0].is_conversation or any(row.adapter is not rows[0].adapter for row in rows):
             return None
         shared = shared_prefix.length([row.ids for row in rows])
         if shared < shared_prefix.LEAST_TOKENS:
@@ -214,7 +216,7 @@ class _Row:
         base: LoadedModel,
     ) -> None:
         self.position = position
-        self.has_examples = bool(prompt.examples)
+        self.is_conversation = bool(prompt.examples or prompt.system)
         self.prompt_ids = prompt_ids
         self.answer_ids: list[int] = []
         self.adapter = adapter

@@ -21,7 +21,7 @@ from tunerun.engine.failures import DivergedError
 from tunerun.engine.network import LoadedModel, chat_of
 from tunerun.engine.shared_prefix import Prefix
 from tunerun.errors import InputError
-from tunerun.job import Example, Likelihood
+from tunerun.job import Example, Input, Likelihood
 
 ROWS = 16
 """Rows measured at once. Our choice, not measured: more rows need more memory for their logits."""
@@ -30,7 +30,7 @@ ROWS = 16
 def measure(
     base: LoadedModel,
     loaded: LoadedAdapters,
-    rows: Sequence[tuple[str, Sequence[str]]],
+    rows: Sequence[tuple[Input, Sequence[str]]],
     adapter: Path | None = None,
     examples: Sequence[Example] = (),
 ) -> list[list[Likelihood]]:
@@ -41,23 +41,23 @@ def measure(
         loaded: the adapters in memory.
         rows: each an input and the outputs to measure for it.
         adapter: the tuned model's folder; None: the base model is measured.
-        examples: earlier turns before every input.
+        examples: earlier turns before every input's own.
 
     Returns:
         For each row, for each of its outputs.
 
     Raises:
         NotFoundError, BaseModelError: the tuned model is missing or belongs to another base model.
-        NoTurnsError: there are examples, and the chat format has no place for them.
+        NoTurnsError: there are earlier turns or a system message, and the chat format has no place for them.
         InputError: some rows are longer than the base model's context; nothing is measured then.
         DivergedError: a loss is NaN or infinite.
     """
-    encoder = ChatEncoder(base.tokenizer, chat_of(adapter, base), base.turns)
+    encoder = ChatEncoder(base.tokenizer, *chat_of(adapter, base))
     on_all = None if adapter is None else loaded.get(adapter)
-    prompts = encoder.prompts([text_input for text_input, _outputs in rows], examples)
+    prompts = encoder.prompts([asked for asked, _outputs in rows], examples)
     encoded = [
         [EncodedExample(prompt, target) for target in encoder.targets(outputs)]
-        for prompt, (_text_input, outputs) in zip(prompts, rows, strict=True)
+        for prompt, (_asked, outputs) in zip(prompts, rows, strict=True)
     ]
     _check_room(base, encoded)
     with torch.no_grad(), adapters_on(base.network, [on_all]):

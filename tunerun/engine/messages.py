@@ -15,6 +15,7 @@ from tunerun.job import (
     EpochLoss,
     Example,
     Failure,
+    Input,
     JobState,
     Likelihood,
     Prompt,
@@ -84,11 +85,11 @@ class Measure:
     Attributes:
         rows: each an input and the outputs to measure for it.
         adapter: the tuned model's folder; None: the base model is measured.
-        examples: earlier turns before every input.
+        examples: earlier turns before every input's own.
     """
 
     model: BaseModelRef
-    rows: tuple[tuple[str, tuple[str, ...]], ...]
+    rows: tuple[tuple[Input, tuple[str, ...]], ...]
     adapter: str | None = None
     examples: tuple[Example, ...] = ()
     do: Literal["measure"] = "measure"

@@ -33,7 +33,7 @@ class LoadedModel:
         stop_ids: the tokens that end an answer.
         context_tokens: the longest sequence it was made for, or what the config's model section says if that is less;
             None: no stated limit.
-        turns: what is around the turns before an input.
+        turns: what is around a system message and the turns before an input.
         base_losses: its validation losses in nats per output token, by the digest of the tokens.
     """
 
@@ -199,18 +199,21 @@ def check_base(record: TunedModelRecord, base: LoadedModel) -> None:
         )
 
 
-def chat_of(adapter: Path | None, base: LoadedModel) -> ChatFormat:
-    """Return the chat format that a tuned model was trained in; None: the base model's own.
+def chat_of(adapter: Path | None, base: LoadedModel) -> tuple[ChatFormat, EarlierTurns]:
+    """Return the chat format that a tuned model was trained in, and what is before its last turn.
+
+    Args:
+        adapter: the tuned model's folder; None: the base model is asked.
 
     Raises:
         NotFoundError: the folder holds no tuned model.
         BaseModelError: it was tuned from another base model.
     """
     if adapter is None:
-        return base.chat
+        return base.chat, base.turns
     record = tuned_model.read(adapter)
     check_base(record, base)
-    return record.chat_format
+    return record.chat_format, record.earlier_turns or base.turns
 
 
 @contextmanager

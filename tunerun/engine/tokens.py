@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from tunerun.engine import base_model
 from tunerun.engine.chat import ChatFormat, EarlierTurns
-from tunerun.job import BaseModelRef, Example
+from tunerun.job import BaseModelRef, Conversation, Example, Input, as_conversation, behind_examples, texts_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -23,6 +23,8 @@ experiments/next_number, 3.5 on Markdown, 3.7 on Python and 4.3 on the questions
 
 CHAT_TOKENS = 31
 """Tokens of the chat format around one example: SmolLM2-135M-Instruct's, system turn included (counted 2026-11-22)."""
+
+_AT_ONCE = 5_000
 
 
 class TokenCounter(Protocol):
@@ -40,13 +42,17 @@ class TokenCounter(Protocol):
         """Return the tokens of one pass over an example."""
 
     def count_all(self, examples: Sequence[Example]) -> list[int]:
-        """Return the tokens of one pass over each example; much faster than one by one."""
+        """Return the tokens of one pass over each example; much faster than one by one.
 
-    def count_input(self, text_input: str, examples: Sequence[Example] = ()) -> int:
+        Raises:
+            NoTurnsError: as `count_input`.
+        """
+
+    def count_input(self, asked: Input, examples: Sequence[Example] = ()) -> int:
         """Return the tokens of the prompt for an input, behind examples as earlier turns.
 
         Raises:
-            NoTurnsError: the chat format has no place for examples.
+            NoTurnsError: the chat format has no place for earlier turns or a system message.
         """
 
     def control_tokens_in(self, text: str) -> list[str]:
@@ -90,15 +96,28 @@ class ExactCounter:
 
     def count_all(self, examples: Sequence[Example]) -> list[int]:
         """Return the tokens of one pass over each example."""
-        prompts = self._words.lengths([example.text_input for example in examples], self._encoder.prompts)
+        short = [example.text_input for example in examples if not example.is_conversation]
+        of_short = iter(self._words.lengths(short, self._encoder.prompts))
+        of_long = iter(self._lengths([example.input for example in examples if example.is_conversation]))
+        prompts = [next(of_long if example.is_conversation else of_short) for example in examples]
         targets = self._words.lengths([example.output for example in examples], self._encoder.targets)
         return list(map(add, prompts, targets))
 
-    def count_input(self, text_input: str, examples: Sequence[Example] = ()) -> int:
+    def count_input(self, asked: Input, examples: Sequence[Example] = ()) -> int:
         """Return the tokens of the prompt for an input, behind examples as earlier turns."""
-        if examples and not self._knows_turns:  # of a cache that an earlier version filled: a few tokens too many
-            return sum(self.count_all(examples)) + self.count_input(text_input)
-        return len(self._encoder.prompts([text_input], examples)[0])
+        return self._lengths([behind_examples(asked, examples)])[0]
+
+    def _lengths(self, inputs: Sequence[Input]) -> list[int]:
+        if not self._knows_turns:  # of a cache that an earlier version filled: a few tokens too many
+            return [sum(self._parts_apart(as_conversation(asked))) for asked in inputs]
+        some = (inputs[start : start + _AT_ONCE] for start in range(0, len(inputs), _AT_ONCE))
+        return [len(ids) for each in some for ids in self._encoder.prompts(each)]
+
+    def _parts_apart(self, asked: Conversation) -> list[int]:
+        """Count a system message and each turn as if it were a prompt of its own."""
+        alone = [asked.text_input, *([asked.system] if asked.system else [])]
+        turns = [Example(turn.text_input, turn.output) for turn in asked.earlier]
+        return [*map(len, self._encoder.prompts(alone)), *self.count_all(turns)]
 
     def control_tokens_in(self, text: str) -> list[str]:
         """Return which of the base model's control tokens a text holds, each once."""
@@ -106,13 +125,13 @@ class ExactCounter:
 
 
 class EstimatedCounter:
-    """Estimates by length: a token for every 4 characters, and the chat format's 31."""
+    """Estimates by length: a token for every 4 characters, and the chat format's 31 for each turn."""
 
     exact = False
 
     def count(self, example: Example) -> int:
         """Return about how many tokens one pass over an example takes."""
-        return self.count_input(example.text_input) + -(-len(example.output) // CHARACTERS_PER_TOKEN)
+        return self.count_input(example.input) + _estimate(example.output)
 
     def count_all(self, examples: Sequence[Example]) -> list[int]:
         """Return about how many tokens one pass over each example takes."""
@@ -122,6 +141,11 @@ class EstimatedCounter:
         """Return nothing: without its tokenizer a base model's control tokens are not known."""
         return []
 
-    def count_input(self, text_input: str, examples: Sequence[Example] = ()) -> int:
+    def count_input(self, asked: Input, examples: Sequence[Example] = ()) -> int:
         """Return about how many tokens the prompt for an input has, behind examples as earlier turns."""
-        return sum(self.count_all(examples)) + CHAT_TOKENS + -(-len(text_input) // CHARACTERS_PER_TOKEN)
+        whole = as_conversation(behind_examples(asked, examples))
+        return CHAT_TOKENS * (1 + len(whole.earlier)) + sum(map(_estimate, texts_of(whole)))
+
+
+def _estimate(text: str) -> int:
+    return -(-len(text) // CHARACTERS_PER_TOKEN)

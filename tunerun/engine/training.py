@@ -1,4 +1,4 @@
-"""Supervised training of adapters: loss on the output tokens only, AdamW, a constant learning rate.
+"""Supervised training of adapters: loss on the tokens of learned answers only, AdamW, a constant learning rate.
 
 The learning rate is constant and the order of an epoch depends on (seed, epoch) alone, so a job of 3 epochs is bit for
 bit the first 3 epochs of a job of 10.
@@ -173,7 +173,7 @@ def adapter_of(request: TuningRequest, base: LoadedModel) -> AbstractContextMana
 
 
 def _encode(request: TuningRequest, base: LoadedModel, part: str) -> list[EncodedExample]:
-    encoded = encode_examples(base.tokenizer, base.chat, getattr(request, part))
+    encoded = encode_examples(base.tokenizer, base.chat, getattr(request, part), base.turns)
     limit = base.context_tokens
     too_long = [number for number, example in enumerate(encoded, start=1) if limit is not None and len(example) > limit]
     if too_long:
@@ -225,7 +225,7 @@ class Optimisation:
         )
 
     def step(self, batch: Batch) -> float:
-        """Take one step; return the batch's mean loss before it, in nats per output token."""
+        """Take one step; return the batch's mean loss before it, in nats per learned token."""
         loss = total_loss(self._base, self._adapted, batch) / batch.learned
         value = float(loss.detach())
         if math.isfinite(value):
@@ -236,7 +236,7 @@ class Optimisation:
 
 
 def total_loss(base: LoadedModel, network: Any, batch: Batch) -> torch.Tensor:
-    """Return the summed negative log likelihood of a batch's target tokens, in nats."""
+    """Return the summed negative log likelihood of a batch's learned tokens, in nats."""
     kept = {"logits_to_keep": batch.kept} if base.keeps_logits else {}
     logits = network(input_ids=batch.tokens, use_cache=False, **kept).logits[:, -batch.kept :]
     return cross_entropy(logits.float().flatten(0, 1), batch.labels.flatten(), reduction="sum")
@@ -246,7 +246,7 @@ def total_loss(base: LoadedModel, network: Any, batch: Batch) -> torch.Tensor:
 def _mean_loss(
     base: LoadedModel, network: Any, examples: list[EncodedExample], request: TuningRequest, observer: Observer
 ) -> float:
-    """Return the mean loss over all target tokens of the examples, in nats."""
+    """Return the mean loss over all learned tokens of the examples, in nats."""
     total, learned = 0.0, 0
     for positions in batches_by_length([len(example) for example in examples], VALIDATION_ROWS):
         if observer.is_cancelled(request):
@@ -259,7 +259,8 @@ def _mean_loss(
 
 def _base_loss(base: LoadedModel, examples: list[EncodedExample], request: TuningRequest, observer: Observer) -> float:
     """Return the untouched base model's loss, measured once for the same examples."""
-    digest = hashlib.sha256(repr([(example.prompt, example.target) for example in examples]).encode()).hexdigest()
+    content = [(example.prompt, example.target, example.earlier) for example in examples]
+    digest = hashlib.sha256(repr(content).encode()).hexdigest()
     if digest not in base.base_losses:
         base.base_losses[digest] = _mean_loss(base, base.network, examples, request, observer)
     return base.base_losses[digest]

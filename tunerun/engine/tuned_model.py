@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from tunerun.engine import file_digest
-from tunerun.engine.chat import ChatFormat
+from tunerun.engine.chat import ChatFormat, EarlierTurns
 from tunerun.errors import NotFoundError
 from tunerun.files import private_folder
 from tunerun.job import (
@@ -50,7 +50,9 @@ class TunedModelRecord:
         tuned_model: `tunedModels/<id>`.
         base_model: the config's model section; `base_identity` says which weights that was.
         without_adapter: weights in layers that have no adapter, such as experts and routers; `*` is any number.
-        chat_format: what stood around every example, and has to stand around every input.
+        chat_format: what was around every example, and has to be around every input.
+        earlier_turns: the same for a system message and earlier turns; None: an earlier version wrote the record, and
+            the base model's chat template says it.
         weights: SHA-256 of the adapter's weights as they were written, hexadecimal; None in format 1.
     """
 
@@ -59,6 +61,7 @@ class TunedModelRecord:
     base_model: BaseModelRef
     base_identity: str
     chat_format: ChatFormat
+    earlier_turns: EarlierTurns | None = None
     template: TemplateText = field(default_factory=TemplateText)
     hyperparameters: TuningHyperparameters = field(default_factory=TuningHyperparameters)
     seed: int = 0
@@ -97,7 +100,11 @@ _FINISHED = TypeAdapter(FinishedJob)
 
 
 def record_of(
-    request: TuningRequest, base_identity: str, chat_format: ChatFormat, without_adapter: tuple[str, ...] = ()
+    request: TuningRequest,
+    base_identity: str,
+    chat_format: ChatFormat,
+    without_adapter: tuple[str, ...] = (),
+    earlier_turns: EarlierTurns | None = None,
 ) -> TunedModelRecord:
     """Return the record of the tuned model that a request makes."""
     return TunedModelRecord(
@@ -107,6 +114,7 @@ def record_of(
         base_model=request.model,
         base_identity=base_identity,
         chat_format=chat_format,
+        earlier_turns=earlier_turns,
         hyperparameters=request.hyperparameters,
         seed=request.seed,
         without_adapter=without_adapter,

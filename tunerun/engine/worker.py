@@ -217,6 +217,7 @@ class _Reporting:
                 self._base.identity,
                 self._base.chat,
                 left_alone,
+                self._base.turns,
             ),
             tuned_model.FinishedJob(
                 self._jobs[request.key], tuple(snapshots), metrics, state, tuple(validation), self.trained_on

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from tunerun.backends.base import Backend
 from tunerun.errors import AccessError, BackendError, InputError, UnavailableError
-from tunerun.job import BaseModelRef, Example, ExampleSet, GenerateOptions, TunedModel
+from tunerun.job import BaseModelRef, Example, ExampleSet, GenerateOptions, Input, TunedModel
 from tunerun.ledger import LOSSES, Ledger
 from tunerun.planning import Plan, Trial
 from tunerun.planning.baselines import PlannedBaseline
@@ -25,10 +25,10 @@ RESUME = "run the same command again"
 class Answering(Protocol):
     """A tuned model, or a baseline, as it is asked through a backend; the methods are those of `Backend`."""
 
-    def generate(self, backend: Backend, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
+    def generate(self, backend: Backend, inputs: Sequence[Input], options: GenerateOptions) -> list[str]:
         """Answer inputs."""
 
-    def choose(self, backend: Backend, inputs: Sequence[str], choices: Sequence[str]) -> list[str]:
+    def choose(self, backend: Backend, inputs: Sequence[Input], choices: Sequence[str]) -> list[str]:
         """Answer each input with one of the choices."""
 
     def losses(self, backend: Backend, rows: Sequence[Example]) -> list[float]:
@@ -41,11 +41,11 @@ class PlainModel:
 
     model: TunedModel | BaseModelRef
 
-    def generate(self, backend: Backend, inputs: Sequence[str], options: GenerateOptions) -> list[str]:
+    def generate(self, backend: Backend, inputs: Sequence[Input], options: GenerateOptions) -> list[str]:
         """Answer inputs."""
         return backend.generate(self.model, inputs, options)
 
-    def choose(self, backend: Backend, inputs: Sequence[str], choices: Sequence[str]) -> list[str]:
+    def choose(self, backend: Backend, inputs: Sequence[Input], choices: Sequence[str]) -> list[str]:
         """Answer each input with one of the choices."""
         return backend.choose(self.model, inputs, choices)
 
@@ -92,7 +92,7 @@ class Question:
         rows = self.held_out.examples[start:stop]
         if self.manner.asked == LOSSES:
             return self.model.losses(backend, rows)
-        inputs = [row.text_input for row in rows]
+        inputs = [row.input for row in rows]
         if self.manner.choices:
             return self.model.choose(backend, inputs, self.manner.choices)
         return self.model.generate(backend, inputs, self.manner.generation)

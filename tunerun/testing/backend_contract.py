@@ -23,13 +23,14 @@ import pytest
 
 from tunerun.backends.base import Backend
 from tunerun.errors import BackendError, InputError
-from tunerun.job import BaseModelRef, Example, FailureKind, GenerateOptions, JobRef, JobState, TuningRequest
+from tunerun.job import BaseModelRef, Example, FailureKind, GenerateOptions, JobRef, JobState, TuningRequest, Turn
 from tunerun.testing.waiting import wait_for_end, wait_for_steps
 
 OPTIONS = GenerateOptions(max_output_tokens=8)
 INPUTS = ("1", "a longer input, so that lengths differ", "two", "1")
 ROWS = tuple(map(Example, INPUTS, ("2", "a longer output", "three", "2")))
 TURNS = (Example("5", "6"),)
+CONVERSATION = Example("3", "4", "Count on.", (Turn("1", "2"), Turn("2", "3", is_learned=False)))
 CHOICES = ("2", "three", "a longer choice")
 
 
@@ -232,6 +233,34 @@ class BackendContract:
             assert outputs[0] == outputs[3]
             assert backend.generate(model, [INPUTS[1]], OPTIONS, TURNS) == [outputs[1]]
             assert backend.generate(model, [], OPTIONS, TURNS) == []
+
+    def test_generate_takes_conversations(self, place: BackendPlace, backend: Backend) -> None:
+        """One output per input, with texts and conversations side by side, also behind examples, tuned and base."""
+        tuned = wait_for_end(backend, backend.submit(place.request("1"))).tuned_model
+        assert tuned is not None
+        inputs = [CONVERSATION.input, INPUTS[0], CONVERSATION.input]
+        for model in (tuned, place.request("1").model):
+            outputs = backend.generate(model, inputs, OPTIONS)
+            assert len(outputs) == len(inputs)
+            assert outputs[0] == outputs[2]
+            assert outputs[1] == backend.generate(model, INPUTS[:1], OPTIONS)[0]
+            assert len(backend.generate(model, inputs, OPTIONS, TURNS)) == len(inputs)
+            if backend.capabilities().measures_losses:
+                losses = backend.losses(model, [CONVERSATION, ROWS[0]], TURNS)
+                assert all(math.isfinite(loss) and loss >= 0 for loss in losses)
+                assert set(backend.choose(model, inputs, CHOICES, TURNS)) <= set(CHOICES)
+
+    def test_conversations_are_tuned_or_refused(self, place: BackendPlace, backend: Backend) -> None:
+        """Examples with a system message and earlier turns train, or are refused before anything starts."""
+        plain = place.request("a")
+        request = replace(plain, training=(CONVERSATION, *plain.training), validation=(CONVERSATION,))
+        if backend.capabilities().trains_conversations:
+            status = wait_for_end(backend, backend.submit(request))
+            assert status.state == JobState.SUCCEEDED, status.failure
+            return
+        with pytest.raises(InputError, match=backend.capabilities().kind):
+            backend.submit(request)
+        assert backend.find(request.key, request.tuned_model_id) is None
 
     def test_losses_are_measured_in_order_or_refused(self, place: BackendPlace, backend: Backend) -> None:
         """One finite loss for each row, the same with other rows beside it; a backend that has none says so."""

@@ -11,21 +11,26 @@ from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
 from tunerun.errors import BackendError
 from tunerun.job import (
     BaseModelRef,
+    Conversation,
     EpochLoss,
     Example,
     Failure,
     FailureKind,
     GenerateOptions,
+    Input,
     JobRef,
     JobState,
     JobStatus,
     Snapshot,
     TunedModel,
     TuningRequest,
+    as_conversation,
+    behind_examples,
 )
 
 Outcome = Callable[[TuningRequest], Failure | None]
 Answers = Callable[[BaseModelRef | TunedModel, str], str]
+AnswersConversation = Callable[[BaseModelRef | TunedModel, Conversation], str]
 AnswersAfter = Callable[[BaseModelRef | TunedModel, str, tuple[Example, ...]], str]
 
 
@@ -45,6 +50,8 @@ class ScriptedService:
         outcome: why a job fails; None: it succeeds.
         answers: what a model answers to an input.
         answers_after: what it answers to an input behind examples; None: what it answers without them.
+        answers_conversation: what it answers to an input with a system message or earlier turns, examples among them;
+            None: what it answers to the last message.
         steps_per_poll: how many steps each poll lets a job take.
         submitted: the key of every job it was asked to start, in order.
         generated: how many inputs it has answered.
@@ -53,6 +60,7 @@ class ScriptedService:
     outcome: Outcome = _succeeds
     answers: Answers = _echoes
     answers_after: AnswersAfter | None = None
+    answers_conversation: AnswersConversation | None = None
     steps_per_poll: int = 1_000_000
     submitted: list[str] = field(default_factory=list)
     generated: int = 0
@@ -102,6 +110,7 @@ class ScriptedBackend:
             precision="",
             measures_epochs=True,
             measures_losses=True,
+            trains_conversations=True,
         )
 
     def prepare(self, models: Sequence[BaseModelRef]) -> None:
@@ -158,21 +167,24 @@ class ScriptedBackend:
     def generate(  # the script's answers do not depend on the options
         self,
         model: BaseModelRef | TunedModel,
-        inputs: Sequence[str],
+        inputs: Sequence[Input],
         options: GenerateOptions,  # noqa: ARG002
         examples: Sequence[Example] = (),
     ) -> list[str]:
         """Answer by the script; the script's errors are the service's."""
         self._service.generated += len(inputs)
         try:
-            return [self._answer(model, text, examples) for text in inputs]
+            return [self._answer(model, asked, examples) for asked in inputs]
         except LookupError as error:
             raise BackendError(f"the service has no answer: {error}") from error
 
-    def _answer(self, model: BaseModelRef | TunedModel, text: str, examples: Sequence[Example]) -> str:
-        if examples and self._service.answers_after is not None:
-            return self._service.answers_after(model, text, tuple(examples))
-        return self._service.answers(model, text)
+    def _answer(self, model: BaseModelRef | TunedModel, asked: Input, examples: Sequence[Example]) -> str:
+        service, text = self._service, as_conversation(asked).text_input
+        if not isinstance(asked, str) and service.answers_conversation is not None:
+            return service.answers_conversation(model, as_conversation(behind_examples(asked, examples)))
+        if examples and service.answers_after is not None:
+            return service.answers_after(model, text, tuple(examples))
+        return service.answers(model, text)
 
     def losses(
         self,
@@ -181,13 +193,13 @@ class ScriptedBackend:
         examples: Sequence[Example] = (),
     ) -> list[float]:
         """A loss of 0 where the model would give the expected output, else of 1."""
-        answers = self.generate(model, [row.text_input for row in rows], GenerateOptions(), examples)
+        answers = self.generate(model, [row.input for row in rows], GenerateOptions(), examples)
         return [float(answer != row.output) for answer, row in zip(answers, rows, strict=True)]
 
     def choose(
         self,
         model: BaseModelRef | TunedModel,
-        inputs: Sequence[str],
+        inputs: Sequence[Input],
         choices: Sequence[str],
         examples: Sequence[Example] = (),
     ) -> list[str]:
