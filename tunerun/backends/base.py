@@ -29,7 +29,10 @@ class Capabilities:
         precision: number format of the frozen weights, part of every trial's key; empty: the service's choice.
         poll_interval_s: seconds between two looks at the running jobs.
         max_training_bytes: of all training examples as they are sent; None: no limit.
-        measures_epochs: whether it measures the loss on held-out examples after each epoch, and can keep the best one.
+        min_examples: the fewest training examples of a job.
+        measures_epochs: whether it measures the loss on held-out examples after each epoch.
+        keeps_best: whether the tuned model can be that of the epoch with the lowest loss on held-out examples.
+        takes_learning_rate: whether it takes a learning rate as it is; else only a multiplier of one of its own.
         measures_losses: whether it can say how likely stated outputs are: `losses` and `choose` are there.
         trains_conversations: whether it tunes on examples with a system message or earlier turns, and not only on an
             input and its output.
@@ -50,7 +53,10 @@ class Capabilities:
     precision: str
     poll_interval_s: float = 0.2
     max_training_bytes: int | None = None
+    min_examples: int = 1
     measures_epochs: bool = False
+    keeps_best: bool = False
+    takes_learning_rate: bool = True
     measures_losses: bool = False
     trains_conversations: bool = False
     not_taken: tuple[str, ...] = ()

@@ -80,6 +80,7 @@ _CAPABILITIES = Capabilities(
     trains_exact_prefixes=True,  # at a constant learning rate, on the same device and threads
     precision="float32",
     measures_epochs=True,
+    keeps_best=True,
     measures_losses=True,
     trains_conversations=True,
 )

@@ -19,7 +19,7 @@ from tunerun.backends.base import Backend, Capabilities
 from tunerun.errors import ConfigError
 from tunerun.interpolation import resolved_section
 
-_MODULES = {"local": "tunerun.backends.local", "gemini": "tunerun.backends.gemini"}
+_MODULES = {"local": "tunerun.backends.local", "gemini": "tunerun.backends.gemini", "openai": "tunerun.backends.openai"}
 """Imported when a config is first checked; what is expensive is imported by the function that needs it."""
 
 
@@ -101,6 +101,6 @@ def _module(kind: str) -> BackendModule:
 
 
 if TYPE_CHECKING:
-    from tunerun.backends import gemini, local
+    from tunerun.backends import gemini, local, openai
 
-    _CONFORM: tuple[BackendModule, ...] = (local, gemini)
+    _CONFORM: tuple[BackendModule, ...] = (local, gemini, openai)

@@ -294,6 +294,8 @@ class Planner:
         ]
         if hyperparameters.keep != "last":
             problems += _why_not_the_best(loaded, capabilities)
+        if hyperparameters.learning_rate is not None and not capabilities.takes_learning_rate:
+            problems.append(_by_multiplier(hyperparameters.learning_rate, capabilities))
         if problems:
             raise ConfigError(problems)
         if loaded.validation is not None and not capabilities.measures_epochs:
@@ -436,12 +438,28 @@ def _why_not_the_best(loaded: LoadedDataset, capabilities: Capabilities) -> list
             f"hyperparameters.keep: best needs the validation loss after each epoch, which the backend "
             f"{capabilities.kind} does not measure; set it to last"
         )
+    elif not capabilities.keeps_best:
+        problems.append(
+            f"hyperparameters.keep: best is not possible, because the backend {capabilities.kind} may have dropped the "
+            "model of that epoch; set it to last"
+        )
     if loaded.validation is None:
         problems.append(
             "hyperparameters.keep: best needs held-out examples; set dataset.validation.path or "
             "dataset.validation.fraction, or keep the last epoch"
         )
     return problems
+
+
+def _by_multiplier(rate: float, capabilities: Capabilities) -> str:
+    """Why an absolute learning rate is refused, and the multiplier that is the same one here."""
+    multiplier = rate / BASE_LEARNING_RATE
+    return (
+        f"hyperparameters.learning_rate: {rate:g} is absolute, and the backend {capabilities.kind} takes only a "
+        f"multiplier of a rate of the service's own; ours would be {multiplier:g}, of the {BASE_LEARNING_RATE:g} that "
+        f"`tunerun serve` multiplies: set hyperparameters.learning_rate=null "
+        f"hyperparameters.learning_rate_multiplier={multiplier:g}, or what suits another service"
+    )
 
 
 def _chat_format(place: Capabilities) -> str | None:
@@ -470,6 +488,11 @@ def _check_lengths(loaded: LoadedDataset, limit: TokenLimit | None) -> None:
 
 
 def _check_size(training: ExampleSet, capabilities: Capabilities) -> None:
+    if len(training.examples) < capabilities.min_examples:
+        raise LimitError(
+            f"{training.source}: {len(training.examples)} training examples; the backend {capabilities.kind} takes at "
+            f"least {capabilities.min_examples} ({capabilities.source}); add more"
+        )
     limit = capabilities.max_training_bytes
     if limit is None:
         return

@@ -109,6 +109,7 @@ class ScriptedBackend:
             trains_exact_prefixes=True,
             precision="",
             measures_epochs=True,
+            keeps_best=True,
             measures_losses=True,
             trains_conversations=True,
         )

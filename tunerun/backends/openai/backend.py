@@ -1,0 +1,486 @@
+"""The backend: jobs at a service that speaks OpenAI's fine-tuning methods."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+from urllib.parse import quote
+
+import stamina
+
+from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
+from tunerun.backends.http import ApiKey, Json, JsonService
+from tunerun.backends.openai import curves, jobs
+from tunerun.backends.openai.curves import Curve
+from tunerun.backends.openai.files import IDENTIFIER, Files, content_of, messages, pages
+from tunerun.backends.openai.refusals import is_unknown_field, refusal
+from tunerun.backends.openai.section import KIND, OpenAISection, capabilities
+from tunerun.errors import AmbiguousError, BackendError, BaseModelError, InputError, StatusError, UnavailableError
+from tunerun.interpolation import resolved
+from tunerun.job import (
+    BaseModelRef,
+    Checkpoint,
+    Example,
+    Failure,
+    FailureKind,
+    GenerateOptions,
+    Input,
+    JobRef,
+    JobState,
+    JobStatus,
+    TunedModel,
+    TuningRequest,
+)
+
+PAGE = 100
+"""Objects of one list request; the SDK states no limit for jobs."""
+
+FEW = 2
+"""Jobs up to which each is asked for by itself; more are listed."""
+
+LOOKED_AT = 1000
+"""Newest jobs among which one is looked for by its suffix, at a service that keeps no metadata."""
+
+SERVED_WITHIN_S, SERVED_ATTEMPTS = 30.0, 6
+"""A finished job's model is not always served at once (reference of the wire, general knowledge: some seconds)."""
+
+MAX_STOPS = 4
+"""Stop sequences of a request (openai 3.57.0, `completion_create_params`)."""
+
+_NAMED = 20
+"""Models that an error names at most."""
+
+_LOST = Failure(FailureKind.LOST, "the service does not know the job: it was deleted, or was never created")
+_ENDED_BADLY = (JobState.FAILED, JobState.CANCELLED)
+_NO_LOSSES = (
+    "backend openai: the API does not say how likely a stated answer is; use metrics that need only answers, or "
+    "backend=local"
+)
+
+
+def open_backend(section: OpenAISection, _runs: Path, _cache: Path) -> Backend:
+    """Make the backend; nothing is sent yet."""
+    return OpenAIBackend(section)
+
+
+class OpenAIBackend:
+    """Runs jobs at a service that speaks OpenAI's API.
+
+    Args:
+        section: of the config.
+    """
+
+    def __init__(self, section: OpenAISection) -> None:
+        self._section = section
+        self._host = section.host
+        self._prefix = "/openai" if section.api_version is not None else ""
+        self._jobs = f"{self._prefix}/fine_tuning/jobs"
+        named = {"openai-organization": section.organization, "openai-project": section.project}
+        self._service = JsonService(
+            section.base_url,
+            ApiKey(section.api_key_env, self._host.key_header, self._host.key_scheme),
+            section.connect_timeout_s,
+            section.read_timeout_s,
+            refusal=refusal,
+            headers={name: value for name, value in named.items() if value is not None},
+            parameters={} if section.api_version is None else {"api-version": section.api_version},
+        )
+        self._files = Files(self._service, self._prefix)
+        self._refused: set[str] = set()
+        self._keeps_metadata: bool | None = None
+        self._length = "max_tokens"
+        self._submitting, self._reading = threading.Lock(), threading.Lock()
+        self._curves: dict[str, Curve] = {}
+        self._ended: dict[str, JobStatus] = {}
+
+    def capabilities(self) -> Capabilities:
+        """What is known of the service; see the Protocol."""
+        return capabilities(self._section)
+
+    def prepare(self, models: Sequence[BaseModelRef]) -> None:
+        """Ask for every base model.
+
+        Raises:
+            BaseModelError: the service does not have some.
+        """
+        missing = [model.name for model in models if not self._has(resolved(model.name))]
+        if missing:
+            known = self._listed_models()
+            problem = f"at {self._section.base_url}: there is no such model, or the key may not use it; it has"
+            raise BaseModelError([f"model.name: {name} {problem} {known}" for name in missing])
+
+    def _has(self, name: str) -> bool:
+        """Whether a model is there; yes too where the service lists no models at all."""
+        try:
+            self._service.get(f"{self._prefix}/models/{quote(name, safe=':')}")
+        except StatusError as error:
+            if error.status not in (404, 405):
+                raise
+            return self._listed_models() == ""
+        return True
+
+    def _listed_models(self) -> str:
+        """The names of the models, some of them; empty where the service does not list them."""
+        try:
+            names = sorted(str(each.get("id")) for each in pages(self._service, f"{self._prefix}/models"))
+        except StatusError as error:
+            if error.status in (404, 405):
+                return ""
+            raise
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        return f"{', '.join(names[:_NAMED])}{more}" if names else "none"
+
+    def submit(self, request: TuningRequest) -> JobRef:
+        """Create the job, unless one of the same key is under way or has succeeded; see the Protocol.
+
+        Raises:
+            InputError: the service refuses what was asked.
+        """
+        with self._submitting:
+            if (there := self._found(request.key, request.tuned_model_id)) is not None:
+                return there
+            try:
+                created = self._created(request)
+            except AmbiguousError:
+                if (there := self._found(request.key, request.tuned_model_id)) is not None:
+                    return there
+                raise
+        identifier = str(created.get("id", ""))
+        if not IDENTIFIER.fullmatch(identifier):
+            raise AmbiguousError(f"{self._jobs}: the answer is not a job of OpenAI's API; it may have been created")
+        return JobRef(KIND, identifier)
+
+    def _created(self, request: TuningRequest) -> Json:
+        """Create a job, without the fields that the service does not know."""
+        has_mark = self._host.has_mark
+        files = {"training_file": self._files.identifier(content_of(request.training, has_mark=has_mark))}
+        if request.validation:
+            files["validation_file"] = self._files.identifier(content_of(request.validation, has_mark=has_mark))
+        while True:
+            body = jobs.body_of(request, files, self._refused, rate_is_absolute=self._host.rate_is_absolute)
+            try:
+                created = self._service.create(self._jobs, body)
+            except StatusError as error:
+                unknown = [name for name in jobs.OPTIONAL if name in body and is_unknown_field(error, name)]
+                if not unknown:
+                    raise
+                self._refused.update(unknown)
+            else:
+                self._keeps_metadata = jobs.keeps_metadata(created)
+                return created
+
+    def find(self, key: str, tuned_model_id: str) -> JobRef | None:
+        """Return the job of a key that is under way or has succeeded; see the Protocol."""
+        return self._found(key, tuned_model_id)
+
+    def _found(self, key: str, tuned_model_id: str) -> JobRef | None:
+        suffix = jobs.suffix_of(key, tuned_model_id)
+        for job in self._candidates(key):
+            if jobs.is_of(job, key, suffix) and jobs.state_of(job) not in _ENDED_BADLY:
+                return JobRef(KIND, self._id_of(job))
+        return None
+
+    def _candidates(self, key: str) -> list[Json]:
+        """Jobs that may be a key's: by metadata, or the newest where the service may keep none."""
+        try:
+            marked = self._newest(**{f"metadata[{jobs.KEY}]": key})
+        except StatusError as error:
+            if error.status not in (400, 422):
+                raise
+            marked = []
+        if self._keeps_metadata or any(jobs.keeps_metadata(job) for job in marked):
+            return marked
+        return [*marked, *self._newest()]
+
+    def _newest(self, **filters: str) -> list[Json]:
+        """The newest jobs; up to the first of another trial, where metadata are kept, for the filter was enough."""
+        found = []
+        for job in itertools.islice(pages(self._service, self._jobs, limit=PAGE, **filters), LOOKED_AT):
+            if not filters and jobs.keeps_metadata(job):
+                self._keeps_metadata = True
+                break
+            found.append(job)
+        return found
+
+    @staticmethod
+    def _id_of(job: Json) -> str:
+        identifier = str(job.get("id", ""))
+        if not IDENTIFIER.fullmatch(identifier):
+            raise UnavailableError("a job of the service has no id; is backend.base_url an address of OpenAI's API?")
+        return identifier
+
+    def poll(self, refs: Sequence[JobRef], after: Mapping[JobRef, int] = NO_CURSORS) -> Mapping[JobRef, JobStatus]:
+        """One request for a page of the service's list, and one for the news of each running job; see the Protocol."""
+        wanted = {ref.id: ref for ref in refs if ref.backend == KIND and IDENTIFIER.fullmatch(ref.id)}
+        statuses = {ref: JobStatus(JobState.FAILED, failure=_LOST) for ref in refs}
+        with self._reading:
+            statuses.update({wanted[i]: self._ended[i] for i in wanted if i in self._ended})
+            asked = {identifier: ref for identifier, ref in wanted.items() if identifier not in self._ended}
+            for identifier, job in self._retrieved(asked).items():
+                statuses[asked[identifier]] = self._status(job)
+        return {ref: status.after(after.get(ref, 0)) for ref, status in statuses.items()}
+
+    def _retrieved(self, wanted: Mapping[str, JobRef]) -> dict[str, Json]:
+        """The jobs that the service has; one that its list lacks is asked for by itself before it counts as lost."""
+        found: dict[str, Json] = {}
+        if len(wanted) > FEW:
+            for job in pages(self._service, self._jobs, limit=PAGE):
+                if job.get("id") in wanted:
+                    found[str(job["id"])] = job
+                if len(found) == len(wanted):
+                    return found
+        for identifier in wanted.keys() - found.keys():
+            if (one := self._get(identifier)) is not None:
+                found[identifier] = one
+        return found
+
+    def _get(self, identifier: str) -> Json | None:
+        try:
+            found = self._service.get(f"{self._jobs}/{quote(identifier)}")
+        except StatusError as error:
+            if error.status == 404:
+                return None
+            raise
+        if found.get("id") != identifier:
+            raise self._unintelligible(identifier)
+        return found
+
+    def _unintelligible(self, identifier: str) -> UnavailableError:
+        return UnavailableError(f"{identifier} at {self._section.base_url}: the answer is not a job of OpenAI's API")
+
+    def _status(self, job: Json) -> JobStatus:
+        try:
+            return self._read_status(job)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise self._unintelligible(str(job.get("id"))) from error
+
+    def _read_status(self, job: Json) -> JobStatus:
+        identifier, state = self._id_of(job), jobs.state_of(job)
+        if state is JobState.QUEUED:
+            return JobStatus(state)
+        curve = self._curves.setdefault(identifier, Curve())
+        self._read_events(identifier, curve)
+        has_succeeded = state is JobState.SUCCEEDED
+        checkpoints = self._checkpoints(identifier) if has_succeeded else []
+        if has_succeeded:
+            curve.add(curves.of_checkpoints(checkpoints))
+            self._read_results(job, curve)
+        epochs = jobs.epochs_of(job) or (1 if state.is_finished else None)
+        total = curve.total(jobs.steps_of(job), is_whole=has_succeeded)
+        status = JobStatus(state)
+        if epochs is not None and total is not None:
+            ended_at = float(job.get("finished_at") or job.get("created_at") or 0)
+            kept = [(curve.epoch_of(step, epochs, total), step, name) for step, name in map(_named, checkpoints)]
+            status = replace(
+                status,
+                snapshots=curve.snapshots(epochs, total, ended_at, is_whole=state.is_finished),
+                validation=curve.validation(epochs, total),
+                checkpoints=tuple(Checkpoint(*each) for each in sorted(kept)),
+            )
+        status = self._with_end(status, job, curve)
+        if state.is_finished:
+            self._ended[identifier] = status
+            del self._curves[identifier]
+        return status
+
+    @staticmethod
+    def _with_end(status: JobStatus, job: Json, curve: Curve) -> JobStatus:
+        """What a finished job came to."""
+        if status.state is JobState.FAILED:
+            return replace(status, failure=jobs.failure_of(job))
+        if status.state is not JobState.SUCCEEDED:
+            return status
+        metrics = {"validation/loss": status.validation[-1].loss} if status.validation else {}
+        ended_at = float(job.get("finished_at") or 0)
+        if curve.first_at is not None and ended_at > curve.first_at:
+            metrics["train/seconds"] = ended_at - curve.first_at
+        base = BaseModelRef(name=str(job["model"]), source=str(job["model"]))
+        tuned = TunedModel(jobs.tuned_model_name(job), base, str(job["fine_tuned_model"]))
+        return replace(status, metrics=metrics, tuned_model=tuned)
+
+    def _read_events(self, identifier: str, curve: Curve) -> None:
+        """Read the events that are new: newest first up to one that is known, or from the newest known one on."""
+        parameters: dict[str, str | int] = {"limit": PAGE}
+        if curve.is_ascending and curve.newest is not None:
+            parameters["after"] = curve.newest
+        read: list[Json] = []
+        for event in pages(self._service, f"{self._jobs}/{quote(identifier)}/events", **parameters):
+            if str(event.get("id")) in curve.seen:
+                if not curve.is_ascending:
+                    break
+                continue
+            read.append(event)
+        times = [event.get("created_at") or 0 for event in read]
+        if read and times[0] < times[-1]:
+            curve.is_ascending = True
+        if read:
+            curve.newest = str(read[-1 if curve.is_ascending else 0].get("id"))
+        curve.seen.update(str(event.get("id")) for event in read)
+        curve.add(curves.of_events(read))
+
+    def _checkpoints(self, identifier: str) -> list[Json]:
+        try:
+            return list(pages(self._service, f"{self._jobs}/{quote(identifier)}/checkpoints", limit=PAGE))
+        except StatusError as error:
+            if error.status in (404, 405):  # some services keep none
+                return []
+            raise
+
+    def _read_results(self, job: Json, curve: Curve) -> None:
+        """Complete a curve from the files that the job left; one that is gone adds nothing."""
+        for identifier in job.get("result_files") or ():
+            try:
+                curve.add(
+                    curves.of_file(self._service.content(f"{self._prefix}/files/{quote(str(identifier))}/content"))
+                )
+            except StatusError as error:
+                if error.status != 404:
+                    raise
+
+    def cancel(self, ref: JobRef) -> None:
+        """Cancel a job; one that has ended meanwhile stays as it is."""
+        job = self._get(ref.id) if ref.backend == KIND and IDENTIFIER.fullmatch(ref.id) else None
+        if job is None or jobs.state_of(job).is_finished:
+            return
+        try:
+            self._service.repeat(f"{self._jobs}/{quote(ref.id)}/cancel", {})
+        except StatusError:
+            ended = self._get(ref.id)
+            if ended is not None and not jobs.state_of(ended).is_finished:
+                raise
+
+    def generate(
+        self,
+        model: BaseModelRef | TunedModel,
+        inputs: Sequence[Input],
+        options: GenerateOptions,
+        examples: Sequence[Example] = (),
+    ) -> list[str]:
+        """One request an input, some at a time; see the Protocol."""
+        name = model.location if isinstance(model, TunedModel) else resolved(model.name)
+        body = {"model": name, **_answering(options)}
+
+        def answer(asked: Input) -> str:
+            return _text(
+                self._asked({**body, "messages": messages(asked, examples)}, is_tuned=isinstance(model, TunedModel))
+            )
+
+        threads = ThreadPoolExecutor(self._section.max_in_flight)
+        try:
+            return list(threads.map(answer, inputs))
+        except StatusError as error:
+            raise BackendError(f"{name} at {self._section.base_url}: {error}{self._advice(error)}") from error
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _advice(self, error: StatusError) -> str:
+        """What to do about a model that is not served."""
+        if error.status != 404 or not self._host.deploys:
+            return ""
+        return "; deploy the model under its own name, then run the same command again"
+
+    def _asked(self, body: Json, *, is_tuned: bool) -> Json:
+        """An answer; a tuned model that is not served yet is asked again for a while."""
+
+        def is_served_soon(error: Exception) -> bool:
+            return is_tuned and not self._host.deploys and isinstance(error, StatusError) and error.status == 404
+
+        attempts = stamina.retry_context(
+            on=is_served_soon, attempts=SERVED_ATTEMPTS, timeout=SERVED_WITHIN_S, wait_initial=1.0, wait_max=10.0
+        )
+        for attempt in attempts:
+            with attempt:
+                return self._answered(body)
+        raise AssertionError("stamina lets the last error through")
+
+    def _answered(self, body: Json) -> Json:
+        """An answer; its length is limited by the field that the model knows: `max_tokens`, or the newer one.
+
+        The older one is first: a service that knows only one of the two refuses the older one, and overlooks the newer.
+        """
+        path = f"{self._prefix}/chat/completions"
+        if self._section.api_version is not None:
+            path = f"{self._prefix}/deployments/{quote(str(body['model']), safe='')}/chat/completions"
+        length = self._length
+        sent = {length if name == "max_tokens" else name: value for name, value in body.items()}
+        try:
+            return self._service.repeat(path, sent)
+        except StatusError as error:
+            if length != "max_tokens" or not is_unknown_field(error, length):
+                raise
+            self._length = "max_completion_tokens"
+        return self._answered(body)
+
+    def losses(
+        self,
+        model: BaseModelRef | TunedModel,  # noqa: ARG002 - the Protocol's
+        rows: Sequence[Example],  # noqa: ARG002
+        examples: Sequence[Example] = (),  # noqa: ARG002
+    ) -> list[float]:
+        """Refuse: the API gives no likelihood of a stated output."""
+        raise InputError(_NO_LOSSES)
+
+    def choose(
+        self,
+        model: BaseModelRef | TunedModel,  # noqa: ARG002 - the Protocol's
+        inputs: Sequence[Input],  # noqa: ARG002
+        choices: Sequence[str],  # noqa: ARG002
+        examples: Sequence[Example] = (),  # noqa: ARG002
+    ) -> list[str]:
+        """Refuse: the API gives no likelihood of a stated output."""
+        raise InputError(_NO_LOSSES)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the connections; jobs continue."""
+        self._service.close()
+
+
+def _named(checkpoint: Json) -> tuple[int, str]:
+    """The step of a checkpoint, and the name that it is called by."""
+    return int(checkpoint["step_number"]), str(checkpoint["fine_tuned_model_checkpoint"])
+
+
+def _answering(options: GenerateOptions) -> Json:
+    """How to answer, in the words of chat completions.
+
+    Raises:
+        InputError: they have no word for it.
+    """
+    if options.top_k:
+        raise InputError("backend openai: the API has no word for top_k; set it to 0, or use backend=local")
+    if len(options.stop_sequences) > MAX_STOPS:
+        raise InputError(f"backend openai: {len(options.stop_sequences)} stop sequences, the API takes {MAX_STOPS}")
+    body: Json = {"max_tokens": options.max_output_tokens, "temperature": options.temperature}
+    if options.temperature > 0:
+        body |= {"seed": options.seed % (jobs.MAX_SEED + 1), "top_p": options.top_p}
+    if options.stop_sequences:
+        body["stop"] = list(options.stop_sequences)
+    if options.json_schema is not None:
+        form = {"name": "answer", "schema": json.loads(options.json_schema), "strict": True}
+        body["response_format"] = {"type": "json_schema", "json_schema": form}
+    return body
+
+
+def _text(answer: Json) -> str:
+    """The text of the first choice; empty where the service held it back."""
+    choices = answer.get("choices") or [{}]
+    content = (choices[0].get("message") or {}).get("content")
+    if isinstance(content, list):
+        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+    return str(content or "")
+
+
+if TYPE_CHECKING:
+    _conforms: Backend = OpenAIBackend(OpenAISection(kind="openai"))

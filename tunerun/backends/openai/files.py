@@ -1,0 +1,162 @@
+"""Examples as files at the service: rows of conversations; each content is uploaded once and found again by its name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from urllib.parse import quote
+
+import stamina
+
+from tunerun.backends.http import ATTEMPTS, MAX_RETRY_WAIT_S, RETRY_TIME_S, Json, JsonService, Upload
+from tunerun.errors import InputError, StatusError, UnavailableError
+from tunerun.job import Conversation, Example, Input, Turn
+
+PURPOSE = "fine-tune"
+IDENTIFIER = re.compile(r"[A-Za-z0-9][\w.:-]{0,199}")
+_NOT_YET = frozenset({"uploaded", "pending", "running"})
+_USELESS = frozenset({"error", "deleted", "failed"})
+_PROCESSED_SOON_S = 5.0
+
+
+def messages(asked: Input, examples: Sequence[Example] = ()) -> list[Json]:
+    """A conversation up to the message that is to be answered.
+
+    Args:
+        examples: turns of the same conversation, before everything but the system message.
+    """
+    if isinstance(asked, str):
+        asked = Conversation(asked)
+    before = [Turn(one.text_input, one.output) for one in examples]
+    return [
+        *([_message("system", asked.system)] if asked.system else []),
+        *_turns([*before, *asked.earlier]),
+        _message("user", asked.text_input),
+    ]
+
+
+def content_of(examples: Sequence[Example], *, has_mark: bool) -> bytes:
+    """Examples as a file: a JSON object a line.
+
+    Raises:
+        InputError: a text is not Unicode.
+    """
+    rows = ({"messages": [*_asked_of(one), _message("assistant", one.output)]} for one in examples)
+    text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+    try:
+        return text.encode("utf-8-sig" if has_mark else "utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError("a text holds half a character (a lone surrogate), which cannot be sent; fix it") from error
+
+
+def _asked_of(example: Example) -> list[Json]:
+    """The messages before the answer; an answer that is not learned has weight 0, for others the service has 1."""
+    found = messages(Conversation(example.text_input, example.system, example.earlier))
+    answers = [message for message in found if message["role"] == "assistant"]
+    for message, turn in zip(answers, example.earlier, strict=True):
+        if not turn.is_learned:
+            message["weight"] = 0
+    return found
+
+
+def _turns(turns: Sequence[Turn]) -> Iterator[Json]:
+    for turn in turns:
+        yield _message("user", turn.text_input)
+        yield _message("assistant", turn.output)
+
+
+def _message(role: str, text: str) -> Json:
+    return {"role": role, "content": text}
+
+
+class Files:
+    """The files of a sweep at a service; its callers take turns.
+
+    Args:
+        prefix: of the paths.
+    """
+
+    def __init__(self, service: JsonService, prefix: str) -> None:
+        self._service = service
+        self._path = f"{prefix}/files"
+        self._known: dict[str, str] = {}
+
+    def identifier(self, content: bytes) -> str:
+        """The id of the file with this content, which is uploaded unless it is there, and can be used.
+
+        Raises:
+            UnavailableError: the service has not processed it yet.
+            InputError: the service cannot use it.
+        """
+        name = f"tunerun-{hashlib.sha256(content).hexdigest()[:40]}.jsonl"
+        found = self._retrieved(self._known.pop(name, None)) or self._listed(name) or self._uploaded(name, content)
+        identifier = str(found.get("id", ""))
+        if not IDENTIFIER.fullmatch(identifier):
+            raise UnavailableError(f"{name}: the answer is not a file of OpenAI's API")
+        self._wait(name, found)
+        self._known[name] = identifier
+        return identifier
+
+    def _retrieved(self, identifier: str | None) -> Json | None:
+        """A file by its id; None: it is not there any more, or cannot be used."""
+        if identifier is None:
+            return None
+        try:
+            found = self._service.get(f"{self._path}/{quote(identifier)}")
+        except StatusError as error:
+            if error.status == 404:
+                return None
+            raise
+        return None if found.get("status") in _USELESS else found
+
+    def _listed(self, name: str) -> Json | None:
+        """A file by its name, which says its content."""
+        for file in pages(self._service, self._path, purpose=PURPOSE):
+            if file.get("filename") == name and file.get("status") not in _USELESS:
+                return file
+        return None
+
+    def _uploaded(self, name: str, content: bytes) -> Json:
+        try:
+            return self._service.upload(self._path, Upload(name, content, {"purpose": PURPOSE}))
+        except UnavailableError:
+            if (found := self._listed(name)) is not None:  # only the answer was lost
+                return found
+            raise
+
+    def _wait(self, name: str, file: Json) -> None:
+        """Wait a little for a file to be processed; what takes longer is looked at again with the next attempt."""
+        state = file.get("status")
+        for attempt in stamina.retry_context(
+            on=_NotYetError, attempts=ATTEMPTS, timeout=RETRY_TIME_S, wait_initial=0.5, wait_max=MAX_RETRY_WAIT_S
+        ):
+            with attempt:
+                if attempt.num > 1:
+                    file = self._service.get(f"{self._path}/{quote(str(file['id']))}")
+                    state = file.get("status")
+                if state in _NOT_YET:
+                    raise _NotYetError(f"{name} is still {state} at the service", _PROCESSED_SOON_S)
+        if state in _USELESS:
+            reason = file.get("status_details") or "no reason given"
+            raise InputError(f"{name}: the service cannot use the file ({state}): {reason}; check the examples")
+
+
+class _NotYetError(UnavailableError):
+    """A file has not been processed yet."""
+
+
+def pages(service: JsonService, path: str, **parameters: str | int) -> Iterator[Json]:
+    """The objects of a list, page by page; ends too where a service ignores the cursor and gives the same again."""
+    seen: set[str] = set()
+    cursor: dict[str, str] = {}
+    while True:
+        page = service.get(path, **parameters, **cursor)
+        found = [each for each in page.get("data") or () if isinstance(each, dict)]
+        new = [each for each in found if str(each.get("id")) not in seen]
+        yield from new
+        seen.update(str(each.get("id")) for each in new)
+        if not new or not page.get("has_more"):
+            return
+        cursor = {"after": str(found[-1].get("id"))}

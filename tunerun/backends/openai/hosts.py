@@ -1,0 +1,88 @@
+"""What is known of the services that speak this wire, by their address."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+OPENAI_URL = "https://api.openai.com/v1"
+
+
+@dataclass(frozen=True)
+class Host:
+    """A service.
+
+    Attributes:
+        domains: how its host names end.
+        source: where its limits are written down, with the date.
+        min_examples: the fewest training examples of a job. max_bytes: of a file; None: not known.
+        rate_is_absolute: whether its `learning_rate_multiplier` is the learning rate itself.
+        key_header: the header of its API key, and `key_scheme`, what is before the key in it.
+        has_mark: whether its files begin with the byte order mark.
+        deploys: whether a tuned model has to be deployed before it answers.
+        warnings: what a user should know before a run, one line each.
+    """
+
+    domains: tuple[str, ...] = ()
+    source: str = "none: the service at this address states no limits that tunerun knows"
+    min_examples: int = 1
+    max_bytes: int | None = None
+    rate_is_absolute: bool = False
+    key_header: str = "authorization"
+    key_scheme: str = "Bearer"
+    has_mark: bool = False
+    deploys: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+OPENAI = Host(
+    domains=("api.openai.com",),
+    source="OpenAI's fine-tuning and files reference, read 2026-11-22",
+    min_examples=10,
+    max_bytes=512 * 2**20,
+    warnings=(
+        (
+            "backend.base_url: OpenAI takes fine-tuning jobs only from organizations that used a tuned model in the last "
+            "60 days, and from none as of 2027-01-06; a tuned model ends with its base model (OpenAI's deprecations page, "
+            "read 2026-11-22)"
+        ),
+    ),
+)
+
+AZURE = Host(
+    domains=(".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com"),
+    source="Azure OpenAI's fine-tuning reference, read 2026-11-22",
+    min_examples=10,
+    max_bytes=512 * 2**20,
+    key_header="api-key",
+    key_scheme="",
+    has_mark=True,
+    deploys=True,
+    warnings=(
+        (
+            "backend openai: at Azure a tuned model answers only once it is deployed, and hosting it is billed by the "
+            "hour; without a deployment the trials are tuned but not measured. When they are, deploy each tuned model "
+            "under its own name and run the same command again; cancelling a job or ending a run deletes no deployment"
+        ),
+    ),
+)
+
+NEBIUS = Host(
+    domains=(".nebius.com",),
+    source="the fine-tuning skill for Nebius Token Factory (arindam200/nebius-skills), read 2026-11-22",
+    max_bytes=5 * 2**30,
+    rate_is_absolute=True,
+)
+
+OTHER = Host()
+
+
+def host_of(base_url: str, *, is_azure: bool) -> Host:
+    """The service at an address.
+
+    Args:
+        is_azure: whether the config says that it is Azure, whatever its address.
+    """
+    name = urlsplit(base_url).hostname or ""
+    found = next((each for each in (OPENAI, AZURE, NEBIUS) if name.endswith(each.domains)), OTHER)
+    return AZURE if is_azure else found

@@ -1,0 +1,66 @@
+"""What this wire's refusals mean, and who has to act."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+from tunerun.backends.http import Json, by_status, error_object, refused, retry_after_s
+from tunerun.errors import AccessError, BackendError, StatusError
+
+_QUOTA = frozenset(
+    {"insufficient_quota", "exceeded_quota", "billing_hard_limit_reached", "billing_not_active", "account_deactivated"}
+)
+_WHO_ACTS = {
+    401: "the key is missing or wrong: set the environment variable that backend.api_key_env names to a valid one",
+    402: "the account has to be paid for first: its owner has to add credit or raise the limit",
+    403: "the key's organization or project may not do this: ask its owner for access, or set backend.organization and "
+    "backend.project to one that may",
+}
+_QUOTA_USED_UP = "the quota is used up: the account's owner has to raise it or add credit, or wait until it is renewed"
+_UNKNOWN = re.compile(
+    r"unknown|unrecogni[sz]ed|unexpected|unsupported|not supported|not permitted|extra|additional", re.I
+)
+
+
+def refusal(status: int, headers: Mapping[str, str], content: bytes, *, is_repeatable: bool) -> BackendError:
+    """A refusal in OpenAI's envelope, or in those of servers that have others; see `http.Refusal`."""
+    envelope = _envelope(content)
+    code = str(envelope.get("code") or envelope.get("type") or "")
+    text = refused(status, code, envelope.get("message"))
+    if envelope.get("param"):
+        text += f"; field: {envelope['param']}"
+    if request_id := headers.get("x-request-id"):
+        text += f" (request {request_id})"
+    if code in _QUOTA or envelope.get("type") in _QUOTA:
+        return AccessError(f"{text}; {_QUOTA_USED_UP}")
+    if status in _WHO_ACTS:
+        return AccessError(f"{text}; {_WHO_ACTS[status]}")
+    return by_status(status, text, _wait_s(headers), is_repeatable=is_repeatable)
+
+
+def is_unknown_field(error: StatusError, field: str) -> bool:
+    """Whether a service refused a request because it does not know one of its fields."""
+    words = str(error)
+    named = re.search(rf"\b{field}\b", words) is not None
+    return error.status in (400, 422) and named and _UNKNOWN.search(words) is not None
+
+
+def _envelope(content: bytes) -> Json:
+    """The error of an answer: OpenAI's envelope, vLLM's flat one, FastAPI's `detail`, or a text."""
+    if found := error_object(content):
+        return found
+    document = json.loads(content)  # `error_object` has read it
+    if not isinstance(document, dict):
+        return {}
+    message = next((document[name] for name in ("message", "detail", "error") if document.get(name)), None)
+    return {**document, "message": message}
+
+
+def _wait_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the service asks to be left alone: `retry-after-ms` is before Retry-After, as in the SDKs."""
+    try:
+        return float(headers["retry-after-ms"]) / 1000
+    except (KeyError, ValueError):
+        return retry_after_s(headers)

@@ -1,0 +1,82 @@
+"""The config section of the backend `openai`, and what it says of the service."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from tunerun import schema
+from tunerun.backends.base import Capabilities
+from tunerun.backends.http import ServiceAddress
+from tunerun.backends.openai.hosts import OPENAI_URL, Host, host_of
+
+KIND = "openai"
+IS_HOSTED = True
+
+
+class OpenAISection(schema.Backend):
+    """A service that speaks OpenAI's fine-tuning methods, such as `tunerun serve`, Azure, or OpenAI's own."""
+
+    kind: Literal["openai"] = Field(description="openai")
+    base_url: ServiceAddress = Field(
+        OPENAI_URL,
+        description="Address of the service, with its /v1; https, or http to this machine. With api_version: Azure's "
+        "endpoint, without /openai.",
+    )
+    api_key_env: str = Field("OPENAI_API_KEY", pattern=schema.VARIABLE, description="Variable that holds the API key.")
+    organization: str | None = Field(
+        None, min_length=1, description="Id of the organization that is billed; null: the key's own."
+    )
+    project: str | None = Field(
+        None, min_length=1, description="Id of the project that is billed; null: the key's own."
+    )
+    api_version: str | None = Field(
+        None,
+        pattern=r"^[0-9A-Za-z.-]+$",
+        description="Azure's, such as 2024-10-21, which also chooses Azure's paths; null: the address is one that ends "
+        "in /v1.",
+    )
+    connect_timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for a connection.")
+    read_timeout_s: float = Field(60.0, gt=0, description="Seconds to wait for each part of an answer.")
+    max_in_flight: int = Field(
+        10,
+        ge=1,
+        description="Jobs and prompts that the service is given at once.",
+        json_schema_extra={"unit": "jobs or prompts"},
+    )
+    poll_interval_s: float = Field(5.0, ge=0, description="Seconds between two looks at the running jobs.")
+
+    @property
+    def host(self) -> Host:
+        """What is known of the service."""
+        return host_of(self.base_url, is_azure=self.api_version is not None)
+
+
+SECTION = OpenAISection
+
+
+def capabilities(section: OpenAISection) -> Capabilities:
+    """What a service at the section's address can do."""
+    host = section.host
+    return Capabilities(
+        kind=KIND,
+        address=section.base_url,
+        max_input_characters=None,
+        max_output_characters=None,
+        source=host.source,
+        max_in_flight=section.max_in_flight,
+        survives_runner=True,
+        is_hosted=IS_HOSTED,
+        has_prices=True,
+        trains_exact_prefixes=False,  # the API promises no seed and no order
+        precision="",
+        poll_interval_s=section.poll_interval_s,
+        max_training_bytes=host.max_bytes,
+        min_examples=host.min_examples,
+        measures_epochs=True,
+        keeps_best=False,  # services keep the last three epochs, of which none need be the best
+        takes_learning_rate=host.rate_is_absolute,
+        not_taken=("hyperparameters.adapter_rank", "hyperparameters.adapter_alpha"),
+        warnings=host.warnings,
+    )
