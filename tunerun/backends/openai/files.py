@@ -1,4 +1,4 @@
-"""Examples as files at the service: rows of conversations; each content is uploaded once and found again by its name."""
+"""Examples as files at the service: rows of conversations; a content is uploaded once and found again by its name."""
 
 from __future__ import annotations
 

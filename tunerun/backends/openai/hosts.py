@@ -35,18 +35,23 @@ class Host:
     warnings: tuple[str, ...] = ()
 
 
+_CLOSING = (
+    "backend.base_url: OpenAI takes fine-tuning jobs only from organizations that used a tuned model in the last 60 "
+    "days, and from none as of 2027-01-06; a tuned model ends with its base model (OpenAI's deprecations page, read "
+    "2026-11-22)"
+)
+_DEPLOYMENTS = (
+    "backend openai: at Azure a tuned model answers only once it is deployed, and hosting it is billed by the hour; "
+    "without a deployment the trials are tuned but not measured. When they are, deploy each tuned model under its own "
+    "name and run the same command again; neither the end of a run nor `tunerun cancel` deletes a deployment"
+)
+
 OPENAI = Host(
     domains=("api.openai.com",),
     source="OpenAI's fine-tuning and files reference, read 2026-11-22",
     min_examples=10,
     max_bytes=512 * 2**20,
-    warnings=(
-        (
-            "backend.base_url: OpenAI takes fine-tuning jobs only from organizations that used a tuned model in the last "
-            "60 days, and from none as of 2027-01-06; a tuned model ends with its base model (OpenAI's deprecations page, "
-            "read 2026-11-22)"
-        ),
-    ),
+    warnings=(_CLOSING,),
 )
 
 AZURE = Host(
@@ -58,13 +63,7 @@ AZURE = Host(
     key_scheme="",
     has_mark=True,
     deploys=True,
-    warnings=(
-        (
-            "backend openai: at Azure a tuned model answers only once it is deployed, and hosting it is billed by the "
-            "hour; without a deployment the trials are tuned but not measured. When they are, deploy each tuned model "
-            "under its own name and run the same command again; cancelling a job or ending a run deletes no deployment"
-        ),
-    ),
+    warnings=(_DEPLOYMENTS,),
 )
 
 NEBIUS = Host(
