@@ -10,7 +10,7 @@ costs a tenth of a second and not four. What can be killed at:
 - `applied`: the service has done what the n-th request asks, and its answer is lost;
 - `answered`: the n-th answer is on its way to a process that is gone.
 
-The first three are counted in the process that dies, the others in the service (`tunerun.testing.gemini_service`).
+The first three are counted in the process that dies, the others in the service (`tunerun.testing.http_service`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from tunerun.testing.gemini_service import Dropped, GeminiService, Request
+from tunerun.testing.http_service import Dropped, HttpService, Request
 
 PRELOADED = ("tunerun.testing.crash_preload",)
 TIMEOUT_S = 60.0
@@ -134,7 +134,7 @@ class Run:
 
 
 def run_until(
-    kill: Kill | None, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], service: GeminiService
+    kill: Kill | None, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], service: HttpService
 ) -> Ended:
     """Run a command line that talks to a scripted service, and kill it at an instant, if it comes.
 

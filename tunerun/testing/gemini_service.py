@@ -7,61 +7,15 @@ client. To try it by hand: `python -m tunerun.testing.gemini_service`.
 
 from __future__ import annotations
 
-import json
-import socket
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, ClassVar, Self
-from urllib.parse import parse_qs, urlsplit
 
-Json = dict[str, Any]
+from tunerun.testing.http_service import Answer, Dropped, Fault, HttpService, Json, Request
+
+__all__ = ["Dropped", "Fault", "GeminiService", "Request", "Script"]
 
 MAX_PAGE = 1000
 DEFAULT_PAGE = 10
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the service was asked.
-
-    Attributes:
-        number: of the request, from 1.
-        parameters: of the query, the last of each name.
-        key: what stood in `x-goog-api-key`.
-    """
-
-    number: int
-    method: str
-    path: str
-    parameters: dict[str, str]
-    body: Json
-    key: str
-
-
-@dataclass(frozen=True)
-class Fault:
-    """An answer that is no success.
-
-    Attributes:
-        status: the HTTP status; 0: the connection is closed without an answer.
-        applied: whether the request takes effect all the same.
-    """
-
-    status: int
-    message: str = "scripted"
-    applied: bool = False
-    headers: dict[str, str] = field(default_factory=dict)
-    details: tuple[Json, ...] = ()
-
-
-class Dropped(Exception):  # noqa: N818 - no error: what a hook raises
-    """Raised by a hook: the connection is closed, and nothing more is done."""
-
-
-Hook = Callable[[Request], None]
 
 _STATUS = {
     400: "INVALID_ARGUMENT",
@@ -110,70 +64,34 @@ class Script:
     key: str | None = None
 
 
-class GeminiService:
-    """The server; a context manager.
+class GeminiService(HttpService):
+    """The server; a context manager. Its address is what stands in backend.base_url.
 
     Args:
         script: how it behaves; may be changed while it runs.
         port: on 127.0.0.1; 0: any that is free.
 
     Attributes:
-        requests: every request, in order.
         created: the id of every tuned model it was asked to create and did, in order; the bodies in `bodies`.
-        on_received, on_applied, on_answered: called with each request before anything is done, when its effect is
-            done, and when its answer is written.
     """
 
     def __init__(self, script: Script | None = None, port: int = 0) -> None:
         self.script = script or Script()
-        self.on_received: Hook = _nothing
-        self.on_applied: Hook = _nothing
-        self.on_answered: Hook = _nothing
-        self._lock = threading.RLock()
-        self.forget()
-        self._server = _Server(self, port)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=[0.05], daemon=True)
-
-    @property
-    def address(self) -> str:
-        """What stands in backend.base_url."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(port)
 
     def forget(self) -> None:
         """Be as new."""
         with self._lock:
-            self.requests: list[Request] = []
-            self.created: list[str] = []
+            super().forget()
             self.bodies: dict[str, Json] = {}
             self._jobs: dict[str, _Job] = {}
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+    def key_of(self, headers: Mapping[str, str]) -> str:
+        """What is in `x-goog-api-key`."""
+        return headers.get("x-goog-api-key", "")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    def serve_forever(self) -> None:
-        """Serve in this thread until interrupted."""
-        self._server.serve_forever()
-
-    # What is behind the wire
-
-    def note(self, method: str, target: str, body: Json, key: str) -> Request:
-        """Write down a request."""
-        parts = urlsplit(target)
-        parameters = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-        with self._lock:
-            request = Request(len(self.requests) + 1, method, parts.path, parameters, body, key)
-            self.requests.append(request)
-        return request
-
-    def answer(self, request: Request) -> tuple[int, Json, dict[str, str]]:
-        """Do what is asked, or what the script has instead; the status, the body and the headers of the answer."""
+    def answer(self, request: Request) -> Answer:
+        """Do what is asked, or what the script has instead."""
         if self.script.key is not None and request.key != self.script.key:
             return _error(401, f"API key not valid: {request.key}")
         fault = self.script.fault(request)
@@ -183,7 +101,7 @@ class GeminiService:
             answered = self._served(request)
         return answered if fault is None else _fault(fault)
 
-    def _served(self, request: Request) -> tuple[int, Json, dict[str, str]]:
+    def _served(self, request: Request) -> Answer:
         version, *path = request.path.strip("/").split("/")
         if version not in ("v1", "v1beta"):
             return _error(404, "no such version")
@@ -218,7 +136,7 @@ class GeminiService:
         methods = ["generateContent", *(["createTunedModel"] if self.script.models[name] else [])]
         return {"name": f"models/{name}", "supportedGenerationMethods": methods}
 
-    def _create(self, request: Request) -> tuple[int, Json, dict[str, str]]:
+    def _create(self, request: Request) -> Answer:
         name = request.parameters["tunedModelId"]
         if name in self._jobs:
             return _error(409, f"tunedModels/{name} is there already")
@@ -234,7 +152,7 @@ class GeminiService:
         self.bodies[name] = request.body
         return _ok(_operation(job))
 
-    def _list(self, request: Request) -> tuple[int, Json, dict[str, str]]:
+    def _list(self, request: Request) -> Answer:
         size = min(int(request.parameters.get("pageSize", DEFAULT_PAGE)), MAX_PAGE)
         start = int(request.parameters.get("pageToken", 0))
         jobs = list(self._jobs.values())[start : start + size]
@@ -260,7 +178,7 @@ class GeminiService:
         model: Json = {"name": f"tunedModels/{job.name}", "state": state, "tuningTask": task}
         return model | {key: job.body[key] for key in ("displayName", "description", "baseModel") if key in job.body}
 
-    def _generated(self, name: str, request: Request) -> tuple[int, Json, dict[str, str]]:
+    def _generated(self, name: str, request: Request) -> Answer:
         kind, _, identifier = name.partition("/")
         known = self._jobs if kind == "tunedModels" else self.script.models
         if identifier not in known:
@@ -270,19 +188,15 @@ class GeminiService:
         return _ok({"candidates": [{"content": {"role": "model", "parts": parts}, "finishReason": "STOP"}]})
 
 
-def _nothing(_request: Request) -> None:
-    """A hook that does nothing."""
-
-
-def _ok(body: Json) -> tuple[int, Json, dict[str, str]]:
+def _ok(body: Json) -> Answer:
     return 200, body, {}
 
 
-def _error(status: int, message: str) -> tuple[int, Json, dict[str, str]]:
+def _error(status: int, message: str) -> Answer:
     return _fault(Fault(status, message))
 
 
-def _fault(fault: Fault) -> tuple[int, Json, dict[str, str]]:
+def _fault(fault: Fault) -> Answer:
     error: Json = {"code": fault.status, "message": fault.message, "status": _STATUS.get(fault.status, "UNKNOWN")}
     if fault.details:
         error["details"] = list(fault.details)
@@ -309,59 +223,6 @@ def _time(seconds: int) -> str:
     hours, minute = divmod(minutes, 60)
     day, hour = divmod(hours, 24)
     return f"1970-01-{day + 1:02}T{hour:02}:{minute:02}:{second:02}Z"
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(self, service: GeminiService, port: int) -> None:
-        self.service = service
-        super().__init__(("127.0.0.1", port), _Connection)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that was killed is what this server is for."""
-
-
-class _Connection(BaseHTTPRequestHandler):
-    server: _Server
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm: ClassVar[bool] = True
-    wbufsize = -1
-
-    def _serve(self) -> None:
-        service = self.server.service
-        length = int(self.headers.get("content-length") or 0)
-        body = json.loads(self.rfile.read(length)) if length else {}
-        request = service.note(self.command, self.path, body, self.headers.get("x-goog-api-key", ""))
-        try:
-            service.on_received(request)
-            status, answer, headers = service.answer(request)
-            service.on_applied(request)
-        except Dropped:
-            status = 0
-        if status == 0:
-            self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
-            return
-        content = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(content)))
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
-        self.wfile.flush()
-        try:
-            service.on_answered(request)
-        except Dropped:
-            self.close_connection = True
-
-    do_GET = do_POST = do_DELETE = _serve  # noqa: N815 - the names that the base class looks for
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of the method that is overridden
-        """The record is in `requests`."""
 
 
 def main() -> None:
