@@ -129,7 +129,7 @@ CASES = [
     Case(2, [], ['rows.jsonl: is empty; add examples'], ''),
     Case(2, [], ['rows.jsonl:1: output has 5,001 characters, the limit is 5,000 (Gemini API model tuning guide, as last served 2025-04-28); shorten it'], one("1", "x" * 5_001)),
     Case(2, [], ['rows.jsonl:1: text_input has 40,001 characters, the limit is 40,000 (Gemini API model tuning guide, as last served 2025-04-28); shorten it'], one("x" * 40_001, "1")),
-    Case(2, [], ['rows.jsonl:1: its conversation has a role that is unknown; use user, assistant, model, system, developer, human, gpt, chatgpt'], '{"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]}\n'),
+    Case(2, [], ['rows.jsonl:1: messages[1]: has a role that is unknown; use user, assistant, model, system, developer, human, gpt, chatgpt'], '{"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]}\n'),
     Case(2, [], ['rows.jsonl: looks like a zip archive, not an Excel workbook, but its ending says JSON lines; give a file of JSON, JSON lines, CSV, TSV, Parquet or Arrow'], 'PK\x03\x04zip'),
     Case(2, ['dataset.path=rows.json'], ['rows.json:1: holds an object without exactly one list of rows; put the rows into one list: [{...}, {...}]'], '{"a": 1}', 'rows.json'),
     Case(2, ['dataset.path=rows.csv'], ['rows.csv: looks like a table with semicolons between cells, but its ending says CSV; set dataset.format=semicolon'], 'a;b\n1;2\n', 'rows.csv'),
