@@ -49,3 +49,25 @@ def test_check_of_rows_that_no_template_helps(
     code, document, _ = _checked(monkeypatch, capsys, f"dataset.path={path}")
     assert code == 2
     assert document["warnings"] == []
+
+
+def test_check_of_conversations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The summary counts turns, learned answers and system messages; rows of one turn have no such line."""
+    path = tmp_path / "rows.jsonl"
+    said = [("system", "S"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in said]
+    messages[2]["weight"] = 0
+    path.write_text(json.dumps({"messages": messages}) + '\n{"text_input": "e", "output": "f"}\n')
+    code, document, _ = _checked(monkeypatch, capsys, f"dataset.path={path}")
+    assert (code, document["training"]) == (
+        0,
+        {"examples": 2, "conversations": 1, "system_messages": 1, "turns": 3, "learned_answers": 2},
+    )
+    monkeypatch.setattr(sys, "argv", ["tunerun", "data", "check", f"dataset.path={path}"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "training: 1 example with several turns, 2 of 3 answers learned; 1 system message" in printed
+    assert "2 training examples: " in printed

@@ -13,12 +13,18 @@ from tunerun.cli.data import FormatName
 from tunerun.dataset import LoadedDataset, load_examples
 from tunerun.dataset.export import FORMATS, export
 from tunerun.errors import InputError, LimitError
-from tunerun.job import Example, ExampleSet
+from tunerun.job import Example, ExampleSet, Turn
 from tunerun.schema import Dataset, Template
 from tunerun.template import PromptTemplate
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60).filter(lambda text: text.strip())
 EXAMPLES = st.lists(st.builds(Example, TEXT, TEXT), min_size=10, max_size=14)
+
+
+def conversations(is_learned: st.SearchStrategy[bool]) -> st.SearchStrategy[list[Example]]:
+    """Examples with a system message or none and up to three earlier turns."""
+    turns = st.lists(st.builds(Turn, TEXT, TEXT, is_learned), max_size=3).map(tuple)
+    return st.lists(st.builds(Example, TEXT, TEXT, st.just("") | TEXT, turns), min_size=10, max_size=12)
 
 
 def example_set(count: int, output: str = "b") -> ExampleSet:
@@ -44,6 +50,38 @@ def test_what_is_written_is_read_back(
     folder = tmp_path_factory.mktemp("export")
     done = export(of(ExampleSet("d", "x", tuple(examples))), FORMATS[name], folder)
     assert read_back(done.files[0]) == tuple(examples)
+
+
+@pytest.mark.parametrize("name", [name for name, format_ in FORMATS.items() if format_.has_conversations])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_conversations_are_read_back(name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """System messages, turns and weights too, where the format has them; else what it has no place for is refused."""
+    folder, format_ = tmp_path_factory.mktemp("export"), FORMATS[name]
+    examples = data.draw(conversations(st.booleans() if format_.has_weights else st.just(True)))
+    done = export(of(ExampleSet("d", "x", tuple(examples))), format_, folder)
+    assert read_back(done.files[0]) == tuple(examples)
+
+
+def test_what_a_format_has_no_place_for(tmp_path: Path) -> None:
+    """A conversation is not cut down to its last turn, and an answer of weight 0 is not learned by mistake."""
+    turns = (Turn("a", "b", is_learned=False),)
+    loaded = of(ExampleSet("d", "x", (*(Example(f"{n}", "b") for n in range(9)), Example("c", "d", "S", turns))))
+    with pytest.raises(LimitError, match=r"training: 1 of 10 examples have a system message or several turns, gemini"):
+        export(loaded, FORMATS["gemini"], tmp_path)
+    with pytest.raises(LimitError, match=r"training: 1 answers have weight 0, vertex .* would learn them; choose"):
+        export(loaded, FORMATS["vertex"], tmp_path)
+    assert not list(tmp_path.iterdir())
+    export(loaded, FORMATS["openai"], tmp_path)
+    assert json.loads((tmp_path / "training.jsonl").read_text().splitlines()[-1]) == {
+        "messages": [
+            {"role": "system", "content": "S"},
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "b", "weight": 0},
+            {"role": "user", "content": "c"},
+            {"role": "assistant", "content": "d"},
+        ]
+    }
 
 
 def test_every_format_can_be_chosen() -> None:

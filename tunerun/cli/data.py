@@ -73,7 +73,8 @@ def check(
             *({"check": "advice", "text": text} for text in loaded.advice),
         ]
         errors_found = list(errors.problems) if errors else []
-        print_json({"errors": errors_found, "warnings": warnings, **(shown.to_json() if shown else {})})
+        document = {"errors": errors_found, "warnings": warnings, "training": loaded.conversations}
+        print_json({**document, **(shown.to_json() if shown else {})})
     else:
         tables.findings_table(loaded, None if errors is None else yaml_line(experiment.template))
         if shown is not None:

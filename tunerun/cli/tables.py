@@ -243,10 +243,24 @@ def findings_table(loaded: LoadedDataset, substitute: str | None = None) -> None
         for text in loaded.advice:
             table.add_row("advice", _plain(text))
         _print(table)
+    if spoken := _conversations(loaded):
+        out.print(spoken)
     if substitute is not None:
         out.print(_plain(f"{counts} examples, checked with a template that fits their columns: {substitute}"))
         return
     out.print(f"{counts} examples: {counted(len(loaded.warnings), 'warning')}, no errors")
+
+
+def _conversations(loaded: LoadedDataset) -> str:
+    """What the training examples have of conversations; empty: each is one turn without a system message."""
+    found = loaded.conversations
+    if not found["conversations"] and not found["system_messages"]:
+        return ""
+    learned = f"{found['learned_answers']:,} of {counted(found['turns'], 'answer')} learned"
+    return (
+        f"training: {counted(found['conversations'], 'example')} with several turns, {learned}; "
+        f"{counted(found['system_messages'], 'system message')}"
+    )
 
 
 def result_table(result: SweepResult) -> None:

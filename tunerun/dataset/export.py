@@ -1,7 +1,7 @@
 """Rendered examples in the files that providers of tuning take, checked against their limits before they are written.
 
-Every file is read back by `dataset.path=...` with `template=plain`: lists of `text_input` and `output`, and
-conversations of one question and one answer, are formats that `load_examples` knows.
+Every file is read back by `dataset.path=...` with `template=plain` as the same examples: lists of `text_input` and
+`output`, and conversations, are formats that `load_examples` knows. What a format has no place for is refused.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class Format:
         ending: of its files.
         row: an example as a JSON object.
         is_list: whether a file is one JSON list; else a JSON object a line.
+        has_conversations: whether it has a place for a system message and for several turns.
+        has_weights: whether it can say that an answer is not to be learned.
         held_out: the held-out sets that it takes.
         max_bytes: of a file; None: no limit. max_input_characters, max_output_characters: of an example.
         min_examples, max_validation: numbers of examples.
@@ -38,6 +40,8 @@ class Format:
     row: Callable[[Example], dict[str, Any]]
     source: str
     is_list: bool = False
+    has_conversations: bool = True
+    has_weights: bool = True
     held_out: tuple[str, ...] = ("validation", "test")
     max_bytes: int | None = None
     max_input_characters: int | None = None
@@ -51,13 +55,20 @@ def _pair(example: Example) -> dict[str, Any]:
 
 
 def _messages(example: Example) -> dict[str, Any]:
-    turns = (("user", example.text_input), ("assistant", example.output))
-    return {"messages": [{"role": role, "content": text} for role, text in turns]}
+    messages: list[dict[str, Any]] = [{"role": "system", "content": example.system}] if example.system else []
+    for turn in example.turns:
+        weight = {} if turn.is_learned else {"weight": 0}
+        messages.append({"role": "user", "content": turn.text_input})
+        messages.append({"role": "assistant", "content": turn.output, **weight})
+    return {"messages": messages}
 
 
 def _contents(example: Example) -> dict[str, Any]:
-    turns = (("user", example.text_input), ("model", example.output))
-    return {"contents": [{"role": role, "parts": [{"text": text}]} for role, text in turns]}
+    said = [each for turn in example.turns for each in (("user", turn.text_input), ("model", turn.output))]
+    contents = {"contents": [{"role": role, "parts": [{"text": text}]} for role, text in said]}
+    if not example.system:
+        return contents
+    return {"systemInstruction": {"role": "system", "parts": [{"text": example.system}]}, **contents}
 
 
 FORMATS = {
@@ -69,6 +80,8 @@ FORMATS = {
             _pair,
             "Gemini API model tuning guide, as last served 2025-04-28",
             is_list=True,
+            has_conversations=False,
+            has_weights=False,
             held_out=(),
             max_bytes=4_000_000,
             max_input_characters=40_000,
@@ -79,6 +92,7 @@ FORMATS = {
             "jsonl",
             _contents,
             "Vertex AI supervised tuning, page of 2026-09-25",
+            has_weights=False,
             held_out=("validation",),
             max_bytes=_GIB,
             max_validation=5_000,
@@ -155,6 +169,12 @@ def _problems(name: str, examples: ExampleSet, content: bytes, format_: Format) 
         found.append(f"{name}: {count} examples, {by} wants at least {format_.min_examples}; add more")
     if name == "validation" and format_.max_validation is not None and count > format_.max_validation:
         found.append(f"{name}: {count:,} examples, {by} takes {format_.max_validation:,}; hold fewer out")
+    if not format_.has_conversations and (some := sum(each.is_conversation for each in examples.examples)):
+        what = f"{some:,} of {count:,} examples have a system message or several turns"
+        found.append(f"{name}: {what}, {by} takes one input and its output; choose --format vertex, openai or messages")
+    elif not format_.has_weights and (some := sum(not t.is_learned for each in examples.examples for t in each.turns)):
+        what = f"{some:,} answers have weight 0, {by} has no place for that and would learn them"
+        found.append(f"{name}: {what}; choose --format openai or messages, or leave those rows out")
     for part, limit in (("text_input", format_.max_input_characters), ("output", format_.max_output_characters)):
         longest = max(len(getattr(example, part)) for example in examples.examples)
         if limit is not None and longest > limit:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tunerun.dataset.rendered_rows import RenderedRows
 from tunerun.dataset.rows import Findings
-from tunerun.job import Example, Turn
+from tunerun.job import Example, Turn, texts_of
 
 _BYTES_PER_CHARACTER = 4  # of UTF-8, at most
 
@@ -70,9 +70,7 @@ class _Format:
 
 
 def _is_surely_short(example: Example, room: int) -> bool:
-    texts = [example.text_input, example.output]
-    if example.system or example.earlier:
-        texts += [example.system, *(text for turn in example.earlier for text in (turn.text_input, turn.output))]
+    texts = [*texts_of(example.input), example.output]
     characters = sum(map(len, texts))
     if characters * _BYTES_PER_CHARACTER <= room:
         return True

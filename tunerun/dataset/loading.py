@@ -17,8 +17,9 @@ from tunerun.dataset.reading import collect_rows
 from tunerun.dataset.rendered_rows import RenderedRows
 from tunerun.dataset.rows import MOST_OF_A_KIND, Findings, Rows, listed
 from tunerun.dataset.split import choose, ranks_of, split_rows
-from tunerun.digest import digest, digest_of_list
+from tunerun.digest import digest
 from tunerun.errors import DatasetError
+from tunerun.example_json import digest_of_examples
 from tunerun.job import Example, ExampleSet
 from tunerun.schema import Dataset
 from tunerun.template import PromptTemplate
@@ -46,6 +47,20 @@ class LoadedDataset:
     warnings: tuple[str, ...]
     findings: tuple[Finding, ...] = ()
     drawn: tuple[Example, ...] = ()
+
+    @property
+    def conversations(self) -> dict[str, int]:
+        """What the training examples have of conversations: how many have several turns or a system message."""
+        examples = self.training.examples
+        spoken = [example for example in examples if example.is_conversation]
+        turns = [turn for example in spoken for turn in example.turns]
+        return {
+            "examples": len(examples),
+            "conversations": sum(bool(example.earlier) for example in spoken),
+            "system_messages": sum(bool(example.system) for example in spoken),
+            "turns": len(turns) + len(examples) - len(spoken),
+            "learned_answers": sum(turn.is_learned for turn in turns) + len(examples) - len(spoken),
+        }
 
     @property
     def advice(self) -> tuple[str, ...]:
@@ -255,4 +270,4 @@ def _held_out_set(source: str, rows: RenderedRows | None, cluster_by: str | None
 def _example_set(source: str, rows: RenderedRows) -> ExampleSet:
     """Return the examples under the digest of `[{"output": "2", "text_input": "1"}, ...]`, in their order."""
     examples = tuple(rows.examples)
-    return ExampleSet(digest_of_list(example.document for example in examples), source, examples)
+    return ExampleSet(digest_of_examples(examples), source, examples)
