@@ -13,12 +13,12 @@ from typing import Any, Self
 from tunerun import schema
 from tunerun.backends import open_backend, stored_section
 from tunerun.backends.base import Backend
-from tunerun.dataset import Findings, read_rows, with_conversations
+from tunerun.dataset import Findings, RowBuilder, SourceRow, read_rows, with_conversations
 from tunerun.engine import tuned_model
 from tunerun.engine.base_model import cache_folder
 from tunerun.errors import BackendError, DatasetError, NotFoundError, TemplateError
 from tunerun.interpolation import resolved
-from tunerun.job import GenerateOptions, TunedModel
+from tunerun.job import Example, GenerateOptions, Input, TunedModel
 from tunerun.ledger import JobRecord, Ledger, TrialRecord, TrialSettings
 from tunerun.planning import ledger_path
 from tunerun.template import PromptTemplate
@@ -58,14 +58,16 @@ def predict(
     Args:
         run: an MLflow run id, or the name of a tuned model: `tunedModels/next-number-0a1b2c3d4e5f`.
         rows: mappings with the columns that the template's `text_input` names, others are ignored; or a file of such
-            rows, as those of training.
+            rows, as those of training. A row of `messages`, or another conversation that training reads, is asked its
+            last message of the user, behind the turns before it.
         runs: the folder that holds the ledger.
         max_output_tokens: longest answer, in tokens; None: as in the experiment.
 
     Raises:
         NotFoundError: the ledger knows no such run, or it has no tuned model.
-        TemplateError: a row lacks a column; names its position from 1, or its file and line.
-        DatasetError: the file cannot be read.
+        TemplateError: a row lacks a column, or is a conversation that cannot be asked; names its position from 1, or
+            its file and line.
+        DatasetError: the file cannot be read, or a conversation in it cannot be asked.
         BackendError: the tuned model cannot be called.
     """
     with open_model(run, runs=runs, max_output_tokens=max_output_tokens) as model:
@@ -105,6 +107,11 @@ class OpenModel:
         """The columns that the template reads."""
         return tuple(sorted(self._model.template.input_columns))
 
+    @property
+    def template(self) -> PromptTemplate:
+        """The one that it was trained with; for one thread at a time."""
+        return self._model.template
+
     def __call__(self, row: Mapping[str, Any] | None = None, /, **columns: Any) -> str:
         """Answer one row.
 
@@ -131,13 +138,29 @@ class OpenModel:
             BackendError: the tuned model cannot be called, or was closed.
         """
         placed = _placed(rows, self._model.template)
-        most = max_output_tokens or self._options.max_output_tokens
         with self._one_at_a_time:
-            if self._is_closed:
-                raise BackendError(f"{self.name} was closed; open it again with tunerun.open({self.name!r})")
             inputs = _rendered(self._model.template, placed)  # a template is for one thread at a time
-            options = replace(self._options, max_output_tokens=most)
-            return self._backend.generate(self._model.tuned_model, inputs, options)
+            return self._answers(inputs, max_output_tokens, is_base=False)
+
+    def ask(self, asked: Input, *, is_base: bool = False) -> str:
+        """Answer an input that is rendered already.
+
+        Args:
+            is_base: whether the base model answers, and not what was tuned of it.
+
+        Raises:
+            InputError: it is too long for the base model's context.
+            BackendError: the model cannot be called, or was closed.
+        """
+        with self._one_at_a_time:
+            return self._answers([asked], None, is_base=is_base)[0]
+
+    def _answers(self, inputs: Sequence[Input], max_output_tokens: int | None, *, is_base: bool) -> list[str]:
+        if self._is_closed:
+            raise BackendError(f"{self.name} was closed; open it again with tunerun.open({self.name!r})")
+        options = replace(self._options, max_output_tokens=max_output_tokens or self._options.max_output_tokens)
+        tuned = self._model.tuned_model
+        return self._backend.generate(tuned.model if is_base else tuned, inputs, options)
 
     def close(self) -> None:
         """End the engine, after the answer that is under way; a second time does nothing."""
@@ -258,25 +281,45 @@ def job_and_trial(ledger: Ledger, run: str) -> tuple[JobRecord | None, TrialReco
     return job, None if job is None else ledger.trials_of_key(job.key)[-1]
 
 
-def _placed(rows: Sequence[Mapping[str, Any]] | Path, template: PromptTemplate) -> list[tuple[str, Mapping[str, Any]]]:
-    """Rows beside the name of the place that an error shows."""
-    if not isinstance(rows, Path):
-        return [(f"row {position}", row) for position, row in enumerate(rows, start=1)]
+def training_of(run: str, runs: Path) -> tuple[Example, ...]:
+    """The examples that a tuned model was trained on.
+
+    Args:
+        run, runs: as `find_model`, which has found it.
+    """
+    with Ledger.open_read_only(ledger_path(runs)) as ledger:
+        _, trial = job_and_trial(ledger, run)
+        return () if trial is None else ledger.example_set(trial.training).examples
+
+
+def _placed(rows: Sequence[Mapping[str, Any]] | Path, template: PromptTemplate) -> list[SourceRow]:
+    """Rows with their places and what their conversations give."""
     findings = Findings()
-    read = with_conversations(read_rows(rows), template.input_columns, findings)
+    if isinstance(rows, Path):
+        read = with_conversations(read_rows(rows), template.input_columns, findings)
+        if findings:
+            raise DatasetError(findings.lines)
+        return list(read)
+    builder = RowBuilder("")
+    for position, row in enumerate(rows, start=1):
+        builder.add(position, row)
+    given = builder.rows()
+    read = with_conversations(given, template.input_columns, findings)
     if findings:
-        raise DatasetError(findings.lines)
-    return [(row.place, row.columns) for row in read]
+        raise TemplateError(findings.lines)
+    if read is given:  # each with its columns in its own order
+        return [SourceRow("", position, row) for position, row in enumerate(rows, start=1)]
+    return list(read)
 
 
-def _rendered(template: PromptTemplate, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    inputs: list[str] = []
+def _rendered(template: PromptTemplate, rows: Sequence[SourceRow]) -> list[Input]:
+    inputs: list[Input] = []
     problems: list[str] = []
-    for place, row in rows:
+    for row in rows:
         try:
-            inputs.append(template.render_part("text_input", row))
+            inputs.append(template.render_input(row.columns, row.conversation))
         except TemplateError as error:
-            problems.extend(f"{place}: {problem}" for problem in error.problems)
+            problems.extend(f"{row.place}: {problem}" for problem in error.problems)
     if problems:
         raise TemplateError(problems)
     return inputs

@@ -115,7 +115,18 @@ def test_bad_input_is_said_in_a_line_and_starts_nothing(
     [
         (["predict", "text_input=1"], "--run is missing"),
         (["predict", "--run", "tunedModels/x", "text_input=1"], "no ledger"),
-        (["predict", "--run", "x"], "give either one row as COLUMN=VALUE, or many with --file"),
+        (
+            ["predict", "--run", "x"],
+            "give either one row as COLUMN=VALUE, or many with --file, or begin a conversation with --chat",
+        ),
+        (
+            ["predict", "--run", "x", "--system", "s"],
+            "--system and --base are for --chat; a row of messages has its own system message",
+        ),
+        (
+            ["predict", "--run", "x", "--chat", "--json"],
+            "--chat: reads messages from standard input and prints answers; omit --file and --json",
+        ),
         (["status"], "no ledger; nothing has run yet, or paths.runs is another folder"),
         (["sync"], "no ledger"),
         (["sync", "tracking=none"], "tracking: none; choose tracking=mlflow"),

@@ -476,17 +476,42 @@ def predict(
     file: Annotated[Path | None, typer.Option("--file", help="Rows: JSON, JSONL, CSV, TSV or Parquet.")] = None,
     runs: Runs = "runs",
     max_output_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Answer each line of standard input, behind the others.")
+    ] = False,
+    system: Annotated[
+        str | None, typer.Option(help="With --chat: the system message; training's if not given.")
+    ] = None,
+    base: Annotated[bool, typer.Option("--base", help="With --chat: ask its base model.")] = False,
     json_: Json = False,
 ) -> None:
-    """Call a tuned model with its own template."""
-    from tunerun.prediction import predict as call
-
+    """Call a tuned model with its own template, for rows or in a chat."""
     if not run_:
         raise InputError(
             "--run is missing; give an MLflow run id or tunedModels/NAME, as `tunerun status --json` shows them"
         )
+    if chat:
+        if file is not None or json_:
+            raise InputError("--chat: reads messages from standard input and prints answers; omit --file and --json")
+        from tunerun.cli.chat import begin
+
+        begin(
+            run_,
+            _typed_row(columns or []),
+            runs=runs,
+            system=system,
+            is_base=base,
+            max_output_tokens=max_output_tokens,
+        )
+        return
+    if system is not None or base:
+        raise InputError("--system and --base are for --chat; a row of messages has its own system message")
     if (file is None) == (not columns):
-        raise InputError("give either one row as COLUMN=VALUE, or many with --file")
+        raise InputError(
+            "give either one row as COLUMN=VALUE, or many with --file, or begin a conversation with --chat"
+        )
+    from tunerun.prediction import predict as call
+
     rows = file if file is not None else [_typed_row(columns or [])]
     answered = call(run_, rows, runs=runs, max_output_tokens=max_output_tokens)
     if json_:

@@ -5,7 +5,7 @@ from tunerun.dataset.inspection import CHECKS, Finding
 from tunerun.dataset.lengths import TokenLimit
 from tunerun.dataset.loading import LoadedDataset, Progress, load_examples
 from tunerun.dataset.reading import read_content, read_rows
-from tunerun.dataset.rows import ABSENT, Findings, Rows, SourceRow
+from tunerun.dataset.rows import ABSENT, Findings, RowBuilder, Rows, SourceRow
 from tunerun.dataset.suggestion import template_that_fits, yaml_line
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Findings",
     "LoadedDataset",
     "Progress",
+    "RowBuilder",
     "Rows",
     "SourceRow",
     "TokenLimit",

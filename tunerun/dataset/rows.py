@@ -69,7 +69,9 @@ class SourceRow:
 
 
 def place_of(file: str, line: int, counted_in: Literal["line", "row"] = "line") -> str:
-    """Return a row's place as errors name it."""
+    """Return a row's place as errors name it; no file: the row was given as a value."""
+    if not file:
+        return f"row {line}"
     return f"{file}:{line}" if counted_in == "line" else f"{file}: row {line}"
 
 

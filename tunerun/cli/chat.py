@@ -1,0 +1,81 @@
+"""`tunerun predict --chat`: a conversation on the terminal, or line by line from another program."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunerun.errors import InputError
+
+if TYPE_CHECKING:
+    from tunerun.chat import Chat
+
+RESET = "/reset"
+
+
+def begin(
+    run: str,
+    columns: Mapping[str, str],
+    *,
+    runs: str,
+    system: str | None,
+    is_base: bool,
+    max_output_tokens: int | None,
+) -> None:
+    """Answer each line of standard input, behind the ones before; `/reset` forgets them, the end of input ends it.
+
+    Raises:
+        NotFoundError, BackendError: the model cannot be found or called.
+        InputError: the template leaves no column for the message; without a terminal also a line that cannot be
+            answered, which a terminal only shows.
+    """
+    from tunerun.chat import Chat
+    from tunerun.prediction import open_model, training_of
+
+    with open_model(run, runs=runs, max_output_tokens=max_output_tokens) as model:
+        training = training_of(run, Path(runs))
+        talk(Chat(model, system=system, columns=columns, is_base=is_base, training=training))
+
+
+def talk(chat: Chat) -> None:
+    """Answer the lines of standard input.
+
+    Raises:
+        InputError, BackendError: as `begin`.
+    """
+    is_terminal = sys.stdin.isatty()
+    for warning in chat.warnings:
+        sys.stderr.write(f"warning: {warning}\n")
+    if is_terminal:
+        sys.stderr.write(f"{chat.name}: a line is a message, {RESET} forgets what was said, Ctrl-D ends\n")
+    for line in _lines(is_terminal):
+        if line.strip() == RESET:
+            chat.reset()
+            continue
+        try:
+            sys.stdout.write(f"{chat.say(line)}\n")
+            sys.stdout.flush()
+        except InputError as error:
+            if not is_terminal:
+                raise
+            sys.stderr.write("".join(f"error: {problem}; {RESET} begins again\n" for problem in error.problems))
+
+
+def _lines(is_terminal: bool) -> Iterator[str]:
+    """Yield what is typed or piped in, without blank lines."""
+    if not is_terminal:
+        yield from (line for line in map(str.rstrip, sys.stdin) if line)
+        return
+    with suppress(ImportError):
+        import readline  # noqa: F401 - gives `input` arrow keys and a history
+    while True:
+        try:
+            line = input("> ")
+        except EOFError:
+            sys.stderr.write("\n")
+            return
+        if line.strip():
+            yield line
