@@ -51,8 +51,11 @@ def json_rows(file: str, content: bytes, findings: Findings) -> Rows:
     return parser.rows()
 
 
-def jsonl_rows(file: str, content: bytes, findings: Findings) -> Rows:
+def jsonl_rows(file: str, content: bytes, findings: Findings, first_line: int = 1) -> Rows:
     """Read one object a line; blank lines are skipped, and so is a byte order mark at a line's start.
+
+    Args:
+        first_line: the number of the content's first line, where it is a part of a file that is read in parts.
 
     Raises:
         UnicodeDecodeError: the content is not UTF-8.
@@ -60,7 +63,7 @@ def jsonl_rows(file: str, content: bytes, findings: Findings) -> Rows:
     parser = _RowParser(file, content, findings)
     # Not splitlines() of a text: JSON strings may hold U+2028 and its like unescaped.
     try:
-        for number, line in enumerate(io.BytesIO(content), start=1):
+        for number, line in enumerate(io.BytesIO(content), start=first_line):
             parser.read_line(line.decode("utf-8").rstrip("\r\n"), number)
     except _TooManyColumnsError:
         findings.add("columns", f"{file}: {_TOO_MANY_COLUMNS}")

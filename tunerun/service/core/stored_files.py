@@ -23,6 +23,8 @@ from tunerun.service.core.state import State
 
 FOLDER = "files"
 PARTIAL = ".partial"
+MAX_NAME = 80
+"""Characters of a file's name; of a longer one the end is shown."""
 
 log = logging.getLogger("tunerun.service")
 
@@ -131,6 +133,12 @@ class StoredFiles:
         for path in self._folder.iterdir():
             if path.name not in known:
                 path.unlink(missing_ok=True)
+
+
+def file_name(given: str | None) -> str:
+    """The name of a sent file, without the folders that some browsers send, and nothing in it that cannot be shown."""
+    last = (given or "").replace("\\", "/").rpartition("/")[2]
+    return "".join(c for c in last if c.isprintable())[-MAX_NAME:].strip(" .") or "file"
 
 
 def _sync_folder(folder: Path) -> None:

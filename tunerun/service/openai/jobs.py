@@ -65,6 +65,11 @@ def notes_of(row: TunedModelRow) -> Notes:
     return read_stored(Notes, row.notes)
 
 
+def is_job(row: TunedModelRow) -> bool:
+    """Whether a tuned model is made by a job of this wire; those of the other one have no training file."""
+    return bool(notes_of(row).training_file)
+
+
 def job(row: TunedModelRow, pace: Pace | None = None) -> Json:
     """The job that makes a tuned model.
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.exceptions import HTTPException
 
 from tunerun.service.core.credentials import Key
-from tunerun.service.core.problems import ServiceError
+from tunerun.service.core.problems import Code, ServiceError
 from tunerun.service.openai.json_body import read_json
 
 IGNORED_HEADER = "x-tunerun-ignored"
@@ -102,5 +102,16 @@ def _caller(request: Request) -> Key:
     return key
 
 
+def _tuning_caller(request: Request) -> Key:
+    key = _caller(request)
+    if not key.may_tune:
+        words = "this key does not open files and fine-tuning; its operator can add one with the scope tuning"
+        raise ServiceError(Code.PERMISSION_DENIED, words)
+    return key
+
+
 Caller = Annotated[Key, Depends(_caller)]
 """Who asks."""
+
+TuningCaller = Annotated[Key, Depends(_tuning_caller)]
+"""Who asks, with a key that opens files and fine-tuning."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fastapi import APIRouter
+
 from tunerun.service.core.catalogue import OfferedModel
 from tunerun.service.core.credentials import Key
 from tunerun.service.core.library import Library
@@ -12,6 +14,7 @@ from tunerun.service.core.problems import Code, Json, ServiceError
 from tunerun.service.core.records import ModelState, Role, TunedModelRow
 from tunerun.service.core.state import State
 from tunerun.service.openai import names
+from tunerun.service.openai.method import Caller, Operation, TuningCaller
 from tunerun.service.openai.problems import no_such_model, wrong
 
 BASE_OWNER = "system"
@@ -146,3 +149,22 @@ def _seen(get: Callable[[], TunedModelRow], name: str) -> TunedModelRow:
         if error.code is Code.NOT_FOUND:
             raise no_such_model(name) from error
         raise
+
+
+def routes(models: Models) -> APIRouter:
+    """The operations on models; a name may hold slashes, which arrive decoded."""
+    router = APIRouter(prefix="/models", route_class=Operation, tags=["models"])
+
+    @router.get("")
+    def list_models(caller: Caller) -> Json:
+        return {"object": "list", "data": models.all(caller)}
+
+    @router.get("/{model:path}")
+    def retrieve_model(model: str, caller: Caller) -> Json:
+        return models.get(caller, model)
+
+    @router.delete("/{model:path}")
+    def delete_model(model: str, caller: TuningCaller) -> Json:
+        return models.delete(caller, model)
+
+    return router

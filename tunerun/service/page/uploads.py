@@ -10,6 +10,7 @@ from typing import Any
 from tunerun.dataset import Findings, Rows, SourceRow, read_content, with_conversations
 from tunerun.dataset.formats import BINARY_MAGIC
 from tunerun.errors import DatasetError
+from tunerun.service.core.stored_files import file_name as file_name
 from tunerun.service.gemini import wire
 from tunerun.service.gemini.tuning_request import MAX_TRAINING_BYTES
 from tunerun.template.json_text import to_json
@@ -19,8 +20,6 @@ SHOWN_ROWS = 10
 SHOWN_COLUMNS = 30
 SHOWN_CHARACTERS = 200
 """Of each cell; the table is there to recognise the columns, not to read the file."""
-
-MAX_NAME = 80
 
 MAX_COLUMN_NAME = 60
 """Characters of a column's name; a longer one is more likely a cell of a file without a header."""
@@ -68,12 +67,6 @@ class Table:
             wire.TuningExample(text_input=cell_text(row, text_input), output=cell_text(row, output))
             for row in self.rows
         ]
-
-
-def file_name(given: str | None) -> str:
-    """The name of a sent file, without the folders that some browsers send, and nothing in it that cannot be shown."""
-    last = (given or "").replace("\\", "/").rpartition("/")[2]
-    return "".join(c for c in last if c.isprintable())[-MAX_NAME:].strip(" .") or "file"
 
 
 def read_table(name: str, content: bytes, *, has_header: bool = True) -> Table:

@@ -1,0 +1,57 @@
+"""Files to train on, and jobs until they have ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from openai import OpenAI
+from openai.types.fine_tuning import FineTuningJob
+
+from tests.engine.tiny_model import EXAMPLES
+from tunerun.job import Example
+from tunerun.testing.waiting import wait_until
+
+FINISHED = ("succeeded", "failed", "cancelled")
+LONG = 1_000_000
+"""Epochs of a job that does not end by itself."""
+
+
+def messages(example: Example) -> dict[str, Any]:
+    """A row of OpenAI's form."""
+    said = [{"role": "user", "content": example.text_input}, {"role": "assistant", "content": example.output}]
+    return {"messages": said}
+
+
+def jsonl(rows: Sequence[Any] = tuple(map(messages, EXAMPLES))) -> bytes:
+    """Rows as JSON lines; a text is a line as it is."""
+    return "".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows).encode()
+
+
+def hyperparameters(**values: Any) -> dict[str, Any]:
+    """A method that trains the tiny model in a moment, unless its values say otherwise."""
+    settings = {"n_epochs": 2, "batch_size": 3, "learning_rate_multiplier": 10} | values
+    return {"type": "supervised", "supervised": {"hyperparameters": settings}}
+
+
+def created(client: OpenAI, training_file: str, **values: Any) -> FineTuningJob:
+    """A job on the tiny model."""
+    asked: dict[str, Any] = {"model": "tiny", "training_file": training_file, "method": hyperparameters()} | values
+    return client.fine_tuning.jobs.create(**asked)
+
+
+def ended(client: OpenAI, job_id: str) -> FineTuningJob:
+    """A job as it is at its end."""
+    wait_until(lambda: client.fine_tuning.jobs.retrieve(job_id).status in FINISHED, f"{job_id} has ended")
+    return client.fine_tuning.jobs.retrieve(job_id)
+
+
+def underway(client: OpenAI, job_id: str, steps: int = 2) -> None:
+    """Return once a job has taken steps."""
+
+    def taken() -> bool:
+        newest = client.fine_tuning.jobs.list_events(job_id, limit=1).data[0]
+        return newest.type == "metrics" and int(newest.message.split()[1].split("/")[0]) >= steps
+
+    wait_until(taken, f"{job_id} has taken {steps} steps")

@@ -1,0 +1,300 @@
+"""The operations on fine-tuning jobs, their events and their checkpoints."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request
+
+from tunerun.digest import digest
+from tunerun.job import Example
+from tunerun.service.core.credentials import Key
+from tunerun.service.core.new_model import MAX_DISPLAY_NAME, NewModel
+from tunerun.service.core.problems import Code, Json, ServiceError
+from tunerun.service.core.records import Role, TunedModelRow
+from tunerun.service.core.stored_files import StoredFile
+from tunerun.service.openai import checkpoints, events, jobs, names, training_rows
+from tunerun.service.openai.files import Files
+from tunerun.service.openai.hyperparameters import resolve
+from tunerun.service.openai.job_request import CreateJob
+from tunerun.service.openai.jobs import Notes, Pace, notes_of
+from tunerun.service.openai.method import Operation, TuningCaller
+from tunerun.service.openai.models import Models
+from tunerun.service.openai.paging import After, Limit, not_of_list, page, size_of
+from tunerun.service.openai.problems import OpenAiError, wrong
+from tunerun.service.openai.status import Status, status_of
+
+TWIN_S = 120.0
+"""Within which the SDK's own repeat of a request comes: it waits at most 8 s before each of two, and 600 s for none of
+them that has been answered."""
+
+_TWINS = 20
+"""Newest jobs among which a repeat is looked for."""
+
+_PACE_STEPS = 50
+"""Newest steps of which the pace is taken."""
+
+_NO_STEP = 2**32
+
+
+class FineTuning:
+    """The jobs of this wire, for those who may see them."""
+
+    def __init__(self, models: Models, files: Files) -> None:
+        self._models = models
+        self._library = models.library
+        self._files = files
+
+    def create(self, caller: Key, asked: CreateJob, *, is_repeat: bool) -> Json:
+        """Take a job.
+
+        Args:
+            is_repeat: whether the client library says that it has sent the request before.
+
+        Raises:
+            ServiceError: something of the request is wrong.
+        """
+        request = digest([caller.owner, asked.model_dump(mode="json")])
+        if is_repeat and (twin := self._twin(caller, request)) is not None:
+            return self.shown(twin)
+        settings, where = asked.settings()
+        suffix = asked.slug()
+        base, source = self._start(caller, asked.model)
+        training = self._examples(caller, asked.training_file, "training_file")
+        held_out = self._examples(caller, asked.validation_file, "validation_file") if asked.validation_file else ()
+        found = resolve(settings.n_epochs, settings.batch_size, settings.learning_rate_multiplier, len(training), where)
+        new = NewModel(
+            base_model=base,
+            source=source,
+            training=training,
+            validation=held_out,
+            epoch_count=found.epoch_count,
+            batch_size=found.batch_size,
+            learning_rate=found.learning_rate,
+            learning_rate_multiplier=found.multiplier,
+            display_name=suffix[:MAX_DISPLAY_NAME],
+            seed=asked.seed_or_new(),
+            suffix=suffix,
+            metadata=asked.metadata or {},
+            notes=asdict(Notes(asked.training_file, asked.validation_file, asked.model, request)),
+            keeps_epochs=True,
+        )
+        try:
+            return self.shown(self._library.create(caller, new))
+        except ServiceError as error:
+            raise error.renamed(lambda field: _in_words_of_the_request(field, where)) from error
+
+    def _twin(self, caller: Key, request: str) -> TunedModelRow | None:
+        """The job that the same request has made shortly before; None: there is none."""
+        since = time.time() - TWIN_S
+        return next(
+            (
+                row
+                for row in self._library.jobs(caller, _TWINS)
+                if row.created_at >= since and notes_of(row).request == request
+            ),
+            None,
+        )
+
+    def _start(self, caller: Key, name: str) -> tuple[str, str]:
+        """The base model of a job, or the id of the tuned model that it continues; the other one is empty."""
+        try:
+            found = self._models.find(caller, name)
+        except OpenAiError as error:
+            names_ = ", ".join(self._library.catalogue.offered)
+            words = f"Model {name[:100]} is not available for fine-tuning or does not exist; there is {names_}"
+            raise OpenAiError(Code.INVALID_ARGUMENT, words, param="model", word="model_not_available") from error
+        if found.step is not None:
+            raise wrong("model", f"{name} is a checkpoint; a job continues a base model or a whole tuned model")
+        return (name, "") if found.row is None else ("", found.row.id)
+
+    def _examples(self, caller: Key, identifier: str, param: str) -> tuple[Example, ...]:
+        file, path = self._files.to_train_on(caller, identifier, param)
+        try:
+            return training_rows.read(path, file.name)
+        except FileNotFoundError as error:  # deleted meanwhile
+            raise _gone(param, file, path) from error
+
+    def page(self, caller: Key, after: str, size: int, metadata: Mapping[str, str] | None) -> Json:
+        """The newest jobs, or the newest before the one with an id.
+
+        Args:
+            metadata: that they have; None: those that have none.
+        """
+        number = self._row(caller, after, not_of_list(after)).number if after else 0
+        rows = self._library.jobs(caller, size + 1, number, metadata)
+        return page([self.shown(row) for row in rows], size)
+
+    def get(self, caller: Key, identifier: str) -> Json:
+        """A job."""
+        return self.shown(self._row(caller, identifier))
+
+    def cancel(self, caller: Key, identifier: str) -> Json:
+        """End a job; it is shown as cancelled at once."""
+        row = self._row(caller, identifier, role=Role.WRITER)
+        if status_of(row).is_finished and not row.is_cancelling:
+            raise _too_late("cancelled", row)
+        self._library.cancel(caller, row.id)
+        return self._changed(caller, identifier, "cancelled", Status.CANCELLED)
+
+    def pause(self, caller: Key, identifier: str) -> Json:
+        """Stop a job until it is resumed."""
+        row = self._row(caller, identifier, role=Role.WRITER)
+        if status_of(row).is_finished:
+            raise _too_late("paused", row)
+        self._library.pause(caller, row.id)
+        return self._changed(caller, identifier, "paused", Status.PAUSED)
+
+    def resume(self, caller: Key, identifier: str) -> Json:
+        """Let a paused job go on."""
+        row = self._row(caller, identifier, role=Role.WRITER)
+        if status_of(row) is not Status.PAUSED:
+            raise _too_late("resumed", row)
+        self._library.resume(caller, row.id)
+        return self._changed(caller, identifier, "resumed", Status.QUEUED, Status.RUNNING)
+
+    def _changed(self, caller: Key, identifier: str, what: str, *wanted: Status) -> Json:
+        """A job after a change, which the end of the job may have overtaken."""
+        row = self._row(caller, identifier)
+        if status_of(row) not in wanted:
+            raise _too_late(what, row)
+        return self.shown(row)
+
+    def events(self, caller: Key, identifier: str, after: str, size: int) -> Json:
+        """A job's events, the newest first."""
+        row = self._row(caller, identifier)
+        place = events.read_id(row, after) if after else events.AFTER_ALL
+        if place is None:
+            raise not_of_list(after)
+        epochs = self._library.epochs([row])[row.key]
+        found = events.newest(row, epochs, lambda before, most: self._steps(row, before, most), place, size + 1)
+        return page([event.json(row) for event in found], size)
+
+    def checkpoints(self, caller: Key, identifier: str, after: str, size: int) -> Json:
+        """A job's checkpoints, the newest first."""
+        row = self._row(caller, identifier)
+        epoch = names.read_checkpoint_id(row, after) if after else _NO_STEP
+        if epoch is None:
+            raise not_of_list(after)
+        kept = [one for one in self._library.epochs([row])[row.key] if one.folder and one.epoch < epoch]
+        shown = [
+            checkpoints.checkpoint(row, one, next(iter(self._steps(row, one.step + 1, 1)), None))
+            for one in kept[: -size - 2 : -1]
+        ]
+        return page(shown, size)
+
+    def shown(self, row: TunedModelRow) -> Json:
+        """A job as the wire has it."""
+        return jobs.job(row, self._pace(row) if status_of(row) is Status.RUNNING else None)
+
+    def _pace(self, row: TunedModelRow) -> Pace | None:
+        newest = self._steps(row, _NO_STEP, _PACE_STEPS)
+        if not newest:
+            return None
+        last, first = newest[0], newest[-1]
+        return Pace(last.step - first.step, last.compute_time - first.compute_time, last.step, last.compute_time)
+
+    def _steps(self, row: TunedModelRow, before: int, most: int) -> Sequence:
+        return self._library.steps(row, before, most)
+
+    def _row(
+        self, caller: Key, identifier: str, otherwise: OpenAiError | None = None, role: Role = Role.READER
+    ) -> TunedModelRow:
+        """The row of a job.
+
+        Raises:
+            ServiceError: there is no such job that the caller may see, or the role is missing.
+        """
+        beginning = names.read_job_id(identifier)
+        row = None if beginning is None else self._library.of_key(caller, beginning, role)
+        if row is None or not jobs.is_job(row):
+            words = f"Could not find fine tune: {identifier[:60]}"
+            raise otherwise or OpenAiError(Code.NOT_FOUND, words, param="fine_tune_id", word="fine_tune_not_found")
+        return row
+
+
+def _gone(param: str, file: StoredFile, _path: Path) -> OpenAiError:
+    return wrong(param, f"{file.id} was deleted before it could be read; send it again", "invalid_file")
+
+
+def _too_late(what: str, row: TunedModelRow) -> OpenAiError:
+    words = f"{names.job_id(row)} is {status_of(row)}, and cannot be {what}"
+    return OpenAiError(Code.FAILED_PRECONDITION, words, param="fine_tuning_job_id", word="invalid_job_state")
+
+
+_FIELDS = {
+    "epoch_count": "{where}.n_epochs",
+    "batch_size": "{where}.batch_size",
+    "learning_rate": "{where}.learning_rate_multiplier",
+    "learning_rate_multiplier": "{where}.learning_rate_multiplier",
+    "base_model": "model",
+    "source": "model",
+}
+"""The core's names of fields, and the request's."""
+
+
+def _in_words_of_the_request(field: str, where: str) -> str:
+    name, bracket, place = field.partition("[")
+    if name in ("training", "validation"):
+        return f"{name}_file{bracket}{place}"
+    return _FIELDS.get(name, field).format(where=where)
+
+
+_METADATA = re.compile(r"metadata\[(.*)\]", re.DOTALL)
+
+
+def _metadata_of(request: Request) -> Mapping[str, str] | None:
+    """What a list is filtered by: `metadata[k]=v`; None: `metadata=null`, which wants jobs that have none.
+
+    Node sends `metadata=` for null, where Python sends no filter, so an empty one is none too.
+    """
+    if request.query_params.get("metadata") in ("null", ""):
+        return None
+    pairs = ((_METADATA.fullmatch(name), value) for name, value in request.query_params.items())
+    return {found[1]: value for found, value in pairs if found is not None}
+
+
+def routes(tuning: FineTuning) -> APIRouter:
+    """The operations on jobs."""
+    router = APIRouter(prefix="/fine_tuning/jobs", route_class=Operation, tags=["fine_tuning"])
+
+    @router.post("")
+    def create_job(
+        body: CreateJob, caller: TuningCaller, x_stainless_retry_count: Annotated[str, Header()] = "0"
+    ) -> Json:
+        return tuning.create(caller, body, is_repeat=x_stainless_retry_count not in ("", "0"))
+
+    @router.get("")
+    def list_jobs(request: Request, caller: TuningCaller, limit: Limit = None, after: After = "") -> Json:
+        return tuning.page(caller, after, size_of(limit, jobs.PAGE), _metadata_of(request))
+
+    @router.get("/{job_id}")
+    def retrieve_job(job_id: str, caller: TuningCaller) -> Json:
+        return tuning.get(caller, job_id)
+
+    @router.post("/{job_id}/cancel")
+    def cancel_job(job_id: str, caller: TuningCaller) -> Json:
+        return tuning.cancel(caller, job_id)
+
+    @router.post("/{job_id}/pause")
+    def pause_job(job_id: str, caller: TuningCaller) -> Json:
+        return tuning.pause(caller, job_id)
+
+    @router.post("/{job_id}/resume")
+    def resume_job(job_id: str, caller: TuningCaller) -> Json:
+        return tuning.resume(caller, job_id)
+
+    @router.get("/{job_id}/events")
+    def list_events(job_id: str, caller: TuningCaller, limit: Limit = None, after: After = "") -> Json:
+        return tuning.events(caller, job_id, after, size_of(limit, events.PAGE))
+
+    @router.get("/{job_id}/checkpoints")
+    def list_checkpoints(job_id: str, caller: TuningCaller, limit: Limit = None, after: After = "") -> Json:
+        return tuning.checkpoints(caller, job_id, after, size_of(limit, checkpoints.PAGE))
+
+    return router

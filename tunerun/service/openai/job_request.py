@@ -1,0 +1,120 @@
+"""What a client sends to create a fine-tuning job, in OpenAI's words."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, PlainValidator, StrictInt, StrictStr
+
+from tunerun.service.openai import names
+from tunerun.service.openai.hyperparameters import AUTO, Value
+from tunerun.service.openai.method import Body
+from tunerun.service.openai.problems import wrong
+
+MAX_PAIRS, MAX_PAIR_NAME, MAX_PAIR_VALUE = 16, 64, 512
+"""Of `metadata`, as the SDK documents it."""
+
+MAX_SEED = 2**31 - 1
+"""Of a generated seed, and of a given one."""
+
+SUPERVISED = "supervised"
+
+
+def _number_or_auto(value: Any) -> Any:
+    if value == AUTO or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return value
+    raise ValueError("must be a number or 'auto'")
+
+
+Hyperparameter = Annotated[Value, PlainValidator(_number_or_auto, json_schema_input_type=float | Literal["auto"])]
+
+
+class Hyperparameters(Body):
+    """Of a supervised job; what is not there is `auto`."""
+
+    _prefix: ClassVar[str] = "hyperparameters."
+
+    n_epochs: Hyperparameter = None
+    batch_size: Hyperparameter = None
+    learning_rate_multiplier: Hyperparameter = None
+
+
+class Supervised(Body):
+    """The settings of supervised fine-tuning."""
+
+    _prefix: ClassVar[str] = "method.supervised."
+
+    hyperparameters: Hyperparameters | None = None
+
+
+class Method(Body):
+    """How to tune; this service knows `supervised`."""
+
+    _prefix: ClassVar[str] = "method."
+
+    type: StrictStr
+    supervised: Supervised | None = None
+    dpo: Any = None
+    reinforcement: Any = None
+
+
+class CreateJob(Body):
+    """The body of `POST /v1/fine_tuning/jobs`."""
+
+    model: StrictStr
+    training_file: StrictStr
+    validation_file: StrictStr | None = None
+    suffix: Annotated[StrictStr, Field(max_length=names.MAX_SUFFIX)] | None = None
+    seed: Annotated[StrictInt, Field(ge=0, le=MAX_SEED)] | None = None
+    metadata: (
+        Annotated[
+            dict[
+                Annotated[StrictStr, Field(max_length=MAX_PAIR_NAME)],
+                Annotated[StrictStr, Field(max_length=MAX_PAIR_VALUE)],
+            ],
+            Field(max_length=MAX_PAIRS),
+        ]
+        | None
+    ) = None
+    integrations: list[Any] | None = None
+    method: Method | None = None
+    hyperparameters: Hyperparameters | None = None
+
+    def settings(self) -> tuple[Hyperparameters, str]:
+        """The hyperparameters, and where the request has them.
+
+        Raises:
+            OpenAiError: the method is not one that is here, there are two sets of hyperparameters, or integrations.
+        """
+        if self.integrations:
+            raise wrong("integrations", "this service sends nothing to other services; leave it out")
+        if self.method is None:
+            return self.hyperparameters or Hyperparameters(), "hyperparameters"
+        if self.method.type != SUPERVISED:
+            raise wrong("method.type", f"{self.method.type[:60]!r} is not known here; use {SUPERVISED!r}")
+        for name in ("dpo", "reinforcement"):
+            if getattr(self.method, name) is not None:
+                raise wrong(f"method.{name}", f"belongs to another type of method than {SUPERVISED!r}; leave it out")
+        if self.hyperparameters is not None:
+            raise wrong(
+                "hyperparameters",
+                "is deprecated, and excluded by method; give the values in method.supervised.hyperparameters alone",
+            )
+        found = self.method.supervised.hyperparameters if self.method.supervised else None
+        return found or Hyperparameters(), "method.supervised.hyperparameters"
+
+    def slug(self) -> str:
+        """The suffix as it is in the model's name; empty: there is none.
+
+        Raises:
+            OpenAiError: nothing of it can be in a name.
+        """
+        slug = names.slug(self.suffix or "")
+        if self.suffix and not slug:
+            raise wrong("suffix", f"{self.suffix!r} has neither a letter from a to z nor a digit; give one")
+        return slug
+
+    def seed_or_new(self) -> int:
+        """The seed; a new one where none is given, as OpenAI makes it."""
+        return secrets.randbelow(MAX_SEED) if self.seed is None else self.seed
