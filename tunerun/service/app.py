@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
@@ -26,11 +26,14 @@ from tunerun.service.core.credentials import KeyFile
 from tunerun.service.core.library import Library
 from tunerun.service.core.problems import MAX_PROBLEMS, Code, ServiceError, state_unavailable
 from tunerun.service.core.state import State
+from tunerun.service.core.stored_files import StoredFiles
 from tunerun.service.core.sweep_models import SweepModel
 from tunerun.service.core.tuner import Tuner
 from tunerun.service.gemini.api import Methods, routes
 from tunerun.service.guard import Guard
 from tunerun.service.meters import Meters
+from tunerun.service.openai import api as openai
+from tunerun.service.openai import files, fine_tuning, models
 from tunerun.service.page import pages
 from tunerun.service.page.sessions import LIFE_S, Sessions
 from tunerun.service.screening import Hosts
@@ -93,6 +96,12 @@ class Service:
         self.library = Library(self.state, catalogue, self.tuner, settings.sweep_models)
         self.meters = Meters(self.state, self.tuner, self.answerer)
 
+    def _openai(self) -> list[APIRouter]:
+        """The operations of the OpenAI wire."""
+        named = models.Models(self.library)
+        sent = files.Files(StoredFiles(self.state), named)
+        return [*files.routes(sent), fine_tuning.routes(fine_tuning.FineTuning(named, sent)), models.routes(named)]
+
     def end(self) -> None:
         """Let running steps end, and let go of everything."""
         self.tuner.end(STEP_TIMEOUT_S)
@@ -123,6 +132,7 @@ class Service:
         )
         methods = Methods(CalledModels(self.library, self.tuner, self.answerer))
         app.include_router(routes(methods))
+        app.include_router(openai.routes(self._openai()))
         sessions = Sessions(self.keys, life_s=session_life_s)
         app.include_router(pages.routes(methods, self.state, sessions))
         app.mount("/static", pages.static_files())

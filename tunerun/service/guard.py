@@ -109,7 +109,9 @@ class Guard:
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 statuses.append(message["status"])
-                more = [(b"x-content-type-options", b"nosniff"), *([_CLOSE] if closes else [])]
+                request = scope["state"]["request_id"].encode()
+                more = [(b"x-content-type-options", b"nosniff"), (b"x-request-id", request)]
+                more += [_CLOSE] if closes else []
                 message = {**message, "headers": [*message.get("headers", ()), *more]}
             await send(message)
 

@@ -10,6 +10,7 @@ from starlette.routing import Match
 
 from tunerun.service.core.problems import ServiceError
 from tunerun.service.gemini.dialect import GEMINI
+from tunerun.service.openai.wire import OPENAI
 
 Scope = MutableMapping[str, Any]
 
@@ -45,7 +46,7 @@ class Wire(Protocol):
         ...
 
 
-WIRES: tuple[Wire, ...] = (GEMINI,)
+WIRES: tuple[Wire, ...] = (OPENAI, GEMINI)
 """A request is of the first that takes it. The last one's envelope refuses what none takes."""
 
 

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
-from fastapi.routing import APIRoute
 
 from tunerun.service.core.credentials import Key
 from tunerun.service.core.problems import Code, Json
@@ -19,7 +18,7 @@ from tunerun.service.core.stored_files import Draft, StoredFiles, file_name
 from tunerun.service.openai import names, training_rows
 from tunerun.service.openai.form import Form, read_form
 from tunerun.service.openai.jobs import is_job
-from tunerun.service.openai.method import Operation, TuningCaller
+from tunerun.service.openai.method import Operation, TuningCaller, Upload
 from tunerun.service.openai.models import Models
 from tunerun.service.openai.paging import After, Limit, not_of_list, page, size_of
 from tunerun.service.openai.problems import OpenAiError, wrong
@@ -230,7 +229,7 @@ def _life_s(fields: dict[str, str]) -> int | None:
 
 def routes(files: Files) -> list[APIRouter]:
     """The operations on files."""
-    forms = APIRouter(route_class=APIRoute, tags=["files"])
+    forms = APIRouter(route_class=Upload, tags=["files"])
     router = APIRouter(route_class=Operation, tags=["files"])
 
     @forms.post("/files", openapi_extra=_FORM)

@@ -13,13 +13,13 @@ from contextvars import ContextVar
 from typing import Annotated, Any, ClassVar
 
 from fastapi import Depends, Request, Response
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.exceptions import HTTPException
 
 from tunerun.service.core.credentials import Key
 from tunerun.service.core.problems import Code, ServiceError
 from tunerun.service.openai.json_body import read_json
+from tunerun.service.wires import WireRoute
 
 IGNORED_HEADER = "x-tunerun-ignored"
 MAX_IGNORED = 20
@@ -70,11 +70,19 @@ class _JsonRequest(Request):
         return read_json(await self.body())
 
 
-class Operation(APIRoute):
+class Upload(WireRoute):
+    """An operation that reads its body itself, as it comes."""
+
+    wire = "openai"
+
+
+class Operation(WireRoute):
     """An operation whose body, where it has one, is a JSON object, whatever its content type says.
 
-    A route that takes a multipart form declares `route_class=APIRoute` instead.
+    A route that takes a multipart form declares `route_class=Upload` instead.
     """
+
+    wire = "openai"
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """What answers a request, around what FastAPI makes of the operation."""

@@ -85,4 +85,4 @@ def _is_googles(headers: set[bytes], query: bytes) -> bool:
     )
 
 
-WIRE: Wire = OpenAiWire()
+OPENAI: Wire = OpenAiWire()

@@ -1,0 +1,61 @@
+"""Rows of a fine-tuning file are read in parts, and wrong ones are named by their lines."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from tests.engine.tiny_model import EXAMPLES
+from tests.service.openai.training import jsonl, messages
+from tunerun.service.core.problems import ServiceError
+from tunerun.service.openai import training_rows
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "file"
+
+
+def test_rows_are_examples_in_their_order(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also across the parts in which a file is read."""
+    monkeypatch.setattr(training_rows, "PART_BYTES", 100)
+    path.write_bytes(jsonl([messages(example) for example in EXAMPLES * 5]).rstrip(b"\n"))
+    assert training_rows.check(path, "a.jsonl") == len(EXAMPLES) * 5
+    assert training_rows.read(path, "a.jsonl") == EXAMPLES * 5
+
+
+def test_a_wrong_row_is_named_by_its_line_in_any_part(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines are counted from the beginning of the file."""
+    monkeypatch.setattr(training_rows, "PART_BYTES", 100)
+    rows = [messages(example) for example in EXAMPLES * 5]
+    path.write_bytes(jsonl([*rows, "{broken", *rows]) + b"\xff\n")
+    with pytest.raises(ServiceError) as refused:
+        training_rows.check(path, "a.jsonl")
+    assert "a.jsonl:36: " in refused.value.message
+    assert "a.jsonl:72: is not UTF-8" in refused.value.message
+
+
+def test_a_line_that_never_ends_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is in memory."""
+    monkeypatch.setattr(training_rows, "MAX_LINE_BYTES", 1000)
+    path.write_bytes(jsonl() + b'{"messages": "' + b"x" * 100_000)
+    with pytest.raises(ServiceError, match="a.jsonl:8: has more than 1,000 bytes"):
+        training_rows.check(path, "a.jsonl")
+
+
+def test_checking_needs_memory_for_a_part_and_not_for_the_file(path: Path) -> None:
+    """Twenty megabytes are checked in less than their own size, however much one part takes."""
+    row = jsonl([messages(EXAMPLES[2])])
+    long = jsonl([{"messages": [{"role": "user", "content": "x" * 5000}, {"role": "assistant", "content": "y"}]}])
+    path.write_bytes(row + long * 4000)
+    size = path.stat().st_size
+    assert size > 20_000_000
+    tracemalloc.start()
+    try:
+        assert training_rows.check(path, "a.jsonl") == 4001
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < size
