@@ -1,0 +1,76 @@
+"""Files on disk: what a crash leaves between any two steps is gone at the next start, and nothing else is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tunerun.service.core.problems import ServiceError
+from tunerun.service.core.state import State
+from tunerun.service.core.stored_files import PARTIAL, StoredFiles
+
+OWNER = "me@localhost"
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    state = State(tmp_path / "state")
+    yield state
+    state.close()
+
+
+def test_what_a_crash_leaves_is_removed_at_the_next_start(state: State) -> None:
+    """A file that was being written, and one that was renamed and has no row; a file with its row stays."""
+    files = StoredFiles(state)
+    with files.draft() as draft:
+        draft.write(b"kept")
+        kept = files.keep(draft, OWNER, "a", "batch")
+    folder = files.path_of(kept).parent
+    (folder / f"0123{PARTIAL}").write_bytes(b"being written")
+    (folder / "file-u0123").write_bytes(b"without its row")
+    again = StoredFiles(state)
+    assert [path.name for path in folder.iterdir()] == [kept.id]
+    assert again.path_of(kept).read_bytes() == b"kept"
+    assert again.find(OWNER, kept.id) == kept
+
+
+def test_a_row_goes_before_its_file(state: State) -> None:
+    """A crash between the two leaves a file, which the next start removes, and never a row without one."""
+    files = StoredFiles(state)
+    with files.draft() as draft:
+        file = files.keep(draft, OWNER, "a", "batch")
+    state.drop_stored_file(file.id)
+    assert StoredFiles(state).find(OWNER, file.id) is None
+    assert not files.path_of(file).exists()
+
+
+def test_what_is_past_its_time_is_removed_at_the_next_start(state: State) -> None:
+    """Also its bytes; before that it is found no more."""
+    files = StoredFiles(state)
+    with files.draft() as draft:
+        file = files.keep(draft, OWNER, "a", "batch", life_s=-1)
+    assert files.find(OWNER, file.id) is None
+    assert not files.of(OWNER)
+    assert files.path_of(file).exists()
+    assert not StoredFiles(state).path_of(file).exists()
+
+
+def test_a_draft_that_is_not_kept_leaves_nothing(state: State) -> None:
+    """Whatever ends it."""
+    files = StoredFiles(state)
+    with pytest.raises(RuntimeError, match="client"), files.draft() as draft:
+        draft.write(b"half")
+        raise RuntimeError("the client is gone")
+    assert not [*draft.path.parent.iterdir()]
+
+
+def test_a_disk_that_cannot_be_written_is_said_to_be_so(state: State) -> None:
+    """The client may ask again later."""
+    files = StoredFiles(state)
+    folder = state.folder / "files"
+    folder.rmdir()
+    with pytest.raises(ServiceError, match="cannot write the file now") as refused, files.draft():
+        pass
+    assert refused.value.retry_after_s
