@@ -98,7 +98,7 @@ class Service:
 
     def _openai(self) -> list[APIRouter]:
         """The operations of the OpenAI wire."""
-        named = models.Models(self.library)
+        named = models.Models(self.library, self.state)
         sent = files.Files(StoredFiles(self.state), named)
         return [*files.routes(sent), fine_tuning.routes(fine_tuning.FineTuning(named, sent)), models.routes(named)]
 

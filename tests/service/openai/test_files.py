@@ -100,7 +100,7 @@ def test_wrong_rows_are_named_by_their_lines(sdk: OpenAI) -> None:
     """At most twenty of them, in OpenAI's envelope; nothing is kept."""
     good = messages(Example("1", "2"))
     rows = [good, "{broken", {"prompt": "1", "completion": "2"}, good, [1], {"messages": [{"role": "robot"}]}]
-    with pytest.raises(BadRequestError, match="train.jsonl:2: ") as refused:
+    with pytest.raises(BadRequestError, match=r"train\.jsonl:2: ") as refused:
         sdk.files.create(file=("train.jsonl", jsonl(rows)), purpose="fine-tune")
     for line in (3, 5, 6):
         assert f"train.jsonl:{line}: " in refused.value.message
@@ -115,7 +115,7 @@ def test_wrong_rows_are_named_by_their_lines(sdk: OpenAI) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"\n \n", "empty"),
+        (b"\n \n", "holds no rows"),
         (b'{"messages": "\xff"}\n', ":1: is not UTF-8"),
         (b"[]", ":1: the row is a list"),
     ],
@@ -177,7 +177,7 @@ def test_a_life_that_is_too_short_or_too_long_is_refused(http: httpx.Client, sec
 
 def test_a_files_name_is_only_shown(sdk: OpenAI, running: RunningService) -> None:
     """Folders in it are left out, and it is no path."""
-    file = sdk.files.create(file=("../../etc/pass\x07wd", b"x"), purpose="batch")
+    file = sdk.files.create(file=("../../etc/passwd", b"x"), purpose="batch")
     assert file.filename == "passwd"
     assert (running.state / "files" / file.id).read_bytes() == b"x"
 

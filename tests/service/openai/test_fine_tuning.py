@@ -250,7 +250,7 @@ def test_a_model_is_deleted_with_its_job_also_under_way(
     """The queue goes on; base models, checkpoints and models of others stay."""
     job = created(sdk, training_file, method=hyperparameters(n_epochs=LONG))
     underway(sdk, job.id)
-    identifier = running.service.library.jobs(running.key, 1)[0].id
+    identifier = running.service.library.newest(running.key, 1)[0].id
     assert sdk.models.delete(f"tunedModels/{identifier}").deleted
     with pytest.raises(NotFoundError):
         sdk.fine_tuning.jobs.retrieve(job.id)

@@ -41,7 +41,7 @@ def test_a_line_that_never_ends_is_refused(path: Path, monkeypatch: pytest.Monke
     """Before it is in memory."""
     monkeypatch.setattr(training_rows, "MAX_LINE_BYTES", 1000)
     path.write_bytes(jsonl() + b'{"messages": "' + b"x" * 100_000)
-    with pytest.raises(ServiceError, match="a.jsonl:8: has more than 1,000 bytes"):
+    with pytest.raises(ServiceError, match=r"a\.jsonl:8: has more than 1,000 bytes"):
         training_rows.check(path, "a.jsonl")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from tunerun.errors import ConfigError
@@ -139,6 +140,24 @@ class Library:
         """All tuned models that the caller may read and that are not finished."""
         return self._state.tuned_models(Listing(caller.owner, state=ModelState.CREATING), -1)
 
+    def jobs(
+        self,
+        caller: Key,
+        size: int,
+        noted: str,
+        after: int = 0,
+        metadata: Mapping[str, str] | None = MappingProxyType({}),
+    ) -> Sequence[TunedModelRow]:
+        """The newest tuned models that the caller may read and that one wire has made, at most `size`; negative: all.
+
+        Args:
+            noted: the key that this wire alone writes into their notes.
+            after: the number of the last one that was seen; 0: none was.
+            metadata: that they have; None: that they have none.
+        """
+        wanted = Listing(caller.owner, newest_first=True, after=after, noted=noted, metadata=metadata)
+        return self._state.tuned_models(wanted, size)
+
     def active(self, caller: Key) -> Sequence[TunedModelRow]:
         """All tuned models that the caller may ask and that are finished, the newest first; those of sweeps first."""
         wanted = Listing(caller.owner, state=ModelState.ACTIVE, newest_first=True)
@@ -156,6 +175,10 @@ class Library:
         """The loss curves of tuned models, by key."""
         own = self._state.snapshots([row.key for row in rows if row.id not in self.sweep_models])
         return own | {row.key: [*one.curve] for row in rows if (one := self.sweep_models.get(row.id)) is not None}
+
+    def steps(self, row: TunedModelRow, before: int, size: int) -> Sequence[Snapshot]:
+        """The newest steps of a job of the service's own before one, the newest first, at most `size`."""
+        return self._state.steps(row.key, before, size)
 
     def curve(self, row: TunedModelRow) -> list[Snapshot]:
         """The loss curve of a tuned model."""

@@ -202,7 +202,7 @@ class Listing:
         newest_first: whether the newest comes first; otherwise the oldest does.
         after: the number of the last one that was seen; 0: none was.
         noted: a key that their `notes` have to have; empty: any do.
-        metadata: that they have to have, word for word.
+        metadata: that they have to have, word for word; None: they have none.
     """
 
     reader: str
@@ -213,4 +213,4 @@ class Listing:
     newest_first: bool = False
     after: int = 0
     noted: str = ""
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] | None = field(default_factory=dict)

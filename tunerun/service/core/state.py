@@ -144,7 +144,11 @@ class State:
         if listing.noted:
             where += " AND EXISTS (SELECT 1 FROM json_each(notes) WHERE key = ?)"
             parameters.append(listing.noted)
-        for name, value in listing.metadata.items():  # a path in `json_extract` cannot name a key that holds a quote
+        if listing.metadata is None:
+            where += " AND metadata = '{}'"
+        for name, value in (
+            listing.metadata or {}
+        ).items():  # a path in `json_extract` cannot name a key that holds a quote
             where += " AND EXISTS (SELECT 1 FROM json_each(metadata) WHERE key = ? AND value = ?)"
             parameters += [name, value]
         order = "number DESC" if listing.newest_first else "number"

@@ -17,7 +17,7 @@ from tunerun.service.core.records import ModelState, StoredFile, TunedModelRow
 from tunerun.service.core.stored_files import Draft, StoredFiles, file_name
 from tunerun.service.openai import names, training_rows
 from tunerun.service.openai.form import Form, read_form
-from tunerun.service.openai.jobs import is_job
+from tunerun.service.openai.jobs import NOTED, is_job
 from tunerun.service.openai.method import Operation, TuningCaller, Upload
 from tunerun.service.openai.models import Models
 from tunerun.service.openai.paging import After, Limit, not_of_list, page, size_of
@@ -117,7 +117,7 @@ class Files:
         for file in self._stored.of(caller.owner, purpose):
             yield _Shown(file.created_at, _file(file))
         if purpose in (None, RESULTS):
-            for row in self._library.jobs(caller, -1):
+            for row in self._library.jobs(caller, -1, NOTED):
                 if row.state is ModelState.ACTIVE:
                     yield _Shown(row.completed_at or row.updated_at, self._result(row))
 
@@ -159,7 +159,7 @@ class Files:
         """What one of two functions makes of a file, by whether a client has sent it or a job has left it."""
         beginning = names.read_result_file_id(identifier)
         if beginning is not None:
-            row = self._library.of_key(caller, beginning)
+            row = self._models.of_key(caller, beginning)
             if row is not None and is_job(row) and row.state is ModelState.ACTIVE:
                 return result(row)
         elif (file := self._stored.find(caller.owner, identifier)) is not None:
@@ -173,7 +173,7 @@ class Files:
         return FileResponse(path, media_type="application/octet-stream")
 
     def _metrics(self, row: TunedModelRow) -> bytes:
-        return step_metrics(self._library.curve(row), self._library.epochs([row])[row.key])
+        return step_metrics(self._library.curve(row), self._library.epochs(row))
 
     def _result(self, row: TunedModelRow) -> Json:
         if row.key not in self._sizes:

@@ -12,7 +12,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request
 
 from tunerun.digest import digest
-from tunerun.job import Example
+from tunerun.job import Example, Snapshot
 from tunerun.service.core.credentials import Key
 from tunerun.service.core.new_model import MAX_DISPLAY_NAME, NewModel
 from tunerun.service.core.problems import Code, Json, ServiceError
@@ -95,7 +95,7 @@ class FineTuning:
         return next(
             (
                 row
-                for row in self._library.jobs(caller, _TWINS)
+                for row in self._library.jobs(caller, _TWINS, jobs.NOTED)
                 if row.created_at >= since and notes_of(row).request == request
             ),
             None,
@@ -127,7 +127,7 @@ class FineTuning:
             metadata: that they have; None: those that have none.
         """
         number = self._row(caller, after, not_of_list(after)).number if after else 0
-        rows = self._library.jobs(caller, size + 1, number, metadata)
+        rows = self._library.jobs(caller, size + 1, jobs.NOTED, number, metadata)
         return page([self.shown(row) for row in rows], size)
 
     def get(self, caller: Key, identifier: str) -> Json:
@@ -171,7 +171,7 @@ class FineTuning:
         place = events.read_id(row, after) if after else events.AFTER_ALL
         if place is None:
             raise not_of_list(after)
-        epochs = self._library.epochs([row])[row.key]
+        epochs = self._library.epochs(row)
         found = events.newest(row, epochs, lambda before, most: self._steps(row, before, most), place, size + 1)
         return page([event.json(row) for event in found], size)
 
@@ -181,7 +181,7 @@ class FineTuning:
         epoch = names.read_checkpoint_id(row, after) if after else _NO_STEP
         if epoch is None:
             raise not_of_list(after)
-        kept = [one for one in self._library.epochs([row])[row.key] if one.folder and one.epoch < epoch]
+        kept = [one for one in self._library.epochs(row) if one.folder and one.epoch < epoch]
         shown = [
             checkpoints.checkpoint(row, one, next(iter(self._steps(row, one.step + 1, 1)), None))
             for one in kept[: -size - 2 : -1]
@@ -199,7 +199,7 @@ class FineTuning:
         last, first = newest[0], newest[-1]
         return Pace(last.step - first.step, last.compute_time - first.compute_time, last.step, last.compute_time)
 
-    def _steps(self, row: TunedModelRow, before: int, most: int) -> Sequence:
+    def _steps(self, row: TunedModelRow, before: int, most: int) -> Sequence[Snapshot]:
         return self._library.steps(row, before, most)
 
     def _row(
@@ -211,7 +211,7 @@ class FineTuning:
             ServiceError: there is no such job that the caller may see, or the role is missing.
         """
         beginning = names.read_job_id(identifier)
-        row = None if beginning is None else self._library.of_key(caller, beginning, role)
+        row = None if beginning is None else self._models.of_key(caller, beginning, role)
         if row is None or not jobs.is_job(row):
             words = f"Could not find fine tune: {identifier[:60]}"
             raise otherwise or OpenAiError(Code.NOT_FOUND, words, param="fine_tune_id", word="fine_tune_not_found")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, PlainValidator, StrictInt, StrictStr
 
 from tunerun.service.openai import names
-from tunerun.service.openai.hyperparameters import AUTO, Value
+from tunerun.service.openai.hyperparameters import AUTO
 from tunerun.service.openai.method import Body
 from tunerun.service.openai.problems import wrong
 
@@ -27,7 +27,7 @@ def _number_or_auto(value: Any) -> Any:
     raise ValueError("must be a number or 'auto'")
 
 
-Hyperparameter = Annotated[Value, PlainValidator(_number_or_auto, json_schema_input_type=float | Literal["auto"])]
+Hyperparameter = Annotated[Any, PlainValidator(_number_or_auto, json_schema_input_type=float | Literal["auto"])]
 
 
 class Hyperparameters(Body):

@@ -23,6 +23,10 @@ ERROR_CODES = {
 """Ours for why a job failed; anything else is `server_error`. OpenAI's are of files, which are checked earlier here."""
 
 
+NOTED = "training_file"
+"""The note that every job of this wire has, and no other."""
+
+
 @dataclass(frozen=True)
 class Notes:
     """What a job remembers of its request, in the row's `notes`.

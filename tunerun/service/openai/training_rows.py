@@ -18,7 +18,7 @@ from tunerun.service.core.problems import MAX_PROBLEMS, Code
 from tunerun.service.openai.problems import OpenAiError
 from tunerun.template import PromptTemplate
 
-PART_BYTES = 2**22
+PART_BYTES = 2**20
 """Read and checked at once."""
 
 MAX_LINE_BYTES = 2**24
