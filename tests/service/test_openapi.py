@@ -38,6 +38,11 @@ def send_all(operation: Any, send: Callable[[Any], None]) -> None:
     each()
 
 
+def is_openai(operation: Any) -> bool:
+    """Whether an operation is of the other wire, which shares a version."""
+    return "openai" in operation.definition.raw["tags"]
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_whatever_is_sent_is_answered_as_documented(version: str, running: RunningService, client: Client) -> None:
     """Random and malformed requests to every method, of things that are there and that are not, by who may do all."""
@@ -54,7 +59,9 @@ def test_whatever_is_sent_is_answered_as_documented(version: str, running: Runni
 
     document: Any = schemathesis.openapi.from_url(f"{running.address}/openapi.json")
     operations = [found.ok() for found in document.get_all_operations()]
-    ours = [operation for operation in operations if operation.path.startswith(f"/{version}/")]
+    ours = [
+        operation for operation in operations if operation.path.startswith(f"/{version}/") and not is_openai(operation)
+    ]
     assert len(ours) == METHODS
     for operation in ours:
         if client.call("GET", f"/tunedModels/{name}").status_code != 200:

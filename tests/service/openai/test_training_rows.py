@@ -9,6 +9,7 @@ import pytest
 
 from tests.engine.tiny_model import EXAMPLES
 from tests.service.openai.training import jsonl, messages
+from tunerun.job import Example, Turn
 from tunerun.service.core.problems import ServiceError
 from tunerun.service.openai import training_rows
 
@@ -24,6 +25,17 @@ def test_rows_are_examples_in_their_order(path: Path, monkeypatch: pytest.Monkey
     path.write_bytes(jsonl([messages(example) for example in EXAMPLES * 5]).rstrip(b"\n"))
     assert training_rows.check(path, "a.jsonl") == len(EXAMPLES) * 5
     assert training_rows.read(path, "a.jsonl") == EXAMPLES * 5
+
+
+def test_a_conversation_is_an_example_of_several_turns(path: Path) -> None:
+    """With its system message, and what its answers weigh."""
+    said = [("system", "Be brief."), ("user", "1"), ("assistant", "2"), ("user", "3"), ("assistant", "4")]
+    row = {"messages": [{"role": role, "content": text} for role, text in said]}
+    row["messages"][2]["weight"] = 0  # type: ignore[assignment]
+    path.write_bytes(jsonl([row]))
+    assert training_rows.check(path, "a.jsonl") == 1
+    wanted = Example("3", "4", "Be brief.", (Turn("1", "2", is_learned=False),))
+    assert training_rows.read(path, "a.jsonl") == (wanted,)
 
 
 def test_a_wrong_row_is_named_by_its_line_in_any_part(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

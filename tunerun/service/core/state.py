@@ -277,6 +277,7 @@ class State:
         can_answer: bool,
         error: tuple[int, str] | None = None,
         losses: tuple[float | None, float | None] = (None, None),
+        trained_tokens: int | None = None,
     ) -> None:
         """Note how a job ended; one that has ended stays as it is.
 
@@ -288,10 +289,10 @@ class State:
         with self._writing():
             self._file.write(
                 "UPDATE tuned_model SET state = ?, can_answer = ?, error_code = ?, error_message = ?, "
-                "validation_loss = ?, base_validation_loss = ?, "
+                "validation_loss = ?, base_validation_loss = ?, trained_tokens = ?, "
                 "completed_at = max(?, coalesce(started_at, created_at)), updated_at = max(?, updated_at) "
                 "WHERE key = ? AND state = ?",
-                [state, can_answer, code, message, *losses, now, now, key, ModelState.CREATING],
+                [state, can_answer, code, message, *losses, trained_tokens, now, now, key, ModelState.CREATING],
             )
 
     # Permissions

@@ -195,7 +195,11 @@ class Tuner:
     def _ended(self, model: TunedModelRow, status: JobStatus) -> None:
         if status.state is JobState.SUCCEEDED:
             losses = (status.metrics.get("validation/loss"), status.metrics.get("validation/base_loss"))
-            self._state.finish(model.key, ModelState.ACTIVE, can_answer=True, losses=losses)
+            tokens = status.metrics.get("tokens/train")
+            trained_tokens = None if tokens is None else int(tokens)
+            self._state.finish(
+                model.key, ModelState.ACTIVE, can_answer=True, losses=losses, trained_tokens=trained_tokens
+            )
         elif status.state is JobState.CANCELLED:
             self._finish(model, Code.CANCELLED, _CANCELLED, can_answer=status.tuned_model is not None)
         else:

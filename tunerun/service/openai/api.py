@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from tunerun.service.core.problems import Code
 from tunerun.service.openai.problems import WITHOUT_VERSION, no_such_path
-from tunerun.service.openai.wire import PREFIXES
+from tunerun.service.openai.wire import OPENAI, PREFIXES
 
 _SECURITY = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name="api-key", auto_error=False))]
 
@@ -53,7 +53,9 @@ def routes(operations: Sequence[APIRouter]) -> APIRouter:
     Args:
         operations: routers whose paths begin behind `/v1`, such as `/chat/completions`.
     """
-    router = APIRouter(dependencies=_SECURITY, responses=_ERRORS, default_response_class=JSONResponse)
+    router = APIRouter(
+        dependencies=_SECURITY, responses=_ERRORS, tags=[OPENAI.name], default_response_class=JSONResponse
+    )
     for prefix in PREFIXES:
         for one in operations:
             router.include_router(one, prefix=prefix, include_in_schema=prefix == PREFIXES[0])

@@ -152,8 +152,11 @@ def _seen(get: Callable[[], TunedModelRow], name: str) -> TunedModelRow:
 
 
 def routes(models: Models) -> APIRouter:
-    """The operations on models; a name may hold slashes, which arrive decoded."""
-    router = APIRouter(prefix="/models", route_class=Operation, tags=["models"])
+    """The operations on models; a name may hold slashes, which arrive decoded.
+
+    They are not in the OpenAPI document, which has room for one operation at a path and has the Gemini wire's there.
+    """
+    router = APIRouter(prefix="/models", route_class=Operation, tags=["models"], include_in_schema=False)
 
     @router.get("")
     def list_models(caller: Caller) -> Json:

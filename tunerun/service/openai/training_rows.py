@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tunerun.dataset.checks import CharacterLimits, render_rows
 from tunerun.dataset.json_rows import jsonl_rows
-from tunerun.dataset.rendered_rows import RenderedRows, examples_of
+from tunerun.dataset.rendered_rows import RenderedRows
 from tunerun.dataset.rows import Findings, Rows
 from tunerun.job import Example, TemplateText
 from tunerun.service.core.problems import MAX_PROBLEMS, Code
@@ -59,11 +59,7 @@ def check(path: Path, name: str) -> int:
 def read(path: Path, name: str) -> tuple[Example, ...]:
     """The examples of a file that `check` has found to be good."""
     findings = Findings(most=MAX_PROBLEMS)
-    return tuple(example for part in _parts(path, name, findings) for example in _examples(part))
-
-
-def _examples(part: RenderedRows) -> Iterator[Example]:
-    return (Example(text_input, output) for text_input, output in examples_of(part))
+    return tuple(example for part in _parts(path, name, findings) for example in part.examples)
 
 
 def _parts(path: Path, name: str, findings: Findings) -> Iterator[RenderedRows]:
