@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import httpx
 import pytest
-from openai import OpenAI
+from openai import DefaultHttpxClient, OpenAI
 
 from tests.service.openai.training import jsonl
 from tunerun.testing.running_service import RunningService
@@ -35,7 +34,7 @@ def client_of(running: RunningService, secret: str, *, strict: bool = True, retr
     return OpenAI(
         base_url=f"{running.address}/v1",
         api_key=secret,
-        http_client=httpx.Client(trust_env=False, timeout=60),
+        http_client=DefaultHttpxClient(trust_env=False, timeout=60),
         max_retries=retries,
         _strict_response_validation=strict,
     )

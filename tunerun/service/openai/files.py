@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -55,8 +55,11 @@ _FORM = {
 }
 
 
+Shown = TypeVar("Shown")
+
+
 @dataclass(frozen=True)
-class _Shown:
+class _Listed:
     """A file in a list."""
 
     created_at: float
@@ -113,13 +116,13 @@ class Files:
             shown = shown[place + 1 :]
         return page([one.json for one in shown[: size + 1]], size)
 
-    def _all(self, caller: Key, purpose: str | None) -> Iterator[_Shown]:
+    def _all(self, caller: Key, purpose: str | None) -> Iterator[_Listed]:
         for file in self._stored.of(caller.owner, purpose):
-            yield _Shown(file.created_at, _file(file))
+            yield _Listed(file.created_at, _file(file))
         if purpose in (None, RESULTS):
             for row in self._library.jobs(caller, -1, NOTED):
                 if row.state is ModelState.ACTIVE:
-                    yield _Shown(row.completed_at or row.updated_at, self._result(row))
+                    yield _Listed(row.completed_at or row.updated_at, self._result(row))
 
     def get(self, caller: Key, identifier: str) -> Json:
         """One of them."""
@@ -154,8 +157,12 @@ class Files:
         return file, self._stored.path_of(file)
 
     def _either(
-        self, caller: Key, identifier: str, sent: Callable[[StoredFile], Any], result: Callable[[TunedModelRow], Any]
-    ) -> Any:
+        self,
+        caller: Key,
+        identifier: str,
+        sent: Callable[[StoredFile], Shown],
+        result: Callable[[TunedModelRow], Shown],
+    ) -> Shown:
         """What one of two functions makes of a file, by whether a client has sent it or a job has left it."""
         beginning = names.read_result_file_id(identifier)
         if beginning is not None:

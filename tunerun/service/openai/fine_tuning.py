@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request
@@ -17,7 +16,6 @@ from tunerun.service.core.credentials import Key
 from tunerun.service.core.new_model import MAX_DISPLAY_NAME, NewModel
 from tunerun.service.core.problems import Code, Json, ServiceError
 from tunerun.service.core.records import Role, TunedModelRow
-from tunerun.service.core.stored_files import StoredFile
 from tunerun.service.openai import checkpoints, events, jobs, names, training_rows
 from tunerun.service.openai.files import Files
 from tunerun.service.openai.hyperparameters import resolve
@@ -118,7 +116,9 @@ class FineTuning:
         try:
             return training_rows.read(path, file.name)
         except FileNotFoundError as error:  # deleted meanwhile
-            raise _gone(param, file, path) from error
+            raise wrong(
+                param, f"{file.id} was deleted before it could be read; send it again", "invalid_file"
+            ) from error
 
     def page(self, caller: Key, after: str, size: int, metadata: Mapping[str, str] | None) -> Json:
         """The newest jobs, or the newest before the one with an id.
@@ -200,10 +200,6 @@ class FineTuning:
             words = f"Could not find fine tune: {identifier[:60]}"
             raise otherwise or OpenAiError(Code.NOT_FOUND, words, param="fine_tune_id", word="fine_tune_not_found")
         return row
-
-
-def _gone(param: str, file: StoredFile, _path: Path) -> OpenAiError:
-    return wrong(param, f"{file.id} was deleted before it could be read; send it again", "invalid_file")
 
 
 def _too_late(what: str, row: TunedModelRow) -> OpenAiError:
