@@ -16,6 +16,7 @@ class Recording:
     def __init__(self, cancel_after: int | None = None, folder: Path | None = None) -> None:
         self.snapshots: dict[str, list[Snapshot]] = {}
         self.validation: dict[str, list[EpochLoss]] = {}
+        self.kept_steps: dict[str, list[int]] = {}
         self.adapters: dict[str, dict[str, Any]] = {}
         self._cancel_after = cancel_after
         self._folder = folder
@@ -25,6 +26,16 @@ class Recording:
 
     def validated(self, request: TuningRequest, loss: EpochLoss) -> None:
         self.validation.setdefault(request.key, []).append(loss)
+
+    def kept(
+        self,
+        request: TuningRequest,
+        adapted: Any,  # noqa: ARG002 - the Protocol's
+        step: Snapshot,
+        snapshots: Sequence[Snapshot],  # noqa: ARG002 - the Protocol's
+        validation: Sequence[EpochLoss],  # noqa: ARG002 - the Protocol's
+    ) -> None:
+        self.kept_steps.setdefault(request.key, []).append(step.step)
 
     def is_cancelled(self, request: TuningRequest) -> bool:
         return self._cancel_after is not None and len(self.snapshots.get(request.key, ())) >= self._cancel_after

@@ -28,6 +28,7 @@ from tunerun.job import (
     Answer,
     AnswerPart,
     BaseModelRef,
+    Checkpoint,
     EpochLoss,
     Example,
     Failure,
@@ -114,6 +115,7 @@ class _Job:
     state: JobState = JobState.QUEUED
     snapshots: list[Snapshot] = field(default_factory=list)
     validation: list[EpochLoss] = field(default_factory=list)
+    checkpoints: list[Checkpoint] = field(default_factory=list)
     metrics: Mapping[str, float] = field(default_factory=dict)
     failure: Failure | None = None
     trained_on: TrainedOn | None = None
@@ -300,6 +302,7 @@ class LocalBackend:
                 job.failure,
                 tuple(job.validation),
                 job.trained_on,
+                tuple(job.checkpoints),
             )
 
     def _status_of_folder(self, ref: JobRef) -> JobStatus:
@@ -317,6 +320,7 @@ class LocalBackend:
                     tuned,
                     validation=finished.validation,
                     trained_on=finished.trained_on,
+                    checkpoints=finished.checkpoints,
                 )
         return JobStatus(JobState.FAILED, failure=_NOT_KNOWN)
 
@@ -601,6 +605,8 @@ class LocalBackend:
                 work.snapshots.append(report.snapshot)
             elif isinstance(report, messages.EpochMeasured):
                 work.validation.append(report.loss)
+            elif isinstance(report, messages.EpochKept):
+                work.checkpoints.append(report.checkpoint)
             elif isinstance(report, messages.JobEnded):
                 work.metrics, work.failure, work.state = report.metrics, report.failure, report.state
                 work.trained_on = report.trained_on
@@ -625,7 +631,7 @@ class LocalBackend:
             if finished is not None and finished.job == work.id:  # it died between the last write and its report
                 work.metrics, work.state = finished.metrics, finished.state
                 work.trained_on = finished.trained_on
-                work.validation = list(finished.validation)
+                work.validation, work.checkpoints = list(finished.validation), list(finished.checkpoints)
             else:
                 work.failure, work.state = failure, JobState.FAILED
 

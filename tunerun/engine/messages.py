@@ -12,6 +12,7 @@ from tunerun.job import (
     Answer,
     AnswerPart,
     BaseModelRef,
+    Checkpoint,
     EpochLoss,
     Example,
     Failure,
@@ -129,6 +130,15 @@ class EpochMeasured:
 
 
 @dataclass(frozen=True)
+class EpochKept:
+    """A job's tuned model as it was after an epoch is in its folder, and can be called."""
+
+    job: str
+    checkpoint: Checkpoint
+    report: Literal["kept"] = "kept"
+
+
+@dataclass(frozen=True)
 class JobEnded:
     """A job is finished; its tuned model stands in its folder if it SUCCEEDED.
 
@@ -200,7 +210,7 @@ Call = Prepare | Generate | Measure
 """A command whose caller waits for its report."""
 
 Command = Call | Train | Cancel
-Report = Started | SnapshotTaken | EpochMeasured | JobEnded | Piece | Answers | Measured | Refused | Done
+Report = Started | SnapshotTaken | EpochMeasured | EpochKept | JobEnded | Piece | Answers | Measured | Refused | Done
 
 _COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="do")])
 _REPORT: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="report")])

@@ -41,6 +41,20 @@ class Observer(Protocol):
     def validated(self, request: TuningRequest, loss: EpochLoss) -> None:
         """Take note of the loss on held-out examples after an epoch."""
 
+    def kept(
+        self,
+        request: TuningRequest,
+        adapted: Any,
+        step: Snapshot,
+        snapshots: Sequence[Snapshot],
+        validation: Sequence[EpochLoss],
+    ) -> None:
+        """Store the adapter as it is after an epoch that is not the last.
+
+        Args:
+            step: the last one of the epoch.
+        """
+
     def is_cancelled(self, request: TuningRequest) -> bool:
         """Whether the job shall stop now."""
 
@@ -124,6 +138,10 @@ def _train_one(
                     observer.validated(request, losses[-1])
                     if best is not None:
                         best.see(losses[-1])
+                    measuring_s += time.perf_counter() - paused
+                if request.keeps_epochs and snapshot.epoch < request.hyperparameters.epoch_count:
+                    paused = time.perf_counter()
+                    observer.kept(request, adapted, snapshot, snapshots, losses)
                     measuring_s += time.perf_counter() - paused
         except CancelledJobError:
             if keep_cancelled and snapshots:

@@ -4,7 +4,8 @@
     tunerun.json                                     key, template, base model, chat format, hyperparameters
     status.json                                      job, snapshots, validation losses, metrics, what trained it
 
-The folder appears whole or not at all: it is written beside its place, synced to the disk, renamed.
+The folder appears whole or not at all: it is written beside its place, synced to the disk, renamed. What it was after
+earlier epochs, where that is kept, is in `<id>.epochs/<epoch>` beside it, each a folder of the same kind.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tunerun.errors import NotFoundError
 from tunerun.files import private_folder
 from tunerun.job import (
     BaseModelRef,
+    Checkpoint,
     EpochLoss,
     JobState,
     Snapshot,
@@ -84,6 +86,7 @@ class FinishedJob:
     state: JobState = JobState.SUCCEEDED
     validation: tuple[EpochLoss, ...] = ()
     trained_on: TrainedOn | None = None
+    checkpoints: tuple[Checkpoint, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,11 @@ class _Format:
 _FORMAT = TypeAdapter(_Format)
 _RECORD = TypeAdapter(TunedModelRecord)
 _FINISHED = TypeAdapter(FinishedJob)
+
+
+def epochs_folder(folder: Path) -> Path:
+    """Where the checkpoints of a tuned model are; no tuned model's id has a dot."""
+    return folder.with_name(f"{folder.name}.epochs")
 
 
 def record_of(

@@ -13,13 +13,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from tunerun.engine import base_model, messages, tuned_model
 from tunerun.engine.failures import failure_of
 from tunerun.errors import InputError
-from tunerun.job import BaseModelRef, EpochLoss, JobState, Snapshot, TuningRequest
+from tunerun.job import BaseModelRef, Checkpoint, EpochLoss, JobState, Snapshot, TuningRequest
 
 OOM_SCORE = "500"
 """Linux' kernel shall end the engine before the runner; the range is -1000 to 1000 (proc(5))."""
@@ -186,6 +187,7 @@ class _Reporting:
         self._base = base
         self._folder = Path(command.tuned_models)
         self._jobs = {packed.request.key: packed.job for packed in command.pack}
+        self._checkpoints: dict[str, list[Checkpoint]] = {}
         self.trained_on = machine.trained_on(base.device)
 
     def snapshot(self, request: TuningRequest, snapshot: Snapshot) -> None:
@@ -193,6 +195,21 @@ class _Reporting:
 
     def validated(self, request: TuningRequest, loss: EpochLoss) -> None:
         self._worker._report(messages.EpochMeasured(self._jobs[request.key], loss))
+
+    def kept(
+        self,
+        request: TuningRequest,
+        adapted: Any,
+        step: Snapshot,
+        snapshots: Sequence[Snapshot],
+        validation: Sequence[EpochLoss],
+    ) -> None:
+        folder = tuned_model.epochs_folder(self._folder / request.tuned_model_id) / str(step.epoch)
+        # A job of so many epochs would have the same adapter to the bit, so this is what the record says.
+        settings = replace(request.hyperparameters, epoch_count=step.epoch)
+        part = replace(request, hyperparameters=settings)
+        self._write(folder, part, adapted, tuned_model.FinishedJob("", tuple(snapshots), validation=tuple(validation)))
+        self._note_kept(request, Checkpoint(step.epoch, step.step, str(folder)))
 
     def is_cancelled(self, request: TuningRequest) -> bool:
         return self._jobs[request.key] in self._worker._cancelled
@@ -206,21 +223,32 @@ class _Reporting:
         metrics: dict[str, float],
         state: JobState,
     ) -> None:
+        folder = self._folder / request.tuned_model_id
+        last = Checkpoint(snapshots[-1].epoch, snapshots[-1].step, str(folder))
+        is_kept = request.keeps_epochs and state is JobState.SUCCEEDED
+        finished = tuned_model.FinishedJob(
+            self._jobs[request.key],
+            tuple(snapshots),
+            metrics,
+            state,
+            tuple(validation),
+            self.trained_on,
+            (*self._checkpoints.get(request.key, ()), *([last] if is_kept else [])),
+        )
+        self._write(folder, request, adapted, finished)
+        if is_kept:
+            self._note_kept(request, last)
+
+    def _write(self, folder: Path, request: TuningRequest, adapted: Any, finished: tuned_model.FinishedJob) -> None:
         from tunerun.engine.layers import without_adapter
         from tunerun.engine.network import save_adapter
 
         left_alone = without_adapter(self._base.network, adapted.targeted_module_names)
+        record = tuned_model.record_of(request, self._base.identity, self._base.chat, left_alone, self._base.turns)
         tuned_model.write(
-            self._folder / request.tuned_model_id,
-            tuned_model.record_of(
-                request,
-                self._base.identity,
-                self._base.chat,
-                left_alone,
-                self._base.turns,
-            ),
-            tuned_model.FinishedJob(
-                self._jobs[request.key], tuple(snapshots), metrics, state, tuple(validation), self.trained_on
-            ),
-            lambda folder: save_adapter(adapted, self._base.public_name, folder),
+            folder, record, finished, lambda partial: save_adapter(adapted, self._base.public_name, partial)
         )
+
+    def _note_kept(self, request: TuningRequest, checkpoint: Checkpoint) -> None:
+        self._checkpoints.setdefault(request.key, []).append(checkpoint)
+        self._worker._report(messages.EpochKept(self._jobs[request.key], checkpoint))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastapi.concurrency import run_in_threadpool
 
@@ -75,8 +75,11 @@ class CalledModels:
             raise not_found(f"models/{name}")
         return Called(f"models/{name}", offered, None, Serving())
 
-    def tuned(self, caller: Key, identifier: str) -> Called:
+    def tuned(self, caller: Key, identifier: str, step: int | None = None) -> Called:
         """A tuned model that is asked.
+
+        Args:
+            step: of the checkpoint that is asked, which answers from its epoch's end on; None: the tuned model itself.
 
         Raises:
             ServiceError: there is none that the caller may see, or it cannot answer.
@@ -84,6 +87,11 @@ class CalledModels:
         row = self.library.get(caller, identifier)
         offered = self.library.catalogue.find(row.base_model)
         name = f"tunedModels/{identifier}"
+        if step is not None:
+            kept = next((one.folder for one in self.library.epochs(row) if one.step == step and one.folder), None)
+            if kept is None:
+                raise not_found(f"the checkpoint of step {step} of {name}")
+            row = replace(row, folder=kept, can_answer=True, state=ModelState.ACTIVE)
         if not row.can_answer or offered is None:
             raise ServiceError(Code.FAILED_PRECONDITION, f"{name} {_why_silent(row)}")
         adapter = str(self._tuner.folder_of(row.folder))

@@ -222,6 +222,34 @@ class Library:
         self._state.request_cancel(identifier)
         self._tuner.look()
 
+    def pause(self, caller: Key, identifier: str) -> TunedModelRow:
+        """Have the job of a tuned model wait until it is resumed: its engine is free within a step, its curve stays.
+
+        Raises:
+            ServiceError: the job has ended, or is being cancelled.
+        """
+        return self._set_paused(caller, identifier, is_paused=True)
+
+    def resume(self, caller: Key, identifier: str) -> TunedModelRow:
+        """Have a paused job queue again; it begins again with the same seed, and so with the same losses.
+
+        Raises:
+            ServiceError: the job has ended, or is being cancelled.
+        """
+        return self._set_paused(caller, identifier, is_paused=False)
+
+    def _set_paused(self, caller: Key, identifier: str, *, is_paused: bool) -> TunedModelRow:
+        row = self.get(caller, identifier, Role.WRITER)
+        if row.state is not ModelState.CREATING or row.is_cancelling:
+            words = "has ended" if row.state is not ModelState.CREATING else "is being cancelled"
+            done = "paused" if is_paused else "resumed"
+            raise ServiceError(
+                Code.FAILED_PRECONDITION, f"tunedModels/{identifier}: its job {words}; only one that has not is {done}"
+            )
+        self._state.set_paused(identifier, is_paused=is_paused)
+        self._tuner.look()
+        return self.get(caller, identifier)
+
     # Permissions
 
     def permissions(self, caller: Key, identifier: str) -> list[PermissionRow]:

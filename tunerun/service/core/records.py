@@ -134,7 +134,7 @@ class EpochRow:
         key: the tuned model's.
         epoch: from 1; `step`: optimiser steps taken by then.
         validation_loss: of the examples held out, in nats per output token; None: there are none.
-        folder: of the checkpoint, below the tuned model's own; empty: none was kept.
+        folder: of the checkpoint, as the tuned model's own below `tuned_models/`; empty: none was kept.
         created_at: in seconds since 1970 (UTC).
     """
 

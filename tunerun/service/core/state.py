@@ -4,7 +4,8 @@ What it promises, whenever its process is killed:
 
 1. A tuned model whose name a client has received is there, with its examples, its owner's permission and its operation.
 2. A tuned model is CREATING until its job has ended; what is CREATING when the service starts is tuned (again).
-3. Each step of a loss curve is kept once: what is recorded first stays, so a curve never becomes shorter.
+3. Each step of a loss curve, and each epoch, is kept once: what is recorded first stays, so a curve never becomes
+   shorter.
 4. The folder of a deleted tuned model is noted until it is gone.
 5. The order of things does not follow the clock, which may be set back; no time is before one that it follows.
 
@@ -25,7 +26,7 @@ from typing import Any
 
 from tunerun.database import DatabaseFile
 from tunerun.errors import LedgerError
-from tunerun.job import Example, Snapshot
+from tunerun.job import Example, Snapshot, Turn
 from tunerun.service.core.migrations import FORMAT
 from tunerun.service.core.records import (
     EpochRow,
@@ -106,10 +107,7 @@ class State:
             )
             if not added:
                 return None
-            texts = (
-                json.dumps([[e.text_input, e.output] for e in each], ensure_ascii=False)
-                for each in (examples, held_out)
-            )
+            texts = (json.dumps([*map(_written, each)], ensure_ascii=False) for each in (examples, held_out))
             self._file.write(
                 "INSERT INTO training_data (key, examples, validation) VALUES (?, ?, ?)", [model.key, *texts]
             )
@@ -163,7 +161,7 @@ class State:
             running: the keys of the jobs under way.
         """
         rows = self._rows(
-            "SELECT * FROM tuned_model WHERE state = ? AND NOT is_cancelling "
+            "SELECT * FROM tuned_model WHERE state = ? AND NOT is_cancelling AND NOT is_paused "
             f"AND base_model IN ({_marks(base_models)}) AND key NOT IN ({_marks(running)}) ORDER BY number LIMIT ?",
             [ModelState.CREATING, *base_models, *running, size],
         )
@@ -197,7 +195,7 @@ class State:
 
     def _examples(self, column: str, key: str) -> tuple[Example, ...]:
         rows = self._rows(f"SELECT {column} AS pairs FROM training_data WHERE key = ?", [key])
-        return tuple(Example(*pair) for pair in json.loads(rows[0]["pairs"])) if rows else ()
+        return tuple(map(_read_example, json.loads(rows[0]["pairs"]))) if rows else ()
 
     def snapshots(self, keys: Sequence[str]) -> dict[str, list[Snapshot]]:
         """The loss curves of tuned models, each by step."""
@@ -252,6 +250,15 @@ class State:
                 "UPDATE tuned_model SET is_cancelling = 1 WHERE id = ? AND state = ?", [identifier, ModelState.CREATING]
             )
 
+    def set_paused(self, identifier: str, *, is_paused: bool) -> None:
+        """Note whether a job that has not ended waits for its creator."""
+        with self._writing():
+            self._file.write(
+                "UPDATE tuned_model SET is_paused = ?, updated_at = max(updated_at, ?) "
+                "WHERE id = ? AND state = ? AND is_paused != ?",
+                [is_paused, time.time(), identifier, ModelState.CREATING, is_paused],
+            )
+
     def started(self, key: str) -> None:
         """Note that a job is under way."""
         with self._writing():
@@ -260,13 +267,17 @@ class State:
                 [time.time(), key],
             )
 
-    def record(self, key: str, snapshots: Sequence[Snapshot]) -> None:
-        """Keep further steps of a curve."""
+    def record(self, key: str, snapshots: Sequence[Snapshot], epochs: Sequence[EpochRow] = ()) -> None:
+        """Keep further steps of a curve, and what was reached after further epochs."""
         with self._writing():
             if self._file.rows("SELECT 1 FROM tuned_model WHERE key = ?", [key]):
                 self._file.write_many(
                     "INSERT OR IGNORE INTO snapshot VALUES (?, ?, ?, ?, ?)",
                     ((key, s.step, s.epoch, s.mean_loss, s.compute_time) for s in snapshots),
+                )
+                self._file.write_many(
+                    "INSERT OR IGNORE INTO epoch VALUES (?, ?, ?, ?, ?, ?)",
+                    ((key, e.epoch, e.step, e.validation_loss, e.folder, e.created_at) for e in epochs),
                 )
 
     def finish(
@@ -288,7 +299,7 @@ class State:
         now = time.time()
         with self._writing():
             self._file.write(
-                "UPDATE tuned_model SET state = ?, can_answer = ?, error_code = ?, error_message = ?, "
+                "UPDATE tuned_model SET state = ?, can_answer = ?, is_paused = 0, error_code = ?, error_message = ?, "
                 "validation_loss = ?, base_validation_loss = ?, trained_tokens = ?, "
                 "completed_at = max(?, coalesce(started_at, created_at)), updated_at = max(?, updated_at) "
                 "WHERE key = ? AND state = ?",
@@ -429,6 +440,19 @@ def _marks(values: Sequence[object]) -> str:
 
 def _snapshot(row: sqlite3.Row) -> Snapshot:
     return Snapshot(row["step"], row["epoch"], row["mean_loss"], row["compute_time"])
+
+
+def _written(example: Example) -> list[Any]:
+    """An example as JSON; one turn is a pair, as earlier versions wrote all of them."""
+    pair = [example.text_input, example.output]
+    if not (example.system or example.earlier):
+        return pair
+    return [*pair, example.system, [[turn.text_input, turn.output, turn.is_learned] for turn in example.earlier]]
+
+
+def _read_example(parts: list[Any]) -> Example:
+    text_input, output, system, earlier = (*parts, "", ())[:4] if len(parts) == 2 else parts
+    return Example(text_input, output, system, tuple(Turn(*turn) for turn in earlier))
 
 
 def _tuned_model(row: sqlite3.Row) -> TunedModelRow:

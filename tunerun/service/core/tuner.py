@@ -1,7 +1,8 @@
 """The queue of tuning jobs, in the order of creation, and the engines that work it off.
 
 The state's file is the queue: what is CREATING there is tuned, now or at the next start. A job that was running when
-the process died runs again, with the same seed and so with the same losses.
+the process died runs again, with the same seed and so with the same losses; so does one that was paused, when it is
+resumed: meanwhile its engine works for others.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunerun.backends.local import LocalBackend
+from tunerun.engine.tuned_model import epochs_folder
 from tunerun.errors import BackendError, InputError
 from tunerun.job import (
     Failure,
@@ -28,7 +30,7 @@ from tunerun.job import (
 )
 from tunerun.service.core.catalogue import Catalogue, OfferedModel
 from tunerun.service.core.problems import Code
-from tunerun.service.core.records import ModelState, TunedModelRow
+from tunerun.service.core.records import EpochRow, ModelState, TunedModelRow
 from tunerun.service.core.state import State
 
 TUNED_MODELS = "tuned_models"
@@ -49,6 +51,7 @@ class _Running:
     model: TunedModelRow
     ref: JobRef
     steps: int = 0
+    epochs: int = 0
     is_cancelled: bool = False
 
 
@@ -168,10 +171,11 @@ class Tuner:
             training=self._state.examples(model.key),
             validation=self._state.held_out(model.key),
             start_from=None if model.source_folder is None else str(self.folder_of(model.source_folder)),
+            keeps_epochs=model.keeps_epochs,
         )
 
     def folder_of(self, name: str) -> Path:
-        """Where a tuned model lies."""
+        """Where a tuned model lies, or a checkpoint, by the folder in its row."""
         return self._state.folder / TUNED_MODELS / name
 
     # Watching
@@ -179,18 +183,38 @@ class Tuner:
     def _watch(self) -> None:
         for number, running in list(self._running.items()):
             now = self._state.tuned_model(running.model.id)
-            is_wanted = now is not None and now.key == running.model.key and not now.is_cancelling
+            is_wanted = now is not None and now.key == running.model.key and not (now.is_cancelling or now.is_paused)
             if not is_wanted and not running.is_cancelled:
                 self._engines[number].cancel(running.ref)
                 running.is_cancelled = True
             status = self._engines[number].poll([running.ref], {running.ref: running.steps})[running.ref]
-            if status.snapshots:
-                self._state.record(running.model.key, status.snapshots)
+            epochs = self._epochs(running.model, status)
+            if status.snapshots or len(epochs) > running.epochs:
+                self._state.record(running.model.key, status.snapshots, epochs[running.epochs :])
+                running.epochs = len(epochs)
                 running.steps, self.steps = running.steps + len(status.snapshots), self.steps + len(status.snapshots)
             if status.state.is_finished:
-                self._ended(running.model, status)
+                if status.state is not JobState.CANCELLED or self._is_to_end(running.model):
+                    self._ended(running.model, status)
                 self._engines[number].forget(running.ref)
                 del self._running[number]
+
+    def _epochs(self, model: TunedModelRow, status: JobStatus) -> list[EpochRow]:
+        """What a job has reached after each epoch: where it keeps checkpoints when those are there, else when the loss
+        on the examples held out is measured."""
+        losses = {one.epoch: one.loss for one in status.validation}
+        per_epoch = model.total_steps // model.epoch_count
+        found = {epoch: (epoch * per_epoch, "") for epoch in losses}
+        if model.keeps_epochs:
+            root = self._state.folder.absolute() / TUNED_MODELS
+            found = {c.epoch: (c.step, str(Path(c.location).relative_to(root))) for c in status.checkpoints}
+        now = time.time()
+        return [EpochRow(model.key, n, step, losses.get(n), folder, now) for n, (step, folder) in sorted(found.items())]
+
+    def _is_to_end(self, model: TunedModelRow) -> bool:
+        """Whether a job that was stopped has ended; one that was paused waits for another turn."""
+        now = self._state.tuned_model(model.id)
+        return now is None or now.key != model.key or now.is_cancelling
 
     def _ended(self, model: TunedModelRow, status: JobStatus) -> None:
         if status.state is JobState.SUCCEEDED:
@@ -217,7 +241,8 @@ class Tuner:
         busy = {running.model.folder for running in self._running.values()}
         for folder in self._state.leftovers():
             if folder not in busy and not self._state.is_source(folder):
-                shutil.rmtree(self.folder_of(folder), ignore_errors=True)
+                for each in (self.folder_of(folder), epochs_folder(self.folder_of(folder))):
+                    shutil.rmtree(each, ignore_errors=True)
                 self._state.cleared(folder)
 
 

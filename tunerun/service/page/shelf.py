@@ -111,6 +111,8 @@ class ShownModel:
             return steps
         if self.row.is_cancelling:
             return f"{steps}, being cancelled"
+        if self.row.is_paused:
+            return f"{steps}, paused"
         return steps if self.curve or self.row.started_at else f"{steps}, waits in the queue"
 
     def as_json(self) -> Json:
