@@ -91,7 +91,7 @@ class OpenAIService(HttpService):
     """
 
     def __init__(self, script: Script | None = None) -> None:
-        self.script = script or Script()
+        self.script: Script = script or Script()
         super().__init__()
 
     @property

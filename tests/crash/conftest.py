@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.rig import Rig
+from tests.backends.openai_service import OpenAIService
+from tests.crash.rig import OPENAI, Rig
 from tunerun.testing.gemini_service import GeminiService
 from tunerun.tracking.address import parse_address
 from tunerun.tracking.store import Store
@@ -43,3 +44,15 @@ def unmade(tmp_path: Path, service: GeminiService) -> Rig:
 def untracked(tmp_path: Path, service: GeminiService) -> Rig:
     """Four trials without a tracker."""
     return Rig(tmp_path, service, None, "hyperparameters.epoch_count=2,3,4,5")
+
+
+@pytest.fixture(scope="session")
+def openai_service() -> Iterator[OpenAIService]:
+    with OpenAIService() as service:
+        yield service
+
+
+@pytest.fixture
+def at_openai(tmp_path: Path, openai_service: OpenAIService) -> Rig:
+    """Two trials without a tracker, at a service that speaks OpenAI's methods."""
+    return Rig(tmp_path, openai_service, None, "hyperparameters.epoch_count=2,3", wire=OPENAI)

@@ -2,26 +2,76 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sqlite3
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.backends import openai_service
+from tests.backends.openai_service import OpenAIService
 from tunerun.ledger import Ledger
+from tunerun.testing import gemini_service
 from tunerun.testing.crash import Ended, Kill, run_until
-from tunerun.testing.gemini_service import GeminiService, Script
+from tunerun.testing.gemini_service import GeminiService
+from tunerun.testing.http_service import HttpService
 
 ROWS = [{"text_input": str(n), "output": str(n + 1)} for n in range(8)]
-ENVIRONMENT = {"GEMINI_API_KEY": "planted-key", "MLFLOW_DISABLE_TELEMETRY": "true"}
+ENVIRONMENT = {"GEMINI_API_KEY": "planted-key", "OPENAI_API_KEY": "planted-key", "MLFLOW_DISABLE_TELEMETRY": "true"}
 STEPS_PER_LOOK = 3
 """A job of four or six steps is found running once, and finished the next time."""
 
 
 def right_when_tuned(name: str, text: str) -> str:
-    return str(int(text) + 1) if name.startswith("tunedModels") else text
+    return str(int(text) + 1) if name.startswith(("tunedModels", "ft:")) else text
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A backend and the scripted service that it speaks to.
+
+    Attributes:
+        overrides: of the config, given the service's address.
+        begin: gives the service its script.
+        effects: everything that the service was asked to create and did.
+    """
+
+    overrides: Callable[[str], list[str]]
+    begin: Callable[[Any], None]
+    effects: Callable[[Any], list[str]]
+
+
+def _begin_gemini(service: GeminiService) -> None:
+    service.script = gemini_service.Script(steps_per_look=STEPS_PER_LOOK, answer=right_when_tuned)
+
+
+def _begin_openai(service: OpenAIService) -> None:
+    service.script = openai_service.Script(steps_per_look=STEPS_PER_LOOK, answer=right_when_tuned)
+
+
+def _created_and_uploaded(service: OpenAIService) -> list[str]:
+    return [*service.created, *(hashlib.sha256(content).hexdigest() for content in service.uploads)]
+
+
+GEMINI = Wire(
+    lambda address: ["backend=gemini", f"backend.base_url={address}"],
+    _begin_gemini,
+    lambda service: list(service.created),
+)
+OPENAI = Wire(
+    lambda address: [
+        "backend=openai",
+        f"backend.base_url={address}/v1",
+        "hyperparameters.learning_rate=null",
+        "hyperparameters.learning_rate_multiplier=1",
+    ],
+    _begin_openai,
+    _created_and_uploaded,
+)
 
 
 @dataclass(frozen=True)
@@ -40,12 +90,21 @@ class Rig:
         folder: for everything.
         store: an empty MLflow store to copy, which is quicker than making one; None: no tracker.
         makes_store: let the run make its own store; nothing is copied.
+        wire: of the service.
     """
 
     def __init__(
-        self, folder: Path, service: GeminiService, store: Path | None, sweep: str, *, makes_store: bool = False
+        self,
+        folder: Path,
+        service: HttpService,
+        store: Path | None,
+        sweep: str,
+        *,
+        makes_store: bool = False,
+        wire: Wire = GEMINI,
     ) -> None:
         self.service = service
+        self._wire = wire
         self.sweep = sweep
         self._folder = folder
         self._store = store
@@ -59,8 +118,7 @@ class Rig:
             "name=numbers",
             f"dataset.path={folder / 'rows.json'}",
             f"dataset.validation.path={folder / 'held_out.json'}",
-            "backend=gemini",
-            f"backend.base_url={service.address}",
+            *wire.overrides(service.address),
             "backend.poll_interval_s=0.0",
             "backend.max_in_flight=2",
             "runner.backoff_s=0.0",
@@ -72,7 +130,7 @@ class Rig:
     def place(self) -> Path:
         """A new folder to run in, and a service that remembers nothing."""
         self.service.forget()
-        self.service.script = Script(steps_per_look=STEPS_PER_LOOK, answer=right_when_tuned)
+        self._wire.begin(self.service)
         self._runs += 1
         place = self._folder / str(self._runs)
         (place / "runs").mkdir(parents=True)
@@ -91,7 +149,7 @@ class Rig:
             trial.pop("mlflow_run_id")
         _check_curves(place / "runs", document["sweep"])
         shown = {} if not self._is_tracked else _shown(place / "runs" / "mlflow.db")
-        return Outcome(document, shown, Counter(self.service.created))
+        return Outcome(document, shown, Counter(self._wire.effects(self.service)))
 
     def survives(self, *kills: Kill) -> tuple[bool, Outcome]:
         """Run with one kill after the other and then to the end; whether the first struck, and what there is then."""

@@ -310,7 +310,8 @@ class Planner:
             )
         if model.retires_on is not None:
             self._check_retirement(model.name, date.fromisoformat(model.retires_on))
-        if examples < SMALL_SET and hyperparameters.effective_learning_rate >= BASE_LEARNING_RATE:
+        is_large = capabilities.takes_learning_rate and hyperparameters.effective_learning_rate >= BASE_LEARNING_RATE
+        if examples < SMALL_SET and is_large:
             self._warn(
                 f"hyperparameters.learning_rate: {hyperparameters.effective_learning_rate:g} with {examples} examples; "
                 f"the Gemini API's tuning guide advises a smaller value than {BASE_LEARNING_RATE:g} for a small set"

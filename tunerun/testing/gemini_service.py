@@ -76,7 +76,7 @@ class GeminiService(HttpService):
     """
 
     def __init__(self, script: Script | None = None, port: int = 0) -> None:
-        self.script = script or Script()
+        self.script: Script = script or Script()
         super().__init__(port)
 
     def forget(self) -> None:

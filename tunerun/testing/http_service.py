@@ -74,11 +74,14 @@ class HttpService:
         port: on 127.0.0.1; 0: any that is free.
 
     Attributes:
+        script: how it behaves; each service has a class of its own for it.
         requests: every request, in order.
         created: what it was asked to create and did, in order, by a name that is the trial's.
         on_received, on_applied, on_answered: called with each request before anything is done, when its effect is
             done, and when its answer is written.
     """
+
+    script: Any
 
     def __init__(self, port: int = 0) -> None:
         self.on_received: Hook = _nothing
