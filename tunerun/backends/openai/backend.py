@@ -37,6 +37,8 @@ from tunerun.job import (
     JobStatus,
     TunedModel,
     TuningRequest,
+    as_conversation,
+    behind_examples,
 )
 
 PAGE = 100
@@ -368,9 +370,8 @@ class OpenAIBackend:
         body = {"model": name, **_answering(options)}
 
         def answer(asked: Input) -> str:
-            return _text(
-                self._asked({**body, "messages": messages(asked, examples)}, is_tuned=isinstance(model, TunedModel))
-            )
+            sent = {**body, "messages": messages(as_conversation(behind_examples(asked, examples)))}
+            return _text(self._asked(sent, is_tuned=isinstance(model, TunedModel)))
 
         threads = ThreadPoolExecutor(self._section.max_in_flight)
         try:

@@ -12,7 +12,7 @@ import stamina
 
 from tunerun.backends.http import ATTEMPTS, MAX_RETRY_WAIT_S, RETRY_TIME_S, Json, JsonService, Upload
 from tunerun.errors import InputError, StatusError, UnavailableError
-from tunerun.job import Conversation, Example, Input, Turn
+from tunerun.job import Conversation, Example, Turn, as_conversation
 
 PURPOSE = "fine-tune"
 IDENTIFIER = re.compile(r"[A-Za-z0-9][\w.:-]{0,199}")
@@ -21,18 +21,11 @@ _USELESS = frozenset({"error", "deleted", "failed"})
 _PROCESSED_SOON_S = 5.0
 
 
-def messages(asked: Input, examples: Sequence[Example] = ()) -> list[Json]:
-    """A conversation up to the message that is to be answered.
-
-    Args:
-        examples: turns of the same conversation, before everything but the system message.
-    """
-    if isinstance(asked, str):
-        asked = Conversation(asked)
-    before = [Turn(one.text_input, one.output) for one in examples]
+def messages(asked: Conversation) -> list[Json]:
+    """A conversation up to the message that is to be answered."""
     return [
         *([_message("system", asked.system)] if asked.system else []),
-        *_turns([*before, *asked.earlier]),
+        *_turns(asked.earlier),
         _message("user", asked.text_input),
     ]
 
@@ -53,7 +46,7 @@ def content_of(examples: Sequence[Example], *, has_mark: bool) -> bytes:
 
 def _asked_of(example: Example) -> list[Json]:
     """The messages before the answer; an answer that is not learned has weight 0, for others the service has 1."""
-    found = messages(Conversation(example.text_input, example.system, example.earlier))
+    found = messages(as_conversation(example.input))
     answers = [message for message in found if message["role"] == "assistant"]
     for message, turn in zip(answers, example.earlier, strict=True):
         if not turn.is_learned:

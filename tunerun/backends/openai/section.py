@@ -75,6 +75,7 @@ def capabilities(section: OpenAISection) -> Capabilities:
         max_training_bytes=host.max_bytes,
         min_examples=host.min_examples,
         measures_epochs=True,
+        trains_conversations=True,
         keeps_best=False,  # services keep the last three epochs, of which none need be the best
         takes_learning_rate=host.rate_is_absolute,
         not_taken=("hyperparameters.adapter_rank", "hyperparameters.adapter_alpha"),
