@@ -1,11 +1,13 @@
 """Conversations of several turns, from a file to examples and what the checks say of them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.conftest import REPOSITORY
 from tunerun.dataset import LoadedDataset, TokenLimit, load_examples
 from tunerun.digest import digest
 from tunerun.errors import DatasetError
@@ -71,6 +73,16 @@ def test_examples(tmp_path: Path) -> None:
     turn = {"text_input": "<a>", "output": "b", "is_learned": False}
     documents = [{"text_input": "<c>", "output": "d", "system": "S", "earlier": [turn]}]
     assert found.training.digest == digest([*documents, {"text_input": "<e>", "output": "f"}])
+
+
+def test_the_example_of_the_readme(tmp_path: Path) -> None:
+    """The row that README prints trains as it says there: one example of two turns, of which the last is learned."""
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"(?m)^## Conversations\n[\s\S]*?^```json\n([\s\S]*?)^```", readme)
+    assert found is not None
+    (example,) = loaded(tmp_path, json.loads(found[1])).training.examples
+    earlier = (Turn("Hello", "Hello! What is it about?", is_learned=False),)
+    assert example == Example("I was charged twice.", "billing", "You route messages to a team.", earlier)
 
 
 def test_one_turn_is_as_before(tmp_path: Path) -> None:

@@ -13,9 +13,7 @@ from tunerun.dataset import Findings, read_rows, with_conversations
 from tunerun.errors import TemplateError, TunerunError
 from tunerun.job import TemplateText
 from tunerun.template import PromptTemplate
-from tunerun.template.prompt_template import Column
-
-_PART = "text_input"
+from tunerun.template.prompt_template import OUTPUT, SYSTEM, TEXT_INPUT, Column
 
 _MAX_FILE_BYTES = 20 * 2**20
 """The largest file that is read for an example: about half a second. Our choice."""
@@ -36,11 +34,13 @@ class InputColumn:
 
 
 def input_columns(template: PromptTemplate) -> list[InputColumn]:
-    """The columns of a template's `text_input`, by name; empty: it uses the row as a whole, so any may be given."""
+    """The columns of a template's input, by name; empty: it uses the row as a whole, so any may be given."""
     if template.uses_row:
         return []
-    texts, printed = template.texts(_PART), template.printed(_PART)
-    return [InputColumn(name, name in texts, name in printed) for name in sorted(template.input_columns)]
+    parts = [part for part in template.parts if part != OUTPUT]
+    printed = {name for part in parts for name in template.printed(part)}
+    other = {name for part in parts for name in template.columns_of(part) - template.texts(part)}
+    return [InputColumn(name, name not in other, name in printed) for name in sorted(template.input_columns)]
 
 
 def example_row(template: PromptTemplate, inputs: Iterable[str]) -> Mapping[str, str] | None:
@@ -49,8 +49,8 @@ def example_row(template: PromptTemplate, inputs: Iterable[str]) -> Mapping[str,
     Returns:
         None: the template does more than print cells, or no input says where one cell ends and the next begins.
     """
-    segments = template.segments(_PART, template.input_columns)
-    if segments is None:
+    segments = template.segments(TEXT_INPUT, template.input_columns)
+    if segments is None or template.columns_of(SYSTEM) - template.columns_of(TEXT_INPUT):
         return None
     names = list(dict.fromkeys(each.name for each in segments if isinstance(each, Column)))
     shortest, longest = (_pattern(segments, names, cell) for cell in (".*?", ".*"))
@@ -60,7 +60,7 @@ def example_row(template: PromptTemplate, inputs: Iterable[str]) -> Mapping[str,
             continue
         row = dict(zip(names, found.groups(), strict=True))
         try:
-            if template.render_input(row) == text:
+            if template.render_part(TEXT_INPUT, row) == text:
                 return row
         except TemplateError:  # what looks like its cells is not
             continue
@@ -90,18 +90,21 @@ def stored_row(file: Path, template: PromptTemplate, inputs: Sequence[str]) -> M
         found = file.stat()
         if not file.is_file() or found.st_size > _MAX_FILE_BYTES:
             return None
-        return _stored_row(file, found.st_mtime_ns, template.template.text_input, tuple(inputs))
+        parts = template.template
+        text = TemplateText(parts.text_input, parts.output, parts.system)
+        return _stored_row(file, found.st_mtime_ns, text, tuple(inputs))
     except (OSError, TunerunError):
         return None
 
 
 @lru_cache(maxsize=4)  # the trials of a sweep have the same file and template
-def _stored_row(file: Path, _changed_ns: int, text_input: str, inputs: tuple[str, ...]) -> Mapping[str, Any] | None:
-    template, wanted = PromptTemplate(TemplateText(text_input=text_input)), set(inputs)
+def _stored_row(file: Path, _changed_ns: int, text: TemplateText, inputs: tuple[str, ...]) -> Mapping[str, Any] | None:
+    template, wanted = PromptTemplate(text), set(inputs)
     for row in with_conversations(read_rows(file), template.input_columns, Findings()):
         try:
-            if template.render_input(row.columns) in wanted:
-                return {name: row.columns[name] for name in template.used(_PART, row.columns)}
+            if template.render_part(TEXT_INPUT, row.columns) in wanted:
+                used = {name for part in template.parts if part != OUTPUT for name in template.used(part, row.columns)}
+                return {name: cell for name, cell in row.columns.items() if name in used}
         except TemplateError:
             continue
     return None
