@@ -364,3 +364,20 @@ def test_a_template_error_is_the_templates_own() -> None:
     assert template.text_of('{"a": 3}') == "6"
     with pytest.raises(TemplateError, match=r"template\.text_input"):
         template.text_of('{"a": {"b": 1}}')
+
+
+@pytest.mark.parametrize(
+    ("system", "given", "sent"),
+    [
+        (None, "S", "S"),
+        ("Be brief.", "", "Be brief."),
+        ("Be brief.", "S", "S"),
+        ("{{ system }} Be brief.", "S", "S Be brief."),
+        ("{{ system }}", "", ""),
+        ("Of {{ product }}.", "S", "S"),
+        ("Of {{ product }}.", "", ""),
+    ],
+)
+def test_the_system_message_of_a_template(system: str | None, given: str, sent: str) -> None:
+    """A client that sends none gets the one of training; what the template makes of a client's own holds."""
+    assert ColumnTemplate(PromptTemplate(tunerun.schema.Template(system=system))).system_of(given) == sent

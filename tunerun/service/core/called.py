@@ -105,7 +105,9 @@ class CalledModels:
         return Called(name, offered, adapter, one.serving, identifier, template=one.template, remedy=REMEDY)
 
     def ask(self, called: Called, prompt: Prompt, on_part: OnPart | None = None) -> Future[Answer]:
-        """Have a prompt answered; see `Answerer.ask`."""
+        """Have a prompt answered; see `Answerer.ask`. A template's own system message is that of its tuned model."""
+        if called.template is not None:
+            prompt = replace(prompt, system=called.template.system_of(prompt.system))
         return self._answerer.ask(called.offered.model, prompt, on_part)
 
     def leave(self, called: Called, answer: Future[Answer]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from tunerun.dataset import read_content
 from tunerun.errors import DatasetError
 from tunerun.template import PromptTemplate
+from tunerun.template.prompt_template import SYSTEM, system_or_none
 
 
 class ColumnTemplate:
@@ -40,6 +41,19 @@ class ColumnTemplate:
             return given
         with self._one_at_a_time:
             return self._template.render_part("text_input", row)
+
+    def system_of(self, given: str) -> str:
+        """What system message is sent for the one of a client; empty: none.
+
+        A template that has its own system message sends that where the client has none, as in training; one that says
+        what becomes of `{{ system }}` makes it of the client's. A client's own message replaces a constant one, and one
+        that is made of other columns of a row, which a client does not send.
+        """
+        columns = self._template.columns_of(SYSTEM)
+        if SYSTEM not in self._template.parts or columns - {SYSTEM} or (given and not columns):
+            return given
+        with self._one_at_a_time:
+            return system_or_none(self._template.render_part(SYSTEM, {SYSTEM: given}))
 
 
 def _row(text: str) -> Mapping[str, Any] | None:
