@@ -62,7 +62,7 @@ def test_each_epoch_leaves_a_checkpoint_that_answers(running: RunningService) ->
     models = CalledModels(service.library, service.tuner, service.answerer)
     prompt = Prompt("twenty two", GenerateOptions(max_output_tokens=8))
     asked = [models.tuned(running.key, "kept", STEPS), models.tuned(running.key, "short")]
-    texts = [models.ask(one, replace(prompt, adapter=one.adapter)).result().text for one in asked]
+    texts = [models.ask(one, [replace(prompt, adapter=one.adapter)])[0].result().text for one in asked]
     assert texts[0] == texts[1]
     with pytest.raises(ServiceError, match="step 5 of tunedModels/kept"):
         models.tuned(running.key, "kept", 5)

@@ -33,7 +33,8 @@ from tunerun.service.gemini.api import Methods, routes
 from tunerun.service.guard import Guard
 from tunerun.service.meters import Meters
 from tunerun.service.openai import api as openai
-from tunerun.service.openai import files, fine_tuning, models
+from tunerun.service.openai import chat, completions, files, fine_tuning, models
+from tunerun.service.openai.answering import Answering
 from tunerun.service.page import pages
 from tunerun.service.page.sessions import LIFE_S, Sessions
 from tunerun.service.screening import Hosts
@@ -96,11 +97,14 @@ class Service:
         self.library = Library(self.state, catalogue, self.tuner, settings.sweep_models)
         self.meters = Meters(self.state, self.tuner, self.answerer)
 
-    def _openai(self) -> list[APIRouter]:
+    def _openai(self, called: CalledModels) -> APIRouter:
         """The operations of the OpenAI wire."""
         named = models.Models(self.library, self.state)
         sent = files.Files(StoredFiles(self.state), named)
-        return [*files.routes(sent), fine_tuning.routes(fine_tuning.FineTuning(named, sent)), models.routes(named)]
+        tuning = [*files.routes(sent), fine_tuning.routes(fine_tuning.FineTuning(named, sent)), models.routes(named)]
+        answering = Answering(named, called)
+        asked = [chat.router(answering), completions.router(answering)]
+        return openai.routes([*tuning, *asked], deployed=asked)
 
     def end(self) -> None:
         """Let running steps end, and let go of everything."""
@@ -123,16 +127,17 @@ class Service:
             self.end()
 
         app = FastAPI(
-            title="tunerun: the tuning methods of the Gemini API",
+            title="tunerun: fine-tuning and answers in the words of the Gemini API and of OpenAI's",
             version=__version__,
             lifespan=lifespan,
             docs_url=None,  # its page loads scripts from elsewhere
             redoc_url=None,
             redirect_slashes=False,  # a redirect would leave the key behind
         )
-        methods = Methods(CalledModels(self.library, self.tuner, self.answerer))
+        called = CalledModels(self.library, self.tuner, self.answerer)
+        methods = Methods(called)
         app.include_router(routes(methods))
-        app.include_router(openai.routes(self._openai()))
+        app.include_router(self._openai(called))
         sessions = Sessions(self.keys, life_s=session_life_s)
         app.include_router(pages.routes(methods, self.state, sessions))
         app.mount("/static", pages.static_files())

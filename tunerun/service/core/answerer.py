@@ -87,7 +87,14 @@ class Answerer:
         Raises:
             ServiceError: too many prompts wait, or the service is ending.
         """
-        return self._queues[model].ask(prompt, on_part)
+        (answer,) = self.ask_together(model, [prompt], [on_part])
+        return answer
+
+    def ask_together(
+        self, model: BaseModelRef, prompts: Sequence[Prompt], on_part: Sequence[OnPart | None]
+    ) -> list[Future[Answer]]:
+        """Have prompts answered that may share a batch: they are queued at once, or none is; see `ask`."""
+        return self._queues[model].ask([*map(_Waiting, prompts, on_part)])
 
     def leave(self, model: BaseModelRef, answer: Future[Answer]) -> None:
         """Take a prompt back: one that waits is not answered, one that is being answered ends at the next token."""
@@ -145,20 +152,19 @@ class _Queue:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def ask(self, prompt: Prompt, on_part: OnPart | None) -> Future[Answer]:
-        waiting = _Waiting(prompt, on_part)
+    def ask(self, asked: Sequence[_Waiting]) -> list[Future[Answer]]:
         with self._changed:
             if self._is_ending:
                 raise ServiceError(Code.UNAVAILABLE, "the service is ending; ask again", retry_after_s=RETRY_AFTER_S)
-            if len(self._waiting) >= MAX_WAITING:
+            if len(self._waiting) + len(asked) > MAX_WAITING:
                 raise ServiceError(
                     Code.RESOURCE_EXHAUSTED,
-                    f"{MAX_WAITING:,} prompts wait for an answer; ask again later",
+                    f"{len(self._waiting):,} prompts wait for an answer, and {MAX_WAITING:,} may; ask again later",
                     retry_after_s=RETRY_AFTER_S,
                 )
-            self._waiting.append(waiting)
+            self._waiting.extend(asked)
             self._changed.notify()
-        return waiting.answer
+        return [one.answer for one in asked]
 
     def leave(self, answer: Future[Answer]) -> None:
         if answer.cancel() or answer.done():

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 
 from fastapi.concurrency import run_in_threadpool
 
 from tunerun.errors import BackendError, BaseModelError, InputError, NotFoundError
-from tunerun.job import Answer, Prompt
-from tunerun.service.core.answerer import Answerer, OnPart
+from tunerun.job import Answer, AnswerPart, Prompt
+from tunerun.service.core.answerer import Answerer
 from tunerun.service.core.catalogue import OfferedModel
 from tunerun.service.core.columns import ColumnTemplate
 from tunerun.service.core.credentials import Key
@@ -104,11 +105,21 @@ class CalledModels:
             raise _damaged(name, REMEDY)
         return Called(name, offered, adapter, one.serving, identifier, template=one.template, remedy=REMEDY)
 
-    def ask(self, called: Called, prompt: Prompt, on_part: OnPart | None = None) -> Future[Answer]:
-        """Have a prompt answered; see `Answerer.ask`. A template's own system message is that of its tuned model."""
+    def ask(
+        self, called: Called, prompts: Sequence[Prompt], on_part: Callable[[int, AnswerPart], None] | None = None
+    ) -> list[Future[Answer]]:
+        """Have prompts answered. A template's own system message is that of its tuned model.
+
+        Args:
+            on_part: given a prompt's position and each further part of its answer, from another thread.
+
+        Raises:
+            ServiceError: too many prompts wait, or the service is ending.
+        """
         if called.template is not None:
-            prompt = replace(prompt, system=called.template.system_of(prompt.system))
-        return self._answerer.ask(called.offered.model, prompt, on_part)
+            prompts = [replace(one, system=called.template.system_of(one.system)) for one in prompts]
+        parts = [None if on_part is None else partial(on_part, number) for number in range(len(prompts))]
+        return self._answerer.ask_together(called.offered.model, prompts, parts)
 
     def leave(self, called: Called, answer: Future[Answer]) -> None:
         """Stop an answer that nobody waits for any more."""

@@ -96,8 +96,9 @@ class Methods:
     async def generated(self, called: Called, asked: wire.GenerateContent, request: Request) -> Json:
         """The answer to a prompt, as the API writes it; a prompt whose client is gone is taken back."""
         prompt = await _prompt(called, asked)
-        asked_for = [self.models.ask(called, prompt)]
-        (answer,) = await self.models.answered(called, asked_for, request.is_disconnected, "contents")
+        (answer,) = await self.models.answered(
+            called, self.models.ask(called, [prompt]), request.is_disconnected, "contents"
+        )
         return _whole(called, prompt, answer)
 
     async def stream(self, called: Called, asked: wire.GenerateContent, *, as_events: bool) -> StreamingResponse:
@@ -116,11 +117,11 @@ class Methods:
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[AnswerPart | None] = asyncio.Queue()
 
-        def tell(part: AnswerPart | None) -> None:
+        def tell(_position: int, part: AnswerPart | None) -> None:
             loop.call_soon_threadsafe(arrived.put_nowait, part)
 
-        answer = self.models.ask(called, prompt, tell)
-        answer.add_done_callback(lambda _: tell(None))
+        (answer,) = self.models.ask(called, [prompt], tell)
+        answer.add_done_callback(lambda _: tell(0, None))
         sent = 0
         try:
             while (part := await arrived.get()) is not None:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse
 from fastapi.security import APIKeyHeader, HTTPBearer
 from pydantic import BaseModel
 
 from tunerun.service.core.problems import Code
+from tunerun.service.openai.method import Operation
 from tunerun.service.openai.problems import WITHOUT_VERSION, no_such_path
 from tunerun.service.openai.wire import OPENAI, PREFIXES
 
@@ -47,25 +47,26 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def routes(operations: Sequence[APIRouter]) -> APIRouter:
+def routes(operations: Sequence[APIRouter], deployed: Sequence[APIRouter] = ()) -> APIRouter:
     """All operations under OpenAI's prefix and Azure's, and what is answered at paths that are not here.
 
     Args:
         operations: routers whose paths begin behind `/v1`, such as `/chat/completions`.
+        deployed: those of them that Azure's clients ask below a deployment, which the body's `model` names as well.
     """
-    router = APIRouter(
-        dependencies=_SECURITY, responses=_ERRORS, tags=[OPENAI.name], default_response_class=JSONResponse
-    )
+    router = APIRouter(dependencies=_SECURITY, responses=_ERRORS, tags=[OPENAI.name])
     for prefix in PREFIXES:
         for one in operations:
             router.include_router(one, prefix=prefix, include_in_schema=prefix == PREFIXES[0])
+    for one in deployed:
+        router.include_router(one, prefix="/openai/deployments/{deployment}", include_in_schema=False)
     router.include_router(_absent(), include_in_schema=False)
     return router
 
 
 def _absent() -> APIRouter:
     """What is answered where clients look and nothing is."""
-    router = APIRouter()
+    router = APIRouter(route_class=Operation)
     for name, advice in _NOT_HERE.items():
         _refuse(router, f"/v1/{name}", advice)
     for path in ("/chat/completions", "/completions", "/models", "/models/{rest:path}", "/responses"):

@@ -47,9 +47,10 @@ class Body(BaseModel):
             return value
         names = _ignored.get()
         if names is not None:
+            known = {field.alias or name for name, field in cls.model_fields.items()}
             for name in value:
                 text = f"{cls._prefix}{str(name)[:MAX_IGNORED_CHARACTERS]}"
-                if name not in cls.model_fields and len(names) < MAX_IGNORED and text not in names:
+                if name not in known and len(names) < MAX_IGNORED and text not in names:
                     names.append(text)
         return {name: one for name, one in value.items() if one is not None}
 

@@ -1,0 +1,240 @@
+"""Prompts of one request are asked together, and answered whole or in parts as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol, TypeVar
+
+from fastapi import Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from tunerun.errors import NoTurnsError
+from tunerun.job import Answer, AnswerPart, Prompt, TokenScore
+from tunerun.service.core.called import Called, CalledModels
+from tunerun.service.core.credentials import Key
+from tunerun.service.core.problems import Json, ServiceError
+from tunerun.service.core.records import Serving
+from tunerun.service.openai.models import Models
+from tunerun.service.openai.problems import OpenAiError, no_such_model, refusal, wrong
+
+WARNING_HEADER = "x-tunerun-warning"
+
+
+@dataclass(frozen=True)
+class Event:
+    """A part of one of the answers.
+
+    Attributes:
+        number: of the answer, from 0.
+        answer: the whole answer, with its last part; None: more is to come.
+    """
+
+    number: int
+    part: AnswerPart
+    answer: Answer | None = None
+
+
+class Chunks(Protocol):
+    """How a kind of completion writes a stream; made for one request."""
+
+    def begin(self) -> Sequence[Json]:
+        """What comes before the first part."""
+        ...
+
+    def of(self, event: Event) -> Sequence[Json]:
+        """What is sent of a part; nothing where there is nothing to say."""
+        ...
+
+    def end(self, usage: Json) -> Sequence[Json]:
+        """What follows the last part."""
+        ...
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request asks a model.
+
+    Attributes:
+        field: of the request that holds the prompts.
+        prompts: one for each answer.
+        prompt_tokens: of the prompts together, each counted once however many answers it has.
+    """
+
+    called: Called
+    field: str
+    prompts: Sequence[Prompt]
+    prompt_tokens: int
+
+    def usage(self, answers: Sequence[Answer]) -> Json:
+        """What a request has used."""
+        completion = sum(answer.tokens for answer in answers)
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": completion,
+            "total_tokens": self.prompt_tokens + completion,
+        }
+
+
+class Answering:
+    """Answers requests of completions.
+
+    Args:
+        models: what the names of this wire mean.
+    """
+
+    def __init__(self, models: Models, called: CalledModels) -> None:
+        self._models = models
+        self._called = called
+
+    async def asked(
+        self, caller: Key, model: str, field: str, read: Callable[[Called], list[Prompt]], distinct: int | None = None
+    ) -> Asked:
+        """What is asked of a model.
+
+        Args:
+            read: takes the prompts from the request.
+            distinct: how many of the first prompts differ in more than their seed; None: one does.
+
+        Raises:
+            ServiceError: there is no such model, it cannot answer, or the request is refused.
+        """
+
+        def ready() -> Asked:
+            called = self._named(caller, model)
+            prompts = read(called)
+            counts = [self._count(called, field, prompt) for prompt in prompts[:: len(prompts) // (distinct or 1)]]
+            return Asked(called, field, prompts, sum(counts))
+
+        return await run_in_threadpool(ready)  # a template may take up to a second, in which others are answered
+
+    def _named(self, caller: Key, model: str) -> Called:
+        found = self._models.find(caller, model)
+        if found.row is None:
+            if found.offered is None:
+                raise no_such_model(model)
+            return Called(model, found.offered, None, Serving())
+        try:
+            return replace(self._called.tuned(caller, found.row.id, found.step), name=model)
+        except OpenAiError:
+            raise
+        except ServiceError as error:
+            raise OpenAiError(error.code, error.message, param="model") from error
+
+    def _count(self, called: Called, field: str, prompt: Prompt) -> int:
+        """The tokens of a prompt, which have to leave room for an answer."""
+        try:
+            tokens = called.offered.counter.count_input(prompt.asked)
+        except NoTurnsError as error:
+            raise wrong(field, str(error)) from error
+        limit = called.offered.context_tokens
+        if limit is not None and tokens >= limit:
+            words = f"takes {tokens:,} tokens, and the model reads {limit:,} with the answer; shorten it"
+            raise wrong(field, words, "context_length_exceeded")
+        return tokens
+
+    async def whole(
+        self, asked: Asked, request: Request, rendered: Callable[[Asked, Sequence[Answer]], Json]
+    ) -> JSONResponse:
+        """The answers, when all are there."""
+        futures = self._called.ask(asked.called, asked.prompts)
+        answers = await self._called.answered(asked.called, futures, request.is_disconnected, asked.field)
+        return _warned(JSONResponse(rendered(asked, answers)), asked.called)
+
+    async def stream(self, asked: Asked, chunks: Chunks) -> StreamingResponse:
+        """The answers in parts as they come, as server-sent events; what goes wrong before is an answer of its own."""
+        events = self._events(asked)
+        first = await anext(events)
+        headers = {"cache-control": "no-cache"}
+        written = _written(asked, chunks, first, events)
+        return _warned(StreamingResponse(written, media_type="text/event-stream", headers=headers), asked.called)
+
+    async def _events(self, asked: Asked) -> AsyncGenerator[Event]:
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[tuple[int, AnswerPart | None]] = asyncio.Queue()
+
+        def tell(number: int, part: AnswerPart | None = None) -> None:
+            loop.call_soon_threadsafe(arrived.put_nowait, (number, part))
+
+        futures = self._called.ask(asked.called, asked.prompts, tell)
+        for number, future in enumerate(futures):
+            future.add_done_callback(partial(_tell_end, tell, number))
+        sent = {number: AnswerPart("") for number in range(len(futures))}
+        try:
+            while sent:
+                number, part = await arrived.get()
+                if part is not None:
+                    before = sent[number]
+                    sent[number] = AnswerPart(before.text + part.text, before.scores + part.scores)
+                    yield Event(number, part)
+                else:
+                    before = sent.pop(number)
+                    answer = await self._called.awaited(futures[number], asked.called, asked.field)
+                    rest = AnswerPart(answer.text[len(before.text) :], answer.scores[len(before.scores) :])
+                    yield Event(number, rest, answer)
+        finally:
+            for future in futures:
+                self._called.leave(asked.called, future)  # where it is not whole, its client has gone
+
+
+def _tell_end(tell: Callable[[int], None], number: int, _future: object) -> None:
+    tell(number)
+
+
+async def _written(asked: Asked, chunks: Chunks, first: Event, events: AsyncGenerator[Event]) -> AsyncIterator[str]:
+    """The lines of a stream; where something goes wrong, the error is the last: the status is sent already."""
+    answers: list[Answer] = []
+    try:
+        async with aclosing(events):
+            for chunk in chunks.begin():
+                yield _line(chunk)
+            event: Event | None = first
+            while event is not None:
+                for chunk in chunks.of(event):
+                    yield _line(chunk)
+                if event.answer is not None:
+                    answers.append(event.answer)
+                event = await anext(events, None)
+            for chunk in chunks.end(asked.usage(answers)):
+                yield _line(chunk)
+            yield "data: [DONE]\n\n"
+    except ServiceError as error:
+        yield _line(dict(refusal(error)[1]))
+
+
+def _line(content: Json) -> str:
+    return f"data: {json.dumps(content)}\n\n"
+
+
+ResponseT = TypeVar("ResponseT", bound=Response)
+
+
+def _warned(response: ResponseT, called: Called) -> ResponseT:
+    if called.warning is not None:
+        response.headers[WARNING_HEADER] = called.warning
+    return response
+
+
+def finish_reason(answer: Answer) -> str:
+    """Why an answer ended, in OpenAI's words."""
+    return "length" if answer.is_cut else "stop"
+
+
+def new_id(kind: str) -> str:
+    """The id of an answer; nothing is stored under it."""
+    return f"{kind}-{secrets.token_hex(12)}"
+
+
+LEAST_LOGPROB = -9999.0
+"""What OpenAI gives for a token that is as good as impossible; JSON has no infinity."""
+
+
+def logprob(score: TokenScore) -> float:
+    """The logarithm of a token's probability, as JSON can hold it."""
+    return max(score.logprob, LEAST_LOGPROB)

@@ -1,0 +1,198 @@
+"""A request of chat completions becomes prompts, or is refused field by field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+from pydantic import Field, WithJsonSchema
+
+from tunerun.engine import json_grammar
+from tunerun.errors import InputError, TemplateError
+from tunerun.job import Example, GenerateOptions, Prompt
+from tunerun.service.core.called import Called
+from tunerun.service.core.columns import ColumnTemplate
+from tunerun.service.openai.method import Body, Ignored
+from tunerun.service.openai.problems import wrong
+from tunerun.service.openai.sampling import Int64, Sampling, check_texts, not_offered
+
+MAX_MESSAGES = 1000
+MAX_TOP_LOGPROBS = 20
+"""OpenAI's own limit."""
+
+_SYSTEM = ("system", "developer")
+
+
+_CONTENT = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}, {"type": "null"}]}
+"""Read by hand, because of a union pydantic names each member in its errors."""
+
+
+class Message(Body):
+    """A message of a conversation."""
+
+    role: str
+    content: Annotated[Any, WithJsonSchema(_CONTENT)] = None
+    name: Ignored = None
+    refusal: Ignored = None
+    annotations: Ignored = None
+    audio: Any = None
+    tool_calls: list[Any] | None = None
+    function_call: Any = None
+
+
+class JsonSchema(Body):
+    """What an answer has to satisfy."""
+
+    name: str | None = None
+    description: Ignored = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: Ignored = None
+
+
+class ResponseFormat(Body):
+    """Which form an answer has."""
+
+    type: str
+    json_schema: JsonSchema | None = None
+
+
+class ChatCompletion(Sampling):
+    """A request of chat completions."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    max_completion_tokens: Int64 | None = None
+    logprobs: bool = False
+    top_logprobs: Int64 | None = None
+    response_format: ResponseFormat | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    functions: list[Any] | None = None
+    function_call: Any = None
+    modalities: list[Any] | None = None
+    audio: Any = None
+    web_search_options: Any = None
+    parallel_tool_calls: Ignored = None
+    prediction: Ignored = None
+    metadata: Ignored = None
+    moderation: Ignored = None
+    prompt_cache_key: Ignored = None
+    prompt_cache_options: Ignored = None
+    prompt_cache_retention: Ignored = None
+    reasoning_effort: Ignored = None
+    safety_identifier: Ignored = None
+    service_tier: Ignored = None
+    store: Ignored = None
+    verbosity: Ignored = None
+
+
+def read_prompts(asked: ChatCompletion, called: Called) -> list[Prompt]:
+    """Take the prompts from a request, one for each answer.
+
+    Raises:
+        ServiceError: it asks for something that is not offered; names the field.
+    """
+    _check_offered(asked)
+    options = _options(asked, called)
+    conversation = _conversation(asked.messages, called.template)
+    return [
+        replace(conversation, adapter=called.adapter, options=replace(options, seed=options.seed + number))
+        for number in range(asked.n)
+    ]
+
+
+def _check_offered(asked: ChatCompletion) -> None:
+    asked.check_offered()
+    for name in ("tools", "functions", "audio", "web_search_options"):
+        if getattr(asked, name):
+            raise not_offered(name, "models here call no tools" if name in ("tools", "functions") else "")
+    for name in ("tool_choice", "function_call"):
+        if getattr(asked, name) not in (None, "none", "auto"):
+            raise not_offered(name, "models here call no tools")
+    if any(modality != "text" for modality in asked.modalities or ()):
+        raise wrong("modalities", "only text is answered here")
+
+
+def _options(asked: ChatCompletion, called: Called) -> GenerateOptions:
+    options = asked.options(called.defaults, asked.max_completion_tokens)
+    if asked.top_logprobs is not None and not asked.logprobs:
+        raise wrong("top_logprobs", "needs logprobs to be true")
+    if not 0 <= (asked.top_logprobs or 0) <= MAX_TOP_LOGPROBS:
+        raise wrong("top_logprobs", f"must be from 0 to {MAX_TOP_LOGPROBS}, not {asked.top_logprobs}")
+    logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
+    return replace(options, logprobs=logprobs, json_schema=_schema(asked.response_format))
+
+
+def _schema(given: ResponseFormat | None) -> str | None:
+    if given is None or given.type == "text":
+        return None
+    if given.type == "json_object":
+        return _checked(json_grammar.ANY_OBJECT)
+    if given.type != "json_schema":
+        raise wrong("response_format.type", f"must be text, json_object or json_schema, not {given.type[:40]!r}")
+    if given.json_schema is None or given.json_schema.schema_ is None:
+        raise wrong("response_format.json_schema.schema", "is missing; give the JSON schema of the answer")
+    return _checked(json.dumps(given.json_schema.schema_))
+
+
+def _checked(schema: str) -> str:
+    try:
+        json_grammar.check(schema)
+    except InputError as error:
+        raise wrong("response_format", str(error)) from error
+    return schema
+
+
+def _conversation(messages: Sequence[Message], template: ColumnTemplate | None) -> Prompt:
+    """The last message, which is the user's, and what is before it."""
+    texts = {f"messages[{number}].content": _text(one, number) for number, one in enumerate(messages)}
+    check_texts(texts)
+    first = next((number for number, one in enumerate(messages) if one.role not in _SYSTEM), len(messages))
+    said = [*texts.values()]
+    turns = [(number, messages[number].role) for number in range(first, len(messages))]
+    for place, (number, role) in enumerate(turns):
+        expected = ("user", "assistant")[place % 2]
+        if role != expected:
+            why = "system messages come first, then messages of user and assistant alternate, beginning with user"
+            raise wrong(f"messages[{number}].role", f"must be {expected}, not {role[:40]!r}: {why}")
+    if len(turns) % 2 == 0:
+        where = len(messages) - 1
+        raise wrong(f"messages[{where}].role", "must be user: the last message is what is answered")
+    if template is not None:
+        for number in range(first, len(said), 2):
+            said[number] = _rendered(said[number], f"messages[{number}].content", template)
+    system, spoken = "\n\n".join(text for text in said[:first] if text), said[first:]
+    return Prompt(spoken[-1], examples=tuple(map(Example, spoken[:-1:2], spoken[1::2])), system=system)
+
+
+def _text(message: Message, number: int) -> str:
+    field = f"messages[{number}]"
+    if message.role in ("tool", "function"):
+        raise wrong(f"{field}.role", f"{message.role} is not taken here: models here call no tools")
+    if message.tool_calls or message.function_call or message.audio:
+        name = "tool_calls" if message.tool_calls else "function_call" if message.function_call else "audio"
+        raise wrong(f"{field}.{name}", "is not taken here; only text is")
+    if message.content is None:
+        raise wrong(f"{field}.content", "holds no text")
+    if isinstance(message.content, str):
+        return message.content
+    if not isinstance(message.content, list):
+        raise wrong(f"{field}.content", "must be a text or a list of parts")
+    return "".join(_part(part, f"{field}.content[{place}]") for place, part in enumerate(message.content))
+
+
+def _part(part: Any, field: str) -> str:
+    if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
+        return str(part["text"])
+    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+    raise wrong(field, f"only parts of the type text, with a text, are taken here, not {str(kind)[:40]!r}")
+
+
+def _rendered(text: str, field: str, template: ColumnTemplate) -> str:
+    try:
+        return template.text_of(text)
+    except TemplateError as error:
+        columns = ", ".join(template.columns)
+        words = f"names columns of the model's template, which reads {columns}, and {'; '.join(error.problems)}"
+        raise wrong(field, words) from error

@@ -1,0 +1,135 @@
+"""How a request wants to be answered: what chat completions and legacy completions have in common."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, WithJsonSchema
+
+from tunerun.job import GenerateOptions
+from tunerun.service.core.problems import ServiceError
+from tunerun.service.core.records import Serving
+from tunerun.service.openai.method import Body, Ignored
+from tunerun.service.openai.problems import wrong
+
+MAX_TEMPERATURE = 2.0
+MAX_STOPS = 4
+"""OpenAI's own limits."""
+
+MAX_CHOICES = 128
+"""Answers to one request; OpenAI's limit of `n`."""
+
+MAX_CHARACTERS = 1_000_000
+"""Of all texts of a request: more than any base model reads, and little enough to count at once."""
+
+Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+
+
+TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}]}
+"""A text or several; read by hand, because of a union pydantic names each member in its errors."""
+
+
+class StreamOptions(Body):
+    """What a stream has besides the answer."""
+
+    include_usage: bool = False
+    include_obfuscation: Ignored = None
+
+
+class Sampling(Body):
+    """Fields of both kinds of completions."""
+
+    model: str
+    n: Int64 = 1
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: Int64 | None = None
+    stop: Annotated[Any, WithJsonSchema(TEXTS)] = None
+    seed: Int64 | None = None
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[str, Any] | None = None
+    user: Ignored = None
+
+    def check_offered(self) -> None:
+        """Refuse what is asked for and not here.
+
+        Raises:
+            ServiceError: names the field.
+        """
+        for name in ("frequency_penalty", "presence_penalty"):
+            if getattr(self, name):
+                raise not_offered(name, "only 0 is taken here")
+        if self.logit_bias:
+            raise not_offered("logit_bias")
+
+    def options(self, serving: Serving, most: int | None = None) -> GenerateOptions:
+        """How the model is to answer.
+
+        Args:
+            serving: for what the request says nothing of.
+            most: tokens of an answer by another field than `max_tokens`; None: there is none.
+
+        Raises:
+            ServiceError: a value is out of range; names the field.
+        """
+        if not 1 <= self.n <= MAX_CHOICES:
+            raise wrong("n", f"must be from 1 to {MAX_CHOICES}, not {self.n}")
+        temperature = _between("temperature", self.temperature, serving.temperature, MAX_TEMPERATURE)
+        top_p = _between("top_p", self.top_p, serving.top_p, 1.0)
+        limits = {"max_tokens": self.max_tokens, "max_completion_tokens": most}
+        for name, limit in limits.items():
+            if limit is not None and limit < 1:
+                raise wrong(name, f"must be 1 or more, not {limit}")
+        stated = [limit for limit in limits.values() if limit is not None]
+        # Without a seed every answer is another one, as OpenAI's; greedy ones are equal all the same.
+        seed = self.seed if self.seed is not None else secrets.randbelow(2**31) if temperature > 0 else 0
+        return GenerateOptions(
+            max_output_tokens=min(stated, default=serving.max_output_tokens),
+            temperature=temperature,
+            seed=seed,
+            top_p=top_p or 1.0,
+            top_k=serving.top_k,
+            stop_sequences=self._stops(),
+        )
+
+    def _stops(self) -> tuple[str, ...]:
+        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+            raise wrong("stop", "must be a text or a list of texts")
+        if len(given) > MAX_STOPS:
+            raise wrong("stop", f"{len(given)} sequences; at most {MAX_STOPS} are taken")
+        return tuple(text for text in given if text)
+
+
+def not_offered(field: str, why: str = "") -> ServiceError:
+    """The refusal of a field whose meaning is not here."""
+    return wrong(field, f"is not offered here; {why or 'omit it'}", "unsupported_parameter")
+
+
+def check_texts(texts: Mapping[str, str]) -> None:
+    """Check the texts of a request, by their fields.
+
+    Raises:
+        ServiceError: together they are too long, or one holds half a character.
+    """
+    characters = sum(map(len, texts.values()))
+    if characters > MAX_CHARACTERS:
+        field = next(iter(texts)).partition("[")[0]
+        raise wrong(field, f"has {characters:,} characters, the limit is {MAX_CHARACTERS:,}")
+    for field, text in texts.items():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise wrong(field, "holds half a character (a lone surrogate); it is not valid Unicode") from None
+
+
+def _between(name: str, given: float | None, otherwise: float, most: float) -> float:
+    value = otherwise if given is None else given
+    if not 0 <= value <= most:
+        raise wrong(name, f"must be from 0 to {most:g}, not {value:g}")
+    return value
