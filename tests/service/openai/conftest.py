@@ -24,6 +24,13 @@ def sdk(running: RunningService) -> Iterator[OpenAI]:
 
 
 @pytest.fixture
+def lenient(running: RunningService, sdk: OpenAI) -> Iterator[OpenAI]:
+    """The client as users have it, which passes on states that it does not know."""
+    with client_of(running, sdk.api_key, strict=False) as client:
+        yield client
+
+
+@pytest.fixture
 def training_file(sdk: OpenAI) -> str:
     """The id of a file of seven rows."""
     return sdk.files.create(file=("train.jsonl", jsonl()), purpose="fine-tune").id

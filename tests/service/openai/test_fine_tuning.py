@@ -30,6 +30,11 @@ def test_a_job_trains_and_leaves_a_model_its_checkpoints_and_its_curve(sdk: Open
     assert job.fine_tuned_model.startswith("ft:tiny:tunerun:my-router:")
     assert (job.trained_tokens or 0) > 0
     assert job.finished_at is not None
+    points = list(jobs.checkpoints.list(job.id, limit=1))
+    name = job.fine_tuned_model
+    assert [point.fine_tuned_model_checkpoint for point in points] == [name, f"{name}:ckpt-step-3"]
+    assert [point.step_number for point in points] == [6, 3]
+    assert all(point.metrics.full_valid_loss and point.metrics.train_loss for point in points)
     events = list(jobs.list_events(job.id, limit=1))[::-1]
     assert events[0].message == f"Created fine-tuning job: {job.id}"
     assert events[-1].message == "The job has successfully completed"
@@ -204,6 +209,22 @@ def test_a_failed_job_says_why(sdk: OpenAI, training_file: str) -> None:
     assert sdk.fine_tuning.jobs.list_events(job.id, limit=1).data[0].level == "error"
 
 
+def test_a_paused_job_waits_until_it_is_resumed(sdk: OpenAI, lenient: OpenAI, training_file: str) -> None:
+    """Others are tuned meanwhile; what cannot be paused or resumed is a 400."""
+    job = created(sdk, training_file, method=hyperparameters(n_epochs=LONG))
+    underway(sdk, job.id)
+    with pytest.raises(BadRequestError, match="cannot be resumed"):
+        sdk.fine_tuning.jobs.resume(job.id)
+    assert lenient.fine_tuning.jobs.pause(job.id).status == "paused"
+    assert lenient.fine_tuning.jobs.pause(job.id).status == "paused"
+    done = ended(sdk, created(sdk, training_file).id)
+    assert done.status == "succeeded"
+    with pytest.raises(BadRequestError, match="cannot be paused"):
+        sdk.fine_tuning.jobs.pause(done.id)
+    assert sdk.fine_tuning.jobs.resume(job.id).status in ("queued", "running")
+    assert sdk.fine_tuning.jobs.cancel(job.id).status == "cancelled"
+
+
 def test_a_tuned_model_is_continued(sdk: OpenAI, training_file: str) -> None:
     """By either of its names; a checkpoint cannot be."""
     first = ended(sdk, created(sdk, training_file, suffix="first").id)
@@ -211,6 +232,8 @@ def test_a_tuned_model_is_continued(sdk: OpenAI, training_file: str) -> None:
     second = created(sdk, training_file, model=first.fine_tuned_model, suffix="second")
     assert second.model == first.fine_tuned_model
     assert (ended(sdk, second.id).fine_tuned_model or "").startswith("ft:tiny:tunerun:second:")
+    with pytest.raises(BadRequestError, match="checkpoint"):
+        created(sdk, training_file, model=f"{first.fine_tuned_model}:ckpt-step-3")
 
 
 def test_a_model_is_deleted_with_its_job_also_under_way(
@@ -241,8 +264,9 @@ def test_a_model_is_deleted_with_its_job_also_under_way(
             with pytest.raises(NotFoundError):
                 look(done.id)
     running.service.keys.revoke(key.id)
-    with pytest.raises(BadRequestError):
-        sdk.models.delete("tiny")
+    for refused in ("tiny", f"{name}:ckpt-step-3"):
+        with pytest.raises(BadRequestError):
+            sdk.models.delete(refused)
     assert sdk.models.delete(name).id == name
     for missing in (name, "org/name", "gpt-4o"):
         with pytest.raises(NotFoundError) as gone:
@@ -264,7 +288,7 @@ def test_what_is_no_job_is_not_found(sdk: OpenAI) -> None:
     """Each operation answers with a 404 in OpenAI's envelope."""
     jobs = sdk.fine_tuning.jobs
     for identifier in ("ftjob-none", "ftjob-" + "0" * 24):
-        for ask in (jobs.retrieve, jobs.cancel, jobs.list_events, jobs.checkpoints.list):
+        for ask in (jobs.retrieve, jobs.cancel, jobs.pause, jobs.resume, jobs.list_events, jobs.checkpoints.list):
             with pytest.raises(APIStatusError) as refused:
                 ask(identifier)
             assert (refused.value.status_code, refused.value.code) == (404, "fine_tune_not_found")

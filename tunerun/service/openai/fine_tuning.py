@@ -142,6 +142,22 @@ class FineTuning:
         self._library.cancel(caller, row.id)
         return self._changed(caller, identifier, "cancelled", Status.CANCELLED)
 
+    def pause(self, caller: Key, identifier: str) -> Json:
+        """Stop a job until it is resumed."""
+        row = self._row(caller, identifier, role=Role.WRITER)
+        if status_of(row).is_finished:
+            raise _too_late("paused", row)
+        self._library.pause(caller, row.id)
+        return self._changed(caller, identifier, "paused", Status.PAUSED)
+
+    def resume(self, caller: Key, identifier: str) -> Json:
+        """Let a paused job go on."""
+        row = self._row(caller, identifier, role=Role.WRITER)
+        if status_of(row) is not Status.PAUSED:
+            raise _too_late("resumed", row)
+        self._library.resume(caller, row.id)
+        return self._changed(caller, identifier, "resumed", Status.QUEUED, Status.RUNNING)
+
     def _changed(self, caller: Key, identifier: str, what: str, *wanted: Status) -> Json:
         """A job after a change, which the end of the job may have overtaken."""
         row = self._row(caller, identifier)
@@ -260,6 +276,14 @@ def routes(tuning: FineTuning) -> APIRouter:
     @router.post("/{job_id}/cancel")
     def cancel_job(job_id: str, caller: TuningCaller) -> Json:
         return tuning.cancel(caller, job_id)
+
+    @router.post("/{job_id}/pause")
+    def pause_job(job_id: str, caller: TuningCaller) -> Json:
+        return tuning.pause(caller, job_id)
+
+    @router.post("/{job_id}/resume")
+    def resume_job(job_id: str, caller: TuningCaller) -> Json:
+        return tuning.resume(caller, job_id)
 
     @router.get("/{job_id}/events")
     def list_events(job_id: str, caller: TuningCaller, limit: Limit = None, after: After = "") -> Json:

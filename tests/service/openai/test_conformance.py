@@ -1,0 +1,59 @@
+"""Every operation of the wire through OpenAI's own client in strict mode: goal 100 %, and no field it does not know."""
+
+from __future__ import annotations
+
+import pytest
+from openai import OpenAI
+
+from tests.service.openai.conformance import JOBS, Conformance
+from tests.service.openai.training import LONG, created, ended, hyperparameters, jsonl, underway
+
+
+def test_every_operation_is_the_sdks(sdk: OpenAI, lenient: OpenAI, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files, jobs, models, and answers; the table of operations and fields is printed."""
+    seen = Conformance()
+    model = _jobs(sdk, lenient, seen)
+    _models(sdk, seen, model)
+    with capsys.disabled():
+        print(f"\n{seen.table()}")  # noqa: T201 - it is there to be read
+    assert not [name for name in seen.missing if not name.startswith(("chat", "completions"))]
+
+
+def _jobs(sdk: OpenAI, lenient: OpenAI, seen: Conformance) -> str:
+    """Files and jobs; returns the tuned model's name."""
+    jobs = sdk.fine_tuning.jobs
+    training = seen.of("files.create", sdk.files.create(file=("train.jsonl", jsonl()), purpose="fine-tune"))
+    held_out = sdk.files.create(
+        file=("held-out.jsonl", jsonl()), purpose="fine-tune",
+        expires_after={"anchor": "created_at", "seconds": 3600},
+    )  # fmt: skip
+    seen.of("files.list", next(iter(sdk.files.list(limit=1))))
+    seen.of("files.retrieve", sdk.files.retrieve(training.id))
+    assert seen.of("files.content", sdk.files.content(training.id)).read() == jsonl()
+    job = seen.of(
+        f"{JOBS}.create",
+        created(sdk, training.id, validation_file=held_out.id, suffix="Router", metadata={"team": "a"}, seed=7),
+    )
+    seen.of("files.delete", sdk.files.delete(training.id))
+    job = seen.of(f"{JOBS}.retrieve", ended(sdk, job.id))
+    assert job.status == "succeeded"
+    seen.of(f"{JOBS}.list", next(iter(jobs.list(metadata={"team": "a"}))))
+    for event in jobs.list_events(job.id):
+        seen.of(f"{JOBS}.list_events", event)
+    for checkpoint in jobs.checkpoints.list(job.id):
+        seen.of(f"{JOBS}.checkpoints.list", checkpoint)
+    assert sdk.files.content(job.result_files[0]).text.startswith("step,train_loss")
+    seen.of("files.retrieve", sdk.files.retrieve(job.result_files[0]))
+    long = created(sdk, held_out.id, method=hyperparameters(n_epochs=LONG))
+    underway(sdk, long.id)
+    seen.of(f"{JOBS}.pause", lenient.fine_tuning.jobs.pause(long.id))  # the SDK's own list of states has no paused
+    seen.of(f"{JOBS}.resume", jobs.resume(long.id))
+    seen.of(f"{JOBS}.cancel", jobs.cancel(long.id))
+    assert job.fine_tuned_model is not None
+    return job.fine_tuned_model
+
+
+def _models(sdk: OpenAI, seen: Conformance, model: str) -> None:
+    assert {"tiny", model} <= {seen.of("models.list", one).id for one in sdk.models.list()}
+    assert seen.of("models.retrieve", sdk.models.retrieve(model)).id == model
+    assert seen.of("models.delete", sdk.models.delete(model)).deleted
