@@ -2,13 +2,16 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.conftest import REPOSITORY
-from tunerun.dataset import LoadedDataset, TokenLimit, load_examples
+from tunerun.dataset import Findings, LoadedDataset, RowBuilder, TokenLimit, load_examples, with_conversations
 from tunerun.digest import digest
 from tunerun.errors import DatasetError
 from tunerun.job import Example, Turn
@@ -83,6 +86,45 @@ def test_the_example_of_the_readme(tmp_path: Path) -> None:
     (example,) = loaded(tmp_path, json.loads(found[1])).training.examples
     earlier = (Turn("Hello", "Hello! What is it about?", is_learned=False),)
     assert example == Example("I was charged twice.", "billing", "You route messages to a team.", earlier)
+
+
+MESSAGE = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(str.strip)
+ROWS = st.lists(
+    st.tuples(st.lists(MESSAGE, min_size=2, max_size=6), st.just("") | MESSAGE).map(
+        lambda row: said(*row[0][: len(row[0]) // 2 * 2], system=row[1])
+    ),
+    min_size=1,
+    max_size=4,
+)
+TEMPLATES = st.sampled_from(
+    [
+        {},
+        {"text_input": "Q: {{ text_input }}", "output": "{{ output | upper }}"},
+        {"text_input": "{% if system %}{{ system }}: {% endif %}{{ text_input }}"},
+        {"system": "{{ system | default('none', true) }}"},
+        {"system": "Be brief."},
+        {"system": ""},
+    ]
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=ROWS, template=TEMPLATES)
+def test_a_file_is_rendered_as_its_rows_are(
+    rows: list[dict[str, Any]], template: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """What training makes of a file by columns is what `predict` makes of each row by itself."""
+    found = loaded(tmp_path_factory.mktemp("rows"), *rows, most_output=100, **template)
+    builder, one = RowBuilder(""), PromptTemplate(Template(**template))
+    for line, row in enumerate(rows, start=1):
+        builder.add(line, row)
+    read = with_conversations(builder.rows(), one.columns, Findings())
+    assert [one.render(row.columns, row.conversation) for row in read] == list(found.training.examples)
+    asked = with_conversations(builder.rows(), one.input_columns, Findings())
+    assert [one.render_input(row.columns, row.conversation) for row in asked] == [
+        Example(each.text_input, "", each.system, tuple(replace(turn, is_learned=True) for turn in each.earlier)).input
+        for each in found.training.examples
+    ]
 
 
 def test_one_turn_is_as_before(tmp_path: Path) -> None:

@@ -62,6 +62,22 @@ def test_conversations_are_examples() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        ([{"role": "system", "content": "Count."}], "has a system message"),
+        ([{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}], "has several turns"),
+    ],
+)
+def test_what_is_before_the_last_turn_is_not_dropped(before: list[dict[str, str]], words: str) -> None:
+    """The form makes pairs of texts, so that conversations are refused with the way that takes them."""
+    turns = [*before, {"role": "user", "content": "two"}, {"role": "assistant", "content": "three"}]
+    with pytest.raises(
+        DatasetError, match=rf"^a\.jsonl:1: {words}, and this form takes one input and its output; tune"
+    ):
+        read_table("a.jsonl", json.dumps({"messages": turns}).encode())
+
+
 def test_long_and_wide_files_are_shown_in_part() -> None:
     """The first rows and columns are shown, and of long cells the beginning; all of them can be chosen."""
     header = ",".join(f"c{number}" for number in range(50))

@@ -101,9 +101,21 @@ def cell_text(row: SourceRow, column: str) -> str:
 
 
 def _with_examples(rows: Rows) -> Rows:
-    """Rows with the columns that their conversations give, where they are conversations."""
+    """Rows with the columns that their conversations give, where they are conversations of one turn.
+
+    The form makes pairs of an input and its output: what is before the last turn would be dropped silently.
+    """
     findings = Findings(most=20)
     found = with_conversations(rows, _WANTED, findings)
+    for row in found if found.conversations is not None else ():
+        if row.conversation is not None:
+            what = "several turns" if row.conversation.earlier else "a system message"
+            findings.add_row(
+                "turns",
+                row.place,
+                f"has {what}, and this form takes one input and its output; tune it with `tunerun run`, or through "
+                "the OpenAI wire (POST /v1/files)",
+            )
     if findings:
         raise DatasetError(findings.lines)
     return found
