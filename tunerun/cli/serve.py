@@ -61,6 +61,10 @@ AllowedHost = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="Name by which it may be asked, besides addresses and localhost."),
 ]
+AllowOrigin = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ORIGIN", help="Origin whose web pages may ask from a browser, as https://app.example.org."),
+]
 Proxy = Annotated[
     list[str] | None,
     typer.Option(metavar="ADDRESS", help="Proxy whose X-Forwarded-For and X-Forwarded-Proto are believed."),
@@ -84,6 +88,7 @@ def serve(
     config_dir: Annotated[str | None, typer.Option("--config-dir", "-cd", help="Directory of YAML files.")] = None,
     allow_remote: AllowRemote = False,
     allowed_host: AllowedHost = None,
+    allow_origin: AllowOrigin = None,
     proxy: Proxy = None,
 ) -> None:
     """Serve the tuning methods of the Gemini API, v1beta, until Ctrl-C; what is queued waits for the next start."""
@@ -110,6 +115,7 @@ def serve(
         device=device,
         threads=threads,
         allowed_hosts=[host, *(allowed_host or [])],
+        allowed_origins=allow_origin or [],
         sweep_models=selection.sweep_models,
     )
     with listening(host, port, allow_remote=allow_remote) as listener, held(settings.state, "service"):

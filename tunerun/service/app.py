@@ -35,6 +35,7 @@ from tunerun.service.meters import Meters
 from tunerun.service.openai import api as openai
 from tunerun.service.openai import chat, completions, files, fine_tuning, models
 from tunerun.service.openai.answering import Answering
+from tunerun.service.origins import Origins
 from tunerun.service.page import pages
 from tunerun.service.page.sessions import LIFE_S, Sessions
 from tunerun.service.screening import Hosts
@@ -59,6 +60,7 @@ class Settings:
         workers: tuning jobs at once.
         device, threads: of each engine; see `backend.device` and `backend.threads`.
         allowed_hosts: names by which it may be asked, besides addresses and localhost.
+        allowed_origins: origins whose web pages may ask it from a browser.
         sweep_models: tuned models of sweeps, on base models among `models`.
     """
 
@@ -69,6 +71,7 @@ class Settings:
     device: str = "auto"
     threads: int | None = None
     allowed_hosts: Sequence[str] = ()
+    allowed_origins: Sequence[str] = ()
     sweep_models: Sequence[SweepModel] = ()
 
 
@@ -76,7 +79,8 @@ class Service:
     """Everything a running service consists of; makes base models ready when it is made.
 
     Raises:
-        ConfigError: an allowed host is not a name, or a sweep's tuned model has the name of one of its own.
+        ConfigError: an allowed host is not a name, an allowed origin is none, or a sweep's tuned model has the name of
+            one of its own.
         InputError: a base model cannot be found, or a package is missing.
         LedgerError: the state cannot be opened.
     """
@@ -86,6 +90,7 @@ class Service:
             return LocalBackend(settings.state, settings.cache, settings.device, settings.threads, keep_cancelled=True)
 
         self._hosts = Hosts(settings.allowed_hosts)
+        self._origins = Origins(settings.allowed_origins)
         private_folder(settings.state)
         self.answerer = Answerer(settings.models, engine)
         self.answerer.prepare()
@@ -158,7 +163,7 @@ class Service:
         app.add_exception_handler(RequestValidationError, _misread)
         app.add_exception_handler(HTTPException, _unrouted)
         app.add_exception_handler(Exception, _failed)
-        return Guard(app, self.keys, self.meters, sessions.is_open, self._hosts, **limits)
+        return Guard(app, self.keys, self.meters, sessions.is_open, self._hosts, self._origins, **limits)
 
 
 def _answer(request: Request, error: ServiceError, more: Mapping[str, str] | None = None) -> JSONResponse:

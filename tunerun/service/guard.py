@@ -10,7 +10,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -18,6 +18,7 @@ from tunerun.errors import ConfigError
 from tunerun.service.core.credentials import Key, KeyFile
 from tunerun.service.core.problems import Code, ServiceError
 from tunerun.service.meters import Meters
+from tunerun.service.origins import Origins
 from tunerun.service.screening import Hosts, check_headers, check_parameters, header
 from tunerun.service.wires import Wire, refusal, wire_taking
 
@@ -74,6 +75,7 @@ class Guard:
     Args:
         is_signed_in: whether the value of the page's cookie is an open session.
         hosts: the names under which it may be asked.
+        origins: the origins whose pages may ask the wires.
         max_body_bytes, body_timeout_s: of each request.
     """
 
@@ -84,6 +86,7 @@ class Guard:
         meters: Meters,
         is_signed_in: Callable[[str], bool] = lambda _session: False,
         hosts: Hosts | None = None,
+        origins: Origins | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
         body_timeout_s: float = BODY_TIMEOUT_S,
     ) -> None:
@@ -92,6 +95,7 @@ class Guard:
         self._meters = meters
         self._is_signed_in = is_signed_in
         self._hosts = hosts or Hosts()
+        self._origins = origins or Origins()
         self._max_body_bytes = max_body_bytes
         self._body_timeout_s = body_timeout_s
 
@@ -112,6 +116,7 @@ class Guard:
                 request = scope["state"]["request_id"].encode()
                 more = [(b"x-content-type-options", b"nosniff"), (b"x-request-id", request)]
                 more += [_CLOSE] if closes else []
+                more += [] if wire is None else self._origins.headers(scope)
                 message = {**message, "headers": [*message.get("headers", ()), *more]}
             await send(message)
 
@@ -123,6 +128,9 @@ class Guard:
             parameters = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
             check_parameters(parameters)
             closes = header(scope, b"expect") is not None  # its body may never come
+            if wire is not None and (allowed := self._origins.preflight(scope)) is not None:
+                await _allow(allowed, noted)
+                return
             if wire is not None:
                 scope["state"]["key"] = self._key(wire.secret_of(scope, dict(parameters)))
             limit = self._limit(scope)
@@ -269,6 +277,11 @@ def _patient(receive: Receive, timeout_s: float) -> Receive:
         return message
 
     return next_message
+
+
+async def _allow(headers: Sequence[tuple[bytes, bytes]], send: Send) -> None:
+    await send({"type": "http.response.start", "status": 204, "headers": [*headers]})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _refuse(scope: Scope, error: ServiceError, send: Send) -> None:

@@ -23,7 +23,7 @@ LOCALHOST = "localhost"
 
 _SINGLE = frozenset(
     {b"authorization", b"content-length", b"content-type", b"cookie", b"host", b"origin", b"transfer-encoding"}
-    | {b"x-goog-api-key"}
+    | {b"api-key", b"x-goog-api-key"}
 )
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,251}[a-z0-9])?")
 _HOST = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9._-]+))(?::[0-9]{1,5})?")

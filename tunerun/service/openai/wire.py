@@ -54,19 +54,22 @@ class OpenAiWire:
             return has_key or _MODELS.fullmatch(path) is not None
         return _MODELS.fullmatch(path) is not None or (has_key and _WITHOUT_VERSION.fullmatch(path) is not None)
 
-    def secret_of(self, scope: Scope, _parameters: Mapping[str, str]) -> str | None:
+    def secret_of(self, scope: Scope, _parameters: Mapping[str, str]) -> str:
         """The key, as OpenAI's clients send it in Authorization and Azure's in api-key.
 
         Raises:
-            ServiceError: the two are there and differ.
+            ServiceError: the two are there and differ, or there is none.
         """
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        headers: dict[bytes, str] = {name: value.decode("latin-1") for name, value in scope["headers"]}
         scheme, _, token = headers.get(b"authorization", "").partition(" ")
         bearer = token.strip() if scheme.lower() == "bearer" else ""
         given = [text for text in dict.fromkeys((bearer, headers.get(b"api-key", "").strip())) if text]
         if len(given) > 1:
             raise ServiceError(Code.INVALID_ARGUMENT, "the request has different keys in different headers; send one")
-        return given[0] if given else None
+        if not given:
+            words = "the request has no API key: send it as Authorization: Bearer KEY, as the clients do with api_key"
+            raise ServiceError(Code.UNAUTHENTICATED, words)
+        return given[0]
 
     def reads_body_itself(self, scope: Scope) -> bool:
         """Whether the request uploads a file, or a part of one."""
