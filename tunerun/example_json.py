@@ -42,8 +42,10 @@ def from_list(found: Sequence[Any]) -> Example:
     Raises:
         KeyError, TypeError, ValueError: it is not one.
     """
-    text_input, output, *more = found
-    return _example(text_input, output, more[0] if more else {})
+    if len(found) == 2:
+        return Example(*found)
+    text_input, output, before = found
+    return _example(text_input, output, before)
 
 
 def _example(text_input: Any, output: Any, more: Mapping[str, Any]) -> Example:

@@ -165,6 +165,25 @@ def texts_of(asked: Input) -> list[str]:
     return [*before, *(text for turn in asked.earlier for text in (turn.text_input, turn.output)), asked.text_input]
 
 
+def messages_of(asked: Input) -> list[dict[str, str]]:
+    """Return an input as messages of `role` and `content`: what chat templates and OpenAI's API take."""
+    whole = as_conversation(asked)
+    said = [("system", whole.system)] if whole.system else []
+    for turn in whole.earlier:
+        said += [("user", turn.text_input), ("assistant", turn.output)]
+    return [{"role": role, "content": text} for role, text in (*said, ("user", whole.text_input))]
+
+
+def as_text(asked: Input) -> str:
+    """Return an input for people to read, and to tell inputs apart: a conversation as lines of `user: ...`."""
+    if isinstance(asked, str):
+        return asked
+    lines = [f"system: {asked.system}"] if asked.system else []
+    for turn in asked.earlier:
+        lines += [f"user: {turn.text_input}", f"assistant{'' if turn.is_learned else ' (weight 0)'}: {turn.output}"]
+    return "\n".join([*lines, f"user: {asked.text_input}"])
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One training or held-out example, after the template: a conversation of one or more turns.

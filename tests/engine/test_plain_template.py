@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jinja2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tunerun.engine import chat_template
-from tunerun.engine.chat import ChatFormat, EarlierTurns
+from tunerun.engine.chat import ChatFormat, EarlierTurns, SystemMessage
 from tunerun.engine.plain_template import template_of
 from tunerun.job import Example
 
@@ -35,6 +37,19 @@ def test_earlier_turns_are_written_as_they_are_trained() -> None:
     chat = ChatFormat("<prefix>", "<suffix>", "<end>")
     expected = "<first>1<asked>2<next>3<asked>4<next>5<suffix>"
     assert chat_template.render(template_of(chat, TURNS), conversation("1", "2", "3", "4", "5"), {}) == expected
+
+
+@given(before=TEXTS, after=TEXTS, system=TEXTS, text=TEXTS)
+def test_a_system_message_is_written_as_it_is_trained(before: str, after: str, system: str, text: str) -> None:
+    """Before one input and before earlier turns; an empty one is none."""
+    chat = ChatFormat("<prefix>", "<suffix>", "<end>", " ")
+    template = template_of(chat, replace(TURNS, system=SystemMessage(before, after)))
+    messages = [{"role": "system", "content": system}, *conversation(text)]
+    opening = f"{before}{system}{after}" if system else ""
+    assert chat_template.render(template, messages, {}) == f"{opening or chat.prefix}{text}<suffix>"
+    longer = [*messages, *conversation("1", "2", "3")[1:]]
+    expected = f"{opening or TURNS.prefix}{text}<asked>2<next>3<suffix>"
+    assert chat_template.render(template, longer, {}) == expected
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,19 @@ from pathlib import Path
 from tests.engine.tiny_model import EXAMPLES
 from tunerun.engine import base_model, encoding, tokens
 from tunerun.engine.network import LoadedModel
-from tunerun.job import BaseModelRef, Example
+from tunerun.job import BaseModelRef, Example, Turn
+
+
+def test_conversations_are_counted_whole(base: LoadedModel) -> None:
+    """System message, earlier turns and the last one: what training sees, also beside examples of one turn."""
+    rows = [*EXAMPLES[:2], Example("3", "4", "Count.", (Turn("1", "2"),)), Example("5", "6", "Count."), EXAMPLES[2]]
+    counter = tokens.ExactCounter(base.tokenizer, base.chat, base.turns)
+    encoded = encoding.encode_examples(base.tokenizer, base.chat, rows, base.turns)
+    assert counter.count_all(rows) == [len(one) for one in encoded]
+    assert counter.count_input(rows[2].input) == len(encoded[2].prompt)
+    of_an_old_cache = tokens.ExactCounter(base.tokenizer, base.chat)
+    assert all(more >= one for more, one in zip(of_an_old_cache.count_all(rows), counter.count_all(rows), strict=True))
+    assert tokens.EstimatedCounter().count(rows[2]) > tokens.EstimatedCounter().count(rows[0])
 
 
 def test_estimate_until_prepared(tiny: BaseModelRef, tmp_path: Path) -> None:

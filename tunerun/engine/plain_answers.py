@@ -12,13 +12,13 @@ from tunerun.engine import base_model, network
 from tunerun.engine.chat import ChatFormat
 from tunerun.engine.generation import Generation
 from tunerun.errors import BackendError
-from tunerun.job import BaseModelRef, GenerateOptions, Prompt
+from tunerun.job import BaseModelRef, GenerateOptions, Input, messages_of, prompt_of
 
 ROWS = 8
 """Inputs answered at once: one by one SmolLM2-135M took 60 s for 24 rows on two busy cores (measured 2026-11-26)."""
 
 
-def of_merged(folder: Path, inputs: Sequence[str], chat: ChatFormat) -> list[str]:
+def of_merged(folder: Path, inputs: Sequence[Input], chat: ChatFormat) -> list[str]:
     """Ask a folder that `merging.save_merged` wrote."""
 
     def load() -> tuple[Any, Any]:
@@ -31,7 +31,7 @@ def of_merged(folder: Path, inputs: Sequence[str], chat: ChatFormat) -> list[str
     return _answers(load, inputs, chat, {})
 
 
-def of_adapter(folder: Path, model: BaseModelRef, cache: Path, inputs: Sequence[str], chat: ChatFormat) -> list[str]:
+def of_adapter(folder: Path, model: BaseModelRef, cache: Path, inputs: Sequence[Input], chat: ChatFormat) -> list[str]:
     """Ask a folder that `merging.save_adapter` wrote, on the base model as it is on this machine."""
 
     def load() -> tuple[Any, Any]:
@@ -47,7 +47,7 @@ def of_adapter(folder: Path, model: BaseModelRef, cache: Path, inputs: Sequence[
     return _answers(load, inputs, chat, {})
 
 
-def of_gguf(file: Path, inputs: Sequence[str], chat: ChatFormat, options: GenerateOptions) -> list[str]:
+def of_gguf(file: Path, inputs: Sequence[Input], chat: ChatFormat, options: GenerateOptions) -> list[str]:
     """Ask a GGUF file, read back by transformers."""
 
     def load() -> tuple[Any, Any]:
@@ -62,7 +62,7 @@ def of_gguf(file: Path, inputs: Sequence[str], chat: ChatFormat, options: Genera
 
 
 def of_tuned(
-    folder: Path, model: BaseModelRef, cache: Path, inputs: Sequence[str], options: GenerateOptions
+    folder: Path, model: BaseModelRef, cache: Path, inputs: Sequence[Input], options: GenerateOptions
 ) -> list[str]:
     """Ask the tuned model itself, as `tunerun predict` does.
 
@@ -70,13 +70,13 @@ def of_tuned(
         InputError: it has no answer to one of them.
     """
     generation = Generation(network.load(model, cache, network.choose_device("cpu")))
-    prompts = [Prompt(text, options, str(folder)) for text in inputs]
+    prompts = [prompt_of(asked, options, str(folder)) for asked in inputs]
     return [getattr(answer, "text", "") for answer in generation.answer(prompts, all_or_none=True)]
 
 
 @torch.no_grad()
 def _answers(
-    load: Callable[[], tuple[Any, Any]], inputs: Sequence[str], chat: ChatFormat, manner: dict[str, Any]
+    load: Callable[[], tuple[Any, Any]], inputs: Sequence[Input], chat: ChatFormat, manner: dict[str, Any]
 ) -> list[str]:
     from transformers.utils import logging
 
@@ -95,9 +95,9 @@ def _answers(
         logging.set_verbosity(verbosity)
 
 
-def _batch(model: Any, tokenizer: Any, inputs: Sequence[str], chat: ChatFormat, manner: dict[str, Any]) -> list[str]:
+def _batch(model: Any, tokenizer: Any, inputs: Sequence[Input], chat: ChatFormat, manner: dict[str, Any]) -> list[str]:
     prompts = tokenizer.apply_chat_template(
-        [[{"role": "user", "content": text}] for text in inputs],
+        list(map(messages_of, inputs)),
         add_generation_prompt=True,
         padding=True,
         return_dict=True,

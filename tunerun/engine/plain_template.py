@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import json
 
-from tunerun.engine.chat import ChatFormat, EarlierTurns
-
-_CONTENT = "message['content']"
-_PARTS = f"{_CONTENT} | map(attribute='text') | join"  # as clients send what may also hold images
+from tunerun.engine.chat import ChatFormat, EarlierTurns, SystemMessage
 
 
 def template_of(chat: ChatFormat, turns: EarlierTurns) -> str:
     """Return a chat template that gives `chat.prompt(text)` for one turn of the user, with or without a prompt added.
 
     Args:
-        turns: what is around earlier turns; where it has a problem, the template takes one input and its answer.
+        turns: what is around earlier turns and a system message; where it has a problem, the template takes none.
     """
     lines = [
-        "{%- for message in messages -%}",
+        *_opening(turns.system),
+        "{%- for message in said -%}",
         "{%- if message['role'] != ('user' if loop.index0 % 2 == 0 else 'assistant') -%}",
         _refuse("This model was tuned for turns of user and assistant alone, and the user's comes first."),
         "{%- endif -%}",
-        f"{{%- set text = {_CONTENT} if {_CONTENT} is string else {_PARTS} -%}}",
+        _set("text", "message"),
         "{%- if message['role'] == 'user' -%}",
         *_of_user(chat, turns),
         "{%- elif loop.last -%}",
@@ -38,20 +36,44 @@ def template_of(chat: ChatFormat, turns: EarlierTurns) -> str:
     return "\n".join(lines)
 
 
+def _opening(system: SystemMessage) -> list[str]:
+    """`said`, the messages of user and assistant, and `opening`, what a system message writes before the first input.
+
+    An empty system message is none, as it is in training.
+    """
+    nothing = ["{%- set said = messages -%}", "{%- set opening = '' -%}"]
+    if system.problem is not None:
+        return nothing
+    return [
+        "{%- if messages[0]['role'] == 'system' -%}",
+        _set("text", "messages[0]"),
+        "{%- set said = messages[1:] -%}",
+        f"{{%- set opening = ({_literal(system.before)} ~ text ~ {_literal(system.after)}) if text else '' -%}}",
+        "{%- else -%}",
+        *nothing,
+        "{%- endif -%}",
+    ]
+
+
+def _set(name: str, message: str) -> str:
+    content = f"{message}['content']"
+    parts = f"{content} | map(attribute='text') | join"  # as clients send what may also hold images
+    return "{%- set " + f"{name} = {content} if {content} is string else {parts}" + " -%}"
+
+
 def _of_user(chat: ChatFormat, turns: EarlierTurns) -> list[str]:
-    single = "{{- " + f"{_literal(chat.prefix)} ~ text ~ {_literal(chat.suffix)}" + " -}}"
+    single = "{{- " + f"(opening if opening else {_literal(chat.prefix)}) ~ text ~ {_literal(chat.suffix)}" + " -}}"
     if turns.problem is not None:
         refusal = _refuse("This model was tuned for one input and its answer, not for longer conversations.")
-        return ["{%- if messages | length > 2 -%}", refusal, "{%- endif -%}", single]
-    earlier = "{{- " + f"({_literal(turns.prefix)} if loop.first else '') ~ text ~ {_literal(turns.suffix)}" + " -}}"
-    last = "{{- " + f"text ~ {_literal(chat.suffix)}" + " -}}"
+        return ["{%- if said | length > 2 -%}", refusal, "{%- endif -%}", single]
+    first = f"((opening if opening else {_literal(turns.prefix)}) if loop.first else '')"
     return [
-        "{%- if messages | length < 3 -%}",
+        "{%- if said | length < 3 -%}",
         single,
-        "{%- elif loop.index0 < messages | length - 2 -%}",
-        earlier,
+        "{%- elif loop.index0 < said | length - 2 -%}",
+        "{{- " + f"{first} ~ text ~ {_literal(turns.suffix)}" + " -}}",
         "{%- else -%}",
-        last,
+        "{{- " + f"text ~ {_literal(chat.suffix)}" + " -}}",
         "{%- endif -%}",
     ]
 

@@ -18,6 +18,7 @@ from tunerun.export.model_card import model_card
 from tunerun.export.subject import Subject
 from tunerun.export.usage import usage_of
 from tunerun.interpolation import resolved
+from tunerun.job import Input
 from tunerun.ledger import TrialRecord, asked_by
 from tunerun.record import OpenRecord
 
@@ -244,7 +245,7 @@ def _check(
     trial, ledger = subject.trial, subject.record.ledger
     digest = trial.validation or trial.training
     examples = ledger.example_set(digest).examples[:MOST_ROWS]
-    inputs = [example.text_input for example in examples]
+    inputs = [example.input for example in examples]
     kind = "held-out" if trial.validation else "training"
     total = len(ledger.example_set(digest).examples)
     which = f"all {total}" if total <= MOST_ROWS else f"the first {len(inputs)} of {total}"
@@ -260,7 +261,7 @@ def _check(
     return Check(len(inputs), different, f"{which} {kind} rows, {origin}")
 
 
-def _asked_now(source: Source, inputs: Sequence[str]) -> list[str]:
+def _asked_now(source: Source, inputs: Sequence[Input]) -> list[str]:
     from tunerun.engine import plain_answers
 
     return plain_answers.of_tuned(source.folder, source.record.base_model, source.cache, inputs, source.options)

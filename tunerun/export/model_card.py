@@ -103,6 +103,7 @@ def _how_to_call(subject: Subject, usage: Usage, file: str, checked: str) -> str
         revision=subject.base.revision,
         chat=chat,
         generation=subject.trial.settings.generation,
+        has_conversations=_has_conversations(subject),
     )
     parts = [
         "## How to call it",
@@ -111,6 +112,7 @@ def _how_to_call(subject: Subject, usage: Usage, file: str, checked: str) -> str
             "as they are), and nothing else was seen in training:"
         ),
         _block("jinja", template.text_input),
+        *_of_conversations(call.has_conversations, template.system),
         "In Python: `jinja2.Environment(keep_trailing_newline=True).from_string(template).render(row)`.",
         "The answers of the training data were made by:",
         _block("jinja", template.output),
@@ -125,6 +127,23 @@ def _how_to_call(subject: Subject, usage: Usage, file: str, checked: str) -> str
             _block("json", json.dumps(_chat_parts(chat.prefix, chat.suffix, chat.start, chat.end), ensure_ascii=False)),
         ]
     return "\n\n".join([*parts, *([checked] if checked else [])])
+
+
+def _has_conversations(subject: Subject) -> bool:
+    examples = subject.record.ledger.example_set(subject.trial.training).examples
+    return any(example.is_conversation for example in examples)
+
+
+def _of_conversations(has_conversations: bool, system: str | None) -> list[str]:
+    """What a card says of system messages and earlier turns; nothing where training had none."""
+    if not has_conversations:
+        return []
+    if system is None:
+        return ["Before an input, training had the system message and the earlier turns of the row's own conversation."]
+    return [
+        "Before an input, and before earlier turns where a row has some, training had this system message:",
+        _block("jinja", system),
+    ]
 
 
 def _chat_parts(prefix: str, suffix: str, start: str, end: str) -> dict[str, str]:

@@ -24,6 +24,7 @@ class Call:
         base: the name by which others find the base model.
         revision: its commit on the hub; None: not known.
         chat: None: a service has the weights, and knows the format.
+        has_conversations: whether it was trained behind system messages or earlier turns.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Call:
     revision: str | None
     chat: ChatFormat | None
     generation: GenerateOptions
+    has_conversations: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,12 +142,17 @@ USAGES: Mapping[str, Usage] = {
 
 
 def _ask(call: Call, generate: str) -> list[str]:
-    """A function that answers a text input as the tuned model was measured."""
+    """A function that answers an input as the tuned model was measured."""
+    head = ["def ask(text_input):", '    turns = [{"role": "user", "content": text_input}]']
+    if call.has_conversations:
+        head = [
+            "def ask(turns):",
+            '    """`turns` as in training: {"role": "system", "content": "..."}, then "user", "assistant", ...."""',
+        ]
     return [
         "",
         "",
-        "def ask(text_input):",
-        '    turns = [{"role": "user", "content": text_input}]',
+        *head,
         "    prompt = tokenizer.apply_chat_template(",
         '        turns, add_generation_prompt=True, return_dict=True, return_tensors="pt"',
         "    )",

@@ -32,6 +32,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tunerun import example_json
 from tunerun.database import BUSY_TIMEOUT_S, DatabaseFile
 from tunerun.errors import LedgerError
 from tunerun.job import (
@@ -132,7 +133,7 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, TransferTable):
             self._file.write_many(
                 "INSERT OR IGNORE INTO example_set VALUES (?, ?, ?, ?)",
                 (
-                    with_checksum(s.digest, s.source, dump([[e.text_input, e.output] for e in s.examples]))
+                    with_checksum(s.digest, s.source, dump(list(map(example_json.to_list, s.examples))))
                     for s in example_sets
                 ),
             )

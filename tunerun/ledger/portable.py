@@ -27,7 +27,7 @@ from tunerun.job import Scalar
 from tunerun.ledger.ledger import Ledger
 from tunerun.ledger.records import SweepRecord, TrialRecord
 from tunerun.ledger.rows import dump
-from tunerun.ledger.transfer import WholeAnswers, WholeJob
+from tunerun.ledger.transfer import ExampleText, WholeAnswers, WholeJob
 from tunerun.provenance.places import Places
 from tunerun.redaction import redact
 
@@ -233,12 +233,13 @@ def _write_list(file: gzip.GzipFile, values: Iterable[object]) -> None:
         file.write(f"{',' if number else ''}\n{dump(value)}".encode())
 
 
-def _blocks(examples: Iterable[tuple[str, str]]) -> Iterator[tuple[int, bytes]]:
+def _blocks(examples: Iterable[ExampleText]) -> Iterator[tuple[int, bytes]]:
     """JSON Lines of some examples, and how many they are; where a block ends depends on the examples alone."""
     lines: list[str] = []
     length = 0
-    for text_input, output in examples:
-        lines.append(f'{{"text_input":{text_input},"output":{output}}}\n')
+    for text_input, output, before in examples:
+        end = f",{before[1:]}" if before else "}"
+        lines.append(f'{{"text_input":{text_input},"output":{output}{end}\n')
         length += len(lines[-1])
         if length >= _BLOCK_CHARACTERS:
             yield len(lines), "".join(lines).encode()

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from tunerun import example_json
 from tunerun.errors import LedgerError, RecordError
 from tunerun.job import BaseModelRef, JobRef, TrainedOn
 from tunerun.ledger.answers import LOSSES
@@ -303,8 +304,9 @@ def _pair(line: bytes, file: Path, number: int) -> str:
     try:
         row = json.loads(line)
         text_input, output = row["text_input"], row["output"]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        if isinstance(text_input, str) and isinstance(output, str):
+            is_short = "system" not in row and "earlier" not in row
+            return dump([text_input, output] if is_short else example_json.to_list(example_json.from_object(row)))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise RecordError(f"{file}:{number}: is not an example; {_ADVICE}") from error
-    if not isinstance(text_input, str) or not isinstance(output, str):
-        raise RecordError(f"{file}:{number}: text_input and output must be texts; {_ADVICE}")
-    return dump([text_input, output])
+    raise RecordError(f"{file}:{number}: text_input and output must be texts; {_ADVICE}")

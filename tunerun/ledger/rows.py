@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+from tunerun import example_json
 from tunerun.errors import LedgerError
 from tunerun.job import (
     BaseModelRef,
     EpochLoss,
-    Example,
     ExampleSet,
     Failure,
     FailureKind,
@@ -110,7 +110,7 @@ class RowReader:
     def example_set(self, row: sqlite3.Row) -> ExampleSet:
         """Examples under their digest."""
         self.check("example_set", row)
-        return ExampleSet(row["digest"], row["source"], tuple(Example(*pair) for pair in load(row["examples"])))
+        return ExampleSet(row["digest"], row["source"], tuple(map(example_json.from_list, load(row["examples"]))))
 
     def snapshot(self, row: sqlite3.Row) -> Snapshot:
         """A point of a loss curve."""

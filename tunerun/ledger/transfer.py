@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from json import JSONDecoder
 from json.decoder import scanstring  # type: ignore[attr-defined] # typeshed lacks it
 from typing import Annotated, Any
 
@@ -22,6 +23,10 @@ def _number(value: object) -> object:
 Loss = Annotated[float, BeforeValidator(_number)]
 """One that diverged, for which JSON has no number, is the text `inf` or `nan` there."""
 
+ExampleText = tuple[str, str, str]
+"""An example as JSON: the strings of its input and output, and the object of what is before them; empty: nothing."""
+
+_OBJECTS = JSONDecoder()
 _OF_SWEEP = "key IN (SELECT key FROM trial WHERE sweep = ?)"
 
 
@@ -82,10 +87,8 @@ class TransferTable:
     _file: DatabaseFile
     _rows: RowReader
 
-    def example_rows(self, digest: str) -> tuple[str, Iterator[tuple[str, str]]]:
+    def example_rows(self, digest: str) -> tuple[str, Iterator[ExampleText]]:
         """The source of an example set, and its examples one after the other: they are in memory once, as text.
-
-        Of each example the JSON strings of its input and its output.
 
         Raises:
             LedgerError: the row is damaged.
@@ -93,7 +96,7 @@ class TransferTable:
         row = self._file.row("SELECT * FROM example_set WHERE digest = ?", [digest])
         assert row is not None  # noqa: S101 - a trial's digest is always there
         self._rows.check("example_set", row)
-        return row["source"], _pairs(row["examples"])
+        return row["source"], _example_texts(row["examples"])
 
     def whole_jobs(self, sweep: str) -> Iterator[WholeJob]:
         """Every job of a sweep's keys, whichever sweep ran it, by id.
@@ -201,8 +204,8 @@ class TransferTable:
         )
 
 
-def _pairs(text: str) -> Iterator[tuple[str, str]]:
-    """The pairs of `[["1","2"],...]` as JSON strings, without a list of all of them.
+def _example_texts(text: str) -> Iterator[ExampleText]:
+    """The examples of `[["1","2"],...]` as JSON text, without a list of all of them.
 
     They are cut out and not written again: 300 MB cost 0.3 s instead of 1.5. Replacing what is between them would be
     quicker yet, and wrong: a text of `,` alone looks like the end of one string and the start of the next.
@@ -212,6 +215,9 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
         start = position + 1
         middle = scanstring(text, start + 1)[1]
         end = scanstring(text, middle + 2)[1]
-        yield text[start:middle], text[middle + 1 : end]
-        position = end + 1
+        before = end
+        if text[end] == ",":  # a conversation: an object of what is before its last turn
+            before = _OBJECTS.raw_decode(text, end + 1)[1]
+        yield text[start:middle], text[middle + 1 : end], text[end + 1 : before]
+        position = before + 1
         position += text[position] == ","

@@ -108,8 +108,8 @@ class Group:
 
     def _drawn(self) -> list[Example]:
         """What was drawn of the largest training set, without inputs of any trial's test set."""
-        inputs = {_same(example.text_input) for test in self.tests.values() for example in test.examples}
-        return [example for example in self.loaded.drawn if _same(example.text_input) not in inputs]
+        inputs = {_same(example) for test in self.tests.values() for example in test.examples}
+        return [example for example in self.loaded.drawn if _same(example) not in inputs]
 
     def planned(self, is_answered: Callable[[str, str, str], bool]) -> Iterator[PlannedBaseline]:
         """The baselines of these trials, by the names that each has alone.
@@ -150,9 +150,10 @@ class Group:
         )
 
 
-def _same(text: str) -> str:
-    """What is equal for inputs that differ in capitals and white space only."""
-    return " ".join(text.casefold().split())
+def _same(example: Example) -> tuple[str, ...]:
+    """What is equal for inputs that differ in capitals and white space only, whatever the system message is."""
+    said = [text for turn in example.earlier for text in (turn.text_input, turn.output)]
+    return tuple(" ".join(text.casefold().split()) for text in (*said, example.text_input))
 
 
 def planned_baselines(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,11 +16,11 @@ from tunerun.code_version import code_version
 from tunerun.dataset import LoadedDataset, Progress, TokenLimit, load_examples
 from tunerun.dataset.advice import MOST_PLACES
 from tunerun.digest import digest, digest_of_list
-from tunerun.engine import chat_template
+from tunerun.engine import base_model, chat_template
 from tunerun.engine.base_model import FoundModel, cache_folder, find
 from tunerun.engine.tokens import EstimatedCounter, TokenCounter, token_counter
 from tunerun.errors import BaseModelError, ConfigError, DatasetError, LimitError, MissingPackageError
-from tunerun.job import ExampleSet, JobState
+from tunerun.job import Example, ExampleSet, JobState, texts_of
 from tunerun.planning.baselines import Group, PlannedBaseline, planned_baselines
 from tunerun.planning.history import History
 from tunerun.planning.measuring import Measuring, measuring
@@ -149,6 +150,9 @@ class Planner:
             "seed": config.seed,
             "backend": {"kind": capabilities.kind, "address": capabilities.address},
             "precision": capabilities.precision,
+            **(
+                {"turns": base_model.TURNS_VERSION} if not capabilities.is_hosted and _has_conversations(loaded) else {}
+            ),
             **({"keep": hyperparameters.keep} if hyperparameters.keep != "last" else {}),
             **({"round": self.round} if self.round else {}),
         }
@@ -292,6 +296,8 @@ class Planner:
             for key in capabilities.not_taken
             if key in point.overrides
         ]
+        if not capabilities.trains_conversations:
+            problems += _conversations_in(loaded, capabilities)
         if hyperparameters.keep != "last":
             problems += _why_not_the_best(loaded, capabilities)
         if hyperparameters.learning_rate is not None and not capabilities.takes_learning_rate:
@@ -431,6 +437,27 @@ def load_dataset(
     return replace(loaded, warnings=tuple(dict.fromkeys([*loaded.warnings, *planner.warnings])))
 
 
+def _has_conversations(loaded: LoadedDataset) -> bool:
+    """Whether something is trained or validated on more than an input and its output."""
+    sets = (loaded.training, loaded.validation)
+    return any(example.is_conversation for each in sets if each is not None for example in each.examples)
+
+
+def _conversations_in(loaded: LoadedDataset, capabilities: Capabilities) -> list[str]:
+    """Which sets hold conversations, for a backend that cannot train on them."""
+    problems = []
+    for name, each in (("training", loaded.training), ("validation", loaded.validation)):
+        count = 0 if each is None else sum(example.is_conversation for example in each.examples)
+        if each is not None and count:
+            problems.append(
+                f"{each.source}: {count:,} of {len(each.examples):,} {name} examples have a system message or several "
+                f"turns; the backend {capabilities.kind} trains on one input and its output alone "
+                f"({capabilities.source}); write a system message into template.text_input, keep to rows of one turn, "
+                "or choose another backend"
+            )
+    return problems
+
+
 def _why_not_the_best(loaded: LoadedDataset, capabilities: Capabilities) -> list[str]:
     """Why the best epoch cannot be kept."""
     problems = []
@@ -497,7 +524,7 @@ def _check_size(training: ExampleSet, capabilities: Capabilities) -> None:
     limit = capabilities.max_training_bytes
     if limit is None:
         return
-    size = sum(len(f"{e.text_input}{e.output}".encode()) for e in training.examples)
+    size = sum(len("".join([*texts_of(e.input), e.output]).encode()) for e in training.examples)
     if size > limit:
         raise LimitError(
             f"{training.source}: {size:,} bytes of training examples; the backend {capabilities.kind} takes {limit:,} "
@@ -514,7 +541,14 @@ def _held_out_rows(loaded: Iterable[LoadedDataset]) -> dict[str, str]:
 def _data(loaded: LoadedDataset) -> tuple[str, str]:
     """A digest of all examples of a dataset, however they are split, and what to call them."""
     sets = [s for s in (loaded.training, loaded.validation, loaded.test) if s is not None]
-    examples = {(example.text_input, example.output) for each in sets for example in each.examples}
+    examples = {_content(example) for each in sets for example in each.examples}
     content = digest_of_list(sorted(examples))
     files = " and ".join(dict.fromkeys(Path(each.source).name for each in sets))
     return content, f"{len(examples):,} different examples of {files}"
+
+
+def _content(example: Example) -> tuple[str, ...]:
+    """What tells an example from others, as texts that can be sorted: of one turn its input and its output."""
+    if not example.is_conversation:
+        return example.text_input, example.output
+    return example.text_input, example.output, json.dumps(example.document, sort_keys=True, ensure_ascii=False)

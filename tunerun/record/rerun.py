@@ -17,11 +17,11 @@ from typing import Any
 
 from tunerun.backends import capabilities_of
 from tunerun.dataset import LoadedDataset, Progress
-from tunerun.digest import digest_of_list
 from tunerun.engine.base_model import cache_folder
 from tunerun.errors import ConfigError, InputError, MismatchError
+from tunerun.example_json import digest_of_examples
 from tunerun.files import private_folder
-from tunerun.job import Example, ExampleSet
+from tunerun.job import Example, ExampleSet, as_text
 from tunerun.ledger import FILE_NAME, BaselineRecord, Ledger, TrialRecord
 from tunerun.metrics import resolve
 from tunerun.metrics.own import OwnMetric
@@ -298,7 +298,7 @@ def _examples(record: OpenRecord, trials: Sequence[TrialRecord]) -> dict[int, Lo
     problems = []
     for digest in dict.fromkeys(d for t in trials for d in (t.training, *t.held_out.values())):
         found = record.ledger.example_set(digest)
-        own = digest_of_list({"output": e.output, "text_input": e.text_input} for e in found.examples)
+        own = digest_of_examples(found.examples)
         if own != digest:
             problems.append(
                 f"examples of {found.source}: changed since they were recorded: their digest is {own[:8]}, and the "
@@ -454,7 +454,8 @@ def _other_rows(record: OpenRecord, name: str, old: str | None, new: ExampleSet 
     same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(before, now, strict=False))
     row = sum(1 for _ in same)
     texts = [
-        shown(f"{each[row].text_input} => {each[row].output}") if row < len(each) else "none" for each in (before, now)
+        shown(f"{as_text(each[row].input)} => {each[row].output}") if row < len(each) else "none"
+        for each in (before, now)
     ]
     counts = "" if len(before) == len(now) else f" ({len(before):,} -> {len(now):,})"
     return f"{name} examples differ from the recorded ones{counts}, first in example {row + 1}: {' -> '.join(texts)}"

@@ -10,6 +10,7 @@ import numpy as np
 
 from tunerun.digest import digest
 from tunerun.errors import ConfigError, MetricError, MissingPackageError
+from tunerun.job import as_text
 from tunerun.ledger import LOSSES, Ledger, TrialRecord
 from tunerun.metrics import Asks, Metric, resolve_stored
 from tunerun.tracking.image import Content, FrozenSweep, Input, Measured, Part, dataset_input, milliseconds
@@ -108,7 +109,7 @@ def answered(ledger: Ledger, sweep: FrozenSweep, subject: str, trial: TrialRecor
         dataset_input(examples, CONTEXTS[held_out]),
         max(given.created_at for given in (texts, losses) if given is not None),
         metrics,
-        [example.text_input for example in examples.examples],
+        [as_text(example.input) for example in examples.examples],
         expected,
         None if texts is None else texts.texts,
         scores,

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from tunerun.comparison.results import Verdict
 from tunerun.comparison.table import ComparisonTable, RowKind
+from tunerun.job import as_text
 from tunerun.ledger import Ledger
 
 FILE = "results.md"
@@ -73,7 +74,7 @@ def _answers(verdict: Verdict, ledger: Ledger) -> list[str]:
     beside = [(each.name, sources.answers[each.subject].texts) for each in shown if each.subject in sources.answers]
     head = ["held-out input", "expected", "tuned model", "right", *(name for name, _ in beside)]
     body = [
-        [row.text_input, row.output, tuned.texts[place], "yes" if tuned.right[place] else "no"]
+        [as_text(row.input), row.output, tuned.texts[place], "yes" if tuned.right[place] else "no"]
         + [texts[place] for _, texts in beside]
         for place, row in enumerate(sources.rows)
     ]

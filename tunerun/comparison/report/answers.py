@@ -13,6 +13,7 @@ from tunerun.comparison.numbers import counted
 from tunerun.comparison.report.plots import Standing, point_name, standing
 from tunerun.comparison.report.sources import Answered, Sources
 from tunerun.comparison.results import Verdict
+from tunerun.job import as_text
 
 MAX_PACKED_BYTES = 3_000_000
 """Of the packed answers, in characters of base64: with the library and the tables the page stays under 5 MB."""
@@ -136,7 +137,7 @@ def document_of(kept: Sequence[Column], sources: Sources, rows: int) -> dict[str
                 pair = (answered.texts[row], answered.right[row])
                 index.append(different.setdefault(pair, len(different)))
         texts, right = [cut(answer) for answer, _ in different], [int(is_right) for _, is_right in different]
-        table.append([cut(example.text_input), cut(example.output), texts, right])
+        table.append([cut(as_text(example.input)), cut(example.output), texts, right])
     return {
         "columns": [[c.name, c.short, c.standing.value, int(c.is_shown)] for c in kept],
         "rows": table,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tunerun.engine.tuned_model import TunedModelRecord
-from tunerun.job import GenerateOptions
+from tunerun.job import GenerateOptions, Input
 
 
 @dataclass(frozen=True)
@@ -59,5 +59,5 @@ class ExportFormat(Protocol):
     def write(self, source: Source, folder: Path) -> str:
         """Write the files; the name of the one file that it is about, or an empty text where it is the folder."""
 
-    def answers(self, source: Source, folder: Path, inputs: Sequence[str]) -> list[str]:
+    def answers(self, source: Source, folder: Path, inputs: Sequence[Input]) -> list[str]:
         """Answer inputs from what was written."""

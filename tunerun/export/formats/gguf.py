@@ -9,6 +9,7 @@ from pathlib import Path
 from tunerun.engine import base_model
 from tunerun.engine.packages import require
 from tunerun.export.formats.base import Source
+from tunerun.job import Input
 
 
 class GgufFormat:
@@ -38,7 +39,7 @@ class GgufFormat:
         merging.save_record(source.folder, folder, source.base_name)
         return file
 
-    def answers(self, source: Source, folder: Path, inputs: Sequence[str]) -> list[str]:
+    def answers(self, source: Source, folder: Path, inputs: Sequence[Input]) -> list[str]:
         """Answer from the file, read back by transformers."""
         from tunerun.engine import plain_answers
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tunerun.export.formats.base import Source
+from tunerun.job import Input
 
 
 class MergedFormat:
@@ -25,7 +26,7 @@ class MergedFormat:
         merging.save_record(source.folder, folder, source.base_name)
         return ""
 
-    def answers(self, source: Source, folder: Path, inputs: Sequence[str]) -> list[str]:
+    def answers(self, source: Source, folder: Path, inputs: Sequence[Input]) -> list[str]:
         """Answer by transformers alone."""
         from tunerun.engine import plain_answers
 

@@ -173,10 +173,10 @@ def preprocessing(material: Material) -> Topic:
     templates = list(dict.fromkeys(trial.settings.template for trial in material.trials))
     many = "one of " if len(templates) > 1 else ""
     summary = (
-        f"A row becomes an example by {many}{counted(len(templates), 'prompt template')}, two fixed expressions over "
+        f"A row becomes an example by {many}{counted(len(templates), 'prompt template')}, fixed expressions over "
         "its own columns; nothing is fitted to other rows."
     )
-    codes = (Code(f"text_input: {each.text_input}\noutput: {each.output}") for each in templates)
+    codes = (Code("\n".join(f"{part}: {text}" for part, text in each.document.items())) for each in templates)
     return Topic("Preprocessing", summary, (Paragraph(summary), *codes))
 
 

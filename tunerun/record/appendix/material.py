@@ -12,7 +12,7 @@ from tunerun.comparison.judgement import TEST, VALIDATION, judge
 from tunerun.comparison.numbers import counted
 from tunerun.comparison.report import read_sources
 from tunerun.comparison.results import Verdict
-from tunerun.job import TrainedOn
+from tunerun.job import TrainedOn, as_text
 from tunerun.ledger import JobRecord, Opening, TrialRecord
 from tunerun.metrics import Metric, resolve_stored
 from tunerun.provenance import Facts
@@ -90,7 +90,7 @@ class Material:
         """The examples of a set, as input and output."""
         if digest not in self._rows:
             examples = self.record.ledger.example_set(digest).examples
-            self._rows[digest] = [(each.text_input, each.output) for each in examples]
+            self._rows[digest] = [(as_text(each.input), each.output) for each in examples]
         return self._rows[digest]
 
     def shared_inputs(self, digest: str, other: str) -> int:

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 from tunerun.comparison.numbers import counted
-from tunerun.job import ExampleSet
+from tunerun.job import ExampleSet, as_text
 from tunerun.ledger import Ledger, TrialRecord
 from tunerun.record.difference.pairs import TrialPair
 from tunerun.record.difference.sections import Section, listed, one_line
@@ -145,8 +145,8 @@ def digest_of(trial: TrialRecord, name: str) -> str | None:
 
 
 def rows_of(examples: ExampleSet) -> list[Row]:
-    """The rows of a set as pairs of texts: these are counted in a tenth of the time."""
-    return [(each.text_input, each.output) for each in examples.examples]
+    """The rows of a set as pairs of texts, a conversation's input as one: these are counted in a tenth of the time."""
+    return [(as_text(each.input), each.output) for each in examples.examples]
 
 
 def _rows(ledger: Ledger, digest: str | None) -> list[Row]:
