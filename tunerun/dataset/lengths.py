@@ -60,10 +60,12 @@ class _Format:
     def __init__(self, rendered: RenderedRows, limit: TokenLimit) -> None:
         (self._empty,) = limit.count_all([Example("", "")])
         self._turn = self._system = 0
-        if rendered.earlier is not None or rendered.systems is not None:
+        # Each is asked for by itself, for a chat format may have a place for one of them alone.
+        if rendered.earlier is not None:
+            self._turn = limit.count_all([Example("", "", earlier=(Turn("", ""),))])[0] - self._empty
+        if rendered.systems is not None:
             # The text of one letter is a token at least: the room that is left is too small rather than too large.
-            turn, system = limit.count_all([Example("", "", earlier=(Turn("", ""),)), Example("", "", system="s")])
-            self._turn, self._system = turn - self._empty, system - self._empty
+            self._system = limit.count_all([Example("", "", system="s")])[0] - self._empty
 
     def tokens_of(self, example: Example) -> int:
         return self._empty + len(example.earlier) * self._turn + bool(example.system) * self._system
