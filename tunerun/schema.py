@@ -484,7 +484,10 @@ class Budget(Section):
     """
 
     max_usd: float | None = Field(
-        None, ge=0, description="US dollars, by model.price; null: no limit.", json_schema_extra={"unit": "US dollars"}
+        None,
+        ge=0,
+        description="US dollars, by model.price and the price of judges; null: no limit.",
+        json_schema_extra={"unit": "US dollars"},
     )
     max_tokens: int | None = Field(
         None,

@@ -16,7 +16,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -30,9 +30,10 @@ from tunerun.errors import InputError, LimitError, TunerunError
 from tunerun.files import lacks_descriptors, remove_temporary_folders
 
 if TYPE_CHECKING:
-    from tunerun.ledger import Ledger, Opening
+    from tunerun.ledger import Ledger, Opening, SweepRecord
     from tunerun.planning import Plan
     from tunerun.runner import SweepResult
+    from tunerun.schema import Experiment
 
 INTERRUPTED = 130
 
@@ -344,12 +345,14 @@ def _chosen_sweep(
     *,
     to_write: bool = False,
     as_frozen: bool = False,
+    asks_judges: bool = False,
 ) -> Iterator[tuple[Ledger, SweepResult]]:
     """The ledger, and what its sweeps of these ids came to; else the one that the overrides compose; else the newest.
 
     Args:
         to_write: open the ledger for writing; else not a byte of its folder is changed.
         as_frozen: scored as the sweep was frozen; a composed experiment that is scored in another way is another sweep.
+        asks_judges: ask them about what they have not judged yet, and write it down.
     """
     from tunerun.compose import compose_name, places
     from tunerun.engine.base_model import cache_folder
@@ -364,7 +367,9 @@ def _chosen_sweep(
     names_no_trial = all(o.startswith(("name=", "paths", "tracking", "local")) for o in overrides)
     composed = None if ids or names_no_trial else _composed(overrides, config_dir)
     name = None if ids else compose_name(overrides, config_dir)
-    with Ledger(existing_ledger(Path(paths.runs)), read_only=not to_write) as ledger:
+    with ExitStack() as stack:
+        path = existing_ledger(Path(paths.runs))
+        ledger = stack.enter_context(Ledger(path, read_only=not to_write))
         known = ledger.sweeps(name)
         found = (
             selected(ledger, ids)
@@ -381,11 +386,34 @@ def _chosen_sweep(
             )
         tracker, cache = open_tracker(tracking, Path(paths.runs)), cache_folder(paths.cache)
         # An experiment that is named says how it is scored, also another way than the sweep was frozen with.
-        result = result_of(
-            ledger, found, tracker, cache, composed.experiment.evaluation if composed and not as_frozen else None
-        )
+        experiment = composed.experiment if composed and not as_frozen else None
+        if asks_judges and _ask_judges(ledger, found, experiment) and not to_write:
+            ledger = stack.enter_context(Ledger(path, read_only=True))  # the first one is a copy of how it was
+        result = result_of(ledger, found, tracker, cache, experiment.evaluation if experiment else None)
         _say_what_is_missing(result)
         yield ledger, result
+
+
+def _ask_judges(ledger: Ledger, sweeps: Sequence[SweepRecord], experiment: Experiment | None) -> bool:
+    """Ask judges about answers of sweeps that they have not judged; whether anything may have been written.
+
+    Args:
+        ledger: may be open for reading alone; it is opened again for writing where a judge is asked.
+        experiment: says how answers are scored, and the budget; None: as the first sweep was frozen.
+    """
+    from tunerun.cli import tables
+    from tunerun.cli.progress import progress_on_stderr
+    from tunerun.ledger import Ledger
+    from tunerun.runner.judging import has_more_to_judge, judge_unattended, judges_of
+
+    judges, max_usd = judges_of(ledger, sweeps, experiment)
+    if not has_more_to_judge(ledger, sweeps, judges):
+        return False
+    with Ledger(ledger.path) as written, progress_on_stderr() as progress:
+        problems = judge_unattended(written, sweeps, judges, max_usd=max_usd, progress=progress)
+    for problem in problems:
+        tables.err.print(f"[yellow]note:[/] {tables.plain(problem)}", soft_wrap=True)
+    return True
 
 
 def _composed(overrides: list[str], config_dir: list[str] | None) -> Plan:
@@ -413,7 +441,10 @@ def compare(
     from tunerun.cli import tables
     from tunerun.comparison.renderers import write_files
 
-    with _chosen_sweep(overrides or [], config_dir, sweep, to_write=final, as_frozen=final) as (ledger, result):
+    with _chosen_sweep(overrides or [], config_dir, sweep, to_write=final, as_frozen=final, asks_judges=True) as (
+        ledger,
+        result,
+    ):
         earlier: Sequence[Opening] = ()
         if final:
             result, earlier = _opened(ledger, result, config_dir)

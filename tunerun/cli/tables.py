@@ -25,6 +25,7 @@ from tunerun.engine.tokens import ESTIMATE_RANGE
 from tunerun.job import JobState
 from tunerun.ledger import Opening, SweepRecord
 from tunerun.planning import Plan, Trial
+from tunerun.planning.judging import PlannedJudge
 from tunerun.runner import SweepResult
 
 if TYPE_CHECKING:
@@ -127,6 +128,8 @@ def plan_table(plan: Plan) -> None:
     out.print(_effort(plan))
     if plan.baselines:
         out.print(_plain(_baselines(plan)))
+    for judge in plan.judges:
+        out.print(_plain(_judge(judge)))
     if plan.visibility is not None:
         out.print(_plain(str(plan.visibility)))
     if plan.test_rows:
@@ -199,6 +202,18 @@ def _baselines(plan: Plan) -> str:
     more = f" and {len(asked) - MAX_BASELINES:,} more" if len(asked) > MAX_BASELINES else ""
     effort = f"{tokens:,} tokens of prompts and answers{_range(plan, tokens)}" if tokens else "nothing more to ask"
     return f"Baselines: {names or 'none'}{more}; {effort}."
+
+
+def _judge(judge: PlannedJudge) -> str:
+    """How often a judge is asked, and what that costs."""
+    named = f"{judge.metric.name}, by {judge.metric.description} at {judge.metric.base_url}"
+    if not judge.calls:
+        return f"{named}: nothing more to ask."
+    price = judge.metric.price
+    cost = "; its price is not known" if judge.has_unknown_price else ""
+    if price is not None:
+        cost = f"; about ${judge.usd:,.2f}, at most ${judge.usd_at_most:,.2f} ({price.source}, {price.date})"
+    return f"{named}: up to {counted(judge.calls, 'call')}, fewer where answers are equal{cost}."
 
 
 def _range(plan: Plan, tokens: int) -> str:

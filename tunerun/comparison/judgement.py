@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tunerun.baselines import is_base_model, words
-from tunerun.comparison import sentences
+from tunerun.comparison import judges, sentences
 from tunerun.comparison.arms import BaselineScores, PointScores, estimate
 from tunerun.comparison.decision import Comparison, Rules, decide
 from tunerun.comparison.known import Rows, Scores, SweepKnowledge, result, rows_of
@@ -31,8 +32,10 @@ from tunerun.job import JobState
 from tunerun.ledger import BaselineRecord, Ledger, SweepRecord, TrialRecord
 from tunerun.metrics import Asks, Metric, Unit, resolve, resolve_stored
 from tunerun.metrics.base import FloatArray
+from tunerun.metrics.judged import JudgedMetric
 from tunerun.replicates import point_numbers, without_seed
 from tunerun.statistics import consistency
+from tunerun.stored import section
 
 VALIDATION, TEST = "validation", "test"
 
@@ -70,12 +73,15 @@ def judge(
     else:
         metrics, notes = resolve(evaluation), []
         rules = Rules(evaluation.alpha, evaluation.worth, seed=seed)
-    scores = Scores({key: found for each in known for key, found in each.answers.items()}, ledger)
+    document = known[0].sweep.document if evaluation is None else {}
+    answers = {key: found for each in known for key, found in each.answers.items()}
+    scores = Scores(answers, ledger, judges.identities_of(metrics, document))
     kept, failed = scores.computable(metrics)
     if metrics and metrics[0].name in failed:
         raise failed[metrics[0].name]
     notes += [f"{name} is not computed: {error}." for name, error in failed.items()]
-    return _Judge(ledger, known, kept, rules, held_out, scores, tuple(notes)).verdict
+    frozen = section(document, "judges")
+    return _Judge(ledger, known, kept, rules, held_out, scores, tuple(notes), frozen).verdict
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,7 @@ class _Judge:
     held_out: str
     scores: Scores
     notes: tuple[str, ...]
+    judges: Mapping[str, Any]
 
     @property
     def verdict(self) -> Verdict:
@@ -219,6 +226,13 @@ class _Judge:
             or len({table.shape for table in tables}) > 1
         )
 
+    def _clusters_of(self, metric: Metric) -> list[int] | None:
+        """The cluster of each row that a metric has a score for."""
+        clusters, kept = self._clusters, self._kept(metric)
+        if clusters is None or kept is None or len(kept) != len(clusters):
+            return clusters
+        return [cluster for cluster, is_kept in zip(clusters, kept, strict=True) if is_kept]
+
     @cached_property
     def _clusters(self) -> list[int] | None:
         digest = self._compared[0].records[0].held_out[self.held_out]
@@ -236,15 +250,41 @@ class _Judge:
             rows = rows_of(record, self.held_out)
             is_done = self._trials[place].state is JobState.SUCCEEDED
             table = self.scores.of(metric, record.key, rows) if is_done and rows is not None else None
+            table = None if table is None else self._scored(metric, table)
             if table is not None:
                 tables[record.key] = table
         return list(tables.values())
+
+    def _scored(self, metric: Metric, table: FloatArray) -> FloatArray | None:
+        """The rows for which every model has a score: all are compared on the same ones; None: there are none."""
+        kept = self._kept(metric)
+        if kept is None or len(kept) != len(table):
+            return table
+        return table[kept] if kept.any() else None
+
+    def _kept(self, metric: Metric) -> NDArray[np.bool_] | None:
+        """Which rows have a score of every model; None: all have, for only a judge's words may be unreadable."""
+        if not isinstance(metric, JudgedMetric):
+            return None
+        if metric.name not in self._kept_rows:
+            asked = [(record.key, rows_of(record, self.held_out)) for _, record in self._entries]
+            asked += [(each.record.subject, rows) for each in self._baselines for rows in self._rows_of(each)]
+            found = (self.scores.of(metric, subject, rows) for subject, rows in asked if rows is not None)
+            tables = [table for table in found if table is not None]
+            same = [table for table in tables if table.shape == tables[0].shape]
+            missing = np.isnan(np.hstack(same)) if same else np.zeros((0, 0), dtype=np.bool_)
+            self._kept_rows[metric.name] = ~np.any(missing, axis=1) if np.any(missing) else None
+        return self._kept_rows[metric.name]
+
+    @cached_property
+    def _kept_rows(self) -> dict[str, NDArray[np.bool_] | None]:
+        return {}
 
     def _baseline_table(self, metric: Metric, baseline: _Baseline) -> FloatArray | None:
         for rows in self._rows_of(baseline):
             table = self.scores.of(metric, baseline.record.subject, rows)
             if table is not None:
-                return table
+                return self._scored(metric, table)
         return None
 
     def _rows_of(self, baseline: _Baseline) -> Iterator[Rows]:
@@ -254,7 +294,7 @@ class _Judge:
     def _estimate(self, metric: Metric, tables: Sequence[FloatArray]) -> Estimate | None:
         if not tables or len({table.shape for table in tables}) > 1:
             return None
-        clusters = self._clusters if self._compared and not self._rows_differ else None
+        clusters = self._clusters_of(metric) if self._compared and not self._rows_differ else None
         return estimate(metric, np.stack(tables), clusters, self.rules.alpha)
 
     # The decision
@@ -326,7 +366,7 @@ class _Judge:
         tables = [(each.name, self._baseline_table(metric, each)) for each in self._baselines]
         shape = points[0].scores.shape[1:]
         baselines = [BaselineScores(name, t) for name, t in tables if t is not None and t.shape == shape]
-        return decide(metric, points, baselines, self._clusters, self.rules)
+        return decide(metric, points, baselines, self._clusters_of(metric), self.rules)
 
     def _decision(self, comparison: Comparison) -> Decision:
         """The decision; where baselines are there and none is measured, none of the points is advised."""
@@ -444,3 +484,29 @@ class _Judge:
             if len(openings) > 1:
                 days = [time.strftime("%Y-%m-%d", time.gmtime(at)) for at in sorted(openings)]
                 yield sentences.opened_again(days)
+        for metric in self.metrics:
+            if isinstance(metric, JudgedMetric):
+                yield from self._judge_notes(metric)
+
+    def _judge_notes(self, metric: JudgedMetric) -> Iterator[str]:
+        kept = self._kept(metric)
+        return judges.notes(
+            metric,
+            self.ledger,
+            section(self.judges, metric.name),
+            [record for _, record in self._entries],
+            unreadable=0 if kept is None else int((~kept).sum()),
+            rows=0 if kept is None else len(kept),
+            unjudged=self._unjudged(metric),
+        )
+
+    def _unjudged(self, metric: Metric) -> list[str]:
+        """The trials and baselines that have answered, and whose answers are not judged."""
+        asked = [(f"trial {r.number}", r.key, [rows_of(r, self.held_out)]) for _, r in self._entries]
+        asked += [(each.name, each.record.subject, list(self._rows_of(each))) for each in self._baselines]
+        return [
+            name
+            for name, subject, ways in asked
+            if any(rows is not None and self.scores.texts(subject, rows) is not None for rows in ways)
+            and all(rows is None or self.scores.of(metric, subject, rows) is None for rows in ways)
+        ]

@@ -8,12 +8,24 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tunerun.comparison.curves import advise, epoch_means, finished_epochs
+from tunerun.comparison.judges import scores_of
 from tunerun.comparison.results import EPOCH_LOSS, STEP_LOSS, TrialResult
 from tunerun.errors import ConfigError, MetricError
 from tunerun.job import EpochLoss, JobState, Snapshot
-from tunerun.ledger import LOSSES, Answers, BaselineRecord, JobRecord, Ledger, SweepRecord, TrialRecord
+from tunerun.ledger import (
+    LOSSES,
+    Answers,
+    BaselineRecord,
+    JobRecord,
+    Ledger,
+    SweepRecord,
+    TrialRecord,
+    holds_texts,
+    rated_by,
+)
 from tunerun.metrics import Asks, Metric, resolve_stored
 from tunerun.metrics.base import FloatArray
+from tunerun.metrics.judged import JudgedMetric
 
 BASE_LOSS = "validation/base_loss"
 """What a backend measured of the base model on the way to a tuned one."""
@@ -32,15 +44,23 @@ class Rows:
 
 @dataclass
 class Scores:
-    """Scores of answers, by what they are answers to."""
+    """Scores of answers, by what they are answers to.
+
+    Attributes:
+        judges: the identities of judges, by the metric's name; one that is missing: as it is now.
+    """
 
     answers: Mapping[tuple[str, str, str], Answers]
     ledger: Ledger
+    judges: Mapping[str, str] = field(default_factory=dict)
     _expected: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _rows: dict[tuple[str, str, Rows], FloatArray | None] = field(default_factory=dict)
 
     def of(self, metric: Metric, subject: str, rows: Rows) -> FloatArray | None:
-        """What each row contributes, [rows, m]; None: the subject has not answered."""
+        """What each row contributes, [rows, m]; None: the subject has not answered, or is not judged yet.
+
+        A row of which the judge said nothing that can be read is NaN.
+        """
         key = (metric.name, subject, rows)
         if key not in self._rows:
             self._rows[key] = self._scored(metric, subject, rows)
@@ -48,11 +68,15 @@ class Scores:
 
     def _scored(self, metric: Metric, subject: str, rows: Rows) -> FloatArray | None:
         asked = LOSSES if metric.asks is Asks.LOSSES else rows.asked
+        if isinstance(metric, JudgedMetric):
+            asked = rated_by(self.judges.get(metric.name, metric.identity), rows.asked)
         found = self.answers.get((subject, rows.held_out, asked))
         if found is None:
             return None
         if metric.asks is Asks.LOSSES:
             return np.array(found.losses, dtype=float)[:, None]
+        if isinstance(metric, JudgedMetric):
+            return np.array(scores_of(found.texts), dtype=float)[:, None]
         return metric.rows(self.expected(rows.held_out), found.texts)
 
     def computable(self, metrics: Sequence[Metric]) -> tuple[list[Metric], dict[str, MetricError]]:
@@ -61,7 +85,7 @@ class Scores:
         for metric in metrics:
             try:
                 for subject, held_out, asked in self.answers:
-                    if asked != LOSSES:
+                    if holds_texts(asked):
                         self.of(metric, subject, Rows(held_out, asked))
                 kept.append(metric)
             except MetricError as error:
@@ -76,8 +100,10 @@ class Scores:
     def values(self, metrics: Sequence[Metric], subject: str, rows: Rows) -> dict[str, float]:
         """The measures that are known of a subject, by the name that MLflow shows."""
         tables = {f"eval/{metric.name}": (metric, self.of(metric, subject, rows)) for metric in metrics}
-        known = ((name, metric, table) for name, (metric, table) in tables.items() if table is not None)
-        return {name: float(metric.value(table.mean(axis=0))) for name, metric, table in known}
+        known = (
+            (name, metric, readable(metric, table)) for name, (metric, table) in tables.items() if table is not None
+        )
+        return {name: float(metric.value(table.mean(axis=0))) for name, metric, table in known if len(table)}
 
     def expected(self, held_out: str) -> tuple[str, ...]:
         """The right answers of a held-out set."""
@@ -85,6 +111,11 @@ class Scores:
             examples = self.ledger.example_set(held_out).examples
             self._expected[held_out] = tuple(example.output for example in examples)
         return self._expected[held_out]
+
+
+def readable(metric: Metric, table: FloatArray) -> FloatArray:
+    """The rows that have a score: not those of which a judge said nothing that can be read."""
+    return table[~np.isnan(table[:, 0])] if isinstance(metric, JudgedMetric) else table
 
 
 @dataclass(frozen=True)
@@ -171,8 +202,9 @@ def trial_result(ledger: Ledger, record: TrialRecord) -> TrialResult:
     rows = rows_of(record, "validation")
     measured: dict[str, float] = {}
     if rows is not None and job.state is JobState.SUCCEEDED:
-        scores = Scores(dict(_answers(ledger, record.key, rows)), ledger)
-        metrics, _ = scores.computable(_metrics(ledger, record))  # the verdict says why others are not
+        own = _metrics(ledger, record)
+        scores = Scores(dict(_answers(ledger, record.key, rows, own)), ledger)
+        metrics, _ = scores.computable(own)  # the verdict says why others are not
         measured = scores.values(metrics, record.key, rows)
     return result(record, job, ledger.snapshots(job.id), measured, validation=ledger.epoch_losses(job.id))
 
@@ -186,8 +218,11 @@ def _metrics(ledger: Ledger, record: TrialRecord) -> Sequence[Metric]:
         return ()
 
 
-def _answers(ledger: Ledger, subject: str, rows: Rows) -> Iterator[tuple[tuple[str, str, str], Answers]]:
-    for asked in (rows.asked, LOSSES):
+def _answers(
+    ledger: Ledger, subject: str, rows: Rows, metrics: Sequence[Metric]
+) -> Iterator[tuple[tuple[str, str, str], Answers]]:
+    rated = (rated_by(metric.identity, rows.asked) for metric in metrics if isinstance(metric, JudgedMetric))
+    for asked in (rows.asked, LOSSES, *rated):
         found = ledger.answers(subject, rows.held_out, asked)
         if found is not None:
             yield (subject, rows.held_out, asked), found

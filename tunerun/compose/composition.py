@@ -274,7 +274,7 @@ class Composition:
             tracking["uri"] = _SQLITE + str(Path(uri.removeprefix(_SQLITE)).absolute())
 
     def _code_made_absolute(self, evaluation: Any, point: tuple[Override, ...]) -> None:
-        """The files of the user's own metrics, which are written as `file:function`."""
+        """The files of metrics: the user's own code, which is written as `file:function`, and labelled examples."""
         entries = evaluation.get("metrics") if isinstance(evaluation, dict) else None
         for index, entry in enumerate(entries if isinstance(entries, list) else ()):
             if isinstance(entry, dict) and isinstance(written := entry.get("python"), str):
@@ -282,6 +282,8 @@ class Composition:
                 if file and function:
                     found = self._existing(file, ("evaluation", "metrics", index, "python"), point)
                     entry["python"] = f"{found}:{function}"
+            if isinstance(entry, dict) and isinstance(written := entry.get("examples"), str) and written:
+                entry["examples"] = self._existing(written, ("evaluation", "metrics", index, "examples"), point)
 
     def _existing(self, value: str, location: Location, point: tuple[Override, ...]) -> str:
         key = (value, location, tuple(str(o.input_line) for o in point if self.loader.is_structural(o)))

@@ -27,9 +27,10 @@ from tunerun.job import Scalar
 from tunerun.ledger.ledger import Ledger
 from tunerun.ledger.records import SweepRecord, TrialRecord
 from tunerun.ledger.rows import dump
-from tunerun.ledger.transfer import ExampleText, WholeAnswers, WholeJob
+from tunerun.ledger.transfer import ExampleText, WholeAgreement, WholeAnswers, WholeJob
 from tunerun.provenance.places import Places
 from tunerun.redaction import redact
+from tunerun.stored import section
 
 RECORD = "record.json"
 RESULTS = "results.json.gz"
@@ -133,6 +134,7 @@ class PortableResults:
     jobs: tuple[WholeJob, ...] = ()
     answers: tuple[WholeAnswers, ...] = ()
     openings: tuple[PortableOpening, ...] = ()
+    agreements: tuple[WholeAgreement, ...] = ()
 
 
 def portable_files(ledger: Ledger, sweep: SweepRecord, folder: Path) -> list[str]:
@@ -204,8 +206,18 @@ def results_file(ledger: Ledger, sweep: SweepRecord, folder: Path) -> str | None
         )
         file.write(b'],"openings":[')
         _write_list(file, map(vars, openings))
+        if agreements := _agreements(ledger, sweep):  # absent elsewhere, so that older sweeps keep their bytes
+            file.write(b'],"agreements":[')
+            _write_list(file, map(vars, agreements))
         file.write(b"]}\n")
     return RESULTS
+
+
+def _agreements(ledger: Ledger, sweep: SweepRecord) -> list[WholeAgreement]:
+    """How far the judges of a sweep agree with people."""
+    judges = section(sweep.document, "judges").values()
+    identities = [str(each["identity"]) for each in judges if isinstance(each, Mapping) and "identity" in each]
+    return [WholeAgreement(*of_key, document) for of_key, document in sorted(ledger.agreements(identities).items())]
 
 
 def _chained(first: WholeJob | None, others: Iterator[WholeJob]) -> Iterator[WholeJob]:

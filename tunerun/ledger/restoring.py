@@ -114,7 +114,7 @@ def restored(folder: Path, path: Path) -> str:
                 openings = ((o.sweep, o.opened_at, o.points, o.held_out) for o in results.openings)
                 # What another sweep asked a shared model, of a test set of its own, has no rows here.
                 answers = (each for each in results.answers if each.held_out in record.examples)
-                ledger.restore_results(results.jobs, answers, openings)
+                ledger.restore_results(results.jobs, answers, openings, results.agreements)
         is_whole = True
     except (ValueError, OverflowError, struct.error) as error:  # NaN, or a number that no column holds
         raise RecordError(f"{folder / RECORD}: holds a value that no ledger has; {_ADVICE}") from error

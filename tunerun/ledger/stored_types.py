@@ -101,6 +101,7 @@ class _Document:
     held_out_rows: Mapping[str, str] = field(default_factory=dict)
     clusters: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     metrics: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    judges: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     facts: Facts | None = None
 
 

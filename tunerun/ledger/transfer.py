@@ -81,6 +81,15 @@ class WholeAnswers:
     values: tuple[str | float, ...]
 
 
+@dataclass(frozen=True)
+class WholeAgreement:
+    """How far a judge agrees with a labelled sample: `tunerun.ledger.ratings`."""
+
+    judge: str
+    sample: str
+    document: dict[str, float | None]
+
+
 class TransferTable:
     """The part of the ledger that reads and writes whole rows; `Ledger` inherits it: its file has one connection."""
 
@@ -165,6 +174,7 @@ class TransferTable:
         jobs: Iterable[WholeJob],
         answers: Iterable[WholeAnswers],
         openings: Iterable[tuple[str, float, tuple[int, ...], tuple[str, ...]]],
+        agreements: Iterable[WholeAgreement] = (),
     ) -> None:
         """Write down what became of a plan that was restored.
 
@@ -185,6 +195,10 @@ class TransferTable:
             self._file.write_many(
                 "INSERT INTO opening VALUES (?, ?, ?, ?, ?)",
                 (with_checksum(of, at, dump(points), dump(held_out)) for of, at, points, held_out in openings),
+            )
+            self._file.write_many(
+                "INSERT OR IGNORE INTO agreement VALUES (?, ?, ?, ?)",
+                (with_checksum(each.judge, each.sample, dump(each.document)) for each in agreements),
             )
 
     def _restore_job(self, job: WholeJob) -> None:

@@ -23,6 +23,7 @@ from tunerun.ledger import FILE_NAME, Spending, SweepRecord
 from tunerun.planning.baselines import PlannedBaseline
 from tunerun.planning.changes import MAX_EXPLAINED, Change, NewTrial, broken_comparison, changes
 from tunerun.planning.history import History, read_history
+from tunerun.planning.judging import PlannedJudge, documents_of, notes_on_judges, planned_judges
 from tunerun.planning.limits import Cost, over_budget
 from tunerun.planning.planner import KEY_FORMAT, Planner
 from tunerun.planning.recorded import NOTHING, Recorded
@@ -57,6 +58,7 @@ class Plan:
         baseline_tokens: of the prompts and answers of the baselines that this sweep asks or has asked.
         fresh: whether it was asked to run every trial again.
         recorded: what was taken from the record of another sweep.
+        judges: what judges would be asked about the answers.
     """
 
     experiment: Experiment
@@ -73,6 +75,7 @@ class Plan:
     baseline_tokens: int = 0
     fresh: bool = False
     recorded: Recorded = NOTHING
+    judges: tuple[PlannedJudge, ...] = ()
 
     def __repr__(self) -> str:
         """One line; `to_json()` has the whole plan."""
@@ -141,12 +144,21 @@ class Plan:
                 "set model.price={usd_per_million_tokens: ..., source: ..., date: ...}, or take the budget away"
             )
             return [line]
+        unknown = [judge.metric for judge in self.judges if judge.has_unknown_price]
+        if budget.max_usd is not None and unknown:
+            return [
+                f"budget.max_usd: what the judge {metric.model} costs is not known, so the budget cannot be kept; set "
+                f"evaluation.metrics.{metric.name}.price={{usd_per_million_input_tokens: ..., "
+                "usd_per_million_output_tokens: ..., source: ..., date: ...}, or take the budget away"
+                for metric in unknown
+            ]
         return over_budget(budget, self.with_baselines(self.spent), self.cost(trials, at_most=True))
 
     def with_baselines(self, spent: Spending) -> Spending:
-        """What the jobs of the sweep cost, and the upper end of what its baselines take beside them."""
+        """What the sweep has cost, and the upper end of what its baselines and judges take beside its jobs."""
         factor = 1.0 if self.tokens_exact else ESTIMATE_RANGE[1]
-        return replace(spent, tokens=spent.tokens + math.ceil(self.baseline_tokens * factor))
+        tokens = spent.tokens + math.ceil(self.baseline_tokens * factor)
+        return replace(spent, tokens=tokens, usd=spent.usd + sum(judge.usd_at_most for judge in self.judges))
 
     def check(self, *, retry_failed: bool = False) -> None:
         """Refuse what a run must not begin with.
@@ -179,6 +191,7 @@ class Plan:
             "sweep": self.sweep,
             "trials": [_trial_document(trial) for trial in self.trials],
             "baselines": [baseline.to_json() for baseline in self.baselines],
+            "judges": [judge.to_json() for judge in self.judges],
             "pins": dict(self.experiment.pins),
             "tokens_exact": self.tokens_exact,
             "tokens_range": [1.0, 1.0] if self.tokens_exact else list(ESTIMATE_RANGE),
@@ -284,9 +297,13 @@ def _planned(
         for trial, point in zip(trials, numbers, strict=True)
     ]
     planner.warnings.extend(_what_compares_badly(trials))
+    judges = planned_judges(trials, baselines, history.path, is_repeated=bool(recorded.rerun))
+    planner.warnings.extend(notes_on_judges(judges, trials))
+    judges_document = recorded.judges if recorded.rerun else trials[0].as_stored(documents_of(judges))
     document = {
         **planner.document(trials),
         "mlflow_experiment": chosen.experiment if chosen else None,
+        **({"judges": dict(judges_document)} if judges_document else {}),
         **({"rerun": recorded.rerun} if recorded.rerun else {}),
         **recorded.document,
     }
@@ -308,6 +325,7 @@ def _planned(
         changes=() if earlier is None or is_new_round or sweep in history.spending else _changes(history, trials),
         incomparable=tuple(broken_comparison(*compared, document, trials[0].record().config)) if compared else (),
         recorded=recorded,
+        judges=judges,
     )
 
 
@@ -338,7 +356,7 @@ def _sweep_id(name: str, trials: Sequence[Trial], document: Mapping[str, Any]) -
         held_out = {held_out: examples.digest for held_out, examples in t.held_out.items()}
         asked.append([t.key, t.baselines, held_out, t.asked])
     scoring = [evaluations, document.get("metrics"), document.get("clusters")]
-    own = [rerun] if (rerun := document.get("rerun")) else []
+    own = [more for name in ("rerun", "judges") if (more := document.get(name))]
     return f"{name}-{digest([name, asked, scoring, *own])[:8]}"
 
 

@@ -40,6 +40,6 @@ def over_budget(budget: Budget, spent: Spending, more: Cost) -> list[str]:
 
 def _line(key: str, needed: str, spent: str, limit: str) -> str:
     return (
-        f"budget.{key}: the sweep would come to up to {needed} ({spent} of it spent, under way, or for baselines), "
-        f"the budget is {limit}; raise it, or take trials away"
+        f"budget.{key}: the sweep would come to up to {needed} ({spent} of it spent, under way, or for baselines and "
+        f"judges), the budget is {limit}; raise it, or take trials away"
     )

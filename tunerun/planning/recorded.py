@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tunerun.dataset import LoadedDataset
+from tunerun.judges.prompt import Rating
 from tunerun.provenance import Facts
 
 
@@ -22,6 +23,8 @@ class Recorded:
             empty: a sweep of its own.
         document: what the ledger freezes of its origin: `rerun_of` or `parent`.
         facts: of the sweep that was recorded.
+        judges: what its document says of its judges.
+        ratings: its judgements by judge and item: a rerun asks no judge.
     """
 
     examples: Mapping[int, LoadedDataset] | None = None
@@ -29,6 +32,8 @@ class Recorded:
     rerun: str = ""
     document: Mapping[str, Any] = field(default_factory=dict)
     facts: Facts = field(default_factory=Facts)
+    judges: Mapping[str, Any] = field(default_factory=dict)
+    ratings: Mapping[tuple[str, str], Rating] = field(default_factory=dict)
 
     def with_files(self, facts: Facts) -> Facts:
         """The facts of this machine, with the files that were read for the record and not here."""

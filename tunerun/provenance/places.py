@@ -107,8 +107,10 @@ class Places:
             if (text := _text_at(config, key)) is not None:
                 part, name = _holder(changed, key)
                 part[name] = self.value(key, text)
-        for entry in _metric_entries(changed):
+        for entry in _metric_entries(changed, "python"):
             entry["python"] = self.python(entry["python"])
+        for entry in _metric_entries(changed, "examples"):
+            entry["examples"] = self.name(entry["examples"])
         return changed
 
     def value(self, key: str, value: Any) -> Any:
@@ -170,10 +172,12 @@ def _text_at(config: Mapping[str, Any], key: str) -> str | None:
     return text if isinstance(text, str) and text else None
 
 
-def _metric_entries(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _metric_entries(config: Mapping[str, Any], option: str) -> list[dict[str, Any]]:
+    """Entries of metrics that name a file by an option."""
     metrics = section(config, "evaluation").get("metrics") or ()
-    return [entry for entry in metrics if isinstance(entry, dict) and isinstance(entry.get("python"), str)]
+    return [entry for entry in metrics if isinstance(entry, dict) and isinstance(entry.get(option), str)]
 
 
 def _metric_files(config: Mapping[str, Any]) -> list[str]:
-    return [entry["python"].rpartition(":")[0] for entry in _metric_entries(config)]
+    code = [entry["python"].rpartition(":")[0] for entry in _metric_entries(config, "python")]
+    return code + [entry["examples"] for entry in _metric_entries(config, "examples")]

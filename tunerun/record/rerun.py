@@ -24,6 +24,7 @@ from tunerun.files import private_folder
 from tunerun.job import Example, ExampleSet, as_text
 from tunerun.ledger import FILE_NAME, BaselineRecord, Ledger, TrialRecord
 from tunerun.metrics import resolve
+from tunerun.metrics.judged import JudgedMetric
 from tunerun.metrics.own import OwnMetric
 from tunerun.planning import Plan, Trial, plan
 from tunerun.planning.changes import differences
@@ -35,6 +36,7 @@ from tunerun.record.environment import environment_notes
 from tunerun.record.sources import OpenRecord
 from tunerun.record.stored_config import StoredConfigs, files_of_rows
 from tunerun.record.verification import shown
+from tunerun.runner.judging import recorded_ratings
 from tunerun.schema import Paths, Point, Tracking
 from tunerun.stored import read_stored, section
 from tunerun.tracking.address import choose
@@ -165,13 +167,18 @@ def prepare(record: OpenRecord, request: Request, progress: Progress | None = No
     origin = {"sweep": record.sweep.id, "run_id": record.run_id, "trial": record.number}
     _check_addresses(record, request, experiment.points)
     _check_code(record, request, experiment.points)
+    if request.edits:
+        _check_judges(record, request, experiment.points)
     if folder is None:
         _check_edits(request, examples)
         recorded = Recorded(examples, document={"parent": origin}, facts=record.facts)
         made = plan(experiment, fresh=request.fresh, progress=progress, recorded=recorded)
         return Rerun(made, tuple(configs.notes), is_new=True)
     rounds = int(record.sweep.document.get("round", 0))
-    recorded = Recorded(examples, rounds, _nonce(folder), {"rerun_of": origin}, record.facts)
+    judges = {} if "evaluation.metrics" in request.places else section(record.sweep.document, "judges")
+    metrics = resolve(experiment.points[0].config.evaluation) if judges else ()
+    ratings = recorded_ratings(record.ledger, record.sweep, metrics)
+    recorded = Recorded(examples, rounds, _nonce(folder), {"rerun_of": origin}, record.facts, judges, ratings)
     try:
         made = plan(experiment, progress=progress, recorded=recorded)
     except InputError as error:
@@ -225,6 +232,26 @@ def _check_code(record: OpenRecord, request: Request, points: Sequence[Point]) -
                 f"it, read it and name it yourself: 'evaluation.metrics=[{{name: {metric.name}, python: "
                 f"{metric.python}}}]'; to measure without it: evaluation.metrics=[exact_match]"
                 for metric in sorted(own, key=lambda metric: metric.name)
+            ]
+        )
+
+
+def _check_judges(record: OpenRecord, request: Request, points: Sequence[Point]) -> None:
+    """Let a person decide which judge gets examples and a key, and not a record from elsewhere; a rerun asks none.
+
+    Raises:
+        ConfigError: a judge that only the record names.
+    """
+    if _is_ours(record, request) or "evaluation.metrics" in {*request.places, *request.edits}:
+        return
+    sections = {id(point.config.evaluation): point.config.evaluation for point in points}.values()
+    judges = {(m.name, m.model, m.base_url) for each in sections for m in resolve(each) if isinstance(m, JudgedMetric)}
+    if judges:
+        raise ConfigError(
+            [
+                f"evaluation.metrics: the record names the judge {model} at {address}, which would get held-out "
+                f"examples and a key of yours; to ask it, give {name} yourself: --set 'evaluation.metrics=[...]'"
+                for name, model, address in sorted(judges)
             ]
         )
 

@@ -32,6 +32,7 @@ from tunerun.metrics import load_code, resolve
 from tunerun.planning import Plan, Trial, counted
 from tunerun.planning.facts import facts_of
 from tunerun.runner.bars import automatic
+from tunerun.runner.judging import judge_answers
 from tunerun.runner.loop import Loop
 from tunerun.runner.progress import Progress
 from tunerun.runner.selection import existing_ledger, selected
@@ -169,8 +170,8 @@ def run(
             _freeze(plan, ledger, command, backends.cache)
         ledger.clear_cancel_requests(plan.sweep)
         loop = Loop(plan, ledger, backends.of, talk, poll_interval_s, retry_failed, unavailable)
-        _run_tracked(loop, tracker, plan.sweep, talk)
         sweep = next(each for each in ledger.sweeps(plan.name) if each.id == plan.sweep)
+        _run_tracked(loop, tracker, sweep, talk)
         return replace(result_of(ledger, [sweep], tracker, backends.cache), stopped=loop.stopped)
 
 
@@ -181,13 +182,14 @@ def _freeze(plan: Plan, ledger: Ledger, command: str, cache: Path) -> None:
     ledger.freeze(sweep, trials, _example_sets(plan), [b.record() for b in plan.baselines])
 
 
-def _run_tracked(loop: Loop, tracker: Tracker | None, sweep: str, talk: Progress) -> None:
-    """Run the loop while the tracker follows it; an interruption does not wait long for the tracker."""
+def _run_tracked(loop: Loop, tracker: Tracker | None, sweep: SweepRecord, talk: Progress) -> None:
+    """Run the loop and judge its answers while the tracker follows; an interruption does not wait long for it."""
     patience_s = CLOSE_TIMEOUT_S
     try:
         if tracker is not None:
-            tracker.start(sweep)
+            tracker.start(sweep.id)
         loop.run()
+        _judge(loop.plan, loop.ledger, sweep, talk)
     except KeyboardInterrupt:
         patience_s = INTERRUPTED_TIMEOUT_S
         raise
@@ -198,8 +200,19 @@ def _run_tracked(loop: Loop, tracker: Tracker | None, sweep: str, talk: Progress
                 talk.note(tracker.problem)
 
 
+def _judge(plan: Plan, ledger: Ledger, sweep: SweepRecord, talk: Progress) -> None:
+    """Ask the judges of a plan's metrics; what they lack is said, and stops nothing."""
+    if plan.judges:
+        metrics = [judge.metric for judge in plan.judges]
+        budget, recorded = plan.experiment.budget.max_usd, plan.recorded.ratings
+        for problem in judge_answers(ledger, [sweep], metrics, max_usd=budget, recorded=recorded, progress=talk):
+            talk.note(problem)
+
+
 def compare(*sweeps: str, runs: str | Path = "runs", evaluation: Evaluation | None = None) -> SweepResult:
     """Compare the trials of sweeps that have run, as far as they have; reads the ledger and writes nothing.
+
+    Judges are asked by `run` and by the command `tunerun compare`, and not here.
 
     Args:
         sweeps: ids of sweeps, or names of experiments, which mean their newest; none: the newest of all. Several are

@@ -23,6 +23,7 @@ from tunerun.ledger import LOSSES, BaselineRecord, Ledger, Opening, SweepRecord,
 from tunerun.metrics import Asks, resolve_stored
 from tunerun.planning.measuring import choices_of
 from tunerun.runner import SweepResult
+from tunerun.runner.judging import judge_answers, judges_of
 from tunerun.runner.measuring import Manner, PlainModel, Question, ask
 from tunerun.runner.progress import Progress
 from tunerun.runner.unattended import BackendOpener
@@ -77,6 +78,9 @@ def open_test(
             for question in missing:
                 (progress or Progress()).evaluating(question.name)
                 ask(ledger, backend, question)
+        judges, max_usd = judges_of(ledger, [sweep])
+        for problem in judge_answers(ledger, [sweep], judges, max_usd=max_usd, progress=progress):
+            (progress or Progress()).note(problem)
     return earlier
 
 

@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from tunerun.comparison.judges import identities_of
+from tunerun.comparison.known import Rows, Scores, readable
 from tunerun.digest import digest
 from tunerun.errors import ConfigError, MetricError, MissingPackageError
 from tunerun.job import as_text
-from tunerun.ledger import LOSSES, Ledger, TrialRecord
-from tunerun.metrics import Asks, Metric, resolve_stored
+from tunerun.ledger import LOSSES, Ledger, TrialRecord, rated_by
+from tunerun.metrics import Metric, resolve_stored
 from tunerun.tracking.image import Content, FrozenSweep, Input, Measured, Part, dataset_input, milliseconds
 from tunerun.tracking.naming import metric_key
 
@@ -34,7 +34,7 @@ class Answered:
     Attributes:
         metrics: value by name.
         answers: None where only the losses of the expected answers were asked for.
-        scores: of each row, by the name of a metric that scores rows.
+        scores: of each row, by the name of a metric that scores rows; None: a judge gave none that can be read.
         at: when it was asked, in seconds since 1970 (UTC).
     """
 
@@ -45,7 +45,7 @@ class Answered:
     text_inputs: Sequence[str]
     expected: Sequence[str]
     answers: Sequence[str] | None
-    scores: Mapping[str, Sequence[float]]
+    scores: Mapping[str, Sequence[float | None]]
 
     @property
     def file(self) -> str:
@@ -91,23 +91,28 @@ def answered(ledger: Ledger, sweep: FrozenSweep, subject: str, trial: TrialRecor
     examples = sweep.examples(of_set)
     expected = [example.output for example in examples.examples]
     metrics: dict[str, float] = {}
-    scores: dict[str, Sequence[float]] = {}
-    for metric in _metrics(sweep, trial):
-        given = losses if metric.asks is Asks.LOSSES else texts
-        if given is None:
-            continue
-        is_loss = metric.asks is Asks.LOSSES
+    scores: dict[str, Sequence[float | None]] = {}
+    given = {(subject, of_set, asked): each for asked, each in ((trial.asked, texts), (LOSSES, losses)) if each}
+    known = _metrics(sweep, trial)
+    judges = identities_of(known, sweep.record.document)
+    for asked in (rated_by(identity, trial.asked) for identity in judges.values()):
+        if (rated := ledger.answers(subject, of_set, asked)) is not None:
+            given[subject, of_set, asked] = rated
+    rows = Scores(given, ledger, judges)
+    for metric in known:
         try:
-            rows = np.array(given.losses)[:, None] if is_loss else metric.rows(expected, given.texts)
+            table = rows.of(metric, subject, Rows(of_set, trial.asked))
         except (MetricError, MissingPackageError):  # the sweep's own run says so; the answers are shown all the same
             continue
-        metrics[metric.name] = float(metric.value(rows.mean(axis=0)))
+        if table is None or not len(readable(metric, table)):
+            continue
+        metrics[metric.name] = float(metric.value(readable(metric, table).mean(axis=0)))
         if not metric.is_corpus:
-            scores[metric.name] = rows[:, 0].tolist()
+            scores[metric.name] = [None if score != score else score for score in table[:, 0].tolist()]
     return Answered(
         held_out,
         dataset_input(examples, CONTEXTS[held_out]),
-        max(given.created_at for given in (texts, losses) if given is not None),
+        max(each.created_at for each in given.values()),
         metrics,
         [as_text(example.input) for example in examples.examples],
         expected,

@@ -17,9 +17,10 @@ from tunerun.comparison.report.sources import Answered, ConfusionTable, LossCurv
 from tunerun.comparison.results import LOSS, BaselineResult, PointResult, TrialResult, Verdict
 from tunerun.errors import ConfigError
 from tunerun.job import EpochLoss, Example, Snapshot
-from tunerun.ledger import LOSSES, JobRecord, Ledger, TrialRecord
+from tunerun.ledger import JobRecord, Ledger, TrialRecord, holds_texts
 from tunerun.metrics import Asks, Metric, Unit, resolve_stored
 from tunerun.metrics.confusion import Confusion
+from tunerun.metrics.judged import JudgedMetric
 from tunerun.metrics.labels import label
 from tunerun.redaction import redact
 from tunerun.stored import section
@@ -106,7 +107,7 @@ class _Reader:
 
     def _texts(self, subject: str, held_out: str | None, asked: str) -> tuple[str, ...]:
         """What a subject answered, in the way that was frozen; else, where another way was compared, in that one."""
-        ways = [way for s, h, way in self._answers if (s, h) == (subject, held_out) and way != LOSSES]
+        ways = [way for s, h, way in self._answers if (s, h) == (subject, held_out) and holds_texts(way)]
         if not ways or held_out is None:
             return ()
         return self._answers[subject, held_out, asked if asked in ways else ways[0]].texts
@@ -130,6 +131,8 @@ class _Reader:
             return None
         found = next((metric for metric in metrics if f"eval/{metric.name}" == verdict.metric), None)
         if found is None or found.is_corpus or found.unit is not Unit.SHARE or found.asks is not Asks.ANSWERS:
+            return None
+        if isinstance(found, JudgedMetric):
             return None
         return found
 

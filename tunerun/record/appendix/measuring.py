@@ -10,6 +10,7 @@ from tunerun.comparison.numbers import counted, p_value
 from tunerun.comparison.results import BaselineResult, Verdict
 from tunerun.comparison.table import ComparisonTable, Kind
 from tunerun.metrics import Metric, Unit
+from tunerun.metrics.judged import JudgedMetric
 from tunerun.record.appendix.document import Block, Bullets, Paragraph, Table
 from tunerun.record.appendix.material import Material, words
 from tunerun.record.appendix.topic import Topic
@@ -38,6 +39,9 @@ def metrics(material: Material) -> Topic:
     ]
     blocks: list[Block] = [Paragraph(summary)]
     blocks += [Paragraph(f"Code of metrics of their own: {words(own)}.")] if own else []
+    for each in known:
+        if isinstance(each, JudgedMetric):
+            blocks.append(Paragraph(f"{each.name}: the judge is {each.description}. Its rubric: {each.rubric}"))
     return Topic("Metrics", summary, tuple(blocks))
 
 

@@ -1,0 +1,104 @@
+"""What a comparison says of the judges behind its scores: which they are, how far they are right, what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from tunerun.comparison import numbers
+from tunerun.comparison.sentences import listed_words
+from tunerun.judges import prompt
+from tunerun.judges.prompt import Rating
+from tunerun.judges.selves import is_same_model, same
+from tunerun.ledger import Ledger, TrialRecord
+from tunerun.metrics import Metric, Unit
+from tunerun.metrics.judged import JudgedMetric
+from tunerun.stored import section
+
+MOST_NAMED = 5
+"""Models without judgements that are named one by one."""
+
+
+def identities_of(metrics: Sequence[Metric], document: Mapping[str, Any]) -> dict[str, str]:
+    """The identity of each judge by the metric's name: as it was frozen, so that a later prompt reads old judgements.
+
+    Args:
+        document: a sweep's; empty: the judges as they are now.
+    """
+    frozen = section(document, "judges")
+    judged = [metric for metric in metrics if isinstance(metric, JudgedMetric)]
+    return {each.name: str(section(frozen, each.name).get("identity") or each.identity) for each in judged}
+
+
+def scores_of(texts: Sequence[str]) -> list[float]:
+    """The scores of a judge's words about a subject's answers; NaN where no score could be read."""
+    ratings = (Rating.of_text(text).score for text in texts)
+    return [float("nan") if score is None else score for score in ratings]
+
+
+def notes(
+    metric: JudgedMetric,
+    ledger: Ledger,
+    frozen: Mapping[str, Any],
+    records: Sequence[TrialRecord],
+    *,
+    unreadable: int,
+    rows: int,
+    unjudged: Collection[str],
+) -> Iterator[str]:
+    """One sentence for each thing that a reader of a judge's scores should know.
+
+    Args:
+        frozen: what the sweep's document says of this judge; empty: it is not frozen with it.
+        records: trials whose models it judges.
+        unreadable: rows without a readable judgement of some model. rows: of the held-out set.
+        unjudged: models that have answered and are not judged yet, as people call them.
+    """
+    version = str(frozen.get("prompt", prompt.VERSION)), str(frozen.get("prompt_sha256", prompt.PROMPT_DIGEST))[:12]
+    scale = "" if metric.compares else f", scale {metric.bounds[0]} to {metric.bounds[1]}"
+    named = f"{metric.name}: the judge is {metric.model} (prompt {version[0]}, sha256 {version[1]}{scale})"
+    yield f"{named}; {_agreement(metric, ledger, frozen)}."
+    yield from self_preference(metric, records)
+    if unreadable:
+        yield (
+            f"{metric.name}: {numbers.counted(unreadable, 'held-out row')} of {rows:,} left out for every model: the "
+            "judge gave no readable score for some answer to them, twice."
+        )
+    if unjudged:
+        few = len(unjudged) <= MOST_NAMED
+        which = listed_words(sorted(unjudged)) if few else f"{len(unjudged)} models"
+        advice = (
+            "they are not in the record" if ledger.is_restored else "run the same command again, or tunerun compare"
+        )
+        yield f"{metric.name}: the judge's scores of {which} are missing; {advice}."
+
+
+def _agreement(metric: JudgedMetric, ledger: Ledger, frozen: Mapping[str, Any]) -> str:
+    """How far a judge agrees with people, in words."""
+    identity = str(frozen.get("identity") or metric.identity)
+    known = ledger.agreements([identity])
+    sample = str(frozen.get("sample") or "")
+    found = known.get((identity, sample)) or (next(iter(known.values()), None) if not frozen else None)
+    if found is None:
+        if metric.labelled is not None:
+            return "its agreement with the labelled sample is not measured yet"
+        how = "" if metric.compares else f"; name a labelled sample in the option examples of {metric.name}"
+        return f"WARNING: whether it agrees with people is not known, so its scores prove nothing by themselves{how}"
+    unread = f", {found['unreadable']} of them unreadable" if found.get("unreadable") else ""
+    kappa = found.get("kappa")
+    shares = (numbers.measure(float(found[name]), Unit.SHARE, int(found["pairs"])) for name in ("exact", "within_one"))
+    exact, within = shares
+    said = f"of {numbers.counted(int(found['rows']), 'answer')} that people scored{unread} it scored {exact} the same "
+    said += f"and {within} within 1; "
+    if kappa is None:
+        return f"{said}weighted kappa is not defined, for one side gave one score only"
+    interval = "" if found.get("low") is None else f" ({found['low']:.2f} to {found['high']:.2f})"
+    return f"{said}quadratically weighted kappa {kappa:.2f}{interval}"
+
+
+def self_preference(metric: JudgedMetric, records: Sequence[TrialRecord]) -> Iterator[str]:
+    """A warning where the judge is the model that it judges."""
+    for name in dict.fromkeys(record.settings.model for record in records):
+        source = next(str(section(r.config, "model").get("source", "")) for r in records if r.settings.model == name)
+        if is_same_model(metric.model, name, source):
+            yield f"{metric.name}: {same(metric.model, name)}."

@@ -1,0 +1,33 @@
+"""What judgements cost."""
+
+from __future__ import annotations
+
+from tunerun.engine.tokens import CHARACTERS_PER_TOKEN, ESTIMATE_RANGE
+from tunerun.judges import prompt
+from tunerun.metrics.judged import JudgedMetric
+
+REPLY_TOKENS = 60
+"""Of a reply: one short sentence and a score, as the prompt asks for; the most is `max_output_tokens`."""
+
+
+def usd_of(metric: JudgedMetric, characters: float) -> float:
+    """About what one judgement costs, in US dollars; 0 where no price is known.
+
+    Args:
+        characters: of the texts that are judged.
+    """
+    if metric.price is None:
+        return 0.0
+    return metric.price.usd(_input_tokens(metric, characters), min(REPLY_TOKENS, metric.max_output_tokens))
+
+
+def usd_at_most(metric: JudgedMetric, characters: float) -> float:
+    """The upper end: tokens that are short, the longest reply, and a second question after a reply nobody can read."""
+    if metric.price is None:
+        return 0.0
+    once = _input_tokens(metric, characters) * ESTIMATE_RANGE[1]
+    return metric.price.usd(2 * once + metric.max_output_tokens, 2 * metric.max_output_tokens)
+
+
+def _input_tokens(metric: JudgedMetric, characters: float) -> float:
+    return (prompt.CHARACTERS + len(metric.rubric) + characters) / CHARACTERS_PER_TOKEN

@@ -1,0 +1,104 @@
+"""Which judgements the score of an answer is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from tunerun.baselines import is_base_model
+from tunerun.job import Example
+from tunerun.judges.prompt import Judged, Rating
+from tunerun.ledger import BaselineRecord, Ledger, SweepRecord, rated_by
+from tunerun.metrics.judged import JudgedMetric
+
+TIE = Rating(0.5, "the same text as the base model's answer")
+"""What a comparison of equal answers comes to; no judge is asked."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model's answers to a held-out set, which are to be judged.
+
+    Attributes:
+        key: what the ledger has its answers under. name: for people.
+        held_out: the digest of the set. asked: how the answers were obtained.
+        base: the subject of the untuned base model that it is compared with; None: there is none.
+    """
+
+    key: str
+    name: str
+    held_out: str
+    asked: str
+    base: str | None
+
+
+def subjects_of(ledger: Ledger, sweep: SweepRecord) -> list[Subject]:
+    """The models of a sweep with every set that they may have answered, each once."""
+    baselines = {each.subject: each for each in ledger.baselines(sweep.id)}
+    found: dict[tuple[str, str, str], Subject] = {}
+    for record in ledger.trials(sweep.id):
+        base = base_of([baselines[subject] for subject in record.baselines if subject in baselines])
+        named = [(record.key, f"trial {record.number}")]
+        named += [(s, f"the baseline {baselines[s].name}") for s in record.baselines if s in baselines]
+        for digest in record.held_out.values():
+            for key, name in named:
+                found.setdefault((key, digest, record.asked), Subject(key, name, digest, record.asked, base))
+    return list(found.values())
+
+
+def base_of(baselines: Sequence[BaselineRecord]) -> str | None:
+    """The subject of the untuned base model among the baselines of a trial."""
+    return next((each.subject for each in baselines if is_base_model(each.kind)), None)
+
+
+def judged_rows(
+    metric: JudgedMetric, examples: Sequence[Example], answers: Sequence[str], base: Sequence[str] | None
+) -> Iterator[tuple[Judged, ...]]:
+    """For each row what has to be judged; nothing where the answer is that of the base model.
+
+    Args:
+        base: the answers of the untuned base model, where the metric compares.
+    """
+    for place, (example, answer) in enumerate(zip(examples, answers, strict=True)):
+        if not metric.compares:
+            yield (Judged(shown(example), example.output, answer),)
+        elif base is None or answer == base[place]:
+            yield ()
+        else:
+            judged = Judged(shown(example), example.output, answer, base[place])
+            yield judged, judged.turned()
+
+
+def shown(example: Example) -> str:
+    """What a model was given, as one text: a conversation with its roles."""
+    if not example.system and not example.earlier:
+        return example.text_input
+    parts = [f"system: {example.system}"] if example.system else []
+    parts += [text for turn in example.earlier for text in (f"user: {turn.text_input}", f"assistant: {turn.output}")]
+    return "\n".join([*parts, f"user: {example.text_input}"])
+
+
+def rating_of(judged: Sequence[Judged], known: Mapping[str, Rating]) -> Rating | None:
+    """The score of a row; None: a judgement of it is missing.
+
+    In a comparison an answer is better only where both orders say so.
+    """
+    ratings = [known.get(each.item) for each in judged]
+    if not judged:
+        return TIE
+    first = ratings[0]
+    if first is None or len(ratings) == 1:
+        return first
+    second = ratings[1]
+    if second is None:
+        return None
+    if first.score is None or second.score is None:
+        return Rating(None, f"A/B: {first.reason} B/A: {second.reason}")
+    turned = 1 - second.score
+    score = first.score if first.score == turned and first.score in (0, 1) else 0.5
+    return Rating(score, f"A/B: {first.reason} B/A: {second.reason}")
+
+
+def is_rated(ledger: Ledger, metric: JudgedMetric, subject: Subject) -> bool:
+    """Whether all judgements of a subject's answers are there."""
+    return ledger.answered_at(subject.key, subject.held_out, rated_by(metric.identity, subject.asked)) is not None

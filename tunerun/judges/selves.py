@@ -1,0 +1,31 @@
+"""Whether a judge is the model that it judges."""
+
+from __future__ import annotations
+
+import re
+
+
+def is_same_model(judge: str, *names: str) -> bool:
+    """Whether a judge's name is that of a base model, or of a model tuned from it.
+
+    Services write one model in several ways: `org/Name-1B`, `name-1b`, `ft:name-1b:org::id`.
+
+    Args:
+        names: what the base model is called.
+    """
+    base = judge.split(":")[1] if judge.startswith("ft:") and judge.count(":") > 1 else judge
+    own = _plain(base)
+    return bool(own) and own in {_plain(name) for name in names}
+
+
+def same(judge: str, model: str) -> str:
+    """That a judge is a model that it judges, in words."""
+    return (
+        f"WARNING: the judge {judge} is the base model {model} itself or made of it; models prefer their own answers "
+        "(Panickssery et al. 2024, arXiv:2404.13076), so let another model judge"
+    )
+
+
+def _plain(name: str) -> str:
+    last = re.split(r"[/\\]", name)[-1].casefold()
+    return re.sub(r"[^a-z0-9]", "", last.removesuffix(".gguf").removesuffix("-instruct"))

@@ -1,0 +1,190 @@
+"""What judges would be asked if a plan ran: how often, about how much it costs, and what a reader should know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunerun.baselines import is_base_model
+from tunerun.job import Example
+from tunerun.judges import prompt
+from tunerun.judges.cost import usd_at_most, usd_of
+from tunerun.judges.rows import judged_rows
+from tunerun.judges.sample import Sample, sample_of
+from tunerun.judges.selves import is_same_model, same
+from tunerun.ledger import Ledger, rated_by
+from tunerun.metrics import resolve
+from tunerun.metrics.judged import JudgedMetric
+from tunerun.planning.baselines import PlannedBaseline
+from tunerun.planning.trial import Trial
+
+_CHARACTERS_PER_TOKEN = 8
+"""The most that an answer of so many tokens is taken to have: twice the length of English words."""
+
+
+@dataclass(frozen=True)
+class PlannedJudge:
+    """What one judge would be asked.
+
+    Attributes:
+        calls: the most; equal answers are judged once, and nothing that the ledger has is judged again.
+        usd: about what they cost, in US dollars; usd_at_most: the upper end. 0 where no price is known.
+        sample: what people have scored; None: nothing.
+    """
+
+    metric: JudgedMetric
+    calls: int
+    usd: float
+    usd_at_most: float
+    sample: Sample | None
+
+    @property
+    def has_unknown_price(self) -> bool:
+        """Whether its service may charge for calls, and the price is not configured."""
+        return self.calls > 0 and self.metric.has_unknown_price
+
+    def to_json(self) -> dict[str, Any]:
+        """As `plan --json` prints it."""
+        return {
+            "metric": self.metric.name,
+            "model": self.metric.model,
+            "base_url": self.metric.base_url,
+            "prompt": prompt.VERSION,
+            "prompt_sha256": prompt.PROMPT_DIGEST,
+            "calls": self.calls,
+            "usd": self.usd,
+            "usd_at_most": self.usd_at_most,
+            "labelled": 0 if self.sample is None else len(self.sample.labels),
+        }
+
+    def document(self) -> dict[str, Any]:
+        """What a sweep's document has of it, so that later versions and other machines read its scores."""
+        return {
+            "model": self.metric.model,
+            "identity": self.metric.identity,
+            "prompt": str(prompt.VERSION),
+            "prompt_sha256": prompt.PROMPT_DIGEST,
+            "sample": "" if self.sample is None else self.sample.sha256,
+        }
+
+
+def planned_judges(
+    trials: Sequence[Trial], baselines: Sequence[PlannedBaseline], ledger: Path, *, is_repeated: bool = False
+) -> tuple[PlannedJudge, ...]:
+    """The judges of a plan's metrics.
+
+    Args:
+        ledger: its file, which need not be there.
+        is_repeated: whether the plan repeats a record: then nobody is asked, and the labelled sample is not here.
+
+    Raises:
+        InputError: a labelled sample cannot be used.
+    """
+    metrics = [metric for metric in resolve(trials[0].config.evaluation) if isinstance(metric, JudgedMetric)]
+    if not metrics:
+        return ()
+    if is_repeated:
+        return tuple(PlannedJudge(metric, 0, 0.0, 0.0, None) for metric in metrics)
+    samples = [sample_of(metric) for metric in metrics]
+    if not ledger.exists():
+        return tuple(_planned(m, s, trials, baselines, None) for m, s in zip(metrics, samples, strict=True))
+    with Ledger.open_read_only(ledger) as opened:
+        return tuple(_planned(m, s, trials, baselines, opened) for m, s in zip(metrics, samples, strict=True))
+
+
+def _planned(
+    metric: JudgedMetric,
+    sample: Sample | None,
+    trials: Sequence[Trial],
+    baselines: Sequence[PlannedBaseline],
+    ledger: Ledger | None,
+) -> PlannedJudge:
+    lengths = list(_lengths(metric, trials, baselines, ledger))
+    if sample is not None:
+        measured = {} if ledger is None else ledger.agreements([metric.identity])
+        if (metric.identity, sample.sha256) not in measured:
+            items = {each.item: each.characters for each in sample.judged}
+            known = {} if ledger is None else ledger.ratings(metric.identity, items)
+            lengths += [(length, length) for item, length in items.items() if item not in known]
+    return PlannedJudge(
+        metric,
+        len(lengths),
+        sum(usd_of(metric, likely) for likely, _ in lengths),
+        sum(usd_at_most(metric, most) for _, most in lengths),
+        sample,
+    )
+
+
+def _lengths(
+    metric: JudgedMetric, trials: Sequence[Trial], baselines: Sequence[PlannedBaseline], ledger: Ledger | None
+) -> Iterator[tuple[float, float]]:
+    """For each call about how many characters are judged, and the most."""
+    by_subject = {each.subject: each for each in baselines}
+    done: set[tuple[str, str, str]] = set()
+    seen: set[str] = set()
+    for trial in trials:
+        held_out = trial.validation
+        if held_out is None:
+            continue
+        own = [by_subject[s] for s in trial.baselines if s in by_subject and by_subject[s].problem is None]
+        base = next((each.subject for each in own if is_base_model(each.baseline.kind)), None)
+        for subject in (trial.key, *(each.subject for each in own)):
+            of_key = (subject, held_out.digest, trial.asked)
+            if of_key in done or (metric.compares and subject == base):
+                continue
+            done.add(of_key)
+            rated = rated_by(metric.identity, trial.asked)
+            if ledger is not None and ledger.answered_at(subject, held_out.digest, rated) is not None:
+                continue
+            answers = None if ledger is None else ledger.answers(*of_key)
+            of_base = None if ledger is None or base is None else ledger.answers(base, held_out.digest, trial.asked)
+            if answers is None or ledger is None or (metric.compares and of_base is None):
+                yield from _unknown(metric, held_out.examples, trial)
+                continue
+            rows = judged_rows(metric, held_out.examples, answers.texts, of_base.texts if of_base else None)
+            items = {each.item: each.characters for row in rows for each in row if each.item not in seen}
+            seen |= items.keys()
+            known = ledger.ratings(metric.identity, items)
+            yield from ((length, length) for item, length in items.items() if item not in known)
+
+
+def _unknown(metric: JudgedMetric, examples: Sequence[Example], trial: Trial) -> Iterator[tuple[float, float]]:
+    """Answers that are not there yet are taken to be as long as the expected ones, and at most as the config allows."""
+    most = trial.config.evaluation.generation.max_output_tokens * _CHARACTERS_PER_TOKEN
+    answers = 2 if metric.compares else 1
+    for example in examples:
+        given = len(example.text_input) + len(example.output)
+        yield from [(given + answers * len(example.output), given + answers * most)] * answers
+
+
+def notes_on_judges(judges: Sequence[PlannedJudge], trials: Sequence[Trial]) -> Iterator[str]:
+    """What a reader of the plan should know of its judges."""
+    for judge in judges:
+        metric, key = judge.metric, f"evaluation.metrics.{judge.metric.name}"
+        if judge.calls:
+            yield (
+                f"{key}: inputs, expected answers and answers of held-out examples are sent to the judge "
+                f"{metric.model} at {metric.base_url}"
+            )
+        if judge.sample is None and not metric.compares and judge.calls:
+            yield (
+                f"{key}: no labelled sample says whether the judge agrees with people; name a file of rows text_input, "
+                "expected, answer and label in its option examples"
+            )
+        if metric.compares and not _has_base(trials):
+            yield f"{key}: compares with the untuned base model; add 0 to evaluation.baselines.examples"
+        names = {trial.config.model.name: trial.config.model for trial in trials}
+        for name, model in names.items():
+            if is_same_model(metric.model, name, model.source):
+                yield f"{key}: {same(metric.model, name)}"
+
+
+def _has_base(trials: Sequence[Trial]) -> bool:
+    return all(0 in trial.config.evaluation.baselines.examples for trial in trials)
+
+
+def documents_of(judges: Sequence[PlannedJudge]) -> Mapping[str, Any]:
+    """What a sweep's document has of its judges, by the metric's name."""
+    return {judge.metric.name: judge.document() for judge in judges}

@@ -1,0 +1,287 @@
+"""Judges are asked for what the ledger does not know yet: after a run, and by `compare`.
+
+Each judgement is written down when it comes, so that a run that is interrupted, refused or killed pays for nothing
+twice. A judge that fails ends the judging by it and nothing else: the other metrics are compared all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+
+from tunerun.comparison.judges import identities_of
+from tunerun.errors import BackendError, ConfigError, InputError, LimitError
+from tunerun.holding import held_if_free
+from tunerun.judges.client import JudgeClient
+from tunerun.judges.cost import usd_at_most
+from tunerun.judges.prompt import Judged, Rating
+from tunerun.judges.rows import Subject, is_rated, judged_rows, rating_of, subjects_of
+from tunerun.judges.sample import sample_of
+from tunerun.ledger import Ledger, SweepRecord, rated_by
+from tunerun.metrics import Metric, resolve, resolve_stored
+from tunerun.metrics.judged import JudgedMetric
+from tunerun.runner.progress import Progress
+from tunerun.schema import Experiment
+from tunerun.statistics import agreement
+from tunerun.stored import section
+
+Recorded = Mapping[tuple[str, str], Rating]
+"""Judgements of a record by judge and item."""
+
+
+def judge_answers(
+    ledger: Ledger,
+    sweeps: Sequence[SweepRecord],
+    metrics: Sequence[Metric],
+    *,
+    max_usd: float | None = None,
+    recorded: Recorded | None = None,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Ask the judges among metrics about every answer of sweeps that they have not judged.
+
+    A sweep that repeats a record asks nobody: who is asked, and gets a key, is for a person to say and not for a file
+    from elsewhere. It has the record's judgements of equal answers.
+
+    Args:
+        ledger: open for writing.
+        max_usd: the budget, of which the sweep's jobs and judgements are spent; None: there is none.
+        recorded: judgements that a record has.
+        progress: what to tell while it works; None: nothing.
+
+    Returns:
+        Why judgements are missing, one line each.
+    """
+    if ledger.is_restored:
+        return []
+    problems = []
+    for metric in metrics:
+        if isinstance(metric, JudgedMetric):
+            for sweep in sweeps:
+                try:
+                    _Judging(ledger, sweep, metric, max_usd, recorded or {}, progress or Progress()).run()
+                except (BackendError, InputError, LimitError) as error:
+                    problems.append(f"{metric.name}: {metric.model} at {metric.base_url}: {error}")
+                    break
+    return problems
+
+
+def judge_unattended(
+    ledger: Ledger,
+    sweeps: Sequence[SweepRecord],
+    metrics: Sequence[Metric],
+    *,
+    max_usd: float | None = None,
+    progress: Progress | None = None,
+) -> list[str]:
+    """The same for sweeps that nothing runs now; of one that is being run, its own runner asks the judges."""
+    problems = []
+    for sweep in sweeps:
+        with held_if_free(ledger.path.parent, sweep.id) as is_free:
+            if is_free:
+                problems += judge_answers(ledger, [sweep], metrics, max_usd=max_usd, progress=progress)
+            else:
+                problems.append(f"{sweep.id}: is being run; that run asks the judges")
+    return list(dict.fromkeys(problems))
+
+
+def judges_of(
+    ledger: Ledger, sweeps: Sequence[SweepRecord], experiment: Experiment | None = None
+) -> tuple[list[JudgedMetric], float | None]:
+    """The judges that score the answers of sweeps, and the budget in US dollars.
+
+    Args:
+        experiment: says how they are scored; None: as the first sweep was frozen, without judges whose prompt this
+            tunerun does not have any more.
+    """
+    if experiment is not None:
+        found, max_usd = list(resolve(experiment.evaluation)), experiment.budget.max_usd
+        return [metric for metric in found if isinstance(metric, JudgedMetric)], max_usd
+    first = ledger.trials(sweeps[0].id)[0]
+    document, evaluation = sweeps[0].document, first.settings.evaluation
+    try:
+        metrics, _ = resolve_stored(evaluation, section(document, "metrics"), runs_code=not ledger.is_restored)
+    except ConfigError:  # the comparison says so
+        return [], None
+    frozen = identities_of(metrics, document)
+    judges = [each for each in metrics if isinstance(each, JudgedMetric) and frozen[each.name] == each.identity]
+    budget = section(first.config, "budget").get("max_usd")
+    return judges, float(budget) if isinstance(budget, int | float) else None
+
+
+def has_more_to_judge(ledger: Ledger, sweeps: Sequence[SweepRecord], metrics: Sequence[Metric]) -> bool:
+    """Whether a judge would be asked."""
+    if ledger.is_restored:
+        return False
+    judges = [metric for metric in metrics if isinstance(metric, JudgedMetric)]
+    return any(
+        not is_rated(ledger, metric, subject) and ledger.answered_at(subject.key, subject.held_out, subject.asked)
+        for metric in judges
+        for sweep in sweeps
+        if not _repeats_a_record(sweep)
+        for subject in subjects_of(ledger, sweep)
+    )
+
+
+def _repeats_a_record(sweep: SweepRecord) -> bool:
+    return "rerun" in sweep.document
+
+
+@dataclass
+class _Judging:
+    """One judge, and the answers of one sweep."""
+
+    ledger: Ledger
+    sweep: SweepRecord
+    metric: JudgedMetric
+    max_usd: float | None
+    recorded: Recorded
+    progress: Progress
+    _answers: dict[tuple[str, str, str], tuple[str, ...] | None] = field(default_factory=dict)
+    _spent: float = 0.0
+
+    def run(self) -> None:
+        """Judge the labelled sample, then the answers of one subject after the other."""
+        self._spent = self.ledger.spending(self.sweep.id).usd
+        is_asked = not _repeats_a_record(self.sweep)
+        todo = [s for s in subjects_of(self.ledger, self.sweep) if not is_rated(self.ledger, self.metric, s)]
+        todo = [s for s in todo if self._texts(s.key, s) is not None]
+        if self.metric.base_url.startswith("${"):
+            raise InputError("its address comes from the environment; name the experiment to ask it")
+        with JudgeClient(self.metric) as client:
+            if is_asked:
+                self._judge_sample(client)
+            for subject in todo:
+                self._judge(subject, client if is_asked else None)
+
+    def _texts(self, key: str, subject: Subject) -> tuple[str, ...] | None:
+        of_key = (key, subject.held_out, subject.asked)
+        if of_key not in self._answers:
+            found = self.ledger.answers(*of_key)
+            self._answers[of_key] = None if found is None else found.texts
+        return self._answers[of_key]
+
+    def _judge(self, subject: Subject, client: JudgeClient | None) -> None:
+        """Judge the answers of a subject; kept among its answers when all of them are judged."""
+        texts = self._texts(subject.key, subject)
+        base = self._texts(subject.base, subject) if self.metric.compares and subject.base is not None else None
+        if texts is None or (self.metric.compares and base is None):
+            return
+        examples = self.ledger.example_set(subject.held_out).examples
+        rows = list(judged_rows(self.metric, examples, texts, base))
+        known = self._known([judged for row in rows for judged in row], client, subject.name)
+        ratings = [rating_of(row, known) for row in rows]
+        if all(rating is not None for rating in ratings):
+            asked = rated_by(self.metric.identity, subject.asked)
+            texts_ = [rating.to_text() for rating in ratings if rating is not None]
+            self.ledger.record_answers(subject.key, subject.held_out, asked, texts_)
+
+    def _known(self, judged: Sequence[Judged], client: JudgeClient | None, name: str) -> dict[str, Rating]:
+        """The judgements of these items: the ledger's, the record's, and those that are asked for now."""
+        identity = self.metric.identity
+        items = {each.item: each for each in judged}
+        known = {item: Rating(*found) for item, found in self.ledger.ratings(identity, items).items()}
+        for item in items.keys() - known.keys():
+            if (found := self.recorded.get((identity, item))) is not None:
+                known[item] = found
+                self.ledger.record_rating(identity, item, found.score, found.reason)
+        missing = [each for item, each in items.items() if item not in known]
+        if missing and client is not None:
+            self.progress.evaluating(f"{name}, by the judge {self.metric.model}")
+            for each, rating in self._asked(missing, client):
+                known[each.item] = rating
+        return known
+
+    def _asked(self, missing: Sequence[Judged], client: JudgeClient) -> Iterator[tuple[Judged, Rating]]:
+        """Ask a judge about items, some at once; each judgement is recorded when it comes, also when another fails."""
+
+        def record(done: Iterable[Future[Rating]]) -> Iterator[tuple[Judged, Rating]]:
+            for future in done:
+                each, rating = under_way.pop(future), future.result()
+                self.ledger.record_rating(
+                    self.metric.identity, each.item, rating.score, rating.reason, usd=rating.usd, sweep=self.sweep.id
+                )
+                self._spent += rating.usd
+                yield each, rating
+
+        waiting = iter(missing)
+        under_way: dict[Future[Rating], Judged] = {}
+        pool = ThreadPoolExecutor(self.metric.max_in_flight)
+        try:
+            while True:
+                for each in islice(waiting, self.metric.max_in_flight - len(under_way)):
+                    self._check_budget([*under_way.values(), each])
+                    under_way[pool.submit(client.rate, each)] = each
+                if not under_way:
+                    return
+                yield from record(wait(under_way, return_when=FIRST_COMPLETED).done)
+        except Exception:
+            wait(under_way)  # they may be paid for; after Ctrl-C only what has come already is recorded
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            came = [future for future in under_way if future.done() and not future.cancelled()]
+            for _ in record([future for future in came if future.exception() is None]):
+                pass
+
+    def _check_budget(self, judged: Sequence[Judged]) -> None:
+        """Refuse the next call where it could lead beyond the budget.
+
+        Raises:
+            LimitError: it could.
+        """
+        if self.max_usd is None or self.metric.price is None:
+            return
+        spent = self._spent
+        more = sum(usd_at_most(self.metric, each.characters) for each in judged)
+        if spent + more > self.max_usd:
+            raise LimitError(
+                f"budget.max_usd: {spent:,.4f} US dollars are spent, the next judgements cost up to {more:,.4f}, and "
+                f"the budget is {self.max_usd:g}; raise it, and run the same command again"
+            )
+
+    def _judge_sample(self, client: JudgeClient) -> None:
+        """Measure how far the judge agrees with a labelled sample, once."""
+        identity = self.metric.identity
+        measured = self.ledger.agreements([identity])
+        frozen = section(section(self.sweep.document, "judges"), self.metric.name)
+        if (identity, frozen.get("sample")) in measured:
+            return
+        sample = sample_of(self.metric)
+        if sample is None or (identity, sample.sha256) in measured:
+            return
+        known = self._known(sample.judged, client, "the labelled sample")
+        scores = [known[each.item].score for each in sample.judged]
+        pairs = [(s, label) for s, label in zip(scores, sample.labels, strict=True) if s is not None]
+        document = {"rows": len(scores), "unreadable": len(scores) - len(pairs)}
+        if not pairs:
+            raise InputError(f"evaluation.metrics.{self.metric.name}.examples: no reply of the judge can be read")
+        found = agreement([s for s, _ in pairs], [label for _, label in pairs])
+        self.ledger.record_agreement(identity, sample.sha256, {**document, **asdict(found)})
+
+
+def recorded_ratings(ledger: Ledger, sweep: SweepRecord, metrics: Sequence[Metric]) -> dict[tuple[str, str], Rating]:
+    """The judgements that a record has, by judge and item."""
+    found: dict[tuple[str, str], Rating] = {}
+    for metric in (each for each in metrics if isinstance(each, JudgedMetric)):
+        for subject in subjects_of(ledger, sweep):
+            found |= {(metric.identity, item): rating for item, rating in _recorded(ledger, metric, subject)}
+    return found
+
+
+def _recorded(ledger: Ledger, metric: JudgedMetric, subject: Subject) -> Iterator[tuple[str, Rating]]:
+    """What a record has of a subject; of a comparison its outcome, as if both orders had said just that."""
+    keys = [rated_by(metric.identity, subject.asked), subject.asked]
+    rated, texts = (ledger.answers(subject.key, subject.held_out, asked) for asked in keys)
+    base = None if subject.base is None else ledger.answers(subject.base, subject.held_out, subject.asked)
+    if rated is None or texts is None:
+        return
+    examples = ledger.example_set(subject.held_out).examples
+    rows = judged_rows(metric, examples, texts.texts, base.texts if base else None)
+    for judged, text in zip(rows, rated.texts, strict=True):
+        rating = Rating.of_text(text)
+        for place, each in enumerate(judged):
+            turned = rating.score if not place or rating.score is None else 1 - rating.score
+            yield each.item, Rating(turned, rating.reason)
