@@ -23,6 +23,9 @@ PRICE = {
     "date": "2026-11-26",
 }
 
+COST = 0.002
+"""Of one call, with the counts of tokens that the service gives."""
+
 
 @pytest.fixture(autouse=True)
 def no_waits() -> Iterator[None]:
@@ -40,7 +43,7 @@ def test_a_judge_is_asked_for_json_without_chance(monkeypatch: pytest.MonkeyPatc
     """Temperature 0, a seed, the schema of the scale, and the key of the variable that is named, in its header."""
     monkeypatch.setenv("MY_KEY", "sk-secret-of-mine")
     with JudgeService() as service, client(service, key_variable="MY_KEY", price=PRICE) as judge:
-        assert judge.rate(JUDGED) == Rating(5.0, "compared", pytest.approx(0.002))
+        assert judge.rate(JUDGED) == Rating(5.0, "compared", COST)
     (body,) = service.asked
     assert (body["model"], body["temperature"], body["seed"], body["max_tokens"]) == ("m", 0, 0, 512)
     assert body["response_format"]["json_schema"]["schema"]["properties"]["score"]["enum"] == [1, 2, 3, 4, 5]
@@ -79,8 +82,8 @@ def test_an_unreadable_reply_is_asked_for_once_more() -> None:
     """The second question shows the first reply; what cannot be read then has no score, and is never 0."""
     replies = iter(["I would say five.", '{"reason": "fine", "score": 4}', "five", "really five"])
     with JudgeService(lambda _: (200, next(replies))) as service, client(service, price=PRICE) as judge:
-        assert judge.rate(JUDGED) == Rating(4.0, "fine", pytest.approx(0.004))
-        assert judge.rate(JUDGED) == Rating(None, "really five", pytest.approx(0.004))
+        assert judge.rate(JUDGED) == Rating(4.0, "fine", 2 * COST)
+        assert judge.rate(JUDGED) == Rating(None, "really five", 2 * COST)
     assert [len(body["messages"]) for body in service.asked] == [2, 4, 2, 4]
     assert service.asked[1]["messages"][2] == {"role": "assistant", "content": "I would say five."}
 
