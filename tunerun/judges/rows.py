@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tunerun.baselines import is_base_model
-from tunerun.job import Example
+from tunerun.job import Example, as_text
 from tunerun.judges.prompt import Judged, Rating
 from tunerun.ledger import BaselineRecord, Ledger, SweepRecord, rated_by
 from tunerun.metrics.judged import JudgedMetric
@@ -61,21 +61,12 @@ def judged_rows(
     """
     for place, (example, answer) in enumerate(zip(examples, answers, strict=True)):
         if not metric.compares:
-            yield (Judged(shown(example), example.output, answer),)
+            yield (Judged(as_text(example.input), example.output, answer),)
         elif base is None or answer == base[place]:
             yield ()
         else:
-            judged = Judged(shown(example), example.output, answer, base[place])
+            judged = Judged(as_text(example.input), example.output, answer, base[place])
             yield judged, judged.turned()
-
-
-def shown(example: Example) -> str:
-    """What a model was given, as one text: a conversation with its roles."""
-    if not example.system and not example.earlier:
-        return example.text_input
-    parts = [f"system: {example.system}"] if example.system else []
-    parts += [text for turn in example.earlier for text in (f"user: {turn.text_input}", f"assistant: {turn.output}")]
-    return "\n".join([*parts, f"user: {example.text_input}"])
 
 
 def rating_of(judged: Sequence[Judged], known: Mapping[str, Rating]) -> Rating | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunerun.baselines import is_base_model
-from tunerun.job import Example
+from tunerun.job import Example, as_text
 from tunerun.judges import prompt
 from tunerun.judges.cost import usd_at_most, usd_of
 from tunerun.judges.rows import judged_rows
@@ -155,7 +155,7 @@ def _unknown(metric: JudgedMetric, examples: Sequence[Example], trial: Trial) ->
     most = trial.config.evaluation.generation.max_output_tokens * _CHARACTERS_PER_TOKEN
     answers = 2 if metric.compares else 1
     for example in examples:
-        given = len(example.text_input) + len(example.output)
+        given = len(as_text(example.input)) + len(example.output)
         yield from [(given + answers * len(example.output), given + answers * most)] * answers
 
 
