@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 import signal
 from functools import cache
 from pathlib import Path
@@ -105,15 +106,32 @@ def test_a_longer_sweep_survives_a_kill_at_every_point(untracked: Rig, instant: 
     assert check_every_point(untracked, instant, 1, 1) >= POINTS["untracked", instant]
 
 
-@pytest.mark.parametrize(
-    ("instant", "stride", "points"),
-    [(Instant.WRITE, 4, 3), (Instant.RECEIVED, 5, 5), (Instant.APPLIED, 1, 25), (Instant.ANSWERED, 5, 5)],
-)
-def test_a_sweep_at_an_openai_service_survives_a_kill(
-    at_openai: Rig, instant: Instant, stride: int, points: int
-) -> None:
-    """No job and no file is created twice; every point where an effect is done and its answer is lost, some others."""
-    assert check_every_point(at_openai, instant, 1, stride) >= points
+def kinds_of(rig: Rig) -> dict[str, list[int]]:
+    """The numbers of the requests of an undisturbed run, by what is asked for."""
+    place = rig.place()
+    assert rig.outcome(place, rig.run(place)) == undisturbed(rig)
+    kinds: dict[str, list[int]] = {}
+    for request in rig.service.requests:
+        kinds.setdefault(f"{request.method} {re.sub('[a-z]+-[0-9]+', 'ID', request.path)}", []).append(request.number)
+    return kinds
+
+
+@pytest.mark.parametrize("instant", AT_SERVICE)
+def test_a_sweep_at_an_openai_service_creates_nothing_twice(at_openai: Rig, instant: Instant) -> None:
+    """Killed at every upload and every creation of a job, and, an effect done, at the first request of each kind."""
+    kinds = kinds_of(at_openai)
+    creating = [*kinds["POST /v1/files"], *kinds["POST /v1/fine_tuning/jobs"]]
+    assert len(creating) == 4
+    firsts = [numbers[0] for numbers in kinds.values()] if instant is Instant.APPLIED else []
+    for number in sorted({*creating, *firsts}):
+        struck, outcome = at_openai.survives(Kill(instant, number))
+        assert struck, number
+        assert outcome == undisturbed(at_openai), f"killed at {instant} {number}"
+
+
+def test_a_sweep_at_an_openai_service_survives_a_kill_between_two_requests(at_openai: Rig) -> None:
+    """At every fourth commit to the ledger."""
+    assert check_every_point(at_openai, Instant.WRITE, 1, 4) >= 3
 
 
 @pytest.mark.parametrize("seed", range(8))
