@@ -77,15 +77,16 @@ def rows_in(folder: Path) -> list[str]:
         f"dataset.validation.path={folder / 'held_out.json'}",
         "hyperparameters.batch_size=3",
         "hyperparameters.epoch_count=2,40",
-        "hyperparameters.learning_rate=0.01,0.003",
+        "hyperparameters.learning_rate=null",
+        "hyperparameters.learning_rate_multiplier=10",
         "evaluation.generation.max_output_tokens=8",
     ]
 
 
-def found_of(runs: Path, result: SweepResult) -> list[Any]:
+def found_of(runs: Path, result: SweepResult) -> dict[tuple[int, int, float], Any]:
     """Losses by step and on the held-out examples, and the answers to these, of each trial and of the base model."""
     with Ledger(runs / "ledger.db") as ledger:
-        found: list[Any] = []
+        found: dict[tuple[int, int, float], Any] = {}
         for trial in ledger.trials(result.verdict.sweep.id):
             job = ledger.job(trial.key)
             assert job is not None
@@ -94,25 +95,37 @@ def found_of(runs: Path, result: SweepResult) -> list[Any]:
             subjects = (trial.key, trial.baselines[0])
             answers = [ledger.answers(subject, trial.validation, trial.asked) for subject in subjects]
             assert None not in answers
-            losses = [job.metrics["validation/loss"], job.metrics["validation/base_loss"]]
-            found.append((curve, losses, [each.texts for each in answers if each is not None]))
+            texts = [each.texts for each in answers if each is not None]
+            point = (
+                trial.config["seed"],
+                *(trial.config["hyperparameters"][name] for name in ("epoch_count", "learning_rate_multiplier")),
+            )
+            found[point] = (curve, job.metrics["validation/loss"], texts)
         return found
 
 
-def test_an_experiment_gives_the_same_here_and_at_a_service(
+def test_an_experiment_gives_the_same_here_and_on_both_wires(
     tiny: BaseModelRef, running: RunningService, engine_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Unchanged but for `backend=`: equal losses at every step, equal answers of tuned models and base model."""
-    monkeypatch.setenv("GEMINI_API_KEY", running.key.secret)
+    """Unchanged but for `backend=`: equal losses at every step, equal answers of tuned models and base model.
+
+    Batch size, epochs and learning rate go over both wires, the seed over OpenAI's alone: the Gemini API has no word
+    for it, and the service takes 0.
+    """
+    for name in ("GEMINI_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, running.key.secret)
     common = rows_in(tmp_path)
+    there = ["backend.poll_interval_s=0.05"]
     places = {
         "here": [
+            "seed=0,3",
             "backend.device=cpu",
             "backend.threads=1",
             f"model.source={tiny.source}",
             f"paths.cache={engine_cache}",
         ],
-        "there": ["backend=gemini", f"backend.base_url={running.address}", "backend.poll_interval_s=0.05"],
+        "gemini": ["backend=gemini", f"backend.base_url={running.address}", *there],
+        "openai": ["seed=0,3", "backend=openai", f"backend.base_url={running.address}/v1", *there],
     }
     found = {}
     for place, own in places.items():
@@ -121,7 +134,9 @@ def test_an_experiment_gives_the_same_here_and_at_a_service(
         result = tunerun.run(tunerun.plan(tunerun.load(overrides)))
         assert result.exit_code == 0
         found[place] = found_of(runs, result)
-    assert found["here"] == found["there"]
+    assert len(found["here"]) == 4
+    assert found["openai"] == found["here"]
+    assert found["gemini"] == {point: of for point, of in found["here"].items() if point[0] == 0}
     with Client(running.address, running.key.secret) as client:
         for model in client.good("GET", "/tunedModels", pageSize=100)["tunedModels"]:
             client.good("DELETE", f"/{model['name']}")

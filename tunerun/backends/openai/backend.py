@@ -391,7 +391,8 @@ class OpenAIBackend:
         """An answer; a tuned model that is not served yet is asked again for a while."""
 
         def is_served_soon(error: Exception) -> bool:
-            return is_tuned and not self._host.deploys and isinstance(error, StatusError) and error.status == 404
+            is_missing = isinstance(error, StatusError) and error.status == 404 and "model" in str(error)
+            return is_tuned and not self._host.deploys and is_missing
 
         attempts = stamina.retry_context(
             on=is_served_soon, attempts=SERVED_ATTEMPTS, timeout=SERVED_WITHIN_S, wait_initial=1.0, wait_max=10.0
