@@ -29,8 +29,8 @@ def shown(model: BaseModelRef | TunedModel, asked: Conversation) -> str:
     return f"{model.name}[{asked.system}|{turns}{asked.text_input}]"
 
 
-def opened(**template: str) -> OpenModel:
-    service = ScriptedService(answers=lambda _, text: text.upper(), answers_conversation=shown)
+def opened(service: ScriptedService | None = None, **template: str) -> OpenModel:
+    service = service or ScriptedService(answers=lambda _, text: text.upper(), answers_conversation=shown)
     backend = schema.Experiment.model_fields["backend"].default
     model = CallableModel(TUNED, PromptTemplate(schema.Template(**template)), backend, GenerateOptions(), 0, None)
     return OpenModel(model, GenerateOptions(), ScriptedBackend(service))
@@ -119,3 +119,28 @@ def test_lines_from_another_program(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     printed = capsys.readouterr()
     assert printed.out == "ONE\ntunedModels/t[|one>ONE;two]\nTHREE\n"
     assert printed.err.startswith("warning: training had rows of one turn")
+
+
+class Terminal(io.StringIO):
+    """Standard input at which a person sits."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_lines_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A message that cannot be answered is said and forgotten, and the conversation continues; the end of input ends."""
+    monkeypatch.setattr(sys, "stdin", Terminal("one\ntoo long\n\ntwo\n"))
+
+    def answer(_: object, text: str) -> str:
+        if text == "too long":
+            raise InputError("input 1 has 9,000 tokens")
+        return text.upper()
+
+    command.talk(
+        Chat(opened(ScriptedService(answers=answer, answers_conversation=lambda _, a: answer(_, a.text_input))))
+    )
+    printed = capsys.readouterr()
+    assert printed.out.replace("> ", "") == "ONE\nTWO\n"
+    assert "tunedModels/t: a line is a message, /reset forgets what was said, Ctrl-D ends\n" in printed.err
+    assert "error: input 1 has 9,000 tokens; /reset begins again\n" in printed.err

@@ -9,7 +9,7 @@ import pytest
 from tests.tracking.sweeps import freeze
 from tunerun.job import TemplateText
 from tunerun.ledger import FILE_NAME, Ledger, Mark
-from tunerun.prediction import find_model
+from tunerun.prediction import find_model, training_of
 from tunerun.schema import Template
 
 
@@ -25,3 +25,14 @@ def test_a_shared_model_is_called_as_the_newest_sweep_says(tmp_path: Path, is_by
         ledger.set_mark("mlflow", f"next-number/trial/{key}", Mark("0123abc", {}))
     model = find_model(f"tunedModels/t-{key[:8]}" if is_by_name else "0123abc", tmp_path)
     assert model.template.template == TemplateText(newer.text_input, newer.output)
+
+
+def test_what_a_model_was_trained_on(tmp_path: Path) -> None:
+    """The examples that the ledger froze, by the tuned model's name."""
+    with Ledger(tmp_path / FILE_NAME) as ledger:
+        lab = freeze(ledger)
+        lab.finish(0, location="tunedModels/at-a-service")
+        trial = lab.trials[0]
+        expected = ledger.example_set(trial.training).examples
+    assert expected
+    assert training_of(f"tunedModels/t-{trial.key[:8]}", tmp_path) == expected
