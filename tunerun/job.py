@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -213,7 +213,10 @@ class Example:
         if self.system:
             found["system"] = self.system
         if self.earlier:
-            found["earlier"] = [asdict(turn) for turn in self.earlier]
+            found["earlier"] = [
+                {"text_input": turn.text_input, "output": turn.output, "is_learned": turn.is_learned}
+                for turn in self.earlier
+            ]
         return found
 
     @property
