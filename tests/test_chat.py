@@ -52,7 +52,7 @@ def test_messages_are_rendered_and_remembered() -> None:
 
 def test_other_columns() -> None:
     """The template's other columns are the same for every message; the message's own is the one that is left."""
-    template = {"text_input": "{{ context }} {{ question }}"}
+    template: dict[str, Any] = {"text_input": "{{ context }} {{ question }}"}
     assert Chat(opened(**template), columns={"context": "here:"}).say("why") == "HERE: WHY"
     with pytest.raises(InputError, match=r"^--chat: template\.text_input reads 'context', 'question'; give all but"):
         Chat(opened(**template))
