@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import html
 import re
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from tests.service.client import Client, prompt
 from tests.service.visitor import FOREVER, Visitor, table, text_of, visiting
 from tunerun.service.core.called import UNPREDICTABLE
 from tunerun.service.guard import COOKIE
+from tunerun.service.openai import names
 from tunerun.service.page.pages import KEPT_FILES
 from tunerun.service.page.shelf import MAX_POINTS
 from tunerun.service.page.uploads import MAX_FILE_BYTES
@@ -96,6 +98,10 @@ def test_a_revoked_key_signs_out(running: RunningService) -> None:
         ("POST", "/library/some/cancel"),
         ("POST", "/library/some/delete"),
         ("POST", "/library/some/try"),
+        ("POST", "/library/some/edit"),
+        ("GET", "/library/some/examples"),
+        ("GET", "/compare"),
+        ("POST", "/compare"),
         ("POST", "/files"),
         ("GET", "/files/some"),
         ("POST", "/files/some/tune"),
@@ -235,7 +241,8 @@ def test_a_file_becomes_a_tuned_model(visitor: Visitor) -> None:
     assert (started.status_code, str(started.url.path), started.url.fragment) == (200, "/", "model-next-number")
     visitor.finished("next-number")
     text = text_of(visitor.http.get("/"))
-    assert "Next number ACTIVE Name tunedModels/next-number Tuned from models/tiny" in text
+    assert "Next number ACTIVE Name tunedModels/next-number OpenAI name ft:tiny:tunerun::" in text
+    assert " Tuned from models/tiny" in text
     assert "5 epochs, batch size 4, learning rate 0.001" in text
     assert "5 of 5 steps (100 %) Mean loss" in text
     assert re.search(r"Loss by step Step Epoch Mean loss 1 1 \d+\.\d{4} 2 2 \d+\.\d{4} 3 3", text)
@@ -423,7 +430,10 @@ def test_other_peoples_models(visitor: Visitor, stranger: Visitor, client: Clien
     assert 'id="model-shared"' in page
     assert "/library/shared/try" in page
     assert "/library/shared/delete" not in page
-    for action in ("cancel", "delete"):
+    assert "/library/shared/examples" not in page
+    assert "/library/shared/edit" not in stranger.card("shared").text
+    assert stranger.http.get("/library/shared/examples").status_code == 403
+    for action in ("cancel", "delete", "edit"):
         refused = stranger.http.post(f"/library/shared/{action}")
         assert (refused.status_code, "ask visitor@localhost" in text_of(refused)) == (403, True)
     visitor.delete("shared")
@@ -462,6 +472,97 @@ def test_prompts_that_are_refused(visitor: Visitor) -> None:
     broken = visitor.http.post("/library/asked/try", data={"text": "1\r\n2"})
     assert (broken.status_code, "\n1\n2</textarea>" in broken.text) == (200, True)
     visitor.delete("asked")
+
+
+def test_the_temperature_of_a_prompt(visitor: Visitor) -> None:
+    """A temperature is used, stays in its box, and is refused where it is none."""
+    visitor.tuned("warm", epoch_count="60", batch_size="7")
+    cold = visitor.http.post("/library/warm/try", data={"text": "twenty two", "temperature": "0"})
+    assert (cold.status_code, 'value="0"' in cold.text, "twenty three" in text_of(cold)) == (200, True, True)
+    for typed in ("2.5", "-1", "nan", "hot"):
+        refused = visitor.http.post("/library/warm/try", data={"text": "1", "temperature": typed})
+        assert (refused.status_code, f'value="{typed}"' in refused.text) == (400, True)
+        assert "The temperature is a number from 0 to 2" in text_of(refused)
+    visitor.delete("warm")
+
+
+# Names, rows, programs
+
+
+def test_renaming_and_describing(visitor: Visitor) -> None:
+    """A display name and a description are changed in place; one that is too long is refused with what was typed."""
+    visitor.start(identifier="named", epoch_count=FOREVER)
+    changed = visitor.http.post("/library/named/edit", data={"display_name": " Mine <3 ", "description": "one\r\ntwo"})
+    assert changed.url.path == "/library/named"
+    row = visitor.service.state.tuned_model("named")
+    assert row is not None
+    assert (row.display_name, row.description) == ("Mine <3", "one\ntwo")
+    assert "Mine &lt;3" in changed.text
+    refused = visitor.http.post("/library/named/edit", data={"display_name": "x" * 41, "description": "kept"})
+    assert refused.status_code == 400
+    assert f'value="{"x" * 41}"' in refused.text
+    assert "kept</textarea>" in refused.text
+    assert "40" in text_of(refused)
+    visitor.delete("named")
+
+
+def test_training_rows(visitor: Visitor) -> None:
+    """The rows of a model are shown page by page, with what the data checks find in all of them."""
+    rows = [[f"{number} <i>", f"out {number}"] for number in range(44)]
+    visitor.start(table([*rows, rows[0]]), identifier="rows", epoch_count=FOREVER)
+    first, last = (visitor.http.get(f"/library/rows/examples?page={page}") for page in (1, 99))
+    assert "45 rows" in text_of(first)
+    assert [text in text_of(first) for text in ("Row 1 User 0 <i> Assistant out 0", "Row 20 ", "Row 21 ")] == [
+        True,
+        True,
+        False,
+    ]
+    assert "exact duplicates among the training examples (1): row 1 and row 45" in text_of(first)
+    assert ("Page 3 of 3" in text_of(last), "Row 45 User 0 <i> Assistant out 0" in text_of(last)) == (True, True)
+    visitor.delete("rows")
+
+
+def test_programs_of_every_client(visitor: Visitor) -> None:
+    """The page of a model has a program for each client with this service's address, and Python's does what it says."""
+    visitor.tuned("coded", epoch_count="60", batch_size="7")
+    page = visitor.card("coded")
+    row = visitor.service.state.tuned_model("coded")
+    assert row is not None
+    programs = [html.unescape(text) for text in re.findall(r'<pre id="code-[^>]*>(.*?)</pre>', page.text, re.DOTALL)]
+    address = str(visitor.http.base_url).rstrip("/")
+    assert len(programs) == 4
+    assert all(address in program for program in programs)
+    assert [names.model_name(row) in program for program in programs] == [True, True, False, False]
+    assert ["tunedModels/coded" in program for program in programs] == [False, False, True, True]
+    for program in programs[:1]:
+        ast.parse(program)
+    assert names.model_name(row) in text_of(page)
+    visitor.delete("coded")
+
+
+# Two tuned models
+
+
+def test_comparing_two_models(visitor: Visitor) -> None:
+    """One prompt is answered by two tuned models side by side, under the curves of both."""
+    for identifier, epochs in (("left", "60"), ("right", "1")):
+        visitor.tuned(identifier, epoch_count=epochs, batch_size="7")
+    shown = visitor.http.get("/compare?one=left&other=right")
+    assert shown.status_code == 200
+    assert shown.text.count("<tbody") == 2
+    chosen = {"one": "left", "other": "right"}
+    asked = visitor.http.post("/compare", data={**chosen, "text": "twenty two", "temperature": "0"})
+    answers = re.findall(r"<pre>(.*?)</pre>", asked.text, re.DOTALL)
+    assert (len(answers), answers[0]) == (2, "twenty three")
+    assert "First tunedModels/left" in text_of(asked)
+    assert "Second tunedModels/right" in text_of(asked)
+    empty = visitor.http.post("/compare", data={**chosen, "text": ""})
+    assert (empty.status_code, "The prompt is empty" in text_of(empty)) == (400, True)
+    alone = visitor.http.post("/compare", data={"one": "left", "text": "1"})
+    assert (alone.status_code, "Choose two tuned models" in text_of(alone)) == (400, True)
+    assert visitor.http.get("/compare?one=left&other=none").status_code == 404
+    assert visitor.http.post("/compare", data={"one": "left", "other": "none", "text": "1"}).status_code == 404
+    visitor.delete("left", "right")
 
 
 # Progress

@@ -6,31 +6,19 @@ cookie (SameSite) nor pass for one of ours (Origin).
 
 from __future__ import annotations
 
-import asyncio
-import json
 import secrets
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Form, Query, Request, Response, UploadFile
-from fastapi.concurrency import run_in_threadpool
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
-from fastapi.routing import APIRoute
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from pydantic import ValidationError
-from starlette.exceptions import HTTPException
+from fastapi.responses import JSONResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from tunerun.errors import DatasetError, LedgerError
-from tunerun.service.core.called import Called
+from tunerun.errors import DatasetError
 from tunerun.service.core.credentials import Key
-from tunerun.service.core.problems import Code, Json, ServiceError, not_found, state_unavailable
-from tunerun.service.core.records import FileRow
+from tunerun.service.core.problems import Code, ServiceError, not_found
+from tunerun.service.core.records import FileRow, Role
 from tunerun.service.core.state import State
 from tunerun.service.gemini import wire
 from tunerun.service.gemini.api import Caller, Methods
@@ -40,24 +28,18 @@ from tunerun.service.gemini.tuning_request import (
     MANY_DEFAULTS,
     MANY_EXAMPLES,
     advice,
+    read_change,
     read_new_model,
 )
 from tunerun.service.guard import COOKIE
-from tunerun.service.page import forms
-from tunerun.service.page.sessions import KEY_WRONG, SCOPE_MISSING, SESSION_ENDED, Sessions
-from tunerun.service.page.shelf import Shelf, ShownModel
+from tunerun.service.page import asking, forms
+from tunerun.service.page.rendering import FOLDER, PageRoute, page, to
+from tunerun.service.page.sessions import Sessions
+from tunerun.service.page.shelf import Shelf
+from tunerun.service.page.training_rows import MOST_CHECKED, CheckedExamples, page_of
 from tunerun.service.page.uploads import MAX_FILE_BYTES, Table, file_name, read_table
 
 KEPT_FILES = 5
-
-_FOLDER = Path(__file__).parent
-_HEADERS = {
-    "content-security-policy": (
-        "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
-    ),
-    "referrer-policy": "same-origin",  # no-referrer would take the Origin from our own forms
-    "cache-control": "no-store",
-}
 
 
 def routes(methods: Methods, state: State, sessions: Sessions) -> APIRouter:
@@ -69,7 +51,12 @@ def routes(methods: Methods, state: State, sessions: Sessions) -> APIRouter:
 
     router = APIRouter(include_in_schema=False)
     router.include_router(_door(sessions))
-    inside = (_library(methods, shelf), _answers(methods, shelf), _files(methods, state, shelf))
+    inside = (
+        _library(methods, shelf),
+        _training_rows(methods, shelf),
+        asking.routes(methods, shelf),
+        _files(methods, state, shelf),
+    )
     for routes_inside in inside:
         router.include_router(routes_inside, dependencies=[Depends(signed_in)])
     return router
@@ -84,97 +71,20 @@ class _StaticFiles(StaticFiles):
 
 def static_files() -> StaticFiles:
     """What the page loads."""
-    return _StaticFiles(directory=_FOLDER / "static")
-
-
-# How every page is made
-
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(_FOLDER / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-
-
-def _page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
-    return HTMLResponse(_TEMPLATES.get_template(template).render(values), status)
-
-
-class _Page(APIRoute):
-    """A route that a browser asks: refusals are pages, and every answer has the headers that keep it safe."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        answer = super().get_route_handler()
-
-        async def guarded(request: Request) -> Response:
-            try:
-                _check_origin(request)
-                response = await answer(request)
-            except ServiceError as error:
-                response = _refused(request, error)
-            except LedgerError as error:
-                response = _refused(request, state_unavailable(error))
-            except (RequestValidationError, HTTPException, ValidationError):
-                words = "The form cannot be read. Go back, and send it again."
-                response = _refused(request, ServiceError(Code.INVALID_ARGUMENT, words))
-            response.headers.update(_HEADERS)
-            return response
-
-        return guarded
-
-
-def _check_origin(request: Request) -> None:
-    """Refuse a form of another site; programs send no Origin, and have no cookie."""
-    origin = request.headers.get("origin")
-    if request.method != "POST" or origin is None:
-        return
-    try:
-        site = urlsplit(origin).netloc
-    except ValueError:
-        raise ServiceError(Code.INVALID_ARGUMENT, "The header Origin is malformed, and nothing was done.") from None
-    if site != request.headers.get("host"):
-        words = "This form was sent from another site, and nothing was done. Open the library, and do it there."
-        raise ServiceError(Code.PERMISSION_DENIED, words)
-
-
-def _refused(request: Request, error: ServiceError) -> Response:
-    response = _refusal(request, error)
-    if error.retry_after_s is not None:
-        response.headers["retry-after"] = str(error.retry_after_s)
-    return response
-
-
-def _refusal(request: Request, error: ServiceError) -> Response:
-    status = error.code.http_status
-    if error.reason not in (SESSION_ENDED, SCOPE_MISSING, KEY_WRONG):
-        return _page("refused.html", status, message=error.message, owner=_owner(request))
-    is_first = error.reason == SESSION_ENDED and COOKIE not in request.cookies
-    is_asking = request.method == "GET" and request.url.path == "/"
-    return _page("sign_in.html", 200 if is_asking else status, problem=None if is_first else error.message)
-
-
-def _owner(request: Request) -> str | None:
-    key: Key | None = getattr(request.state, "key", None)
-    return None if key is None else key.owner
-
-
-def _to(path: str) -> RedirectResponse:
-    return RedirectResponse(path, status_code=303)
+    return _StaticFiles(directory=FOLDER / "static")
 
 
 # In and out
 
 
 def _door(sessions: Sessions) -> APIRouter:
-    router = APIRouter(route_class=_Page)
+    router = APIRouter(route_class=PageRoute)
 
     @router.post("/sign-in")
     def sign_in(request: Request, key: Annotated[str, Form()] = "") -> Response:
         session = sessions.start(key.strip())
         sessions.end(request.cookies.get(COOKIE, ""))
-        response = _to("/")
+        response = to("/")
         response.set_cookie(
             COOKIE,
             session,
@@ -189,7 +99,7 @@ def _door(sessions: Sessions) -> APIRouter:
     @router.post("/sign-out")
     def sign_out(request: Request) -> Response:
         sessions.end(request.cookies.get(COOKIE, ""))
-        response = _to("/")
+        response = to("/")
         response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
         return response
 
@@ -200,7 +110,7 @@ def _door(sessions: Sessions) -> APIRouter:
 
 
 def _library(methods: Methods, shelf: Shelf) -> APIRouter:
-    router = APIRouter(route_class=_Page)
+    router = APIRouter(route_class=PageRoute)
     library = methods.library
 
     @router.get("/")
@@ -212,18 +122,53 @@ def _library(methods: Methods, shelf: Shelf) -> APIRouter:
         return JSONResponse({shown.row.id: shown.as_json() for shown in shelf.creating(caller)})
 
     @router.get("/library/{identifier}")
-    def show_model(identifier: str, caller: Caller) -> Response:
-        return _model_page(caller, shelf.one(caller, identifier))
+    def show_model(identifier: str, caller: Caller, request: Request) -> Response:
+        return asking.model_page(request, caller, shelf.one(caller, identifier))
+
+    @router.post("/library/{identifier}/edit")
+    def edit(
+        identifier: str,
+        caller: Caller,
+        request: Request,
+        display_name: Annotated[str, Form()] = "",
+        description: Annotated[str, Form()] = "",
+    ) -> Response:
+        texts = {"display_name": display_name.strip(), "description": description.replace("\r\n", "\n").strip()}
+        try:
+            library.change(caller, identifier, read_change(wire.TunedModel(**texts), "displayName,description"))
+        except ServiceError as error:
+            if not error.fields:
+                raise
+            shown, status = shelf.one(caller, identifier), error.code.http_status
+            return asking.model_page(request, caller, shown, status=status, edited={**texts, "problem": error.message})
+        return to(f"/library/{identifier}")
 
     @router.post("/library/{identifier}/cancel")
     def cancel(identifier: str, caller: Caller) -> Response:
         library.cancel(caller, identifier)
-        return _to(f"/#model-{identifier}")
+        return to(f"/#model-{identifier}")
 
     @router.post("/library/{identifier}/delete")
     def delete(identifier: str, caller: Caller) -> Response:
         library.delete(caller, identifier)
-        return _to("/")
+        return to("/")
+
+    return router
+
+
+def _training_rows(methods: Methods, shelf: Shelf) -> APIRouter:
+    router = APIRouter(route_class=PageRoute)
+    checked = CheckedExamples()
+
+    @router.get("/library/{identifier}/examples")
+    def show_examples(
+        identifier: str, caller: Caller, number: Annotated[int, Query(alias="page", ge=1, le=2**31)] = 1
+    ) -> Response:
+        row = methods.library.get(caller, identifier, Role.WRITER)  # a reader may ask a model, not see what it learned
+        examples = methods.library.examples(row)
+        findings = checked.findings(row.key, examples)
+        values = {"owner": caller.owner, "shown": shelf.one(caller, identifier), "most_checked": MOST_CHECKED}
+        return page("examples.html", **values, examples=page_of(examples, number), findings=findings)
 
     return router
 
@@ -233,82 +178,7 @@ def _library_page(
 ) -> Response:
     models, older = shelf.page(caller, before)
     shown = {"owner": caller.owner, "models": models, "before": before, "older": older}
-    return _page("library.html", status, **shown, problems=problems, max_bytes=MAX_FILE_BYTES)
-
-
-# The box to try one
-
-
-@dataclass(frozen=True)
-class _Answered:
-    """What a model answered; `cut_after`: so many tokens, where it was cut; None: it ended by itself."""
-
-    name: str
-    text: str
-    cut_after: int | None
-
-
-@dataclass(frozen=True)
-class _Tried:
-    """A prompt, and what was answered.
-
-    Attributes:
-        cells: what was typed: one for each column of the model's template, or a text alone.
-        problem: why there are no answers.
-    """
-
-    cells: tuple[str, ...]
-    answers: tuple[_Answered, ...] = ()
-    problem: str | None = None
-
-
-def _model_page(caller: Key, shown: ShownModel, tried: _Tried | None = None, status: int = 200) -> Response:
-    return _page("model.html", status, owner=caller.owner, shown=shown, tried=tried)
-
-
-def _answers(methods: Methods, shelf: Shelf) -> APIRouter:
-    router = APIRouter(route_class=_Page)
-
-    @router.post("/library/{identifier}/try")
-    async def try_model(
-        identifier: str, caller: Caller, request: Request, text: Annotated[list[str] | None, Form()] = None
-    ) -> Response:
-        shown = await run_in_threadpool(shelf.one, caller, identifier)
-        cells = tuple(cell.replace("\r\n", "\n") for cell in text or ())  # as forms send the line breaks of a text box
-        try:
-            tried = _Tried(cells, await _both(methods, caller, shown, _prompt_of(shown, cells), request))
-        except ServiceError as error:
-            return _model_page(caller, shown, _Tried(cells, problem=error.message), error.code.http_status)
-        return _model_page(caller, shown, tried)
-
-    return router
-
-
-def _prompt_of(shown: ShownModel, cells: Sequence[str]) -> str:
-    """What is sent for what was typed: a row for the model's template, or the text."""
-    if not any(cells):
-        raise ServiceError(Code.INVALID_ARGUMENT, "The prompt is empty; type one.")
-    if len(cells) != max(1, len(shown.columns)):
-        raise ServiceError(Code.INVALID_ARGUMENT, "The form cannot be read. Load the page again, and send it again.")
-    return json.dumps(dict(zip(shown.columns, cells, strict=True)), ensure_ascii=False) if shown.columns else cells[0]
-
-
-async def _both(methods: Methods, caller: Key, shown: ShownModel, text: str, request: Request) -> tuple[_Answered, ...]:
-    """What the tuned model and its base model answer to the same prompt, as the API does."""
-    tuned = await run_in_threadpool(methods.models.tuned, caller, shown.row.id)
-    asked = wire.GenerateContent(contents=[wire.Content(role="user", parts=[wire.Part(text=text)])])
-    base = methods.models.base(shown.row.base_model)
-    limits = replace(base.defaults, max_output_tokens=tuned.defaults.max_output_tokens)
-    called = (tuned, replace(base, defaults=limits, template=tuned.template))
-    answers = await asyncio.gather(*(methods.generated(one, asked, request) for one in called))
-    return tuple(_answered(one, answer) for one, answer in zip(called, answers, strict=True))
-
-
-def _answered(called: Called, answer: Json) -> _Answered:
-    candidate = answer["candidates"][0]
-    is_cut = candidate["finishReason"] == "MAX_TOKENS"
-    text = candidate["content"]["parts"][0]["text"]
-    return _Answered(called.name, text, called.defaults.max_output_tokens if is_cut else None)
+    return page("library.html", status, **shown, problems=problems, max_bytes=MAX_FILE_BYTES)
 
 
 # Files, and jobs that start from them
@@ -319,7 +189,7 @@ Header = Literal["yes", "no"]
 
 
 def _files(methods: Methods, state: State, shelf: Shelf) -> APIRouter:
-    router = APIRouter(route_class=_Page)
+    router = APIRouter(route_class=PageRoute)
 
     def table_of(caller: Key, identifier: str, *, has_header: bool) -> Table:
         file = state.file(identifier, caller.owner)
@@ -335,7 +205,7 @@ def _files(methods: Methods, state: State, shelf: Shelf) -> APIRouter:
         values = {"owner": caller.owner, "identifier": identifier, "table": table, "form": typed}
         values["has_header"] = table.has_header
         chosen = {"bases": bases, "sources": sources, "defaults": _defaults(table), "labels": forms.LABELS}
-        return _page("file.html", **{"problems": forms.Problems(), **values, **chosen, **more})
+        return page("file.html", **{"problems": forms.Problems(), **values, **chosen, **more})
 
     @router.post("/files")
     def send_file(caller: Caller, file: UploadFile | None = None) -> Response:
@@ -349,7 +219,7 @@ def _files(methods: Methods, state: State, shelf: Shelf) -> APIRouter:
         identifier = secrets.token_hex(8)
         state.add_file(FileRow(identifier, caller.owner, name, content))
         state.drop_files(caller.owner, keep=KEPT_FILES)
-        return _to(f"/files/{identifier}")
+        return to(f"/files/{identifier}")
 
     @router.get("/files/{identifier}")
     def show_file(identifier: str, caller: Caller, header: Header = "yes") -> Response:
@@ -369,7 +239,7 @@ def _files(methods: Methods, state: State, shelf: Shelf) -> APIRouter:
         except ServiceError as error:
             problems = forms.problems_of(error, typed, table)
             return show(caller, identifier, table, typed, problems=problems, status=error.code.http_status)
-        return _to(f"/#model-{row.id}")
+        return to(f"/#model-{row.id}")
 
     return router
 

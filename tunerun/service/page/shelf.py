@@ -14,6 +14,7 @@ from tunerun.service.core.library import Library
 from tunerun.service.core.problems import Code, Json
 from tunerun.service.core.records import ModelState, Role, TunedModelRow
 from tunerun.service.core.sweep_models import SweepModel
+from tunerun.service.openai import names
 
 MAX_POINTS = 300
 """Of a curve that is shown: more than a small chart has dots for, and few enough to send every second."""
@@ -46,6 +47,11 @@ class ShownModel:
         return self.row.display_name.strip() or self.row.id
 
     @property
+    def openai_name(self) -> str:
+        """What the OpenAI wire calls it."""
+        return names.model_name(self.row)
+
+    @property
     def source(self) -> str:
         """The name of what it was made from."""
         return f"tunedModels/{self.row.source}" if self.row.source else f"models/{self.row.base_model}"
@@ -73,9 +79,12 @@ class ShownModel:
     @property
     def may_cancel(self) -> bool:
         """Whether who looks at it may end its job, and that would do something."""
-        return (
-            self.is_creating and not self.row.is_cancelling and any(role.includes(Role.WRITER) for role in self.roles)
-        )
+        return self.is_creating and not self.row.is_cancelling and self.may_edit
+
+    @property
+    def may_edit(self) -> bool:
+        """Whether who looks at it may rename it, and see what it was tuned on."""
+        return any(role.includes(Role.WRITER) for role in self.roles)
 
     @property
     def may_delete(self) -> bool:

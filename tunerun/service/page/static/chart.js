@@ -1,4 +1,4 @@
-// A loss curve, drawn by uPlot in the colours of the page.
+// Loss curves, drawn by uPlot in the colours of the page.
 
 /* global uPlot */
 
@@ -11,7 +11,20 @@ function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
-function options(width) {
+const COLOURS = ["--accent", "--second"];
+
+function curve(label, number) {
+  return {
+    label,
+    stroke: () => colour(COLOURS[number]),
+    dash: number === 0 ? undefined : [6, 4], // told apart without colours too
+    width: 2,
+    spanGaps: true, // two curves need not have the same steps
+    value: (_chart, loss) => (loss === null ? "–" : loss.toFixed(4)),
+  };
+}
+
+function options(width, labels) {
   const axis = { stroke: () => colour("--soft"), grid: { stroke: () => colour("--line"), width: 1 }, ticks: { show: false } };
   return {
     width,
@@ -24,19 +37,14 @@ function options(width) {
     ],
     series: [
       { label: "Step", value: (_chart, step) => (step === null ? "–" : String(step)) },
-      {
-        label: "Mean loss",
-        stroke: () => colour("--accent"),
-        width: 2,
-        value: (_chart, loss) => (loss === null ? "–" : loss.toFixed(4)),
-      },
+      ...labels.map(curve),
     ],
   };
 }
 
-// Draws columns (steps, losses) into a box that is as wide as its place; `show` replaces them.
-export function drawChart(box, columns) {
-  const chart = new uPlot(options(box.clientWidth), columns, box);
+// Draws columns (steps, and losses by label) into a box that is as wide as its place; `show` replaces them.
+export function drawChart(box, columns, labels = ["Mean loss"]) {
+  const chart = new uPlot(options(box.clientWidth, labels), columns, box);
   new ResizeObserver(() => {
     if (box.clientWidth > 0) chart.setSize({ width: box.clientWidth, height: HEIGHT });
   }).observe(box);

@@ -154,6 +154,21 @@ function checkSize(event) {
   input.setCustomValidity(isLarge ? `The file is over the limit of ${most.toLocaleString("en")} bytes.` : "");
 }
 
+// Programs to copy; a browser gives the clipboard to pages of this machine or over TLS alone.
+
+async function copy(event) {
+  const button = event.currentTarget;
+  await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
+  button.textContent = "Copied";
+}
+
+if (navigator.clipboard !== undefined) {
+  for (const button of document.querySelectorAll("[data-copy]")) {
+    button.hidden = false;
+    button.addEventListener("click", copy);
+  }
+}
+
 document.querySelectorAll("article[data-model]").forEach(wake);
 document.getElementById("file")?.addEventListener("change", checkSize);
 poll();

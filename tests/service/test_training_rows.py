@@ -1,0 +1,30 @@
+"""Examples of a tuned model on the page: conversations, and what the data checks say."""
+
+from __future__ import annotations
+
+from tunerun.job import Example, Turn
+from tunerun.service.page.training_rows import MOST_CHECKED, PER_PAGE, CheckedExamples, page_of
+
+
+def test_conversations_are_checked_turn_by_turn() -> None:
+    """Findings name the row and the message, also of an earlier turn; examples of one key are looked at once."""
+    talk = Example("3", "4", "Count.", (Turn("1", " 2"),))
+    checked = CheckedExamples()
+    found = checked.findings("key", [Example("5", "6"), talk])
+    assert found is not None
+    assert [(one.check, one.text.partition(": white")[0]) for one in found] == [("spaces", "row 2: messages[2]")]
+    assert checked.findings("key", []) is found
+
+
+def test_too_many_examples_are_not_checked() -> None:
+    """A page is not kept waiting by the checks of a very large set."""
+    assert CheckedExamples().findings("key", [Example("1", "2")] * (MOST_CHECKED + 1)) is None
+
+
+def test_pages_of_examples() -> None:
+    """Every example is on one page; there is always a page."""
+    examples = [Example(str(number), "") for number in range(2 * PER_PAGE + 1)]
+    pages = [page_of(examples, number) for number in (1, 2, 3)]
+    assert [one for page in pages for one in page.shown] == examples
+    assert [page.first for page in pages] == [1, PER_PAGE + 1, 2 * PER_PAGE + 1]
+    assert (page_of([], 5).page, page_of([], 5).last_page) == (1, 1)

@@ -1,0 +1,108 @@
+"""How every page is made: from a template, under headers that keep it safe, refusals included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.routing import APIRoute
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from tunerun.errors import LedgerError
+from tunerun.service.core.credentials import Key
+from tunerun.service.core.problems import Code, ServiceError, state_unavailable
+from tunerun.service.guard import COOKIE
+from tunerun.service.page.sessions import KEY_WRONG, SCOPE_MISSING, SESSION_ENDED
+
+FOLDER = Path(__file__).parent
+_HEADERS = {
+    "content-security-policy": (
+        "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
+    ),
+    "referrer-policy": "same-origin",  # no-referrer would take the Origin from our own forms
+    "cache-control": "no-store",
+}
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(FOLDER / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
+    """A page of a template."""
+    return HTMLResponse(_TEMPLATES.get_template(template).render(values), status)
+
+
+class PageRoute(APIRoute):
+    """A route that a browser asks: refusals are pages, and every answer has the headers that keep it safe."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler of a route, with that around it."""
+        answer = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            try:
+                _check_origin(request)
+                response = await answer(request)
+            except ServiceError as error:
+                response = _refused(request, error)
+            except LedgerError as error:
+                response = _refused(request, state_unavailable(error))
+            except (RequestValidationError, HTTPException, ValidationError):
+                words = "The form cannot be read. Go back, and send it again."
+                response = _refused(request, ServiceError(Code.INVALID_ARGUMENT, words))
+            response.headers.update(_HEADERS)
+            return response
+
+        return guarded
+
+
+def _check_origin(request: Request) -> None:
+    """Refuse a form of another site; programs send no Origin, and have no cookie."""
+    origin = request.headers.get("origin")
+    if request.method != "POST" or origin is None:
+        return
+    try:
+        site = urlsplit(origin).netloc
+    except ValueError:
+        raise ServiceError(Code.INVALID_ARGUMENT, "The header Origin is malformed, and nothing was done.") from None
+    if site != request.headers.get("host"):
+        words = "This form was sent from another site, and nothing was done. Open the library, and do it there."
+        raise ServiceError(Code.PERMISSION_DENIED, words)
+
+
+def _refused(request: Request, error: ServiceError) -> Response:
+    response = _refusal(request, error)
+    if error.retry_after_s is not None:
+        response.headers["retry-after"] = str(error.retry_after_s)
+    return response
+
+
+def _refusal(request: Request, error: ServiceError) -> Response:
+    status = error.code.http_status
+    if error.reason not in (SESSION_ENDED, SCOPE_MISSING, KEY_WRONG):
+        return page("refused.html", status, message=error.message, owner=_owner(request))
+    is_first = error.reason == SESSION_ENDED and COOKIE not in request.cookies
+    is_asking = request.method == "GET" and request.url.path == "/"
+    return page("sign_in.html", 200 if is_asking else status, problem=None if is_first else error.message)
+
+
+def _owner(request: Request) -> str | None:
+    key: Key | None = getattr(request.state, "key", None)
+    return None if key is None else key.owner
+
+
+def to(path: str) -> RedirectResponse:
+    """The answer to a form that was done: see there."""
+    return RedirectResponse(path, status_code=303)

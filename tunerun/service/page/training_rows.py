@@ -1,0 +1,86 @@
+"""What a tuned model was tuned on: a page of its examples, and what the data checks say of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tunerun.dataset.advice import MOST_PLACES
+from tunerun.dataset.checks import CharacterLimits, render_rows
+from tunerun.dataset.export import FORMATS
+from tunerun.dataset.inspection import Finding, inspect
+from tunerun.dataset.rows import Findings, RowBuilder
+from tunerun.job import Example, TemplateText
+from tunerun.template import PromptTemplate
+
+PER_PAGE = 20
+
+MOST_CHECKED = 20_000
+"""Examples that are checked when the page is opened: a second or two; larger sets are for `tunerun data check`."""
+
+
+MOST_KEPT = 100
+"""Tuned models whose findings are kept in memory."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A page of examples.
+
+    Attributes:
+        total: how many there are.
+        page: its number, from 1.
+    """
+
+    shown: Sequence[Example]
+    total: int
+    page: int
+
+    @property
+    def first(self) -> int:
+        """The number of the first one that is shown, from 1."""
+        return (self.page - 1) * PER_PAGE + 1
+
+    @property
+    def last_page(self) -> int:
+        """The number of the last page, from 1."""
+        return max(1, -(-self.total // PER_PAGE))
+
+
+def page_of(examples: Sequence[Example], page: int) -> Examples:
+    """A page of examples; beyond the last one it is the last one."""
+    found = Examples((), len(examples), 1)
+    page = min(max(1, page), found.last_page)
+    start = (page - 1) * PER_PAGE
+    return Examples(examples[start : start + PER_PAGE], len(examples), page)
+
+
+class CheckedExamples:
+    """What the checks of `tunerun data check` find in the examples of tuned models, each set looked at once."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[Finding, ...]] = {}
+
+    def findings(self, key: str, examples: Sequence[Example]) -> tuple[Finding, ...] | None:
+        """What is found, with the numbers of rows; None: there are too many to look while a page is opened.
+
+        Args:
+            key: the tuned model's; its examples never change.
+        """
+        if len(examples) > MOST_CHECKED:
+            return None
+        if key not in self._found:
+            while len(self._found) >= MOST_KEPT:
+                self._found.pop(next(iter(self._found)), None)
+            self._found[key] = _inspected(examples)
+        return self._found[key]
+
+
+def _inspected(examples: Sequence[Example]) -> tuple[Finding, ...]:
+    rows = RowBuilder("")  # without a file: places are `row 3`
+    kind = "openai" if any(example.is_conversation for example in examples) else "gemini"
+    for number, example in enumerate(examples, start=1):
+        rows.add(number, FORMATS[kind].row(example))
+    template = PromptTemplate(TemplateText())
+    rendered = render_rows(rows.rows(), template, CharacterLimits(None, None), Findings())
+    return tuple(inspect(rendered, {}, MOST_PLACES))
