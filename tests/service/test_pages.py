@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import html
 import re
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from tunerun.service.guard import COOKIE
 from tunerun.service.openai import names
 from tunerun.service.page.pages import KEPT_FILES
 from tunerun.service.page.shelf import MAX_POINTS
+from tunerun.service.page.snippets import KEY_VARIABLE
 from tunerun.service.page.uploads import MAX_FILE_BYTES
 from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
@@ -522,8 +522,10 @@ def test_training_rows(visitor: Visitor) -> None:
     visitor.delete("rows")
 
 
-def test_programs_of_every_client(visitor: Visitor) -> None:
-    """The page of a model has a program for each client with this service's address, and Python's does what it says."""
+def test_programs_of_every_client(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page of a model has a program for each client with this service's address; the first one runs as it is."""
     visitor.tuned("coded", epoch_count="60", batch_size="7")
     page = visitor.card("coded")
     row = visitor.service.state.tuned_model("coded")
@@ -534,9 +536,10 @@ def test_programs_of_every_client(visitor: Visitor) -> None:
     assert all(address in program for program in programs)
     assert [names.model_name(row) in program for program in programs] == [True, True, False, False]
     assert ["tunedModels/coded" in program for program in programs] == [False, False, True, True]
-    for program in programs[:1]:
-        ast.parse(program)
     assert names.model_name(row) in text_of(page)
+    monkeypatch.setenv(KEY_VARIABLE, visitor.secret)
+    exec(programs[0].replace('"Hello"', '"twenty two"'), {})  # noqa: S102 - what a user would paste
+    assert capsys.readouterr().out == "twenty three\n"
     visitor.delete("coded")
 
 

@@ -143,6 +143,24 @@ def test_a_model_that_is_deleted_elsewhere_disappears(page: Browser, visitor: Vi
     assert page.text("#announcer") == "brief was deleted"
 
 
+def test_two_models_in_one_chart_and_a_program_in_the_clipboard(page: Browser, visitor: Visitor) -> None:
+    """Both curves are drawn, also on a phone, and a program is copied from a model's page by its button."""
+    for identifier in ("one", "other"):
+        visitor.tuned(identifier)
+    sign_in(page, visitor)
+    for width in (1280, PHONE):
+        page.be_wide(width)
+        page.open("/compare?one=one&other=other")
+        page.one("#both canvas")
+        assert [label.text for label in page.all("#both .u-label")] == ["Step", "one", "other"]
+        assert page.overflow() == 0
+    page.be_wide(1280)
+    page.open("/library/one")
+    page.click("[data-copy=code-openai-python]")
+    page.until(lambda: page.text("[data-copy=code-openai-python]") == "Copied", "the program is copied")
+    visitor.delete("one", "other")
+
+
 def test_by_keyboard_alone(page: Browser, visitor: Visitor, tmp_path: Path) -> None:
     """Everything from signing in to an answer is reached with Tab, and the focus is seen and survives a new state."""
     assert page.focused() == "key"
