@@ -167,8 +167,14 @@ def _training_rows(methods: Methods, shelf: Shelf) -> APIRouter:
         row = methods.library.get(caller, identifier, Role.WRITER)  # a reader may ask a model, not see what it learned
         examples = methods.library.examples(row)
         findings = checked.findings(row.key, examples)
-        values = {"owner": caller.owner, "shown": shelf.one(caller, identifier), "most_checked": MOST_CHECKED}
-        return page("examples.html", **values, examples=page_of(examples, number), findings=findings)
+        return page(
+            "examples.html",
+            owner=caller.owner,
+            shown=shelf.one(caller, identifier),
+            examples=page_of(examples, number),
+            findings=findings,
+            most_checked=MOST_CHECKED,
+        )
 
     return router
 
