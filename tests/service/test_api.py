@@ -208,7 +208,8 @@ def test_many_examples_have_other_defaults(client: Client) -> None:
 @pytest.mark.parametrize(
     ("asked", "field"),
     [
-        (prompt("1") | {"systemInstruction": {"parts": [{"text": "be kind"}]}}, "systemInstruction"),
+        (prompt("1") | {"systemInstruction": {"parts": [{"fileData": {}}]}}, "systemInstruction.parts[0].fileData"),
+        (prompt("1" * 39_000) | {"systemInstruction": {"parts": [{"text": "1" * 2_000}]}}, "contents"),
         (prompt("1", responseMimeType="application/json"), "generationConfig.responseMimeType"),
         (prompt("1", responseSchema={"type": "OBJECT"}), "generationConfig.responseSchema"),
         (prompt("1", candidateCount=2), "generationConfig.candidateCount"),
@@ -230,7 +231,7 @@ def test_many_examples_have_other_defaults(client: Client) -> None:
     ],
 )
 def test_what_is_not_offered_is_refused_by_its_name(client: Client, asked: Any, field: str) -> None:
-    """No JSON mode, no system instruction, turns that alternate, text alone, 40,000 characters, room for an answer."""
+    """No JSON mode, turns that alternate, text alone, 40,000 characters, room for an answer."""
     client.good("POST", "/tunedModels", body(epochCount=1), tunedModelId="asked")
     client.finished("asked")
     for path in ("/tunedModels/asked:generateContent", "/models/tiny:generateContent"):
@@ -256,6 +257,37 @@ def test_a_conversation_of_several_turns_is_answered_and_counted(client: Client)
         ]
         assert answer["usageMetadata"]["promptTokenCount"] == counts[1] > counts[0]
     delete(client, "talks")
+
+
+def test_a_system_instruction_is_heard_and_counted(client: Client) -> None:
+    """By base and tuned models, in one answer and in a stream; of a tuned model a warning says that Google's take none,
+    nor chat history; LiteLLM's path of a tuned model answers as its own."""
+    client.tuned("hears", epochCount=20)
+    plain = prompt("twenty two", maxOutputTokens=8)
+    told = plain | {"systemInstruction": {"parts": [{"text": "one "}, {"text": "two three"}]}}
+    talk = turns("1", "2", "3") | {"generationConfig": {"maxOutputTokens": 8}}
+    counts = [
+        client.good("POST", "/models/tiny:countTokens", {"generateContentRequest": asked | {"model": "models/tiny"}})
+        for asked in (plain, told)
+    ]
+    assert counts[1]["totalTokens"] > counts[0]["totalTokens"]
+    for model in ("/models/tiny", "/tunedModels/hears", "/models/tunedModels/hears"):
+        answer = client.call("POST", f"{model}:generateContent", told)
+        found = answer.json()
+        assert found["usageMetadata"]["promptTokenCount"] == counts[1]["totalTokens"]
+        streamed = client.http.post(f"{model}:streamGenerateContent?alt=sse", json=told)
+        parts = [json.loads(line.removeprefix("data: ")) for line in streamed.text.splitlines() if line]
+        text = "".join(part["candidates"][0]["content"]["parts"][0]["text"] for part in parts)
+        assert text == found["candidates"][0]["content"]["parts"][0]["text"]
+        warnings = [
+            one.headers.get("warning")
+            for one in (answer, streamed, client.call("POST", f"{model}:generateContent", talk))
+        ]
+        assert all(
+            ("neither a system instruction nor chat history" in (one or "")) == ("tuned" in model) for one in warnings
+        )
+        assert client.call("POST", f"{model}:generateContent", plain).headers.get("warning") is None
+    delete(client, "hears")
 
 
 def test_an_id_is_given_once(client: Client) -> None:

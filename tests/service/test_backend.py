@@ -12,14 +12,13 @@ import pytest
 import tunerun
 from tests.engine.tiny_model import EXAMPLES, HELD_OUT, request_of
 from tests.service.client import Client
-from tunerun.backends.base import Backend
 from tunerun.backends.gemini import GeminiBackend, GeminiSection
 from tunerun.errors import AccessError, StatusError
 from tunerun.job import BaseModelRef, TuningRequest
 from tunerun.ledger import Ledger
 from tunerun.runner import SweepResult
 from tunerun.service.app import Settings
-from tunerun.testing.backend_contract import BackendContract, BackendPlace
+from tunerun.testing.backend_contract import BackendContract
 from tunerun.testing.running_service import RunningService
 
 MODEL = BaseModelRef(name="tiny", source="models/tiny")
@@ -58,11 +57,6 @@ class TestContract(BackendContract):
     @classmethod
     def place(cls, serving: RunningService) -> ServedPlace:
         return ServedPlace(serving)
-
-    @pytest.mark.xfail(strict=True, reason="the service does not answer conversations yet")
-    def test_generate_takes_conversations(self, place: BackendPlace, backend: Backend) -> None:
-        """As the contract has it, once the service takes systemInstruction and several turns."""
-        super().test_generate_takes_conversations(place, backend)
 
 
 def rows_in(folder: Path) -> list[str]:

@@ -158,7 +158,7 @@ def test_each_turn_of_the_user_is_taken_by_the_same_rule(trained: Trained, mine:
     assert asked(mine, name, turns(row, "6", row)) == asked(mine, name, turns(text, "6", text))
     assert asked(mine, name, turns(text, row, text)) != asked(mine, name, turns(text, text, text))
     kind = {"systemInstruction": {"parts": [{"text": "be kind"}]}}
-    mine.refused(400, "POST", f"/tunedModels/{name}:generateContent", prompt(text) | kind)
+    assert asked(mine, name, prompt(row) | kind) == asked(mine, name, prompt(text) | kind)
 
 
 def test_every_key_sees_and_asks_them(serving: RunningService, trained: Trained, mine: Client) -> None:

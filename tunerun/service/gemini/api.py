@@ -29,7 +29,7 @@ from tunerun.service.gemini.dialect import VERSIONS, envelope
 from tunerun.service.gemini.grants import check_mask, read_grantee, read_role
 from tunerun.service.gemini.lists import page_size_of, position, read_page
 from tunerun.service.gemini.method import Method, warn
-from tunerun.service.gemini.prompts import read_conversation, read_prompt
+from tunerun.service.gemini.prompts import beyond_the_guide, read_conversation, read_prompt
 from tunerun.service.gemini.tuning_request import advice, read_change, read_new_model
 
 _SECURITY = [
@@ -89,16 +89,19 @@ class Methods:
 
     async def answer(self, called: Called, asked: wire.GenerateContent, request: Request) -> JSONResponse:
         """The answer to a prompt."""
-        response = JSONResponse(await self.generated(called, asked, request))
+        prompt = await _prompt(called, asked)
+        response = JSONResponse(await self._answered(called, prompt, request))
         warn(response, called.warning)
+        warn(response, beyond_the_guide(prompt))
         return response
 
     async def generated(self, called: Called, asked: wire.GenerateContent, request: Request) -> Json:
         """The answer to a prompt, as the API writes it; a prompt whose client is gone is taken back."""
-        prompt = await _prompt(called, asked)
-        (answer,) = await self.models.answered(
-            called, self.models.ask(called, [prompt]), request.is_disconnected, "contents"
-        )
+        return await self._answered(called, await _prompt(called, asked), request)
+
+    async def _answered(self, called: Called, prompt: Prompt, request: Request) -> Json:
+        asked_for = self.models.ask(called, [prompt])
+        (answer,) = await self.models.answered(called, asked_for, request.is_disconnected, "contents")
         return _whole(called, prompt, answer)
 
     async def stream(self, called: Called, asked: wire.GenerateContent, *, as_events: bool) -> StreamingResponse:
@@ -110,6 +113,7 @@ class Methods:
         kind = "text/event-stream" if as_events else "application/json"
         response = StreamingResponse(written, media_type=kind)
         warn(response, called.warning)
+        warn(response, beyond_the_guide(prompt))
         return response
 
     async def _parts(self, called: Called, prompt: Prompt) -> AsyncIterator[Json]:
@@ -139,7 +143,7 @@ async def _prompt(called: Called, asked: wire.GenerateContent) -> Prompt:
 
 def _whole(called: Called, prompt: Prompt, answer: Answer, after: int = 0) -> Json:
     finish = "MAX_TOKENS" if answer.is_cut else "STOP"
-    tokens = called.offered.counter.count_input(prompt.text_input, prompt.examples), answer.tokens
+    tokens = called.offered.counter.count_input(prompt.asked), answer.tokens
     return wire.generated(answer.text[after:], called.name, finish=finish, finish_message=called.warning, tokens=tokens)
 
 
@@ -217,9 +221,9 @@ def _models(methods: Methods) -> APIRouter:
             raise invalid("contents", "set either contents or generateContentRequest")
         asked = body.generate_content_request
         contents = body.contents if asked is None else asked.contents
-        conversation = read_conversation(contents, "contents")
+        conversation = read_conversation(contents, None if asked is None else asked.system_instruction)
         try:
-            return wire.message(total_tokens=counter.count_input(*conversation))
+            return wire.message(total_tokens=counter.count_input(conversation))
         except NoTurnsError as error:
             raise invalid("contents", str(error)) from error
 
@@ -283,12 +287,15 @@ def _tuned_models(library: Library) -> APIRouter:
 def _called_tuned_models(methods: Methods) -> APIRouter:
     router = APIRouter(route_class=Method)
 
+    # LiteLLM asks `gemini/tunedModels/x` below /models.
+    @router.post("/models/tunedModels/{tuned_model}:generateContent", include_in_schema=False)
     @router.post("/tunedModels/{tuned_model}:generateContent")
     async def generate_tuned_content(
         tuned_model: str, body: wire.GenerateContent, caller: Caller, request: Request
     ) -> JSONResponse:
         return await methods.answer(await run_in_threadpool(methods.models.tuned, caller, tuned_model), body, request)
 
+    @router.post("/models/tunedModels/{tuned_model}:streamGenerateContent", include_in_schema=False)
     @router.post("/tunedModels/{tuned_model}:streamGenerateContent")
     async def stream_generate_tuned_content(
         tuned_model: str, body: wire.GenerateContent, caller: Caller, alt: Alt = "json"

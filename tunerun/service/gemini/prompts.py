@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pydantic.alias_generators import to_camel
 
 from tunerun.errors import TemplateError
-from tunerun.job import Example, GenerateOptions, Prompt
+from tunerun.job import Conversation, GenerateOptions, Prompt, Turn, prompt_of
 from tunerun.service.core.columns import ColumnTemplate
 from tunerun.service.core.problems import invalid
 from tunerun.service.core.records import Serving
@@ -17,6 +17,12 @@ from tunerun.service.gemini.tuning_request import MAX_INPUT_CHARACTERS
 
 MAX_STOP_SEQUENCES = 5
 TEXT = "text/plain"
+
+BEYOND_THE_GUIDE = (
+    "the Gemini API's tuned models take neither a system instruction nor chat history (its tuning guide, 2025-04-28); "
+    "this service gives both to the model, which answers best to what is like its training examples"
+)
+"""A tuned model answers conversations here, as chat clients send them from the second message on."""
 
 _NOT_TEXT = (
     "inline_data", "file_data", "function_call", "function_response", "executable_code", "code_execution_result",
@@ -48,27 +54,33 @@ def read_prompt(
     Raises:
         ServiceError: it asks for something that is not offered; names the field.
     """
-    if asked.system_instruction is not None and asked.system_instruction.parts:
-        raise invalid(
-            "systemInstruction", "models here take none; put it into the prompt, as the training examples have it"
-        )
     if asked.tools or asked.tool_config or asked.cached_content:
         field = "tools" if asked.tools else "toolConfig" if asked.tool_config else "cachedContent"
         raise invalid(field, "is not offered here; omit it")
     options = _options(asked.generation_config or wire.GenerationConfig(), defaults)
-    text, earlier = read_conversation(asked.contents, "contents", template)
-    return Prompt(text, options, adapter, earlier)
+    return prompt_of(read_conversation(asked.contents, asked.system_instruction, template), options, adapter)
+
+
+def beyond_the_guide(prompt: Prompt) -> str | None:
+    """What a client should know that gives a tuned model more than the API would take; None: nothing."""
+    return BEYOND_THE_GUIDE if prompt.adapter is not None and (prompt.system or prompt.examples) else None
 
 
 def read_conversation(
-    contents: Sequence[wire.Content] | None, field: str, template: ColumnTemplate | None = None
-) -> tuple[str, tuple[Example, ...]]:
-    """The text of a conversation's last turn, which is the user's, and the turns before it in pairs.
+    contents: Sequence[wire.Content] | None,
+    instruction: wire.Content | None = None,
+    template: ColumnTemplate | None = None,
+) -> Conversation:
+    """The text of a conversation's last turn, which is the user's, the turns before it, and the system instruction.
+
+    Args:
+        template: of a tuned model, for turns of the user that name its columns; None: it has none.
 
     Raises:
         ServiceError: it is empty, too long, its turns do not alternate, or it holds something else than text; or a turn
             names columns of the template that it cannot be rendered with.
     """
+    field = "contents"
     if not contents:
         raise invalid(field, "is empty; send a turn of the user")
     texts = []
@@ -82,16 +94,22 @@ def read_conversation(
         texts.append(_turn_text(turn, f"{field}[{number}].parts"))
     if len(texts) % 2 == 0:
         raise invalid(f"{field}[{len(texts) - 1}].role", "must be user: the last turn is what is answered")
-    characters = sum(map(len, texts))
+    system = _joined(instruction, "systemInstruction.parts") if instruction is not None else ""
+    characters = sum(map(len, [system, *texts]))
     if characters > MAX_INPUT_CHARACTERS:
-        raise invalid(field, f"has {characters:,} characters, the limit is {MAX_INPUT_CHARACTERS:,}")
+        words = "has, with the system instruction," if system else "has"
+        raise invalid(field, f"{words} {characters:,} characters, the limit is {MAX_INPUT_CHARACTERS:,}")
     if template is not None:
         texts[::2] = [_rendered(text, f"{field}[{2 * n}].parts", template) for n, text in enumerate(texts[::2])]
-    return texts[-1], tuple(map(Example, texts[:-1:2], texts[1::2]))
+    return Conversation(texts[-1], system, tuple(map(Turn, texts[:-1:2], texts[1::2])))
+
+
+def _joined(content: wire.Content, field: str) -> str:
+    return "".join(_text(part, f"{field}[{number}]") for number, part in enumerate(content.parts or ()))
 
 
 def _turn_text(turn: wire.Content, field: str) -> str:
-    text = "".join(_text(part, f"{field}[{number}]") for number, part in enumerate(turn.parts or ()))
+    text = _joined(turn, field)
     if not text:
         raise invalid(field, "hold no text")
     return text
