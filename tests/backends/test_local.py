@@ -17,8 +17,6 @@ from tunerun.backends.local import LocalBackend
 from tunerun.engine import tuned_model
 from tunerun.errors import BackendError, InputError, NotFoundError
 from tunerun.job import (
-    Answer,
-    AnswerPart,
     BaseModelRef,
     Example,
     FailureKind,
@@ -316,21 +314,18 @@ def test_prompts_to_several_models_are_answered_together(
     place: LocalPlace, backend: LocalBackend, tiny: BaseModelRef, tmp_path: Path
 ) -> None:
     """Each prompt has its own options, its own parts, and its own reason where it has no answer."""
-    parts: dict[int, str] = {}
-
-    def on_part(position: int, part: AnswerPart) -> None:
-        parts[position] = parts.get(position, "") + part.text
-
+    parts: list[list[str]] = [[], [], []]
     prompts = [
         Prompt("twenty two", GenerateOptions(max_output_tokens=12)),
         Prompt("8", GenerateOptions(), str(tmp_path / "missing")),
         Prompt("one", GenerateOptions(max_output_tokens=6, temperature=1.0, seed=3)),
     ]
-    first, missing, last = backend.answer_prompts(tiny, prompts, on_part)
-    assert isinstance(first, Answer)
-    assert isinstance(last, Answer)
-    assert parts == {0: first.text, 2: last.text}
-    assert isinstance(missing, NotFoundError)
+    on_parts = [lambda part, said=said: said.append(part.text) for said in parts]
+    asked = backend.ask(tiny, prompts, on_parts)
+    first, last = asked[0].result(), asked[2].result()
+    assert ["".join(said) for said in parts] == [first.text, "", last.text]
+    with pytest.raises(NotFoundError, match="missing"):
+        asked[1].result()
     assert backend.answer(tiny, ["one"], prompts[2].options) == [last]
     with pytest.raises(InputError, match="1 of 2 inputs cannot be answered; number 2: the input takes"):
         backend.answer(tiny, ["8", "8 " * 1000], GenerateOptions())

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.service.client import Client, prompt
+from tunerun.backends.engine_queue import Batch
 from tunerun.backends.local import LocalBackend
 from tunerun.errors import BackendError, BaseModelError, NotFoundError
 from tunerun.job import Answer, AnswerPart, BaseModelRef, GenerateOptions, Prompt
@@ -36,23 +37,24 @@ def answerer(tiny: BaseModelRef, opened: Callable[[], LocalBackend]) -> Iterator
 
 
 def process_of(answerer: Answerer) -> int:
-    (queue,) = answerer._queues.values()
-    process = queue.engine.engine_process_id
+    (engine,) = answerer.engines.values()
+    process = engine.engine_process_id
     assert process is not None
     return process
 
 
 def noted_batches(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> list[list[Prompt]]:
     """The prompts of each batch that the engine is given from now on."""
-    (queue,) = answerer._queues.values()
+    (engine,) = answerer.engines.values()
     batches: list[list[Prompt]] = []
-    answer = queue.engine.answer_prompts
+    send = engine._queue._send
 
-    def noted(model: BaseModelRef, prompts: list[Prompt], *more: Any) -> Any:
-        batches.append(prompts)
-        return answer(model, prompts, *more)
+    def noted(work: Any) -> Any:
+        if isinstance(work, Batch):
+            batches.append([each.prompt for each in work.asked])
+        return send(work)
 
-    monkeypatch.setattr(queue.engine, "answer_prompts", noted)
+    monkeypatch.setattr(engine._queue, "_send", noted)
     return batches
 
 

@@ -15,6 +15,8 @@ import httpx
 import pytest
 
 from tests.service.client import ROWS, Client, body, prompt
+from tunerun.backends.engine_queue import Batch
+from tunerun.engine.messages import Answers
 from tunerun.job import Answer
 from tunerun.service.app import Settings
 from tunerun.service.core.credentials import TUNING_SCOPE
@@ -310,16 +312,15 @@ def test_a_stream_that_is_left_ends_at_the_next_token(own: Settings, monkeypatch
     """Its engine answers others at once, and not only when the longest answer is done."""
     with RunningService(own) as running, Client(running.address, running.key.secret) as client:
         client.good("POST", "/models/tiny:generateContent", prompt("1", maxOutputTokens=1))  # the model is loaded
-        (queue,) = running.service.answerer._queues.values()
         ended: list[int] = []
-        answer = queue.engine.answer_prompts
+        take = Batch.take
 
-        def noted(*arguments: Any) -> Any:
-            answers = answer(*arguments)
-            ended.extend(one.tokens for one in answers if isinstance(one, Answer))
-            return answers
+        def noted(batch: Batch, report: Any) -> Any:
+            if isinstance(report, Answers):
+                ended.extend(one.tokens for one in report.answers if isinstance(one, Answer))
+            return take(batch, report)
 
-        monkeypatch.setattr(queue.engine, "answer_prompts", noted)
+        monkeypatch.setattr(Batch, "take", noted)
         for _ in range(20):  # whoever comes too late has heard it all
             asked = prompt("1", maxOutputTokens=110, temperature=2.0)
             path = "/models/tiny:streamGenerateContent?alt=sse"

@@ -1,15 +1,12 @@
 """The backend `local`: the embedded engine, in a process of its own on this machine.
 
-One thread per backend talks to the engine: it takes what waits (calls before jobs, jobs in their order), sends it, and
-listens until it is done. The engine starts with the first thing to do, and again after it died.
+What waits for the engine is in an `EngineQueue`; here is what a job leaves on the disk, and what callers are told.
 """
 
 from __future__ import annotations
 
 import re
-import threading
 import uuid
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -21,12 +18,12 @@ from pydantic import Field
 
 from tunerun import errors, schema
 from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
+from tunerun.backends.engine_queue import Asked, EngineQueue, OnPart
 from tunerun.engine import base_model, messages, packages, tuned_model
 from tunerun.engine.process import EngineProcess
-from tunerun.errors import AccessError, BackendError, BaseModelError, InputError
+from tunerun.errors import AccessError, BaseModelError, InputError
 from tunerun.job import (
     Answer,
-    AnswerPart,
     BaseModelRef,
     Checkpoint,
     EpochLoss,
@@ -100,18 +97,16 @@ def open_backend(section: LocalSection, runs: Path, cache: Path) -> Backend:
 _NOT_KNOWN = Failure(
     FailureKind.LOST, "the engine does not know this job: the process that ran it is gone; run the command again"
 )
-_REFUSED_PAUSE_S = 1.0
-"""Between two attempts to start an engine that this machine's limits keep from starting. Our choice."""
-
-_CLOSED = Failure(FailureKind.LOST, "the runner ended while this job was under way; run the command again")
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
     """A job of this process; changed under the backend's lock only."""
 
     id: str
     request: TuningRequest
+    tuned_models: Path
+    keeps_cancelled: bool
     state: JobState = JobState.QUEUED
     snapshots: list[Snapshot] = field(default_factory=list)
     validation: list[EpochLoss] = field(default_factory=list)
@@ -119,20 +114,50 @@ class _Job:
     metrics: Mapping[str, float] = field(default_factory=dict)
     failure: Failure | None = None
     trained_on: TrainedOn | None = None
-    cancelled: bool = False
 
     @property
     def ref(self) -> JobRef:
         return JobRef(KIND, self.id)
 
+    @property
+    def folder(self) -> Path:
+        return self.tuned_models / self.request.tuned_model_id
 
-@dataclass
-class _Call:
-    """A command whose caller waits for it."""
+    def command(self) -> messages.Command:
+        self.state = JobState.RUNNING
+        packed = messages.PackedJob(self.id, self.request)
+        return messages.Train((packed,), str(self.tuned_models), self.keeps_cancelled)
 
-    command: messages.Call
-    on_part: Callable[[int, AnswerPart], None] | None = None
-    answer: Future[messages.Report] = field(default_factory=Future)
+    def take(self, report: messages.Report) -> bool:
+        if isinstance(report, messages.SnapshotTaken):
+            self.snapshots.append(report.snapshot)
+        elif isinstance(report, messages.EpochMeasured):
+            self.validation.append(report.loss)
+        elif isinstance(report, messages.EpochKept):
+            self.checkpoints.append(report.checkpoint)
+        elif isinstance(report, messages.JobEnded):
+            self.metrics, self.failure, self.state = report.metrics, report.failure, report.state
+            self.trained_on = report.trained_on
+            # Whoever serves for months has many finished jobs; none needs its examples any more.
+            self.request = replace(self.request, training=(), validation=())
+        elif isinstance(report, messages.Refused):
+            self.settle(Failure(FailureKind.CRASHED, "; ".join(report.problems), report.traceback))
+        return isinstance(report, messages.Done | messages.Refused)
+
+    def settle(self, failure: Failure) -> None:
+        if self.state.is_finished:
+            return
+        finished = tuned_model.read_finished(self.folder)
+        if finished is not None and finished.job == self.id:  # it died between the last write and its report
+            self.metrics, self.state = finished.metrics, finished.state
+            self.trained_on = finished.trained_on
+            self.validation, self.checkpoints = list(finished.validation), list(finished.checkpoints)
+        else:
+            self.failure, self.state = failure, JobState.FAILED
+
+    def refuse(self, _error: errors.TunerunError) -> bool:
+        self.state = JobState.QUEUED
+        return True
 
 
 class LocalBackend:
@@ -156,33 +181,28 @@ class LocalBackend:
         keep_cancelled: bool = False,
     ) -> None:
         self._tuned_models = runs.absolute() / "tuned_models"
-        self._log = runs.absolute() / "logs" / "engine.log"
+        log = runs.absolute() / "logs" / "engine.log"
         self._cache = cache
-        self._device = device
-        self._threads = threads
         self._keep_cancelled = keep_cancelled
-        self._changed = threading.Condition()
+        self._queue = EngineQueue(lambda: EngineProcess(cache, device, threads, log))
         self._identities: dict[BaseModelRef, str] = {}
-        self._calls: deque[_Call] = deque()
-        self._waiting: deque[_Job] = deque()
         self._jobs: dict[str, _Job] = {}
         self._job_of_key: dict[str, _Job] = {}
-        self._current: _Job | _Call | None = None
-        self._engine: EngineProcess | None = None
-        self._thread: threading.Thread | None = None
-        self._closed = False
-        self._refusal: str | None = None  # why the engine's process could not be started the last time
 
     @property
     def engine_process_id(self) -> int | None:
         """The operating system's number of the engine's process; None: it was not started, or has died."""
-        engine = self._engine
-        return engine.process_id if engine is not None else None
+        return self._queue.process_id
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes work."""
+        return self._queue.is_open
 
     @property
     def calls_waiting(self) -> int:
-        """How many calls wait for the job before them."""
-        return len(self._calls)
+        """How many calls and prompts wait for what is before them."""
+        return self._queue.calls_waiting
 
     def capabilities(self) -> Capabilities:
         """Return the limits; see the Protocol."""
@@ -211,7 +231,7 @@ class LocalBackend:
             raise BaseModelError(problems)
         for model in missing:
             try:
-                self._call(messages.Prepare(model))
+                self._queue.call(messages.Prepare(model))
             except BaseModelError as error:
                 problems.extend(error.problems)
         if problems:
@@ -233,8 +253,8 @@ class LocalBackend:
                 "letters, digits and dashes, begins with a letter and does not end with a dash; choose another name"
             )
         folder = self._tuned_models / request.tuned_model_id
-        with self._changed:
-            self._check_open()
+        with self._queue.lock:
+            self._queue.check_open()
             standing = self.find(request.key, request.tuned_model_id)
             if standing is not None:
                 return standing
@@ -245,15 +265,15 @@ class LocalBackend:
                 )
             packages.require(*packages.NEEDED)
             base_model.find(request.model, self._cache)
-            job = _Job(f"{request.tuned_model_id}.{uuid.uuid4().hex[:12]}", request)
+            identifier = f"{request.tuned_model_id}.{uuid.uuid4().hex[:12]}"
+            job = _Job(identifier, request, self._tuned_models, self._keep_cancelled)
+            self._queue.add_job(job)
             self._jobs[job.id] = self._job_of_key[request.key] = job
-            self._waiting.append(job)
-            self._wake()
             return job.ref
 
     def find(self, key: str, tuned_model_id: str) -> JobRef | None:
         """Return the job of a key, by this process or by the folder that it left; see the Protocol."""
-        with self._changed:
+        with self._queue.lock:
             known = self._job_of_key.get(key)
             if known is not None and not known.state.is_finished:
                 return known.ref
@@ -268,7 +288,7 @@ class LocalBackend:
 
     def forget(self, ref: JobRef) -> None:
         """Keep nothing of a finished job: who runs for months has many; its folder still answers for it."""
-        with self._changed:
+        with self._queue.lock:
             job = self._jobs.get(ref.id)
             if job is not None and job.state.is_finished:
                 del self._jobs[ref.id]
@@ -281,13 +301,12 @@ class LocalBackend:
         Raises:
             AccessError: this machine's limits keep the engine from starting.
         """
-        with self._changed:
-            if self._refusal is not None:
-                raise AccessError(self._refusal)
+        if (refusal := self._queue.refusal) is not None:
+            raise AccessError(refusal)
         return {ref: self._status(ref).after(after.get(ref, 0)) for ref in refs}
 
     def _status(self, ref: JobRef) -> JobStatus:
-        with self._changed:
+        with self._queue.lock:
             job = self._jobs.get(ref.id) if ref.backend == KIND else None
             if job is None:
                 return self._status_of_folder(ref)
@@ -333,17 +352,14 @@ class LocalBackend:
 
     def cancel(self, ref: JobRef) -> None:
         """Stop a job before its next step; see the Protocol."""
-        with self._changed:
+        with self._queue.lock:
             job = self._jobs.get(ref.id) if ref.backend == KIND else None
-            if job is None:
+            if job is None or job.state.is_finished:
                 return
-            if job.state == JobState.QUEUED:
-                self._waiting.remove(job)
+            if self._queue.drop_job(job):
                 job.state = JobState.CANCELLED
-            elif job.state == JobState.RUNNING:
-                job.cancelled = True
-                if self._engine is not None:
-                    self._engine.send(messages.Cancel(job.id))
+            else:
+                self._queue.stop(job.id)
 
     def generate(
         self,
@@ -396,7 +412,7 @@ class LocalBackend:
             return ()
         base, adapter = _base_and_adapter(model)
         self._check_base(base)
-        report = self._call(messages.Measure(base, tuple(rows), adapter, tuple(examples)))
+        report = self._queue.call(messages.Measure(base, tuple(rows), adapter, tuple(examples)))
         assert isinstance(report, messages.Measured)  # noqa: S101 - the engine answers a Measure with nothing else
         return report.likelihoods
 
@@ -423,49 +439,44 @@ class LocalBackend:
         base, adapter = _base_and_adapter(model)
         prompts = [prompt_of(asked, options, adapter, examples) for asked in inputs]
         on_part = None if on_text is None else lambda _position, part: on_text(part.text)
-        found = self._answers(base, prompts, on_part, all_or_none=True)
-        return [answer for answer in found if isinstance(answer, Answer)]
+        self._check_base(base)
+        command = messages.Generate(base, tuple(prompts), on_part is not None, all_or_none=True)
+        report = self._queue.call(command, on_part)
+        assert isinstance(report, messages.Answers)  # noqa: S101 - the engine answers a Generate with nothing else
+        return [answer for answer in report.answers if isinstance(answer, Answer)]
 
-    def answer_prompts(
-        self,
-        model: BaseModelRef,
-        prompts: Sequence[Prompt],
-        on_part: Callable[[int, AnswerPart], None] | None = None,
-    ) -> list[Answer | InputError]:
-        """Answer prompts to one base model and its tuned models between two jobs, in shared batches.
+    def ask(
+        self, model: BaseModelRef, prompts: Sequence[Prompt], on_parts: Sequence[OnPart | None]
+    ) -> list[Future[Answer]]:
+        """Have prompts to a base model and its tuned models answered between two jobs; all are queued at once.
 
-        Each prompt has its own options and its own tuned model; its answer is the same as alone.
+        Prompts that wait are answered together, each as alone; one whose engine dies is tried once more, unless a part
+        of its answer has been passed on.
 
         Args:
-            model: the base model of all prompts.
-            on_part: given a prompt's position and each further part of its answer as it comes, from another thread.
+            model: the base model.
+            on_parts: of each prompt; given each further part of its answer as it comes, from another thread.
 
         Returns:
-            For each prompt, in order, its answer, or why it has none: its tuned model is missing or belongs to another
-            base model, or it is too long.
+            For each prompt its answer; or why there is none: an InputError (its tuned model is missing or belongs to
+            another base model, it is too long, the base model or a package is missing) or a BackendError (the engine
+            failed).
 
         Raises:
-            InputError: the base model or a package is missing.
-            BackendError: the engine failed, or the backend was closed.
+            BackendError: the backend was closed.
         """
-        return self._answers(model, prompts, on_part, all_or_none=False)
+        pairs = zip(prompts, on_parts, strict=True)
+        asked = [Asked(model, prompt, self._check_base, on_part) for prompt, on_part in pairs]
+        self._queue.ask(asked)
+        return [each.answer for each in asked]
 
-    def _answers(
-        self,
-        model: BaseModelRef,
-        prompts: Sequence[Prompt],
-        on_part: Callable[[int, AnswerPart], None] | None,
-        *,
-        all_or_none: bool,
-    ) -> list[Answer | InputError]:
-        if not prompts:
-            return []
-        self._check_base(model)
-        streams = on_part is not None
-        command = messages.Generate(model, tuple(prompts), streams, all_or_none, id=uuid.uuid4().hex)
-        report = self._call(command, on_part)
-        assert isinstance(report, messages.Answers)  # noqa: S101 - the engine answers a Generate with nothing else
-        return [_answer_or_error(answer) for answer in report.answers]
+    def leave(self, answer: Future[Answer]) -> None:
+        """Take a prompt back: one that waits is not answered, one that is being answered ends at the next token."""
+        self._queue.leave(answer)
+
+    def refuse_waiting(self, error: Exception) -> None:
+        """End every prompt that waits with an error; what is being answered is answered."""
+        self._queue.withdraw(error)
 
     def _check_base(self, model: BaseModelRef) -> None:
         packages.require(*packages.NEEDED)
@@ -477,190 +488,13 @@ class LocalBackend:
                 f"{prepared}, it is {found.identity} now; restore it, or start the command again"
             )
 
-    def stop_answering(self, position: int | None = None) -> None:
-        """End answers that are being made at their next token, because their callers have left.
-
-        Args:
-            position: of the prompt in `answer_prompts`; None: all of them.
-        """
-        with self._changed:
-            command = self._current.command if isinstance(self._current, _Call) else None
-            if isinstance(command, messages.Generate) and self._engine is not None:
-                ended = command.id if position is None else command.answer_id(position)
-                self._engine.send(messages.Cancel(ended))
-
-    def _call(
-        self, command: messages.Call, on_part: Callable[[int, AnswerPart], None] | None = None
-    ) -> messages.Report:
-        call = _Call(command, on_part)
-        with self._changed:
-            self._check_open()
-            self._calls.append(call)
-            self._wake()
-        return call.answer.result()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise BackendError("the backend `local` was closed; open another one")
-
-    def _wake(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name="tunerun-local", daemon=True)
-            self._thread.start()
-        self._changed.notify_all()
-
-    def _serve(self) -> None:
-        try:
-            self._take_turns()
-        finally:  # whatever ended this thread, nobody waits for it in vain
-            with self._changed:
-                self._closed = True
-                self._settle_all()
-
-    def _take_turns(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._calls or self._waiting)
-                if self._closed:
-                    return
-                work = self._calls.popleft() if self._calls else self._waiting.popleft()
-                if isinstance(work, _Job):
-                    work.state = JobState.RUNNING
-                self._current = work
-            while not self._follow(work):
-                pass  # the engine died before it took the work: another one does
-            self._current = None
-
-    def _follow(self, work: _Job | _Call) -> bool:
-        """Send one piece of work and listen until it is done or the engine is dead.
-
-        Returns:
-            Whether the work is settled; not so if an engine that had worked before died without taking it.
-        """
-        try:
-            engine = self._send(work)
-        except OSError as error:
-            self._put_back(work, error)
-            return True
-        except ValueError as error:
-            with self._changed:
-                self._settle(work, _not_sent(error))
-            return True
-        if engine is None:
-            return True
-        was_idle, taken = engine.has_reported, False
-        while (report := engine.receive()) is not None:
-            taken = True
-            with self._changed:
-                if self._take(work, report):
-                    return True
-        failure = engine.death()
-        with self._changed:
-            self._engine = None
-            if was_idle and not taken and not self._closed:
-                return False
-            self._settle(work, _CLOSED if self._closed else failure)
-            return True
-
-    def _put_back(self, work: _Job | _Call, error: OSError) -> None:
-        """Keep a job for which no process could be started: this machine's limits are not the job's fault."""
-        reason = (
-            f"the engine's process cannot start: {error.strerror}; raise this machine's limits (ulimit -n for open "
-            "files, -u for processes) or free its memory, then run the same command again"
-        )
-        with self._changed:
-            if isinstance(work, _Call):
-                work.answer.set_exception(AccessError(reason))
-                return
-            self._refusal = reason
-            work.state = JobState.QUEUED
-            self._waiting.appendleft(work)
-            self._changed.wait(_REFUSED_PAUSE_S)
-
-    def _send(self, work: _Job | _Call) -> EngineProcess | None:
-        """Send work to the engine, started if need be; None: the backend was closed meanwhile."""
-        with self._changed:
-            if self._closed:
-                self._settle(work, _CLOSED)
-                return None
-            if self._engine is None:
-                self._engine = EngineProcess(self._cache, self._device, self._threads, self._log)
-                self._refusal = None
-            engine = self._engine
-        engine.send(self._command(work))
-        if isinstance(work, _Job) and work.cancelled:
-            engine.send(messages.Cancel(work.id))
-        return engine
-
-    def _command(self, work: _Job | _Call) -> messages.Command:
-        if isinstance(work, _Call):
-            return work.command
-        packed = messages.PackedJob(work.id, work.request)
-        return messages.Train((packed,), str(self._tuned_models), self._keep_cancelled)
-
-    def _take(self, work: _Job | _Call, report: messages.Report) -> bool:
-        """Note a report; return whether the work is done."""
-        if isinstance(work, _Job):
-            if isinstance(report, messages.SnapshotTaken):
-                work.snapshots.append(report.snapshot)
-            elif isinstance(report, messages.EpochMeasured):
-                work.validation.append(report.loss)
-            elif isinstance(report, messages.EpochKept):
-                work.checkpoints.append(report.checkpoint)
-            elif isinstance(report, messages.JobEnded):
-                work.metrics, work.failure, work.state = report.metrics, report.failure, report.state
-                work.trained_on = report.trained_on
-                # Whoever serves for months has many finished jobs; none needs its examples any more.
-                work.request = replace(work.request, training=(), validation=())
-            elif isinstance(report, messages.Refused):
-                self._settle(work, Failure(FailureKind.CRASHED, "; ".join(report.problems), report.traceback))
-        elif isinstance(report, messages.Refused):
-            work.answer.set_exception(_raised(report))
-        elif isinstance(report, messages.Answers | messages.Measured | messages.Done):
-            work.answer.set_result(report)
-        elif isinstance(report, messages.Piece) and work.on_part is not None:
-            work.on_part(report.position, report.part)
-        return isinstance(report, messages.Done | messages.Answers | messages.Measured | messages.Refused)
-
-    def _settle(self, work: _Job | _Call, failure: Failure) -> None:
-        """End work that the engine will not end."""
-        if isinstance(work, _Call):
-            work.answer.set_exception(call_error(work.command, failure))
-        elif not work.state.is_finished:
-            finished = tuned_model.read_finished(self._folder(work.id))
-            if finished is not None and finished.job == work.id:  # it died between the last write and its report
-                work.metrics, work.state = finished.metrics, finished.state
-                work.trained_on = finished.trained_on
-                work.validation, work.checkpoints = list(finished.validation), list(finished.checkpoints)
-            else:
-                work.failure, work.state = failure, JobState.FAILED
-
-    def _settle_all(self) -> None:
-        """End everything that is not, as the engine will end nothing any more."""
-        self._waiting.clear()
-        for job in self._jobs.values():
-            self._settle(job, _CLOSED)
-        if isinstance(self._current, _Call) and not self._current.answer.done():
-            self._settle(self._current, _CLOSED)
-        while self._calls:
-            self._settle(self._calls.popleft(), _CLOSED)
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with self._changed:
-            self._closed = True
-            engine, thread = self._engine, self._thread
-            self._changed.notify_all()
-        if engine is not None:
-            engine.end()
-        if thread is not None:
-            thread.join()
-        if engine is not None:
-            engine.death()
+        self._queue.close()
 
 
 def _base_and_adapter(model: BaseModelRef | TunedModel) -> tuple[BaseModelRef, str | None]:
@@ -673,38 +507,6 @@ def _base_and_adapter(model: BaseModelRef | TunedModel) -> tuple[BaseModelRef, s
         return model, None
     tuned_model.read(Path(model.location))
     return model.model, model.location
-
-
-def call_error(command: messages.Call, failure: Failure) -> errors.TunerunError:
-    """Return what a caller is told whose engine died; a base model that fits no memory is the user's to change."""
-    if isinstance(command, messages.Prepare) and failure.kind is FailureKind.OUT_OF_MEMORY:
-        return BaseModelError(
-            f"the base model {command.model.name!r} does not fit this machine's memory: the engine's process was "
-            "killed while it loaded the weights in float32 (4 bytes a parameter); free memory, or choose a "
-            "smaller base model"
-        )
-    return BackendError(failure.message)
-
-
-def _not_sent(error: ValueError) -> Failure:
-    # Half a character (a lone surrogate) cannot be written as JSON.
-    return Failure(FailureKind.INVALID, f"a text of the request is no valid Unicode: {error}; mend the dataset's file")
-
-
-def _raised(report: messages.Refused) -> errors.TunerunError:
-    """Return the error that the engine's process raised, as the same class here."""
-    kind = getattr(errors, report.error or "", None)
-    if isinstance(kind, type) and issubclass(kind, InputError):
-        return kind(report.problems)
-    return BackendError("; ".join(report.problems) + (f"\n{report.traceback}" if report.traceback else ""))
-
-
-def _answer_or_error(answer: Answer | messages.Refused) -> Answer | InputError:
-    if isinstance(answer, Answer):
-        return answer
-    error = _raised(answer)
-    assert isinstance(error, InputError)  # noqa: S101 - the engine refuses a prompt for nothing else
-    return error
 
 
 _CONFORMS: type[Backend] = LocalBackend

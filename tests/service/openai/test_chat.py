@@ -205,7 +205,10 @@ def test_a_client_that_hangs_up_ends_its_answer(running: RunningService, sdk: Op
     next(iter(stream))
     stream.close()
     answerer = running.service.answerer
-    wait_until(lambda: answerer.waiting == 0 and not any(q._answering for q in answerer._queues.values()), "it ends")
+    wait_until(
+        lambda: answerer.waiting == 0 and all(each._queue._current is None for each in answerer.engines.values()),
+        "it ends",
+    )
 
 
 def test_paths_of_openai_that_are_not_here_say_what_to_do(running: RunningService) -> None:
