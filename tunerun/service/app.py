@@ -13,6 +13,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from tunerun import __version__
 from tunerun.backends.local import LocalBackend
@@ -160,6 +161,7 @@ class Service:
 
         app.add_exception_handler(ServiceError, _refused)
         app.add_exception_handler(LedgerError, _unwritten)
+        app.add_exception_handler(ClientDisconnect, _left)
         app.add_exception_handler(RequestValidationError, _misread)
         app.add_exception_handler(HTTPException, _unrouted)
         app.add_exception_handler(Exception, _failed)
@@ -174,6 +176,11 @@ def _answer(request: Request, error: ServiceError, more: Mapping[str, str] | Non
 def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServiceError)  # noqa: S101 - it is registered for nothing else
     return _answer(request, error)
+
+
+def _left(request: Request, _error: Exception) -> JSONResponse:
+    """The client went while its body was read; the answer is for the log alone."""
+    return _answer(request, ServiceError(Code.CANCELLED, "the client is gone"))
 
 
 def _unwritten(request: Request, error: Exception) -> JSONResponse:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 512 * 10**6
 """Of a file, as OpenAI's: 512 MB."""
 
+MAX_BODY_BYTES = MAX_FILE_BYTES + 2**20
+"""Of a form, with its fields and what is around its parts."""
+
 MAX_FIELD_BYTES = 4096
 MAX_PARTS = 20
 """Of a form: OpenAI's has four."""
@@ -67,10 +70,16 @@ async def read_form(request: Request, file_field: str, sink: Sink) -> Form:
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
         raise invalid(file_field, "the body is not multipart/form-data with a boundary; send the file as a form")
-    reader = _Reader(file_field)
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length[:20]) > MAX_BODY_BYTES:
+        raise _too_large(file_field)  # before it is sent
+    reader, size = _Reader(file_field), 0
     try:
         parser = MultipartParser(boundary, reader.callbacks())
         async for chunk in request.stream():
+            size += len(chunk)
+            if size > MAX_BODY_BYTES:  # also what is around the parts
+                raise _too_large(file_field)
             parser.write(chunk)
             if len(reader.arrived) >= _WRITE_BYTES:
                 await run_in_threadpool(sink.write, reader.take())
@@ -152,7 +161,7 @@ class _Reader:
         if self._name is None:
             self.form.size += end - start
             if self.form.size > MAX_FILE_BYTES:
-                raise invalid(self._file_field, f"is over the limit of {MAX_FILE_BYTES:,} bytes; send a smaller file")
+                raise _too_large(self._file_field)
             self.arrived += data[start:end]
             return
         self._value += data[start:end]
@@ -165,6 +174,10 @@ class _Reader:
 
     def end(self) -> None:
         self.has_ended = True
+
+
+def _too_large(field: str) -> ServiceError:
+    return invalid(field, f"is over the limit of {MAX_FILE_BYTES:,} bytes; send a smaller file")
 
 
 def _text(content: bytes, what: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 from tunerun.service.core.problems import Code, Json, ServiceError
@@ -37,8 +38,7 @@ def _not_json(why: str) -> ServiceError:
 def _object(pairs: list[tuple[str, Any]]) -> Json:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
         raise ServiceError(
             Code.INVALID_ARGUMENT, f"the body gives the name {twice[:60]!r} twice in one object; give it once"
         )
