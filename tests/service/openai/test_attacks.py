@@ -141,6 +141,7 @@ def test_an_upload_that_comes_too_slowly_is_ended(settings: Settings, tmp_path: 
         ("/v1/fine_tuning/jobs", f'{{"model": "tiny", "training_file": "x", "suffix": "{HALF}"}}'),
         ("/v1/fine_tuning/jobs", f'{{"model": "tiny", "training_file": "x", "metadata": {{"{HALF}": "a"}}}}'),
         ("/v1/fine_tuning/jobs", f'{{"model": "{HALF}", "training_file": "{HALF}"}}'),
+        ("/v1/fine_tuning/jobs", f'{{"model": "tiny", "training_file": "{HALF}\\u0000"}}'),
         ("/v1/chat/completions", f'{{"model": "tiny", "messages": [{{"role": "user", "content": "{HALF}"}}]}}'),
         ("/v1/chat/completions", f'{{"model": "{HALF}", "messages": [{{"role": "user", "content": "1"}}]}}'),
         ("/v1/completions", f'{{"model": "tiny", "prompt": "{HALF}"}}'),
@@ -159,11 +160,16 @@ def test_a_body_that_is_malformed_is_refused_at_once(http: httpx.Client, path: s
 @pytest.mark.parametrize(
     "name",
     ["..%2f..%2fkeys.json", "%252e%252e%252f", "org%2Fname", "ft:tiny:tunerun::../../aa", "ft:::::", "%00", "%ff",
-     "tunedModels/..", "a" * 5_000, "ft:tiny:tunerun::00000000:ckpt-step-99999999999", "%0d%0aset-cookie:x"],
+     "tunedModels%2f..", "a" * 5_000, "ft:tiny:tunerun::00000000:ckpt-step-99999999999", "%0d%0aset-cookie:x"],
 )  # fmt: skip
 def test_no_name_leads_out_of_its_folder(http: httpx.Client, name: str) -> None:
     """A model, file or job of an odd name is not there, in the wire's envelope, and no header is made of it."""
-    for path in (f"/v1/models/{name}", f"/v1/files/{name}", f"/v1/files/{name}/content", f"/v1/fine_tuning/jobs/{name}"):
+    for path in (
+        f"/v1/models/{name}",
+        f"/v1/files/{name}",
+        f"/v1/files/{name}/content",
+        f"/v1/fine_tuning/jobs/{name}",
+    ):
         answer = http.get(path)
         assert answer.status_code in (400, 404), answer.text
         assert answer.json()["error"]["type"] == "invalid_request_error"
@@ -189,7 +195,11 @@ def test_nothing_of_another_owner_is_there(running: RunningService, sdk: OpenAI,
         ):  # fmt: skip
             with pytest.raises(NotFoundError):
                 other.request(object, _options(method, path))
-        for name in (model, f"{model}:ckpt-step-3", f"tunedModels/{running.service.library.newest(running.key, 1)[0].id}"):
+        for name in (
+            model,
+            f"{model}:ckpt-step-3",
+            f"tunedModels/{running.service.library.newest(running.key, 1)[0].id}",
+        ):
             with pytest.raises(NotFoundError):
                 other.chat.completions.create(model=name, messages=[{"role": "user", "content": "1"}])
         assert [*other.fine_tuning.jobs.list(), *other.files.list()] == []

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from typing import Any
 
 from tunerun.service.core.problems import Code, Json, ServiceError
+
+
+_MAY_BE_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""Of a character beyond 16 bits JSON can escape one half alone, which can be stored and sent nowhere."""
 
 
 def read_json(content: bytes) -> Any:
@@ -18,11 +23,17 @@ def read_json(content: bytes) -> Any:
     if not content.strip():
         return {}
     try:
-        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_object, parse_constant=_refuse_constant)
+        text = content.decode("utf-8-sig")
+        found = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        if _MAY_BE_HALF.search(text):
+            json.dumps(found, ensure_ascii=False).encode()
+        return found
     except json.JSONDecodeError as error:
         raise _not_json(f"{error.msg} (line {error.lineno}, column {error.colno})") from error
     except RecursionError:
         raise _not_json("it is nested too deeply") from None
+    except UnicodeEncodeError:
+        raise _not_json("it holds half a character (a lone surrogate), which is not valid Unicode") from None
     except ValueError as error:  # not UTF-8, or a number of thousands of digits
         raise _not_json(str(error)) from error
 
