@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from openai import NotFoundError, OpenAI
+from openai import BadRequestError, NotFoundError, OpenAI
 
 from tests.service.openai.conftest import client_of
 from tests.service.openai.training import created, ended, jsonl
@@ -25,6 +25,7 @@ from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 
 HALF = "\\ud800"
+NAMES = ",".join(f'"{number}": 0' for number in [*range(200_000), 199_999])
 BOUNDARY = b"--b\r\n"
 PURPOSE = BOUNDARY + b'Content-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
 FILE = BOUNDARY + b'Content-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n'
@@ -137,7 +138,7 @@ def test_an_upload_that_comes_too_slowly_is_ended(settings: Settings, tmp_path: 
     [
         ("/v1/chat/completions", "[" * 100_000),
         ("/v1/chat/completions", '{"model": ' * 100_000),
-        ("/v1/fine_tuning/jobs", "{%s}" % ",".join(f'"{n}": 0' for n in [*range(200_000), 199_999])),
+        ("/v1/fine_tuning/jobs", f"{{{NAMES}}}"),
         ("/v1/fine_tuning/jobs", f'{{"model": "tiny", "training_file": "x", "suffix": "{HALF}"}}'),
         ("/v1/fine_tuning/jobs", f'{{"model": "tiny", "training_file": "x", "metadata": {{"{HALF}": "a"}}}}'),
         ("/v1/fine_tuning/jobs", f'{{"model": "{HALF}", "training_file": "{HALF}"}}'),
@@ -176,6 +177,13 @@ def test_no_name_leads_out_of_its_folder(http: httpx.Client, name: str) -> None:
         assert "set-cookie" not in answer.headers
     asked = {"model": name, "messages": [{"role": "user", "content": "1"}]}
     assert http.post("/v1/chat/completions", json=asked).status_code == 404
+
+
+def test_half_a_character_in_a_row_is_refused_with_its_line(sdk: OpenAI) -> None:
+    """Else no job could be made of the file."""
+    row = f'{{"messages": [{{"role": "user", "content": "{HALF}"}}, {{"role": "assistant", "content": "1"}}]}}'
+    with pytest.raises(BadRequestError, match=r"a\.jsonl:8"):
+        sdk.files.create(file=("a.jsonl", jsonl() + row.encode()), purpose="fine-tune")
 
 
 def test_nothing_of_another_owner_is_there(running: RunningService, sdk: OpenAI, training_file: str) -> None:
