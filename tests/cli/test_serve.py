@@ -54,6 +54,7 @@ def test_keys_are_added_listed_and_revoked(
         (["--port", "0", "--model", "gemini-1.5-flash-001-tuning=./nowhere"], "model.source='./nowhere'"),
         (["--port", "0", "--model", "gemini-1.5-flash-001-tuning"], "=smollm2-135m"),
         (["--port", "0", "--allowed-host", "https://x"], "--allowed-host https://x: give a host's name"),
+        (["--port", "0", "--allow-origin", "*"], "--allow-origin *: give an origin as a browser sends it"),
         (["--port", "0", "--proxy", "here"], "--proxy here: give its address or its network"),
         (["--port", "0", "--model", "my model=./nowhere"], "--model my-model=SOURCE"),
         (["keys", "add", "--owner", "nobody"], "an owner is an e-mail address"),

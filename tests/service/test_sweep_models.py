@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openai import BadRequestError
 
 import tunerun
 from tests.cli.test_serve import called
 from tests.service.client import Client, body, prompt, turns
+from tests.service.openai.conftest import client_of
 from tests.service.visitor import text_of, visiting
 from tests.tracking.sweeps import freeze
 from tunerun.errors import ConfigError, TemplateError
@@ -25,6 +27,7 @@ from tunerun.service.core.columns import ColumnTemplate
 from tunerun.service.core.credentials import CLOUD_SCOPE
 from tunerun.service.core.library import Library
 from tunerun.service.core.selection import Selection, select
+from tunerun.service.openai.names import model_name
 from tunerun.template import PromptTemplate
 from tunerun.testing.running_service import RunningService
 
@@ -138,6 +141,24 @@ def test_an_object_that_has_a_column_is_a_row_and_all_else_is_text(template: str
     """The rule, for templates of every kind."""
     text = ColumnTemplate(PromptTemplate(tunerun.schema.Template(text_input=template, output="{{ answer }}")))
     assert text.text_of(given) == expected
+
+
+def test_openais_client_asks_them_by_both_names(serving: RunningService, trained: Trained, mine: Client) -> None:
+    """Rows are rendered and answered as on the other wire, and refused with OpenAI's own field."""
+    name, row = trained.names[0], '{"kind": "one more than", "number": 5}'
+    expected, tokens = asked(mine, name, prompt(row))
+    with client_of(serving, mine.http.headers["x-goog-api-key"]) as sdk:
+        own = model_name(serving.service.library.sweep_models[name].row)
+        assert own in [model.id for model in sdk.models.list()]
+        for model in (own, f"tunedModels/{name}"):
+            answer = sdk.chat.completions.create(model=model, messages=[{"role": "user", "content": row}])
+            assert answer.choices[0].message.content == expected
+            assert answer.usage is not None
+            assert answer.usage.prompt_tokens == tokens
+            assert sdk.completions.create(model=model, prompt=row).choices[0].text == expected
+        with pytest.raises(BadRequestError, match="which reads hint, kind, number") as caught:
+            sdk.chat.completions.create(model=own, messages=[{"role": "user", "content": '{"number": 1}'}])
+        assert caught.value.param == "messages[0].content"
 
 
 def test_a_row_that_lacks_a_column_is_refused(trained: Trained, mine: Client) -> None:
