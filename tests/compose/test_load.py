@@ -102,7 +102,7 @@ def test_relative_folders_become_absolute(tmp_path: Path) -> None:
         (["seed=zip(1,2)", "hyperparameters.epoch_count=zip(1,2,3)"], ["sweep.axes: axes written with zip(..) must have equally many values: hyperparameters.epoch_count has 3, seed has 2"]),
         (["sweep.exclude=[{sede: 1}]"], ["sweep.exclude.0.sede: is not swept; name one of hyperparameters.epoch_count, hyperparameters.learning_rate"]),
         (["sweep.exclude=[{hyperparameters.epoch_count: 5},{hyperparameters.epoch_count: 10}]"], ["sweep.exclude leaves no point of the sweep; remove an entry"]),
-        (["backend.kind=locl"], ["command line: backend.kind: must be one of 'local', 'gemini'; did you mean 'local'?"]),
+        (["backend.kind=locl"], ["command line: backend.kind: must be one of 'local', 'gemini', 'openai'; did you mean 'local'?"]),
         (["sweep=grid"], ["command line: sweep=grid: the experiment sets sweep.axes itself, which win over the group; set the axes you want, as hyperparameters.learning_rate=1e-3,1e-4"]),
         (["sweep.axes.seed=1,2"], ["sweep.axes.seed=1,2: write seed=1,2 to add or replace that axis"]),
         (["name=Foo Bar!"], ["'name': this is no override in Hydra's grammar; write key=value, and quote a value that has spaces, commas, braces or letters beyond ASCII"]),
