@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.tracking.sweeps import freeze
-from tunerun.job import TemplateText
+from tunerun.job import Conversation, Example, Input, TemplateText
 from tunerun.ledger import FILE_NAME, Ledger, Mark
-from tunerun.prediction import find_model, training_of
+from tunerun.prediction import find_model, training_of, unlearned
 from tunerun.schema import Template
 
 
@@ -36,3 +36,19 @@ def test_what_a_model_was_trained_on(tmp_path: Path) -> None:
         expected = ledger.example_set(trial.training).examples
     assert expected
     assert training_of(f"tunedModels/t-{trial.key[:8]}", tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "systems", "said"),
+    [
+        (["a", Conversation("b", "S")], ["S"], ["1 of 2 rows: no system message, and every row of training had one"]),
+        ([Conversation("b", "T")], ["S", ""], ["1 of 1 row: a system message that training did not have"]),
+        (["a", Conversation("b", "S")], ["S", ""], []),
+        (["a"], [], []),
+    ],
+)
+def test_system_messages_that_were_not_learned(asked: list[Input], systems: list[str], said: list[str]) -> None:
+    """What was asked with another system message than training's is counted; an unknown training says nothing."""
+    found = list(unlearned(asked, [Example("c", "d", system) for system in systems]))
+    assert len(found) == len(said)
+    assert all(line.startswith(start) for line, start in zip(found, said, strict=True))

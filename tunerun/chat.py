@@ -88,7 +88,7 @@ class Chat:
         asked: Input = template.render_input(row, Conversation(message, self._system))
         if self._turns:
             asked = replace(as_conversation(asked), earlier=self._turns)
-        answer = self._model.ask(asked, is_base=self._is_base)
+        (answer,) = self._model.answers([asked], is_base=self._is_base)
         self._turns = (*self._turns, Turn(as_conversation(asked).text_input, answer))
         return answer
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from tunerun.engine import tuned_model
 from tunerun.engine.base_model import cache_folder
 from tunerun.errors import BackendError, DatasetError, NotFoundError, TemplateError
 from tunerun.interpolation import resolved
-from tunerun.job import Example, GenerateOptions, Input, TunedModel
+from tunerun.job import Example, GenerateOptions, Input, TunedModel, as_conversation
 from tunerun.ledger import JobRecord, Ledger, TrialRecord, TrialSettings
 from tunerun.planning import ledger_path
 from tunerun.template import PromptTemplate
@@ -28,10 +28,15 @@ _PREFIX = "tunedModels/"
 
 @dataclass(frozen=True)
 class Predictions:
-    """The answers of a tuned model, one for each row, in order."""
+    """The answers of a tuned model, one for each row, in order.
+
+    Attributes:
+        warnings: what of the rows was not as in training, one line each.
+    """
 
     tuned_model: str
     outputs: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,23 @@ def predict(
         BackendError: the tuned model cannot be called.
     """
     with open_model(run, runs=runs, max_output_tokens=max_output_tokens) as model:
-        return Predictions(model.name, tuple(model.many(rows)))
+        inputs = model.inputs(rows)
+        outputs = model.answers(inputs)
+    return Predictions(model.name, tuple(outputs), tuple(unlearned(inputs, training_of(run, Path(runs)))))
+
+
+def unlearned(inputs: Sequence[Input], training: Sequence[Example]) -> Iterator[str]:
+    """Say how many inputs have a system message, or none, as no row of training had it."""
+    trained = {example.system for example in training}
+    systems = [as_conversation(asked).system for asked in inputs]
+    count = f"of {len(inputs):,} {'row' if len(inputs) == 1 else 'rows'}"
+    if trained and "" not in trained and (lacking := systems.count("")):
+        yield (
+            f"{lacking:,} {count}: no system message, and every row of training had one; give rows of messages "
+            "with it, or ask with --chat, which sends it"
+        )
+    if trained and (other := sum(bool(system) and system not in trained for system in systems)):
+        yield f"{other:,} {count}: a system message that training did not have, so that answers to it were not learned"
 
 
 class OpenModel:
@@ -137,30 +158,37 @@ class OpenModel:
             DatasetError: the file cannot be read.
             BackendError: the tuned model cannot be called, or was closed.
         """
-        placed = _placed(rows, self._model.template)
-        with self._one_at_a_time:
-            inputs = _rendered(self._model.template, placed)  # a template is for one thread at a time
-            return self._answers(inputs, max_output_tokens, is_base=False)
+        return self.answers(self.inputs(rows), max_output_tokens=max_output_tokens)
 
-    def ask(self, asked: Input, *, is_base: bool = False) -> str:
-        """Answer an input that is rendered already.
+    def inputs(self, rows: Sequence[Mapping[str, Any]] | Path) -> list[Input]:
+        """Render rows, as `many` takes them, into what the model is asked.
+
+        Raises:
+            TemplateError, DatasetError: as `many`.
+        """
+        placed = _placed(rows, self._model.template)
+        with self._one_at_a_time:  # a template is for one thread at a time
+            return _rendered(self._model.template, placed)
+
+    def answers(
+        self, inputs: Sequence[Input], *, max_output_tokens: int | None = None, is_base: bool = False
+    ) -> list[str]:
+        """Answer inputs that are rendered already.
 
         Args:
+            max_output_tokens: as `many`.
             is_base: whether the base model answers, and not what was tuned of it.
 
         Raises:
-            InputError: it is too long for the base model's context.
+            InputError: one is too long for the base model's context.
             BackendError: the model cannot be called, or was closed.
         """
-        with self._one_at_a_time:
-            return self._answers([asked], None, is_base=is_base)[0]
-
-    def _answers(self, inputs: Sequence[Input], max_output_tokens: int | None, *, is_base: bool) -> list[str]:
-        if self._is_closed:
-            raise BackendError(f"{self.name} was closed; open it again with tunerun.open({self.name!r})")
         options = replace(self._options, max_output_tokens=max_output_tokens or self._options.max_output_tokens)
         tuned = self._model.tuned_model
-        return self._backend.generate(tuned.model if is_base else tuned, inputs, options)
+        with self._one_at_a_time:
+            if self._is_closed:
+                raise BackendError(f"{self.name} was closed; open it again with tunerun.open({self.name!r})")
+            return self._backend.generate(tuned.model if is_base else tuned, inputs, options)
 
     def close(self) -> None:
         """End the engine, after the answer that is under way; a second time does nothing."""

@@ -545,6 +545,7 @@ def predict(
 
     rows = file if file is not None else [_typed_row(columns or [])]
     answered = call(run_, rows, runs=runs, max_output_tokens=max_output_tokens)
+    sys.stderr.writelines(f"warning: {warning}\n" for warning in answered.warnings)
     if json_:
         print_json({"tuned_model": answered.tuned_model, "outputs": list(answered.outputs)})
     else:
