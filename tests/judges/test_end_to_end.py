@@ -1,4 +1,4 @@
-"""A judge on a real engine: the command line trains, asks it, and repeats the sweep from its record without it."""
+"""A judge on a real engine: the command line trains, asks the models, and then their judge."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.ledger.test_formats import printed
 pytestmark = pytest.mark.slow
 
 
-def test_a_run_is_judged_and_repeated_without_the_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`run` asks the judge, and `rerun --verify` has the same verdict by the recorded judgements of equal answers."""
+def test_a_run_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`run` prints the judge's score beside the other measures, and what its prompt was."""
     tiny = tiny_model.build(tmp_path / "tiny")
     options = [
         *overrides(tmp_path, "model=huggingface", f"model.name={tiny}", "backend.threads=1", "backend.device=cpu"),
@@ -30,9 +30,5 @@ def test_a_run_is_judged_and_repeated_without_the_judge(tmp_path: Path, capsys: 
         asked = len(server.asked)
     assert 0 < asked <= 20
     assert "eval/judge" in first["trials"][0]["metrics"]
-    places = [f"paths.runs={tmp_path / 'runs'}", f"paths.cache={tmp_path / 'cache'}", f"model.source={tiny}"]
-    again = printed(capsys, "rerun", "--run", first["sweep"], "--verify", "tracking=none", *places)
-    assert again["verification"]["equal"]
-    assert again["trials"][0]["metrics"]["eval/judge"] == first["trials"][0]["metrics"]["eval/judge"]
-    assert [each["metrics"] for each in again["baselines"]] == [each["metrics"] for each in first["baselines"]]
-    assert not any("the judge's scores of" in note for note in again["notes"])
+    assert "eval/judge" in first["baselines"][0]["metrics"]
+    assert any(note.startswith("judge: the judge is m (prompt 1, sha256 ") for note in first["notes"])

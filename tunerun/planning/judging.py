@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,6 +168,11 @@ def notes_on_judges(judges: Sequence[PlannedJudge], trials: Sequence[Trial]) -> 
             yield (
                 f"{key}: inputs, expected answers and answers of held-out examples are sent to the judge "
                 f"{metric.model} at {metric.base_url}"
+            )
+        if judge.calls and metric.key_variable is not None and not os.environ.get(metric.key_variable, "").strip():
+            yield (
+                f"{key}.key_variable: the environment variable {metric.key_variable} holds no API key, so the judge "
+                "cannot be asked; set it, or set key_variable to null where the service takes none"
             )
         if judge.sample is None and not metric.compares and judge.calls:
             yield (
