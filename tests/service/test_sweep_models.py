@@ -19,13 +19,15 @@ from tests.service.openai.conftest import client_of
 from tests.service.visitor import text_of, visiting
 from tests.tracking.sweeps import freeze
 from tunerun.errors import ConfigError, TemplateError
-from tunerun.job import BaseModelRef
+from tunerun.job import BaseModelRef, Prompt
 from tunerun.ledger import Ledger
 from tunerun.planning import ledger_path
 from tunerun.service.app import Settings
+from tunerun.service.core.called import CalledModels
 from tunerun.service.core.columns import ColumnTemplate
 from tunerun.service.core.credentials import CLOUD_SCOPE
 from tunerun.service.core.library import Library
+from tunerun.service.core.problems import ServiceError
 from tunerun.service.core.selection import Selection, select
 from tunerun.service.openai.names import model_name
 from tunerun.template import PromptTemplate
@@ -402,3 +404,13 @@ def test_a_template_error_is_the_templates_own() -> None:
 def test_the_system_message_of_a_template(system: str | None, given: str, sent: str) -> None:
     """A client that sends none gets the one of training; what the template makes of a client's own holds."""
     assert ColumnTemplate(PromptTemplate(tunerun.schema.Template(system=system))).system_of(given) == sent
+
+
+def test_a_system_message_that_a_template_cannot_use_is_refused(serving: RunningService) -> None:
+    """By the field that holds it; the prompt that is counted is the one that is answered."""
+    base = CalledModels(serving.service.library, serving.service.tuner, serving.service.answerer).base("base")
+    brief = replace(base, template=ColumnTemplate(PromptTemplate(tunerun.schema.Template(system="Be brief."))))
+    assert brief.prepared(Prompt("1"), "messages").system == "Be brief."
+    wrong = replace(base, template=ColumnTemplate(PromptTemplate(tunerun.schema.Template(system="{{ system + 1 }}"))))
+    with pytest.raises(ServiceError, match=r"messages: .*template\.system"):
+        wrong.prepared(Prompt("1", system="S"), "messages")

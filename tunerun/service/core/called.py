@@ -10,7 +10,7 @@ from functools import partial
 
 from fastapi.concurrency import run_in_threadpool
 
-from tunerun.errors import BackendError, BaseModelError, InputError, NotFoundError
+from tunerun.errors import BackendError, BaseModelError, InputError, NotFoundError, TemplateError
 from tunerun.job import Answer, AnswerPart, Prompt
 from tunerun.service.core.answerer import Answerer
 from tunerun.service.core.catalogue import OfferedModel
@@ -51,6 +51,22 @@ class Called:
     warning: str | None = None
     template: ColumnTemplate | None = None
     remedy: str = "delete it, and create it again"
+
+    def prepared(self, prompt: Prompt, field: str) -> Prompt:
+        """A prompt with the system message that the model's template makes of the client's; may take up to a second.
+
+        Args:
+            field: of the request, which holds the system message.
+
+        Raises:
+            ServiceError: the template cannot be rendered with it.
+        """
+        if self.template is None:
+            return prompt
+        try:
+            return replace(prompt, system=self.template.system_of(prompt.system))
+        except TemplateError as error:
+            raise invalid(field, "; ".join(error.problems)) from error
 
 
 class CalledModels:
@@ -108,7 +124,7 @@ class CalledModels:
     def ask(
         self, called: Called, prompts: Sequence[Prompt], on_part: Callable[[int, AnswerPart], None] | None = None
     ) -> list[Future[Answer]]:
-        """Have prompts answered. A template's own system message is that of its tuned model.
+        """Have prompts answered, which `Called.prepared` has made.
 
         Args:
             on_part: given a prompt's position and each further part of its answer, from another thread.
@@ -116,8 +132,6 @@ class CalledModels:
         Raises:
             ServiceError: too many prompts wait, or the service is ending.
         """
-        if called.template is not None:
-            prompts = [replace(one, system=called.template.system_of(one.system)) for one in prompts]
         parts = [None if on_part is None else partial(on_part, number) for number in range(len(prompts))]
         return self._answerer.ask_together(called.offered.model, prompts, parts)
 

@@ -92,7 +92,7 @@ class Methods:
         prompt = await _prompt(called, asked)
         response = JSONResponse(await self._answered(called, prompt, request))
         warn(response, called.warning)
-        warn(response, beyond_the_guide(prompt))
+        warn(response, beyond_the_guide(asked, called.adapter))
         return response
 
     async def generated(self, called: Called, asked: wire.GenerateContent, request: Request) -> Json:
@@ -113,7 +113,7 @@ class Methods:
         kind = "text/event-stream" if as_events else "application/json"
         response = StreamingResponse(written, media_type=kind)
         warn(response, called.warning)
-        warn(response, beyond_the_guide(prompt))
+        warn(response, beyond_the_guide(asked, called.adapter))
         return response
 
     async def _parts(self, called: Called, prompt: Prompt) -> AsyncIterator[Json]:
@@ -138,7 +138,12 @@ class Methods:
 
 async def _prompt(called: Called, asked: wire.GenerateContent) -> Prompt:
     """The prompt of a request; a template may take up to a second, in which others are answered."""
-    return await run_in_threadpool(read_prompt, asked, called.defaults, called.adapter, called.template)
+
+    def ready() -> Prompt:
+        prompt = read_prompt(asked, called.defaults, called.adapter, called.template)
+        return called.prepared(prompt, "systemInstruction")
+
+    return await run_in_threadpool(ready)
 
 
 def _whole(called: Called, prompt: Prompt, answer: Answer, after: int = 0) -> Json:

@@ -61,9 +61,10 @@ def read_prompt(
     return prompt_of(read_conversation(asked.contents, asked.system_instruction, template), options, adapter)
 
 
-def beyond_the_guide(prompt: Prompt) -> str | None:
+def beyond_the_guide(asked: wire.GenerateContent, adapter: str | None) -> str | None:
     """What a client should know that gives a tuned model more than the API would take; None: nothing."""
-    return BEYOND_THE_GUIDE if prompt.adapter is not None and (prompt.system or prompt.examples) else None
+    has_instruction = asked.system_instruction is not None and asked.system_instruction.parts
+    return BEYOND_THE_GUIDE if adapter is not None and (has_instruction or len(asked.contents or ()) > 1) else None
 
 
 def read_conversation(

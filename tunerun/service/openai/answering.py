@@ -108,7 +108,7 @@ class Answering:
 
         def ready() -> Asked:
             called = self._named(caller, model)
-            prompts = read(called)
+            prompts = [called.prepared(one, field) for one in read(called)]
             counts = [self._count(called, field, prompt) for prompt in prompts[:: len(prompts) // (distinct or 1)]]
             return Asked(called, field, prompts, sum(counts))
 

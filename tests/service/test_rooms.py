@@ -1,0 +1,33 @@
+"""The rooms of the service: what may know what."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import tunerun.service
+
+ROOT = Path(tunerun.service.__file__).parent
+OUTSIDE_THE_CORE = ("gemini", "openai", "page", "app", "guard", "wires", "server")
+
+
+def imported(room: str) -> set[str]:
+    """The rooms of the service that the modules of one import."""
+    found = set()
+    for path in (ROOT / room).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tunerun.service"):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+                found |= {name.removeprefix("tunerun.service.").partition(".")[0] for name in names}
+    return found - {room}
+
+
+@pytest.mark.parametrize(
+    ("room", "forbidden"),
+    [("core", OUTSIDE_THE_CORE), ("gemini", ("openai", "page", "app", "guard")), ("openai", ("gemini", "page", "app"))],
+)
+def test_the_core_knows_no_wire_and_no_wire_another(room: str, forbidden: tuple[str, ...]) -> None:
+    """So a wire can be added or removed without the others."""
+    assert imported(room).isdisjoint(forbidden)
