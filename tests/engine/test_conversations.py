@@ -15,7 +15,7 @@ from tests.engine import chat_templates
 from tests.engine.observer import Recording
 from tests.engine.test_generation import tune
 from tests.engine.tiny_model import TOKENIZERS, request_of
-from tunerun.engine import chat, chat_template, encoding, network, training
+from tunerun.engine import chat, chat_template, encoding, merging, network, plain_answers, training
 from tunerun.engine.chat_encoder import ChatEncoder
 from tunerun.engine.encoding import NOT_LEARNED, EncodedExample
 from tunerun.engine.generation import Generation
@@ -205,9 +205,9 @@ def test_gradient_is_that_of_a_plain_peft_loop(base: LoadedModel, tiny: BaseMode
 
 
 def test_a_tuned_model_answers_in_the_conversation_it_learned(
-    base: LoadedModel, tiny: BaseModelRef, tmp_path: Path
+    base: LoadedModel, tiny: BaseModelRef, cache: Path, tmp_path: Path
 ) -> None:
-    """The same last message has another answer behind another system message and behind other turns."""
+    """The same last message has another answer behind another system message and behind other turns, exported too."""
     rows = (
         Example("1", "2", "Count up."),
         Example("1", "0", "Count down."),
@@ -218,3 +218,7 @@ def test_a_tuned_model_answers_in_the_conversation_it_learned(
     prompts = [prompt_of(row.input, GenerateOptions(8), str(tuned)) for row in rows]
     answers = Generation(base).answer(prompts, all_or_none=True)
     assert [getattr(answer, "text", answer) for answer in answers] == [row.output for row in rows]
+    exported = merging.load(tuned, cache)
+    merging.save_merged(exported, GenerateOptions(8), tmp_path / "merged")
+    inputs, chat_format = [row.input for row in rows], exported.record.chat_format
+    assert plain_answers.of_merged(tmp_path / "merged", inputs, chat_format) == [row.output for row in rows]

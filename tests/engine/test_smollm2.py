@@ -7,11 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from tests.engine.test_generation import texts, transformers_answer, tune
-from tunerun.engine import base_model, encoding, network, tokens
+from tunerun.engine import base_model, conversion, encoding, network, tokens
 from tunerun.engine.generation import Generation
-from tunerun.job import BaseModelRef, Example, GenerateOptions, TemplateText, TuningHyperparameters, TuningRequest
+from tunerun.job import (
+    BaseModelRef,
+    Example,
+    GenerateOptions,
+    TemplateText,
+    TuningHyperparameters,
+    TuningRequest,
+    Turn,
+    messages_of,
+)
 
 # PEFT 0.21 asks transformers 5.23 by an old name.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")]
@@ -54,3 +64,28 @@ def test_tuning_learns_and_peft_agrees(smollm2: BaseModelRef, cache: Path, tmp_p
     assert texts(generation, None, inputs[:1], OPTIONS) == [
         transformers_answer(str(prepared), None, inputs[0], OPTIONS.max_output_tokens)
     ]
+
+
+def test_tokens_of_conversations_are_those_of_apply_chat_template(smollm2: BaseModelRef, cache: Path) -> None:
+    """With a system message and without, of one turn and of several: what the model's own chat template gives."""
+    from transformers import AutoTokenizer
+
+    folder = base_model.prepare(smollm2, cache)
+    found = base_model.find(smollm2, cache)
+    transformers = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    chat, turns = base_model.chat_format(found, cache), conversion.earlier_turns(smollm2, found, cache)
+    tokenizer = Tokenizer.from_file(str(base_model.tokenizer_file(found, cache)))
+    earlier = (Turn("How do I\n\nreset my card?", "Tap it twice."), Turn("And 你好 🙂?", "One line.", is_learned=False))
+    rows = [
+        Example("five", "six", system, earlier[:count])
+        for system in ("", "Be brief.\n\nBe kind.")
+        for count in (0, 1, 2)
+    ]
+    for row, encoded in zip(rows, encoding.encode_examples(tokenizer, chat, rows, turns), strict=True):
+        messages = [*messages_of(row.input), {"role": "assistant", "content": row.output}]
+        expected = transformers.apply_chat_template(messages, return_dict=True)["input_ids"]
+        ours = encoded.prompt + encoded.target
+        assert ours == expected[: len(ours)]
+        assert transformers.decode(expected[len(ours) :]).strip() == ""
+        learned = [turn.output + chat.end for turn in row.earlier if turn.is_learned]
+        assert [transformers.decode(encoded.prompt[start:stop]) for start, stop in encoded.earlier] == learned

@@ -84,7 +84,7 @@ def _tokenizer(record: TunedModelRecord, base: LoadedModel, found: FoundModel, c
     """Return the base model's tokenizer with a chat template that writes the tuned model's chat format."""
     folder = base_model.prepare(record.base_model, cache)
     tokenizer = loading.load_tokenizer(f"the base model {record.base_model.name!r} ({found.origin})", folder)
-    tokenizer.chat_template = template_of(record.chat_format, base.turns)
+    tokenizer.chat_template = template_of(record.chat_format, record.earlier_turns or base.turns)
     text = "{{ x }} 'y' \"z\"\n"
     turns = [{"role": "user", "content": text}]
     written = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)

@@ -65,6 +65,7 @@ _INGREDIENTS = {
     "validation": "the validation examples",
     "model": "the content of the base model",
     "chat_format": "the chat format of this tunerun",
+    "turns": "how this tunerun writes conversations",
     "seed": "the seed",
     "backend.kind": "the kind of backend",
     "backend.address": "the address of the backend",

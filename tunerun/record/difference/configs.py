@@ -17,6 +17,7 @@ _WORDS = {
     "validation": "validation rows",
     "model": "base model",
     "chat_format": "chat format",
+    "turns": "how conversations are written",
     "backend": "backend",
     "round": "round of --fresh",
 }
