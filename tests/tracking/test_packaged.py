@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.tracking.adapters import HOME, write_adapter
 from tests.tracking.content import client, run_of
 from tests.tracking.sweeps import Lab
 from tunerun.errors import TemplateError
-from tunerun.job import TemplateText
+from tunerun.job import Conversation, Example, TemplateText
 from tunerun.template import PromptTemplate
 from tunerun.tracking import Tracker
 from tunerun.tracking.address import parse_address
@@ -214,3 +216,18 @@ def test_a_template_with_a_secret_is_not_packaged(lab: Lab, tmp_path: Path, monk
     assert job is not None
     with pytest.raises(TemplateError, match="holds what looks like a key or a password"):
         writing.write(tmp_path / "model", writing.source_of(lab.trials[0], job))
+
+
+@given(system=st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip))
+def test_the_system_message_of_all_rows_is_the_templates(system: str) -> None:
+    """MLflow's rows are no conversations, so that a package sends the one that all held-out rows had, whatever it is."""
+    packaged = writing.with_system(template("{{ text }}"), [Example("a", "b", system)] * 2)
+    assert packaged.render_input({"text": "x"}) == Conversation("x", system)
+
+
+def test_system_messages_that_differ_or_are_the_templates_own() -> None:
+    """A template is packaged as it is where rows differ in their system message, have none, or it says one itself."""
+    plain, own = template("{{ text }}"), PromptTemplate(TemplateText(system="Be brief."))
+    for examples in ([], [Example("a", "b")], [Example("a", "b", "S"), Example("a", "b", "T")]):
+        assert writing.with_system(plain, examples) is plain
+    assert writing.with_system(own, [Example("a", "b", "S")]) is own

@@ -93,6 +93,9 @@ class Source:
 def source_of(trial: TrialRecord, job: JobRecord, held_out: Sequence[Example] = ()) -> Source:
     """A trial's tuned model, to be packaged.
 
+    Rows of MLflow are columns, not conversations: where all held-out rows had the same system message, it is the
+    template's, so that the model is asked as it was measured.
+
     Args:
         held_out: of the trial; the first few are looked through for the example.
 
@@ -108,9 +111,20 @@ def source_of(trial: TrialRecord, job: JobRecord, held_out: Sequence[Example] = 
     inputs = [example.text_input for example in held_out[:_MOST_LOOKED_THROUGH]]
     dataset = section(trial.config, "dataset")
     rows = section(dataset, "validation").get("path") or dataset.get("path")
-    return Source(
-        callable_model(tuned, trial.settings), tuned.folder, made_at, inputs, Path(rows) if rows is not None else None
-    )
+    model = callable_model(tuned, trial.settings)
+    model = replace(model, template=with_system(model.template, held_out))
+    return Source(model, tuned.folder, made_at, inputs, Path(rows) if rows is not None else None)
+
+
+def with_system(template: PromptTemplate, examples: Sequence[Example]) -> PromptTemplate:
+    """Return a template that sends the system message which all examples' conversations have; else the same."""
+    systems = {example.system for example in examples}
+    if not template.sends_own_system or len(systems) != 1 or systems == {""}:
+        return template
+    (system,) = systems
+    parts = template.template
+    literal = json.dumps(system, ensure_ascii=False)  # Jinja2 reads the escapes that JSON writes
+    return PromptTemplate(TemplateText(parts.text_input, parts.output, f"{{{{ {literal} }}}}"))
 
 
 def write(folder: Path, source: Source, *, base: base_model.FoundModel | None = None) -> Package:
