@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from openai import DefaultHttpxClient, OpenAI
+
 from tests.service.client import Client
 from tunerun.job import BaseModelRef
 from tunerun.testing.waiting import wait_until
@@ -34,7 +36,14 @@ class Process:
         self.printed = self._out.read_text()
         address = self.printed.split(" at ")[1].split()[0]
         keys = json.loads((self.state / "keys.json").read_text())["keys"]
-        return Client(address, keys[0]["secret"])
+        self._at = address, keys[0]["secret"]
+        return Client(*self._at)
+
+    def openai(self) -> OpenAI:
+        """OpenAI's client of the service that was started last."""
+        http = DefaultHttpxClient(trust_env=False, timeout=60)
+        address, secret = self._at
+        return OpenAI(base_url=f"{address}/v1", api_key=secret, http_client=http, max_retries=0)
 
     def end(self, number: signal.Signals) -> int:
         assert self.process is not None

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.service.client import body, prompt
+from tests.service.openai.survivors import Survivors
 from tests.service.process import Process
 from tunerun.job import BaseModelRef
 from tunerun.testing.waiting import wait_until
@@ -26,8 +27,10 @@ def process(tmp_path: Path, tiny: BaseModelRef, engine_cache: Path) -> Iterator[
 
 def test_a_service_that_is_killed_loses_nothing(process: Process) -> None:
     """Finished models answer at once, the running job runs again with the same losses, the queue is worked off."""
-    with process.start() as client:
+    survivors = Survivors()
+    with process.start() as client, process.openai() as openai:
         assert "loading tiny into memory (1 of 1)" in process.said
+        survivors.settle(openai)
         done = client.tuned("done", epochCount=60, batchSize=7)
         asked = prompt("twenty two")
         before = client.good("POST", "/tunedModels/done:generateContent", asked)
@@ -35,10 +38,11 @@ def test_a_service_that_is_killed_loses_nothing(process: Process) -> None:
         client.good("POST", "/tunedModels", body(), tunedModelId="queued")
         client.good("POST", "/tunedModels", body(), tunedModelId="deleted")
         client.good("DELETE", "/tunedModels/deleted")
+        survivors.wait_in_queue(openai)
         wait_until(lambda: client.steps("running") >= 5, "five steps are taken")
         process.end(signal.SIGKILL)
         seen = 5
-    with process.start() as client:
+    with process.start() as client, process.openai() as openai:
         assert client.good("GET", "/tunedModels/done") == done
         assert client.good("POST", "/tunedModels/done:generateContent", asked) == before
         assert client.steps("running") >= seen
@@ -50,8 +54,10 @@ def test_a_service_that_is_killed_loses_nothing(process: Process) -> None:
         again = client.tuned("again", epochCount=400)
         losses = [[s["meanLoss"] for s in m["tuningTask"]["snapshots"]] for m in (running, again)]
         assert losses[0] == losses[1]
+        survivors.check(openai, process.state)
         folders = {folder.name.rpartition("-")[0] for folder in (process.state / "tuned_models").iterdir()}
-        assert folders == {"done", "running", "queued", "again"}
+        assert folders > {"done", "running", "queued", "again"}
+        assert "deleted" not in folders
 
 
 def test_sigterm_lets_a_step_end_and_leaves_the_queue(process: Process) -> None:

@@ -65,7 +65,7 @@ def test_an_epochs_last_step_waits_for_its_loss() -> None:
     """A step that was shown without its validation loss would never be read again."""
     shown = of(running(), EPOCHS[:1])
     assert [event.data["step"] for event in shown if event.type == "metrics"] == [1, 2, 3]  # type: ignore[index]
-    shown = of(running(keeps_epochs=False), [])
+    shown = of(running(keeps_epochs=False, notes={}), [])
     assert [event.data["step"] for event in shown if event.type == "metrics"] == [1, 2, 3, 4, 5, 6]  # type: ignore[index]
 
 

@@ -102,7 +102,8 @@ def _beginning(row: TunedModelRow) -> Iterator[Event]:
 
 def _first_unfinished(row: TunedModelRow, epochs: Sequence[EpochRow]) -> int:
     """The step before which events are whole: the last of an epoch waits until that epoch's loss has been measured."""
-    if row.state is not ModelState.CREATING or not row.keeps_epochs:
+    waits = row.keeps_epochs or row.notes.get("validation_file")
+    if row.state is not ModelState.CREATING or not waits:
         return _NO_STEP
     return (len(epochs) + 1) * (row.total_steps // row.epoch_count)
 

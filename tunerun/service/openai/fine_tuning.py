@@ -31,6 +31,9 @@ TWIN_S = 120.0
 """Within which the SDK's own repeat of a request comes: it waits at most 8 s before each of two, and 600 s for none of
 them that has been answered."""
 
+MOST_CHECKPOINTS = 50
+"""Epochs up to which a job keeps a checkpoint after each, which is an adapter on the disk; OpenAI takes no more epochs."""
+
 _TWINS = 20
 """Newest jobs among which a repeat is looked for."""
 
@@ -80,7 +83,7 @@ class FineTuning:
             suffix=suffix,
             metadata=asked.metadata or {},
             notes=asdict(Notes(asked.training_file, asked.validation_file, asked.model, request)),
-            keeps_epochs=True,
+            keeps_epochs=found.epoch_count <= MOST_CHECKPOINTS,
         )
         try:
             return self.shown(self._library.create(caller, new))
