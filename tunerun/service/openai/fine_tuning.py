@@ -32,7 +32,7 @@ TWIN_S = 120.0
 them that has been answered."""
 
 MOST_CHECKPOINTS = 50
-"""Epochs up to which a job keeps a checkpoint after each, which is an adapter on the disk; OpenAI takes no more epochs."""
+"""Epochs up to which a job keeps a checkpoint after each, an adapter on the disk; OpenAI takes no more epochs."""
 
 _TWINS = 20
 """Newest jobs among which a repeat is looked for."""
