@@ -352,12 +352,14 @@ class TunedModel:
         location: the adapter's folder in PEFT's format, or the service's own resource name.
         weights: SHA-256 of the adapter's weights as they were made, hexadecimal; None: a service has them, or a ledger
             of format 1 or 2 recorded the tuned model.
+        checkpoints: the same model after its epochs, where a service has kept them, by the names that it calls them.
     """
 
     name: str
     model: BaseModelRef
     location: str
     weights: str | None = None
+    checkpoints: tuple[Checkpoint, ...] = ()
 
     @property
     def folder(self) -> Path | None:

@@ -365,6 +365,8 @@ def test_checkpoints_are_epochs(place: OpenAIPlace, backend: OpenAIBackend) -> N
         Checkpoint(3, 9, f"{name}:ckpt-step-9"),
         Checkpoint(4, 12, name),
     )
+    assert status.tuned_model is not None
+    assert status.tuned_model.checkpoints == status.checkpoints
     assert status.validation == tuple(EpochLoss(epoch, 1 / epoch) for epoch in (1, 2, 3, 4))
     assert status.metrics == {"validation/loss": 0.25, "train/seconds": 11.0}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,6 +95,8 @@ def outcome(folder: Path, result: SweepResult, service: OpenAIService) -> Any:
             for job in ledger.jobs(trial.key)
         ]
     metrics = [(trial.state, dict(trial.metrics)) for trial in result.verdict.trials]
+    for trial in json.loads(result.table.render("json"))["trials"]:
+        assert [(each["epoch"], each["step"]) for each in trial["checkpoints"]] == [(1, 8), (2, 16)]
     return found, metrics, sorted(Counter(service.created).values()), sorted(service.uploads)
 
 

@@ -12,6 +12,7 @@ from tunerun import example_json
 from tunerun.errors import LedgerError
 from tunerun.job import (
     BaseModelRef,
+    Checkpoint,
     EpochLoss,
     ExampleSet,
     Failure,
@@ -171,7 +172,8 @@ class RowReader:
     def _tuned_model(self, values: Mapping[str, Any]) -> TunedModel:
         model = read_stored(BaseModelRef, section(values, "model"))
         location = str(self._runs / values["folder"]) if "folder" in values else values.get("location", "")
-        return read_stored(TunedModel, values, model=model, location=location)
+        checkpoints = tuple(read_stored(Checkpoint, each) for each in values.get("checkpoints", ()))
+        return read_stored(TunedModel, values, model=model, location=location, checkpoints=checkpoints)
 
     def stored_tuned_model(self, tuned: TunedModel) -> str:
         """A tuned model as it is stored: an adapter in the runs folder by its place there, so that both can move."""
@@ -180,6 +182,8 @@ class RowReader:
             "model": {name: value for name, value in vars(tuned.model).items() if value is not None},
             "weights": tuned.weights,
         }
+        if tuned.checkpoints:
+            values["checkpoints"] = [vars(each) for each in tuned.checkpoints]
         place = PurePath(tuned.location)
         if place.is_absolute() and place.is_relative_to(self._runs):
             values["folder"] = place.relative_to(self._runs).as_posix()

@@ -304,7 +304,9 @@ class OpenAIBackend:
         if curve.first_at is not None and ended_at > curve.first_at:
             metrics["train/seconds"] = ended_at - curve.first_at
         base = BaseModelRef(name=str(job["model"]), source=str(job["model"]))
-        tuned = TunedModel(jobs.tuned_model_name(job), base, str(job["fine_tuned_model"]))
+        tuned = TunedModel(
+            jobs.tuned_model_name(job), base, str(job["fine_tuned_model"]), checkpoints=status.checkpoints
+        )
         return replace(status, metrics=metrics, tuned_model=tuned)
 
     def _read_events(self, identifier: str, curve: Curve) -> None:

@@ -71,6 +71,7 @@ def _trial(verdict: Verdict, place: int, run_ids: Mapping[int, str]) -> dict[str
         "state": trial.state.value,
         "tuned_model": tuned.name if tuned else None,
         "adapter": tuned.location if tuned else None,
+        **({"checkpoints": [vars(each) for each in tuned.checkpoints]} if tuned and tuned.checkpoints else {}),
         "mlflow_run_id": run_ids.get(place),
         "metrics": dict(trial.metrics),
         "advice": trial.advice.text if trial.advice else None,
