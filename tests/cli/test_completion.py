@@ -23,7 +23,7 @@ TEMPLATES = ["bank_intents", "bank_question", "plain", "question_context"]
         ("template=", [f"template={name}" for name in TEMPLATES]),
         ("template=plain,", [f"template=plain,{name}" for name in TEMPLATES]),
         ("template=q", ["template=question_context"]),
-        ("template.", ["template.output=", "template.text_input="]),
+        ("template.", ["template.output=", "template.system=", "template.text_input="]),
         ("hyperparameters.ep", ["hyperparameters.epoch_count=", "hyperparameters.epoch_count=5"]),
         ("backend.base", ["backend.base_url="]),
         ("backend.device=c", ["backend.device=cpu", "backend.device=cuda"]),
