@@ -1,4 +1,4 @@
-"""Fifty clients that create, poll and ask for a minute: what `tunerun serve` answers, and whether anything is lost.
+"""Fifty clients that create, poll and ask over both wires for a minute: what `tunerun serve` answers, and whether anything is lost.
 
 And eight clients that ask eight tuned models of one base model, beside eight that ask one of them.
 """
@@ -66,6 +66,18 @@ class Load:
         document: dict[str, Any] = response.json()
         return document
 
+    def chat(self, client: Client, model: str, *, stream: bool) -> None:
+        """Ask over the OpenAI wire; a stream has to come to its end."""
+        asked = {"model": model, "messages": [{"role": "user", "content": "1"}], "stream": stream}
+        start = time.perf_counter()
+        response = client.http.post(
+            f"{self._address}/v1/chat/completions", json=asked, headers={"authorization": f"Bearer {self._secret}"}
+        )
+        with self._lock:
+            self.statuses[response.status_code] += 1
+            self.seconds["chat, stream (tuned)" if stream else "chat (tuned)"].append(time.perf_counter() - start)
+        assert not stream or response.text.endswith("data: [DONE]\n\n")
+
     def client(self, until: float) -> None:
         """Create, poll until it is tuned, ask it, and begin again."""
         made = 0
@@ -83,6 +95,8 @@ class Load:
                     state = self.ask(client, "poll", "GET", f"/{name}")["state"]
                 if state == "ACTIVE":
                     self.ask(client, "generate (tuned)", "POST", f"/{name}:generateContent", prompt("1"))
+                    self.chat(client, name, stream=False)
+                    self.chat(client, name, stream=True)
 
 
 def run() -> list[str]:
