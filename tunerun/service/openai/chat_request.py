@@ -16,7 +16,7 @@ from tunerun.service.core.called import Called
 from tunerun.service.core.columns import ColumnTemplate
 from tunerun.service.openai.method import Body, Ignored
 from tunerun.service.openai.problems import wrong
-from tunerun.service.openai.sampling import Int64, Sampling, check_texts, not_offered
+from tunerun.service.openai.sampling import Int32, Sampling, check_texts, not_offered
 
 MAX_MESSAGES = 1000
 MAX_TOP_LOGPROBS = 20
@@ -62,9 +62,9 @@ class ChatCompletion(Sampling):
     """A request of chat completions."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
-    max_completion_tokens: Int64 | None = None
+    max_completion_tokens: Int32 | None = None
     logprobs: bool = False
-    top_logprobs: Int64 | None = None
+    top_logprobs: Int32 | None = None
     response_format: ResponseFormat | None = None
     tools: list[Any] | None = None
     tool_choice: Any = None

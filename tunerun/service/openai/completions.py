@@ -21,7 +21,7 @@ from tunerun.service.core.problems import Json
 from tunerun.service.openai.answering import Answering, Asked, Event, finish_reason, logprob, new_id
 from tunerun.service.openai.method import Caller, Operation
 from tunerun.service.openai.problems import wrong
-from tunerun.service.openai.sampling import MAX_CHOICES, TEXTS, Int64, Sampling, check_texts, not_offered
+from tunerun.service.openai.sampling import MAX_CHOICES, TEXTS, Int32, Sampling, check_texts, not_offered
 
 MAX_LOGPROBS = 5
 """OpenAI's own limit."""
@@ -31,10 +31,10 @@ class Completion(Sampling):
     """A request of legacy completions."""
 
     prompt: Annotated[Any, WithJsonSchema(TEXTS)] = None
-    logprobs: Int64 | None = None
+    logprobs: Int32 | None = None
     echo: bool = False
     suffix: str | None = None
-    best_of: Int64 | None = None
+    best_of: Int32 | None = None
 
 
 def router(answering: Answering) -> APIRouter:

@@ -24,6 +24,7 @@ MAX_CHOICES = 128
 MAX_CHARACTERS = 1_000_000
 """Of all texts of a request: more than any base model reads, and little enough to count at once."""
 
+Int32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 
 
@@ -42,10 +43,10 @@ class Sampling(Body):
     """Fields of both kinds of completions."""
 
     model: str
-    n: Int64 = 1
+    n: Int32 = 1
     temperature: float | None = None
     top_p: float | None = None
-    max_tokens: Int64 | None = None
+    max_tokens: Int32 | None = None
     stop: Annotated[Any, WithJsonSchema(TEXTS)] = None
     seed: Int64 | None = None
     stream: bool = False
@@ -115,17 +116,12 @@ def check_texts(texts: Mapping[str, str]) -> None:
     """Check the texts of a request, by their fields.
 
     Raises:
-        ServiceError: together they are too long, or one holds half a character.
+        ServiceError: together they are too long.
     """
     characters = sum(map(len, texts.values()))
     if characters > MAX_CHARACTERS:
         field = next(iter(texts)).partition("[")[0]
         raise wrong(field, f"has {characters:,} characters, the limit is {MAX_CHARACTERS:,}")
-    for field, text in texts.items():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise wrong(field, "holds half a character (a lone surrogate); it is not valid Unicode") from None
 
 
 def _between(name: str, given: float | None, otherwise: float, most: float) -> float:
