@@ -152,8 +152,8 @@ class Answering:
         events = self._events(asked)
         first = await anext(events)
         headers = {"cache-control": "no-cache"}
-        written = _written(asked, chunks, first, events)
-        return _warned(StreamingResponse(written, media_type="text/event-stream", headers=headers), asked.called)
+        lines = written(chunks, asked.usage, first, events)
+        return _warned(StreamingResponse(lines, media_type="text/event-stream", headers=headers), asked.called)
 
     async def _events(self, asked: Asked) -> AsyncGenerator[Event]:
         loop = asyncio.get_running_loop()
@@ -187,7 +187,9 @@ def _tell_end(tell: Callable[[int], None], number: int, _future: object) -> None
     tell(number)
 
 
-async def _written(asked: Asked, chunks: Chunks, first: Event, events: AsyncGenerator[Event]) -> AsyncIterator[str]:
+async def written(
+    chunks: Chunks, usage: Callable[[Sequence[Answer]], Json], first: Event, events: AsyncGenerator[Event]
+) -> AsyncIterator[str]:
     """The lines of a stream; where something goes wrong, the error is the last: the status is sent already."""
     answers: list[Answer] = []
     try:
@@ -201,11 +203,11 @@ async def _written(asked: Asked, chunks: Chunks, first: Event, events: AsyncGene
                 if event.answer is not None:
                     answers.append(event.answer)
                 event = await anext(events, None)
-            for chunk in chunks.end(asked.usage(answers)):
+            for chunk in chunks.end(usage(answers)):
                 yield _line(chunk)
             yield "data: [DONE]\n\n"
     except ServiceError as error:
-        yield _line(dict(refusal(error)[1]))
+        yield _line(refusal(error)[1])
 
 
 def _line(content: Json) -> str:

@@ -60,7 +60,7 @@ def no_such_path(method: str, path: str, advice: str = "") -> OpenAiError:
     return OpenAiError(Code.NOT_FOUND, f"Invalid URL ({method} {path}){more}")
 
 
-def refusal(error: ServiceError) -> tuple[int, Mapping[str, object], Mapping[str, str]]:
+def refusal(error: ServiceError) -> tuple[int, Json, Mapping[str, str]]:
     """The status, the body and the headers of an answer that refuses."""
     param = error.param if isinstance(error, OpenAiError) else next(iter(error.fields), None)
     word = error.word if isinstance(error, OpenAiError) else None

@@ -1,0 +1,73 @@
+"""What is answered when something is not done: whole answers, and streams that end before their end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Sequence
+
+import pytest
+
+from tunerun.job import AnswerPart
+from tunerun.service.core.problems import Code, Json, ServiceError
+from tunerun.service.openai.answering import Event, written
+from tunerun.service.openai.problems import refusal, wrong
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind", "word"),
+    [
+        (Code.INVALID_ARGUMENT, 400, "invalid_request_error", None),
+        (Code.ALREADY_EXISTS, 400, "invalid_request_error", None),
+        (Code.UNAUTHENTICATED, 401, "invalid_request_error", "invalid_api_key"),
+        (Code.RESOURCE_EXHAUSTED, 429, "requests", "rate_limit_exceeded"),
+        (Code.UNAVAILABLE, 503, "server_error", None),
+    ],
+)
+def test_a_refusal_has_openais_status_type_and_code(code: Code, status: int, kind: str, word: str | None) -> None:
+    """A settled one is never a 409, which the clients repeat; when to ask again is in the header that they read."""
+    found, body, headers = refusal(ServiceError(code, "no", retry_after_s=7))
+    assert (found, body["error"]) == (status, {"message": "no", "type": kind, "param": None, "code": word})
+    assert headers["retry-after"] == "7"
+
+
+def test_an_error_of_the_service_is_not_repeated_and_fields_are_named_all() -> None:
+    """What was asked may have been done; the envelope has room for one field, so the message names the others."""
+    assert refusal(ServiceError(Code.INTERNAL, "its log has it"))[2]["x-should-retry"] == "false"
+    _, body, _ = refusal(ServiceError(Code.INVALID_ARGUMENT, "a: x", fields={"a": "x", "b": "y"}))
+    assert body["error"] == {"message": "a: x; b: y", "type": "invalid_request_error", "param": "a", "code": None}
+    assert refusal(wrong("n", "is 0"))[1]["error"]["param"] == "n"
+
+
+class Echo:
+    """Writes the text of each part."""
+
+    def begin(self) -> Sequence[Json]:
+        return []
+
+    def of(self, event: Event) -> Sequence[Json]:
+        return [{"text": event.part.text}]
+
+    def end(self, usage: Json) -> Sequence[Json]:
+        return [usage]
+
+
+def test_a_stream_that_fails_midway_ends_with_the_error_and_frees_its_prompts() -> None:
+    """The status is sent already: the last event is the envelope, without the mark of a whole answer."""
+    is_closed = []
+
+    async def events() -> AsyncGenerator[Event]:
+        try:
+            yield Event(0, AnswerPart("b"))
+            raise ServiceError(Code.UNAVAILABLE, "the engine has ended")
+        finally:
+            is_closed.append(True)
+
+    async def lines() -> list[str]:
+        return [line async for line in written(Echo(), lambda _answers: {}, Event(0, AnswerPart("a")), events())]
+
+    found = [json.loads(line.removeprefix("data: ")) for line in asyncio.run(lines())]
+    assert found[:2] == [{"text": "a"}, {"text": "b"}]
+    assert found[2]["error"]["message"] == "the engine has ended"
+    assert len(found) == 3
+    assert is_closed
