@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -15,6 +17,7 @@ from tests.service.openai.training import jsonl, messages
 from tunerun.job import Example
 from tunerun.service.openai.form import MAX_PARTS
 from tunerun.testing.running_service import RunningService
+from tunerun.testing.waiting import wait_until
 
 BOUNDARY = "xYzZY"
 
@@ -86,6 +89,22 @@ def test_a_wrong_form_is_refused_and_leaves_nothing(
     error = response.json()["error"]
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
     assert {path.name for path in (running.state / "files").iterdir()} == before
+
+
+def test_a_client_that_hangs_up_leaves_nothing(
+    running: RunningService, sdk: OpenAI, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What had come is removed, and it is no error of the service."""
+    place = urlsplit(running.address)
+    body = PURPOSE + part("file", jsonl(), "a")
+    head = f"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {sdk.api_key}\r\n"
+    form = f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\nContent-Length: 100000\r\n\r\n"
+    folder = running.state / "files"
+    with socket.create_connection((place.hostname, place.port)) as half:
+        half.sendall((head + form).encode() + body)
+        wait_until(lambda: any(folder.iterdir()), "the file is being written")
+    wait_until(lambda: not any(folder.iterdir()), "what had come is gone")
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_the_limit_counts_bytes_as_they_come(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:

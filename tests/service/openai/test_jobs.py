@@ -52,6 +52,13 @@ def test_a_failed_job_says_why() -> None:
         assert (found.error.code, found.error.message, found.error.param) == (word, "why", None)
 
 
+def test_a_failures_message_has_this_wires_names() -> None:
+    """The engine names the keys of an experiment."""
+    why = "diverged: lower hyperparameters.learning_rate, or hyperparameters.epoch_count"
+    found = job(row(state=ModelState.FAILED, error_code=13, error_message=why))["error"]
+    assert found["message"] == "diverged: lower hyperparameters.learning_rate_multiplier, or hyperparameters.n_epochs"
+
+
 def test_only_a_paused_job_is_shown_as_paused() -> None:
     """The SDK's strict mode does not know the state, so no other job has it."""
     assert job(running(is_paused=True))["status"] == "paused"

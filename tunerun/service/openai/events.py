@@ -15,7 +15,7 @@ from tunerun.service.core.problems import Json
 from tunerun.service.core.records import EpochRow, ModelState, TunedModelRow
 from tunerun.service.openai import names
 from tunerun.service.openai.checkpoints import losses_of
-from tunerun.service.openai.status import Status, status_of
+from tunerun.service.openai.status import Status, failure_of, status_of
 
 PAGE = 20
 """Events of a page where the request names no number, as OpenAI's."""
@@ -138,4 +138,4 @@ def _ending(row: TunedModelRow) -> Iterator[Event]:
         case Status.CANCELLED:
             yield Event(Place(_END), ended, "Fine tuning process stopping due to job cancellation", "warn")
         case Status.FAILED:
-            yield Event(Place(_END), ended, f"The job failed: {row.error_message}", "error")
+            yield Event(Place(_END), ended, f"The job failed: {failure_of(row)}", "error")

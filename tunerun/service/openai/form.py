@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 from fastapi.concurrency import run_in_threadpool
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
-from tunerun.service.core.problems import ServiceError, invalid
+from tunerun.service.core.problems import Code, ServiceError, invalid
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -84,6 +84,8 @@ async def read_form(request: Request, file_field: str, sink: Sink) -> Form:
             if len(reader.arrived) >= _WRITE_BYTES:
                 await run_in_threadpool(sink.write, reader.take())
         parser.finalize()
+    except ClientDisconnect as error:
+        raise ServiceError(Code.CANCELLED, "the client is gone") from error
     except FormParserError as error:
         raise invalid(file_field, "the form is malformed or cut off; send it again") from error
     await run_in_threadpool(sink.write, reader.take())

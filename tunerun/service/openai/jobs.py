@@ -10,7 +10,7 @@ from tunerun.job import BASE_LEARNING_RATE
 from tunerun.service.core.problems import Code, Json
 from tunerun.service.core.records import TunedModelRow
 from tunerun.service.openai import names
-from tunerun.service.openai.status import Status, status_of
+from tunerun.service.openai.status import Status, failure_of, status_of
 from tunerun.stored import read_stored
 
 PAGE = 20
@@ -118,4 +118,4 @@ def _hyperparameters(row: TunedModelRow) -> Mapping[str, Any]:
 
 def _error(row: TunedModelRow) -> Json:
     code = ERROR_CODES.get(row.error_code or 0, "server_error")
-    return {"code": code, "message": row.error_message or "the job failed", "param": None}
+    return {"code": code, "message": failure_of(row), "param": None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 from tunerun.service.core.problems import Code
@@ -40,3 +41,14 @@ def status_of(row: TunedModelRow) -> Status:
     if row.is_paused:
         return Status.PAUSED
     return Status.QUEUED if row.started_at is None else Status.RUNNING
+
+
+_HYPERPARAMETER = re.compile(r"\bhyperparameters\.([a-z_]+)")
+_NAMES = {"epoch_count": "n_epochs", "learning_rate": "learning_rate_multiplier"}
+"""Of an experiment's hyperparameters, and OpenAI's where it has another."""
+
+
+def failure_of(row: TunedModelRow) -> str:
+    """Why a job has failed: the engine's message, which names an experiment's keys, with this wire's names of them."""
+    text = row.error_message or "the job failed; the service's log says why"
+    return _HYPERPARAMETER.sub(lambda found: f"hyperparameters.{_NAMES.get(found[1], found[1])}", text)
