@@ -268,7 +268,8 @@ class Snapshot:
     Attributes:
         step: optimiser steps taken so far, from 1.
         epoch: the epoch that the step belongs to, from 1.
-        mean_loss: mean negative log likelihood per output token of the step's batch, in nats.
+        mean_loss: mean negative log likelihood per learned token of the step's batch, in nats: over all answers that
+            are learned, each with the token that ends it.
         compute_time: when the step ended, in seconds since 1970 (UTC).
     """
 
@@ -280,7 +281,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class EpochLoss:
-    """The loss on held-out examples after an epoch, in nats per output token.
+    """The loss on held-out examples after an epoch, in nats per learned token.
 
     Attributes:
         epoch: from 1.
