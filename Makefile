@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo results test coverage check bench soak lock clean
+.PHONY: help setup demo results test coverage check bench soak clients lock clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ bench: $(READY)  ## the figures of the README, measured here, as ratios where th
 soak: $(READY)  ## kill a sweep at random points for half an hour; MINUTES=5 SEED=7 say otherwise
 	$(BIN)/python -m tests.crash --minutes $(or $(MINUTES),30) --seed $(or $(SEED),0)
 
+clients: $(READY)  ## other people's clients at a real service, installed into .clients; NAMES="openai dspy" for some
+	$(BIN)/python -m tests.clients $(NAMES)
+
 lock: $(READY)  ## resolve requirements.lock anew; the CUDA packages are torch's own business
 	$(BIN)/uv pip compile pyproject.toml --extra local --extra serve --extra google --extra json --extra text --group dev --universal --python-version 3.11 \
 	  --upgrade --no-emit-index-url --no-annotate --no-header --output-file requirements.new
@@ -56,5 +59,5 @@ lock: $(READY)  ## resolve requirements.lock anew; the CUDA packages are torch's
 	rm requirements.new
 
 clean:  ## remove the environment, caches and runs
-	rm -rf $(VENV) runs build dist .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.* .hypothesis
+	rm -rf $(VENV) runs build dist .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.* .hypothesis .clients
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,65 @@
+"""docs/moving-off-openai-fine-tuning.md does what it says, and has the figures of the files that it names."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.engine.tiny_model import CONTEXT_TOKENS, EXAMPLES
+from tunerun.job import BaseModelRef
+from tunerun.service.app import Settings
+from tunerun.testing.running_service import RunningService
+
+GUIDE = (REPOSITORY / "docs/moving-off-openai-fine-tuning.md").read_text(encoding="utf-8")
+BANKING = REPOSITORY / "experiments/banking_intents/results.json"
+
+
+def test_the_program_runs_as_printed(
+    tiny: BaseModelRef,
+    engine_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The Python of the guide tunes, and prints events, a checkpoint for each epoch, and an answer."""
+    (program,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+    rows = [
+        [{"role": "user", "content": one.text_input}, {"role": "assistant", "content": one.output}] for one in EXAMPLES
+    ]
+    Path("train.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    base = BaseModelRef("smollm2-135m", tiny.source, context_length=CONTEXT_TOKENS)
+    settings = Settings(tmp_path / "state", [base], engine_cache, device="cpu", threads=1)
+    with RunningService(settings) as running:
+        monkeypatch.setenv("TUNERUN_API_KEY", running.key.secret)
+        exec(program.replace("http://127.0.0.1:8000", running.address), {})  # noqa: S102 - what a user would paste
+    printed = capsys.readouterr().out
+    assert "The job has successfully completed" in printed
+    epochs = 100 // len(EXAMPLES)  # what `auto` is for so few
+    assert len(re.findall(r"^\d+ ft:smollm2-135m:tunerun:router:", printed, re.MULTILINE)) == epochs
+
+
+def test_the_figures_are_those_of_the_experiment() -> None:
+    """Every share of right answers in the guide is in the results that it points to."""
+    results: dict[str, Any] = json.loads(BANKING.read_text())
+    points = {
+        point["overrides"]["dataset.limit"]: point["estimates"]["eval/accuracy"]
+        for point in results["points"]
+        if point["overrides"]["template"] == "bank_question"
+    }
+    for examples, found in points.items():
+        row = f"| tuned on {examples} examples | {100 * found['value']:.0f} ± {100 * found['spread']:.0f} % |"
+        assert row in GUIDE
+    assert "61 percentage points (95 % interval 46 to 76" in GUIDE
+    assert "+61 points, 95 % interval 46 to 76" in results["verdict"]
+
+
+def test_the_table_of_hyperparameters_is_the_readme_s() -> None:
+    """What `auto` means is said once, in three places."""
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"\| examples \| n_epochs.*?\n\n", GUIDE, re.DOTALL)
+    assert table in readme
