@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.engine.tiny_model import CONTEXT_TOKENS, EXAMPLES
-from tunerun.job import BaseModelRef
-from tunerun.service.app import Settings
+from tests.engine.tiny_model import EXAMPLES
 from tunerun.testing.running_service import RunningService
 
 GUIDE = (REPOSITORY / "docs/moving-off-openai-fine-tuning.md").read_text(encoding="utf-8")
@@ -20,27 +18,24 @@ BANKING = REPOSITORY / "experiments/banking_intents/results.json"
 
 
 def test_the_program_runs_as_printed(
-    tiny: BaseModelRef,
-    engine_cache: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    running: RunningService, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The Python of the guide tunes, and prints events, a checkpoint for each epoch, and an answer."""
+    """The Python of the guide tunes, and prints events, a checkpoint for each epoch, and an answer.
+
+    At another address and with another base model, for a second one would have to be loaded.
+    """
     (program,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
     rows = [
         [{"role": "user", "content": one.text_input}, {"role": "assistant", "content": one.output}] for one in EXAMPLES
     ]
     Path("train.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
-    base = BaseModelRef("smollm2-135m", tiny.source, context_length=CONTEXT_TOKENS)
-    settings = Settings(tmp_path / "state", [base], engine_cache, device="cpu", threads=1)
-    with RunningService(settings) as running:
-        monkeypatch.setenv("TUNERUN_API_KEY", running.key.secret)
-        exec(program.replace("http://127.0.0.1:8000", running.address), {})  # noqa: S102 - what a user would paste
+    monkeypatch.setenv("TUNERUN_API_KEY", running.key.secret)
+    program = program.replace("http://127.0.0.1:8000", running.address).replace("smollm2-135m", "tiny")
+    exec(program, {})  # noqa: S102 - what a user would paste
     printed = capsys.readouterr().out
     assert "The job has successfully completed" in printed
     epochs = 100 // len(EXAMPLES)  # what `auto` is for so few
-    assert len(re.findall(r"^\d+ ft:smollm2-135m:tunerun:router:", printed, re.MULTILINE)) == epochs
+    assert len(re.findall(r"^\d+ ft:tiny:tunerun:router:", printed, re.MULTILINE)) == epochs
 
 
 def test_the_figures_are_those_of_the_experiment() -> None:
