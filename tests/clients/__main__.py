@@ -71,11 +71,13 @@ def tuned_model(folder: Path, address: str, key: str) -> dict[str, str]:
     client = OpenAI(base_url=f"{address}/v1", api_key=key)
     with rows.open("rb") as opened:
         file = client.files.create(file=opened, purpose="fine-tune")
-    settings = {"n_epochs": 40, "batch_size": 7, "learning_rate_multiplier": 10.0}
     job = client.fine_tuning.jobs.create(
         model=BASE,
         training_file=file.id,
-        method={"type": "supervised", "supervised": {"hyperparameters": settings}},  # type: ignore[typeddict-item]
+        method={
+            "type": "supervised",
+            "supervised": {"hyperparameters": {"n_epochs": 40, "batch_size": 7, "learning_rate_multiplier": 10.0}},
+        },
     )
     while job.status not in ("succeeded", "failed", "cancelled"):
         time.sleep(0.2)
