@@ -180,11 +180,13 @@ def _score(document: Any, judged: Judged, scale: tuple[int, int]) -> float | Non
     if judged.beside is not None:
         return _PREFERRED.get(str(document.get("better", "")).strip().lower())
     score = document.get("score")
-    if isinstance(score, str) and score.strip().lstrip("-").isdecimal():  # services without schemas give "4", too
-        score = int(score)
-    if isinstance(score, bool) or not isinstance(score, int | float):
+    if isinstance(score, bool) or not isinstance(score, int | float | str):
         return None
-    return float(score) if score == int(score) and scale[0] <= score <= scale[1] else None
+    try:
+        number = float(score)  # services without schemas give "4", too
+    except (ValueError, OverflowError):
+        return None
+    return number if scale[0] <= number <= scale[1] and number.is_integer() else None
 
 
 def _objects(text: str) -> Iterator[Any]:
