@@ -1,7 +1,7 @@
 """Projects with ledgers and tuned models as earlier versions really wrote them.
 
-`formats/ledger-N.sql` are dumps of the files that commits cdc7db3^ (format 1), bdb077e (format 2), f318036 (format 3) and
-4d478b9 (format 4) wrote: the sweep of `OVERRIDES` with `seed=0,1`, then with `seed=0,1,2`, interrupted after the third
+`formats/ledger-N.sql` are dumps of the files that commits cdc7db3^ (format 1), bdb077e (format 2), f318036 (format 3),
+4d478b9 (format 4) and 9f22fec (format 5, with a shorter list of packages) wrote: the sweep of `OVERRIDES` with `seed=0,1`, then with `seed=0,1,2`, interrupted after the third
 trial's second step. The tuned models are those of formats 1 and 3.
 """
 
@@ -23,6 +23,7 @@ SWEEPS = {
     2: ("old-71eb597b", "old-ff6757db"),
     3: ("old-38b14e13", "old-ff5d96a3"),
     4: ("old-a330ee2b", "old-df585a3b"),
+    5: ("old-a330ee2b", "old-df585a3b"),
 }
 """The two sweeps of each kept format."""
 MODELS = {
@@ -30,6 +31,7 @@ MODELS = {
     2: "tunedModels/old-f3c99b10e697",
     3: "tunedModels/old-a508555953ac",
     4: "tunedModels/old-a508555953ac",
+    5: "tunedModels/old-a508555953ac",
 }
 """The tuned model of the first trial of each."""
 
