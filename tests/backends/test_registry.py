@@ -1,0 +1,62 @@
+"""The registry of backends: a kind is one module, one YAML and a line; nothing else knows its name."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tunerun.backends.registry import capabilities_of, is_hosted, sections
+from tunerun.compose import load
+from tunerun.schema import json_schema
+
+KINDS = ("local", "gemini", "openai")
+SOURCES = [
+    file
+    for folder in (REPOSITORY / "tunerun").iterdir()
+    if folder.name not in ("backends", "testing")
+    for file in ([folder] if folder.suffix == ".py" else folder.rglob("*.py"))
+]
+
+
+def test_no_code_compares_a_kind_with_a_name() -> None:
+    """Outside the package of backends, which `Capabilities` answers for."""
+    found = [
+        f"{file.relative_to(REPOSITORY)}:{node.lineno}"
+        for file in SOURCES
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Compare | ast.MatchValue)
+        for each in ast.walk(node)
+        if isinstance(each, ast.Constant) and each.value in KINDS
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_a_section_and_a_yaml(kind: str, tmp_path: Path) -> None:
+    """The YAML states the section's own defaults, and its capabilities name the kind."""
+    overrides = ["name=numbers", f"dataset.path={tmp_path / 'rows.jsonl'}", f"backend={kind}"]
+    section = load(overrides).backend
+    assert section == type(section)(kind=kind)
+    assert capabilities_of(section).kind == kind
+    assert capabilities_of(section).is_hosted is is_hosted(kind)
+    assert (
+        f"#/$defs/{type(section).__name__}" in json_schema()["properties"]["backend"]["discriminator"]["mapping"][kind]
+    )
+
+
+def test_an_unknown_kind_of_a_record_is_hosted() -> None:
+    """What a later version trained with is not said to be this machine's engine."""
+    assert is_hosted("of-tomorrow")
+    assert len(sections()) == len(KINDS)
+
+
+def test_checking_a_config_imports_no_client() -> None:
+    """The sections of all kinds are there before anything that sends is imported."""
+    code = "import sys, tunerun.schema as s; s.json_schema(); print('httpx' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"
