@@ -46,7 +46,7 @@ class Case:
 CASES = [
     Case(2, ['hyperparameters.epoch_cuont=3'], ["command line: hyperparameters.epoch_cuont: unknown key 'epoch_cuont'; did you mean 'epoch_count'?"]),
     Case(2, ['datset=csv'], ["command line: datset: unknown key 'datset'; did you mean 'dataset'?"]),
-    Case(2, ['backend=locl'], ["command line: backend: no choice 'locl'; did you mean 'local'? choices: gemini, local"]),
+    Case(2, ['backend=locl'], ["command line: backend: no choice 'locl'; did you mean 'local'? choices: gemini, local, openai"]),
     Case(2, ['seed=one'], ['command line: seed: must be a whole number']),
     Case(2, ['seed=-1'], ['command line: seed: must be 0 or more, not -1']),
     Case(2, ['seed=1.5'], ['command line: seed: must be a whole number, not 1.5']),
@@ -85,7 +85,7 @@ CASES = [
     Case(2, ['backend.max_in_flight=0'], ['command line: backend.max_in_flight: must be 1 or more, not 0']),
     Case(2, ['backend.read_timeout_s=0'], ['command line: backend.read_timeout_s: must be greater than 0, not 0']),
     Case(2, ['backend.api_key=sk-planted'], ["command line: backend.api_key: unknown key 'api_key'; did you mean 'api_key_env'?"]),
-    Case(2, ['backend.kind=vertx'], ["command line: backend.kind: must be one of 'local', 'gemini'"]),
+    Case(2, ['backend.kind=vertx'], ["command line: backend.kind: must be one of 'local', 'gemini', 'openai'"]),
     Case(2, ['hyperparameters.adapter_rank=4,8'], ['sweep.axes.hyperparameters.adapter_rank: the backend gemini has no word for it; take the axis away']),
     Case(2, ['hyperparameters.adapter_alpha=4,8', 'hyperparameters.adapter_rank=1,2'], ['sweep.axes.hyperparameters.adapter_rank: the backend gemini has no word for it; take the axis away', 'sweep.axes.hyperparameters.adapter_alpha: the backend gemini has no word for it; take the axis away']),
     Case(2, ['budget.max_usd=-1'], ['command line: budget.max_usd: must be 0 or more, not -1']),
