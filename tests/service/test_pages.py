@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Iterator
 
@@ -99,6 +100,8 @@ def test_a_revoked_key_signs_out(running: RunningService) -> None:
         ("POST", "/library/some/delete"),
         ("POST", "/library/some/try"),
         ("POST", "/library/some/edit"),
+        ("POST", "/library/some/pause"),
+        ("POST", "/library/some/resume"),
         ("GET", "/library/some/examples"),
         ("GET", "/compare"),
         ("POST", "/compare"),
@@ -433,7 +436,7 @@ def test_other_peoples_models(visitor: Visitor, stranger: Visitor, client: Clien
     assert "/library/shared/examples" not in page
     assert "/library/shared/edit" not in stranger.card("shared").text
     assert stranger.http.get("/library/shared/examples").status_code == 403
-    for action in ("cancel", "delete", "edit"):
+    for action in ("cancel", "delete", "edit", "pause", "resume"):
         refused = stranger.http.post(f"/library/shared/{action}")
         assert (refused.status_code, "ask visitor@localhost" in text_of(refused)) == (403, True)
     visitor.delete("shared")
@@ -484,6 +487,41 @@ def test_the_temperature_of_a_prompt(visitor: Visitor) -> None:
         assert (refused.status_code, f'value="{typed}"' in refused.text) == (400, True)
         assert "The temperature is a number from 0 to 2" in text_of(refused)
     visitor.delete("warm")
+
+
+def test_a_job_of_the_openai_wire(visitor: Visitor) -> None:
+    """It is shown as any other, with its name, seed and metadata, and pauses and resumes by buttons."""
+    bearer = {"authorization": f"Bearer {visitor.secret}"}
+    rows = "".join(
+        json.dumps({"messages": [{"role": "user", "content": one}, {"role": "assistant", "content": two}]}) + "\n"
+        for one, two in (("1", "2"), ("3", "4"))
+    )
+    with httpx.Client(base_url=visitor.http.base_url.join("/v1"), headers=bearer, timeout=60, trust_env=False) as wire:
+        file = wire.post("/files", data={"purpose": "fine-tune"}, files={"file": ("a.jsonl", rows)}).json()
+        asked = {
+            "model": "tiny",
+            "training_file": file["id"],
+            "suffix": "router",
+            "seed": 7,
+            "metadata": {"team": "desk"},
+        }
+        job = wire.post("/fine_tuning/jobs", json={**asked, "hyperparameters": {"n_epochs": 100_000}}).json()
+    key = visitor.service.keys.find(visitor.secret)
+    assert key is not None
+    (row,) = visitor.service.library.creating(key)
+    card = f"/library/{row.id}"
+    shown = text_of(visitor.http.get(card))
+    for text in (f"OpenAI name {names.model_name(row)}", ":router:", "seed 7", "Metadata team: desk"):
+        assert text in shown
+    assert job["id"] == names.job_id(row)
+    assert "CREATING, paused" in text_of(visitor.http.post(f"{card}/pause"))
+    assert ("paused" in text_of(visitor.http.get(card)), f'id="resume-{row.id}"' in visitor.http.get(card).text) == (
+        True,
+        True,
+    )
+    assert "paused" not in text_of(visitor.http.post(f"{card}/resume"))
+    assert "Row 2 User 3 Assistant 4" in text_of(visitor.http.get(f"{card}/examples"))
+    visitor.delete(row.id)
 
 
 # Names, rows, programs

@@ -148,6 +148,16 @@ def _library(methods: Methods, shelf: Shelf) -> APIRouter:
         library.cancel(caller, identifier)
         return to(f"/#model-{identifier}")
 
+    @router.post("/library/{identifier}/pause")
+    def pause(identifier: str, caller: Caller) -> Response:
+        library.pause(caller, identifier)
+        return to(f"/#model-{identifier}")
+
+    @router.post("/library/{identifier}/resume")
+    def resume(identifier: str, caller: Caller) -> Response:
+        library.resume(caller, identifier)
+        return to(f"/#model-{identifier}")
+
     @router.post("/library/{identifier}/delete")
     def delete(identifier: str, caller: Caller) -> Response:
         library.delete(caller, identifier)
