@@ -74,7 +74,7 @@ def test_sigterm_lets_a_step_end_and_leaves_the_queue(process: Process) -> None:
         assert client.finished("running")["state"] == "FAILED"
         assert process.end(signal.SIGINT) == 0
     assert {line["event"] for line in process.log} == {"request"}
-    assert "API key lies in" in process.printed
+    assert "API key is in" in process.printed
 
 
 def test_two_services_do_not_share_a_folder(

@@ -1,4 +1,4 @@
-"""`tunerun serve`: the tuning methods of the Gemini API on the embedded engine, and the keys that open them."""
+"""`tunerun serve`: tuning and answers on the embedded engine over the wires of the Gemini API and OpenAI, and keys."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tunerun.service.core.credentials import KeyFile
     from tunerun.service.core.selection import Selection
 
-app = typer.Typer(help="Serve the tuning methods of the Gemini API on this machine's embedded engine.")
+app = typer.Typer(help="Serve tuning and answers on this machine's embedded engine, as the Gemini API and OpenAI do.")
 keys = typer.Typer(help="The keys that the service accepts.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 
@@ -91,7 +91,7 @@ def serve(
     allow_origin: AllowOrigin = None,
     proxy: Proxy = None,
 ) -> None:
-    """Serve the tuning methods of the Gemini API, v1beta, until Ctrl-C; what is queued waits for the next start."""
+    """Serve tuning as the Gemini API and OpenAI do, until Ctrl-C; what is queued waits for the next start."""
     if context.invoked_subcommand is not None:
         return
     from tunerun.engine import packages
@@ -157,7 +157,8 @@ def _say(settings: Settings, listener: socket.socket, state: Path) -> None:
     tables.out.print(f"tunerun serves {_names(settings)} at {address}")
     for one in settings.sweep_models:
         tables.out.print(f"tunedModels/{one.row.id} is {one.trial}", soft_wrap=True)
-    tables.out.print(f"The API key lies in {keys_file}; `tunerun serve keys` adds and revokes.")
+    tables.out.print(f"OpenAI clients take base_url={address}/v1, Gemini clients the address alone.", soft_wrap=True)
+    tables.out.print(f"The API key is in {keys_file}; `tunerun serve keys` adds and revokes.")
     tables.out.print(f"My library: {address}/   Ctrl-C ends it; the queue waits for the next start.")
 
 

@@ -61,13 +61,20 @@ def test_a_tuned_model_answers_by_both_of_its_names(sdk: OpenAI, tuned: str) -> 
 
 
 def test_a_conversation_may_have_a_system_message_earlier_turns_and_parts(sdk: OpenAI) -> None:
-    """Text parts are joined, and a system message makes a prompt longer; what follows is the model's affair."""
+    """Text parts are joined, and so are messages of one role, as in training; a prompt has all that was said before."""
     said: list[Any] = [
         {"role": "user", "content": [{"type": "text", "text": "ninety "}, {"type": "text", "text": "nine"}]}
     ]
     short = sdk.chat.completions.create(model="tiny", messages=said, max_completion_tokens=2)
     assert short.choices[0].finish_reason == "length"
     assert short.choices[0] == sdk.chat.completions.create(model="tiny", messages=USER, max_tokens=2).choices[0]
+    in_two: list[Any] = [{"role": "user", "content": "ninety"}, {"role": "user", "content": "nine"}]
+    in_one: list[Any] = [{"role": "user", "content": "ninety\nnine"}]
+    two, one = (
+        sdk.chat.completions.create(model="tiny", messages=said, max_tokens=2, logprobs=True)
+        for said in (in_two, in_one)
+    )
+    assert (two.choices, two.usage) == (one.choices, one.usage)
     earlier: list[Any] = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}, *USER]
     more = sdk.chat.completions.create(model="tiny", messages=earlier, max_tokens=2)
     assert short.usage is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Annotated, Any
 
 from pydantic import Field, WithJsonSchema
@@ -145,25 +146,34 @@ def _checked(schema: str) -> str:
 
 
 def _conversation(messages: Sequence[Message], template: ColumnTemplate | None) -> Prompt:
-    """The last message, which is the user's, and what is before it."""
+    """The last message, which is the user's, and what is before it.
+
+    Messages of one role in a row are joined with a line break, as those of training rows are.
+    """
     texts = {f"messages[{number}].content": _text(one, number) for number, one in enumerate(messages)}
     check_texts(texts)
     first = next((number for number, one in enumerate(messages) if one.role not in _SYSTEM), len(messages))
     said = [*texts.values()]
-    turns = [(number, messages[number].role) for number in range(first, len(messages))]
-    for place, (number, role) in enumerate(turns):
-        expected = ("user", "assistant")[place % 2]
-        if role != expected:
-            why = "system messages come first, then messages of user and assistant alternate, beginning with user"
-            raise wrong(f"messages[{number}].role", f"must be {expected}, not {role[:40]!r}: {why}")
-    if len(turns) % 2 == 0:
+    spoken: list[str] = []
+    for _role, group in groupby(range(first, len(messages)), key=lambda number: messages[number].role):
+        numbers = [*group]
+        _check_role(messages, numbers[0], ("user", "assistant")[len(spoken) % 2])
+        text = "\n".join(said[number] for number in numbers)
+        if template is not None and len(spoken) % 2 == 0:
+            text = _rendered(text, f"messages[{numbers[0]}].content", template)
+        spoken.append(text)
+    if len(spoken) % 2 == 0:
         where = len(messages) - 1
         raise wrong(f"messages[{where}].role", "must be user: the last message is what is answered")
-    if template is not None:
-        for number in range(first, len(said), 2):
-            said[number] = _rendered(said[number], f"messages[{number}].content", template)
-    system, spoken = "\n\n".join(text for text in said[:first] if text), said[first:]
+    system = "\n".join(text for text in said[:first] if text)
     return Prompt(spoken[-1], examples=tuple(map(Example, spoken[:-1:2], spoken[1::2])), system=system)
+
+
+def _check_role(messages: Sequence[Message], number: int, expected: str) -> None:
+    role = messages[number].role
+    if role != expected:
+        why = "system messages come first, then messages of user and assistant take turns, beginning with user"
+        raise wrong(f"messages[{number}].role", f"must be {expected}, not {role[:40]!r}: {why}")
 
 
 def _text(message: Message, number: int) -> str:
