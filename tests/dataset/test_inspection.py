@@ -238,7 +238,7 @@ def test_secrets_are_named_by_kind_and_never_shown(tmp_path: Path) -> None:
     """One finding a kind, with the place; the value stands nowhere."""
     rows = [pair(f"my key is {value}", "2") for value in PLANTED.values()]
     found = texts(loaded(tmp_path, rows), "secret")
-    assert [re.search("looks like (.*); take it out", text)[1] for text in found] == list(PLANTED)  # type: ignore[index]
+    assert [re.search("looks like (.*); remove it", text)[1] for text in found] == list(PLANTED)  # type: ignore[index]
     assert not [value for value in PLANTED.values() if value in " ".join(found)]
     assert SECRETS.keys() == PLANTED.keys()
 

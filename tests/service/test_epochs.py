@@ -91,6 +91,7 @@ def test_a_paused_job_lets_others_go_first(running: RunningService) -> None:
     finished(service, "next")
     waiting = row_of(service, "paused")
     assert waiting.is_paused
+    assert waiting.started_at is None
     assert waiting.state is ModelState.CREATING
     seen = library.curve(waiting)
     assert 0 < len(seen) < waiting.total_steps

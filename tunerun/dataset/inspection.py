@@ -223,10 +223,10 @@ def _spaces(everything: Sequence[RenderedRows], most: int) -> Iterator[str]:
     if of_rows:
         yield (
             f"{places(of_rows, most)}: white space around the output is learned too; "
-            "write {{ output | trim }} in template.output, or take it away"
+            "write {{ output | trim }} in template.output, or remove it"
         )
     elif spaced:
-        yield "template.output: puts white space around outputs, which is learned too; take it away if it is not meant"
+        yield "template.output: puts white space around outputs, which is learned too; remove it if it is not meant"
 
 
 def _spaced(rows: RenderedRows) -> Iterator[tuple[Found, str]]:
@@ -265,7 +265,7 @@ def _control_tokens(
 
 def _secrets(everything: Sequence[RenderedRows], most: int) -> Iterator[str]:
     for kind, found in _by_kind(everything, secrets_in).items():
-        yield f"{places(found, most)}: looks like {kind}; take it out, and revoke it if it is real"
+        yield f"{places(found, most)}: looks like {kind}; remove it, and revoke it if it is real"
 
 
 def _emails(everything: Sequence[RenderedRows], most: int) -> Iterator[str]:

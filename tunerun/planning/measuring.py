@@ -95,7 +95,7 @@ def _check_backend(metrics: Sequence[Metric], choices: Sequence[str], capabiliti
         return
     cannot = f"the backend {capabilities.kind} cannot say how likely an answer is"
     problems = [
-        f"evaluation.metrics: {metric.name} needs the loss of expected answers, and {cannot}; take it away"
+        f"evaluation.metrics: {metric.name} needs the loss of expected answers, and {cannot}; remove it"
         for metric in metrics
         if metric.asks is Asks.LOSSES
     ]

@@ -267,6 +267,11 @@ class State:
                 [time.time(), key],
             )
 
+    def stopped(self, key: str) -> None:
+        """Note that a job is not under way any more, and will begin again."""
+        with self._writing():
+            self._file.write("UPDATE tuned_model SET started_at = NULL WHERE key = ?", [key])
+
     def record(self, key: str, snapshots: Sequence[Snapshot], epochs: Sequence[EpochRow] = ()) -> None:
         """Keep further steps of a curve, and what was reached after further epochs."""
         with self._writing():

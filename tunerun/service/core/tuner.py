@@ -196,6 +196,8 @@ class Tuner:
             if status.state.is_finished:
                 if status.state is not JobState.CANCELLED or self._is_to_end(running.model):
                     self._ended(running.model, status)
+                else:
+                    self._state.stopped(running.model.key)
                 self._engines[number].forget(running.ref)
                 del self._running[number]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,10 @@ class _Listed:
         return self.created_at, self.json["id"]
 
 
+CHECKED_AT_ONCE = 2
+"""Files that are checked at once: 512 MB take minutes, and every request needs one of the same 40 threads."""
+
+
 class Files:
     """The files of the callers, and the results of the jobs that they may see."""
 
@@ -80,12 +85,14 @@ class Files:
         self._library = models.library
         self._sizes: dict[str, int] = {}
         """Of results in bytes, by the row's key: a finished job has the same for ever."""
+        self._checking = asyncio.Semaphore(CHECKED_AT_ONCE)
 
     async def create(self, caller: Key, request: Request) -> Json:
         """Keep the file of a form; one to train on is checked first."""
         with self._stored.draft() as draft:
             form = await read_form(request, "file", draft)
-            return await run_in_threadpool(self._keep, caller, form, draft)
+            async with self._checking:
+                return await run_in_threadpool(self._keep, caller, form, draft)
 
     def _keep(self, caller: Key, form: Form, draft: Draft) -> Json:
         if form.file_name is None:
