@@ -164,9 +164,12 @@ def say(line: str) -> None:
 def main() -> None:
     """Run the clients that are named, or all of them."""
     parser = argparse.ArgumentParser(prog="make clients", description=__doc__)
-    parser.add_argument("names", nargs="*", help="of the clients, as in with_NAME.py; none: all")
+    known = {Path(one.script).stem.removeprefix("with_") for one in CLIENTS}
+    parser.add_argument("names", nargs="*", help=f"of the clients ({', '.join(sorted(known))}); none: all")
     parser.add_argument("--environments", type=Path, default=Path(".clients"), help="kept between runs")
     options = parser.parse_args()
+    if unknown := sorted({*options.names} - known):
+        parser.error(f"no client is called {', '.join(unknown)}; there is {', '.join(sorted(known))}")
     chosen = [
         one for one in CLIENTS if not options.names or Path(one.script).stem.removeprefix("with_") in options.names
     ]
