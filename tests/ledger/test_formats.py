@@ -60,12 +60,18 @@ def with_unknown_keys(value: Any) -> Any:
 def test_every_format_is_read_by_every_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], format_: int
 ) -> None:
-    """A project of an earlier version: its states, comparison, answers and MLflow runs."""
+    """A project of an earlier version: its states, comparison, answers and MLflow runs.
+
+    A tuned model is asked and MLflow filled at the first format and the last: those between are migrated by the same
+    statements, and an engine and a store for each took two minutes of CI.
+    """
     write_project(tmp_path, format_)
     sweep, model = SWEEPS[kept(format_)][1], MODELS[kept(format_)]
     shown = printed(capsys, "status", "--sweep", sweep)
     assert [trial["state"] for trial in shown["trials"]][:2] == ["SUCCEEDED", "SUCCEEDED"]
     assert printed(capsys, "compare", "--sweep", sweep)["verdict"] == shown["verdict"]
+    if format_ not in (WRITTEN[0], WRITTEN[-1]):
+        return
     answered = printed(capsys, "predict", "--run", model, "text_input=3")
     assert (answered["tuned_model"], len(answered["outputs"])) == (model, 1)
     assert printed(capsys, "sync", "tracking=mlflow")["sweeps"] == 2
