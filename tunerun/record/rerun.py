@@ -19,7 +19,7 @@ from tunerun.backends import capabilities_of
 from tunerun.dataset import LoadedDataset, Progress
 from tunerun.engine.base_model import cache_folder
 from tunerun.errors import ConfigError, InputError, MismatchError
-from tunerun.example_json import digest_of_examples
+from tunerun.example_json import digest_of_examples, from_object
 from tunerun.files import private_folder
 from tunerun.job import Example, ExampleSet, as_text
 from tunerun.ledger import FILE_NAME, BaselineRecord, Ledger, TrialRecord
@@ -38,7 +38,7 @@ from tunerun.record.stored_config import StoredConfigs, files_of_rows
 from tunerun.record.verification import shown
 from tunerun.runner.judging import recorded_ratings
 from tunerun.schema import Paths, Point, Tracking
-from tunerun.stored import read_stored, section
+from tunerun.stored import section
 from tunerun.tracking.address import choose
 
 FOLDER = "reruns"
@@ -351,7 +351,7 @@ def _examples(record: OpenRecord, trials: Sequence[TrialRecord]) -> dict[int, Lo
 
 def _drawn(baselines: Iterable[BaselineRecord]) -> tuple[Example, ...]:
     """The examples that a trial's baselines have in their prompts: fewer are the beginning of more."""
-    each = (tuple(read_stored(Example, e) for e in b.document.get("examples", ())) for b in baselines)
+    each = (tuple(map(from_object, b.document.get("examples", ()))) for b in baselines)
     return max(each, key=len, default=())
 
 

@@ -17,6 +17,7 @@ GUIDE = (REPOSITORY / "docs/moving-off-openai-fine-tuning.md").read_text(encodin
 BANKING = REPOSITORY / "experiments/banking_intents/results.json"
 
 
+@pytest.mark.usefixtures("sdk")  # deletes what the program has made
 def test_the_program_runs_as_printed(
     running: RunningService, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
