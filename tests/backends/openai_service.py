@@ -1,6 +1,6 @@
 """A scripted service that speaks OpenAI's fine-tuning methods: a real HTTP server on loopback.
 
-It trains nothing. A job takes a scripted number of steps each time somebody looks at it; the loss at step n is 1/n, at
+It trains nothing. A job takes a scripted number of steps each time it is looked at; the loss at step n is 1/n, at
 the time n seconds after 1970, and the loss on held-out examples after epoch e is 1/e. Its answers have the fields that
 the real services send (reference of the wire, recorded 2026-11-25); Azure's paths are served as well.
 """

@@ -409,7 +409,7 @@ def test_a_failed_job_says_why(code: str | None, message: str | None, kind: Fail
         assert failure.kind is kind
         assert words in failure.message
         service.script.failure = lambda _: None
-        assert ended(backend, request).state is JobState.SUCCEEDED  # a failed job starts anew
+        assert ended(backend, request).state is JobState.SUCCEEDED  # a failed job starts again
 
 
 @pytest.mark.parametrize(
@@ -446,6 +446,7 @@ def test_a_service_that_lists_no_models_is_believed() -> None:
     script = Script(fault=lambda request: absent if "/models" in request.path else None)
     with OpenAIService(script) as service, OpenAIPlace(service).open() as backend:
         backend.prepare([MODEL])
+        assert any("/models" in request.path for request in service.requests)
 
 
 # Answers

@@ -107,7 +107,7 @@ def request(lab: Lab, folder: Path, **more: Any) -> Request:
 
 
 def test_a_record_from_elsewhere_does_not_name_the_judge(lab: Lab, tmp_path: Path) -> None:
-    """A new experiment of it needs a person to name who gets examples and a key; a repetition asks nobody."""
+    """A new experiment of it needs a person to name who gets examples and a key; a repetition asks no judge."""
     with lab.record() as record:
         with pytest.raises(
             ConfigError, match=r"evaluation\.metrics: the record names the judge m at http://127\.0\.0\.1:"

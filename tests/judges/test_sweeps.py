@@ -249,7 +249,7 @@ def test_a_budget_that_is_reached_stops_the_judging(
 
 
 def test_a_judge_without_a_price_is_no_budget(tmp_path: Path, server: JudgeService) -> None:
-    """Where a service may charge, and nobody knows how much, a budget cannot be kept."""
+    """Where a service may charge, and how much is not known, a budget cannot be kept."""
     elsewhere = judged(server).replace(server.base_url, "https://example.org/v1")
     lines = planned(tmp_path, elsewhere, "budget.max_usd=5").over_limit()
     assert lines[0].startswith("budget.max_usd: what the judge m costs is not known")

@@ -84,6 +84,6 @@ def test_wrong_options_are_named_by_their_key(options: dict[str, Any], line: str
 
 
 def test_a_judge_is_not_asked_by_what_reads_answers() -> None:
-    """Scores come from the ledger, so that reading a record calls nobody."""
+    """Scores come from the ledger, so that reading a record calls no judge."""
     with pytest.raises(MetricError, match=r"evaluation\.metrics\.judge: a judge scores answers; their scores are in"):
         judge().rows(["a"], ["b"])

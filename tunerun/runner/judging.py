@@ -179,7 +179,7 @@ class _Judging:
             self.ledger.record_answers(subject.key, subject.held_out, asked, texts_)
 
     def _known(self, judged: Sequence[Judged], client: JudgeClient | None, name: str) -> dict[str, Rating]:
-        """The judgements of these items: the ledger's, the record's, and those that are asked for now."""
+        """The judgements of these items: the ledger's, the record's, and those asked for here."""
         identity = self.metric.identity
         items = {each.item: each for each in judged}
         known = {item: Rating(*found) for item, found in self.ledger.ratings(identity, items).items()}
