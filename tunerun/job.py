@@ -411,7 +411,10 @@ class TrainedOn:
         driver: of the GPU; empty on a CPU.
         build: how torch was built: its version with the build's name, and its mathematics library.
         packages: versions of the packages that compute, such as torch, transformers and peft.
-        form: how trials were computed together, such as `alone`.
+        form: how the rows of a batch were laid out for a pass: `padded`, `packed`, `shared prefix` or `prefix cache`;
+            `alone`: an earlier version padded them.
+        training_run: the key of the trial whose training run it is the beginning of; empty: it had its own.
+        packed_with: the keys of the trials that shared passes with it, sorted.
     """
 
     device: str = ""
@@ -422,6 +425,8 @@ class TrainedOn:
     build: str = ""
     packages: Mapping[str, str] = field(default_factory=dict)
     form: str = "alone"
+    training_run: str = ""
+    packed_with: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
