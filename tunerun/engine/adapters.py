@@ -27,7 +27,7 @@ from tunerun.errors import BaseModelError, NotFoundError
 KEPT = 32
 """Adapters that stay in memory: two full batches of different ones. One of SmolLM2-135M at rank 8 is 10 MB."""
 
-_PREFIX = "base_model.model."  # what PEFT writes before a layer's own name
+PREFIX = "base_model.model."  # what PEFT writes before a layer's own name
 _OTHER_FORMS = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save", "target_parameters")
 
 
@@ -74,11 +74,11 @@ def load(folder: Path, network: Any, device: torch.device) -> Adapter:
             f"the tuned model in {folder} cannot be used: its adapter_config.json sets {', '.join(other_forms)}, which "
             "this version of tunerun does not read; tune it again"
         )
-    names = {key.removeprefix(_PREFIX).rpartition(".lora_")[0] for key in weights}
+    names = {key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in weights}
     layers = {}
     modules = dict(network.named_modules())
     for name in sorted(names):
-        down, up = (weights.get(f"{_PREFIX}{name}.lora_{part}.weight") for part in "AB")
+        down, up = (weights.get(f"{PREFIX}{name}.lora_{part}.weight") for part in "AB")
         if down is None or up is None or name not in modules:
             raise BaseModelError(
                 f"the tuned model in {folder} changes a layer {name!r} that the base model does not have; "

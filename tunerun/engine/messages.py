@@ -47,6 +47,7 @@ class Train:
     """Train a pack of jobs on one base model; each ends with JobEnded, the pack with Done.
 
     Attributes:
+        most: training runs that share a pass at most.
         tuned_models: the folder in which each tuned model gets its own, named by its id.
         keep_cancelled: whether a job that is cancelled after its first step leaves a tuned model all the same.
     """
@@ -54,6 +55,7 @@ class Train:
     pack: tuple[PackedJob, ...]
     tuned_models: str
     keep_cancelled: bool = False
+    most: int = 1
     do: Literal["train"] = "train"
 
 

@@ -1,4 +1,4 @@
-"""A base model in memory, and adapters put on it and taken off again."""
+"""A base model in memory."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Tokenizer
 
-from tunerun.engine import base_model, conversion, layers, loading, tuned_model
+from tunerun.engine import base_model, conversion, loading, tuned_model
 from tunerun.engine.chat import ChatFormat, EarlierTurns
 from tunerun.engine.tuned_model import TunedModelRecord
-from tunerun.errors import BaseModelError, InputError, NotFoundError
-from tunerun.job import BaseModelRef, TuningHyperparameters, TuningRequest
+from tunerun.errors import BaseModelError, InputError
+from tunerun.job import BaseModelRef, TuningRequest
+
+if TYPE_CHECKING:
+    from tunerun.engine.forms.base import Form
 
 ADAPTER = "default"
 """PEFT's own name of a model's only adapter; its files carry no name then."""
@@ -35,6 +38,7 @@ class LoadedModel:
             None: no stated limit.
         turns: what is around a system message and the turns before an input.
         base_losses: its validation losses in nats per output token, by the digest of the tokens.
+        form: how rows are laid out for its passes (`engine.forms`); None: not chosen yet.
     """
 
     identity: str
@@ -49,6 +53,7 @@ class LoadedModel:
     keeps_logits: bool
     turns: EarlierTurns
     base_losses: dict[str, float] = field(default_factory=dict)
+    form: Form | None = None
 
     def check_planned(self, request: TuningRequest) -> None:
         """Refuse a request that was planned for other weights: its key would name a result of the wrong ones.
@@ -130,62 +135,6 @@ def _pad_id(network: Any, stop_ids: list[int]) -> int:
     return next(number for number in (stated, *stop_ids, 0) if isinstance(number, int) and 0 <= number < rows)
 
 
-@contextmanager
-def fresh_adapter(base: LoadedModel, hyperparameters: TuningHyperparameters, seed: int) -> Iterator[Any]:
-    """Put a new LoRA adapter on the layers that `layers.with_adapter` names, and take it off at the end.
-
-    It begins as the identity. Its random numbers come from `seed` alone, and torch's own generator is left as it was.
-
-    Yields:
-        The PeftModel; only the adapter's parameters learn.
-    """
-    import peft
-
-    alpha = hyperparameters.adapter_alpha
-    config = peft.LoraConfig(
-        task_type="CAUSAL_LM",
-        r=hyperparameters.adapter_rank,
-        lora_alpha=int(alpha) if alpha == int(alpha) else alpha,
-        lora_dropout=0.0,
-        target_modules=layers.with_adapter(base.network),
-    )
-    with torch.random.fork_rng(devices=[]), peft_warnings_ignored():
-        torch.manual_seed(seed)
-        adapted = peft.get_peft_model(base.network, config, adapter_name=ADAPTER)
-    adapted.eval()  # dropout stays off; gradients flow all the same
-    try:
-        yield adapted
-    finally:
-        take_off(base, adapted)
-
-
-@contextmanager
-def learned_adapter(base: LoadedModel, folder: Path) -> Iterator[Any]:
-    """Put a copy of a tuned model's adapter on the base model, to learn more, and take it off at the end.
-
-    Yields:
-        The PeftModel; only the adapter's parameters learn.
-
-    Raises:
-        NotFoundError: the folder holds no tuned model.
-        BaseModelError: it was tuned from another base model.
-    """
-    import peft
-
-    check_base(tuned_model.read(folder), base)
-    if (problem := tuned_model.fault(folder)) is not None:
-        raise NotFoundError(f"the tuned model to start from cannot be loaded: {problem}; tune it again")
-    with peft_warnings_ignored():
-        adapted = peft.PeftModel.from_pretrained(
-            base.network, folder, adapter_name=ADAPTER, is_trainable=True, torch_device=str(base.device)
-        )
-    adapted.eval()
-    try:
-        yield adapted
-    finally:
-        take_off(base, adapted)
-
-
 def check_base(record: TunedModelRecord, base: LoadedModel) -> None:
     """Refuse a tuned model that belongs to another base model.
 
@@ -227,25 +176,3 @@ def peft_warnings_ignored() -> Iterator[None]:
         # It looks for the base model's config on the hub, where a local one is not.
         warnings.filterwarnings("ignore", message="Could not find a config file")
         yield
-
-
-def take_off(base: LoadedModel, adapted: Any) -> None:
-    """Remove every adapter, so that the base model is as it was loaded."""
-    base.network = adapted.unload()
-    if hasattr(base.network, "peft_config"):
-        del base.network.peft_config
-    base.network.requires_grad_(False)
-
-
-def save_adapter(adapted: Any, source: tuple[str, str | None], folder: Path) -> None:
-    """Write an adapter in PEFT's format, with the same bytes for the same adapter.
-
-    Args:
-        source: the name and the revision of the base model for `adapter_config.json`.
-    """
-    config = adapted.peft_config[ADAPTER]
-    config.base_model_name_or_path, config.revision = source
-    config.target_modules = sorted(config.target_modules)  # PEFT holds a set, in another order in every process
-    with peft_warnings_ignored():
-        adapted.save_pretrained(folder, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, all placeholders

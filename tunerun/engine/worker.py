@@ -15,12 +15,16 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tunerun.engine import base_model, messages, tuned_model
 from tunerun.engine.failures import failure_of
 from tunerun.errors import InputError
-from tunerun.job import BaseModelRef, Checkpoint, EpochLoss, JobState, Snapshot, TuningRequest
+from tunerun.job import BaseModelRef, Checkpoint, EpochLoss, JobState, Snapshot, TrainedOn, TuningRequest
+
+if TYPE_CHECKING:
+    from tunerun.engine.lora import LearningAdapter
+    from tunerun.engine.training_run import Trained
 
 OOM_SCORE = "500"
 """Linux' kernel shall end the engine before the runner; the range is -1000 to 1000 (proc(5))."""
@@ -146,12 +150,17 @@ class Worker:
             return
         observer = _Reporting(self, command, self._base)
         requests = [packed.request for packed in command.pack]
-        outcomes = training.train(requests, self._base, observer, keep_cancelled=command.keep_cancelled)
-        for packed, outcome in zip(command.pack, outcomes, strict=True):
+        jobs = {packed.request.key: packed.job for packed in command.pack}
+        for outcome in training.train(
+            requests, self._base, observer, most=command.most, keep_cancelled=command.keep_cancelled
+        ):
             if outcome.failure is not None and outcome.failure.traceback is not None:
                 self._forget()  # after an unforeseen exception nobody knows what state the network is in
+            trained_on = observer.trained_on(outcome.trained) if outcome.trained is not None else observer.machine
             self._report(
-                messages.JobEnded(packed.job, outcome.state, outcome.metrics, outcome.failure, observer.trained_on)
+                messages.JobEnded(
+                    jobs[outcome.request.key], outcome.state, outcome.metrics, outcome.failure, trained_on
+                )
             )
 
     def _load(self, model: BaseModelRef) -> None:
@@ -188,7 +197,13 @@ class _Reporting:
         self._folder = Path(command.tuned_models)
         self._jobs = {packed.request.key: packed.job for packed in command.pack}
         self._checkpoints: dict[str, list[Checkpoint]] = {}
-        self.trained_on = machine.trained_on(base.device)
+        self.machine = machine.trained_on(base.device)
+
+    def trained_on(self, trained: Trained) -> TrainedOn:
+        """Return what trained a job, and how."""
+        return replace(
+            self.machine, form=trained.form, training_run=trained.training_run, packed_with=trained.packed_with
+        )
 
     def snapshot(self, request: TuningRequest, snapshot: Snapshot) -> None:
         self._worker._report(messages.SnapshotTaken(self._jobs[request.key], snapshot))
@@ -196,58 +211,44 @@ class _Reporting:
     def validated(self, request: TuningRequest, loss: EpochLoss) -> None:
         self._worker._report(messages.EpochMeasured(self._jobs[request.key], loss))
 
-    def kept(
-        self,
-        request: TuningRequest,
-        adapted: Any,
-        step: Snapshot,
-        snapshots: Sequence[Snapshot],
-        validation: Sequence[EpochLoss],
-    ) -> None:
+    def kept(self, request: TuningRequest, trained: Trained) -> None:
+        step = trained.snapshots[-1]
         folder = tuned_model.epochs_folder(self._folder / request.tuned_model_id) / str(step.epoch)
         # A job of so many epochs would have the same adapter to the bit, so this is what the record says.
         settings = replace(request.hyperparameters, epoch_count=step.epoch)
-        part = replace(request, hyperparameters=settings)
-        self._write(folder, part, adapted, tuned_model.FinishedJob("", tuple(snapshots), validation=tuple(validation)))
+        finished = tuned_model.FinishedJob("", trained.snapshots, validation=trained.validation)
+        self._write(folder, replace(request, hyperparameters=settings), trained.adapter, finished)
         self._note_kept(request, Checkpoint(step.epoch, step.step, str(folder)))
 
     def is_cancelled(self, request: TuningRequest) -> bool:
         return self._jobs[request.key] in self._worker._cancelled
 
-    def trained(
-        self,
-        request: TuningRequest,
-        adapted: Any,
-        snapshots: Sequence[Snapshot],
-        validation: Sequence[EpochLoss],
-        metrics: dict[str, float],
-        state: JobState,
-    ) -> None:
+    def trained(self, request: TuningRequest, trained: Trained) -> None:
         folder = self._folder / request.tuned_model_id
-        last = Checkpoint(snapshots[-1].epoch, snapshots[-1].step, str(folder))
-        is_kept = request.keeps_epochs and state is JobState.SUCCEEDED
+        end = trained.snapshots[-1]
+        last = Checkpoint(end.epoch, end.step, str(folder))
+        is_kept = request.keeps_epochs and trained.state is JobState.SUCCEEDED
         finished = tuned_model.FinishedJob(
             self._jobs[request.key],
-            tuple(snapshots),
-            metrics,
-            state,
-            tuple(validation),
-            self.trained_on,
+            trained.snapshots,
+            trained.metrics,
+            trained.state,
+            trained.validation,
+            self.trained_on(trained),
             (*self._checkpoints.get(request.key, ()), *([last] if is_kept else [])),
         )
-        self._write(folder, request, adapted, finished)
+        self._write(folder, request, trained.adapter, finished)
         if is_kept:
             self._note_kept(request, last)
 
-    def _write(self, folder: Path, request: TuningRequest, adapted: Any, finished: tuned_model.FinishedJob) -> None:
+    def _write(
+        self, folder: Path, request: TuningRequest, adapter: LearningAdapter, finished: tuned_model.FinishedJob
+    ) -> None:
         from tunerun.engine.layers import without_adapter
-        from tunerun.engine.network import save_adapter
 
-        left_alone = without_adapter(self._base.network, adapted.targeted_module_names)
+        left_alone = without_adapter(self._base.network, adapter.matrices)
         record = tuned_model.record_of(request, self._base.identity, self._base.chat, left_alone, self._base.turns)
-        tuned_model.write(
-            folder, record, finished, lambda partial: save_adapter(adapted, self._base.public_name, partial)
-        )
+        tuned_model.write(folder, record, finished, lambda partial: adapter.save(self._base.public_name, partial))
 
     def _note_kept(self, request: TuningRequest, checkpoint: Checkpoint) -> None:
         self._checkpoints.setdefault(request.key, []).append(checkpoint)

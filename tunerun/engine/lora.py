@@ -1,0 +1,217 @@
+"""LoRA adapters that learn, and the passes that several of them share.
+
+PEFT's own modules run one adapter at a time. Here the adapters are hooks on the base model's layers: with one adapter a
+pass is the one that PEFT makes, with several each has its own place in the batch dimension. An adapter begins with the
+numbers that PEFT would give it for its seed, and is saved in PEFT's format.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import linear, pad
+
+from tunerun.engine import layers, tuned_model
+from tunerun.engine.adapters import PREFIX, MixingError
+from tunerun.engine.network import LoadedModel, check_base, peft_warnings_ignored
+from tunerun.errors import NotFoundError
+from tunerun.job import TuningHyperparameters, TuningRequest
+
+
+class LearningAdapter:
+    """A LoRA adapter whose parameters learn.
+
+    Attributes:
+        matrices: by a layer's name in the base model: A [rank, inputs] and B [outputs, rank], as PEFT stores them.
+        scale: what B's product is multiplied by: alpha / rank.
+    """
+
+    def __init__(self, matrices: dict[str, tuple[torch.Tensor, torch.Tensor]], rank: int, alpha: float) -> None:
+        self.matrices = matrices
+        self.rank = rank
+        self.alpha = alpha
+        for matrix in self.parameters():
+            matrix.requires_grad_(True)
+
+    @property
+    def scale(self) -> float:
+        """What the product of both matrices is multiplied by."""
+        return self.alpha / self.rank
+
+    def parameters(self) -> list[torch.Tensor]:
+        """Everything that learns, in the order of the layers."""
+        return [matrix for pair in self.matrices.values() for matrix in pair]
+
+    def named(self) -> dict[str, torch.Tensor]:
+        """The parameters by the names that PEFT's files have."""
+        return {
+            f"{PREFIX}{name}.lora_{part}.weight": matrix
+            for name, pair in self.matrices.items()
+            for part, matrix in zip("AB", pair, strict=True)
+        }
+
+    def is_finite(self) -> bool:
+        """Whether no parameter is NaN or infinite."""
+        return all(bool(torch.isfinite(matrix).all()) for matrix in self.parameters())
+
+    def copy(self) -> list[torch.Tensor]:
+        """The parameters as they are now."""
+        return [matrix.detach().clone() for matrix in self.parameters()]
+
+    @torch.no_grad()
+    def restore(self, values: Sequence[torch.Tensor]) -> None:
+        """Give the parameters back what `copy` took of them."""
+        for matrix, value in zip(self.parameters(), values, strict=True):
+            matrix.copy_(value)
+
+    def save(self, source: tuple[str, str | None], folder: Path) -> None:
+        """Write the adapter in PEFT's format, with the same bytes for the same adapter.
+
+        Args:
+            source: the name and the revision of the base model for `adapter_config.json`.
+            folder: exists, or is made.
+        """
+        config = _peft_config(self.rank, self.alpha, sorted(self.matrices))
+        config.base_model_name_or_path, config.revision = source
+        config.inference_mode = True
+        with peft_warnings_ignored():
+            config.save_pretrained(folder)
+        weights = {name: matrix.detach().cpu().contiguous() for name, matrix in self.named().items()}
+        save_file(weights, folder / tuned_model.WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def _peft_config(rank: int, alpha: float, targets: list[str]) -> Any:
+    import peft
+
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=int(alpha) if alpha == int(alpha) else alpha,
+        lora_dropout=0.0,
+    )
+    config.target_modules = targets  # set afterwards, as PEFT would keep a set, in another order in every process
+    return config
+
+
+def adapter_of(request: TuningRequest, base: LoadedModel) -> LearningAdapter:
+    """Return the adapter that a request begins with.
+
+    Raises:
+        NotFoundError: the tuned model to start from is missing.
+        BaseModelError: it belongs to another base model.
+    """
+    if request.start_from is None:
+        return fresh(base, request.hyperparameters, request.seed)
+    return learned(base, Path(request.start_from))
+
+
+def fresh(base: LoadedModel, hyperparameters: TuningHyperparameters, seed: int) -> LearningAdapter:
+    """Return a new adapter of the layers that `layers.with_adapter` names; it begins as the identity.
+
+    Its random numbers come from `seed` alone, are those that PEFT draws, and leave torch's own generator as it was.
+    """
+    rank, targets = hyperparameters.adapter_rank, set(layers.with_adapter(base.network))
+    matrices = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for name, module in base.network.named_modules():
+            if name in targets:
+                matrices[name] = _fresh_matrices(module, rank, base.device)
+    return LearningAdapter(matrices, rank, hyperparameters.adapter_alpha)
+
+
+def _fresh_matrices(module: Any, rank: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    # PEFT draws for two linear layers, and then once more for the first one (peft 0.21, tuners/lora/layer.py).
+    inputs, outputs = _sizes(module)
+    down, up = torch.nn.Linear(inputs, rank, bias=False), torch.nn.Linear(rank, outputs, bias=False)
+    torch.nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5))
+    torch.nn.init.zeros_(up.weight)
+    return down.weight.detach().to(device), up.weight.detach().to(device)
+
+
+def _sizes(module: Any) -> tuple[int, int]:
+    """Return how many inputs and outputs a layer has; GPT-2's are stored the other way round."""
+    if isinstance(module, torch.nn.Linear):
+        return module.in_features, module.out_features
+    inputs, outputs = module.weight.shape
+    return inputs, outputs
+
+
+def learned(base: LoadedModel, folder: Path) -> LearningAdapter:
+    """Return a copy of a tuned model's adapter, to learn more.
+
+    Raises:
+        NotFoundError: the folder holds no tuned model.
+        BaseModelError: it was tuned from another base model.
+    """
+    check_base(tuned_model.read(folder), base)
+    if (problem := tuned_model.fault(folder)) is not None:
+        raise NotFoundError(f"the tuned model to start from cannot be loaded: {problem}; tune it again")
+    config = json.loads((folder / tuned_model.ADAPTER_FILE).read_text(encoding="utf-8"))
+    weights = load_file(folder / tuned_model.WEIGHTS_FILE, device=str(base.device))
+    names = dict.fromkeys(key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in sorted(weights))
+    order = [name for name, _module in base.network.named_modules() if name in names]
+    matrices = {
+        name: (weights[f"{PREFIX}{name}.lora_A.weight"], weights[f"{PREFIX}{name}.lora_B.weight"]) for name in order
+    }
+    return LearningAdapter(matrices, config["r"], config["lora_alpha"])
+
+
+@contextmanager
+def on(network: Any, adapters: Sequence[LearningAdapter]) -> Iterator[None]:
+    """Put adapters on the base model while the context lasts: each on its own place of the batch dimension.
+
+    One adapter is on all of the batch. Several need a batch of as many places: a forward pass raises MixingError where
+    a layer sees something else than [places, time, inputs].
+    """
+    modules = dict(network.named_modules())
+    names = dict.fromkeys(name for adapter in adapters for name in adapter.matrices)
+    hook = _alone if len(adapters) == 1 else _together
+    handles = [modules[name].register_forward_hook(hook(name, adapters)) for name in names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+_Hook = Callable[[Any, tuple[torch.Tensor, ...], torch.Tensor], torch.Tensor]
+
+
+def _alone(name: str, adapters: Sequence[LearningAdapter]) -> _Hook:
+    (adapter,) = adapters
+    down, up = adapter.matrices[name]
+
+    def hook(_module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        return output + (linear(linear(inputs[0].to(down.dtype), down), up) * adapter.scale).to(output.dtype)
+
+    return hook
+
+
+def _together(name: str, adapters: Sequence[LearningAdapter]) -> _Hook:
+    having = [place for place, adapter in enumerate(adapters) if name in adapter.matrices]
+    pairs = [adapters[place].matrices[name] for place in having]
+    scales = [adapters[place].scale for place in having]
+    rank = max(down.shape[0] for down, _up in pairs)
+
+    def hook(_module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        given = inputs[0]
+        if given.dim() != 3 or given.shape[0] != len(adapters):
+            raise MixingError
+        # Smaller ranks are filled up with zeros, which change no number and get no gradient.
+        down = torch.stack([pad(a, (0, 0, 0, rank - a.shape[0])) for a, _b in pairs])
+        up = torch.stack([pad(b * scale, (0, rank - b.shape[1])) for scale, (_a, b) in zip(scales, pairs, strict=True)])
+        own = given if len(having) == len(adapters) else given[having]
+        change = torch.bmm(torch.bmm(own.to(down.dtype), down.transpose(1, 2)), up.transpose(1, 2)).to(output.dtype)
+        if len(having) == len(adapters):
+            return output + change
+        return output.index_add(0, torch.tensor(having, device=output.device), change)
+
+    return hook
