@@ -157,6 +157,13 @@ class Price(Section):
     date: str = Field(pattern=DATE, description="When it was read, as 2026-11-22.")
 
 
+class AdvisedRate(Section):
+    """A learning rate that others found good for a base model."""
+
+    value: float = Field(gt=0, description="Of AdamW.", json_schema_extra={"unit": "none: the step size of AdamW"})
+    source: str = Field(min_length=1, description="Who advises it, for which rank and batches, and when it was read.")
+
+
 class Model(Section):
     """The base model."""
 
@@ -176,6 +183,11 @@ class Model(Section):
         None,
         description="Values that hyperparameters.adapter_rank may take; null: any.",
         json_schema_extra={"unit": "rank"},
+    )
+    advised_learning_rate: AdvisedRate | None = Field(
+        None,
+        description="Where to start; sets nothing, but plan says where no trial is within three times of it; null: "
+        "none is known.",
     )
     price: Price | None = Field(None, description="Of tuning it; null: it costs nothing but this machine's time.")
     license: str | None = Field(

@@ -29,11 +29,13 @@ class Hub:
     Attributes:
         commits: what each branch is now.
         requests: what was asked, in order.
+        is_gated: whether files are for accounts that accepted a licence; what they are is said to all.
     """
 
     files: Path
     commits: dict[str, str] = field(default_factory=lambda: {"main": FIRST, "v2": SECOND})
     requests: list[str] = field(default_factory=list)
+    is_gated: bool = False
 
     def tree(self) -> bytes:
         entries = []
@@ -93,6 +95,9 @@ def loopback_hub(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
                 code = code if "owner/tiny" in path else "RepoNotFound"
                 headers, content = {"X-Error-Code": code}, b"{}"
                 self.send_response(404)
+            elif served.is_gated and parts[2:3] == ["resolve"]:
+                headers, content = {"X-Error-Code": "GatedRepo"}, b"{}"
+                self.send_response(403)
             else:
                 self.send_response(200)
             for name, value in headers.items():
@@ -176,6 +181,16 @@ def test_name_that_the_hub_does_not_know(model: BaseModelRef, said: str, loopbac
     """A name or revision that the hub does not have is refused in `plan`."""
     with pytest.raises(BaseModelError, match=said):
         base_model.find(model, tmp_path / "cache")
+
+
+def test_gated_model(loopback_hub: Hub, tmp_path: Path) -> None:
+    """A model whose licence was not accepted is found in `plan`; fetching it says what to accept and what to set."""
+    loopback_hub.is_gated = True
+    assert base_model.find(MODEL, tmp_path / "cache").commit == FIRST
+    with pytest.raises(
+        BaseModelError, match=r"'owner/tiny' at revision '[0-9a-f]+' is gated: .* accept it on .*HF_TOKEN"
+    ):
+        base_model.prepare(MODEL, tmp_path / "cache")
 
 
 def test_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

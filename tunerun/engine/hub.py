@@ -121,7 +121,7 @@ def fetch(name: str, commit: str, revision: str | None) -> Path:
         BaseModelError: it cannot be fetched.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     wanted = _words(name, commit)
     try:
@@ -138,6 +138,11 @@ def fetch(name: str, commit: str, revision: str | None) -> Path:
         if reference.name != commit and not reference.exists():
             reference.parent.mkdir(parents=True, exist_ok=True)
             reference.write_text(commit, encoding="ascii")
+    except GatedRepoError as error:
+        raise BaseModelError(
+            f"{wanted} is gated: its owner gives it to accounts that accept its licence; accept it on the model's page "
+            "of the hub, and set HF_TOKEN to an access token of that account"
+        ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise _unknown(wanted) from error
     except Exception as error:

@@ -20,6 +20,7 @@ from tunerun.engine.base_model import cache_folder
 from tunerun.engine.tokens import ESTIMATE_RANGE, token_counter
 from tunerun.errors import ConfigError, InputError, LimitError
 from tunerun.ledger import FILE_NAME, Spending, SweepRecord
+from tunerun.planning.advice import notes_on_rates
 from tunerun.planning.baselines import PlannedBaseline
 from tunerun.planning.changes import MAX_EXPLAINED, Change, NewTrial, broken_comparison, changes
 from tunerun.planning.history import History, read_history
@@ -297,6 +298,7 @@ def _planned(
         for trial, point in zip(trials, numbers, strict=True)
     ]
     planner.warnings.extend(_what_compares_badly(trials))
+    planner.warnings.extend(notes_on_rates(trials))
     judges = planned_judges(trials, baselines, history.path, is_repeated=bool(recorded.rerun))
     planner.warnings.extend(notes_on_judges(judges, trials))
     judges_document = recorded.judges if recorded.rerun else trials[0].as_stored(documents_of(judges))
