@@ -486,6 +486,20 @@ class GenerateOptions:
 
 
 @dataclass(frozen=True)
+class ModelInputs:
+    """What one model is asked, as `Backend.generate` takes it.
+
+    Attributes:
+        examples: earlier turns before every input's own.
+    """
+
+    model: BaseModelRef | TunedModel
+    inputs: tuple[Input, ...]
+    options: GenerateOptions
+    examples: tuple[Example, ...] = ()
+
+
+@dataclass(frozen=True)
 class Prompt:
     """One input and how to answer it.
 

@@ -38,7 +38,10 @@ def asked_of(baseline: Baseline, inputs: Sequence[str], reply: str = "x") -> tup
         return reply
 
     backend = ScriptedBackend(ScriptedService(answers=answer, answers_after=answer))
-    return baseline.generate(backend, inputs, OPTIONS), prompts
+    asks = baseline.asks(inputs, OPTIONS)
+    if isinstance(asks, list):
+        return asks, prompts
+    return baseline.read(backend.generate(asks.model, asks.inputs, asks.options, asks.examples)), prompts
 
 
 def test_the_table_has_the_base_model_both_forms_and_the_majority() -> None:

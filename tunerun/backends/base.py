@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
-from tunerun.job import BaseModelRef, Example, GenerateOptions, Input, JobRef, JobStatus, TunedModel, TuningRequest
+from tunerun.errors import InputError
+from tunerun.job import (
+    BaseModelRef,
+    Example,
+    GenerateOptions,
+    Input,
+    JobRef,
+    JobStatus,
+    ModelInputs,
+    TunedModel,
+    TuningRequest,
+)
 
 
 @dataclass(frozen=True)
@@ -151,3 +162,19 @@ class Backend(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class AnswersTogether(Protocol):
+    """A backend that answers inputs of several models in shared batches, beside what `Backend` promises."""
+
+    def generate_together(self, asked: Sequence[ModelInputs]) -> list[list[str] | InputError]:
+        """Answer the inputs of several base models and tuned models, each as `generate` alone would.
+
+        Returns:
+            For each of them the outputs in the order of its inputs; or the InputError that `generate` would raise,
+            which keeps no other from its answers.
+
+        Raises:
+            BackendError: as `generate`; nothing was answered, and it is not known which of them was the cause.
+        """

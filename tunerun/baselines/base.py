@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from tunerun.backends.base import Backend
 from tunerun.digest import digest
 from tunerun.engine.tokens import TokenCounter
-from tunerun.job import BaseModelRef, Example, GenerateOptions, Input
+from tunerun.job import BaseModelRef, Example, GenerateOptions, Input, ModelInputs
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,10 @@ class Setting:
 class Baseline(Protocol):
     """Something that answers held-out examples without tuning. A plain value: equal subjects answer alike.
 
-    - `generate`, `choose` and `losses` answer as `Backend`'s methods of these names do, through the backend that is
-      given, and raise what these raise. A baseline that asks no model leaves the backend alone.
+    - `choose` and `losses` answer as `Backend`'s methods of these names do, through the backend that is given, and raise
+      what these raise. A baseline that asks no model leaves the backend alone.
+    - `asks` says what a model is to generate, so that several baselines can be asked together; `read` makes the
+      baseline's answers of what that model generated.
     - `losses` is called only where `measures_losses` is true.
     - `document` holds what `registry.restored` needs to make the baseline again, as JSON values, and `model`, the name
       of its base model (empty where it asks none).
@@ -65,8 +67,11 @@ class Baseline(Protocol):
     def problem(self) -> str | None:
         """What keeps it from being asked, as far as it knows itself; None: nothing."""
 
-    def generate(self, backend: Backend, inputs: Sequence[Input], options: GenerateOptions) -> list[str]:
-        """Answer inputs."""
+    def asks(self, inputs: Sequence[Input], options: GenerateOptions) -> ModelInputs | list[str]:
+        """What a model is asked for the answers to inputs; the answers themselves where the baseline asks none."""
+
+    def read(self, texts: Sequence[str]) -> list[str]:
+        """The answers, of what the model generated."""
 
     def choose(self, backend: Backend, inputs: Sequence[Input], choices: Sequence[str]) -> list[str]:
         """Answer each input with one of the choices."""

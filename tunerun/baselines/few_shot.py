@@ -20,7 +20,7 @@ from tunerun.backends.base import Backend
 from tunerun.baselines.base import Baseline, Setting, subject_of
 from tunerun.digest import digest
 from tunerun.engine.tokens import TokenCounter
-from tunerun.job import BaseModelRef, Example, GenerateOptions, Input, as_conversation
+from tunerun.job import BaseModelRef, Example, GenerateOptions, Input, ModelInputs, as_conversation
 from tunerun.stored import read_stored, section
 
 KIND = "few_shot"
@@ -63,16 +63,19 @@ class FewShot:
             f"evaluation.baselines.examples asks for {self.count}"
         )
 
-    def generate(self, backend: Backend, inputs: Sequence[Input], options: GenerateOptions) -> list[str]:
-        """Answer as the base model does behind the examples.
+    def asks(self, inputs: Sequence[Input], options: GenerateOptions) -> ModelInputs:
+        """The base model behind the examples."""
+        return ModelInputs(self.model, tuple(self._prompts(inputs)), options, self._turns)
 
-        In a text the base model tends to go on with a question of its own; what follows the first empty line is not
-        its answer, unless outputs of examples have empty lines too.
+    def read(self, texts: Sequence[str]) -> list[str]:
+        """What the base model says behind the examples.
+
+        In a text it tends to continue with a question of its own; what follows the first empty line is not its answer,
+        unless outputs of examples have empty lines too.
         """
-        answers = backend.generate(self.model, self._prompts(inputs), options, self._turns)
         if self.form is Form.TURNS or any(_BETWEEN in example.output.strip() for example in self.examples):
-            return answers
-        return [answer.lstrip().partition(_BETWEEN)[0] for answer in answers]
+            return list(texts)
+        return [text.lstrip().partition(_BETWEEN)[0] for text in texts]
 
     def choose(self, backend: Backend, inputs: Sequence[Input], choices: Sequence[str]) -> list[str]:
         """Choose as the base model does behind the examples."""

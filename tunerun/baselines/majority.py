@@ -39,9 +39,13 @@ class Majority:
     name = "majority"
     problem = None
 
-    def generate(self, _backend: Backend, inputs: Sequence[Input], _options: GenerateOptions) -> list[str]:
-        """The answer, as often as it is asked for."""
+    def asks(self, inputs: Sequence[Input], _options: GenerateOptions) -> list[str]:
+        """The answer, as often as it is asked for; no model is asked."""
         return [self.answer] * len(inputs)
+
+    def read(self, texts: Sequence[str]) -> list[str]:
+        """Never needed, as no model is asked."""
+        return list(texts)
 
     def choose(self, _backend: Backend, inputs: Sequence[Input], _choices: Sequence[str]) -> list[str]:
         """The same; a list of choices that lacks it makes it wrong and not another."""

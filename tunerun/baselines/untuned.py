@@ -9,7 +9,7 @@ from typing import Any
 from tunerun.backends.base import Backend
 from tunerun.baselines.base import Baseline, Setting, subject_of
 from tunerun.engine.tokens import TokenCounter
-from tunerun.job import BaseModelRef, Example, GenerateOptions, Input
+from tunerun.job import BaseModelRef, Example, GenerateOptions, Input, ModelInputs
 from tunerun.stored import read_stored, section
 
 KIND = "base"
@@ -26,9 +26,13 @@ class Untuned:
     name = "base"
     problem = None
 
-    def generate(self, backend: Backend, inputs: Sequence[Input], options: GenerateOptions) -> list[str]:
-        """Answer as the base model does."""
-        return backend.generate(self.model, inputs, options)
+    def asks(self, inputs: Sequence[Input], options: GenerateOptions) -> ModelInputs:
+        """The base model."""
+        return ModelInputs(self.model, tuple(inputs), options)
+
+    def read(self, texts: Sequence[str]) -> list[str]:
+        """What the base model says."""
+        return list(texts)
 
     def choose(self, backend: Backend, inputs: Sequence[Input], choices: Sequence[str]) -> list[str]:
         """Choose as the base model does."""

@@ -24,7 +24,7 @@ from tunerun.metrics import Asks, resolve_stored
 from tunerun.planning.measuring import choices_of
 from tunerun.runner import SweepResult
 from tunerun.runner.judging import judge_answers, judges_of
-from tunerun.runner.measuring import Manner, PlainModel, Question, ask
+from tunerun.runner.measuring import Asking, Manner, PlainModel, Question
 from tunerun.runner.progress import Progress
 from tunerun.runner.unattended import BackendOpener
 
@@ -75,9 +75,8 @@ def open_test(
             backend = stack.enter_context(open_backend(stored_section(settings.backend), runs, cache))
             asked = [point[0], *(record for _, record in compared)]
             backend.prepare(list(dict.fromkeys(_tuned_model(ledger, record).model for record in asked)))
-            for question in missing:
-                (progress or Progress()).evaluating(question.name)
-                ask(ledger, backend, question)
+            talk = progress or Progress()
+            Asking(ledger, backend, lambda each: talk.evaluating(each[0].name)).ask(missing)
         judges, max_usd = judges_of(ledger, [sweep])
         for problem in judge_answers(ledger, [sweep], judges, max_usd=max_usd, progress=progress):
             (progress or Progress()).note(problem)

@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 
-from tunerun.backends.base import Backend
+from tunerun.backends.base import AnswersTogether, Backend
 from tunerun.comparison import trial_result
 from tunerun.errors import AccessError, AmbiguousError, BackendError, InputError, UnavailableError
 from tunerun.holding import held_if_free, holder_of
@@ -67,6 +67,7 @@ class Loop:
     _later: list[tuple[float, int]] = field(default_factory=list)
     _in_flight: dict[int, InFlight] = field(default_factory=dict)
     _finished: deque[InFlight] = field(default_factory=deque)
+    _found: list[Trial] = field(default_factory=list)
     _places: dict[int, Place] = field(default_factory=dict)
     _attempts: Counter[int] = field(default_factory=Counter)
     _told: set[tuple[str, int]] = field(default_factory=set)
@@ -83,7 +84,7 @@ class Loop:
         self.progress.planned(unfinished)
         for trial in unfinished:
             self._place(trial).enqueue(trial)
-        while self._is_waiting() or self._in_flight or self._finished:
+        while self._is_waiting() or self._in_flight or self._finished or self._found:
             self._obey_cancel_requests()
             self._submit()
             self._poll()
@@ -148,7 +149,7 @@ class Loop:
         """Submit a trial, or take up what an earlier run, or that of another sweep, has begun."""
         last = self.ledger.job(trial.key)
         if last is not None and last.state.is_finished and not self._may_repeat(last):
-            self._settle(trial, is_new=("waiting", trial.number) in self._told)
+            self._found.append(trial)
             return
         is_begun = last is not None and not last.state.is_finished
         if is_begun and last is not None and last.sweep != self.plan.sweep and not self._take_over(trial, last):
@@ -184,7 +185,7 @@ class Loop:
             place.stop(str(error))
         except (BackendError, InputError) as error:
             self.ledger.record(job.id, JobStatus(JobState.FAILED, failure=Failure(FailureKind.INVALID, str(error))))
-            self._settle(trial)
+            self._settle([trial])
         else:
             place.answered()
             self.ledger.submitted(job.id, ref)
@@ -347,11 +348,12 @@ class Loop:
         return True
 
     def _finish(self) -> None:
-        """Measure what has finished; while that takes its time, more may finish."""
-        while self._finished:
-            entry = self._finished.popleft()
-            if not self._was_lost(entry):
-                self._settle(entry.trial)
+        """Measure what has finished, together where it finished together; while that takes its time, more may finish."""
+        while self._finished or self._found:
+            finished, self._finished = [*self._finished], deque()
+            found, self._found = self._found, []
+            ended = [entry.trial for entry in finished if not self._was_lost(entry)]
+            self._settle(ended, found)
 
     def _was_lost(self, entry: InFlight) -> bool:
         """Submit a job anew that was lost by no fault of its own; whether that will be done."""
@@ -365,16 +367,37 @@ class Loop:
         self._again(entry.trial, self._backoff_s(attempt) if attempt else 0.0)
         return True
 
-    def _settle(self, trial: Trial, *, is_new: bool = True) -> None:
-        """Measure what came of a trial, and tell of it; later, where its backend does not answer now."""
-        job = self.ledger.job(trial.key)
-        if job is not None:
-            self._count_failure(job)
-            if job.tuned_model is not None and not self._measure(trial, job.tuned_model):
+    def _settle(self, ended: Sequence[Trial], found: Sequence[Trial] = ()) -> None:
+        """Measure what came of trials, and tell of it; later, where their backend does not answer now.
+
+        Args:
+            found: those that had ended before; nothing is told of them, unless it was put off.
+        """
+        is_new = {trial.number: True for trial in ended}
+        is_new |= {trial.number: ("waiting", trial.number) in self._told for trial in found}
+        by_place: dict[int, list[Trial]] = {}
+        for trial in (*ended, *found):
+            by_place.setdefault(id(self._place(trial).backend), []).append(trial)
+        for trials in by_place.values():
+            is_together = isinstance(self._place(trials[0]).backend, AnswersTogether)
+            for group in [trials] if is_together else [[trial] for trial in trials]:
+                self._settle_group(group, is_new)
+
+    def _settle_group(self, trials: Sequence[Trial], is_new: Mapping[int, bool]) -> None:
+        trained: list[tuple[Trial, TunedModel]] = []
+        for trial in trials:
+            job = self.ledger.job(trial.key)
+            if job is not None:
+                self._count_failure(job)
+                if job.tuned_model is not None:
+                    trained.append((trial, job.tuned_model))
+        is_put_off = bool(trained) and not self._measure(trained)
+        put_off = {trial.number for trial, _ in trained} if is_put_off else set()
+        for trial in trials:
+            if trial.number in put_off:
                 self._told.add(("waiting", trial.number))  # what it comes to is news then
-                return
-        if is_new:
-            self.progress.finished(trial, trial_result(self.ledger, trial.record()))
+            elif is_new[trial.number]:
+                self.progress.finished(trial, trial_result(self.ledger, trial.record()))
 
     def _count_failure(self, job: JobRecord) -> None:
         self._has_succeeded = self._has_succeeded or job.state is JobState.SUCCEEDED
@@ -387,9 +410,13 @@ class Loop:
                 "mend it and run with --retry-failed, or raise runner.max_failures"
             )
 
-    def _measure(self, trial: Trial, tuned: TunedModel) -> bool:
-        """Measure a tuned model and its baselines, where that is still to be done; False: it is done later."""
-        place = self._place(trial)
+    def _measure(self, trained: Sequence[tuple[Trial, TunedModel]]) -> bool:
+        """Measure tuned models of one place and their baselines, as far as that is still to be done.
+
+        Returns:
+            False: it is done later.
+        """
+        place = self._place(trained[0][0])
 
         def answered() -> None:
             """A service takes its time with each answer: look after everything else in between."""
@@ -399,13 +426,12 @@ class Loop:
 
         try:
             if place.resume_at <= time.monotonic() or self._is_stopped(place):
-                self.measuring.measure(
-                    trial, tuned, place, is_stopped=lambda: self._is_stopped(place), answered=answered
-                )
+                self.measuring.measure(trained, place, is_stopped=lambda: self._is_stopped(place), answered=answered)
                 return True
         except UnavailableError as error:
             self._did_not_answer(place, error)
-        self._again(trial, max(0.0, place.resume_at - time.monotonic()))
+        for trial, _ in trained:
+            self._again(trial, max(0.0, place.resume_at - time.monotonic()))
         return False
 
     def _tell_once(self, what: str, trial: Trial, text: str) -> None:

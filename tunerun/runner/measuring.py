@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from tunerun.backends.base import Backend
+from tunerun.backends.base import AnswersTogether, Backend
 from tunerun.errors import AccessError, BackendError, InputError, UnavailableError
-from tunerun.job import BaseModelRef, Example, ExampleSet, GenerateOptions, Input, TunedModel
+from tunerun.job import BaseModelRef, Example, ExampleSet, GenerateOptions, Input, ModelInputs, TunedModel
 from tunerun.ledger import LOSSES, Ledger
 from tunerun.planning import Plan, Trial
 from tunerun.planning.baselines import PlannedBaseline
@@ -21,12 +21,21 @@ from tunerun.runner.progress import Progress
 
 RESUME = "run the same command again"
 
+MOST_TOGETHER = 512
+"""Inputs of one call for several models: what a run that is killed has to ask again. Our choice, not measured."""
+
+MOST_NAMED = 3
+"""Of those that are asked together."""
+
 
 class Answering(Protocol):
-    """A tuned model, or a baseline, as it is asked through a backend; the methods are those of `Backend`."""
+    """A tuned model, or a baseline, as it is asked; see `tunerun.baselines.base.Baseline`."""
 
-    def generate(self, backend: Backend, inputs: Sequence[Input], options: GenerateOptions) -> list[str]:
-        """Answer inputs."""
+    def asks(self, inputs: Sequence[Input], options: GenerateOptions) -> ModelInputs | list[str]:
+        """What a model is asked for the answers to inputs; the answers themselves where none is asked."""
+
+    def read(self, texts: Sequence[str]) -> list[str]:
+        """The answers, of what the model generated."""
 
     def choose(self, backend: Backend, inputs: Sequence[Input], choices: Sequence[str]) -> list[str]:
         """Answer each input with one of the choices."""
@@ -41,9 +50,13 @@ class PlainModel:
 
     model: TunedModel | BaseModelRef
 
-    def generate(self, backend: Backend, inputs: Sequence[Input], options: GenerateOptions) -> list[str]:
-        """Answer inputs."""
-        return backend.generate(self.model, inputs, options)
+    def asks(self, inputs: Sequence[Input], options: GenerateOptions) -> ModelInputs:
+        """The model itself."""
+        return ModelInputs(self.model, tuple(inputs), options)
+
+    def read(self, texts: Sequence[str]) -> list[str]:
+        """What the model says."""
+        return list(texts)
 
     def choose(self, backend: Backend, inputs: Sequence[Input], choices: Sequence[str]) -> list[str]:
         """Answer each input with one of the choices."""
@@ -87,37 +100,153 @@ class Question:
         """What the ledger keeps the answers under."""
         return self.subject, self.held_out.digest, self.manner.asked
 
-    def ask(self, backend: Backend, start: int, stop: int) -> list[str] | list[float]:
-        """The answers to some of the examples."""
-        rows = self.held_out.examples[start:stop]
-        if self.manner.asked == LOSSES:
-            return self.model.losses(backend, rows)
-        inputs = [row.input for row in rows]
-        if self.manner.choices:
-            return self.model.choose(backend, inputs, self.manner.choices)
-        return self.model.generate(backend, inputs, self.manner.generation)
+    @property
+    def generates(self) -> bool:
+        """Whether it is answered by texts that a model writes, and not by choices or losses."""
+        return self.manner.asked != LOSSES and not self.manner.choices
 
 
-def ask(ledger: Ledger, backend: Backend, question: Question, answered: Callable[[], None] = lambda: None) -> None:
-    """Ask what the ledger does not know yet of a question, and record it; killed at any time, the rest is asked later.
+@dataclass(frozen=True)
+class Part:
+    """Some of the examples of a question, from `start` to before `stop`."""
+
+    question: Question
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> Sequence[Example]:
+        """The examples."""
+        return self.question.held_out.examples[self.start : self.stop]
+
+    @property
+    def asks(self) -> ModelInputs | list[str]:
+        """What a model is asked to generate; the answers themselves where none is asked."""
+        return self.question.model.asks([row.input for row in self.rows], self.question.manner.generation)
+
+    def ask(self, backend: Backend) -> list[str] | list[float]:
+        """The answers to the examples."""
+        model, manner = self.question.model, self.question.manner
+        if manner.asked == LOSSES:
+            return model.losses(backend, self.rows)
+        if manner.choices:
+            return model.choose(backend, [row.input for row in self.rows], manner.choices)
+        asks = self.asks
+        if isinstance(asks, list):
+            return asks
+        return model.read(backend.generate(asks.model, asks.inputs, asks.options, asks.examples))
+
+
+Failed = Callable[[Question, BackendError | InputError], None]
+
+
+def _raise(_question: Question, error: BackendError | InputError) -> None:
+    raise error
+
+
+@dataclass
+class Asking:
+    """Asks what the ledger does not know yet of questions, and records it; killed at any time, the rest is asked later.
 
     A service is asked for as many answers at a time as it takes jobs, and these are recorded before the next ones are
-    asked for: they may have been paid for. A model on this machine answers all at once, which is fastest.
+    asked for: they may have been paid for. A backend that answers several models together is given the inputs of many
+    questions in one call; any other one on this machine answers all of a question at once.
 
-    Args:
-        answered: called after each time, so that a long question holds up nothing else.
-
-    Raises:
-        BackendError: what the backend raises; the answers so far are recorded.
-        InputError: the same.
+    Attributes:
+        asks: told of the questions before each call.
+        answered: called after each call, so that long questions hold up nothing else.
+        failed: given a question that cannot be answered, and why; the others are asked all the same unless it raises.
     """
-    known, rows = backend.capabilities(), len(question.held_out.examples)
-    at_once = known.max_in_flight if known.survives_runner else rows
-    while ledger.answered_at(*question.key) is None:
-        start = len(ledger.answers_so_far(*question.key))
-        values = question.ask(backend, start, min(start + at_once, rows))
-        ledger.record_some_answers(question.key, start, values, rows=rows)
-        answered()
+
+    ledger: Ledger
+    backend: Backend
+    asks: Callable[[Sequence[Question]], None] = lambda _questions: None
+    answered: Callable[[], None] = lambda: None
+    failed: Failed = _raise
+    _given_up: set[str] = field(default_factory=set)
+
+    def ask(self, questions: Sequence[Question]) -> None:
+        """Ask questions until all are answered or cannot be; what they share is asked once."""
+        waiting = self._unanswered(list({question.key: question for question in questions}.values()))
+        while waiting:
+            for parts in self._calls(waiting):
+                left = [part for part in parts if part.question.subject not in self._given_up]
+                if left:
+                    self.asks([part.question for part in left])
+                    self._ask(left)
+                    self.answered()
+            waiting = self._unanswered(waiting)
+
+    def _unanswered(self, questions: Sequence[Question]) -> list[Question]:
+        return [q for q in questions if q.subject not in self._given_up and self.ledger.answered_at(*q.key) is None]
+
+    def _calls(self, questions: Sequence[Question]) -> Iterator[list[Part]]:
+        """What is asked in one call each."""
+        together: list[Part] = []
+        for question in questions:
+            for part in self._parts(question):
+                if not (question.generates and isinstance(self.backend, AnswersTogether)):
+                    yield [part]
+                    continue
+                if together and sum(len(each.rows) for each in together) + len(part.rows) > MOST_TOGETHER:
+                    yield together
+                    together = []
+                together.append(part)
+        if together:
+            yield together
+
+    def _parts(self, question: Question) -> Iterator[Part]:
+        known, rows = self.backend.capabilities(), len(question.held_out.examples)
+        at_once = known.max_in_flight if known.survives_runner else rows
+        if question.generates and isinstance(self.backend, AnswersTogether):
+            at_once = min(at_once, MOST_TOGETHER)
+        at_once = max(1, at_once)
+        start = len(self.ledger.answers_so_far(*question.key))
+        for first in range(start, max(rows, start + 1), at_once):
+            yield Part(question, first, min(first + at_once, rows))
+
+    def _ask(self, parts: Sequence[Part]) -> None:
+        if len(parts) > 1 and isinstance(self.backend, AnswersTogether):
+            self._ask_together(self.backend, parts)
+            return
+        for part in parts:
+            try:
+                values = part.ask(self.backend)
+            except (BackendError, InputError) as error:
+                self._fail(part, error)
+            else:
+                self._record(part, values)
+
+    def _ask_together(self, backend: AnswersTogether, parts: Sequence[Part]) -> None:
+        asked: list[tuple[Part, ModelInputs]] = []
+        for part in parts:
+            asks = part.asks
+            if isinstance(asks, list):
+                self._record(part, asks)
+            else:
+                asked.append((part, asks))
+        try:
+            found = backend.generate_together([asks for _, asks in asked])
+        except (AccessError, UnavailableError) as error:
+            for part, _ in asked:
+                self._fail(part, error)
+        except (BackendError, InputError):  # one of them may have ended the engine: it shall keep no other from answers
+            for part, _ in asked:
+                self._ask([part])
+        else:
+            for (part, _), answers in zip(asked, found, strict=True):
+                if isinstance(answers, InputError):
+                    self._fail(part, answers)
+                else:
+                    self._record(part, part.question.model.read(answers))
+
+    def _record(self, part: Part, values: Sequence[str] | Sequence[float]) -> None:
+        rows = len(part.question.held_out.examples)
+        self.ledger.record_some_answers(part.question.key, part.start, values, rows=rows)
+
+    def _fail(self, part: Part, error: BackendError | InputError) -> None:
+        self._given_up.add(part.question.subject)
+        self.failed(part.question, error)
 
 
 @dataclass
@@ -149,14 +278,13 @@ class Measuring:
 
     def measure(
         self,
-        trial: Trial,
-        tuned: TunedModel,
+        trained: Sequence[tuple[Trial, TunedModel]],
         place: Place,
         *,
         is_stopped: Callable[[], bool],
         answered: Callable[[], None],
     ) -> None:
-        """Ask what is not known yet of a trial's baselines and of its tuned model.
+        """Ask what is not known yet of trials' baselines and of their tuned models.
 
         Args:
             place: where they are asked. is_stopped: whether the run has given that place up.
@@ -165,20 +293,24 @@ class Measuring:
         Raises:
             UnavailableError: the place does not answer now, and it was not given up; ask again later.
         """
-        for question in self._questions(trial, tuned):
-            if question.subject in self._unmeasurable or self.ledger.answered_at(*question.key) is not None:
-                continue
-            self.progress.evaluating(question.name)
-            try:
-                ask(self.ledger, place.backend, question, answered)
-            except (BackendError, InputError) as error:
-                if isinstance(error, UnavailableError) and not is_stopped():
-                    raise
-                # The tuned model is there all the same; the next run measures it.
-                if isinstance(error, AccessError):
-                    place.stop(str(error))
-                self._unmeasurable.add(question.subject)
-                self.progress.note(f"{question.name} could not be evaluated: {error}; {RESUME}")
+
+        def failed(question: Question, error: BackendError | InputError) -> None:
+            if isinstance(error, UnavailableError) and not is_stopped():
+                raise error
+            # The tuned model is there all the same; the next run measures it.
+            if isinstance(error, AccessError):
+                place.stop(str(error))
+            self._unmeasurable.add(question.subject)
+            self.progress.note(f"{question.name} could not be evaluated: {error}; {RESUME}")
+
+        questions = [question for trial, tuned in trained for question in self._questions(trial, tuned)]
+        asking = Asking(self.ledger, place.backend, self._show, answered, failed)
+        asking.ask([question for question in questions if question.subject not in self._unmeasurable])
+
+    def _show(self, questions: Sequence[Question]) -> None:
+        names = list(dict.fromkeys(question.name for question in questions))
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        self.progress.evaluating(", ".join(names[:MOST_NAMED]) + more)
 
     def _questions(self, trial: Trial, tuned: TunedModel) -> Iterator[Question]:
         held_out = trial.validation
