@@ -17,8 +17,8 @@ from typing import Literal, Self
 from pydantic import Field
 
 from tunerun import errors, schema
-from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
-from tunerun.backends.engine_queue import Asked, EngineQueue, OnPart
+from tunerun.backends.base import NO_CURSORS, AnswersTogether, Backend, Capabilities
+from tunerun.backends.engine_queue import Asked, EngineQueue, OnPart, raised
 from tunerun.engine import base_model, messages, packages, tuned_model
 from tunerun.engine.process import EngineProcess
 from tunerun.errors import AccessError, BaseModelError, InputError
@@ -36,6 +36,7 @@ from tunerun.job import (
     JobState,
     JobStatus,
     Likelihood,
+    ModelInputs,
     Prompt,
     Snapshot,
     TrainedOn,
@@ -371,6 +372,36 @@ class LocalBackend:
         """Answer inputs between two jobs; see the Protocol, and `answer`."""
         return [answer.text for answer in self.answer(model, inputs, options, examples=examples)]
 
+    def generate_together(self, asked: Sequence[ModelInputs]) -> list[list[str] | InputError]:
+        """Answer inputs of several models between two jobs; see `AnswersTogether`."""
+        found: list[list[str] | InputError] = [[] for _ in asked]
+        of_base: dict[BaseModelRef, list[tuple[int, list[Prompt]]]] = {}
+        for position, each in enumerate(asked):
+            try:
+                base, adapter = _base_and_adapter(each.model)
+            except InputError as error:
+                found[position] = error
+                continue
+            prompts = [prompt_of(one, each.options, adapter, each.examples) for one in each.inputs]
+            of_base.setdefault(base, []).append((position, prompts))
+        for base, entries in of_base.items():
+            try:
+                answers = iter(self._answer_all(base, [prompt for _, prompts in entries for prompt in prompts]))
+            except InputError as error:
+                found = [error if any(p == at for at, _ in entries) else one for p, one in enumerate(found)]
+                continue
+            for position, prompts in entries:
+                found[position] = _texts_or_refusal([next(answers) for _ in prompts])
+        return found
+
+    def _answer_all(self, base: BaseModelRef, prompts: Sequence[Prompt]) -> tuple[Answer | messages.Refused, ...]:
+        if not prompts:
+            return ()
+        self._check_base(base)
+        report = self._queue.call(messages.Generate(base, tuple(prompts)))
+        assert isinstance(report, messages.Answers)  # noqa: S101 - the engine answers a Generate with nothing else
+        return report.answers
+
     def losses(
         self, model: BaseModelRef | TunedModel, rows: Sequence[Example], examples: Sequence[Example] = ()
     ) -> list[float]:
@@ -509,4 +540,14 @@ def _base_and_adapter(model: BaseModelRef | TunedModel) -> tuple[BaseModelRef, s
     return model.model, model.location
 
 
+def _texts_or_refusal(answers: Sequence[Answer | messages.Refused]) -> list[str] | InputError:
+    """Return the texts of answers; or of those that there are not, why the first is not."""
+    for number, answer in enumerate(answers, 1):
+        if isinstance(answer, messages.Refused):
+            error = raised(answer)
+            return InputError(f"input {number} of {len(answers)} cannot be answered: {error}")
+    return [answer.text for answer in answers if isinstance(answer, Answer)]
+
+
 _CONFORMS: type[Backend] = LocalBackend
+_ANSWERS_TOGETHER: type[AnswersTogether] = LocalBackend

@@ -38,8 +38,8 @@ class Setting:
 class Baseline(Protocol):
     """Something that answers held-out examples without tuning. A plain value: equal subjects answer alike.
 
-    - `choose` and `losses` answer as `Backend`'s methods of these names do, through the backend that is given, and raise
-      what these raise. A baseline that asks no model leaves the backend alone.
+    - `choose` and `losses` answer as `Backend`'s methods of these names do, through the backend that is given, and
+      raise what these raise. A baseline that asks no model leaves the backend alone.
     - `asks` says what a model is to generate, so that several baselines can be asked together; `read` makes the
       baseline's answers of what that model generated.
     - `losses` is called only where `measures_losses` is true.

@@ -348,7 +348,7 @@ class Loop:
         return True
 
     def _finish(self) -> None:
-        """Measure what has finished, together where it finished together; while that takes its time, more may finish."""
+        """Measure together what has finished; while that takes its time, more may finish."""
         while self._finished or self._found:
             finished, self._finished = [*self._finished], deque()
             found, self._found = self._found, []

@@ -199,7 +199,7 @@ class Asking:
         known, rows = self.backend.capabilities(), len(question.held_out.examples)
         at_once = known.max_in_flight if known.survives_runner else rows
         if question.generates and isinstance(self.backend, AnswersTogether):
-            at_once = min(at_once, MOST_TOGETHER)
+            at_once = MOST_TOGETHER
         at_once = max(1, at_once)
         start = len(self.ledger.answers_so_far(*question.key))
         for first in range(start, max(rows, start + 1), at_once):

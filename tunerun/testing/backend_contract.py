@@ -21,9 +21,19 @@ from typing import Protocol
 
 import pytest
 
-from tunerun.backends.base import Backend
+from tunerun.backends.base import AnswersTogether, Backend
 from tunerun.errors import BackendError, InputError
-from tunerun.job import BaseModelRef, Example, FailureKind, GenerateOptions, JobRef, JobState, TuningRequest, Turn
+from tunerun.job import (
+    BaseModelRef,
+    Example,
+    FailureKind,
+    GenerateOptions,
+    JobRef,
+    JobState,
+    ModelInputs,
+    TuningRequest,
+    Turn,
+)
 from tunerun.testing.waiting import wait_for_end, wait_for_steps
 
 OPTIONS = GenerateOptions(max_output_tokens=8)
@@ -222,6 +232,22 @@ class BackendContract:
             assert backend.generate(model, INPUTS, OPTIONS) == outputs
             assert backend.generate(model, [INPUTS[1]], OPTIONS) == [outputs[1]]
             assert backend.generate(model, [], OPTIONS) == []
+
+    def test_models_are_answered_together_as_alone(self, place: BackendPlace, backend: Backend) -> None:
+        """Where a backend answers several models together: what each is answered alone, and one's error is its own."""
+        if not isinstance(backend, AnswersTogether):
+            return
+        request = place.request("1")
+        tuned = wait_for_end(backend, backend.submit(request)).tuned_model
+        assert tuned is not None
+        models, inputs = (tuned, request.model), (*INPUTS, CONVERSATION.input)
+        asked = [ModelInputs(m, inputs, OPTIONS, turns) for m in models for turns in ((), TURNS)]
+        missing = ModelInputs(place.missing_model, inputs, OPTIONS)
+        found = backend.generate_together([asked[0], missing, *asked[1:], replace(asked[0], inputs=())])
+        assert isinstance(found[1], InputError)
+        alone = [backend.generate(each.model, each.inputs, each.options, each.examples) for each in asked]
+        assert [*found[:1], *found[2:]] == [*alone, []]
+        assert backend.generate_together([]) == []
 
     def test_generate_takes_examples_as_earlier_turns(self, place: BackendPlace, backend: Backend) -> None:
         """One output per input behind the same examples, in order and deterministic, tuned and base."""

@@ -1,0 +1,109 @@
+"""Questions that wait are asked together where a backend answers several models in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.experiments import planned, write_rows
+from tests.runner.test_measuring import Asked, Counting
+from tests.test_runner import right_when_tuned
+from tests.troubled import Notes, run_with
+from tunerun.errors import BackendError, InputError, UnavailableError
+from tunerun.job import ModelInputs, TunedModel
+from tunerun.ledger import Ledger
+from tunerun.testing.scripted import ScriptedBackend, ScriptedService
+
+SWEEP = ("hyperparameters.epoch_count=1,2", "seed=0,1")
+
+
+class Together(Counting):
+    """Answers several models in one call; the first calls fail as a script says."""
+
+    def __init__(self, service: ScriptedService, asked: Asked, errors: Sequence[BaseException | None] = ()) -> None:
+        super().__init__(service, asked)
+        self.sizes: list[int] = []
+        self._errors = iter(errors)
+
+    def generate_together(self, asked: Sequence[ModelInputs]) -> list[list[str] | InputError]:
+        self.sizes.append(len(asked))
+        if (error := next(self._errors, None)) is not None:
+            raise error
+        found: list[list[str] | InputError] = []
+        for each in asked:
+            try:
+                found.append(self.generate(each.model, each.inputs, each.options, each.examples))
+            except InputError as error:
+                found.append(error)
+        return found
+
+
+@pytest.fixture
+def service() -> ScriptedService:
+    return ScriptedService(answers=right_when_tuned)
+
+
+def test_trials_that_finish_together_are_asked_in_one_call_with_their_baselines(
+    tmp_path: Path, service: ScriptedService
+) -> None:
+    """One call for four trials and the three baselines that ask the base model, each question once."""
+    asked = Asked()
+    backend = Together(service, asked)
+    result = run_with(backend, planned(tmp_path, *SWEEP))
+    assert (result.exit_code, backend.sizes) == (0, [7])
+    assert set(asked.counts.values()) == {1}
+    (tmp_path / "alone").mkdir()
+    alone = run_with(ScriptedBackend(service), planned(tmp_path / "alone", *SWEEP))
+    assert [t.metrics for t in result.verdict.trials] == [t.metrics for t in alone.verdict.trials]
+    assert result.verdict.sentence == alone.verdict.sentence
+
+
+def test_a_later_run_asks_all_that_is_trained_in_one_call(tmp_path: Path, service: ScriptedService) -> None:
+    """A run that was killed while it asked has trained everything; the next run asks for what is not recorded."""
+    asked = Asked()
+    with pytest.raises(KeyboardInterrupt):
+        run_with(Together(service, asked, [KeyboardInterrupt()]), planned(tmp_path, *SWEEP))
+    backend = Together(service, asked)
+    assert run_with(backend, planned(tmp_path, *SWEEP)).exit_code == 0
+    assert backend.sizes == [7]
+    assert set(asked.counts.values()) == {1}
+    assert len(service.submitted) == 4
+
+
+def test_one_that_cannot_be_asked_keeps_no_other_from_its_answers(tmp_path: Path, service: ScriptedService) -> None:
+    """Where the whole call fails each is asked alone, and the note names the one that fails again."""
+    plan, notes = planned(tmp_path, *SWEEP), Notes()
+    broken = f"tunedModels/{plan.trials[1].request().tuned_model_id}"
+
+    class EndsTheEngine(Together):
+        def generate(self, model: object, *rest: object) -> list[str]:
+            if isinstance(model, TunedModel) and model.name == broken:
+                raise BackendError("the engine has died")
+            return super().generate(model, *rest)  # type: ignore[arg-type]
+
+    run_with(EndsTheEngine(service, Asked()), plan, notes)
+    assert notes.notes == ["trial 1 could not be evaluated: the engine has died; run the same command again"]
+    with Ledger.open_read_only(plan.ledger_path) as ledger:
+        subjects = {subject for subject, _, _ in ledger.answered(plan.sweep)}
+    assert {trial.key in subjects for trial in plan.trials} == {True, False}
+    assert len(subjects) == 6
+
+
+def test_a_place_that_does_not_answer_is_asked_again(tmp_path: Path, service: ScriptedService) -> None:
+    """The same questions are asked together when it answers again, and the trials are told of once."""
+    asked, notes = Asked(), Notes()
+    backend = Together(service, asked, [UnavailableError("no route")])
+    assert run_with(backend, planned(tmp_path, *SWEEP), notes).exit_code == 0
+    assert backend.sizes == [7, 7]
+    assert set(asked.counts.values()) == {1}
+
+
+def test_a_call_has_a_limit(tmp_path: Path, service: ScriptedService) -> None:
+    """What one call asks is recorded before the next, so that a run that is killed loses at most one call."""
+    rows = [{"text_input": str(n), "output": str(n + 1)} for n in range(101, 301, 2)]
+    held_out = f"dataset.validation.path={write_rows(tmp_path / 'more.jsonl', rows)}"
+    backend = Together(service, Asked())
+    assert run_with(backend, planned(tmp_path, *SWEEP, held_out)).exit_code == 0
+    assert backend.sizes == [5, 2]
