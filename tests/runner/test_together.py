@@ -35,8 +35,8 @@ class Together(Counting):
         for each in asked:
             try:
                 found.append(self.generate(each.model, each.inputs, each.options, each.examples))
-            except InputError as error:
-                found.append(error)
+            except InputError as refusal:
+                found.append(refusal)
         return found
 
 
