@@ -65,11 +65,73 @@ def test_what_can_change_the_result_changes_the_key(tmp_path: Path, change: str)
         f"{EPOCHS}=5,10",
         "model.name=called-otherwise",
         "dataset.format=jsonl",
+        "backend.packing=4",
+        "backend.precision=fp32",
     ],
 )
 def test_what_cannot_change_the_result_leaves_the_key(tmp_path: Path, change: str) -> None:
     """Names, paths, tracking, evaluation and the sweep around a trial are no part of its key."""
     assert key(tmp_path) == key(tmp_path, change)
+
+
+def test_keys_are_those_of_earlier_versions(tmp_path: Path) -> None:
+    """A config without the hyperparameters that were added later has the key that it had before them, to the digit."""
+    hosted = ["backend=gemini", "backend.base_url=http://127.0.0.1:1"]
+    assert key(tmp_path) == "55aae0001726561c9cba033b6fcfe4b004ba0c8e84421b5d6e68a1fe94fddeba"
+    assert key(tmp_path, *hosted) == "55db6c2fc87262f149e3cbb5ff6acbdba886a43d07395321ba5375dafb484ac4"
+    baselines = planned(tmp_path).trials[0].baselines
+    assert baselines[0] == "73ddc53f2b90db8d8e87649ca5dde2de46715c9d961de18a8d0982ebf88f7af1"
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("average_last", "2"),
+        ("max_grad_norm", "1"),
+        ("schedule", "constant,cosine"),
+        ("warmup_fraction", "0.1"),
+        ("target_modules", "[q_proj]"),
+        ("target_modules", "null,q_proj+v_proj"),
+    ],
+)
+def test_a_service_refuses_hyperparameters_that_it_would_ignore(tmp_path: Path, name: str, values: str) -> None:
+    """A value that is not the default is an error where the backend does not take it, swept or not."""
+    hosted = ["backend=gemini", "backend.base_url=http://127.0.0.1:1"]
+    with pytest.raises(InputError, match=rf"hyperparameters\.{name}: the backend gemini does not take it; leave it"):
+        planned(tmp_path, *hosted, f"hyperparameters.{name}={values}")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("average_last=6", "average_last: 6 is more than the 5 epochs of epoch_count; set it to 5 or less"),
+        ("average_last=2 hyperparameters.keep=best", "average_last: 2 and keep: best exclude each other"),
+        ("max_grad_norm=0", "max_grad_norm: must be greater than 0, not 0"),
+        ("schedule=linaer", "schedule: must be one of 'constant', 'linear' or 'cosine'; did you mean 'linear'"),
+        ("warmup_fraction=1", "warmup_fraction: must be less than 1, not 1"),
+        ("target_modules=[q_proj,q_proj]", "target_modules: must name one layer or more, each once"),
+        ("target_modules=3", r"target_modules: must be null, a list of names, or names as one text such as q_proj\+v"),
+    ],
+)
+def test_later_hyperparameters_are_checked(tmp_path: Path, change: str, message: str) -> None:
+    """Values out of range, and those that contradict each other, are refused with what is allowed."""
+    with pytest.raises(InputError, match=message):
+        planned(tmp_path, *f"hyperparameters.{change}".split(" "))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("packing=0", "packing: must be auto, off, or a whole number of 1 or more"),
+        ("packing=on", "packing: must be auto, off, or a whole number of 1 or more"),
+        ("micro_batch=0", "micro_batch: must be 1 or more, not 0"),
+        ("precision=fp16", "precision: must be one of 'auto', 'fp32' or 'bf16'"),
+    ],
+)
+def test_engine_settings_are_checked(tmp_path: Path, change: str, message: str) -> None:
+    """What the embedded engine is told is refused with what is allowed."""
+    with pytest.raises(InputError, match=f"backend.{message}"):
+        planned(tmp_path, f"backend.{change}")
 
 
 def test_the_best_epoch_is_kept_where_it_can_be_known(tmp_path: Path) -> None:

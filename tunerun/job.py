@@ -76,6 +76,11 @@ class BaseModelRef:
     context_length: int | None = None
 
 
+LATER_HYPERPARAMETERS = ("average_last", "max_grad_norm", "schedule", "warmup_fraction", "target_modules")
+"""Hyperparameters that not every backend takes. Keys of trials were made before there were any, so that in a key there
+are only those whose value is not the default."""
+
+
 @dataclass(frozen=True)
 class TuningHyperparameters:
     """How to tune, in the Gemini API's words; `schema.Hyperparameters` explains each and checks them."""
@@ -87,6 +92,23 @@ class TuningHyperparameters:
     adapter_rank: int = 8
     adapter_alpha: float = 16
     keep: str = "last"
+    average_last: int = 1
+    max_grad_norm: float | None = None
+    schedule: str = "constant"
+    warmup_fraction: float = 0.0
+    target_modules: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.target_modules, list):  # as JSON stores it
+            object.__setattr__(self, "target_modules", tuple(self.target_modules))
+
+    @property
+    def later(self) -> dict[str, Any]:
+        """Those of `LATER_HYPERPARAMETERS` whose value is not the default, as JSON values."""
+        default = TuningHyperparameters()
+        values = {name: getattr(self, name) for name in LATER_HYPERPARAMETERS}
+        chosen = {name: value for name, value in values.items() if value != getattr(default, name)}
+        return {name: sorted(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
 
     @property
     def keeps_best(self) -> bool:
@@ -94,8 +116,13 @@ class TuningHyperparameters:
         return self.keep == "best"
 
     @property
+    def has_constant_rate(self) -> bool:
+        """Whether no step's learning rate depends on how many steps there are, so that fewer epochs begin as more."""
+        return self.schedule == "constant" and self.warmup_fraction == 0
+
+    @property
     def effective_learning_rate(self) -> float:
-        """The learning rate the optimiser gets."""
+        """The learning rate the optimiser gets; with a schedule or a warm-up the highest one."""
         if self.learning_rate is not None:
             return self.learning_rate
         return BASE_LEARNING_RATE * (1.0 if self.learning_rate_multiplier is None else self.learning_rate_multiplier)
@@ -320,6 +347,8 @@ class TuningRequest:
             None: a new adapter.
         base_identity: what the base model was when the trial was planned; None: whatever it is now.
         keeps_epochs: whether the tuned model after each epoch is kept as well, as a checkpoint.
+        precision: number format of the frozen weights that the trial was planned for, as in its key; empty: the
+            backend's own choice.
     """
 
     key: str
@@ -333,6 +362,7 @@ class TuningRequest:
     start_from: str | None = None
     base_identity: str | None = None
     keeps_epochs: bool = False
+    precision: str = ""
 
 
 @dataclass(frozen=True)

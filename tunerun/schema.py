@@ -25,32 +25,16 @@ from pydantic import (
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_plain_validator_function
 
+from tunerun.hyperparameters import Hyperparameters as Hyperparameters
 from tunerun.job import BASE_LEARNING_RATE as BASE_LEARNING_RATE
-from tunerun.job import BaseModelRef, TemplateText, TuningHyperparameters
+from tunerun.job import BaseModelRef, TemplateText
 from tunerun.job import Scalar as Scalar
+from tunerun.section import Section as Section
 
 SLUG = r"^[a-z][a-z0-9_-]*$"
 DATE = r"^\d{4}-\d{2}-\d{2}$"
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-class Section(BaseModel):
-    """A part of the config: frozen, strict, and silent about its input in errors (it may hold a key)."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
-        protected_namespaces=(),
-    )
-
-    @classmethod
-    def members(cls) -> tuple[type[Section], ...]:
-        """The sections that a field of this type may hold."""
-        return (cls,)
 
 
 class HeldOut(Section):
@@ -214,72 +198,6 @@ class Model(Section):
             package=given.get("model.package", found.package),
             revision=given.get("model.revision", found.revision),
         )
-
-
-class Hyperparameters(Section):
-    """How to tune, in the Gemini API's words and with its defaults.
-
-    Source of the names and defaults: the Gemini API's model tuning guide (as last served, 2025-04-28).
-    """
-
-    epoch_count: int = Field(
-        5, ge=1, description="Passes over the training examples.", json_schema_extra={"unit": "epochs"}
-    )
-    batch_size: int = Field(
-        4,
-        ge=1,
-        description="Examples per optimiser step; at most the number of examples.",
-        json_schema_extra={"unit": "examples"},
-    )
-    learning_rate: float | None = Field(
-        BASE_LEARNING_RATE,
-        gt=0,
-        description="Of AdamW, constant; null: learning_rate_multiplier is set.",
-        json_schema_extra={"unit": "none: the step size of AdamW"},
-    )
-    learning_rate_multiplier: float | None = Field(
-        None,
-        gt=0,
-        description="Times the base value 0.001; null: learning_rate is set.",
-        json_schema_extra={"unit": "times 0.001"},
-    )
-    adapter_rank: int = Field(
-        8,
-        ge=1,
-        description="Rank of the LoRA matrices.",
-        json_schema_extra={"unit": "rank: columns of the adapter's matrices"},
-    )
-    adapter_alpha: float = Field(
-        16,
-        gt=0,
-        description="LoRA's scale is adapter_alpha / adapter_rank.",
-        json_schema_extra={"unit": "none: a factor is adapter_alpha / adapter_rank"},
-    )
-    keep: Literal["last", "best"] = Field(
-        "last",
-        description="Which epoch's adapter the tuned model has: the last one's, or that of the lowest validation loss "
-        "(the earlier of equal ones; held-out examples are needed).",
-    )
-
-    @model_validator(mode="after")
-    def _one_learning_rate(self) -> Self:
-        if self.learning_rate is not None and self.learning_rate_multiplier is not None:
-            raise ValueError(
-                "learning_rate and learning_rate_multiplier exclude each other; "
-                "add hyperparameters.learning_rate=null to use the multiplier"
-            )
-        if self.learning_rate is None and self.learning_rate_multiplier is None:
-            raise ValueError("one of learning_rate and learning_rate_multiplier must be set; both are null")
-        return self
-
-    @property
-    def effective_learning_rate(self) -> float:
-        """The learning rate the optimiser gets."""
-        return self.for_tuning().effective_learning_rate
-
-    def for_tuning(self) -> TuningHyperparameters:
-        """What a backend is given."""
-        return TuningHyperparameters(**self.model_dump())
 
 
 class Sweep(Section):

@@ -48,6 +48,10 @@ class Capabilities:
         trains_conversations: whether it tunes on examples with a system message or earlier turns, and not only on an
             input and its output.
         not_taken: keys of the config that the service has no word for, so that they cannot be swept.
+        hyperparameters: those of `LATER_HYPERPARAMETERS` that it takes; a value of another one that is not the default
+            is refused.
+        quantization: how the frozen weights are stored, such as `4bit`, part of every trial's key; empty: as precision
+            says, or the service's choice.
         warnings: what a user should know of it before a run, one line each.
     """
 
@@ -71,6 +75,8 @@ class Capabilities:
     measures_losses: bool = False
     trains_conversations: bool = False
     not_taken: tuple[str, ...] = ()
+    hyperparameters: tuple[str, ...] = ()
+    quantization: str = ""
     warnings: tuple[str, ...] = ()
 
 

@@ -12,9 +12,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from tunerun import errors, schema
 from tunerun.backends.base import NO_CURSORS, AnswersTogether, Backend, Capabilities
@@ -49,6 +49,14 @@ KIND = "local"
 IS_HOSTED = False
 
 
+def _packing(value: object, handler: ValidatorFunctionWrapHandler) -> object:
+    """One message in the place of one for each member of the union."""
+    try:
+        return handler(value)
+    except ValidationError as error:
+        raise ValueError("must be auto, off, or a whole number of 1 or more") from error
+
+
 class LocalSection(schema.Backend):
     """The embedded engine, on this machine."""
 
@@ -60,7 +68,47 @@ class LocalSection(schema.Backend):
         description="CPU threads; null: as many as torch takes by itself.",
         json_schema_extra={"unit": "CPU threads"},
     )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="Number format of the frozen base model; the adapter and its optimiser are always fp32. auto: bf16 "
+        "on a CUDA device that computes with it (compute capability 8.0 and later), else fp32.",
+    )
+    packing: Annotated[Literal["auto", "off"] | Annotated[int, Field(ge=1)], WrapValidator(_packing)] = Field(
+        "auto",
+        description="Trials that train in shared passes. auto: as many as fit into memory; off: each alone; a number: "
+        "at most so many.",
+        json_schema_extra={"unit": "trials"},
+    )
+    micro_batch: int | None = Field(
+        None,
+        ge=1,
+        description="Most rows of a batch that are computed at once, for less memory; a step's gradient is still that "
+        "of the whole batch; null: all.",
+        json_schema_extra={"unit": "rows"},
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Keep no layer's inner values for the gradient and compute them twice: less memory, slower."
+    )
+    quantization: Literal["none", "4bit"] = Field(
+        "none",
+        description="4bit: the base model's linear layers are stored in 4 bits (NF4), on CUDA alone; none: not.",
+    )
 
+    @model_validator(mode="after")
+    def _can_be_done(self) -> Self:
+        for name, allowed in _NOT_YET.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}: this version can do {' and '.join(map(str, allowed))} alone; leave it out")
+        return self
+
+
+# Keys that are there before the engine follows them: what it does already is allowed.
+_NOT_YET: Mapping[str, tuple[object, ...]] = {
+    "precision": ("auto", "fp32"),
+    "micro_batch": (None,),
+    "gradient_checkpointing": (False,),
+    "quantization": ("none",),
+}
 
 SECTION = LocalSection
 

@@ -417,7 +417,8 @@ def _with_prefixes(trials: Sequence[Trial]) -> Iterator[Trial]:
             longest[rest] = trial
     for trial, rest in zip(trials, shared, strict=True):
         # The best of few epochs is not the best of many, although their steps are the same.
-        is_whole = trial.capabilities.trains_exact_prefixes and trial.config.hyperparameters.keep == "last"
+        chosen = trial.config.hyperparameters.for_tuning()
+        is_whole = trial.capabilities.trains_exact_prefixes and chosen.keep == "last" and chosen.has_constant_rate
         is_prefix = longest[rest].key != trial.key and is_whole
         yield replace(trial, prefix_of=longest[rest].number) if is_prefix else trial
 

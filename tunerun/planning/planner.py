@@ -20,7 +20,7 @@ from tunerun.engine import base_model, chat_template
 from tunerun.engine.base_model import FoundModel, cache_folder, find
 from tunerun.engine.tokens import EstimatedCounter, TokenCounter, token_counter
 from tunerun.errors import BaseModelError, ConfigError, DatasetError, LimitError, MissingPackageError
-from tunerun.job import Example, ExampleSet, JobState, texts_of
+from tunerun.job import Example, ExampleSet, JobState, TuningHyperparameters, texts_of
 from tunerun.planning.baselines import Group, PlannedBaseline, planned_baselines
 from tunerun.planning.history import History
 from tunerun.planning.measuring import Measuring, measuring
@@ -153,7 +153,9 @@ class Planner:
             **(
                 {"turns": base_model.TURNS_VERSION} if not capabilities.is_hosted and _has_conversations(loaded) else {}
             ),
+            **({"quantization": capabilities.quantization} if capabilities.quantization else {}),
             **({"keep": hyperparameters.keep} if hyperparameters.keep != "last" else {}),
+            **hyperparameters.for_tuning().later,
             **({"round": self.round} if self.round else {}),
         }
 
@@ -212,13 +214,14 @@ class Planner:
         """Put a trial beside those that are compared with the same baselines."""
         place, identity = trial.capabilities, trial.ingredients["model"]
         validation = loaded.validation.digest if loaded.validation else None
-        parts = (identity, validation, place.kind, place.address)
+        parts = (identity, validation, place.kind, place.address, place.precision, place.quantization)
         if parts not in self._groups:
             of_group = {
                 "model": identity,
                 "chat_format": _chat_format(place),
                 "validation": validation,
                 "backend": {"kind": place.kind, "address": place.address},
+                **_number_format(place),
             }
             counter, limit = self._counter(config), self._token_limit(config)
             self._groups[parts] = Group(trial.base_model, of_group, loaded, counter, limit)
@@ -300,6 +303,7 @@ class Planner:
             problems += _conversations_in(loaded, capabilities)
         if hyperparameters.keep != "last":
             problems += _why_not_the_best(loaded, capabilities)
+        problems += _not_taken(hyperparameters.for_tuning(), capabilities)
         if hyperparameters.learning_rate is not None and not capabilities.takes_learning_rate:
             problems.append(_by_multiplier(hyperparameters.learning_rate, capabilities))
         if problems:
@@ -479,6 +483,17 @@ def _why_not_the_best(loaded: LoadedDataset, capabilities: Capabilities) -> list
     return problems
 
 
+def _not_taken(hyperparameters: TuningHyperparameters, capabilities: Capabilities) -> list[str]:
+    """Which hyperparameters have a value that the backend would ignore."""
+    default = TuningHyperparameters()
+    return [
+        f"hyperparameters.{name}: the backend {capabilities.kind} does not take it; leave it at "
+        f"{json.dumps(getattr(default, name))}, or choose another backend"
+        for name in hyperparameters.later
+        if name not in capabilities.hyperparameters
+    ]
+
+
 def _by_multiplier(rate: float, capabilities: Capabilities) -> str:
     """Why an absolute learning rate is refused, and the multiplier that is the same one here."""
     multiplier = rate / BASE_LEARNING_RATE
@@ -493,6 +508,12 @@ def _by_multiplier(rate: float, capabilities: Capabilities) -> str:
 def _chat_format(place: Capabilities) -> str | None:
     """The chat format's part of a key; a service's own is not known."""
     return None if place.is_hosted else chat_template.IN_KEY
+
+
+def _number_format(place: Capabilities) -> dict[str, str]:
+    """A base model's answers depend on it; float32 is what every engine had before there was a choice."""
+    parts = {"precision": place.precision, "quantization": place.quantization}
+    return {name: value for name, value in parts.items() if value not in ("", "float32")}
 
 
 def _held_out(loaded: LoadedDataset) -> dict[str, ExampleSet]:

@@ -110,6 +110,7 @@ class Trial:
             training=self.training.examples,
             validation=self.validation.examples if self.validation else (),
             base_identity=None if self.capabilities.is_hosted else self.ingredients["model"],
+            precision=self.capabilities.precision,
         )
 
     def record(self) -> TrialRecord:

@@ -70,6 +70,7 @@ _INGREDIENTS = {
     "backend.kind": "the kind of backend",
     "backend.address": "the address of the backend",
     "precision": "the precision",
+    "quantization": "the quantization of the base model",
     "round": "how often the sweep was begun again",
 }
 """What a key hashes, in words; hyperparameters have their own names."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
 from tunerun.errors import BackendError
 from tunerun.job import (
+    LATER_HYPERPARAMETERS,
     BaseModelRef,
     Conversation,
     EpochLoss,
@@ -112,6 +113,7 @@ class ScriptedBackend:
             keeps_best=True,
             measures_losses=True,
             trains_conversations=True,
+            hyperparameters=LATER_HYPERPARAMETERS,
         )
 
     def prepare(self, models: Sequence[BaseModelRef]) -> None:

@@ -27,7 +27,7 @@ _DECIDES = {
     "dataset": ("training", "validation"),
     "template": ("training", "validation"),
     "model": ("model",),
-    "backend": ("backend", "precision"),
+    "backend": ("backend", "precision", "quantization"),
     "seed": ("seed",),
 }
 """Sections of the config, and the ingredients through which they are in a key."""

@@ -1,0 +1,137 @@
+"""The section `hyperparameters`: how to tune."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+
+from tunerun.job import BASE_LEARNING_RATE, TuningHyperparameters
+from tunerun.section import Section
+
+
+def _targets(value: Any, handler: ValidatorFunctionWrapHandler) -> tuple[str, ...] | None:
+    """A sweep can vary texts but no lists, so names may be written as one text: `q_proj+v_proj`."""
+    if isinstance(value, str):
+        names: tuple[str, ...] | None = tuple(name.strip() for name in value.split("+"))
+    else:
+        try:
+            names = handler(value)
+        except ValidationError as error:
+            raise ValueError("must be null, a list of names, or names as one text such as q_proj+v_proj") from error
+    if names is not None and ("" in names or len(set(names)) < max(len(names), 1)):
+        raise ValueError("must name one layer or more, each once, and none with an empty name")
+    return names
+
+
+class Hyperparameters(Section):
+    """How to tune, in the Gemini API's words and with its defaults.
+
+    Source of the names and defaults: the Gemini API's model tuning guide (as last served, 2025-04-28).
+    """
+
+    epoch_count: int = Field(
+        5, ge=1, description="Passes over the training examples.", json_schema_extra={"unit": "epochs"}
+    )
+    batch_size: int = Field(
+        4,
+        ge=1,
+        description="Examples per optimiser step; at most the number of examples.",
+        json_schema_extra={"unit": "examples"},
+    )
+    learning_rate: float | None = Field(
+        BASE_LEARNING_RATE,
+        gt=0,
+        description="Of AdamW, at its highest; null: learning_rate_multiplier is set.",
+        json_schema_extra={"unit": "none: the step size of AdamW"},
+    )
+    learning_rate_multiplier: float | None = Field(
+        None,
+        gt=0,
+        description="Times the base value 0.001; null: learning_rate is set.",
+        json_schema_extra={"unit": "times 0.001"},
+    )
+    adapter_rank: int = Field(
+        8,
+        ge=1,
+        description="Rank of the LoRA matrices.",
+        json_schema_extra={"unit": "rank: columns of the adapter's matrices"},
+    )
+    adapter_alpha: float = Field(
+        16,
+        gt=0,
+        description="LoRA's scale is adapter_alpha / adapter_rank.",
+        json_schema_extra={"unit": "none: a factor is adapter_alpha / adapter_rank"},
+    )
+    keep: Literal["last", "best"] = Field(
+        "last",
+        description="Which epoch's adapter the tuned model has: the last one's, or that of the lowest validation loss "
+        "(the earlier of equal ones; held-out examples are needed).",
+    )
+    average_last: int = Field(
+        1,
+        ge=1,
+        description="The tuned model's adapter is the mean of those after the last so many epochs; 1: the last one's "
+        "alone.",
+        json_schema_extra={"unit": "epochs"},
+    )
+    max_grad_norm: float | None = Field(
+        None,
+        gt=0,
+        description="The gradient of a step is scaled down to this norm where it is longer; null: it never is.",
+        json_schema_extra={"unit": "none: the 2-norm over all of the adapter's parameters"},
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant",
+        description="How the learning rate falls over all steps, after the warm-up: not at all, in a line to 0, or as "
+        "half a cosine to 0.",
+    )
+    warmup_fraction: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of all steps in which the learning rate rises from 0 in a line; 0: none.",
+        json_schema_extra={"unit": "share of 1"},
+    )
+    target_modules: Annotated[
+        Annotated[tuple[str, ...], Field(strict=False)] | None,
+        WrapValidator(_targets, json_schema_input_type=tuple[str, ...] | str | None),
+    ] = Field(
+        None,
+        description="Last parts of the names of the layers that get an adapter, as [q_proj, v_proj] or, so that they "
+        "can be swept, as q_proj+v_proj; null: every linear layer but the output layer.",
+    )
+
+    @model_validator(mode="after")
+    def _one_learning_rate(self) -> Self:
+        if self.learning_rate is not None and self.learning_rate_multiplier is not None:
+            raise ValueError(
+                "learning_rate and learning_rate_multiplier exclude each other; "
+                "add hyperparameters.learning_rate=null to use the multiplier"
+            )
+        if self.learning_rate is None and self.learning_rate_multiplier is None:
+            raise ValueError("one of learning_rate and learning_rate_multiplier must be set; both are null")
+        return self
+
+    @model_validator(mode="after")
+    def _averages_what_there_is(self) -> Self:
+        if self.average_last > self.epoch_count:
+            raise ValueError(
+                f"average_last: {self.average_last} is more than the {self.epoch_count} epochs of epoch_count; set it "
+                f"to {self.epoch_count} or less"
+            )
+        if self.average_last > 1 and self.keep != "last":
+            raise ValueError(
+                f"average_last: {self.average_last} and keep: {self.keep} exclude each other; set average_last: 1, or "
+                "keep: last"
+            )
+        return self
+
+    @property
+    def effective_learning_rate(self) -> float:
+        """The learning rate the optimiser gets."""
+        return self.for_tuning().effective_learning_rate
+
+    def for_tuning(self) -> TuningHyperparameters:
+        """What a backend is given."""
+        return TuningHyperparameters(**self.model_dump())

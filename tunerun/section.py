@@ -1,0 +1,23 @@
+"""What every section of the config is."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """A part of the config: frozen, strict, and silent about its input in errors (it may hold a key)."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        protected_namespaces=(),
+    )
+
+    @classmethod
+    def members(cls) -> tuple[type[Section], ...]:
+        """The sections that a field of this type may hold."""
+        return (cls,)
