@@ -99,7 +99,7 @@ class TuningHyperparameters:
     target_modules: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.target_modules, list):  # as JSON stores it
+        if self.target_modules is not None:  # JSON stores a list
             object.__setattr__(self, "target_modules", tuple(self.target_modules))
 
     @property
