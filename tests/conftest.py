@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 EXAMPLES = [{"text_input": str(n), "output": str(n + 1)} for n in range(0, 60, 2)]
 
 
-SLOW = ("backends", "cli", "crash", "engine", "ledger", "service", "tracking")
+SLOW = ("backends", "cli", "crash", "engine", "ledger", "service", "tracking", "workers")
 """Folders whose tests start processes, MLflow stores or the engine."""
 
 

@@ -47,14 +47,14 @@ def noted_batches(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> list[l
     """The prompts of each batch that the engine is given from now on."""
     (engine,) = answerer.engines.values()
     batches: list[list[Prompt]] = []
-    send = engine._queue._send
+    send = engine._queue._queues[0]._send
 
     def noted(work: Any) -> Any:
         if isinstance(work, Batch):
             batches.append([each.prompt for each in work.asked])
         return send(work)
 
-    monkeypatch.setattr(engine._queue, "_send", noted)
+    monkeypatch.setattr(engine._queue._queues[0], "_send", noted)
     return batches
 
 

@@ -16,9 +16,9 @@ from typing import Protocol
 
 from tunerun import errors
 from tunerun.engine import messages
-from tunerun.engine.process import EngineProcess
 from tunerun.errors import AccessError, BackendError, BaseModelError, InputError
 from tunerun.job import Answer, AnswerPart, BaseModelRef, Failure, FailureKind, Prompt
+from tunerun.workers.base import Worker
 
 MAX_TOGETHER = 16
 """Prompts of one batch, as many as the engine takes at once."""
@@ -177,22 +177,23 @@ class EngineQueue:
     """What waits for an engine, and its process.
 
     Args:
-        start: starts a process.
+        start: starts a process, wherever it runs.
+        lock: of several queues that hold the same work; None: a lock of its own.
 
     Attributes:
         lock: guards the queue, and what the work in it holds.
         refusal: why the process could not be started the last time; None: it could.
     """
 
-    def __init__(self, start: Callable[[], EngineProcess]) -> None:
-        self.lock = threading.Condition()
+    def __init__(self, start: Callable[[], Worker], lock: threading.Condition | None = None) -> None:
+        self.lock = lock or threading.Condition()
         self.refusal: str | None = None
         self._start = start
         self._calls: deque[Call | Asked] = deque()
         self._jobs: deque[Work] = deque()
         self._current: Work | None = None
         self._stops: set[str] = set()  # what of the current work has to end
-        self._engine: EngineProcess | None = None
+        self._engine: Worker | None = None
         self._thread: threading.Thread | None = None
         self._is_closed = False
 
@@ -211,6 +212,15 @@ class EngineQueue:
     def calls_waiting(self) -> int:
         """How many calls and prompts wait for what is before them."""
         return len(self._calls)
+
+    def is_doing(self, work: Work) -> bool:
+        """Whether a piece of work is under way."""
+        return self._current is work
+
+    @property
+    def load(self) -> int:
+        """How much is waiting or under way."""
+        return len(self._calls) + len(self._jobs) + (self._current is not None)
 
     # What is to be done
 
@@ -373,7 +383,7 @@ class EngineQueue:
                 self._jobs.appendleft(work)
                 self.lock.wait(_REFUSED_PAUSE_S)
 
-    def _send(self, work: Work) -> EngineProcess | None:
+    def _send(self, work: Work) -> Worker | None:
         """Send work to the engine, started if need be; None: the queue was closed meanwhile."""
         command = work.command()
         with self.lock:

@@ -18,9 +18,9 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapV
 
 from tunerun import errors, schema
 from tunerun.backends.base import NO_CURSORS, AnswersTogether, Backend, Capabilities
-from tunerun.backends.engine_queue import Asked, EngineQueue, OnPart, raised
+from tunerun.backends.engine_pool import EnginePool
+from tunerun.backends.engine_queue import Asked, OnPart, raised
 from tunerun.engine import base_model, messages, packages, tuned_model
-from tunerun.engine.process import EngineProcess
 from tunerun.errors import AccessError, BaseModelError, InputError
 from tunerun.job import (
     Answer,
@@ -44,6 +44,8 @@ from tunerun.job import (
     TuningRequest,
     prompt_of,
 )
+from tunerun.workers import registry as worker_kinds
+from tunerun.workers.base import Place
 
 KIND = "local"
 IS_HOSTED = False
@@ -93,6 +95,9 @@ class LocalSection(schema.Backend):
         "none",
         description="4bit: the base model's linear layers are stored in 4 bits (NF4), on CUDA alone; none: not.",
     )
+    workers: worker_kinds.Workers = Field(
+        worker_kinds.DEFAULT, description="Where the engines run, and how many side by side."
+    )
 
     @model_validator(mode="after")
     def _can_be_done(self) -> Self:
@@ -133,14 +138,14 @@ _CAPABILITIES = Capabilities(
 )
 
 
-def capabilities(_section: LocalSection) -> Capabilities:
-    """What the embedded engine can do, whatever its section says."""
-    return _CAPABILITIES
+def capabilities(section: LocalSection) -> Capabilities:
+    """What the embedded engine can do; only how many jobs it is given at once depends on its section."""
+    return replace(_CAPABILITIES, max_in_flight=worker_kinds.count(section.workers))
 
 
 def open_backend(section: LocalSection, runs: Path, cache: Path) -> Backend:
     """Make the backend; its engine starts with the first thing to do."""
-    return LocalBackend(runs=runs, cache=cache, device=section.device, threads=section.threads)
+    return LocalBackend(runs, cache, section.device, section.threads, workers=section.workers)
 
 
 _NOT_KNOWN = Failure(
@@ -210,7 +215,7 @@ class _Job:
 
 
 class LocalBackend:
-    """Runs jobs one after another on this machine's embedded engine.
+    """Runs jobs on embedded engines: one after another on each.
 
     Args:
         runs: the runs directory; tuned models go to `tuned_models/<id>/`, the engine's log to `logs/engine.log`.
@@ -218,6 +223,7 @@ class LocalBackend:
         device: `auto` (cuda, else mps, else cpu), `cpu`, `cuda` or `mps`.
         threads: CPU threads; None: as many as torch takes by itself.
         keep_cancelled: whether a job that is cancelled after its first step leaves a tuned model all the same.
+        workers: the config section that says where the engines run, and how many side by side.
     """
 
     def __init__(
@@ -228,12 +234,14 @@ class LocalBackend:
         threads: int | None = None,
         *,
         keep_cancelled: bool = False,
+        workers: worker_kinds.Workers = worker_kinds.DEFAULT,
     ) -> None:
         self._tuned_models = runs.absolute() / "tuned_models"
-        log = runs.absolute() / "logs" / "engine.log"
         self._cache = cache
         self._keep_cancelled = keep_cancelled
-        self._queue = EngineQueue(lambda: EngineProcess(cache, device, threads, log))
+        self._workers = workers
+        place = Place(runs.absolute(), cache, device, threads)
+        self._queue = EnginePool(worker_kinds.opener(workers, place), worker_kinds.count(workers))
         self._identities: dict[BaseModelRef, str] = {}
         self._jobs: dict[str, _Job] = {}
         self._job_of_key: dict[str, _Job] = {}
@@ -255,7 +263,7 @@ class LocalBackend:
 
     def capabilities(self) -> Capabilities:
         """Return the limits; see the Protocol."""
-        return _CAPABILITIES
+        return replace(_CAPABILITIES, max_in_flight=worker_kinds.count(self._workers))
 
     def prepare(self, models: Sequence[BaseModelRef]) -> None:
         """Find every base model, and convert or fetch those that are not ready.
@@ -265,6 +273,7 @@ class LocalBackend:
             BaseModelError: some cannot be found or made ready; holds all problems.
         """
         packages.require(*packages.NEEDED)
+        worker_kinds.check(self._workers)
         problems: list[str] = []
         missing = []
         for model in dict.fromkeys(models):
@@ -316,7 +325,7 @@ class LocalBackend:
             base_model.find(request.model, self._cache)
             identifier = f"{request.tuned_model_id}.{uuid.uuid4().hex[:12]}"
             job = _Job(identifier, request, self._tuned_models, self._keep_cancelled)
-            self._queue.add_job(job)
+            self._queue.add_job(job, request.model)
             self._jobs[job.id] = self._job_of_key[request.key] = job
             return job.ref
 
@@ -408,7 +417,7 @@ class LocalBackend:
             if self._queue.drop_job(job):
                 job.state = JobState.CANCELLED
             else:
-                self._queue.stop(job.id)
+                self._queue.stop(job, job.id)
 
     def generate(
         self,

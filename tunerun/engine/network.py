@@ -69,8 +69,11 @@ class LoadedModel:
             )
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, number: int = 0) -> torch.device:
     """Return the device; `auto` is cuda, else mps, else cpu. Makes torch deterministic on it.
+
+    Args:
+        number: which of the engines side by side asks, from 0; of several GPUs each takes the next one.
 
     Raises:
         InputError: this machine has no such device.
@@ -83,6 +86,8 @@ def choose_device(name: str) -> torch.device:
     # On the CPU every operation here has a deterministic form; elsewhere a missing one warns.
     torch.use_deterministic_algorithms(True, warn_only=chosen != "cpu")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # only slows down: we read no uninitialised memory
+    if chosen == "cuda" and number:
+        return torch.device(chosen, number % torch.cuda.device_count())
     return torch.device(chosen)
 
 

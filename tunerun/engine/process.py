@@ -41,12 +41,13 @@ class EngineProcess:
 
     Args:
         log: the file that everything it prints is appended to.
+        number: which of the processes side by side it is, from 0; of several GPUs it takes that one.
 
     Attributes:
         has_reported: whether it ever took a command.
     """
 
-    def __init__(self, cache: Path, device: str, threads: int | None, log: Path) -> None:
+    def __init__(self, cache: Path, device: str, threads: int | None, log: Path, number: int = 0) -> None:
         self.has_reported = False
         self._log = log
         self._sending = threading.Lock()
@@ -55,6 +56,8 @@ class EngineProcess:
         log.parent.mkdir(exist_ok=True)
         # -P: a file named json.py or torch.py in the user's directory must not be imported.
         command = [sys.executable, "-P", "-m", "tunerun.engine", "--cache", str(cache.absolute()), "--device", device]
+        if number:
+            command += ["--number", str(number)]
         if threads is not None:
             command += ["--threads", str(threads)]
         with log.open("ab") as stderr:

@@ -36,11 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cache", type=Path, required=True, help="the cache directory")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads; default: as many as torch takes")
+    parser.add_argument("--number", type=int, default=0, help="which of the engines side by side it is, from 0")
     options = parser.parse_args(arguments)
     with contextlib.suppress(OSError):  # another system, or not allowed: then it is as likely to be ended as any
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE, encoding="ascii")
     commands, reports = _own_streams()
-    Worker(commands, reports, options.cache, options.device, options.threads).run()
+    Worker(commands, reports, options.cache, options.device, options.threads, options.number).run()
 
 
 def _own_streams() -> tuple[BinaryIO, BinaryIO]:
@@ -58,12 +59,21 @@ def _own_streams() -> tuple[BinaryIO, BinaryIO]:
 class Worker:
     """Follows commands; holds one base model in memory."""
 
-    def __init__(self, commands: BinaryIO, reports: BinaryIO, cache: Path, device: str, threads: int | None) -> None:
+    def __init__(
+        self,
+        commands: BinaryIO,
+        reports: BinaryIO,
+        cache: Path,
+        device: str,
+        threads: int | None,
+        number: int = 0,
+    ) -> None:
         self._commands = commands
         self._reports = reports
         self._cache = cache
         self._device = device
         self._threads = threads
+        self._number = number
         self._queue: queue.Queue[messages.Call | messages.Train] = queue.Queue()
         self._cancelled: set[str] = set()
         self._generation: Any = None  # a generation.Generation, heavy
@@ -175,7 +185,7 @@ class Worker:
 
         if self._threads is not None:
             torch.set_num_threads(self._threads)
-        self._base = network.load(model, self._cache, network.choose_device(self._device))
+        self._base = network.load(model, self._cache, network.choose_device(self._device, self._number))
         self._generation = generation.Generation(self._base)
 
     def _forget(self) -> None:

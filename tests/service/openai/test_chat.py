@@ -213,7 +213,7 @@ def test_a_client_that_hangs_up_ends_its_answer(running: RunningService, sdk: Op
     stream.close()
     answerer = running.service.answerer
     wait_until(
-        lambda: answerer.waiting == 0 and all(each._queue._current is None for each in answerer.engines.values()),
+        lambda: answerer.waiting == 0 and all(each._queue.load == 0 for each in answerer.engines.values()),
         "it ends",
     )
 

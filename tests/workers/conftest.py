@@ -1,0 +1,21 @@
+"""What the sweep of `sweeps.py` comes to in one process of this machine, once for all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.engine import tiny_model
+from tests.workers.sweeps import Outcome, outcomes
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model.build(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Mapping[str, Outcome]:
+    return outcomes(tmp_path_factory.mktemp("alone"), tiny_folder)

@@ -1,0 +1,63 @@
+"""One small sweep of the tiny model, run with workers of any kind, and what it came to to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.experiments import planned
+from tunerun.ledger import Ledger
+from tunerun.runner import run
+from tunerun.runner.progress import Progress
+
+AXES = ("hyperparameters.learning_rate=0.01,0.001", "seed=0,1")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial came to.
+
+    Attributes:
+        weights: the digest of its adapter, as the ledger has it.
+    """
+
+    weights: str | None
+    losses: tuple[float, ...]
+    answers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        assert self.weights is not None
+        assert self.losses
+
+
+def outcomes(folder: Path, model: Path, *options: str, progress: Progress | None = None) -> Mapping[str, Outcome]:
+    """Run four trials on thirty examples, on one thread, and say what each came to, by what it varied."""
+    folder.mkdir(exist_ok=True)
+    plan = planned(
+        folder,
+        "model=huggingface",
+        f"model.name={model}",
+        "backend.device=cpu",
+        "backend.threads=1",
+        "hyperparameters.epoch_count=4",
+        "evaluation.generation.max_output_tokens=4",
+        "evaluation.baselines.examples=[0]",
+        *AXES,
+        *options,
+    )
+    result = run(plan, progress=progress)
+    assert result.exit_code == 0, str(result.verdict)
+    assert result.faults == ()
+    found = {}
+    with Ledger(plan.ledger_path, read_only=True) as ledger:
+        for trial in plan.trials:
+            job = ledger.job(trial.key)
+            answers = ledger.answers(trial.key, str(trial.record().validation), trial.asked)
+            assert job is not None
+            assert job.tuned_model is not None
+            assert answers is not None
+            losses = tuple(snapshot.mean_loss for snapshot in ledger.snapshots(job.id))
+            point = f"{trial.config.hyperparameters.learning_rate} {trial.config.seed}"
+            found[point] = Outcome(job.tuned_model.weights, losses, tuple(answers.texts))
+    return found

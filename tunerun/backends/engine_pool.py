@@ -1,0 +1,109 @@
+"""Several engines, each with its queue: what a backend has to do is shared among them.
+
+A job goes to the engine with the least to do; so does a call, but of equal ones to one that had its base model last.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+from tunerun.backends.engine_queue import Asked, EngineQueue, Work
+from tunerun.engine import messages
+from tunerun.job import Answer, AnswerPart, BaseModelRef
+from tunerun.workers.base import Worker
+
+
+class EnginePool:
+    """Engine queues that act as one.
+
+    Args:
+        open_worker: starts the engine of a number, from 0; called when it first has something to do, and after it died.
+        count: how many engines there are at most.
+
+    Attributes:
+        lock: guards the queues, and what the work in them holds.
+    """
+
+    def __init__(self, open_worker: Callable[[int], Worker], count: int = 1) -> None:
+        self.lock = threading.Condition()
+        self._queues = [EngineQueue(_opener(open_worker, number), self.lock) for number in range(count)]
+        self._models: dict[EngineQueue, BaseModelRef] = {}
+
+    @property
+    def process_id(self) -> int | None:
+        """The operating system's number of the first engine's process; None: none was started here, or it has died."""
+        return next((each.process_id for each in self._queues if each.process_id is not None), None)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether work is taken."""
+        return all(each.is_open for each in self._queues)
+
+    @property
+    def calls_waiting(self) -> int:
+        """How many calls and prompts wait for what is before them."""
+        return sum(each.calls_waiting for each in self._queues)
+
+    @property
+    def refusal(self) -> str | None:
+        """Why an engine could not be started the last time; None: all could."""
+        return next((each.refusal for each in self._queues if each.refusal is not None), None)
+
+    def call(self, command: messages.Call, on_part: Callable[[int, AnswerPart], None] | None = None) -> messages.Report:
+        """Have a command followed, and wait for its report."""
+        return self._least(command.model).call(command, on_part)
+
+    def ask(self, asked: Sequence[Asked]) -> None:
+        """Have prompts to one base model answered."""
+        self._least(asked[0].model).ask(asked)
+
+    def add_job(self, job: Work, model: BaseModelRef) -> None:
+        """Have a job done on a base model, after those before it."""
+        self._least(model).add_job(job)
+
+    def _least(self, model: BaseModelRef) -> EngineQueue:
+        """The queue with the least to do, of equal ones one that had the base model last."""
+        with self.lock:
+            chosen = min(self._queues, key=lambda each: (each.load, self._models.get(each) != model))
+            self._models[chosen] = model
+            return chosen
+
+    def check_open(self) -> None:
+        """Refuse further work of a pool that was closed.
+
+        Raises:
+            BackendError: it was.
+        """
+        for each in self._queues:
+            each.check_open()
+
+    def leave(self, answer: Future[Answer]) -> None:
+        """Take a prompt back: one that waits is not answered, one that is being answered ends at the next token."""
+        for each in self._queues:
+            each.leave(answer)
+
+    def withdraw(self, error: Exception) -> None:
+        """Refuse every prompt that waits."""
+        for each in self._queues:
+            each.withdraw(error)
+
+    def drop_job(self, job: Work) -> bool:
+        """Take back a job that waits; whether it did."""
+        return any(each.drop_job(job) for each in self._queues)
+
+    def stop(self, job: Work, identifier: str) -> None:
+        """End a job that is under way before its next step."""
+        for each in self._queues:
+            if each.is_doing(job):
+                each.stop(identifier)
+
+    def close(self) -> None:
+        """End the engines in the middle of whatever they do, and everything that waits."""
+        for each in self._queues:
+            each.close()
+
+
+def _opener(open_worker: Callable[[int], Worker], number: int) -> Callable[[], Worker]:
+    return lambda: open_worker(number)

@@ -1,0 +1,66 @@
+"""The Protocol of a connection to an engine, wherever it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tunerun.engine import messages
+from tunerun.job import Failure
+
+
+@dataclass(frozen=True)
+class Place:
+    """What an engine is started with, whatever the kind of its worker.
+
+    Attributes:
+        runs: the runs directory of this machine, absolute.
+        cache: the cache directory of base models.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        threads: CPU threads; None: as many as torch takes by itself.
+    """
+
+    runs: Path
+    cache: Path
+    device: str = "auto"
+    threads: int | None = None
+
+    def log(self, number: int) -> Path:
+        """The file that a worker's engine prints to; the first worker's is `engine.log`."""
+        return self.runs / "logs" / ("engine.log" if number == 0 else f"engine-{number}.log")
+
+
+class Worker(Protocol):
+    """A connection to one engine. It is usable from when it is made; the engine may start later.
+
+    - `send` may be called from any thread and does not wait; `receive` is called from one thread.
+    - Reports come in the order in which the engine made them; every command but Cancel is answered by Started first.
+    - After `receive` has returned None it returns nothing else, and `death` says why; `death` waits for nothing then.
+    - `end` ends the engine in the middle of whatever it does, waits until it has, and may be called again.
+    - The folders that a command or a report names are this machine's, wherever the engine is.
+    """
+
+    @property
+    def has_reported(self) -> bool:
+        """Whether the engine ever took a command."""
+
+    @property
+    def process_id(self) -> int | None:
+        """The operating system's number of the engine's process; None: it is not on this machine."""
+
+    def send(self, command: messages.Command) -> None:
+        """Send a command; to an engine that has died it is lost.
+
+        Raises:
+            ValueError: a text of the command cannot be written as UTF-8.
+        """
+
+    def receive(self) -> messages.Report | None:
+        """Wait for the next report; None: the engine has ended."""
+
+    def end(self) -> None:
+        """End the engine."""
+
+    def death(self) -> Failure:
+        """Why the engine ended, unasked; releases what is left of it."""

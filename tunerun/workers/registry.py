@@ -1,0 +1,68 @@
+"""The kinds of worker, each a module of its own; code outside this package never compares a kind with a name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from tunerun import schema
+from tunerun.workers import local
+from tunerun.workers.base import Place, Worker
+
+Workers: TypeAlias = local.LocalWorkers
+"""The config section of any kind."""
+
+DEFAULT: Workers = local.LocalWorkers(kind="local")
+
+
+class WorkersModule(Protocol):
+    """What a kind's module offers."""
+
+    @property
+    def SECTION(self) -> type[schema.Section]:  # noqa: N802 - a constant of a module
+        """Its config section, whose field `kind` has the kind as its only choice."""
+
+    def count(self, section: Any) -> int:
+        """How many workers there are at most."""
+        ...
+
+    def check(self, section: Any) -> None:
+        """Refuse what no worker could be opened with.
+
+        Raises:
+            InputError: a package is missing, or the cluster cannot be reached; says what to do.
+        """
+        ...
+
+    def open_worker(self, section: Any, place: Place, number: int) -> Worker:
+        """Make the connection to a worker; the engine starts now or soon.
+
+        Args:
+            number: which of the workers it is, from 0.
+
+        Raises:
+            OSError: this machine's limits keep it from starting.
+        """
+        ...
+
+
+_MODULES: dict[str, WorkersModule] = {"local": local}
+
+
+def count(section: Workers) -> int:
+    """How many workers a section allows at most."""
+    return _MODULES[section.kind].count(section)
+
+
+def check(section: Workers) -> None:
+    """Refuse a section with which no worker could be opened; see `WorkersModule.check`."""
+    _MODULES[section.kind].check(section)
+
+
+def opener(section: Workers, place: Place) -> Callable[[int], Worker]:
+    """What opens the worker of a number."""
+    return lambda number: _MODULES[section.kind].open_worker(section, place, number)
+
+
+if TYPE_CHECKING:
+    _CONFORM: tuple[WorkersModule, ...] = (local,)
