@@ -40,6 +40,7 @@ def outcomes(folder: Path, model: Path, *options: str, progress: Progress | None
         f"model.name={model}",
         "backend.device=cpu",
         "backend.threads=1",
+        "backend.packing=off",
         "hyperparameters.epoch_count=4",
         "evaluation.generation.max_output_tokens=4",
         "evaluation.baselines.examples=[0]",
