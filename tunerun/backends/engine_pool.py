@@ -47,6 +47,11 @@ class EnginePool:
         return sum(each.calls_waiting for each in self._queues)
 
     @property
+    def load(self) -> int:
+        """How much is waiting or under way."""
+        return sum(each.load for each in self._queues)
+
+    @property
     def refusal(self) -> str | None:
         """Why an engine could not be started the last time; None: all could."""
         return next((each.refusal for each in self._queues if each.refusal is not None), None)
