@@ -46,6 +46,10 @@ def test_planning_writes_nothing(tmp_path: Path) -> None:
         "hyperparameters.adapter_rank=4",
         "hyperparameters.adapter_alpha=8",
         "hyperparameters.keep=best",
+        "hyperparameters.max_grad_norm=1",
+        "hyperparameters.schedule=cosine",
+        "hyperparameters.warmup_fraction=0.1",
+        "hyperparameters.target_modules=[q_proj,v_proj]",
         "template.output='{{ output }}.'",
         "dataset.limit=20",
     ],
@@ -140,6 +144,8 @@ def test_the_best_epoch_is_kept_where_it_can_be_known(tmp_path: Path) -> None:
     assert "keep" not in planned(tmp_path).trials[0].ingredients
     assert [trial.prefix_of for trial in planned(tmp_path, f"{EPOCHS}=1,2").trials] == [1, None]
     assert [trial.prefix_of for trial in planned(tmp_path, f"{EPOCHS}=1,2", best).trials] == [None, None]
+    falling = "hyperparameters.schedule=linear"
+    assert [trial.prefix_of for trial in planned(tmp_path, f"{EPOCHS}=1,2", falling).trials] == [None, None]
     nothing = "dataset.validation={path: null, fraction: 0.0}"
     hosted = ["backend=gemini", "backend.base_url=http://127.0.0.1:1"]
     with pytest.raises(InputError, match=r"best needs held-out examples; set dataset\.validation\.path"):

@@ -31,7 +31,7 @@ def fresh_adapter(base: LoadedModel, hyperparameters: TuningHyperparameters, see
         r=hyperparameters.adapter_rank,
         lora_alpha=int(alpha) if alpha == int(alpha) else alpha,
         lora_dropout=0.0,
-        target_modules=layers.with_adapter(base.network),
+        target_modules=layers.with_adapter(base.network, hyperparameters.target_modules),
     )
     with torch.random.fork_rng(devices=[]), peft_warnings_ignored():
         torch.manual_seed(seed)

@@ -134,6 +134,7 @@ _CAPABILITIES = Capabilities(
     measures_epochs=True,
     keeps_best=True,
     measures_losses=True,
+    hyperparameters=("max_grad_norm", "schedule", "warmup_fraction", "target_modules"),
     trains_conversations=True,
 )
 

@@ -8,12 +8,13 @@ the weights directly. Experts that are one tensor for all of them get none; the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from tunerun.engine.model_facts import EXPERT_COUNTS
+from tunerun.errors import InputError
 
 _ROUTERS = frozenset({"gate", "router", "shared_expert_gate"})
 
@@ -28,8 +29,34 @@ _REFUSED = frozenset({"conv1d", "out_proj"})
 _READ_DIRECTLY = frozenset({"dt_proj"})  # state-space layers use its weight without calling it
 
 
-def with_adapter(network: Any) -> list[str]:
-    """Return the names of the layers that get an adapter, sorted."""
+def with_adapter(network: Any, targets: Sequence[str] | None = None) -> list[str]:
+    """Return the names of the layers that get an adapter, sorted.
+
+    Args:
+        targets: last parts of their names, such as `q_proj`, or more of the end, such as `self_attn.q_proj`; None: all
+            that can have one.
+
+    Raises:
+        InputError: a target is the end of no such layer's name.
+    """
+    names = _adaptable(network)
+    if targets is None:
+        return names
+    missing = [target for target in targets if not any(_ends_with(name, target) for name in names)]
+    if missing:
+        ends = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in names))
+        raise InputError(
+            f"hyperparameters.target_modules: no layer of the base model that can have an adapter is called "
+            f"{', '.join(missing)}; there are {ends}; choose among these, or set it to null for all"
+        )
+    return [name for name in names if any(_ends_with(name, target) for target in targets)]
+
+
+def _ends_with(name: str, target: str) -> bool:
+    return f".{name}".endswith(f".{target}")
+
+
+def _adaptable(network: Any) -> list[str]:
     from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer
 
     output, config = network.get_output_embeddings(), network.config.get_text_config()

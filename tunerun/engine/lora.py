@@ -116,8 +116,12 @@ def fresh(base: LoadedModel, hyperparameters: TuningHyperparameters, seed: int) 
     """Return a new adapter of the layers that `layers.with_adapter` names; it begins as the identity.
 
     Its random numbers come from `seed` alone, are those that PEFT draws, and leave torch's own generator as it was.
+
+    Raises:
+        InputError: a target module is not a layer of the base model.
     """
-    rank, targets = hyperparameters.adapter_rank, set(layers.with_adapter(base.network))
+    rank = hyperparameters.adapter_rank
+    targets = set(layers.with_adapter(base.network, hyperparameters.target_modules))
     matrices = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,8 +1,7 @@
 """One training run: it serves every trial that differs from the others in its number of epochs alone.
 
-The learning rate is constant and the order of an epoch depends on (seed, epoch) alone, so a trial of 3 epochs is bit
-for bit the first 3 epochs of a trial of 10: they are trained once, and each has its tuned model when its last epoch
-ends.
+At a constant learning rate, and as the order of an epoch depends on (seed, epoch) alone, a trial of 3 epochs is bit for
+bit the first 3 epochs of a trial of 10: they are trained once, and each has its tuned model when its last epoch ends.
 """
 
 from __future__ import annotations
@@ -22,11 +21,9 @@ from tunerun.engine.encoding import EncodedExample, batches_by_length, encode_ex
 from tunerun.engine.failures import CancelledJobError, DivergedError
 from tunerun.engine.lora import LearningAdapter
 from tunerun.engine.network import LoadedModel
+from tunerun.engine.optimisation import Optimiser
 from tunerun.errors import InputError
 from tunerun.job import EpochLoss, Failure, JobState, Snapshot, TuningHyperparameters, TuningRequest
-
-WEIGHT_DECAY = 0.0
-"""Of AdamW. Our choice: the Gemini guide names no decay, and there is no hyperparameter to set one by."""
 
 VALIDATION_ROWS = 16
 """Examples measured at once. Our choice, not measured: more rows need more memory for their logits."""
@@ -89,8 +86,13 @@ class Outcome:
 
 
 def in_common(request: TuningRequest) -> TuningRequest:
-    """Return what the requests of one training run have in common: everything but their number of epochs."""
-    settings = replace(request.hyperparameters, epoch_count=0)
+    """Return what the requests of one training run have in common: everything but their number of epochs.
+
+    Where the learning rate of a step depends on how many there are, the number of epochs as well.
+    """
+    settings = request.hyperparameters
+    if settings.has_constant_rate:
+        settings = replace(settings, epoch_count=0)
     return replace(request, key="", tuned_model_id="", keeps_epochs=False, hyperparameters=settings)
 
 
@@ -130,12 +132,8 @@ class TrainingRun:
         if self._validation:
             self._metrics["validation/base_loss"] = self._base_loss()
         self.adapter = lora.adapter_of(first, base)
-        self._optimiser = torch.optim.AdamW(
-            self.adapter.parameters(),
-            lr=self._settings.effective_learning_rate,
-            weight_decay=WEIGHT_DECAY,
-            fused=True,
-        )
+        steps = self._steps_per_epoch * self._settings.epoch_count
+        self._optimiser = Optimiser(self.adapter.parameters(), self._settings, steps)
         self._best = _BestEpoch(self.adapter) if self._settings.keeps_best else None
         self._snapshots: list[Snapshot] = []
         self._losses: list[EpochLoss] = []
@@ -211,7 +209,7 @@ class TrainingRun:
 
     def forget_gradients(self) -> None:
         """Drop what passes have left, such as one that failed in the middle."""
-        self._optimiser.zero_grad(set_to_none=True)
+        self._optimiser.forget_gradients()
 
     def take_step(self, loss: float, seconds: float) -> Iterator[Outcome]:
         """Learn from the gradients that a pass has left, and do what follows from it.
@@ -232,7 +230,6 @@ class TrainingRun:
         epoch = (step - 1) // self._steps_per_epoch + 1
         _check_loss(loss, f"the loss of step {step} (epoch {epoch})")
         self._optimiser.step()
-        self.forget_gradients()
         self._rows = None
         snapshot = Snapshot(step=step, epoch=epoch, mean_loss=loss, compute_time=time.time())
         self._snapshots.append(snapshot)

@@ -158,6 +158,10 @@ def _block(language: str, text: str) -> str:
     return f"{fence}{language}\n{text}\n{fence}"
 
 
+def _listed(value: object) -> object:
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
+
+
 def _training(subject: Subject) -> str:
     trial, settings = subject.trial, subject.trial.settings
     hyperparameters = settings.hyperparameters
@@ -169,6 +173,7 @@ def _training(subject: Subject) -> str:
         ("adapter rank", hyperparameters.adapter_rank),
         ("adapter alpha", hyperparameters.adapter_alpha),
         ("kept epoch", hyperparameters.keep),
+        *((name.replace("_", " "), _listed(value)) for name, value in hyperparameters.later.items()),
         ("seed", settings.seed),
         ("optimiser steps", trial.steps),
         ("training tokens, all epochs", trial.tokens),

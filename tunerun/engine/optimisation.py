@@ -1,0 +1,92 @@
+"""How an adapter learns from its gradients: AdamW, the learning rate of each step, and clipping.
+
+Every trial of a pack has an optimiser of its own, so nothing here crosses from one trial to another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from tunerun.job import TuningHyperparameters
+
+WEIGHT_DECAY = 0.0
+"""Of AdamW. Our choice: the Gemini guide names no decay, and there is no hyperparameter to set one by."""
+
+_TAKEN = "steps"
+
+
+class Optimiser:
+    """The optimiser of one trial's adapter, in float32 whatever the base model has.
+
+    Args:
+        parameters: everything that learns.
+        steps: of the whole training, over which a schedule falls and a warm-up is a share; a constant learning rate
+            does not depend on it.
+    """
+
+    def __init__(self, parameters: Sequence[torch.Tensor], hyperparameters: TuningHyperparameters, steps: int) -> None:
+        self._parameters = list(parameters)
+        self._hyperparameters = hyperparameters
+        self._steps = steps
+        self._taken = 0
+        self._adamw = torch.optim.AdamW(
+            self._parameters, lr=hyperparameters.effective_learning_rate, weight_decay=WEIGHT_DECAY, fused=True
+        )
+
+    def step(self) -> None:
+        """Learn from the gradients that the parameters have, and drop them."""
+        if self._hyperparameters.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self._parameters, self._hyperparameters.max_grad_norm)
+        if not self._hyperparameters.has_constant_rate:
+            self._adamw.param_groups[0]["lr"] = learning_rate(self._hyperparameters, self._taken, self._steps)
+        self._adamw.step()
+        self._taken += 1
+        self.forget_gradients()
+
+    def forget_gradients(self) -> None:
+        """Drop the gradients that passes have left, such as those of one that failed in the middle."""
+        self._adamw.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return a copy of all that `load_state` needs to go on with the same bits, as one flat mapping of tensors."""
+        found = {_TAKEN: torch.tensor(self._taken)}
+        for number, parameter in enumerate(self._parameters):
+            for name, value in self._adamw.state[parameter].items():
+                found[f"{number}.{name}"] = value.detach().clone()
+        return found
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on where another optimiser of the same parameters, hyperparameters and steps was.
+
+        Args:
+            state: what its `state` gave, on any device.
+        """
+        self._taken = int(state[_TAKEN])
+        for number, parameter in enumerate(self._parameters):
+            prefix = f"{number}."
+            self._adamw.state[parameter] = {
+                name.removeprefix(prefix): value.detach().to(parameter.device, copy=True)
+                for name, value in state.items()
+                if name.startswith(prefix)
+            }
+
+
+def learning_rate(hyperparameters: TuningHyperparameters, taken: int, steps: int) -> float:
+    """Return the learning rate of a step.
+
+    The curves are those of transformers' `get_scheduler`: `constant_with_warmup`, `linear` and `cosine` (transformers
+    5.23, optimization.py), so that the first step of a warm-up has the rate 0.
+
+    Args:
+        taken: the steps before it.
+        steps: all of the training.
+    """
+    highest, warmup = hyperparameters.effective_learning_rate, math.ceil(steps * hyperparameters.warmup_fraction)
+    if taken < warmup:
+        return highest * (taken / warmup)
+    left = (steps - taken) / max(1, steps - warmup)
+    factors = {"constant": 1.0, "linear": max(0.0, left), "cosine": (1 + math.cos(math.pi * (1 - left))) / 2}
+    return highest * factors[hyperparameters.schedule]
