@@ -79,7 +79,7 @@ def losses_of_a_trainer(base: LoadedModel, request: TuningRequest, folder: Path)
                 disable_tqdm=True,
                 dataloader_pin_memory=False,
             ),
-            train_dataset=dataset,  # type: ignore[arg-type]
+            train_dataset=dataset,
             data_collator=lambda entries: entries[0],
         )
         adapted.eval()
