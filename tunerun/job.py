@@ -365,6 +365,17 @@ class TuningRequest:
     precision: str = ""
 
 
+def in_common(request: TuningRequest) -> TuningRequest:
+    """Return what the requests of one training run have in common.
+
+    That is everything but their number of epochs, and that as well where a step's learning rate depends on it.
+    """
+    settings = request.hyperparameters
+    if settings.has_constant_rate:
+        settings = replace(settings, epoch_count=0)
+    return replace(request, key="", tuned_model_id="", keeps_epochs=False, hyperparameters=settings)
+
+
 @dataclass(frozen=True)
 class JobRef:
     """A job's name at its backend."""

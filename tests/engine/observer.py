@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ class Recording:
         self.outcomes: dict[str, Outcome] = {}
         self._cancel_after = cancel_after
         self._folder = folder
+
+    def began(self, requests: Sequence[TuningRequest]) -> None:
+        pass
 
     def snapshot(self, request: TuningRequest, snapshot: Snapshot) -> None:
         self.snapshots.setdefault(request.key, []).append(snapshot)

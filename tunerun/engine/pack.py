@@ -15,8 +15,8 @@ from tunerun.engine import forms, lora
 from tunerun.engine.adapters import MixingError
 from tunerun.engine.failures import CancelledJobError, failure_of
 from tunerun.engine.network import LoadedModel
-from tunerun.engine.training_run import Observer, Outcome, TrainingRun, in_common
-from tunerun.job import JobState, TuningRequest
+from tunerun.engine.training_run import Observer, Outcome, TrainingRun
+from tunerun.job import JobState, TuningRequest, in_common
 
 
 class Pack:
@@ -51,6 +51,7 @@ class Pack:
                 self._waiting.append(request)
             else:
                 run.add(request)
+                self._observer.began(run.requests)
 
     def step(self) -> Iterator[Outcome]:
         """Take one step of every run; yield the requests that end before it or with it."""
@@ -89,6 +90,7 @@ class Pack:
             common = in_common(self._waiting[0])
             requests = [request for request in self._waiting if in_common(request) == common]
             self._waiting = [request for request in self._waiting if request not in requests]
+            self._observer.began(requests)
             try:
                 self._runs.append(TrainingRun(requests, self._base, self._observer))
             except CancelledJobError:

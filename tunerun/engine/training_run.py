@@ -11,7 +11,7 @@ import math
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -23,7 +23,7 @@ from tunerun.engine.lora import LearningAdapter
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.optimisation import Optimiser
 from tunerun.errors import InputError
-from tunerun.job import EpochLoss, Failure, JobState, Snapshot, TuningHyperparameters, TuningRequest
+from tunerun.job import EpochLoss, Failure, JobState, Snapshot, TuningHyperparameters, TuningRequest, in_common
 
 VALIDATION_ROWS = 16
 """Examples measured at once. Our choice, not measured: more rows need more memory for their logits."""
@@ -54,6 +54,9 @@ class Trained:
 class Observer(Protocol):
     """What training reports, and asks, between two steps."""
 
+    def began(self, requests: Sequence[TuningRequest]) -> None:
+        """Take note that requests are trained from now on, all by one training run."""
+
     def snapshot(self, request: TuningRequest, snapshot: Snapshot) -> None:
         """Take note of an optimiser step."""
 
@@ -83,17 +86,6 @@ class Outcome:
     metrics: dict[str, float] = field(default_factory=dict)
     failure: Failure | None = None
     trained: Trained | None = None
-
-
-def in_common(request: TuningRequest) -> TuningRequest:
-    """Return what the requests of one training run have in common: everything but their number of epochs.
-
-    Where the learning rate of a step depends on how many there are, the number of epochs as well.
-    """
-    settings = request.hyperparameters
-    if settings.has_constant_rate:
-        settings = replace(settings, epoch_count=0)
-    return replace(request, key="", tuned_model_id="", keeps_epochs=False, hyperparameters=settings)
 
 
 class TrainingRun:

@@ -215,6 +215,9 @@ class _Reporting:
             self.machine, form=trained.form, training_run=trained.training_run, packed_with=trained.packed_with
         )
 
+    def began(self, requests: Sequence[TuningRequest]) -> None:
+        pass
+
     def snapshot(self, request: TuningRequest, snapshot: Snapshot) -> None:
         self._worker._report(messages.SnapshotTaken(self._jobs[request.key], snapshot))
 
