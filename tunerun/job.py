@@ -368,9 +368,10 @@ class TuningRequest:
 def in_common(request: TuningRequest) -> TuningRequest:
     """Return what the requests of one training run have in common.
 
-    That is everything but their number of epochs, and that as well where a step's learning rate depends on it.
+    That is everything but which epochs they are given of it: how many, the last or the best, the mean of how many.
+    Where a step's learning rate depends on the number of epochs, they have that in common as well.
     """
-    settings = request.hyperparameters
+    settings = replace(request.hyperparameters, keep="last", average_last=1)
     if settings.has_constant_rate:
         settings = replace(settings, epoch_count=0)
     return replace(request, key="", tuned_model_id="", keeps_epochs=False, hyperparameters=settings)

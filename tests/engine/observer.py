@@ -20,6 +20,7 @@ class Recording:
         self.adapters: dict[str, dict[str, Any]] = {}
         self.finished: dict[str, Trained] = {}
         self.outcomes: dict[str, Outcome] = {}
+        self.paused: set[str] = set()
         self._cancel_after = cancel_after
         self._folder = folder
 
@@ -34,6 +35,12 @@ class Recording:
 
     def kept(self, request: TuningRequest, trained: Trained) -> None:
         self.kept_steps.setdefault(request.key, []).append(trained.snapshots[-1].step)
+
+    def kept_before(self, request: TuningRequest, ends: Sequence[Snapshot]) -> None:
+        self.kept_steps.setdefault(request.key, []).extend(one.step for one in ends)
+
+    def is_paused(self, request: TuningRequest) -> bool:
+        return request.key in self.paused
 
     def is_cancelled(self, request: TuningRequest) -> bool:
         return self._cancel_after is not None and len(self.snapshots.get(request.key, ())) >= self._cancel_after

@@ -61,9 +61,20 @@ class LearningAdapter:
         """Whether no parameter is NaN or infinite."""
         return all(bool(torch.isfinite(matrix).all()) for matrix in self.parameters())
 
+    def forget_gradients(self) -> None:
+        """Drop what passes have left, such as one that failed in the middle."""
+        for matrix in self.parameters():
+            matrix.grad = None
+
     def copy(self) -> list[torch.Tensor]:
         """The parameters as they are now."""
         return [matrix.detach().clone() for matrix in self.parameters()]
+
+    def like(self, values: Sequence[torch.Tensor]) -> LearningAdapter:
+        """Return an adapter of the same layers, rank and alpha with other parameters, in the order of `parameters`."""
+        numbers = iter(values)
+        matrices = {name: (next(numbers), next(numbers)) for name in self.matrices}
+        return LearningAdapter(matrices, self.rank, self.alpha)
 
     @torch.no_grad()
     def restore(self, values: Sequence[torch.Tensor]) -> None:

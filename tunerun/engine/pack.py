@@ -6,15 +6,14 @@ its own optimiser and its own place in the batch dimension, which no number cros
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from pathlib import Path
 
-import torch
-
-from tunerun.engine import forms, lora
-from tunerun.engine.adapters import MixingError
+from tunerun.engine import forms
 from tunerun.engine.failures import CancelledJobError, failure_of
 from tunerun.engine.network import LoadedModel
+from tunerun.engine.passes import Computed, Passes, Share
 from tunerun.engine.training_run import Observer, Outcome, TrainingRun
 from tunerun.job import JobState, TuningRequest, in_common
 
@@ -27,13 +26,24 @@ class Pack:
         observer: called from the thread that steps.
         most: training runs that train at the same time.
         keep_cancelled: whether the adapter of a request that is cancelled after its first step is kept.
+        states: the folder of the tuned models, in which runs keep what they need to continue in another process; None:
+            they begin again there.
     """
 
-    def __init__(self, base: LoadedModel, observer: Observer, *, most: int = 1, keep_cancelled: bool = False) -> None:
+    def __init__(
+        self,
+        base: LoadedModel,
+        observer: Observer,
+        *,
+        most: int = 1,
+        keep_cancelled: bool = False,
+        states: Path | None = None,
+    ) -> None:
         self._base = base
         self._observer = observer
         self._most = most
-        self._width = most
+        self._states = states
+        self._passes = Passes(base, most)
         self._keep_cancelled = keep_cancelled
         self._runs: list[TrainingRun] = []
         self._waiting: list[TuningRequest] = []
@@ -50,30 +60,19 @@ class Pack:
             if run is None:
                 self._waiting.append(request)
             else:
+                self._observer.began([*run.requests, request])
                 run.add(request)
-                self._observer.began(run.requests)
 
     def step(self) -> Iterator[Outcome]:
         """Take one step of every run; yield the requests that end before it or with it."""
         yield from self._leave()
         yield from self._join()
         runs = list(self._runs)
-        start = 0
-        while start < len(runs):
-            together = runs[start : start + self._width]
-            try:
-                losses, seconds = self._pass(together)
-            except Exception as error:  # noqa: BLE001 - isolates a pack; the failure carries the traceback
-                for run in together:
-                    run.forget_gradients()
-                if len(together) > 1:
-                    self._width = 1 if isinstance(error, MixingError) else -(-len(together) // 2)
-                    continue  # these again, fewer at once: no run has changed
-                yield from self._drop(together[0], error)
-            else:
-                for run, loss in zip(together, losses, strict=True):
-                    yield from self._guarded(run, run.take_step(loss, seconds))
-            start += len(together)
+        shares = [run.share for run in runs]
+        for number, computed in self._passes.compute(shares, learns=True):
+            others = [runs[other] for other in computed.together] if isinstance(computed, Computed) else []
+            yield from self._guarded(runs[number], _learned(runs[number], shares[number], computed, others))
+        yield from self._end_epochs([run for run in runs if run.requests and run.has_ended_epoch])
         self._runs = [run for run in self._runs if run.requests]
 
     def _leave(self) -> Iterator[Outcome]:
@@ -92,26 +91,35 @@ class Pack:
             self._waiting = [request for request in self._waiting if request not in requests]
             self._observer.began(requests)
             try:
-                self._runs.append(TrainingRun(requests, self._base, self._observer))
+                self._runs.append(TrainingRun(requests, self._base, self._observer, self._states))
             except CancelledJobError:
                 yield from (Outcome(request, JobState.CANCELLED) for request in requests)
             except Exception as error:  # noqa: BLE001 - isolates a run; the failure carries the traceback
                 yield from (_failed(request, error) for request in requests)
 
-    def _pass(self, runs: Sequence[TrainingRun]) -> tuple[list[float], float]:
-        """Compute the losses and gradients of the next step of some runs, all at once."""
-        started = time.perf_counter()
-        members = [run.next_rows() for run in runs]
-        learned = torch.tensor([sum(row.learned for row in rows) for rows in members], device=self._base.device)
-        with lora.on(self._base.network, [run.adapter for run in runs]):
-            means = forms.choose(self._base).losses(self._base, members) / learned
-            values = means.tolist()
-            finite = torch.isfinite(means)
-            if bool(finite.any()):
-                torch.autograd.backward(means[finite].sum())
+    def _end_epochs(self, runs: Sequence[TrainingRun]) -> Iterator[Outcome]:
+        """Measure in shared passes what the runs have learned that have ended an epoch, and hand out what is due."""
+        adapters = [(run, epochs, adapter) for run in runs for epochs, adapter in run.to_measure().items()]
+        nats: dict[TrainingRun, dict[int, float]] = {run: {} for run in runs}
+        for batches in zip_longest(*(run.held_out() for run, _epochs, _adapter in adapters)):
+            now = [
+                (*one, rows)
+                for one, rows in zip(adapters, batches, strict=True)
+                if rows is not None and one[0].requests
+            ]
+            for run in {run for run, *_rest in now if not run.is_wanted}:
+                yield from self._drop(run, CancelledJobError())
+            now = [one for one in now if one[0].requests]
+            shares = [Share(adapter, rows) for _run, _epochs, adapter, rows in now]
+            for number, computed in self._passes.compute(shares, learns=False):
+                run, epochs = now[number][:2]
+                if isinstance(computed, Exception):
+                    yield from self._drop(run, computed)
+                else:
+                    nats[run][epochs] = nats[run].get(epochs, 0.0) + computed.nats
         for run in runs:
-            run.passed(runs)
-        return values, (time.perf_counter() - started) / len(runs)
+            if run.requests:
+                yield from self._guarded(run, run.hand_out(nats[run]))
 
     def _guarded(self, run: TrainingRun, ended: Iterator[Outcome]) -> Iterator[Outcome]:
         """Yield the requests that end by something of a run; all of them if it fails."""
@@ -122,11 +130,19 @@ class Pack:
 
     def _drop(self, run: TrainingRun, error: Exception) -> Iterator[Outcome]:
         """End every request of a run that cannot be continued."""
-        requests, run.requests = run.requests, []
-        if isinstance(error, CancelledJobError):
-            yield from (Outcome(request, JobState.CANCELLED) for request in requests)
-        else:
-            yield from (_failed(request, error) for request in requests)
+        is_cancelled = isinstance(error, CancelledJobError)
+        for request in run.drop(is_cancelled=is_cancelled):
+            yield Outcome(request, JobState.CANCELLED) if is_cancelled else _failed(request, error)
+
+
+def _learned(
+    run: TrainingRun, share: Share, computed: Computed | Exception, together: Sequence[TrainingRun]
+) -> Iterator[Outcome]:
+    if isinstance(computed, Exception):
+        raise computed
+    run.passed(together)
+    run.take_step(share, computed)
+    yield from ()  # a generator, so that what it raises is guarded as the rest of a run is
 
 
 def _failed(request: TuningRequest, error: Exception) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.pack import Pack
@@ -17,13 +18,14 @@ def train(
     *,
     most: int = 1,
     keep_cancelled: bool = False,
+    states: Path | None = None,
 ) -> Iterator[Outcome]:
     """Train requests that share a base model to their end; see `Pack`.
 
     Yields:
         An outcome for each request, as they end.
     """
-    pack = Pack(base, observer, most=most, keep_cancelled=keep_cancelled)
+    pack = Pack(base, observer, most=most, keep_cancelled=keep_cancelled, states=states)
     pack.add(requests)
     while not pack.is_empty:
         yield from pack.step()

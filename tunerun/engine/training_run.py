@@ -1,27 +1,34 @@
-"""One training run: it serves every trial that differs from the others in its number of epochs alone.
+"""One training run: it serves every trial that differs from the others in which of its epochs it is given alone.
 
 At a constant learning rate, and as the order of an epoch depends on (seed, epoch) alone, a trial of 3 epochs is bit for
 bit the first 3 epochs of a trial of 10: they are trained once, and each has its tuned model when its last epoch ends.
+So it is with the best epoch, and the mean of the last ones.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
 import torch
+from safetensors import SafetensorError
 
-from tunerun.engine import forms, lora
+from tunerun.engine import forms, lora, resuming
 from tunerun.engine.encoding import EncodedExample, batches_by_length, encode_examples
+from tunerun.engine.epoch_adapters import EpochAdapters
 from tunerun.engine.failures import CancelledJobError, DivergedError
 from tunerun.engine.lora import LearningAdapter
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.optimisation import Optimiser
+from tunerun.engine.passes import Computed, Share
+from tunerun.engine.resuming import TrainingState
 from tunerun.errors import InputError
 from tunerun.job import EpochLoss, Failure, JobState, Snapshot, TuningHyperparameters, TuningRequest, in_common
 
@@ -66,8 +73,17 @@ class Observer(Protocol):
     def kept(self, request: TuningRequest, trained: Trained) -> None:
         """Store the adapter as it is after an epoch that is not the last."""
 
+    def kept_before(self, request: TuningRequest, ends: Sequence[Snapshot]) -> None:
+        """Take note that the job continues an earlier one: what `kept` stored at these ends of epochs is there.
+
+        Its snapshots and losses are reported again before.
+        """
+
     def is_cancelled(self, request: TuningRequest) -> bool:
         """Whether the job has to stop now."""
+
+    def is_paused(self, request: TuningRequest) -> bool:
+        """Whether a job that has to stop will be continued later."""
 
     def trained(self, request: TuningRequest, trained: Trained) -> None:
         """Store the adapter of a request that has ended."""
@@ -91,9 +107,14 @@ class Outcome:
 class TrainingRun:
     """The training of requests that have everything `in_common`, one step at a time.
 
+    A step is: `share`, whose gradient a pass computes, then `take_step`. If that ends an epoch, `end_epoch` says what
+    has to be measured of it, and `hand_out` gives the losses to the requests, and their tuned models to those that end.
+
     Args:
         requests: at least one.
         base: their base model, which is bare between two steps.
+        states: the folder in which what it needs to continue in another process is kept while it trains; None: it
+            begins again there.
 
     Attributes:
         requests: those that have not ended.
@@ -104,7 +125,9 @@ class TrainingRun:
         CancelledJobError: all were cancelled while the base model's loss was measured.
     """
 
-    def __init__(self, requests: Sequence[TuningRequest], base: LoadedModel, observer: Observer) -> None:
+    def __init__(
+        self, requests: Sequence[TuningRequest], base: LoadedModel, observer: Observer, states: Path | None = None
+    ) -> None:
         first = requests[0]
         self.requests = list(requests)
         self._base = base
@@ -115,7 +138,7 @@ class TrainingRun:
         self._validation = _encoded(first, base, "validation")
         if not self._training:
             raise InputError("the request holds no training examples; at least one is needed; check dataset.path")
-        if self._settings.keeps_best and not self._validation:
+        if any(request.hyperparameters.keeps_best for request in requests) and not self._validation:
             raise InputError(
                 "hyperparameters.keep: best needs held-out examples; set dataset.validation, or keep the last"
             )
@@ -126,37 +149,30 @@ class TrainingRun:
         self.adapter = lora.adapter_of(first, base)
         steps = self._steps_per_epoch * self._settings.epoch_count
         self._optimiser = Optimiser(self.adapter.parameters(), self._settings, steps)
-        self._best = _BestEpoch(self.adapter) if self._settings.keeps_best else None
+        self._epochs = EpochAdapters(self.adapter, [request.hyperparameters for request in requests])
         self._snapshots: list[Snapshot] = []
-        self._losses: list[EpochLoss] = []
-        self._batches = self._order()
-        self._rows: list[EncodedExample] | None = None
+        self._order: tuple[int, list[int]] = (0, [])
         self._seconds = 0.0
         self._packed_with: set[str] = set()
-
-    @property
-    def _epoch_count(self) -> int:
-        return max(request.hyperparameters.epoch_count for request in self.requests)
-
-    @property
-    def _epoch(self) -> int:
-        """The last epoch that a step was taken of."""
-        return self._snapshots[-1].epoch if self._snapshots else 0
-
-    def _order(self) -> Iterator[list[EncodedExample]]:
-        epoch = 0
-        while True:
-            epoch += 1
-            order, rows = epoch_order(self._seed, epoch, len(self._training)), self._settings.batch_size
-            for start in range(0, len(order), rows):
-                yield [self._training[position] for position in order[start : start + rows]]
+        # By key, whether the tuned model after each epoch is kept: of all that may still be given something.
+        self._unfinished = {request.key: request.keeps_epochs for request in requests}
+        self._served = list(requests)
+        self._state = states and resuming.state_folder(states, in_common(first), base.identity, self.form.name)
+        if self._state is not None:
+            self._resume(self._state)
 
     # Between two steps
 
     def takes(self, request: TuningRequest) -> bool:
-        """Whether a request has everything in common with these, and its last epoch has not begun to end."""
-        is_in_time = request.hyperparameters.epoch_count > self._finished_epochs
-        return is_in_time and in_common(request) == in_common(self.requests[0])
+        """Whether a request has everything in common with these, and misses nothing of the epochs by now."""
+        done = self._finished_epochs
+        misses_nothing = done == 0 or (
+            self._epochs.serves(request.hyperparameters)
+            and len(self._epochs.losses[request.hyperparameters.average_last]) == (done if self._validation else 0)
+            and (not request.keeps_epochs or self._unfinished.get(request.key, False))
+        )
+        is_in_time = request.hyperparameters.epoch_count > done
+        return is_in_time and misses_nothing and in_common(request) == in_common(self.requests[0])
 
     @property
     def _finished_epochs(self) -> int:
@@ -169,108 +185,165 @@ class TrainingRun:
     def add(self, request: TuningRequest) -> None:
         """Serve one more request; it is given what has been learned so far."""
         self.requests.append(request)
+        self._unfinished[request.key] = request.keeps_epochs
+        self._served.append(request)
+        self._report_past(request)
+
+    def _report_past(self, request: TuningRequest) -> None:
         for snapshot in self._snapshots:
             self._observer.snapshot(request, snapshot)
-        for loss in self._losses:
+        for loss in self._epochs.losses[request.hyperparameters.average_last]:
             self._observer.validated(request, loss)
+        if request.keeps_epochs and self._finished_epochs:
+            count = self._steps_per_epoch
+            self._observer.kept_before(request, self._snapshots[count - 1 :: count])
 
     def leave_cancelled(self, *, keep: bool) -> Iterator[Outcome]:
         """Yield the requests that were cancelled; they are not served any more.
 
         Args:
-            keep: whether what was learned by then is kept.
+            keep: whether what was learned by then is kept. Of one that is paused it is not, but all that it needs to
+                continue is.
         """
         for request in [one for one in self.requests if self._observer.is_cancelled(one)]:
-            trained = self._trained(request, JobState.CANCELLED) if keep and self._snapshots else None
-            self.requests.remove(request)
-            if trained is not None:
-                self._observer.trained(request, trained)
+            trained = None
+            if self._observer.is_paused(request):
+                self.requests.remove(request)
+                self._keep_state()
+                if self.requests:  # what these reach from now on is not kept for it
+                    self._unfinished[request.key] = False
+            else:
+                trained = self._trained(request, JobState.CANCELLED) if keep and self._snapshots else None
+                self._forget(request)
+                if trained is not None:
+                    self._observer.trained(request, trained)
             yield Outcome(request, JobState.CANCELLED, trained=trained)
+
+    def drop(self, *, is_cancelled: bool) -> list[TuningRequest]:
+        """End every request; return them. What those that are paused need to continue stays as it was kept last."""
+        requests, self.requests = self.requests, []
+        is_needed = is_cancelled and any(map(self._observer.is_paused, requests))
+        if self._state is not None and not is_needed:
+            resuming.remove(self._state)
+        return requests
 
     # A step
 
-    def next_rows(self) -> list[EncodedExample]:
-        """Return the rows of the next step, the same ones until it is taken."""
-        if self._rows is None:
-            self._rows = next(self._batches)
-        return self._rows
+    @property
+    def share(self) -> Share:
+        """What the next step needs of a pass; the same until the step is taken."""
+        epoch, place = divmod(len(self._snapshots), self._steps_per_epoch)
+        if self._order[0] != epoch + 1:
+            self._order = (epoch + 1, epoch_order(self._seed, epoch + 1, len(self._training)))
+        count = self._settings.batch_size
+        chosen = self._order[1][place * count : (place + 1) * count]
+        return Share(self.adapter, [self._training[position] for position in chosen])
 
     def passed(self, others: Sequence[TrainingRun]) -> None:
         """Note which runs were in a pass with it."""
         self._packed_with.update(request.key for other in others if other is not self for request in other.requests)
 
-    def forget_gradients(self) -> None:
-        """Drop what passes have left, such as one that failed in the middle."""
-        self._optimiser.forget_gradients()
-
-    def take_step(self, loss: float, seconds: float) -> Iterator[Outcome]:
-        """Learn from the gradients that a pass has left, and do what follows from it.
+    def take_step(self, share: Share, computed: Computed) -> None:
+        """Learn from the gradients that a pass has left.
 
         Args:
-            loss: the mean loss of the step's rows, in nats per learned token.
-            seconds: its part of the pass.
+            computed: what came of its share in it.
+
+        Raises:
+            DivergedError: the loss, or at the end of an epoch the adapter, is NaN or infinite.
+        """
+        started = time.perf_counter()
+        step = len(self._snapshots) + 1
+        epoch = (step - 1) // self._steps_per_epoch + 1
+        loss = computed.nats / share.learned
+        _check_loss(loss, f"the loss of step {step} (epoch {epoch})")
+        self._optimiser.step()
+        snapshot = Snapshot(step=step, epoch=epoch, mean_loss=loss, compute_time=time.time())
+        self._snapshots.append(snapshot)
+        self._seconds += computed.seconds + time.perf_counter() - started
+        for request in self.requests:
+            self._observer.snapshot(request, snapshot)
+        if self.has_ended_epoch:
+            _check_adapter(self.adapter, snapshot)
+            self._epochs.end_epoch()
+
+    # The end of an epoch
+
+    @property
+    def has_ended_epoch(self) -> bool:
+        """Whether the last step was the last one of an epoch."""
+        return bool(self._snapshots) and len(self._snapshots) % self._steps_per_epoch == 0
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether not all its requests were cancelled."""
+        return not all(self._observer.is_cancelled(request) for request in self.requests)
+
+    def to_measure(self) -> dict[int, LearningAdapter]:
+        """Return the adapters whose loss is measured after this epoch, by the number of epochs they are the mean of."""
+        if not self._validation:
+            return {}
+        spans = {request.hyperparameters.average_last for request in self.requests}
+        if self._unfinished.keys() - {request.key for request in self.requests}:
+            spans.update(self._epochs.losses)  # some may still come
+        return {epochs: self._epochs.mean(epochs) for epochs in sorted(spans)}
+
+    def held_out(self) -> Iterator[list[EncodedExample]]:
+        """Yield the rows on which the loss is measured, some at a time."""
+        for positions in batches_by_length([len(example) for example in self._validation], VALIDATION_ROWS):
+            yield [self._validation[position] for position in positions]
+
+    def hand_out(self, nats: Mapping[int, float]) -> Iterator[Outcome]:
+        """End an epoch.
+
+        Args:
+            nats: the summed losses of what `to_measure` returned.
 
         Yields:
             The requests that end with it.
 
         Raises:
-            DivergedError: the loss, the adapter or the validation loss is NaN or infinite.
-            CancelledJobError: all requests were cancelled.
+            DivergedError: a loss is NaN or infinite.
         """
-        started = time.perf_counter()
-        step = len(self._snapshots) + 1
-        epoch = (step - 1) // self._steps_per_epoch + 1
-        _check_loss(loss, f"the loss of step {step} (epoch {epoch})")
-        self._optimiser.step()
-        self._rows = None
-        snapshot = Snapshot(step=step, epoch=epoch, mean_loss=loss, compute_time=time.time())
-        self._snapshots.append(snapshot)
-        self._seconds += seconds + time.perf_counter() - started
-        for request in self.requests:
-            self._observer.snapshot(request, snapshot)
-        if step % self._steps_per_epoch == 0:
-            yield from self._end_epoch(snapshot)
-
-    def _end_epoch(self, last: Snapshot) -> Iterator[Outcome]:
-        _check_adapter(self.adapter, last)
-        if self._validation:
-            loss = self._mean_loss([self.adapter])
-            _check_loss(loss, f"the validation loss after epoch {last.epoch}")
-            self._losses.append(EpochLoss(last.epoch, loss))
-            for request in self.requests:
-                self._observer.validated(request, self._losses[-1])
-            if self._best is not None:
-                self._best.see(self._losses[-1])
+        last = self._snapshots[-1]
+        learned = sum(example.learned for example in self._validation)
+        for value in nats.values():
+            _check_loss(value / learned, f"the validation loss after epoch {last.epoch}")
+        self._epochs.measured({epochs: EpochLoss(last.epoch, value / learned) for epochs, value in nats.items()})
+        for request in self.requests if nats else ():
+            self._observer.validated(request, self._epochs.losses[request.hyperparameters.average_last][-1])
         for request in list(self.requests):
             if request.hyperparameters.epoch_count == last.epoch:
                 yield self._end(request)
             elif request.keeps_epochs:
-                self._observer.kept(request, self._trained(request, JobState.RUNNING))
+                adapter = self._epochs.mean(request.hyperparameters.average_last)
+                self._observer.kept(request, replace(self._trained(request, JobState.RUNNING), adapter=adapter))
+        if self.requests:
+            self._keep_state()
 
     def _end(self, request: TuningRequest) -> Outcome:
+        chosen = request.hyperparameters
         metrics = self._metrics | {
             "train/seconds": self._seconds,
-            "tokens/train": float(sum(map(len, self._training)) * request.hyperparameters.epoch_count),
+            "tokens/train": float(sum(map(len, self._training)) * chosen.epoch_count),
         }
-        if self._losses:
-            metrics["validation/loss"] = self._losses[-1].loss
-        now = None
-        if self._best is not None:
-            now, kept = self.adapter.copy(), self._best.restore()
-            metrics |= {"validation/loss": kept.loss, "train/kept_epoch": float(kept.epoch)}
+        if losses := self._epochs.losses[chosen.average_last]:
+            metrics["validation/loss"] = losses[-1].loss
+        if chosen.keeps_best and self._epochs.best is not None:
+            best = self._epochs.best
+            metrics |= {"validation/loss": best.loss, "train/kept_epoch": float(best.epoch)}
         trained = self._trained(request, JobState.SUCCEEDED, metrics)
+        trained = replace(trained, adapter=self._epochs.of(chosen))
         self._observer.trained(request, trained)
-        if now is not None:
-            self.adapter.restore(now)  # other requests learn on from the last epoch
-        self.requests.remove(request)
+        self._forget(request)
         return Outcome(request, JobState.SUCCEEDED, metrics, trained=trained)
 
     def _trained(self, request: TuningRequest, state: JobState, metrics: dict[str, float] | None = None) -> Trained:
-        longest = max(self.requests, key=lambda one: one.hyperparameters.epoch_count)
+        longest = max(self._served, key=lambda one: one.hyperparameters.epoch_count)
         return Trained(
             self.adapter,
             tuple(self._snapshots),
-            tuple(self._losses),
+            tuple(self._epochs.losses[request.hyperparameters.average_last]),
             metrics if metrics is not None else dict(self._metrics),
             state,
             self.form.name,
@@ -278,46 +351,85 @@ class TrainingRun:
             tuple(sorted(self._packed_with)),
         )
 
-    # Losses on held-out examples
+    # To continue in another process
+
+    def _resume(self, folder: Path) -> None:
+        """Continue where a process was that has died, if that serves every request."""
+        found = resuming.read(folder, self._base.device)
+        if found is None:
+            return
+        state, tensors = found
+        fewest = min(request.hyperparameters.epoch_count for request in self.requests)
+        is_known = all(
+            key in state.requests and state.requests[key] >= keeps_epochs
+            for key, keeps_epochs in self._unfinished.items()
+        )
+        if not is_known or len(state.snapshots) // self._steps_per_epoch >= fewest:
+            return
+        self.adapter.restore([tensors[f"adapter.{name}"] for name in self.adapter.named()])
+        self._optimiser.load_state(_beginning_with("optimiser.", tensors))
+        self._epochs.load_state(_beginning_with("epochs.", tensors), state.losses, state.best)
+        self._snapshots = list(state.snapshots)
+        self._seconds = state.seconds
+        self._packed_with = set(state.packed_with)
+        self._unfinished = state.requests | self._unfinished
+        for request in self.requests:
+            self._report_past(request)
+
+    def _keep_state(self) -> None:
+        if self._state is None:
+            return
+        parts = {
+            "adapter": self.adapter.named(),
+            "optimiser": self._optimiser.state(),
+            "epochs": self._epochs.state(),
+        }
+        tensors = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
+        state = TrainingState(
+            self._unfinished,
+            tuple(self._snapshots),
+            {epochs: tuple(losses) for epochs, losses in self._epochs.losses.items()},
+            self._epochs.best,
+            self._seconds,
+            tuple(sorted(self._packed_with)),
+        )
+        # A full disk shall not end a job that needs no room by itself: without a state it begins again if it is killed.
+        with contextlib.suppress(OSError, SafetensorError):
+            resuming.write(self._state, state, tensors)
+
+    def _forget(self, request: TuningRequest) -> None:
+        """Serve a request no more; a state that no other one needs is removed."""
+        self.requests.remove(request)
+        self._unfinished.pop(request.key, None)
+        if self._state is None:
+            return
+        if not self._unfinished:
+            resuming.remove(self._state)
+        elif not self.requests:
+            self._keep_state()
+
+    # The base model's loss on held-out examples
 
     def _base_loss(self) -> float:
         """Return the untouched base model's loss, measured once for the same examples."""
         content = [(example.prompt, example.target, example.earlier) for example in self._validation]
         digest = hashlib.sha256(repr(content).encode()).hexdigest()
         if digest not in self._base.base_losses:
-            self._base.base_losses[digest] = self._mean_loss([])
+            self._base.base_losses[digest] = self._mean_loss()
         return self._base.base_losses[digest]
 
     @torch.no_grad()
-    def _mean_loss(self, adapters: Sequence[LearningAdapter]) -> float:
-        """Return the mean loss over all learned tokens of the held-out examples, in nats."""
-        total, learned = 0.0, 0
-        with lora.on(self._base.network, adapters):
-            for positions in batches_by_length([len(example) for example in self._validation], VALIDATION_ROWS):
-                if all(self._observer.is_cancelled(request) for request in self.requests):
-                    raise CancelledJobError
-                rows = [self._validation[position] for position in positions]
-                total += float(self.form.losses(self._base, [rows])[0])
-                learned += sum(row.learned for row in rows)
-        return total / learned
+    def _mean_loss(self) -> float:
+        total = 0.0
+        for rows in self.held_out():
+            if not self.is_wanted:
+                raise CancelledJobError
+            total += float(self.form.losses(self._base, [rows])[0])
+        return total / sum(example.learned for example in self._validation)
 
 
-class _BestEpoch:
-    """A copy of an adapter as it was after the epoch with the lowest validation loss, the earlier of equal ones."""
-
-    def __init__(self, adapter: LearningAdapter) -> None:
-        self._adapter = adapter
-        self._weights: list[torch.Tensor] = []
-        self._loss = EpochLoss(0, math.inf)
-
-    def see(self, loss: EpochLoss) -> None:
-        if loss.loss < self._loss.loss:
-            self._loss, self._weights = loss, self._adapter.copy()
-
-    def restore(self) -> EpochLoss:
-        """Give the adapter back what it had learned by then, and say when that was."""
-        self._adapter.restore(self._weights)
-        return self._loss
+def _beginning_with(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> list[int]:

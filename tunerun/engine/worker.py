@@ -76,6 +76,7 @@ class Worker:
         self._number = number
         self._queue: queue.Queue[messages.Call | messages.Train] = queue.Queue()
         self._cancelled: set[str] = set()
+        self._paused: set[str] = set()  # of the cancelled ones, those that will be continued
         self._generation: Any = None  # a generation.Generation, heavy
         self._base: Any = None  # a network.LoadedModel, heavy
 
@@ -162,7 +163,12 @@ class Worker:
         requests = [packed.request for packed in command.pack]
         jobs = {packed.request.key: packed.job for packed in command.pack}
         for outcome in training.train(
-            requests, self._base, observer, most=command.most, keep_cancelled=command.keep_cancelled
+            requests,
+            self._base,
+            observer,
+            most=command.most,
+            keep_cancelled=command.keep_cancelled,
+            states=Path(command.tuned_models),
         ):
             if outcome.failure is not None and outcome.failure.traceback is not None:
                 self._forget()  # after an unforeseen exception nobody knows what state the network is in
@@ -232,6 +238,14 @@ class _Reporting:
         finished = tuned_model.FinishedJob("", trained.snapshots, validation=trained.validation)
         self._write(folder, replace(request, hyperparameters=settings), trained.adapter, finished)
         self._note_kept(request, Checkpoint(step.epoch, step.step, str(folder)))
+
+    def kept_before(self, request: TuningRequest, ends: Sequence[Snapshot]) -> None:
+        folder = tuned_model.epochs_folder(self._folder / request.tuned_model_id)
+        for step in ends:
+            self._note_kept(request, Checkpoint(step.epoch, step.step, str(folder / str(step.epoch))))
+
+    def is_paused(self, request: TuningRequest) -> bool:
+        return self._jobs[request.key] in self._worker._paused
 
     def is_cancelled(self, request: TuningRequest) -> bool:
         return self._jobs[request.key] in self._worker._cancelled
