@@ -139,11 +139,11 @@ def test_engine_settings_are_checked(tmp_path: Path, change: str, message: str) 
 
 
 def test_the_best_epoch_is_kept_where_it_can_be_known(tmp_path: Path) -> None:
-    """It needs held-out examples and a backend that measures them after each epoch; no other run is its beginning."""
+    """It needs held-out examples and a backend that measures them after each epoch."""
     best = "hyperparameters.keep=best"
     assert "keep" not in planned(tmp_path).trials[0].ingredients
     assert [trial.prefix_of for trial in planned(tmp_path, f"{EPOCHS}=1,2").trials] == [1, None]
-    assert [trial.prefix_of for trial in planned(tmp_path, f"{EPOCHS}=1,2", best).trials] == [None, None]
+    assert [trial.prefix_of for trial in planned(tmp_path, f"{EPOCHS}=1,2", best).trials] == [1, None]
     falling = "hyperparameters.schedule=linear"
     assert [trial.prefix_of for trial in planned(tmp_path, f"{EPOCHS}=1,2", falling).trials] == [None, None]
     nothing = "dataset.validation={path: null, fraction: 0.0}"

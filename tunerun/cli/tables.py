@@ -24,7 +24,7 @@ from tunerun.dataset import LoadedDataset
 from tunerun.engine.tokens import ESTIMATE_RANGE
 from tunerun.job import JobState
 from tunerun.ledger import Opening, SweepRecord
-from tunerun.planning import Plan, Trial
+from tunerun.planning import Plan, Trial, trained
 from tunerun.planning.judging import PlannedJudge
 from tunerun.runner import SweepResult
 
@@ -179,19 +179,36 @@ def _effort(plan: Plan) -> str:
     hint = f" {failed} failed earlier; run --retry-failed submits them again." if failed else ""
     if not todo:
         return f"Nothing to run: what has not failed is done.{hint}" if failed else "All trials are done."
-    cost = plan.cost(todo)
-    parts = [f"{cost.tokens:,} training tokens{_range(plan, cost.tokens)}", f"{sum(t.steps for t in todo):,} steps"]
+    cost, once = plan.cost(todo), trained(todo)
+    parts = [f"{cost.tokens:,} training tokens{_range(plan, cost.tokens)}", f"{cost.steps:,} steps"]
     hours = "unknown until a first trial has run" if cost.hours is None else f"about {duration(cost.hours * 3600)}"
     parts.append(f"training time: {hours}")
-    prices = dict.fromkeys(t.config.model.price for t in todo)
+    prices = dict.fromkeys(t.config.model.price for t in once)
     parts.extend(
-        f"${sum(t.usd for t in todo if t.config.model.price == price):,.2f} at ${price.usd_per_million_tokens:g} a "
+        f"${sum(t.usd for t in once if t.config.model.price == price):,.2f} at ${price.usd_per_million_tokens:g} a "
         f"million tokens ({_plain(price.source)}, {price.date})"
         for price in prices
         if price is not None
     )
     spent = f" Spent so far: {plan.spent.tokens:,} tokens, ${plan.spent.usd:,.2f}." if plan.spent.usd else ""
-    return f"{counted(len(todo), 'trial')} to run: {'; '.join(parts)}.{hint}{spent}"
+    runs = f" in {counted(len(once), 'training run')}" if len(once) < len(todo) else ""
+    return f"{counted(len(todo), 'trial')} to run{runs}: {'; '.join(parts)}.{_saved(plan, todo)}{hint}{spent}"
+
+
+def _saved(plan: Plan, todo: Sequence[Trial]) -> str:
+    """What training trials once saves that differ in their number of epochs alone; empty: nothing."""
+    saved = plan.saved(todo)
+    if not saved.steps:
+        return ""
+    parts = [f"{saved.steps:,} steps", f"{saved.tokens:,} training tokens"]
+    if saved.hours is not None:
+        parts.append(f"about {duration(saved.hours * 3600)}")
+    if saved.usd:
+        parts.append(f"${saved.usd:,.2f}")
+    return (
+        " Trials that differ in epoch_count alone are trained once, which saves "
+        f"{', '.join(parts[:-1])} and {parts[-1]}."
+    )
 
 
 def _baselines(plan: Plan) -> str:

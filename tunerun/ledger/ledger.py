@@ -68,6 +68,9 @@ FILE_NAME = "ledger.db"
 """The ledger's file in a runs folder."""
 
 _LAST_JOB = "attempt = (SELECT max(attempt) FROM job AS other WHERE other.key = job.key)"
+_TRAINED = "coalesce(CASE WHEN trained_on IS NOT NULL THEN json_extract(metrics, '$.\"tokens/train\"') END, tokens)"
+"""Of a job: the engine's own count where there is one, for `tokens` lacks what another job has paid for."""
+
 _OF_SWEEP = "key IN (SELECT key FROM trial WHERE sweep = ?)"
 
 
@@ -231,7 +234,7 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, TransferTable):
         Answers with the job of that key that is not finished or has succeeded, where there is one, whoever watches it.
 
         Args:
-            tokens: training tokens over all epochs.
+            tokens: training tokens over all epochs, without those that jobs under way pay for.
             sweep: the sweep whose runner submits it.
             usd: what it will cost, in US dollars.
         """
@@ -439,8 +442,8 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, TransferTable):
     def seconds_per_token(self) -> dict[tuple[str, str], float]:
         """Training seconds per token of the jobs that succeeded, by backend and base model."""
         rows = self._file.rows(
-            "SELECT backend, model, sum(json_extract(metrics, '$.\"train/seconds\"')) / sum(tokens) AS rate FROM job "
-            "WHERE state = ? AND json_extract(metrics, '$.\"train/seconds\"') > 0 GROUP BY backend, model",
+            f"SELECT backend, model, sum(json_extract(metrics, '$.\"train/seconds\"')) / sum({_TRAINED}) AS rate "
+            "FROM job WHERE state = ? AND json_extract(metrics, '$.\"train/seconds\"') > 0 GROUP BY backend, model",
             [JobState.SUCCEEDED],
         )
         return {(row["backend"], row["model"]): row["rate"] for row in rows if row["rate"] is not None}

@@ -10,7 +10,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from tunerun.digest import digest
 from tunerun.engine.base_model import cache_folder
 from tunerun.engine.tokens import ESTIMATE_RANGE, token_counter
 from tunerun.errors import ConfigError, InputError, LimitError
+from tunerun.job import TuningHyperparameters, TuningRequest, in_common
 from tunerun.ledger import FILE_NAME, Spending, SweepRecord
 from tunerun.planning.advice import notes_on_rates
 from tunerun.planning.baselines import PlannedBaseline
@@ -39,7 +40,7 @@ from tunerun.schema import Experiment, Point, TrialConfig
 if TYPE_CHECKING:
     from tunerun.tracking.address import Chosen
 
-__all__ = ["KEY_FORMAT", "Plan", "Trial", "counted", "ledger_path", "plan", "tuned_model_id"]
+__all__ = ["KEY_FORMAT", "Plan", "Trial", "counted", "ledger_path", "plan", "trained", "tuned_model_id"]
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,18 @@ class Plan:
         return [t for t in self.trials if t.same_as is None and not t.done and (retry_failed or not t.failed)]
 
     def cost(self, trials: Sequence[Trial], *, at_most: bool = False) -> Cost:
-        """What trials cost together; `at_most`: with the upper end of the range where tokens are estimated."""
+        """What trials cost together, each training run once.
+
+        Args:
+            at_most: with the upper end of the range where tokens are estimated.
+        """
+        return self._cost(trained(trials), at_most=at_most)
+
+    def saved(self, trials: Sequence[Trial]) -> Cost:
+        """What trials would cost more if each were trained alone."""
+        return self._cost(trials) - self.cost(trials)
+
+    def _cost(self, trials: Sequence[Trial], *, at_most: bool = False) -> Cost:
         factor = 1.0 if self.tokens_exact or not at_most else ESTIMATE_RANGE[1]
         seconds = [t.seconds for t in trials]
         known = [s for s in seconds if s is not None]
@@ -122,6 +134,7 @@ class Plan:
             tokens=math.ceil(sum(t.tokens for t in trials) * factor),
             usd=sum(t.usd for t in trials) * factor,
             hours=sum(known) / 3600 if len(known) == len(seconds) else None,
+            steps=sum(t.steps for t in trials),
         )
 
     @property
@@ -186,7 +199,8 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """The plan as `plan --json` prints it."""
-        todo = self.cost(self.to_run(retry_failed=False))
+        to_run = self.to_run(retry_failed=False)
+        todo, saved = self.cost(to_run), self.saved(to_run)
         return {
             "experiment": self.name,
             "sweep": self.sweep,
@@ -196,7 +210,8 @@ class Plan:
             "pins": dict(self.experiment.pins),
             "tokens_exact": self.tokens_exact,
             "tokens_range": [1.0, 1.0] if self.tokens_exact else list(ESTIMATE_RANGE),
-            "to_run": {"tokens": todo.tokens, "usd": todo.usd, "hours": todo.hours},
+            "to_run": {"training_runs": len(trained(to_run)), **vars(todo)},
+            "saved": vars(saved),
             "test_rows": self.test_rows,
             "spent": {"jobs": self.spent.jobs, "tokens": self.spent.tokens, "usd": self.spent.usd},
             "changes": [change.to_json() for change in self.changes],
@@ -220,8 +235,19 @@ def _trial_document(trial: Trial) -> dict[str, Any]:
         "usd": trial.usd,
         "same_as": trial.same_as,
         "prefix_of": trial.prefix_of,
+        "training_run": trial.training_run,
         "done": trial.done,
     }
+
+
+def trained(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials whose steps are trained, of each training run the one with the most epochs: it serves the others."""
+    longest: dict[int, Trial] = {}
+    for trial in trials:
+        other = longest.get(trial.training_run)
+        if other is None or trial.steps > other.steps:
+            longest[trial.training_run] = trial
+    return list(longest.values())
 
 
 def ledger_path(runs: Path) -> Path:
@@ -408,20 +434,21 @@ def _changes(history: History, trials: Sequence[Trial]) -> tuple[Change, ...]:
 
 
 def _with_prefixes(trials: Sequence[Trial]) -> Iterator[Trial]:
-    """The trials, those that are the first epochs of another one marked where their backend trains so."""
-    longest: dict[str, Trial] = {}
-    shared = [_apart_from_epochs(trial) for trial in trials]
+    """The trials, those marked that are trained on the way to another one because their backend trains so."""
+    longest: dict[tuple[str, TuningRequest], Trial] = {}
+    shared = [_in_common(trial) for trial in trials]
     for trial, rest in zip(trials, shared, strict=True):
         best = longest.get(rest)
         if best is None or trial.config.hyperparameters.epoch_count > best.config.hyperparameters.epoch_count:
             longest[rest] = trial
     for trial, rest in zip(trials, shared, strict=True):
-        # The best of few epochs is not the best of many, although their steps are the same.
-        chosen = trial.config.hyperparameters.for_tuning()
-        is_whole = trial.capabilities.trains_exact_prefixes and chosen.keep == "last" and chosen.has_constant_rate
-        is_prefix = longest[rest].key != trial.key and is_whole
+        is_prefix = longest[rest].key != trial.key and trial.capabilities.trains_exact_prefixes
         yield replace(trial, prefix_of=longest[rest].number) if is_prefix else trial
 
 
-def _apart_from_epochs(trial: Trial) -> str:
-    return json.dumps({key: value for key, value in trial.ingredients.items() if key != "epoch_count"}, sort_keys=True)
+def _in_common(trial: Trial) -> tuple[str, TuningRequest]:
+    """What all trials of one training run have; of the examples their digests, for there may be many."""
+    hyperparameters = {each.name for each in fields(TuningHyperparameters)}
+    rest = {key: value for key, value in trial.ingredients.items() if key not in hyperparameters}
+    request = replace(trial.request(), training=(), validation=())
+    return json.dumps(rest, sort_keys=True), in_common(request)

@@ -10,11 +10,17 @@ from tunerun.schema import Budget
 
 @dataclass(frozen=True)
 class Cost:
-    """What trials cost: training tokens, US dollars, and training hours where those are known."""
+    """What trials cost: training tokens, US dollars, optimiser steps, and training hours where those are known."""
 
     tokens: int
     usd: float
     hours: float | None
+    steps: int = 0
+
+    def __sub__(self, other: Cost) -> Cost:
+        is_known = self.hours is not None and other.hours is not None
+        hours = (self.hours or 0.0) - (other.hours or 0.0) if is_known else None
+        return Cost(self.tokens - other.tokens, self.usd - other.usd, hours, self.steps - other.steps)
 
 
 def over_budget(budget: Budget, spent: Spending, more: Cost) -> list[str]:

@@ -37,10 +37,11 @@ class Trial:
         tokens: training tokens over all epochs, prompts included.
         steps: optimiser steps.
         ingredients: what the key hashes.
-        seconds: how long it will train, from what the ledger has seen of its base model on its backend; None: nothing.
+        seconds: how long it will train alone, from what the ledger has seen of its base model on its backend; None:
+            nothing.
         same_as: the number of an earlier trial with the same key; None: there is none.
-        prefix_of: the number of a trial that differs in nothing but more epochs: with the engine's constant learning
-            rate this one is the first epochs of that one; None: there is none.
+        prefix_of: the number of a trial that differs in nothing but more epochs, where the backend trains both once:
+            at a constant learning rate this one is the first epochs of that one; None: there is none.
         done: whether a job of this key has succeeded already.
         failed: whether its last job failed by a fault of its own, and so is not run again by itself.
         environment: by dotted key, the interpolations of texts that came from the environment.
@@ -82,8 +83,13 @@ class Trial:
         return self.number if self.same_as is None else self.same_as
 
     @property
+    def training_run(self) -> int:
+        """The number of the trial whose training run serves it, which may be its own."""
+        return self.first if self.prefix_of is None else self.prefix_of
+
+    @property
     def usd(self) -> float:
-        """What tuning it costs, in US dollars; 0 where the base model has no price."""
+        """What tuning it alone costs, in US dollars; 0 where the base model has no price."""
         price = self.config.model.price
         return 0.0 if price is None else self.tokens * price.usd_per_million_tokens / 1e6
 

@@ -10,6 +10,7 @@ What the runner does about a failure depends on who can mend it:
 | refused, diverged, out of memory, crashed | fails the trial; `--retry-failed` tries again |
 | credentials or quota (`AccessError`) | submits nothing more to that backend |
 | the budget, `runner.max_failures` | submits nothing more |
+| `budget.max_hours`, `runner.max_failures` | also cancels jobs of this machine that wait in its queue |
 
 Each backend has a ready queue of its own, so a full, silent or refusing one holds up no other.
 """
@@ -19,7 +20,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 
@@ -30,7 +31,7 @@ from tunerun.holding import held_if_free, holder_of
 from tunerun.job import Failure, FailureKind, JobRef, JobState, JobStatus, TunedModel
 from tunerun.ledger import JobRecord, Ledger, Spending, TrialProgress
 from tunerun.planning import Plan, Trial
-from tunerun.planning.limits import over_budget
+from tunerun.planning.limits import Cost, over_budget
 from tunerun.runner.measuring import RESUME, Measuring
 from tunerun.runner.places import InFlight, Place, is_lost
 from tunerun.runner.progress import Progress
@@ -82,10 +83,11 @@ class Loop:
         self._spent: Spending = self.plan.with_baselines(self.ledger.spending(self.plan.sweep))
         unfinished = self._unfinished()
         self.progress.planned(unfinished)
-        for trial in unfinished:
+        for trial in _run_by_run(unfinished):
             self._place(trial).enqueue(trial)
         while self._is_waiting() or self._in_flight or self._finished or self._found:
             self._obey_cancel_requests()
+            self._obey_max_hours()
             self._submit()
             self._poll()
             self._finish()
@@ -154,10 +156,11 @@ class Loop:
         is_begun = last is not None and not last.state.is_finished
         if is_begun and last is not None and last.sweep != self.plan.sweep and not self._take_over(trial, last):
             return
-        if not is_begun and not self._may_spend(trial):
+        more = self._cost_beside(trial, place)
+        if not is_begun and not self._may_spend(trial, place):
             return
         request = trial.request()
-        job = self.ledger.intend(request, trial.capabilities.kind, trial.tokens, sweep=self.plan.sweep, usd=trial.usd)
+        job = self.ledger.intend(request, trial.capabilities.kind, more.tokens, sweep=self.plan.sweep, usd=more.usd)
         if job.sweep != self.plan.sweep:  # another runner was quicker; next time round it is waited for
             self._again(trial, WAIT_FOR_OTHERS_S)
             return
@@ -171,7 +174,7 @@ class Loop:
             # A sweep of another name may have begun it, under an id of its own: only that id finds it again.
             request = replace(request, tuned_model_id=job.tuned_model_id)
         if not is_begun:
-            self._spent = Spending(self._spent.jobs + 1, self._spent.tokens + trial.tokens, self._spent.usd + trial.usd)
+            self._spent = Spending(self._spent.jobs + 1, self._spent.tokens + more.tokens, self._spent.usd + more.usd)
         try:
             ref = place.backend.submit(request)
         except AmbiguousError as error:
@@ -203,15 +206,51 @@ class Loop:
         self._again(trial, WAIT_FOR_OTHERS_S)
         return False
 
-    def _may_spend(self, trial: Trial) -> bool:
-        budget = self.plan.experiment.budget
-        refusals = over_budget(budget, self._spent, self.plan.cost([trial], at_most=True))
-        hours = (time.monotonic() - self._began_at) / 3600
-        if budget.max_hours is not None and hours >= budget.max_hours:
-            refusals = [f"budget.max_hours: this run has taken {hours:.2g} hours; raise it, or {RESUME}"]
+    def _cost_beside(self, trial: Trial, place: Place, *, at_most: bool = False) -> Cost:
+        """What a trial costs more than what is under way: steps that its training run takes for others cost nothing."""
+        others = [
+            entry.trial
+            for entry in self._in_flight.values()
+            if entry.place is place and entry.trial.training_run == trial.training_run and not entry.is_cancelled
+        ]
+        return self.plan.cost([*others, trial], at_most=at_most) - self.plan.cost(others, at_most=at_most)
+
+    def _may_spend(self, trial: Trial, place: Place) -> bool:
+        refusals = (
+            over_budget(self.plan.experiment.budget, self._spent, self._cost_beside(trial, place, at_most=True))
+            or self._over_max_hours
+        )
         if refusals:
             self._stop(refusals[0])
         return not refusals
+
+    @property
+    def _over_max_hours(self) -> list[str]:
+        most, hours = self.plan.experiment.budget.max_hours, (time.monotonic() - self._began_at) / 3600
+        if most is None or hours < most:
+            return []
+        return [f"budget.max_hours: this run has taken {hours:.2g} hours; raise it, or {RESUME}"]
+
+    def _obey_max_hours(self) -> None:
+        """End what only waits in a queue of this machine once the time is over; what has begun is finished."""
+        if self.stopped is None and self._queued_here and (over := self._over_max_hours):
+            self._stop(over[0])
+            self._drop_queued()
+
+    @property
+    def _queued_here(self) -> list[InFlight]:
+        """Jobs that this machine has not begun; a service's queue is its own, and it continues without this process."""
+        return [
+            entry
+            for entry in self._in_flight.values()
+            if entry.state in (JobState.SUBMITTING, JobState.QUEUED)
+            and not entry.is_cancelled
+            and not entry.place.backend.capabilities().survives_runner
+        ]
+
+    def _drop_queued(self) -> None:
+        for entry in self._queued_here:
+            self._cancel(entry)
 
     def _watch(self, trial: Trial, place: Place, job: JobRecord, ref: JobRef) -> None:
         place.in_flight += 1
@@ -314,20 +353,23 @@ class Loop:
         trials = self.plan.trials
         requested = frozenset(trials[number].first for number in requested)
         for number in requested & self._in_flight.keys():
-            entry = self._in_flight[number]
-            if not entry.is_cancelled:
-                entry.is_cancelled = True
-                try:
-                    entry.place.backend.cancel(entry.ref)
-                except BackendError as error:
-                    entry.is_cancelled = False
-                    self._did_not_answer(entry.place, error)
+            self._cancel(self._in_flight[number])
         ready = {trial.number for place in self._places.values() for trial in place.ready}
         waiting = ready | {number for _, number in self._later}
         given_up = {number for number in requested & waiting if self._give_up(trials[number])}
         for place in self._places.values():
             place.ready = deque(trial for trial in place.ready if trial.number not in given_up)
         self._later = sorted(entry for entry in self._later if entry[1] not in given_up)
+
+    def _cancel(self, entry: InFlight) -> None:
+        if entry.is_cancelled:
+            return
+        entry.is_cancelled = True
+        try:
+            entry.place.backend.cancel(entry.ref)
+        except BackendError as error:
+            entry.is_cancelled = False
+            self._did_not_answer(entry.place, error)
 
     def _give_up(self, trial: Trial) -> bool:
         """Cancel a trial that waits; a job of which nobody knows whether it was submitted is looked for first."""
@@ -409,6 +451,7 @@ class Loop:
                 f"{self.config.max_failures} trials failed for the same reason, and none has succeeded; "
                 "mend it and run with --retry-failed, or raise runner.max_failures"
             )
+            self._drop_queued()
 
     def _measure(self, trained: Sequence[tuple[Trial, TunedModel]]) -> bool:
         """Measure tuned models of one place and their baselines, as far as that is still to be done.
@@ -448,3 +491,12 @@ class Loop:
             time.sleep(min(MAX_PAUSE_S, *(place.poll_interval_s for place in self._places.values())))
         elif self._later:
             time.sleep(min(max(0.0, self._later[0][0] - now), MAX_PAUSE_S))
+
+
+def _run_by_run(trials: Sequence[Trial]) -> Iterator[Trial]:
+    """The trials in the order of the plan, those of one training run one behind the other, the longest first."""
+    runs: dict[int, list[Trial]] = {}
+    for trial in trials:
+        runs.setdefault(trial.training_run, []).append(trial)
+    for of_run in runs.values():
+        yield from sorted(of_run, key=lambda trial: -trial.steps)
