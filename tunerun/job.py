@@ -457,6 +457,8 @@ class TrainedOn:
             `alone`: an earlier version padded them.
         training_run: the key of the trial whose training run it is the beginning of; empty: it had its own.
         packed_with: the keys of the trials that shared passes with it, sorted.
+        precision: number format of the frozen weights, `float32` (without TF32) or `bfloat16`; adapter, optimiser and
+            loss are float32. Empty: an earlier version, in float32.
     """
 
     device: str = ""
@@ -469,6 +471,7 @@ class TrainedOn:
     form: str = "alone"
     training_run: str = ""
     packed_with: tuple[str, ...] = ()
+    precision: str = ""
 
 
 @dataclass(frozen=True)

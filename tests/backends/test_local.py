@@ -15,6 +15,7 @@ import pytest
 from tests.engine.tiny_model import HELD_OUT, request_of
 from tunerun.backends.local import LocalBackend
 from tunerun.engine import tuned_model
+from tunerun.engine.settings import EngineSettings
 from tunerun.errors import BackendError, InputError, NotFoundError
 from tunerun.job import (
     BaseModelRef,
@@ -38,9 +39,10 @@ import sys
 from pathlib import Path
 from tests.engine.tiny_model import model_of, request_of
 from tunerun.backends.local import LocalBackend
+from tunerun.engine.settings import EngineSettings
 from tunerun.testing.waiting import wait_for_steps
 model, runs, cache = model_of(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3])
-backend = LocalBackend(runs, cache, threads=1)
+backend = LocalBackend(runs, cache, EngineSettings(threads=1))
 ref = backend.submit(request_of(model, epoch_count=1_000_000))
 wait_for_steps(backend, ref, 1)
 print(backend.engine_process_id, ref.id, flush=True)
@@ -59,7 +61,7 @@ class LocalPlace:
         self._model = model
 
     def open(self) -> LocalBackend:
-        return LocalBackend(self._runs, self._cache, device="cpu", threads=1)
+        return LocalBackend(self._runs, self._cache, EngineSettings("cpu", 1))
 
     def request(self, digit: str) -> TuningRequest:
         return request_of(self._model, key=digit, validation=HELD_OUT)
@@ -292,7 +294,7 @@ def test_a_cancelled_job_keeps_what_it_learned_where_that_is_asked_for(
 ) -> None:
     """It can be called, by this process and a later one; submitted again it begins anew and replaces it."""
     request = place.long_request("1")
-    with LocalBackend(place.runs, engine_cache, device="cpu", threads=1, keep_cancelled=True) as backend:
+    with LocalBackend(place.runs, engine_cache, EngineSettings("cpu", 1), keep_cancelled=True) as backend:
         ref = backend.submit(request)
         wait_for_steps(backend, ref, 2)
         backend.cancel(ref)
@@ -344,6 +346,7 @@ import os, resource, sys
 from pathlib import Path
 from tests.engine.tiny_model import model_of, request_of
 from tunerun.backends.local import LocalBackend
+from tunerun.engine.settings import EngineSettings
 from tunerun.errors import AccessError
 from tunerun.job import JobState
 from tunerun.testing.waiting import wait_for_end, wait_until
@@ -355,7 +358,7 @@ def refusal(backend, ref):
         return str(error)
     return None
 
-backend = LocalBackend(Path("runs"), Path(sys.argv[2]), device="cpu", threads=1)
+backend = LocalBackend(Path("runs"), Path(sys.argv[2]), EngineSettings("cpu", 1))
 backend.find("a" * 64, "tiny-a")
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 kept = []

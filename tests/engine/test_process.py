@@ -11,6 +11,7 @@ from tests.engine.tiny_model import HELD_OUT, request_of
 from tunerun.engine import messages, packages
 from tunerun.engine.failures import DivergedError, failure_of
 from tunerun.engine.process import EngineProcess, failure_of_exit
+from tunerun.engine.settings import EngineSettings
 from tunerun.errors import InputError, MissingPackageError
 from tunerun.job import (
     Answer,
@@ -121,7 +122,7 @@ def test_reports_round_trip(report: messages.Report) -> None:
 
 def test_engine_that_cannot_understand_dies_with_its_log(tmp_path: Path) -> None:
     """A line that is no command ends the engine, and the failure shows the log's end."""
-    engine = EngineProcess(tmp_path, "cpu", None, tmp_path / "logs" / "engine.log")
+    engine = EngineProcess(tmp_path, EngineSettings("cpu"), tmp_path / "logs" / "engine.log")
     assert engine._process.stdin is not None
     engine._process.stdin.write(b"no command\n")
     engine._process.stdin.flush()
@@ -136,7 +137,7 @@ def test_engine_ignores_modules_of_the_working_directory(tmp_path: Path, monkeyp
     """A file named like a module in the user's directory is not imported."""
     (tmp_path / "argparse.py").write_text("raise SystemExit(99)")
     monkeypatch.chdir(tmp_path)
-    engine = EngineProcess(tmp_path, "cpu", None, tmp_path / "engine.log")
+    engine = EngineProcess(tmp_path, EngineSettings("cpu"), tmp_path / "engine.log")
     engine.send(messages.Prepare(BaseModelRef(name="x", source="./missing")))
     assert engine.receive() == messages.Started()
     assert isinstance(engine.receive(), messages.Refused)

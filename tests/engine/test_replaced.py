@@ -14,6 +14,7 @@ from tests.engine.tiny_model import request_of
 from tunerun.backends import engine_queue
 from tunerun.backends.local import LocalBackend
 from tunerun.engine import base_model, messages
+from tunerun.engine.settings import EngineSettings
 from tunerun.errors import BackendError, BaseModelError
 from tunerun.job import Failure, FailureKind, GenerateOptions, JobState
 from tunerun.testing.waiting import wait_for_end
@@ -21,7 +22,7 @@ from tunerun.testing.waiting import wait_for_end
 
 @pytest.fixture
 def backend(tmp_path: Path) -> Iterator[LocalBackend]:
-    with LocalBackend(tmp_path / "runs", tmp_path / "cache", device="cpu", threads=1) as opened:
+    with LocalBackend(tmp_path / "runs", tmp_path / "cache", EngineSettings("cpu", 1)) as opened:
         yield opened
 
 

@@ -14,6 +14,7 @@ import pytest
 from tests.service.client import Client, prompt
 from tunerun.backends.engine_queue import Batch
 from tunerun.backends.local import LocalBackend
+from tunerun.engine.settings import EngineSettings
 from tunerun.errors import BackendError, BaseModelError, NotFoundError
 from tunerun.job import Answer, AnswerPart, BaseModelRef, GenerateOptions, Prompt
 from tunerun.service.app import Settings
@@ -26,7 +27,7 @@ LONG = GenerateOptions(max_output_tokens=100, temperature=2.0, seed=3)
 
 @pytest.fixture
 def opened(tmp_path: Path, engine_cache: Path) -> Callable[[], LocalBackend]:
-    return lambda: LocalBackend(tmp_path, engine_cache, "cpu", 1)
+    return lambda: LocalBackend(tmp_path, engine_cache, EngineSettings("cpu", 1))
 
 
 @pytest.fixture

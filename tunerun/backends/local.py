@@ -9,7 +9,7 @@ import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Literal, Self
@@ -20,7 +20,8 @@ from tunerun import errors, schema
 from tunerun.backends.base import NO_CURSORS, AnswersTogether, Backend, Capabilities
 from tunerun.backends.engine_pool import EnginePool
 from tunerun.backends.engine_queue import Asked, OnPart, raised
-from tunerun.engine import base_model, messages, packages, tuned_model
+from tunerun.engine import base_model, messages, packages, precision, tuned_model
+from tunerun.engine.settings import DEFAULT, EngineSettings
 from tunerun.errors import AccessError, BaseModelError, InputError
 from tunerun.job import (
     Answer,
@@ -100,20 +101,27 @@ class LocalSection(schema.Backend):
     )
 
     @model_validator(mode="after")
-    def _can_be_done(self) -> Self:
-        for name, allowed in _NOT_YET.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: this version can do {' and '.join(map(str, allowed))} alone; leave it out")
+    def _can_be_quantised(self) -> Self:
+        if self.quantization == "none":
+            return self
+        if self.device in ("cpu", "mps"):
+            raise ValueError(
+                f"quantization: {self.quantization} needs a CUDA device, and device is {self.device}; set device to "
+                "auto or cuda, or quantization to none"
+            )
+        if self.precision == "fp32":
+            raise ValueError(
+                f"quantization: {self.quantization} multiplies in bf16; set precision to auto or bf16, or quantization "
+                "to none"
+            )
         return self
 
+    @property
+    def settings(self) -> EngineSettings:
+        """What an engine is started with."""
+        names = (field.name for field in fields(EngineSettings))
+        return EngineSettings(**{name: getattr(self, name) for name in names})
 
-# Keys that are there before the engine follows them: what it does already is allowed.
-_NOT_YET: Mapping[str, tuple[object, ...]] = {
-    "precision": ("auto", "fp32"),
-    "micro_batch": (None,),
-    "gradient_checkpointing": (False,),
-    "quantization": ("none",),
-}
 
 SECTION = LocalSection
 
@@ -130,7 +138,7 @@ _CAPABILITIES = Capabilities(
     is_hosted=IS_HOSTED,
     has_prices=False,
     trains_exact_prefixes=True,  # at a constant learning rate, on the same device and threads
-    precision="float32",
+    precision=precision.FLOAT32,
     measures_epochs=True,
     keeps_best=True,
     measures_losses=True,
@@ -140,13 +148,22 @@ _CAPABILITIES = Capabilities(
 
 
 def capabilities(section: LocalSection) -> Capabilities:
-    """What the embedded engine can do; only how many jobs it is given at once depends on its section."""
-    return replace(_CAPABILITIES, max_in_flight=worker_kinds.count(section.workers))
+    """What the embedded engine can do; jobs at once and the number format depend on its section."""
+    return _capabilities(section.settings, section.workers)
+
+
+def _capabilities(settings: EngineSettings, workers: worker_kinds.Workers) -> Capabilities:
+    return replace(
+        _CAPABILITIES,
+        max_in_flight=worker_kinds.count(workers),
+        precision=precision.planned(settings),
+        quantization=settings.quantization if settings.is_quantised else "",
+    )
 
 
 def open_backend(section: LocalSection, runs: Path, cache: Path) -> Backend:
     """Make the backend; its engine starts with the first thing to do."""
-    return LocalBackend(runs, cache, section.device, section.threads, workers=section.workers)
+    return LocalBackend(runs, cache, section.settings, workers=section.workers)
 
 
 _NOT_KNOWN = Failure(
@@ -221,8 +238,7 @@ class LocalBackend:
     Args:
         runs: the runs directory; tuned models go to `tuned_models/<id>/`, the engine's log to `logs/engine.log`.
         cache: the cache directory of base models.
-        device: `auto` (cuda, else mps, else cpu), `cpu`, `cuda` or `mps`.
-        threads: CPU threads; None: as many as torch takes by itself.
+        settings: how engines compute.
         keep_cancelled: whether a job that is cancelled after its first step leaves a tuned model all the same.
         workers: the config section that says where the engines run, and how many side by side.
     """
@@ -231,8 +247,7 @@ class LocalBackend:
         self,
         runs: Path,
         cache: Path,
-        device: str = "auto",
-        threads: int | None = None,
+        settings: EngineSettings = DEFAULT,
         *,
         keep_cancelled: bool = False,
         workers: worker_kinds.Workers = worker_kinds.DEFAULT,
@@ -241,7 +256,8 @@ class LocalBackend:
         self._cache = cache
         self._keep_cancelled = keep_cancelled
         self._workers = workers
-        place = Place(runs.absolute(), cache, device, threads)
+        self._settings = settings
+        place = Place(runs.absolute(), cache, self._settings)
         self._queue = EnginePool(worker_kinds.opener(workers, place), worker_kinds.count(workers))
         self._identities: dict[BaseModelRef, str] = {}
         self._jobs: dict[str, _Job] = {}
@@ -264,7 +280,7 @@ class LocalBackend:
 
     def capabilities(self) -> Capabilities:
         """Return the limits; see the Protocol."""
-        return replace(_CAPABILITIES, max_in_flight=worker_kinds.count(self._workers))
+        return _capabilities(self._settings, self._workers)
 
     def prepare(self, models: Sequence[BaseModelRef]) -> None:
         """Find every base model, and convert or fetch those that are not ready.

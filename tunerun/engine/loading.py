@@ -14,29 +14,62 @@ from typing import Any
 
 import torch
 
+from tunerun.engine import packages
 from tunerun.engine.chat import ChatFormat
 from tunerun.engine.failures import is_out_of_memory
 from tunerun.engine.model_facts import layer_count
+from tunerun.engine.precision import BYTES, FLOAT32
 from tunerun.errors import BaseModelError
 
 _PROBE_TOKENS = 6
-_TOLERANCE = 1e-3
-"""Share of the logits' spread by which a later token may change an earlier logit: rounding only."""
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2}
+"""Share of the logits' spread by which a later token may change an earlier logit: rounding only, which in bfloat16 is
+4e-3 of each number."""
+
+QUANTISES_ON_CUDA = (
+    "backend.quantization: 4bit needs a CUDA device, and this is {}; set backend.quantization=none, or train on a "
+    "machine with an NVIDIA GPU"
+)
 
 _MOST_NAMES = 3
 
 
-def load_network(what: str, folder: Path, gguf_file: str | None = None) -> Any:
-    """Return the causal language model in a folder: in float32, with every weight from the files.
+def load_network(what: str, folder: Path, gguf_file: str | None = None, number_format: str = FLOAT32) -> Any:
+    """Return the causal language model in a folder, with every weight from the files.
 
     Args:
         what: the model in words, for errors.
         gguf_file: the name of a GGUF file in that folder; None: the folder is in transformers' format.
+        number_format: of the weights in memory, whatever the files have.
 
     Raises:
         BaseModelError: it cannot be loaded, does not fit the memory, is not whole, or is not causal.
     """
-    return _in_one_sentence(what, lambda: _load(folder, gguf_file))
+    return _in_one_sentence(
+        what,
+        lambda: _load(folder, gguf_file, dtype=getattr(torch, number_format)),
+        f"{number_format} ({BYTES[number_format]} bytes a parameter)",
+    )
+
+
+def load_quantised(what: str, folder: Path, device: torch.device) -> Any:
+    """Return the model on a CUDA device with its linear layers in 4 bits (NF4), which multiply in bfloat16.
+
+    Raises:
+        MissingPackageError: the extra `quantized` is not installed.
+        BaseModelError: as `load_network`; or the device is not CUDA.
+    """
+    if device.type != "cuda":
+        raise BaseModelError(QUANTISES_ON_CUDA.format(device.type))
+    packages.require(*packages.QUANTISING, extra="quantized", what="backend.quantization=4bit")
+
+    def load() -> Any:
+        from transformers import BitsAndBytesConfig
+
+        nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+        return _load(folder, None, dtype=torch.bfloat16, quantization_config=nf4, device_map={"": device})
+
+    return _in_one_sentence(what, load, "4 bits (half a byte a parameter)")
 
 
 def load_tokenizer(what: str, folder: Path, gguf_file: str | None = None) -> Any:
@@ -83,7 +116,7 @@ class _RefusedError(Exception):
     """Our own reason, in words that need no exception's name before them."""
 
 
-def _in_one_sentence(what: str, load: Callable[[], Any]) -> Any:
+def _in_one_sentence(what: str, load: Callable[[], Any], size: str = "float32 (4 bytes a parameter)") -> Any:
     try:
         return load()
     except _RefusedError as error:
@@ -91,8 +124,8 @@ def _in_one_sentence(what: str, load: Callable[[], Any]) -> Any:
     except Exception as error:
         if is_out_of_memory(error):
             raise BaseModelError(
-                f"{what} does not fit this machine's memory: it ran out while the weights were loaded in float32 (4 "
-                "bytes a parameter); free memory, or choose a smaller base model"
+                f"{what} does not fit this machine's memory: it ran out while the weights were loaded in {size}; free "
+                "memory, or choose a smaller base model"
             ) from error
         raise BaseModelError(f"{what} cannot be loaded: {_reason(error)}; choose another base model") from error
 
@@ -104,7 +137,7 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {sentence}" if sentence else f"transformers ends with {type(error).__name__}"
 
 
-def _load(folder: Path, gguf_file: str | None) -> Any:
+def _load(folder: Path, gguf_file: str | None, **how: Any) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -114,12 +147,12 @@ def _load(folder: Path, gguf_file: str | None) -> Any:
     network, info = AutoModelForCausalLM.from_pretrained(
         folder,
         gguf_file=gguf_file,
-        dtype=torch.float32,
         local_files_only=True,
         use_safetensors=True,
         trust_remote_code=False,
         ignore_mismatched_sizes=True,  # they are refused below, by name
         output_loading_info=True,
+        **how,
     )
     for problem in _incomplete(network, info):
         raise _RefusedError(problem)
@@ -179,5 +212,5 @@ def _check_causal(network: Any) -> None:
     if not bool(torch.isfinite(logits).all()):
         raise _RefusedError("its weights hold NaN or infinity, or give them")
     difference, spread = (logits[0] - logits[1]).abs().max(), logits.std()
-    if float(difference) > _TOLERANCE * float(spread):
+    if float(difference) > _TOLERANCE[network.dtype] * float(spread):
         raise _RefusedError("it is not causal: a token changes what the model says of the tokens before it")

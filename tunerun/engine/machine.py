@@ -10,7 +10,7 @@ import torch
 from tunerun.job import TrainedOn
 from tunerun.provenance.environment import processor, versions
 
-COMPUTING = ("torch", "transformers", "peft", "safetensors", "gguf", "tokenizers", "numpy")
+COMPUTING = ("torch", "transformers", "peft", "bitsandbytes", "safetensors", "gguf", "tokenizers", "numpy")
 """Packages whose version can change a result."""
 
 _DRIVER = Path("/proc/driver/nvidia/version")
@@ -22,11 +22,12 @@ _LIBRARIES = {
 """As `torch.__config__.show()` names them."""
 
 
-def trained_on(device: torch.device) -> TrainedOn:
+def trained_on(device: torch.device, number_format: str) -> TrainedOn:
     """Return what trains on a device now.
 
     Args:
         device: of the base model in memory; it is set up, so threads are what training uses.
+        number_format: of the base model in memory.
     """
     is_cpu = device.type == "cpu"
     return TrainedOn(
@@ -37,7 +38,13 @@ def trained_on(device: torch.device) -> TrainedOn:
         driver=_driver() if device.type == "cuda" else "",
         build=_build(),
         packages=versions(COMPUTING),
+        precision=f"{number_format} with TF32" if _uses_tf32(device) else number_format,
     )
+
+
+def _uses_tf32(device: torch.device) -> bool:
+    """Whether products of float32 keep 10 bits of each factor; the engine turns it off."""
+    return device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
 
 
 def _driver() -> str:

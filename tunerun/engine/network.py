@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tokenizers import Tokenizer
 
-from tunerun.engine import base_model, conversion, loading, tuned_model
+from tunerun.engine import base_model, checkpointing, conversion, loading, precision, tuned_model
 from tunerun.engine.chat import ChatFormat, EarlierTurns
+from tunerun.engine.settings import DEFAULT, EngineSettings
 from tunerun.engine.tuned_model import TunedModelRecord
 from tunerun.errors import BaseModelError, InputError
 from tunerun.job import BaseModelRef, TuningRequest
@@ -32,11 +33,13 @@ class LoadedModel:
 
     Attributes:
         public_name: the name and the revision by which others find it.
-        network: the transformers model; float32, frozen, without dropout (eval mode).
+        network: the transformers model; frozen, without dropout (eval mode).
         stop_ids: the tokens that end an answer.
         context_tokens: the longest sequence it was made for, or what the config's model section says if that is less;
             None: no stated limit.
         turns: what is around a system message and the turns before an input.
+        settings: what the engine was started with.
+        number_format: of the frozen weights: `float32` or `bfloat16`.
         base_losses: its validation losses in nats per output token, by the digest of the tokens.
         form: how rows are laid out for its passes (`engine.forms`); None: not chosen yet.
     """
@@ -52,6 +55,8 @@ class LoadedModel:
     context_tokens: int | None
     keeps_logits: bool
     turns: EarlierTurns
+    settings: EngineSettings = DEFAULT
+    number_format: str = precision.FLOAT32
     base_losses: dict[str, float] = field(default_factory=dict)
     form: Form | None = None
 
@@ -59,8 +64,14 @@ class LoadedModel:
         """Refuse a request that was planned for other weights: its key would name a result of the wrong ones.
 
         Raises:
-            BaseModelError: the base model was replaced since.
+            BaseModelError: the base model was replaced since, or has another number format here.
         """
+        if request.precision not in ("", self.number_format):
+            raise BaseModelError(
+                f"the trial was planned for a base model in {request.precision}, and this engine has it in "
+                f"{self.number_format} on {self.device}; set backend.precision to fp32 or bf16, or plan on the machine "
+                "that trains"
+            )
         if request.base_identity not in (None, self.identity):
             raise BaseModelError(
                 f"the base model {request.model.name!r} ({request.model.source}) was replaced since this trial was "
@@ -85,14 +96,20 @@ def choose_device(name: str, number: int = 0) -> torch.device:
         raise InputError(f"backend.device={name}: this machine has {there}; set backend.device=auto")
     # On the CPU every operation here has a deterministic form; elsewhere a missing one warns.
     torch.use_deterministic_algorithms(True, warn_only=chosen != "cpu")
+    # float32 is float32, whatever the environment says of TF32.
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # only slows down: we read no uninitialised memory
     if chosen == "cuda" and number:
         return torch.device(chosen, number % torch.cuda.device_count())
     return torch.device(chosen)
 
 
-def load(model: BaseModelRef, cache: Path, device: torch.device) -> LoadedModel:
+def load(model: BaseModelRef, cache: Path, device: torch.device, settings: EngineSettings = DEFAULT) -> LoadedModel:
     """Load a base model, after preparing it if that is still to do.
+
+    Args:
+        settings: its number format, and how gradients are computed.
 
     Raises:
         BaseModelError: as `base_model.prepare`; or the weights cannot be loaded.
@@ -101,8 +118,15 @@ def load(model: BaseModelRef, cache: Path, device: torch.device) -> LoadedModel:
 
     folder = base_model.prepare(model, cache)
     found = base_model.find(model, cache)
-    network = loading.load_network(f"the base model {model.name!r} ({found.origin})", folder)
-    network.to(device)
+    what = f"the base model {model.name!r} ({found.origin})"
+    number_format = precision.of_engine(settings, device)
+    if settings.is_quantised:
+        network = loading.load_quantised(what, folder, device)
+    else:
+        network = loading.load_network(what, folder, number_format=number_format)
+        network.to(device)
+    if settings.gradient_checkpointing:
+        checkpointing.enable(what, network)
     tokenizer = Tokenizer.from_file(str(base_model.tokenizer_file(found, cache)))
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -122,6 +146,8 @@ def load(model: BaseModelRef, cache: Path, device: torch.device) -> LoadedModel:
         context_tokens=found.context_tokens(model),
         keeps_logits="logits_to_keep" in inspect.signature(network.forward).parameters,
         turns=conversion.earlier_turns(model, found, cache),
+        settings=settings,
+        number_format=number_format,
     )
 
 

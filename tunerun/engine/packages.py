@@ -9,6 +9,9 @@ from tunerun.errors import MissingPackageError
 NEEDED = ("torch", "transformers", "peft", "safetensors", "tokenizers")
 """What training and generation import."""
 
+QUANTISING = ("accelerate", "bitsandbytes")
+"""What a base model in 4 bits needs besides."""
+
 
 def require(*packages: str, extra: str = "local", what: str = "the embedded engine") -> None:
     """Check that packages can be imported.

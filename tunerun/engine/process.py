@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 from tunerun.engine import messages
+from tunerun.engine.settings import EngineSettings
 from tunerun.files import private_folder
 from tunerun.job import Failure, FailureKind
 
@@ -47,7 +48,7 @@ class EngineProcess:
         has_reported: whether it ever took a command.
     """
 
-    def __init__(self, cache: Path, device: str, threads: int | None, log: Path, number: int = 0) -> None:
+    def __init__(self, cache: Path, settings: EngineSettings, log: Path, number: int = 0) -> None:
         self.has_reported = False
         self._log = log
         self._sending = threading.Lock()
@@ -55,11 +56,10 @@ class EngineProcess:
         private_folder(log.parent.parent)
         log.parent.mkdir(exist_ok=True)
         # -P: a file named json.py or torch.py in the user's directory must not be imported.
-        command = [sys.executable, "-P", "-m", "tunerun.engine", "--cache", str(cache.absolute()), "--device", device]
+        command = [sys.executable, "-P", "-m", "tunerun.engine", "--cache", str(cache.absolute())]
+        command += ["--settings", settings.to_json()]
         if number:
             command += ["--number", str(number)]
-        if threads is not None:
-            command += ["--threads", str(threads)]
         with log.open("ab") as stderr:
             self._log_start = stderr.tell()
             self._process = subprocess.Popen(

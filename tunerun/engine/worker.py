@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tunerun.engine import base_model, messages, tuned_model
 from tunerun.engine.failures import failure_of
+from tunerun.engine.settings import EngineSettings
 from tunerun.errors import InputError
 from tunerun.job import BaseModelRef, Checkpoint, EpochLoss, JobState, Snapshot, TrainedOn, TuningRequest
 
@@ -34,14 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the engine until stdin closes."""
     parser = argparse.ArgumentParser(prog="python -m tunerun.engine", description=__doc__)
     parser.add_argument("--cache", type=Path, required=True, help="the cache directory")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads; default: as many as torch takes")
+    parser.add_argument("--settings", default="{}", help="EngineSettings as JSON; what is missing has its default")
     parser.add_argument("--number", type=int, default=0, help="which of the engines side by side it is, from 0")
     options = parser.parse_args(arguments)
     with contextlib.suppress(OSError):  # another system, or not allowed: then it is as likely to be ended as any
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE, encoding="ascii")
     commands, reports = _own_streams()
-    Worker(commands, reports, options.cache, options.device, options.threads, options.number).run()
+    Worker(commands, reports, options.cache, EngineSettings.from_json(options.settings), options.number).run()
 
 
 def _own_streams() -> tuple[BinaryIO, BinaryIO]:
@@ -64,15 +64,13 @@ class Worker:
         commands: BinaryIO,
         reports: BinaryIO,
         cache: Path,
-        device: str,
-        threads: int | None,
+        settings: EngineSettings,
         number: int = 0,
     ) -> None:
         self._commands = commands
         self._reports = reports
         self._cache = cache
-        self._device = device
-        self._threads = threads
+        self._settings = settings
         self._number = number
         self._queue: queue.Queue[messages.Call | messages.Train] = queue.Queue()
         self._cancelled: set[str] = set()
@@ -189,9 +187,10 @@ class Worker:
         self._forget()
         import torch
 
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)
-        self._base = network.load(model, self._cache, network.choose_device(self._device, self._number))
+        if self._settings.threads is not None:
+            torch.set_num_threads(self._settings.threads)
+        device = network.choose_device(self._settings.device, self._number)
+        self._base = network.load(model, self._cache, device, self._settings)
         self._generation = generation.Generation(self._base)
 
     def _forget(self) -> None:
@@ -213,7 +212,7 @@ class _Reporting:
         self._folder = Path(command.tuned_models)
         self._jobs = {packed.request.key: packed.job for packed in command.pack}
         self._checkpoints: dict[str, list[Checkpoint]] = {}
-        self.machine = machine.trained_on(base.device)
+        self.machine = machine.trained_on(base.device, base.number_format)
 
     def trained_on(self, trained: Trained) -> TrainedOn:
         """Return what trained a job, and how."""

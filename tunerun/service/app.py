@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from tunerun import __version__
 from tunerun.backends.local import LocalBackend
+from tunerun.engine.settings import EngineSettings
 from tunerun.errors import LedgerError
 from tunerun.files import private_folder
 from tunerun.job import BaseModelRef
@@ -88,7 +89,8 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         def engine() -> LocalBackend:
-            return LocalBackend(settings.state, settings.cache, settings.device, settings.threads, keep_cancelled=True)
+            chosen = EngineSettings(settings.device, settings.threads)
+            return LocalBackend(settings.state, settings.cache, chosen, keep_cancelled=True)
 
         self._hosts = Hosts(settings.allowed_hosts)
         self._origins = Origins(settings.allowed_origins)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tunerun.engine import messages
+from tunerun.engine.settings import DEFAULT, EngineSettings
 from tunerun.job import Failure
 
 
@@ -17,14 +18,12 @@ class Place:
     Attributes:
         runs: the runs directory of this machine, absolute.
         cache: the cache directory of base models.
-        device: `auto`, `cpu`, `cuda` or `mps`.
-        threads: CPU threads; None: as many as torch takes by itself.
+        settings: how it computes.
     """
 
     runs: Path
     cache: Path
-    device: str = "auto"
-    threads: int | None = None
+    settings: EngineSettings = DEFAULT
 
     def log(self, number: int) -> Path:
         """The file that a worker's engine prints to; the first worker's is `engine.log`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field
@@ -44,8 +45,10 @@ def open_worker(section: LocalWorkers, place: Place, number: int) -> Worker:
     Raises:
         OSError: this machine's limits keep it from starting.
     """
-    threads = place.threads if section.count == 1 else place.threads or _threads_of_each(section.count)
-    return EngineProcess(place.cache, place.device, threads, place.log(number), number)
+    settings = place.settings
+    if section.count > 1 and settings.threads is None:
+        settings = replace(settings, threads=_threads_of_each(section.count))
+    return EngineProcess(place.cache, settings, place.log(number), number)
 
 
 def _threads_of_each(count: int) -> int:
