@@ -126,3 +126,14 @@ def test_gradient_checkpointing_changes_no_number(base: LoadedModel, tiny: BaseM
     assert found == losses(base, tiny)
     steps = 4 * -(-len(EXAMPLES) // 3)
     assert len(calls) > 2 * steps
+
+
+def test_parts_of_a_batch_add_up_to_its_gradient(base: LoadedModel, tiny: BaseModelRef, cache: Path) -> None:
+    """A batch computed two rows at a time teaches what it teaches at once, also beside a trial of other batches."""
+    loaded = network.load(tiny, cache, network.choose_device("cpu"), EngineSettings(micro_batch=2))
+    requests = [request_of(tiny, key="a", batch_size=7), request_of(tiny, key="b", batch_size=3, max_grad_norm=0.5)]
+    found, whole = Recording(), Recording()
+    assert not [o.failure for o in training.train(requests, loaded, found, most=2) if o.failure is not None]
+    list(training.train(requests, base, whole, most=2))
+    for request in requests:
+        assert found.losses(request) == pytest.approx(whole.losses(request), rel=1e-4)

@@ -126,18 +126,38 @@ class Passes:
     ) -> list[tuple[int, Computed | Exception]]:
         started = time.perf_counter()
         chosen = [shares[number] for number in group]
-        with torch.set_grad_enabled(learns), lora.on(self._base.network, [share.adapter for share in chosen]):
-            nats = forms.choose(self._base).losses(self._base, [share.rows for share in chosen])
-            values = nats.tolist()
-            finite = torch.isfinite(nats)
-            if learns and bool(finite.any()):
-                means = nats / torch.tensor([share.learned for share in chosen], device=nats.device)
-                torch.autograd.backward(means[finite].sum())
+        values = [0.0] * len(chosen)
+        for places, rows in _parts([share.rows for share in chosen], self._base.settings.micro_batch):
+            within = [chosen[place] for place in places]
+            with torch.set_grad_enabled(learns), lora.on(self._base.network, [share.adapter for share in within]):
+                nats = forms.choose(self._base).losses(self._base, rows)
+                for place, value in zip(places, nats.tolist(), strict=True):
+                    values[place] += value
+                finite = torch.isfinite(nats)
+                if learns and bool(finite.any()):
+                    # Over all learned tokens of the share: gradients of its parts add up to that of the whole.
+                    means = nats / torch.tensor([share.learned for share in within], device=nats.device)
+                    torch.autograd.backward(means[finite].sum())
         seconds = (time.perf_counter() - started) / sum(share.tokens for share in chosen)
         return [
             (number, Computed(value, seconds * share.tokens, tuple(group)))
             for number, value, share in zip(group, values, chosen, strict=True)
         ]
+
+
+def _parts(
+    members: Sequence[Sequence[EncodedExample]], micro_batch: int | None
+) -> Iterator[tuple[list[int], list[Sequence[EncodedExample]]]]:
+    """Yield which members have rows in each part of a pass, and these rows.
+
+    Args:
+        micro_batch: most rows of a member in a part; None: all.
+    """
+    most = max(map(len, members))
+    size = most if micro_batch is None else micro_batch
+    for start in range(0, most, size):
+        places = [place for place, rows in enumerate(members) if len(rows) > start]
+        yield places, [members[place][start : start + size] for place in places]
 
 
 def _free(device: torch.device) -> None:
