@@ -11,6 +11,9 @@ from typing import Any
 
 from tunerun.errors import TransitionError
 
+KEY_DIGITS = 12
+"""Of a key, where people have to tell it from others."""
+
 Scalar = str | int | float | bool | None
 """A value that a sweep can vary."""
 
@@ -472,6 +475,23 @@ class TrainedOn:
     training_run: str = ""
     packed_with: tuple[str, ...] = ()
     precision: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "packed_with", tuple(self.packed_with))  # JSON stores a list
+
+    def shared(self, numbers: Mapping[str, int]) -> dict[str, Any]:
+        """With which trials it shared, as JSON values: each by its number, or by the first digits of its key.
+
+        Args:
+            numbers: of trials, by key.
+        """
+        run = self.training_run
+        others = sorted(self.packed_with, key=lambda key: (numbers.get(key, len(numbers)), key))
+        return {
+            "form": self.form,
+            "training_run": numbers.get(run, run[:KEY_DIGITS]) if run else None,
+            "packed_with": [numbers.get(key, key[:KEY_DIGITS]) for key in others],
+        }
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.comparison.sweeps import Trained, frozen
+from tests.record.ledgers import changed
 from tests.record.recorded import RATE, TEST, TRAINING, VALIDATION, Recorded, written
 from tunerun.cli import app
 from tunerun.errors import InputError, NotFoundError
@@ -139,6 +141,23 @@ def test_error_bars_say_the_test_its_correction_and_what_varies(whole: Appendix,
     assert "McNemar's test (mid-p)" in single
     assert "Each point has one seed, so the chance of initialisation" in one
     assert "24 held-out rows" in one
+
+
+def test_compute_says_what_runs_shared(tmp_path: Path) -> None:
+    """Steps that served two runs count once; the machine is named once, whatever was shared."""
+    recorded = Recorded(points=[{"hyperparameters.epoch_count": n} for n in (5, 3, 4)], trained_on=PLACE)
+    first, second, third = written(tmp_path, SWEEP, recorded)
+    packed = asdict(replace(PLACE, form="shared prefix", packed_with=(third.key,)))
+    changed(tmp_path, "job", f"key = '{first.key}'", trained_on=f"'{json.dumps(packed)}'")
+    served = json.dumps({**packed, "training_run": first.key})
+    changed(tmp_path, "job", f"key = '{second.key}'", trained_on=f"'{served}'")
+    changed(tmp_path, "job", f"key = '{third.key}'", trained_on=f"'{json.dumps({**packed, 'packed_with': []})}'")
+    with open_record(SWEEP, runs=tmp_path) as record:
+        found = text(section(appendix(record), "Compute"))
+    assert "3 runs succeeded, in total 25.0 s of training and 2,400 training tokens" in found
+    assert "on cpu, Xeon 8480, AVX512, 4 threads." in found
+    assert "Rows of a batch were computed in the form shared prefix. 1 run is the first epochs of another one" in found
+    assert "2 runs shared passes of the frozen base model with others of the sweep." in found
 
 
 def test_compute_is_of_each_run_and_in_total(whole: Appendix) -> None:

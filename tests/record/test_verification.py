@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -130,7 +131,7 @@ def test_other_bits_at_the_same_place_are_a_difference(runs: Path) -> None:
         ({"instructions": "AVX512"}, "instruction set AVX2 -> AVX512"),
         ({"threads": 4}, "threads 2 -> 4"),
         ({"device": "cuda", "instructions": "", "threads": 0}, "device cpu -> cuda"),
-        ({"form": "pack of 4"}, "form alone -> pack of 4"),
+        ({"threads": 4, "form": "packed"}, "threads 2 -> 4, form alone -> packed"),
     ],
 )
 @pytest.mark.parametrize(("factor", "is_close"), [(1.001, True), (1.1, False)])
@@ -144,6 +145,48 @@ def test_elsewhere_losses_agree_within_the_tolerance(
     assert found.checks[0].is_equal is is_close
     assert found.checks[0].line.startswith(named)
     assert ("not within 0.01" in found.lines[0]) is not is_close
+
+
+@pytest.mark.parametrize(
+    ("place", "named"),
+    [
+        ({"form": "packed"}, "form alone -> packed; adapter: other bits"),
+        ({"packed_with": ("1" * 64, "2" * 64)}, "packed alone -> with 2 other trials; adapter: other bits"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("epochs", "factor", "is_close"),
+    [("true", 1.000005, True), ("true", 1.0001, False), ("epoch > 1", 1.0005, True), ("epoch > 1", 1.01, False)],
+)
+def test_another_form_or_pack_on_the_same_machine_is_held_to_what_the_engine_promises(
+    runs: Path, place: Mapping[str, Any], named: str, epochs: str, factor: float, is_close: bool
+) -> None:
+    """Losses within 1e-5 in the first epoch and 1e-3 to the end; a share of 1 nat where they are smaller."""
+    for folder in (runs, rerun_of(runs)):
+        changed(folder, "snapshot", mean_loss="mean_loss + 1")
+    trained(rerun_of(runs), replace(HERE, **place), OTHER_BITS)
+    changed(rerun_of(runs), "snapshot", epochs, mean_loss=f"mean_loss * {factor}")
+    found = verified(runs)
+    assert found.checks[0].is_equal is is_close
+    assert found.checks[0].line.startswith(named)
+    assert ("not within 1e-05 in the first epoch and 0.001" in found.lines[0]) is not is_close
+
+
+def test_another_pack_has_to_give_the_same_answers(runs: Path) -> None:
+    """Equal losses are not enough, and equal bits need no word about the pack."""
+    trained(rerun_of(runs), replace(HERE, packed_with=("1" * 64,)), BITS)
+    assert verified(runs).lines[0] == "trial 0: adapter: same bits; 10 of 10 answers equal"
+    with Ledger(rerun_of(runs) / FILE_NAME) as ledger:
+        (trial,) = ledger.trials(ledger.sweeps()[0].id)
+        found = ledger.answers(trial.key, str(trial.validation), trial.asked)
+        assert found is not None
+        with sqlite3.connect(ledger.path) as connection:
+            connection.execute("DELETE FROM answers WHERE subject = ?", [trial.key])
+        connection.close()
+        ledger.record_answers(trial.key, str(trial.validation), trial.asked, ["another", *found.texts[1:]])
+    differing = verified(runs).checks[0]
+    assert not differing.is_equal
+    assert differing.line.startswith("packed alone -> with 1 other trial; adapter: same bits; 9 of 10 answers equal")
 
 
 def test_a_package_of_another_version_is_named_whatever_the_bits_are(runs: Path) -> None:

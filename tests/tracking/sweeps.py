@@ -57,7 +57,7 @@ class Lab:
 
     def steps(self, number: int, upto: int, *, offset_s: float = 0.0) -> None:
         """Let the running job of a trial reach a step."""
-        self.ledger.record(self._job(number), JobStatus(JobState.RUNNING, self.curve(number, upto, offset_s)))
+        self.ledger.record(self.job(number), JobStatus(JobState.RUNNING, self.curve(number, upto, offset_s)))
 
     def curve(self, number: int, upto: int, offset_s: float = 0.0) -> tuple[Snapshot, ...]:
         """A loss curve that falls, the slower the higher the trial's number."""
@@ -76,7 +76,7 @@ class Lab:
         trial = self.trials[number]
         name = f"tunedModels/t-{trial.key[:8]}"
         self.ledger.record(
-            self._job(number),
+            self.job(number),
             JobStatus(
                 JobState.SUCCEEDED,
                 self.curve(number, trial.steps),
@@ -93,11 +93,11 @@ class Lab:
     def fail(self, number: int, message: str = "the worker was killed", kind: FailureKind = FailureKind.LOST) -> None:
         """Let a trial fail."""
         failure = Failure(kind, message, f"Traceback (most recent call last):\n{message}")
-        self.ledger.record(self._job(number), JobStatus(JobState.FAILED, failure=failure))
+        self.ledger.record(self.job(number), JobStatus(JobState.FAILED, failure=failure))
 
     def cancel(self, number: int) -> None:
         """Cancel a trial."""
-        self.ledger.record(self._job(number), JobStatus(JobState.CANCELLED))
+        self.ledger.record(self.job(number), JobStatus(JobState.CANCELLED))
 
     def measure(self, number: int, right: int) -> None:
         """Evaluate a trial: so many of the held-out examples are right."""
@@ -119,7 +119,8 @@ class Lab:
         self.succeed(number, location=location)
         self.measure(number, right)
 
-    def _job(self, number: int) -> int:
+    def job(self, number: int) -> int:
+        """The last job of a trial."""
         job = self.ledger.job(self.trials[number].key)
         assert job is not None
         return job.id

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,7 +13,8 @@ import yaml
 from tests.tracking.content import artifact_json, artifacts, content, run_of
 from tests.tracking.sweeps import Lab, complete, freeze, grid
 from tunerun.comparison import judge
-from tunerun.job import EpochLoss, Failure, FailureKind, JobState, JobStatus
+from tunerun.comparison.table import ComparisonTable
+from tunerun.job import EpochLoss, Failure, FailureKind, JobState, JobStatus, TrainedOn
 from tunerun.ledger import Ledger
 from tunerun.schema import Tracking
 from tunerun.tracking import Tracker
@@ -48,6 +51,25 @@ def test_a_trial_shows_its_params_metrics_and_tags(lab: Lab, shown: str) -> None
     assert trial["tags"]["tunerun.tuned_model"] == f"tunedModels/t-{lab.trials[0].key[:8]}"
     assert trial["tags"]["mlflow.source.git.commit"] == "0123456789abcdef"
     assert trial["tags"]["tunerun.dirty"] == "true"
+
+
+def test_a_trial_says_what_it_shared(lab: Lab, uri: str) -> None:
+    """The form of its passes, and the trials of its training run and of its pack by their numbers."""
+    keys = [trial.key for trial in lab.trials]
+    place = TrainedOn("cpu", form="shared prefix", training_run=keys[1], packed_with=(keys[2], "f" * 64))
+    lab.start(0)
+    lab.ledger.record(lab.job(0), JobStatus(JobState.RUNNING, trained_on=place))
+    lab.succeed(0)
+    Tracker(lab.ledger.path, uri).sync()
+    tags = content(uri)[lab.sweep.id, "trial", "0"]["tags"]
+    names = ("tunerun.form", "tunerun.training_run", "tunerun.packed_with")
+    assert [tags[name] for name in names] == ["shared prefix", "1", f"2, {'f' * 12}"]
+    (found,) = [trial["trained_on"] for trial in _trials(lab) if "trained_on" in trial]
+    assert found == {"form": "shared prefix", "training_run": 1, "packed_with": [2, "f" * 12]}
+
+
+def _trials(lab: Lab) -> list[dict[str, Any]]:
+    return list(json.loads(ComparisonTable.of(judge(lab.ledger, lab.sweep)).render("json"))["trials"])
 
 
 @pytest.mark.parametrize("is_done", [True, False])

@@ -191,6 +191,7 @@ def result(
         curve[-1].step if curve else 0,
         point=point,
         sweep=sweep,
+        trained_on=job.trained_on,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from tunerun.comparison.curves import Advice
-from tunerun.job import Failure, JobState, Scalar, TunedModel
+from tunerun.job import Failure, JobState, Scalar, TrainedOn, TunedModel
 from tunerun.ledger import SweepRecord, TrialRecord
 from tunerun.metrics import Unit
 
@@ -88,6 +88,7 @@ class TrialResult:
             the backend measured, and the evaluation's `eval/...`; only those that are known.
         advice: what its loss curves say; None until it has succeeded.
         last_step: how far its loss curve is.
+        trained_on: what trained its last job; None: a service did, or it has not begun.
     """
 
     record: TrialRecord
@@ -99,6 +100,7 @@ class TrialResult:
     last_step: int = 0
     point: int = 0
     sweep: str = ""
+    trained_on: TrainedOn | None = None
 
 
 @dataclass(frozen=True)

@@ -227,6 +227,19 @@ def _tags(
         tags["tunerun.job"] = reference.id
     if job.tuned_model is not None:
         tags["tunerun.tuned_model"] = job.tuned_model.name
+    return tags | _sharing(shared.owner, job)
+
+
+def _sharing(sweep: FrozenSweep, job: JobRecord) -> dict[str, str]:
+    """How its passes were computed, and which trials of the sweep they also served."""
+    if job.trained_on is None:
+        return {}
+    found = job.trained_on.shared({trial.key: trial.number for trial in reversed(sweep.trials)})
+    tags = {"tunerun.form": found["form"]}
+    if found["training_run"] is not None:
+        tags["tunerun.training_run"] = str(found["training_run"])
+    if found["packed_with"]:
+        tags["tunerun.packed_with"] = ", ".join(map(str, found["packed_with"]))
     return tags
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from tunerun.comparison.results import BaselineResult, Decision, Difference, Estimate, PointResult, Verdict
+from tunerun.comparison.results import BaselineResult, Decision, Difference, Estimate, PointResult, TrialResult, Verdict
 from tunerun.comparison.table import ComparisonTable
 from tunerun.ledger import Ledger
 
@@ -72,11 +72,24 @@ def _trial(verdict: Verdict, place: int, run_ids: Mapping[int, str]) -> dict[str
         "tuned_model": tuned.name if tuned else None,
         "adapter": tuned.location if tuned else None,
         **({"checkpoints": [vars(each) for each in tuned.checkpoints]} if tuned and tuned.checkpoints else {}),
+        **_trained_on(verdict, trial),
         "mlflow_run_id": run_ids.get(place),
         "metrics": dict(trial.metrics),
         "advice": trial.advice.text if trial.advice else None,
         "error": f"{trial.failure.kind}: {trial.failure.message}" if trial.failure else None,
     }
+
+
+def _trained_on(verdict: Verdict, trial: TrialResult) -> dict[str, Any]:
+    """With which trials it shared its training, as far as that is known."""
+    if trial.trained_on is None:
+        return {}
+    several = len(verdict.sweeps) > 1
+    numbers = {
+        each.record.key: place if several else each.record.number
+        for place, each in reversed(list(enumerate(verdict.trials)))
+    }
+    return {"trained_on": trial.trained_on.shared(numbers)}
 
 
 def _point(point: PointResult) -> dict[str, Any]:

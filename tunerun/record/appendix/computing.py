@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 
 from tunerun.comparison import labels
@@ -36,10 +36,15 @@ def compute(material: Material) -> Topic:
     rows = tuple(_run(material, trial) for trial in material.trials)
     jobs = {job.id: job for attempts in material.jobs.values() for job in attempts}
     done = [job for job in jobs.values() if job.state is JobState.SUCCEEDED]
-    seconds = [job.metrics[_SECONDS] for job in done if _SECONDS in job.metrics]
-    tokens = sum(_tokens(trial, material.jobs[trial.key]) for trial in _once(material))
+    own = [job for job in done if not _is_served(material, job)]
+    seconds = [job.metrics[_SECONDS] for job in own if _SECONDS in job.metrics]
+    tokens = sum(
+        _tokens(trial, material.jobs[trial.key])
+        for trial in _once(material)
+        if not _is_served(material, material.jobs[trial.key][-1])
+    )
     lost = [job for job in jobs.values() if job.state is not JobState.SUCCEEDED]
-    known = "" if len(seconds) == len(done) else f" (known of {len(seconds)} of {len(done)})"
+    known = "" if len(seconds) == len(own) else f" (known of {len(seconds)} of {len(own)})"
     spent = f"{_duration(sum(seconds))} of training{known}" if seconds else f"training time {NOT_RECORDED}"
     summary = (
         f"{counted(len(done), 'run')} succeeded, in total {spent} and {tokens:,} training tokens (all epochs), on "
@@ -53,6 +58,7 @@ def compute(material: Material) -> Topic:
     elsewhere = sum(job.sweep not in (None, material.sweep.id) for job in done)
     if elsewhere:
         summary += f" {counted(elsewhere, 'run')} of these had been trained by an earlier sweep with the same key."
+    summary += _sharing(done, served=len(done) - len(own))
     head = ("trial", "sets", "seed", "state", "attempts", "seconds", "tokens", "steps", "on")
     blocks: tuple[Block, ...] = (
         Paragraph(summary),
@@ -63,6 +69,28 @@ def compute(material: Material) -> Topic:
         ),
     )
     return Topic("Compute", summary, blocks)
+
+
+def _is_served(material: Material, job: JobRecord) -> bool:
+    """Whether its steps are those of another run here, which has more epochs."""
+    return job.trained_on is not None and job.trained_on.training_run in material.jobs
+
+
+def _sharing(done: Sequence[JobRecord], *, served: int) -> str:
+    """How the passes of runs were computed, and what they shared; empty where nothing is recorded."""
+    places = [job.trained_on for job in done if job.trained_on is not None]
+    forms = dict.fromkeys(place.form for place in places)
+    if not forms or [*forms] == ["alone"]:
+        return ""
+    text = f" Rows of a batch were computed in the form {words(list(forms))}."
+    if served:
+        text += (
+            f" {counted(served, 'run')} {'is' if served == 1 else 'are'} the first epochs of another one with more "
+            "epochs and nothing else different, whose training served both; its time and tokens count once."
+        )
+    if packed := sum(bool(place.packed_with) for place in places):
+        text += f" {counted(packed, 'run')} shared passes of the frozen base model with others of the sweep."
+    return text
 
 
 def _run(material: Material, trial: TrialRecord) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import PurePath
 from typing import Any
@@ -126,7 +127,8 @@ class Material:
     def places(self) -> list[TrainedOn]:
         """What trained the jobs, each once; empty: not recorded."""
         found = (job.trained_on for jobs in self.jobs.values() for job in jobs)
-        return list({repr(place): place for place in found if place is not None and place.device}.values())
+        alone = (replace(place, form="", training_run="", packed_with=()) for place in found if place is not None)
+        return list({repr(place): place for place in alone if place.device}.values())
 
     @property
     def code(self) -> Mapping[str, Any]:

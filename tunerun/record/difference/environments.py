@@ -86,4 +86,6 @@ def _trained_on(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair]) -> Ite
 def _place(record: OpenRecord, key: str) -> Mapping[str, Any]:
     """What trained the last job of a key; empty: not recorded."""
     job = record.ledger.job(key)
-    return {} if job is None or job.trained_on is None else asdict(job.trained_on)
+    if job is None or job.trained_on is None:
+        return {}
+    return asdict(job.trained_on) | job.trained_on.shared({trial.key: trial.number for trial in record.trials})
