@@ -19,6 +19,7 @@ from tests.engine import peft_loop, tiny_model
 from tests.engine.observer import Recording
 from tests.engine.test_generation import tune
 from tunerun.engine import layers, network, shared_prefix, training
+from tunerun.engine.forms.padded import Padded
 from tunerun.engine.generation import Generation
 from tunerun.engine.network import LoadedModel
 from tunerun.job import GenerateOptions, JobState, Prompt
@@ -142,6 +143,7 @@ def test_other_architectures_measure_outputs_as_whole_sequences(
     rows = [(text, ("9", "twenty three", "x")) for text in ("8", "twenty two and some more words")]
     shared = Generation(base).measure(rows)
     monkeypatch.setattr(shared_prefix, "LEAST_TOKENS", 1_000_000)
+    monkeypatch.setattr(base, "form", Padded())
     for one, whole in zip(shared, Generation(base).measure(rows), strict=True):
         assert [each.nats for each in one] == pytest.approx([each.nats for each in whole], rel=1e-4)
 

@@ -12,6 +12,7 @@ from tests.engine.observer import Recording
 from tests.engine.test_generation import tune
 from tests.engine.tiny_model import EXAMPLES, HELD_OUT, request_of
 from tunerun.engine import shared_prefix, training
+from tunerun.engine.forms.padded import Padded
 from tunerun.engine.generation import Generation
 from tunerun.engine.network import LoadedModel
 from tunerun.errors import BaseModelError, InputError, NotFoundError
@@ -95,6 +96,7 @@ def test_what_prompts_share_is_computed_once_with_the_same_numbers(
         shared = generation.measure(rows, adapter, examples)
         work = sum(tokens)
         monkeypatch.setattr(shared_prefix, "LEAST_TOKENS", 1_000_000)
+        monkeypatch.setattr(generation._base, "form", Padded())
         whole = generation.measure(rows, adapter, examples)
         monkeypatch.undo()
         assert work < (sum(tokens) - work) / 2

@@ -48,6 +48,11 @@ class EncodedExample:
             labels[start:stop] = self.prompt[start:stop]
         return labels[first:] + self.target
 
+    def without(self, tokens: int) -> EncodedExample:
+        """Return what follows its first tokens, of which none is learned."""
+        earlier = tuple((start - tokens, stop - tokens) for start, stop in self.earlier)
+        return EncodedExample(self.prompt[tokens:], self.target, earlier)
+
 
 @dataclass(frozen=True)
 class Batch:

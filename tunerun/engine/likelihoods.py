@@ -11,20 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch.nn.functional import cross_entropy
 
-from tunerun.engine import shared_prefix
+from tunerun.engine import forms, shared_prefix
 from tunerun.engine.adapters import LoadedAdapters, adapters_on
 from tunerun.engine.chat_encoder import ChatEncoder
-from tunerun.engine.encoding import EncodedExample, batches_by_length, collate
+from tunerun.engine.encoding import EncodedExample
 from tunerun.engine.failures import DivergedError
 from tunerun.engine.network import LoadedModel, chat_of
-from tunerun.engine.shared_prefix import Prefix
 from tunerun.errors import InputError
 from tunerun.job import Example, Input, Likelihood
-
-ROWS = 16
-"""Rows measured at once. Our choice, not measured: more rows need more memory for their logits."""
 
 
 def measure(
@@ -78,39 +73,23 @@ def _check_room(base: LoadedModel, encoded: Sequence[Sequence[EncodedExample]]) 
 
 def _measured(base: LoadedModel, encoded: Sequence[Sequence[EncodedExample]]) -> list[list[Likelihood]]:
     """Measure all outputs; what all prompts begin with is computed once, the rest of a prompt once for its outputs."""
-    prompts = [row[0].prompt for row in encoded if row]
-    shared = shared_prefix.length(prompts) if len(prompts) > 1 else 0
-    prefix = _behind(base, None, prompts[0][:shared]) if shared else None
-    if all(len(row) <= 1 for row in encoded):
-        found = iter(_losses(base, prefix, [one for row in encoded for one in row]))
-        return [[next(found) for _one in row] for row in encoded]
-    done = 0 if prefix is None else prefix.tokens
-    return [
-        _losses(base, _behind(base, prefix, row[0].prompt[done:-1]) if len(row) > 1 else prefix, row) for row in encoded
-    ]
+    rows = [one for row in encoded for one in row]
+    found = iter(_losses(base, rows))
+    return [[Likelihood(next(found), len(one.target)) for one in row] for row in encoded]
 
 
-def _behind(base: LoadedModel, prefix: Prefix | None, ids: Sequence[int]) -> Prefix | None:
-    """Return what the network has of a prefix and of further tokens; the prefix alone where these are not worth it."""
-    if len(ids) < shared_prefix.LEAST_TOKENS:
-        return prefix
-    return shared_prefix.compute(base, ids, prefix) or prefix
-
-
-def _losses(base: LoadedModel, prefix: Prefix | None, encoded: Sequence[EncodedExample]) -> list[Likelihood]:
-    """Measure outputs, some at a time, behind what the network has of the beginning of all their prompts."""
-    found: dict[int, Likelihood] = {}
-    done = 0 if prefix is None else prefix.tokens
-    for positions in batches_by_length([len(one) for one in encoded], ROWS):
-        chosen = [EncodedExample(encoded[place].prompt[done:], encoded[place].target) for place in positions]
-        batch = collate(chosen, base.pad_id, base.device)
-        # Padding is on the right, so that it needs no attention mask, with a cache neither.
-        past = {"use_cache": False} if prefix is None else {"past_key_values": prefix.cache(len(positions))}
-        kept = {"logits_to_keep": batch.kept} if base.keeps_logits else {}
-        logits = base.network(input_ids=batch.tokens, **past, **kept).logits[:, -batch.kept :]
-        losses = cross_entropy(logits.float().flatten(0, 1), batch.labels.flatten(), reduction="none")
-        for position, nats in zip(positions, losses.view(batch.labels.shape).sum(1).tolist(), strict=True):
-            if not math.isfinite(nats):
-                raise DivergedError(f"the loss of an expected output is {nats}; the model's weights are not usable")
-            found[position] = Likelihood(nats, len(encoded[position].target))
-    return [found[position] for position in range(len(encoded))]
+def _losses(base: LoadedModel, rows: Sequence[EncodedExample]) -> list[float]:
+    """Return the loss of each row, in nats."""
+    shared = shared_prefix.length([row.prompt for row in rows]) if len(rows) > 1 else 0
+    behind = shared_prefix.compute(base, rows[0].prompt[:shared]) if shared >= shared_prefix.LEAST_TOKENS else None
+    if behind is not None:
+        rows = [row.without(shared) for row in rows]
+    losses = [0.0] * len(rows)
+    for part in forms.parts(base, rows):
+        nats = forms.choose(base).row_losses(base, [[rows[position] for position in part]], behind)
+        for position, one in zip(part, nats.tolist(), strict=True):
+            losses[position] = one
+    if not all(map(math.isfinite, losses)):
+        unusable = next(one for one in losses if not math.isfinite(one))
+        raise DivergedError(f"the loss of an expected output is {unusable}; the model's weights are not usable")
+    return losses

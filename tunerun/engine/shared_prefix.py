@@ -46,9 +46,10 @@ class Prefix:
         return cache
 
 
-@torch.no_grad()
 def compute(base: LoadedModel, ids: Sequence[int], behind: Prefix | None = None) -> Prefix | None:
     """Put tokens through the network, with the adapter that is on it, and keep what comes of them.
+
+    Gradients flow through it, where the caller wants any.
 
     Args:
         behind: what stands before the tokens; None: nothing.

@@ -1,62 +1,72 @@
-"""Rows of a batch in one sequence: which token is where, what it may see, what is learned of it. Pure."""
+"""Rows in one sequence: which token is where, which ones see it, what is learned behind it. Pure.
+
+Rows that begin alike are a tree: what several of them begin with is there once, before all that follows it. So a batch
+computes its chat prefix once, few-shot examples are computed once for all inputs behind them, and a prompt once for all
+of its possible answers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tunerun.engine import shared_prefix
 from tunerun.engine.encoding import EncodedExample
-
-PREFIX = -1
-"""The owner of the tokens that all rows begin with."""
-
-PADDING = -2
-"""The owner of what fills up a sequence behind its rows."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The rows of one trial in one sequence, what they begin with once before all of them.
+    """The rows of one trial in one sequence.
 
     Attributes:
         tokens: without each row's last one, which nothing follows.
-        positions: of each token in its own row, from 0.
-        owners: of each token the number of its row, or PREFIX.
-        learned: the places whose next token is learned, and that token.
+        positions: of each token in its own rows, from 0.
+        ends: of each token the place behind the last one that sees it: everything from it to there follows it in some
+            row.
+        learned: for each token that is learned, the place that it follows, the token and its row. A place that several
+            rows pass through is there once for each.
     """
 
     tokens: list[int]
     positions: list[int]
-    owners: list[int]
-    learned: list[tuple[int, int]]
+    ends: list[int]
+    learned: list[tuple[int, int, int]]
 
 
-def lay_out(rows: Sequence[EncodedExample], *, shares_prefix: bool) -> Layout:
+def lay_out(rows: Sequence[EncodedExample], *, shares: bool) -> Layout:
     """Put rows behind each other.
 
     Args:
-        shares_prefix: whether what they begin with is there once. No token of it is learned, nor is the one behind it:
-            a place of the sequence learns for one row only.
+        shares: whether what rows begin with alike is there once.
     """
-    shared = _shared(rows) if shares_prefix else 0
-    tokens = (rows[0].prompt + rows[0].target)[:shared]
-    positions, owners = list(range(shared)), [PREFIX] * shared
-    learned: list[tuple[int, int]] = []
-    for number, row in enumerate(rows):
-        ids, labels = row.prompt + row.target, row.labels(0)
-        start = len(tokens) - shared
-        learned += [
-            (start + place, labels[place + 1]) for place in range(shared, len(ids) - 1) if labels[place + 1] >= 0
-        ]
-        tokens += ids[shared:-1]
-        positions += range(shared, len(ids) - 1)
-        owners += [number] * (len(ids) - 1 - shared)
-    return Layout(tokens, positions, owners, learned)
+    tokens: list[int] = []
+    positions: list[int] = []
+    ends: list[int] = []
+    learned: list[tuple[int, int, int]] = []
+    path: list[int] = []  # the places of the tokens of the row before
+    above: list[int] = []
+    for number in order(rows) if shares else range(len(rows)):
+        row = rows[number]
+        ids, labels = (row.prompt + row.target)[:-1], row.labels(1)
+        alike = common(above, ids) if shares else 0
+        start = len(tokens)
+        tokens += ids[alike:]
+        positions += range(alike, len(ids))
+        end = len(tokens)
+        ends += [end] * (end - start)
+        path = [*path[:alike], *range(start, end)]
+        for place in path[:alike]:
+            ends[place] = end
+        learned += [(place, label, number) for place, label in zip(path, labels, strict=True) if label >= 0]
+        above = ids
+    return Layout(tokens, positions, ends, learned)
 
 
-def _shared(rows: Sequence[EncodedExample]) -> int:
-    if len(rows) < 2:
-        return 0
-    common = shared_prefix.length([row.prompt + row.target for row in rows])
-    return max(0, min(common, *(row.first - 1 for row in rows)))
+def order(rows: Sequence[EncodedExample]) -> list[int]:
+    """Return the positions of rows in the order of their tokens: rows that begin alike are next to each other."""
+    return sorted(range(len(rows)), key=lambda number: rows[number].prompt + rows[number].target)
+
+
+def common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many tokens both begin with."""
+    most = min(len(one), len(other))
+    return next((place for place in range(most) if one[place] != other[place]), most)

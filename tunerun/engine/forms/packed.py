@@ -1,4 +1,4 @@
-"""Rows behind each other in one sequence, each of which sees itself and what all begin with.
+"""Rows behind each other in one sequence, each of which sees itself alone.
 
 Each trial of a pack has its own place in the batch dimension: their adapters give different numbers even for the tokens
 that they share, and a NaN reaches everything in its sequence, even behind a mask.
@@ -8,53 +8,74 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
 
+from tunerun.engine import shared_prefix
 from tunerun.engine.encoding import EncodedExample
-from tunerun.engine.forms.base import logits
-from tunerun.engine.forms.layout import PADDING, PREFIX, lay_out
+from tunerun.engine.forms import layout, masks
+from tunerun.engine.forms.base import Form, logits
 from tunerun.engine.network import LoadedModel
+from tunerun.engine.shared_prefix import Prefix
 
 
-class Packed:
+class Packed(Form):
     """Rows in one sequence, with or without what they begin with once; see `Form`."""
 
-    takes_packs = True
-
-    def __init__(self, *, shares_prefix: bool) -> None:
+    def __init__(self, *, shares_prefix: bool, takes_packs: bool = True) -> None:
         self.name = "shared prefix" if shares_prefix else "packed"
+        self.takes_packs = takes_packs
         self._shares_prefix = shares_prefix
 
-    def losses(self, base: LoadedModel, members: Sequence[Sequence[EncodedExample]]) -> torch.Tensor:
-        """Compute the loss of each trial's rows; see `Form`."""
-        layouts = [lay_out(rows, shares_prefix=self._shares_prefix) for rows in members]
-        time = max(len(layout.tokens) for layout in layouts)
-        owners = _filled([layout.owners for layout in layouts], time, PADDING, base.device)
-        learned = [(member, *place) for member, layout in enumerate(layouts) for place in layout.learned]
-        member, place, label = torch.tensor(learned, device=base.device).unbind(1)
-        with _head_sees(base.network, member, place):
-            answer = logits(
-                base.network,
-                input_ids=_filled([layout.tokens for layout in layouts], time, base.pad_id, base.device),
-                position_ids=_filled([layout.positions for layout in layouts], time, 0, base.device),
-                attention_mask=_mask(owners)[:, None],
+    def row_losses(
+        self, base: LoadedModel, members: Sequence[Sequence[EncodedExample]], behind: Prefix | None = None
+    ) -> torch.Tensor:
+        """Compute the loss of each row; see `Form`."""
+        layouts = [layout.lay_out(rows, shares=self._shares_prefix) for rows in members]
+        time = max(len(one.tokens) for one in layouts)
+        before = 0 if behind is None else behind.tokens
+        inputs: dict[str, Any] = {
+            "input_ids": _filled([one.tokens for one in layouts], time, base.pad_id, base.device),
+        }
+        if behind is not None or any(len(rows) > 1 for rows in members):  # a row alone needs no mask
+            positions = _filled([one.positions for one in layouts], time, 0, base.device) + before
+            # Padding sees itself alone, as a row of which nothing is seen would be NaN.
+            ends = [[*one.ends, *range(len(one.ends) + 1, time + 1)] for one in layouts]
+            inputs["position_ids"] = positions
+            inputs["attention_mask"] = masks.build(
+                base.network, torch.tensor(ends, device=base.device), positions, before
             )
+        if behind is not None:
+            inputs["past_key_values"] = behind.cache(len(members))
+        first = list(accumulate(map(len, members), initial=0))
+        learned = [
+            (member, place, label, first[member] + row)
+            for member, one in enumerate(layouts)
+            for place, label, row in one.learned
+        ]
+        member, place, label, row = torch.tensor(learned, device=base.device).unbind(1)
+        with _head_sees(base.network, member, place):
+            answer = logits(base.network, use_cache=behind is not None, **inputs)
         losses = cross_entropy(answer[0], label, reduction="none")
-        return torch.zeros(len(layouts), device=base.device).index_add(0, member, losses)
+        return torch.zeros(first[-1], device=base.device).index_add(0, row, losses)
+
+    def size(self, rows: Sequence[EncodedExample]) -> int:
+        """Return how many tokens a pass computes for some rows; see `Form`."""
+        tokens = len(layout.lay_out(rows, shares=self._shares_prefix).tokens)
+        if not self._shares_prefix or len(rows) < 2:
+            return tokens
+        return tokens - shared_prefix.length([row.prompt + row.target for row in rows])
+
+    def order(self, rows: Sequence[EncodedExample]) -> list[int]:
+        """Return the positions of rows that are cheap together next to each other; see `Form`."""
+        return layout.order(rows) if self._shares_prefix else super().order(rows)
 
 
 def _filled(rows: Sequence[list[int]], time: int, value: int, device: torch.device) -> torch.Tensor:
     return torch.tensor([row + [value] * (time - len(row)) for row in rows], device=device)
-
-
-def _mask(owners: torch.Tensor) -> torch.Tensor:
-    """Return what each place sees, [members, time, time]: itself, its row before it and the prefix."""
-    time = owners.shape[1]
-    before = torch.ones(time, time, dtype=torch.bool, device=owners.device).tril()
-    return before & ((owners[:, :, None] == owners[:, None, :]) | (owners[:, None, :] == PREFIX))
 
 
 @contextmanager

@@ -2,50 +2,225 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from tunerun.engine import lora
+from tunerun.engine.adapters import MixingError
 from tunerun.engine.encoding import EncodedExample
-from tunerun.engine.forms.base import Form
+from tunerun.engine.forms.base import Form, UnfitError
 from tunerun.engine.forms.packed import Packed
-from tunerun.engine.forms.padded import Padded
+from tunerun.engine.forms.padded import Padded, PrefixCache
+from tunerun.engine.lora import LearningAdapter
 from tunerun.engine.network import LoadedModel
+from tunerun.job import TuningHyperparameters
 
 TOLERANCE = 1e-4
-"""Relative difference of a loss from rows alone; a wrong form differs by 3e-4 or more, a right one by under 1e-6."""
+"""Relative difference of losses and gradients from rows alone. Of the architectures tried (2026-11-25), a wrong form
+differed by 3e-4 or more in its loss, a right one by under 1e-6, and in its gradients by under 4e-5."""
 
-_PREFIX, _LENGTHS, _TARGET = 5, (7, 4), 3  # tokens: different rows behind what they share
+MOST_NOISE = 0.02
+"""The most that is allowed where rows side by side differ from rows alone as well, as with weights of 4 bits."""
+
+_WINDOW = 4  # tokens: what windows are while a form is tried, so that short rows reach over them
+_LONGEST_REACH = 1024  # tokens: a window that cannot be made smaller; rows of that length are still cheap
+_PREFIX, _PROMPT = 12, 2  # tokens; the prefix is long enough for a cache (`shared_prefix.LEAST_TOKENS`)
+_FAILURES = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MixingError, RuntimeError, TypeError, UnfitError,
+    ValueError,
+)  # fmt: skip
 
 
 def choose(base: LoadedModel) -> Form:
-    """Return the cheapest form whose losses are those of rows alone."""
+    """Return the cheapest form whose losses and gradients are those of rows alone."""
     if base.form is None:
-        base.form = next((form for form in _cheapest_first() if _is_right(form, base)), Padded())
+        base.form = _chosen(base)
     return base.form
 
 
-def _cheapest_first() -> Iterator[Form]:
-    yield Packed(shares_prefix=True)
-    yield Packed(shares_prefix=False)
+def _chosen(base: LoadedModel) -> Form:
+    reach = _reach(base.network.config.get_text_config())
+    if reach > _LONGEST_REACH:
+        return Padded()
+    with ExitStack() as stack:
+        stack.enter_context(_small_windows(base.network))
+        try:
+            with _first_layers(base.network):
+                return _right(base, reach)
+        except _FAILURES:
+            pass  # the architecture needs all of its layers
+        try:
+            return _right(base, reach)
+        except _FAILURES:
+            return Padded()
 
 
-@torch.no_grad()
-def _is_right(form: Form, base: LoadedModel) -> bool:
-    rows = _rows(base)
-    try:
-        found = float(form.losses(base, [rows])[0])
-    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-        return False  # the architecture has another idea of masks or positions
-    alone = sum(float(Padded().losses(base, [[row]])[0]) for row in rows)
-    return abs(found - alone) <= TOLERANCE * abs(alone)
+def _right(base: LoadedModel, reach: int) -> Form:
+    """Try the forms, the cheapest first."""
+    probe = _Probe(base, reach)
+    if probe.can_tell:
+        for shares_prefix in (True, False):
+            for takes_packs in (True, False):
+                form = Packed(shares_prefix=shares_prefix, takes_packs=takes_packs)
+                if probe.is_right(form):
+                    return form
+        if probe.is_right(PrefixCache()):
+            return PrefixCache()
+    return Padded()
 
 
-def _rows(base: LoadedModel) -> list[EncodedExample]:
+@dataclass(frozen=True)
+class _Found:
+    """The losses of rows, [rows], and all gradients of an adapter in one line."""
+
+    losses: torch.Tensor
+    gradients: torch.Tensor
+
+    def difference(self, other: _Found) -> float:
+        """Return the largest relative difference; NaN where a number is NaN."""
+        losses = ((self.losses - other.losses).abs() / other.losses.abs()).max()
+        gradients = (self.gradients - other.gradients).norm() / other.gradients.norm()
+        return float(torch.maximum(losses, gradients))
+
+
+class _Probe:
+    """Rows of two trials, and what comes of each row alone.
+
+    Attributes:
+        can_tell: whether a wrong form would show. The loss of a model whose weights are not usable, or which does not
+            look at what is before a token, is the same whatever is there.
+    """
+
+    def __init__(self, base: LoadedModel, reach: int) -> None:
+        self._base = base
+        self._members = list(_members(base, reach))
+        self._adapters = [_adapter(base, seed) for seed in (1, 2)]
+        self._alone = [self._one_by_one(*one) for one in zip(self._members, self._adapters, strict=True)]
+        beside = self._found(Padded(), self._members[:1], self._adapters[:1])[0]
+        noise = beside.difference(self._alone[0])
+        self._limit = max(TOLERANCE, min(4 * noise, MOST_NOISE))
+        shorter = [row.without(_PREFIX) for row in self._members[0]]
+        without = self._one_by_one(shorter, self._adapters[0])
+        self.can_tell = noise <= self._limit and without.difference(self._alone[0]) > 100 * self._limit
+
+    def is_right(self, form: Form) -> bool:
+        """Whether a form gives what rows alone give."""
+        count = 2 if form.takes_packs else 1
+        try:
+            found = self._found(form, self._members[:count], self._adapters[:count])
+        except _FAILURES:
+            return False  # the architecture has another idea of masks, positions or batches
+        return all(one.difference(alone) <= self._limit for one, alone in zip(found, self._alone, strict=False))
+
+    def _one_by_one(self, rows: Sequence[EncodedExample], adapter: LearningAdapter) -> _Found:
+        each = [self._found(Padded(), [[row]], [adapter])[0] for row in rows]
+        return _Found(torch.cat([one.losses for one in each]), torch.stack([one.gradients for one in each]).sum(0))
+
+    def _found(
+        self, form: Form, members: Sequence[Sequence[EncodedExample]], adapters: Sequence[LearningAdapter]
+    ) -> list[_Found]:
+        parameters = [one for adapter in adapters for one in adapter.parameters()]
+        with torch.enable_grad(), lora.on(self._base.network, adapters):
+            losses = form.row_losses(self._base, members)
+            gradients = iter(torch.autograd.grad(losses.sum(), parameters, allow_unused=True, materialize_grads=True))
+        of = torch.split(losses.detach(), [len(rows) for rows in members])
+        return [
+            _Found(own, torch.cat([next(gradients).flatten() for _one in adapter.parameters()]))
+            for own, adapter in zip(of, adapters, strict=True)
+        ]
+
+
+def _members(base: LoadedModel, reach: int) -> Iterator[list[EncodedExample]]:
+    """Yield the rows of two trials: each with a prefix of its own and different tokens behind it."""
     count = base.network.get_input_embeddings().weight.shape[0]
-    numbers = iter((7 * number + 3) % count for number in range(1000))
-    prefix = [next(numbers) for _ in range(_PREFIX)]
-    return [
-        EncodedExample(prefix + [next(numbers) for _ in range(length)], [next(numbers) for _ in range(_TARGET)])
-        for length in _LENGTHS
+    numbers = torch.Generator().manual_seed(0)
+
+    def some(length: int) -> list[int]:
+        return torch.randint(count, (length,), generator=numbers).tolist()
+
+    for lengths in ((9 + reach, 5 + reach), (4, 10)):
+        prefix = some(_PREFIX)
+        # Learned from near the prefix on: a window of a last layer would hide what is wrong from tokens further away.
+        yield [EncodedExample(prefix + some(_PROMPT), some(length)) for length in lengths]
+
+
+def _adapter(base: LoadedModel, seed: int) -> LearningAdapter:
+    """Return an adapter that changes what the base model says."""
+    adapter = lora.fresh(base, TuningHyperparameters(adapter_rank=2), seed)
+    numbers = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _down, up in adapter.matrices.values():
+            up.copy_(torch.randn(up.shape, generator=numbers) * 0.02)
+    return adapter
+
+
+# The network while forms are tried
+
+
+def _reach(config: Any) -> int:
+    """Return over how many tokens windows go that are built into layers, as GPT-Neo's; 0: there are none."""
+    windows = {name: value for name, value in vars(config).items() if "window" in name and type(value) is int}
+    return max((value for name, value in windows.items() if name not in _AT_RUN_TIME), default=0)
+
+
+_AT_RUN_TIME = ("sliding_window", "attention_chunk_size", "max_window_layers")
+"""Settings that transformers reads for each pass (5.23, masking_utils.py), and one that is a number of layers."""
+
+
+@contextmanager
+def _small_windows(network: Any) -> Iterator[None]:
+    """Make windows that are read for each pass so small that short rows reach over them."""
+    config = network.config.get_text_config()
+    names = [name for name in ("sliding_window", "attention_chunk_size") if type(getattr(config, name, None)) is int]
+    with _changed(config, dict.fromkeys(names, _WINDOW)):
+        yield
+
+
+@contextmanager
+def _first_layers(network: Any) -> Iterator[None]:
+    """Leave the network its first layers, some of each kind, in 32 bits.
+
+    A form is right or wrong by a layer's kind, so a few layers tell as much as all for a part of the time; and numbers
+    of 16 bits are too coarse to tell.
+    """
+    config = network.config.get_text_config()
+    kinds = list(getattr(config, "layer_types", None) or ())
+    lists = [
+        (module, name, layers)
+        for module in network.modules()
+        for name, layers in module.named_children()
+        if isinstance(layers, torch.nn.ModuleList) and len(layers) == config.num_hidden_layers
     ]
+    with ExitStack() as stack:
+        if len(lists) == 1:
+            ((module, name, layers),) = lists
+            shapes = [tuple((part, type(one)) for part, one in layer.named_modules()) for layer in layers]
+            count = max(_covering(shapes), _covering(kinds), 2)
+            settings = {"num_hidden_layers": count} | ({"layer_types": kinds[:count]} if kinds else {})
+            stack.enter_context(_changed(module, {name: layers[:count]}))
+            stack.enter_context(_changed(config, settings))
+        for tensor in [*network.parameters(), *network.buffers()]:
+            if tensor.is_floating_point() and tensor.dtype != torch.float32:
+                stack.enter_context(_changed(tensor, {"data": tensor.data.float()}))
+        yield
+
+
+def _covering(kinds: Sequence[Any]) -> int:
+    """Return how many of the first ones hold each kind."""
+    return max((kinds.index(kind) + 1 for kind in set(kinds)), default=0)
+
+
+@contextmanager
+def _changed(thing: Any, values: dict[str, Any]) -> Iterator[None]:
+    before = {name: getattr(thing, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(thing, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(thing, name, value)

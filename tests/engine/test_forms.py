@@ -1,0 +1,187 @@
+"""Forms: whatever the layout of a pass, each row has the loss and the gradients that it has alone."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from tunerun.engine import forms, lora
+from tunerun.engine.encoding import EncodedExample
+from tunerun.engine.forms.padded import Padded
+from tunerun.engine.lora import LearningAdapter
+from tunerun.engine.network import LoadedModel
+from tunerun.job import TuningHyperparameters
+
+TOKENS = 64
+SMALL: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "vocab_size": TOKENS,
+    "initializer_range": 0.3,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+HEADS = SMALL | {"head_dim": 8}
+WINDOWED = HEADS | {"sliding_window": 8}
+BOTH_KINDS = WINDOWED | {"layer_types": ["sliding_attention", "full_attention"]}
+OLDER = {  # names of settings before Llama
+    "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "num_layers": 2, "num_heads": 4,
+    "vocab_size": TOKENS, "hidden_size": 32, "initializer_range": 0.3, "pad_token_id": 0,
+}  # fmt: skip
+MPT = {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 128, "vocab_size": TOKENS, "initializer_range": 0.3}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+MAMBA = {
+    "attn_layer_indices": [1], "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1,
+    "mamba_chunk_size": 8,
+}  # fmt: skip
+LINEAR = {
+    "layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8, "linear_value_head_dim": 8, "shared_expert_intermediate_size": 16,
+}  # fmt: skip
+OPT = {"ffn_dim": 64, "word_embed_proj_dim": 32}
+GPT_NEO = OLDER | {"attention_types": [[["global", "local"], 1]], "window_size": 8, "max_position_embeddings": 128}
+DEEPSEEK = {
+    "num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+    "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "q_lora_rank": 16, "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "n_shared_experts": 1,
+}  # fmt: skip
+LRU = {"num_hidden_layers": 3, "num_key_value_heads": 1, "lru_width": 32, "attention_window_size": 8}
+
+# Architecture, settings, the form that is right and whether packs are. The silently wrong ones, which give other losses
+# without any error (feasibility page, 1a): a plain mask where there is a window, a shared prefix where distances are
+# counted in the sequence (mpt, gpt_neo), any packing where there is a state or a convolution.
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any], str, bool]] = {
+    "llama": ("llama", SMALL, "shared prefix", True),
+    "qwen2": ("qwen2", SMALL, "shared prefix", True),
+    "qwen3": ("qwen3", HEADS, "shared prefix", True),
+    "smollm3": ("smollm3", SMALL, "shared prefix", True),
+    "phi3": ("phi3", SMALL, "shared prefix", True),
+    "phi3 with a window": ("phi3", SMALL | {"sliding_window": 8}, "shared prefix", True),
+    "mistral with a window": ("mistral", WINDOWED, "shared prefix", True),
+    "starcoder2 with a window": ("starcoder2", SMALL | {"sliding_window": 8}, "shared prefix", True),
+    "qwen2 with a window in some layers": (
+        "qwen2", SMALL | {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}, "shared prefix", True
+    ),
+    "gemma2": ("gemma2", WINDOWED, "shared prefix", True),
+    "gemma3": ("gemma3_text", BOTH_KINDS, "shared prefix", True),
+    "exaone4": ("exaone4", BOTH_KINDS, "shared prefix", True),
+    "gpt_oss": ("gpt_oss", WINDOWED | {"num_local_experts": 4, "num_experts_per_tok": 2}, "shared prefix", True),
+    "cohere": ("cohere", SMALL | {"logit_scale": 0.5}, "shared prefix", True),
+    "granite": ("granite", SMALL | {"logits_scaling": 4.0}, "shared prefix", True),
+    "glm4": ("glm4", HEADS, "shared prefix", True),
+    "gpt2": ("gpt2", OLDER, "shared prefix", True),
+    "falcon": ("falcon", SMALL, "shared prefix", True),
+    "mixtral": ("mixtral", SMALL | {"num_local_experts": 4}, "shared prefix", True),
+    "qwen3_moe": ("qwen3_moe", HEADS | EXPERTS, "shared prefix", True),
+    "opt": ("opt", SMALL | OPT, "shared prefix", False),
+    "deepseek_v3": ("deepseek_v3", SMALL | DEEPSEEK, "shared prefix", False),
+    "mpt": ("mpt", MPT, "packed", True),
+    "gpt_neo": ("gpt_neo", GPT_NEO, "packed", True),
+    "falcon with alibi": ("falcon", SMALL | {"alibi": True}, "prefix cache", False),
+    "bloom": ("bloom", OLDER, "prefix cache", False),
+    "lfm2": ("lfm2", SMALL | {"layer_types": ["conv", "full_attention"]}, "padded", False),
+    "bamba": ("bamba", SMALL | MAMBA, "padded", False),
+    "qwen3_next": ("qwen3_next", HEADS | EXPERTS | LINEAR, "padded", False),
+    "recurrent_gemma": ("recurrent_gemma", HEADS | LRU, "padded", False),
+}  # fmt: skip
+
+
+def build(name: str) -> LoadedModel:
+    """A random model of an architecture, as one that was loaded."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.set_num_threads(1)  # two would wait for each other longer than they work
+    architecture, sizes, *_expected = ARCHITECTURES[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        made = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes))
+    made.float().eval().requires_grad_(False)
+    facts: dict[str, Any] = dict.fromkeys(("identity", "tokenizer", "chat", "turns", "public_name", "context_tokens"))
+    keeps_logits = "logits_to_keep" in inspect.signature(made.forward).parameters
+    return LoadedModel(
+        network=made, device=torch.device("cpu"), stop_ids=[2], pad_id=0, keeps_logits=keeps_logits, **facts
+    )
+
+
+def adapters_of(base: LoadedModel, ranks: Sequence[int]) -> list[LearningAdapter]:
+    adapters = [lora.fresh(base, TuningHyperparameters(adapter_rank=rank), seed) for seed, rank in enumerate(ranks)]
+    numbers = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for adapter in adapters:
+            for _down, up in adapter.matrices.values():
+                up.copy_(torch.randn(up.shape, generator=numbers) * 0.02)
+    return adapters
+
+
+def computed(
+    form: forms.Form, base: LoadedModel, members: Sequence[Sequence[EncodedExample]], adapters: list[LearningAdapter]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Return the losses of all rows, and the gradients of each adapter in one line."""
+    parameters = [adapter.parameters() for adapter in adapters]
+    with lora.on(base.network, adapters):
+        losses = form.row_losses(base, members)
+        flat = [one for each in parameters for one in each]
+        found = iter(torch.autograd.grad(losses.sum(), flat, allow_unused=True, materialize_grads=True))
+    return losses.detach(), [torch.cat([next(found).flatten() for _one in each]) for each in parameters]
+
+
+def differences(
+    form: forms.Form, base: LoadedModel, members: Sequence[Sequence[EncodedExample]], ranks: Sequence[int]
+) -> tuple[float, float]:
+    """Return how far losses and gradients are from those of each row alone, relative to these."""
+    adapters = adapters_of(base, ranks)
+    losses, gradients = computed(form, base, members, adapters)
+    alone = [
+        [computed(Padded(), base, [[row]], [adapter]) for row in rows]
+        for rows, adapter in zip(members, adapters, strict=True)
+    ]
+    expected = torch.cat([one for each in alone for one, _gradients in each])
+    sums = [torch.stack([own for _losses, (own,) in each]).sum(0) for each in alone]
+    return (
+        float(((losses - expected).abs() / expected.abs()).max()),
+        max(float((one - other).norm() / other.norm()) for one, other in zip(gradients, sums, strict=True)),
+    )
+
+
+def some(count: int, numbers: torch.Generator) -> list[int]:
+    return torch.randint(TOKENS, (count,), generator=numbers).tolist()
+
+
+def fixed_members(count: int) -> list[list[EncodedExample]]:
+    """Rows longer than every window here, with a common beginning, one of them a conversation."""
+    numbers = torch.Generator().manual_seed(5)
+    members = []
+    for _member in range(count):
+        prefix = some(11, numbers)
+        first = EncodedExample(prefix + some(9, numbers), some(4, numbers), ((13, 15), (17, 18)))
+        members.append(
+            [first, *(EncodedExample(prefix + some(length, numbers), some(3, numbers)) for length in (2, 14))]
+        )
+    return members
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_form_of_an_architecture_gives_each_row_what_it_has_alone(name: str) -> None:
+    """The cheapest right one is found, losses and gradients agree, and the network is left as it was."""
+    *_model, expected, takes_packs = ARCHITECTURES[name]
+    base = build(name)
+    before = {**base.network.state_dict()}, repr(base.network), base.network.config.to_dict()
+    form = forms.choose(base)
+    assert (form.name, form.takes_packs) == (expected, takes_packs)
+    count = 2 if takes_packs else 1
+    losses, gradients = differences(form, base, fixed_members(count), [3, 1][:count])
+    assert losses < 1e-5
+    assert gradients < 1e-5
+    after = {**base.network.state_dict()}, repr(base.network), base.network.config.to_dict()
+    assert before[1:] == after[1:]
+    assert all(value is after[0][key] or torch.equal(value, after[0][key]) for key, value in before[0].items())
+    assert not any(one.requires_grad for one in base.network.parameters())

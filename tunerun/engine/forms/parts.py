@@ -1,0 +1,50 @@
+"""Rows in parts that a pass each can hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from tunerun.engine.encoding import EncodedExample
+from tunerun.engine.forms.probe import choose
+from tunerun.engine.network import LoadedModel
+
+_CPU_TOKENS, TOKENS = 512, 2048
+"""Of a pass, beside those that its rows begin with. Attention computes every pair of them, whether or not one sees the
+other: at 2,048 that costs SmolLM2-135M two thirds of its weights' work, and memory for the mask. A CPU gains nothing
+from more than 512; a GPU is kept busy by more."""
+
+LOGITS = 2**27
+"""Numbers that the output layer computes in a pass, 0.5 GB: learned tokens times the vocabulary."""
+
+
+def parts(base: LoadedModel, rows: Sequence[EncodedExample], most_rows: int | None = None) -> list[list[int]]:
+    """Divide rows so that each part is small enough for one pass, or one row; the sum of their losses is that of all.
+
+    Args:
+        rows: of one trial.
+        most_rows: of a part; None: as many as fit.
+
+    Returns:
+        The positions of each part's rows, in the order in which they are cheap to compute; all parts have about as
+        many rows.
+    """
+    form = choose(base)
+    vocabulary = base.network.get_output_embeddings().weight.shape[0]
+    most_tokens = _CPU_TOKENS if base.device.type == "cpu" else TOKENS
+
+    def divided(chosen: list[int]) -> list[list[int]]:
+        part = [rows[position] for position in chosen]
+        needed = max(
+            form.size(part) / most_tokens,
+            sum(row.learned for row in part) * vocabulary / LOGITS,
+            len(part) / (most_rows or len(part)),
+        )
+        count = min(math.ceil(needed), len(part))
+        if count <= 1:
+            return [chosen]
+        edges = [len(part) * number // count for number in range(count + 1)]
+        return [one for start, stop in pairwise(edges) for one in divided(chosen[start:stop])]
+
+    return divided(form.order(rows)) if rows else []
