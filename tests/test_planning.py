@@ -78,6 +78,17 @@ def test_what_cannot_change_the_result_leaves_the_key(tmp_path: Path, change: st
     assert key(tmp_path) == key(tmp_path, change)
 
 
+def test_the_number_format_is_in_the_keys_of_trials_and_baselines(tmp_path: Path) -> None:
+    """A base model in bf16 gives other answers, with and without adapters; 4 bits are refused where they cannot be."""
+    whole, half = planned(tmp_path, "backend.device=cpu", "backend.precision=fp32,bf16").trials
+    assert (whole.ingredients["precision"], half.ingredients["precision"]) == ("float32", "bfloat16")
+    assert whole.key != half.key
+    assert not set(whole.baselines[:2]) & set(half.baselines[:2])
+    assert [trial.request().precision for trial in (whole, half)] == ["float32", "bfloat16"]
+    with pytest.raises(InputError, match=r"quantization: 4bit needs a CUDA device, and device is cpu"):
+        planned(tmp_path, "backend.device=cpu", "backend.quantization=4bit")
+
+
 def test_keys_are_those_of_earlier_versions(tmp_path: Path) -> None:
     """A config without the hyperparameters that were added later has the key that it had before them, to the digit."""
     hosted = ["backend=gemini", "backend.base_url=http://127.0.0.1:1"]

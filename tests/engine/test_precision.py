@@ -105,7 +105,9 @@ def test_four_bits_are_refused_where_they_cannot_be(settings: dict[str, Any], me
     """A config that contradicts itself is refused."""
     with pytest.raises(ValueError, match=message):
         LocalSection(kind="local", quantization="4bit", **settings)
-    assert capabilities_of(LocalSection(kind="local", quantization="4bit")).quantization == "4bit"
+    found = capabilities_of(LocalSection(kind="local", quantization="4bit"))
+    assert (found.precision, found.quantization) == ("bfloat16", "4bit")
+    assert bool(found.problems) != torch.cuda.is_available()
 
 
 def test_four_bits_need_cuda_and_a_package(tiny_folder: Path) -> None:

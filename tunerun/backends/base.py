@@ -50,6 +50,7 @@ class Capabilities:
         not_taken: keys of the config that the service has no word for, so that they cannot be swept.
         hyperparameters: those of `LATER_HYPERPARAMETERS` that it takes; a value of another one that is not the default
             is refused.
+        problems: what keeps this machine from doing as the section says, one line each.
         quantization: how the frozen weights are stored, such as `4bit`, part of every trial's key; empty: as precision
             says, or the service's choice.
         warnings: what a user should know of it before a run, one line each.
@@ -77,6 +78,7 @@ class Capabilities:
     not_taken: tuple[str, ...] = ()
     hyperparameters: tuple[str, ...] = ()
     quantization: str = ""
+    problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 

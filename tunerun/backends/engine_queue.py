@@ -430,7 +430,7 @@ def call_error(command: messages.Call, failure: Failure) -> errors.TunerunError:
     if isinstance(command, messages.Prepare) and failure.kind is FailureKind.OUT_OF_MEMORY:
         return BaseModelError(
             f"the base model {command.model.name!r} does not fit this machine's memory: the engine's process was "
-            "killed while it loaded the weights in float32 (4 bytes a parameter); free memory, or choose a "
+            "killed while it converted the weights to float32 (4 bytes a parameter); free memory, or choose a "
             "smaller base model"
         )
     return BackendError(failure.message)

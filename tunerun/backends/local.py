@@ -158,7 +158,18 @@ def _capabilities(settings: EngineSettings, workers: worker_kinds.Workers) -> Ca
         max_in_flight=worker_kinds.count(workers),
         precision=precision.planned(settings),
         quantization=settings.quantization if settings.is_quantised else "",
+        problems=_problems(settings, workers),
     )
+
+
+def _problems(settings: EngineSettings, workers: worker_kinds.Workers) -> tuple[str, ...]:
+    """What keeps this machine from computing as the settings say; of another machine it is not known."""
+    if settings.is_quantised and worker_kinds.are_here(workers) and not precision.cuda_capabilities():
+        return (
+            f"backend.quantization: {settings.quantization} needs a CUDA device, and this machine has none; set it to "
+            "none, or plan on a machine with an NVIDIA GPU",
+        )
+    return ()
 
 
 def open_backend(section: LocalSection, runs: Path, cache: Path) -> Backend:
@@ -291,6 +302,8 @@ class LocalBackend:
         """
         packages.require(*packages.NEEDED)
         worker_kinds.check(self._workers)
+        if self._settings.is_quantised and worker_kinds.are_here(self._workers):
+            packages.require(*packages.QUANTISING, extra="quantized", what="backend.quantization=4bit")
         problems: list[str] = []
         missing = []
         for model in dict.fromkeys(models):

@@ -303,6 +303,7 @@ class Planner:
             problems += _conversations_in(loaded, capabilities)
         if hyperparameters.keep != "last":
             problems += _why_not_the_best(loaded, capabilities)
+        problems += capabilities.problems
         problems += _not_taken(hyperparameters.for_tuning(), capabilities)
         if hyperparameters.learning_rate is not None and not capabilities.takes_learning_rate:
             problems.append(_by_multiplier(hyperparameters.learning_rate, capabilities))

@@ -28,6 +28,7 @@ class LocalWorkers(schema.Section):
 
 
 SECTION = LocalWorkers
+IS_HERE = True
 
 
 def count(section: LocalWorkers) -> int:

@@ -22,6 +22,10 @@ class WorkersModule(Protocol):
     def SECTION(self) -> type[schema.Section]:  # noqa: N802 - a constant of a module
         """Its config section, whose field `kind` has the kind as its only choice."""
 
+    @property
+    def IS_HERE(self) -> bool:  # noqa: N802
+        """Whether its engines run on this machine."""
+
     def count(self, section: Any) -> int:
         """How many workers there are at most."""
         ...
@@ -52,6 +56,11 @@ _MODULES: dict[str, WorkersModule] = {"local": local}
 def count(section: Workers) -> int:
     """How many workers a section allows at most."""
     return _MODULES[section.kind].count(section)
+
+
+def are_here(section: Workers) -> bool:
+    """Whether the engines of a section run on this machine."""
+    return _MODULES[section.kind].IS_HERE
 
 
 def check(section: Workers) -> None:

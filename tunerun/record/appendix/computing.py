@@ -127,7 +127,7 @@ def _elapsed(jobs: list[JobRecord]) -> float:
 
 def _place(place: TrainedOn) -> str:
     threads = counted(place.threads, "thread") if place.threads else ""
-    parts = (place.device, place.processor, place.instructions, threads, place.driver)
+    parts = (place.device, place.processor, place.instructions, threads, place.driver, place.precision)
     return ", ".join(filter(None, parts))
 
 

@@ -18,8 +18,9 @@ from tunerun.record.appendix.topic import Topic
 from tunerun.replicates import SEED
 
 _LOCAL_ENGINE = (
-    "The engine trains the adapter with AdamW at a constant learning rate; the loss is the mean negative log "
-    "likelihood of the output's tokens."
+    "The engine trains the adapter with AdamW without weight decay, {schedule}; the loss is the mean negative log "
+    "likelihood of the output's tokens. The base model is frozen in {precision}; adapter, optimiser and loss are in "
+    "float32."
 )
 """`tunerun.engine.training` says it; said of sweeps of this version alone, since a record names no optimiser."""
 
@@ -84,7 +85,15 @@ def _is_trained_here(material: Material) -> bool:
 def _optimiser(material: Material) -> str:
     kinds = _kinds(material)
     if _is_trained_here(material) and material.document.get("version") == __version__:
-        return _LOCAL_ENGINE
+        is_constant = all(trial.settings.hyperparameters.has_constant_rate for trial in material.trials)
+        named = {
+            name: [each.ingredients.get(name) for each in material.trials] for name in ("precision", "quantization")
+        }
+        formats = sorted({str(value) for values in named.values() for value in values if value})
+        return _LOCAL_ENGINE.format(
+            schedule="at a constant learning rate" if is_constant else "with the schedule of each trial",
+            precision=words(formats) or f"a number format that is {NOT_RECORDED}",
+        )
     return f"Optimiser: {NOT_RECORDED}; it is that of the backend ({words(sorted(kinds))})."
 
 
