@@ -162,13 +162,13 @@ def _capabilities(settings: EngineSettings, workers: worker_kinds.Workers) -> Ca
     )
 
 
+_NEEDS_CUDA = "needs a CUDA device, and this machine has none; set it to none, or plan on a machine with an NVIDIA GPU"
+
+
 def _problems(settings: EngineSettings, workers: worker_kinds.Workers) -> tuple[str, ...]:
     """What keeps this machine from computing as the settings say; of another machine it is not known."""
     if settings.is_quantised and worker_kinds.are_here(workers) and not precision.cuda_capabilities():
-        return (
-            f"backend.quantization: {settings.quantization} needs a CUDA device, and this machine has none; set it to "
-            "none, or plan on a machine with an NVIDIA GPU",
-        )
+        return (f"backend.quantization: {settings.quantization} {_NEEDS_CUDA}",)
     return ()
 
 
