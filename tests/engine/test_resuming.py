@@ -1,0 +1,214 @@
+"""Resuming: a job whose process dies continues after its last whole epoch, with the bits that it would have had."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.engine.observer import Recording
+from tests.engine.tiny_model import EXAMPLES, HELD_OUT, request_of
+from tunerun.engine import resuming
+from tunerun.engine.network import LoadedModel
+from tunerun.engine.pack import Pack
+from tunerun.job import BaseModelRef, JobState, TuningHyperparameters, TuningRequest
+
+STEPS = 3  # of an epoch: seven examples, three at once
+EPOCHS = 4
+
+
+def requests_of(tiny: BaseModelRef, **settings: Any) -> list[TuningRequest]:
+    """Everything that one training run hands out: few epochs and many, the best, a mean, and checkpoints."""
+    longest = request_of(tiny, key="a", epoch_count=EPOCHS, learning_rate=0.02, validation=HELD_OUT, **settings)
+
+    def another(key: str, **changes: Any) -> TuningRequest:
+        chosen = replace(longest.hyperparameters, **changes)
+        return replace(longest, key=key * 64, tuned_model_id=f"tiny-{key}", hyperparameters=chosen)
+
+    return [
+        replace(longest, keeps_epochs=True),
+        another("b", epoch_count=EPOCHS - 1),
+        another("c", keep="best"),
+        another("d", average_last=2),
+    ]
+
+
+def train(
+    base: LoadedModel, requests: list[TuningRequest], folder: Path | None, *, most: int = 1, steps: int | None = None
+) -> Recording:
+    """Train to the end, or for some steps, after which the process is gone: nothing more is called."""
+    observer = Recording()
+    pack = Pack(base, observer, most=most, states=folder)
+    pack.add(requests)
+    while not pack.is_empty and steps != 0:
+        for outcome in pack.step():
+            observer.outcomes[outcome.request.key] = outcome
+        steps = None if steps is None else steps - 1
+    return observer
+
+
+def assert_same(found: Recording, expected: Recording, request: TuningRequest) -> None:
+    assert found.losses(request) == expected.losses(request)
+    assert [one.step for one in found.snapshots[request.key]] == list(range(1, len(found.losses(request)) + 1))
+    assert found.validation[request.key] == expected.validation[request.key]
+    assert found.kept_steps.get(request.key) == expected.kept_steps.get(request.key)
+    ours, theirs = found.adapters[request.key], expected.adapters[request.key]
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    timeless = [
+        {name: value for name, value in one.outcomes[request.key].metrics.items() if name != "train/seconds"}
+        for one in (found, expected)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+@pytest.fixture(scope="module")
+def whole(base: LoadedModel, tiny: BaseModelRef) -> Recording:
+    """What a process gives that nothing stops."""
+    return train(base, requests_of(tiny), None)
+
+
+@pytest.mark.parametrize("stopped_after", range(1, EPOCHS * STEPS))
+def test_a_job_continues_after_its_last_whole_epoch(
+    base: LoadedModel, tiny: BaseModelRef, tmp_path: Path, whole: Recording, stopped_after: int
+) -> None:
+    """Whatever the step, uninterrupted and resumed have the same bits, and the whole curve comes once, in order."""
+    requests = requests_of(tiny)
+    first = train(base, requests, tmp_path, steps=stopped_after)
+    left = [request for request in requests if request.key not in first.outcomes]
+    assert len(list(tmp_path.iterdir())) == (stopped_after >= STEPS)
+    again = train(base, left, tmp_path)
+    for request in left:
+        assert_same(again, whole, request)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_schedule_and_clipping_continue(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path) -> None:
+    """The learning rate and the gradient's norm at a step are those of the whole job."""
+    [request, *_others] = requests_of(tiny, schedule="cosine", warmup_fraction=0.2, max_grad_norm=0.5)
+    train(base, [request], tmp_path, steps=STEPS + 1)
+    assert_same(train(base, [request], tmp_path), train(base, [request], None), request)
+
+
+def test_one_of_several_continues_by_itself(
+    base: LoadedModel, tiny: BaseModelRef, tmp_path: Path, whole: Recording
+) -> None:
+    """Jobs that come back one after another are one training run again, and begin where it was."""
+    longest, shorter, best, mean = requests_of(tiny)
+    train(base, [longest, shorter, best, mean], tmp_path, steps=STEPS)
+    observer = Recording()
+    pack = Pack(base, observer, states=tmp_path)
+    pack.add([shorter])
+    list(pack.step())
+    assert len(observer.losses(shorter)) == STEPS + 1
+    pack.add([mean, best, longest])
+    while not pack.is_empty:
+        for outcome in pack.step():
+            observer.outcomes[outcome.request.key] = outcome
+    for request in (longest, shorter, best, mean):
+        assert_same(observer, whole, request)
+    assert observer.finished[shorter.key].training_run in {mean.key, best.key, longest.key}
+
+
+def test_a_paused_job_continues_at_its_step(
+    base: LoadedModel, tiny: BaseModelRef, tmp_path: Path, whole: Recording
+) -> None:
+    """What it has learned is kept in the middle of an epoch too; nothing is handed out."""
+    [longest, *_others] = requests_of(tiny)
+    observer = Recording(cancel_after=STEPS + 2)
+    observer.paused.add(longest.key)
+    pack = Pack(base, observer, keep_cancelled=True, states=tmp_path)
+    pack.add([longest])
+    outcomes = []
+    while not pack.is_empty:
+        outcomes += pack.step()
+    assert [(one.state, one.trained) for one in outcomes] == [(JobState.CANCELLED, None)]
+    again = Recording()
+    resumed = Pack(base, again, states=tmp_path)
+    resumed.add([longest])
+    list(resumed.step())
+    assert len(again.losses(longest)) == STEPS + 3
+    assert_same(train(base, [longest], tmp_path), whole, longest)
+
+
+def test_a_cancelled_or_failed_job_leaves_no_state(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path) -> None:
+    """Only a job that may continue needs it."""
+    [longest, *_others] = requests_of(tiny)
+    pack = Pack(base, Recording(cancel_after=STEPS + 1), states=tmp_path)
+    pack.add([longest])
+    while not pack.is_empty:
+        list(pack.step())
+    assert list(tmp_path.iterdir()) == []
+    diverges = replace(longest, hyperparameters=TuningHyperparameters(batch_size=7, learning_rate=1e30))
+    train(base, [diverges], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def damage_tensors(folder: Path) -> None:
+    file = folder / resuming.TENSORS_FILE
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def of_another_version(folder: Path) -> None:
+    file = folder / resuming.STATE_FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format_version": 99}))
+
+
+def half_written(folder: Path) -> None:
+    (folder / resuming.TENSORS_FILE).unlink()
+
+
+def of_another_trial(folder: Path) -> None:
+    file = folder / resuming.STATE_FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"requests": {"f" * 64: False}}))
+
+
+@pytest.mark.parametrize("change", [damage_tensors, of_another_version, half_written, of_another_trial])
+def test_a_state_that_does_not_fit_is_ignored(
+    base: LoadedModel, tiny: BaseModelRef, tmp_path: Path, whole: Recording, change: Any
+) -> None:
+    """The job begins again."""
+    [longest, *_others] = requests_of(tiny)
+    train(base, [longest], tmp_path, steps=STEPS)
+    [folder] = tmp_path.iterdir()
+    change(folder)
+    observer = Recording()
+    pack = Pack(base, observer, states=tmp_path)
+    pack.add([longest])
+    list(pack.step())
+    assert observer.losses(longest) == whole.losses(longest)[:1]
+
+
+def test_a_state_is_of_its_training_run(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path) -> None:
+    """Another seed, rate or example is another run, whatever its key is."""
+    [longest, *_others] = requests_of(tiny)
+    train(base, [longest], tmp_path, steps=STEPS)
+    for other in (replace(longest, seed=5), replace(longest, training=EXAMPLES[1:])):
+        assert len(train(base, [other], tmp_path, steps=1).losses(other)) == 1
+
+
+def test_a_full_disk_ends_no_job(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path, whole: Recording) -> None:
+    """Where no state can be kept, the job ends as without one."""
+    requests = requests_of(tiny)
+    no_folder = tmp_path / "a file"
+    no_folder.touch()
+    found = train(base, requests, no_folder)
+    for request in requests:
+        assert_same(found, whole, request)
+
+
+def test_states_of_a_deleted_job_are_removed(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path) -> None:
+    """Those that another job needs as well stay."""
+    longest, shorter, *_others = requests_of(tiny)
+    train(base, [longest, shorter], tmp_path, steps=STEPS)
+    resuming.remove_all(tmp_path, longest.key)
+    assert len(list(tmp_path.iterdir())) == 1
+    train(base, [replace(longest, seed=1)], tmp_path, steps=STEPS)
+    resuming.remove_all(tmp_path, longest.key)
+    assert len(list(tmp_path.iterdir())) == 1
