@@ -86,8 +86,8 @@ class Pack:
     def _join(self) -> Iterator[Outcome]:
         most = self._most if forms.choose(self._base).takes_packs else 1
         while self._waiting and len(self._runs) < most:
-            common = in_common(self._waiting[0])
-            requests = [request for request in self._waiting if in_common(request) == common]
+            served = _served_with(self._waiting[0])
+            requests = [request for request in self._waiting if _served_with(request) == served]
             self._waiting = [request for request in self._waiting if request not in requests]
             self._observer.began(requests)
             try:
@@ -133,6 +133,11 @@ class Pack:
         is_cancelled = isinstance(error, CancelledJobError)
         for request in run.drop(is_cancelled=is_cancelled):
             yield Outcome(request, JobState.CANCELLED) if is_cancelled else _failed(request, error)
+
+
+def _served_with(request: TuningRequest) -> tuple[TuningRequest, bool]:
+    """What requests are alike in that begin as one run; one that asks for what cannot be measured is alone with it."""
+    return in_common(request), request.hyperparameters.keeps_best and not request.validation
 
 
 def _learned(

@@ -156,7 +156,7 @@ class TrainingRun:
         self._packed_with: set[str] = set()
         # By key, whether the tuned model after each epoch is kept: of all that may still be given something.
         self._unfinished = {request.key: request.keeps_epochs for request in requests}
-        self._served = list(requests)
+        self._served = list(requests)  # those that have ended are among them, not those that were cancelled
         self._state = states and resuming.state_folder(states, in_common(first), base.identity, self.form.name)
         if self._state is not None:
             self._resume(self._state)
@@ -215,6 +215,7 @@ class TrainingRun:
             else:
                 trained = self._trained(request, JobState.CANCELLED) if keep and self._snapshots else None
                 self._forget(request)
+                self._served.remove(request)
                 if trained is not None:
                     self._observer.trained(request, trained)
             yield Outcome(request, JobState.CANCELLED, trained=trained)
