@@ -15,6 +15,7 @@ from tests.engine.tiny_model import EXAMPLES, HELD_OUT, request_of
 from tunerun.engine import resuming
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.pack import Pack
+from tunerun.engine.training_run import Outcome
 from tunerun.job import BaseModelRef, JobState, TuningHyperparameters, TuningRequest
 
 STEPS = 3  # of an epoch: seven examples, three at once
@@ -123,7 +124,7 @@ def test_a_paused_job_continues_at_its_step(
     observer.paused.add(longest.key)
     pack = Pack(base, observer, keep_cancelled=True, states=tmp_path)
     pack.add([longest])
-    outcomes = []
+    outcomes: list[Outcome] = []
     while not pack.is_empty:
         outcomes += pack.step()
     assert [(one.state, one.trained) for one in outcomes] == [(JobState.CANCELLED, None)]

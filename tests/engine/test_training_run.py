@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +16,10 @@ from tunerun.engine import forms, lora, training
 from tunerun.engine.encoding import encode_examples
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.pack import Pack
+from tunerun.engine.training_run import Outcome
 from tunerun.job import BaseModelRef, JobState, TuningHyperparameters, TuningRequest, in_common
 
-HANDED_OUT = {
+HANDED_OUT: dict[str, dict[str, Any]] = {
     "a": {"epoch_count": 5},
     "b": {"epoch_count": 2},
     "c": {"epoch_count": 5, "keep": "best"},
@@ -29,9 +31,8 @@ HANDED_OUT = {
 
 
 def requests_of(tiny: BaseModelRef) -> list[TuningRequest]:
-    settings = {"learning_rate": 0.02}
     return [
-        request_of(tiny, key=key, validation=HELD_OUT, **(settings | chosen))  # type: ignore[arg-type]
+        request_of(tiny, key=key, validation=HELD_OUT, learning_rate=0.02, **chosen)
         for key, chosen in HANDED_OUT.items()
     ]
 
@@ -114,11 +115,12 @@ def test_what_trials_have_in_common(tiny: BaseModelRef) -> None:
     """At a constant rate everything but the epochs they are given; with a schedule the number of epochs too."""
     requests = requests_of(tiny)
     assert all(in_common(one) == in_common(other) for one, other in combinations(requests, 2))
-    for settings in ({"schedule": "linear"}, {"warmup_fraction": 0.1}):
+    falling: tuple[dict[str, Any], ...] = ({"schedule": "linear"}, {"warmup_fraction": 0.1})
+    for settings in falling:
         long, short, mean = (
-            request_of(tiny, epoch_count=4, **settings),  # type: ignore[arg-type]
-            request_of(tiny, epoch_count=3, **settings),  # type: ignore[arg-type]
-            request_of(tiny, epoch_count=4, average_last=2, **settings),  # type: ignore[arg-type]
+            request_of(tiny, epoch_count=4, **settings),
+            request_of(tiny, epoch_count=3, **settings),
+            request_of(tiny, epoch_count=4, average_last=2, **settings),
         )
         assert in_common(long) == in_common(mean) != in_common(short)
 
@@ -133,16 +135,16 @@ def test_what_trials_have_in_common(tiny: BaseModelRef) -> None:
     ],
 )
 def test_a_trial_that_comes_later_misses_nothing(
-    base: LoadedModel, tiny: BaseModelRef, changes: dict[str, object], is_taken: bool
+    base: LoadedModel, tiny: BaseModelRef, changes: dict[str, Any], is_taken: bool
 ) -> None:
     """It joins the run where that can give it everything, else it has one of its own; it ends as alone either way."""
     first = request_of(tiny, key="a", epoch_count=3, validation=HELD_OUT)
-    settings = replace(first.hyperparameters, **changes)  # type: ignore[arg-type]
+    settings = replace(first.hyperparameters, **changes)
     later = replace(first, key="b" * 64, tuned_model_id="tiny-b", hyperparameters=settings)
     observer = Recording()
     pack = Pack(base, observer, most=2)
     pack.add([first])
-    outcomes = []
+    outcomes: list[Outcome] = []
     for _step in range(4):  # one into the second epoch
         outcomes += pack.step()
     pack.add([later])
