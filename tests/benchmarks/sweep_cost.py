@@ -8,6 +8,7 @@ many epochs each needs. Every epoch of a trial is equal work, so this is what th
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import resource
@@ -161,11 +162,10 @@ def _peft_epoch(base: Any, trial: TuningRequest, stack: ExitStack) -> Callable[[
 def _trl_epoch(cache: Path, trial: TuningRequest) -> Callable[[], None] | None:
     """Return an epoch of trl's SFTTrainer with the same adapter; None: trl is not installed."""
     try:
-        import datasets
-        import peft
-        from trl import SFTConfig, SFTTrainer
+        trl, datasets = importlib.import_module("trl"), importlib.import_module("datasets")
     except ImportError:
         return None
+    import peft
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from tunerun.engine import base_model, layers
@@ -180,9 +180,9 @@ def _trl_epoch(cache: Path, trial: TuningRequest) -> Callable[[], None] | None:
         for example in trial.training
     ]
     chosen = trial.hyperparameters
-    trainer = SFTTrainer(
+    trainer = trl.SFTTrainer(
         network,
-        args=SFTConfig(
+        args=trl.SFTConfig(
             output_dir=str(Path(tempfile.gettempdir()) / "sweep_cost_trl"),
             per_device_train_batch_size=chosen.batch_size,
             num_train_epochs=1,
