@@ -46,6 +46,7 @@ def test_planning_writes_nothing(tmp_path: Path) -> None:
         "hyperparameters.adapter_rank=4",
         "hyperparameters.adapter_alpha=8",
         "hyperparameters.keep=best",
+        "hyperparameters.average_last=2",
         "hyperparameters.max_grad_norm=1",
         "hyperparameters.schedule=cosine",
         "hyperparameters.warmup_fraction=0.1",

@@ -142,3 +142,14 @@ def test_target_modules_choose_layers(base: LoadedModel, tiny: BaseModelRef) -> 
     assert outcome.failure is not None
     with pytest.raises(InputError, match=r"called proj, lm_head; there are .*q_proj.*; choose among these"):
         raise InputError(outcome.failure.message)
+
+
+def test_the_last_epochs_are_averaged(base: LoadedModel, tiny: BaseModelRef) -> None:
+    """A trial with `average_last: 2` has the mean of what trials of one epoch and of two have."""
+    one, two = (request_of(tiny, key=key, epoch_count=int(key)) for key in "12")
+    mean, observer = request_of(tiny, key="3", epoch_count=2, average_last=2), Recording()
+    for request in (one, two, mean):
+        list(training.train([request], base, observer))
+    for name, found in observer.adapters[mean.key].items():
+        expected = (observer.adapters[one.key][name] + observer.adapters[two.key][name]) / 2
+        torch.testing.assert_close(found, expected)

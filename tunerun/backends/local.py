@@ -24,6 +24,7 @@ from tunerun.engine import base_model, messages, packages, precision, tuned_mode
 from tunerun.engine.settings import DEFAULT, EngineSettings
 from tunerun.errors import AccessError, BaseModelError, InputError
 from tunerun.job import (
+    LATER_HYPERPARAMETERS,
     Answer,
     BaseModelRef,
     Checkpoint,
@@ -142,7 +143,7 @@ _CAPABILITIES = Capabilities(
     measures_epochs=True,
     keeps_best=True,
     measures_losses=True,
-    hyperparameters=("max_grad_norm", "schedule", "warmup_fraction", "target_modules"),
+    hyperparameters=LATER_HYPERPARAMETERS,
     trains_conversations=True,
 )
 
