@@ -16,7 +16,8 @@ from tests.engine.observer import Recording
 from tests.engine.tiny_model import EXAMPLES, TOKENIZERS, request_of
 from tunerun.engine import adapters, encoding, network, shared_prefix, training, tuned_model
 from tunerun.engine.chat_encoder import ChatEncoder
-from tunerun.engine.generation import ROWS, Generation
+from tunerun.engine.decoding import ROWS
+from tunerun.engine.generation import Generation
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.training_run import Trained
 from tunerun.errors import BaseModelError, InputError, NotFoundError
@@ -233,7 +234,7 @@ def test_a_model_that_cannot_be_mixed_answers_all_the_same(
     """Where a layer does not see rows, or the ranks are too many, each adapter has batches of its own."""
     prompts = [Prompt(text, OPTIONS, str(folder)) for folder in (tuned, *others) for text in INPUTS[:2]]
     expected = generation.answer(prompts)
-    monkeypatch.setattr("tunerun.engine.generation.MIXED_RANKS", most)
+    monkeypatch.setattr("tunerun.engine.decoding.MIXED_RANKS", most)
 
     layer = generation._base.network.model.layers[1].mlp
     forward = layer.forward
@@ -434,7 +435,7 @@ def test_a_tuned_model_goes_on_where_it_ended(
 
 
 def test_answers_that_are_cancelled_end_at_the_next_token(generation: Generation) -> None:
-    """Each by itself, with what it has by then."""
+    """Each by itself, with what it has by then; a prompt that is cancelled before it begins gets no token."""
     options = GenerateOptions(max_output_tokens=60, temperature=2.0)
     looks: list[int] = []
 
@@ -444,4 +445,6 @@ def test_answers_that_are_cancelled_end_at_the_next_token(generation: Generation
 
     prompts = [Prompt(text, options) for text in INPUTS]
     answers = [answer for answer in generation.answer(prompts, None, after_five) if isinstance(answer, Answer)]
-    assert [answer.tokens for answer in answers] == [5, 60, 5, 5, 5]
+    assert [answer.tokens for answer in answers] == [4, 60, 4, 4, 4]
+    none = generation.answer([Prompt("8", options)], None, lambda _position: True)
+    assert [answer.tokens for answer in none if isinstance(answer, Answer)] == [0]

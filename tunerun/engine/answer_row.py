@@ -1,0 +1,202 @@
+"""One prompt on its way to its answer: its next token, when the answer is whole, and what is passed on of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from tunerun.engine.adapters import Adapter
+from tunerun.engine.chat_encoder import ChatEncoder
+from tunerun.engine.json_grammar import JsonConstraint
+from tunerun.engine.network import LoadedModel
+from tunerun.errors import InputError
+from tunerun.job import Answer, AnswerPart, Prompt, TokenScore
+
+
+class AnswerRow:
+    """A prompt on its way to its answer.
+
+    Attributes:
+        beginning: what is the same in rows that begin with the same tokens, computed in the same way.
+        prompt_ids: the tokens of the prompt.
+        answer_ids: the tokens of the answer so far, without the one that ends it.
+        is_over: whether the answer is whole.
+    """
+
+    def __init__(
+        self,
+        position: int,
+        prompt: Prompt,
+        prompt_ids: list[int],
+        adapter: Adapter | None,
+        encoder: ChatEncoder,
+        base: LoadedModel,
+    ) -> None:
+        self.position = position
+        self.is_conversation = bool(prompt.examples or prompt.system)
+        self.beginning = (id(adapter), prompt.system, prompt.examples)
+        self.prompt_ids = prompt_ids
+        self.answer_ids: list[int] = []
+        self.adapter = adapter
+        self.is_over = False
+        self.on_part: Callable[[AnswerPart], None] | None = None
+        self.constraint: JsonConstraint | None = None
+        self.is_cancelled: Callable[[], bool] = lambda: False
+        self._encoder = encoder
+        self._stop_ids = base.stop_ids
+        self._options = prompt.options
+        self._most = prompt.options.max_output_tokens
+        if base.context_tokens is not None:
+            self._most = min(self._most, base.context_tokens - len(prompt_ids))
+        self._has_end = False
+        self._is_stopped = False
+        self._problem: InputError | None = None
+        self._scores: list[TokenScore] = []
+        self._sent = 0
+        self._sent_scores = 0
+        self._random = _random_numbers(prompt.options.seed, prompt_ids)
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens that the next one follows."""
+        return self.prompt_ids + self.answer_ids
+
+    @property
+    def length(self) -> int:
+        """How many tokens the next one follows."""
+        return len(self.prompt_ids) + len(self.answer_ids)
+
+    @property
+    def room(self) -> int:
+        """How many more tokens the answer may have."""
+        return self._most - len(self.answer_ids)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether its next token is not simply the likeliest, or how likely it was is reported."""
+        options = self._options
+        return options.temperature > 0 or options.logprobs is not None or options.json_schema is not None
+
+    def choose(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the logits that the next token is the likeliest by, [vocabulary].
+
+        Args:
+            logits: of the network.
+        """
+        if self._options.logprobs is not None:
+            self._logprobs = logits.float().log_softmax(-1)
+        try:
+            if self.constraint is not None:
+                allowed = torch.from_numpy(self.constraint.allowed()).to(logits.device)
+                logits = logits.masked_fill(~allowed, -torch.inf)
+        except InputError as error:
+            self._problem, self.is_over = error, True
+            return logits
+        if self._options.temperature > 0:
+            token = self._draw(logits[None])
+            logits = torch.full_like(logits, -torch.inf)
+            logits[token] = 0.0
+        return logits
+
+    def _draw(self, scores: torch.Tensor) -> int:
+        """Draw the next token by the scores of all tokens, [1, vocabulary]."""
+        from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+        options = self._options
+        warpers: list[Any] = [TemperatureLogitsWarper(options.temperature)]
+        if options.top_k:
+            warpers.append(TopKLogitsWarper(options.top_k))
+        if options.top_p < 1:
+            warpers.append(TopPLogitsWarper(options.top_p))
+        scores = scores.float().cpu()  # torch's generators give other numbers on other devices
+        for warper in warpers:
+            scores = warper(None, scores)
+        return int(torch.multinomial(scores.softmax(-1), 1, generator=self._random))
+
+    def take(self, token: int) -> None:
+        """Take the next token, and see whether the answer is whole with it."""
+        if token in self._stop_ids:
+            self._has_end = self.is_over = True
+        else:
+            self._append(token)
+            self._is_stopped = self._stop() is not None
+            self.is_over = self.is_over or self._is_stopped or self.room == 0 or self.is_cancelled()
+        if self.on_part is not None:
+            self._send(self.on_part)
+
+    def _append(self, token: int) -> None:
+        self.answer_ids.append(token)
+        if self._options.logprobs is not None:
+            self._scores.append(self._score(token, self._options.logprobs))
+        try:
+            if self.constraint is not None:
+                self.constraint.take(token)
+                self._has_end = self.is_over = self.constraint.is_whole
+        except InputError as error:
+            self._problem, self.is_over = error, True
+
+    def _score(self, token: int, likeliest: int) -> TokenScore:
+        values, ids = self._logprobs.topk(likeliest)
+        found = zip(ids.tolist(), values.tolist(), strict=True)
+        others = tuple(self._encoder.score(number, logprob) for number, logprob in found)
+        return replace(self._encoder.score(token, float(self._logprobs[token])), likeliest=others)
+
+    def _send(self, on_part: Callable[[AnswerPart], None]) -> None:
+        """Pass on the text that is sure to stay."""
+        text = self._text()
+        if not self.is_over:
+            if text.endswith("\ufffd"):  # a character of which some bytes are still to come
+                return
+            # Behind the end's own text its token may follow at once; behind a stop sequence nothing follows.
+            text = text[: len(text) - _begun(text, (*self._options.stop_sequences, f"{self._encoder.end_text}\0"))]
+        if len(text) > self._sent:
+            on_part(AnswerPart(text[self._sent :], self._whole_scores(len(text))))
+            self._sent = len(text)
+
+    def _whole_scores(self, characters: int) -> tuple[TokenScore, ...]:
+        """Return the scores that have not been passed on, of tokens within the answer's first characters."""
+        start = self._sent_scores
+        while self._sent_scores < len(self._scores) and len(self._decoded(self._sent_scores + 1)) <= characters:
+            self._sent_scores += 1
+        return tuple(self._scores[start : self._sent_scores])
+
+    def answer(self) -> Answer | InputError:
+        """Return the answer so far, or why there is none."""
+        if self._problem is not None:
+            return self._problem
+        text, tokens = self._text(), len(self.answer_ids)
+        if self._is_stopped:
+            while tokens and len(self._decoded(tokens - 1)) >= len(text):
+                tokens -= 1
+        is_cut = self.room == 0 and not self._has_end and not self._is_stopped
+        return Answer(text, tokens, is_cut, tuple(self._scores[:tokens]))
+
+    def _text(self) -> str:
+        return self._decoded(len(self.answer_ids))[: self._stop()]
+
+    def _stop(self) -> int | None:
+        """Return where in the answer's text the first stop sequence is."""
+        if not self._options.stop_sequences:
+            return None
+        text = self._decoded(len(self.answer_ids))
+        places = [text.find(stop) for stop in self._options.stop_sequences]
+        return min((place for place in places if place >= 0), default=None)
+
+    def _decoded(self, tokens: int) -> str:
+        return self._encoder.text(self.answer_ids[:tokens], has_end=self._has_end)
+
+
+def _random_numbers(seed: int, prompt_ids: list[int]) -> torch.Generator:
+    """Return an answer's own random numbers: the same whatever is answered beside it or before it."""
+    digest = hashlib.sha256(repr((seed, prompt_ids)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def _begun(text: str, stop_sequences: Sequence[str]) -> int:
+    """Return how many of the text's last characters may be the beginning of a stop sequence."""
+    lengths = [length for stop in stop_sequences for length in range(1, len(stop)) if text.endswith(stop[:length])]
+    return max(lengths, default=0)

@@ -1,0 +1,344 @@
+"""Answers token by token on one cache, which rows leave as they end and others join.
+
+transformers' `generate` keeps a batch together until its longest answer is over. Here a step is made for rows that are
+not over alone, for as many as the memory of their cache allows. What rows begin with alike is computed once for each
+adapter. Rows are padded to the longest one on the left, as `generate` does.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from tunerun.engine import shared_prefix
+from tunerun.engine.adapters import Adapter, RowAdapters, adapters_on
+from tunerun.engine.answer_row import AnswerRow
+from tunerun.engine.network import LoadedModel
+from tunerun.engine.row_cache import SPARE_COLUMNS, RowCache
+
+ROWS = 128
+"""Of a step at most. Measured 2026-11-26 with SmolLM2-135M on one thread of a CPU, ms a row: 16 rows 10.2, 32 6.6, 64
+5.7, 100 6.0, 128 5.9, 256 6.2."""
+
+PREFILL_TOKENS = 1024
+"""Of one pass through prompts, unless a single row has more. From 400 rows on, a product of matrices takes no less time
+a row (measured on the same CPU)."""
+
+ENOUGH_TOKENS = 256
+"""A pass through prompts that has so many is not filled up with rows of another adapter, or much shorter ones."""
+
+CACHE_BYTES = 512 * 2**20
+"""Of a batch's cache, or a quarter of the weights' bytes where that is more. Our choice: 128 rows of 85 tokens of
+SmolLM2-135M in float32, whose cache takes 46 KB a token."""
+
+MIXED_RANKS = 256
+"""The most ranks that different adapters of a batch have together. Our choice: mixing holds their matrices twice, which
+is 320 MB for SmolLM2-135M; the time of a step does not grow with them."""
+
+_LIMIT = 1e-3
+"""How far logits may be from those of a row alone, relative to the largest one. Our choice: rounding leaves 1e-5 in
+float32."""
+
+
+class _Passes:
+    """Forward passes of a network with a cache, of rows that end at its last column."""
+
+    def __init__(self, base: LoadedModel, adapters: RowAdapters) -> None:
+        self._base = base
+        self._adapters = adapters
+        self._kept = {"logits_to_keep": 1} if base.keeps_logits else {}
+        self._takes_positions = "position_ids" in inspect.signature(base.network.forward).parameters
+
+    def logits(
+        self, cache: RowCache, sequences: Sequence[list[int]], width: int, adapters: Sequence[Adapter | None]
+    ) -> torch.Tensor:
+        """Put the last tokens of sequences through the network, and add them to a cache that holds those before them.
+
+        Args:
+            width: how many of each; sequences that are shorter are padded on the left.
+
+        Returns:
+            The logits of the next token, float32, [rows, vocabulary].
+        """
+        base, total = self._base, cache.width + width
+        tokens = [[base.pad_id] * (width - len(ids)) + ids[max(len(ids) - width, 0) :] for ids in sequences]
+        lengths = torch.tensor([[len(ids)] for ids in sequences], device=base.device)
+        mask = torch.arange(total, device=base.device) >= total - lengths
+        positions = (lengths - width + torch.arange(width, device=base.device)).clamp(min=0)
+        self._adapters.put_on(adapters)
+        output = base.network(
+            input_ids=torch.tensor(tokens, device=base.device),
+            attention_mask=mask.long(),
+            past_key_values=cache.states,
+            use_cache=True,
+            **({"position_ids": positions} if self._takes_positions else {}),
+            **self._kept,
+        )
+        logits: torch.Tensor = output.logits[:, -1].float()
+        return logits
+
+
+@dataclass
+class _Group:
+    """Rows that begin alike.
+
+    Attributes:
+        ids: what they begin with; empty: nothing that is worth a pass of its own.
+        waiting: how many of them wait.
+        cache: what the network keeps of the beginning, as long as some wait.
+    """
+
+    ids: list[int]
+    waiting: int
+    cache: RowCache | None = None
+
+
+def _groups(rows: Sequence[AnswerRow]) -> dict[Any, _Group]:
+    found: dict[Any, list[list[int]]] = {}
+    for row in rows:
+        found.setdefault(row.beginning, []).append(row.ids)
+    groups = {}
+    for beginning, sequences in found.items():
+        shared = shared_prefix.length(sequences) if len(sequences) > 1 else 0
+        is_worth_it = shared >= shared_prefix.LEAST_TOKENS
+        groups[beginning] = _Group(sequences[0][:shared] if is_worth_it else [], len(sequences))
+    return groups
+
+
+class Decoder:
+    """Answers rows with one base model.
+
+    Args:
+        bytes_per_token: of the base model's cache.
+    """
+
+    def __init__(self, base: LoadedModel, bytes_per_token: int) -> None:
+        self._base = base
+        weights = sum(weight.numel() * weight.element_size() for weight in base.network.parameters())
+        self._most_tokens = max(CACHE_BYTES, weights // 4) // bytes_per_token
+
+    def answer(self, rows: Sequence[AnswerRow]) -> None:
+        """Continue rows until all are over.
+
+        Raises:
+            MixingError: rows have different adapters, and a layer does not see a batch row by row. The rows keep the
+                tokens they have, and may be continued.
+        """
+        with _passes(self._base) as passes:
+            _Course(passes, rows, self._most_tokens).run()
+
+
+class _Course:
+    """Rows on their way to their answers.
+
+    Args:
+        most_tokens: of the cache, with padding.
+    """
+
+    def __init__(self, passes: _Passes, rows: Sequence[AnswerRow], most_tokens: int) -> None:
+        self._passes = passes
+        self._most_tokens = most_tokens
+        self._groups = _groups(rows)
+        self._waiting = self._in_order(rows)  # the next one is the last
+        self._active: list[AnswerRow] = []
+        self._cache = RowCache()
+
+    def run(self) -> None:
+        """Continue all until they are over."""
+        while self._waiting or self._active:
+            joining = self._joining()
+            if joining:
+                self._prefill(joining)
+            elif self._active:
+                self._step()
+
+    def _in_order(self, rows: Sequence[AnswerRow]) -> list[AnswerRow]:
+        """Rows of an adapter together, because one adapter costs less than several, and the longest of them first.
+
+        What does not fit the memory fails early, and short rows fill the batch up at the end.
+        """
+        longest: dict[int, int] = {}
+        for row in rows:
+            longest[id(row.adapter)] = max(longest.get(id(row.adapter), 0), row.length)
+        place = {adapter: number for number, adapter in enumerate(sorted(longest, key=lambda one: longest[one]))}
+        return sorted(rows, key=lambda row: (place[id(row.adapter)], self._own(row)))
+
+    def _own(self, row: AnswerRow) -> int:
+        return row.length - len(self._groups[row.beginning].ids)
+
+    def _joining(self) -> list[AnswerRow]:
+        """Take the rows that begin now; none where they are too few for a pass beside those that are under way."""
+        chosen: list[AnswerRow] = []
+        own = 0
+        while self._waiting:
+            row = self._waiting[-1]
+            if row.is_cancelled():
+                row.is_over = True
+                self._groups[row.beginning].waiting -= 1
+            elif self._fits(chosen, row, max(own, self._own(row))):
+                chosen.append(row)
+                own = max(own, self._own(row))
+            else:
+                break
+            self._waiting.pop()
+        if self._waiting and len(chosen) < len(self._active) // 4:
+            self._waiting += reversed(chosen)
+            return []
+        return chosen
+
+    def _fits(self, chosen: Sequence[AnswerRow], row: AnswerRow, own: int) -> bool:
+        """Whether a row may join those chosen, in a pass of so many tokens a row, and those under way."""
+        together = [*self._active, *chosen, row]
+        if len(together) == 1:
+            return True
+        width = max(one.length + min(one.room, 2 * SPARE_COLUMNS) for one in together)
+        if len(together) > ROWS or len(together) * width > self._most_tokens:
+            return False
+        distinct = {id(one.adapter): one.adapter for one in together}
+        if len(distinct) > 1 and sum(one.rank for one in distinct.values() if one is not None) > MIXED_RANKS:
+            return False
+        is_other = bool(chosen) and (row.adapter is not chosen[-1].adapter or 4 * self._own(row) < 3 * own)
+        if is_other and len(chosen) * own >= ENOUGH_TOKENS:
+            return False
+        return not chosen or (len(chosen) + 1) * own <= PREFILL_TOKENS
+
+    def _prefill(self, rows: list[AnswerRow]) -> None:
+        """Put prompts through the network, behind what they begin with, and let the rows join."""
+        self._compute_beginnings(rows)
+        groups = [self._groups[row.beginning] for row in rows]
+        sequences = [row.ids for row in rows]
+        known = [0 if group.cache is None else len(group.ids) for group in groups]
+        width = max(len(ids) - tokens for ids, tokens in zip(sequences, known, strict=True))
+        cache = RowCache()
+        # A row with less of its own than the longest has its beginning's last tokens computed again: so no padding is
+        # between them, and the distance of two columns is that of their tokens.
+        begun = [(group.cache, max(len(ids) - width, 0)) for group, ids in zip(groups, sequences, strict=True)]
+        if any(tokens for _cache, tokens in begun):
+            like = next(one for one, tokens in begun if one is not None and tokens)
+            cache.begin([(one or like, tokens) for one, tokens in begun], max(tokens for _cache, tokens in begun))
+        logits = self._passes.logits(cache, sequences, width, [row.adapter for row in rows])
+        self._take(rows, cache, logits)
+        if rows:
+            self._cache.join(cache, min(ROWS, len(self._active) + len(rows) + len(self._waiting)))
+            self._active += rows
+        for group in groups:
+            group.waiting -= 1
+            if not group.waiting:
+                group.cache = None
+
+    def _compute_beginnings(self, rows: Sequence[AnswerRow]) -> None:
+        groups = {row.beginning: (self._groups[row.beginning], row.adapter) for row in rows}
+        missing = [
+            (group, adapter)
+            for group, adapter in groups.values()
+            if group.ids and group.cache is None and group.waiting > 1
+        ]
+        if not missing:
+            return
+        sequences, cache = [group.ids for group, _adapter in missing], RowCache()
+        self._passes.logits(cache, sequences, max(map(len, sequences)), [adapter for _group, adapter in missing])
+        for number, (group, _adapter) in enumerate(missing):
+            group.cache = cache.only(number, len(group.ids))
+
+    def _step(self) -> None:
+        """Make one more token for each row."""
+        while len(self._active) > 1 and len(self._active) * (self._cache.width + 1) > self._most_tokens:
+            self._set_back()
+        adapters = [row.adapter for row in self._active]
+        logits = self._passes.logits(self._cache, [row.ids for row in self._active], 1, adapters)
+        self._take(self._active, self._cache, logits)
+        if self._active:
+            self._cache.crop(max(row.length for row in self._active) - 1)
+        else:
+            self._cache = RowCache()
+
+    def _set_back(self) -> None:
+        """Let the row with the shortest answer wait again, until there is memory: it loses no token."""
+        number = min(range(len(self._active)), key=lambda one: len(self._active[one].answer_ids))
+        row = self._active[number]
+        self._remove(self._active, self._cache, number)
+        self._waiting.insert(0, row)
+        self._groups[row.beginning].waiting += 1
+
+    def _take(self, rows: list[AnswerRow], cache: RowCache, logits: torch.Tensor) -> None:
+        """Give each row its next token, and remove those that are over."""
+        likeliest = logits.argmax(-1).tolist()
+        for number in reversed(range(len(rows))):
+            row = rows[number]
+            token = int(row.choose(logits[number]).argmax()) if row.chooses else likeliest[number]
+            if not row.is_over:
+                row.take(token)
+            if row.is_over:
+                self._remove(rows, cache, number)
+
+    @staticmethod
+    def _remove(rows: list[AnswerRow], cache: RowCache, number: int) -> None:
+        cache.leave(number)
+        rows[number] = rows[-1]
+        rows.pop()
+
+
+@contextmanager
+def _passes(base: LoadedModel) -> Iterator[_Passes]:
+    # Of [rows, time, hidden] the last position is not contiguous, and torch would multiply each row by itself: 16 % of
+    # the time of a prefill (measured 2026-11-26 on a CPU).
+    hook = base.network.get_output_embeddings().register_forward_pre_hook(
+        lambda _module, inputs: (inputs[0].contiguous(), *inputs[1:])
+    )
+    try:
+        with torch.no_grad(), adapters_on(base.network, ()) as adapters:
+            yield _Passes(base, adapters)
+    finally:
+        hook.remove()
+
+
+def decoder_of(base: LoadedModel) -> Decoder | None:
+    """Return what answers with a base model; None: its cache is not plain, or its logits are not those of rows alone.
+
+    Sliding windows are no obstacle: all keys and values are kept, and the network's own mask leaves out the older ones.
+    """
+    with _passes(base) as passes:
+        output = base.network(input_ids=torch.tensor([[0, 1]], device=base.device), use_cache=True)
+        own = getattr(output, "past_key_values", None)
+        plain = (DynamicLayer, DynamicSlidingWindowLayer)
+        if not isinstance(own, DynamicCache) or any(type(layer) not in plain for layer in own.layers):
+            return None
+        try:
+            cache, logits, sequences = _tried(passes, base)
+        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):
+            return None  # an architecture of which we know nothing; `generate` knows it
+        if not cache.is_plain:
+            return None
+        for found, ids in zip(logits, sequences, strict=True):
+            alone = base.network(input_ids=torch.tensor([ids], device=base.device), use_cache=False).logits[0, -1]
+            limit = max(_LIMIT, 16 * torch.finfo(alone.dtype).eps) * float(alone.abs().max())
+            if not float((found - alone.float()).abs().max()) <= limit:
+                return None
+        return Decoder(base, cache.bytes_per_token)
+
+
+def _tried(passes: _Passes, base: LoadedModel) -> tuple[RowCache, torch.Tensor, list[list[int]]]:
+    """Take rows through all that a cache goes through: a beginning, a row that leaves, one that joins."""
+    words = base.network.get_input_embeddings().weight.shape[0]
+    ids = [number * number % words for number in range(40, 80)]
+    start, rows = ids[:6], [ids[:6] + ids[20:33], ids[:6] + ids[10:12], ids[:9]]
+    beginning = RowCache()
+    passes.logits(beginning, [start], len(start), [None])
+    cache, joining = RowCache(), RowCache()
+    begun = [max(len(row) - 13, 0) for row in rows]
+    cache.begin([(beginning.only(0, len(start)), tokens) for tokens in begun], max(begun))
+    passes.logits(cache, rows, 13, [None] * 3)
+    cache.leave(0)
+    cache.crop(len(rows[2]))
+    late = ids[30:40]
+    passes.logits(joining, [late], len(late), [None])
+    cache.join(joining, 4)
+    rows = [[*row, ids[2 * number]] for number, row in enumerate((rows[2], rows[1], late))]
+    return cache, passes.logits(cache, rows, 1, [None] * 3), rows
