@@ -359,6 +359,11 @@ class Evaluation(Section):
         description="Smallest difference worth having; above 0, two models can be called equal within it; 0: never.",
         json_schema_extra={"unit": "the unit of the metric that decides; 0.05: five percentage points"},
     )
+    stop_early: bool = Field(
+        False,
+        description="Whether a trial whose point is decided to be worse than the best so far answers no more held-out "
+        "rows; its point is neither compared nor advised. For metrics that score each row.",
+    )
 
     @field_validator("metrics")
     @classmethod

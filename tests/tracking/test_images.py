@@ -15,7 +15,7 @@ from tests.tracking.sweeps import Lab, complete, freeze, grid
 from tunerun.comparison import judge
 from tunerun.comparison.table import ComparisonTable
 from tunerun.job import EpochLoss, Failure, FailureKind, JobState, JobStatus, TrainedOn
-from tunerun.ledger import Ledger
+from tunerun.ledger import Ledger, Stop
 from tunerun.schema import Tracking
 from tunerun.tracking import Tracker
 from tunerun.tracking.image import VALIDATION_EPOCH_LOSS, FrozenSweep, Point, SharedTrial
@@ -53,16 +53,21 @@ def test_a_trial_shows_its_params_metrics_and_tags(lab: Lab, shown: str) -> None
     assert trial["tags"]["tunerun.dirty"] == "true"
 
 
-def test_a_trial_says_what_it_shared(lab: Lab, uri: str) -> None:
-    """The form of its passes, and the trials of its training run and of its pack by their numbers."""
+def test_a_trial_says_what_it_shared_and_why_it_stopped(lab: Lab, uri: str) -> None:
+    """The form of its passes, the trials of its training run and of its pack by their numbers, and a better trial."""
     keys = [trial.key for trial in lab.trials]
     place = TrainedOn("cpu", form="shared prefix", training_run=keys[1], packed_with=(keys[2], "f" * 64))
     lab.start(0)
     lab.ledger.record(lab.job(0), JobStatus(JobState.RUNNING, trained_on=place))
     lab.succeed(0)
+    key = (keys[0], str(lab.trials[0].validation), lab.trials[0].asked)
+    lab.ledger.record_some_answers(key, 0, ["?"], rows=len(lab.held_out))
+    lab.ledger.record_stop(lab.sweep.id, key, Stop(keys[2], 70.0, 60.0, ("?",)))
     Tracker(lab.ledger.path, uri).sync()
     tags = content(uri)[lab.sweep.id, "trial", "0"]["tags"]
     names = ("tunerun.form", "tunerun.training_run", "tunerun.packed_with")
+    assert tags["tunerun.stopped_early"] == "after 1 of 2 held-out rows, worse than trial 2"
+    assert not [name for name in content(uri)[lab.sweep.id, "trial", "0"]["points"] if name.startswith("eval/")]
     assert [tags[name] for name in names] == ["shared prefix", "1", f"2, {'f' * 12}"]
     (found,) = [trial["trained_on"] for trial in _trials(lab) if "trained_on" in trial]
     assert found == {"form": "shared prefix", "training_run": 1, "packed_with": [2, "f" * 12]}

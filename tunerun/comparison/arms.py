@@ -10,12 +10,9 @@ import numpy as np
 
 from tunerun.comparison.results import Estimate
 from tunerun.metrics import Metric, Unit
-from tunerun.metrics.base import FloatArray
+from tunerun.metrics.base import RANGES, FloatArray
 from tunerun.statistics import cluster_sums, critical_value, pseudo_values, score_interval, wilson
 from tunerun.statistics.intervals import Interval
-
-RANGES = {Unit.SHARE: 1.0, Unit.HUNDRED: 100.0}
-"""How far apart two values can be, where the unit says it."""
 
 DUST = 9
 """Decimals to which values are rounded before they are compared."""

@@ -14,11 +14,11 @@ from math import inf
 
 import numpy as np
 
-from tunerun.comparison.arms import DUST, RANGES, BaselineScores, PointScores, Units, is_binary, within
+from tunerun.comparison.arms import DUST, BaselineScores, PointScores, Units, is_binary, within
 from tunerun.comparison.costs import cheapest
 from tunerun.comparison.results import Decision, Difference, Outcome
 from tunerun.metrics import Metric, Unit
-from tunerun.metrics.base import FloatArray
+from tunerun.metrics.base import RANGES, FloatArray
 from tunerun.statistics import (
     FamilyTest,
     SeedVariance,

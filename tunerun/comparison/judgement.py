@@ -24,12 +24,13 @@ from tunerun.comparison.results import (
     Measure,
     Outcome,
     PointResult,
+    Stopped,
     TrialResult,
     Verdict,
 )
-from tunerun.errors import InputError
+from tunerun.errors import InputError, MetricError
 from tunerun.job import JobState
-from tunerun.ledger import BaselineRecord, Ledger, SweepRecord, TrialRecord
+from tunerun.ledger import BaselineRecord, Ledger, Stop, SweepRecord, TrialRecord, stopped_by
 from tunerun.metrics import Asks, Metric, Unit, resolve, resolve_stored
 from tunerun.metrics.base import FloatArray
 from tunerun.metrics.judged import JudgedMetric
@@ -186,8 +187,33 @@ class _Judge:
             curve = each.curves.get(job.id, ()) if job is not None else ()
             held_out = each.validation.get(job.id, ()) if job is not None else ()
             point = point_of[place]
-            results.append(result(record, job, curve, measured, validation=held_out, point=point, sweep=each.sweep.id))
+            found = result(record, job, curve, measured, validation=held_out, point=point, sweep=each.sweep.id)
+            results.append(replace(found, is_stopped=self._stop_of(each, record) is not None))
         return tuple(results)
+
+    def _stop_of(self, each: SweepKnowledge, record: TrialRecord) -> Stop | None:
+        """Why a trial's sweep asked it no more; None: it did, or another sweep has asked for the rest."""
+        rows = rows_of(record, VALIDATION)
+        if self.held_out != VALIDATION or rows is None or self.scores.texts(record.key, rows) is not None:
+            return None
+        found = each.answers.get((record.key, rows.held_out, stopped_by(each.sweep.id, rows.asked)))
+        return None if found is None else Stop.of(found.texts)
+
+    @cached_property
+    def _stops(self) -> dict[int, Stopped]:
+        """The points that were decided to be worse before all rows were answered, by number."""
+        found: dict[int, Stopped] = {}
+        point_of = {self._entries[place][1].key: point.number for point in self._points for place in point.places}
+        for point in self._points:
+            stops = [stop for place in point.places if (stop := self._stop_of(*self._entries[place])) is not None]
+            if stops:
+                rows = rows_of(point.records[0], VALIDATION)
+                assert rows is not None  # noqa: S101 - answers to it stopped
+                least = min(stop.rows for stop in stops)
+                better = point_of.get(stops[0].better)
+                of = len(self.scores.expected(rows.held_out))
+                found[point.number] = Stopped(least, of, better, stops[0].e_value, stops[0].needed)
+        return found
 
     @cached_property
     def _baselines(self) -> list[_Baseline]:
@@ -320,6 +346,7 @@ class _Judge:
             point
             for point in self._points
             if self._tables(self.metrics[0], point)
+            and point.number not in self._stops
             and (self._opened is None or any(record.key in self._opened for record in point.records))
         ]
 
@@ -403,7 +430,7 @@ class _Judge:
 
     def _point_result(self, point: _Point) -> PointResult:
         first = point.records[0]
-        found = {f"eval/{metric.name}": self._estimate(metric, self._tables(metric, point)) for metric in self.metrics}
+        found = {f"eval/{metric.name}": self._point_estimate(metric, point) for metric in self.metrics}
         estimates = {name: each for name, each in found.items() if each is not None}
         trials = [self._trials[place] for place in point.places]
         losses = [trial.metrics[LOSS] for trial in trials if LOSS in trial.metrics]
@@ -420,7 +447,31 @@ class _Judge:
             tokens=first.tokens,
             rank=first.settings.hyperparameters.adapter_rank,
             answer_length=self._answer_length(point),
+            stopped=self._stops.get(point.number),
         )
+
+    def _point_estimate(self, metric: Metric, point: _Point) -> Estimate | None:
+        """Of a point; of one that stopped early on the rows that all of its trials have answered."""
+        stopped = self._stops.get(point.number)
+        if stopped is None:
+            return self._estimate(metric, self._tables(metric, point))
+        if isinstance(metric, JudgedMetric) or metric.asks is Asks.LOSSES:
+            return None
+        tables: dict[str, FloatArray] = {}
+        for place, record in zip(point.places, point.records, strict=True):
+            rows = rows_of(record, VALIDATION)
+            stop = self._stop_of(*self._entries[place])
+            texts = None if rows is None else stop.texts if stop is not None else self.scores.texts(record.key, rows)
+            if rows is not None and texts is not None and self._trials[place].state is JobState.SUCCEEDED:
+                expected = self.scores.expected(rows.held_out)[: stopped.rows]
+                try:
+                    tables[record.key] = metric.rows(expected, texts[: stopped.rows])
+                except MetricError:  # a user's own code; it is not what decides, for that has scored these rows
+                    return None
+        if not tables:
+            return None
+        found = estimate(metric, np.stack([*tables.values()]), None, self.rules.alpha)
+        return replace(found, rows=stopped.rows)
 
     def _texts(self, record: TrialRecord) -> tuple[str, ...] | None:
         rows = rows_of(record, self.held_out)
@@ -472,10 +523,14 @@ class _Judge:
     def _other_notes(self) -> Iterator[str]:
         """What does not follow from the decision."""
         if self._reason is None and len(self._compared) < len(self._points) and self.held_out == VALIDATION:
-            missing = [str(point.number) for point in self._points if point not in self._compared]
+            left_out = [point.number for point in self._points if point not in self._compared]
+            missing = [str(number) for number in left_out if number not in self._stops]
             few = len(missing) <= sentences.MOST_NAMED
-            which = sentences.listed_words(missing) if few else f"{len(missing)} of them"
-            yield f"Not compared, for they have no answers: points {which}."
+            if missing:
+                which = sentences.listed_words(missing) if few else f"{len(missing)} of them"
+                yield f"Not compared, for they have no answers: points {which}."
+        if self._stops:
+            yield sentences.stopped_early(self._stops, self.rules.alpha)
         shared = sum(len(each.records) for each in self.known) - len(self._entries)
         if shared:
             yield f"Trials that several of the sweeps share are shown once ({shared} of them)."

@@ -44,6 +44,7 @@ class Estimate:
         low, high: the interval at 1 - alpha for this arm alone; None: the measure has none.
         spread: standard deviation over the seeds; None with one seed.
         seeds: how many trials it is the mean of.
+        rows: how many held-out rows it is of; None: all.
     """
 
     value: float
@@ -51,6 +52,30 @@ class Estimate:
     high: float | None = None
     spread: float | None = None
     seeds: int = 1
+    rows: int | None = None
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """That a point was decided to be worse than another, and so has not answered all held-out rows.
+
+    Attributes:
+        rows: how many all of its trials have answered. of: how many there are.
+        worse_than: the number of the other point; None: it is not among those that are compared here.
+        e_value: the evidence; needed: the limit that it reached (`tunerun.statistics.anytime`).
+    """
+
+    rows: int
+    of: int
+    worse_than: int | None
+    e_value: float
+    needed: float
+
+    @property
+    def words(self) -> str:
+        """`32 of 100 rows, worse than point 0`."""
+        better = "another point" if self.worse_than is None else f"point {self.worse_than}"
+        return f"{self.rows:,} of {self.of:,} rows, worse than {better}"
 
 
 @dataclass(frozen=True)
@@ -89,6 +114,7 @@ class TrialResult:
         advice: what its loss curves say; None until it has succeeded.
         last_step: how far its loss curve is.
         trained_on: what trained its last job; None: a service did, or it has not begun.
+        is_stopped: whether its point was decided to be worse, so that it has not answered all held-out rows.
     """
 
     record: TrialRecord
@@ -101,6 +127,7 @@ class TrialResult:
     point: int = 0
     sweep: str = ""
     trained_on: TrainedOn | None = None
+    is_stopped: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,6 +144,7 @@ class PointResult:
         consistency: share of rows with the same answer over all seeds; None with one seed.
         tokens: training tokens of its first trial, all epochs. rank: of its adapter.
         answer_length: characters of its answers, on average; None: not asked.
+        stopped: why it has not answered all held-out rows, and so is neither compared nor advised; None: it has.
     """
 
     number: int
@@ -130,6 +158,7 @@ class PointResult:
     tokens: int = 0
     rank: int = 0
     answer_length: float | None = None
+    stopped: Stopped | None = None
 
 
 @dataclass(frozen=True)
@@ -265,7 +294,9 @@ class Verdict:
         metric = self.metric
         if metric is None or metric == LOSS or self.held_out != "validation":
             return True
-        return all(metric in trial.metrics for trial in self.trials if trial.state is JobState.SUCCEEDED)
+        return all(
+            metric in trial.metrics or trial.is_stopped for trial in self.trials if trial.state is JobState.SUCCEEDED
+        )
 
     @property
     def ranked(self) -> list[TrialResult]:

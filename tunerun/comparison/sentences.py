@@ -8,7 +8,7 @@ from math import isfinite
 
 from tunerun.comparison import labels, numbers
 from tunerun.comparison.costs import is_cheaper
-from tunerun.comparison.results import BaselineResult, Decision, Measure, Outcome, PointResult
+from tunerun.comparison.results import BaselineResult, Decision, Measure, Outcome, PointResult, Stopped
 from tunerun.job import JobState
 from tunerun.metrics import Unit
 
@@ -88,6 +88,17 @@ def opened_again(days: Sequence[str]) -> str:
     """The test set was opened more than once."""
     listed = ", ".join(dict.fromkeys(days))
     return f"The test set was opened {len(days)} times ({listed}); what was chosen after the first time has seen it."
+
+
+def stopped_early(stops: Mapping[int, Stopped], alpha: float) -> str:
+    """Which points answered no more rows, and what that rests on."""
+    named = [f"point {number} ({stopped.words})" for number, stopped in list(stops.items())[:MOST_NAMED]]
+    more = [f"{len(stops) - MOST_NAMED} more"] if len(stops) > MOST_NAMED else []
+    return (
+        f"Decided early to be worse, and neither compared nor advised: {listed_words([*named, *more])}; the rest of "
+        f"their rows was not asked (evaluation.stop_early). The test holds however often it is looked at, with an "
+        f"error rate of {100 * alpha:g} % for all pairs of points together."
+    )
 
 
 def on_the_test_set(sentence: str) -> str:

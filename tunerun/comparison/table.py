@@ -344,6 +344,8 @@ class _Columns:
             if place == 0 and against is not None:
                 self.all.append(Column("difference", f"vs {against}", Kind.DIFFERENCE))
                 self.all.append(Column("p", "p", Kind.P, rank=1))
+        if any(point.stopped for point in verdict.points):
+            self.all.append(Column("stopped_early", "stopped early", Kind.TEXT))
         if any(point.consistency is not None for point in verdict.points):
             self.all.append(Column("consistency", "consistency", Kind.SHARE, rank=4))
         self.all.extend(_measure_column(measure, rank=3 if measure is _LOSS else 6) for measure in self.aside)
@@ -386,6 +388,7 @@ def _point_row(verdict: Verdict, point: PointResult, columns: _Columns) -> Row:
         **point.estimates,
         "difference": against,
         "p": None if against is None else against.p,
+        "stopped_early": point.stopped.words if point.stopped else "",
         "consistency": point.consistency,
         "tokens": point.tokens,
         "curve": ", ".join(dict.fromkeys(trial.advice.summary for trial in trials if trial.advice)),
@@ -466,6 +469,9 @@ def _rank(row: Row, measure: Measure | None) -> tuple[bool, bool, float, int]:
 
 
 def _estimate_text(estimate: Estimate, unit: Unit, rows: int) -> str:
+    if estimate.rows is not None:
+        whole = _estimate_text(replace(estimate, rows=None), unit, estimate.rows)
+        return f"{whole} ({numbers.counted(estimate.rows, 'row')})"
     if estimate.spread is None:
         return numbers.measure(estimate.value, unit, rows)
     value = numbers.figure(estimate.value, unit, rows)
@@ -480,6 +486,7 @@ def _flat_estimate(key: str, estimate: Estimate | None) -> dict[str, Scalar]:
         (f"{key} low", lambda e: e.low),
         (f"{key} high", lambda e: e.high),
         (f"{key} spread", lambda e: e.spread),
+        (f"{key} rows", lambda e: e.rows),
     )
     return {name: None if estimate is None else read(estimate) for name, read in parts}
 

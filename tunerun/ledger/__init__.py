@@ -15,6 +15,7 @@ from tunerun.ledger.records import (
     TrialRecord,
     TrialSettings,
 )
+from tunerun.ledger.stops import Stop, stopped_by
 
 __all__ = [
     "FILE_NAME",
@@ -27,6 +28,7 @@ __all__ = [
     "Mark",
     "Opening",
     "Spending",
+    "Stop",
     "SweepRecord",
     "TrialProgress",
     "TrialRecord",
@@ -34,4 +36,5 @@ __all__ = [
     "asked_by",
     "holds_texts",
     "rated_by",
+    "stopped_by",
 ]

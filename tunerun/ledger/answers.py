@@ -15,6 +15,7 @@ from tunerun.job import GenerateOptions
 from tunerun.ledger.checksums import row_checksum
 from tunerun.ledger.ratings import RATED
 from tunerun.ledger.rows import RowReader, dump
+from tunerun.ledger.stops import STOPPED
 from tunerun.stored import read_stored
 
 LOSSES = "losses"
@@ -58,8 +59,8 @@ def asked_by(generation: GenerateOptions, choices: Sequence[str] = ()) -> str:
 
 
 def holds_texts(asked: str) -> bool:
-    """Whether answers under this key are a model's own texts, and neither losses nor a judge's words about them."""
-    return asked != LOSSES and not asked.startswith(RATED)
+    """Whether answers under this key are all of a model's own texts: not losses, a judge's words, or a part of them."""
+    return asked != LOSSES and not asked.startswith((RATED, STOPPED))
 
 
 class AnswerTable:

@@ -61,6 +61,7 @@ from tunerun.ledger.records import (
     TrialRecord,
 )
 from tunerun.ledger.rows import RowReader, dump, state_of
+from tunerun.ledger.stops import STOPPED, StopTable
 from tunerun.ledger.transfer import TransferTable
 from tunerun.redaction import redact
 
@@ -74,7 +75,7 @@ _TRAINED = "coalesce(CASE WHEN trained_on IS NOT NULL THEN json_extract(metrics,
 _OF_SWEEP = "key IN (SELECT key FROM trial WHERE sweep = ?)"
 
 
-class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, TransferTable):
+class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, StopTable, TransferTable):
     """A connection to the ledger file; made with its folder if it is not there.
 
     Args:
@@ -453,5 +454,5 @@ def _answered_at(held_out: str) -> str:
     return (
         "(SELECT max(created_at) FROM answers WHERE subject = trial.key AND held_out = "
         f"json_extract(trial.held_out, '$.{held_out}') AND (asked IN (trial.asked, '{LOSSES}') "
-        f"OR asked LIKE '{RATED}%'))"
+        f"OR asked LIKE '{RATED}%' OR asked LIKE '{STOPPED}%'))"
     )

@@ -33,6 +33,7 @@ from tunerun.ledger.portable import (
 )
 from tunerun.ledger.records import BaselineRecord, SweepRecord, TrialRecord
 from tunerun.ledger.rows import dump
+from tunerun.ledger.stops import STOPPED
 from tunerun.ledger.stored_types import problems_of_config, problems_of_document
 from tunerun.ledger.transfer import WholeAnswers, WholeJob
 from tunerun.provenance.places import is_path
@@ -164,11 +165,23 @@ def read_results(folder: Path, record: PortableRecord) -> PortableResults | None
 def _problems_of_answers(answers: WholeAnswers, record: PortableRecord) -> Iterator[str]:
     """Answers to sets that the record has not are another sweep's, which shares a trial and has its own test set."""
     held_out = record.examples.get(answers.held_out)
-    if held_out is not None and len(answers.values) != held_out.rows:
+    if answers.asked.startswith(STOPPED):  # a JSON object, and some of the rows
+        if not answers.values or (held_out is not None and len(answers.values) > held_out.rows):
+            yield f"answers of {answers.subject!r}: no trial stops after {len(answers.values) - 1:,} rows"
+        elif not isinstance(_object(answers.values[0]), dict):
+            yield f"answers of {answers.subject!r}: do not say why there are no more"
+    elif held_out is not None and len(answers.values) != held_out.rows:
         rows = f"{held_out.rows:,} rows of the set {answers.held_out[:12]}"
         yield f"answers of {answers.subject!r}: {len(answers.values):,} for the {rows}"
     if answers.asked == LOSSES and any(isinstance(value, str) for value in answers.values):
         yield f"answers of {answers.subject!r}: losses must be numbers"
+
+
+def _object(text: object) -> object:
+    try:
+        return json.loads(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
 
 
 def _problems_of_job(job: WholeJob, keys: set[str]) -> Iterator[str]:

@@ -59,6 +59,7 @@ class _Evaluation:
     decide_by: str | None = None
     generation: GenerateOptions | None = None
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    stop_early: bool = False
     worth: float = 0.0
 
 

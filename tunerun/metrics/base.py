@@ -28,6 +28,10 @@ class Unit(StrEnum):
     NUMBER = "number"
 
 
+RANGES = {Unit.SHARE: 1.0, Unit.HUNDRED: 100.0}
+"""How far apart two values can be, where the unit says it."""
+
+
 class Asks(StrEnum):
     """What a metric needs of a model."""
 

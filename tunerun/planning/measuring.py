@@ -10,6 +10,8 @@ from tunerun.errors import ConfigError
 from tunerun.job import ExampleSet, GenerateOptions
 from tunerun.ledger import LOSSES, asked_by
 from tunerun.metrics import Asks, CodeFile, Metric, MetricModel, code_files, resolve
+from tunerun.metrics.base import RANGES
+from tunerun.metrics.judged import JudgedMetric
 from tunerun.metrics.registry import require_packages
 from tunerun.schema import Evaluation
 
@@ -63,6 +65,8 @@ def measuring(
         *_notes_on_choices(evaluation, choices, expected),
         *_unsuited(metrics, expected),
     ]
+    if evaluation.stop_early and (reason := why_never_early(metrics)):
+        notes.append(f"evaluation.stop_early: every trial answers all held-out rows, because {reason}")
     return Measuring(asked, tuple(ways), choices, tuple(files), tuple(notes))
 
 
@@ -88,6 +92,34 @@ def choices_of(choices: Sequence[str] | None, training: ExampleSet) -> tuple[str
             f"{MOST_CHOICES} at most: each is scored for each held-out example; set null, or list the choices"
         )
     return tuple(outputs)
+
+
+def stops_early(evaluation: Evaluation) -> Metric | None:
+    """The metric by which trials may stop early; None: they do not."""
+    if not evaluation.stop_early:
+        return None
+    metrics = resolve(evaluation)
+    return None if why_never_early(metrics) else metrics[0]
+
+
+def why_never_early(metrics: Sequence[Metric]) -> str:
+    """Why no trial can be decided to be worse before all rows are answered; empty: it can.
+
+    Args:
+        metrics: the one that decides first.
+    """
+    if not metrics:
+        return "no metric decides"
+    metric = metrics[0]
+    if metric.asks is Asks.LOSSES:
+        return f"{metric.name} decides, which generates no answers"
+    if isinstance(metric, JudgedMetric):
+        return f"{metric.name} decides, and a judge is asked when all is answered"
+    if metric.is_corpus:
+        return f"{metric.name} decides, which is not the mean of scores of rows"
+    if metric.unit not in RANGES:
+        return f"{metric.name} decides, whose scores have no limits: give it the unit share or hundred"
+    return ""
 
 
 def _check_backend(metrics: Sequence[Metric], choices: Sequence[str], capabilities: Capabilities) -> None:

@@ -208,19 +208,28 @@ class _Pair:
         for asked in (trial.asked, LOSSES):
             if trial.validation is None:
                 break
-            before = self.old.ledger.answers(trial.key, trial.validation, asked)
-            now = self.new.ledger.answers(again.key, trial.validation, asked)
+            before = _values(self.old, (trial.key, trial.validation, asked))
+            now = _values(self.new, (again.key, trial.validation, asked))
             if before is None:
                 continue
-            values = now.values if now is not None else ()
-            differing = [n for n, value in enumerate(before.values) if n >= len(values) or values[n] != value]
+            values = now or ()
+            differing = [n for n, value in enumerate(before) if n >= len(values) or values[n] != value]
             first = ""
             if differing:
                 row = differing[0]
-                texts = [shown(str(each[row])) if row < len(each) else "none" for each in (before.values, values)]
+                texts = [shown(str(each[row])) if row < len(each) else "none" for each in (before, values)]
                 first = f" (the first that is not: row {row + 1}: {' -> '.join(texts)})"
-            return len(before.values) - len(differing), len(before.values), first
+            return len(before) - len(differing), len(before), first
         return 0, 0, ""
+
+
+def _values(record: OpenRecord, key: tuple[str, str, str]) -> Sequence[str | float] | None:
+    """What was answered: of a trial that stopped early the first rows; None: it was not asked."""
+    found = record.ledger.answers(*key)
+    if found is not None:
+        return found.values
+    stop = record.ledger.stop(record.sweep.id, key)
+    return None if stop is None else stop.texts
 
 
 def _other_bits(weights: Sequence[str | None]) -> str:

@@ -13,11 +13,12 @@ from typing import Protocol
 from tunerun.backends.base import AnswersTogether, Backend
 from tunerun.errors import AccessError, BackendError, InputError, UnavailableError
 from tunerun.job import BaseModelRef, Example, ExampleSet, GenerateOptions, Input, ModelInputs, TunedModel
-from tunerun.ledger import LOSSES, Ledger
+from tunerun.ledger import LOSSES, Ledger, stopped_by
 from tunerun.planning import Plan, Trial
 from tunerun.planning.baselines import PlannedBaseline
 from tunerun.runner.places import Place
 from tunerun.runner.progress import Progress
+from tunerun.runner.stopping import TURN_ROWS, EarlyStops
 
 RESUME = "run the same command again"
 
@@ -156,6 +157,8 @@ class Asking:
         asks: told of the questions before each call.
         answered: called after each call, so that long questions hold up nothing else.
         failed: given a question that cannot be answered, and why; the others are asked all the same unless it raises.
+        turn_rows: how many rows each question is asked before it is the next one's turn; None: all.
+        going_on: given the questions that are not answered before each turn; returns those that are to be.
     """
 
     ledger: Ledger
@@ -163,6 +166,8 @@ class Asking:
     asks: Callable[[Sequence[Question]], None] = lambda _questions: None
     answered: Callable[[], None] = lambda: None
     failed: Failed = _raise
+    turn_rows: int | None = None
+    going_on: Callable[[list[Question]], list[Question]] = lambda questions: questions
     _given_up: set[str] = field(default_factory=set)
 
     def ask(self, questions: Sequence[Question]) -> None:
@@ -178,7 +183,8 @@ class Asking:
             waiting = self._unanswered(waiting)
 
     def _unanswered(self, questions: Sequence[Question]) -> list[Question]:
-        return [q for q in questions if q.subject not in self._given_up and self.ledger.answered_at(*q.key) is None]
+        left = [q for q in questions if q.subject not in self._given_up and self.ledger.answered_at(*q.key) is None]
+        return self.going_on(left)
 
     def _calls(self, questions: Sequence[Question]) -> Iterator[list[Part]]:
         """What is asked in one call each."""
@@ -202,8 +208,9 @@ class Asking:
             at_once = MOST_TOGETHER
         at_once = max(1, at_once)
         start = len(self.ledger.answers_so_far(*question.key))
-        for first in range(start, max(rows, start + 1), at_once):
-            yield Part(question, first, min(first + at_once, rows))
+        stop = rows if self.turn_rows is None else min(start + self.turn_rows, rows)
+        for first in range(start, max(stop, start + 1), at_once):
+            yield Part(question, first, min(first + at_once, stop))
 
     def _ask(self, parts: Sequence[Part]) -> None:
         if len(parts) > 1 and isinstance(self.backend, AnswersTogether):
@@ -260,6 +267,7 @@ class Measuring:
 
     def __post_init__(self) -> None:
         self._by_subject = {baseline.subject: baseline for baseline in self.plan.baselines}
+        self._stops = EarlyStops(self.plan, self.ledger, self.progress.note)
 
     def is_done(self, trial: Trial, answered: Collection[tuple[str, str, str]]) -> bool:
         """Whether the answers of a trial and of its baselines are all there.
@@ -270,10 +278,15 @@ class Measuring:
         held_out = trial.validation
         if held_out is None:
             return True
-        return all(
-            (subject, held_out.digest, manner.asked) in answered
+        asked = [
+            (subject, manner.asked)
             for manner in manners(trial)
             for subject in [trial.key, *(baseline.subject for baseline in self._baselines(trial, manner))]
+        ]
+        return all(
+            (subject, held_out.digest, way) in answered
+            or (subject == trial.key and (subject, held_out.digest, stopped_by(self.plan.sweep, way)) in answered)
+            for subject, way in asked
         )
 
     def measure(
@@ -304,7 +317,15 @@ class Measuring:
             self.progress.note(f"{question.name} could not be evaluated: {error}; {RESUME}")
 
         questions = [question for trial, tuned in trained for question in self._questions(trial, tuned)]
-        asking = Asking(self.ledger, place.backend, self._show, answered, failed)
+        trials = {trial.key: trial for trial, _ in trained}
+
+        def going_on(questions: list[Question]) -> list[Question]:
+            asked = [t for q in questions if (t := trials.get(q.subject)) is not None and q.manner.asked == t.asked]
+            over = {(trial.key, trial.asked) for trial in self._stops.over(asked)}
+            return [q for q in questions if (q.subject, q.manner.asked) not in over]
+
+        turn_rows = TURN_ROWS if self._stops.concerns([*trials.values()]) else None
+        asking = Asking(self.ledger, place.backend, self._show, answered, failed, turn_rows, going_on)
         asking.ask([question for question in questions if question.subject not in self._unmeasurable])
 
     def _show(self, questions: Sequence[Question]) -> None:

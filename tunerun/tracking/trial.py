@@ -117,7 +117,9 @@ def trial_image(ledger: Ledger, shared: SharedTrial) -> RunImage | None:
         start_ms=milliseconds(started_at),
         state=state,
         end_ms=milliseconds(end) if end is not None else None,
-        tags=_tags(shared, jobs, curve, losses) | table_tag(*(each.file for each in answers)),
+        tags=_tags(shared, jobs, curve, losses)
+        | _stopped(ledger, shared)
+        | table_tag(*(each.file for each in answers)),
         params=Part(str(len(shared.members)), lambda: _params(shared)),
         points=_curve_points(ledger, curve, job),
         measures=_measures(trial, job, answers, on),
@@ -228,6 +230,20 @@ def _tags(
     if job.tuned_model is not None:
         tags["tunerun.tuned_model"] = job.tuned_model.name
     return tags | _sharing(shared.owner, job)
+
+
+def _stopped(ledger: Ledger, shared: SharedTrial) -> dict[str, str]:
+    """Why its held-out rows are not all answered: no `eval/...` is shown then, as it would be of some rows alone."""
+    sweep, trial = shared.owner, shared.trial
+    if trial.validation is None or ledger.answered_at(trial.key, trial.validation, trial.asked) is not None:
+        return {}
+    stop = ledger.stop(sweep.id, (trial.key, trial.validation, trial.asked))
+    if stop is None:
+        return {}
+    numbers = {each.key: each.number for each in reversed(sweep.trials)}
+    of = len(sweep.examples(trial.validation).examples)
+    better = f"trial {numbers[stop.better]}" if stop.better in numbers else "another trial"
+    return {"tunerun.stopped_early": f"after {stop.rows:,} of {of:,} held-out rows, worse than {better}"}
 
 
 def _sharing(sweep: FrozenSweep, job: JobRecord) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from tunerun.comparison.results import BaselineResult, Decision, Difference, Estimate, PointResult, TrialResult, Verdict
@@ -103,6 +104,7 @@ def _point(point: PointResult) -> dict[str, Any]:
         "tied_p": point.tied_p,
         "consistency": point.consistency,
         "tokens": point.tokens,
+        **({"stopped_early": asdict(point.stopped)} if point.stopped else {}),
     }
 
 
@@ -122,6 +124,7 @@ def _estimate(estimate: Estimate) -> dict[str, Any]:
         "interval": _interval(estimate.low, estimate.high),
         "spread": estimate.spread,
         "seeds": estimate.seeds,
+        **({"rows": estimate.rows} if estimate.rows is not None else {}),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from tunerun.comparison import numbers
@@ -213,7 +213,10 @@ def _mark(name: str, kind: Standing, estimate: Estimate, measure: Measure, verdi
 
 
 def estimate_words(estimate: Estimate, measure: Measure, rows: int) -> str:
-    """A value with its interval and its spread over the seeds, as far as they are known."""
+    """A value with its interval and its spread over the seeds, as far as they are known, and of which rows it is."""
+    if estimate.rows is not None:
+        whole = estimate_words(replace(estimate, rows=None), measure, estimate.rows)
+        return f"{whole}; of {numbers.counted(estimate.rows, 'row')} alone"
     parts = [f"{measure_title(measure)} {numbers.measure(estimate.value, measure.unit, rows)}"]
     if estimate.low is not None and estimate.high is not None:
         parts.append(f"interval {numbers.interval(estimate.low, estimate.high, measure.unit, rows)}")

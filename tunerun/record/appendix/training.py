@@ -149,7 +149,7 @@ def selection(material: Material) -> Topic:
         summary = f"No point was chosen by a test. {verdict.sentence}"
         return Topic("Selection", summary, (Paragraph(summary),))
     units = counted(decision.rows, "row")
-    compared = sum(verdict.metric in point.estimates for point in verdict.points)
+    compared = sum(verdict.metric in point.estimates and not point.stopped for point in verdict.points)
     rule = (
         f"Points are compared by {verdict.metric} on the validation set ({units}), {compared} of {len(verdict.points)} "
         "of them; of those that cannot be told from the best, the cheapest that is better than every baseline is "

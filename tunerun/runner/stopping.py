@@ -1,0 +1,162 @@
+"""Trials that stop early: a point that is decided to be worse than the best so far answers no more held-out rows.
+
+The test may be looked at as often as one likes (`tunerun.statistics.anytime`), so it is looked at after every turn of
+questions. What it compares are points: the mean over the seeds of a point that were trained, on the rows that all of
+them have answered. Each point is compared with the best so far, whichever that is, so every pair of points counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tunerun.comparison.numbers import counted
+from tunerun.errors import MetricError
+from tunerun.job import JobState
+from tunerun.ledger import Ledger, Stop
+from tunerun.metrics import Metric
+from tunerun.metrics.base import RANGES, FloatArray
+from tunerun.planning import Plan, Trial
+from tunerun.planning.measuring import stops_early
+from tunerun.statistics.anytime import Decided, decided_worse, pairs, whole_clusters
+
+TURN_ROWS = 16
+"""Held-out rows that each model is asked in a turn, where trials may stop early. Our choice: a batch of the engine."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The points that are compared with each other, by number: their trials, each key once."""
+
+    metric: Metric
+    alpha: float
+    points: dict[int, list[Trial]]
+
+
+@dataclass
+class EarlyStops:
+    """Which trials of a plan are asked no more.
+
+    Attributes:
+        note: told of each point that stops.
+    """
+
+    plan: Plan
+    ledger: Ledger
+    note: Callable[[str], None]
+    _group_of: dict[int, _Group] = field(default_factory=dict)
+    _scores: dict[str, FloatArray] = field(default_factory=dict)
+    _points: dict[tuple[int, int], FloatArray | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        groups: dict[object, _Group] = {}
+        for trial in self.plan.trials:
+            evaluation = trial.config.evaluation
+            metric = stops_early(evaluation) if trial.validation is not None else None
+            if metric is None or trial.validation is None or trial.same_as is not None:
+                continue
+            rows = trial.validation.rows or trial.validation.digest
+            group = groups.setdefault((rows, repr(metric)), _Group(metric, evaluation.alpha, {}))
+            group.points.setdefault(trial.point, []).append(trial)
+            self._group_of[trial.number] = group
+
+    def concerns(self, trials: Sequence[Trial]) -> bool:
+        """Whether any of these may stop early."""
+        return any(trial.number in self._group_of for trial in trials)
+
+    def over(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Those of some trials that answer no more; it is written down when that is decided."""
+        self._points.clear()  # there are more answers than the last time
+        return [trial for trial in trials if self._is_over(trial)]
+
+    def _is_over(self, trial: Trial) -> bool:
+        group = self._group_of.get(trial.number)
+        if group is None:
+            return False
+        if self.ledger.stop(self.plan.sweep, _key(trial)) is not None:
+            return True
+        found = self._decided(group, trial.point)
+        if found is None:
+            return False
+        decided, better = found
+        for each in group.points[trial.point]:
+            self._stop(each, decided, group.points[better][0])
+        rows = counted(decided.units, "row" if not self._clusters(trial) else "cluster")
+        self.note(
+            f"point {trial.point} answers no more held-out rows: after {rows} it is decided to be worse than point "
+            f"{better} (evaluation.stop_early)"
+        )
+        return True
+
+    def _stop(self, trial: Trial, decided: Decided, better: Trial) -> None:
+        key = _key(trial)
+        texts = tuple(map(str, self.ledger.answers_so_far(*key)))
+        if texts and self.ledger.answered_at(*key) is None:
+            self.ledger.record_stop(self.plan.sweep, key, Stop(better.key, decided.e_value, decided.needed, texts))
+
+    def _decided(self, group: _Group, number: int) -> tuple[Decided, int] | None:
+        """Whether a point is decided to be worse than the best so far, and which that is."""
+        own = self._point(group, number)
+        others = {n: scores for n in group.points if n != number and (scores := self._point(group, n)) is not None}
+        if own is None or not others:
+            return None
+        best = max(others, key=lambda n: (float(others[n].mean()), len(others[n]), -n))
+        rows = min(len(own), len(others[best]))
+        differences = own[:rows] - others[best][:rows]
+        if not rows or float(np.abs(differences).max()) > 1:  # a user's own metric that leaves its unit
+            return None
+        clusters = self._clusters(group.points[number][0])
+        if clusters:
+            differences = whole_clusters(differences, clusters, rows)
+        if not len(differences):
+            return None
+        decided = decided_worse(differences, comparisons=pairs(len(group.points)), alpha=group.alpha)
+        return None if decided is None else (decided, best)
+
+    def _clusters(self, trial: Trial) -> tuple[int, ...]:
+        clusters = trial.validation.clusters if trial.validation else ()
+        return clusters if len(set(clusters)) < len(clusters) else ()
+
+    def _point(self, group: _Group, number: int) -> FloatArray | None:
+        """The scores of a point by row, as shares of the range, higher is better; None: it is not known yet."""
+        place = id(group), number
+        if place not in self._points:
+            self._points[place] = self._scored(group, number)
+        return self._points[place]
+
+    def _scored(self, group: _Group, number: int) -> FloatArray | None:
+        jobs = {trial.key: self.ledger.job(trial.key) for trial in group.points[number]}
+        if any(job is None or not job.state.is_finished for job in jobs.values()):
+            return None  # a seed that is still trained will change the mean
+        trained = [t for t in group.points[number] if (j := jobs[t.key]) is not None and j.state is JobState.SUCCEEDED]
+        tables = [self._table(group.metric, trial) for trial in trained]
+        rows = min((len(table) for table in tables), default=0)
+        if not rows:
+            return None
+        mean: FloatArray = np.mean([table[:rows] for table in tables], axis=0)
+        return mean if group.metric.higher_is_better else -mean
+
+    def _table(self, metric: Metric, trial: Trial) -> FloatArray:
+        """The scores of the rows that a trial has answered; only what is new is scored."""
+        assert trial.validation is not None  # noqa: S101 - else it is in no group
+        key = _key(trial)
+        known = self._scores.get(trial.key, np.zeros(0))
+        if len(known) == len(trial.validation.examples):
+            return known
+        whole = self.ledger.answers(*key)
+        texts = list(whole.texts) if whole is not None else list(map(str, self.ledger.answers_so_far(*key)))
+        if len(texts) > len(known):
+            expected = [example.output for example in trial.validation.examples[len(known) : len(texts)]]
+            try:
+                scores = metric.rows(expected, texts[len(known) :])[:, 0] / RANGES[metric.unit]
+            except MetricError:  # the comparison says so
+                return np.zeros(0)
+            self._scores[trial.key] = np.concatenate([known, scores])
+        return self._scores.get(trial.key, known)
+
+
+def _key(trial: Trial) -> tuple[str, str, str]:
+    """What the ledger keeps a trial's answers to the validation set under."""
+    return trial.key, trial.validation.digest if trial.validation else "", trial.asked
