@@ -52,7 +52,7 @@ clients: $(READY)  ## other people's clients at a real service, installed into .
 	$(BIN)/python -m tests.clients $(NAMES)
 
 lock: $(READY)  ## resolve requirements.lock anew; the CUDA packages are torch's own business
-	$(BIN)/uv pip compile pyproject.toml --extra local --extra serve --extra google --extra json --extra text --group dev --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --extra local --extra serve --extra google --extra json --extra ray --extra slurm --extra text --group dev --universal --python-version 3.11 \
 	  --upgrade --no-emit-index-url --no-annotate --no-header --output-file requirements.new
 	{ echo "# Written by 'make lock'. Packages that only a CUDA build of torch needs come with that build."; \
 	  grep -vE '^(nvidia-|cuda-|triton==)' requirements.new; } > requirements.lock

@@ -21,14 +21,17 @@ class EnginePool:
     Args:
         open_worker: starts the engine of a number, from 0; called when it first has something to do, and after it died.
         count: how many engines there are at most.
+        room: says how many of them can run at once; asked when there is first something to do.
 
     Attributes:
         lock: guards the queues, and what the work in them holds.
     """
 
-    def __init__(self, open_worker: Callable[[int], Worker], count: int = 1) -> None:
+    def __init__(self, open_worker: Callable[[int], Worker], count: int, room: Callable[[], int]) -> None:
         self.lock = threading.Condition()
         self._queues = [EngineQueue(_opener(open_worker, number), self.lock) for number in range(count)]
+        self._room = room
+        self._usable: Sequence[EngineQueue] = ()
         self._models: dict[EngineQueue, BaseModelRef] = {}
 
     @property
@@ -69,9 +72,15 @@ class EnginePool:
         self._least(model).add_job(job)
 
     def _least(self, model: BaseModelRef) -> EngineQueue:
-        """The queue with the least to do, of equal ones one that had the base model last."""
+        """The queue with the least to do, of equal ones one that had the base model last.
+
+        Raises:
+            InputError, AccessError: no engine can run; see `room`.
+        """
+        if not self._usable:
+            self._usable = self._queues[: self._room()]
         with self.lock:
-            chosen = min(self._queues, key=lambda each: (each.load, self._models.get(each) != model))
+            chosen = min(self._usable, key=lambda each: (each.load, self._models.get(each) != model))
             self._models[chosen] = model
             return chosen
 

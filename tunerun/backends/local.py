@@ -98,7 +98,7 @@ class LocalSection(schema.Backend):
         description="4bit: the base model's linear layers are stored in 4 bits (NF4), on CUDA alone; none: not.",
     )
     workers: worker_kinds.Workers = Field(
-        worker_kinds.DEFAULT, description="Where the engines run, and how many side by side."
+        worker_kinds.DEFAULT, discriminator="kind", description="Where the engines run, and how many side by side."
     )
 
     @model_validator(mode="after")
@@ -270,7 +270,9 @@ class LocalBackend:
         self._workers = workers
         self._settings = settings
         place = Place(runs.absolute(), cache, self._settings)
-        self._queue = EnginePool(worker_kinds.opener(workers, place), worker_kinds.count(workers))
+        self._queue = EnginePool(
+            worker_kinds.opener(workers, place), worker_kinds.count(workers), lambda: worker_kinds.room(workers)
+        )
         self._identities: dict[BaseModelRef, str] = {}
         self._jobs: dict[str, _Job] = {}
         self._job_of_key: dict[str, _Job] = {}
@@ -302,7 +304,7 @@ class LocalBackend:
             BaseModelError: some cannot be found or made ready; holds all problems.
         """
         packages.require(*packages.NEEDED)
-        worker_kinds.check(self._workers)
+        worker_kinds.room(self._workers)
         if self._settings.is_quantised and worker_kinds.are_here(self._workers):
             packages.require(*packages.QUANTISING, extra="quantized", what="backend.quantization=4bit")
         problems: list[str] = []

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
@@ -214,8 +214,30 @@ Call = Prepare | Generate | Measure
 Command = Call | Train | Cancel
 Report = Started | SnapshotTaken | EpochMeasured | EpochKept | JobEnded | Piece | Answers | Measured | Refused | Done
 
+FINAL = (Done, Refused, Answers, Measured)
+"""The reports with which a command is over."""
+
 _COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="do")])
 _REPORT: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="report")])
+
+
+def with_folders(command: Command, of: Callable[[str], str]) -> Command:
+    """Return a command for another place, with each folder that it names as it is called there."""
+
+    def moved(folder: str | None) -> str | None:
+        return None if folder is None else of(folder)
+
+    if isinstance(command, Train):
+        pack = tuple(
+            replace(packed, request=replace(packed.request, start_from=moved(packed.request.start_from)))
+            for packed in command.pack
+        )
+        return replace(command, pack=pack, tuned_models=of(command.tuned_models))
+    if isinstance(command, Generate):
+        return replace(command, prompts=tuple(replace(each, adapter=moved(each.adapter)) for each in command.prompts))
+    if isinstance(command, Measure):
+        return replace(command, adapter=moved(command.adapter))
+    return command
 
 
 def command_line(command: Command) -> bytes:

@@ -177,6 +177,47 @@ def copy(folder: Path, target: Path, record: TunedModelRecord) -> None:
     (target / RECORD_FILE).write_bytes(_RECORD.dump_json(record, indent=1))
 
 
+def parts(folder: Path) -> dict[str, bytes]:
+    """Return the content of a tuned model's files, by name; what is not there is left out."""
+    names = (WEIGHTS_FILE, ADAPTER_FILE, RECORD_FILE, STATUS_FILE)
+    return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+
+
+def receive(files: Mapping[str, bytes], folder: Path, key: str, checkpoint: Callable[[int], Path]) -> None:
+    """Write a tuned model that another machine made, whole or not at all.
+
+    Args:
+        files: as `parts` gave them there.
+        folder: where it shall be.
+        key: the trial's whose tuned model it is to be.
+        checkpoint: the folder of the checkpoint after an epoch; what the other machine called it is not used.
+
+    Raises:
+        ValueError: a file is missing or damaged, or it is another trial's.
+        OSError: the disk refuses.
+    """
+    lacking = [name for name in (WEIGHTS_FILE, ADAPTER_FILE, RECORD_FILE, STATUS_FILE) if name not in files]
+    if lacking:
+        raise ValueError(f"{', '.join(lacking)} did not come")
+    record = _RECORD.validate_json(files[RECORD_FILE])
+    finished = _FINISHED.validate_json(files[STATUS_FILE])
+    if record.key != key:
+        raise ValueError("it is another trial's")
+    if hashlib.sha256(files[WEIGHTS_FILE]).hexdigest() != record.weights:
+        raise ValueError(f"the digest of {WEIGHTS_FILE} is not the one that it was written with")
+    last = max((each.epoch for each in finished.checkpoints), default=0)
+    kept = tuple(
+        replace(each, location=str(folder if each.epoch == last else checkpoint(each.epoch)))
+        for each in finished.checkpoints
+    )
+
+    def save(partial: Path) -> None:
+        for name in (WEIGHTS_FILE, ADAPTER_FILE):
+            (partial / name).write_bytes(files[name])
+
+    write(folder, record, replace(finished, checkpoints=kept), save)
+
+
 def _remove(folder: Path) -> None:
     """Remove what is there; of a link only the link, for what it leads to is not ours."""
     if folder.is_symlink() or folder.is_file():

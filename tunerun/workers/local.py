@@ -36,8 +36,9 @@ def count(section: LocalWorkers) -> int:
     return section.count
 
 
-def check(_section: LocalWorkers) -> None:
-    """Nothing is needed but the engine's own packages."""
+def room(section: LocalWorkers) -> int:
+    """As many as there are at most."""
+    return section.count
 
 
 def open_worker(section: LocalWorkers, place: Place, number: int) -> Worker:

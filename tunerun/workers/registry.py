@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from tunerun import schema
-from tunerun.workers import local
+from tunerun.workers import local, ray, slurm
 from tunerun.workers.base import Place, Worker
 
-Workers: TypeAlias = local.LocalWorkers
+Workers: TypeAlias = local.LocalWorkers | ray.RayWorkers | slurm.SlurmWorkers
 """The config section of any kind."""
 
 DEFAULT: Workers = local.LocalWorkers(kind="local")
@@ -30,15 +30,16 @@ class WorkersModule(Protocol):
         """How many workers there are at most."""
         ...
 
-    def check(self, section: Any) -> None:
-        """Refuse what no worker could be opened with.
+    def room(self, section: Any) -> int:
+        """How many of them can be open at once; may connect to a cluster.
 
         Raises:
-            InputError: a package is missing, or the cluster cannot be reached; says what to do.
+            InputError: a package is missing, or no worker could ever be opened; says what to do.
+            AccessError: the cluster cannot be reached.
         """
         ...
 
-    def open_worker(self, section: Any, place: Place, number: int) -> Worker:
+    def open_worker(self, section: Any, place: Place, number: int, /) -> Worker:
         """Make the connection to a worker; the engine starts now or soon.
 
         Args:
@@ -50,7 +51,7 @@ class WorkersModule(Protocol):
         ...
 
 
-_MODULES: dict[str, WorkersModule] = {"local": local}
+_MODULES: dict[str, WorkersModule] = {"local": local, "ray": ray, "slurm": slurm}
 
 
 def count(section: Workers) -> int:
@@ -63,9 +64,9 @@ def are_here(section: Workers) -> bool:
     return _MODULES[section.kind].IS_HERE
 
 
-def check(section: Workers) -> None:
-    """Refuse a section with which no worker could be opened; see `WorkersModule.check`."""
-    _MODULES[section.kind].check(section)
+def room(section: Workers) -> int:
+    """How many workers of a section can be open at once; see `WorkersModule.room`."""
+    return _MODULES[section.kind].room(section)
 
 
 def opener(section: Workers, place: Place) -> Callable[[int], Worker]:
@@ -74,4 +75,4 @@ def opener(section: Workers, place: Place) -> Callable[[int], Worker]:
 
 
 if TYPE_CHECKING:
-    _CONFORM: tuple[WorkersModule, ...] = (local,)
+    _CONFORM: tuple[WorkersModule, ...] = (local, ray, slurm)

@@ -1,0 +1,129 @@
+"""What runs on a cluster's node: an engine's process, and what it reported, numbered so that it can be read again.
+
+Commands come and reports go with folders relative to one of the node's own, so no path of a machine reaches another.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from tunerun import __version__
+from tunerun.engine import messages, tuned_model
+from tunerun.engine.process import EngineProcess
+from tunerun.engine.settings import EngineSettings
+from tunerun.job import Failure, FailureKind
+
+TUNED_MODELS = "tuned_models"
+"""Where in the node's folder the engine writes."""
+
+ADAPTERS = "adapters"
+"""Where in it lie tuned models that came from the other machine, each in a folder named by its content's digest."""
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """What an engine on a node is started with; see `workers.base.Place`.
+
+    Attributes:
+        version: of the tunerun that sends commands; a node with another one refuses.
+    """
+
+    cache: str
+    engine: EngineSettings
+    version: str = __version__
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something that the engine reported, or its end.
+
+    Attributes:
+        number: from 1, without gaps.
+        report: a line of `messages.report_line`; empty: the engine has ended.
+        folder: the tuned model that the report is about, in `TUNED_MODELS`; None: it is about none.
+        death: why it ended.
+    """
+
+    number: int
+    report: str = ""
+    folder: str | None = None
+    death: Failure | None = None
+
+
+ENTRY = TypeAdapter(Entry)
+
+
+class Host:
+    """An engine on this node.
+
+    Args:
+        folder: the node's own; it is made where it is not there.
+        note: given each entry, from one thread.
+    """
+
+    def __init__(self, folder: Path, settings: NodeSettings, note: Callable[[Entry], None]) -> None:
+        self._root = folder / TUNED_MODELS
+        self._note = note
+        self._count = 0
+        self._early: dict[int, bytes] = {}  # commands that came before the one before them
+        self._taken = 0
+        self._taking = threading.Lock()
+        self._ids: dict[str, str] = {}  # the tuned model's id of each job
+        self._engine: EngineProcess | None = None
+        if settings.version != __version__:
+            words = f"the node {socket.gethostname()} has tunerun {__version__}, this machine {settings.version}"
+            self._add(Entry(0, death=Failure(FailureKind.INVALID, f"{words}; install the same version on both")))
+            return
+        self._log = folder / "logs" / "engine.log"
+        self._engine = EngineProcess(Path(settings.cache), settings.engine, self._log)
+        threading.Thread(target=self._listen, name="reports", args=(self._engine,), daemon=True).start()
+
+    def follow(self, number: int, line: bytes) -> None:
+        """Pass a command on, in the order of their numbers; one that came before is not followed twice."""
+        with self._taking:
+            if self._engine is None or number <= self._taken:
+                return
+            self._early[number] = line
+            while (next_line := self._early.pop(self._taken + 1, None)) is not None:
+                self._taken += 1
+                self._pass_on(self._engine, messages.read_command(next_line))
+
+    def _pass_on(self, engine: EngineProcess, command: messages.Command) -> None:
+        if isinstance(command, messages.Train):
+            self._ids |= {packed.job: packed.request.tuned_model_id for packed in command.pack}
+        folder = self._root.parent
+        engine.send(messages.with_folders(command, lambda name: str(folder / name)))
+
+    def end(self) -> None:
+        """End the engine in the middle of whatever it does."""
+        if self._engine is not None:
+            self._engine.end()
+
+    def _listen(self, engine: EngineProcess) -> None:
+        while (report := engine.receive()) is not None:
+            folder = self._folder_of(report)
+            if isinstance(report, messages.EpochKept) and folder is not None:
+                report = replace(report, checkpoint=replace(report.checkpoint, location=folder))
+            self._add(Entry(0, messages.report_line(report).decode(), folder))
+        failure = engine.death()
+        message = failure.message.replace(str(self._log), f"engine.log on the node {socket.gethostname()}")
+        self._add(Entry(0, death=replace(failure, message=message)))
+
+    def _folder_of(self, report: messages.Report) -> str | None:
+        """The folder of the tuned model that a report is about, relative to where tuned models are."""
+        if isinstance(report, messages.EpochKept):
+            return Path(report.checkpoint.location).relative_to(self._root).as_posix()
+        if isinstance(report, messages.JobEnded) and (identifier := self._ids.get(report.job)) is not None:
+            finished = tuned_model.read_finished(self._root / identifier)
+            return identifier if finished is not None and finished.job == report.job else None
+        return None
+
+    def _add(self, entry: Entry) -> None:
+        self._count += 1
+        self._note(replace(entry, number=self._count))

@@ -1,0 +1,201 @@
+"""A worker whose engine is on another machine: what it needs is sent as bytes, and what it makes comes back as bytes.
+
+A tuned model that comes back is written by this machine, whole or not at all, after its digest and its key are checked;
+the folders that the other machine names are never used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from tunerun.engine import messages, tuned_model
+from tunerun.job import Failure, FailureKind, JobState, TuningRequest
+from tunerun.workers.node import ADAPTERS, TUNED_MODELS, Entry
+
+
+class LostError(Exception):
+    """The other machine, or what ran on it, is gone."""
+
+
+class Channel(Protocol):
+    """How commands, reports and files reach a node and come back.
+
+    `entries` is called from one thread, everything else from any. All raise LostError where the node is gone.
+    """
+
+    def command(self, number: int, line: bytes, /) -> None:
+        """Send a command; commands are numbered from 1."""
+
+    def put(self, folder: str, files: Mapping[str, bytes]) -> None:
+        """Write files into a folder of the node's own."""
+
+    def entries(self, after: int) -> Sequence[Entry]:
+        """What follows an entry, by its number; waits a while for it, and may return nothing."""
+
+    def files(self, folder: str) -> Mapping[str, bytes]:
+        """The files of a tuned model that the engine wrote, by their names."""
+
+    def close(self) -> None:
+        """End the engine, and keep nothing on the node; may be called again."""
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A job that a node has.
+
+    Attributes:
+        folder: where its tuned model comes to lie.
+    """
+
+    request: TuningRequest
+    folder: Path
+
+
+class RemoteWorker:
+    """A connection to an engine through a channel; see `workers.base.Worker`."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.has_reported = False
+        self._channel = channel
+        self._commands = 0
+        self._sending = threading.Lock()
+        self._read = 0
+        self._waiting: deque[Entry] = deque()
+        self._sent: dict[str, _Sent] = {}
+        self._there: set[str] = set()  # folders of the node that this machine has filled
+        self._come: set[tuple[str, str]] = set()  # jobs and folders of the node whose files have come back
+        self._failure: Failure | None = None
+        self._is_ended = False
+
+    @property
+    def process_id(self) -> None:
+        """Its process is on another machine."""
+        return
+
+    def send(self, command: messages.Command) -> None:
+        """Send a command, after the tuned models that it names."""
+        if isinstance(command, messages.Train):
+            root = Path(command.tuned_models)
+            for packed in command.pack:
+                self._sent[packed.job] = _Sent(packed.request, root / packed.request.tuned_model_id)
+        try:
+            line = messages.command_line(
+                messages.with_folders(replace(command, tuned_models=TUNED_MODELS), self._portable)
+                if isinstance(command, messages.Train)
+                else messages.with_folders(command, self._portable)
+            )
+            with self._sending:
+                self._commands += 1
+                self._channel.command(self._commands, line)
+        except LostError as error:  # `receive` finds the same
+            self._lost(error)
+
+    def _portable(self, folder: str) -> str:
+        """The node's name of a folder; a tuned model that is not there yet is sent."""
+        if folder == TUNED_MODELS:
+            return folder
+        files = tuned_model.parts(Path(folder))
+        digest = hashlib.sha256()
+        for name, content in sorted(files.items()):
+            digest.update(f"{name}:{len(content)}:".encode() + content)
+        place = f"{ADAPTERS}/{digest.hexdigest()}"
+        if place not in self._there:
+            self._channel.put(place, files)
+            self._there.add(place)
+        return place
+
+    def receive(self) -> messages.Report | None:
+        """Wait for the next report; None: the engine has ended, or its machine is gone."""
+        while self._failure is None and not self._is_ended:
+            try:
+                if not self._waiting:
+                    self._waiting.extend(self._channel.entries(self._read))
+                    continue
+                entry = self._waiting.popleft()
+                self._read = entry.number
+                if entry.death is not None:
+                    self._failure = entry.death
+                    break
+                self.has_reported = True
+                return self._brought_home(messages.read_report(entry.report.encode()), entry.folder)
+            except LostError as error:
+                self._lost(error)
+        return None
+
+    def _lost(self, error: LostError) -> None:
+        self._failure = self._failure or Failure(FailureKind.LOST, f"{error}; run the command again")
+
+    def _brought_home(self, report: messages.Report, folder: str | None) -> messages.Report:
+        """A report with this machine's folders, after the tuned model that it is about has come."""
+        if folder is None or not isinstance(report, messages.EpochKept | messages.JobEnded):
+            return report
+        sent = self._sent[report.job]
+        if isinstance(report, messages.JobEnded):
+            problem = self._fetched(report.job, folder, sent.folder)
+            del self._sent[report.job]
+            if problem is not None:
+                return replace(report, state=JobState.FAILED, failure=Failure(FailureKind.CRASHED, problem))
+            return report
+        is_last = folder == sent.request.tuned_model_id
+        place = sent.folder if is_last else _epoch_folder(sent.folder, report.checkpoint.epoch)
+        self._fetched(report.job, folder, place)  # what is wrong with it is found again when it is called
+        return replace(report, checkpoint=replace(report.checkpoint, location=str(place)))
+
+    def _fetched(self, job: str, folder: str, place: Path) -> str | None:
+        """Bring a tuned model to this machine; what is wrong with it, None: nothing."""
+        if (job, folder) in self._come:
+            return None
+        request = self._sent[job].request
+        root = self._sent[job].folder
+        try:
+            tuned_model.receive(self._channel.files(folder), place, request.key, lambda n: _epoch_folder(root, n))
+        except (OSError, ValueError) as error:
+            return f"the tuned model that a worker made could not be kept: {error}"
+        self._come.add((job, folder))
+        return None
+
+    def end(self) -> None:
+        """End the engine."""
+        self._is_ended = True
+        self._channel.close()
+
+    def death(self) -> Failure:
+        """Why the engine ended; its node keeps nothing then."""
+        self._channel.close()
+        return self._failure or Failure(FailureKind.LOST, "the worker was ended; run the command again")
+
+
+@dataclass(frozen=True)
+class DeadWorker:
+    """A worker that could not be opened; see `workers.base.Worker`.
+
+    Attributes:
+        failure: why.
+    """
+
+    failure: Failure
+    has_reported: bool = False
+    process_id: None = None
+
+    def send(self, command: messages.Command) -> None:
+        """The command is lost."""
+
+    def receive(self) -> None:
+        """It has ended."""
+
+    def end(self) -> None:
+        """It has."""
+
+    def death(self) -> Failure:
+        """Why it could not be opened."""
+        return self.failure
+
+
+def _epoch_folder(folder: Path, epoch: int) -> Path:
+    return tuned_model.epochs_folder(folder) / str(epoch)

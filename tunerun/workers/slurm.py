@@ -1,0 +1,272 @@
+"""The workers `slurm`: each a job that submitit hands to Slurm, and that talks through a folder both machines see.
+
+    commands.jsonl   what the engine is to do, a line a command; written here, read by the job
+    reports.jsonl    what it reported, a line an `Entry`; written by the job, read here
+    end              the mark that ends the job
+    tuned_models/, adapters/, logs/   the node's own, as `workers.node` has them
+
+A job that nobody gives work ends by itself, so an allocation is not held while nothing is trained. submitit does not
+say whether a job was cancelled or lost (1.5.4, 2026-11-25): the marks and reports here do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from tunerun import schema
+from tunerun.engine import messages, tuned_model
+from tunerun.errors import InputError, MissingPackageError
+from tunerun.files import private_folder
+from tunerun.job import Failure, FailureKind
+from tunerun.workers.base import Place, Worker
+from tunerun.workers.node import ENTRY, TUNED_MODELS, NodeSettings, Entry, Host
+from tunerun.workers.remote import LostError, RemoteWorker
+
+COMMANDS_FILE = "commands.jsonl"
+REPORTS_FILE = "reports.jsonl"
+END_FILE = "end"
+
+IDLE_S = 120.0
+"""How long a job without work waits for more before it gives its nodes back. Our choice: a sweep's next trial comes
+within seconds."""
+
+_PAUSE_S = 0.1
+"""Between two looks at a file of the other side."""
+
+_LOOK_S = 5.0
+"""Between two looks at what Slurm says of a job that reports nothing; submitit itself asks it every minute at most."""
+
+_END_S = 20.0
+
+
+class SlurmWorkers(schema.Section):
+    """Jobs of a Slurm cluster, through submitit."""
+
+    kind: Literal["slurm"] = Field(description="slurm")
+    count: int = Field(4, ge=1, le=1024, description="Jobs at once at most.", json_schema_extra={"unit": "jobs"})
+    executor: Literal["slurm", "local"] = Field(
+        "slurm", description="local: submitit's processes on this machine, to try the rest out without Slurm."
+    )
+    folder: str | None = Field(
+        None,
+        description="Folder that this machine and the nodes see under the same path; null: `workers` in the runs "
+        "directory, which then has to be such a one.",
+    )
+    partition: str | None = Field(None, description="Slurm's partition; null: its default.")
+    time_minutes: int = Field(
+        240,
+        ge=1,
+        description="How long a job may take, all that its worker does together; one that is ended there is lost, and "
+        "its trials are submitted again.",
+        json_schema_extra={"unit": "minutes"},
+    )
+    gpus: int = Field(0, ge=0, description="GPUs of each job; 0: none.", json_schema_extra={"unit": "GPUs"})
+    cpus: int = Field(4, ge=1, description="CPU cores of each job.", json_schema_extra={"unit": "cores"})
+    memory_gb: float | None = Field(None, gt=0, description="Memory of each job; null: the partition's default.")
+    parameters: dict[str, str | int] = Field(
+        default_factory=dict, description="Further parameters of sbatch by their long names, such as {account: mine}."
+    )
+
+
+SECTION = SlurmWorkers
+IS_HERE = False
+
+
+def count(section: SlurmWorkers) -> int:
+    """How many workers there are at most."""
+    return section.count
+
+
+def room(section: SlurmWorkers) -> int:
+    """As many as there are at most: a job that has no node yet waits in Slurm's queue.
+
+    Raises:
+        InputError: a package is missing, or this machine has no Slurm.
+    """
+    if importlib.util.find_spec("submitit") is None:
+        raise MissingPackageError("backend.workers.kind=slurm needs the package submitit; pip install 'tunerun[slurm]'")
+    if section.executor == "slurm" and shutil.which("srun") is None:
+        raise InputError(
+            "backend.workers: this machine has no Slurm (srun is not in the PATH); start the command on a login node, "
+            "or try it out with backend.workers.executor=local"
+        )
+    return section.count
+
+
+def open_worker(section: SlurmWorkers, place: Place, number: int) -> Worker:
+    """Hand Slurm a job.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    room(section)
+    parent = Path(section.folder).absolute() if section.folder is not None else place.runs / "workers"
+    private_folder(place.runs)
+    private_folder(parent)
+    folder = private_folder(parent / f"{number}-{uuid.uuid4().hex[:12]}")
+    settings = NodeSettings(str(place.cache.absolute()), place.settings)
+    return RemoteWorker(_FolderChannel(folder, _submitted(section, folder, settings)))
+
+
+def _submitted(section: SlurmWorkers, folder: Path, settings: NodeSettings) -> Any:
+    """Submit the job that works on a folder."""
+    import submitit
+
+    executor = submitit.AutoExecutor(folder=folder / "job", cluster=section.executor)
+    executor.update_parameters(
+        name="tunerun",
+        timeout_min=section.time_minutes,
+        gpus_per_node=section.gpus,
+        cpus_per_task=section.cpus,
+        **({} if section.memory_gb is None else {"mem_gb": section.memory_gb}),
+        **({} if section.partition is None else {"slurm_partition": section.partition}),
+        **({"slurm_additional_parameters": dict(section.parameters)} if section.parameters else {}),
+    )
+    return executor.submit(serve, str(folder), settings)
+
+
+def serve(folder: str, settings: NodeSettings) -> None:
+    """What the job does: follow the folder's commands until it is told to end, or nothing more comes."""
+    place = Path(folder)
+    work = _Work()
+    with (place / REPORTS_FILE).open("ab", buffering=0) as reports:
+
+        def note(entry: Entry) -> None:
+            reports.write(ENTRY.dump_json(entry) + b"\n")
+            work.reported(entry)
+
+        host = Host(place, settings, note)
+        lines = _Lines(place / COMMANDS_FILE)
+        number = 0
+        while not (place / END_FILE).exists() and not work.is_over:
+            for line in lines.new():
+                number += 1
+                work.taken(line)
+                host.follow(number, line)
+            time.sleep(_PAUSE_S)
+        host.end()
+
+
+class _Work:
+    """What a job has to do still."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open = 0
+        self._is_dead = False
+        self._idle_since = time.monotonic()
+
+    def taken(self, line: bytes) -> None:
+        with self._lock:
+            self._open += not isinstance(messages.read_command(line), messages.Cancel)
+
+    def reported(self, entry: Entry) -> None:
+        with self._lock:
+            self._is_dead = self._is_dead or entry.death is not None
+            if entry.report and isinstance(messages.read_report(entry.report.encode()), messages.FINAL):
+                self._open -= 1
+            self._idle_since = time.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the engine has died, or nothing has come for a while."""
+        with self._lock:
+            return self._is_dead or (self._open <= 0 and time.monotonic() - self._idle_since > IDLE_S)
+
+
+class _Lines:
+    """The lines of a file that another process appends to; each is read once, when it is whole."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._offset = 0
+
+    def new(self) -> list[bytes]:
+        try:
+            with self._file.open("rb") as content:
+                content.seek(self._offset)
+                whole, newline, _ = content.read().rpartition(b"\n")
+        except FileNotFoundError:
+            return []
+        self._offset += len(whole) + len(newline)
+        return whole.split(b"\n") if newline else []
+
+
+class _FolderChannel:
+    """The folder, and the job that works on it."""
+
+    def __init__(self, folder: Path, job: Any) -> None:
+        self._folder = folder
+        self._job = job
+        self._lines = _Lines(folder / REPORTS_FILE)
+        self._looked_at = time.monotonic()
+        self._is_closed = False
+
+    def command(self, _number: int, line: bytes) -> None:
+        with self._translated(), (self._folder / COMMANDS_FILE).open("ab") as commands:
+            commands.write(line)
+
+    def put(self, folder: str, files: Mapping[str, bytes]) -> None:
+        with self._translated():
+            place = self._folder / folder
+            place.mkdir(parents=True, exist_ok=True)
+            for name, content in files.items():
+                (place / name).write_bytes(content)
+
+    def files(self, folder: str) -> Mapping[str, bytes]:
+        with self._translated():
+            return tuned_model.parts(self._folder / TUNED_MODELS / folder)
+
+    def entries(self, after: int) -> Sequence[Entry]:
+        if not (lines := self._lines.new()):
+            time.sleep(_PAUSE_S)
+            if self._is_closed:
+                return ()
+            if time.monotonic() - self._looked_at > _LOOK_S:
+                self._looked_at = time.monotonic()
+                # What it wrote before it ended is read first.
+                if self._job.done() and not (lines := self._lines.new()):
+                    return (Entry(after + 1, death=self._death()),)
+        return [entry for entry in map(ENTRY.validate_json, lines) if entry.number > after]
+
+    def _death(self) -> Failure:
+        """What became of a job that has ended without a last word."""
+        state = str(self._job.state).split(" ")[0]
+        words = f"the job {self._job.job_id} ended ({state})"
+        tail = (self._job.stderr() or "")[-4_000:] or None
+        if state == "OUT_OF_MEMORY":
+            advice = "raise backend.workers.memory_gb, or lower hyperparameters.batch_size"
+            return Failure(FailureKind.OUT_OF_MEMORY, f"{words}; {advice}", tail)
+        if state == "TIMEOUT":
+            return Failure(FailureKind.LOST, f"{words}; raise backend.workers.time_minutes", tail)
+        return Failure(FailureKind.LOST, f"{words}; run the command again", tail)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise LostError(f"the worker's folder {self._folder} cannot be used ({error.strerror})") from error
+
+    def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        with contextlib.suppress(OSError):
+            (self._folder / END_FILE).touch()
+        deadline = time.monotonic() + _END_S
+        while not self._job.done() and time.monotonic() < deadline:
+            time.sleep(_PAUSE_S)
+        if not self._job.done():
+            self._job.cancel()
+        shutil.rmtree(self._folder, ignore_errors=True)
