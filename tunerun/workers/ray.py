@@ -25,7 +25,7 @@ from tunerun.engine import tuned_model
 from tunerun.errors import AccessError, InputError, MissingPackageError
 from tunerun.job import Failure, FailureKind
 from tunerun.workers.base import Place, Worker
-from tunerun.workers.node import TUNED_MODELS, NodeSettings, Entry, Host
+from tunerun.workers.node import TUNED_MODELS, Entry, Host, NodeSettings
 from tunerun.workers.remote import DeadWorker, LostError, RemoteWorker
 
 NAMESPACE = "tunerun"

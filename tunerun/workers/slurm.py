@@ -29,7 +29,7 @@ from tunerun.errors import InputError, MissingPackageError
 from tunerun.files import private_folder
 from tunerun.job import Failure, FailureKind
 from tunerun.workers.base import Place, Worker
-from tunerun.workers.node import ENTRY, TUNED_MODELS, NodeSettings, Entry, Host
+from tunerun.workers.node import ENTRY, TUNED_MODELS, Entry, Host, NodeSettings
 from tunerun.workers.remote import LostError, RemoteWorker
 
 COMMANDS_FILE = "commands.jsonl"
@@ -162,26 +162,36 @@ class _Work:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._open = 0
+        self._calls = 0
+        self._jobs: set[str] = set()
         self._is_dead = False
         self._idle_since = time.monotonic()
 
     def taken(self, line: bytes) -> None:
         with self._lock:
-            self._open += not isinstance(messages.read_command(line), messages.Cancel)
+            command = messages.read_command(line)
+            if isinstance(command, messages.Train):
+                self._jobs |= {packed.job for packed in command.pack}
+            elif not isinstance(command, messages.Cancel):
+                self._calls += 1
 
     def reported(self, entry: Entry) -> None:
         with self._lock:
             self._is_dead = self._is_dead or entry.death is not None
-            if entry.report and isinstance(messages.read_report(entry.report.encode()), messages.FINAL):
-                self._open -= 1
+            report = messages.read_report(entry.report.encode()) if entry.report else None
+            if isinstance(report, messages.JobEnded):
+                self._jobs.discard(report.job)
+            elif isinstance(report, messages.FINAL) and self._calls:
+                self._calls -= 1
             self._idle_since = time.monotonic()
 
     @property
     def is_over(self) -> bool:
         """Whether the engine has died, or nothing has come for a while."""
         with self._lock:
-            return self._is_dead or (self._open <= 0 and time.monotonic() - self._idle_since > IDLE_S)
+            return self._is_dead or (
+                not self._calls and not self._jobs and time.monotonic() - self._idle_since > IDLE_S
+            )
 
 
 class _Lines:
