@@ -8,11 +8,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 
 from tunerun.backends.engine_queue import Asked, EngineQueue, Work
 from tunerun.engine import messages
-from tunerun.job import Answer, AnswerPart, BaseModelRef
-from tunerun.workers.base import Worker
+from tunerun.job import Answer, AnswerPart, BaseModelRef, Failure, FailureKind
+from tunerun.workers.base import DeadWorker, Worker
+
+_NO_ROOM = Failure(FailureKind.LOST, "no machine has room for another worker since one was lost")
 
 
 class EnginePool:
@@ -21,7 +24,7 @@ class EnginePool:
     Args:
         open_worker: starts the engine of a number, from 0; called when it first has something to do, and after it died.
         count: how many engines there are at most.
-        room: says how many of them can run at once; asked when there is first something to do.
+        room: says how many of them can run at once; less than before where a cluster has lost a node.
 
     Attributes:
         lock: guards the queues, and what the work in them holds.
@@ -29,9 +32,10 @@ class EnginePool:
 
     def __init__(self, open_worker: Callable[[int], Worker], count: int, room: Callable[[], int]) -> None:
         self.lock = threading.Condition()
-        self._queues = [EngineQueue(_opener(open_worker, number), self.lock) for number in range(count)]
+        self._open_worker = open_worker
         self._room = room
-        self._usable: Sequence[EngineQueue] = ()
+        self._workers: dict[int, Worker] = {}
+        self._queues = [EngineQueue(partial(self._open, number), self.lock) for number in range(count)]
         self._models: dict[EngineQueue, BaseModelRef] = {}
 
     @property
@@ -71,16 +75,29 @@ class EnginePool:
         """Have a job done on a base model, after those before it."""
         self._least(model).add_job(job)
 
+    def _open(self, number: int) -> Worker:
+        """Start an engine, unless the others that run leave it no room: then what waits for it is for them."""
+        others = sum(self._runs(other) for other in self._workers if other != number)
+        if others and self._room() <= others:
+            return DeadWorker(_NO_ROOM)
+        self._workers[number] = self._open_worker(number)
+        return self._workers[number]
+
+    def _runs(self, number: int) -> bool:
+        worker = self._workers.get(number)
+        return worker is not None and not worker.has_ended
+
     def _least(self, model: BaseModelRef) -> EngineQueue:
         """The queue with the least to do, of equal ones one that had the base model last.
 
         Raises:
             InputError, AccessError: no engine can run; see `room`.
         """
-        if not self._usable:
-            self._usable = self._queues[: self._room()]
+        room = self._room()
         with self.lock:
-            chosen = min(self._usable, key=lambda each: (each.load, self._models.get(each) != model))
+            numbers = sorted(range(len(self._queues)), key=lambda number: not self._runs(number))
+            usable = [self._queues[number] for number in numbers[:room]]
+            chosen = min(usable, key=lambda each: (each.load, self._models.get(each) != model))
             self._models[chosen] = model
             return chosen
 
@@ -117,7 +134,3 @@ class EnginePool:
         """End the engines in the middle of whatever they do, and everything that waits."""
         for each in self._queues:
             each.close()
-
-
-def _opener(open_worker: Callable[[int], Worker], number: int) -> Callable[[], Worker]:
-    return lambda: open_worker(number)

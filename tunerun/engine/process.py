@@ -76,6 +76,11 @@ class EngineProcess:
         """The operating system's number of the process."""
         return self._process.pid
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process has ended."""
+        return self._process.poll() is not None
+
     def send(self, command: messages.Command) -> None:
         """Send a command. To a process that died it is lost; `receive` tells.
 

@@ -48,6 +48,10 @@ class Worker(Protocol):
     def process_id(self) -> int | None:
         """The operating system's number of the engine's process; None: it is not on this machine."""
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the engine is known to have ended."""
+
     def send(self, command: messages.Command) -> None:
         """Send a command; to an engine that has died it is lost.
 
@@ -63,3 +67,30 @@ class Worker(Protocol):
 
     def death(self) -> Failure:
         """Why the engine ended, unasked; releases what is left of it."""
+
+
+@dataclass(frozen=True)
+class DeadWorker:
+    """A worker that could not be opened; see `Worker`.
+
+    Attributes:
+        failure: why.
+    """
+
+    failure: Failure
+    has_reported: bool = False
+    process_id: None = None
+    has_ended: bool = True
+
+    def send(self, command: messages.Command) -> None:
+        """The command is lost."""
+
+    def receive(self) -> None:
+        """It has ended."""
+
+    def end(self) -> None:
+        """It has."""
+
+    def death(self) -> Failure:
+        """Why it could not be opened."""
+        return self.failure

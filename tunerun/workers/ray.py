@@ -24,9 +24,9 @@ from tunerun import schema
 from tunerun.engine import tuned_model
 from tunerun.errors import AccessError, InputError, MissingPackageError
 from tunerun.job import Failure, FailureKind
-from tunerun.workers.base import Place, Worker
+from tunerun.workers.base import DeadWorker, Place, Worker
 from tunerun.workers.node import TUNED_MODELS, Entry, Host, NodeSettings
-from tunerun.workers.remote import DeadWorker, LostError, RemoteWorker
+from tunerun.workers.remote import LostError, RemoteWorker
 
 NAMESPACE = "tunerun"
 

@@ -74,6 +74,11 @@ class RemoteWorker:
         self._is_ended = False
 
     @property
+    def has_ended(self) -> bool:
+        """Whether the engine has ended, or its machine is gone."""
+        return self._is_ended or self._failure is not None
+
+    @property
     def process_id(self) -> None:
         """Its process is on another machine."""
         return
@@ -169,32 +174,6 @@ class RemoteWorker:
         """Why the engine ended; its node keeps nothing then."""
         self._channel.close()
         return self._failure or Failure(FailureKind.LOST, "the worker was ended; run the command again")
-
-
-@dataclass(frozen=True)
-class DeadWorker:
-    """A worker that could not be opened; see `workers.base.Worker`.
-
-    Attributes:
-        failure: why.
-    """
-
-    failure: Failure
-    has_reported: bool = False
-    process_id: None = None
-
-    def send(self, command: messages.Command) -> None:
-        """The command is lost."""
-
-    def receive(self) -> None:
-        """It has ended."""
-
-    def end(self) -> None:
-        """It has."""
-
-    def death(self) -> Failure:
-        """Why it could not be opened."""
-        return self.failure
 
 
 def _epoch_folder(folder: Path, epoch: int) -> Path:
