@@ -273,14 +273,15 @@ def _connect(section: RayWorkers, log: Path | None = None) -> Any:
 
 
 def _print_to(log: Path) -> None:
-    """Send to a file what Ray prints about its nodes, which would mix with what a command prints."""
-    from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
+    """Send to a file what Ray prints about its nodes.
 
-    dispatcher.remove_handler("ray_print_logs")
+    It prints to stdout, whatever `log_to_driver` says, where a command may print JSON; there is no setting for that.
+    """
+    from ray._private import worker
 
-    def written(data: Mapping[str, Any]) -> None:
+    def written(data: Mapping[str, Any], *_: object, **__: object) -> None:
         with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:
             file.writelines(f"({data.get('pid')}) {line}\n" for line in data.get("lines", ()))
 
     log.parent.mkdir(parents=True, exist_ok=True)
-    dispatcher.add_handler("ray_print_logs", written)
+    worker.print_to_stdstream = written
