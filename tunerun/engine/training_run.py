@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 
 from tunerun.engine import forms, lora, resuming
-from tunerun.engine.encoding import EncodedExample, batches_by_length, encode_examples
+from tunerun.engine.encoding import EncodedExample, encode_examples
 from tunerun.engine.epoch_adapters import EpochAdapters
 from tunerun.engine.failures import CancelledJobError, DivergedError
 from tunerun.engine.lora import LearningAdapter
@@ -31,9 +31,6 @@ from tunerun.engine.passes import Computed, Share
 from tunerun.engine.resuming import TrainingState
 from tunerun.errors import InputError
 from tunerun.job import EpochLoss, Failure, JobState, Snapshot, TuningHyperparameters, TuningRequest, in_common
-
-VALIDATION_ROWS = 16
-"""Examples measured at once. Our choice, not measured: more rows need more memory for their logits."""
 
 
 @dataclass(frozen=True)
@@ -291,7 +288,7 @@ class TrainingRun:
 
     def held_out(self) -> Iterator[list[EncodedExample]]:
         """Yield the rows on which the loss is measured, some at a time."""
-        for positions in batches_by_length([len(example) for example in self._validation], VALIDATION_ROWS):
+        for positions in forms.parts(self._base, self._validation):
             yield [self._validation[position] for position in positions]
 
     def hand_out(self, nats: Mapping[int, float]) -> Iterator[Outcome]:

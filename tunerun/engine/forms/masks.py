@@ -31,10 +31,7 @@ def build(network: Any, ends: torch.Tensor, positions: torch.Tensor, before: int
     kinds = set(getattr(config, "layer_types", None) or ())
     if not kinds <= {_FULL, _SLIDING}:
         raise UnfitError
-    places = torch.arange(ends.shape[1], device=ends.device)
-    seen = (places[None, :] <= places[:, None]) & (places[:, None] < ends[:, None, :])
-    if before:
-        seen = torch.cat([seen.new_ones(*seen.shape[:2], before), seen], dim=2)
+    seen = _seen(ends, before)
     if len(kinds) > 1:
         return {
             kind: _shaped(network, _within(seen, positions, _window(config) if kind == _SLIDING else None))
@@ -42,6 +39,15 @@ def build(network: Any, ends: torch.Tensor, positions: torch.Tensor, before: int
         }
     window = None if kinds == {_FULL} else _window(config)
     return _shaped(network, _within(seen, positions, window))
+
+
+def _seen(ends: torch.Tensor, before: int) -> torch.Tensor:
+    """Return what each token sees, [members, time, before + time]."""
+    places = torch.arange(ends.shape[1], device=ends.device)
+    seen = (places[None, :] <= places[:, None]) & (places[:, None] < ends[:, None, :])
+    if not before:
+        return seen
+    return torch.cat([seen.new_ones(*seen.shape[:2], before), seen], dim=2)
 
 
 def _window(config: Any) -> int | None:

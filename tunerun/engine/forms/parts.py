@@ -11,19 +11,25 @@ from tunerun.engine.forms.probe import choose
 from tunerun.engine.network import LoadedModel
 
 _CPU_TOKENS, TOKENS = 512, 2048
-"""Of a pass, beside those that its rows begin with. Attention computes every pair of them, whether or not one sees the
-other: at 2,048 that costs SmolLM2-135M two thirds of its weights' work, and memory for the mask. A CPU gains nothing
-from more than 512; a GPU is kept busy by more."""
+"""Of a trial in a pass, without those that its rows share. Attention computes every pair of them, whether or not one
+sees the other: at 2,048 that costs SmolLM2-135M two thirds of its weights' work, and memory for the mask. A CPU gains
+nothing from more than 512; a GPU is kept busy by more."""
 
-LOGITS = 2**27
+_FULL_MEMBERS = 4
+"""Trials of a pack that have that many; more of them have fewer, so that a pass needs as much memory."""
+
+_LOGITS = 2**27
 """Numbers that the output layer computes in a pass, 0.5 GB: learned tokens times the vocabulary."""
 
 
-def parts(base: LoadedModel, rows: Sequence[EncodedExample], most_rows: int | None = None) -> list[list[int]]:
+def parts(
+    base: LoadedModel, rows: Sequence[EncodedExample], *, members: int = 1, most_rows: int | None = None
+) -> list[list[int]]:
     """Divide rows so that each part is small enough for one pass, or one row; the sum of their losses is that of all.
 
     Args:
         rows: of one trial.
+        members: trials that share the pass.
         most_rows: of a part; None: as many as fit.
 
     Returns:
@@ -32,13 +38,15 @@ def parts(base: LoadedModel, rows: Sequence[EncodedExample], most_rows: int | No
     """
     form = choose(base)
     vocabulary = base.network.get_output_embeddings().weight.shape[0]
-    most_tokens = _CPU_TOKENS if base.device.type == "cpu" else TOKENS
+    fraction = min(1.0, _FULL_MEMBERS / members)
+    most_tokens = fraction * (_CPU_TOKENS if base.device.type == "cpu" else TOKENS)
+    most_logits = _LOGITS / members
 
     def divided(chosen: list[int]) -> list[list[int]]:
         part = [rows[position] for position in chosen]
         needed = max(
             form.size(part) / most_tokens,
-            sum(row.learned for row in part) * vocabulary / LOGITS,
+            sum(row.learned for row in part) * vocabulary / most_logits,
             len(part) / (most_rows or len(part)),
         )
         count = min(math.ceil(needed), len(part))
