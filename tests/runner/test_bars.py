@@ -11,7 +11,7 @@ from rich.console import Console
 from tests.experiments import planned
 from tunerun.comparison.results import TrialResult
 from tunerun.job import JobState, Snapshot
-from tunerun.runner.bars import LINE_INTERVAL_S, BarProgress, LineProgress
+from tunerun.runner.bars import LINE_INTERVAL_S, MOST_BARS, BarProgress, LineProgress
 
 
 class Clock:
@@ -59,3 +59,21 @@ def test_a_terminal_shows_the_whole_sweep_above_its_trials(tmp_path: Path) -> No
     assert f"2/{trials[1].steps} epoch 1 mean loss 0.25" in last[sweep + 1]
     assert "trial 0 seed=0: FAILED" in screen.getvalue()
     assert not [line for line in last if line.endswith(" wor")]
+
+
+def test_a_terminal_has_room_for_trials_that_train(tmp_path: Path) -> None:
+    """An engine is given a whole sweep at once: of those that wait some have a bar, of those that train the first."""
+    trials = planned(tmp_path, f"seed={','.join(map(str, range(MOST_BARS + 2)))}").trials
+    screen = io.StringIO()
+    progress = BarProgress(Console(file=screen, force_terminal=True, width=90, height=40, color_system=None))
+    with progress:
+        progress.planned(trials)
+        for trial in trials:
+            progress.started(trial)
+        progress.stepped(trials[-1], Snapshot(3, 1, 0.5, 0.0))
+    last = screen.getvalue().rstrip().splitlines()
+    sweep = next(i for i in reversed(range(len(last))) if "trials done" in last[i])
+    shown = last[sweep + 1 : sweep + 1 + MOST_BARS]
+    assert [f"trial {trial.number} " in "".join(shown) for trial in trials] == [
+        False, *[True] * (MOST_BARS - 1), False, True
+    ]  # fmt: skip

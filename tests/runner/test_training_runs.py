@@ -71,17 +71,24 @@ def test_a_plan_counts_a_training_run_once(tmp_path: Path, capsys: pytest.Captur
     ("more", "runs"),
     [
         (["hyperparameters.keep=best"], 1),
+        (["hyperparameters.average_last=1,2", "hyperparameters.keep=last"], 1),
         (["hyperparameters.max_grad_norm=1.0"], 1),
         (["hyperparameters.schedule=linear"], 3),
         (["hyperparameters.warmup_fraction=0.1"], 3),
         (["backend=gemini", "backend.base_url=http://127.0.0.1:1"], 3),
     ],
 )
-def test_trials_share_a_training_run_only_where_that_is_exact(tmp_path: Path, more: list[str], runs: int) -> None:
+def test_trials_share_a_training_run_only_where_that_is_exact(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], runs: int
+) -> None:
     """Not where the learning rate depends on how many steps there are, and not at a service."""
     plan = planned(tmp_path, EPOCHS, *more)
     assert plan.to_json()["to_run"]["training_runs"] == runs
     assert (plan.saved(plan.trials).steps == 0) == (runs == 3)
+    tables.plan_table(plan)
+    printed = " ".join(capsys.readouterr().out.split())
+    apart = "epoch_count or average_last" if "average_last" in more[0] else "epoch_count"
+    assert (f"Trials that differ in {apart} alone are trained once" in printed) == (runs == 1)
 
 
 def test_hours_are_saved_once_it_is_known_how_long_training_takes(

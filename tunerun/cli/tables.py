@@ -145,7 +145,7 @@ def _state(trial: Trial) -> str:
     if trial.same_as is not None:
         return f"same as {trial.same_as}"
     state = "done" if trial.done else "failed" if trial.failed else "to run"
-    return state if trial.prefix_of is None else f"{state}; the first epochs of {trial.prefix_of}"
+    return state if trial.prefix_of is None else f"{state}; trained with {trial.prefix_of}"
 
 
 def _changes(plan: Plan) -> None:
@@ -206,9 +206,23 @@ def _saved(plan: Plan, todo: Sequence[Trial]) -> str:
     if saved.usd:
         parts.append(f"${saved.usd:,.2f}")
     return (
-        " Trials that differ in epoch_count alone are trained once, which saves "
+        f" Trials that differ in {_apart(plan, todo)} alone are trained once, which saves "
         f"{', '.join(parts[:-1])} and {parts[-1]}."
     )
+
+
+def _apart(plan: Plan, trials: Sequence[Trial]) -> str:
+    """In what the trials of one training run differ: which of its epochs each is given, and how many."""
+    shared = [(trial, plan.trials[trial.training_run]) for trial in trials if trial.prefix_of is not None]
+    names = [
+        name
+        for name in ("epoch_count", "keep", "average_last")
+        if any(
+            getattr(one.config.hyperparameters, name) != getattr(other.config.hyperparameters, name)
+            for one, other in shared
+        )
+    ]
+    return " or ".join(names) or "epoch_count"
 
 
 def _baselines(plan: Plan) -> str:

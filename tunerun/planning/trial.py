@@ -40,8 +40,8 @@ class Trial:
         seconds: how long it will train alone, from what the ledger has seen of its base model on its backend; None:
             nothing.
         same_as: the number of an earlier trial with the same key; None: there is none.
-        prefix_of: the number of a trial that differs in nothing but more epochs, where the backend trains both once:
-            at a constant learning rate this one is the first epochs of that one; None: there is none.
+        prefix_of: the number of a trial that has everything in common with it but which epochs it is given, of as many
+            or more, where the backend trains both once (`job.in_common`); None: there is none.
         done: whether a job of this key has succeeded already.
         failed: whether its last job failed by a fault of its own, and so is not run again by itself.
         environment: by dotted key, the interpolations of texts that came from the environment.

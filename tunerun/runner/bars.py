@@ -30,6 +30,9 @@ SPEED_PERIOD_S = 3600.0
 """Seconds of steps from which a bar's time left is estimated; rich's own 30 hold no step of a slow job."""
 
 
+MOST_BARS = 12
+"""Trials with a bar of their own: an engine is given all of a sweep at once. Our choice: they fit most terminals."""
+
 NOTEBOOK_WIDTH = 100
 """Characters of a line in a notebook's cell."""
 
@@ -169,16 +172,21 @@ class BarProgress(Progress):
             self._bars.update(self._sweep, completed=sum(self._steps.values()), detail=detail)
 
     def started(self, trial: Trial) -> None:
-        """Open a bar."""
+        """Open a bar, where there is room for one more."""
         self._beside(None)
-        if trial.number not in self._tasks:
+        if trial.number not in self._tasks and len(self._tasks) < MOST_BARS:
             self._tasks[trial.number] = self._bars.add_task(_title(trial), total=trial.steps, detail="waiting")
 
     def stepped(self, trial: Trial, snapshot: Snapshot) -> None:
         """Move a bar."""
+        if trial.number not in self._tasks:  # one without a bar that waits makes room
+            waiting = next((number for number in self._tasks if not self._steps.get(number)), None)
+            if len(self._tasks) >= MOST_BARS and waiting is not None:
+                self._bars.remove_task(self._tasks.pop(waiting))
         self.started(trial)  # a job that was looked for and found was not started here
         detail = f"{snapshot.step}/{trial.steps} epoch {snapshot.epoch} mean loss {numbers.loss(snapshot.mean_loss)}"
-        self._bars.update(self._tasks[trial.number], completed=snapshot.step, detail=detail)
+        if trial.number in self._tasks:
+            self._bars.update(self._tasks[trial.number], completed=snapshot.step, detail=detail)
         self._steps[trial.number] = snapshot.step
         self._advance()
 

@@ -183,7 +183,7 @@ def _actions(crate: ROCrate, study: Study, files: Mapping[str, Entity], people: 
                 f"#trial-{record.number}",
                 "CreateAction",
                 name=f"trial {record.number}{': ' if words else ''}{words}",
-                description=f"Tuning of {record.settings.model}; key {record.key}",
+                description=f"Tuning of {record.settings.model}; key {record.key}{_sharing(study, job)}",
                 instrument=tool,
                 agent=agent,
                 object=used,
@@ -194,6 +194,18 @@ def _actions(crate: ROCrate, study: Study, files: Mapping[str, Entity], people: 
             )
         )
     return found
+
+
+def _sharing(study: Study, job: JobRecord) -> str:
+    """With which trials a job shared its training; empty where nothing is recorded, or it shared nothing."""
+    if job.trained_on is None:
+        return ""
+    numbers = {trial.record.key: trial.record.number for trial in reversed(study.verdict.trials)}
+    found = job.trained_on.shared(numbers)
+    words = "" if found["training_run"] is None else f"; served by the training run of trial {found['training_run']}"
+    if found["packed_with"]:
+        words += f"; shared passes with trials {', '.join(map(str, found['packed_with']))}"
+    return words
 
 
 def _base_model(crate: ROCrate, number: int, model: BaseModelFacts) -> Entity:
