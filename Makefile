@@ -8,10 +8,10 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo results test coverage check bench soak clients lock clean
+.PHONY: help setup demo results test coverage check bench bench-gpu soak clients lock clean
 
 help:  ## list these commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## one virtual environment in .venv: the lock, the small model, tunerun (editable)
 
@@ -44,6 +44,9 @@ check: $(READY)  ## lint, format and types
 
 bench: $(READY)  ## the figures of the README, measured here, as ratios where they compare
 	$(BIN)/python -m tests.benchmarks
+
+bench-gpu: $(READY)  ## what only a GPU can show, written to experiments/engine_speed/gpu.json; skipped without one
+	$(BIN)/python -m tests.benchmarks.gpu
 
 soak: $(READY)  ## kill a sweep at random points for half an hour; MINUTES=5 SEED=7 say otherwise
 	$(BIN)/python -m tests.crash --minutes $(or $(MINUTES),30) --seed $(or $(SEED),0)

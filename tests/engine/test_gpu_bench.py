@@ -1,0 +1,45 @@
+"""`make bench-gpu`, as far as a CPU can run it: with a small shape, so that the script is right where a GPU is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.benchmarks import gpu
+from tests.engine import tiny_model
+
+SMALL = {
+    "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512,
+}  # fmt: skip
+
+
+class SmallBench(gpu.Bench):
+    """With a tokenizer that needs no package."""
+
+    def model(self, name: str) -> gpu.BaseModelRef:
+        return tiny_model.model_of(tiny_model.build(self.folder / name))
+
+    def examples(self) -> tuple[gpu.Example, ...]:
+        return tiny_model.EXAMPLES
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="make bench-gpu runs it here")
+def test_the_script_is_right_but_for_what_needs_a_gpu(tmp_path: Path) -> None:
+    """On a CPU every check runs and is right, but for 4 bits, which say that they need CUDA."""
+    torch.set_num_threads(1)
+    found = gpu.run(SmallBench(tmp_path, "cpu", {"small": SMALL}, rounds=1))
+    wrong = {name: check["problem"] for name, check in found["checks"].items() if not check["is_right"]}
+    assert set(wrong) == {"four_bits"}, wrong
+    assert "4bit needs a CUDA device" in wrong["four_bits"]
+    assert found["checks"]["pack_against_peft"]["figures"]["small: ratio"] > 0
+    assert found["machine"]["device"] == "cpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="make bench-gpu runs it here")
+def test_without_a_gpu_it_is_skipped_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is measured or written, and the command succeeds."""
+    assert gpu.main() == 0
+    assert capsys.readouterr().out == "bench-gpu: skipped, for this machine has no CUDA device that torch sees\n"
