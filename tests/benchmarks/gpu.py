@@ -215,7 +215,8 @@ def less_memory(bench: Bench) -> Figures:
 
 def four_bits(bench: Bench) -> Figures:
     """A base model in 4 bits loads, takes less memory, and its adapter learns."""
-    figures, losses = {}, {}
+    figures: Figures = {}
+    losses: dict[str, list[float]] = {}
     for quantization in ("none", "4bit"):
         _forget()
         base = bench.load(bench.first, precision="bf16", quantization=quantization)
@@ -228,7 +229,7 @@ def four_bits(bench: Bench) -> Figures:
 
 def pack_against_peft(bench: Bench) -> Figures:
     """Twelve trials of equal work in a pack, against PEFT one by one, both in bf16; as `sweep_cost`, in seconds."""
-    figures = {}
+    figures: Figures = {}
     for name in bench.shapes:
         _forget()
         figures |= {f"{name}: {what}": value for what, value in _against_peft(bench, name).items()}

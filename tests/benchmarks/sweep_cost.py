@@ -149,8 +149,8 @@ def _peft_epoch(base: Any, trial: TuningRequest, stack: ExitStack) -> Callable[[
             ids = [one.prompt + one.target + [base.pad_id] * (longest - len(one)) for one in chosen]
             labels = [[-100] * len(one.prompt) + one.target + [-100] * (longest - len(one)) for one in chosen]
             mask = [[1] * len(one) + [0] * (longest - len(one)) for one in chosen]
-            ids, labels, mask = (torch.tensor(each, device=base.device) for each in (ids, labels, mask))
-            loss = adapted(input_ids=ids, labels=labels, attention_mask=mask).loss
+            given = {"input_ids": ids, "labels": labels, "attention_mask": mask}
+            loss = adapted(**{name: torch.tensor(each, device=base.device) for name, each in given.items()}).loss
             loss.backward()
             optimiser.step()
             optimiser.zero_grad()
