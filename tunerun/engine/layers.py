@@ -13,15 +13,10 @@ from typing import Any
 
 import torch
 
-from tunerun.engine.model_facts import EXPERT_COUNTS
+from tunerun.engine.model_facts import EXPERT_COUNTS, OTHER_SENSES
 from tunerun.errors import InputError
 
 _ROUTERS = frozenset({"gate", "router", "shared_expert_gate"})
-
-# Parts of a model that sees or hears as well; no row of text goes through them.
-_OTHER_SENSES = frozenset(
-    {"audio_tower", "embed_audio", "embed_vision", "multi_modal_projector", "vision_model", "vision_tower", "visual"}
-)
 
 # peft/tuners/tuners_utils.py 0.21, _check_lora_target_modules_mamba
 _STATE_SPACE = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
@@ -63,7 +58,7 @@ def _adaptable(network: Any) -> list[str]:
     left_out = _READ_DIRECTLY | _renamed_by_peft(config.model_type)
     left_out |= _REFUSED if config.model_type in _STATE_SPACE else frozenset()
     has_experts = any(getattr(config, name, None) for name in EXPERT_COUNTS)
-    parts_left_out = _OTHER_SENSES | (_ROUTERS if has_experts else frozenset())
+    parts_left_out = OTHER_SENSES | (_ROUTERS if has_experts else frozenset())
     return sorted(
         name
         for name, module in network.named_modules()

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tunerun.engine import chat_template, gguf_header
@@ -33,7 +34,16 @@ _GGUF_LAYER = re.compile(r"^blk\.(\d+)\.")
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 """What architectures call the number of their experts in config.json (transformers 5.23)."""
 
+OTHER_SENSES = frozenset(
+    {"audio_tower", "embed_audio", "embed_vision", "multi_modal_projector", "vision_model", "vision_tower", "visual"}
+)
+"""Parts of a model that sees or hears as well, by their names in transformers; no row of text goes through them."""
+
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+_WIDTHS = ("hidden_size", "n_embd", "d_model")
+_INNER_WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
+_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+_KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads")
 _CONTEXTS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "context_length")
 
 # Architectures of transformers that look both ways unless config.json sets is_decoder (transformers 5.23).
@@ -55,6 +65,28 @@ _Tensor = tuple[str, list[int]]
 
 
 @dataclass(frozen=True)
+class ModelShape:
+    """How large a base model is, as far as its memory depends on it.
+
+    Attributes:
+        parameters: all of its numbers, those that two layers share once.
+        linear_parameters: those of the linear layers that an adapter changes.
+        adapter_width: the inputs and outputs of these layers, added up: an adapter has rank times as many numbers.
+        width: of the residual stream. inner: of the MLP between its two layers. attention: all heads together.
+        vocabulary: tokens that the output layer chooses from.
+    """
+
+    parameters: int
+    linear_parameters: int
+    adapter_width: int
+    layers: int
+    width: int
+    inner: int
+    attention: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
 class ModelFacts:
     """What a base model's files say of it.
 
@@ -63,12 +95,14 @@ class ModelFacts:
         has_end_token: whether some file names the token that ends a text, or a chat template that ends a turn.
         has_experts: whether parts of it see only some tokens each, which no adapter changes.
         problems: why it cannot be tuned, as clauses that name the file and what is wrong with it.
+        shape: how large it is; None: its files do not say it in a way that is known.
     """
 
     context_tokens: int | None = None
     has_end_token: bool = True
     has_experts: bool = False
     problems: tuple[str, ...] = ()
+    shape: ModelShape | None = None
 
 
 def of_folder(folder: Path) -> ModelFacts:
@@ -187,7 +221,42 @@ def _of_folder(folder: Path, _stamp: object) -> ModelFacts:
         has_end_token=_has_end_token(folder, config),
         has_experts=_first_count(text, EXPERT_COUNTS) is not None,
         problems=tuple(problems),
+        shape=shape_of(config, tensors),
     )
+
+
+def shape_of(config: Mapping[str, Any], tensors: Mapping[str, _Tensor] = MappingProxyType({})) -> ModelShape | None:
+    """Return how large a base model is; None: its config does not have the fields of a transformer.
+
+    Args:
+        config: the content of config.json.
+        tensors: type and shape of each tensor of its weights; without them they are counted as a Llama's would be.
+    """
+    text = _text_config(config)
+    width, layers, heads = (_first_count(text, names) for names in (_WIDTHS, _LAYER_COUNTS, _HEADS))
+    vocabulary = _first_count(text, ("vocab_size",))
+    if width is None or layers is None or heads is None or vocabulary is None:
+        return None
+    head = _first_count(text, ("head_dim",)) or width // heads
+    attention = heads * head
+    key_value = (_first_count(text, _KEY_VALUE_HEADS) or heads) * head
+    inner = _first_count(text, _INNER_WIDTHS) or 4 * width
+    sizes = [(width, attention), (width, key_value), (width, key_value), (attention, width)]
+    sizes += [(width, inner), (width, inner), (inner, width)]
+    linear = layers * sum(inputs * outputs for inputs, outputs in sizes)
+    adapter = layers * sum(inputs + outputs for inputs, outputs in sizes)
+    embeddings = vocabulary * width * (1 if config.get("tie_word_embeddings", text.get("tie_word_embeddings")) else 2)
+    parameters = linear + embeddings
+    if tensors:
+        parameters = sum(math.prod(shape) for _, shape in tensors.values())
+        adapted = [shape for name, (_, shape) in tensors.items() if _is_adapted(name, shape)]
+        linear, adapter = sum(map(math.prod, adapted)), sum(map(sum, adapted))
+    return ModelShape(parameters, linear, adapter, layers, width, inner, attention, vocabulary)
+
+
+def _is_adapted(name: str, shape: list[int]) -> bool:
+    """Whether a tensor is the weight of a linear layer inside of the language model's layers."""
+    return len(shape) == 2 and _LAYER.search(name) is not None and OTHER_SENSES.isdisjoint(name.split("."))
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -355,7 +424,22 @@ def _of_gguf(file: Path, _stamp: object) -> ModelFacts:
         has_end_token="tokenizer.ggml.eos_token_id" in header.metadata or "tokenizer.chat_template" in header.metadata,
         has_experts=bool(header.of_architecture("expert_count")),
         problems=tuple(_gguf_problems(file, header)),
+        shape=_gguf_shape(header),
     )
+
+
+def _gguf_shape(header: gguf_header.GgufHeader) -> ModelShape | None:
+    names = {
+        "hidden_size": "embedding_length",
+        "num_hidden_layers": "block_count",
+        "num_attention_heads": "attention.head_count",
+        "num_key_value_heads": "attention.head_count_kv",
+        "head_dim": "attention.key_length",
+        "intermediate_size": "feed_forward_length",
+        "vocab_size": "vocab_size",
+    }
+    config = {name: header.of_architecture(key) for name, key in names.items()}
+    return shape_of(config | {"tie_word_embeddings": "output.weight" not in header.tensors})
 
 
 def _gguf_problems(file: Path, header: gguf_header.GgufHeader) -> Iterator[str]:

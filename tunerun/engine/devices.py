@@ -1,0 +1,107 @@
+"""What this machine can compute on, found without importing torch: its memory, and its CUDA devices.
+
+Light, so that `plan` knows what a run will have. What torch then uses may be less: a build for the CPU alone sees
+no CUDA device, and other programs take memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_LIBRARIES = {"linux": "libcuda.so.1", "win32": "nvcuda.dll"}
+
+# CUDA driver API, cuda.h: CUdevice_attribute.
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
+
+
+@dataclass(frozen=True)
+class CudaDevice:
+    """A CUDA device.
+
+    Attributes:
+        memory_bytes: all of it, whoever uses it now.
+        capability: the compute capability, such as (8, 0).
+    """
+
+    name: str
+    memory_bytes: int
+    capability: tuple[int, int]
+
+
+def main_memory_bytes() -> int | None:
+    """Return the memory that this process may have at most: the machine's, or its container's; None: not known."""
+    found = []
+    with suppress(ValueError, OSError, AttributeError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for file in _CGROUP_LIMITS:
+        with suppress(OSError, ValueError):
+            found.append(int(file.read_text(encoding="ascii")))  # "max": no limit, and no number
+    return min(found, default=None)
+
+
+@functools.cache
+def cuda_devices() -> tuple[CudaDevice, ...]:
+    """Return the CUDA devices, by the driver's own library; CUDA_VISIBLE_DEVICES is followed, as the driver does."""
+    if sys.platform not in _LIBRARIES:
+        return ()
+    try:
+        driver = ctypes.CDLL(_LIBRARIES[sys.platform])
+        count = ctypes.c_int()
+        if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+            return ()
+        return tuple(_cuda_device(driver, number) for number in range(count.value))
+    except (OSError, AttributeError):  # no driver, or a very old one
+        return ()
+
+
+def _cuda_device(driver: ctypes.CDLL, number: int) -> CudaDevice:
+    device, memory = ctypes.c_int(), ctypes.c_size_t()
+    name = ctypes.create_string_buffer(256)
+    driver.cuDeviceGet(ctypes.byref(device), number)
+    driver.cuDeviceGetName(name, len(name), device)
+    driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+    capability = []
+    for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR):
+        value = ctypes.c_int()
+        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+        capability.append(value.value)
+    return CudaDevice(name.value.decode(errors="replace"), memory.value, (capability[0], capability[1]))
+
+
+@functools.cache
+def torch_has_cuda() -> bool:
+    """Whether the installed torch is built for CUDA, by its files; torch is not imported."""
+    found = find_spec("torch")
+    if found is None or not found.submodule_search_locations:
+        return False
+    libraries = Path(found.submodule_search_locations[0]) / "lib"
+    return any(libraries.glob("*torch_cuda*"))
+
+
+def chosen(device: str) -> str:
+    """Return what `backend.device` will mean to the engine: cuda, mps or cpu."""
+    if device != "auto":
+        return device
+    if cuda_devices() and torch_has_cuda():
+        return "cuda"
+    is_apple = sys.platform == "darwin" and os.uname().machine == "arm64"
+    return "mps" if is_apple else "cpu"
+
+
+def memory_bytes(device: str) -> int | None:
+    """Return the memory of what the engine will compute on; None: not known.
+
+    Args:
+        device: as `chosen` returns it; Apple's devices share the machine's memory.
+    """
+    if device == "cuda":
+        return min((one.memory_bytes for one in cuda_devices()), default=None)
+    return main_memory_bytes()
