@@ -195,7 +195,13 @@ MISTRAL = (
     "{% endif %}{% endfor %}"
 )
 
+PHI_4_MINI = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% else %}{{ eos_token }}{% endif %}"
+)
+
 ALL = {
+    "phi-4-mini": PHI_4_MINI,
     "qwen3": QWEN3,
     "deepseek-r1": DEEPSEEK_R1,
     "deepseek-v3.1": DEEPSEEK_V3_1,
@@ -255,6 +261,16 @@ _QWEN3_SYSTEM = QWEN3.replace(
     "{%- for message in messages %}",
 )
 
+_SMOLLM3_SYSTEM = SMOLLM3.replace(
+    '{{- "<|im_start|>system',
+    "{%- if messages[0].role == 'system' -%}{%- set instructions = messages[0].content.rstrip() -%}\n"
+    "{%- else -%}{%- set instructions = 'You are a helpful AI assistant named SmolLM, trained by Hugging Face.' -%}\n"
+    '{%- endif -%}\n{{- "<|im_start|>system',
+).replace(
+    'mode + "\\n\\n<|im_end|>\\n" -}}',
+    'mode + "\\n\\n## Custom Instructions\\n\\n" + instructions + "\\n\\n" -}}',
+)  # its system turn has no end where no tools are given, as in the model's own
+
 _SMOLLM2_SYSTEM = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
     "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}"
@@ -263,6 +279,8 @@ _SMOLLM2_SYSTEM = (
 )
 
 WITH_SYSTEM = {
+    "phi-4-mini": PHI_4_MINI,
+    "smollm3": _SMOLLM3_SYSTEM,
     "qwen3": _QWEN3_SYSTEM,
     "gpt-oss": _GPT_OSS_SYSTEM,
     "llama-2": _LLAMA_2_SYSTEM,
@@ -287,7 +305,7 @@ MISTRAL_V3 = (
 SPECIAL_TOKENS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<｜end▁of▁sentence｜>", "<|start|>", "<|end|>", "<|message|>",
     "<|channel|>", "<|return|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>",
-    "<end_of_turn>", "<end_of_utterance>",
+    "<end_of_turn>", "<end_of_utterance>", "<|user|>", "<|assistant|>", "<|system|>",
 )  # fmt: skip
 
 ADDED_TOKENS = ("<think>", "</think>", "<｜User｜>", "<｜Assistant｜>", "  ")

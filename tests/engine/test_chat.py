@@ -28,6 +28,7 @@ EXAMPLES = (
 )
 
 EXPECTED = {
+    "phi-4-mini": ("<|end|><|assistant|>", "", "<|end|>"),
     "qwen3": ("<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n", "", "<|im_end|>"),
     "deepseek-r1": ("<｜Assistant｜>", "", "<｜end▁of▁sentence｜>"),
     "deepseek-v3.1": ("<｜Assistant｜></think>", "", "<｜end▁of▁sentence｜>"),

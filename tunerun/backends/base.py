@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
 from typing import Protocol, Self, runtime_checkable
 
+from tunerun.engine.settings import EngineSettings
 from tunerun.errors import InputError
 from tunerun.job import (
     BaseModelRef,
@@ -50,6 +51,7 @@ class Capabilities:
         not_taken: keys of the config that the service has no word for, so that they cannot be swept.
         hyperparameters: those of `LATER_HYPERPARAMETERS` that it takes; a value of another one that is not the default
             is refused.
+        engine: how this machine computes the jobs; None: it does not, or nothing is known of its memory.
         problems: what keeps this machine from doing as the section says, one line each.
         quantization: how the frozen weights are stored, such as `4bit`, part of every trial's key; empty: as precision
             says, or the service's choice.
@@ -78,6 +80,7 @@ class Capabilities:
     not_taken: tuple[str, ...] = ()
     hyperparameters: tuple[str, ...] = ()
     quantization: str = ""
+    engine: EngineSettings | None = None
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 

@@ -159,6 +159,7 @@ def _capabilities(settings: EngineSettings, workers: worker_kinds.Workers) -> Ca
         max_in_flight=worker_kinds.count(workers),
         precision=precision.planned(settings),
         quantization=settings.quantization if settings.is_quantised else "",
+        engine=settings if worker_kinds.are_here(workers) else None,
         problems=_problems(settings, workers),
     )
 

@@ -130,6 +130,8 @@ def plan_table(plan: Plan) -> None:
         out.print(_plain(_baselines(plan)))
     for judge in plan.judges:
         out.print(_plain(_judge(judge)))
+    for memory in plan.memory:
+        out.print(_plain(str(memory)))
     if plan.visibility is not None:
         out.print(_plain(str(plan.visibility)))
     if plan.test_rows:

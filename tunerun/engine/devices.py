@@ -1,7 +1,6 @@
 """What this machine can compute on, found without importing torch: its memory, and its CUDA devices.
 
-Light, so that `plan` knows what a run will have. What torch then uses may be less: a build for the CPU alone sees
-no CUDA device, and other programs take memory.
+Light, so that `plan` knows what a run will have.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,8 +49,8 @@ def main_memory_bytes() -> int | None:
 
 @functools.cache
 def cuda_devices() -> tuple[CudaDevice, ...]:
-    """Return the CUDA devices, by the driver's own library; CUDA_VISIBLE_DEVICES is followed, as the driver does."""
-    if sys.platform not in _LIBRARIES:
+    """Return the CUDA devices that torch would see, by the driver's own library, which follows CUDA_VISIBLE_DEVICES."""
+    if sys.platform not in _LIBRARIES or not _torch_has_cuda():
         return ()
     try:
         driver = ctypes.CDLL(_LIBRARIES[sys.platform])
@@ -76,21 +76,24 @@ def _cuda_device(driver: ctypes.CDLL, number: int) -> CudaDevice:
     return CudaDevice(name.value.decode(errors="replace"), memory.value, (capability[0], capability[1]))
 
 
-@functools.cache
-def torch_has_cuda() -> bool:
-    """Whether the installed torch is built for CUDA, by its files; torch is not imported."""
-    found = find_spec("torch")
-    if found is None or not found.submodule_search_locations:
-        return False
-    libraries = Path(found.submodule_search_locations[0]) / "lib"
-    return any(libraries.glob("*torch_cuda*"))
+def _torch_has_cuda() -> bool:
+    """Whether the installed torch can use CUDA, as its own file of versions says; a missing torch might."""
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        return True
+    try:
+        text = (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8")
+    except OSError:
+        return True
+    found = re.search(r"^cuda\b[^=\n]*=\s*(\S+)", text, re.MULTILINE)
+    return found is None or found[1] != "None"
 
 
 def chosen(device: str) -> str:
     """Return what `backend.device` will mean to the engine: cuda, mps or cpu."""
     if device != "auto":
         return device
-    if cuda_devices() and torch_has_cuda():
+    if cuda_devices():
         return "cuda"
     is_apple = sys.platform == "darwin" and os.uname().machine == "arm64"
     return "mps" if is_apple else "cpu"

@@ -10,48 +10,63 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 
+from tunerun.engine import precision
 from tunerun.engine.model_facts import ModelShape
 
 GIB = 1 << 30
 
-BYTES_OF_WEIGHT: Mapping[str, float] = MappingProxyType({"fp32": 4, "bf16": 2, "4bit": 0.55})
-"""By precision. 4bit (NF4): half a byte, and 4 bytes for each block of 64 numbers, themselves stored in one byte
-(QLoRA, arXiv 2305.14314, section 3: 0.127 bits a parameter); rounded up. It is for linear layers alone."""
+FOUR_BITS = 0.55
+"""Bytes of a number of a linear layer in NF4: half a byte, and 0.127 bits for the constants of its block (QLoRA, arXiv
+2305.14314, section 3), rounded up."""
 
-BYTES_OF_LEARNED = 16
-"""Of a number that learns: itself, its gradient and AdamW's two moments, each fp32."""
+LEARNED = 16
+"""Bytes of a number that learns: itself, its gradient and AdamW's two moments, each fp32."""
 
-BYTES_OF_LEARNED_TOGETHER = 24
+LEARNED_TOGETHER = 24
 """The same in a pack, whose adapters are stacked for each pass: an fp32 copy of the number, and one of its gradient."""
 
 VALIDATION_ROWS = 16
 """Held-out rows that are measured at once; as `training_run.VALIDATION_ROWS`, which imports torch."""
 
-RUNTIME = {"cpu": 0.6 * GIB, "cuda": 0.6 * GIB}
-"""What a process has before any model: on the CPU, torch, transformers and PEFT; on a CUDA device, its context and
-kernels."""
+LOGITS_KEPT, LOGITS_MEASURED = 3, 2
+"""fp32 copies of the logits of a step, and of a measurement: themselves, their logarithms, and the gradient."""
+
+RUNTIME = 0.45 * GIB
+"""What a process has before any model, and what loading one leaves: torch, transformers and PEFT on a CPU (measured,
+docs/memory.md); a CUDA device's context and kernels are taken for as much, which was not measured."""
+
+UNUSED: Mapping[str, float] = MappingProxyType({"cpu": 1.8})
+"""Memory that is taken for the values of a pass, as a multiple of what they need. On a CPU, glibc's allocator cannot
+give the place of a freed tensor to the next one of its size, as both are aligned (measured, docs/memory.md)."""
+
+UNUSED_ELSEWHERE = 1.2
+"""The same of torch's own allocators for other devices. Our choice, not measured: no such device was at hand."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How trials are computed, as far as memory depends on it.
+class Work:
+    """What is computed at once, as far as memory depends on it.
 
     Attributes:
-        precision: of the frozen weights: fp32, bf16, or 4bit, which computes in bf16.
-        device: cpu or cuda; anything else counts as cpu.
+        number_format: of the frozen weights, as `precision` has it.
+        is_quantised: whether linear layers are stored in 4 bits.
+        device: cpu, cuda or mps.
         adapter_rank: the largest of the trials.
-        rows: computed at once: the batch, or `backend.micro_batch` where that is less.
+        rows: of one trial in a pass: the batch, or `backend.micro_batch` where that is less.
         tokens: of one row, prompt and output; the longest that is to fit.
         learned: tokens of one row's output.
+        shared: tokens that all rows begin with and that are computed once.
         gradient_checkpointing: whether inner values are computed again for the gradient.
     """
 
-    precision: str = "fp32"
+    number_format: str = precision.FLOAT32
+    is_quantised: bool = False
     device: str = "cpu"
     adapter_rank: int = 8
     rows: int = 4
     tokens: int = 256
     learned: int = 32
+    shared: int = 0
     gradient_checkpointing: bool = False
 
 
@@ -63,7 +78,7 @@ class Estimate:
         runtime: the process before it has a model.
         weights: of the frozen base model, once for all trials of a pack.
         adapters: with gradients and optimiser.
-        activations: what a pass keeps for the gradient.
+        activations: what a pass keeps for the gradient, with the gradients that are there for a moment.
         logits: of the learned tokens, with what the loss keeps of them.
         mask: of what each token may see.
     """
@@ -81,42 +96,36 @@ class Estimate:
         return sum(getattr(self, part.name) for part in fields(self))
 
 
-def estimate(shape: ModelShape, settings: Settings, members: int = 1) -> Estimate:
+def estimate(shape: ModelShape, work: Work, members: int = 1, *, with_unused: bool = True) -> Estimate:
     """Estimate the most memory that tuning takes.
 
     Args:
         members: trials that train in one pass.
+        with_unused: whether memory counts that an allocator takes and cannot use; without it the estimate may be low.
     """
-    tokens = settings.rows * settings.tokens
-    learned = settings.rows * settings.learned
-    learns = BYTES_OF_LEARNED if members == 1 else BYTES_OF_LEARNED_TOGETHER
-    layer = _layer_bytes(shape, settings)
-    kept = shape.layers * layer
-    if settings.gradient_checkpointing:
-        kept = shape.layers * 4 * shape.width + layer  # each layer's input, and one layer at a time
+    tokens, layer = work.shared + work.rows * (work.tokens - work.shared), _layer_bytes(shape, work)
+    kept, masks = shape.layers * layer, shape.layers
+    if work.gradient_checkpointing:
+        kept, masks = shape.layers * 4 * shape.width + layer, 1  # each layer's input, and one layer at a time
     training = (
-        members * tokens * (kept + _gradient_bytes(shape)),
-        members * learned * shape.vocabulary * 4 * LOGITS_KEPT,
-        members * tokens**2 * (1 + 4 * (1 if settings.gradient_checkpointing else shape.layers)),
+        members * tokens * (kept + _passing_bytes(shape)),
+        members * work.rows * work.learned * shape.vocabulary * 4 * LOGITS_KEPT,
+        members * tokens**2 * (1 + 4 * masks),
     )
-    held_out = VALIDATION_ROWS * settings.tokens
+    held_out = work.shared + VALIDATION_ROWS * (work.tokens - work.shared)
     measuring = (
-        held_out * _gradient_bytes(shape),
-        VALIDATION_ROWS * settings.learned * shape.vocabulary * 4 * LOGITS_MEASURED,
+        held_out * _passing_bytes(shape),
+        VALIDATION_ROWS * work.learned * shape.vocabulary * 4 * LOGITS_MEASURED,
         held_out**2 * 5,
     )
-    activations, logits, mask = max(training, measuring, key=sum)
-    return Estimate(
-        runtime=int(RUNTIME["cuda" if settings.device == "cuda" else "cpu"]),
-        weights=int(_weight_bytes(shape, settings.precision)),
-        adapters=members * settings.adapter_rank * shape.adapter_width * learns,
-        activations=int(activations),
-        logits=int(logits),
-        mask=int(mask),
-    )
+    unused = UNUSED.get(work.device, UNUSED_ELSEWHERE) if with_unused else 1.0
+    activations, logits, mask = (int(unused * part) for part in max(training, measuring, key=sum))
+    learns = LEARNED if members == 1 else LEARNED_TOGETHER
+    adapters = members * work.adapter_rank * shape.adapter_width * learns
+    return Estimate(int(RUNTIME), _weight_bytes(shape, work), adapters, activations, logits, mask)
 
 
-def members_that_fit(shape: ModelShape, settings: Settings, available: int, most: int) -> int:
+def members_that_fit(shape: ModelShape, work: Work, available: int, most: int) -> int:
     """Return how many trials may share a pass.
 
     Args:
@@ -126,48 +135,39 @@ def members_that_fit(shape: ModelShape, settings: Settings, available: int, most
     Returns:
         At most `most`; 0: not even one fits.
     """
-    alone, two = estimate(shape, settings).total, estimate(shape, settings, 2).total
-    if alone > available or most < 1:
+    alone, two, three = (estimate(shape, work, members).total for members in (1, 2, 3))
+    if most < 1 or alone > available:
         return 0
-    if two > available or most < 2:
+    if most < 2 or two > available:
         return 1
-    more = max(1, estimate(shape, settings, 3).total - two)
-    found = min(most, 2 + (available - two) // more)
-    while found > 1 and estimate(shape, settings, found).total > available:
+    found = min(most, 2 + (available - two) // max(1, three - two))
+    while estimate(shape, work, found).total > available:
         found -= 1
     return found
 
 
-LOGITS_KEPT = 3
-"""fp32 copies of the logits of a step: themselves, their logarithms of probabilities, and the gradient."""
-
-LOGITS_MEASURED = 2
-"""The same where no gradient is taken."""
-
-
-def _weight_bytes(shape: ModelShape, precision: str) -> float:
-    if precision != "4bit":
-        return shape.parameters * BYTES_OF_WEIGHT[precision]
-    return (
-        shape.linear_parameters * BYTES_OF_WEIGHT["4bit"]
-        + (shape.parameters - shape.linear_parameters) * BYTES_OF_WEIGHT["bf16"]
-    )
+def _weight_bytes(shape: ModelShape, work: Work) -> int:
+    number = precision.BYTES[work.number_format]
+    if not work.is_quantised:
+        return shape.parameters * number
+    return int(shape.linear_parameters * FOUR_BITS + (shape.parameters - shape.linear_parameters) * number)
 
 
-def _layer_bytes(shape: ModelShape, settings: Settings) -> float:
+def _layer_bytes(shape: ModelShape, work: Work) -> float:
     """What one layer keeps of one token for the gradient.
 
-    Two states of the residual stream, each with the fp32 numbers of its normalisation, and what the layers get as
-    inputs; queries, keys and values (repeated for all heads, some normalised and rotated) with the attention's answer;
-    of the MLP the gate before and after its activation, what it multiplies, and the product. In another precision than
-    fp32 each adapter keeps an fp32 copy of its input beside that.
+    Two states of the residual stream and what its norms make of them; queries, keys and values, repeated for all
+    heads, and the attention's answer; of the MLP the gate before and after its activation, what it multiplies, and the
+    product.
+    Norms of queries and keys, and behind layers, keep as much again as a norm does: half is added. In another number
+    format than fp32 each adapter keeps an fp32 copy of its input beside that.
     """
-    numbers = 6 * shape.width + 6 * shape.attention + 4 * shape.inner
-    if settings.precision == "fp32":
-        return 4 * numbers
-    return 2 * numbers + 4 * (7 * shape.width + shape.attention + shape.inner)
+    numbers = 6 * shape.width + 5 * shape.attention + 4 * shape.inner
+    size = precision.BYTES[work.number_format]
+    copies = 0 if work.number_format == precision.FLOAT32 else 4 * (7 * shape.width + shape.attention + shape.inner)
+    return size * numbers + copies
 
 
-def _gradient_bytes(shape: ModelShape) -> float:
+def _passing_bytes(shape: ModelShape) -> float:
     """What is there for a moment of one token: the gradients inside of one layer's MLP, or its values."""
     return 4 * (4 * shape.inner + 4 * shape.width)

@@ -10,13 +10,9 @@ The engine asks torch, and refuses what was planned for another format.
 
 from __future__ import annotations
 
-import ctypes
-import re
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
+from tunerun.engine import devices
 from tunerun.engine.settings import EngineSettings
 
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
@@ -27,9 +23,6 @@ _FORMATS = {"fp32": FLOAT32, "bf16": BFLOAT16}
 _MIN_CAPABILITY = (8, 0)
 """CUDA compute capability from which tensor cores multiply bfloat16 (CUDA C++ Programming Guide, 2025, arithmetic
 instructions); before it, the format is emulated."""
-
-_MAJOR, _MINOR = 75, 76
-"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR (cuda.h)."""
 
 Capability = tuple[int, int]
 
@@ -48,8 +41,8 @@ def of_engine(settings: EngineSettings, device: Any) -> str:
     import torch
 
     is_cuda = device.type == "cuda" and torch.version.cuda is not None
-    devices = range(torch.cuda.device_count()) if is_cuda else ()
-    return _format(settings, tuple(torch.cuda.get_device_capability(number) for number in devices))
+    numbers = range(torch.cuda.device_count()) if is_cuda else ()
+    return _format(settings, tuple(torch.cuda.get_device_capability(number) for number in numbers))
 
 
 def _format(settings: EngineSettings, capabilities: tuple[Capability, ...]) -> str:
@@ -61,36 +54,6 @@ def _format(settings: EngineSettings, capabilities: tuple[Capability, ...]) -> s
     return BFLOAT16 if capabilities and min(capabilities) >= _MIN_CAPABILITY else FLOAT32
 
 
-@cache
 def cuda_capabilities() -> tuple[Capability, ...]:
     """Return the compute capability of every CUDA device that torch would see here; empty: it would see none."""
-    if not _is_built_with_cuda():
-        return ()
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return ()
-    count = ctypes.c_int()
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return ()
-    return tuple((_attribute(driver, n, _MAJOR), _attribute(driver, n, _MINOR)) for n in range(count.value))
-
-
-def _attribute(driver: ctypes.CDLL, number: int, attribute: int) -> int:
-    device, value = ctypes.c_int(), ctypes.c_int()
-    failed = driver.cuDeviceGet(ctypes.byref(device), number)
-    failed = failed or driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
-    return 0 if failed else value.value
-
-
-def _is_built_with_cuda() -> bool:
-    """Whether the installed torch can use CUDA, as its own file of versions says; a missing torch might."""
-    spec = find_spec("torch")
-    if spec is None or spec.origin is None:
-        return True
-    try:
-        text = (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8")
-    except OSError:
-        return True
-    found = re.search(r"^cuda\b[^=\n]*=\s*(\S+)", text, re.MULTILINE)
-    return found is None or found[1] != "None"
+    return tuple(device.capability for device in devices.cuda_devices())

@@ -27,6 +27,7 @@ from tunerun.planning.changes import MAX_EXPLAINED, Change, NewTrial, broken_com
 from tunerun.planning.history import History, read_history
 from tunerun.planning.judging import PlannedJudge, documents_of, notes_on_judges, planned_judges
 from tunerun.planning.limits import Cost, over_budget
+from tunerun.planning.memory import PlannedMemory
 from tunerun.planning.planner import KEY_FORMAT, Planner
 from tunerun.planning.recorded import NOTHING, Recorded
 from tunerun.planning.trial import Trial, tuned_model_id
@@ -61,6 +62,7 @@ class Plan:
         fresh: whether it was asked to run every trial again.
         recorded: what was taken from the record of another sweep.
         judges: what judges would be asked about the answers.
+        memory: what the trials need of this machine's memory; none for trials elsewhere.
     """
 
     experiment: Experiment
@@ -78,6 +80,7 @@ class Plan:
     fresh: bool = False
     recorded: Recorded = NOTHING
     judges: tuple[PlannedJudge, ...] = ()
+    memory: tuple[PlannedMemory, ...] = ()
 
     def __repr__(self) -> str:
         """One line; `to_json()` has the whole plan."""
@@ -148,8 +151,13 @@ class Plan:
         return max(len(trial.held_out["test"].examples) if "test" in trial.held_out else 0 for trial in self.trials)
 
     def over_limit(self, *, retry_failed: bool = False) -> list[str]:
-        """Why a run would be refused by its budget, one line for each limit."""
+        """Why a run would be refused by its budget or this machine's memory, one line for each limit."""
         trials = self.to_run(retry_failed=retry_failed)
+        numbers = {trial.number for trial in trials}
+        too_large = [line for each in self.memory if numbers & {*each.trials} and (line := each.refusal())]
+        return [*too_large, *self._over_budget(trials)]
+
+    def _over_budget(self, trials: Sequence[Trial]) -> list[str]:
         budget = self.experiment.budget
         unpriced = sorted({t.config.model.name for t in trials if t.has_unknown_price})
         if budget.max_usd is not None and unpriced:
@@ -179,7 +187,7 @@ class Plan:
 
         Raises:
             ConfigError: data or base model changed since the last sweep of this name.
-            LimitError: the budget does not reach for what is to be submitted.
+            LimitError: the budget does not reach for what is to be submitted, or this machine's memory does not.
         """
         if self.incomparable:
             raise ConfigError(self.incomparable)
@@ -213,6 +221,7 @@ class Plan:
             "to_run": {"training_runs": len(trained(to_run)), **vars(todo)},
             "saved": vars(saved),
             "test_rows": self.test_rows,
+            "memory": [each.to_json() for each in self.memory],
             "spent": {"jobs": self.spent.jobs, "tokens": self.spent.tokens, "usd": self.spent.usd},
             "changes": [change.to_json() for change in self.changes],
             "refused": [*self.incomparable, *self.over_limit()],
@@ -325,6 +334,9 @@ def _planned(
     ]
     planner.warnings.extend(_what_compares_badly(trials))
     planner.warnings.extend(notes_on_rates(trials))
+    in_runs = tuple(_with_prefixes(trials))
+    memory = planner.memory(in_runs)
+    planner.warnings.extend(line for each in memory if (line := each.warning()))
     judges = planned_judges(trials, baselines, history.path, is_repeated=bool(recorded.rerun))
     planner.warnings.extend(notes_on_judges(judges, trials))
     judges_document = recorded.judges if recorded.rerun else trials[0].as_stored(documents_of(judges))
@@ -342,7 +354,7 @@ def _planned(
     return Plan(
         experiment=experiment,
         sweep=sweep,
-        trials=tuple(_with_prefixes(trials)),
+        trials=in_runs,
         baselines=baselines,
         tokens_exact=planner.tokens_exact,
         warnings=tuple(dict.fromkeys(planner.warnings)),
@@ -354,6 +366,7 @@ def _planned(
         incomparable=tuple(broken_comparison(*compared, document, trials[0].record().config)) if compared else (),
         recorded=recorded,
         judges=judges,
+        memory=memory,
     )
 
 

@@ -7,7 +7,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
+from heapq import nlargest
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from tunerun.backends import capabilities_of
@@ -24,6 +26,7 @@ from tunerun.job import Example, ExampleSet, JobState, TuningHyperparameters, te
 from tunerun.planning.baselines import Group, PlannedBaseline, planned_baselines
 from tunerun.planning.history import History
 from tunerun.planning.measuring import Measuring, measuring
+from tunerun.planning.memory import Load, PlannedMemory, planned_memory
 from tunerun.planning.recorded import NOTHING, Recorded
 from tunerun.planning.trial import Trial
 from tunerun.redaction import redact
@@ -37,6 +40,9 @@ SMALL_SET = 100
 """Examples below which 0.001 is a large learning rate (the Gemini API's tuning guide, as last served 2025-04-28)."""
 
 RETIRES_SOON_DAYS = 60
+
+LONGEST_KEPT = 1024
+"""Lengths of the longest examples that are remembered; a larger batch counts as if all of its rows had their mean."""
 
 
 @dataclass
@@ -77,6 +83,7 @@ class Planner:
         self._loaded: dict[tuple[str, ...], LoadedDataset] = {}
         self._counters: dict[str, TokenCounter] = {}
         self._tokens: dict[tuple[str, str], int] = {}
+        self._longest: dict[tuple[str, str], list[int]] = {}
         self._models: dict[str, FoundModel] = {}
         self._groups: dict[tuple[str | None, ...], Group] = {}
         self._measured: dict[tuple[str, ...], Measuring] = {}
@@ -419,8 +426,24 @@ class Planner:
             if self.progress is not None:
                 self.progress(f"counting the tokens of {len(examples.examples):,} examples")
             self.tokens_exact = self.tokens_exact and counter.exact
-            self._tokens[counted] = sum(counter.count_all(examples.examples))
+            lengths = counter.count_all(examples.examples)
+            self._tokens[counted] = sum(lengths)
+            self._longest[counted] = nlargest(LONGEST_KEPT, lengths)
         return self._tokens[counted]
+
+    def memory(self, trials: Sequence[Trial]) -> tuple[PlannedMemory, ...]:
+        """What the trials need of this machine's memory, by base model and settings; nothing of trials elsewhere."""
+        return planned_memory([self._load_of(trial) for trial in trials if trial.capabilities.engine is not None])
+
+    def _load_of(self, trial: Trial) -> Load:
+        config, model = trial.config, trial.ingredients["model"]
+        rows = config.hyperparameters.batch_size
+        longest = self._longest[model, trial.training.digest][:rows]
+        counter = self._counter(config)
+        output = max((example.output for example in trial.training.examples), key=len)
+        learned = counter.count(Example("", output)) - counter.count(Example("", ""))
+        found = self._models.get(self._text(config.model)) or self._found(config)
+        return Load(trial, None if found is None else found.facts.shape, math.ceil(fmean(longest)), max(1, learned))
 
 
 def load_dataset(

@@ -1,0 +1,53 @@
+"""The table of docs/memory.md, computed: `python -m tests.engine.memory_table` writes it anew."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tests.engine.published import CONFIGS
+from tunerun.engine import memory, model_facts
+from tunerun.engine.memory import GIB, Work
+from tunerun.engine.precision import BFLOAT16, FLOAT32
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "memory.md"
+BEGIN, END = "<!-- computed: python -m tests.engine.memory_table -->\n", "<!-- end -->"
+
+MODELS = ("smollm2-135m", "qwen3-0.6b", "llama-3.2-1b", "qwen3-4b", "qwen3-8b")
+MEMBERS = (1, 4, 12)
+COLUMNS = {
+    "fp32, CPU": Work(FLOAT32, device="cpu"),
+    "fp32, CUDA": Work(FLOAT32, device="cuda"),
+    "bf16, CUDA": Work(BFLOAT16, device="cuda"),
+    "4bit, CUDA": Work(BFLOAT16, is_quantised=True, device="cuda"),
+}
+
+
+def table() -> str:
+    """Return the rows of the table in Markdown."""
+    lines = [
+        f"| base model | trials in a pass | {' | '.join(COLUMNS)} |",
+        f"| --- | --- |{' --- |' * len(COLUMNS)}",
+    ]
+    for name in MODELS:
+        shape = model_facts.shape_of(CONFIGS[name])
+        assert shape is not None
+        for members in MEMBERS:
+            cells = [_cell(shape, work, members) for work in COLUMNS.values()]
+            lines.append(f"| {name} ({shape.parameters / 1e9:.2g} B) | {members} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(shape: model_facts.ModelShape, work: Work, members: int) -> str:
+    both = (work, replace(work, gradient_checkpointing=True))
+    return " / ".join(f"{memory.estimate(shape, each, members).total / GIB:.1f}" for each in both)
+
+
+def written() -> str:
+    """Return the table that the document has."""
+    return DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+
+
+if __name__ == "__main__":
+    before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
+    DOCUMENT.write_text(f"{before}{BEGIN}{table()}{END}{rest.partition(END)[2]}", encoding="utf-8")

@@ -1,0 +1,85 @@
+"""The estimate of memory: what it counts is what is there, and what it leaves room for fits."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.engine import memory_table
+from tests.engine.published import CONFIGS, PARAMETERS
+from tunerun.engine import lora, memory, model_facts
+from tunerun.engine.memory import GIB, Work
+from tunerun.engine.model_facts import ModelShape
+from tunerun.engine.network import LoadedModel
+from tunerun.engine.precision import BFLOAT16
+from tunerun.engine.training_run import VALIDATION_ROWS
+from tunerun.job import TuningHyperparameters
+
+
+def shape_of(name: str) -> ModelShape:
+    found = model_facts.shape_of(CONFIGS[name])
+    assert found is not None
+    return found
+
+
+def test_a_folders_shape_is_what_is_in_memory(tiny_folder: Path, base: LoadedModel) -> None:
+    """Its parameters and those of an adapter, by the headers of its files and by its config alone."""
+    shape = model_facts.of_folder(tiny_folder).shape
+    assert shape is not None
+    assert shape.parameters == sum(weight.numel() for weight in base.network.parameters())
+    adapter = lora.fresh(base, TuningHyperparameters(adapter_rank=3), 0)
+    assert 3 * shape.adapter_width == sum(matrix.numel() for matrix in adapter.parameters())
+    of_config = model_facts.shape_of(json.loads((tiny_folder / "config.json").read_text()))
+    assert of_config is not None
+    norms = shape.parameters - of_config.parameters
+    assert norms == (2 * shape.layers + 1) * shape.width
+    assert replace(of_config, parameters=shape.parameters) == shape
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_published_models_size_is_known_from_its_config(name: str) -> None:
+    """Without its weights, to 5 % of what its page says."""
+    assert shape_of(name).parameters == pytest.approx(PARAMETERS[name], rel=0.05)
+
+
+def test_a_config_that_is_not_a_transformers_gives_no_shape() -> None:
+    """A state-space model has no heads; nothing is estimated then."""
+    assert (
+        model_facts.shape_of({"model_type": "mamba", "hidden_size": 8, "num_hidden_layers": 2, "vocab_size": 9}) is None
+    )
+
+
+@given(st.sampled_from(sorted(CONFIGS)), st.floats(0.1, 200), st.integers(0, 64), st.booleans(), st.integers(1, 64))
+def test_as_many_trials_share_a_pass_as_fit(name: str, gib: float, most: int, checkpoints: bool, rows: int) -> None:
+    """Those that it names fit, one more would not, and never more than there are."""
+    shape, work, available = shape_of(name), Work(rows=rows, gradient_checkpointing=checkpoints), int(gib * GIB)
+    found = memory.members_that_fit(shape, work, available, most)
+    assert 0 <= found <= most
+    assert found == 0 or memory.estimate(shape, work, found).total <= available
+    assert found == most or memory.estimate(shape, work, found + 1).total > available
+
+
+def test_what_is_advised_against_lack_of_memory_needs_less() -> None:
+    """Fewer rows at once, checkpoints, bfloat16 weights and 4 bits, each beside those before it, at 4 B parameters."""
+    works = [Work(device="cuda")]
+    for change in ({"rows": 1}, {"gradient_checkpointing": True}, {"number_format": BFLOAT16}, {"is_quantised": True}):
+        works.append(replace(works[-1], **change))  # type: ignore[arg-type]
+    totals = [memory.estimate(shape_of("qwen3-4b"), work).total for work in works]
+    assert totals == sorted(totals, reverse=True)
+    assert len(set(totals)) == len(totals)
+    assert totals[-1] / GIB < 6 < totals[0] / GIB
+
+
+def test_the_rows_that_are_measured_at_once_are_those_of_training() -> None:
+    """The estimate cannot import the number, because it comes with torch."""
+    assert memory.VALIDATION_ROWS == VALIDATION_ROWS
+
+
+def test_the_documents_table_is_computed() -> None:
+    """`python -m tests.engine.memory_table` writes it again where the formula changes."""
+    assert memory_table.written() == memory_table.table()

@@ -1,0 +1,203 @@
+"""What the trials of a plan need of this machine's memory, and what to do where it is not there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tunerun.engine import devices, memory
+from tunerun.engine.memory import GIB, Estimate, Work
+from tunerun.engine.model_facts import ModelShape
+from tunerun.engine.precision import BFLOAT16
+from tunerun.engine.settings import EngineSettings
+from tunerun.planning.trial import Trial
+
+CLOSE = 0.9
+"""Share of the memory from which a plan warns. Our choice: other programs need some of it too."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """A trial and what its memory depends on.
+
+    Attributes:
+        shape: of its base model; None: its files are not on this machine, or say nothing of it.
+        tokens: of a row of its longest batch, on average.
+        learned: tokens of its longest output.
+    """
+
+    trial: Trial
+    shape: ModelShape | None
+    tokens: int
+    learned: int
+
+
+@dataclass(frozen=True)
+class PlannedMemory:
+    """What the largest of some trials needs that are computed alike.
+
+    Attributes:
+        model: the base model's name.
+        trials: their numbers.
+        device: what computes: cpu, cuda or mps.
+        available: bytes that there are; None: not known.
+        engines: processes that share them.
+        shape: of the base model; None: nothing is estimated.
+        work: of the largest trial.
+        most: training runs that may share a pass by `backend.packing`.
+    """
+
+    model: str
+    trials: tuple[int, ...]
+    device: str
+    available: int | None
+    engines: int
+    shape: ModelShape | None
+    work: Work
+    most: int
+
+    @property
+    def alone(self) -> Estimate | None:
+        """Of one trial; None: nothing is known of the base model."""
+        return None if self.shape is None else memory.estimate(self.shape, self.work)
+
+    @property
+    def members(self) -> int | None:
+        """How many training runs fit into one pass; None: that is not known."""
+        if self.shape is None or self.available is None:
+            return None
+        return memory.members_that_fit(self.shape, self.work, self.available // self.engines, self.most)
+
+    def __str__(self) -> str:
+        """One line for people."""
+        if self.alone is None:
+            return (
+                f"memory: not estimated for {self.model}: its files are not on this machine yet, or do not say its size"
+            )
+        of = "" if self.available is None else f" of {_gib(self.available)}"
+        needed = (
+            f"memory ({self.device}): about {_gib(self.engines * self.alone.total)}{of} for one trial of {self.model}"
+        )
+        weights = f"{_gib(self.engines * self.alone.weights)} of it for the base model's weights"
+        each = f" in each of {self.engines} engines" if self.engines > 1 else ""
+        shared = f"; {self.members} training runs share a pass" if (self.members or 0) > 1 else ""
+        return f"{needed}{each}, {weights}{shared}"
+
+    def refusal(self) -> str | None:
+        """Why a run cannot do; None: it can, or nothing is known."""
+        if self._needs(self.work, with_unused=False) <= self._room:
+            return None
+        return f"{self._too_much('cannot fit')}; {self._advice()}"
+
+    def warning(self) -> str | None:
+        """What is close; None: nothing is."""
+        if self._needs(self.work) <= CLOSE * self._room or self.refusal() is not None:
+            return None
+        return f"{self._too_much('may not fit')}; if it does not, {self._advice()}"
+
+    def _needs(self, work: Work, *, with_unused: bool = True) -> int:
+        """Bytes of all engines; 0: not known."""
+        if self.shape is None:
+            return 0
+        return self.engines * memory.estimate(self.shape, work, with_unused=with_unused).total
+
+    @property
+    def _room(self) -> float:
+        return math.inf if self.available is None else self.available
+
+    def _too_much(self, how: str) -> str:
+        several = f" in each of {self.engines} engines" if self.engines > 1 else ""
+        return (
+            f"memory: one trial of {self.model} needs about {_gib(self._needs(self.work))}{several}, and this machine "
+            f"has {_gib(self._room)} ({self.device}): it {how}"
+        )
+
+    def _advice(self) -> str:
+        """What would fit, the least change first."""
+        fitting = [text for text, work in self._smaller() if self._needs(work) <= CLOSE * self._room]
+        if not fitting:
+            return "choose a smaller base model, or a machine with more memory"
+        return f"set {fitting[0]}"
+
+    def _smaller(self) -> Iterator[tuple[str, Work]]:
+        """Work that needs less, each step beside those before it."""
+        work, said = self.work, list[str]()
+        steps: list[tuple[str, dict[str, Any], bool]] = [
+            ("backend.micro_batch=1", {"rows": 1}, work.rows > 1),
+            ("backend.gradient_checkpointing=true", {"gradient_checkpointing": True}, not work.gradient_checkpointing),
+            ("backend.precision=bf16", {"number_format": BFLOAT16}, work.number_format != BFLOAT16),
+            (
+                "backend.quantization=4bit",
+                {"is_quantised": True, "number_format": BFLOAT16},
+                self.device == "cuda" and not work.is_quantised,
+            ),
+        ]
+        alone = [(text, replace(work, **change)) for text, change, is_more in steps if is_more]
+        yield from alone
+        for text, change, is_more in steps:
+            if is_more:
+                said.append(text)
+                work = replace(work, **change)
+                yield " ".join(said), work
+
+    def to_json(self) -> dict[str, Any]:
+        """The estimate as `plan --json` prints it, in bytes."""
+        return {
+            "model": self.model,
+            "trials": list(self.trials),
+            "device": self.device,
+            "available": self.available,
+            "engines": self.engines,
+            "one_trial": None if self.alone is None else {**vars(self.alone), "total": self.alone.total},
+            "training_runs_in_a_pass": self.members,
+        }
+
+
+def planned_memory(loads: Sequence[Load]) -> tuple[PlannedMemory, ...]:
+    """Estimate what trials need, those of one base model and one section `backend` together."""
+    alike: dict[tuple[Any, ...], list[Load]] = {}
+    for load in loads:
+        alike.setdefault((load.trial.ingredients["model"], load.trial.capabilities.engine), []).append(load)
+    return tuple(_largest(each) for each in alike.values())
+
+
+def _largest(loads: Sequence[Load]) -> PlannedMemory:
+    place = loads[0].trial.capabilities
+    settings = place.engine or EngineSettings()
+    device = devices.chosen(settings.device)
+    works = [
+        Work(
+            number_format=place.precision,
+            is_quantised=settings.is_quantised,
+            device=device,
+            adapter_rank=load.trial.config.hyperparameters.adapter_rank,
+            rows=min(
+                load.trial.config.hyperparameters.batch_size,
+                settings.micro_batch or load.trial.config.hyperparameters.batch_size,
+            ),
+            tokens=load.tokens,
+            learned=load.learned,
+            gradient_checkpointing=settings.gradient_checkpointing,
+        )
+        for load in loads
+    ]
+    shape = loads[0].shape
+    largest = works[0] if shape is None else max(works, key=lambda work: memory.estimate(shape, work).total)
+    runs = len({load.trial.training_run for load in loads})
+    most = runs if settings.packing == "auto" else 1 if settings.packing == "off" else int(settings.packing)
+    return PlannedMemory(
+        model=loads[0].trial.config.model.name,
+        trials=tuple(load.trial.number for load in loads),
+        device=device,
+        available=devices.memory_bytes(device),
+        engines=1 if device == "cuda" else place.max_in_flight,
+        shape=shape,
+        work=largest,
+        most=min(most, runs),
+    )
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:,.1f} GiB"
