@@ -1,7 +1,7 @@
 """How much memory tuning takes, estimated from what a base model's config says of it. Light: no torch, no weights.
 
-It is meant to be above what is measured, by a third at most (docs/memory.md has formula, table and measurements): a
-plan that is let through should run.
+It is meant to be above what is measured, for one trial by a third at most: a plan that is let through should run.
+docs/memory.md has formula, table and measurements.
 """
 
 from __future__ import annotations
