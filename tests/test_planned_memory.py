@@ -58,7 +58,7 @@ def test_a_refusal_says_what_fits(name: str, gib: float, advice: str) -> None:
 
 def test_what_is_close_is_warned_of() -> None:
     """Between what is certain and what the allocator may take; nothing is said where there is room, or nothing known."""
-    close = memory_of("smollm2-135m", 3.5, device="cpu")
+    close = memory_of("smollm2-135m", 2.4, device="cpu")
     assert close.refusal() is None
     assert "it may not fit; if it does not, set backend.micro_batch=1" in (close.warning() or "")
     for calm in (memory_of("smollm2-135m", 200), replace(close, available=None), replace(close, shape=None)):

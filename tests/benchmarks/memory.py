@@ -20,7 +20,7 @@ MODEL = BaseModelRef("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", "llm
 CACHE = Path(os.environ.get("TUNERUN_TEST_CACHE", "/tmp/tunerun-test-cache"))  # noqa: S108 - not secret, and no test
 MIB = 1 << 20
 
-CASES = ((1, 1, 20, 12), (1, 4, 20, 12), (1, 16, 20, 4), (1, 4, 100, 4), (1, 4, 250, 3), (4, 4, 20, 4), (12, 4, 20, 3))
+CASES = ((1, 1, 20, 12), (1, 4, 20, 8), (1, 4, 250, 3), (12, 4, 20, 3), (4, 4, 20, 4), (1, 16, 20, 4), (1, 4, 100, 4))
 """Trials, rows of a batch, words of a row, steps."""
 
 

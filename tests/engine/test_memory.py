@@ -17,7 +17,6 @@ from tunerun.engine.memory import GIB, Work
 from tunerun.engine.model_facts import ModelShape
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.precision import BFLOAT16
-from tunerun.engine.training_run import VALIDATION_ROWS
 from tunerun.job import TuningHyperparameters
 
 
@@ -68,16 +67,11 @@ def test_what_is_advised_against_lack_of_memory_needs_less() -> None:
     """Fewer rows at once, checkpoints, bfloat16 weights and 4 bits, each beside those before it, at 4 B parameters."""
     works = [Work(device="cuda")]
     for change in ({"rows": 1}, {"gradient_checkpointing": True}, {"number_format": BFLOAT16}, {"is_quantised": True}):
-        works.append(replace(works[-1], **change))  # type: ignore[arg-type]
+        works.append(replace(works[-1], **change))
     totals = [memory.estimate(shape_of("qwen3-4b"), work).total for work in works]
     assert totals == sorted(totals, reverse=True)
     assert len(set(totals)) == len(totals)
     assert totals[-1] / GIB < 6 < totals[0] / GIB
-
-
-def test_the_rows_that_are_measured_at_once_are_those_of_training() -> None:
-    """The estimate cannot import the number, because it comes with torch."""
-    assert memory.VALIDATION_ROWS == VALIDATION_ROWS
 
 
 def test_the_documents_table_is_computed() -> None:

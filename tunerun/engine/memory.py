@@ -6,11 +6,13 @@ docs/memory.md has formula, table and measurements.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 
-from tunerun.engine import precision
+from tunerun.engine import pass_limits, precision
 from tunerun.engine.model_facts import ModelShape
 
 GIB = 1 << 30
@@ -24,9 +26,6 @@ LEARNED = 16
 
 LEARNED_TOGETHER = 24
 """The same in a pack, whose adapters are stacked for each pass: an fp32 copy of the number, and one of its gradient."""
-
-VALIDATION_ROWS = 16
-"""Held-out rows that are measured at once; as `training_run.VALIDATION_ROWS`, which imports torch."""
 
 LOGITS_KEPT, LOGITS_MEASURED = 3, 2
 """fp32 copies of the logits of a step, and of a measurement: themselves, their logarithms, and the gradient."""
@@ -103,26 +102,45 @@ def estimate(shape: ModelShape, work: Work, members: int = 1, *, with_unused: bo
         members: trials that train in one pass.
         with_unused: whether memory counts that an allocator takes and cannot use; without it the estimate may be low.
     """
-    tokens, layer = work.shared + work.rows * (work.tokens - work.shared), _layer_bytes(shape, work)
+    layer = _layer_bytes(shape, work)
     kept, masks = shape.layers * layer, shape.layers
     if work.gradient_checkpointing:
         kept, masks = shape.layers * 4 * shape.width + layer, 1  # each layer's input, and one layer at a time
+    step = _Pass.of(work, members, work.shared + work.rows * (work.tokens - work.shared), shape.vocabulary)
+    measured = _Pass.of(work, members, math.inf, shape.vocabulary)
     training = (
-        members * tokens * (kept + _passing_bytes(shape)),
-        members * work.rows * work.learned * shape.vocabulary * 4 * LOGITS_KEPT,
-        members * tokens**2 * (1 + 4 * masks),
+        step.tokens * (kept + _passing_bytes(shape)),
+        step.logits * 4 * LOGITS_KEPT,
+        step.pairs * (1 + 4 * masks),
     )
-    held_out = work.shared + VALIDATION_ROWS * (work.tokens - work.shared)
-    measuring = (
-        held_out * _passing_bytes(shape),
-        VALIDATION_ROWS * work.learned * shape.vocabulary * 4 * LOGITS_MEASURED,
-        held_out**2 * 5,
-    )
+    measuring = (measured.tokens * _passing_bytes(shape), measured.logits * 4 * LOGITS_MEASURED, measured.pairs * 5)
     unused = UNUSED.get(work.device, UNUSED_ELSEWHERE) if with_unused else 1.0
     activations, logits, mask = (int(unused * part) for part in max(training, measuring, key=sum))
     learns = LEARNED if members == 1 else LEARNED_TOGETHER
     adapters = members * work.adapter_rank * shape.adapter_width * learns
     return Estimate(int(RUNTIME), _weight_bytes(shape, work), adapters, activations, logits, mask)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What a pass holds: tokens, pairs of tokens that attention computes, numbers of the output layer."""
+
+    tokens: float
+    pairs: float
+    logits: float
+
+    @classmethod
+    def of(cls, work: Work, members: int, tokens: float, vocabulary: int) -> _Pass:
+        """Return what of so many tokens of each trial is in one pass; a row is never divided."""
+        full, most = min(members, pass_limits.FULL_MEMBERS), pass_limits.most_tokens(work.device)
+        own = max(work.tokens, min(tokens, most))
+        together = max(full * own, members * work.tokens)
+        one_row_each = members * work.learned * vocabulary
+        return cls(
+            tokens=together,
+            pairs=max(full * own**2, members * work.tokens**2),
+            logits=min(together / work.tokens * work.learned * vocabulary, max(pass_limits.LOGITS, one_row_each)),
+        )
 
 
 def members_that_fit(shape: ModelShape, work: Work, available: int, most: int) -> int:
@@ -135,15 +153,8 @@ def members_that_fit(shape: ModelShape, work: Work, available: int, most: int) -
     Returns:
         At most `most`; 0: not even one fits.
     """
-    alone, two, three = (estimate(shape, work, members).total for members in (1, 2, 3))
-    if most < 1 or alone > available:
-        return 0
-    if most < 2 or two > available:
-        return 1
-    found = min(most, 2 + (available - two) // max(1, three - two))
-    while estimate(shape, work, found).total > available:
-        found -= 1
-    return found
+    found = bisect_right(range(1, most + 1), available, key=lambda members: estimate(shape, work, members).total)
+    return max(0, found)
 
 
 def _weight_bytes(shape: ModelShape, work: Work) -> int:

@@ -9,17 +9,7 @@ from itertools import pairwise
 from tunerun.engine.encoding import EncodedExample
 from tunerun.engine.forms.probe import choose
 from tunerun.engine.network import LoadedModel
-
-_CPU_TOKENS, TOKENS = 512, 2048
-"""Of a trial in a pass, without those that its rows share. Attention computes every pair of them, whether or not one
-sees the other: at 2,048 that costs SmolLM2-135M two thirds of its weights' work, and memory for the mask. A CPU gains
-nothing from more than 512; a GPU is kept busy by more."""
-
-_FULL_MEMBERS = 4
-"""Trials of a pack that have that many; more of them have fewer, so that a pass needs as much memory."""
-
-_LOGITS = 2**27
-"""Numbers that the output layer computes in a pass, 0.5 GB: learned tokens times the vocabulary."""
+from tunerun.engine.pass_limits import FULL_MEMBERS, LOGITS, most_tokens
 
 
 def parts(
@@ -38,15 +28,14 @@ def parts(
     """
     form = choose(base)
     vocabulary = base.network.get_output_embeddings().weight.shape[0]
-    fraction = min(1.0, _FULL_MEMBERS / members)
-    most_tokens = fraction * (_CPU_TOKENS if base.device.type == "cpu" else TOKENS)
-    most_logits = _LOGITS / members
+    tokens = min(1.0, FULL_MEMBERS / members) * most_tokens(base.device.type)
+    logits = LOGITS / members
 
     def divided(chosen: list[int]) -> list[list[int]]:
         part = [rows[position] for position in chosen]
         needed = max(
-            form.size(part) / most_tokens,
-            sum(row.learned for row in part) * vocabulary / most_logits,
+            form.size(part) / tokens,
+            sum(row.learned for row in part) * vocabulary / logits,
             len(part) / (most_rows or len(part)),
         )
         count = min(math.ceil(needed), len(part))

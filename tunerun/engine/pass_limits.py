@@ -1,0 +1,19 @@
+"""How much a pass of a base model holds at most. Light: the estimate of memory counts with it, without torch."""
+
+from __future__ import annotations
+
+CPU_TOKENS, TOKENS = 512, 2048
+"""Of a trial in a pass, without those that its rows share. Attention computes every pair of them, whether or not one
+sees the other: at 2,048 that costs SmolLM2-135M two thirds of its weights' work, and memory for the mask. A CPU gains
+nothing from more than 512; a GPU is kept busy by more."""
+
+FULL_MEMBERS = 4
+"""Trials of a pack that have that many; more of them have fewer, so that a pass needs as much memory."""
+
+LOGITS = 2**27
+"""Numbers that the output layer computes in a pass, 0.5 GB: learned tokens times the vocabulary."""
+
+
+def most_tokens(device: str) -> int:
+    """Return how many tokens of a trial a pass holds on a kind of device, such as `cpu`."""
+    return CPU_TOKENS if device == "cpu" else TOKENS
