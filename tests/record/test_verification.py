@@ -172,6 +172,17 @@ def test_another_form_or_pack_on_the_same_machine_is_held_to_what_the_engine_pro
     assert ("not within 1e-05 in the first epoch and 0.001" in found.lines[0]) is not is_close
 
 
+def test_the_same_pack_may_give_other_bits(runs: Path) -> None:
+    """When a trial joins a pack depends on time; where the bits are the same nothing is said of it."""
+    for folder in (runs, rerun_of(runs)):
+        trained(folder, replace(HERE, packed_with=("1" * 64,)), BITS)
+    assert verified(runs).lines[0] == "trial 0: adapter: same bits; 10 of 10 answers equal"
+    trained(rerun_of(runs), replace(HERE, packed_with=("1" * 64,)), OTHER_BITS)
+    found = verified(runs).checks[0]
+    assert found.is_equal
+    assert found.line.startswith("trials may have joined the pack at other steps; adapter: other bits")
+
+
 def test_another_pack_has_to_give_the_same_answers(runs: Path) -> None:
     """Equal losses are not enough, and equal bits need no word about the pack."""
     trained(rerun_of(runs), replace(HERE, packed_with=("1" * 64,)), BITS)

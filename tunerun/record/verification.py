@@ -6,7 +6,8 @@ bits. Another instruction set or number of threads sums in another order; then t
 it can be installed as it was. A service computes where nothing is known of, so its bits cannot be compared.
 
 Rows laid out in another form, or passes shared with other trials, are the same sums in another order: what is promised
-of them is `SHARING_TOLERANCE` and equal answers.
+of them is `SHARING_TOLERANCE` and equal answers. At which step a trial joins a pack depends on time, so that the same
+pack mostly gives the same bits, and is held to no more than that.
 """
 
 from __future__ import annotations
@@ -279,6 +280,8 @@ class _Place:
             return ""
         parts = [] if self.on.form == now.on.form else [f"form {self.on.form} -> {now.on.form}"]
         packs = [on.packed_with for on in (self.on, now.on)]
+        if not parts and packs[0] and packs[0] == packs[1]:
+            parts.append("trials may have joined the pack at other steps")
         if packs[0] != packs[1]:
             sizes = [f"with {counted(len(pack), 'other trial')}" if pack else "alone" for pack in packs]
             parts.append(f"packed {sizes[0]} -> {sizes[1]}" if sizes[0] != sizes[1] else "packed with other trials")

@@ -22,8 +22,9 @@ from tunerun.runner.stopping import TURN_ROWS, EarlyStops
 
 RESUME = "run the same command again"
 
-MOST_TOGETHER = 512
-"""Inputs of one call for several models: what a run that is killed has to ask again. Our choice, not measured."""
+MOST_TOGETHER = 256
+"""Inputs of one call for several models: what a run that is killed has to ask again, and what a request to cancel waits
+for. Our choice: sixteen of the engine's batches."""
 
 MOST_NAMED = 3
 """Of those that are asked together."""
