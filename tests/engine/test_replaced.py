@@ -11,7 +11,7 @@ import pytest
 
 from tests.engine import tiny_model
 from tests.engine.tiny_model import request_of
-from tunerun.backends import engine_queue
+from tunerun.backends import engine_calls
 from tunerun.backends.local import LocalBackend
 from tunerun.engine import base_model, messages
 from tunerun.engine.settings import EngineSettings
@@ -67,8 +67,8 @@ def test_cache_that_is_deleted(backend: LocalBackend, tiny_folder: Path, tmp_pat
 def test_kernel_ends_the_engine_while_it_prepares(tiny_folder: Path) -> None:
     """A base model that does not fit the memory is named, and the advice is not the batch size's."""
     killed = Failure(FailureKind.OUT_OF_MEMORY, "the engine's process was killed (signal 9); lower batch_size")
-    error = engine_queue.call_error(messages.Prepare(tiny_model.model_of(tiny_folder)), killed)
+    error = engine_calls.call_error(messages.Prepare(tiny_model.model_of(tiny_folder)), killed)
     assert isinstance(error, BaseModelError)
     assert "the base model 'tiny' does not fit this machine's memory: the engine's process was killed" in str(error)
     lost = replace(killed, kind=FailureKind.LOST)
-    assert isinstance(engine_queue.call_error(messages.Prepare(tiny_model.model_of(tiny_folder)), lost), BackendError)
+    assert isinstance(engine_calls.call_error(messages.Prepare(tiny_model.model_of(tiny_folder)), lost), BackendError)

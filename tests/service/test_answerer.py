@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.service.client import Client, prompt
-from tunerun.backends.engine_queue import Batch
+from tunerun.backends.engine_calls import Batch
 from tunerun.backends.local import LocalBackend
 from tunerun.engine.settings import EngineSettings
 from tunerun.errors import BackendError, BaseModelError, NotFoundError

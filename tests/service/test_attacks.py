@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.service.client import ROWS, Client, body, prompt
-from tunerun.backends.engine_queue import Batch
+from tunerun.backends.engine_calls import Batch
 from tunerun.engine.messages import Answers
 from tunerun.job import Answer
 from tunerun.service.app import Settings

@@ -1,6 +1,7 @@
 """Several engines, each with its queue: what a backend has to do is shared among them.
 
-A job goes to the engine with the least to do; so does a call, but of equal ones to one that had its base model last.
+A job goes to the engine that has jobs of the same training run, else to the one with the least to do; so does a call,
+but of equal ones to one that had its base model last.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 
-from tunerun.backends.engine_queue import Asked, EngineQueue, Work
+from tunerun.backends.engine_calls import Asked
+from tunerun.backends.engine_queue import EngineQueue
+from tunerun.backends.engine_session import Job
 from tunerun.engine import messages
-from tunerun.job import Answer, AnswerPart, BaseModelRef, Failure, FailureKind
+from tunerun.job import Answer, AnswerPart, BaseModelRef, Failure, FailureKind, in_common
 from tunerun.workers.base import DeadWorker, Worker
 
 _NO_ROOM = Failure(FailureKind.LOST, "no machine has room for another worker since one was lost")
@@ -23,6 +26,7 @@ class EnginePool:
 
     Args:
         open_worker: starts the engine of a number, from 0; called when it first has something to do, and after it died.
+        train: see `EngineQueue`.
         count: how many engines there are at most.
         room: says how many of them can run at once; less than before where a cluster has lost a node.
 
@@ -30,12 +34,18 @@ class EnginePool:
         lock: guards the queues, and what the work in them holds.
     """
 
-    def __init__(self, open_worker: Callable[[int], Worker], count: int, room: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        open_worker: Callable[[int], Worker],
+        train: Callable[[Sequence[Job], int | None], messages.Train],
+        count: int,
+        room: Callable[[], int],
+    ) -> None:
         self.lock = threading.Condition()
         self._open_worker = open_worker
         self._room = room
         self._workers: dict[int, Worker] = {}
-        self._queues = [EngineQueue(partial(self._open, number), self.lock) for number in range(count)]
+        self._queues = [EngineQueue(partial(self._open, number), train, self.lock) for number in range(count)]
         self._models: dict[EngineQueue, BaseModelRef] = {}
 
     @property
@@ -64,16 +74,29 @@ class EnginePool:
         return next((each.refusal for each in self._queues if each.refusal is not None), None)
 
     def call(self, command: messages.Call, on_part: Callable[[int, AnswerPart], None] | None = None) -> messages.Report:
-        """Have a command followed, and wait for its report."""
+        """Have a command followed, and wait for its report; what was added begins as well."""
+        self.begin()
         return self._least(command.model).call(command, on_part)
 
     def ask(self, asked: Sequence[Asked]) -> None:
-        """Have prompts to one base model answered."""
+        """Have prompts to one base model answered; what was added begins as well."""
+        self.begin()
         self._least(asked[0].model).ask(asked)
 
-    def add_job(self, job: Work, model: BaseModelRef) -> None:
-        """Have a job done on a base model, after those before it."""
-        self._least(model).add_job(job)
+    def add_job(self, job: Job) -> None:
+        """Have a job trained, after those before it; it begins after `begin`."""
+        with self.lock:
+            self._of_run(job).add_job(job)
+
+    def begin(self) -> None:
+        """Have the jobs trained that were added."""
+        for each in self._queues:
+            each.begin()
+
+    def _of_run(self, job: Job) -> EngineQueue:
+        shared = in_common(job.request)
+        same = (each for each in self._queues if any(in_common(one.request) == shared for one in each.jobs))
+        return next(same, None) or self._least(job.request.model)
 
     def _open(self, number: int) -> Worker:
         """Start an engine, unless the others that run leave it no room: then what waits for it is for them."""
@@ -120,15 +143,11 @@ class EnginePool:
         for each in self._queues:
             each.withdraw(error)
 
-    def drop_job(self, job: Work) -> bool:
-        """Take back a job that waits; whether it did."""
-        return any(each.drop_job(job) for each in self._queues)
-
-    def stop(self, job: Work, identifier: str) -> None:
-        """End a job that is under way before its next step."""
+    def cancel(self, job: Job, *, pauses: bool = False) -> None:
+        """End a job, at once if it waits, else before its next step; see `EngineQueue.cancel`."""
         for each in self._queues:
-            if each.is_doing(job):
-                each.stop(identifier)
+            if each.cancel(job, pauses=pauses):
+                return
 
     def close(self) -> None:
         """End the engines in the middle of whatever they do, and everything that waits."""

@@ -9,17 +9,19 @@ import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
-from tunerun import errors, schema
+from tunerun import schema
 from tunerun.backends.base import NO_CURSORS, AnswersTogether, Backend, Capabilities
+from tunerun.backends.engine_calls import Asked, OnPart, raised
 from tunerun.backends.engine_pool import EnginePool
-from tunerun.backends.engine_queue import Asked, OnPart, raised
+from tunerun.backends.engine_session import Job
+from tunerun.backends.local_jobs import LocalJob, TunedModelFolders
 from tunerun.engine import base_model, messages, packages, precision, tuned_model
 from tunerun.engine.settings import DEFAULT, EngineSettings
 from tunerun.errors import AccessError, BaseModelError, InputError
@@ -27,8 +29,6 @@ from tunerun.job import (
     LATER_HYPERPARAMETERS,
     Answer,
     BaseModelRef,
-    Checkpoint,
-    EpochLoss,
     Example,
     Failure,
     FailureKind,
@@ -40,8 +40,6 @@ from tunerun.job import (
     Likelihood,
     ModelInputs,
     Prompt,
-    Snapshot,
-    TrainedOn,
     TunedModel,
     TuningRequest,
     prompt_of,
@@ -134,7 +132,7 @@ _CAPABILITIES = Capabilities(
     max_input_characters=None,
     max_output_characters=None,
     source="none: the base model's context length limits an example",
-    max_in_flight=1,
+    max_in_flight=64,  # our choice: what waits inside the engine begins with no pause; more would only use memory
     survives_runner=False,
     is_hosted=IS_HOSTED,
     has_prices=False,
@@ -149,14 +147,13 @@ _CAPABILITIES = Capabilities(
 
 
 def capabilities(section: LocalSection) -> Capabilities:
-    """What the embedded engine can do; jobs at once and the number format depend on its section."""
+    """What the embedded engine can do; the number format depends on its section."""
     return _capabilities(section.settings, section.workers)
 
 
 def _capabilities(settings: EngineSettings, workers: worker_kinds.Workers) -> Capabilities:
     return replace(
         _CAPABILITIES,
-        max_in_flight=worker_kinds.count(workers),
         precision=precision.planned(settings),
         quantization=settings.quantization if settings.is_quantised else "",
         engine=settings if worker_kinds.are_here(workers) else None,
@@ -184,69 +181,11 @@ _NOT_KNOWN = Failure(
 )
 
 
-@dataclass(eq=False)
-class _Job:
-    """A job of this process; changed under the backend's lock only."""
-
-    id: str
-    request: TuningRequest
-    tuned_models: Path
-    keeps_cancelled: bool
-    state: JobState = JobState.QUEUED
-    snapshots: list[Snapshot] = field(default_factory=list)
-    validation: list[EpochLoss] = field(default_factory=list)
-    checkpoints: list[Checkpoint] = field(default_factory=list)
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    failure: Failure | None = None
-    trained_on: TrainedOn | None = None
-
-    @property
-    def ref(self) -> JobRef:
-        return JobRef(KIND, self.id)
-
-    @property
-    def folder(self) -> Path:
-        return self.tuned_models / self.request.tuned_model_id
-
-    def command(self) -> messages.Command:
-        self.state = JobState.RUNNING
-        packed = messages.PackedJob(self.id, self.request)
-        return messages.Train((packed,), str(self.tuned_models), self.keeps_cancelled)
-
-    def take(self, report: messages.Report) -> bool:
-        if isinstance(report, messages.SnapshotTaken):
-            self.snapshots.append(report.snapshot)
-        elif isinstance(report, messages.EpochMeasured):
-            self.validation.append(report.loss)
-        elif isinstance(report, messages.EpochKept):
-            self.checkpoints.append(report.checkpoint)
-        elif isinstance(report, messages.JobEnded):
-            self.metrics, self.failure, self.state = report.metrics, report.failure, report.state
-            self.trained_on = report.trained_on
-            # Whoever serves for months has many finished jobs; none needs its examples any more.
-            self.request = replace(self.request, training=(), validation=())
-        elif isinstance(report, messages.Refused):
-            self.settle(Failure(FailureKind.CRASHED, "; ".join(report.problems), report.traceback))
-        return isinstance(report, messages.Done | messages.Refused)
-
-    def settle(self, failure: Failure) -> None:
-        if self.state.is_finished:
-            return
-        finished = tuned_model.read_finished(self.folder)
-        if finished is not None and finished.job == self.id:  # it died between the last write and its report
-            self.metrics, self.state = finished.metrics, finished.state
-            self.trained_on = finished.trained_on
-            self.validation, self.checkpoints = list(finished.validation), list(finished.checkpoints)
-        else:
-            self.failure, self.state = failure, JobState.FAILED
-
-    def refuse(self, _error: errors.TunerunError) -> bool:
-        self.state = JobState.QUEUED
-        return True
-
-
 class LocalBackend:
-    """Runs jobs on embedded engines: one after another on each.
+    """Runs jobs on embedded engines, those of one base model in shared passes.
+
+    Jobs begin with the first `poll` or the first call after they were submitted, so that what is submitted together
+    trains together.
 
     Args:
         runs: the runs directory; tuned models go to `tuned_models/<id>/`, the engine's log to `logs/engine.log`.
@@ -265,18 +204,25 @@ class LocalBackend:
         keep_cancelled: bool = False,
         workers: worker_kinds.Workers = worker_kinds.DEFAULT,
     ) -> None:
-        self._tuned_models = runs.absolute() / "tuned_models"
+        self._folders = TunedModelFolders(runs.absolute() / "tuned_models")
         self._cache = cache
         self._keep_cancelled = keep_cancelled
         self._workers = workers
         self._settings = settings
-        place = Place(runs.absolute(), cache, self._settings)
+        place = Place(runs.absolute(), cache, settings)
         self._queue = EnginePool(
-            worker_kinds.opener(workers, place), worker_kinds.count(workers), lambda: worker_kinds.room(workers)
+            worker_kinds.opener(workers, place),
+            self._train,
+            worker_kinds.count(workers),
+            lambda: worker_kinds.room(workers),
         )
         self._identities: dict[BaseModelRef, str] = {}
-        self._jobs: dict[str, _Job] = {}
-        self._job_of_key: dict[str, _Job] = {}
+        self._jobs: dict[str, LocalJob] = {}
+        self._job_of_key: dict[str, LocalJob] = {}
+
+    def _train(self, jobs: Sequence[Job], most: int | None) -> messages.Train:
+        packed = tuple(messages.PackedJob(job.id, job.request) for job in jobs)
+        return messages.Train(packed, str(self._folders.root), self._keep_cancelled, most)
 
     @property
     def engine_process_id(self) -> int | None:
@@ -344,39 +290,28 @@ class LocalBackend:
                 f"the tuned model's id {request.tuned_model_id!r} is not allowed; an id has 1 to 40 lower case "
                 "letters, digits and dashes, begins with a letter and does not end with a dash; choose another name"
             )
-        folder = self._tuned_models / request.tuned_model_id
         with self._queue.lock:
             self._queue.check_open()
             standing = self.find(request.key, request.tuned_model_id)
             if standing is not None:
                 return standing
-            if folder.exists() and tuned_model.read(folder).key != request.key:
-                raise InputError(
-                    f"{folder} holds a tuned model of another trial; an id belongs to one trial; "
-                    "move that folder away, or choose another name"
-                )
+            self._folders.check_free(request)
             packages.require(*packages.NEEDED)
             base_model.find(request.model, self._cache)
             identifier = f"{request.tuned_model_id}.{uuid.uuid4().hex[:12]}"
-            job = _Job(identifier, request, self._tuned_models, self._keep_cancelled)
-            self._queue.add_job(job, request.model)
+            job = LocalJob(identifier, request, self._folders.of_job(identifier))
+            self._queue.add_job(job)
             self._jobs[job.id] = self._job_of_key[request.key] = job
-            return job.ref
+            return JobRef(KIND, job.id)
 
     def find(self, key: str, tuned_model_id: str) -> JobRef | None:
         """Return the job of a key, by this process or by the folder that it left; see the Protocol."""
         with self._queue.lock:
             known = self._job_of_key.get(key)
             if known is not None and not known.state.is_finished:
-                return known.ref
-        folder = self._tuned_models / tuned_model_id
-        finished = tuned_model.read_finished(folder)
-        if finished is None or finished.state is not JobState.SUCCEEDED or tuned_model.read(folder).key != key:
-            return None
-        return JobRef(KIND, finished.job)
-
-    def _folder(self, job_id: str) -> Path:
-        return self._tuned_models / job_id.partition(".")[0]
+                return JobRef(KIND, known.id)
+        finished = self._folders.succeeded(key, tuned_model_id)
+        return None if finished is None else JobRef(KIND, finished)
 
     def forget(self, ref: JobRef) -> None:
         """Keep nothing of a finished job: who runs for months has many; its folder still answers for it."""
@@ -395,63 +330,33 @@ class LocalBackend:
         """
         if (refusal := self._queue.refusal) is not None:
             raise AccessError(refusal)
+        self._queue.begin()
         return {ref: self._status(ref).after(after.get(ref, 0)) for ref in refs}
 
     def _status(self, ref: JobRef) -> JobStatus:
         with self._queue.lock:
             job = self._jobs.get(ref.id) if ref.backend == KIND else None
-            if job is None:
-                return self._status_of_folder(ref)
-            left = tuned_model.read_finished(self._folder(job.id)) if job.state.is_finished else None
-            is_there = left is not None and left.job == job.id
-            tuned = self._tuned_model(self._folder(job.id), job.request.model) if is_there else None
-            return JobStatus(
-                job.state,
-                tuple(job.snapshots),
-                dict(job.metrics),
-                tuned,
-                job.failure,
-                tuple(job.validation),
-                job.trained_on,
-                tuple(job.checkpoints),
-            )
-
-    def _status_of_folder(self, ref: JobRef) -> JobStatus:
-        """Return the status of an earlier process' job: as its tuned model's folder says, else lost."""
-        identifier = ref.id.partition(".")[0]
-        if ref.backend == KIND and _TUNED_MODEL_ID.fullmatch(identifier):
-            folder = self._folder(ref.id)
-            finished = tuned_model.read_finished(folder)
-            if finished is not None and finished.job == ref.id:
-                tuned = self._tuned_model(folder, tuned_model.read(folder).base_model)
-                return JobStatus(
-                    finished.state,
-                    finished.snapshots,
-                    finished.metrics,
-                    tuned,
-                    validation=finished.validation,
-                    trained_on=finished.trained_on,
-                    checkpoints=finished.checkpoints,
-                )
-        return JobStatus(JobState.FAILED, failure=_NOT_KNOWN)
-
-    def _tuned_model(self, folder: Path, model: BaseModelRef) -> TunedModel:
-        try:
-            weights = tuned_model.read(folder).weights
-        except errors.NotFoundError:  # removed since; the error comes when it is loaded
-            weights = None
-        return TunedModel(f"tunedModels/{folder.name}", model, str(folder), weights)
+            if job is not None:
+                is_there = job.state.is_finished and self._folders.made(job.id) is not None
+                return job.status(self._folders.tuned_model(job.id, job.request.model) if is_there else None)
+        # An earlier process' job is what its tuned model's folder says, else it is lost.
+        is_named = ref.backend == KIND and _TUNED_MODEL_ID.fullmatch(ref.id.partition(".")[0])
+        found = self._folders.status(ref.id) if is_named else None
+        return found or JobStatus(JobState.FAILED, failure=_NOT_KNOWN)
 
     def cancel(self, ref: JobRef) -> None:
         """Stop a job before its next step; see the Protocol."""
+        self._cancel(ref, pauses=False)
+
+    def pause(self, ref: JobRef) -> None:
+        """Stop a job before its next step, and keep what it needs to continue when its key is submitted again."""
+        self._cancel(ref, pauses=True)
+
+    def _cancel(self, ref: JobRef, *, pauses: bool) -> None:
         with self._queue.lock:
             job = self._jobs.get(ref.id) if ref.backend == KIND else None
-            if job is None or job.state.is_finished:
-                return
-            if self._queue.drop_job(job):
-                job.state = JobState.CANCELLED
-            else:
-                self._queue.stop(job, job.id)
+            if job is not None and not job.state.is_finished:
+                self._queue.cancel(job, pauses=pauses)
 
     def generate(
         self,

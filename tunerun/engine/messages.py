@@ -44,10 +44,12 @@ class PackedJob:
 
 @dataclass(frozen=True)
 class Train:
-    """Train a pack of jobs on one base model; each ends with JobEnded, the pack with Done.
+    """Add jobs on one base model to the session's pack; each ends with JobEnded, and nothing else answers.
+
+    All jobs of a command begin with the same step, as far as there is room; the others join as there is, in order.
 
     Attributes:
-        most: training runs that share a pass at most.
+        most: training runs that share a pass at most, where that is less than the engine's settings allow.
         tuned_models: the folder in which each tuned model gets its own, named by its id.
         keep_cancelled: whether a job that is cancelled after its first step leaves a tuned model all the same.
     """
@@ -55,7 +57,7 @@ class Train:
     pack: tuple[PackedJob, ...]
     tuned_models: str
     keep_cancelled: bool = False
-    most: int = 1
+    most: int | None = None
     do: Literal["train"] = "train"
 
 
@@ -100,17 +102,32 @@ class Measure:
 
 @dataclass(frozen=True)
 class Cancel:
-    """Stop a job before its next step, or the answers of a Generate at the next token; not answered."""
+    """Stop a job before its next step, or the answers of a Generate at the next token; not answered.
+
+    It may come before the command that it is about.
+
+    Attributes:
+        pauses: whether the job will be continued, so that what it needs for that is kept.
+    """
 
     job: str
+    pauses: bool = False
     do: Literal["cancel"] = "cancel"
 
 
 @dataclass(frozen=True)
 class Started:
-    """The engine has taken a command; if it dies now, that may be the command's fault."""
+    """The engine has taken a command whose caller waits; if it dies now, that may be the command's fault."""
 
     report: Literal["started"] = "started"
+
+
+@dataclass(frozen=True)
+class RunBegan:
+    """Jobs are trained from now on, all by one training run; if the engine dies now, that may be its fault."""
+
+    jobs: tuple[str, ...]
+    report: Literal["began"] = "began"
 
 
 @dataclass(frozen=True)
@@ -212,7 +229,10 @@ Call = Prepare | Generate | Measure
 """A command whose caller waits for its report."""
 
 Command = Call | Train | Cancel
-Report = Started | SnapshotTaken | EpochMeasured | EpochKept | JobEnded | Piece | Answers | Measured | Refused | Done
+JobReport = SnapshotTaken | EpochMeasured | EpochKept | JobEnded
+"""A report of one job of the pack; it may come while a call is followed."""
+
+Report = Started | RunBegan | JobReport | Piece | Answers | Measured | Refused | Done
 
 FINAL = (Done, Refused, Answers, Measured)
 """The reports with which a command is over."""

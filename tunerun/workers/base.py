@@ -34,7 +34,7 @@ class Worker(Protocol):
     """A connection to one engine. It is usable from when it is made; the engine may start later.
 
     - `send` may be called from any thread and does not wait; `receive` is called from one thread.
-    - Reports come in the order in which the engine made them; every command but Cancel is answered by Started first.
+    - Reports come in the order in which the engine made them; every call is answered by Started first.
     - After `receive` has returned None it returns nothing else, and `death` says why; `death` waits for nothing then.
     - `end` ends the engine in the middle of whatever it does, waits until it has, and may be called again.
     - The folders that a command or a report names are this machine's, wherever the engine is.

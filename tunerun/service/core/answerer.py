@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from tunerun.backends.engine_queue import OnPart
+from tunerun.backends.engine_calls import OnPart
 from tunerun.backends.local import LocalBackend
 from tunerun.job import Answer, BaseModelRef, GenerateOptions, Prompt
 from tunerun.service.core.problems import Code, ServiceError

@@ -1,0 +1,359 @@
+"""What the engine's process holds: base models, their answers, and the pack that is trained."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunerun.engine import base_model, messages, tuned_model
+from tunerun.engine.failures import failure_of
+from tunerun.engine.settings import EngineSettings
+from tunerun.errors import InputError
+from tunerun.job import (
+    BaseModelRef,
+    Checkpoint,
+    EpochLoss,
+    Failure,
+    FailureKind,
+    JobState,
+    Snapshot,
+    TrainedOn,
+    TuningRequest,
+)
+
+if TYPE_CHECKING:
+    from tunerun.engine.generation import Generation
+    from tunerun.engine.lora import LearningAdapter
+    from tunerun.engine.network import LoadedModel
+    from tunerun.engine.pack import Pack
+    from tunerun.engine.training_run import Outcome, Trained
+
+MOST = {"cpu": 8, "mps": 8, "cuda": 16}
+"""Training runs that share a pass by themselves, by device. Our choice: on a CPU a pass of 8 has all of the gain."""
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A base model in memory."""
+
+    base: LoadedModel
+    generation: Generation
+
+
+class Session:
+    """Follows commands with one base model in memory, or with two while calls need another one than the pack.
+
+    All but `cancel` are called from one thread.
+
+    Args:
+        report: tells the other process.
+        cache: the cache directory of base models.
+        settings: how it computes.
+        number: which of the engines side by side it is, from 0.
+    """
+
+    def __init__(
+        self,
+        report: Callable[[messages.Report], None],
+        cache: Path,
+        settings: EngineSettings,
+        number: int = 0,
+    ) -> None:
+        self._report = report
+        self._cache = cache
+        self._settings = settings
+        self._number = number
+        self._cancelled: set[str] = set()
+        self._paused: set[str] = set()  # of these
+        self._held: dict[str, _Held] = {}  # by the base model's identity
+        self._training: _Training | None = None
+
+    def cancel(self, command: messages.Cancel) -> None:
+        """End a job before its next step, or answers at the next token; may be called from any thread."""
+        if command.pauses:
+            self._paused.add(command.job)
+        self._cancelled.add(command.job)
+
+    # Calls
+
+    def follow(self, command: messages.Call) -> None:
+        """Follow a command whose caller waits, and report what came of it."""
+        self._report(messages.Started())
+        try:
+            self._report(self._answer(command))
+        except InputError as error:
+            self._report(_refused(error))
+        except Exception as error:  # noqa: BLE001 - isolates a command; the report carries the traceback
+            self._forget()
+            failure = failure_of(error)
+            self._report(messages.Refused(None, (failure.message,), traceback.format_exc()))
+
+    def _answer(self, command: messages.Call) -> messages.Report:
+        if isinstance(command, messages.Prepare):
+            base_model.prepare(command.model, self._cache)
+            return messages.Done()
+        generation = self._load(command.model).generation
+        if isinstance(command, messages.Generate):
+            return self._generate(generation, command)
+        adapter = None if command.adapter is None else Path(command.adapter)
+        found = generation.measure(command.rows, adapter, command.examples)
+        return messages.Measured(tuple(map(tuple, found)))
+
+    def _generate(self, generation: Generation, command: messages.Generate) -> messages.Answers:
+        ids = {command.id, *(command.answer_id(position) for position in range(len(command.prompts)))}
+        answers = generation.answer(
+            command.prompts,
+            (lambda position, part: self._report(messages.Piece(position, part))) if command.stream else None,
+            lambda position: not self._cancelled.isdisjoint((command.id, command.answer_id(position))),
+            all_or_none=command.all_or_none,
+        )
+        self._cancelled -= ids
+        return messages.Answers(
+            tuple(_refused(answer) if isinstance(answer, InputError) else answer for answer in answers)
+        )
+
+    # Base models
+
+    def _load(self, model: BaseModelRef) -> _Held:
+        """Have a base model in memory; others make room for it, but for the pack's."""
+        from tunerun.engine import generation, network
+
+        found = base_model.find(model, self._cache)
+        if found.identity not in self._held:
+            self._forget()
+            import torch
+
+            if self._settings.threads is not None:
+                torch.set_num_threads(self._settings.threads)
+            device = network.choose_device(self._settings.device, self._number)
+            base = network.load(model, self._cache, device, self._settings)
+            self._held[found.identity] = _Held(base, generation.Generation(base))
+        return self._held[found.identity]
+
+    def _forget(self) -> None:
+        """Keep no base model in memory but the pack's."""
+        kept = None if self._training is None else self._training.base
+        self._held = {identity: held for identity, held in self._held.items() if held.base is kept}
+
+    # The pack
+
+    @property
+    def is_training(self) -> bool:
+        """Whether there is a step to take."""
+        return self._training is not None
+
+    def train(self, command: messages.Train) -> None:
+        """Add jobs to the pack; those of another base model than its own have failed."""
+        try:
+            base = self._load(command.pack[0].request.model).base
+            if self._training is None:
+                most = self._most(base, command.most)
+                self._training = _Training(base, command, most, self._report, self._cancelled, self._paused)
+            elif self._training.base is not base:
+                raise InputError("a pack has one base model; jobs of another one wait for its end")
+        except Exception as error:  # noqa: BLE001 - isolates the jobs; the failure carries the traceback
+            self._forget()
+            for packed in command.pack:
+                self._report(messages.JobEnded(packed.job, JobState.FAILED, failure=failure_of(error)))
+            return
+        self._training.add(command.pack)
+        self._end_if_empty()
+
+    def _most(self, base: LoadedModel, limit: int | None) -> int:
+        """Return how many training runs share a pass at most."""
+        packing = self._settings.packing
+        most = packing if isinstance(packing, int) else {"off": 1, "auto": MOST[base.device.type]}[packing]
+        return most if limit is None else min(most, limit)
+
+    def step(self) -> None:
+        """Take one step of the pack, and report what came of it."""
+        if self._training is not None:
+            self._training.step()
+            self._end_if_empty()
+
+    def _end_if_empty(self) -> None:
+        training = self._training
+        if training is not None and training.is_over:
+            self._training = None
+            if training.is_suspect:
+                self._held.clear()
+
+
+def _refused(error: InputError) -> messages.Refused:
+    return messages.Refused(type(error).__name__, error.problems)
+
+
+class _Training:
+    """The pack, with what is said of its jobs and what they leave on the disk; training's observer.
+
+    Attributes:
+        is_suspect: whether something unforeseen has happened, after which it is not known what state the base model is
+            in.
+    """
+
+    def __init__(
+        self,
+        base: LoadedModel,
+        command: messages.Train,
+        most: int,
+        report: Callable[[messages.Report], None],
+        cancelled: set[str],
+        paused: set[str],
+    ) -> None:
+        from tunerun.engine import machine
+        from tunerun.engine.pack import Pack
+
+        self.base = base
+        self.is_suspect = False
+        self._report = report
+        self._cancelled = cancelled
+        self._paused = paused
+        self._folder = Path(command.tuned_models)
+        self._machine = machine.trained_on(base.device, base.number_format)
+        self._jobs: dict[str, str] = {}  # by key
+        self._checkpoints: dict[str, list[Checkpoint]] = {}
+        self._not_written: dict[str, Failure] = {}
+        keeps, states = command.keep_cancelled, self._folder
+        self._pack: Pack = Pack(base, self, most=most, keep_cancelled=keeps, states=states)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every job has ended."""
+        return not self._jobs
+
+    def add(self, pack: Sequence[messages.PackedJob]) -> None:
+        """Train jobs as well; those that were planned for other weights have failed."""
+        requests = []
+        for packed in pack:
+            self._jobs[packed.request.key] = packed.job
+            try:
+                self.base.check_planned(packed.request)
+            except InputError as error:
+                self._end(packed.request.key, JobState.FAILED, failure=failure_of(error))
+            else:
+                requests.append(packed.request)
+        self._pack.add(requests)
+
+    def step(self) -> None:
+        """Take one step."""
+        try:
+            for outcome in self._pack.step():
+                self._ended(outcome)
+        except Exception as error:  # noqa: BLE001 - isolates the pack; the failure carries the traceback
+            self.is_suspect = True
+            for key in [*self._jobs]:
+                self._end(key, JobState.FAILED, failure=failure_of(error))
+
+    def _ended(self, outcome: Outcome) -> None:
+        key = outcome.request.key
+        failure = self._not_written.pop(key, None) or outcome.failure
+        self.is_suspect = self.is_suspect or (failure is not None and failure.traceback is not None)
+        trained_on = self._machine if outcome.trained is None else self._trained_on(outcome.trained)
+        state = outcome.state if failure is None else JobState.FAILED
+        self._end(key, state, outcome.metrics, failure, trained_on)
+
+    def _end(
+        self,
+        key: str,
+        state: JobState,
+        metrics: Any = None,
+        failure: Failure | None = None,
+        trained_on: TrainedOn | None = None,
+    ) -> None:
+        job = self._jobs.pop(key)
+        self._cancelled.discard(job)
+        self._paused.discard(job)
+        self._checkpoints.pop(key, None)
+        self._report(messages.JobEnded(job, state, metrics or {}, failure, trained_on))
+
+    def _trained_on(self, trained: Trained) -> TrainedOn:
+        return replace(
+            self._machine, form=trained.form, training_run=trained.training_run, packed_with=trained.packed_with
+        )
+
+    # What training reports and asks
+
+    def began(self, requests: Sequence[TuningRequest]) -> None:
+        """Say that jobs are trained from now on."""
+        self._report(messages.RunBegan(tuple(self._jobs[request.key] for request in requests)))
+
+    def snapshot(self, request: TuningRequest, snapshot: Snapshot) -> None:
+        """Pass on a step."""
+        self._report(messages.SnapshotTaken(self._jobs[request.key], snapshot))
+
+    def validated(self, request: TuningRequest, loss: EpochLoss) -> None:
+        """Pass on the loss after an epoch."""
+        self._report(messages.EpochMeasured(self._jobs[request.key], loss))
+
+    def kept(self, request: TuningRequest, trained: Trained) -> None:
+        """Write the tuned model as it is after an epoch."""
+        step = trained.snapshots[-1]
+        folder = tuned_model.epochs_folder(self._folder / request.tuned_model_id) / str(step.epoch)
+        # A job of so many epochs would have the same adapter to the bit, so this is what the record says.
+        settings = replace(request.hyperparameters, epoch_count=step.epoch)
+        finished = tuned_model.FinishedJob("", trained.snapshots, validation=trained.validation)
+        if self._write(folder, replace(request, hyperparameters=settings), trained.adapter, finished):
+            self._note_kept(request, Checkpoint(step.epoch, step.step, str(folder)))
+
+    def kept_before(self, request: TuningRequest, ends: Sequence[Snapshot]) -> None:
+        """Say where the tuned model is as it was after epochs that an earlier process trained."""
+        folder = tuned_model.epochs_folder(self._folder / request.tuned_model_id)
+        for step in ends:
+            self._note_kept(request, Checkpoint(step.epoch, step.step, str(folder / str(step.epoch))))
+
+    def is_paused(self, request: TuningRequest) -> bool:
+        """Whether a job that has to end will be continued."""
+        return self._jobs[request.key] in self._paused
+
+    def is_cancelled(self, request: TuningRequest) -> bool:
+        """Whether a job has to end: that is asked for, or what it has learned cannot be written."""
+        return self._jobs[request.key] in self._cancelled or request.key in self._not_written
+
+    def trained(self, request: TuningRequest, trained: Trained) -> None:
+        """Write the tuned model of a job that has ended."""
+        if request.key in self._not_written:
+            return
+        folder = self._folder / request.tuned_model_id
+        end = trained.snapshots[-1]
+        last = Checkpoint(end.epoch, end.step, str(folder))
+        is_kept = request.keeps_epochs and trained.state is JobState.SUCCEEDED
+        finished = tuned_model.FinishedJob(
+            self._jobs[request.key],
+            trained.snapshots,
+            trained.metrics,
+            trained.state,
+            trained.validation,
+            self._trained_on(trained),
+            (*self._checkpoints.get(request.key, ()), *([last] if is_kept else [])),
+        )
+        if self._write(folder, request, trained.adapter, finished) and is_kept:
+            self._note_kept(request, last)
+
+    def _write(
+        self, folder: Path, request: TuningRequest, adapter: LearningAdapter, finished: tuned_model.FinishedJob
+    ) -> bool:
+        """Write a tuned model's folder; where the disk refuses, its job fails and no other."""
+        from safetensors import SafetensorError
+
+        from tunerun.engine.layers import without_adapter
+
+        left_alone = without_adapter(self.base.network, adapter.matrices)
+        record = tuned_model.record_of(request, self.base.identity, self.base.chat, left_alone, self.base.turns)
+        try:
+            tuned_model.write(folder, record, finished, lambda partial: adapter.save(self.base.public_name, partial))
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            self._not_written[request.key] = Failure(
+                FailureKind.CRASHED,
+                f"the tuned model cannot be written to {folder}: {reason}; make room or give access there, then run "
+                "with --retry-failed",
+            )
+            return False
+        return True
+
+    def _note_kept(self, request: TuningRequest, checkpoint: Checkpoint) -> None:
+        self._checkpoints.setdefault(request.key, []).append(checkpoint)
+        self._report(messages.EpochKept(self._jobs[request.key], checkpoint))
