@@ -304,7 +304,7 @@ def test_light_commands_load_nothing_heavy(command: list[str]) -> None:
         "import sys; from tunerun.cli import app\n"
         f"try: app({command!r})\nexcept SystemExit as stop: assert stop.code in (0, None), stop.code\n"
         "heavy = {'mlflow', 'torch', 'transformers', 'pandas', 'peft', 'sklearn', 'sacrebleu', 'rouge_score', 'nltk', "
-        "'rocrate'}\n"
+        "'rocrate', 'ray', 'submitit'}\n"
         "heavy &= set(sys.modules)\n"
         "sys.exit(f'loaded {heavy}' if heavy else 0)"
     )

@@ -9,9 +9,11 @@ import pytest
 
 from tests.workers.cluster import TwoNodes, two_nodes
 from tests.workers.sweeps import Outcome, outcomes
+from tunerun.errors import InputError
 from tunerun.job import Snapshot
 from tunerun.planning import Trial
 from tunerun.runner.progress import Progress
+from tunerun.workers.ray import RayWorkers, room
 
 
 class LosesANode(Progress):
@@ -37,6 +39,9 @@ def test_a_sweep_that_loses_a_node_ends_as_on_one_machine(
 ) -> None:
     """The trial of the lost node is submitted again; adapters, losses and answers have the same bits."""
     with two_nodes() as nodes:
+        section = RayWorkers(kind="ray", address=nodes.address, gpus_per_worker=1)
+        with pytest.raises(InputError, match="has 2 CPU cores and 0 GPUs, a worker asks for 1 and 1; lower"):
+            room(section)
         progress = LosesANode(nodes)
         workers = ("backend.workers.kind=ray", f"backend.workers.address='{nodes.address}'")
         assert outcomes(tmp_path / "ray", tiny_folder, *workers, progress=progress) == alone

@@ -18,6 +18,7 @@ from tunerun.engine import messages, tuned_model
 from tunerun.engine.process import EngineProcess
 from tunerun.engine.settings import EngineSettings
 from tunerun.job import Failure, FailureKind
+from tunerun.workers import states
 
 TUNED_MODELS = "tuned_models"
 """Where in the node's folder the engine writes."""
@@ -48,12 +49,16 @@ class Entry:
         report: a line of `messages.report_line`; empty: the engine has ended.
         folder: the tuned model that the report is about, in `TUNED_MODELS`; None: it is about none.
         death: why it ended.
+        states: names of the states, to continue from, that were written since the entry before.
+        gone: names of those that were removed.
     """
 
     number: int
     report: str = ""
     folder: str | None = None
     death: Failure | None = None
+    states: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
 
 
 ENTRY = TypeAdapter(Entry)
@@ -74,6 +79,7 @@ class Host:
         self._early: dict[int, bytes] = {}  # commands that came before the one before them
         self._taken = 0
         self._taking = threading.Lock()
+        self._states: dict[str, int] = {}
         self._ids: dict[str, str] = {}  # the tuned model's id of each job
         self._engine: EngineProcess | None = None
         if settings.version != __version__:
@@ -110,10 +116,16 @@ class Host:
             folder = self._folder_of(report)
             if isinstance(report, messages.EpochKept) and folder is not None:
                 report = replace(report, checkpoint=replace(report.checkpoint, location=folder))
-            self._add(Entry(0, messages.report_line(report).decode(), folder))
+            written, gone = self._news_of_states()
+            self._add(Entry(0, messages.report_line(report).decode(), folder, states=written, gone=gone))
         failure = engine.death()
         message = failure.message.replace(str(self._log), f"engine.log on the node {socket.gethostname()}")
         self._add(Entry(0, death=replace(failure, message=message)))
+
+    def _news_of_states(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        before, self._states = self._states, states.names(self._root)
+        written = (name for name, time in self._states.items() if before.get(name) != time)
+        return tuple(written), tuple(name for name in before if name not in self._states)
 
     def _folder_of(self, report: messages.Report) -> str | None:
         """The folder of the tuned model that a report is about, relative to where tuned models are."""
@@ -127,3 +139,9 @@ class Host:
     def _add(self, entry: Entry) -> None:
         self._count += 1
         self._note(replace(entry, number=self._count))
+
+
+def files_of(folder: Path, name: str) -> dict[str, bytes]:
+    """The files of a tuned model, or of a state, that the engine in a node's folder wrote."""
+    place = folder / TUNED_MODELS / name
+    return tuned_model.parts(place) | states.parts(place)

@@ -11,6 +11,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import socket
 import tempfile
 import threading
 import time
@@ -21,17 +22,19 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tunerun import schema
-from tunerun.engine import tuned_model
 from tunerun.errors import AccessError, InputError, MissingPackageError
 from tunerun.job import Failure, FailureKind
 from tunerun.workers.base import DeadWorker, Place, Worker
-from tunerun.workers.node import TUNED_MODELS, Entry, Host, NodeSettings
+from tunerun.workers.node import Entry, Host, NodeSettings, files_of
 from tunerun.workers.remote import LostError, RemoteWorker
 
 NAMESPACE = "tunerun"
 
 _WAIT_S = 10.0
 """How long one question for reports waits."""
+
+_ANSWER_S = 5.0
+"""How long the cluster may take to accept a connection."""
 
 _SILENT_S = 60.0
 """How long an actor may be unavailable before it counts as lost; a network that is back sooner loses nothing."""
@@ -146,8 +149,8 @@ class EngineActor:
             (place / name).write_bytes(content)
 
     def files(self, folder: str) -> dict[str, bytes]:
-        """Read a tuned model."""
-        return tuned_model.parts(self._folder / TUNED_MODELS / folder)
+        """Read a tuned model or a state."""
+        return files_of(self._folder, folder)
 
     def end(self) -> None:
         """End the engine, and keep nothing."""
@@ -239,6 +242,9 @@ def _connect(section: RayWorkers, log: Path | None = None) -> Any:
             "backend.workers.address: auto, and the environment variable RAY_ADDRESS is not set; set it, or give the "
             "cluster's host:port as `ray start` prints it"
         )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise InputError(f"backend.workers.address: {address}; give host:port, as `ray start` prints it")
     with _connecting:
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
@@ -252,6 +258,7 @@ def _connect(section: RayWorkers, log: Path | None = None) -> Any:
                 )
         elif not ray.is_initialized():
             try:
+                socket.create_connection((host, int(port)), _ANSWER_S).close()  # Ray itself would try for minutes
                 ray.init(
                     address=address,
                     namespace=NAMESPACE,
@@ -259,7 +266,7 @@ def _connect(section: RayWorkers, log: Path | None = None) -> Any:
                     logging_level="CRITICAL",
                     configure_logging=False,
                 )
-            except (ConnectionError, RuntimeError, ValueError) as error:
+            except (OSError, RuntimeError, ValueError) as error:
                 first = str(error).strip().partition("\n")[0]
                 raise AccessError(
                     f"the Ray cluster at {address} cannot be reached: {first}; give backend.workers.address as "

@@ -6,6 +6,7 @@ the folders that the other machine names are never used.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from collections import deque
@@ -16,6 +17,7 @@ from typing import Protocol
 
 from tunerun.engine import messages, tuned_model
 from tunerun.job import Failure, FailureKind, JobState, TuningRequest
+from tunerun.workers import states
 from tunerun.workers.node import ADAPTERS, TUNED_MODELS, Entry
 
 
@@ -39,7 +41,7 @@ class Channel(Protocol):
         """What follows an entry, by its number; waits a while for it, and may return nothing."""
 
     def files(self, folder: str) -> Mapping[str, bytes]:
-        """The files of a tuned model that the engine wrote, by their names."""
+        """The files of a tuned model or a state that the engine wrote, by their names."""
 
     def close(self) -> None:
         """End the engine, and keep nothing on the node; may be called again."""
@@ -68,6 +70,7 @@ class RemoteWorker:
         self._read = 0
         self._waiting: deque[Entry] = deque()
         self._sent: dict[str, _Sent] = {}
+        self._root: Path | None = None  # where tuned models are on this machine
         self._there: set[str] = set()  # folders of the node that this machine has filled
         self._come: set[tuple[str, str]] = set()  # jobs and folders of the node whose files have come back
         self._failure: Failure | None = None
@@ -87,9 +90,13 @@ class RemoteWorker:
         """Send a command, after the tuned models that it names."""
         if isinstance(command, messages.Train):
             root = Path(command.tuned_models)
+            self._root = root
             for packed in command.pack:
                 self._sent[packed.job] = _Sent(packed.request, root / packed.request.tuned_model_id)
         try:
+            if isinstance(command, messages.Train):
+                for name, files in states.of_keys(root, {packed.request.key for packed in command.pack}):
+                    self._channel.put(f"{TUNED_MODELS}/{name}", files)
             line = messages.command_line(
                 messages.with_folders(replace(command, tuned_models=TUNED_MODELS), self._portable)
                 if isinstance(command, messages.Train)
@@ -128,10 +135,21 @@ class RemoteWorker:
                     self._failure = entry.death
                     break
                 self.has_reported = True
+                self._take_states(entry)
                 return self._brought_home(messages.read_report(entry.report.encode()), entry.folder)
             except LostError as error:
                 self._lost(error)
         return None
+
+    def _take_states(self, entry: Entry) -> None:
+        """Keep here what the jobs need to continue, should the node be lost; without it they begin again."""
+        if self._root is None:
+            return
+        for name in entry.states:
+            with contextlib.suppress(OSError):
+                states.keep(self._root, name, self._channel.files(name))
+        for name in entry.gone:
+            states.drop(self._root, name)
 
     def _lost(self, error: LostError) -> None:
         self._failure = self._failure or Failure(FailureKind.LOST, f"{error}; run the command again")

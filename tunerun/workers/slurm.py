@@ -24,12 +24,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tunerun import schema
-from tunerun.engine import messages, tuned_model
+from tunerun.engine import messages
 from tunerun.errors import InputError, MissingPackageError
 from tunerun.files import private_folder
 from tunerun.job import Failure, FailureKind
 from tunerun.workers.base import Place, Worker
-from tunerun.workers.node import ENTRY, TUNED_MODELS, Entry, Host, NodeSettings
+from tunerun.workers.node import ENTRY, Entry, Host, NodeSettings, files_of
 from tunerun.workers.remote import LostError, RemoteWorker
 
 COMMANDS_FILE = "commands.jsonl"
@@ -235,7 +235,7 @@ class _FolderChannel:
 
     def files(self, folder: str) -> Mapping[str, bytes]:
         with self._translated():
-            return tuned_model.parts(self._folder / TUNED_MODELS / folder)
+            return files_of(self._folder, folder)
 
     def entries(self, after: int) -> Sequence[Entry]:
         if not (lines := self._lines.new()):
