@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tunerun.engine import forms, lora
+from tunerun.engine import forms, lora, shared_prefix
 from tunerun.engine.encoding import EncodedExample
 from tunerun.engine.forms import masks
 from tunerun.engine.forms.layout import lay_out
@@ -21,7 +21,7 @@ from tunerun.engine.lora import LearningAdapter
 from tunerun.engine.network import LoadedModel
 from tunerun.job import TuningHyperparameters
 
-TOKENS = 64
+TOKENS, PREFIX = 64, 11
 SMALL: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -99,6 +99,11 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any], str, bool]] = {
     "recurrent_gemma": ("recurrent_gemma", HEADS | LRU, "padded", False),
 }  # fmt: skip
 
+FOLLOWS = {  # what keeps keys and values of all tokens, and does not count distances in the sequence
+    "llama", "qwen2", "qwen3", "smollm3", "phi3", "cohere", "granite", "glm4", "gpt2", "falcon", "mixtral", "qwen3_moe",
+    "opt", "deepseek_v3", "falcon with alibi", "bloom",
+}  # fmt: skip
+
 
 def build(name: str) -> LoadedModel:
     """A random model of an architecture, as one that was loaded."""
@@ -157,6 +162,15 @@ def differences(
     )
 
 
+def behind_cache(form: forms.Form, base: LoadedModel) -> float:
+    """Return how far losses are from those of each row alone where the network has the rows' prefix already."""
+    (rows,) = fixed_members(1)
+    behind = shared_prefix.compute(base, rows[0].prompt[:PREFIX])
+    losses = form.row_losses(base, [[row.without(PREFIX) for row in rows]], behind)
+    alone = torch.cat([Padded().row_losses(base, [[row]]) for row in rows])
+    return float(((losses - alone).abs() / alone.abs()).max())
+
+
 def some(count: int, numbers: torch.Generator) -> list[int]:
     return torch.randint(TOKENS, (count,), generator=numbers).tolist()
 
@@ -166,7 +180,7 @@ def fixed_members(count: int) -> list[list[EncodedExample]]:
     numbers = torch.Generator().manual_seed(5)
     members = []
     for _member in range(count):
-        prefix = some(11, numbers)
+        prefix = some(PREFIX, numbers)
         first = EncodedExample(prefix + some(9, numbers), some(4, numbers), ((13, 15), (17, 18)))
         members.append(
             [first, *(EncodedExample(prefix + some(length, numbers), some(3, numbers)) for length in (2, 14))]
@@ -182,10 +196,13 @@ def test_the_form_of_an_architecture_gives_each_row_what_it_has_alone(name: str)
     before = {**base.network.state_dict()}, repr(base.network), base.network.config.to_dict()
     form = forms.choose(base)
     assert (form.name, form.takes_packs) == (expected, takes_packs)
+    assert form.can_follow == (name in FOLLOWS)
     count = 2 if takes_packs else 1
     losses, gradients = differences(form, base, fixed_members(count), [3, 1][:count])
     assert losses < 1e-5
     assert gradients < 1e-5
+    if form.can_follow:
+        assert behind_cache(form, base) < 1e-5
     after = {**base.network.state_dict()}, repr(base.network), base.network.config.to_dict()
     assert before[1:] == after[1:]
     assert all(value is after[0][key] or torch.equal(value, after[0][key]) for key, value in before[0].items())
@@ -264,7 +281,9 @@ def test_what_is_silently_wrong_is_refused(name: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(masks, "build", plain)  # no rule about kinds of layers helps
     base = build(name)
     assert max(differences(Packed(shares_prefix=True), base, fixed_members(1), [3])) > 2e-4, "nothing is wrong here"
-    assert forms.choose(base).name == ("packed" if name in {"mpt", "gpt_neo"} else "padded")
+    form = forms.choose(base)
+    assert form.name == ("packed" if name in {"mpt", "gpt_neo"} else "padded")
+    assert not form.can_follow or behind_cache(form, base) < 1e-5
 
 
 @pytest.mark.parametrize("weights", [torch.nan, 0.0])

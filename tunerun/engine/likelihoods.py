@@ -80,13 +80,14 @@ def _measured(base: LoadedModel, encoded: Sequence[Sequence[EncodedExample]]) ->
 
 def _losses(base: LoadedModel, rows: Sequence[EncodedExample]) -> list[float]:
     """Return the loss of each row, in nats."""
-    shared = shared_prefix.length([row.prompt for row in rows]) if len(rows) > 1 else 0
+    form = forms.choose(base)
+    shared = shared_prefix.length([row.prompt for row in rows]) if len(rows) > 1 and form.can_follow else 0
     behind = shared_prefix.compute(base, rows[0].prompt[:shared]) if shared >= shared_prefix.LEAST_TOKENS else None
     if behind is not None:
         rows = [row.without(shared) for row in rows]
     losses = [0.0] * len(rows)
     for part in forms.parts(base, rows):
-        nats = forms.choose(base).row_losses(base, [[rows[position] for position in part]], behind)
+        nats = form.row_losses(base, [[rows[position] for position in part]], behind)
         for position, one in zip(part, nats.tolist(), strict=True):
             losses[position] = one
     if not all(map(math.isfinite, losses)):

@@ -23,10 +23,12 @@ class Form(ABC):
     Attributes:
         name: what the record and the table call it.
         takes_packs: whether several trials can share a pass.
+        can_follow: whether rows can follow what the network has of the tokens before them.
     """
 
     name: str
     takes_packs: bool = False
+    can_follow: bool = False
 
     def losses(self, base: LoadedModel, members: Sequence[Sequence[EncodedExample]]) -> torch.Tensor:
         """Compute the loss of each trial's rows in one pass, with the adapters that are on the base model.
@@ -47,7 +49,8 @@ class Form(ABC):
         """Compute the loss of each row; see `losses`.
 
         Args:
-            behind: what the network has of the tokens before the rows, which are then without them; one trial only.
+            behind: what the network has of the tokens before the rows, which are then without them; of one trial, and
+                only where the form `can_follow`.
 
         Returns:
             [rows] the summed negative log likelihood of a row's learned tokens, in nats; one trial's rows after

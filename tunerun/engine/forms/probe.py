@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tunerun.engine import lora
+from tunerun.engine import lora, shared_prefix
 from tunerun.engine.adapters import MixingError
 from tunerun.engine.encoding import EncodedExample
 from tunerun.engine.forms.base import Form, UnfitError
@@ -62,15 +62,12 @@ def _chosen(base: LoadedModel) -> Form:
 def _right(base: LoadedModel, reach: int) -> Form:
     """Try the forms, the cheapest first."""
     probe = _Probe(base, reach)
-    if probe.can_tell:
-        for shares_prefix in (True, False):
-            for takes_packs in (True, False):
-                form = Packed(shares_prefix=shares_prefix, takes_packs=takes_packs)
-                if probe.is_right(form):
-                    return form
-        if probe.is_right(PrefixCache()):
-            return PrefixCache()
-    return Padded()
+    if not probe.can_tell:
+        return Padded()
+    packed = [Packed(shares_prefix=shares, takes_packs=packs) for shares in (True, False) for packs in (True, False)]
+    form = next((form for form in (*packed, PrefixCache()) if probe.is_right(form)), Padded())
+    form.can_follow = probe.is_right_behind(form)
+    return form
 
 
 @dataclass(frozen=True)
@@ -115,6 +112,21 @@ class _Probe:
         except _FAILURES:
             return False  # the architecture has another idea of masks, positions or batches
         return all(one.difference(alone) <= self._limit for one, alone in zip(found, self._alone, strict=False))
+
+    @torch.no_grad()
+    def is_right_behind(self, form: Form) -> bool:
+        """Whether a form gives that as well where the network already has what the rows begin with."""
+        rows = self._members[0]
+        try:
+            with lora.on(self._base.network, self._adapters[:1]):
+                behind = shared_prefix.compute(self._base, rows[0].prompt[:_PREFIX])
+                if behind is None:
+                    return False
+                losses = form.row_losses(self._base, [[row.without(_PREFIX) for row in rows]], behind)
+        except _FAILURES:
+            return False
+        alone = self._alone[0].losses
+        return float(((losses - alone).abs() / alone.abs()).max()) <= self._limit
 
     def _one_by_one(self, rows: Sequence[EncodedExample], adapter: LearningAdapter) -> _Found:
         each = [self._found(Padded(), [[row]], [adapter])[0] for row in rows]
