@@ -86,6 +86,14 @@ def test_auto_is_bf16_where_every_gpu_has_it(capabilities: tuple[tuple[int, int]
     assert precision._format(EngineSettings(), capabilities) == expected
 
 
+def test_nodes_of_a_cluster_compute_what_was_planned_here() -> None:
+    """They are told a format, and a plan warns which."""
+    section = LocalSection.model_validate({"kind": "local", "device": "cpu", "workers": {"kind": "slurm"}})
+    assert any("precision: auto is fp32 as on this machine" in text for text in capabilities_of(section).warnings)
+    assert precision.stated(section.settings) == replace(section.settings, precision="fp32")
+    assert not capabilities_of(section.model_copy(update={"precision": "bf16"})).warnings
+
+
 def test_settings_reach_the_engine_whole() -> None:
     """They are one argument of its command line."""
     settings = EngineSettings("cuda", 3, "bf16", "4bit", 4, 2, gradient_checkpointing=True)

@@ -158,6 +158,16 @@ def _capabilities(settings: EngineSettings, workers: worker_kinds.Workers) -> Ca
         quantization=settings.quantization if settings.is_quantised else "",
         engine=settings if worker_kinds.are_here(workers) else None,
         problems=_problems(settings, workers),
+        warnings=_warnings(settings, workers),
+    )
+
+
+def _warnings(settings: EngineSettings, workers: worker_kinds.Workers) -> tuple[str, ...]:
+    if settings.precision != "auto" or settings.is_quantised or worker_kinds.are_here(workers):
+        return ()
+    chosen = precision.WORDS[precision.planned(settings)]
+    return (
+        f"backend.precision: auto is {chosen} as on this machine, on every node; set bf16 where their GPUs have it",
     )
 
 
@@ -208,8 +218,8 @@ class LocalBackend:
         self._cache = cache
         self._keep_cancelled = keep_cancelled
         self._workers = workers
-        self._settings = settings
-        place = Place(runs.absolute(), cache, settings)
+        self._settings = settings if worker_kinds.are_here(workers) else precision.stated(settings)
+        place = Place(runs.absolute(), cache, self._settings)
         self._queue = EnginePool(
             worker_kinds.opener(workers, place),
             self._train,

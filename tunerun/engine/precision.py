@@ -10,6 +10,7 @@ The engine asks torch, and refuses what was planned for another format.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tunerun.engine import devices
@@ -20,6 +21,9 @@ BYTES = {FLOAT32: 4, BFLOAT16: 2}
 """Of a number."""
 
 _FORMATS = {"fp32": FLOAT32, "bf16": BFLOAT16}
+WORDS = {number_format: word for word, number_format in _FORMATS.items()}
+"""What the config calls a number format."""
+
 _MIN_CAPABILITY = (8, 0)
 """CUDA compute capability from which tensor cores multiply bfloat16 (CUDA C++ Programming Guide, 2025, arithmetic
 instructions); before it, the format is emulated."""
@@ -30,6 +34,11 @@ Capability = tuple[int, int]
 def planned(settings: EngineSettings) -> str:
     """Return the number format that an engine on this machine will have, without importing torch."""
     return _format(settings, cuda_capabilities() if settings.device in ("auto", "cuda") else ())
+
+
+def stated(settings: EngineSettings) -> EngineSettings:
+    """Return settings for engines on other machines, which do not choose: what is planned here is computed there."""
+    return replace(settings, precision=WORDS[planned(settings)])
 
 
 def of_engine(settings: EngineSettings, device: Any) -> str:

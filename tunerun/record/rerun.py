@@ -17,6 +17,7 @@ from typing import Any
 
 from tunerun.backends import capabilities_of
 from tunerun.dataset import LoadedDataset, Progress
+from tunerun.engine import precision
 from tunerun.engine.base_model import cache_folder
 from tunerun.errors import ConfigError, InputError, MismatchError
 from tunerun.example_json import digest_of_examples, from_object
@@ -162,7 +163,7 @@ def prepare(record: OpenRecord, request: Request, progress: Progress | None = No
         request.places,
         request.edits,
         _files(record, trials, request.data),
-        {} if request.edits else _threads(record, trials),
+        {} if request.edits else _computed(record, trials),
     )
     experiment, trials = configs.experiment(trials, section(record.sweep.document, "pins"))
     examples = None if request.data else _examples(record, trials)
@@ -305,11 +306,21 @@ def _nonce(folder: Path) -> str:
         ) from error
 
 
-def _threads(record: OpenRecord, trials: Sequence[TrialRecord]) -> dict[str, int]:
-    """With how many threads each trial was trained, by key."""
+def _computed(record: OpenRecord, trials: Sequence[TrialRecord]) -> dict[str, dict[str, Any]]:
+    """How each trial was computed where its config leaves that to the machine, by key: threads and number format.
+
+    The number format is stated only where this machine might choose another one.
+    """
     jobs = record.ledger.last_jobs(record.sweep.id)
-    trained = ((t.key, jobs[t.key].trained_on) for t in trials if t.key in jobs)
-    return {key: on.threads for key, on in trained if on is not None and on.threads}
+    found: dict[str, dict[str, Any]] = {trial.key: {} for trial in trials}
+    for trial in trials:
+        on = jobs[trial.key].trained_on if trial.key in jobs else None
+        if on is not None and on.threads:
+            found[trial.key]["threads"] = on.threads
+        recorded = str(trial.ingredients.get("precision", ""))
+        if recorded in precision.WORDS and (recorded != precision.FLOAT32 or precision.cuda_capabilities()):
+            found[trial.key]["precision"] = precision.WORDS[recorded]
+    return found
 
 
 # Rows

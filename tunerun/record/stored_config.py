@@ -27,7 +27,7 @@ class StoredConfigs:
         places: by dotted key, where things are on this machine and how it computes.
         edits: by dotted key, what a person wants otherwise; a swept key among them no longer varies.
         data: by its recorded name, a file of rows on this machine; empty: the examples are recorded.
-        threads: by a trial's key, with how many it was trained, for configs that leave it to the machine.
+        computed: by a trial's key, how its backend computed, for configs that leave it to the machine.
         notes: what was left out of the stored configs, one line each.
     """
 
@@ -36,7 +36,7 @@ class StoredConfigs:
     places: Mapping[str, Any] = field(default_factory=dict)
     edits: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Path] = field(default_factory=dict)
-    threads: Mapping[str, int] = field(default_factory=dict)
+    computed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
     _sections: dict[tuple[str, str], Any] = field(default_factory=dict)
 
@@ -75,7 +75,7 @@ class StoredConfigs:
     def _point(self, trial: TrialRecord) -> Point:
         raw = json.loads(json.dumps(dict(trial.config)))
         raw |= {"paths": self.paths.model_dump(mode="json"), "tracking": self.tracking.model_dump(mode="json")}
-        self._with_threads(raw.get("backend"), trial)
+        self._as_computed(raw.get("backend"), trial)
         for file in files_of_rows(raw):
             file.section["path"] = str(self.data.get(file.name, file.section["path"]))
         for key, value in {**self.places, **self.edits}.items():
@@ -99,12 +99,15 @@ class StoredConfigs:
         overrides = {key: value for key, value in trial.overrides.items() if not self._is_edited(key)}
         return Point.model_construct(overrides=overrides, config=self._shared(config), environment=environment)
 
-    def _with_threads(self, backend: Any, trial: TrialRecord) -> None:
-        """Compute with as many threads as the trial did: sums in another order have other last bits."""
-        if not isinstance(backend, dict) or backend.get("threads") is not None or trial.key not in self.threads:
+    def _as_computed(self, backend: Any, trial: TrialRecord) -> None:
+        """Compute as the trial did: with as many threads, since sums in another order have other last bits, and in its
+        number format."""
+        if not isinstance(backend, dict):
             return
-        if "threads" in fields_at(TrialConfig, ("backend", str(backend.get("kind")))):
-            backend["threads"] = self.threads[trial.key]
+        known = fields_at(TrialConfig, ("backend", str(backend.get("kind"))))
+        for name, value in self.computed.get(trial.key, {}).items():
+            if name in known and backend.get(name) in (None, "auto"):
+                backend[name] = value
 
     def _is_edited(self, key: str) -> bool:
         return any(key == edit or key.startswith(f"{edit}.") or edit.startswith(f"{key}.") for edit in self.edits)

@@ -1,0 +1,21 @@
+"""Configs of a record, as a rerun reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.experiments import planned
+from tunerun.planning import plan
+from tunerun.record.stored_config import StoredConfigs
+from tunerun.schema import Paths, Tracking
+
+
+def test_what_a_config_left_to_its_machine_is_computed_as_it_was(tmp_path: Path) -> None:
+    """Threads and number format are those of the trial; what a config states is left as it is stated."""
+    trials = planned(tmp_path, "backend.device=cpu", "backend.precision=auto,bf16").trials
+    computed = {trial.key: {"threads": 2, "precision": "fp32"} for trial in trials}
+    configs = StoredConfigs(Paths(runs=str(tmp_path / "again")), Tracking(kind="none"), computed=computed)
+    experiment, _kept = configs.experiment([trial.record() for trial in trials], {})
+    again = [point.config.backend.model_dump() for point in experiment.points]
+    assert [(backend["threads"], backend["precision"]) for backend in again] == [(2, "fp32"), (2, "bf16")]
+    assert [trial.key for trial in plan(experiment).trials] == [trial.key for trial in trials]
