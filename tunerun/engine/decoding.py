@@ -177,6 +177,8 @@ class _Course:
         """Take the rows that begin now; none where they are too few for a pass beside those that are under way."""
         chosen: list[AnswerRow] = []
         own = 0
+        if ROWS - len(self._active) < min(len(self._waiting), len(self._active) // 4):
+            return []
         while self._waiting:
             row = self._waiting[-1]
             if row.is_cancelled():
