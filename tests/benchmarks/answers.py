@@ -64,7 +64,8 @@ def _measure(cache: Path, folder: Path) -> list[str]:
 
 
 def _held_out(base: Any, ask: Callable[..., Any], texts: Sequence[str], tuned: Sequence[Path]) -> list[str]:
-    plain_s, expected = 0.0, []
+    plain_s = 0.0
+    expected: list[str] = []
     for adapter in tuned[:COMPARED]:
         seconds, answers = _generated(base, adapter, texts)
         plain_s, expected = plain_s + seconds, [*expected, *answers]
