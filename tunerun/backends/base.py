@@ -52,6 +52,7 @@ class Capabilities:
         hyperparameters: those of `LATER_HYPERPARAMETERS` that it takes; a value of another one that is not the default
             is refused.
         engine: how this machine computes the jobs; None: it does not, or nothing is known of its memory.
+        engines: processes side by side that do.
         problems: what keeps this machine from doing as the section says, one line each.
         quantization: how the frozen weights are stored, such as `4bit`, part of every trial's key; empty: as precision
             says, or the service's choice.
@@ -81,6 +82,7 @@ class Capabilities:
     hyperparameters: tuple[str, ...] = ()
     quantization: str = ""
     engine: EngineSettings | None = None
+    engines: int = 1
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 

@@ -192,7 +192,7 @@ def _largest(loads: Sequence[Load]) -> PlannedMemory:
         trials=tuple(load.trial.number for load in loads),
         device=device,
         available=devices.memory_bytes(device),
-        engines=1 if device == "cuda" else place.max_in_flight,
+        engines=1 if device == "cuda" else place.engines,
         shape=shape,
         work=largest,
         most=min(most, runs),
