@@ -12,9 +12,9 @@ import torch
 from tests.engine import chat_templates, peft_loop, tiny_model, tokenizers
 from tests.engine.published import CONFIGS, shrunk
 from tests.engine.test_generation import tune
-from tunerun.engine import network
+from tunerun.engine import lora, model_facts, network
 from tunerun.engine.generation import Generation
-from tunerun.job import Example, GenerateOptions, Prompt
+from tunerun.job import Example, GenerateOptions, Prompt, TuningHyperparameters
 
 TEMPLATES = {
     "smollm2": "smollm2", "qwen3": "qwen3", "llama-3.2": "llama-3.2", "gemma-3": "gemma-3", "smollm3": "smollm3",
@@ -53,6 +53,10 @@ def test_a_published_model_is_tuned_and_loaded_in_peft(name: str, tokenizer: Any
     base = network.load(model, tmp_path / "cache", network.choose_device("cpu"))
     assert base.chat.suffix == BEFORE_ANSWER[family]
     assert base.turns.system is not None
+    shape = model_facts.of_folder(tmp_path / "model").shape
+    assert shape is not None
+    matrices = lora.fresh(base, TuningHyperparameters(adapter_rank=1), 0).parameters()
+    assert shape.adapter_width == sum(matrix.numel() for matrix in matrices)
     training = (*tiny_model.EXAMPLES[:3], Example("8", "9", system="Count."))
     request = tiny_model.request_of(model, training=training, batch_size=4, epoch_count=4, learning_rate=0.03)
     tuned = tune(base, request, tmp_path)
