@@ -46,7 +46,8 @@ def test_every_trial_runs_once_and_is_measured(tmp_path: Path, service: Scripted
     """Four trials are four jobs, each evaluated, beside one baseline; the tuned ones win."""
     plan = planned(tmp_path, *SWEEP)
     result = run_on(service, plan)
-    assert service.submitted == [trial.key for trial in plan.trials]
+    by_run = sorted(plan.trials, key=lambda trial: (trial.training_run, -trial.steps))
+    assert service.submitted == [trial.key for trial in by_run]
     assert {t.state for t in result.verdict.trials} == {JobState.SUCCEEDED}
     assert [t.metrics["eval/exact_match"] for t in result.verdict.trials] == [1.0] * 4
     assert result.verdict.baselines[0].metrics == {"eval/exact_match": 0.0, "validation/loss": 2.0}
