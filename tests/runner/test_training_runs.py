@@ -32,7 +32,8 @@ class OneAfterTheOther(ScriptedBackend):
         return replace(super().capabilities(), survives_runner=False)
 
     def poll(self, refs: Sequence[JobRef], after: Mapping[JobRef, int] = NO_CURSORS) -> Mapping[JobRef, JobStatus]:
-        ended = {ref for ref in refs if self._service.jobs[ref.id].is_cancelled}
+        jobs = self._service.jobs
+        ended = {ref for ref in refs if ref.id not in jobs or jobs[ref.id].is_cancelled}
         first = [ref for ref in refs if ref not in ended][:1]
         found = dict(super().poll([*ended, *first], after))
         return {ref: found.get(ref, JobStatus(JobState.QUEUED)) for ref in refs}
@@ -172,3 +173,28 @@ def test_a_job_that_waits_on_this_machine_is_cancelled_at_once(tmp_path: Path, s
 
     result = run_with(OneAfterTheOther(service, max_in_flight=10), plan, Cancels())
     assert states(result) == [JobState.SUCCEEDED, JobState.CANCELLED, JobState.SUCCEEDED]
+
+
+def test_what_an_interrupted_run_had_not_begun_is_not_paid_for(tmp_path: Path, service: ScriptedService) -> None:
+    """Of four jobs on this machine one had begun: the budget has to reach for that one again, and for no other."""
+    service.steps_per_poll = 10
+    plan = planned(tmp_path, "seed=0,1,2,3")
+    each = plan.trials[0].tokens
+    most = plan.with_baselines(plan.spent).tokens + plan.cost(plan.trials, at_most=True).tokens + each
+    plan = planned(tmp_path, "seed=0,1,2,3", f"budget.max_tokens={most}")
+
+    class Interrupts(Progress):
+        def stepped(self, trial: Trial, snapshot: Snapshot) -> None:  # noqa: ARG002 - the first step is enough
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_with(OneAfterTheOther(service, max_in_flight=10), plan, Interrupts())
+    service.jobs.clear()  # they are gone with their process
+    with Ledger.open_read_only(plan.ledger_path) as ledger:
+        assert ledger.spending(plan.sweep).tokens == 4 * each
+    again = planned(tmp_path, "seed=0,1,2,3", f"budget.max_tokens={most}")
+    assert (again.spent.tokens, again.settled.tokens, again.over_limit()) == (4 * each, 0, [])
+    result = run_with(OneAfterTheOther(service, max_in_flight=10), again)
+    assert (result.exit_code, result.stopped) == (0, None)
+    with Ledger.open_read_only(plan.ledger_path) as ledger:
+        assert ledger.spending(plan.sweep).tokens in (4 * each, 5 * each)  # whether the first step was recorded

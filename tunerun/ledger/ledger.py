@@ -72,6 +72,12 @@ _LAST_JOB = "attempt = (SELECT max(attempt) FROM job AS other WHERE other.key = 
 _TRAINED = "coalesce(CASE WHEN trained_on IS NOT NULL THEN json_extract(metrics, '$.\"tokens/train\"') END, tokens)"
 """Of a job: the engine's own count where there is one, for `tokens` lacks what another job has paid for."""
 
+_NEVER_BEGAN = (
+    "(started_at IS NULL AND NOT EXISTS (SELECT 1 FROM snapshot WHERE snapshot.job = job.id) "
+    "AND (state = ? OR (state = ? AND json_extract(failure, '$.kind') = ?)))"
+)
+"""A job that waited until it was cancelled, or until the process was gone that would have trained it."""
+
 _OF_SWEEP = "key IN (SELECT key FROM trial WHERE sweep = ?)"
 
 
@@ -371,15 +377,19 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, StopTable, Trans
             curves.setdefault(row["job"], []).append(self._rows.epoch_loss(row))
         return curves
 
-    def spending(self, sweep: str) -> Spending:
-        """What the jobs cost that a sweep's runner has submitted, those under way included; not refused ones.
+    def spending(self, sweep: str, *, under_way: bool = True) -> Spending:
+        """What the jobs cost that a sweep's runner has submitted.
 
-        The US dollars include those of the judgements that the sweep has asked for.
+        Not those that were refused, or that were cancelled or lost before they began. The US dollars include those of
+        the judgements that the sweep has asked for.
+
+        Args:
+            under_way: whether jobs count that are not finished.
         """
         row = self._file.row(
             "SELECT count(*), coalesce(sum(tokens), 0), coalesce(sum(usd), 0.0) FROM job WHERE sweep = ? "
-            "AND (reference IS NOT NULL OR state = ?)",
-            [sweep, JobState.SUBMITTING],
+            f"AND (reference IS NOT NULL OR state = ?) AND (? OR finished_at IS NOT NULL) AND NOT {_NEVER_BEGAN}",
+            [sweep, JobState.SUBMITTING, under_way, JobState.CANCELLED, JobState.FAILED, FailureKind.LOST],
         )
         assert row is not None  # noqa: S101 - a count has always a row
         jobs, tokens, usd = row

@@ -55,7 +55,8 @@ class Plan:
         warnings: what a user should know before running, one line each.
         document: what the ledger freezes of the sweep, apart from its trials.
         tracking_notes: what the environment has chosen of where the runs are shown, one line each.
-        spent: what this sweep's jobs cost so far.
+        spent: what this sweep's jobs cost so far. settled: the same without those under way, which a run takes up or
+            submits again, so that they are part of what it will cost.
         changes: why trials are new, against the newest sweep of the same name.
         incomparable: why `run` does not go on under this name without `--fresh`, one line each.
         baseline_tokens: of the prompts and answers of the baselines that this sweep asks or has asked.
@@ -74,6 +75,7 @@ class Plan:
     document: Mapping[str, Any]
     tracking_notes: tuple[str, ...]
     spent: Spending
+    settled: Spending
     changes: tuple[Change, ...]
     incomparable: tuple[str, ...]
     baseline_tokens: int = 0
@@ -174,7 +176,7 @@ class Plan:
                 "usd_per_million_output_tokens: ..., source: ..., date: ...}, or take the budget away"
                 for metric in unknown
             ]
-        return over_budget(budget, self.with_baselines(self.spent), self.cost(trials, at_most=True))
+        return over_budget(budget, self.with_baselines(self.settled), self.cost(trials, at_most=True))
 
     def with_baselines(self, spent: Spending) -> Spending:
         """What the sweep has cost, and the upper end of what its baselines and judges take beside its jobs."""
@@ -361,6 +363,7 @@ def _planned(
         document=document,
         tracking_notes=chosen.notes if chosen else (),
         spent=history.spending.get(sweep, Spending(0, 0, 0.0)),
+        settled=history.settled.get(sweep, Spending(0, 0, 0.0)),
         baseline_tokens=_baseline_tokens(history, sweep, baselines),
         changes=() if earlier is None or is_new_round or sweep in history.spending else _changes(history, trials),
         incomparable=tuple(broken_comparison(*compared, document, trials[0].record().config)) if compared else (),

@@ -18,7 +18,7 @@ class History:
     Attributes:
         states: of every key whose last job is final.
         sweeps: of the experiment's name, the newest last.
-        spending: of each sweep of that name.
+        spending: of each sweep of that name. settled: the same without jobs that are under way.
         rates: training seconds per token of jobs that succeeded, by backend and base model.
     """
 
@@ -26,6 +26,7 @@ class History:
     states: Mapping[str, JobState] = field(default_factory=dict)
     sweeps: Sequence[SweepRecord] = ()
     spending: Mapping[str, Spending] = field(default_factory=dict)
+    settled: Mapping[str, Spending] = field(default_factory=dict)
     rates: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
     @property
@@ -107,5 +108,6 @@ def read_history(path: Path, experiment: str) -> History:
             states=ledger.final_states(),
             sweeps=sweeps,
             spending={sweep.id: ledger.spending(sweep.id) for sweep in sweeps},
+            settled={sweep.id: ledger.spending(sweep.id, under_way=False) for sweep in sweeps},
             rates=ledger.seconds_per_token(),
         )

@@ -401,6 +401,8 @@ class Loop:
         """Submit a job anew that was lost by no fault of its own; whether that will be done."""
         job = self.ledger.job(entry.trial.key)
         attempt = self._attempts[entry.trial.number]
+        if job is not None and is_lost(job) and job.started_at is None:  # what never began is not paid for
+            self._spent = self.plan.with_baselines(self.ledger.spending(self.plan.sweep))
         if job is None or not is_lost(job) or attempt >= self.config.max_attempts or self._is_stopped(entry.place):
             return False
         if attempt and job.failure is not None:

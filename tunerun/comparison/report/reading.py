@@ -169,7 +169,7 @@ class _Reader:
         """Where answers are labels, of the point that the sentence is about, or the best, and the hardest baseline."""
         verdict = self._verdict
         deciding = next((m for m in verdict.measures if m.name == verdict.metric), None)
-        known = [p for p in verdict.points if deciding is not None and deciding.name in p.estimates]
+        known = [p for p in verdict.points if deciding and deciding.name in p.estimates and not p.stopped]
         if deciding is None or not known:
             return ()
         sign = 1 if deciding.higher_is_better else -1
