@@ -350,8 +350,7 @@ class EngineQueue:
                 elif isinstance(found.call, Call):
                     self._calls.appendleft(found.call)
                 for job in found.jobs:
-                    if job.id in self._stops:
-                        job.cancelled()
+                    (job.cancelled if job.id in self._stops else job.waits)()
                 self._jobs.extendleft(reversed([job for job in found.jobs if job.id not in self._stops]))
             self._stops.clear()
             self.lock.notify_all()

@@ -26,6 +26,9 @@ class Job(Protocol):
     def began(self) -> None:
         """It is trained from now on."""
 
+    def waits(self) -> None:
+        """The engine that trained it has died; another one will."""
+
     def take(self, report: messages.JobReport) -> None:
         """Note a report of the engine; with JobEnded it has ended."""
 

@@ -47,6 +47,10 @@ class LocalJob:
         """It is trained from now on."""
         self.state = JobState.RUNNING
 
+    def waits(self) -> None:
+        """The engine that trained it has died; another one will."""
+        self.state = JobState.QUEUED
+
     def take(self, report: messages.JobReport) -> None:
         """Note a report of the engine.
 

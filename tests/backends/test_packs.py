@@ -1,0 +1,210 @@
+"""Jobs of the local backend that train together: they end as each would alone, whatever becomes of the others."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.engine.tiny_model import HELD_OUT, request_of
+from tunerun.backends.engine_session import EngineSession
+from tunerun.backends.local import LocalBackend
+from tunerun.backends.local_jobs import LocalJob
+from tunerun.engine import messages
+from tunerun.engine.settings import EngineSettings
+from tunerun.job import (
+    BaseModelRef,
+    Failure,
+    FailureKind,
+    GenerateOptions,
+    JobRef,
+    JobState,
+    JobStatus,
+    TuningRequest,
+)
+from tunerun.testing.waiting import wait_for_end, wait_for_steps, wait_until
+from tunerun.workers.base import DeadWorker
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory, engine_cache: Path) -> Iterator[LocalBackend]:
+    """One engine for all tests, which has started."""
+    with LocalBackend(tmp_path_factory.mktemp("runs"), engine_cache, EngineSettings("cpu", 1)) as backend:
+        yield backend
+
+
+def ended(backend: LocalBackend, refs: Sequence[JobRef]) -> list[JobStatus]:
+    return [wait_for_end(backend, ref) for ref in refs]
+
+
+def trained_again(backend: LocalBackend, requests: Sequence[TuningRequest]) -> list[JobStatus]:
+    """Submit requests at once, and forget their tuned models afterwards."""
+    found = ended(backend, [backend.submit(request) for request in requests])
+    for status in found:
+        if status.tuned_model is not None:
+            shutil.rmtree(status.tuned_model.location)
+    return found
+
+
+def losses(status: JobStatus) -> list[float]:
+    return [one.mean_loss for one in status.snapshots]
+
+
+def test_what_is_submitted_at_once_trains_together_with_the_same_bits(
+    backend: LocalBackend, tiny: BaseModelRef
+) -> None:
+    """Three trials, two of them one training run: none begins before a poll, and again they have the same bits."""
+    requests = [
+        request_of(tiny, key="1", epoch_count=3, validation=HELD_OUT),
+        request_of(tiny, key="2", epoch_count=1, validation=HELD_OUT),
+        request_of(tiny, key="3", learning_rate=0.001, epoch_count=2),
+    ]
+    refs = [backend.submit(request) for request in requests]
+    assert backend.engine_process_id is None
+    first = ended(backend, refs)
+    assert [status.state for status in first] == [JobState.SUCCEEDED] * 3
+    shared = [status.trained_on for status in first]
+    assert [one and one.training_run for one in shared] == ["", "1" * 64, ""]
+    assert [one and one.packed_with for one in shared] == [("3" * 64,), ("3" * 64,), ("1" * 64, "2" * 64)]
+    for status in first:
+        assert status.tuned_model is not None
+        shutil.rmtree(status.tuned_model.location)
+    second = trained_again(backend, requests)
+    assert [losses(status) for status in second] == [losses(status) for status in first]
+    assert [s.tuned_model and s.tuned_model.weights for s in second] == [
+        s.tuned_model and s.tuned_model.weights for s in first
+    ]
+
+
+def test_one_that_ends_badly_touches_no_other(backend: LocalBackend, tiny: BaseModelRef) -> None:
+    """One diverges, one is cancelled, one's tuned model finds no room on the disk; the others end as they would."""
+    good = [request_of(tiny, key=key, learning_rate=rate, epoch_count=9) for key, rate in (("4", 0.001), ("5", 0.002))]
+    backend.generate(tiny, ["1"], GenerateOptions(max_output_tokens=1))
+    process = backend.engine_process_id
+    assert process is not None
+    limits = resource.prlimit(process, resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+    try:
+        refs = [backend.submit(request) for request in good]
+        diverges = backend.submit(request_of(tiny, key="6", learning_rate=1e30))
+        cancelled = backend.submit(request_of(tiny, key="7", seed=2, epoch_count=1_000_000))
+        full = backend.submit(request_of(tiny, key="8", adapter_rank=64, epoch_count=1))
+        wait_for_steps(backend, cancelled, 2)
+        backend.cancel(cancelled)
+        found = ended(backend, [*refs, diverges, cancelled, full])
+    finally:
+        resource.prlimit(process, resource.RLIMIT_FSIZE, limits)
+    assert [status.state for status in found] == [
+        *(JobState.SUCCEEDED, JobState.SUCCEEDED),
+        *(JobState.FAILED, JobState.CANCELLED, JobState.FAILED),
+    ]
+    assert found[2].failure is not None
+    assert found[2].failure.kind is FailureKind.DIVERGED
+    assert found[4].failure is not None
+    assert "the tuned model cannot be written to" in found[4].failure.message
+    assert "make room" in found[4].failure.message
+    assert backend.engine_process_id == process
+    for status in found[:2]:
+        assert status.tuned_model is not None
+        shutil.rmtree(status.tuned_model.location)
+    for status, alone in zip(found, [trained_again(backend, [request])[0] for request in good], strict=False):
+        assert losses(status) == pytest.approx(losses(alone), rel=1e-3)
+
+
+def test_a_job_that_makes_engines_die_fails_alone(backend: LocalBackend, tiny: BaseModelRef) -> None:
+    """Those that trained beside it continue after the last epoch that they had, and end as they would alone."""
+    good = [
+        request_of(tiny, key=key, learning_rate=0.0005, epoch_count=30, batch_size=n) for key, n in (("a", 3), ("b", 2))
+    ]
+    refs = [backend.submit(request) for request in good]
+    poisoned = backend.submit(request_of(tiny, key="c", epoch_count=1_000_000))
+    killed: set[int] = set()
+
+    def is_over() -> bool:
+        statuses = backend.poll([*refs, poisoned])
+        process = backend.engine_process_id
+        is_begun = len(statuses[poisoned].snapshots) > 6  # more than two epochs: there is something to continue
+        if statuses[poisoned].state is JobState.RUNNING and is_begun and process not in (None, *killed):
+            assert process is not None
+            killed.add(process)
+            os.kill(process, signal.SIGSEGV)
+        return all(status.state.is_finished for status in statuses.values())
+
+    wait_until(is_over, "all have ended")
+    found = backend.poll([*refs, poisoned])
+    assert len(killed) == 2
+    failure = found[poisoned].failure
+    assert failure is not None
+    assert failure.kind is FailureKind.CRASHED
+    assert [found[ref].state for ref in refs] == [JobState.SUCCEEDED] * 2
+    for ref in refs:
+        status = found[ref]
+        steps = [one.step for one in status.snapshots]
+        assert steps == list(range(1, len(steps) + 1))
+        assert status.tuned_model is not None
+        shutil.rmtree(status.tuned_model.location)
+    for ref, alone in zip(refs, trained_again(backend, good), strict=True):
+        assert losses(found[ref]) == pytest.approx(losses(alone), rel=1e-3)
+
+
+def test_a_paused_job_continues(backend: LocalBackend, tiny: BaseModelRef) -> None:
+    """Submitted again it has the steps that it had taken, and takes the ones after its last whole epoch."""
+    request = request_of(tiny, key="d", epoch_count=1_000_000)
+    ref = backend.submit(request)
+    wait_for_steps(backend, ref, 7)
+    backend.pause(ref)
+    before = wait_for_end(backend, ref)
+    assert before.state is JobState.CANCELLED
+    again = backend.submit(request)
+    wait_for_steps(backend, again, len(before.snapshots))
+    assert backend.poll([again])[again].snapshots[:6] == before.snapshots[:6]
+    backend.cancel(again)
+    wait_for_end(backend, again)
+
+
+LOST = Failure(FailureKind.LOST, "killed")
+SHORT = Failure(FailureKind.OUT_OF_MEMORY, "memory ran out")
+
+
+def session_of(tiny: BaseModelRef, *runs: Sequence[str], has_reported: bool = True) -> EngineSession:
+    """An engine with jobs that have begun, by their training runs, and with job `9`, which waits in it."""
+    session = EngineSession(replace(DeadWorker(LOST), has_reported=has_reported))
+    names = [*(name for run in runs for name in run), "9"]
+    session.give_jobs([LocalJob(name, request_of(tiny, key=name), Path("missing")) for name in names])
+    for run in runs:
+        session.take(messages.RunBegan(tuple(run)))
+    return session
+
+
+@pytest.mark.parametrize(
+    ("runs", "failed", "most"),
+    [
+        ([["1"], ["2"], ["3", "4"], ["5"]], [], 2),
+        ([["1", "2"]], ["1", "2"], None),
+        ([], [], None),
+    ],
+)
+def test_who_is_to_blame_for_a_death(
+    tiny: BaseModelRef, runs: list[list[str]], failed: list[str], most: int | None
+) -> None:
+    """Of several training runs none is, and half as many share a pass; one alone is; what has not begun never is."""
+    session = session_of(tiny, *runs)
+    jobs = [*session.jobs.values()]
+    found = session.died(SHORT)
+    assert [job.id for job in jobs if isinstance(job, LocalJob) and job.state is JobState.FAILED] == failed
+    assert [job.id for job in found.jobs] == [job.id for job in jobs if job.id not in failed]
+    assert found.most == most
+
+
+def test_an_engine_that_cannot_begin_fails_its_jobs(tiny: BaseModelRef) -> None:
+    """It died before it reported anything, as another one would."""
+    session = session_of(tiny, has_reported=False)
+    (job,) = session.jobs.values()
+    assert session.died(SHORT).jobs == []
+    assert isinstance(job, LocalJob)
+    assert job.failure == SHORT
