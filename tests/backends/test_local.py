@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +45,7 @@ from tunerun.testing.waiting import wait_for_steps
 model, runs, cache = model_of(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3])
 backend = LocalBackend(runs, cache, EngineSettings(threads=1))
 ref = backend.submit(request_of(model, epoch_count=1_000_000))
-wait_for_steps(backend, ref, 1)
+wait_for_steps(backend, ref, 7)
 print(backend.engine_process_id, ref.id, flush=True)
 sys.stdin.read()
 """
@@ -155,7 +156,7 @@ def test_killed_engine_fails_a_call(backend: LocalBackend, place: LocalPlace, ti
 
 
 def test_engine_dies_with_its_runner(place: LocalPlace, tiny: BaseModelRef, engine_cache: Path) -> None:
-    """A runner that is killed with -9 leaves no engine behind, and its job is lost to the next one."""
+    """A runner that is killed with -9 leaves no engine behind; the next one continues its job after its last epoch."""
     runner = subprocess.Popen(
         [sys.executable, "-c", RUNNER, tiny.source, str(place.runs), str(engine_cache)],
         cwd=REPOSITORY,
@@ -169,6 +170,12 @@ def test_engine_dies_with_its_runner(place: LocalPlace, tiny: BaseModelRef, engi
         assert is_alive(int(engine))
         runner.kill()
         wait_until(lambda: not is_alive(int(engine)), "the engine is dead")
+    killed_at = time.time()
+    with place.open() as backend:
+        ref = backend.submit(request_of(tiny, epoch_count=1_000_000))
+        wait_for_steps(backend, ref, 1)
+        first, *_ = backend.poll([ref])[ref].snapshots
+    assert (first.step, first.compute_time < killed_at) == (1, True)
 
 
 def test_generate_is_served_between_two_steps(backend: LocalBackend, place: LocalPlace) -> None:

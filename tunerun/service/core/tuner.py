@@ -1,8 +1,8 @@
 """The queue of tuning jobs, in the order of creation, and the engines that work it off.
 
 The state's file is the queue: what is CREATING there is tuned, now or at the next start. A job that was running when
-the process died runs again, with the same seed and so with the same losses; so does one that was paused, when it is
-resumed: meanwhile its engine works for others.
+the process died is continued after its last whole epoch; so is one that was paused, when it is resumed: meanwhile its
+engine works for others.
 """
 
 from __future__ import annotations
@@ -185,7 +185,9 @@ class Tuner:
             now = self._state.tuned_model(running.model.id)
             is_wanted = now is not None and now.key == running.model.key and not (now.is_cancelling or now.is_paused)
             if not is_wanted and not running.is_cancelled:
-                self._engines[number].cancel(running.ref)
+                is_paused = now is not None and now.key == running.model.key and not now.is_cancelling
+                stop = self._engines[number].pause if is_paused else self._engines[number].cancel
+                stop(running.ref)
                 running.is_cancelled = True
             status = self._engines[number].poll([running.ref], {running.ref: running.steps})[running.ref]
             epochs = self._epochs(running.model, status)
