@@ -82,7 +82,7 @@ def test_a_seed_is_the_jobs_own(running: RunningService) -> None:
 
 
 def test_a_paused_job_lets_others_go_first(running: RunningService) -> None:
-    """Its curve stays; resumed it begins again with the same losses and checkpoints; an ended job does not pause."""
+    """Its curve stays; resumed it continues to the same tuned model and checkpoints; an ended job does not pause."""
     service, library, key = running.service, running.service.library, running.key
     library.create(key, replace(NEW, identifier="paused", epoch_count=30, keeps_epochs=True))
     wait_until(lambda: len(service.state.epochs(row_of(service, "paused").key)) > 1, "two epochs have ended")
@@ -110,12 +110,16 @@ def test_a_paused_job_lets_others_go_first(running: RunningService) -> None:
 
 
 def test_a_paused_job_that_is_cancelled_ends(running: RunningService) -> None:
-    """It does not wait to be resumed for that."""
+    """It does not wait to be resumed for that, and nothing stays of what it had kept to continue."""
     service, library, key = running.service, running.service.library, running.key
-    library.create(key, replace(NEW, identifier="ended", epoch_count=1000))
+    library.create(key, replace(NEW, identifier="ended", epoch_count=1000, keeps_epochs=True))
+    wait_until(lambda: len(service.state.epochs(row_of(service, "ended").key)) > 1, "two epochs have ended")
     library.pause(key, "ended")
+    wait_until(lambda: row_of(service, "ended").started_at is None, "it has stopped")
+    assert [*(running.state / "tuned_models").glob("training.*")]
     library.cancel(key, "ended")
     assert finished(service, "ended").error_code == Code.CANCELLED.number
+    wait_until(lambda: not [*(running.state / "tuned_models").glob("training.*")], "its state is gone")
 
 
 def test_a_restart_in_the_middle_keeps_what_was_reached(settings: Settings, tmp_path: Path) -> None:

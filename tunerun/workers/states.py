@@ -36,6 +36,11 @@ def of_keys(tuned_models: Path, keys: Set[str]) -> Iterator[tuple[str, dict[str,
             yield name, files
 
 
+def keys(tuned_models: Path) -> dict[str, list[str]]:
+    """The keys of the requests that can continue from each state, by their folders' names."""
+    return {name: _requests(parts(tuned_models / name)) for name in names(tuned_models)}
+
+
 def parts(folder: Path) -> dict[str, bytes]:
     """The content of a state's files, by name; what is not there is left out."""
     there = (folder / name for name in (STATE_FILE, TENSORS_FILE))

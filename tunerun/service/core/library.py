@@ -231,7 +231,7 @@ class Library:
         return self._set_paused(caller, identifier, is_paused=True)
 
     def resume(self, caller: Key, identifier: str) -> TunedModelRow:
-        """Have a paused job queue again; it begins again with the same seed, and so with the same losses.
+        """Have a paused job queue again; it continues after its last whole epoch.
 
         Raises:
             ServiceError: the job has ended, or is being cancelled.

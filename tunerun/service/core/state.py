@@ -268,7 +268,7 @@ class State:
             )
 
     def stopped(self, key: str) -> None:
-        """Note that a job is not under way any more, and will begin again."""
+        """Note that a job is not under way any more, and will be continued."""
         with self._writing():
             self._file.write("UPDATE tuned_model SET started_at = NULL WHERE key = ?", [key])
 

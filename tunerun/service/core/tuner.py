@@ -32,6 +32,7 @@ from tunerun.service.core.catalogue import Catalogue, OfferedModel
 from tunerun.service.core.problems import Code
 from tunerun.service.core.records import EpochRow, ModelState, TunedModelRow
 from tunerun.service.core.state import State
+from tunerun.workers import states
 
 TUNED_MODELS = "tuned_models"
 
@@ -73,6 +74,7 @@ class Tuner:
         self._changed = threading.Event()
         self._ending = threading.Event()
         self._deadline = 0.0
+        self._is_untidy = True
         self._thread = threading.Thread(target=self._work, name="tuner", daemon=True)
         self.steps = 0
         """Optimiser steps that were recorded since the start."""
@@ -127,6 +129,7 @@ class Tuner:
             self._watch()
             self._clear()
             self._assign()
+            self._tidy()
         except Exception:  # a full disk, say, on which room is made while the queue waits
             log.exception("the queue was not looked after; trying again")
             return _TROUBLE_PAUSE_S
@@ -239,6 +242,7 @@ class Tuner:
 
     def _finish(self, model: TunedModelRow, code: Code, message: str, *, can_answer: bool = False) -> None:
         self._state.finish(model.key, ModelState.FAILED, can_answer=can_answer, error=(code.number, message))
+        self._is_untidy = True
 
     def _clear(self) -> None:
         """Remove the folders of deleted tuned models, when no job makes them or starts from them any more."""
@@ -248,6 +252,17 @@ class Tuner:
                 for each in (self.folder_of(folder), epochs_folder(self.folder_of(folder))):
                     shutil.rmtree(each, ignore_errors=True)
                 self._state.cleared(folder)
+                self._is_untidy = True
+
+    def _tidy(self) -> None:
+        """Remove what jobs have kept to continue that will not: they have ended, or their tuned models are deleted."""
+        if self._is_untidy:
+            tuned_models = self._state.folder / TUNED_MODELS
+            for name, keys in states.keys(tuned_models).items():
+                rows = [self._state.of_key(key) for key in keys]
+                if all(row is None or row.state is not ModelState.CREATING for row in rows):
+                    states.drop(tuned_models, name)
+            self._is_untidy = False
 
 
 def hyperparameters_of(model: TunedModelRow) -> TuningHyperparameters:
