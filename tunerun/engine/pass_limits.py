@@ -17,3 +17,12 @@ LOGITS = 2**27
 def most_tokens(device: str) -> int:
     """Return how many tokens of a trial a pass holds on a kind of device, such as `cpu`."""
     return CPU_TOKENS if device == "cpu" else TOKENS
+
+
+_MEMBERS = {"cpu": 8, "mps": 8, "cuda": 16}
+"""Training runs that share a pass by themselves, by device. Our choice: on a CPU a pass of 8 has all of the gain."""
+
+
+def most_members(packing: str | int, device: str) -> int:
+    """Return how many training runs share a pass by `backend.packing`, whatever fits into memory."""
+    return packing if isinstance(packing, int) else {"off": 1, "auto": _MEMBERS[device]}[packing]

@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from tunerun.engine.pack import Pack
     from tunerun.engine.training_run import Outcome, Trained
 
-MOST = {"cpu": 8, "mps": 8, "cuda": 16}
-"""Training runs that share a pass by themselves, by device. Our choice: on a CPU a pass of 8 has all of the gain."""
-
 
 @dataclass(frozen=True)
 class _Held:
@@ -150,7 +147,10 @@ class Session:
         try:
             base = self._load(command.pack[0].request.model).base
             if self._training is None:
-                most = self._most(base, command.most)
+                from tunerun.engine import pack_size
+
+                most = pack_size.of(base, command.pack[0].request)
+                most = most if command.most is None else min(most, command.most)
                 self._training = _Training(base, command, most, self._report, self._cancelled, self._paused)
             elif self._training.base is not base:
                 raise InputError("a pack has one base model; jobs of another one wait for its end")
@@ -161,12 +161,6 @@ class Session:
             return
         self._training.add(command.pack)
         self._end_if_empty()
-
-    def _most(self, base: LoadedModel, limit: int | None) -> int:
-        """Return how many training runs share a pass at most."""
-        packing = self._settings.packing
-        most = packing if isinstance(packing, int) else {"off": 1, "auto": MOST[base.device.type]}[packing]
-        return most if limit is None else min(most, limit)
 
     def step(self) -> None:
         """Take one step of the pack, and report what came of it."""

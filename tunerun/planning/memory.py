@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tunerun.engine import devices, memory
+from tunerun.engine import devices, memory, pass_limits
 from tunerun.engine.memory import GIB, Estimate, Work
 from tunerun.engine.model_facts import ModelShape
 from tunerun.engine.precision import BFLOAT16
@@ -186,7 +186,7 @@ def _largest(loads: Sequence[Load]) -> PlannedMemory:
     shape = loads[0].shape
     largest = works[0] if shape is None else max(works, key=lambda work: memory.estimate(shape, work).total)
     runs = len({load.trial.training_run for load in loads})
-    most = runs if settings.packing == "auto" else 1 if settings.packing == "off" else int(settings.packing)
+    most = pass_limits.most_members(settings.packing, device)
     return PlannedMemory(
         model=loads[0].trial.config.model.name,
         trials=tuple(load.trial.number for load in loads),
