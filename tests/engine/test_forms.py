@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from tunerun.engine import forms, lora, shared_prefix
 from tunerun.engine.encoding import EncodedExample
-from tunerun.engine.forms import masks
+from tunerun.engine.forms import masks, probe
 from tunerun.engine.forms.layout import lay_out
 from tunerun.engine.forms.packed import Packed
 from tunerun.engine.forms.padded import Padded, PrefixCache
@@ -304,6 +305,15 @@ def test_weights_of_16_bits_are_tried_in_32() -> None:
     assert forms.choose(base).name == "packed"
     assert all(torch.equal(before[name], weight) for name, weight in base.network.named_parameters())
     assert {weight.dtype for weight in base.network.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("name", ["llama", "mpt"])
+def test_coarse_numbers_are_told_from_a_wrong_form(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that stay as coarse as they are, as those of 4 bits do, give the same verdict."""
+    monkeypatch.setattr(probe, "_first_layers", lambda _network: nullcontext())
+    base = build(name)
+    base.network.to(torch.bfloat16)
+    assert forms.choose(base).name == ARCHITECTURES[name][2]
 
 
 def test_parts_are_small_enough_for_a_pass(llama: LoadedModel, windowed: LoadedModel) -> None:
