@@ -206,18 +206,19 @@ def _hook(name: str, adapters: Sequence[LearningAdapter]) -> _Hook:
     matrices = [down for down, _up in pairs] + [up for _down, up in pairs]
     scales = [adapters[place].scale for place in having]
     are_all = len(having) == len(adapters)
+    changed: Callable[..., torch.Tensor] = _Changed.apply
 
     def hook(_module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        (given,) = inputs
+        given = inputs[0]
         if len(adapters) == 1:
             places, before = given.reshape(1, -1, given.shape[-1]), output.reshape(1, -1, output.shape[-1])
-            return _Changed.apply(places, before, scales, *matrices).view_as(output)  # type: ignore[no-any-return]
+            return changed(places, before, scales, *matrices).view_as(output)
         if given.dim() != 3 or given.shape[0] != len(adapters):
             raise MixingError
         if are_all:
-            return _Changed.apply(given, output, scales, *matrices)  # type: ignore[no-any-return]
+            return changed(given, output, scales, *matrices)
         rows = torch.tensor(having, device=output.device)
-        return output.index_copy(0, rows, _Changed.apply(given[rows], output[rows], scales, *matrices))
+        return output.index_copy(0, rows, changed(given[rows], output[rows], scales, *matrices))
 
     return hook
 
@@ -230,7 +231,7 @@ class _Changed(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, given: torch.Tensor, output: torch.Tensor, scales: Sequence[float], *matrices: torch.Tensor
     ) -> torch.Tensor:
         """Return the changed output.
@@ -240,34 +241,32 @@ class _Changed(torch.autograd.Function):
             scales: of each place.
             matrices: A of each place, then B of each place, of different ranks.
         """
-        down, up = _stacked(matrices[: len(scales)], 0), _stacked(matrices[len(scales) :], 1)
+        # B the other way round: its products are up to four times as fast so (MKL on a CPU, rank 8).
+        down, up = _stacked(matrices[: len(scales)]), _stacked([matrix.t() for matrix in matrices[len(scales) :]])
         given = given.to(down.dtype)
         scale = torch.tensor(scales, dtype=down.dtype, device=down.device)[:, None, None]
         middle = torch.bmm(given, down.transpose(1, 2)) * scale
         ctx.save_for_backward(given, middle, down, up, scale)
         ctx.ranks = [matrix.shape[0] for matrix in matrices[: len(scales)]]
         if output.dtype == up.dtype:
-            return torch.baddbmm(output, middle, up.transpose(1, 2))
-        return output + torch.bmm(middle, up.transpose(1, 2)).to(output.dtype)
+            return torch.baddbmm(output, middle, up)
+        return output + torch.bmm(middle, up).to(output.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         """Return the gradients of what `forward` was given."""
         given, middle, down, up, scale = ctx.saved_tensors
         whole = gradient.to(up.dtype)
-        inner = torch.bmm(whole, up) * scale
+        inner = torch.bmm(whole, up.transpose(1, 2)) * scale
         of_given = torch.bmm(inner, down).to(gradient.dtype) if ctx.needs_input_grad[0] else None
         of_down = torch.bmm(inner.transpose(1, 2), given)
-        of_up = torch.bmm(whole.transpose(1, 2), middle)
+        of_up = torch.bmm(middle.transpose(1, 2), whole)
         downs = [one[:rank] for one, rank in zip(of_down, ctx.ranks, strict=True)]
-        ups = [one[:, :rank] for one, rank in zip(of_up, ctx.ranks, strict=True)]
+        ups = [one[:rank].t() for one, rank in zip(of_up, ctx.ranks, strict=True)]
         return of_given, gradient, None, *downs, *ups
 
 
-def _stacked(matrices: Sequence[torch.Tensor], of_rank: int) -> torch.Tensor:
-    """Return matrices in one tensor; smaller ranks are filled up with zeros, which change no number."""
-    ranks = [matrix.shape[of_rank] for matrix in matrices]
-    if len(set(ranks)) == 1:
-        return torch.stack(tuple(matrices))
-    filled = [(0, 0, 0, max(ranks) - rank) if of_rank == 0 else (0, max(ranks) - rank) for rank in ranks]
-    return torch.stack([pad(matrix, behind) for matrix, behind in zip(matrices, filled, strict=True)])
+def _stacked(matrices: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return [rank, size] matrices in one tensor; smaller ranks are filled up with zeros, which change no number."""
+    rank = max(matrix.shape[0] for matrix in matrices)
+    return torch.stack([m if m.shape[0] == rank else pad(m, (0, 0, 0, rank - m.shape[0])) for m in matrices])
