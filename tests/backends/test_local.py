@@ -236,7 +236,7 @@ def test_a_job_says_what_trained_it(backend: LocalBackend, place: LocalPlace) ->
     ref = backend.submit(place.request("1"))
     trained_on = wait_for_end(backend, ref).trained_on
     assert trained_on is not None
-    assert (trained_on.device, trained_on.form) == ("cpu", "shared prefix")
+    assert (trained_on.device, trained_on.form, trained_on.precision) == ("cpu", "shared prefix", "float32")
     assert trained_on.threads >= 1
     assert trained_on.processor
     assert trained_on.instructions
