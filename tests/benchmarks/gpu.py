@@ -98,8 +98,10 @@ class Bench:
         """The rows of every trial."""
         return sweep_cost.examples("banking77")
 
-    def trials(self, name: str, epochs: tuple[int, ...] = (1,), **hyperparameters: Any) -> list[TuningRequest]:
-        """Trials on a base model: of two rates and two seeds for each number of epochs."""
+    def trials(
+        self, name: str, epochs: tuple[int, ...] = (1,), seeds: tuple[int, ...] = (0, 1), **hyperparameters: Any
+    ) -> list[TuningRequest]:
+        """Trials on a base model: of two rates and of each seed for each number of epochs."""
         model, rows = self.model(name), self.examples()
         return [
             replace(
@@ -108,7 +110,7 @@ class Bench:
                 training=rows,
                 hyperparameters=replace(request.hyperparameters, **hyperparameters),
             )
-            for request in sweep_cost.requests_of("banking77", epochs=epochs)
+            for request in sweep_cost.requests_of("banking77", epochs=epochs, seeds=seeds)
         ]
 
 
@@ -199,7 +201,7 @@ def pack_against_alone(bench: Bench) -> Figures:
 
 def less_memory(bench: Bench) -> Figures:
     """Checkpointed layers and parts of a batch give the same losses with less memory."""
-    trials, figures, losses = bench.trials(bench.first, batch_size=16)[:1], {}, {}
+    trials, figures, losses = bench.trials(bench.first, batch_size=16, epoch_count=3)[:1], {}, {}
     settings: dict[str, dict[str, Any]] = {
         "plain": {}, "checkpointed": {"gradient_checkpointing": True}, "two rows at a time": {"micro_batch": 2}
     }  # fmt: skip
@@ -210,6 +212,19 @@ def less_memory(bench: Bench) -> Figures:
     for name in settings:
         difference = _difference(losses[name], losses["plain"])
         _check(difference <= ALONE_LIMIT, f"{name}: losses differ by {difference:.1e}")
+    return figures
+
+
+def memory_of_a_pack(bench: Bench) -> Figures:
+    """How much more twelve training runs need at the peak than one (goal: at most twice, issue 12)."""
+    figures: Figures = {}
+    for count in (1, TOGETHER):
+        trials = bench.trials(bench.first, seeds=tuple(range(TOGETHER // len(sweep_cost.RATES))))[:count]
+        base = bench.load(bench.first, precision="bf16")
+        _forget()
+        _losses(base, trials, most=count)
+        figures[f"{count}: bytes at the peak"] = float(_peak_bytes())
+        del base
     return figures
 
 
@@ -287,7 +302,7 @@ def _check(is_right: bool, problem: str) -> None:
 
 
 CHECKS: tuple[Callable[[Bench], Figures], ...] = (
-    planned_format, bf16_against_fp32, pack_against_alone, less_memory, four_bits, pack_against_peft,
+    planned_format, bf16_against_fp32, pack_against_alone, less_memory, memory_of_a_pack, four_bits, pack_against_peft,
 )  # fmt: skip
 
 
