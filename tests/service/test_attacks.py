@@ -224,7 +224,7 @@ def test_an_engine_that_is_killed_fails_its_job_in_words_for_clients(own: Settin
     with RunningService(own) as running, Client(running.address, running.key.secret) as client:
         client.good("POST", "/tunedModels", body(epochCount=LONG), tunedModelId="a")
         wait_until(lambda: client.steps("a") > 2, "steps are taken")
-        process = running.service.tuner._engines[0].engine_process_id
+        process = running.service.tuner._engines.engine_process_id
         assert process is not None
         os.kill(process, signal.SIGKILL)
         assert client.finished("a")["state"] == "FAILED"

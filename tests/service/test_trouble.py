@@ -86,7 +86,7 @@ def test_a_full_disk_is_a_refusal_for_now(own: RunningService, client: Client, v
 def test_a_tuned_model_for_which_there_is_no_room(own: RunningService, client: Client) -> None:
     """Its job fails with the reason, and the next one is tuned when there is room again."""
     client.tuned("before", epochCount=1)
-    process = own.service.tuner._engines[0].engine_process_id
+    process = own.service.tuner._engines.engine_process_id
     assert process is not None
     limits = resource.prlimit(process, resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
     assert client.tuned("none", epochCount=1)["state"] == "FAILED"

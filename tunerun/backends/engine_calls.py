@@ -10,7 +10,7 @@ from typing import Protocol
 
 from tunerun import errors
 from tunerun.engine import messages
-from tunerun.errors import BackendError, BaseModelError, InputError
+from tunerun.errors import BackendError, BaseModelError, InputError, UnavailableError
 from tunerun.job import Answer, AnswerPart, BaseModelRef, Failure, FailureKind, Prompt
 
 OnPart = Callable[[AnswerPart], None]
@@ -171,13 +171,18 @@ class Batch:
 
 
 def call_error(command: messages.Call, failure: Failure) -> errors.TunerunError:
-    """Return what a caller is told whose engine died; a base model that fits no memory is the user's to change."""
+    """Return what a caller is told whose engine died.
+
+    A base model that fits no memory is the user's to change; what was lost with its machine may be asked again.
+    """
     if isinstance(command, messages.Prepare) and failure.kind is FailureKind.OUT_OF_MEMORY:
         return BaseModelError(
             f"the base model {command.model.name!r} does not fit this machine's memory: the engine's process was "
             "killed while it converted the weights to float32 (4 bytes a parameter); free memory, or choose a "
             "smaller base model"
         )
+    if failure.kind is FailureKind.LOST:
+        return UnavailableError(failure.message)
     return BackendError(failure.message)
 
 

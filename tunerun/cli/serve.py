@@ -53,7 +53,7 @@ From = Annotated[
 State = Annotated[Path, typer.Option("--state", help="Folder of the service's keys, queue and tuned models.")]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")]
-Workers = Annotated[int, typer.Option(min=1, help="Tuning jobs at once; each has its base model in memory.")]
+Workers = Annotated[int, typer.Option(min=1, max=64, help="Tuning jobs at once; each has its base model in memory.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of each engine.")]
 Cache = Annotated[Path | None, typer.Option(help="Converted base models; the user's cache directory.")]
 AllowRemote = Annotated[bool, typer.Option("--allow-remote", help="Listen on other than loopback.")]

@@ -42,6 +42,7 @@ from tunerun.service.page import pages
 from tunerun.service.page.sessions import LIFE_S, Sessions
 from tunerun.service.screening import Hosts
 from tunerun.service.wires import refusal
+from tunerun.workers.local import LocalWorkers
 
 KEYS_FILE = "keys.json"
 
@@ -88,20 +89,22 @@ class Service:
     """
 
     def __init__(self, settings: Settings) -> None:
-        def engine() -> LocalBackend:
-            chosen = EngineSettings(settings.device, settings.threads)
-            return LocalBackend(settings.state, settings.cache, chosen, keep_cancelled=True)
+        chosen = EngineSettings(settings.device, settings.threads)
+
+        def engines(count: int = 1) -> LocalBackend:
+            workers = LocalWorkers(kind="local", count=count)
+            return LocalBackend(settings.state, settings.cache, chosen, keep_cancelled=True, workers=workers)
 
         self._hosts = Hosts(settings.allowed_hosts)
         self._origins = Origins(settings.allowed_origins)
         private_folder(settings.state)
-        self.answerer = Answerer(settings.models, engine)
+        self.answerer = Answerer(settings.models, engines)
         self.answerer.prepare()
         self.keys = KeyFile(settings.state / KEYS_FILE)
         self.keys.make()
         self.state = State(settings.state)
         catalogue = Catalogue(settings.models, settings.cache)
-        self.tuner = Tuner(self.state, catalogue, settings.workers, engine)
+        self.tuner = Tuner(self.state, catalogue, settings.workers, engines(settings.workers))
         self.library = Library(self.state, catalogue, self.tuner, settings.sweep_models)
         self.meters = Meters(self.state, self.tuner, self.answerer)
 

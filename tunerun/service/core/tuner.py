@@ -1,4 +1,4 @@
-"""The queue of tuning jobs, in the order of creation, and the engines that work it off.
+"""The queue of tuning jobs, in the order of creation, and the backend whose engines work it off.
 
 The state's file is the queue: what is CREATING there is tuned, now or at the next start. A job that was running when
 the process died is continued after its last whole epoch; so is one that was paused, when it is resumed: meanwhile its
@@ -11,7 +11,6 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,17 +59,17 @@ class Tuner:
     """Works off the queue in a thread of its own.
 
     Args:
-        workers: how many jobs run at once, each in an engine of its own.
-        open_engine: makes a backend whose engine is its own; it keeps what cancelled jobs have learned.
+        workers: how many jobs run at once.
+        engines: has as many engines, and gives each job to the one with the least to do; it keeps what cancelled jobs
+            have learned.
     """
 
-    def __init__(
-        self, state: State, catalogue: Catalogue, workers: int, open_engine: Callable[[], LocalBackend]
-    ) -> None:
+    def __init__(self, state: State, catalogue: Catalogue, workers: int, engines: LocalBackend) -> None:
         self._state = state
         self._catalogue = catalogue
-        self._engines = [open_engine() for _ in range(workers)]
-        self._running: dict[int, _Running] = {}
+        self._workers = workers
+        self._engines = engines
+        self._running: dict[str, _Running] = {}  # by the keys of what is tuned
         self._changed = threading.Event()
         self._ending = threading.Event()
         self._deadline = 0.0
@@ -103,8 +102,7 @@ class Tuner:
         self._changed.set()
         if self._thread.is_alive():
             self._thread.join()
-        for engine in self._engines:
-            engine.__exit__(None, None, None)
+        self._engines.__exit__(None, None, None)
 
     @property
     def is_alive(self) -> bool:
@@ -116,9 +114,9 @@ class Tuner:
             pause_s = self._turn()
             self._changed.wait(pause_s)
             self._changed.clear()
-        before = {number: running.steps for number, running in self._running.items()}
+        before = {key: running.steps for key, running in self._running.items()}
         while time.monotonic() < self._deadline and any(
-            self._running[number].steps == steps for number, steps in before.items() if number in self._running
+            self._running[key].steps == steps for key, steps in before.items() if key in self._running
         ):
             time.sleep(_PAUSE_S)
             self._watch()
@@ -138,30 +136,30 @@ class Tuner:
     # The queue
 
     def _assign(self) -> None:
-        """Give waiting jobs to engines that are free, and end those that are cancelled."""
-        running = [one.model.key for one in self._running.values()]
+        """Give waiting jobs to the engines as far as some are free, and end those that are cancelled."""
+        running = list(self._running)
         for model in self._state.cancelled(running):
             begun = bool(self._state.snapshots([model.key])[model.key])  # by a service that was killed
             when = "while it was not being tuned" if begun else "before its first step"
             self._finish(model, Code.CANCELLED, f"cancelled on request, {when}")
-        free = [number for number in range(len(self._engines)) if number not in self._running]
-        if free:
+        free = self._workers - len(running)
+        if free > 0:
             # What waits for a base model that is not offered now is taken up by a start that offers it.
-            for model in self._state.waiting([*self._catalogue.offered], running, len(free)):
-                self._begin(model, free.pop())
+            for model in self._state.waiting([*self._catalogue.offered], running, free):
+                self._begin(model)
 
-    def _begin(self, model: TunedModelRow, number: int) -> None:
-        """Submit a job to an engine; one that is refused has failed, and the next turn takes the next one."""
+    def _begin(self, model: TunedModelRow) -> None:
+        """Submit a job; one that is refused has failed, and the next turn takes the next one."""
         try:
             request = self._request(model, self._catalogue.offered[model.base_model])
-            ref = self._engines[number].submit(request)
+            ref = self._engines.submit(request)
         except (InputError, BackendError, ValueError):
             log.exception("job refused", extra={"fields": {"tuned_model": model.id}})
             self._finish(model, Code.INTERNAL, "the job cannot begin; the service's log says why")
             self._changed.set()
             return
         self._state.started(model.key)
-        self._running[number] = _Running(model, ref)
+        self._running[model.key] = _Running(model, ref)
 
     def _request(self, model: TunedModelRow, offered: OfferedModel) -> TuningRequest:
         return TuningRequest(
@@ -184,15 +182,15 @@ class Tuner:
     # Watching
 
     def _watch(self) -> None:
-        for number, running in list(self._running.items()):
+        for key, running in list(self._running.items()):
             now = self._state.tuned_model(running.model.id)
             is_wanted = now is not None and now.key == running.model.key and not (now.is_cancelling or now.is_paused)
             if not is_wanted and not running.is_cancelled:
                 is_paused = now is not None and now.key == running.model.key and not now.is_cancelling
-                stop = self._engines[number].pause if is_paused else self._engines[number].cancel
+                stop = self._engines.pause if is_paused else self._engines.cancel
                 stop(running.ref)
                 running.is_cancelled = True
-            status = self._engines[number].poll([running.ref], {running.ref: running.steps})[running.ref]
+            status = self._engines.poll([running.ref], {running.ref: running.steps})[running.ref]
             epochs = self._epochs(running.model, status)
             if status.snapshots or len(epochs) > running.epochs:
                 self._state.record(running.model.key, status.snapshots, epochs[running.epochs :])
@@ -203,8 +201,8 @@ class Tuner:
                     self._ended(running.model, status)
                 else:
                     self._state.stopped(running.model.key)
-                self._engines[number].forget(running.ref)
-                del self._running[number]
+                self._engines.forget(running.ref)
+                del self._running[key]
 
     def _epochs(self, model: TunedModelRow, status: JobStatus) -> list[EpochRow]:
         """What a job has reached after each epoch: where it keeps checkpoints when those are there, else when the loss
