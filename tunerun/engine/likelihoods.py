@@ -55,6 +55,7 @@ def measure(
         for prompt, (_asked, outputs) in zip(prompts, rows, strict=True)
     ]
     _check_room(base, encoded)
+    forms.choose(base)  # while it is bare
     with torch.no_grad(), adapters_on(base.network, [on_all]):
         return _measured(base, encoded)
 
