@@ -23,8 +23,8 @@ TOKENS = 8
 BATCH = 16
 """Of `generate`."""
 
-COMPARED = 3
-"""Adapters that `generate` answers with, one after another: all twelve would take four times as long."""
+COMPARED = 2
+"""Adapters that `generate` answers with, one after another: all twelve would take six times as long."""
 
 CLIENTS = 8
 ROUNDS = 5
