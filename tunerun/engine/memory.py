@@ -132,13 +132,13 @@ class _Pass:
     @classmethod
     def of(cls, work: Work, members: int, tokens: float, vocabulary: int) -> _Pass:
         """Return what of so many tokens of each trial is in one pass; a row is never divided."""
-        full, most = min(members, pass_limits.FULL_MEMBERS), pass_limits.most_tokens(work.device)
+        most = pass_limits.most_tokens(work.device)
         own = max(work.tokens, min(tokens, most))
-        together = max(full * own, members * work.tokens)
+        together = max(min(members * own, pass_limits.FULL_MEMBERS * most), members * work.tokens)
         one_row_each = members * work.learned * vocabulary
         return cls(
             tokens=together,
-            pairs=max(full * own**2, members * work.tokens**2),
+            pairs=together * own,
             logits=min(together / work.tokens * work.learned * vocabulary, max(pass_limits.LOGITS, one_row_each)),
         )
 
