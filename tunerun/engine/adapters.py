@@ -25,7 +25,7 @@ from tunerun.engine import tuned_model
 from tunerun.errors import BaseModelError, NotFoundError
 
 KEPT = 32
-"""Adapters that stay in memory: two full batches of different ones. One of SmolLM2-135M at rank 8 is 10 MB."""
+"""Adapters that stay in memory for later calls. Our choice: one of SmolLM2-135M at rank 8 is 10 MB."""
 
 PREFIX = "base_model.model."  # what PEFT writes before a layer's own name
 _OTHER_FORMS = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save", "target_parameters")

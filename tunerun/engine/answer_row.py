@@ -37,7 +37,6 @@ class AnswerRow:
         base: LoadedModel,
     ) -> None:
         self.position = position
-        self.is_conversation = bool(prompt.examples or prompt.system)
         self.beginning = (id(adapter), prompt.system, prompt.examples)
         self.prompt_ids = prompt_ids
         self.answer_ids: list[int] = []
