@@ -17,5 +17,15 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def alone(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Mapping[str, Outcome]:
-    return outcomes(tmp_path_factory.mktemp("alone"), tiny_folder)
+def alone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("alone")
+
+
+@pytest.fixture(scope="session")
+def alone(alone_folder: Path, tiny_folder: Path) -> Mapping[str, Outcome]:
+    return outcomes(alone_folder, tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def alone_runs(alone_folder: Path, alone: Mapping[str, Outcome]) -> Path:
+    return alone_folder / "runs"

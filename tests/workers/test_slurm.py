@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
+from filelock import FileLock
 
 from tests.workers.sweeps import Outcome, outcomes
+from tunerun.engine import tuned_model
 from tunerun.job import Snapshot
 from tunerun.planning import Trial
 from tunerun.runner.progress import Progress
+from tunerun.workers.base import Place
+from tunerun.workers.slurm import END_FILE, LOCK_FILE, SlurmWorkers, take_over
 
 WORKERS = ("backend.workers.kind=slurm", "backend.workers.executor=local")
 
@@ -45,3 +50,24 @@ def test_a_sweep_that_loses_a_job_ends_as_on_one_machine(
     assert "the job " in lost
     assert lost.endswith("submitting it again")
     assert list((tmp_path / "slurm" / "runs" / "workers").iterdir()) == []
+
+
+def test_what_jobs_made_for_a_killed_runner_is_taken_over(
+    tmp_path: Path, alone_runs: Path, alone: Mapping[str, Outcome]
+) -> None:
+    """A whole tuned model comes home as its job's, a damaged one does not; jobs of a runner that lives go on."""
+    made = [folder for folder in sorted((alone_runs / "tuned_models").iterdir()) if (folder / "status.json").exists()]
+    killed, living = tmp_path / "workers" / "0-killed", tmp_path / "workers" / "1-living"
+    for folder in (killed, living):
+        for source in made[:2]:
+            shutil.copytree(source, folder / "tuned_models" / source.name)
+    (killed / "tuned_models" / made[1].name / tuned_model.WEIGHTS_FILE).write_bytes(b"damaged")
+    with FileLock(living / LOCK_FILE):
+        take_over(SlurmWorkers(kind="slurm"), Place(tmp_path, tmp_path / "cache"))
+    assert [folder.name for folder in (tmp_path / "tuned_models").iterdir()] == [made[0].name]
+    home = tmp_path / "tuned_models" / made[0].name
+    assert tuned_model.fault(home) is None
+    assert tuned_model.read_finished(home) == tuned_model.read_finished(made[0])
+    assert not killed.exists()
+    assert living.exists()
+    assert not (living / END_FILE).exists()

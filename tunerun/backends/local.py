@@ -220,7 +220,7 @@ class LocalBackend:
         self._keep_cancelled = keep_cancelled
         self._workers = workers
         self._settings = settings if worker_kinds.are_here(workers) else precision.stated(settings)
-        place = Place(runs.absolute(), cache, self._settings)
+        self._place = place = Place(runs.absolute(), cache, self._settings)
         self._queue = EnginePool(
             worker_kinds.opener(workers, place),
             self._train,
@@ -263,6 +263,7 @@ class LocalBackend:
         """
         packages.require(*packages.NEEDED)
         worker_kinds.room(self._workers)
+        worker_kinds.take_over(self._workers, self._place)
         if self._settings.is_quantised and worker_kinds.are_here(self._workers):
             packages.require(*packages.QUANTISING, extra="quantized", what="backend.quantization=4bit")
         problems: list[str] = []

@@ -41,6 +41,10 @@ def room(section: LocalWorkers) -> int:
     return section.count
 
 
+def take_over(_section: LocalWorkers, _place: Place) -> None:
+    """Nothing: a process ends with its program."""
+
+
 def open_worker(section: LocalWorkers, place: Place, number: int) -> Worker:
     """Start an engine process.
 

@@ -117,10 +117,14 @@ class Host:
             if isinstance(report, messages.EpochKept) and folder is not None:
                 report = replace(report, checkpoint=replace(report.checkpoint, location=folder))
             written, gone = self._news_of_states()
-            self._add(Entry(0, messages.report_line(report).decode(), folder, states=written, gone=gone))
+            line = self._without_paths(messages.report_line(report).decode())
+            self._add(Entry(0, line, folder, states=written, gone=gone))
         failure = engine.death()
-        message = failure.message.replace(str(self._log), f"engine.log on the node {socket.gethostname()}")
-        self._add(Entry(0, death=replace(failure, message=message)))
+        self._add(Entry(0, death=replace(failure, message=self._without_paths(failure.message))))
+
+    def _without_paths(self, text: str) -> str:
+        """A text for the other machine, where this one's folders mean nothing."""
+        return text.replace(str(self._root.parent), f"a folder of the node {socket.gethostname()}")
 
     def _news_of_states(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         before, self._states = self._states, states.names(self._root)

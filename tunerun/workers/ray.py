@@ -107,6 +107,10 @@ def room(section: RayWorkers) -> int:
     return min(int(holds), section.count)
 
 
+def take_over(_section: RayWorkers, _place: Place) -> None:
+    """Nothing: an actor ends with its program."""
+
+
 def open_worker(section: RayWorkers, place: Place, _number: int) -> Worker:
     """Have the cluster start an actor; it may wait for a node with room."""
     settings = NodeSettings(section.cache or str(place.cache.absolute()), place.settings)

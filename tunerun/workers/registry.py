@@ -39,6 +39,10 @@ class WorkersModule(Protocol):
         """
         ...
 
+    def take_over(self, section: Any, place: Place, /) -> None:
+        """Bring home what workers have made whose program was killed, where they outlive it."""
+        ...
+
     def open_worker(self, section: Any, place: Place, number: int, /) -> Worker:
         """Make the connection to a worker; the engine starts now or soon.
 
@@ -67,6 +71,11 @@ def are_here(section: Workers) -> bool:
 def room(section: Workers) -> int:
     """How many workers of a section can be open at once; see `WorkersModule.room`."""
     return _MODULES[section.kind].room(section)
+
+
+def take_over(section: Workers, place: Place) -> None:
+    """Bring home what workers have made whose program was killed; see `WorkersModule.take_over`."""
+    _MODULES[section.kind].take_over(section, place)
 
 
 def opener(section: Workers, place: Place) -> Callable[[int], Worker]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tunerun.engine import messages, tuned_model
+from tunerun.errors import NotFoundError
 from tunerun.job import Failure, FailureKind, JobState, TuningRequest
 from tunerun.workers import states
 from tunerun.workers.node import ADAPTERS, TUNED_MODELS, Entry
@@ -196,3 +197,22 @@ class RemoteWorker:
 
 def _epoch_folder(folder: Path, epoch: int) -> Path:
     return tuned_model.epochs_folder(folder) / str(epoch)
+
+
+def bring_home(made: Path, tuned_models: Path) -> None:
+    """Take tuned models and states over that an engine made for a program that was killed; what is here stays.
+
+    Args:
+        made: the folder that the engine wrote them to.
+    """
+    for file in made.glob(f"*/{tuned_model.STATUS_FILE}"):
+        place = tuned_models / file.parent.name
+        if not place.exists():
+            with contextlib.suppress(OSError, ValueError, NotFoundError):  # what is damaged is trained again
+                key = tuned_model.read(file.parent).key
+                tuned_model.receive(
+                    tuned_model.parts(file.parent), place, key, lambda n, at=place: _epoch_folder(at, n)
+                )
+    for name in states.names(made):
+        with contextlib.suppress(OSError):
+            states.keep(tuned_models, name, states.parts(made / name))

@@ -2,7 +2,8 @@
 
     commands.jsonl   what the engine is to do, a line a command; written here, read by the job
     reports.jsonl    what it reported, a line an `Entry`; written by the job, read here
-    end              the mark that ends the job
+    end, ended       the mark that ends the job, and the job's that it has ended
+    owner.lock       held by the program that gave the job its work
     tuned_models/, adapters/, logs/   the node's own, as `workers.node` has them
 
 A job that nobody gives work ends by itself, so an allocation is not held while nothing is trained. submitit does not
@@ -21,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
 from pydantic import Field
 
 from tunerun import schema
@@ -29,12 +31,14 @@ from tunerun.errors import InputError, MissingPackageError
 from tunerun.files import private_folder
 from tunerun.job import Failure, FailureKind
 from tunerun.workers.base import Place, Worker
-from tunerun.workers.node import ENTRY, Entry, Host, NodeSettings, files_of
-from tunerun.workers.remote import LostError, RemoteWorker
+from tunerun.workers.node import ENTRY, TUNED_MODELS, Entry, Host, NodeSettings, files_of
+from tunerun.workers.remote import LostError, RemoteWorker, bring_home
 
 COMMANDS_FILE = "commands.jsonl"
 REPORTS_FILE = "reports.jsonl"
 END_FILE = "end"
+ENDED_FILE = "ended"
+LOCK_FILE = "owner.lock"
 
 IDLE_S = 120.0
 """How long a job without work waits for more before it gives its nodes back. Our choice: a sweep's next trial comes
@@ -110,12 +114,36 @@ def open_worker(section: SlurmWorkers, place: Place, number: int) -> Worker:
         OSError: the folder cannot be written.
     """
     room(section)
-    parent = Path(section.folder).absolute() if section.folder is not None else place.runs / "workers"
     private_folder(place.runs)
-    private_folder(parent)
+    parent = private_folder(_parent(section, place))
     folder = private_folder(parent / f"{number}-{uuid.uuid4().hex[:12]}")
     settings = NodeSettings(str(place.cache.absolute()), place.settings)
     return RemoteWorker(_FolderChannel(folder, _submitted(section, folder, settings)))
+
+
+def _parent(section: SlurmWorkers, place: Place) -> Path:
+    return Path(section.folder).absolute() if section.folder is not None else place.runs / "workers"
+
+
+def take_over(section: SlurmWorkers, place: Place) -> None:
+    """Bring home what jobs have made whose program was killed, and end them.
+
+    A tuned model that is whole is as its job's; one that was being trained continues from its last state.
+    """
+    for folder in sorted(_parent(section, place).glob("*-*")):
+        lock = FileLock(folder / LOCK_FILE, thread_local=False)
+        try:
+            lock.acquire(blocking=False)
+        except (Timeout, OSError):  # its program runs, or it is gone at this moment
+            continue
+        (folder / END_FILE).touch()
+        deadline = time.monotonic() + _END_S
+        has_begun = (folder / REPORTS_FILE).exists()
+        while has_begun and not (folder / ENDED_FILE).exists() and time.monotonic() < deadline:
+            time.sleep(_PAUSE_S)
+        bring_home(folder / TUNED_MODELS, place.runs / TUNED_MODELS)
+        lock.release()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _submitted(section: SlurmWorkers, folder: Path, settings: NodeSettings) -> Any:
@@ -155,6 +183,8 @@ def serve(folder: str, settings: NodeSettings) -> None:
                 host.follow(number, line)
             time.sleep(_PAUSE_S)
         host.end()
+        with contextlib.suppress(FileNotFoundError):  # nobody waits for it any more
+            (place / ENDED_FILE).touch()
 
 
 class _Work:
@@ -217,6 +247,8 @@ class _FolderChannel:
 
     def __init__(self, folder: Path, job: Any) -> None:
         self._folder = folder
+        self._lock = FileLock(folder / LOCK_FILE, thread_local=False)
+        self._lock.acquire()
         self._job = job
         self._lines = _Lines(folder / REPORTS_FILE)
         self._looked_at = time.monotonic()
@@ -279,4 +311,5 @@ class _FolderChannel:
             time.sleep(_PAUSE_S)
         if not self._job.done():
             self._job.cancel()
+        self._lock.release()
         shutil.rmtree(self._folder, ignore_errors=True)
