@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -210,9 +211,7 @@ def bring_home(made: Path, tuned_models: Path) -> None:
         if not place.exists():
             with contextlib.suppress(OSError, ValueError, NotFoundError):  # what is damaged is trained again
                 key = tuned_model.read(file.parent).key
-                tuned_model.receive(
-                    tuned_model.parts(file.parent), place, key, lambda n, at=place: _epoch_folder(at, n)
-                )
+                tuned_model.receive(tuned_model.parts(file.parent), place, key, partial(_epoch_folder, place))
     for name in states.names(made):
         with contextlib.suppress(OSError):
             states.keep(tuned_models, name, states.parts(made / name))
