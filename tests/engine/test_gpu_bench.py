@@ -16,10 +16,11 @@ class SmallBench(gpu.Bench):
     """With a tokenizer that needs no package."""
 
     def model(self, name: str) -> BaseModelRef:
-        return tiny_model.model_of(tiny_model.build(self.folder / name))
+        folder = self.folder / name
+        return tiny_model.model_of(folder if folder.exists() else tiny_model.build(folder))
 
     def examples(self) -> tuple[Example, ...]:
-        return tiny_model.EXAMPLES
+        return tiny_model.EXAMPLES[:3]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="make bench-gpu runs it here")
