@@ -93,6 +93,18 @@ def test_commands_round_trip(command: messages.Command) -> None:
     assert messages.read_command(line) == command
 
 
+def test_examples_that_jobs_share_are_sent_once() -> None:
+    """And are one object on the other side, in which a hundred trials need the memory of one."""
+    requests = [request_of(MODEL, key=key, training=HELD_OUT) for key in "abc"]
+    train = messages.Train(tuple(messages.PackedJob(one.tuned_model_id, one) for one in requests), "tuned_models")
+    line = messages.command_line(train)
+    assert line.count(HELD_OUT[1].output.encode()) == 1
+    read = messages.read_command(line)
+    assert read == train
+    assert isinstance(read, messages.Train)
+    assert read.pack[0].request.training is read.pack[2].request.training
+
+
 @pytest.mark.parametrize(
     "report",
     [

@@ -237,7 +237,49 @@ Report = Started | RunBegan | JobReport | Piece | Answers | Measured | Refused |
 FINAL = (Done, Refused, Answers, Measured)
 """The reports with which a command is over."""
 
-_COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="do")])
+
+@dataclass(frozen=True)
+class _SharedTrain:
+    """Train as it is sent: trials of one sweep have the same examples, which are written once.
+
+    Attributes:
+        train: its requests have no examples.
+        examples: all that there are.
+        places: of each job its training and its validation examples among them.
+    """
+
+    train: Train
+    examples: tuple[tuple[Example, ...], ...]
+    places: tuple[tuple[int, int], ...]
+    do: Literal["shared train"] = "shared train"
+
+    @classmethod
+    def of(cls, train: Train) -> _SharedTrain:
+        """Return what is sent; examples are the same if they are one object, so none is compared."""
+        found: dict[int, tuple[int, tuple[Example, ...]]] = {}
+
+        def place(examples: tuple[Example, ...]) -> int:
+            return found.setdefault(id(examples), (len(found), examples))[0]
+
+        places = tuple((place(one.request.training), place(one.request.validation)) for one in train.pack)
+        pack = tuple(replace(one, request=replace(one.request, training=(), validation=())) for one in train.pack)
+        return cls(replace(train, pack=pack), tuple(examples for _, examples in found.values()), places)
+
+    @property
+    def whole(self) -> Train:
+        """What was sent; jobs share their examples."""
+        pack = tuple(
+            replace(
+                one,
+                request=replace(one.request, training=self.examples[training], validation=self.examples[validation]),
+            )
+            for one, (training, validation) in zip(self.train.pack, self.places, strict=True)
+        )
+        return replace(self.train, pack=pack)
+
+
+_Sent = Call | _SharedTrain | Cancel
+_COMMAND: TypeAdapter[_Sent] = TypeAdapter(Annotated[_Sent, Field(discriminator="do")])
 _REPORT: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="report")])
 
 
@@ -262,12 +304,13 @@ def with_folders(command: Command, of: Callable[[str], str]) -> Command:
 
 def command_line(command: Command) -> bytes:
     """Return a command as one line of JSON."""
-    return _COMMAND.dump_json(command) + b"\n"
+    return _COMMAND.dump_json(_SharedTrain.of(command) if isinstance(command, Train) else command) + b"\n"
 
 
 def read_command(line: bytes) -> Command:
     """Read what `command_line` wrote."""
-    return _COMMAND.validate_json(line)
+    found = _COMMAND.validate_json(line)
+    return found.whole if isinstance(found, _SharedTrain) else found
 
 
 def report_line(report: Report) -> bytes:
