@@ -342,8 +342,8 @@ class _Training:
             reason = getattr(error, "strerror", None) or str(error)
             self._not_written[request.key] = Failure(
                 FailureKind.CRASHED,
-                f"the tuned model cannot be written to {folder}: {reason}; make room or give access there, then run "
-                "with --retry-failed",
+                f"the tuned model cannot be written to {folder.parent.name}/{folder.name}: {reason}; make room or give "
+                "access there, then run with --retry-failed",
             )
             return False
         return True
