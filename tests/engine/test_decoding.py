@@ -101,8 +101,8 @@ def test_a_row_that_the_memory_has_no_place_for_waits_and_loses_nothing(
 ) -> None:
     """Long answers outgrow the cache, some are set back, and all are as alone."""
     monkeypatch.setattr(decoding, "CACHE_BYTES", 0)
-    options = GenerateOptions(max_output_tokens=70, temperature=2.0, seed=3)
-    prompts = [Prompt(text, replace(options, seed=seed)) for text in ("1", "8") for seed in range(2)]
+    options = GenerateOptions(max_output_tokens=90, temperature=2.0, seed=3)
+    prompts = [Prompt(text, replace(options, seed=seed)) for text in ("1", "8") for seed in range(3)]
     set_back: list[int] = []
     whole = decoding._Course._set_back
 
@@ -112,7 +112,7 @@ def test_a_row_that_the_memory_has_no_place_for_waits_and_loses_nothing(
 
     monkeypatch.setattr(decoding._Course, "_set_back", counted)
     generation = Generation(base)
-    generation._decoders = [Decoder(base, bytes_per_token=128)]
+    generation._decoders = [Decoder(base, bytes_per_token=64)]
     assert generation.answer(prompts) == [alone(prompt) for prompt in prompts]
     assert set_back
 
