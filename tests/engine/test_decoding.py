@@ -102,7 +102,7 @@ def test_a_row_that_the_memory_has_no_place_for_waits_and_loses_nothing(
     """Long answers outgrow the cache, some are set back, and all are as alone."""
     monkeypatch.setattr(decoding, "CACHE_BYTES", 0)
     options = GenerateOptions(max_output_tokens=90, temperature=2.0, seed=3)
-    prompts = [Prompt(text, replace(options, seed=seed)) for text in ("1", "8") for seed in range(3)]
+    prompts = [Prompt(text, replace(options, seed=seed)) for text in ("1", "8") for seed in range(4)]
     set_back: list[int] = []
     whole = decoding._Course._set_back
 
