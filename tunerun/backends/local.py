@@ -1,6 +1,7 @@
 """The backend `local`: the embedded engine, in a process of its own on this machine.
 
-What waits for the engine is in an `EngineQueue`; here is what a job leaves on the disk, and what callers are told.
+What waits for an engine is in an `EngineQueue`, what a job leaves on the disk in `local_jobs`; here is what callers are
+told.
 """
 
 from __future__ import annotations
@@ -377,11 +378,11 @@ class LocalBackend:
         options: GenerateOptions,
         examples: Sequence[Example] = (),
     ) -> list[str]:
-        """Answer inputs between two jobs; see the Protocol, and `answer`."""
+        """Answer inputs between two steps of training; see the Protocol, and `answer`."""
         return [answer.text for answer in self.answer(model, inputs, options, examples=examples)]
 
     def generate_together(self, asked: Sequence[ModelInputs]) -> list[list[str] | InputError]:
-        """Answer inputs of several models between two jobs; see `AnswersTogether`."""
+        """Answer inputs of several models between two steps of training; see `AnswersTogether`."""
         found: list[list[str] | InputError] = [[] for _ in asked]
         of_base: dict[BaseModelRef, list[tuple[int, list[Prompt]]]] = {}
         for position, each in enumerate(asked):
@@ -413,7 +414,7 @@ class LocalBackend:
     def losses(
         self, model: BaseModelRef | TunedModel, rows: Sequence[Example], examples: Sequence[Example] = ()
     ) -> list[float]:
-        """Measure the loss of expected outputs between two jobs; see the Protocol.
+        """Measure the loss of expected outputs between two steps of training; see the Protocol.
 
         Raises:
             InputError: the tuned model, the base model or a package is missing, or a row is too long.
@@ -430,7 +431,7 @@ class LocalBackend:
         choices: Sequence[str],
         examples: Sequence[Example] = (),
     ) -> list[str]:
-        """Answer each input with the likeliest of some choices, between two jobs; see the Protocol.
+        """Answer each input with the likeliest of some choices, between two steps of training; see the Protocol.
 
         Raises:
             InputError: as `losses`; or there are no choices.
@@ -463,7 +464,7 @@ class LocalBackend:
         on_text: Callable[[str], None] | None = None,
         examples: Sequence[Example] = (),
     ) -> list[Answer]:
-        """Answer inputs between two jobs, and say how each answer ended.
+        """Answer inputs between two steps of training, and say how each answer ended.
 
         Args:
             examples: earlier turns before every input's own.
@@ -487,7 +488,7 @@ class LocalBackend:
     def ask(
         self, model: BaseModelRef, prompts: Sequence[Prompt], on_parts: Sequence[OnPart | None]
     ) -> list[Future[Answer]]:
-        """Have prompts to a base model and its tuned models answered between two jobs; all are queued at once.
+        """Have prompts to a base model and its tuned models answered between two steps; all are queued at once.
 
         Prompts that wait are answered together, each as alone; one whose engine dies is tried once more, unless a part
         of its answer has been passed on.
