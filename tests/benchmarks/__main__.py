@@ -12,7 +12,7 @@ from collections.abc import Callable
 from hydra import compose
 from omegaconf import OmegaConf
 
-from tests.benchmarks import answers, data, engine, record, report, scale, service, sweep, tracking, verdict
+from tests.benchmarks import data, engine_speed, record, report, scale, service, sweep, tracking, verdict
 from tunerun.compose import config_directories, load
 from tunerun.compose.loader import CONFIG_NAME, Loader
 
@@ -72,7 +72,7 @@ def _seconds(action: Callable[[], object]) -> float:
 
 def main() -> None:
     """Print all figures."""
-    rooms = (sweep, data, engine, answers, scale, report, tracking, record, service, verdict)
+    rooms = (sweep, data, engine_speed, scale, report, tracking, record, service, verdict)
     for part in (command_lines, expansion_lines, *(room.run for room in rooms)):
         for line in part():
             sys.stdout.write(f"{line}\n")
