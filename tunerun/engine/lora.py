@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch.nn.functional import pad
+from torch.nn.functional import linear, pad
 
 from tunerun.engine import layers, tuned_model
 from tunerun.engine.adapters import PREFIX, MixingError
@@ -211,8 +211,9 @@ def _hook(name: str, adapters: Sequence[LearningAdapter]) -> _Hook:
     def hook(_module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         given = inputs[0]
         if len(adapters) == 1:
-            places, before = given.reshape(1, -1, given.shape[-1]), output.reshape(1, -1, output.shape[-1])
-            return changed(places, before, scales, *matrices).view_as(output)
+            # The scale on the few numbers in the middle: on the outputs it costs 13 % of a step (SmolLM2-135M, CPU).
+            middle = linear(given.to(matrices[0].dtype), matrices[0]) * scales[0]
+            return output + linear(middle, matrices[1]).to(output.dtype)
         if given.dim() != 3 or given.shape[0] != len(adapters):
             raise MixingError
         if are_all:
@@ -226,8 +227,8 @@ def _hook(name: str, adapters: Sequence[LearningAdapter]) -> _Hook:
 class _Changed(torch.autograd.Function):
     """What layers give with adapters on them, of what they give without; all products of a layer in a few calls.
 
-    Autograd by itself would store each product, and would scale and fill up matrices one by one: a fifth of a step of
-    four trials of short rows on a CPU.
+    Autograd by itself would scale and fill up the matrices one by one. A step of four trials of short rows costs 3 %
+    less so (SmolLM2-135M on a CPU); of one adapter torch's own layers are as fast.
     """
 
     @staticmethod
