@@ -500,9 +500,10 @@ class JobStatus:
 
     Attributes:
         snapshots: by step; from `Backend.poll`, those after the caller's cursor.
-        metrics: what the backend measured itself: `train/seconds`, `validation/loss` (of the tuned model, in nats per
-            output token), `validation/base_loss` (the same of the base model before training) and, where the best epoch
-            is kept, `train/kept_epoch`, where it can.
+        metrics: what the backend measured itself, where it can: `train/seconds`; `train/peak_bytes`, the most memory
+            that its process (on CUDA the GPU) held by then; `validation/loss` (of the tuned model, in nats per output
+            token); `validation/base_loss` (the same of the base model before training); and, where the best epoch is
+            kept, `train/kept_epoch`.
         tuned_model: set when the state is SUCCEEDED; also when it is CANCELLED, where the backend was told to keep
             what had been learned by then.
         failure: set when the state is FAILED.

@@ -163,6 +163,7 @@ def test_training_learns(base: LoadedModel, tiny: BaseModelRef) -> None:
     assert outcome.metrics["validation/loss"] < outcome.metrics["validation/base_loss"] / 2
     assert outcome.metrics["validation/base_loss"] == pytest.approx(independent_loss(base, EXAMPLES), rel=1e-5)
     assert outcome.metrics["train/seconds"] > 0
+    assert outcome.metrics["train/peak_bytes"] > 10**7
     lengths = [len(one) for one in encoding.encode_examples(base.tokenizer, base.chat, EXAMPLES)]
     assert outcome.metrics["tokens/train"] == 20 * sum(lengths)
 
@@ -170,7 +171,7 @@ def test_training_learns(base: LoadedModel, tiny: BaseModelRef) -> None:
 def test_no_validation_no_validation_loss(base: LoadedModel, tiny: BaseModelRef) -> None:
     """Without held-out examples there is no validation loss."""
     (outcome,) = run(base, request_of(tiny))
-    assert sorted(outcome.metrics) == ["tokens/train", "train/seconds"]
+    assert sorted(outcome.metrics) == ["tokens/train", "train/peak_bytes", "train/seconds"]
 
 
 def validation_of(observer: Recording, request: TuningRequest) -> list[float]:

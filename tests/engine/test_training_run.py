@@ -53,7 +53,7 @@ def together(base: LoadedModel, tiny: BaseModelRef) -> Recording:
 def test_a_trial_is_given_what_it_is_given_alone(
     base: LoadedModel, tiny: BaseModelRef, together: Recording, number: int
 ) -> None:
-    """Adapter, curve, validation losses and metrics, to the bit; only the time differs."""
+    """Adapter, curve, validation losses and metrics, to the bit; only time and memory differ."""
     request = requests_of(tiny)[number]
     alone = train(base, [request])
     assert together.losses(request) == alone.losses(request)
@@ -61,8 +61,9 @@ def test_a_trial_is_given_what_it_is_given_alone(
     ours, theirs = together.adapters[request.key], alone.adapters[request.key]
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     found, expected = (dict(one.outcomes[request.key].metrics) for one in (together, alone))
-    assert found.pop("train/seconds") > 0
-    expected.pop("train/seconds")
+    for cost in ("train/seconds", "train/peak_bytes"):
+        assert found.pop(cost) > 0
+        expected.pop(cost)
     assert found == expected
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import resource
+import sys
 from pathlib import Path
 
 import torch
@@ -45,6 +47,17 @@ def trained_on(device: torch.device, number_format: str) -> TrainedOn:
 def _uses_tf32(device: torch.device) -> bool:
     """Whether products of float32 keep 10 bits of each factor; the engine turns it off."""
     return device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Return the most memory that this process has held so far, the base model and whatever trained beside included.
+
+    On CUDA that of the GPU, as torch allocated it; elsewhere that of the process (`getrusage`).
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _driver() -> str:

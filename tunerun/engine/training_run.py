@@ -20,7 +20,7 @@ from typing import Protocol
 import torch
 from safetensors import SafetensorError
 
-from tunerun.engine import forms, lora, resuming
+from tunerun.engine import forms, lora, machine, resuming
 from tunerun.engine.encoding import EncodedExample, encode_examples
 from tunerun.engine.epoch_adapters import EpochAdapters
 from tunerun.engine.failures import CancelledJobError, DivergedError
@@ -323,6 +323,7 @@ class TrainingRun:
         chosen = request.hyperparameters
         metrics = self._metrics | {
             "train/seconds": self._seconds,
+            "train/peak_bytes": float(machine.peak_bytes(self._base.device)),
             "tokens/train": float(sum(map(len, self._training)) * chosen.epoch_count),
         }
         if losses := self._epochs.losses[chosen.average_last]:

@@ -29,8 +29,9 @@ MOST_PAIRS = 3
 MOST_IN_DOCUMENT = 100
 """Rows with other answers that `--json` lists for one pair."""
 
-TIMES = ("train/seconds",)
-"""Measures that differ each time: these are no results."""
+SECONDS = "train/seconds"
+COSTS = (SECONDS, "train/peak_bytes")
+"""Measures that differ each time: they are not results."""
 
 
 @dataclass
@@ -106,7 +107,7 @@ def _pair(a: Ledger, b: Ledger, pair: TrialPair, found: _Found, *, is_alone: boo
     values = [SideBySide("state", result_a.state.value, result_b.state.value)]
     names = dict.fromkeys([*result_a.metrics, *result_b.metrics])
     values += [
-        SideBySide(name, result_a.metrics.get(name), result_b.metrics.get(name)) for name in names if name not in TIMES
+        SideBySide(name, result_a.metrics.get(name), result_b.metrics.get(name)) for name in names if name not in COSTS
     ]
     if is_alone:
         values.append(SideBySide("adapter", _weights(job_a), _weights(job_b)))
@@ -118,7 +119,7 @@ def _pair(a: Ledger, b: Ledger, pair: TrialPair, found: _Found, *, is_alone: boo
         "b": pair.b.number,
         "adapter": {"a": _weights(job_a), "b": _weights(job_b)},
         "same_adapter": _same(_weights(job_a), _weights(job_b)),
-        "seconds": [each.metrics.get(TIMES[0]) for each in (result_a, result_b)],
+        "seconds": [each.metrics.get(SECONDS) for each in (result_a, result_b)],
         "losses": list(lines),
         "answers": {},
     }
