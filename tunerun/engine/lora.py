@@ -203,68 +203,46 @@ _Hook = Callable[[Any, tuple[torch.Tensor, ...], torch.Tensor], torch.Tensor]
 def _hook(name: str, adapters: Sequence[LearningAdapter]) -> _Hook:
     having = [place for place, adapter in enumerate(adapters) if name in adapter.matrices]
     pairs = [adapters[place].matrices[name] for place in having]
-    matrices = [down for down, _up in pairs] + [up for _down, up in pairs]
     scales = [adapters[place].scale for place in having]
     are_all = len(having) == len(adapters)
-    changed: Callable[..., torch.Tensor] = _Changed.apply
 
     def hook(_module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         given = inputs[0]
         if len(adapters) == 1:
-            # The scale on the few numbers in the middle: on the outputs it costs 13 % of a step (SmolLM2-135M, CPU).
-            middle = linear(given.to(matrices[0].dtype), matrices[0]) * scales[0]
-            return output + linear(middle, matrices[1]).to(output.dtype)
+            down, up = pairs[0]
+            # On the few numbers in the middle: on the outputs it cost up to 13 % of a step (SmolLM2-135M, CPU).
+            middle = linear(given.to(down.dtype), down) * scales[0]
+            return output + linear(middle, up).to(output.dtype)
         if given.dim() != 3 or given.shape[0] != len(adapters):
             raise MixingError
         if are_all:
-            return changed(given, output, scales, *matrices)
+            return _changed(given, output, pairs, scales)
         rows = torch.tensor(having, device=output.device)
-        return output.index_copy(0, rows, changed(given[rows], output[rows], scales, *matrices))
+        return output.index_copy(0, rows, _changed(given[rows], output[rows], pairs, scales))
 
     return hook
 
 
-class _Changed(torch.autograd.Function):
-    """What layers give with adapters on them, of what they give without; all products of a layer in a few calls.
+def _changed(
+    given: torch.Tensor,
+    output: torch.Tensor,
+    pairs: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    scales: Sequence[float],
+) -> torch.Tensor:
+    """Return what a layer gives with the adapter of each place on it.
 
-    Autograd by itself would scale and fill up the matrices one by one. A step of four trials of short rows costs 3 %
-    less so (SmolLM2-135M on a CPU); of one adapter torch's own layers are as fast.
+    Args:
+        given, output: [places, time, inputs] and [places, time, outputs] of the layer, in the base model's precision.
+        pairs: A and B of each place, of different ranks.
+        scales: of each place.
     """
-
-    @staticmethod
-    def forward(
-        ctx: Any, given: torch.Tensor, output: torch.Tensor, scales: Sequence[float], *matrices: torch.Tensor
-    ) -> torch.Tensor:
-        """Return the changed output.
-
-        Args:
-            given, output: [places, time, inputs] and [places, time, outputs] of a layer, in the base model's precision.
-            scales: of each place.
-            matrices: A of each place, then B of each place, of different ranks.
-        """
-        # B the other way round: its products are up to four times as fast so (MKL on a CPU, rank 8).
-        down, up = _stacked(matrices[: len(scales)]), _stacked([matrix.t() for matrix in matrices[len(scales) :]])
-        given = given.to(down.dtype)
-        scale = torch.tensor(scales, dtype=down.dtype, device=down.device)[:, None, None]
-        middle = torch.bmm(given, down.transpose(1, 2)) * scale
-        ctx.save_for_backward(given, middle, down, up, scale)
-        ctx.ranks = [matrix.shape[0] for matrix in matrices[: len(scales)]]
-        if output.dtype == up.dtype:
-            return torch.baddbmm(output, middle, up)
-        return output + torch.bmm(middle, up).to(output.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        """Return the gradients of what `forward` was given."""
-        given, middle, down, up, scale = ctx.saved_tensors
-        whole = gradient.to(up.dtype)
-        inner = torch.bmm(whole, up.transpose(1, 2)) * scale
-        of_given = torch.bmm(inner, down).to(gradient.dtype) if ctx.needs_input_grad[0] else None
-        of_down = torch.bmm(inner.transpose(1, 2), given)
-        of_up = torch.bmm(middle.transpose(1, 2), whole)
-        downs = [one[:rank] for one, rank in zip(of_down, ctx.ranks, strict=True)]
-        ups = [one[:rank].t() for one, rank in zip(of_up, ctx.ranks, strict=True)]
-        return of_given, gradient, None, *downs, *ups
+    # B the other way round: its products are up to four times as fast so (MKL on a CPU, rank 8).
+    down, up = _stacked([down for down, _up in pairs]), _stacked([up.t() for _down, up in pairs])
+    scale = torch.tensor(scales, dtype=down.dtype, device=down.device)[:, None, None]
+    middle = torch.bmm(given.to(down.dtype), down.transpose(1, 2)) * scale
+    if output.dtype == up.dtype:
+        return torch.baddbmm(output, middle, up)
+    return output + torch.bmm(middle, up).to(output.dtype)
 
 
 def _stacked(matrices: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -231,7 +231,7 @@ class Library:
         return self._set_paused(caller, identifier, is_paused=True)
 
     def resume(self, caller: Key, identifier: str) -> TunedModelRow:
-        """Have a paused job queue again; it continues after its last whole epoch.
+        """Have a paused job queue again; it continues at its step.
 
         Raises:
             ServiceError: the job has ended, or is being cancelled.

@@ -78,7 +78,7 @@ class TunedModelRow:
         metadata: words of its creator, by which a list can be filtered.
         notes: what the wire that took the job has to remember of the request, as JSON values; the core reads none.
         keeps_epochs: whether its job keeps a checkpoint after each epoch.
-        is_paused: whether its job waits until its creator resumes it; it then continues after its last whole epoch.
+        is_paused: whether its job waits until its creator resumes it; it then continues at its step.
         trained_tokens: that its job has learned from, all epochs together; None: it has not ended, or nobody counted.
     """
 
