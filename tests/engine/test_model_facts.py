@@ -6,6 +6,7 @@ import json
 import shutil
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +124,12 @@ def test_all_problems_at_once(tiny_folder: Path, tmp_path: Path) -> None:
 def test_facts_of_a_folder(tiny_folder: Path, tmp_path: Path) -> None:
     """A folder says how long a sequence may be and whether a text ends; a changed file is read again."""
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
-    assert model_facts.of_folder(folder) == model_facts.ModelFacts(tiny_model.CONTEXT_TOKENS, has_end_token=True)
+    facts = model_facts.of_folder(folder)
+    assert replace(facts, shape=None) == model_facts.ModelFacts(tiny_model.CONTEXT_TOKENS, has_end_token=True)
     configured(max_position_embeddings=None, n_positions=77, eos_token_id=None)(folder)
     for name in ("generation_config.json", "tokenizer_config.json", "chat_template.jinja"):
         (folder / name).unlink()
-    assert model_facts.of_folder(folder) == model_facts.ModelFacts(77, has_end_token=False)
+    assert model_facts.of_folder(folder) == replace(facts, context_tokens=77, has_end_token=False)
 
 
 def gguf(metadata: dict[str, int | str | bool | list[str]], tensors: list[tuple[str, int]], data: int) -> bytes:
@@ -193,4 +195,6 @@ def test_header_agrees_with_the_package_gguf(smollm2: Any, tmp_path: Path) -> No
     assert header.of_architecture("block_count") == 30
     assert len(header.tensors) == 272
     assert header.byte_count == found.path.stat().st_size
-    assert found.facts == model_facts.ModelFacts(8192, has_end_token=True)
+    assert replace(found.facts, shape=None) == model_facts.ModelFacts(8192, has_end_token=True)
+    assert found.facts.shape is not None
+    assert (found.facts.shape.layers, found.facts.shape.width, found.facts.shape.vocabulary) == (30, 576, 49152)

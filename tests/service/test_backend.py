@@ -115,6 +115,7 @@ def test_an_experiment_gives_the_same_here_and_on_both_wires(
             "seed=0,3",
             "backend.device=cpu",
             "backend.threads=1",
+            "backend.packing=off",  # the service's jobs share no pass
             f"model.source={tiny.source}",
             f"paths.cache={engine_cache}",
         ],

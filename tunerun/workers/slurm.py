@@ -76,7 +76,12 @@ class SlurmWorkers(schema.Section):
     )
     gpus: int = Field(0, ge=0, description="GPUs of each job; 0: none.", json_schema_extra={"unit": "GPUs"})
     cpus: int = Field(4, ge=1, description="CPU cores of each job.", json_schema_extra={"unit": "cores"})
-    memory_gb: float | None = Field(None, gt=0, description="Memory of each job; null: the partition's default.")
+    memory_gb: float | None = Field(
+        None,
+        gt=0,
+        description="Memory of each job; null: the partition's default.",
+        json_schema_extra={"unit": "GB"},
+    )
     parameters: dict[str, str | int] = Field(
         default_factory=dict, description="Further parameters of sbatch by their long names, such as {account: mine}."
     )
