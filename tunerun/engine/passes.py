@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tunerun.engine import forms, lora
+from tunerun.engine import forms, lora, pass_limits
 from tunerun.engine.adapters import MixingError
 from tunerun.engine.encoding import EncodedExample
 from tunerun.engine.failures import is_out_of_memory
@@ -75,7 +75,8 @@ class Passes:
     def __init__(self, base: LoadedModel, most: int) -> None:
         self._base = base
         self._most = most
-        self._most_tokens = math.inf
+        self._limit = pass_limits.TOGETHER.get(base.device.type, math.inf)
+        self._most_tokens = self._limit
         self._calls_since = 0
 
     def compute(self, shares: Sequence[Share], *, learns: bool) -> Iterator[tuple[int, Computed | Exception]]:
@@ -95,7 +96,7 @@ class Passes:
             yield from self._isolated(shares, group, learns=learns)
         self._calls_since += 1
         if self._calls_since % RECOVERS_AFTER == 0:
-            self._most_tokens *= 2
+            self._most_tokens = min(2 * self._most_tokens, self._limit)
 
     def _isolated(
         self, shares: Sequence[Share], group: Sequence[int], *, learns: bool
