@@ -32,7 +32,7 @@ results: demo  ## write experiments/next_number's results and its bundle, from t
 	$(BIN)/tunerun bundle next_number --no-models --output experiments/next_number/study.zip
 
 test: $(READY)  ## every test, the ones that load the small model included
-	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal
 
 coverage: $(READY)  ## the same, slower, and the lines that no test reaches
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report term-missing:skip-covered
