@@ -1,4 +1,4 @@
-"""The table of docs/memory.md, computed: `python -m tests.engine.memory_table` writes it anew."""
+"""The table of docs/memory.md, computed: `python -m tests.engine.memory_table` writes it again."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def is_same(one: Answer, other: Answer) -> bool:
 def test_a_mix_is_answered_as_each_prompt_alone(
     base: LoadedModel, tuned: list[str], alone: Any, asked: list[Any], rows: int, tokens: int
 ) -> None:
-    """Whatever is beside it, however few rows there is room for, and whoever leaves or joins."""
+    """Whatever is beside it, however few rows there is room for, and which rows leave or join."""
     prompts = [
         Prompt(text, options, None if number is None else tuned[number], examples)
         for text, options, number, examples in asked

@@ -27,7 +27,7 @@ class CudaDevice:
     """A CUDA device.
 
     Attributes:
-        memory_bytes: all of it, whoever uses it now.
+        memory_bytes: all of it, in use or not.
         capability: the compute capability, such as (8, 0).
     """
 

@@ -392,7 +392,7 @@ class TrainingRun:
             self._seconds,
             tuple(sorted(self._packed_with)),
         )
-        # A full disk shall not end a job that needs no room by itself: without a state it begins again if it is killed.
+        # A full disk must not end a job that needs no room by itself: without a state it begins again if it is killed.
         with contextlib.suppress(OSError, SafetensorError):
             resuming.write(self._state, state, tensors)
 

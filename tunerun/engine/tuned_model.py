@@ -188,7 +188,7 @@ def receive(files: Mapping[str, bytes], folder: Path, key: str, checkpoint: Call
 
     Args:
         files: as `parts` gave them there.
-        folder: where it shall be.
+        folder: its place.
         key: the trial's whose tuned model it is to be.
         checkpoint: the folder of the checkpoint after an epoch; what the other machine called it is not used.
 

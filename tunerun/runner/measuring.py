@@ -238,7 +238,7 @@ class Asking:
         except (AccessError, UnavailableError) as error:
             for part, _ in asked:
                 self._fail(part, error)
-        except (BackendError, InputError):  # one of them may have ended the engine: it shall keep no other from answers
+        except (BackendError, InputError):  # one of them may have ended the engine: the others are still asked
             for part, _ in asked:
                 self._ask([part])
         else:

@@ -6,7 +6,7 @@
     owner.lock       held by the program that gave the job its work
     tuned_models/, adapters/, logs/   the node's own, as `workers.node` has them
 
-A job that nobody gives work ends by itself, so an allocation is not held while nothing is trained. submitit does not
+A job that is given no work ends by itself, so an allocation is not held while nothing is trained. submitit does not
 say whether a job was cancelled or lost (1.5.4, 2026-11-25): the marks and reports here do.
 """
 
@@ -188,7 +188,7 @@ def serve(folder: str, settings: NodeSettings) -> None:
                 host.follow(number, line)
             time.sleep(_PAUSE_S)
         host.end()
-        with contextlib.suppress(FileNotFoundError):  # nobody waits for it any more
+        with contextlib.suppress(FileNotFoundError):  # its runner has removed it
             (place / ENDED_FILE).touch()
 
 
