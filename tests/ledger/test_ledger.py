@@ -115,6 +115,16 @@ def test_a_job_is_read_back_with_everything_it_learned(ledger: Ledger) -> None:
     assert ledger.final_states() == {"k": JobState.SUCCEEDED}
 
 
+def test_a_job_that_no_poll_saw_running_began_when_it_was_created(ledger: Ledger) -> None:
+    """Only once it has finished: until then it may wait in a queue."""
+    job = ledger.intend(request(), "local", 1)
+    assert job.began_at is None
+    ledger.record(job.id, JobStatus(JobState.SUCCEEDED))
+    finished = ledger.job("k")
+    assert finished is not None
+    assert (finished.started_at, finished.began_at) == (None, finished.created_at)
+
+
 def test_a_key_has_one_live_job_at_most(ledger: Ledger) -> None:
     """Intending a key twice answers with the same job while it lives, and when it has succeeded."""
     first = ledger.intend(request(), "local", 1)

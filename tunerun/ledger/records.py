@@ -207,6 +207,16 @@ class JobRecord:
     tuned_model_id: str | None = None
     trained_on: TrainedOn | None = None
 
+    @property
+    def began_at(self) -> float | None:
+        """When training began, in seconds since 1970 (UTC); None: it has not.
+
+        A short job may begin and end between two polls, so that nothing recorded when it began: then its creation.
+        """
+        if self.started_at is None and self.state.is_finished:
+            return self.created_at
+        return self.started_at
+
 
 @dataclass(frozen=True)
 class Spending:

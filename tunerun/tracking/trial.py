@@ -96,7 +96,7 @@ def trial_image(ledger: Ledger, shared: SharedTrial) -> RunImage | None:
     """
     sweep, trial = shared.owner, shared.trial
     jobs = ledger.jobs(trial.key)
-    started_at = _started_at(jobs)
+    started_at = jobs[0].began_at if jobs else None
     if started_at is None:
         return None
     job = jobs[-1]
@@ -136,15 +136,6 @@ def _answered(ledger: Ledger, shared: SharedTrial) -> list[Answered]:
         each = (answered(ledger, sweep, trial.key, trial, held_out) for sweep, trial in reversed(shared.members))
         found += [first] if (first := next((one for one in each if one is not None), None)) else []
     return found
-
-
-def _started_at(jobs: Sequence[JobRecord]) -> float | None:
-    if not jobs:
-        return None
-    first = jobs[0]
-    if first.started_at is not None:
-        return first.started_at
-    return first.created_at if first.state.is_finished else None
 
 
 def union_curve(ledger: Ledger, jobs: Sequence[JobRecord]) -> list[Snapshot]:

@@ -188,7 +188,7 @@ def _actions(crate: ROCrate, study: Study, files: Mapping[str, Entity], people: 
                 agent=agent,
                 object=used,
                 result=result or files.get("record/results.json.gz"),
-                startTime=_time(job.started_at or job.created_at),
+                startTime=_time(job.began_at or job.created_at),
                 endTime=_time(job.finished_at),
                 **_status(trial, job),
             )

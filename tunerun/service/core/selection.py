@@ -250,7 +250,7 @@ def _row(
         state=ModelState.ACTIVE,
         created_at=job.created_at,
         updated_at=finished_at,
-        started_at=job.started_at,
+        started_at=job.began_at,
         completed_at=finished_at,
         epoch_count=settings.epoch_count,
         batch_size=settings.batch_size,
