@@ -1,4 +1,4 @@
-"""A conversation with a tuned model or its base model, whose messages are rendered as the rows of training were."""
+"""A conversation with a tuned model or its base model; messages are rendered with the template of training."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Chat:
         model: what answers.
         system: a system message; None: that of training.
         columns: cells of the template's other columns, the same for every message.
-        is_base: whether the base model answers, and not what was tuned of it.
-        training: the examples of training; empty: they are not known.
+        is_base: whether the base model answers, instead of the tuned model.
+        training: the examples it was trained on; empty: unknown.
 
     Raises:
         InputError: the template leaves no column for the message, or has no place for the system message.
@@ -71,11 +71,11 @@ class Chat:
 
     @property
     def name(self) -> str:
-        """Of the model that answers."""
+        """The name of the model that answers, for messages."""
         return f"the base model of {self._model.name}" if self._is_base else self._model.name
 
     def say(self, message: str) -> str:
-        """Return the answer to a message, behind all that was said before.
+        """Send a message after the earlier ones, and return the answer.
 
         Raises:
             TemplateError: the template cannot be rendered with the columns that were given.

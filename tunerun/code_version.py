@@ -1,4 +1,4 @@
-"""Which version of the user's own project an experiment was run from, and what of it no commit holds."""
+"""The Git commit of the user's own project that an experiment is run from, and its uncommitted changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from tunerun.redaction import redact, redact_assignments
 
 MAX_DIFF_BYTES = 100_000
-"""Of the diff that is kept; what is longer is cut, and says so."""
+"""Longest diff that is kept; a longer one is cut, with a line that says so."""
 
 MAX_FILES = 50
 """Untracked config files of which the text is kept, and changed files that are named."""
@@ -25,16 +25,16 @@ _CUT = "\n... cut here: the diff is longer\n"
 def code_version(
     config: Sequence[Path] = (), data: Sequence[Path] = (), folder: Path | None = None, code: Sequence[Path] = ()
 ) -> dict[str, Any] | None:
-    """The Git commit of the folder the command runs in, and what differs from it.
+    """Return the Git commit of the folder the command runs in, and what differs from it.
 
-    Files that Git ignores count as the user's own business; all others that an experiment is read from count.
+    Files that Git ignores are left out; every other file that an experiment is read from counts.
 
     Args:
         config: the config directories. data: files of examples, of which rows are never kept in the diff.
         code: files of the user's own metrics.
 
     Returns:
-        `commit`, `branch`, `dirty`, the `changed` files, and the `diff` without secrets; None where there is no Git or
+        `commit`, `branch`, `dirty`, the `changed` files, and the `diff` with secrets masked; None without Git or
         no commit.
     """
     try:
@@ -61,7 +61,7 @@ def code_version(
 
 
 def _relative(path: Path, root: Path) -> str | None:
-    """A path as Git names it; None: it is outside the repository."""
+    """Return a path relative to the repository; None: it is outside."""
     try:
         return path.resolve().relative_to(root.resolve()).as_posix()
     except ValueError:
@@ -73,7 +73,7 @@ def _untracked(root: Path, paths: Sequence[str]) -> list[str]:
 
 
 def _diff(root: Path, data: Sequence[str], untracked: Sequence[str]) -> str:
-    """What differs from the commit: files of secrets and rows left out, values that look like secrets masked."""
+    """Return the diff against the commit, without files of secrets or rows, and with values that look secret masked."""
     left_out = [*(f":(exclude,literal){name}" for name in data), *(f":(exclude,glob){name}" for name in _SECRET_FILES)]
     text = _git(root, "diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv", "--", ".", *left_out)
     secret = [name for name in untracked if any(Path(name).match(pattern) for pattern in _SECRET_FILES)]
@@ -97,7 +97,7 @@ def _names(listed: str) -> list[str]:
 
 
 def _git(folder: Path | None, *arguments: str) -> str:
-    """What Git prints, the first bytes of it; without taking its locks or running what its config names.
+    """Return the first bytes that Git prints; it takes no locks and runs no program that its config names.
 
     Raises:
         subprocess.SubprocessError: it failed, or took too long.

@@ -4,10 +4,10 @@ The ledger is one, the state of `tunerun serve` another.
 
 Settings, and why:
 
-- `journal_mode = WAL`: others read while one writes, and nobody waits for a reader.
+- `journal_mode = WAL`: readers do not block the writer, and the writer does not block them.
 - `synchronous = FULL`: a commit is on disk when it returns, also through a power failure. With NORMAL, write-ahead
   logging may lose the last commits, and a job that was paid for with them.
-- `foreign_keys = ON`: a loss curve without its job would be a fault of ours; SQLite does not look by itself.
+- `foreign_keys = ON`: a loss curve without its job would be a bug; SQLite does not check by default.
 - a wait of 30 s for another writer: transactions take milliseconds, so a longer wait means that something is stuck.
 
 A reader must not change a byte, and SQLite cannot promise that: a connection with `mode=ro` still creates or writes the
@@ -149,7 +149,7 @@ class DatabaseFile:
             self._check_indexes()
 
     def _check_indexes(self) -> None:
-        """Refuse a file whose indexes do not lead to all rows: a row that is not found looks like one never written."""
+        """Refuse a file whose indexes miss rows: a row that a query does not find looks as if it was never written."""
         pages, page_size = (
             self._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")
         )
@@ -164,7 +164,7 @@ class DatabaseFile:
         return version
 
     def _check(self) -> None:
-        """Refuse what is of another kind or newer, before anything is written into it."""
+        """Refuse a file of another kind or of a newer format, before anything is written into it."""
         version = self._version()
         if version > self._format.version:
             raise LedgerError(
@@ -178,7 +178,7 @@ class DatabaseFile:
             )
 
     def _translated(self, error: Exception) -> LedgerError:
-        """Say who must do what: a busy file is whole, a full disk or too few descriptors are not its fault either."""
+        """Translate an error of SQLite or the disk; a busy file, a full disk or a lack of descriptors is not damage."""
         text = " ".join(str(error).split())  # one that quotes the schema has its line breaks
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte of an extended code is the primary one
         place = self._format.place
@@ -194,25 +194,25 @@ class DatabaseFile:
                 "limit (ulimit -n), then run the same command again"
             )
         if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
-            return LedgerError(f"{self.path}: {text}; check the disk and its rights, or choose another {place}")
+            return LedgerError(f"{self.path}: {text}; check the disk and its permissions, or choose another {place}")
         if isinstance(error, OSError):
             return LedgerError(
-                f"{self.path}: {error.strerror}; check the disk and its rights, or choose another {place}"
+                f"{self.path}: {error.strerror}; check the disk and its permissions, or choose another {place}"
             )
         return LedgerError(
-            f"{self.path}: {text}; the file was left as it is: restore it from a backup, or choose another {place}"
+            f"{self.path}: {text}; the file was not changed: restore it from a backup, or choose another {place}"
         )
 
     def function(self, name: str, of: Callable[[str], str]) -> None:
-        """Let queries call a function of a text that always gives the same for the same."""
+        """Let queries call a deterministic function of one text by this name."""
         self._connection.create_function(name, 1, of, deterministic=True)
 
     def transaction(self) -> Transaction:
-        """A context in which all writes are one: on disk when it is left, or undone by an error."""
+        """Return a context whose writes are atomic: on disk when it ends, or all rolled back by an error."""
         return Transaction(self._connection, self._translated)
 
     def write(self, statement: str, parameters: Sequence[object] = ()) -> int:
-        """Execute one statement of a transaction, and return how many rows it changed."""
+        """Execute one statement inside a transaction, and return how many rows it changed."""
         return self._connection.execute(statement, parameters).rowcount
 
     def insert(self, statement: str, parameters: Sequence[object]) -> int:
@@ -222,30 +222,30 @@ class DatabaseFile:
         return inserted
 
     def write_many(self, statement: str, rows: Iterable[Sequence[object]]) -> None:
-        """Execute a statement of a transaction for each row."""
+        """Execute a statement inside a transaction, once for each row."""
         self._connection.executemany(statement, rows)
 
     def rows(self, query: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
-        """All rows of a query."""
+        """Return all rows of a query."""
         try:
             return self._connection.execute(query, parameters).fetchall()
         except sqlite3.Error as error:
             raise self._translated(error) from error
 
     def row(self, query: str, parameters: Sequence[object] = ()) -> sqlite3.Row | None:
-        """The first row of a query; None: it has none."""
+        """Return the first row of a query; None: it has none."""
         rows = self.rows(query, parameters)
         return rows[0] if rows else None
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; a transaction that is still open is rolled back."""
         self._closing.close()
 
 
 class Transaction:
-    """BEGIN to COMMIT, or ROLLBACK on any error; a transaction that an interrupt cuts off ends with its connection.
+    """From BEGIN to COMMIT, or to ROLLBACK on any error; one that an interrupt cuts off ends with its connection.
 
-    No generator, for what is left of one runs late, on a connection that is closed by then.
+    Not a generator: the rest of an abandoned generator runs late, when the connection may be closed already.
     """
 
     def __init__(self, connection: sqlite3.Connection, translated: Callable[[Exception], LedgerError]) -> None:

@@ -14,7 +14,7 @@ from tunerun.errors import LedgerError
 from tunerun.files import private_folder
 
 _ATTEMPTS = 1000
-"""A copy is repeated when a writer restarted its log meanwhile: once in about a thousand pages written."""
+"""Attempts at a copy: one fails when a writer restarts its log meanwhile, about once in a thousand pages written."""
 
 _LOGS = ("-wal", "-journal")
 """What SQLite keeps beside a file: committed pages that are not in it yet, or pages to roll back to."""

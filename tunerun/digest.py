@@ -11,7 +11,7 @@ _AT_ONCE = 10_000
 
 
 def digest(value: object) -> str:
-    """SHA-256 of a JSON value in canonical form, as 64 hexadecimal digits.
+    """Return the SHA-256 of a JSON value in canonical form, as 64 hexadecimal digits.
 
     Canonical: keys sorted, no white space, UTF-8, no NaN. Floats are written as Python's shortest repr.
     """
@@ -19,7 +19,7 @@ def digest(value: object) -> str:
 
 
 def digest_of_list(values: Iterable[object]) -> str:
-    """`digest` of a list, without its whole text in memory at once."""
+    """Return the `digest` of a list of these values, without holding its whole text in memory at once."""
     sha = hashlib.sha256(b"[")
     iterator, separator = iter(values), ""
     while some := list(itertools.islice(iterator, _AT_ONCE)):

@@ -15,8 +15,8 @@
     ├── LockedError              the user: another process holds the sweep; wait for it or stop it
     ├── LedgerError              the user: the ledger is damaged, busy, newer than this program, or cannot be written
     ├── BackendError             the backend: a call failed; the runner decides about the trial
-    │   ├── AmbiguousError       the backend: nobody knows whether the call took effect; look, then decide
-    │   ├── UnavailableError     nobody: the network, a rate limit or a server's trouble; the runner tries again later
+    │   ├── AmbiguousError       the backend: it is unknown whether the call took effect; look, then decide
+    │   ├── UnavailableError     the runner, later: the network, a rate limit or an overloaded server
     │   ├── StatusError          us or the user: a service refused one call; holds the HTTP status
     │   └── AccessError          the user: credentials or a quota refuse every call; stops the sweep
     ├── MetricError              the user: the code of a metric of their own failed; the answers are kept
@@ -40,7 +40,7 @@ class TunerunError(Exception):
 
 
 class InputError(TunerunError):
-    """What the user gave is wrong; holds every problem that was found, one line each."""
+    """The user's input is wrong; holds every problem that was found, one line each."""
 
     exit_code = 2
 
@@ -61,7 +61,7 @@ class DatasetError(InputError):
 
 
 class TemplateError(InputError):
-    """A prompt template is no valid Jinja2, or does not fit the rows it is given."""
+    """A prompt template is not valid Jinja2, or does not fit the rows it is given."""
 
 
 class BaseModelError(InputError):
@@ -73,7 +73,7 @@ class NoTurnsError(InputError):
 
 
 class NotFoundError(InputError):
-    """The ledger holds nothing under the name that was given."""
+    """The ledger holds no run, tuned model or sweep of the given name."""
 
 
 class RecordError(InputError):
@@ -81,7 +81,7 @@ class RecordError(InputError):
 
 
 class MismatchError(InputError):
-    """What is here differs from what a record says, so that a rerun would not repeat it; nothing was started."""
+    """Rows, a base model or a version differ from a record, so a rerun would not repeat it; nothing was started."""
 
 
 class MissingPackageError(InputError):
@@ -103,11 +103,11 @@ class LedgerError(TunerunError):
 
 
 class BackendError(TunerunError):
-    """A call to a backend failed, and is known to have had no effect."""
+    """A call to a backend failed and is known to have had no effect."""
 
 
 class AmbiguousError(BackendError):
-    """A call to a backend failed, and nobody knows whether it had an effect."""
+    """A call to a backend failed, and it is unknown whether it had an effect."""
 
 
 class UnavailableError(BackendError):
@@ -115,7 +115,7 @@ class UnavailableError(BackendError):
 
     Args:
         message: what happened.
-        retry_after_s: how long the service asked to be left alone, in seconds; None: it did not say.
+        retry_after_s: how long the service asked to wait before the next call, in seconds; None: it did not say.
     """
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
@@ -130,7 +130,7 @@ class StatusError(BackendError):
     """A service refused a call.
 
     Args:
-        message: its own words.
+        message: the service's own words.
         status: the HTTP status.
     """
 
@@ -155,4 +155,4 @@ class TrackingError(TunerunError):
 
 
 class TransitionError(TunerunError):
-    """A job was asked to go from one state to another that cannot follow it."""
+    """A job cannot go from its state to the requested one."""

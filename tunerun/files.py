@@ -1,4 +1,4 @@
-"""Folders and descriptors: what several rooms ask of the file system."""
+"""Temporary and private folders, and running out of file descriptors."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def remove_temporary_folders() -> None:
 
 
 def private_folder(folder: Path) -> Path:
-    """Make a folder for its owner alone, where there is none: training data and answers are kept in it.
+    """Make a folder that only its owner can read, unless it exists: it will hold training data and answers.
 
-    One that is there keeps its rights: its owner may have opened it to others.
+    A folder that exists keeps its permissions: its owner may have opened it to others.
 
     Raises:
         OSError: it cannot be made.

@@ -1,5 +1,4 @@
-"""Who runs a sweep, or serves a folder: a lock for each, which goes with the process that holds it, and a note of who
-that is."""
+"""Per-sweep file locks, released by the operating system when their owner exits, each with a note of who owns it."""
 
 from __future__ import annotations
 
@@ -17,16 +16,16 @@ from tunerun.errors import LedgerError, LockedError
 from tunerun.files import lacks_descriptors, private_folder
 
 _PATIENCE_S = 0.5
-"""Somebody who only looks holds a lock for a moment."""
+"""`holder_of` takes the lock for a moment to look; an owner that starts just then waits that long."""
 
 
 @contextmanager
 def held(runs: Path, sweep: str) -> Iterator[None]:
-    """Hold a sweep, so that nobody else runs it.
+    """Lock a sweep while the context lasts, so that only this process runs it.
 
     Args:
         runs: the folder of the ledger.
-        sweep: its id; or the name of something else that one process has at a time.
+        sweep: its id; or the name of another thing that one process may own at a time, such as a service's folder.
 
     Raises:
         LockedError: another process holds it; names the process, its machine and since when.
@@ -55,14 +54,14 @@ def held(runs: Path, sweep: str) -> Iterator[None]:
 
 @contextmanager
 def held_if_free(runs: Path, sweep: str) -> Iterator[bool]:
-    """Hold a sweep for a moment if nobody does, to change what belongs to it; whether it was free."""
+    """Lock a sweep if it is free, to change what belongs to it while the context lasts; yields whether it was free."""
     lock = FileLock(_lock_file(runs, sweep))
     try:
         lock.acquire(timeout=0)
     except Timeout:
         yield False
         return
-    except OSError:  # an archive that cannot be written: nobody runs anything there
+    except OSError:  # a read-only archive: nothing can be running there
         yield True
         return
     try:
@@ -72,9 +71,9 @@ def held_if_free(runs: Path, sweep: str) -> Iterator[bool]:
 
 
 def holder_of(runs: Path, sweep: str) -> str | None:
-    """The process that runs a sweep now, its machine and since when; None: there is none. Changes no file."""
+    """Return which process runs a sweep, on which machine and since when; None: no process does. Changes no file."""
     file = _lock_file(runs, sweep)
-    # Not by a FileLock: it creates the file, and its exclusive lock gets in the way of a runner that starts just now.
+    # Not with a FileLock: it would create the file, and its exclusive lock could refuse a runner that starts just now.
     try:
         with file.open("rb") as opened:
             fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -86,7 +85,7 @@ def holder_of(runs: Path, sweep: str) -> str | None:
 
 
 def holders_in(runs: Path) -> list[str]:
-    """Every process that runs something in a folder now."""
+    """Return a line for each lock of a folder that is held now: the process, and what it runs."""
     names = sorted(file.stem for file in (runs / "locks").glob("*.lock"))
     return [f"{holder} (running {name})" for name in names if (holder := holder_of(runs, name)) is not None]
 
@@ -100,7 +99,7 @@ def _write_note(note: Path) -> None:
 
 
 def _not_written(file: Path, error: OSError) -> LedgerError:
-    advice = "check the disk and its rights, or choose another paths.runs"
+    advice = "check the disk and its permissions, or choose another paths.runs"
     if lacks_descriptors(error):
         advice = "raise the limit of open files (ulimit -n), then run the same command again"
     return LedgerError(f"{file}: {error.strerror}; {advice}")

@@ -11,7 +11,7 @@ from tunerun.section import Section
 
 
 def _targets(value: Any, handler: ValidatorFunctionWrapHandler) -> tuple[str, ...] | None:
-    """A sweep can vary texts but no lists, so names may be written as one text: `q_proj+v_proj`."""
+    """Accept one text, `q_proj+v_proj`, for a list of names: an axis of a sweep can vary texts but not lists."""
     if isinstance(value, str):
         names: tuple[str, ...] | None = tuple(name.strip() for name in value.split("+"))
     else:
@@ -129,9 +129,9 @@ class Hyperparameters(Section):
 
     @property
     def effective_learning_rate(self) -> float:
-        """The learning rate the optimiser gets."""
+        """The peak learning rate of AdamW: `learning_rate`, or `learning_rate_multiplier` times the base value."""
         return self.for_tuning().effective_learning_rate
 
     def for_tuning(self) -> TuningHyperparameters:
-        """What a backend is given."""
+        """Return these hyperparameters as the frozen dataclass that backends take."""
         return TuningHyperparameters(**self.model_dump())

@@ -1,4 +1,4 @@
-"""Interpolations that stored configs keep in the place of what the environment gave, and their values now.
+"""Interpolations that stored configs keep in place of values of environment variables, and their current values.
 
 `compose` writes them (`compose/environment.py`), so three forms are all there is: `${oc.env:NAME}`,
 `${oc.env:NAME,default}` and `${oc.decode:...}` of these. Whatever acts on a stored config resolves them, at the last
@@ -28,7 +28,7 @@ Record = TypeVar("Record", bound="DataclassInstance")
 
 
 def resolved(text: str) -> str:
-    """A text with what the environment gives now.
+    """Return a text with its interpolations replaced by the environment's current values.
 
     Raises:
         ConfigError: a variable is not set; names it.
@@ -43,7 +43,7 @@ def resolved(text: str) -> str:
 
 
 def resolved_section(section: Value, name: str) -> Value:
-    """A part of a stored config, as plain values, with what the environment gives now.
+    """Return a part of a stored config as plain values, with the environment's current values.
 
     Raises:
         ConfigError: variables that are not set, with the dotted keys that need them.
@@ -56,7 +56,7 @@ def resolved_section(section: Value, name: str) -> Value:
 
 
 def resolved_record(record: Record) -> Record:
-    """A frozen dataclass whose texts have what the environment gives now.
+    """Return a frozen dataclass with the interpolations in its texts replaced by the environment's current values.
 
     Raises:
         ConfigError: a variable is not set; names it.
@@ -79,7 +79,7 @@ def _resolved(node: Any, place: str, problems: list[str]) -> Any:
 
 
 def _value(text: str, start: re.Match[str]) -> tuple[str | None, int]:
-    """The value of the interpolation that starts here, and where it ends."""
+    """Return the value of the interpolation that starts here, and the position where it ends."""
     position = start.end()
     if start[1] == "decode":
         inner, position = _argument(text, position)

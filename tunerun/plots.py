@@ -1,4 +1,4 @@
-"""Loss curves and intervals as PNG, by matplotlib's object interface: no pyplot, no screen, no state that is shared.
+"""Loss curves and intervals as PNG, by matplotlib's object interface: no pyplot, no display, no global state.
 
 matplotlib is imported when the first plot is drawn; it takes half a second.
 """
@@ -19,10 +19,10 @@ WIDTH_INCHES = 8.0
 HEIGHT_INCHES = 4.5
 DOTS_PER_INCH = 110
 MAX_IN_LEGEND = 12
-"""Curves that are named; of more, the best trial's and the ones that end lowest."""
+"""Most curves in a legend: the best trial's and those that end lowest."""
 
 MOST_LINES_OF_HEIGHT = 18
-"""Intervals on a plot of the usual height; it is higher for more."""
+"""Intervals on a plot of the usual height; more make it higher."""
 
 _GREY = "#9aa0a6"
 _UNIT = "nats per output token"
@@ -48,7 +48,7 @@ class Curve:
 
 
 def trial_plot(curve: Curve) -> bytes:
-    """One trial: the loss of every step, the mean of every epoch, and the held-out losses, as PNG."""
+    """Draw one trial as PNG: the loss of every step, the mean of every epoch, and the held-out losses."""
     figure, axes = _canvas(curve.name)
     _draw_steps(axes, curve)
     axes.plot(
@@ -83,7 +83,7 @@ def trial_plot(curve: Curve) -> bytes:
 
 
 def sweep_plot(title: str, curves: Sequence[Curve], best: str | None = None) -> bytes:
-    """All trials of a sweep, the mean loss of every epoch, one line each, as PNG; on held-out examples it is dashed.
+    """Draw all trials of a sweep as PNG: a line each for the mean loss of every epoch, dashed for held-out examples.
 
     Args:
         curves: not empty.
@@ -136,10 +136,10 @@ class Interval:
 
 
 def interval_plot(title: str, axis: str, intervals: Sequence[Interval]) -> bytes:
-    """Values with their intervals one below the other, and a line at 0, as PNG.
+    """Draw values with their intervals one below the other, and a line at 0, as PNG.
 
     Args:
-        axis: what is on it, with its unit.
+        axis: the label of the axis, with its unit.
         intervals: from top to bottom; not empty. An end that is not finite is drawn to the edge.
     """
     figure, axes = _canvas(title, HEIGHT_INCHES * max(1.0, len(intervals) / MOST_LINES_OF_HEIGHT))
@@ -160,7 +160,7 @@ def interval_plot(title: str, axis: str, intervals: Sequence[Interval]) -> bytes
 
 
 def _legend_beside(axes: Any, title: str | None = None) -> None:
-    """Beside the axes, where it covers no curve."""
+    """Put the legend beside the axes, where it covers no curve."""
     axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), title=title)
 
 
@@ -216,7 +216,7 @@ def _last(curve: Curve) -> float:
 
 
 def _epoch_middles(snapshots: Sequence[Snapshot]) -> list[float]:
-    """Where an epoch's mean belongs on an axis of steps."""
+    """The middle of each epoch on an axis of steps, where its mean is drawn."""
     steps: dict[int, list[int]] = {}
     for snapshot in snapshots:
         steps.setdefault(snapshot.epoch, []).append(snapshot.step)
@@ -224,7 +224,7 @@ def _epoch_middles(snapshots: Sequence[Snapshot]) -> list[float]:
 
 
 def _colours(count: int) -> list[Any]:
-    """Colours that stay apart: the usual ten, or a walk through a map of many."""
+    """Distinguishable colours: the usual ten, or samples of a colour map for more."""
     if count <= 10:
         return [f"C{position}" for position in range(count)]
     from matplotlib import colormaps
@@ -233,7 +233,7 @@ def _colours(count: int) -> list[Any]:
 
 
 def _plain(text: str) -> str:
-    """Text from outside: what is between two dollar signs is no formula, which may not even be one."""
+    """Escape dollar signs in a text from outside: matplotlib would read what is between two as a formula."""
     return text.replace("$", r"\$")
 
 

@@ -1,4 +1,4 @@
-"""Call a tuned model with the template it was trained with: once, or as often as one likes while it is open."""
+"""Calls of a tuned model with the template it was trained with: one by `predict`, many on an open model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Predictions:
     """The answers of a tuned model, one for each row, in order.
 
     Attributes:
-        warnings: what of the rows was not as in training, one line each.
+        warnings: how the rows differ from those of training, one line each.
     """
 
     tuned_model: str
@@ -41,7 +41,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class CallableModel:
-    """A tuned model and all that a call of it needs, as it was frozen when the model was trained."""
+    """A tuned model with the settings that a call needs, as they were frozen when it was trained."""
 
     tuned_model: TunedModel
     template: PromptTemplate
@@ -82,7 +82,7 @@ def predict(
 
 
 def unlearned(inputs: Sequence[Input], training: Sequence[Example]) -> Iterator[str]:
-    """Say how many inputs have a system message, or none, as no row of training had it."""
+    """Yield warnings about inputs whose system message, or lack of one, no row of training had."""
     trained = {example.system for example in training}
     systems = [as_conversation(asked).system for asked in inputs]
     count = f"of {len(inputs):,} {'row' if len(inputs) == 1 else 'rows'}"
@@ -106,8 +106,8 @@ class OpenModel:
     called from several threads: calls are answered one after another.
 
     Args:
-        model: what the ledger knows of it.
-        options: how it answers.
+        model: the tuned model with its stored settings, from `find_model`.
+        options: of generation.
         backend: where it is called; closed with it.
     """
 
@@ -130,15 +130,15 @@ class OpenModel:
 
     @property
     def template(self) -> PromptTemplate:
-        """The one that it was trained with; for one thread at a time."""
+        """The template that it was trained with; for one thread at a time."""
         return self._model.template
 
     def __call__(self, row: Mapping[str, Any] | None = None, /, **columns: Any) -> str:
         """Answer one row.
 
         Args:
-            row: its columns as a mapping, for names that are no identifiers.
-            columns: the same by name.
+            row: its columns as a mapping, for names that are not Python identifiers.
+            columns: its columns as keyword arguments.
 
         Raises:
             TemplateError: a column that the template reads is missing.
@@ -191,7 +191,7 @@ class OpenModel:
             return self._backend.generate(tuned.model if is_base else tuned, inputs, options)
 
     def close(self) -> None:
-        """End the engine, after the answer that is under way; a second time does nothing."""
+        """Stop the engine, after the answer that is under way; a second call does nothing."""
         with self._one_at_a_time:
             if not self._is_closed:
                 self._is_closed = True
@@ -223,7 +223,7 @@ def open_model(run: str, *, runs: str | Path = "runs", max_output_tokens: int | 
 
 
 def opened(model: CallableModel, runs: Path, *, max_output_tokens: int | None = None) -> OpenModel:
-    """Open a tuned model that was found.
+    """Open a tuned model that `find_model` found.
 
     Args:
         runs: where its engine writes its log.
@@ -245,10 +245,10 @@ def opened(model: CallableModel, runs: Path, *, max_output_tokens: int | None = 
 
 
 def find_model(run: str, runs: Path) -> CallableModel:
-    """Look a tuned model up in the ledger.
+    """Look up a tuned model in the ledger.
 
     Raises:
-        NotFoundError: there is no ledger, no such run, or no tuned model of it.
+        NotFoundError: the ledger, the run or its tuned model does not exist.
     """
     path = ledger_path(runs)
     if not path.exists():
@@ -267,13 +267,13 @@ def find_model(run: str, runs: Path) -> CallableModel:
 
 
 def checked_model(ledger: Ledger, tuned: TunedModel, trial: TrialRecord) -> CallableModel:
-    """All that a call of a tuned model needs, with its adapter as it was made.
+    """Return a tuned model with the settings that a call needs, after checking that its adapter is unchanged.
 
     Raises:
         NotFoundError: the adapter is missing or has changed; says which command makes it again.
     """
     settings = trial.settings
-    # The folder may be another one than where the trial ran: a cache that is not there any more is not made again.
+    # A ledger may have moved to another machine: a cache folder that does not exist here is not created.
     cache = resolved(settings.cache) if settings.cache else None
     cache = cache if cache is not None and Path(cache).is_dir() else None
     fault = None if tuned.folder is None else tuned_model.fault(tuned.folder, tuned.weights, cache_folder(cache))
@@ -284,10 +284,10 @@ def checked_model(ledger: Ledger, tuned: TunedModel, trial: TrialRecord) -> Call
 
 
 def callable_model(tuned: TunedModel, settings: TrialSettings) -> CallableModel:
-    """All that a call of a tuned model needs, by the settings of its trial.
+    """Return a tuned model with what a call of it needs, from the settings of its trial.
 
     Raises:
-        ConfigError: this version has no such kind of backend.
+        ConfigError: this version does not have its kind of backend.
     """
     return CallableModel(
         tuned_model=tuned,
@@ -300,7 +300,7 @@ def callable_model(tuned: TunedModel, settings: TrialSettings) -> CallableModel:
 
 
 def job_and_trial(ledger: Ledger, run: str) -> tuple[JobRecord | None, TrialRecord | None]:
-    """Find the job of an MLflow run id or a tuned model's name, and the newest of the trials that share it."""
+    """Return the job of an MLflow run id or a tuned model's name, and the newest of the trials that share it."""
     from tunerun.tracking import key_of_subject
 
     subject = ledger.subject_of_run(run)
@@ -310,10 +310,10 @@ def job_and_trial(ledger: Ledger, run: str) -> tuple[JobRecord | None, TrialReco
 
 
 def training_of(run: str, runs: Path) -> tuple[Example, ...]:
-    """The examples that a tuned model was trained on.
+    """Return the examples that a tuned model was trained on.
 
     Args:
-        run, runs: as `find_model`, which has found it.
+        run, runs: as in `find_model`.
     """
     with Ledger.open_read_only(ledger_path(runs)) as ledger:
         _, trial = job_and_trial(ledger, run)
@@ -321,7 +321,7 @@ def training_of(run: str, runs: Path) -> tuple[Example, ...]:
 
 
 def _placed(rows: Sequence[Mapping[str, Any]] | Path, template: PromptTemplate) -> list[SourceRow]:
-    """Rows with their places and what their conversations give."""
+    """Return rows with their places, and with the columns that their conversations give."""
     findings = Findings()
     if isinstance(rows, Path):
         read = with_conversations(read_rows(rows), template.input_columns, findings)

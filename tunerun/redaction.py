@@ -25,7 +25,7 @@ MASK = "***"
 
 
 def redact(text: str) -> str:
-    """Text without what must not leave this machine.
+    """Return a text with its secrets masked.
 
     Masked are user and password in URLs, tokens in their queries, what has the shape of a well-known API key, the
     value of every environment variable whose name says that it is a secret (PASS, PWD, PAT, SECRET, TOKEN, KEY or CRED
@@ -39,7 +39,7 @@ def redact(text: str) -> str:
 
 
 def redact_assignments(text: str) -> str:
-    """Source text, such as a diff, without the values of assignments whose name says that they are secret."""
+    """Return source text, such as a diff, with the values of assignments to names that sound secret masked."""
     return _ASSIGNMENT.sub(rf"\1{MASK}", text)
 
 
@@ -57,9 +57,9 @@ def _environment_secrets() -> list[str]:
 
 @lru_cache(maxsize=1)
 def _secrets_of(environment: tuple[tuple[str, str], ...], read: frozenset[str]) -> list[str]:
-    """Looked for again when the environment has changed: a run of MLflow has fifty texts to look through.
+    """Return the values to mask; cached until the environment changes, since one MLflow run has fifty texts to search.
 
-    Longest first, so that a value that is a part of another one leaves nothing of it.
+    Longest first: masking a value that is part of a longer one would leave the rest of the longer one readable.
     """
     found = {
         value

@@ -1,4 +1,4 @@
-"""What every section of the config is."""
+"""The base class of every section of the config."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ class Section(BaseModel):
 
     @classmethod
     def members(cls) -> tuple[type[Section], ...]:
-        """The sections that a field of this type may hold."""
+        """Return the sections that a field of this type may hold: this one, or for a union its members."""
         return (cls,)

@@ -1,4 +1,4 @@
-"""How stored JSON is read: by names, so that what another version wrote can be read too.
+"""Lenient reading of stored JSON: by field names, so that objects of other versions can be read.
 
 What is stored has dataclasses of its own whose fields have defaults. A key that this version does not know is ignored,
 one that is missing takes its default; config classes, which are strict, are never stored.
@@ -14,10 +14,12 @@ _Stored = TypeVar("_Stored")
 
 
 def read_stored(kind: type[_Stored], values: Mapping[str, Any], **more: Any) -> _Stored:
-    """Return a stored object as one of our dataclasses.
+    """Build a dataclass from a stored JSON object; unknown keys are ignored, missing ones take the field's default.
 
     Args:
-        more: fields that are worked out, and not taken as they were stored.
+        kind: the dataclass.
+        values: the stored object.
+        more: fields that are computed rather than taken as stored.
 
     Raises:
         TypeError: a field without a default is missing.

@@ -68,7 +68,7 @@ def test_what_is_wrong_says_of_which_experiment_it_is(said: Said) -> None:
         assert "experiment=a: hyperparameters.batch_size: 99 is more than the 30 examples" in err
         assert "experiment=b: " in err
         assert "experiment=a: experiment=a" not in err
-        assert "nowhere.jsonl: there is no such file" in err
+        assert "nowhere.jsonl: the file does not exist" in err
     assert not Path("runs").exists()
 
 

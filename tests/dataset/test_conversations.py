@@ -268,7 +268,7 @@ def test_ignored_keys() -> None:
             {"instruction": "a", "output": "b", "history": {"c": "d"}},
             "history[0]: is not an instruction and its answer",
         ),
-        ({"instruction": "a", "output": "b", "system": 3}, "its column 'system' holds something other than text"),
+        ({"instruction": "a", "output": "b", "system": 3}, "its column 'system' is not text"),
         ({"messages": [_message("user", IMAGE), ASSISTANT]}, "something other than text"),
         ({"messages": [USER, _message("assistant", None)]}, "something other than text"),
         ({"messages": [_message("tool", "1")]}, "a role that is unknown; use user, assistant, model"),

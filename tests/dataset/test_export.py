@@ -137,6 +137,6 @@ def test_a_file_with_other_content_is_left_alone(tmp_path: Path) -> None:
     export(of(example_set(10)), FORMATS["messages"], tmp_path)
     export(of(example_set(10)), FORMATS["messages"], tmp_path)
     before = (tmp_path / "training.jsonl").read_bytes()
-    with pytest.raises(InputError, match=r"training.jsonl: is there with other content; move it away, or set --output"):
+    with pytest.raises(InputError, match=r"training.jsonl: exists with other content; move it, or set --output"):
         export(of(example_set(11)), FORMATS["messages"], tmp_path)
     assert (tmp_path / "training.jsonl").read_bytes() == before

@@ -173,9 +173,9 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         f"{path}:5: output is blank after the template; fill in the row or remove it",
         f"{path}:4: output has 5,001 characters, the limit is 5,000 {guide}; shorten it",
         f"{path}:5: text_input has 40,001 characters, the limit is 40,000 {guide}; shorten it",
-        f"{path}:9: text_input holds half a character (a lone surrogate, as \\ud800 in JSON); write the whole one",
+        f"{path}:9: text_input contains an unpaired surrogate (such as \\ud800 in JSON); fix the character or remove it",
         f"{held_out}: no row has the column 'output', which template.output names; the nearest is 'out'",
-        f"{missing}: there is no such file; correct the path",
+        f"{missing}: the file does not exist; correct the path",
     ]
 
 

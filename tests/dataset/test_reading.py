@@ -212,13 +212,13 @@ def test_malformed(tmp_path: Path, name: str, content: bytes, problems: list[str
 def test_missing_file_names_the_nearest(tmp_path: Path) -> None:
     """A file that is not there is refused with the nearest name in its directory."""
     (tmp_path / "train.json").write_text("[]")
-    with pytest.raises(DatasetError, match=r"trian\.json: there is no such file; .* 'train\.json'$"):
+    with pytest.raises(DatasetError, match=r"trian\.json: the file does not exist; .* 'train\.json'$"):
         read_rows(tmp_path / "trian.json")
 
 
 def test_missing_file_without_a_near_name(tmp_path: Path) -> None:
     """Where nothing in the directory is named alike, the path is to be corrected."""
-    with pytest.raises(DatasetError, match=r"there is no such file; correct the path$"):
+    with pytest.raises(DatasetError, match=r"the file does not exist; correct the path$"):
         read_rows(tmp_path / "train.json")
 
 

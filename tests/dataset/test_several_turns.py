@@ -164,7 +164,7 @@ def test_places_of_problems(tmp_path: Path) -> None:
         "rows.jsonl:1: messages[1]: output is blank after the template; fill in the row or remove it",
         "rows.jsonl:2: messages[2]: output has 11 characters, the limit is 10",
         "rows.jsonl:2: messages[4]: output has 11 characters, the limit is 10",
-        "rows.jsonl:3: messages[2]: text_input holds half a character",
+        "rows.jsonl:3: messages[2]: text_input contains an unpaired surrogate",
     ]
     skipped = loaded(tmp_path, *rows, said("a", "b"), most_output=10, dataset={"on_bad_row": "skip"})
     assert skipped.training.examples == (Example("a", "b"),)

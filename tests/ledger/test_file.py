@@ -161,7 +161,7 @@ def test_a_full_disk_is_an_error_and_what_was_committed_stays(tmp_path: Path) ->
     process.join()
     number, _, message = path.with_suffix(".error").read_text().partition(" ")
     assert "l.db: " in message
-    assert "check the disk and its rights" in message
+    assert "check the disk and its permissions" in message
     with Ledger(path) as ledger:
         assert ledger.job(f"{int(number) - 1:05}") is not None
         assert ledger.job(number.zfill(5)) is None

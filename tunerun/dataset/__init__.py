@@ -1,4 +1,4 @@
-"""Examples: read files of rows, check them, render them with the template, split them, digest them."""
+"""Data sets: read files of rows, render them with the template, check, split and digest the examples."""
 
 from tunerun.dataset.conversations import with_conversations
 from tunerun.dataset.inspection import CHECKS, Finding

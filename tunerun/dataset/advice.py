@@ -1,4 +1,4 @@
-"""Warnings about examples that can be used: too few, too big, repeated, contradictory, leaked, half used."""
+"""Warnings about examples that can be used: too few, too large, repeated, contradictory, leaked, or unused columns."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ MOST_TRAINING_BYTES = 4_000_000
 """The guide: the training file can be at most 4 MB; read as decimal megabytes, the smaller reading."""
 
 MOST_INPUT_CHARACTERS, MOST_OUTPUT_CHARACTERS = 40_000, 5_000
-"""The guide: of an example's text_input and of its output."""
+"""The guide: the most characters of an example's text_input and of its output."""
 
 MOST_PLACES = 3
 """Places that one warning names, unless all are asked for."""
 
 
 def advice_on_size(training: RenderedRows) -> Iterator[str]:
-    """Yield what the guide advises about the number of examples and the bytes of their texts."""
+    """Yield warnings where the number of examples or the bytes of their texts are outside what the guide advises."""
     file, count = training.rows.file, len(training)
     byte_count = sum(map(_byte_count, training.text_inputs)) + sum(map(_byte_count, training.outputs))
     byte_count += sum(_byte_count(each.turn.text_input) + _byte_count(each.turn.output) for each in training.turns)
@@ -44,7 +44,7 @@ def advice_on_size(training: RenderedRows) -> Iterator[str]:
 
 
 def advice_on_length(training: RenderedRows, most: int) -> Iterator[str]:
-    """Yield one line about examples that this backend takes and the Gemini API does not."""
+    """Yield one line about examples that are too long for the Gemini API, though not for this backend."""
     long = [
         position
         for position, (text_input, output) in enumerate(zip(training.text_inputs, training.outputs, strict=True))
@@ -58,7 +58,7 @@ def advice_on_length(training: RenderedRows, most: int) -> Iterator[str]:
 
 
 def advice_on_system(training: RenderedRows, most: int) -> Iterator[str]:
-    """Yield what a template does to the system messages of conversations that a user may not expect."""
+    """Yield warnings where the template drops or repeats the system messages of conversations."""
     template, said = training.template, training.said
     dropped = [position for position, before in enumerate(said) if before is not None and before.system]
     if SYSTEM in template.parts and dropped and SYSTEM not in template.columns_of(SYSTEM):
@@ -83,7 +83,7 @@ def _examples(count: int) -> str:
 
 
 def exact_duplicates(training: RenderedRows, most: int) -> Iterator[str]:
-    """Yield one line about training examples that stand twice."""
+    """Yield one line about training examples that occur more than once."""
     if len(set(_keys(training))) == len(training):
         return
     repeated = [found for found in _by_example(training).values() if len(found) > 1]
@@ -122,9 +122,9 @@ def _pairs(rows: RenderedRows, groups: Sequence[Sequence[int]], most: int) -> st
 
 
 def leaks(training: RenderedRows, held_out: Mapping[str, RenderedRows], most: int) -> tuple[str, ...]:
-    """A line for each held-out input that is trained on, or held out twice; all but the first few are counted.
+    """Return a line for each held-out input that is trained on, or held out twice; all but the first few are counted.
 
-    Inputs are the same if what the rows give differs at most in capitals and white space, or if the template makes
+    Inputs are the same if the rows' cells differ at most in capitals and white space, or if the template makes
     the same of them; what their outputs are does not matter.
     """
     findings = Findings(max(most, MOST_OF_A_KIND))
@@ -144,7 +144,7 @@ def leaks(training: RenderedRows, held_out: Mapping[str, RenderedRows], most: in
 def _firsts(
     wanted: Sequence[Hashable], known: Sequence[tuple[RenderedRows, str]], texts: str
 ) -> dict[Hashable, tuple[str, str]]:
-    """Return for each input that is known where it is first, and what that row is used for."""
+    """Return where each input occurs first, and what that row is used for."""
     left, firsts = set(wanted), {}
     for rows, use in known if left else ():
         for position, text in enumerate(getattr(rows, texts)):
@@ -155,12 +155,12 @@ def _firsts(
 
 
 def advice_on_columns(rows: Rows, template: PromptTemplate, others: Sequence[str]) -> Iterator[str]:
-    """Yield warnings about columns that nothing uses, and about optional ones that no row has.
+    """Yield warnings about unused columns, and about optional columns that no row has.
 
     Args:
         rows: of one file, as they were read, all of them good.
-        template: names columns, some of which may be optional.
-        others: columns that the split needs.
+        template: the columns it names may be optional.
+        others: columns that the split uses.
     """
     used = {*template.columns, *others}
     from_conversations = conversation_columns(rows, used)

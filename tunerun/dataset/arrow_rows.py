@@ -75,7 +75,7 @@ def _rows(file: str, kind: str, read: Callable[[], pyarrow.Table], findings: Fin
 
     try:
         table = read()
-        table.validate(full=True)  # a file from elsewhere: offsets that point outside it must not be followed
+        table.validate(full=True)  # an untrusted file may hold offsets that point outside it
     except (pyarrow.ArrowException, OSError):
         findings.add("parquet", f"{file}: is damaged or cut off; no {kind} could be read from it; write it again")
         return Rows(file, (), {})
@@ -117,7 +117,7 @@ def _cells(column: pyarrow.ChunkedArray) -> list[Any]:
 
 
 def _has_nanoseconds(column: pyarrow.ChunkedArray) -> bool:
-    """Whether a column holds times that Python's, which end at microseconds, would change."""
+    """Whether a column holds times with nanoseconds, which Python's datetime would cut."""
     import pyarrow
 
     kind = column.type
@@ -132,7 +132,7 @@ def _has_nanoseconds(column: pyarrow.ChunkedArray) -> bool:
 
 
 def _converter(kind: pyarrow.DataType) -> Callable[[Any], Any] | None:
-    """Return what makes a cell of what `to_pylist` gives for this type; None: it is one already."""
+    """Return what converts values of `to_pylist` for this type to cells; None: they need no conversion."""
     import pyarrow
 
     types = pyarrow.types

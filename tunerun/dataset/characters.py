@@ -1,15 +1,15 @@
-"""Characters that show that a text was decoded wrongly on its way into the file."""
+"""Characters that show that a text was decoded with the wrong encoding before it was written into the file."""
 
 from __future__ import annotations
 
 import re
 
 _CONTINUATION = "[" + bytes(range(0x80, 0xC0)).decode("cp1252", errors="ignore") + "\x80-\x9f]"
-"""What the second and later bytes of a UTF-8 character become when they are read as Windows-1252 or Latin-1."""
+"""The second and later bytes of a UTF-8 character, read as Windows-1252 or Latin-1."""
 
 _MOJIBAKE = re.compile(
     f"[ÂÃ]{_CONTINUATION}|â{_CONTINUATION}{{2}}|ðŸ{_CONTINUATION}{{2}}"
-    # Once, these occur in good text ("é »" with a no-break space); side by side they do not.
+    # One of these occurs in correct text ("é »" with a no-break space); two side by side do not.
     f"|(?:[Ä-ß]{_CONTINUATION}){{2}}|(?:[ã-ï]{_CONTINUATION}{{2}}){{2}}"
 )
 
@@ -22,7 +22,7 @@ _KINDS = (
 
 
 def wrong_characters(text: str) -> list[str]:
-    """The kinds of characters in a text that show that it was decoded wrongly."""
+    """Return descriptions of the characters in a text that show that it was decoded wrongly."""
     if text.isascii() and "\x00" not in text:
         return []
     return [kind for pattern, kind in _KINDS if pattern.search(text)]

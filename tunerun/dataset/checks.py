@@ -1,4 +1,4 @@
-"""Rows become examples, and every row that cannot says why and where."""
+"""Render rows into examples, with a finding for every row that cannot be rendered or learned."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tunerun.template.absent import is_null
 from tunerun.template.prompt_template import OUTPUT, SYSTEM, TEXT_INPUT, system_or_none
 
 GUIDE = "Gemini API model tuning guide, as last served 2025-04-28"
-"""Source of the limits on characters (40,000 and 5,000 there) and of the advice in `advice.py`."""
+"""Source of the limits on characters (40,000 and 5,000) and of the advice in `advice.py`."""
 
 
 _INFINITIES = {"inf", "-inf"}
@@ -38,11 +38,11 @@ class CharacterLimits:
 
 
 def render_rows(rows: Rows, template: PromptTemplate, limits: CharacterLimits, findings: Findings) -> RenderedRows:
-    """Return the rows that make an example; why the others do not is added to `findings`.
+    """Return the rows that can be rendered into an example; the reasons for the others are added to `findings`.
 
     Args:
         rows: of one file.
-        template: says which columns are needed.
+        template: renders the rows, and names the columns they need.
         limits: of the backend.
         findings: where problems go.
     """
@@ -72,7 +72,7 @@ def _systems(rows: Rows, rendered: Sequence[str] | None, template: PromptTemplat
 def _earlier(
     rows: Rows, template: PromptTemplate, limits: CharacterLimits, bad: set[int], findings: Findings
 ) -> Sequence[tuple[Turn, ...]] | None:
-    """Return the turns before the last one of each row; a row of which one is bad is added to `bad`.
+    """Return the turns before the last one of each row; a row with a bad turn is added to `bad`.
 
     All turns are rendered as the rows of one table, column by column, which is what makes it fast.
     """
@@ -97,7 +97,7 @@ def _earlier(
 
 
 def _table_of_turns(rows: Rows, owners: Sequence[int]) -> Rows:
-    """Return the turns before the last ones as rows, each with the other columns of the row that it is of."""
+    """Return the turns before the last ones as rows, each with the other columns of its own row."""
     found = [
         (turn, messages)
         for each in rows.conversations or ()
@@ -110,7 +110,7 @@ def _table_of_turns(rows: Rows, owners: Sequence[int]) -> Rows:
 
 
 def _without_cells(rows: Rows, template: PromptTemplate, findings: Findings) -> set[int]:
-    """Return the rows that lack a cell which the template prints whatever else the row holds; reports them."""
+    """Report and return the rows that lack a cell which the template prints unconditionally."""
     parts = template.parts
     named_by = {column: part for part in reversed(parts) for column in template.printed(part)}
     bad: set[int] = set()
@@ -132,11 +132,11 @@ def _without_cells(rows: Rows, template: PromptTemplate, findings: Findings) -> 
 
 
 def require(rows: Rows, column: str, named_by: str, findings: Findings) -> Sequence[int]:
-    """Say which rows lack a column: one line if all do, else one line each.
+    """Report which rows lack a column: one line if all do, else one line each.
 
     Args:
         rows: of one file.
-        column: the one that is needed.
+        column: the required one.
         named_by: the config's key that names it.
         findings: where problems go.
 
@@ -161,7 +161,7 @@ def _wanted(column: str, named_by: str, names: Sequence[str]) -> str:
 
 
 def _bad_cells(cells: Sequence[Any]) -> Iterator[tuple[int, str]]:
-    """Yield the rows whose cell is null or not text, with what it is."""
+    """Yield the position of each row whose cell is null or not text, and what the cell is."""
     if set(map(type, cells)) - {str}:
         for row, cell in enumerate(cells):
             if cell is not ABSENT and (what := _complaint_about_cell(cell)):
@@ -174,7 +174,7 @@ def _add_bad_cell(rows: Rows, row: int, column: str, part: str, what: str, findi
 
 
 def _add_row(rows: Rows, row: int, part: str, kind: str, what: str, findings: Findings) -> None:
-    """Add a problem of a row, with the message of its conversation."""
+    """Add a problem of a row, with the place of the message in its conversation."""
     message = rows.message(row, part)
     findings.add_row(kind, rows.place(row), f"{message}: {what}" if message else what)
 
@@ -182,13 +182,13 @@ def _add_row(rows: Rows, row: int, part: str, kind: str, what: str, findings: Fi
 def _complaint_about_cell(cell: Any) -> str | None:
     if is_null(cell):
         return "is null"
-    if isinstance(cell, float) and math.isinf(cell) and str(cell) in ("inf", "-inf"):  # 1E400 is what a file writes
+    if isinstance(cell, float) and math.isinf(cell) and str(cell) in ("inf", "-inf"):  # not 1E400, kept as written
         return "is infinite"
     return "holds bytes" if isinstance(cell, bytes | bytearray) else None
 
 
 def _texts(rows: Rows, part: str, template: PromptTemplate, bad: set[int], findings: Findings) -> Sequence[str]:
-    """Return one text of each row; rows that give none are added to `bad` and have an empty one."""
+    """Render one part of every row; rows that cannot be rendered are added to `bad` and get an empty text."""
     segments = template.segments(part, rows.columns)
     if segments is not None:
         columns = [_printed(rows.columns[each.name]) if isinstance(each, Column) else None for each in segments]
@@ -198,7 +198,7 @@ def _texts(rows: Rows, part: str, template: PromptTemplate, bad: set[int], findi
 
 
 def _printed(cells: Sequence[Any]) -> Sequence[str] | None:
-    """Return the cells of a column as a template prints them; None: some have to be rendered one by one."""
+    """Return the cells of a column as a template prints them; None: some cells need Jinja2's rendering."""
     types = set(map(type, cells))
     if types == {str}:
         return cells
@@ -211,7 +211,7 @@ def _printed(cells: Sequence[Any]) -> Sequence[str] | None:
 def _printed_cell(cell: Any) -> str:
     if isinstance(cell, bool):
         return "true" if cell else "false"
-    return str(cell) if isinstance(cell, str | int | float) else ""  # a row without a cell is refused already
+    return str(cell) if isinstance(cell, str | int | float) else ""  # a row without a cell was refused before
 
 
 def _joined(segments: Sequence[str | Column], columns: Sequence[Sequence[str] | None], count: int) -> Sequence[str]:
@@ -245,7 +245,7 @@ def _text(rows: Rows, row: int, part: str, template: PromptTemplate, bad: set[in
 def _check_texts(
     rows: Rows, texts: dict[str, Sequence[str]], limits: CharacterLimits, bad: set[int], findings: Findings
 ) -> None:
-    """Add the rows whose texts cannot be learned to `bad`; says why."""
+    """Add the rows whose texts cannot be learned to `bad`, with a finding each."""
     most = {TEXT_INPUT: limits.text_input, OUTPUT: limits.output, SYSTEM: limits.text_input}
     doubtful = {row for part in texts for row in _doubtful(texts[part], most[part])} - bad
     for row in sorted(doubtful):
@@ -262,7 +262,7 @@ def _check_texts(
 
 
 def _doubtful(texts: Sequence[str], limit: int | None) -> Iterator[int]:
-    """Yield the texts that are blank, too long, or hold more than ASCII (half a character, perhaps)."""
+    """Yield the positions of texts that may be bad: blank, too long, or not ASCII (which may hold a lone surrogate)."""
     for row, text in enumerate(texts):
         if not text.isascii() or not text.strip() or (limit is not None and len(text) > limit):
             yield row
@@ -274,7 +274,7 @@ def _complaints(text: str, limit: int | None) -> Iterator[tuple[str, str]]:
     if limit is not None and len(text) > limit:
         yield "long", f"has {len(text):,} characters, the limit is {limit:,} ({GUIDE}); shorten it"
     if not _is_unicode(text):
-        yield "surrogate", "holds half a character (a lone surrogate, as \\ud800 in JSON); write the whole one"
+        yield "surrogate", "contains an unpaired surrogate (such as \\ud800 in JSON); fix the character or remove it"
 
 
 def _is_unicode(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Rows in the shapes that other tools train on: conversations of one or more turns, and Alpaca's columns."""
+"""Rows in the shapes of other training tools: conversations of one or more turns, and Alpaca's columns."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _ALPACA = ("instruction", "input", "history")
 _NAMES = {TEXT_INPUT: "the user", OUTPUT: "the assistant"}
 
 _Pair = tuple[Message, Message | None]
-"""A message of the user and its answer; None: there is none."""
+"""A message of the user and its answer; None: no answer."""
 
 
 def conversation_columns(rows: Rows, wanted: Collection[str]) -> frozenset[str]:
-    """Return the columns that `with_conversations` reads for these rows; none where it leaves them as they are."""
+    """Return the columns that `with_conversations` reads in these rows; empty where they need no conversation."""
     lacking = [name for name in (TEXT_INPUT, OUTPUT) if name in wanted and _is_lacking(rows, name)]
     if not lacking:
         return frozenset()
@@ -44,7 +44,7 @@ def conversation_columns(rows: Rows, wanted: Collection[str]) -> frozenset[str]:
 
 
 def with_conversations(rows: Rows, wanted: Collection[str], findings: Findings) -> Rows:
-    """Return the rows with what their conversations give, or as they are where they need none.
+    """Return the rows with the columns and turns of their conversations; unchanged where they need none.
 
     `messages` (OpenAI), `contents` (Gemini, Vertex AI) or `conversations` (ShareGPT), as lists or as their JSON in a
     cell, give `text_input` and `output` where the template wants them and the row has no such columns: the last turn
@@ -96,10 +96,10 @@ def _is_lacking(rows: Rows, name: str) -> bool:
 
 
 class _Reader:
-    """Reads the conversations of a file's rows, and counts what it does to their messages besides.
+    """Reads the conversations of a file's rows, and counts the changes it makes to their messages.
 
     Attributes:
-        notes: what is done -> in how many rows, the first row's place, and there the message's.
+        notes: by kind of change, in how many rows, the place of the first row, and the place of its message.
     """
 
     def __init__(self, wanted: Collection[str]) -> None:
@@ -108,7 +108,7 @@ class _Reader:
         self._of_row: dict[str, str] = {}
 
     def place(self, place: str) -> None:
-        """Count what was noted of the row that was read last."""
+        """Count the changes of the row that was read last."""
         for what, message in sorted(self._of_row.items()):
             count, *first = self.notes.get(what, (0, place, message))
             self.notes[what] = (count + 1, first[0], first[1])
@@ -118,7 +118,7 @@ class _Reader:
         self._of_row.setdefault(what, message)
 
     def read(self, cells: Mapping[str, Any]) -> tuple[Mapping[str, Any], RowConversation | None]:
-        """Return the columns of a row with those that its conversation gives (its own win), and what is before."""
+        """Return a row's columns with those of its conversation (its own take precedence), and the earlier turns."""
         missing = {TEXT_INPUT, OUTPUT} & set(self._wanted) - cells.keys()
         if not missing:
             return cells, None
@@ -148,7 +148,7 @@ def _one_system(of_messages: str, of_column: Any) -> str:
     if of_messages:
         raise UnsuitableError("has a system message and a column 'system'; keep one of them")
     if not isinstance(of_column, str):
-        raise UnsuitableError("its column 'system' holds something other than text; write the system message as text")
+        raise UnsuitableError("its column 'system' is not text; write the system message as text")
     return of_column
 
 
@@ -156,7 +156,7 @@ def _pairs(messages: Sequence[Message], is_learned: bool, note: Note) -> tuple[s
     """Return the system message and the turns, up to the last that is learned.
 
     Args:
-        is_learned: whether the last answer is needed; else the last message of the user is what is asked.
+        is_learned: whether the last turn needs an answer to learn; else the last message of the user is asked.
     """
     count = next((n for n, message in enumerate(messages) if message.column != SYSTEM), len(messages))
     late = next((message for message in messages[count:] if message.column == SYSTEM), None)

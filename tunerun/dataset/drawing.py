@@ -1,4 +1,4 @@
-"""Which training rows stand as examples in a prompt: drawn by seed, and never one that is held out."""
+"""Few-shot examples for a prompt: training rows drawn by seed, never a held-out one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tunerun.job import Example
 
 
 def draw(training: RenderedRows, held_out: Collection[RenderedRows], seed: int, most: int) -> tuple[Example, ...]:
-    """Return up to `most` training examples in the order of the draw; fewer draws are the beginning of more.
+    """Return up to `most` training examples in the order of the draw; a smaller draw is a prefix of a larger one.
 
     The order is that of `dataset.limit`: the first k are the rows that a limit of k trains on, whatever the template
     and the limit are. Left out are rows whose input occurred before, and inputs of held-out rows; inputs that differ
@@ -21,7 +21,7 @@ def draw(training: RenderedRows, held_out: Collection[RenderedRows], seed: int, 
         training: the rows to draw from.
         held_out: rows that are measured.
         seed: `dataset.split_seed`.
-        most: how many are needed.
+        most: how many to draw.
     """
     if most == 0:
         return ()

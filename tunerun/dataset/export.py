@@ -21,7 +21,7 @@ _GIB = 2**30
 
 @dataclass(frozen=True)
 class Format:
-    """How a provider wants its examples, and what it refuses.
+    """A provider's format for examples, and its limits.
 
     Attributes:
         ending: of its files.
@@ -29,10 +29,10 @@ class Format:
         is_list: whether a file is one JSON list; else a JSON object a line.
         has_conversations: whether it has a place for a system message and for several turns.
         has_weights: whether it can say that an answer is not to be learned.
-        held_out: the held-out sets that it takes.
+        held_out: names of the held-out sets that it accepts.
         max_bytes: of a file; None: no limit. max_input_characters, max_output_characters: of an example.
         min_examples, max_validation: numbers of examples.
-        source: where the limits are written down, with its date.
+        source: the document that states the limits, with its date.
     """
 
     name: str
@@ -121,17 +121,17 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and what was left out or changed, one line each."""
+    """The files that were written, and notes on what was left out or changed, one line each."""
 
     files: tuple[Path, ...]
     notes: tuple[str, ...]
 
 
 def export(loaded: LoadedDataset, format_: Format, folder: Path) -> Exported:
-    """Write the training examples, and the held-out ones that the provider takes, into files of their own.
+    """Write the training examples, and the held-out sets that the provider accepts, into files of their own.
 
     Args:
-        folder: made if it is not there; a file that is there with other content is left alone.
+        folder: created if missing; a file in it with other content is not overwritten.
 
     Raises:
         LimitError: the provider would refuse the examples; nothing was written.
@@ -185,7 +185,7 @@ def _problems(name: str, examples: ExampleSet, content: bytes, format_: Format) 
 def _write(files: dict[Path, bytes]) -> None:
     blocked = [file for file, content in files.items() if file.exists() and file.read_bytes() != content]
     if blocked:
-        raise InputError([f"{file}: is there with other content; move it away, or set --output" for file in blocked])
+        raise InputError([f"{file}: exists with other content; move it, or set --output" for file in blocked])
     for file, content in files.items():
         try:
             file.parent.mkdir(parents=True, exist_ok=True)

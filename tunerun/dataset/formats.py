@@ -1,4 +1,4 @@
-"""Which format a file has: what was asked for, what its ending says, and what its bytes look like."""
+"""The format of a file, from the config, the file's ending and its bytes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _STREAM_MAGIC = b"\xff\xff\xff\xff"  # continuation marker of the first message 
 BINARY_MAGIC = (PARQUET_MAGIC, ARROW_MAGIC, _STREAM_MAGIC)
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.arrow$")
-"""How `datasets` names the files of a folder that it saves."""
+"""Names of the files in a folder that `datasets` saves."""
 
 SIGNATURES = (
     (b"PK\x03\x04", "a zip archive, not an Excel workbook"),
@@ -66,14 +66,14 @@ SIGNATURES = (
     (b"<html", "HTML"),
     (b"<?xml", "XML"),
 )
-"""How files begin that people take for examples (letters may be of either case); from the formats' specifications."""
+"""First bytes of files that are often given by mistake (case is ignored); from the formats' specifications."""
 
 CHAT_KEYS = ("messages", "contents", "conversations")
-"""Lists under these keys are one conversation, not a list of rows."""
+"""Keys whose list is one conversation, not a list of rows."""
 
 _SAMPLE_BYTES = 65_536
 _SAMPLE_RECORDS = 20
-"""How much of a table is read to tell its delimiter."""
+"""Bytes of a table that are read to detect its delimiter."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ class _Look:
 
     Attributes:
         formats: keys of `NAMES`, likeliest first; empty: none of them.
-        description: what it is instead, or besides.
-        remedy: what to do if it is not read; empty: rename it or set dataset.format.
-        unsure: formats that such a file may have if its ending or the config says so.
+        description: for messages: what the file is, where it is not rows, or what else it may be.
+        remedy: what to do if it cannot be read; empty: rename it or set dataset.format.
+        unsure: formats that are accepted if the ending or the config names them.
     """
 
     formats: tuple[str, ...] = ()
@@ -94,15 +94,15 @@ class _Look:
 
 
 def find_format(path: Path, content: bytes, asked: str, findings: Findings) -> str | None:
-    """Return a key of `NAMES`, or None after saying what the file looks like instead.
+    """Return a key of `NAMES`, or None after adding a finding with what the file looks like.
 
-    The ending is believed as long as the bytes may be what it says. Between JSON and JSON
-    lines the bytes decide, which show it without doubt, and a `sep=` line says itself what separates the cells.
+    The ending decides as long as the bytes may be of that format. Between JSON and JSON
+    lines the bytes decide, since they are unambiguous, and a `sep=` line names the separator itself.
 
     Args:
         path: for its ending and for the message.
         content: all bytes of the file.
-        asked: a key of `NAMES`, or `auto`.
+        asked: `dataset.format`: a key of `NAMES`, or `auto`.
         findings: where a problem goes.
     """
     claimed = ENDINGS.get(path.suffix.lower()) if asked == "auto" else asked
@@ -186,7 +186,7 @@ def _is_wide(sample: bytes) -> bool:
 
 
 def _json_look(content: bytes) -> _Look:
-    """Tell JSON from JSON lines by the first object or line, so that a large file is not parsed twice."""
+    """Distinguish JSON from JSON lines by the first object or line, so that a large file is not parsed twice."""
     text = content.removeprefix(b"\xef\xbb\xbf").lstrip()
     if _is_list_of_objects(text[:_SAMPLE_BYTES]):
         return _Look(("json",))
@@ -223,7 +223,7 @@ def _parsed(text: bytes) -> Any:
 
 
 def _table_look(content: bytes) -> _Look:
-    """Tell the delimiter: the one that cuts the first lines into equally many cells, and into most."""
+    """Detect the delimiter: the one that splits the first lines into equally many cells, and into the most."""
     separator = SEPARATOR_LINE.match(content)
     if separator:
         by_delimiter = {delimiter.encode(): name for name, delimiter in DELIMITERS.items()}
@@ -238,7 +238,7 @@ def _table_look(content: bytes) -> _Look:
 
 
 def _score(text: str, delimiter: str) -> tuple[bool, int]:
-    """Return whether the first records have as many cells as the header, and how many those are."""
+    """Return whether the first records have as many cells as the header, and how many cells that is."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     widths: list[int] = []
     try:

@@ -21,7 +21,7 @@ from tunerun.template.prompt_template import OUTPUT, SYSTEM, TEXT_INPUT
 
 
 class Severity(StrEnum):
-    """What becomes of a finding."""
+    """Whether a finding stops everything or is only reported."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -29,7 +29,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One kind of finding, as the table in README has it."""
+    """One kind of finding: a line of the table of checks in the documentation."""
 
     name: str
     severity: Severity
@@ -38,7 +38,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check has found, in one line with places."""
+    """One line of a check's result, with the places of the rows."""
 
     check: str
     severity: Severity
@@ -71,19 +71,19 @@ CHECKS = (
     Check("secret", WARNING, "a key or a password, by its shape; the model may repeat it. It is never shown"),
     Check("e-mail", WARNING, "an e-mail address: personal data that the model may repeat"),
 )
-"""The table; errors first. A check of no other kind exists."""
+"""All checks, errors first."""
 
 _SEVERITIES = {check.name: check.severity for check in CHECKS}
 _BRACES = ("{{", "}}", "{%")
 _CHARACTERS_AT_ONCE = 100_000
 
 ControlTokens = Callable[[str], Collection[str]]
-"""Names what a text holds that the base model uses as control tokens."""
+"""Returns the base model's control tokens that occur in a text."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """Where a check has found something.
+    """The place of a finding.
 
     Attributes:
         rows: the set that the row belongs to.
@@ -97,7 +97,7 @@ class Found:
 
     @classmethod
     def of(cls, rows: RenderedRows, position: int, number: int | None = None, part: str = "") -> Found:
-        """What is in a part of a turn; number None: the last turn; no part: the row."""
+        """Return the place of a part of a turn; number None: the last turn; no part: the whole row."""
         return cls(rows, position, rows.place_of_turn(position, number, part))
 
 
@@ -107,13 +107,13 @@ def inspect(
     most: int = MOST_PLACES,
     control_tokens: ControlTokens | None = None,
 ) -> Iterator[Finding]:
-    """Yield a finding for each check that has something to say, in the table's order.
+    """Run the checks, and yield their findings in the table's order.
 
     Args:
         training: rows to train on.
         held_out: `validation` and `test` rows, by name.
-        most: places that one finding names.
-        control_tokens: names the base model's control tokens in a text; None: they are not known.
+        most: most places that one finding names.
+        control_tokens: returns the base model's control tokens in a text; None: unknown.
     """
     everything = [training, *held_out.values()]
     near_repeated, near_leaked = _near(training, held_out, most)
@@ -137,13 +137,13 @@ def inspect(
 
 
 def places(found: Sequence[Found], most: int) -> str:
-    """Where rows stand: the first few, and how many more there are."""
+    """Return the first few places as a text, with the number of the others."""
     named = ", ".join(each.place for each in found[:most])
     return named + (f" and {len(found) - most:,} more" if len(found) > most else "")
 
 
 def _near(training: RenderedRows, held_out: Mapping[str, RenderedRows], most: int) -> tuple[list[str], list[str]]:
-    """Near duplicates among the training inputs, and of training inputs among those held out: one line each."""
+    """Return lines on near duplicates: among the training inputs, and of training inputs among held-out inputs."""
     texts = list(chain(training.inputs_of_rows, *(rows.inputs_of_rows for rows in held_out.values())))
     near = near_duplicates(texts, originals=len(training))
     repeated, leaked = [], []
@@ -205,7 +205,7 @@ def _label_typos(everything: Sequence[RenderedRows], most: int) -> Iterator[str]
             )
         ]
         yield (
-            f"{places(found, most)}: the output {label!r} looks like {intended!r}, which stands {counts[intended]:,} "
+            f"{places(found, most)}: the output {label!r} looks like {intended!r}, which occurs {counts[intended]:,} "
             "times; write one of them"
         )
 
@@ -230,7 +230,7 @@ def _spaces(everything: Sequence[RenderedRows], most: int) -> Iterator[str]:
 
 
 def _spaced(rows: RenderedRows) -> Iterator[tuple[Found, str]]:
-    """Yield the learned outputs with white space around them, and what their rows have for each."""
+    """Yield the learned outputs with white space around them, and the cells of their rows."""
     for turn, of_row in zip(rows.turns, rows.turns_of_rows, strict=True):
         if turn.turn.is_learned and turn.turn.output != turn.turn.output.strip():
             yield Found.of(rows, turn.position, turn.number, OUTPUT), of_row.turn.output
@@ -253,13 +253,13 @@ def _control_tokens(
     for part, text in ((TEXT_INPUT, template.text_input), (OUTPUT, template.output), (SYSTEM, template.system)):
         for token in control_tokens(text or ""):
             yield (
-                f"template.{part}: holds {token}, a control token of the base model; it is encoded as text: leave it "
-                "out, the base model's own chat format is put around every example"
+                f"template.{part}: holds {token}, a control token of the base model; it is encoded as text: remove "
+                "it, the base model's own chat format is put around every example"
             )
     for token, found in _by_kind(everything, control_tokens).items():
         yield (
-            f"{places(found, most)}: holds {token}, a control token of the base model; it is encoded as text: take it "
-            "out if it is left over from another chat format"
+            f"{places(found, most)}: holds {token}, a control token of the base model; it is encoded as text: remove "
+            "it if it is left over from another chat format"
         )
 
 
@@ -282,7 +282,7 @@ def _by_kind(everything: Sequence[RenderedRows], look: Callable[[str], Collectio
 
 
 def _look(everything: Sequence[RenderedRows], look: Callable[[str], Collection[str]]) -> Iterator[tuple[str, Found]]:
-    """Yield what `look` finds in the texts that come from the rows, with the place, set by set and row by row."""
+    """Apply `look` to the texts that come from the rows, and yield its results with places, in the order of rows."""
     for rows in everything:
         found = sorted(
             (where[0], where[1] is None, where[1] or 0, number, kind, where[2])
@@ -301,7 +301,7 @@ _Where = tuple[int, int | None, str]
 
 
 def _columns(rows: RenderedRows) -> Iterator[tuple[Sequence[str], Callable[[int], _Where]]]:
-    """Yield the texts that come from the rows, and where each of them is."""
+    """Yield each list of texts that come from the rows, with a function that gives the place of each text."""
     yield rows.last_inputs_of_rows, lambda index: (index, None, TEXT_INPUT)
     yield rows.outputs_of_rows, lambda index: (index, None, OUTPUT)
     turns = rows.turns_of_rows
@@ -317,7 +317,8 @@ def _columns(rows: RenderedRows) -> Iterator[tuple[Sequence[str], Callable[[int]
 
 
 def _finds(texts: Sequence[str], look: Callable[[str], Collection[str]]) -> Iterator[tuple[int, int, str]]:
-    """Yield position, number and name of what `look` finds; many texts are looked at as one until it finds any."""
+    """Yield position of a text, number and name of each result of `look`; first in joined blocks, most of which are
+    free of any."""
     start, size = 0, 0
     for position, text in enumerate(texts):
         size += len(text) + 1

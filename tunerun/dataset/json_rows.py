@@ -16,7 +16,7 @@ _MINUS_ZERO = re.compile(rb"-0(?![0-9.eE])")
 _BOM = "\ufeff"
 
 MOST_COLUMNS = 1_000
-"""Different keys that the rows of a file may have together. Ours: where each row has keys of its own, such as ids, a
+"""Most distinct keys of all rows together. Ours: where each row has keys of its own, such as ids, a
 column for each would need memory for rows times rows."""
 
 _TOO_MANY_COLUMNS = (
@@ -52,7 +52,7 @@ def json_rows(file: str, content: bytes, findings: Findings) -> Rows:
 
 
 def jsonl_rows(file: str, content: bytes, findings: Findings, first_line: int = 1) -> Rows:
-    """Read one object a line; blank lines are skipped, and so is a byte order mark at a line's start.
+    """Read one object per line; blank lines and a byte order mark at the start of a line are skipped.
 
     Args:
         first_line: the number of the content's first line, where it is a part of a file that is read in parts.
@@ -61,7 +61,7 @@ def jsonl_rows(file: str, content: bytes, findings: Findings, first_line: int = 
         UnicodeDecodeError: the content is not UTF-8.
     """
     parser = _RowParser(file, content, findings)
-    # Not splitlines() of a text: JSON strings may hold U+2028 and its like unescaped.
+    # Not str.splitlines(): JSON strings may hold U+2028 and other line separators unescaped.
     try:
         for number, line in enumerate(io.BytesIO(content), start=first_line):
             parser.read_line(line.decode("utf-8").rstrip("\r\n"), number)
@@ -75,14 +75,14 @@ class _TooManyColumnsError(Exception):
 
 
 class _RowParser:
-    """Parses objects and notices what `json` does not report: keys that occur twice in an object."""
+    """Parses objects, and detects repeated keys in an object, which `json` does not report."""
 
     def __init__(self, file: str, content: bytes, findings: Findings) -> None:
         self._file = file
         self._findings = findings
         self._built = RowBuilder(file)
         self._repeated: list[str] = []
-        # A function for each integer costs; of all integers only -0 needs one.
+        # `parse_int` is called for every integer, which is slow, and only -0 needs it.
         parse_int = written_int if _MINUS_ZERO.search(content) else None
         self._decoder = json.JSONDecoder(
             object_pairs_hook=self._object, parse_float=written_float, parse_int=parse_int, parse_constant=_constant
@@ -147,7 +147,7 @@ class _RowParser:
 
 
 def _constant(name: str) -> float | None:
-    """Return null for NaN, which is how tables write it; an infinity is refused where a template uses it."""
+    """Return null for NaN, which tables write for an empty cell; an infinity is refused where a template uses it."""
     return None if name == "NaN" else float(name)
 
 
@@ -157,10 +157,10 @@ def _after_space(text: str, position: int) -> int:
 
 
 def _start_of_list(text: str) -> tuple[int | None, str | None]:
-    """Return where the list of rows begins, None where a valid JSON text has none; and a key that occurs twice.
+    """Return where the list of rows begins (None: a valid JSON text has none), and a repeated key, if any.
 
     Raises:
-        JSONDecodeError: the text is broken; a text that begins with a list is not looked at further.
+        JSONDecodeError: the text is broken; a text that begins with a list is not checked further here.
     """
     position = _after_space(text, 0)
     if text.startswith("[", position):
@@ -168,7 +168,7 @@ def _start_of_list(text: str) -> tuple[int | None, str | None]:
     outermost: list[tuple[str, Any]] = []
 
     def keep(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        outermost[:] = pairs  # the outermost object is the last to be complete
+        outermost[:] = pairs  # the outermost object is complete last
         return dict(pairs)
 
     whole = json.loads(text, object_pairs_hook=keep)
@@ -181,7 +181,7 @@ def _start_of_list(text: str) -> tuple[int | None, str | None]:
     decoder = json.JSONDecoder()
     while True:
         key, end = decoder.raw_decode(text, _after_space(text, position + 1))
-        start = _after_space(text, _after_space(text, end) + 1)  # behind the colon
+        start = _after_space(text, _after_space(text, end) + 1)  # after the colon
         if key == wanted:
             return start, None
         position = _after_space(text, decoder.raw_decode(text, start)[1])

@@ -1,4 +1,4 @@
-"""Outputs that are labels: how they are shared out, and which are another one with a typing error."""
+"""Outputs that are labels: their balance, and labels that are probably a misspelling of another one."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from collections.abc import Iterator, Sequence
 MOST_LABELS = 200
 LONGEST_LABEL = 60
 FEWEST_ROWS_A_LABEL = 3.0
-"""Outputs are labels when they are short, few, and each stands for some rows on average."""
+"""Outputs count as labels when they are few, short (in characters), and each occurs several times on average."""
 
 IMBALANCE = 20
-"""How many times rarer the rarest label is than the commonest, until that is worth a word. Ours; banking77 has 5."""
+"""Ratio of the commonest to the rarest label from which a warning is given. Ours; banking77 has 5."""
 
 RARE = 10
-"""How many times rarer a label must be than the one it resembles, to be taken for a typing error."""
+"""How many times rarer a label must be than the one it resembles to be taken for a misspelling."""
 
 ALIKE = 0.85
-"""difflib's ratio from which two labels resemble each other: `refund` and `refunds` have 0.92."""
+"""Ratio of difflib from which two labels resemble each other: `refund` and `refunds` have 0.92."""
 
 _DIGITS = re.compile(r"[0-9]+")
 
 
 def label_counts(outputs: Sequence[str]) -> Counter[str]:
-    """How often each label stands; empty where the outputs are no labels."""
+    """Return how often each label occurs; empty where the outputs are not labels."""
     counts = Counter(outputs)
     is_few = 2 <= len(counts) <= MOST_LABELS and len(outputs) >= FEWEST_ROWS_A_LABEL * len(counts)
     is_short = all(len(label) <= LONGEST_LABEL and "\n" not in label for label in counts)
@@ -33,7 +33,7 @@ def label_counts(outputs: Sequence[str]) -> Counter[str]:
 
 
 def imbalance(counts: Counter[str]) -> tuple[tuple[str, int], tuple[str, int]] | None:
-    """The commonest and the rarest label with their numbers; None: they are near enough to each other."""
+    """Return the commonest and the rarest label with their counts; None: the labels are balanced enough."""
     if not counts:
         return None
     ranked = counts.most_common()
@@ -41,7 +41,7 @@ def imbalance(counts: Counter[str]) -> tuple[tuple[str, int], tuple[str, int]] |
 
 
 def typing_errors(counts: Counter[str]) -> Iterator[tuple[str, str]]:
-    """Yield a label and the commoner one that it most likely should be."""
+    """Yield each label that is probably misspelt, with the commoner label that was meant."""
     ranked = [label for label, _ in counts.most_common()]
     plain = {label: " ".join(re.split(r"[\W_]+", label.casefold())).strip() for label in ranked}
     for position, label in enumerate(ranked):

@@ -1,4 +1,4 @@
-"""Examples that are longer than the base model takes: refused or skipped as other bad rows are."""
+"""Examples that exceed the base model's context: refused or skipped like other bad rows."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class TokenLimit:
     """How many tokens an example may have.
 
     Attributes:
-        most: what the base model takes, prompt and answer together.
-        exact: whether its own tokenizer counts; else it is an estimate, and only warns.
-        count_all: returns the tokens of each example.
+        most: of prompt and answer together, the base model's context length.
+        exact: whether the base model's own tokenizer counts; else counts are estimates, which only give a warning.
+        count_all: returns the number of tokens of each example.
     """
 
     most: int
@@ -28,9 +28,9 @@ class TokenLimit:
 
 
 def short_enough(rendered: RenderedRows, limit: TokenLimit, findings: Findings) -> RenderedRows:
-    """Return the rows that fit the base model; what does not is added to `findings`.
+    """Return the rows that fit the base model's context; the others are added to `findings`.
 
-    A token has a byte or more, so only rows of many bytes are counted.
+    A token has at least one byte, so only rows with more bytes than `limit.most` need to be counted.
     """
     takes = _Format(rendered, limit)
     long = [
@@ -55,16 +55,16 @@ def short_enough(rendered: RenderedRows, limit: TokenLimit, findings: Findings) 
 
 
 class _Format:
-    """How many tokens the chat format takes, beside the texts."""
+    """How many tokens the chat format adds to the texts."""
 
     def __init__(self, rendered: RenderedRows, limit: TokenLimit) -> None:
         (self._empty,) = limit.count_all([Example("", "")])
         self._turn = self._system = 0
-        # Each is asked for by itself, for a chat format may have a place for one of them alone.
+        # Measured one by one: a chat format may support only one of them.
         if rendered.earlier is not None:
             self._turn = limit.count_all([Example("", "", earlier=(Turn("", ""),))])[0] - self._empty
         if rendered.systems is not None:
-            # The text of one letter is a token at least: the room that is left is too small rather than too large.
+            # One letter is at least a token: the estimate errs towards too little room for the texts.
             self._system = limit.count_all([Example("", "", system="s")])[0] - self._empty
 
     def tokens_of(self, example: Example) -> int:

@@ -25,20 +25,20 @@ from tunerun.schema import Dataset
 from tunerun.template import PromptTemplate
 
 Progress = Callable[[str], None]
-"""Is given what is done next, in a few words."""
+"""Takes a short description of the stage that starts."""
 
 
 @dataclass(frozen=True)
 class LoadedDataset:
-    """The examples to train on and those held out, and what is worth knowing about them.
+    """The examples to train on and those held out, with the warnings about them.
 
     Attributes:
         training: in the file's order, or shuffled by seed when there is a limit.
         validation: in the file's order; None: none is configured.
         test: the same.
-        warnings: one line each; nothing in them keeps the examples from being used.
-        findings: those of the warnings that a check of the table in `inspection.py` gave.
-        drawn: as many training examples as were asked for, or as there are, to stand in a prompt; see `drawing.py`.
+        warnings: one line each; the examples can be used all the same.
+        findings: those of the warnings that come from a check in the table of `inspection.py`.
+        drawn: training examples for few-shot prompts, at most as many as `draws`; see `drawing.py`.
     """
 
     training: ExampleSet
@@ -50,7 +50,7 @@ class LoadedDataset:
 
     @property
     def conversations(self) -> dict[str, int]:
-        """What the training examples have of conversations: how many have several turns or a system message."""
+        """Counts of conversations among the training examples: with several turns, with a system message, and so on."""
         examples = self.training.examples
         spoken = [example for example in examples if example.is_conversation]
         turns = [turn for example in spoken for turn in example.turns]
@@ -64,7 +64,7 @@ class LoadedDataset:
 
     @property
     def advice(self) -> tuple[str, ...]:
-        """The warnings that are no check's."""
+        """The warnings that do not come from a check."""
         found = {finding.text for finding in self.findings}
         return tuple(warning for warning in self.warnings if warning not in found)
 
@@ -100,11 +100,11 @@ def load_examples(
         template: makes the examples.
         max_input_characters: the most of a text_input that the backend takes; None: any number.
         max_output_characters: the most of an output; None: any number.
-        tokens: how many tokens an example may have; None: that is not known.
-        most_places: that one finding names.
-        control_tokens: names the base model's control tokens in a text; None: they are not known.
-        progress: is called before each stage.
-        draws: how many training examples to draw that can stand in a prompt.
+        tokens: how many tokens an example may have; None: unknown.
+        most_places: most places that one finding names.
+        control_tokens: returns the base model's control tokens in a text; None: unknown.
+        progress: called at the start of each stage.
+        draws: how many training examples to draw for few-shot prompts.
 
     Raises:
         DatasetError: every problem of every file, one line each.
@@ -178,7 +178,7 @@ class _Reader:
         return rendered
 
     def _with_column(self, rows: Rows, column: str | None, named_by: str, findings: Findings) -> Rows:
-        """Return the rows that have a cell of a column which the config names; the others are findings."""
+        """Return the rows that have a cell in a column which the config names; the others become findings."""
         if column is None:
             return rows
         lacking = set(require(rows, column, named_by, findings))
@@ -187,7 +187,7 @@ class _Reader:
         return rows.take([row for row in range(len(rows)) if row not in lacking])
 
     def _settle(self, file: str, rendered: RenderedRows, findings: Findings) -> None:
-        """Report what was found; bad rows, which are left out already, are errors unless the config says skip."""
+        """Collect the findings of a file; bad rows, already left out, are errors unless `on_bad_row` is skip."""
         if self._dataset.on_bad_row == "skip" and (len(rendered) or findings.file_lines):
             self.problems += findings.file_lines
             self.warnings += findings.skipped(file)
@@ -201,7 +201,7 @@ class _Reader:
     def split(
         self, rendered: RenderedRows, validation: RenderedRows | None, test: RenderedRows | None
     ) -> _Parts | None:
-        """Split the fractions off, once all rows are known to be good; then apply the limit. None: some are not."""
+        """Split the held-out fractions off, then apply the limit; None: some rows are bad, so nothing is split."""
         if self.problems:
             return None
         fractions = {"validation": self._dataset.validation.fraction, "test": self._dataset.test.fraction}
@@ -221,7 +221,7 @@ class _Reader:
         return _Parts(rendered.take(self._limited(training, ranks)), validation, test)
 
     def _advise_on_classes(self, classes: Sequence[Hashable], parts: dict[str, Sequence[int]]) -> None:
-        """Refuse a part that is left empty; warn of classes of a single row, which nothing measures."""
+        """Refuse a split that leaves a part empty; warn about classes of one row, which are never held out."""
         column = self._dataset.stratify_by
         counts = Counter(classes)
         single = sorted(str(name) for name, count in counts.items() if count == 1)

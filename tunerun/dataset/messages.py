@@ -1,4 +1,4 @@
-"""The messages of a conversation as other tools write them: OpenAI, Gemini and Vertex AI, ShareGPT."""
+"""Messages of a conversation in the formats of OpenAI, of Gemini and Vertex AI, and of ShareGPT."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from tunerun.template.prompt_template import OUTPUT, SYSTEM, TEXT_INPUT
 
 LISTS = ("messages", "contents", "conversations")
-"""Columns that hold a conversation: OpenAI's, Gemini's and Vertex AI's, ShareGPT's; the first that a row has counts."""
+"""Columns that hold a conversation: OpenAI's, Gemini's and Vertex AI's, ShareGPT's; the first one in a row is used."""
 
 INSTRUCTIONS = ("systemInstruction", "system_instruction")
 
@@ -50,23 +50,23 @@ _PART_OF_THE_TURN = frozenset(
         "mask",
     }
 )
-"""Keys of a message that change what is said or learned; whatever else it holds is named in a warning."""
+"""Keys of a message that change what is said or learned; other unknown keys only give a warning."""
 
 Note = Callable[[str, str], None]
-"""Takes what is done with a message other than reading it, and where the message is."""
+"""Takes a change that was made to a message, and the place of the message."""
 
 
 class UnsuitableError(Exception):
-    """Why a conversation gives no example."""
+    """A conversation cannot be made into an example; the text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message that was read.
+    """One message of a conversation.
 
     Attributes:
-        column: TEXT_INPUT, OUTPUT or SYSTEM: who says it.
-        place: where in its row it is, as `messages[2]`.
+        column: the role: TEXT_INPUT (user), OUTPUT (assistant) or SYSTEM.
+        place: its place in the row, such as `messages[2]`.
         is_learned: of an answer, whether its weight is 1.
     """
 
@@ -77,12 +77,12 @@ class Message:
 
 
 def messages_of(cells: Mapping[str, Any], name: str, note: Note) -> list[Message]:
-    """Read a conversation, a system instruction beside it first.
+    """Read the messages of a conversation; a separate system instruction comes first.
 
     Args:
         cells: of a row.
-        name: of `LISTS`, the column that holds the conversation.
-        note: takes the keys that are ignored.
+        name: the column of the conversation, one of `LISTS`.
+        note: called for each kind of key that is ignored.
 
     Raises:
         UnsuitableError: it holds something that cannot be learned.
@@ -113,7 +113,7 @@ def _message(message: Mapping[str, Any], place: str, note: Note) -> Message:
 
 
 def _check_keys(message: Mapping[str, Any], place: str, note: Note) -> None:
-    """Refuse what would change the message, and note what is ignored of it."""
+    """Refuse keys that would change the message, such as tool calls, and note keys that are ignored."""
     held = {key for key, value in message.items() if not is_empty(value)}
     dropped = sorted(held & _PART_OF_THE_TURN)
     if dropped:
@@ -133,7 +133,7 @@ def _is_learned(weight: Any, place: str) -> bool:
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a key says nothing; Parquet gives every message all keys, most of them null."""
+    """Whether a value is as good as a missing key: Parquet gives every message all keys, most of them null."""
     return value is None or value in ("", [], {})
 
 
@@ -148,7 +148,7 @@ def _list_of_objects(messages: Any, name: str) -> Sequence[Mapping[str, Any]]:
 
 
 def from_text(value: Any) -> Any:
-    """Return what a cell of JSON text holds (a list or an object), or the value itself."""
+    """Return the list or object of a cell that holds JSON text; any other value unchanged."""
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return value
     try:
@@ -158,17 +158,17 @@ def from_text(value: Any) -> Any:
 
 
 def _text(content: Any, place: str) -> str:
-    """Return a text, or the texts of a list of parts that hold nothing else."""
+    """Return the text of a message: the content itself, or its text parts joined."""
     if isinstance(content, str):
         return content
     texts = [_text_of_part(part) for part in content] if is_list(content) else [None]
     if None in texts:
-        raise UnsuitableError(f"{place}: holds something other than text; only text can be learned")
+        raise UnsuitableError(f"{place}: contains something other than text; only text can be learned")
     return "".join(text for text in texts if text is not None)
 
 
 def _text_of_part(part: Any) -> str | None:
-    """Return the text of a part that holds nothing else; Parquet gives every part all fields, most of them null."""
+    """Return the text of a part, None if it holds anything else; Parquet gives every part all fields, mostly null."""
     if isinstance(part, Mapping):
         held = {key: value for key, value in part.items() if value is not None and key != "type"}
         if len(held) == 1 and held.keys() <= {"text", "value"}:
@@ -179,5 +179,5 @@ def _text_of_part(part: Any) -> str | None:
 
 
 def is_list(value: Any) -> bool:
-    """Whether a cell is a list of values and not a text."""
+    """Whether a cell is a list of values, and not text."""
     return isinstance(value, Sequence) and not isinstance(value, str)

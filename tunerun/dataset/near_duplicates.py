@@ -1,6 +1,6 @@
-"""Texts that are nearly the same: MinHash finds candidates, the true Jaccard similarity decides.
+"""Near duplicates among texts: MinHash finds candidates, their exact Jaccard similarity decides.
 
-Written on numpy, for whole batches of texts at once: 20,000 texts of 1,200 characters take a second and a half, where a
+In numpy, on whole batches of texts: 20,000 texts of 1,200 characters take a second and a half, where a
 library that hashes shingle by shingle took forty (measured 2026-11-26).
 """
 
@@ -23,10 +23,10 @@ SHINGLE = 5
 """Characters of a shingle."""
 
 SHORTEST = 24
-"""Characters, normalised, below which a text has too few shingles to be nearly like another."""
+"""Shortest normalised text that is compared, in characters; a shorter one has too few shingles to tell."""
 
 MOST_CHARACTERS = 100_000_000
-"""Characters that are compared; of more text a sample of the rows is. A million questions of banking77 have 60
+"""Most characters that are compared; of more text, a sample of the rows. A million questions of banking77 have 60
 million."""
 
 _HASHES = 24
@@ -38,7 +38,7 @@ _FEWEST_EQUAL = 14
 """Hashes of 24 that candidates share at least; at a similarity of 0.85 999 of 1,000 do (binomial)."""
 
 _MOST_COMPARED = 8
-"""Candidates whose true similarity with one text is computed, the likeliest first."""
+"""Candidates per text whose exact similarity is computed, the likeliest first."""
 
 _CHARACTERS_A_BATCH = 100_000
 _SEED = 20261126
@@ -47,7 +47,7 @@ _PLAIN_ASCII = {code: chr(code).lower() if chr(code).isalnum() else " " for code
 
 
 def normalised(text: str) -> str:
-    """A text without what a reader overlooks: case, punctuation and white space."""
+    """Return a text in lower case, without punctuation, and with single spaces."""
     if text.isascii():  # eight times as fast
         return " ".join(text.translate(_PLAIN_ASCII).split())
     return _NO_WORDS.sub(" ", text.casefold()).strip()
@@ -55,11 +55,11 @@ def normalised(text: str) -> str:
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """What was found.
+    """The near duplicates among some texts.
 
     Attributes:
-        pairs: positions of an earlier text and of a later one that is nearly the same, each later one once.
-        compared: how many texts were looked at; fewer than all beyond `MOST_CHARACTERS`.
+        pairs: positions of an original and of a later text that is nearly the same; each later text occurs once.
+        compared: how many texts were compared; fewer than all beyond `MOST_CHARACTERS`.
     """
 
     pairs: tuple[tuple[int, int], ...]
@@ -67,7 +67,7 @@ class NearDuplicates:
 
 
 def near_duplicates(texts: Sequence[str], originals: int | None = None) -> NearDuplicates:
-    """Find texts that are nearly but not exactly the same as an earlier one.
+    """Find texts that are nearly, but not exactly, the same as an earlier one.
 
     The work for a text is bounded: it is compared with at most eight others.
 
@@ -94,7 +94,7 @@ def near_duplicates(texts: Sequence[str], originals: int | None = None) -> NearD
 
 
 def _sample(texts: Sequence[str], originals: int) -> tuple[Sequence[int], int]:
-    """Every n-th of the originals and all that are compared with them, so that all fit into `MOST_CHARACTERS`."""
+    """Return positions to compare, with at most `MOST_CHARACTERS`: every n-th original, and what fits of the others."""
     total = sum(map(len, texts))
     step = -(-total // MOST_CHARACTERS)
     if step <= 1:
@@ -108,7 +108,7 @@ def _sample(texts: Sequence[str], originals: int) -> tuple[Sequence[int], int]:
 
 def _similar(plain: list[str], positions: list[int], originals: int) -> Iterator[tuple[int, int]]:
     """Yield pairs of positions of different texts, normalised, whose similarity is at least `SIMILAR`."""
-    import numpy as np  # here: a plan of a few rows needs none of it
+    import numpy as np  # here: a plan of a few rows does not need it
 
     sketches = np.concatenate([_sketches(plain[start:end]) for start, end in _batches(plain)])
     is_original = np.array(positions) < originals
@@ -141,7 +141,7 @@ def _batches(plain: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 
 def _sketches(plain: Sequence[str]) -> NDArray[np.uint32]:
-    """Return the MinHash of each text's shingles: [texts, hashes]. Each text has a shingle at least."""
+    """Return the MinHash of each text's shingles: [texts, hashes]. Each text must have at least one shingle."""
     import numpy as np
 
     code_points = np.frombuffer("".join(plain).encode("utf-32-le"), dtype=np.uint32)
@@ -158,7 +158,7 @@ def _sketches(plain: Sequence[str]) -> NDArray[np.uint32]:
     hashed = np.empty_like(shingles)
     for number, factor in enumerate(draw.integers(0, 2**31, _HASHES, dtype=np.uint32) * np.uint32(2) + np.uint32(1)):
         np.multiply(shingles, factor, out=hashed)
-        # The last bound is the end of the array, which reduceat does not take.
+        # reduceat takes starts only: the last bound is the end of the array.
         sketches[:, number] = np.minimum.reduceat(hashed, bounds[:-1])[::2]
     return sketches
 
@@ -175,7 +175,7 @@ def _mix(values: Any) -> None:
 
 
 def _candidates(sketches: Any, is_original: Any) -> tuple[Any, Any]:
-    """Return pairs of texts that share a band: each with the first original of its bucket, and the last before it."""
+    """Return pairs of texts that share a band: each with its bucket's first original, and the last one before it."""
     import numpy as np
 
     count, width = len(sketches), _HASHES // _BANDS

@@ -1,4 +1,4 @@
-"""Read a file of rows, whatever its format, and say everything that is wrong with it at once."""
+"""Reads files of rows in any of the supported formats, and reports all their problems at once."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _READERS: dict[str, Callable[[str, bytes, Findings], Rows]] = {
     "parquet": parquet_rows,
     "arrow": arrow_rows,
 }
-"""Name of a format -> what reads it; the tables of `DELIMITERS` have a reader that also takes the columns' names."""
+"""Reader of each format; the formats of `DELIMITERS` have one that also takes the names of the columns."""
 
 
 def read_rows(path: Path, format: str = "auto") -> Rows:  # noqa: A002 - the config's own word
-    """Read the rows of a file in their order.
+    """Read the rows of a file.
 
     Args:
         path: the file, which may be compressed, or a folder that `datasets` saved; errors and rows name it as it is
@@ -45,7 +45,7 @@ def read_rows(path: Path, format: str = "auto") -> Rows:  # noqa: A002 - the con
 
 
 def read_content(name: str, content: bytes, columns: Sequence[str] | None = None) -> Rows:
-    """Read the rows of a file that a client sends, as `read_rows` does; nothing that is compressed.
+    """Read the rows of a file that a client sends, as `read_rows` does; compressed content is not read.
 
     Args:
         name: what errors and rows call it; its ending says the format.
@@ -63,7 +63,7 @@ def read_content(name: str, content: bytes, columns: Sequence[str] | None = None
 
 
 def collect_rows(path: Path, format_name: str, findings: Findings, columns: Sequence[str] | None = None) -> Rows:
-    """Read the rows that can be read, as `read_rows`; problems and warnings are added to `findings`.
+    """Read the good rows of a file, as `read_rows` does; problems and warnings are added to `findings`.
 
     Args:
         path: the file, or a folder that `datasets` saved.
@@ -92,7 +92,7 @@ def collect_rows(path: Path, format_name: str, findings: Findings, columns: Sequ
 def _rows(
     path: Path, named: Path, content: bytes, format_name: str, columns: Sequence[str] | None, findings: Findings
 ) -> Rows:
-    """Read rows from bytes; `named` is the path without the ending of a compression."""
+    """Read rows from bytes; `named` is the path without the ending of its compression."""
     file = str(path)
     none = Rows(file, (), {})
     if not content.removeprefix(b"\xef\xbb\xbf").strip():
@@ -119,7 +119,7 @@ def _rows(
 
 
 def _zstd(content: bytes) -> bytes:
-    import pyarrow  # here: it takes longer to import than all the rest of this package
+    import pyarrow  # here: it takes longer to import than the rest of this package together
 
     decompressed: bytes = pyarrow.CompressedInputStream(pyarrow.BufferReader(content), "zstd").read()
     return decompressed
@@ -131,7 +131,7 @@ _COMPRESSIONS: dict[bytes, tuple[str, Callable[[bytes], bytes]]] = {
     b"BZh": ("bzip2", bz2.decompress),
     b"\xfd7zXZ": ("xz", lzma.decompress),
 }
-"""How a compressed file begins -> its name, and what decompresses it."""
+"""By the first bytes of a compressed file: the name of the compression, and its decompressor."""
 
 _COMPRESSED_ENDINGS = frozenset({".gz", ".gzip", ".zst", ".zstd", ".bz2", ".xz"})
 
@@ -153,9 +153,9 @@ def _content(path: Path, findings: Findings) -> bytes | None:
             return None
         return path.read_bytes()
     except FileNotFoundError:
-        findings.add("path", f"{path}: there is no such file; {_nearest_file(path)}")
+        findings.add("path", f"{path}: the file does not exist; {_nearest_file(path)}")
     except OSError as error:
-        findings.add("path", f"{path}: cannot be read: {error.strerror}; correct that, or name another file")
+        findings.add("path", f"{path}: cannot be read: {error.strerror}; check its permissions, or name another file")
     return None
 
 

@@ -1,4 +1,4 @@
-"""Rows and the texts that the template makes of them, by column; what only conversations have is kept beside them."""
+"""Rows with their rendered texts, by column; earlier turns and system messages of conversations are kept apart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tunerun.template.absent import is_null
 from tunerun.template.json_text import to_json
 
 PARTS = ("text_input", "output")
-"""The two texts that a template makes of a turn."""
+"""The parts of a template that are rendered for each turn."""
 
 _BETWEEN = "\n"
 _NOTHING = "\x00"
@@ -29,7 +29,7 @@ class RenderedTurn:
     Attributes:
         position: of the row.
         number: of the turn, from 0.
-        turn: after the template.
+        turn: as rendered.
     """
 
     position: int
@@ -39,14 +39,13 @@ class RenderedTurn:
 
 @dataclass(frozen=True, eq=False)
 class RenderedRows:
-    """The rows of a file that make an example, with the two texts of their last turn.
+    """Rows of a file with the rendered texts of their last turn; each row gives one example.
 
-    What is the row's and what is the template's are kept apart: an instruction that every prompt repeats makes no two
-    rows alike.
+    The cells are kept apart from the rendered texts: rows are not similar because every prompt repeats an instruction.
 
     Attributes:
         rows: as they were read, and the columns that a conversation gives.
-        read: the names of the columns that the file has.
+        read: the names of the file's own columns.
         text_inputs, outputs: of the last turn after the template, in the order of the rows.
         template: what made them.
         systems: the system messages after the template, empty where a row has none; None: no row has one.
@@ -78,19 +77,19 @@ class RenderedRows:
         )
 
     def place(self, position: int) -> str:
-        """Where a row is."""
+        """Return a row's place for messages, such as `train.csv:12`."""
         return self.rows.place(position)
 
     @property
     def examples(self) -> Iterator[Example]:
-        """What is trained on or measured, in the order of the rows."""
+        """Yield the example of each row, in the order of the rows."""
         if self.systems is None and self.earlier is None:
             return itertools.starmap(Example, zip(self.text_inputs, self.outputs, strict=True))
         return itertools.starmap(Example, zip(self.text_inputs, self.outputs, *self._before, strict=True))
 
     @property
     def inputs(self) -> Sequence[Hashable]:
-        """What the model is given for each row, as something that is equal where that is the same."""
+        """A hashable value for each row's input, equal where the model is given the same input."""
         if self.systems is None and self.earlier is None:
             return self.text_inputs
         found = zip(self.text_inputs, *self._before, strict=True)
@@ -102,12 +101,12 @@ class RenderedRows:
 
     @property
     def learned_outputs_of_rows(self) -> Sequence[str]:
-        """What each row gives all answers that are learned, without the template's own words."""
+        """The learned answers of all rows, from their cells alone, without the template's own text."""
         return [*self.outputs_of_rows, *(each.turn.output for each in self.turns_of_rows if each.turn.is_learned)]
 
     @cached_property
     def turns(self) -> tuple[RenderedTurn, ...]:
-        """The turns before the last ones, of all rows."""
+        """The rendered turns before the last one, of all rows."""
         return tuple(
             RenderedTurn(position, number, turn)
             for position, turns in enumerate(self.earlier or ())
@@ -116,7 +115,7 @@ class RenderedRows:
 
     @cached_property
     def turns_of_rows(self) -> tuple[RenderedTurn, ...]:
-        """The turns before the last ones, of all rows, as they were read: without the template's own words."""
+        """The turns before the last one, of all rows, as they were read, without the template's own text."""
         return tuple(
             RenderedTurn(position, number, turn)
             for position, before in enumerate(self.said)
@@ -125,7 +124,7 @@ class RenderedRows:
         )
 
     def place_of_turn(self, position: int, number: int | None, part: str) -> str:
-        """Where a message of a conversation is.
+        """Return the place of a message of a conversation, for messages to people.
 
         Args:
             number: of the turn; None: the last one.
@@ -139,19 +138,19 @@ class RenderedRows:
 
     @cached_property
     def said(self) -> Sequence[Conversation | None]:
-        """What the row of each conversation holds before its last turn, as it was read."""
+        """The conversation of each row up to its last input, as it was read; None for a row without one."""
         return [None if each is None else each.conversation for each in self.rows.conversations or [None] * len(self)]
 
     @cached_property
     def last_inputs_of_rows(self) -> Sequence[str]:
-        """What each row gives the prompt of its last turn, without the template's own words."""
+        """The cells of each row that the prompt of its last turn uses, without the template's own text."""
         return _joined(self._cells("text_input", "output") or [self.text_inputs], _BETWEEN)
 
     @cached_property
     def inputs_of_rows(self) -> Sequence[str]:
-        """What each row gives the prompt, its earlier turns included, without the template's own words.
+        """The cells of each row that its prompt uses, earlier turns included, without the template's own text.
 
-        A system message is left out: many rows have the same, which makes no two of them alike.
+        System messages are left out: rows do not count as similar because they share one.
         """
         if self.rows.conversations is None:
             return self.last_inputs_of_rows
@@ -160,12 +159,12 @@ class RenderedRows:
 
     @cached_property
     def outputs_of_rows(self) -> Sequence[str]:
-        """What each row gives the answer, without the template's own words."""
+        """The cells of each row that its answer uses, without the template's own text."""
         return _joined(self._cells("output", "text_input") or [self.outputs], _BETWEEN)
 
     @cached_property
     def same_inputs(self) -> Sequence[str]:
-        """What is equal for inputs that differ at most in capitals and white space."""
+        """A key for each row's input, equal for inputs that differ at most in capitals and white space."""
         columns = self._cells("text_input", "output") or [self.text_inputs]
         last = _joined([list(map(_folded, cells)) for cells in columns], _NOTHING)
         if self.rows.conversations is None:
@@ -177,14 +176,14 @@ class RenderedRows:
 
     @cached_property
     def contents(self) -> Sequence[bytes]:
-        """A digest of what each row holds, whatever the template makes of it."""
+        """A digest of each row's cells, independent of the template."""
         names = sorted(name for name in self.read if name in self.rows.columns)
         columns = [_as_text(self.rows.columns[name]) for name in names]
         rows = _joined(columns, "\x1f") if columns else [""] * len(self)
         return [hashlib.blake2b(row.encode("utf-8", "surrogatepass"), digest_size=16).digest() for row in rows]
 
     def _cells(self, part: str, other: str) -> list[Sequence[str]]:
-        """The cells that only `part` uses, by column; a whole conversation or row that both use is not told apart."""
+        """The cells of the columns that `part` uses and `other` does not; none where both use the row as a whole."""
         others = self.template.used(other, self.rows.columns)
         own = [name for name in self.template.used(part, self.rows.columns) if name not in others]
         return [_as_text(self.rows.columns[name], nothing="") for name in own]
@@ -208,7 +207,7 @@ def _text_of(cell: Any, nothing: str) -> str:
     if isinstance(cell, Mapping | list | tuple):
         try:
             return to_json(cell)
-        except (TypeError, ValueError):  # bytes or infinity inside, which a template may leave out
+        except (TypeError, ValueError):  # bytes or an infinity inside, which a template may leave out
             return repr(cell)
     return str(cell)
 

@@ -1,4 +1,4 @@
-"""The rows of a file, kept by column, and what was found wrong with them."""
+"""The rows of a file, stored by column, and the findings about them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any, Final, Literal, overload
 from tunerun.job import Conversation
 
 MOST_OF_A_KIND = 5
-"""Findings of one kind that are listed one by one; the rest is counted. Ours: a screen holds several kinds."""
+"""Findings of one kind that are listed; the rest are counted. Ours: so that a screen holds several kinds."""
 
 _PART_OF_TURN = ("text_input", "output")
 
 MOST_NAMES = 10
-"""Column names that one line lists; the rest is counted."""
+"""Column names that one line lists; the rest are counted."""
 
 
 class _Absent(Enum):
@@ -28,16 +28,16 @@ class _Absent(Enum):
 
 
 ABSENT: Final = _Absent.ABSENT
-"""Stands in a column where a row does not have it (JSON rows may differ in their keys); null is None."""
+"""The cell of a column that a row does not have (JSON rows may differ in their keys); null is None."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowConversation:
-    """What the conversation of a row holds besides its last turn, as it was read.
+    """The conversation of a row, as it was read.
 
     Attributes:
-        conversation: the last message of the user and what is before it.
-        messages: of each turn, the last included, where in the row its two messages are, such as `messages[1]`.
+        conversation: the last message of the user and the messages before it.
+        messages: for each turn, the last included, the places of its two messages in the row, such as `messages[1]`.
     """
 
     conversation: Conversation
@@ -53,7 +53,7 @@ class SourceRow:
         line: where the row starts, from 1: a line of the text, or for Parquet the number of the row.
         columns: name of the column -> cell.
         counted_in: what `line` counts.
-        conversation: what is before the last turn; None: nothing is.
+        conversation: None: the row has no system message and one turn only.
     """
 
     file: str
@@ -69,7 +69,7 @@ class SourceRow:
 
 
 def place_of(file: str, line: int, counted_in: Literal["line", "row"] = "line") -> str:
-    """Return a row's place as errors name it; no file: the row was given as a value."""
+    """Return a row's place for messages; an empty file: the row was given as a value."""
     if not file:
         return f"row {line}"
     return f"{file}:{line}" if counted_in == "line" else f"{file}: row {line}"
@@ -79,8 +79,8 @@ def place_of(file: str, line: int, counted_in: Literal["line", "row"] = "line") 
 class Rows(Sequence[SourceRow]):
     """The rows of a file in their order.
 
-    Kept by column: a list per column needs a third of the memory of a dict per row, and a template or a check can walk
-    one column. As a sequence it gives single rows, which are made when asked for.
+    Stored by column: a list per column needs a third of the memory of a dict per row, and a template or a check can
+    walk one column. As a sequence it makes single rows on demand.
 
     Attributes:
         file: the path as it was given.
@@ -90,8 +90,7 @@ class Rows(Sequence[SourceRow]):
             writes it differently from Python), a list or a dict of these, or what Parquet has besides (dates, bytes).
         counted_in: what `lines` counts.
         has_header: whether the names of the columns were read from the file's first line.
-        conversations: of each row what is before its last turn, None for a row of one turn and no system message;
-            None: all are.
+        conversations: of each row, or None for a row of one turn without a system message; None: all rows are such.
     """
 
     file: str
@@ -123,11 +122,11 @@ class Rows(Sequence[SourceRow]):
         return {name: cell for name, cells in self.columns.items() if (cell := cells[index]) is not ABSENT}
 
     def place(self, index: int) -> str:
-        """Return a row's place as errors name it."""
+        """Return a row's place for messages."""
         return place_of(self.file, self.lines[index], self.counted_in)
 
     def message(self, index: int, part: str) -> str:
-        """Return which message of its conversation a row's text_input or output is, as `messages[2]`; else nothing."""
+        """Return the message that a row's text_input or output is from, such as `messages[2]`; empty: not from one."""
         found = self._conversation(index)
         return "" if found is None or part not in _PART_OF_TURN else found.messages[-1][_PART_OF_TURN.index(part)]
 
@@ -142,7 +141,7 @@ class Rows(Sequence[SourceRow]):
         return replace(self, lines=lines, columns=columns, conversations=conversations)
 
     def with_columns(self, columns: Mapping[str, Sequence[Any]]) -> Rows:
-        """Return the same rows with more columns, or with others in place of those of the same name."""
+        """Return the same rows with these columns added; a column of the same name is replaced."""
         return replace(self, columns={**self.columns, **columns})
 
 
@@ -171,22 +170,22 @@ class RowBuilder:
 
     @property
     def column_count(self) -> int:
-        """How many names the rows so far have had."""
+        """How many distinct columns the rows so far have."""
         return len(self._columns)
 
     def rows(self) -> Rows:
-        """Return what was collected."""
+        """Return the collected rows."""
         return Rows(self._file, self._lines, self._columns)
 
 
 class Findings:
-    """Collects lines by kind, so that ten thousand bad rows do not print ten thousand lines.
+    """Collects problems and warnings by kind, so that ten thousand bad rows do not print ten thousand lines.
 
     A problem of the file stops everything; one of a row (`add_row`) is an error or costs that row alone, as
     `dataset.on_bad_row` says; a warning stops nothing.
 
     Args:
-        most: lines of a kind that are kept.
+        most: lines kept of each kind.
     """
 
     def __init__(self, most: int = MOST_OF_A_KIND) -> None:
@@ -209,7 +208,7 @@ class Findings:
         self._bad_rows.add(place)
 
     def warn(self, kind: str, line: str) -> None:
-        """Add something worth knowing."""
+        """Add a warning."""
         self._warnings.add(kind, line)
 
     def __len__(self) -> int:
@@ -217,21 +216,21 @@ class Findings:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """Every kind of problem, in the order of its first line."""
+        """The lines of all problems, by kind, in the order of each kind's first line."""
         return self._problems.lines
 
     @property
     def file_lines(self) -> tuple[str, ...]:
-        """The problems that are not of single rows."""
+        """The lines of problems of the whole file."""
         return self._of_file.lines
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is worth knowing."""
+        """The lines of the warnings."""
         return self._warnings.lines
 
     def skipped(self, file: str) -> tuple[str, ...]:
-        """Return the lines that say which rows were left out, and how many; none if all rows are good."""
+        """Return lines on how many rows were left out, and which; empty if all rows are good."""
         count = len(self._bad_rows)
         if not count:
             return ()
@@ -258,7 +257,7 @@ class _ByKind:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """Each kind's lines; the last ends in "and n more like this" where lines were left out."""
+        """The lines by kind; the last of a kind ends in "and n more like this" where lines were left out."""
         return tuple(line for kind in self._kept for line in self._of(kind))
 
     def _of(self, kind: str) -> list[str]:
@@ -275,11 +274,11 @@ def listed(names: Iterable[str]) -> str:
 
 
 def nearest(name: str, names: Collection[str]) -> str:
-    """Return a hint that ends an error: the nearest of the right names, or all of them."""
+    """Return a hint for an error about an unknown name: the nearest of the known names, else all of them."""
     close = close_name(name, names)
     return f"there are {listed(names) or 'none'}" if close is None else f"the nearest is {close!r}"
 
 
 def close_name(name: str, names: Collection[str]) -> str | None:
-    """Return the name that is most like one that is not there; None: none is like it."""
+    """Return the known name that is most similar to an unknown one; None: none is similar."""
     return next(iter(difflib.get_close_matches(name, names, n=1)), None)

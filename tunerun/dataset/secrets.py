@@ -1,4 +1,4 @@
-"""What should not be in training data: keys and addresses. What was found is named, never shown."""
+"""Keys, passwords and e-mail addresses in training data; findings name the kind, never the value."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ SECRETS = {
     ),
     "a password in an address": re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@]+:[^\s/@]+@"),
 }
-"""By the shapes that their makers document; a password: eight characters or more with letters and digits behind a word
-that says so. A shape is not a proof."""
+"""Patterns from the issuers' documentation; for a password: eight characters or more with letters and digits, after a
+word such as `password`. A match is a suspicion, not a proof."""
 
 EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]+@(?!example\.)[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}\b")
 """A mail address; those of the example domains (RFC 2606) belong to no one."""
@@ -36,13 +36,13 @@ _HINTS = {
     "a Hugging Face token": ("hf_",),
     "a password in an address": ("://",),
 }
-"""What every match has in it: looking for that is twenty times as fast as a pattern."""
+"""A substring of every match: searching for it first is twenty times as fast as the pattern."""
 
 _HINTS_OF_PASSWORDS = ("passw", "pwd", "passphrase", "secret", "api", "access")
 
 
 def secrets_in(text: str) -> list[str]:
-    """The kinds of secrets that a text seems to hold."""
+    """Return the kinds of secrets that a text seems to hold, such as "an OpenAI key"."""
     return [kind for kind, pattern in SECRETS.items() if _may_hold(kind, text) and pattern.search(text)]
 
 

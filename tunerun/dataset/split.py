@@ -1,6 +1,6 @@
-"""Split rows into training, validation and test: by each row's own hash, by class where asked.
+"""Split rows into training, validation and test, by a hash of each row's content; stratified on request.
 
-Where a row goes follows from its content and the seed, not from its place in the file: a row that is appended moves few
+A row's part depends on its content and the seed, not on its position in the file: appending a row moves few
 others, and the same rows in another order, or under another template, are split the same way.
 """
 
@@ -14,7 +14,7 @@ from fractions import Fraction
 
 @dataclass(frozen=True)
 class Split:
-    """Positions of the rows of each part, ascending: together every row once."""
+    """The positions of the rows of each part, ascending; each row is in exactly one part."""
 
     training: tuple[int, ...]
     validation: tuple[int, ...]
@@ -22,7 +22,7 @@ class Split:
 
 
 def ranks_of(contents: Iterable[bytes], seed: int) -> list[int]:
-    """Return a number for each row that follows from its content and the seed alone; rows are taken in their order."""
+    """Return a rank for each row, which depends on its content and the seed alone; parts take rows by rank."""
     key = seed.to_bytes(8, "big")
     return [int.from_bytes(hashlib.blake2b(each, digest_size=8, key=key).digest(), "big") for each in contents]
 
@@ -35,7 +35,7 @@ def split_rows(
     validation: float,
     test: float,
 ) -> Split:
-    """Split rows off for validation and for test; the rest is for training.
+    """Split validation and test rows off; the rest are for training.
 
     Each part has its fraction of the rows, rounded half up, and of each class as much, within one row. It gets less
     where a class would have nothing left to train on (a class of one row stays in training), or where rows with one
@@ -44,7 +44,7 @@ def split_rows(
 
     Args:
         ranks: of each row, from `ranks_of`.
-        identities: of each row; rows of equal identity are never torn apart.
+        identities: of each row; rows of equal identity stay in one part.
         classes: of each row; the same for all: no stratification. Equal identities count as the first one's class.
         validation: fraction of all rows, 0 to below 1.
         test: the same.
@@ -64,7 +64,7 @@ def split_rows(
 def _members(
     ranks: Sequence[int], identities: Sequence[Hashable], classes: Sequence[Hashable]
 ) -> dict[Hashable, list[list[int]]]:
-    """Return the groups of rows with one identity, by class, those of the lowest rank first."""
+    """Return the groups of rows of equal identity, by class, lowest rank first."""
     groups: dict[Hashable, list[int]] = {}
     for row, identity in enumerate(identities):
         groups.setdefault(identity, []).append(row)
@@ -77,7 +77,7 @@ def _members(
 
 
 def quotas(sizes: Mapping[Hashable, int], fraction: float, capacities: Mapping[Hashable, int]) -> dict[Hashable, int]:
-    """Return how many rows of each class a part gets, by the method of the largest remainder.
+    """Return how many rows of each class a part gets, by the largest remainder method.
 
     Args:
         sizes: rows of each class.
@@ -99,7 +99,7 @@ def quotas(sizes: Mapping[Hashable, int], fraction: float, capacities: Mapping[H
 
 
 def _take(groups: list[list[int]], quota: int, part: list[int]) -> list[list[int]]:
-    """Move whole groups into `part` while they fit into the quota; return the others."""
+    """Move whole groups into `part` as long as they fit into the quota; return the rest."""
     rest = []
     for group in groups:
         if len(group) <= quota:
@@ -111,5 +111,5 @@ def _take(groups: list[list[int]], quota: int, part: list[int]) -> list[list[int
 
 
 def choose(ranks: Sequence[int], limit: int) -> list[int]:
-    """Return the positions of the `limit` lowest ranks; a smaller limit gives the start of a larger's."""
+    """Return the positions of the `limit` lowest ranks; a smaller limit gives a prefix of a larger one."""
     return sorted(range(len(ranks)), key=ranks.__getitem__)[:limit]

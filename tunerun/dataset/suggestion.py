@@ -1,4 +1,4 @@
-"""Which template would fit the columns of a file, for those who did not write one that does."""
+"""Suggests a template for the columns of a file whose experiment has none that fits."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _OUTPUTS = (
     *("output", "label", "answer", "completion", "response", "target", "intent", "category", "class", "sentiment"),
     *("reply", "summary", "translation", "result", "labels", "tag", "topic", "rating", "score"),
 )
-"""Names that columns of data sets have, the surest first; ours, from what people publish."""
+"""Common names of input and output columns, the most reliable first; ours, from published data sets."""
 
 _NOT_NAMES = frozenset(["row", "true", "false", "none", "not", "and", "or", "in", "is", "if", "else"])
-"""What Jinja2's expressions, and our `row`, mean by themselves."""
+"""Words that Jinja2's expressions reserve, and our `row`."""
 
 
 def suggested_template(columns: Collection[str]) -> Template | None:
-    """Return a template over two of the columns, by their names, else the first and the last; None: fewer than two."""
+    """Return a template for two of the columns, chosen by name, else the first and the last; None: fewer than two."""
     names = [name for name in columns if name.strip()]
     output = _named(names, _OUTPUTS)
     text_input = _named([name for name in names if name != output], _INPUTS)
@@ -40,10 +40,10 @@ def suggested_template(columns: Collection[str]) -> Template | None:
 
 
 def template_that_fits(dataset: Dataset, template: PromptTemplate) -> Template | None:
-    """Return a template for the columns of the training file, where the given one prints columns that no row has.
+    """Return a template for the columns of the training file if the given one prints columns that no row has.
 
     Returns:
-        None where the template fits, where the file cannot be read, or where it has fewer than two columns.
+        None if the template fits, the file cannot be read, or it has fewer than two columns.
     """
     rows = collect_rows(Path(dataset.path), dataset.format, Findings(), dataset.columns)
     rows = with_conversations(rows, template.columns, Findings())
@@ -52,7 +52,7 @@ def template_that_fits(dataset: Dataset, template: PromptTemplate) -> Template |
 
 
 def advice_on_template(rows: Rows) -> str:
-    """Return what to do where the template names columns that a file does not have."""
+    """Return advice for a template that names columns which the file does not have."""
     template = suggested_template(rows.columns)
     if template is None and (delimited := _delimiter_in(rows.columns)):
         return f"its only column holds separators; set dataset.format={delimited}"
@@ -67,13 +67,13 @@ def advice_on_template(rows: Rows) -> str:
 
 
 def _delimiter_in(columns: Collection[str]) -> str | None:
-    """Return the format of which the only column's name seems to be a header."""
+    """Return the table format whose header the name of the only column seems to be; None: of none."""
     only = next(iter(columns)) if len(columns) == 1 else ""
     return next((name for name, delimiter in DELIMITERS.items() if delimiter in only), None)
 
 
 def yaml_line(template: Template) -> str:
-    """Return a template as the line of YAML that a config has."""
+    """Return a template as one line of YAML for a config."""
     parts = (("text_input", template.text_input), ("output", template.output))
     return f"template: {{{', '.join(f'{part}: {json.dumps(text, ensure_ascii=False)}' for part, text in parts)}}}"
 

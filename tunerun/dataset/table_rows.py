@@ -15,21 +15,21 @@ from tunerun.dataset.rows import Findings, Rows, listed, place_of
 DELIMITERS = {"csv": ",", "tsv": "\t", "semicolon": ";", "pipe": "|"}
 
 SEPARATOR_LINE = re.compile(rb"(?:\xef\xbb\xbf)?\"?sep=([^\r\n])\"?[,;\t|]*\r?\n", re.IGNORECASE)
-"""Excel's first line that names the separator, as it writes and reads it."""
+"""The first line `sep=;` of a CSV file, by which Excel names the separator."""
 
 _TRANSPOSED_AT_ONCE = 10_000
-"""Records that are held before they become columns: few enough to be small, enough to be fast."""
+"""Records that are transposed into columns at once: few enough for memory, many enough for speed."""
 
 
 def delimited_rows(
     file: str, content: bytes, format_name: str, findings: Findings, columns: Sequence[str] | None = None
 ) -> Rows:
-    """Read a table with RFC 4180's quoting; in TSV and pipes quotes are text where only that fits every line.
+    """Read a table with RFC 4180's quoting; quotes in TSV and pipe files are text if only that fits every line.
 
-    Lines of white space are skipped. Columns without a name and without cells, as spreadsheets write them, are dropped.
+    Blank lines are skipped. Columns without a name and without cells, which spreadsheets write, are dropped.
 
     Args:
-        file: what errors and rows call it.
+        file: its name for messages and rows.
         content: all bytes of the file.
         format_name: a key of `DELIMITERS`; Excel's `sep=` line overrules it.
         findings: where problems go.
@@ -62,12 +62,12 @@ def delimited_rows(
 
 
 def _lines(content: bytes) -> io.TextIOWrapper:
-    """Decode as the lines are read, so that no second copy of the file is held; line ends inside quotes are kept."""
+    """Decode line by line, so that memory does not hold a second copy; line ends inside quotes are kept."""
     return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
 
 
 def _quotes_are_text(file: str, content: bytes, delimiter: str, findings: Findings) -> bool:
-    """Whether each line is a record as it is, but not where quotes mark cells; a doubtful file is a warning."""
+    """Whether every line is a record only if quotes are plain text; warns where both readings are possible."""
     lines = [line for line in _lines(content) if line.strip()]
     width = lines[0].count(delimiter)
     if any(line.count(delimiter) != width for line in lines):
@@ -87,7 +87,7 @@ def _quotes_are_text(file: str, content: bytes, delimiter: str, findings: Findin
 
 def _records(
     file: str,
-    reader: csv._reader,  # type: ignore[name-defined]  # typeshed's name for it
+    reader: csv._reader,  # type: ignore[name-defined]  # the class exists only in typeshed
     findings: Findings,
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield the line on which each record starts, and its cells; stop at the first broken quote."""
@@ -102,7 +102,7 @@ def _records(
 
 
 class _Table:
-    """Collects records by column."""
+    """Transposes records into columns, with a finding for each record that does not fit the header."""
 
     def __init__(self, file: str, header_line: int, header: list[str], expected: str, findings: Findings) -> None:
         self._file = file
@@ -141,7 +141,7 @@ class _Table:
             yield cells
 
     def _made_to_fit(self, cells: list[str], width: int) -> bool:
-        """Whether a record differs from the header in empty cells without a column, or in columns without a name."""
+        """Cut off surplus empty cells, or pad columns without a name; return whether the record fits then."""
         if any(map(str.strip, cells[width:])) or any(map(str.strip, self._header[len(cells) :])):
             return False
         cells[:] = [*cells[:width], *[""] * (width - len(cells))]
@@ -163,7 +163,7 @@ def _cells(count: int) -> str:
 
 
 def repeated_names(place: str, names: Sequence[str], findings: Findings) -> bool:
-    """Whether columns share a name; says so."""
+    """Whether columns share a name; adds a finding if they do."""
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         findings.add(

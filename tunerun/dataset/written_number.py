@@ -1,10 +1,10 @@
-"""Numbers as a file writes them: 1.10 is not 1.1 to a reader, and a label of 1e5 is not 100000.0."""
+"""Numbers that keep the spelling of the file: a prompt should show 1.10 as 1.10, and a label 1e5 as 1e5."""
 
 from __future__ import annotations
 
 
 class WrittenNumber(float):
-    """A number that prints as the file writes it, and counts as the float that it is."""
+    """A float whose `str()` is the spelling in the file."""
 
     __slots__ = ("text",)
 
@@ -26,11 +26,11 @@ class WrittenNumber(float):
 
 
 def written_float(text: str) -> float:
-    """Return the number of a JSON text with a point or an exponent; a plain float where Python writes it the same."""
+    """Parse a JSON number with a point or an exponent; a plain float where Python writes it the same way."""
     number = float(text)
     return number if repr(number) == text else WrittenNumber(text)
 
 
 def written_int(text: str) -> float:
-    """Return the number of a JSON text without them; -0 is the one that int does not write the same."""
+    """Parse a JSON integer; -0 is the only one that `int` writes differently."""
     return WrittenNumber(text) if text == "-0" else int(text)
