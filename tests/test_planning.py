@@ -127,6 +127,10 @@ def test_a_service_refuses_hyperparameters_that_it_would_ignore(tmp_path: Path, 
         ("warmup_fraction=1", "warmup_fraction: must be less than 1, not 1"),
         ("target_modules=[q_proj,q_proj]", "target_modules: must name one layer or more, each once"),
         ("target_modules=3", r"target_modules: must be null, a list of names, or names as one text such as q_proj\+v"),
+        (
+            "target_modules=q_prj+lm_head+self_attn.v_proj",
+            r"target_modules: no layer of .* is called q_prj, lm_head; there are .*k_proj.*; did you mean q_proj\?; cho",
+        ),
     ],
 )
 def test_later_hyperparameters_are_checked(tmp_path: Path, change: str, message: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine import tiny_model
-from tunerun.engine import base_model
+from tunerun.engine import base_model, model_facts
 from tunerun.errors import BaseModelError
 from tunerun.job import BaseModelRef
 
@@ -170,7 +170,7 @@ def test_cache_folder() -> None:
 
 @pytest.mark.slow
 def test_gguf_is_converted_once_and_exactly(smollm2: BaseModelRef, cache: Path, tmp_path: Path) -> None:
-    """The converted weights are the ones that gguf itself reads; a second preparation changes nothing."""
+    """Weights and names of layers are those of the file; a second preparation changes nothing."""
     import gguf
     import torch
     from safetensors.torch import load_file
@@ -181,6 +181,7 @@ def test_gguf_is_converted_once_and_exactly(smollm2: BaseModelRef, cache: Path, 
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
     found = base_model.find(smollm2, cache)
     assert found.path is not None
+    assert sorted(found.facts.layers or ()) == sorted(model_facts.of_folder(folder).layers or ()) != []
     weights = load_file(folder / "model.safetensors")
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(found.path).tensors}
     for ours, theirs in (

@@ -18,7 +18,7 @@ from tests.conftest import REPOSITORY
 from tests.engine import peft_loop, tiny_model
 from tests.engine.observer import Recording
 from tests.engine.test_generation import tune
-from tunerun.engine import layers, network, shared_prefix, training
+from tunerun.engine import layers, model_facts, network, shared_prefix, training
 from tunerun.engine.forms.padded import Padded
 from tunerun.engine.generation import Generation
 from tunerun.engine.network import LoadedModel
@@ -94,6 +94,8 @@ def other(
 def test_other_architectures_learn(other: tuple[LoadedModel, Path, tuple[str, ...]], tmp_path: Path) -> None:
     """The loss falls, the base model is left as it was, PEFT loads what was saved, and no router is changed."""
     base, folder, left_alone = other
+    named = model_facts.of_folder(folder / "model").layers  # of experts the files have other names
+    assert named is None or set(named) >= set(layers.with_adapter(base.network))
     before = {name: value.clone() for name, value in base.network.state_dict().items()}
     request = tiny_model.request_of(tiny_model.model_of(folder / "model"), epoch_count=6)
     observer = Recording(folder=tmp_path)

@@ -12,7 +12,7 @@ import torch
 from tests.engine import chat_templates, peft_loop, tiny_model, tokenizers
 from tests.engine.published import CONFIGS, shrunk
 from tests.engine.test_generation import tune
-from tunerun.engine import lora, model_facts, network
+from tunerun.engine import layers, lora, model_facts, network
 from tunerun.engine.generation import Generation
 from tunerun.job import Example, GenerateOptions, Prompt, TuningHyperparameters
 
@@ -38,7 +38,7 @@ def tokenizer() -> Any:
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "smollm2-135m"])
 def test_a_published_model_is_tuned_and_loaded_in_peft(name: str, tokenizer: Any, tmp_path: Path) -> None:
-    """Its chat format without thought is found, its loss falls, and PEFT gives the answers that the engine gives."""
+    """Its layers and its chat format without thought are found, its loss falls, and PEFT gives the engine's answers."""
     family = next(family for family in TEMPLATES if name.startswith(family))
     tokenizer.chat_template = chat_templates.WITH_SYSTEM[TEMPLATES[family]]
     tokenizer.save_pretrained(tmp_path / "model")
@@ -53,7 +53,11 @@ def test_a_published_model_is_tuned_and_loaded_in_peft(name: str, tokenizer: Any
     base = network.load(model, tmp_path / "cache", network.choose_device("cpu"))
     assert base.chat.suffix == BEFORE_ANSWER[family]
     assert base.turns.system is not None
-    shape = model_facts.of_folder(tmp_path / "model").shape
+    facts = model_facts.of_folder(tmp_path / "model")
+    assert facts.layers is not None
+    named = sorted(name[name.index("layers.") :] for name in facts.layers)  # what is before it, transformers renames
+    assert named == sorted(name[name.index("layers.") :] for name in layers.with_adapter(base.network))
+    shape = facts.shape
     assert shape is not None
     matrices = lora.fresh(base, TuningHyperparameters(adapter_rank=1), 0).parameters()
     assert shape.adapter_width == sum(matrix.numel() for matrix in matrices)

@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 
-from tunerun.engine.model_facts import EXPERT_COUNTS, OTHER_SENSES
+from tunerun.engine import target_modules
+from tunerun.engine.model_facts import EXPERT_COUNTS
+from tunerun.engine.target_modules import OTHER_SENSES, ends_with
 from tunerun.errors import InputError
 
 _ROUTERS = frozenset({"gate", "router", "shared_expert_gate"})
@@ -37,18 +39,9 @@ def with_adapter(network: Any, targets: Sequence[str] | None = None) -> list[str
     names = _adaptable(network)
     if targets is None:
         return names
-    missing = [target for target in targets if not any(_ends_with(name, target) for name in names)]
-    if missing:
-        ends = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in names))
-        raise InputError(
-            f"hyperparameters.target_modules: no layer of the base model that can have an adapter is called "
-            f"{', '.join(missing)}; there are {ends}; choose among these, or set it to null for all"
-        )
-    return [name for name in names if any(_ends_with(name, target) for target in targets)]
-
-
-def _ends_with(name: str, target: str) -> bool:
-    return f".{name}".endswith(f".{target}")
+    if (problem := target_modules.problem(targets, names)) is not None:
+        raise InputError(problem)
+    return [name for name in names if any(ends_with(name, target) for target in targets)]
 
 
 def _adaptable(network: Any) -> list[str]:

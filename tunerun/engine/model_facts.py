@@ -17,7 +17,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from tunerun.engine import chat_template, gguf_header
+from tunerun.engine import chat_template, gguf_header, target_modules
+from tunerun.engine.target_modules import OTHER_SENSES
 
 _LFS = b"version https://git-lfs"
 _SMALL_BYTES = 1 << 20
@@ -33,11 +34,6 @@ _GGUF_LAYER = re.compile(r"^blk\.(\d+)\.")
 
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 """What architectures call the number of their experts in config.json (transformers 5.23)."""
-
-OTHER_SENSES = frozenset(
-    {"audio_tower", "embed_audio", "embed_vision", "multi_modal_projector", "vision_model", "vision_tower", "visual"}
-)
-"""Parts of a model that sees or hears as well, by their names in transformers; no row of text goes through them."""
 
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _WIDTHS = ("hidden_size", "n_embd", "d_model")
@@ -96,6 +92,7 @@ class ModelFacts:
         has_experts: whether parts of it see only some tokens each, which no adapter changes.
         problems: why it cannot be tuned, as clauses that name the file and what is wrong with it.
         shape: how large it is; None: its files do not say it in a way that is known.
+        layers: the names, in transformers, of the layers that may have an adapter; None: its files do not say.
     """
 
     context_tokens: int | None = None
@@ -103,6 +100,7 @@ class ModelFacts:
     has_experts: bool = False
     problems: tuple[str, ...] = ()
     shape: ModelShape | None = None
+    layers: tuple[str, ...] | None = None
 
 
 def of_folder(folder: Path) -> ModelFacts:
@@ -216,12 +214,14 @@ def _of_folder(folder: Path, _stamp: object) -> ModelFacts:
         chat_template.check_folder(folder)
     except chat_template.UnusableTemplateError as error:
         problems.append(str(error))
+    has_experts = _first_count(text, EXPERT_COUNTS) is not None
     return ModelFacts(
         context_tokens=_first_count(text, _CONTEXTS),
         has_end_token=_has_end_token(folder, config),
-        has_experts=_first_count(text, EXPERT_COUNTS) is not None,
+        has_experts=has_experts,
         problems=tuple(problems),
         shape=shape_of(config, tensors),
+        layers=None if has_experts else target_modules.of_tensors(tensors),
     )
 
 
@@ -425,6 +425,7 @@ def _of_gguf(file: Path, _stamp: object) -> ModelFacts:
         has_experts=bool(header.of_architecture("expert_count")),
         problems=tuple(_gguf_problems(file, header)),
         shape=_gguf_shape(header),
+        layers=target_modules.of_gguf(header.metadata.get("general.architecture"), header.tensors),
     )
 
 

@@ -18,7 +18,7 @@ from tunerun.code_version import code_version
 from tunerun.dataset import LoadedDataset, Progress, TokenLimit, load_examples
 from tunerun.dataset.advice import MOST_PLACES
 from tunerun.digest import digest, digest_of_list
-from tunerun.engine import base_model, chat_template
+from tunerun.engine import base_model, chat_template, model_facts, target_modules
 from tunerun.engine.base_model import FoundModel, cache_folder, find
 from tunerun.engine.tokens import EstimatedCounter, TokenCounter, token_counter
 from tunerun.errors import BaseModelError, ConfigError, DatasetError, LimitError, MissingPackageError
@@ -312,6 +312,7 @@ class Planner:
             problems += _why_not_the_best(loaded, capabilities)
         problems += capabilities.problems
         problems += _not_taken(hyperparameters.for_tuning(), capabilities)
+        problems += self._not_layers(config)
         if hyperparameters.learning_rate is not None and not capabilities.takes_learning_rate:
             problems.append(_by_multiplier(hyperparameters.learning_rate, capabilities))
         if problems:
@@ -339,6 +340,19 @@ class Planner:
                 "dataset.validation: nothing is held out, so the trials cannot be compared; "
                 "set dataset.validation.path or dataset.validation.fraction"
             )
+
+    def _not_layers(self, config: TrialConfig) -> list[str]:
+        """Why target modules are refused, as far as the base model's files on this machine say what its layers are."""
+        targets = config.hyperparameters.for_tuning().target_modules
+        found = None if targets is None else self._found(config)
+        if targets is None or found is None:
+            return []
+        layers = found.facts.layers
+        prepared = base_model.prepared_folder(found, self.cache) if found.kind == "gguf" and layers is None else None
+        if prepared is not None:
+            layers = model_facts.of_folder(prepared).layers
+        problem = None if layers is None else target_modules.problem(targets, layers)
+        return [] if problem is None else [problem]
 
     def _check_retirement(self, name: str, last_day: date) -> None:
         left = (last_day - date.today()).days
