@@ -127,7 +127,7 @@ def test_a_lost_answer_is_ambiguous_and_found_again(applied: bool) -> None:
     with GeminiService(once(Fault(0, applied=applied), "POST", "/v1beta/tunedModels")) as service:
         place = GeminiPlace(service)
         with place.open() as backend:
-            with pytest.raises(AmbiguousError, match="nobody knows whether it took effect"):
+            with pytest.raises(AmbiguousError, match="it is unknown whether it took effect"):
                 backend.submit(place.request("1"))
             ref = backend.submit(place.request("1"))
             assert backend.poll([ref])[ref].state is JobState.SUCCEEDED
@@ -148,7 +148,7 @@ def test_an_id_of_another_trial_is_refused(place: GeminiPlace, backend: GeminiBa
     """A tuned model of that id with another key is never overwritten."""
     backend.submit(place.request("1"))
     other = replace(place.request("2"), tuned_model_id=place.request("1").tuned_model_id)
-    with pytest.raises(InputError, match="belongs to something else; delete it there, or choose another name"):
+    with pytest.raises(InputError, match="was not created for this trial; delete it there, or choose another name"):
         backend.submit(other)
     assert len(place.service.created) == 1
 
@@ -166,13 +166,13 @@ def test_a_failed_job_starts_anew(place: GeminiPlace, backend: GeminiBackend) ->
     assert len(place.service.created) == 2
 
 
-def test_what_is_no_tuned_model_belongs_to_nobody(place: GeminiPlace, backend: GeminiBackend) -> None:
-    """Somebody else's JSON says nothing of the job: it is neither another trial's nor lost, and is asked for again."""
+def test_an_unintelligible_tuned_model_is_asked_for_again(place: GeminiPlace, backend: GeminiBackend) -> None:
+    """JSON of another service says nothing about the job: it is neither lost nor of another trial."""
     ref = backend.submit(place.request("1"))
     place.service.script = Script(fault=lambda _: Fault(200))
-    with pytest.raises(UnavailableError, match="the answer is no tuned model of the Gemini API"):
+    with pytest.raises(UnavailableError, match="the answer is not a tuned model of the Gemini API"):
         backend.submit(place.request("1"))
-    with pytest.raises(UnavailableError, match="the answer is no tuned model of the Gemini API"):
+    with pytest.raises(UnavailableError, match="the answer is not a tuned model of the Gemini API"):
         backend.poll([ref])
 
 
@@ -222,7 +222,7 @@ def test_a_base_model_that_cannot_be_tuned_is_named_with_those_that_can(backend:
         backend.prepare(models)
     first, second = caught.value.problems
     assert "embedding-001" in first
-    assert first.endswith("it cannot be tuned there; base models that it can tune: smollm2-135m")
+    assert first.endswith("the service cannot tune this model; base models that it can tune: smollm2-135m")
     assert "no-such" in second
 
 
@@ -240,7 +240,7 @@ def test_a_missing_key_is_an_access_error_that_names_the_variable(
 ) -> None:
     """Nothing is sent without it."""
     monkeypatch.delenv("GEMINI_API_KEY")
-    with place.open() as backend, pytest.raises(AccessError, match="GEMINI_API_KEY holds no API key"):
+    with place.open() as backend, pytest.raises(AccessError, match="GEMINI_API_KEY is not set"):
         backend.prepare([MODEL])
     assert place.service.requests == []
 
@@ -269,6 +269,6 @@ def test_generation_that_is_refused_names_the_model(place: GeminiPlace, backend:
 def test_a_plan_for_google_says_that_it_tunes_nothing() -> None:
     """Its own address is warned of, with the date of that knowledge; another one is not."""
     (warning,) = GeminiBackend(GeminiSection(kind="gemini")).capabilities().warnings
-    assert "no model that can be tuned since May 2025" in warning
+    assert "has not offered a tunable model since May 2025" in warning
     assert "read 2026-04-29" in warning
     assert GeminiBackend(GeminiSection(kind="gemini", base_url="http://127.0.0.1:1")).capabilities().warnings == ()

@@ -11,7 +11,8 @@ import stamina
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunerun.backends.http import MAX_RETRY_WAIT_S, ApiKey, JsonService, _unanswered, _wait_before_retry, google_refusal
+from tunerun.backends.gemini.refusals import refusal
+from tunerun.backends.http import MAX_RETRY_WAIT_S, ApiKey, JsonService, _unanswered, _wait_before_retry
 from tunerun.errors import AccessError, AmbiguousError, BackendError, StatusError, UnavailableError
 from tunerun.testing.gemini_service import Fault, GeminiService, Script
 
@@ -35,7 +36,7 @@ def service() -> Iterator[GeminiService]:
 
 @pytest.fixture
 def client(service: GeminiService) -> Iterator[JsonService]:
-    with JsonService(service.address, ApiKey("A_KEY", "x-goog-api-key"), 5.0, 5.0) as client:
+    with JsonService(service.address, ApiKey("A_KEY", "x-goog-api-key"), 5.0, 5.0, refusal) as client:
         yield client
 
 
@@ -63,7 +64,7 @@ def test_every_status_says_who_must_act(
 ) -> None:
     """By status, by what the service says of its quota, and by whether the call may be made again."""
     envelope = f'{{"error": {{"message": "why", "details": {str(list(details)).replace(chr(39), chr(34))}}}}}'
-    found = google_refusal(status, {}, envelope.encode(), is_repeatable=repeatable)
+    found = refusal(status, {}, envelope.encode(), is_repeatable=repeatable)
     assert type(found) is error
     assert f"the service answered {status}" in str(found)
 
@@ -71,7 +72,7 @@ def test_every_status_says_who_must_act(
 @given(st.integers(300, 599), st.binary(max_size=60), st.booleans())
 def test_whatever_a_service_answers_is_one_of_our_errors(status: int, content: bytes, repeatable: bool) -> None:
     """No body, however broken, escapes the translation."""
-    assert isinstance(google_refusal(status, {}, content, is_repeatable=repeatable), BackendError)
+    assert isinstance(refusal(status, {}, content, is_repeatable=repeatable), BackendError)
 
 
 def test_every_error_of_httpx_is_translated() -> None:
@@ -138,7 +139,7 @@ NO_OBJECTS = (b"", b"<html>", b"[]", b"3", b'{"name": "tunedMod', b"\xff\x00", b
 def answering(status: int, content: bytes = b"", **headers: str) -> JsonService:
     """A client of a service that answers every request with the same bytes."""
     transport = httpx.MockTransport(lambda _: httpx.Response(status, content=content, headers=headers))
-    return JsonService("http://127.0.0.1", ApiKey("A_KEY", "x-goog-api-key"), 1.0, 1.0, transport)
+    return JsonService("http://127.0.0.1", ApiKey("A_KEY", "x-goog-api-key"), 1.0, 1.0, refusal, transport)
 
 
 @pytest.mark.parametrize("content", NO_OBJECTS)
@@ -149,9 +150,9 @@ def test_an_answer_that_is_no_object_says_what_to_look_at(content: bytes) -> Non
 
 
 @pytest.mark.parametrize("content", NO_OBJECTS)
-def test_after_a_spoiled_answer_nobody_knows_whether_a_create_took_effect(content: bytes) -> None:
-    """Its status said that it did; the answer may be of somebody in between."""
-    with pytest.raises(AmbiguousError, match="nobody knows whether it took effect"):
+def test_after_a_corrupt_answer_it_is_unknown_whether_a_create_took_effect(content: bytes) -> None:
+    """Its status said that it did; the answer may be that of a proxy."""
+    with pytest.raises(AmbiguousError, match="it is unknown whether it took effect"):
         answering(200, content).create("/", {})
 
 
@@ -169,7 +170,7 @@ def test_an_error_in_another_shape_is_translated_all_the_same(error: object) -> 
     """Whatever stands where Google's envelope has a message and a list of details."""
     violations = {"details": [{"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": error}]}
     for content in ({"error": error}, {"error": violations}):
-        found = google_refusal(400, {}, json.dumps(content).encode(), is_repeatable=False)
+        found = refusal(400, {}, json.dumps(content).encode(), is_repeatable=False)
         assert type(found) is StatusError
 
 
@@ -185,7 +186,7 @@ def test_a_key_is_never_shown() -> None:
     assert "planted" not in repr(ApiKey("A_KEY", "x"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("A_KEY", "zwei\nZeilen")
-        with pytest.raises(AccessError, match="A_KEY holds no API key but other text") as caught:
+        with pytest.raises(AccessError, match="A_KEY does not contain a valid API key") as caught:
             ApiKey("A_KEY", "x").headers()
     assert "Zeilen" not in str(caught.value)
 

@@ -250,7 +250,7 @@ def test_a_lost_answer_is_looked_up(applied: bool, keeps_metadata: bool) -> None
         place = OpenAIPlace(service)
         with place.open() as backend:
             if not applied:
-                with pytest.raises(AmbiguousError, match="nobody knows whether it took effect"):
+                with pytest.raises(AmbiguousError, match="it is unknown whether it took effect"):
                     backend.submit(place.request("1"))
             ref = backend.submit(place.request("1"))
             assert backend.poll([ref])[ref].state is JobState.SUCCEEDED
@@ -597,7 +597,7 @@ def test_a_plan_knows_the_limits_and_dates_of_the_service(tmp_path: Path) -> Non
     ("address", "words"),
     [
         ("http://example.org/v1", r"backend\.base_url: must be https"),
-        ("https://user:planted@example.org/v1", r"backend\.base_url: must hold no user"),
+        ("https://user:planted@example.org/v1", r"backend\.base_url: must not contain a user"),
         ("example.org", r"backend\.base_url: must be an address"),
     ],
 )

@@ -97,7 +97,7 @@ def test_a_prompt_that_is_refused_alone_has_no_score() -> None:
     with (
         JudgeService(lambda _: (400, "no such thing")) as service,
         client(service) as judge,
-        pytest.raises(StatusError, match="the service answered 400: no such thing"),
+        pytest.raises(StatusError, match=r"the service answered 400 .*: no such thing"),
     ):
         judge.rate(JUDGED)
     assert len(service.asked) == 2, "once more without the schema"
@@ -109,11 +109,11 @@ def test_a_prompt_that_is_refused_alone_has_no_score() -> None:
         (
             (401, "Incorrect API key provided: sk-wrong-of-mine"),
             AccessError,
-            r"401: Incorrect API key provided: \*\*\*",
+            r"401 .*: Incorrect API key provided: \*\*\*; .*evaluation\.metrics\.judge\.key_variable",
         ),
-        ((404, "The model m does not exist"), StatusError, "404: The model m does not exist"),
-        ((503, "overloaded"), UnavailableError, "503: overloaded"),
-        ((429, "slow down"), UnavailableError, "429: slow down"),
+        ((404, "The model m does not exist"), StatusError, "404 .*: The model m does not exist"),
+        ((503, "overloaded"), UnavailableError, "503 .*: overloaded"),
+        ((429, "slow down"), UnavailableError, "429 .*: slow down"),
         ((200, {"object": "list"}), BackendError, "answered without choices; does base_url end in /v1"),
     ],
 )

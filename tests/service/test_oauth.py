@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests.engine.tiny_model import request_of
-from tunerun.backends.gemini import SCOPE, GeminiBackend, GeminiSection
+from tunerun.backends.gemini import GeminiBackend, GeminiSection
+from tunerun.backends.gemini.oauth import SCOPE
 from tunerun.errors import AccessError
 from tunerun.job import BaseModelRef, GenerateOptions, JobState
 from tunerun.testing.running_service import RunningService

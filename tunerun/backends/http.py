@@ -1,6 +1,7 @@
-"""JSON over HTTP to a service: credentials, timeouts, retries, and every way to fail as one of our errors.
+"""JSON over HTTP to a service: credentials, timeouts, retries, and every failure as one of our errors.
 
-The only importer of httpx, which takes a tenth of a second: it is imported with the first call, for a plan makes none.
+Knows no service: how one words its refusals is in the folder of its backend. The only importer of httpx, whose import
+takes a tenth of a second, so it is imported with the first call: a plan makes none.
 Calls go to `base_url` and nowhere else: redirects are not followed, proxies of the environment are not used.
 """
 
@@ -8,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -26,7 +26,6 @@ from tunerun.errors import (
     AmbiguousError,
     BackendError,
     InputError,
-    MissingPackageError,
     StatusError,
     UnavailableError,
 )
@@ -41,9 +40,7 @@ MAX_ANSWER_BYTES = 256 * 2**20
 ATTEMPTS = 4
 RETRY_TIME_S = 20.0
 MAX_RETRY_WAIT_S = 10.0
-"""What is not over by then is the runner's business: it watches other jobs meanwhile."""
-
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)s")
+"""Limits of the retries of one call. After them the runner decides: it has other jobs to watch meanwhile."""
 
 Json = dict[str, Any]
 Read = TypeVar("Read")
@@ -57,30 +54,32 @@ def _address(value: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be an address such as http://127.0.0.1:8000 or https://example.org")
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError("must hold no user, password or query; the API key goes by backend.api_key_env")
+        raise ValueError(
+            "must not contain a user, password or query; name the variable with the API key in backend.api_key_env"
+        )
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
-        raise ValueError("must be https, for an API key is sent there; http is for this machine alone")
+        raise ValueError("must be https, because an API key is sent there; http is allowed for this machine only")
     return value.rstrip("/")
 
 
 ServiceAddress = Annotated[str, AfterValidator(_address)]
-"""A config's address of a service, without a path's trailing slash."""
+"""The address of a service in a config section, without a trailing slash."""
 
 
 class Credentials(Protocol):
-    """What makes a call ours; never shown."""
+    """Credentials of a request. Never logged or shown."""
 
     def headers(self) -> dict[str, str]:
         """The headers to send.
 
         Raises:
-            AccessError: there is no key or token.
+            AccessError: there is no key or token, or it cannot be valid.
         """
 
 
 @dataclass(frozen=True, repr=False)
 class ApiKey:
-    """An API key that stands in an environment variable, read when it is needed.
+    """An API key in an environment variable, read with each request.
 
     Args:
         variable: the variable's name.
@@ -97,57 +96,27 @@ class ApiKey:
         key = os.environ.get(self.variable, "").strip()
         if not key:
             raise AccessError(
-                f"the environment variable {self.variable} holds no API key; set it, or backend.api_key_env"
+                f"the environment variable {self.variable} is not set; set it to an API key, or change "
+                "backend.api_key_env"
             )
         if not key.isascii() or not key.isprintable():
-            raise AccessError(f"the environment variable {self.variable} holds no API key but other text; set it anew")
+            raise AccessError(
+                f"the environment variable {self.variable} does not contain a valid API key; set it again"
+            )
         return {self.header: f"{self.scheme} {key}".lstrip()}
 
     def __repr__(self) -> str:
         return f"ApiKey({self.variable})"
 
 
-class OAuth:
-    """Google's application default credentials, through google-auth.
-
-    Args:
-        scope: what the token shall allow.
-    """
-
-    def __init__(self, scope: str) -> None:
-        self._scope = scope
-        self._credentials: Any = None
-
-    def headers(self) -> dict[str, str]:
-        """A bearer token, refreshed where it is about to expire."""
-        try:
-            import google.auth
-            import google.auth.exceptions
-            import google.auth.transport.requests
-        except ImportError as error:
-            raise MissingPackageError(
-                "backend.oauth needs google-auth: pip install 'tunerun[google]', or set backend.oauth=false and a key"
-            ) from error
-        try:
-            if self._credentials is None:
-                self._credentials, _ = google.auth.default(scopes=[self._scope])
-            if not self._credentials.valid:
-                self._credentials.refresh(google.auth.transport.requests.Request())
-        except google.auth.exceptions.GoogleAuthError as error:
-            raise AccessError(
-                f"no OAuth token: {type(error).__name__}; run `gcloud auth application-default login`"
-            ) from error
-        return {"authorization": f"Bearer {self._credentials.token}"}
-
-
 class Refusal(Protocol):
-    """What an answer with an error status means for the caller, in a service's own words."""
+    """Translates an answer with an error status of one kind of service into one of our errors."""
 
     def __call__(self, status: int, headers: Mapping[str, str], content: bytes, *, is_repeatable: bool) -> BackendError:
         """The error to raise.
 
         Args:
-            is_repeatable: whether a server's error leaves no doubt, because the call may be made again.
+            is_repeatable: whether the call is safe to repeat; else a server error leaves open whether it took effect.
         """
 
 
@@ -165,14 +134,14 @@ class Upload:
 
 
 class JsonService:
-    """A service that takes and gives JSON objects. May be used from any thread.
+    """A service that takes and returns JSON objects. May be used from any thread.
 
     Args:
         base_url: without a path's trailing slash.
         connect_timeout_s, read_timeout_s: how long to wait for a connection, and for each part of an answer.
+        refusal: translates answers with an error status.
         transport: where requests go; None: the network.
-        refusal: reads answers with an error status; None: `refusal`, which knows Google's.
-        headers, parameters: of every call.
+        headers, parameters: sent with every call.
     """
 
     def __init__(
@@ -181,8 +150,8 @@ class JsonService:
         credentials: Credentials,
         connect_timeout_s: float,
         read_timeout_s: float,
+        refusal: Refusal,
         transport: httpx.BaseTransport | None = None,
-        refusal: Refusal | None = None,
         headers: Mapping[str, str] = _NONE,
         parameters: Mapping[str, str] = _NONE,
     ) -> None:
@@ -190,14 +159,14 @@ class JsonService:
         self._credentials = credentials
         self._connect_timeout_s, self._read_timeout_s = connect_timeout_s, read_timeout_s
         self._transport = transport
-        self._refusal: Refusal = refusal or google_refusal
+        self._refusal = refusal
         self._headers = headers
         self._parameters = parameters
         self._lock = threading.Lock()
         self._opened: httpx.Client | None = None
 
     def _client(self) -> httpx.Client:
-        """Made with the first call: loading certificates costs 50 ms, and a plan sends nothing."""
+        """The HTTP client, opened by the first call: loading certificates costs 50 ms, and a plan makes no calls."""
         import httpx
 
         with self._lock:
@@ -225,34 +194,34 @@ class JsonService:
         self.close()
 
     def get(self, path: str, **parameters: str | int) -> Json:
-        """Ask; asked again where that may help."""
+        """GET an object, with retries."""
         return self._repeated("GET", path, parameters, None, _object)
 
     def content(self, path: str) -> bytes:
-        """Ask for a file's content; asked again where that may help."""
+        """GET the content of a file, with retries."""
         return self._repeated("GET", path, {}, None, bytes)
 
     def repeat(self, path: str, body: Json) -> Json:
-        """Post something that may be said twice, such as a prompt; sent again where that may help."""
+        """POST what is safe to repeat, such as a prompt, with retries."""
         return self._repeated("POST", path, {}, body, _object)
 
     def delete(self, path: str) -> Json:
-        """Delete; sent again where that may help."""
+        """DELETE, with retries."""
         return self._repeated("DELETE", path, {}, None, _object)
 
     def create(self, path: str, body: Json, **parameters: str | int) -> Json:
-        """Post something that must not be said twice.
+        """POST what must not be repeated, such as the creation of a job: it is sent once.
 
         Raises:
-            AmbiguousError: it was sent, and nobody knows whether it took effect.
+            AmbiguousError: it was sent, and it is unknown whether it took effect.
         """
         return self._call("POST", path, parameters, body, _object, is_repeatable=False)
 
     def upload(self, path: str, upload: Upload) -> Json:
-        """Send a file once; the caller looks whether it is there before it is sent again.
+        """Send a file, once. The caller checks whether it arrived before sending it again.
 
         Raises:
-            UnavailableError: the file may or may not be there.
+            UnavailableError: the file may or may not have arrived.
         """
         return self._call("POST", path, {}, upload, _object, is_repeatable=True)
 
@@ -270,7 +239,7 @@ class JsonService:
         for attempt in attempts:
             with attempt:
                 return self._call(method, path, parameters, body, read, is_repeatable=True)
-        raise AssertionError("stamina lets the last error through")
+        raise AssertionError("unreachable: stamina raises the last error")
 
     def _call(
         self,
@@ -297,7 +266,7 @@ class JsonService:
             raise _unanswered(error, what, is_repeatable=is_repeatable) from error
         except _NoAnswerError as error:
             raise _no_result(f"{what}: {error}", is_repeatable=is_repeatable) from error
-        for secret in secrets.values():  # a service may repeat it in its words
+        for secret in secrets.values():  # a service may quote the key in its error message
             answer = answer.replace(secret.removeprefix("Bearer ").encode(), b"***")
         raise self._refusal(response.status_code, response.headers, answer, is_repeatable=is_repeatable)
 
@@ -310,7 +279,7 @@ def _wait_before_retry(error: Exception) -> bool | float:
 
 
 class _NoAnswerError(Exception):
-    """What came is none of the service's answers: somebody else's, spoiled, or cut."""
+    """The body is not an answer of the service: a proxy's page, corrupt, or truncated."""
 
 
 def _sent(body: Json | Upload | None, headers: Mapping[str, str]) -> dict[str, Any]:
@@ -325,12 +294,14 @@ def _written(body: Json | None) -> bytes | None:
     """A body as JSON.
 
     Raises:
-        InputError: a text of it is no Unicode.
+        InputError: a text contains an unpaired surrogate.
     """
     try:
         return None if body is None else json.dumps(body, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise InputError("a text holds half a character (a lone surrogate), which cannot be sent; mend it") from error
+        raise InputError(
+            "a text contains an unpaired surrogate (such as \\ud800), which cannot be sent; fix or remove it"
+        ) from error
 
 
 def _read(response: httpx.Response) -> bytes:
@@ -346,14 +317,14 @@ def _object(content: bytes) -> Json:
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise _NoAnswerError("the answer is no JSON; is base_url the service's address?") from error
+        raise _NoAnswerError("the answer is not JSON; is base_url the service's address?") from error
     if not isinstance(document, dict):
-        raise _NoAnswerError("the answer is no JSON object; is base_url the service's address?")
+        raise _NoAnswerError("the answer is not a JSON object; is base_url the service's address?")
     return document
 
 
 def _unanswered(error: httpx.HTTPError, what: str, *, is_repeatable: bool) -> BackendError:
-    """A call that got no answer: without effect for certain where no connection was made."""
+    """The error of a call without an answer. Where no connection was made, it certainly had no effect."""
     import httpx
 
     had_no_effect = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
@@ -361,37 +332,24 @@ def _unanswered(error: httpx.HTTPError, what: str, *, is_repeatable: bool) -> Ba
 
 
 def _no_result(text: str, *, is_repeatable: bool) -> BackendError:
-    """A call of which nobody knows what came of it, which matters where it may not be made again."""
+    """The error of a call whose effect is unknown: ambiguous unless the call is safe to repeat."""
     if is_repeatable:
         return UnavailableError(text)
-    return AmbiguousError(f"{text}; nobody knows whether it took effect")
-
-
-def google_refusal(status: int, headers: Mapping[str, str], content: bytes, *, is_repeatable: bool) -> BackendError:
-    """A refusal in Google's error envelope; see `Refusal`."""
-    envelope = error_object(content)
-    details = _objects(envelope.get("details"))
-    text = f"{refused(status, str(envelope.get('status', '')), envelope.get('message'))}{_fields(details)}"
-    retry_after_s = _retry_after_s(headers, details)
-    if status in (401, 403):
-        return AccessError(f"{text}; {_access_advice(text, details)}")
-    if status == 429 and retry_after_s is None and any(_is(detail, "QuotaFailure") for detail in details):
-        return AccessError(f"{text}; the quota is used up: wait until it is renewed, or have it raised")
-    return by_status(status, text, retry_after_s, is_repeatable=is_repeatable)
+    return AmbiguousError(f"{text}; it is unknown whether it took effect")
 
 
 def refused(status: int, word: str, message: object) -> str:
-    """What a service answered, in its own words, of which the first 500 characters are shown."""
+    """A status with the service's own message, of which the first 500 characters are kept."""
     words = " ".join(str(message or "no reason given").split())[:500]
     return f"the service answered {status} {word}".rstrip() + f": {words}"
 
 
 def by_status(status: int, text: str, retry_after_s: float | None, *, is_repeatable: bool) -> BackendError:
-    """What an error status means where the service's own words do not say more.
+    """What an error status means where the service's own message does not say more.
 
     Args:
-        is_repeatable: whether a server's error (5xx) leaves no doubt, because the call may be made again. So it is with
-            a redirect (3xx), by which most likely somebody between us and the service has answered.
+        is_repeatable: see `Refusal`. A redirect (3xx) counts as a server error (5xx): most likely a proxy answered, and
+            the service may have taken the call.
     """
     match status:
         case 408 | 429 | 503:
@@ -407,7 +365,7 @@ def by_status(status: int, text: str, retry_after_s: float | None, *, is_repeata
 
 
 def error_object(content: bytes) -> Json:
-    """The object `error` of an answer; its beginning as the message where it is no JSON."""
+    """The object `error` of an answer; where the answer is not JSON, its first 200 characters as the message."""
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
@@ -418,58 +376,8 @@ def error_object(content: bytes) -> Json:
     return error if isinstance(error, dict) else {}
 
 
-def _objects(value: object) -> list[Json]:
-    """The objects of a list; none where it is no list."""
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-TUNING_SCOPES = (
-    "https://www.googleapis.com/auth/cloud-platform,https://www.googleapis.com/auth/generative-language.tuning"
-)
-
-_NO_KEY = "the key is missing or wrong: set the environment variable that backend.api_key_env names to a valid one"
-_ACCESS_ADVICE = {
-    "CREDENTIALS_MISSING": _NO_KEY,
-    "API_KEY_INVALID": _NO_KEY,
-    "ACCESS_TOKEN_SCOPE_INSUFFICIENT": (
-        "the scope for tuning is missing: use a key that has it, or, with backend.oauth, run "
-        f"`gcloud auth application-default login --scopes={TUNING_SCOPES}`"
-    ),
-    "IAM_PERMISSION_DENIED": (
-        "the permission is missing: what is asked for is somebody else's; ask its owner for one, or choose another name"
-    ),
-}
-"""By the reason of google.rpc.ErrorInfo; that for scopes as the Gemini API's tuning guide gives it."""
-
-
-def _access_advice(words: str, details: list[Json]) -> str:
-    """Which of key, scope and permission is missing, and what to do."""
-    reason = next((str(d.get("reason")) for d in details if _is(d, "ErrorInfo")), "")
-    if "insufficient authentication scopes" in words:
-        reason = "ACCESS_TOKEN_SCOPE_INSUFFICIENT"
-    return _ACCESS_ADVICE.get(reason, "check the API key or the token and what it may do")
-
-
-def _is(detail: Json, kind: str) -> bool:
-    return str(detail.get("@type", "")).endswith(f"google.rpc.{kind}")
-
-
-def _fields(details: list[Json]) -> str:
-    violations = [v for detail in details if _is(detail, "BadRequest") for v in _objects(detail.get("fieldViolations"))]
-    return "".join(f"; {v.get('field')}: {v.get('description')}" for v in violations)
-
-
-def _retry_after_s(headers: Mapping[str, str], details: list[Json]) -> float | None:
-    """What the service asks for, in seconds: by google.rpc.RetryInfo, else by Retry-After; None: nothing."""
-    for detail in details:
-        match = _DURATION.fullmatch(str(detail.get("retryDelay", ""))) if _is(detail, "RetryInfo") else None
-        if match:
-            return float(match[1])
-    return retry_after_s(headers)
-
-
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """What Retry-After asks for, in seconds; None: nothing."""
+    """The wait that the header Retry-After asks for, in seconds; None: it is absent or malformed."""
     value = headers.get("retry-after", "")
     if value.isdecimal():
         return float(value)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 from tunerun.backends.http import JsonService
+from tunerun.backends.openai.refusals import refusal
 from tunerun.engine.tokens import CHARACTERS_PER_TOKEN
 from tunerun.errors import AccessError, BackendError, StatusError
 from tunerun.judges import prompt
@@ -55,7 +57,19 @@ class JudgeClient:
     def __init__(self, metric: JudgedMetric) -> None:
         self._metric = metric
         key = _Key(metric.key_variable, metric.name)
-        self._service = JsonService(metric.base_url, key, metric.connect_timeout_s, metric.read_timeout_s)
+        advice = {
+            401: f"the key is missing or wrong: set evaluation.metrics.{metric.name}.key_variable to the name of an "
+            "environment variable that contains a valid one",
+            402: "payment is required: the account's owner has to add credit or raise the limit",
+            403: "the key does not give access to this model: ask its owner for access, or choose another model",
+        }
+        self._service = JsonService(
+            metric.base_url,
+            key,
+            metric.connect_timeout_s,
+            metric.read_timeout_s,
+            partial(refusal, advice=advice),
+        )
         self._lock = threading.Lock()
         self._left_out: set[str] = set()
         self._limit = "max_tokens"

@@ -45,7 +45,7 @@ PAGE = 100
 """Objects of one list request; the SDK states no limit for jobs."""
 
 FEW = 2
-"""Jobs up to which each is asked for by itself; more are listed."""
+"""Up to this many jobs are requested one by one; for more, the list of all is read."""
 
 LOOKED_AT = 1000
 """Newest jobs among which one is looked for by its suffix, at a service that keeps no metadata."""
@@ -90,7 +90,7 @@ class OpenAIBackend:
             ApiKey(section.api_key_env, self._host.key_header, self._host.key_scheme),
             section.connect_timeout_s,
             section.read_timeout_s,
-            refusal=refusal,
+            refusal,
             headers={name: value for name, value in named.items() if value is not None},
             parameters={} if section.api_version is None else {"api-version": section.api_version},
         )

@@ -1,4 +1,4 @@
-"""What this wire's refusals mean, and who has to act."""
+"""Errors in OpenAI's envelope and in those of compatible servers, and who has to act."""
 
 from __future__ import annotations
 
@@ -12,20 +12,31 @@ from tunerun.errors import AccessError, BackendError, StatusError
 _QUOTA = frozenset(
     {"insufficient_quota", "exceeded_quota", "billing_hard_limit_reached", "billing_not_active", "account_deactivated"}
 )
-_WHO_ACTS = {
+_ADVICE: Mapping[int, str] = {
     401: "the key is missing or wrong: set the environment variable that backend.api_key_env names to a valid one",
-    402: "the account has to be paid for first: its owner has to add credit or raise the limit",
+    402: "payment is required: the account's owner has to add credit or raise the limit",
     403: "the key's organization or project may not do this: ask its owner for access, or set backend.organization and "
     "backend.project to one that may",
 }
-_QUOTA_USED_UP = "the quota is used up: the account's owner has to raise it or add credit, or wait until it is renewed"
+_QUOTA_USED_UP = "the quota is used up: the account's owner has to raise it or add credit; or wait until it renews"
 _UNKNOWN = re.compile(
     r"unknown|unrecogni[sz]ed|unexpected|unsupported|not supported|not permitted|extra|additional", re.I
 )
 
 
-def refusal(status: int, headers: Mapping[str, str], content: bytes, *, is_repeatable: bool) -> BackendError:
-    """A refusal in OpenAI's envelope, or in those of servers that have others; see `http.Refusal`."""
+def refusal(
+    status: int,
+    headers: Mapping[str, str],
+    content: bytes,
+    *,
+    is_repeatable: bool,
+    advice: Mapping[int, str] = _ADVICE,
+) -> BackendError:
+    """Translate a refusal in OpenAI's envelope, or in that of a compatible server; see `http.Refusal`.
+
+    Args:
+        advice: what to do about statuses that refuse access.
+    """
     envelope = _envelope(content)
     code = str(envelope.get("code") or envelope.get("type") or "")
     text = refused(status, code, envelope.get("message"))
@@ -35,8 +46,8 @@ def refusal(status: int, headers: Mapping[str, str], content: bytes, *, is_repea
         text += f" (request {request_id})"
     if code in _QUOTA or envelope.get("type") in _QUOTA:
         return AccessError(f"{text}; {_QUOTA_USED_UP}")
-    if status in _WHO_ACTS:
-        return AccessError(f"{text}; {_WHO_ACTS[status]}")
+    if status in advice:
+        return AccessError(f"{text}; {advice[status]}")
     return by_status(status, text, _wait_s(headers), is_repeatable=is_repeatable)
 
 
@@ -59,7 +70,7 @@ def _envelope(content: bytes) -> Json:
 
 
 def _wait_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the service asks to be left alone: `retry-after-ms` is before Retry-After, as in the SDKs."""
+    """Seconds that the service asks to wait: `retry-after-ms` has precedence over Retry-After, as in the SDKs."""
     try:
         return float(headers["retry-after-ms"]) / 1000
     except (KeyError, ValueError):

@@ -1,0 +1,74 @@
+"""Errors in Google's envelope (google.rpc.Status), and who has to act."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from tunerun.backends.http import Json, by_status, error_object, refused, retry_after_s
+from tunerun.errors import AccessError, BackendError
+
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)s")
+
+TUNING_SCOPES = (
+    "https://www.googleapis.com/auth/cloud-platform,https://www.googleapis.com/auth/generative-language.tuning"
+)
+
+_NO_KEY = "the key is missing or wrong: set the environment variable that backend.api_key_env names to a valid one"
+_ACCESS_ADVICE = {
+    "CREDENTIALS_MISSING": _NO_KEY,
+    "API_KEY_INVALID": _NO_KEY,
+    "ACCESS_TOKEN_SCOPE_INSUFFICIENT": (
+        "the scope for tuning is missing: use a key that has it, or, with backend.oauth, run "
+        f"`gcloud auth application-default login --scopes={TUNING_SCOPES}`"
+    ),
+    "IAM_PERMISSION_DENIED": (
+        "the permission is missing: the resource belongs to another account; ask its owner "
+        "for access, or choose another name"
+    ),
+}
+"""By the reason in google.rpc.ErrorInfo; the command for scopes is that of the Gemini API's tuning guide."""
+
+
+def refusal(status: int, headers: Mapping[str, str], content: bytes, *, is_repeatable: bool) -> BackendError:
+    """Translate a refusal in Google's envelope; see `http.Refusal`."""
+    envelope = error_object(content)
+    details = _objects(envelope.get("details"))
+    text = f"{refused(status, str(envelope.get('status', '')), envelope.get('message'))}{_fields(details)}"
+    wait_s = _wait_s(headers, details)
+    if status in (401, 403):
+        return AccessError(f"{text}; {_access_advice(text, details)}")
+    if status == 429 and wait_s is None and any(_is(detail, "QuotaFailure") for detail in details):
+        return AccessError(f"{text}; the quota is used up: wait until it renews, or ask for a higher one")
+    return by_status(status, text, wait_s, is_repeatable=is_repeatable)
+
+
+def _access_advice(words: str, details: list[Json]) -> str:
+    """Which of key, scope and permission is missing, and what to do."""
+    reason = next((str(d.get("reason")) for d in details if _is(d, "ErrorInfo")), "")
+    if "insufficient authentication scopes" in words:
+        reason = "ACCESS_TOKEN_SCOPE_INSUFFICIENT"
+    return _ACCESS_ADVICE.get(reason, "check the API key or the token and what it may do")
+
+
+def _is(detail: Json, kind: str) -> bool:
+    return str(detail.get("@type", "")).endswith(f"google.rpc.{kind}")
+
+
+def _fields(details: list[Json]) -> str:
+    violations = [v for detail in details if _is(detail, "BadRequest") for v in _objects(detail.get("fieldViolations"))]
+    return "".join(f"; {v.get('field')}: {v.get('description')}" for v in violations)
+
+
+def _objects(value: object) -> list[Json]:
+    """The objects of a list; empty where it is not a list."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _wait_s(headers: Mapping[str, str], details: list[Json]) -> float | None:
+    """The wait that the service asks for, in seconds: google.rpc.RetryInfo, else Retry-After; None: neither."""
+    for detail in details:
+        match = _DURATION.fullmatch(str(detail.get("retryDelay", ""))) if _is(detail, "RetryInfo") else None
+        if match:
+            return float(match[1])
+    return retry_after_s(headers)

@@ -1,0 +1,69 @@
+"""The config section of the backend `gemini`, and what it says of the service."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from tunerun import schema
+from tunerun.backends.base import Capabilities
+from tunerun.backends.http import ServiceAddress
+
+KIND = "gemini"
+IS_HOSTED = True
+GOOGLE = "https://generativelanguage.googleapis.com"
+
+NO_TUNING = (
+    "backend.base_url: Google's Gemini API has not offered a tunable model since May 2025 and does not plan one (its "
+    "documentation, read 2026-04-29); set the address of another service, such as the one that `tunerun serve` prints"
+)
+
+
+class GeminiSection(schema.Backend):
+    """A service that speaks the Gemini API's tuning methods, such as `tunerun serve`; Google's own no longer tunes."""
+
+    kind: Literal["gemini"] = Field(description="gemini")
+    base_url: ServiceAddress = Field(
+        GOOGLE,
+        description="Address of the service: https, or http on this machine. Google's own no longer tunes.",
+    )
+    api_key_env: str = Field(
+        "GEMINI_API_KEY",
+        pattern=schema.VARIABLE,
+        description="Variable that holds the API key.",
+    )
+    oauth: bool = Field(False, description="Google's application default credentials instead of an API key.")
+    connect_timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for a connection.")
+    read_timeout_s: float = Field(60.0, gt=0, description="Seconds to wait for each part of an answer.")
+    max_in_flight: int = Field(
+        10,
+        ge=1,
+        description="Jobs and prompts that the service is given at once.",
+        json_schema_extra={"unit": "jobs or prompts"},
+    )
+    poll_interval_s: float = Field(5.0, ge=0, description="Seconds between two looks at the running jobs.")
+
+
+SECTION = GeminiSection
+
+
+def capabilities(section: GeminiSection) -> Capabilities:
+    """What a service at the section's address can do, by the limits of the tuning guide."""
+    return Capabilities(
+        kind=KIND,
+        address=section.base_url,
+        max_input_characters=40_000,
+        max_output_characters=5_000,
+        source="the Gemini API's model tuning guide (as last served, 2025-04-28)",
+        max_in_flight=section.max_in_flight,
+        survives_runner=True,
+        is_hosted=IS_HOSTED,
+        has_prices=True,
+        trains_exact_prefixes=False,  # the API promises no seed and no order
+        precision="",
+        poll_interval_s=section.poll_interval_s,
+        max_training_bytes=4 * 2**20,
+        not_taken=("hyperparameters.adapter_rank", "hyperparameters.adapter_alpha"),
+        warnings=(NO_TUNING,) if section.base_url == GOOGLE else (),
+    )

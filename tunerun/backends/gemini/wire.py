@@ -1,0 +1,117 @@
+"""Requests and answers of the Gemini API's tuning methods, and what they say in tunerun's own types."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+from tunerun.backends.http import Json
+from tunerun.interpolation import resolved
+from tunerun.job import BaseModelRef, Conversation, Failure, FailureKind, Snapshot, TuningRequest
+
+_KEY = re.compile(r"tunerun\.key=([0-9a-f]+)")
+
+
+def contents_of(asked: Conversation) -> Json:
+    """The fields of a `generateContent` request (v1beta) that carry a conversation."""
+    said = [(role, text) for t in asked.earlier for role, text in (("user", t.text_input), ("model", t.output))]
+    contents = [_turn(role, text) for role, text in (*said, ("user", asked.text_input))]
+    return {
+        "contents": contents,
+        **({"systemInstruction": {"parts": [{"text": asked.system}]}} if asked.system else {}),
+    }
+
+
+def _turn(role: str, text: str) -> Json:
+    return {"role": role, "parts": [{"text": text}]}
+
+
+def key_of(found: Json) -> str | None:
+    """The key that a tuned model was created under; None: it was not created by tunerun."""
+    key = _KEY.search(str(found.get("description", "")))
+    return None if key is None else key[1]
+
+
+def wire_name(model: BaseModelRef) -> str:
+    """The resource name of a base model."""
+    return f"models/{resolved(model.name)}"
+
+
+def can_tune(model: Json) -> bool:
+    """Whether the service offers to tune a base model."""
+    return "createTunedModel" in model.get("supportedGenerationMethods", ())
+
+
+def body_of(request: TuningRequest) -> Json:
+    """The body of a `tunedModels.create` request."""
+    hyperparameters = request.hyperparameters
+    rate = (
+        {"learningRate": hyperparameters.learning_rate}
+        if hyperparameters.learning_rate is not None
+        else {"learningRateMultiplier": hyperparameters.learning_rate_multiplier}
+    )
+    examples = [{"textInput": example.text_input, "output": example.output} for example in request.training]
+    held_out = [{"textInput": example.text_input, "output": example.output} for example in request.validation]
+    return {
+        "displayName": request.tuned_model_id,
+        "description": f"tunerun.key={request.key}",
+        "baseModel": wire_name(request.model),
+        "tuningTask": {
+            "hyperparameters": {
+                "epochCount": hyperparameters.epoch_count,
+                "batchSize": hyperparameters.batch_size,
+                **rate,
+            },
+            "trainingData": {"examples": {"examples": examples}},
+            # Not in Google's API: `tunerun serve` measures the loss of these examples after training.
+            **({"validationData": {"examples": {"examples": held_out}}} if held_out else {}),
+        },
+    }
+
+
+def snapshots_of(task: Json) -> list[Snapshot]:
+    """The loss curve by step, each step once. The wire omits fields that are zero."""
+    found = {
+        int(snapshot.get("step", 0)): Snapshot(
+            step=int(snapshot.get("step", 0)),
+            epoch=int(snapshot.get("epoch", 0)),
+            mean_loss=float(snapshot.get("meanLoss", 0.0)),
+            compute_time=_seconds(snapshot.get("computeTime")) or 0.0,
+        )
+        for snapshot in task.get("snapshots", ())
+    }
+    return [found[step] for step in sorted(found)]
+
+
+def metrics_of(task: Json) -> dict[str, float]:
+    """What a finished tuning task measured, by the names of `JobStatus.metrics`."""
+    start, end = _seconds(task.get("startTime")), _seconds(task.get("completeTime"))
+    metrics = {} if start is None or end is None or end <= start else {"train/seconds": end - start}
+    losses = {"validation/loss": task.get("validationLoss"), "validation/base_loss": task.get("baseValidationLoss")}
+    return metrics | {name: float(loss) for name, loss in losses.items() if loss is not None}
+
+
+def _seconds(time: object) -> float | None:
+    """A time in RFC 3339 as seconds since 1970 (UTC); None: there is none."""
+    return None if not isinstance(time, str) else datetime.fromisoformat(time).timestamp()
+
+
+def failure_of(error: Json) -> Failure:
+    """Why a job failed: `tunerun serve` starts its message with the kind; other services are recognised by a word."""
+    message = " ".join(str(error.get("message") or "the service gave no reason").split())
+    prefix, _, rest = message.partition(": ")
+    if prefix in list(FailureKind):
+        return Failure(FailureKind(prefix), rest)
+    kind = FailureKind.CRASHED
+    if "memory" in message.lower():
+        kind = FailureKind.OUT_OF_MEMORY
+    elif "diverged" in message.lower() or "nan" in message.lower().split():
+        kind = FailureKind.DIVERGED
+    return Failure(kind, message)
+
+
+def text_of(answer: Json) -> str:
+    """The text of the first candidate; empty where the service blocked the answer."""
+    candidates = answer.get("candidates") or [{}]
+    parts = candidates[0].get("content", {}).get("parts", ())
+    return "".join(str(part.get("text", "")) for part in parts)
