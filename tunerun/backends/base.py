@@ -31,15 +31,15 @@ class Capabilities:
         address: where it listens, part of every trial's key; empty for the embedded engine.
         max_input_characters: of one example's input, with its system message and earlier turns; None: no limit.
         max_output_characters: of one example's `output`; None: no limit.
-        source: where the limits are written down, with its date.
-        max_in_flight: jobs that it is given at once at most.
+        source: the document that states the limits, with its date.
+        max_in_flight: the most jobs that are submitted to it at once.
         survives_runner: whether a job continues when the process that submitted it ends.
         is_hosted: whether base models live at a service, where their name is all that is known of them; else their
             files are on this machine, and their content identifies them.
         has_prices: whether tuning there may cost money.
         trains_exact_prefixes: whether fewer epochs are bit for bit the first epochs of more.
         precision: number format of the frozen weights, part of every trial's key; empty: the service's choice.
-        poll_interval_s: seconds between two looks at the running jobs.
+        poll_interval_s: seconds between two polls of the running jobs.
         max_training_bytes: of all training examples as they are sent; None: no limit.
         min_examples: the fewest training examples of a job.
         measures_epochs: whether it measures the loss on held-out examples after each epoch.
@@ -48,7 +48,7 @@ class Capabilities:
         measures_losses: whether it can say how likely stated outputs are: `losses` and `choose` are there.
         trains_conversations: whether it tunes on examples with a system message or earlier turns, and not only on an
             input and its output.
-        not_taken: keys of the config that the service has no word for, so that they cannot be swept.
+        not_taken: keys of the config that the service does not support, so that they cannot be swept.
         hyperparameters: those of `LATER_HYPERPARAMETERS` that it takes; a value of another one that is not the default
             is refused.
         engine: how this machine computes the jobs; None: it does not, or nothing is known of its memory.
@@ -101,16 +101,16 @@ class Backend(Protocol):
       if one cannot be found (all problems at once), and may fetch or convert what `submit` will need.
     - `submit` is idempotent in `request.key`: a second call with the same key, from this process or a later one,
       starts no second job while the first is running or has succeeded, and answers with a reference that polls to
-      the first one's status. A key whose last job failed or was cancelled starts anew. `submit` returns as soon as
-      the job is accepted.
+      the first one's status. A key whose last job failed or was cancelled starts a new one. `submit` returns as
+      soon as the job is accepted.
     - `find` answers with the reference of a key's job that is under way or has succeeded; None: there is none, and
       `submit` would start one. It changes nothing.
     - `poll` answers for every reference it is given, also for one of an earlier process: a job that the backend does
       not know (any more) is FAILED with `FailureKind.LOST`. It gives every snapshot whose step is higher than the
       job's cursor in `after` (all where it has none), ordered by step; so a caller who passes on the last step that it
       has recorded gets what is new. Where `capabilities().measures_epochs`, it gives the validation loss of every epoch
-      that is measured so far, whatever the cursor; the last or the kept one is `validation/loss`. A state that the
-      backend's service invents is RUNNING.
+      that is measured so far, whatever the cursor; the last or the kept one is `validation/loss`. A state that
+      is unknown to the backend is RUNNING.
     - `cancel` of a finished or unknown job does nothing. After it, `poll` soon answers CANCELLED, or what the job
       had reached before.
     - `generate` answers one output per input, in order. An input is a text, or a conversation with a system message and
@@ -125,17 +125,17 @@ class Backend(Protocol):
       refuses such an example with an InputError, before anything starts; `generate` takes conversations all the same.
     - `losses` measures, for each row, the mean loss of its expected output as the answer to its input: in nats per
       output token, as training has it, with the token that ends an answer; of a conversation that of its last answer
-      alone, as only this one is generated too. The number of a row depends on the rows
-      beside it by rounding only.
+      alone, as only this one is generated too. Other rows of the
+      call change a number by rounding only.
     - `choose` answers each input with one of the choices, as it is written there: the one that is likeliest as the
       whole answer. That is the total log likelihood of its tokens, not their mean, so that no choice gains by being
       longer; of two that are equally likely the first. What one input is answered does not depend on the others.
     - A backend without `capabilities().measures_losses` has neither: both raise an InputError that says so.
     - Every method may be called from any thread. They raise `BackendError` (no effect; its kinds say who must act),
-      `AmbiguousError` (unknown effect) and nothing else of their own; what the user must mend (a missing model or
+      `AmbiguousError` (unknown effect) and nothing else of their own; what the user has to fix (a missing model or
       package) is an `InputError`.
-    - Leaving the context releases what the backend holds; jobs go on if `capabilities().survives_runner`, and are
-      lost (not failed by their own fault) otherwise.
+    - Leaving the context releases what the backend holds; jobs continue if `capabilities().survives_runner`, and are
+      LOST otherwise.
     """
 
     def capabilities(self) -> Capabilities: ...
@@ -179,7 +179,7 @@ class Backend(Protocol):
 
 @runtime_checkable
 class AnswersTogether(Protocol):
-    """A backend that answers inputs of several models in shared batches, beside what `Backend` promises."""
+    """A backend that can answer inputs of several models in shared batches."""
 
     def generate_together(self, asked: Sequence[ModelInputs]) -> list[list[str] | InputError]:
         """Answer the inputs of several base models and tuned models, each as `generate` alone would.

@@ -1,18 +1,18 @@
 """The trials of one run on their way from planned to evaluated: submit, poll, record, evaluate.
 
-What the runner does about a failure depends on who can mend it:
+What the runner does about a failure depends on who can fix it:
 
 | what happens | what the runner does |
 | --- | --- |
-| network, rate limit, a server's error (`UnavailableError`) | asks again, up to `runner.unreachable_after_s` |
-| nobody knows whether a submit took effect (`AmbiguousError`) | looks, up to `runner.max_attempts` times |
+| network, rate limit, server error (`UnavailableError`) | tries again, up to `runner.unreachable_after_s` |
+| unknown whether a submit took effect (`AmbiguousError`) | looks the job up, up to `runner.max_attempts` times |
 | the worker is lost (`FailureKind.LOST`) | submits the trial again, up to `runner.max_attempts` times |
 | refused, diverged, out of memory, crashed | fails the trial; `--retry-failed` tries again |
 | credentials or quota (`AccessError`) | submits nothing more to that backend |
 | the budget, `runner.max_failures` | submits nothing more |
 | `budget.max_hours`, `runner.max_failures` | also cancels jobs of this machine that wait in its queue |
 
-Each backend has a ready queue of its own, so a full, silent or refusing one holds up no other.
+Each backend has its own ready queue, so one that is full, silent or refuses does not hold up the others.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ from tunerun.schema import TrialConfig
 MAX_BACKOFF_S = 60.0
 
 WAIT_FOR_OTHERS_S = 0.05
-"""Between two looks at a job that another sweep's runner watches: one look into the ledger."""
+"""Between two checks of a job that another sweep's runner watches. A check is one read of the ledger."""
 
 MAX_PAUSE_S = 1.0
-"""The longest the loop looks away, so that a request to cancel is seen."""
+"""The longest sleep of the loop, so that a request to cancel is noticed within a second."""
 
 
 @dataclass
 class Loop:
-    """One run of a plan; `run` returns when nothing is left to do, or nothing more may be done.
+    """One run of a plan. `run` returns when nothing is left to do, or nothing more may be done.
 
     Args:
         backend_of: the backend of a trial's config, always the same object for the same section.
-        poll_interval_s: seconds between two looks at the running jobs; None: as their backends say.
+        poll_interval_s: seconds between two polls of the running jobs; None: as their backends say.
         unavailable: why a backend cannot be used in this run, by the backend's `id`.
-        stopped: why the run ends before every trial had its chance; None: it does not.
+        stopped: why the run ended before every trial was tried; None: it did not.
     """
 
     plan: Plan
@@ -71,7 +71,7 @@ class Loop:
     _found: list[Trial] = field(default_factory=list)
     _places: dict[int, Place] = field(default_factory=dict)
     _attempts: Counter[int] = field(default_factory=Counter)
-    _told: set[tuple[str, int]] = field(default_factory=set)
+    _noted: set[tuple[str, int]] = field(default_factory=set)
     _reasons: Counter[str] = field(default_factory=Counter)
     _has_succeeded: bool = False
 
@@ -92,7 +92,7 @@ class Loop:
             self._poll()
             self._finish()
             self._pause()
-        # A backend that was stopped did not stop the others, but the run is incomplete all the same.
+        # A backend that was stopped did not stop the others, but the run is still incomplete.
         reasons = [self.stopped, *(place.stopped for place in self._places.values())]
         self.stopped = next((reason for reason in reasons if reason), None)
 
@@ -109,7 +109,7 @@ class Loop:
         ]
 
     def _is_settled(self, trial: Trial, known: TrialProgress, answered: Collection[tuple[str, str, str]]) -> bool:
-        """Whether nothing is to be done for a trial and its baselines."""
+        """Whether nothing remains to be done for a trial and its baselines."""
         if known.state is JobState.SUCCEEDED:
             self._has_succeeded = True
             return self.measuring.is_done(trial, answered)
@@ -124,7 +124,7 @@ class Loop:
     # Submitting
 
     def _submit(self) -> None:
-        """Give every place the next of its trials as long as it takes more."""
+        """Submit the next trials of every place, as many as it takes."""
         now = time.monotonic()
         while self._later and self._later[0][0] <= now:
             trial = self.plan.trials[heappop(self._later)[1]]
@@ -148,7 +148,7 @@ class Loop:
         return self._places[id(backend)]
 
     def _start(self, trial: Trial, place: Place) -> None:
-        """Submit a trial, or take up what an earlier run, or that of another sweep, has begun."""
+        """Submit a trial, or continue to watch a job that an earlier run or another sweep began."""
         last = self.ledger.job(trial.key)
         if last is not None and last.state.is_finished and not self._may_repeat(last):
             self._found.append(trial)
@@ -161,17 +161,17 @@ class Loop:
             return
         request = trial.request()
         job = self.ledger.intend(request, trial.capabilities.kind, more.tokens, sweep=self.plan.sweep, usd=more.usd)
-        if job.sweep != self.plan.sweep:  # another runner was quicker; next time round it is waited for
+        if job.sweep != self.plan.sweep:  # another runner was quicker: wait for its job
             self._again(trial, WAIT_FOR_OTHERS_S)
             return
         if self._attempts[trial.number] == 0:
             self.progress.started(trial)
-        if job.ref is not None:  # it was submitted before; the next poll says what became of it
+        if job.ref is not None:  # it was submitted before; the next poll gets its state
             self._watch(trial, place, job, job.ref)
             return
         self._attempts[trial.number] += 1
         if job.tuned_model_id is not None:
-            # A sweep of another name may have begun it, under an id of its own: only that id finds it again.
+            # A sweep of another name may have begun it under its own id, and only that id finds it again.
             request = replace(request, tuned_model_id=job.tuned_model_id)
         if not is_begun:
             self._spent = Spending(self._spent.jobs + 1, self._spent.tokens + more.tokens, self._spent.usd + more.usd)
@@ -195,19 +195,19 @@ class Loop:
             self._watch(trial, place, job, ref)
 
     def _take_over(self, trial: Trial, job: JobRecord) -> bool:
-        """Adopt the job of a sweep that nobody runs; else wait for its runner to finish it."""
+        """Adopt a job whose sweep has no runner; else wait until that runner finishes it."""
         if job.sweep is None:
             return self.ledger.adopt(job, self.plan.sweep)
         with held_if_free(self.plan.runs, job.sweep) as is_free:
             if is_free:
                 return self.ledger.adopt(job, self.plan.sweep)
         holder = holder_of(self.plan.runs, job.sweep) or "another process"
-        self._tell_once("waiting", trial, f"its job is run by sweep {job.sweep} ({holder}); waiting for it")
+        self._note_once("waiting", trial, f"its job is run by sweep {job.sweep} ({holder}); waiting for it")
         self._again(trial, WAIT_FOR_OTHERS_S)
         return False
 
     def _cost_beside(self, trial: Trial, place: Place, *, at_most: bool = False) -> Cost:
-        """What a trial costs more than what is under way: steps that its training run takes for others cost nothing."""
+        """The extra cost of a trial: steps that its training run takes for trials under way are already paid."""
         others = [
             entry.trial
             for entry in self._in_flight.values()
@@ -232,14 +232,14 @@ class Loop:
         return [f"budget.max_hours: this run has taken {hours:.2g} hours; raise it, or {RESUME}"]
 
     def _obey_max_hours(self) -> None:
-        """End what only waits in a queue of this machine once the time is over; what has begun is finished."""
+        """Once `budget.max_hours` is over, cancel jobs that wait in a queue of this machine; running ones finish."""
         if self.stopped is None and self._queued_here and (over := self._over_max_hours):
             self._stop(over[0])
             self._drop_queued()
 
     @property
     def _queued_here(self) -> list[InFlight]:
-        """Jobs that this machine has not begun; a service's queue is its own, and it continues without this process."""
+        """Jobs that wait in a queue of this machine; the queue of a service continues without this process."""
         return [
             entry
             for entry in self._in_flight.values()
@@ -257,10 +257,10 @@ class Loop:
         self._in_flight[trial.number] = InFlight(trial, place, job, ref, job.state, 0, time.monotonic())
 
     def _look_again(self, trial: Trial, error: AmbiguousError) -> None:
-        """Submitting the key again finds the job if there is one; who cannot, stays SUBMITTING for the next run."""
+        """Retry an ambiguous submit, which finds an existing job; at the limit, leave it SUBMITTING for the next run."""
         attempt = self._attempts[trial.number]
         if attempt < self.config.max_attempts:
-            self.progress.note(f"trial {trial.number}: {error}; looking whether it was submitted")
+            self.progress.note(f"trial {trial.number}: {error}; checking whether it was submitted")
             self._again(trial, self._backoff_s(attempt))
         else:
             self.progress.note(f"trial {trial.number}: {error}; {RESUME} to look it up")
@@ -269,11 +269,11 @@ class Loop:
         heappush(self._later, (time.monotonic() + wait_s, trial.number))
 
     def _backoff_s(self, attempt: int) -> float:
-        """Doubles with each attempt, up to a minute; up to a tenth more, so that runners do not march in step."""
+        """Exponential backoff up to a minute, with up to a tenth of jitter so that runners do not retry in step."""
         return min(MAX_BACKOFF_S, self.config.backoff_s * 2.0 ** (attempt - 1)) * random.uniform(1.0, 1.1)
 
     def _did_not_answer(self, place: Place, error: BackendError) -> None:
-        """Back off; leave the backend alone for the rest of the run once `unreachable_after_s` has passed."""
+        """Back off; stop using the backend in this run once `unreachable_after_s` has passed."""
         now = time.monotonic()
         if place.silent_since is None:
             place.silent_since = now
@@ -285,7 +285,7 @@ class Loop:
             self._leave(place, f"{error}; no answer for {now - place.silent_since:.0f} s")
 
     def _stop(self, reason: str) -> None:
-        """Submit nothing more anywhere; what is under way is still watched."""
+        """Submit nothing more anywhere; jobs under way are still watched."""
         self.stopped = self.stopped or reason
 
     def _is_stopped(self, place: Place) -> bool:
@@ -300,7 +300,7 @@ class Loop:
     # Watching
 
     def _poll(self) -> None:
-        """Record what is new of all jobs, one call and one transaction for each backend; note what has finished."""
+        """Poll all jobs and record what is new, in one call and one transaction per backend."""
         now = time.monotonic()
         for place in self._places.values():
             entries = [entry for entry in self._in_flight.values() if entry.place is place]
@@ -342,7 +342,7 @@ class Loop:
             entry.is_stalled = True
             self.progress.note(
                 f"trial {entry.trial.number} has stalled: no new step for {now - entry.stepped_at:.0f} s, at step "
-                f"{entry.last_step} of {entry.trial.steps}; it is watched on; to end it: "
+                f"{entry.last_step} of {entry.trial.steps}; it is still watched; to end it: "
                 f"tunerun cancel --sweep {self.plan.sweep} --trial {entry.trial.number}"
             )
 
@@ -372,7 +372,11 @@ class Loop:
             self._did_not_answer(entry.place, error)
 
     def _give_up(self, trial: Trial) -> bool:
-        """Cancel a trial that waits; a job of which nobody knows whether it was submitted is looked for first."""
+        """Cancel a waiting trial. A job that may have been submitted (SUBMITTING) is looked up first.
+
+        Returns:
+            False: its backend did not answer, so it is tried again later.
+        """
         job = self.ledger.job(trial.key)
         if job is None or job.state is not JobState.SUBMITTING:
             return True
@@ -390,7 +394,7 @@ class Loop:
         return True
 
     def _finish(self) -> None:
-        """Measure together what has finished; while that takes its time, more may finish."""
+        """Measure the trials that have finished, together; meanwhile more may finish."""
         while self._finished or self._found:
             finished, self._finished = [*self._finished], deque()
             found, self._found = self._found, []
@@ -398,27 +402,28 @@ class Loop:
             self._settle(ended, found)
 
     def _was_lost(self, entry: InFlight) -> bool:
-        """Submit a job anew that was lost by no fault of its own; whether that will be done."""
+        """Schedule a LOST job to be submitted again; whether that was done."""
         job = self.ledger.job(entry.trial.key)
         attempt = self._attempts[entry.trial.number]
-        if job is not None and is_lost(job) and job.started_at is None:  # what never began is not paid for
+        if job is not None and is_lost(job) and job.started_at is None:  # what never began costs nothing
             self._spent = self.plan.with_baselines(self.ledger.spending(self.plan.sweep))
         if job is None or not is_lost(job) or attempt >= self.config.max_attempts or self._is_stopped(entry.place):
             return False
         if attempt and job.failure is not None:
             self.progress.note(f"trial {entry.trial.number}: {job.failure.message}; submitting it again")
-        # What was lost with an earlier run's process begins at once.
+        # A job that was lost with the process of an earlier run begins at once.
         self._again(entry.trial, self._backoff_s(attempt) if attempt else 0.0)
         return True
 
     def _settle(self, ended: Sequence[Trial], found: Sequence[Trial] = ()) -> None:
-        """Measure what came of trials, and tell of it; later, where their backend does not answer now.
+        """Measure finished trials and report them; later, where their backend does not answer now.
 
         Args:
-            found: those that had ended before; nothing is told of them, unless it was put off.
+            ended: finished in this run.
+            found: finished before; not reported, unless their measurement was postponed.
         """
         is_new = {trial.number: True for trial in ended}
-        is_new |= {trial.number: ("waiting", trial.number) in self._told for trial in found}
+        is_new |= {trial.number: ("waiting", trial.number) in self._noted for trial in found}
         by_place: dict[int, list[Trial]] = {}
         for trial in (*ended, *found):
             by_place.setdefault(id(self._place(trial).backend), []).append(trial)
@@ -439,7 +444,7 @@ class Loop:
         put_off = {trial.number for trial, _ in trained} if is_put_off else set()
         for trial in trials:
             if trial.number in put_off:
-                self._told.add(("waiting", trial.number))  # what it comes to is news then
+                self._noted.add(("waiting", trial.number))  # to be reported once it is measured
             elif is_new[trial.number]:
                 self.progress.finished(trial, trial_result(self.ledger, trial.record()))
 
@@ -451,20 +456,20 @@ class Loop:
         if self._reasons[job.failure.reason] >= self.config.max_failures:
             self._stop(
                 f"{self.config.max_failures} trials failed for the same reason, and none has succeeded; "
-                "mend it and run with --retry-failed, or raise runner.max_failures"
+                "fix the cause and run with --retry-failed, or raise runner.max_failures"
             )
             self._drop_queued()
 
     def _measure(self, trained: Sequence[tuple[Trial, TunedModel]]) -> bool:
-        """Measure tuned models of one place and their baselines, as far as that is still to be done.
+        """Measure tuned models of one place and their baselines, as far as answers are missing.
 
         Returns:
-            False: it is done later.
+            False: postponed, because the backend does not answer now.
         """
         place = self._place(trained[0][0])
 
         def answered() -> None:
-            """A service takes its time with each answer: look after everything else in between."""
+            """Watch the other jobs between two calls, because answers of a service may take long."""
             place.answered()
             self._obey_cancel_requests()
             self._poll()
@@ -479,13 +484,13 @@ class Loop:
             self._again(trial, max(0.0, place.resume_at - time.monotonic()))
         return False
 
-    def _tell_once(self, what: str, trial: Trial, text: str) -> None:
-        if (what, trial.number) not in self._told:
-            self._told.add((what, trial.number))
+    def _note_once(self, what: str, trial: Trial, text: str) -> None:
+        if (what, trial.number) not in self._noted:
+            self._noted.add((what, trial.number))
             self.progress.note(f"trial {trial.number}: {text}")
 
     def _pause(self) -> None:
-        """Wait until there may be something new; not at all where a trial can be submitted at once."""
+        """Sleep until there may be something new; not at all if a trial can be submitted now."""
         now = time.monotonic()
         if any(place.takes_one(now) for place in self._places.values()):
             return
@@ -496,7 +501,7 @@ class Loop:
 
 
 def _run_by_run(trials: Sequence[Trial]) -> Iterator[Trial]:
-    """The trials in the order of the plan, those of one training run one behind the other, the longest first."""
+    """The trials in the plan's order, with those of one training run next to each other, the longest first."""
     runs: dict[int, list[Trial]] = {}
     for trial in trials:
         runs.setdefault(trial.training_run, []).append(trial)
