@@ -188,7 +188,9 @@ def test_a_job_that_stands_still_is_reported_once(tmp_path: Path, service: Scrip
     plan = planned(tmp_path, "runner.stall_after_s=0.000001")
     assert run_with(Stalls(service, 50), plan, notes).exit_code == 0
     assert len(notes.notes) == 1
-    assert "trial 0 has stalled: no new step for 0 s, at step 2 of 40; it is still watched; to end it: " in notes.notes[0]
+    assert (
+        "trial 0 has stalled: no new step for 0 s, at step 2 of 40; it is still watched; to end it: " in notes.notes[0]
+    )
     assert f"tunerun cancel --sweep {plan.sweep} --trial 0" in notes.notes[0]
 
 

@@ -257,7 +257,7 @@ class Loop:
         self._in_flight[trial.number] = InFlight(trial, place, job, ref, job.state, 0, time.monotonic())
 
     def _look_again(self, trial: Trial, error: AmbiguousError) -> None:
-        """Retry an ambiguous submit, which finds an existing job; at the limit, leave it SUBMITTING for the next run."""
+        """Retry an ambiguous submit, which finds an existing job; at the limit it stays SUBMITTING for the next run."""
         attempt = self._attempts[trial.number]
         if attempt < self.config.max_attempts:
             self.progress.note(f"trial {trial.number}: {error}; checking whether it was submitted")
