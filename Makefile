@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo results test coverage check bench bench-gpu soak clients lock clean
+.PHONY: help setup demo results test coverage check docs bench bench-gpu soak clients lock clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -42,7 +42,10 @@ check: $(READY)  ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY)  ## the figures of the README, measured here, as ratios where they compare
+docs: $(READY)  ## the pages of docs/ as a site in site/; a wrong link or a missing name is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+bench: $(READY)  ## the figures of experiments/, measured here, as ratios where they compare
 	$(BIN)/python -m tests.benchmarks
 
 bench-gpu: $(READY)  ## what only a GPU can show, written to experiments/engine_speed/gpu.json; skipped without one
@@ -55,12 +58,12 @@ clients: $(READY)  ## other people's clients at a real service, installed into .
 	$(BIN)/python -m tests.clients $(NAMES)
 
 lock: $(READY)  ## resolve requirements.lock anew; the CUDA packages are torch's own business
-	$(BIN)/uv pip compile pyproject.toml --extra local --extra serve --extra google --extra json --extra ray --extra slurm --extra text --group dev --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --extra local --extra serve --extra google --extra json --extra ray --extra slurm --extra text --group dev --group docs --universal --python-version 3.11 \
 	  --upgrade --no-emit-index-url --no-annotate --no-header --output-file requirements.new
 	{ echo "# Written by 'make lock'. Packages that only a CUDA build of torch needs come with that build."; \
 	  grep -vE '^(nvidia-|cuda-|triton==)' requirements.new; } > requirements.lock
 	rm requirements.new
 
 clean:  ## remove the environment, caches and runs
-	rm -rf $(VENV) runs build dist .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.* .hypothesis .clients
+	rm -rf $(VENV) runs build dist site .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.* .hypothesis .clients
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -213,7 +213,9 @@ def open_model(run: str, *, runs: str | Path = "runs", max_output_tokens: int | 
     """Open a tuned model for many calls; close it, or use it in a `with` statement.
 
     Args:
-        run, runs, max_output_tokens: as `predict`.
+        run: as `predict`.
+        runs: as `predict`.
+        max_output_tokens: as `predict`.
 
     Raises:
         NotFoundError: the ledger knows no such run, or it has no tuned model.

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import REPOSITORY
 from tests.dataset.files import write_json_lines
-from tunerun.dataset import CHECKS, LoadedDataset, load_examples
+from tunerun.dataset import LoadedDataset, load_examples
 from tunerun.dataset.labels import label_counts, typing_errors
 from tunerun.dataset.near_duplicates import near_duplicates, normalised
 from tunerun.dataset.secrets import EMAIL, SECRETS, secrets_in
@@ -278,13 +277,6 @@ def test_control_tokens_are_named_in_rows_and_in_the_template(tmp_path: Path) ->
         "template.text_input: holds <|im_end|>",
     ]
     assert texts(loaded(tmp_path, rows), "control token") == []
-
-
-def test_the_readme_has_the_table() -> None:
-    """Name, severity and meaning of every check, as the code has them."""
-    readme = (REPOSITORY / "README.md").read_text()
-    for check in CHECKS:
-        assert f"| {check.name} | {check.severity} | {check.meaning} |" in readme
 
 
 BANKING77 = os.environ.get("TUNERUN_TEST_BANKING77")  # read here: tests have no variables of ours

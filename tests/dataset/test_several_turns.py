@@ -78,10 +78,10 @@ def test_examples(tmp_path: Path) -> None:
     assert found.training.digest == digest([*documents, {"text_input": "<e>", "output": "f"}])
 
 
-def test_the_example_of_the_readme(tmp_path: Path) -> None:
-    """The row that README prints trains as it says there: one example of two turns, of which the last is learned."""
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    found = re.search(r"(?m)^## Conversations\n[\s\S]*?^```json\n([\s\S]*?)^```", readme)
+def test_the_example_of_the_docs(tmp_path: Path) -> None:
+    """The row that docs/data.md prints trains as it says there: one example of two turns, of which the last is learned."""
+    page = (REPOSITORY / "docs/data.md").read_text(encoding="utf-8")
+    found = re.search(r"(?m)^## Conversations\n[\s\S]*?^```json\n([\s\S]*?)^```", page)
     assert found is not None
     (example,) = loaded(tmp_path, json.loads(found[1])).training.examples
     earlier = (Turn("Hello", "Hello! What is it about?", is_learned=False),)

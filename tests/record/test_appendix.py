@@ -81,7 +81,10 @@ def test_every_question_is_answered_or_named_as_open(whole: Appendix) -> None:
     """The 16 items of NeurIPS' checklist and the 32 of REFORMS, each once."""
     assert (len(NEURIPS.questions), len(REFORMS.questions)) == (16, 32)
     left = [row[:2] for block in whole.sections[-1].blocks if isinstance(block, Table) for row in block.rows]
-    assert [sum(bool(q.topics) for q in checklist.questions) for checklist in CHECKLISTS] == [9, 22]  # as README says
+    assert [sum(bool(q.topics) for q in checklist.questions) for checklist in CHECKLISTS] == [
+        9,
+        22,
+    ]  # as docs/reproduce.md says
     for checklist in CHECKLISTS:
         answered = [each.title for each in section(whole, checklist.name).sections]
         for question in checklist.questions:

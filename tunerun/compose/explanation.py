@@ -52,18 +52,19 @@ def explanation(loader: Loader, overrides: Sequence[Override], key: str) -> dict
         known += [group for group in loader.groups() if not above and group not in known]
         raise ConfigError(f"{key}: no such key; {nearest(part, known) or 'known keys: ' + ', '.join(known)}")
     is_set = value is not _NOT_SET
-    summaries = _summaries(found)
+    fields = [each.field for each in found]
+    summaries = _summaries(fields)
     return {
         "key": key,
         "is_set": is_set,
         "value": value if is_set else None,
         "written_in": str(loader.origin(overrides, location)) if is_set else None,
-        "description": _first([_description(each.field) for each in found]) or _description_of_group(loader, key),
-        "allowed": _first([_allowed(each.field) for each in found]),
-        "choices": loader.options(key) if loader.is_group(key) else list(summaries) or sorted(_choices(found), key=str),
+        "description": _first([description_of(field) for field in fields]) or _description_of_group(loader, key),
+        "allowed": _first([allowed_in(field) for field in fields]),
+        "choices": loader.options(key) if loader.is_group(key) else list(summaries) or choices_of(fields),
         "summaries": summaries,
-        "unit": _first([_unit(location[-1], each.field) for each in found]),
-        "default": _first([_default(each.field) for each in found]),
+        "unit": _first([unit_of(location[-1], field) for field in fields]),
+        "default": _first([default_of(field) for field in fields]),
         "only_with": " or ".join(dict.fromkeys(each.only_with for each in found if each.only_with)) or None,
     }
 
@@ -137,7 +138,8 @@ def _first(texts: Sequence[Any]) -> Any:
     return next((text for text in texts if text is not None), None)
 
 
-def _description(field: FieldInfo) -> str | None:
+def description_of(field: FieldInfo) -> str | None:
+    """What a key means; None: neither the field nor what it holds is described."""
     if field.description:
         return field.description
     documented = [model.__doc__ for model, _ in models_in(field.annotation) if model.__doc__]
@@ -150,7 +152,8 @@ def _description_of_group(loader: Loader, key: str) -> str:
     return "A key that the sweep's author chose."
 
 
-def _allowed(field: FieldInfo) -> str | None:
+def allowed_in(field: FieldInfo) -> str | None:
+    """Which values a key may have, in words; None: it is a section."""
     words = [word for part in _parts(field.annotation) if (word := _word(part))]
     limits = [
         text.format(getattr(m, name)) for m in field.metadata for name, text in _LIMITS.items() if hasattr(m, name)
@@ -174,27 +177,30 @@ def _word(part: Any) -> str | None:
     return _WORDS.get(part) or ("a mapping of its keys" if isinstance(part, type) else "any value")
 
 
-def _summaries(fields: Sequence[KeyField]) -> dict[str, str]:
+def _summaries(fields: Sequence[FieldInfo]) -> dict[str, str]:
     """What each choice is, by name; empty where no registry knows it."""
-    known = (each for field in fields for each in field.field.metadata if isinstance(each, Choices))
+    known = (each for field in fields for each in field.metadata if isinstance(each, Choices))
     return {name: summary for choices in known for name, summary in choices.summaries().items()}
 
 
-def _choices(fields: Sequence[KeyField]) -> set[Any]:
-    parts = [part for each in fields for part in _parts(each.field.annotation)]
+def choices_of(fields: Sequence[FieldInfo]) -> list[Any]:
+    """The values of which a key must have one; empty: it is not a choice."""
+    parts = [part for field in fields for part in _parts(field.annotation)]
     items = [item for part in parts if typing.get_origin(part) in (list, tuple) for item in typing.get_args(part)]
     literals = [part for part in [*parts, *items] if typing.get_origin(part) is Literal]
-    return {choice for literal in literals for choice in typing.get_args(literal)}
+    return sorted({choice for literal in literals for choice in typing.get_args(literal)}, key=str)
 
 
-def _unit(name: str, field: FieldInfo) -> str | None:
+def unit_of(name: str, field: FieldInfo) -> str | None:
+    """The unit of a key, from its field or from the end of its name; None: it has none."""
     extra = field.json_schema_extra
     if isinstance(extra, dict) and "unit" in extra:
         return str(extra["unit"])
     return next((unit for ending, unit in _UNITS.items() if name.endswith(ending)), None)
 
 
-def _default(field: FieldInfo) -> str:
+def default_of(field: FieldInfo) -> str:
+    """The default of a key, as YAML has it."""
     if field.is_required():
         return "none; it must be given"
     value = field.get_default(call_default_factory=True)

@@ -47,6 +47,11 @@ def names() -> list[str]:
     return [*_BUILT_IN, *sorted(_entry_points())]
 
 
+def built_in() -> dict[str, type[MetricModel]]:
+    """The classes of this package's own metrics, by name; their fields are the options."""
+    return {name: _model(name) for name in _BUILT_IN}
+
+
 def summaries() -> dict[str, str]:
     """What each metric says of itself in one sentence, and what its options mean."""
     found = {}
@@ -146,7 +151,7 @@ def require_packages(metrics: Sequence[Metric]) -> None:
 
 def options_schema() -> dict[str, Any]:
     """The JSON Schema of an entry of `evaluation.metrics`."""
-    models = {name: cast("type[BaseModel]", _model(name)) for name in _BUILT_IN}
+    models = built_in()
     documents: list[dict[str, Any]] = [{"type": "string", "enum": list(models)}]
     for name, model in models.items():
         document = _inlined(model.model_json_schema())

@@ -17,7 +17,7 @@ from tunerun.testing.running_service import RunningService
 
 
 def test_a_job_trains_and_leaves_a_model_its_checkpoints_and_its_curve(sdk: OpenAI, training_file: str) -> None:
-    """The README's road: upload, create, watch, and read what came of it; the file may be deleted meanwhile."""
+    """The road of docs/serve.md: upload, create, watch, and read what came of it; the file may be deleted meanwhile."""
     jobs = sdk.fine_tuning.jobs
     job = created(sdk, training_file, validation_file=training_file, suffix="My Router", seed=5)
     sdk.files.delete(training_file)

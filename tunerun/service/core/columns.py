@@ -1,8 +1,8 @@
 """A prompt that names the columns of a tuned model's template, as a client can send it: as a JSON object.
 
-The rule, also in the README: a text that is a JSON object with at least one of the columns that the template reads is a
-row, and is rendered exactly as `tunerun predict` renders it, or refused where that would refuse it. Any other text is
-taken as it is. The only text that cannot be sent as it is, one that itself is such an object, is sent as a cell:
+The rule, also in docs/serve.md: a text that is a JSON object with at least one of the columns that the template reads
+is a row, and is rendered exactly as `tunerun predict` renders it, or refused where that would refuse it. Any other text
+is taken as it is. The only text that cannot be sent as it is, one that itself is such an object, is sent as a cell:
 `{"message": "{\\"message\\": ...}"}`.
 """
 
