@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.experiments import planned
+from tunerun.job import JobState
 from tunerun.ledger import Ledger
+from tunerun.planning import Plan
 from tunerun.runner import run
 from tunerun.runner.progress import Progress
 
@@ -33,8 +35,17 @@ class Outcome:
 
 def outcomes(folder: Path, model: Path, *options: str, progress: Progress | None = None) -> Mapping[str, Outcome]:
     """Run four trials on thirty examples, on one thread, and say what each came to, by what it varied."""
+    plan = sweep(folder, model, *options)
+    result = run(plan, progress=progress)
+    assert result.exit_code == 0, str(result.verdict)
+    assert result.faults == ()
+    return found(plan)
+
+
+def sweep(folder: Path, model: Path, *options: str) -> Plan:
+    """The plan of the four trials."""
     folder.mkdir(exist_ok=True)
-    plan = planned(
+    return planned(
         folder,
         "model=huggingface",
         f"model.name={model}",
@@ -47,15 +58,17 @@ def outcomes(folder: Path, model: Path, *options: str, progress: Progress | None
         *AXES,
         *options,
     )
-    result = run(plan, progress=progress)
-    assert result.exit_code == 0, str(result.verdict)
-    assert result.faults == ()
+
+
+def found(plan: Plan) -> dict[str, Outcome]:
+    """What the trials came to that have succeeded."""
     found = {}
     with Ledger(plan.ledger_path, read_only=True) as ledger:
         for trial in plan.trials:
             job = ledger.job(trial.key)
+            if job is None or job.state is not JobState.SUCCEEDED:
+                continue
             answers = ledger.answers(trial.key, str(trial.record().validation), trial.asked)
-            assert job is not None
             assert job.tuned_model is not None
             assert answers is not None
             losses = tuple(snapshot.mean_loss for snapshot in ledger.snapshots(job.id))

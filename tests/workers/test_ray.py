@@ -2,27 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.workers.cluster import TwoNodes, two_nodes
-from tests.workers.sweeps import Outcome, outcomes
+from tests.workers.sweeps import Outcome, found, outcomes, sweep
 from tunerun.errors import InputError
-from tunerun.job import Snapshot
-from tunerun.planning import Trial
+from tunerun.job import JobState, Snapshot
+from tunerun.ledger import JobRecord, Ledger
+from tunerun.planning import Plan, Trial
+from tunerun.runner import run
 from tunerun.runner.progress import Progress
-from tunerun.workers.ray import RayWorkers, room
+from tunerun.workers.ray import NAMESPACE, RayWorkers, room
+
+REPOSITORY = Path(__file__).parents[2]
 
 
-class LosesANode(Progress):
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[TwoNodes]:
+    """One cluster for all tests; the last one loses a node."""
+    with two_nodes() as nodes:
+        yield nodes
+
+
+def workers(nodes: TwoNodes, *more: str) -> list[str]:
+    return ["backend.workers.kind=ray", f"backend.workers.address='{nodes.address}'", *more]
+
+
+def actors() -> list[Any]:
+    """What tunerun has on the cluster."""
+    from ray.util import list_named_actors
+
+    return [each for each in list_named_actors(all_namespaces=True) if each["namespace"] == NAMESPACE]
+
+
+def jobs(plan: Plan) -> list[JobRecord]:
+    with Ledger(plan.ledger_path, read_only=True) as ledger:
+        found = [ledger.job(trial.key) for trial in plan.trials]
+    return [job for job in found if job is not None]
+
+
+def test_jobs_of_a_killed_runner_continue(
+    tmp_path: Path, tiny_folder: Path, nodes: TwoNodes, alone: Mapping[str, Outcome]
+) -> None:
+    """The same command finds them by their actor's name: the same jobs, no step twice, the same bits."""
+    # Long enough that the first trial trains still when the next runner comes.
+    options = workers(nodes, "backend.workers.count=1", "seed=0")
+    runner = [sys.executable, "-m", "tests.workers.killed_runner", str(tmp_path / "ray"), str(tiny_folder), *options]
+    assert subprocess.run(runner, cwd=REPOSITORY, check=False).returncode == -signal.SIGKILL
+    plan = sweep(tmp_path / "ray", tiny_folder, *options)
+    before = jobs(plan)
+    assert JobState.RUNNING in {job.state for job in before}
+    (journal,) = (tmp_path / "ray" / "runs" / "workers" / "ray").iterdir()
+    progress = Notes()
+    result = run(plan, progress=progress)
+    assert result.exit_code == 0, str(result.verdict)
+    assert progress.notes == []
+    assert [job.ref for job in jobs(plan)] == [job.ref for job in before]
+    assert found(plan) == {point: outcome for point, outcome in alone.items() if point.endswith(" 0")}
+    assert not journal.exists()
+    assert actors() == []
+
+
+class Notes(Progress):
+    """Keeps what the runner says."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+class LosesANode(Notes):
     """Kills a node once both workers train, and keeps what the runner says."""
 
     def __init__(self, nodes: TwoNodes) -> None:
+        super().__init__()
         self._nodes = nodes
         self._trained: set[int] = set()
-        self.notes: list[str] = []
 
     def stepped(self, trial: Trial, snapshot: Snapshot) -> None:
         if snapshot.step < trial.steps and trial.number not in self._trained:
@@ -30,21 +94,16 @@ class LosesANode(Progress):
             if len(self._trained) == 2:
                 self._nodes.lose_one()
 
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
 
 def test_a_sweep_that_loses_a_node_ends_as_on_one_machine(
-    tmp_path: Path, tiny_folder: Path, alone: Mapping[str, Outcome], capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny_folder: Path, nodes: TwoNodes, alone: Mapping[str, Outcome], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The trial of the lost node is submitted again; adapters, losses and answers have the same bits."""
-    with two_nodes() as nodes:
-        section = RayWorkers(kind="ray", address=nodes.address, gpus_per_worker=1)
-        with pytest.raises(InputError, match="has 2 CPU cores and 0 GPUs, a worker asks for 1 and 1; lower"):
-            room(section)
-        progress = LosesANode(nodes)
-        workers = ("backend.workers.kind=ray", f"backend.workers.address='{nodes.address}'")
-        assert outcomes(tmp_path / "ray", tiny_folder, *workers, progress=progress) == alone
+    section = RayWorkers(kind="ray", address=nodes.address, gpus_per_worker=1)
+    with pytest.raises(InputError, match="has 2 CPU cores and 0 GPUs, a worker asks for 1 and 1; lower"):
+        room(section)
+    progress = LosesANode(nodes)
+    assert outcomes(tmp_path / "ray", tiny_folder, *workers(nodes), progress=progress) == alone
     assert "the worker's node or its actor is lost" in progress.notes[0]
     assert all(note.endswith("submitting it again") for note in progress.notes)
     assert "raylet" not in "".join(capfd.readouterr())

@@ -119,7 +119,7 @@ def test_a_tuned_model_that_changed_on_its_way_fails_its_job(
     report = ended(worker, request_of(model_of(tiny_folder), key="b", epoch_count=1), tmp_path)
     assert report.state is JobState.FAILED
     assert report.failure is not None
-    assert "could not be kept" in report.failure.message
+    assert "cannot be kept" in report.failure.message
     assert list(tmp_path.iterdir()) == []
 
 

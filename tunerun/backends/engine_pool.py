@@ -83,6 +83,15 @@ class EnginePool:
         self.begin()
         self._least(asked[0].model).ask(asked)
 
+    def adopt(self, worker: Worker, jobs: Sequence[Job]) -> bool:
+        """Continue with an engine that trains jobs already; False: there are as many engines as there may be."""
+        with self.lock:
+            for number, queue in enumerate(self._queues):
+                if queue.adopt(worker, jobs):
+                    self._workers[number] = worker
+                    return True
+            return False
+
     def add_job(self, job: Job) -> None:
         """Have a job trained, after those before it; it begins after `begin`."""
         with self.lock:

@@ -10,7 +10,8 @@ The rules:
   pack is trained, a call to its base model is followed between two steps; one to another base model waits for its end,
   and so that it does end, nothing joins it while such a call waits.
 
-The process starts with the first thing to do, and again after it died.
+The process starts with the first thing to do, and again after it died. One that does not react when a job has to end is
+ended, wherever it runs, and its other jobs are trained by the next one.
 """
 
 from __future__ import annotations
@@ -33,6 +34,16 @@ MAX_TOGETHER = 64
 _REFUSED_PAUSE_S = 1.0
 """Between two attempts to start an engine that this machine's limits keep from starting. Our choice."""
 
+SILENCE_S = 300.0
+"""How long an engine may report nothing while a job of it has to end. It reports every step, and the longest step that
+was measured took 57 s (`engine.process.ENVIRONMENT`); before the first step it loads a base model, which takes minutes
+from a slow disk. While it follows a call, which reports nothing until it is done, the time does not count. Our
+choice."""
+
+_MAX_LOST = 3
+"""How many engines of a queue may be lost one after the other, no job having ended, before their jobs fail as lost: a
+time limit that is shorter than an epoch would else be tried for ever. Our choice."""
+
 _CLOSED = Failure(FailureKind.LOST, "the runner ended while this job was under way; run the command again")
 
 
@@ -44,6 +55,7 @@ class EngineQueue:
         train: what the engine is told to train jobs, with how many training runs may share a pass, if that is less
             than it was told before.
         lock: of several queues that hold the same work; None: a lock of its own.
+        silence_s: see `SILENCE_S`.
 
     Attributes:
         lock: guards the queue, and what the work in it holds.
@@ -55,18 +67,22 @@ class EngineQueue:
         start: Callable[[], Worker],
         train: Callable[[Sequence[Job], int | None], messages.Train],
         lock: threading.Condition | None = None,
+        silence_s: float = SILENCE_S,
     ) -> None:
         self.lock = lock or threading.Condition()
         self.refusal: str | None = None
         self._start = start
         self._train = train
+        self._silence_s = silence_s
         self._calls: deque[Call | Asked] = deque()
         self._added: list[Job] = []
         self._jobs: deque[Job] = deque()
         self._stops: dict[str, messages.Cancel] = {}  # what of the session has to end
         self._most: dict[BaseModelRef, int] = {}  # training runs that share a pass, where engines have died with more
         self._is_memory_short: set[BaseModelRef] = set()
+        self._lost = 0  # engines, since a job ended the last time
         self._session: EngineSession | None = None
+        self._watch: threading.Timer | None = None  # runs while a job has to end
         self._sender: threading.Thread | None = None
         self._listener: threading.Thread | None = None
         self._is_closed = False
@@ -116,6 +132,16 @@ class EngineQueue:
             self.check_open()
             self._calls.extend(asked)
             self._wake()
+
+    def adopt(self, worker: Worker, jobs: Sequence[Job]) -> bool:
+        """Continue with an engine that trains jobs already; False: this queue has one, or work for one."""
+        with self.lock:
+            self.check_open()
+            if self._session is not None or self.load:
+                return False
+            self._begin_session(worker).give_jobs(jobs)
+            self._wake()
+            return True
 
     def add_job(self, job: Job) -> None:
         """Have a job trained, after those before it; it begins after `begin`."""
@@ -188,6 +214,25 @@ class EngineQueue:
         self._stops[command.job] = command
         if self._session is not None:
             self._session.worker.send(command)
+            if self._watch is None:
+                self._watch_for_silence(self._session)
+
+    def _watch_for_silence(self, session: EngineSession) -> None:
+        self._watch = threading.Timer(self._silence_s, self._end_if_silent, (session, session.reports))
+        self._watch.daemon = True
+        self._watch.start()
+
+    def _end_if_silent(self, session: EngineSession, reports: int) -> None:
+        """End an engine that has reported nothing since a job of it was to end; look again later if it has."""
+        with self.lock:
+            self._watch, current = None, self._session
+            if current is None or self._stops.keys().isdisjoint(current.jobs):
+                return
+            if current is not session or current.call is not None or current.reports != reports:
+                self._watch_for_silence(current)
+                return
+            session.is_given_up = True
+        session.worker.end()
 
     # The thread that sends
 
@@ -251,7 +296,7 @@ class EngineQueue:
     def _open_session(self) -> bool:
         """Start the engine; a job waits if that fails: this machine's limits are not its fault."""
         try:
-            self._session = EngineSession(self._start())
+            self._begin_session(self._start())
         except OSError as error:
             self.refusal = (
                 f"the engine's process cannot start: {error.strerror}; raise this machine's limits (ulimit -n for open "
@@ -263,11 +308,14 @@ class EngineQueue:
                     call.refuse(AccessError(self.refusal))
             self.lock.wait(_REFUSED_PAUSE_S)
             return False
-        self.refusal = None
-        listening = (self._session,)
-        self._listener = threading.Thread(target=self._listen, args=listening, name="tunerun-engine", daemon=True)
-        self._listener.start()
         return True
+
+    def _begin_session(self, worker: Worker) -> EngineSession:
+        self.refusal = None
+        self._session = session = EngineSession(worker)
+        self._listener = threading.Thread(target=self._listen, args=(session,), name="tunerun-engine", daemon=True)
+        self._listener.start()
+        return session
 
     def _send(self, work: Work | list[Job]) -> None:
         """Send the engine what it was given."""
@@ -315,6 +363,8 @@ class EngineQueue:
             while (report := session.worker.receive()) is not None:
                 with self.lock:
                     session.take(report)
+                    if isinstance(report, messages.JobEnded):
+                        self._lost = 0
                     self._forget(session)
                     self.lock.notify_all()
         except BaseException:
@@ -342,21 +392,28 @@ class EngineQueue:
                 session.close(_CLOSED)
             else:
                 model = session.model
-                found = session.died(failure)
-                if model is not None:
+                is_lost = failure.kind is FailureKind.LOST and not session.is_given_up
+                self._lost += is_lost
+                found = session.died(failure, stopped=self._stops, is_last_try=self._lost >= _MAX_LOST)
+                if model is not None and not is_lost and not session.is_given_up:
                     self._learn(model, found.most, failure)
                 if isinstance(found.call, Batch):
                     self._put_back(found.call.asked)
                 elif isinstance(found.call, Call):
                     self._calls.appendleft(found.call)
                 for job in found.jobs:
-                    (job.cancelled if job.id in self._stops else job.waits)()
-                self._jobs.extendleft(reversed([job for job in found.jobs if job.id not in self._stops]))
+                    job.waits()
+                self._jobs.extendleft(reversed(found.jobs))
             self._stops.clear()
             self.lock.notify_all()
 
     def _learn(self, model: BaseModelRef, most: int | None, failure: Failure) -> None:
-        """Note how many training runs may share a pass; as many as before where the one to blame was found."""
+        """Note how many training runs may share a pass; as many as before where the one to blame was found.
+
+        Not called for an engine that was lost: a node that vanished says nothing of memory. A local process that ended
+        by SIGKILL is OUT_OF_MEMORY, unless the kernel's own count says that it was not the one that killed it
+        (`engine.process.failure_of_exit`), so the kernel's memory killer still halves the pack.
+        """
         if most is None:
             self._most.pop(model, None)
             self._is_memory_short.discard(model)
@@ -387,6 +444,8 @@ class EngineQueue:
         with self.lock:
             self._is_closed = True
             session, threads = self._session, (self._sender, self._listener)
+            if self._watch is not None:
+                self._watch.cancel()
             self.lock.notify_all()
         if session is not None:
             session.worker.end()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from tunerun.backends.engine_calls import Work
 from tunerun.engine import messages
-from tunerun.job import BaseModelRef, Failure, TuningRequest
+from tunerun.job import BaseModelRef, Failure, FailureKind, TuningRequest
 from tunerun.workers.base import Worker
 
 
@@ -60,12 +60,16 @@ class EngineSession:
     Attributes:
         call: what it follows; one at a time.
         jobs: by id, of one base model.
+        reports: how many have come.
+        is_given_up: whether the queue ended it because it did not react, so that none of its jobs is to blame.
     """
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
         self.call: Work | None = None
         self.jobs: dict[str, Job] = {}
+        self.reports = 0
+        self.is_given_up = False
         self._is_call_taken = False
         self._runs: dict[str, str] = {}  # of each job that has begun
 
@@ -84,6 +88,7 @@ class EngineSession:
 
     def take(self, report: messages.Report) -> None:
         """Note a report."""
+        self.reports += 1
         if isinstance(report, messages.RunBegan):
             for name in report.jobs:
                 self._runs[name] = report.jobs[0]
@@ -100,28 +105,41 @@ class EngineSession:
         elif self.call is not None and self.call.take(report):
             self.call = None
 
-    def died(self, failure: Failure) -> Aftermath:
+    def died(self, failure: Failure, *, stopped: Collection[str] = (), is_last_try: bool = False) -> Aftermath:
         """Settle what is to blame for its death, and say what becomes of the rest.
 
         A call that was being followed is to blame, and no job. Of several training runs it is not known which one is:
-        all are tried again, half as many at once, until one that is to blame is alone. A base model that cannot be
-        loaded fails every job. What the engine had not taken is not to blame.
+        all are tried again, half as many at once, until one that is to blame is alone. If the engine was lost with its
+        machine, or was killed, none of them is to blame: all are tried again, as many at once as before. A base model
+        that cannot be loaded fails every job. What the engine had not taken is not to blame.
+
+        Args:
+            stopped: ids of the jobs that had to end: they are cancelled, whatever ended the engine.
+            is_last_try: whether jobs of an engine that was lost are failed as lost instead.
         """
         found = Aftermath()
         if self.call is not None and not self._is_call_taken and self.worker.has_reported:
             found.call, self.call = self.call, None
         begun = [job for job in self.jobs.values() if job.id in self._runs]
         runs = len({self._runs[job.id] for job in begun})
+        is_lost = failure.kind is FailureKind.LOST
         if self.call is not None:
             self.call.settle(failure)
             found.jobs = [*self.jobs.values()]
-        elif runs > 1:
+        elif self.is_given_up or (is_lost and runs > 1 and not is_last_try):
+            found.jobs = [*self.jobs.values()]
+        elif runs > 1 and not is_lost:
             found.jobs, found.most = [*self.jobs.values()], runs // 2
         else:
             to_blame = begun or ([] if self.worker.has_reported else [*self.jobs.values()])
             for job in to_blame:
-                job.settle(failure)
+                if job.id not in stopped:
+                    job.settle(failure)
             found.jobs = [job for job in self.jobs.values() if job not in to_blame]
+        for job in self.jobs.values():
+            if job.id in stopped:
+                job.cancelled()
+        found.jobs = [job for job in found.jobs if job.id not in stopped]
         return found
 
     def close(self, failure: Failure) -> None:

@@ -228,6 +228,7 @@ class LocalBackend:
             worker_kinds.count(workers),
             lambda: worker_kinds.room(workers),
         )
+        self._has_found = False  # workers of a program that was killed
         self._identities: dict[BaseModelRef, str] = {}
         self._jobs: dict[str, LocalJob] = {}
         self._job_of_key: dict[str, LocalJob] = {}
@@ -255,18 +256,39 @@ class LocalBackend:
         """Return the limits; see the Protocol."""
         return _capabilities(self._settings, self._workers)
 
+    def _find_workers(self) -> None:
+        """Continue with workers on a cluster whose program was killed; once, and their jobs are this backend's then."""
+        if self._has_found or worker_kinds.are_here(self._workers):
+            return
+        self._has_found = True
+        for found in worker_kinds.take_over(self._workers, self._place):
+            jobs = [LocalJob(each.job, each.request, self._folders.of_job(each.job)) for each in found.jobs]
+            with self._queue.lock:
+                if not self._queue.adopt(found.worker, jobs):
+                    found.worker.end()  # a smaller backend.workers.count; the jobs continue from their saved states
+                    continue
+                self._jobs |= {job.id: job for job in jobs}
+                self._job_of_key |= {job.request.key: job for job in jobs}
+
+    def _require_packages(self) -> None:
+        """Check that engines can run here; the machine that submits to a cluster computes nothing and needs none."""
+        if not worker_kinds.are_here(self._workers):
+            return
+        packages.require(*packages.NEEDED)
+        if self._settings.is_quantised:
+            packages.require(*packages.QUANTISING, extra="quantized", what="backend.quantization=4bit")
+
     def prepare(self, models: Sequence[BaseModelRef]) -> None:
         """Find every base model, and convert or fetch those that are not ready.
 
         Raises:
-            MissingPackageError: the extra `local` is not installed.
+            MissingPackageError: the extra `local` is not installed where the engines run on this machine, or the
+                package of their scheduler is not.
             BaseModelError: some cannot be found or made ready; holds all problems.
         """
-        packages.require(*packages.NEEDED)
+        self._require_packages()
         worker_kinds.room(self._workers)
-        worker_kinds.take_over(self._workers, self._place)
-        if self._settings.is_quantised and worker_kinds.are_here(self._workers):
-            packages.require(*packages.QUANTISING, extra="quantized", what="backend.quantization=4bit")
+        self._find_workers()
         problems: list[str] = []
         missing = []
         for model in dict.fromkeys(models):
@@ -309,7 +331,7 @@ class LocalBackend:
             if standing is not None:
                 return standing
             self._folders.check_free(request)
-            packages.require(*packages.NEEDED)
+            self._require_packages()
             base_model.find(request.model, self._cache)
             identifier = f"{request.tuned_model_id}.{uuid.uuid4().hex[:12]}"
             job = LocalJob(identifier, request, self._folders.of_job(identifier))
@@ -318,7 +340,12 @@ class LocalBackend:
             return JobRef(KIND, job.id)
 
     def find(self, key: str, tuned_model_id: str) -> JobRef | None:
-        """Return the job of a key, by this process or by the folder that it left; see the Protocol."""
+        """Return the job of a key, by this process or by the folder that it left; see the Protocol.
+
+        Raises:
+            AccessError: a cluster that may have the job cannot be reached.
+        """
+        self._find_workers()
         with self._queue.lock:
             known = self._job_of_key.get(key)
             if known is not None and not known.state.is_finished:
@@ -339,8 +366,9 @@ class LocalBackend:
         """Return what is new of each job; see the Protocol.
 
         Raises:
-            AccessError: this machine's limits keep the engine from starting.
+            AccessError: the limits of this machine prevent the engine from starting, or a cluster cannot be reached.
         """
+        self._find_workers()
         if (refusal := self._queue.refusal) is not None:
             raise AccessError(refusal)
         self._queue.begin()
@@ -366,6 +394,7 @@ class LocalBackend:
         self._cancel(ref, pauses=True)
 
     def _cancel(self, ref: JobRef, *, pauses: bool) -> None:
+        self._find_workers()
         with self._queue.lock:
             job = self._jobs.get(ref.id) if ref.backend == KIND else None
             if job is not None and not job.state.is_finished:
@@ -519,7 +548,7 @@ class LocalBackend:
         self._queue.withdraw(error)
 
     def _check_base(self, model: BaseModelRef) -> None:
-        packages.require(*packages.NEEDED)
+        self._require_packages()
         found = base_model.find(model, self._cache)
         prepared = self._identities.get(model, found.identity)
         if found.identity != prepared:

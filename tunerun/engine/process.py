@@ -105,8 +105,12 @@ class EngineProcess:
     def end(self) -> None:
         """End the process, in the middle of whatever it does, and wait for it. May be called again."""
         assert self._process.stdin is not None  # noqa: S101 - it was opened as a pipe
-        with contextlib.suppress(BrokenPipeError, ValueError):
-            self._process.stdin.close()
+        if self._sending.acquire(timeout=END_TIMEOUT_S):
+            with contextlib.suppress(BrokenPipeError, ValueError):
+                self._process.stdin.close()
+            self._sending.release()
+        else:  # a command waits in a full pipe that the process does not read; closing it would wait for the command
+            self._process.kill()
         try:
             self._process.wait(END_TIMEOUT_S)
         except subprocess.TimeoutExpired:

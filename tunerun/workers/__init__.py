@@ -1,5 +1,5 @@
-"""Where the engine runs: a process on this machine, or one on a cluster's node; start, send, receive, end.
+"""Where the engine runs: a process on this machine, or one on a node of a cluster; start, send, receive, end.
 
-`base` is what every worker does, `registry` lists the kinds, `pool` shares the work among several. A new kind is a
-module with what `registry.WorkersModule` asks for, and a line there.
+`base` has the Protocol of a worker, `registry` the kinds, and `remote` and `node` the two ends of a connection to
+another machine. A new kind is a module that offers what `registry.WorkersModule` requires, and a line there.
 """

@@ -17,7 +17,7 @@ class Place:
 
     Attributes:
         runs: the runs directory of this machine, absolute.
-        cache: the cache directory of base models.
+        cache: the folder of prepared base models.
         settings: how it computes.
     """
 
@@ -36,13 +36,14 @@ class Worker(Protocol):
     - `send` may be called from any thread and does not wait; `receive` is called from one thread.
     - Reports come in the order in which the engine made them; every call is answered by Started first.
     - After `receive` has returned None it returns nothing else, and `death` says why; `death` waits for nothing then.
-    - `end` ends the engine in the middle of whatever it does, waits until it has, and may be called again.
+    - `end` ends the engine in the middle of whatever it does, also one that hangs or whose machine does not answer, and
+      waits for that, half a minute at most; it may be called again.
     - The folders that a command or a report names are this machine's, wherever the engine is.
     """
 
     @property
     def has_reported(self) -> bool:
-        """Whether the engine ever took a command."""
+        """Whether the engine has reported anything."""
 
     @property
     def process_id(self) -> int | None:
@@ -53,7 +54,7 @@ class Worker(Protocol):
         """Whether the engine is known to have ended."""
 
     def send(self, command: messages.Command) -> None:
-        """Send a command; to an engine that has died it is lost.
+        """Send a command; if the engine has died, the command is lost.
 
         Raises:
             ValueError: a text of the command cannot be written as UTF-8.
@@ -66,7 +67,20 @@ class Worker(Protocol):
         """End the engine."""
 
     def death(self) -> Failure:
-        """Why the engine ended, unasked; releases what is left of it."""
+        """Why the engine ended that this program did not end; releases what is left of it."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A worker whose program was killed, and which outlived it.
+
+    Attributes:
+        jobs: what it was given to train by that program and has not handed over; their reports come again, from the
+            first.
+    """
+
+    worker: Worker
+    jobs: tuple[messages.PackedJob, ...]
 
 
 @dataclass(frozen=True)
@@ -89,7 +103,7 @@ class DeadWorker:
         """It has ended."""
 
     def end(self) -> None:
-        """It has."""
+        """It has ended."""
 
     def death(self) -> Failure:
         """Why it could not be opened."""

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from tunerun import schema
 from tunerun.engine.process import EngineProcess
-from tunerun.workers.base import Place, Worker
+from tunerun.workers.base import Found, Place, Worker
 
 
 class LocalWorkers(schema.Section):
@@ -41,15 +41,16 @@ def room(section: LocalWorkers) -> int:
     return section.count
 
 
-def take_over(_section: LocalWorkers, _place: Place) -> None:
-    """Nothing: a process ends with its program."""
+def take_over(_section: LocalWorkers, _place: Place) -> tuple[Found, ...]:
+    """There are none: a process ends with its program."""
+    return ()
 
 
 def open_worker(section: LocalWorkers, place: Place, number: int) -> Worker:
     """Start an engine process.
 
     Raises:
-        OSError: this machine's limits keep it from starting.
+        OSError: the limits of this machine prevent it from starting.
     """
     settings = place.settings
     if section.count > 1 and settings.threads is None:
@@ -58,7 +59,7 @@ def open_worker(section: LocalWorkers, place: Place, number: int) -> Worker:
 
 
 def _threads_of_each(count: int) -> int:
-    """This machine's cores, divided among processes: torch would give all of them to each, and they would wait for
-    each other longer than they work."""
+    """The cores of this machine, divided among processes: torch would give all of them to each process, and they would
+    wait for each other longer than they work."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // count)

@@ -1,6 +1,7 @@
-"""What runs on a cluster's node: an engine's process, and what it reported, numbered so that it can be read again.
+"""What runs on a cluster's node: an engine's process, and its reports, numbered so that they can be read again.
 
-Commands come and reports go with folders relative to one of the node's own, so no path of a machine reaches another.
+Commands arrive, and reports leave, with folders relative to one of the node's own: no path of one machine reaches
+another.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ TUNED_MODELS = "tuned_models"
 """Where in the node's folder the engine writes."""
 
 ADAPTERS = "adapters"
-"""Where in it lie tuned models that came from the other machine, each in a folder named by its content's digest."""
+"""Where in it are the tuned models that came from the other machine, each in a folder named by the digest of its
+content."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,9 @@ class NodeSettings:
     """What an engine on a node is started with; see `workers.base.Place`.
 
     Attributes:
-        version: of the tunerun that sends commands; a node with another one refuses.
+        cache: folder of prepared base models on the node.
+        engine: how the engine computes.
+        version: of the tunerun that sends commands; a node that has another one refuses them.
     """
 
     cache: str
@@ -42,15 +46,15 @@ class NodeSettings:
 
 @dataclass(frozen=True)
 class Entry:
-    """Something that the engine reported, or its end.
+    """A report of the engine, or its end.
 
     Attributes:
         number: from 1, without gaps.
         report: a line of `messages.report_line`; empty: the engine has ended.
         folder: the tuned model that the report is about, in `TUNED_MODELS`; None: it is about none.
-        death: why it ended.
-        states: names of the states, to continue from, that were written since the entry before.
-        gone: names of those that were removed.
+        death: why the engine ended; None: it has not.
+        states: names of the saved states that were written since the entry before.
+        gone: names of those that were removed since then.
     """
 
     number: int
@@ -64,20 +68,62 @@ class Entry:
 ENTRY = TypeAdapter(Entry)
 
 
+class OpenWork:
+    """What an engine was given, and has not finished. May be used from any thread.
+
+    Attributes:
+        jobs: ids of the jobs that have not ended.
+        calls: how many calls it was given.
+        calls_over: how many of them are finished.
+    """
+
+    def __init__(self) -> None:
+        self.jobs: frozenset[str] = frozenset()
+        self.calls = 0
+        self.calls_over = 0
+        self._lock = threading.Lock()
+
+    def given(self, command: messages.Command) -> None:
+        """Note a command, before the engine receives it."""
+        with self._lock:
+            if isinstance(command, messages.Train):
+                self.jobs |= {packed.job for packed in command.pack}
+            elif not isinstance(command, messages.Cancel):
+                self.calls += 1
+
+    def reported(self, report: messages.Report) -> None:
+        """Note a report of the engine."""
+        with self._lock:
+            if isinstance(report, messages.JobEnded):
+                self.jobs -= {report.job}
+            elif isinstance(report, messages.FINAL):
+                self.calls_over += 1
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has finished everything."""
+        return not self.jobs and self.calls == self.calls_over
+
+
 class Host:
     """An engine on this node.
 
     Args:
-        folder: the node's own; it is made where it is not there.
-        note: given each entry, from one thread.
+        folder: the node's own; it is made if it does not exist.
+        note: called with each entry, from one thread.
+
+    Attributes:
+        commands: the number of the last command that the engine has received.
+        work: what it has not finished.
     """
 
     def __init__(self, folder: Path, settings: NodeSettings, note: Callable[[Entry], None]) -> None:
         self._root = folder / TUNED_MODELS
         self._note = note
         self._count = 0
-        self._early: dict[int, bytes] = {}  # commands that came before the one before them
-        self._taken = 0
+        self.commands = 0
+        self.work = OpenWork()
+        self._early: dict[int, bytes] = {}  # commands that arrived before their predecessor
         self._taking = threading.Lock()
         self._states: dict[str, int] = {}
         self._ids: dict[str, str] = {}  # the tuned model's id of each job
@@ -91,23 +137,24 @@ class Host:
         threading.Thread(target=self._listen, name="reports", args=(self._engine,), daemon=True).start()
 
     def follow(self, number: int, line: bytes) -> None:
-        """Pass a command on, in the order of their numbers; one that came before is not followed twice."""
+        """Pass a command on, in the order of their numbers; one that arrives twice is passed on once."""
         with self._taking:
-            if self._engine is None or number <= self._taken:
+            if self._engine is None or number <= self.commands:
                 return
             self._early[number] = line
-            while (next_line := self._early.pop(self._taken + 1, None)) is not None:
-                self._taken += 1
+            while (next_line := self._early.pop(self.commands + 1, None)) is not None:
+                self.commands += 1
                 self._pass_on(self._engine, messages.read_command(next_line))
 
     def _pass_on(self, engine: EngineProcess, command: messages.Command) -> None:
         if isinstance(command, messages.Train):
             self._ids |= {packed.job: packed.request.tuned_model_id for packed in command.pack}
+        self.work.given(command)
         folder = self._root.parent
         engine.send(messages.with_folders(command, lambda name: str(folder / name)))
 
     def end(self) -> None:
-        """End the engine in the middle of whatever it does."""
+        """End the engine in the middle of whatever it does, within seconds, even if it hangs."""
         if self._engine is not None:
             self._engine.end()
 
@@ -118,6 +165,7 @@ class Host:
                 report = replace(report, checkpoint=replace(report.checkpoint, location=folder))
             written, gone = self._news_of_states()
             line = self._without_paths(messages.report_line(report).decode())
+            self.work.reported(report)
             self._add(Entry(0, line, folder, states=written, gone=gone))
         failure = engine.death()
         self._add(Entry(0, death=replace(failure, message=self._without_paths(failure.message))))

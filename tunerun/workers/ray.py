@@ -1,20 +1,23 @@
-"""The workers `ray`: each an actor on a Ray cluster that holds an engine's process on its node.
+"""The workers `ray`: each an actor on a Ray cluster, with an engine's process on its node.
 
-The actor ends with the program that made it; an engine ends with its actor. What Ray prints goes to `logs/ray.log`.
+The actors are detached: one whose program was killed continues, and the next program finds it by its name, which is in
+the runs folder (`workers.journal`). A program that ends in any other way ends its actors; an engine ends with its
+actor. What Ray prints goes to `logs/ray.log`.
+
 Measured with Ray 2.60 (2026-11-25): a node that is lost shows as ActorUnavailableError first and as ActorDiedError or
-NodeDiedError soon after; a node that only lost its raylet finishes what it does.
+NodeDiedError soon after; a node that has lost only its raylet finishes what it does.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import os
-import shutil
 import socket
-import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,15 +26,15 @@ from pydantic import Field
 
 from tunerun import schema
 from tunerun.errors import AccessError, InputError, MissingPackageError
+from tunerun.files import private_folder
 from tunerun.job import Failure, FailureKind
-from tunerun.workers.base import DeadWorker, Place, Worker
-from tunerun.workers.node import Entry, Host, NodeSettings, files_of
+from tunerun.workers.base import DeadWorker, Found, Place, Worker
+from tunerun.workers.engine_actor import WAIT_S, Attached, EngineActor
+from tunerun.workers.journal import Journal
+from tunerun.workers.node import TUNED_MODELS, Entry, NodeSettings
 from tunerun.workers.remote import LostError, RemoteWorker
 
 NAMESPACE = "tunerun"
-
-_WAIT_S = 10.0
-"""How long one question for reports waits."""
 
 _ANSWER_S = 5.0
 """How long the cluster may take to accept a connection."""
@@ -40,18 +43,20 @@ _SILENT_S = 60.0
 """How long an actor may be unavailable before it counts as lost; a network that is back sooner loses nothing."""
 
 _END_S = 10.0
-"""How long an engine may take to end before its actor is killed."""
+"""How long an actor may take to answer when it is found again, or to end, before it is killed: an engine that hangs is
+killed by its actor after 5 s (`engine.process.END_TIMEOUT_S`)."""
 
 _QUIET = {
-    # Ray else asks the internet for its version and reports its usage.
+    # Otherwise Ray asks the internet for its version and reports its usage.
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Else 127.0.0.1 becomes this machine's outer address, and a cluster on the loopback address is never reached.
+    # Otherwise Ray replaces 127.0.0.1 by this machine's outer address and never reaches a cluster on the loopback
+    # address.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 
 
 class RayWorkers(schema.Section):
-    """Actors on a Ray cluster that runs already."""
+    """Actors on a running Ray cluster."""
 
     kind: Literal["ray"] = Field(description="ray")
     address: str = Field(
@@ -89,8 +94,8 @@ def room(section: RayWorkers) -> int:
     """How many workers the cluster's resources hold; connects to it.
 
     Raises:
-        InputError: a package is missing, the address says nothing, this program is connected to another cluster, or no
-            worker would ever have room.
+        InputError: a package is missing, the address is not one, this program is connected to another cluster, or the
+            cluster has no room for even one worker.
         AccessError: the cluster cannot be reached.
     """
     ray = _connect(section)
@@ -107,84 +112,103 @@ def room(section: RayWorkers) -> int:
     return min(int(holds), section.count)
 
 
-def take_over(_section: RayWorkers, _place: Place) -> None:
-    """Nothing: an actor ends with its program."""
+def take_over(section: RayWorkers, place: Place) -> list[Found]:
+    """Continue with the actors of programs that were killed, as far as they were made as this section says."""
+    found = []
+    settings = _settings(section, place)
+    for journal in Journal.left(_journals(place), _name_prefix(section, settings)):
+        attached = _attached(section, place, journal)
+        if attached is None:
+            journal.remove()
+        else:
+            found.append(attached)
+    return found
+
+
+def _attached(section: RayWorkers, place: Place, journal: Journal) -> Found | None:
+    """Continue with an actor; None: it has ended, or does not answer, and then it is ended."""
+    ray = _connect(section, place.runs / "logs" / "ray.log")
+    owner = uuid.uuid4().hex
+    try:
+        actor = ray.get_actor(journal.name, namespace=NAMESPACE)
+    except ValueError:  # Ray has no actor of that name
+        return None
+    try:
+        attached: Attached = ray.get(actor.attach.remote(owner), timeout=_END_S)
+    except ray.exceptions.RayError:  # it waits for a node still, or its node is lost
+        _end(ray, actor)
+        return None
+    worker = RemoteWorker(_ActorChannel(ray, actor, owner), journal, attached)
+    packed = (packed for train in journal.trains(attached.commands) for packed in train.pack)
+    jobs = tuple(each for each in packed if each.job in attached.jobs)
+    worker.continue_with(jobs, place.runs / TUNED_MODELS)
+    return Found(worker, jobs)
 
 
 def open_worker(section: RayWorkers, place: Place, _number: int) -> Worker:
-    """Have the cluster start an actor; it may wait for a node with room."""
-    settings = NodeSettings(section.cache or str(place.cache.absolute()), place.settings)
+    """Have the cluster start an actor; it may wait for a node with room.
+
+    Raises:
+        OSError: the runs folder cannot be written.
+    """
+    settings = _settings(section, place)
     try:
         ray = _connect(section, place.runs / "logs" / "ray.log")
-        return RemoteWorker(_ActorChannel(ray, section, settings))
     except AccessError as error:
         return DeadWorker(Failure(FailureKind.LOST, str(error)))
+    owner = uuid.uuid4().hex
+    # The lock is held before there is an actor, so that no other program takes it for one that was left.
+    journal = Journal.begin(_journals(place), f"{_name_prefix(section, settings)}{owner[:12]}")
+    try:
+        actor = (
+            ray.remote(EngineActor)
+            .options(
+                name=journal.name,
+                namespace=NAMESPACE,
+                lifetime="detached",
+                num_cpus=section.cpus_per_worker,
+                num_gpus=section.gpus_per_worker,
+                # Ray repeats nothing: the ledger decides about a second attempt.
+                max_restarts=0,
+                max_task_retries=0,
+                max_concurrency=8,
+            )
+            .remote(settings, owner)
+        )
+    except ray.exceptions.RayError as error:
+        journal.remove()
+        return DeadWorker(Failure(FailureKind.LOST, f"the cluster starts no worker ({type(error).__name__})"))
+    return RemoteWorker(_ActorChannel(ray, actor, owner), journal)
 
 
-class EngineActor:
-    """An engine on a node; several of its methods run at once."""
+def _settings(section: RayWorkers, place: Place) -> NodeSettings:
+    return NodeSettings(section.cache or str(place.cache.absolute()), place.settings)
 
-    def __init__(self, settings: NodeSettings) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="tunerun-worker-"))
-        self._entries: list[Entry] = []
-        self._news = threading.Condition()
-        self._host = Host(self._folder, settings, self._note)
 
-    def _note(self, entry: Entry) -> None:
-        with self._news:
-            self._entries.append(entry)
-            self._news.notify_all()
+def _journals(place: Place) -> Path:
+    return private_folder(place.runs) / "workers" / "ray"
 
-    def command(self, number: int, line: bytes) -> None:
-        """Pass a command on."""
-        self._host.follow(number, line)
 
-    def entries(self, after: int) -> list[Entry]:
-        """What follows an entry; waits a while for it."""
-        with self._news:
-            self._news.wait_for(lambda: len(self._entries) > after, _WAIT_S)
-            return self._entries[after:]
-
-    def put(self, folder: str, files: Mapping[str, bytes]) -> None:
-        """Write files."""
-        place = self._folder / folder
-        place.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            (place / name).write_bytes(content)
-
-    def files(self, folder: str) -> dict[str, bytes]:
-        """Read a tuned model or a state."""
-        return files_of(self._folder, folder)
-
-    def end(self) -> None:
-        """End the engine, and keep nothing."""
-        self._host.end()
-        shutil.rmtree(self._folder, ignore_errors=True)
+def _name_prefix(section: RayWorkers, settings: NodeSettings) -> str:
+    """What the names of the actors begin with that are made alike: an engine with other settings computes other
+    bits."""
+    made = f"{section.gpus_per_worker:g} {section.cpus_per_worker:g} {settings}"
+    return f"engine-{hashlib.sha256(made.encode()).hexdigest()[:12]}-"
 
 
 class _ActorChannel:
     """Calls of an actor's methods."""
 
-    def __init__(self, ray: Any, section: RayWorkers, settings: NodeSettings) -> None:
+    def __init__(self, ray: Any, actor: Any, owner: str) -> None:
         self._ray = ray
-        # Nothing is repeated by Ray: the ledger decides about a second attempt.
-        self._actor = (
-            ray.remote(EngineActor)
-            .options(
-                num_cpus=section.cpus_per_worker,
-                num_gpus=section.gpus_per_worker,
-                max_restarts=0,
-                max_task_retries=0,
-                max_concurrency=8,
-            )
-            .remote(settings)
-        )
+        self._actor = actor
+        self._owner = owner
         self._question: Any = None
         self._silent_since: float | None = None
 
     def command(self, number: int, line: bytes) -> None:
         with self._translated():
-            self._actor.command.remote(number, line)
+            self._actor.command.remote(self._owner, number, line)
 
     def put(self, folder: str, files: Mapping[str, bytes]) -> None:
         with self._translated():
@@ -196,13 +220,13 @@ class _ActorChannel:
             return found
 
     def entries(self, after: int) -> Sequence[Entry]:
-        """Ask once more while the actor is unavailable: reading again what was not read changes nothing."""
+        """Ask again while the actor is unavailable: to read again what was not read changes nothing."""
         unavailable = self._ray.exceptions.ActorUnavailableError
         try:
             with self._translated(passing=unavailable):
                 if self._question is None:
-                    self._question = self._actor.entries.remote(after)
-                there, _ = self._ray.wait([self._question], timeout=_WAIT_S)
+                    self._question = self._actor.entries.remote(self._owner, after)
+                there, _ = self._ray.wait([self._question], timeout=WAIT_S)
                 if not there:  # it waits for a node
                     return ()
                 question, self._question = self._question, None
@@ -225,14 +249,20 @@ class _ActorChannel:
             raise LostError(f"the worker's node or its actor is lost ({type(error).__name__})") from error
 
     def close(self) -> None:
-        with contextlib.suppress(self._ray.exceptions.RayError):
-            self._ray.get(self._actor.end.remote(), timeout=_END_S)
-        with contextlib.suppress(self._ray.exceptions.RayError, ValueError):
-            self._ray.kill(self._actor)
+        _end(self._ray, self._actor)
+
+
+def _end(ray: Any, actor: Any) -> None:
+    """End an actor: by itself, so that its engine ends too and its folder is removed; by force if it does not
+    answer."""
+    with contextlib.suppress(ray.exceptions.RayError):
+        ray.get(actor.end.remote(), timeout=_END_S)
+    with contextlib.suppress(ray.exceptions.RayError, ValueError):
+        ray.kill(actor)
 
 
 _connecting = threading.Lock()
-_connected: list[str] = []  # the address of the cluster that this program is connected to; Ray knows one a program
+_connected: list[str] = []  # the address of the cluster that this program is connected to; Ray allows one per program
 
 
 def _connect(section: RayWorkers, log: Path | None = None) -> Any:
@@ -284,9 +314,10 @@ def _connect(section: RayWorkers, log: Path | None = None) -> Any:
 
 
 def _print_to(log: Path) -> None:
-    """Send to a file what Ray prints about its nodes.
+    """Redirect to a file what Ray prints about its nodes.
 
-    It prints to stdout, whatever `log_to_driver` says, where a command may print JSON; there is no setting for that.
+    Ray prints it to stdout, whatever `log_to_driver` says, and a command may print JSON there; Ray has no setting for
+    that.
     """
     from ray._private import worker
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from tunerun import schema
 from tunerun.workers import local, ray, slurm
-from tunerun.workers.base import Place, Worker
+from tunerun.workers.base import Found, Place, Worker
 
 Workers: TypeAlias = local.LocalWorkers | ray.RayWorkers | slurm.SlurmWorkers
 """The config section of any kind."""
@@ -39,18 +39,22 @@ class WorkersModule(Protocol):
         """
         ...
 
-    def take_over(self, section: Any, place: Place, /) -> None:
-        """Bring home what workers have made whose program was killed, where they outlive it."""
+    def take_over(self, section: Any, place: Place, /) -> Sequence[Found]:
+        """Continue with workers that outlived their program, or bring home what they have made and end them.
+
+        Raises:
+            AccessError: the cluster cannot be reached.
+        """
         ...
 
     def open_worker(self, section: Any, place: Place, number: int, /) -> Worker:
-        """Make the connection to a worker; the engine starts now or soon.
+        """Make the connection to a worker; its engine starts now or soon.
 
         Args:
             number: which of the workers it is, from 0.
 
         Raises:
-            OSError: this machine's limits keep it from starting.
+            OSError: the limits of this machine prevent it from starting.
         """
         ...
 
@@ -73,13 +77,13 @@ def room(section: Workers) -> int:
     return _MODULES[section.kind].room(section)
 
 
-def take_over(section: Workers, place: Place) -> None:
-    """Bring home what workers have made whose program was killed; see `WorkersModule.take_over`."""
-    _MODULES[section.kind].take_over(section, place)
+def take_over(section: Workers, place: Place) -> Sequence[Found]:
+    """Continue with workers that outlived their program; see `WorkersModule.take_over`."""
+    return _MODULES[section.kind].take_over(section, place)
 
 
 def opener(section: Workers, place: Place) -> Callable[[int], Worker]:
-    """What opens the worker of a number."""
+    """The function that opens the worker of a number."""
     return lambda number: _MODULES[section.kind].open_worker(section, place, number)
 
 

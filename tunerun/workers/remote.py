@@ -1,7 +1,7 @@
 """A worker whose engine is on another machine: what it needs is sent as bytes, and what it makes comes back as bytes.
 
-A tuned model that comes back is written by this machine, whole or not at all, after its digest and its key are checked;
-the folders that the other machine names are never used.
+This machine writes a tuned model that comes back, whole or not at all, after checking its digest and its key. Folders
+that the other machine names are never used.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from tunerun.engine import messages, tuned_model
 from tunerun.errors import NotFoundError
 from tunerun.job import Failure, FailureKind, JobState, TuningRequest
 from tunerun.workers import states
+from tunerun.workers.engine_actor import Attached
+from tunerun.workers.journal import Journal
 from tunerun.workers.node import ADAPTERS, TUNED_MODELS, Entry
 
 
 class LostError(Exception):
-    """The other machine, or what ran on it, is gone."""
+    """The other machine, or the program on it, is gone."""
 
 
 class Channel(Protocol):
@@ -40,13 +42,13 @@ class Channel(Protocol):
         """Write files into a folder of the node's own."""
 
     def entries(self, after: int) -> Sequence[Entry]:
-        """What follows an entry, by its number; waits a while for it, and may return nothing."""
+        """The entries that follow the one with a number; waits a while for the next one, and may return none."""
 
     def files(self, folder: str) -> Mapping[str, bytes]:
         """The files of a tuned model or a state that the engine wrote, by their names."""
 
     def close(self) -> None:
-        """End the engine, and keep nothing on the node; may be called again."""
+        """End the engine, even if it or its node hangs, and keep nothing on the node; may be called again."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,21 @@ class _Sent:
 
 
 class RemoteWorker:
-    """A connection to an engine through a channel; see `workers.base.Worker`."""
+    """A connection to an engine through a channel; see `workers.base.Worker`.
 
-    def __init__(self, channel: Channel) -> None:
-        self.has_reported = False
+    Args:
+        journal: where the commands to train are written down; None: the engine does not outlive this program.
+        attached: what the engine did for another program, with which it continues for this one; None: it is new.
+    """
+
+    def __init__(self, channel: Channel, journal: Journal | None = None, attached: Attached | None = None) -> None:
+        self.has_reported = attached is not None and attached.commands > 0
         self._channel = channel
-        self._commands = 0
+        self._journal = journal
+        self._commands = 0 if attached is None else attached.commands
+        self._foreign_calls = 0 if attached is None else attached.calls  # of that program: their reports are not for us
         self._sending = threading.Lock()
-        self._read = 0
+        self._read = 0 if attached is None else attached.after
         self._waiting: deque[Entry] = deque()
         self._sent: dict[str, _Sent] = {}
         self._root: Path | None = None  # where tuned models are on this machine
@@ -77,6 +86,12 @@ class RemoteWorker:
         self._come: set[tuple[str, str]] = set()  # jobs and folders of the node whose files have come back
         self._failure: Failure | None = None
         self._is_ended = False
+
+    def continue_with(self, jobs: Sequence[messages.PackedJob], tuned_models: Path) -> None:
+        """Say which jobs the engine trains that another program gave it, before the first `receive`."""
+        self._root = tuned_models
+        for packed in jobs:
+            self._sent[packed.job] = _Sent(packed.request, tuned_models / packed.request.tuned_model_id)
 
     @property
     def has_ended(self) -> bool:
@@ -92,9 +107,7 @@ class RemoteWorker:
         """Send a command, after the tuned models that it names."""
         if isinstance(command, messages.Train):
             root = Path(command.tuned_models)
-            self._root = root
-            for packed in command.pack:
-                self._sent[packed.job] = _Sent(packed.request, root / packed.request.tuned_model_id)
+            self.continue_with(command.pack, root)
         try:
             if isinstance(command, messages.Train):
                 for name, files in states.of_keys(root, {packed.request.key for packed in command.pack}):
@@ -106,12 +119,16 @@ class RemoteWorker:
             )
             with self._sending:
                 self._commands += 1
+                if self._journal is not None and isinstance(command, messages.Train):
+                    self._journal.note(self._commands, command)
                 self._channel.command(self._commands, line)
         except LostError as error:  # `receive` finds the same
             self._lost(error)
+        except OSError as error:
+            self._lost(LostError(f"what a worker is to train cannot be written down ({error.strerror})"))
 
     def _portable(self, folder: str) -> str:
-        """The node's name of a folder; a tuned model that is not there yet is sent."""
+        """What a folder is called on the node; a tuned model that is not there yet is sent."""
         if folder == TUNED_MODELS:
             return folder
         files = tuned_model.parts(Path(folder))
@@ -138,16 +155,27 @@ class RemoteWorker:
                     break
                 self.has_reported = True
                 self._take_states(entry)
-                return self._brought_home(messages.read_report(entry.report.encode()), entry.folder)
+                report = messages.read_report(entry.report.encode())
+                if not self._is_foreign(report):
+                    return self._brought_home(report, entry.folder)
             except LostError as error:
                 self._lost(error)
         return None
+
+    def _is_foreign(self, report: messages.Report) -> bool:
+        """Whether a report answers a call of the program that was killed."""
+        if not self._foreign_calls or isinstance(report, messages.JobReport | messages.RunBegan):
+            return False
+        self._foreign_calls -= isinstance(report, messages.FINAL)
+        return True
 
     def _take_states(self, entry: Entry) -> None:
         """Keep here what the jobs need to continue, should the node be lost; without it they begin again."""
         if self._root is None:
             return
-        for name in entry.states:
+        # What comes is always the newest: of many entries that come at once, as after a restart, the last one counts.
+        newer = {name for each in self._waiting for name in (*each.states, *each.gone)} if entry.states else set()
+        for name in (name for name in entry.states if name not in newer):
             with contextlib.suppress(OSError):
                 states.keep(self._root, name, self._channel.files(name))
         for name in entry.gone:
@@ -160,7 +188,9 @@ class RemoteWorker:
         """A report with this machine's folders, after the tuned model that it is about has come."""
         if folder is None or not isinstance(report, messages.EpochKept | messages.JobEnded):
             return report
-        sent = self._sent[report.job]
+        sent = self._sent.get(report.job)
+        if sent is None:  # a job of the program that was killed, of which there is no journal
+            return report
         if isinstance(report, messages.JobEnded):
             problem = self._fetched(report.job, folder, sent.folder)
             del self._sent[report.job]
@@ -169,11 +199,11 @@ class RemoteWorker:
             return report
         is_last = folder == sent.request.tuned_model_id
         place = sent.folder if is_last else _epoch_folder(sent.folder, report.checkpoint.epoch)
-        self._fetched(report.job, folder, place)  # what is wrong with it is found again when it is called
+        self._fetched(report.job, folder, place)  # a problem with it shows again when it is called
         return replace(report, checkpoint=replace(report.checkpoint, location=str(place)))
 
     def _fetched(self, job: str, folder: str, place: Path) -> str | None:
-        """Bring a tuned model to this machine; what is wrong with it, None: nothing."""
+        """Bring a tuned model to this machine; returns the problem with it, None: there is none."""
         if (job, folder) in self._come:
             return None
         request = self._sent[job].request
@@ -181,18 +211,23 @@ class RemoteWorker:
         try:
             tuned_model.receive(self._channel.files(folder), place, request.key, lambda n: _epoch_folder(root, n))
         except (OSError, ValueError) as error:
-            return f"the tuned model that a worker made could not be kept: {error}"
+            return f"the tuned model that came from a worker cannot be kept: {error}; run with --retry-failed"
         self._come.add((job, folder))
         return None
 
     def end(self) -> None:
         """End the engine."""
         self._is_ended = True
+        self._close()
+
+    def _close(self) -> None:
         self._channel.close()
+        if self._journal is not None:
+            self._journal.remove()
 
     def death(self) -> Failure:
         """Why the engine ended; its node keeps nothing then."""
-        self._channel.close()
+        self._close()
         return self._failure or Failure(FailureKind.LOST, "the worker was ended; run the command again")
 
 
@@ -201,15 +236,16 @@ def _epoch_folder(folder: Path, epoch: int) -> Path:
 
 
 def bring_home(made: Path, tuned_models: Path) -> None:
-    """Take tuned models and states over that an engine made for a program that was killed; what is here stays.
+    """Take over the tuned models and states that an engine made for a program that was killed; what is here stays.
 
     Args:
-        made: the folder that the engine wrote them to.
+        made: the folder that the engine wrote to.
+        tuned_models: the folder of tuned models on this machine.
     """
     for file in made.glob(f"*/{tuned_model.STATUS_FILE}"):
         place = tuned_models / file.parent.name
         if not place.exists():
-            with contextlib.suppress(OSError, ValueError, NotFoundError):  # what is damaged is trained again
+            with contextlib.suppress(OSError, ValueError, NotFoundError):  # a damaged one is trained again
                 key = tuned_model.read(file.parent).key
                 tuned_model.receive(tuned_model.parts(file.parent), place, key, partial(_epoch_folder, place))
     for name in states.names(made):

@@ -1,13 +1,13 @@
-"""The workers `slurm`: each a job that submitit hands to Slurm, and that talks through a folder both machines see.
+"""The workers `slurm`: each a job that submitit submits to Slurm; both sides talk through a folder that they both see.
 
-    commands.jsonl   what the engine is to do, a line a command; written here, read by the job
-    reports.jsonl    what it reported, a line an `Entry`; written by the job, read here
-    end, ended       the mark that ends the job, and the job's that it has ended
-    owner.lock       held by the program that gave the job its work
-    tuned_models/, adapters/, logs/   the node's own, as `workers.node` has them
+    commands.jsonl   commands to the engine, one on each line; written here, read by the job
+    reports.jsonl    its reports, an `Entry` on each line; written by the job, read here
+    end, ended       created to end the job; created by the job when it has ended
+    owner.lock       held by the program that gives the job its work
+    tuned_models/, adapters/, logs/   written by the job, as in `workers.node`
 
-A job that is given no work ends by itself, so an allocation is not held while nothing is trained. submitit does not
-say whether a job was cancelled or lost (1.5.4, 2026-11-25): the marks and reports here do.
+A job without work ends by itself, so that it does not hold its allocation while nothing is trained. submitit does not
+say whether a job was cancelled or lost (1.5.4, 2026-11-25): the files say it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,11 +26,10 @@ from filelock import FileLock, Timeout
 from pydantic import Field
 
 from tunerun import schema
-from tunerun.engine import messages
 from tunerun.errors import InputError, MissingPackageError
 from tunerun.files import private_folder
 from tunerun.job import Failure, FailureKind
-from tunerun.workers.base import Place, Worker
+from tunerun.workers.base import Found, Place, Worker
 from tunerun.workers.node import ENTRY, TUNED_MODELS, Entry, Host, NodeSettings, files_of
 from tunerun.workers.remote import LostError, RemoteWorker, bring_home
 
@@ -41,20 +40,23 @@ ENDED_FILE = "ended"
 LOCK_FILE = "owner.lock"
 
 IDLE_S = 120.0
-"""How long a job without work waits for more before it gives its nodes back. Our choice: a sweep's next trial comes
-within seconds."""
+"""How long a job without work waits for more before it ends. Our choice: a sweep's next trial comes within seconds."""
 
 _PAUSE_S = 0.1
-"""Between two looks at a file of the other side."""
+"""Between two looks at a file that the other side writes. A shared file system does not say when another machine has
+written (inotify sees local writes only), so both sides look; a tenth of a second is short beside a step, and each look
+is one `open` or `stat`."""
 
-_LOOK_S = 5.0
-"""Between two looks at what Slurm says of a job that reports nothing; submitit itself asks it every minute at most."""
+_STATE_PAUSE_S = 5.0
+"""Between two questions to submitit about a job that reports nothing; submitit asks Slurm once a minute at most."""
 
 _END_S = 20.0
+"""How long a job may take to end before Slurm is asked to end it: its engine takes 5 s
+(`engine.process.END_TIMEOUT_S`), and a shared file system may show a new file some seconds late."""
 
 
 class SlurmWorkers(schema.Section):
-    """Jobs of a Slurm cluster, through submitit."""
+    """Jobs on a Slurm cluster, submitted through submitit."""
 
     kind: Literal["slurm"] = Field(description="slurm")
     count: int = Field(4, ge=1, le=1024, description="Jobs at once at most.", json_schema_extra={"unit": "jobs"})
@@ -113,7 +115,7 @@ def room(section: SlurmWorkers) -> int:
 
 
 def open_worker(section: SlurmWorkers, place: Place, number: int) -> Worker:
-    """Hand Slurm a job.
+    """Submit a job to Slurm.
 
     Raises:
         OSError: the folder cannot be written.
@@ -130,10 +132,10 @@ def _parent(section: SlurmWorkers, place: Place) -> Path:
     return Path(section.folder).absolute() if section.folder is not None else place.runs / "workers"
 
 
-def take_over(section: SlurmWorkers, place: Place) -> None:
+def take_over(section: SlurmWorkers, place: Place) -> tuple[Found, ...]:
     """Bring home what jobs have made whose program was killed, and end them.
 
-    A tuned model that is whole is as its job's; one that was being trained continues from its last state.
+    A tuned model that is whole counts as its job's; a trial that was being trained continues from its last saved state.
     """
     for folder in sorted(_parent(section, place).glob("*-*")):
         lock = FileLock(folder / LOCK_FILE, thread_local=False)
@@ -142,13 +144,35 @@ def take_over(section: SlurmWorkers, place: Place) -> None:
         except (Timeout, OSError):  # its program runs, or it is gone at this moment
             continue
         (folder / END_FILE).touch()
-        deadline = time.monotonic() + _END_S
-        has_begun = (folder / REPORTS_FILE).exists()
-        while has_begun and not (folder / ENDED_FILE).exists() and time.monotonic() < deadline:
-            time.sleep(_PAUSE_S)
+        if _has_begun(folder):
+            _wait_until((folder / ENDED_FILE).exists)
+        if not (folder / ENDED_FILE).exists():
+            _cancel(section, folder)
         bring_home(folder / TUNED_MODELS, place.runs / TUNED_MODELS)
         lock.release()
         shutil.rmtree(folder, ignore_errors=True)
+    return ()
+
+
+def _cancel(section: SlurmWorkers, folder: Path) -> None:
+    """Ask Slurm to end the job of a folder, which waits for a node, or hangs."""
+    import submitit
+
+    if section.executor == "slurm":
+        for submitted in (folder / "job").glob("*_submitted.pkl"):  # submitit's file, named by the job's id
+            submitit.SlurmJob(folder / "job", submitted.name.partition("_")[0]).cancel(check=False)
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether a job has a node, and has started its engine there."""
+    return (folder / REPORTS_FILE).exists()
+
+
+def _wait_until(is_so: Callable[[], bool]) -> None:
+    """Wait for the other side, up to `_END_S`."""
+    deadline = time.monotonic() + _END_S
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(_PAUSE_S)
 
 
 def _submitted(section: SlurmWorkers, folder: Path, settings: NodeSettings) -> Any:
@@ -169,68 +193,37 @@ def _submitted(section: SlurmWorkers, folder: Path, settings: NodeSettings) -> A
 
 
 def serve(folder: str, settings: NodeSettings) -> None:
-    """What the job does: follow the folder's commands until it is told to end, or nothing more comes."""
+    """The function that the job runs: follow the commands in the folder until it has to end, or has had no work for
+    long."""
     place = Path(folder)
-    work = _Work()
+    reported_at = time.monotonic()
+    has_died = threading.Event()
     with (place / REPORTS_FILE).open("ab", buffering=0) as reports:
 
         def note(entry: Entry) -> None:
+            nonlocal reported_at
             reports.write(ENTRY.dump_json(entry) + b"\n")
-            work.reported(entry)
+            reported_at = time.monotonic()
+            if entry.death is not None:
+                has_died.set()
 
         host = Host(place, settings, note)
         lines = _Lines(place / COMMANDS_FILE)
         number = 0
-        while not (place / END_FILE).exists() and not work.is_over:
+        while not (place / END_FILE).exists() and not has_died.is_set():
             for line in lines.new():
                 number += 1
-                work.taken(line)
                 host.follow(number, line)
-            time.sleep(_PAUSE_S)
+            if host.work.is_empty and time.monotonic() - reported_at > IDLE_S:
+                break
+            has_died.wait(_PAUSE_S)
         host.end()
-        with contextlib.suppress(FileNotFoundError):  # its runner has removed it
+        with contextlib.suppress(FileNotFoundError):  # its program has removed the folder
             (place / ENDED_FILE).touch()
 
 
-class _Work:
-    """What a job has to do still."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._calls = 0
-        self._jobs: set[str] = set()
-        self._is_dead = False
-        self._idle_since = time.monotonic()
-
-    def taken(self, line: bytes) -> None:
-        with self._lock:
-            command = messages.read_command(line)
-            if isinstance(command, messages.Train):
-                self._jobs |= {packed.job for packed in command.pack}
-            elif not isinstance(command, messages.Cancel):
-                self._calls += 1
-
-    def reported(self, entry: Entry) -> None:
-        with self._lock:
-            self._is_dead = self._is_dead or entry.death is not None
-            report = messages.read_report(entry.report.encode()) if entry.report else None
-            if isinstance(report, messages.JobEnded):
-                self._jobs.discard(report.job)
-            elif isinstance(report, messages.FINAL) and self._calls:
-                self._calls -= 1
-            self._idle_since = time.monotonic()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the engine has died, or nothing has come for a while."""
-        with self._lock:
-            return self._is_dead or (
-                not self._calls and not self._jobs and time.monotonic() - self._idle_since > IDLE_S
-            )
-
-
 class _Lines:
-    """The lines of a file that another process appends to; each is read once, when it is whole."""
+    """The lines of a file that another process appends to; each line is read once, when it is whole."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -256,7 +249,7 @@ class _FolderChannel:
         self._lock.acquire()
         self._job = job
         self._lines = _Lines(folder / REPORTS_FILE)
-        self._looked_at = time.monotonic()
+        self._asked_at = time.monotonic()  # what became of the job
         self._is_closed = False
 
     def command(self, _number: int, line: bytes) -> None:
@@ -279,15 +272,15 @@ class _FolderChannel:
             time.sleep(_PAUSE_S)
             if self._is_closed:
                 return ()
-            if time.monotonic() - self._looked_at > _LOOK_S:
-                self._looked_at = time.monotonic()
+            if time.monotonic() - self._asked_at > _STATE_PAUSE_S:
+                self._asked_at = time.monotonic()
                 # What it wrote before it ended is read first.
                 if self._job.done() and not (lines := self._lines.new()):
                     return (Entry(after + 1, death=self._death()),)
         return [entry for entry in map(ENTRY.validate_json, lines) if entry.number > after]
 
     def _death(self) -> Failure:
-        """What became of a job that has ended without a last word."""
+        """What became of a job that has ended without saying why."""
         state = str(self._job.state).split(" ")[0]
         words = f"the job {self._job.job_id} ended ({state})"
         tail = (self._job.stderr() or "")[-4_000:] or None
@@ -306,15 +299,16 @@ class _FolderChannel:
             raise LostError(f"the worker's folder {self._folder} cannot be used ({error.strerror})") from error
 
     def close(self) -> None:
+        """End the job: by itself if it runs, so that its engine ends too; through Slurm if it waits for a node, or
+        hangs."""
         if self._is_closed:
             return
         self._is_closed = True
         with contextlib.suppress(OSError):
             (self._folder / END_FILE).touch()
-        deadline = time.monotonic() + _END_S
-        while not self._job.done() and time.monotonic() < deadline:
-            time.sleep(_PAUSE_S)
-        if not self._job.done():
-            self._job.cancel()
+        if _has_begun(self._folder):
+            _wait_until(lambda: (self._folder / ENDED_FILE).exists() or self._job.done())
+        if not (self._folder / ENDED_FILE).exists() and not self._job.done():
+            self._job.cancel(check=False)  # scancel fails for a job that has ended since
         self._lock.release()
         shutil.rmtree(self._folder, ignore_errors=True)
