@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import resource
 import shutil
 import signal
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.engine.tiny_model import HELD_OUT, request_of
-from tunerun.backends.engine_session import EngineSession
+from tunerun.backends.engine_queue import EngineQueue
+from tunerun.backends.engine_session import EngineSession, Job
 from tunerun.backends.local import LocalBackend
 from tunerun.backends.local_jobs import LocalJob
 from tunerun.engine import messages
@@ -208,3 +210,66 @@ def test_an_engine_that_cannot_begin_fails_its_jobs(tiny: BaseModelRef) -> None:
     assert session.died(SHORT).jobs == []
     assert isinstance(job, LocalJob)
     assert job.failure == SHORT
+
+
+def test_a_lost_engine_says_nothing_of_memory(tiny: BaseModelRef) -> None:
+    """All are tried again, as many at once as before; what is lost again and again is failed as lost in the end."""
+    runs = [["1"], ["2"]]
+    session = session_of(tiny, *runs)
+    found = session.died(LOST)
+    assert [job.id for job in found.jobs] == ["1", "2", "9"]
+    assert found.most is None
+    again = session_of(tiny, *runs)
+    jobs = [*again.jobs.values()]
+    assert [job.id for job in again.died(LOST, is_last_try=True).jobs] == ["9"]
+    assert [job.failure for job in jobs if isinstance(job, LocalJob)] == [LOST, LOST, None]
+
+
+class HangingWorker:
+    """An engine that trains what it is given, and then reports nothing until it is ended."""
+
+    process_id = None
+    has_reported = True
+
+    def __init__(self) -> None:
+        self.has_ended = False
+        self.reports: queue.Queue[messages.Report | None] = queue.Queue()
+
+    def send(self, command: messages.Command) -> None:
+        if isinstance(command, messages.Train):
+            for packed in command.pack:
+                self.reports.put(messages.RunBegan((packed.job,)))
+
+    def receive(self) -> messages.Report | None:
+        return self.reports.get()
+
+    def end(self) -> None:
+        self.has_ended = True
+        self.reports.put(None)
+
+    def death(self) -> Failure:
+        return Failure(FailureKind.CRASHED, "it was ended")
+
+
+def test_an_engine_that_does_not_react_to_a_cancel_is_ended(tiny: BaseModelRef) -> None:
+    """The job is cancelled; the one beside it is trained by another engine, and is not to blame."""
+    workers: list[HangingWorker] = []
+
+    def start() -> HangingWorker:
+        workers.append(HangingWorker())
+        return workers[-1]
+
+    def train(jobs: Sequence[Job], most: int | None) -> messages.Train:
+        return messages.Train(tuple(messages.PackedJob(job.id, job.request) for job in jobs), "", most=most)
+
+    engine = EngineQueue(start, train, silence_s=0.01)
+    jobs = [LocalJob(name, request_of(tiny, key=name), Path("missing")) for name in ("1", "2")]
+    for job in jobs:
+        engine.add_job(job)
+    engine.begin()
+    wait_until(lambda: all(job.state is JobState.RUNNING for job in jobs), "both are trained")
+    engine.cancel(jobs[0])
+    wait_until(lambda: len(workers) == 2 and jobs[1].state is JobState.RUNNING, "the other one is trained again")
+    assert jobs[0].state is JobState.CANCELLED
+    assert [worker.has_ended for worker in workers] == [True, False]
+    engine.close()

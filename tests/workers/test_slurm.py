@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
+import pytest
 from filelock import FileLock
 
 from tests.workers.sweeps import Outcome, outcomes
@@ -15,7 +17,7 @@ from tunerun.job import Snapshot
 from tunerun.planning import Trial
 from tunerun.runner.progress import Progress
 from tunerun.workers.base import Place
-from tunerun.workers.slurm import END_FILE, LOCK_FILE, SlurmWorkers, take_over
+from tunerun.workers.slurm import END_FILE, LOCK_FILE, SlurmWorkers, open_worker, take_over
 
 WORKERS = ("backend.workers.kind=slurm", "backend.workers.executor=local")
 
@@ -71,3 +73,55 @@ def test_what_jobs_made_for_a_killed_runner_is_taken_over(
     assert not killed.exists()
     assert living.exists()
     assert not (living / END_FILE).exists()
+
+
+FAKE = """#!/bin/sh
+echo "$(basename "$0") $*" >> "$FAKE_SLURM/calls"
+case "$(basename "$0")" in
+  sbatch) cp "$1" "$FAKE_SLURM/sbatch.sh"; echo "Submitted batch job 12" ;;
+  sacct) printf 'JobID|State\\n12|PENDING\\n' ;;
+esac
+"""
+
+
+@pytest.fixture
+def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Programs of Slurm's names that write down how they were called; a job waits for a node for ever."""
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    for name in ("srun", "sbatch", "sacct", "scancel"):
+        (folder / name).write_text(FAKE)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_SLURM", str(folder))
+    return folder
+
+
+def test_slurm_is_given_what_the_section_says(tmp_path: Path, fake_slurm: Path) -> None:
+    """Each option of sbatch; a job that waits for a node is cancelled at once, by this program or the next."""
+    section = SlurmWorkers(
+        kind="slurm",
+        partition="gpu",
+        time_minutes=90,
+        gpus=1,
+        cpus=8,
+        memory_gb=48,
+        parameters={"account": "mine", "constraint": "a100"},
+    )
+    place = Place(tmp_path / "runs", tmp_path / "cache")
+    worker = open_worker(section, place, 0)
+    lines = (fake_slurm / "sbatch.sh").read_text().splitlines()
+    options = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}
+    assert options >= {
+        *("job-name=tunerun", "partition=gpu", "time=90", "gpus-per-node=1", "cpus-per-task=8", "mem=48GB"),
+        *("account=mine", "constraint=a100"),
+    }
+    worker.end()
+    assert (fake_slurm / "calls").read_text().splitlines()[-1] == "scancel 12"
+    assert list((tmp_path / "runs" / "workers").iterdir()) == []
+    left = Path(shutil.copytree(fake_slurm, tmp_path / "runs" / "workers" / "0-left"))
+    (left / "job").mkdir()
+    (left / "job" / "13_submitted.pkl").touch()
+    assert take_over(section, place) == ()
+    assert (fake_slurm / "calls").read_text().splitlines()[-1] == "scancel 13"
+    assert not left.exists()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tunerun.workers.node import Entry, Host, NodeSettings, files_of
+from tunerun.workers.node import Entry, Host, NodeSettings, OpenWork, files_of
 from tunerun.workers.node_folder import NodeFolder
 
 WAIT_S = 10.0
@@ -78,12 +78,14 @@ class EngineActor:
         self._news = threading.Condition()
         self._asked_at = time.monotonic()
         self._has_ended = threading.Event()
-        self._host = Host(self._folder.path, settings, self._note)
+        self._work = OpenWork()
+        self._host = Host(self._folder.path, settings, self._note, self._work)
         threading.Thread(target=self._watch, name="lease", daemon=True).start()
 
     def _note(self, entry: Entry) -> None:
         with self._news:
             self._entries.append(entry)
+            self._work.reported(entry)
             self._news.notify_all()
 
     def attach(self, owner: str) -> Attached:
@@ -91,9 +93,8 @@ class EngineActor:
         with self._news:
             self._owner = owner
             self._asked_at = time.monotonic()
-            work = self._host.work
-            jobs = frozenset(self._jobs | work.jobs)
-            return Attached(self._after, self._host.commands, work.calls - self._calls_before, jobs)
+            jobs = frozenset(self._jobs | self._work.jobs)
+            return Attached(self._after, self._host.commands, self._work.calls - self._calls_before, jobs)
 
     def command(self, owner: str, number: int, line: bytes) -> None:
         """Pass a command on."""
@@ -115,10 +116,9 @@ class EngineActor:
 
     def _drop(self, after: int) -> None:
         """Keep nothing of what is handed over once no job is under way; until then the next program needs it all."""
-        work = self._host.work
-        self._jobs |= work.jobs
-        if not work.jobs and after == self._after + len(self._entries):
-            self._after, self._calls_before = after, work.calls_over
+        self._jobs |= self._work.jobs
+        if not self._work.jobs and after == self._after + len(self._entries):
+            self._after, self._calls_before = after, self._work.calls_over
             self._entries.clear()
             self._jobs.clear()
 
@@ -149,7 +149,7 @@ class EngineActor:
         """End this process when the lease is over."""
         while not self._has_ended.wait(min(self._lease_s, self._unused_s) / 4):
             with self._news:
-                is_used = bool(self._entries or self._host.work.jobs)
+                is_used = bool(self._entries or self._work.jobs)
                 is_over = time.monotonic() - self._asked_at > (self._lease_s if is_used else self._unused_s)
             if is_over:
                 self.end()

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from tunerun import __version__
 from tunerun.engine import messages, tuned_model
-from tunerun.engine.process import EngineProcess
+from tunerun.engine.process import END_TIMEOUT_S, EngineProcess
 from tunerun.engine.settings import EngineSettings
 from tunerun.job import Failure, FailureKind
 from tunerun.workers import states
@@ -91,8 +91,9 @@ class OpenWork:
             elif not isinstance(command, messages.Cancel):
                 self.calls += 1
 
-    def reported(self, report: messages.Report) -> None:
-        """Note a report of the engine."""
+    def reported(self, entry: Entry) -> None:
+        """Note an entry; called where it is made readable, so that both are seen together."""
+        report = messages.read_report(entry.report.encode()) if entry.report else None
         with self._lock:
             if isinstance(report, messages.JobEnded):
                 self.jobs -= {report.job}
@@ -111,18 +112,20 @@ class Host:
     Args:
         folder: the node's own; it is made if it does not exist.
         note: called with each entry, from one thread.
+        work: where commands are noted; None: nowhere.
 
     Attributes:
         commands: the number of the last command that the engine has received.
-        work: what it has not finished.
     """
 
-    def __init__(self, folder: Path, settings: NodeSettings, note: Callable[[Entry], None]) -> None:
+    def __init__(
+        self, folder: Path, settings: NodeSettings, note: Callable[[Entry], None], work: OpenWork | None = None
+    ) -> None:
         self._root = folder / TUNED_MODELS
         self._note = note
         self._count = 0
         self.commands = 0
-        self.work = OpenWork()
+        self._work = work or OpenWork()
         self._early: dict[int, bytes] = {}  # commands that arrived before their predecessor
         self._taking = threading.Lock()
         self._states: dict[str, int] = {}
@@ -134,7 +137,8 @@ class Host:
             return
         self._log = folder / "logs" / "engine.log"
         self._engine = EngineProcess(Path(settings.cache), settings.engine, self._log)
-        threading.Thread(target=self._listen, name="reports", args=(self._engine,), daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, name="reports", args=(self._engine,), daemon=True)
+        self._listener.start()
 
     def follow(self, number: int, line: bytes) -> None:
         """Pass a command on, in the order of their numbers; one that arrives twice is passed on once."""
@@ -149,7 +153,7 @@ class Host:
     def _pass_on(self, engine: EngineProcess, command: messages.Command) -> None:
         if isinstance(command, messages.Train):
             self._ids |= {packed.job: packed.request.tuned_model_id for packed in command.pack}
-        self.work.given(command)
+        self._work.given(command)
         folder = self._root.parent
         engine.send(messages.with_folders(command, lambda name: str(folder / name)))
 
@@ -157,6 +161,7 @@ class Host:
         """End the engine in the middle of whatever it does, within seconds, even if it hangs."""
         if self._engine is not None:
             self._engine.end()
+            self._listener.join(END_TIMEOUT_S)  # it reads the engine's log, which the caller may remove then
 
     def _listen(self, engine: EngineProcess) -> None:
         while (report := engine.receive()) is not None:
@@ -165,7 +170,6 @@ class Host:
                 report = replace(report, checkpoint=replace(report.checkpoint, location=folder))
             written, gone = self._news_of_states()
             line = self._without_paths(messages.report_line(report).decode())
-            self.work.reported(report)
             self._add(Entry(0, line, folder, states=written, gone=gone))
         failure = engine.death()
         self._add(Entry(0, death=replace(failure, message=self._without_paths(failure.message))))

@@ -30,7 +30,7 @@ from tunerun.errors import InputError, MissingPackageError
 from tunerun.files import private_folder
 from tunerun.job import Failure, FailureKind
 from tunerun.workers.base import Found, Place, Worker
-from tunerun.workers.node import ENTRY, TUNED_MODELS, Entry, Host, NodeSettings, files_of
+from tunerun.workers.node import ENTRY, TUNED_MODELS, Entry, Host, NodeSettings, OpenWork, files_of
 from tunerun.workers.remote import LostError, RemoteWorker, bring_home
 
 COMMANDS_FILE = "commands.jsonl"
@@ -198,23 +198,25 @@ def serve(folder: str, settings: NodeSettings) -> None:
     place = Path(folder)
     reported_at = time.monotonic()
     has_died = threading.Event()
+    work = OpenWork()
     with (place / REPORTS_FILE).open("ab", buffering=0) as reports:
 
         def note(entry: Entry) -> None:
             nonlocal reported_at
             reports.write(ENTRY.dump_json(entry) + b"\n")
             reported_at = time.monotonic()
+            work.reported(entry)
             if entry.death is not None:
                 has_died.set()
 
-        host = Host(place, settings, note)
+        host = Host(place, settings, note, work)
         lines = _Lines(place / COMMANDS_FILE)
         number = 0
         while not (place / END_FILE).exists() and not has_died.is_set():
             for line in lines.new():
                 number += 1
                 host.follow(number, line)
-            if host.work.is_empty and time.monotonic() - reported_at > IDLE_S:
+            if work.is_empty and time.monotonic() - reported_at > IDLE_S:
                 break
             has_died.wait(_PAUSE_S)
         host.end()

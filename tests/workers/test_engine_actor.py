@@ -1,0 +1,72 @@
+"""The object on a Ray node, without Ray."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tunerun.engine import messages
+from tunerun.engine.settings import EngineSettings
+from tunerun.job import BaseModelRef
+from tunerun.workers.engine_actor import Attached, EngineActor
+from tunerun.workers.node import NodeSettings
+
+PREPARE = messages.command_line(messages.Prepare(BaseModelRef("missing", "missing")))
+
+
+@pytest.fixture(autouse=True)
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The temporary directory of the node."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> NodeSettings:
+    return NodeSettings(str(tmp_path / "cache"), EngineSettings(device="cpu", threads=1))
+
+
+@pytest.fixture
+def actor(settings: NodeSettings) -> Iterator[EngineActor]:
+    actor = EngineActor(settings, "first")
+    yield actor
+    actor.end()
+
+
+def test_an_actor_that_no_program_asks_for_anything_ends(node: Path, settings: NodeSettings) -> None:
+    """It ends its engine, removes its folder and leaves the cluster."""
+    has_left = threading.Event()
+    EngineActor(settings, "killed", unused_s=0.1, leave=has_left.set)
+    assert has_left.wait(60)
+    assert list(node.iterdir()) == []
+    assert not any("tunerun.engine" in process.cmdline() for process in psutil.Process().children())
+
+
+def test_the_next_program_has_what_was_not_handed_over(actor: EngineActor) -> None:
+    """Commands of the program before are ignored from then on; what was handed over does not come again."""
+    actor.command("first", 1, PREPARE)
+    assert actor.entries("first", 0)[0].number == 1
+    assert actor.attach("second") == Attached(after=0, commands=1, calls=1, jobs=frozenset())
+    actor.command("first", 2, PREPARE)
+    assert actor.entries("first", 0) == []
+    read = 0
+    while read < 2:
+        read += len(actor.entries("second", read))
+    actor.command("second", 2, PREPARE)
+    assert actor.entries("second", read)[0].number == 3
+    assert actor.attach("third") == Attached(after=2, commands=2, calls=1, jobs=frozenset())
+
+
+def test_an_engine_that_hangs_is_ended(actor: EngineActor, node: Path) -> None:
+    """Within seconds, with all that it has on the node."""
+    (engine,) = (each for each in psutil.Process().children() if "tunerun.engine" in each.cmdline())
+    os.kill(engine.pid, signal.SIGSTOP)
+    actor.end()
+    assert not engine.is_running()
+    assert list(node.iterdir()) == []
