@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def forked_engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Engine processes are forked from one that has imported torch, for all processes of pytest-xdist together."""
+    if not hasattr(os, "pidfd_open"):  # Linux
+        yield
+        return
+    own = tmp_path_factory.getbasetemp()
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
+    folder, owner = (own.parent, os.getppid()) if is_worker else (own, os.getpid())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent / "forked_engines"))
+        patch.setenv("TUNERUN_TEST_ENGINES", f"{owner} {folder / 'engines'}")
+        yield
+
+
+@pytest.fixture
+def own_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each engine is the very process that is started."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
@@ -37,7 +59,7 @@ def clean_environment(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path.with_name(f"{tmp_path.name}-user-cache")))
     monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path_factory.getbasetemp() / "matplotlib"))  # its fonts, listed once
     for name in list(os.environ):
-        if name.startswith(("TUNERUN_", "MLFLOW_", "HF_")) and name != "TUNERUN_TEST_CACHE":
+        if name.startswith(("TUNERUN_", "MLFLOW_", "HF_")) and not name.startswith("TUNERUN_TEST_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -84,21 +84,28 @@ def test_what_is_submitted_at_once_trains_together_with_the_same_bits(
     ]
 
 
-def test_one_that_ends_badly_touches_no_other(backend: LocalBackend, tiny: BaseModelRef) -> None:
+@pytest.fixture
+def limited(own_engines: None, tmp_path: Path, engine_cache: Path) -> Iterator[LocalBackend]:
+    """An engine in a process whose limits can be set."""
+    with LocalBackend(tmp_path / "runs", engine_cache, EngineSettings("cpu", 1)) as backend:
+        yield backend
+
+
+def test_one_that_ends_badly_touches_no_other(limited: LocalBackend, tiny: BaseModelRef) -> None:
     """One diverges, one is cancelled, one's tuned model finds no room on the disk; the others end as they would."""
     good = [request_of(tiny, key=key, learning_rate=rate, epoch_count=9) for key, rate in (("4", 0.001), ("5", 0.002))]
-    backend.generate(tiny, ["1"], GenerateOptions(max_output_tokens=1))
-    process = backend.engine_process_id
+    limited.generate(tiny, ["1"], GenerateOptions(max_output_tokens=1))
+    process = limited.engine_process_id
     assert process is not None
     limits = resource.prlimit(process, resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
     try:
-        refs = [backend.submit(request) for request in good]
-        diverges = backend.submit(request_of(tiny, key="6", learning_rate=1e30))
-        cancelled = backend.submit(request_of(tiny, key="7", seed=2, epoch_count=1_000_000))
-        full = backend.submit(request_of(tiny, key="8", adapter_rank=64, epoch_count=1))
-        wait_for_steps(backend, cancelled, 2)
-        backend.cancel(cancelled)
-        found = ended(backend, [*refs, diverges, cancelled, full])
+        refs = [limited.submit(request) for request in good]
+        diverges = limited.submit(request_of(tiny, key="6", learning_rate=1e30))
+        cancelled = limited.submit(request_of(tiny, key="7", seed=2, epoch_count=1_000_000))
+        full = limited.submit(request_of(tiny, key="8", adapter_rank=64, epoch_count=1))
+        wait_for_steps(limited, cancelled, 2)
+        limited.cancel(cancelled)
+        found = ended(limited, [*refs, diverges, cancelled, full])
     finally:
         resource.prlimit(process, resource.RLIMIT_FSIZE, limits)
     assert [status.state for status in found] == [
@@ -110,11 +117,11 @@ def test_one_that_ends_badly_touches_no_other(backend: LocalBackend, tiny: BaseM
     assert found[4].failure is not None
     assert "the tuned model cannot be written to" in found[4].failure.message
     assert "make room" in found[4].failure.message
-    assert backend.engine_process_id == process
+    assert limited.engine_process_id == process
     for status in found[:2]:
         assert status.tuned_model is not None
         shutil.rmtree(status.tuned_model.location)
-    for status, alone in zip(found, [trained_again(backend, [request])[0] for request in good], strict=False):
+    for status, alone in zip(found, [trained_again(limited, [request])[0] for request in good], strict=False):
         assert losses(status) == pytest.approx(losses(alone), rel=1e-3)
 
 

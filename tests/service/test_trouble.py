@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
@@ -83,20 +84,21 @@ def test_a_full_disk_is_a_refusal_for_now(own: RunningService, client: Client, v
     client.good("DELETE", "/tunedModels/full")
 
 
-def test_a_tuned_model_for_which_there_is_no_room(own: RunningService, client: Client) -> None:
+@pytest.mark.usefixtures("own_engines")
+def test_a_tuned_model_for_which_there_is_no_room(settings: Settings, tmp_path: Path) -> None:
     """Its job fails with the reason, and the next one is tuned when there is room again."""
-    client.tuned("before", epochCount=1)
-    process = own.service.tuner._engines.engine_process_id
-    assert process is not None
-    limits = resource.prlimit(process, resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
-    assert client.tuned("none", epochCount=1)["state"] == "FAILED"
-    resource.prlimit(process, resource.RLIMIT_FSIZE, limits)
-    message = client.operation("none")["error"]["message"]
-    assert "too large" in message
-    assert str(own.state) not in message
-    assert client.tuned("after", epochCount=1)["state"] == "ACTIVE"
-    for identifier in ("before", "none", "after"):
-        client.good("DELETE", f"/tunedModels/{identifier}")
+    own = RunningService(replace(settings, state=tmp_path / "state"))
+    with own, Client(own.address, own.key.secret) as client:
+        client.tuned("before", epochCount=1)
+        process = own.service.tuner._engines.engine_process_id
+        assert process is not None
+        limits = resource.prlimit(process, resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+        assert client.tuned("none", epochCount=1)["state"] == "FAILED"
+        resource.prlimit(process, resource.RLIMIT_FSIZE, limits)
+        message = client.operation("none")["error"]["message"]
+        assert "too large" in message
+        assert str(own.state) not in message
+        assert client.tuned("after", epochCount=1)["state"] == "ACTIVE"
 
 
 def test_ten_thousand_tuned_models(own: RunningService, client: Client, visitor: Visitor) -> None:
