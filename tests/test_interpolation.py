@@ -100,7 +100,10 @@ def test_numbers_and_swept_values_are_no_marks(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        ("name=${oc.env:V}", r"command line: name: \$\{oc.env:V\} would be stored, for it names the sweep"),
+        (
+            "name=${oc.env:V}",
+            r"command line: name: the value of \$\{oc.env:V\} would be stored, because it names the sweep",
+        ),
         ("template.output='{{ output }}${oc.env:V}'", r"template.output: .* would be stored, .* with every example"),
         ("template.output='{{ output }}${model.revision}'", r"template.output: .* would be stored"),
         ("+sweep.axes.seed='${oc.env:V}'", r"sweep.axes.seed: .* would be stored"),

@@ -85,7 +85,7 @@ def test_init_writes_a_project_that_plans(tmp_path: Path) -> None:
     os.chdir("..")
     finished = tunerun("init", "mine")
     assert finished.returncode == 2
-    assert "is there already; choose another directory" in finished.stderr
+    assert "exists already; choose another directory" in finished.stderr
 
 
 ROW = '{"text_input": "1", "output": "2"}\n'
@@ -133,7 +133,7 @@ def test_bad_input_is_said_in_a_line_and_starts_nothing(
         (["ui", "tracking=none"], "there is nothing to look at"),
         (["plan", "--config-dir", "nowhere"], "--config-dir: nowhere: no such directory"),
         (["plan", "hydra/launcher=ray", "name=x"], "choose where to run with backend=..."),
-        (["run", "=3"], "this is no override in Hydra's grammar; write key=value"),
+        (["run", "=3"], "this is not an override in Hydra's grammar; write key=value"),
         (["config", "--explain", "seeed"], "seeed: no such key; did you mean 'seed'?"),
         (["rnu"], "No such command 'rnu'"),
         (["plan", "--jsn"], "No such option"),

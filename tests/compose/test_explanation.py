@@ -35,7 +35,7 @@ def test_every_key_of_the_schema_is_explained() -> None:
             found = explanation(loader, (), key)
             text = text_of(found)
             assert text.startswith(f"{key} = ")
-            if not found["description"] or found["description"] == "A key that the sweep's author chose.":
+            if not found["description"] or found["description"] == "A key of a mapping whose keys are free.":
                 problems.append(f"{key}: no description")
             if found["allowed"] is None or found["default"] is None:
                 problems.append(f"{key}: no type or no default")
@@ -89,7 +89,7 @@ def test_a_key_that_does_not_exist_is_answered_with_the_nearest(key: str, words:
 def test_a_key_of_an_axis_is_the_authors_own() -> None:
     """Its name is free."""
     found = explain("sweep.axes.seed", ["+sweep.axes.seed=1"])
-    assert (found["value"], found["description"]) == (1, "A key that the sweep's author chose.")
+    assert (found["value"], found["description"]) == (1, "A key of a mapping whose keys are free.")
 
 
 def test_the_types_of_an_explanation_are_json() -> None:

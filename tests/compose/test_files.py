@@ -27,7 +27,7 @@ def write(path: str, text: str | bytes) -> None:
         (GLOBAL + "defaults:\n  - /dataset: next_number\nname: g\n", r"g.yaml:3: defaults: dataset is chosen in config.yaml already; write `- override /dataset: next_number`"),
         (GLOBAL + "defaults:\n  - dataset: next_number\nname: g\n", r"g.yaml:3: defaults: dataset is chosen in config.yaml already; write `- override /dataset: next_number`"),
         (GLOBAL + "defaults:\n  - override dataset: next_number\nname: g\n", r"g.yaml:3: defaults: `override dataset` names no group of config.yaml; write `- override /dataset: next_number`"),
-        (GLOBAL + "defaults:\n  - override /datset: next_number\nname: g\n", r"g.yaml:3: defaults: there is no group 'datset'; did you mean 'dataset'\?"),
+        (GLOBAL + "defaults:\n  - override /datset: next_number\nname: g\n", r"g.yaml:3: defaults: no group 'datset'; did you mean 'dataset'\?"),
         (GLOBAL + "defaults:\n  override /dataset: next_number\nname: g\n", r"g.yaml:3: defaults: must be a list; begin each entry with '- '"),
         (GLOBAL + "name: g\ntemplate: null\n", r"g.yaml:3: template: must be a mapping of keys to values; remove the line for the defaults, or choose one of bank_intents, bank_question, plain"),
         (GLOBAL + "name: g\nseed: ${oc.env:NOWHERE}\n", r"g.yaml:3: seed: the environment variable NOWHERE is not set; set it, or give a default: \$\{oc.env:NOWHERE,VALUE\}"),
@@ -37,14 +37,14 @@ def write(path: str, text: str | bytes) -> None:
         (GLOBAL + "name: g\nseed: ${seed}\n", r"seed: its interpolation leads back to itself; give it a value"),
         (GLOBAL + "name: g\nsweep:\n  axes: {seed: '1,2'}\n  exclude:\n    - {seed: 2}\n    - {seed: 3}\n", r"g.yaml:7: sweep.exclude.1.seed: no point has the value 3; the axis has 1, 2"),
         (GLOBAL + "name: g\nsweep:\n  axes:\n    seed: []\n", r"g.yaml:5: sweep.axes.seed: has no values"),
-        (GLOBAL + "name: g\nsweep:\n  axes:\n    hyperparameters.epoch_count: 1,2\n    seed: '1,,'\n", r"g.yaml:6: sweep.axes.seed: 'seed': this is no override"),
-        (GLOBAL + "name: g\nname: h\n", r"g.yaml:3: is no YAML: found duplicate key name"),
+        (GLOBAL + "name: g\nsweep:\n  axes:\n    hyperparameters.epoch_count: 1,2\n    seed: '1,,'\n", r"g.yaml:6: sweep.axes.seed: 'seed': this is not an override"),
+        (GLOBAL + "name: g\nname: h\n", r"g.yaml:3: is not YAML: found duplicate key name"),
         (GLOBAL + "name: g\nsweep:\n  axes: [seed]\n", r"g.yaml:4: sweep.axes: must be a mapping of keys to values"),
         (GLOBAL + "name: g\nsweep:\n  exclude: {seed: 1}\n", r"g.yaml:4: sweep.exclude: must be a list; begin each entry with '- '"),
         (GLOBAL + "name: g\nsweep:\n  axes:\n    seed: {a: '1,2'}\n", r"g.yaml:5: seed: must be a whole number"),
         (GLOBAL + "name: !!binary aGVsbG8=\n", r"g.yaml:2: the tag !!binary is not read; write plain values"),
         (GLOBAL + "name: !!python/object/apply:os.system ['false']\n", r"g.yaml:2: the tag !!python/object/apply:os.system is not read"),
-        (GLOBAL + "name: g\nhyperparameters: {learning_rate: ${my.lr}}\n", r"g.yaml:3: is no YAML: .*; quote an interpolation inside of braces"),
+        (GLOBAL + "name: g\nhyperparameters: {learning_rate: ${my.lr}}\n", r"g.yaml:3: is not YAML: .*; quote an interpolation inside braces"),
         (GLOBAL + "- name: g\n", r"g.yaml:1: holds a list; write a mapping of keys to values"),
         (b"name: caf\xe9\n", r"g.yaml: is not UTF-8 at byte 9; save it as UTF-8"),
     ],
@@ -175,7 +175,7 @@ def test_another_programs_config_does_not_replace_tuneruns() -> None:
     write("conf/experiment/mine.yaml", GLOBAL + "name: mine\ndataset: {path: x}\nhyperparameters: {epoch_cuont: 1}\n")
     note = load([NEXT]).notes[0]
     assert note.startswith(
-        "conf/config.yaml: is not used: its defaults have no dataset, backend, so it is another program's"
+        "conf/config.yaml: not used: its defaults have no dataset, backend, so it is another program's"
     )
     assert compose_yaml([NEXT]).startswith(f"# {note}\n")
     with pytest.raises(ConfigError, match=r"conf/experiment/mine.yaml:4: hyperparameters.epoch_cuont: unknown key"):
@@ -194,7 +194,7 @@ def test_a_users_own_primary_config_is_used() -> None:
 @pytest.mark.parametrize(
     ("defaults", "words"),
     [
-        ("- _self_", r"conf/config.yaml: has no experiment in its defaults, and is used in the place of tunerun's own; add `- experiment: null`"),
+        ("- _self_", r"conf/config.yaml: has no experiment in its defaults, and is used instead of tunerun's own; add `- experiment: null`"),
         ("- experiment: null\n- _self_", r"conf/config.yaml: its own values come after those of the experiment and undo them; put `- _self_` first"),
         ("- experiment: null", r"conf/config.yaml: its own values come after those of the experiment"),
     ],

@@ -103,9 +103,9 @@ def test_relative_folders_become_absolute(tmp_path: Path) -> None:
         (["sweep.exclude=[{sede: 1}]"], ["sweep.exclude.0.sede: is not swept; name one of hyperparameters.epoch_count, hyperparameters.learning_rate"]),
         (["sweep.exclude=[{hyperparameters.epoch_count: 5},{hyperparameters.epoch_count: 10}]"], ["sweep.exclude leaves no point of the sweep; remove an entry"]),
         (["backend.kind=locl"], ["command line: backend.kind: must be one of 'local', 'gemini', 'openai'; did you mean 'local'?"]),
-        (["sweep=grid"], ["command line: sweep=grid: the experiment sets sweep.axes itself, which win over the group; set the axes you want, as hyperparameters.learning_rate=1e-3,1e-4"]),
+        (["sweep=grid"], ["command line: sweep=grid: the experiment sets sweep.axes itself, which take precedence over the group; set the axes you want, such as hyperparameters.learning_rate=1e-3,1e-4"]),
         (["sweep.axes.seed=1,2"], ["sweep.axes.seed=1,2: write seed=1,2 to add or replace that axis"]),
-        (["name=Foo Bar!"], ["'name': this is no override in Hydra's grammar; write key=value, and quote a value that has spaces, commas, braces or letters beyond ASCII"]),
+        (["name=Foo Bar!"], ["'name': this is not an override in Hydra's grammar; write key=value, and quote a value that has spaces, commas, braces or letters beyond ASCII"]),
         (["datset.limit=3"], ["command line: datset: unknown key 'datset'; did you mean 'dataset'?"]),
         (["tracking.kind=wandb"], ["command line: tracking.kind: must be one of 'mlflow' or 'none'"]),
     ],
@@ -155,7 +155,7 @@ def test_a_mistake_in_an_axis_is_found_where_the_axis_stands() -> None:
 def test_broken_yaml_is_reported_with_its_file() -> None:
     """A YAML that cannot be parsed is named, with the line."""
     write(Path("conf/experiment/broken.yaml"), "# @package _global_\nname: [\n")
-    with pytest.raises(ConfigError, match=r"broken.yaml:3: is no YAML"):
+    with pytest.raises(ConfigError, match=r"broken.yaml:3: is not YAML"):
         load(["experiment=broken"])
 
 
@@ -250,7 +250,7 @@ def test_a_choice_misspelt_in_a_file_is_named_with_its_line(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"name: caf\xe9\n", "g.yaml: is not UTF-8 at byte 9; save it as UTF-8"), (b"name: [\n", "g.yaml:2: is no YAML")],
+    [(b"name: caf\xe9\n", "g.yaml: is not UTF-8 at byte 9; save it as UTF-8"), (b"name: [\n", "g.yaml:2: is not YAML")],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes, words: str) -> None:
     """What is no UTF-8 or no YAML is said with the file."""

@@ -329,16 +329,16 @@ BOMB = gzip.compress(b'{"text_input": "' + b"0" * 50_000_000)
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / RECORD).unlink(), r"record\.json: is not there"),
+        (lambda f: (f / RECORD).unlink(), r"record\.json: is missing"),
         (lambda f: (f / RECORD).write_text("{"), r"record\.json: .*JSON"),
         (lambda f: (f / RECORD).write_text("[" * 100_000), r"record\.json: .*JSON"),
         (changed(lambda d: d.update(format=2)), r"written by a newer tunerun \(format 2, this one knows 1\); update tunerun"),
         (changed(lambda d: d.pop("trials")), r"record\.json: trials: Field required"),
         (changed(lambda d: d["trials"][0].update(number="1")), r"record\.json: trials\.0\.number: Input should be"),
-        (changed(lambda d: d["trials"][0].update(tokens=2**70)), "a value that no ledger has"),
+        (changed(lambda d: d["trials"][0].update(tokens=2**70)), "a value that a ledger cannot store"),
         (changed(lambda d: d["sweep"].update(id="../x")), r"sweep\.id or sweep\.experiment is not a name"),
         (changed(rename_set), r"must be a digest, with the file examples/<digest>\.jsonl\.gz"),
-        (changed(lambda d: d["examples"].clear()), "trials use sets that are not there"),
+        (changed(lambda d: d["examples"].clear()), "trials use sets that are missing"),
         (changed(lambda d: d["trials"][0]["config"]["evaluation"].update(metrics=[{"name": "x", "python": "../x.py:f"}])),
          "the file of a metric is outside the record"),
         (of_config("template", [1]), r"record\.json: trials\.0\.config\.template: Input should be an object"),
@@ -351,9 +351,9 @@ BOMB = gzip.compress(b'{"text_input": "' + b"0" * 50_000_000)
         (of_config("evaluation", {"metrics": [None]}), r"config\.evaluation\.metrics\.0: must be the name of a metric"),
         (changed(lambda d: d["sweep"]["document"].update(facts={"data_files": [3]})), r"sweep\.document\.facts\.data_files"),
         (changed(lambda d: d["sweep"]["document"].update(held_out_rows=None)), r"sweep\.document\.held_out_rows: Input"),
-        (changed(lambda d: next(iter(d["sweep"]["document"]["clusters"].values())).pop()), "not one cluster for each row"),
-        (lambda f: first_set(f).unlink(), r"\.jsonl\.gz: is not there"),
-        (lambda f: first_set(f).write_bytes(first_set(f).read_bytes()[:-9]), r"its content is not what record\.json says"),
+        (changed(lambda d: next(iter(d["sweep"]["document"]["clusters"].values())).pop()), "not have one cluster for each row"),
+        (lambda f: first_set(f).unlink(), r"\.jsonl\.gz: is missing"),
+        (lambda f: first_set(f).write_bytes(first_set(f).read_bytes()[:-9]), r"its content does not match the SHA-256 in record\.json"),
         (link_out, "leads out of its folder"),
         (with_set(BOMB), "has more than the [0-9,]+ bytes that are expected"),
         (with_set(BOMB, MAX_SET_BYTES + 1), "at most 1,000,000,000 are read"),
@@ -363,12 +363,12 @@ BOMB = gzip.compress(b'{"text_input": "' + b"0" * 50_000_000)
         (with_set(gzip.compress(b"")), "has 0 examples, and record.json says"),
         (changed_results(lambda d: d.update(sweep="other-1")), "belongs to the sweep 'other-1'"),
         (changed_results(lambda d: d["jobs"][0].update(key="k")), "has the key 'k', which no trial has"),
-        (changed_results(lambda d: d["jobs"][0]["tuned_model"].update(location="/etc")), "location leaves the record"),
+        (changed_results(lambda d: d["jobs"][0]["tuned_model"].update(location="/etc")), "location is outside the record"),
         (changed_results(lambda d: d["jobs"][0]["tuned_model"].update(folder="tuned_models/../../x")), "not in tuned_models/"),
         (changed_results(lambda d: d["jobs"][0].update(reference={"backend": 1})), "backend: Input should be"),
-        (changed_results(lambda d: d["jobs"][0].update(snapshots=[[1, 2**70, 0.1, 0.1]])), "a value that no ledger has"),
-        (changed_results(lambda d: d["jobs"][0].update(trained_on={"threads": math.inf})), "a value that no ledger has"),
-        (changed_results(lambda d: d["answers"][0].update(subject="k")), "answers of 'k', which the plan has not"),
+        (changed_results(lambda d: d["jobs"][0].update(snapshots=[[1, 2**70, 0.1, 0.1]])), "a value that a ledger cannot store"),
+        (changed_results(lambda d: d["jobs"][0].update(trained_on={"threads": math.inf})), "a value that a ledger cannot store"),
+        (changed_results(lambda d: d["answers"][0].update(subject="k")), "answers of 'k', which is not in the plan"),
         (changed_results(lambda d: d["answers"][0]["values"].pop()), r"answers of '\w+': 23 for the 24 rows of the set"),
         (changed_results(lambda d: d["answers"][0].update(asked=LOSSES)), r"answers of '\w+': losses must be numbers"),
         (lambda f: (f / RESULTS).write_bytes(gzip.compress(b"{}")[:-5]), r"results\.json\.gz: is damaged"),
@@ -401,7 +401,7 @@ def test_a_ledger_that_is_there_is_not_written_to(sweep: Frozen, tmp_path: Path)
     """Restoring adds nothing to a project's own ledger."""
     portable_files(sweep.ledger, sweep.sweep, tmp_path / "record")
     before = sweep.ledger.path.read_bytes()
-    with pytest.raises(LedgerError, match="is there already"):
+    with pytest.raises(LedgerError, match="exists already"):
         restored(tmp_path / "record", sweep.ledger.path)
     assert sweep.ledger.path.read_bytes() == before
 

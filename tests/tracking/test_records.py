@@ -186,7 +186,9 @@ def test_what_cannot_be_fetched_is_said_in_words(lab: Lab, uri: str, tmp_path: P
             fetch(uri, reference, tmp_path / "none")
         assert name in str(refused.value)
     damaged(uri)
-    with pytest.raises(RecordError, match=r"examples/[0-9a-f]+\.jsonl\.gz: its content is not what record\.json says"):
+    with pytest.raises(
+        RecordError, match=r"examples/[0-9a-f]+\.jsonl\.gz: its content does not match the SHA-256 in record\.json"
+    ):
         restored(fetch(uri, trial, tmp_path / "damaged").folder, tmp_path / "ledger.db")
     shutil.rmtree(next(path for path in artifacts(run_of(uri, "sweep")) if path.name == "record.json").parent)
     with pytest.raises(

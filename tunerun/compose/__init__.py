@@ -1,4 +1,7 @@
-"""conf directories and overrides become an Experiment, its sweep expanded. The only importer of hydra and omegaconf."""
+"""Composes conf directories and overrides into an Experiment with its sweep expanded.
+
+The only importer of hydra and omegaconf.
+"""
 
 from __future__ import annotations
 
@@ -31,17 +34,17 @@ __all__ = [
 ]
 
 ConfigDirectories = str | Sequence[str] | None
-"""Directories of YAML files that are searched before all others, in their order."""
+"""Directories of YAML files to search before all others, in their order."""
 
 
 def config_directories(config_dir: ConfigDirectories = None) -> list[Path]:
-    """The conf directories in the order in which they are searched.
+    """Return the conf directories in search order.
 
     `config_dir`, then those of the environment variable TUNERUN_CONF, with a colon between two as in PATH, then `conf`
     in the current directory, then what tunerun ships: a user's own file wins, and may use every shipped group.
 
     Raises:
-        ConfigError: a directory that was named is not there.
+        ConfigError: a named directory does not exist.
     """
     package = Path(__file__).resolve().parent.parent
     # An editable install has conf/ at the top of the repository, a wheel has it inside the package.
@@ -74,7 +77,7 @@ def load(overrides: Sequence[str] = (), config_dir: ConfigDirectories = None) ->
 
 
 def each_experiment(overrides: Sequence[str] = (), config_dir: ConfigDirectories = None) -> list[list[str]]:
-    """The overrides of each experiment that `experiment=a,b` or `experiment=glob(*)` names; each is a sweep of its own.
+    """Return the overrides of each experiment that `experiment=a,b` or `experiment=glob(*)` names, one sweep each.
 
     Raises:
         ConfigError: an override that cannot be parsed, or no experiment that matches.
@@ -84,7 +87,7 @@ def each_experiment(overrides: Sequence[str] = (), config_dir: ConfigDirectories
 
 
 def places(overrides: Sequence[str] = (), config_dir: ConfigDirectories = None) -> tuple[Paths, Tracking]:
-    """Where files go and where the ledger is shown, for commands that need no whole experiment.
+    """Return the sections `paths` and `tracking`, for commands that do not need a whole experiment.
 
     Raises:
         ConfigError: the config cannot be composed, or these two sections are wrong.
@@ -101,7 +104,7 @@ def places(overrides: Sequence[str] = (), config_dir: ConfigDirectories = None) 
 
 
 def assignments(overrides: Sequence[str], config_dir: ConfigDirectories = None) -> dict[str, Any]:
-    """What overrides set, by dotted key, for a config that is stored and not composed again.
+    """Return what overrides set, by dotted key, to change a stored config, which is not composed again.
 
     The choice of a group, such as `model=qwen3-0.6b`, sets the whole section.
 
@@ -129,13 +132,13 @@ def assignments(overrides: Sequence[str], config_dir: ConfigDirectories = None) 
 
 
 def choices(group: str, config_dir: ConfigDirectories = None) -> list[str]:
-    """The choices of a config group, such as the base models of `model`."""
+    """Return the choices of a config group, such as the base models of `model`."""
     with Loader(config_directories(config_dir)) as loader:
         return loader.options(group)
 
 
 def completions(text: str, config_dir: ConfigDirectories = None) -> list[str]:
-    """What an override that is being typed may become; see `completion`.
+    """Return the completions of a partly typed override; see `completion`.
 
     Raises:
         ConfigError: the config cannot be composed.
@@ -145,7 +148,7 @@ def completions(text: str, config_dir: ConfigDirectories = None) -> list[str]:
 
 
 def compose_name(overrides: Sequence[str] = (), config_dir: ConfigDirectories = None) -> str | None:
-    """The name of the experiment that the overrides choose; None: they choose none.
+    """Return the name of the experiment that the overrides choose; None: none.
 
     Raises:
         ConfigError: the config cannot be composed.
@@ -156,7 +159,7 @@ def compose_name(overrides: Sequence[str] = (), config_dir: ConfigDirectories = 
 
 
 def compose_yaml(overrides: Sequence[str] = (), config_dir: ConfigDirectories = None) -> str:
-    """The composed config as YAML, its sweep not expanded; what comes from the environment is shown as written.
+    """Return the composed config as YAML, its sweep not expanded, with interpolations of the environment as written.
 
     Raises:
         ConfigError: it cannot be composed.
@@ -168,10 +171,10 @@ def compose_yaml(overrides: Sequence[str] = (), config_dir: ConfigDirectories = 
 
 
 def explain(key: str, overrides: Sequence[str] = (), config_dir: ConfigDirectories = None) -> Mapping[str, Any]:
-    """Say what a dotted key means: its value and where that was written, choices, unit, default.
+    """Describe a dotted key: its value and where that was written, its choices, unit and default.
 
     Raises:
-        ConfigError: there is no such key; names the nearest.
+        ConfigError: the key does not exist; names the nearest.
     """
     with Loader(config_directories(config_dir)) as loader:
         plain = [o for o in parsed(loader, overrides) if not o.is_sweep_override()]

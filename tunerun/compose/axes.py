@@ -1,4 +1,4 @@
-"""The sweep: axes in Hydra's override grammar become points."""
+"""Expands a sweep: axes in Hydra's override grammar become points."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tunerun.errors import ConfigError
 from tunerun.schema import Scalar
 
 NOT_SWEPT = ("name", "sweep", "tracking", "paths", "budget", "runner")
-"""Top-level keys that every trial of a sweep has alike."""
+"""Top-level keys that must be the same for all trials of a sweep."""
 _ONE_EACH = ("experiment", "debug", "local")
 _ZIPPED = "zip"
 _AXES = "sweep.axes."
@@ -26,7 +26,7 @@ _AXES = "sweep.axes."
 
 @dataclass(frozen=True)
 class Axis:
-    """A dotted key or a group, and the texts of overrides that set each of its values."""
+    """An axis of the sweep: a dotted key or a group, and an override text for each of its values."""
 
     key: str
     values: tuple[str, ...]
@@ -35,7 +35,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class ExpandedSweep:
-    """What the axes come to: the pins by key, and for each point its overrides."""
+    """An expanded sweep: the pins by key, and the overrides of each point."""
 
     pins: Mapping[str, Scalar]
     points: tuple[tuple[Override, ...], ...]
@@ -48,16 +48,16 @@ def expand(
     command_line: Sequence[Override],
     seed: int = 0,
 ) -> ExpandedSweep:
-    """Walk the axes of the config, changed by those of the command line.
+    """Expand the axes of the config and the command line into points.
 
     Of several overrides of one key the last wins. A sweeping one adds an axis or replaces the one of its key; a plain
-    one pins the axis. Axes written with `zip(...)` advance together; all others multiply. The last axis turns fastest.
+    one pins the axis. Axes written with `zip(...)` advance together; all others multiply. The last axis varies fastest.
 
     Args:
         axes: `sweep.axes`: dotted key or group -> text in Hydra's grammar, a list, or one value.
-        exclude: `sweep.exclude`: points that have all values of an entry are left out.
+        exclude: `sweep.exclude`; a point that has all values of an entry is left out.
         command_line: every override that was typed.
-        seed: of the order of `shuffle(...)`.
+        seed: for the order of `shuffle(...)`.
 
     Raises:
         ConfigError: an axis without values, of an unknown kind, or of a key that changes no trial; zipped axes of
@@ -99,7 +99,7 @@ def expand(
 
 
 def _hidden_pins(keys: Sequence[str], command_line: Sequence[Override]) -> Iterator[str]:
-    """Overrides that set a swept key inside of a dictionary, where the axis would win in silence."""
+    """Yield problems with overrides that set a swept key inside a dictionary: the axis would silently overwrite it."""
     own = {override.key_or_group: position for position, override in enumerate(command_line)}
     for position, override in enumerate(command_line):
         value = override.value()
@@ -113,12 +113,12 @@ def _hidden_pins(keys: Sequence[str], command_line: Sequence[Override]) -> Itera
 
 
 def overrides_of(point: Sequence[Override]) -> dict[str, Scalar]:
-    """What a point sets, by key."""
+    """Return the values that a point sets, by key."""
     return {override.key_or_group: cast(Scalar, override.value()) for override in point}
 
 
 def flattened(axes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by dotted key, whether the YAML nests them or not."""
+    """Return values by dotted key, whether the YAML nests them or not."""
     flat: dict[str, Any] = {}
     for key, value in axes.items():
         dotted = f"{prefix}{key}"
@@ -176,7 +176,7 @@ def _axis(loader: Loader, key: str, override: Override, seed: int) -> Axis:
 
 
 def _check_key(key: str, override: Override, written: str) -> None:
-    """Refuse an axis of what changes no trial, or of what a sweep cannot set."""
+    """Refuse an axis over a key that changes no trial or that a sweep cannot set."""
     top = key.split(".")[0]
     if key.startswith(_AXES):
         raise ConfigError(f"{written}: write {key.removeprefix(_AXES)}=1,2 to add or replace that axis")
@@ -207,7 +207,7 @@ def _disagreements(axes: Sequence[Axis]) -> list[str]:
 
 
 def _dimensions(axes: Sequence[Axis]) -> list[list[Axis]]:
-    """The factors of the product; all zipped axes are one, at the place of the first."""
+    """Return the factors of the product; all zipped axes are one factor, at the position of the first."""
     dimensions: dict[str, list[Axis]] = {}
     for axis in axes:
         dimensions.setdefault(_ZIPPED if axis.zipped else axis.key, []).append(axis)

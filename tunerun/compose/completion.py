@@ -1,4 +1,4 @@
-"""What an override that is being typed may become: groups, their choices, and keys."""
+"""Completion of a partly typed override: groups, their choices, and keys."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _PREFIX = re.compile(r"\+{1,2}|~|")
 
 
 def completions_of(loader: Loader, text: str) -> list[str]:
-    """What the beginning of an override can be completed to.
+    """Return the possible completions of the beginning of an override.
 
-    Behind `key=`, or behind a comma of a sweep, the choices of a group or a key; else groups and the keys of the next
-    level. A single key comes with its values, so that a shell does not take it for finished and add a space.
+    After `key=`, or after a comma of a sweep, the choices of a group or a key; else groups and the keys of the next
+    level. A single matching key is returned with its values, so that the shell does not add a space after it.
     """
     found = _PREFIX.match(text)
     assert found is not None  # noqa: S101 - it matches the empty text
@@ -50,7 +50,7 @@ def _keys(loader: Loader, begun: str) -> Iterator[str]:
 
 
 def _choices(loader: Loader, key: str) -> list[str]:
-    """The choices of a group or a key; else its value, as a start."""
+    """Return the choices of a group or a key; else its current value, to edit."""
     try:
         explained = explanation(loader, (), key)
     except ConfigError:

@@ -1,4 +1,4 @@
-"""One load: what the loader composed and what was typed become an Experiment, or lines that say what is wrong."""
+"""One load: the composed config and the command line become an Experiment, or a list of problems."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _PATHS = (("dataset", "path"), ("dataset", "validation", "path"), ("dataset", "t
 _SQLITE = "sqlite:///"
 EXPERIMENT = "experiment"
 MAX_WHOLE = 10_000
-"""Points that cannot share sections; each takes 5 ms (measured 2026-11-26), against 0.1 ms of one that can."""
+"""Most points that are composed one by one: 5 ms each (measured 2026-11-26), against 0.1 ms with shared sections."""
 _NO_HYDRA = (
-    "{}: tunerun starts and watches the trials itself, so hydra's launchers and sweepers have no place; "
+    "{}: tunerun starts and watches the trials itself, so hydra's launchers and sweepers are not used; "
     "choose where to run with backend=..., and what to vary with key=1,2 or sweep.axes"
 )
 
 
 @dataclass
 class Composition:
-    """One load: the open loader, what was typed, and what was found wrong so far."""
+    """One load: the open loader, the overrides of the command line, and the problems so far."""
 
     loader: Loader
     command_line: list[Override]
@@ -50,7 +50,7 @@ class Composition:
         self._whole = 0
 
     def experiment(self) -> Experiment:
-        """The validated experiment with its points.
+        """Return the validated experiment with its points.
 
         Raises:
             ConfigError: everything that is wrong, one line each.
@@ -74,7 +74,7 @@ class Composition:
         return self._assembled(raw, sweep, expanded, [point for point in points if point is not None])
 
     def _located(self, problem: str) -> str:
-        """A problem of the sweep with the file and the line that it is about, where that is a file."""
+        """Return a problem of the sweep, preceded by its file and line if it was written in a file."""
         key = problem.partition(": ")[0]
         _, part, rest = [*key.split(".", 2), "", ""][:3]
         if not key.startswith("sweep.") or "=" in key:
@@ -84,7 +84,7 @@ class Composition:
         return f"{origin}: {problem}" if origin.file else problem
 
     def _check_primary(self) -> None:
-        """Refuse a user's own primary config that undoes every experiment in silence."""
+        """Refuse a user's own `config.yaml` whose values silently overwrite those of every experiment."""
         primary = self.loader.own_primary
         if primary is not None and undoes_experiments(primary):
             raise ConfigError(
@@ -93,12 +93,12 @@ class Composition:
             )
 
     def _check_files(self, raw: Raw) -> None:
-        """Refuse files whose keys ended up below their group; all else that is wrong follows from it."""
+        """Refuse files whose keys ended up below their group, first: other problems would only follow from that."""
         if any(group in raw for group in GLOBAL_GROUPS) and (misplaced := self.loader.misplaced(self.plain)):
             raise ConfigError(misplaced)
 
     def _hidden_values(self, marks: Marks) -> Iterator[str]:
-        """Values from the environment where they cannot be kept out of what is stored."""
+        """Yield problems with environment variables in places where their values would be stored."""
         reasons = {
             "name": "names the sweep, the tuned models and the MLflow experiment",
             "template": "is written into the ledger, the tuned model and MLflow with every example",
@@ -107,16 +107,16 @@ class Composition:
         for location, text in marks.items():
             if reason := reasons.get(str(location[0])):
                 place = f"{self._origin(location, ())}: {'.'.join(map(str, location))}"
-                yield f"{place}: {text} would be stored, for it {reason}; write the text itself"
+                yield f"{place}: the value of {text} would be stored, because it {reason}; write the text itself"
 
     def _check_sweep_group(self, raw: Mapping[str, Any]) -> None:
-        """Refuse a `sweep=` that was typed in vain: what an experiment writes in its own body wins over a group."""
+        """Refuse a `sweep=` that would have no effect: the experiment's own axes take precedence over a group's."""
         chosen = [o for o in self.plain if o.key_or_group == "sweep" and self.loader.is_structural(o)]
         without = [o for o in self.plain if o.key_or_group not in ("experiment", "debug")]
         if chosen and len(without) < len(self.plain) and self.loader.point(without).get("sweep") != raw.get("sweep"):
             raise ConfigError(
-                f"command line: {chosen[-1].input_line}: the experiment sets sweep.axes itself, which win over the "
-                "group; set the axes you want, as hyperparameters.learning_rate=1e-3,1e-4"
+                f"command line: {chosen[-1].input_line}: the experiment sets sweep.axes itself, which take precedence "
+                "over the group; set the axes you want, such as hyperparameters.learning_rate=1e-3,1e-4"
             )
 
     def _sweep(self, raw: Mapping[str, Any], marks: Marks) -> Sweep:
@@ -128,7 +128,7 @@ class Composition:
         return sweep
 
     def _with_replicates(self, sweep: Sweep, seed: int) -> list[Override]:
-        """What was typed, and behind it the axis of the replicates' seeds, which so turns fastest.
+        """Return the command line's overrides followed by the axis of the replicates' seeds, which so varies fastest.
 
         Raises:
             ConfigError: the seed is swept as well.
@@ -141,7 +141,7 @@ class Composition:
                 f"sweep.replicates: is {sweep.replicates}, and seed is swept; each gives the trials of a point their "
                 "seeds: remove one of the two"
             )
-        # A seed that was typed is where the replicates' seeds begin, and pins nothing.
+        # A seed on the command line is the first of the replicates' seeds, and does not pin the axis.
         others = [override for override in self.command_line if override.key_or_group != SEED]
         seeds = ",".join(map(str, range(seed, seed + sweep.replicates)))
         return [*others, self.loader.parse(f"{SEED}={seeds}")]
@@ -154,7 +154,7 @@ class Composition:
         return Point.model_construct(overrides=overrides_of(point), config=config, environment=marks)
 
     def _shared_config(self, point: tuple[Override, ...]) -> tuple[TrialConfig, dict[str, str]] | None:
-        """The config of a point from sections that others share; None: it has to be composed as a whole."""
+        """Return the config of a point, built from shared sections; None: it has to be composed as a whole."""
         chosen = tuple(o for o in point if self.loader.is_structural(o))
         key = tuple(str(o.input_line) for o in chosen)
         if key not in self._shared:
@@ -166,7 +166,7 @@ class Composition:
         try:
             raw, marks = self.loader.point_and_marks(overrides, without=("sweep",))
         except ConfigError:
-            return None  # a value that only the axes give; each point says what is wrong with it
+            return None  # a value that only the axes give; each point reports its own problems
         self.make_absolute(raw, chosen)
         return SharedSections(raw, self.loader.unresolved(overrides, without=("sweep",)), dotted(marks))
 
@@ -174,7 +174,7 @@ class Composition:
         self._whole += 1
         if self._whole > MAX_WHOLE:
             raise ConfigError(
-                f"sweep.axes: more than {MAX_WHOLE:,} points that have to be composed one by one, for interpolations "
+                f"sweep.axes: more than {MAX_WHOLE:,} points have to be composed one by one, because interpolations "
                 "read what they set; shorten an axis, or write the values"
             )
         raw, marks = self.loader.point_and_marks([*self.plain, *point], without=("sweep",))
@@ -186,7 +186,7 @@ class Composition:
         return Point.model_construct(overrides=overrides_of(point), config=config, environment=dotted(marks))
 
     def _lines(self, problems: Sequence[tuple[Location, str]], point: tuple[Override, ...], marks: Marks) -> list[str]:
-        """Problems with where they were written, and with the fix that only the raw config shows."""
+        """Return problems with the place they were written at, and with hints that only the raw config gives."""
         explained = [(location, f"{message}{self._fix(location, message, marks)}") for location, message in problems]
         return lines(explained, lambda location: self._origin(location, point))
 
@@ -219,7 +219,7 @@ class Composition:
         )
 
     def _differing(self, base: TrialConfig, points: Sequence[Point]) -> Iterator[str]:
-        """Keys that every trial must have alike, and that read what the sweep varies."""
+        """Yield problems with keys that must be the same for all trials, but read a key that the sweep varies."""
         for name in NOT_SWEPT:
             ours = getattr(base, name, None)
             other = next((p for p in points if (v := getattr(p.config, name, None)) is not ours and v != ours), None)
@@ -230,7 +230,7 @@ class Composition:
                 )
 
     def _notes(self, base: TrialConfig) -> Iterator[str]:
-        """What a load did that a reader of the files may not expect."""
+        """Yield notes on what the load did that a reader of the files may not expect."""
         yield from foreign_notes(self.loader)
         for override in self.plain:
             top = override.key_or_group.split(".")[0]
@@ -242,7 +242,7 @@ class Composition:
                 yield f"{override.input_line}: removed from the config, so the default holds: {shown_value}"
 
     def _origin(self, location: Location, point: tuple[Override, ...]) -> Origin:
-        """Where a value was written; for what a swept key sets, where its axis was."""
+        """Return where a value was written; for the value of a swept key, where its axis was written."""
         structural = tuple(str(o.input_line) for o in point if self.loader.is_structural(o))
         dotted = ".".join(map(str, location))
         typed = {o.key_or_group for o in self.command_line}
@@ -258,7 +258,7 @@ class Composition:
         return self._origins[cached]
 
     def make_absolute(self, raw: dict[str, Any], point: tuple[Override, ...]) -> None:
-        """Paths become absolute, so that the plan means the same from any directory."""
+        """Make the paths of a config absolute, so that the plan is the same from any directory."""
         for location in _PATHS:
             node: Any = raw
             for part in location[:-1]:
@@ -274,7 +274,7 @@ class Composition:
             tracking["uri"] = _SQLITE + str(Path(uri.removeprefix(_SQLITE)).absolute())
 
     def _code_made_absolute(self, evaluation: Any, point: tuple[Override, ...]) -> None:
-        """The files of metrics: the user's own code, which is written as `file:function`, and labelled examples."""
+        """Make the paths of metrics absolute: the user's code, written as `file:function`, and labelled examples."""
         entries = evaluation.get("metrics") if isinstance(evaluation, dict) else None
         for index, entry in enumerate(entries if isinstance(entries, list) else ()):
             if isinstance(entry, dict) and isinstance(written := entry.get("python"), str):
@@ -301,24 +301,24 @@ class Composition:
 
 
 def foreign_notes(loader: Loader) -> Iterator[str]:
-    """Which `config.yaml` is another program's, and so not used."""
+    """Yield notes on each `config.yaml` that is not used because it belongs to another program."""
     for directory, lacking in loader.foreign.items():
         yield (
-            f"{shown(directory / PRIMARY)}: is not used: its defaults have no {', '.join(lacking)}, so it is another "
+            f"{shown(directory / PRIMARY)}: not used: its defaults have no {', '.join(lacking)}, so it is another "
             "program's; tunerun's own config.yaml is used, with the groups of that directory"
         )
 
 
 def dotted(marks: Marks) -> dict[str, str]:
-    """Marks by dotted key."""
+    """Return marks by dotted key instead of by location."""
     return {".".join(map(str, location)): text for location, text in marks.items()}
 
 
 def parsed(loader: Loader, texts: Sequence[str]) -> list[Override]:
-    """Parse all overrides, and check the groups they choose, before anything is composed.
+    """Parse all overrides, and check the groups that they choose, before anything is composed.
 
     Raises:
-        ConfigError: what is wrong with them, one line each.
+        ConfigError: all problems with them, one line each.
     """
     found: list[Override] = []
     problems: list[str] = []
@@ -359,13 +359,13 @@ def _wrong_choices(loader: Loader, override: Override) -> list[str]:
 
 
 def _other_ending(loader: Loader, group: str, choice: str) -> str:
-    """The file of a choice whose name does not end in `.yaml`, as Hydra wants it."""
+    """Return a hint if the file of a choice exists with an ending other than `.yaml`, which Hydra requires."""
     found = next((f for d in loader.directories if (f := d / group / f"{choice}.yml").is_file()), None)
     return f"; {shown(found)} is not read: rename it to {choice}.yaml" if found else ""
 
 
 def one_for_each_experiment(loader: Loader, texts: Sequence[str]) -> list[list[str]]:
-    """The overrides of each experiment that is named; the last override of `experiment` says which.
+    """Return the overrides of each named experiment; the last override of `experiment` names them.
 
     Raises:
         ConfigError: an override that cannot be parsed, or no experiment that matches.

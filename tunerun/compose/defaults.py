@@ -1,4 +1,4 @@
-"""Files of experiments that Hydra cannot compose: what it says of them names neither the line nor the fix."""
+"""Checks of defaults lists that Hydra cannot compose: its own messages give neither the line nor the fix."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ENTRY = re.compile(r"(?P<override>override\s+)?(?:optional\s+)?(?P<slash>/?)(?P
 
 
 def problems(files: Sequence[Path], options: Mapping[str, Sequence[str]]) -> list[str]:
-    """What is wrong with the defaults lists of files that set keys of all groups.
+    """Return the problems of the defaults lists of files that set keys of all groups.
 
     Args:
         options: the choices of each group, by its name.
@@ -41,7 +41,7 @@ def _problems(file: Path, options: Mapping[str, Sequence[str]]) -> Iterator[str]
 
 
 def _problem(entry: str, choice: str, options: Mapping[str, Sequence[str]]) -> str | None:
-    """What is wrong with `- entry: choice`; None: nothing that can be seen here."""
+    """Return the problem of a line `- entry: choice`; None: none that can be seen here."""
     parts = _ENTRY.fullmatch(entry.strip())
     if parts is None:
         return None
@@ -50,9 +50,7 @@ def _problem(entry: str, choice: str, options: Mapping[str, Sequence[str]]) -> s
     if group not in options:
         hint = nearest(group, list(options))
         is_local = not parts["override"] and not parts["slash"]
-        return (
-            None if is_local and not hint else f"there is no group {group!r}; {hint or 'groups: ' + ', '.join(options)}"
-        )
+        return None if is_local and not hint else f"no group {group!r}; {hint or 'groups: ' + ', '.join(options)}"
     if parts["override"] and not (parts["slash"] and not parts["package"]):
         return f"`{entry}` names no group of config.yaml; write `{wanted}`"
     if not parts["override"] and not parts["package"]:
@@ -61,7 +59,7 @@ def _problem(entry: str, choice: str, options: Mapping[str, Sequence[str]]) -> s
 
 
 def misshapen(file: Path, base: Mapping[str, Any]) -> list[str]:
-    """Where a file has a list in the place of a mapping, or the other way round.
+    """Return the places where a file has a list instead of a mapping, or the other way round.
 
     Args:
         base: the config without the file.

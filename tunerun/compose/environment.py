@@ -1,4 +1,4 @@
-"""What a config takes from the environment, and the interpolations that replace it where the config is stored.
+"""Values that a config reads from the environment, and the interpolations that replace them in a stored config.
 
 A config is resolved twice where it reads the environment: once with the values, and once with `oc.env` giving its own
 text back. Where the two differ, however many keys lie between, the second is what may be stored.
@@ -17,18 +17,18 @@ from omegaconf import Container, Node, OmegaConf
 from omegaconf.resolvers import oc
 
 Marks = dict[tuple[str | int, ...], str]
-"""Interpolations by the location of the text that they give."""
+"""Interpolations by the location of the text that they produce."""
 
 _NO_DEFAULT = object()
 
 
 @dataclass
 class Reading:
-    """One look at a config.
+    """One resolution of a config.
 
     Attributes:
-        variables: the names that were looked up.
-        gives_text: whether `oc.env` gives back its own text instead of a value.
+        variables: names of the environment variables that were read.
+        gives_text: whether `oc.env` returns its own text instead of a value.
     """
 
     gives_text: bool = False
@@ -40,7 +40,7 @@ _reading: ContextVar[Reading | None] = ContextVar("reading", default=None)
 
 @contextmanager
 def reading(*, gives_text: bool = False) -> Iterator[Reading]:
-    """Watch what a config reads from the environment while it is resolved in this thread."""
+    """Record what a config reads from the environment while it is resolved in this thread."""
     register()
     current = Reading(gives_text)
     token = _reading.set(current)
@@ -52,15 +52,15 @@ def reading(*, gives_text: bool = False) -> Iterator[Reading]:
 
 @cache
 def register() -> None:
-    """Put the resolvers that can be watched in place of OmegaConf's own, which they equal outside of `reading`."""
+    """Replace OmegaConf's resolvers of the environment with recording ones; outside `reading` they behave the same."""
     OmegaConf.register_new_resolver("oc.env", _env, replace=True)
     OmegaConf.register_new_resolver("oc.decode", _decode, replace=True)
 
 
 def marks_of(values: Any, texts: Any) -> Marks:
-    """The interpolations of texts that came from the environment.
+    """Return the interpolations of texts that came from the environment.
 
-    Numbers and words such as true are left out: they are no secrets, and what reads a stored config needs them.
+    Numbers and words such as true are left out: they are not secrets, and readers of a stored config need them.
 
     Args:
         values: the config, resolved. texts: the same, resolved while `oc.env` gave its own text.
@@ -69,7 +69,7 @@ def marks_of(values: Any, texts: Any) -> Marks:
 
 
 def with_marks(raw: Any, marks: Mapping[tuple[str | int, ...], str]) -> Any:
-    """A copy of a plain config in which the interpolations are where they were written."""
+    """Return a copy of a plain config with the interpolations put back where they were written."""
     if not marks:
         return raw
 
@@ -114,7 +114,7 @@ def _decode(expr: str | None, _parent_: Container, _node_: Node) -> Any:
 
 
 def _argument(default: Any) -> str:
-    """The default of `oc.env` as an argument of its text."""
+    """Return the default of `oc.env` as it is written in the interpolation."""
     if not isinstance(default, str) or "${" in default:
         return "null" if default is None else str(default)
     quoted = default.replace("\\", "\\\\").replace("'", "\\'")

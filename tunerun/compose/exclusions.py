@@ -1,4 +1,4 @@
-"""`sweep.exclude`: combinations that are left out of a sweep. An entry that leaves nothing out is a mistake."""
+"""`sweep.exclude`: combinations to leave out of a sweep. An entry that excludes nothing is an error."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def check_exclusions(
     points: Sequence[Mapping[str, Scalar]],
     unused: Mapping[str, Sequence[Any]],
 ) -> None:
-    """Refuse entries that exclude nothing: every point they were meant for would be paid for.
+    """Refuse entries that exclude nothing: the points that they were meant to exclude would cost money.
 
     Args:
         entries: dotted key -> value.
         points: what each point sets, pins included.
-        unused: values of the axes in the YAML that the command line replaced or pinned: an entry that is about them is
-            no mistake, the same file without the override needs it.
+        unused: values of the YAML's axes that the command line replaced or pinned; an entry about them is not an error,
+            because the file needs it without the override.
 
     Raises:
         ConfigError: a key that is not swept, a value that no axis has, or values that no point has together.
@@ -74,11 +74,11 @@ def _mismatch(value: Any, of_axis: Sequence[Any]) -> str:
 
 
 def _typed(value: Any) -> tuple[str, Any]:
-    """A value that equals others of its kind alone: 1 and 1.0 are one number, true is not 1 and '1' is text."""
+    """Return a key that compares values by type: 1 and 1.0 are one number, true is not 1, and '1' is text."""
     kind = "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
     return kind, value
 
 
 def _written(value: Any) -> str:
-    """A value as YAML has it."""
+    """Return a value as it is written in YAML."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

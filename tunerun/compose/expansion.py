@@ -1,4 +1,4 @@
-"""How far the interpolations of a config expand, worked out before they are resolved."""
+"""The size to which the interpolations of a config expand, computed before they are resolved."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from tunerun.errors import ConfigError
 
 FREE = 12
-"""Interpolations that cannot expand to much, whatever they read: a config has two."""
+"""With no more interpolations than this, their size is not computed: the shipped config has two."""
 
 MAX_CHARACTERS = 1_000_000
 
@@ -18,9 +18,9 @@ Location = tuple[str, ...]
 
 
 def check_expansion(raw: Mapping[str, Any]) -> None:
-    """Refuse a config whose interpolations of interpolations would fill the memory.
+    """Refuse a config whose nested interpolations would fill the memory.
 
-    OmegaConf resolves each of them whenever it is read, so forty keys that read each other twice take for ever.
+    OmegaConf resolves an interpolation each time it is read, so forty keys that each read the next one twice never end.
 
     Args:
         raw: the config with its interpolations.
@@ -32,7 +32,7 @@ def check_expansion(raw: Mapping[str, Any]) -> None:
 
     def size(location: Location) -> int:
         if location not in sizes:
-            sizes[location] = 1  # of a key that leads back to itself; OmegaConf refuses it
+            sizes[location] = 1  # for a cycle, which OmegaConf refuses itself
             node = _node(raw, location)
             if isinstance(node, Mapping | list):
                 keys = node if isinstance(node, Mapping) else range(len(node))
@@ -48,7 +48,7 @@ def check_expansion(raw: Mapping[str, Any]) -> None:
 
 
 def _target(location: Location, name: str) -> Location:
-    """The location that an interpolation reads: from the top, or with dots before it from where it is."""
+    """Return the location that an interpolation reads: absolute, or relative where its name begins with dots."""
     rest = name.lstrip(".")
     up = len(name) - len(rest)
     parts = tuple(part for part in re.split(r"[.\[\]]+", rest) if part)

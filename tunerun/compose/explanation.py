@@ -1,4 +1,4 @@
-"""`config --explain`: what a key of the config means, whether or not the composed config has it."""
+"""`config --explain`: the description of a key, whether or not the composed config sets it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tunerun.redaction import redact
 from tunerun.schema import WORKED_OUT, Choices, Experiment, Section
 
 _UNITS = {"_s": "seconds", "_tokens": "tokens", "_usd": "US dollars", "_hours": "hours"}
-"""Units by the end of a name; all others are written beside the field."""
+"""Units by the ending of a key's name; all others are in the schema, beside the field."""
 
 _WORDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 _LIMITS = {"ge": "{} or more", "gt": "more than {}", "le": "{} or less", "lt": "less than {}"}
@@ -29,17 +29,17 @@ _NOT_SET = object()
 
 @dataclass(frozen=True)
 class KeyField:
-    """A field of the schema that a dotted key means; `only_with` says which choice of a union has it."""
+    """A field of the schema that a dotted key refers to; `only_with` names the choice of a union that has it."""
 
     field: FieldInfo
     only_with: str | None
 
 
 def explanation(loader: Loader, overrides: Sequence[Override], key: str) -> dict[str, Any]:
-    """What a key means, as `config --explain --json` prints it.
+    """Return the description of a key, as `config --explain --json` prints it.
 
     Raises:
-        ConfigError: there is no such key; names the nearest.
+        ConfigError: the key does not exist; names the nearest.
     """
     location = key.split(".")
     raw = with_marks(*loader.point_and_marks(overrides))
@@ -70,7 +70,7 @@ def explanation(loader: Loader, overrides: Sequence[Override], key: str) -> dict
 
 
 def text_of(explained: Mapping[str, Any]) -> str:
-    """An explanation for people."""
+    """Return an explanation as text for the terminal."""
     value = redact(_written(explained["value"])) if explained["is_set"] else "(not in this config)"
     lines = [f"{explained['key']} = {value}", f"  {explained['description']}"]
     for head, name in (
@@ -89,7 +89,7 @@ def text_of(explained: Mapping[str, Any]) -> str:
 
 
 def fields_of(location: Sequence[str]) -> Iterator[KeyField]:
-    """The fields that a dotted key means: one for each member of a union that has it."""
+    """Yield the fields that a dotted key refers to: one for each member of a union that has it."""
     models: list[tuple[type[BaseModel], str | None]] = [(Experiment, None)]
     for depth, part in enumerate(location):
         fields = [(model.model_fields[part], cond) for model, cond in models if part in model.model_fields]
@@ -105,7 +105,7 @@ def fields_of(location: Sequence[str]) -> Iterator[KeyField]:
 
 
 def models_in(annotation: Any) -> Iterator[tuple[type[BaseModel], str | None]]:
-    """The models that a field may hold, each with the `kind` by which a union tells it from others."""
+    """Yield the models that a field may hold, each with its `kind` in a union."""
     parts = [part for part in _parts(annotation) if isinstance(part, type) and issubclass(part, Section)]
     models = [member for part in parts for member in part.members()]
     for model in models:
@@ -149,7 +149,7 @@ def description_of(field: FieldInfo) -> str | None:
 def _description_of_group(loader: Loader, key: str) -> str:
     if loader.is_group(key):
         return f"A group: {key}=CHOICE sets keys of all others." if key in ("experiment", "debug") else "A group."
-    return "A key that the sweep's author chose."
+    return "A key of a mapping whose keys are free."
 
 
 def allowed_in(field: FieldInfo) -> str | None:
@@ -178,7 +178,7 @@ def _word(part: Any) -> str | None:
 
 
 def _summaries(fields: Sequence[FieldInfo]) -> dict[str, str]:
-    """What each choice is, by name; empty where no registry knows it."""
+    """Return a summary of each choice, by name; empty if no registry lists them."""
     known = (each for field in fields for each in field.metadata if isinstance(each, Choices))
     return {name: summary for choices in known for name, summary in choices.summaries().items()}
 

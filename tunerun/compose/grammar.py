@@ -17,16 +17,16 @@ from hydra.errors import HydraException
 from tunerun.errors import ConfigError
 
 MAX_POINTS = 100_000
-"""Of a sweep, and so of an axis; more is a typing error: at a second a trial it would take a day."""
+"""Most points of a sweep, and values of an axis. More must be a mistake: at a second each they would take a day."""
 
 MAX_CHARACTERS = 50_000
-"""Of one override: Hydra's parser takes 50 to 80 microseconds for each (measured 2026-11-26)."""
+"""Longest override: Hydra's parser takes 50 to 80 microseconds a character (measured 2026-11-26)."""
 
 MAX_ITEMS = 2_000
-"""Of the lists in one override: Hydra's parser takes time by their square, 1.6 s for 2,500 (measured 2026-11-26)."""
+"""Most items of the lists in one override: Hydra's parser is quadratic in them, 1.6 s for 2,500 (2026-11-26)."""
 
 MAX_DEPTH = 50
-"""Of brackets in an override and of collections in a YAML file; Python's stack ends at about 200 in the parsers."""
+"""Deepest nesting of brackets in an override and of collections in a YAML file; the parsers' recursion ends at 200."""
 
 _ZIP = "zip"
 _OPENING, _CLOSING = "[{(", "]})"
@@ -34,11 +34,11 @@ _QUOTES = "'\""
 
 
 class _RefusedError(ValueError):
-    """What a function of the grammar says of its arguments; the text holds nothing but numbers."""
+    """A function of the grammar refuses its arguments; the text holds no value of the config but numbers."""
 
 
 def parser() -> OverridesParser:
-    """Hydra's parser of overrides with `range`, `zip` and `shuffle` of our own."""
+    """Return Hydra's parser of overrides with our own `range`, `zip` and `shuffle`."""
     functions = create_functions()
     for name, function in (("range", _range), (_ZIP, _zip), ("shuffle", _shuffle)):
         functions.functions[name] = function
@@ -50,7 +50,7 @@ def parse(parser_: OverridesParser, text: str) -> Override:
     """Parse one override.
 
     Raises:
-        ConfigError: it is no override, or too large to be one.
+        ConfigError: it is not an override, or too large.
     """
     key = _key_of(text)
     if len(text) > MAX_CHARACTERS:
@@ -67,20 +67,20 @@ def parse(parser_: OverridesParser, text: str) -> Override:
         if not parsed.key_or_group:
             raise HydraException("it has no key")
         if _holds_a_sweep(parsed._value):
-            raise ConfigError(f"{key}: choice(..), range(..) and the like cannot be inside of another value")
+            raise ConfigError(f"{key}: choice(..), range(..) and the like cannot be inside another value")
         return parsed
     except HydraException as error:
         if isinstance(error.__cause__, _RefusedError):
             raise ConfigError(f"{text}: {error.__cause__}") from error
         if unknown := re.search(r"Unknown function '(\w+)'", str(error)):
             known = ", ".join(sorted(parser_.functions.definitions))
-            raise ConfigError(f"{key}: there is no function {unknown[1]}; functions: {known}") from error
+            raise ConfigError(f"{key}: unknown function {unknown[1]}; functions: {known}") from error
         raise ConfigError(
-            f"{key}: this is no override in Hydra's grammar; write key=value, and quote a value that has "
+            f"{key}: this is not an override in Hydra's grammar; write key=value, and quote a value that has "
             "spaces, commas, braces or letters beyond ASCII: 'key=\"two words\"'"
         ) from error
     except RecursionError as error:
-        raise ConfigError(f"{key}: is nested too deep") from error
+        raise ConfigError(f"{key}: is nested too deeply; put it into a YAML") from error
 
 
 def is_zipped(override: Override) -> bool:
@@ -89,14 +89,14 @@ def is_zipped(override: Override) -> bool:
 
 
 def listed(override: Override, at_most: int, seed: int) -> list[str]:
-    """The values of a sweeping override, as text that can follow `key=`.
+    """Return the values of a sweeping override, as text that can follow `key=`.
 
     Args:
-        at_most: values; one more is returned where there are more.
-        seed: of `shuffle(...)`, so that a sweep has the same order at each load.
+        at_most: a limit; if there are more values, one more than this is returned.
+        seed: for `shuffle(...)`, so that a sweep has the same order at each load.
 
     Raises:
-        HydraException: the values cannot be listed, as those of `interval(...)`.
+        HydraException: the values cannot be listed, such as those of `interval(...)`.
     """
     sweep = override.value()
     if not isinstance(sweep, ChoiceSweep):
@@ -109,14 +109,14 @@ def listed(override: Override, at_most: int, seed: int) -> list[str]:
 
 
 def _zip(*args: str | int | float | bool) -> ChoiceSweep:
-    """Values that advance together with those of every other axis written so."""
+    """The function `zip`: values that advance together with those of every other zipped axis."""
     if not args:
         raise _RefusedError("zip() has no values")
     return ChoiceSweep(list=list(args), tags={_ZIP})
 
 
 def _range(start: int | float, stop: int | float | None = None, step: int | float = 1) -> ChoiceSweep:
-    """From start to below stop, in decimal as written: Hydra's own gives 0.00030000000000000003 after 0.0002."""
+    """The function `range`, in decimal arithmetic: Hydra's own gives 0.00030000000000000003 after 0.0002."""
     first, last = (0, start) if stop is None else (start, stop)
     bounds = [Decimal(repr(bound)) for bound in (first, last, step)]
     if not all(bound.is_finite() for bound in bounds):
@@ -133,7 +133,7 @@ def _range(start: int | float, stop: int | float | None = None, step: int | floa
 
 
 def _shuffle(*args: Any, sweep: ChoiceSweep | None = None) -> ChoiceSweep:
-    """Mark an axis as shuffled; its values are put in order when they are listed, for that takes the seed."""
+    """The function `shuffle`: mark an axis; its values are shuffled when they are listed, since that needs the seed."""
     given = args[0] if sweep is None and len(args) == 1 else sweep
     if isinstance(given, ChoiceSweep):
         shuffled = copy(given)
@@ -147,7 +147,7 @@ def _shuffle(*args: Any, sweep: ChoiceSweep | None = None) -> ChoiceSweep:
 
 
 def _holds_a_sweep(value: Any) -> bool:
-    """Whether values of a sweep, a list or a dictionary are sweeps themselves."""
+    """Whether a value, list or dictionary contains a sweep."""
     inner = value.list if isinstance(value, ChoiceSweep) else value
     if isinstance(inner, dict):
         inner = list(inner.values())
@@ -155,7 +155,7 @@ def _holds_a_sweep(value: Any) -> bool:
 
 
 def _extent(text: str) -> tuple[int, int]:
-    """How deep brackets are nested in an override, and how many items its lists have; what is in quotes is left out."""
+    """Return how deep brackets are nested in an override, and how many items its lists have, outside of quotes."""
     open_brackets: list[str] = []
     deepest = items = 0
     quote = ""
@@ -175,5 +175,5 @@ def _extent(text: str) -> tuple[int, int]:
 
 
 def _key_of(text: str) -> str:
-    """The part before the `=`; the value may be a secret."""
+    """Return the part before the `=`, for messages: the value may be a secret."""
     return repr(text.partition("=")[0][:100] or "=")

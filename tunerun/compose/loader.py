@@ -1,4 +1,4 @@
-"""Hydra, opened on tunerun's config directories: compose, expand, and say where a key came from.
+"""Hydra on tunerun's config directories: composes configs, lists values of axes, and finds where a key was written.
 
 All private names of Hydra that tunerun uses are here, in `source` and in `grammar`. Hydra keeps its state in
 process-wide singletons, so one `Loader` is open at a time, under a lock.
@@ -50,13 +50,13 @@ _HYDRA = threading.Lock()
 
 
 class Loader:
-    """The config directories, in the order in which they are searched; a context manager.
+    """Hydra opened on the config directories, in search order; a context manager.
 
     Args:
         directories: a file of an earlier one hides the file of the same name in a later one.
 
     Attributes:
-        foreign: directories whose `config.yaml` is another program's and is not used, and the groups that it lacks.
+        foreign: directories whose `config.yaml` is another program's and not used, with the groups that it lacks.
     """
 
     def __init__(self, directories: Sequence[Path]) -> None:
@@ -91,16 +91,16 @@ class Loader:
 
     @property
     def files(self) -> Mapping[Path, str]:
-        """What Hydra has read of the directories since this loader was opened."""
+        """The files that Hydra has read since this loader was opened, with their texts."""
         return dict(source.ConfSource.files)
 
     # Overrides
 
     def parse(self, text: str) -> Override:
-        """Parse one override in Hydra's grammar, with `zip(...)` beside its functions.
+        """Parse one override in Hydra's grammar, extended by `zip(...)`.
 
         Raises:
-            ConfigError: it is no override.
+            ConfigError: it is not an override.
         """
         return grammar.parse(self._parser, text)
 
@@ -111,27 +111,27 @@ class Loader:
         return self._groups[key]
 
     def options(self, group: str) -> list[str]:
-        """The choices of a config group, those in folders as `folder/name`."""
+        """Return the choices of a config group, those in folders as `folder/name`."""
         found = list(self._loader.get_group_options(group, results_filter=ObjectType.CONFIG))
         for folder in self._loader.get_group_options(group, results_filter=ObjectType.GROUP):
             found.extend(f"{folder}/{name}" for name in self.options(f"{group}/{folder}"))
         return found
 
     def groups(self) -> list[str]:
-        """The config groups at the top level, hydra's own left out."""
+        """Return the config groups at the top level, without hydra's own."""
         return [group for group in self._loader.list_groups("") if group != "hydra"]
 
     def elements(self, override: Override, at_most: int, seed: int = 0) -> list[str]:
-        """The values of a sweeping override, as text that can stand behind `key=`; one more than `at_most` at most.
+        """Return the values of a sweeping override, as text that can follow `key=`; at most one more than `at_most`.
 
         Args:
-            seed: of the order of `shuffle(...)`.
+            seed: for the order of `shuffle(...)`.
 
         Raises:
-            ConfigError: the values cannot be listed, as those of `interval(...)`.
+            ConfigError: the values cannot be listed, such as those of `interval(...)`.
         """
         if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
-            # As in Hydra, * means no choice in a folder.
+            # As in Hydra, * does not match choices in a folder.
             globs, options = cast(Glob, override.value()), self.options(override.key_or_group)
             is_deep = any("/" in pattern for pattern in globs.include)
             return [name for name in globs.filter(options) if is_deep or "/" not in name]
@@ -143,7 +143,7 @@ class Loader:
             ) from error
 
     def is_structural(self, override: Override) -> bool:
-        """Whether an override chooses a group, and so changes what is composed rather than a value."""
+        """Whether an override chooses a group, rather than setting a value."""
         return override.package is not None or (
             self.is_group(override.key_or_group) and not isinstance(override.value(), dict)
         )
@@ -151,7 +151,7 @@ class Loader:
     # Configs
 
     def config(self, overrides: Sequence[Override]) -> DictConfig:
-        """Compose a config; unknown keys are set all the same, for the schema to refuse them with their near names.
+        """Compose a config; unknown keys are accepted here, since the schema refuses them with the nearest names.
 
         Raises:
             ConfigError: Hydra cannot compose it.
@@ -168,7 +168,7 @@ class Loader:
         return self.point_and_marks(overrides, without)[0]
 
     def point_and_marks(self, overrides: Sequence[Override], without: Sequence[str] = ()) -> tuple[Raw, Marks]:
-        """The same, with the interpolations of what came from the environment.
+        """As `point`, also returning the interpolations of values that came from the environment.
 
         Raises:
             ConfigError: Hydra cannot compose it, or an interpolation cannot be resolved.
@@ -182,7 +182,7 @@ class Loader:
             ) from error
 
     def unresolved(self, overrides: Sequence[Override], without: Sequence[str] = ()) -> Raw:
-        """The same with its interpolations as they were written.
+        """As `point`, with interpolations as they were written.
 
         Raises:
             ConfigError: Hydra cannot compose it.
@@ -213,16 +213,16 @@ class Loader:
             ) from error
 
     def options_of_groups(self) -> dict[str, list[str]]:
-        """The choices of every group that the primary config has in its defaults, by the group's name."""
+        """Return the choices of every group in the defaults of the primary config, by the group's name."""
         try:
             listed = self._loader.compute_defaults_list(CONFIG_NAME, [], RunMode.RUN)
         except HydraException:
-            return {}  # the primary config is what is wrong
+            return {}  # the problem is in the primary config itself
         named = [group for group in listed.overrides.known_choices if not group.startswith("hydra/")]
         return {group: self.options(group) for group in named if self.is_group(group)}
 
     def _named_files(self, overrides: Sequence[str]) -> list[Path]:
-        """The files of experiments and the like that overrides name, and those that their defaults may."""
+        """Return the files of experiments that overrides name, and those that their defaults may name."""
         named = [text.lstrip("+").partition("=") for text in overrides]
         chosen = [(group, choice) for group, _, choice in named if group in GLOBAL_GROUPS]
         folders = [(d / group, choice) for group, choice in [*chosen, ("local", "default")] for d in self.directories]
@@ -230,28 +230,28 @@ class Loader:
 
     @property
     def own_primary(self) -> Path | None:
-        """The directory of the user whose `config.yaml` is used in the place of tunerun's own; None: there is none."""
+        """Return the user's directory whose `config.yaml` replaces tunerun's own; None: tunerun's own is used."""
         used = next(d for d in self.directories if d not in self.foreign and (d / source.PRIMARY).is_file())
         return None if used == self.directories[-1] else used
 
     def _no_such_group(self, error: Exception) -> list[str]:
-        """What an override chooses that the user's own primary config has no room for."""
+        """Return a line for an override of a group that the user's own `config.yaml` lacks in its defaults."""
         found = re.search(r"Could not override '(\w+)'", str(error))
         if found is None or self.own_primary is None or not self.is_group(found[1]):
             return []
         file, group = shown(self.own_primary / source.PRIMARY), found[1]
-        why = "and is used in the place of tunerun's own"
-        return [f"{file}: has no {group} in its defaults, {why}; add `- {group}: null` behind `- _self_`"]
+        why = "and is used instead of tunerun's own"
+        return [f"{file}: has no {group} in its defaults, {why}; add `- {group}: null` after `- _self_`"]
 
     def _misshapen(self, overrides: tuple[str, ...]) -> list[str]:
-        """Where files that overrides name have a list in the place of a mapping, or the other way round."""
+        """Return the places where named files have a list instead of a mapping, or the other way round."""
         if not overrides:
             return []
         base = cast(Raw, OmegaConf.to_container(self._compose(()), resolve=False))
         return [line for file in self._named_files(overrides) for line in defaults.misshapen(file, base)]
 
     def _missing_choice(self, error: MissingConfigException) -> str:
-        """What a defaults list names and no directory holds: where that is written, and what it may have meant."""
+        """Return a line for a choice of a defaults list that no directory has: its place, and the nearest choices."""
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
         options = self.options(group) if group else []
         if not options:
@@ -264,13 +264,13 @@ class Loader:
         return no_choice(group, choice, options)
 
     def _files(self) -> list[Path]:
-        """All YAML files of the directories, in their order."""
+        """Return all YAML files of the directories, in search order."""
         return [file for directory in self.directories for file in sorted(directory.rglob("*.yaml"))]
 
     # Provenance
 
     def origin(self, overrides: Sequence[Override], location: Sequence[str | int]) -> Origin:
-        """Say where the value at a location of the config was written, or the nearest key above it."""
+        """Return where the value at a location of the config was written, or the nearest key above it."""
         keys = [str(key) for key in location]
         listed = self._defaults_of(overrides)
         while keys:
@@ -284,7 +284,7 @@ class Loader:
         return Origin(CONFIG_NAME)
 
     def misplaced(self, overrides: Sequence[Override]) -> list[str]:
-        """What is wrong with files of experiments whose keys ended up below the group's name."""
+        """Return the problems of experiment files whose keys ended up below the group's name."""
         found = []
         for default in self._defaults_of(overrides):
             group = (default.config_path or "").partition("/")[0]
@@ -313,7 +313,7 @@ class Loader:
         return None if line is None else Origin(f"{shown(file)}:{line}", file)
 
     def _file_of(self, config_path: str | None) -> Path | None:
-        """The file that a path in a defaults list means; None: hydra's own, or none."""
+        """Return the file of a path in a defaults list; None: hydra's own, or none."""
         directories = self.directories
         if config_path == CONFIG_NAME:
             directories = [d for d in directories if d not in self.foreign]
@@ -321,7 +321,7 @@ class Loader:
 
 
 class _Template:
-    """A composed config, before value overrides."""
+    """A composed config before value overrides, cached by its group choices."""
 
     def __init__(self, config: DictConfig) -> None:
         self._config = config
@@ -335,8 +335,8 @@ class _Template:
         return config
 
     def resolved(self, values: Sequence[Override], without: Sequence[str]) -> tuple[Raw, Marks]:
-        # Copying a DictConfig costs more than all the rest. Where every override only sets a leaf that is there, set
-        # it in place, read the result, and set it back.
+        # Copying a DictConfig costs more than everything else here. If all overrides set existing leaves, set them in
+        # place, read the result, and restore them.
         self._check_expansion(values)
         if not all(self._is_leaf(value) for value in values):
             raw, marks = resolve(self.changed(values))
@@ -374,8 +374,8 @@ class _Template:
         return override.type is OverrideType.CHANGE and scalar and self._leaf(override.key_or_group)[0]
 
     def _forgiving(self, override: Override) -> Override:
-        # A YAML holds what differs from the schema, so a key may be missing here and known there; what is not known
-        # there either is refused by the schema, in better words.
+        # A YAML holds only what differs from the schema's defaults, so a key that is missing here may still be valid.
+        # The schema refuses unknown keys, with better messages than Hydra's.
         has_keys = isinstance(override.value(), dict)
         if override.type is not OverrideType.CHANGE or (self._has(override.key_or_group) and not has_keys):
             return override
@@ -404,12 +404,12 @@ def _without(raw: Mapping[str, Any], keys: Sequence[str]) -> Raw:
 
 
 def to_yaml(config: DictConfig) -> str:
-    """A config as YAML, interpolations resolved where they can be."""
+    """Return a config as YAML, with interpolations resolved where possible."""
     return OmegaConf.to_yaml(OmegaConf.create(with_marks(*resolve(config))))
 
 
 def no_choice(group: str, choice: str, options: Sequence[str]) -> str:
-    """A choice that a group does not have, with the nearest that it has."""
+    """Return a line for an unknown choice of a group, with the nearest choices."""
     hint = nearest(choice, options)
     return f"{group}: no choice {choice!r};{f' {hint}' if hint else ''} choices: {', '.join(options)}"
 

@@ -1,9 +1,8 @@
-"""Points of a sweep as configs, quickly: what a point does not touch is validated once and shared.
+"""Configs of the points of a sweep, fast: sections that a point does not change are validated once and shared.
 
-A point that only sets leaves which are there, and which no interpolation reads, differs from the point without them in
-these leaves alone. So the sections of its config are looked up by what it sets in them, and only a section with new
-values is validated. Everything else is composed and resolved as a whole, and so is a point with a mistake, so that its
-message is the same.
+A point that only sets existing leaves which no interpolation reads differs from the base config in these leaves alone.
+So each section is cached by the values that a point sets in it, and only a section with new values is validated. Any
+other point is composed and resolved as a whole, and so is a point with an error, so that its message is the same.
 """
 
 from __future__ import annotations
@@ -24,18 +23,18 @@ from tunerun.schema import Section, TrialConfig
 _PATHS = ("dataset.path", "dataset.validation.path", "dataset.test.path")
 _WORDS = re.compile(r"\w+")
 _COMPUTED = re.compile(r"\$\{[^}]*\$\{|\$\{[.\s]*\}")
-"""An interpolation in an interpolation, or of a node without a name: what it reads cannot be told from its words."""
+"""An interpolation inside another one, or relative without a name: the text does not show which keys it reads."""
 
 Assigned = tuple[tuple[str, Any], ...]
 
 
 class SharedSections:
-    """The configs of points that share what was composed: the choices of groups, and the overrides of every point.
+    """Makes the configs of points with the same group choices, from one composed config.
 
     Args:
-        raw: the resolved config without the point's values, paths made absolute.
+        raw: the resolved config without the points' values, with absolute paths.
         unresolved: the same with its interpolations.
-        marks: by dotted key, the interpolations of what came from the environment.
+        marks: interpolations of values that came from the environment, by dotted key.
     """
 
     def __init__(self, raw: Raw, unresolved: Raw, marks: Mapping[str, str]) -> None:
@@ -49,7 +48,7 @@ class SharedSections:
         self._is_free: dict[str, bool] = {}
 
     def config(self, values: Sequence[Override]) -> tuple[TrialConfig, dict[str, str]] | None:
-        """The config with these values, and its marks; None: it has to be composed as a whole."""
+        """Return the config with these values, and its marks; None: it has to be composed as a whole."""
         if not self._is_known:
             return None
         assigned: dict[str, list[tuple[str, Any]]] = {}
@@ -81,8 +80,8 @@ class SharedSections:
         return self._is_free[key] and not (isinstance(value, str) and ("${" in value or value == "???"))
 
     def _section(self, name: str, assigned: Assigned) -> tuple[Any] | None:
-        """A section in a tuple, for None is a value too; None: it is not valid."""
-        # 1, 1.0 and True are equal, and not the same value.
+        """Return a section in a 1-tuple, since a section may be None; None: it is not valid."""
+        # The type is part of the key: 1, 1.0 and True are equal in Python, but different values in a config.
         known = (name, tuple((key, (type(value), value)) for key, value in assigned))
         if known not in self._sections:
             self._sections[known] = self._validated(name, assigned)
@@ -103,7 +102,7 @@ class SharedSections:
 
 @cache
 def _alone(name: str) -> type[Section]:
-    """A model with one field of TrialConfig, whose checks are all its own."""
+    """Return a model with a single field of TrialConfig, to validate that section alone."""
     field = TrialConfig.model_fields[name]
     model: type[Section] = create_model(name, __base__=Section, **{name: (field.annotation, field)})  # type: ignore[call-overload]
     return model

@@ -40,14 +40,14 @@ def sets(override: Override, keys: Sequence[str]) -> bool:
 
 
 def line_of(text: str, keys: Sequence[str]) -> int | None:
-    """The 1-based line of a key in a YAML text; None: the text does not set it."""
+    """Return the line of a key in a YAML text, from 1; None: the text does not set it."""
     node = yaml.compose(text)
     line = None
     left = list(keys)
     while left:
         key = left.pop(0)
         if isinstance(node, yaml.MappingNode):
-            # A dotted key of an axis may be nested.
+            # The dotted key of an axis may be written nested.
             found = [(n, v) for n, v in reversed(node.value) if f"{key}.".startswith(f"{n.value}.")]
             if not found:
                 return None

@@ -1,4 +1,4 @@
-"""A composed config becomes plain values: interpolations resolved, or why they cannot be, and how far they expand."""
+"""Resolves a composed config to plain values; reports interpolations that cannot be resolved or grow too large."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Raw = dict[str, Any]
 
 
 class UnresolvedError(Exception):
-    """Interpolations that cannot be resolved: why, by dotted key."""
+    """Interpolations cannot be resolved; holds the reasons by dotted key."""
 
     def __init__(self, reasons: Mapping[str, str]) -> None:
         self.reasons = reasons
@@ -27,7 +27,7 @@ class UnresolvedError(Exception):
 
 
 def resolve(config: DictConfig) -> tuple[Raw, Marks]:
-    """The config as plain values, and the interpolations of what came from the environment.
+    """Return the config as plain values, and the interpolations of values that came from the environment.
 
     Raises:
         ConfigError: a value that an interpolation reads is missing.
@@ -58,7 +58,7 @@ def _container(config: DictConfig) -> Raw:
 
 
 def _reasons(config: DictConfig) -> Iterator[tuple[str, str]]:
-    """Every key whose interpolation cannot be resolved, and why."""
+    """Yield every key whose interpolation cannot be resolved, with the reason."""
     for key in _leaves(cast(Raw, OmegaConf.to_container(config, resolve=False))):
         try:
             OmegaConf.select(config, key, throw_on_missing=False)
@@ -69,7 +69,7 @@ def _reasons(config: DictConfig) -> Iterator[tuple[str, str]]:
 
 
 def _reason(text: str) -> str:
-    """Why an interpolation cannot be resolved, and what to do."""
+    """Return why an interpolation cannot be resolved, and what to do."""
     reason = text.partition("raised while resolving interpolation: ")[2].strip("\"'") or text
     if found := re.fullmatch(r"Environment variable '(.*)' not found", reason):
         name = found[1]
@@ -84,7 +84,7 @@ def _reason(text: str) -> str:
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[str]:
-    """The dotted keys of texts with an interpolation."""
+    """Yield the dotted keys of texts with an interpolation."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
@@ -96,7 +96,7 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _texts(config: DictConfig, raw: Raw) -> Any:
-    """The config while `oc.env` gives its own text; a key that this leads astray has the text that was written."""
+    """Return the config resolved with `oc.env` returning its own text; keys that cannot be resolved so, as written."""
     try:
         return OmegaConf.to_container(config, resolve=True)
     except (OmegaConfBaseException, RecursionError):

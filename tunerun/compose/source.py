@@ -1,4 +1,4 @@
-"""The YAML files of a conf directory, read within bounds; a file that cannot be used is named with its line.
+"""Reads the YAML files of conf directories within limits of size; errors name the file and the line.
 
 Together with `loader` the only module that uses private names of Hydra.
 """
@@ -25,10 +25,10 @@ SCHEME = "tunerun"
 PRIMARY = "config.yaml"
 
 MAX_BYTES = 1_000_000
-"""Of a YAML file: OmegaConf reads about 200 kB a second (measured 2026-11-26)."""
+"""Largest YAML file: OmegaConf reads about 200 kB a second (measured 2026-11-26)."""
 
 MAX_VALUES = 20_000
-"""Of a YAML file, aliases expanded, 50 characters of text counted as one: a second's work for OmegaConf."""
+"""Most values of a YAML file with aliases expanded; 50 characters of text count as one. A second of OmegaConf."""
 
 _CHARACTERS_A_VALUE = 50
 _REQUIRED = ("dataset", "model", "backend")
@@ -41,7 +41,7 @@ class ConfSource(FileConfigSource):
     """A conf directory for Hydra's search path: `tunerun://DIRECTORY`.
 
     Attributes:
-        files: what was read, of all directories, since it was last cleared.
+        files: texts of the files that were read, of all directories, since it was last cleared.
     """
 
     files: ClassVar[dict[Path, str]] = {}
@@ -52,16 +52,16 @@ class ConfSource(FileConfigSource):
 
     @staticmethod
     def scheme() -> str:
-        """What a search path begins with."""
+        """Return the scheme of a search path."""
         return SCHEME
 
     def is_config(self, config_path: str) -> bool:
-        """Whether the directory has such a file; not its `config.yaml` where that is another program's."""
+        """Whether the directory has this file; False for a `config.yaml` of another program."""
         is_foreign = self._has_foreign_primary and self._normalize_file_name(config_path) == PRIMARY
         return not is_foreign and super().is_config(config_path)
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """Read a file within the bounds.
+        """Read a file within the limits.
 
         Raises:
             ConfigError: it cannot be used; names the file and the line.
@@ -69,7 +69,8 @@ class ConfSource(FileConfigSource):
         file = Path(self.path, self._normalize_file_name(config_path))
         text = self.files[file] = read_yaml(file)
         try:
-            # Hydra looks for the header in 512 characters, which a licence can fill, and not behind a byte-order mark.
+            # Hydra finds the header only in the first 512 characters, which a licence can fill, and not after a byte
+            # order mark.
             header = self._get_header_dict(text)
             config = OmegaConf.load(io.StringIO(text))
         except yaml.YAMLError as error:
@@ -82,12 +83,12 @@ class ConfSource(FileConfigSource):
 
 
 def register() -> None:
-    """Make Hydra know `tunerun://` in search paths."""
+    """Register `tunerun://` as a scheme of Hydra's search path."""
     SourcesRegistry.instance().register(ConfSource)
 
 
 def missing_groups(directory: Path) -> list[str]:
-    """The groups without which a directory's `config.yaml` is another program's; empty where it is tunerun's, or none.
+    """Return the groups that a directory's `config.yaml` lacks, so that it belongs to another program; empty: ours.
 
     A `conf/config.yaml` of another Hydra application in the current directory would replace tunerun's own.
     """
@@ -95,7 +96,7 @@ def missing_groups(directory: Path) -> list[str]:
     try:
         named = _named_in_defaults(file) if file.is_file() else _REQUIRED
     except (ConfigError, yaml.YAMLError):
-        return []  # what is wrong with it is said when it is read
+        return []  # reported when it is read
     return [group for group in _REQUIRED if group not in named]
 
 
@@ -106,7 +107,7 @@ def undoes_experiments(directory: Path) -> bool:
 
 
 def _named_in_defaults(file: Path) -> Sequence[str]:
-    """What the defaults list of a file names, in its order: groups, and `_self_`."""
+    """Return the entries of a file's defaults list, in order: groups, and `_self_`."""
     document = yaml.load(read_yaml(file), Loader=_LOADER)  # noqa: S506 - a safe loader
     defaults = document.get("defaults") if isinstance(document, dict) else None
     entries = [key for entry in defaults or () for key in (entry if isinstance(entry, dict) else [entry])]
@@ -114,10 +115,10 @@ def _named_in_defaults(file: Path) -> Sequence[str]:
 
 
 def read_yaml(file: Path) -> str:
-    """The text of a YAML file that is within the bounds, without its byte-order mark.
+    """Return the text of a YAML file within the limits, without its byte order mark.
 
     Raises:
-        ConfigError: it is not UTF-8, is no YAML, or would expand to more than it may.
+        ConfigError: it is not UTF-8, is not YAML, or would expand to more than the limits allow.
     """
     try:
         content = file.read_bytes()
@@ -140,12 +141,12 @@ def _no_yaml(file: Path, error: yaml.YAMLError) -> str:
     place = f":{mark.line + 1}" if mark else ""
     line = file.read_text(encoding="utf-8-sig").splitlines()[mark.line : mark.line + 1] if mark else []
     braces = line and re.search(r"[{\[].*(?<![\"'\w])\$\{", line[0])
-    hint = '; quote an interpolation inside of braces or brackets: "${...}"' if braces else ""
-    return f"{shown(file)}{place}: is no YAML: {getattr(error, 'problem', None) or first_line(error)}{hint}"
+    hint = '; quote an interpolation inside braces or brackets: "${...}"' if braces else ""
+    return f"{shown(file)}{place}: is not YAML: {getattr(error, 'problem', None) or first_line(error)}{hint}"
 
 
 def _check_bounds(text: str, file: Path) -> None:
-    """Count what a YAML expands to from its events, which costs nothing for aliases of aliases."""
+    """Count the values that a YAML expands to from its events; aliases of aliases are not expanded for that."""
     sizes = [0]
     names: list[str | None] = []
     anchors: dict[str, int] = {}
@@ -179,10 +180,10 @@ def _check_bounds(text: str, file: Path) -> None:
 
 
 def shown(file: Path) -> str:
-    """A file as errors name it: relative to the current directory where it is below it."""
+    """Return a file's path for messages: relative if it is below the current directory."""
     return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first; its kind where it says nothing."""
+    """Return the first line of an error's message; its class name if the message is empty."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

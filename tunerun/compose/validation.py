@@ -1,4 +1,4 @@
-"""Errors of pydantic become lines that a person can act on: where it was written, the dotted key, what to do."""
+"""Translates errors of pydantic into messages: where a value was written, its dotted key, and what to do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KINDS = {
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
     "float_type": "must be a number",
-    "string_type": "must be text; quote it if YAML takes it for something else",
+    "string_type": "must be text; quote it if YAML reads it as something else",
     "bool_type": "must be true or false",
     "list_type": "must be a list",
     "tuple_type": "must be a list",
@@ -47,9 +47,9 @@ _PATTERNS = {
 def validate(
     model: type[SectionType], raw: Mapping[str, Any], groups: Sequence[str] = ()
 ) -> tuple[SectionType | None, list[tuple[Location, str]]]:
-    """Validate a plain config, and return the model or else every problem with its location.
+    """Validate a plain config; return the model, or else every problem with its location.
 
-    `groups` are names that may stand at the top beside the model's fields, for the near names of a misspelt one.
+    `groups` are names allowed at the top level besides the model's fields, as suggestions for a misspelt name.
     Through JSON, so that strict mode takes lists for tuples, and the config is known to have a digest.
     """
     problems: list[tuple[Location, str]] = []
@@ -70,7 +70,7 @@ def validate(
 
 
 def _without_tags(raw: Mapping[str, Any], location: Location) -> Location:
-    """A location in the config: pydantic puts the tag of a union's member into it (`backend.gemini.base_url`)."""
+    """Remove the tag of a union's member that pydantic puts into a location (`backend.gemini.base_url`)."""
     found: list[str | int] = []
     node: Any = raw
     for position, part in enumerate(location):
@@ -83,7 +83,7 @@ def _without_tags(raw: Mapping[str, Any], location: Location) -> Location:
 
 
 def missing_keys(raw: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """The keys of a plain config whose value is still `???`."""
+    """Return the keys of a plain config whose value is still `???`."""
     found = []
     for key, value in raw.items():
         if isinstance(value, Mapping):
@@ -94,7 +94,7 @@ def missing_keys(raw: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> list[t
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """A question after the known name that is most like the given one; empty if none is."""
+    """Return a suggestion of the most similar known name; empty if none is similar."""
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else ""
 
@@ -120,13 +120,13 @@ def _message(model: type[BaseModel], detail: Mapping[str, Any], groups: Sequence
     text = _KINDS.get(kind) or _PATTERNS.get(context.get("pattern", ""))
     limits = {name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in context.items()}
     message = text.format(**limits) if text else detail["msg"]
-    # Numbers are shown; text is not, for it may be a key that was pasted into the wrong place.
+    # Numbers are shown; text is not, since it may be a key that was pasted into the wrong place.
     is_shown = text is not None and isinstance(value, int | float) and kind != "finite_number"
     return f"{message}, not {value}" if is_shown else message
 
 
 def fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    """The names of the fields that may stand at a location of a model; empty where keys are free."""
+    """Return the names of the fields at a location of a model; empty where keys are free."""
     current = [model]
     for key in location:
         tagged = [member for member in current if _tag(member) == key]
@@ -136,7 +136,7 @@ def fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str
 
 
 def _tag(model: type[BaseModel]) -> object:
-    """What stands in `kind` of a union's member; None: it is none."""
+    """Return the `kind` of a union's member; None: it has none."""
     kind = model.model_fields.get("kind")
     values = typing.get_args(kind.annotation) if kind is not None else ()
     return values[0] if len(values) == 1 else None
@@ -150,5 +150,5 @@ def _models_in(annotation: Any) -> list[type[Section]]:
 
 
 def lines(problems: Sequence[tuple[Location, str]], origin: Callable[[Location], object]) -> list[str]:
-    """One line a problem: where it was written, the dotted key, the message."""
+    """Return one line per problem: where it was written, the dotted key, the message."""
     return [f"{origin(location)}: {'.'.join(map(str, location))}: {message}" for location, message in problems]

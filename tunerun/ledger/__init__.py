@@ -1,4 +1,4 @@
-"""The durable record of plans, jobs, snapshots and answers; its promises are listed in `ledger.py`."""
+"""The durable record of plans, jobs, snapshots and answers; `ledger.py` lists its guarantees."""
 
 from tunerun.ledger.answers import LOSSES, Answers, asked_by, holds_texts
 from tunerun.ledger.ledger import FILE_NAME, Ledger

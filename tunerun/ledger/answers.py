@@ -1,4 +1,4 @@
-"""What models answered to held-out examples: stored as they said it, so that a new metric asks no model again."""
+"""Answers to held-out examples, stored as generated, so that a new metric needs no model."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tunerun.ledger.stops import STOPPED
 from tunerun.stored import read_stored
 
 LOSSES = "losses"
-"""What takes the place of a digest where models were asked for no text but for the loss of the expected answers."""
+"""The `asked` part of the key for losses of the expected answers, where models generate no text."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What one subject said of the examples of one held-out set, in their order.
+    """The answers of one subject to the examples of one held-out set, in the set's order.
 
     Attributes:
         values: the texts; for `LOSSES` the mean loss of each expected answer, in nats per output token.
@@ -36,22 +36,23 @@ class Answers:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The texts of answers that were generated or chosen."""
+        """The values as texts, of answers that were generated or chosen."""
         return tuple(str(value) for value in self.values)
 
     @property
     def losses(self) -> tuple[float, ...]:
-        """The losses of the expected answers."""
+        """The values as losses of the expected answers."""
         return tuple(float(value) for value in self.values)
 
 
 def asked_by(generation: GenerateOptions, choices: Sequence[str] = ()) -> str:
-    """A digest of how answers are obtained, and of nothing else: part of their key.
+    """Return a digest of how answers are obtained, and of nothing else: the `asked` part of their key.
 
     Args:
+        generation: the options of generation.
         choices: the answers that a model chooses from; empty: it generates.
     """
-    if choices:  # the likeliest of them: the options of generation play no part
+    if choices:  # the likeliest choice is taken, so the options of generation do not matter
         return digest({"choices": list(choices)})
     return digest(
         {"max_output_tokens": generation.max_output_tokens, "temperature": float(generation.temperature)},
@@ -59,18 +60,18 @@ def asked_by(generation: GenerateOptions, choices: Sequence[str] = ()) -> str:
 
 
 def holds_texts(asked: str) -> bool:
-    """Whether answers under this key are all of a model's own texts: not losses, a judge's words, or a part of them."""
+    """Whether answers under this key are a model's complete texts: not losses, judgements, or a part of the answers."""
     return asked != LOSSES and not asked.startswith((RATED, STOPPED))
 
 
 class AnswerTable:
-    """The part of the ledger that keeps answers; `Ledger` inherits it, so that its file has one connection."""
+    """The tables of answers; `Ledger` inherits it, so that all tables share one connection."""
 
     _file: DatabaseFile
     _rows: RowReader
 
     def record_answers(self, subject: str, held_out: str, asked: str, values: Sequence[str] | Sequence[float]) -> None:
-        """Write down what a subject answered; what was recorded first stays.
+        """Record the answers of a subject; answers that are there already are kept.
 
         Args:
             subject: the key of a trial, or the subject of a baseline.
@@ -92,7 +93,7 @@ class AnswerTable:
     def record_some_answers(
         self, key: tuple[str, str, str], start: int, values: Sequence[str] | Sequence[float], *, rows: int
     ) -> None:
-        """Write down the answers to some of the examples; with the last of them they become a subject's answers.
+        """Record the answers to some of the examples; with the last ones, the answers of the subject are complete.
 
         Args:
             key: subject, held-out set and how it was asked, as for `record_answers`.
@@ -110,22 +111,22 @@ class AnswerTable:
                 self._file.write(f"DELETE FROM some_answers WHERE {_OF_KEY}", key)
 
     def answers_so_far(self, subject: str, held_out: str, asked: str) -> list[Any]:
-        """The answers to the first examples of a set that is being asked; empty where it is not, or all are there."""
+        """Return the answers so far to a set that is only partly answered; empty if none are, or all."""
         known: list[Any] = []
         rows = self._file.rows(f"SELECT * FROM some_answers WHERE {_OF_KEY} ORDER BY start", [subject, held_out, asked])
         for row in rows:
             start, values = self._rows.some_answers(row)
-            if start <= len(known):  # two sweeps that ask at once may overlap: what was recorded first stays
+            if start <= len(known):  # two sweeps that ask at once may overlap: the first answers are kept
                 known += values[len(known) - start :]
         return known
 
     def answers(self, subject: str, held_out: str, asked: str) -> Answers | None:
-        """What a subject answered; None: it was not asked."""
+        """Return the answers of a subject; None: it was not asked."""
         row = self._file.row(f"SELECT * FROM answers WHERE {_OF_KEY}", [subject, held_out, asked])
         return None if row is None else Answers(*self._rows.answers(row))
 
     def answers_of_sweep(self, sweep: str) -> dict[tuple[str, str, str], Answers]:
-        """All answers of a sweep's trials and baselines, by subject, held-out set and how they were asked.
+        """Return all answers of a sweep's trials and baselines, by subject, held-out set and `asked`.
 
         Trials that other sweeps share may have been asked in other ways too; those answers are here as well.
         """
@@ -133,19 +134,19 @@ class AnswerTable:
         return {(r["subject"], r["held_out"], r["asked"]): Answers(*self._rows.answers(r)) for r in rows}
 
     def answered(self, sweep: str) -> frozenset[tuple[str, str, str]]:
-        """Which answers of a sweep's trials and baselines are there, by the same three; cheap to ask."""
+        """Return the keys of the answers of a sweep's trials and baselines, without reading the answers."""
         rows = self._file.rows(f"SELECT subject, held_out, asked FROM answers WHERE {_OF_SWEEP}", [sweep, sweep])
         return frozenset((row["subject"], row["held_out"], row["asked"]) for row in rows)
 
     def answered_by_baselines(self) -> frozenset[tuple[str, str, str]]:
-        """Which answers there are of the baselines of all sweeps, by the same three."""
+        """Return the keys of the answers of the baselines of all sweeps."""
         rows = self._file.rows(
             "SELECT subject, held_out, asked FROM answers WHERE subject IN (SELECT subject FROM baseline)", []
         )
         return frozenset((row["subject"], row["held_out"], row["asked"]) for row in rows)
 
     def answered_at(self, subject: str, held_out: str, asked: str) -> float | None:
-        """When a subject answered, in seconds since 1970 (UTC); None: it was not asked."""
+        """Return when a subject answered, in seconds since 1970 (UTC); None: it was not asked."""
         row = self._file.row(f"SELECT created_at FROM answers WHERE {_OF_KEY}", [subject, held_out, asked])
         return None if row is None else row["created_at"]
 
@@ -156,14 +157,14 @@ _OF_SWEEP = "subject IN (SELECT key FROM trial WHERE sweep = ? UNION SELECT subj
 
 @lru_cache(maxsize=1000)
 def asked_of(generation: str | None) -> str:
-    """How trials of formats 1 to 3 were asked: by their config's `evaluation.generation`, JSON; None: its defaults."""
+    """Return `asked` for trials of formats 1 to 3, from their `evaluation.generation` as JSON; None: its defaults."""
     values = json.loads(generation) if generation else {}
     return asked_by(read_stored(GenerateOptions, values if isinstance(values, dict) else {}))
 
 
 def texts_of(predictions: str) -> str:
-    """The answers alone, of what formats 1 to 3 stored of an evaluation."""
+    """Return the answers alone from an evaluation of formats 1 to 3, as JSON."""
     try:
         return dump([prediction["predicted"] for prediction in json.loads(predictions)])
-    except (ValueError, TypeError, KeyError):  # its checksum is wrong as well, which is found when the row is read
+    except (ValueError, TypeError, KeyError):  # damaged: its checksum is found to be wrong when the row is read
         return "[]"

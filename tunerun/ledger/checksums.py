@@ -1,4 +1,4 @@
-"""Checksums of rows, by which a byte that has changed on the disk is found. They are no protection against intent."""
+"""Checksums of rows, which detect bytes that changed on the disk. They do not protect against tampering."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _PIECE = 1_000_000
 
 
 def row_checksum(*values: Any) -> int:
-    """A checksum of a row's columns, in their order, as an integer that SQLite can hold.
+    """Return a checksum of a row's columns, in their order, as an integer that SQLite can hold.
 
-    Numbers count as floats, as SQLite gives the integers back that are written into a REAL column.
+    Integers are hashed as floats, since SQLite returns floats for integers that were written into a REAL column.
     """
-    # Most are texts; a call for each value would take twice the time (10,000 jobs: 0.2 s).
+    # Most values are texts; a call for each value would take twice the time (10,000 jobs: 0.2 s).
     parts = [value if type(value) is str else _text(value) for value in values]
     if sum(map(len, parts)) > _PIECE:
         return _in_pieces(parts)
@@ -26,7 +26,7 @@ def row_checksum(*values: Any) -> int:
 
 
 def _in_pieces(parts: Sequence[str]) -> int:
-    """The same without two more copies of a set of examples in memory, which may have hundreds of megabytes."""
+    """The same checksum without two more copies of the data in memory: examples may have hundreds of megabytes."""
     found = blake2b(digest_size=8)
     for position, part in enumerate(parts):
         if position:
@@ -37,7 +37,7 @@ def _in_pieces(parts: Sequence[str]) -> int:
 
 
 def with_checksum(*values: object) -> tuple[object, ...]:
-    """A row's columns with their checksum behind them."""
+    """Return a row's columns followed by their checksum."""
     return (*values, row_checksum(*values))
 
 
@@ -48,18 +48,18 @@ def _text(value: Any) -> str:
 
 
 def snapshot_checksum(job: int, step: int, epoch: int, mean_loss: float, compute_time: float) -> int:
-    """The same of a point of a loss curve, of which there may be millions: a third of the time."""
+    """Return the checksum of a point of a loss curve in a third of the time, since there may be millions."""
     return zlib.crc32(struct.pack("<qqqdd", job, step, epoch, mean_loss, compute_time))
 
 
 def is_whole(row: Sequence[Any]) -> bool:
-    """Whether a row whose last column is the checksum of the others is as it was written."""
+    """Whether the last column of a row is the checksum of the others."""
     *values, checksum = row
     return bool(row_checksum(*values) == checksum)
 
 
 def is_whole_snapshot(row: Sequence[Any]) -> bool:
-    """The same of a point of a loss curve."""
+    """As `is_whole`, for a point of a loss curve."""
     *values, checksum = row
     try:
         return bool(snapshot_checksum(*values) == checksum)

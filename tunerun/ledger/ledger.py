@@ -1,23 +1,23 @@
 """The SQLite ledger: the durable record of plans, jobs, snapshots and answers. It is the truth.
 
-What it promises, whenever its process is killed:
+Its guarantees, whenever its process is killed:
 
 1. A frozen plan never changes: freezing the same sweep again is a no-op, and nothing else writes to its trials.
 2. The intent of an outside effect is on disk before the effect, its result after it, each in a transaction of its own.
    So a job that may exist somewhere is known here, by the key under which the backend can be asked for it.
-3. Of one key there is at most one job that is not finished, and none is begun after one that has succeeded.
+3. A key has at most one unfinished job, and no job is begun after one that has succeeded.
 4. A job only moves forward; SUCCEEDED, STOPPED, FAILED and CANCELLED are final: nothing is added to a final job.
 5. Each step of a loss curve, and each epoch's validation loss, is kept once: what is recorded first stays. The same
    holds for a subject's answers.
-6. A job is submitted and watched by the runner of one sweep at a time. It changes hands only under the lock of the
-   sweep that had it (`tunerun.holding`), and that lock goes with its process.
-7. What a tracker was told is marked after it was told, so a mark never says more than the tracker has.
+6. A job is submitted and watched by the runner of one sweep at a time. Ownership moves only while holding the lock of
+   the previous owner's sweep (`tunerun.holding`), which is released when its process ends.
+7. What was sent to a tracker is marked after it was sent, so a mark never claims more than the tracker has.
 8. A file that is damaged, of another program or of a newer tunerun is refused before anything is written to it; an
    older one is migrated in one transaction when it is opened for writing (`tunerun.ledger.migrations`).
-9. A reader changes no byte of its folder.
-10. A row whose bytes have changed on the disk is found by its checksum when it is read, and is an error.
-11. Adapters are recorded by their place in the runs folder: it can be moved, and a copy uses its own.
-12. An opening of a test set is on disk before a model is asked about its rows.
+9. A reader changes nothing in its folder.
+10. A row whose bytes have changed on the disk fails its checksum when it is read, which is an error.
+11. Adapters are recorded relative to the runs folder: it can be moved, and a copy uses its own adapters.
+12. The opening of a test set is on disk before any model is asked about its rows.
 
 One `Ledger` object belongs to one thread; each thread opens its own.
 """
@@ -70,19 +70,19 @@ FILE_NAME = "ledger.db"
 
 _LAST_JOB = "attempt = (SELECT max(attempt) FROM job AS other WHERE other.key = job.key)"
 _TRAINED = "coalesce(CASE WHEN trained_on IS NOT NULL THEN json_extract(metrics, '$.\"tokens/train\"') END, tokens)"
-"""Of a job: the engine's own count where there is one, for `tokens` lacks what another job has paid for."""
+"""Training tokens of a job: the engine's own count if known, since `tokens` leaves out what another job pays for."""
 
 _NEVER_BEGAN = (
     "(started_at IS NULL AND NOT EXISTS (SELECT 1 FROM snapshot WHERE snapshot.job = job.id) "
     "AND (state = ? OR (state = ? AND json_extract(failure, '$.kind') = ?)))"
 )
-"""A job that waited until it was cancelled, or until the process was gone that would have trained it."""
+"""Condition of a job that was cancelled, or whose worker was lost, before training began."""
 
 _OF_SWEEP = "key IN (SELECT key FROM trial WHERE sweep = ?)"
 
 
 class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, StopTable, TransferTable):
-    """A connection to the ledger file; made with its folder if it is not there.
+    """A connection to the ledger file, which is created with its folder if it does not exist.
 
     Args:
         path: the SQLite file.
@@ -90,7 +90,7 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, StopTable, Trans
         busy_timeout_s: how long to wait for another process that writes.
 
     Raises:
-        LedgerError: the file is no ledger, is damaged, was written by a newer tunerun, or cannot be written.
+        LedgerError: the file is not a ledger, is damaged, was written by a newer tunerun, or cannot be written.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
@@ -100,15 +100,15 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, StopTable, Trans
 
     @classmethod
     def open_read_only(cls, path: Path) -> Self:
-        """The ledger as it is now, of any format up to this one: not a byte of its folder is changed.
+        """Open the ledger as it is now, of any format up to this one; nothing in its folder is changed.
 
         Raises:
-            LedgerError: as for writing; also when there is no such file.
+            LedgerError: as for writing; also if the file does not exist.
         """
         return cls(path, read_only=True)
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; a copy that was read is removed."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -122,7 +122,7 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, StopTable, Trans
     # Plans
 
     def is_frozen(self, sweep: str) -> bool:
-        """Whether a plan is written down."""
+        """Whether the plan of a sweep is recorded."""
         return self._file.row("SELECT 1 FROM sweep WHERE id = ?", [sweep]) is not None
 
     def freeze(
@@ -132,7 +132,7 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, StopTable, Trans
         example_sets: Iterable[ExampleSet],
         baselines: Iterable[BaselineRecord] = (),
     ) -> None:
-        """Write a plan down for good; a sweep that is frozen already stays as it is."""
+        """Record a plan permanently; a sweep that is frozen already is not changed."""
         with self._file.transaction():
             if self.is_frozen(sweep.id):
                 return
@@ -151,27 +151,27 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, StopTable, Trans
             self._write_baselines(sweep.id, baselines)
 
     def sweeps(self, experiment: str | None = None) -> list[SweepRecord]:
-        """All frozen sweeps, the newest last; of one experiment where it is named."""
-        # In the order of their writing: a clock may be set back between two sweeps.
+        """Return all frozen sweeps, the newest last; of one experiment if it is named."""
+        # Ordered by insertion, not by time: the clock may be set back between two sweeps.
         rows = self._file.rows(
             "SELECT * FROM sweep WHERE ? IS NULL OR experiment = ? ORDER BY rowid", [experiment, experiment]
         )
         return [self._rows.sweep(row) for row in rows]
 
     def trials(self, sweep: str) -> list[TrialRecord]:
-        """The trials of a sweep, by number."""
+        """Return the trials of a sweep, by number."""
         return [
             self._rows.trial(row)
             for row in self._file.rows("SELECT * FROM trial WHERE sweep = ? ORDER BY number", [sweep])
         ]
 
     def baselines(self, sweep: str) -> list[BaselineRecord]:
-        """What the trials of a sweep have to beat, in the order of its tables."""
+        """Return the baselines of a sweep, in the order of its tables."""
         rows = self._file.rows("SELECT * FROM baseline WHERE sweep = ? ORDER BY position", [sweep])
         return [self._rows.baseline(row) for row in rows]
 
     def progress(self, sweep: str) -> list[TrialProgress]:
-        """How far each trial of a sweep is, by number."""
+        """Return the progress of each trial of a sweep, by number."""
         rows = self._file.rows(
             "SELECT trial.number, job.attempt, job.state, job.finished_at, job.sweep AS runner, "
             f"{_answered_at('validation')} AS evaluated_at, {_answered_at('test')} AS tested_at, "
@@ -196,7 +196,7 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, StopTable, Trans
         ]
 
     def shared_trials(self, sweep: str) -> list[tuple[str, str, int]]:
-        """Key, sweep and number of every trial that has a key of a sweep's trials, the oldest sweep first."""
+        """Return key, sweep and number of all trials that share a key with a sweep's trials, the oldest sweep first."""
         rows = self._file.rows(
             "SELECT key, sweep, number FROM trial JOIN sweep ON sweep.id = trial.sweep "
             "WHERE key IN (SELECT key FROM trial WHERE sweep = ?) ORDER BY sweep.rowid, number",
@@ -205,7 +205,7 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, StopTable, Trans
         return [(row["key"], row["sweep"], row["number"]) for row in rows]
 
     def newest_sweep_of_key(self, key: str) -> SweepRecord | None:
-        """The newest sweep with a trial of a key; None: there is none."""
+        """Return the newest sweep that has a trial of this key; None: no sweep has."""
         row = self._file.row(
             "SELECT sweep.* FROM sweep JOIN trial ON trial.sweep = sweep.id WHERE key = ? ORDER BY sweep.rowid DESC",
             [key],
@@ -213,7 +213,7 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, StopTable, Trans
         return None if row is None else self._rows.sweep(row)
 
     def trials_of_key(self, key: str) -> list[TrialRecord]:
-        """The trials of all sweeps that share a key, the oldest sweep first."""
+        """Return the trials of a key in all sweeps, the oldest sweep first."""
         rows = self._file.rows(
             "SELECT trial.* FROM trial JOIN sweep ON sweep.id = trial.sweep WHERE key = ? ORDER BY sweep.rowid, number",
             [key],
@@ -221,10 +221,10 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, StopTable, Trans
         return [self._rows.trial(row) for row in rows]
 
     def example_set(self, digest: str) -> ExampleSet:
-        """The examples under a digest.
+        """Return the examples of a digest.
 
         Raises:
-            LedgerError: there are none; a trial's digest is always there.
+            LedgerError: the digest is unknown, which is never so for a trial's digest.
         """
         row = self._file.row("SELECT * FROM example_set WHERE digest = ?", [digest])
         if row is None:
@@ -236,9 +236,9 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, StopTable, Trans
     def intend(
         self, request: TuningRequest, backend: str, tokens: int, *, sweep: str | None = None, usd: float = 0.0
     ) -> JobRecord:
-        """Write down that a job is about to be submitted, and return it.
+        """Record the intent to submit a job, and return the job.
 
-        Answers with the job of that key that is not finished or has succeeded, where there is one, whoever watches it.
+        If the key has an unfinished or succeeded job already, of any sweep, that one is returned instead.
 
         Args:
             tokens: training tokens over all epochs, without those that jobs under way pay for.
@@ -268,15 +268,15 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, StopTable, Trans
         return self._rows.check("job", row)
 
     def _seal(self, job: int) -> None:
-        """Set the checksum of a job that was changed."""
+        """Update the checksum of a changed job."""
         row = self._file.row("SELECT * FROM job WHERE id = ?", [job])
         assert row is not None  # noqa: S101 - it was changed in this transaction
         self._file.write("UPDATE job SET checksum = ? WHERE id = ?", [row_checksum(*tuple(row)[:-1]), job])
 
     def adopt(self, job: JobRecord, sweep: str) -> bool:
-        """Give a job into the hands of a sweep's runner; whether that was done, for another may have been quicker.
+        """Transfer a job to a sweep's runner; return False if another runner took it first.
 
-        The caller holds the lock of the sweep that had it.
+        The caller must hold the lock of the previous owner's sweep.
         """
         with self._file.transaction():
             changed = self._file.write(
@@ -286,7 +286,7 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, StopTable, Trans
         return changed == 1
 
     def submitted(self, job: int, ref: JobRef) -> None:
-        """Write down that the backend accepted a job, and under which reference."""
+        """Record that the backend accepted a job, with its reference."""
         with self._file.transaction():
             row = self._job_row(job)
             self._file.write("UPDATE job SET reference = ? WHERE id = ?", [dump(asdict(ref)), job])
@@ -303,14 +303,14 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, StopTable, Trans
         )
 
     def record(self, job: int, status: JobStatus) -> None:
-        """Write down what a backend says of a job: its state, and the snapshots and measures that are new.
+        """Record a backend's status of a job: its state, and new snapshots and measures.
 
-        A finished job stays as it is; a state behind the one recorded is not taken.
+        A finished job is not changed, and a state earlier than the recorded one is ignored.
         """
         self.record_all({job: status})
 
     def record_all(self, statuses: Mapping[int, JobStatus]) -> None:
-        """The same for many jobs, in one transaction."""
+        """As `record`, for many jobs in one transaction."""
         with self._file.transaction():
             for job, status in statuses.items():
                 self._record(job, status)
@@ -349,12 +349,12 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, StopTable, Trans
         self._seal(job)
 
     def last_jobs(self, sweep: str) -> dict[str, JobRecord]:
-        """The last job of each key of a sweep that has one, by key."""
+        """Return the last job of each key of a sweep, by key; keys without a job are left out."""
         rows = self._file.rows(f"SELECT * FROM job WHERE {_OF_SWEEP} AND {_LAST_JOB}", [sweep])
         return {row["key"]: self._rows.job(row) for row in rows}
 
     def curves(self, sweep: str) -> dict[int, list[Snapshot]]:
-        """The loss curve of every job of a sweep's keys, by job."""
+        """Return the loss curves of all jobs of a sweep's keys, by job."""
         rows = self._file.rows(
             "SELECT snapshot.* FROM snapshot JOIN job ON job.id = snapshot.job "
             f"WHERE {_OF_SWEEP} ORDER BY snapshot.job, step",
@@ -366,7 +366,7 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, StopTable, Trans
         return curves
 
     def validation_curves(self, sweep: str) -> dict[int, list[EpochLoss]]:
-        """The validation loss after each epoch of every job of a sweep's keys that has some, by job."""
+        """Return the validation losses after each epoch, by job, for the jobs of a sweep's keys that have some."""
         rows = self._file.rows(
             "SELECT epoch_loss.* FROM epoch_loss JOIN job ON job.id = epoch_loss.job "
             f"WHERE {_OF_SWEEP} ORDER BY epoch_loss.job, epoch",
@@ -378,13 +378,13 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, StopTable, Trans
         return curves
 
     def spending(self, sweep: str, *, under_way: bool = True) -> Spending:
-        """What the jobs cost that a sweep's runner has submitted.
+        """Return the cost of the jobs that a sweep's runner has submitted.
 
-        Not those that were refused, or that were cancelled or lost before they began. The US dollars include those of
-        the judgements that the sweep has asked for.
+        Jobs that were refused, or cancelled or lost before they began, do not count. The US dollars include the
+        judgements that the sweep has asked for.
 
         Args:
-            under_way: whether jobs count that are not finished.
+            under_way: whether unfinished jobs count.
         """
         row = self._file.row(
             "SELECT count(*), coalesce(sum(tokens), 0), coalesce(sum(usd), 0.0) FROM job WHERE sweep = ? "
@@ -398,17 +398,17 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, StopTable, Trans
     # Cancelling
 
     def request_cancel(self, sweep: str, numbers: Iterable[int]) -> None:
-        """Write down that trials of a sweep shall be cancelled; the sweep's runner sees it."""
+        """Record a request to cancel trials of a sweep, which the sweep's runner polls."""
         with self._file.transaction():
             self._file.write_many("INSERT OR IGNORE INTO cancel_request VALUES (?, ?)", ((sweep, n) for n in numbers))
 
     def cancel_requests(self, sweep: str) -> frozenset[int]:
-        """The trials of a sweep that shall be cancelled, by number."""
+        """Return the numbers of the trials of a sweep that are to be cancelled."""
         rows = self._file.rows("SELECT number FROM cancel_request WHERE sweep = ?", [sweep])
         return frozenset(row["number"] for row in rows)
 
     def clear_cancel_requests(self, sweep: str) -> None:
-        """Forget them: the sweep is run anew."""
+        """Remove the requests, when the sweep is run again."""
         if self.cancel_requests(sweep):
             with self._file.transaction():
                 self._file.write("DELETE FROM cancel_request WHERE sweep = ?", [sweep])
@@ -416,12 +416,12 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, StopTable, Trans
     # One job
 
     def job(self, key: str) -> JobRecord | None:
-        """The last job of a key; None: there was none."""
+        """Return the last job of a key; None: it has none."""
         row = self._file.row("SELECT * FROM job WHERE key = ? ORDER BY attempt DESC LIMIT 1", [key])
         return None if row is None else self._rows.job(row)
 
     def final_states(self) -> dict[str, JobState]:
-        """The state of every key whose last job is final; one that was lost or cancelled is not, it runs again."""
+        """Return the states of all keys that are done: SUCCEEDED, or FAILED unless the worker was lost."""
         rows = self._file.rows(
             "SELECT * FROM job AS last WHERE (state = 'SUCCEEDED' OR (state = 'FAILED' AND "
             "json_extract(failure, '$.kind') != ?)) AND attempt = (SELECT max(attempt) FROM job WHERE key = last.key)",
@@ -430,28 +430,28 @@ class Ledger(AnswerTable, MarkTable, OpeningTable, RatingTable, StopTable, Trans
         return {row["key"]: state_of(self._rows.check("job", row)["state"]) for row in rows}
 
     def jobs(self, key: str) -> list[JobRecord]:
-        """All jobs of a key, the first attempt first."""
+        """Return all jobs of a key, the first attempt first."""
         return [
             self._rows.job(row) for row in self._file.rows("SELECT * FROM job WHERE key = ? ORDER BY attempt", [key])
         ]
 
     def job_of_tuned_model(self, name: str) -> JobRecord | None:
-        """The job that made a tuned model, by its name; None: the ledger does not know it."""
+        """Return the job that made a tuned model, by the model's name; None: unknown."""
         row = self._file.row("SELECT * FROM job WHERE json_extract(tuned_model, '$.name') = ? ORDER BY id DESC", [name])
         return None if row is None else self._rows.job(row)
 
     def snapshots(self, job: int, after_step: int = 0) -> list[Snapshot]:
-        """The loss curve of a job, by step, from the step after the given one."""
+        """Return the loss curve of a job, by step, of the steps after `after_step`."""
         rows = self._file.rows("SELECT * FROM snapshot WHERE job = ? AND step > ? ORDER BY step", [job, after_step])
         return [self._rows.snapshot(row) for row in rows]
 
     def epoch_losses(self, job: int) -> list[EpochLoss]:
-        """The validation loss after each epoch of a job, by epoch; empty where it was not measured so."""
+        """Return the validation losses after each epoch of a job; empty if they were not measured by epoch."""
         rows = self._file.rows("SELECT * FROM epoch_loss WHERE job = ? ORDER BY epoch", [job])
         return [self._rows.epoch_loss(row) for row in rows]
 
     def seconds_per_token(self) -> dict[tuple[str, str], float]:
-        """Training seconds per token of the jobs that succeeded, by backend and base model."""
+        """Return the training seconds per token of succeeded jobs, by backend and base model."""
         rows = self._file.rows(
             f"SELECT backend, model, sum(json_extract(metrics, '$.\"train/seconds\"')) / sum({_TRAINED}) AS rate "
             "FROM job WHERE state = ? AND json_extract(metrics, '$.\"train/seconds\"') > 0 GROUP BY backend, model",

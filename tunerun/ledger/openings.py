@@ -1,4 +1,4 @@
-"""When the test set of a sweep was opened, and for which trials: what is chosen later has seen its rows."""
+"""Openings of a sweep's test set: a choice made after an opening may have been influenced by its rows."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tunerun.ledger.rows import RowReader, dump
 
 
 class OpeningTable:
-    """The part of the ledger that keeps openings; `Ledger` inherits it, so that its file has one connection."""
+    """The table of openings; `Ledger` inherits it, so that all tables share one connection."""
 
     _file: DatabaseFile
     _rows: RowReader
 
     def open_test(self, sweep: str, points: Iterable[int], at: float) -> None:
-        """Write down that the test set is about to be opened for trials of a sweep.
+        """Record that the test set is about to be opened for trials of a sweep.
 
         Args:
             points: the numbers of the trials. at: the time, in seconds since 1970 (UTC).
@@ -32,7 +32,7 @@ class OpeningTable:
             )
 
     def openings(self, sweep: str) -> list[Opening]:
-        """When the test set of a sweep was opened, the first time first; also by other sweeps that share it."""
+        """Return the openings of a sweep's test set, oldest first, including those by other sweeps that share it."""
         rows = self._file.rows(
             "SELECT * FROM opening WHERE sweep = ?1 OR EXISTS (SELECT 1 FROM json_each(opening.held_out) JOIN trial "
             "ON json_extract(trial.held_out, '$.test') = json_each.value WHERE trial.sweep = ?1) ORDER BY rowid",

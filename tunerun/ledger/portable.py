@@ -1,11 +1,11 @@
-"""A sweep of a ledger as portable files, of which a ledger can be made again: on any machine, without this one.
+"""Writes a sweep of a ledger as portable files, from which a ledger can be restored on any machine.
 
     record.json                     the plan: sweep, trials, baselines, and an index of the examples; never changes
     examples/<digest>.jsonl.gz      each set of examples once, one JSON object a line
-    results.json.gz                 what became of it: jobs with their curves, answers, openings; if there are any
+    results.json.gz                 the results: jobs with their curves, answers, openings; if there are any
 
-The same sweep gives the same bytes. No path of the machine is in them (`tunerun.provenance.places`): a file of rows, a
-local base model or a metric's code goes by its own name, and the folder of results by its default.
+The same sweep gives the same bytes. They hold no path of the machine (`tunerun.provenance.places`): a file of rows, a
+local base model or a metric's code is named without its folder, and the folder of results has its default.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ RESULTS = "results.json.gz"
 EXAMPLES = "examples"
 
 FORMAT = 1
-"""Of these files; a newer one is refused, an older one is read."""
+"""The format of these files; a newer one is refused, older ones are read."""
 
 _LEVEL = 1  # of gzip: 4 s of a CPU for 300 MB of rows, for which a run waits; 6: 7 s, 8 % smaller (2026-11-26)
 _BLOCK_CHARACTERS = 4_000_000
 _COMPRESSORS = 2
-"""Threads: zlib releases Python's lock, so that the next examples are read meanwhile."""
+"""Threads that compress: zlib releases Python's lock, so that the next examples are read meanwhile."""
 
 
 @dataclass(frozen=True)
 class PortableSweep:
-    """A frozen plan."""
+    """A frozen plan: `SweepRecord` as it is written."""
 
     id: str
     experiment: str
@@ -74,7 +74,7 @@ class PortableTrial:
 
 @dataclass(frozen=True)
 class PortableBaseline:
-    """What trials have to beat."""
+    """A baseline, as `BaselineRecord`."""
 
     subject: str
     name: str
@@ -84,11 +84,11 @@ class PortableBaseline:
 
 @dataclass(frozen=True)
 class PortableSet:
-    """Where a set of examples is.
+    """An entry of the index of example sets.
 
     Attributes:
         file: relative to `record.json`.
-        sha256: of the file as it is, compressed. bytes: of its lines, not compressed.
+        sha256: of the compressed file. bytes: of its lines, uncompressed.
         source: the name of the file of rows that they came from.
     """
 
@@ -101,7 +101,7 @@ class PortableSet:
 
 @dataclass(frozen=True)
 class PortableRecord:
-    """Everything of `record.json`."""
+    """The content of `record.json`."""
 
     format: int
     tunerun: str
@@ -113,7 +113,7 @@ class PortableRecord:
 
 @dataclass(frozen=True)
 class PortableOpening:
-    """A time at which the test set was opened, by this sweep or by another one that shares it."""
+    """An opening of the test set, by this sweep or by another one that shares it."""
 
     sweep: str
     opened_at: float
@@ -123,7 +123,7 @@ class PortableOpening:
 
 @dataclass(frozen=True)
 class PortableResults:
-    """Everything of `results.json.gz`.
+    """The content of `results.json.gz`.
 
     Attributes:
         sweep: the id of the sweep that they belong to.
@@ -141,10 +141,10 @@ def portable_files(ledger: Ledger, sweep: SweepRecord, folder: Path) -> list[str
     """Write a sweep as portable files.
 
     Args:
-        folder: where they go; made if it is not there.
+        folder: the target folder, created if missing.
 
     Returns:
-        Their names in it.
+        The names of the files in it.
 
     Raises:
         LedgerError: a row is damaged.
@@ -154,7 +154,7 @@ def portable_files(ledger: Ledger, sweep: SweepRecord, folder: Path) -> list[str
 
 
 def plan_files(ledger: Ledger, sweep: SweepRecord, folder: Path) -> list[str]:
-    """Write the part that is settled before the first job, examples included: it never changes.
+    """Write the part that is fixed before the first job, examples included: it never changes.
 
     Each set of examples goes to its file one example after the other.
     """
@@ -175,18 +175,18 @@ def plan_files(ledger: Ledger, sweep: SweepRecord, folder: Path) -> list[str]:
         ),
         examples={digest: _write_examples(ledger, digest, folder, places) for digest in sorted(digests)},
     )
-    # The second line of defence: a password in the address of a command or a config, as older versions stored it.
+    # The second line of defence: older versions stored passwords in addresses of commands and configs.
     text = redact(json.dumps(asdict(record), ensure_ascii=False, allow_nan=False, indent=1))
     (folder / RECORD).write_text(f"{text}\n", encoding="utf-8", newline="\n")
     return [*(each.file for each in record.examples.values()), RECORD]
 
 
 def results_file(ledger: Ledger, sweep: SweepRecord, folder: Path) -> str | None:
-    """Write what became of a sweep so far, and return the file's name; None: there is nothing yet, and no file."""
+    """Write the results of a sweep so far, and return the file's name; None: there are none yet, and no file."""
     jobs = ledger.whole_jobs(sweep.id)
     first = next(jobs, None)
     trials = ledger.trials(sweep.id)
-    # What another sweep asked a shared model, of a test set of its own, has no rows in this record.
+    # Answers of a shared model to another sweep's own test set: this record does not have the rows.
     sets = {digest for trial in trials for digest in (trial.training, *trial.held_out.values())}
     answers = {key: each for key, each in ledger.answers_of_sweep(sweep.id).items() if key[1] in sets}
     openings = [
@@ -206,7 +206,7 @@ def results_file(ledger: Ledger, sweep: SweepRecord, folder: Path) -> str | None
         )
         file.write(b'],"openings":[')
         _write_list(file, map(vars, openings))
-        if agreements := _agreements(ledger, sweep):  # absent elsewhere, so that older sweeps keep their bytes
+        if agreements := _agreements(ledger, sweep):  # no key without any, so that older sweeps keep their bytes
             file.write(b'],"agreements":[')
             _write_list(file, map(vars, agreements))
         file.write(b"]}\n")
@@ -214,7 +214,7 @@ def results_file(ledger: Ledger, sweep: SweepRecord, folder: Path) -> str | None
 
 
 def _agreements(ledger: Ledger, sweep: SweepRecord) -> list[WholeAgreement]:
-    """How far the judges of a sweep agree with people."""
+    """Return how well the judges of a sweep agree with people."""
     judges = section(sweep.document, "judges").values()
     identities = [str(each["identity"]) for each in judges if isinstance(each, Mapping) and "identity" in each]
     return [WholeAgreement(*of_key, document) for of_key, document in sorted(ledger.agreements(identities).items())]
@@ -232,7 +232,7 @@ def _places(ledger: Ledger, trials: Iterable[TrialRecord]) -> Places:
 
 @contextmanager
 def _compressed(path: Path) -> Iterator[gzip.GzipFile]:
-    """A gzip file whose bytes depend on nothing but its content: neither time nor name are in it."""
+    """Open a gzip file whose bytes depend on its content only: it has no time and no name."""
     with (
         path.open("wb") as raw,
         gzip.GzipFile(filename="", mode="wb", compresslevel=_LEVEL, fileobj=raw, mtime=0) as file,
@@ -246,7 +246,7 @@ def _write_list(file: gzip.GzipFile, values: Iterable[object]) -> None:
 
 
 def _blocks(examples: Iterable[ExampleText]) -> Iterator[tuple[int, bytes]]:
-    """JSON Lines of some examples, and how many they are; where a block ends depends on the examples alone."""
+    """Yield blocks of JSON Lines with their counts; where a block ends depends on the examples only."""
     lines: list[str] = []
     length = 0
     for text_input, output, before in examples:
@@ -260,7 +260,7 @@ def _blocks(examples: Iterable[ExampleText]) -> Iterator[tuple[int, bytes]]:
 
 
 def _member(block: bytes) -> bytes:
-    """A block as a gzip file of its own; several behind each other are one file (RFC 1952, 2.2)."""
+    """Return a block as a gzip member; members in sequence are one gzip file (RFC 1952, 2.2)."""
     made = io.BytesIO()
     with gzip.GzipFile(filename="", mode="wb", compresslevel=_LEVEL, fileobj=made, mtime=0) as file:
         file.write(block)
@@ -301,7 +301,7 @@ def _trial(trial: TrialRecord, places: Places) -> PortableTrial:
 
 
 def _document(sweep: SweepRecord, places: Places) -> dict[str, Any]:
-    """What the plan said of the sweep as a whole: its texts without places of the machine."""
+    """Return the sweep's document with the places of the machine removed from its texts."""
     document = dict(sweep.document)
     changed: dict[str, Any] = {
         "pins": lambda pins: {key: places.value(key, value) for key, value in pins.items()},
@@ -311,7 +311,7 @@ def _document(sweep: SweepRecord, places: Places) -> dict[str, Any]:
             name: {**values, "python": places.python(str(values.get("python", "")))} for name, values in metrics.items()
         },
         "command": places.command,
-        "clusters": lambda clusters: clusters,  # numbers alone, and many
+        "clusters": lambda clusters: clusters,  # numbers only, and many: nothing to remove
     }
     return {
         name: changed[name](value) if value and name in changed else _texts(value, places)
@@ -320,7 +320,7 @@ def _document(sweep: SweepRecord, places: Places) -> dict[str, Any]:
 
 
 def _texts(value: Any, places: Places) -> Any:
-    """JSON values whose texts are without the places that are known."""
+    """Return JSON values with known places of the machine removed from their texts."""
     if isinstance(value, str):
         return places.text(value)
     if isinstance(value, Mapping):
@@ -338,7 +338,7 @@ def _baseline_document(document: Mapping[str, Any], places: Places) -> dict[str,
 
 
 def _job(job: WholeJob, places: Places) -> dict[str, Any]:
-    """A job whose texts are without places of the machine."""
+    """Return a job as JSON values with places of the machine removed from its texts."""
     tuned, failure = job.tuned_model, job.failure
     if tuned is not None:
         tuned = {**tuned, "model": places.model(tuned.get("model") or {})}
@@ -347,7 +347,7 @@ def _job(job: WholeJob, places: Places) -> dict[str, Any]:
     if failure is not None:
         failure = {name: places.prose(each) if isinstance(each, str) else each for name, each in failure.items()}
     model = places.value("model.name", job.model)
-    # `asdict` would copy every point of the curves, one by one.
+    # Not `asdict`, which would copy every point of the curves.
     return vars(replace(job, model=model, tuned_model=tuned, failure=failure)) | {
         "snapshots": [(step, epoch, _loss(loss), time) for step, epoch, loss, time in job.snapshots],
         "epoch_losses": [(epoch, _loss(loss)) for epoch, loss in job.epoch_losses],
@@ -355,5 +355,5 @@ def _job(job: WholeJob, places: Places) -> dict[str, Any]:
 
 
 def _loss(value: float) -> float | str:
-    """A loss as JSON can have it: as a text where it is no number, because the training diverged."""
+    """Return a loss for JSON: as text if it is not finite, because the training diverged."""
     return value if math.isfinite(value) else str(value)

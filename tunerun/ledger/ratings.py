@@ -1,4 +1,4 @@
-"""What judges said: each judgement once, whatever asked for it, so that nothing is judged and paid for twice.
+"""Judgements, each stored once for all sweeps, so that nothing is judged and paid for twice.
 
 The judgements of one subject's answers to a held-out set are among its answers as well, once all of them are there
 (`rated_by`): that is what comparisons read, and what records hold.
@@ -16,14 +16,14 @@ from tunerun.ledger.checksums import with_checksum
 from tunerun.ledger.rows import RowReader, dump, load
 
 RATED = "judge:"
-"""What the key of answers begins with that are a judge's words about a subject's answers."""
+"""Prefix of `asked` for a judge's replies about a subject's answers."""
 
 _AT_ONCE = 500
-"""Items of one query: SQLite takes 999 parameters at least."""
+"""Items of one query: SQLite takes at least 999 parameters."""
 
 
 def rated_by(judge: str, asked: str) -> str:
-    """What takes the place of how a subject was asked, for what a judge says of its answers.
+    """Return the `asked` part of the key for a judge's replies about a subject's answers.
 
     Args:
         judge: the judge's identity. asked: how the answers that it judged were obtained.
@@ -32,7 +32,7 @@ def rated_by(judge: str, asked: str) -> str:
 
 
 class RatingTable:
-    """The part of the ledger that keeps judgements; `Ledger` inherits it, so that its file has one connection."""
+    """The tables of judgements; `Ledger` inherits it, so that all tables share one connection."""
 
     _file: DatabaseFile
     _rows: RowReader
@@ -40,19 +40,19 @@ class RatingTable:
     def record_rating(
         self, judge: str, item: str, score: float | None, reason: str, *, usd: float = 0.0, sweep: str | None = None
     ) -> None:
-        """Write down what a judge said of an item; what was recorded first stays.
+        """Record a judgement of an item; one that is there already is kept.
 
         Args:
-            judge: the digest of what decides it beside the item. item: the digest of what was judged.
-            score: None: it could not be read.
-            usd: what it cost. sweep: which sweep asked for it; None: it was taken from a record.
+            judge: the judge's identity, a digest. item: the digest of what was judged.
+            score: None: the reply could not be read.
+            usd: its cost. sweep: the sweep that asked for it; None: it was restored from a record.
         """
         values = with_checksum(judge, item, score, reason, float(usd), sweep, time.time())
         with self._file.transaction():
             self._file.write("INSERT OR IGNORE INTO rating VALUES (?, ?, ?, ?, ?, ?, ?, ?)", list(values))
 
     def ratings(self, judge: str, items: Iterable[str]) -> dict[str, tuple[float | None, str]]:
-        """Score and reason of each of these items that a judge has judged."""
+        """Return score and reason of those of these items that a judge has judged."""
         wanted = list(dict.fromkeys(items))
         found: dict[str, tuple[float | None, str]] = {}
         for start in range(0, len(wanted), _AT_ONCE):
@@ -65,18 +65,18 @@ class RatingTable:
         return found
 
     def judged_usd(self, sweep: str) -> float:
-        """What judgements cost that a sweep has asked for, in US dollars."""
+        """Return the cost of the judgements that a sweep has asked for, in US dollars."""
         row = self._file.row("SELECT coalesce(sum(usd), 0.0) AS usd FROM rating WHERE sweep = ?", [sweep])
         return 0.0 if row is None else float(row["usd"])
 
     def record_agreement(self, judge: str, sample: str, document: Mapping[str, Any]) -> None:
-        """Write down how far a judge agrees with a labelled sample, by the digest of its file."""
+        """Record how well a judge agrees with a labelled sample, by the digest of the sample's file."""
         values = with_checksum(judge, sample, dump(dict(document)))
         with self._file.transaction():
             self._file.write("INSERT OR REPLACE INTO agreement VALUES (?, ?, ?, ?)", list(values))
 
     def agreements(self, judges: Sequence[str]) -> dict[tuple[str, str], dict[str, Any]]:
-        """What is known of these judges' agreement, by judge and sample."""
+        """Return the agreements of these judges, by judge and sample."""
         found = {}
         for judge in judges:
             for row in self._file.rows("SELECT * FROM agreement WHERE judge = ?", [judge]):

@@ -1,4 +1,4 @@
-"""What the ledger holds, as plain values."""
+"""The ledger's records as frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tunerun.stored import read_stored, section
 
 
 class StoredObject(Mapping[str, Any]):
-    """A JSON object as the ledger keeps it, read when somebody looks into it: few do, and there may be thousands.
+    """A stored JSON object that is parsed on first access: few are accessed, and there may be thousands.
 
     Args:
         text: the JSON.
-        read: turns it into a dictionary.
+        read: parses it into a dictionary.
     """
 
     def __init__(self, text: str, read: Callable[[str], dict[str, Any]]) -> None:
@@ -52,7 +52,7 @@ class StoredObject(Mapping[str, Any]):
 
 @dataclass(frozen=True)
 class SweepRecord:
-    """A frozen plan: `document` is what the plan said of the sweep as a whole, as JSON values."""
+    """A frozen plan; `document` holds what applies to the sweep as a whole, as JSON values."""
 
     id: str
     experiment: str
@@ -72,7 +72,7 @@ class SweepRecord:
 
 @dataclass(frozen=True)
 class TrialSettings:
-    """What is read back of a trial's config; where the version that wrote it had no such key, the default.
+    """The part of a trial's stored config that is read back; keys that the writing version lacked have defaults.
 
     Attributes:
         name: of the experiment. model: name of the base model. dataset: path of the rows.
@@ -94,7 +94,7 @@ class TrialSettings:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> TrialSettings:
-        """Read a stored config."""
+        """Read the settings from a stored config."""
         evaluation = section(config, "evaluation")
         return cls(
             name=config.get("name", ""),
@@ -122,7 +122,7 @@ class TrialRecord:
         held_out: digests of the held-out sets, by name: `validation`, `test`; empty where nothing is held out.
         tokens: training tokens over all epochs. steps: optimiser steps.
         config: the trial's whole config as the version that froze it wrote it, to be shown; read it by `settings`.
-        ingredients: what its key hashes, as JSON values; empty in ledgers of format 1.
+        ingredients: the values that its key hashes, as JSON values; empty in ledgers of format 1.
     """
 
     number: int
@@ -139,24 +139,24 @@ class TrialRecord:
 
     @property
     def validation(self) -> str | None:
-        """The digest of the examples to choose by; None: there are none."""
+        """The digest of the validation set; None: there is none."""
         return self.held_out.get("validation")
 
     @cached_property
     def settings(self) -> TrialSettings:
-        """What a reader needs of the config, whichever version wrote it."""
+        """The settings of the config, whichever version wrote it."""
         return TrialSettings.of(self.config)
 
 
 @dataclass(frozen=True)
 class BaselineRecord:
-    """What trials of a sweep have to beat, as it was frozen with the sweep.
+    """A baseline of a sweep, as it was frozen with the sweep.
 
     Attributes:
         subject: the key of its answers.
         name: what tables call it.
         kind: which baseline of the registry it is.
-        document: what that baseline says of itself, as JSON values.
+        document: what `baselines.registry.restored` makes it from, as JSON values.
     """
 
     subject: str
@@ -167,7 +167,7 @@ class BaselineRecord:
 
 @dataclass(frozen=True)
 class Opening:
-    """A time at which the test set of a sweep was opened.
+    """An opening of a sweep's test set.
 
     Attributes:
         points: the numbers of the trials whose models were asked, all replicates of the point.
@@ -187,8 +187,8 @@ class JobRecord:
 
     Attributes:
         sweep: the sweep whose runner submits and watches it; None in ledgers of format 1.
-        tuned_model_id: under which it is submitted, and found after an ambiguous submit, also by a sweep of another
-            name that adopts it; None in ledgers of formats 1 and 2.
+        tuned_model_id: the id it is submitted under and found by after an ambiguous submit, also by a sweep of another
+            name that takes it over; None in ledgers of formats 1 and 2.
         trained_on: what trained it; None: a service did, it has not begun, or the ledger was of formats 1 to 4 then.
     """
 
@@ -209,7 +209,7 @@ class JobRecord:
 
     @property
     def began_at(self) -> float | None:
-        """When training began, in seconds since 1970 (UTC); None: it has not.
+        """When training began, in seconds since 1970 (UTC); None: not yet.
 
         A short job may begin and end between two polls, so that nothing recorded when it began: then its creation.
         """
@@ -220,7 +220,7 @@ class JobRecord:
 
 @dataclass(frozen=True)
 class Spending:
-    """What jobs cost: how many there are, their training tokens, and US dollars."""
+    """The cost of some jobs: their number, training tokens, and US dollars."""
 
     jobs: int
     tokens: int
@@ -229,7 +229,7 @@ class Spending:
 
 @dataclass(frozen=True)
 class TrialProgress:
-    """How far a trial is, without its curve and its predictions: cheap to ask again and again.
+    """The progress of a trial, without its curve and its answers: cheap to poll.
 
     Attributes:
         attempt: of its last job; 0 where there is none yet.
@@ -238,7 +238,7 @@ class TrialProgress:
         finished_at: when that job finished, in seconds since 1970 (UTC); None: it has not.
         evaluated_at: when it answered the validation set last, in the same unit; None: it was not asked.
         tested_at: the same of the test set.
-        runner: the sweep whose runner watches that job; None where there is none, or a first tunerun wrote it.
+        runner: the sweep whose runner watches that job; None without a job, and in ledgers of format 1.
     """
 
     number: int
@@ -253,7 +253,7 @@ class TrialProgress:
 
 @dataclass(frozen=True)
 class Mark:
-    """How far a tracker has been brought for one subject."""
+    """What was sent to a tracker of one subject."""
 
     run_id: str | None
     document: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""Portable files become a ledger again: checked by their digests, bounded, and never trusted."""
+"""Restores a ledger from portable files, which are untrusted: digests are checked and sizes limited."""
 
 from __future__ import annotations
 
@@ -40,28 +40,28 @@ from tunerun.provenance.places import is_path
 from tunerun.stored import section
 
 MAX_SET_BYTES = 1_000_000_000
-"""Of one set of examples or of the results, not compressed: the most that a cell of SQLite holds (limits, SQLite 3)."""
+"""Largest set of examples or results, uncompressed: the most that a cell of SQLite holds (limits, SQLite 3)."""
 
 MAX_BYTES = 4 * MAX_SET_BYTES
-"""Of all sets of a record together, not compressed."""
+"""Most bytes of all sets of a record together, uncompressed."""
 
 MAX_RECORD_BYTES = 500_000_000
-"""Of `record.json`: ten thousand trials with their configs have a tenth of it."""
+"""Largest `record.json`: ten thousand trials with their configs have a tenth of it."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _ADAPTER = re.compile(r"tuned_models/[a-z0-9][a-z0-9._-]{0,99}")
 _MOST_PROBLEMS = 20
-"""That are named, one line each."""
+"""Problems that an error lists, one line each."""
 
-_ADVICE = "fetch the record again from where it came"
+_ADVICE = "fetch the record again from its source"
 
 _Stored = TypeVar("_Stored")
 
 
 @dataclass(frozen=True)
 class _TunedModel:
-    """A tuned model as a job has it."""
+    """A tuned model as stored with a job."""
 
     name: str
     model: BaseModelRef
@@ -72,7 +72,7 @@ class _TunedModel:
 
 @dataclass(frozen=True)
 class _Parts:
-    """What a job has as JSON, with the types that the ledger's readers expect."""
+    """The JSON values of a job, with the types that the ledger's readers expect."""
 
     reference: JobRef | None = None
     tuned_model: _TunedModel | None = None
@@ -84,23 +84,23 @@ _PARTS = TypeAdapter(_Parts)
 
 
 def restored(folder: Path, path: Path) -> str:
-    """Make a new ledger of portable files.
+    """Create a new ledger from portable files.
 
     Args:
         folder: the one with `record.json`.
-        path: the ledger's file, which is not there yet; adapters that readers find are in `tuned_models` beside it.
+        path: the ledger's file, which must not exist yet; adapters are looked for in `tuned_models` beside it.
 
     Returns:
         The id of its sweep.
 
     Raises:
         RecordError: the files are damaged, incomplete, unsafe, or of a newer tunerun; no ledger is left behind.
-        LedgerError: the ledger is there already, or cannot be written.
+        LedgerError: the ledger exists already, or cannot be written.
     """
     record = _checked(folder)
     results = read_results(folder, record)
     if path.exists():
-        raise LedgerError(f"{path}: is there already; restore the record into a folder without a ledger")
+        raise LedgerError(f"{path}: exists already; restore the record into a folder without a ledger")
     is_whole = False
     try:
         with Ledger(path) as ledger:
@@ -113,12 +113,12 @@ def restored(folder: Path, path: Path) -> str:
             )
             if results is not None:
                 openings = ((o.sweep, o.opened_at, o.points, o.held_out) for o in results.openings)
-                # What another sweep asked a shared model, of a test set of its own, has no rows here.
+                # Answers of a shared model to another sweep's own test set: its rows are not in this record.
                 answers = (each for each in results.answers if each.held_out in record.examples)
                 ledger.restore_results(results.jobs, answers, openings, results.agreements)
         is_whole = True
-    except (ValueError, OverflowError, struct.error) as error:  # NaN, or a number that no column holds
-        raise RecordError(f"{folder / RECORD}: holds a value that no ledger has; {_ADVICE}") from error
+    except (ValueError, OverflowError, struct.error) as error:  # NaN, or a number too large for a column
+        raise RecordError(f"{folder / RECORD}: contains a value that a ledger cannot store; {_ADVICE}") from error
     finally:
         for suffix in () if is_whole else ("", "-wal", "-shm"):
             with suppress(OSError):
@@ -130,11 +130,11 @@ def read_record(folder: Path) -> PortableRecord:
     """Read `record.json` alone.
 
     Raises:
-        RecordError: it is not there, is damaged, or was written by a newer tunerun.
+        RecordError: it is missing or damaged, or was written by a newer tunerun.
     """
     file = _inside(folder, RECORD)
     if file.stat().st_size > MAX_RECORD_BYTES:
-        raise RecordError(f"{file}: has more than {MAX_RECORD_BYTES:,} bytes; {_ADVICE}")
+        raise RecordError(f"{file}: is larger than {MAX_RECORD_BYTES:,} bytes; {_ADVICE}")
     return _read(PortableRecord, file.read_bytes(), file)
 
 
@@ -152,7 +152,7 @@ def read_results(folder: Path, record: PortableRecord) -> PortableResults | None
     subjects = keys | {baseline.subject for baseline in record.baselines}
     problems = [f"job {job.id}: {problem}" for job in results.jobs for problem in _problems_of_job(job, keys)]
     problems += [
-        f"answers of {a.subject!r}, which the plan has not" for a in results.answers if a.subject not in subjects
+        f"answers of {a.subject!r}, which is not in the plan" for a in results.answers if a.subject not in subjects
     ]
     problems += [problem for each in results.answers for problem in _problems_of_answers(each, record)]
     if results.sweep != record.sweep.id:
@@ -163,13 +163,13 @@ def read_results(folder: Path, record: PortableRecord) -> PortableResults | None
 
 
 def _problems_of_answers(answers: WholeAnswers, record: PortableRecord) -> Iterator[str]:
-    """Answers to sets that the record has not are another sweep's, which shares a trial and has its own test set."""
+    """Yield problems of answers. Sets that the record lacks are test sets of other sweeps that share a trial."""
     held_out = record.examples.get(answers.held_out)
     if answers.asked.startswith(STOPPED):  # a JSON object, and some of the rows
         if not answers.values or (held_out is not None and len(answers.values) > held_out.rows):
             yield f"answers of {answers.subject!r}: no trial stops after {len(answers.values) - 1:,} rows"
         elif not isinstance(_object(answers.values[0]), dict):
-            yield f"answers of {answers.subject!r}: do not say why there are no more"
+            yield f"answers of {answers.subject!r}: stopped early, but the reason is missing"
     elif held_out is not None and len(answers.values) != held_out.rows:
         rows = f"{held_out.rows:,} rows of the set {answers.held_out[:12]}"
         yield f"answers of {answers.subject!r}: {len(answers.values):,} for the {rows}"
@@ -193,18 +193,18 @@ def _problems_of_job(job: WholeJob, keys: set[str]) -> Iterator[str]:
         yield from (f"{'.'.join(map(str, each['loc']))[:200]}: {each['msg']}" for each in error.errors()[:5])
         return
     except ValueError:  # NaN or an infinity
-        yield "holds a value that no ledger has"
+        yield "contains a value that a ledger cannot store"
         return
     place = job.tuned_model or {}
     if "folder" in place and not _ADAPTER.fullmatch(place["folder"]):
         yield "its tuned model is not in tuned_models/"
     location = place.get("location", "")
     if is_path(location) or ".." in PurePosixPath(location).parts:
-        yield "its tuned model's location leaves the record"
+        yield "its tuned model's location is outside the record"
 
 
 def _checked(folder: Path) -> PortableRecord:
-    """The record, after everything was checked that needs no decompression."""
+    """Read the record, and check everything that needs no decompression."""
     record = read_record(folder)
     problems = list(islice(_problems(record), _MOST_PROBLEMS))
     if problems:
@@ -213,7 +213,7 @@ def _checked(folder: Path) -> PortableRecord:
         file = _inside(folder, each.file)
         with file.open("rb") as content:
             if hashlib.file_digest(content, "sha256").hexdigest() != each.sha256:
-                raise RecordError(f"{file}: its content is not what {RECORD} says (sha256); {_ADVICE}")
+                raise RecordError(f"{file}: its content does not match the SHA-256 in {RECORD}; {_ADVICE}")
     return record
 
 
@@ -231,12 +231,12 @@ def _problems(record: PortableRecord) -> Iterator[str]:
         yield f"examples: have more than {MAX_BYTES:,} bytes together, the most that is read"
     used = {digest for trial in record.trials for digest in (trial.training, *trial.held_out.values())}
     if missing := sorted(used - set(record.examples)):
-        yield f"examples: trials use sets that are not there: {', '.join(missing)[:300]}"
+        yield f"examples: trials use sets that are missing: {', '.join(missing)[:300]}"
     wrong = list(problems_of_document(record.sweep.document))
     yield from (f"sweep.document.{problem}" for problem in wrong)
     for digest, clusters in record.sweep.document.get("clusters", {}).items() if not wrong else ():
         if digest in record.examples and len(clusters) != record.examples[digest].rows:
-            yield f"sweep.document.clusters.{digest[:70]}: has not one cluster for each row of the set"
+            yield f"sweep.document.clusters.{digest[:70]}: does not have one cluster for each row of the set"
     for trial in record.trials:
         place = f"trials.{trial.number}.config"
         yield from (f"{place}.{problem}" for problem in problems_of_config(trial.config))
@@ -244,7 +244,7 @@ def _problems(record: PortableRecord) -> Iterator[str]:
 
 
 def _problems_of_metrics(config: dict[str, Any]) -> Iterator[str]:
-    """A metric's code is read from the folder that the command runs in, and from nowhere else."""
+    """Yield problems of metrics: their code may only be in the folder that the command runs in."""
     metrics = section(config, "evaluation").get("metrics")
     for number, entry in enumerate(metrics if isinstance(metrics, list) else ()):
         options = {"name": entry} if isinstance(entry, str) else entry
@@ -259,14 +259,14 @@ def _problems_of_metrics(config: dict[str, Any]) -> Iterator[str]:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """A file of a record.
+    """Return the path of a file of a record.
 
     Raises:
-        RecordError: it is not there, is not a file, or a link leads out of the folder.
+        RecordError: it is missing or not a file, or a link leads out of the folder.
     """
     file = folder / name
     if not file.is_file():
-        raise RecordError(f"{file}: is not there, or not a file; a record has {RECORD}, {EXAMPLES}/ and {RESULTS}")
+        raise RecordError(f"{file}: is missing, or not a file; a record has {RECORD}, {EXAMPLES}/ and {RESULTS}")
     if not file.resolve().is_relative_to(folder.resolve()):
         raise RecordError(f"{file}: leads out of its folder; {_ADVICE}")
     return file
@@ -287,7 +287,7 @@ def _read(kind: type[_Stored], text: bytes, file: Path) -> _Stored:
 
 
 def _unpacked(file: Path, most: int) -> Iterator[bytes]:
-    """The lines of a compressed file, as far as they are allowed to go.
+    """Yield the lines of a compressed file, up to a limit.
 
     Raises:
         RecordError: it is damaged, or has more bytes.
@@ -305,7 +305,7 @@ def _unpacked(file: Path, most: int) -> Iterator[bytes]:
 
 
 def _examples(folder: Path, each: PortableSet) -> str:
-    """The examples of a set as the ledger stores them: in memory as text, and not as objects too."""
+    """Return the examples of a set as the ledger stores them: as text, since objects would take more memory."""
     file = folder / each.file
     pairs = [_pair(line, file, number) for number, line in enumerate(_unpacked(file, each.bytes), start=1)]
     if len(pairs) != each.rows:

@@ -1,4 +1,4 @@
-"""Rows of the ledger's tables as records: checked by their checksums, read leniently."""
+"""Converts rows of the ledger's tables to records, after checking their checksums; reads leniently."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from tunerun.ledger.records import BaselineRecord, JobRecord, Opening, StoredObj
 from tunerun.stored import read_stored, section
 
 _TUNED_MODELS = "tuned_models"
-"""The folder of adapters in a runs folder, by which absolute locations of formats 1 and 2 are made relative."""
+"""The folder of adapters in a runs folder; absolute locations of formats 1 and 2 are made relative to it."""
 
 
 def dump(value: object) -> str:
-    """A value as the ledger stores it."""
+    """Return a value as the JSON text that the ledger stores."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def load(text: str) -> Any:
-    """A value as it was stored.
+    """Return the value of a stored JSON text.
 
     Raises:
         LedgerError: the text is not JSON.
@@ -46,13 +46,13 @@ def load(text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise LedgerError(
-            "the ledger is damaged: a cell that should hold JSON does not; the file was left as it is: restore it from "
+            "the ledger is damaged: a cell that should hold JSON does not; the file was not changed: restore it from "
             "a backup, or choose another paths.runs"
         ) from error
 
 
 def state_of(text: str) -> JobState:
-    """A state as it was stored; STOPPED for one that a later version has."""
+    """Return a stored state; STOPPED for a state that only a later version has."""
     try:
         return JobState(text)
     except ValueError:
@@ -60,7 +60,7 @@ def state_of(text: str) -> JobState:
 
 
 class RowReader:
-    """Makes records of rows.
+    """Converts rows to records.
 
     Args:
         ledger: the ledger's file; locations are relative to its folder.
@@ -71,10 +71,10 @@ class RowReader:
         self._runs = ledger.parent.absolute()
 
     def check(self, table: str, row: sqlite3.Row) -> sqlite3.Row:
-        """Return a row, with its checksum last, that is as it was written.
+        """Check a row, whose last column is its checksum, and return it.
 
         Raises:
-            LedgerError: it is not.
+            LedgerError: its bytes have changed since it was written.
         """
         if not (is_whole_snapshot if table == "snapshot" else is_whole)(row):
             raise self._damaged(table)
@@ -87,12 +87,12 @@ class RowReader:
         )
 
     def sweep(self, row: sqlite3.Row) -> SweepRecord:
-        """A frozen plan."""
+        """Convert a row to a frozen plan."""
         self.check("sweep", row)
         return SweepRecord(row["id"], row["experiment"], row["created_at"], StoredObject(row["document"], load))
 
     def trial(self, row: sqlite3.Row) -> TrialRecord:
-        """A frozen trial; its config and ingredients are parsed when they are looked into."""
+        """Convert a row to a frozen trial; its config and ingredients are parsed on first access."""
         self.check("trial", row)
         return TrialRecord(
             number=row["number"],
@@ -109,27 +109,27 @@ class RowReader:
         )
 
     def example_set(self, row: sqlite3.Row) -> ExampleSet:
-        """Examples under their digest."""
+        """Convert a row to a set of examples."""
         self.check("example_set", row)
         return ExampleSet(row["digest"], row["source"], tuple(map(example_json.from_list, load(row["examples"]))))
 
     def snapshot(self, row: sqlite3.Row) -> Snapshot:
-        """A point of a loss curve."""
+        """Convert a row to a point of a loss curve."""
         self.check("snapshot", row)
         return Snapshot(row["step"], row["epoch"], row["mean_loss"], row["compute_time"])
 
     def epoch_loss(self, row: sqlite3.Row) -> EpochLoss:
-        """The validation loss after an epoch."""
+        """Convert a row to the validation loss after an epoch."""
         self.check("epoch_loss", row)
         return EpochLoss(row["epoch"], row["loss"])
 
     def baseline(self, row: sqlite3.Row) -> BaselineRecord:
-        """What trials of a sweep have to beat."""
+        """Convert a row to a baseline of a sweep."""
         self.check("baseline", row)
         return BaselineRecord(row["subject"], row["name"], row["kind"], StoredObject(row["document"], load))
 
     def answers(self, row: sqlite3.Row) -> tuple[tuple[Any, ...], float]:
-        """Answers, and when they were recorded.
+        """Convert a row to answers and the time at which they were recorded.
 
         Raises:
             LedgerError: the row is damaged.
@@ -140,17 +140,17 @@ class RowReader:
         return tuple(load(row["answers"])), row["created_at"]
 
     def some_answers(self, row: sqlite3.Row) -> tuple[int, list[Any]]:
-        """The position of the first of some answers, and these."""
+        """Convert a row to a part of the answers, and the position of its first one."""
         self.check("some_answers", row)
         return row["start"], load(row["answers"])
 
     def opening(self, row: sqlite3.Row) -> Opening:
-        """A time at which a test set was opened."""
+        """Convert a row to an opening of a test set."""
         self.check("opening", row)
         return Opening(row["sweep"], tuple(load(row["points"])), tuple(load(row["held_out"])), row["opened_at"])
 
     def job(self, row: sqlite3.Row) -> JobRecord:
-        """One attempt of a key."""
+        """Convert a row to a job."""
         self.check("job", row)
         return JobRecord(
             id=row["id"],
@@ -176,7 +176,7 @@ class RowReader:
         return read_stored(TunedModel, values, model=model, location=location, checkpoints=checkpoints)
 
     def stored_tuned_model(self, tuned: TunedModel) -> str:
-        """A tuned model as it is stored: an adapter in the runs folder by its place there, so that both can move."""
+        """Return a tuned model as JSON, with its adapter's location relative to the runs folder, which may be moved."""
         values: dict[str, Any] = {
             "name": tuned.name,
             "model": {name: value for name, value in vars(tuned.model).items() if value is not None},
@@ -193,7 +193,7 @@ class RowReader:
 
 
 def with_relative_location(tuned_model: str) -> str:
-    """What formats 1 and 2 stored of a tuned model, with the place of its adapter in the runs folder."""
+    """Return a tuned model of formats 1 and 2 with its adapter's location made relative to the runs folder."""
     values = json.loads(tuned_model)
     place = PurePath(str(values.get("location", "")))
     if place.is_absolute() and place.parent.name == _TUNED_MODELS:

@@ -1,4 +1,4 @@
-"""Which trials of a sweep were asked no more before they had answered all held-out rows, and why.
+"""Trials whose evaluation was stopped before they had answered all held-out rows, with the reason.
 
 A stop is kept among the answers, under a key of its own, with the answers so far: records and trackers have it as they
 have all answers. It is one sweep's: another one may ask for the rest, and complete answers count wherever they are.
@@ -14,25 +14,25 @@ from tunerun.ledger.rows import dump, load
 from tunerun.stored import read_stored
 
 STOPPED = "stopped:"
-"""What the key of answers begins with that say why there are no more."""
+"""Prefix of `asked` for a stop: the reason and the answers so far."""
 
 _MOST_EVIDENCE = 1e300
-"""JSON has no infinity."""
+"""Largest e-value that is stored, since JSON has no infinity."""
 
 
 def stopped_by(sweep: str, asked: str) -> str:
-    """What takes the place of how a subject was asked, for what a sweep has decided about it."""
+    """Return the `asked` part of the key for a sweep's stop of a subject."""
     return f"{STOPPED}{sweep}:{asked}"
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Why a trial was asked no more.
+    """Why the evaluation of a trial was stopped.
 
     Attributes:
-        better: the key of a trial of the point that it was decided to be worse than.
-        e_value: the evidence by then. needed: the limit that it reached (`tunerun.statistics.anytime`).
-        texts: what it answered to the first rows.
+        better: the key of a trial of the point that it is worse than.
+        e_value: the evidence. needed: the limit that it reached (`tunerun.statistics.anytime`).
+        texts: its answers to the first rows.
     """
 
     better: str = ""
@@ -42,18 +42,18 @@ class Stop:
 
     @property
     def rows(self) -> int:
-        """How many rows it answered."""
+        """The number of rows that it answered."""
         return len(self.texts)
 
     @property
     def values(self) -> list[str]:
-        """As it is stored: a JSON object, and the answers."""
+        """The stop as it is stored: a JSON object, then the answers."""
         e_value = min(self.e_value, _MOST_EVIDENCE)
         return [dump({"better": self.better, "e_value": e_value, "needed": self.needed}), *self.texts]
 
     @classmethod
     def of(cls, values: Sequence[str]) -> Stop:
-        """Read what was stored."""
+        """Read a stop from its stored values."""
         return read_stored(cls, load(values[0]), texts=tuple(values[1:]))
 
 
@@ -69,10 +69,10 @@ class _Ledger(Protocol):
 
 
 class StopTable:
-    """The part of the ledger that keeps stops; `Ledger` inherits it."""
+    """Stops, kept in the table of answers; `Ledger` inherits it."""
 
     def record_stop(self: _Ledger, sweep: str, key: tuple[str, str, str], stop: Stop) -> None:
-        """Write down that a sweep asks no more; what was recorded first stays.
+        """Record that a sweep stops asking a subject; an earlier record is kept.
 
         Args:
             key: subject, held-out set and how it was asked.
@@ -81,7 +81,7 @@ class StopTable:
         self.record_answers(subject, held_out, stopped_by(sweep, asked), stop.values)
 
     def stop(self: _Ledger, sweep: str, key: tuple[str, str, str]) -> Stop | None:
-        """Why a sweep asks no more; None: it does."""
+        """Return why a sweep stopped asking a subject; None: it did not stop."""
         subject, held_out, asked = key
         found = self.answers(subject, held_out, stopped_by(sweep, asked))
         return None if found is None else Stop.of(found.texts)

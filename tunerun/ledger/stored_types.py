@@ -1,7 +1,7 @@
 """The types that readers expect of what a record stores as free JSON: configs, and the sweep's document.
 
 A ledger of this project was written by `tunerun.ledger` itself; a record from elsewhere may say anything. Unknown and
-missing keys are no problem, as for every stored object (`tunerun.stored`): other versions wrote them.
+missing keys are accepted, as in every stored object (`tunerun.stored`): other versions may have written them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tunerun.job import GenerateOptions, Scalar, TemplateText, TuningHyperparame
 from tunerun.provenance.facts import Facts
 
 _MOST_PROBLEMS = 5
-"""Of one object, one line each."""
+"""Most problems that are listed of one object, one line each."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class _Paths:
 
 @dataclass(frozen=True)
 class _Config:
-    """What is read of a trial's config, by `TrialSettings` and by whatever shows a config."""
+    """The keys of a trial's config that are read, by `TrialSettings` and by code that shows a config."""
 
     name: str = ""
     seed: int = 0
@@ -90,7 +90,7 @@ class _Code:
 
 @dataclass(frozen=True)
 class _Document:
-    """What is read of the document that a plan leaves of its sweep."""
+    """The keys of a sweep's document that are read."""
 
     code: _Code | None = None
     varied: tuple[str, ...] | None = None
@@ -111,18 +111,18 @@ _DOCUMENT = TypeAdapter(_Document)
 
 
 def problems_of_config(config: Mapping[str, Any]) -> Iterator[str]:
-    """What readers of a trial's config could not use, with the dotted key."""
+    """Yield values of a trial's config that its readers could not use, with the dotted key."""
     return _problems(_CONFIG, config)
 
 
 def problems_of_document(document: Mapping[str, Any]) -> Iterator[str]:
-    """What readers of a sweep's document could not use, with the dotted key."""
+    """Yield values of a sweep's document that its readers could not use, with the dotted key."""
     return _problems(_DOCUMENT, document)
 
 
 def _problems(kind: TypeAdapter[Any], values: Mapping[str, Any]) -> Iterator[str]:
     try:
-        kind.validate_json(json.dumps(values), strict=True)  # of JSON, for a tuple is a list there
+        kind.validate_json(json.dumps(values), strict=True)  # as JSON, where a tuple is a list
     except ValidationError as error:
         lines = error.errors(include_input=False, include_url=False, include_context=False)
         yield from (f"{'.'.join(map(str, each['loc']))[:200]}: {each['msg']}" for each in lines[:_MOST_PROBLEMS])

@@ -1,4 +1,4 @@
-"""Rows of a sweep as a whole, for the portable form of a record: everything a reader asks for, and no more."""
+"""Reads and writes whole rows of a sweep, for its portable form."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def _number(value: object) -> object:
 
 
 Loss = Annotated[float, BeforeValidator(_number)]
-"""One that diverged, for which JSON has no number, is the text `inf` or `nan` there."""
+"""A loss that diverged, which JSON cannot represent, is the text `inf` or `nan`."""
 
 ExampleText = tuple[str, str, str]
-"""An example as JSON: the strings of its input and output, and the object of what is before them; empty: nothing."""
+"""An example as JSON texts: input, output, and the object of earlier turns and system message (empty: none)."""
 
 _OBJECTS = JSONDecoder()
 _OF_SWEEP = "key IN (SELECT key FROM trial WHERE sweep = ?)"
@@ -32,7 +32,7 @@ _OF_SWEEP = "key IN (SELECT key FROM trial WHERE sweep = ?)"
 
 @dataclass(frozen=True)
 class WholeJob:
-    """A job with its curves, every column of it: `JobRecord` has what the runner and the comparison need.
+    """A job with all its columns and curves; `JobRecord` has only what the runner and the comparison need.
 
     Attributes:
         usd: what it cost, in US dollars.
@@ -67,12 +67,12 @@ _COLUMNS = (
     "id", "key", "attempt", "backend", "model", "tokens", "reference", "state", "metrics", "tuned_model", "failure",
     "created_at", "started_at", "finished_at", "sweep", "usd", "tuned_model_id", "trained_on",
 )  # fmt: skip
-"""Of a job, in the order that its checksum covers."""
+"""The columns of a job, in the order of its checksum."""
 
 
 @dataclass(frozen=True)
 class WholeAnswers:
-    """What one subject said of one held-out set."""
+    """The answers of one subject to one held-out set."""
 
     subject: str
     held_out: str
@@ -83,7 +83,7 @@ class WholeAnswers:
 
 @dataclass(frozen=True)
 class WholeAgreement:
-    """How far a judge agrees with a labelled sample: `tunerun.ledger.ratings`."""
+    """How well a judge agrees with a labelled sample: `tunerun.ledger.ratings`."""
 
     judge: str
     sample: str
@@ -91,13 +91,13 @@ class WholeAgreement:
 
 
 class TransferTable:
-    """The part of the ledger that reads and writes whole rows; `Ledger` inherits it: its file has one connection."""
+    """Reads and writes whole rows; `Ledger` inherits it, so that all tables share one connection."""
 
     _file: DatabaseFile
     _rows: RowReader
 
     def example_rows(self, digest: str) -> tuple[str, Iterator[ExampleText]]:
-        """The source of an example set, and its examples one after the other: they are in memory once, as text.
+        """Return the source of an example set and an iterator of its examples, which are in memory once, as text.
 
         Raises:
             LedgerError: the row is damaged.
@@ -108,7 +108,7 @@ class TransferTable:
         return row["source"], _example_texts(row["examples"])
 
     def whole_jobs(self, sweep: str) -> Iterator[WholeJob]:
-        """Every job of a sweep's keys, whichever sweep ran it, by id.
+        """Yield every job of a sweep's keys, whichever sweep ran it, by id.
 
         Raises:
             LedgerError: a row is damaged.
@@ -132,7 +132,7 @@ class TransferTable:
         baselines: Iterable[BaselineRecord],
         example_sets: Iterable[tuple[str, str, str]],
     ) -> None:
-        """Write a plan down, as `freeze` does.
+        """Record a plan, as `freeze` does, from whole rows.
 
         Args:
             example_sets: digest, source and the examples as the ledger stores them.
@@ -176,7 +176,7 @@ class TransferTable:
         openings: Iterable[tuple[str, float, tuple[int, ...], tuple[str, ...]]],
         agreements: Iterable[WholeAgreement] = (),
     ) -> None:
-        """Write down what became of a plan that was restored.
+        """Record the results of a restored plan.
 
         Args:
             openings: sweep, time, points and held-out sets.
@@ -219,10 +219,10 @@ class TransferTable:
 
 
 def _example_texts(text: str) -> Iterator[ExampleText]:
-    """The examples of `[["1","2"],...]` as JSON text, without a list of all of them.
+    """Yield the examples of `[["1","2"],...]` as JSON texts, without parsing them into a list.
 
-    They are cut out and not written again: 300 MB cost 0.3 s instead of 1.5. Replacing what is between them would be
-    quicker yet, and wrong: a text of `,` alone looks like the end of one string and the start of the next.
+    Strings are sliced from the text, not re-encoded: 300 MB take 0.3 s instead of 1.5. Replacing the separators would
+    be faster still, but wrong: a text of `,` alone looks like the end of one string and the start of the next.
     """
     position = 1
     while text[position] != "]":

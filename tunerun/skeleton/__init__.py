@@ -13,12 +13,12 @@ def write_project(directory: Path) -> list[Path]:
     """Write a conf directory, examples and an experiment into a directory, and return the files.
 
     Raises:
-        InputError: a file of that name is there already, or the directory cannot be written; nothing was written.
+        InputError: a file of that name exists already, or the directory cannot be written; nothing was written.
     """
     sources = dict(_sources(files(__package__) / "project", Path()))
     present = [directory / path for path in sources if (directory / path).exists()]
     if present:
-        raise InputError([f"{path}: is there already; choose another directory" for path in present])
+        raise InputError([f"{path}: exists already; choose another directory" for path in present])
     try:
         for path, source in sources.items():
             (directory / path).parent.mkdir(parents=True, exist_ok=True)
