@@ -165,7 +165,8 @@ def _key(key: str, field: FieldInfo) -> str:
     if choices and (others := (allowed_in(field) or "").replace("one of its choices", "").strip(" or,")):
         values += f", {others}"
     meaning = " ".join((description_of(field) or "").split())
-    if unit := unit_of(key.rpartition(".")[2], field):
+    unit = unit_of(key.rpartition(".")[2], field)
+    if unit and not unit.startswith("none"):
         meaning += f" Unit: {unit}."
     default = "required" if field.is_required() else f"`{default_of(field)}`"
     return f"| `{key}` | {_cell(values)} | {_cell(default)} | {_cell(meaning)} |\n"
@@ -186,21 +187,18 @@ def commands() -> str:
 
 
 def _command(path: list[str], command: Any) -> Iterator[str]:
-    if commands := getattr(command, "commands", None):
-        for name, each in commands.items():
-            if not each.hidden:
-                yield from _command([*path, name], each)
-    if getattr(command, "callback", None) is None or len(path) == 1:
-        return
-    title = " ".join(path[1:])
-    arguments = [p for p in command.params if p.param_type_name == "argument"]
-    usage = " ".join([*path, "[OPTIONS]", *map(_metavar, arguments)])
-    yield f"## `{title}`"
-    yield " ".join((command.help or "").split())
-    yield f"```text\n{usage}\n```"
-    rows = [_option(p) for p in command.params if p.param_type_name == "option" and not p.hidden]
-    if rows:
-        yield "| option | meaning |\n| --- | --- |\n" + "\n".join(rows)
+    """Yield the parts of a command's section, then those of the commands below it."""
+    below = {name: each for name, each in getattr(command, "commands", {}).items() if not each.hidden}
+    if len(path) > 1 and (command.callback is not None or not below):
+        arguments = [_metavar(each) for each in command.params if each.param_type_name == "argument"]
+        yield f"## `{' '.join(path[1:])}`"
+        yield " ".join((command.help or "").split())
+        yield f"```text\n{' '.join([*path, '[OPTIONS]', *arguments])}\n```"
+        rows = [_option(each) for each in command.params if each.param_type_name == "option" and not each.hidden]
+        if rows:
+            yield "| option | meaning |\n| --- | --- |\n" + "\n".join(rows)
+    for name, each in below.items():
+        yield from _command([*path, name], each)
 
 
 def _metavar(argument: Any) -> str:

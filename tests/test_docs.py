@@ -27,6 +27,8 @@ import tunerun
 from tests.conftest import REPOSITORY
 from tests.engine import tiny_model
 from tunerun.cli import app
+from tunerun.dataset import CHECKS
+from tunerun.metrics.registry import built_in
 from tunerun.skeleton import write_project
 
 PAGES = sorted(
@@ -269,6 +271,21 @@ def test_the_functions_of_the_architecture_are_where_it_says() -> None:
             for part in name.split("."):
                 assert re.search(rf"(?m)^\s*(?:async )?(?:def|class) {part}\b", source), f"{file} has no {name}"
     assert len(links) > 20
+
+
+def test_the_tables_that_are_made_have_everything() -> None:
+    """Every key of the schema, every command, every data check and every metric is in the table of its page."""
+    hooks: Any = importlib.import_module("docs.hooks")
+    keys = re.findall(r"(?m)^\| `([^`]+)`", hooks.configuration())
+    assert {"seed", "dataset.validation.fraction", "evaluation.generation.temperature", "budget.max_usd"} <= set(keys)
+    assert len(keys) > 80
+    titles = re.findall(r"(?m)^## `([^`]+)`", hooks.commands())
+    assert {"plan", "run", "data check", "serve", "serve keys add"} <= set(titles)
+    assert set(program().commands) <= {title.split()[0] for title in titles}
+    assert [line.split(" | ")[0] for line in hooks.checks().splitlines()[2:]] == [f"| {c.name}" for c in CHECKS]
+    assert len(hooks.metrics().splitlines()) == 2 + len(built_in())
+    asked = {name for page in PAGES for name in hooks.MADE.findall(page.read_text(encoding="utf-8"))}
+    assert asked == set(hooks.TABLES)
 
 
 def test_readme_is_short() -> None:
