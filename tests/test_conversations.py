@@ -25,7 +25,7 @@ from tunerun.record.difference.rows import RowsDifference, rows_of
 from tunerun.runner import SweepResult
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 from tunerun.tracking.answers import answered
-from tunerun.tracking.image import FrozenSweep
+from tunerun.tracking.run_projection import FrozenSweep
 
 SYSTEM = {"role": "system", "content": "Count on."}
 

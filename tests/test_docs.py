@@ -29,7 +29,7 @@ from tests.engine import tiny_model
 from tunerun.cli import app
 from tunerun.dataset import CHECKS
 from tunerun.metrics.registry import built_in
-from tunerun.skeleton import write_project
+from tunerun.scaffold import write_project
 
 PAGES = sorted(
     [

@@ -30,7 +30,7 @@ from types import TracebackType
 from tunerun.database_copy import copied, opened_for_writing
 from tunerun.errors import LedgerError
 from tunerun.files import lacks_descriptors, no_descriptor_is_left
-from tunerun.holding import holders_in
+from tunerun.locks import holders_in
 
 BUSY_TIMEOUT_S = 30.0
 

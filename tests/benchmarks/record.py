@@ -23,8 +23,8 @@ from tunerun.planning import plan
 from tunerun.planning.facts import facts_of
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 from tunerun.tracking import open_tracker
-from tunerun.tracking.image import RECORD
 from tunerun.tracking.replay import ShownRun
+from tunerun.tracking.run_projection import RECORD
 
 T = TypeVar("T")
 

@@ -15,10 +15,10 @@ from tunerun.job import JobState, JobStatus, Snapshot
 from tunerun.ledger import Ledger
 from tunerun.tracking import Tracker
 from tunerun.tracking.address import parse_address
-from tunerun.tracking.image import FrozenSweep, SharedTrial
 from tunerun.tracking.replay import ShownRun, tags_version
+from tunerun.tracking.run_projection import FrozenSweep, SharedTrial
 from tunerun.tracking.store import Store
-from tunerun.tracking.trial import trial_image
+from tunerun.tracking.trial import trial_projection
 
 ROUNDS = 5
 TRIALS = 8
@@ -90,7 +90,7 @@ def _logged_alone() -> float:
         def log_all() -> None:
             for trial in range(TRIALS):
                 shared = SharedTrial([(sweep, sweep.by_number[trial])], progress[trial], is_interrupted=False)
-                whole = trial_image(ledger, shared)
+                whole = trial_projection(ledger, shared)
                 assert whole is not None
                 image = replace(whole, inputs=None, artifacts={}, model=None)
                 run = store.create(experiment, image)

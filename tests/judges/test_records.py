@@ -21,8 +21,8 @@ from tunerun.comparison import judge
 from tunerun.comparison.judges import identities_of
 from tunerun.compose import load
 from tunerun.errors import ConfigError
-from tunerun.holding import held
 from tunerun.ledger import Ledger
+from tunerun.locks import held
 from tunerun.metrics import resolve
 from tunerun.metrics.judge import Judge
 from tunerun.planning import plan
@@ -35,7 +35,7 @@ from tunerun.runner.judging import judge_unattended
 from tunerun.schema import Paths, Tracking
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 from tunerun.tracking.answers import answered
-from tunerun.tracking.image import FrozenSweep
+from tunerun.tracking.run_projection import FrozenSweep
 
 
 @dataclass

@@ -18,9 +18,9 @@ from tests.ledger.test_ledger import ASKED, BASE, MODEL, SET, SWEEP, request, sn
 from tunerun.comparison import judge
 from tunerun.errors import LedgerError
 from tunerun.files import private_folder
-from tunerun.holding import held
 from tunerun.job import EpochLoss, Failure, FailureKind, JobRef, JobState, JobStatus, TunedModel
 from tunerun.ledger import Ledger
+from tunerun.locks import held
 
 FLIPS = 400
 TRIALS = 12

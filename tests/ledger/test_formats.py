@@ -14,7 +14,7 @@ from tunerun.backends import stored_section
 from tunerun.backends.gemini import GeminiSection
 from tunerun.backends.local import LocalSection
 from tunerun.cli import app
-from tunerun.comparison.known import Rows, Scores
+from tunerun.comparison.knowledge import Rows, Scores
 from tunerun.compose import load
 from tunerun.engine import tuned_model
 from tunerun.errors import ConfigError, LedgerError, NotFoundError

@@ -19,9 +19,9 @@ from tunerun.cli import app
 from tunerun.compose import load
 from tunerun.engine import tuned_model
 from tunerun.errors import NotFoundError
-from tunerun.holding import held, holder_of
 from tunerun.job import JobRef, JobState, JobStatus, TunedModel
 from tunerun.ledger import SCHEMA_VERSION, Ledger
+from tunerun.locks import held, holder_of
 from tunerun.planning import plan
 from tunerun.prediction import find_model
 from tunerun.runner import run

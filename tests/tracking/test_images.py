@@ -18,8 +18,8 @@ from tunerun.job import EpochLoss, Failure, FailureKind, JobState, JobStatus, Tr
 from tunerun.ledger import Ledger, Stop
 from tunerun.schema import Tracking
 from tunerun.tracking import Tracker
-from tunerun.tracking.image import VALIDATION_EPOCH_LOSS, FrozenSweep, Point, SharedTrial
-from tunerun.tracking.trial import trial_image
+from tunerun.tracking.run_projection import VALIDATION_EPOCH_LOSS, FrozenSweep, Point, SharedTrial
+from tunerun.tracking.trial import trial_projection
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_what_has_ended_is_not_open_in_mlflow(lab: Lab, state: JobState) -> None
     lab.ledger.record_all({1: JobStatus(state, failure=Failure(FailureKind.LOST, "x") if state == "FAILED" else None)})
     sweep = FrozenSweep(lab.ledger, lab.sweep.id)
     progress = lab.ledger.progress(lab.sweep.id)[0]
-    image = trial_image(lab.ledger, SharedTrial([(sweep, sweep.by_number[0])], progress, is_interrupted=False))
+    image = trial_projection(lab.ledger, SharedTrial([(sweep, sweep.by_number[0])], progress, is_interrupted=False))
     assert image is not None
     assert image.state.is_finished
 
@@ -155,7 +155,7 @@ def test_the_validation_loss_is_a_curve_by_epoch(lab: Lab) -> None:
     def shown() -> tuple[list[Point], str]:
         sweep = FrozenSweep(lab.ledger, lab.sweep.id)
         progress = lab.ledger.progress(lab.sweep.id)[0]
-        image = trial_image(lab.ledger, SharedTrial([(sweep, sweep.by_number[0])], progress, is_interrupted=False))
+        image = trial_projection(lab.ledger, SharedTrial([(sweep, sweep.by_number[0])], progress, is_interrupted=False))
         assert image is not None
         return [p for p in image.points if p.key == VALIDATION_EPOCH_LOSS], image.tags["mlflow.note.content"]
 

@@ -22,11 +22,11 @@ from tunerun.job import Conversation, Example, TemplateText
 from tunerun.template import PromptTemplate
 from tunerun.tracking import Tracker
 from tunerun.tracking.address import parse_address
-from tunerun.tracking.image import FrozenSweep, SharedTrial, ShownModel, Standing
 from tunerun.tracking.packaged import writing
 from tunerun.tracking.packaged.columns import InputColumn, example_row, input_columns, stored_row
+from tunerun.tracking.run_projection import FrozenSweep, SharedTrial, ShownModel, Standing
 from tunerun.tracking.store import Store
-from tunerun.tracking.trial import MAX_ADAPTER_BYTES, trial_image
+from tunerun.tracking.trial import MAX_ADAPTER_BYTES, trial_projection
 
 
 def template(text_input: str) -> PromptTemplate:
@@ -104,7 +104,7 @@ def test_a_large_adapter_is_copied_for_the_advised_point_alone(lab: Lab) -> None
 
     def shown(standing: Standing | None) -> ShownModel:
         shared = SharedTrial([(sweep, lab.trials[0])], progress, is_interrupted=False, standing=standing)
-        image = trial_image(lab.ledger, shared)
+        image = trial_projection(lab.ledger, shared)
         assert image is not None
         assert image.model is not None
         return image.model.render()
@@ -124,7 +124,7 @@ def test_a_model_that_was_logged_without_its_files_gets_them(lab: Lab, uri: str)
     kept.rename(folder)
     sweep = FrozenSweep(lab.ledger, lab.sweep.id)
     shared = SharedTrial([(sweep, lab.trials[0])], lab.ledger.progress(lab.sweep.id)[0], is_interrupted=False)
-    image = trial_image(lab.ledger, shared)
+    image = trial_projection(lab.ledger, shared)
     assert image is not None
     assert image.model is not None
     run = run_of(uri, "trial", 0)

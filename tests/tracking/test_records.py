@@ -15,10 +15,10 @@ from tests.tracking.sweeps import Lab, complete, freeze, grid
 from tunerun.comparison import judge
 from tunerun.comparison.table import ComparisonTable
 from tunerun.errors import NotFoundError, RecordError, TrackingError
-from tunerun.holding import held
 from tunerun.job import Example
 from tunerun.ledger import Ledger
 from tunerun.ledger.restoring import restored
+from tunerun.locks import held
 from tunerun.record import open_record
 from tunerun.schema import Tracking
 from tunerun.tracking import Tracker

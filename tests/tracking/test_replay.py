@@ -17,9 +17,9 @@ import pytest
 from tests.ledger.old_projects import write_ledger
 from tests.tracking.content import client, content, experiment_tags, run_of, runs
 from tests.tracking.sweeps import Lab, complete, freeze, grid
-from tunerun.holding import held
 from tunerun.job import JobState, JobStatus, Snapshot
 from tunerun.ledger import Ledger, Mark
+from tunerun.locks import held
 from tunerun.testing.waiting import wait_until
 from tunerun.tracking import Tracker, key_of_subject
 

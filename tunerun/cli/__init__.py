@@ -276,7 +276,7 @@ def status(
     from tunerun.cli import tables
     from tunerun.compose import places
     from tunerun.engine.base_model import cache_folder
-    from tunerun.holding import holder_of
+    from tunerun.locks import holder_of
     from tunerun.runner import states_of, unwatched_jobs
 
     with _chosen_sweep(overrides or [], config_dir, sweep) as (ledger, result):
@@ -595,7 +595,7 @@ def init(
 ) -> None:
     """Write a small project to start from: a conf directory, examples, an experiment."""
     from tunerun.cli.tables import out
-    from tunerun.skeleton import write_project
+    from tunerun.scaffold import write_project
 
     files = write_project(directory)
     if json_:

@@ -96,7 +96,7 @@ def serve(
         return
     from tunerun.engine import packages
     from tunerun.engine.base_model import cache_folder
-    from tunerun.holding import held
+    from tunerun.locks import held
 
     packages.require(*_NEEDED, extra="serve", what="tunerun serve")
     from tunerun.service.app import Settings

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tunerun.comparison.judgement import judge
-    from tunerun.comparison.known import trial_result
+    from tunerun.comparison.knowledge import trial_result
 
 __all__ = ["judge", "trial_result"]
 

@@ -15,7 +15,7 @@ from tunerun.baselines import is_base_model, words
 from tunerun.comparison import judges, sentences
 from tunerun.comparison.arms import BaselineScores, PointScores, estimate
 from tunerun.comparison.decision import Comparison, Rules, decide
-from tunerun.comparison.known import Rows, Scores, SweepKnowledge, result, rows_of
+from tunerun.comparison.knowledge import Rows, Scores, SweepKnowledge, result, rows_of
 from tunerun.comparison.results import (
     LOSS,
     BaselineResult,
@@ -33,7 +33,7 @@ from tunerun.job import JobState
 from tunerun.ledger import BaselineRecord, Ledger, Stop, SweepRecord, TrialRecord, stopped_by
 from tunerun.metrics import Asks, Metric, Unit, resolve, resolve_stored
 from tunerun.metrics.base import FloatArray
-from tunerun.metrics.judged import JudgedMetric
+from tunerun.metrics.judged_metric import JudgedMetric
 from tunerun.replicates import point_numbers, without_seed
 from tunerun.statistics import consistency
 from tunerun.stored import section

@@ -9,10 +9,10 @@ from tunerun.comparison import numbers
 from tunerun.comparison.sentences import listed_words
 from tunerun.judges import prompt
 from tunerun.judges.prompt import Rating
-from tunerun.judges.selves import is_same_model, same
+from tunerun.judges.same_model import is_same_model, same
 from tunerun.ledger import Ledger, TrialRecord
 from tunerun.metrics import Metric, Unit
-from tunerun.metrics.judged import JudgedMetric
+from tunerun.metrics.judged_metric import JudgedMetric
 from tunerun.stored import section
 
 MOST_NAMED = 5

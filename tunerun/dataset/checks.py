@@ -16,7 +16,7 @@ from tunerun.dataset.suggestion import advice_on_template
 from tunerun.errors import TemplateError
 from tunerun.job import Conversation, Turn
 from tunerun.template import AbsentCellError, Column, PromptTemplate
-from tunerun.template.absent import is_null
+from tunerun.template.absent_cells import is_null
 from tunerun.template.prompt_template import OUTPUT, SYSTEM, TEXT_INPUT, system_or_none
 
 GUIDE = "Gemini API model tuning guide, as last served 2025-04-28"

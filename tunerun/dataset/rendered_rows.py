@@ -12,7 +12,7 @@ from typing import Any
 from tunerun.dataset.rows import ABSENT, Rows
 from tunerun.job import Conversation, Example, Turn
 from tunerun.template import PromptTemplate
-from tunerun.template.absent import is_null
+from tunerun.template.absent_cells import is_null
 from tunerun.template.json_text import to_json
 
 PARTS = ("text_input", "output")

@@ -15,7 +15,7 @@ from tunerun.engine.tokens import CHARACTERS_PER_TOKEN
 from tunerun.errors import AccessError, BackendError, StatusError
 from tunerun.judges import prompt
 from tunerun.judges.prompt import Judged, Rating
-from tunerun.metrics.judged import JudgedMetric
+from tunerun.metrics.judged_metric import JudgedMetric
 
 _REFUSALS = (400, 413, 422)
 """Statuses by which services refuse a field, or what is judged, and not the caller."""

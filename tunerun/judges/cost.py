@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tunerun.engine.tokens import CHARACTERS_PER_TOKEN, ESTIMATE_RANGE
 from tunerun.judges import prompt
-from tunerun.metrics.judged import JudgedMetric
+from tunerun.metrics.judged_metric import JudgedMetric
 
 REPLY_TOKENS = 60
 """Of a reply: one short sentence and a score, as the prompt asks for; the most is `max_output_tokens`."""

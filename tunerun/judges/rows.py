@@ -9,7 +9,7 @@ from tunerun.baselines import is_base_model
 from tunerun.job import Example, as_text
 from tunerun.judges.prompt import Judged, Rating
 from tunerun.ledger import BaselineRecord, Ledger, SweepRecord, rated_by
-from tunerun.metrics.judged import JudgedMetric
+from tunerun.metrics.judged_metric import JudgedMetric
 
 TIE = Rating(0.5, "the same text as the base model's answer")
 """What a comparison of equal answers comes to; no judge is asked."""

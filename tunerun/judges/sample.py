@@ -9,7 +9,7 @@ from pathlib import Path
 from tunerun.dataset.reading import read_rows
 from tunerun.errors import ConfigError, DatasetError
 from tunerun.judges.prompt import Judged
-from tunerun.metrics.judged import JudgedMetric
+from tunerun.metrics.judged_metric import JudgedMetric
 
 _COLUMNS = ("text_input", "expected", "answer", "label")
 _MOST_PROBLEMS = 20

@@ -10,7 +10,7 @@ Its guarantees, whenever its process is killed:
 5. Each step of a loss curve, and each epoch's validation loss, is kept once: what is recorded first stays. The same
    holds for a subject's answers.
 6. A job is submitted and watched by the runner of one sweep at a time. Ownership moves only while holding the lock of
-   the previous owner's sweep (`tunerun.holding`), which is released when its process ends.
+   the previous owner's sweep (`tunerun.locks`), which is released when its process ends.
 7. What was sent to a tracker is marked after it was sent, so a mark never claims more than the tracker has.
 8. A file that is damaged, of another program or of a newer tunerun is refused before anything is written to it; an
    older one is migrated in one transaction when it is opened for writing (`tunerun.ledger.migrations`).

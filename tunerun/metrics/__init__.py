@@ -1,7 +1,7 @@
 """Measures of answers to held-out examples: one file each, found by name."""
 
 from tunerun.metrics.base import Asks, Metric, MetricModel, RowMetric, Unit
-from tunerun.metrics.own import CodeFile, code_files, load_code
+from tunerun.metrics.own_metric import CodeFile, code_files, load_code
 from tunerun.metrics.registry import names, resolve, resolve_stored, summaries
 
 __all__ = [

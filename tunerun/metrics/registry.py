@@ -18,7 +18,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from tunerun.errors import ConfigError, MissingPackageError
 from tunerun.metrics.base import Metric, MetricModel
-from tunerun.metrics.own import OwnMetric, OwnOptions, difference
+from tunerun.metrics.own_metric import OwnMetric, OwnOptions, difference
 
 GROUP = "tunerun.metrics"
 

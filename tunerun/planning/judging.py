@@ -13,11 +13,11 @@ from tunerun.job import Example, as_text
 from tunerun.judges import prompt
 from tunerun.judges.cost import usd_at_most, usd_of
 from tunerun.judges.rows import judged_rows
+from tunerun.judges.same_model import is_same_model, same
 from tunerun.judges.sample import Sample, sample_of
-from tunerun.judges.selves import is_same_model, same
 from tunerun.ledger import Ledger, rated_by
 from tunerun.metrics import resolve
-from tunerun.metrics.judged import JudgedMetric
+from tunerun.metrics.judged_metric import JudgedMetric
 from tunerun.planning.baselines import PlannedBaseline
 from tunerun.planning.trial import Trial
 

@@ -11,7 +11,7 @@ from tunerun.job import ExampleSet, GenerateOptions
 from tunerun.ledger import LOSSES, asked_by
 from tunerun.metrics import Asks, CodeFile, Metric, MetricModel, code_files, resolve
 from tunerun.metrics.base import RANGES
-from tunerun.metrics.judged import JudgedMetric
+from tunerun.metrics.judged_metric import JudgedMetric
 from tunerun.metrics.registry import require_packages
 from tunerun.schema import Evaluation
 

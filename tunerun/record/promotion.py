@@ -15,13 +15,13 @@ from tunerun.engine import base_model, tuned_model
 from tunerun.engine.base_model import FoundModel
 from tunerun.errors import InputError, LimitError, NotFoundError
 from tunerun.export.model_card import model_card
-from tunerun.holding import held
 from tunerun.job import JobState
 from tunerun.ledger import JobRecord, Opening
+from tunerun.locks import held
 from tunerun.record.sources import OpenRecord
-from tunerun.tracking.image import experiment_of
 from tunerun.tracking.packaged import writing
 from tunerun.tracking.registry import Entry, Registered, register
+from tunerun.tracking.run_projection import experiment_of
 from tunerun.tracking.store import Store
 
 _LOCK = "promotion"

@@ -25,8 +25,8 @@ from tunerun.files import private_folder
 from tunerun.job import Example, ExampleSet, as_text
 from tunerun.ledger import FILE_NAME, BaselineRecord, Ledger, TrialRecord
 from tunerun.metrics import resolve
-from tunerun.metrics.judged import JudgedMetric
-from tunerun.metrics.own import OwnMetric
+from tunerun.metrics.judged_metric import JudgedMetric
+from tunerun.metrics.own_metric import OwnMetric
 from tunerun.planning import Plan, Trial, plan
 from tunerun.planning.changes import differences
 from tunerun.planning.facts import facts_of

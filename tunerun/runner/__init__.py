@@ -25,9 +25,9 @@ from tunerun.comparison.table import ComparisonTable
 from tunerun.engine.base_model import cache_folder
 from tunerun.engine.tuned_model import fault as fault_of
 from tunerun.errors import BackendError, InputError
-from tunerun.holding import held
 from tunerun.job import BaseModelRef, ExampleSet, JobState
 from tunerun.ledger import Ledger, SweepRecord
+from tunerun.locks import held
 from tunerun.metrics import load_code, resolve
 from tunerun.planning import Plan, Trial, counted
 from tunerun.planning.facts import facts_of
@@ -36,7 +36,7 @@ from tunerun.runner.judging import judge_answers
 from tunerun.runner.loop import Loop
 from tunerun.runner.progress import Progress
 from tunerun.runner.selection import existing_ledger, selected
-from tunerun.runner.unattended import BackendOpener, UnwatchedJob, cancel, unwatched_jobs
+from tunerun.runner.unwatched_jobs import BackendOpener, UnwatchedJob, cancel, unwatched_jobs
 from tunerun.schema import Evaluation, TrialConfig
 from tunerun.tracking import Tracker, open_tracker
 

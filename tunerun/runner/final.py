@@ -17,16 +17,16 @@ from tunerun.baselines import restored
 from tunerun.comparison import judge
 from tunerun.comparison.results import Verdict
 from tunerun.errors import InputError
-from tunerun.holding import held
 from tunerun.job import JobState, TunedModel
 from tunerun.ledger import LOSSES, BaselineRecord, Ledger, Opening, SweepRecord, TrialRecord
+from tunerun.locks import held
 from tunerun.metrics import Asks, resolve_stored
 from tunerun.planning.measuring import choices_of
 from tunerun.runner import SweepResult
 from tunerun.runner.judging import judge_answers, judges_of
 from tunerun.runner.measuring import Asking, Manner, PlainModel, Question
 from tunerun.runner.progress import Progress
-from tunerun.runner.unattended import BackendOpener
+from tunerun.runner.unwatched_jobs import BackendOpener
 
 TEST = "test"
 

@@ -13,15 +13,15 @@ from itertools import islice
 
 from tunerun.comparison.judges import identities_of
 from tunerun.errors import BackendError, ConfigError, InputError, LimitError
-from tunerun.holding import held_if_free
 from tunerun.judges.client import JudgeClient
 from tunerun.judges.cost import usd_at_most
 from tunerun.judges.prompt import Judged, Rating
 from tunerun.judges.rows import Subject, is_rated, judged_rows, rating_of, subjects_of
 from tunerun.judges.sample import sample_of
 from tunerun.ledger import Ledger, SweepRecord, rated_by
+from tunerun.locks import held_if_free
 from tunerun.metrics import Metric, resolve, resolve_stored
-from tunerun.metrics.judged import JudgedMetric
+from tunerun.metrics.judged_metric import JudgedMetric
 from tunerun.runner.progress import Progress
 from tunerun.schema import Experiment
 from tunerun.statistics import agreement

@@ -27,13 +27,13 @@ from heapq import heappop, heappush
 from tunerun.backends.base import AnswersTogether, Backend
 from tunerun.comparison import trial_result
 from tunerun.errors import AccessError, AmbiguousError, BackendError, InputError, UnavailableError
-from tunerun.holding import held_if_free, holder_of
 from tunerun.job import Failure, FailureKind, JobRef, JobState, JobStatus, TunedModel
 from tunerun.ledger import JobRecord, Ledger, Spending, TrialProgress
+from tunerun.locks import held_if_free, holder_of
 from tunerun.planning import Plan, Trial
 from tunerun.planning.limits import Cost, over_budget
+from tunerun.runner.backend_queue import BackendQueue, InFlight, is_lost
 from tunerun.runner.measuring import RESUME, Measuring
-from tunerun.runner.places import InFlight, Place, is_lost
 from tunerun.runner.progress import Progress
 from tunerun.schema import TrialConfig
 
@@ -69,7 +69,7 @@ class Loop:
     _in_flight: dict[int, InFlight] = field(default_factory=dict)
     _finished: deque[InFlight] = field(default_factory=deque)
     _found: list[Trial] = field(default_factory=list)
-    _places: dict[int, Place] = field(default_factory=dict)
+    _places: dict[int, BackendQueue] = field(default_factory=dict)
     _attempts: Counter[int] = field(default_factory=Counter)
     _noted: set[tuple[str, int]] = field(default_factory=set)
     _reasons: Counter[str] = field(default_factory=Counter)
@@ -137,17 +137,17 @@ class Loop:
             for place in self._places.values():
                 place.ready.clear()
 
-    def _place(self, trial: Trial) -> Place:
+    def _place(self, trial: Trial) -> BackendQueue:
         backend = self.backend_of(trial.config)
         if id(backend) not in self._places:
             known = backend.capabilities()
             interval_s = known.poll_interval_s if self.poll_interval_s is None else self.poll_interval_s
-            self._places[id(backend)] = Place(
+            self._places[id(backend)] = BackendQueue(
                 backend, known.max_in_flight, interval_s, stopped=self.unavailable.get(id(backend))
             )
         return self._places[id(backend)]
 
-    def _start(self, trial: Trial, place: Place) -> None:
+    def _start(self, trial: Trial, place: BackendQueue) -> None:
         """Submit a trial, or continue to watch a job that an earlier run or another sweep began."""
         last = self.ledger.job(trial.key)
         if last is not None and last.state.is_finished and not self._may_repeat(last):
@@ -206,7 +206,7 @@ class Loop:
         self._again(trial, WAIT_FOR_OTHERS_S)
         return False
 
-    def _cost_beside(self, trial: Trial, place: Place, *, at_most: bool = False) -> Cost:
+    def _cost_beside(self, trial: Trial, place: BackendQueue, *, at_most: bool = False) -> Cost:
         """The extra cost of a trial: steps that its training run takes for trials under way are already paid."""
         others = [
             entry.trial
@@ -215,7 +215,7 @@ class Loop:
         ]
         return self.plan.cost([*others, trial], at_most=at_most) - self.plan.cost(others, at_most=at_most)
 
-    def _may_spend(self, trial: Trial, place: Place) -> bool:
+    def _may_spend(self, trial: Trial, place: BackendQueue) -> bool:
         refusals = (
             over_budget(self.plan.experiment.budget, self._spent, self._cost_beside(trial, place, at_most=True))
             or self._over_max_hours
@@ -252,7 +252,7 @@ class Loop:
         for entry in self._queued_here:
             self._cancel(entry)
 
-    def _watch(self, trial: Trial, place: Place, job: JobRecord, ref: JobRef) -> None:
+    def _watch(self, trial: Trial, place: BackendQueue, job: JobRecord, ref: JobRef) -> None:
         place.in_flight += 1
         self._in_flight[trial.number] = InFlight(trial, place, job, ref, job.state, 0, time.monotonic())
 
@@ -272,7 +272,7 @@ class Loop:
         """Exponential backoff up to a minute, with up to a tenth of jitter so that runners do not retry in step."""
         return min(MAX_BACKOFF_S, self.config.backoff_s * 2.0 ** (attempt - 1)) * random.uniform(1.0, 1.1)
 
-    def _did_not_answer(self, place: Place, error: BackendError) -> None:
+    def _did_not_answer(self, place: BackendQueue, error: BackendError) -> None:
         """Back off; stop using the backend in this run once `unreachable_after_s` has passed."""
         now = time.monotonic()
         if place.silent_since is None:
@@ -288,10 +288,10 @@ class Loop:
         """Submit nothing more anywhere; jobs under way are still watched."""
         self.stopped = self.stopped or reason
 
-    def _is_stopped(self, place: Place) -> bool:
+    def _is_stopped(self, place: BackendQueue) -> bool:
         return self.stopped is not None or place.stopped is not None
 
-    def _leave(self, place: Place, reason: str) -> None:
+    def _leave(self, place: BackendQueue, reason: str) -> None:
         """Submit nothing more to a backend and stop watching it: hosted jobs continue, and the next run adopts them."""
         place.stop(reason)
         self._in_flight = {number: entry for number, entry in self._in_flight.items() if entry.place is not place}

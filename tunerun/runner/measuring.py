@@ -16,7 +16,7 @@ from tunerun.job import BaseModelRef, Example, ExampleSet, GenerateOptions, Inpu
 from tunerun.ledger import LOSSES, Ledger, stopped_by
 from tunerun.planning import Plan, Trial
 from tunerun.planning.baselines import PlannedBaseline
-from tunerun.runner.places import Place
+from tunerun.runner.backend_queue import BackendQueue
 from tunerun.runner.progress import Progress
 from tunerun.runner.stopping import TURN_ROWS, EarlyStops
 
@@ -293,7 +293,7 @@ class Measuring:
     def measure(
         self,
         trained: Sequence[tuple[Trial, TunedModel]],
-        place: Place,
+        place: BackendQueue,
         *,
         is_stopped: Callable[[], bool],
         answered: Callable[[], None],

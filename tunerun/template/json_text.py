@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tunerun.template.absent import Absent, is_null
+from tunerun.template.absent_cells import Absent, is_null
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

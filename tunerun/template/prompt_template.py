@@ -17,7 +17,7 @@ from jinja2 import meta, nodes
 
 from tunerun.errors import TemplateError
 from tunerun.job import Conversation, Example, Input, Turn
-from tunerun.template.absent import AbsentCellError, CellsOfRow, PrintedError
+from tunerun.template.absent_cells import AbsentCellError, CellsOfRow, PrintedError
 from tunerun.template.sandbox import BoundedEnvironment
 
 Row = Mapping[str, Any]

@@ -19,7 +19,7 @@ from jinja2.runtime import Context, LoopContext, TemplateReference
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.visitor import NodeTransformer
 
-from tunerun.template.absent import Absent, is_null
+from tunerun.template.absent_cells import Absent, is_null
 from tunerun.template.json_text import to_json
 
 MOST_WORK = 20_000_000

@@ -3,7 +3,7 @@
 `store.py` is the only importer of mlflow, and imports it when it is first needed: importing this package, opening a
 tracker and asking it for a run id or a link cost nothing.
 
-    ledger -> image.py, trial.py, summary.py    what MLflow should show, as plain values
+    ledger -> run_projection.py, trial.py, summary.py    what MLflow should show, as plain values
            -> replay.py                         what of it was not sent yet, by the ledger's marks
            -> store.py                          MLflow
     writer.py                                   the thread that does this while a sweep runs
@@ -11,8 +11,8 @@ tracker and asking it for a run id or a link cost nothing.
 """
 
 from tunerun.tracking.address import tracker_name
-from tunerun.tracking.image import key_of_subject, sweep_of_subject
 from tunerun.tracking.replay import SyncReport
+from tunerun.tracking.run_projection import key_of_subject, sweep_of_subject
 from tunerun.tracking.server import serve_ui
 from tunerun.tracking.writer import Tracker, open_tracker
 

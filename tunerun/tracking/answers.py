@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tunerun.comparison.judges import identities_of
-from tunerun.comparison.known import Rows, Scores, readable
+from tunerun.comparison.knowledge import Rows, Scores, readable
 from tunerun.digest import digest
 from tunerun.errors import ConfigError, MetricError, MissingPackageError
 from tunerun.job import as_text
 from tunerun.ledger import LOSSES, Ledger, TrialRecord, rated_by
 from tunerun.metrics import Metric, resolve_stored
-from tunerun.tracking.image import Content, FrozenSweep, Input, Measured, Part, dataset_input, milliseconds
 from tunerun.tracking.naming import metric_key
+from tunerun.tracking.run_projection import Content, FrozenSweep, Input, Measured, Part, dataset_input, milliseconds
 
 VALIDATION, TEST = "validation", "test"
 

@@ -17,7 +17,7 @@ import stamina
 from tunerun.errors import NotFoundError, TrackingError
 from tunerun.ledger.portable import RECORD as RECORD_FILE
 from tunerun.tracking.address import Address, parse_address
-from tunerun.tracking.image import RECORD, RECORD_TAG, Kind
+from tunerun.tracking.run_projection import RECORD, RECORD_TAG, Kind
 from tunerun.tracking.store import PAGE, BusyError, RefusedError, Store
 
 T = TypeVar("T")

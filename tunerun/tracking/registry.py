@@ -17,9 +17,9 @@ from typing import Any
 from tunerun.digest import digest
 from tunerun.errors import ConfigError
 from tunerun.redaction import redact
-from tunerun.tracking.image import Kind, sweep_tag
 from tunerun.tracking.packaged.record import CONTENT_TAG
 from tunerun.tracking.packaged.writing import Package
+from tunerun.tracking.run_projection import Kind, sweep_tag
 from tunerun.tracking.store import RefusedError, Store
 
 _AGAIN = "run the same command again: what was done of it is found, and not done twice"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tunerun.digest import digest
 from tunerun.errors import InputError, MetricError, TrackingError
 from tunerun.ledger import Ledger, Mark, TrialProgress
-from tunerun.tracking.image import (
+from tunerun.tracking.run_projection import (
     RERUN_TAG,
     STANDINGS,
     FrozenSweep,
@@ -26,7 +26,7 @@ from tunerun.tracking.image import (
     Pages,
     Part,
     Point,
-    RunImage,
+    RunProjection,
     RunState,
     SharedTrial,
     Standing,
@@ -166,10 +166,10 @@ class Replay:
         """Whether MLflow still has the run of a mark; it is void otherwise, as after a store was lost."""
         return any(run.run_id == mark.run_id for run in self._known[sweep.experiment].get(subject, ()))
 
-    def _images(self, sweep: FrozenSweep, marks: Mapping[str, Mark], pages: Pages) -> Iterator[RunImage]:
+    def _images(self, sweep: FrozenSweep, marks: Mapping[str, Mark], pages: Pages) -> Iterator[RunProjection]:
         """What is not as it should be: the sweep's own run before its trials, so that there is something to open."""
         from tunerun.tracking.summary import Summary  # numpy: a tracker is opened without it
-        from tunerun.tracking.trial import trial_image
+        from tunerun.tracking.trial import trial_projection
 
         progress = self._ledger.progress(sweep.id)
         is_run = self._is_run(sweep.id)
@@ -182,7 +182,7 @@ class Replay:
             # What an interruption left open is closed before the verdict: Ctrl-C leaves five seconds for all of it.
             for shared in self._shared_trials(sweep, progress, remembered, pages):
                 is_left_open = shared.is_interrupted and seen.get(shared.subject, shared.seen) != shared.seen
-                image = trial_image(self._ledger, shared) if is_left_open else None
+                image = trial_projection(self._ledger, shared) if is_left_open else None
                 if image is not None:
                     yield image
                     seen[shared.subject] = shared.seen
@@ -204,7 +204,7 @@ class Replay:
                 remembered = own.remembered
         for shared in self._shared_trials(sweep, progress, remembered, pages):
             if seen.get(shared.subject) != shared.seen:
-                image = trial_image(self._ledger, shared)
+                image = trial_projection(self._ledger, shared)
                 if image is not None:
                     yield image
         if lost is not None:
@@ -256,7 +256,7 @@ class Replay:
                 pages=pages,
             )
 
-    def _send_patiently(self, sweep: FrozenSweep, image: RunImage, mark: Mark | None) -> None:
+    def _send_patiently(self, sweep: FrozenSweep, image: RunProjection, mark: Mark | None) -> None:
         for attempt in range(1, _BUSY_ATTEMPTS + 1):
             try:
                 self._send(sweep, image, mark)
@@ -268,7 +268,7 @@ class Replay:
             else:
                 return
 
-    def _send(self, sweep: FrozenSweep, image: RunImage, mark: Mark | None) -> None:
+    def _send(self, sweep: FrozenSweep, image: RunProjection, mark: Mark | None) -> None:
         experiment_id = self._store.experiment(sweep.experiment)
         found = self._known[sweep.experiment].setdefault(image.subject, [])
         document = dict(mark.document) if mark is not None else {}
@@ -310,7 +310,7 @@ class ShownRun:
         self._subject = subject
         self._document = {**document, "experiment": experiment_id}
 
-    def bring_up_to(self, image: RunImage) -> int:
+    def bring_up_to(self, image: RunProjection) -> int:
         """Send what the run lacks, and return the number of points among it."""
         self._send_name(image)
         self._send_tags(image)
@@ -340,13 +340,13 @@ class ShownRun:
         self._document |= parts
         self._ledger.set_mark(self._tracker, self._subject, Mark(self._run_id, self._document))
 
-    def _send_name(self, image: RunImage) -> None:
+    def _send_name(self, image: RunProjection) -> None:
         """A trial that another sweep has taken up is called as it is there."""
         if self._document.get("name", image.name) != image.name:
             self._store.rename(self._run_id, image.name)
         self._document["name"] = image.name  # written with the mark that follows
 
-    def _send_tags(self, image: RunImage) -> None:
+    def _send_tags(self, image: RunProjection) -> None:
         version = tags_version(image)
         if self._document.get("tags") != version:
             self._store.log_tags(self._run_id, image.tags)
@@ -357,7 +357,7 @@ class ShownRun:
             self._store.log_params(self._run_id, params.render())
             self._advance(params=params.version)
 
-    def _send_points(self, image: RunImage) -> int:
+    def _send_points(self, image: RunProjection) -> int:
         # A step may come again with a later time: a trial that a later sweep measures in another way. Marks of an
         # earlier tunerun hold the step alone.
         marked = self._document.get("points", {}).items()
@@ -379,7 +379,7 @@ class ShownRun:
         self._advance(measures=version)
         return len(measures)
 
-    def _send_files(self, image: RunImage) -> None:
+    def _send_files(self, image: RunProjection) -> None:
         sent = dict(self._document.get("artifacts", {}))
         new = {name: part for name, part in image.artifacts.items() if sent.get(name) != part.version}
         if new:
@@ -387,7 +387,7 @@ class ShownRun:
             sent |= {name: part.version for name, part in new.items()}
             self._advance(artifacts=sent)
 
-    def _send_written(self, image: RunImage) -> None:
+    def _send_written(self, image: RunProjection) -> None:
         """Send large files, after everything else: where MLflow does not take them, the trials are shown all the same.
 
         Raises:
@@ -405,14 +405,14 @@ class ShownRun:
                 sent |= {name: files.version}
                 self._advance(artifacts=sent)
 
-    def _send_state(self, image: RunImage) -> None:
+    def _send_state(self, image: RunProjection) -> None:
         state = [image.state, image.end_ms]
         if self._document.get("state", [RunState.RUNNING, None]) != state:
             self._store.set_state(self._run_id, image.state, image.end_ms)
         self._document["state"] = state  # written with the mark that follows
 
 
-def tags_version(image: RunImage) -> str:
+def tags_version(image: RunProjection) -> str:
     """The version of a run's tags: their digest."""
     return digest(dict(image.tags))
 

@@ -25,8 +25,8 @@ from tunerun.errors import TrackingError
 from tunerun.files import private_folder
 from tunerun.redaction import redact
 from tunerun.tracking.address import Address
-from tunerun.tracking.image import Content, Input, Measured, Point, RunImage, RunState, ShownModel
 from tunerun.tracking.packaged.record import CONTENT_TAG
+from tunerun.tracking.run_projection import Content, Input, Measured, Point, RunProjection, RunState, ShownModel
 from tunerun.tracking.store_file import UnusableError, make_ready
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ class Store:
                 if not token:
                     return sorted(found, key=lambda run: (not run.is_active, run.start_ms, run.run_id))
 
-    def create(self, experiment_id: str, image: RunImage) -> str:
+    def create(self, experiment_id: str, image: RunProjection) -> str:
         """Create a run with its tags, and return its id.
 
         It is never repeated here: MLflow takes no id from us, so after a failure the caller looks for the run.

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from tunerun.comparison import judge
-from tunerun.comparison.known import BASE_LOSS
+from tunerun.comparison.knowledge import BASE_LOSS
 from tunerun.comparison.renderers.note import escaped
 from tunerun.comparison.renderers.plots import FILE as PLOT
 from tunerun.comparison.renderers.plots import files as plots
@@ -23,7 +23,9 @@ from tunerun.ledger import Ledger, Mark, SweepRecord, TrialProgress, TrialRecord
 from tunerun.ledger.portable import plan_files, results_file
 from tunerun.stored import section
 from tunerun.tracking.answers import FILES, VALIDATION, Answered, answered
-from tunerun.tracking.image import (
+from tunerun.tracking.naming import point_name, run_name
+from tunerun.tracking.note import Line, experiment_note, sweep_note
+from tunerun.tracking.run_projection import (
     EPOCH_LOSS,
     LAYOUT,
     NOTE_TAG,
@@ -41,7 +43,7 @@ from tunerun.tracking.image import (
     Measured,
     Pages,
     Part,
-    RunImage,
+    RunProjection,
     RunState,
     Standing,
     Written,
@@ -49,8 +51,6 @@ from tunerun.tracking.image import (
     milliseconds,
     table_tag,
 )
-from tunerun.tracking.naming import point_name, run_name
-from tunerun.tracking.note import Line, experiment_note, sweep_note
 from tunerun.tracking.trial import INTERRUPTED, measured, override_lines, rerun_lines
 from tunerun.tracking.view import view_tags
 
@@ -89,7 +89,7 @@ class Summary:
         trials = [asdict(p) | {"last_step": 0 if not p.state.is_finished else p.last_step} for p in self._progress]
         return [trials, answers, openings]
 
-    def images(self, others: Sequence[Line]) -> list[RunImage]:
+    def images(self, others: Sequence[Line]) -> list[RunProjection]:
         """The runs of the baselines that are known, and last the run of the sweep itself.
 
         Args:
@@ -106,7 +106,7 @@ class Summary:
         ]
         return [*baselines, self._own(verdict, others)]
 
-    def _own(self, verdict: Verdict, others: Sequence[Line]) -> RunImage:
+    def _own(self, verdict: Verdict, others: Sequence[Line]) -> RunProjection:
         sweep, table = self._sweep, ComparisonTable.of(verdict)
         artifacts = self._frozen_files() | {TRIALS_FILE: Part(self.seen, lambda: _trials_table(sweep, verdict))}
         if verdict.is_complete and any(p.last_step for p in self._progress):
@@ -142,7 +142,7 @@ class Summary:
             experiment_tags=experiment_tags,
         )
 
-    def without_verdict(self, problem: str) -> RunImage:
+    def without_verdict(self, problem: str) -> RunProjection:
         """The run of the sweep itself where there is no verdict: its record, and why.
 
         What it has seen is not what there is, so that the verdict is tried again.
@@ -156,10 +156,10 @@ class Summary:
             tags=self._sweep.code_tags() | {NOTE_TAG: self._with_origin(note)},
         )
 
-    def _bare(self, seen: str) -> RunImage:
+    def _bare(self, seen: str) -> RunProjection:
         """What the run of the sweep itself has by its plan alone."""
         sweep = self._sweep
-        return RunImage(
+        return RunProjection(
             subject=sweep.subject(Kind.SWEEP),
             kind=Kind.SWEEP,
             identity=sweep.identity(Kind.SWEEP),
@@ -263,7 +263,7 @@ def _standings(sweep: FrozenSweep, verdict: Verdict) -> dict[str, list[Any]]:
 
 def _baseline_image(
     ledger: Ledger, sweep: FrozenSweep, baseline: BaselineResult, members: Sequence[TrialRecord], seen: str
-) -> RunImage:
+) -> RunProjection:
     first = members[0]
     held_out = _held_out(sweep, first)
     answers = _answered(ledger, sweep, baseline.subject, members)
@@ -271,7 +271,7 @@ def _baseline_image(
     measures += [measure for each in answers for measure in each.measures()]
     start_ms = milliseconds(sweep.record.created_at)
     trials = ", ".join(str(m.number) for m in members[:_MAX_NAMED])
-    return RunImage(
+    return RunProjection(
         subject=sweep.subject(Kind.BASELINE, baseline.subject),
         kind=Kind.BASELINE,
         identity=sweep.identity(Kind.BASELINE, key=baseline.subject),

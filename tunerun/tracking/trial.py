@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from tunerun.comparison.curves import advise, epoch_means, finished_epochs
-from tunerun.comparison.known import BASE_LOSS, KEPT_EPOCH
+from tunerun.comparison.knowledge import BASE_LOSS, KEPT_EPOCH
 from tunerun.comparison.results import LOSS
 from tunerun.digest import digest
 from tunerun.engine.tuned_model import WEIGHTS_FILE
@@ -30,7 +30,8 @@ from tunerun.ledger import JobRecord, Ledger, TrialRecord
 from tunerun.ledger.portable import EXAMPLES
 from tunerun.stored import section
 from tunerun.tracking.answers import FILES, TEST, VALIDATION, Answered, answered
-from tunerun.tracking.image import (
+from tunerun.tracking.naming import metric_key, override_line, override_value, param_name, run_name, value_of
+from tunerun.tracking.run_projection import (
     EPOCH_LOSS,
     NOTE_TAG,
     ONCE,
@@ -47,7 +48,7 @@ from tunerun.tracking.image import (
     Pages,
     Part,
     Point,
-    RunImage,
+    RunProjection,
     RunState,
     SharedTrial,
     ShownModel,
@@ -56,7 +57,6 @@ from tunerun.tracking.image import (
     sweep_tag,
     table_tag,
 )
-from tunerun.tracking.naming import metric_key, override_line, override_value, param_name, run_name, value_of
 
 if TYPE_CHECKING:
     from tunerun.tracking.packaged.writing import Package
@@ -89,7 +89,7 @@ INTERRUPTED = "INTERRUPTED"
 """The state of a trial whose job is under way and that no process watches; MLflow's nearest word is KILLED."""
 
 
-def trial_image(ledger: Ledger, shared: SharedTrial) -> RunImage | None:
+def trial_projection(ledger: Ledger, shared: SharedTrial) -> RunProjection | None:
     """What MLflow should show of a trial now; None before its first job has started.
 
     The start of a run cannot be changed later, so it waits for the time that is known for good.
@@ -108,7 +108,7 @@ def trial_image(ledger: Ledger, shared: SharedTrial) -> RunImage | None:
     state, end = _STATES.get(job.state, RunState.SCHEDULED), job.finished_at
     if shared.is_interrupted:
         state, end = RunState.KILLED, max([started_at, *(s.compute_time for s in curve[-1:])])
-    return RunImage(
+    return RunProjection(
         subject=shared.subject,
         kind=Kind.TRIAL,
         identity=sweep.identity(Kind.TRIAL, trial=str(trial.number), key=trial.key),

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from tunerun.replicates import SEED
-from tunerun.tracking.image import EPOCH_LOSS, FrozenSweep, Standing, milliseconds, sweep_tag
 from tunerun.tracking.naming import metric_key, param_name
+from tunerun.tracking.run_projection import EPOCH_LOSS, FrozenSweep, Standing, milliseconds, sweep_tag
 
 if TYPE_CHECKING:
     from tunerun.comparison.results import Verdict

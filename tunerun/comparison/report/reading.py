@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from tunerun.comparison.known import BASE_LOSS
+from tunerun.comparison.knowledge import BASE_LOSS
 from tunerun.comparison.numbers import counted
 from tunerun.comparison.report.plots import point_name
 from tunerun.comparison.report.sources import Answered, ConfusionTable, LossCurve, Sources, thinned
@@ -20,7 +20,7 @@ from tunerun.job import EpochLoss, Example, Snapshot
 from tunerun.ledger import JobRecord, Ledger, TrialRecord, holds_texts
 from tunerun.metrics import Asks, Metric, Unit, resolve_stored
 from tunerun.metrics.confusion import Confusion
-from tunerun.metrics.judged import JudgedMetric
+from tunerun.metrics.judged_metric import JudgedMetric
 from tunerun.metrics.labels import label
 from tunerun.redaction import redact
 from tunerun.stored import section

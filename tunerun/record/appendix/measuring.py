@@ -10,7 +10,7 @@ from tunerun.comparison.numbers import counted, p_value
 from tunerun.comparison.results import BaselineResult, Verdict
 from tunerun.comparison.table import ComparisonTable, Kind
 from tunerun.metrics import Metric, Unit
-from tunerun.metrics.judged import JudgedMetric
+from tunerun.metrics.judged_metric import JudgedMetric
 from tunerun.record.appendix.document import Block, Bullets, Paragraph, Table
 from tunerun.record.appendix.material import Material, words
 from tunerun.record.appendix.topic import Topic

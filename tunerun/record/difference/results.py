@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from tunerun.comparison.judgement import TEST, VALIDATION, judge
-from tunerun.comparison.known import result, trial_result
+from tunerun.comparison.knowledge import result, trial_result
 from tunerun.comparison.numbers import counted
 from tunerun.comparison.results import TrialResult
 from tunerun.errors import InputError, MetricError

@@ -37,7 +37,7 @@ class JudgedMetric(MetricModel):
     """A metric whose score of an answer is what a chat model says of it, at any address of the OpenAI dialect.
 
     The run asks the judge and keeps what it says in the ledger; nothing that reads the ledger asks it. `rows` of the
-    base class is not there for that reason: see `tunerun.comparison.known`.
+    base class is not there for that reason: see `tunerun.comparison.knowledge`.
     """
 
     base_url: str = Field(

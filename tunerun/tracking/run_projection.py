@@ -173,7 +173,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class RunImage:
+class RunProjection:
     """What one run should look like now.
 
     Attributes:

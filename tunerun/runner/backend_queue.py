@@ -13,16 +13,16 @@ from tunerun.planning import Trial
 
 
 @dataclass
-class Place:
-    """A backend of this run, with a queue of its own: a place that is full or silent holds up no other.
+class BackendQueue:
+    """A backend of this run with its own queue of trials, so that a full or silent backend does not block the others.
 
     Attributes:
         ready: trials that may be submitted here, in the order of the plan.
-        in_flight: jobs that it was given and that are not finished.
-        silent_since: when it first failed to answer, by the monotonic clock; None: it answers.
-        failures: how often in a row it did not answer.
+        in_flight: number of submitted jobs that are not finished.
+        silent_since: when it first failed to answer, in seconds of the monotonic clock; None: it answers.
+        failures: consecutive calls without an answer.
         resume_at: when it may be asked again, by the same clock. polled_at: when it was polled last.
-        stopped: why nothing more is submitted here; None: trials are.
+        stopped: why nothing more is submitted to it; None: not stopped.
     """
 
     backend: Backend
@@ -46,7 +46,7 @@ class Place:
         return bool(self.ready) and self.in_flight < self.max_in_flight and self.resume_at <= now
 
     def answered(self) -> None:
-        """Forget that it was silent."""
+        """Reset the record of its silence."""
         self.silent_since, self.failures, self.resume_at = None, 0, 0.0
 
     def stop(self, reason: str) -> None:
@@ -66,7 +66,7 @@ class InFlight:
     """
 
     trial: Trial
-    place: Place
+    place: BackendQueue
     job: JobRecord
     ref: JobRef
     state: JobState

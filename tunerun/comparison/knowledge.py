@@ -25,7 +25,7 @@ from tunerun.ledger import (
 )
 from tunerun.metrics import Asks, Metric, resolve_stored
 from tunerun.metrics.base import FloatArray
-from tunerun.metrics.judged import JudgedMetric
+from tunerun.metrics.judged_metric import JudgedMetric
 
 BASE_LOSS = "validation/base_loss"
 """What a backend measured of the base model on the way to a tuned one."""

@@ -1,4 +1,4 @@
-"""Jobs of a sweep that no runner watches: what their service says of them, and how they are cancelled.
+"""Jobs of a sweep that no runner watches: their state at their service, and cancelling them.
 
 A job's state is written by the runner that watches it and by no other process. So looking writes nothing, and
 cancelling either asks that runner, or becomes the runner: it holds the lock of the sweep that the job belongs to.
@@ -16,9 +16,9 @@ from tunerun import schema
 from tunerun.backends import open_backend, stored_section
 from tunerun.backends.base import Backend
 from tunerun.errors import BackendError, ConfigError
-from tunerun.holding import held, held_if_free, holder_of
 from tunerun.job import JobRef, JobState, JobStatus
 from tunerun.ledger import JobRecord, Ledger, TrialRecord
+from tunerun.locks import held, held_if_free, holder_of
 from tunerun.planning import tuned_model_id
 
 BackendOpener = Callable[[schema.Backend, Path, Path], Backend]
