@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["judge", "trial_result"]
 
-_MODULES = {"judge": "judgement", "trial_result": "known"}
+_MODULES = {"judge": "judgement", "trial_result": "knowledge"}
 
 
 def __getattr__(name: str) -> Any:
