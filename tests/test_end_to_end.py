@@ -138,7 +138,7 @@ def test_an_interrupted_run_says_how_to_go_on(
     process.send_signal(signal_number)
     assert process.wait(timeout=DEADLINE_S) == 130
     printed = (tmp_path / "stderr.txt").read_text()
-    assert "interrupted; run the same command to go on:\n  python -m tunerun run name=numbers" in printed
+    assert "interrupted; run the same command to continue:\n  python -m tunerun run name=numbers" in printed
     assert "Traceback" not in printed
 
 

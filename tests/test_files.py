@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 PROGRAM = """
-from tunerun.cli import _leave_at_once
+from tunerun.cli.invocation import leave_at_once
 from tunerun.files import temporary_folder
 with temporary_folder("proof") as folder:
     (folder / "file").touch()
     print(folder, flush=True)
-    _leave_at_once(130)
+    leave_at_once(130)
 """
 
 

@@ -117,7 +117,7 @@ def test_bad_input_is_said_in_a_line_and_starts_nothing(
         (["predict", "--run", "tunedModels/x", "text_input=1"], "no ledger"),
         (
             ["predict", "--run", "x"],
-            "give either one row as COLUMN=VALUE, or many with --file, or begin a conversation with --chat",
+            "give one row as COLUMN=VALUE, or rows with --file, or start a conversation with --chat",
         ),
         (
             ["predict", "--run", "x", "--system", "s"],

@@ -155,8 +155,8 @@ def test_an_interrupt_leaves_hosted_jobs_running(untracked: Rig, number: signal.
     run.interrupt(number)
     ended = run.wait(timeout_s=10)
     assert ended.exit_code == 130
-    assert "interrupted; run the same command to go on:\n  tunerun run" in ended.stderr
-    assert "jobs that are under way at a service go on" in ended.stderr
+    assert "interrupted; run the same command to continue:\n  tunerun run" in ended.stderr
+    assert "jobs that are under way at a service continue" in ended.stderr
     assert not [request for request in untracked.service.requests if "cancel" in request.path]
     untracked.service.script.steps_per_look = 3
     assert untracked.outcome(place, untracked.run(place)) == expected

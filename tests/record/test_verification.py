@@ -16,8 +16,8 @@ import pytest
 from tests.experiments import planned
 from tests.record.ledgers import changed
 from tests.test_runner import run_on
-from tunerun.cli import say_interrupted
 from tunerun.cli.rerun import print_checks
+from tunerun.cli.run import say_interrupted
 from tunerun.job import TrainedOn
 from tunerun.ledger import FILE_NAME, Ledger
 from tunerun.record import OpenRecord, open_record
@@ -103,7 +103,7 @@ def test_a_verdict_that_cannot_be_made_is_called_skipped(runs: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("is_kept", "said"),
     [
-        (True, "interrupted; run the same command to go on:"),
+        (True, "interrupted; run the same command to continue:"),
         (False, "interrupted; nothing is kept; the same command starts from the beginning:"),
     ],
 )

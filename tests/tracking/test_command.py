@@ -13,7 +13,7 @@ import pytest
 from tests.tracking.content import content
 from tests.tracking.served import free_port, server
 from tests.tracking.sweeps import Lab, complete
-from tunerun.cli import say_where_to_look
+from tunerun.cli.run import say_where_to_look
 from tunerun.runner import result_of
 from tunerun.tracking import Tracker
 

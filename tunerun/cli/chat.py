@@ -25,12 +25,11 @@ def begin(
     is_base: bool,
     max_output_tokens: int | None,
 ) -> None:
-    """Answer each line of standard input, behind the ones before; `/reset` forgets them, the end of input ends it.
+    """Answer each line of standard input as one conversation, until its end; `/reset` starts a new one.
 
     Raises:
         NotFoundError, BackendError: the model cannot be found or called.
-        InputError: the template leaves no column for the message; without a terminal also a line that cannot be
-            answered, which a terminal only shows.
+        InputError: the template leaves no column for the message; or, unless in a terminal, a line cannot be answered.
     """
     from tunerun.chat import Chat
     from tunerun.prediction import open_model, training_of

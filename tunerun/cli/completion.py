@@ -1,4 +1,4 @@
-"""Shell completion of overrides."""
+"""Shell completion of overrides, for bash, zsh and fish."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tunerun.errors import TunerunError
 
 
 class _Rest(str):
-    """What follows the `=`: bash takes the key, the `=` and the value for three words, and completes the last.
+    """The part after the `=`: bash splits an override into key, `=` and value, and completes the last word.
 
     Typer keeps only what begins with the last word, which is the `=` where nothing follows it yet.
     """
@@ -23,7 +23,7 @@ class _Rest(str):
 
 
 def complete_override(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Groups, choices and keys for the override that is being typed; nothing where the config cannot be read."""
+    """Return completions of the override being typed; empty if the config cannot be read."""
     from tunerun.compose import completions
 
     key = _key_that_bash_split_off()
@@ -36,7 +36,7 @@ def complete_override(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def _key_that_bash_split_off() -> str | None:
-    """The key before the `=` that the cursor is behind, where bash has made words of them; None: it has not."""
+    """Return the key before the `=` at the cursor, if bash has split them into words; None: it has not."""
     if not os.environ.get("_TUNERUN_COMPLETE", "").endswith("bash"):
         return None
     try:

@@ -1,4 +1,4 @@
-"""`tunerun data`: look at examples before anything is tuned, and hand them to other tools."""
+"""`tunerun data`: check examples before anything is tuned, and export them for other tools."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class FormatName(StrEnum):
 def check(
     overrides: Overrides = None,
     config_dir: ConfigDir = None,
-    all_: Annotated[bool, typer.Option("--all", help="Name every place, and not only the first few.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="List every place, not only the first few.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, with every place.")] = False,
 ) -> None:
-    """Look for duplicates, contradictions, leaks, secrets and more; exit code 2 where something cannot be used."""
+    """Look for duplicates, contradictions, leaks, secrets and more; exit code 2 if some rows cannot be used."""
     from tunerun.cli import tables
     from tunerun.cli.printing import print_json
     from tunerun.cli.stages import Stages
@@ -91,7 +91,7 @@ def export(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; export/FORMAT if not given.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """Write the rendered examples as a provider takes them, checked against its limits."""
+    """Write the rendered examples in a provider's format, checked against its limits."""
     from tunerun.cli import tables
     from tunerun.cli.printing import print_json
     from tunerun.dataset.export import FORMATS
@@ -108,7 +108,7 @@ def export(
 
 
 def _experiment(overrides: list[str] | None, config_dir: list[str] | None) -> Experiment:
-    """The experiment itself, whatever its sweep varies; for its examples it needs no name."""
+    """Return the experiment without its sweep; it needs no name, since only its examples are used."""
     from tunerun.compose import compose_name, load
 
     given = list(overrides or ())
@@ -120,7 +120,7 @@ def _experiment(overrides: list[str] | None, config_dir: list[str] | None) -> Ex
 
 
 def _visibility(experiment: Experiment, loaded: LoadedDataset) -> Visibility | None:
-    """What the validation rows can show of the experiment's sweep; None: there are none, or nothing is asked."""
+    """Return the differences that the validation rows can show; None: no rows, or nothing to measure."""
     from tunerun.planning.visibility import visibility_of
     from tunerun.replicates import point_numbers
 
@@ -131,7 +131,7 @@ def _visibility(experiment: Experiment, loaded: LoadedDataset) -> Visibility | N
 
 
 def _with_a_template_that_fits(experiment: Experiment, places: list[int]) -> tuple[Experiment, LoadedDataset] | None:
-    """The experiment with a template over the columns that are there, and its examples; None: none would help."""
+    """Return the experiment with a template that fits its columns, and its examples; None: no such template."""
     from tunerun.dataset import template_that_fits
     from tunerun.planning.planner import load_dataset
     from tunerun.template import PromptTemplate

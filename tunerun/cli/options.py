@@ -28,3 +28,6 @@ TrackingUri = Annotated[
     typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow, asked for what the ledger has not."),
 ]
 Runs = Annotated[str, typer.Option("--runs", help="Folder of the ledger and the tuned models.")]
+
+UI_PORT = 5000
+"""Port of `tunerun ui` on 127.0.0.1 if none is given."""

@@ -1,4 +1,4 @@
-"""`tunerun rerun`: a sweep or a trial is run again from its record, and compared with it."""
+"""`tunerun rerun`: runs a sweep or a trial again from its record, and compares the results."""
 
 from __future__ import annotations
 
@@ -34,18 +34,20 @@ def rerun(
     data: Annotated[
         list[Path] | None, typer.Option("--data", help="File of rows to read again, instead of recorded examples.")
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Train again what an earlier rerun has trained.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train again, even if an earlier rerun has.")] = False,
     json_: Json = False,
 ) -> None:
     """Run a sweep or a trial again from its record, and compare: the same keys, and the same bits where they can be."""
-    from tunerun.cli import say_what_is_left, say_where_to_look
+    from tunerun.cli.run import say_what_is_left, say_where_to_look
     from tunerun.record import open_record
     from tunerun.record.running import request_of, verified
 
     if not run_:
         raise InputError("--run is missing; give an MLflow run id, a sweep's id, tunedModels/NAME or a bundle's file")
     if verify and set_:
-        raise InputError("--verify: with --set it is a new experiment, which has nothing to be equal to; remove one")
+        raise InputError(
+            "--verify: with --set it is a new experiment, so there are no results to compare with; remove one"
+        )
     request = request_of(overrides or [], set_ or [], data or [], config_dir, fresh=fresh)
     runs = Path(request.paths.runs)
     try:
@@ -72,16 +74,17 @@ def rerun(
 def run_again(
     record: OpenRecord, request: Request, *, with_baselines: bool = True, is_kept: bool = True
 ) -> tuple[Rerun, SweepResult]:
-    """Plan a record again, say what differs, and run it with progress on stderr.
+    """Plan a record again, print what differs, and run it with progress on stderr.
 
     Args:
-        with_baselines: whether these are asked again, too.
-        is_kept: whether what it trains outlasts the command.
+        with_baselines: whether baselines are measured again, too.
+        is_kept: whether the trained models remain after the command.
 
     Raises:
         InputError: what it needs is missing. MismatchError: it would not be the same; nothing was started.
     """
-    from tunerun.cli import run_planned, tables
+    from tunerun.cli import tables
+    from tunerun.cli.run import run_planned
     from tunerun.cli.stages import Stages
     from tunerun.record.rerun import prepare
 

@@ -1,4 +1,4 @@
-"""What a plan is at, on stderr, where it takes longer than a moment."""
+"""Progress of a slow plan on stderr."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ INTERVAL_S = 2.0
 
 
 class Stages:
-    """Given the stages of a plan one by one, prints the one that it is at every now and then, each once.
+    """Takes the stages of a plan one by one, and prints the current one from time to time, each at most once.
 
     Args:
         interval_s: seconds between two lines.
@@ -24,7 +24,7 @@ class Stages:
         self._printer = Thread(target=self._print, name="stages", daemon=True)
 
     def __call__(self, stage: str) -> None:
-        """Say what is done from now on."""
+        """Set the current stage."""
         self._stage = stage
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Experiments that one command names are planned and run one after another, each as a sweep of its own."""
+"""The experiments that one command names; each is planned and run as a sweep of its own, one after another."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class NamedExperiment:
     label: str | None
 
     def plan(self, config_dir: list[str] | None, *, fresh: bool) -> Plan:
-        """Plan it.
+        """Plan the experiment.
 
         Raises:
             TunerunError: as `compose.load` and `planning.plan`, each line with the experiment where there are several.
@@ -45,7 +45,7 @@ class NamedExperiment:
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Say of which experiment an error is, where there are several."""
+        """Add the experiment's name to errors, if the command names several."""
         try:
             yield
         except InputError as error:
@@ -59,7 +59,7 @@ class NamedExperiment:
 
 
 def named_experiments(overrides: Sequence[str], config_dir: list[str] | None) -> list[NamedExperiment]:
-    """The experiments that a command names; one where it names none.
+    """Return the experiments that a command names; one if it names none.
 
     Raises:
         ConfigError: an override that cannot be parsed, or no experiment that matches.
@@ -77,7 +77,7 @@ def named_experiments(overrides: Sequence[str], config_dir: list[str] | None) ->
 
 
 def first_error(errors: Sequence[TunerunError]) -> TunerunError | None:
-    """One error for all of what several experiments were refused for; None: for nothing."""
+    """Return one error with the problems of all; None: no errors."""
     if len(errors) < 2:
         return next(iter(errors), None)
     if not all(isinstance(error, InputError | LimitError) for error in errors):

@@ -1,4 +1,4 @@
-"""What the commands print for people: tables on stdout, everything else on stderr."""
+"""The commands' output for people: tables on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from tunerun.service.core.credentials import Key
 
 MOST_COLUMNS = 10_000
-"""Wider than any table: what its words need is measured there."""
+"""Wider than any table, to measure the width that its words need."""
 
 PIPE_WIDTH = 160
-"""Columns of a table that goes to a file or a pipe; COLUMNS says otherwise."""
+"""Width of output to a file or a pipe, unless COLUMNS is set."""
 
 
 def _console(*, stderr: bool) -> Console:
     is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
     width = None if is_terminal or "COLUMNS" in os.environ else PIPE_WIDTH
-    # A terminal breaks lines at words; a pipe or a file gets them whole.
+    # Lines are wrapped only in a terminal.
     return Console(stderr=stderr, width=width, highlight=False, soft_wrap=not is_terminal)
 
 
@@ -49,17 +49,17 @@ out = _console(stderr=False)
 err = _console(stderr=True)
 
 MAX_ROWS = 60
-"""Rows of a table; `--json` has all of them."""
+"""Most rows of a table; `--json` has all of them."""
 
 MAX_CHANGES = 10
-"""Trials of which a plan says in words why they are new."""
+"""Most trials for which a plan explains why they are new."""
 
 MAX_BASELINES = 8
-"""Baselines that a plan names; `--json` has all of them."""
+"""Most baselines that a plan names; `--json` has all of them."""
 
 
 def duration(seconds: float) -> str:
-    """A time for people: seconds, minutes or hours."""
+    """Return a duration as text, in seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
@@ -70,7 +70,7 @@ def _table(title: str) -> Table:
 
 
 def _print(table: Table) -> None:
-    """Print a table; where it would break words, one row below the other."""
+    """Print a table, or one row below the other if words would be broken."""
     options = out.options.update(width=MOST_COLUMNS)
     for column in table.columns:
         column.overflow, column.no_wrap = "fold", False
@@ -92,7 +92,7 @@ def _stacked(table: Table) -> None:
 
 
 def plan_table(plan: Plan) -> None:
-    """Print the trials of a plan, what they cost, what changed, and what a user should know first."""
+    """Print the trials of a plan, their cost, what changed since the last sweep, and warnings."""
     shows_points = plan.points < len(plan.trials)
     points = f" ({counted(plan.points, 'point')})" if shows_points else ""
     table = _table(f"{plan.name}: {counted(len(plan.trials), 'trial')}{points}, sweep {plan.sweep}")
@@ -151,7 +151,7 @@ def _state(trial: Trial) -> str:
 
 
 def _changes(plan: Plan) -> None:
-    """Why trials are new, against the newest sweep of the same name."""
+    """Print why trials are new, compared with the newest sweep of the same name."""
     if plan.changes:
         out.print(f"New since the last sweep of {plan.name}, against the trial there that is most alike:")
     for change in plan.changes[:MAX_CHANGES]:
@@ -162,7 +162,7 @@ def _changes(plan: Plan) -> None:
 
 
 def run_line(plan: Plan, *, retry_failed: bool) -> None:
-    """Say on stderr what a run is about to do."""
+    """Print on stderr what a run is about to do."""
     todo, everything = len(plan.to_run(retry_failed=retry_failed)), len(plan.to_run(retry_failed=True))
     if todo:
         err.print(f"{plan.sweep}: {counted(len(plan.trials), 'trial')}, {todo} to run")
@@ -198,7 +198,7 @@ def _effort(plan: Plan) -> str:
 
 
 def _saved(plan: Plan, todo: Sequence[Trial]) -> str:
-    """What training trials once saves that differ in their number of epochs alone; empty: nothing."""
+    """Return what is saved by training trials once that differ only in their epochs; empty: nothing."""
     saved = plan.saved(todo)
     if not saved.steps:
         return ""
@@ -214,7 +214,7 @@ def _saved(plan: Plan, todo: Sequence[Trial]) -> str:
 
 
 def _apart(plan: Plan, trials: Sequence[Trial]) -> str:
-    """In what the trials of one training run differ: which of its epochs each is given, and how many."""
+    """Return the keys in which the trials of one training run differ."""
     shared = [(trial, plan.trials[trial.training_run]) for trial in trials if trial.prefix_of is not None]
     names = [
         name
@@ -228,7 +228,7 @@ def _apart(plan: Plan, trials: Sequence[Trial]) -> str:
 
 
 def _baselines(plan: Plan) -> str:
-    """What the trials have to beat, and what is yet to be asked of it."""
+    """Return a line on the baselines, and the tokens that are still to be asked of them."""
     asked = [baseline for baseline in plan.baselines if baseline.problem is None]
     tokens = sum(baseline.tokens for baseline in asked)
     names = ", ".join(baseline.name for baseline in asked[:MAX_BASELINES])
@@ -238,7 +238,7 @@ def _baselines(plan: Plan) -> str:
 
 
 def _judge(judge: PlannedJudge) -> str:
-    """How often a judge is asked, and what that costs."""
+    """Return a line on a judge: how often it is asked, and what that costs."""
     named = f"{judge.metric.name}, by {judge.metric.description} at {judge.metric.base_url}"
     if not judge.calls:
         return f"{named}: nothing more to ask."
@@ -263,7 +263,7 @@ def warnings(texts: Sequence[str]) -> None:
 
 
 def keys_table(keys: Sequence[Key]) -> None:
-    """Print whose keys there are, without the keys."""
+    """Print the owners of the service's keys, without the keys."""
     table = _table("keys")
     for head in ("id", "owner", "scopes", "made"):
         table.add_column(head)
@@ -300,7 +300,7 @@ def findings_table(loaded: LoadedDataset, substitute: str | None = None) -> None
 
 
 def _conversations(loaded: LoadedDataset) -> str:
-    """What the training examples have of conversations; empty: each is one turn without a system message."""
+    """Return a line on conversations among the training examples; empty: none."""
     found = loaded.conversations
     if not found["conversations"] and not found["system_messages"]:
         return ""
@@ -312,7 +312,7 @@ def _conversations(loaded: LoadedDataset) -> str:
 
 
 def result_table(result: SweepResult) -> None:
-    """Print all points of a sweep beside the baselines, and what belongs to them; `result_sentence` ends it."""
+    """Print the points of a sweep and the baselines with their notes; `result_sentence` prints the verdict."""
     verdict = result.verdict
     terminal.print_table(result.table, out)
     if _lacks_validation_loss(verdict):
@@ -341,7 +341,7 @@ def earlier_openings(openings: Sequence[Opening], verdict: Verdict) -> None:
 
 
 def verdicts_table(results: Sequence[SweepResult]) -> None:
-    """Print what each of several sweeps came to."""
+    """Print the verdicts of several sweeps, one line each."""
     table = _table(f"{len(results)} experiments")
     for head in ("experiment", "sweep", "trials", "best", "verdict"):
         table.add_column(head)
@@ -356,7 +356,7 @@ def verdicts_table(results: Sequence[SweepResult]) -> None:
 
 
 def _lacks_validation_loss(verdict: Verdict) -> bool:
-    """Whether examples were held out of a trial that succeeded, and its place has not measured their loss."""
+    """Whether a succeeded trial has held-out examples whose loss its backend has not measured."""
     succeeded = [trial for trial in verdict.trials if trial.state is JobState.SUCCEEDED]
     return any(trial.record.validation is not None and LOSS not in trial.metrics for trial in succeeded)
 
@@ -374,13 +374,13 @@ def plans_table(plans: Sequence[Plan]) -> None:
 
 
 def _shown_path(location: str) -> str:
-    """A folder below the current directory from there; any other location as it is."""
+    """Return a location for display: relative if it is a folder below the current directory."""
     folder = Path(location)
     return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else location
 
 
 def failures(verdict: Verdict) -> None:
-    """Print why trials failed, once for each reason with its first message, and the first traceback."""
+    """Print why trials failed: each reason once with its first message, and the first traceback."""
     reasons: dict[str, list[TrialResult]] = {}
     for trial in verdict.trials:
         if trial.failure is not None:
@@ -413,7 +413,7 @@ def sweeps_table(rows: Sequence[tuple[SweepRecord, Mapping[JobState, int]]]) -> 
 
 
 def _plain(text: str) -> str:
-    """Text from outside, so that brackets in it are no markup."""
+    """Escape text from outside, so that rich does not read its brackets as markup."""
     return text.replace("[", r"\[")
 
 

@@ -1,4 +1,4 @@
-"""`tunerun verify`: is a bundle whole, and does it give again what it says?"""
+"""`tunerun verify`: checks a bundle's files, and whether its trials give the recorded results again."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def verify(
     if json_:
         print_json({"bundle": str(bundle), "equal": is_equal, **document})
     elif is_equal:
-        tables.out.print("The files are as they were." if files else "It gives what it says.")
+        tables.out.print("The files are unchanged." if files else "The results are reproduced.")
     raise typer.Exit(0 if is_equal else 1)
 
 

@@ -55,7 +55,7 @@ CHECKS = (
     Check("blank", ERROR, "a text_input or an output that is blank after the template"),
     Check("long", ERROR, "more characters than the backend takes"),
     Check("context", ERROR, "more tokens than the base model takes; a warning where they are estimated"),
-    Check("duplicate", WARNING, "an example that stands twice: it weighs twice as much"),
+    Check("duplicate", WARNING, "an example that occurs twice: it weighs twice as much"),
     Check("near duplicate", WARNING, "two inputs that differ in a few letters: often one row, pasted and edited"),
     Check("contradiction", WARNING, "one input with different outputs: it cannot be learned"),
     Check(

@@ -216,7 +216,7 @@ def verify(path: Path, *arguments: str) -> Result:
 def test_its_files_are_checked_without_running_anything(bundle: Path, tmp_path: Path) -> None:
     """A file that changed, is missing or was added is a line, and exit code 1."""
     whole = verify(bundle, "--files")
-    assert (whole.exit_code, whole.stdout.splitlines()[-1]) == (0, "The files are as they were.")
+    assert (whole.exit_code, whole.stdout.splitlines()[-1]) == (0, "The files are unchanged.")
     with zipfile.ZipFile(bundle) as opened, zipfile.ZipFile(tmp_path / "h.zip", "w") as made:
         for name in opened.namelist():
             data = b"changed" if name == "results/results.md" else opened.read(name)

@@ -1,0 +1,50 @@
+"""`tunerun cancel`: cancels jobs of a sweep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tunerun.cli.options import ConfigDir, Json, Overrides, SweepId
+from tunerun.cli.printing import print_json
+from tunerun.cli.sweep_choice import chosen_sweep
+from tunerun.errors import InputError
+
+if TYPE_CHECKING:
+    pass
+
+
+def cancel(
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    sweep: SweepId = None,
+    trial: Annotated[
+        list[int] | None, typer.Option("--trial", help="Number of a trial; several. All, if not given.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Cancel jobs of a sweep, also one that another process runs: running jobs end, waiting ones are not submitted."""
+    from tunerun.cli import tables
+    from tunerun.compose import places
+    from tunerun.engine.base_model import cache_folder
+    from tunerun.job import JobState
+    from tunerun.runner import cancel as cancel_trials
+
+    with chosen_sweep(overrides or [], config_dir, sweep, to_write=True) as (ledger, result):
+        verdict = result.verdict
+        # Failed trials included: a lost job may be about to be submitted again.
+        numbers = trial or [t.record.number for t in verdict.trials if t.state is not JobState.SUCCEEDED]
+        unknown = [n for n in numbers if not 0 <= n < len(verdict.trials)]
+        if unknown:
+            raise InputError(
+                [f"--trial {n}: {verdict.sweep.id} has the trials 0 to {len(verdict.trials) - 1}" for n in unknown]
+            )
+        said = f"every trial of {verdict.sweep.id} has succeeded; nothing was cancelled"
+        if numbers:
+            cache = cache_folder(places([], config_dir)[0].cache)
+            said = cancel_trials(ledger, verdict.sweep.id, numbers, cache=cache)
+        if json_:
+            print_json({"sweep": verdict.sweep.id, "trials": numbers, "done": said})
+        else:
+            tables.out.print(tables.plain(said))

@@ -1,0 +1,45 @@
+"""`tunerun plan`: what a run would do, and what it would cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tunerun.cli.options import ConfigDir, Fresh, Json, Multirun, Overrides
+from tunerun.cli.printing import print_json
+from tunerun.errors import InputError, LimitError, TunerunError
+
+if TYPE_CHECKING:
+    pass
+
+
+def plan(
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    json_: Json = False,
+    _multirun: Multirun = False,
+    fresh: Fresh = False,
+) -> None:
+    """Show what a run would do and cost. Sends and writes nothing; its exit code is that of a run that refuses."""
+    from tunerun.cli import tables
+    from tunerun.cli.sweeps import first_error, named_experiments
+
+    experiments = named_experiments(overrides or (), config_dir)
+    errors: list[TunerunError] = []
+    plans = []
+    for each in experiments:
+        try:
+            made = each.plan(config_dir, fresh=fresh)
+            plans.append(made)
+            if not json_:
+                tables.plan_table(made)
+            with each.named():
+                made.check()
+        except (InputError, LimitError) as error:
+            errors.append(error)
+    if json_ and plans:
+        documents = [made.to_json() for made in plans]
+        print_json({"experiments": documents} if len(experiments) > 1 else documents[0])
+    elif len(experiments) > 1:
+        tables.plans_table(plans)
+    if (refused := first_error(errors)) is not None:
+        raise refused

@@ -1,0 +1,102 @@
+"""Which sweeps of the ledger a command is about, and what they came to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunerun.cli.run import say_what_is_missing
+
+if TYPE_CHECKING:
+    from tunerun.ledger import Ledger, SweepRecord
+    from tunerun.planning import Plan
+    from tunerun.runner import SweepResult
+    from tunerun.schema import Experiment
+
+
+@contextmanager
+def chosen_sweep(
+    overrides: list[str],
+    config_dir: list[str] | None,
+    sweeps: str | list[str] | None,
+    *,
+    to_write: bool = False,
+    as_frozen: bool = False,
+    asks_judges: bool = False,
+) -> Iterator[tuple[Ledger, SweepResult]]:
+    """Open the ledger, and compare its sweeps of these ids; else the one that the overrides compose; else the newest.
+
+    Args:
+        to_write: open the ledger for writing; else nothing in its folder is changed.
+        as_frozen: score as the sweep was frozen; a composed experiment that is scored differently is another sweep.
+        asks_judges: have missing judgements made, and record them.
+    """
+    from tunerun.compose import compose_name, places
+    from tunerun.engine.base_model import cache_folder
+    from tunerun.errors import NotFoundError
+    from tunerun.ledger import Ledger
+    from tunerun.runner import result_of
+    from tunerun.runner.selection import existing_ledger, listed, selected, sweep_of
+    from tunerun.tracking import open_tracker
+
+    paths, tracking = places(overrides, config_dir)
+    ids = [sweeps] if isinstance(sweeps, str) else sweeps or []
+    names_no_trial = all(o.startswith(("name=", "paths", "tracking", "local")) for o in overrides)
+    composed = None if ids or names_no_trial else _composed(overrides, config_dir)
+    name = None if ids else compose_name(overrides, config_dir)
+    with ExitStack() as stack:
+        path = existing_ledger(Path(paths.runs))
+        ledger = stack.enter_context(Ledger(path, read_only=not to_write))
+        known = ledger.sweeps(name)
+        found = (
+            selected(ledger, ids)
+            if ids
+            else sweep_of(composed, ledger, as_frozen=as_frozen)
+            if composed
+            else known[-1:]
+        )
+        if not found:
+            wanted = composed.sweep if composed else name
+            raise NotFoundError(
+                f"{wanted or 'no sweep named'}: has not run, as far as {ledger.path} knows; "
+                f"{listed(known)}; choose one with --sweep"
+            )
+        tracker, cache = open_tracker(tracking, Path(paths.runs)), cache_folder(paths.cache)
+        # A named experiment decides how its sweep is scored, even if it was frozen with other metrics.
+        experiment = composed.experiment if composed and not as_frozen else None
+        if asks_judges and _ask_judges(ledger, found, experiment) and not to_write:
+            ledger = stack.enter_context(Ledger(path, read_only=True))  # the first one reads a copy from before
+        result = result_of(ledger, found, tracker, cache, experiment.evaluation if experiment else None)
+        say_what_is_missing(result)
+        yield ledger, result
+
+
+def _ask_judges(ledger: Ledger, sweeps: Sequence[SweepRecord], experiment: Experiment | None) -> bool:
+    """Have judges score answers that they have not judged yet; return whether the ledger may have been written.
+
+    Args:
+        ledger: may be read-only; it is opened again for writing if a judge is asked.
+        experiment: decides how answers are scored, and the budget; None: as the first sweep was frozen.
+    """
+    from tunerun.cli import tables
+    from tunerun.cli.progress import progress_on_stderr
+    from tunerun.ledger import Ledger
+    from tunerun.runner.judging import has_more_to_judge, judge_unattended, judges_of
+
+    judges, max_usd = judges_of(ledger, sweeps, experiment)
+    if not has_more_to_judge(ledger, sweeps, judges):
+        return False
+    with Ledger(ledger.path) as written, progress_on_stderr() as progress:
+        problems = judge_unattended(written, sweeps, judges, max_usd=max_usd, progress=progress)
+    for problem in problems:
+        tables.err.print(f"[yellow]note:[/] {tables.plain(problem)}", soft_wrap=True)
+    return True
+
+
+def _composed(overrides: list[str], config_dir: list[str] | None) -> Plan:
+    from tunerun.compose import load
+    from tunerun.planning import plan as make_plan
+
+    return make_plan(load(overrides, config_dir))
