@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 from typer.testing import CliRunner
 
 import tunerun
@@ -29,7 +30,6 @@ from tests.engine import tiny_model
 from tunerun.cli import app
 from tunerun.dataset import CHECKS
 from tunerun.metrics.registry import built_in
-from tunerun.scaffold import write_project
 
 PAGES = sorted(
     [
@@ -159,7 +159,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which what the pages print can be run: the project of `init`, files of rows, and a tiny base model
     under the name of the small one."""
     folder = tmp_path_factory.mktemp("project")
-    write_project(folder)
+    run(["init", str(folder)])
     model = tiny_model.build(folder / "tiny")
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 512}))
@@ -250,6 +250,21 @@ def test_python_blocks_compile() -> None:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tunerun"):
                 module = importlib.import_module(str(node.module))
                 assert all(hasattr(module, alias.name) for alias in node.names), f"{page}: {ast.unparse(node)}"
+
+
+def test_yaml_json_and_toml_blocks_can_be_read() -> None:
+    """What a page shows of a file is one that its program reads."""
+    read = {"yaml": yaml.safe_load, "json": json.loads, "toml": tomllib.loads}
+    assert all(read[language](text) for language in read for _, text in blocks(language))
+
+
+def test_the_python_of_readme_plans(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first lines of README's Python load and plan the shipped experiment; the next one would train."""
+    monkeypatch.chdir(project)
+    ((_, text),) = [block for block in blocks("python") if block[0] == "README.md"]
+    names: dict[str, Any] = {}
+    exec(text.partition("result =")[0], names)  # noqa: S102 - what a user would paste
+    assert len(names["plan"].trials) == 8
 
 
 def test_the_metrics_that_a_page_writes_work(tmp_path: Path) -> None:
