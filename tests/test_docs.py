@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -254,7 +254,7 @@ def test_python_blocks_compile() -> None:
 
 def test_yaml_json_and_toml_blocks_can_be_read() -> None:
     """What a page shows of a file is one that its program reads."""
-    read = {"yaml": yaml.safe_load, "json": json.loads, "toml": tomllib.loads}
+    read: dict[str, Callable[[str], Any]] = {"yaml": yaml.safe_load, "json": json.loads, "toml": tomllib.loads}
     assert all(read[language](text) for language in read for _, text in blocks(language))
 
 
