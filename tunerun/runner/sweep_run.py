@@ -1,0 +1,179 @@
+"""Runs a plan: prepares its backends, freezes it in the ledger, runs the loop beside the tracker, and compares."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from tunerun.backends import open_backend
+from tunerun.backends.base import Backend
+from tunerun.engine.base_model import cache_folder
+from tunerun.errors import BackendError, InputError
+from tunerun.job import BaseModelRef, ExampleSet
+from tunerun.ledger import Ledger, SweepRecord
+from tunerun.locks import held
+from tunerun.metrics import load_code, resolve
+from tunerun.planning import Plan, Trial, counted
+from tunerun.planning.facts import facts_of
+from tunerun.runner.bars import automatic
+from tunerun.runner.judging import judge_answers
+from tunerun.runner.loop import Loop
+from tunerun.runner.progress import Progress
+from tunerun.runner.sweep_result import SweepResult, result_of
+from tunerun.runner.unwatched_jobs import BackendOpener
+from tunerun.schema import TrialConfig
+from tunerun.tracking import Tracker, open_tracker
+
+CLOSE_TIMEOUT_S = 30.0
+"""How long the end of a run waits for the tracker; `tunerun sync` brings the rest."""
+
+
+INTERRUPTED_TIMEOUT_S = 5.0
+"""The same after Ctrl-C: enough to record there that the sweep was interrupted; a second Ctrl-C ends the wait."""
+
+
+def run(
+    plan: Plan,
+    *,
+    progress: Progress | Literal["auto"] | None = "auto",
+    command: str = "tunerun.run",
+    retry_failed: bool = False,
+    poll_interval_s: float | None = None,
+    open_backend: BackendOpener = open_backend,
+) -> SweepResult:
+    """Run the trials of a plan that are not done, and compare all of them.
+
+    A backend that refuses every call, or does not answer for too long, ends the run; the result's `stopped` says why.
+
+    Args:
+        plan: from `tunerun.plan`.
+        progress: shows the progress; `auto`: bars in a terminal or a notebook; None: nothing.
+        command: the command that started it, for the record.
+        retry_failed: whether trials that failed earlier are submitted again.
+        poll_interval_s: seconds between two polls of the running jobs; None: as their backends advise.
+        open_backend: opens a backend from its section of the config; replaced in tests.
+
+    Raises:
+        InputError: a base model cannot be found or loaded, an example is too long for it, the tracking URI is not
+            one, a metric's file cannot be run, or data or base model changed since the last sweep of this name;
+            nothing was submitted.
+        LimitError: the budget is too small; nothing was submitted.
+        LockedError: another process runs this sweep; names it.
+        LedgerError: the ledger cannot be written.
+        KeyboardInterrupt: interrupted; the same call continues with what is missing.
+    """
+    if isinstance(progress, str) and progress != "auto":
+        raise InputError(
+            f"progress: {progress!r}; give 'auto', None, or an object like tunerun.runner.progress.Progress"
+        )
+    plan.check(retry_failed=retry_failed)
+    tracker = open_tracker(plan.experiment.tracking, plan.runs)
+    with ExitStack() as stack:
+        backends = _Backends(plan, stack, open_backend)
+        talk = stack.enter_context(automatic()) if progress == "auto" else progress or Progress()
+        sections = {id(t.config.evaluation): t.config.evaluation for t in plan.trials}
+        load_code(metric for section in sections.values() for metric in resolve(section))
+        unavailable = backends.prepare(plan.to_run(retry_failed=retry_failed), talk)
+        plan = counted(plan)  # a base model that was only fetched now gives exact lengths of the examples
+        plan.check(retry_failed=retry_failed)
+        stack.enter_context(held(plan.runs, plan.sweep))
+        ledger = stack.enter_context(Ledger(plan.ledger_path))
+        if not ledger.is_frozen(plan.sweep):
+            _freeze(plan, ledger, command, backends.cache)
+        ledger.clear_cancel_requests(plan.sweep)
+        loop = Loop(plan, ledger, backends.of, talk, poll_interval_s, retry_failed, unavailable)
+        sweep = next(each for each in ledger.sweeps(plan.name) if each.id == plan.sweep)
+        _run_tracked(loop, tracker, sweep, talk)
+        return replace(result_of(ledger, [sweep], tracker, backends.cache), stopped=loop.stopped)
+
+
+def _freeze(plan: Plan, ledger: Ledger, command: str, cache: Path) -> None:
+    """Record the plan in the ledger, with everything it depends on, before the first job."""
+    trials = (t.record() for t in plan.trials)
+    sweep = plan.sweep_record(command, facts_of(plan.experiment, plan.trials, cache))
+    ledger.freeze(sweep, trials, _example_sets(plan), [b.record() for b in plan.baselines])
+
+
+def _run_tracked(loop: Loop, tracker: Tracker | None, sweep: SweepRecord, talk: Progress) -> None:
+    """Run the loop and judge its answers while the tracker follows; after Ctrl-C wait only briefly for the tracker."""
+    patience_s = CLOSE_TIMEOUT_S
+    try:
+        if tracker is not None:
+            tracker.start(sweep.id)
+        loop.run()
+        _judge(loop.plan, loop.ledger, sweep, talk)
+    except KeyboardInterrupt:
+        patience_s = INTERRUPTED_TIMEOUT_S
+        raise
+    finally:
+        if tracker is not None:
+            tracker.close(patience_s)
+            if tracker.problem is not None and sys.exc_info()[0] is not None:  # no result will report it
+                talk.note(tracker.problem)
+
+
+def _judge(plan: Plan, ledger: Ledger, sweep: SweepRecord, talk: Progress) -> None:
+    """Ask the judges of a plan's metrics; missing judgements are noted and do not fail the run."""
+    if plan.judges:
+        metrics = [judge.metric for judge in plan.judges]
+        budget, recorded = plan.experiment.budget.max_usd, plan.recorded.ratings
+        for problem in judge_answers(ledger, [sweep], metrics, max_usd=budget, recorded=recorded, progress=talk):
+            talk.note(problem)
+
+
+def _example_sets(plan: Plan) -> list[ExampleSet]:
+    sets = {s.digest: (t, s) for t in plan.trials for s in (t.training, *t.held_out.values())}
+    return [replace(s, source=t.as_stored(s.source)) for t, s in sets.values()]
+
+
+class _Backends:
+    """The backends of a plan, one for each distinct section, opened on first use and closed with the stack."""
+
+    def __init__(self, plan: Plan, stack: ExitStack, opener: BackendOpener) -> None:
+        self._opener = opener
+        self._runs = plan.runs
+        self.cache = cache_folder(plan.experiment.paths.cache)
+        self._stack = stack
+        self._open: dict[str, Backend] = {}
+        self._of_section: dict[int, Backend] = {}  # the plan keeps the sections alive
+
+    def of(self, config: TrialConfig) -> Backend:
+        if id(config.backend) not in self._of_section:
+            section = config.backend.model_dump_json()
+            if section not in self._open:
+                backend = self._opener(config.backend, self._runs, self.cache)
+                self._open[section] = self._stack.enter_context(backend)
+            self._of_section[id(config.backend)] = self._open[section]
+        return self._of_section[id(config.backend)]
+
+    def prepare(self, trials: Sequence[Trial], progress: Progress) -> dict[int, str]:
+        """Find or fetch every base model before anything is submitted.
+
+        Returns:
+            Why a backend did not answer, by the backend's `id()`.
+
+        Raises:
+            InputError: a base model cannot be found.
+        """
+        models: dict[str, tuple[Backend, dict[str, BaseModelRef]]] = {}
+        for trial in trials:
+            backend = self.of(trial.config)
+            entry = models.setdefault(trial.config.backend.model_dump_json(), (backend, {}))
+            entry[1][trial.config.model.model_dump_json()] = trial.base_model
+        problems: list[str] = []
+        unavailable: dict[int, str] = {}
+        for backend, wanted in models.values():
+            progress.preparing([model.name for model in wanted.values()])
+            try:
+                backend.prepare(list(wanted.values()))
+            except InputError as error:
+                problems.extend(error.problems)
+            except BackendError as error:
+                unavailable[id(backend)] = str(error)
+        if problems:
+            raise InputError(problems)
+        return unavailable
