@@ -282,11 +282,14 @@ def checked_model(ledger: Ledger, tuned: TunedModel, trial: TrialRecord) -> Call
     sweep = None if fault is None else ledger.newest_sweep_of_key(trial.key)
     if sweep is not None:
         raise NotFoundError(f"{fault}; to make it again: {sweep.command_afresh}")
-    return replace(callable_model(tuned, settings), cache=cache)
+    return replace(callable_model(tuned, settings, trial.number_format), cache=cache)
 
 
-def callable_model(tuned: TunedModel, settings: TrialSettings) -> CallableModel:
+def callable_model(tuned: TunedModel, settings: TrialSettings, number_format: str = "") -> CallableModel:
     """Return a tuned model with what a call of it needs, from the settings of its trial.
+
+    Args:
+        number_format: in which it was trained, and answers unless the config says otherwise; empty: not known.
 
     Raises:
         ConfigError: this version does not have its kind of backend.
@@ -294,7 +297,7 @@ def callable_model(tuned: TunedModel, settings: TrialSettings) -> CallableModel:
     return CallableModel(
         tuned_model=tuned,
         template=PromptTemplate(settings.template),
-        backend=stored_section(settings.backend),
+        backend=stored_section(settings.backend, number_format),
         generation=settings.generation,
         seed=settings.seed,
         cache=settings.cache,

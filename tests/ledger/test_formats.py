@@ -236,6 +236,21 @@ def test_a_stored_backend_is_read_as_far_as_it_is_known(stored: dict[str, Any], 
     assert stored_section(stored) == read
 
 
+@pytest.mark.parametrize(
+    ("stored", "trained", "read"),
+    [
+        ({"kind": "local"}, "float32", LocalSection(kind="local", precision="fp32")),
+        ({"kind": "local", "precision": "auto"}, "bfloat16", LocalSection(kind="local", precision="bf16")),
+        ({"kind": "local", "precision": "bf16"}, "float32", LocalSection(kind="local", precision="bf16")),
+        ({"kind": "local"}, "", LocalSection(kind="local")),
+        ({"kind": "gemini", "base_url": "http://127.0.0.1:9"}, "float32", GeminiSection(kind="gemini", base_url="http://127.0.0.1:9")),
+    ],
+)  # fmt: skip
+def test_what_was_trained_answers_in_its_number_format(stored: dict[str, Any], trained: str, read: object) -> None:
+    """On whichever machine, unless the config states a precision."""
+    assert stored_section(stored, trained) == read
+
+
 def test_a_stored_backend_of_another_kind_is_named() -> None:
     """With what this version has."""
     with pytest.raises(ConfigError, match=r"'vertex', which this tunerun does not have; it has local, gemini"):

@@ -71,6 +71,21 @@ def inputs(asked: Asked) -> set[str]:
     return {text for _, text in asked.counts}
 
 
+def test_the_test_set_is_answered_in_the_number_format_of_training(
+    swept: tuple[Ledger, SweepRecord], service: ScriptedService, asked: Asked
+) -> None:
+    """The precision is not left to the machine that opens it."""
+    ledger, sweep = swept
+    sections = []
+
+    def opener(section: schema.Backend, _runs: Path, _cache: Path) -> Backend:
+        sections.append(section)
+        return Counting(service, asked)
+
+    open_test(ledger, sweep, cache=ledger.path.parent, open_backend=opener)
+    assert [section.model_dump()["precision"] for section in sections] == ["fp32"]
+
+
 def test_a_plan_freezes_the_test_rows_and_a_run_does_not_ask_them(
     swept: tuple[Ledger, SweepRecord], asked: Asked, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tunerun import schema
 from tunerun.backends.base import Backend, Capabilities
+from tunerun.engine import precision
 from tunerun.errors import ConfigError
 from tunerun.interpolation import resolved_section
 
@@ -68,15 +69,22 @@ def open_backend(section: schema.Backend, runs: Path, cache: Path) -> Backend:
     return _module(section.kind).open_backend(section, runs, cache)
 
 
-def stored_section(values: Mapping[str, Any]) -> schema.Backend:
+def stored_section(values: Mapping[str, Any], number_format: str = "") -> schema.Backend:
     """Today's config section of a stored one: a key that is unknown or has a value of another version is left out.
 
     What came from the environment comes from the environment of now.
+
+    Args:
+        number_format: in which the models were trained that will answer, such as `float32`. It replaces a precision
+            that is left to the machine, so that a GPU does not answer in another one than the CPU that trained. Empty:
+            not known, or of no concern.
 
     Raises:
         ConfigError: this version has no such kind of backend, or an environment variable is not set.
     """
     values = resolved_section(values, "backend")
+    if number_format in precision.WORDS and values.get("precision", "auto") == "auto":
+        values = {**values, "precision": precision.WORDS[number_format]}  # left out below where a kind has no such key
     while True:
         try:
             return _section().validate_python(dict(values))

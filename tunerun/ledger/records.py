@@ -142,6 +142,11 @@ class TrialRecord:
         """The digest of the validation set; None: there is none."""
         return self.held_out.get("validation")
 
+    @property
+    def number_format(self) -> str:
+        """Of the frozen weights in training, such as `float32`; empty: a service trained it, or it is not known."""
+        return str(self.ingredients.get("precision", ""))
+
     @cached_property
     def settings(self) -> TrialSettings:
         """The settings of the config, whichever version wrote it."""

@@ -71,8 +71,9 @@ def open_test(
         ledger.open_test(sweep.id, [record.number for record in point], time.time())
         missing = [question for question in questions if ledger.answered_at(*question.key) is None]
         if missing:
-            runs, settings = ledger.path.parent.absolute(), point[0].settings
-            backend = stack.enter_context(open_backend(stored_section(settings.backend), runs, cache))
+            # The test set is answered in the number format of training, on whichever machine it is opened.
+            section = stored_section(point[0].settings.backend, point[0].number_format)
+            backend = stack.enter_context(open_backend(section, ledger.path.parent.absolute(), cache))
             asked = [point[0], *(record for _, record in compared)]
             backend.prepare(list(dict.fromkeys(_tuned_model(ledger, record).model for record in asked)))
             talk = progress or Progress()

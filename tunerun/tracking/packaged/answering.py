@@ -94,12 +94,14 @@ def open_packaged(artifacts: Mapping[str, Path], runs: Path) -> OpenModel:
         raise NotFoundError(f"the tuned model is not as it was stored: {problem}; load it again, or promote it again")
     record = tuned_model.read(folder)
     packaged = PackagedModel.read(artifacts[MODEL].read_text(encoding="utf-8"))
+    finished = tuned_model.read_finished(folder)
+    trained_on = None if finished is None else finished.trained_on
     cache = cache_folder(None)
     model = _found(record.base_model, record.base_identity, artifacts.get(BASE_MODEL), cache)
     callable_model = CallableModel(
         tuned_model=TunedModel(record.tuned_model, model, str(folder), record.weights),
         template=PromptTemplate(packaged.template),
-        backend=stored_section(packaged.backend),
+        backend=stored_section(packaged.backend, "" if trained_on is None else trained_on.precision),
         generation=packaged.generation,
         seed=packaged.generation.seed,
         cache=str(cache),
