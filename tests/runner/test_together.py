@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from tests.runner.test_measuring import Asked, Counting
 from tests.test_runner import right_when_tuned
 from tests.troubled import Notes, run_with
 from tunerun.errors import BackendError, InputError, UnavailableError
-from tunerun.job import ModelInputs, TunedModel
+from tunerun.job import JobRef, JobState, ModelInputs, TunedModel
 from tunerun.ledger import Ledger
+from tunerun.runner import measuring
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 
 SWEEP = ("hyperparameters.epoch_count=1,2", "seed=0,1")
@@ -98,6 +100,30 @@ def test_a_place_that_does_not_answer_is_asked_again(tmp_path: Path, service: Sc
     assert run_with(backend, planned(tmp_path, *SWEEP), notes).exit_code == 0
     assert backend.sizes == [7, 7]
     assert set(asked.counts.values()) == {1}
+
+
+def test_a_request_to_cancel_is_obeyed_while_models_are_asked(
+    tmp_path: Path, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial that trains is cancelled before the call for the others is answered."""
+    monkeypatch.setattr(measuring, "LOOK_S", 0.01)
+    service.steps_per_poll = 1
+    plan = planned(tmp_path, "hyperparameters.epoch_count=1,9")
+    cancelled = threading.Event()
+
+    class Cancelled(Together):
+        def generate_together(self, asked: Sequence[ModelInputs]) -> list[list[str] | InputError]:
+            with Ledger(plan.ledger_path) as ledger:
+                ledger.request_cancel(plan.sweep, [1])
+            assert cancelled.wait(30)
+            return super().generate_together(asked)
+
+        def cancel(self, ref: JobRef) -> None:
+            super().cancel(ref)
+            cancelled.set()
+
+    result = run_with(Cancelled(service, Asked()), plan)
+    assert [trial.state for trial in result.verdict.trials] == [JobState.SUCCEEDED, JobState.CANCELLED]
 
 
 def test_a_call_has_a_limit(tmp_path: Path, service: ScriptedService) -> None:

@@ -8,7 +8,7 @@ adapter. Rows are padded to the longest one on the left, as `generate` does.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -128,15 +128,18 @@ class Decoder:
         weights = sum(weight.numel() * weight.element_size() for weight in base.network.parameters())
         self._most_tokens = max(CACHE_BYTES, weights // 4) // bytes_per_token
 
-    def answer(self, rows: Sequence[AnswerRow]) -> None:
+    def answer(self, rows: Sequence[AnswerRow], between_passes: Callable[[], None]) -> None:
         """Continue rows until all are over.
+
+        Args:
+            between_passes: called before each pass of the network.
 
         Raises:
             MixingError: rows have different adapters, and a layer does not see a batch row by row. The rows keep the
                 tokens they have, and may be continued.
         """
         with _passes(self._base) as passes:
-            _Course(passes, rows, self._most_tokens).run()
+            _Course(passes, rows, self._most_tokens).run(between_passes)
 
 
 class _Course:
@@ -154,9 +157,10 @@ class _Course:
         self._active: list[AnswerRow] = []
         self._cache = RowCache()
 
-    def run(self) -> None:
+    def run(self, between_passes: Callable[[], None]) -> None:
         """Continue all until they are over."""
         while self._waiting or self._active:
+            between_passes()
             joining = self._joining()
             if joining:
                 self._prefill(joining)
@@ -210,7 +214,8 @@ class _Course:
         distinct = {id(one.adapter): one.adapter for one in together}
         if len(distinct) > 1 and sum(one.rank for one in distinct.values() if one is not None) > MIXED_RANKS:
             return False
-        if len(distinct) == 2 and len(together) > ENOUGH_ROWS and all(one.adapter is not row.adapter for one in together[:-1]):
+        is_first_other = len(distinct) == 2 and all(one.adapter is not row.adapter for one in together[:-1])
+        if is_first_other and len(together) > ENOUGH_ROWS:
             return False
         is_other = bool(chosen) and (row.adapter is not chosen[-1].adapter or 4 * self._own(row) < 3 * own)
         if is_other and len(chosen) * own >= ENOUGH_TOKENS:

@@ -23,6 +23,10 @@ from tunerun.errors import InputError
 from tunerun.job import Answer, AnswerPart, Example, Input, Likelihood, Prompt
 
 
+def _nothing() -> None:
+    pass
+
+
 class Generation:
     """Answers prompts with one base model, which is bare before and after each call."""
 
@@ -42,6 +46,7 @@ class Generation:
         is_cancelled: Callable[[int], bool] = lambda _position: False,
         *,
         all_or_none: bool = False,
+        between_passes: Callable[[], None] = _nothing,
     ) -> list[Answer | InputError]:
         """Answer prompts, in order.
 
@@ -50,6 +55,7 @@ class Generation:
             is_cancelled: asked for each prompt's position before its first token and after each; its answer ends there
                 once it says so.
             all_or_none: whether to raise what one prompt has no answer for, before any is answered.
+            between_passes: called before each pass of the network, from this thread.
 
         Returns:
             For each prompt its answer, or why it has none: NotFoundError (its folder holds no tuned model),
@@ -66,7 +72,7 @@ class Generation:
                 found[position] = error
         if all_or_none and len(rows) < len(prompts):
             raise _first_error(found)
-        self._answer(rows)
+        self._answer(rows, between_passes)
         for row in rows:
             found[row.position] = row.answer()
         return [one for one in found if one is not None]
@@ -76,9 +82,10 @@ class Generation:
         rows: Sequence[tuple[Input, Sequence[str]]],
         adapter: Path | None = None,
         examples: Sequence[Example] = (),
+        between_passes: Callable[[], None] = _nothing,
     ) -> list[list[Likelihood]]:
         """Measure how likely stated outputs are as answers; see `likelihoods.measure`."""
-        return likelihoods.measure(self._base, self._adapters, rows, adapter, examples)
+        return likelihoods.measure(self._base, self._adapters, rows, adapter, examples, between_passes)
 
     def _row(
         self,
@@ -115,14 +122,14 @@ class Generation:
             self._encoders[form] = ChatEncoder(self._base.tokenizer, *form)
         return self._encoders[form]
 
-    def _answer(self, rows: Sequence[AnswerRow]) -> None:
+    def _answer(self, rows: Sequence[AnswerRow], between_passes: Callable[[], None]) -> None:
         if not self._decoders:
             self._decoders = [decoding.decoder_of(self._base) or PaddedDecoder(self._base)]
         waiting = [*rows]
         while waiting:
             together = waiting if self._can_mix else [row for row in waiting if row.adapter is waiting[0].adapter]
             try:
-                self._decoders[0].answer(together)
+                self._decoders[0].answer(together, between_passes)
             except MixingError:
                 self._can_mix = False
             waiting = [row for row in waiting if not row.is_over]

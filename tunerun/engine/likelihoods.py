@@ -7,7 +7,7 @@ sends. A row's number does not depend on the rows beside it but for rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ def measure(
     rows: Sequence[tuple[Input, Sequence[str]]],
     adapter: Path | None = None,
     examples: Sequence[Example] = (),
+    between_passes: Callable[[], None] = lambda: None,
 ) -> list[list[Likelihood]]:
     """Measure how likely each of some outputs is as the answer to an input.
 
@@ -37,6 +38,7 @@ def measure(
         rows: each an input and the outputs to measure for it.
         adapter: the tuned model's folder; None: the base model is measured.
         examples: earlier turns before every input's own.
+        between_passes: called before each pass of the network.
 
     Returns:
         For each row, for each of its outputs.
@@ -57,7 +59,7 @@ def measure(
     _check_room(base, encoded)
     forms.choose(base)  # while it is bare
     with torch.no_grad(), adapters_on(base.network, [on_all]):
-        return _measured(base, encoded)
+        return _measured(base, encoded, between_passes)
 
 
 def _check_room(base: LoadedModel, encoded: Sequence[Sequence[EncodedExample]]) -> None:
@@ -72,14 +74,16 @@ def _check_room(base: LoadedModel, encoded: Sequence[Sequence[EncodedExample]]) 
         )
 
 
-def _measured(base: LoadedModel, encoded: Sequence[Sequence[EncodedExample]]) -> list[list[Likelihood]]:
+def _measured(
+    base: LoadedModel, encoded: Sequence[Sequence[EncodedExample]], between_passes: Callable[[], None]
+) -> list[list[Likelihood]]:
     """Measure all outputs; what all prompts begin with is computed once, the rest of a prompt once for its outputs."""
     rows = [one for row in encoded for one in row]
-    found = iter(_losses(base, rows))
+    found = iter(_losses(base, rows, between_passes))
     return [[Likelihood(next(found), len(one.target)) for one in row] for row in encoded]
 
 
-def _losses(base: LoadedModel, rows: Sequence[EncodedExample]) -> list[float]:
+def _losses(base: LoadedModel, rows: Sequence[EncodedExample], between_passes: Callable[[], None]) -> list[float]:
     """Return the loss of each row, in nats."""
     form = forms.choose(base)
     shared = shared_prefix.length([row.prompt for row in rows]) if len(rows) > 1 and form.can_follow else 0
@@ -88,6 +92,7 @@ def _losses(base: LoadedModel, rows: Sequence[EncodedExample]) -> list[float]:
         rows = [row.without(shared) for row in rows]
     losses = [0.0] * len(rows)
     for part in forms.parts(base, rows):
+        between_passes()
         nats = form.row_losses(base, [[rows[position] for position in part]], behind)
         for position, one in zip(part, nats.tolist(), strict=True):
             losses[position] = one

@@ -65,7 +65,7 @@ class Pack:
 
     def step(self) -> Iterator[Outcome]:
         """Take one step of every run; yield the requests that end before it or with it."""
-        yield from self._leave()
+        yield from self.leave_cancelled()
         yield from self._join()
         runs = list(self._runs)
         shares = [run.share for run in runs]
@@ -75,7 +75,8 @@ class Pack:
         yield from self._end_epochs([run for run in runs if run.requests and run.has_ended_epoch])
         self._runs = [run for run in self._runs if run.requests]
 
-    def _leave(self) -> Iterator[Outcome]:
+    def leave_cancelled(self) -> Iterator[Outcome]:
+        """Yield the requests that were cancelled; they are not trained any more. Computes nothing."""
         for request in [one for one in self._waiting if self._observer.is_cancelled(one)]:
             self._waiting.remove(request)
             yield Outcome(request, JobState.CANCELLED)

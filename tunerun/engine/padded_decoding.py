@@ -21,17 +21,17 @@ class PaddedDecoder:
     def __init__(self, base: LoadedModel) -> None:
         self._base = base
 
-    def answer(self, rows: Sequence[AnswerRow]) -> None:
+    def answer(self, rows: Sequence[AnswerRow], between_passes: Callable[[], None]) -> None:
         """Continue rows, all until they are over, or the longest of a batch fills the context.
 
-        Raises:
-            MixingError: as `decoding.Decoder.answer`.
+        Args, Raises: as `decoding.Decoder.answer`.
         """
         for batch in _batches(rows):
+            between_passes()
             with adapters_on(self._base.network, [row.adapter for row in batch]):
-                self._generate(batch)
+                self._generate(batch, between_passes)
 
-    def _generate(self, rows: Sequence[AnswerRow]) -> None:
+    def _generate(self, rows: Sequence[AnswerRow], between_passes: Callable[[], None]) -> None:
         from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
         base, longest = self._base, max(row.length for row in rows)
@@ -48,7 +48,7 @@ class PaddedDecoder:
                 max_new_tokens=most, do_sample=False, eos_token_id=None, pad_token_id=base.pad_id, use_cache=True
             ),
             logits_processor=LogitsProcessorList([_choosing(rows)]),
-            stopping_criteria=StoppingCriteriaList([_taking(rows)]),
+            stopping_criteria=StoppingCriteriaList([_taking(rows, between_passes)]),
         )
 
 
@@ -85,13 +85,14 @@ def _choosing(rows: Sequence[AnswerRow]) -> Callable[[torch.Tensor, torch.Tensor
     return choose
 
 
-def _taking(rows: Sequence[AnswerRow]) -> Callable[..., torch.Tensor]:
+def _taking(rows: Sequence[AnswerRow], between_passes: Callable[[], None]) -> Callable[..., torch.Tensor]:
     """What transformers' `generate` asks after each token: hands it to its row, and says which rows are over."""
 
     def take(tokens: torch.Tensor, _scores: torch.Tensor, **_more: object) -> torch.Tensor:
         for row, token in zip(rows, tokens[:, -1].tolist(), strict=True):
             if not row.is_over:
                 row.take(token)
+        between_passes()
         return torch.tensor([row.is_over for row in rows], device=tokens.device)
 
     return take

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +69,10 @@ class Session:
         self._training: _Training | None = None
 
     def cancel(self, command: messages.Cancel) -> None:
-        """End a job before its next step, or answers at the next token; may be called from any thread."""
+        """End a job before its next step or the next pass of a call, or answers at the next token.
+
+        May be called from any thread.
+        """
         if command.pauses:
             self._paused.add(command.job)
         self._cancelled.add(command.job)
@@ -96,7 +99,7 @@ class Session:
         if isinstance(command, messages.Generate):
             return self._generate(generation, command)
         adapter = None if command.adapter is None else Path(command.adapter)
-        found = generation.measure(command.rows, adapter, command.examples)
+        found = generation.measure(command.rows, adapter, command.examples, self._end_cancelled)
         return messages.Measured(tuple(map(tuple, found)))
 
     def _generate(self, generation: Generation, command: messages.Generate) -> messages.Answers:
@@ -106,6 +109,7 @@ class Session:
             (lambda position, part: self._report(messages.Piece(position, part))) if command.stream else None,
             lambda position: not self._cancelled.isdisjoint((command.id, command.answer_id(position))),
             all_or_none=command.all_or_none,
+            between_passes=self._end_cancelled,
         )
         self._cancelled -= ids
         return messages.Answers(
@@ -166,6 +170,12 @@ class Session:
         """Take one step of the pack, and report what came of it."""
         if self._training is not None:
             self._training.step()
+            self._end_if_empty()
+
+    def _end_cancelled(self) -> None:
+        """End the pack's jobs that were cancelled while a call is followed: before its end there is no step."""
+        if self._training is not None and self._cancelled:
+            self._training.end_cancelled()
             self._end_if_empty()
 
     def _end_if_empty(self) -> None:
@@ -233,8 +243,15 @@ class _Training:
 
     def step(self) -> None:
         """Take one step."""
+        self._report_ended(self._pack.step())
+
+    def end_cancelled(self) -> None:
+        """End the jobs that were cancelled; takes no step."""
+        self._report_ended(self._pack.leave_cancelled())
+
+    def _report_ended(self, outcomes: Iterator[Outcome]) -> None:
         try:
-            for outcome in self._pack.step():
+            for outcome in outcomes:
                 self._ended(outcome)
         except Exception as error:  # noqa: BLE001 - isolates the pack; the failure carries the traceback
             self.is_suspect = True

@@ -468,15 +468,21 @@ class Loop:
         """
         place = self._place(trained[0][0])
 
-        def answered() -> None:
-            """Watch the other jobs between two calls, because answers of a service may take long."""
-            place.answered()
+        def waiting() -> None:
+            """Watch the other jobs while a call is answered, because that may take long."""
             self._obey_cancel_requests()
             self._poll()
 
+        def answered() -> None:
+            place.answered()
+            waiting()
+
+        def is_stopped() -> bool:
+            return self._is_stopped(place)
+
         try:
             if place.resume_at <= time.monotonic() or self._is_stopped(place):
-                self.measuring.measure(trained, place, is_stopped=lambda: self._is_stopped(place), answered=answered)
+                self.measuring.measure(trained, place, is_stopped=is_stopped, answered=answered, waiting=waiting)
                 return True
         except UnavailableError as error:
             self._did_not_answer(place, error)

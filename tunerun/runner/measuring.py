@@ -6,9 +6,12 @@ set, and the answers are kept in the ledger. The test set is not asked here (`tu
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 from tunerun.backends.base import AnswersTogether, Backend
 from tunerun.errors import AccessError, BackendError, InputError, UnavailableError
@@ -23,11 +26,18 @@ from tunerun.runner.stopping import TURN_ROWS, EarlyStops
 RESUME = "run the same command again"
 
 MOST_TOGETHER = 256
-"""Inputs of one call for several models: what a run that is killed has to ask again, and what a request to cancel waits
-for. Our choice: sixteen of the engine's batches."""
+"""Inputs of one call for several models: what a run that is killed has to ask again. Our choice: two to four steps of
+the engine's decoding side by side."""
+
+LOOK_S = 0.5
+"""Between two looks at everything else while a call is answered. Our choice: requests to cancel are seen as soon as by
+a loop that waits."""
 
 MOST_NAMED = 3
 """Of those that are asked together."""
+
+
+T = TypeVar("T")
 
 
 class Answering(Protocol):
@@ -156,7 +166,8 @@ class Asking:
 
     Attributes:
         asks: told of the questions before each call.
-        answered: called after each call, so that long questions hold up nothing else.
+        answered: called after each call.
+        waiting: called again and again while a call is answered, so that long calls hold up nothing else.
         failed: given a question that cannot be answered, and why; the others are asked all the same unless it raises.
         turn_rows: how many rows each question is asked before it is the next one's turn; None: all.
         going_on: given the questions that are not answered before each turn; returns those that are to be.
@@ -166,6 +177,7 @@ class Asking:
     backend: Backend
     asks: Callable[[Sequence[Question]], None] = lambda _questions: None
     answered: Callable[[], None] = lambda: None
+    waiting: Callable[[], None] = lambda: None
     failed: Failed = _raise
     turn_rows: int | None = None
     going_on: Callable[[list[Question]], list[Question]] = lambda questions: questions
@@ -219,7 +231,7 @@ class Asking:
             return
         for part in parts:
             try:
-                values = part.ask(self.backend)
+                values = self._while_looking(partial(part.ask, self.backend))
             except (BackendError, InputError) as error:
                 self._fail(part, error)
             else:
@@ -234,7 +246,7 @@ class Asking:
             else:
                 asked.append((part, asks))
         try:
-            found = backend.generate_together([asks for _, asks in asked])
+            found = self._while_looking(partial(backend.generate_together, [asks for _, asks in asked]))
         except (AccessError, UnavailableError) as error:
             for part, _ in asked:
                 self._fail(part, error)
@@ -247,6 +259,22 @@ class Asking:
                     self._fail(part, answers)
                 else:
                     self._record(part, part.question.model.read(answers))
+
+    def _while_looking(self, call: Callable[[], T]) -> T:
+        """Return what a call gives; meanwhile this thread, which has the ledger, looks after everything else."""
+        found: Future[T] = Future()
+
+        def answer() -> None:
+            try:
+                found.set_result(call())
+            except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+                found.set_exception(error)
+
+        # Not a pool's thread, which would keep an interrupted run from its end until the call is answered.
+        threading.Thread(target=answer, name="tunerun-asking", daemon=True).start()
+        while not wait([found], LOOK_S).done:
+            self.waiting()
+        return found.result()
 
     def _record(self, part: Part, values: Sequence[str] | Sequence[float]) -> None:
         rows = len(part.question.held_out.examples)
@@ -297,12 +325,14 @@ class Measuring:
         *,
         is_stopped: Callable[[], bool],
         answered: Callable[[], None],
+        waiting: Callable[[], None],
     ) -> None:
         """Ask what is not known yet of trials' baselines and of their tuned models.
 
         Args:
             place: where they are asked. is_stopped: whether the run has given that place up.
             answered: called after every call that the backend has answered.
+            waiting: called again and again while it answers one.
 
         Raises:
             UnavailableError: the place does not answer now, and it was not given up; ask again later.
@@ -326,7 +356,7 @@ class Measuring:
             return [q for q in questions if (q.subject, q.manner.asked) not in over]
 
         turn_rows = TURN_ROWS if self._stops.concerns([*trials.values()]) else None
-        asking = Asking(self.ledger, place.backend, self._show, answered, failed, turn_rows, going_on)
+        asking = Asking(self.ledger, place.backend, self._show, answered, waiting, failed, turn_rows, going_on)
         asking.ask([question for question in questions if question.subject not in self._unmeasurable])
 
     def _show(self, questions: Sequence[Question]) -> None:
