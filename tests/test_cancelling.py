@@ -280,3 +280,30 @@ def test_a_local_job_whose_runner_was_killed_is_cancelled_without_asking(
         assert said == f"cancelled 1 job of {plan.sweep}, which is not running"
         assert ledger.job(plan.trials[0].key).state is JobState.CANCELLED  # type: ignore[union-attr]
     assert run_on(service, planned(tmp_path)).exit_code == 0
+
+
+class OnACluster(OnThisMachine):
+    """A backend whose jobs outlive a runner that is killed."""
+
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities(), outlives_kill=True)
+
+
+def test_a_job_on_a_cluster_whose_runner_was_killed_is_cancelled_there(
+    tmp_path: Path, service: ScriptedService
+) -> None:
+    """It is looked for first; one that ended with its worker is cancelled without it."""
+    service.steps_per_poll = 1
+    plan = planned(tmp_path, "seed=0,1")
+
+    def kill() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_with(OnACluster(service), plan, Looks(kill))
+    trained, lost = (service.jobs[trial.key] for trial in plan.trials)
+    del service.jobs[plan.trials[1].key]
+    with Ledger(plan.ledger_path) as ledger:
+        cancel(ledger, plan.sweep, [0, 1], cache=tmp_path, open_backend=lambda *_: OnACluster(service))
+        assert {trial.state for trial in ledger.progress(plan.sweep)} == {JobState.CANCELLED}
+    assert (trained.is_cancelled, lost.is_cancelled) == (True, False)

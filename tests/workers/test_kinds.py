@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from tunerun.workers import registry
 from tunerun.workers.ray import RayWorkers
 from tunerun.workers.slurm import SlurmWorkers
 
+REPOSITORY = Path(__file__).parents[2]
 RAY = RayWorkers(kind="ray", address="auto")
 SLURM = SlurmWorkers(kind="slurm")
 
@@ -53,3 +56,35 @@ def test_a_machine_without_slurm_is_told_so(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match=r"this machine has no Slurm .* backend.workers.executor=local"):
         registry.room(SLURM)
+
+
+SUBMITS = """
+import sys
+
+sys.modules |= dict.fromkeys(("torch", "peft", "transformers", "safetensors", "tokenizers"))  # none can be imported
+from pathlib import Path
+
+from tests.engine.tiny_model import model_of, request_of
+from tunerun.backends.local import LocalBackend
+from tunerun.errors import MissingPackageError
+from tunerun.workers.slurm import SlurmWorkers
+
+model, runs = model_of(Path(sys.argv[1])), Path(sys.argv[2])
+with LocalBackend(runs, runs / "cache", workers=SlurmWorkers(kind="slurm", executor="local")) as backend:
+    backend.prepare([])
+    print(backend.submit(request_of(model)).backend)
+with LocalBackend(runs, runs / "cache") as backend:
+    try:
+        backend.prepare([])
+    except MissingPackageError as error:
+        print(error)
+"""
+
+
+def test_a_machine_that_submits_to_a_cluster_needs_no_torch(tmp_path: Path, tiny_folder: Path) -> None:
+    """Only the nodes need the extra local; where the engines run here, it is asked for."""
+    command = [sys.executable, "-c", SUBMITS, str(tiny_folder), str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    submitted, missing = done.stdout.splitlines()
+    assert submitted == "local"
+    assert missing.startswith("the embedded engine needs torch, transformers, peft, safetensors, tokenizers")

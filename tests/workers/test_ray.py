@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from tests.workers.cluster import TwoNodes, two_nodes
 from tests.workers.sweeps import Outcome, found, outcomes, sweep
+from tunerun.comparison.results import TrialResult
 from tunerun.errors import InputError
 from tunerun.job import JobState, Snapshot
 from tunerun.ledger import JobRecord, Ledger
@@ -48,28 +50,6 @@ def jobs(plan: Plan) -> list[JobRecord]:
     return [job for job in found if job is not None]
 
 
-def test_jobs_of_a_killed_runner_continue(
-    tmp_path: Path, tiny_folder: Path, nodes: TwoNodes, alone: Mapping[str, Outcome]
-) -> None:
-    """The same command finds them by their actor's name: the same jobs, no step twice, the same bits."""
-    # Long enough that the first trial trains still when the next runner comes.
-    options = workers(nodes, "backend.workers.count=1", "seed=0")
-    runner = [sys.executable, "-m", "tests.workers.killed_runner", str(tmp_path / "ray"), str(tiny_folder), *options]
-    assert subprocess.run(runner, cwd=REPOSITORY, check=False).returncode == -signal.SIGKILL
-    plan = sweep(tmp_path / "ray", tiny_folder, *options)
-    before = jobs(plan)
-    assert JobState.RUNNING in {job.state for job in before}
-    (journal,) = (tmp_path / "ray" / "runs" / "workers" / "ray").iterdir()
-    progress = Notes()
-    result = run(plan, progress=progress)
-    assert result.exit_code == 0, str(result.verdict)
-    assert progress.notes == []
-    assert [job.ref for job in jobs(plan)] == [job.ref for job in before]
-    assert found(plan) == {point: outcome for point, outcome in alone.items() if point.endswith(" 0")}
-    assert not journal.exists()
-    assert actors() == []
-
-
 class Notes(Progress):
     """Keeps what the runner says."""
 
@@ -78,6 +58,43 @@ class Notes(Progress):
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+
+class CancelsTheLong(Notes):
+    """Asks for the end of the second trial once the first one has ended."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self._plan = plan
+
+    def finished(self, trial: Trial, _result: TrialResult) -> None:
+        if trial.number == 0:
+            with Ledger(self._plan.ledger_path) as ledger:
+                ledger.request_cancel(self._plan.sweep, [1])
+
+
+def test_jobs_of_a_killed_runner_continue(
+    tmp_path: Path, tiny_folder: Path, nodes: TwoNodes, alone: Mapping[str, Outcome]
+) -> None:
+    """The next one finds them: the same jobs, no step twice, the same bits; cancelled, they keep no node busy."""
+    options = workers(nodes, "hyperparameters.learning_rate=0.01", "seed=0", "hyperparameters.epoch_count=4,50000")
+    runner = [sys.executable, "-m", "tests.workers.killed_runner", str(tmp_path / "ray"), str(tiny_folder), *options]
+    assert subprocess.run(runner, cwd=REPOSITORY, check=False).returncode == -signal.SIGKILL
+    plan = sweep(tmp_path / "ray", tiny_folder, *options)
+    before = jobs(plan)
+    assert [job.state for job in before] == [JobState.RUNNING] * 2
+    killed_at = time.time()
+    progress = CancelsTheLong(plan)
+    result = run(plan, progress=progress)
+    assert [trial.state for trial in result.verdict.trials] == [JobState.SUCCEEDED, JobState.CANCELLED]
+    assert progress.notes == []
+    assert [(job.id, job.ref) for job in jobs(plan)] == [(job.id, job.ref) for job in before]
+    with Ledger(plan.ledger_path, read_only=True) as ledger:
+        first, *_ = ledger.snapshots(before[1].id)
+    assert (first.step, first.compute_time < killed_at) == (1, True)
+    assert found(plan) == {"0.01 0": alone["0.01 0"]}
+    assert actors() == []
+    assert list((tmp_path / "ray" / "runs" / "workers" / "ray").iterdir()) == []
 
 
 class LosesANode(Notes):

@@ -11,10 +11,12 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from tests.workers.sweeps import Outcome, outcomes
+from tests.workers.sweeps import Outcome, outcomes, sweep
 from tunerun.engine import tuned_model
-from tunerun.job import Snapshot
-from tunerun.planning import Trial
+from tunerun.job import JobState, Snapshot
+from tunerun.ledger import Ledger
+from tunerun.planning import Plan, Trial
+from tunerun.runner import run
 from tunerun.runner.progress import Progress
 from tunerun.workers.base import Place
 from tunerun.workers.slurm import END_FILE, LOCK_FILE, SlurmWorkers, open_worker, take_over
@@ -51,6 +53,28 @@ def test_a_sweep_that_loses_a_job_ends_as_on_one_machine(
     (lost,) = progress.notes
     assert "the job " in lost
     assert lost.endswith("submitting it again")
+    assert list((tmp_path / "slurm" / "runs" / "workers").iterdir()) == []
+
+
+class CancelsIt(Progress):
+    """Asks for the end of the first trial in the middle of its training."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def stepped(self, trial: Trial, snapshot: Snapshot) -> None:
+        if snapshot.step == 1:
+            with Ledger(self._plan.ledger_path) as ledger:
+                ledger.request_cancel(self._plan.sweep, [trial.number])
+
+
+def test_a_cancelled_trial_keeps_no_node_busy(tmp_path: Path, tiny_folder: Path) -> None:
+    """The cancel reaches the engine; no process and no folder of the job is left."""
+    options = ("hyperparameters.learning_rate=0.01", "seed=0", "hyperparameters.epoch_count=50000")
+    plan = sweep(tmp_path / "slurm", tiny_folder, *WORKERS, *options)
+    result = run(plan, progress=CancelsIt(plan))
+    assert [trial.state for trial in result.verdict.trials] == [JobState.CANCELLED]
+    assert not any("submitit" in " ".join(process.cmdline()) for process in psutil.Process().children())
     assert list((tmp_path / "slurm" / "runs" / "workers").iterdir()) == []
 
 

@@ -34,6 +34,8 @@ class Capabilities:
         source: the document that states the limits, with its date.
         max_in_flight: the most jobs that are submitted to it at once.
         survives_runner: whether a job continues when the process that submitted it ends.
+        outlives_kill: whether a job may continue for a while when that process is killed, and be found again; when the
+            process ends in another way, the job ends with it.
         is_hosted: whether base models live at a service, where their name is all that is known of them; else their
             files are on this machine, and their content identifies them.
         has_prices: whether tuning there may cost money.
@@ -71,6 +73,7 @@ class Capabilities:
     trains_exact_prefixes: bool
     precision: str
     poll_interval_s: float = 0.2
+    outlives_kill: bool = False
     max_training_bytes: int | None = None
     min_examples: int = 1
     measures_epochs: bool = False

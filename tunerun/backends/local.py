@@ -159,6 +159,7 @@ def _capabilities(settings: EngineSettings, workers: worker_kinds.Workers) -> Ca
         quantization=settings.quantization if settings.is_quantised else "",
         engine=settings if worker_kinds.are_here(workers) else None,
         engines=worker_kinds.count(workers) if worker_kinds.are_here(workers) else 1,
+        outlives_kill=not worker_kinds.are_here(workers),
         problems=_problems(settings, workers),
         warnings=_warnings(settings, workers),
     )

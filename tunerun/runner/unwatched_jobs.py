@@ -181,8 +181,11 @@ def _cancel_job(ledger: Ledger, live: _Live) -> None:
 
 def _ref(live: _Live) -> JobRef | None:
     """Where a job can be cancelled; None: nowhere, it never began or ended with its runner."""
-    if not live.is_hosted:
+    job, known = live.job, live.backend.capabilities()
+    if live.is_hosted and job.ref is not None:
+        return job.ref
+    if not (live.is_hosted or known.outlives_kill):
         return None
-    job = live.job
+    # On a cluster the job may be trained still, or it ended with its worker since: only what is found can be cancelled.
     its_id = job.tuned_model_id or tuned_model_id(live.trial.settings.name, job.key)
-    return job.ref or live.backend.find(job.key, its_id)
+    return live.backend.find(job.key, its_id)
