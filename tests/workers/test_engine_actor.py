@@ -21,7 +21,7 @@ PREPARE = messages.command_line(messages.Prepare(BaseModelRef("missing", "missin
 
 
 @pytest.fixture(autouse=True)
-def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_engines: None) -> Path:
     """The temporary directory of the node."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     return tmp_path

@@ -125,7 +125,8 @@ def open_worker(section: SlurmWorkers, place: Place, number: int) -> Worker:
     parent = private_folder(_parent(section, place))
     folder = private_folder(parent / f"{number}-{uuid.uuid4().hex[:12]}")
     settings = NodeSettings(str(place.cache.absolute()), place.settings)
-    return RemoteWorker(_FolderChannel(folder, _submitted(section, folder, settings)))
+    job = _submitted(section, folder, settings)
+    return RemoteWorker(_FolderChannel(folder, job, is_child=section.executor == "local"))
 
 
 def _parent(section: SlurmWorkers, place: Place) -> Path:
@@ -243,13 +244,19 @@ class _Lines:
 
 
 class _FolderChannel:
-    """The folder, and the job that works on it."""
+    """The folder, and the job that works on it.
 
-    def __init__(self, folder: Path, job: Any) -> None:
+    Args:
+        is_child: whether the job is a process of this program, which has to wait for its end. Slurm's own word for the
+            end comes a minute late.
+    """
+
+    def __init__(self, folder: Path, job: Any, *, is_child: bool) -> None:
         self._folder = folder
         self._lock = FileLock(folder / LOCK_FILE, thread_local=False)
         self._lock.acquire()
         self._job = job
+        self._is_child = is_child
         self._lines = _Lines(folder / REPORTS_FILE)
         self._asked_at = time.monotonic()  # what became of the job
         self._is_closed = False
@@ -300,6 +307,10 @@ class _FolderChannel:
         except OSError as error:
             raise LostError(f"the worker's folder {self._folder} cannot be used ({error.strerror})") from error
 
+    @property
+    def _has_ended(self) -> bool:
+        return self._job.done() or (not self._is_child and (self._folder / ENDED_FILE).exists())
+
     def close(self) -> None:
         """End the job: by itself if it runs, so that its engine ends too; through Slurm if it waits for a node, or
         hangs."""
@@ -309,8 +320,8 @@ class _FolderChannel:
         with contextlib.suppress(OSError):
             (self._folder / END_FILE).touch()
         if _has_begun(self._folder):
-            _wait_until(lambda: (self._folder / ENDED_FILE).exists() or self._job.done())
-        if not (self._folder / ENDED_FILE).exists() and not self._job.done():
+            _wait_until(lambda: self._has_ended)
+        if not self._has_ended:
             self._job.cancel(check=False)  # scancel fails for a job that has ended since
         self._lock.release()
         shutil.rmtree(self._folder, ignore_errors=True)
