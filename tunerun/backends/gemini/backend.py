@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from tunerun.backends.answers_only import AnswersOnly
 from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
 from tunerun.backends.gemini.oauth import SCOPE, OAuth
 from tunerun.backends.gemini.refusals import refusal
@@ -48,11 +49,6 @@ NO_CONVERSATIONS = (
     "message or earlier turns cannot be sent; write them into template.text_input, or choose another backend"
 )
 
-NO_LOSSES = (
-    "backend gemini: the Gemini API does not say how likely a stated answer is; use metrics that need only answers, "
-    "or backend=local"
-)
-
 PAGE = 1000
 """The most tuned models of one list request (v1beta `tunedModels.list`)."""
 
@@ -71,7 +67,7 @@ def open_backend(section: GeminiSection, _runs: Path, _cache: Path) -> Backend:
     return GeminiBackend(section)
 
 
-class GeminiBackend:
+class GeminiBackend(AnswersOnly):
     """Runs jobs at a service that speaks the Gemini API.
 
     Args:
@@ -309,25 +305,6 @@ class GeminiBackend:
             raise BackendError(f"{name} at {self._section.base_url}: {error}") from error
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
-
-    def losses(
-        self,
-        model: BaseModelRef | TunedModel,  # noqa: ARG002 - the Protocol's
-        rows: Sequence[Example],  # noqa: ARG002
-        examples: Sequence[Example] = (),  # noqa: ARG002
-    ) -> list[float]:
-        """Refuse: the API gives no likelihood of a stated output."""
-        raise InputError(NO_LOSSES)
-
-    def choose(
-        self,
-        model: BaseModelRef | TunedModel,  # noqa: ARG002 - the Protocol's
-        inputs: Sequence[Input],  # noqa: ARG002
-        choices: Sequence[str],  # noqa: ARG002
-        examples: Sequence[Example] = (),  # noqa: ARG002
-    ) -> list[str]:
-        """Refuse: the API gives no likelihood of a stated output."""
-        raise InputError(NO_LOSSES)
 
     def __enter__(self) -> Self:
         return self

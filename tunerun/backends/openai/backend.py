@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import stamina
 
+from tunerun.backends.answers_only import AnswersOnly
 from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
 from tunerun.backends.http import ApiKey, Json, JsonService
 from tunerun.backends.openai import curves, jobs
@@ -61,10 +62,6 @@ _NAMED = 20
 
 _LOST = Failure(FailureKind.LOST, "the service does not know the job: it was deleted, or was never created")
 _ENDED_BADLY = (JobState.FAILED, JobState.CANCELLED)
-_NO_LOSSES = (
-    "backend openai: the API does not say how likely a stated answer is; use metrics that need only answers, or "
-    "backend=local"
-)
 
 
 def open_backend(section: OpenAISection, _runs: Path, _cache: Path) -> Backend:
@@ -72,7 +69,7 @@ def open_backend(section: OpenAISection, _runs: Path, _cache: Path) -> Backend:
     return OpenAIBackend(section)
 
 
-class OpenAIBackend:
+class OpenAIBackend(AnswersOnly):
     """Runs jobs at a service that speaks OpenAI's API.
 
     Args:
@@ -421,25 +418,6 @@ class OpenAIBackend:
                 raise
             self._length = "max_completion_tokens"
         return self._answered(body)
-
-    def losses(
-        self,
-        model: BaseModelRef | TunedModel,  # noqa: ARG002 - the Protocol's
-        rows: Sequence[Example],  # noqa: ARG002
-        examples: Sequence[Example] = (),  # noqa: ARG002
-    ) -> list[float]:
-        """Refuse: the API gives no likelihood of a stated output."""
-        raise InputError(_NO_LOSSES)
-
-    def choose(
-        self,
-        model: BaseModelRef | TunedModel,  # noqa: ARG002 - the Protocol's
-        inputs: Sequence[Input],  # noqa: ARG002
-        choices: Sequence[str],  # noqa: ARG002
-        examples: Sequence[Example] = (),  # noqa: ARG002
-    ) -> list[str]:
-        """Refuse: the API gives no likelihood of a stated output."""
-        raise InputError(_NO_LOSSES)
 
     def __enter__(self) -> Self:
         return self
