@@ -187,6 +187,7 @@ def run(arguments: Sequence[str], *, code: int = 0) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_every_override_composes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a page gives to a command as overrides is a config without mistakes."""
     monkeypatch.chdir(project)
@@ -205,6 +206,7 @@ def test_every_override_composes(project: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(tried) > 10
 
 
+@pytest.mark.slow
 def test_the_cheap_commands_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`plan` and `config` of the shipped experiment and of the project of `init` do what the pages say."""
     monkeypatch.chdir(project)
@@ -225,6 +227,7 @@ def test_the_mistakes_are_reported_as_printed() -> None:
     assert [f"{len(problems)} problems:", *(f"  {problem}" for problem in problems)] == printed
 
 
+@pytest.mark.slow
 def test_a_sweep_is_run_again_a_year_later(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands of `Run it again in a year` end with the lines that follow them, whatever the baseline is called."""
     page = (REPOSITORY / "docs/reproduce.md").read_text(encoding="utf-8")
@@ -258,6 +261,7 @@ def test_yaml_json_and_toml_blocks_can_be_read() -> None:
     assert all(read[language](text) for language in read for _, text in blocks(language))
 
 
+@pytest.mark.slow
 def test_the_python_of_readme_plans(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first lines of README's Python load and plan the shipped experiment; the next one would train."""
     monkeypatch.chdir(project)
