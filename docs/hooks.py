@@ -173,8 +173,8 @@ def _key(key: str, field: FieldInfo) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text as it can be written into a table: the template braces and tags of a description are shown as they are."""
-    return CODE_OR_TEXT.sub(lambda part: part[0] if part[1] else part[0].replace("<", "&lt;"), text).replace("|", "\\|")
+    """Text as it can be written into a table: tags and bars of a description are shown as they are."""
+    return CODE_OR_TEXT.sub(lambda part: part[0] if part[1] else part[0].replace("<", "&lt;").replace("|", "\\|"), text)
 
 
 def commands() -> str:
