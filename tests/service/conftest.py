@@ -22,7 +22,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> BaseModelRef:
 
 @pytest.fixture(scope="session")
 def settings(tiny: BaseModelRef, engine_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return Settings(tmp_path_factory.mktemp("service") / "state", [tiny], engine_cache, device="cpu", threads=1)
+    folder = tmp_path_factory.mktemp("service") / "state"
+    # One job at a time, so that a long one keeps others waiting; `test_packs` has jobs train together.
+    return Settings(folder, [tiny], engine_cache, device="cpu", threads=1, packing="off")
 
 
 @pytest.fixture(scope="session")

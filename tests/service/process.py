@@ -25,6 +25,7 @@ class Process:
         self.command = [
             sys.executable, "-m", "tunerun", "serve", "--port", "0", "--state", str(self.state), "--cache", str(cache),
             "--model", f"tiny={model.source}", "--device", "cpu", "--threads", "1",
+            "--packing", "off",
         ]  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -16,6 +16,7 @@ from tunerun.service.app import Settings
 from tunerun.service.core.called import UNPREDICTABLE
 from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
+from tunerun.workers.local import LocalWorkers
 
 LONG = 1_000_000
 """Epochs that nobody waits for."""
@@ -430,7 +431,7 @@ def test_the_meters_count(client: Client, running: RunningService) -> None:
 
 def test_two_workers_tune_two_models_at_once(settings: Settings, tmp_path: Path) -> None:
     """Each in an engine of its own; a third one waits for the first that is free."""
-    own = replace(settings, state=tmp_path / "state", workers=2)
+    own = replace(settings, state=tmp_path / "state", workers=LocalWorkers(kind="local", count=2))
     with RunningService(own) as running, Client(running.address, running.key.secret) as client:
         for identifier in ("a", "b", "c"):
             client.good("POST", "/tunedModels", body(epochCount=LONG), tunedModelId=identifier)

@@ -23,7 +23,7 @@ from tunerun.backends.engine_calls import Asked, OnPart, raised
 from tunerun.backends.engine_pool import EnginePool
 from tunerun.backends.engine_session import Job
 from tunerun.backends.local_jobs import LocalJob, TunedModelFolders
-from tunerun.engine import base_model, messages, packages, precision, tuned_model
+from tunerun.engine import base_model, devices, messages, packages, pass_limits, precision, tuned_model
 from tunerun.engine.settings import DEFAULT, EngineSettings
 from tunerun.errors import AccessError, BaseModelError, InputError
 from tunerun.job import (
@@ -252,6 +252,13 @@ class LocalBackend:
     def calls_waiting(self) -> int:
         """How many calls and prompts wait for what is before them."""
         return self._queue.calls_waiting
+
+    @property
+    def jobs_at_once(self) -> int:
+        """How many jobs train at once at most: a pack on each engine, whatever fits into memory."""
+        settings = self._settings
+        pack = pass_limits.most_members(settings.packing, devices.chosen(settings.device))
+        return pack * worker_kinds.count(self._workers)
 
     def capabilities(self) -> Capabilities:
         """Return the limits; see the Protocol."""

@@ -17,6 +17,7 @@ from tunerun.errors import ConfigError
 if TYPE_CHECKING:
     import socket
 
+    from tunerun.backends.local import LocalSection
     from tunerun.job import BaseModelRef
     from tunerun.service.app import Service, Settings
     from tunerun.service.core.credentials import KeyFile
@@ -53,7 +54,17 @@ From = Annotated[
 State = Annotated[Path, typer.Option("--state", help="Folder of the service's keys, queue and tuned models.")]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")]
-Workers = Annotated[int, typer.Option(min=1, max=64, help="Tuning jobs at once; each has its base model in memory.")]
+Workers = Annotated[
+    str,
+    typer.Option(
+        metavar="N|SECTION",
+        help="Engines that tune side by side, each with its base model in memory; or where they run, as "
+        "backend.workers: '{kind: ray, address: auto, gpus_per_worker: 1}'.",
+    ),
+]
+Packing = Annotated[
+    str, typer.Option(metavar="auto|off|N", help="Waiting jobs of one base model that an engine trains together.")
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of each engine.")]
 Cache = Annotated[Path | None, typer.Option(help="Converted base models; the user's cache directory.")]
 AllowRemote = Annotated[bool, typer.Option("--allow-remote", help="Listen on other than loopback.")]
@@ -76,7 +87,8 @@ def serve(
     context: typer.Context,
     host: Host = "127.0.0.1",
     port: Port = 8000,
-    workers: Workers = 1,
+    workers: Workers = "1",
+    packing: Packing = "auto",
     model: Model = None,
     tuned: Tuned = None,
     from_: From = None,
@@ -105,15 +117,17 @@ def serve(
     from tunerun.service.server import serve as serve_forever
 
     check_proxies(proxy or [])
+    engines = _engines(workers, packing, device, threads, config_dir)
     place = cache or cache_folder(None)
     selection = _selection(model, tuned or [], from_ or [], runs, place, config_dir)
     settings = Settings(
         state.absolute(),
         selection.models,
         place,
-        workers=workers,
-        device=device,
-        threads=threads,
+        workers=engines.workers,
+        device=engines.device,
+        threads=engines.threads,
+        packing=engines.packing,
         allowed_hosts=[host, *(allowed_host or [])],
         allowed_origins=allow_origin or [],
         sweep_models=selection.sweep_models,
@@ -121,6 +135,20 @@ def serve(
     with listening(host, port, allow_remote=allow_remote) as listener, held(settings.state, "service"):
         service = _ready(settings)
         serve_forever(service, listener, lambda: _say(settings, listener, state), proxy or [])
+
+
+def _engines(workers: str, packing: str, device: str, threads: int | None, config_dir: str | None) -> LocalSection:
+    """The section `backend` that the options of the engines make, checked as a sweep's is."""
+    from tunerun.backends.local import LocalSection
+    from tunerun.compose import load
+
+    section = f"{{kind: local, count: {workers}}}" if workers.isdecimal() else workers
+    values = {"workers": section, "packing": packing, "device": device, "threads": threads or "null"}
+    overrides = [f"backend.{name}={value}" for name, value in values.items()]
+    base = ["name=serve", "dataset.path=none", "model=huggingface", "model.name=none", "backend=local"]
+    backend = load([*base, *overrides], config_dir).backend
+    assert isinstance(backend, LocalSection)  # noqa: S101 - `backend=local` is always one
+    return backend
 
 
 def _selection(

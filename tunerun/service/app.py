@@ -42,7 +42,7 @@ from tunerun.service.page import pages
 from tunerun.service.page.sessions import LIFE_S, Sessions
 from tunerun.service.screening import Hosts
 from tunerun.service.wires import refusal
-from tunerun.workers.local import LocalWorkers
+from tunerun.workers.registry import DEFAULT, Workers
 
 KEYS_FILE = "keys.json"
 
@@ -60,8 +60,8 @@ class Settings:
         state: the folder of everything that it keeps.
         models: the base models that it offers.
         cache: where converted base models are kept.
-        workers: tuning jobs at once.
-        device, threads: of each engine; see `backend.device` and `backend.threads`.
+        workers: where the engines that tune run, and how many side by side; see `backend.workers`.
+        device, threads, packing: of each engine; see `backend.device`, `backend.threads` and `backend.packing`.
         allowed_hosts: names by which it may be asked, besides addresses and localhost.
         allowed_origins: origins whose web pages may ask it from a browser.
         sweep_models: tuned models of sweeps, on base models among `models`.
@@ -70,9 +70,10 @@ class Settings:
     state: Path
     models: Sequence[BaseModelRef]
     cache: Path
-    workers: int = 1
+    workers: Workers = DEFAULT
     device: str = "auto"
     threads: int | None = None
+    packing: str | int = "auto"
     allowed_hosts: Sequence[str] = ()
     allowed_origins: Sequence[str] = ()
     sweep_models: Sequence[SweepModel] = ()
@@ -89,10 +90,9 @@ class Service:
     """
 
     def __init__(self, settings: Settings) -> None:
-        chosen = EngineSettings(settings.device, settings.threads)
+        chosen = EngineSettings(settings.device, settings.threads, packing=settings.packing)
 
-        def engines(count: int = 1) -> LocalBackend:
-            workers = LocalWorkers(kind="local", count=count)
+        def engines(workers: Workers = DEFAULT) -> LocalBackend:
             return LocalBackend(settings.state, settings.cache, chosen, keep_cancelled=True, workers=workers)
 
         self._hosts = Hosts(settings.allowed_hosts)
@@ -100,11 +100,13 @@ class Service:
         private_folder(settings.state)
         self.answerer = Answerer(settings.models, engines)
         self.answerer.prepare()
+        tuning = engines(settings.workers)
+        tuning.prepare(settings.models)
         self.keys = KeyFile(settings.state / KEYS_FILE)
         self.keys.make()
         self.state = State(settings.state)
         catalogue = Catalogue(settings.models, settings.cache)
-        self.tuner = Tuner(self.state, catalogue, settings.workers, engines(settings.workers))
+        self.tuner = Tuner(self.state, catalogue, tuning)
         self.library = Library(self.state, catalogue, self.tuner, settings.sweep_models)
         self.meters = Meters(self.state, self.tuner, self.answerer)
 

@@ -46,7 +46,8 @@ class _Now(Collector):
         self._state = state
         self._tuner = tuner
         self._gauges: dict[str, tuple[str, Callable[[], int]]] = {
-            "tunerun_jobs_running": ("Tuning jobs under way.", lambda: tuner.running),
+            "tunerun_jobs_running": ("Tuning jobs that an engine trains now.", lambda: tuner.running),
+            "tunerun_jobs_waiting": ("Tuning jobs that wait to be trained.", lambda: tuner.waiting),
             "tunerun_prompts_waiting": ("Prompts that wait for an answer.", lambda: answerer.waiting),
         }
 
