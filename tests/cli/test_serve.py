@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from tunerun.cli import main
-from tunerun.cli.serve import model_of
+from tunerun.cli.serve import engines_of, model_of
 from tunerun.service.app import KEYS_FILE
 from tunerun.service.core.credentials import CLOUD_SCOPE, TUNING_SCOPE, KeyFile
+from tunerun.workers.local import LocalWorkers
+from tunerun.workers.ray import RayWorkers
 
 
 def called(
@@ -57,6 +59,10 @@ def test_keys_are_added_listed_and_revoked(
         (["--port", "0", "--allow-origin", "*"], "--allow-origin *: give an origin as a browser sends it"),
         (["--port", "0", "--proxy", "here"], "--proxy here: give its address or its network"),
         (["--port", "0", "--model", "my model=./nowhere"], "--model my-model=SOURCE"),
+        (["--port", "0", "--packing", "six"], "backend.packing: must be auto, off"),
+        (["--port", "0", "--workers", "0"], "backend.workers.count: must be 1 or more"),
+        (["--port", "0", "--workers", "{kind: sun}"], "backend.workers.kind: must be one of 'local', 'ray', 'slurm'"),
+        (["--port", "0", "--device", "tpu"], "backend.device: must be one of"),
         (["keys", "add", "--owner", "nobody"], "an owner is an e-mail address"),
         (
             ["keys", "add", "--owner", "a@b.c", "--scope", "everything"],
@@ -102,3 +108,12 @@ def test_a_source_is_served_under_the_name_that_is_given(
     """A choice of conf/model may be the source, the name, or both; a source alone is named by its last part."""
     model = model_of(given, None)
     assert (model.name, model.source, model.package) == (name, source, package)
+
+
+def test_workers_are_a_number_or_a_section() -> None:
+    """A number is that many engines here; anything else is read as a sweep's backend.workers is."""
+    here = engines_of("2", "off", "cpu", 1, None)
+    assert here.workers == LocalWorkers(kind="local", count=2)
+    assert (here.packing, here.device, here.threads) == ("off", "cpu", 1)
+    there = engines_of("{kind: ray, address: auto, gpus_per_worker: 1}", "auto", "auto", None, None)
+    assert there.workers == RayWorkers(kind="ray", address="auto", gpus_per_worker=1)

@@ -115,6 +115,19 @@ def test_no_prompt_waits_for_a_longer_one_that_came_later(
     assert [[one.options for one in batch] for batch in batches] == [[LONG], [short, short], [long]]
 
 
+def test_an_answer_does_not_wait_for_longer_ones_of_its_batch(answerer: Answerer, tiny: BaseModelRef) -> None:
+    """Each is returned once it is whole, in whatever order they were asked."""
+    lengths = [100, 50, 2]
+    options = [GenerateOptions(max_output_tokens=length, temperature=2.0, seed=3) for length in lengths]
+    futures = answerer.ask_together(tiny, [Prompt("1", each) for each in options], [None] * 3)
+    returned: list[int] = []
+    for length, future in zip(lengths, futures, strict=True):
+        future.add_done_callback(lambda _future, length=length: returned.append(length))
+    answers = [future.result() for future in futures]
+    assert [answer.tokens for answer in answers] == lengths
+    assert returned == lengths[::-1]
+
+
 def test_an_engine_that_is_killed_while_it_answers(answerer: Answerer, tiny: BaseModelRef) -> None:
     """Prompts are tried again by the next one; of which a part is sent already, that is said."""
     answerer.load(lambda _model: None)

@@ -103,7 +103,7 @@ class Asked:
     def joins(self, first: Asked) -> bool:
         """Whether it may be answered together with a prompt before it.
 
-        The answers of a batch are there when the longest is, so none joins that may be longer than the first.
+        What comes next waits for the batch's longest answer, so none joins that may be longer than the first.
         """
         is_apart = self.is_alone or first.is_alone or self.model != first.model
         return not is_apart and self.prompt.options.max_output_tokens <= first.prompt.options.max_output_tokens
@@ -119,6 +119,7 @@ class Batch:
             asked[0].model,
             tuple(each.prompt for each in asked),
             stream=any(each.on_part is not None for each in asked),
+            one_by_one=len(asked) > 1,
             id=uuid.uuid4().hex,
         )
 
@@ -133,14 +134,18 @@ class Batch:
         return self.generate
 
     def take(self, report: messages.Report) -> bool:
-        """Each caller has its answer with the last report, and parts of it before."""
+        """Each caller gets its answer once it is whole, and parts of it before; the last report has what is left."""
         if isinstance(report, messages.Piece):
             each = self.asked[report.position]
             if each.on_part is not None:
                 each.is_begun = True
                 each.on_part(report.part)
+        elif isinstance(report, messages.Answered):
+            self.asked[report.position].answer.set_result(report.answer)
         elif isinstance(report, messages.Answers):
             for each, answer in zip(self.asked, report.answers, strict=True):
+                if each.answer.done():
+                    continue
                 if isinstance(answer, Answer):
                     each.answer.set_result(answer)
                 else:

@@ -117,7 +117,7 @@ def serve(
     from tunerun.service.server import serve as serve_forever
 
     check_proxies(proxy or [])
-    engines = _engines(workers, packing, device, threads, config_dir)
+    engines = engines_of(workers, packing, device, threads, config_dir)
     place = cache or cache_folder(None)
     selection = _selection(model, tuned or [], from_ or [], runs, place, config_dir)
     settings = Settings(
@@ -137,7 +137,7 @@ def serve(
         serve_forever(service, listener, lambda: _say(settings, listener, state), proxy or [])
 
 
-def _engines(workers: str, packing: str, device: str, threads: int | None, config_dir: str | None) -> LocalSection:
+def engines_of(workers: str, packing: str, device: str, threads: int | None, config_dir: str | None) -> LocalSection:
     """The section `backend` that the options of the engines make, checked as a sweep's is."""
     from tunerun.backends.local import LocalSection
     from tunerun.compose import load

@@ -25,6 +25,7 @@ class AnswerRow:
         prompt_ids: the tokens of the prompt.
         answer_ids: the tokens of the answer so far, without the one that ends it.
         is_over: whether the answer is whole.
+        on_part: given each further part of the answer's text; `on_answer`: the answer, with its last token.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class AnswerRow:
         self.adapter = adapter
         self.is_over = False
         self.on_part: Callable[[AnswerPart], None] | None = None
+        self.on_answer: Callable[[Answer], None] | None = None
         self.constraint: JsonConstraint | None = None
         self.is_cancelled: Callable[[], bool] = lambda: False
         self._encoder = encoder
@@ -126,6 +128,8 @@ class AnswerRow:
             self.is_over = self.is_over or self._is_stopped or self.room == 0 or self.is_cancelled()
         if self.on_part is not None:
             self._send(self.on_part)
+        if self.is_over and self.on_answer is not None and isinstance(answer := self.answer(), Answer):
+            self.on_answer(answer)
 
     def _append(self, token: int) -> None:
         self.answer_ids.append(token)

@@ -8,6 +8,7 @@ rounding only.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from tunerun.engine import decoding, likelihoods
@@ -44,6 +45,7 @@ class Generation:
         prompts: Sequence[Prompt],
         on_part: Callable[[int, AnswerPart], None] | None = None,
         is_cancelled: Callable[[int], bool] = lambda _position: False,
+        on_answer: Callable[[int, Answer], None] | None = None,
         *,
         all_or_none: bool = False,
         between_passes: Callable[[], None] = _nothing,
@@ -54,6 +56,8 @@ class Generation:
             on_part: given a prompt's position and each further part of its answer as it comes.
             is_cancelled: asked for each prompt's position before its first token and after each; its answer ends there
                 once it says so.
+            on_answer: given a prompt's position and its answer once the network has made the last token of it, while
+                others may take longer.
             all_or_none: whether to raise what one prompt has no answer for, before any is answered.
             between_passes: called before each pass of the network, from this thread.
 
@@ -67,9 +71,12 @@ class Generation:
         rows: list[AnswerRow] = []
         for position, prompt in enumerate(prompts):
             try:
-                rows.append(self._row(position, prompt, on_part, is_cancelled))
+                row = self._row(position, prompt, on_part, is_cancelled)
             except InputError as error:
                 found[position] = error
+                continue
+            row.on_answer = None if on_answer is None else partial(on_answer, position)
+            rows.append(row)
         if all_or_none and len(rows) < len(prompts):
             raise _first_error(found)
         self._answer(rows, between_passes)

@@ -67,6 +67,7 @@ class Generate:
 
     Attributes:
         stream: whether the answers also come piece by piece, as Piece.
+        one_by_one: whether each answer also comes as soon as it is whole, as Answered.
         all_or_none: whether one prompt that cannot be answered refuses them all, before any is answered.
         id: by which Cancel ends its answers before they are whole: all by `id`, one by `answer_id`.
     """
@@ -74,6 +75,7 @@ class Generate:
     model: BaseModelRef
     prompts: tuple[Prompt, ...]
     stream: bool = False
+    one_by_one: bool = False
     all_or_none: bool = False
     id: str = ""
     do: Literal["generate"] = "generate"
@@ -211,6 +213,19 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class Answered:
+    """An answer that is whole, while others of its Generate are not; Answers repeats it.
+
+    Attributes:
+        position: which of Generate's prompts it answers, from 0.
+    """
+
+    position: int
+    answer: Answer
+    report: Literal["answered"] = "answered"
+
+
+@dataclass(frozen=True)
 class Measured:
     """For each of Measure's rows, in order, for each of its outputs."""
 
@@ -232,7 +247,7 @@ Command = Call | Train | Cancel
 JobReport = SnapshotTaken | EpochMeasured | EpochKept | JobEnded
 """A report of one job of the pack; it may come while a call is followed."""
 
-Report = Started | RunBegan | JobReport | Piece | Answers | Measured | Refused | Done
+Report = Started | RunBegan | JobReport | Piece | Answered | Answers | Measured | Refused | Done
 
 FINAL = (Done, Refused, Answers, Measured)
 """The reports with which a command is over."""

@@ -108,6 +108,9 @@ class Session:
             command.prompts,
             (lambda position, part: self._report(messages.Piece(position, part))) if command.stream else None,
             lambda position: not self._cancelled.isdisjoint((command.id, command.answer_id(position))),
+            (lambda position, answer: self._report(messages.Answered(position, answer)))
+            if command.one_by_one
+            else None,
             all_or_none=command.all_or_none,
             between_passes=self._end_cancelled,
         )
