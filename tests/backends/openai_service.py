@@ -100,7 +100,7 @@ class OpenAIService(HttpService):
         return f"{self.address}/v1"
 
     def forget(self) -> None:
-        """Be as new."""
+        """Reset the recorded requests and jobs."""
         with self._lock:
             super().forget()
             self.bodies: dict[str, Json] = {}

@@ -157,4 +157,6 @@ def test_a_submitted_job_that_has_not_begun_waits(packed: Wires) -> None:
     waiting = next_start.waiting(["tiny", "second"], [], -1)
     assert [row.started_at is None for row in waiting] == [False, True, True]
     assert [row.id for row in waiting[:2]] == ["running", "kept"]
+    next_start.interrupted()  # as the next service does when it starts
+    assert [row.started_at for row in next_start.waiting(["tiny", "second"], [], -1)] == [None] * 3
     next_start.close()

@@ -243,7 +243,7 @@ class FaultProxy:
         return f"http://127.0.0.1:{self._own_port}"
 
     def forget(self) -> None:
-        """Be as new: no request, no fault."""
+        """Forget all requests and faults."""
         with self._lock:
             self.choose, self.requests = no_fault, []
 

@@ -80,7 +80,7 @@ class GeminiService(HttpService):
         super().__init__(port)
 
     def forget(self) -> None:
-        """Be as new."""
+        """Reset the recorded requests and jobs."""
         with self._lock:
             super().forget()
             self.bodies: dict[str, Json] = {}

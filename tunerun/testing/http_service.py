@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -67,7 +68,7 @@ Answer = tuple[int, Json | bytes, dict[str, str]]
 """The status, the body and the headers of an answer."""
 
 
-class HttpService:
+class HttpService(ABC):
     """The server; a context manager.
 
     Args:
@@ -98,18 +99,18 @@ class HttpService:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def forget(self) -> None:
-        """Be as new."""
+        """Reset the recorded requests and jobs."""
         with self._lock:
             self.requests: list[Request] = []
             self.created: list[str] = []
 
+    @abstractmethod
     def answer(self, request: Request) -> Answer:
         """Do what is asked, or what the script has instead."""
-        raise NotImplementedError
 
+    @abstractmethod
     def key_of(self, headers: Mapping[str, str]) -> str:
         """The API key of a request; empty: it has none."""
-        raise NotImplementedError
 
     def read_body(self, _headers: Mapping[str, str], content: bytes) -> Json:
         """A body; JSON, unless a service takes others."""

@@ -228,10 +228,12 @@ def test_paths_of_openai_that_are_not_here_say_what_to_do(running: RunningServic
         ("GET", "/v1/nothing", {}),
         ("POST", "/v1/completions", {"headers": {"authorization": "Bearer nobody"}}),
         ("POST", "/openai/deployments/tiny/chat/completions?api-version=1", {"content": b"[1"}),
+        ("POST", "/v1/uploads", {"json": {"filename": "a", "bytes": 1}}),
+        ("POST", "/v1/uploads/upload_1/complete", {"json": {}}),
     ]
     with httpx.Client(base_url=running.address, trust_env=False, headers=bearer) as http:
         found = {path: http.request(method, path, **more) for method, path, more in requests}
-    assert [response.status_code for response in found.values()] == [404, 404, 405, 404, 401, 400]
+    assert [response.status_code for response in found.values()] == [404, 404, 405, 404, 401, 400, 404, 404]
     for response in found.values():
         assert response.headers["content-type"] == "application/json"
         assert response.headers["x-request-id"]
@@ -240,6 +242,7 @@ def test_paths_of_openai_that_are_not_here_say_what_to_do(running: RunningServic
     assert "the base URL of this service ends in /v1" in messages[0]
     assert "POST /v1/chat/completions" in messages[1]
     assert "is not JSON" in messages[5]
+    assert all("POST /v1/files" in message for message in messages[6:])
     assert found["/v1/completions"].json()["error"]["code"] == "invalid_api_key"
 
 

@@ -64,8 +64,8 @@ class TunedModelRow:
         base_model: a name of the catalogue.
         source: the id of the tuned model it started from, and `source_folder` that one's folder; None: a base model.
         temperature, top_p, top_k: what answers are given with that ask for nothing else; None: as the base model.
-        created_at, updated_at, started_at, completed_at: in seconds since 1970 (UTC); a job that was paused has no
-            start until it begins again.
+        created_at, updated_at, started_at, completed_at: in seconds since 1970 (UTC); a job that was paused or
+            whose service was ended has no start until it runs again.
         learning_rate: what the optimiser gets; `learning_rate_multiplier`, where that was asked for, is in it.
         operation: the last part of its operation's name.
         is_cancelling: whether a client has asked to end its job.

@@ -158,7 +158,7 @@ class State:
 
         Args:
             base_models: that can be tuned now.
-            running: the keys of the jobs under way.
+            running: the keys of the jobs to leave out.
         """
         rows = self._rows(
             "SELECT * FROM tuned_model WHERE state = ? AND NOT is_cancelling AND NOT is_paused "
@@ -259,8 +259,13 @@ class State:
                 [is_paused, time.time(), identifier, ModelState.CREATING, is_paused],
             )
 
+    def interrupted(self) -> None:
+        """Note that no job is running: the process that ran them has ended."""
+        with self._writing():
+            self._file.write("UPDATE tuned_model SET started_at = NULL WHERE state = ?", [ModelState.CREATING])
+
     def started(self, key: str) -> None:
-        """Note that a job is under way."""
+        """Note that a job is running."""
         with self._writing():
             self._file.write(
                 "UPDATE tuned_model SET started_at = coalesce(started_at, max(created_at, ?)) WHERE key = ?",
@@ -268,7 +273,7 @@ class State:
             )
 
     def stopped(self, key: str) -> None:
-        """Note that a job is not under way any more, and will be continued."""
+        """Note that a job is not running any more, and will be continued."""
         with self._writing():
             self._file.write("UPDATE tuned_model SET started_at = NULL WHERE key = ?", [key])
 

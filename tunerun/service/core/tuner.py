@@ -105,7 +105,8 @@ class Tuner:
         return [key for key, job in list(self._submitted.items()) if job.is_running]
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread. No job is running yet, whatever an earlier process noted before it was killed."""
+        self._state.interrupted()
         self._thread.start()
 
     def look(self) -> None:

@@ -22,8 +22,10 @@ _NOT_HERE = {
     "responses": "this service has no Responses API; ask with POST /v1/chat/completions, which the libraries call "
     "chat.completions (in Vercel's AI SDK: openai.chat(NAME))",
     "embeddings": "this service makes no embeddings",
+    "uploads": "this service takes no uploads in parts; send the file whole, up to 512 MB, with POST /v1/files, which "
+    "the libraries call files.create",
 }
-"""What clients ask for that is not here, and what they can do."""
+"""Requests of OpenAI's clients that have no counterpart here, and what to use instead."""
 
 
 class ErrorObject(BaseModel):
@@ -65,10 +67,11 @@ def routes(operations: Sequence[APIRouter], deployed: Sequence[APIRouter] = ()) 
 
 
 def _absent() -> APIRouter:
-    """What is answered where clients look and nothing is."""
+    """The answers at paths that clients ask and that are not here."""
     router = APIRouter(route_class=Operation)
     for name, advice in _NOT_HERE.items():
         _refuse(router, f"/v1/{name}", advice)
+        _refuse(router, f"/v1/{name}/{{rest:path}}", advice)
     for path in ("/chat/completions", "/completions", "/models", "/models/{rest:path}", "/responses"):
         _refuse(router, path, WITHOUT_VERSION)
     for path in ("/fine_tuning/{rest:path}", "/uploads", "/uploads/{rest:path}"):

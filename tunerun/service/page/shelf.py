@@ -122,7 +122,7 @@ class ShownModel:
             return f"{steps}, being cancelled"
         if self.row.is_paused:
             return f"{steps}, paused"
-        return steps if self.curve or self.row.started_at else f"{steps}, waits in the queue"
+        return steps if self.row.started_at else f"{steps}, waits in the queue"
 
     def as_json(self) -> Json:
         """What a script needs to keep it up to date."""
