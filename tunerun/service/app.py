@@ -47,23 +47,23 @@ from tunerun.workers.registry import DEFAULT, Workers
 KEYS_FILE = "keys.json"
 
 STEP_TIMEOUT_S = 30.0
-"""How long the end waits for the steps that are under way."""
+"""How long a shutdown waits for running steps."""
 
 log = logging.getLogger("tunerun.service")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a service is started with.
+    """The settings of a service.
 
     Attributes:
-        state: the folder of everything that it keeps.
+        state: the folder of all its files.
         models: the base models that it offers.
         cache: where converted base models are kept.
         workers: where the engines that tune run, and how many side by side; see `backend.workers`.
         device, threads, packing: of each engine; see `backend.device`, `backend.threads` and `backend.packing`.
-        allowed_hosts: names by which it may be asked, besides addresses and localhost.
-        allowed_origins: origins whose web pages may ask it from a browser.
+        allowed_hosts: host names that requests may have, besides addresses and localhost.
+        allowed_origins: origins whose web pages may call it from a browser.
         sweep_models: tuned models of sweeps, on base models among `models`.
     """
 
@@ -83,8 +83,8 @@ class Service:
     """Everything a running service consists of; makes base models ready when it is made.
 
     Raises:
-        ConfigError: an allowed host is not a name, an allowed origin is none, or a sweep's tuned model has the name of
-            one of its own.
+        ConfigError: an allowed host or origin is invalid, or a sweep's tuned model has the name of one that the service
+            has made.
         InputError: a base model cannot be found, or a package is missing.
         LedgerError: the state cannot be opened.
     """
@@ -120,7 +120,7 @@ class Service:
         return openai.routes([*tuning, *asked], deployed=asked)
 
     def end(self) -> None:
-        """Let running steps end, and let go of everything."""
+        """Let running steps end, and close everything."""
         self.tuner.end(STEP_TIMEOUT_S)
         self.answerer.end()
         self.state.close()
@@ -186,18 +186,18 @@ def _refused(request: Request, error: Exception) -> JSONResponse:
 
 
 def _left(request: Request, _error: Exception) -> JSONResponse:
-    """The client went while its body was read; the answer is for the log alone."""
+    """The client disconnected while its body was read; the status only appears in the log."""
     return _answer(request, ServiceError(Code.CANCELLED, "the client is gone"))
 
 
 def _unwritten(request: Request, error: Exception) -> JSONResponse:
-    """The state is locked by another program, its disk is full or gone."""
+    """The state is locked by another program, or its disk is full or missing."""
     assert isinstance(error, LedgerError)  # noqa: S101 - it is registered for nothing else
     return _answer(request, state_unavailable(error))
 
 
 def _misread(request: Request, error: Exception) -> JSONResponse:
-    """What pydantic found, each field by its path."""
+    """Refuse a request that pydantic rejected, with each invalid field by its path."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - it is registered for nothing else
     problems = {_path(problem["loc"]): _words(problem) for problem in error.errors()}
     first, text = next(iter(problems.items()))

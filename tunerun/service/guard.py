@@ -1,6 +1,6 @@
-"""Before a request is parsed: who asks, how much is read of it and for how long; and what is logged of it.
+"""The middleware in front of the application: authentication, limits on size and time, the log and the metrics.
 
-Pure ASGI: the body is read here, whole and with a limit, so that neither a large one nor a slow one holds a thread.
+Pure ASGI: it reads the body, whole and with a limit, so that neither a large nor a slow one occupies a thread.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_BODY_BYTES = 16 * 2**20
-"""Of a request. 4 MiB of examples take up to three times as much where JSON escapes their characters."""
+"""Limit of a request. 4 MiB of examples are up to three times as large where JSON escapes their characters."""
 
 BODY_TIMEOUT_S = 60.0
-"""Within which a request has to have arrived."""
+"""Seconds until a request has to be complete."""
 
 LEAST_BYTES_PER_S = 16 * 2**10
-"""Of a body that its route reads, after `BODY_TIMEOUT_S`: 512 MB may take nine hours. Slower ones keep a connection."""
+"""The lowest rate of a body that its route reads, after `BODY_TIMEOUT_S`: 512 MB may take nine hours."""
 
 MAX_FORM_BYTES = 512 * 2**10
-"""Of a request of the page that sends no file: the longest prompt, with every character escaped."""
+"""Limit of a form without a file: the longest prompt, with every character escaped."""
 
 MAX_SIGN_IN_BYTES = 4 * 2**10
-"""Of the form that signs in: the only body that is read of a caller who has neither key nor session."""
+"""Limit of the form that signs in: the only body that is read from a caller with neither a key nor a session."""
 
 COOKIE = "tunerun_session"
 UPLOAD_PATH = "/files"
@@ -70,13 +70,13 @@ class JsonLines(logging.Formatter):
 
 
 class Guard:
-    """An ASGI application in front of another one.
+    """ASGI middleware.
 
     Args:
-        is_signed_in: whether the value of the page's cookie is an open session.
-        hosts: the names under which it may be asked.
-        origins: the origins whose pages may ask the wires.
-        max_body_bytes, body_timeout_s: of each request.
+        is_signed_in: tells whether the value of the page's cookie is an open session.
+        hosts: the host names that requests may have.
+        origins: the origins whose pages may call the wires.
+        max_body_bytes, body_timeout_s: limits of each request.
     """
 
     def __init__(
@@ -100,14 +100,14 @@ class Guard:
         self._body_timeout_s = body_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started, statuses = time.perf_counter(), []
-        # What follows a request whose framing is refused cannot be told from its body (RFC 9112, 6.3). The unread body
-        # of any other refused request is discarded as it comes: a client whose connection is closed while it sends is
-        # reset, and loses the answer. `Connection` ends that after half a minute.
+        # After a request whose framing is refused, its body and the next request cannot be told apart (RFC 9112, 6.3).
+        # The unread body of any other refused request is discarded as it arrives: a client whose connection is closed
+        # while it sends is reset, and loses the response. `Connection` ends that after half a minute.
         closes = True
 
         async def noted(message: Message) -> None:
@@ -189,7 +189,7 @@ class Guard:
             ) from None
 
     def _limit(self, scope: Scope) -> int | None:
-        """The most bytes that are read of a body; None: it is not read, because the caller is not known."""
+        """The most bytes to read of a body; None: it is not read, because the caller is not authenticated."""
         if "key" in scope["state"]:
             return self._max_body_bytes
         if self._is_signed_in(_session(scope)):
@@ -218,20 +218,20 @@ def _check_size(size: int, limit: int) -> None:
 
 
 def _session(scope: Scope) -> str:
-    """The value of the page's cookie; empty: there is none."""
+    """The value of the page's cookie; empty: the request has none."""
     text = (header(scope, b"cookie") or b"").decode("latin-1")
     cookies = (part.strip().partition("=") for part in text.split(";"))
     return next((value for name, _, value in cookies if name == COOKIE), "")
 
 
 def _wire_name(scope: Scope) -> str:
-    """Of the wire that a request is of; `page` for everything else."""
+    """The name of a request's wire; `page` for everything else."""
     wire: Wire | None = scope["state"]["wire"]
     return "page" if wire is None else wire.name
 
 
 def _route(scope: Scope) -> str:
-    """The path with names instead of values; `other` for what no route takes."""
+    """The path with parameter names instead of values; `other` where no route matches."""
     path: str | None = getattr(scope.get("route"), "path", None)
     if path is None:
         return "other"
@@ -245,7 +245,7 @@ def _stated_length(scope: Scope) -> int:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """Hands the body out once, and then whatever comes, which is that the client is gone."""
+    """Return the body once, then the next messages, which say that the client has disconnected."""
     pending = [body]
 
     async def replay() -> Message:
@@ -257,7 +257,7 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 
 def _patient(receive: Receive, timeout_s: float) -> Receive:
-    """Hands a body out as it comes, while it comes fast enough; then that the client is gone is waited for."""
+    """Return a body as it arrives while it is fast enough; then wait until the client disconnects."""
     started, size, is_whole = time.monotonic(), 0, False
 
     async def next_message() -> Message:

@@ -1,4 +1,4 @@
-"""What the service counts, as Prometheus reads it."""
+"""Prometheus metrics of the service."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tunerun.service.core.tuner import Tuner
 
 
 class Meters:
-    """Requests as they are answered; models, jobs and prompts as they are when the meters are read."""
+    """Counts requests as they are answered; reads the gauges of models, jobs and prompts when it is scraped."""
 
     def __init__(self, state: State, tuner: Tuner, answerer: Answerer) -> None:
         self._registry = CollectorRegistry()
@@ -30,14 +30,14 @@ class Meters:
         """Count a request.
 
         Args:
-            wire: that it is of.
-            route: with names instead of values, so that there are few.
+            wire: the name of its wire.
+            route: with the names of path parameters instead of values, so that there are few series.
         """
         self._requests.labels(wire, method, route, str(status)).inc()
         self._seconds.labels(wire, method, route).observe(seconds)
 
     def text(self) -> bytes:
-        """All of it, in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
@@ -52,7 +52,7 @@ class _Now(Collector):
         }
 
     def collect(self) -> Iterator[Metric]:
-        """Look now."""
+        """Collect current gauge values."""
         models = GaugeMetricFamily("tunerun_tuned_models", "Tuned models by state.", labels=["state"])
         for state, count in self._state.counts().items():
             models.add_metric([state.value], count)

@@ -1,7 +1,7 @@
-"""Which web pages of other origins may ask the service from a browser: the CORS protocol of the Fetch standard.
+"""Web pages of other origins that may call the service from a browser: the CORS protocol of the Fetch standard.
 
-Off by default: a browser then keeps every page from reading an answer. The wires' keys are in headers, so a page has to
-know one all the same, and cookies are never allowed: `*` and credentials are not offered.
+Off by default: a browser then keeps every other page from reading a response. A page needs a key in any case, since the
+wires take keys in headers; cookies are never allowed, so `*` with credentials is not possible.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tunerun.service.wires import Scope
 Headers = list[tuple[bytes, bytes]]
 
 MAX_AGE_S = 600
-"""How long a browser may remember what is allowed; Chromium's own limit is 7200 s, Safari's 600 s."""
+"""How long a browser may cache a preflight; Chromium's own limit is 7200 s, Safari's 600 s."""
 
 _ORIGIN = re.compile(
     r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?|(?:[a-z][a-z0-9+.-]*-extension|app)://[a-z0-9-]+"
@@ -27,13 +27,13 @@ _HEADER_NAMES = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+(?:[ \t]*,[ \t]*[a-z0-9!#$
 
 
 class Origins:
-    """The origins whose pages may ask.
+    """The origins whose pages may call the service.
 
     Args:
         origins: as a browser sends them, such as `https://app.example.org` or `http://localhost:5173`.
 
     Raises:
-        ConfigError: one is not an origin; names all such.
+        ConfigError: some are not origins; names all of them.
     """
 
     def __init__(self, origins: Iterable[str] = ()) -> None:
@@ -50,7 +50,7 @@ class Origins:
         self._allowed = {text.encode() for text in given}
 
     def headers(self, scope: Scope) -> Headers:
-        """The headers by which a browser shows an answer to the page that has asked."""
+        """The headers that let a browser pass a response to the calling page."""
         if not self._allowed:
             return []
         return [(b"vary", b"origin"), *self._allowing(scope)]
@@ -62,7 +62,7 @@ class Origins:
         return [(b"access-control-allow-origin", origin), (b"access-control-expose-headers", _EXPOSED)]
 
     def preflight(self, scope: Scope) -> Headers | None:
-        """What is answered to a browser that asks before it sends a request; None: it does not, or may not."""
+        """The headers of the response to a preflight; None: the request is not one, or the origin is not allowed."""
         if scope["method"] != "OPTIONS" or header(scope, b"access-control-request-method") is None:
             return None
         if header(scope, b"origin") not in self._allowed:

@@ -1,11 +1,11 @@
-"""What is refused of a request by its first line and its headers, before anything of it is used.
+"""Requests that are refused by their first line and their headers, before anything else is read.
 
 A browser that was made to resolve an attacker's name to this machine (DNS rebinding) sends that name as Host, so a name
 is accepted only where it is known; an address as Host needs no name server and is always accepted. Starlette's
 TrustedHostMiddleware is not used: it cannot accept all addresses, and it answers outside the envelope of a wire.
 
-What two readers may understand differently, such as a proxy and this service, is refused: headers and parameters that
-are sent twice, and Content-Length beside Transfer-Encoding (RFC 9112, 6.3, allows to; h11 would ignore the length).
+Anything that two parsers (a proxy's and this one) may read differently is refused: headers and parameters that are sent
+twice, and Content-Length beside Transfer-Encoding (RFC 9112, 6.3, allows to; h11 would ignore the length).
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _HOST = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9._-]+))(?::[0-9]
 
 
 class Hosts:
-    """The names under which the service may be asked, besides addresses and localhost.
+    """Host names that requests may have, besides addresses and localhost.
 
     Args:
         names: as `library.example.org`, without a port.
 
     Raises:
-        ConfigError: one is not a host's name; names all such.
+        ConfigError: some are not host names; names all of them.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
@@ -49,10 +49,10 @@ class Hosts:
         self._names = {LOCALHOST, *(name.lower() for name in given)}
 
     def check(self, header: bytes | None) -> None:
-        """Refuse a Host header with another name; HTTP/1.0 may have none, and no browser speaks that.
+        """Refuse a Host header with another name; HTTP/1.0, which browsers do not speak, may omit it.
 
         Raises:
-            ServiceError: it is another one, or malformed.
+            ServiceError: the name is another one, or malformed.
         """
         if header is None:
             return
@@ -69,15 +69,15 @@ class Hosts:
 
 
 def header(scope: Mapping[str, Any], name: bytes) -> bytes | None:
-    """The value of a request's header; None: it is not there."""
+    """The value of a request's header; None: the request does not have it."""
     return next((value for each, value in scope["headers"] if each == name), None)
 
 
 def check_headers(headers: Sequence[tuple[bytes, bytes]]) -> None:
-    """Refuse headers that readers may understand differently.
+    """Refuse headers that parsers may read differently.
 
     Raises:
-        ServiceError: one that may be there once is there more often, or there is a length beside Transfer-Encoding.
+        ServiceError: a header that may be sent once is sent twice, or a length beside Transfer-Encoding.
     """
     counts = Counter(name for name, _ in headers)
     twice = sorted(name.decode() for name in _SINGLE if counts[name] > 1)
@@ -90,10 +90,10 @@ def check_headers(headers: Sequence[tuple[bytes, bytes]]) -> None:
 
 
 def check_parameters(parameters: Iterable[tuple[str, str]]) -> None:
-    """Refuse a parameter that a query gives twice.
+    """Refuse a query with a repeated parameter.
 
     Raises:
-        ServiceError: there is one.
+        ServiceError: a parameter is repeated.
     """
     counts = Counter(name for name, _ in parameters)
     twice = [name[:60] for name, count in counts.items() if count > 1]
@@ -104,10 +104,10 @@ def check_parameters(parameters: Iterable[tuple[str, str]]) -> None:
 
 
 def check_proxies(addresses: Sequence[str]) -> None:
-    """Check what --proxy names.
+    """Check the values of --proxy.
 
     Raises:
-        ConfigError: one is neither an address nor a network; names all such.
+        ConfigError: some are neither an address nor a network; names all of them.
     """
     wrong = [text for text in addresses if not _is_network(text)]
     if wrong:

@@ -1,4 +1,4 @@
-"""Listen: uvicorn on an address, until SIGTERM or Ctrl-C."""
+"""Run the service under uvicorn until SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ KEEP_ALIVE_S = 30
 """How long a connection may be idle between two requests."""
 
 MAX_OPEN_FILES = 65_536
-"""Connections that are wanted at once, if the system allows so many."""
+"""Open files (connections) to allow, if the system permits so many."""
 
 
 def listening(host: str, port: int, *, allow_remote: bool) -> socket.socket:
-    """A socket that listens.
+    """Return a listening socket.
 
     Raises:
         ConfigError: the host is not this machine and that was not allowed, or the address is taken.
@@ -49,7 +49,7 @@ def listening(host: str, port: int, *, allow_remote: bool) -> socket.socket:
 
 
 def address_of(listener: socket.socket) -> str:
-    """The address for clients."""
+    """Return the URL of a listening socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -57,12 +57,12 @@ def address_of(listener: socket.socket) -> str:
 def configuration(
     application: Guard, proxies: Sequence[str] = (), connection: type[Connection] | None = None
 ) -> uvicorn.Config:
-    """How uvicorn serves.
+    """Return uvicorn's configuration.
 
     Args:
         proxies: addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are believed; uvicorn's own default
             believes whatever runs on this machine.
-        connection: what serves a connection, with its patience.
+        connection: the protocol class, which holds the timeouts.
     """
     return uvicorn.Config(
         application,
@@ -80,7 +80,7 @@ def configuration(
 
 
 def serve(service: Service, listener: socket.socket, on_ready: Callable[[], None], proxies: Sequence[str] = ()) -> None:
-    """Serve until SIGTERM or Ctrl-C; then running steps end, and what is queued waits for the next start.
+    """Serve until SIGTERM or Ctrl-C; then running steps end, and queued jobs wait for the next start.
 
     Args:
         on_ready: called once requests are answered.
@@ -103,7 +103,7 @@ def serve(service: Service, listener: socket.socket, on_ready: Callable[[], None
 
 
 class _Server(uvicorn.Server):
-    """Tells when it is ready, and when it is about to end: prompts that wait are refused while clients are there."""
+    """Calls back when it is ready, and before it ends: waiting prompts are refused while clients are connected."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], on_ending: Callable[[], None]) -> None:
         super().__init__(config)
@@ -121,27 +121,27 @@ class _Server(uvicorn.Server):
 
 
 class Connection(H11Protocol):
-    """Closes a connection on which no request arrives: uvicorn's own limit begins after the first answer.
+    """Closes a connection on which no request arrives; uvicorn's own timeout starts after the first response.
 
     Attributes:
-        header_timeout_s: how long it may be without a request that has arrived with all its headers.
+        header_timeout_s: seconds until a request's headers have to be complete.
     """
 
     header_timeout_s: float = 30.0
     _patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as its base does
-        """Begin to wait for a request."""
+        """Start the timeout of the first request."""
         super().connection_made(transport)
         self._await_request()
 
     def on_response_complete(self) -> None:
-        """Begin to wait for the next one."""
+        """Start the timeout of the next request."""
         super().on_response_complete()
         self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no more."""
+        """Cancel the timeout."""
         if self._patience is not None:
             self._patience.cancel()
         super().connection_lost(exc)
@@ -158,7 +158,7 @@ class Connection(H11Protocol):
 
 
 def _allow_open_files() -> None:
-    """Raise the limit of open files as far as it may be raised."""
+    """Raise the limit of open files as far as allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,4 +1,4 @@
-"""What the guard and the application ask of a wire; each wire is a package beside this module and a line in `WIRES`."""
+"""The interface of a wire to the middleware and the application; each is a package and a line in `WIRES`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Scope = MutableMapping[str, Any]
 
 
 class Wire(Protocol):
-    """A service's way of speaking; used by every thread and task at once, so it keeps nothing of a request."""
+    """An API that the service speaks; shared by all threads and tasks, so it keeps nothing of a request."""
 
     @property
     def name(self) -> str:
-        """Such as `gemini`; in logs and metrics."""
+        """Its name in logs and metrics, such as `gemini`."""
         ...
 
     def takes(self, scope: Scope) -> bool:
@@ -38,7 +38,7 @@ class Wire(Protocol):
         ...
 
     def reads_body_itself(self, scope: Scope) -> bool:
-        """Whether the guard leaves the body to the route, which reads it as it comes and bounds it: an upload."""
+        """Whether the route reads the body itself, as it arrives and with a limit of its own: an upload."""
         ...
 
     def refusal(self, error: ServiceError) -> tuple[int, Mapping[str, Any], Mapping[str, str]]:
@@ -47,7 +47,7 @@ class Wire(Protocol):
 
 
 WIRES: tuple[Wire, ...] = (OPENAI, GEMINI)
-"""A request is of the first that takes it. The last one's envelope refuses what none takes."""
+"""The first that takes a request handles it. The last one's envelope refuses requests that none takes."""
 
 
 def wire_taking(scope: Scope) -> Wire | None:
@@ -56,7 +56,7 @@ def wire_taking(scope: Scope) -> Wire | None:
 
 
 def refusal(scope: Scope, error: ServiceError) -> tuple[int, Mapping[str, Any], Mapping[str, str]]:
-    """How a request is refused: as the wire writes it that the guard has found to take the request."""
+    """The status, body and headers of a refusal, as the request's wire writes it."""
     wire: Wire = scope["state"].get("wire") or WIRES[-1]
     return wire.refusal(error)
 

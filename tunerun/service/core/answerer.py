@@ -1,7 +1,7 @@
 """Answers to prompts, by engines of their own, so that no prompt waits for a training job.
 
-Each base model has one engine, which keeps it in memory; what waits for it is in the queue of its backend, which has
-prompts to a base model and to all its tuned models answered together.
+Each base model has one engine, which keeps it in memory. Prompts to a base model and to its tuned models wait in the
+queue of that engine's backend, which batches them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tunerun.job import Answer, BaseModelRef, GenerateOptions, Prompt
 from tunerun.service.core.problems import Code, ServiceError
 
 MAX_WAITING = 1000
-"""Prompts to one base model that may wait; one more is refused. At a second each the last waits for 16 minutes."""
+"""The most prompts that may wait for one base model. At a second each, the last one waits for 16 minutes."""
 
 RETRY_AFTER_S = 10
 
@@ -26,7 +26,7 @@ class Answerer:
 
     Args:
         models: the base models.
-        open_engine: makes a backend whose engine is its own.
+        open_engine: makes a backend with an engine of its own.
     """
 
     def __init__(self, models: Sequence[BaseModelRef], open_engine: Callable[[], LocalBackend]) -> None:
@@ -44,10 +44,10 @@ class Answerer:
             engine.prepare([*self.engines])
 
     def load(self, on_loading: Callable[[BaseModelRef], None]) -> None:
-        """Have every base model in memory, so that no prompt waits for that.
+        """Load every base model into memory, so that no prompt waits for it.
 
         Args:
-            on_loading: given each base model before it is loaded.
+            on_loading: called with each base model before it is loaded.
 
         Raises:
             InputError: one cannot be loaded.
@@ -60,20 +60,20 @@ class Answerer:
 
     @property
     def is_alive(self) -> bool:
-        """Whether prompts are answered."""
+        """Whether every engine accepts prompts."""
         return all(engine.is_open for engine in self.engines.values())
 
     @property
     def waiting(self) -> int:
-        """How many prompts wait."""
+        """The number of waiting prompts."""
         return sum(engine.calls_waiting for engine in self.engines.values())
 
     def ask(self, model: BaseModelRef, prompt: Prompt, on_part: OnPart | None = None) -> Future[Answer]:
-        """Have a prompt answered; see `LocalBackend.ask`.
+        """Queue a prompt; see `LocalBackend.ask`.
 
         Args:
-            model: the base model of what is asked.
-            on_part: given each further part of the answer as it comes, from another thread.
+            model: the base model that the prompt is for, itself or with an adapter.
+            on_part: called with each further part of the answer, from another thread.
 
         Raises:
             ServiceError: too many prompts wait, or the service is ending.
@@ -84,7 +84,7 @@ class Answerer:
     def ask_together(
         self, model: BaseModelRef, prompts: Sequence[Prompt], on_part: Sequence[OnPart | None]
     ) -> list[Future[Answer]]:
-        """Have prompts answered that may share a batch: they are queued at once, or none is; see `ask`."""
+        """Queue prompts that may share a batch: all of them, or none; see `ask`."""
         engine = self.engines[model]
         with self._asking:
             if self._is_ending:
@@ -98,18 +98,18 @@ class Answerer:
             return engine.ask(model, prompts, on_part)
 
     def leave(self, model: BaseModelRef, answer: Future[Answer]) -> None:
-        """Take a prompt back: one that waits is not answered, one that is being answered ends at the next token."""
+        """Cancel a prompt: one that waits is dropped, one that is being answered ends at the next token."""
         self.engines[model].leave(answer)
 
     def refuse(self) -> None:
-        """Refuse what waits and what still comes; what is being answered is answered."""
+        """Refuse waiting and further prompts; those that are being answered are finished."""
         with self._asking:
             self._is_ending = True
         for engine in self.engines.values():
             engine.refuse_waiting(ServiceError(Code.UNAVAILABLE, "the service is ending; ask again"))
 
     def end(self) -> None:
-        """Refuse what waits, and let go of the engines."""
+        """Refuse waiting prompts, and close the engines."""
         self.refuse()
         for engine in self.engines.values():
             engine.__exit__(None, None, None)

@@ -1,4 +1,4 @@
-"""Base models and tuned models as a wire asks them: what is behind a name, and its answers."""
+"""The models that a wire can call: what a name refers to, and answers from it."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from tunerun.service.core.sweep_models import REMEDY
 from tunerun.service.core.tuner import Tuner
 
 LOOK_S = 1.0
-"""Between two looks whether a client is still there."""
+"""Between two checks whether a client is still connected."""
 
 UNPREDICTABLE = "the tuning of this model was cancelled before its end; the quality of its answers is unpredictable"
 
 
 @dataclass(frozen=True)
 class Called:
-    """A model that is asked.
+    """A model to call.
 
     Attributes:
-        name: as the client is answered it.
+        name: as it appears in responses.
         offered: the base model.
-        adapter: where the tuned model is; None: the base model itself is asked.
-        defaults: for what a request says nothing of.
-        tuned_model: the id of the tuned model; None: the base model itself is asked.
-        warning: what has to be known of its answers; None: nothing.
+        adapter: folder of the tuned model; None: the base model itself.
+        defaults: of options that a request does not set.
+        tuned_model: the id of the tuned model; None: the base model itself.
+        warning: a caveat about its answers; None: there is none.
         template: renders prompts that name its columns; None: it has none.
-        remedy: what helps where its files are missing or damaged.
+        remedy: what to do where its files are missing or damaged.
     """
 
     name: str
@@ -53,10 +53,10 @@ class Called:
     remedy: str = "delete it, and create it again"
 
     def prepared(self, prompt: Prompt, field: str) -> Prompt:
-        """A prompt with the system message that the model's template makes of the client's; may take up to a second.
+        """Return a prompt with the system message that the model's template makes of the client's; may take a second.
 
         Args:
-            field: of the request, which holds the system message.
+            field: the field of the request that holds the system message.
 
         Raises:
             ServiceError: the template cannot be rendered with it.
@@ -70,10 +70,10 @@ class Called:
 
 
 class CalledModels:
-    """The models that can be asked.
+    """Looks up models and has them answer.
 
     Args:
-        tuner: knows where tuned models lie.
+        tuner: knows the folders of tuned models.
     """
 
     def __init__(self, library: Library, tuner: Tuner, answerer: Answerer) -> None:
@@ -82,10 +82,10 @@ class CalledModels:
         self._answerer = answerer
 
     def base(self, name: str) -> Called:
-        """A base model that is asked.
+        """Look up a base model.
 
         Raises:
-            ServiceError: there is none of that name.
+            ServiceError: no base model has that name.
         """
         offered = self.library.catalogue.find(name)
         if offered is None:
@@ -93,13 +93,13 @@ class CalledModels:
         return Called(f"models/{name}", offered, None, Serving())
 
     def tuned(self, caller: Key, identifier: str, step: int | None = None) -> Called:
-        """A tuned model that is asked.
+        """Look up a tuned model.
 
         Args:
-            step: of the checkpoint that is asked, which answers from its epoch's end on; None: the tuned model itself.
+            step: of a checkpoint, which can answer once its epoch has ended; None: the tuned model itself.
 
         Raises:
-            ServiceError: there is none that the caller may see, or it cannot answer.
+            ServiceError: the caller may not see such a model, or it cannot answer.
         """
         row = self.library.get(caller, identifier)
         offered = self.library.catalogue.find(row.base_model)
@@ -124,10 +124,10 @@ class CalledModels:
     def ask(
         self, called: Called, prompts: Sequence[Prompt], on_part: Callable[[int, AnswerPart], None] | None = None
     ) -> list[Future[Answer]]:
-        """Have prompts answered, which `Called.prepared` has made.
+        """Queue prompts that `Called.prepared` has made.
 
         Args:
-            on_part: given a prompt's position and each further part of its answer, from another thread.
+            on_part: called with a prompt's position and each further part of its answer, from another thread.
 
         Raises:
             ServiceError: too many prompts wait, or the service is ending.
@@ -136,16 +136,16 @@ class CalledModels:
         return self._answerer.ask_together(called.offered.model, prompts, parts)
 
     def leave(self, called: Called, answer: Future[Answer]) -> None:
-        """Stop an answer that nobody waits for any more."""
+        """Stop an answer whose client is gone."""
         self._answerer.leave(called.offered.model, answer)
 
     async def answered(
         self, called: Called, answers: list[Future[Answer]], is_disconnected: Callable[[], Awaitable[bool]], field: str
     ) -> list[Answer]:
-        """Wait for answers; those whose client is gone are stopped.
+        """Wait for answers, and stop them if their client disconnects.
 
         Args:
-            field: of the request, which holds the prompt.
+            field: the field of the request that holds the prompt.
 
         Raises:
             ServiceError: there is no answer, or the client is gone.
@@ -163,10 +163,10 @@ class CalledModels:
             waiting.cancel()  # of several, the others where one has failed
 
     async def awaited(self, future: Future[Answer], called: Called, field: str) -> Answer:
-        """An answer of the engine; a caller that stops waiting takes the prompt back.
+        """Wait for an answer; cancelling this cancels the prompt.
 
         Raises:
-            ServiceError: there is none.
+            ServiceError: the prompt has no answer.
         """
         try:
             answer: Answer = await asyncio.wrap_future(future)

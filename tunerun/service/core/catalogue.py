@@ -13,7 +13,7 @@ from tunerun.errors import ConfigError
 from tunerun.job import BaseModelRef
 
 WIRE_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
-"""What a base model can be called, as `models/NAME`."""
+"""Names that a base model can have, as `models/NAME`."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class OfferedModel:
 
     @property
     def name(self) -> str:
-        """Without `models/`."""
+        """The name, without `models/`."""
         return self.model.name
 
 
@@ -60,5 +60,5 @@ class Catalogue:
 
 
 def _context_tokens(model: BaseModelRef, cache: Path) -> int | None:
-    """The less of what the config and the model's own files say."""
+    """The smaller of the limits in the config and in the model's own files."""
     return base_model.find(model, cache).context_tokens(model)

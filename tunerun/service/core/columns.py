@@ -31,7 +31,7 @@ class ColumnTemplate:
         return tuple(sorted(self._template.input_columns))
 
     def text_of(self, given: str) -> str:
-        """What the model is given for a text of a client.
+        """Render a client's text for the model.
 
         Raises:
             TemplateError: the text names a column, and the template cannot be rendered with what it has.
@@ -43,7 +43,7 @@ class ColumnTemplate:
             return self._template.render_part("text_input", row)
 
     def system_of(self, given: str) -> str:
-        """What system message is sent for the one of a client; empty: none.
+        """Return the system message to use for a client's; empty: none.
 
         A template that has its own system message sends that where the client has none, as in training; one that says
         what becomes of `{{ system }}` makes it of the client's. A client's own message replaces a constant one, and one

@@ -1,4 +1,4 @@
-"""Who may ask: keys with owners and scopes, in a file that only its owner can read."""
+"""API keys, with owners and scopes, in a file that only its owner can read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Key:
 
     Attributes:
         id: for people: to list and to revoke it, and in logs.
-        owner: an e-mail address; who has what permission is said by it.
+        owner: an e-mail address, by which permissions are granted.
         scopes: what it may be used for, as OAuth's.
         created_at: in seconds since 1970 (UTC).
     """
@@ -100,7 +100,7 @@ class KeyFile:
         return found
 
     def add(self, owner: str, scopes: Iterable[str]) -> Key:
-        """Make another key."""
+        """Add a key for an owner, and return it."""
         with self._changing():
             keys = list(self.keys())
             key = _new(owner, scopes, keys)
@@ -108,10 +108,10 @@ class KeyFile:
             return key
 
     def revoke(self, identifier: str) -> Key:
-        """Take a key away; it is refused from now on.
+        """Revoke a key: it is refused from now on.
 
         Raises:
-            NotFoundError: there is no such key.
+            NotFoundError: no key has that id.
         """
         with self._changing():
             keys = {key.id: key for key in self.keys()}

@@ -1,4 +1,4 @@
-"""What may be done with tuned models, and by whom.
+"""Operations on tuned models, and who may do which.
 
 Decided here, because the documents of neither wire say: a tuned model of a tuned model continues that one's adapter; a
 writer may cancel; a list leaves out what everyone may read; there are no groups.
@@ -28,10 +28,10 @@ class Library:
     """The tuned models of the service, for those who may see them.
 
     Args:
-        sweep_models: tuned models of sweeps, which everyone may see and ask, and nobody may change.
+        sweep_models: tuned models of sweeps: everyone may see and call them, and they cannot be changed.
 
     Raises:
-        ConfigError: some of these have names of the service's own.
+        ConfigError: some of these have the names of tuned models that the service has made.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class Library:
                 ]
             )
 
-    # Who may
+    # Access
 
     def get(self, caller: Key, identifier: str, role: Role = Role.READER) -> TunedModelRow:
-        """A tuned model that the caller may use in a role.
+        """Return a tuned model that the caller has a role on.
 
         Raises:
-            ServiceError: there is none that the caller may see, or the role is missing.
+            ServiceError: the caller may not see such a model, or lacks the role.
         """
         if (one := self.sweep_models.get(identifier)) is not None:
             if role is not Role.READER:
@@ -88,7 +88,7 @@ class Library:
         """Take a tuning job, and give the tuned model its name.
 
         Raises:
-            ServiceError: something of it is wrong, or the id is taken.
+            ServiceError: the request is invalid, or the id is taken.
         """
         base, source = self._start(caller, new)
         check(new, base)
@@ -103,7 +103,7 @@ class Library:
         return created
 
     def _start(self, caller: Key, new: NewModel) -> tuple[OfferedModel, TunedModelRow | None]:
-        """The base model, and the tuned model that is started from where there is one."""
+        """Return the base model, and the tuned model that training starts from, if any."""
         if bool(new.source) == bool(new.base_model):
             raise invalid("base_model", "give either a base model or a tuned model to start from")
         source = self.get(caller, new.source) if new.source else None
@@ -122,7 +122,7 @@ class Library:
         return base, source
 
     def listed(self, listing: Listing, size: int) -> Sequence[TunedModelRow]:
-        """What a list holds, at most `size`: the service's own tuned models and those of sweeps."""
+        """Return the tuned models of a list, at most `size`: the service's own and those of sweeps."""
         rows = [one.row for one in self.sweep_models.values() if one.is_in(listing)]
         rows += self._state.tuned_models(listing, size)
         return sorted(rows, key=lambda row: row.number, reverse=listing.newest_first)[:size]
@@ -200,7 +200,7 @@ class Library:
         return self.get(caller, identifier)
 
     def delete(self, caller: Key, identifier: str) -> None:
-        """Delete a tuned model; its job ends if it is under way."""
+        """Delete a tuned model, and end its job if it has not ended."""
         self.get(caller, identifier, Role.OWNER)
         self._state.delete(identifier)
         self._tuner.look()
@@ -215,7 +215,7 @@ class Library:
         return row
 
     def cancel(self, caller: Key, identifier: str, operation: str | None = None) -> None:
-        """End the job of a tuned model within a step; one that has ended stays as it is."""
+        """Cancel the job of a tuned model, within a step; one that has ended is left as it is."""
         row = self.get(caller, identifier, Role.WRITER)
         if operation is not None and row.operation != operation:
             raise not_found(f"tunedModels/{identifier}/operations/{operation}")
@@ -223,7 +223,7 @@ class Library:
         self._tuner.look()
 
     def pause(self, caller: Key, identifier: str) -> TunedModelRow:
-        """Have the job of a tuned model wait until it is resumed: its engine is free within a step, its curve stays.
+        """Pause the job of a tuned model until it is resumed: its engine is free within a step, its curve is kept.
 
         Raises:
             ServiceError: the job has ended, or is being cancelled.
@@ -231,7 +231,7 @@ class Library:
         return self._set_paused(caller, identifier, is_paused=True)
 
     def resume(self, caller: Key, identifier: str) -> TunedModelRow:
-        """Have a paused job queue again; it continues at its step.
+        """Queue a paused job again; it continues at its step.
 
         Raises:
             ServiceError: the job has ended, or is being cancelled.
@@ -259,7 +259,7 @@ class Library:
         return self._state.permissions(identifier) if one is None else [one.permission]
 
     def permission(self, caller: Key, identifier: str, permission: str) -> PermissionRow:
-        """One of them."""
+        """Return one permission for a tuned model, by its id."""
         found = next((p for p in self.permissions(caller, identifier) if p.id == permission), None)
         if found is None:
             raise not_found(f"tunedModels/{identifier}/permissions/{permission}")
@@ -272,7 +272,7 @@ class Library:
             email: of the user.
 
         Raises:
-            ServiceError: there is no such role to give, or the grantee has a permission already.
+            ServiceError: the role cannot be granted, or the grantee has a permission already.
         """
         self.get(caller, identifier, Role.WRITER)
         _check_role(grantee, role)
@@ -296,7 +296,7 @@ class Library:
         return replace(row, role=role)
 
     def revoke(self, caller: Key, identifier: str, permission: str) -> None:
-        """Take a permission away; the owner's stays."""
+        """Revoke a permission; the owner's cannot be revoked."""
         self.get(caller, identifier, Role.WRITER)
         if self.permission(caller, identifier, permission).role is Role.OWNER:
             raise ServiceError(
@@ -317,7 +317,7 @@ class Library:
 
 
 def _check_role(grantee: Grantee, role: Role) -> None:
-    """Refuse a role that cannot be given."""
+    """Refuse a role that cannot be granted."""
     if role is Role.OWNER:
         raise invalid("role", "there is one OWNER; a transfer of the ownership makes another one")
     if grantee is Grantee.EVERYONE and role is not Role.READER:

@@ -1,6 +1,6 @@
-"""What a wire asks the core to tune, and the row that it becomes.
+"""A tuning job as a wire requests it from the core, its validation, and the row that it becomes.
 
-A wire checks its own affair (limits and defaults that its documents give); here is what the engine can do.
+A wire applies the limits and defaults of its own documents; this module checks what the engine can train.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _ID_RULE = "1 to 40 lower case letters, digits and dashes, a letter first and no
 
 @dataclass(frozen=True)
 class NewModel:
-    """A tuning job that a client asks for.
+    """A requested tuning job.
 
     Attributes:
         base_model: a name of the catalogue; empty: that of `source`.
         source: the id of the tuned model that training begins with; empty: a new adapter.
         training, validation: the examples; the core checks that the base model can read each whole.
-        identifier: the id that the tuned model shall have; empty: the core makes one.
+        identifier: the id of the tuned model; empty: the core makes one.
         display_name, description: for people.
         epoch_count, batch_size, learning_rate: what the optimiser gets; the wire has filled in its defaults.
         learning_rate_multiplier: what was asked for instead of a rate, which has it in it; None: nothing.
@@ -75,7 +75,7 @@ class NewModel:
 
 
 def check(new: NewModel, base: OfferedModel) -> None:
-    """Check what the engine needs of a job.
+    """Check that the engine can train a job.
 
     Raises:
         ServiceError: a hyperparameter cannot be learned with, there are no examples, or the base model cannot read some

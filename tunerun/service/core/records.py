@@ -1,4 +1,4 @@
-"""What the service's state holds, as plain values."""
+"""The rows of the service's state, as plain values."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class ModelState(StrEnum):
 
 
 class Role(StrEnum):
-    """What a user may do with a tuned model; each role may do what the next one may."""
+    """A user's role on a tuned model; each includes the rights of the next one."""
 
     OWNER = "OWNER"
     WRITER = "WRITER"
     READER = "READER"
 
     def includes(self, other: Role) -> bool:
-        """Whether it may do what the other one may."""
+        """Whether it has the rights of the other role."""
         return _RANKS.index(self) <= _RANKS.index(other)
 
 
@@ -32,19 +32,19 @@ _RANKS = list(Role)
 
 
 class Grantee(StrEnum):
-    """Who has a permission; this service knows no groups."""
+    """The kind of grantee of a permission; there are no groups."""
 
     USER = "USER"
     EVERYONE = "EVERYONE"
 
 
 DEFAULT_OUTPUT_TOKENS = 256
-"""Of an answer, where the request names no limit. Our choice: small models that never end would take long."""
+"""Limit of an answer where the request has none. Our choice: small models that never end would take long."""
 
 
 @dataclass(frozen=True)
 class Serving:
-    """What answers are given with where the request says nothing: greedy, unless the tuned model has its own values."""
+    """Defaults of answers: greedy, unless the tuned model has its own values."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -59,7 +59,7 @@ class TunedModelRow:
     Attributes:
         number: in the order of creation.
         id: `tunedModels/<id>` is its name.
-        key: what the engine knows its job by; never used twice, also when an id is.
+        key: of its job, for the engine; never reused, even where an id is.
         folder: its name under `tuned_models/`.
         base_model: a name of the catalogue.
         source: the id of the tuned model it started from, and `source_folder` that one's folder; None: a base model.
@@ -74,12 +74,12 @@ class TunedModelRow:
             per output token; None: the request had none, or the job has not ended.
         error_code: number of the `Code` of why it is FAILED; None otherwise.
         seed: of its job.
-        suffix: what its creator wants to see in its name; empty: nothing.
+        suffix: part of its name that its creator chose; empty: none.
         metadata: words of its creator, by which a list can be filtered.
         notes: what the wire that took the job has to remember of the request, as JSON values; the core reads none.
         keeps_epochs: whether its job keeps a checkpoint after each epoch.
         is_paused: whether its job waits until its creator resumes it; it then continues at its step.
-        trained_tokens: that its job has learned from, all epochs together; None: it has not ended, or nobody counted.
+        trained_tokens: that its job has learned from, all epochs together; None: it has not ended, or was not counted.
     """
 
     number: int
@@ -122,14 +122,14 @@ class TunedModelRow:
 
     @property
     def serving(self) -> Serving:
-        """What its answers are given with by default."""
+        """The defaults of its answers."""
         own = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k")}
         return Serving(**{name: value for name, value in own.items() if value is not None})
 
 
 @dataclass(frozen=True)
 class EpochRow:
-    """What a job had reached after an epoch.
+    """The state of a job after an epoch.
 
     Attributes:
         key: the tuned model's.
@@ -149,7 +149,7 @@ class EpochRow:
 
 @dataclass(frozen=True)
 class PermissionRow:
-    """Who may do what with a tuned model; `email` is None for everyone."""
+    """A permission for a tuned model; `email` is None for everyone."""
 
     tuned_model: str
     id: str
@@ -174,8 +174,8 @@ class StoredFile:
 
     Attributes:
         number: in the order of arrival.
-        name: as the client called it; only shown.
-        purpose: what the client wants it for, in the words of its wire.
+        name: as the client sent it; only shown.
+        purpose: as the client stated it, in the terms of its wire.
         size: in bytes.
         created_at, expires_at: in seconds since 1970 (UTC); None: it stays until it is deleted.
     """
@@ -192,10 +192,10 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a list holds.
+    """A query for a list of tuned models.
 
     Attributes:
-        reader: whose list it is.
+        reader: the e-mail address of the caller.
         words: that must all be in display name or description.
         role: what the reader has to be; READER: any permission does.
         everyone: only what everyone may read; otherwise that is left out, unless it is also the reader's own.

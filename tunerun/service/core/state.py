@@ -70,7 +70,7 @@ class State:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One thread at a time, each with the patience that it has for another program, or they would add up."""
+        """Hold this process's lock; the wait for it is limited as that for another program's, or they would add up."""
         if not self._lock.acquire(timeout=BUSY_TIMEOUT_S):
             raise LedgerError(f"{self._file.path}: busy for more than {BUSY_TIMEOUT_S:g} s; ask again")
         try:
@@ -96,7 +96,7 @@ class State:
         owner: PermissionRow,
         held_out: Sequence[Example] = (),
     ) -> TunedModelRow | None:
-        """Write a tuned model down with all that belongs to it, and return it; None: its id is taken."""
+        """Insert a tuned model with its examples and its owner's permission; None: its id is taken."""
         values = asdict(model)
         values |= {name: json.dumps(values[name], ensure_ascii=False) for name in _AS_JSON}
         marks = ", ".join("?" * len(_INSERTED))
@@ -154,7 +154,7 @@ class State:
         return [_tuned_model(row) for row in rows]
 
     def waiting(self, base_models: Sequence[str], running: Sequence[str], size: int) -> list[TunedModelRow]:
-        """What is to be tuned next, in the order of creation, at most `size`.
+        """Return the next jobs to train, in the order of creation, at most `size`; a negative size: all.
 
         Args:
             base_models: that can be tuned now.
@@ -168,7 +168,11 @@ class State:
         return [_tuned_model(row) for row in rows]
 
     def cancelled(self, running: Sequence[str]) -> list[TunedModelRow]:
-        """What is to be cancelled, and is not under way."""
+        """Return the jobs to cancel that were not submitted.
+
+        Args:
+            running: the keys of those that were.
+        """
         rows = self._rows(
             f"SELECT * FROM tuned_model WHERE state = ? AND is_cancelling AND key NOT IN ({_marks(running)})",
             [ModelState.CREATING, *running],
@@ -176,21 +180,21 @@ class State:
         return [_tuned_model(row) for row in rows]
 
     def is_source(self, folder: str) -> bool:
-        """Whether something that is yet to be tuned starts from a folder."""
+        """Whether a job that has not ended starts from a folder."""
         found = "SELECT 1 FROM tuned_model WHERE state = ? AND source_folder = ? LIMIT 1"
         return bool(self._rows(found, [ModelState.CREATING, folder]))
 
     def counts(self) -> dict[ModelState, int]:
-        """How many tuned models are in which state."""
+        """The number of tuned models in each state."""
         rows = self._rows("SELECT state, count(*) AS count FROM tuned_model GROUP BY state")
         return dict.fromkeys(ModelState, 0) | {ModelState(row["state"]): row["count"] for row in rows}
 
     def examples(self, key: str) -> tuple[Example, ...]:
-        """What a tuned model is tuned on."""
+        """The training examples of a tuned model."""
         return self._examples("examples", key)
 
     def held_out(self, key: str) -> tuple[Example, ...]:
-        """What a tuned model's loss is measured on when it is tuned."""
+        """The held-out examples of a tuned model."""
         return self._examples("validation", key)
 
     def _examples(self, column: str, key: str) -> tuple[Example, ...]:
@@ -213,11 +217,11 @@ class State:
         return [_snapshot(row) for row in rows]
 
     def epochs(self, key: str) -> list[EpochRow]:
-        """What a job had reached after each of its epochs, by epoch."""
+        """The state of a job after each of its epochs, by epoch."""
         return [EpochRow(**row) for row in self._rows("SELECT * FROM epoch WHERE key = ? ORDER BY epoch", [key])]
 
     def change(self, identifier: str, values: Mapping[str, Any]) -> None:
-        """Change what may be changed of a tuned model, and say when."""
+        """Update columns of a tuned model, and the time of its last change."""
         values = {name: json.dumps(value) if name in _AS_JSON else value for name, value in values.items()}
         with self._writing():
             self._file.write(
@@ -227,7 +231,7 @@ class State:
             )
 
     def delete(self, identifier: str) -> None:
-        """Forget a tuned model; its folder is noted until `cleared`."""
+        """Delete a tuned model; its folder is noted until `cleared`."""
         with self._writing():
             self._file.write("INSERT INTO leftover SELECT folder FROM tuned_model WHERE id = ?", [identifier])
             self._file.write("DELETE FROM tuned_model WHERE id = ?", [identifier])
@@ -244,14 +248,14 @@ class State:
     # Jobs
 
     def request_cancel(self, identifier: str) -> None:
-        """Note that a job has to end."""
+        """Note that a job is to be cancelled."""
         with self._writing():
             self._file.write(
                 "UPDATE tuned_model SET is_cancelling = 1 WHERE id = ? AND state = ?", [identifier, ModelState.CREATING]
             )
 
     def set_paused(self, identifier: str, *, is_paused: bool) -> None:
-        """Note whether a job that has not ended waits for its creator."""
+        """Note whether a job that has not ended is paused."""
         with self._writing():
             self._file.write(
                 "UPDATE tuned_model SET is_paused = ?, updated_at = max(updated_at, ?) "
@@ -278,7 +282,7 @@ class State:
             self._file.write("UPDATE tuned_model SET started_at = NULL WHERE key = ?", [key])
 
     def record(self, key: str, snapshots: Sequence[Snapshot], epochs: Sequence[EpochRow] = ()) -> None:
-        """Keep further steps of a curve, and what was reached after further epochs."""
+        """Store further steps of a curve, and the state after further epochs."""
         with self._writing():
             if self._file.rows("SELECT 1 FROM tuned_model WHERE key = ?", [key]):
                 self._file.write_many(
@@ -300,7 +304,7 @@ class State:
         losses: tuple[float | None, float | None] = (None, None),
         trained_tokens: int | None = None,
     ) -> None:
-        """Note how a job ended; one that has ended stays as it is.
+        """Note how a job ended; one that has ended already is left as it is.
 
         Args:
             losses: of the examples held out, by the tuned model and by its base model.
@@ -328,7 +332,7 @@ class State:
         )  # fmt: skip
 
     def grant(self, permission: PermissionRow) -> bool:
-        """Add a permission; False: the grantee has one already, or the tuned model is gone."""
+        """Add a permission; False: the grantee has one already, or the tuned model was deleted."""
         same = [p for p in self.permissions(permission.tuned_model) if p.grantee == permission.grantee]
         if any(p.email == permission.email for p in same):
             return False
@@ -343,7 +347,7 @@ class State:
         ]
 
     def roles(self, identifiers: Sequence[str], email: str) -> dict[str, set[Role]]:
-        """What a user may do with tuned models, by id; what everyone may do is part of it."""
+        """The roles of a user on tuned models, by id; they include those that everyone has."""
         rows = self._rows(
             f"SELECT tuned_model, role FROM permission WHERE tuned_model IN ({_marks(identifiers)}) "
             "AND (email = ? OR grantee = ?)",
@@ -355,14 +359,14 @@ class State:
         return found
 
     def change_role(self, identifier: str, permission: str, role: Role) -> None:
-        """Give a permission another role."""
+        """Change the role of a permission."""
         with self._writing():
             self._file.write(
                 "UPDATE permission SET role = ? WHERE tuned_model = ? AND id = ?", [role, identifier, permission]
             )
 
     def revoke(self, identifier: str, permission: str) -> None:
-        """Take a permission away."""
+        """Delete a permission."""
         with self._writing():
             self._file.write("DELETE FROM permission WHERE tuned_model = ? AND id = ?", [identifier, permission])
 
@@ -379,7 +383,7 @@ class State:
     # Files
 
     def add_file(self, file: FileRow) -> None:
-        """Keep an uploaded file."""
+        """Store an uploaded file."""
         with self._writing():
             self._file.write(
                 "INSERT INTO file VALUES (?, ?, ?, ?, ?)", [file.id, file.owner, file.name, file.content, time.time()]
@@ -401,7 +405,7 @@ class State:
         return replace(file, number=number)
 
     def stored_file(self, identifier: str, owner: str, now: float) -> StoredFile | None:
-        """A file on disk; None: the user has none of this id, or its time is over."""
+        """A file on disk; None: the user has none with this id, or it has expired."""
         rows = self._rows(
             "SELECT * FROM stored_file WHERE id = ? AND owner = ? AND coalesce(expires_at > ?, 1)",
             [identifier, owner, now],
@@ -412,7 +416,7 @@ class State:
         """The files on disk of a user, the oldest first.
 
         Args:
-            purpose: of which they are; None: of any.
+            purpose: that they have; None: any.
         """
         rows = self._rows(
             "SELECT * FROM stored_file WHERE owner = ? AND coalesce(purpose = ?, 1) AND coalesce(expires_at > ?, 1) "
@@ -422,7 +426,7 @@ class State:
         return [StoredFile(**row) for row in rows]
 
     def expired_files(self, now: float) -> list[StoredFile]:
-        """The files whose time is over, of all users."""
+        """The expired files of all users."""
         return [StoredFile(**row) for row in self._rows("SELECT * FROM stored_file WHERE expires_at <= ?", [now])]
 
     def stored_file_ids(self) -> set[str]:
@@ -430,12 +434,12 @@ class State:
         return {row["id"] for row in self._rows("SELECT id FROM stored_file")}
 
     def drop_stored_file(self, identifier: str) -> None:
-        """Forget a file on disk."""
+        """Delete the row of a file on disk."""
         with self._writing():
             self._file.write("DELETE FROM stored_file WHERE id = ?", [identifier])
 
     def drop_files(self, owner: str, *, keep: int) -> None:
-        """Forget all uploaded files of a user but the newest few."""
+        """Delete all uploaded files of a user but the newest few."""
         with self._writing():
             self._file.write(
                 "DELETE FROM file WHERE owner = ? AND id NOT IN "

@@ -117,7 +117,7 @@ class StoredFiles:
         return self._state.stored_files(owner, purpose, time.time())
 
     def path_of(self, file: StoredFile) -> Path:
-        """Where its bytes are."""
+        """The path of its content."""
         return self._folder / file.id
 
     def delete(self, file: StoredFile) -> None:

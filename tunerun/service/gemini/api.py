@@ -88,7 +88,7 @@ class Methods:
         self.library = models.library
 
     async def answer(self, called: Called, asked: wire.GenerateContent, request: Request) -> JSONResponse:
-        """The answer to a prompt."""
+        """Answer a prompt with one candidate."""
         prompt = await _prompt(called, asked)
         response = JSONResponse(await self._answered(called, prompt, request))
         warn(response, called.warning)
@@ -175,7 +175,7 @@ async def _array(first: Json, parts: AsyncIterator[Json]) -> AsyncIterator[str]:
 
 
 def routes(methods: Methods) -> APIRouter:
-    """All methods, under both versions."""
+    """The routes of all methods, under both versions."""
     router = APIRouter(dependencies=_SECURITY, responses=_ERRORS, default_response_class=JSONResponse)
     for version in VERSIONS:
         router.include_router(_models(methods), prefix=f"/{version}", tags=["models"])

@@ -145,7 +145,7 @@ class TuningExample(Body):
 
 
 class TuningExamples(Body):
-    """Many of them."""
+    """The training examples of an inline dataset."""
 
     examples: (
         Annotated[list[TuningExample], Field(fail_fast=True, max_length=MAX_EXAMPLES), BeforeValidator(_listed)] | None
@@ -216,7 +216,7 @@ class Permission(Body):
 
 
 class TransferOwnership(Body):
-    """Who becomes the owner."""
+    """The body of `transferOwnership`."""
 
     name: Ignored = None
     email_address: str | None = None
@@ -250,7 +250,7 @@ class Content(Body):
 
 
 class GenerationConfig(Body):
-    """How to answer."""
+    """Options of an answer."""
 
     candidate_count: Int32 | None = None
     stop_sequences: Several[str] | None = None
@@ -276,7 +276,7 @@ class GenerationConfig(Body):
 
 
 class GenerateContent(Body):
-    """A prompt."""
+    """The body of `generateContent`."""
 
     model: Ignored = None
     system_instruction: Content | None = None
@@ -312,7 +312,7 @@ def timestamp(seconds: float | None) -> str | None:
 
 
 def model(offered: OfferedModel) -> Json:
-    """A base model."""
+    """A base model as the API's JSON."""
     limit = offered.context_tokens or DEFAULT_CONTEXT
     return _serving(Serving()) | message(
         name=f"models/{offered.name}",
@@ -333,7 +333,7 @@ def _serving(values: Serving) -> Json:
 
 
 def tuned_model(row: TunedModelRow, curve: Sequence[Snapshot]) -> Json:
-    """A tuned model."""
+    """A tuned model as the API's JSON."""
     source = f"tunedModels/{row.source}" if row.source else None
     base = f"models/{row.base_model}"
     return _serving(row.serving) | message(
@@ -399,7 +399,7 @@ def operation(row: TunedModelRow, curve: Sequence[Snapshot]) -> Json:
 
 
 def permission(row: PermissionRow) -> Json:
-    """A permission."""
+    """A permission as the API's JSON."""
     return message(
         name=f"tunedModels/{row.tuned_model}/permissions/{row.id}",
         grantee_type=row.grantee.value,

@@ -53,7 +53,7 @@ class Chunks(Protocol):
         ...
 
     def end(self, usage: Json) -> Sequence[Json]:
-        """What follows the last part."""
+        """The chunks after the last part."""
         ...
 
 
@@ -73,7 +73,7 @@ class Asked:
     prompt_tokens: int
 
     def usage(self, answers: Sequence[Answer]) -> Json:
-        """What a request has used."""
+        """The token counts of a request."""
         completion = sum(answer.tokens for answer in answers)
         return {
             "prompt_tokens": self.prompt_tokens,

@@ -29,7 +29,7 @@ _NOT_HERE = {
 
 
 class ErrorObject(BaseModel):
-    """Why a request is refused."""
+    """The error of a refused request."""
 
     message: str
     type: str
@@ -38,7 +38,7 @@ class ErrorObject(BaseModel):
 
 
 class ErrorEnvelope(BaseModel):
-    """The body of every answer that is not a success."""
+    """The body of every error response."""
 
     error: ErrorObject
 

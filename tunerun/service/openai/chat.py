@@ -16,7 +16,7 @@ from tunerun.service.openai.method import Caller, Operation
 
 
 def router(answering: Answering) -> APIRouter:
-    """The operation."""
+    """The route of chat completions."""
     found = APIRouter(route_class=Operation, tags=["chat"])
 
     @found.post("/chat/completions")

@@ -53,14 +53,14 @@ class JsonSchema(Body):
 
 
 class ResponseFormat(Body):
-    """Which form an answer has."""
+    """The required format of an answer."""
 
     type: str
     json_schema: JsonSchema | None = None
 
 
 class ChatCompletion(Sampling):
-    """A request of chat completions."""
+    """The body of `POST /v1/chat/completions`."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Int32 | None = None

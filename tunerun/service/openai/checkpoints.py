@@ -14,7 +14,7 @@ PAGE = 10
 
 
 def losses_of(snapshot: Snapshot | None, epoch: EpochRow | None) -> dict[str, float]:
-    """The losses after a step, by OpenAI's names; those that were not measured, or are no numbers, are left out.
+    """The losses after a step, by OpenAI's names; those that were not measured or are not finite are omitted.
 
     A loss of the examples held out is of all of them, which OpenAI calls full; what it samples at other steps is not
     measured here, so both of its names have the one number.

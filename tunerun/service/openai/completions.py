@@ -28,7 +28,7 @@ MAX_LOGPROBS = 5
 
 
 class Completion(Sampling):
-    """A request of legacy completions."""
+    """The body of `POST /v1/completions`."""
 
     prompt: Annotated[Any, WithJsonSchema(TEXTS)] = None
     logprobs: Int32 | None = None
@@ -38,7 +38,7 @@ class Completion(Sampling):
 
 
 def router(answering: Answering) -> APIRouter:
-    """The operation."""
+    """The route of legacy completions."""
     found = APIRouter(route_class=Operation, tags=["completions"])
 
     @found.post("/completions")
@@ -131,7 +131,7 @@ class _TextChunks:
         self._characters = [0] * len(asked.prompts)
 
     def begin(self) -> Sequence[Json]:
-        """Nothing."""
+        """No chunk comes before the first part."""
         return []
 
     def of(self, event: Event) -> Sequence[Json]:

@@ -50,7 +50,7 @@ class Event:
     metrics: Mapping[str, float] | None = None
 
     def json(self, row: TunedModelRow) -> Json:
-        """As the wire has it."""
+        """The event as the wire's JSON."""
         return {
             "object": "fine_tuning.job.event",
             "id": _id(row, self.place),

@@ -68,7 +68,7 @@ class _Listed:
 
     @property
     def order(self) -> tuple[float, str]:
-        """The older one is less."""
+        """Sorts by age, the oldest first."""
         return self.created_at, self.json["id"]
 
 
@@ -132,11 +132,11 @@ class Files:
                     yield _Listed(row.completed_at or row.updated_at, self._result(row))
 
     def get(self, caller: Key, identifier: str) -> Json:
-        """One of them."""
+        """Return a file of the caller's, by its id."""
         return self._either(caller, identifier, _file, self._result)
 
     def content(self, caller: Key, identifier: str) -> Response:
-        """What is in it."""
+        """Return the content of a file."""
         return self._either(caller, identifier, self._sent, lambda row: _bytes(self._metrics(row)))
 
     def delete(self, caller: Key, identifier: str) -> Json:
@@ -157,7 +157,9 @@ class Files:
         """
         file = self._stored.find(caller.owner, identifier)
         if file is None:
-            raise wrong(param, f"{identifier[:60]!r} is no file of yours; send it with POST /v1/files", "invalid_file")
+            raise wrong(
+                param, f"{identifier[:60]!r} is not a file of yours; send it with POST /v1/files", "invalid_file"
+            )
         if file.purpose != FINE_TUNE:
             words = f"{identifier} was sent with purpose {file.purpose!r}; send it with purpose {FINE_TUNE!r}"
             raise wrong(param, words, "invalid_file")
@@ -242,7 +244,7 @@ def _life_s(fields: dict[str, str]) -> int | None:
 
 
 def routes(files: Files) -> list[APIRouter]:
-    """The operations on files."""
+    """The routes of files."""
     forms = APIRouter(route_class=Upload, tags=["files"])
     router = APIRouter(route_class=Operation, tags=["files"])
 

@@ -134,7 +134,7 @@ class FineTuning:
         return page([self.shown(row) for row in rows], size)
 
     def get(self, caller: Key, identifier: str) -> Json:
-        """A job."""
+        """Return a job, by its id."""
         return self.shown(self._row(caller, identifier))
 
     def cancel(self, caller: Key, identifier: str) -> Json:
@@ -211,7 +211,7 @@ class FineTuning:
         """The row of a job.
 
         Raises:
-            ServiceError: there is no such job that the caller may see, or the role is missing.
+            ServiceError: the caller may not see such a job, or lacks the role.
         """
         beginning = names.read_job_id(identifier)
         row = None if beginning is None else self._models.of_key(caller, beginning, role)
@@ -259,7 +259,7 @@ def _metadata_of(request: Request) -> Mapping[str, str] | None:
 
 
 def routes(tuning: FineTuning) -> APIRouter:
-    """The operations on jobs."""
+    """The routes of fine-tuning jobs."""
     router = APIRouter(prefix="/fine_tuning/jobs", route_class=Operation, tags=["fine_tuning"])
 
     @router.post("")

@@ -38,7 +38,7 @@ class Sink(Protocol):
     """Where the bytes of a file go."""
 
     def write(self, content: bytes) -> None:
-        """Add bytes."""
+        """Append bytes of the file."""
         ...
 
 
@@ -64,7 +64,7 @@ async def read_form(request: Request, file_field: str, sink: Sink) -> Form:
         file_field: the name of the part that is the file; another file is refused.
 
     Raises:
-        ServiceError: the body is no such form, or too large.
+        ServiceError: the body is not such a form, or too large.
     """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     boundary = options.get(b"boundary")
@@ -110,7 +110,7 @@ class _Reader:
         self._value = bytearray()
 
     def callbacks(self) -> MultipartCallbacks:
-        """What the parser calls."""
+        """The callbacks of the parser."""
         return {
             "on_part_begin": self.part_begin,
             "on_part_data": self.part_data,

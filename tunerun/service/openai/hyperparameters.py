@@ -59,7 +59,7 @@ class Resolved:
 
     @property
     def learning_rate(self) -> float:
-        """What the optimiser gets."""
+        """The learning rate of the optimiser."""
         return BASE_LEARNING_RATE * self.multiplier
 
 

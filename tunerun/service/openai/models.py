@@ -57,7 +57,7 @@ class Models:
             role: of the caller, where it is a tuned model.
 
         Raises:
-            ServiceError: there is no such model that the caller may see, or the role is missing.
+            ServiceError: the caller may not see such a model, or lacks the role.
         """
         parts = names.read_model_name(name)
         if parts is not None:

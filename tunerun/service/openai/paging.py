@@ -29,4 +29,4 @@ def page(items: Sequence[Json], size: int) -> Json:
 
 def not_of_list(after: str) -> OpenAiError:
     """The cursor is the id of nothing in the list."""
-    return wrong("after", f"{after[:60]!r} is no id of this list; give the id of the last item of the page before")
+    return wrong("after", f"{after[:60]!r} is not an id of this list; give the id of the last item of the page before")

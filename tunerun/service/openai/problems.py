@@ -45,7 +45,7 @@ def wrong(param: str, text: str, word: str | None = None) -> OpenAiError:
 
 
 def no_such_model(name: str) -> OpenAiError:
-    """There is no model of that name that the caller may see."""
+    """The caller may not see a model of that name."""
     return OpenAiError(
         Code.NOT_FOUND,
         f"The model {name!r} does not exist or you do not have access to it; GET /v1/models lists what there is",

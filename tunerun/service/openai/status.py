@@ -1,4 +1,4 @@
-"""In which of OpenAI's states a job is."""
+"""The state of a job in OpenAI's terms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tunerun.service.core.records import ModelState, TunedModelRow
 
 
 class Status(StrEnum):
-    """A job's state in OpenAI's words.
+    """A job's state in OpenAI's terms.
 
     `validating_files` is missing, because files are checked before a job is taken. PAUSED is not in the SDK's own list
     of states, which its strict clients refuse: only a job that a client has paused is shown so.

@@ -17,7 +17,7 @@ PREFIXES = ("/v1", "/openai/v1", "/openai")
 
 _OWN = "files|uploads|fine_tuning|chat|completions|responses|embeddings|images|audio|moderations|batches|assistants"
 _PATH = re.compile(rf"/v1/(?:{_OWN})(?:/.*)?|/openai(?:/.*)?|/chat/completions|/fine_tuning(?:/.*)?", re.DOTALL)
-"""Paths that are of no other wire, whoever asks."""
+"""Paths of this wire alone, whatever key a request has."""
 
 _MODELS = re.compile(r"/v1/models(?:/.*)?", re.DOTALL)
 _GEMINI_METHOD = re.compile(r":(?:generate|streamGenerate|count|embed|batchEmbed|asyncBatch|batchGenerate|predict)\w*")
@@ -30,7 +30,7 @@ _UPLOADS = re.compile(r"(?:/v1|/openai/v1|/openai)/(?:files|uploads/[^/]+/parts)
 
 
 class OpenAiWire:
-    """What clients of OpenAI and of Azure speak."""
+    """The API of OpenAI's and Azure's clients."""
 
     @property
     def name(self) -> str:
@@ -40,8 +40,8 @@ class OpenAiWire:
     def takes(self, scope: Scope) -> bool:
         """Whether a request is of this wire.
 
-        Paths that only OpenAI has are, whoever asks. `/v1/models` is, unless the request has what only Google's clients
-        send. Other paths are where it has a bearer's key, so that a wrong base URL is explained in OpenAI's envelope.
+        Paths that only OpenAI has are. `/v1/models` is, unless the request has headers or parameters that only Google's
+        clients send. Other paths are if it has a bearer key, so that OpenAI's envelope explains a wrong base URL.
         """
         path = scope["path"]
         if _PATH.fullmatch(path):
@@ -81,7 +81,7 @@ class OpenAiWire:
 
 
 def _is_googles(headers: set[bytes], query: bytes) -> bool:
-    """Whether a request has what Google's clients alone send."""
+    """Whether a request has headers or parameters that only Google's clients send."""
     names = {pair.partition(b"=")[0] for pair in query.split(b"&")}
     return any(name.startswith(b"x-goog-") for name in headers) or not names.isdisjoint(
         (b"key", b"access_token", b"accessToken", b"pageSize", b"pageToken", b"page_size", b"alt", b"$alt")

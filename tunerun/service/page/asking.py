@@ -21,12 +21,12 @@ from tunerun.service.page.shelf import MAX_SOURCES, Shelf, ShownModel
 from tunerun.service.page.snippets import snippets
 
 MOST_TEMPERATURE = 2.0
-"""Of both wires; what is hotter is noise."""
+"""The limit of both wires; answers above it are noise."""
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What a model answered; `cut_after`: so many tokens, where it was cut; None: it ended by itself."""
+    """A model's answer; `cut_after`: the number of tokens after which it was cut; None: it ended by itself."""
 
     name: str
     text: str
@@ -35,12 +35,12 @@ class Answered:
 
 @dataclass(frozen=True)
 class Tried:
-    """A prompt, and what was answered.
+    """A prompt and its answers.
 
     Attributes:
-        cells: what was typed: one for each column of the model's template, or a text alone.
-        temperature: what was typed; empty: each model's own.
-        problem: why there are no answers.
+        cells: the inputs: one for each column of the model's template, or a single text.
+        temperature: the input; empty: each model's default.
+        problem: why it was not answered.
     """
 
     cells: tuple[str, ...]
@@ -60,7 +60,7 @@ def model_page(
     """The page of one tuned model.
 
     Args:
-        edited: what was typed for its name and its description, and the problem with it.
+        edited: the submitted name and description, and the problem with them.
     """
     address = str(request.base_url).rstrip("/")
     programs = snippets(address, shown.openai_name, f"tunedModels/{shown.row.id}")
@@ -69,7 +69,7 @@ def model_page(
 
 
 def routes(methods: Methods, shelf: Shelf) -> APIRouter:
-    """The forms that ask."""
+    """The routes of the forms for prompts."""
     router = APIRouter(route_class=PageRoute)
 
     @router.post("/library/{identifier}/try")
@@ -126,7 +126,7 @@ def _compare_page(
     tried: Tried | None = None,
     status: int = 200,
 ) -> Response:
-    """The page of two tuned models, or of those that are chosen yet."""
+    """The page that compares two tuned models, or has them chosen."""
     shown = [shelf.one(caller, each) for each in chosen if each] if status != Code.NOT_FOUND.http_status else []
     rows = [*methods.library.active(caller)[:MAX_SOURCES], *(each.row for each in shown)]
     offered = {row.id: row.display_name.strip() or row.id for row in rows}
@@ -139,7 +139,7 @@ def _typed(text: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _prompt_of(columns: Sequence[str], tried: Tried) -> wire.GenerateContent:
-    """What is sent for what was typed: a row for the columns of a template, or the text."""
+    """The prompt of the inputs: a row for the columns of a template, or the text."""
     cells = tried.cells
     if not any(cells):
         raise ServiceError(Code.INVALID_ARGUMENT, "The prompt is empty; type one.")
@@ -153,7 +153,7 @@ def _prompt_of(columns: Sequence[str], tried: Tried) -> wire.GenerateContent:
 
 
 def _temperature(typed: str) -> float | None:
-    """What was typed as a number; None: nothing was."""
+    """The temperature as a number; None: the input is empty."""
     if not typed.strip():
         return None
     try:
@@ -167,7 +167,7 @@ def _temperature(typed: str) -> float | None:
 
 
 def _beside_base(methods: Methods, caller: Key, shown: ShownModel) -> tuple[Called, Called]:
-    """A tuned model and its base model, which answers as long and to the same template."""
+    """A tuned model and its base model, with the same limit and template."""
     tuned = methods.models.tuned(caller, shown.row.id)
     base = methods.models.base(shown.row.base_model)
     limits = replace(base.defaults, max_output_tokens=tuned.defaults.max_output_tokens)
@@ -177,7 +177,7 @@ def _beside_base(methods: Methods, caller: Key, shown: ShownModel) -> tuple[Call
 async def _answers(
     methods: Methods, called: Sequence[Called], asked: wire.GenerateContent, request: Request
 ) -> tuple[Answered, ...]:
-    """What models answer to the same prompt, as the API does."""
+    """The answers of models to the same prompt, as the API gives them."""
     answers = await asyncio.gather(*(methods.generated(one, asked, request) for one in called))
     return tuple(_answered(one, answer) for one, answer in zip(called, answers, strict=True))
 

@@ -1,4 +1,4 @@
-"""The page's form of a tuning job becomes a request of the API; the API's refusal becomes words beside its fields."""
+"""The form of a tuning job: converted into a request of the API, whose errors are shown beside the fields."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LABELS = {
     "learning_rate": "Learning rate",
     "learning_rate_multiplier": "Learning rate multiplier",
 }
-"""The fields of the form, in its order, and what it calls them."""
+"""The fields of the form, in its order, and their labels."""
 
 _OF_WIRE = {
     "displayName": "display_name",
@@ -41,11 +41,11 @@ _OF_WIRE = {
 _EXAMPLE = re.compile(r"tuningTask\.trainingData\.examples\.examples\[(\d+)\](?:\.(textInput|output))?")
 
 _OTHERWISE = "otherwise"
-"""What is wrong, but with no field of the form."""
+"""The key of a problem that is not about a field of the form."""
 
 
 class TuningForm(BaseModel):
-    """What was typed, as it was typed; empty: the default."""
+    """The submitted values as texts; empty: the default."""
 
     input_column: str = ""
     output_column: str = ""
@@ -64,10 +64,10 @@ class TuningForm(BaseModel):
         return self.model_copy(update={name: names.get(text, text) for name, text in posted.items()})
 
     def asked(self, table: Table) -> wire.TunedModel:
-        """The request of the API that it means.
+        """Return the equivalent request of the API.
 
         Raises:
-            ServiceError: a column is not there, or what should be a number is not one; names every such field.
+            ServiceError: a column does not exist, or a value is not a number; names every such field.
         """
         self._check_columns(table)
         numbers = ("epoch_count", "batch_size", "learning_rate", "learning_rate_multiplier")
@@ -97,11 +97,11 @@ class TuningForm(BaseModel):
 
 @dataclass(frozen=True)
 class Problems:
-    """What is wrong with a form.
+    """The problems of a submitted form.
 
     Attributes:
-        lines: to show above it, in the words of its labels; each with the field it is about, or None.
-        fields: what is shown beside each field.
+        lines: to show above it, by the labels of the fields; each with the field it is about, or None.
+        fields: the text beside each field.
     """
 
     lines: list[tuple[str | None, str]] = field(default_factory=list)
@@ -109,7 +109,7 @@ class Problems:
 
 
 def problems_of(error: ServiceError, form: TuningForm, table: Table) -> Problems:
-    """The refusal of a request in the words of the form and of the file."""
+    """Translate the error of a request into the labels of the form and the lines of the file."""
     lines: list[tuple[str | None, str]] = []
     fields: dict[str, str] = {}
     error = error.renamed(field_name)

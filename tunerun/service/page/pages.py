@@ -1,7 +1,7 @@
 """The page "My library": rendered here, usable without JavaScript; scripts only keep it up to date.
 
-Who is signed in is known by a cookie that holds a session's random id. A form of another site can neither send that
-cookie (SameSite) nor pass for one of ours (Origin).
+A visitor is recognised by a cookie with a session's random id. A form of another site can neither send that cookie
+(SameSite) nor pass for one of ours (Origin).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ KEPT_FILES = 5
 
 
 def routes(methods: Methods, state: State, sessions: Sessions) -> APIRouter:
-    """The page and its forms."""
+    """The routes of the page and its forms."""
     shelf = Shelf(methods.library)
 
     def signed_in(request: Request) -> None:
@@ -70,11 +70,11 @@ class _StaticFiles(StaticFiles):
 
 
 def static_files() -> StaticFiles:
-    """What the page loads."""
+    """The styles and scripts that the page loads."""
     return _StaticFiles(directory=FOLDER / "static")
 
 
-# In and out
+# Signing in and out
 
 
 def _door(sessions: Sessions) -> APIRouter:
@@ -261,7 +261,7 @@ def _files(methods: Methods, state: State, shelf: Shelf) -> APIRouter:
 
 
 def _defaults(table: Table) -> Mapping[str, object]:
-    """What is taken for an empty field, and what is to be said of so few examples."""
+    """The defaults of empty fields, and advice on the number of examples."""
     count = len(table.rows)
     batch, rate = FEW_DEFAULTS if count <= MANY_EXAMPLES else MANY_DEFAULTS
     return {"epoch_count": DEFAULT_EPOCHS, "batch_size": batch, "learning_rate": rate, "advice": advice(count)}

@@ -1,4 +1,4 @@
-"""How every page is made: from a template, under headers that keep it safe, refusals included."""
+"""Renders every page, errors included, from a template, with security headers."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ _TEMPLATES = Environment(
 
 
 def page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
-    """A page of a template."""
+    """Render a template as a response."""
     return HTMLResponse(_TEMPLATES.get_template(template).render(values), status)
 
 
 class PageRoute(APIRoute):
-    """A route that a browser asks: refusals are pages, and every answer has the headers that keep it safe."""
+    """A route for browsers: errors are pages, and every response has security headers."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler of a route, with that around it."""
+        """Wrap the handler of a route."""
         answer = super().get_route_handler()
 
         async def guarded(request: Request) -> Response:
@@ -69,7 +69,7 @@ class PageRoute(APIRoute):
 
 
 def _check_origin(request: Request) -> None:
-    """Refuse a form of another site; programs send no Origin, and have no cookie."""
+    """Refuse a form of another site; programs do not send Origin, and have no cookie."""
     origin = request.headers.get("origin")
     if request.method != "POST" or origin is None:
         return
@@ -104,5 +104,5 @@ def _owner(request: Request) -> str | None:
 
 
 def to(path: str) -> RedirectResponse:
-    """The answer to a form that was done: see there."""
+    """Redirect after a form was processed."""
     return RedirectResponse(path, status_code=303)

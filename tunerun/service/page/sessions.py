@@ -1,4 +1,4 @@
-"""Who is signed in at the page, in memory: a restart of the service signs everyone out."""
+"""Sessions of the page, in memory: a restart of the service signs everyone out."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tunerun.service.core.credentials import Key, KeyFile
 from tunerun.service.core.problems import Code, ServiceError
 
 MAX_SESSIONS = 1000
-"""Of one more, the oldest is ended."""
+"""The most open sessions; one more ends the oldest."""
 
 LIFE_S = 12 * 3600
-"""A working day, after which the key is asked for again."""
+"""A working day; after it, the key has to be entered again."""
 
 SESSION_ENDED = "SESSION_ENDED"
 SCOPE_MISSING = "ACCESS_TOKEN_SCOPE_INSUFFICIENT"
@@ -29,12 +29,12 @@ class _Session:
 
 
 class Sessions:
-    """Sessions by random ids, which are not keys and say nothing of them. May be used from any thread.
+    """Sessions by random ids, which reveal nothing of the keys. May be used from any thread.
 
     Args:
-        keys: asked each time, so that a revoked key ends its sessions.
-        most: sessions at once.
-        life_s: of each.
+        keys: looked up each time, so that revoking a key ends its sessions.
+        most: the limit of open sessions.
+        life_s: seconds until a session expires.
     """
 
     def __init__(self, keys: KeyFile, most: int = MAX_SESSIONS, life_s: float = LIFE_S) -> None:
@@ -45,10 +45,10 @@ class Sessions:
         self._sessions: dict[str, _Session] = {}
 
     def start(self, secret: str) -> str:
-        """Sign in with a key's secret; the id of the session.
+        """Sign in with a key's secret, and return the id of the session.
 
         Raises:
-            ServiceError: there is no such key, or it may not tune.
+            ServiceError: no key has that secret, or its scopes do not allow tuning.
         """
         key = self._keys.find(secret)
         if key is None:
@@ -89,7 +89,7 @@ class Sessions:
         return True
 
     def end(self, identifier: str) -> None:
-        """Sign out."""
+        """End a session; an unknown id is ignored."""
         with self._lock:
             self._sessions.pop(identifier, None)
 

@@ -1,4 +1,4 @@
-"""What the page shows of the tuned models that a visitor may see."""
+"""View models of the page: tuned models as a visitor may see them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tunerun.service.core.sweep_models import SweepModel
 from tunerun.service.openai import names
 
 MAX_POINTS = 300
-"""Of a curve that is shown: more than a small chart has dots for, and few enough to send every second."""
+"""The most points of a shown curve: more than a small chart has pixels for, few enough to send every second."""
 
 MAX_CARDS = 50
 """Tuned models on a page; a card with its curve is up to 20 KB."""
 
 MAX_SOURCES = 200
-"""Tuned models that the form offers to start from; older ones can be named over the API."""
+"""Tuned models that the form offers as a start; older ones can be named over the API."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class ShownModel:
 
     Attributes:
         curve: at most `MAX_POINTS` of its snapshots; the last one is always among them.
-        roles: of who looks at it.
-        sweep_model: what is known of it besides where it is a sweep's; None: it is the service's own.
+        roles: of the visitor.
+        sweep_model: the sweep's tuned model that it is; None: the service has made it.
     """
 
     row: TunedModelRow
@@ -43,62 +43,62 @@ class ShownModel:
 
     @property
     def title(self) -> str:
-        """What people call it."""
+        """Its display name, else its id."""
         return self.row.display_name.strip() or self.row.id
 
     @property
     def openai_name(self) -> str:
-        """What the OpenAI wire calls it."""
+        """Its name on the OpenAI wire."""
         return names.model_name(self.row)
 
     @property
     def source(self) -> str:
-        """The name of what it was made from."""
+        """The name of the model that it was tuned from."""
         return f"tunedModels/{self.row.source}" if self.row.source else f"models/{self.row.base_model}"
 
     @property
     def created(self) -> str:
-        """When, in UTC."""
+        """Creation time, formatted in UTC."""
         return datetime.fromtimestamp(self.row.created_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns of its template that can be filled in; none: it is given a text."""
+        """The columns of its template, as inputs of a prompt; empty: a prompt is one text."""
         return self.sweep_model.template.columns if self.sweep_model is not None else ()
 
     @property
     def is_creating(self) -> bool:
-        """Whether it is yet to be tuned, or under way."""
+        """Whether its job has not ended."""
         return self.row.state is ModelState.CREATING
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether its job was ended on request."""
+        """Whether its job was cancelled."""
         return self.row.error_code == Code.CANCELLED.number
 
     @property
     def may_cancel(self) -> bool:
-        """Whether who looks at it may end its job, and that would do something."""
+        """Whether the visitor may cancel its job, and that has an effect."""
         return self.is_creating and not self.row.is_cancelling and self.may_edit
 
     @property
     def may_edit(self) -> bool:
-        """Whether who looks at it may rename it, and see what it was tuned on."""
+        """Whether the visitor may rename it and see its training rows."""
         return any(role.includes(Role.WRITER) for role in self.roles)
 
     @property
     def may_delete(self) -> bool:
-        """Whether who looks at it may delete it."""
+        """Whether the visitor may delete it."""
         return Role.OWNER in self.roles
 
     @property
     def steps(self) -> int:
-        """How many it has taken."""
+        """The number of optimiser steps taken."""
         return self.curve[-1].step if self.curve else 0
 
     @property
     def percent(self) -> int:
-        """Of its steps; 100 when all are taken."""
+        """The share of its steps that are taken, 0 to 100."""
         return 100 * self.steps // self.row.total_steps
 
     @property
@@ -108,13 +108,13 @@ class ShownModel:
 
     @property
     def warning(self) -> str | None:
-        """What has to be known before it is asked; None: nothing."""
+        """A caveat about its answers; None: there is none."""
         is_cut = self.row.can_answer and self.row.state is ModelState.FAILED
         return f"{UNPREDICTABLE[:1].upper()}{UNPREDICTABLE[1:]}." if is_cut else None
 
     @property
     def progress(self) -> str:
-        """How far it is, in words."""
+        """Its progress as a text."""
         steps = f"{self.steps:,} of {self.row.total_steps:,} steps ({self.percent} %)"
         if not self.is_creating:
             return steps
@@ -125,7 +125,7 @@ class ShownModel:
         return steps if self.row.started_at else f"{steps}, waits in the queue"
 
     def as_json(self) -> Json:
-        """What a script needs to keep it up to date."""
+        """The values that the page's script updates."""
         return {
             "steps": self.steps,
             "percent": self.percent,
@@ -136,7 +136,7 @@ class ShownModel:
 
 
 class Shelf:
-    """The tuned models of a library as the page shows them."""
+    """View models of a library's tuned models."""
 
     def __init__(self, library: Library) -> None:
         self._library = library
@@ -148,23 +148,23 @@ class Shelf:
             before: the number of the last one of the page before; 0: none.
 
         Returns:
-            The models, and what `before` is on the next page; None: there is no next page.
+            The models, and `before` of the next page; None: this is the last page.
         """
         found = self._library.newest(caller, MAX_CARDS + 1, before)
         rows = found[:MAX_CARDS]
         return self._shown(rows, self._library.roles(caller, rows)), rows[-1].number if len(found) > MAX_CARDS else None
 
     def one(self, caller: Key, identifier: str) -> ShownModel:
-        """One of them.
+        """The view model of one tuned model.
 
         Raises:
-            ServiceError: there is none of that id, or the caller may not see it.
+            ServiceError: no tuned model has that id, or the caller may not see it.
         """
         row = self._library.get(caller, identifier)
         return self._shown([row], self._library.roles(caller, [row]))[0]
 
     def creating(self, caller: Key) -> list[ShownModel]:
-        """Those that are not finished, without saying what may be done with them."""
+        """Those whose jobs have not ended, without roles."""
         return self._shown(self._library.creating(caller), {})
 
     def sources(self, caller: Key) -> Sequence[TunedModelRow]:

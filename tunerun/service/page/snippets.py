@@ -1,4 +1,4 @@
-"""How a program asks a tuned model, in the words of each client: shown on its page to be copied.
+"""Programs that call a tuned model, one for each client library, to copy from its page.
 
 A name is written as JSON, which is a string of Python, of JavaScript and, in single quotes, of a shell as well: names
 hold letters, digits and `:-._/` alone.
@@ -11,12 +11,12 @@ import textwrap
 from dataclasses import dataclass
 
 KEY_VARIABLE = "TUNERUN_API_KEY"
-"""Holds the key in every snippet, so that none stands in a program."""
+"""The environment variable that holds the key in every snippet, so that programs do not contain it."""
 
 
 @dataclass(frozen=True)
 class Snippet:
-    """A program to copy; `name` is the client's, `install` what makes it available, empty where nothing has to."""
+    """A program to copy; `name` of its client, `install`: the command that installs it, empty: not needed."""
 
     id: str
     name: str
@@ -25,7 +25,7 @@ class Snippet:
 
 
 def snippets(address: str, openai_name: str, gemini_name: str) -> tuple[Snippet, ...]:
-    """Programs that ask one tuned model.
+    """Return programs that call one tuned model.
 
     Args:
         address: of this service, such as `http://127.0.0.1:8000`.

@@ -1,4 +1,4 @@
-"""What a tuned model was tuned on: a page of its examples, and what the data checks say of all of them."""
+"""The training examples of a tuned model, by page, and the findings of the data checks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tunerun.template import PromptTemplate
 PER_PAGE = 20
 
 MOST_CHECKED = 20_000
-"""Examples that are checked when the page is opened: a second or two; larger sets are for `tunerun data check`."""
+"""The most examples that are checked for the page: a second or two. `tunerun data check` takes larger sets."""
 
 
 MOST_KEPT = 100
@@ -38,7 +38,7 @@ class Examples:
 
     @property
     def first(self) -> int:
-        """The number of the first one that is shown, from 1."""
+        """The number of the page's first example, from 1."""
         return (self.page - 1) * PER_PAGE + 1
 
     @property
@@ -48,7 +48,7 @@ class Examples:
 
 
 def page_of(examples: Sequence[Example], page: int) -> Examples:
-    """A page of examples; beyond the last one it is the last one."""
+    """Return a page of examples; a number beyond the last page is the last one."""
     found = Examples((), len(examples), 1)
     page = min(max(1, page), found.last_page)
     start = (page - 1) * PER_PAGE
@@ -56,13 +56,13 @@ def page_of(examples: Sequence[Example], page: int) -> Examples:
 
 
 class CheckedExamples:
-    """What the checks of `tunerun data check` find in the examples of tuned models, each set looked at once."""
+    """Findings of the checks of `tunerun data check` on tuned models' examples; each set is checked once."""
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[Finding, ...]] = {}
 
     def findings(self, key: str, examples: Sequence[Example]) -> tuple[Finding, ...] | None:
-        """What is found, with the numbers of rows; None: there are too many to look while a page is opened.
+        """Return the findings, with row numbers; None: there are too many examples to check for a page.
 
         Args:
             key: the tuned model's; its examples never change.

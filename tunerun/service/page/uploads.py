@@ -1,4 +1,4 @@
-"""A file of rows that a visitor sends: read, shown, and made into examples by two of its columns."""
+"""A file of rows that a visitor uploads: parsed, shown, and converted into examples by two of its columns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_FILE_BYTES = MAX_TRAINING_BYTES
 SHOWN_ROWS = 10
 SHOWN_COLUMNS = 30
 SHOWN_CHARACTERS = 200
-"""Of each cell; the table is there to recognise the columns, not to read the file."""
+"""Characters shown of a cell; the table is there to recognise the columns, not to read the file."""
 
 MAX_COLUMN_NAME = 60
 """Characters of a column's name; a longer one is more likely a cell of a file without a header."""
@@ -29,11 +29,11 @@ _WANTED = ("text_input", "output")
 
 @dataclass(frozen=True)
 class Table:
-    """What is in a file.
+    """The content of a file.
 
     Attributes:
         columns: the names of all rows' columns, in the order in which they first appear; at least two.
-        has_header: whether the first line of a CSV or TSV was taken for its columns' names.
+        has_header: whether the first line of a CSV or TSV was read as its columns' names.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Table:
         return [[_cut(cell_text(row, name)) for name in shown] for row in self.rows[:SHOWN_ROWS]]
 
     def likely(self) -> tuple[str, str]:
-        """The columns of input and output, by their names, else by their places."""
+        """Guess the columns of input and output, by their names, else by their positions."""
         named = [name for name in _WANTED if name in self.columns]
         others = iter([name for name in self.columns if name not in named])
         first, second = (name if name in named else next(others) for name in _WANTED)
@@ -76,7 +76,7 @@ def read_table(name: str, content: bytes, *, has_header: bool = True) -> Table:
         has_header: whether the first line of a CSV or TSV names the columns; otherwise it is a row.
 
     Raises:
-        DatasetError: it is too large, or something of it is wrong; each line names the file and the line.
+        DatasetError: it is too large or invalid; each problem names the file and the line.
     """
     if len(content) > MAX_FILE_BYTES:
         raise DatasetError(f"{name}: is over the limit of {MAX_FILE_BYTES:,} bytes; send fewer examples")
