@@ -19,7 +19,7 @@ from tunerun.service.app import Settings
 from tunerun.service.core.credentials import CLOUD_SCOPE, TUNING_SCOPE, KeyFile
 from tunerun.service.core.problems import Code, ServiceError
 from tunerun.service.gemini.dialect import GEMINI
-from tunerun.service.guard import JsonLines, log
+from tunerun.service.middleware import JsonLines, log
 from tunerun.service.server import listening
 from tunerun.testing.running_service import RunningService
 

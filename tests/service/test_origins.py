@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tunerun.errors import ConfigError
-from tunerun.service.guard import Guard
+from tunerun.service.middleware import Middleware
 from tunerun.service.origins import Origins
 from tunerun.testing.running_service import RunningService
 
@@ -21,12 +21,12 @@ WIRES = ["/v1/chat/completions", "/v1/models", "/v1beta/models"]
 def ask(
     running: RunningService, origins: Sequence[str], requests: Sequence[tuple[str, str, dict[str, str]]]
 ) -> list[httpx.Response]:
-    """Answers of the running service, behind a guard that allows origins."""
+    """Answers of the running service, behind a middleware that allows origins."""
     service = running.service
-    guard: Any = Guard(service.application()._app, service.keys, service.meters, origins=Origins(origins))
+    middleware: Any = Middleware(service.application()._app, service.keys, service.meters, origins=Origins(origins))
 
     async def answers() -> list[httpx.Response]:
-        transport = httpx.ASGITransport(guard)
+        transport = httpx.ASGITransport(middleware)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
             return [await http.request(method, path, headers=headers) for method, path, headers in requests]
 

@@ -13,7 +13,7 @@ import pytest
 from tests.service.client import Client, prompt
 from tests.service.visitor import FOREVER, Visitor, table, text_of, visiting
 from tunerun.service.core.called import UNPREDICTABLE
-from tunerun.service.guard import COOKIE
+from tunerun.service.middleware import COOKIE
 from tunerun.service.openai import names
 from tunerun.service.page.pages import KEPT_FILES
 from tunerun.service.page.shelf import MAX_POINTS

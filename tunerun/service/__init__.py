@@ -3,7 +3,7 @@
 A request goes down this list; nothing below imports anything above it:
 
     server            uvicorn, signals, the address
-    guard             authentication, limits on size and time, logs and metrics, before anything is parsed
+    middleware        authentication, limits on size and time, logs and metrics, before anything is parsed
     gemini/, openai/  a wire each: requests -> the core's types; rows -> the wire's own JSON
     page/             the page "My library"
     core/             tuned models, the queue and its engines, answers, keys, files; SQLite

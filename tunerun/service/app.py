@@ -32,8 +32,8 @@ from tunerun.service.core.stored_files import StoredFiles
 from tunerun.service.core.sweep_models import SweepModel
 from tunerun.service.core.tuner import Tuner
 from tunerun.service.gemini.api import Methods, routes
-from tunerun.service.guard import Guard
 from tunerun.service.meters import Meters
+from tunerun.service.middleware import Middleware
 from tunerun.service.openai import api as openai
 from tunerun.service.openai import chat, completions, files, fine_tuning, models
 from tunerun.service.openai.answering import Answering
@@ -125,12 +125,12 @@ class Service:
         self.answerer.end()
         self.state.close()
 
-    def application(self, session_life_s: float = LIFE_S, **limits: Any) -> Guard:
+    def application(self, session_life_s: float = LIFE_S, **limits: Any) -> Middleware:
         """The ASGI application; its lifespan starts and ends the service.
 
         Args:
             session_life_s: of each session of the page.
-            limits: of the guard.
+            limits: of the middleware.
         """
 
         @asynccontextmanager
@@ -172,7 +172,7 @@ class Service:
         app.add_exception_handler(RequestValidationError, _misread)
         app.add_exception_handler(HTTPException, _unrouted)
         app.add_exception_handler(Exception, _failed)
-        return Guard(app, self.keys, self.meters, sessions.is_open, self._hosts, self._origins, **limits)
+        return Middleware(app, self.keys, self.meters, sessions.is_open, self._hosts, self._origins, **limits)
 
 
 def _answer(request: Request, error: ServiceError, more: Mapping[str, str] | None = None) -> JSONResponse:

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from tunerun.errors import ConfigError
 from tunerun.schema import LOOPBACK
 from tunerun.service.app import Service
-from tunerun.service.guard import Guard, JsonLines, log
+from tunerun.service.middleware import JsonLines, Middleware, log
 
 KEEP_ALIVE_S = 30
 """How long a connection may be idle between two requests."""
@@ -55,7 +55,7 @@ def address_of(listener: socket.socket) -> str:
 
 
 def configuration(
-    application: Guard, proxies: Sequence[str] = (), connection: type[Connection] | None = None
+    application: Middleware, proxies: Sequence[str] = (), connection: type[Connection] | None = None
 ) -> uvicorn.Config:
     """Return uvicorn's configuration.
 

@@ -24,7 +24,7 @@ class RunningService:
         port: on 127.0.0.1; 0: any that is free.
         connection: what serves a connection, with its patience.
         proxies: whose X-Forwarded-* are believed.
-        limits: of the guard, such as `body_timeout_s`.
+        limits: of the middleware, such as `body_timeout_s`.
 
     Attributes:
         service: everything it consists of.

@@ -1,4 +1,4 @@
-"""What the guard and the application ask of the Gemini wire: its requests, their keys, its envelope of a refusal."""
+"""How the middleware and the application see the Gemini wire: its requests, their keys, its error envelope."""
 
 from __future__ import annotations
 

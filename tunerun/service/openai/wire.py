@@ -1,4 +1,4 @@
-"""Which requests are OpenAI's, and what a guard has to know of them before they are read."""
+"""Which requests are of the OpenAI wire, and what the middleware needs to know before it reads them."""
 
 from __future__ import annotations
 

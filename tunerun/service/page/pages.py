@@ -31,7 +31,7 @@ from tunerun.service.gemini.tuning_request import (
     read_change,
     read_new_model,
 )
-from tunerun.service.guard import COOKIE
+from tunerun.service.middleware import COOKIE
 from tunerun.service.page import asking, forms
 from tunerun.service.page.rendering import FOLDER, PageRoute, page, to
 from tunerun.service.page.sessions import Sessions

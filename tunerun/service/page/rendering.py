@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from tunerun.errors import LedgerError
 from tunerun.service.core.credentials import Key
 from tunerun.service.core.problems import Code, ServiceError, state_unavailable
-from tunerun.service.guard import COOKIE
+from tunerun.service.middleware import COOKIE
 from tunerun.service.page.sessions import KEY_WRONG, SCOPE_MISSING, SESSION_ENDED
 
 FOLDER = Path(__file__).parent

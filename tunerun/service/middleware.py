@@ -69,7 +69,7 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-class Guard:
+class Middleware:
     """ASGI middleware.
 
     Args:
