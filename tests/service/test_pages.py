@@ -16,9 +16,9 @@ from tunerun.service.core.called import UNPREDICTABLE
 from tunerun.service.middleware import COOKIE
 from tunerun.service.openai import names
 from tunerun.service.page.pages import KEPT_FILES
-from tunerun.service.page.shelf import MAX_POINTS
 from tunerun.service.page.snippets import KEY_VARIABLE
 from tunerun.service.page.uploads import MAX_FILE_BYTES
+from tunerun.service.page.view_models import MAX_POINTS
 from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 

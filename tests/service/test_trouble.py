@@ -21,7 +21,7 @@ from tunerun.service.app import Settings
 from tunerun.service.core.records import FileRow, ModelState
 from tunerun.service.core.state import FILE_NAME, State
 from tunerun.service.middleware import COOKIE
-from tunerun.service.page.shelf import MAX_CARDS
+from tunerun.service.page.view_models import MAX_CARDS
 from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 

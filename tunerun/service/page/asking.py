@@ -17,8 +17,8 @@ from tunerun.service.core.problems import Code, Json, ServiceError
 from tunerun.service.gemini import wire
 from tunerun.service.gemini.api import Caller, Methods
 from tunerun.service.page.rendering import PageRoute, page
-from tunerun.service.page.shelf import MAX_SOURCES, Shelf, ShownModel
 from tunerun.service.page.snippets import snippets
+from tunerun.service.page.view_models import MAX_SOURCES, ShownModel, ViewModels
 
 MOST_TEMPERATURE = 2.0
 """The limit of both wires; answers above it are noise."""
@@ -68,7 +68,7 @@ def model_page(
     return page("model.html", status, **values, snippets=programs)
 
 
-def routes(methods: Methods, shelf: Shelf) -> APIRouter:
+def routes(methods: Methods, views: ViewModels) -> APIRouter:
     """The routes of the forms for prompts."""
     router = APIRouter(route_class=PageRoute)
 
@@ -80,7 +80,7 @@ def routes(methods: Methods, shelf: Shelf) -> APIRouter:
         text: Annotated[list[str] | None, Form()] = None,
         temperature: Annotated[str, Form()] = "",
     ) -> Response:
-        shown = await run_in_threadpool(shelf.one, caller, identifier)
+        shown = await run_in_threadpool(views.one, caller, identifier)
         tried = Tried(_typed(text), temperature)
         try:
             called = await run_in_threadpool(_beside_base, methods, caller, shown)
@@ -92,7 +92,7 @@ def routes(methods: Methods, shelf: Shelf) -> APIRouter:
 
     @router.get("/compare")
     def compare(caller: Caller, one: Annotated[str, Query()] = "", other: Annotated[str, Query()] = "") -> Response:
-        return _compare_page(methods, shelf, caller, (one, other))
+        return _compare_page(methods, views, caller, (one, other))
 
     @router.post("/compare")
     async def ask_two(
@@ -112,22 +112,22 @@ def routes(methods: Methods, shelf: Shelf) -> APIRouter:
             tried = replace(tried, answers=await _answers(methods, called, asked, request))
         except ServiceError as error:
             tried, status = replace(tried, problem=error.message), error.code.http_status
-            return await run_in_threadpool(_compare_page, methods, shelf, caller, chosen, tried, status)
-        return await run_in_threadpool(_compare_page, methods, shelf, caller, chosen, tried)
+            return await run_in_threadpool(_compare_page, methods, views, caller, chosen, tried, status)
+        return await run_in_threadpool(_compare_page, methods, views, caller, chosen, tried)
 
     return router
 
 
 def _compare_page(
     methods: Methods,
-    shelf: Shelf,
+    views: ViewModels,
     caller: Key,
     chosen: Sequence[str],
     tried: Tried | None = None,
     status: int = 200,
 ) -> Response:
     """The page that compares two tuned models, or has them chosen."""
-    shown = [shelf.one(caller, each) for each in chosen if each] if status != Code.NOT_FOUND.http_status else []
+    shown = [views.one(caller, each) for each in chosen if each] if status != Code.NOT_FOUND.http_status else []
     rows = [*methods.library.active(caller)[:MAX_SOURCES], *(each.row for each in shown)]
     offered = {row.id: row.display_name.strip() or row.id for row in rows}
     values: dict[str, Any] = {"owner": caller.owner, "offered": offered, "chosen": chosen, "shown": shown}

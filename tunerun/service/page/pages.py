@@ -35,16 +35,16 @@ from tunerun.service.middleware import COOKIE
 from tunerun.service.page import asking, forms
 from tunerun.service.page.rendering import FOLDER, PageRoute, page, to
 from tunerun.service.page.sessions import Sessions
-from tunerun.service.page.shelf import Shelf
 from tunerun.service.page.training_rows import MOST_CHECKED, CheckedExamples, page_of
 from tunerun.service.page.uploads import MAX_FILE_BYTES, Table, file_name, read_table
+from tunerun.service.page.view_models import ViewModels
 
 KEPT_FILES = 5
 
 
 def routes(methods: Methods, state: State, sessions: Sessions) -> APIRouter:
     """The routes of the page and its forms."""
-    shelf = Shelf(methods.library)
+    views = ViewModels(methods.library)
 
     def signed_in(request: Request) -> None:
         request.state.key = sessions.key(request.cookies.get(COOKIE, ""))
@@ -52,10 +52,10 @@ def routes(methods: Methods, state: State, sessions: Sessions) -> APIRouter:
     router = APIRouter(include_in_schema=False)
     router.include_router(_door(sessions))
     inside = (
-        _library(methods, shelf),
-        _training_rows(methods, shelf),
-        asking.routes(methods, shelf),
-        _files(methods, state, shelf),
+        _library(methods, views),
+        _training_rows(methods, views),
+        asking.routes(methods, views),
+        _files(methods, state, views),
     )
     for routes_inside in inside:
         router.include_router(routes_inside, dependencies=[Depends(signed_in)])
@@ -109,21 +109,21 @@ def _door(sessions: Sessions) -> APIRouter:
 # Tuned models
 
 
-def _library(methods: Methods, shelf: Shelf) -> APIRouter:
+def _library(methods: Methods, views: ViewModels) -> APIRouter:
     router = APIRouter(route_class=PageRoute)
     library = methods.library
 
     @router.get("/")
     def show_library(caller: Caller, before: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0) -> Response:
-        return _library_page(shelf, caller, before)
+        return _library_page(views, caller, before)
 
     @router.get("/progress")
     def show_progress(caller: Caller) -> Response:
-        return JSONResponse({shown.row.id: shown.as_json() for shown in shelf.creating(caller)})
+        return JSONResponse({shown.row.id: shown.as_json() for shown in views.creating(caller)})
 
     @router.get("/library/{identifier}")
     def show_model(identifier: str, caller: Caller, request: Request) -> Response:
-        return asking.model_page(request, caller, shelf.one(caller, identifier))
+        return asking.model_page(request, caller, views.one(caller, identifier))
 
     @router.post("/library/{identifier}/edit")
     def edit(
@@ -139,7 +139,7 @@ def _library(methods: Methods, shelf: Shelf) -> APIRouter:
         except ServiceError as error:
             if not error.fields:
                 raise
-            shown, status = shelf.one(caller, identifier), error.code.http_status
+            shown, status = views.one(caller, identifier), error.code.http_status
             return asking.model_page(request, caller, shown, status=status, edited={**texts, "problem": error.message})
         return to(f"/library/{identifier}")
 
@@ -166,7 +166,7 @@ def _library(methods: Methods, shelf: Shelf) -> APIRouter:
     return router
 
 
-def _training_rows(methods: Methods, shelf: Shelf) -> APIRouter:
+def _training_rows(methods: Methods, views: ViewModels) -> APIRouter:
     router = APIRouter(route_class=PageRoute)
     checked = CheckedExamples()
 
@@ -180,7 +180,7 @@ def _training_rows(methods: Methods, shelf: Shelf) -> APIRouter:
         return page(
             "examples.html",
             owner=caller.owner,
-            shown=shelf.one(caller, identifier),
+            shown=views.one(caller, identifier),
             examples=page_of(examples, number),
             findings=findings,
             most_checked=MOST_CHECKED,
@@ -190,9 +190,9 @@ def _training_rows(methods: Methods, shelf: Shelf) -> APIRouter:
 
 
 def _library_page(
-    shelf: Shelf, caller: Key, before: int = 0, status: int = 200, problems: tuple[str, ...] = ()
+    views: ViewModels, caller: Key, before: int = 0, status: int = 200, problems: tuple[str, ...] = ()
 ) -> Response:
-    models, older = shelf.page(caller, before)
+    models, older = views.page(caller, before)
     shown = {"owner": caller.owner, "models": models, "before": before, "older": older}
     return page("library.html", status, **shown, problems=problems, max_bytes=MAX_FILE_BYTES)
 
@@ -204,7 +204,7 @@ Header = Literal["yes", "no"]
 """Whether the first line of a sent table names its columns."""
 
 
-def _files(methods: Methods, state: State, shelf: Shelf) -> APIRouter:
+def _files(methods: Methods, state: State, views: ViewModels) -> APIRouter:
     router = APIRouter(route_class=PageRoute)
 
     def table_of(caller: Key, identifier: str, *, has_header: bool) -> Table:
@@ -217,7 +217,7 @@ def _files(methods: Methods, state: State, shelf: Shelf) -> APIRouter:
             raise ServiceError(Code.INVALID_ARGUMENT, "; ".join(error.problems)) from error
 
     def show(caller: Key, identifier: str, table: Table, typed: forms.TuningForm, **more: Any) -> Response:
-        bases, sources = methods.library.catalogue.offered, shelf.sources(caller)
+        bases, sources = methods.library.catalogue.offered, views.sources(caller)
         values = {"owner": caller.owner, "identifier": identifier, "table": table, "form": typed}
         values["has_header"] = table.has_header
         chosen = {"bases": bases, "sources": sources, "defaults": _defaults(table), "labels": forms.LABELS}
@@ -226,12 +226,12 @@ def _files(methods: Methods, state: State, shelf: Shelf) -> APIRouter:
     @router.post("/files")
     def send_file(caller: Caller, file: UploadFile | None = None) -> Response:
         if file is None or not file.filename:
-            return _library_page(shelf, caller, 0, 400, ("no file was chosen; choose one",))
+            return _library_page(views, caller, 0, 400, ("no file was chosen; choose one",))
         name, content = file_name(file.filename), file.file.read(MAX_FILE_BYTES + 1)
         try:
             read_table(name, content)
         except DatasetError as error:
-            return _library_page(shelf, caller, 0, 400, error.problems)
+            return _library_page(views, caller, 0, 400, error.problems)
         identifier = secrets.token_hex(8)
         state.add_file(FileRow(identifier, caller.owner, name, content))
         state.drop_files(caller.owner, keep=KEPT_FILES)

@@ -135,7 +135,7 @@ class ShownModel:
         }
 
 
-class Shelf:
+class ViewModels:
     """View models of a library's tuned models."""
 
     def __init__(self, library: Library) -> None:
