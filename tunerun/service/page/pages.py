@@ -32,7 +32,7 @@ from tunerun.service.gemini.tuning_request import (
     read_new_model,
 )
 from tunerun.service.middleware import COOKIE
-from tunerun.service.page import asking, forms
+from tunerun.service.page import forms, prompt_forms
 from tunerun.service.page.rendering import FOLDER, PageRoute, page, to
 from tunerun.service.page.sessions import Sessions
 from tunerun.service.page.training_rows import MOST_CHECKED, CheckedExamples, page_of
@@ -54,7 +54,7 @@ def routes(methods: Methods, state: State, sessions: Sessions) -> APIRouter:
     inside = (
         _library(methods, views),
         _training_rows(methods, views),
-        asking.routes(methods, views),
+        prompt_forms.routes(methods, views),
         _files(methods, state, views),
     )
     for routes_inside in inside:
@@ -123,7 +123,7 @@ def _library(methods: Methods, views: ViewModels) -> APIRouter:
 
     @router.get("/library/{identifier}")
     def show_model(identifier: str, caller: Caller, request: Request) -> Response:
-        return asking.model_page(request, caller, views.one(caller, identifier))
+        return prompt_forms.model_page(request, caller, views.one(caller, identifier))
 
     @router.post("/library/{identifier}/edit")
     def edit(
@@ -140,7 +140,7 @@ def _library(methods: Methods, views: ViewModels) -> APIRouter:
             if not error.fields:
                 raise
             shown, status = views.one(caller, identifier), error.code.http_status
-            return asking.model_page(request, caller, shown, status=status, edited={**texts, "problem": error.message})
+            return prompt_forms.model_page(request, caller, shown, status=status, edited={**texts, "problem": error.message})
         return to(f"/library/{identifier}")
 
     @router.post("/library/{identifier}/cancel")
