@@ -140,7 +140,8 @@ def _library(methods: Methods, views: ViewModels) -> APIRouter:
             if not error.fields:
                 raise
             shown, status = views.one(caller, identifier), error.code.http_status
-            return prompt_forms.model_page(request, caller, shown, status=status, edited={**texts, "problem": error.message})
+            edited = {**texts, "problem": error.message}
+            return prompt_forms.model_page(request, caller, shown, status=status, edited=edited)
         return to(f"/library/{identifier}")
 
     @router.post("/library/{identifier}/cancel")
