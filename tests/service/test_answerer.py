@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,12 +121,11 @@ def test_an_answer_does_not_wait_for_longer_ones_of_its_batch(answerer: Answerer
     lengths = [100, 50, 2]
     options = [GenerateOptions(max_output_tokens=length, temperature=2.0, seed=3) for length in lengths]
     futures = answerer.ask_together(tiny, [Prompt("1", each) for each in options], [None] * 3)
-    returned: list[int] = []
-    for length, future in zip(lengths, futures, strict=True):
-        future.add_done_callback(lambda _future, length=length: returned.append(length))
-    answers = [future.result() for future in futures]
-    assert [answer.tokens for answer in answers] == lengths
-    assert returned == lengths[::-1]
+    returned: list[Future[Answer]] = []
+    for future in futures:
+        future.add_done_callback(returned.append)
+    assert [future.result().tokens for future in futures] == lengths
+    assert returned == futures[::-1]
 
 
 def test_an_engine_that_is_killed_while_it_answers(answerer: Answerer, tiny: BaseModelRef) -> None:

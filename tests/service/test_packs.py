@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from openai import OpenAI
@@ -32,8 +33,10 @@ class Wires:
         secret = self.service.keys.keys()[0].secret
         self.http = TestClient(application, "http://127.0.0.1", headers={"x-goog-api-key": secret})
         self.gemini = Client("http://127.0.0.1", secret)
-        self.gemini.http = TestClient(application, "http://127.0.0.1/v1beta", headers={"x-goog-api-key": secret})
-        plain = TestClient(application, "http://127.0.0.1")
+        self.gemini.http.close()
+        in_process: Any = TestClient(application, "http://127.0.0.1/v1beta", headers={"x-goog-api-key": secret})
+        self.gemini.http = in_process
+        plain: Any = TestClient(application, "http://127.0.0.1")
         self.openai = OpenAI(base_url="http://127.0.0.1/v1", api_key=secret, http_client=plain, max_retries=0)
 
     def row(self, identifier: str) -> TunedModelRow:
