@@ -10,7 +10,13 @@ from tunerun.job import BaseModelRef, Example, Input, TunedModel
 
 
 class AnswersOnly:
-    """The methods of `Backend` that such a service refuses; `capabilities().measures_losses` is False."""
+    """The methods of `Backend` that such a service refuses; `capabilities().measures_losses` is False.
+
+    Attributes:
+        kind: of the backend, for messages.
+    """
+
+    kind: str
 
     def losses(
         self, model: BaseModelRef | TunedModel, rows: Sequence[Example], examples: Sequence[Example] = ()
@@ -38,6 +44,6 @@ class AnswersOnly:
 
     def _refuse(self, *_asked: object) -> Never:
         raise InputError(
-            "the API of this backend does not return the likelihood of a given answer; use metrics that need only "
-            "answers, or backend=local"
+            f"backend {self.kind}: the API does not return the likelihood of a given answer; use metrics that need "
+            "only answers, or backend=local"
         )

@@ -74,6 +74,8 @@ class GeminiBackend(AnswersOnly):
         section: of the config.
     """
 
+    kind = KIND
+
     def __init__(self, section: GeminiSection) -> None:
         self._section = section
         credentials = OAuth(SCOPE) if section.oauth else ApiKey(section.api_key_env, "x-goog-api-key")

@@ -76,6 +76,8 @@ class OpenAIBackend(AnswersOnly):
         section: of the config.
     """
 
+    kind = KIND
+
     def __init__(self, section: OpenAISection) -> None:
         self._section = section
         self._host = section.host
