@@ -367,7 +367,7 @@ class EngineQueue:
                         self._lost = 0
                     self._forget(session)
                     self.lock.notify_all()
-        except BaseException:
+        except BaseException:  # raised again: an engine without a listener would block its callers forever
             session.worker.end()
             raise
         finally:

@@ -6,7 +6,7 @@ its own optimiser and its own place in the batch dimension, which no number cros
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
@@ -91,12 +91,16 @@ class Pack:
             requests = [request for request in self._waiting if _served_with(request) == served]
             self._waiting = [request for request in self._waiting if request not in requests]
             self._observer.began(requests)
-            try:
-                self._runs.append(TrainingRun(requests, self._base, self._observer, self._states))
-            except CancelledJobError:
-                yield from (Outcome(request, JobState.CANCELLED) for request in requests)
-            except Exception as error:  # noqa: BLE001 - isolates a run; the failure carries the traceback
-                yield from (_failed(request, error) for request in requests)
+            yield from self._begun(requests)
+
+    def _begun(self, requests: Sequence[TuningRequest]) -> Iterator[Outcome]:
+        """Begin a run; yield the requests that end because it cannot begin."""
+
+        def begin() -> Iterator[Outcome]:
+            self._runs.append(TrainingRun(requests, self._base, self._observer, self._states))
+            yield from ()  # a generator, so that what it raises is isolated as the rest of a run is
+
+        return _isolated(begin(), lambda _is_cancelled: requests)
 
     def _end_epochs(self, runs: Sequence[TrainingRun]) -> Iterator[Outcome]:
         """Measure in shared passes what the runs have learned that have ended an epoch, and hand out what is due."""
@@ -124,16 +128,33 @@ class Pack:
 
     def _guarded(self, run: TrainingRun, ended: Iterator[Outcome]) -> Iterator[Outcome]:
         """Yield the requests that end by something of a run; all of them if it fails."""
-        try:
-            yield from ended
-        except Exception as error:  # noqa: BLE001 - isolates a run; the failure carries the traceback
-            yield from self._drop(run, error)
+        yield from _isolated(ended, lambda is_cancelled: run.drop(is_cancelled=is_cancelled))
 
     def _drop(self, run: TrainingRun, error: Exception) -> Iterator[Outcome]:
         """End every request of a run that cannot be continued."""
-        is_cancelled = isinstance(error, CancelledJobError)
-        for request in run.drop(is_cancelled=is_cancelled):
-            yield Outcome(request, JobState.CANCELLED) if is_cancelled else _failed(request, error)
+        return _ended_by(error, lambda is_cancelled: run.drop(is_cancelled=is_cancelled))
+
+
+_Dropped = Callable[[bool], Sequence[TuningRequest]]
+"""What ends with a run; given whether it is cancelled."""
+
+
+def _isolated(ended: Iterator[Outcome], drop: _Dropped) -> Iterator[Outcome]:
+    """Yield the requests that end by something of a run; if it fails, for whatever reason, those that end with it."""
+    try:
+        yield from ended
+    # Any error: one of a single trial, such as of a library that its hyperparameters reach, would else end the others.
+    except Exception as error:  # noqa: BLE001 - isolates a trial; the failure carries the traceback
+        yield from _ended_by(error, drop)
+
+
+def _ended_by(error: Exception, drop: _Dropped) -> Iterator[Outcome]:
+    is_cancelled = isinstance(error, CancelledJobError)
+    for request in drop(is_cancelled):
+        if is_cancelled:
+            yield Outcome(request, JobState.CANCELLED)
+        else:
+            yield Outcome(request, JobState.FAILED, failure=failure_of(error))
 
 
 def _served_with(request: TuningRequest) -> tuple[TuningRequest, bool]:
@@ -148,8 +169,4 @@ def _learned(
         raise computed
     run.passed(together)
     run.take_step(share, computed)
-    yield from ()  # a generator, so that what it raises is guarded as the rest of a run is
-
-
-def _failed(request: TuningRequest, error: Exception) -> Outcome:
-    return Outcome(request, JobState.FAILED, failure=failure_of(error))
+    yield from ()  # a generator, so that what it raises is isolated as the rest of a run is

@@ -104,7 +104,8 @@ class Passes:
         """Compute a pass; where it fails, its halves, so that what fails alone is found."""
         try:
             return self._pass(shares, group, learns=learns)
-        except Exception as error:  # noqa: BLE001 - isolates a share; the failure carries the traceback
+        # Any error: whatever fails a pass, its other shares are right alone, and only halving shows which one it is.
+        except Exception as error:  # noqa: BLE001 - isolates a trial; the failure carries the traceback
             for number in group:
                 shares[number].adapter.forget_gradients()
             if len(group) == 1:

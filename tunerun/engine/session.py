@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,14 +83,16 @@ class Session:
     def follow(self, command: messages.Call) -> None:
         """Follow a command whose caller waits, and report what came of it."""
         self._report(messages.Started())
-        try:
+
+        def failed(error: Exception) -> None:
+            if isinstance(error, InputError):
+                self._report(_refused(error))
+            else:
+                self._forget()
+                self._report(messages.Refused(None, (failure_of(error).message,), traceback.format_exc()))
+
+        with _isolated(failed):
             self._report(self._answer(command))
-        except InputError as error:
-            self._report(_refused(error))
-        except Exception as error:  # noqa: BLE001 - isolates a command; the report carries the traceback
-            self._forget()
-            failure = failure_of(error)
-            self._report(messages.Refused(None, (failure.message,), traceback.format_exc()))
 
     def _answer(self, command: messages.Call) -> messages.Report:
         if isinstance(command, messages.Prepare):
@@ -151,23 +154,35 @@ class Session:
 
     def train(self, command: messages.Train) -> None:
         """Add jobs to the pack; those of another base model than its own have failed."""
-        try:
-            base = self._load(command.pack[0].request.model).base
-            if self._training is None:
-                from tunerun.engine import pack_size
 
-                most = pack_size.of(base, command.pack[0].request)
-                most = most if command.most is None else min(most, command.most)
-                self._training = _Training(base, command, most, self._report, self._cancelled, self._paused)
-            elif self._training.base is not base:
-                raise InputError("a pack has one base model; jobs of another one wait for its end")
-        except Exception as error:  # noqa: BLE001 - isolates the jobs; the failure carries the traceback
+        def failed(error: Exception) -> None:
             self._forget()
             for packed in command.pack:
                 self._report(messages.JobEnded(packed.job, JobState.FAILED, failure=failure_of(error)))
-            return
-        self._training.add(command.pack)
-        self._end_if_empty()
+
+        training: _Training | None = None
+        with _isolated(failed):
+            training = self._pack_of(command)
+        if training is not None:
+            training.add(command.pack)
+            self._end_if_empty()
+
+    def _pack_of(self, command: messages.Train) -> _Training:
+        """Return the pack that jobs join, a new one if nothing is trained.
+
+        Raises:
+            InputError: it has another base model.
+        """
+        base = self._load(command.pack[0].request.model).base
+        if self._training is None:
+            from tunerun.engine import pack_size
+
+            most = pack_size.of(base, command.pack[0].request)
+            most = most if command.most is None else min(most, command.most)
+            self._training = _Training(base, command, most, self._report, self._cancelled, self._paused)
+        elif self._training.base is not base:
+            raise InputError("a pack has one base model; jobs of another one wait for its end")
+        return self._training
 
     def step(self) -> None:
         """Take one step of the pack, and report what came of it."""
@@ -187,6 +202,19 @@ class Session:
             self._training = None
             if training.is_suspect:
                 self._held.clear()
+
+
+@contextmanager
+def _isolated(failed: Callable[[Exception], None]) -> Iterator[None]:
+    """Report what fails inside by `failed`, and keep the engine alive.
+
+    The process holds a loaded base model, the pack and the calls of others, none of which one failure concerns; so this
+    catches every error. What it may have broken is forgotten by `failed`.
+    """
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - isolates a call or the jobs of a pack; reported with its traceback
+        failed(error)
 
 
 def _refused(error: InputError) -> messages.Refused:
@@ -253,13 +281,14 @@ class _Training:
         self._report_ended(self._pack.leave_cancelled())
 
     def _report_ended(self, outcomes: Iterator[Outcome]) -> None:
-        try:
-            for outcome in outcomes:
-                self._ended(outcome)
-        except Exception as error:  # noqa: BLE001 - isolates the pack; the failure carries the traceback
+        def failed(error: Exception) -> None:
             self.is_suspect = True
             for key in [*self._jobs]:
                 self._end(key, JobState.FAILED, failure=failure_of(error))
+
+        with _isolated(failed):
+            for outcome in outcomes:
+                self._ended(outcome)
 
     def _ended(self, outcome: Outcome) -> None:
         key = outcome.request.key
