@@ -54,7 +54,7 @@ class Chat:
             if given is not None and SYSTEM not in template.input_columns:
                 raise InputError(
                     "--system: template.system says the system message of this model and does not name {{ system }}, "
-                    "so there is no place for another; omit it"
+                    "so another one cannot be sent; omit it"
                 )
             return given or ""
         trained = sorted({example.system for example in training})

@@ -342,7 +342,7 @@ class TuningRequest:
 
     Attributes:
         key: the trial's content hash, 64 hexadecimal digits; `submit` is idempotent in it.
-        tuned_model_id: the id the tuned model shall have, `[a-z]([a-z0-9-]{0,38}[a-z0-9])?`.
+        tuned_model_id: the id for the tuned model, `[a-z]([a-z0-9-]{0,38}[a-z0-9])?`.
         template: stored beside the tuned model, so that inference formats as training did; a backend does not
             apply it: the examples are already rendered.
         validation: held-out examples to measure the loss on, after each epoch where the backend can; may be empty.
@@ -504,8 +504,8 @@ class JobStatus:
             that its process (on CUDA the GPU) held by then; `validation/loss` (of the tuned model, in nats per output
             token); `validation/base_loss` (the same of the base model before training); and, where the best epoch is
             kept, `train/kept_epoch`.
-        tuned_model: set when the state is SUCCEEDED; also when it is CANCELLED, where the backend was told to keep
-            what had been learned by then.
+        tuned_model: set when the state is SUCCEEDED; also when it is CANCELLED and the backend was asked to keep
+            what it had learned by then.
         failure: set when the state is FAILED.
         validation: by epoch, all so far; empty where the backend does not measure after each epoch.
         trained_on: what trains it; None: it has not begun, or a service does.

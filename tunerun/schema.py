@@ -149,7 +149,7 @@ class AdvisedRate(Section):
 
 
 class Model(Section):
-    """The base model."""
+    """The base model to tune."""
 
     name: str = Field(min_length=1, description="What tables and MLflow call it.")
     source: str = Field(min_length=1, description="A local folder, a GGUF file, or a name on the Hugging Face hub.")
@@ -237,7 +237,7 @@ class Backend(Section):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
-        """A field of this type holds the section of any kind: the union of all, told apart by `kind`."""
+        """Validate a field of this type as the union of the sections of all kinds, discriminated by `kind`."""
         if cls is not Backend:
             return handler(source)
         return handler.generate_schema(Annotated[Union[cls.members()], Field(discriminator="kind")])  # noqa: UP007
@@ -314,8 +314,8 @@ class Baselines(Section):
 
     examples: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (0, 4),
-        description="How many training examples stand before the question, for each time that the base model is asked; "
-        "0: none, the bare base model. Above 0 it is asked twice: with the examples as turns, and as one text.",
+        description="Numbers of training examples in the prompt, each a baseline of the base model; 0: no examples. "
+        "Above 0 the base model is measured twice: with the examples as turns, and as one text.",
         json_schema_extra={"unit": "examples in the prompt"},
     )
 
@@ -405,7 +405,7 @@ class Tracking(Section):
 
 
 class Paths(Section):
-    """Where files go."""
+    """Folders for results and caches."""
 
     runs: str = Field("runs", min_length=1, description="Ledger, tuned models and the MLflow store.")
     cache: str | None = Field(None, description="Converted base models; null: the user's cache directory.")

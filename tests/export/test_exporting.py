@@ -107,10 +107,10 @@ def test_what_is_there_stays(lab: Lab, tmp_path: Path) -> None:
     """A folder with something in it is refused before any work, and so is a file."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="out: is there already; give a name that is not, or an empty folder"):
+    with pytest.raises(InputError, match="out: exists already; give a new name, or an empty folder"):
         export(lab.record, lab.trial, "merged", tmp_path / "out")
     (tmp_path / "model.gguf").write_text("mine")
-    with pytest.raises(InputError, match=r"model\.gguf: is there already"):
+    with pytest.raises(InputError, match=r"model\.gguf: exists already"):
         export(lab.record, lab.trial, "gguf", tmp_path / "model.gguf")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.gguf", "out"]
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"

@@ -59,7 +59,7 @@ def test_a_price_is_known_or_the_service_is_this_machine() -> None:
         ({"base_url": None}, "base_url: must be"),
         (
             {"base_url": "http://example.org/v1"},
-            "must be https, for held-out examples are sent there; http is for this",
+            "must be https, because held-out examples are sent there; http is for this",
         ),
         (
             {"base_url": "https://me:secret@example.org"},

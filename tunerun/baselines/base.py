@@ -1,4 +1,4 @@
-"""What a baseline is, and what baselines are made from."""
+"""The Protocol of baselines, and the setting that they are made from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tunerun.job import BaseModelRef, Example, GenerateOptions, Input, ModelInpu
 
 @dataclass(frozen=True)
 class Setting:
-    """What trials have in common that are compared with the same baselines.
+    """What all trials with the same baselines have in common.
 
     Attributes:
         model: the base model.
@@ -24,7 +24,7 @@ class Setting:
         training: the largest training set of these trials; empty where no answers are asked for.
         drawn: examples of it in the order of the draw (`tunerun.dataset.drawing`); none of them is held out.
         expected: the outputs of the validation set.
-        counts: how many examples stand in the prompt, for each baseline that asks the base model.
+        counts: numbers of examples in the prompt, for the baselines that ask the base model.
     """
 
     model: BaseModelRef

@@ -28,7 +28,7 @@ _BETWEEN = "\n\n"
 
 
 class Form(StrEnum):
-    """How examples stand before the question."""
+    """How the examples are put before the question."""
 
     TURNS = "turns"
     """As earlier turns of the conversation."""
@@ -38,7 +38,7 @@ class Form(StrEnum):
 
 @dataclass(frozen=True)
 class FewShot:
-    """The base model behind some training examples."""
+    """The base model with some training examples in the prompt."""
 
     subject: str
     model: BaseModelRef
@@ -64,11 +64,11 @@ class FewShot:
         )
 
     def asks(self, inputs: Sequence[Input], options: GenerateOptions) -> ModelInputs:
-        """The base model behind the examples."""
+        """Ask the base model with the examples in the prompt."""
         return ModelInputs(self.model, tuple(self._prompts(inputs)), options, self._turns)
 
     def read(self, texts: Sequence[str]) -> list[str]:
-        """What the base model says behind the examples.
+        """Return the base model's answers after the examples.
 
         In a text it tends to continue with a question of its own; what follows the first empty line is not its answer,
         unless outputs of examples have empty lines too.
@@ -78,11 +78,11 @@ class FewShot:
         return [text.lstrip().partition(_BETWEEN)[0] for text in texts]
 
     def choose(self, backend: Backend, inputs: Sequence[Input], choices: Sequence[str]) -> list[str]:
-        """Choose as the base model does behind the examples."""
+        """Let the base model choose after the examples."""
         return backend.choose(self.model, self._prompts(inputs), choices, self._turns)
 
     def losses(self, backend: Backend, rows: Sequence[Example]) -> list[float]:
-        """The base model's losses behind the examples."""
+        """Measure the base model's losses after the examples."""
         prompts = map(as_conversation, self._prompts([row.input for row in rows]))
         behind = [
             Example(prompt.text_input, row.output, prompt.system, prompt.earlier)

@@ -27,27 +27,27 @@ class Untuned:
     problem = None
 
     def asks(self, inputs: Sequence[Input], options: GenerateOptions) -> ModelInputs:
-        """The base model."""
+        """Ask the base model, without examples in the prompt."""
         return ModelInputs(self.model, tuple(inputs), options)
 
     def read(self, texts: Sequence[str]) -> list[str]:
-        """What the base model says."""
+        """Return the base model's answers unchanged."""
         return list(texts)
 
     def choose(self, backend: Backend, inputs: Sequence[Input], choices: Sequence[str]) -> list[str]:
-        """Choose as the base model does."""
+        """Let the base model choose."""
         return backend.choose(self.model, inputs, choices)
 
     def losses(self, backend: Backend, rows: Sequence[Example]) -> list[float]:
-        """The base model's losses."""
+        """Measure the base model's losses."""
         return backend.losses(self.model, rows)
 
     def extra_tokens(self, _counter: TokenCounter) -> int:
-        """None: its prompts are those of the tuned models."""
+        """Return 0: its prompts are those of the tuned models."""
         return 0
 
     def document(self) -> dict[str, Any]:
-        """The base model."""
+        """Return the base model's name, as JSON values."""
         return {"model": self.model.name, "base_model": asdict(self.model)}
 
 

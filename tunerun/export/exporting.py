@@ -202,7 +202,7 @@ def _whole(target: Path, export_format: ExportFormat) -> Iterator[Path]:
     """
     is_file = _is_file(target, export_format)
     if target.exists() and (is_file or not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target}: is there already; give a name that is not, or an empty folder")
+        raise InputError(f"{target}: exists already; give a new name, or an empty folder")
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -53,7 +53,7 @@ def model_card(
         checked: what was found when the files were asked, one sentence; empty: they were not.
 
     Raises:
-        InputError: there is no such form; lists them.
+        InputError: the form is unknown; lists them.
     """
     subject, usage = Subject(record, trial), usage_of(format)
     sections = [
@@ -273,7 +273,7 @@ def _place(verdict: Verdict, result: TrialResult) -> str:
     if result.point == verdict.decision.advised:
         return "This model is of the advised point."
     if result.point in verdict.decision.tied:
-        return "This model is not of the advised point, and cannot be told from the best one."
+        return "This model is not of the advised point, and is not distinguishable from the best one."
     return "This model is not of the advised point."
 
 

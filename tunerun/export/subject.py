@@ -47,7 +47,7 @@ class Subject:
 
     @cached_property
     def tuned(self) -> TunedModelRecord | None:
-        """What its folder says of it: the chat format, the base model; None: there is no folder to read."""
+        """What is stored in its folder: the chat format, the base model; None: it has no folder."""
         if self.folder is None:
             return None
         try:

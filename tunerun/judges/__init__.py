@@ -1,1 +1,1 @@
-"""Chat models that judge answers: the prompt, the call, and how far a judge agrees with people."""
+"""Chat models that judge answers: the prompt, the call, and the agreement with people."""

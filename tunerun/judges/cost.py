@@ -1,4 +1,4 @@
-"""What judgements cost."""
+"""Estimates of what judgements cost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ REPLY_TOKENS = 60
 
 
 def usd_of(metric: JudgedMetric, characters: float) -> float:
-    """About what one judgement costs, in US dollars; 0 where no price is known.
+    """Return the estimated cost of one judgement in US dollars; 0 if no price is known.
 
     Args:
         characters: of the texts that are judged.
@@ -22,7 +22,7 @@ def usd_of(metric: JudgedMetric, characters: float) -> float:
 
 
 def usd_at_most(metric: JudgedMetric, characters: float) -> float:
-    """The upper end: tokens that are short, the longest reply, and a second question after a reply nobody can read."""
+    """Return the upper end: short tokens, the longest reply, and a second call after an unreadable reply."""
     if metric.price is None:
         return 0.0
     once = _input_tokens(metric, characters) * ESTIMATE_RANGE[1]

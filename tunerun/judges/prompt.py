@@ -1,7 +1,7 @@
-"""What a judge is asked, and how its reply is read.
+"""The prompt of a judge, and parsing of its reply.
 
 What is judged is data: it is put between marks that its own text cannot hold, because they are made of its digest, and
-the judge is told not to follow it. The score is read from one JSON object; a reply that holds several different scores,
+the prompt says not to follow it. The score is read from one JSON object; a reply that holds several different scores,
 such as one that repeats what an answer asked for, is not readable.
 """
 

@@ -1,4 +1,4 @@
-"""Which judgements the score of an answer is made of."""
+"""The judgements that make up the score of an answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tunerun.ledger import BaselineRecord, Ledger, SweepRecord, rated_by
 from tunerun.metrics.judged_metric import JudgedMetric
 
 TIE = Rating(0.5, "the same text as the base model's answer")
-"""What a comparison of equal answers comes to; no judge is asked."""
+"""The rating of equal answers, for which no judge is asked."""
 
 
 @dataclass(frozen=True)

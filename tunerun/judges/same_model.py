@@ -1,4 +1,4 @@
-"""Whether a judge is the model that it judges."""
+"""Detects a judge that judges its own answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def is_same_model(judge: str, *names: str) -> bool:
 
 
 def same(judge: str, model: str) -> str:
-    """That a judge is a model that it judges, in words."""
+    """Return the warning for a judge that judges its own answers."""
     return (
         f"WARNING: the judge {judge} is the base model {model} itself or made of it; models prefer their own answers "
         "(Panickssery et al. 2024, arXiv:2404.13076), so let another model judge"

@@ -1,4 +1,4 @@
-"""Measures of answers to held-out examples: one file each, found by name."""
+"""Metrics: how answers to held-out examples are scored. One file each, registered by name."""
 
 from tunerun.metrics.base import Asks, Metric, MetricModel, RowMetric, Unit
 from tunerun.metrics.own_metric import CodeFile, code_files, load_code

@@ -16,5 +16,5 @@ class Accuracy(RowMetric):
     name = "accuracy"
 
     def score(self, expected: str, answer: str) -> float:
-        """1 or 0."""
+        """Return 1.0 if both texts name the same label, else 0.0."""
         return float(label(expected) == label(answer))

@@ -21,10 +21,10 @@ class BalancedAccuracy(MetricModel):
     is_corpus = True
 
     def rows(self, expected: Sequence[str], answers: Sequence[str]) -> FloatArray:
-        """The counts of each label."""
+        """Return the counts of each label, [rows, 3 * labels]; see `labels.counts`."""
         return counts(expected, answers)
 
     def value(self, means: FloatArray) -> FloatArray:
-        """The mean of the recall over the labels that were expected."""
+        """Return the mean recall over the labels that were expected."""
         expected, _, both = by_class(means)
         return mean_over_present(both / np.maximum(expected, np.finfo(float).tiny), expected)

@@ -1,4 +1,4 @@
-"""What a metric is."""
+"""The Protocol of metrics, and base classes for metrics whose options are fields."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     FloatArray = NDArray[np.float64]
-else:  # for annotations alone: a plan reads names and units, and needs no numpy
+else:  # only for annotations: a plan reads names and units, and should not import numpy
     FloatArray = Any
 
 
@@ -29,14 +29,14 @@ class Unit(StrEnum):
 
 
 RANGES = {Unit.SHARE: 1.0, Unit.HUNDRED: 100.0}
-"""How far apart two values can be, where the unit says it."""
+"""The largest possible difference of two values; None: the unit has no limits."""
 
 
 class Asks(StrEnum):
-    """What a metric needs of a model."""
+    """What a model is asked for by a metric."""
 
     ANSWERS = "answers"
-    """The text that it generates, or the choice that it finds likeliest."""
+    """A text that it generates, or the likeliest of the choices."""
     LOSSES = "losses"
     """The mean loss of each expected answer; nothing is generated."""
 
@@ -64,14 +64,14 @@ class Metric(Protocol):
 
     @property
     def asks(self) -> Asks:
-        """What has to be asked of the model."""
+        """What the model is asked for."""
 
     @property
     def is_corpus(self) -> bool:
         """Whether its value is something other than the mean of its rows."""
 
     def rows(self, expected: Sequence[str], answers: Sequence[str]) -> FloatArray:
-        """What each row contributes.
+        """Return what each row contributes.
 
         Args:
             expected: the right answers.
@@ -82,11 +82,11 @@ class Metric(Protocol):
         """
 
     def value(self, means: FloatArray) -> FloatArray:
-        """The metric's value for means over rows, shape (..., m) to (...)."""
+        """Return the metric's value for means over rows, shape (..., m) to (...)."""
 
 
 class MetricModel(BaseModel):
-    """A metric whose options are its fields: strict, as everything that is read from YAML.
+    """A metric whose options are its fields, validated strictly like everything that is read from YAML.
 
     A subclass sets `name` and the class variables that differ, and has `rows` and `value`.
     """
@@ -99,15 +99,15 @@ class MetricModel(BaseModel):
     asks: ClassVar[Asks] = Asks.ANSWERS
     is_corpus: ClassVar[bool] = False
     packages: ClassVar[tuple[str, ...]] = ()
-    """What it imports of the extra `text`; it is imported when rows are scored, not before."""
+    """Package of the extra `text` that it needs; imported when rows are scored, not before."""
 
     def unsuited(self, expected: str) -> str | None:  # noqa: ARG002
-        """Why no answer can be right where this is the expected one; None: one can."""
+        """Return why this expected answer cannot be scored, such as "is not JSON"; None: it can."""
         return None
 
 
 def column_of(scores: Sequence[float]) -> FloatArray:
-    """Scores of rows as what `Metric.rows` returns: shape (rows, 1)."""
+    """Return scores of rows in the shape of `Metric.rows`: (rows, 1)."""
     import numpy as np
 
     return np.array(scores, dtype=np.float64).reshape(-1, 1)
@@ -117,14 +117,14 @@ class RowMetric(MetricModel):
     """A metric that scores each answer by itself; its value is the mean of the scores."""
 
     def score(self, expected: str, answer: str) -> float:
-        """The score of one answer, in the metric's unit."""
+        """Return the score of one answer, in the metric's unit."""
         raise NotImplementedError
 
     def rows(self, expected: Sequence[str], answers: Sequence[str]) -> FloatArray:
-        """One score a row."""
+        """Return the score of each row, [rows, 1]."""
         scores = [self.score(*pair) for pair in zip(expected, answers, strict=True)]
         return column_of(scores)
 
     def value(self, means: FloatArray) -> FloatArray:
-        """The mean itself."""
+        """Return the mean score."""
         return means[..., 0]

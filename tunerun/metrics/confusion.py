@@ -1,4 +1,4 @@
-"""Which labels are taken for which: the confusion matrix and a line for each label, as plain values."""
+"""The confusion matrix of labels, with precision, recall and F1 of each label, as plain values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_CLASSES = 50
 
 @dataclass(frozen=True)
 class LabelResult:
-    """How one label fares.
+    """The results of one label.
 
     Attributes:
         rows: how often it was expected. answered: how often it was the answer. right: how often it was both.

@@ -30,7 +30,7 @@ class Contains(RowMetric):
     )
 
     def score(self, expected: str, answer: str) -> float:
-        """1 or 0."""
+        """Return 1.0 if the answer contains the expected text, else 0.0."""
         wanted, given = normalised(expected, self.ignore), normalised(answer, self.ignore)
         if not wanted:
             return float(not given)

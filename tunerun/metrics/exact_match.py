@@ -23,5 +23,5 @@ class ExactMatch(RowMetric):
     )
 
     def score(self, expected: str, answer: str) -> float:
-        """1 or 0."""
+        """Return 1.0 if the normalised texts are equal, else 0.0."""
         return float(normalised(expected, self.ignore) == normalised(answer, self.ignore))

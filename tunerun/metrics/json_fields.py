@@ -16,7 +16,7 @@ class JsonFields(RowMetric):
     name = "json_fields"
 
     def score(self, expected: str, answer: str) -> float:
-        """From 0 to 1."""
+        """Return the share of expected fields with the right value, 0 to 1."""
         try:
             wanted, given = dict(fields_of(read_json(expected))), dict(fields_of(read_json(answer)))
         except (NotJsonError, RecursionError):
@@ -24,7 +24,7 @@ class JsonFields(RowMetric):
         return sum(path in given and are_equal(value, given[path]) for path, value in wanted.items()) / len(wanted)
 
     def unsuited(self, expected: str) -> str | None:
-        """A text that is not JSON."""
+        """Return why an expected text cannot be scored: it is not JSON."""
         try:
             read_json(expected)
         except NotJsonError:

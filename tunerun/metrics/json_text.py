@@ -1,4 +1,4 @@
-"""JSON as the standard has it."""
+"""Strict parsing of JSON (RFC 8259), and comparison of its values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class NotJsonError(ValueError):
 
 
 def read_json(text: str) -> Any:
-    """The value of a JSON text (RFC 8259), numbers as decimals.
+    """Return the value of a JSON text (RFC 8259), with numbers as decimals.
 
     Raises:
         NotJsonError: it is not JSON; NaN and Infinity, which Python's reader takes, are not.
@@ -25,7 +25,7 @@ def read_json(text: str) -> Any:
 
 
 def fields_of(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The fields of a value that are not objects themselves, by their path; a value that is no object has one."""
+    """Yield the leaves of a value with their paths; a value that is not an object is one leaf with an empty path."""
     if isinstance(value, dict) and value:
         for key, below in value.items():
             yield from fields_of(below, (*path, key))

@@ -15,7 +15,7 @@ class JsonValid(RowMetric):
     name = "json_valid"
 
     def score(self, expected: str, answer: str) -> float:  # noqa: ARG002
-        """1 or 0."""
+        """Return 1.0 if the answer is JSON, else 0.0."""
         try:
             read_json(answer)
         except NotJsonError:

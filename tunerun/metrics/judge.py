@@ -15,7 +15,7 @@ _MOST_SCORES = 101
 class Judge(JudgedMetric):
     """The mean score that a chat model gives the answers by a rubric, each by itself.
 
-    A judge is a measuring instrument that nobody has calibrated until its scores are compared with those of people
+    A judge is not calibrated until its scores are compared with those of people
     (Zheng et al. 2023, arXiv:2306.05685): name a labelled sample in `examples`.
     """
 
@@ -54,5 +54,5 @@ class Judge(JudgedMetric):
 
     @property
     def description(self) -> str:
-        """What people have to know of it to read its scores."""
+        """The judge's model, prompt and scale, which readers of its scores need."""
         return f"{super().description}, scale {self.scale[0]} to {self.scale[1]}"

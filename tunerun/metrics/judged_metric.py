@@ -1,4 +1,4 @@
-"""What metrics have in common whose scores a chat model gives."""
+"""The base class of metrics whose scores a chat model gives."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tunerun.metrics.base import FloatArray, MetricModel
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _INTERPOLATION = "${"
-"""How a stored config begins a text that came from the environment."""
+"""Start of an interpolation in a stored config."""
 
 
 class JudgePrice(BaseModel):
-    """What a judge's service asks for its answers."""
+    """The price of a judge's service."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
@@ -28,15 +28,15 @@ class JudgePrice(BaseModel):
     date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$", description="When it was read, as 2026-11-26.")
 
     def usd(self, input_tokens: float, output_tokens: float) -> float:
-        """What tokens cost."""
+        """Return the cost of some tokens in US dollars."""
         millions = input_tokens * self.usd_per_million_input_tokens, output_tokens * self.usd_per_million_output_tokens
         return sum(millions) / 1e6
 
 
 class JudgedMetric(MetricModel):
-    """A metric whose score of an answer is what a chat model says of it, at any address of the OpenAI dialect.
+    """A metric whose scores a chat model gives, at any service that speaks OpenAI's chat API.
 
-    The run asks the judge and keeps what it says in the ledger; nothing that reads the ledger asks it. `rows` of the
+    A run asks the judge and records its judgements in the ledger; readers of the ledger never ask it. `rows` of the
     base class is not there for that reason: see `tunerun.comparison.knowledge`.
     """
 
@@ -62,7 +62,7 @@ class JudgedMetric(MetricModel):
     )
 
     compares: ClassVar[bool] = False
-    """Whether an answer is judged beside that of the untuned base model."""
+    """Whether an answer is compared with that of the untuned base model."""
 
     @field_validator("base_url")
     @classmethod
@@ -75,7 +75,7 @@ class JudgedMetric(MetricModel):
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError("must hold no user, password or query; the API key is named by key_variable")
         if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
-            raise ValueError("must be https, for held-out examples are sent there; http is for this machine alone")
+            raise ValueError("must be https, because held-out examples are sent there; http is for this machine only")
         return value.rstrip("/")
 
     @property
@@ -90,7 +90,7 @@ class JudgedMetric(MetricModel):
 
     @property
     def identity(self) -> str:
-        """A digest of what decides a judgement beside what is judged: prompt, model, rubric, scale; not the address."""
+        """A digest of prompt, model, rubric and scale, which decide a judgement; the address is left out."""
         return digest([prompt.PROMPT_DIGEST, self.name, self.model, self.rubric, list(self.bounds)])
 
     @property
@@ -100,7 +100,7 @@ class JudgedMetric(MetricModel):
 
     @property
     def description(self) -> str:
-        """What people have to know of it to read its scores."""
+        """The judge's model and prompt, which readers of its scores need."""
         return f"{self.model}, prompt {prompt.VERSION} (sha256 {prompt.PROMPT_DIGEST[:12]})"
 
     def rows(self, expected: object, answers: object) -> FloatArray:  # noqa: ARG002 - the contract's

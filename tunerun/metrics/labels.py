@@ -1,4 +1,4 @@
-"""Answers as labels: how they are read, and the counts of a confusion matrix that add up over rows."""
+"""Reading answers as labels, and counts of a confusion matrix that add up over rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STOPS = ".,;:!?"
 
 
 def label(text: str) -> str:
-    """The label that a text names: case, white space, quotes around it and a stop behind it do not count.
+    """Return the label of a text: case, white space, surrounding quotes and a final full stop are ignored.
 
     `Positive.`, `"positive"` and `positive` are one label; a label of nothing but such characters is left as it is.
     """
@@ -22,12 +22,12 @@ def label(text: str) -> str:
 
 
 def classes_of(expected: Sequence[str]) -> list[str]:
-    """The labels among expected answers, sorted; an answer outside of them is wrong and no class of its own."""
+    """Return the labels of expected answers, sorted; any other answer is wrong, and not a class of its own."""
     return sorted({label(text) for text in expected})
 
 
 def counts(expected: Sequence[str], answers: Sequence[str]) -> FloatArray:
-    """What each row adds to the counts of its classes.
+    """Return what each row adds to the counts of its classes.
 
     Returns:
         [rows, 3 * classes]: by class, whether it was expected, whether it was answered, whether it was both.

@@ -1,4 +1,4 @@
-"""What two texts may differ in and still count as the same."""
+"""Normalisation of texts before they are compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b", re.IGNORECASE)
 
 
 def normalised(text: str, ignore: Sequence[Ignored] = ()) -> str:
-    """A text without white space at its ends, and without what is ignored.
+    """Return a text without white space at its ends, and without the kinds of differences to ignore.
 
     The four steps and their order are those of SQuAD's evaluation script (Rajpurkar et al. 2016, `evaluate-v1.1.py`):
     `case` folds letters, `punctuation` drops ASCII punctuation and every character of a Unicode category P,

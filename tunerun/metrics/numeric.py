@@ -11,7 +11,7 @@ from pydantic import Field
 from tunerun.metrics.base import RowMetric
 
 _NUMBER = re.compile(
-    r"(?:(?<![\w.,])[-+\u2212])?"  # the hyphen of 10-12 is no sign
+    r"(?:(?<![\w.,])[-+\u2212])?"  # the hyphen of 10-12 is not a sign
     r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
     r"(?:[eE][-+]?\d{1,3}(?!\d))?"
 )
@@ -19,7 +19,7 @@ _NUMBER = re.compile(
 
 @lru_cache(maxsize=100_000)  # every model is scored against the same expected texts
 def last_number(text: str) -> Decimal | None:
-    """The last number of a text; None: it has none.
+    """Return the last number of a text; None: it has none.
 
     A point begins the decimals and a comma groups three digits (`1,234.5`); an exponent is read (`2e-3`). Currency and
     percent signs are ignored: `50%` is 50. A fraction is two numbers.
@@ -46,12 +46,12 @@ class Numeric(RowMetric):
     )
 
     def score(self, expected: str, answer: str) -> float:
-        """1 or 0; an answer without a number is wrong."""
+        """Return 1.0 if the numbers are equal within the tolerance, else 0.0; an answer without a number is wrong."""
         wanted, given = last_number(expected), last_number(answer)
         if wanted is None or given is None:
             return 0.0
         return float(wanted == given or abs(wanted - given) <= Decimal(str(self.tolerance)))
 
     def unsuited(self, expected: str) -> str | None:
-        """A text without a number."""
+        """Return why an expected text cannot be scored: it has no number."""
         return "has no number" if last_number(expected) is None else None

@@ -24,7 +24,7 @@ _UNITS = {"share": Unit.SHARE, "hundred": Unit.HUNDRED, "number": Unit.NUMBER}
 
 
 class OwnOptions(BaseModel):
-    """What YAML says of a user's own metric."""
+    """The options of a user's own metric in YAML."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
@@ -81,7 +81,7 @@ class OwnMetric:
 
     @classmethod
     def of(cls, options: OwnOptions) -> OwnMetric:
-        """The metric that options describe."""
+        """Make the metric from its options."""
         return cls(options.name, options.python, options.higher_is_better, _UNITS[options.unit])
 
     @property
@@ -90,7 +90,7 @@ class OwnMetric:
         return Path(self.python.rpartition(":")[0])
 
     def rows(self, expected: Sequence[str], answers: Sequence[str]) -> FloatArray:
-        """One score a row.
+        """Return the score of each row, [rows, 1].
 
         Raises:
             ConfigError: the file cannot be run; names file and line.
@@ -104,14 +104,14 @@ class OwnMetric:
         return column_of(scores)
 
     def value(self, means: FloatArray) -> FloatArray:
-        """The mean itself."""
+        """Return the mean score."""
         return means[..., 0]
 
     def file(self) -> CodeFile:
-        """The file as it is now, checked without running it.
+        """Return the file with its current digest, checked without running it.
 
         Raises:
-            ConfigError: it is not there, is not Python, or does not define the function.
+            ConfigError: it is missing, is not Python, or does not define the function.
         """
         source, function = self._source(), self.python.rpartition(":")[2]
         try:
@@ -143,7 +143,7 @@ class OwnMetric:
         source, function = self._source(), self.python.rpartition(":")[2]
         module = ModuleType(f"tunerun_metric_{hashlib.sha256(source).hexdigest()[:12]}")
         module.__file__ = str(self.path)
-        sys.modules[module.__name__] = module  # dataclasses look their module up there
+        sys.modules[module.__name__] = module  # dataclasses look up their module there
         try:
             exec(compile(source, str(self.path), "exec"), module.__dict__)  # noqa: S102 - what the user asked for
             found: Callable[[str, str], Any] = getattr(module, function)
@@ -186,10 +186,10 @@ def _said(error: BaseException) -> str:
 
 
 def code_files(metrics: Sequence[object]) -> list[CodeFile]:
-    """The files whose code these metrics run, as they are now; nothing is run.
+    """Return the files whose code these metrics run, with their current digests; nothing is run.
 
     Raises:
-        ConfigError: what is wrong with them, one line each.
+        ConfigError: all problems with them, one line each.
     """
     files: list[CodeFile] = []
     problems: list[str] = []
@@ -205,10 +205,10 @@ def code_files(metrics: Sequence[object]) -> list[CodeFile]:
 
 
 def load_code(metrics: Iterable[object]) -> None:
-    """Run the files of the user's own metrics once, so that one that cannot run is found before anything is trained.
+    """Run the files of the user's own metrics once, so that errors are found before anything is trained.
 
     Raises:
-        ConfigError: which cannot, one line each.
+        ConfigError: files that cannot be run, one line each.
     """
     problems: list[str] = []
     for metric in metrics:
@@ -222,7 +222,7 @@ def load_code(metrics: Iterable[object]) -> None:
 
 
 def difference(metric: OwnMetric, frozen: Mapping[str, Any]) -> str | None:
-    """What became of a metric's file since a sweep was frozen with it; None: nothing, or it is not recorded."""
+    """Return how a metric's file has changed since a sweep was frozen; None: not changed, or not recorded."""
     recorded = frozen.get(metric.name)
     known = recorded.get("sha256") if isinstance(recorded, Mapping) else None
     if known is None:

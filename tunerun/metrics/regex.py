@@ -40,7 +40,7 @@ class Regex(RowMetric):
         return re.compile(self.pattern)
 
     def score(self, expected: str, answer: str) -> float:
-        """1 or 0."""
+        """Return 1.0 if the answer matches, else 0.0."""
         found = self._compiled.search(answer)
         if found is None or not self._compiled.groups:
             return float(found is not None)

@@ -1,4 +1,4 @@
-"""The metrics by name: those of this package, those that other packages bring, and files of the user.
+"""The registry of metrics: those of this package, those of other packages, and files of the user.
 
 A new one here is a module with its class and a line below. Another package's is an entry point of the group
 `tunerun.metrics` that names a subclass of `MetricModel`; a name of this package cannot be taken by one.
@@ -39,11 +39,11 @@ _BUILT_IN = {
     "judge": "Judge",
     "judge_preference": "JudgePreference",
 }
-"""The class of each; its module has its name, and is imported when it is asked for."""
+"""Class of each metric; its module has the metric's name, and is imported on first use."""
 
 
 def names() -> list[str]:
-    """What `evaluation.metrics` may name."""
+    """Return the names that `evaluation.metrics` accepts."""
     return [*_BUILT_IN, *sorted(_entry_points())]
 
 
@@ -53,7 +53,7 @@ def built_in() -> dict[str, type[MetricModel]]:
 
 
 def summaries() -> dict[str, str]:
-    """What each metric says of itself in one sentence, and what its options mean."""
+    """Return a sentence on each metric and its options, by name."""
     found = {}
     for name in names():
         try:
@@ -68,11 +68,11 @@ def summaries() -> dict[str, str]:
 
 
 def checked(value: object) -> str | dict[str, Any]:
-    """An entry of `evaluation.metrics`, checked: its name alone where it has no options.
+    """Validate an entry of `evaluation.metrics`; returns the name alone if it has no options.
 
     Raises:
         ValueError: it is not the name of a metric, or a mapping of its name and options.
-        ValidationError: what is wrong with its options.
+        ValidationError: its options are invalid.
     """
     name, options = _parts(value)
     _metric(name, options)
@@ -80,7 +80,7 @@ def checked(value: object) -> str | dict[str, Any]:
 
 
 def resolve(evaluation: Any) -> tuple[Metric, ...]:
-    """The metrics of an evaluation, the one that decides first.
+    """Return the metrics of an evaluation, the one that decides first.
 
     Args:
         evaluation: the config's section, or a stored one, of which it leaves out what this version does not know.
@@ -96,7 +96,7 @@ def resolve(evaluation: Any) -> tuple[Metric, ...]:
 def resolve_stored(
     evaluation: Mapping[str, Any], files: Mapping[str, Any], *, runs_code: bool = True
 ) -> tuple[tuple[Metric, ...], list[str]]:
-    """The metrics of a frozen evaluation, the one that decides first, and which had to be left out.
+    """Return the metrics of a frozen evaluation, the one that decides first, and notes on those left out.
 
     Args:
         evaluation: as a trial's config has it.
@@ -125,7 +125,7 @@ def resolve_stored(
             metrics.append(metric)
     decider = evaluation.get("decide_by") or (_parts(entries[0])[0] if entries else None)
     if decider in lost:
-        advice = "restore it, or name the experiment to compare by its metrics of now"
+        advice = "restore it, or name the experiment to compare by its current metrics"
         if not runs_code:
             advice = "compare in the project that made it"
         raise ConfigError(f"evaluation.metrics: {decider} decides in this sweep, and {lost[decider]}; {advice}")
@@ -134,7 +134,7 @@ def resolve_stored(
 
 
 def require_packages(metrics: Sequence[Metric]) -> None:
-    """Check that what metrics import is installed.
+    """Check that the packages which metrics need are installed.
 
     Raises:
         MissingPackageError: names every metric and package, and the line that installs them.
@@ -150,7 +150,7 @@ def require_packages(metrics: Sequence[Metric]) -> None:
 
 
 def options_schema() -> dict[str, Any]:
-    """The JSON Schema of an entry of `evaluation.metrics`."""
+    """Return the JSON Schema of an entry of `evaluation.metrics`."""
     models = built_in()
     documents: list[dict[str, Any]] = [{"type": "string", "enum": list(models)}]
     for name, model in models.items():
@@ -164,7 +164,7 @@ def options_schema() -> dict[str, Any]:
 
 
 def _inlined(document: dict[str, Any]) -> dict[str, Any]:
-    """A JSON Schema without definitions of its own, which could not be found inside of another schema."""
+    """Inline the definitions of a JSON Schema, whose references would not resolve inside another schema."""
     known = document.pop("$defs", {})
 
     def inlined(value: Any) -> Any:
@@ -199,7 +199,7 @@ def _metric(name: str, options: Mapping[str, Any], *, is_stored: bool = False) -
 
 
 def _validated(model: type[Any], options: Mapping[str, Any], is_stored: bool) -> Any:
-    if is_stored:  # of another version, perhaps
+    if is_stored:  # perhaps written by another version
         options = {key: value for key, value in options.items() if key in model.model_fields}
     try:
         return model.model_validate(dict(options))

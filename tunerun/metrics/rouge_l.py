@@ -26,7 +26,7 @@ class RougeL(RowMetric):
     stemmer: bool = Field(False, description="Whether English endings are removed first (Porter's stemmer).")
 
     def rows(self, expected: Sequence[str], answers: Sequence[str]) -> FloatArray:
-        """From 0 to 1 each."""
+        """Return the F measure of each row, 0 to 1, [rows, 1]."""
         from rouge_score.rouge_scorer import RougeScorer
         from rouge_score.tokenizers import DefaultTokenizer
 
@@ -35,5 +35,5 @@ class RougeL(RowMetric):
         return np.array(scores, dtype=np.float64).reshape(-1, 1)
 
     def unsuited(self, expected: str) -> str | None:
-        """A text without Latin letters or digits."""
+        """Return why an expected text cannot be scored: it has no Latin letters or digits."""
         return None if _READ.search(expected) else "has no Latin letter or digit, which is all that ROUGE reads"

@@ -1,4 +1,4 @@
-"""What sacrebleu counts in each segment; its corpus scores are made of the sums."""
+"""The counts of sacrebleu for each segment, whose sums give its corpus scores."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _MOST_PAIRS = 200_000
 
 
 class SegmentCounts:
-    """What a `sacrebleu.metrics` object counts, each expected text and each pair taken apart once.
+    """Counts segments by a `sacrebleu.metrics` object, with a cache of expected texts and pairs.
 
-    By the methods that sacrebleu's own resampling tests are made of (`metrics/base.py` of 2.6.0); none is public.
+    Uses the private methods of sacrebleu's own resampling tests (`metrics/base.py`, read in 2.6.0).
     """
 
     def __init__(self, scorer: Any) -> None:

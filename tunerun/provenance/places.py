@@ -31,7 +31,7 @@ def is_path(text: str) -> bool:
 
 
 def own_names(paths: Iterable[str]) -> dict[str, str]:
-    """The name of each file without its folders; with as many of them as tell two files apart.
+    """Return the name of each file without its folders, or with as many of them as distinguish two files.
 
     Two data files that were called alike would make two points of a sweep one.
     """
@@ -53,7 +53,7 @@ class Places:
 
     Args:
         configs: the stored configs of a sweep's trials.
-        folders: further folders of the machine, with what stands for each, such as the home directory and `~`.
+        folders: further folders of the machine with their replacements, such as the home directory and `~`.
     """
 
     def __init__(self, configs: Sequence[Mapping[str, Any]], folders: Mapping[str, str] | None = None) -> None:
@@ -78,7 +78,7 @@ class Places:
 
     @cached_property
     def _known(self) -> dict[str, str]:
-        """What stands for each place that configs name."""
+        """The replacement of each place that configs name."""
         uris = {uri: portable_uri(uri) or "sqlite:///mlflow.db" for uri in self._uris}
         return {**dict.fromkeys(self._caches, "cache"), **dict.fromkeys(self._runs, "runs"), **self._names, **uris}
 

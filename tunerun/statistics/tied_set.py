@@ -1,4 +1,4 @@
-"""The points that cannot be told from the best: a sequential test of all pairs by joint sign flips.
+"""The tied set, points not distinguishable from the best: a sequential test of all pairs by joint sign flips.
 
 Comparing each point with the observed best would print a wrong list in 13 to 19 % of worlds with 12 equal points,
 because the same data chose the best. Here at least one point of equal ones is left out in at most 6 %.
