@@ -22,7 +22,7 @@ AXES = ("backend=local,gemini", "seed=0,1,2,3")
 
 
 def run_on_both(plan: Plan, backends: Mapping[str, Backend]) -> SweepResult:
-    def opened(section: schema.Backend, _runs: Path, _cache: Path) -> Backend:
+    def opened(section: schema.BackendSection, _runs: Path, _cache: Path) -> Backend:
         return backends[section.kind]
 
     return run(plan, open_backend=opened, poll_interval_s=0)

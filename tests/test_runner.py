@@ -36,7 +36,7 @@ def service() -> ScriptedService:
 def run_on(
     service: ScriptedService, plan: Plan, backend: type[ScriptedBackend] = ScriptedBackend, **more: object
 ) -> SweepResult:
-    def opened(_section: schema.Backend, _runs: Path, _cache: Path) -> Backend:
+    def opened(_section: schema.BackendSection, _runs: Path, _cache: Path) -> Backend:
         return backend(service)
 
     return run(plan, open_backend=opened, poll_interval_s=0, **more)  # type: ignore[arg-type]

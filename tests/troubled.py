@@ -85,7 +85,7 @@ class Troubled(ScriptedBackend):
 def run_with(
     backend: Backend, plan: Plan, progress: Progress | None = None, *, retry_failed: bool = False
 ) -> SweepResult:
-    def opened(_section: schema.Backend, _runs: Path, _cache: Path) -> Backend:
+    def opened(_section: schema.BackendSection, _runs: Path, _cache: Path) -> Backend:
         return backend
 
     return run(plan, open_backend=opened, poll_interval_s=0, progress=progress, retry_failed=retry_failed)

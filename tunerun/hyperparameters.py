@@ -24,7 +24,7 @@ def _targets(value: Any, handler: ValidatorFunctionWrapHandler) -> tuple[str, ..
     return names
 
 
-class Hyperparameters(Section):
+class HyperparametersSection(Section):
     """How to tune, in the Gemini API's words and with its defaults.
 
     Source of the names and defaults: the Gemini API's model tuning guide (as last served, 2025-04-28).

@@ -86,7 +86,7 @@ are only those whose value is not the default."""
 
 @dataclass(frozen=True)
 class TuningHyperparameters:
-    """How to tune, in the Gemini API's words; `schema.Hyperparameters` explains each and checks them."""
+    """How to tune, in the Gemini API's words; `schema.HyperparametersSection` explains each and checks them."""
 
     epoch_count: int = 5
     batch_size: int = 4

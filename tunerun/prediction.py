@@ -45,7 +45,7 @@ class CallableModel:
 
     tuned_model: TunedModel
     template: PromptTemplate
-    backend: schema.Backend
+    backend: schema.BackendSection
     generation: GenerateOptions
     seed: int
     cache: str | None

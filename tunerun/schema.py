@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_plain_validator_function
 
-from tunerun.hyperparameters import Hyperparameters as Hyperparameters
+from tunerun.hyperparameters import HyperparametersSection as HyperparametersSection
 from tunerun.job import BASE_LEARNING_RATE as BASE_LEARNING_RATE
 from tunerun.job import BaseModelRef, TemplateText
 from tunerun.job import Scalar as Scalar
@@ -56,7 +56,7 @@ class HeldOut(Section):
         return self
 
 
-class Dataset(Section):
+class DatasetSection(Section):
     """Which rows to learn from, and which to hold out."""
 
     path: str = Field(
@@ -219,7 +219,7 @@ class Sweep(Section):
     )
 
 
-class Backend(Section):
+class BackendSection(Section):
     """Where jobs run. Each kind has a section of its own in its module; `tunerun.backends.registry` lists them."""
 
     model_config = ConfigDict(defer_build=True)
@@ -229,7 +229,7 @@ class Backend(Section):
     @classmethod
     def members(cls) -> tuple[type[Section], ...]:
         """The sections of all kinds; of one kind, itself."""
-        if cls is not Backend:
+        if cls is not BackendSection:
             return (cls,)
         from tunerun.backends.registry import sections
 
@@ -238,12 +238,12 @@ class Backend(Section):
     @classmethod
     def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
         """Validate a field of this type as the union of the sections of all kinds, discriminated by `kind`."""
-        if cls is not Backend:
+        if cls is not BackendSection:
             return handler(source)
         return handler.generate_schema(Annotated[Union[cls.members()], Field(discriminator="kind")])  # noqa: UP007
 
 
-class Generation(Section):
+class GenerationSection(Section):
     """How a model is asked for its answers to held-out examples."""
 
     max_output_tokens: int = Field(64, ge=1, description="Longest answer, in tokens.")
@@ -344,7 +344,7 @@ class Evaluation(Section):
         "of the training examples; null: it generates text.",
     )
     baselines: Baselines = Field(default_factory=Baselines)
-    generation: Generation = Field(default_factory=Generation)
+    generation: GenerationSection = Field(default_factory=GenerationSection)
     alpha: float = Field(
         0.05,
         gt=0,
@@ -476,11 +476,11 @@ class TrialConfig(Section):
         description="Of shuffles, adapters and sampling.",
         json_schema_extra={"unit": "none: any whole number"},
     )
-    dataset: Dataset
+    dataset: DatasetSection
     template: Template = Field(default_factory=Template)
     model: Model
-    hyperparameters: Hyperparameters = Field(default_factory=Hyperparameters)
-    backend: Backend
+    hyperparameters: HyperparametersSection = Field(default_factory=HyperparametersSection)
+    backend: BackendSection
     evaluation: Evaluation = Field(default_factory=Evaluation)
     tracking: Tracking = Field(default_factory=Tracking)
     paths: Paths = Field(default_factory=Paths)

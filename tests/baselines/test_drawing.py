@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.experiments import write_rows
 from tunerun.dataset import LoadedDataset, load_examples
-from tunerun.schema import Dataset, HeldOut, Template
+from tunerun.schema import DatasetSection, HeldOut, Template
 from tunerun.template import PromptTemplate
 
 ROWS = st.lists(st.sampled_from(["a", "A ", "b", "c", "d", "e", "f", "g", "h", "i"]), min_size=4, max_size=24)
@@ -18,7 +18,7 @@ ROWS = st.lists(st.sampled_from(["a", "A ", "b", "c", "d", "e", "f", "g", "h", "
 
 def load(path: Path, draws: int, template: str = "{{ text_input }}", **dataset: Any) -> LoadedDataset:
     return load_examples(
-        Dataset(path=str(path), **dataset),
+        DatasetSection(path=str(path), **dataset),
         PromptTemplate(Template(text_input=template)),
         max_input_characters=None,
         max_output_characters=None,

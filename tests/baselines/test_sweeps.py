@@ -17,7 +17,7 @@ from tunerun.job import BaseModelRef, Example, GenerateOptions, Input, TunedMode
 from tunerun.ledger import Ledger
 from tunerun.planning import Plan
 from tunerun.planning.baselines import Group, planned_baselines
-from tunerun.schema import Dataset, HeldOut, Template
+from tunerun.schema import DatasetSection, HeldOut, Template
 from tunerun.template import PromptTemplate
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 
@@ -263,7 +263,7 @@ def test_prompts_that_do_not_fit_leave_their_baseline_out(tmp_path: Path) -> Non
     held = write_rows(
         tmp_path / "held.jsonl", [{"text_input": "short", "output": "no"}, {"text_input": "x" * 20, "output": "no"}]
     )
-    dataset = Dataset(path=str(rows), validation=HeldOut(path=str(held)))
+    dataset = DatasetSection(path=str(rows), validation=HeldOut(path=str(held)))
     loaded = load_examples(
         dataset, PromptTemplate(Template()), max_input_characters=None, max_output_characters=None, draws=4
     )

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from tunerun.dataset import load_examples
-from tunerun.schema import Dataset, HeldOut, Template
+from tunerun.schema import DatasetSection, HeldOut, Template
 from tunerun.template import PromptTemplate
 
 ROWS = 10_000
@@ -32,7 +32,7 @@ def run() -> list[str]:
         training, held_out = Path(folder) / "training.jsonl", Path(folder) / "held_out.jsonl"
         training.write_text("".join(row() for _ in range(ROWS)))
         held_out.write_text("".join(row() for _ in range(ROWS // 10)))
-        dataset = Dataset(path=str(training), validation=HeldOut(path=str(held_out)))
+        dataset = DatasetSection(path=str(training), validation=HeldOut(path=str(held_out)))
         start = time.perf_counter()
         load_examples(dataset, PromptTemplate(Template()), max_input_characters=None, max_output_characters=None)
         seconds = time.perf_counter() - start

@@ -126,7 +126,7 @@ def _one(rows: Path, folder: Path) -> Measured:
     """One run, in this process."""
     service = ScriptedService(answers=lambda _model, _text: "label_0")
 
-    def opened(_section: schema.Backend, _runs: Path, _cache: Path) -> Backend:
+    def opened(_section: schema.BackendSection, _runs: Path, _cache: Path) -> Backend:
         return ScriptedBackend(service)
 
     record, started = Spent(), time.perf_counter()

@@ -93,7 +93,7 @@ def _planned(folder: Path, size: int) -> tuple[Plan, float]:
 
 
 def _run(made: Plan, service: ScriptedService) -> None:
-    def opened(_section: schema.Backend, _runs: Path, _cache: Path) -> Backend:
+    def opened(_section: schema.BackendSection, _runs: Path, _cache: Path) -> Backend:
         return ScriptedBackend(service, max_in_flight=IN_FLIGHT)
 
     run_plan(made, open_backend=opened, poll_interval_s=0)

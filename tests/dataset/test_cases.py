@@ -12,7 +12,7 @@ import pytest
 
 from tunerun.dataset import LoadedDataset, load_examples
 from tunerun.errors import InputError
-from tunerun.schema import Dataset, Template
+from tunerun.schema import DatasetSection, Template
 from tunerun.template import PromptTemplate
 
 HERE = Path(__file__).parent / "cases"
@@ -22,7 +22,7 @@ CASES = [json.loads(line) for line in (HERE / "cases.jsonl").read_text(encoding=
 
 def _load(case: dict[str, Any]) -> LoadedDataset:
     return load_examples(
-        Dataset(path=str(HERE / case["file"])),
+        DatasetSection(path=str(HERE / case["file"])),
         PromptTemplate(Template(text_input=case["text_input"], output=case["output"])),
         max_input_characters=40_000,
         max_output_characters=5_000,

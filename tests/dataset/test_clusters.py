@@ -9,7 +9,7 @@ import pytest
 
 from tunerun.dataset import LoadedDataset, load_examples
 from tunerun.errors import DatasetError
-from tunerun.schema import Dataset, HeldOut, Template
+from tunerun.schema import DatasetSection, HeldOut, Template
 from tunerun.template import PromptTemplate
 
 LONG = "My card was charged twice for the same cup of coffee yesterday"
@@ -25,7 +25,7 @@ def _load(
     if held_out is not None:
         more["validation"] = HeldOut(path=write("held_out.jsonl", held_out))
     return load_examples(
-        Dataset(path=write("rows.jsonl", rows), **more),
+        DatasetSection(path=write("rows.jsonl", rows), **more),
         PromptTemplate(Template()),
         max_input_characters=None,
         max_output_characters=None,

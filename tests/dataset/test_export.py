@@ -14,7 +14,7 @@ from tunerun.dataset import LoadedDataset, load_examples
 from tunerun.dataset.export import FORMATS, export
 from tunerun.errors import InputError, LimitError
 from tunerun.job import Example, ExampleSet, Turn
-from tunerun.schema import Dataset, Template
+from tunerun.schema import DatasetSection, Template
 from tunerun.template import PromptTemplate
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60).filter(lambda text: text.strip())
@@ -36,7 +36,7 @@ def of(training: ExampleSet, validation: ExampleSet | None = None, test: Example
 
 
 def read_back(file: Path) -> tuple[Example, ...]:
-    dataset, template = Dataset(path=str(file)), PromptTemplate(Template())
+    dataset, template = DatasetSection(path=str(file)), PromptTemplate(Template())
     return load_examples(dataset, template, max_input_characters=None, max_output_characters=None).training.examples
 
 

@@ -16,7 +16,7 @@ from tunerun.dataset import LoadedDataset, load_examples
 from tunerun.dataset.labels import label_counts, typing_errors
 from tunerun.dataset.near_duplicates import near_duplicates, normalised
 from tunerun.dataset.secrets import EMAIL, SECRETS, secrets_in
-from tunerun.schema import Dataset, HeldOut, Template
+from tunerun.schema import DatasetSection, HeldOut, Template
 from tunerun.template import PromptTemplate
 
 LONG = "could you please tell me how I can cancel the order that I placed this morning"
@@ -35,7 +35,7 @@ def loaded(
 ) -> LoadedDataset:
     file = write_json_lines(folder / "rows.jsonl", rows)
     validation = None if held_out is None else str(write_json_lines(folder / "held_out.jsonl", held_out))
-    dataset = Dataset(path=str(file), validation=HeldOut(path=validation))
+    dataset = DatasetSection(path=str(file), validation=HeldOut(path=validation))
     return load_examples(
         dataset, PromptTemplate(template or Template()), max_input_characters=None, max_output_characters=None, **more
     )
@@ -287,7 +287,7 @@ def test_a_real_data_set_gives_no_false_alarm() -> None:
     """banking77: near duplicates and six inputs that both files hold; all else is as it should be."""
     assert BANKING77 is not None
     folder = Path(BANKING77)
-    dataset = Dataset(path=str(folder / "train.csv"), validation=HeldOut(path=str(folder / "test.csv")))
+    dataset = DatasetSection(path=str(folder / "train.csv"), validation=HeldOut(path=str(folder / "test.csv")))
     template = PromptTemplate(Template(text_input="{{ text }}", output="{{ category }}"))
     found = load_examples(dataset, template, max_input_characters=None, max_output_characters=None)
     assert {finding.check for finding in found.findings} == {"near duplicate", "leak", "near leak"}

@@ -12,7 +12,7 @@ import pytest
 from tunerun.dataset import LoadedDataset, TokenLimit, load_examples
 from tunerun.errors import DatasetError
 from tunerun.job import Example
-from tunerun.schema import Dataset, Template
+from tunerun.schema import DatasetSection, Template
 from tunerun.template import PromptTemplate
 
 ROWS = [{"text_input": "a " * count, "output": "b"} for count in (3, 40, 5, 20)]
@@ -26,7 +26,7 @@ def words(examples: Sequence[Example]) -> list[int]:
 def loaded(folder: Path, limit: TokenLimit, **dataset: Any) -> LoadedDataset:
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return load_examples(
-        Dataset(path="rows.jsonl", **dataset),
+        DatasetSection(path="rows.jsonl", **dataset),
         PromptTemplate(Template()),
         max_input_characters=None,
         max_output_characters=None,

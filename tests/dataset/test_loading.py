@@ -13,7 +13,7 @@ import pytest
 from tunerun.dataset import LoadedDataset, load_examples
 from tunerun.errors import DatasetError
 from tunerun.job import Example
-from tunerun.schema import Dataset, HeldOut, Template
+from tunerun.schema import DatasetSection, HeldOut, Template
 from tunerun.template import PromptTemplate
 
 PLAIN = Template()
@@ -36,7 +36,7 @@ def _load(
     **settings: Any,
 ) -> LoadedDataset:
     return load_examples(
-        Dataset(path=path, **settings),
+        DatasetSection(path=path, **settings),
         PromptTemplate(template),
         max_input_characters=limits[0],
         max_output_characters=limits[1],

@@ -15,7 +15,7 @@ from tunerun.dataset import Findings, LoadedDataset, RowBuilder, TokenLimit, loa
 from tunerun.digest import digest
 from tunerun.errors import DatasetError
 from tunerun.job import Example, Turn
-from tunerun.schema import Dataset, HeldOut, Template
+from tunerun.schema import DatasetSection, HeldOut, Template
 from tunerun.template import PromptTemplate
 
 
@@ -43,7 +43,7 @@ def loaded(
     for name, each in (("rows.jsonl", rows), ("held.jsonl", held_out or ())):
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in each))
     return load_examples(
-        Dataset(
+        DatasetSection(
             path=str(folder / "rows.jsonl"),
             validation=HeldOut(path=str(folder / "held.jsonl")) if held_out else HeldOut(),
             **(dataset or {}),
@@ -239,6 +239,6 @@ def test_tokens_of_all_turns(tmp_path: Path) -> None:
 def test_drawn_examples_have_their_turns(tmp_path: Path) -> None:
     """An example that is drawn for a prompt keeps its turns, and leaves its system message to the prompt's own."""
     (tmp_path / "rows.jsonl").write_text(json.dumps(said("a", "b", "c", "d", system="S")) + "\n")
-    dataset, template = Dataset(path=str(tmp_path / "rows.jsonl")), PromptTemplate(Template())
+    dataset, template = DatasetSection(path=str(tmp_path / "rows.jsonl")), PromptTemplate(Template())
     found = load_examples(dataset, template, max_input_characters=None, max_output_characters=None, draws=1)
     assert found.drawn == (Example("c", "d", "", (Turn("a", "b"),)),)

@@ -7,7 +7,7 @@ import pytest
 from tunerun.dataset import load_examples, read_rows
 from tunerun.dataset.suggestion import advice_on_template, suggested_template
 from tunerun.errors import DatasetError
-from tunerun.schema import Dataset, Template
+from tunerun.schema import DatasetSection, Template
 from tunerun.template import PromptTemplate
 
 
@@ -39,7 +39,7 @@ def test_too_few_columns(columns: list[str]) -> None:
 
 
 def _load(path: Path, **settings: object) -> None:
-    dataset = Dataset.model_validate({"path": str(path), **settings})
+    dataset = DatasetSection.model_validate({"path": str(path), **settings})
     load_examples(dataset, PromptTemplate(Template()), max_input_characters=None, max_output_characters=None)
 
 

@@ -67,7 +67,7 @@ def test_a_run_judges_no_test_set_and_its_opening_does(lab: Lab) -> None:
     assert "101" in inputs
     assert "201" not in inputs
 
-    def opener(_section: schema.Backend, _runs: Path, _cache: Path) -> Backend:
+    def opener(_section: schema.BackendSection, _runs: Path, _cache: Path) -> Backend:
         return ScriptedBackend(lab.service)
 
     with Ledger(lab.runs / "ledger.db") as ledger:

@@ -14,7 +14,7 @@ from tunerun.backends import stored_section
 from tunerun.backends.gemini import GeminiSection
 from tunerun.backends.local import LocalSection
 from tunerun.cli import app
-from tunerun.comparison.knowledge import Rows, Scores
+from tunerun.comparison.knowledge import HeldOutRows, Scores
 from tunerun.compose import load
 from tunerun.engine import tuned_model
 from tunerun.errors import ConfigError, LedgerError, NotFoundError
@@ -107,7 +107,7 @@ def test_the_answers_of_earlier_formats_are_kept(tmp_path: Path, format_: int) -
             assert answers is not None
             assert answers.texts == tuple(each["predicted"] for each in json.loads(predictions))
             assert answers.created_at == created_at
-            rows = Rows(str(trial.validation), trial.asked)
+            rows = HeldOutRows(str(trial.validation), trial.asked)
             scores = Scores({(subject, rows.held_out, rows.asked): answers}, ledger)
             assert scores.values(resolve(trial.settings.evaluation), subject, rows) == json.loads(metrics)
         for sweep, ((subject,),) in sweeps.items():

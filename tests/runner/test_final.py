@@ -61,7 +61,7 @@ def swept(tmp_path: Path, service: ScriptedService, asked: Asked) -> Iterator[tu
 
 
 def opened(ledger: Ledger, sweep: SweepRecord, backend: Backend) -> list[Opening]:
-    def opener(_section: schema.Backend, _runs: Path, _cache: Path) -> Backend:
+    def opener(_section: schema.BackendSection, _runs: Path, _cache: Path) -> Backend:
         return backend
 
     return open_test(ledger, sweep, cache=ledger.path.parent, open_backend=opener)

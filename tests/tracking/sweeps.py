@@ -26,7 +26,7 @@ from tunerun.job import (
     TuningRequest,
 )
 from tunerun.ledger import BaselineRecord, Ledger, SweepRecord, TrialRecord, asked_by
-from tunerun.schema import Dataset, Hyperparameters, Model, TrialConfig
+from tunerun.schema import DatasetSection, HyperparametersSection, Model, TrialConfig
 
 MODEL = BaseModelRef(name="smollm2-135m", source="HuggingFaceTB/SmolLM2-135M-Instruct")
 TRAINING = tuple(Example(str(n), str(n + 1)) for n in range(15))
@@ -131,9 +131,9 @@ def trial_config(overrides: Mapping[str, Any], name: str = "next-number", **sect
     hyperparameters = {key.rpartition(".")[2]: v for key, v in overrides.items() if key.startswith("hyperparameters.")}
     return TrialConfig(
         name=name,
-        dataset=Dataset(path="data/next_number.json"),
+        dataset=DatasetSection(path="data/next_number.json"),
         model=Model(name=MODEL.name, source=MODEL.source),
-        hyperparameters=Hyperparameters(**hyperparameters),
+        hyperparameters=HyperparametersSection(**hyperparameters),
         backend=LocalSection(kind="local"),
         **sections,
     )

@@ -18,7 +18,7 @@ from tunerun.job import EpochLoss, Failure, FailureKind, JobState, JobStatus, Tr
 from tunerun.ledger import Ledger, Stop
 from tunerun.schema import Tracking
 from tunerun.tracking import Tracker
-from tunerun.tracking.run_projection import VALIDATION_EPOCH_LOSS, FrozenSweep, Point, SharedTrial
+from tunerun.tracking.run_projection import VALIDATION_EPOCH_LOSS, FrozenSweep, MetricPoint, SharedTrial
 from tunerun.tracking.trial import trial_projection
 
 
@@ -152,7 +152,7 @@ def test_the_validation_loss_is_a_curve_by_epoch(lab: Lab) -> None:
     losses = (EpochLoss(1, 0.9), EpochLoss(2, 0.7), EpochLoss(3, 0.8))
     lab.ledger.record(job, JobStatus(JobState.RUNNING, lab.curve(0, 9), validation=losses[:2]))
 
-    def shown() -> tuple[list[Point], str]:
+    def shown() -> tuple[list[MetricPoint], str]:
         sweep = FrozenSweep(lab.ledger, lab.sweep.id)
         progress = lab.ledger.progress(lab.sweep.id)[0]
         image = trial_projection(lab.ledger, SharedTrial([(sweep, sweep.by_number[0])], progress, is_interrupted=False))

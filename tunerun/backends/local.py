@@ -60,7 +60,7 @@ def _packing(value: object, handler: ValidatorFunctionWrapHandler) -> object:
         raise ValueError("must be auto, off, or a whole number of 1 or more") from error
 
 
-class LocalSection(schema.Backend):
+class LocalSection(schema.BackendSection):
     """The embedded engine, on this machine."""
 
     kind: Literal["local"] = Field(description="local")

@@ -28,7 +28,7 @@ class BackendModule(Protocol):
     """What a kind's module offers."""
 
     @property
-    def SECTION(self) -> type[schema.Backend]:  # noqa: N802 - a constant of a module
+    def SECTION(self) -> type[schema.BackendSection]:  # noqa: N802 - a constant of a module
         """Its config section, whose field `kind` has the kind as its only choice."""
 
     @property
@@ -44,7 +44,7 @@ class BackendModule(Protocol):
         ...
 
 
-def sections() -> tuple[type[schema.Backend], ...]:
+def sections() -> tuple[type[schema.BackendSection], ...]:
     """The config section of every kind."""
     return tuple(_module(kind).SECTION for kind in _MODULES)
 
@@ -54,12 +54,12 @@ def is_hosted(kind: str) -> bool:
     return kind not in _MODULES or _module(kind).IS_HOSTED
 
 
-def capabilities_of(section: schema.Backend) -> Capabilities:
+def capabilities_of(section: schema.BackendSection) -> Capabilities:
     """What the backend of a config section can do; opens and sends nothing."""
     return _module(section.kind).capabilities(section)
 
 
-def open_backend(section: schema.Backend, runs: Path, cache: Path) -> Backend:
+def open_backend(section: schema.BackendSection, runs: Path, cache: Path) -> Backend:
     """Make the backend that a config section describes; starts and sends nothing yet.
 
     Args:
@@ -69,7 +69,7 @@ def open_backend(section: schema.Backend, runs: Path, cache: Path) -> Backend:
     return _module(section.kind).open_backend(section, runs, cache)
 
 
-def stored_section(values: Mapping[str, Any], number_format: str = "") -> schema.Backend:
+def stored_section(values: Mapping[str, Any], number_format: str = "") -> schema.BackendSection:
     """Today's config section of a stored one: a key that is unknown or has a value of another version is left out.
 
     What came from the environment comes from the environment of now.
@@ -100,8 +100,8 @@ def stored_section(values: Mapping[str, Any], number_format: str = "") -> schema
 
 
 @cache
-def _section() -> TypeAdapter[schema.Backend]:
-    return TypeAdapter(schema.Backend)
+def _section() -> TypeAdapter[schema.BackendSection]:
+    return TypeAdapter(schema.BackendSection)
 
 
 def _module(kind: str) -> BackendModule:

@@ -15,7 +15,7 @@ from tunerun.baselines import is_base_model, words
 from tunerun.comparison import judges, sentences
 from tunerun.comparison.arms import BaselineScores, PointScores, estimate
 from tunerun.comparison.decision import Comparison, Rules, decide
-from tunerun.comparison.knowledge import Rows, Scores, SweepKnowledge, result, rows_of
+from tunerun.comparison.knowledge import HeldOutRows, Scores, SweepKnowledge, result, rows_of
 from tunerun.comparison.results import (
     LOSS,
     BaselineResult,
@@ -313,7 +313,7 @@ class _Judge:
                 return self._scored(metric, table)
         return None
 
-    def _rows_of(self, baseline: _Baseline) -> Iterator[Rows]:
+    def _rows_of(self, baseline: _Baseline) -> Iterator[HeldOutRows]:
         found = (rows_of(member, self.held_out) for member in baseline.members)
         yield from dict.fromkeys(rows for rows in found if rows is not None)
 

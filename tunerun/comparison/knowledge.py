@@ -35,7 +35,7 @@ KEPT_EPOCH = "train/kept_epoch"
 
 
 @dataclass(frozen=True)
-class Rows:
+class HeldOutRows:
     """One held-out set's examples as one subject was asked them: what names its answers in the ledger."""
 
     held_out: str
@@ -54,9 +54,9 @@ class Scores:
     ledger: Ledger
     judges: Mapping[str, str] = field(default_factory=dict)
     _expected: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    _rows: dict[tuple[str, str, Rows], FloatArray | None] = field(default_factory=dict)
+    _rows: dict[tuple[str, str, HeldOutRows], FloatArray | None] = field(default_factory=dict)
 
-    def of(self, metric: Metric, subject: str, rows: Rows) -> FloatArray | None:
+    def of(self, metric: Metric, subject: str, rows: HeldOutRows) -> FloatArray | None:
         """What each row contributes, [rows, m]; None: the subject has not answered, or is not judged yet.
 
         A row of which the judge said nothing that can be read is NaN.
@@ -66,7 +66,7 @@ class Scores:
             self._rows[key] = self._scored(metric, subject, rows)
         return self._rows[key]
 
-    def _scored(self, metric: Metric, subject: str, rows: Rows) -> FloatArray | None:
+    def _scored(self, metric: Metric, subject: str, rows: HeldOutRows) -> FloatArray | None:
         asked = LOSSES if metric.asks is Asks.LOSSES else rows.asked
         if isinstance(metric, JudgedMetric):
             asked = rated_by(self.judges.get(metric.name, metric.identity), rows.asked)
@@ -86,18 +86,18 @@ class Scores:
             try:
                 for subject, held_out, asked in self.answers:
                     if holds_texts(asked):
-                        self.of(metric, subject, Rows(held_out, asked))
+                        self.of(metric, subject, HeldOutRows(held_out, asked))
                 kept.append(metric)
             except MetricError as error:
                 failed[metric.name] = error
         return kept, failed
 
-    def texts(self, subject: str, rows: Rows) -> tuple[str, ...] | None:
+    def texts(self, subject: str, rows: HeldOutRows) -> tuple[str, ...] | None:
         """The answers themselves; None: there are none."""
         found = self.answers.get((subject, rows.held_out, rows.asked))
         return None if found is None else found.texts
 
-    def values(self, metrics: Sequence[Metric], subject: str, rows: Rows) -> dict[str, float]:
+    def values(self, metrics: Sequence[Metric], subject: str, rows: HeldOutRows) -> dict[str, float]:
         """The measures that are known of a subject, by the name that MLflow shows."""
         tables = {f"eval/{metric.name}": (metric, self.of(metric, subject, rows)) for metric in metrics}
         known = (
@@ -149,10 +149,10 @@ class SweepKnowledge:
         return next((job.metrics[BASE_LOSS] for job in jobs if BASE_LOSS in job.metrics), None)
 
 
-def rows_of(record: TrialRecord, held_out: str) -> Rows | None:
+def rows_of(record: TrialRecord, held_out: str) -> HeldOutRows | None:
     """The rows that a trial is asked; None: it has no such held-out set."""
     digest = record.held_out.get(held_out)
-    return None if digest is None else Rows(digest, record.asked)
+    return None if digest is None else HeldOutRows(digest, record.asked)
 
 
 def result(
@@ -220,7 +220,7 @@ def _metrics(ledger: Ledger, record: TrialRecord) -> Sequence[Metric]:
 
 
 def _answers(
-    ledger: Ledger, subject: str, rows: Rows, metrics: Sequence[Metric]
+    ledger: Ledger, subject: str, rows: HeldOutRows, metrics: Sequence[Metric]
 ) -> Iterator[tuple[tuple[str, str, str], Answers]]:
     rated = (rated_by(metric.identity, rows.asked) for metric in metrics if isinstance(metric, JudgedMetric))
     for asked in (rows.asked, LOSSES, *rated):

@@ -21,7 +21,7 @@ from tunerun.digest import digest
 from tunerun.errors import DatasetError
 from tunerun.example_json import digest_of_examples
 from tunerun.job import Example, ExampleSet
-from tunerun.schema import Dataset
+from tunerun.schema import DatasetSection
 from tunerun.template import PromptTemplate
 
 Progress = Callable[[str], None]
@@ -82,7 +82,7 @@ class _Parts:
 
 
 def load_examples(
-    dataset: Dataset,
+    dataset: DatasetSection,
     template: PromptTemplate,
     *,
     max_input_characters: int | None,
@@ -144,7 +144,7 @@ class _Reader:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: DatasetSection,
         template: PromptTemplate,
         limits: CharacterLimits,
         tokens: TokenLimit | None,

@@ -10,7 +10,7 @@ from tunerun.dataset.conversations import with_conversations
 from tunerun.dataset.reading import collect_rows
 from tunerun.dataset.rows import Findings, Rows
 from tunerun.dataset.table_rows import DELIMITERS
-from tunerun.schema import Dataset, Template
+from tunerun.schema import DatasetSection, Template
 from tunerun.template import PromptTemplate
 
 _INPUTS = (
@@ -39,7 +39,7 @@ def suggested_template(columns: Collection[str]) -> Template | None:
     return Template(text_input=_expression(text_input), output=_expression(output))
 
 
-def template_that_fits(dataset: Dataset, template: PromptTemplate) -> Template | None:
+def template_that_fits(dataset: DatasetSection, template: PromptTemplate) -> Template | None:
     """Return a template for the columns of the training file if the given one prints columns that no row has.
 
     Returns:

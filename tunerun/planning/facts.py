@@ -17,7 +17,7 @@ from tunerun.provenance import BaseModelFacts, ConfigFile, DataFile, Facts, File
 from tunerun.provenance.environment import environment
 from tunerun.provenance.places import is_path, own_names
 from tunerun.redaction import redact, redact_assignments
-from tunerun.schema import Dataset, Experiment
+from tunerun.schema import DatasetSection, Experiment
 
 MAX_TEXT = 100_000
 """Characters that are kept of a YAML file or of a metric's code; what is longer is cut, and says so."""
@@ -95,7 +95,7 @@ def _data_files(trials: Sequence[Trial]) -> Iterable[DataFile]:
             yield DataFile(name, _sha256(file), file.stat().st_size, tuple(used_for), licenses[path])
 
 
-def _uses(dataset: Dataset) -> Iterable[tuple[str, str]]:
+def _uses(dataset: DatasetSection) -> Iterable[tuple[str, str]]:
     yield dataset.path, "training"
     for name, held_out in (("validation", dataset.validation), ("test", dataset.test)):
         if held_out.path is not None:

@@ -21,7 +21,7 @@ from tunerun.ledger import JobRecord, Ledger, TrialRecord
 from tunerun.locks import held, held_if_free, holder_of
 from tunerun.planning import tuned_model_id
 
-BackendOpener = Callable[[schema.Backend, Path, Path], Backend]
+BackendOpener = Callable[[schema.BackendSection, Path, Path], Backend]
 
 CANCEL_TIMEOUT_S = 20.0
 """How long `cancel` waits for a backend to say that a job has ended."""

@@ -7,14 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tunerun.comparison.judges import identities_of
-from tunerun.comparison.knowledge import Rows, Scores, readable
+from tunerun.comparison.knowledge import HeldOutRows, Scores, readable
 from tunerun.digest import digest
 from tunerun.errors import ConfigError, MetricError, MissingPackageError
 from tunerun.job import as_text
 from tunerun.ledger import LOSSES, Ledger, TrialRecord, rated_by
 from tunerun.metrics import Metric, resolve_stored
 from tunerun.tracking.naming import metric_key
-from tunerun.tracking.run_projection import Content, FrozenSweep, Input, Measured, Part, dataset_input, milliseconds
+from tunerun.tracking.run_projection import (
+    Content,
+    FrozenSweep,
+    Input,
+    RunPart,
+    SingleMetric,
+    dataset_input,
+    milliseconds,
+)
 
 VALIDATION, TEST = "validation", "test"
 
@@ -53,10 +61,10 @@ class Answered:
         return FILES[self.held_out]
 
     @property
-    def table(self) -> Part[Content]:
+    def table(self) -> RunPart[Content]:
         """The table as an artifact."""
         version = digest([self.at, sorted(self.metrics), list(self.scores)])
-        return Part(version, self._table)
+        return RunPart(version, self._table)
 
     def _table(self) -> str:
         """In the form that MLflow's page shows, alone and beside that of other runs.
@@ -68,11 +76,12 @@ class Answered:
         rows = zip(self.text_inputs, *given.values(), self.expected, *self.scores.values(), strict=True)
         return json.dumps({"columns": columns, "data": [list(row) for row in rows]}, ensure_ascii=False)
 
-    def measures(self) -> list[Measured]:
+    def measures(self) -> list[SingleMetric]:
         """Its metrics, linked to the held-out set."""
         time_ms, prefix = milliseconds(self.at), _PREFIXES[self.held_out]
         return [
-            Measured(metric_key(prefix + name), value, time_ms, self.on) for name, value in sorted(self.metrics.items())
+            SingleMetric(metric_key(prefix + name), value, time_ms, self.on)
+            for name, value in sorted(self.metrics.items())
         ]
 
 
@@ -101,7 +110,7 @@ def answered(ledger: Ledger, sweep: FrozenSweep, subject: str, trial: TrialRecor
     rows = Scores(given, ledger, judges)
     for metric in known:
         try:
-            table = rows.of(metric, subject, Rows(of_set, trial.asked))
+            table = rows.of(metric, subject, HeldOutRows(of_set, trial.asked))
         except (MetricError, MissingPackageError):  # the sweep's own run says so; the answers are shown all the same
             continue
         if table is None or not len(readable(metric, table)):

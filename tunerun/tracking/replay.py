@@ -22,13 +22,13 @@ from tunerun.tracking.run_projection import (
     STANDINGS,
     FrozenSweep,
     Kind,
-    Measured,
+    MetricPoint,
     Pages,
-    Part,
-    Point,
+    RunPart,
     RunProjection,
     RunState,
     SharedTrial,
+    SingleMetric,
     Standing,
     experiment_of,
     subject_of_sweep,
@@ -352,7 +352,7 @@ class ShownRun:
             self._store.log_tags(self._run_id, image.tags)
             self._advance(tags=version)
 
-    def _send_params(self, params: Part[dict[str, str]]) -> None:
+    def _send_params(self, params: RunPart[dict[str, str]]) -> None:
         if self._document.get("params") != params.version:
             self._store.log_params(self._run_id, params.render())
             self._advance(params=params.version)
@@ -369,7 +369,7 @@ class ShownRun:
             self._advance(points={key: list(at) for key, at in last.items() if math.inf not in at})
         return len(new)
 
-    def _send_measures(self, measures: Sequence[Measured]) -> int:
+    def _send_measures(self, measures: Sequence[SingleMetric]) -> int:
         """Send all single values when one is new or the model is: then each is linked to it."""
         model_id = self._document.get("model_id")
         version = digest([[asdict(measure) | {"value": str(measure.value)} for measure in measures], model_id])
@@ -417,7 +417,7 @@ def tags_version(image: RunProjection) -> str:
     return digest(dict(image.tags))
 
 
-def _pages(points: list[Point]) -> Iterator[list[Point]]:
+def _pages(points: list[MetricPoint]) -> Iterator[list[MetricPoint]]:
     rest = iter(points)
     while page := list(islice(rest, PAGE)):
         yield page

@@ -74,7 +74,7 @@ class RunState(StrEnum):
 
 
 @dataclass(frozen=True)
-class Part(Generic[T]):
+class RunPart(Generic[T]):
     """A part of a run that is rendered and sent as a whole, whenever its version is not the one that was sent."""
 
     version: str
@@ -86,7 +86,7 @@ Content: TypeAlias = str | bytes
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenFiles:
     """Files of a run that are too large to be values: written where they are sent from, whenever the version is new.
 
     Attributes:
@@ -98,7 +98,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Point:
+class MetricPoint:
     """One point of a metric; the time is in milliseconds since 1970 (UTC) and comes from the ledger, never from now.
 
     MLflow drops a point that it has already, and doubles one that comes again with another time.
@@ -111,7 +111,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Measured:
+class SingleMetric:
     """A single value: what was measured, when, and on which data set."""
 
     key: str
@@ -198,13 +198,13 @@ class RunProjection:
     state: RunState
     end_ms: int | None
     tags: Mapping[str, str]
-    params: Part[dict[str, str]]
-    points: Sequence[Point] = ()
-    measures: Sequence[Measured] = ()
-    inputs: Part[list[Input]] | None = None
-    artifacts: Mapping[str, Part[Content]] = field(default_factory=dict)
-    written: Mapping[str, Written] = field(default_factory=dict)
-    model: Part[ShownModel] | None = None
+    params: RunPart[dict[str, str]]
+    points: Sequence[MetricPoint] = ()
+    measures: Sequence[SingleMetric] = ()
+    inputs: RunPart[list[Input]] | None = None
+    artifacts: Mapping[str, RunPart[Content]] = field(default_factory=dict)
+    written: Mapping[str, WrittenFiles] = field(default_factory=dict)
+    model: RunPart[ShownModel] | None = None
     remembered: Mapping[str, Any] = field(default_factory=dict)
     experiment_tags: Callable[[str, str], Mapping[str, str]] | None = None
 

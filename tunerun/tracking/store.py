@@ -26,7 +26,15 @@ from tunerun.files import private_folder
 from tunerun.redaction import redact
 from tunerun.tracking.address import Address
 from tunerun.tracking.packaged.record import CONTENT_TAG
-from tunerun.tracking.run_projection import Content, Input, Measured, Point, RunProjection, RunState, ShownModel
+from tunerun.tracking.run_projection import (
+    Content,
+    Input,
+    MetricPoint,
+    RunProjection,
+    RunState,
+    ShownModel,
+    SingleMetric,
+)
 from tunerun.tracking.store_file import UnusableError, make_ready
 
 if TYPE_CHECKING:
@@ -256,14 +264,14 @@ class Store:
         with self.translated():
             self.client.log_batch(run_id, params=[Param(k, redact(v)) for k, v in params.items()])
 
-    def log_points(self, run_id: str, points: Sequence[Point]) -> None:
+    def log_points(self, run_id: str, points: Sequence[MetricPoint]) -> None:
         """Write at most a page of points; those that MLflow has already are not doubled."""
         from mlflow.entities import Metric
 
         with self.translated():
             self.client.log_batch(run_id, metrics=[Metric(p.key, p.value, p.time_ms, p.step) for p in points])
 
-    def log_measures(self, run_id: str, measures: Sequence[Measured], model_id: str | None) -> None:
+    def log_measures(self, run_id: str, measures: Sequence[SingleMetric], model_id: str | None) -> None:
         """Write single values, linked to the model and to the data sets that they were measured on.
 
         MLflow keeps one that it has already as it is, and adds the link to a value that came without it.

@@ -40,13 +40,13 @@ from tunerun.tracking.run_projection import (
     FrozenSweep,
     Input,
     Kind,
-    Measured,
     Pages,
-    Part,
+    RunPart,
     RunProjection,
     RunState,
+    SingleMetric,
     Standing,
-    Written,
+    WrittenFiles,
     dataset_input,
     milliseconds,
     table_tag,
@@ -108,12 +108,12 @@ class Summary:
 
     def _own(self, verdict: Verdict, others: Sequence[Line]) -> RunProjection:
         sweep, table = self._sweep, ComparisonTable.of(verdict)
-        artifacts = self._frozen_files() | {TRIALS_FILE: Part(self.seen, lambda: _trials_table(sweep, verdict))}
+        artifacts = self._frozen_files() | {TRIALS_FILE: RunPart(self.seen, lambda: _trials_table(sweep, verdict))}
         if verdict.is_complete and any(p.last_step for p in self._progress):
-            artifacts[PLOT] = Part(self.seen, lambda: plots(table, self._ledger)[PLOT])
+            artifacts[PLOT] = RunPart(self.seen, lambda: plots(table, self._ledger)[PLOT])
         has_report = verdict.is_complete and not self._is_run
         if has_report:  # it reads every answer: once, when all is there
-            artifacts[REPORT] = Part(self.seen, lambda: page(table, self._ledger))
+            artifacts[REPORT] = RunPart(self.seen, lambda: page(table, self._ledger))
         curves = self._curves(verdict)
         note = self._with_origin(sweep_note(table, self._sweep.record.command if self._is_interrupted else None))
 
@@ -169,24 +169,24 @@ class Summary:
             state=RunState.SCHEDULED,
             end_ms=None,
             tags={},
-            params=Part(
+            params=RunPart(
                 ONCE, lambda: {"trials": str(len(sweep.trials)), "varied": " ".join(sweep.varied)[:250] or "nothing"}
             ),
             artifacts=self._frozen_files(),
             written=self._record(),
         )
 
-    def _frozen_files(self) -> dict[str, Part[Content]]:
+    def _frozen_files(self) -> dict[str, RunPart[Content]]:
         """What people read on the page of what the plan says; all of it is in the record."""
         diff = str(section(self._sweep.record.document, "code").get("diff", ""))
-        return {"code.diff": Part(ONCE, lambda: diff)} if diff else {}
+        return {"code.diff": RunPart(ONCE, lambda: diff)} if diff else {}
 
-    def _record(self) -> dict[str, Written]:
+    def _record(self) -> dict[str, WrittenFiles]:
         """What was settled before the first job is sent with the run; what came out, when nothing runs the sweep."""
         ledger, sweep = self._ledger, self._sweep.record
-        files = {"record": Written(ONCE, lambda folder: plan_files(ledger, sweep, folder / RECORD))}
+        files = {"record": WrittenFiles(ONCE, lambda folder: plan_files(ledger, sweep, folder / RECORD))}
         if not self._is_run:
-            files["results"] = Written(
+            files["results"] = WrittenFiles(
                 digest([LAYOUT, *self._results]), lambda folder: results_file(ledger, sweep, folder / RECORD)
             )
         return files
@@ -226,7 +226,7 @@ class Summary:
             tags["tunerun.tuned_model"] = best.tuned_model.name
         return tags
 
-    def _best_measures(self, verdict: Verdict) -> list[Measured]:
+    def _best_measures(self, verdict: Verdict) -> list[SingleMetric]:
         """The deciding metric of the advised point's first trial, once all of the sweep is done.
 
         Under a name of its own, so that the trials' bars stay as they are.
@@ -234,7 +234,7 @@ class Summary:
         best, metric = _best(verdict), verdict.metric
         if best is None or metric is None or metric not in best.metrics or not verdict.is_complete:
             return []
-        return [Measured(verdict_key(metric), best.metrics[metric], self._end_ms())]
+        return [SingleMetric(verdict_key(metric), best.metrics[metric], self._end_ms())]
 
 
 def line_of(sweep: SweepRecord, mark: Mark) -> Line | None:
@@ -288,9 +288,9 @@ def _baseline_image(
             NOTE_TAG: f"**{escaped(baseline.name)}**: {escaped(baseline.words or baseline.name)}, without tuning. "
             f"What trials {trials} of sweep `{sweep.id}` have to beat.",
         },
-        params=Part(ONCE, lambda: _baseline_params(baseline, first)),
+        params=RunPart(ONCE, lambda: _baseline_params(baseline, first)),
         measures=measures,
-        inputs=None if held_out is None else Part(ONCE, lambda: [held_out]),
+        inputs=None if held_out is None else RunPart(ONCE, lambda: [held_out]),
         artifacts={each.file: each.table for each in answers},
     )
 
@@ -317,7 +317,7 @@ def _held_out(sweep: FrozenSweep, trial: TrialRecord) -> Input | None:
     return None if trial.validation is None else dataset_input(sweep.examples(trial.validation), VALIDATION)
 
 
-def _base_loss(ledger: Ledger, members: Sequence[TrialRecord], on: Input | None) -> list[Measured]:
+def _base_loss(ledger: Ledger, members: Sequence[TrialRecord], on: Input | None) -> list[SingleMetric]:
     """The base model's own loss, as the first job that was done measured it: that never changes any more."""
     keys = dict.fromkeys(member.key for member in members)
     found = [

@@ -44,14 +44,14 @@ from tunerun.tracking.run_projection import (
     FrozenSweep,
     Input,
     Kind,
-    Measured,
+    MetricPoint,
     Pages,
-    Part,
-    Point,
+    RunPart,
     RunProjection,
     RunState,
     SharedTrial,
     ShownModel,
+    SingleMetric,
     dataset_input,
     milliseconds,
     sweep_tag,
@@ -120,10 +120,10 @@ def trial_projection(ledger: Ledger, shared: SharedTrial) -> RunProjection | Non
         tags=_tags(shared, jobs, curve, losses)
         | _stopped(ledger, shared)
         | table_tag(*(each.file for each in answers)),
-        params=Part(str(len(shared.members)), lambda: _params(shared)),
+        params=RunPart(str(len(shared.members)), lambda: _params(shared)),
         points=_curve_points(ledger, curve, job),
         measures=_measures(trial, job, answers, on),
-        inputs=Part(str(len(inputs)), lambda: inputs),
+        inputs=RunPart(str(len(inputs)), lambda: inputs),
         artifacts=_artifacts(sweep, trial, jobs, curve, losses) | {each.file: each.table for each in answers},
         model=_model(sweep, trial, job, is_advised=shared.standing is not None and shared.standing.is_advised),
     )
@@ -155,18 +155,20 @@ def union_validation(ledger: Ledger, jobs: Sequence[JobRecord]) -> list[EpochLos
     return [losses[epoch] for epoch in sorted(losses)]
 
 
-def _curve_points(ledger: Ledger, curve: Sequence[Snapshot], job: JobRecord) -> list[Point]:
-    points = [Point(STEP_LOSS, _drawn(s.mean_loss), milliseconds(s.compute_time), s.step) for s in curve]
+def _curve_points(ledger: Ledger, curve: Sequence[Snapshot], job: JobRecord) -> list[MetricPoint]:
+    points = [MetricPoint(STEP_LOSS, _drawn(s.mean_loss), milliseconds(s.compute_time), s.step) for s in curve]
     is_done = job.state is JobState.SUCCEEDED
     for epoch, group in groupby(finished_epochs(curve, is_done=is_done), key=lambda s: s.epoch):
         steps = list(group)
         if is_done and epoch == curve[-1].epoch and job.attempt > 1:
             # As the table has it: an earlier attempt that was lost in the last epoch has no part in its result.
             steps = [s for s in ledger.snapshots(job.id) if s.epoch == epoch]
-        points.append(Point(EPOCH_LOSS, _drawn(epoch_means(steps)[0]), milliseconds(steps[-1].compute_time), epoch))
+        points.append(
+            MetricPoint(EPOCH_LOSS, _drawn(epoch_means(steps)[0]), milliseconds(steps[-1].compute_time), epoch)
+        )
     ends = {s.epoch: s.compute_time for s in curve}
     points += [
-        Point(VALIDATION_EPOCH_LOSS, _drawn(one.loss), milliseconds(ends[one.epoch]), one.epoch)
+        MetricPoint(VALIDATION_EPOCH_LOSS, _drawn(one.loss), milliseconds(ends[one.epoch]), one.epoch)
         for one in union_validation(ledger, ledger.jobs(job.key))
         if one.epoch in ends
     ]
@@ -178,9 +180,9 @@ def _drawn(value: float) -> float:
     return value if math.isfinite(value) else math.nan
 
 
-def _measures(trial: TrialRecord, job: JobRecord, answers: Sequence[Answered], on: Input | None) -> list[Measured]:
+def _measures(trial: TrialRecord, job: JobRecord, answers: Sequence[Answered], on: Input | None) -> list[SingleMetric]:
     """What the backend measured, once its job is done, and what the answers come to."""
-    measures: list[Measured] = []
+    measures: list[SingleMetric] = []
     if job.state is JobState.SUCCEEDED and job.finished_at is not None:
         # The plan's count, which may be an estimate, where the backend has not counted.
         found = {TOKENS: float(trial.tokens)} | {k: v for k, v in job.metrics.items() if k != BASE_LOSS}
@@ -188,10 +190,12 @@ def _measures(trial: TrialRecord, job: JobRecord, answers: Sequence[Answered], o
     return [*measures, *(measure for each in answers for measure in each.measures())]
 
 
-def measured(metrics: Mapping[str, float], time_s: float, on: Input | None) -> list[Measured]:
+def measured(metrics: Mapping[str, float], time_s: float, on: Input | None) -> list[SingleMetric]:
     """Single values of one time; those that are called `validation/...` were measured on the validation set."""
     return [
-        Measured(metric_key(name), _drawn(value), milliseconds(time_s), on if name.startswith(_ON_VALIDATION) else None)
+        SingleMetric(
+            metric_key(name), _drawn(value), milliseconds(time_s), on if name.startswith(_ON_VALIDATION) else None
+        )
         for name, value in sorted(metrics.items())
     ]
 
@@ -338,15 +342,15 @@ def _artifacts(
     jobs: Sequence[JobRecord],
     curve: Sequence[Snapshot],
     losses: Sequence[EpochLoss],
-) -> dict[str, Part[Content]]:
-    artifacts: dict[str, Part[Content]] = {
-        "experiment.yaml": Part(_PORTABLE, lambda: _yaml(sweep.places.config(trial.config))),
-        "overrides.txt": Part(_PORTABLE, lambda: "".join(f"{line}\n" for line in override_lines(sweep, trial))),
-        "template.yaml": Part(ONCE, lambda: _yaml(trial.settings.template.document)),
+) -> dict[str, RunPart[Content]]:
+    artifacts: dict[str, RunPart[Content]] = {
+        "experiment.yaml": RunPart(_PORTABLE, lambda: _yaml(sweep.places.config(trial.config))),
+        "overrides.txt": RunPart(_PORTABLE, lambda: "".join(f"{line}\n" for line in override_lines(sweep, trial))),
+        "template.yaml": RunPart(ONCE, lambda: _yaml(trial.settings.template.document)),
     }
     job = jobs[-1]
     if job.state.is_finished and curve:
-        artifacts["loss.png"] = Part(str(job.attempt), lambda: _loss_png(sweep, trial, job, curve, losses))
+        artifacts["loss.png"] = RunPart(str(job.attempt), lambda: _loss_png(sweep, trial, job, curve, losses))
     return artifacts | _failures(jobs)
 
 
@@ -355,10 +359,10 @@ def override_lines(sweep: FrozenSweep, trial: TrialRecord) -> list[str]:
     return [override_line(key, sweep.places.value(key, value)) for key, value in trial.overrides.items()]
 
 
-def _failures(jobs: Sequence[JobRecord]) -> dict[str, Part[Content]]:
+def _failures(jobs: Sequence[JobRecord]) -> dict[str, RunPart[Content]]:
     """The traceback of each attempt that failed with one."""
     traces = {f"failure-{j.attempt}.txt": j.failure.traceback for j in jobs if j.failure and j.failure.traceback}
-    return {name: Part(ONCE, partial(str, trace)) for name, trace in traces.items()}
+    return {name: RunPart(ONCE, partial(str, trace)) for name, trace in traces.items()}
 
 
 def _yaml(value: object) -> str:
@@ -376,7 +380,7 @@ def _loss_png(
     )
 
 
-def _model(sweep: FrozenSweep, trial: TrialRecord, job: JobRecord, *, is_advised: bool) -> Part[ShownModel] | None:
+def _model(sweep: FrozenSweep, trial: TrialRecord, job: JobRecord, *, is_advised: bool) -> RunPart[ShownModel] | None:
     """The tuned model: one that MLflow can load where that costs little, or where it is the one to use."""
     tuned = job.tuned_model
     if tuned is None:
@@ -394,7 +398,7 @@ def _model(sweep: FrozenSweep, trial: TrialRecord, job: JobRecord, *, is_advised
         params={"base_model": tuned.model.name},
         package=partial(_package, sweep, trial, job) if is_packaged else None,
     )
-    return Part(f"{tuned.name} {_PACKAGED}" if is_packaged else tuned.name, lambda: model)
+    return RunPart(f"{tuned.name} {_PACKAGED}" if is_packaged else tuned.name, lambda: model)
 
 
 def _adapter_bytes(tuned: TunedModel) -> int | None:

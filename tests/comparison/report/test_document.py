@@ -14,7 +14,7 @@ from tests.comparison import verdicts
 from tests.comparison.report.sources import answered, held_out, sources
 from tunerun.comparison.report import Sources, build
 from tunerun.comparison.report.answers import MAX_TEXT_CHARACTERS, pack, pack_answers
-from tunerun.comparison.report.plots import Standing, axis_plots, curve_lines, interval_plots
+from tunerun.comparison.report.plots import MarkKind, axis_plots, curve_lines, interval_plots
 from tunerun.comparison.report.sources import MOST_CURVE_POINTS, thinned
 from tunerun.comparison.results import PointResult, Verdict
 
@@ -56,7 +56,7 @@ def test_points_are_drawn_against_each_baseline() -> None:
     ]
     first, values = plots[0], plots[3]
     assert [mark.name[0] for mark in first.marks] == ["1", "0", "3", "2"]
-    assert [mark.standing for mark in first.marks[:2]] == [Standing.TIED, Standing.ADVISED]
+    assert [mark.standing for mark in first.marks[:2]] == [MarkKind.TIED, MarkKind.ADVISED]
     assert first.lines[0].value == 0
     assert first.marks[1].value == 50
     assert first.marks[1].words.startswith("+50 points against base+4; interval ")
@@ -68,7 +68,7 @@ def test_points_are_drawn_against_each_baseline() -> None:
 def test_of_a_loss_less_comes_first() -> None:
     """The order of the marks follows the direction of the measure."""
     plot = interval_plots(verdicts.demo_verdict())[-1]
-    points = [mark.value for mark in plot.marks if mark.standing is not Standing.BASELINE]
+    points = [mark.value for mark in plot.marks if mark.standing is not MarkKind.BASELINE]
     assert points == sorted(points)
 
 

@@ -20,7 +20,7 @@ NO_TUNING = (
 )
 
 
-class GeminiSection(schema.Backend):
+class GeminiSection(schema.BackendSection):
     """A service that speaks the Gemini API's tuning methods, such as `tunerun serve`; Google's own no longer tunes."""
 
     kind: Literal["gemini"] = Field(description="gemini")

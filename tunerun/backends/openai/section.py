@@ -15,7 +15,7 @@ KIND = "openai"
 IS_HOSTED = True
 
 
-class OpenAISection(schema.Backend):
+class OpenAISection(schema.BackendSection):
     """A service that speaks OpenAI's fine-tuning methods, such as `tunerun serve`, Azure, or OpenAI's own."""
 
     kind: Literal["openai"] = Field(description="openai")

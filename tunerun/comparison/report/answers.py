@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunerun.comparison.numbers import counted
-from tunerun.comparison.report.plots import Standing, point_name, standing
+from tunerun.comparison.report.plots import MarkKind, point_name, standing
 from tunerun.comparison.report.sources import Answered, Sources
 from tunerun.comparison.results import Verdict
 from tunerun.job import as_text
@@ -33,7 +33,7 @@ class Column:
 
     name: str
     short: str
-    standing: Standing
+    standing: MarkKind
     is_shown: bool
     answers: tuple[Answered, ...]
 
@@ -68,7 +68,7 @@ def columns(verdict: Verdict, sources: Sources) -> list[Column]:
         if (answered := sources.answers.get(baseline.subject)) is not None:
             is_shown = shown_baselines < 2
             shown_baselines += is_shown
-            found.append((1, Column(baseline.name, baseline.name, Standing.BASELINE, is_shown, (answered,))))
+            found.append((1, Column(baseline.name, baseline.name, MarkKind.BASELINE, is_shown, (answered,))))
     shown_points = 0
     for point in sorted(verdict.points, key=lambda p: not p.is_tied):
         keys = [verdict.trials[number].record.key for number in point.trials]
@@ -79,7 +79,7 @@ def columns(verdict: Verdict, sources: Sources) -> list[Column]:
         is_first = point.number in (verdict.decision.advised, verdict.decision.about)
         is_shown = is_first or shown_points < SHOWN_AT_FIRST - 1
         shown_points += is_shown and not is_first
-        rank = 0 if is_first else 2 if kind is Standing.TIED else 3
+        rank = 0 if is_first else 2 if kind is MarkKind.TIED else 3
         found.append((rank, Column(point_name(point), f"point {point.number}", kind, is_shown, answers)))
     return [column for _, column in sorted(found, key=lambda pair: pair[0])]
 

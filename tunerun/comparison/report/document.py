@@ -14,7 +14,6 @@ from tunerun.comparison.report.plots import (
     AxisPlot,
     CurveLine,
     IntervalPlot,
-    Standing,
     axis_plots,
     curve_lines,
     interval_plots,
@@ -215,4 +214,4 @@ def _run(sweep: str, command: str, document: Any) -> Run:
     )
 
 
-__all__ = ["Document", "Run", "Standing", "Table", "build"]
+__all__ = ["Document", "MarkKind", "Run", "Table", "build"]

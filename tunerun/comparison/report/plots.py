@@ -22,7 +22,7 @@ _ALL_EXAMPLES = "dataset.limit"
 """The key of which null means every training example there is."""
 
 
-class Standing(StrEnum):
+class MarkKind(StrEnum):
     """How a mark of a plot is drawn."""
 
     ADVISED = "advised"
@@ -41,7 +41,7 @@ class Mark:
     """
 
     name: str
-    standing: Standing
+    standing: MarkKind
     value: float
     low: float | None
     high: float | None
@@ -112,7 +112,7 @@ class CurveLine:
 
     name: str
     point: int
-    standing: Standing
+    standing: MarkKind
     advice: str
     training: tuple[tuple[float, float], ...]
     validation: tuple[tuple[float, float], ...]
@@ -124,11 +124,11 @@ def point_name(point: PointResult) -> str:
     return f"{point.number}: {words}" if words else f"point {point.number}"
 
 
-def standing(verdict: Verdict, point: PointResult) -> Standing:
+def standing(verdict: Verdict, point: PointResult) -> MarkKind:
     """What the verdict says of a point."""
     if point.number == verdict.decision.advised:
-        return Standing.ADVISED
-    return Standing.TIED if point.is_tied else Standing.POINT
+        return MarkKind.ADVISED
+    return MarkKind.TIED if point.is_tied else MarkKind.POINT
 
 
 def interval_plots(verdict: Verdict) -> tuple[IntervalPlot, ...]:
@@ -188,7 +188,7 @@ def _values(verdict: Verdict, measure: Measure) -> IntervalPlot:
     points.sort(key=lambda p: _merit(p.estimates[measure.name].value, measure), reverse=True)
     marks = [value_mark(verdict, p, measure) for p in points]
     marks += [
-        _mark(baseline.name, Standing.BASELINE, baseline.estimates[measure.name], measure, verdict)
+        _mark(baseline.name, MarkKind.BASELINE, baseline.estimates[measure.name], measure, verdict)
         for baseline in verdict.baselines
         if _is_known(baseline.estimates, measure)
     ]
@@ -200,7 +200,7 @@ def value_mark(verdict: Verdict, point: PointResult, measure: Measure) -> Mark:
     return _mark(point_name(point), standing(verdict, point), point.estimates[measure.name], measure, verdict)
 
 
-def _mark(name: str, kind: Standing, estimate: Estimate, measure: Measure, verdict: Verdict) -> Mark:
+def _mark(name: str, kind: MarkKind, estimate: Estimate, measure: Measure, verdict: Verdict) -> Mark:
     unit = measure.unit
     return Mark(
         name,
