@@ -78,7 +78,7 @@ def test_the_test_set_is_answered_in_the_number_format_of_training(
     ledger, sweep = swept
     sections = []
 
-    def opener(section: schema.Backend, _runs: Path, _cache: Path) -> Backend:
+    def opener(section: schema.BackendSection, _runs: Path, _cache: Path) -> Backend:
         sections.append(section)
         return Counting(service, asked)
 

@@ -214,4 +214,4 @@ def _run(sweep: str, command: str, document: Any) -> Run:
     )
 
 
-__all__ = ["Document", "MarkKind", "Run", "Table", "build"]
+__all__ = ["Document", "Run", "Table", "build"]
