@@ -228,8 +228,8 @@ def test_the_mistakes_are_reported_as_printed() -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_is_run_again_a_year_later(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands of `Run it again in a year` end with the lines that follow them, whatever the baseline is called."""
+def test_a_finished_sweep_is_used_and_run_again_a_year_later(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What pages print about a finished sweep works, and `Run it again in a year` ends with the lines that follow it."""
     page = (REPOSITORY / "docs/reproduce.md").read_text(encoding="utf-8")
     found = re.search(
         r"(?m)^## Run it again in a year\n[\s\S]*?^```sh\n([\s\S]*?)^```\n[\s\S]*?```text\n([\s\S]*?)```", page
@@ -239,11 +239,24 @@ def test_a_sweep_is_run_again_a_year_later(project: Path, monkeypatch: pytest.Mo
     printed = ""
     for tool, *arguments in words_of(found[1]):
         if tool == "rm":
+            shutil.copytree("runs/debug", "again/runs")
             shutil.rmtree("runs")
+            monkeypatch.chdir("again")
+            for finished in sorted({c.words[1:] for c in commands() if about_a_finished_sweep(c.words)}):
+                run(finished)
+            assert {"appendix.tex", "results", "study.zip"} <= {each.name for each in Path().iterdir()}
+            monkeypatch.chdir(project)
         else:
             printed = run(arguments)
+    # Which baseline comes closest depends on the base model.
     lines = [re.sub(r"against [^,]+,", "against it,", line) for line in printed.splitlines()]
     assert lines[-3:] == [re.sub(r"against [^,]+,", "against it,", line) for line in found[2].splitlines()]
+
+
+def about_a_finished_sweep(words: Sequence[str]) -> bool:
+    """Whether a command reads the sweep next_number, and needs neither a test set nor a browser."""
+    is_about = words[:2] == ("tunerun", "status") or (words[0] == "tunerun" and "next_number" in words)
+    return is_about and words[1] in ("status", "compare", "appendix", "bundle") and not {"--final", "--runs"} & {*words}
 
 
 def test_python_blocks_compile() -> None:
@@ -305,6 +318,25 @@ def test_the_tables_that_are_made_have_everything() -> None:
     assert len(hooks.metrics().splitlines()) == 2 + len(built_in())
     asked = {name for page in PAGES for name in hooks.MADE.findall(page.read_text(encoding="utf-8"))}
     assert asked == set(hooks.TABLES)
+
+
+def test_what_a_page_would_load_from_another_host_is_found() -> None:
+    """A script, a style, a font or a picture of another host is found; a link that a reader follows is not."""
+    foreign: re.Pattern[str] = importlib.import_module("docs.hooks").FOREIGN
+    loaded = [
+        '<script async src="https://cdn.example.org/a.js">',
+        "<link rel=stylesheet href=//fonts.example.org/b.css>",
+        '<link href="https://fonts.example.org/c.css" rel="stylesheet">',
+        '<img alt="a" src="http://example.org/d.png">',
+        '<style>@import url("https://example.org/e.css")</style>',
+    ]
+    followed = [
+        '<a href="https://example.org">',
+        '<link rel="canonical" href="https://example.org/">',
+        '<img src="a.png">',
+    ]
+    assert all(foreign.search(text) for text in loaded)
+    assert not any(foreign.search(text) for text in followed)
 
 
 def test_readme_is_short() -> None:
