@@ -14,10 +14,11 @@ import pytest
 from tests.engine.tiny_model import HELD_OUT, model_of, request_of
 from tunerun.engine import messages, tuned_model
 from tunerun.engine.settings import EngineSettings
-from tunerun.job import FailureKind, GenerateOptions, JobState, Prompt, TuningRequest
+from tunerun.job import Answer, FailureKind, GenerateOptions, JobState, Prompt, TuningRequest
 from tunerun.workers import states
+from tunerun.workers.engine_actor import Attached
 from tunerun.workers.node import Entry, Host, NodeSettings, files_of
-from tunerun.workers.remote import RemoteWorker
+from tunerun.workers.remote import LostError, RemoteWorker
 
 
 class FolderNode:
@@ -154,6 +155,35 @@ def test_a_job_continues_on_another_node(
     weights = [tuned_model.read(place / "tiny-c").weights for place in (home, tmp_path / "whole")]
     assert weights[0] == weights[1]
     assert states.names(home) == {}
+
+
+class Reported:
+    """A channel to an engine that has reported something."""
+
+    def __init__(self, *reports: messages.Report) -> None:
+        lines = (messages.report_line(report).decode() for report in reports)
+        self._entries = [Entry(number, line) for number, line in enumerate(lines, 1)]
+
+    def command(self, number: int, line: bytes) -> None: ...
+
+    def put(self, folder: str, files: Mapping[str, bytes]) -> None: ...
+
+    def entries(self, after: int) -> Sequence[Entry]:
+        return self._entries[after:]
+
+    def files(self, folder: str) -> Mapping[str, bytes]:
+        raise LostError(folder)
+
+    def close(self) -> None: ...
+
+
+def test_what_a_killed_program_asked_is_not_answered_to_the_next() -> None:
+    """Reports of its jobs come through, and so do the answers to the calls of this one."""
+    foreign, own = (messages.Answers((Answer(text, 1, is_cut=False),)) for text in ("foreign", "own"))
+    began = messages.RunBegan(("tiny.1",))
+    channel = Reported(messages.Started(), began, foreign, messages.Started(), own)
+    worker = RemoteWorker(channel, attached=Attached(after=0, commands=2, calls=1, jobs=frozenset()))
+    assert [worker.receive() for _ in range(3)] == [began, messages.Started(), own]
 
 
 def test_a_node_with_another_version_refuses(tmp_path: Path, settings: NodeSettings) -> None:

@@ -81,7 +81,7 @@ def test_a_cancelled_trial_keeps_no_node_busy(tmp_path: Path, tiny_folder: Path)
 def test_what_jobs_made_for_a_killed_runner_is_taken_over(
     tmp_path: Path, alone_runs: Path, alone: Mapping[str, Outcome]
 ) -> None:
-    """A whole tuned model comes home as its job's, a damaged one does not; jobs of a runner that lives go on."""
+    """A whole tuned model comes home as its job's, a damaged one does not; jobs of a runner that lives continue."""
     made = [folder for folder in sorted((alone_runs / "tuned_models").iterdir()) if (folder / "status.json").exists()]
     killed, living = tmp_path / "workers" / "0-killed", tmp_path / "workers" / "1-living"
     for folder in (killed, living):

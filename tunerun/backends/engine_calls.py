@@ -24,7 +24,7 @@ class Work(Protocol):
         """The base model that it needs."""
 
     def command(self) -> messages.Call:
-        """What the engine is told.
+        """The command for the engine.
 
         Raises:
             InputError: it cannot be done.
@@ -176,9 +176,9 @@ class Batch:
 
 
 def call_error(command: messages.Call, failure: Failure) -> errors.TunerunError:
-    """Return what a caller is told whose engine died.
+    """Return the error for a caller whose engine died.
 
-    A base model that fits no memory is the user's to change; what was lost with its machine may be asked again.
+    A base model that fits no memory is for the user to change; a call that was lost with its machine may be repeated.
     """
     if isinstance(command, messages.Prepare) and failure.kind is FailureKind.OUT_OF_MEMORY:
         return BaseModelError(

@@ -42,7 +42,7 @@ choice."""
 
 _MAX_LOST = 3
 """How many engines of a queue may be lost one after the other, no job having ended, before their jobs fail as lost: a
-time limit that is shorter than an epoch would else be tried for ever. Our choice."""
+time limit that is shorter than an epoch would otherwise be tried forever. Our choice."""
 
 _CLOSED = Failure(FailureKind.LOST, "the runner ended while this job was under way; run the command again")
 
@@ -52,8 +52,8 @@ class EngineQueue:
 
     Args:
         start: starts a process, wherever it runs.
-        train: what the engine is told to train jobs, with how many training runs may share a pass, if that is less
-            than it was told before.
+        train: makes the command to train jobs, with how many training runs may share a pass if that is less than the
+            engine's settings allow.
         lock: of several queues that hold the same work; None: a lock of its own.
         silence_s: see `SILENCE_S`.
 
@@ -393,7 +393,7 @@ class EngineQueue:
             else:
                 model = session.model
                 is_lost = failure.kind is FailureKind.LOST and not session.is_given_up
-                self._lost += is_lost
+                self._lost += is_lost and model is not None  # an idle one, such as a Slurm job, is missed by no job
                 found = session.died(failure, stopped=self._stops, is_last_try=self._lost >= _MAX_LOST)
                 if model is not None and not is_lost and not session.is_given_up:
                     self._learn(model, found.most, failure)

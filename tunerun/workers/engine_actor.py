@@ -1,4 +1,4 @@
-"""What runs on a node of a Ray cluster: an engine, and the reports that nobody has taken over yet.
+"""What runs on a node of a Ray cluster: an engine, and the reports that no program has read yet.
 
 The actor is detached: it outlives the program that made it, and the next program finds it by its name. So that nothing
 is left on the cluster, it ends by itself when no program has asked it for anything for a while.
@@ -20,7 +20,7 @@ WAIT_S = 10.0
 
 LEASE_S = 900.0
 """How long an actor trains, and keeps what it has trained, while no program asks for it: time for a person or a
-supervisor to start the command again after a crash, and no more than that of a GPU for nobody. What had come home
+supervisor to start the command again after a crash, and no longer, because it holds a GPU. What had come home
 before is not lost when it is over. Our choice."""
 
 UNUSED_S = 60.0
@@ -53,7 +53,7 @@ class EngineActor:
     """An engine on a node; several of its methods run at once.
 
     Args:
-        owner: a word of the program that uses it; what another one asks for is ignored, for a program that was killed
+        owner: identifies the program that uses it; requests of another one are ignored, for a program that was killed
             may have commands on their way.
         lease_s: see `LEASE_S`.
         unused_s: see `UNUSED_S`.

@@ -60,14 +60,14 @@ class RayWorkers(schema.Section):
 
     kind: Literal["ray"] = Field(description="ray")
     address: str = Field(
-        description="The cluster, host:port, as `ray start` prints it; auto: what the environment variable RAY_ADDRESS "
-        "says.",
+        description="The cluster, host:port, as `ray start` prints it; auto: the value of the environment variable "
+        "RAY_ADDRESS.",
     )
     count: int = Field(
         16,
         ge=1,
         le=1024,
-        description="Workers at most; there are no more than the cluster's resources hold at once.",
+        description="Most workers at the same time; never more than the cluster's resources hold.",
         json_schema_extra={"unit": "workers"},
     )
     gpus_per_worker: float = Field(

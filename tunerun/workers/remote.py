@@ -32,7 +32,7 @@ class LostError(Exception):
 class Channel(Protocol):
     """How commands, reports and files reach a node and come back.
 
-    `entries` is called from one thread, everything else from any. All raise LostError where the node is gone.
+    `entries` is called from one thread, everything else from any. All raise LostError if the node is gone.
     """
 
     def command(self, number: int, line: bytes, /) -> None:
@@ -189,7 +189,7 @@ class RemoteWorker:
         if folder is None or not isinstance(report, messages.EpochKept | messages.JobEnded):
             return report
         sent = self._sent.get(report.job)
-        if sent is None:  # a job of the program that was killed, of which there is no journal
+        if sent is None:  # a job of the killed program that is not in the journal
             return report
         if isinstance(report, messages.JobEnded):
             problem = self._fetched(report.job, folder, sent.folder)

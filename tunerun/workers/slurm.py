@@ -59,21 +59,21 @@ class SlurmWorkers(schema.Section):
     """Jobs on a Slurm cluster, submitted through submitit."""
 
     kind: Literal["slurm"] = Field(description="slurm")
-    count: int = Field(4, ge=1, le=1024, description="Jobs at once at most.", json_schema_extra={"unit": "jobs"})
+    count: int = Field(4, ge=1, le=1024, description="Most jobs at the same time.", json_schema_extra={"unit": "jobs"})
     executor: Literal["slurm", "local"] = Field(
-        "slurm", description="local: submitit's processes on this machine, to try the rest out without Slurm."
+        "slurm", description="slurm, or local: processes of this machine, to try it out without Slurm."
     )
     folder: str | None = Field(
         None,
         description="Folder that this machine and the nodes see under the same path; null: `workers` in the runs "
-        "directory, which then has to be such a one.",
+        "directory, which the nodes then have to see.",
     )
     partition: str | None = Field(None, description="Slurm's partition; null: its default.")
     time_minutes: int = Field(
         240,
         ge=1,
-        description="How long a job may take, all that its worker does together; one that is ended there is lost, and "
-        "its trials are submitted again.",
+        description="Time limit of a job, for everything that its worker does; a job that reaches it is lost, and its "
+        "trials are submitted again.",
         json_schema_extra={"unit": "minutes"},
     )
     gpus: int = Field(0, ge=0, description="GPUs of each job; 0: none.", json_schema_extra={"unit": "GPUs"})
@@ -85,7 +85,7 @@ class SlurmWorkers(schema.Section):
         json_schema_extra={"unit": "GB"},
     )
     parameters: dict[str, str | int] = Field(
-        default_factory=dict, description="Further parameters of sbatch by their long names, such as {account: mine}."
+        default_factory=dict, description="Further options of sbatch by their long names, such as {account: mine}."
     )
 
 
