@@ -294,6 +294,14 @@ def test_the_metrics_that_a_page_writes_work(tmp_path: Path) -> None:
     names["test_it_keeps_the_contract"]()
 
 
+def test_the_section_of_a_backend_that_a_page_writes_works() -> None:
+    """The section of docs/write-a-backend.md is a config section with its defaults."""
+    section, _ = (text for page, text in blocks("python") if page == "docs/write-a-backend.md")
+    names: dict[str, Any] = {"__name__": "page"}
+    exec(section, names)  # noqa: S102 - what a user would paste
+    assert names["MySection"](kind="mine", base_url="https://example.org").max_in_flight == 10
+
+
 def test_the_functions_of_the_architecture_are_where_it_says() -> None:
     """A name that links to a file of the package is defined there."""
     links = [link for page in PAGES for link in CODE_LINK.findall(page.read_text(encoding="utf-8"))]
