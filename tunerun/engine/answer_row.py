@@ -1,4 +1,4 @@
-"""One prompt on its way to its answer: its next token, when the answer is whole, and what is passed on of it."""
+"""The state of one answer: how its next token is chosen, when it is complete, and which parts are streamed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tunerun.job import Answer, AnswerPart, Prompt, TokenScore
 
 
 class AnswerRow:
-    """A prompt on its way to its answer.
+    """A prompt and its answer so far.
 
     Attributes:
         beginning: what is the same in rows that begin with the same tokens, computed in the same way.
         prompt_ids: the tokens of the prompt.
         answer_ids: the tokens of the answer so far, without the one that ends it.
-        is_over: whether the answer is whole.
+        is_over: whether the answer is complete.
         on_part: given each further part of the answer's text; `on_answer`: the answer, with its last token.
     """
 
@@ -119,7 +119,7 @@ class AnswerRow:
         return int(torch.multinomial(scores.softmax(-1), 1, generator=self._random))
 
     def take(self, token: int) -> None:
-        """Take the next token, and see whether the answer is whole with it."""
+        """Append the next token, and note whether the answer is complete with it."""
         if token in self._stop_ids:
             self._has_end = self.is_over = True
         else:
@@ -149,7 +149,7 @@ class AnswerRow:
         return replace(self._encoder.score(token, float(self._logprobs[token])), likeliest=others)
 
     def _send(self, on_part: Callable[[AnswerPart], None]) -> None:
-        """Pass on the text that is sure to stay."""
+        """Pass on the text that no later token can change."""
         text = self._text()
         if not self.is_over:
             if text.endswith("\ufffd"):  # a character of which some bytes are still to come

@@ -1,4 +1,4 @@
-"""How likely a base model, or one of its tuned models, is to give stated outputs as answers.
+"""Likelihoods of stated outputs as the answers of a base model or of one of its tuned models.
 
 The loss is that of training: over the tokens of the output and the token that ends it, after the prompt that generation
 sends. A row's number does not depend on the rows beside it but for rounding.
@@ -30,7 +30,7 @@ def measure(
     examples: Sequence[Example] = (),
     between_passes: Callable[[], None] = lambda: None,
 ) -> list[list[Likelihood]]:
-    """Measure how likely each of some outputs is as the answer to an input.
+    """Measure the likelihood of each stated output as the answer to its input.
 
     Args:
         base: the base model, which is bare before and after.
@@ -77,7 +77,7 @@ def _check_room(base: LoadedModel, encoded: Sequence[Sequence[EncodedExample]]) 
 def _measured(
     base: LoadedModel, encoded: Sequence[Sequence[EncodedExample]], between_passes: Callable[[], None]
 ) -> list[list[Likelihood]]:
-    """Measure all outputs; what all prompts begin with is computed once, the rest of a prompt once for its outputs."""
+    """Measure all outputs; the prompts' common prefix is computed once, and each prompt once for all its outputs."""
     rows = [one for row in encoded for one in row]
     found = iter(_losses(base, rows, between_passes))
     return [[Likelihood(next(found), len(one.target)) for one in row] for row in encoded]

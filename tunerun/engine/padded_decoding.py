@@ -12,17 +12,17 @@ from tunerun.engine.decoding import MIXED_RANKS
 from tunerun.engine.network import LoadedModel
 
 ROWS = 16
-"""Answered at once. Our choice, not measured: all stay until the longest answer is over."""
+"""Rows of a batch. Our choice, not measured: a batch stays together until its longest answer is finished."""
 
 
 class PaddedDecoder:
-    """Answers rows with one base model, in batches that stay together until all their answers are over."""
+    """Answers rows with one base model, in batches that stay together until all their answers are finished."""
 
     def __init__(self, base: LoadedModel) -> None:
         self._base = base
 
     def answer(self, rows: Sequence[AnswerRow], between_passes: Callable[[], None]) -> None:
-        """Continue rows, all until they are over, or the longest of a batch fills the context.
+        """Continue rows until all are finished, or the longest of a batch fills the context.
 
         Args, Raises: as `decoding.Decoder.answer`.
         """
@@ -53,7 +53,7 @@ class PaddedDecoder:
 
 
 def _batches(rows: Sequence[AnswerRow]) -> Iterator[list[AnswerRow]]:
-    """Yield rows of about the same length, the longest first: what does not fit the memory fails at once."""
+    """Yield batches of rows of similar length, the longest first, so that lack of memory shows at once."""
     batch: list[AnswerRow] = []
     for row in sorted(rows, key=lambda row: -row.length):
         if batch and not _may_join(batch, row):
@@ -73,7 +73,7 @@ def _may_join(batch: Sequence[AnswerRow], row: AnswerRow) -> bool:
 
 
 def _choosing(rows: Sequence[AnswerRow]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """What transformers' `generate` asks for each token: the likeliest of what this returns is the next one."""
+    """Return a logits processor: the likeliest token of its result is a row's next one."""
 
     def choose(_tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         scores = scores.clone()
@@ -86,7 +86,7 @@ def _choosing(rows: Sequence[AnswerRow]) -> Callable[[torch.Tensor, torch.Tensor
 
 
 def _taking(rows: Sequence[AnswerRow], between_passes: Callable[[], None]) -> Callable[..., torch.Tensor]:
-    """What transformers' `generate` asks after each token: hands it to its row, and says which rows are over."""
+    """Return a stopping criterion that hands each row its token and says which rows are finished."""
 
     def take(tokens: torch.Tensor, _scores: torch.Tensor, **_more: object) -> torch.Tensor:
         for row, token in zip(rows, tokens[:, -1].tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""What the engine's process holds: base models, their answers, and the pack that is trained."""
+"""The state of the engine's process: base models in memory, their answers, and the pack in training."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Session:
     All but `cancel` are called from one thread.
 
     Args:
-        report: tells the other process.
+        report: sends a report to the other process.
         cache: the cache directory of base models.
         settings: how it computes.
         number: which of the engines side by side it is, from 0.
@@ -125,7 +125,7 @@ class Session:
     # Base models
 
     def _load(self, model: BaseModelRef) -> _Held:
-        """Have a base model in memory; others make room for it, but for the pack's."""
+        """Load a base model unless it is in memory; all others but the pack's are dropped before."""
         from tunerun.engine import generation, network
 
         found = base_model.find(model, self._cache)
@@ -141,7 +141,7 @@ class Session:
         return self._held[found.identity]
 
     def _forget(self) -> None:
-        """Keep no base model in memory but the pack's."""
+        """Drop all base models from memory but the pack's."""
         kept = None if self._training is None else self._training.base
         self._held = {identity: held for identity, held in self._held.items() if held.base is kept}
 
@@ -149,7 +149,7 @@ class Session:
 
     @property
     def is_training(self) -> bool:
-        """Whether there is a step to take."""
+        """Whether a pack is in training."""
         return self._training is not None
 
     def train(self, command: messages.Train) -> None:
@@ -222,11 +222,10 @@ def _refused(error: InputError) -> messages.Refused:
 
 
 class _Training:
-    """The pack, with what is said of its jobs and what they leave on the disk; training's observer.
+    """The pack, the reports about its jobs and the files that they write; observes the training.
 
     Attributes:
-        is_suspect: whether something unforeseen has happened, after which it is not known what state the base model is
-            in.
+        is_suspect: whether an unexpected error occurred, after which the state of the base model is unknown.
     """
 
     def __init__(
@@ -320,15 +319,15 @@ class _Training:
     # What training reports and asks
 
     def began(self, requests: Sequence[TuningRequest]) -> None:
-        """Say that jobs are trained from now on."""
+        """Report that the training of jobs begins."""
         self._report(messages.RunBegan(tuple(self._jobs[request.key] for request in requests)))
 
     def snapshot(self, request: TuningRequest, snapshot: Snapshot) -> None:
-        """Pass on a step."""
+        """Report a step."""
         self._report(messages.SnapshotTaken(self._jobs[request.key], snapshot))
 
     def validated(self, request: TuningRequest, loss: EpochLoss) -> None:
-        """Pass on the loss after an epoch."""
+        """Report the loss after an epoch."""
         self._report(messages.EpochMeasured(self._jobs[request.key], loss))
 
     def kept(self, request: TuningRequest, trained: Trained) -> None:
@@ -342,7 +341,7 @@ class _Training:
             self._note_kept(request, Checkpoint(step.epoch, step.step, str(folder)))
 
     def kept_before(self, request: TuningRequest, ends: Sequence[Snapshot]) -> None:
-        """Say where the tuned model is as it was after epochs that an earlier process trained."""
+        """Report the checkpoints of epochs that an earlier process trained."""
         folder = tuned_model.epochs_folder(self._folder / request.tuned_model_id)
         for step in ends:
             self._note_kept(request, Checkpoint(step.epoch, step.step, str(folder / str(step.epoch))))
@@ -352,7 +351,7 @@ class _Training:
         return self._jobs[request.key] in self._paused
 
     def is_cancelled(self, request: TuningRequest) -> bool:
-        """Whether a job has to end: that is asked for, or what it has learned cannot be written."""
+        """Whether a job has to end: it was cancelled, or its tuned model cannot be written."""
         return self._jobs[request.key] in self._cancelled or request.key in self._not_written
 
     def trained(self, request: TuningRequest, trained: Trained) -> None:

@@ -1,7 +1,7 @@
-"""What models have to be asked about held-out examples, each question once: by this run, or by any before it.
+"""Evaluates models on held-out examples; no question is asked twice, in this run or after an earlier one.
 
-What is asked follows from the frozen plan: each trial's tuned model and each of its baselines answer the validation
-set, and the answers are kept in the ledger. The test set is not asked here (`tunerun.runner.final`).
+The questions follow from the frozen plan: each trial's tuned model and each of its baselines answer the validation
+set, and the answers are kept in the ledger. The test set is opened elsewhere (`tunerun.runner.final`).
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ MOST_TOGETHER = 256
 the engine's decoding side by side."""
 
 LOOK_S = 0.5
-"""Between two looks at everything else while a call is answered. Our choice: requests to cancel are seen as soon as by
-a loop that waits."""
+"""How often the other jobs are looked after while a call is answered. Our choice: a request to cancel is then obeyed as
+soon as when the runner only waits for jobs."""
 
 MOST_NAMED = 3
-"""Of those that are asked together."""
+"""Subjects of a call that the progress display names."""
 
 
 T = TypeVar("T")
 
 
 class Answering(Protocol):
-    """A tuned model, or a baseline, as it is asked; see `tunerun.baselines.base.Baseline`."""
+    """A tuned model or a baseline that can be asked; see `tunerun.baselines.base.Baseline`."""
 
     def asks(self, inputs: Sequence[Input], options: GenerateOptions) -> ModelInputs | list[str]:
-        """What a model is asked for the answers to inputs; the answers themselves where none is asked."""
+        """Return what to send to a model; the answers themselves if no model is needed."""
 
     def read(self, texts: Sequence[str]) -> list[str]:
         """The answers, of what the model generated."""
@@ -133,7 +133,7 @@ class Part:
 
     @property
     def asks(self) -> ModelInputs | list[str]:
-        """What a model is asked to generate; the answers themselves where none is asked."""
+        """What to send to a model; the answers themselves if no model is needed."""
         return self.question.model.asks([row.input for row in self.rows], self.question.manner.generation)
 
     def ask(self, backend: Backend) -> list[str] | list[float]:
@@ -158,19 +158,19 @@ def _raise(_question: Question, error: BackendError | InputError) -> None:
 
 @dataclass
 class Asking:
-    """Asks what the ledger does not know yet of questions, and records it; killed at any time, the rest is asked later.
+    """Asks for the answers that the ledger lacks and records them; after a kill, a later run asks for the rest.
 
-    A service is asked for as many answers at a time as it takes jobs, and these are recorded before the next ones are
-    asked for: they may have been paid for. A backend that answers several models together is given the inputs of many
-    questions in one call; any other one on this machine answers all of a question at once.
+    A service gets as many inputs at a time as it takes jobs, and their answers are recorded before the next call,
+    because they may have been paid for. A backend that answers several models together gets the inputs of many
+    questions in one call; any other local backend answers a whole question in one call.
 
     Attributes:
-        asks: told of the questions before each call.
+        asks: called with the questions of each call, before it.
         answered: called after each call.
-        waiting: called again and again while a call is answered, so that long calls hold up nothing else.
-        failed: given a question that cannot be answered, and why; the others are asked all the same unless it raises.
-        turn_rows: how many rows each question is asked before it is the next one's turn; None: all.
-        going_on: given the questions that are not answered before each turn; returns those that are to be.
+        waiting: called every `LOOK_S` seconds while a call is answered.
+        failed: called with each question that cannot be answered and the error; the others are asked unless it raises.
+        turn_rows: rows of a question in one turn, before the next question; None: all.
+        going_on: called before each turn with the unanswered questions; returns those to ask.
     """
 
     ledger: Ledger
@@ -184,7 +184,7 @@ class Asking:
     _given_up: set[str] = field(default_factory=set)
 
     def ask(self, questions: Sequence[Question]) -> None:
-        """Ask questions until all are answered or cannot be; what they share is asked once."""
+        """Ask until every question is answered or has failed; questions with equal keys are asked once."""
         waiting = self._unanswered(list({question.key: question for question in questions}.values()))
         while waiting:
             for parts in self._calls(waiting):
@@ -200,7 +200,7 @@ class Asking:
         return self.going_on(left)
 
     def _calls(self, questions: Sequence[Question]) -> Iterator[list[Part]]:
-        """What is asked in one call each."""
+        """Yield the parts of each call."""
         together: list[Part] = []
         for question in questions:
             for part in self._parts(question):
@@ -261,7 +261,7 @@ class Asking:
                     self._record(part, part.question.model.read(answers))
 
     def _while_looking(self, call: Callable[[], T]) -> T:
-        """Return what a call gives; meanwhile this thread, which has the ledger, looks after everything else."""
+        """Make a call in another thread; this one, which has the ledger's connection, calls `waiting` meanwhile."""
         found: Future[T] = Future()
 
         def answer() -> None:
@@ -287,7 +287,7 @@ class Asking:
 
 @dataclass
 class Measuring:
-    """Asks the trials of a plan and their baselines; a subject that cannot be asked is left to the next run."""
+    """Evaluates the trials of a plan and their baselines; a subject that fails is left to the next run."""
 
     plan: Plan
     ledger: Ledger
@@ -299,7 +299,7 @@ class Measuring:
         self._stops = EarlyStops(self.plan, self.ledger, self.progress.note)
 
     def is_done(self, trial: Trial, answered: Collection[tuple[str, str, str]]) -> bool:
-        """Whether the answers of a trial and of its baselines are all there.
+        """Whether all answers of a trial and of its baselines are recorded.
 
         Args:
             answered: `Ledger.answered` of the sweep.
@@ -327,15 +327,15 @@ class Measuring:
         answered: Callable[[], None],
         waiting: Callable[[], None],
     ) -> None:
-        """Ask what is not known yet of trials' baselines and of their tuned models.
+        """Ask for the missing answers of trials' baselines and of their tuned models.
 
         Args:
             place: where they are asked. is_stopped: whether the run has given that place up.
             answered: called after every call that the backend has answered.
-            waiting: called again and again while it answers one.
+            waiting: called every `LOOK_S` seconds while the backend answers a call.
 
         Raises:
-            UnavailableError: the place does not answer now, and it was not given up; ask again later.
+            UnavailableError: the backend does not answer now and was not given up; try again later.
         """
 
         def failed(question: Question, error: BackendError | InputError) -> None:
@@ -377,14 +377,14 @@ class Measuring:
             yield Question(trial.key, f"trial {trial.number}", PlainModel(tuned), held_out, manner)
 
     def _baselines(self, trial: Trial, manner: Manner) -> Iterator[PlannedBaseline]:
-        """What a trial is compared with and can be asked in a manner."""
+        """Yield the baselines of a trial that can be asked in a manner."""
         for each in (self._by_subject[subject] for subject in trial.baselines):
             if each.problem is None and (manner.asked != LOSSES or each.baseline.measures_losses):
                 yield each
 
 
 def manners(trial: Trial) -> list[Manner]:
-    """How the metrics of a trial need its models to be asked; empty where it has none."""
+    """Return the manners in which a trial's metrics need answers; empty if it has no metrics."""
     generation = trial.config.evaluation.generation
     options = GenerateOptions(generation.max_output_tokens, generation.temperature, seed=trial.config.seed)
     return [Manner(way, options, trial.choices) for way in trial.ways]
