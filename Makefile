@@ -57,7 +57,7 @@ soak: $(READY)  ## kill a sweep at random points for half an hour; MINUTES=5 SEE
 clients: $(READY)  ## other people's clients at a real service, installed into .clients; NAMES="openai dspy" for some
 	$(BIN)/python -m tests.clients $(NAMES)
 
-lock: $(READY)  ## resolve requirements.lock anew; the CUDA packages are torch's own business
+lock: $(READY)  ## resolve requirements.lock again, without the packages of a CUDA build of torch
 	$(BIN)/uv pip compile pyproject.toml --extra local --extra serve --extra google --extra json --extra ray --extra slurm --extra text --group dev --group docs --universal --python-version 3.11 \
 	  --upgrade --no-emit-index-url --no-annotate --no-header --output-file requirements.new
 	{ echo "# Written by 'make lock'. Packages that only a CUDA build of torch needs come with that build."; \
