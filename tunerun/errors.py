@@ -30,6 +30,7 @@ All of them survive pickling.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 
@@ -156,3 +157,14 @@ class TrackingError(TunerunError):
 
 class TransitionError(TunerunError):
     """A job cannot go from its state to the requested one."""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message; the name of its class if the message is empty."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Return a suggestion of the most similar known name; empty if none is similar."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else ""

@@ -14,6 +14,28 @@ _temporary: set[Path] = set()
 
 
 @contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Write a file atomically: yields a path beside it, which replaces the file when the context ends.
+
+    The content is on disk before the name is; if the context fails, the file keeps its old content.
+
+    Args:
+        target: the file; its folder must exist.
+
+    Raises:
+        OSError: the file cannot be replaced.
+    """
+    aside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        yield aside
+        with aside.open("rb") as written:
+            os.fsync(written.fileno())
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
 def temporary_folder(purpose: str) -> Iterator[Path]:
     """A folder that is removed at the end, also where an interruption ends the process at once.
 

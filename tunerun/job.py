@@ -336,13 +336,17 @@ class Checkpoint:
     location: str
 
 
+TUNED_MODEL_ID = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
+"""The id of a tuned model: the Gemini API's rule for `tunedModelId` (v1beta `tunedModels.create`)."""
+
+
 @dataclass(frozen=True)
 class TuningRequest:
     """Everything a backend needs to tune one trial.
 
     Attributes:
         key: the trial's content hash, 64 hexadecimal digits; `submit` is idempotent in it.
-        tuned_model_id: the id for the tuned model, `[a-z]([a-z0-9-]{0,38}[a-z0-9])?`.
+        tuned_model_id: the id for the tuned model; matches `TUNED_MODEL_ID`.
         template: stored beside the tuned model, so that inference formats as training did; a backend does not
             apply it: the examples are already rendered.
         validation: held-out examples to measure the loss on, after each epoch where the backend can; may be empty.

@@ -6,7 +6,6 @@ told.
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -28,6 +27,7 @@ from tunerun.engine.settings import DEFAULT, EngineSettings
 from tunerun.errors import AccessError, BaseModelError, InputError
 from tunerun.job import (
     LATER_HYPERPARAMETERS,
+    TUNED_MODEL_ID,
     Answer,
     BaseModelRef,
     Example,
@@ -125,7 +125,6 @@ class LocalSection(schema.BackendSection):
 
 SECTION = LocalSection
 
-_TUNED_MODEL_ID = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")  # as the Gemini API's tunedModelId
 
 _CAPABILITIES = Capabilities(
     kind=KIND,
@@ -328,7 +327,7 @@ class LocalBackend:
                 package is missing.
             BackendError: the backend was closed.
         """
-        if not _TUNED_MODEL_ID.fullmatch(request.tuned_model_id):
+        if not TUNED_MODEL_ID.fullmatch(request.tuned_model_id):
             raise InputError(
                 f"the tuned model's id {request.tuned_model_id!r} is not allowed; an id has 1 to 40 lower case "
                 "letters, digits and dashes, begins with a letter and does not end with a dash; choose another name"
@@ -389,7 +388,7 @@ class LocalBackend:
                 is_there = job.state.is_finished and self._folders.made(job.id) is not None
                 return job.status(self._folders.tuned_model(job.id, job.request.model) if is_there else None)
         # An earlier process' job is what its tuned model's folder says, else it is lost.
-        is_named = ref.backend == KIND and _TUNED_MODEL_ID.fullmatch(ref.id.partition(".")[0])
+        is_named = ref.backend == KIND and TUNED_MODEL_ID.fullmatch(ref.id.partition(".")[0])
         found = self._folders.status(ref.id) if is_named else None
         return found or JobStatus(JobState.FAILED, failure=_NOT_KNOWN)
 

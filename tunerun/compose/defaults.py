@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from tunerun.compose.source import read_yaml, shown
-from tunerun.compose.validation import nearest
+from tunerun.errors import did_you_mean
 
 _ENTRY = re.compile(r"(?P<override>override\s+)?(?:optional\s+)?(?P<slash>/?)(?P<group>[^@]+)(?P<package>@\S+)?")
 
@@ -48,7 +48,7 @@ def _problem(entry: str, choice: str, options: Mapping[str, Sequence[str]]) -> s
     group = parts["group"].strip()
     wanted = f"- override /{group}: {choice}"
     if group not in options:
-        hint = nearest(group, list(options))
+        hint = did_you_mean(group, list(options))
         is_local = not parts["override"] and not parts["slash"]
         return None if is_local and not hint else f"no group {group!r}; {hint or 'groups: ' + ', '.join(options)}"
     if parts["override"] and not (parts["slash"] and not parts["package"]):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tunerun.compose.validation import nearest
-from tunerun.errors import ConfigError
+from tunerun.errors import ConfigError, did_you_mean
 from tunerun.schema import Scalar
 
 _MAX_SHOWN = 12
@@ -57,7 +56,7 @@ def _problems(
         place = f"sweep.exclude.{number}.{key}"
         if key not in values:
             names = sorted(values)
-            hint = nearest(key, names) or f"name one of {', '.join(names) or '(nothing is swept)'}"
+            hint = did_you_mean(key, names) or f"name one of {', '.join(names) or '(nothing is swept)'}"
             yield f"{place}: is not swept; {hint}"
         elif isinstance(value, list | Mapping):
             yield f"{place}: must be one value; write an entry for each combination"

@@ -14,8 +14,8 @@ from pydantic.fields import FieldInfo
 
 from tunerun.compose.environment import with_marks
 from tunerun.compose.loader import Loader
-from tunerun.compose.validation import fields_at, nearest
-from tunerun.errors import ConfigError
+from tunerun.compose.validation import fields_at
+from tunerun.errors import ConfigError, did_you_mean
 from tunerun.redaction import redact
 from tunerun.schema import WORKED_OUT, Choices, Experiment, Section
 
@@ -50,7 +50,7 @@ def explanation(loader: Loader, overrides: Sequence[Override], key: str) -> dict
         above, part = location[:depth], location[depth]
         known = [name for name in fields_at(Experiment, above) if above or name not in WORKED_OUT]
         known += [group for group in loader.groups() if not above and group not in known]
-        raise ConfigError(f"{key}: no such key; {nearest(part, known) or 'known keys: ' + ', '.join(known)}")
+        raise ConfigError(f"{key}: no such key; {did_you_mean(part, known) or 'known keys: ' + ', '.join(known)}")
     is_set = value is not _NOT_SET
     fields = [each.field for each in found]
     summaries = _summaries(fields)

@@ -38,9 +38,8 @@ from tunerun.compose.environment import Marks, with_marks
 from tunerun.compose.expansion import FREE, check_expansion
 from tunerun.compose.provenance import Origin, line_of, sets
 from tunerun.compose.resolution import Raw, UnresolvedError, resolve
-from tunerun.compose.source import first_line, shown
-from tunerun.compose.validation import nearest
-from tunerun.errors import ConfigError
+from tunerun.compose.source import shown
+from tunerun.errors import ConfigError, did_you_mean, first_line
 
 CONFIG_NAME = "config"
 GLOBAL_GROUPS = ("experiment", "debug", "local")
@@ -410,7 +409,7 @@ def to_yaml(config: DictConfig) -> str:
 
 def no_choice(group: str, choice: str, options: Sequence[str]) -> str:
     """Return a line for an unknown choice of a group, with the nearest choices."""
-    hint = nearest(choice, options)
+    hint = did_you_mean(choice, options)
     return f"{group}: no choice {choice!r};{f' {hint}' if hint else ''} choices: {', '.join(options)}"
 
 

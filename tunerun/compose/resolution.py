@@ -10,9 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from tunerun.compose.environment import Marks, marks_of, reading
-from tunerun.compose.source import first_line
 from tunerun.compose.validation import missing_keys
-from tunerun.errors import ConfigError
+from tunerun.errors import ConfigError, first_line
 from tunerun.redaction import remember
 
 Raw = dict[str, Any]

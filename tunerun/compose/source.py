@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tunerun.compose.grammar import MAX_DEPTH
-from tunerun.errors import ConfigError
+from tunerun.errors import ConfigError, first_line
 
 SCHEME = "tunerun"
 PRIMARY = "config.yaml"
@@ -182,8 +182,3 @@ def _check_bounds(text: str, file: Path) -> None:
 def shown(file: Path) -> str:
     """Return a file's path for messages: relative if it is below the current directory."""
     return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message; its class name if the message is empty."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import types
 import typing
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from tunerun.errors import did_you_mean
 from tunerun.schema import DATE, SLUG, VARIABLE, Section
 
 Location = tuple[str | int, ...]
@@ -93,18 +93,12 @@ def missing_keys(raw: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> list[t
     return found
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Return a suggestion of the most similar known name; empty if none is similar."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else ""
-
-
 def _message(model: type[BaseModel], detail: Mapping[str, Any], groups: Sequence[str]) -> str:
     kind, context, value = detail["type"], detail.get("ctx", {}), detail.get("input")
     if kind == "extra_forbidden":
         above = detail["loc"][:-1]
         known = fields_at(model, above) if above else sorted({*fields_at(model, ()), *groups})
-        hint = nearest(str(detail["loc"][-1]), known) or f"known keys: {', '.join(known)}"
+        hint = did_you_mean(str(detail["loc"][-1]), known) or f"known keys: {', '.join(known)}"
         return f"unknown key {detail['loc'][-1]!r}; {hint}"
     if kind == "missing":
         return "is missing; give it a value"
@@ -113,7 +107,7 @@ def _message(model: type[BaseModel], detail: Mapping[str, Any], groups: Sequence
     if kind in ("literal_error", "union_tag_invalid"):
         choices = context["expected" if kind == "literal_error" else "expected_tags"]
         value = context.get("tag", value)
-        hint = nearest(str(value), choices.replace(" or ", ", ").replace("'", "").split(", "))
+        hint = did_you_mean(str(value), choices.replace(" or ", ", ").replace("'", "").split(", "))
         return f"must be one of {choices}" + (f"; {hint}" if hint else "")
     if kind == "value_error":
         return str(context["error"])

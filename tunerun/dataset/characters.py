@@ -26,3 +26,12 @@ def wrong_characters(text: str) -> list[str]:
     if text.isascii() and "\x00" not in text:
         return []
     return [kind for pattern, kind in _KINDS if pattern.search(text)]
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be encoded: an unpaired surrogate, which JSON can escape, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -9,6 +9,7 @@ from itertools import islice, repeat
 from types import NoneType
 from typing import Any
 
+from tunerun.dataset.characters import is_unicode
 from tunerun.dataset.conversations import with_conversations
 from tunerun.dataset.rendered_rows import PARTS, RenderedRows
 from tunerun.dataset.rows import ABSENT, Findings, RowConversation, Rows, close_name, nearest
@@ -273,13 +274,5 @@ def _complaints(text: str, limit: int | None) -> Iterator[tuple[str, str]]:
         yield "blank", "is blank after the template; fill in the row or remove it"
     if limit is not None and len(text) > limit:
         yield "long", f"has {len(text):,} characters, the limit is {limit:,} ({GUIDE}); shorten it"
-    if not _is_unicode(text):
+    if not is_unicode(text):
         yield "surrogate", "contains an unpaired surrogate (such as \\ud800 in JSON); fix the character or remove it"
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunerun.dataset.advice import MOST_INPUT_CHARACTERS, MOST_OUTPUT_CHARACTERS, MOST_TRAINING_BYTES
+from tunerun.dataset.checks import GUIDE
 from tunerun.dataset.loading import LoadedDataset
 from tunerun.errors import InputError, LimitError
 from tunerun.job import Example, ExampleSet
@@ -78,14 +80,14 @@ FORMATS = {
             "gemini",
             "json",
             _pair,
-            "Gemini API model tuning guide, as last served 2025-04-28",
+            GUIDE,
             is_list=True,
             has_conversations=False,
             has_weights=False,
             held_out=(),
-            max_bytes=4_000_000,
-            max_input_characters=40_000,
-            max_output_characters=5_000,
+            max_bytes=MOST_TRAINING_BYTES,
+            max_input_characters=MOST_INPUT_CHARACTERS,
+            max_output_characters=MOST_OUTPUT_CHARACTERS,
         ),
         Format(
             "vertex",

@@ -8,7 +8,6 @@ rendered turns are the answers that they were trained on. It is derived once, wh
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import TypeAdapter
 
 from tunerun.engine import chat_template
 from tunerun.errors import BaseModelError, NoTurnsError
+from tunerun.files import replacing
 from tunerun.job import Example
 
 
@@ -212,9 +212,8 @@ _TURNS = TypeAdapter(EarlierTurns)
 
 def write_turns(turns: EarlierTurns, file: Path) -> None:
     """Write what is around earlier turns as JSON, whole or not at all."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_bytes(_TURNS.dump_json(turns, indent=1))
-    partial.replace(file)
+    with replacing(file) as aside:
+        aside.write_bytes(_TURNS.dump_json(turns, indent=1))
 
 
 def read_turns(file: Path) -> EarlierTurns:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from pathlib import Path
+
+from tunerun.files import replacing
 
 READ_WHOLE_BYTES = 1 << 20
 """A file up to this size is read each time; that takes about a millisecond."""
@@ -36,9 +37,8 @@ def sha256(file: Path, cache: Path) -> str:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
         record.parent.mkdir(parents=True, exist_ok=True)
-        partial = record.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps({"stamp": stamp, "sha256": digest}), encoding="utf-8")
-        partial.replace(record)
+        with replacing(record) as aside:
+            aside.write_text(json.dumps({"stamp": stamp, "sha256": digest}), encoding="utf-8")
     return digest
 
 

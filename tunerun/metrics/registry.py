@@ -6,7 +6,6 @@ A new one here is a module with its class and a line below. Another package's is
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
@@ -16,7 +15,7 @@ from typing import Any, cast
 from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from tunerun.errors import ConfigError, MissingPackageError
+from tunerun.errors import ConfigError, MissingPackageError, did_you_mean
 from tunerun.metrics.base import Metric, MetricModel
 from tunerun.metrics.own_metric import OwnMetric, OwnOptions, difference
 
@@ -211,7 +210,7 @@ def _detail(model: type[BaseModel], error: Any) -> InitErrorDetails:
     detail = InitErrorDetails(type=error["type"], loc=error["loc"], input=error["input"], ctx=error.get("ctx", {}))
     if error["type"] == "extra_forbidden" and len(error["loc"]) == 1:
         known, given = sorted(model.model_fields), str(error["loc"][-1])
-        hint = _nearest(given, known) or (f"its options: {', '.join(known)}" if known else "it has no options")
+        hint = did_you_mean(given, known) or (f"its options: {', '.join(known)}" if known else "it has no options")
         detail["type"] = PydanticCustomError("metric_option", "{text}", {"text": f"unknown option {given!r}; {hint}"})
         del detail["ctx"]
     return detail
@@ -227,7 +226,7 @@ def _model(name: str) -> type[MetricModel]:
     others = _entry_points()
     if name not in others:
         known = [*_BUILT_IN, *sorted(others)]
-        raise ValueError(f"no metric {name!r}; {_nearest(name, known) or 'metrics: ' + ', '.join(known)}")
+        raise ValueError(f"no metric {name!r}; {did_you_mean(name, known) or 'metrics: ' + ', '.join(known)}")
     entry = others[name]
     try:
         model = entry.load()
@@ -244,8 +243,3 @@ def _entry_points() -> dict[str, EntryPoint]:
 
 def _decider_first(metrics: Sequence[Metric], decider: str | None) -> tuple[Metric, ...]:
     return tuple(sorted(metrics, key=lambda metric: metric.name != decider)) if decider else tuple(metrics)
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else ""

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from tunerun.compose.validation import fields_at, nearest, validate
-from tunerun.errors import ConfigError
+from tunerun.compose.validation import fields_at, validate
+from tunerun.errors import ConfigError, did_you_mean
 from tunerun.interpolation import resolved
 from tunerun.ledger import TrialRecord
 from tunerun.schema import Experiment, Paths, Point, Sweep, Tracking, TrialConfig
@@ -119,7 +119,7 @@ class StoredConfigs:
             dotted = ".".join((*location, key))
             if known and key not in known:
                 if dotted in self.edits or dotted in self.places:
-                    hint = nearest(key, known) or f"known keys: {', '.join(known)}"
+                    hint = did_you_mean(key, known) or f"known keys: {', '.join(known)}"
                     raise ConfigError(f"{dotted}: unknown key {key!r}; {hint}")
                 self.notes[f"{dotted}: this tunerun does not have the recorded key; it is left out"] = None
                 del raw[key]

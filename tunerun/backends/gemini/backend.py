@@ -29,6 +29,7 @@ from tunerun.backends.gemini.wire import (
 from tunerun.backends.http import ApiKey, Json, JsonService
 from tunerun.errors import BackendError, BaseModelError, InputError, StatusError, UnavailableError
 from tunerun.job import (
+    TUNED_MODEL_ID,
     BaseModelRef,
     Example,
     Failure,
@@ -55,7 +56,6 @@ PAGE = 1000
 FEW = 2
 """Up to this many jobs are requested one by one; for more, the list of all is read."""
 
-_ID = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 _STATES = {"CREATING": JobState.RUNNING, "ACTIVE": JobState.SUCCEEDED, "FAILED": JobState.FAILED}
 _CANCELLED = 1
 _VALIDATION_DATA = re.compile(r"validation_?data", re.IGNORECASE)
@@ -134,7 +134,7 @@ class GeminiBackend(AnswersOnly):
         identifier = request.tuned_model_id
         if any(example.is_conversation for example in (*request.training, *request.validation)):
             raise InputError(NO_CONVERSATIONS)
-        if not _ID.fullmatch(identifier):
+        if not TUNED_MODEL_ID.fullmatch(identifier):
             raise InputError(
                 f"the tuned model's id {identifier!r} is not allowed at the Gemini API; choose another name"
             )
@@ -207,7 +207,7 @@ class GeminiBackend(AnswersOnly):
 
     def poll(self, refs: Sequence[JobRef], after: Mapping[JobRef, int] = NO_CURSORS) -> Mapping[JobRef, JobStatus]:
         """Read the pages of the service's list, or each job where there are few; see the Protocol."""
-        wanted = {ref.id: ref for ref in refs if ref.backend == KIND and _ID.fullmatch(ref.id)}
+        wanted = {ref.id: ref for ref in refs if ref.backend == KIND and TUNED_MODEL_ID.fullmatch(ref.id)}
         found = (
             self._listed(wanted) if len(wanted) > FEW else {identifier: self._get(identifier) for identifier in wanted}
         )
@@ -263,7 +263,7 @@ class GeminiBackend(AnswersOnly):
 
     def cancel(self, ref: JobRef) -> None:
         """Cancel the operation by v1, which documents the method, else by v1beta, else by deleting the tuned model."""
-        found = self._get(ref.id) if ref.backend == KIND and _ID.fullmatch(ref.id) else None
+        found = self._get(ref.id) if ref.backend == KIND and TUNED_MODEL_ID.fullmatch(ref.id) else None
         if found is None or self._status(found).state.is_finished:
             return
         operations = self._service.get(f"/v1beta/{found['name']}/operations").get("operations", ())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from tunerun.comparison.table import ComparisonTable
 from tunerun.errors import InputError
-from tunerun.files import private_folder
+from tunerun.files import private_folder, replacing
 from tunerun.ledger import Ledger
 
 FILE = "report.html"
@@ -33,14 +32,13 @@ def write_page(table: ComparisonTable, ledger: Ledger, file: Path | None = None)
     """
     content = page(table, ledger).encode()
     target = file or ledger.path.parent / FOLDER / f"{'+'.join(sweep.id for sweep in table.verdict.sweeps)}.html"
-    aside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         if file is None:
             private_folder(target.parent)  # answers to private rows are in it, as they are in the ledger
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(content)
-        aside.replace(target)
+        with replacing(target) as aside:
+            aside.write_bytes(content)
     except OSError as error:
         raise InputError(f"{target}: {error.strerror}; choose a file that can be written with --output") from error
     return target

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import os
 import re
 import shutil
 import stat
@@ -23,6 +22,7 @@ from types import MappingProxyType
 from typing import BinaryIO, cast
 
 from tunerun.errors import InputError
+from tunerun.files import replacing
 
 MANIFEST = "manifest-sha256.txt"
 """Digest and name of every other file, one a line, as `sha256sum --check` reads them."""
@@ -71,28 +71,19 @@ def write_archive(
     order = [*(name for name in first if name in files), *sorted(name for name in files if name not in first)]
     if target.is_dir():
         raise InputError(f"{target}: is a folder; give the name of a file, such as {target / 'study.zip'}")
-    aside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with aside.open("wb") as file:
-                with zipfile.ZipFile(file, "w") as archive:
-                    for folder in sorted({f"{above}/" for name in files for above in PurePosixPath(name).parents[:-1]}):
-                        _add(archive, folder, b"")  # validators of RO-Crates look for the folders that one names
-                    found = {name: _add(archive, name, files[name]) for name in order}
-                    changed = [name for name, digest in digests.items() if found[name] != digest]
-                    if changed:
-                        raise InputError(
-                            [f"{_place(name, files[name])}: has changed since it was made" for name in changed]
-                        )
-                    _add(archive, MANIFEST, "".join(f"{found[name]}  {name}\n" for name in order).encode())
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(target)
-        finally:
-            aside.unlink(missing_ok=True)
+        with replacing(target) as aside, zipfile.ZipFile(aside, "w") as archive:
+            for folder in sorted({f"{above}/" for name in files for above in PurePosixPath(name).parents[:-1]}):
+                _add(archive, folder, b"")  # validators of RO-Crates look for the folders that one names
+            found = {name: _add(archive, name, files[name]) for name in order}
+            changed = [name for name, digest in digests.items() if found[name] != digest]
+            if changed:
+                raise InputError([f"{_place(name, files[name])}: has changed since it was made" for name in changed])
+            _add(archive, MANIFEST, "".join(f"{found[name]}  {name}\n" for name in order).encode())
     except OSError as error:
-        place = target if error.filename in (None, str(aside)) else error.filename
+        is_ours = str(error.filename or target).startswith((str(target), str(target.parent / f".{target.name}.")))
+        place = target if is_ours else error.filename
         raise InputError(f"{place}: {error.strerror}; the bundle was not written") from error
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from tunerun.errors import ConfigError, NotFoundError
+from tunerun.files import replacing
 
 TUNING_SCOPE = "https://www.googleapis.com/auth/generative-language.tuning"
 CLOUD_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
@@ -128,13 +129,10 @@ class KeyFile:
         return FileLock(self.path.with_suffix(".lock"))
 
     def _write(self, keys: Iterable[Key]) -> None:
-        partial = self.path.with_suffix(".partial")
-        partial.unlink(missing_ok=True)
-        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:  # noqa: PTH123 - the mode from the first moment on
-            json.dump({"keys": [asdict(key) for key in keys]}, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.path)
+        with replacing(self.path) as aside:
+            aside.unlink(missing_ok=True)
+            aside.touch(mode=0o600, exist_ok=False)  # private before the keys are in it
+            aside.write_text(json.dumps({"keys": [asdict(key) for key in keys]}, indent=1), encoding="utf-8")
 
 
 def _new(owner: str, scopes: Iterable[str], others: Iterable[Key]) -> Key:

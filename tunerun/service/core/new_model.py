@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tunerun.digest import digest
-from tunerun.job import Example
+from tunerun.job import TUNED_MODEL_ID, Example
 from tunerun.service.core.catalogue import OfferedModel
 from tunerun.service.core.problems import MAX_PROBLEMS, Code, ServiceError, invalid
 from tunerun.service.core.records import ModelState, TunedModelRow
@@ -28,7 +28,6 @@ LEAST_RATE, MAX_RATE = 1e-30, 3.4e38
 MAX_STEPS = 2**31 - 1
 """More do not fit the 32 bits that clients count them with."""
 
-_ID = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 _ID_RULE = "1 to 40 lower case letters, digits and dashes, a letter first and no dash at the end"
 
 
@@ -127,7 +126,7 @@ def row_of(new: NewModel, base: OfferedModel, source: TunedModelRow | None) -> T
     """
     now = time.time()
     identifier = new.identifier or _identifier(new.display_name or new.suffix)
-    if not _ID.fullmatch(identifier):
+    if not TUNED_MODEL_ID.fullmatch(identifier):
         raise invalid("identifier", f"{identifier[:60]!r} is not an id; {_ID_RULE}")
     key = digest([identifier, now, secrets.token_hex(16)])
     return TunedModelRow(

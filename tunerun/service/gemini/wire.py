@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
+from tunerun.dataset.characters import is_unicode
 from tunerun.job import Snapshot
 from tunerun.service.core.catalogue import OfferedModel
 from tunerun.service.core.problems import Json
@@ -89,14 +90,6 @@ def noting_ignored() -> Iterator[list[str]]:
         _ignored.reset(token)
 
 
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 class Body(BaseModel):
     """A message of the API."""
 
@@ -132,7 +125,7 @@ class Body(BaseModel):
     def _unicode(cls, value: object) -> object:
         """Refuse half a character, as JSON can escape one: it can be stored and sent nowhere."""
         for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and not _is_unicode(text):
+            if isinstance(text, str) and not is_unicode(text):
                 raise ValueError("holds half a character (a lone surrogate); it is not valid Unicode")
         return value
 
