@@ -61,6 +61,9 @@ def test_what_is_close_is_warned_of() -> None:
     close = memory_of("smollm2-135m", 2.4, device="cpu")
     assert close.refusal() is None
     assert "it may not fit; if it does not, set backend.micro_batch=1" in (close.warning() or "")
+    busy = replace(close, available=100 * GIB, free=GIB)
+    assert "leave 1.0 GiB of it free; close them before the run" in (busy.warning() or "")
+    assert (busy.refusal(), busy.members) == (None, 0)
     for calm in (memory_of("smollm2-135m", 200), replace(close, available=None), replace(close, shape=None)):
         assert (calm.refusal(), calm.warning()) == (None, None)
     assert str(replace(close, shape=None)).startswith("memory: not estimated for smollm2-135m: its files are not")

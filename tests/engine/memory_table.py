@@ -43,11 +43,16 @@ def _cell(shape: model_facts.ModelShape, work: Work, members: int) -> str:
     return " / ".join(f"{memory.estimate(shape, each, members).total / GIB:.1f}" for each in both)
 
 
-def written() -> str:
-    """Return the table that the document has."""
-    return DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+def section(begin: str) -> str:
+    """Return what the document has between a comment and the next end."""
+    return DOCUMENT.read_text(encoding="utf-8").partition(begin)[2].partition(END)[0]
+
+
+def replaced(begin: str, content: str) -> str:
+    """Return the document with other content there."""
+    before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(begin)
+    return f"{before}{begin}{content}{END}{rest.partition(END)[2]}"
 
 
 if __name__ == "__main__":
-    before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
-    DOCUMENT.write_text(f"{before}{BEGIN}{table()}{END}{rest.partition(END)[2]}", encoding="utf-8")
+    DOCUMENT.write_text(replaced(BEGIN, table()), encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
 
@@ -29,5 +30,22 @@ def test_main_memory_is_at_most_the_machines() -> None:
     machines = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 0 < (devices.main_memory_bytes() or 0) <= machines
     assert devices.memory_bytes("cpu") == devices.main_memory_bytes()
+    assert 0 < (devices.free_main_memory_bytes() or 1) <= machines
+    assert devices.engines_on_one("cpu", 3) == 3
     if not devices.cuda_devices():
         assert devices.memory_bytes("cuda") is None
+
+
+def test_what_a_container_leaves_is_free(tmp_path: Path) -> None:
+    """Its limit less what it uses, where files that the kernel can drop do not count; without a limit nothing is known."""
+    files = ("memory.max", "memory.current", "inactive_file")
+    assert devices._container_free_bytes(tmp_path, *files) is None
+    for name, content in {
+        "memory.max": "1000",
+        "memory.current": "700",
+        "memory.stat": "anon 1\ninactive_file 50",
+    }.items():
+        (tmp_path / name).write_text(f"{content}\n")
+    assert devices._container_free_bytes(tmp_path, *files) == 350
+    (tmp_path / "memory.max").write_text("max\n")
+    assert devices._container_free_bytes(tmp_path, *files) is None

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.engine.tiny_model import request_of
-from tunerun.engine import devices, memory, model_facts, pack_size
+from tunerun.engine import devices, machine, memory, model_facts, pack_size
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.settings import EngineSettings
 from tunerun.job import BaseModelRef
@@ -25,9 +25,19 @@ def test_auto_is_no_more_than_fit_into_memory(
     share: float, expected: int, base: LoadedModel, tiny: BaseModelRef
 ) -> None:
     """Here the adapters are so large that a few of them fill this machine; one is trained whatever it needs."""
-    shape, available = model_facts.shape_of(base.network.config.to_dict()), devices.memory_bytes("cpu")
+    shape, available = model_facts.shape_of(base.network.config.to_dict()), machine.obtainable_bytes(base.device, 1)
     assert shape is not None
     assert available is not None
     rank = int((available - memory.RUNTIME) / share / (memory.LEARNED_TOGETHER * shape.adapter_width))
     chosen = replace(base, settings=EngineSettings(device="cpu"))
     assert pack_size.of(chosen, request_of(tiny, adapter_rank=rank)) == expected
+
+
+def test_engines_on_one_machine_share_its_memory(base: LoadedModel, tiny: BaseModelRef) -> None:
+    """Each plans with its part, and with no more than other programs leave free."""
+    total = devices.main_memory_bytes()
+    assert total is not None
+    assert machine.obtainable_bytes(base.device, 1000) == total // 1000
+    assert (machine.obtainable_bytes(base.device, 1) or 0) <= total
+    crowded = replace(base, settings=EngineSettings(device="cpu", engines=1000))
+    assert pack_size.of(crowded, request_of(tiny)) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tunerun.engine.settings import EngineSettings
 from tunerun.errors import AccessError, InputError, MissingPackageError
-from tunerun.workers import registry
+from tunerun.workers import local, registry
 from tunerun.workers.ray import RayWorkers
 from tunerun.workers.slurm import SlurmWorkers
 
@@ -30,6 +32,14 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingPackageError, match=line):
         registry.room(section)
+
+
+def test_engines_of_one_machine_divide_it() -> None:
+    """Memory and cores; what a service has beside them counts, and threads that are set stay."""
+    two, alone = (local.of_each(count, EngineSettings()) for count in (2, 1))
+    assert (two.engines, two.threads) == (2, max(1, len(os.sched_getaffinity(0)) // 2))
+    assert alone == EngineSettings()
+    assert local.of_each(2, EngineSettings(threads=3, engines=5)) == EngineSettings(threads=3, engines=5)
 
 
 def test_a_cluster_is_never_guessed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,7 @@ class LocalSection(schema.BackendSection):
     @property
     def settings(self) -> EngineSettings:
         """What an engine is started with."""
-        names = (field.name for field in fields(EngineSettings))
+        names = (field.name for field in fields(EngineSettings) if field.name in type(self).model_fields)
         return EngineSettings(**{name: getattr(self, name) for name in names})
 
 

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_CGROUP_2, _CGROUP_1 = Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory")
+_CGROUP_LIMITS = (_CGROUP_2 / "memory.max", _CGROUP_1 / "memory.limit_in_bytes")
+_MEMINFO = Path("/proc/meminfo")
 _LIBRARIES = {"linux": "libcuda.so.1", "win32": "nvcuda.dll"}
 
 # CUDA driver API, cuda.h: CUdevice_attribute.
@@ -45,6 +47,37 @@ def main_memory_bytes() -> int | None:
         with suppress(OSError, ValueError):
             found.append(int(file.read_text(encoding="ascii")))  # "max": no limit, and no number
     return min(found, default=None)
+
+
+def free_main_memory_bytes() -> int | None:
+    """Return the memory that this process can still get without swapping; None: not known, as on macOS.
+
+    Files that the kernel keeps in memory count as free: it drops them when a program needs the place.
+    """
+    found = [_container_free_bytes(_CGROUP_2, "memory.max", "memory.current", "inactive_file")]
+    found += [_container_free_bytes(_CGROUP_1, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")]
+    with suppress(OSError):
+        stated = re.search(r"^MemAvailable:\s+(\d+) kB", _MEMINFO.read_text(encoding="ascii"), re.MULTILINE)
+        found.append(1024 * int(stated[1]) if stated else None)
+    return min((one for one in found if one is not None), default=None)
+
+
+def _container_free_bytes(folder: Path, limit: str, used: str, cached: str) -> int | None:
+    """Return what a container's limit leaves; None: there is no limit (`max`), or no such container."""
+    with suppress(OSError, ValueError):
+        numbers = [int((folder / name).read_text(encoding="ascii")) for name in (limit, used)]
+        files = re.search(rf"^{cached} (\d+)", (folder / "memory.stat").read_text(encoding="ascii"), re.MULTILINE)
+        return max(0, numbers[0] - numbers[1] + (int(files[1]) if files else 0))
+    return None
+
+
+def engines_on_one(device: str, engines: int) -> int:
+    """Return how many of the engines on this machine share the memory of a device; each takes the next GPU.
+
+    Args:
+        device: as `chosen` returns it.
+    """
+    return -(-engines // max(1, len(cuda_devices()))) if device == "cuda" else engines
 
 
 @functools.cache

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from tunerun.engine import devices
 from tunerun.job import TrainedOn
 from tunerun.provenance.environment import processor, versions
 
@@ -63,6 +64,29 @@ def peak_bytes(device: torch.device) -> int:
             return 1024 * int(found[1])
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def obtainable_bytes(device: torch.device, engines: int) -> int | None:
+    """Return the memory that this process may have on a device, what it has already included; None: not known.
+
+    Args:
+        engines: processes on this machine that share its memory. The others may not have taken theirs yet.
+    """
+    total = devices.memory_bytes(device.type)
+    if total is None:
+        return None
+    share = total // devices.engines_on_one(device.type, engines)
+    if device.type == "cuda":
+        return min(share, torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
+    free = devices.free_main_memory_bytes()
+    return share if free is None else min(share, free + _resident_bytes())
+
+
+def _resident_bytes() -> int:
+    with contextlib.suppress(OSError):
+        if found := re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii")):
+            return 1024 * int(found[1])
+    return 0
 
 
 def _driver() -> str:

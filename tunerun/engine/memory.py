@@ -131,11 +131,17 @@ class _Pass:
 
     @classmethod
     def of(cls, work: Work, members: int, tokens: float, vocabulary: int) -> _Pass:
-        """Return what of so many tokens of each trial is in one pass; a row is never divided."""
+        """Return what a pass holds of trials with so many tokens each; a row is never divided.
+
+        A pass with shorter rows takes more of the trials, so the limits count, not how many of the longest are in it.
+        """
         most = pass_limits.most_tokens(work.device)
         own = max(work.tokens, min(tokens, most))
-        together = max(min(members * own, pass_limits.FULL_MEMBERS * most), members * work.tokens)
-        one_row_each = members * work.learned * vocabulary
+        computed = (work.shared + work.rows * (work.tokens - work.shared)) / (work.rows * work.tokens)
+        limit = computed * pass_limits.most_tokens_together(work.device)
+        several = min(members * own, limit, pass_limits.FULL_MEMBERS * most)
+        together = max(several, own if math.isfinite(limit) else members * work.tokens)
+        one_row_each = together / own * work.learned * vocabulary
         return cls(
             tokens=together,
             pairs=together * own,

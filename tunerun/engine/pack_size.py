@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tunerun.engine import devices, memory, model_facts, pass_limits
+from tunerun.engine import machine, memory, model_facts, pass_limits
 from tunerun.engine.encoding import encode_examples
 from tunerun.engine.memory import Work
 from tunerun.engine.network import LoadedModel
@@ -17,7 +17,8 @@ def of(base: LoadedModel, request: TuningRequest) -> int:
     """
     device, packing = base.device.type, base.settings.packing
     most = pass_limits.most_members(packing, device)
-    shape, available = model_facts.shape_of(base.network.config.to_dict()), devices.memory_bytes(device)
+    shape = model_facts.shape_of(base.network.config.to_dict())
+    available = machine.obtainable_bytes(base.device, base.settings.engines)
     if packing != "auto" or shape is None or available is None or not request.training:
         return most
     rows = min(request.hyperparameters.batch_size, base.settings.micro_batch or request.hyperparameters.batch_size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 CPU_TOKENS, TOKENS = 512, 2048
 """Of a trial in a pass, without those that its rows share. Attention computes every pair of them, whether or not one
 sees the other: at 2,048 that costs SmolLM2-135M two thirds of its weights' work, and memory for the mask. A CPU gains
@@ -10,7 +12,7 @@ nothing from more than 512; a GPU is kept busy by more."""
 FULL_MEMBERS = 4
 """Trials of a pack that have that many; more of them have fewer, so that a pass needs as much memory."""
 
-TOGETHER = {"cpu": 896}
+_TOGETHER = {"cpu": 896}
 """Tokens of all trials in a pass, as if their rows shared nothing, by device; elsewhere memory is the limit. A CPU
 gains nothing from a wider pass, and keeps what the gradient needs of it: twelve trials of 200 tokens in one pass took
 2.9 times the memory of one trial (SmolLM2-135M)."""
@@ -22,6 +24,11 @@ LOGITS = 2**27
 def most_tokens(device: str) -> int:
     """Return how many tokens of a trial a pass holds on a kind of device, such as `cpu`."""
     return CPU_TOKENS if device == "cpu" else TOKENS
+
+
+def most_tokens_together(device: str) -> float:
+    """Return how many tokens of several trials a pass holds, as if their rows shared nothing; infinity: no limit."""
+    return _TOGETHER.get(device, math.inf)
 
 
 _MEMBERS = {"cpu": 8, "mps": 8, "cuda": 16}

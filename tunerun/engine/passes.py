@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -75,7 +74,7 @@ class Passes:
     def __init__(self, base: LoadedModel, most: int) -> None:
         self._base = base
         self._most = most
-        self._limit = pass_limits.TOGETHER.get(base.device.type, math.inf)
+        self._limit = pass_limits.most_tokens_together(base.device.type)
         self._most_tokens = self._limit
         self._calls_since = 0
 

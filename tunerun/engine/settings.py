@@ -19,6 +19,7 @@ class EngineSettings:
         packing: trials that share each pass: `auto`, `off`, or at most so many.
         micro_batch: most rows of a batch that are computed at once; None: all.
         gradient_checkpointing: whether layers' inner values are computed again for the gradient.
+        engines: processes on this machine that share its memory, this one included.
     """
 
     device: str = "auto"
@@ -28,6 +29,7 @@ class EngineSettings:
     packing: str | int = "auto"
     micro_batch: int | None = None
     gradient_checkpointing: bool = False
+    engines: int = 1
 
     @property
     def is_quantised(self) -> bool:

@@ -1,4 +1,4 @@
-"""What the trials of a plan need of this machine's memory, and what to do where it is not there."""
+"""What the trials of a plan need of this machine's memory, and what to set where there is too little."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class PlannedMemory:
         model: the base model's name.
         trials: their numbers.
         device: what computes: cpu, cuda or mps.
-        available: bytes that there are; None: not known.
+        available: bytes that the device has; None: not known.
+        free: bytes of them that other programs do not use now; None: not known.
         engines: processes that share them.
         shape: of the base model; None: nothing is estimated.
         work: of the largest trial.
@@ -57,6 +58,7 @@ class PlannedMemory:
     shape: ModelShape | None
     work: Work
     most: int
+    free: int | None = None
 
     @property
     def alone(self) -> Estimate | None:
@@ -68,7 +70,8 @@ class PlannedMemory:
         """How many training runs fit into one pass; None: that is not known."""
         if self.shape is None or self.available is None:
             return None
-        return memory.members_that_fit(self.shape, self.work, self.available // self.engines, self.most)
+        available = min(self.available // self.engines, self.available if self.free is None else self.free)
+        return memory.members_that_fit(self.shape, self.work, available, self.most)
 
     def __str__(self) -> str:
         """One line for people."""
@@ -86,16 +89,23 @@ class PlannedMemory:
         return f"{needed}{each}, {weights}{shared}"
 
     def refusal(self) -> str | None:
-        """Why a run cannot do; None: it can, or nothing is known."""
+        """Why a run cannot train it, whatever else is closed; None: it can, or nothing is known."""
         if self._needs(self.work, with_unused=False) <= self._room:
             return None
         return f"{self._too_much('cannot fit')}; {self._advice()}"
 
     def warning(self) -> str | None:
-        """What is close; None: nothing is."""
-        if self._needs(self.work) <= CLOSE * self._room or self.refusal() is not None:
+        """Why a trial may not fit, by what the device has or by what is free now; None: it fits, or is refused."""
+        if self.refusal() is not None:
             return None
-        return f"{self._too_much('may not fit')}; if it does not, {self._advice()}"
+        if self._needs(self.work) > CLOSE * self._room:
+            return f"{self._too_much('may not fit')}; if it does not, {self._advice()}"
+        if self.free is not None and self._needs(self.work) > self.free:
+            return (
+                f"{self._too_much('may not fit')}, because other programs leave {_gib(self.free)} of it free; close "
+                "them before the run"
+            )
+        return None
 
     def _needs(self, work: Work, *, with_unused: bool = True) -> int:
         """Bytes of all engines; 0: not known."""
@@ -149,6 +159,7 @@ class PlannedMemory:
             "trials": list(self.trials),
             "device": self.device,
             "available": self.available,
+            "free": self.free,
             "engines": self.engines,
             "one_trial": None if self.alone is None else {**vars(self.alone), "total": self.alone.total},
             "training_runs_in_a_pass": self.members,
@@ -192,7 +203,8 @@ def _largest(loads: Sequence[Load]) -> PlannedMemory:
         trials=tuple(load.trial.number for load in loads),
         device=device,
         available=devices.memory_bytes(device),
-        engines=1 if device == "cuda" else place.engines,
+        free=None if device == "cuda" else devices.free_main_memory_bytes(),
+        engines=devices.engines_on_one(device, place.engines),
         shape=shape,
         work=largest,
         most=min(most, runs),

@@ -42,6 +42,7 @@ from tunerun.service.page import pages
 from tunerun.service.page.sessions import LIFE_S, Sessions
 from tunerun.service.screening import Hosts
 from tunerun.service.wires import refusal
+from tunerun.workers import registry
 from tunerun.workers.registry import DEFAULT, Workers
 
 KEYS_FILE = "keys.json"
@@ -90,7 +91,10 @@ class Service:
     """
 
     def __init__(self, settings: Settings) -> None:
-        chosen = EngineSettings(settings.device, settings.threads, packing=settings.packing)
+        tuning_here = registry.count(settings.workers) if registry.are_here(settings.workers) else 0
+        chosen = EngineSettings(
+            settings.device, settings.threads, packing=settings.packing, engines=len(settings.models) + tuning_here
+        )
 
         def engines(workers: Workers = DEFAULT) -> LocalBackend:
             return LocalBackend(settings.state, settings.cache, chosen, keep_cancelled=True, workers=workers)

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from tunerun import schema
 from tunerun.engine.process import EngineProcess
+from tunerun.engine.settings import EngineSettings
 from tunerun.workers.base import Found, Place, Worker
 
 
@@ -52,14 +53,19 @@ def open_worker(section: LocalWorkers, place: Place, number: int) -> Worker:
     Raises:
         OSError: the limits of this machine prevent it from starting.
     """
-    settings = place.settings
-    if section.count > 1 and settings.threads is None:
-        settings = replace(settings, threads=_threads_of_each(section.count))
-    return EngineProcess(place.cache, settings, place.log(number), number)
+    return EngineProcess(place.cache, of_each(section.count, place.settings), place.log(number), number)
 
 
-def _threads_of_each(count: int) -> int:
-    """The cores of this machine, divided among processes: torch would give all of them to each process, and they would
-    wait for each other longer than they work."""
+def of_each(count: int, settings: EngineSettings) -> EngineSettings:
+    """Return the settings of one of several engines side by side: a part of the memory, and of the cores.
+
+    torch would give all cores to each, and they would wait for each other longer than they work.
+
+    Args:
+        count: engines that are opened together; more may share the memory, as a service's do.
+    """
+    settings = replace(settings, engines=max(settings.engines, count))
+    if count == 1 or settings.threads is not None:
+        return settings
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // count)
+    return replace(settings, threads=max(1, cores // count))
