@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +12,19 @@ from filelock import FileLock
 
 from tests.experiments import planned
 from tunerun import schema
-from tunerun.backends.base import Backend
+from tunerun.backends.base import NO_CURSORS, Backend
 from tunerun.errors import AmbiguousError, BackendError, BaseModelError, InputError, LockedError, MetricError
-from tunerun.job import BaseModelRef, Failure, FailureKind, JobRef, JobState, Snapshot, TunedModel, TuningRequest
+from tunerun.job import (
+    BaseModelRef,
+    Failure,
+    FailureKind,
+    JobRef,
+    JobState,
+    JobStatus,
+    Snapshot,
+    TunedModel,
+    TuningRequest,
+)
 from tunerun.ledger import Ledger
 from tunerun.planning import Plan, Trial
 from tunerun.runner import SweepResult, run
@@ -178,6 +188,30 @@ def test_an_ambiguous_submit_is_looked_up_and_not_repeated(tmp_path: Path, servi
     assert first.to_json()["trials"][0]["state"] == "SUBMITTING"
     assert run_on(service, planned(tmp_path)).exit_code == 0
     assert len(service.submitted) == 1
+
+
+class HasNotes(ScriptedBackend):
+    """A backend that says something of every job, each time."""
+
+    def poll(self, refs: Sequence[JobRef], after: Mapping[JobRef, int] = NO_CURSORS) -> Mapping[JobRef, JobStatus]:
+        return {ref: replace(status, notes=("no state",)) for ref, status in super().poll(refs, after).items()}
+
+
+class Listens(Progress):
+    """Keeps what needs attention."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_a_jobs_note_is_shown_once(tmp_path: Path, service: ScriptedService) -> None:
+    """However often the backend repeats it."""
+    service.steps_per_poll, listens = 20, Listens()
+    run_on(service, planned(tmp_path), HasNotes, progress=listens)
+    assert listens.notes == ["trial 0: no state"]
 
 
 class Refuses(ScriptedBackend):

@@ -1,16 +1,19 @@
-"""Temporary and private folders, and running out of file descriptors."""
+"""Temporary and private folders, folders that appear whole, and running out of file descriptors."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _temporary: set[Path] = set()
+
+_PARTIAL = ".partial"
 
 
 @contextmanager
@@ -69,6 +72,46 @@ def private_folder(folder: Path) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+@contextmanager
+def partial_folder(folder: Path) -> Iterator[Path]:
+    """Make the folder in which the content of another one is prepared; the caller renames it when it is whole.
+
+    It is locked while it is prepared, so that `remove_partial_folders` of another process leaves it alone. What is left
+    of it at the end is removed.
+
+    Args:
+        folder: what it will be renamed to.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    partial = folder.with_name(f".{folder.name}{_PARTIAL}")
+    if partial.is_symlink():  # what it leads to is not ours
+        partial.unlink()
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks: no process can lock it there, so none removes it
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield partial
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_partial_folders(parent: Path) -> None:
+    """Remove what processes that were killed left of `partial_folder`; what a live process prepares stays."""
+    for partial in parent.glob(f".*{_PARTIAL}"):
+        with suppress(OSError):
+            descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(partial, ignore_errors=True)
+            finally:
+                os.close(descriptor)
 
 
 def lacks_descriptors(error: BaseException) -> bool:

@@ -514,6 +514,7 @@ class JobStatus:
         validation: by epoch, all so far; empty where the backend does not measure after each epoch.
         trained_on: what trains it; None: it has not begun, or a service does.
         checkpoints: by epoch, all so far; empty where none are kept.
+        notes: what a user should know of it while it runs, one line each, all so far.
     """
 
     state: JobState
@@ -524,6 +525,7 @@ class JobStatus:
     validation: tuple[EpochLoss, ...] = ()
     trained_on: TrainedOn | None = None
     checkpoints: tuple[Checkpoint, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def after(self, step: int) -> JobStatus:
         """The same without the snapshots up to a step."""

@@ -190,6 +190,15 @@ def session_of(tiny: BaseModelRef, *runs: Sequence[str], has_reported: bool = Tr
     return session
 
 
+def test_what_cannot_be_resumed_is_said(tiny: BaseModelRef) -> None:
+    """A job whose state cannot be written has a note with the reason and with what would be lost."""
+    job = LocalJob("1", request_of(tiny, key="1"), Path("tuned_models/tiny-1"))
+    for _epoch in range(2):
+        job.take(messages.StateNotKept("1", "No space left on device"))
+    [note] = job.status(None).notes
+    assert "cannot be written to tuned_models/ (No space left on device); it is trained, but starts again" in note
+
+
 @pytest.mark.parametrize(
     ("runs", "failed", "most"),
     [

@@ -21,6 +21,7 @@ class Recording:
         self.finished: dict[str, Trained] = {}
         self.outcomes: dict[str, Outcome] = {}
         self.paused: set[str] = set()
+        self.without_state: list[tuple[str, str]] = []
         self._cancel_after = cancel_after
         self._folder = folder
 
@@ -35,6 +36,9 @@ class Recording:
 
     def kept(self, request: TuningRequest, trained: Trained) -> None:
         self.kept_steps.setdefault(request.key, []).append(trained.snapshots[-1].step)
+
+    def state_not_kept(self, request: TuningRequest, reason: str) -> None:
+        self.without_state.append((request.key, reason))
 
     def kept_before(self, request: TuningRequest, ends: Sequence[Snapshot]) -> None:
         self.kept_steps.setdefault(request.key, []).extend(one.step for one in ends)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import torch
 
 from tests.engine.observer import Recording
 from tests.engine.tiny_model import EXAMPLES, HELD_OUT, request_of
-from tunerun.engine import resuming
+from tunerun.engine import resuming, tuned_model
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.pack import Pack
 from tunerun.engine.training_run import Outcome
+from tunerun.files import partial_folder
 from tunerun.job import BaseModelRef, JobState, TuningHyperparameters, TuningRequest
+from tunerun.workers import states as states_of
 
 STEPS = 3  # of an epoch: seven examples, three at once
 EPOCHS = 4
@@ -196,21 +199,26 @@ def test_a_state_is_of_its_training_run(base: LoadedModel, tiny: BaseModelRef, t
 
 
 def test_a_full_disk_ends_no_job(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path, whole: Recording) -> None:
-    """Where no state can be kept, the job ends as without one."""
+    """Where no state can be kept, the job ends as without one, and each job's observer is notified once."""
     requests = requests_of(tiny)
     no_folder = tmp_path / "a file"
     no_folder.touch()
     found = train(base, requests, no_folder)
     for request in requests:
         assert_same(found, whole, request)
+    assert sorted(found.without_state) == [(request.key, "Not a directory") for request in requests]
 
 
-def test_states_of_a_deleted_job_are_removed(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path) -> None:
-    """Those that another job needs as well stay."""
-    longest, shorter, *_others = requests_of(tiny)
-    train(base, [longest, shorter], tmp_path, steps=STEPS)
-    resuming.remove_all(tmp_path, longest.key)
-    assert len(list(tmp_path.iterdir())) == 1
-    train(base, [replace(longest, seed=1)], tmp_path, steps=STEPS)
-    resuming.remove_all(tmp_path, longest.key)
-    assert len(list(tmp_path.iterdir())) == 1
+def test_what_nothing_continues_is_removed(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path) -> None:
+    """States of jobs that have ended, old ones, and what killed writers left; a job that may continue keeps its own."""
+    [ended, *_others] = requests_of(tiny)
+    for request in (ended, replace(ended, key="e" * 64, seed=1), replace(ended, key="f" * 64, seed=2)):
+        train(base, [request], tmp_path, steps=STEPS)
+    states = {next(iter(keys)): name for name, keys in states_of.keys(tmp_path).items()}
+    os.utime(tmp_path / states["f" * 64] / resuming.STATE_FILE, (0, 0))
+    (tmp_path / ".training.0.partial").mkdir()
+    record, finished = tuned_model.record_of(ended, base.identity, base.chat), tuned_model.FinishedJob("tiny-a.1", ())
+    tuned_model.write(tmp_path / "tiny-a", record, finished, lambda folder: (folder / tuned_model.WEIGHTS_FILE).touch())
+    with partial_folder(tmp_path / "tiny-b"):
+        resuming.clean(tmp_path)
+        assert {file.name for file in tmp_path.iterdir()} == {"tiny-a", ".tiny-b.partial", states["e" * 64]}

@@ -42,6 +42,7 @@ class LocalJob:
     metrics: Mapping[str, float] = field(default_factory=dict)
     failure: Failure | None = None
     trained_on: TrainedOn | None = None
+    notes: tuple[str, ...] = ()
 
     def began(self) -> None:
         """It is trained from now on."""
@@ -65,9 +66,17 @@ class LocalJob:
         elif isinstance(report, messages.EpochKept):
             if not self.checkpoints or report.checkpoint.epoch > self.checkpoints[-1].epoch:
                 self.checkpoints.append(report.checkpoint)
+        elif isinstance(report, messages.StateNotKept):
+            self.notes = (self._without_state(report.reason),)
         else:
             self.trained_on = report.trained_on
             self._end(report.state, report.metrics, report.failure)
+
+    def _without_state(self, reason: str) -> str:
+        return (
+            f"what it needs to continue cannot be written to {self.folder.parent.name}/ ({reason}); it is trained, but "
+            "starts again from its first step if its engine ends before it does; make room or give access there"
+        )
 
     def settle(self, failure: Failure) -> None:
         """End: the engine will not do it; it has died, unless between the last write and its report."""
@@ -101,6 +110,7 @@ class LocalJob:
             tuple(self.validation),
             self.trained_on,
             tuple(self.checkpoints),
+            self.notes,
         )
 
 

@@ -160,6 +160,19 @@ class EpochKept:
 
 
 @dataclass(frozen=True)
+class StateNotKept:
+    """What a job needs to continue in another process cannot be written; it is trained all the same.
+
+    Attributes:
+        reason: the system's words.
+    """
+
+    job: str
+    reason: str
+    report: Literal["state not kept"] = "state not kept"
+
+
+@dataclass(frozen=True)
 class JobEnded:
     """A job is finished; its tuned model stands in its folder if it SUCCEEDED.
 
@@ -244,7 +257,7 @@ Call = Prepare | Generate | Measure
 """A command whose caller waits for its report."""
 
 Command = Call | Train | Cancel
-JobReport = SnapshotTaken | EpochMeasured | EpochKept | JobEnded
+JobReport = SnapshotTaken | EpochMeasured | EpochKept | StateNotKept | JobEnded
 """A report of one job of the pack; it may come while a call is followed."""
 
 Report = Started | RunBegan | JobReport | Piece | Answered | Answers | Measured | Refused | Done

@@ -4,14 +4,16 @@
     training.<digest>/state.json          everything else, and the digest of the tensors
 
 The folder is named for what the run's requests have in common, so any of them finds it, and appears whole or not at
-all. It is a convenience: one that is damaged, or that another version wrote, is ignored, and the run begins again. That
-is why nothing is synced to the disk: after a power failure the digest says that it is not whole.
+all. A run does not depend on it: a state that is damaged, or that another version wrote, is ignored, and the run begins
+again. That is why nothing is synced to the disk: after a power failure the digest shows that it is not whole.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,10 +23,17 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from tunerun.files import private_folder
+from tunerun.engine import tuned_model
+from tunerun.errors import NotFoundError
+from tunerun.files import partial_folder, private_folder, remove_partial_folders
 from tunerun.job import EpochLoss, Snapshot, TuningRequest
 
 FORMAT_VERSION = 1
+
+KEPT_S = 30 * 24 * 3600.0
+"""How long a state is kept that nothing continues. Our choice: by then the experiment has changed, and it takes three
+times the room of a tuned model."""
+
 STATE_FILE = "state.json"
 TENSORS_FILE = "state.safetensors"
 
@@ -75,19 +84,14 @@ def write(folder: Path, state: TrainingState, tensors: Mapping[str, torch.Tensor
     Raises:
         OSError, SafetensorError: the disk refuses; an earlier one stays.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     private_folder(folder.parent.parent)
-    partial.mkdir(parents=True)
-    try:
+    with partial_folder(folder) as partial:
         kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         save_file(kept, partial / TENSORS_FILE)
         written = replace(state, tensors=_sha256(partial / TENSORS_FILE))
         (partial / STATE_FILE).write_bytes(_STATE.dump_json(written))
         remove(folder)
         partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def read(folder: Path, device: torch.device) -> tuple[TrainingState, dict[str, torch.Tensor]] | None:
@@ -106,15 +110,33 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_all(tuned_models: Path, key: str) -> None:
-    """Remove the states of a request that will not be continued; one that others need as well stays."""
-    for file in tuned_models.glob(f"training.*/{STATE_FILE}"):
+def clean(tuned_models: Path) -> None:
+    """Remove what nothing will continue: half-written folders of killed processes, and states of jobs that have ended.
+
+    A state outlives its job where the process was killed between writing the tuned model and removing the state.
+    """
+    remove_partial_folders(tuned_models)
+    now = time.time()
+    states = {file.parent: file.stat().st_mtime for file in tuned_models.glob(f"training.*/{STATE_FILE}")}
+    made = _made(tuned_models) if states else {}
+    for folder, written in states.items():
         try:
-            requests = _STATE.validate_json(file.read_bytes()).requests
+            requests = _STATE.validate_json((folder / STATE_FILE).read_bytes()).requests
         except (OSError, ValidationError):
-            continue
-        if set(requests) == {key}:
-            remove(file.parent)
+            requests = {}
+        has_ended = all(made.get(key, 0.0) >= written for key in requests)
+        if has_ended or now - written > KEPT_S:
+            remove(folder)
+
+
+def _made(tuned_models: Path) -> dict[str, float]:
+    """Return when the tuned model of each key was written, the last one where there are several."""
+    found: dict[str, float] = {}
+    for file in tuned_models.glob(f"*/{tuned_model.STATUS_FILE}"):
+        with contextlib.suppress(OSError, NotFoundError):
+            key = tuned_model.read(file.parent).key
+            found[key] = max(found.get(key, 0.0), file.stat().st_mtime)
+    return found
 
 
 def _sha256(file: Path) -> str:

@@ -237,7 +237,7 @@ class _Training:
         cancelled: set[str],
         paused: set[str],
     ) -> None:
-        from tunerun.engine import machine
+        from tunerun.engine import machine, resuming
         from tunerun.engine.pack import Pack
 
         self.base = base
@@ -246,6 +246,7 @@ class _Training:
         self._cancelled = cancelled
         self._paused = paused
         self._folder = Path(command.tuned_models)
+        resuming.clean(self._folder)
         self._machine = machine.trained_on(base.device, base.number_format)
         self._jobs: dict[str, str] = {}  # by key
         self._checkpoints: dict[str, list[Checkpoint]] = {}
@@ -345,6 +346,10 @@ class _Training:
         folder = tuned_model.epochs_folder(self._folder / request.tuned_model_id)
         for step in ends:
             self._note_kept(request, Checkpoint(step.epoch, step.step, str(folder / str(step.epoch))))
+
+    def state_not_kept(self, request: TuningRequest, reason: str) -> None:
+        """Say that the job would begin again if this process died."""
+        self._report(messages.StateNotKept(self._jobs[request.key], reason))
 
     def is_paused(self, request: TuningRequest) -> bool:
         """Whether a job that has to end will be continued."""

@@ -7,7 +7,6 @@ So it is with the best epoch, and the mean of the last ones.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import random
@@ -75,6 +74,9 @@ class Observer(Protocol):
 
         Its snapshots and losses are reported again before.
         """
+
+    def state_not_kept(self, request: TuningRequest, reason: str) -> None:
+        """Take note, once, that what the job needs to continue in another process cannot be written."""
 
     def is_cancelled(self, request: TuningRequest) -> bool:
         """Whether the job has to stop now."""
@@ -151,6 +153,7 @@ class TrainingRun:
         self._order: tuple[int, list[int]] = (0, [])
         self._seconds = 0.0
         self._packed_with: set[str] = set()
+        self._without_state: set[str] = set()  # keys of requests whose observer knows that no state can be kept
         # By key, whether the tuned model after each epoch is kept: of all that may still be given something.
         self._unfinished = {request.key: request.keeps_epochs for request in requests}
         self._served = list(requests)  # those that have ended are among them, not those that were cancelled
@@ -393,8 +396,13 @@ class TrainingRun:
             tuple(sorted(self._packed_with)),
         )
         # A full disk must not end a job that needs no room by itself: without a state it begins again if it is killed.
-        with contextlib.suppress(OSError, SafetensorError):
+        try:
             resuming.write(self._state, state, tensors)
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            for request in [one for one in self.requests if one.key not in self._without_state]:
+                self._without_state.add(request.key)
+                self._observer.state_not_kept(request, reason)
 
     def _forget(self, request: TuningRequest) -> None:
         """Serve a request no more; a state that no other one needs is removed."""

@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from tunerun.engine import file_digest
 from tunerun.engine.chat import ChatFormat, EarlierTurns
 from tunerun.errors import NotFoundError
-from tunerun.files import private_folder
+from tunerun.files import partial_folder, private_folder
 from tunerun.job import (
     BaseModelRef,
     Checkpoint,
@@ -133,17 +133,14 @@ def write(folder: Path, record: TunedModelRecord, finished: FinishedJob, save_ad
     """Write a tuned model's folder, whole or not at all.
 
     Args:
-        folder: where it shall be; a folder that is there already with the same key is replaced.
+        folder: where it will be; a folder that is there already with the same key is replaced.
         save_adapter: writes PEFT's files into the folder it is given.
 
     Raises:
         OSError: the disk refuses.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    _remove(partial)
     private_folder(folder.parent.parent)
-    partial.mkdir(parents=True)
-    try:
+    with partial_folder(folder) as partial:
         save_adapter(partial)
         written = replace(record, weights=_sha256(partial / WEIGHTS_FILE))
         (partial / RECORD_FILE).write_bytes(_RECORD.dump_json(written, indent=1))
@@ -154,8 +151,6 @@ def write(folder: Path, record: TunedModelRecord, finished: FinishedJob, save_ad
         _remove(folder)
         partial.rename(folder)
         _sync(folder.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def copy(folder: Path, target: Path, record: TunedModelRecord) -> None:

@@ -335,6 +335,8 @@ class Loop:
         for snapshot in status.snapshots:
             entry.last_step = snapshot.step
             self.progress.stepped(entry.trial, snapshot)
+        for note in status.notes:
+            self._tell_once(note, entry.trial, note)
         now = time.monotonic()
         if status.snapshots or status.state is not JobState.RUNNING:
             entry.stepped_at, entry.is_stalled = now, False

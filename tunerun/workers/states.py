@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
-from tunerun.files import private_folder
+from tunerun.files import partial_folder, private_folder
 
 STATE_FILE = "state.json"
 TENSORS_FILE = "state.safetensors"
@@ -57,17 +57,12 @@ def keep(tuned_models: Path, name: str, files: Mapping[str, bytes]) -> None:
     if not _NAME.fullmatch(name) or digest != _read(files).get("tensors"):
         return
     folder = tuned_models / name
-    partial = folder.with_name(f".{name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     private_folder(tuned_models.parent)
-    partial.mkdir(parents=True)
-    try:
+    with partial_folder(folder) as partial:
         for part in (STATE_FILE, TENSORS_FILE):
             (partial / part).write_bytes(files[part])
         drop(tuned_models, name)
         partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def drop(tuned_models: Path, name: str) -> None:
