@@ -324,18 +324,18 @@ def test_a_plan_says_what_its_held_out_examples_can_show(tmp_path: Path, more: t
     """Trials that differ in their seed alone are one point; ten rows show nothing, and the sentence says so."""
     shown = planned(tmp_path, *more).visibility
     assert shown is not None
-    assert (shown.rows, shown.points, shown.smallest) == (10, points, None)
+    assert (shown.rows, shown.points, shown.baselines, shown.smallest) == (10, points, 3, None)
     assert str(shown).startswith("10 held-out examples show no difference ")
-    assert f" to {rows_needed(0.05, 0.225, comparisons=points):,}." in str(shown)
+    assert f" to {rows_needed(0.05, 0.225, comparisons=3 * points):,}." in str(shown)
 
 
 def test_more_rows_show_smaller_differences(tmp_path: Path) -> None:
     """By Connor's formula, for unrelated errors and for half related ones."""
     shown = planned(tmp_path, *_many_rows(tmp_path, 100)).visibility
     assert str(shown) == (
-        "100 held-out examples show differences of about 23 percentage points or more, or 19 percentage points or more "
-        "if the models err on related examples, among 4 points of the sweep (power 80 %). "
-        "To show 5 percentage points, hold out about 1,224 to 2,228."
+        "100 held-out examples show differences of about 26 percentage points or more, or 22 percentage points or more "
+        "if the models err on related examples, in the 12 comparisons of points with baselines (power 80 %). "
+        "To show 5 percentage points, hold out about 1,509 to 2,746."
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.experiments import planned
+from tests.experiments import planned, write_rows
 from tunerun import schema
 from tunerun.backends.base import NO_CURSORS, Backend
 from tunerun.errors import AmbiguousError, BackendError, BaseModelError, InputError, LockedError, MetricError
@@ -141,6 +141,24 @@ def test_a_wider_sweep_runs_only_what_is_new(tmp_path: Path, service: ScriptedSe
     result = run_on(service, planned(tmp_path, "seed=0,1,2"))
     assert len(service.submitted) == 3
     assert result.exit_code == 0
+
+
+def test_the_verdict_shows_what_the_plan_said(tmp_path: Path) -> None:
+    """Of a baseline that has half of the rows right, as a plan takes it to be, over the same family of comparisons."""
+    rows = write_rows(
+        tmp_path / "hundred.jsonl", [{"text_input": str(n), "output": str(n + 1)} for n in range(1000, 1100)]
+    )
+
+    def right_by_half(model: BaseModelRef | TunedModel, text: str) -> str:
+        number = int(text.rpartition("\n")[2])  # behind the examples of `base+4 text`
+        return str(number + 1) if isinstance(model, TunedModel) or number % 2 else text
+
+    plan = planned(tmp_path, *SWEEP, f"dataset.validation.path={rows}")
+    decision = run_on(ScriptedService(answers=right_by_half), plan).verdict.decision
+    assert plan.visibility is not None
+    assert decision.family == plan.visibility.comparisons
+    assert decision.smallest_visible == plan.visibility.smallest
+    assert decision.smallest_visible is not None
 
 
 class Interrupts(Progress):

@@ -121,13 +121,15 @@ def _experiment(overrides: list[str] | None, config_dir: list[str] | None) -> Ex
 
 def _visibility(experiment: Experiment, loaded: LoadedDataset) -> Visibility | None:
     """Return the differences that the validation rows can show; None: no rows, or nothing to measure."""
+    from tunerun.planning.baselines import baseline_count
     from tunerun.planning.visibility import visibility_of
     from tunerun.replicates import point_numbers
 
     if loaded.validation is None:
         return None
     points = len(set(point_numbers(point.overrides for point in experiment.points))) or 1
-    return visibility_of([loaded.validation], points, experiment.evaluation)
+    baselines = baseline_count(loaded, experiment.evaluation)
+    return visibility_of([loaded.validation], points, baselines, experiment.evaluation)
 
 
 def _with_a_template_that_fits(experiment: Experiment, places: list[int]) -> tuple[Experiment, LoadedDataset] | None:

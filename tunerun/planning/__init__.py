@@ -145,7 +145,7 @@ class Plan:
     @property
     def visibility(self) -> Visibility | None:
         """What the held-out examples can show; None: nothing is held out, or no answers are measured."""
-        return visibility(self.trials)
+        return visibility(self.trials, sum(baseline.problem is None for baseline in self.baselines))
 
     @property
     def test_rows(self) -> int:

@@ -13,6 +13,7 @@ from tunerun.engine.tokens import TokenCounter
 from tunerun.errors import NoTurnsError
 from tunerun.job import BaseModelRef, Example, ExampleSet
 from tunerun.ledger import LOSSES, BaselineRecord
+from tunerun.schema import Evaluation
 
 
 @dataclass(frozen=True)
@@ -173,3 +174,16 @@ def planned_baselines(
         replace(each, name=each.name if counts[each.name] == 1 else f"{each.name}-{position}")
         for position, each in found.values()
     )
+
+
+def baseline_count(loaded: LoadedDataset, evaluation: Evaluation) -> int:
+    """Return how many baselines trials on some data will have, whatever their base model is."""
+    setting = Setting(
+        model=BaseModelRef("", ""),
+        identity={},
+        training=loaded.training.examples,
+        drawn=loaded.drawn,
+        expected=[example.output for example in loaded.validation.examples] if loaded.validation else (),
+        counts=evaluation.baselines.examples,
+    )
+    return sum(baseline.problem is None for baseline in baselines_of(setting))

@@ -25,13 +25,15 @@ _RELATED = 0.5
 class Visibility:
     """The differences in the share of right answers that held-out examples show with a power of 80 %.
 
-    The model to beat is taken to have half of the rows right. Unrelated errors are the worst plausible case; tuned
+    The verdict has the same figure for the value that the baseline has then; before anything runs, half of the rows are
+    taken to be right, where chance moves a score most. Unrelated errors are the worst plausible case; tuned
     models of one base model err on the same rows more often than that.
 
     Attributes:
         rows: held-out examples.
         clusters: how many facts of their own they are; less than the rows where some belong together.
         points: what is compared; trials that differ in their seed alone are one.
+        baselines: what each of them has to beat.
         alpha: error rate of the whole comparison.
         worth: the difference that `rows_for_worth` is about: `evaluation.worth`, or `SMALL_DIFFERENCE` where that is 0.
         may_be_equal: whether the comparison can call models equal, for `evaluation.worth` is above 0.
@@ -40,9 +42,15 @@ class Visibility:
     rows: int
     clusters: int
     points: int
+    baselines: int
     alpha: float
     worth: float
     may_be_equal: bool
+
+    @property
+    def comparisons(self) -> int:
+        """The family of the verdict's tests: every point with every baseline."""
+        return self.points * max(1, self.baselines)
 
     @property
     def smallest(self) -> float | None:
@@ -55,7 +63,9 @@ class Visibility:
         return self._smallest(_RELATED)
 
     def _smallest(self, related: float) -> float | None:
-        return smallest_visible(self.clusters, _ACCURACY, related=related, comparisons=self.points, alpha=self.alpha)
+        return smallest_visible(
+            self.clusters, _ACCURACY, related=related, comparisons=self.comparisons, alpha=self.alpha
+        )
 
     @property
     def rows_for_worth(self) -> int:
@@ -64,7 +74,7 @@ class Visibility:
 
     def _rows_for_worth(self, related: float) -> int:
         lost = related * share_lost(_ACCURACY, self.worth)
-        return rows_needed(self.worth, lost, comparisons=self.points, alpha=self.alpha)
+        return rows_needed(self.worth, lost, comparisons=self.comparisons, alpha=self.alpha)
 
     @property
     def rows_for_equality(self) -> int | None:
@@ -82,7 +92,9 @@ class Visibility:
         rows = f"{self.rows:,} held-out examples"
         if self.clusters < self.rows:
             rows += f" ({self.clusters:,} clusters of examples that belong together)"
-        compared = "of a point to a baseline" if self.points == 1 else f"among {self.points:,} points of the sweep"
+        compared = "of a point to a baseline"
+        if self.comparisons > 1:
+            compared = f"in the {self.comparisons:,} comparisons of points with baselines"
         worth = f"{100 * self.worth:g} percentage point{'' if self.worth == 0.01 else 's'}"
         few, many = self._rows_for_worth(_RELATED), self.rows_for_worth
         said = [
@@ -102,20 +114,24 @@ class Visibility:
         return f"show differences of about {100 * self.smallest:.0f} percentage points or more, or {related},"
 
 
-def visibility(trials: Sequence[Trial]) -> Visibility | None:
-    """What the trials' held-out examples can show; None: nothing is held out, or no answers are measured."""
+def visibility(trials: Sequence[Trial], baselines: int) -> Visibility | None:
+    """What the trials' held-out examples can show; None: nothing is held out, or no answers are measured.
+
+    Args:
+        baselines: that are measured.
+    """
     sets = [trial.validation for trial in trials if trial.validation is not None]
     if not sets:
         return None
-    return visibility_of(sets, len({trial.point for trial in trials}), trials[0].config.evaluation)
+    return visibility_of(sets, len({trial.point for trial in trials}), baselines, trials[0].config.evaluation)
 
 
-def visibility_of(sets: Sequence[ExampleSet], points: int, evaluation: Evaluation) -> Visibility | None:
+def visibility_of(sets: Sequence[ExampleSet], points: int, baselines: int, evaluation: Evaluation) -> Visibility | None:
     """The same of the held-out sets of a sweep; None: no answers are measured.
 
     Args:
         sets: not empty; the one with the fewest clusters decides.
-        points: that are compared.
+        points: that are compared, each with all baselines.
     """
     if not evaluation.metrics:
         return None
@@ -124,6 +140,7 @@ def visibility_of(sets: Sequence[ExampleSet], points: int, evaluation: Evaluatio
         rows=rows,
         clusters=clusters,
         points=points,
+        baselines=baselines,
         alpha=evaluation.alpha,
         worth=evaluation.worth or SMALL_DIFFERENCE,
         may_be_equal=evaluation.worth > 0,
