@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 SECRETS = {
     "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
@@ -32,22 +33,35 @@ _HINTS = {
     "an OpenAI key": ("sk-",),
     "a GitHub token": ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
     "an AWS access key": ("AKIA", "ASIA"),
-    "a Slack token": ("xox",),
+    "a Slack token": ("xoxa-", "xoxb-", "xoxp-", "xoxr-", "xoxs-"),
     "a Hugging Face token": ("hf_",),
     "a password in an address": ("://",),
 }
 """A substring of every match: searching for it first is twenty times as fast as the pattern."""
 
-_HINTS_OF_PASSWORDS = ("passw", "pwd", "passphrase", "secret", "api", "access")
+_WORDS_OF_PASSWORDS = (
+    "password", "passwd", "pwd", "passphrase", "secret", "apikey", "api_key", "api-key", "accesstoken", "access_token",
+    "access-token",
+)  # fmt: skip
 
 
 def secrets_in(text: str) -> list[str]:
     """Return the kinds of secrets that a text seems to hold, such as "an OpenAI key"."""
-    return [kind for kind, pattern in SECRETS.items() if _may_hold(kind, text) and pattern.search(text)]
+    return [kind for kind, pattern in SECRETS.items() if _holds(kind, pattern, text)]
 
 
-def _may_hold(kind: str, text: str) -> bool:
+def _holds(kind: str, pattern: re.Pattern[str], text: str) -> bool:
     if kind in _HINTS:
-        return any(hint in text for hint in _HINTS[kind])
+        return any(hint in text for hint in _HINTS[kind]) and pattern.search(text) is not None
     lower = text.lower()
-    return any(hint in lower for hint in _HINTS_OF_PASSWORDS)
+    if len(lower) != len(text):  # places differ, as in a text with a capital I with a dot
+        return pattern.search(text) is not None
+    # A match begins with its word: trying the pattern there alone is eight times as fast as searching for it.
+    return any(pattern.match(text, place) for word in _WORDS_OF_PASSWORDS for place in _places(word, lower))
+
+
+def _places(word: str, text: str) -> Iterator[int]:
+    place = text.find(word)
+    while place >= 0:
+        yield place
+        place = text.find(word, place + 1)
