@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 from tests.engine import tiny_model
@@ -92,13 +92,13 @@ def shape_of(model: BaseModelRef) -> ModelShape:
     return shape
 
 
-def recorded() -> list[tuple[str, Measured]]:
-    """Return the rows of the document's table, each as it is written and as it was measured (to a MiB)."""
+def recorded() -> list[tuple[Measured, int]]:
+    """Return the rows of the document's table: what was measured, and what was estimated then, in MiB."""
     found = []
-    for line in section(BEGIN).splitlines(keepends=True)[2:]:
-        model, *numbers = [cell.strip().replace(",", "") for cell in line.strip().strip("|").split("|")]
-        values = [int(number) for number in numbers[: len(fields(Measured)) - 1]]
-        found.append((line, Measured(model, *values[:-1], peak=values[-1] * MIB)))
+    for line in section(BEGIN).splitlines()[2:]:
+        model, *numbers, _ratio = [cell.strip().replace(",", "") for cell in line.strip("|").split("|")]
+        *shape, peak, estimate = map(int, numbers)
+        found.append((Measured(model, *shape, peak=peak * MIB), estimate))
     return found
 
 

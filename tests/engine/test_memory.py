@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.benchmarks import memory as memory_benchmark
 from tests.engine import memory_table
 from tests.engine.published import CONFIGS, PARAMETERS
 from tunerun.engine import lora, memory, model_facts
@@ -17,7 +18,7 @@ from tunerun.engine.memory import GIB, Work
 from tunerun.engine.model_facts import ModelShape
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.precision import BFLOAT16
-from tunerun.job import TuningHyperparameters
+from tunerun.job import BaseModelRef, TuningHyperparameters
 
 
 def shape_of(name: str) -> ModelShape:
@@ -72,6 +73,17 @@ def test_what_is_advised_against_lack_of_memory_needs_less() -> None:
     assert totals == sorted(totals, reverse=True)
     assert len(set(totals)) == len(totals)
     assert totals[-1] / GIB < 6 < totals[0] / GIB
+
+
+def test_the_estimate_is_above_what_was_measured(tiny: BaseModelRef, smollm2: BaseModelRef) -> None:
+    """By half at most, in every row of docs/memory.md; `python -m tests.benchmarks.memory` measures them again."""
+    shapes = {model.name: memory_benchmark.shape_of(model) for model in (tiny, smollm2)}
+    found = memory_benchmark.recorded()
+    assert {(row.model, row.members) for row, _ in found} >= {(name, count) for name in shapes for count in (1, 4, 12)}
+    for row, estimated in found:
+        estimate = row.estimate(shapes[row.model])
+        assert round(estimate / memory_benchmark.MIB) == estimated, "the table is of another formula"
+        assert row.peak <= estimate <= 1.5 * row.peak
 
 
 def test_the_documents_table_is_computed() -> None:
