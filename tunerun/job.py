@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +290,11 @@ class ExampleSet:
     examples: tuple[Example, ...]
     rows: str = ""
     clusters: tuple[int, ...] = ()
+
+    @cached_property
+    def has_conversations(self) -> bool:
+        """Whether some example is more than an input and its output."""
+        return any(example.is_conversation for example in self.examples)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from tunerun.job import (
     TuningRequest,
 )
 from tunerun.ledger import BaselineRecord, Ledger, SweepRecord, TrialRecord, asked_by
-from tunerun.planning.planner import KEY_FORMAT
+from tunerun.planning.trial_key import KEY_FORMAT
 from tunerun.provenance import Facts
 
 RATE = "hyperparameters.learning_rate"

@@ -28,9 +28,11 @@ from tunerun.planning.history import History, read_history
 from tunerun.planning.judging import PlannedJudge, documents_of, notes_on_judges, planned_judges
 from tunerun.planning.limits import Cost, over_budget
 from tunerun.planning.memory import PlannedMemory
-from tunerun.planning.planner import KEY_FORMAT, Planner
+from tunerun.planning.planner import Planner
 from tunerun.planning.recorded import NOTHING, Recorded
+from tunerun.planning.sources import Sources
 from tunerun.planning.trial import Trial, tuned_model_id
+from tunerun.planning.trial_key import KEY_FORMAT
 from tunerun.planning.visibility import Visibility, visibility
 from tunerun.provenance import Facts
 from tunerun.provenance.facts import SECTION
@@ -312,7 +314,8 @@ def _planned(
     experiment: Experiment, history: History, round_: int, progress: Progress | None, recorded: Recorded
 ) -> Plan:
     points = experiment.points or (_only_point(experiment),)
-    planner = Planner(experiment, history, round_, progress=progress, recorded=recorded)
+    sources = Sources(experiment, progress=progress, recorded=recorded)
+    planner = Planner(experiment, history, round_, sources, recorded)
     problems: dict[str, None] = {}
     trials: list[Trial] = []
     for number, point in enumerate(points):
@@ -334,13 +337,13 @@ def _planned(
         replace(trial, point=point, baselines=subjects[trial.number])
         for trial, point in zip(trials, numbers, strict=True)
     ]
-    planner.warnings.extend(_what_compares_badly(trials))
-    planner.warnings.extend(notes_on_rates(trials))
+    sources.warnings.extend(_what_compares_badly(trials))
+    sources.warnings.extend(notes_on_rates(trials))
     in_runs = tuple(_with_prefixes(trials))
     memory = planner.memory(in_runs)
-    planner.warnings.extend(line for each in memory if (line := each.warning()))
+    sources.warnings.extend(line for each in memory if (line := each.warning()))
     judges = planned_judges(trials, baselines, history.path, is_repeated=bool(recorded.rerun))
-    planner.warnings.extend(notes_on_judges(judges, trials))
+    sources.warnings.extend(notes_on_judges(judges, trials))
     judges_document = recorded.judges if recorded.rerun else trials[0].as_stored(documents_of(judges))
     document = {
         **planner.document(trials),
@@ -358,8 +361,8 @@ def _planned(
         sweep=sweep,
         trials=in_runs,
         baselines=baselines,
-        tokens_exact=planner.tokens_exact,
-        warnings=tuple(dict.fromkeys(planner.warnings)),
+        tokens_exact=sources.tokens_exact,
+        warnings=tuple(dict.fromkeys(sources.warnings)),
         document=document,
         tracking_notes=chosen.notes if chosen else (),
         spent=history.spending.get(sweep, Spending(0, 0, 0.0)),

@@ -1,0 +1,187 @@
+"""Why a point cannot be trained as it is, and what a user should know of it before it is. Pure: no file is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from datetime import date
+
+from tunerun.backends.base import Capabilities
+from tunerun.dataset import LoadedDataset, TokenLimit
+from tunerun.engine import target_modules
+from tunerun.errors import DatasetError, LimitError
+from tunerun.job import ExampleSet, TuningHyperparameters, texts_of
+from tunerun.schema import BASE_LEARNING_RATE, Point, TrialConfig
+
+SMALL_SET = 100
+"""Examples below which 0.001 is a large learning rate (the Gemini API's tuning guide, as last served 2025-04-28)."""
+
+RETIRES_SOON_DAYS = 60
+
+
+def problems_of(
+    point: Point, loaded: LoadedDataset, place: Capabilities, layers: Sequence[str] | None
+) -> Iterator[str]:
+    """Yield why a point is refused, one line each.
+
+    Args:
+        place: of its backend.
+        layers: names of the base model's layers that may have an adapter; None: not known here.
+    """
+    config = point.config
+    examples, hyperparameters, model = len(loaded.training.examples), config.hyperparameters, config.model
+    if hyperparameters.batch_size > examples:
+        yield (
+            f"hyperparameters.batch_size: {hyperparameters.batch_size} is more than the {examples} examples "
+            f"of {loaded.training.source}; set it to {examples} or less"
+        )
+    for key in place.not_taken:
+        if key in point.overrides:
+            yield f"sweep.axes.{key}: the backend {place.kind} does not take it; remove the axis"
+    if not place.trains_conversations:
+        yield from _conversations_in(loaded, place)
+    if hyperparameters.keep != "last":
+        yield from _why_not_the_best(loaded, place)
+    yield from place.problems
+    yield from _not_taken(hyperparameters.for_tuning(), place)
+    targets = hyperparameters.for_tuning().target_modules
+    if targets is not None and layers is not None and (problem := target_modules.problem(targets, layers)) is not None:
+        yield problem
+    if hyperparameters.learning_rate is not None and not place.takes_learning_rate:
+        yield _by_multiplier(hyperparameters.learning_rate, place)
+    if model.adapter_ranks is not None and hyperparameters.adapter_rank not in model.adapter_ranks:
+        yield (
+            f"hyperparameters.adapter_rank: {hyperparameters.adapter_rank} is not offered for {model.name}; "
+            f"choose one of {', '.join(map(str, model.adapter_ranks))}"
+        )
+    if model.retires_on is not None and _days_left(model.retires_on) < 0:
+        yield f"model.retires_on: {model.name} was retired on {model.retires_on}; choose another base model"
+
+
+def notes_of(config: TrialConfig, loaded: LoadedDataset, place: Capabilities) -> Iterator[str]:
+    """Yield what a user should know of a trial before it runs, one line each."""
+    examples, hyperparameters, model = len(loaded.training.examples), config.hyperparameters, config.model
+    if loaded.validation is not None and not place.measures_epochs:
+        yield (
+            f"backend {place.kind}: it does not measure the validation loss after each epoch; what is advised on "
+            "epoch_count comes from the training loss alone"
+        )
+    if model.retires_on is not None and (left := _days_left(model.retires_on)) <= RETIRES_SOON_DAYS:
+        yield (
+            f"model.retires_on: {model.name} is retired on {model.retires_on}, in {left} days, and what is tuned from "
+            "it with it"
+        )
+    is_large = place.takes_learning_rate and hyperparameters.effective_learning_rate >= BASE_LEARNING_RATE
+    if examples < SMALL_SET and is_large:
+        yield (
+            f"hyperparameters.learning_rate: {hyperparameters.effective_learning_rate:g} with {examples} examples; the "
+            f"Gemini API's tuning guide advises a smaller value than {BASE_LEARNING_RATE:g} for a small set"
+        )
+    if config.evaluation.metrics and loaded.validation is None:
+        yield (
+            "dataset.validation: nothing is held out, so the trials cannot be compared; set dataset.validation.path or "
+            "dataset.validation.fraction"
+        )
+
+
+def _days_left(retires_on: str) -> int:
+    return (date.fromisoformat(retires_on) - date.today()).days
+
+
+def _conversations_in(loaded: LoadedDataset, place: Capabilities) -> list[str]:
+    """Which sets hold conversations, for a backend that cannot train on them."""
+    problems = []
+    for name, each in (("training", loaded.training), ("validation", loaded.validation)):
+        count = 0 if each is None else sum(example.is_conversation for example in each.examples)
+        if each is not None and count:
+            problems.append(
+                f"{each.source}: {count:,} of {len(each.examples):,} {name} examples have a system message or several "
+                f"turns; the backend {place.kind} trains on one input and its output alone "
+                f"({place.source}); write a system message into template.text_input, keep to rows of one turn, "
+                "or choose another backend"
+            )
+    return problems
+
+
+def _why_not_the_best(loaded: LoadedDataset, place: Capabilities) -> list[str]:
+    """Why the best epoch cannot be kept."""
+    problems = []
+    if not place.measures_epochs:
+        problems.append(
+            f"hyperparameters.keep: best needs the validation loss after each epoch, which the backend "
+            f"{place.kind} does not measure; set it to last"
+        )
+    elif not place.keeps_best:
+        problems.append(
+            f"hyperparameters.keep: best is not possible, because the backend {place.kind} may have dropped the "
+            "model of that epoch; set it to last"
+        )
+    if loaded.validation is None:
+        problems.append(
+            "hyperparameters.keep: best needs held-out examples; set dataset.validation.path or "
+            "dataset.validation.fraction, or keep the last epoch"
+        )
+    return problems
+
+
+def _not_taken(hyperparameters: TuningHyperparameters, place: Capabilities) -> list[str]:
+    """Which hyperparameters have a value that the backend would ignore."""
+    default = TuningHyperparameters()
+    return [
+        f"hyperparameters.{name}: the backend {place.kind} does not take it; leave it at "
+        f"{json.dumps(getattr(default, name))}, or choose another backend"
+        for name in hyperparameters.later
+        if name not in place.hyperparameters
+    ]
+
+
+def _by_multiplier(rate: float, place: Capabilities) -> str:
+    """Why an absolute learning rate is refused, and the multiplier that is the same one here."""
+    multiplier = rate / BASE_LEARNING_RATE
+    return (
+        f"hyperparameters.learning_rate: {rate:g} is absolute, and the backend {place.kind} takes only a "
+        f"multiplier of a rate of the service's own; ours would be {multiplier:g}, of the {BASE_LEARNING_RATE:g} that "
+        f"`tunerun serve` multiplies: set hyperparameters.learning_rate=null "
+        f"hyperparameters.learning_rate_multiplier={multiplier:g}, or what suits another service"
+    )
+
+
+def check_lengths(loaded: LoadedDataset, limit: TokenLimit | None) -> None:
+    """Refuse recorded examples that are too long: another base model may take fewer tokens than the recorded one.
+
+    Raises:
+        DatasetError: some are.
+    """
+    if limit is None or not limit.exact:
+        return
+    sets = [s for s in (loaded.training, loaded.validation, loaded.test) if s is not None]
+    too_long = {s.source: sum(tokens > limit.most for tokens in limit.count_all(s.examples)) for s in sets}
+    if problems := [
+        f"{source}: {count:,} examples have more tokens than the {limit.most:,} that the base model takes; "
+        "choose another base model, or give the rows again with --data"
+        for source, count in too_long.items()
+        if count
+    ]:
+        raise DatasetError(problems)
+
+
+def check_size(training: ExampleSet, place: Capabilities) -> None:
+    """Refuse training examples that are too few or too large for their backend.
+
+    Raises:
+        LimitError: they are.
+    """
+    if len(training.examples) < place.min_examples:
+        raise LimitError(
+            f"{training.source}: {len(training.examples)} training examples; the backend {place.kind} takes at "
+            f"least {place.min_examples} ({place.source}); add more"
+        )
+    limit = place.max_training_bytes
+    if limit is None:
+        return
+    size = sum(len("".join([*texts_of(e.input), e.output]).encode()) for e in training.examples)
+    if size > limit:
+        raise LimitError(
+            f"{training.source}: {size:,} bytes of training examples; the backend {place.kind} takes {limit:,} "
+            f"({place.source}); set dataset.limit"
+        )

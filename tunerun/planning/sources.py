@@ -1,0 +1,272 @@
+"""What the trials of a plan share: data, base models, token counts and what backends can do, each looked up once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from heapq import nlargest
+from statistics import fmean
+from typing import TypeVar, cast
+
+from tunerun.backends import capabilities_of
+from tunerun.backends.base import Capabilities
+from tunerun.dataset import LoadedDataset, Progress, TokenLimit, load_examples
+from tunerun.dataset.advice import MOST_PLACES
+from tunerun.engine import base_model, model_facts
+from tunerun.engine.base_model import FoundModel, cache_folder, find
+from tunerun.engine.tokens import EstimatedCounter, TokenCounter, token_counter
+from tunerun.errors import BaseModelError, MissingPackageError
+from tunerun.job import Example, ExampleSet
+from tunerun.planning import checks
+from tunerun.planning.measuring import Measuring, measuring
+from tunerun.planning.recorded import NOTHING, Recorded
+from tunerun.schema import Experiment, Section, TrialConfig
+from tunerun.template import PromptTemplate
+
+LONGEST_KEPT = 1024
+"""Lengths of the longest examples that are remembered; a larger batch counts as if all of its rows had their mean."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How many tokens some examples have.
+
+    Attributes:
+        total: of one pass over all of them.
+        longest: of the longest examples, in falling order.
+        learned: of the longest output.
+    """
+
+    total: int
+    longest: tuple[int, ...]
+    learned: int
+
+    def of_longest_batch(self, rows: int) -> int:
+        """Return how many tokens a row of the longest batch has, on average."""
+        return math.ceil(fmean(self.longest[:rows]))
+
+
+class Sources:
+    """Looks up what trials share.
+
+    Sections of the config that points share are one object, so their texts are remembered by identity; the experiment
+    keeps them alive.
+
+    Args:
+        most_places: places that one finding in the data names.
+        progress: is given what is done next.
+        needs_base_model: whether a base model that cannot be found is an error; else tokens are estimated.
+        recorded: what is taken from the record of another sweep.
+
+    Attributes:
+        warnings: what a user should know, one line each.
+        tokens_exact: whether every count was made by the base model's own tokenizer.
+        loaded: all data sets. measured: all ways of measuring.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        *,
+        most_places: int = MOST_PLACES,
+        progress: Progress | None = None,
+        needs_base_model: bool = True,
+        recorded: Recorded = NOTHING,
+    ) -> None:
+        self.warnings: list[str] = [*experiment.notes]
+        self.tokens_exact = True
+        self.loaded: list[LoadedDataset] = []
+        self.measured: list[Measuring] = []
+        self._cache = cache_folder(experiment.paths.cache)
+        self._most_places = most_places
+        self._progress = progress
+        self._needs_base_model = needs_base_model
+        self._recorded = recorded
+        configs: list[TrialConfig] = [point.config for point in experiment.points] or [experiment]
+        sections = {id(config.evaluation): config.evaluation for config in configs}.values()
+        # Twice as many as are needed: other trials may hold some of them out.
+        self._draws = 2 * max((k for each in sections if each.metrics for k in each.baselines.examples), default=0)
+        self._texts: dict[int, str] = {}
+        self._kept: dict[tuple[str, ...], object] = {}
+
+    def warn(self, text: str) -> None:
+        """Note what a user should know, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    def _once(self, parts: tuple[str | Section, ...], make: Callable[[], _T]) -> _T:
+        """Return what was made before of the same parts; sections are the same if their contents are."""
+        key = tuple(part if isinstance(part, str) else self._text(part) for part in parts)
+        if key not in self._kept:
+            self._kept[key] = make()
+        return cast("_T", self._kept[key])
+
+    def _text(self, section: Section) -> str:
+        if id(section) not in self._texts:
+            self._texts[id(section)] = section.model_dump_json()
+        return self._texts[id(section)]
+
+    # Backend and data
+
+    def capabilities(self, config: TrialConfig) -> Capabilities:
+        """Return what the backend of a config can do."""
+
+        def look_up() -> Capabilities:
+            found = capabilities_of(config.backend)
+            for text in found.warnings:
+                self.warn(text)
+            return found
+
+        return self._once(("capabilities", config.backend), look_up)
+
+    def examples(self, config: TrialConfig, number: int = 0) -> LoadedDataset:
+        """Return the examples of a config, checked; each base model has its own limit.
+
+        Args:
+            number: of the point, by which a record has its examples.
+
+        Raises:
+            InputError: what is wrong with them or with the template.
+        """
+
+        def load() -> LoadedDataset:
+            place = self.capabilities(config)
+            if self._recorded.examples is None:
+                loaded = self._read(config, place)
+            else:
+                loaded = self._recorded.examples[number]
+                checks.check_lengths(loaded, self.token_limit(config))
+            checks.check_size(loaded.training, place)
+            self.warnings.extend(loaded.warnings)
+            self.loaded.append(loaded)
+            return loaded
+
+        return self._once(("examples", config.dataset, config.template, config.backend, config.model), load)
+
+    def _read(self, config: TrialConfig, place: Capabilities) -> LoadedDataset:
+        return load_examples(
+            config.dataset,
+            PromptTemplate(config.template),
+            max_input_characters=place.max_input_characters,
+            max_output_characters=place.max_output_characters,
+            tokens=self.token_limit(config),
+            control_tokens=None if place.is_hosted else self.counter(config).control_tokens_in,
+            most_places=self._most_places,
+            progress=self._progress,
+            draws=self._draws,
+        )
+
+    def measuring(self, config: TrialConfig, loaded: LoadedDataset) -> Measuring:
+        """Return how the tuned models of a config are measured."""
+        place = self.capabilities(config)
+
+        def look_up() -> Measuring:
+            found = measuring(config.evaluation, loaded.training, loaded.validation, place)
+            for note in found.notes:
+                self.warn(note)
+            self.measured.append(found)
+            return found
+
+        validation = loaded.validation.digest if loaded.validation else ""
+        return self._once(("measuring", config.evaluation, loaded.training.digest, validation, place.kind), look_up)
+
+    # Base model
+
+    def model(self, config: TrialConfig) -> FoundModel | None:
+        """Return the base model on this machine or the hub; None: it is at a service, or not needed and not found.
+
+        Raises:
+            BaseModelError: it cannot be found, or cannot be tuned.
+        """
+        if self.capabilities(config).is_hosted:
+            return None
+        return self._once(("model", config.model), lambda: self._find(config))
+
+    def _find(self, config: TrialConfig) -> FoundModel | None:
+        try:
+            found = find(config.model.reference(), self._cache, ask_hub=self._needs_base_model)
+        except BaseModelError as error:
+            if self._needs_base_model:
+                raise
+            self.warn(f"{error}; tokens are estimated, and none is known to be a control token")
+            return None
+        except MissingPackageError as error:  # a plan needs no extra; `run` refuses before the first job
+            self.warn(f"model: {error}; until then it is not known which commit of {config.model.source} a run uses")
+            found = find(config.model.reference(), self._cache, ask_hub=False)
+        if found.path is None and found.commit is not None:
+            self.warn(f"model: {config.model.source} is not on this machine; a run fetches {found.commit}")
+        if not found.facts.has_end_token:
+            self.warn(
+                f"model: {config.model.name} names no end token, so its answers end at "
+                "evaluation.generation.max_output_tokens, and what follows an answer counts; choose a base model "
+                "with one, or set eos_token in its tokenizer_config.json"
+            )
+        if found.facts.has_experts:
+            self.warn(
+                f"model: {config.model.name} is a mixture of experts; experts that are stored as one tensor get no "
+                "adapter, and the tuned model's tunerun.json lists them under without_adapter"
+            )
+        return found
+
+    def identity(self, config: TrialConfig) -> str:
+        """Return what a base model's weights are; of one at a service its name."""
+        found = self.model(config)
+        return f"{self.capabilities(config).kind}:{config.model.name}" if found is None else found.identity
+
+    def layers(self, config: TrialConfig) -> tuple[str, ...] | None:
+        """Return the names of the layers that may have an adapter; None: the base model's files here do not say."""
+        found = self.model(config)
+        if found is None or found.facts.layers is not None or found.kind != "gguf":
+            return None if found is None else found.facts.layers
+        converted = base_model.prepared_folder(found, self._cache)
+        return None if converted is None else model_facts.of_folder(converted).layers
+
+    def frozen(self, config: TrialConfig) -> TrialConfig:
+        """Return the config with the commit that a hub model is now: what the plan freezes means the same later."""
+        found = self.model(config)
+        if found is None or found.commit is None or found.commit == config.model.revision:
+            return config
+        model = config.model.model_copy(update={"revision": found.commit})
+        return config.model_copy(update={"model": model})
+
+    # Tokens
+
+    def counter(self, config: TrialConfig) -> TokenCounter:
+        """Return what counts tokens: exact where the tokenizer is at hand; a service's base model need not be here."""
+
+        def make() -> TokenCounter:
+            try:
+                return token_counter(config.model.reference(), self._cache)
+            except BaseModelError:
+                if self._needs_base_model and not self.capabilities(config).is_hosted:
+                    raise
+                return EstimatedCounter()
+
+        return self._once(("counter", config.model), make)
+
+    def token_limit(self, config: TrialConfig) -> TokenLimit | None:
+        """Return how many tokens an example may have; None: not known."""
+        found = self.model(config)
+        most = config.model.context_length if found is None else found.context_tokens(config.model.reference())
+        if most is None:
+            return None
+        counter = self.counter(config)
+        return TokenLimit(most, counter.exact, counter.count_all)
+
+    def lengths(self, config: TrialConfig, examples: ExampleSet) -> Lengths:
+        """Return how many tokens examples have for the base model of a config."""
+
+        def count() -> Lengths:
+            counter = self.counter(config)
+            if self._progress is not None:
+                self._progress(f"counting the tokens of {len(examples.examples):,} examples")
+            self.tokens_exact = self.tokens_exact and counter.exact
+            lengths = counter.count_all(examples.examples)
+            output = max((example.output for example in examples.examples), key=len)
+            learned = counter.count(Example("", output)) - counter.count(Example("", ""))
+            return Lengths(sum(lengths), tuple(nlargest(LONGEST_KEPT, lengths)), max(1, learned))
+
+        return self._once(("lengths", self.identity(config), examples.digest), count)
