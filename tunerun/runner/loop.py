@@ -336,7 +336,7 @@ class Loop:
             entry.last_step = snapshot.step
             self.progress.stepped(entry.trial, snapshot)
         for note in status.notes:
-            self._tell_once(note, entry.trial, note)
+            self._note_once(note, entry.trial, note)
         now = time.monotonic()
         if status.snapshots or status.state is not JobState.RUNNING:
             entry.stepped_at, entry.is_stalled = now, False
