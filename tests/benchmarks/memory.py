@@ -104,8 +104,8 @@ def recorded() -> list[tuple[Measured, int]]:
     found = []
     for line in section(BEGIN).splitlines()[2:]:
         model, *numbers, _ratio = [cell.strip().replace(",", "") for cell in line.strip("|").split("|")]
-        *shape, peak, estimate = map(int, numbers)
-        found.append((Measured(model, *shape, peak=peak * MIB), estimate))
+        members, rows, tokens, shared, learned, peak, estimate = map(int, numbers)
+        found.append((Measured(model, members, rows, tokens, shared, learned, peak * MIB), estimate))
     return found
 
 

@@ -67,7 +67,7 @@ class Silent:
     def snapshot(self, *_reported: object) -> None:
         pass
 
-    began = validated = kept = kept_before = trained = snapshot
+    began = validated = kept = kept_before = state_not_kept = trained = snapshot
 
 
 def run() -> Iterator[str]:
