@@ -81,7 +81,7 @@ TuningCaller = Annotated[Key, Depends(_tuning_caller)]
 
 
 class Methods:
-    """What is behind the paths that ask a model."""
+    """The methods that call a model."""
 
     def __init__(self, models: CalledModels) -> None:
         self.models = models
@@ -96,7 +96,7 @@ class Methods:
         return response
 
     async def generated(self, called: Called, asked: wire.GenerateContent, request: Request) -> Json:
-        """The answer to a prompt, as the API writes it; a prompt whose client is gone is taken back."""
+        """Answer a prompt with the API's JSON; a prompt whose client has disconnected is cancelled."""
         return await self._answered(called, await _prompt(called, asked), request)
 
     async def _answered(self, called: Called, prompt: Prompt, request: Request) -> Json:
@@ -105,7 +105,7 @@ class Methods:
         return _whole(called, prompt, answer)
 
     async def stream(self, called: Called, asked: wire.GenerateContent, *, as_events: bool) -> StreamingResponse:
-        """The answer to a prompt in parts as they come: as server-sent events, or as one JSON array."""
+        """Stream the answer to a prompt, as server-sent events or as one JSON array."""
         prompt = await _prompt(called, asked)
         parts = self._parts(called, prompt)
         first = await anext(parts)  # what goes wrong before it is an answer with a status of its own
@@ -117,7 +117,7 @@ class Methods:
         return response
 
     async def _parts(self, called: Called, prompt: Prompt) -> AsyncIterator[Json]:
-        """Parts of an answer as they come."""
+        """The parts of an answer as they arrive."""
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[AnswerPart | None] = asyncio.Queue()
 
@@ -137,7 +137,7 @@ class Methods:
 
 
 async def _prompt(called: Called, asked: wire.GenerateContent) -> Prompt:
-    """The prompt of a request; a template may take up to a second, in which others are answered."""
+    """Read the prompt of a request, in a thread, since a template may take up to a second."""
 
     def ready() -> Prompt:
         prompt = read_prompt(asked, called.defaults, called.adapter, called.template)
@@ -159,7 +159,7 @@ async def _events(first: Json, parts: AsyncIterator[Json]) -> AsyncIterator[str]
 
 
 async def _to_the_end(parts: AsyncIterator[Json]) -> AsyncIterator[Json]:
-    """The parts; where one fails, the error is the last: the status of the answer is sent already."""
+    """The parts; an error becomes the last part, since the status of the response has been sent."""
     try:
         async for part in parts:
             yield part

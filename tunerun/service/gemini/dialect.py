@@ -17,7 +17,7 @@ Scope = MutableMapping[str, Any]
 VERSIONS = ("v1", "v1beta")
 
 DOMAIN = "tunerun"
-"""The domain of google.rpc.ErrorInfo: who gives its reasons their meaning."""
+"""The domain of google.rpc.ErrorInfo, which defines its reasons."""
 
 
 class _Gemini:
@@ -26,7 +26,7 @@ class _Gemini:
     name = "gemini"
 
     def takes(self, scope: Scope) -> bool:
-        """Every request below a version of the API; a wire that shares one of them is asked before this one."""
+        """Every request below a version of the API; a wire that shares one of them comes before this one."""
         return scope["path"].strip("/").partition("/")[0] in VERSIONS
 
     def secret_of(self, scope: Scope, parameters: Mapping[str, str]) -> str:
@@ -96,7 +96,7 @@ _FIELDS = {
     "validation": f"{_TASK}validationData.examples.examples",
     "prompt": "contents",
 }
-"""What the core calls a field of a request, and where the API has it."""
+"""The core's names of the fields of a request, and the API's paths."""
 
 
 def field_name(name: str) -> str:

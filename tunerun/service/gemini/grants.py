@@ -1,4 +1,4 @@
-"""Permissions as the API asks for them, in the core's words."""
+"""Permissions of the API, read as the core's types."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tunerun.service.gemini import wire
 
 
 def read_grantee(asked: wire.Permission) -> Grantee:
-    """Who is given a permission.
+    """Read the grantee of a permission.
 
     Raises:
         ServiceError: that is not said, or it is a group.
@@ -21,7 +21,7 @@ def read_grantee(asked: wire.Permission) -> Grantee:
 
 
 def read_role(asked: wire.Permission) -> Role:
-    """The role of a permission.
+    """Read the role of a permission.
 
     Raises:
         ServiceError: that is not said.
@@ -33,7 +33,7 @@ def read_role(asked: wire.Permission) -> Role:
 
 
 def check_mask(mask: str) -> None:
-    """Refuse to change anything of a permission but its role.
+    """Refuse a mask with anything but the role.
 
     Raises:
         ServiceError: the mask names something else.

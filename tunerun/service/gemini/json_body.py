@@ -1,7 +1,7 @@
 """The JSON of a request's body, read as Google's services read it.
 
 A comma before a closing bracket is accepted, because the cURL examples of the Gemini API's tuning guide have it. A name
-that an object gives twice is refused, in either of proto3's spellings: a proxy in front may have read the other one.
+that an object has twice is refused, in either of proto3's spellings: a proxy in front may have read the other one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lists as the API asks for them: filters of AIP-160's form, page sizes and tokens."""
+"""Lists of the API: AIP-160 filters, page sizes and page tokens."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _FIELD = re.compile(r"-?[A-Za-z_][\w.]*(:|=|!=|<|>)[^\s]")
 
 @dataclass(frozen=True)
 class Page:
-    """A part of a list, and the token of what follows; empty: nothing does."""
+    """A page of a list, and the token of the next one; empty: it is the last."""
 
     models: Sequence[TunedModelRow]
     next_token: str
 
 
 def read_page(library: Library, caller: Key, size: int, token: str, text: str) -> Page:
-    """Some of the tuned models that the caller may read.
+    """Return a page of the tuned models that the caller may read.
 
     Args:
         size: at most so many; 0: 10.
@@ -53,7 +53,7 @@ def read_page(library: Library, caller: Key, size: int, token: str, text: str) -
 
 
 def page_size_of(size: int) -> int:
-    """How many a page holds.
+    """Return the size of a page.
 
     Raises:
         ServiceError: it is negative.
@@ -64,7 +64,7 @@ def page_size_of(size: int) -> int:
 
 
 def position(token: str, count: int) -> int:
-    """Where a page begins, by its token.
+    """Return the position at which a token's page begins.
 
     Args:
         count: how many the list holds.

@@ -1,4 +1,4 @@
-"""How a method of the API is called: its body is read as Google reads it, and an answer may carry warnings."""
+"""Routes of the API: bodies are parsed as Google parses them, and responses may carry warnings."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class _JsonRequest(Request):
 
 
 class Method(WireRoute):
-    """A method of the API: its body is read as Google reads it, and what of it is ignored is named in the answer."""
+    """A method of the API: its body is parsed as Google parses it, and ignored fields are named in the response."""
 
     wire = GEMINI.name
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """What answers a request, around what FastAPI makes of the method."""
+        """Wrap FastAPI's handler of the method."""
         answer = super().get_route_handler()
 
         async def named(request: Request) -> Response:
@@ -47,7 +47,7 @@ class Method(WireRoute):
 
 
 def warn(response: Response, text: str | None) -> None:
-    """Add what a body has no place for, in RFC 7234's header; code 299 is a lasting warning of no other kind."""
+    """Add a warning in RFC 7234's header; code 299 is a persistent, miscellaneous warning."""
     if text is not None:
         # Names from a request may hold anything; a header takes printable ASCII, without what ends the quoted text.
         words = re.sub(r'[^ -~]|["\\]', "?", text)

@@ -1,4 +1,4 @@
-"""A GenerateContentRequest becomes a prompt, or is refused field by field."""
+"""Reads a GenerateContentRequest as a prompt, or refuses it field by field."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BEYOND_THE_GUIDE = (
     "the Gemini API's tuned models take neither a system instruction nor chat history (its tuning guide, 2025-04-28); "
     "this service gives both to the model, which answers best to what is like its training examples"
 )
-"""A tuned model answers conversations here, as chat clients send them from the second message on."""
+"""A warning: tuned models answer conversations here, as chat clients send them from the second message on."""
 
 _NOT_TEXT = (
     "inline_data", "file_data", "function_call", "function_response", "executable_code", "code_execution_result",
@@ -62,7 +62,7 @@ def read_prompt(
 
 
 def beyond_the_guide(asked: wire.GenerateContent, adapter: str | None) -> str | None:
-    """What a client should know that gives a tuned model more than the API would take; None: nothing."""
+    """Return a warning where a request gives a tuned model more than the API accepts; None: it does not."""
     has_instruction = asked.system_instruction is not None and asked.system_instruction.parts
     return BEYOND_THE_GUIDE if adapter is not None and (has_instruction or len(asked.contents or ()) > 1) else None
 

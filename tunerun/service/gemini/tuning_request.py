@@ -1,6 +1,6 @@
-"""A request to make or to change a tuned model: checked by the API's limits, with its defaults filled in.
+"""Requests to create or change a tuned model: checked by the API's limits, with its defaults filled in.
 
-Decided here, for the API's documents do not say: batch size 4 and learning rate 0.001 up to 500 training examples, 16
+Our choice, since the API's documents do not say: batch size 4 and learning rate 0.001 up to 500 training examples, 16
 and 0.0002 above. The two values of each are the API's; 500 is the most that its guide advises.
 """
 
@@ -35,7 +35,7 @@ _CHANGEABLE = ("display_name", "description", "temperature", "top_p", "top_k", "
 
 
 def advice(examples: int) -> str | None:
-    """What a client should know of the number of its examples; None: nothing."""
+    """Return a warning about the number of examples; None: there is none."""
     if examples >= ADVISED_EXAMPLES:
         return None
     return (
@@ -45,7 +45,7 @@ def advice(examples: int) -> str | None:
 
 
 def read_new_model(asked: wire.TunedModel, identifier: str, catalogue: Catalogue) -> NewModel:
-    """The tuning job that a request asks for.
+    """Read a requested tuning job.
 
     Args:
         identifier: `tunedModelId`; empty: none was given.
@@ -108,7 +108,7 @@ def _problem_of(text: str, most: int) -> str | None:
 
 
 def _start(asked: wire.TunedModel, catalogue: Catalogue) -> tuple[str, str]:
-    """The base model, or the tuned model that is started from; one of the two is empty."""
+    """Return the base model, or the tuned model to start from; one of the two is empty."""
     source = asked.tuned_model_source.tuned_model if asked.tuned_model_source else None
     if bool(source) == bool(asked.base_model):
         raise invalid("baseModel", "set either baseModel or tunedModelSource.tunedModel")
@@ -136,7 +136,7 @@ def _check_rates(given: wire.Hyperparameters) -> None:
 
 
 def check_shown(asked: wire.TunedModel) -> None:
-    """Check what may be changed later: how the model is shown, and what it answers with by default.
+    """Check the fields that may be changed later: how the model is shown, and its defaults for answers.
 
     Raises:
         ServiceError: something of it is wrong.
@@ -152,7 +152,7 @@ def check_shown(asked: wire.TunedModel) -> None:
 
 
 def read_change(asked: wire.TunedModel, mask: str) -> dict[str, Any]:
-    """The new values of a tuned model: of the fields of a mask, or of those that are given.
+    """Read the new values of a tuned model: of the fields in a mask, or of those in the request.
 
     Raises:
         ServiceError: a field cannot be changed, or its new value is wrong.

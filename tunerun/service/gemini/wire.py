@@ -1,9 +1,9 @@
-"""The API's JSON: what a client may send, as pydantic models, and what it is answered.
+"""The API's JSON: requests as pydantic models, and responses.
 
-As proto3's JSON wants it: names in lowerCamelCase or snake_case, enums by name or number, numbers also as strings, null
-for what is not there; answers leave out what is zero or empty, and write 64-bit numbers as strings. One object is
-accepted where a list of them is meant, as Google's services do. A name that is not known here is ignored, because a
-newer client may send newer fields; `noting_ignored` says which.
+As in proto3's JSON: names in lowerCamelCase or snake_case, enums by name or number, numbers also as strings, null for
+absent fields; responses omit what is zero or empty, and write 64-bit numbers as strings. One object is accepted in
+place of a list, as Google's services do. Unknown names are ignored, because a newer client may send newer fields;
+`noting_ignored` collects them.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ TYPES = "type.googleapis.com/google.ai.generativelanguage.v1beta"
 
 MAX_INT32 = 2**31 - 1
 MAX_FLOAT = 3.4e38
-"""What the API's types hold, which have 32 bits: clients cannot read more."""
+"""The largest number of the API's types, which have 32 bits."""
 
 MAX_TEMPERATURE = 2.0
 
 DEFAULT_CONTEXT = 8192
-"""Token limit that is reported of a base model which states none; a client may divide by it."""
+"""The reported token limit of a base model that states none; a client may divide by it."""
 
 Ignored = Annotated[Any, Field(description="Accepted and not used.")]
 
@@ -42,7 +42,7 @@ _GRANTEES = ("GRANTEE_TYPE_UNSPECIFIED", "USER", "GROUP", "EVERYONE")
 
 
 def _named(names: Sequence[str]) -> BeforeValidator:
-    """Takes an enum's number for its name."""
+    """Accept an enum's number in place of its name."""
 
     def name(value: object) -> object:
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names):
@@ -64,7 +64,7 @@ MAX_PARTS = 1000
 
 MAX_IGNORED = 20
 MAX_IGNORED_CHARACTERS = 40
-"""Names that an answer lists, and characters of each."""
+"""The most names that a response lists, and characters of each."""
 
 _ignored: ContextVar[list[str] | None] = ContextVar("ignored", default=None)
 
@@ -81,7 +81,7 @@ Several = Annotated[list[T], Field(fail_fast=True, max_length=MAX_PARTS), Before
 
 @contextmanager
 def noting_ignored() -> Iterator[list[str]]:
-    """A context that gathers the names which messages read in it have and the API's types here have not."""
+    """A context that collects the unknown names of messages that are read in it."""
     names: list[str] = []
     token = _ignored.set(names)
     try:
@@ -123,7 +123,7 @@ class Body(BaseModel):
     @field_validator("*")
     @classmethod
     def _unicode(cls, value: object) -> object:
-        """Refuse half a character, as JSON can escape one: it can be stored and sent nowhere."""
+        """Refuse an unpaired surrogate, which JSON can escape: it cannot be stored or sent."""
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and not is_unicode(text):
                 raise ValueError("holds half a character (a lone surrogate); it is not valid Unicode")
@@ -146,13 +146,13 @@ class TuningExamples(Body):
 
 
 class Dataset(Body):
-    """What a model is tuned on."""
+    """The training data of a model."""
 
     examples: TuningExamples | None = None
 
 
 class Hyperparameters(Body):
-    """How it is tuned; what is missing gets its default, and so do an epochCount and a batchSize of 0."""
+    """Hyperparameters; missing ones get their defaults, and so do an epochCount and a batchSize of 0."""
 
     learning_rate: Float | None = None
     learning_rate_multiplier: Float | None = None
@@ -168,7 +168,7 @@ class TuningTask(Body):
     snapshots: Ignored = None
     training_data: Dataset | None = None
     validation_data: Dataset | None = None
-    """Not the API's: examples held out, whose loss is measured when the model is tuned."""
+    """Not in the API: held-out examples, on which the loss is measured."""
     validation_loss: Ignored = None
     base_validation_loss: Ignored = None
     hyperparameters: Hyperparameters | None = None
@@ -182,7 +182,7 @@ class TunedModelSource(Body):
 
 
 class TunedModel(Body):
-    """A tuned model to make, or how to change one."""
+    """A tuned model to create, or the changes of one."""
 
     tuned_model_source: TunedModelSource | None = None
     base_model: str | None = None
@@ -200,7 +200,7 @@ class TunedModel(Body):
 
 
 class Permission(Body):
-    """Who may do what with a tuned model."""
+    """A permission for a tuned model."""
 
     name: Ignored = None
     grantee_type: Annotated[str | None, _named(_GRANTEES)] = None
@@ -216,7 +216,7 @@ class TransferOwnership(Body):
 
 
 class Cancel(Body):
-    """Nothing more is said when an operation is cancelled."""
+    """The body of `cancel`, which has no fields."""
 
     name: Ignored = None
 
@@ -293,7 +293,7 @@ class CountTokens(Body):
 
 
 def message(**values: object) -> Json:
-    """A message without the fields that are zero or empty, as proto3's JSON leaves them out."""
+    """A message without the fields that are zero or empty, as in proto3's JSON."""
     return {to_camel(name): value for name, value in values.items() if value not in (None, "", 0, False, [], {})}
 
 
@@ -321,7 +321,7 @@ def model(offered: OfferedModel) -> Json:
 
 
 def _serving(values: Serving) -> Json:
-    """Optional in the proto, so 0 is a value like any other."""
+    """Defaults of answers; optional in the proto, so that 0 is kept."""
     return {"temperature": values.temperature, "topP": values.top_p, "topK": values.top_k}
 
 
@@ -356,7 +356,7 @@ def tuned_model(row: TunedModelRow, curve: Sequence[Snapshot]) -> Json:
 
 
 def _losses(row: TunedModelRow) -> Json:
-    """What was measured on held-out examples; a field that the API lacks appears only where a request asked for it."""
+    """The losses on held-out examples; not in the API, so they only appear where a request has held-out examples."""
     losses = {"validationLoss": row.validation_loss, "baseValidationLoss": row.base_validation_loss}
     return {name: loss for name, loss in losses.items() if loss is not None}
 

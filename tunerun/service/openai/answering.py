@@ -1,4 +1,4 @@
-"""Prompts of one request are asked together, and answered whole or in parts as they come."""
+"""Answers to the prompts of one request, whole or streamed."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class Event:
 
 
 class Chunks(Protocol):
-    """How a kind of completion writes a stream; made for one request."""
+    """The chunks of a stream, by the kind of completion; made for one request."""
 
     def begin(self) -> Sequence[Json]:
-        """What comes before the first part."""
+        """The chunks before the first part."""
         ...
 
     def of(self, event: Event) -> Sequence[Json]:
-        """What is sent of a part; nothing where there is nothing to say."""
+        """The chunks of a part; none where it has nothing to send."""
         ...
 
     def end(self, usage: Json) -> Sequence[Json]:
@@ -59,7 +59,7 @@ class Chunks(Protocol):
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request asks a model.
+    """The prompts of a request and the model that they are for.
 
     Attributes:
         field: of the request that holds the prompts.
@@ -96,7 +96,7 @@ class Answering:
     async def asked(
         self, caller: Key, model: str, field: str, read: Callable[[Called], list[Prompt]], distinct: int | None = None
     ) -> Asked:
-        """What is asked of a model.
+        """Look up the model of a request, and prepare its prompts.
 
         Args:
             read: takes the prompts from the request.
@@ -128,7 +128,7 @@ class Answering:
             raise OpenAiError(error.code, error.message, param="model") from error
 
     def _count(self, called: Called, field: str, prompt: Prompt) -> int:
-        """The tokens of a prompt, which have to leave room for an answer."""
+        """Count the tokens of a prompt, and refuse one that leaves no room for an answer."""
         try:
             tokens = called.offered.counter.count_input(prompt.asked)
         except NoTurnsError as error:
@@ -142,13 +142,13 @@ class Answering:
     async def whole(
         self, asked: Asked, request: Request, rendered: Callable[[Asked, Sequence[Answer]], Json]
     ) -> JSONResponse:
-        """The answers, when all are there."""
+        """Wait for all answers."""
         futures = self._called.ask(asked.called, asked.prompts)
         answers = await self._called.answered(asked.called, futures, request.is_disconnected, asked.field)
         return _warned(JSONResponse(rendered(asked, answers)), asked.called)
 
     async def stream(self, asked: Asked, chunks: Chunks) -> StreamingResponse:
-        """The answers in parts as they come, as server-sent events; what goes wrong before is an answer of its own."""
+        """Stream the answers as server-sent events; an error before the first part is a plain response."""
         events = self._events(asked)
         first = await anext(events)
         headers = {"cache-control": "no-cache"}
@@ -190,7 +190,7 @@ def _tell_end(tell: Callable[[int], None], number: int, _future: object) -> None
 async def written(
     chunks: Chunks, usage: Callable[[Sequence[Answer]], Json], first: Event, events: AsyncGenerator[Event]
 ) -> AsyncIterator[str]:
-    """The lines of a stream; where something goes wrong, the error is the last: the status is sent already."""
+    """The lines of a stream; an error becomes the last one, since the status has been sent."""
     answers: list[Answer] = []
     try:
         async with aclosing(events):
@@ -224,7 +224,7 @@ def _warned(response: ResponseT, called: Called) -> ResponseT:
 
 
 def finish_reason(answer: Answer) -> str:
-    """Why an answer ended, in OpenAI's words."""
+    """Why an answer ended, in OpenAI's terms."""
     return "length" if answer.is_cut else "stop"
 
 
@@ -234,9 +234,9 @@ def new_id(kind: str) -> str:
 
 
 LEAST_LOGPROB = -9999.0
-"""What OpenAI gives for a token that is as good as impossible; JSON has no infinity."""
+"""OpenAI's value for a token that is nearly impossible; JSON cannot hold an infinity."""
 
 
 def logprob(score: TokenScore) -> float:
-    """The logarithm of a token's probability, as JSON can hold it."""
+    """The logarithm of a token's probability, limited to what JSON can hold."""
     return max(score.logprob, LEAST_LOGPROB)

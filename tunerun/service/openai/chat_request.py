@@ -1,4 +1,4 @@
-"""A request of chat completions becomes prompts, or is refused field by field."""
+"""Reads a request of chat completions as prompts, or refuses it field by field."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SYSTEM = ("system", "developer")
 
 
 _CONTENT = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}, {"type": "null"}]}
-"""Read by hand, because of a union pydantic names each member in its errors."""
+"""Parsed by hand, because pydantic's errors name each member of a union."""
 
 
 class Message(Body):
@@ -44,7 +44,7 @@ class Message(Body):
 
 
 class JsonSchema(Body):
-    """What an answer has to satisfy."""
+    """The JSON schema that an answer has to satisfy."""
 
     name: str | None = None
     description: Ignored = None

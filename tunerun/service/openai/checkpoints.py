@@ -10,7 +10,7 @@ from tunerun.service.core.records import EpochRow, ModelState, TunedModelRow
 from tunerun.service.openai import names
 
 PAGE = 10
-"""Checkpoints of a page where the request names no number, as OpenAI's."""
+"""The default page size, as OpenAI's."""
 
 
 def losses_of(snapshot: Snapshot | None, epoch: EpochRow | None) -> dict[str, float]:
@@ -29,13 +29,13 @@ def losses_of(snapshot: Snapshot | None, epoch: EpochRow | None) -> dict[str, fl
 
 
 def checkpoint_name(row: TunedModelRow, epoch: EpochRow) -> str:
-    """By which a checkpoint is called: the last one of a finished job is the tuned model itself."""
+    """The name of a checkpoint; the last one of a finished job is the tuned model itself."""
     is_last = epoch.epoch == row.epoch_count and row.state is ModelState.ACTIVE
     return names.model_name(row, None if is_last else epoch.step)
 
 
 def checkpoint(row: TunedModelRow, epoch: EpochRow, snapshot: Snapshot | None) -> Json:
-    """A checkpoint as the wire has it.
+    """A checkpoint as the wire's JSON.
 
     Args:
         snapshot: of its step.

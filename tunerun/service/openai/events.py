@@ -1,6 +1,6 @@
-"""A job's events, worked out from what is stored of it, in the words of OpenAI's own, which some clients read.
+"""A job's events, derived from its row and curve, with the texts of OpenAI's, which some clients parse.
 
-None is stored, so an event's id says its place in the order: what came before and after it is found from the id alone.
+Events are not stored: an id encodes the place of its event, so the events before and after follow from it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from tunerun.service.openai.checkpoints import losses_of
 from tunerun.service.openai.status import Status, failure_of, status_of
 
 PAGE = 20
-"""Events of a page where the request names no number, as OpenAI's."""
+"""The default page size, as OpenAI's."""
 
 Steps = Callable[[int, int], Sequence[Snapshot]]
 """The steps of a job before one, the newest first, at most so many."""
 
 
 class Place(NamedTuple):
-    """Where an event is among those of its job: the earlier, the less."""
+    """The place of an event among those of its job; earlier ones are smaller."""
 
     phase: int
     step: int = 0
@@ -63,7 +63,7 @@ class Event:
 
 
 def read_id(row: TunedModelRow, text: str) -> Place | None:
-    """The place of a job's event; None: the id is of no event of that job."""
+    """The place of a job's event; None: the job does not have an event with that id."""
     found = re.fullmatch(rf"ftevent-{names.key_of(row)[:14]}([0-9a-f])([0-9a-f]{{8}})([0-9a-f])", text)
     return found and Place(*(int(part, 16) for part in found.groups()))
 
@@ -129,7 +129,7 @@ def _step(row: TunedModelRow, snapshot: Snapshot, epoch: EpochRow | None) -> Eve
 
 
 def _ending(row: TunedModelRow) -> Iterator[Event]:
-    """What ends a job, the newest first."""
+    """The last events, the newest first."""
     ended = row.completed_at or row.updated_at
     match status_of(row):
         case Status.SUCCEEDED:

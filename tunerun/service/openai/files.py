@@ -1,4 +1,4 @@
-"""Files as the wire has them: those that clients have sent, and the results of finished jobs."""
+"""Files of the wire: uploads of clients, and results of finished jobs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tunerun.service.openai.problems import OpenAiError, wrong
 from tunerun.service.openai.results import FILE_NAME, step_metrics
 
 PAGE = 10_000
-"""Files of a page where the request names no number, as OpenAI's."""
+"""The default page size, as OpenAI's."""
 
 FINE_TUNE, RESULTS = "fine-tune", "fine-tune-results"
 PURPOSES = (FINE_TUNE, "assistants", "batch", "user_data", "vision")
@@ -88,7 +88,7 @@ class Files:
         self._checking = asyncio.Semaphore(CHECKED_AT_ONCE)
 
     async def create(self, caller: Key, request: Request) -> Json:
-        """Keep the file of a form; one to train on is checked first."""
+        """Store the file of a form; a training file is checked first."""
         with self._stored.draft() as draft:
             form = await read_form(request, "file", draft)
             async with self._checking:
@@ -110,7 +110,7 @@ class Files:
         return _file(self._stored.keep(draft, caller.owner, name, purpose, life_s))
 
     def page(self, caller: Key, purpose: str | None, after: str, size: int, *, newest_first: bool) -> Json:
-        """A part of the caller's files.
+        """Return a page of the caller's files.
 
         Args:
             after: the id of the last one that was seen; empty: none was.
@@ -140,7 +140,7 @@ class Files:
         return self._either(caller, identifier, self._sent, lambda row: _bytes(self._metrics(row)))
 
     def delete(self, caller: Key, identifier: str) -> Json:
-        """Delete a file; a job that was made of it has its rows already."""
+        """Delete a file; jobs that were created from it have copied its rows."""
 
         def refuse(row: TunedModelRow) -> None:
             job = names.job_id(row)
@@ -150,7 +150,7 @@ class Files:
         return {"id": identifier, "object": "file", "deleted": True}
 
     def to_train_on(self, caller: Key, identifier: str, param: str) -> tuple[StoredFile, Path]:
-        """A file that a job can be made of, and where its bytes are.
+        """Return a training file, and the path of its content.
 
         Raises:
             OpenAiError: there is none, or it was sent for something else; `param` is named.
@@ -172,7 +172,7 @@ class Files:
         sent: Callable[[StoredFile], Shown],
         result: Callable[[TunedModelRow], Shown],
     ) -> Shown:
-        """What one of two functions makes of a file, by whether a client has sent it or a job has left it."""
+        """Apply one of two functions to a file: to an upload, or to the result of a job."""
         beginning = names.read_result_file_id(identifier)
         if beginning is not None:
             row = self._models.of_key(caller, beginning)
@@ -230,7 +230,7 @@ def _no_such_file(identifier: str) -> OpenAiError:
 
 
 def _life_s(fields: dict[str, str]) -> int | None:
-    """After how many seconds a file is to go; None: never."""
+    """Seconds until a file expires; None: never."""
     anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
     if anchor is None and seconds is None:
         return None

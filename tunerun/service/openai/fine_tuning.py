@@ -1,4 +1,4 @@
-"""The operations on fine-tuning jobs, their events and their checkpoints."""
+"""Fine-tuning jobs, their events and their checkpoints."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class FineTuning:
         self._files = files
 
     def create(self, caller: Key, asked: CreateJob, *, is_repeat: bool) -> Json:
-        """Take a job.
+        """Create a job.
 
         Args:
             is_repeat: whether the client library says that it has sent the request before.
@@ -91,7 +91,7 @@ class FineTuning:
             raise error.renamed(lambda field: _in_words_of_the_request(field, where)) from error
 
     def _twin(self, caller: Key, request: str) -> TunedModelRow | None:
-        """The job that the same request has made shortly before; None: there is none."""
+        """The job that the same request has created shortly before; None: there is none."""
         since = time.time() - TWIN_S
         return next(
             (
@@ -138,7 +138,7 @@ class FineTuning:
         return self.shown(self._row(caller, identifier))
 
     def cancel(self, caller: Key, identifier: str) -> Json:
-        """End a job; it is shown as cancelled at once."""
+        """Cancel a job; it is shown as cancelled at once."""
         row = self._row(caller, identifier, role=Role.WRITER)
         if status_of(row).is_finished and not row.is_cancelling:
             raise _too_late("cancelled", row)
@@ -154,7 +154,7 @@ class FineTuning:
         return self._changed(caller, identifier, "paused", Status.PAUSED)
 
     def resume(self, caller: Key, identifier: str) -> Json:
-        """Let a paused job go on."""
+        """Queue a paused job again."""
         row = self._row(caller, identifier, role=Role.WRITER)
         if status_of(row) is not Status.PAUSED:
             raise _too_late("resumed", row)
@@ -192,7 +192,7 @@ class FineTuning:
         return page(shown, size)
 
     def shown(self, row: TunedModelRow) -> Json:
-        """A job as the wire has it."""
+        """A job as the wire's JSON."""
         return jobs.job(row, self._pace(row) if status_of(row) is Status.RUNNING else None)
 
     def _pace(self, row: TunedModelRow) -> Pace | None:
@@ -248,7 +248,7 @@ _METADATA = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 
 
 def _metadata_of(request: Request) -> Mapping[str, str] | None:
-    """What a list is filtered by: `metadata[k]=v`; None: `metadata=null`, which wants jobs that have none.
+    """The filter of a list: `metadata[k]=v`; None: `metadata=null`, for jobs without any.
 
     Node sends `metadata=` for null, where Python sends no filter, so an empty one is none too.
     """

@@ -1,4 +1,4 @@
-"""An upload: a multipart form with one file, which is written down as it comes and is never whole in memory.
+"""An upload: a multipart form with one file, which is written to disk as it arrives and is never whole in memory.
 
 starlette's own form is not used: it writes to the folder of temporary files, which may be memory, and bounds the fields
 of a form but no file. The order of the parts differs between clients: openai-python sends the file last, Node first;
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 MAX_FILE_BYTES = 512 * 10**6
-"""Of a file, as OpenAI's: 512 MB."""
+"""Limit of a file, as OpenAI's: 512 MB."""
 
 MAX_BODY_BYTES = MAX_FILE_BYTES + 2**20
 """Of a form, with its fields and what is around its parts."""
@@ -35,7 +35,7 @@ _WRITE_BYTES = 2**20
 
 
 class Sink(Protocol):
-    """Where the bytes of a file go."""
+    """The destination of a file's content."""
 
     def write(self, content: bytes) -> None:
         """Append bytes of the file."""
@@ -44,7 +44,7 @@ class Sink(Protocol):
 
 @dataclass
 class Form:
-    """What a form holds.
+    """The content of a form.
 
     Attributes:
         fields: by name; of a name that is sent twice, the last.
@@ -58,7 +58,7 @@ class Form:
 
 
 async def read_form(request: Request, file_field: str, sink: Sink) -> Form:
-    """Read the body of a request, and write its file as it comes.
+    """Read the body of a request, and write its file as it arrives.
 
     Args:
         file_field: the name of the part that is the file; another file is refused.
@@ -95,7 +95,7 @@ async def read_form(request: Request, file_field: str, sink: Sink) -> Form:
 
 
 class _Reader:
-    """Takes a form apart as the parser finds its pieces."""
+    """Collects the parts of a form from the parser's callbacks."""
 
     def __init__(self, file_field: str) -> None:
         self.form = Form()
@@ -123,7 +123,7 @@ class _Reader:
         }
 
     def take(self) -> bytes:
-        """The bytes of the file that have come since the last call."""
+        """The content of the file that has arrived since the last call."""
         content = bytes(self.arrived)
         self.arrived.clear()
         return content

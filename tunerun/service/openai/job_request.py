@@ -1,4 +1,4 @@
-"""What a client sends to create a fine-tuning job, in OpenAI's words."""
+"""The request to create a fine-tuning job."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Hyperparameter = Annotated[Any, PlainValidator(_number_or_auto, json_schema_inpu
 
 
 class Hyperparameters(Body):
-    """Of a supervised job; what is not there is `auto`."""
+    """Hyperparameters of a supervised job; missing ones are `auto`."""
 
     _prefix: ClassVar[str] = "hyperparameters."
 
@@ -49,7 +49,7 @@ class Supervised(Body):
 
 
 class Method(Body):
-    """How to tune; this service knows `supervised`."""
+    """The method; only `supervised` is supported."""
 
     _prefix: ClassVar[str] = "method."
 
@@ -82,7 +82,7 @@ class CreateJob(Body):
     hyperparameters: Hyperparameters | None = None
 
     def settings(self) -> tuple[Hyperparameters, str]:
-        """The hyperparameters, and where the request has them.
+        """The hyperparameters, and their path in the request.
 
         Raises:
             OpenAiError: the method is not one that is here, there are two sets of hyperparameters, or integrations.

@@ -1,4 +1,4 @@
-"""A fine-tuning job as the wire has it, from the row of the tuned model that it makes."""
+"""A fine-tuning job as the wire's JSON, from the row of the tuned model that it makes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tunerun.service.openai.status import Status, failure_of, status_of
 from tunerun.stored import read_stored
 
 PAGE = 20
-"""Jobs of a page where the request names no number, as OpenAI's."""
+"""The default page size, as OpenAI's."""
 
 ERROR_CODES = {
     Code.INVALID_ARGUMENT.number: "invalid_hyperparameters",
@@ -44,7 +44,7 @@ class Notes:
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast a job under way is.
+    """The speed of a running job.
 
     Attributes:
         steps: that were taken between two times; `last` is the newest.
@@ -58,14 +58,14 @@ class Pace:
     at: float
 
     def end(self, total_steps: int) -> int | None:
-        """When all steps will have been taken; None: nothing is known yet."""
+        """When its steps will be done; None: it is not known yet."""
         if self.steps < 1:
             return None
         return round(self.at + (total_steps - self.last) * self.seconds / self.steps)
 
 
 def notes_of(row: TunedModelRow) -> Notes:
-    """What the row has kept of its request."""
+    """The notes of a row."""
     return read_stored(Notes, row.notes)
 
 
@@ -107,7 +107,7 @@ def job(row: TunedModelRow, pace: Pace | None = None) -> Json:
 
 
 def _hyperparameters(row: TunedModelRow) -> Mapping[str, Any]:
-    """The numbers that hold; the multiplier of a row that has none is worked out of its rate."""
+    """The hyperparameters in use; a missing multiplier is computed from the learning rate."""
     multiplier = row.learning_rate_multiplier
     return {
         "n_epochs": row.epoch_count,

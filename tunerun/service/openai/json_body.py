@@ -10,7 +10,7 @@ from typing import Any
 from tunerun.service.core.problems import Code, Json, ServiceError
 
 _MAY_BE_HALF = re.compile(r"\\u[dD][89a-fA-F]")
-"""Of a character beyond 16 bits JSON can escape one half alone, which can be stored and sent nowhere."""
+"""JSON can escape an unpaired surrogate, which cannot be stored or sent."""
 
 
 def read_json(content: bytes) -> Any:

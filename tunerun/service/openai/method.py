@@ -1,4 +1,4 @@
-"""How an operation of the wire is called: its body is read leniently, and what of it is not used is named.
+"""Routes of the wire: bodies are read leniently, and unused fields are named.
 
 Unknown fields, as newer clients send them, are ignored and named in the header `x-tunerun-ignored`; null is the same as
 a field that is not there, because hand-written clients and LlamaIndex send it.
@@ -24,7 +24,7 @@ from tunerun.service.wires import WireRoute
 IGNORED_HEADER = "x-tunerun-ignored"
 MAX_IGNORED = 20
 MAX_IGNORED_CHARACTERS = 40
-"""Names that an answer lists, and characters of each."""
+"""The most names that a response lists, and characters of each."""
 
 Ignored = Annotated[Any, Field(description="Accepted and not used.")]
 
@@ -42,7 +42,7 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _given(cls, value: object) -> object:
-        """Leave out nulls, and note names that are not known."""
+        """Drop nulls, and note unknown names."""
         if not isinstance(value, dict):
             return value
         names = _ignored.get()
@@ -72,13 +72,13 @@ class _JsonRequest(Request):
 
 
 class Upload(WireRoute):
-    """An operation that reads its body itself, as it comes."""
+    """An operation that reads its body itself, as it arrives."""
 
     wire = "openai"
 
 
 class Operation(WireRoute):
-    """An operation whose body, where it has one, is a JSON object, whatever its content type says.
+    """An operation whose body, if any, is a JSON object, whatever its content type.
 
     A route that takes a multipart form declares `route_class=Upload` instead.
     """
@@ -86,7 +86,7 @@ class Operation(WireRoute):
     wire = "openai"
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """What answers a request, around what FastAPI makes of the operation."""
+        """Wrap FastAPI's handler of the operation."""
         answer = super().get_route_handler()
 
         async def lenient(request: Request) -> Response:
@@ -120,7 +120,7 @@ def _tuning_caller(request: Request) -> Key:
 
 
 Caller = Annotated[Key, Depends(_caller)]
-"""Who asks."""
+"""The caller."""
 
 TuningCaller = Annotated[Key, Depends(_tuning_caller)]
-"""Who asks, with a key that opens files and fine-tuning."""
+"""The caller, with a key that allows files and fine-tuning."""

@@ -1,4 +1,4 @@
-"""Models as the wire has them: the base models, and tuned models by each of their names."""
+"""Models of the wire: base models, and tuned models by each of their names."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ BASE_CREATED = 0
 """`created` of base models: when they were made is not known."""
 
 ALIAS = "tunedModels/"
-"""How a tuned model's other name begins, by which the Gemini wire has it."""
+"""The prefix of a tuned model's name on the Gemini wire."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """What a name means.
+    """The model that a name refers to.
 
     Attributes:
         offered: the base model; None: of a tuned model whose base model is not offered now.
@@ -43,14 +43,14 @@ class Named:
 
 
 class Models:
-    """What names mean, for those who may see it."""
+    """Looks up names, for those who may see the models."""
 
     def __init__(self, library: Library, state: State) -> None:
         self.library = library
         self._state = state
 
     def find(self, caller: Key, name: str, role: Role = Role.READER) -> Named:
-        """What a name of a request means.
+        """Look up a name.
 
         Args:
             name: of a base model, `ft:...`, `ft:...:ckpt-step-N`, or `tunedModels/ID`.
@@ -101,7 +101,7 @@ class Models:
         return [*map(base_model, self.library.catalogue.offered), *map(tuned_model, tuned)]
 
     def get(self, caller: Key, name: str) -> Json:
-        """One of them, under the name that was asked for."""
+        """Return a model under the name of the request."""
         found = self.find(caller, name)
         if found.row is None:
             return base_model(name)
@@ -126,12 +126,12 @@ class Models:
 
 
 def base_model(name: str) -> Json:
-    """A base model as the wire has it."""
+    """A base model as the wire's JSON."""
     return {"id": name, "object": "model", "created": BASE_CREATED, "owned_by": BASE_OWNER}
 
 
 def tuned_model(row: TunedModelRow) -> Json:
-    """A tuned model as the wire has it."""
+    """A tuned model as the wire's JSON."""
     created = int(row.completed_at or row.created_at)
     return {
         "id": names.model_name(row),
@@ -142,7 +142,7 @@ def tuned_model(row: TunedModelRow) -> Json:
 
 
 def _seen(get: Callable[[], TunedModelRow], name: str) -> TunedModelRow:
-    """What a look-up finds; nothing found is said in the words of this wire."""
+    """Look up a model, with the errors of this wire."""
     try:
         return get()
     except ServiceError as error:

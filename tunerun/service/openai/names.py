@@ -1,4 +1,4 @@
-"""What things are called on this wire, and back from a name to the tuned model's row.
+"""Names and ids of the wire, and the tuned models that they refer to.
 
 Every name is made of the row's key, which is never used twice: nothing of it is stored, and a name is the same after a
 restart. `ft:BASE:ORG:SUFFIX:ID` is OpenAI's form, whose clients take the second part for the base model.
@@ -13,7 +13,7 @@ from tunerun.digest import digest
 from tunerun.service.core.records import TunedModelRow
 
 ORGANIZATION = "tunerun"
-"""OpenAI's names have the organization third; this service is one."""
+"""The third part of OpenAI's names is the organization."""
 
 MAX_SUFFIX = 64
 """Characters of `suffix`, as the SDK documents it."""
@@ -51,7 +51,7 @@ def model_name(row: TunedModelRow, step: int | None = None) -> str:
 
 
 def read_model_name(text: str) -> ModelName | None:
-    """The parts of a name that `model_name` has made; None: it is none."""
+    """Parse a name that `model_name` has made; None: it is not one."""
     found = _MODEL.fullmatch(text)
     if found is None or found["organization"] != ORGANIZATION:
         return None
@@ -60,7 +60,7 @@ def read_model_name(text: str) -> ModelName | None:
 
 
 def key_of(row: TunedModelRow) -> str:
-    """What the names of a tuned model are made of: its key; that of a sweep's is a name, whose digest it is."""
+    """The digits in the names of a tuned model: its key; for a sweep's, the digest of its name."""
     return row.key if _KEY.fullmatch(row.key) else digest(row.key)
 
 
@@ -70,7 +70,7 @@ def job_id(row: TunedModelRow) -> str:
 
 
 def read_job_id(text: str) -> str | None:
-    """How the key begins of the row whose job it is; None: no job has this id."""
+    """The beginning of the key of a job's row; None: it is not a job's id."""
     found = _JOB.fullmatch(text)
     return found and found[1]
 
@@ -81,7 +81,7 @@ def result_file_id(row: TunedModelRow) -> str:
 
 
 def read_result_file_id(text: str) -> str | None:
-    """How the key begins of the row whose job has left the file; None: the file is an uploaded one."""
+    """The beginning of the key of a result's row; None: the file was uploaded."""
     found = _RESULT.fullmatch(text)
     return found and found[1]
 
@@ -92,7 +92,7 @@ def checkpoint_id(row: TunedModelRow, epoch: int) -> str:
 
 
 def read_checkpoint_id(row: TunedModelRow, text: str) -> int | None:
-    """The epoch of a job's checkpoint; None: the id is of no checkpoint of that job."""
+    """The epoch of a job's checkpoint; None: the job does not have a checkpoint with that id."""
     found = re.fullmatch(rf"ftckpt_{key_of(row)[:16]}([0-9a-f]{{8}})", text)
     return found and int(found[1], 16)
 

@@ -1,4 +1,4 @@
-"""Lists in pages: the cursor is the id of the last item that was seen."""
+"""Pages of lists: the cursor is the id of the last item of the page before."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ After = Annotated[str, Query(max_length=200)]
 
 
 def size_of(limit: int | None, default: int) -> int:
-    """How many items a page has at most."""
+    """Return the size of a page."""
     return min(limit or default, MOST)
 
 
 def page(items: Sequence[Json], size: int) -> Json:
-    """A page of a list of which one item more than fits was looked for."""
+    """A page of a list; the items include one more than it shows, if there is one."""
     return {"object": "list", "data": list(items[:size]), "has_more": len(items) > size}
 
 
 def not_of_list(after: str) -> OpenAiError:
-    """The cursor is the id of nothing in the list."""
+    """The cursor is not the id of an item of the list."""
     return wrong("after", f"{after[:60]!r} is not an id of this list; give the id of the last item of the page before")

@@ -1,4 +1,4 @@
-"""What a client is answered when something is not done: OpenAI's envelope of an error.
+"""Errors of the wire, in OpenAI's envelope.
 
 The client libraries send a request up to three times where the status is 408, 409, 429 or from 500, also one that
 creates something. A refusal that another try does not change is therefore a 400, and an error of the service itself
@@ -55,13 +55,13 @@ def no_such_model(name: str) -> OpenAiError:
 
 
 def no_such_path(method: str, path: str, advice: str = "") -> OpenAiError:
-    """There is nothing at a path."""
+    """The path does not exist."""
     more = f"; {advice}" if advice else ""
     return OpenAiError(Code.NOT_FOUND, f"Invalid URL ({method} {path}){more}")
 
 
 def refusal(error: ServiceError) -> tuple[int, Json, Mapping[str, str]]:
-    """The status, the body and the headers of an answer that refuses."""
+    """The status, body and headers of an error response."""
     param = error.param if isinstance(error, OpenAiError) else next(iter(error.fields), None)
     word = error.word if isinstance(error, OpenAiError) else None
     headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
@@ -73,7 +73,7 @@ def refusal(error: ServiceError) -> tuple[int, Json, Mapping[str, str]]:
 
 
 def envelope(error: ServiceError, param: str | None = None, word: str | None = None) -> Json:
-    """The body of an answer that refuses."""
+    """The body of an error response."""
     return {
         "error": {
             "message": _words(error),

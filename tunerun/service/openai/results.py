@@ -1,4 +1,4 @@
-"""The file that a finished job leaves: its losses by step, as OpenAI writes them, and not base64.
+"""The result file of a finished job: its losses by step, as OpenAI writes them, but not in base64.
 
 The numbers are as they were measured: OpenAI rounds to five decimals, by which a curve would no longer equal its own.
 Accuracies of tokens are not measured here; their columns are there, because readers look for them, and empty.

@@ -1,4 +1,4 @@
-"""How a request wants to be answered: what chat completions and legacy completions have in common."""
+"""Options of answers that chat completions and legacy completions have in common."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 
 
 TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}]}
-"""A text or several; read by hand, because of a union pydantic names each member in its errors."""
+"""A text or several; parsed by hand, because pydantic's errors name each member of a union."""
 
 
 class StreamOptions(Body):
-    """What a stream has besides the answer."""
+    """Options of a stream."""
 
     include_usage: bool = False
     include_obfuscation: Ignored = None
@@ -57,7 +57,7 @@ class Sampling(Body):
     user: Ignored = None
 
     def check_offered(self) -> None:
-        """Refuse what is asked for and not here.
+        """Refuse fields that are not supported.
 
         Raises:
             ServiceError: names the field.
@@ -69,7 +69,7 @@ class Sampling(Body):
             raise not_offered("logit_bias")
 
     def options(self, serving: Serving, most: int | None = None) -> GenerateOptions:
-        """How the model is to answer.
+        """The options of the answers.
 
         Args:
             serving: for what the request says nothing of.
@@ -108,7 +108,7 @@ class Sampling(Body):
 
 
 def not_offered(field: str, why: str = "") -> ServiceError:
-    """The refusal of a field whose meaning is not here."""
+    """The error for a field that is not supported."""
     return wrong(field, f"is not offered here; {why or 'omit it'}", "unsupported_parameter")
 
 

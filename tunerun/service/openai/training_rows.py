@@ -1,4 +1,4 @@
-"""The rows of a fine-tuning file: checked line by line, and made into examples.
+"""The rows of a fine-tuning file: checked line by line, and converted into examples.
 
 A file is read in parts, so that one of 512 MB is never whole in memory while it is checked.
 """
@@ -26,7 +26,7 @@ MAX_LINE_BYTES = 2**24
 
 _SHAPES = ("messages", "contents", "conversations")
 _PAIR = ("text_input", "output")
-"""A row has one of the first, or both of the last."""
+"""The columns of a row: one of the first, or both of the last."""
 
 _ANY_LENGTH = CharacterLimits(None, None)
 
@@ -57,7 +57,7 @@ def check(path: Path, name: str) -> int:
 
 
 def read(path: Path, name: str) -> tuple[Example, ...]:
-    """The examples of a file that `check` has found to be good."""
+    """Read the examples of a file that `check` has accepted."""
     findings = Findings(most=MAX_PROBLEMS)
     return tuple(example for part in _parts(path, name, findings) for example in part.examples)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tunerun.service.wires import Scope, Wire
 
 PREFIXES = ("/v1", "/openai/v1", "/openai")
-"""Of all paths; the last two are Azure's, which clients append to its endpoint."""
+"""Prefixes of all paths; the last two are Azure's, which clients append to its endpoint."""
 
 _OWN = "files|uploads|fine_tuning|chat|completions|responses|embeddings|images|audio|moderations|batches|assistants"
 _PATH = re.compile(rf"/v1/(?:{_OWN})(?:/.*)?|/openai(?:/.*)?|/chat/completions|/fine_tuning(?:/.*)?", re.DOTALL)
@@ -21,7 +21,7 @@ _PATH = re.compile(rf"/v1/(?:{_OWN})(?:/.*)?|/openai(?:/.*)?|/chat/completions|/
 
 _MODELS = re.compile(r"/v1/models(?:/.*)?", re.DOTALL)
 _GEMINI_METHOD = re.compile(r":(?:generate|streamGenerate|count|embed|batchEmbed|asyncBatch|batchGenerate|predict)\w*")
-"""How a path of the Gemini API ends that asks a model; names of tuned models hold colons too."""
+"""The endings of Gemini paths that call a model; names of tuned models contain colons too."""
 
 _WITHOUT_VERSION = re.compile(r"/(?:models|files|uploads|completions|responses|embeddings)(?:/.*)?", re.DOTALL)
 _GEMINI_PATH = re.compile(r"/v1/tunedModels(?:/.*)?|/v1beta(?:/.*)?", re.DOTALL)
@@ -76,7 +76,7 @@ class OpenAiWire:
         return scope["method"] == "POST" and _UPLOADS.fullmatch(scope["path"]) is not None
 
     def refusal(self, error: ServiceError) -> tuple[int, Mapping[str, Any], Mapping[str, str]]:
-        """The status, the body and the headers of an answer that refuses."""
+        """The status, body and headers of an error response."""
         return problems.refusal(error)
 
 
