@@ -1,6 +1,6 @@
 """A scripted service that speaks the tuning methods of the Gemini API: a real HTTP server on loopback, a test tool.
 
-It trains nothing. A job takes a scripted number of steps each time somebody looks at it; the mean loss at step n is
+It trains nothing. A job takes a scripted number of steps each time it is polled; the mean loss at step n is
 1/n, at the time n seconds after 1970. It keeps its own record of what it was asked, so that a test need not believe the
 client. To try it by hand: `python -m tunerun.testing.gemini_service`.
 """
@@ -65,7 +65,7 @@ class Script:
 
 
 class GeminiService(HttpService):
-    """The server; a context manager. Its address is what stands in backend.base_url.
+    """The server; a context manager. Its address is for `backend.base_url`.
 
     Args:
         script: how it behaves; may be changed while it runs.

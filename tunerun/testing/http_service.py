@@ -42,7 +42,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Fault:
-    """An answer that is no success.
+    """An error response.
 
     Attributes:
         status: the HTTP status; 0: the connection is closed without an answer.

@@ -17,17 +17,17 @@ from tunerun.testing.waiting import wait_until
 
 
 class RunningService:
-    """The service; a context manager. A second one on the same folder goes on where the first one ended.
+    """The service; a context manager. A second one on the same folder continues where the first one ended.
 
     Args:
         settings: of the service.
         port: on 127.0.0.1; 0: any that is free.
-        connection: what serves a connection, with its patience.
+        connection: the protocol class, which holds the timeouts.
         proxies: whose X-Forwarded-* are believed.
         limits: of the middleware, such as `body_timeout_s`.
 
     Attributes:
-        service: everything it consists of.
+        service: its parts.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class RunningService:
 
     @property
     def address(self) -> str:
-        """What stands in backend.base_url."""
+        """Its URL, as for `backend.base_url`."""
         return address_of(self._listener)
 
     @property

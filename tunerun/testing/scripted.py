@@ -1,4 +1,4 @@
-"""A backend that follows a script, for tests of what stands above backends. It trains nothing."""
+"""A backend that follows a script, for tests of the code above backends. It trains nothing."""
 
 from __future__ import annotations
 
