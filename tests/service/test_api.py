@@ -13,7 +13,7 @@ import pytest
 
 from tests.service.client import ROWS, Client, body, prompt, turns
 from tunerun.service.app import Settings
-from tunerun.service.core.called import UNPREDICTABLE
+from tunerun.service.core.model_calls import UNPREDICTABLE
 from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 from tunerun.workers.local import LocalWorkers

@@ -12,7 +12,7 @@ from tests.engine.tiny_model import EXAMPLES, HELD_OUT
 from tunerun.engine.tuned_model import WEIGHTS_FILE, epochs_folder
 from tunerun.job import Example, GenerateOptions, Prompt, Turn
 from tunerun.service.app import Service, Settings
-from tunerun.service.core.called import CalledModels
+from tunerun.service.core.model_calls import CalledModels
 from tunerun.service.core.new_model import NewModel
 from tunerun.service.core.problems import Code, ServiceError
 from tunerun.service.core.records import ModelState, TunedModelRow

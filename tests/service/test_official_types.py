@@ -12,7 +12,7 @@ from tests.engine.tiny_model import request_of
 from tests.service.client import Client, body, prompt
 from tunerun.backends.gemini import GeminiBackend, GeminiSection
 from tunerun.job import BaseModelRef, GenerateOptions, TuningHyperparameters
-from tunerun.service.core.called import UNPREDICTABLE
+from tunerun.service.core.model_calls import UNPREDICTABLE
 from tunerun.testing.gemini_service import GeminiService
 from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until

@@ -12,7 +12,7 @@ import pytest
 
 from tests.service.client import Client, prompt
 from tests.service.visitor import FOREVER, Visitor, table, text_of, visiting
-from tunerun.service.core.called import UNPREDICTABLE
+from tunerun.service.core.model_calls import UNPREDICTABLE
 from tunerun.service.middleware import COOKIE
 from tunerun.service.openai import names
 from tunerun.service.page.pages import KEPT_FILES

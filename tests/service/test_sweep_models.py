@@ -23,10 +23,10 @@ from tunerun.job import BaseModelRef, Prompt
 from tunerun.ledger import Ledger
 from tunerun.planning import ledger_path
 from tunerun.service.app import Settings
-from tunerun.service.core.called import CalledModels
 from tunerun.service.core.columns import ColumnTemplate
 from tunerun.service.core.credentials import CLOUD_SCOPE
 from tunerun.service.core.library import Library
+from tunerun.service.core.model_calls import CalledModels
 from tunerun.service.core.problems import ServiceError
 from tunerun.service.core.selection import Selection, select
 from tunerun.service.openai.names import model_name

@@ -22,10 +22,10 @@ from tunerun.errors import LedgerError
 from tunerun.files import private_folder
 from tunerun.job import BaseModelRef
 from tunerun.service.core.answerer import Answerer
-from tunerun.service.core.called import CalledModels
 from tunerun.service.core.catalogue import Catalogue
 from tunerun.service.core.credentials import KeyFile
 from tunerun.service.core.library import Library
+from tunerun.service.core.model_calls import CalledModels
 from tunerun.service.core.problems import MAX_PROBLEMS, Code, ServiceError, state_unavailable
 from tunerun.service.core.state import State
 from tunerun.service.core.stored_files import StoredFiles
@@ -36,7 +36,7 @@ from tunerun.service.meters import Meters
 from tunerun.service.middleware import Middleware
 from tunerun.service.openai import api as openai
 from tunerun.service.openai import chat, completions, files, fine_tuning, models
-from tunerun.service.openai.answering import Answering
+from tunerun.service.openai.answers import Answering
 from tunerun.service.origins import Origins
 from tunerun.service.page import pages
 from tunerun.service.page.sessions import LIFE_S, Sessions

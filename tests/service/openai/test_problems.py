@@ -10,7 +10,7 @@ import pytest
 
 from tunerun.job import AnswerPart
 from tunerun.service.core.problems import Code, Json, ServiceError
-from tunerun.service.openai.answering import Event, written
+from tunerun.service.openai.answers import Event, written
 from tunerun.service.openai.problems import refusal, wrong
 
 

@@ -19,9 +19,9 @@ from pydantic import BaseModel
 
 from tunerun.errors import NoTurnsError
 from tunerun.job import Answer, AnswerPart, Prompt
-from tunerun.service.core.called import Called, CalledModels
 from tunerun.service.core.credentials import Key
 from tunerun.service.core.library import Library
+from tunerun.service.core.model_calls import Called, CalledModels
 from tunerun.service.core.problems import Code, Json, ServiceError, invalid
 from tunerun.service.core.records import TunedModelRow
 from tunerun.service.gemini import wire

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from tunerun.job import Answer, TokenScore
 from tunerun.service.core.problems import Json
-from tunerun.service.openai.answering import Answering, Asked, Event, finish_reason, logprob, new_id
+from tunerun.service.openai.answers import Answering, Asked, Event, finish_reason, logprob, new_id
 from tunerun.service.openai.chat_request import ChatCompletion, read_prompts
 from tunerun.service.openai.method import Caller, Operation
 

@@ -13,8 +13,8 @@ from pydantic import Field, WithJsonSchema
 from tunerun.engine import json_grammar
 from tunerun.errors import InputError, TemplateError
 from tunerun.job import Example, GenerateOptions, Prompt
-from tunerun.service.core.called import Called
 from tunerun.service.core.columns import ColumnTemplate
+from tunerun.service.core.model_calls import Called
 from tunerun.service.openai.method import Body, Ignored
 from tunerun.service.openai.problems import wrong
 from tunerun.service.openai.sampling import Int32, Sampling, check_texts, not_offered

@@ -16,9 +16,9 @@ from pydantic import WithJsonSchema
 
 from tunerun.errors import TemplateError
 from tunerun.job import Answer, GenerateOptions, Prompt, TokenScore
-from tunerun.service.core.called import Called
+from tunerun.service.core.model_calls import Called
 from tunerun.service.core.problems import Json
-from tunerun.service.openai.answering import Answering, Asked, Event, finish_reason, logprob, new_id
+from tunerun.service.openai.answers import Answering, Asked, Event, finish_reason, logprob, new_id
 from tunerun.service.openai.method import Caller, Operation
 from tunerun.service.openai.problems import wrong
 from tunerun.service.openai.sampling import MAX_CHOICES, TEXTS, Int32, Sampling, check_texts, not_offered

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from tunerun.service.core.called import Called
 from tunerun.service.core.credentials import Key
+from tunerun.service.core.model_calls import Called
 from tunerun.service.core.problems import Code, Json, ServiceError
 from tunerun.service.gemini import wire
 from tunerun.service.gemini.api import Caller, Methods

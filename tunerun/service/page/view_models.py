@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from tunerun.job import Snapshot
-from tunerun.service.core.called import UNPREDICTABLE
 from tunerun.service.core.credentials import Key
 from tunerun.service.core.library import Library
+from tunerun.service.core.model_calls import UNPREDICTABLE
 from tunerun.service.core.problems import Code, Json
 from tunerun.service.core.records import ModelState, Role, TunedModelRow
 from tunerun.service.core.sweep_models import SweepModel

@@ -17,8 +17,8 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from tunerun.errors import NoTurnsError
 from tunerun.job import Answer, AnswerPart, Prompt, TokenScore
-from tunerun.service.core.called import Called, CalledModels
 from tunerun.service.core.credentials import Key
+from tunerun.service.core.model_calls import Called, CalledModels
 from tunerun.service.core.problems import Json, ServiceError
 from tunerun.service.core.records import Serving
 from tunerun.service.openai.models import Models
