@@ -7,6 +7,7 @@ import queue
 import resource
 import shutil
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -242,25 +243,31 @@ def test_a_lost_engine_says_nothing_of_memory(tiny: BaseModelRef) -> None:
 
 
 class HangingWorker:
-    """An engine that trains what it is given, and then reports nothing until it is ended."""
+    """An engine that begins what it is given, and then neither reports nor reads anything until it is ended."""
 
     process_id = None
     has_reported = True
 
     def __init__(self) -> None:
-        self.has_ended = False
+        self.ended = threading.Event()
         self.reports: queue.Queue[messages.Report | None] = queue.Queue()
 
     def send(self, command: messages.Command) -> None:
         if isinstance(command, messages.Train):
             for packed in command.pack:
                 self.reports.put(messages.RunBegan((packed.job,)))
+        else:  # its pipe is full
+            self.ended.wait()
 
     def receive(self) -> messages.Report | None:
         return self.reports.get()
 
+    @property
+    def has_ended(self) -> bool:
+        return self.ended.is_set()
+
     def end(self) -> None:
-        self.has_ended = True
+        self.ended.set()
         self.reports.put(None)
 
     def death(self) -> Failure:

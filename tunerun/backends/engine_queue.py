@@ -213,7 +213,11 @@ class EngineQueue:
     def _stop(self, command: messages.Cancel) -> None:
         self._stops[command.job] = command
         if self._session is not None:
-            self._session.worker.send(command)
+            # In a thread of its own: the pipe to an engine that hangs may be full, and the queue's lock is held here.
+            sent = threading.Thread(
+                target=self._session.worker.send, args=(command,), name="tunerun-cancel", daemon=True
+            )
+            sent.start()
             if self._watch is None:
                 self._watch_for_silence(self._session)
 
