@@ -13,7 +13,7 @@ import pytest
 from tunerun.engine.settings import EngineSettings
 from tunerun.errors import AccessError, InputError, MissingPackageError
 from tunerun.workers import local, registry
-from tunerun.workers.ray import RayWorkers
+from tunerun.workers.ray import RayWorkers, sharing
 from tunerun.workers.slurm import SlurmWorkers
 
 REPOSITORY = Path(__file__).parents[2]
@@ -68,6 +68,20 @@ def test_a_machine_without_slurm_is_told_so(monkeypatch: pytest.MonkeyPatch) -> 
         registry.room(SLURM)
 
 
+@pytest.mark.parametrize(
+    ("gpus", "cpus", "count", "engines"), [(0, 1, 16, 8), (0, 4, 16, 2), (0, 1, 3, 3), (0.5, 1, 16, 2), (2, 1, 16, 1)]
+)
+def test_workers_of_ray_that_share_a_device_divide_its_memory(
+    gpus: float, cpus: float, count: int, engines: int
+) -> None:
+    """Those on the largest node share its main memory, those with a part of a GPU share that GPU."""
+    section = RAY.model_copy(update={"gpus_per_worker": gpus, "cpus_per_worker": cpus, "count": count})
+    nodes = [
+        {"Alive": alive, "Resources": {"CPU": cores}} for alive, cores in ((True, 8.0), (True, 2.0), (False, 64.0))
+    ]
+    assert sharing(section, nodes, EngineSettings()) == EngineSettings(engines=engines)
+
+
 SUBMITS = """
 import sys
 
@@ -76,6 +90,7 @@ from pathlib import Path
 
 from tests.engine.tiny_model import model_of, request_of
 from tunerun.backends.local import LocalBackend
+from tunerun.engine.settings import EngineSettings
 from tunerun.errors import MissingPackageError
 from tunerun.workers.slurm import SlurmWorkers
 

@@ -19,12 +19,14 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from tunerun import schema
+from tunerun.engine.settings import EngineSettings
 from tunerun.errors import AccessError, InputError, MissingPackageError
 from tunerun.files import private_folder
 from tunerun.job import Failure, FailureKind
@@ -173,7 +175,7 @@ def open_worker(section: RayWorkers, place: Place, _number: int) -> Worker:
                 max_task_retries=0,
                 max_concurrency=8,
             )
-            .remote(settings, owner)
+            .remote(replace(settings, engine=sharing(section, ray.nodes(), settings.engine)), owner)
         )
     except ray.exceptions.RayError as error:
         journal.remove()
@@ -183,6 +185,20 @@ def open_worker(section: RayWorkers, place: Place, _number: int) -> Worker:
 
 def _settings(section: RayWorkers, place: Place) -> NodeSettings:
     return NodeSettings(section.cache or str(place.cache.absolute()), place.settings)
+
+
+def sharing(section: RayWorkers, nodes: Sequence[Mapping[str, Any]], settings: EngineSettings) -> EngineSettings:
+    """Engine settings with the number of workers that may share a GPU or, where they have none, a node's main memory.
+
+    Args:
+        nodes: as `ray.nodes` gives them; which one the worker comes to is not known before.
+    """
+    if section.gpus_per_worker:
+        engines = int(1 / section.gpus_per_worker)  # Ray shows each worker its own GPUs alone
+    else:
+        cores = max((node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]), default=0.0)
+        engines = min(int(cores / section.cpus_per_worker), section.count)
+    return replace(settings, engines=max(1, engines))
 
 
 def _journals(place: Place) -> Path:
