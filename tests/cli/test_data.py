@@ -32,7 +32,7 @@ def test_check_without_a_template(
     path.write_text(ROWS)
     code, document, errors = _checked(monkeypatch, capsys, f"dataset.path={path}")
     assert code == 2
-    assert "no row has the column 'output'" in document["errors"][0]
+    assert "no row has the column 'output'" in document["errors"][0]["text"]
     assert {warning["check"] for warning in document["warnings"]} == {"duplicate", "advice"}
     assert 'write template: {text_input: "{{ question }}", output: "{{ answer }}"}' in errors
     line = 'template={text_input: "{{ question }}", output: "{{ answer }}"}'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -63,16 +64,16 @@ def check(
         found = _with_a_template_that_fits(experiment, places)
         if found is None:
             if json_:
-                print_json({"errors": list(error.problems), "warnings": []})
+                print_json({"errors": _entries("error", error.problems), "warnings": []})
             raise
         experiment, loaded = found
     shown = _visibility(experiment, loaded)
     if json_:
         warnings = [
             *({"check": finding.check, "text": finding.text} for finding in loaded.findings),
-            *({"check": "advice", "text": text} for text in loaded.advice),
+            *_entries("advice", loaded.advice),
         ]
-        errors_found = list(errors.problems) if errors else []
+        errors_found = _entries("error", errors.problems if errors else ())
         document = {"errors": errors_found, "warnings": warnings, "training": loaded.conversations}
         print_json({**document, **(shown.to_json() if shown else {})})
     else:
@@ -105,6 +106,10 @@ def export(
     for file in done.files:
         tables.out.print(f"wrote {tables.plain(str(file))}")
     tables.warnings(done.notes)
+
+
+def _entries(check: str, texts: Iterable[str]) -> list[dict[str, str]]:
+    return [{"check": check, "text": text} for text in texts]
 
 
 def _experiment(overrides: list[str] | None, config_dir: list[str] | None) -> Experiment:

@@ -6,9 +6,10 @@ among examples that can be used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from itertools import chain
 
 from tunerun.dataset.advice import MOST_PLACES, contradictions, exact_duplicates, leaks
@@ -34,6 +35,8 @@ class Check:
     name: str
     severity: Severity
     meaning: str
+    find: Callable[[Inspected], Iterable[str]] | None = None
+    """Yields the lines of the findings; None: rows with this error are found where they are rendered (`checks.py`)."""
 
 
 @dataclass(frozen=True)
@@ -47,33 +50,6 @@ class Finding:
 
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
 
-CHECKS = (
-    Check("file", ERROR, "a file that is missing, is not what its ending says, is broken, or is not UTF-8"),
-    Check("column", ERROR, "a column that the template prints and a row does not have"),
-    Check("cell", ERROR, "an empty cell (null) or bytes that the template prints"),
-    Check("conversation", ERROR, "a tool call, an image, a second system message, or no answer with weight 1"),
-    Check("blank", ERROR, "a text_input or an output that is blank after the template"),
-    Check("long", ERROR, "more characters than the backend takes"),
-    Check("context", ERROR, "more tokens than the base model takes; a warning where they are estimated"),
-    Check("duplicate", WARNING, "an example that occurs twice: it weighs twice as much"),
-    Check("near duplicate", WARNING, "two inputs that differ in a few letters: often one row, pasted and edited"),
-    Check("contradiction", WARNING, "one input with different outputs: it cannot be learned"),
-    Check(
-        "leak", WARNING, "an input that is trained on and held out, in capitals or spaces too: the comparison flatters"
-    ),
-    Check("near leak", WARNING, "a held-out input that differs from a training input in a few letters"),
-    Check("imbalance", WARNING, "a label at least 20 times rarer than another: it may never be answered"),
-    Check("label typo", WARNING, "a rare label that looks like a common one, or differs from it in case alone"),
-    Check("braces", WARNING, "`{{`, `}}` or `{%` in a cell: a template inside the data"),
-    Check("spaces", WARNING, "white space around an output: it is learned too"),
-    Check("characters", WARNING, "U+FFFD, NUL, a byte order mark or mojibake (`Ã©`) in a text: it was decoded wrongly"),
-    Check("control token", WARNING, "text that the base model uses as a control token (`<|im_end|>`): it stays text"),
-    Check("secret", WARNING, "a key or a password, by its shape; the model may repeat it. It is never shown"),
-    Check("e-mail", WARNING, "an e-mail address: personal data that the model may repeat"),
-)
-"""All checks, errors first."""
-
-_SEVERITIES = {check.name: check.severity for check in CHECKS}
 _BRACES = ("{{", "}}", "{%")
 _CHARACTERS_AT_ONCE = 100_000
 
@@ -101,39 +77,44 @@ class Found:
         return cls(rows, position, rows.place_of_turn(position, number, part))
 
 
+@dataclass(frozen=True)
+class Inspected:
+    """What the checks look at.
+
+    Attributes:
+        training: rows to train on.
+        held_out: `validation` and `test` rows, by name.
+        most: most places that one finding names.
+        control_tokens: returns the base model's control tokens in a text; None: unknown.
+    """
+
+    training: RenderedRows
+    held_out: Mapping[str, RenderedRows]
+    most: int
+    control_tokens: ControlTokens | None
+
+    @property
+    def everything(self) -> list[RenderedRows]:
+        """All rows, those to train on first."""
+        return [self.training, *self.held_out.values()]
+
+    @cached_property
+    def near(self) -> tuple[list[str], list[str]]:
+        """Lines on near duplicates, and on near leaks: one search finds both."""
+        return _near(self.training, self.held_out, self.most)
+
+
 def inspect(
     training: RenderedRows,
     held_out: Mapping[str, RenderedRows],
     most: int = MOST_PLACES,
     control_tokens: ControlTokens | None = None,
 ) -> Iterator[Finding]:
-    """Run the checks, and yield their findings in the table's order.
-
-    Args:
-        training: rows to train on.
-        held_out: `validation` and `test` rows, by name.
-        most: most places that one finding names.
-        control_tokens: returns the base model's control tokens in a text; None: unknown.
-    """
-    everything = [training, *held_out.values()]
-    near_repeated, near_leaked = _near(training, held_out, most)
-    for name, lines in (
-        ("duplicate", exact_duplicates(training, most)),
-        ("near duplicate", near_repeated),
-        ("contradiction", contradictions(training, most)),
-        ("leak", leaks(training, held_out, most)),
-        ("near leak", near_leaked),
-        ("imbalance", _imbalance(training)),
-        ("label typo", _label_typos(everything, most)),
-        ("braces", _braces(everything, most)),
-        ("spaces", _spaces(everything, most)),
-        ("characters", _characters(everything, most)),
-        ("control token", _control_tokens(everything, most, control_tokens)),
-        ("secret", _secrets(everything, most)),
-        ("e-mail", _emails(everything, most)),
-    ):
-        for line in lines:
-            yield Finding(name, _SEVERITIES[name], line)
+    """Run the checks of the table in its order, and yield their findings; arguments as in `Inspected`."""
+    inspected = Inspected(training, held_out, most, control_tokens)
+    for check in CHECKS:
+        for line in check.find(inspected) if check.find else ():
+            yield Finding(check.name, check.severity, line)
 
 
 def places(found: Sequence[Found], most: int) -> str:
@@ -328,3 +309,90 @@ def _finds(texts: Sequence[str], look: Callable[[str], Collection[str]]) -> Iter
             for each in range(start, position + 1):
                 yield from ((each, number, kind) for number, kind in enumerate(look(texts[each])))
         start, size = position + 1, 0
+
+
+CHECKS = (
+    Check("file", ERROR, "a file that is missing, is not what its ending says, is broken, or is not UTF-8"),
+    Check("column", ERROR, "a column that the template prints and a row does not have"),
+    Check("cell", ERROR, "an empty cell (null) or bytes that the template prints"),
+    Check("conversation", ERROR, "a tool call, an image, a second system message, or no answer with weight 1"),
+    Check("blank", ERROR, "a text_input or an output that is blank after the template"),
+    Check("long", ERROR, "more characters than the backend takes"),
+    Check("context", ERROR, "more tokens than the base model takes; a warning where they are estimated"),
+    Check(
+        "duplicate",
+        WARNING,
+        "an example that occurs twice: it weighs twice as much",
+        lambda i: exact_duplicates(i.training, i.most),
+    ),
+    Check(
+        "near duplicate",
+        WARNING,
+        "two inputs that differ in a few letters: often one row, pasted and edited",
+        lambda i: i.near[0],
+    ),
+    Check(
+        "contradiction",
+        WARNING,
+        "one input with different outputs: it cannot be learned",
+        lambda i: contradictions(i.training, i.most),
+    ),
+    Check(
+        "leak",
+        WARNING,
+        "an input that is trained on and held out, in capitals or spaces too: the comparison flatters",
+        lambda i: leaks(i.training, i.held_out, i.most),
+    ),
+    Check(
+        "near leak",
+        WARNING,
+        "a held-out input that differs from a training input in a few letters",
+        lambda i: i.near[1],
+    ),
+    Check(
+        "imbalance",
+        WARNING,
+        "a label at least 20 times rarer than another: it may never be answered",
+        lambda i: _imbalance(i.training),
+    ),
+    Check(
+        "label typo",
+        WARNING,
+        "a rare label that looks like a common one, or differs from it in case alone",
+        lambda i: _label_typos(i.everything, i.most),
+    ),
+    Check(
+        "braces",
+        WARNING,
+        "`{{`, `}}` or `{%` in a cell: a template inside the data",
+        lambda i: _braces(i.everything, i.most),
+    ),
+    Check(
+        "spaces", WARNING, "white space around an output: it is learned too", lambda i: _spaces(i.everything, i.most)
+    ),
+    Check(
+        "characters",
+        WARNING,
+        "U+FFFD, NUL, a byte order mark or mojibake (`Ã©`) in a text: it was decoded wrongly",
+        lambda i: _characters(i.everything, i.most),
+    ),
+    Check(
+        "control token",
+        WARNING,
+        "text that the base model uses as a control token (`<|im_end|>`): it stays text",
+        lambda i: _control_tokens(i.everything, i.most, i.control_tokens),
+    ),
+    Check(
+        "secret",
+        WARNING,
+        "a key or a password, by its shape; the model may repeat it. It is never shown",
+        lambda i: _secrets(i.everything, i.most),
+    ),
+    Check(
+        "e-mail",
+        WARNING,
+        "an e-mail address: personal data that the model may repeat",
+        lambda i: _emails(i.everything, i.most),
+    ),
+)
+"""All checks, errors first; the documentation's table is made from it."""
