@@ -182,7 +182,7 @@ def test_equal_within_what_is_worth_having() -> None:
 def test_no_exact_match_at_all() -> None:
     """Free text, where no answer is the expected one to the letter."""
     assert sentence(case([point(0, "0" * 24), point(1, "0" * 24)], [ZERO])) == (
-        "Nothing can be told: no answer of any point or baseline scores above 0 by eval/right. If answers are free text, "
+        "Nothing can be decided: no answer of any point or baseline scores above 0 by eval/right. If answers are free text, "
         "name another metric, such as chrf or contains, in evaluation.metrics: the stored answers are scored again and "
         "no model is asked."
     )

@@ -160,7 +160,7 @@ def test_a_sweep_without_advice_is_refused_and_its_trial_is_not(
         worse.measure_base()
     refused = promote("other", "--as", "intents")
     assert isinstance(refused.exception, LimitError)
-    assert "no point is advised: Nothing can be told" in str(refused.exception)
+    assert "no point is advised: Nothing can be decided" in str(refused.exception)
     assert document(promote(f"t-{worse.trials[0].key[:8]}", "--as", "intents", "--json"))["version"] == 1
 
 

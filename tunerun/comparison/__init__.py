@@ -1,6 +1,6 @@
 """The comparison of all points of a sweep with each other and with the baselines on held-out examples.
 
-What computes with tables of scores needs numpy, so it is imported when it is first used: opening a tracker needs none.
+Computing with tables of scores needs numpy, so these modules are imported on first use: opening a tracker needs none.
 """
 
 from __future__ import annotations

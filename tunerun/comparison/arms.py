@@ -46,7 +46,7 @@ class BaselineScores:
 def estimate(
     metric: Metric, scores: FloatArray, clusters: Sequence[int] | None = None, alpha: float = 0.05
 ) -> Estimate:
-    """A measure of one arm, with the interval of it alone.
+    """Return a measure of one arm with its own interval.
 
     Wilson's for rows that are right or wrong, else the score form.
 
@@ -70,7 +70,7 @@ def estimate(
 
 
 def within(metric: Metric, low: float, high: float) -> Interval:
-    """An interval without what the measure cannot be."""
+    """Clip an interval to the range of the measure."""
     top = RANGES.get(metric.unit, inf)
     return (max(low, 0.0), min(high, top)) if top < inf else (low, high)
 
@@ -98,7 +98,7 @@ class Units:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of rows or clusters."""
         return len(self.sizes)
 
     def sums(self, scores: FloatArray) -> FloatArray:

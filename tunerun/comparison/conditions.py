@@ -32,7 +32,7 @@ _ALLOWED = (
 
 @dataclass(frozen=True)
 class Candidate:
-    """A trial that conditions are put to.
+    """A trial that conditions are checked for.
 
     Attributes:
         verdict: of its sweep, on the validation set.
@@ -106,7 +106,9 @@ class _Better:
         known = {each.name: each for each in candidate.baselines}
         if self.name != _EVERY and self.name not in known:
             listed = ", ".join(known) or "none"
-            raise ConfigError(f"--require '{text}': the sweep has no such baseline; it has {listed}, or say {_EVERY!r}")
+            raise ConfigError(
+                f"--require '{text}': the sweep has no such baseline; it has {listed}, or write {_EVERY!r}"
+            )
         if not known:
             yield f"{text}: the sweep has no baseline"
         for each in known.values() if self.name == _EVERY else [known[self.name]]:

@@ -19,7 +19,7 @@ class Priced(Protocol):
 
     @property
     def rank(self) -> int:
-        """Of its adapter."""
+        """The rank of its adapter."""
 
     @property
     def answer_length(self) -> float | None:

@@ -138,12 +138,12 @@ class _Table:
 
     @cached_property
     def _scores(self) -> list[FloatArray]:
-        """Of each point, [seeds, units]."""
+        """Scores of each point, [seeds, units]."""
         return [self.units.scores(self.metric, sums) for sums in self._point_sums]
 
     @cached_property
     def _means(self) -> FloatArray:
-        """[units, points], over seeds."""
+        """Mean scores over seeds, [units, points]."""
         return np.stack([scores.mean(axis=0) for scores in self._scores], axis=1)
 
     @cached_property
@@ -163,7 +163,7 @@ class _Table:
 
     @cached_property
     def _seed_variance(self) -> SeedVariance | None:
-        """None: one seed, so that nothing is known of what another one does."""
+        """The variance between seeds; None: no point has two seeds."""
         return pooled(self._scores) if max(self._seeds) > 1 and self.units.count > 1 else None
 
     @cached_property
@@ -172,7 +172,7 @@ class _Table:
 
     @cached_property
     def _differences(self) -> FloatArray:
-        """[units, points * baselines]."""
+        """Differences of every point to every baseline, [units, points * baselines]."""
         baselines = [self.units.scores(self.metric, sums)[0] for sums in self._baseline_sums]
         if not baselines:
             return np.zeros((self.units.count, 0))

@@ -1,4 +1,4 @@
-"""What the ledger knows of sweeps, and the scores of their answers, each computed once."""
+"""Reads sweeps from the ledger, and scores their answers, each once."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class SweepKnowledge:
 
     @classmethod
     def of(cls, ledger: Ledger, sweep: SweepRecord) -> SweepKnowledge:
-        """Read a sweep."""
+        """Read everything that a comparison needs of a sweep."""
         return cls(
             sweep,
             ledger.trials(sweep.id),
@@ -165,7 +165,7 @@ def result(
     point: int = 0,
     sweep: str = "",
 ) -> TrialResult:
-    """What became of a trial.
+    """Return the result of a trial.
 
     Args:
         curve: of the job, by step.
@@ -196,7 +196,7 @@ def result(
 
 
 def trial_result(ledger: Ledger, record: TrialRecord) -> TrialResult:
-    """What the ledger knows of one trial."""
+    """Return the result of one trial from the ledger."""
     job = ledger.job(record.key)
     if job is None:
         return result(record, None, (), {})
@@ -205,7 +205,7 @@ def trial_result(ledger: Ledger, record: TrialRecord) -> TrialResult:
     if rows is not None and job.state is JobState.SUCCEEDED:
         own = _metrics(ledger, record)
         scores = Scores(dict(_answers(ledger, record.key, rows, own)), ledger)
-        metrics, _ = scores.computable(own)  # the verdict says why others are not
+        metrics, _ = scores.computable(own)  # the verdict reports why others are not
         measured = scores.values(metrics, record.key, rows)
     return result(record, job, ledger.snapshots(job.id), measured, validation=ledger.epoch_losses(job.id))
 

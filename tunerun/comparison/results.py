@@ -1,4 +1,4 @@
-"""What a comparison says, as plain values: every renderer reads these and nothing else."""
+"""The results of a comparison as plain values; renderers read nothing else."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What became of a trial.
+    """The result of a trial.
 
     Attributes:
         point: the number of its point.
@@ -132,7 +132,7 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class PointResult:
-    """What the trials of one point came to together.
+    """The result of the trials of one point together.
 
     Attributes:
         number: from 0, in the order of the first trials.
@@ -140,7 +140,7 @@ class PointResult:
         trials: numbers of its trials in `Verdict.trials`' order.
         estimates: by the name of the measure.
         against: its comparison with every baseline, by the measure that decides.
-        is_tied: whether it cannot be told from the best point; tied_p: the p value of that.
+        is_tied: whether it belongs to the tied set, not distinguishable from the best point; tied_p: the p value.
         consistency: share of rows with the same answer over all seeds; None with one seed.
         tokens: training tokens of its first trial, all epochs. rank: of its adapter.
         answer_length: characters of its answers, on average; None: not asked.
@@ -185,17 +185,17 @@ class BaselineResult:
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """The values alone."""
+        """The values of all measures, by name."""
         return {name: estimate.value for name, estimate in self.estimates.items()}
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What the statistics allow to say.
+    """The decision, as far as the statistics support one.
 
     Attributes:
         advised: number of the point to use; None: none can be advised.
-        tied: numbers of the points that cannot be told from the best, the advised one included.
+        tied: numbers of the points in the tied set, the advised one included.
         about: the point that the difference is of: the advised one, else the best; None: nothing was compared.
         against: name of the baseline that is hardest to beat.
         difference, low, high, p: of that point against it; point minus baseline, also where less is better.

@@ -112,13 +112,13 @@ def so_far(sentence: str, unfinished: int, trials: int) -> str:
 
 
 def sentence(case: Case) -> str:
-    """What the decision says."""
+    """Return the sentence of a decision."""
     decision = case.decision
     if decision.about is None:
         return not_measured(case.measure)
     if decision.nothing_right:
         return (
-            f"Nothing can be told: no answer of any point or baseline scores above 0 by {case.measure.name}. "
+            f"Nothing can be decided: no answer of any point or baseline scores above 0 by {case.measure.name}. "
             "If answers are free text, name another metric, such as chrf or contains, in evaluation.metrics: the "
             "stored answers are scored again and no model is asked."
         )

@@ -144,7 +144,7 @@ class ComparisonTable:
 
     @property
     def sentence(self) -> str:
-        """The verdict in words."""
+        """The sentence of the verdict."""
         return self.verdict.sentence
 
     @property
@@ -154,12 +154,12 @@ class ComparisonTable:
 
     @property
     def points(self) -> tuple[Row, ...]:
-        """The rows of points."""
+        """The rows of points, without baselines."""
         return tuple(row for row in self.rows if row.kind is RowKind.POINT)
 
     @property
     def baselines(self) -> tuple[Row, ...]:
-        """The rows of baselines."""
+        """The rows of baselines, without points."""
         return tuple(row for row in self.rows if row.kind is RowKind.BASELINE)
 
     @property
@@ -290,7 +290,7 @@ class ComparisonTable:
         """The table as text of some kind: `csv`, `html`, `json`, `latex`, `markdown`, `note`, `terminal`.
 
         Raises:
-            InputError: there is no such renderer; lists them.
+            InputError: the renderer is unknown; lists the known ones.
         """
         from tunerun.comparison.renderers import renderer
 

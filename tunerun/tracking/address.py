@@ -1,4 +1,4 @@
-"""Where MLflow is: which tracking URIs are taken, and what is left out of one before anyone sees it."""
+"""MLflow's address: parses tracking URIs, and removes credentials from them for display."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Address:
     """A tracking URI that can be used.
 
     Attributes:
-        uri: absolute; may hold a password, so it is shown to nobody.
+        uri: absolute; may hold a password, so it is never displayed.
         name: the same without user and password; names the tracker in the ledger, in messages and logs.
         file: the SQLite file; None for a server or another database.
         artifacts: the folder new experiments keep their artifacts in; None: the server decides.
@@ -36,11 +36,11 @@ class Address:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a config and the environment choose together.
+    """The tracking URI and experiment that config and environment choose together.
 
     Attributes:
         experiment: the name of the MLflow experiment.
-        notes: what of this the environment has chosen, one line each.
+        notes: which of these the environment has chosen, one line each.
     """
 
     address: Address
@@ -49,7 +49,7 @@ class Chosen:
 
 
 def choose(tracking: Tracking, runs: Path, name: str) -> Chosen:
-    """Choose the tracking URI and the experiment: the config's, else the environment's, else our own.
+    """Choose the tracking URI and the experiment: the config's, else the environment's, else the default.
 
     Args:
         runs: the folder of the ledger, `paths.runs`.
@@ -109,5 +109,5 @@ def _sqlite(uri: str, source: str) -> Address:
 
 
 def tracker_name(uri: str) -> str:
-    """A tracking URI without the user, password or token it may hold."""
+    """Return a tracking URI without user, password and token."""
     return QUERY.sub(rf"\1{MASK}", USERINFO.sub(r"\1", uri))

@@ -1,4 +1,4 @@
-"""What a model answered to held-out examples, scored: a run's `eval/...` and `test/...`, and its table of answers."""
+"""Scored answers to held-out examples: a run's metrics `eval/...` and `test/...`, and its table of answers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FILES = {VALIDATION: "predictions.json", TEST: "test_predictions.json"}
 """The artifact that holds the answers, by held-out set."""
 
 CONTEXTS = {VALIDATION: "validation", TEST: "testing"}
-"""What MLflow calls the use of each held-out set."""
+"""MLflow's name for the use of each held-out set."""
 
 _PREFIXES = {VALIDATION: "eval/", TEST: "test/"}
 
@@ -86,7 +86,7 @@ class Answered:
 
 
 def answered(ledger: Ledger, sweep: FrozenSweep, subject: str, trial: TrialRecord, held_out: str) -> Answered | None:
-    """How a subject answered one of a trial's held-out sets, by the metrics frozen with the sweep; None: not asked.
+    """Return a subject's answers to a trial's held-out set, scored by the sweep's frozen metrics; None: not asked.
 
     Args:
         subject: the trial's key, or a baseline's.
@@ -111,7 +111,7 @@ def answered(ledger: Ledger, sweep: FrozenSweep, subject: str, trial: TrialRecor
     for metric in known:
         try:
             table = rows.of(metric, subject, HeldOutRows(of_set, trial.asked))
-        except (MetricError, MissingPackageError):  # the sweep's own run says so; the answers are shown all the same
+        except (MetricError, MissingPackageError):  # reported on the sweep's own run; the answers are still shown
             continue
         if table is None or not len(readable(metric, table)):
             continue
@@ -131,7 +131,7 @@ def answered(ledger: Ledger, sweep: FrozenSweep, subject: str, trial: TrialRecor
 
 
 def _metrics(sweep: FrozenSweep, trial: TrialRecord) -> Sequence[Metric]:
-    """None where the one that decides is lost: the sweep's own run says why."""
+    """Return the metrics; none if the deciding one is lost, which the sweep's own run reports."""
     try:
         return resolve_stored(trial.settings.evaluation, sweep.record.document.get("metrics", {}))[0]
     except ConfigError:

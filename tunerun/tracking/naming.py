@@ -1,4 +1,4 @@
-"""What runs and params are called: short, so that MLflow's tables show them whole, and so that they sort.
+"""Names of runs and params: short enough for MLflow's tables, and sortable.
 
 The run column of MLflow's page cuts after about 20 characters (reference/mlflow.md, section 4).
 """
@@ -35,7 +35,7 @@ _DEFAULT_KEYS = ("hyperparameters.learning_rate", "hyperparameters.epoch_count")
 def run_name(
     number: int, trials: int, varied: Sequence[str], overrides: Mapping[str, Scalar], config: Mapping[str, Any]
 ) -> str:
-    """The name of a trial's run, such as `t05 lr=0.0001 ep=5`: its number, then what the sweep varies.
+    """Return the name of a trial's run, such as `t05 lr=0.0001 ep=5`: its number, then the varied keys.
 
     Args:
         trials: how many trials the sweep has; numbers are padded to its width.
@@ -53,7 +53,7 @@ def point_name(
 
 
 def padded(letter: str, number: int, count: int) -> str:
-    """A number behind a letter, as wide as the last of so many, so that names sort."""
+    """Return a letter and a number padded to the width of the largest number, so that names sort."""
     return letter + str(number).zfill(len(str(max(count - 1, 0))))
 
 
@@ -98,7 +98,7 @@ def label(key: str) -> str:
 
 
 def value_of(key: str, overrides: Mapping[str, Scalar], config: Mapping[str, Any]) -> Scalar:
-    """What a trial has for a dotted key: its override, else its config's value; None where that is no single value."""
+    """Return a trial's value of a dotted key: its override, else its config's value; None for a list or a section."""
     if key in overrides:
         return overrides[key]
     value: Any = config

@@ -1,4 +1,4 @@
-"""What MLflow's pages say of a sweep in words: the note of its run, and of the experiment.
+"""Notes on MLflow's pages: of a sweep's run, and of the experiment.
 
 MLflow renders them as Markdown without tables. Of an experiment's note it shows the first lines above every list of
 runs, the rest on a click: those lines are the verdict (reference/mlflow_more.md, section 2).
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from tunerun.comparison.table import ComparisonTable
 
 MAX_EXPERIMENT_NOTE = 20_000
-"""Characters that MLflow takes as an experiment's tag."""
+"""Longest value of an experiment's tag in MLflow, in characters."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """What an experiment's note says of one of its sweeps.
+    """The line of one sweep in an experiment's note.
 
     Attributes:
         note: the note of the sweep's own run.
@@ -40,7 +40,7 @@ class Line:
 
 
 def sweep_note(table: ComparisonTable, interrupted: str | None) -> str:
-    """The sentence, the points and the baselines.
+    """Return the note of a sweep's run: the sentence, the points and the baselines.
 
     Args:
         interrupted: the command that continues the sweep; None: it is complete, or a process runs it.

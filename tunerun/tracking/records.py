@@ -1,6 +1,6 @@
 """The record of a sweep, fetched from MLflow: all that is needed to run it again, from the id of any of its runs.
 
-It lies under `record/` among the artifacts of the sweep's own run; the runs of trials and baselines name that run, or
+It is under `record/` among the artifacts of the sweep's own run; the runs of trials and baselines name that run, or
 at least their sweep. Nothing is written to MLflow.
 """
 
@@ -65,7 +65,7 @@ def fetch(uri: str, reference: str, folder: Path) -> FetchedRecord:
     """
     address = parse_address(uri, folder)
     if address.file is not None and not address.file.exists():
-        raise NotFoundError(f"{reference}: MLflow was asked at {address.name}, and there is no such file")
+        raise NotFoundError(f"{reference}: MLflow's store {address.name} does not exist")
     mlflow = _Reader(address)
     named = mlflow.run(reference) or mlflow.named(reference)
     if named is None:

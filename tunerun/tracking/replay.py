@@ -83,14 +83,14 @@ class Replay:
         self.points = 0
 
     def overdue(self) -> list[str]:
-        """The sweeps that MLflow has been told of and does not show as they are now, by the ledger alone."""
+        """Return the sweeps whose runs in MLflow are out of date, judged from the ledger alone."""
         found = []
         for record in self._ledger.sweeps():
             if self._ledger.marks(self._tracker, f"{record.id}/"):
                 sweep = self._frozen_sweep(record.id)
                 try:
                     is_overdue = any(True for _ in self._images(sweep, self._marks(sweep), Pages()))
-                except RefusedError:  # its verdict cannot be made here, and all the rest is there
+                except RefusedError:  # only its verdict is missing, which cannot be computed here
                     is_overdue = False
                 found += [sweep.id] if is_overdue else []
         return found
@@ -167,7 +167,7 @@ class Replay:
         return any(run.run_id == mark.run_id for run in self._known[sweep.experiment].get(subject, ()))
 
     def _images(self, sweep: FrozenSweep, marks: Mapping[str, Mark], pages: Pages) -> Iterator[RunProjection]:
-        """What is not as it should be: the sweep's own run before its trials, so that there is something to open."""
+        """Yield projections of runs that are out of date; the sweep's own run first, so that links to it work."""
         from tunerun.tracking.summary import Summary  # numpy: a tracker is opened without it
         from tunerun.tracking.trial import trial_projection
 
@@ -211,7 +211,7 @@ class Replay:
             raise RefusedError(f"MLflow has no verdict of the sweep {sweep.id}: {lost}") from lost
 
     def _lines(self, sweep: FrozenSweep) -> list[Line]:
-        """What was said last of the other sweeps of the same MLflow experiment, by their marks."""
+        """Return the note's lines of the other sweeps of the same MLflow experiment, from their marks."""
         from tunerun.tracking.summary import line_of
 
         others = [s for s in self._ledger.sweeps() if s.id != sweep.id and experiment_of(s) == sweep.experiment]
@@ -290,7 +290,7 @@ class Replay:
 
 
 class ShownRun:
-    """One run in MLflow and the mark that says how far it is."""
+    """One run in MLflow, and the mark of what was sent to it."""
 
     def __init__(
         self,
@@ -311,7 +311,7 @@ class ShownRun:
         self._document = {**document, "experiment": experiment_id}
 
     def bring_up_to(self, image: RunProjection) -> int:
-        """Send what the run lacks, and return the number of points among it."""
+        """Send what the run lacks, and return the number of points that were sent."""
         self._send_name(image)
         self._send_tags(image)
         self._send_params(image.params)

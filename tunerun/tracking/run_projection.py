@@ -1,4 +1,4 @@
-"""What MLflow should show of a sweep, as plain values, and the parts that all its runs share."""
+"""What a run in MLflow should contain, as plain values, and the parts that all runs of a sweep share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 _DIGEST_CHARACTERS = 8  # MLflow takes 36 and shows them all; the whole digest is in the source
 
 LAYOUT = 4
-"""What runs look like: raised whenever they get something new, so that older stores get it with the next replay."""
+"""Version of the content of runs: raised when something is added, so that the next replay updates older stores."""
 
 STEP_LOSS, EPOCH_LOSS, VALIDATION_EPOCH_LOSS = "train/mean_loss", "train/epoch_mean_loss", "validation/epoch_loss"
 """The metrics that are curves."""
@@ -34,7 +34,7 @@ ONCE = "1"
 """The version of a part that never changes."""
 
 STANDINGS, VIEW = "standings", "view"
-"""What a sweep's mark remembers: by trial, the fields of its last `Standing`; the key of the view that MLflow has."""
+"""Keys of a sweep's mark: by trial the fields of its last `Standing`; and the key of the view that MLflow has."""
 
 NOTE_TAG = "mlflow.note.content"
 """The tag of a run or an experiment that MLflow shows as its description, in Markdown."""
@@ -51,7 +51,7 @@ YES = "yes"
 
 
 class Kind(StrEnum):
-    """What a run shows: its tag `tunerun.kind`."""
+    """The kind of a run: its tag `tunerun.kind`."""
 
     TRIAL = "trial"
     BASELINE = "baseline"
@@ -59,7 +59,7 @@ class Kind(StrEnum):
 
 
 class RunState(StrEnum):
-    """MLflow's words for where a run stands; the last three are finished."""
+    """MLflow's states of a run; the last three are finished."""
 
     SCHEDULED = "SCHEDULED"
     RUNNING = "RUNNING"
@@ -75,22 +75,22 @@ class RunState(StrEnum):
 
 @dataclass(frozen=True)
 class RunPart(Generic[T]):
-    """A part of a run that is rendered and sent as a whole, whenever its version is not the one that was sent."""
+    """A part of a run that is rendered and sent as a whole when its version differs from the one sent last."""
 
     version: str
     render: Callable[[], T]
 
 
 Content: TypeAlias = str | bytes
-"""What a file holds: a text, of which secrets are masked, or bytes as they are."""
+"""The content of a file: text, whose secrets are masked, or bytes, which are sent unchanged."""
 
 
 @dataclass(frozen=True)
 class WrittenFiles:
-    """Files of a run that are too large to be values: written where they are sent from, whenever the version is new.
+    """Files of a run that are too large for memory: written to a folder and sent when their version is new.
 
     Attributes:
-        write: puts them into a folder, below which they have the names of artifacts.
+        write: writes them into a folder, under the names of their artifacts.
     """
 
     version: str
@@ -101,7 +101,7 @@ class WrittenFiles:
 class MetricPoint:
     """One point of a metric; the time is in milliseconds since 1970 (UTC) and comes from the ledger, never from now.
 
-    MLflow drops a point that it has already, and doubles one that comes again with another time.
+    MLflow ignores a point that it has already, but stores it twice if it is sent again with another time.
     """
 
     key: str
@@ -148,12 +148,12 @@ class ShownModel:
 
 @dataclass(frozen=True)
 class Standing:
-    """What the verdict of a sweep says of one of its trials.
+    """The verdict of a sweep about one of its trials.
 
     Attributes:
         point: the name of its point, shared by its replicates.
         is_advised: whether its point is the one to use.
-        is_tied: whether its point cannot be told from the best.
+        is_tied: whether its point is not distinguishable from the best.
     """
 
     point: str
@@ -161,10 +161,10 @@ class Standing:
     is_tied: bool = False
 
     TAGS: ClassVar[tuple[str, ...]] = ("advised", "tied")
-    """Those that a list of runs has as columns."""
+    """Tags that a list of runs shows as columns."""
 
     def tags(self) -> dict[str, str]:
-        """The tags of its run; an empty one replaces what an earlier verdict said."""
+        """Return the tags of its run; an empty value replaces that of an earlier verdict."""
         return {
             "tunerun.point": self.point,
             "tunerun.advised": YES if self.is_advised else "",
@@ -174,12 +174,12 @@ class Standing:
 
 @dataclass(frozen=True)
 class RunProjection:
-    """What one run should look like now.
+    """The intended content of one run.
 
     Attributes:
         subject: names the run in the ledger's marks.
-        identity: the tags by which the run is found again.
-        seen: a digest of the ledger's state that this image was made from.
+        identity: the tags by which the run is found.
+        seen: a digest of the ledger's state that this projection was made from.
         end_ms: set when the state is finished.
         measures: single values, at step 0: MLflow then draws a bar over all runs, and not a lonely dot. Those that
             were measured on a data set are linked to it, and all of them to the model.
@@ -239,12 +239,12 @@ class FrozenSweep:
 
     @cached_property
     def places(self) -> Places:
-        """What is said instead of places of the machine; read from every config, when something is first sent."""
+        """The replacements for places of the machine; read from every config on first use."""
         return Places.of_this_machine([trial.config for trial in self.trials], self._runs)
 
     @property
     def rerun(self) -> str:
-        """What tells a rerun from every other sweep of the same keys, also of other ledgers; empty: it is not one."""
+        """The id that distinguishes a rerun from other sweeps of the same keys, also of other ledgers; empty: not one."""
         return _rerun(self.record)
 
     @property
@@ -255,7 +255,7 @@ class FrozenSweep:
 
     @property
     def trial_prefix(self) -> str:
-        """What the subjects of its trials begin with, in the ledger's marks; the key follows."""
+        """The prefix of the subjects of its trials in the ledger's marks; the key follows."""
         return trial_prefix(self.experiment, self.rerun)
 
     def subject(self, kind: Kind, name: str = "") -> str:
@@ -270,7 +270,7 @@ class FrozenSweep:
         return own | {f"tunerun.{k}": v for k, v in more.items()}
 
     def code_tags(self) -> dict[str, str]:
-        """Which program and which version of the user's project made the sweep."""
+        """Tags of tunerun's version and of the Git commit of the user's project."""
         tags = {"mlflow.source.name": "tunerun", "mlflow.source.type": "LOCAL"}
         tags["tunerun.version"] = str(self.record.document.get("version", ""))
         code = self.record.document.get("code")
@@ -305,7 +305,7 @@ class SharedTrial:
         members: the sweeps with their own record of the trial, the oldest first; the newest names the run.
         progress: how far it is, as the newest sweep measures it.
         is_interrupted: whether its job is under way and no process watches it.
-        standing: what the newest sweep's verdict says of it; None: that has not been judged yet.
+        standing: the newest sweep's verdict about it; None: not judged yet.
         record_run: the newest sweep's own run, which has the record; None: there is none yet.
         pages: where both are shown.
     """

@@ -42,7 +42,7 @@ def serve_ui(uri: str, port: int) -> int:
         The server's exit code; 0 after Ctrl-C.
 
     Raises:
-        ConfigError: the URI is no place MLflow can keep runs in, or the port is taken.
+        ConfigError: MLflow cannot keep runs at the URI, or the port is taken.
         TrackingError: the store cannot be opened, or the server did not answer in time.
     """
     address = parse_address(uri, Path.cwd())
@@ -71,7 +71,7 @@ def serve_ui(uri: str, port: int) -> int:
 
 
 def _relay(server: subprocess.Popen[str], ending: threading.Event) -> None:
-    """Pass the server's own words on to stderr, for stdout is for the link; after Ctrl-C they are a traceback."""
+    """Copy the server's output to stderr, since stdout is for the link; not after Ctrl-C, when it is a traceback."""
     for line in server.stdout or ():
         if not ending.is_set():
             sys.stderr.write(line)
@@ -84,7 +84,7 @@ def _command(port: int) -> list[str]:
 
 
 def _environment(address: Address) -> dict[str, str]:
-    """The address goes by the environment: a command line shows passwords to everybody on the machine."""
+    """Return the server's environment with the address: a command line would show passwords to all local users."""
     ours = {
         "MLFLOW_BACKEND_STORE_URI": address.uri,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -114,7 +114,7 @@ def _await_answer(server: subprocess.Popen[str], port: int) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise TrackingError(f"mlflow server ended with exit code {server.returncode}; its own words stand above")
+            raise TrackingError(f"mlflow server ended with exit code {server.returncode}; see its output above")
         try:
             with urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=2):
                 return
@@ -125,7 +125,7 @@ def _await_answer(server: subprocess.Popen[str], port: int) -> None:
 
 @contextmanager
 def _stopped_with_us(server: subprocess.Popen[str]) -> Iterator[None]:
-    """End the server when this process is told to end, or leaves for any reason."""
+    """Stop the server when this process receives SIGTERM, or leaves the context for any reason."""
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a signal's receiver
         server.terminate()

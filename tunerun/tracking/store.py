@@ -48,7 +48,7 @@ _SLOWEST_BYTES_PER_S = 1_000_000
 """At which a server may store what it is sent; our choice."""
 
 FIRST_OPEN_TIMEOUT_S = 60
-"""How long another process may take to create a store: 3 s here, more on a busy machine."""
+"""Seconds that another process may take to create a store: 3 s here, more on a busy machine."""
 
 _REFUSALS = frozenset(
     {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST", "INVALID_STATE"}
@@ -316,7 +316,7 @@ class Store:
                     self.client.log_artifacts(run_id, folder)
 
     def set_state(self, run_id: str, state: RunState, end_ms: int | None) -> None:
-        """Say where a run stands; only this sets the end of one that is finished."""
+        """Set the state of a run; only this sets the end of a finished one."""
         with self.translated():
             if state.is_finished:
                 self.client.set_terminated(run_id, state, end_ms)

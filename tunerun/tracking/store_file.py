@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 BUSY_TIMEOUT_S = 5.0
-"""How long a file that another process has locked is waited for, before the next turn tries again."""
+"""Seconds to wait for a file that another process has locked, before the next turn tries again."""
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _IMPOSSIBLE = (*_DAMAGED, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT)
-"""What finishing a copy fails with, whatever the disk and its rights: such as a table that is there already."""
+"""Errors of finishing a copy that the disk does not cause, such as a table that exists already."""
 
 
 class UnusableError(Exception):
@@ -33,7 +33,7 @@ class _Kind(Enum):
     READY = auto()
     ABSENT = auto()
     UNFINISHED = auto()
-    """Half made, or of an older MLflow: what can be told apart only by finishing a copy of it."""
+    """Half made, or of an older MLflow, which only finishing a copy of it can distinguish."""
     DAMAGED = auto()
 
 
@@ -45,7 +45,7 @@ class _Found:
 
 
 def make_ready(file: Path, *, thorough: bool, before_new: Callable[[], None]) -> str | None:
-    """See to it that MLflow can open a SQLite store; the caller holds the file's lock.
+    """Make sure that MLflow can open a SQLite store; the caller must hold the file's lock.
 
     Args:
         thorough: look at every page, as after an error that speaks of damage.

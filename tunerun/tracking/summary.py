@@ -143,9 +143,9 @@ class Summary:
         )
 
     def without_verdict(self, problem: str) -> RunProjection:
-        """The run of the sweep itself where there is no verdict: its record, and why.
+        """Return the sweep's own run when no verdict can be made: its record, and the reason.
 
-        What it has seen is not what there is, so that the verdict is tried again.
+        Its `seen` differs from the ledger's state, so that the verdict is tried again.
         """
         note = f"There is no verdict: {escaped(problem)}"
         image = self._bare(digest([self.seen, problem]))

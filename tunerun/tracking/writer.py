@@ -57,7 +57,7 @@ class Tracker:
         problem: what went wrong last, in one line for the user; None: all is well.
 
     Raises:
-        ConfigError: the URI is no place MLflow can keep runs in.
+        ConfigError: MLflow cannot keep runs at the URI.
     """
 
     def __init__(self, ledger_path: Path, uri: str, interval_s: float = 3.0) -> None:
@@ -121,7 +121,7 @@ class Tracker:
             return SyncReport(len(wanted), replay.runs, replay.points, self.problem)
 
     def run_ids(self, ledger: Ledger, sweep_id: str) -> dict[int, str]:
-        """The ids of the trials' runs by number, from the ledger alone; those that MLflow was told of."""
+        """Return the run ids of the trials that MLflow has, by number, from the ledger's marks."""
         sweep = FrozenSweep(ledger, sweep_id)
         marks = ledger.trial_marks(self.name, sweep_id, sweep.trial_prefix)
         found = {key_of_subject(subject): mark.run_id for subject, mark in marks.items()}
@@ -188,7 +188,7 @@ class Tracker:
             self.problem = str(error)
 
     def _turn(self, replay: Replay, sweep_ids: Sequence[str], lock_wait_s: float) -> None:
-        """Replay some sweeps; a refusal is kept and the next one goes on, an MLflow that does not answer ends it."""
+        """Replay some sweeps; a refusal is kept and the next sweep is replayed; if MLflow does not answer, stop."""
         problem = None
         lock = FileLock(self._ledger_path.with_name(self._ledger_path.name + ".tracker.lock"), timeout=lock_wait_s)
         try:
@@ -209,7 +209,7 @@ class Tracker:
                 )
         except LedgerError:
             raise
-        except Exception as error:  # noqa: BLE001 - a thread that ended here would do so without a word to the user
+        except Exception as error:  # noqa: BLE001 - otherwise the thread would end without a message to the user
             self.problem = self._unforeseen(error)
 
     def _unforeseen(self, error: Exception) -> str:

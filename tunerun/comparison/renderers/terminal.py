@@ -66,7 +66,7 @@ def print_words(table: ComparisonTable, console: Console) -> None:
 
 
 def _fitting(table: ComparisonTable, width: int) -> ComparisonTable | None:
-    """The table without the columns for which there is no room; None: what it needs does not fit."""
+    """Return the table without the columns that do not fit; None: the required columns do not fit."""
     while _Widths.of(table).least > width:
         rank = max(column.rank for column in table.columns)
         if rank == 0:
@@ -135,7 +135,7 @@ def _table(table: ComparisonTable, width: int) -> Table:
 
 
 def _words(text: str, style: str = "") -> Text:
-    """Text from outside: brackets in it are no markup, and a control character is shown, not obeyed."""
+    """Return text from outside without markup, and with control characters made visible."""
     return Text("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text), style=style)
 
 

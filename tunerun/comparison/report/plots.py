@@ -1,4 +1,4 @@
-"""The plots of a report as plain values: what is drawn, and in words what a reader of each mark is told."""
+"""The plots of a report as plain values: what is drawn, and a description in words of each mark."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _LONG_WORD = 16
 _BREAK_EVERY = 10
 _BREAKS_BEHIND = re.compile(rf"([_/=:,.-]+|[^\W_]{{{_BREAK_EVERY}}})(?=[^\W_])")
 _BREAK = "\u200b"
-"""Stands where a long word may be broken, until the text is escaped; no text from outside keeps one."""
+"""Placeholder for a point where a long word may be broken, until the text is escaped."""
 
 _LIGATURES = {"`": r"\textasciigrave{}", "--": "-{}-", "''": "'{}'", ",,": ",{},"}
 """What TeX would join into another character."""
