@@ -244,7 +244,7 @@ class FrozenSweep:
 
     @property
     def rerun(self) -> str:
-        """The id that distinguishes a rerun from other sweeps of the same keys, also of other ledgers; empty: not one."""
+        """The id that distinguishes a rerun from other sweeps of the same keys, in any ledger; empty: not a rerun."""
         return _rerun(self.record)
 
     @property
