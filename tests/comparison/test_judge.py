@@ -48,7 +48,9 @@ def test_a_new_metric_asks_no_model(tmp_path: Path) -> None:
     frozen_verdict = judge(lab.ledger, lab.sweep)
     assert frozen_verdict.decision.outcome is Outcome.CANNOT_TELL
     assert frozen_verdict.decision.nothing_right
-    assert frozen_verdict.sentence.startswith("Nothing can be decided: no answer of any point or baseline scores above 0")
+    assert frozen_verdict.sentence.startswith(
+        "Nothing can be decided: no answer of any point or baseline scores above 0"
+    )
     verdict = judge(lab.ledger, lab.sweep, evaluation=Evaluation(metrics=["contains", "exact_match", "macro_f1"]))
     assert verdict.sentence.startswith("Use point 0 (5 epochs)")
     assert [measure.name for measure in verdict.measures] == ["eval/contains", "eval/exact_match", "eval/macro_f1"]
