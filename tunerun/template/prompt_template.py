@@ -23,7 +23,7 @@ from tunerun.template.sandbox import BoundedEnvironment
 Row = Mapping[str, Any]
 
 _ROW = "row"
-"""Holds the whole row in a template, for columns whose names are no identifiers."""
+"""Holds the whole row in a template, for columns whose names are not identifiers."""
 
 _LONGEST_MESSAGE = 300
 _TEXT_FILTERS = frozenset(
