@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo results test coverage check docs bench bench-gpu soak clients lock clean
+.PHONY: help setup demo results test test-fast coverage check docs bench bench-gpu soak clients lock clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -31,10 +31,13 @@ results: demo  ## write experiments/next_number's results and its bundle, from t
 	$(BIN)/tunerun compare experiment=next_number --output experiments/next_number
 	$(BIN)/tunerun bundle next_number --no-models --output experiments/next_number/study.zip
 
-test: $(READY)  ## every test, the ones that load the small model included
+test: $(READY)  ## every test, as CI runs them: engines, MLflow stores, services and a browser included
 	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal
 
-coverage: $(READY)  ## the same, slower, and the lines that no test reaches
+test-fast: $(READY)  ## tests that need none of these, in every room; in about a minute
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow'
+
+coverage: $(READY)  ## every test, slower, and the lines that no test reaches
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report term-missing:skip-covered
 
 check: $(READY)  ## lint, format and types

@@ -18,15 +18,24 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 """A loaded machine is slow, not wrong: hypothesis by itself fails an example that takes 200 ms."""
 
-SLOW = ("backends", "cli", "crash", "engine", "ledger", "service", "tracking", "workers")
-"""Folders whose tests start processes, MLflow stores or the engine."""
+NEEDS = {
+    "engine": ("engine_cache", "tiny_folder", "smollm2"),
+    "mlflow": ("made_store", "store"),
+    "browser": ("driver",),
+}
+"""The marks of what a test needs, and the fixtures that provide it; a test without such a fixture is marked where it is
+written."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is slow by where it stands, so that `-m 'not slow'` runs while one thinks."""
+    """Mark each test with what it needs, and as slow where it needs anything: `-m 'not slow'` runs while one thinks."""
     for item in items:
-        if item.path.parent.name in SLOW:
-            item.add_marker(pytest.mark.slow)
+        fixtures = getattr(item, "fixturenames", ())
+        for need, providers in NEEDS.items():
+            if any(provider in fixtures for provider in providers):
+                item.add_marker(need)
+        if any(item.get_closest_marker(need) for need in (*NEEDS, "process")):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -24,6 +24,8 @@ from tunerun.runner import SweepResult
 from tunerun.template import PromptTemplate
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 
+pytestmark = pytest.mark.process
+
 FUNCTIONS = ("load", "plan", "run", "rerun", "compare", "predict", "open")
 
 

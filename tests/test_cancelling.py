@@ -32,6 +32,8 @@ from tunerun.runner import UnwatchedJob, cancel, unwatched_jobs
 from tunerun.runner.progress import Progress
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 
+pytestmark = pytest.mark.process
+
 SEEDS = "seed=0,1,2,3"
 
 

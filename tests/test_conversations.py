@@ -27,6 +27,8 @@ from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 from tunerun.tracking.answers import answered
 from tunerun.tracking.run_projection import FrozenSweep
 
+pytestmark = pytest.mark.process
+
 SYSTEM = {"role": "system", "content": "Count on."}
 
 

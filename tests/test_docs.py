@@ -187,7 +187,7 @@ def run(arguments: Sequence[str], *, code: int = 0) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_every_override_composes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a page gives to a command as overrides is a config without mistakes."""
     monkeypatch.chdir(project)
@@ -206,7 +206,7 @@ def test_every_override_composes(project: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(tried) > 10
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_the_cheap_commands_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`plan` and `config` of the shipped experiment and of the project of `init` do what the pages say."""
     monkeypatch.chdir(project)
@@ -227,7 +227,7 @@ def test_the_mistakes_are_reported_as_printed() -> None:
     assert [f"{len(problems)} problems:", *(f"  {problem}" for problem in problems)] == printed
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_finished_sweep_is_used_and_run_again_a_year_later(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What pages print about a finished sweep works, and `Run it again in a year` ends with the lines that follow it."""
     page = (REPOSITORY / "docs/reproduce.md").read_text(encoding="utf-8")
@@ -274,7 +274,7 @@ def test_yaml_json_and_toml_blocks_can_be_read() -> None:
     assert all(read[language](text) for language in read for _, text in blocks(language))
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_the_python_of_readme_plans(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first lines of README's Python load and plan the shipped experiment; the next one would train."""
     monkeypatch.chdir(project)

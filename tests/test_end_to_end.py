@@ -20,7 +20,7 @@ from tunerun.job import JobState
 from tunerun.ledger import Ledger
 from tunerun.planning import ledger_path
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 SWEEP = ("hyperparameters.epoch_count=2,3", "hyperparameters.learning_rate=0.01,0.001")
 DEADLINE_S = 200.0

@@ -62,6 +62,7 @@ def test_a_record_keeps_what_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None
     assert resolved_record(resolved_record(model)) is not model
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("typed", "key", "text"),
     [
@@ -122,6 +123,7 @@ def test_where_a_value_cannot_be_kept_out_it_is_refused(
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 
 
+@pytest.mark.process
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=TEXTS.filter(bool))
 def test_a_stored_text_resolves_to_what_the_config_had(value: str) -> None:

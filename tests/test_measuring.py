@@ -38,12 +38,14 @@ def test_the_users_file_is_named_hashed_and_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.process
 def test_a_users_file_that_is_missing_is_refused(tmp_path: Path) -> None:
     """A plan names the file that it did not find."""
     with pytest.raises(InputError, match=r"evaluation\.metrics\.mine: .*gone\.py: No such file"):
         planned(tmp_path, "evaluation.metrics=[{name: mine, python: 'gone.py:score'}]")
 
 
+@pytest.mark.process
 def test_a_metric_with_options_can_be_typed(tmp_path: Path) -> None:
     """The command line takes mappings as YAML does; a new metric changes neither keys nor what models are asked."""
     plain, other = planned(tmp_path), planned(tmp_path, "evaluation.metrics=[{name: numeric, tolerance: 0.5}, chrf]")
@@ -52,6 +54,7 @@ def test_a_metric_with_options_can_be_typed(tmp_path: Path) -> None:
     assert other.trials[0].record().config["evaluation"]["metrics"] == [{"name": "numeric", "tolerance": 0.5}, "chrf"]
 
 
+@pytest.mark.process
 def test_choices_are_the_outputs_of_the_training_examples(tmp_path: Path) -> None:
     """auto takes the labels, and the plan says that nothing is generated."""
     made = plan(load(labels(tmp_path, "evaluation.choices=auto")))

@@ -17,6 +17,8 @@ from tunerun.planning import Plan
 from tunerun.runner import SweepResult, run
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 
+pytestmark = pytest.mark.process
+
 AXES = ("backend=local,gemini", "seed=0,1,2,3")
 """Trials 0 to 3 are local, 4 to 7 hosted."""
 

@@ -17,7 +17,7 @@ from tests.experiments import HELD_OUT, ROWS, write_rows
 from tunerun.cli import main
 from tunerun.testing.gemini_service import GeminiService
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 PLANTED = "planted-7f3a9"
 EXPERIMENT = """\

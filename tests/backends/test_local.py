@@ -31,7 +31,7 @@ from tunerun.job import (
 from tunerun.testing.backend_contract import BackendContract
 from tunerun.testing.waiting import wait_for_end, wait_for_steps, wait_until
 
-pytestmark = pytest.mark.slow  # every test starts the engine's process
+pytestmark = pytest.mark.engine
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -23,6 +23,7 @@ SOURCES = [
 ]
 
 
+@pytest.mark.process
 def test_no_code_compares_a_kind_with_a_name() -> None:
     """Outside the package of backends, which `Capabilities` answers for."""
     found = [

@@ -12,6 +12,8 @@ import pytest
 
 from tests.experiments import overrides
 
+pytestmark = pytest.mark.process
+
 
 def tunerun(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(

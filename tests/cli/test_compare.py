@@ -15,6 +15,8 @@ from tunerun.cli import app
 from tunerun.errors import InputError, NotFoundError
 from tunerun.ledger import Ledger
 
+pytestmark = pytest.mark.process
+
 FIRST, SECOND = "support-1a2b3c4d", "support-5e6f7a8b"
 GOOD, FAIR, POOR = "1" * 22 + "0" * 2, "1" * 20 + "0" * 4, "0" * 24
 FILES = ["results.json", "results.md", "results.csv", "results.tex", "points.png", "loss.png", "report.html"]

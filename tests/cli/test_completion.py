@@ -16,6 +16,7 @@ TEMPLATES = ["bank_intents", "bank_question", "plain", "question_context"]
 """The shipped ones."""
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("typed", "found"),
     [
@@ -51,6 +52,7 @@ def test_the_top_level_has_every_group_and_key() -> None:
     assert not [each for each in first if each.startswith(("points", "pins", "notes", "hydra"))]
 
 
+@pytest.mark.process
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 @pytest.mark.parametrize(
     ("words", "found"),

@@ -11,6 +11,8 @@ import pytest
 
 from tunerun.cli import main
 
+pytestmark = pytest.mark.process
+
 ROWS = "question,answer\na b c,d\na b c,d\n"
 
 

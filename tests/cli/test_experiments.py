@@ -14,6 +14,8 @@ from tunerun.cli import main
 from tunerun.ledger import Ledger
 from tunerun.testing.gemini_service import GeminiService
 
+pytestmark = pytest.mark.process
+
 Said = Callable[..., tuple[int, str, str]]
 
 

@@ -14,6 +14,8 @@ from tests.comparison.sweeps import Trained, frozen
 from tunerun.cli import app
 from tunerun.errors import InputError
 
+pytestmark = pytest.mark.process
+
 NO_SCREEN = {"DISPLAY": "", "WAYLAND_DISPLAY": "", "BROWSER": ""}
 
 

@@ -14,6 +14,8 @@ from tunerun.service.core.credentials import CLOUD_SCOPE, TUNING_SCOPE, KeyFile
 from tunerun.workers.local import LocalWorkers
 from tunerun.workers.ray import RayWorkers
 
+pytestmark = pytest.mark.process
+
 
 def called(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str

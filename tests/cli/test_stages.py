@@ -12,6 +12,8 @@ from tunerun.compose import load
 from tunerun.planning import plan
 from tunerun.testing.waiting import wait_until
 
+pytestmark = pytest.mark.process
+
 
 def test_a_stage_is_printed_once_while_it_lasts(capsys: pytest.CaptureFixture[str]) -> None:
     """On stderr, and nothing after the end."""

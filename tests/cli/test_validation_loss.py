@@ -11,6 +11,8 @@ from tests.experiments import overrides
 from tunerun.cli import main
 from tunerun.testing.gemini_service import GeminiService
 
+pytestmark = pytest.mark.process
+
 
 def test_service_that_measures_no_validation_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

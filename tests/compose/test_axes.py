@@ -139,7 +139,7 @@ OVERRIDES = st.lists(
 )
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(OVERRIDES, min_size=1, max_size=4))
 def test_expansion_equals_a_full_compose_of_every_point(sweep: list[list[str]]) -> None:
     """The fast expansion gives the config that Hydra composes from the same overrides, whatever came before."""
@@ -179,7 +179,7 @@ SWEPT = st.sampled_from(
 )
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(BASES, SWEPT)
 def test_shared_sections_give_what_each_point_composes(base: list[str], swept: list[str]) -> None:
     """A point put together from shared sections has the config of the point composed as a whole."""

@@ -16,7 +16,7 @@ from tunerun.testing.crash import Instant, Kill, Run
 from tunerun.testing.waiting import wait_until
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.process,
     pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
 ]

@@ -22,6 +22,8 @@ from tunerun.engine.lora import LearningAdapter
 from tunerun.engine.network import LoadedModel
 from tunerun.job import TuningHyperparameters
 
+pytestmark = pytest.mark.engine
+
 TOKENS, PREFIX = 64, 11
 SMALL: dict[str, Any] = {
     "hidden_size": 32,

@@ -11,6 +11,8 @@ from tests.benchmarks import gpu
 from tests.engine import tiny_model
 from tunerun.job import BaseModelRef, Example
 
+pytestmark = pytest.mark.engine
+
 
 class SmallBench(gpu.Bench):
     """With a tokenizer that needs no package."""

@@ -16,6 +16,8 @@ from tunerun.engine import layers, lora, model_facts, network
 from tunerun.engine.generation import Generation
 from tunerun.job import Example, GenerateOptions, Prompt, TuningHyperparameters
 
+pytestmark = pytest.mark.engine
+
 TEMPLATES = {
     "smollm2": "smollm2", "qwen3": "qwen3", "llama-3.2": "llama-3.2", "gemma-3": "gemma-3", "smollm3": "smollm3",
     "phi-4": "phi-4-mini",

@@ -24,7 +24,7 @@ from tunerun.job import (
 )
 
 # PEFT 0.21 asks transformers 5.23 by an old name.
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")]
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")]
 
 EXPERIMENT = Path(__file__).parents[2] / "experiments" / "next_number"
 OPTIONS = GenerateOptions(max_output_tokens=8)

@@ -26,7 +26,7 @@ from tunerun.export.exporting import Check, best_trial, export, named_trial
 from tunerun.job import BaseModelRef, JobRef, JobState, JobStatus, TunedModel
 from tunerun.record import OpenRecord
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.engine
 
 INPUTS = [example.text_input for example in HELD]
 CODE = re.compile(r"```python\n(.*?)\n```", re.DOTALL)

@@ -11,7 +11,7 @@ from tests.experiments import overrides
 from tests.judges.server import JudgeService
 from tests.ledger.test_formats import printed
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 
 def test_a_run_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

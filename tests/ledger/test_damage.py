@@ -67,6 +67,7 @@ def read(path: Path) -> Any:
         )
 
 
+@pytest.mark.process
 def test_a_flipped_byte_is_found_or_was_not_read(tmp_path: Path) -> None:
     """Wherever it is: an error in one line, or exactly what was written; never a wrong value, never another error."""
     path, harmed = tmp_path / "ledger.db", tmp_path / "harmed.db"

@@ -56,6 +56,7 @@ def with_unknown_keys(value: Any) -> Any:
     return [with_unknown_keys(each) for each in value] if isinstance(value, list) else value
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("format_", WRITTEN)
 def test_every_format_is_read_by_every_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], format_: int
@@ -77,6 +78,7 @@ def test_every_format_is_read_by_every_command(
     assert printed(capsys, "sync", "tracking=mlflow")["sweeps"] == 2
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("format_", [WRITTEN[0], WRITTEN[-1]])
 def test_a_project_of_an_earlier_format_runs_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], format_: int
@@ -171,6 +173,7 @@ def test_jobs_of_format_4_keep_their_checksums(tmp_path: Path) -> None:
         ledger.jobs(keys[0])
 
 
+@pytest.mark.process
 def test_a_key_that_was_removed_from_the_config_breaks_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,6 +196,7 @@ def test_a_key_that_was_removed_from_the_config_breaks_nothing(
     assert printed(capsys, "sync", "tracking=mlflow")["sweeps"] == 2
 
 
+@pytest.mark.process
 def test_a_config_without_its_sections_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What the version that wrote it did not have takes its default, each section alone and all together."""
     runs = write_project(tmp_path, 2)

@@ -153,6 +153,7 @@ def test_a_finished_job_stays_as_it_is(ledger: Ledger) -> None:
     assert ledger.snapshots(job.id) == []
 
 
+@pytest.mark.process
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.lists(st.integers(0, 30), min_size=1, max_size=8))
 def test_a_curve_has_every_step_once_whatever_the_cuts(

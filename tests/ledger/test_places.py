@@ -26,6 +26,8 @@ from tunerun.planning import plan
 from tunerun.prediction import find_model
 from tunerun.runner import run
 
+pytestmark = pytest.mark.process
+
 
 def adapter(runs: Path) -> Path:
     return runs / "tuned_models" / MODEL.rpartition("/")[2]

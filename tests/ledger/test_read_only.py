@@ -53,6 +53,7 @@ def being_written(path: Path) -> Iterator[multiprocessing.context.ForkServerProc
         process.join()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("format_", WRITTEN)
 def test_commands_that_look_change_no_byte(tmp_path: Path, format_: int) -> None:
     """`plan`, `status` and `compare` leave names, bytes and times as they are, whatever the format."""

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score, recall_score
@@ -42,6 +41,8 @@ def library(name: str, pairs: list[tuple[str, str]]) -> float:
     if name == "bleu":
         return float(BLEU(force=True).corpus_score(answers, [expected]).score)
     if name == "rouge_l":
+        from rouge_score.rouge_scorer import RougeScorer  # imports nltk: a second
+
         scorer = RougeScorer(["rougeL"])
         return float(np.mean([scorer.score(*pair)["rougeL"].fmeasure for pair in pairs]))
     labels = sorted(set(expected))

@@ -17,6 +17,8 @@ from tunerun.record import open_record
 from tunerun.record.environment import environment_notes
 from tunerun.testing.scripted import ScriptedService
 
+pytestmark = pytest.mark.process
+
 THEN = Environment("3.11.7", "Debian", "Xeon", ("avx2", "avx512f"), 8, 0, {"torch": "2.13.0", "rich": "14.0"})
 ON = TrainedOn("cpu", "Xeon", "AVX512", 8, packages={"torch": "2.13.0"})
 

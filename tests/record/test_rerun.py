@@ -31,7 +31,7 @@ from tunerun.record import open_record
 from tunerun.record.rerun import Request, prepare
 from tunerun.schema import Paths, Tracking
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ def verified(record: OpenRecord, made: Rerun) -> Verification:
         return compare(record, OpenRecord(ledger, sweep, None, "the rerun"))
 
 
+@pytest.mark.process
 def test_a_rerun_has_the_same_keys_baselines_and_questions(record: OpenRecord, runs: Path) -> None:
     """Without the files of rows, from the recorded examples alone."""
     made = prepare(record, request(runs))
@@ -235,6 +236,7 @@ def test_code_of_a_metric_has_to_be_the_recorded_one(runs: Path, tmp_path: Path)
         prepare(record, request(runs))
 
 
+@pytest.mark.process
 def test_a_service_is_asked_for_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another tuned model of the same request; that bits cannot be compared is said."""
     monkeypatch.setenv("GEMINI_API_KEY", "key-0123456789")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.experiments import planned
 from tunerun.planning import plan
 from tunerun.record.stored_config import StoredConfigs
 from tunerun.schema import Paths, Tracking
+
+pytestmark = pytest.mark.process
 
 
 def test_what_a_config_left_to_its_machine_is_computed_as_it_was(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ from tunerun.planning import plan as make_plan
 from tunerun.runner.final import open_test
 from tunerun.testing.scripted import ScriptedService
 
+pytestmark = pytest.mark.process
+
 TESTED = [str(n) for n in range(201, 221)]
 
 

@@ -12,6 +12,8 @@ from tunerun.comparison.results import TrialResult
 from tunerun.job import JobState, Snapshot
 from tunerun.runner.bars import NOTEBOOK_INTERVAL_S, NotebookProgress
 
+pytestmark = pytest.mark.process
+
 REPOSITORY = Path(__file__).parents[2]
 
 CELL = """

@@ -24,6 +24,8 @@ from tunerun.record.verification import compare
 from tunerun.runner import SweepResult
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 
+pytestmark = pytest.mark.process
+
 ROWS = 100
 EARLY = "evaluation.stop_early=true"
 POINTS = "hyperparameters.learning_rate=0.0001,0.0002,0.0003"

@@ -18,6 +18,8 @@ from tunerun.ledger import Ledger
 from tunerun.runner import measuring
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 
+pytestmark = pytest.mark.process
+
 SWEEP = ("hyperparameters.epoch_count=1,2", "seed=0,1")
 
 

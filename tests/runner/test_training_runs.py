@@ -21,6 +21,8 @@ from tunerun.runner.progress import Progress
 from tunerun.testing.scripted import ScriptedBackend, ScriptedService
 from tunerun.testing.waiting import wait_until
 
+pytestmark = pytest.mark.process
+
 EPOCHS = "hyperparameters.epoch_count=3,10,5"
 PRICE = "model.price={usd_per_million_tokens: 1000, source: a page, date: '2026-11-22'}"
 

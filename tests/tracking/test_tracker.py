@@ -125,7 +125,7 @@ def test_a_new_store_can_be_opened_by_several_at_once(tmp_path: Path) -> None:
     assert len(runs(uri)) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_server_that_dies_and_comes_back_misses_nothing(lab: Lab, uri: str) -> None:
     """What happens while the server is away is shown when it is back, and nothing twice."""
     port = free_port()

@@ -25,7 +25,7 @@ from tunerun.errors import InputError, NotFoundError
 from tunerun.record import open_record
 from tunerun.record.bundle.archive import MANIFEST, write_archive
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 CONTEXT = Path(__file__).with_name("ro-crate-1.1-context.json")
 """What https://w3id.org/ro/crate/1.1/context serves (CC0), as the package rocrate 0.13 carries it."""
