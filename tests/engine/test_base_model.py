@@ -168,7 +168,7 @@ def test_cache_folder() -> None:
     assert base_model.cache_folder(None).name == "tunerun"
 
 
-@pytest.mark.slow
+@pytest.mark.engine
 def test_gguf_is_converted_once_and_exactly(smollm2: BaseModelRef, cache: Path, tmp_path: Path) -> None:
     """Weights and names of layers are those of the file; a second preparation changes nothing."""
     import gguf
