@@ -12,8 +12,8 @@ from tunerun.plots import (
     DOTS_PER_INCH,
     HEIGHT_INCHES,
     WIDTH_INCHES,
-    Curve,
     Interval,
+    TrialCurve,
     interval_plot,
     sweep_plot,
     trial_plot,
@@ -24,12 +24,12 @@ SIZE = (round(WIDTH_INCHES * DOTS_PER_INCH), round(HEIGHT_INCHES * DOTS_PER_INCH
 
 def curve(
     name: str = "t0 lr=0.001", scale: float = 1.0, last: float | None = None, validation: tuple[EpochLoss, ...] = ()
-) -> Curve:
+) -> TrialCurve:
     losses = [scale * 2 / step for step in range(1, 13)]
     if last is not None:
         losses[-1] = last
     steps = tuple(Snapshot(n, 1 + (n - 1) // 4, loss, 1e9 + n) for n, loss in enumerate(losses, 1))
-    return Curve(name, steps, 0.4, 1.9, validation)
+    return TrialCurve(name, steps, 0.4, 1.9, validation)
 
 
 def size_of(png: bytes) -> tuple[int, int]:

@@ -39,7 +39,7 @@ _CHECKED_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
-class Format:
+class DatabaseFormat:
     """What a kind of file looks like.
 
     Attributes:
@@ -71,12 +71,12 @@ class Format:
         return found
 
 
-def _add_functions(connection: sqlite3.Connection, format: Format) -> None:  # noqa: A002 - the field's word
+def _add_functions(connection: sqlite3.Connection, format: DatabaseFormat) -> None:  # noqa: A002 - the field's word
     for name, function in format.functions.items():
         connection.create_function(name, -1, function, deterministic=True)
 
 
-def _migrate(connection: sqlite3.Connection, format: Format, transaction: AbstractContextManager[None]) -> None:  # noqa: A002
+def _migrate(connection: sqlite3.Connection, format: DatabaseFormat, transaction: AbstractContextManager[None]) -> None:  # noqa: A002
     """Bring the schema up to date: all steps in one transaction, so that a killed process leaves the old one."""
     with transaction:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -112,7 +112,7 @@ class DatabaseFile:
     def __init__(
         self,
         path: Path,
-        format: Format,  # noqa: A002 - the field's word
+        format: DatabaseFormat,  # noqa: A002 - the field's word
         *,
         read_only: bool = False,
         any_thread: bool = False,

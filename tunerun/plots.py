@@ -29,7 +29,7 @@ _UNIT = "nats per output token"
 
 
 @dataclass(frozen=True)
-class Curve:
+class TrialCurve:
     """The loss curve of a trial.
 
     Attributes:
@@ -47,7 +47,7 @@ class Curve:
     validation: tuple[EpochLoss, ...] = ()
 
 
-def trial_plot(curve: Curve) -> bytes:
+def trial_plot(curve: TrialCurve) -> bytes:
     """Draw one trial as PNG: the loss of every step, the mean of every epoch, and the held-out losses."""
     figure, axes = _canvas(curve.name)
     _draw_steps(axes, curve)
@@ -82,7 +82,7 @@ def trial_plot(curve: Curve) -> bytes:
     return _png(figure)
 
 
-def sweep_plot(title: str, curves: Sequence[Curve], best: str | None = None) -> bytes:
+def sweep_plot(title: str, curves: Sequence[TrialCurve], best: str | None = None) -> bytes:
     """Draw all trials of a sweep as PNG: a line each for the mean loss of every epoch, dashed for held-out examples.
 
     Args:
@@ -164,7 +164,7 @@ def _legend_beside(axes: Any, title: str | None = None) -> None:
     axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), title=title)
 
 
-def _shown(curves: Sequence[Curve]) -> str:
+def _shown(curves: Sequence[TrialCurve]) -> str:
     count = len(curves)
     shown = f"{count} trials" if count <= MAX_IN_LEGEND else f"the {MAX_IN_LEGEND} lowest of {count} trials"
     return f"{shown}\ndashed: held out" if any(curve.validation for curve in curves) else shown
@@ -184,13 +184,13 @@ def _canvas(title: str, height_inches: float = HEIGHT_INCHES) -> tuple[Any, Any]
     return figure, axes
 
 
-def _draw_steps(axes: Any, curve: Curve) -> None:
+def _draw_steps(axes: Any, curve: TrialCurve) -> None:
     steps = [s.step for s in curve.snapshots]
     losses = [_drawn(s.mean_loss) for s in curve.snapshots]
     axes.plot(steps, losses, color="C0", alpha=0.35, linewidth=1, label="each step")
 
 
-def _finish(axes: Any, curves: Sequence[Curve]) -> None:
+def _finish(axes: Any, curves: Sequence[TrialCurve]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -200,7 +200,7 @@ def _finish(axes: Any, curves: Sequence[Curve]) -> None:
         axes.set_ylim(bottom=0)
 
 
-def _spans_decades(curves: Sequence[Curve]) -> bool:
+def _spans_decades(curves: Sequence[TrialCurve]) -> bool:
     """Whether a linear axis would show most of the curves as one flat line at its foot."""
     finite = [v for c in curves for v in epoch_means(c.snapshots) if math.isfinite(v) and v > 0]
     return bool(finite) and max(finite) > 100 * min(finite)
@@ -210,7 +210,7 @@ def _drawn(value: float) -> float:
     return value if math.isfinite(value) else math.nan
 
 
-def _last(curve: Curve) -> float:
+def _last(curve: TrialCurve) -> float:
     value = epoch_means(curve.snapshots)[-1]
     return value if math.isfinite(value) else math.inf
 

@@ -22,7 +22,7 @@ from tests.export.labs import HELD, Lab, lab_of
 from tunerun.cli import app
 from tunerun.engine import network, tuned_model
 from tunerun.errors import InputError, LimitError, NotFoundError
-from tunerun.export.exporting import Check, best_trial, export, named_trial
+from tunerun.export.exporting import AnswerCheck, best_trial, export, named_trial
 from tunerun.job import BaseModelRef, JobRef, JobState, JobStatus, TunedModel
 from tunerun.record import OpenRecord
 
@@ -183,7 +183,7 @@ def test_the_advised_point_is_exported_or_the_verdict_says_why_not(tmp_path: Pat
 
 def test_rows_that_differ_are_named() -> None:
     """By their number from 1."""
-    check = Check(24, (3, 17), "all 24 held-out rows, as the ledger has them")
+    check = AnswerCheck(24, (3, 17), "all 24 held-out rows, as the ledger has them")
     assert check.sentence.startswith("22 of 24 answers equal to the tuned model's (all 24 held-out rows")
     assert check.sentence.endswith("; different: row 3, 17.")
 

@@ -29,7 +29,7 @@ from tunerun.planning import plan
 from tunerun.record import OpenRecord, open_record
 from tunerun.record.appendix.material import Material
 from tunerun.record.appendix.measuring import metrics as appendix_of_metrics
-from tunerun.record.rerun import Request, prepare
+from tunerun.record.rerun import RerunRequest, prepare
 from tunerun.runner.final import open_test
 from tunerun.runner.judging import judge_unattended
 from tunerun.schema import Paths, Tracking
@@ -102,8 +102,8 @@ def test_the_appendix_names_the_judge(lab: Lab) -> None:
     assert "scale 1 to 5. Its rubric: right" in said
 
 
-def request(lab: Lab, folder: Path, **more: Any) -> Request:
-    return Request(Paths(runs=str(folder / "runs"), cache=str(folder)), Tracking(kind="none"), **more)
+def request(lab: Lab, folder: Path, **more: Any) -> RerunRequest:
+    return RerunRequest(Paths(runs=str(folder / "runs"), cache=str(folder)), Tracking(kind="none"), **more)
 
 
 def test_a_record_from_elsewhere_does_not_name_the_judge(lab: Lab, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from tunerun.record import open_record
 from tunerun.record.appendix import Appendix, appendix
 from tunerun.record.appendix.appendix import TOPICS
 from tunerun.record.appendix.checklists import CHECKLISTS, NEURIPS, REFORMS
-from tunerun.record.appendix.document import Bullets, Code, Paragraph, Section, Table
+from tunerun.record.appendix.document import AppendixSection, AppendixTable, Bullets, CodeBlock, Paragraph
 from tunerun.record.appendix.renderers import RENDERERS, renderer
 
 SWEEP = "support-1a2b3c4d"
@@ -54,20 +54,20 @@ def described(folder: Path, recorded: Recorded, *, opens_test: bool = False) -> 
         return appendix(record)
 
 
-def section(found: Appendix, title: str) -> Section:
+def section(found: Appendix, title: str) -> AppendixSection:
     """A section by the end of its title."""
     return next(each for each in found.sections if each.title.partition(". ")[2] == title)
 
 
-def text(found: Appendix | Section) -> str:
+def text(found: Appendix | AppendixSection) -> str:
     """All that a section says."""
     parts = [str(block) for block in found.blocks]
     return "\n".join([*parts, *(f"{each.title}\n{text(each)}" for each in found.sections)])
 
 
-def table(found: Section, place: int = 0) -> Table:
+def table(found: AppendixSection, place: int = 0) -> AppendixTable:
     """A table of a section."""
-    return [block for block in found.blocks if isinstance(block, Table)][place]
+    return [block for block in found.blocks if isinstance(block, AppendixTable)][place]
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def whole(tmp_path: Path) -> Appendix:
 def test_every_question_is_answered_or_named_as_open(whole: Appendix) -> None:
     """The 16 items of NeurIPS' checklist and the 32 of REFORMS, each once."""
     assert (len(NEURIPS.questions), len(REFORMS.questions)) == (16, 32)
-    left = [row[:2] for block in whole.sections[-1].blocks if isinstance(block, Table) for row in block.rows]
+    left = [row[:2] for block in whole.sections[-1].blocks if isinstance(block, AppendixTable) for row in block.rows]
     assert [sum(bool(q.topics) for q in checklist.questions) for checklist in CHECKLISTS] == [
         9,
         22,
@@ -236,17 +236,17 @@ def test_latex_prints_text_from_outside_as_text(tmp_path: Path) -> None:
 def test_a_latex_table_that_is_too_wide_is_continued_below() -> None:
     """Each part has the first column; a column of sentences gets the room that is left."""
     head = tuple(f"column {n} with a head" for n in range(6))
-    wide = Table(head, (tuple("abcdef"),))
+    wide = AppendixTable(head, (tuple("abcdef"),))
     latex = renderer("latex").render(Appendix("A", "s", (wide,), ()))
     assert latex.count(r"\begin{longtable}") == 3
     assert latex.count("column 0") == 3
-    sentences = Table(("a", "b"), (("1", "word " * 40),), wrapped=(1,))
+    sentences = AppendixTable(("a", "b"), (("1", "word " * 40),), wrapped=(1,))
     assert r"p{0.93\linewidth}" in renderer("latex").render(Appendix("A", "s", (sentences,), ()))
 
 
 def test_markdown_keeps_code_inside_its_fence() -> None:
     """A template with a fence of its own needs a longer one; a bar in a cell is no column."""
-    blocks = (Code("```\nx\n```"), Bullets(("a *b*",)), Paragraph("c"), Table(("h",), (("a | b",),)))
+    blocks = (CodeBlock("```\nx\n```"), Bullets(("a *b*",)), Paragraph("c"), AppendixTable(("h",), (("a | b",),)))
     markdown = renderer("markdown").render(Appendix("A", "s", blocks, ()))
     assert "````\n```\nx\n```\n````" in markdown
     assert r"- a \*b\*" in markdown
@@ -278,5 +278,5 @@ def test_a_file_of_the_base_model_is_listed_by_content(tmp_path: Path) -> None:
     file, form = FileFacts("model.gguf", "e" * 64, 5_000), {"prefix": "<user>\n", "end": "</s>"}
     model = BaseModelFacts("m", "gguf:x", files=(file,), chat_format=form)
     found = described(tmp_path, Recorded(facts=Facts(base_models=(model,))))
-    assert Code("prefix: '<user>\\n'\nend: '</s>'") in section(found, "Model").blocks
+    assert CodeBlock("prefix: '<user>\\n'\nend: '</s>'") in section(found, "Model").blocks
     assert table(section(found, "Model"), 1).rows == (("model.gguf", "5,000", "e" * 64),)

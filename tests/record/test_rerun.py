@@ -28,7 +28,7 @@ from tunerun.ledger import FILE_NAME, Ledger
 from tunerun.ledger.portable import RECORD, RESULTS
 from tunerun.provenance import Facts
 from tunerun.record import open_record
-from tunerun.record.rerun import Request, prepare
+from tunerun.record.rerun import RerunRequest, prepare
 from tunerun.schema import Paths, Tracking
 
 pytestmark = pytest.mark.process
@@ -192,7 +192,7 @@ def test_sweeps_of_earlier_versions_are_run_again_where_their_keys_mean_the_same
     """Without the facts that a record has since format 5, and the notes say so; keys of another format are refused."""
     old_projects.write_ledger(tmp_path / FILE_NAME, format_)
     sweep = old_projects.SWEEPS[old_projects.kept(format_)][0]
-    here = Request(
+    here = RerunRequest(
         Paths(runs=str(tmp_path), cache=str(tmp_path / "cache")),
         Tracking(kind="none"),
         places={"model.source": str(elsewhere.base_model)},

@@ -17,7 +17,7 @@ from tunerun.errors import ConfigError, MismatchError
 from tunerun.job import BaseModelRef, TunedModel
 from tunerun.ledger import Ledger
 from tunerun.record import OpenRecord, open_record
-from tunerun.record.rerun import Request, Rerun, prepare
+from tunerun.record.rerun import Rerun, RerunRequest, prepare
 from tunerun.record.verification import Verification, compare
 from tunerun.runner import run
 from tunerun.schema import Paths, Tracking
@@ -56,8 +56,8 @@ def record(runs: Path) -> Iterator[OpenRecord]:
         yield found
 
 
-def request(runs: Path, **more: Any) -> Request:
-    return Request(Paths(runs=str(runs), cache=str(runs.parent / "cache")), Tracking(kind="none"), **more)
+def request(runs: Path, **more: Any) -> RerunRequest:
+    return RerunRequest(Paths(runs=str(runs), cache=str(runs.parent / "cache")), Tracking(kind="none"), **more)
 
 
 def verified(record: OpenRecord, made: Rerun) -> Verification:
@@ -220,10 +220,11 @@ def test_a_record_from_elsewhere_does_not_name_the_service(runs: Path) -> None:
     with open_record("numbers", runs=runs) as record:
         own = Paths(runs=str(runs.parent / "other"), cache=str(runs.parent / "cache"))
         with pytest.raises(ConfigError, match=r"name it yourself: backend\.base_url=https://tuning\.example\.org"):
-            prepare(record, Request(own, Tracking(kind="none")))
+            prepare(record, RerunRequest(own, Tracking(kind="none")))
         with pytest.raises(MismatchError, match="the kind of backend differs: local -> gemini"):
             prepare(
-                record, Request(own, Tracking(kind="none"), places={"backend.base_url": "https://tuning.example.org"})
+                record,
+                RerunRequest(own, Tracking(kind="none"), places={"backend.base_url": "https://tuning.example.org"}),
             )
 
 

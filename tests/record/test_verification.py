@@ -21,7 +21,7 @@ from tunerun.cli.run import say_interrupted
 from tunerun.job import TrainedOn
 from tunerun.ledger import FILE_NAME, Ledger
 from tunerun.record import OpenRecord, open_record
-from tunerun.record.rerun import Request, prepare
+from tunerun.record.rerun import RerunRequest, prepare
 from tunerun.record.verification import Verification, compare
 from tunerun.schema import Paths, Tracking
 from tunerun.testing.scripted import ScriptedService
@@ -36,7 +36,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("project") / "runs"
     run_on(ScriptedService(), planned(runs.parent, "evaluation.baselines.examples=[0]"))
     with open_record("numbers", runs=runs) as record:
-        made = prepare(record, Request(Paths(runs=str(runs), cache=str(runs.parent / "cache")), Tracking(kind="none")))
+        made = prepare(
+            record, RerunRequest(Paths(runs=str(runs), cache=str(runs.parent / "cache")), Tracking(kind="none"))
+        )
         made.begin()
     run_on(ScriptedService(), made.plan)
     for folder in (runs, made.runs):

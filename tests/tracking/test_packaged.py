@@ -24,7 +24,7 @@ from tunerun.tracking import Tracker
 from tunerun.tracking.address import parse_address
 from tunerun.tracking.packaged import writing
 from tunerun.tracking.packaged.columns import InputColumn, example_row, input_columns, stored_row
-from tunerun.tracking.run_projection import FrozenSweep, SharedTrial, ShownModel, Standing
+from tunerun.tracking.run_projection import FrozenSweep, LoggedModel, SharedTrial, Standing
 from tunerun.tracking.store import Store
 from tunerun.tracking.trial import MAX_ADAPTER_BYTES, trial_projection
 
@@ -102,7 +102,7 @@ def test_a_large_adapter_is_copied_for_the_advised_point_alone(lab: Lab) -> None
     sweep = FrozenSweep(lab.ledger, lab.sweep.id)
     progress = lab.ledger.progress(lab.sweep.id)[0]
 
-    def shown(standing: Standing | None) -> ShownModel:
+    def shown(standing: Standing | None) -> LoggedModel:
         shared = SharedTrial([(sweep, lab.trials[0])], progress, is_interrupted=False, standing=standing)
         image = trial_projection(lab.ledger, shared)
         assert image is not None

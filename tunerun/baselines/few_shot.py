@@ -27,7 +27,7 @@ KIND = "few_shot"
 _BETWEEN = "\n\n"
 
 
-class Form(StrEnum):
+class ExampleForm(StrEnum):
     """How the examples are put before the question."""
 
     TURNS = "turns"
@@ -43,7 +43,7 @@ class FewShot:
     subject: str
     model: BaseModelRef
     examples: tuple[Example, ...]
-    form: Form
+    form: ExampleForm
     count: int
     kind = KIND
     measures_losses = True
@@ -51,7 +51,7 @@ class FewShot:
     @property
     def name(self) -> str:
         """The number of examples that was asked for, and the form where it is not that of turns."""
-        return f"base+{self.count}" + (" text" if self.form is Form.TEXT else "")
+        return f"base+{self.count}" + (" text" if self.form is ExampleForm.TEXT else "")
 
     @property
     def problem(self) -> str | None:
@@ -73,7 +73,7 @@ class FewShot:
         In a text it tends to continue with a question of its own; what follows the first empty line is not its answer,
         unless outputs of examples have empty lines too.
         """
-        if self.form is Form.TURNS or any(_BETWEEN in example.output.strip() for example in self.examples):
+        if self.form is ExampleForm.TURNS or any(_BETWEEN in example.output.strip() for example in self.examples):
             return list(texts)
         return [text.lstrip().partition(_BETWEEN)[0] for text in texts]
 
@@ -107,10 +107,10 @@ class FewShot:
 
     @property
     def _turns(self) -> tuple[Example, ...]:
-        return self.examples if self.form is Form.TURNS else ()
+        return self.examples if self.form is ExampleForm.TURNS else ()
 
     def _prompts(self, inputs: Sequence[Input]) -> list[Input]:
-        if self.form is Form.TURNS:
+        if self.form is ExampleForm.TURNS:
             return list(inputs)
         turns = [turn for example in self.examples for turn in example.turns]
         before = "".join(f"{turn.text_input}\n{turn.output}{_BETWEEN}" for turn in turns)
@@ -136,7 +136,7 @@ def _of_counts(setting: Setting) -> Iterator[Baseline]:
     for count in sorted({count for count in setting.counts if count}):
         examples = tuple(setting.drawn[:count])
         content = digest(list(map(example_json.to_list, examples)))
-        for form in Form:
+        for form in ExampleForm:
             lacking = {} if len(examples) == count else {"count": count}
             subject = subject_of(setting, examples=content, form=form.value, **lacking)
             yield FewShot(subject, setting.model, examples, form, count)
@@ -146,11 +146,11 @@ def restored(subject: str, document: Mapping[str, Any]) -> Baseline:
     """The baseline that wrote a document."""
     examples = tuple(map(example_json.from_object, document["examples"]))
     model = read_stored(BaseModelRef, section(document, "base_model"))
-    return FewShot(subject, model, examples, Form(document["form"]), document["count"])
+    return FewShot(subject, model, examples, ExampleForm(document["form"]), document["count"])
 
 
 def words(document: Mapping[str, Any]) -> str:
     """The number of examples, and the form where it is not that of turns."""
     count = document.get("count", 0)
-    form = " as plain text" if document.get("form") == Form.TEXT else ""
+    form = " as plain text" if document.get("form") == ExampleForm.TEXT else ""
     return f"the base model with {count} {'example' if count == 1 else 'examples'} in the prompt{form}"

@@ -11,7 +11,7 @@ from tunerun.cli.options import Json, Runs, TrackingUri
 from tunerun.cli.printing import print_json
 
 if TYPE_CHECKING:
-    from tunerun.record.difference import RecordDifference, Section, SideBySide
+    from tunerun.record.difference import DifferenceSection, RecordDifference, SideBySide
 
 _ABSENT = "-"
 
@@ -63,7 +63,7 @@ def _print(found: RecordDifference) -> None:
     out.print(plain(found.key_sentence), soft_wrap=True)
 
 
-def _print_section(section: Section) -> None:
+def _print_section(section: DifferenceSection) -> None:
     from tunerun.cli.tables import out, plain
 
     if section.is_same:

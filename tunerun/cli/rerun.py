@@ -15,7 +15,7 @@ from tunerun.errors import InputError, MismatchError, RecordError
 
 if TYPE_CHECKING:
     from tunerun.record import OpenRecord
-    from tunerun.record.rerun import Request, Rerun
+    from tunerun.record.rerun import Rerun, RerunRequest
     from tunerun.record.verification import Verification
     from tunerun.runner import SweepResult
 
@@ -72,7 +72,7 @@ def rerun(
 
 
 def run_again(
-    record: OpenRecord, request: Request, *, with_baselines: bool = True, is_kept: bool = True
+    record: OpenRecord, request: RerunRequest, *, with_baselines: bool = True, is_kept: bool = True
 ) -> tuple[Rerun, SweepResult]:
     """Plan a record again, print what differs, and run it with progress on stderr.
 

@@ -42,7 +42,7 @@ Cell = Scalar | Estimate | Difference | tuple[int, ...]
 """A value as it is in a table; a tuple: numbers of trials. None: it is not known, or does not apply to the row."""
 
 
-class Kind(StrEnum):
+class ColumnKind(StrEnum):
     """What the cells of a column are, and so how they are written."""
 
     LABEL = "label"
@@ -61,7 +61,7 @@ class Kind(StrEnum):
     @property
     def is_text(self) -> bool:
         """Whether cells are words, which begin at the left; numbers end at the right."""
-        return self is Kind.TEXT
+        return self is ColumnKind.TEXT
 
 
 class RowKind(StrEnum):
@@ -85,7 +85,7 @@ class Column:
 
     key: str
     title: str
-    kind: Kind
+    kind: ColumnKind
     measure: Measure | None = None
     rank: int = 0
 
@@ -175,7 +175,7 @@ class ComparisonTable:
             lines.append("*: the point to use.")
         if any(row.mark == "=" for row in self.rows):
             lines.append("=: cannot be told from the best point.")
-        against = self.column_of(Kind.DIFFERENCE)
+        against = self.column_of(ColumnKind.DIFFERENCE)
         if against is not None:
             deciding = self._measure_of(self.decision.metric)
             unit = "percentage points" if deciding and deciding.unit is Unit.SHARE else "units of the measure"
@@ -195,7 +195,7 @@ class ComparisonTable:
         """A cell as people read it; empty where the column does not apply to the row."""
         value = row.cells.get(column.key)
         rows = self.decision.rows
-        if column.kind is Kind.MEASURE and column.measure is not None:
+        if column.kind is ColumnKind.MEASURE and column.measure is not None:
             if isinstance(value, Estimate):
                 return _estimate_text(value, column.measure.unit, rows)
             applies = row.kind is not RowKind.BASELINE or column.measure in self.verdict.measures
@@ -205,7 +205,7 @@ class ComparisonTable:
             unit = Unit.NUMBER if measure is None else measure.unit
             low_to_high = numbers.interval(value.low, value.high, unit, rows)
             return f"{numbers.difference(value.value, unit, rows)} ({low_to_high})"
-        if column.kind is Kind.VALUE:  # null is a value too
+        if column.kind is ColumnKind.VALUE:  # null is a value too
             if column.key not in row.cells or isinstance(value, Estimate | tuple):
                 return ""
             return labels.text(value)
@@ -213,11 +213,11 @@ class ComparisonTable:
             return _ranges(value)
         if value is None or isinstance(value, Estimate):
             return ""
-        if column.kind is Kind.P:
+        if column.kind is ColumnKind.P:
             return numbers.p_value(float(value))
-        if column.kind is Kind.SHARE:
+        if column.kind is ColumnKind.SHARE:
             return numbers.measure(float(value), Unit.SHARE, rows)
-        return f"{value:,}" if column.kind is Kind.COUNT else " ".join(str(value).split())
+        return f"{value:,}" if column.kind is ColumnKind.COUNT else " ".join(str(value).split())
 
     def texts(self, row: Row) -> list[str]:
         """The cells of a row as people read them, in the order of the columns."""
@@ -244,9 +244,9 @@ class ComparisonTable:
         }
         for column in self.columns:
             value = row.cells.get(column.key)
-            if column.kind is Kind.MEASURE:
+            if column.kind is ColumnKind.MEASURE:
                 found |= _flat_estimate(column.key, value if isinstance(value, Estimate) else None)
-            elif column.kind is Kind.DIFFERENCE:
+            elif column.kind is ColumnKind.DIFFERENCE:
                 found |= _flat_difference(column.key, value if isinstance(value, Difference) else None)
             elif isinstance(value, tuple):  # `3-5` would be a date to a spreadsheet
                 found[column.key] = " ".join(map(str, value))
@@ -256,7 +256,7 @@ class ComparisonTable:
 
     # Parts of it
 
-    def column_of(self, kind: Kind) -> Column | None:
+    def column_of(self, kind: ColumnKind) -> Column | None:
         """The first column of a kind."""
         return next((column for column in self.columns if column.kind is kind), None)
 
@@ -328,35 +328,35 @@ class _Columns:
             if measure.name in measured and measure.name not in {each.name for each in verdict.measures}
         ]
         self.measures = [*verdict.measures, *self.aside]
-        self.all: list[Column] = [Column("point", "point", Kind.LABEL)]
+        self.all: list[Column] = [Column("point", "point", ColumnKind.LABEL)]
         if len(verdict.sweeps) > 1:
-            self.all.append(Column("sweep", "sweep", Kind.TEXT))
+            self.all.append(Column("sweep", "sweep", ColumnKind.TEXT))
         if self.shows_trials:
-            self.all.append(Column("trials", "trials", Kind.TEXT, rank=5))
+            self.all.append(Column("trials", "trials", ColumnKind.TEXT, rank=5))
         heads = labels.short_names(self.varied)
-        self.all.extend(Column(key, heads[key], Kind.VALUE) for key in self.varied)
+        self.all.extend(Column(key, heads[key], ColumnKind.VALUE) for key in self.varied)
         if any(trial.state is not JobState.SUCCEEDED for trial in verdict.trials):
-            self.all.append(Column("state", "state", Kind.TEXT))
+            self.all.append(Column("state", "state", ColumnKind.TEXT))
         if any(len(point.trials) > 1 for point in verdict.points):
-            self.all.append(Column("seeds", "seeds", Kind.COUNT, rank=1))
+            self.all.append(Column("seeds", "seeds", ColumnKind.COUNT, rank=1))
         for place, measure in enumerate(verdict.measures):
             self.all.append(_measure_column(measure, rank=2 if place else 0))
             if place == 0 and against is not None:
-                self.all.append(Column("difference", f"vs {against}", Kind.DIFFERENCE))
-                self.all.append(Column("p", "p", Kind.P, rank=1))
+                self.all.append(Column("difference", f"vs {against}", ColumnKind.DIFFERENCE))
+                self.all.append(Column("p", "p", ColumnKind.P, rank=1))
         if any(point.stopped for point in verdict.points):
-            self.all.append(Column("stopped_early", "stopped early", Kind.TEXT))
+            self.all.append(Column("stopped_early", "stopped early", ColumnKind.TEXT))
         if any(point.consistency is not None for point in verdict.points):
-            self.all.append(Column("consistency", "consistency", Kind.SHARE, rank=4))
+            self.all.append(Column("consistency", "consistency", ColumnKind.SHARE, rank=4))
         self.all.extend(_measure_column(measure, rank=3 if measure is _LOSS else 6) for measure in self.aside)
         if any(point.tokens for point in verdict.points):
-            self.all.append(Column("tokens", "tokens", Kind.COUNT, rank=7))
+            self.all.append(Column("tokens", "tokens", ColumnKind.COUNT, rank=7))
         if any(trial.advice for trial in verdict.trials):
-            self.all.append(Column("curve", "loss curve", Kind.TEXT, rank=5))
+            self.all.append(Column("curve", "loss curve", ColumnKind.TEXT, rank=5))
 
 
 def _measure_column(measure: Measure, rank: int) -> Column:
-    return Column(measure.name, measure_title(measure), Kind.MEASURE, measure, rank)
+    return Column(measure.name, measure_title(measure), ColumnKind.MEASURE, measure, rank)
 
 
 def measure_title(measure: Measure) -> str:

@@ -16,7 +16,7 @@ from tunerun.dataset.rows import ABSENT, Findings, RowConversation, Rows, close_
 from tunerun.dataset.suggestion import advice_on_template
 from tunerun.errors import TemplateError
 from tunerun.job import Conversation, Turn
-from tunerun.template import AbsentCellError, Column, PromptTemplate
+from tunerun.template import AbsentCellError, PrintedColumn, PromptTemplate
 from tunerun.template.absent_cells import is_null
 from tunerun.template.prompt_template import OUTPUT, SYSTEM, TEXT_INPUT, system_or_none
 
@@ -192,8 +192,10 @@ def _texts(rows: Rows, part: str, template: PromptTemplate, bad: set[int], findi
     """Render one part of every row; rows that cannot be rendered are added to `bad` and get an empty text."""
     segments = template.segments(part, rows.columns)
     if segments is not None:
-        columns = [_printed(rows.columns[each.name]) if isinstance(each, Column) else None for each in segments]
-        if not any(cells is None and isinstance(each, Column) for each, cells in zip(segments, columns, strict=True)):
+        columns = [_printed(rows.columns[each.name]) if isinstance(each, PrintedColumn) else None for each in segments]
+        if not any(
+            cells is None and isinstance(each, PrintedColumn) for each, cells in zip(segments, columns, strict=True)
+        ):
             return _joined(segments, columns, len(rows))
     return [_text(rows, row, part, template, bad, findings) for row in range(len(rows))]
 
@@ -215,7 +217,9 @@ def _printed_cell(cell: Any) -> str:
     return str(cell) if isinstance(cell, str | int | float) else ""  # a row without a cell was refused before
 
 
-def _joined(segments: Sequence[str | Column], columns: Sequence[Sequence[str] | None], count: int) -> Sequence[str]:
+def _joined(
+    segments: Sequence[str | PrintedColumn], columns: Sequence[Sequence[str] | None], count: int
+) -> Sequence[str]:
     """Join the template's own text and whole columns of text, row by row."""
     if not segments:
         return [""] * count

@@ -22,7 +22,7 @@ _GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Format:
+class ProviderFormat:
     """A provider's format for examples, and its limits.
 
     Attributes:
@@ -76,7 +76,7 @@ def _contents(example: Example) -> dict[str, Any]:
 FORMATS = {
     each.name: each
     for each in (
-        Format(
+        ProviderFormat(
             "gemini",
             "json",
             _pair,
@@ -89,7 +89,7 @@ FORMATS = {
             max_input_characters=MOST_INPUT_CHARACTERS,
             max_output_characters=MOST_OUTPUT_CHARACTERS,
         ),
-        Format(
+        ProviderFormat(
             "vertex",
             "jsonl",
             _contents,
@@ -99,7 +99,7 @@ FORMATS = {
             max_bytes=_GIB,
             max_validation=5_000,
         ),
-        Format(
+        ProviderFormat(
             "openai",
             "jsonl",
             _messages,
@@ -108,7 +108,7 @@ FORMATS = {
             max_bytes=512 * 2**20,
             min_examples=10,
         ),
-        Format(
+        ProviderFormat(
             "together",
             "jsonl",
             _messages,
@@ -116,20 +116,20 @@ FORMATS = {
             held_out=("validation",),
             max_bytes=100 * _GIB,
         ),
-        Format("messages", "jsonl", _messages, "no provider's: conversations as most tools read them"),
+        ProviderFormat("messages", "jsonl", _messages, "no provider's: conversations as most tools read them"),
     )
 }
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedDataset:
     """The files that were written, and notes on what was left out or changed, one line each."""
 
     files: tuple[Path, ...]
     notes: tuple[str, ...]
 
 
-def export(loaded: LoadedDataset, format_: Format, folder: Path) -> Exported:
+def export(loaded: LoadedDataset, format_: ProviderFormat, folder: Path) -> ExportedDataset:
     """Write the training examples, and the held-out sets that the provider accepts, into files of their own.
 
     Args:
@@ -153,16 +153,16 @@ def export(loaded: LoadedDataset, format_: Format, folder: Path) -> Exported:
         for name, examples in given.items()
         if name not in taken
     ]
-    return Exported(tuple(files), tuple(notes))
+    return ExportedDataset(tuple(files), tuple(notes))
 
 
-def _content(examples: Sequence[Example], format_: Format) -> bytes:
+def _content(examples: Sequence[Example], format_: ProviderFormat) -> bytes:
     rows = [json.dumps(format_.row(example), ensure_ascii=False) for example in examples]
     text = "[\n" + ",\n".join(rows) + "\n]\n" if format_.is_list else "".join(f"{row}\n" for row in rows)
     return text.encode()
 
 
-def _problems(name: str, examples: ExampleSet, content: bytes, format_: Format) -> list[str]:
+def _problems(name: str, examples: ExampleSet, content: bytes, format_: ProviderFormat) -> list[str]:
     count, by = len(examples.examples), f"{format_.name} ({format_.source})"
     found = []
     if format_.max_bytes is not None and len(content) > format_.max_bytes:

@@ -12,10 +12,10 @@ from typing import Any
 from tunerun.engine import tuned_model
 from tunerun.engine.base_model import cache_folder
 from tunerun.errors import InputError, LimitError, NotFoundError
-from tunerun.export.formats import ExportFormat, Source, format_of
+from tunerun.export.formats import ExportFormat, ExportSource, format_of
 from tunerun.export.model_card import FILE as CARD
 from tunerun.export.model_card import model_card
-from tunerun.export.subject import Subject
+from tunerun.export.subject import ExportSubject
 from tunerun.export.usage import usage_of
 from tunerun.interpolation import resolved
 from tunerun.job import Input
@@ -28,7 +28,7 @@ MOST_ROWS = 24
 
 
 @dataclass(frozen=True)
-class Check:
+class AnswerCheck:
     """What an exported model answered.
 
     Attributes:
@@ -56,7 +56,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedModel:
     """What was written.
 
     Attributes:
@@ -69,7 +69,7 @@ class Exported:
     path: Path
     files: tuple[str, ...]
     bytes: int
-    check: Check
+    check: AnswerCheck
 
     def to_json(self) -> dict[str, Any]:
         """As `export --json` prints it."""
@@ -97,7 +97,7 @@ def named_trial(record: OpenRecord) -> TrialRecord:
     """
     if len(record.trials) == 1:
         return record.trials[0]
-    names = [subject.name for trial in record.trials[:3] if (subject := Subject(record, trial)).folder]
+    names = [subject.name for trial in record.trials[:3] if (subject := ExportSubject(record, trial)).folder]
     raise InputError(
         f"{record.sweep.id} has {len(record.trials)} trials; give one tuned model"
         + (f", such as {names[0]}" if names else "")
@@ -112,7 +112,7 @@ def best_trial(record: OpenRecord) -> TrialRecord:
         LimitError: none is advised; with the verdict's sentence.
     """
     whole = OpenRecord(record.ledger, record.sweep, None, record.origin)
-    verdict, reason = Subject(whole, whole.trials[0]).judged
+    verdict, reason = ExportSubject(whole, whole.trials[0]).judged
     if verdict is None or verdict.best is None:
         raise LimitError(
             f"--best {record.sweep.id}: no point is advised, so nothing was exported: "
@@ -129,7 +129,7 @@ def export(
     *,
     quantization: str | None = None,
     say: Callable[[str], None] = lambda _line: None,
-) -> Exported:
+) -> ExportedModel:
     """Write a trial's tuned model in one of the formats of `formats.FORMATS`. Heavy.
 
     Args:
@@ -142,7 +142,7 @@ def export(
     """
     export_format = format_of(form)
     _check_quantization(export_format, quantization)
-    subject = Subject(record, trial)
+    subject = ExportSubject(record, trial)
     source = _source(subject, quantization)
     export_format.check(source)
     try:
@@ -161,7 +161,7 @@ def export(
             f"{target}: cannot be written ({error.strerror or error}), and nothing was; a whole model needs 2 to 4 "
             "bytes a parameter; free space, or choose another folder"
         ) from error
-    return Exported(subject.name, form, target, tuple(files), size, check)
+    return ExportedModel(subject.name, form, target, tuple(files), size, check)
 
 
 def _check_quantization(export_format: ExportFormat, quantization: str | None) -> None:
@@ -172,7 +172,7 @@ def _check_quantization(export_format: ExportFormat, quantization: str | None) -
     raise InputError(f"--quantization {quantization}: not for --to {export_format.name}; {advice}")
 
 
-def _source(subject: Subject, quantization: str | None) -> Source:
+def _source(subject: ExportSubject, quantization: str | None) -> ExportSource:
     job, settings = subject.job, subject.trial.settings
     if job is None or job.tuned_model is None:
         raise NotFoundError(f"{subject.name}: it has no tuned model; `tunerun status` shows why")
@@ -187,7 +187,7 @@ def _source(subject: Subject, quantization: str | None) -> Source:
     if (fault := tuned_model.fault(folder, job.tuned_model.weights, cached)) is not None:
         raise NotFoundError(f"{subject.name}: {fault}; to make it again: {subject.record.sweep.command_afresh}")
     found = tuned_model.read(folder)
-    return Source(folder, found, cached, settings.generation, subject.base_name, quantization)
+    return ExportSource(folder, found, cached, settings.generation, subject.base_name, quantization)
 
 
 # Where it is written
@@ -235,11 +235,11 @@ def _move_file(partial: Path, target: Path) -> None:
 
 
 def _check(
-    subject: Subject, export_format: ExportFormat, source: Source, folder: Path, say: Callable[[str], None]
-) -> Check:
+    subject: ExportSubject, export_format: ExportFormat, source: ExportSource, folder: Path, say: Callable[[str], None]
+) -> AnswerCheck:
     """Ask the exported model what the tuned model was asked."""
     if source.options.temperature > 0:
-        return Check(
+        return AnswerCheck(
             reason="its answers are drawn by chance (evaluation.generation.temperature), so none is the right one"
         )
     trial, ledger = subject.trial, subject.record.ledger
@@ -258,16 +258,16 @@ def _check(
     pairs = enumerate(zip(answers, expected, strict=True), start=1)
     different = tuple(number for number, (answer, before) in pairs if answer != before)
     origin = "as the ledger has them" if stored is not None else "as it gives them now"
-    return Check(len(inputs), different, f"{which} {kind} rows, {origin}")
+    return AnswerCheck(len(inputs), different, f"{which} {kind} rows, {origin}")
 
 
-def _asked_now(source: Source, inputs: Sequence[Input]) -> list[str]:
+def _asked_now(source: ExportSource, inputs: Sequence[Input]) -> list[str]:
     from tunerun.engine import plain_answers
 
     return plain_answers.of_tuned(source.folder, source.record.base_model, source.cache, inputs, source.options)
 
 
-def _stated(check: Check, source: Source, form: str) -> str:
+def _stated(check: AnswerCheck, source: ExportSource, form: str) -> str:
     """For the model card; an adapter's answers are those on the base model that this machine has."""
     if check.reason:
         return ""

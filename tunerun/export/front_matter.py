@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from tunerun.comparison.results import Measure, TrialResult, Verdict
-from tunerun.export.subject import Subject
+from tunerun.export.subject import ExportSubject
 from tunerun.export.usage import Usage
 
 _LICENSES = frozenset(
@@ -25,7 +25,7 @@ _LICENSES = frozenset(
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9.]+")
 
 
-def front_matter(subject: Subject, usage: Usage) -> str:
+def front_matter(subject: ExportSubject, usage: Usage) -> str:
     """The block between the two lines of dashes, which are part of it."""
     values: dict[str, Any] = _license(subject.base.license)
     if subject.base_on_hub is not None:
@@ -52,13 +52,13 @@ def _license(stated: str | None) -> dict[str, str]:
     return {"license": "other", "license_name": _NOT_IN_NAMES.sub("-", known).strip("-")}
 
 
-def _results(subject: Subject, verdict: Verdict) -> list[dict[str, Any]]:
+def _results(subject: ExportSubject, verdict: Verdict) -> list[dict[str, Any]]:
     """One entry for each measure that the trial has on a held-out set."""
     trial = subject.result_in(verdict)
     return [_result(subject, verdict, trial, measure) for measure in verdict.measures if measure.name in trial.metrics]
 
 
-def _result(subject: Subject, verdict: Verdict, trial: TrialResult, measure: Measure) -> dict[str, Any]:
+def _result(subject: ExportSubject, verdict: Verdict, trial: TrialResult, measure: Measure) -> dict[str, Any]:
     file = subject.data_file(verdict.held_out)
     name = subject.trial.settings.name
     return {

@@ -17,7 +17,7 @@ from tunerun.comparison.renderers.markdown import escaped, rows
 from tunerun.comparison.results import Measure, TrialResult, Verdict
 from tunerun.comparison.table import measure_title
 from tunerun.export.front_matter import front_matter
-from tunerun.export.subject import Subject
+from tunerun.export.subject import ExportSubject
 from tunerun.export.usage import Call, Usage, usage_of
 from tunerun.job import TrainedOn
 from tunerun.ledger import TrialRecord
@@ -55,7 +55,7 @@ def model_card(
     Raises:
         InputError: the form is unknown; lists them.
     """
-    subject, usage = Subject(record, trial), usage_of(format)
+    subject, usage = ExportSubject(record, trial), usage_of(format)
     sections = [
         _head(subject, usage),
         _how_to_call(subject, usage, file, checked),
@@ -67,7 +67,7 @@ def model_card(
     return front_matter(subject, usage) + "\n" + "\n\n".join(sections) + "\n"
 
 
-def _head(subject: Subject, usage: Usage) -> str:
+def _head(subject: ExportSubject, usage: Usage) -> str:
     settings, base, hub_name = subject.trial.settings, subject.base, subject.base_on_hub
     varied = labels.label(subject.trial.overrides)
     where = f"[{hub_name}](https://huggingface.co/{hub_name})" if hub_name else f"`{subject.base_name}`"
@@ -91,7 +91,7 @@ def _license_of(file: DataFile | None) -> str:
     return NOT_STATED if file is None or file.license is None else file.license
 
 
-def _how_to_call(subject: Subject, usage: Usage, file: str, checked: str) -> str:
+def _how_to_call(subject: ExportSubject, usage: Usage, file: str, checked: str) -> str:
     template = subject.trial.settings.template
     columns = ", ".join(f"`{column}`" for column in subject.columns)
     chat = None if subject.tuned is None else subject.tuned.chat_format
@@ -129,7 +129,7 @@ def _how_to_call(subject: Subject, usage: Usage, file: str, checked: str) -> str
     return "\n\n".join([*parts, *([checked] if checked else [])])
 
 
-def _has_conversations(subject: Subject) -> bool:
+def _has_conversations(subject: ExportSubject) -> bool:
     examples = subject.record.ledger.example_set(subject.trial.training).examples
     return any(example.is_conversation for example in examples)
 
@@ -162,7 +162,7 @@ def _listed(value: object) -> object:
     return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
-def _training(subject: Subject) -> str:
+def _training(subject: ExportSubject) -> str:
     trial, settings = subject.trial, subject.trial.settings
     hyperparameters = settings.hyperparameters
     without = () if subject.tuned is None else subject.tuned.without_adapter
@@ -192,7 +192,7 @@ def _training(subject: Subject) -> str:
     return "\n\n".join(parts)
 
 
-def _data(subject: Subject) -> str:
+def _data(subject: ExportSubject) -> str:
     trial, ledger = subject.trial, subject.record.ledger
     sets = {"training": trial.training, **trial.held_out}
     lines = []
@@ -204,7 +204,7 @@ def _data(subject: Subject) -> str:
     return rows(["set", "file", "size", "SHA-256 of its examples", "license"], lines)
 
 
-def _evaluation(subject: Subject) -> str:
+def _evaluation(subject: ExportSubject) -> str:
     verdict, reason = subject.judged
     if verdict is None:
         return f"## Evaluation\n\nThe verdict cannot be computed here: {escaped(reason)}."
@@ -228,7 +228,7 @@ def _measured(verdict: Verdict, result: TrialResult) -> list[Measure]:
     return [measure for measure in verdict.measures if measure.name in result.metrics]
 
 
-def _on_test_set(subject: Subject) -> str:
+def _on_test_set(subject: ExportSubject) -> str:
     """The same on the rows that were kept for the end, where they were opened for this model."""
     verdict = subject.judged_on_test
     result = None if verdict is None else subject.result_in(verdict)
@@ -277,7 +277,7 @@ def _place(verdict: Verdict, result: TrialResult) -> str:
     return "This model is not of the advised point."
 
 
-def _limits(subject: Subject, usage: Usage) -> str:
+def _limits(subject: ExportSubject, usage: Usage) -> str:
     lines = [
         (
             "It was tuned and measured on inputs of the template above alone; what it answers to other inputs, in "
@@ -291,7 +291,7 @@ def _limits(subject: Subject, usage: Usage) -> str:
     return "\n".join(["## Limits", "", *(f"- {line}" for line in lines)])
 
 
-def _of_base(subject: Subject, usage: Usage) -> Iterator[str]:
+def _of_base(subject: ExportSubject, usage: Usage) -> Iterator[str]:
     """What follows from weights that are not those of the hub."""
     base = subject.base
     if base.identity.startswith("gguf:") and subject.base_on_hub is not None:
@@ -305,7 +305,7 @@ def _of_base(subject: Subject, usage: Usage) -> Iterator[str]:
         yield f"It needs the base model with the identity `{base.identity}`, which has no name on the hub."
 
 
-def _origin(subject: Subject) -> str:
+def _origin(subject: ExportSubject) -> str:
     record, job = subject.record, subject.job
     environment, code = record.facts.environment, record.sweep.document.get("code") or {}
     trained_on = TrainedOn() if job is None or job.trained_on is None else job.trained_on
@@ -334,6 +334,6 @@ def _processor(trained_on: TrainedOn, environment: Environment) -> str:
     return f"{trained_on.processor}{threads}" if trained_on.processor else environment.processor or NOT_STATED
 
 
-def _weights(subject: Subject) -> str:
+def _weights(subject: ExportSubject) -> str:
     job = subject.job
     return NOT_STATED if job is None or job.tuned_model is None else job.tuned_model.weights or NOT_STATED

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Subject:
+class ExportSubject:
     """A trial of a record, and what is looked up of it."""
 
     record: OpenRecord

@@ -16,7 +16,7 @@ TIE = Rating(0.5, "the same text as the base model's answer")
 
 
 @dataclass(frozen=True)
-class Subject:
+class JudgedSubject:
     """A model's answers to a held-out set, which are to be judged.
 
     Attributes:
@@ -32,17 +32,17 @@ class Subject:
     base: str | None
 
 
-def subjects_of(ledger: Ledger, sweep: SweepRecord) -> list[Subject]:
+def subjects_of(ledger: Ledger, sweep: SweepRecord) -> list[JudgedSubject]:
     """The models of a sweep with every set that they may have answered, each once."""
     baselines = {each.subject: each for each in ledger.baselines(sweep.id)}
-    found: dict[tuple[str, str, str], Subject] = {}
+    found: dict[tuple[str, str, str], JudgedSubject] = {}
     for record in ledger.trials(sweep.id):
         base = base_of([baselines[subject] for subject in record.baselines if subject in baselines])
         named = [(record.key, f"trial {record.number}")]
         named += [(s, f"the baseline {baselines[s].name}") for s in record.baselines if s in baselines]
         for digest in record.held_out.values():
             for key, name in named:
-                found.setdefault((key, digest, record.asked), Subject(key, name, digest, record.asked, base))
+                found.setdefault((key, digest, record.asked), JudgedSubject(key, name, digest, record.asked, base))
     return list(found.values())
 
 
@@ -90,6 +90,6 @@ def rating_of(judged: Sequence[Judged], known: Mapping[str, Rating]) -> Rating |
     return Rating(score, f"A/B: {first.reason} B/A: {second.reason}")
 
 
-def is_rated(ledger: Ledger, metric: JudgedMetric, subject: Subject) -> bool:
+def is_rated(ledger: Ledger, metric: JudgedMetric, subject: JudgedSubject) -> bool:
     """Whether all judgements of a subject's answers are there."""
     return ledger.answered_at(subject.key, subject.held_out, rated_by(metric.identity, subject.asked)) is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tunerun.database import Format
+from tunerun.database import DatabaseFormat
 from tunerun.ledger.answers import asked_of, texts_of
 from tunerun.ledger.checksums import row_checksum, snapshot_checksum
 from tunerun.ledger.rows import with_relative_location
@@ -163,7 +163,7 @@ CREATE TABLE agreement (
     PRIMARY KEY (judge, sample))""",
 )
 
-FORMAT = Format(
+FORMAT = DatabaseFormat(
     table="sweep",
     migrations=MIGRATIONS,
     place="paths.runs",

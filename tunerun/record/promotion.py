@@ -20,7 +20,7 @@ from tunerun.ledger import JobRecord, Opening
 from tunerun.locks import held
 from tunerun.record.sources import OpenRecord
 from tunerun.tracking.packaged import writing
-from tunerun.tracking.registry import Entry, Registered, register
+from tunerun.tracking.registry import Registered, RegistryEntry, register
 from tunerun.tracking.run_projection import experiment_of
 from tunerun.tracking.store import Store
 
@@ -140,7 +140,7 @@ def _job(record: OpenRecord, candidate: Candidate) -> JobRecord:
 
 def _entry(
     record: OpenRecord, candidate: Candidate, wish: Wish, package: writing.Package, base: FoundModel | None
-) -> Entry:
+) -> RegistryEntry:
     trial, verdict = candidate.trial.record, candidate.verdict
     tuned = candidate.trial.tuned_model
     name = "" if tuned is None else tuned.name
@@ -155,7 +155,7 @@ def _entry(
         "tunerun.verdict": " ".join(sentences),
     }
     said = f"Trial {trial.number} of sweep `{record.sweep.id}`, `{name}`."
-    return Entry(
+    return RegistryEntry(
         name=wish.name,
         alias=wish.alias,
         package=package,

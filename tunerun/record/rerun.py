@@ -78,7 +78,7 @@ _INGREDIENTS = {
 
 
 @dataclass(frozen=True)
-class Request:
+class RerunRequest:
     """What was asked for.
 
     Attributes:
@@ -145,7 +145,7 @@ class Rerun:
             written.replace(self.runs / _ORIGIN_FILE)
 
 
-def prepare(record: OpenRecord, request: Request, progress: Progress | None = None) -> Rerun:
+def prepare(record: OpenRecord, request: RerunRequest, progress: Progress | None = None) -> Rerun:
     """Plan what a record has again, and check that it is the same.
 
     Args:
@@ -198,7 +198,7 @@ def prepare(record: OpenRecord, request: Request, progress: Progress | None = No
     return Rerun(made, tuple(dict.fromkeys(notes)))
 
 
-def _check_addresses(record: OpenRecord, request: Request, points: Sequence[Point]) -> None:
+def _check_addresses(record: OpenRecord, request: RerunRequest, points: Sequence[Point]) -> None:
     """Let a person decide to which service examples and a key are sent, and not a file that came from elsewhere.
 
     Raises:
@@ -218,7 +218,7 @@ def _check_addresses(record: OpenRecord, request: Request, points: Sequence[Poin
         )
 
 
-def _check_code(record: OpenRecord, request: Request, points: Sequence[Point]) -> None:
+def _check_code(record: OpenRecord, request: RerunRequest, points: Sequence[Point]) -> None:
     """Let a person decide which metric's file is run, and not a record from elsewhere, which may have brought it.
 
     Raises:
@@ -239,7 +239,7 @@ def _check_code(record: OpenRecord, request: Request, points: Sequence[Point]) -
         )
 
 
-def _check_judges(record: OpenRecord, request: Request, points: Sequence[Point]) -> None:
+def _check_judges(record: OpenRecord, request: RerunRequest, points: Sequence[Point]) -> None:
     """Let a person decide which judge gets examples and a key, and not a record from elsewhere; a rerun asks none.
 
     Raises:
@@ -259,12 +259,12 @@ def _check_judges(record: OpenRecord, request: Request, points: Sequence[Point])
         )
 
 
-def _is_ours(record: OpenRecord, request: Request) -> bool:
+def _is_ours(record: OpenRecord, request: RerunRequest) -> bool:
     """Whether the record is of this project's own ledger."""
     return record.runs.absolute() == Path(request.paths.runs).absolute()
 
 
-def _tracking(request: Request) -> Tracking:
+def _tracking(request: RerunRequest) -> Tracking:
     """The person's own store, which by default is beside their ledger and not beside that of the rerun."""
     address = choose(request.tracking, Path(request.paths.runs), "").address
     if address.file is None:  # a server or a database: the same from any folder, and its URI may hold a password
@@ -272,7 +272,7 @@ def _tracking(request: Request) -> Tracking:
     return request.tracking.model_copy(update={"uri": address.uri})
 
 
-def _folder_of(record: OpenRecord, request: Request) -> Path:
+def _folder_of(record: OpenRecord, request: RerunRequest) -> Path:
     """The runs folder of the newest rerun of a record; where it is to be fresh and that one is finished, a new one."""
     name = record.sweep.id if record.number is None else f"{record.sweep.id}-trial-{record.number}"
     above = Path(request.paths.runs) / FOLDER
@@ -402,7 +402,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _check_edits(request: Request, examples: Mapping[int, LoadedDataset] | None) -> None:
+def _check_edits(request: RerunRequest, examples: Mapping[int, LoadedDataset] | None) -> None:
     """Refuse what rows are needed for, where only examples are recorded.
 
     Raises:

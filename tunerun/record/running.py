@@ -9,7 +9,7 @@ from typing import Literal
 
 from tunerun.compose import ConfigDirectories, assignments, places
 from tunerun.ledger import Ledger
-from tunerun.record.rerun import Request, Rerun, prepare
+from tunerun.record.rerun import Rerun, RerunRequest, prepare
 from tunerun.record.sources import OpenRecord, open_record
 from tunerun.record.verification import Verification, compare
 from tunerun.runner import SweepResult, run
@@ -75,7 +75,7 @@ def request_of(
     config_dir: ConfigDirectories,
     *,
     fresh: bool,
-) -> Request:
+) -> RerunRequest:
     """What a command asks for: paths and tracking of this machine's config, everything else for the record's.
 
     Raises:
@@ -84,7 +84,7 @@ def request_of(
     composed = [each for each in overrides if each.lstrip("+~").startswith(_COMPOSED)]
     paths, tracking = places(composed, config_dir)
     others = [each for each in overrides if each not in composed]
-    return Request(
+    return RerunRequest(
         paths,
         tracking,
         assignments(others, config_dir),

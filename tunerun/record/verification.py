@@ -46,7 +46,7 @@ _MOST_CHARACTERS = 60
 
 
 @dataclass(frozen=True)
-class Check:
+class TrialCheck:
     """What came of comparing one thing.
 
     Attributes:
@@ -69,7 +69,7 @@ class Check:
 class Verification:
     """Every check of a rerun: one for each trial, and one for the verdict where the whole sweep was run again."""
 
-    checks: tuple[Check, ...]
+    checks: tuple[TrialCheck, ...]
 
     @property
     def is_equal(self) -> bool:
@@ -123,7 +123,7 @@ class _Pair:
     job: JobRecord | None
     job_again: JobRecord | None
 
-    def check(self) -> Check:
+    def check(self) -> TrialCheck:
         """Compare them."""
         if self.again is None:
             return self._check(False, "no trial of the rerun has its key")
@@ -157,8 +157,8 @@ class _Pair:
             return self._check(is_close and is_same_answers, text)
         return self._check(is_same and is_same_answers, f"{bits}; {answers}")
 
-    def _check(self, is_equal: bool, line: str) -> Check:
-        return Check(self.trial.number, is_equal, line)
+    def _check(self, is_equal: bool, line: str) -> TrialCheck:
+        return TrialCheck(self.trial.number, is_equal, line)
 
     @property
     def _is_hosted(self) -> bool:
@@ -288,20 +288,20 @@ class _Place:
         return ", ".join(parts)
 
 
-def _verdicts(old: OpenRecord, new: OpenRecord) -> Iterator[Check]:
+def _verdicts(old: OpenRecord, new: OpenRecord) -> Iterator[TrialCheck]:
     """Whether the whole sweep comes to the same."""
     try:
         before, now = judge(old.ledger, [old.sweep]), judge(new.ledger, [new.sweep])
     except (InputError, MetricError) as error:
-        yield Check(None, True, f"the verdict cannot be made here: {error}", is_compared=False)
+        yield TrialCheck(None, True, f"the verdict cannot be made here: {error}", is_compared=False)
         return
     if before.metric is None and now.metric is None:
         return
     words = [_conclusion(verdict) for verdict in (before, now)]
     if (before.decision.outcome, before.decision.advised) == (now.decision.outcome, now.decision.advised):
-        yield Check(None, True, f"the same verdict: {words[1]}")
+        yield TrialCheck(None, True, f"the same verdict: {words[1]}")
     else:
-        yield Check(None, False, f"another verdict: {' -> '.join(words)}")
+        yield TrialCheck(None, False, f"another verdict: {' -> '.join(words)}")
 
 
 def _conclusion(verdict: Verdict) -> str:

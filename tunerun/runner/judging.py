@@ -16,7 +16,7 @@ from tunerun.errors import BackendError, ConfigError, InputError, LimitError
 from tunerun.judges.client import JudgeClient
 from tunerun.judges.cost import usd_at_most
 from tunerun.judges.prompt import Judged, Rating
-from tunerun.judges.rows import Subject, is_rated, judged_rows, rating_of, subjects_of
+from tunerun.judges.rows import JudgedSubject, is_rated, judged_rows, rating_of, subjects_of
 from tunerun.judges.sample import sample_of
 from tunerun.ledger import Ledger, SweepRecord, rated_by
 from tunerun.locks import held_if_free
@@ -156,14 +156,14 @@ class _Judging:
             for subject in todo:
                 self._judge(subject, client if is_asked else None)
 
-    def _texts(self, key: str, subject: Subject) -> tuple[str, ...] | None:
+    def _texts(self, key: str, subject: JudgedSubject) -> tuple[str, ...] | None:
         of_key = (key, subject.held_out, subject.asked)
         if of_key not in self._answers:
             found = self.ledger.answers(*of_key)
             self._answers[of_key] = None if found is None else found.texts
         return self._answers[of_key]
 
-    def _judge(self, subject: Subject, client: JudgeClient | None) -> None:
+    def _judge(self, subject: JudgedSubject, client: JudgeClient | None) -> None:
         """Judge the answers of a subject; kept among its answers when all of them are judged."""
         texts = self._texts(subject.key, subject)
         base = self._texts(subject.base, subject) if self.metric.compares and subject.base is not None else None
@@ -271,7 +271,7 @@ def recorded_ratings(ledger: Ledger, sweep: SweepRecord, metrics: Sequence[Metri
     return found
 
 
-def _recorded(ledger: Ledger, metric: JudgedMetric, subject: Subject) -> Iterator[tuple[str, Rating]]:
+def _recorded(ledger: Ledger, metric: JudgedMetric, subject: JudgedSubject) -> Iterator[tuple[str, Rating]]:
     """What a record has of a subject; of a comparison its outcome, as if both orders had said just that."""
     keys = [rated_by(metric.identity, subject.asked), subject.asked]
     rated, texts = (ledger.answers(subject.key, subject.held_out, asked) for asked in keys)

@@ -56,7 +56,7 @@ class TemplateParts(Protocol):
 
 
 @dataclass(frozen=True)
-class Column:
+class PrintedColumn:
     """A place in a template where a column's cell is printed as it is."""
 
     name: str
@@ -128,7 +128,7 @@ class PromptTemplate:
         for text, or only asked whether they are there. A loop or a sum needs more than text."""
         return self._parts[part].texts
 
-    def segments(self, part: str, columns: Collection[str]) -> tuple[str | Column, ...] | None:
+    def segments(self, part: str, columns: Collection[str]) -> tuple[str | PrintedColumn, ...] | None:
         """The template's own text and the columns of `part`, where it is nothing but these and has `columns` to take.
 
         Rows whose cells are text are then rendered by joining; None: each has to be rendered by itself.
@@ -222,7 +222,7 @@ class _Part:
     uses_row: bool
     printed: tuple[str, ...]
     texts: frozenset[str]
-    segments: tuple[str | Column, ...] | None
+    segments: tuple[str | PrintedColumn, ...] | None
     function: Callable[[dict[str, Any]], str]
 
     @classmethod
@@ -316,15 +316,15 @@ def _below_filters(node: nodes.Node) -> nodes.Node:
     return _below_filters(node.node) if is_filter or is_test or isinstance(node, nodes.Not) else node  # type: ignore[attr-defined]
 
 
-def _segments(tree: nodes.Template) -> tuple[str | Column, ...] | None:
+def _segments(tree: nodes.Template) -> tuple[str | PrintedColumn, ...] | None:
     """The pieces of a template that holds nothing but text and columns; None: it holds more."""
-    found: list[str | Column] = []
+    found: list[str | PrintedColumn] = []
     for output in tree.body:
         for node in output.nodes if isinstance(output, nodes.Output) else [output]:
             if isinstance(node, nodes.TemplateData):
                 found.append(node.data)
             elif (name := _column(node)) is not None:
-                found.append(Column(name))
+                found.append(PrintedColumn(name))
             else:
                 return None
     return tuple(found)

@@ -36,7 +36,7 @@ _PREFIXES = {VALIDATION: "eval/", TEST: "test/"}
 
 
 @dataclass(frozen=True)
-class Answered:
+class ScoredAnswers:
     """The answers of one subject to one held-out set.
 
     Attributes:
@@ -85,7 +85,9 @@ class Answered:
         ]
 
 
-def answered(ledger: Ledger, sweep: FrozenSweep, subject: str, trial: TrialRecord, held_out: str) -> Answered | None:
+def answered(
+    ledger: Ledger, sweep: FrozenSweep, subject: str, trial: TrialRecord, held_out: str
+) -> ScoredAnswers | None:
     """Return a subject's answers to a trial's held-out set, scored by the sweep's frozen metrics; None: not asked.
 
     Args:
@@ -118,7 +120,7 @@ def answered(ledger: Ledger, sweep: FrozenSweep, subject: str, trial: TrialRecor
         metrics[metric.name] = float(metric.value(readable(metric, table).mean(axis=0)))
         if not metric.is_corpus:
             scores[metric.name] = [None if score != score else score for score in table[:, 0].tolist()]
-    return Answered(
+    return ScoredAnswers(
         held_out,
         dataset_input(examples, CONTEXTS[held_out]),
         max(each.created_at for each in given.values()),

@@ -23,7 +23,7 @@ MAX_EXPERIMENT_NOTE = 20_000
 
 
 @dataclass(frozen=True)
-class Line:
+class SweepLine:
     """The line of one sweep in an experiment's note.
 
     Attributes:
@@ -51,7 +51,7 @@ def sweep_note(table: ComparisonTable, interrupted: str | None) -> str:
     return f"{table.render('note')}\n\n{how}"
 
 
-def experiment_note(experiment_id: str, lines: Sequence[Line]) -> str:
+def experiment_note(experiment_id: str, lines: Sequence[SweepLine]) -> str:
     """The newest sweep's note with the links to its views, then a line for each earlier sweep.
 
     Args:
@@ -71,7 +71,7 @@ def experiment_note(experiment_id: str, lines: Sequence[Line]) -> str:
     return note
 
 
-def _links(experiment_id: str, line: Line) -> str:
+def _links(experiment_id: str, line: SweepLine) -> str:
     paths = {
         "runs": runs_path(experiment_id, line.sweep),
         "charts": runs_path(experiment_id, line.sweep, mode="CHART"),
@@ -84,5 +84,5 @@ def _links(experiment_id: str, line: Line) -> str:
     return f"Sweep {escaped(line.sweep)} of {_day(line)}: {links}"
 
 
-def _day(line: Line) -> str:
+def _day(line: SweepLine) -> str:
     return datetime.fromtimestamp(line.created_at, UTC).date().isoformat()

@@ -17,7 +17,7 @@ import stamina
 from tunerun.errors import NotFoundError, TrackingError
 from tunerun.ledger.portable import RECORD as RECORD_FILE
 from tunerun.tracking.address import Address, parse_address
-from tunerun.tracking.run_projection import RECORD, RECORD_TAG, Kind
+from tunerun.tracking.run_projection import RECORD, RECORD_TAG, RunKind
 from tunerun.tracking.store import PAGE, BusyError, RefusedError, Store
 
 T = TypeVar("T")
@@ -79,7 +79,7 @@ def fetch(uri: str, reference: str, folder: Path) -> FetchedRecord:
             f"{reference}: this run in MLflow at {address.name} is not one of tunerun (it has no tag `tunerun.sweep`); "
             "only those can be run again"
         )
-    own = named if kind == Kind.SWEEP else mlflow.sweep_of(named, sweep)
+    own = named if kind == RunKind.SWEEP else mlflow.sweep_of(named, sweep)
     if own is not None and own.is_elsewhere:
         raise NotFoundError(
             f"{reference}: MLflow at {address.name} keeps the files of this run in {own.artifacts}, which is not on "
@@ -98,7 +98,7 @@ def fetch(uri: str, reference: str, folder: Path) -> FetchedRecord:
     return FetchedRecord(
         folder=folder / RECORD,
         sweep=sweep,
-        number=int(number) if kind == Kind.TRIAL and number.isdecimal() else None,
+        number=int(number) if kind == RunKind.TRIAL and number.isdecimal() else None,
         run_id=named.run_id,
         origin=f"run {named.run_id} of MLflow at {address.name}",
     )
@@ -150,7 +150,7 @@ class _Reader:
         if quote in name:
             return None
         tuned = name if "/" in name else f"tunedModels/{name}"
-        of_kind = f"tags.`tunerun.kind` = '{Kind.SWEEP}'"
+        of_kind = f"tags.`tunerun.kind` = '{RunKind.SWEEP}'"
         every = self._ask(lambda client: [e.experiment_id for e in _experiments(client)])
         called = self._ask(
             lambda client: [e.experiment_id for e in _experiments(client, f"name = {quote}{name}{quote}")]
@@ -158,7 +158,7 @@ class _Reader:
         places = (
             (every, f"{of_kind} and tags.`tunerun.sweep` = {quote}{name}{quote}"),
             (called, of_kind),
-            (every, f"tags.`tunerun.tuned_model` = {quote}{tuned}{quote} and tags.`tunerun.kind` = '{Kind.TRIAL}'"),
+            (every, f"tags.`tunerun.tuned_model` = {quote}{tuned}{quote} and tags.`tunerun.kind` = '{RunKind.TRIAL}'"),
         )
         found = (self._newest(experiments, tags) for experiments, tags in places if experiments)
         return next((run for run in found if run is not None), None)
@@ -168,7 +168,7 @@ class _Reader:
         named = run.tags.get(RECORD_TAG, "").removeprefix("runs:/").partition("/")[0]
         found = self.run(named) if named else None
         return found or self._newest(
-            [run.experiment_id], f"tags.`tunerun.kind` = '{Kind.SWEEP}' and tags.`tunerun.sweep` = '{sweep}'"
+            [run.experiment_id], f"tags.`tunerun.kind` = '{RunKind.SWEEP}' and tags.`tunerun.sweep` = '{sweep}'"
         )
 
     def _newest(self, experiments: list[str], tags: str) -> _Run | None:

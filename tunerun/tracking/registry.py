@@ -19,7 +19,7 @@ from tunerun.errors import ConfigError
 from tunerun.redaction import redact
 from tunerun.tracking.packaged.record import CONTENT_TAG
 from tunerun.tracking.packaged.writing import Package
-from tunerun.tracking.run_projection import Kind, sweep_tag
+from tunerun.tracking.run_projection import RunKind, sweep_tag
 from tunerun.tracking.store import RefusedError, Store
 
 _AGAIN = "run the same command again: what was done of it is found, and not done twice"
@@ -34,7 +34,7 @@ _OWN_DESCRIPTION_TAG = "tunerun.description"
 
 
 @dataclass(frozen=True)
-class Entry:
+class RegistryEntry:
     """What is to be registered.
 
     Attributes:
@@ -115,7 +115,7 @@ def check_names(name: str, alias: str) -> None:
         raise ConfigError(problems)
 
 
-def register(store: Store, entry: Entry) -> Registered:
+def register(store: Store, entry: RegistryEntry) -> Registered:
     """Register a tuned model, once for its content, and let the alias name it.
 
     Raises:
@@ -145,15 +145,15 @@ def register(store: Store, entry: Entry) -> Registered:
     )
 
 
-def _run_of(store: Store, experiment_id: str, entry: Entry) -> str | None:
+def _run_of(store: Store, experiment_id: str, entry: RegistryEntry) -> str | None:
     """The trial's run: the sweep's own, else any of the same key."""
-    wanted = {"tunerun.kind": Kind.TRIAL, "tunerun.key": entry.key}
+    wanted = {"tunerun.kind": RunKind.TRIAL, "tunerun.key": entry.key}
     runs = [run for run in store.runs(experiment_id) if run.is_active and wanted.items() <= run.tags.items()]
     own = [run for run in runs if sweep_tag(entry.sweep) in run.tags]
     return next((run.run_id for run in [*own, *runs]), None)
 
 
-def _logged(store: Store, experiment_id: str, run_id: str | None, entry: Entry, tags: Mapping[str, str]) -> str:
+def _logged(store: Store, experiment_id: str, run_id: str | None, entry: RegistryEntry, tags: Mapping[str, str]) -> str:
     """The logged model with these files: the trial's own where it has them, else one of its own."""
     from mlflow.entities import LoggedModelOutput
 
@@ -169,7 +169,7 @@ def _logged(store: Store, experiment_id: str, run_id: str | None, entry: Entry, 
     return str(model.model_id)
 
 
-def _registered_model(store: Store, entry: Entry) -> Any:
+def _registered_model(store: Store, entry: RegistryEntry) -> Any:
     """The registered model, made where it is not there; its description is ours unless a person has edited it."""
     description = redact(entry.description)
     try:
@@ -186,7 +186,7 @@ def _registered_model(store: Store, entry: Entry) -> Any:
     return registered
 
 
-def _version(store: Store, entry: Entry) -> Any:
+def _version(store: Store, entry: RegistryEntry) -> Any:
     """The version with this content, the newest of several; None: there is none."""
     found = [each for each in _versions(store, entry.name) if each.tags.get(CONTENT_TAG) == entry.package.content]
     return max(found, key=lambda each: int(each.version), default=None)
@@ -202,7 +202,7 @@ def _versions(store: Store, name: str) -> Iterator[Any]:
             return
 
 
-def _new_version(store: Store, entry: Entry, model_id: str, run_id: str | None, tags: Mapping[str, str]) -> Any:
+def _new_version(store: Store, entry: RegistryEntry, model_id: str, run_id: str | None, tags: Mapping[str, str]) -> Any:
     with _process_wide(store.address.uri):
         version = store.client.create_model_version(
             entry.name,
@@ -238,7 +238,7 @@ def _process_wide(uri: str) -> Iterator[None]:
             os.environ[_URI_VARIABLE] = before
 
 
-def _describe_again(store: Store, entry: Entry, version: Any, tags: Mapping[str, str]) -> None:
+def _describe_again(store: Store, entry: RegistryEntry, version: Any, tags: Mapping[str, str]) -> None:
     """What the verdict says may have changed since, such as on the test set."""
     if version.description != redact(entry.version_description):
         store.client.update_model_version(entry.name, version.version, redact(entry.version_description))

@@ -21,9 +21,9 @@ from tunerun.tracking.run_projection import (
     RERUN_TAG,
     STANDINGS,
     FrozenSweep,
-    Kind,
     MetricPoint,
     Pages,
+    RunKind,
     RunPart,
     RunProjection,
     RunState,
@@ -37,7 +37,7 @@ from tunerun.tracking.run_projection import (
 from tunerun.tracking.store import PAGE, BusyError, DamagedError, KnownRun, RefusedError, Store
 
 if TYPE_CHECKING:
-    from tunerun.tracking.note import Line
+    from tunerun.tracking.note import SweepLine
 
 _BUSY_ATTEMPTS = 3
 _BUSY_WAIT_S = 0.5
@@ -174,7 +174,7 @@ class Replay:
         progress = self._ledger.progress(sweep.id)
         is_run = self._is_run(sweep.id)
         summary = Summary(self._ledger, sweep, progress, pages, is_run=is_run)
-        mark = marks.get(sweep.subject(Kind.SWEEP))
+        mark = marks.get(sweep.subject(RunKind.SWEEP))
         lost: InputError | MetricError | None = None
         remembered: Mapping[str, Any] = mark.document if mark is not None else {}
         seen = {subject: _seen(known) for subject, known in marks.items()}
@@ -210,7 +210,7 @@ class Replay:
         if lost is not None:
             raise RefusedError(f"MLflow has no verdict of the sweep {sweep.id}: {lost}") from lost
 
-    def _lines(self, sweep: FrozenSweep) -> list[Line]:
+    def _lines(self, sweep: FrozenSweep) -> list[SweepLine]:
         """Return the note's lines of the other sweeps of the same MLflow experiment, from their marks."""
         from tunerun.tracking.summary import line_of
 
@@ -429,5 +429,5 @@ def _seen(mark: Mark | None) -> object:
 
 def _subject_of(experiment: str, tags: Mapping[str, str]) -> str:
     sweep, kind, key = (tags.get(f"tunerun.{name}", "") for name in ("sweep", "kind", "key"))
-    is_trial = kind == Kind.TRIAL
+    is_trial = kind == RunKind.TRIAL
     return f"{trial_prefix(experiment, tags.get(RERUN_TAG, ''))}{key}" if is_trial else f"{sweep}/{kind}/{key}"

@@ -50,7 +50,7 @@ YES = "yes"
 """The value of a tag that says so; where it does not, the tag is empty."""
 
 
-class Kind(StrEnum):
+class RunKind(StrEnum):
     """The kind of a run: its tag `tunerun.kind`."""
 
     TRIAL = "trial"
@@ -132,7 +132,7 @@ class Input:
 
 
 @dataclass(frozen=True)
-class ShownModel:
+class LoggedModel:
     """A tuned model.
 
     Attributes:
@@ -190,7 +190,7 @@ class RunProjection:
     """
 
     subject: str
-    kind: Kind
+    kind: RunKind
     identity: Mapping[str, str]
     seen: str
     name: str
@@ -204,7 +204,7 @@ class RunProjection:
     inputs: RunPart[list[Input]] | None = None
     artifacts: Mapping[str, RunPart[Content]] = field(default_factory=dict)
     written: Mapping[str, WrittenFiles] = field(default_factory=dict)
-    model: RunPart[ShownModel] | None = None
+    model: RunPart[LoggedModel] | None = None
     remembered: Mapping[str, Any] = field(default_factory=dict)
     experiment_tags: Callable[[str, str], Mapping[str, str]] | None = None
 
@@ -258,11 +258,11 @@ class FrozenSweep:
         """The prefix of the subjects of its trials in the ledger's marks; the key follows."""
         return trial_prefix(self.experiment, self.rerun)
 
-    def subject(self, kind: Kind, name: str = "") -> str:
+    def subject(self, kind: RunKind, name: str = "") -> str:
         """The subject of one of the sweep's runs, in the ledger's marks: `<sweep>/<kind>/<name>`."""
         return f"{self.id}/{kind}/{name}"
 
-    def identity(self, kind: Kind, **more: str) -> dict[str, str]:
+    def identity(self, kind: RunKind, **more: str) -> dict[str, str]:
         """The tags by which one of the sweep's runs is found."""
         own = {"tunerun.sweep": self.id, sweep_tag(self.id): kind, "tunerun.kind": kind}
         if self.rerun:
@@ -351,7 +351,7 @@ def _rerun(sweep: SweepRecord) -> str:
 
 def subject_of_sweep(sweep_id: str) -> str:
     """The subject of a sweep's own run, in the ledger's marks."""
-    return f"{sweep_id}/{Kind.SWEEP}/"
+    return f"{sweep_id}/{RunKind.SWEEP}/"
 
 
 def trial_prefix(experiment: str, rerun: str) -> str:
@@ -360,12 +360,12 @@ def trial_prefix(experiment: str, rerun: str) -> str:
     Args:
         rerun: the tag `tunerun.rerun` of a rerun, whose trials have runs of their own; empty: of any other sweep.
     """
-    return f"{experiment}/rerun/{rerun}/{Kind.TRIAL}/" if rerun else f"{experiment}/{Kind.TRIAL}/"
+    return f"{experiment}/rerun/{rerun}/{RunKind.TRIAL}/" if rerun else f"{experiment}/{RunKind.TRIAL}/"
 
 
 def key_of_subject(subject: str) -> str | None:
     """The key of the trial that a mark's subject names; None: it is not a trial's."""
-    experiment, _, key = subject.rpartition(f"/{Kind.TRIAL}/")
+    experiment, _, key = subject.rpartition(f"/{RunKind.TRIAL}/")
     return key if experiment else None
 
 

@@ -29,10 +29,10 @@ from tunerun.tracking.packaged.record import CONTENT_TAG
 from tunerun.tracking.run_projection import (
     Content,
     Input,
+    LoggedModel,
     MetricPoint,
     RunProjection,
     RunState,
-    ShownModel,
     SingleMetric,
 )
 from tunerun.tracking.store_file import UnusableError, make_ready
@@ -323,7 +323,7 @@ class Store:
             else:
                 self.client.update_run(run_id, state)
 
-    def logged_model(self, experiment_id: str, run_id: str, model: ShownModel) -> str:
+    def logged_model(self, experiment_id: str, run_id: str, model: LoggedModel) -> str:
         """Log a tuned model as the output of a run, and return its id.
 
         It is looked for first, as the run's output and by its run, because MLflow would create it again. One that was

@@ -22,9 +22,9 @@ from tunerun.job import JobState
 from tunerun.ledger import Ledger, Mark, SweepRecord, TrialProgress, TrialRecord
 from tunerun.ledger.portable import plan_files, results_file
 from tunerun.stored import section
-from tunerun.tracking.answers import FILES, VALIDATION, Answered, answered
+from tunerun.tracking.answers import FILES, VALIDATION, ScoredAnswers, answered
 from tunerun.tracking.naming import point_name, run_name
-from tunerun.tracking.note import Line, experiment_note, sweep_note
+from tunerun.tracking.note import SweepLine, experiment_note, sweep_note
 from tunerun.tracking.run_projection import (
     EPOCH_LOSS,
     LAYOUT,
@@ -39,8 +39,8 @@ from tunerun.tracking.run_projection import (
     Content,
     FrozenSweep,
     Input,
-    Kind,
     Pages,
+    RunKind,
     RunPart,
     RunProjection,
     RunState,
@@ -89,7 +89,7 @@ class Summary:
         trials = [asdict(p) | {"last_step": 0 if not p.state.is_finished else p.last_step} for p in self._progress]
         return [trials, answers, openings]
 
-    def images(self, others: Sequence[Line]) -> list[RunProjection]:
+    def images(self, others: Sequence[SweepLine]) -> list[RunProjection]:
         """The runs of the baselines that are known, and last the run of the sweep itself.
 
         Args:
@@ -106,7 +106,7 @@ class Summary:
         ]
         return [*baselines, self._own(verdict, others)]
 
-    def _own(self, verdict: Verdict, others: Sequence[Line]) -> RunProjection:
+    def _own(self, verdict: Verdict, others: Sequence[SweepLine]) -> RunProjection:
         sweep, table = self._sweep, ComparisonTable.of(verdict)
         artifacts = self._frozen_files() | {TRIALS_FILE: RunPart(self.seen, lambda: _trials_table(sweep, verdict))}
         if verdict.is_complete and any(p.last_step for p in self._progress):
@@ -118,7 +118,7 @@ class Summary:
         note = self._with_origin(sweep_note(table, self._sweep.record.command if self._is_interrupted else None))
 
         def experiment_tags(experiment_id: str, run_id: str) -> Mapping[str, str]:
-            own = Line(sweep.id, sweep.record.created_at, verdict.sentence, note, run_id, has_report)
+            own = SweepLine(sweep.id, sweep.record.created_at, verdict.sentence, note, run_id, has_report)
             lines = sorted([own, *others], key=lambda line: line.created_at, reverse=True)
             return {
                 **view_tags(sweep, verdict, curves),
@@ -160,9 +160,9 @@ class Summary:
         """What the run of the sweep itself has by its plan alone."""
         sweep = self._sweep
         return RunProjection(
-            subject=sweep.subject(Kind.SWEEP),
-            kind=Kind.SWEEP,
-            identity=sweep.identity(Kind.SWEEP),
+            subject=sweep.subject(RunKind.SWEEP),
+            kind=RunKind.SWEEP,
+            identity=sweep.identity(RunKind.SWEEP),
             seen=seen,
             name=_sweep_name(sweep),
             start_ms=milliseconds(sweep.record.created_at),
@@ -237,13 +237,13 @@ class Summary:
         return [SingleMetric(verdict_key(metric), best.metrics[metric], self._end_ms())]
 
 
-def line_of(sweep: SweepRecord, mark: Mark) -> Line | None:
+def line_of(sweep: SweepRecord, mark: Mark) -> SweepLine | None:
     """What an experiment's note says of a sweep, by the sweep's mark; None: nothing was said of it yet."""
     sentence = mark.document.get(_SENTENCE)
     if sentence is None:
         return None
     note = mark.document.get(_NOTE, "")
-    return Line(sweep.id, sweep.created_at, sentence, note, mark.run_id, bool(mark.document.get(_REPORT)))
+    return SweepLine(sweep.id, sweep.created_at, sentence, note, mark.run_id, bool(mark.document.get(_REPORT)))
 
 
 def _standings(sweep: FrozenSweep, verdict: Verdict) -> dict[str, list[Any]]:
@@ -272,9 +272,9 @@ def _baseline_image(
     start_ms = milliseconds(sweep.record.created_at)
     trials = ", ".join(str(m.number) for m in members[:_MAX_NAMED])
     return RunProjection(
-        subject=sweep.subject(Kind.BASELINE, baseline.subject),
-        kind=Kind.BASELINE,
-        identity=sweep.identity(Kind.BASELINE, key=baseline.subject),
+        subject=sweep.subject(RunKind.BASELINE, baseline.subject),
+        kind=RunKind.BASELINE,
+        identity=sweep.identity(RunKind.BASELINE, key=baseline.subject),
         seen=seen,
         name=baseline.name,
         start_ms=start_ms,
@@ -295,7 +295,7 @@ def _baseline_image(
     )
 
 
-def _answered(ledger: Ledger, sweep: FrozenSweep, subject: str, members: Sequence[TrialRecord]) -> list[Answered]:
+def _answered(ledger: Ledger, sweep: FrozenSweep, subject: str, members: Sequence[TrialRecord]) -> list[ScoredAnswers]:
     """The baseline's answers to each held-out set, as they were asked for any of the trials that it belongs to."""
     asked = {(held_out, trial.held_out.get(held_out), trial.asked): trial for trial in members for held_out in FILES}
     found = {}

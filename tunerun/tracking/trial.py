@@ -29,7 +29,7 @@ from tunerun.job import EpochLoss, JobState, Snapshot, TunedModel
 from tunerun.ledger import JobRecord, Ledger, TrialRecord
 from tunerun.ledger.portable import EXAMPLES
 from tunerun.stored import section
-from tunerun.tracking.answers import FILES, TEST, VALIDATION, Answered, answered
+from tunerun.tracking.answers import FILES, TEST, VALIDATION, ScoredAnswers, answered
 from tunerun.tracking.naming import metric_key, override_line, override_value, param_name, run_name, value_of
 from tunerun.tracking.run_projection import (
     EPOCH_LOSS,
@@ -43,14 +43,14 @@ from tunerun.tracking.run_projection import (
     Content,
     FrozenSweep,
     Input,
-    Kind,
+    LoggedModel,
     MetricPoint,
     Pages,
+    RunKind,
     RunPart,
     RunProjection,
     RunState,
     SharedTrial,
-    ShownModel,
     SingleMetric,
     dataset_input,
     milliseconds,
@@ -110,8 +110,8 @@ def trial_projection(ledger: Ledger, shared: SharedTrial) -> RunProjection | Non
         state, end = RunState.KILLED, max([started_at, *(s.compute_time for s in curve[-1:])])
     return RunProjection(
         subject=shared.subject,
-        kind=Kind.TRIAL,
-        identity=sweep.identity(Kind.TRIAL, trial=str(trial.number), key=trial.key),
+        kind=RunKind.TRIAL,
+        identity=sweep.identity(RunKind.TRIAL, trial=str(trial.number), key=trial.key),
         seen=shared.seen,
         name=run_name(trial.number, len(sweep.trials), sweep.varied, trial.overrides, trial.config),
         start_ms=milliseconds(started_at),
@@ -129,7 +129,7 @@ def trial_projection(ledger: Ledger, shared: SharedTrial) -> RunProjection | Non
     )
 
 
-def _answered(ledger: Ledger, shared: SharedTrial) -> list[Answered]:
+def _answered(ledger: Ledger, shared: SharedTrial) -> list[ScoredAnswers]:
     """How the newest sweep that has asked the trial found it, on each held-out set."""
     found = []
     for held_out in FILES:
@@ -180,7 +180,9 @@ def _drawn(value: float) -> float:
     return value if math.isfinite(value) else math.nan
 
 
-def _measures(trial: TrialRecord, job: JobRecord, answers: Sequence[Answered], on: Input | None) -> list[SingleMetric]:
+def _measures(
+    trial: TrialRecord, job: JobRecord, answers: Sequence[ScoredAnswers], on: Input | None
+) -> list[SingleMetric]:
     """What the backend measured, once its job is done, and what the answers come to."""
     measures: list[SingleMetric] = []
     if job.state is JobState.SUCCEEDED and job.finished_at is not None:
@@ -372,22 +374,22 @@ def _yaml(value: object) -> str:
 def _loss_png(
     sweep: FrozenSweep, trial: TrialRecord, job: JobRecord, curve: Sequence[Snapshot], losses: Sequence[EpochLoss]
 ) -> bytes:
-    from tunerun.plots import Curve, trial_plot
+    from tunerun.plots import TrialCurve, trial_plot
 
     name = run_name(trial.number, len(sweep.trials), sweep.varied, trial.overrides, trial.config)
     return trial_plot(
-        Curve(name, tuple(curve), job.metrics.get(LOSS), job.metrics.get(BASE_LOSS), validation=tuple(losses))
+        TrialCurve(name, tuple(curve), job.metrics.get(LOSS), job.metrics.get(BASE_LOSS), validation=tuple(losses))
     )
 
 
-def _model(sweep: FrozenSweep, trial: TrialRecord, job: JobRecord, *, is_advised: bool) -> RunPart[ShownModel] | None:
+def _model(sweep: FrozenSweep, trial: TrialRecord, job: JobRecord, *, is_advised: bool) -> RunPart[LoggedModel] | None:
     """The tuned model: one that MLflow can load where that costs little, or where it is the one to use."""
     tuned = job.tuned_model
     if tuned is None:
         return None
     size = _adapter_bytes(tuned) if job.state is JobState.SUCCEEDED else None
     is_packaged = size is not None and (size <= MAX_ADAPTER_BYTES or is_advised)
-    model = ShownModel(
+    model = LoggedModel(
         name=tuned.name.rpartition("/")[2],
         tags={
             "tunerun.tuned_model": tuned.name,

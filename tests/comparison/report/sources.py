@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tunerun.comparison.report import Answered, ConfusionTable, LossCurve, Sources
+from tunerun.comparison.report import ConfusionTable, LossCurve, ShownAnswers, Sources
 from tunerun.comparison.results import Verdict
 from tunerun.job import Example
 
@@ -26,10 +26,10 @@ def held_out(rows: int) -> tuple[Example, ...]:
     return tuple(Example(WORDS[n % 12] + f" {n // 12}" * (n > 11), WORDS[n % 12 + 1]) for n in range(rows))
 
 
-def answered(rows: Sequence[Example], right: int, wrong: str) -> Answered:
+def answered(rows: Sequence[Example], right: int, wrong: str) -> ShownAnswers:
     """So many rows right, spread over all of them, and the same wrong answer to the others."""
     hits = {math.floor(n * len(rows) / right) for n in range(right)} if right else set()
-    return Answered(
+    return ShownAnswers(
         tuple(row.output if n in hits else wrong for n, row in enumerate(rows)),
         tuple(n in hits for n in range(len(rows))),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tunerun.comparison.table import ComparisonTable, Kind, RowKind
+from tunerun.comparison.table import ColumnKind, ComparisonTable, RowKind
 from tunerun.ledger import Ledger
 
 FILE = "results.tex"
@@ -36,7 +36,7 @@ _ESCAPES = str.maketrans(
 def render(table: ComparisonTable) -> str:
     r"""A `table` environment with the sentence as its caption; it needs `\usepackage{booktabs}`."""
     shown = table.without(column.key for column in table.columns if column.rank >= MOST_RANK)
-    is_left = [column.kind.is_text or column.kind is Kind.LABEL for column in shown.columns]
+    is_left = [column.kind.is_text or column.kind is ColumnKind.LABEL for column in shown.columns]
     alignment = "".join("l" if left else "r" for left in is_left)
     lines = [
         "% Written by: tunerun compare. Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}.",

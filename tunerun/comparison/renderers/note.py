@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tunerun.comparison import labels
 from tunerun.comparison.renderers import markdown
-from tunerun.comparison.table import ComparisonTable, Kind, Row
+from tunerun.comparison.table import ColumnKind, ComparisonTable, Row
 
 MAX_POINTS = 20
 MAX_CHARACTERS = 7_000
@@ -36,7 +36,7 @@ def _line(table: ComparisonTable, row: Row) -> str:
         f"{column.title} {table.text(row, column)}"
         for column in table.columns
         if column.key in row.cells and row.cells[column.key] is not None and column.rank <= 3
-        if column.kind in (Kind.MEASURE, Kind.DIFFERENCE, Kind.P)
+        if column.kind in (ColumnKind.MEASURE, ColumnKind.DIFFERENCE, ColumnKind.P)
     ]
     state = next((table.text(row, c) for c in table.columns if c.key == "state" and row.point is not None), "")
     said = "; ".join(escaped(part) for part in (words, state, *measures) if part)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tunerun.comparison import labels
 from tunerun.comparison.results import LOSS, Difference
-from tunerun.comparison.table import ComparisonTable, Kind
+from tunerun.comparison.table import ColumnKind, ComparisonTable
 from tunerun.ledger import Ledger
 from tunerun.metrics import Unit
 
@@ -27,7 +27,7 @@ def _points(table: ComparisonTable) -> bytes | None:
     from tunerun.plots import Interval, interval_plot
 
     verdict, decision = table.verdict, table.decision
-    column, shown = table.column_of(Kind.DIFFERENCE), table.best(MAX_POINTS)
+    column, shown = table.column_of(ColumnKind.DIFFERENCE), table.best(MAX_POINTS)
     measure = next((each for each in verdict.measures if each.name == decision.metric), None)
     if column is None or measure is None:
         return None
@@ -49,7 +49,7 @@ def _points(table: ComparisonTable) -> bytes | None:
 
 
 def _losses(table: ComparisonTable, ledger: Ledger) -> bytes | None:
-    from tunerun.plots import Curve, sweep_plot
+    from tunerun.plots import TrialCurve, sweep_plot
 
     verdict = table.verdict
     curves, names = [], [_name(table, place) for place in range(len(verdict.trials))]
@@ -58,7 +58,7 @@ def _losses(table: ComparisonTable, ledger: Ledger) -> bytes | None:
         snapshots = ledger.snapshots(job.id) if job is not None else []
         if job is not None and snapshots:
             losses = tuple(ledger.epoch_losses(job.id))
-            curves.append(Curve(name, tuple(snapshots), trial.metrics.get(LOSS), validation=losses))
+            curves.append(TrialCurve(name, tuple(snapshots), trial.metrics.get(LOSS), validation=losses))
     if not curves:
         return None
     best = None if verdict.best is None else names[verdict.best]

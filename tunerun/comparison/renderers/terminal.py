@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tunerun.comparison.table import ComparisonTable, Kind, Row, RowKind
+from tunerun.comparison.table import ColumnKind, ComparisonTable, Row, RowKind
 
 MAX_POINTS = 60
 """Points in the table; the best of more."""
@@ -124,7 +124,7 @@ def _table(table: ComparisonTable, width: int) -> Table:
     )
     widths = _Widths.of(table).within(width)
     for column, wide in zip(table.columns, widths, strict=True):
-        is_left = column.kind.is_text or column.kind is Kind.LABEL
+        is_left = column.kind.is_text or column.kind is ColumnKind.LABEL
         justify: JustifyMethod = "left" if is_left else "right"
         made.add_column(_words(column.title), justify=justify, width=wide, overflow="fold")
     for position, row in enumerate(table.rows):

@@ -3,6 +3,6 @@
 from tunerun.comparison.report.document import Document, build
 from tunerun.comparison.report.page import render
 from tunerun.comparison.report.reading import read_sources
-from tunerun.comparison.report.sources import Answered, ConfusionTable, LossCurve, Sources
+from tunerun.comparison.report.sources import ConfusionTable, LossCurve, ShownAnswers, Sources
 
-__all__ = ["Answered", "ConfusionTable", "Document", "LossCurve", "Sources", "build", "read_sources", "render"]
+__all__ = ["ConfusionTable", "Document", "LossCurve", "ShownAnswers", "Sources", "build", "read_sources", "render"]

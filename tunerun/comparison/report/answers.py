@@ -11,7 +11,7 @@ from typing import Any
 
 from tunerun.comparison.numbers import counted
 from tunerun.comparison.report.plots import MarkKind, point_name, standing
-from tunerun.comparison.report.sources import Answered, Sources
+from tunerun.comparison.report.sources import ShownAnswers, Sources
 from tunerun.comparison.results import Verdict
 from tunerun.job import as_text
 
@@ -23,7 +23,7 @@ MAX_TEXT_CHARACTERS = 2_000
 
 
 @dataclass(frozen=True)
-class Column:
+class AnswerColumn:
     """The answers of a point or a baseline.
 
     Attributes:
@@ -35,7 +35,7 @@ class Column:
     short: str
     standing: MarkKind
     is_shown: bool
-    answers: tuple[Answered, ...]
+    answers: tuple[ShownAnswers, ...]
 
 
 @dataclass(frozen=True)
@@ -55,20 +55,20 @@ SHOWN_AT_FIRST = 4
 """Columns of points, beside two baselines, that a page shows until the reader chooses others."""
 
 
-def columns(verdict: Verdict, sources: Sources) -> list[Column]:
+def columns(verdict: Verdict, sources: Sources) -> list[AnswerColumn]:
     """Everything that has answered, in the order in which it is kept where not all fits.
 
     First the point that the sentence is about, then the baselines (the one that is hardest to beat first), then the
     tied points, then all others.
     """
     hardest = verdict.decision.against
-    found: list[tuple[int, Column]] = []
+    found: list[tuple[int, AnswerColumn]] = []
     shown_baselines = 0
     for baseline in sorted(verdict.baselines, key=lambda b: b.name != hardest):
         if (answered := sources.answers.get(baseline.subject)) is not None:
             is_shown = shown_baselines < 2
             shown_baselines += is_shown
-            found.append((1, Column(baseline.name, baseline.name, MarkKind.BASELINE, is_shown, (answered,))))
+            found.append((1, AnswerColumn(baseline.name, baseline.name, MarkKind.BASELINE, is_shown, (answered,))))
     shown_points = 0
     for point in sorted(verdict.points, key=lambda p: not p.is_tied):
         keys = [verdict.trials[number].record.key for number in point.trials]
@@ -80,7 +80,7 @@ def columns(verdict: Verdict, sources: Sources) -> list[Column]:
         is_shown = is_first or shown_points < SHOWN_AT_FIRST - 1
         shown_points += is_shown and not is_first
         rank = 0 if is_first else 2 if kind is MarkKind.TIED else 3
-        found.append((rank, Column(point_name(point), f"point {point.number}", kind, is_shown, answers)))
+        found.append((rank, AnswerColumn(point_name(point), f"point {point.number}", kind, is_shown, answers)))
     return [column for _, column in sorted(found, key=lambda pair: pair[0])]
 
 
@@ -121,7 +121,7 @@ def _most(count: int, max_bytes: int, size: Callable[[int], int]) -> int:
     return count
 
 
-def document_of(kept: Sequence[Column], sources: Sources, rows: int) -> dict[str, Any]:
+def document_of(kept: Sequence[AnswerColumn], sources: Sources, rows: int) -> dict[str, Any]:
     """The answers as JSON values.
 
     `rows` is a list of [input, expected, texts, right], where `texts` are the different answers of the row and `right`

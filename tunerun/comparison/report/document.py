@@ -32,7 +32,7 @@ OUTCOMES = {
 
 
 @dataclass(frozen=True)
-class Table:
+class WordTable:
     """A table of words: a heading for each column, and rows of as many cells, the first of which heads its row."""
 
     caption: str
@@ -41,7 +41,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Run:
+class RerunCommand:
     """How to run a sweep again."""
 
     sweep: str
@@ -70,20 +70,20 @@ class Document:
     notes: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
     intervals: tuple[IntervalPlot, ...]
-    interval_table: Table | None
+    interval_table: WordTable | None
     curves: tuple[CurveLine, ...]
-    curve_table: Table | None
+    curve_table: WordTable | None
     axes: tuple[AxisPlot, ...]
-    axis_table: Table | None
+    axis_table: WordTable | None
     confusion: tuple[ConfusionTable, ...]
     answers: Packed
     answer_rows: int
     right_rule: str
     data_facts: tuple[tuple[str, str], ...]
     findings: tuple[str, ...]
-    points_table: Table
+    points_table: WordTable
     configs: tuple[tuple[str, str], ...]
-    runs: tuple[Run, ...]
+    runs: tuple[RerunCommand, ...]
     version: str
 
     def drawn(self) -> dict[str, Any]:
@@ -138,17 +138,17 @@ def _facts(verdict: Verdict) -> tuple[tuple[str, str], ...]:
     return tuple(facts)
 
 
-def _interval_table(plots: Sequence[IntervalPlot]) -> Table | None:
+def _interval_table(plots: Sequence[IntervalPlot]) -> WordTable | None:
     """All plots of intervals as one table: a row for each mark, a column for each plot."""
     if not plots:
         return None
     names = list(dict.fromkeys(mark.name for plot in plots for mark in plot.marks))
     words = [{mark.name: mark.words for mark in plot.marks} for plot in plots]
     rows = tuple((name, *(column.get(name, numbers.UNKNOWN) for column in words)) for name in names)
-    return Table("Values and intervals", ("point or baseline", *(plot.name for plot in plots)), rows)
+    return WordTable("Values and intervals", ("point or baseline", *(plot.name for plot in plots)), rows)
 
 
-def _curve_table(curves: Sequence[CurveLine]) -> Table | None:
+def _curve_table(curves: Sequence[CurveLine]) -> WordTable | None:
     if not curves:
         return None
     rows = []
@@ -167,10 +167,10 @@ def _curve_table(curves: Sequence[CurveLine]) -> Table | None:
         )
     measures = ("training loss, first", "training loss, last", "validation loss, last", "validation loss, lowest")
     head = ("point", *measures, "advice")
-    return Table("Losses in nats per output token", head, tuple(rows))
+    return WordTable("Losses in nats per output token", head, tuple(rows))
 
 
-def _axis_table(plots: Sequence[AxisPlot]) -> Table | None:
+def _axis_table(plots: Sequence[AxisPlot]) -> WordTable | None:
     if not plots:
         return None
     rows = tuple(
@@ -179,10 +179,10 @@ def _axis_table(plots: Sequence[AxisPlot]) -> Table | None:
         for series in plot.series
         for p in series.places
     )
-    return Table("Measures by axis", ("plot", "at", "other settings", "value"), rows)
+    return WordTable("Measures by axis", ("plot", "at", "other settings", "value"), rows)
 
 
-def _points_table(verdict: Verdict) -> Table:
+def _points_table(verdict: Verdict) -> WordTable:
     keys = list(dict.fromkeys(key for point in verdict.points for key in point.overrides))
     names = short_names(keys)
     has_sweeps = len(verdict.sweeps) > 1
@@ -196,16 +196,16 @@ def _points_table(verdict: Verdict) -> Table:
         )
         for point in verdict.points
     )
-    return Table(
+    return WordTable(
         "What each point sets",
         ("point", *(["sweep"] * has_sweeps), *(names[key] for key in keys), "trials", "seeds"),
         rows,
     )
 
 
-def _run(sweep: str, command: str, document: Any) -> Run:
+def _run(sweep: str, command: str, document: Any) -> RerunCommand:
     code = document.get("code") or {}
-    return Run(
+    return RerunCommand(
         sweep,
         command,
         str(document.get("version", "not recorded")),
@@ -214,4 +214,4 @@ def _run(sweep: str, command: str, document: Any) -> Run:
     )
 
 
-__all__ = ["Document", "Run", "Table", "build"]
+__all__ = ["Document", "RerunCommand", "WordTable", "build"]

@@ -32,7 +32,7 @@ class MarkKind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Mark:
+class PlotMark:
     """A value and its interval; value, low and high are as drawn, so shares are percentages.
 
     Attributes:
@@ -49,7 +49,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Line:
+class ReferenceLine:
     """A value that marks are to be compared with; `words` name it below the plot."""
 
     words: str
@@ -67,16 +67,16 @@ class IntervalPlot:
 
     name: str
     unit: str
-    marks: tuple[Mark, ...]
-    lines: tuple[Line, ...]
+    marks: tuple[PlotMark, ...]
+    lines: tuple[ReferenceLine, ...]
 
 
 @dataclass(frozen=True)
-class Place:
+class AxisPlace:
     """Where a mark is on an axis of the sweep; `at` is the position of its category where the axis has no numbers."""
 
     at: float
-    mark: Mark
+    mark: PlotMark
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Series:
     """Points that differ in one axis of the sweep only."""
 
     name: str
-    places: tuple[Place, ...]
+    places: tuple[AxisPlace, ...]
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class AxisPlot:
     is_log: bool
     higher_is_better: bool
     series: tuple[Series, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[ReferenceLine, ...]
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _differences(verdict: Verdict, measure: Measure, baseline: str) -> IntervalP
     found = [(p, d) for p in verdict.points for d in p.against if d.baseline == baseline]
     found.sort(key=lambda pair: _merit(pair[1].value, measure), reverse=True)
     marks = tuple(
-        Mark(
+        PlotMark(
             point_name(point),
             standing(verdict, point),
             _drawn(difference.value, measure.unit),
@@ -159,10 +159,10 @@ def _differences(verdict: Verdict, measure: Measure, baseline: str) -> IntervalP
     )
     unit = "percentage points" if measure.unit is Unit.SHARE else unit_name(measure.unit)
     worth = verdict.decision.worth
-    lines = [Line(baseline, 0.0)]
+    lines = [ReferenceLine(baseline, 0.0)]
     if worth:
         sign = 1 if measure.higher_is_better else -1
-        lines.append(Line("smallest difference worth having", _drawn(sign * worth, measure.unit)))
+        lines.append(ReferenceLine("smallest difference worth having", _drawn(sign * worth, measure.unit)))
     name = f"{measure_title(measure)}: difference to {baseline}"
     return IntervalPlot(name, unit, marks, tuple(lines))
 
@@ -195,14 +195,14 @@ def _values(verdict: Verdict, measure: Measure) -> IntervalPlot:
     return IntervalPlot(measure_title(measure), unit_name(measure.unit), tuple(marks), baseline_lines(verdict, measure))
 
 
-def value_mark(verdict: Verdict, point: PointResult, measure: Measure) -> Mark:
+def value_mark(verdict: Verdict, point: PointResult, measure: Measure) -> PlotMark:
     """A point's value of a measure; it is known."""
     return _mark(point_name(point), standing(verdict, point), point.estimates[measure.name], measure, verdict)
 
 
-def _mark(name: str, kind: MarkKind, estimate: Estimate, measure: Measure, verdict: Verdict) -> Mark:
+def _mark(name: str, kind: MarkKind, estimate: Estimate, measure: Measure, verdict: Verdict) -> PlotMark:
     unit = measure.unit
-    return Mark(
+    return PlotMark(
         name,
         kind,
         _drawn(estimate.value, unit),
@@ -226,10 +226,10 @@ def estimate_words(estimate: Estimate, measure: Measure, rows: int) -> str:
     return "; ".join(parts)
 
 
-def baseline_lines(verdict: Verdict, measure: Measure) -> tuple[Line, ...]:
+def baseline_lines(verdict: Verdict, measure: Measure) -> tuple[ReferenceLine, ...]:
     """The baselines' values of a measure."""
     return tuple(
-        Line(
+        ReferenceLine(
             f"{b.name}: {numbers.measure(b.estimates[measure.name].value, measure.unit, verdict.decision.rows)}",
             _drawn(b.estimates[measure.name].value, measure.unit),
         )
@@ -270,7 +270,7 @@ def _axis_plot(verdict: Verdict, sources: Sources, key: str, name: str, measure:
         Series(
             group,
             tuple(
-                Place(where[p.number], value_mark(verdict, p, measure))
+                AxisPlace(where[p.number], value_mark(verdict, p, measure))
                 for p in sorted(members, key=lambda p: where[p.number])
             ),
         )

@@ -13,7 +13,7 @@ import yaml
 from tunerun.comparison.knowledge import BASE_LOSS
 from tunerun.comparison.numbers import counted
 from tunerun.comparison.report.plots import point_name
-from tunerun.comparison.report.sources import Answered, ConfusionTable, LossCurve, Sources, thinned
+from tunerun.comparison.report.sources import ConfusionTable, LossCurve, ShownAnswers, Sources, thinned
 from tunerun.comparison.results import LOSS, BaselineResult, PointResult, TrialResult, Verdict
 from tunerun.errors import ConfigError
 from tunerun.job import EpochLoss, Example, Snapshot
@@ -83,18 +83,18 @@ class _Reader:
         return next((rows for t in self._verdict.trials if (rows := self.examples(self._held_out(t.record)))), ())
 
     @cached_property
-    def answers(self) -> dict[str, Answered]:
+    def answers(self) -> dict[str, ShownAnswers]:
         """By subject; of trials whose held-out set has other rows than the first one's, none: no row is theirs too."""
         verdict = self._verdict
         asked = [(trial.record.key, trial.record) for trial in verdict.trials]
         asked += [(baseline.subject, record) for baseline in verdict.baselines for record in self._records(baseline)]
-        found: dict[str, Answered] = {}
+        found: dict[str, ShownAnswers] = {}
         for subject, record in asked:
             digest = self._held_out(record)
             expected = self.examples(digest)
             texts = self._texts(subject, digest, record.asked)
             if subject not in found and len(texts) == len(expected) == len(self.rows) > 0 and self._is_of_rows(digest):
-                found[subject] = Answered(texts, self._right([e.output for e in expected], texts))
+                found[subject] = ShownAnswers(texts, self._right([e.output for e in expected], texts))
         return found
 
     def _is_of_rows(self, digest: str | None) -> bool:

@@ -22,7 +22,7 @@ class LossCurve:
 
 
 @dataclass(frozen=True)
-class Answered:
+class ShownAnswers:
     """What a model answered to the held-out rows.
 
     Attributes:
@@ -67,7 +67,7 @@ class Sources:
     """
 
     rows: tuple[Example, ...] = ()
-    answers: Mapping[str, Answered] = field(default_factory=dict)
+    answers: Mapping[str, ShownAnswers] = field(default_factory=dict)
     right_rule: str = ""
     curves: Mapping[str, LossCurve] = field(default_factory=dict)
     training_rows: Mapping[str, int] = field(default_factory=dict)

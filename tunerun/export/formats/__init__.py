@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from tunerun.errors import InputError
 from tunerun.export.formats.adapter import AdapterFormat
-from tunerun.export.formats.base import ExportFormat, Source
+from tunerun.export.formats.base import ExportFormat, ExportSource
 from tunerun.export.formats.gguf import GgufFormat
 from tunerun.export.formats.merged import MergedFormat
 
-__all__ = ["FORMATS", "ExportFormat", "Source", "format_of"]
+__all__ = ["FORMATS", "ExportFormat", "ExportSource", "format_of"]
 
 _ALL: tuple[ExportFormat, ...] = (MergedFormat(), AdapterFormat(), GgufFormat())
 

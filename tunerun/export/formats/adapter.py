@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tunerun.export.formats.base import Source
+from tunerun.export.formats.base import ExportSource
 from tunerun.job import Input
 
 
@@ -15,10 +15,10 @@ class AdapterFormat:
     name = "adapter"
     quantizations: tuple[str, ...] = ()
 
-    def check(self, source: Source) -> None:
+    def check(self, source: ExportSource) -> None:
         """Whatever trains has an adapter."""
 
-    def write(self, source: Source, folder: Path) -> str:
+    def write(self, source: ExportSource, folder: Path) -> str:
         """Write the adapter, the tokenizer and how it generates."""
         from tunerun.engine import merging
 
@@ -27,7 +27,7 @@ class AdapterFormat:
         merging.save_record(source.folder, folder, source.base_name)
         return ""
 
-    def answers(self, source: Source, folder: Path, inputs: Sequence[Input]) -> list[str]:
+    def answers(self, source: ExportSource, folder: Path, inputs: Sequence[Input]) -> list[str]:
         """Answer by transformers and PEFT, on the base model of this machine."""
         from tunerun.engine import plain_answers
 

@@ -12,7 +12,7 @@ from tunerun.job import GenerateOptions, Input
 
 
 @dataclass(frozen=True)
-class Source:
+class ExportSource:
     """The tuned model to export.
 
     Attributes:
@@ -53,11 +53,11 @@ class ExportFormat(Protocol):
     def quantizations(self) -> tuple[str, ...]:
         """What `--quantization` takes, the default first; empty: the format has none."""
 
-    def check(self, source: Source) -> None:
+    def check(self, source: ExportSource) -> None:
         """Refuse a tuned model that cannot be written."""
 
-    def write(self, source: Source, folder: Path) -> str:
+    def write(self, source: ExportSource, folder: Path) -> str:
         """Write the files; the name of the one file that it is about, or an empty text where it is the folder."""
 
-    def answers(self, source: Source, folder: Path, inputs: Sequence[Input]) -> list[str]:
+    def answers(self, source: ExportSource, folder: Path, inputs: Sequence[Input]) -> list[str]:
         """Answer inputs from what was written."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tunerun.engine import base_model
 from tunerun.engine.packages import require
-from tunerun.export.formats.base import Source
+from tunerun.export.formats.base import ExportSource
 from tunerun.job import Input
 
 
@@ -18,7 +18,7 @@ class GgufFormat:
     name = "gguf"
     quantizations: tuple[str, ...] = ("f16", "q8_0")
 
-    def check(self, source: Source) -> None:
+    def check(self, source: ExportSource) -> None:
         """Refuse architectures and tokenizers that no round trip is proven for."""
         require("gguf")
         from tunerun.engine import gguf_export
@@ -29,7 +29,7 @@ class GgufFormat:
         tokenizer = json.loads(base_model.tokenizer_file(found, source.cache).read_text(encoding="utf-8"))
         gguf_export.check(config, tokenizer)
 
-    def write(self, source: Source, folder: Path) -> str:
+    def write(self, source: ExportSource, folder: Path) -> str:
         """Write the file, which holds the tokenizer and the chat template too."""
         from tunerun.engine import gguf_export, merging
 
@@ -39,7 +39,7 @@ class GgufFormat:
         merging.save_record(source.folder, folder, source.base_name)
         return file
 
-    def answers(self, source: Source, folder: Path, inputs: Sequence[Input]) -> list[str]:
+    def answers(self, source: ExportSource, folder: Path, inputs: Sequence[Input]) -> list[str]:
         """Answer from the file, read back by transformers."""
         from tunerun.engine import plain_answers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tunerun.export.formats.base import Source
+from tunerun.export.formats.base import ExportSource
 from tunerun.job import Input
 
 
@@ -15,10 +15,10 @@ class MergedFormat:
     name = "merged"
     quantizations: tuple[str, ...] = ()
 
-    def check(self, source: Source) -> None:
+    def check(self, source: ExportSource) -> None:
         """Whatever trains can be merged."""
 
-    def write(self, source: Source, folder: Path) -> str:
+    def write(self, source: ExportSource, folder: Path) -> str:
         """Write weights, config, tokenizer and how it generates."""
         from tunerun.engine import merging
 
@@ -26,7 +26,7 @@ class MergedFormat:
         merging.save_record(source.folder, folder, source.base_name)
         return ""
 
-    def answers(self, source: Source, folder: Path, inputs: Sequence[Input]) -> list[str]:
+    def answers(self, source: ExportSource, folder: Path, inputs: Sequence[Input]) -> list[str]:
         """Answer by transformers alone."""
         from tunerun.engine import plain_answers
 

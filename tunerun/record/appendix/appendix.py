@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from tunerun.comparison.numbers import counted
 from tunerun.record.appendix import computing, data, measuring, training
 from tunerun.record.appendix.checklists import CHECKLISTS, Checklist
-from tunerun.record.appendix.document import Appendix, Block, Bullets, Paragraph, Section, Table
+from tunerun.record.appendix.document import Appendix, AppendixSection, AppendixTable, Block, Bullets, Paragraph
 from tunerun.record.appendix.material import Material
 from tunerun.record.appendix.topic import Topic
 from tunerun.record.sources import OpenRecord
@@ -50,13 +50,13 @@ def appendix(record: OpenRecord) -> Appendix:
     material = Material(record)
     topics = {name: describe(material) for name, describe in TOPICS.items()}
     numbers = {name: place for place, name in enumerate(topics, start=1)}
-    sections = [Section(f"{numbers[name]}. {topic.title}", topic.blocks) for name, topic in topics.items()]
+    sections = [AppendixSection(f"{numbers[name]}. {topic.title}", topic.blocks) for name, topic in topics.items()]
     open_number = len(sections) + len(CHECKLISTS) + 1
     checklists = [
         _answered(checklist, f"{len(sections) + place}.", topics, numbers, open_number)
         for place, checklist in enumerate(CHECKLISTS, start=1)
     ]
-    unanswered = Section(f"{open_number}. What the record cannot answer", tuple(_open(CHECKLISTS)))
+    unanswered = AppendixSection(f"{open_number}. What the record cannot answer", tuple(_open(CHECKLISTS)))
     sweep = record.sweep
     frozen = datetime.fromtimestamp(sweep.created_at, UTC)
     introduction = (
@@ -75,7 +75,7 @@ def appendix(record: OpenRecord) -> Appendix:
 
 def _answered(
     checklist: Checklist, number: str, topics: Mapping[str, Topic], numbers: Mapping[str, int], open_number: int
-) -> Section:
+) -> AppendixSection:
     """The questions that the record answers, each with its facts."""
     answered = [question for question in checklist.questions if question.topics]
     count = f"{len(answered)} of {counted(len(checklist.questions), 'question')}"
@@ -90,15 +90,15 @@ def _answered(
         facts = tuple(f"{topics[name].summary} (Section {numbers[name]}.)" for name in question.topics)
         added = (f"For the authors to add: {_lower(question.left)}",) if question.left else ()
         quoted = (Paragraph(f"“{question.text}”"),) if question.text else ()
-        sections.append(Section(f"{question.number} {question.title}", (*quoted, Bullets((*facts, *added)))))
-    return Section(f"{number} {checklist.name}", tuple(blocks), tuple(sections))
+        sections.append(AppendixSection(f"{question.number} {question.title}", (*quoted, Bullets((*facts, *added)))))
+    return AppendixSection(f"{number} {checklist.name}", tuple(blocks), tuple(sections))
 
 
 def _open(checklists: tuple[Checklist, ...]) -> Iterator[Block]:
     yield Paragraph("These questions are for the authors; a record of runs holds nothing on them.")
     for checklist in checklists:
         rows = tuple((each.number, each.title, each.left) for each in checklist.questions if not each.topics)
-        yield Table((checklist.name, "question", "why"), rows, wrapped=(1, 2))
+        yield AppendixTable((checklist.name, "question", "why"), rows, wrapped=(1, 2))
 
 
 def _lower(text: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Question:
+class ChecklistQuestion:
     """An item of a checklist.
 
     Attributes:
@@ -36,7 +36,7 @@ class Checklist:
 
     name: str
     source: str
-    questions: tuple[Question, ...]
+    questions: tuple[ChecklistQuestion, ...]
 
 
 _PAPER = "It is about the paper's text."
@@ -45,28 +45,28 @@ NEURIPS = Checklist(
     "NeurIPS Paper Checklist (2025)",
     "NeurIPS 2025 LaTeX style, checklist.tex; https://neurips.cc/public/guides/PaperChecklist",
     (
-        Question(
+        ChecklistQuestion(
             "1",
             "Claims",
             left=_PAPER,
             text="Do the main claims made in the abstract and introduction accurately reflect the paper's "
             "contributions and scope?",
         ),
-        Question(
+        ChecklistQuestion(
             "2",
             "Limitations",
             ("limits",),
             "Limitations of the task, the data and the method.",
             "Does the paper discuss the limitations of the work performed by the authors?",
         ),
-        Question(
+        ChecklistQuestion(
             "3",
             "Theory assumptions and proofs",
             left=_PAPER,
             text="For each theoretical result, does the paper provide the full set of assumptions and a complete (and "
             "correct) proof?",
         ),
-        Question(
+        ChecklistQuestion(
             "4",
             "Experimental result reproducibility",
             ("rerun", "data", "base_model", "code", "environment"),
@@ -74,7 +74,7 @@ NEURIPS = Checklist(
             "of the paper to the extent that it affects the main claims and/or conclusions of the paper (regardless of "
             "whether the code and data are provided or not)?",
         ),
-        Question(
+        ChecklistQuestion(
             "5",
             "Open access to data and code",
             ("data", "code", "rerun"),
@@ -82,21 +82,21 @@ NEURIPS = Checklist(
             "Does the paper provide open access to the data and code, with sufficient instructions to faithfully "
             "reproduce the main experimental results, as described in supplemental material?",
         ),
-        Question(
+        ChecklistQuestion(
             "6",
             "Experimental setting/details",
             ("splits", "base_model", "hyperparameters", "selection", "test_set"),
             text="Does the paper specify all the training and test details (e.g., data splits, hyperparameters, how "
             "they were chosen, type of optimizer, etc.) necessary to understand the results?",
         ),
-        Question(
+        ChecklistQuestion(
             "7",
             "Experiment statistical significance",
             ("uncertainty",),
             text="Does the paper report error bars suitably and correctly defined or other appropriate information "
             "about the statistical significance of the experiments?",
         ),
-        Question(
+        ChecklistQuestion(
             "8",
             "Experiments compute resources",
             ("compute", "environment"),
@@ -104,21 +104,21 @@ NEURIPS = Checklist(
             "For each experiment, does the paper provide sufficient information on the computer resources (type of "
             "compute workers, memory, time of execution) needed to reproduce the experiments?",
         ),
-        Question(
+        ChecklistQuestion(
             "9",
             "Code of ethics",
             left="It is for the authors to confirm.",
             text="Does the research conducted in the paper conform, in every respect, with the NeurIPS Code of Ethics "
             "https://neurips.cc/public/EthicsGuidelines?",
         ),
-        Question(
+        ChecklistQuestion(
             "10",
             "Broader impacts",
             left=_PAPER,
             text="Does the paper discuss both potential positive societal impacts and negative societal impacts of the "
             "work performed?",
         ),
-        Question(
+        ChecklistQuestion(
             "11",
             "Safeguards",
             left="It is about how data and models are released.",
@@ -126,7 +126,7 @@ NEURIPS = Checklist(
             "models that have a high risk for misuse (e.g., pretrained language models, image generators, or scraped "
             "datasets)?",
         ),
-        Question(
+        ChecklistQuestion(
             "12",
             "Licenses for existing assets",
             ("licenses",),
@@ -134,7 +134,7 @@ NEURIPS = Checklist(
             "Are the creators or original owners of assets (e.g., code, data, models), used in the paper, properly "
             "credited and are the license and terms of use explicitly mentioned and properly respected?",
         ),
-        Question(
+        ChecklistQuestion(
             "13",
             "New assets",
             ("rerun",),
@@ -142,7 +142,7 @@ NEURIPS = Checklist(
             "Are new assets introduced in the paper well documented and is the documentation provided alongside the "
             "assets?",
         ),
-        Question(
+        ChecklistQuestion(
             "14",
             "Crowdsourcing and research with human subjects",
             left="How rows were collected is not in a record.",
@@ -150,7 +150,7 @@ NEURIPS = Checklist(
             "of instructions given to participants and screenshots, if applicable, as well as details about "
             "compensation (if any)?",
         ),
-        Question(
+        ChecklistQuestion(
             "15",
             "Institutional review board (IRB) approvals or equivalent for research with human subjects",
             left="How rows were collected is not in a record.",
@@ -158,7 +158,7 @@ NEURIPS = Checklist(
             "disclosed to the subjects, and whether Institutional Review Board (IRB) approvals (or an equivalent "
             "approval/review based on the requirements of your country or institution) were obtained?",
         ),
-        Question(
+        ChecklistQuestion(
             "16",
             "Declaration of LLM usage",
             ("base_model",),
@@ -179,32 +179,32 @@ REFORMS = Checklist(
     "Kapoor et al., Science Advances 10 (18), eadk3452 (2024), https://doi.org/10.1126/sciadv.adk3452; item titles of "
     "its guidelines, https://reforms.cs.princeton.edu",
     (
-        Question("1a", "Population or distribution about which the scientific claim is made", left=_AIM),
-        Question("1b", "Motivation for choosing this population or distribution (1a.)", left=_AIM),
-        Question("1c", "Motivation for the use of ML methods in the study", left=_AIM),
-        Question(
+        ChecklistQuestion("1a", "Population or distribution about which the scientific claim is made", left=_AIM),
+        ChecklistQuestion("1b", "Motivation for choosing this population or distribution (1a.)", left=_AIM),
+        ChecklistQuestion("1c", "Motivation for the use of ML methods in the study", left=_AIM),
+        ChecklistQuestion(
             "2a",
             "Dataset used for training and evaluating the model along with link or DOI to uniquely identify the "
             "dataset",
             ("data",),
             "A link or DOI.",
         ),
-        Question(
+        ChecklistQuestion(
             "2b",
             "Code used to train and evaluate the model and produce the results reported in the paper along with link "
             "or DOI to uniquely identify the version of the code used",
             ("code",),
             "A link or DOI.",
         ),
-        Question("2c", "Description of the computing infrastructure used", ("environment", "compute")),
-        Question(
+        ChecklistQuestion("2c", "Description of the computing infrastructure used", ("environment", "compute")),
+        ChecklistQuestion(
             "2d",
             "README file which contains instructions for generating the results using the provided dataset and code",
             ("rerun",),
             "The README itself; the command is in the record.",
         ),
-        Question("2e", "Reproduction script to produce all results reported in the paper", ("rerun",)),
-        Question(
+        ChecklistQuestion("2e", "Reproduction script to produce all results reported in the paper", ("rerun",)),
+        ChecklistQuestion(
             "3a",
             "Source(s) of data, separately for the training and evaluation datasets (if applicable), along with the "
             "time when the dataset(s) are collected, the source and process of ground-truth annotations, and other "
@@ -212,113 +212,115 @@ REFORMS = Checklist(
             ("data",),
             "Origin, time of collection and annotation of the rows.",
         ),
-        Question(
+        ChecklistQuestion(
             "3b",
             "Distribution or set from which the dataset is sampled (i.e., the sampling frame)",
             left=_ORIGIN,
         ),
-        Question(
+        ChecklistQuestion(
             "3c", "Justification for why the dataset is useful for the modeling task at hand", left="It is an argument."
         ),
-        Question(
+        ChecklistQuestion(
             "3d",
             "The definition of the outcome variable of the model along with descriptive statistics, if applicable",
             ("outcome",),
             "What an output means.",
         ),
-        Question("3e", "Number of samples in the dataset", ("data", "outcome")),
-        Question(
+        ChecklistQuestion("3e", "Number of samples in the dataset", ("data", "outcome")),
+        ChecklistQuestion(
             "3f",
             "Percentage of missing data, split by class for a categorical outcome variable",
             ("exclusions",),
             "Missing cells of columns that the template does not use.",
         ),
-        Question(
+        ChecklistQuestion(
             "3g",
             "Justification for why the distribution or set from which the dataset is drawn (3b.) is representative of "
             "the one about which the scientific claim is being made (1a.)",
             left="It is an argument.",
         ),
-        Question(
+        ChecklistQuestion(
             "4a",
             "Identification of whether any samples are excluded with a rationale for why they are excluded",
             ("exclusions",),
             "What was excluded before the files were given, and why.",
         ),
-        Question("4b", "How impossible or corrupt samples are dealt with", ("exclusions",)),
-        Question(
+        ChecklistQuestion("4b", "How impossible or corrupt samples are dealt with", ("exclusions",)),
+        ChecklistQuestion(
             "4c",
             "All transformations of the dataset from its raw form (3a.) to the form used in the model, for instance, "
             "treatment of missing data and normalization",
             ("preprocessing",),
             "What was done before the files were given.",
         ),
-        Question(
+        ChecklistQuestion(
             "5a",
             "Detailed descriptions of all models trained, including all features used, types of models implemented, "
             "and loss function used",
             ("base_model", "hyperparameters", "preprocessing"),
         ),
-        Question("5b", "Justification for the choice of model types implemented", left="It is an argument."),
-        Question(
+        ChecklistQuestion("5b", "Justification for the choice of model types implemented", left="It is an argument."),
+        ChecklistQuestion(
             "5c",
             "Method for evaluating the model(s) reported in the paper, including details of train-test splits or "
             "cross-validation folds",
             ("splits", "metrics", "test_set"),
         ),
-        Question("5d", "Method for selecting the model(s) reported in the paper", ("selection",)),
-        Question(
+        ChecklistQuestion("5d", "Method for selecting the model(s) reported in the paper", ("selection",)),
+        ChecklistQuestion(
             "5e",
             "For the model(s) reported in the paper, specify details about the hyperparameter tuning",
             ("hyperparameters", "selection"),
             "Why these values are reasonable.",
         ),
-        Question(
+        ChecklistQuestion(
             "5f",
             "Justification that model comparisons are against appropriate baselines",
             ("baselines",),
             "Why these are appropriate.",
         ),
-        Question(
+        ChecklistQuestion(
             "6a",
             "Justification that pre-processing (Section 4) and modeling (Section 5) steps only use information from "
             "the training dataset (and not the test dataset)",
             ("preprocessing", "test_set"),
         ),
-        Question(
+        ChecklistQuestion(
             "6b",
             "Methods to address dependencies or duplicates between the training and test datasets (e.g. different "
             "samples from the same patients are kept in the same dataset partition)",
             ("leaks", "splits"),
             "Dependencies that no column shows.",
         ),
-        Question(
+        ChecklistQuestion(
             "6c",
             "Justification that each feature or input used in the model is legitimate for the task at hand and does "
             "not lead to leakage",
             left="It is an argument; the inputs are in the template.",
         ),
-        Question(
+        ChecklistQuestion(
             "7a",
             "All metrics used to assess and compare model performance (e.g., accuracy, AUROC etc.). Justify that the "
             "metric used to select the final model is suitable for the task",
             ("metrics",),
             "Why the metric suits the task.",
         ),
-        Question(
+        ChecklistQuestion(
             "7b",
             "Uncertainty estimates (e.g., confidence intervals, standard deviations), and details of how these are "
             "calculated",
             ("uncertainty",),
         ),
-        Question(
+        ChecklistQuestion(
             "7c",
             "Justification for the choice of statistical tests (if used) and a check for the assumptions of the "
             "statistical test",
             ("uncertainty", "limits"),
         ),
-        Question("8a", "Evidence of external validity", left="Every set of a record may come from one source."),
-        Question(
+        ChecklistQuestion(
+            "8a", "Evidence of external validity", left="Every set of a record may come from one source."
+        ),
+        ChecklistQuestion(
             "8b", "Contexts in which the authors do not expect the study's findings to hold", left="It is an argument."
         ),
     ),

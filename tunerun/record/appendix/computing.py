@@ -10,7 +10,7 @@ from tunerun.comparison import labels
 from tunerun.comparison.numbers import counted
 from tunerun.job import JobState, TrainedOn
 from tunerun.ledger import JobRecord, TrialRecord
-from tunerun.record.appendix.document import Block, Code, Paragraph, Table
+from tunerun.record.appendix.document import AppendixTable, Block, CodeBlock, Paragraph
 from tunerun.record.appendix.material import NOT_RECORDED, NOT_STATED, Material, words
 from tunerun.record.appendix.topic import Topic
 
@@ -62,7 +62,7 @@ def compute(material: Material) -> Topic:
     head = ("trial", "sets", "seed", "state", "attempts", "seconds", "tokens", "steps", "on")
     blocks: tuple[Block, ...] = (
         Paragraph(summary),
-        Table(head, rows, wrapped=(1, 8), numbers=(0, 2, 4, 5, 6, 7)),
+        AppendixTable(head, rows, wrapped=(1, 8), numbers=(0, 2, 4, 5, 6, 7)),
         Paragraph(
             "Seconds are of training alone, as the backend measured them; loading, converting and asking models are "
             "not in them."
@@ -164,7 +164,7 @@ def environment(material: Material) -> Topic:
     if known.instructions:
         blocks.append(Paragraph(f"The CPU's instruction sets for arithmetic: {' '.join(known.instructions)}."))
     blocks += [Paragraph(f"torch's build: {words(builds)}.")] if builds else []
-    blocks += [Table(("package", "version"), main)] if main else []
+    blocks += [AppendixTable(("package", "version"), main)] if main else []
     if rest:
         blocks.append(Paragraph(f"All others: {', '.join(f'{name} {packages[name]}' for name in rest)}."))
     return Topic("Environment", summary, tuple(blocks))
@@ -207,7 +207,9 @@ def licenses(material: Material) -> Topic:
     missing = [name for _, name, license_ in rows if license_ in (NOT_STATED, NOT_RECORDED)]
     parts = [f"Stated: {'; '.join(stated)}." if stated else "", f"Without one: {words(missing)}." if missing else ""]
     summary = " ".join(filter(None, parts))
-    return Topic("Licenses", summary, (Paragraph(summary), Table(("asset", "name", "license"), rows, wrapped=(1,))))
+    return Topic(
+        "Licenses", summary, (Paragraph(summary), AppendixTable(("asset", "name", "license"), rows, wrapped=(1,)))
+    )
 
 
 def _assets(material: Material) -> Iterator[tuple[str, str, str]]:
@@ -241,8 +243,10 @@ def rerun(material: Material) -> Topic:
     blocks = (
         Paragraph(summary),
         Paragraph("The command, without where files are:"),
-        Code(_portable(material.sweep.command)),
-        Table(("trial", "key", "SHA-256 of the weights"), keys, numbers=(0,), note="The first 16 of 64 digits each."),
+        CodeBlock(_portable(material.sweep.command)),
+        AppendixTable(
+            ("trial", "key", "SHA-256 of the weights"), keys, numbers=(0,), note="The first 16 of 64 digits each."
+        ),
     )
     return Topic("Running it again", summary, blocks)
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from tunerun.comparison.numbers import counted
-from tunerun.record.appendix.document import Block, Bullets, Code, Paragraph, Table
+from tunerun.record.appendix.document import AppendixTable, Block, Bullets, CodeBlock, Paragraph
 from tunerun.record.appendix.material import NOT_RECORDED, NOT_STATED, SETS, Material, file_name, words
 from tunerun.record.appendix.topic import Topic
 from tunerun.record.difference.sections import one_line
@@ -43,7 +43,7 @@ def data(material: Material) -> Topic:
     ]
     if rows:
         head = ("file", "used for", "bytes", "SHA-256", "license")
-        blocks.append(Table(head, tuple(rows), wrapped=(0, 1), numbers=(2,)))
+        blocks.append(AppendixTable(head, tuple(rows), wrapped=(0, 1), numbers=(2,)))
     else:
         blocks.append(Paragraph(f"Digests of the files: {NOT_RECORDED}; those of the examples made of them are below."))
     blocks.append(_sets(material))
@@ -62,7 +62,7 @@ def _files_of_config(material: Material) -> list[str]:
     return list(dict.fromkeys(file_name(path) for path in paths if path))
 
 
-def _sets(material: Material) -> Table:
+def _sets(material: Material) -> AppendixTable:
     clusters = material.document.get("clusters") or {}
     rows = []
     for name in SETS:
@@ -78,7 +78,7 @@ def _sets(material: Material) -> Table:
         "Examples after the template and the limit on rows; trials with other ones have other sets. Inputs, outputs: "
         f"how many are different. {_DIGITS_NOTE}{more}"
     )
-    return Table(head, tuple(rows[:MOST_SETS]), numbers=(1, 2, 3, 4), note=note).without_empty_columns()
+    return AppendixTable(head, tuple(rows[:MOST_SETS]), numbers=(1, 2, 3, 4), note=note).without_empty_columns()
 
 
 def outcome(material: Material) -> Topic:
@@ -97,7 +97,7 @@ def outcome(material: Material) -> Topic:
         present = [name for name in SETS if counts[name]]
         rows = tuple((one_line(label), *(f"{counts[name][label]:,}" for name in present)) for label in labels)
         note = "Of sets of different sizes the largest one." if len(material.digests("training")) > 1 else ""
-        blocks.append(Table(("output", *present), rows, numbers=tuple(range(1, len(present) + 1)), note=note))
+        blocks.append(AppendixTable(("output", *present), rows, numbers=tuple(range(1, len(present) + 1)), note=note))
     return Topic("Outcome", summary, tuple(blocks))
 
 
@@ -176,7 +176,7 @@ def preprocessing(material: Material) -> Topic:
         f"A row becomes an example by {many}{counted(len(templates), 'prompt template')}, fixed expressions over "
         "its own columns; nothing is fitted to other rows."
     )
-    codes = (Code("\n".join(f"{part}: {text}" for part, text in each.document.items())) for each in templates)
+    codes = (CodeBlock("\n".join(f"{part}: {text}" for part, text in each.document.items())) for each in templates)
     return Topic("Preprocessing", summary, (Paragraph(summary), *codes))
 
 

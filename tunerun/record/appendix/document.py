@@ -21,14 +21,14 @@ class Bullets:
 
 
 @dataclass(frozen=True)
-class Code:
+class CodeBlock:
     """Text that is shown as it is, such as a template or a command."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Table:
+class AppendixTable:
     """A table.
 
     Attributes:
@@ -45,10 +45,10 @@ class Table:
     numbers: tuple[int, ...] = ()
     note: str = ""
 
-    def without_empty_columns(self) -> Table:
+    def without_empty_columns(self) -> AppendixTable:
         """The same without columns that no row has a cell in."""
         kept = [place for place in range(len(self.head)) if any(row[place] for row in self.rows)]
-        return Table(
+        return AppendixTable(
             tuple(self.head[place] for place in kept),
             tuple(tuple(row[place] for place in kept) for row in self.rows),
             tuple(kept.index(place) for place in self.wrapped if place in kept),
@@ -57,16 +57,16 @@ class Table:
         )
 
 
-Block = Paragraph | Bullets | Code | Table
+Block = Paragraph | Bullets | CodeBlock | AppendixTable
 
 
 @dataclass(frozen=True)
-class Section:
+class AppendixSection:
     """A section, and the sections below it."""
 
     title: str
     blocks: tuple[Block, ...] = ()
-    sections: tuple[Section, ...] = ()
+    sections: tuple[AppendixSection, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Appendix:
     title: str
     sweep: str
     blocks: tuple[Block, ...]
-    sections: tuple[Section, ...]
+    sections: tuple[AppendixSection, ...]
 
     def to_json(self) -> dict[str, Any]:
         """The appendix as `appendix --json` prints it."""
@@ -92,7 +92,7 @@ class Appendix:
         }
 
 
-def _section(section: Section) -> dict[str, Any]:
+def _section(section: AppendixSection) -> dict[str, Any]:
     return {
         "title": section.title,
         "blocks": [_block(each) for each in section.blocks],
@@ -104,9 +104,9 @@ def _block(block: Block) -> dict[str, Any]:
     match block:
         case Paragraph(text):
             return {"text": text}
-        case Code(text):
+        case CodeBlock(text):
             return {"code": text}
         case Bullets(lines):
             return {"list": list(lines)}
-        case Table():
+        case AppendixTable():
             return {"head": list(block.head), "rows": [list(row) for row in block.rows], "note": block.note}

@@ -8,10 +8,10 @@ from tunerun import __version__
 from tunerun.comparison.judgement import VALIDATION
 from tunerun.comparison.numbers import counted, p_value
 from tunerun.comparison.results import BaselineResult, Verdict
-from tunerun.comparison.table import ComparisonTable, Kind
+from tunerun.comparison.table import ColumnKind, ComparisonTable
 from tunerun.metrics import Metric, Unit
 from tunerun.metrics.judged_metric import JudgedMetric
-from tunerun.record.appendix.document import Block, Bullets, Paragraph, Table
+from tunerun.record.appendix.document import AppendixTable, Block, Bullets, Paragraph
 from tunerun.record.appendix.material import Material, words
 from tunerun.record.appendix.topic import Topic
 
@@ -154,7 +154,7 @@ def results(material: Material) -> Topic:
     return Topic("Results", summary, tuple(blocks))
 
 
-def _table(verdict: Verdict) -> Table:
+def _table(verdict: Verdict) -> AppendixTable:
     whole = ComparisonTable.of(verdict)
     shown = whole.without(column.key for column in whole.columns if column.rank >= MOST_RANK)
     rows = []
@@ -165,10 +165,10 @@ def _table(verdict: Verdict) -> Table:
         first, *rest = shown.texts(row)
         rows.append((f"{row.mark} {first}".strip(), *rest))
     numbers = tuple(
-        place for place, each in enumerate(shown.columns) if not (each.kind.is_text or each.kind is Kind.LABEL)
+        place for place, each in enumerate(shown.columns) if not (each.kind.is_text or each.kind is ColumnKind.LABEL)
     )
     head = tuple(column.title for column in shown.columns)
-    return Table(head, tuple(rows), numbers=numbers, note=" ".join(shown.legend)).without_empty_columns()
+    return AppendixTable(head, tuple(rows), numbers=numbers, note=" ".join(shown.legend)).without_empty_columns()
 
 
 def limits(material: Material) -> Topic:

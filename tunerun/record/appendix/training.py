@@ -12,7 +12,7 @@ from tunerun.comparison import labels
 from tunerun.comparison.numbers import counted
 from tunerun.comparison.results import Outcome
 from tunerun.provenance import BaseModelFacts
-from tunerun.record.appendix.document import Block, Code, Paragraph, Table
+from tunerun.record.appendix.document import AppendixTable, Block, CodeBlock, Paragraph
 from tunerun.record.appendix.material import NOT_RECORDED, Material, words
 from tunerun.record.appendix.topic import Topic
 from tunerun.replicates import SEED
@@ -40,13 +40,13 @@ def base_model(material: Material) -> Topic:
             for each in known
         )
         blocks.append(
-            Table(
+            AppendixTable(
                 ("name", "source", "revision or package", "identity"), rows, wrapped=(1, 2, 3)
             ).without_empty_columns()
         )
         files = tuple((file.name, f"{file.bytes:,}", file.sha256) for each in known for file in each.files)
         if files:
-            blocks.append(Table(("file", "bytes", "SHA-256"), files, wrapped=(2,), numbers=(1,)))
+            blocks.append(AppendixTable(("file", "bytes", "SHA-256"), files, wrapped=(2,), numbers=(1,)))
         blocks += _chat_formats(known)
     else:
         sources = [
@@ -61,7 +61,7 @@ def _chat_formats(models: Sequence[BaseModelFacts]) -> Iterator[Block]:
     for model in models:
         if model.chat_format:
             yield Paragraph(f"Around each example, by the chat format of {model.name} (line breaks as \\n):")
-            yield Code("\n".join(f"{name}: {str(text)!r}" for name, text in model.chat_format.items()))
+            yield CodeBlock("\n".join(f"{name}: {str(text)!r}" for name, text in model.chat_format.items()))
 
 
 def _config(material: Material, name: str) -> list[Any]:
@@ -122,7 +122,7 @@ def hyperparameters(material: Material) -> Topic:
     )
     blocks: list[Block] = [
         Paragraph(summary),
-        Table(("point", *(heads[key] for key in varied), "seeds", "trials"), rows, numbers=(0,)),
+        AppendixTable(("point", *(heads[key] for key in varied), "seeds", "trials"), rows, numbers=(0,)),
         Paragraph(f"The same for all: {_fixed(material, varied)}."),
     ]
     pins = dict(material.document.get("pins") or {})

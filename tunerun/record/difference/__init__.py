@@ -11,6 +11,6 @@ difference.py    all of them together
 """
 
 from tunerun.record.difference.difference import RecordDifference, difference
-from tunerun.record.difference.sections import Section, SideBySide
+from tunerun.record.difference.sections import DifferenceSection, SideBySide
 
-__all__ = ["RecordDifference", "Section", "SideBySide", "difference"]
+__all__ = ["DifferenceSection", "RecordDifference", "SideBySide", "difference"]

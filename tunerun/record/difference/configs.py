@@ -7,7 +7,7 @@ from typing import Any
 
 from tunerun.planning.changes import differences
 from tunerun.record.difference.pairs import TrialPair
-from tunerun.record.difference.sections import Section, SideBySide, collected
+from tunerun.record.difference.sections import DifferenceSection, SideBySide, collected
 
 IN_KEY = "in the key"
 
@@ -36,9 +36,9 @@ _TEMPLATE = ("template.text_input", "template.output", "template.system")
 _LEARNING_RATES = ("learning_rate", "learning_rate_multiplier")
 
 
-def config_section(pairs: Sequence[TrialPair]) -> Section:
+def config_section(pairs: Sequence[TrialPair]) -> DifferenceSection:
     """The values of the config that differ, by dotted key, those in the key marked; the template is a section."""
-    return Section("config", collected(_values(pairs), len(pairs)))
+    return DifferenceSection("config", collected(_values(pairs), len(pairs)))
 
 
 def _values(pairs: Sequence[TrialPair]) -> Iterator[tuple[SideBySide, str]]:

@@ -13,7 +13,7 @@ from tunerun.record.difference.environments import base_model_section, environme
 from tunerun.record.difference.pairs import Pairing, paired
 from tunerun.record.difference.results import results_section
 from tunerun.record.difference.rows import rows_section
-from tunerun.record.difference.sections import Section, listed
+from tunerun.record.difference.sections import DifferenceSection, listed
 from tunerun.record.difference.texts import code_section, files_section, template_section
 from tunerun.record.sources import OpenRecord
 
@@ -31,7 +31,7 @@ class RecordDifference:
 
     a: str
     b: str
-    sections: tuple[Section, ...]
+    sections: tuple[DifferenceSection, ...]
     pairing: Pairing
     because: tuple[str, ...]
 
@@ -99,14 +99,14 @@ def _check(a: OpenRecord, b: OpenRecord) -> None:
             )
 
 
-def _trials_section(pairing: Pairing) -> Section:
+def _trials_section(pairing: Pairing) -> DifferenceSection:
     """The trials that have no partner."""
     lines = [
         f"only in {name}: {listed([_trial(trial) for trial in trials])}"
         for name, trials in (("A", pairing.only_a), ("B", pairing.only_b))
         if trials
     ]
-    return Section("trials", lines=tuple(lines))
+    return DifferenceSection("trials", lines=tuple(lines))
 
 
 def _trial(trial: TrialRecord) -> str:

@@ -9,13 +9,13 @@ from typing import Any
 from tunerun.planning.changes import differences
 from tunerun.provenance import BaseModelFacts, Environment, Facts
 from tunerun.record.difference.pairs import TrialPair
-from tunerun.record.difference.sections import Section, SideBySide, collected, not_recorded
+from tunerun.record.difference.sections import DifferenceSection, SideBySide, collected, not_recorded
 from tunerun.record.sources import OpenRecord
 
 _FILES, _PACKAGES, _INSTRUCTIONS = "files", "packages", "instructions"
 
 
-def base_model_section(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair]) -> Section:
+def base_model_section(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair]) -> DifferenceSection:
     """What the base models are, wherever they are, and which of their files differ."""
     identities = (
         (SideBySide("identity", pair.a.ingredients.get("model"), pair.b.ingredients.get("model"), "in the key"), pair)
@@ -24,7 +24,7 @@ def base_model_section(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair])
     values = collected(((value, pair.name) for value, pair in identities if value.a != value.b), len(pairs))
     models_a, models_b = _by_name(a.facts.base_models), _by_name(b.facts.base_models)
     if not models_a or not models_b:
-        return Section("base model", values, unknown=f"its files: {not_recorded(models_a, models_b)}")
+        return DifferenceSection("base model", values, unknown=f"its files: {not_recorded(models_a, models_b)}")
     if len(models_a) == len(models_b) == 1:  # two names of one model, or one in the place of another
         models_b = dict(zip(models_a, models_b.values(), strict=True))
     for name in dict.fromkeys([*models_a, *models_b]):
@@ -32,7 +32,7 @@ def base_model_section(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair])
         own = [SideBySide(each.name, each.old, each.new) for each in differences(own_a, own_b)]
         several = len(models_a) > 1
         values += tuple(replace(each, name=f"{name}: {each.name}") if several else each for each in own)
-    return Section("base model", values)
+    return DifferenceSection("base model", values)
 
 
 def _by_name(models: Sequence[BaseModelFacts]) -> dict[str, BaseModelFacts]:
@@ -47,13 +47,13 @@ def _values(model: BaseModelFacts | None) -> dict[str, Any]:
     return {**own, **{f"file {each.name}": each.sha256 for each in model.files}}
 
 
-def environment_section(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair]) -> Section:
+def environment_section(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair]) -> DifferenceSection:
     """Packages that were added, removed or changed; the machine; what trained each job."""
     environment_a, environment_b = a.facts.environment, b.facts.environment
     unknown = not_recorded(is_recorded(a.facts), is_recorded(b.facts))
     values = () if unknown else tuple(_environments(environment_a, environment_b))
     values += collected(_trained_on(a, b, pairs), len(pairs))
-    return Section("environment", values, unknown=unknown, is_compared=not unknown)
+    return DifferenceSection("environment", values, unknown=unknown, is_compared=not unknown)
 
 
 def is_recorded(facts: Facts) -> bool:

@@ -17,7 +17,7 @@ from tunerun.ledger import LOSSES, JobRecord, Ledger, TrialRecord
 from tunerun.planning.changes import differences
 from tunerun.record.difference.pairs import TrialPair
 from tunerun.record.difference.rows import Row, rows_of
-from tunerun.record.difference.sections import Section, SideBySide, collected, one_line
+from tunerun.record.difference.sections import DifferenceSection, SideBySide, collected, one_line
 from tunerun.record.sources import OpenRecord
 
 MOST_SHOWN = 3
@@ -43,7 +43,7 @@ class _Found:
     documents: list[dict[str, Any]] = field(default_factory=list)
 
 
-def results_section(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair], *, is_sweep: bool) -> Section:
+def results_section(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair], *, is_sweep: bool) -> DifferenceSection:
     """The results of paired trials; of two sweeps their verdicts, too."""
     found = _Found()
     verdicts: tuple[SideBySide, ...] = ()
@@ -68,7 +68,7 @@ def results_section(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair], *,
     if len(pairs) > 1:
         found.lines[:0] = [*_totals(found.documents), *([] if all(bits) else [_bits(bits)])]
     values = (*verdicts, *collected(found.values, len(pairs)))
-    return Section("results", values, tuple(found.lines), {"trials": found.documents})
+    return DifferenceSection("results", values, tuple(found.lines), {"trials": found.documents})
 
 
 def _totals(documents: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from tunerun.comparison.numbers import counted
 from tunerun.job import ExampleSet, as_text
 from tunerun.ledger import Ledger, TrialRecord
 from tunerun.record.difference.pairs import TrialPair
-from tunerun.record.difference.sections import Section, listed, one_line
+from tunerun.record.difference.sections import DifferenceSection, listed, one_line
 
 MOST_SHOWN = 3
 """Rows of a kind that people see."""
@@ -121,7 +121,7 @@ class RowsDifference:
         }
 
 
-def rows_section(a: Ledger, b: Ledger, pairs: Sequence[TrialPair]) -> Section:
+def rows_section(a: Ledger, b: Ledger, pairs: Sequence[TrialPair]) -> DifferenceSection:
     """The training, validation and test rows of paired trials; sets that several share are compared once."""
     lines: list[str] = []
     documents: list[dict[str, Any]] = []
@@ -136,7 +136,7 @@ def rows_section(a: Ledger, b: Ledger, pairs: Sequence[TrialPair]) -> Section:
             where = "" if len(trials) == len(pairs) else f" ({listed(trials)})"
             lines += [f"{name}{where}: {found.summary}", *found.lines]
             documents.append({"set": name, "trials": trials, **found.to_json()})
-    return Section("rows", lines=tuple(lines), document={"sets": documents})
+    return DifferenceSection("rows", lines=tuple(lines), document={"sets": documents})
 
 
 def digest_of(trial: TrialRecord, name: str) -> str | None:

@@ -41,7 +41,7 @@ class SideBySide:
 
 
 @dataclass(frozen=True)
-class Section:
+class DifferenceSection:
     """A part of a difference.
 
     Attributes:

@@ -9,7 +9,7 @@ from typing import Any
 from tunerun.comparison.numbers import counted
 from tunerun.job import TemplateText
 from tunerun.record.difference.pairs import TrialPair
-from tunerun.record.difference.sections import Section, SideBySide, listed, not_recorded, printable
+from tunerun.record.difference.sections import DifferenceSection, SideBySide, listed, not_recorded, printable
 from tunerun.record.sources import OpenRecord
 from tunerun.stored import section
 
@@ -30,7 +30,7 @@ def patch(a: str, b: str, name: str) -> list[str]:
     return list(difflib.unified_diff(old, new, f"A/{name}", f"B/{name}", lineterm="", n=2))
 
 
-def template_section(pairs: Sequence[TrialPair]) -> Section:
+def template_section(pairs: Sequence[TrialPair]) -> DifferenceSection:
     """Patches of the expressions of the template; templates that several trials share are compared once."""
     places: dict[tuple[TemplateText, TemplateText], list[str]] = {}
     for pair in pairs:
@@ -44,15 +44,15 @@ def template_section(pairs: Sequence[TrialPair]) -> Section:
             lines += [] if len(trials) == len(pairs) else [f"{listed(trials)}:"]
             lines += _bounded(found)
             documents.append({"trials": trials, "patch": found})
-    return Section("template", lines=tuple(lines), document={"templates": documents})
+    return DifferenceSection("template", lines=tuple(lines), document={"templates": documents})
 
 
-def files_section(a: OpenRecord, b: OpenRecord) -> Section:
+def files_section(a: OpenRecord, b: OpenRecord) -> DifferenceSection:
     """The YAML files that were composed."""
     files_a = {f"{each.origin}/{each.path}": each.text for each in a.facts.config_files}
     files_b = {f"{each.origin}/{each.path}": each.text for each in b.facts.config_files}
     if not files_a or not files_b:
-        return Section("YAML files", unknown=not_recorded(files_a, files_b), is_compared=False)
+        return DifferenceSection("YAML files", unknown=not_recorded(files_a, files_b), is_compared=False)
     lines: list[str] = []
     patches: dict[str, list[str]] = {}
     for name in dict.fromkeys([*files_a, *files_b]):
@@ -64,16 +64,16 @@ def files_section(a: OpenRecord, b: OpenRecord) -> Section:
             patches[name] = found
             lines += _bounded(found)
     names = {"only_a": sorted(files_a.keys() - files_b), "only_b": sorted(files_b.keys() - files_a)}
-    return Section("YAML files", lines=tuple(lines), document={**names, "patches": patches})
+    return DifferenceSection("YAML files", lines=tuple(lines), document={**names, "patches": patches})
 
 
-def code_section(a: OpenRecord, b: OpenRecord) -> Section:
+def code_section(a: OpenRecord, b: OpenRecord) -> DifferenceSection:
     """The version of tunerun, the commit of the user's project, and what of it was not committed."""
     code_a, code_b = section(a.sweep.document, "code"), section(b.sweep.document, "code")
     values = [SideBySide("tunerun", a.sweep.document.get("version"), b.sweep.document.get("version"))]
     values += [SideBySide(name, code_a.get(name), code_b.get(name)) for name in ("commit", "branch", "dirty")]
     found = patch(str(code_a.get("diff", "")), str(code_b.get("diff", "")), "uncommitted")
-    return Section(
+    return DifferenceSection(
         "code",
         tuple(value for value in values if value.a != value.b),
         tuple(_bounded(found)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tunerun.database import Format
+from tunerun.database import DatabaseFormat
 
 MIGRATIONS = (
     """
@@ -50,4 +50,4 @@ CREATE TABLE stored_file (
 CREATE INDEX stored_file_owner ON stored_file (owner)""",
 )
 
-FORMAT = Format(table="tuned_model", migrations=MIGRATIONS, place="--state")
+FORMAT = DatabaseFormat(table="tuned_model", migrations=MIGRATIONS, place="--state")

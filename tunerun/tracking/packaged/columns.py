@@ -13,7 +13,7 @@ from tunerun.dataset import Findings, read_rows, with_conversations
 from tunerun.errors import TemplateError, TunerunError
 from tunerun.job import TemplateText
 from tunerun.template import PromptTemplate
-from tunerun.template.prompt_template import OUTPUT, SYSTEM, TEXT_INPUT, Column
+from tunerun.template.prompt_template import OUTPUT, SYSTEM, TEXT_INPUT, PrintedColumn
 
 _MAX_FILE_BYTES = 20 * 2**20
 """The largest file that is read for an example: about half a second. Our choice."""
@@ -52,7 +52,7 @@ def example_row(template: PromptTemplate, inputs: Iterable[str]) -> Mapping[str,
     segments = template.segments(TEXT_INPUT, template.input_columns)
     if segments is None or template.columns_of(SYSTEM) - template.columns_of(TEXT_INPUT):
         return None
-    names = list(dict.fromkeys(each.name for each in segments if isinstance(each, Column)))
+    names = list(dict.fromkeys(each.name for each in segments if isinstance(each, PrintedColumn)))
     shortest, longest = (_pattern(segments, names, cell) for cell in (".*?", ".*"))
     for text in inputs:
         found, other = shortest.fullmatch(text), longest.fullmatch(text)
@@ -67,7 +67,7 @@ def example_row(template: PromptTemplate, inputs: Iterable[str]) -> Mapping[str,
     return None
 
 
-def _pattern(segments: Sequence[str | Column], names: Sequence[str], cell: str) -> re.Pattern[str]:
+def _pattern(segments: Sequence[str | PrintedColumn], names: Sequence[str], cell: str) -> re.Pattern[str]:
     """What an input looks like, with a group for each column's first place."""
     parts, seen = [], set[str]()
     for each in segments:

@@ -73,7 +73,7 @@ class Package:
 
 
 @dataclass(frozen=True)
-class Source:
+class PackageSource:
     """A tuned model that is to be packaged.
 
     Attributes:
@@ -90,7 +90,7 @@ class Source:
     rows: Path | None = None
 
 
-def source_of(trial: TrialRecord, job: JobRecord, held_out: Sequence[Example] = ()) -> Source:
+def source_of(trial: TrialRecord, job: JobRecord, held_out: Sequence[Example] = ()) -> PackageSource:
     """A trial's tuned model, to be packaged.
 
     Rows of MLflow are columns, not conversations: where all held-out rows had the same system message, it is the
@@ -113,7 +113,7 @@ def source_of(trial: TrialRecord, job: JobRecord, held_out: Sequence[Example] = 
     rows = section(dataset, "validation").get("path") or dataset.get("path")
     model = callable_model(tuned, trial.settings)
     model = replace(model, template=with_system(model.template, held_out))
-    return Source(model, tuned.folder, made_at, inputs, Path(rows) if rows is not None else None)
+    return PackageSource(model, tuned.folder, made_at, inputs, Path(rows) if rows is not None else None)
 
 
 def with_system(template: PromptTemplate, examples: Sequence[Example]) -> PromptTemplate:
@@ -127,7 +127,7 @@ def with_system(template: PromptTemplate, examples: Sequence[Example]) -> Prompt
     return PromptTemplate(TemplateText(parts.text_input, parts.output, f"{{{{ {literal} }}}}"))
 
 
-def write(folder: Path, source: Source, *, base: base_model.FoundModel | None = None) -> Package:
+def write(folder: Path, source: PackageSource, *, base: base_model.FoundModel | None = None) -> Package:
     """Write a model's folder.
 
     Args:
@@ -171,7 +171,7 @@ def _packaged(model: CallableModel) -> PackagedModel:
     return PackagedModel(TemplateText(template.text_input, template.output, template.system), generation, section)
 
 
-def _copy_base(base: base_model.FoundModel, source: Source, target: Path) -> str:
+def _copy_base(base: base_model.FoundModel, source: PackageSource, target: Path) -> str:
     """Copy a base model's files, and return the identity of the copy."""
     recorded = tuned_model.read(source.folder).base_identity
     if base.identity != recorded:
@@ -185,7 +185,7 @@ def _copy_base(base: base_model.FoundModel, source: Source, target: Path) -> str
         return base_model.find(copied, Path(cache)).identity
 
 
-def _copy_adapter(source: Source, target: Path, copied_identity: str | None) -> None:
+def _copy_adapter(source: PackageSource, target: Path, copied_identity: str | None) -> None:
     record = tuned_model.read(source.folder)
     place = Path(resolved_record(record.base_model).source).expanduser()
     if place.exists():  # where it is loaded on this machine it is found again
@@ -218,7 +218,7 @@ def _write_yaml(file: Path, value: object) -> None:
     file.write_text(yaml.safe_dump(value, sort_keys=False), encoding="utf-8")
 
 
-def _example(source: Source) -> Mapping[str, Any] | None:
+def _example(source: PackageSource) -> Mapping[str, Any] | None:
     """A held-out row: as its input shows it, else as the file has it; None: neither does."""
     template = source.model.template
     row: Mapping[str, Any] | None = example_row(template, source.inputs)
@@ -235,7 +235,7 @@ def _write_example(folder: Path, row: Mapping[str, Any]) -> None:
         (folder / name).write_text(json.dumps(document, ensure_ascii=False, default=str), encoding="utf-8")
 
 
-def _write_mlmodel(folder: Path, source: Source, *, has_base: bool, has_example: bool) -> None:
+def _write_mlmodel(folder: Path, source: PackageSource, *, has_base: bool, has_example: bool) -> None:
     from mlflow.models import Model
 
     names = {TUNED_MODEL: TUNED_MODEL, MODEL: MODEL_FILE} | ({BASE_MODEL: BASE_MODEL} if has_base else {})

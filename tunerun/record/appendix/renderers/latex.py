@@ -6,7 +6,15 @@ import re
 from collections.abc import Iterator, Sequence
 
 from tunerun.comparison.renderers import latex
-from tunerun.record.appendix.document import Appendix, Block, Bullets, Code, Paragraph, Section, Table
+from tunerun.record.appendix.document import (
+    Appendix,
+    AppendixSection,
+    AppendixTable,
+    Block,
+    Bullets,
+    CodeBlock,
+    Paragraph,
+)
 from tunerun.record.difference.sections import printable
 
 _HEAD = (
@@ -64,7 +72,7 @@ def _breakable(word: str) -> str:
     return _BREAKS_BEHIND.sub(rf"\1{_BREAK}", word)
 
 
-def _section(section: Section, level: int) -> Iterator[str]:
+def _section(section: AppendixSection, level: int) -> Iterator[str]:
     yield from _heading(section.title, level)
     for block in section.blocks:
         yield from (*_block(block), "")
@@ -84,15 +92,15 @@ def _block(block: Block) -> Iterator[str]:
             yield r"\begin{itemize}"
             yield from (f"  \\item {{}}{escaped(line)}" for line in lines)
             yield r"\end{itemize}"
-        case Code(text):
+        case CodeBlock(text):
             yield r"\begin{flushleft}"
             yield from (f"  \\texttt{{{escaped(line)}}}\\\\{{}}" for line in text.splitlines() if line.strip())
             yield r"\end{flushleft}"
-        case Table():
+        case AppendixTable():
             yield from _table(block)
 
 
-def _table(table: Table) -> Iterator[str]:
+def _table(table: AppendixTable) -> Iterator[str]:
     """One longtable, or several with the same first column where a line has no room for all columns."""
     for columns in _parts(table):
         yield r"{\small\setlength{\tabcolsep}{4pt}"
@@ -108,13 +116,13 @@ def _table(table: Table) -> Iterator[str]:
         yield f"{{\\footnotesize {escaped(table.note)}\\par}}"
 
 
-def _width(table: Table, place: int) -> int:
+def _width(table: AppendixTable, place: int) -> int:
     """Characters that a column needs, and the gap behind it."""
     widest = max(len(row[place]) for row in (table.head, *table.rows))
     return _GAP_CHARACTERS + (min(widest, _LEAST_WRAPPED) if place in table.wrapped else widest)
 
 
-def _parts(table: Table) -> list[list[int]]:
+def _parts(table: AppendixTable) -> list[list[int]]:
     """The columns of each part, by their places."""
     parts: list[list[int]] = [[]]
     room = LINE_CHARACTERS
@@ -128,7 +136,7 @@ def _parts(table: Table) -> list[list[int]]:
     return parts
 
 
-def _alignment(table: Table, columns: Sequence[int]) -> str:
+def _alignment(table: AppendixTable, columns: Sequence[int]) -> str:
     """Columns of sentences share what room the others leave."""
     wrapped = [place for place in columns if place in table.wrapped]
     rest = sum(_width(table, place) for place in columns if place not in wrapped) + _GAP_CHARACTERS * len(wrapped)

@@ -6,7 +6,15 @@ import re
 from collections.abc import Iterator
 
 from tunerun.comparison.renderers.markdown import escaped, rows
-from tunerun.record.appendix.document import Appendix, Block, Bullets, Code, Paragraph, Section, Table
+from tunerun.record.appendix.document import (
+    Appendix,
+    AppendixSection,
+    AppendixTable,
+    Block,
+    Bullets,
+    CodeBlock,
+    Paragraph,
+)
 
 HEAD = "<!-- Written by: tunerun appendix. -->"
 
@@ -19,7 +27,7 @@ def render(appendix: Appendix) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _section(section: Section, level: int) -> Iterator[str]:
+def _section(section: AppendixSection, level: int) -> Iterator[str]:
     yield f"{'#' * level} {escaped(section.title)}"
     yield from map(_block, section.blocks)
     for each in section.sections:
@@ -32,9 +40,9 @@ def _block(block: Block) -> str:
             return escaped(text)
         case Bullets(lines):
             return "\n".join(f"- {escaped(line)}" for line in lines)
-        case Code(text):
+        case CodeBlock(text):
             fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
             return f"{fence}\n{text}\n{fence}"
-        case Table():
+        case AppendixTable():
             table = rows(block.head, block.rows)
             return f"{table}\n\n{escaped(block.note)}" if block.note else table
