@@ -126,7 +126,7 @@ def open_worker(section: SlurmWorkers, place: Place, number: int) -> Worker:
     folder = private_folder(parent / f"{number}-{uuid.uuid4().hex[:12]}")
     settings = NodeSettings(str(place.cache.absolute()), place.settings)
     job = _submitted(section, folder, settings)
-    return RemoteWorker(_FolderChannel(folder, job, is_child=section.executor == "local"))
+    return RemoteWorker(_FolderChannel(folder, job, is_child=section.executor != "slurm"))
 
 
 def _parent(section: SlurmWorkers, place: Place) -> Path:
