@@ -331,7 +331,7 @@ def test_changed_data_are_refused_under_the_same_name(tmp_path: Path, service: S
     ) as caught:
         run_on(service, plan)
     assert "the config is the same, the content is not" in str(caught.value)
-    assert "name=numbers-2, or begin anew under this one with run --fresh" in str(caught.value)
+    assert "name=numbers-2, or start again under this one with run --fresh" in str(caught.value)
     assert len(service.submitted) == 1
     assert run_on(service, replanned(tmp_path, "name=other")).exit_code == 0
     assert run_on(service, replanned(tmp_path, fresh=True)).exit_code == 0

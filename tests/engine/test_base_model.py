@@ -109,7 +109,7 @@ def test_missing_package_is_advised(tmp_path: Path) -> None:
 def test_file_that_is_no_gguf(tmp_path: Path) -> None:
     """A file of another format is refused by its first bytes."""
     (tmp_path / "x.gguf").write_bytes(b"PK\3\4")
-    with pytest.raises(BaseModelError, match="is no GGUF file that can be read: it does not begin with 'GGUF'"):
+    with pytest.raises(BaseModelError, match="is not a readable GGUF file: it does not begin with 'GGUF'"):
         base_model.find(BaseModelRef(name="mine", source=str(tmp_path / "x.gguf")), tmp_path)
 
 

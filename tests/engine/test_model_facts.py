@@ -94,7 +94,7 @@ def void(_: object) -> None:
         (written("model.safetensors", POINTER), r"model\.safetensors is a Git LFS pointer"),
         (
             written("model.safetensors", ""),
-            r"model\.safetensors is no safetensors file, or is cut off; download it again",
+            r"model\.safetensors is not a safetensors file, or is cut off; download it again",
         ),
         (cut, r"model\.safetensors has [\d,]+ bytes, but its header describes [\d,]+: it is cut off or damaged"),
         (sharded, r"has no model-00002-of-00002\.safetensors; a base model needs"),
@@ -173,7 +173,7 @@ TENSORS = [("blk.0.a.weight", 8), ("blk.1.a.weight", 8)]
     [
         (gguf(LLAMA, TENSORS, 32), r"x\.gguf has [\d,]+ bytes, but needs [\d,]+: it is cut off; download it again"),
         (gguf(LLAMA, TENSORS[:1], 64), r"its config says 2 layers, but the weights have 1"),
-        (gguf(LLAMA, TENSORS, 64)[:90], r"is no GGUF file that can be read: its header is cut off or damaged"),
+        (gguf(LLAMA, TENSORS, 64)[:90], r"is not a readable GGUF file: its header is cut off or damaged"),
         (gguf(LLAMA | {"split.count": 3}, TENSORS, 64), r"is one of 3 parts; join them with llama\.cpp's"),
         (gguf(LLAMA | {"llama.attention.causal": False}, TENSORS, 64), r"holds an encoder, whose tokens see what"),
         (b"GGUF" + struct.pack("<I", 1) + bytes(99), r"is of GGUF version 1; allowed are 2 and 3"),

@@ -1,6 +1,6 @@
 """How much memory tuning takes, estimated from what a base model's config says of it. Light: no torch, no weights.
 
-It is meant to be above what is measured, for one trial by a third at most: a plan that is let through should run.
+The estimate is above what is measured, by half at most in the cases of docs/memory.md: what a plan accepts should run.
 docs/memory.md has formula, table and measurements.
 """
 
@@ -32,11 +32,11 @@ LOGITS_KEPT, LOGITS_MEASURED = 3, 2
 
 RUNTIME = 0.45 * GIB
 """What a process has before any model, and what loading one leaves: torch, transformers and PEFT on a CPU (measured,
-docs/memory.md); a CUDA device's context and kernels are taken for as much, which was not measured."""
+docs/memory.md); a CUDA device's context and kernels count as much, which was not measured."""
 
 UNUSED: Mapping[str, float] = MappingProxyType({"cpu": 1.8})
-"""Memory that is taken for the values of a pass, as a multiple of what they need. On a CPU, glibc's allocator cannot
-give the place of a freed tensor to the next one of its size, as both are aligned (measured, docs/memory.md)."""
+"""Memory that the allocator takes for the values of a pass, as a multiple of what they need. On a CPU, glibc's cannot
+reuse the place of a freed tensor for the next one of its size, because both are aligned (measured, docs/memory.md)."""
 
 UNUSED_ELSEWHERE = 1.2
 """The same of torch's own allocators for other devices. Our choice, not measured: no such device was at hand."""

@@ -54,7 +54,7 @@ _BOTH_WAYS = frozenset(
 _QUANTISED = frozenset({"I8", "U8", "I16", "U16", "I32", "U32", "I64", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4"})
 
 _GGUF_TOKENS = {"bos_token": "<bos>", "eos_token": "<eos>"}
-"""Stand for the two that templates write; a GGUF file names them by number."""
+"""Placeholders for the two that templates write; a GGUF file names them by number."""
 
 _Tensor = tuple[str, list[int]]
 """The type and the shape of a tensor."""
@@ -263,7 +263,7 @@ def _json(file: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        ValueError: it is none; says so as a clause.
+        ValueError: it is not one; says so as a clause.
     """
     content = file.read_bytes()
     if content.startswith(_LFS):
@@ -281,7 +281,7 @@ _POINTER = "is a Git LFS pointer, not the file itself; fetch the files with `git
 
 
 def _check_json(file: Path) -> None:
-    """Refuse a JSON file that is damaged; of a large one (a tokenizer of some MB) only that it is no pointer.
+    """Refuse a JSON file that is damaged; of a large one (a tokenizer of some MB) only that it is not a pointer.
 
     Raises:
         ValueError: it is; says so as a clause.
@@ -305,7 +305,7 @@ def _tensors(file: Path) -> dict[str, _Tensor]:
     """Read the header of a safetensors file: the type and shape of each tensor.
 
     Raises:
-        ValueError: it is no whole safetensors file; says so as a clause.
+        ValueError: it is not a whole safetensors file; says so as a clause.
     """
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -316,7 +316,7 @@ def _tensors(file: Path) -> dict[str, _Tensor]:
         prefix = stream.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else _LONGEST_HEADER + 1
         if length > _LONGEST_HEADER or 8 + length > size:
-            raise ValueError("is no safetensors file, or is cut off; download it again")
+            raise ValueError("is not a safetensors file, or is cut off; download it again")
         try:
             header = json.loads(stream.read(length))
             tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
@@ -417,7 +417,7 @@ def _of_gguf(file: Path, _stamp: object) -> ModelFacts:
     try:
         header = gguf_header.read(file)
     except gguf_header.DamagedGgufError as error:
-        return ModelFacts(problems=(f"{file.name} is no GGUF file that can be read: {error}",))
+        return ModelFacts(problems=(f"{file.name} is not a readable GGUF file: {error}",))
     context = header.of_architecture("context_length")
     return ModelFacts(
         context_tokens=context if isinstance(context, int) and context > 0 else None,

@@ -90,5 +90,5 @@ def _read(commands: BinaryIO, session: Session, waiting: queue.Queue[messages.Ca
     except ValueError:
         traceback.print_exc()
         os._exit(1)
-    # What is half written is a `.partial` folder that the next writer removes.
+    # What is half written is a `.partial` folder that the next engine removes (`resuming.clean`).
     os._exit(0)

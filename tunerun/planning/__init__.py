@@ -1,6 +1,6 @@
 """An Experiment becomes a Plan: trials with keys, examples checked, tokens, steps, cost, what is already done.
 
-Pure: nothing is sent, nothing is written, nothing heavy is imported.
+Nothing is sent, nothing is written, and no heavy package is imported.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Plan:
         spent: what this sweep's jobs cost so far. settled: the same without those under way, which a run takes up or
             submits again, so that they are part of what it will cost.
         changes: why trials are new, against the newest sweep of the same name.
-        incomparable: why `run` does not go on under this name without `--fresh`, one line each.
+        incomparable: why `run` does not continue under this name without `--fresh`, one line each.
         baseline_tokens: of the prompts and answers of the baselines that this sweep asks or has asked.
         fresh: whether it was asked to run every trial again.
         recorded: what was taken from the record of another sweep.
@@ -279,7 +279,7 @@ def plan(
 
     Args:
         experiment: from `tunerun.load`.
-        fresh: run every trial anew, also those that have succeeded; a fresh sweep that is not finished goes on.
+        fresh: run every trial again, also those that have succeeded; a fresh sweep that is not finished continues.
         progress: is given what is done next, in a few words; large files take a while.
         recorded: what is taken from the record of another sweep.
 

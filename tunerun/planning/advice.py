@@ -15,7 +15,7 @@ NEAR = 3.0
 def notes_on_rates(trials: Sequence[Trial]) -> Iterator[str]:
     """Say of each base model with an advised learning rate that no trial of it is near, and how to set it.
 
-    A sweep that has one trial near it explores, and is told nothing.
+    A sweep that has one trial near it explores, and gets no note.
     """
     rates: defaultdict[str, list[float]] = defaultdict(list)
     advised = {}

@@ -65,7 +65,7 @@ class Group:
         identity: what their baselines' subjects hash; see `Setting`.
         loaded: the data of the first one with the most training examples: what examples are drawn from.
         counts: `evaluation.baselines.examples` of all of them.
-        ways: how the validation set is asked for; as the ledger keys answers.
+        ways: how answers to the validation set are obtained, as the ledger keys them.
         counter: counts the base model's tokens. limit: how many it takes; None: that is not known.
         trials: their numbers. tests: their test sets by digest; the validation set is one.
     """
@@ -92,11 +92,11 @@ class Group:
 
     @property
     def validation(self) -> ExampleSet | None:
-        """The examples that are asked for."""
+        """The examples that the baselines answer."""
         return self.loaded.validation
 
     def setting(self) -> Setting:
-        """What the baselines are made from; only the base model where nothing is asked for."""
+        """What the baselines are made from; only the base model where no answers are needed."""
         texts = any(way != LOSSES for way in self.ways)
         return Setting(
             model=self.model,

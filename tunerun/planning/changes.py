@@ -1,6 +1,6 @@
 """What changed since a sweep of the same name ran: why a trial has another key, and whether the data are the same.
 
-A key hashes its ingredients (`planning.py`); two trials differ in what these differ in.
+A key hashes its ingredients (`trial_key.py`); two trials differ in what these differ in.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def broken_comparison(
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(earlier.created_at))
     return [
         f"{earlier.experiment}: since sweep {earlier.id} ({since}) {line}; results under one name must be comparable: "
-        f"choose another one, such as name={earlier.experiment}-2, or begin anew under this one with run --fresh"
+        f"choose another one, such as name={earlier.experiment}-2, or start again under this one with run --fresh"
         for line in found
     ]
 

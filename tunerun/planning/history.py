@@ -36,7 +36,7 @@ class History:
 
     @property
     def round(self) -> int:
-        """How often `--fresh` has begun anew under this name."""
+        """How often `--fresh` has started every trial again under this name."""
         return 0 if self.newest is None else int(self.newest.document.get("round", 0))
 
     def seconds_per_token(self, backend: str, model: str) -> float | None:

@@ -78,7 +78,7 @@ def planned_judges(
 
     Args:
         ledger: its file, which need not be there.
-        is_repeated: whether the plan repeats a record: then nobody is asked, and the labelled sample is not here.
+        is_repeated: whether the plan repeats a record: then no judge is asked, and the labelled sample is not here.
 
     Raises:
         InputError: a labelled sample cannot be used.

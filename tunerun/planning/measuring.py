@@ -1,4 +1,4 @@
-"""How the models of a trial are measured: what they are asked for, and whether metrics and backend can do it."""
+"""How the models of a trial are measured: how answers are obtained, and whether metrics and backend can do it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Measuring:
 
     Attributes:
         asked: digest of how texts are obtained.
-        ways: what a model is asked for, as the ledger keys answers; empty: no metric needs it.
+        ways: how answers are obtained, as the ledger keys them; empty: no metric needs any.
         choices: what a model chooses from; empty: it generates.
         files: code that a metric runs.
         notes: what a reader of the plan should know.
@@ -77,7 +77,7 @@ def choices_of(choices: Sequence[str] | None, training: ExampleSet) -> tuple[str
         choices: as `evaluation.choices` has them: `auto`, a list, or None.
 
     Raises:
-        ConfigError: the outputs of the training examples are no labels.
+        ConfigError: the outputs of the training examples are not labels.
     """
     if choices is None:
         return ()

@@ -17,7 +17,7 @@ class Recorded:
 
     Attributes:
         examples: of each point, by its number; None: the files of the experiment's datasets are read.
-        round: how often everything had been run anew under this name, which is part of the keys; None: as the ledger
+        round: how often every trial had been run again under this name, which is part of the keys; None: as the ledger
             says.
         rerun: tells this rerun from the sweep that it repeats and from its other reruns, for they have the same keys;
             empty: a sweep of its own.

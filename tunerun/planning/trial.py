@@ -30,7 +30,7 @@ class Trial:
         baselines: the subjects that it is compared with; trials share them whose base model, held-out examples and
             template are the same.
         asked: digest of how answers are obtained.
-        ways: what its tuned model and its baselines are asked for, as the ledger keys answers.
+        ways: how its tuned model and its baselines answer, as the ledger keys answers.
         choices: the answers that a model chooses from; empty: it generates.
         held_out: the examples kept out of training, by name: `validation`, `test`.
         capabilities: of its backend.
