@@ -120,7 +120,7 @@ class OpenModel:
 
     @property
     def name(self) -> str:
-        """`tunedModels/<id>`."""
+        """The name of the tuned model, `tunedModels/<id>`."""
         return self._model.tuned_model.name
 
     @property

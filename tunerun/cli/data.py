@@ -30,7 +30,7 @@ ConfigDir = Annotated[
 
 
 class FormatName(StrEnum):
-    """The formats of `tunerun.dataset.export.FORMATS`."""
+    """The providers' formats; the keys of `tunerun.dataset.export.FORMATS`."""
 
     GEMINI = "gemini"
     VERTEX = "vertex"

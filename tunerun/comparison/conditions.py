@@ -56,7 +56,7 @@ class Candidate:
 
 
 class Condition(Protocol):
-    """One condition."""
+    """A parsed condition of `--require`."""
 
     def problems(self, candidate: Candidate) -> Iterator[str]:
         """Yield why it does not hold."""

@@ -1,4 +1,4 @@
-"""A tuned model for other programs: its model card, and (see `formats`) the files that they load."""
+"""Exports tuned models for other programs: the model card, and the files of each format (see `formats`)."""
 
 from tunerun.export.model_card import model_card
 

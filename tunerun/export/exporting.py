@@ -1,4 +1,4 @@
-"""A tuned model is written for other programs, whole or not at all, and asked whether it answers as it did before."""
+"""Writes a tuned model for other programs, atomically, and checks that the export gives the same answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model card of a tuned model: what the hub, MLflow's registry and a bundle show of it.
+"""The model card of a tuned model: its description on the hub, in MLflow's registry and in a bundle.
 
 Everything in it comes from the record: what the record lacks is called "not stated", and nothing is guessed. It holds
 no path of a machine and no row of the data.

@@ -1,4 +1,4 @@
-"""What is exported: one trial's tuned model with everything that the record knows of it."""
+"""The subject of an export: one trial's tuned model with its record."""
 
 from __future__ import annotations
 

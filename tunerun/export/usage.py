@@ -1,4 +1,4 @@
-"""How a tuned model is called in each form that it is handed on in: code for a model card.
+"""Code for a model card: how to call a tuned model in each exported form.
 
 A new form is an entry of `USAGES`. The code is complete: it can be copied and run beside the files.
 """

@@ -60,7 +60,7 @@ class Metric(Protocol):
 
     @property
     def higher_is_better(self) -> bool:
-        """The direction."""
+        """Whether a higher value is better."""
 
     @property
     def asks(self) -> Asks:

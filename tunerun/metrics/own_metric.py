@@ -59,7 +59,7 @@ class CodeFile:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The path of the file with the code."""
         return Path(self.python.rpartition(":")[0])
 
 
@@ -86,7 +86,7 @@ class OwnMetric:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The path of the file with the code."""
         return Path(self.python.rpartition(":")[0])
 
     def rows(self, expected: Sequence[str], answers: Sequence[str]) -> FloatArray:

@@ -1,4 +1,4 @@
-"""In which packages, CPU and threads the machine that a record is of differs from this one."""
+"""Differences in packages, CPU and threads between a record's machine and this one."""
 
 from __future__ import annotations
 

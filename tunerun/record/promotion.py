@@ -1,4 +1,4 @@
-"""A tuned model of a sweep goes into MLflow's Model Registry, if what was asked of it holds."""
+"""Promotes a tuned model into MLflow's Model Registry, if the required conditions hold."""
 
 from __future__ import annotations
 

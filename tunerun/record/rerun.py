@@ -1,4 +1,4 @@
-"""A sweep, or one trial of it, is run again from its record: the same keys, on this machine.
+"""Prepares a rerun of a sweep or a trial from its record: the same keys, on this machine.
 
 Everything that a key hashes is compared with the record before anything is started. The rerun has a runs folder and a
 ledger of its own, so that the results of the first run and those of the second are never taken for each other.
@@ -387,7 +387,7 @@ def _files(record: OpenRecord, trials: Sequence[TrialRecord], given: Sequence[Pa
         if name not in wanted and len(wanted) == len(given) == 1:
             (name,) = wanted
         if name not in wanted:
-            problems.append(f"--data {path}: is none of the recorded files {', '.join(wanted)}; give it such a name")
+            problems.append(f"--data {path}: is not one of the recorded files {', '.join(wanted)}; give it such a name")
         found[name] = path.absolute()
     missing = [name for name in wanted if name not in found]
     if missing and not problems:

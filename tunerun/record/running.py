@@ -1,4 +1,4 @@
-"""A record is run again in one call: what is asked for, the run, and the comparison."""
+"""Runs a record again in one call, and compares the results: `tunerun.rerun`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a record is read from: this project's ledger, MLflow, or a bundle. All of them are opened as a ledger."""
+"""Opens records as ledgers: from this project's ledger, from MLflow, or from a bundle."""
 
 from __future__ import annotations
 

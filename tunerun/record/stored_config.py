@@ -1,4 +1,4 @@
-"""The configs of a sweep's trials as an experiment again: read leniently, with the places of this machine."""
+"""Makes an experiment from the stored configs of a sweep: read leniently, with paths of this machine."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class FileOfRows:
 
     @property
     def name(self) -> str:
-        """Without its folder."""
+        """The file's name without its folder."""
         return PurePath(self.section["path"]).name
 
 

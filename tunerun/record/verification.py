@@ -1,4 +1,4 @@
-"""Whether a rerun gave what the record says: the same bits where that can be, else the same results within bounds.
+"""Verifies a rerun against its record: the same bits where that is possible, else the same results within bounds.
 
 Training on a CPU is deterministic, so with the same packages, instruction set and threads the adapter has the same
 bits. Another instruction set or number of threads sums in another order; then the losses have to agree within
@@ -124,7 +124,7 @@ class _Pair:
     job_again: JobRecord | None
 
     def check(self) -> TrialCheck:
-        """Compare them."""
+        """Compare a rerun with its record."""
         if self.again is None:
             return self._check(False, "no trial of the rerun has its key")
         states = [JobState.PLANNED if job is None else job.state for job in (self.job, self.job_again)]

@@ -62,7 +62,7 @@ class InFlight:
     Attributes:
         last_step: of its curve, as far as it is recorded.
         stepped_at: when that grew last, by the monotonic clock.
-        is_stalled: whether that was told of. is_cancelled: whether the backend was asked to end it.
+        is_stalled: whether it was reported as stalled. is_cancelled: whether the backend was asked to end it.
     """
 
     trial: Trial

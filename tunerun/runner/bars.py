@@ -82,7 +82,7 @@ class LineProgress(Progress):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
 
     def preparing(self, models: Sequence[str]) -> None:
         """Name the base models that are looked for."""

@@ -42,7 +42,7 @@ def judge_answers(
 ) -> list[str]:
     """Ask the judges among metrics about every answer of sweeps that they have not judged.
 
-    A sweep that repeats a record asks nobody: who is asked, and gets a key, is for a person to say and not for a file
+    A rerun of a record asks no judge: which service is asked, and gets a key, is for the user to say and not for a file
     from elsewhere. It has the record's judgements of equal answers.
 
     Args:

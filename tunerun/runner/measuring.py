@@ -63,11 +63,11 @@ class PlainModel:
     model: TunedModel | BaseModelRef
 
     def asks(self, inputs: Sequence[Input], options: GenerateOptions) -> ModelInputs:
-        """The model itself."""
+        """The tuned model itself, in its place among the subjects."""
         return ModelInputs(self.model, tuple(inputs), options)
 
     def read(self, texts: Sequence[str]) -> list[str]:
-        """What the model says."""
+        """Return the model's answers unchanged."""
         return list(texts)
 
     def choose(self, backend: Backend, inputs: Sequence[Input], choices: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the runner tells whoever watches it."""
+"""Hooks by which a runner reports its progress."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class EarlyStops:
     """Which trials of a plan are asked no more.
 
     Attributes:
-        note: told of each point that stops.
+        note: called with a line for each point that stops.
     """
 
     plan: Plan

@@ -1,4 +1,4 @@
-"""Kill a run at a chosen instant, for tests that it goes on as if nothing had happened.
+"""Kills a run at a chosen instant, for tests that the next run continues it.
 
 A run is the real command line in a process of its own, forked from one that has imported everything, so that a kill
 costs a tenth of a second and not four. What can be killed at:

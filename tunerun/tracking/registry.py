@@ -82,12 +82,12 @@ class Registered:
 
     @property
     def uri(self) -> str:
-        """What MLflow loads."""
+        """The URI by which MLflow loads the model."""
         return f"models:/{self.name}@{self.alias}"
 
     @property
     def sentence(self) -> str:
-        """What happened, for people."""
+        """A sentence on what was registered."""
         if self.before == self.version:
             return f"{self.name}: version {self.version} is {self.alias} already"
         moved = "" if self.before is None else f"; version {self.before} was"

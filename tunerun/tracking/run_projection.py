@@ -229,7 +229,7 @@ class FrozenSweep:
 
     @property
     def id(self) -> str:
-        """The sweep's id."""
+        """The id of the sweep."""
         return self.record.id
 
     @property

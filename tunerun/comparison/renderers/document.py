@@ -55,7 +55,7 @@ def render(table: ComparisonTable) -> str:
 
 
 def files(table: ComparisonTable, _ledger: Ledger) -> Mapping[str, bytes]:
-    """`results.json`."""
+    """Return the file `results.json`."""
     return {FILE: render(table).encode()}
 
 

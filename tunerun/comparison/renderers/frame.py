@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tunerun.comparison.table import ComparisonTable
-
 if TYPE_CHECKING:
     import pandas
+
+    from tunerun.comparison.table import ComparisonTable
 
 
 def points_frame(table: ComparisonTable) -> pandas.DataFrame:

@@ -63,7 +63,7 @@ def render(table: ComparisonTable) -> str:
 
 
 def files(table: ComparisonTable, _ledger: Ledger) -> Mapping[str, bytes]:
-    """`results.tex`."""
+    """Return the file `results.tex`."""
     return {FILE: render(table).encode()}
 
 

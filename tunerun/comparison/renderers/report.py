@@ -17,7 +17,7 @@ FOLDER = "reports"
 
 
 def files(table: ComparisonTable, ledger: Ledger) -> Mapping[str, bytes]:
-    """`report.html`."""
+    """Return the file `report.html`."""
     return {FILE: page(table, ledger).encode()}
 
 

@@ -31,7 +31,7 @@ def render(table: ComparisonTable) -> str:
 
 
 def files(table: ComparisonTable, _ledger: Ledger) -> Mapping[str, bytes]:
-    """`results.csv`."""
+    """Return the file `results.csv`."""
     return {FILE: render(table).encode()}
 
 

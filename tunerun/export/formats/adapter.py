@@ -1,4 +1,4 @@
-"""The adapter alone, for PEFT on the base model that others have."""
+"""The adapter alone, for PEFT on the original base model."""
 
 from __future__ import annotations
 

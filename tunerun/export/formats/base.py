@@ -1,4 +1,4 @@
-"""What an export format is."""
+"""The Protocol of an export format."""
 
 from __future__ import annotations
 

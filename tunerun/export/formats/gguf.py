@@ -1,4 +1,4 @@
-"""A GGUF file, for llama.cpp and the programs that are built on it."""
+"""A GGUF file, for llama.cpp and programs built on it."""
 
 from __future__ import annotations
 

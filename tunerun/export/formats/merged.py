@@ -1,4 +1,4 @@
-"""One model: the adapter's weights added to the base model's, for transformers and whatever reads its folders."""
+"""One model: the adapter's weights added to the base model's, for transformers and programs that read its folders."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class MergedFormat:
         return ""
 
     def answers(self, source: ExportSource, folder: Path, inputs: Sequence[Input]) -> list[str]:
-        """Answer by transformers alone."""
+        """Answer with transformers alone, as a user of the export would."""
         from tunerun.engine import plain_answers
 
         return plain_answers.of_merged(folder, inputs, source.record.chat_format)

@@ -1,4 +1,4 @@
-"""A reproducibility appendix of a sweep, from its record: what reviewers' checklists ask, and what it cannot answer.
+"""The reproducibility appendix of a sweep: answers to reviewers' checklists from its record, and what stays open.
 
 checklists.py    the questions, as published, and the subjects that answer them
 material.py      what is read of a record

@@ -1,4 +1,4 @@
-"""The appendix of a sweep: facts by subject, the checklists' questions with their answers, and what stays open."""
+"""The appendix of a sweep: facts by subject, the checklists' questions with their answers, and open questions."""
 
 from __future__ import annotations
 

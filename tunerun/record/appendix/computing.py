@@ -1,4 +1,4 @@
-"""What a record says of the computation: cost of each run, machine, packages, code, licenses, how to run it again."""
+"""The topics on computation: cost of each run, machine, packages, code, licenses, how to run it again."""
 
 from __future__ import annotations
 

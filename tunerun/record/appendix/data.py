@@ -1,4 +1,4 @@
-"""What a record says of its data: files, sets, outcomes, splits, leaks, what was done to the rows."""
+"""The topics on data: files, sets, outcomes, splits, leaks, and the processing of rows."""
 
 from __future__ import annotations
 

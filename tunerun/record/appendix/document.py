@@ -15,7 +15,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Bullets:
-    """Lines of a list."""
+    """A bulleted list."""
 
     lines: tuple[str, ...]
 

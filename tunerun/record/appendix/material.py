@@ -1,4 +1,4 @@
-"""What an appendix is made of: everything of a record that its sections read, each read once."""
+"""The parts of a record that the appendix reads, each read once."""
 
 from __future__ import annotations
 

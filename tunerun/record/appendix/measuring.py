@@ -1,4 +1,4 @@
-"""What a record says of its measures: metrics, baselines, error bars and tests, results, limits."""
+"""The topics on measurement: metrics, baselines, error bars and tests, results, limits."""
 
 from __future__ import annotations
 

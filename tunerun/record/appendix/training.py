@@ -1,4 +1,4 @@
-"""What a record says of how models were trained and chosen: base model, hyperparameters, selection, test set."""
+"""The topics on training and selection: base model, hyperparameters, selection, test set."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _sentence(parts: list[str]) -> str:
 
 
 def _kinds(material: Material) -> set[str]:
-    """Of the backends."""
+    """The backends of the trials, in words."""
     return {str(trial.settings.backend.get("kind", NOT_RECORDED)) for trial in material.trials}
 
 

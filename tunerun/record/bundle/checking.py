@@ -1,4 +1,4 @@
-"""Are the files of a bundle as they were when it was made?"""
+"""Checks that the files of a bundle are unchanged since it was made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bundle is opened: its record becomes a ledger in a temporary folder, with its adapters beside it."""
+"""Opens a bundle: restores its record as a ledger in a temporary folder, with its adapters beside it."""
 
 from __future__ import annotations
 

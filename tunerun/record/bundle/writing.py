@@ -1,4 +1,4 @@
-"""A sweep is written into one file that can be run again without its ledger, MLflow and machine."""
+"""Writes a sweep into one file that can be run again without its ledger, MLflow and machine."""
 
 from __future__ import annotations
 

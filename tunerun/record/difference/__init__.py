@@ -1,4 +1,4 @@
-"""What differs between two records: values, rows, texts, files, environment, results, and what of it is in the key.
+"""Differences between two records: values, rows, texts, files, environment and results, and which are in the key.
 
 pairs.py         which trial is compared with which
 sections.py      what a part of a difference is, as plain values

@@ -1,4 +1,4 @@
-"""What the results of two records were made on and from: base models, packages, machines."""
+"""Base models, packages and machines of two records side by side."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class TrialPair:
 
     @property
     def name(self) -> str:
-        """What lines call it."""
+        """The name of the pair in printed lines."""
         if self.a.number == self.b.number:
             return f"trial {self.a.number}"
         return f"trials {self.a.number} and {self.b.number}"

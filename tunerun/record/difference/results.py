@@ -1,4 +1,4 @@
-"""What came of two records: verdicts, measures, answers, losses, adapters."""
+"""The results of two records side by side: verdicts, measures, answers, losses, adapters."""
 
 from __future__ import annotations
 

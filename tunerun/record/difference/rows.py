@@ -73,7 +73,7 @@ class RowsDifference:
 
     @property
     def summary(self) -> str:
-        """Counts in words."""
+        """The counts of changes in words."""
         if self.is_rendered:
             return f"all {counted(self.a, 'row')} have another input (by the template) and the same output"
         parts = [

@@ -37,7 +37,7 @@ class PackagedModel:
     format_version: int = 1
 
     def text(self) -> str:
-        """The file's content."""
+        """The content of `artifacts/model.json`."""
         document = asdict(self) | {"template": self.template.document}
         return json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 

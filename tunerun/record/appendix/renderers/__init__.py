@@ -15,7 +15,7 @@ class Renderer(Protocol):
     """A module that turns an appendix into text. It decides nothing, and the same appendix gives the same text."""
 
     def render(self, appendix: Appendix) -> str:
-        """The whole appendix."""
+        """Return the whole appendix as text."""
 
 
 RENDERERS = {"markdown": "markdown", "latex": "latex"}
