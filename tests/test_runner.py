@@ -153,7 +153,7 @@ def test_the_verdict_shows_what_the_plan_said(tmp_path: Path) -> None:
         number = int(text.rpartition("\n")[2])  # behind the examples of `base+4 text`
         return str(number + 1) if isinstance(model, TunedModel) or number % 2 else text
 
-    plan = planned(tmp_path, *SWEEP, f"dataset.validation.path={rows}")
+    plan = planned(tmp_path, SWEEP[0], f"dataset.validation.path={rows}")
     decision = run_on(ScriptedService(answers=right_by_half), plan).verdict.decision
     assert plan.visibility is not None
     assert decision.family == plan.visibility.comparisons
