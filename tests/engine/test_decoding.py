@@ -117,30 +117,6 @@ def test_a_row_that_the_memory_has_no_place_for_waits_and_loses_nothing(
     assert set_back
 
 
-def test_a_full_step_of_one_adapter_takes_no_rows_of_another(
-    base: LoadedModel, tuned: list[str], alone: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Rows of the next adapter join when fewer than enough are left; between all passes the caller is called."""
-    monkeypatch.setattr(decoding, "ENOUGH_ROWS", 3)
-    monkeypatch.setattr(decoding, "ROWS", 5)
-    steps: list[set[int]] = []
-    take = decoding._Passes.logits
-
-    def noted(passes: Any, cache: Any, sequences: Any, width: int, adapters: Any) -> Any:
-        steps.append({id(adapter) for adapter in adapters})
-        return take(passes, cache, sequences, width, adapters)
-
-    monkeypatch.setattr(decoding._Passes, "logits", noted)
-    prompts = [Prompt(text, GenerateOptions(4), one) for one in tuned[:2] for text in ("1", "8", "seven")]
-    generation, between = Generation(base), []
-    found = generation.answer(prompts, between_passes=lambda: between.append(len(steps)))
-    assert all(is_same(answer, alone(prompt)) for answer, prompt in zip(found, prompts, strict=True))  # type: ignore[arg-type]
-    of_rows = [adapters for adapters in steps if adapters != {id(None)}]
-    assert {len(adapters) for adapters in of_rows} == {1}
-    assert len({frozenset(adapters) for adapters in of_rows}) == 2
-    assert len(between) >= len(of_rows)
-
-
 WINDOW = {"sliding_window": 8, "max_position_embeddings": 128, "intermediate_size": 32, "num_attention_heads": 4}
 PLAIN: dict[str, dict[str, Any]] = {
     "mistral": WINDOW | {"num_key_value_heads": 2},
