@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from tunerun.service.core.credentials import KeyFile
     from tunerun.service.core.selection import Selection
 
-app = typer.Typer(help="Serve tuning and answers on this machine's embedded engine, as the Gemini API and OpenAI do.")
-keys = typer.Typer(help="The keys that the service accepts.", no_args_is_help=True)
+app = typer.Typer(help="Serve tuning and answers on the embedded engine, as the Gemini API and OpenAI do.")
+keys = typer.Typer(help="Manage the keys that the service accepts.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 
 STATE = "runs/service"
 DEFAULT_MODEL = "smollm2-135m"
 HOSTED = "models/"
-"""How the source of a choice begins that names a hosted service's model and nothing that is on this machine."""
+"""The prefix of a choice's source that names a hosted service's model, which is not on this machine."""
 
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client", "multipart")
 
@@ -70,11 +70,13 @@ Cache = Annotated[Path | None, typer.Option(help="Converted base models; the use
 AllowRemote = Annotated[bool, typer.Option("--allow-remote", help="Listen on other than loopback.")]
 AllowedHost = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME", help="Name by which it may be asked, besides addresses and localhost."),
+    typer.Option(metavar="NAME", help="Host name that requests may have, besides addresses and localhost."),
 ]
 AllowOrigin = Annotated[
     list[str] | None,
-    typer.Option(metavar="ORIGIN", help="Origin whose web pages may ask from a browser, as https://app.example.org."),
+    typer.Option(
+        metavar="ORIGIN", help="Origin whose web pages may call it from a browser, as https://app.example.org."
+    ),
 ]
 Proxy = Annotated[
     list[str] | None,
@@ -103,7 +105,7 @@ def serve(
     allow_origin: AllowOrigin = None,
     proxy: Proxy = None,
 ) -> None:
-    """Serve tuning as the Gemini API and OpenAI do, until Ctrl-C; what is queued waits for the next start."""
+    """Serve tuning as the Gemini API and OpenAI do, until Ctrl-C; queued jobs wait for the next start."""
     if context.invoked_subcommand is not None:
         return
     from tunerun.engine import packages
@@ -154,7 +156,7 @@ def engines_of(workers: str, packing: str, device: str, threads: int | None, con
 def _selection(
     model: list[str] | None, tuned: list[str], sweeps: list[str], runs: str, cache: Path, config_dir: str | None
 ) -> Selection:
-    """What is served; without a word on base models the default one, or those that the tuned models need."""
+    """Select the models to serve; without --model, the default one, or those that the tuned models need."""
     from tunerun.service.core.selection import Selection, select
 
     named = model or ([] if tuned or sweeps else [DEFAULT_MODEL])
@@ -163,7 +165,7 @@ def _selection(
 
 
 def _ready(settings: Settings) -> Service:
-    """The service, with every base model in memory."""
+    """Create the service, and load every base model into memory."""
     from tunerun.cli import tables
     from tunerun.service.app import Service
 
@@ -176,7 +178,7 @@ def _ready(settings: Settings) -> Service:
 
 
 def _say(settings: Settings, listener: socket.socket, state: Path) -> None:
-    """Say what listens where."""
+    """Print the address, the models and where the keys are."""
     from tunerun.cli import tables
     from tunerun.service.app import KEYS_FILE
     from tunerun.service.server import address_of
@@ -196,7 +198,7 @@ def _names(settings: Settings) -> str:
 
 @contextmanager
 def _loading(count: int) -> Iterator[Callable[[BaseModelRef], None]]:
-    """A context that says which base model is loaded, and in a terminal for how long already."""
+    """A context that shows which base model is being loaded, and in a terminal for how long."""
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from tunerun.cli import tables
@@ -248,7 +250,7 @@ def model_of(given: str, config_dir: str | None) -> BaseModelRef:
 
 @keys.command("list")
 def list_keys(state: State = Path(STATE)) -> None:
-    """Show whose keys there are; the keys themselves are in the file."""
+    """List the keys and their owners; the secrets are in the file."""
     from tunerun.cli import tables
 
     file = _key_file(state)
@@ -257,11 +259,11 @@ def list_keys(state: State = Path(STATE)) -> None:
 
 @keys.command()
 def add(
-    owner: Annotated[str, typer.Option(help="E-mail address: who has what permission is said by it.")],
+    owner: Annotated[str, typer.Option(help="E-mail address, to which permissions are granted.")],
     scope: Annotated[list[str] | None, typer.Option(help="tuning, cloud-platform, or a URL; tuning.")] = None,
     state: State = Path(STATE),
 ) -> None:
-    """Make a key and print it."""
+    """Add a key and print it."""
     from tunerun.service.core.credentials import CLOUD_SCOPE, TUNING_SCOPE
 
     names = {"tuning": TUNING_SCOPE, "cloud-platform": CLOUD_SCOPE}
@@ -279,7 +281,7 @@ def revoke(
     identifier: Annotated[str, typer.Argument(metavar="KEY_ID", help="As `keys list` shows it.")],
     state: State = Path(STATE),
 ) -> None:
-    """Take a key away; a running service refuses it at once."""
+    """Revoke a key; a running service refuses it at once."""
     from tunerun.cli import tables
 
     key = _key_file(state).revoke(identifier)
