@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 METHODS = 22
 """Of the API, in each version."""
 
-EXAMPLES = 15
+EXAMPLES = 8
 """Requests that are made up for each method."""
 
 

@@ -11,7 +11,8 @@ from tunerun.job import JobRef, JobStatus
 DEADLINE_S = 120.0
 """Long enough for an engine to start on a machine that is busy with something else."""
 
-PAUSE_S = 0.01
+PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.1
+"""Between two looks: what is waited for in vain for a second is looked at less often, for a look costs a request."""
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = DEADLINE_S) -> None:
@@ -23,11 +24,12 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = DEAD
     Raises:
         TimeoutError: it does not hold in time.
     """
-    deadline = time.monotonic() + timeout_s
+    start = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
+        waited_s = time.monotonic() - start
+        if waited_s > timeout_s:
             raise TimeoutError(f"waited {timeout_s:.0f} s in vain: {what}")
-        time.sleep(PAUSE_S)
+        time.sleep(min(max(PAUSE_S, waited_s / 20), LONGEST_PAUSE_S))
 
 
 def wait_for_end(backend: Backend, ref: JobRef, timeout_s: float = DEADLINE_S) -> JobStatus:
