@@ -34,7 +34,7 @@ results: demo  ## write experiments/next_number's results and its bundle, from t
 test: $(READY)  ## every test, as CI runs them: engines, MLflow stores, services and a browser included
 	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal
 
-test-fast: $(READY)  ## tests that need none of these, in every room; in about a minute
+test-fast: $(READY)  ## tests that need none of these, in every room: while one works
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow'
 
 coverage: $(READY)  ## every test, slower, and the lines that no test reaches

@@ -26,6 +26,8 @@ from tunerun.planning import Plan
 from tunerun.runner import SweepResult
 from tunerun.testing.scripted import ScriptedService
 
+pytestmark = pytest.mark.process
+
 PRICE = "price: {usd_per_million_input_tokens: 1, usd_per_million_output_tokens: 10, source: test, date: '2026-11-26'}"
 ROWS = 10
 """Held out; four models answer them: one point, the base model, and that with four examples in two forms."""
