@@ -14,13 +14,18 @@ from typing import Any
 import pytest
 
 import tunerun
+from tests import commands
+from tests.commands import Done
 from tests.engine import tiny_model
 from tests.experiments import overrides
 from tunerun.job import JobState
 from tunerun.ledger import Ledger
 from tunerun.planning import ledger_path
 
-pytestmark = pytest.mark.process
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
+]
 
 SWEEP = ("hyperparameters.epoch_count=2,3", "hyperparameters.learning_rate=0.01,0.001")
 DEADLINE_S = 200.0
@@ -38,12 +43,8 @@ def experiment(tmp_path: Path, tiny_folder: Path) -> list[str]:
     return overrides(tmp_path, *options, "evaluation.generation.max_output_tokens=4", *SWEEP)
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "tunerun", *arguments]
-
-
-def finished(*arguments: str, code: int = 0, deadline_s: float = DEADLINE_S) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, check=False, timeout=deadline_s)
+def finished(*arguments: str, code: int = 0) -> Done:
+    done = commands.tunerun(*arguments)
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
@@ -61,7 +62,8 @@ def started(tmp_path: Path) -> Iterator[Any]:
 
     def start(*arguments: str) -> subprocess.Popen[bytes]:
         with (tmp_path / "stderr.txt").open("wb") as errors:
-            processes.append(subprocess.Popen(command("run", *arguments), stdout=subprocess.DEVNULL, stderr=errors))
+            command = [sys.executable, "-m", "tunerun", "run", *arguments]
+            processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors))
         return processes[-1]
 
     yield start
@@ -198,9 +200,6 @@ def test_results_are_written_by_a_command(tmp_path: Path, experiment: list[str])
 def test_a_full_disk_is_said_and_nothing_is_lost(experiment: list[str]) -> None:
     """A runs folder that cannot be written is a clear error and no traceback."""
     Path("in-the-way").write_text("")
-    done = subprocess.run(
-        command("run", *experiment, "paths.runs=in-the-way/runs"), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
+    done = finished("run", *experiment, "paths.runs=in-the-way/runs", code=1)
     assert "choose another paths.runs" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""The program as a whole process: what it prints, its exit codes, and that bad input starts nothing."""
+"""Whole command lines: what is printed, the exit codes, and that bad input starts nothing."""
 
 from __future__ import annotations
 
@@ -10,24 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import tunerun
 from tests.experiments import overrides
 
 pytestmark = pytest.mark.process
 
 
-def tunerun(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tunerun", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **environment},
-    )
-
-
-def refused(*arguments: str, **environment: str) -> list[str]:
+def refused(*arguments: str) -> list[str]:
     """Run what must be refused: exit code 2, nothing on stdout, nothing written; return the problems."""
-    finished = tunerun(*arguments, **environment)
+    finished = tunerun(*arguments)
     assert (finished.returncode, finished.stdout) == (2, ""), finished.stdout + finished.stderr
     assert "Traceback" not in finished.stderr
     assert not Path("runs").exists()
@@ -35,8 +26,10 @@ def refused(*arguments: str, **environment: str) -> list[str]:
 
 
 def test_help_names_every_command_and_where_overrides_come_from() -> None:
-    """The first thing a user sees says what there is."""
-    text = tunerun("--help").stdout
+    """The first thing a user sees says what there is; in a process of its own, as all commands are for a user."""
+    text = subprocess.run(
+        [sys.executable, "-m", "tunerun", "--help"], capture_output=True, text=True, check=True
+    ).stdout
     assert all(
         word in text
         for word in ("plan", "run", "status", "compare", "report", "predict", "export", "config", "init", "ui", "sync")
@@ -105,7 +98,7 @@ ROW = '{"text_input": "1", "output": "2"}\n'
 def test_bad_input_is_said_in_a_line_and_starts_nothing(
     name: str, content: str | bytes, more: list[str], problem: str
 ) -> None:
-    """As a whole process: exit code 2 and a line that names it, and nothing is written; all others: test_bad_input."""
+    """Exit code 2 and a line that names it, and nothing is written; all others: test_bad_input."""
     Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
     sized = [] if any("batch_size" in m for m in more) else ["hyperparameters.batch_size=1"]
     lines = refused("run", "name=x", "dataset.path=rows.jsonl", *sized, *more)

@@ -154,8 +154,13 @@ class Rig:
     def survives(self, *kills: Kill) -> tuple[bool, Outcome]:
         """Run with one kill after the other and then to the end; whether the first struck, and what there is then."""
         place = self.place()
-        struck = [self.run(place, kill).was_killed for kill in kills]
-        outcome = self.outcome(place, self.run(place))
+        struck = []
+        for kill in kills:
+            ended = self.run(place, kill)
+            struck.append(ended.was_killed)
+        if struck[-1]:
+            ended = self.run(place)
+        outcome = self.outcome(place, ended)
         shutil.rmtree(place)
         return struck[0], outcome
 

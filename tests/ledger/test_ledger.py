@@ -228,7 +228,7 @@ def test_a_damaged_ledger_is_reported_and_left_alone(tmp_path: Path) -> None:
     """A file that is no ledger is named and keeps its bytes."""
     file = tmp_path / "l.db"
     file.write_bytes(b"this is no database" * 100)
-    with pytest.raises(LedgerError, match=r"l.db: file is not a database; the file was left as it is"):
+    with pytest.raises(LedgerError, match=r"l.db: file is not a database; the file was not changed"):
         Ledger(file)
     assert file.read_bytes() == b"this is no database" * 100
 
