@@ -245,3 +245,28 @@ def test_what_all_trials_have_alike_must_not_read_a_swept_key(override: str, key
     with pytest.raises(ConfigError, match=rf"command line: {key}: reads a swept key \(seed\), and must be the same"):
         load([NEXT, "sweep.axes=null", "seed=1,2", override])
     assert load([NEXT, "sweep.axes=null", "seed=1", override]).seed == 1
+
+
+def test_what_was_composed_before_is_not_used_after_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that changes, one that appears, one that is removed and a choice by the environment all count at once."""
+
+    def rank(*overrides: str) -> int:
+        return load(["experiment=g", "dataset.path=x", *overrides]).hyperparameters.adapter_rank
+
+    def of(value: int, defaults: str = "") -> str:
+        return f"{GLOBAL}{defaults}name: g\nhyperparameters: {{adapter_rank: {value}}}\n"
+
+    for value in (2, 3, 2):
+        write("conf/experiment/g.yaml", of(value))
+        assert rank() == value
+    assert (rank("hyperparameters.adapter_rank=7"), rank()) == (7, 2)
+    write("conf/local/default.yaml", of(4))
+    assert rank() == 4
+    Path("conf/local/default.yaml").unlink()
+    assert rank() == 2
+    write("conf/experiment/g.yaml", of(2, "defaults:\n  - override /template: ${oc.env:CHOSEN}\n"))
+    for chosen in ("bank_question", "plain"):
+        monkeypatch.setenv("CHOSEN", chosen)
+        found = load(["experiment=g", "dataset.path=x"])
+        assert Path(f"template/{chosen}.yaml") in {Path(*Path(file).parts[-2:]) for file in found.files}
+        assert (found.template == load(["name=g", "dataset.path=x"]).template) == (chosen == "plain")

@@ -5,7 +5,9 @@ Together with `loader` the only module that uses private names of Hydra.
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +31,9 @@ MAX_BYTES = 1_000_000
 
 MAX_VALUES = 20_000
 """Most values of a YAML file with aliases expanded; 50 characters of text count as one. A second of OmegaConf."""
+
+MAX_FOLDERS = 200
+"""Most folders of all conf directories in which `content_of` looks; tunerun's own have 12."""
 
 _CHARACTERS_A_VALUE = 50
 _REQUIRED = ("dataset", "model", "backend")
@@ -98,6 +103,30 @@ def missing_groups(directory: Path) -> list[str]:
     except (ConfigError, yaml.YAMLError):
         return []  # reported when it is read
     return [group for group in _REQUIRED if group not in named]
+
+
+def content_of(directories: Sequence[Path]) -> tuple[tuple[str, bytes], ...]:
+    """Return what composing depends on: every YAML of the directories with the digest of its bytes.
+
+    Empty where that is not all of it, as a defaults list may name a choice by an interpolation of the environment, or
+    where looking would cost more than composing, as in a directory that holds more than config.
+    """
+    found: list[tuple[str, bytes]] = []
+    folders = 0
+    for directory in directories:
+        for folder, _, names in os.walk(directory, followlinks=True):
+            if (folders := folders + 1) > MAX_FOLDERS:
+                return ()
+            for name in sorted(name for name in names if name.endswith(".yaml")):
+                file = os.path.join(folder, name)
+                try:
+                    content = Path(file).read_bytes()
+                except OSError:
+                    return ()  # composing says what is wrong
+                if len(content) > MAX_BYTES or b"oc." in content:
+                    return ()
+                found.append((file, hashlib.sha256(content).digest()))
+    return tuple(found)
 
 
 def undoes_experiments(directory: Path) -> bool:

@@ -59,6 +59,9 @@ def rehearse() -> None:
             except SystemExit as ended:
                 if ended.code:
                     raise RuntimeError(f"the rehearsal ended with exit code {ended.code}") from None
+        for thread in threading.enumerate():
+            if thread.name == "tunerun-tracker":  # on a busy machine a run ends before MLflow's new store is made
+                thread.join()
 
 
 rehearse()
