@@ -13,8 +13,6 @@ import pytest
 from tests.commands import tunerun
 from tests.experiments import overrides
 
-pytestmark = pytest.mark.process
-
 
 def refused(*arguments: str) -> list[str]:
     """Run what must be refused: exit code 2, nothing on stdout, nothing written; return the problems."""
@@ -25,6 +23,7 @@ def refused(*arguments: str) -> list[str]:
     return finished.stderr.strip().splitlines()
 
 
+@pytest.mark.process
 def test_help_names_every_command_and_where_overrides_come_from() -> None:
     """The first thing a user sees says what there is; in a process of its own, as all commands are for a user."""
     text = subprocess.run(
