@@ -118,14 +118,14 @@ def content_of(directories: Sequence[Path]) -> tuple[tuple[str, bytes], ...]:
             if (folders := folders + 1) > MAX_FOLDERS:
                 return ()
             for name in sorted(name for name in names if name.endswith(".yaml")):
-                file = os.path.join(folder, name)
+                file = Path(folder, name)
                 try:
-                    content = Path(file).read_bytes()
+                    content = file.read_bytes()
                 except OSError:
                     return ()  # composing says what is wrong
                 if len(content) > MAX_BYTES or b"oc." in content:
                     return ()
-                found.append((file, hashlib.sha256(content).digest()))
+                found.append((str(file), hashlib.sha256(content).digest()))
     return tuple(found)
 
 
