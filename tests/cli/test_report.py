@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from tests.cli.test_commands import tunerun
 from tests.comparison.sweeps import Trained, frozen
 from tunerun.cli import app
 from tunerun.errors import InputError
@@ -52,7 +53,9 @@ def test_the_page_is_opened(runs: Path, tmp_path: Path) -> None:
     file = tmp_path / "pages" / "my report.html"
     arguments = (f"paths.runs={runs}", "--sweep", "support-1a2b3c4d", "--output", str(file))
     environment = {**NO_SCREEN, "BROWSER": f"{browser} %s"}
-    assert tunerun("report", *arguments, **environment).stdout == f"opened {file}\n"
+    command = [sys.executable, "-m", "tunerun", "report", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **environment})
+    assert done.stdout == f"opened {file}\n"
     assert opened.read_text() == f"{file.as_uri()}\n"
     assert report(*arguments, "--no-open", **environment).stdout == f"wrote {file}\n"
     assert json.loads(report(*arguments, "--json", **environment).stdout) == {"report": str(file)}
