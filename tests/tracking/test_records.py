@@ -203,7 +203,7 @@ def test_what_cannot_be_fetched_is_said_in_words(lab: Lab, uri: str, tmp_path: P
     with pytest.raises(TrackingError, match="Connection refused; check the tracking URI") as down:
         fetch(f"http://ada:planted@127.0.0.1:{free_port()}", trial, tmp_path / "down")
     assert "planted" not in str(down.value)
-    with pytest.raises(NotFoundError, match="no such file"):
+    with pytest.raises(NotFoundError, match=r"store sqlite:.* does not exist"):
         fetch(f"sqlite:///{tmp_path}/elsewhere.db", trial, tmp_path / "absent")
     assert not (tmp_path / "elsewhere.db").exists()
 
