@@ -34,7 +34,7 @@ from tunerun.testing.fault_proxy import (
 FAULTS = (
     RESET_BEFORE,
     ANSWER_LOST,
-    error(429),
+    error(429, retry_after_s=0),
     error(500),
     error(500, applied=True),
     error(503, applied=True),

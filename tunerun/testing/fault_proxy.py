@@ -142,7 +142,8 @@ def error(
     headers = {"content-type": "application/json"}
     if retry_after_s is not None:
         headers["retry-after"] = str(retry_after_s)
-    asks = "" if retry_after_s is None and retry_delay_s is None else f", asks for {retry_after_s or retry_delay_s:g} s"
+    asked_s = retry_delay_s if retry_after_s is None else retry_after_s
+    asks = "" if asked_s is None else f", asks for {asked_s:g} s"
     answer = Answer(status, headers, json.dumps(body).encode()).as_sent()
     return Fault(f"{status}{asks}{', applied' if applied else ''}", applied, lambda _: answer)
 
