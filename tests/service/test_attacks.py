@@ -64,7 +64,7 @@ def test_half_a_character_is_refused_wherever_it_stands(client: Client) -> None:
     ):
         response = post(client, "/tunedModels", text)
         assert response.status_code == 400
-        assert "half a character" in response.json()["error"]["message"]
+        assert "unpaired surrogate" in response.json()["error"]["message"]
     for text in (f'{{"contents": [{{"parts": [{{"text": "{HALF}"}}]}}]}}',):
         assert post(client, "/models/tiny:generateContent", text).status_code == 400
     assert post(client, "/tunedModels", good % ('{"textInput": "\\u0000", "output": "2"}', "")).status_code == 200

@@ -41,7 +41,7 @@ def content_of(examples: Sequence[Example], *, has_mark: bool) -> bytes:
     try:
         return text.encode("utf-8-sig" if has_mark else "utf-8")
     except UnicodeEncodeError as error:
-        raise InputError("a text holds half a character (a lone surrogate), which cannot be sent; fix it") from error
+        raise InputError("a text contains an unpaired surrogate, such as \\ud800; fix or remove it") from error
 
 
 def _asked_of(example: Example) -> list[Json]:

@@ -126,7 +126,7 @@ class Body(BaseModel):
         """Refuse an unpaired surrogate, which JSON can escape: it cannot be stored or sent."""
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and not is_unicode(text):
-                raise ValueError("holds half a character (a lone surrogate); it is not valid Unicode")
+                raise ValueError("contains an unpaired surrogate, which is not valid Unicode")
         return value
 
 

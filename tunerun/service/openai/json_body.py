@@ -32,7 +32,7 @@ def read_json(content: bytes) -> Any:
     except RecursionError:
         raise _not_json("it is nested too deeply") from None
     except UnicodeEncodeError:
-        raise _not_json("it holds half a character (a lone surrogate), which is not valid Unicode") from None
+        raise _not_json("it contains an unpaired surrogate, which is not valid Unicode") from None
     except ValueError as error:  # not UTF-8, or a number of thousands of digits
         raise _not_json(str(error)) from error
 

@@ -85,7 +85,7 @@ def read_table(name: str, content: bytes, *, has_header: bool = True) -> Table:
     rows = _with_examples(read_content(name, content, None if has_header else ()))
     broken = [row.place for row in rows if not _is_unicode(row)]
     if broken:
-        raise DatasetError(f"{broken[0]}: holds half a character (a lone surrogate); write the whole one")
+        raise DatasetError(f"{broken[0]}: contains an unpaired surrogate, such as \\ud800; fix or remove it")
     columns = tuple(rows.columns)
     if len(columns) < 2:
         raise DatasetError(f"{name}: has one column, {columns[0]!r}; an input and an output are needed")
