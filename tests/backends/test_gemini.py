@@ -179,7 +179,7 @@ def test_an_unintelligible_tuned_model_is_asked_for_again(place: GeminiPlace, ba
 @pytest.mark.parametrize("task", [3, {"snapshots": 3}, {"snapshots": [{"step": "x"}]}, {"startTime": "yesterday"}])
 def test_a_tuned_model_in_another_shape_is_an_error_of_ours(backend: GeminiBackend, task: object) -> None:
     """Whatever a service answers, nothing but a BackendError comes out."""
-    with pytest.raises(UnavailableError, match=r"tunedModels/x at http.*: the answer is no tuned model"):
+    with pytest.raises(UnavailableError, match=r"tunedModels/x at http.*: the answer is not a tuned model"):
         backend._status({"name": "tunedModels/x", "state": "ACTIVE", "tuningTask": task})
 
 
