@@ -138,7 +138,9 @@ def test_everything_failing_the_same_way_stops_the_sweep(tmp_path: Path) -> None
     backend = ScriptedBackend(service, max_in_flight=1)
     result = run_with(backend, planned(tmp_path, "seed=0,1,2,3,4,5"))
     assert len(service.submitted) == 3
-    assert (result.stopped or "").startswith("3 trials failed for the same reason, and none has succeeded; fix the cause")
+    assert (result.stopped or "").startswith(
+        "3 trials failed for the same reason, and none has succeeded; fix the cause"
+    )
 
 
 @pytest.mark.parametrize(
