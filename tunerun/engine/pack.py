@@ -1,7 +1,7 @@
 """A pack: training runs of one base model that share each pass of its frozen weights.
 
-A run that fails, diverges or is cancelled leaves the pack and changes nothing of the others: each has its own adapter,
-its own optimiser and its own place in the batch dimension, which no number crosses.
+A run that fails, diverges or is cancelled leaves the pack without affecting the others: each run has its own adapter,
+its own optimiser and its own index in the batch dimension, and no operation mixes values across that dimension.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from tunerun.job import JobState, TuningRequest, in_common
 
 
 class Pack:
-    """Requests to tune one base model, trained together one step at a time.
+    """Requests to tune one base model, trained together one step at a time. Not thread-safe.
 
     Args:
-        base: the base model, which is bare between two steps.
-        observer: called from the thread that steps.
-        most: training runs that train at the same time.
-        keep_cancelled: whether the adapter of a request that is cancelled after its first step is kept.
-        states: the folder of the tuned models, in which runs keep what they need to continue in another process; None:
-            they begin again there.
+        base: the base model; no adapter is attached to it between two steps.
+        observer: receives progress; called from the thread that calls `step`.
+        most: the largest number of training runs that train at the same time.
+        keep_cancelled: whether to keep the adapter of a request that is cancelled after its first step.
+        states: the folder of the tuned models, where runs save the state from which another process can resume; None:
+            save nothing, so another process starts them from the beginning.
     """
 
     def __init__(
@@ -54,7 +54,11 @@ class Pack:
         return not self._runs and not self._waiting
 
     def add(self, requests: Sequence[TuningRequest]) -> None:
-        """Train requests as well: within a run that has everything in common with them, or when there is room."""
+        """Queue requests; one that an active training run can also serve joins that run at once.
+
+        Args:
+            requests: to tune the pack's base model.
+        """
         for request in requests:
             run = next((run for run in self._runs if run.takes(request)), None)
             if run is None:
@@ -64,10 +68,15 @@ class Pack:
                 run.add(request)
 
     def step(self) -> Iterator[Outcome]:
-        """Take one step of every run; yield the requests that end before it or with it."""
+        """Take one optimiser step of every run.
+
+        Yields:
+            The requests that end before or with this step: succeeded, failed or cancelled. Errors of one run are
+            outcomes too; they are not raised.
+        """
         yield from self.leave_cancelled()
         yield from self._join()
-        runs = list(self._runs)
+        runs = list(self._runs)  # the numbers that `compute` yields index this snapshot, also after a run has left
         shares = [run.share for run in runs]
         for number, computed in self._passes.compute(shares, learns=True):
             others = [runs[other] for other in computed.together] if isinstance(computed, Computed) else []
@@ -76,7 +85,7 @@ class Pack:
         self._runs = [run for run in self._runs if run.requests]
 
     def leave_cancelled(self) -> Iterator[Outcome]:
-        """Yield the requests that were cancelled; they are not trained any more. Computes nothing."""
+        """Yield the requests that were cancelled and stop training them, without taking a step."""
         for request in [one for one in self._waiting if self._observer.is_cancelled(one)]:
             self._waiting.remove(request)
             yield Outcome(request, JobState.CANCELLED)
@@ -85,6 +94,7 @@ class Pack:
         self._runs = [run for run in self._runs if run.requests]
 
     def _join(self) -> Iterator[Outcome]:
+        # Some architectures mix rows of a batch, so only one adapter at a time is right for them.
         most = self._most if forms.choose(self._base).takes_packs else 1
         while self._waiting and len(self._runs) < most:
             served = _served_with(self._waiting[0])
@@ -94,16 +104,17 @@ class Pack:
             yield from self._begun(requests)
 
     def _begun(self, requests: Sequence[TuningRequest]) -> Iterator[Outcome]:
-        """Begin a run; yield the requests that end because it cannot begin."""
+        """Start a training run; yield its requests as failed if it cannot start."""
 
         def begin() -> Iterator[Outcome]:
             self._runs.append(TrainingRun(requests, self._base, self._observer, self._states))
-            yield from ()  # a generator, so that what it raises is isolated as the rest of a run is
+            yield from ()  # makes this a generator, so that `_isolated` catches what the constructor raises
 
         return _isolated(begin(), lambda _is_cancelled: requests)
 
     def _end_epochs(self, runs: Sequence[TrainingRun]) -> Iterator[Outcome]:
-        """Measure in shared passes what the runs have learned that have ended an epoch, and hand out what is due."""
+        """Compute the validation losses of runs that finished an epoch, in shared passes, and end what is complete."""
+        # A run measures one adapter for each `average_last` among its requests; all of them share passes here.
         adapters = [(run, epochs, adapter) for run in runs for epochs, adapter in run.to_measure().items()]
         nats: dict[TrainingRun, dict[int, float]] = {run: {} for run in runs}
         for batches in zip_longest(*(run.held_out() for run, _epochs, _adapter in adapters)):
@@ -112,6 +123,7 @@ class Pack:
                 for one, rows in zip(adapters, batches, strict=True)
                 if rows is not None and one[0].requests
             ]
+            # Checked before each pass: a large validation set takes much longer than a step.
             for run in {run for run, *_rest in now if not run.is_wanted}:
                 yield from self._drop(run, CancelledJobError())
             now = [one for one in now if one[0].requests]
@@ -127,23 +139,23 @@ class Pack:
                 yield from self._guarded(run, run.hand_out(nats[run]))
 
     def _guarded(self, run: TrainingRun, ended: Iterator[Outcome]) -> Iterator[Outcome]:
-        """Yield the requests that end by something of a run; all of them if it fails."""
+        """Yield the outcomes of one run's work; if it raises, end all requests of that run only."""
         yield from _isolated(ended, lambda is_cancelled: run.drop(is_cancelled=is_cancelled))
 
     def _drop(self, run: TrainingRun, error: Exception) -> Iterator[Outcome]:
-        """End every request of a run that cannot be continued."""
+        """End every request of a run that cannot continue."""
         return _ended_by(error, lambda is_cancelled: run.drop(is_cancelled=is_cancelled))
 
 
 _Dropped = Callable[[bool], Sequence[TuningRequest]]
-"""What ends with a run; given whether it is cancelled."""
+"""Ends a run and returns its requests; the argument is whether the reason is a cancellation."""
 
 
 def _isolated(ended: Iterator[Outcome], drop: _Dropped) -> Iterator[Outcome]:
-    """Yield the requests that end by something of a run; if it fails, for whatever reason, those that end with it."""
+    """Yield the outcomes; if producing them raises, end the requests that `drop` returns with that error."""
     try:
         yield from ended
-    # Any error: one of a single trial, such as of a library that its hyperparameters reach, would else end the others.
+    # Any error: one trial's, for instance from a library that its hyperparameters reach, must not end the others.
     except Exception as error:  # noqa: BLE001 - isolates a trial; the failure carries the traceback
         yield from _ended_by(error, drop)
 
@@ -158,7 +170,10 @@ def _ended_by(error: Exception, drop: _Dropped) -> Iterator[Outcome]:
 
 
 def _served_with(request: TuningRequest) -> tuple[TuningRequest, bool]:
-    """What requests are alike in that begin as one run; one that asks for what cannot be measured is alone with it."""
+    """Return a key that is equal for requests that can start as one training run.
+
+    `keeps_best` without validation examples is an error. Such requests get a run of their own, so that only they fail.
+    """
     return in_common(request), request.hyperparameters.keeps_best and not request.validation
 
 
@@ -169,4 +184,4 @@ def _learned(
         raise computed
     run.passed(together)
     run.take_step(share, computed)
-    yield from ()  # a generator, so that what it raises is isolated as the rest of a run is
+    yield from ()  # makes this a generator, so that `_guarded` catches what a step raises

@@ -1,4 +1,4 @@
-"""How many training runs share a pass: as many as the settings say, and with `auto` no more than fit into memory."""
+"""How many training runs share a pass: the configured number, or with `auto` as many as fit into memory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from tunerun.job import TuningRequest
 
 
 def of(base: LoadedModel, request: TuningRequest) -> int:
-    """Return how many training runs like that of a request share a pass, at least one.
+    """Return how many training runs like that of a request can share a pass, at least one.
 
     Args:
-        request: what it trains is measured by its longest examples.
+        base: the base model, on its device and with its settings.
+        request: a typical request; memory is estimated for a batch of its longest examples.
     """
     device, packing = base.device.type, base.settings.packing
     most = pass_limits.most_members(packing, device)
@@ -22,7 +23,7 @@ def of(base: LoadedModel, request: TuningRequest) -> int:
     if packing != "auto" or shape is None or available is None or not request.training:
         return most
     rows = min(request.hyperparameters.batch_size, base.settings.micro_batch or request.hyperparameters.batch_size)
-    # The longest by their characters; tokenising all of them twice would take as long as an epoch of a small model.
+    # Longest by characters: tokenising all examples twice would take as long as an epoch of a small model.
     longest = sorted(request.training, key=lambda example: len(example.text_input) + len(example.output))[-rows:]
     encoded = encode_examples(base.tokenizer, base.chat, longest, base.turns)
     work = Work(

@@ -1,4 +1,7 @@
-"""Passes of a base model that several adapters share: as many at once as pays, and as fits into memory."""
+"""Forward and backward passes of a base model that several adapters share.
+
+Which adapters share a pass is decided by cost (`grouped`) and by memory: a pass that fails is divided in halves.
+"""
 
 from __future__ import annotations
 
@@ -18,45 +21,53 @@ from tunerun.engine.lora import LearningAdapter
 from tunerun.engine.network import LoadedModel
 
 RECOVERS_AFTER = 64
-"""Calls without lack of memory after which twice as much is tried again. Our choice: the failed try, which costs a
-pass, is then under 2 % of the work."""
+"""Calls without an out-of-memory error after which twice as many tokens are tried again.
+
+Our choice: a failed attempt costs one pass, which is then under 2 % of the work."""
 
 _OWN_COST = {"cpu": 48}
-"""What a pass costs whatever is in it, in tokens of its rows, of which a shared prefix leaves about half to compute.
+"""The fixed cost of a pass by device type, in tokens of its rows; prefix sharing saves computing about half of those.
 
-On a CPU it reads the weights from memory: eight trials of 64 computed tokens cost 1.36 times as much one by one, four
-of 140 1.1 times (SmolLM2-135M, one thread), so about 24. Elsewhere it is launched: see `_LAUNCHED`."""
+On a CPU the cost is reading the weights from memory: eight trials of 64 computed tokens cost 1.36 times as much one by
+one, four of 140 cost 1.1 times (SmolLM2-135M, one thread), so about 24 computed tokens. Elsewhere see `_LAUNCHED`."""
 
 _LAUNCHED = 2048
-"""5,000 launches of 5 us against 1.6 ms for 110 tokens on an H100: see the experiment engine_speed."""
+"""The fixed cost of a pass on a GPU, in tokens: kernel launches.
+
+5,000 launches of 5 us against 1.6 ms for 110 tokens on an H100: see the experiment engine_speed."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one adapter computes in a pass: the loss of some rows."""
+    """One adapter's part of a pass: the rows whose loss it computes.
+
+    Attributes:
+        adapter: the adapter; its gradients are accumulated when the pass learns.
+        rows: encoded examples, at least one.
+    """
 
     adapter: LearningAdapter
     rows: Sequence[EncodedExample]
 
     @property
     def tokens(self) -> int:
-        """How long its place of the batch is, about."""
+        """The approximate length of its sequence in the batch, in tokens; prefix sharing is not subtracted."""
         return sum(map(len, self.rows))
 
     @property
     def learned(self) -> int:
-        """Over how many tokens the loss is."""
+        """The number of tokens that the loss is summed over."""
         return sum(row.learned for row in self.rows)
 
 
 @dataclass(frozen=True)
 class Computed:
-    """What came of a share.
+    """The result of a share.
 
     Attributes:
-        nats: the summed loss of its learned tokens.
-        seconds: its part of the pass, by its tokens.
-        together: the numbers of all shares of the pass.
+        nats: the loss summed over its learned tokens, in nats.
+        seconds: wall time of the pass, divided among its shares in proportion to their tokens.
+        together: the indices of all shares that were in the same pass, its own included.
     """
 
     nats: float
@@ -65,10 +76,11 @@ class Computed:
 
 
 class Passes:
-    """Computes shares, several in a pass; one that fails leaves the others as they would be without it.
+    """Computes shares, several in a pass; a share that fails does not change the results of the others.
 
     Args:
-        most: shares in a pass.
+        base: the base model.
+        most: the largest number of shares in a pass.
     """
 
     def __init__(self, base: LoadedModel, most: int) -> None:
@@ -79,14 +91,16 @@ class Passes:
         self._calls_since = 0
 
     def compute(self, shares: Sequence[Share], *, learns: bool) -> Iterator[tuple[int, Computed | Exception]]:
-        """Compute shares in passes of about equally long ones.
+        """Compute shares in passes that group shares of similar length.
 
         Args:
-            learns: whether the mean loss per learned token of each share leaves its gradient in its adapter. It does
-                not where the loss is not finite.
+            shares: each with an adapter of its own.
+            learns: whether to compute gradients. Each adapter's `.grad` then receives the gradient of its share's mean
+                loss per learned token, unless that loss is NaN or infinite.
 
         Yields:
-            The number of each share, and what came of it; those of a pass together.
+            The index of each share and its result, or the error that the share causes when it is computed alone. The
+            shares of one pass follow each other.
         """
         most = self._most if forms.choose(self._base).takes_packs else 1
         lengths = [share.tokens for share in shares]
@@ -94,36 +108,39 @@ class Passes:
         for group in grouped(lengths, most, self._most_tokens, own_cost):
             yield from self._isolated(shares, group, learns=learns)
         self._calls_since += 1
+        # The lack of memory may have been temporary, so the limit grows back to the device's own.
         if self._calls_since % RECOVERS_AFTER == 0:
             self._most_tokens = min(2 * self._most_tokens, self._limit)
 
     def _isolated(
         self, shares: Sequence[Share], group: Sequence[int], *, learns: bool
     ) -> list[tuple[int, Computed | Exception]]:
-        """Compute a pass; where it fails, its halves, so that what fails alone is found."""
+        """Compute a pass; if it fails, compute its halves, so that a share that fails alone is identified."""
         try:
             return self._pass(shares, group, learns=learns)
-        # Any error: whatever fails a pass, its other shares are right alone, and only halving shows which one it is.
+        # Any error: the other shares of a failed pass may well be right, and only halving shows which one is not.
         except Exception as error:  # noqa: BLE001 - isolates a trial; the failure carries the traceback
             for number in group:
-                shares[number].adapter.forget_gradients()
+                shares[number].adapter.forget_gradients()  # a backward pass that failed may have left some
             if len(group) == 1:
-                traceback.clear_frames(error.__traceback__)  # they hold what the pass had computed
+                traceback.clear_frames(error.__traceback__)  # frees the tensors that the frames' locals hold
                 return [(group[0], error)]
             lacks_memory = is_out_of_memory(error)
             mixes = isinstance(error, MixingError)
-        # Here the error is gone, and with it the values of the failed pass that its traceback held.
+        # Outside the except block on purpose: the traceback that kept the failed pass's tensors alive is gone now.
         middle = len(group) // 2
         if lacks_memory:
             self._most_tokens = max(shares[number].tokens for number in group) * (len(group) - middle)
             self._calls_since = 0
-            _free(self._base.device)
-        if mixes:
+            gc.collect()
+            if self._base.device.type == "cuda":
+                torch.cuda.empty_cache()
+        if mixes:  # a property of the architecture, so no later pass can hold several adapters either
             self._most = 1
         halves = [group[:middle], group[middle:]]
         found = [one for half in halves for one in self._isolated(shares, half, learns=learns)]
         if not lacks_memory and not any(isinstance(done, Exception) for _number, done in found):
-            self._most = min(self._most, middle)  # it fails together alone, whatever the reason is
+            self._most = min(self._most, middle)  # every half worked, so the failure came from sharing the pass
         return found
 
     def _pass(
@@ -140,8 +157,11 @@ class Passes:
                     values[place] += value
                 finite = torch.isfinite(nats)
                 if learns and bool(finite.any()):
-                    # Over all learned tokens of the share: gradients of its parts add up to that of the whole.
+                    # Divided by the learned tokens of the whole share, not of this part: so the gradients of the parts
+                    # add up to that of the share.
                     means = nats / torch.tensor([share.learned for share in within], device=nats.device)
+                    # One backward for all adapters: each loss depends on its own adapter only. A NaN loss is left out
+                    # before the sum, or it would reach every gradient.
                     torch.autograd.backward(means[finite].sum())
         seconds = (time.perf_counter() - started) / sum(share.tokens for share in chosen)
         return [
@@ -153,7 +173,7 @@ class Passes:
 def _parts(
     base: LoadedModel, members: Sequence[Sequence[EncodedExample]]
 ) -> Iterator[tuple[list[int], list[list[EncodedExample]]]]:
-    """Yield which members have rows in each part of a pass, and these rows."""
+    """Divide a pass into parts that fit into memory; yield the members with rows in each part, and these rows."""
     most = base.settings.micro_batch
     divided = [forms.parts(base, rows, members=len(members), most_rows=most) for rows in members]
     for number in range(max(map(len, divided))):
@@ -161,25 +181,24 @@ def _parts(
         yield places, [[members[place][position] for position in divided[place][number]] for place in places]
 
 
-def _free(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
 def grouped(lengths: Sequence[int], most: int, most_tokens: float, own_cost: int) -> list[list[int]]:
-    """Put shares into passes so that all passes together cost least: each costs its longest share for every share.
+    """Divide shares into passes of least total cost.
+
+    A pass costs `own_cost` plus its number of shares times its longest share, because shorter ones are padded. Some
+    optimal division puts shares that are neighbours by length into the same pass, so dynamic programming over the
+    sorted lengths finds it.
 
     Args:
-        most: shares in a pass.
-        most_tokens: of a pass of several shares, filled up.
-        own_cost: of every pass, in tokens.
+        lengths: tokens of each share.
+        most: the largest number of shares in a pass.
+        most_tokens: the largest size of a pass of several shares, padding included; one share may exceed it.
+        own_cost: the fixed cost of a pass, in tokens.
 
     Returns:
-        The numbers of the shares of each pass, in their order; equal costs give fewer passes.
+        The indices of the shares of each pass, in ascending order; of equal costs the one with fewer passes.
     """
     order = sorted(range(len(lengths)), key=lambda number: lengths[number])
-    # For the first so many shares by length: what their passes cost, how many they are, where the last one begins.
+    # cheapest[n], for the n shortest shares: the cost, the number of passes, and where in `order` the last pass begins.
     cheapest = [(0, 0, 0)]
     for stop in range(1, len(order) + 1):
         longest = lengths[order[stop - 1]]

@@ -20,10 +20,10 @@ def train(
     keep_cancelled: bool = False,
     states: Path | None = None,
 ) -> Iterator[Outcome]:
-    """Train requests that share a base model to their end; see `Pack`.
+    """Train requests that share a base model until all have ended. `Pack` describes the arguments.
 
     Yields:
-        An outcome for each request, as they end.
+        One outcome for each request, in the order in which they end.
     """
     pack = Pack(base, observer, most=most, keep_cancelled=keep_cancelled, states=states)
     pack.add(requests)

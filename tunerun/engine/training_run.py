@@ -1,8 +1,8 @@
-"""One training run: it serves every trial that differs from the others in which of its epochs it is given alone.
+"""One training run, shared by all trials that differ only in which of its epochs they take.
 
-At a constant learning rate, and as the order of an epoch depends on (seed, epoch) alone, a trial of 3 epochs is bit for
-bit the first 3 epochs of a trial of 10: they are trained once, and each has its tuned model when its last epoch ends.
-So it is with the best epoch, and the mean of the last ones.
+With a constant learning rate, and an order of examples that depends on (seed, epoch) alone, a trial of 3 epochs is bit
+for bit the first 3 epochs of a trial of 10. So both are trained once, and each gets its tuned model when its own last
+epoch ends. The same holds for trials that keep the best epoch or the mean of the last epochs.
 """
 
 from __future__ import annotations
@@ -34,14 +34,18 @@ from tunerun.job import EpochLoss, Failure, JobState, Snapshot, TuningHyperparam
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of a request, or has come of it so far.
+    """The result of a request, final or so far.
 
     Attributes:
-        adapter: as it is now; it changes after the call that it is given to.
+        adapter: the current adapter; training changes it after the observer's call returns, so save it within the call.
+        snapshots: one for each optimiser step so far.
+        validation: the validation loss after each epoch so far, of the adapter that this request would get.
         metrics: see `JobStatus.metrics`.
-        form: how rows were laid out for a pass.
-        training_run: the key of the request whose training run it is the beginning of; empty: it had its own.
-        packed_with: the keys of the requests that shared passes with it, sorted.
+        state: SUCCEEDED, CANCELLED, or RUNNING for an epoch that is not the last.
+        form: the name of the layout of rows in a pass; see `engine.forms`.
+        training_run: the key of the longest request of the same training run, of which this one is the beginning;
+            empty if it is the longest itself.
+        packed_with: the keys of the requests of other training runs that shared passes with it, sorted.
     """
 
     adapter: LearningAdapter
@@ -55,37 +59,42 @@ class Trained:
 
 
 class Observer(Protocol):
-    """What training reports, and asks, between two steps."""
+    """Receives the progress of training and answers whether to continue.
+
+    All methods are called from the thread that trains, between passes. Per request the order is `began`, then
+    `snapshot`, `validated` and `kept` epoch by epoch, and `trained` last. Progress that a request inherits (it joined
+    an active run, or the run was resumed) is reported with the same calls, followed by `kept_before`.
+    """
 
     def began(self, requests: Sequence[TuningRequest]) -> None:
-        """Take note that requests are trained from now on, all by one training run."""
+        """Requests start training, all in one training run. Called again with all of them when another one joins."""
 
     def snapshot(self, request: TuningRequest, snapshot: Snapshot) -> None:
-        """Take note of an optimiser step."""
+        """An optimiser step was taken."""
 
     def validated(self, request: TuningRequest, loss: EpochLoss) -> None:
-        """Take note of the loss on held-out examples after an epoch."""
+        """The loss on held-out examples was measured after an epoch."""
 
     def kept(self, request: TuningRequest, trained: Trained) -> None:
-        """Store the adapter as it is after an epoch that is not the last."""
+        """Save the adapter of an epoch that is not the last; called for requests that keep every epoch."""
 
     def kept_before(self, request: TuningRequest, ends: Sequence[Snapshot]) -> None:
-        """Take note that the job continues an earlier one: what `kept` stored at these ends of epochs is there.
+        """Epochs that end at these snapshots were saved by `kept` before, for the same request.
 
-        Its snapshots and losses are reported again before.
+        Called after the snapshots and losses of those epochs have been reported again.
         """
 
     def state_not_kept(self, request: TuningRequest, reason: str) -> None:
-        """Take note, once, that what the job needs to continue in another process cannot be written."""
+        """The state for resuming in another process cannot be written; called once for each request."""
 
     def is_cancelled(self, request: TuningRequest) -> bool:
-        """Whether the job has to stop now."""
+        """Whether the request has to stop now."""
 
     def is_paused(self, request: TuningRequest) -> bool:
-        """Whether a job that has to stop will be continued later."""
+        """Whether a cancelled request will be resumed later, so that its state has to be kept."""
 
     def trained(self, request: TuningRequest, trained: Trained) -> None:
-        """Store the adapter of a request that has ended."""
+        """Save the adapter of a request that has ended."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,11 @@ class Outcome:
     """How one request ended.
 
     Attributes:
-        trained: what came of it; None: nothing that is kept.
+        request: the request.
+        state: SUCCEEDED, FAILED or CANCELLED.
+        metrics: see `JobStatus.metrics`.
+        failure: why it FAILED; None otherwise.
+        trained: the result that was saved; None: nothing was saved.
     """
 
     request: TuningRequest
@@ -104,24 +117,26 @@ class Outcome:
 
 
 class TrainingRun:
-    """The training of requests that have everything `in_common`, one step at a time.
+    """The training of requests with an equal `in_common` part, one step at a time.
 
-    A step is: `share`, whose gradient a pass computes, then `take_step`. If that ends an epoch, `end_epoch` says what
-    has to be measured of it, and `hand_out` gives the losses to the requests, and their tuned models to those that end.
+    A step consists of `share`, whose gradient the caller computes in a pass, and `take_step`. After the last step of an
+    epoch, the caller measures the validation losses of the adapters that `to_measure` returns and gives them to
+    `hand_out`, which reports them and ends the requests whose last epoch this was.
 
     Args:
         requests: at least one.
-        base: their base model, which is bare between two steps.
-        states: the folder in which what it needs to continue in another process is kept while it trains; None: it
-            begins again there.
+        base: their base model; no adapter is attached to it between two steps.
+        observer: receives progress.
+        states: the folder in which to save the state for resuming in another process; None: do not save it.
 
     Attributes:
-        requests: those that have not ended.
-        adapter: what learns.
+        requests: the requests that have not ended.
+        adapter: the adapter in training.
+        form: the layout of rows in a pass.
 
     Raises:
         InputError: the requests cannot be trained.
-        CancelledJobError: all were cancelled while the base model's loss was measured.
+        CancelledJobError: all requests were cancelled while the base model's loss was measured.
     """
 
     def __init__(
@@ -153,10 +168,11 @@ class TrainingRun:
         self._order: tuple[int, list[int]] = (0, [])
         self._seconds = 0.0
         self._packed_with: set[str] = set()
-        self._without_state: set[str] = set()  # keys of requests whose observer knows that no state can be kept
-        # By key, whether the tuned model after each epoch is kept: of all that may still be given something.
+        self._without_state: set[str] = set()  # keys of requests for which `state_not_kept` was called
+        # By key, whether every epoch is kept. Holds all requests that may still get a tuned model from this run,
+        # including paused ones and those that a resumed state serves but that were not submitted again yet.
         self._unfinished = {request.key: request.keeps_epochs for request in requests}
-        self._served = list(requests)  # those that have ended are among them, not those that were cancelled
+        self._served = list(requests)  # also requests that have ended, but not cancelled ones
         self._state = states and resuming.state_folder(states, in_common(first), base.identity, self.form.name)
         if self._state is not None:
             self._resume(self._state)
@@ -164,7 +180,11 @@ class TrainingRun:
     # Between two steps
 
     def takes(self, request: TuningRequest) -> bool:
-        """Whether a request has everything in common with these, and misses nothing of the epochs by now."""
+        """Whether the run can serve one more request, as if the request had been there from the first step.
+
+        Its `in_common` part has to be equal, its last epoch has to be still to come, and everything it needs of the
+        finished epochs (losses, averages, kept adapters) has to exist.
+        """
         done = self._finished_epochs
         misses_nothing = done == 0 or (
             self._epochs.serves(request.hyperparameters)
@@ -183,7 +203,7 @@ class TrainingRun:
         return -(-len(self._training) // self._settings.batch_size)
 
     def add(self, request: TuningRequest) -> None:
-        """Serve one more request; it is given what has been learned so far."""
+        """Serve one more request, for which `takes` is true, and report the progress so far to its observer."""
         self.requests.append(request)
         self._unfinished[request.key] = request.keeps_epochs
         self._served.append(request)
@@ -199,18 +219,21 @@ class TrainingRun:
             self._observer.kept_before(request, self._snapshots[count - 1 :: count])
 
     def leave_cancelled(self, *, keep: bool) -> Iterator[Outcome]:
-        """Yield the requests that were cancelled; they are not served any more.
+        """Stop serving the requests that were cancelled.
 
         Args:
-            keep: whether what was learned by then is kept. Of one that is paused it is not, but all that it needs to
-                continue is.
+            keep: whether to save the adapter of a cancelled request as a tuned model. A paused request never saves one;
+                its state for resuming is kept instead.
+
+        Yields:
+            An outcome for each cancelled request.
         """
         for request in [one for one in self.requests if self._observer.is_cancelled(one)]:
             trained = None
             if self._observer.is_paused(request):
                 self.requests.remove(request)
                 self._keep_state()
-                if self.requests:  # what these reach from now on is not kept for it
+                if self.requests:  # the others train on, and epochs from now on are not saved for the paused one
                     self._unfinished[request.key] = False
             else:
                 trained = self._trained(request, JobState.CANCELLED) if keep and self._snapshots else None
@@ -221,7 +244,12 @@ class TrainingRun:
             yield Outcome(request, JobState.CANCELLED, trained=trained)
 
     def drop(self, *, is_cancelled: bool) -> list[TuningRequest]:
-        """End every request; return them. What those that are paused need to continue stays as it was kept last."""
+        """End every request and return them all.
+
+        Args:
+            is_cancelled: whether they end by cancellation. Then the last saved state is kept if any of them is paused;
+                otherwise it is removed.
+        """
         requests, self.requests = self.requests, []
         is_needed = is_cancelled and any(map(self._observer.is_paused, requests))
         if self._state is not None and not is_needed:
@@ -232,7 +260,7 @@ class TrainingRun:
 
     @property
     def share(self) -> Share:
-        """What the next step needs of a pass; the same until the step is taken."""
+        """The adapter and the batch of the next step; the same until `take_step` is called."""
         epoch, place = divmod(len(self._snapshots), self._steps_per_epoch)
         if self._order[0] != epoch + 1:
             self._order = (epoch + 1, epoch_order(self._seed, epoch + 1, len(self._training)))
@@ -241,14 +269,15 @@ class TrainingRun:
         return Share(self.adapter, [self._training[position] for position in chosen])
 
     def passed(self, others: Sequence[TrainingRun]) -> None:
-        """Note which runs were in a pass with it."""
+        """Record the runs that shared a pass with this one, for `Trained.packed_with`."""
         self._packed_with.update(request.key for other in others if other is not self for request in other.requests)
 
     def take_step(self, share: Share, computed: Computed) -> None:
-        """Learn from the gradients that a pass has left.
+        """Take an optimiser step with the gradients that a pass left in the adapter.
 
         Args:
-            computed: what came of its share in it.
+            share: the share that was computed.
+            computed: its result.
 
         Raises:
             DivergedError: the loss, or at the end of an epoch the adapter, is NaN or infinite.
@@ -277,31 +306,35 @@ class TrainingRun:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether not all its requests were cancelled."""
+        """Whether at least one request was not cancelled."""
         return not all(self._observer.is_cancelled(request) for request in self.requests)
 
     def to_measure(self) -> dict[int, LearningAdapter]:
-        """Return the adapters whose loss is measured after this epoch, by the number of epochs they are the mean of."""
+        """Return the adapters whose validation loss is due after this epoch.
+
+        Returns:
+            By `average_last`: the mean of the adapters of the last so many epochs. Empty without validation examples.
+        """
         if not self._validation:
             return {}
         spans = {request.hyperparameters.average_last for request in self.requests}
         if self._unfinished.keys() - {request.key for request in self.requests}:
-            spans.update(self._epochs.losses)  # some may still come
+            spans.update(self._epochs.losses)  # a request that comes back needs its losses of every epoch; see `takes`
         return {epochs: self._epochs.mean(epochs) for epochs in sorted(spans)}
 
     def held_out(self) -> Iterator[list[EncodedExample]]:
-        """Yield the rows on which the loss is measured, some at a time."""
+        """Yield the validation examples in batches of the size of a pass."""
         for positions in forms.parts(self._base, self._validation):
             yield [self._validation[position] for position in positions]
 
     def hand_out(self, nats: Mapping[int, float]) -> Iterator[Outcome]:
-        """End an epoch.
+        """End an epoch: report validation losses, save adapters, end the requests whose last epoch it was.
 
         Args:
-            nats: the summed losses of what `to_measure` returned.
+            nats: for each adapter of `to_measure` the summed loss of all validation examples, in nats.
 
         Yields:
-            The requests that end with it.
+            The requests that end with this epoch.
 
         Raises:
             DivergedError: a loss is NaN or infinite.
@@ -356,7 +389,7 @@ class TrainingRun:
     # To continue in another process
 
     def _resume(self, folder: Path) -> None:
-        """Continue where a process was that has died, if that serves every request."""
+        """Restore the state that an earlier process saved, if it can serve every request."""
         found = resuming.read(folder, self._base.device)
         if found is None:
             return
@@ -366,6 +399,8 @@ class TrainingRun:
             key in state.requests and state.requests[key] >= keeps_epochs
             for key, keeps_epochs in self._unfinished.items()
         )
+        # A request that the state does not know may need epochs that were not kept, and one whose last epoch is behind
+        # it would never end. Then the run starts from the beginning, which is slower but always right.
         if not is_known or len(state.snapshots) // self._steps_per_epoch >= fewest:
             return
         self.adapter.restore([tensors[f"adapter.{name}"] for name in self.adapter.named()])
@@ -395,7 +430,7 @@ class TrainingRun:
             self._seconds,
             tuple(sorted(self._packed_with)),
         )
-        # A full disk must not end a job that needs no room by itself: without a state it begins again if it is killed.
+        # A full disk must not end a job that could finish: without a state it only starts again if it is killed.
         try:
             resuming.write(self._state, state, tensors)
         except (OSError, SafetensorError) as error:
@@ -405,20 +440,21 @@ class TrainingRun:
                 self._observer.state_not_kept(request, reason)
 
     def _forget(self, request: TuningRequest) -> None:
-        """Serve a request no more; a state that no other one needs is removed."""
+        """Stop serving a request; remove the saved state if no other request needs it."""
         self.requests.remove(request)
         self._unfinished.pop(request.key, None)
         if self._state is None:
             return
         if not self._unfinished:
             resuming.remove(self._state)
-        elif not self.requests:
+        elif not self.requests:  # only paused requests are left, and no later epoch end will update the state
             self._keep_state()
 
     # The base model's loss on held-out examples
 
     def _base_loss(self) -> float:
-        """Return the untouched base model's loss, measured once for the same examples."""
+        """Return the base model's own validation loss in nats per token, measured once for equal examples."""
+        # The cache is on the base model, because the runs of a sweep usually have the same validation examples.
         content = [(example.prompt, example.target, example.earlier) for example in self._validation]
         digest = hashlib.sha256(repr(content).encode()).hexdigest()
         if digest not in self._base.base_losses:
@@ -440,7 +476,17 @@ def _beginning_with(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[st
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> list[int]:
-    """Return the order of an epoch's examples; depends on nothing else."""
+    """Return the order of an epoch's examples, which depends on the arguments only.
+
+    Args:
+        seed: the trial's seed.
+        epoch: from 1.
+        count: the number of training examples.
+
+    Returns:
+        A permutation of the positions 0 to `count` - 1.
+    """
+    # `random` uses all bits of a string seed and not its `hash()`, so the order is the same in every process.
     order = list(range(count))
     random.Random(f"{seed}/{epoch}").shuffle(order)
     return order
