@@ -12,7 +12,7 @@ from tests.engine.tiny_model import EXAMPLES, HELD_OUT
 from tunerun.engine.tuned_model import WEIGHTS_FILE, epochs_folder
 from tunerun.job import Example, GenerateOptions, Prompt, Turn
 from tunerun.service.app import Service, Settings
-from tunerun.service.core.model_calls import CalledModels
+from tunerun.service.core.model_calls import ServedModels
 from tunerun.service.core.new_model import NewModel
 from tunerun.service.core.problems import Code, ServiceError
 from tunerun.service.core.records import ModelState, TunedModelRow
@@ -59,7 +59,7 @@ def test_each_epoch_leaves_a_checkpoint_that_answers(running: RunningService) ->
     assert weights(service, epochs[0].folder) == weights(service, short.folder)
     assert [one.folder for one in service.library.epochs(short)] == [""]
     assert epochs[0].validation_loss == short.validation_loss
-    models = CalledModels(service.library, service.tuner, service.answerer)
+    models = ServedModels(service.library, service.tuner, service.answerer)
     prompt = Prompt("twenty two", GenerateOptions(max_output_tokens=8))
     asked = [models.tuned(running.key, "kept", STEPS), models.tuned(running.key, "short")]
     texts = [models.ask(one, [replace(prompt, adapter=one.adapter)])[0].result().text for one in asked]

@@ -23,7 +23,7 @@ def ask(
 ) -> list[httpx.Response]:
     """Answers of the running service, behind a middleware that allows origins."""
     service = running.service
-    middleware: Any = Middleware(service.application()._app, service.keys, service.meters, origins=Origins(origins))
+    middleware: Any = Middleware(service.application()._app, service.keys, service.metrics, origins=Origins(origins))
 
     async def answers() -> list[httpx.Response]:
         transport = httpx.ASGITransport(middleware)

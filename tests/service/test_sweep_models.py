@@ -26,7 +26,7 @@ from tunerun.service.app import Settings
 from tunerun.service.core.columns import ColumnTemplate
 from tunerun.service.core.credentials import CLOUD_SCOPE
 from tunerun.service.core.library import Library
-from tunerun.service.core.model_calls import CalledModels
+from tunerun.service.core.model_calls import ServedModels
 from tunerun.service.core.problems import ServiceError
 from tunerun.service.core.selection import Selection, select
 from tunerun.service.openai.names import model_name
@@ -408,7 +408,7 @@ def test_the_system_message_of_a_template(system: str | None, given: str, sent: 
 
 def test_a_system_message_that_a_template_cannot_use_is_refused(serving: RunningService) -> None:
     """By the field that holds it; the prompt that is counted is the one that is answered."""
-    base = CalledModels(serving.service.library, serving.service.tuner, serving.service.answerer).base("base")
+    base = ServedModels(serving.service.library, serving.service.tuner, serving.service.answerer).base("base")
     brief = replace(base, template=ColumnTemplate(PromptTemplate(tunerun.schema.Template(system="Be brief."))))
     assert brief.prepared(Prompt("1"), "messages").system == "Be brief."
     wrong = replace(base, template=ColumnTemplate(PromptTemplate(tunerun.schema.Template(system="{{ system + 1 }}"))))

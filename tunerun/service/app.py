@@ -25,21 +25,21 @@ from tunerun.service.core.answerer import Answerer
 from tunerun.service.core.catalogue import Catalogue
 from tunerun.service.core.credentials import KeyFile
 from tunerun.service.core.library import Library
-from tunerun.service.core.model_calls import CalledModels
+from tunerun.service.core.model_calls import ServedModels
 from tunerun.service.core.problems import MAX_PROBLEMS, Code, ServiceError, state_unavailable
 from tunerun.service.core.state import State
 from tunerun.service.core.stored_files import StoredFiles
 from tunerun.service.core.sweep_models import SweepModel
 from tunerun.service.core.tuner import Tuner
 from tunerun.service.gemini.api import Methods, routes
-from tunerun.service.meters import Meters
 from tunerun.service.middleware import Middleware
 from tunerun.service.openai import api as openai
 from tunerun.service.openai import chat, completions, files, fine_tuning, models
-from tunerun.service.openai.answers import Answering
+from tunerun.service.openai.answers import CompletionAnswerer
 from tunerun.service.origins import Origins
 from tunerun.service.page import pages
 from tunerun.service.page.sessions import LIFE_S, Sessions
+from tunerun.service.prometheus import ServiceMetrics
 from tunerun.service.screening import Hosts
 from tunerun.service.wires import refusal
 from tunerun.workers import registry
@@ -112,15 +112,15 @@ class Service:
         catalogue = Catalogue(settings.models, settings.cache)
         self.tuner = Tuner(self.state, catalogue, tuning)
         self.library = Library(self.state, catalogue, self.tuner, settings.sweep_models)
-        self.meters = Meters(self.state, self.tuner, self.answerer)
+        self.metrics = ServiceMetrics(self.state, self.tuner, self.answerer)
 
-    def _openai(self, called: CalledModels) -> APIRouter:
+    def _openai(self, called: ServedModels) -> APIRouter:
         """The operations of the OpenAI wire."""
         named = models.Models(self.library, self.state)
         sent = files.Files(StoredFiles(self.state), named)
         tuning = [*files.routes(sent), fine_tuning.routes(fine_tuning.FineTuning(named, sent)), models.routes(named)]
-        answering = Answering(named, called)
-        asked = [chat.router(answering), completions.router(answering)]
+        answerer = CompletionAnswerer(named, called)
+        asked = [chat.router(answerer), completions.router(answerer)]
         return openai.routes([*tuning, *asked], deployed=asked)
 
     def end(self) -> None:
@@ -151,7 +151,7 @@ class Service:
             redoc_url=None,
             redirect_slashes=False,  # a redirect would leave the key behind
         )
-        called = CalledModels(self.library, self.tuner, self.answerer)
+        called = ServedModels(self.library, self.tuner, self.answerer)
         methods = Methods(called)
         app.include_router(routes(methods))
         app.include_router(self._openai(called))
@@ -168,7 +168,7 @@ class Service:
 
         @app.get("/metrics", include_in_schema=False)
         def metrics() -> PlainTextResponse:
-            return PlainTextResponse(self.meters.text(), media_type="text/plain; version=0.0.4")
+            return PlainTextResponse(self.metrics.text(), media_type="text/plain; version=0.0.4")
 
         app.add_exception_handler(ServiceError, _refused)
         app.add_exception_handler(LedgerError, _unwritten)
@@ -176,7 +176,7 @@ class Service:
         app.add_exception_handler(RequestValidationError, _misread)
         app.add_exception_handler(HTTPException, _unrouted)
         app.add_exception_handler(Exception, _failed)
-        return Middleware(app, self.keys, self.meters, sessions.is_open, self._hosts, self._origins, **limits)
+        return Middleware(app, self.keys, self.metrics, sessions.is_open, self._hosts, self._origins, **limits)
 
 
 def _answer(request: Request, error: ServiceError, more: Mapping[str, str] | None = None) -> JSONResponse:

@@ -17,8 +17,8 @@ from urllib.parse import parse_qsl
 from tunerun.errors import ConfigError
 from tunerun.service.core.credentials import Key, KeyFile
 from tunerun.service.core.problems import Code, ServiceError
-from tunerun.service.meters import Meters
 from tunerun.service.origins import Origins
+from tunerun.service.prometheus import ServiceMetrics
 from tunerun.service.screening import Hosts, check_headers, check_parameters, header
 from tunerun.service.wires import Wire, refusal, wire_taking
 
@@ -83,7 +83,7 @@ class Middleware:
         self,
         app: App,
         keys: KeyFile,
-        meters: Meters,
+        metrics: ServiceMetrics,
         is_signed_in: Callable[[str], bool] = lambda _session: False,
         hosts: Hosts | None = None,
         origins: Origins | None = None,
@@ -92,7 +92,7 @@ class Middleware:
     ) -> None:
         self._app = app
         self._keys = keys
-        self._meters = meters
+        self._metrics = metrics
         self._is_signed_in = is_signed_in
         self._hosts = hosts or Hosts()
         self._origins = origins or Origins()
@@ -198,7 +198,7 @@ class Middleware:
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        self._meters.answered(_wire_name(scope), method, _route(scope), status, seconds)
+        self._metrics.answered(_wire_name(scope), method, _route(scope), status, seconds)
         key = scope["state"].get("key")
         fields = {
             "wire": _wire_name(scope),

@@ -1,7 +1,7 @@
 """Answers to prompts, by engines of their own, so that no prompt waits for a training job.
 
-Each base model has one engine, which keeps it in memory. Prompts to a base model and to its tuned models wait in the
-queue of that engine's backend, which batches them.
+An engine keeps its base model in memory. Prompts to the base model and to its tuned models share one queue, and the
+backend of that engine batches them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tunerun.job import Answer, BaseModelRef, GenerateOptions, Prompt
 from tunerun.service.core.problems import Code, ServiceError
 
 MAX_WAITING = 1000
-"""The most prompts that may wait for one base model. At a second each, the last one waits for 16 minutes."""
+"""Limit of queued prompts per base model. At one second each, the last one waits 16 minutes."""
 
 RETRY_AFTER_S = 10
 
@@ -25,8 +25,8 @@ class Answerer:
     """Answers prompts to base models and their tuned models.
 
     Args:
-        models: the base models.
-        open_engine: makes a backend with an engine of its own.
+        models: the base models to keep in memory.
+        open_engine: returns a new backend with its own engine; called once for each base model.
     """
 
     def __init__(self, models: Sequence[BaseModelRef], open_engine: Callable[[], LocalBackend]) -> None:
@@ -38,8 +38,9 @@ class Answerer:
         """Find every base model, and convert or fetch those that are not ready.
 
         Raises:
-            InputError: some cannot be found, or a package is missing.
+            InputError: base models cannot be found, or a package is missing.
         """
+        # Base models are converted into one cache, so the first engine prepares them for all.
         for engine in [*self.engines.values()][:1]:
             engine.prepare([*self.engines])
 
@@ -50,9 +51,10 @@ class Answerer:
             on_loading: called with each base model before it is loaded.
 
         Raises:
-            InputError: one cannot be loaded.
-            BackendError: an engine cannot start, or has ended.
+            InputError: a base model cannot be loaded.
+            BackendError: an engine cannot start, or it died.
         """
+        # Engines load a base model with their first command, so a one-token answer is the cheapest way to load it.
         for model, engine in self.engines.items():
             on_loading(model)
             (answer,) = engine.ask(model, [Prompt("1", GenerateOptions(max_output_tokens=1))], [None])
@@ -65,18 +67,22 @@ class Answerer:
 
     @property
     def waiting(self) -> int:
-        """The number of waiting prompts."""
+        """Number of queued prompts, over all base models."""
         return sum(engine.calls_waiting for engine in self.engines.values())
 
     def ask(self, model: BaseModelRef, prompt: Prompt, on_part: OnPart | None = None) -> Future[Answer]:
         """Queue a prompt; see `LocalBackend.ask`.
 
         Args:
-            model: the base model that the prompt is for, itself or with an adapter.
-            on_part: called with each further part of the answer, from another thread.
+            model: the base model to load; `prompt.adapter` selects a tuned model of it.
+            prompt: the input and its generation options.
+            on_part: called with each new part of the answer, from another thread.
+
+        Returns:
+            The future of the whole answer.
 
         Raises:
-            ServiceError: too many prompts wait, or the service is ending.
+            ServiceError: the queue is full, or the service is shutting down.
         """
         (answer,) = self.ask_together(model, [prompt], [on_part])
         return answer
@@ -84,7 +90,7 @@ class Answerer:
     def ask_together(
         self, model: BaseModelRef, prompts: Sequence[Prompt], on_part: Sequence[OnPart | None]
     ) -> list[Future[Answer]]:
-        """Queue prompts that may share a batch: all of them, or none; see `ask`."""
+        """Queue several prompts, which may share a batch: either all are accepted or none; see `ask`."""
         engine = self.engines[model]
         with self._asking:
             if self._is_ending:
@@ -92,24 +98,24 @@ class Answerer:
             if engine.calls_waiting + len(prompts) > MAX_WAITING:
                 raise ServiceError(
                     Code.RESOURCE_EXHAUSTED,
-                    f"{engine.calls_waiting:,} prompts wait for an answer, and {MAX_WAITING:,} may; ask again later",
+                    f"{engine.calls_waiting:,} prompts are queued, the limit is {MAX_WAITING:,}; retry later",
                     retry_after_s=RETRY_AFTER_S,
                 )
             return engine.ask(model, prompts, on_part)
 
     def leave(self, model: BaseModelRef, answer: Future[Answer]) -> None:
-        """Cancel a prompt: one that waits is dropped, one that is being answered ends at the next token."""
+        """Cancel a prompt: a queued one is dropped, a running one ends at the next token."""
         self.engines[model].leave(answer)
 
     def refuse(self) -> None:
-        """Refuse waiting and further prompts; those that are being answered are finished."""
+        """Refuse queued and new prompts; running ones are completed."""
         with self._asking:
             self._is_ending = True
         for engine in self.engines.values():
             engine.refuse_waiting(ServiceError(Code.UNAVAILABLE, "the service is ending; ask again"))
 
     def end(self) -> None:
-        """Refuse waiting prompts, and close the engines."""
+        """Refuse queued prompts, and close the engines."""
         self.refuse()
         for engine in self.engines.values():
             engine.__exit__(None, None, None)

@@ -1,4 +1,4 @@
-"""The base models that the service offers, by the names they have on the wire."""
+"""The base models that the service offers, by their names on the wire."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tunerun.errors import ConfigError
 from tunerun.job import BaseModelRef
 
 WIRE_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
-"""Names that a base model can have, as `models/NAME`."""
+"""Valid names of a base model: NAME in `models/NAME`."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,9 @@ class OfferedModel:
     """A base model, ready to tune and to answer.
 
     Attributes:
-        counter: counts its tokens, chat format included.
-        context_tokens: the most tokens of a prompt and its answer; None: the model states no limit.
+        model: where its weights come from.
+        counter: counts tokens as the model does, chat format included.
+        context_tokens: limit for a prompt and its answer together; None: the model states no limit.
     """
 
     model: BaseModelRef
@@ -36,14 +37,15 @@ class OfferedModel:
 
 
 class Catalogue:
-    """Every base model of the service.
+    """All base models of the service.
 
     Args:
-        models: in the order of the list; prepared already.
+        models: the base models in the order in which they are listed; already prepared.
+        cache: the cache directory of base models.
 
     Raises:
-        ConfigError: two have one name.
-        BaseModelError: one cannot be found.
+        ConfigError: two base models have the same name.
+        BaseModelError: a base model cannot be found.
     """
 
     def __init__(self, models: Sequence[BaseModelRef], cache: Path) -> None:
@@ -55,7 +57,7 @@ class Catalogue:
             raise ConfigError("--model: two base models have the same name; give each its own")
 
     def find(self, name: str) -> OfferedModel | None:
-        """A base model by its name, with or without `models/`; None: it is not offered."""
+        """Return a base model by its name, with or without `models/`; None: it is not offered."""
         return self.offered.get(name.removeprefix("models/"))
 
 

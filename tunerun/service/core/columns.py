@@ -1,9 +1,8 @@
-"""A prompt that names the columns of a tuned model's template, as a client can send it: as a JSON object.
+"""Prompts as rows: a client may send the columns of a tuned model's template as a JSON object.
 
-The rule, also in docs/serve.md: a text that is a JSON object with at least one of the columns that the template reads
-is a row, and is rendered exactly as `tunerun predict` renders it, or refused where that would refuse it. Any other text
-is taken as it is. The only text that cannot be sent as it is, one that itself is such an object, is sent as a cell:
-`{"message": "{\\"message\\": ...}"}`.
+The rule, also in docs/serve.md: a text that is a JSON object with at least one of the template's columns is a row. It
+is rendered exactly as `tunerun predict` renders it, or refused where that would refuse it. Any other text is used
+verbatim. A text that is itself such an object has to be sent as a cell: `{"message": "{\\"message\\": ...}"}`.
 """
 
 from __future__ import annotations
@@ -19,7 +18,11 @@ from tunerun.template.prompt_template import SYSTEM, system_or_none
 
 
 class ColumnTemplate:
-    """The template of a tuned model, for the texts of clients; from any thread."""
+    """The template of a tuned model, applied to clients' texts. Safe to use from any thread.
+
+    Args:
+        template: the template that the model was tuned with.
+    """
 
     def __init__(self, template: PromptTemplate) -> None:
         self._template = template
@@ -27,14 +30,14 @@ class ColumnTemplate:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that it reads, by name; none where it uses the whole row, so that any object is one."""
+        """Columns that the template reads, sorted; empty: it uses the whole row, so any object is a row."""
         return tuple(sorted(self._template.input_columns))
 
     def text_of(self, given: str) -> str:
-        """Render a client's text for the model.
+        """Render a client's text for the model; a text that is not a row is returned unchanged.
 
         Raises:
-            TemplateError: the text names a column, and the template cannot be rendered with what it has.
+            TemplateError: the text is a row, but the template cannot be rendered with its columns.
         """
         row = _row(given)
         if row is None or not self._template.used("text_input", row):
@@ -43,11 +46,14 @@ class ColumnTemplate:
             return self._template.render_part("text_input", row)
 
     def system_of(self, given: str) -> str:
-        """Return the system message to use for a client's; empty: none.
+        """Return the system message for a prompt; empty: none.
 
-        A template that has its own system message sends that where the client has none, as in training; one that says
-        what becomes of `{{ system }}` makes it of the client's. A client's own message replaces a constant one, and one
-        that is made of other columns of a row, which a client does not send.
+        - A template that refers to `{{ system }}` is rendered with the client's message.
+        - A template with a constant system message uses it, as in training, unless the client sends one.
+        - A system message that is made from other columns of a row is not used, since a client does not send them.
+
+        Args:
+            given: the client's system message; empty: it sent none.
         """
         columns = self._template.columns_of(SYSTEM)
         if SYSTEM not in self._template.parts or columns - {SYSTEM} or (given and not columns):
@@ -57,7 +63,7 @@ class ColumnTemplate:
 
 
 def _row(text: str) -> Mapping[str, Any] | None:
-    """The cells of a JSON object, read as those of a training file, with numbers as they are written; None: not one."""
+    """Parse a JSON object as a row of a training file, numbers as written; None: the text is not an object."""
     if not text.lstrip().startswith("{"):
         return None
     try:

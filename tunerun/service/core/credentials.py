@@ -21,7 +21,7 @@ from tunerun.files import replacing
 TUNING_SCOPE = "https://www.googleapis.com/auth/generative-language.tuning"
 CLOUD_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 ALLOW_TUNING = frozenset({TUNING_SCOPE, CLOUD_SCOPE})
-"""Either allows the methods of tuned models, as the Gemini API's tuning guide says of its OAuth tokens."""
+"""Either scope allows the methods of tuned models, as the Gemini API's tuning guide says of its OAuth tokens."""
 
 FIRST_OWNER = "me@localhost"
 _SECRET_BYTES = 32
@@ -29,12 +29,13 @@ _SECRET_BYTES = 32
 
 @dataclass(frozen=True, repr=False)
 class Key:
-    """A key: sent as an API key or as a bearer token, it is the same.
+    """An API key. A client may send it as an API key or as a bearer token.
 
     Attributes:
-        id: for people: to list and to revoke it, and in logs.
-        owner: an e-mail address, by which permissions are granted.
-        scopes: what it may be used for, as OAuth's.
+        id: the public identifier, used to list and revoke keys and in logs.
+        secret: the value that clients send. Never logged.
+        owner: e-mail address to which permissions are granted.
+        scopes: OAuth scopes that the key holds.
         created_at: in seconds since 1970 (UTC).
     """
 
@@ -46,7 +47,7 @@ class Key:
 
     @property
     def may_tune(self) -> bool:
-        """Whether it opens the methods of tuned models."""
+        """Whether the key may call the methods of tuned models."""
         return not ALLOW_TUNING.isdisjoint(self.scopes)
 
     def __repr__(self) -> str:
@@ -54,10 +55,10 @@ class Key:
 
 
 class KeyFile:
-    """The file of keys; changes by other processes are seen at once.
+    """The key file. Each read checks it for changes by other processes, so a revoked key is refused at once.
 
     Args:
-        path: made with one key for `FIRST_OWNER` by `make`.
+        path: the file; `make` creates it with one key for `FIRST_OWNER`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,7 +68,7 @@ class KeyFile:
         self._keys: tuple[Key, ...] = ()
 
     def make(self) -> bool:
-        """Write the file with a first key, unless it is there; whether it was made."""
+        """Create the file with a first key unless it exists; return whether it was created."""
         with self._changing():
             if self.path.exists():
                 return False
@@ -75,15 +76,15 @@ class KeyFile:
             return True
 
     def keys(self) -> tuple[Key, ...]:
-        """All keys, the oldest first.
+        """Return all keys, oldest first.
 
         Raises:
-            ConfigError: others can read the file, or it holds something else.
+            ConfigError: other users can read the file, or its content is not valid.
         """
         with self._lock:
             try:
                 state = self.path.stat()
-                # The time alone is not enough: two writes within a tick of the file system's clock have the same.
+                # The time alone is not enough: two writes within a tick of the file system's clock have the same one.
                 version = (state.st_mtime_ns, state.st_ino, state.st_size)
                 if version != self._read_of:
                     self._keys = _read(self.path, state)
@@ -93,7 +94,7 @@ class KeyFile:
             return self._keys
 
     def find(self, secret: str) -> Key | None:
-        """The key with a secret; takes as long for a wrong one as for a right one."""
+        """Return the key with a secret; None: there is none. Constant time, so timing does not reveal a near match."""
         found = None
         for key in self.keys():
             if hmac.compare_digest(key.secret.encode(), secret.encode("utf-8", "surrogatepass")):
@@ -101,7 +102,15 @@ class KeyFile:
         return found
 
     def add(self, owner: str, scopes: Iterable[str]) -> Key:
-        """Add a key for an owner, and return it."""
+        """Add a key for an owner, and return it.
+
+        Args:
+            owner: an e-mail address.
+            scopes: OAuth scopes of the key; empty: it can only ask for answers.
+
+        Raises:
+            ConfigError: the owner is not an e-mail address, or the file cannot be used; see `keys`.
+        """
         with self._changing():
             keys = list(self.keys())
             key = _new(owner, scopes, keys)
@@ -109,7 +118,7 @@ class KeyFile:
             return key
 
     def revoke(self, identifier: str) -> Key:
-        """Revoke a key: it is refused from now on.
+        """Remove a key, and return it; requests with it are refused at once.
 
         Raises:
             NotFoundError: no key has that id.
@@ -118,7 +127,7 @@ class KeyFile:
             keys = {key.id: key for key in self.keys()}
             if identifier not in keys:
                 raise NotFoundError(
-                    f"{identifier}: no key of that id in {self.path}; keys: {', '.join(keys) or 'none'}"
+                    f"{identifier}: no key has this id in {self.path}; keys: {', '.join(keys) or 'none'}"
                 )
             revoked = keys.pop(identifier)
             self._write(keys.values())

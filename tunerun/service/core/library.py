@@ -1,7 +1,7 @@
-"""Operations on tuned models, and who may do which.
+"""Operations on tuned models, with access control.
 
-Decided here, because the documents of neither wire say: a tuned model of a tuned model continues that one's adapter; a
-writer may cancel; a list leaves out what everyone may read; there are no groups.
+Our choices where neither API's documents specify the behaviour: tuning a tuned model continues training its adapter; a
+writer may cancel; a list omits models that are shared with everyone; groups are not supported.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ from tunerun.service.core.tuner import Tuner
 
 
 class Library:
-    """The tuned models of the service, for those who may see them.
+    """The tuned models of the service. Every operation checks the caller's permissions first.
 
     Args:
-        sweep_models: tuned models of sweeps: everyone may see and call them, and they cannot be changed.
+        state: the service's database.
+        catalogue: the base models that can be tuned.
+        tuner: the job queue, notified of changes.
+        sweep_models: tuned models of sweeps; read-only, and visible to every key.
 
     Raises:
-        ConfigError: some of these have the names of tuned models that the service has made.
+        ConfigError: a sweep's tuned model has the same name as one that the service created.
     """
 
     def __init__(
@@ -54,10 +57,16 @@ class Library:
     # Access
 
     def get(self, caller: Key, identifier: str, role: Role = Role.READER) -> TunedModelRow:
-        """Return a tuned model that the caller has a role on.
+        """Return a tuned model on which the caller has a role.
+
+        Args:
+            caller: the key of the request.
+            identifier: the id, without `tunedModels/`.
+            role: the role that the operation requires.
 
         Raises:
-            ServiceError: the caller may not see such a model, or lacks the role.
+            ServiceError: the model does not exist or is not visible to the caller (NOT_FOUND), or the caller lacks the
+                role (PERMISSION_DENIED).
         """
         if (one := self.sweep_models.get(identifier)) is not None:
             if role is not Role.READER:
@@ -66,7 +75,8 @@ class Library:
         row = self._state.tuned_model(identifier)
         permissions = self._state.permissions(identifier)
         own = [p for p in permissions if p.grantee is Grantee.EVERYONE or p.email == caller.owner]
-        if row is None or not own:  # what a caller may not see is answered like what does not exist
+        # A model that the caller may not see is answered like one that does not exist.
+        if row is None or not own:
             raise not_found(f"tunedModels/{identifier}")
         if not any(p.role.includes(role) for p in own):
             owner = next((p.email for p in permissions if p.role is Role.OWNER), "its owner")
@@ -78,14 +88,18 @@ class Library:
         return row
 
     def is_there(self, name: str) -> bool:
-        """Whether there is a tuned model of that name, visible to the caller or not."""
+        """Whether a tuned model has that name, visible to the caller or not."""
         identifier = name.removeprefix("tunedModels/")
         return identifier in self.sweep_models or self._state.tuned_model(identifier) is not None
 
     # Tuned models
 
     def create(self, caller: Key, new: NewModel) -> TunedModelRow:
-        """Take a tuning job, and give the tuned model its name.
+        """Queue a tuning job, and return the row of its tuned model.
+
+        Args:
+            caller: the key of the request; its owner becomes the owner of the tuned model.
+            new: the requested job.
 
         Raises:
             ServiceError: the request is invalid, or the id is taken.
@@ -122,22 +136,26 @@ class Library:
         return base, source
 
     def listed(self, listing: Listing, size: int) -> Sequence[TunedModelRow]:
-        """Return the tuned models of a list, at most `size`: the service's own and those of sweeps."""
+        """Return up to `size` tuned models that match a query: the service's own and those of sweeps."""
         rows = [one.row for one in self.sweep_models.values() if one.is_in(listing)]
         rows += self._state.tuned_models(listing, size)
         return sorted(rows, key=lambda row: row.number, reverse=listing.newest_first)[:size]
 
     def newest(self, caller: Key, size: int, before: int = 0) -> Sequence[TunedModelRow]:
-        """The newest tuned models that the caller may read, or the newest before one that was seen, by its number."""
+        """Return up to `size` tuned models that the caller may read, newest first.
+
+        Args:
+            before: return models that are older than the one with this number; 0: start with the newest.
+        """
         return self.listed(Listing(caller.owner, newest_first=True, after=before), size)
 
     def own_sources(self, caller: Key, size: int) -> Sequence[TunedModelRow]:
-        """The newest tuned models of the caller's own that another one can start from."""
+        """Return the caller's own newest tuned models that training can start from."""
         wanted = Listing(caller.owner, role=Role.OWNER, state=ModelState.ACTIVE, newest_first=True)
         return self._state.tuned_models(wanted, size)
 
     def creating(self, caller: Key) -> Sequence[TunedModelRow]:
-        """All tuned models that the caller may read and that are not finished."""
+        """Return all tuned models that the caller may read and whose jobs have not ended."""
         return self._state.tuned_models(Listing(caller.owner, state=ModelState.CREATING), -1)
 
     def jobs(
@@ -148,59 +166,60 @@ class Library:
         after: int = 0,
         metadata: Mapping[str, str] | None = MappingProxyType({}),
     ) -> Sequence[TunedModelRow]:
-        """The newest tuned models that the caller may read and that one wire has made, at most `size`; negative: all.
+        """Return the jobs of one wire that the caller may read, newest first.
 
         Args:
-            noted: the key that this wire alone writes into their notes.
-            after: the number of the last one that was seen; 0: none was.
-            metadata: that they have; None: that they have none.
+            noted: the key in `TunedModelRow.notes` that only this wire writes.
+            size: the most to return; negative: all.
+            after: the number of the last row of the previous page; 0: this is the first page.
+            metadata: exact pairs to match; None: only jobs without metadata.
         """
         wanted = Listing(caller.owner, newest_first=True, after=after, noted=noted, metadata=metadata)
         return self._state.tuned_models(wanted, size)
 
     def active(self, caller: Key) -> Sequence[TunedModelRow]:
-        """All tuned models that the caller may ask and that are finished, the newest first; those of sweeps first."""
+        """Return all finished tuned models that the caller may call: those of sweeps first, then newest first."""
         wanted = Listing(caller.owner, state=ModelState.ACTIVE, newest_first=True)
         return [*(one.row for one in self.sweep_models.values()), *self._state.tuned_models(wanted, -1)]
 
     def epochs(self, row: TunedModelRow) -> Sequence[EpochRow]:
-        """What the job of a tuned model had reached after each of its epochs, by epoch."""
+        """Return the state of a tuned model's job after each epoch, by epoch."""
         return [] if row.id in self.sweep_models else self._state.epochs(row.key)
 
     def roles(self, caller: Key, rows: Sequence[TunedModelRow]) -> dict[str, set[Role]]:
-        """What the caller may do with tuned models, by id."""
+        """Return the caller's roles on tuned models, by id."""
         return self._state.roles([row.id for row in rows], caller.owner)
 
     def curves(self, rows: Sequence[TunedModelRow]) -> dict[str, list[Snapshot]]:
-        """The loss curves of tuned models, by key."""
+        """Return the loss curves of tuned models, by key."""
         own = self._state.snapshots([row.key for row in rows if row.id not in self.sweep_models])
         return own | {row.key: [*one.curve] for row in rows if (one := self.sweep_models.get(row.id)) is not None}
 
     def steps(self, row: TunedModelRow, before: int, size: int) -> Sequence[Snapshot]:
-        """The newest steps of a job of the service's own before one, the newest first, at most `size`."""
+        """Return up to `size` steps before a given step, newest first; only for jobs of this service, not of sweeps."""
         return self._state.steps(row.key, before, size)
 
     def curve(self, row: TunedModelRow) -> list[Snapshot]:
-        """The loss curve of a tuned model."""
+        """Return the loss curve of a tuned model."""
         return self.curves([row])[row.key]
 
     def examples(self, row: TunedModelRow) -> Sequence[Example]:
-        """What a tuned model was tuned on."""
+        """Return the training examples of a tuned model."""
         return self._state.examples(row.key)
 
     def change(self, caller: Key, identifier: str, values: Mapping[str, Any]) -> TunedModelRow:
-        """Change how a tuned model is shown and what it answers with by default.
+        """Update the display fields and generation defaults of a tuned model.
 
         Args:
-            values: of `display_name`, `description`, `temperature`, `top_p`, `top_k`, `reader_projects` and
-                `metadata`; the wire has checked them.
+            values: new values of `display_name`, `description`, `temperature`, `top_p`, `top_k`, `reader_projects` or
+                `metadata`, already validated by the wire.
         """
         self.get(caller, identifier, Role.WRITER)
         self._state.change(identifier, values)
         return self.get(caller, identifier)
 
     def delete(self, caller: Key, identifier: str) -> None:
-        """Delete a tuned model, and end its job if it has not ended."""
+        """Delete a tuned model; a running or waiting job of it is cancelled."""
         self.get(caller, identifier, Role.OWNER)
         self._state.delete(identifier)
         self._tuner.look()
@@ -208,14 +227,14 @@ class Library:
     # Operations
 
     def of_operation(self, caller: Key, identifier: str, operation: str, role: Role = Role.READER) -> TunedModelRow:
-        """The tuned model that an operation makes."""
+        """Return the tuned model that an operation creates."""
         row = self.get(caller, identifier, role)
         if row.operation != operation:
             raise not_found(f"tunedModels/{identifier}/operations/{operation}")
         return row
 
     def cancel(self, caller: Key, identifier: str, operation: str | None = None) -> None:
-        """Cancel the job of a tuned model, within a step; one that has ended is left as it is."""
+        """Cancel the job of a tuned model; it ends within one step. No effect on a job that has ended."""
         row = self.get(caller, identifier, Role.WRITER)
         if operation is not None and row.operation != operation:
             raise not_found(f"tunedModels/{identifier}/operations/{operation}")
@@ -223,7 +242,7 @@ class Library:
         self._tuner.look()
 
     def pause(self, caller: Key, identifier: str) -> TunedModelRow:
-        """Pause the job of a tuned model until it is resumed: its engine is free within a step, its curve is kept.
+        """Pause the job of a tuned model until it is resumed. Its engine is free within one step; its curve is kept.
 
         Raises:
             ServiceError: the job has ended, or is being cancelled.
@@ -231,7 +250,7 @@ class Library:
         return self._set_paused(caller, identifier, is_paused=True)
 
     def resume(self, caller: Key, identifier: str) -> TunedModelRow:
-        """Queue a paused job again; it continues at its step.
+        """Queue a paused job again; it continues from the step at which it was paused.
 
         Raises:
             ServiceError: the job has ended, or is being cancelled.
@@ -244,7 +263,7 @@ class Library:
             words = "has ended" if row.state is not ModelState.CREATING else "is being cancelled"
             done = "paused" if is_paused else "resumed"
             raise ServiceError(
-                Code.FAILED_PRECONDITION, f"tunedModels/{identifier}: its job {words}; only one that has not is {done}"
+                Code.FAILED_PRECONDITION, f"tunedModels/{identifier}: its job {words}, so it cannot be {done}"
             )
         self._state.set_paused(identifier, is_paused=is_paused)
         self._tuner.look()
@@ -253,7 +272,7 @@ class Library:
     # Permissions
 
     def permissions(self, caller: Key, identifier: str) -> list[PermissionRow]:
-        """Who may do what with a tuned model; the oldest permission first."""
+        """Return the permissions for a tuned model, oldest first."""
         self.get(caller, identifier)
         one = self.sweep_models.get(identifier)
         return self._state.permissions(identifier) if one is None else [one.permission]
@@ -266,13 +285,13 @@ class Library:
         return found
 
     def grant(self, caller: Key, identifier: str, grantee: Grantee, email: str | None, role: Role) -> PermissionRow:
-        """Give one user, or everyone, a permission.
+        """Grant a permission to one user or to everyone.
 
         Args:
-            email: of the user.
+            email: the user's address; None for EVERYONE.
 
         Raises:
-            ServiceError: the role cannot be granted, or the grantee has a permission already.
+            ServiceError: the role cannot be granted, or the grantee already has a permission.
         """
         self.get(caller, identifier, Role.WRITER)
         _check_role(grantee, role)
@@ -288,7 +307,7 @@ class Library:
         return row
 
     def change_role(self, caller: Key, identifier: str, permission: str, role: Role) -> PermissionRow:
-        """Give a permission another role; nothing else of it can be changed."""
+        """Change the role of a permission, its only mutable field."""
         self.get(caller, identifier, Role.WRITER)
         row = self.permission(caller, identifier, permission)
         _check_role(row.grantee, Role.OWNER if row.role is Role.OWNER else role)
@@ -306,11 +325,11 @@ class Library:
         self._state.revoke(identifier, permission)
 
     def transfer(self, caller: Key, identifier: str, given_email: str | None) -> None:
-        """Make another user the owner of a tuned model; the owner so far becomes a writer."""
+        """Transfer ownership of a tuned model; the previous owner becomes a writer."""
         self.get(caller, identifier, Role.OWNER)
         email = _email(given_email)
         if email == caller.owner:
-            raise invalid("email", f"{email} owns it already")
+            raise invalid("email", f"{email} already owns it")
         self._state.transfer(
             identifier, PermissionRow(identifier, secrets.token_hex(8), Grantee.USER, email, Role.OWNER)
         )
@@ -319,7 +338,7 @@ class Library:
 def _check_role(grantee: Grantee, role: Role) -> None:
     """Refuse a role that cannot be granted."""
     if role is Role.OWNER:
-        raise invalid("role", "there is one OWNER; a transfer of the ownership makes another one")
+        raise invalid("role", "OWNER cannot be granted; use transferOwnership to change the owner")
     if grantee is Grantee.EVERYONE and role is not Role.READER:
         raise invalid("role", f"EVERYONE may be READER, not {role.value}")
 

@@ -1,4 +1,4 @@
-"""The models that a wire can call: what a name refers to, and answers from it."""
+"""The models that a wire can call: resolves names, queues prompts and waits for answers."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from tunerun.service.core.sweep_models import REMEDY
 from tunerun.service.core.tuner import Tuner
 
 LOOK_S = 1.0
-"""Between two checks whether a client is still connected."""
+"""Seconds between two checks whether a client is still connected."""
 
 UNPREDICTABLE = "the tuning of this model was cancelled before its end; the quality of its answers is unpredictable"
 
 
 @dataclass(frozen=True)
-class Called:
-    """A model to call.
+class ServedModel:
+    """A base model or a tuned model that answers prompts.
 
     Attributes:
-        name: as it appears in responses.
+        name: the name in responses.
         offered: the base model.
-        adapter: folder of the tuned model; None: the base model itself.
-        defaults: of options that a request does not set.
-        tuned_model: the id of the tuned model; None: the base model itself.
-        warning: a caveat about its answers; None: there is none.
-        template: renders prompts that name its columns; None: it has none.
-        remedy: what to do where its files are missing or damaged.
+        adapter: folder of the tuned model; None: this is the base model itself.
+        defaults: generation options that apply where a request does not set them.
+        tuned_model: id of the tuned model; None: this is the base model itself.
+        warning: a caveat about its answers, sent with each of them; None: there is none.
+        template: renders prompts that are rows; None: prompts are used verbatim.
+        remedy: advice for the error message if its files are missing or damaged.
     """
 
     name: str
@@ -53,13 +53,16 @@ class Called:
     remedy: str = "delete it, and create it again"
 
     def prepared(self, prompt: Prompt, field: str) -> Prompt:
-        """Return a prompt with the system message that the model's template makes of the client's; may take a second.
+        """Return a prompt with its system message rendered by the model's template.
+
+        Blocks for up to a second, the limit of a template, so call it from a worker thread.
 
         Args:
-            field: the field of the request that holds the system message.
+            prompt: the prompt with the client's system message.
+            field: the field of the request that holds that message, for the error.
 
         Raises:
-            ServiceError: the template cannot be rendered with it.
+            ServiceError: the template cannot be rendered with the message.
         """
         if self.template is None:
             return prompt
@@ -69,11 +72,13 @@ class Called:
             raise invalid(field, "; ".join(error.problems)) from error
 
 
-class CalledModels:
-    """Looks up models and has them answer.
+class ServedModels:
+    """Looks up models by name, and gets answers from them.
 
     Args:
-        tuner: knows the folders of tuned models.
+        library: the tuned models, with access control.
+        tuner: maps tuned models to their folders.
+        answerer: the engines that answer.
     """
 
     def __init__(self, library: Library, tuner: Tuner, answerer: Answerer) -> None:
@@ -81,8 +86,8 @@ class CalledModels:
         self._tuner = tuner
         self._answerer = answerer
 
-    def base(self, name: str) -> Called:
-        """Look up a base model.
+    def base(self, name: str) -> ServedModel:
+        """Return a base model by its name.
 
         Raises:
             ServiceError: no base model has that name.
@@ -90,16 +95,18 @@ class CalledModels:
         offered = self.library.catalogue.find(name)
         if offered is None:
             raise not_found(f"models/{name}")
-        return Called(f"models/{name}", offered, None, Serving())
+        return ServedModel(f"models/{name}", offered, None, Serving())
 
-    def tuned(self, caller: Key, identifier: str, step: int | None = None) -> Called:
-        """Look up a tuned model.
+    def tuned(self, caller: Key, identifier: str, step: int | None = None) -> ServedModel:
+        """Return a tuned model, or one of its checkpoints.
 
         Args:
-            step: of a checkpoint, which can answer once its epoch has ended; None: the tuned model itself.
+            caller: the key of the request.
+            identifier: the id, without `tunedModels/`.
+            step: the step of a checkpoint, which can answer once its epoch has ended; None: the tuned model itself.
 
         Raises:
-            ServiceError: the caller may not see such a model, or it cannot answer.
+            ServiceError: the model does not exist or is not visible to the caller, or it cannot answer.
         """
         row = self.library.get(caller, identifier)
         offered = self.library.catalogue.find(row.base_model)
@@ -115,40 +122,52 @@ class CalledModels:
         warning = UNPREDICTABLE if row.state is ModelState.FAILED else None
         one = self.library.sweep_models.get(identifier)
         if one is None:
-            return Called(name, offered, adapter, row.serving, identifier, warning)
+            return ServedModel(name, offered, adapter, row.serving, identifier, warning)
         if (fault := one.fault()) is not None:
             log.error("a sweep's tuned model cannot be used", extra={"fields": {"tuned_model": row.id, "fault": fault}})
             raise _damaged(name, REMEDY)
-        return Called(name, offered, adapter, one.serving, identifier, template=one.template, remedy=REMEDY)
+        return ServedModel(name, offered, adapter, one.serving, identifier, template=one.template, remedy=REMEDY)
 
     def ask(
-        self, called: Called, prompts: Sequence[Prompt], on_part: Callable[[int, AnswerPart], None] | None = None
+        self, called: ServedModel, prompts: Sequence[Prompt], on_part: Callable[[int, AnswerPart], None] | None = None
     ) -> list[Future[Answer]]:
-        """Queue prompts that `Called.prepared` has made.
+        """Queue prompts.
 
         Args:
-            on_part: called with a prompt's position and each further part of its answer, from another thread.
+            called: the model that answers.
+            prompts: as returned by `ServedModel.prepared`.
+            on_part: called with a prompt's position and each new part of its answer, from another thread.
+
+        Returns:
+            A future for each prompt.
 
         Raises:
-            ServiceError: too many prompts wait, or the service is ending.
+            ServiceError: the queue is full, or the service is shutting down.
         """
         parts = [None if on_part is None else partial(on_part, number) for number in range(len(prompts))]
         return self._answerer.ask_together(called.offered.model, prompts, parts)
 
-    def leave(self, called: Called, answer: Future[Answer]) -> None:
-        """Stop an answer whose client is gone."""
+    def leave(self, called: ServedModel, answer: Future[Answer]) -> None:
+        """Cancel a prompt whose client has disconnected; see `Answerer.leave`."""
         self._answerer.leave(called.offered.model, answer)
 
     async def answered(
-        self, called: Called, answers: list[Future[Answer]], is_disconnected: Callable[[], Awaitable[bool]], field: str
+        self,
+        called: ServedModel,
+        answers: list[Future[Answer]],
+        is_disconnected: Callable[[], Awaitable[bool]],
+        field: str,
     ) -> list[Answer]:
-        """Wait for answers, and stop them if their client disconnects.
+        """Wait for answers; cancel them if their client disconnects.
 
         Args:
-            field: the field of the request that holds the prompt.
+            called: the model that answers.
+            answers: the futures that `ask` has returned.
+            is_disconnected: whether the client has disconnected; called every `LOOK_S` seconds.
+            field: the field of the request that holds the prompt, for errors.
 
         Raises:
-            ServiceError: there is no answer, or the client is gone.
+            ServiceError: a prompt cannot be answered, or the client has disconnected.
         """
         waiting = asyncio.gather(*(self.awaited(one, called, field) for one in answers))
         try:
@@ -160,13 +179,13 @@ class CalledModels:
             for one in answers:
                 if not one.done():
                     self.leave(called, one)
-            waiting.cancel()  # of several, the others where one has failed
+            waiting.cancel()  # if one of several answers failed, stop waiting for the others
 
-    async def awaited(self, future: Future[Answer], called: Called, field: str) -> Answer:
-        """Wait for an answer; cancelling this cancels the prompt.
+    async def awaited(self, future: Future[Answer], called: ServedModel, field: str) -> Answer:
+        """Wait for one answer, and translate the engine's errors; cancelling this coroutine cancels the prompt.
 
         Raises:
-            ServiceError: the prompt has no answer.
+            ServiceError: the prompt cannot be answered.
         """
         try:
             answer: Answer = await asyncio.wrap_future(future)
@@ -177,13 +196,13 @@ class CalledModels:
             raise _damaged(called.name, called.remedy) from error
         except BaseModelError as error:
             log.exception("a base model cannot be used")
-            words = f"{called.name}: its base model cannot be used now; the service's log says why"
+            words = f"{called.name}: its base model is unavailable; see the service's log"
             raise ServiceError(Code.UNAVAILABLE, words, retry_after_s=60) from error
         except InputError as error:
             raise invalid(field, str(error)) from error
         except BackendError as error:
             log.exception("the engine has ended")
-            words = "the engine that answers has ended, and starts again; ask again"
+            words = "the inference engine died and is restarting; retry"
             raise ServiceError(Code.UNAVAILABLE, words, retry_after_s=5) from error
         return answer
 
@@ -197,5 +216,5 @@ def _why_silent(row: TunedModelRow) -> str:
     if row.can_answer:
         return f"was tuned from models/{row.base_model}, which is not offered any more"
     if row.state is ModelState.CREATING:
-        return "is still being tuned; its operation says how far it is"
+        return "is still being tuned; its operation shows the progress"
     return f"cannot answer: {row.error_message}"

@@ -1,6 +1,6 @@
-"""A tuning job as a wire requests it from the core, its validation, and the row that it becomes.
+"""A requested tuning job: its validation, and its conversion into a database row.
 
-A wire applies the limits and defaults of its own documents; this module checks what the engine can train.
+Each wire applies the limits and defaults that its API documents; this module checks what the engine can train.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from tunerun.service.core.problems import MAX_PROBLEMS, Code, ServiceError, inva
 from tunerun.service.core.records import ModelState, TunedModelRow
 
 MAX_DISPLAY_NAME = 40
-"""Characters; the Gemini API's limit, whose clients cannot show more."""
+"""Characters of a display name; the Gemini API's limit."""
 
 LEAST_RATE, MAX_RATE = 1e-30, 3.4e38
-"""A float of 32 bits, as the engine learns with, has no smaller and no larger numbers to spare."""
+"""Bounds of a learning rate: the engine computes in float32, which cannot represent values far outside these."""
 
 MAX_STEPS = 2**31 - 1
-"""More do not fit the 32 bits that clients count them with."""
+"""Clients count steps in a signed 32-bit integer."""
 
 _ID_RULE = "1 to 40 lower case letters, digits and dashes, a letter first and no dash at the end"
 
 
 @dataclass(frozen=True)
 class NewModel:
-    """A requested tuning job.
+    """A requested tuning job, independent of the wire.
 
     Attributes:
-        base_model: a name of the catalogue; empty: that of `source`.
-        source: the id of the tuned model that training begins with; empty: a new adapter.
-        training, validation: the examples; the core checks that the base model can read each whole.
-        identifier: the id of the tuned model; empty: the core makes one.
-        display_name, description: for people.
-        epoch_count, batch_size, learning_rate: what the optimiser gets; the wire has filled in its defaults.
-        learning_rate_multiplier: what was asked for instead of a rate, which has it in it; None: nothing.
+        base_model: a name of the catalogue; empty: the base model of `source`.
+        source: id of the tuned model whose adapter training starts from; empty: a new adapter.
+        training, validation: the examples; `check` requires each to fit the base model's context.
+        identifier: id for the tuned model; empty: one is generated.
+        display_name, description: free text, only shown.
+        epoch_count, batch_size, learning_rate: effective values, the wire's defaults filled in.
+        learning_rate_multiplier: the multiplier from which `learning_rate` was computed; None: the rate was given.
         seed, suffix, metadata, notes, keeps_epochs, temperature, top_p, top_k, reader_projects: see `TunedModelRow`.
     """
 
@@ -69,7 +69,7 @@ class NewModel:
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps of the whole job."""
+        """Number of optimiser steps of the job."""
         return math.ceil(len(self.training) / self.batch_size) * self.epoch_count
 
 
@@ -77,8 +77,8 @@ def check(new: NewModel, base: OfferedModel) -> None:
     """Check that the engine can train a job.
 
     Raises:
-        ServiceError: a hyperparameter cannot be learned with, there are no examples, or the base model cannot read some
-            whole; the job would fail at its first step.
+        ServiceError: a hyperparameter is out of range, there are no examples, or an example exceeds the base model's
+            context, so that the job would fail at its first step.
     """
     for name in ("epoch_count", "batch_size"):
         value = getattr(new, name)
@@ -86,7 +86,9 @@ def check(new: NewModel, base: OfferedModel) -> None:
             raise invalid(name, f"must be 1 or more, not {value}")
     if not LEAST_RATE <= new.learning_rate <= MAX_RATE:
         name = "learning_rate" if new.learning_rate_multiplier is None else "learning_rate_multiplier"
-        raise invalid(name, f"gives a learning rate of {new.learning_rate:g}, by which nothing can be learned")
+        raise invalid(
+            name, f"gives a learning rate of {new.learning_rate:g}; it must be from {LEAST_RATE:g} to {MAX_RATE:g}"
+        )
     if not new.training:
         raise invalid("training", "at least one example is needed")
     if new.total_steps > MAX_STEPS:
@@ -98,16 +100,19 @@ def _too_long(field_name: str, examples: Sequence[Example], base: OfferedModel) 
     limit = base.context_tokens
     if limit is None or not base.counter.exact:
         return []
-    words = f"tokens with the chat format, more than the {limit:,} that models/{base.name} reads; shorten it"
+    words = f"tokens including the chat format; the limit of models/{base.name} is {limit:,}; shorten it"
     counts = enumerate(base.counter.count_all(examples))
     return [(f"{field_name}[{number}]", f"has {tokens:,} {words}") for number, tokens in counts if tokens > limit]
 
 
 def refuse(problems: Sequence[tuple[str, str]]) -> None:
-    """Refuse fields of a request, where there are problems: the first are named, the rest is counted.
+    """Raise one error for all problems of a request: the message has the first, `fields` up to `MAX_PROBLEMS`.
+
+    Args:
+        problems: pairs of a field and its message; empty: nothing is raised.
 
     Raises:
-        ServiceError: there are some.
+        ServiceError: there are problems.
     """
     if problems:
         first, text = problems[0]
@@ -116,13 +121,15 @@ def refuse(problems: Sequence[tuple[str, str]]) -> None:
 
 
 def row_of(new: NewModel, base: OfferedModel, source: TunedModelRow | None) -> TunedModelRow:
-    """The tuned model that a job makes, under its id: as given, else words of what it is called and something random.
+    """Build the row of a job's tuned model.
 
     Args:
-        source: the tuned model it starts from.
+        new: the job; without an identifier, one is made from the display name or suffix and random digits.
+        base: the base model.
+        source: the tuned model that training starts from; None: a new adapter.
 
     Raises:
-        ServiceError: what is given is not an id.
+        ServiceError: the given identifier is not a valid id.
     """
     now = time.time()
     identifier = new.identifier or _identifier(new.display_name or new.suffix)
@@ -167,6 +174,6 @@ def row_of(new: NewModel, base: OfferedModel, source: TunedModelRow | None) -> T
 
 
 def _identifier(words: str) -> str:
-    """As Google makes one: the words of a display name, and something random."""
+    """Make an id as Google does: the words of a display name, followed by random digits."""
     slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-0123456789")[:27].strip("-")
     return f"{slug or 'tuned'}-{secrets.token_hex(6)}"

@@ -1,7 +1,7 @@
-"""Why a request of a client is refused; each wire writes it in its own envelope.
+"""Errors for clients, with gRPC's canonical codes; each wire serialises them in its own envelope.
 
-The codes are gRPC's canonical ones. A field is named as tunerun does (`epoch_count`, `training[3]`) where the core
-refuses it, and as the wire does where the wire itself refuses it.
+Errors that the core raises use tunerun's field names (`epoch_count`, `training[3]`), which the wires translate; errors
+that a wire raises use that wire's names.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ Json = dict[str, Any]
 STATE_RETRY_S = 5
 
 MAX_PROBLEMS = 20
-"""Fields that one answer names."""
+"""The most fields that one response reports."""
 
 
 class Code(Enum):
-    """A canonical code: its number, and the HTTP status that goes with it."""
+    """A canonical gRPC code, with its number and the corresponding HTTP status."""
 
     CANCELLED = (1, 499)
     INVALID_ARGUMENT = (3, 400)
-    DEADLINE_EXCEEDED = (4, 408)  # of a request that did not arrive in time; Google's 504 would blame the server
+    DEADLINE_EXCEEDED = (4, 408)  # the request did not arrive in time; Google's 504 would blame the server
     NOT_FOUND = (5, 404)
     ALREADY_EXISTS = (6, 409)
     PERMISSION_DENIED = (7, 403)
     RESOURCE_EXHAUSTED = (8, 429)
     FAILED_PRECONDITION = (9, 400)
-    UNIMPLEMENTED = (12, 405)  # of a path that does not take the method
+    UNIMPLEMENTED = (12, 405)  # the path does not support the HTTP method
     INTERNAL = (13, 500)
     UNAVAILABLE = (14, 503)
     UNAUTHENTICATED = (16, 401)
 
     @property
     def number(self) -> int:
-        """As the state keeps it of a job that has failed."""
+        """The gRPC number, stored with a failed job."""
         return self.value[0]
 
     @property
     def http_status(self) -> int:
-        """As it is in the first line of the answer."""
+        """The HTTP status of the response."""
         return self.value[1]
 
 
 class ServiceError(TunerunError):
-    """A request of a client is refused.
+    """A client's request fails.
 
     Args:
-        code: what kind of refusal.
+        code: the kind of error.
         message: what was given, what is allowed, what to do.
-        fields: of the request that are wrong, and why.
-        reason: one word for programs.
-        retry_after_s: when to ask again.
+        fields: the message for each invalid field of the request.
+        reason: a constant for programs, such as the reason in google.rpc.ErrorInfo; None: there is none.
+        retry_after_s: seconds after which a retry may succeed; None: a retry does not help.
     """
 
     def __init__(
@@ -81,7 +81,11 @@ class ServiceError(TunerunError):
         return self.message
 
     def renamed(self, name: Callable[[str], str]) -> ServiceError:
-        """The same with other names of the fields, also where its message begins with one."""
+        """Return a copy with translated field names, also at the start of the message.
+
+        Args:
+            name: translates a field name.
+        """
         message = self.message
         first = next(iter(self.fields), None)
         if first is not None and message.startswith(f"{first}: "):
@@ -91,17 +95,17 @@ class ServiceError(TunerunError):
 
 
 def invalid(field: str, text: str) -> ServiceError:
-    """The refusal of one field of a request."""
+    """Return the error for one invalid field of a request."""
     return ServiceError(Code.INVALID_ARGUMENT, f"{field}: {text}", fields={field: text})
 
 
 def not_found(name: str) -> ServiceError:
-    """There is nothing of that name."""
-    return ServiceError(Code.NOT_FOUND, f"{name}: there is nothing of that name; the list shows what there is")
+    """Return the error for a resource that does not exist, or is not visible to the caller."""
+    return ServiceError(Code.NOT_FOUND, f"{name}: not found; list the collection to see what exists")
 
 
 def state_unavailable(error: LedgerError) -> ServiceError:
-    """The state cannot be used now: another program locks it, or its disk is full; the log has the reason."""
+    """Return the error for an unusable database (locked by another program, or its disk is full), and log the cause."""
     log.error("the state cannot be used", exc_info=error)
-    words = "the service cannot use its stored state now; its log says why; ask again"
+    words = "the service's database is temporarily unavailable; see its log, and retry"
     return ServiceError(Code.UNAVAILABLE, words, retry_after_s=STATE_RETRY_S)

@@ -21,7 +21,7 @@ from tunerun.errors import NoTurnsError
 from tunerun.job import Answer, AnswerPart, Prompt
 from tunerun.service.core.credentials import Key
 from tunerun.service.core.library import Library
-from tunerun.service.core.model_calls import Called, CalledModels
+from tunerun.service.core.model_calls import ServedModel, ServedModels
 from tunerun.service.core.problems import Code, Json, ServiceError, invalid
 from tunerun.service.core.records import TunedModelRow
 from tunerun.service.gemini import wire
@@ -83,11 +83,11 @@ TuningCaller = Annotated[Key, Depends(_tuning_caller)]
 class Methods:
     """The methods that call a model."""
 
-    def __init__(self, models: CalledModels) -> None:
+    def __init__(self, models: ServedModels) -> None:
         self.models = models
         self.library = models.library
 
-    async def answer(self, called: Called, asked: wire.GenerateContent, request: Request) -> JSONResponse:
+    async def answer(self, called: ServedModel, asked: wire.GenerateContent, request: Request) -> JSONResponse:
         """Answer a prompt with one candidate."""
         prompt = await _prompt(called, asked)
         response = JSONResponse(await self._answered(called, prompt, request))
@@ -95,16 +95,16 @@ class Methods:
         warn(response, beyond_the_guide(asked, called.adapter))
         return response
 
-    async def generated(self, called: Called, asked: wire.GenerateContent, request: Request) -> Json:
+    async def generated(self, called: ServedModel, asked: wire.GenerateContent, request: Request) -> Json:
         """Answer a prompt with the API's JSON; a prompt whose client has disconnected is cancelled."""
         return await self._answered(called, await _prompt(called, asked), request)
 
-    async def _answered(self, called: Called, prompt: Prompt, request: Request) -> Json:
+    async def _answered(self, called: ServedModel, prompt: Prompt, request: Request) -> Json:
         asked_for = self.models.ask(called, [prompt])
         (answer,) = await self.models.answered(called, asked_for, request.is_disconnected, "contents")
         return _whole(called, prompt, answer)
 
-    async def stream(self, called: Called, asked: wire.GenerateContent, *, as_events: bool) -> StreamingResponse:
+    async def stream(self, called: ServedModel, asked: wire.GenerateContent, *, as_events: bool) -> StreamingResponse:
         """Stream the answer to a prompt, as server-sent events or as one JSON array."""
         prompt = await _prompt(called, asked)
         parts = self._parts(called, prompt)
@@ -116,7 +116,7 @@ class Methods:
         warn(response, beyond_the_guide(asked, called.adapter))
         return response
 
-    async def _parts(self, called: Called, prompt: Prompt) -> AsyncIterator[Json]:
+    async def _parts(self, called: ServedModel, prompt: Prompt) -> AsyncIterator[Json]:
         """The parts of an answer as they arrive."""
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[AnswerPart | None] = asyncio.Queue()
@@ -136,7 +136,7 @@ class Methods:
             self.models.leave(called, answer)  # where it is not whole, its client has gone
 
 
-async def _prompt(called: Called, asked: wire.GenerateContent) -> Prompt:
+async def _prompt(called: ServedModel, asked: wire.GenerateContent) -> Prompt:
     """Read the prompt of a request, in a thread, since a template may take up to a second."""
 
     def ready() -> Prompt:
@@ -146,7 +146,7 @@ async def _prompt(called: Called, asked: wire.GenerateContent) -> Prompt:
     return await run_in_threadpool(ready)
 
 
-def _whole(called: Called, prompt: Prompt, answer: Answer, after: int = 0) -> Json:
+def _whole(called: ServedModel, prompt: Prompt, answer: Answer, after: int = 0) -> Json:
     finish = "MAX_TOKENS" if answer.is_cut else "STOP"
     tokens = called.offered.counter.count_input(prompt.asked), answer.tokens
     return wire.generated(answer.text[after:], called.name, finish=finish, finish_message=called.warning, tokens=tokens)

@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from tunerun.errors import NoTurnsError
 from tunerun.job import Answer, AnswerPart, Prompt, TokenScore
 from tunerun.service.core.credentials import Key
-from tunerun.service.core.model_calls import Called, CalledModels
+from tunerun.service.core.model_calls import ServedModel, ServedModels
 from tunerun.service.core.problems import Json, ServiceError
 from tunerun.service.core.records import Serving
 from tunerun.service.openai.models import Models
@@ -58,7 +58,7 @@ class Chunks(Protocol):
 
 
 @dataclass(frozen=True)
-class Asked:
+class AnswerRequest:
     """The prompts of a request and the model that they are for.
 
     Attributes:
@@ -67,7 +67,7 @@ class Asked:
         prompt_tokens: of the prompts together, each counted once however many answers it has.
     """
 
-    called: Called
+    called: ServedModel
     field: str
     prompts: Sequence[Prompt]
     prompt_tokens: int
@@ -82,20 +82,25 @@ class Asked:
         }
 
 
-class Answering:
+class CompletionAnswerer:
     """Answers requests of completions.
 
     Args:
         models: what the names of this wire mean.
     """
 
-    def __init__(self, models: Models, called: CalledModels) -> None:
+    def __init__(self, models: Models, called: ServedModels) -> None:
         self._models = models
         self._called = called
 
-    async def asked(
-        self, caller: Key, model: str, field: str, read: Callable[[Called], list[Prompt]], distinct: int | None = None
-    ) -> Asked:
+    async def prepare(
+        self,
+        caller: Key,
+        model: str,
+        field: str,
+        read: Callable[[ServedModel], list[Prompt]],
+        distinct: int | None = None,
+    ) -> AnswerRequest:
         """Look up the model of a request, and prepare its prompts.
 
         Args:
@@ -106,20 +111,20 @@ class Answering:
             ServiceError: there is no such model, it cannot answer, or the request is refused.
         """
 
-        def ready() -> Asked:
+        def ready() -> AnswerRequest:
             called = self._named(caller, model)
             prompts = [called.prepared(one, field) for one in read(called)]
             counts = [self._count(called, field, prompt) for prompt in prompts[:: len(prompts) // (distinct or 1)]]
-            return Asked(called, field, prompts, sum(counts))
+            return AnswerRequest(called, field, prompts, sum(counts))
 
         return await run_in_threadpool(ready)  # a template may take up to a second, in which others are answered
 
-    def _named(self, caller: Key, model: str) -> Called:
+    def _named(self, caller: Key, model: str) -> ServedModel:
         found = self._models.find(caller, model)
         if found.row is None:
             if found.offered is None:
                 raise no_such_model(model)
-            return Called(model, found.offered, None, Serving())
+            return ServedModel(model, found.offered, None, Serving())
         try:
             return replace(self._called.tuned(caller, found.row.id, found.step), name=model)
         except OpenAiError:
@@ -127,7 +132,7 @@ class Answering:
         except ServiceError as error:
             raise OpenAiError(error.code, error.message, param="model") from error
 
-    def _count(self, called: Called, field: str, prompt: Prompt) -> int:
+    def _count(self, called: ServedModel, field: str, prompt: Prompt) -> int:
         """Count the tokens of a prompt, and refuse one that leaves no room for an answer."""
         try:
             tokens = called.offered.counter.count_input(prompt.asked)
@@ -140,14 +145,14 @@ class Answering:
         return tokens
 
     async def whole(
-        self, asked: Asked, request: Request, rendered: Callable[[Asked, Sequence[Answer]], Json]
+        self, asked: AnswerRequest, request: Request, rendered: Callable[[AnswerRequest, Sequence[Answer]], Json]
     ) -> JSONResponse:
         """Wait for all answers."""
         futures = self._called.ask(asked.called, asked.prompts)
         answers = await self._called.answered(asked.called, futures, request.is_disconnected, asked.field)
         return _warned(JSONResponse(rendered(asked, answers)), asked.called)
 
-    async def stream(self, asked: Asked, chunks: Chunks) -> StreamingResponse:
+    async def stream(self, asked: AnswerRequest, chunks: Chunks) -> StreamingResponse:
         """Stream the answers as server-sent events; an error before the first part is a plain response."""
         events = self._events(asked)
         first = await anext(events)
@@ -155,7 +160,7 @@ class Answering:
         lines = written(chunks, asked.usage, first, events)
         return _warned(StreamingResponse(lines, media_type="text/event-stream", headers=headers), asked.called)
 
-    async def _events(self, asked: Asked) -> AsyncGenerator[Event]:
+    async def _events(self, asked: AnswerRequest) -> AsyncGenerator[Event]:
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[tuple[int, AnswerPart | None]] = asyncio.Queue()
 
@@ -217,7 +222,7 @@ def _line(content: Json) -> str:
 ResponseT = TypeVar("ResponseT", bound=Response)
 
 
-def _warned(response: ResponseT, called: Called) -> ResponseT:
+def _warned(response: ResponseT, called: ServedModel) -> ResponseT:
     if called.warning is not None:
         response.headers[WARNING_HEADER] = called.warning
     return response

@@ -10,26 +10,26 @@ from fastapi import APIRouter, Request, Response
 
 from tunerun.job import Answer, TokenScore
 from tunerun.service.core.problems import Json
-from tunerun.service.openai.answers import Answering, Asked, Event, finish_reason, logprob, new_id
+from tunerun.service.openai.answers import AnswerRequest, CompletionAnswerer, Event, finish_reason, logprob, new_id
 from tunerun.service.openai.chat_request import ChatCompletion, read_prompts
 from tunerun.service.openai.method import Caller, Operation
 
 
-def router(answering: Answering) -> APIRouter:
+def router(answerer: CompletionAnswerer) -> APIRouter:
     """The route of chat completions."""
     found = APIRouter(route_class=Operation, tags=["chat"])
 
     @found.post("/chat/completions")
     async def create_chat_completion(body: ChatCompletion, caller: Caller, request: Request) -> Response:
-        asked = await answering.asked(caller, body.model, "messages", lambda called: read_prompts(body, called))
+        asked = await answerer.prepare(caller, body.model, "messages", lambda called: read_prompts(body, called))
         if body.stream:
-            return await answering.stream(asked, _ChatChunks(body, asked))
-        return await answering.whole(asked, request, _completion)
+            return await answerer.stream(asked, _ChatChunks(body, asked))
+        return await answerer.whole(asked, request, _completion)
 
     return found
 
 
-def _completion(asked: Asked, answers: Sequence[Answer]) -> Json:
+def _completion(asked: AnswerRequest, answers: Sequence[Answer]) -> Json:
     choices: list[Json] = [
         {
             "index": number,
@@ -52,7 +52,7 @@ def _completion(asked: Asked, answers: Sequence[Answer]) -> Json:
 class _ChatChunks:
     """The stream: the role of each answer, then its text, then why it ended."""
 
-    def __init__(self, body: ChatCompletion, asked: Asked) -> None:
+    def __init__(self, body: ChatCompletion, asked: AnswerRequest) -> None:
         self._asked = asked
         self._has_usage = body.stream_options.include_usage
         self._same: Json = {

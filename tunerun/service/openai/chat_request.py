@@ -14,7 +14,7 @@ from tunerun.engine import json_grammar
 from tunerun.errors import InputError, TemplateError
 from tunerun.job import Example, GenerateOptions, Prompt
 from tunerun.service.core.columns import ColumnTemplate
-from tunerun.service.core.model_calls import Called
+from tunerun.service.core.model_calls import ServedModel
 from tunerun.service.openai.method import Body, Ignored
 from tunerun.service.openai.problems import wrong
 from tunerun.service.openai.sampling import Int32, Sampling, check_texts, not_offered
@@ -88,7 +88,7 @@ class ChatCompletion(Sampling):
     verbosity: Ignored = None
 
 
-def read_prompts(asked: ChatCompletion, called: Called) -> list[Prompt]:
+def read_prompts(asked: ChatCompletion, called: ServedModel) -> list[Prompt]:
     """Take the prompts from a request, one for each answer.
 
     Raises:
@@ -115,7 +115,7 @@ def _check_offered(asked: ChatCompletion) -> None:
         raise wrong("modalities", "only text is answered here")
 
 
-def _options(asked: ChatCompletion, called: Called) -> GenerateOptions:
+def _options(asked: ChatCompletion, called: ServedModel) -> GenerateOptions:
     options = asked.options(called.defaults, asked.max_completion_tokens)
     if asked.top_logprobs is not None and not asked.logprobs:
         raise wrong("top_logprobs", "needs logprobs to be true")

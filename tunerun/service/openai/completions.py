@@ -16,9 +16,9 @@ from pydantic import WithJsonSchema
 
 from tunerun.errors import TemplateError
 from tunerun.job import Answer, GenerateOptions, Prompt, TokenScore
-from tunerun.service.core.model_calls import Called
+from tunerun.service.core.model_calls import ServedModel
 from tunerun.service.core.problems import Json
-from tunerun.service.openai.answers import Answering, Asked, Event, finish_reason, logprob, new_id
+from tunerun.service.openai.answers import AnswerRequest, CompletionAnswerer, Event, finish_reason, logprob, new_id
 from tunerun.service.openai.method import Caller, Operation
 from tunerun.service.openai.problems import wrong
 from tunerun.service.openai.sampling import MAX_CHOICES, TEXTS, Int32, Sampling, check_texts, not_offered
@@ -37,19 +37,19 @@ class Completion(Sampling):
     best_of: Int32 | None = None
 
 
-def router(answering: Answering) -> APIRouter:
+def router(answerer: CompletionAnswerer) -> APIRouter:
     """The route of legacy completions."""
     found = APIRouter(route_class=Operation, tags=["completions"])
 
     @found.post("/completions")
     async def create_completion(body: Completion, caller: Caller, request: Request) -> Response:
         texts = _texts(body)
-        asked = await answering.asked(
+        asked = await answerer.prepare(
             caller, body.model, "prompt", lambda called: _prompts(body, texts, called), distinct=len(texts)
         )
         if body.stream:
-            return await answering.stream(asked, _TextChunks(body, asked))
-        return await answering.whole(asked, request, _completion)
+            return await answerer.stream(asked, _TextChunks(body, asked))
+        return await answerer.whole(asked, request, _completion)
 
     return found
 
@@ -71,7 +71,7 @@ def _texts(asked: Completion) -> list[str]:
     return texts
 
 
-def _prompts(asked: Completion, texts: Sequence[str], called: Called) -> list[Prompt]:
+def _prompts(asked: Completion, texts: Sequence[str], called: ServedModel) -> list[Prompt]:
     asked.check_offered()
     if asked.echo:
         raise not_offered("echo")
@@ -85,13 +85,13 @@ def _prompts(asked: Completion, texts: Sequence[str], called: Called) -> list[Pr
     return [Prompt(text, each, called.adapter) for text in rendered for each in seeds]
 
 
-def _options(asked: Completion, called: Called) -> GenerateOptions:
+def _options(asked: Completion, called: ServedModel) -> GenerateOptions:
     if asked.logprobs is not None and not 0 <= asked.logprobs <= MAX_LOGPROBS:
         raise wrong("logprobs", f"must be from 0 to {MAX_LOGPROBS}, not {asked.logprobs}")
     return replace(asked.options(called.defaults), logprobs=asked.logprobs)
 
 
-def _rendered(text: str, number: int, called: Called) -> str:
+def _rendered(text: str, number: int, called: ServedModel) -> str:
     if called.template is None:
         return text
     try:
@@ -100,7 +100,7 @@ def _rendered(text: str, number: int, called: Called) -> str:
         raise wrong(f"prompt[{number}]", "; ".join(error.problems)) from error
 
 
-def _completion(asked: Asked, answers: Sequence[Answer]) -> Json:
+def _completion(asked: AnswerRequest, answers: Sequence[Answer]) -> Json:
     choices = [
         _choice(number, answer.text, _logprobs(prompt.options.logprobs, answer.scores, 0), finish_reason(answer))
         for number, (prompt, answer) in enumerate(zip(asked.prompts, answers, strict=True))
@@ -108,7 +108,7 @@ def _completion(asked: Asked, answers: Sequence[Answer]) -> Json:
     return _head(asked) | {"choices": choices, "usage": asked.usage(answers)}
 
 
-def _head(asked: Asked) -> Json:
+def _head(asked: AnswerRequest) -> Json:
     return {
         "id": new_id("cmpl"),
         "object": "text_completion",
@@ -124,7 +124,7 @@ def _choice(number: int, text: str, logprobs: Json | None, finish: str | None) -
 class _TextChunks:
     """The stream: text, and why it ended with the last of it."""
 
-    def __init__(self, body: Completion, asked: Asked) -> None:
+    def __init__(self, body: Completion, asked: AnswerRequest) -> None:
         self._asked = asked
         self._has_usage = body.stream_options.include_usage
         self._same = _head(asked) | ({"usage": None} if self._has_usage else {})

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from tunerun.service.core.credentials import Key
-from tunerun.service.core.model_calls import Called
+from tunerun.service.core.model_calls import ServedModel
 from tunerun.service.core.problems import Code, Json, ServiceError
 from tunerun.service.gemini import wire
 from tunerun.service.gemini.api import Caller, Methods
@@ -166,7 +166,7 @@ def _temperature(typed: str) -> float | None:
     return found
 
 
-def _beside_base(methods: Methods, caller: Key, shown: ShownModel) -> tuple[Called, Called]:
+def _beside_base(methods: Methods, caller: Key, shown: ShownModel) -> tuple[ServedModel, ServedModel]:
     """A tuned model and its base model, with the same limit and template."""
     tuned = methods.models.tuned(caller, shown.row.id)
     base = methods.models.base(shown.row.base_model)
@@ -175,14 +175,14 @@ def _beside_base(methods: Methods, caller: Key, shown: ShownModel) -> tuple[Call
 
 
 async def _answers(
-    methods: Methods, called: Sequence[Called], asked: wire.GenerateContent, request: Request
+    methods: Methods, called: Sequence[ServedModel], asked: wire.GenerateContent, request: Request
 ) -> tuple[Answered, ...]:
     """The answers of models to the same prompt, as the API gives them."""
     answers = await asyncio.gather(*(methods.generated(one, asked, request) for one in called))
     return tuple(_answered(one, answer) for one, answer in zip(called, answers, strict=True))
 
 
-def _answered(called: Called, answer: Json) -> Answered:
+def _answered(called: ServedModel, answer: Json) -> Answered:
     candidate = answer["candidates"][0]
     is_cut = candidate["finishReason"] == "MAX_TOKENS"
     text = candidate["content"]["parts"][0]["text"]

@@ -13,8 +13,14 @@ from tunerun.service.core.state import State
 from tunerun.service.core.tuner import Tuner
 
 
-class Meters:
-    """Counts requests as they are answered; reads the gauges of models, jobs and prompts when it is scraped."""
+class ServiceMetrics:
+    """The metrics of one service: requests are counted as they complete, gauges are read when Prometheus scrapes.
+
+    Args:
+        state: counts the tuned models.
+        tuner: counts the jobs.
+        answerer: counts the queued prompts.
+    """
 
     def __init__(self, state: State, tuner: Tuner, answerer: Answerer) -> None:
         self._registry = CollectorRegistry()
@@ -23,21 +29,27 @@ class Meters:
             "tunerun_requests", "Requests answered.", ["wire", "method", "route", "status"], registry=self._registry
         )
         self._seconds = Histogram(
-            "tunerun_request_seconds", "Time to an answer's end.", ["wire", "method", "route"], registry=self._registry
+            "tunerun_request_seconds",
+            "Time to the end of the response.",
+            ["wire", "method", "route"],
+            registry=self._registry,
         )
 
     def answered(self, wire: str, method: str, route: str, status: int, seconds: float) -> None:
-        """Count a request.
+        """Count a completed request.
 
         Args:
             wire: the name of its wire.
-            route: with the names of path parameters instead of values, so that there are few series.
+            method: the HTTP method.
+            route: the path with the names of its parameters in place of their values, which bounds the number of series.
+            status: the HTTP status.
+            seconds: from the request's arrival to the end of its response.
         """
         self._requests.labels(wire, method, route, str(status)).inc()
         self._seconds.labels(wire, method, route).observe(seconds)
 
     def text(self) -> bytes:
-        """All metrics in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
