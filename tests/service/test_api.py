@@ -176,7 +176,7 @@ def test_wrong_hyperparameters_are_refused(client: Client, hyperparameters: Any,
         ([{"textInput": "1", "output": ""}, {"textInput": "", "output": "1"}], "and 1 more"),
         (
             [{"textInput": "1", "output": "2"}, {"textInput": "9" * 200, "output": "2"}],
-            "tokens with the chat format, more than the 128 that models/tiny reads; shorten it",
+            "tokens including the chat format; the limit of models/tiny is 128; shorten it",
         ),
     ],
 )

@@ -312,7 +312,7 @@ def test_columns_of_any_name(visitor: Visitor) -> None:
         ({"output_column": "text_input"}, ["Column of the output: is the column of the input too"]),
         ({"input_column": "none"}, ["Column of the input: is not a column of the file"]),
         ({"base": "models/none"}, ["Base model: choose models/tiny"]),
-        ({"base": "tunedModels/none"}, ["tunedModels/none: there is nothing of that name"]),
+        ({"base": "tunedModels/none"}, ["tunedModels/none: not found"]),
         ({"base": ""}, ["Base model: set either baseModel or"]),
     ],
 )
@@ -351,7 +351,7 @@ def test_bad_cells_are_named_by_their_line(visitor: Visitor) -> None:
     assert "rows.csv:4: 'output' has 5,001 characters, the limit is 5,000" in text
     long = text_of(visitor.start(table([["1", "2"], ["9" * 200, "3"]])))
     assert "rows.csv:3: the row has" in long
-    assert "tokens with the chat format, more than the 128 that models/tiny reads" in long
+    assert "tokens including the chat format; the limit of models/tiny is 128" in long
     many = text_of(visitor.start(table([["1", " "]] * 30)))
     assert "rows.csv:21: 'output' is blank" in many
     assert "rows.csv:22:" not in many
@@ -407,7 +407,7 @@ def test_a_job_that_waits_can_be_cancelled_or_deleted(visitor: Visitor) -> None:
     assert "Try it" not in text_of(card)
     visitor.delete("first", "second")
     gone = visitor.card("first")
-    assert (gone.status_code, "there is nothing of that name" in text_of(gone)) == (404, True)
+    assert (gone.status_code, "not found" in text_of(gone)) == (404, True)
 
 
 def test_deleting_is_confirmed_without_javascript(visitor: Visitor) -> None:

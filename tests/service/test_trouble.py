@@ -50,7 +50,7 @@ def visitor(own: RunningService) -> Iterator[Visitor]:
 def check_refused_for_now(response: httpx.Response) -> None:
     assert response.status_code == 503, response.text
     assert int(response.headers["retry-after"]) > 0
-    assert "cannot use its stored state now" in text_of(response)
+    assert "database is temporarily unavailable" in text_of(response)
     assert "service.db" not in response.text
 
 

@@ -41,7 +41,7 @@ class ServiceMetrics:
         Args:
             wire: the name of its wire.
             method: the HTTP method.
-            route: the path with the names of its parameters in place of their values, which bounds the number of series.
+            route: the path with parameter names in place of values, which bounds the number of series.
             status: the HTTP status.
             seconds: from the request's arrival to the end of its response.
         """
