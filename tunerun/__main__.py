@@ -1,6 +1,6 @@
 """`python -m tunerun` is the same program as `tunerun`."""
 
-from tunerun.cli import main
+from tunerun.cli import program
 
 if __name__ == "__main__":
-    main()
+    program()

@@ -164,3 +164,20 @@ def test_every_command_that_tells_something_can_tell_it_as_json(tmp_path: Path) 
     assert found["explain"]["key"] == "seed"
     assert [Path(file).name for file in found["export"]["files"]] == ["training.jsonl", "validation.jsonl"]
     assert any(file.endswith("support.yaml") for file in found["init"]["files"])
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("thread", "is_unloaded"), [("tunerun-tracker", False), ("another", True)])
+def test_a_busy_tracker_is_not_unloaded_beneath_its_thread(thread: str, is_unloaded: bool) -> None:
+    """The process ends with its exit code and without Python's own end, which crashed in a C library once."""
+    source = (
+        "import atexit, sys, threading\n"
+        "from tunerun.cli import program\n"
+        "atexit.register(print, 'unloaded')\n"
+        f"threading.Thread(target=threading.Event().wait, name={thread!r}, daemon=True).start()\n"
+        "sys.argv = ['tunerun', 'no-such-command']\n"
+        "program()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert ("unloaded" in done.stdout) is is_unloaded

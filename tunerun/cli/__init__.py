@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from typing import Annotated, NoReturn
 
 import typer
@@ -75,6 +76,23 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")
         leave_at_once(INTERRUPTED)
+
+
+def program() -> NoReturn:
+    """The console script: `main`, ended at once where a thread of ours is still busy, such as a slow tracker.
+
+    Python cannot stop a daemon thread that is inside of a C library: unloading it beneath the thread ended in a
+    segmentation fault, once, on a loaded machine.
+    """
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code
+    else:
+        code = 0
+    if isinstance(code, int) and any(thread.name.startswith("tunerun-") for thread in threading.enumerate()):
+        leave_at_once(code)
+    sys.exit(code)
 
 
 def _interrupt(_signal: int, _frame: object) -> NoReturn:
