@@ -32,6 +32,11 @@ def settings(tmp_path: Path) -> NodeSettings:
     return NodeSettings(str(tmp_path / "cache"), EngineSettings(device="cpu", threads=1))
 
 
+def engines() -> set[psutil.Process]:
+    """The engines of this process; tests before may have left some open."""
+    return {each for each in psutil.Process().children() if "tunerun.engine" in each.cmdline()}
+
+
 @pytest.fixture
 def actor(settings: NodeSettings) -> Iterator[EngineActor]:
     actor = EngineActor(settings, "first")
@@ -41,11 +46,11 @@ def actor(settings: NodeSettings) -> Iterator[EngineActor]:
 
 def test_an_actor_that_no_program_asks_for_anything_ends(node: Path, settings: NodeSettings) -> None:
     """It ends its engine, removes its folder and leaves the cluster."""
-    has_left = threading.Event()
+    has_left, before = threading.Event(), engines()
     EngineActor(settings, "killed", unused_s=0.1, leave=has_left.set)
     assert has_left.wait(60)
     assert list(node.iterdir()) == []
-    assert not any("tunerun.engine" in process.cmdline() for process in psutil.Process().children())
+    assert engines() <= before
 
 
 def test_the_next_program_has_what_was_not_handed_over(actor: EngineActor) -> None:
@@ -63,9 +68,11 @@ def test_the_next_program_has_what_was_not_handed_over(actor: EngineActor) -> No
     assert actor.attach("third") == Attached(after=2, commands=2, calls=1, jobs=frozenset())
 
 
-def test_an_engine_that_hangs_is_ended(actor: EngineActor, node: Path) -> None:
+def test_an_engine_that_hangs_is_ended(settings: NodeSettings, node: Path) -> None:
     """Within seconds, with all that it has on the node."""
-    (engine,) = (each for each in psutil.Process().children() if "tunerun.engine" in each.cmdline())
+    before = engines()
+    actor = EngineActor(settings, "first")
+    (engine,) = engines() - before
     os.kill(engine.pid, signal.SIGSTOP)
     actor.end()
     assert not engine.is_running()

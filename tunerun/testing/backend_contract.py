@@ -170,7 +170,7 @@ class BackendContract:
         for one, its_ref in ((request, ref), (long, running)):
             found = backend.find(one.key, one.tuned_model_id)
             assert found is not None
-            assert backend.poll([found])[found].state == backend.poll([its_ref])[its_ref].state
+            assert backend.poll([found])[found].state.is_finished == backend.poll([its_ref])[its_ref].state.is_finished
         assert backend.find(unknown.key, request.tuned_model_id) is None
         backend.cancel(running)
         wait_for_end(backend, running)

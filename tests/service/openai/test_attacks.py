@@ -212,7 +212,7 @@ def test_nothing_of_another_owner_is_there(running: RunningService, sdk: OpenAI,
                 other.chat.completions.create(model=name, messages=[{"role": "user", "content": "1"}])
         assert [*other.fine_tuning.jobs.list(), *other.files.list()] == []
         assert [one.id for one in other.models.list()] == ["tiny"]
-        with pytest.raises(Exception, match="no file of yours"):
+        with pytest.raises(Exception, match="not a file of yours"):
             created(other, training_file)
     running.service.keys.revoke(key.id)
     assert sdk.files.retrieve(training_file).filename == "train.jsonl"
