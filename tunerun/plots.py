@@ -49,6 +49,11 @@ class TrialCurve:
 
 def trial_plot(curve: TrialCurve) -> bytes:
     """Draw one trial as PNG: the loss of every step, the mean of every epoch, and the held-out losses."""
+    return _png(trial_figure(curve))
+
+
+def trial_figure(curve: TrialCurve) -> Any:
+    """Draw one trial as a matplotlib figure; `trial_plot` is its PNG."""
     figure, axes = _canvas(curve.name)
     _draw_steps(axes, curve)
     axes.plot(
@@ -79,7 +84,7 @@ def trial_plot(curve: TrialCurve) -> bytes:
     axes.set_xlabel("optimiser step")
     _finish(axes, [curve])
     _legend_beside(axes)
-    return _png(figure)
+    return figure
 
 
 def sweep_plot(title: str, curves: Sequence[TrialCurve], best: str | None = None) -> bytes:
@@ -89,6 +94,11 @@ def sweep_plot(title: str, curves: Sequence[TrialCurve], best: str | None = None
         curves: not empty.
         best: the name of the trial that is drawn thicker; None: none.
     """
+    return _png(sweep_figure(title, curves, best))
+
+
+def sweep_figure(title: str, curves: Sequence[TrialCurve], best: str | None = None) -> Any:
+    """Draw all trials of a sweep as a matplotlib figure; `sweep_plot` is its PNG."""
     figure, axes = _canvas(title)
     named = sorted(curves, key=lambda c: (c.name != best, _last(c)))[:MAX_IN_LEGEND]
     colours = _colours(len(named))
@@ -117,7 +127,7 @@ def sweep_plot(title: str, curves: Sequence[TrialCurve], best: str | None = None
     axes.set_xlabel("epoch")
     _finish(axes, curves)
     _legend_beside(axes, _shown(curves))
-    return _png(figure)
+    return figure
 
 
 @dataclass(frozen=True)
@@ -142,6 +152,11 @@ def interval_plot(title: str, axis: str, intervals: Sequence[Interval]) -> bytes
         axis: the label of the axis, with its unit.
         intervals: from top to bottom; not empty. An end that is not finite is drawn to the edge.
     """
+    return _png(interval_figure(title, axis, intervals))
+
+
+def interval_figure(title: str, axis: str, intervals: Sequence[Interval]) -> Any:
+    """Draw values with their intervals as a matplotlib figure; `interval_plot` is its PNG."""
     figure, axes = _canvas(title, HEIGHT_INCHES * max(1.0, len(intervals) / MOST_LINES_OF_HEIGHT))
     ends = [end for each in intervals for end in (each.low, each.value, each.high, 0.0) if math.isfinite(end)]
     margin = 0.05 * (max(ends) - min(ends) or 1.0)
@@ -156,7 +171,7 @@ def interval_plot(title: str, axis: str, intervals: Sequence[Interval]) -> bytes
     axes.set_yticks(range(len(intervals)), [_plain(each.name) for each in intervals], fontsize="small")
     axes.set_xlabel(axis)
     axes.set_ylabel("")
-    return _png(figure)
+    return figure
 
 
 def _legend_beside(axes: Any, title: str | None = None) -> None:

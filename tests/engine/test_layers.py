@@ -145,8 +145,8 @@ def test_other_architectures_measure_outputs_as_whole_sequences(
     rows = [(text, ("9", "twenty three", "x")) for text in ("8", "twenty two and some more words")]
     shared = Generation(base).measure(rows)
     monkeypatch.setattr(shared_prefix, "LEAST_TOKENS", 1_000_000)
-    monkeypatch.setattr(base, "form", Padded())
-    for one, whole in zip(shared, Generation(base).measure(rows), strict=True):
+    whole_sequences = Generation(replace(base, form=Padded())).measure(rows)
+    for one, whole in zip(shared, whole_sequences, strict=True):
         assert [each.nats for each in one] == pytest.approx([each.nats for each in whole], rel=1e-4)
 
 

@@ -98,20 +98,23 @@ def test_an_answer_with_a_warning_has_one_field_more(models: Client) -> None:
 
 
 def test_errors_are_google_rpc_status(client: Client) -> None:
-    """Their details parse too, each as what its @type says."""
-    from google.protobuf import any_pb2, json_format
-    from google.rpc import error_details_pb2, status_pb2  # noqa: F401 - the types that Any looks for
+    """Their details too, each as what its @type says; `status` is the name of the code."""
+    from google.protobuf import json_format
+    from google.rpc import code_pb2, error_details_pb2, status_pb2  # noqa: F401 - the types that Any looks for
 
-    for status, method, path, asked in (
-        (400, "POST", "/tunedModels", body(epochCount=-1)),
-        (404, "GET", "/tunedModels/none", None),
-        (400, "POST", "/tunedModels", {"description": 1}),
-    ):
-        error = client.refused(status, method, path, asked)
-        for detail in error.get("details", []):
-            json_format.ParseDict(detail, any_pb2.Any())
-    refused = httpx.get(f"{client.http.base_url}models", trust_env=False).json()["error"]
-    json_format.ParseDict(refused["details"][0], any_pb2.Any())
+    errors = [
+        client.refused(status, method, path, asked)
+        for status, method, path, asked in (
+            (400, "POST", "/tunedModels", body(epochCount=-1)),
+            (404, "GET", "/tunedModels/none", None),
+            (400, "POST", "/tunedModels", {"description": 1}),
+        )
+    ]
+    errors.append(httpx.get(f"{client.http.base_url}models", trust_env=False).json()["error"])
+    for error in errors:
+        assert error.pop("status") in code_pb2.Code.keys()  # noqa: SIM118 - an enum's, which is no mapping
+        assert error == json_format.MessageToDict(json_format.ParseDict(error, status_pb2.Status()))
+    assert errors[-1]["details"]
 
 
 @pytest.mark.parametrize(
