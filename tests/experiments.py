@@ -1,4 +1,4 @@
-"""Small experiments for tests of what stands above the engine."""
+"""Small experiments for tests of the layers above the engine."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def service() -> ScriptedService:
 
 
 class Cancels(Progress):
-    """Somebody who cancels trials from another terminal, when the first step is shown."""
+    """A user who cancels trials from another terminal when the first step is shown."""
 
     def __init__(self, path: Path, numbers: list[int]) -> None:
         self._path, self._numbers = path, numbers
@@ -55,7 +55,7 @@ class Cancels(Progress):
 
 
 def test_a_trial_is_cancelled_from_elsewhere(tmp_path: Path, service: ScriptedService) -> None:
-    """What runs ends CANCELLED, what waits is not submitted; the next run goes on with both."""
+    """What runs ends CANCELLED, what waits is not submitted; the next run continues both."""
     service.steps_per_poll = 1
     plan = planned(tmp_path, SEEDS)
     backend = ScriptedBackend(service, max_in_flight=1)

@@ -1,4 +1,4 @@
-"""The whole road on a real engine: the command line trains, is killed, goes on, and shows itself in MLflow."""
+"""The whole road on a real engine: the command line trains, is killed, resumes, and shows its runs in MLflow."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_a_sweep_that_was_killed_goes_on_with_what_is_missing(
 def test_an_interrupted_run_says_how_to_go_on(
     tmp_path: Path, experiment: list[str], started: Any, signal_number: signal.Signals
 ) -> None:
-    """Ctrl-C and SIGTERM end with exit code 130 and the command that goes on; no engine is left behind."""
+    """Ctrl-C and SIGTERM end with exit code 130 and the command that resumes; no engine is left behind."""
     process = started(*experiment)
     wait_for(tmp_path, "trial 0 ", process)
     process.send_signal(signal_number)
@@ -162,7 +162,7 @@ def test_the_api_does_what_the_commands_do(experiment: list[str]) -> None:
 
 
 def test_a_tracker_that_is_down_fails_no_trial_and_is_brought_up_to_date(tmp_path: Path, experiment: list[str]) -> None:
-    """With a dead tracking URI the run goes on and says so; `sync` shows everything later; no password is kept."""
+    """With a dead tracking URI the run continues and says so; `sync` shows everything later; no password is kept."""
     dead = "tracking={kind: mlflow, uri: 'http://me:planted-secret@127.0.0.1:9'}"
     experiment.remove("tracking=none")
     first = finished("run", "--json", *experiment, dead)

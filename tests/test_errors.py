@@ -15,7 +15,7 @@ def tree() -> list[type[errors.TunerunError]]:
 
 @pytest.mark.parametrize("error", tree())
 def test_every_error_survives_pickling_and_is_in_the_drawn_tree(error: type[errors.TunerunError]) -> None:
-    """An error crosses a process boundary with its text, and stands in the module's drawing."""
+    """An error crosses a process boundary with its text, and is in the module's drawing."""
     copied = pickle.loads(pickle.dumps(error("what; why; do this")))  # noqa: S301 - our own object
     assert (type(copied), str(copied)) == (error, "what; why; do this")
     assert error.__name__ in str(errors.__doc__)

@@ -149,7 +149,7 @@ def test_later_hyperparameters_are_checked(tmp_path: Path, change: str, message:
     ],
 )
 def test_engine_settings_are_checked(tmp_path: Path, change: str, message: str) -> None:
-    """What the embedded engine is told is refused with what is allowed."""
+    """An unknown setting of the embedded engine is refused with what is allowed."""
     with pytest.raises(InputError, match=f"backend.{message}"):
         planned(tmp_path, f"backend.{change}")
 
@@ -243,7 +243,7 @@ def test_the_advice_of_the_gemini_guide_is_given_where_it_applies(
 
 
 def test_an_example_in_both_sets_is_named(tmp_path: Path) -> None:
-    """A held-out example that stands in the training file too is warned of, with file and line."""
+    """A held-out example that is also in the training file is warned of, with file and line."""
     options = overrides(tmp_path)
     write_rows(tmp_path / "held_out.jsonl", [*HELD_OUT, ROWS[3]])
     assert any("held_out.jsonl:11" in text and "rows.jsonl:4" in text for text in plan(load(options)).warnings)

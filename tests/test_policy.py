@@ -46,7 +46,7 @@ def service() -> ScriptedService:
 
 @pytest.mark.parametrize("where", ["submit", "poll", "generate"])
 def test_an_unavailable_service_is_asked_again(tmp_path: Path, service: ScriptedService, where: str) -> None:
-    """A few failures cost time and nothing else; they are told of once."""
+    """A few failures cost time and nothing else; they are reported once."""
     notes = Notes()
     service.steps_per_poll = 15
     errors = iter([UnavailableError("busy"), UnavailableError("busy", 0.01), None, UnavailableError("busy"), None])
@@ -59,7 +59,7 @@ def test_an_unavailable_service_is_asked_again(tmp_path: Path, service: Scripted
 
 @pytest.mark.parametrize("where", ["submit", "poll", "generate"])
 def test_a_service_that_stays_away_ends_the_run(tmp_path: Path, service: ScriptedService, where: str) -> None:
-    """After `unreachable_after_s` the run ends with the reason; the next one goes on and submits nothing twice."""
+    """After `unreachable_after_s` the run ends with the reason; the next one continues and submits nothing twice."""
     plan = planned(tmp_path, SEEDS, "runner.unreachable_after_s=0.001", "runner.backoff_s=0.001")
     gone = (UnavailableError("gone") for _ in range(1000))
     result = run_with(Troubled(service, **{where: gone}), plan)  # type: ignore[arg-type]

@@ -162,7 +162,7 @@ def test_the_verdict_shows_what_the_plan_said(tmp_path: Path) -> None:
 
 
 class Interrupts(Progress):
-    """Somebody who presses Ctrl-C at the n-th step that is shown."""
+    """A user who presses Ctrl-C at the n-th step that is shown."""
 
     def __init__(self, after: int) -> None:
         self._left = after
@@ -240,7 +240,7 @@ class Refuses(ScriptedBackend):
 
 
 def test_a_refused_submit_fails_the_trial_with_its_reason(tmp_path: Path, service: ScriptedService) -> None:
-    """The reason stands in the result, and the exit code is 1."""
+    """The reason is in the result, and the exit code is 1."""
     result = run_on(service, planned(tmp_path), Refuses)
     assert result.to_json()["trials"][0]["error"] == "invalid: quota exhausted"
     assert result.exit_code == 1

@@ -1,4 +1,4 @@
-"""A scripted backend that fails as it is told, and a run on it."""
+"""A scripted backend that fails on request, and a run on it."""
 
 from __future__ import annotations
 

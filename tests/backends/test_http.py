@@ -76,7 +76,7 @@ def test_whatever_a_service_answers_is_one_of_our_errors(status: int, content: b
 
 
 def test_every_error_of_httpx_is_translated() -> None:
-    """All of its transport errors; those before a connection stands had no effect."""
+    """All of its transport errors; those before a connection is made had no effect."""
     pending, errors = [httpx.HTTPError], set()
     while pending:
         kind = pending.pop()
@@ -97,7 +97,7 @@ def test_what_may_be_repeated_is_asked_again(service: GeminiService, client: Jso
 
 
 def test_a_create_is_sent_once(service: GeminiService, client: JsonService) -> None:
-    """Nobody pays twice for a lost answer."""
+    """A lost answer is not paid for twice."""
     service.script = Script(fault=lambda _: Fault(503))
     with pytest.raises(UnavailableError, match="answered 503 UNAVAILABLE: scripted"):
         client.create("/v1beta/tunedModels", {})
@@ -144,7 +144,7 @@ def answering(status: int, content: bytes = b"", **headers: str) -> JsonService:
 
 @pytest.mark.parametrize("content", NO_OBJECTS)
 def test_an_answer_that_is_no_object_says_what_to_look_at(content: bytes) -> None:
-    """Somebody else's server is named as what it most likely is; what may be asked again is."""
+    """The error asks whether `base_url` is the service's address; a call that changes nothing may be repeated."""
     with pytest.raises(UnavailableError, match=r"GET http://127\.0\.0\.1/.*is base_url the service's address"):
         answering(200, content).get("/")
 
@@ -167,7 +167,7 @@ def test_a_refusal_is_one_whatever_its_body(content: bytes) -> None:
     "error", [None, 3, "no", [], {"details": None}, {"details": 3}, {"details": [3, {"@type": 4}]}]
 )
 def test_an_error_in_another_shape_is_translated_all_the_same(error: object) -> None:
-    """Whatever stands where Google's envelope has a message and a list of details."""
+    """Whatever is in the place of the message and the details of Google's envelope."""
     violations = {"details": [{"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": error}]}
     for content in ({"error": error}, {"error": violations}):
         found = refusal(400, {}, json.dumps(content).encode(), is_repeatable=False)

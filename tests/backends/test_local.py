@@ -91,7 +91,7 @@ def is_alive(process_id: int) -> bool:
         os.kill(process_id, 0)
     except ProcessLookupError:
         return False
-    stat = Path(f"/proc/{process_id}/stat")  # a process that nobody has waited for is dead all the same
+    stat = Path(f"/proc/{process_id}/stat")  # a dead process that has not been waited for is a zombie
     return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
@@ -189,7 +189,7 @@ def test_generate_is_served_between_two_steps(backend: LocalBackend, place: Loca
 
 
 def test_failures_of_training_are_reported(backend: LocalBackend, place: LocalPlace) -> None:
-    """A job that diverges and one that is too long fail with their kinds, and the engine goes on."""
+    """A job that diverges and one that is too long fail with their kinds, and the engine continues."""
     diverges = replace(
         place.request("1"),
         hyperparameters=request_of(BaseModelRef(name="x", source="x"), learning_rate=1e30).hyperparameters,
@@ -249,7 +249,7 @@ def test_a_job_says_what_trained_it(backend: LocalBackend, place: LocalPlace) ->
 
 
 def test_a_removed_folder_is_trained_again(backend: LocalBackend, place: LocalPlace) -> None:
-    """Removing a tuned model's folder is how to train its key anew."""
+    """Removing a tuned model's folder is how to train its key again."""
     import shutil
 
     first = backend.submit(place.request("1"))
@@ -300,7 +300,7 @@ def test_closed_backend_takes_nothing(place: LocalPlace, tiny: BaseModelRef) -> 
 def test_a_cancelled_job_keeps_what_it_learned_where_that_is_asked_for(
     place: LocalPlace, engine_cache: Path, tiny: BaseModelRef
 ) -> None:
-    """It can be called, by this process and a later one; submitted again it begins anew and replaces it."""
+    """It can be called, by this process and a later one; submitted again it starts from the beginning and replaces it."""
     request = place.long_request("1")
     with LocalBackend(place.runs, engine_cache, EngineSettings("cpu", 1), keep_cancelled=True) as backend:
         ref = backend.submit(request)

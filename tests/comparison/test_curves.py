@@ -34,7 +34,7 @@ def by_epoch(losses: list[float]) -> list[EpochLoss]:
     ],
 )
 def test_a_training_curve_alone(losses: list[float], shape: Shape, after: int | None) -> None:
-    """Short, flat, falling and unstable curves are told apart where no validation loss is known."""
+    """Short, flat, falling and unstable curves are distinguished where no validation loss is known."""
     advice = advise(losses)
     assert (advice.shape, advice.after) == (shape, after)
 

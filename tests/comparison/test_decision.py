@@ -43,7 +43,7 @@ def demo(base: str = "0" * 24) -> Comparison:
 
 
 def test_the_demo_has_one_tied_set_and_advises_five_epochs() -> None:
-    """17 against 15 of 24 rows cannot be told apart, so that the cheaper point is advised."""
+    """17 and 15 of 24 rows cannot be distinguished, so that the cheaper point is advised."""
     decision = demo().decision
     assert decision.outcome is Outcome.BETTER
     assert decision.tied == (0, 1, 2, 3)
@@ -76,7 +76,7 @@ def test_one_pair_is_mcnemars_test_with_tangos_interval() -> None:
 
 
 def test_a_point_is_compared_with_the_baseline_that_is_hardest_to_beat() -> None:
-    """On a three-label set 44 % beats an untuned model's 0 %, and is not told from one answer's 33 %."""
+    """On a three-label set 44 % beats an untuned model's 0 %, and is not distinguished from one answer's 33 %."""
     labels = np.arange(36) % 3
     tuned = (np.arange(36) % 9 < 4).astype(float)
     comparison = decide(
@@ -113,7 +113,7 @@ def test_of_points_that_cost_the_same_the_better_one_is_advised() -> None:
 
 
 def test_of_tied_points_the_cheapest_that_is_better_is_advised() -> None:
-    """A cheaper point that cannot be told from the best, but from no baseline either, is passed over."""
+    """A cheaper point that differs neither from the best nor from any baseline is passed over."""
     cheap, dear = point(0, "1" * 4 + "0" * 20, tokens=1), point(1, "1" * 8 + "0" * 16, tokens=2)
     decision = decide(RIGHT, [cheap, dear], [baseline("base", "0" * 24)]).decision
     assert decision.tied == (0, 1)

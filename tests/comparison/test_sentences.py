@@ -53,7 +53,7 @@ def case(
 
 
 def test_better_with_a_tied_set() -> None:
-    """The point to use, what it is better than, by how much, and the points that cannot be told from it."""
+    """The point to use, what it is better than, by how much, and the points that do not differ from it."""
     found = case(
         [
             point(0, "1" * 13 + "0" * 9 + "11", tokens=2715),

@@ -147,7 +147,7 @@ def baseline(name: str, right: float, trials: Sequence[int], rows: int = 24, chr
 
 
 def demo_verdict() -> Verdict:
-    """The shipped demo: four points of one trial that cannot be told from each other, three baselines, 24 rows."""
+    """The shipped demo: four points of one trial that cannot be distinguished, three baselines, 24 rows."""
     grid: list[dict[str, Scalar]] = [{LEARNING_RATE: lr, EPOCHS: n} for lr in (0.001, 0.0005) for n in (5, 10)]
     values = [
         (15, 0.0198, 0.634, 61.2),
@@ -222,7 +222,7 @@ def demo_verdict() -> Verdict:
 
 
 def replicates_verdict() -> Verdict:
-    """Two points of three seeds each; the better one is told from the base model, and from the other point."""
+    """Two points of three seeds each; the better one differs from the base model and from the other point."""
     of, seeds = sweep("support", "1a2b3c4d"), (0, 1, 2)
     trials: list[TrialResult] = []
     points = []

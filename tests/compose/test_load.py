@@ -27,7 +27,7 @@ def test_the_defaults_are_the_gemini_guides(examples_file: Path) -> None:
 
 
 def test_an_experiment_wins_over_the_primary_config() -> None:
-    """`_self_` stands first, so that what an experiment sets is not undone by config.yaml."""
+    """`_self_` comes first, so that what an experiment sets is not undone by config.yaml."""
     write(Path("conf/experiment/seeded.yaml"), "# @package _global_\nname: seeded\nseed: 7\ndataset: {path: x.csv}\n")
     assert load(["experiment=seeded"]).seed == 7
 

@@ -59,7 +59,7 @@ def test_near_duplicates_are_named_with_both_places(tmp_path: Path) -> None:
 
 
 def test_near_duplicates_across_training_and_held_out_are_a_near_leak(tmp_path: Path) -> None:
-    """A held-out input that was pasted and edited is told apart from an exact one."""
+    """A held-out input that was pasted and edited is distinguished from an exact one."""
     found = loaded(tmp_path, [pair(LONG, "cancel")], [pair(LONG + ".", "cancel"), pair("12", "13")])
     (text,) = texts(found, "near leak")
     assert "among the validation inputs (1)" in text
@@ -210,7 +210,7 @@ def test_free_text_has_no_labels() -> None:
 
 @pytest.mark.parametrize("text", ["Dear {{ name }}", "{% if x %}", "end }}"])
 def test_template_braces_in_the_data_are_named(tmp_path: Path, text: str) -> None:
-    """A template that was never rendered stands out."""
+    """A template that was never rendered is found."""
     assert texts(loaded(tmp_path, [pair(text, "2")]), "braces")[0].endswith("escape what is meant")
 
 
@@ -234,7 +234,7 @@ PLANTED = {
 
 
 def test_secrets_are_named_by_kind_and_never_shown(tmp_path: Path) -> None:
-    """One finding a kind, with the place; the value stands nowhere."""
+    """One finding for each kind, with the place; the value is shown nowhere."""
     rows = [pair(f"my key is {value}", "2") for value in PLANTED.values()]
     found = texts(loaded(tmp_path, rows), "secret")
     assert [re.search("looks like (.*); remove it", text)[1] for text in found] == list(PLANTED)  # type: ignore[index]
@@ -265,7 +265,7 @@ def test_secrets_are_what_their_patterns_find(text: str) -> None:
 
 
 def test_addresses_are_named_but_those_of_nobody(tmp_path: Path) -> None:
-    """Example domains are nobody's."""
+    """Example domains belong to no one and are not reported."""
     rows = [pair("write to jane.doe@company.org", "2"), pair("write to me@example.com", "3")]
     (text,) = texts(loaded(tmp_path, rows), "e-mail")
     assert "rows.jsonl:1: an e-mail address" in text

@@ -146,7 +146,7 @@ def test_conversations_in_parquet(tmp_path: Path) -> None:
 
 
 def test_all_problems_at_once(tmp_path: Path) -> None:
-    """Every problem of every file is told in one error, each with its line."""
+    """Every problem of every file is in one error, each with its line."""
     chat = [{"role": "user", "content": "1"}]
     rows = [
         *_numbers(1),
@@ -247,7 +247,7 @@ def test_infinity(tmp_path: Path, template: Template) -> None:
 
 
 def test_failing_expression_keeps_the_cell_to_itself(tmp_path: Path) -> None:
-    """An expression that fails names the row, and not what stands in it."""
+    """An expression that fails names the row, and not its content."""
     path = _write(tmp_path / "a.jsonl", [{"text_input": "hunter2", "output": "2"}])
     template = Template(text_input="{{ {'a': 'b'}[text_input] }}")
     assert _problems(path, template=template) == [
@@ -256,7 +256,7 @@ def test_failing_expression_keeps_the_cell_to_itself(tmp_path: Path) -> None:
 
 
 def test_ten_thousand_bad_rows_are_a_few_lines(tmp_path: Path) -> None:
-    """Of one kind of problem five lines are told, the rest is counted."""
+    """Of one kind of problem five lines are shown, the rest is counted."""
     path = _write(tmp_path / "a.jsonl", [{"text_input": "", "output": "2"}] * 10_000)
     problems = _problems(path)
     assert len(problems) == 5

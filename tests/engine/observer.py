@@ -1,4 +1,4 @@
-"""Training's observer for tests: keeps what it is told, in memory."""
+"""Training's observer for tests: keeps its calls in memory."""
 
 from __future__ import annotations
 

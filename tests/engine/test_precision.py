@@ -87,7 +87,7 @@ def test_auto_is_bf16_where_every_gpu_has_it(capabilities: tuple[tuple[int, int]
 
 
 def test_nodes_of_a_cluster_compute_what_was_planned_here() -> None:
-    """They are told a format, and a plan warns which."""
+    """The format is stated, and a plan warns which it is."""
     section = LocalSection.model_validate({"kind": "local", "device": "cpu", "workers": {"kind": "slurm"}})
     assert any("precision: auto is fp32 as on this machine" in text for text in capabilities_of(section).warnings)
     assert precision.stated(section.settings) == replace(section.settings, precision="fp32")

@@ -43,7 +43,7 @@ LOG = Path("engine.log")
     ],
 )
 def test_exit_codes(code: int, before: int | None, after: int | None, kind: FailureKind, words: str) -> None:
-    """A killed engine ran out of memory if the kernel counted that or nobody counts; anything else crashed."""
+    """A killed engine ran out of memory if the kernel counted that or keeps no count; anything else crashed."""
     failure = failure_of_exit(code, before, after, LOG, "the log's end")
     assert failure.kind == kind
     assert words in failure.message

@@ -260,7 +260,7 @@ def test_divergence_ends_the_job(base: LoadedModel, tiny: BaseModelRef, learning
 
 
 def test_failed_job_does_not_touch_the_next(base: LoadedModel, tiny: BaseModelRef, tmp_path: Path) -> None:
-    """A pack goes on after a job that diverged, with the result it would have had alone."""
+    """A pack continues after a job that diverged, with the result it would have had alone."""
     alone = adapter_digest(base, request_of(tiny), tmp_path / "alone")
     observer = Recording(folder=tmp_path / "pack")
     diverges = request_of(tiny, key="b", learning_rate=1e30)

@@ -156,7 +156,7 @@ def test_too_few_descriptors_are_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("umask", [0o022, 0o000])
 def test_a_new_runs_folder_is_its_owners_alone(tmp_path: Path, umask: int) -> None:
-    """Whoever makes it first: the ledger, a lock, the engine's log; one that is there keeps its rights."""
+    """Whichever of the ledger, a lock and the engine's log is made first; an existing folder keeps its permissions."""
     before = os.umask(umask)
     try:
         write(tmp_path / "a" / "ledger.db")

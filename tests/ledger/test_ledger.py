@@ -159,7 +159,7 @@ def test_a_finished_job_stays_as_it_is(ledger: Ledger) -> None:
 def test_a_curve_has_every_step_once_whatever_the_cuts(
     tmp_path_factory: pytest.TempPathFactory, cuts: list[int]
 ) -> None:
-    """Recording prefixes of a curve in any order, across reopened ledgers, keeps each step once, as first told."""
+    """Recording prefixes of a curve in any order, across reopened ledgers, keeps each step once, as first recorded."""
     path = tmp_path_factory.mktemp("ledger") / "ledger.db"
     with Ledger(path) as opened:
         job = opened.intend(request(), "local", 1).id

@@ -96,7 +96,7 @@ def test_one_that_cannot_be_asked_keeps_no_other_from_its_answers(tmp_path: Path
 
 
 def test_a_place_that_does_not_answer_is_asked_again(tmp_path: Path, service: ScriptedService) -> None:
-    """The same questions are asked together when it answers again, and the trials are told of once."""
+    """The same questions are asked together when it answers again, and each trial is reported once."""
     asked, notes = Asked(), Notes()
     backend = Together(service, asked, [UnavailableError("no route")])
     assert run_with(backend, planned(tmp_path, *SWEEP), notes).exit_code == 0

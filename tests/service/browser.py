@@ -80,7 +80,7 @@ class Browser:
         self.one(selector).click()
 
     def type(self, selector: str, text: str) -> None:
-        """Replace what stands in a box."""
+        """Replace the text of a box."""
         box = self.one(selector)
         box.clear()
         box.send_keys(text)

@@ -42,7 +42,7 @@ def client(running: RunningService) -> Iterator[Client]:
 
 @pytest.fixture
 def other(running: RunningService) -> Iterator[Client]:
-    """Somebody else."""
+    """Another user."""
     key = running.service.keys.add("other@localhost", running.key.scopes)
     with Client(running.address, key.secret) as client:
         yield client

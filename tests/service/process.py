@@ -17,7 +17,7 @@ from tunerun.testing.waiting import wait_until
 
 
 class Process:
-    """A service in a process of its own; each start goes on in the same folder."""
+    """A service in a process of its own; each start continues in the same folder."""
 
     def __init__(self, folder: Path, model: BaseModelRef, cache: Path) -> None:
         self.state = folder / "state"

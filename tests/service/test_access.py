@@ -83,7 +83,7 @@ def test_a_key_without_the_scope_may_ask_models_alone(running: RunningService, s
 
 
 def test_a_key_that_is_revoked_is_refused_at_once(running: RunningService) -> None:
-    """The running service reads the file anew when it has changed."""
+    """The running service reads the file again when it has changed."""
     key = running.service.keys.add("gone@localhost", [TUNING_SCOPE])
     with Client(running.address, key.secret) as client:
         client.good("GET", "/models")
@@ -169,7 +169,7 @@ def test_a_wrong_permission_is_refused_by_its_field(client: Client, shared: str,
 
 
 def test_the_owners_permission_stays(client: Client, shared: str) -> None:
-    """It can neither be taken away nor changed; nothing but the role of any can be."""
+    """It can be neither deleted nor changed; of any other permission only the role can be."""
     (owner,) = client.good("GET", f"{shared}/permissions")["permissions"]
     client.refused(400, "DELETE", f"/{owner['name']}")
     client.refused(400, "PATCH", f"/{owner['name']}", {"role": "READER"})
@@ -204,7 +204,7 @@ def test_a_large_body_is_refused_while_it_is_read(running: RunningService, clien
 
 
 def test_a_slow_client_holds_nobody_up(settings: Settings, tmp_path: Path) -> None:
-    """A hundred that never finish their requests take no worker, and are told so when the time is over."""
+    """A hundred that never finish their requests take no worker, and get an answer that says so when the time is over."""
     slow_settings = Settings(tmp_path / "state", settings.models, settings.cache, device="cpu", threads=1)
     with RunningService(slow_settings, body_timeout_s=2.0) as running:
         address = ("127.0.0.1", int(running.address.rpartition(":")[2]))

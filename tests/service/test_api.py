@@ -19,7 +19,7 @@ from tunerun.testing.waiting import wait_until
 from tunerun.workers.local import LocalWorkers
 
 LONG = 1_000_000
-"""Epochs that nobody waits for."""
+"""More epochs than a test waits for."""
 
 
 def delete(client: Client, *identifiers: str) -> None:
@@ -384,7 +384,7 @@ def test_a_waiting_job_is_cancelled_before_it_begins(client: Client) -> None:
 
 
 def test_a_tuned_model_may_be_the_source_of_another(client: Client) -> None:
-    """It goes on where the first one ended: its loss begins near that one's last."""
+    """It continues where the first one ended: its loss begins near that one's last."""
     first = client.tuned("parent", epochCount=20, batchSize=7)
     asked = body(epochCount=5, batchSize=7)
     del asked["baseModel"]

@@ -1,4 +1,4 @@
-"""What nobody should send, and what should not happen to a service: each once, and the service goes on."""
+"""Requests that should not be sent, and faults that should not happen: each once, and the service keeps working."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_filter_has_few_words(client: Client) -> None:
 
 
 def test_creating_granting_and_deleting_one_id_at_once_is_never_a_servers_error(client: Client) -> None:
-    """Whoever comes first; the others are told why not."""
+    """The first one succeeds; the others get the reason."""
 
     def hammer(number: int) -> set[int]:
         path = "/tunedModels/raced"
@@ -321,7 +321,7 @@ def test_a_stream_that_is_left_ends_at_the_next_token(own: Settings, monkeypatch
             return take(batch, report)
 
         monkeypatch.setattr(Batch, "take", noted)
-        for _ in range(20):  # whoever comes too late has heard it all
+        for _ in range(20):  # a client that comes too late has had every part
             asked = prompt("1", maxOutputTokens=110, temperature=2.0)
             path = "/models/tiny:streamGenerateContent?alt=sse"
             with client.http.stream("POST", path, json=asked) as response:

@@ -83,7 +83,7 @@ def proxy(running: RunningService) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def elsewhere(running: RunningService) -> Iterator[FaultProxy]:
-    """Where a redirect leads to, and nobody may go."""
+    """The target of a redirect, which may not be followed."""
     with FaultProxy(running.address) as elsewhere:
         yield elsewhere
         assert elsewhere.requests == []
@@ -272,7 +272,7 @@ def test_a_create_that_goes_wrong_makes_one_tuned_model(
 
 @pytest.fixture
 def left_over(client: Client) -> Callable[[Sweep], None]:
-    """Makes a tuned model of a sweep's first trial that somebody has cancelled, so that it has to make way."""
+    """Makes a tuned model of a sweep's first trial that was cancelled, so that it has to be replaced."""
 
     def leave(sweep: Sweep) -> None:
         request = sweep.trials[0].request()

@@ -25,14 +25,14 @@ from tunerun.testing.waiting import wait_until
 
 @pytest.fixture
 def stranger(running: RunningService) -> Iterator[Visitor]:
-    """Somebody with a key who has not signed in."""
+    """A user with a key who has not signed in."""
     with visiting(running, "stranger@localhost") as visitor:
         yield visitor
 
 
 @pytest.fixture
 def visitor(running: RunningService) -> Iterator[Visitor]:
-    """Somebody who is signed in, and whose library is empty."""
+    """A user who is signed in, and whose library is empty."""
     with visiting(running, "visitor@localhost") as visitor:
         visitor.sign_in()
         yield visitor
@@ -72,7 +72,7 @@ def test_a_wrong_key(stranger: Visitor, key: str) -> None:
 
 
 def test_a_key_without_the_scope(running: RunningService) -> None:
-    """A key that may not tune is told so."""
+    """For a key that may not tune the page says so."""
     with visiting(running, "poor@localhost", ["https://www.googleapis.com/auth/other"]) as visitor:
         response = visitor.sign_in()
     assert response.status_code == 403
@@ -80,7 +80,7 @@ def test_a_key_without_the_scope(running: RunningService) -> None:
 
 
 def test_a_revoked_key_signs_out(running: RunningService) -> None:
-    """Whoever is signed in with a key that is revoked is out at the next request."""
+    """A user whose key is revoked is signed out at the next request."""
     with visiting(running, "fired@localhost") as visitor:
         visitor.sign_in()
         key = running.service.keys.find(visitor.secret)
@@ -185,7 +185,7 @@ def test_a_file_is_shown(visitor: Visitor, name: str, content: str) -> None:
 
 
 def test_a_long_file_is_shown_in_part(visitor: Visitor) -> None:
-    """Of many rows the first ten are shown, and nobody is advised to add some."""
+    """Of many rows the first ten are shown, and there is no advice to add some."""
     response = visitor.send(table([[f"input {n}", f"output {n}"] for n in range(1000)]))
     text = text_of(response)
     assert "1,000 rows The first 10 text_input" in text
@@ -222,7 +222,7 @@ def test_no_file(visitor: Visitor) -> None:
 
 
 def test_only_the_newest_files_are_kept(visitor: Visitor, stranger: Visitor) -> None:
-    """An older file than the newest few has to be sent again, and nobody sees another one's."""
+    """An older file than the newest few has to be sent again, and no user sees another's."""
     paths = [visitor.send(table()).url.path for _ in range(KEPT_FILES + 1)]
     gone = visitor.http.get(paths[0])
     assert (gone.status_code, "send it again" in text_of(gone)) == (404, True)
@@ -411,7 +411,7 @@ def test_a_job_that_waits_can_be_cancelled_or_deleted(visitor: Visitor) -> None:
 
 
 def test_deleting_is_confirmed_without_javascript(visitor: Visitor) -> None:
-    """The button that deletes stands inside a closed part of the page that has to be opened first."""
+    """The button that deletes is inside a closed part of the page that has to be opened first."""
     visitor.tuned("doomed")
     page = visitor.http.get("/").text
     inner = re.search(r'<details class="confirm"[^>]*>(.*?)</details>', page, re.DOTALL)
@@ -421,7 +421,7 @@ def test_deleting_is_confirmed_without_javascript(visitor: Visitor) -> None:
 
 
 def test_other_peoples_models(visitor: Visitor, stranger: Visitor, client: Client) -> None:
-    """Whoever may only read a model can try it, and finds no buttons that would be refused; others do not see it."""
+    """A user who may only read a model can try it, and sees no buttons that would be refused; others do not see it."""
     visitor.tuned("shared")
     stranger.sign_in()
     assert stranger.card("shared").status_code == 404

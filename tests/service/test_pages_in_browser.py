@@ -134,7 +134,7 @@ def test_cancelling_and_deleting(page: Browser, visitor: Visitor, tmp_path: Path
 
 
 def test_a_model_that_is_deleted_elsewhere_disappears(page: Browser, visitor: Visitor) -> None:
-    """What somebody deletes by a program while it is tuned goes from the page by itself."""
+    """A model that a program deletes while it is tuned disappears from the page by itself."""
     visitor.start(identifier="brief", epoch_count=FOREVER)
     sign_in(page, visitor)
     page.one("#model-brief[data-state=CREATING]")

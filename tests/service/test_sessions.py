@@ -62,7 +62,7 @@ def test_a_revoked_key_ends_its_sessions(keys: KeyFile, key: Key) -> None:
 
 
 def test_a_key_has_to_have_the_scope(keys: KeyFile) -> None:
-    """A key that may not tune starts no session, and is told why."""
+    """A key that may not tune starts no session, and the answer says why."""
     key = keys.add("me@localhost", ["https://www.googleapis.com/auth/other"])
     with pytest.raises(ServiceError, match=f"The key {key.id} has no scope for tuning"):
         Sessions(keys).start(key.secret)

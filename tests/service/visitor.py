@@ -1,4 +1,4 @@
-"""Somebody who uses the page without JavaScript: a plain HTTP client that keeps cookies."""
+"""A user of the page without JavaScript: a plain HTTP client that keeps cookies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 
 FOREVER = "1000000"
-"""Epochs that nobody waits for."""
+"""More epochs than a test waits for."""
 
 
 def table(rows: Sequence[Sequence[str]] = (), header: Sequence[str] = ("text_input", "output")) -> str:
@@ -91,7 +91,7 @@ class Visitor:
 
 @contextmanager
 def visiting(running: RunningService, owner: str, scopes: Sequence[str] = (TUNING_SCOPE,)) -> Iterator[Visitor]:
-    """Somebody with a key of their own, who has not signed in."""
+    """A user with a key of their own, who has not signed in."""
     key = running.service.keys.add(owner, scopes)
     with Visitor(running, key.secret, owner) as visitor:
         yield visitor

@@ -127,7 +127,7 @@ def test_invalid_template(text: str, problem: str) -> None:
 
 
 def test_both_parts_are_checked() -> None:
-    """Mistakes in both expressions are told at once."""
+    """Mistakes in both expressions are reported at once."""
     with pytest.raises(TemplateError, match=r"template\.text_input: .*\ntemplate\.output: ") as refused:
         PromptTemplate(Template(text_input="{{ a", output="{{ b"))
     assert len(refused.value.problems) == 2

@@ -42,7 +42,7 @@ def test_json_is_all_there_is_on_stdout_beside_a_server(lab: Lab, uri: str) -> N
 
 
 def test_ui_starts_on_a_store_that_was_damaged(lab: Lab, uri: str) -> None:
-    """The page comes up with all that the ledger holds, what was interrupted closed, and the user is told."""
+    """The page comes up with all that the ledger holds, what was interrupted closed, and a message says so."""
     complete(lab)
     Path(uri.removeprefix("sqlite:///")).write_bytes(b"SQLite format 3\0 and then noise" * 100)
     with server(uri, port := free_port(), f"paths.runs={lab.ledger.path.parent}") as process:

@@ -123,7 +123,7 @@ def test_an_older_store_is_brought_up_to_date_on_a_copy(lab: Lab, uri: str) -> N
 def test_a_store_that_is_deleted_during_a_run_comes_back_whole(
     lab: Lab, uri: str, new_store: Callable[[str], str]
 ) -> None:
-    """Deleted between two turns, the store is made again with everything that it had shown, and the user is told."""
+    """Deleted between two turns, the store is made again with everything that it had shown, and a message says so."""
     file = Path(uri.removeprefix("sqlite:///"))
     with Tracker(lab.ledger.path, uri, interval_s=0.05) as tracker:
         tracker.start(lab.sweep.id)
@@ -142,7 +142,7 @@ def test_a_store_that_is_deleted_during_a_run_comes_back_whole(
 
 
 def test_other_sweeps_come_back_too(lab: Lab, uri: str, made_store: Path) -> None:
-    """After a loss the next run of one sweep brings back those of the others that MLflow had been told of."""
+    """After a loss the next run of one sweep brings back those of the others that MLflow had received."""
     other = freeze(lab.ledger, "other-1", name="other")
     other.finish(0)
     complete(lab)

@@ -76,7 +76,7 @@ def test_a_fault_of_our_own_ends_no_thread_silently(ledger: Ledger, uri: str) ->
 
 
 def test_a_server_that_never_answers_holds_nobody(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hung server costs one timeout, and closing waits no longer than it is told."""
+    """A hung server costs one timeout, and closing waits no longer than its limit."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

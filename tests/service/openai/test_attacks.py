@@ -95,7 +95,7 @@ def test_a_form_that_is_a_bomb_or_cut_off_leaves_nothing(
 
 
 def test_a_length_over_the_limit_is_refused_before_it_is_sent(running: RunningService) -> None:
-    """Whoever has no key is refused as early."""
+    """A caller without a key is refused as early."""
     with connected(running) as raw:
         raw.sendall(head(running, f"Content-Length: {2 * MAX_FILE_BYTES}".encode()))
         status, error = answer_of(raw)

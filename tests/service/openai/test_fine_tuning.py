@@ -239,7 +239,7 @@ def test_a_tuned_model_is_continued(sdk: OpenAI, training_file: str) -> None:
 def test_a_model_is_deleted_with_its_job_also_under_way(
     sdk: OpenAI, running: RunningService, training_file: str
 ) -> None:
-    """The queue goes on; base models, checkpoints and models of others stay."""
+    """The queue continues; base models, checkpoints and models of others stay."""
     job = created(sdk, training_file, method=hyperparameters(n_epochs=LONG))
     underway(sdk, job.id)
     identifier = running.service.library.newest(running.key, 1)[0].id
