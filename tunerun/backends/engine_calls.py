@@ -1,4 +1,4 @@
-"""Calls of an engine: commands whose caller waits, and prompts, which are answered together."""
+"""Work for an engine besides training: commands whose caller blocks, and prompts, which are answered in batches."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ OnPart = Callable[[AnswerPart], None]
 
 
 class Work(Protocol):
-    """A call on its way to the engine and back. Its methods are called under the queue's lock, but for `command`."""
+    """One unit of work for the engine. The queue's lock is held while its methods are called, except `command`."""
 
     @property
     def model(self) -> BaseModelRef:
-        """The base model that it needs."""
+        """The base model that the engine has to load for it."""
 
     def command(self) -> messages.Call:
-        """The command for the engine.
+        """Return the command for the engine.
 
         Raises:
-            InputError: it cannot be done.
+            InputError: it cannot be executed, for example because the base model was replaced.
         """
 
     def take(self, report: messages.Report) -> bool:
-        """Note a report of the engine; whether the call is done."""
+        """Apply a report of the engine; return whether the work is done."""
 
     def settle(self, failure: Failure) -> None:
-        """End: the engine will not do it."""
+        """Handle the death of the engine that was executing it."""
 
     def refuse(self, error: errors.TunerunError) -> None:
-        """End, because it cannot be begun."""
+        """Fail, because it cannot be started."""
 
 
 @dataclass(eq=False)
 class Call:
-    """A command whose caller waits for it."""
+    """A command whose caller blocks until its last report."""
 
     asked: messages.Call
     on_part: Callable[[int, AnswerPart], None] | None = None
@@ -58,7 +58,7 @@ class Call:
         return self.asked
 
     def take(self, report: messages.Report) -> bool:
-        """The caller has its answer with the last report, and parts of it before."""
+        """Pass parts of an answer on as they arrive; resolve the caller's future with the last report."""
         if isinstance(report, messages.Refused):
             self.answer.set_exception(raised(report))
         elif isinstance(report, messages.Answers | messages.Measured | messages.Done):
@@ -68,23 +68,25 @@ class Call:
         return self.answer.done()
 
     def settle(self, failure: Failure) -> None:
-        """The caller has an error."""
+        """Fail with the error for the engine's death."""
         self.refuse(call_error(self.asked, failure))
 
     def refuse(self, error: errors.TunerunError) -> None:
-        """The caller has an error."""
+        """Fail the caller's future, unless it is done."""
         if not self.answer.done():
             self.answer.set_exception(error)
 
 
 @dataclass(eq=False)
-class Asked:
-    """A prompt on its way to its answer.
+class QueuedPrompt:
+    """A queued prompt and the future of its answer.
 
     Attributes:
-        check: whether its base model can still be asked; may take a while.
-        is_begun: whether a part of the answer has been passed on.
-        is_alone: whether it is answered without others, because an engine has died with it.
+        model: the base model.
+        check: raises InputError if the base model was replaced; may take a while.
+        on_part: called with each new part of the answer; None: the answer is not streamed.
+        is_begun: whether a part of the answer was delivered, so that the prompt cannot be retried.
+        is_alone: whether it needs a batch of its own, because an engine died while answering it.
     """
 
     model: BaseModelRef
@@ -97,22 +99,22 @@ class Asked:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether its caller still waits; called when its turn has come, from when on it cannot be cancelled."""
+        """Whether the caller has not cancelled it. Marks the future as running, after which it cannot be cancelled."""
         return not self.answer.done() and (self.answer.running() or self.answer.set_running_or_notify_cancel())
 
-    def joins(self, first: Asked) -> bool:
-        """Whether it may be answered together with a prompt before it.
+    def joins(self, first: QueuedPrompt) -> bool:
+        """Whether it may share a batch with the prompt that was queued first.
 
-        What comes next waits for the batch's longest answer, so none joins that may be longer than the first.
+        The next batch waits for the longest answer of this one, so a prompt with a higher token limit does not join.
         """
         is_apart = self.is_alone or first.is_alone or self.model != first.model
         return not is_apart and self.prompt.options.max_output_tokens <= first.prompt.options.max_output_tokens
 
 
 class Batch:
-    """Prompts that are answered together: what each is answered does not depend on the others."""
+    """Prompts that are answered together; no answer depends on the other prompts of the batch."""
 
-    def __init__(self, asked: Sequence[Asked], put_back: Callable[[Sequence[Asked]], None]) -> None:
+    def __init__(self, asked: Sequence[QueuedPrompt], put_back: Callable[[Sequence[QueuedPrompt]], None]) -> None:
         self.asked = asked
         self._put_back = put_back
         self.generate = messages.Generate(
@@ -129,12 +131,12 @@ class Batch:
         return self.asked[0].model
 
     def command(self) -> messages.Call:
-        """All prompts at once, where their base model is what it was."""
+        """Return the command for all prompts, after checking that their base model was not replaced."""
         self.asked[0].check(self.asked[0].model)
         return self.generate
 
     def take(self, report: messages.Report) -> bool:
-        """Each caller gets its answer once it is whole, and parts of it before; the last report has what is left."""
+        """Resolve each caller's future when its answer is complete; the last report resolves the remaining ones."""
         if isinstance(report, messages.Piece):
             each = self.asked[report.position]
             if each.on_part is not None:
@@ -155,11 +157,11 @@ class Batch:
         return isinstance(report, messages.Answers | messages.Refused)
 
     def settle(self, failure: Failure) -> None:
-        """Each prompt is tried alone, because one may have ended the engine; but not what is sent in part already."""
+        """Queue each prompt again on its own, since any of them may have killed the engine; fail partly sent ones."""
         self._fail(call_error(self.generate, failure))
 
     def refuse(self, error: errors.TunerunError) -> None:
-        """Every caller has an error."""
+        """Fail every prompt of the batch."""
         for each in self.asked:
             if not each.answer.done():
                 each.answer.set_exception(error)
@@ -178,12 +180,13 @@ class Batch:
 def call_error(command: messages.Call, failure: Failure) -> errors.TunerunError:
     """Return the error for a caller whose engine died.
 
-    A base model that fits no memory is for the user to change; a call that was lost with its machine may be repeated.
+    A base model that does not fit into memory is an InputError, which the user has to fix; a call that was lost with
+    its machine is an UnavailableError, which may be retried.
     """
     if isinstance(command, messages.Prepare) and failure.kind is FailureKind.OUT_OF_MEMORY:
         return BaseModelError(
             f"the base model {command.model.name!r} does not fit this machine's memory: the engine's process was "
-            "killed while it converted the weights to float32 (4 bytes a parameter); free memory, or choose a "
+            "killed while it converted the weights to float32 (4 bytes per parameter); free memory, or choose a "
             "smaller base model"
         )
     if failure.kind is FailureKind.LOST:
@@ -192,7 +195,7 @@ def call_error(command: messages.Call, failure: Failure) -> errors.TunerunError:
 
 
 def raised(report: messages.Refused) -> errors.TunerunError:
-    """Return the error that the engine's process raised, as the same class here."""
+    """Return the error that the engine's process raised, as an instance of the same class."""
     kind = getattr(errors, report.error or "", None)
     if isinstance(kind, type) and issubclass(kind, InputError):
         return kind(report.problems)

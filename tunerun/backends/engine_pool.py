@@ -1,7 +1,7 @@
-"""Several engines, each with its queue: what a backend has to do is shared among them.
+"""Distributes the work of a backend over several engines, each with its own queue.
 
-A job goes to the engine that has jobs of the same training run, else to the one with the least to do; so does a call,
-but of equal ones to one that had its base model last.
+A job goes to the engine that already has jobs of the same training run, otherwise to the least loaded one. A call goes
+to the least loaded engine; on a tie, to one that last had the call's base model loaded.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 
-from tunerun.backends.engine_calls import Asked
+from tunerun.backends.engine_calls import QueuedPrompt
 from tunerun.backends.engine_queue import EngineQueue
 from tunerun.backends.engine_session import Job
 from tunerun.engine import messages
@@ -22,16 +22,16 @@ _NO_ROOM = Failure(FailureKind.LOST, "no machine has room for another worker sin
 
 
 class EnginePool:
-    """Engine queues that act as one.
+    """Several engine queues with the interface of one.
 
     Args:
-        open_worker: starts the engine of a number, from 0; called when it first has something to do, and after it died.
+        open_worker: starts the engine with a number, from 0; called with its first work, and again after it died.
         train: see `EngineQueue`.
-        count: how many engines there are at most.
-        room: says how many of them can run at once; less than before where a cluster has lost a node.
+        count: the most engines.
+        room: returns how many of them can run at once; decreases when a cluster loses a node.
 
     Attributes:
-        lock: guards the queues, and what the work in them holds.
+        lock: guards all queues and the state of the work in them.
     """
 
     def __init__(
@@ -50,41 +50,41 @@ class EnginePool:
 
     @property
     def process_id(self) -> int | None:
-        """The operating system's number of the first engine's process; None: none was started here, or it has died."""
+        """PID of the first engine's process on this machine; None: it is not running."""
         return next((each.process_id for each in self._queues if each.process_id is not None), None)
 
     @property
     def is_open(self) -> bool:
-        """Whether work is taken."""
+        """Whether the pool accepts work."""
         return all(each.is_open for each in self._queues)
 
     @property
     def calls_waiting(self) -> int:
-        """How many calls and prompts wait for what is before them."""
+        """Number of queued calls and prompts."""
         return sum(each.calls_waiting for each in self._queues)
 
     @property
     def load(self) -> int:
-        """How much is waiting or under way."""
+        """Number of jobs, calls and prompts that are queued or running."""
         return sum(each.load for each in self._queues)
 
     @property
     def refusal(self) -> str | None:
-        """Why an engine could not be started the last time; None: all could."""
+        """Why the last attempt to start an engine failed; None: all engines start."""
         return next((each.refusal for each in self._queues if each.refusal is not None), None)
 
     def call(self, command: messages.Call, on_part: Callable[[int, AnswerPart], None] | None = None) -> messages.Report:
-        """Have a command followed, and wait for its report; what was added begins as well."""
+        """Execute a command, and block until its report; also starts the jobs that were added."""
         self.begin()
         return self._least(command.model).call(command, on_part)
 
-    def ask(self, asked: Sequence[Asked]) -> None:
-        """Have prompts to one base model answered; what was added begins as well."""
+    def ask(self, asked: Sequence[QueuedPrompt]) -> None:
+        """Queue prompts to one base model; also starts the jobs that were added."""
         self.begin()
         self._least(asked[0].model).ask(asked)
 
     def adopt(self, worker: Worker, jobs: Sequence[Job]) -> bool:
-        """Continue with an engine that trains jobs already; False: there are as many engines as there may be."""
+        """Take over a running engine with its jobs; False: the pool already has its most engines."""
         with self.lock:
             for number, queue in enumerate(self._queues):
                 if queue.adopt(worker, jobs):
@@ -93,12 +93,12 @@ class EnginePool:
             return False
 
     def add_job(self, job: Job) -> None:
-        """Have a job trained, after those before it; it begins after `begin`."""
+        """Append a job to a queue; it can start once `begin` is called."""
         with self.lock:
             self._of_run(job).add_job(job)
 
     def begin(self) -> None:
-        """Have the jobs trained that were added."""
+        """Allow the jobs that were added to start."""
         for each in self._queues:
             each.begin()
 
@@ -108,7 +108,7 @@ class EnginePool:
         return next(same, None) or self._least(job.request.model)
 
     def _open(self, number: int) -> Worker:
-        """Start an engine, unless the others that run leave it no room: then what waits for it is for them."""
+        """Start an engine; fail if the running ones leave no room for it, so that they get its work."""
         others = sum(self._runs(other) for other in self._workers if other != number)
         if others and self._room() <= others:
             return DeadWorker(_NO_ROOM)
@@ -120,10 +120,10 @@ class EnginePool:
         return worker is not None and not worker.has_ended
 
     def _least(self, model: BaseModelRef) -> EngineQueue:
-        """The queue with the least to do, of equal ones one that had the base model last.
+        """Return the least loaded queue; on a tie, one that had the base model loaded last.
 
         Raises:
-            InputError, AccessError: no engine can run; see `room`.
+            InputError, AccessError: no engine can run; raised by `room`.
         """
         room = self._room()
         with self.lock:
@@ -134,31 +134,31 @@ class EnginePool:
             return chosen
 
     def check_open(self) -> None:
-        """Refuse further work of a pool that was closed.
+        """Check that the pool accepts work.
 
         Raises:
-            BackendError: it was.
+            BackendError: it was closed.
         """
         for each in self._queues:
             each.check_open()
 
     def leave(self, answer: Future[Answer]) -> None:
-        """Take a prompt back: one that waits is not answered, one that is being answered ends at the next token."""
+        """Cancel a prompt: a queued one is dropped, a running one ends at the next token."""
         for each in self._queues:
             each.leave(answer)
 
     def withdraw(self, error: Exception) -> None:
-        """Refuse every prompt that waits."""
+        """Fail every queued prompt with an error."""
         for each in self._queues:
             each.withdraw(error)
 
     def cancel(self, job: Job, *, pauses: bool = False) -> None:
-        """End a job, at once if it waits, else before its next step; see `EngineQueue.cancel`."""
+        """Stop a job: immediately if it is queued, otherwise before its next step; see `EngineQueue.cancel`."""
         for each in self._queues:
             if each.cancel(job, pauses=pauses):
                 return
 
     def close(self) -> None:
-        """End the engines in the middle of whatever they do, and everything that waits."""
+        """Kill the engines without waiting for their work, and end everything that is queued."""
         for each in self._queues:
             each.close()

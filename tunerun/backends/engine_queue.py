@@ -1,17 +1,17 @@
-"""The one queue before an engine: what waits for it, and the threads that have the engine's process do it.
+"""The work queue of one engine, and the threads that send work to the engine's process and read its reports.
 
-The rules:
+Scheduling rules:
 
-- Jobs that were added before `begin` begin together, in order; those of one base model are one pack. What is added
-  later joins the pack of its base model between two steps, unless a job of another base model waits: then the pack is
-  trained to its end, and the pack of the job that has waited longest is next. So no job waits for ever, and what trains
-  together does not depend on time where nothing is added late.
-- Calls come before jobs, each in their order, one at a time; prompts to one base model are answered together. While a
-  pack is trained, a call to its base model is followed between two steps; one to another base model waits for its end,
-  and so that it does end, nothing joins it while such a call waits.
+- Jobs that were added before `begin` start together, in order; those of one base model form a pack. A later job joins
+  the pack of its base model between two steps, unless a job of another base model is queued: then the pack trains to
+  its end, and the base model of the longest-waiting job is next. So no job starves, and without late jobs the packs do
+  not depend on timing.
+- Calls have priority over jobs and run one at a time, in order; prompts to one base model are answered together. While
+  a pack trains, a call to its base model runs between two steps. A call to another base model waits for the pack to
+  end; meanwhile no job joins that pack, so that it does end.
 
-The process starts with the first thing to do, and again after it died. One that does not react when a job has to end is
-ended, wherever it runs, and its other jobs are trained by the next one.
+The process starts with the first work, and is restarted after it died. A process that does not react to a request to
+stop a job is killed, wherever it runs; its other jobs continue in the next process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from tunerun.backends.engine_calls import Asked, Batch, Call, Work
+from tunerun.backends.engine_calls import Batch, Call, QueuedPrompt, Work
 from tunerun.backends.engine_session import EngineSession, Job
 from tunerun.engine import messages
 from tunerun.errors import AccessError, BackendError, InputError
@@ -29,37 +29,36 @@ from tunerun.job import Answer, AnswerPart, BaseModelRef, Failure, FailureKind
 from tunerun.workers.base import Worker
 
 MAX_TOGETHER = 64
-"""Prompts of one batch: as many as the engine may answer at once, so that no other call waits for long. Our choice."""
+"""The most prompts of one batch, so that no other call waits for long. Our choice."""
 
 _REFUSED_PAUSE_S = 1.0
-"""Between two attempts to start an engine that this machine's limits keep from starting. Our choice."""
+"""Seconds between two attempts to start an engine that this machine's limits prevent from starting. Our choice."""
 
 SILENCE_S = 300.0
-"""How long an engine may report nothing while a job of it has to end. It reports every step, and the longest step that
-was measured took 57 s (`engine.process.ENVIRONMENT`); before the first step it loads a base model, which takes minutes
-from a slow disk. While it follows a call, which reports nothing until it is done, the time does not count. Our
-choice."""
+"""Seconds without a report after which an engine that was asked to stop a job is killed. It reports every step, and the
+longest measured step took 57 s (`engine.process.ENVIRONMENT`); before the first step it loads a base model, which takes
+minutes from a slow disk. Time during a call does not count, as a call reports nothing until it is done. Our choice."""
 
 _MAX_LOST = 3
-"""How many engines of a queue may be lost one after the other, no job having ended, before their jobs fail as lost: a
-time limit that is shorter than an epoch would otherwise be tried forever. Our choice."""
+"""Engines that may be lost in a row, with no job ending in between, before the jobs fail as lost. Without it, a time
+limit of the cluster shorter than an epoch would be retried forever. Our choice."""
 
 _CLOSED = Failure(FailureKind.LOST, "the runner ended while this job was under way; run the command again")
 
 
 class EngineQueue:
-    """What waits for an engine, and its process.
+    """The queue of one engine and its process. Safe to use from any thread.
 
     Args:
-        start: starts a process, wherever it runs.
-        train: makes the command to train jobs, with how many training runs may share a pass if that is less than the
-            engine's settings allow.
-        lock: of several queues that hold the same work; None: a lock of its own.
+        start: starts an engine's process, on this machine or on a cluster.
+        train: returns the command to train jobs. Its second argument limits how many training runs share a pass;
+            None: as many as the engine's settings allow.
+        lock: a lock to share with other queues; None: the queue makes its own.
         silence_s: see `SILENCE_S`.
 
     Attributes:
-        lock: guards the queue, and what the work in it holds.
-        refusal: why the process could not be started the last time; None: it could.
+        lock: guards the queue and the state of the work in it.
+        refusal: why the last attempt to start the process failed; None: it succeeded.
     """
 
     def __init__(
@@ -74,51 +73,60 @@ class EngineQueue:
         self._start = start
         self._train = train
         self._silence_s = silence_s
-        self._calls: deque[Call | Asked] = deque()
+        self._calls: deque[Call | QueuedPrompt] = deque()
         self._added: list[Job] = []
         self._jobs: deque[Job] = deque()
-        self._stops: dict[str, messages.Cancel] = {}  # what of the session has to end
-        self._most: dict[BaseModelRef, int] = {}  # training runs that share a pass, where engines have died with more
+        self._stops: dict[str, messages.Cancel] = {}  # requests to stop, by id of a job or prompt
+        self._most: dict[BaseModelRef, int] = {}  # limit of training runs per pass, after an engine died with more
         self._is_memory_short: set[BaseModelRef] = set()
-        self._lost = 0  # engines, since a job ended the last time
+        self._lost = 0  # engines lost since the last job ended
         self._session: EngineSession | None = None
-        self._watch: threading.Timer | None = None  # runs while a job has to end
+        self._watch: threading.Timer | None = None  # checks for `silence_s` while a job is asked to stop
         self._sender: threading.Thread | None = None
         self._listener: threading.Thread | None = None
         self._is_closed = False
 
     @property
     def process_id(self) -> int | None:
-        """The operating system's number of the process; None: it was not started, or has died."""
+        """PID of the process on this machine; None: it is not running."""
         session = self._session
         return session.worker.process_id if session is not None else None
 
     @property
     def is_open(self) -> bool:
-        """Whether work is taken."""
+        """Whether the queue accepts work."""
         return not self._is_closed
 
     @property
     def calls_waiting(self) -> int:
-        """How many calls and prompts wait for what is before them."""
+        """Number of queued calls and prompts."""
         return len(self._calls)
 
     @property
     def jobs(self) -> list[Job]:
-        """The jobs that wait or are under way."""
+        """The queued and running jobs."""
         under_way = [] if self._session is None else [*self._session.jobs.values()]
         return [*under_way, *self._jobs, *self._added]
 
     @property
     def load(self) -> int:
-        """How much is waiting or under way."""
+        """Number of jobs, calls and prompts that are queued or running."""
         is_calling = self._session is not None and self._session.call is not None
         return len(self._calls) + is_calling + len(self.jobs)
 
-    # What is to be done
+    # Adding work
 
     def call(self, command: messages.Call, on_part: Callable[[int, AnswerPart], None] | None = None) -> messages.Report:
-        """Have a command followed, and wait for its report."""
+        """Execute a command, and block until its last report.
+
+        Args:
+            command: the command.
+            on_part: called with the position of an input and each new part of its answer, from another thread.
+
+        Raises:
+            InputError: the engine refused the command.
+            BackendError: the engine died, or the queue was closed.
+        """
         call = Call(command, on_part)
         with self.lock:
             self.check_open()
@@ -126,15 +134,15 @@ class EngineQueue:
             self._wake()
         return call.answer.result()
 
-    def ask(self, asked: Sequence[Asked]) -> None:
-        """Have prompts answered."""
+    def ask(self, asked: Sequence[QueuedPrompt]) -> None:
+        """Queue prompts; their futures are resolved from another thread."""
         with self.lock:
             self.check_open()
             self._calls.extend(asked)
             self._wake()
 
     def adopt(self, worker: Worker, jobs: Sequence[Job]) -> bool:
-        """Continue with an engine that trains jobs already; False: this queue has one, or work for one."""
+        """Take over a running engine with its jobs; False: the queue already has an engine or work."""
         with self.lock:
             self.check_open()
             if self._session is not None or self.load:
@@ -144,13 +152,13 @@ class EngineQueue:
             return True
 
     def add_job(self, job: Job) -> None:
-        """Have a job trained, after those before it; it begins after `begin`."""
+        """Append a job; it can start once `begin` is called."""
         with self.lock:
             self.check_open()
             self._added.append(job)
 
     def begin(self) -> None:
-        """Have the jobs trained that were added."""
+        """Allow the jobs that were added to start."""
         with self.lock:
             if self._added and self.is_open:
                 self._jobs.extend(self._added)
@@ -164,21 +172,21 @@ class EngineQueue:
         self.lock.notify_all()
 
     def check_open(self) -> None:
-        """Refuse further work of a queue that was closed.
+        """Check that the queue accepts work.
 
         Raises:
-            BackendError: it was.
+            BackendError: it was closed.
         """
         if self._is_closed:
             raise BackendError("the backend `local` was closed; open another one")
 
     def leave(self, answer: Future[Answer]) -> None:
-        """Take a prompt back: one that waits is not answered, one that is being answered ends at the next token."""
+        """Cancel a prompt: a queued one is dropped, a running one ends at the next token."""
         with self.lock:
             current = None if self._session is None else self._session.call
             if answer.cancel():
                 self._calls = deque(
-                    each for each in self._calls if not (isinstance(each, Asked) and each.answer is answer)
+                    each for each in self._calls if not (isinstance(each, QueuedPrompt) and each.answer is answer)
                 )
             elif isinstance(current, Batch) and not answer.done():
                 for position, each in enumerate(current.asked):
@@ -186,18 +194,22 @@ class EngineQueue:
                         self._stop(messages.Cancel(current.generate.answer_id(position)))
 
     def withdraw(self, error: Exception) -> None:
-        """Refuse every prompt that waits."""
+        """Fail every queued prompt with an error."""
         with self.lock:
-            for each in [each for each in self._calls if isinstance(each, Asked)]:
+            for each in [each for each in self._calls if isinstance(each, QueuedPrompt)]:
                 self._calls.remove(each)
                 if each.is_wanted:
                     each.answer.set_exception(error)
 
     def cancel(self, job: Job, *, pauses: bool = False) -> bool:
-        """End a job, at once if it waits here, else before its next step; whether it was here.
+        """Stop a job: immediately if it is queued, otherwise before its next step.
 
         Args:
-            pauses: whether it keeps what it needs to continue.
+            job: the job.
+            pauses: whether to save its training state, so that it can be resumed.
+
+        Returns:
+            Whether the job was in this queue.
         """
         with self.lock:
             for waiting in (self._added, self._jobs):
@@ -227,7 +239,7 @@ class EngineQueue:
         self._watch.start()
 
     def _end_if_silent(self, session: EngineSession, reports: int) -> None:
-        """End an engine that has reported nothing since a job of it was to end; look again later if it has."""
+        """Kill an engine that has not reported since it was asked to stop a job; check again later if it has."""
         with self.lock:
             self._watch, current = None, self._session
             if current is None or self._stops.keys().isdisjoint(current.jobs):
@@ -244,11 +256,11 @@ class EngineQueue:
         try:
             while self._send_next():
                 pass
-        finally:  # whatever ended this thread, no caller waits in vain
+        finally:  # however this thread ends, no caller may block forever
             self._settle_all()
 
     def _send_next(self) -> bool:
-        """Wait for something that can be sent, and send it; False: the queue was closed."""
+        """Wait for work that can be sent, and send it; return False once the queue was closed."""
         with self.lock:
             self.lock.wait_for(lambda: self._is_closed or self._next_call() is not None or self._joining())
             if self._is_closed:
@@ -268,37 +280,39 @@ class EngineQueue:
         self._send(work)
         return True
 
-    def _next_call(self) -> Call | Asked | None:
-        """The call that can be followed now."""
+    def _next_call(self) -> Call | QueuedPrompt | None:
+        """Return the call or prompt that can run now; None: there is none."""
         if self._session is not None and self._session.call is not None:
             return None
         model = None if self._session is None else self._session.model
         return next((each for each in self._calls if model in (None, each.model)), None)
 
     def _joining(self) -> list[Job]:
-        """The jobs that can be trained now."""
+        """Return the jobs that can start or join the current pack now."""
         model = None if self._session is None else self._session.model
         if model is None:
             return [job for job in self._jobs if job.request.model == self._jobs[0].request.model]
         is_apart = any(each.model != model for each in self._calls)
         return [] if is_apart or any(job.request.model != model for job in self._jobs) else [*self._jobs]
 
-    def _taken(self, first: Call | Asked) -> Work | None:
-        """Take a call out of the queue; of a prompt with those that may join it and whose clients have not gone."""
+    def _taken(self, first: Call | QueuedPrompt) -> Work | None:
+        """Remove a call from the queue; for a prompt, batch it with those that may join it and were not cancelled."""
         self._calls.remove(first)
         if isinstance(first, Call):
             return None if first.answer.done() else first
-        joining = [each for each in self._calls if isinstance(each, Asked) and each.joins(first)][: MAX_TOGETHER - 1]
+        joining = [each for each in self._calls if isinstance(each, QueuedPrompt) and each.joins(first)][
+            : MAX_TOGETHER - 1
+        ]
         for each in joining:
             self._calls.remove(each)
         wanted = [each for each in (first, *joining) if each.is_wanted]
         return Batch(wanted, self._put_back) if wanted else None
 
-    def _put_back(self, asked: Sequence[Asked]) -> None:
+    def _put_back(self, asked: Sequence[QueuedPrompt]) -> None:
         self._calls.extendleft(reversed(asked))
 
     def _open_session(self) -> bool:
-        """Start the engine; a job waits if that fails: this machine's limits are not its fault."""
+        """Start the engine. If that fails the jobs stay queued: this machine's limits are not their fault."""
         try:
             self._begin_session(self._start())
         except OSError as error:
@@ -322,14 +336,14 @@ class EngineQueue:
         return session
 
     def _send(self, work: Work | list[Job]) -> None:
-        """Send the engine what it was given."""
+        """Send work to the engine, and record it in the session."""
         try:
             if isinstance(work, list):
                 self._send_jobs(work)
             else:
                 self._send_command(work.command())
         except (InputError, ValueError) as error:
-            assert not isinstance(work, list)  # noqa: S101 - of jobs each is looked at
+            assert not isinstance(work, list)  # noqa: S101 - `_send_jobs` handles errors of each job
             with self.lock:
                 if self._session is not None and self._session.call is work:
                     self._session.call = None
@@ -355,7 +369,7 @@ class EngineQueue:
     def _send_command(self, command: messages.Command) -> None:
         with self.lock:
             session, stops = self._session, [*self._stops.values()]
-        if session is not None:  # else it has died, and what it was given is looked after
+        if session is not None:  # otherwise the engine died, and `_bury` handles its work
             session.worker.send(command)
             for stop in stops:
                 session.worker.send(stop)
@@ -378,7 +392,7 @@ class EngineQueue:
             self._bury(session)
 
     def _forget(self, session: EngineSession) -> None:
-        """Forget what is over: requests to end, and what was tried to find a job that is to blame."""
+        """Drop stop requests of ended work and, once no job is left, the limits found while looking for a bad job."""
         call = session.call
         answers = call.generate.id if isinstance(call, Batch) else None
         self._stops = {
@@ -388,7 +402,7 @@ class EngineQueue:
             self._most = {model: most for model, most in self._most.items() if model in self._is_memory_short}
 
     def _bury(self, session: EngineSession) -> None:
-        """Settle or put back what an engine that died had not done."""
+        """Fail or queue again the unfinished work of an engine that died."""
         failure = session.worker.death()
         with self.lock:
             self._session = None
@@ -397,7 +411,7 @@ class EngineQueue:
             else:
                 model = session.model
                 is_lost = failure.kind is FailureKind.LOST and not session.is_given_up
-                self._lost += is_lost and model is not None  # an idle one, such as a Slurm job, is missed by no job
+                self._lost += is_lost and model is not None  # losing an idle one, such as a Slurm job, affects no job
                 found = session.died(failure, stopped=self._stops, is_last_try=self._lost >= _MAX_LOST)
                 if model is not None and not is_lost and not session.is_given_up:
                     self._learn(model, found.most, failure)
@@ -412,11 +426,11 @@ class EngineQueue:
             self.lock.notify_all()
 
     def _learn(self, model: BaseModelRef, most: int | None, failure: Failure) -> None:
-        """Note how many training runs may share a pass; as many as before where the one to blame was found.
+        """Update the limit of training runs per pass; None removes it, because the job that failed alone was found.
 
-        Not called for an engine that was lost: a node that vanished says nothing of memory. A local process that ended
-        by SIGKILL is OUT_OF_MEMORY, unless the kernel's own count says that it was not the one that killed it
-        (`engine.process.failure_of_exit`), so the kernel's memory killer still halves the pack.
+        Not called for an engine that was lost, since a vanished node says nothing about memory. A local process that
+        ended by SIGKILL counts as OUT_OF_MEMORY unless the kernel's own count of OOM kills says otherwise
+        (`engine.process.failure_of_exit`), so the OOM killer still halves the pack.
         """
         if most is None:
             self._most.pop(model, None)
@@ -427,13 +441,13 @@ class EngineQueue:
                 self._is_memory_short.add(model)
 
     def _settle_all(self) -> None:
-        """End everything that is not, as the engine will end nothing any more."""
+        """Fail all remaining work, since no engine will run it."""
         with self.lock:
             self._is_closed = True
             if self._session is not None:
                 self._session.close(_CLOSED)
             for call in self._calls:
-                if not isinstance(call, Asked):
+                if not isinstance(call, QueuedPrompt):
                     call.settle(_CLOSED)
                 elif call.is_wanted:
                     call.answer.set_exception(BackendError(_CLOSED.message))
@@ -444,7 +458,7 @@ class EngineQueue:
             self._added.clear()
 
     def close(self) -> None:
-        """End the process in the middle of whatever it does, and everything that waits."""
+        """Kill the process without waiting for its work, and fail everything that is queued."""
         with self.lock:
             self._is_closed = True
             session, threads = self._session, (self._sender, self._listener)
@@ -460,5 +474,5 @@ class EngineQueue:
 
 
 def _not_sent(error: ValueError) -> Failure:
-    # Half a character (a lone surrogate) cannot be written as JSON.
+    # An unpaired surrogate cannot be written as UTF-8 JSON.
     return Failure(FailureKind.INVALID, f"a text of the request is not valid Unicode: {error}; fix the dataset's file")

@@ -1,4 +1,4 @@
-"""An engine as the queue sees it: the call that it follows, the jobs that it trains, what is to blame if it dies."""
+"""One engine process as the queue sees it: its current call, its jobs, and what caused its death."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from tunerun.workers.base import Worker
 
 
 class Job(Protocol):
-    """A job on its way through an engine. Its methods are called under the queue's lock."""
+    """A job in the queue or at an engine. Its methods are called while holding the queue's lock."""
 
     @property
     def id(self) -> str:
-        """Its name in reports."""
+        """The job's id in commands and reports."""
 
     @property
     def request(self) -> TuningRequest:
-        """What is trained."""
+        """The job as submitted."""
 
     def began(self) -> None:
-        """It is trained from now on."""
+        """The engine has started to train the job."""
 
     def waits(self) -> None:
-        """The engine that trained it has died; another one will."""
+        """The engine died, and the job is queued for the next one."""
 
     def take(self, report: messages.JobReport) -> None:
-        """Note a report of the engine; with JobEnded it has ended."""
+        """Apply a report of the engine; JobEnded is the last one."""
 
     def settle(self, failure: Failure) -> None:
-        """End: the engine will not do it."""
+        """The job failed: its engine died or could not take it."""
 
     def cancelled(self) -> None:
-        """End: nothing of it is done any more, on request."""
+        """The job was cancelled on request, and will not be trained further."""
 
 
 @dataclass
 class Aftermath:
-    """What becomes of the work of an engine that died.
+    """The work that is left after an engine died.
 
     Attributes:
-        call: is to be followed by another one.
-        jobs: are to be trained by another one, in this order.
-        most: training runs that may share a pass from now on; None: as many as before.
+        call: a call to repeat at the next engine; None: there is none.
+        jobs: jobs to train at the next engine, in this order.
+        most: limit of training runs per pass from now on; None: no limit beyond the engine's settings.
     """
 
     call: Work | None = None
@@ -55,13 +55,16 @@ class Aftermath:
 
 
 class EngineSession:
-    """What an engine was given and has not done.
+    """The unfinished work of one engine process.
+
+    Args:
+        worker: the process.
 
     Attributes:
-        call: what it follows; one at a time.
-        jobs: by id, of one base model.
-        reports: how many have come.
-        is_given_up: whether the queue ended it because it did not react, so that none of its jobs is to blame.
+        call: the call that is running; at most one.
+        jobs: the jobs that are training, by id; all of one base model.
+        reports: number of reports received, by which silence is detected.
+        is_given_up: whether the queue killed the engine because it did not react; then no job caused its death.
     """
 
     def __init__(self, worker: Worker) -> None:
@@ -71,7 +74,7 @@ class EngineSession:
         self.reports = 0
         self.is_given_up = False
         self._is_call_taken = False
-        self._runs: dict[str, str] = {}  # of each job that has begun
+        self._runs: dict[str, str] = {}  # training run of each started job
 
     @property
     def model(self) -> BaseModelRef | None:
@@ -79,15 +82,15 @@ class EngineSession:
         return next((job.request.model for job in self.jobs.values()), None)
 
     def give_call(self, call: Work) -> None:
-        """Note the call that it is to follow next."""
+        """Record the call that was sent to the engine."""
         self.call, self._is_call_taken = call, False
 
     def give_jobs(self, jobs: Sequence[Job]) -> None:
-        """Note jobs that it is to train."""
+        """Record jobs that were sent to the engine."""
         self.jobs |= {job.id: job for job in jobs}
 
     def take(self, report: messages.Report) -> None:
-        """Note a report."""
+        """Apply a report to the call or job that it belongs to."""
         self.reports += 1
         if isinstance(report, messages.RunBegan):
             for name in report.jobs:
@@ -106,16 +109,20 @@ class EngineSession:
             self.call = None
 
     def died(self, failure: Failure, *, stopped: Collection[str] = (), is_last_try: bool = False) -> Aftermath:
-        """Settle what is to blame for its death, and say what becomes of the rest.
+        """Fail the work that caused the engine's death, and return the rest.
 
-        A call that was being followed is to blame, and no job. Of several training runs it is not known which one is:
-        all are tried again, half as many at once, until one that is to blame is alone. If the engine was lost with its
-        machine, or was killed, none of them is to blame: all are tried again, as many at once as before. A base model
-        that cannot be loaded fails every job. What the engine had not taken is not to blame.
+        - A running call is the cause; no job is.
+        - With several training runs the cause is unknown: all are retried, half as many per pass, until the failing
+          one is alone.
+        - If the queue killed the engine, or it was lost with its machine while it trained several runs, no job is the
+          cause: all are retried, as many per pass as before.
+        - A base model that cannot be loaded fails every job.
+        - Work that the engine had not yet accepted is never the cause.
 
         Args:
-            stopped: ids of the jobs that had to end: they are cancelled, whatever ended the engine.
-            is_last_try: whether jobs of an engine that was lost are failed as lost instead.
+            failure: how the process ended.
+            stopped: ids of jobs that were asked to stop; they end as cancelled, whatever killed the engine.
+            is_last_try: whether to fail the jobs of a lost engine instead of retrying them.
         """
         found = Aftermath()
         if self.call is not None and not self._is_call_taken and self.worker.has_reported:
@@ -143,7 +150,7 @@ class EngineSession:
         return found
 
     def close(self, failure: Failure) -> None:
-        """End everything that it has not done."""
+        """Fail all unfinished work."""
         if self.call is not None:
             self.call.settle(failure)
         for job in self.jobs.values():

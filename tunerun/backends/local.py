@@ -1,7 +1,7 @@
-"""The backend `local`: the embedded engine, in a process of its own on this machine.
+"""The backend `local`: the embedded engine, in processes of its own on this machine or on a cluster.
 
-What waits for an engine is in an `EngineQueue`, what a job leaves on the disk in `local_jobs`; here is what callers are
-told.
+This module is the interface for callers: the config section, capabilities and `LocalBackend`. Queues of work are in
+`engine_pool` and `engine_queue`, the jobs and the files that they leave on disk in `local_jobs`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapV
 
 from tunerun import schema
 from tunerun.backends.base import NO_CURSORS, AnswersTogether, Backend, Capabilities
-from tunerun.backends.engine_calls import Asked, OnPart, raised
+from tunerun.backends.engine_calls import OnPart, QueuedPrompt, raised
 from tunerun.backends.engine_pool import EnginePool
 from tunerun.backends.engine_session import Job
 from tunerun.backends.local_jobs import LocalJob, TunedModelFolders
@@ -53,7 +53,7 @@ IS_HOSTED = False
 
 
 def _packing(value: object, handler: ValidatorFunctionWrapHandler) -> object:
-    """One message in the place of one for each member of the union."""
+    """Report one error instead of one for each member of the union."""
     try:
         return handler(value)
     except ValidationError as error:
@@ -68,7 +68,7 @@ class LocalSection(schema.BackendSection):
     threads: int | None = Field(
         None,
         ge=1,
-        description="CPU threads; null: as many as torch takes by itself.",
+        description="CPU threads; null: torch's own default.",
         json_schema_extra={"unit": "CPU threads"},
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
@@ -85,8 +85,8 @@ class LocalSection(schema.BackendSection):
     micro_batch: int | None = Field(
         None,
         ge=1,
-        description="Most rows of a batch that are computed at once, for less memory; a step's gradient is still that "
-        "of the whole batch; null: all.",
+        description="The most rows of a batch that are computed at once, to save memory; a step's gradient is still "
+        "that of the whole batch; null: all.",
         json_schema_extra={"unit": "rows"},
     )
     gradient_checkpointing: bool = Field(
@@ -118,7 +118,7 @@ class LocalSection(schema.BackendSection):
 
     @property
     def settings(self) -> EngineSettings:
-        """What an engine is started with."""
+        """The settings that every engine is started with."""
         names = (field.name for field in fields(EngineSettings) if field.name in type(self).model_fields)
         return EngineSettings(**{name: getattr(self, name) for name in names})
 
@@ -132,7 +132,7 @@ _CAPABILITIES = Capabilities(
     max_input_characters=None,
     max_output_characters=None,
     source="none: the base model's context length limits an example",
-    max_in_flight=64,  # our choice: what waits inside the engine begins with no pause; more would only use memory
+    max_in_flight=64,  # our choice: jobs queued at the engine start without a pause; more would only use memory
     survives_runner=False,
     is_hosted=IS_HOSTED,
     has_prices=False,
@@ -147,7 +147,7 @@ _CAPABILITIES = Capabilities(
 
 
 def capabilities(section: LocalSection) -> Capabilities:
-    """What the embedded engine can do; the number format depends on its section."""
+    """Return the capabilities of the embedded engine; its number format depends on the config section."""
     return _capabilities(section.settings, section.workers)
 
 
@@ -177,14 +177,14 @@ _NEEDS_CUDA = "needs a CUDA device, and this machine has none; set it to none, o
 
 
 def _problems(settings: EngineSettings, workers: worker_kinds.Workers) -> tuple[str, ...]:
-    """What keeps this machine from computing as the settings say; of another machine it is not known."""
+    """Return why this machine cannot compute as the settings require; empty for other machines, which are unknown."""
     if settings.is_quantised and worker_kinds.are_here(workers) and not precision.cuda_capabilities():
         return (f"backend.quantization: {settings.quantization} {_NEEDS_CUDA}",)
     return ()
 
 
 def open_backend(section: LocalSection, runs: Path, cache: Path) -> Backend:
-    """Make the backend; its engine starts with the first thing to do."""
+    """Return the backend; its engines start with the first job or call."""
     return LocalBackend(runs, cache, section.settings, workers=section.workers)
 
 
@@ -194,17 +194,16 @@ _NOT_KNOWN = Failure(
 
 
 class LocalBackend:
-    """Runs jobs on embedded engines, those of one base model in shared passes.
+    """Runs jobs on embedded engines; jobs of one base model share forward and backward passes.
 
-    Jobs begin with the first `poll` or the first call after they were submitted, so that what is submitted together
-    trains together.
+    Jobs start with the first `poll` or the first call after `submit`, so that jobs submitted together train together.
 
     Args:
         runs: the runs directory; tuned models go to `tuned_models/<id>/`, the engine's log to `logs/engine.log`.
         cache: the cache directory of base models.
-        settings: how engines compute.
-        keep_cancelled: whether a job that is cancelled after its first step leaves a tuned model all the same.
-        workers: the config section that says where the engines run, and how many side by side.
+        settings: how the engines compute.
+        keep_cancelled: whether a job that is cancelled after its first step still leaves a tuned model.
+        workers: the config section for where the engines run and how many run in parallel.
     """
 
     def __init__(
@@ -228,7 +227,7 @@ class LocalBackend:
             worker_kinds.count(workers),
             lambda: worker_kinds.room(workers),
         )
-        self._has_found = False  # workers of a program that was killed
+        self._has_found = False  # whether workers of an earlier, killed process were looked for
         self._identities: dict[BaseModelRef, str] = {}
         self._jobs: dict[str, LocalJob] = {}
         self._job_of_key: dict[str, LocalJob] = {}
@@ -239,32 +238,32 @@ class LocalBackend:
 
     @property
     def engine_process_id(self) -> int | None:
-        """The operating system's number of the engine's process; None: it was not started, or has died."""
+        """PID of the first engine's process on this machine; None: it is not running."""
         return self._queue.process_id
 
     @property
     def is_open(self) -> bool:
-        """Whether it takes work."""
+        """Whether the backend accepts jobs and calls."""
         return self._queue.is_open
 
     @property
     def calls_waiting(self) -> int:
-        """How many calls and prompts wait for what is before them."""
+        """Number of queued calls and prompts."""
         return self._queue.calls_waiting
 
     @property
     def jobs_at_once(self) -> int:
-        """How many jobs train at once at most: a pack on each engine, whatever fits into memory."""
+        """The most jobs that can train at once: a full pack on each engine. Memory may allow fewer."""
         settings = self._settings
         pack = pass_limits.most_members(settings.packing, devices.chosen(settings.device))
         return pack * worker_kinds.count(self._workers)
 
     def capabilities(self) -> Capabilities:
-        """Return the limits; see the Protocol."""
+        """Return the capabilities; see the Protocol."""
         return _capabilities(self._settings, self._workers)
 
     def _find_workers(self) -> None:
-        """Continue with workers on a cluster whose program was killed; once, and their jobs are this backend's then."""
+        """Take over the cluster workers, and their jobs, of an earlier process that was killed; only once."""
         if self._has_found or worker_kinds.are_here(self._workers):
             return
         self._has_found = True
@@ -272,13 +271,13 @@ class LocalBackend:
             jobs = [LocalJob(each.job, each.request, self._folders.of_job(each.job)) for each in found.jobs]
             with self._queue.lock:
                 if not self._queue.adopt(found.worker, jobs):
-                    found.worker.end()  # a smaller backend.workers.count; the jobs continue from their saved states
+                    found.worker.end()  # backend.workers.count is smaller now; the jobs resume from their saved states
                     continue
                 self._jobs |= {job.id: job for job in jobs}
                 self._job_of_key |= {job.request.key: job for job in jobs}
 
     def _require_packages(self) -> None:
-        """Check that engines can run here; the machine that submits to a cluster computes nothing and needs none."""
+        """Check that engines can run here; a machine that only submits to a cluster needs none of the packages."""
         if not worker_kinds.are_here(self._workers):
             return
         packages.require(*packages.NEEDED)
@@ -286,12 +285,15 @@ class LocalBackend:
             packages.require(*packages.QUANTISING, extra="quantized", what="backend.quantization=4bit")
 
     def prepare(self, models: Sequence[BaseModelRef]) -> None:
-        """Find every base model, and convert or fetch those that are not ready.
+        """Find every base model, and convert or download those that are not ready.
+
+        Args:
+            models: the base models that jobs and calls will use.
 
         Raises:
             MissingPackageError: the extra `local` is not installed where the engines run on this machine, or the
                 package of their scheduler is not.
-            BaseModelError: some cannot be found or made ready; holds all problems.
+            BaseModelError: base models cannot be found or prepared; has all problems.
         """
         self._require_packages()
         worker_kinds.room(self._workers)
@@ -318,13 +320,14 @@ class LocalBackend:
             raise BaseModelError(problems)
 
     def submit(self, request: TuningRequest) -> JobRef:
-        """Accept a job; one whose tuned model is there already is not trained again.
+        """Queue a job. Idempotent: a key that is under way or whose tuned model exists returns its job.
 
-        A later process recognises a key by its tuned model's folder, so `tuned_model_id` has to follow from the key.
+        `tuned_model_id` has to be a function of the key, because a later process finds a key by its tuned model's
+        folder.
 
         Raises:
-            InputError: the id is no id, or its folder holds a tuned model of another key; or the base model or a
-                package is missing.
+            InputError: the id is invalid, its folder has a tuned model of another key, or the base model or a package
+                is missing.
             BackendError: the backend was closed.
         """
         if not TUNED_MODEL_ID.fullmatch(request.tuned_model_id):
@@ -334,9 +337,9 @@ class LocalBackend:
             )
         with self._queue.lock:
             self._queue.check_open()
-            standing = self.find(request.key, request.tuned_model_id)
-            if standing is not None:
-                return standing
+            existing = self.find(request.key, request.tuned_model_id)
+            if existing is not None:
+                return existing
             self._folders.check_free(request)
             self._require_packages()
             base_model.find(request.model, self._cache)
@@ -347,10 +350,10 @@ class LocalBackend:
             return JobRef(KIND, job.id)
 
     def find(self, key: str, tuned_model_id: str) -> JobRef | None:
-        """Return the job of a key, by this process or by the folder that it left; see the Protocol.
+        """Return the job of a key, from memory or from its tuned model's folder; see the Protocol.
 
         Raises:
-            AccessError: a cluster that may have the job cannot be reached.
+            AccessError: a cluster that may run the job cannot be reached.
         """
         self._find_workers()
         with self._queue.lock:
@@ -361,7 +364,7 @@ class LocalBackend:
         return None if finished is None else JobRef(KIND, finished)
 
     def forget(self, ref: JobRef) -> None:
-        """Keep nothing of a finished job: who runs for months has many; its folder still answers for it."""
+        """Drop a finished job from memory, which a service that runs for months would fill; its folder remains."""
         with self._queue.lock:
             job = self._jobs.get(ref.id)
             if job is not None and job.state.is_finished:
@@ -370,10 +373,10 @@ class LocalBackend:
                     del self._job_of_key[job.request.key]
 
     def poll(self, refs: Sequence[JobRef], after: Mapping[JobRef, int] = NO_CURSORS) -> Mapping[JobRef, JobStatus]:
-        """Return what is new of each job; see the Protocol.
+        """Return the status of each job, with the snapshots after the caller's cursor; see the Protocol.
 
         Raises:
-            AccessError: the limits of this machine prevent the engine from starting, or a cluster cannot be reached.
+            AccessError: this machine's limits prevent the engine from starting, or a cluster cannot be reached.
         """
         self._find_workers()
         if (refusal := self._queue.refusal) is not None:
@@ -387,7 +390,7 @@ class LocalBackend:
             if job is not None:
                 is_there = job.state.is_finished and self._folders.made(job.id) is not None
                 return job.status(self._folders.tuned_model(job.id, job.request.model) if is_there else None)
-        # An earlier process' job is what its tuned model's folder says, else it is lost.
+        # A job of an earlier process has the status in its tuned model's folder; without a folder it is lost.
         is_named = ref.backend == KIND and TUNED_MODEL_ID.fullmatch(ref.id.partition(".")[0])
         found = self._folders.status(ref.id) if is_named else None
         return found or JobStatus(JobState.FAILED, failure=_NOT_KNOWN)
@@ -397,7 +400,7 @@ class LocalBackend:
         self._cancel(ref, pauses=False)
 
     def pause(self, ref: JobRef) -> None:
-        """Stop a job before its next step, and keep what it needs to continue when its key is submitted again."""
+        """Stop a job before its next step; it resumes from its saved state when its key is submitted again."""
         self._cancel(ref, pauses=True)
 
     def _cancel(self, ref: JobRef, *, pauses: bool) -> None:
@@ -467,14 +470,14 @@ class LocalBackend:
         choices: Sequence[str],
         examples: Sequence[Example] = (),
     ) -> list[str]:
-        """Answer each input with the likeliest of some choices, between two steps of training; see the Protocol.
+        """Answer each input with its likeliest choice, between two steps of training; see the Protocol.
 
         Raises:
-            InputError: as `losses`; or there are no choices.
+            InputError: as for `losses`; or `choices` is empty.
             BackendError: the engine failed, or the backend was closed.
         """
         if not choices:
-            raise InputError("there are no choices to answer with; give one at least")
+            raise InputError("the list of choices is empty; give at least one")
         found = self._measure(model, [(asked, tuple(choices)) for asked in inputs], examples)
         return [choices[min(range(len(choices)), key=lambda number: row[number].nats)] for row in found]
 
@@ -500,11 +503,11 @@ class LocalBackend:
         on_text: Callable[[str], None] | None = None,
         examples: Sequence[Example] = (),
     ) -> list[Answer]:
-        """Answer inputs between two steps of training, and say how each answer ended.
+        """Answer inputs between two steps of training, with token counts and the reason why each answer ended.
 
         Args:
-            examples: earlier turns before every input's own.
-            on_text: given each further part of the answer as it comes, from another thread; for one input alone.
+            examples: turns that precede each input's own conversation.
+            on_text: called with each new part of the answer, from another thread; only for a single input.
 
         Raises:
             InputError: the tuned model, the base model or a package is missing, or an input is too long.
@@ -524,34 +527,36 @@ class LocalBackend:
     def ask(
         self, model: BaseModelRef, prompts: Sequence[Prompt], on_parts: Sequence[OnPart | None]
     ) -> list[Future[Answer]]:
-        """Have prompts to a base model and its tuned models answered between two steps; all are queued at once.
+        """Queue prompts to a base model and its tuned models; they are answered between two steps of training.
 
-        Prompts that wait are answered together, each as alone; one whose engine dies is tried once more, unless a part
-        of its answer has been passed on.
+        Queued prompts are answered in batches, with the same result as alone. If the engine dies, the prompts of its
+        batch are retried one by one, except those of which a part was already delivered.
 
         Args:
             model: the base model.
-            on_parts: of each prompt; given each further part of its answer as it comes, from another thread.
+            prompts: the inputs and their generation options.
+            on_parts: for each prompt a function that is called with each new part of its answer, from another thread;
+                None: the answer is not streamed.
 
         Returns:
-            For each prompt its answer; or why there is none: an InputError (its tuned model is missing or belongs to
-            another base model, it is too long, the base model or a package is missing) or a BackendError (the engine
+            A future of each prompt's answer. It raises InputError (the tuned model is missing or belongs to another
+            base model, the prompt is too long, the base model or a package is missing) or BackendError (the engine
             failed).
 
         Raises:
             BackendError: the backend was closed.
         """
         pairs = zip(prompts, on_parts, strict=True)
-        asked = [Asked(model, prompt, self._check_base, on_part) for prompt, on_part in pairs]
+        asked = [QueuedPrompt(model, prompt, self._check_base, on_part) for prompt, on_part in pairs]
         self._queue.ask(asked)
         return [each.answer for each in asked]
 
     def leave(self, answer: Future[Answer]) -> None:
-        """Take a prompt back: one that waits is not answered, one that is being answered ends at the next token."""
+        """Cancel a prompt: a queued one is dropped, a running one ends at the next token."""
         self._queue.leave(answer)
 
     def refuse_waiting(self, error: Exception) -> None:
-        """End every prompt that waits with an error; what is being answered is answered."""
+        """Fail every queued prompt with an error; running ones are completed."""
         self._queue.withdraw(error)
 
     def _check_base(self, model: BaseModelRef) -> None:
@@ -586,7 +591,7 @@ def _base_and_adapter(model: BaseModelRef | TunedModel) -> tuple[BaseModelRef, s
 
 
 def _texts_or_refusal(answers: Sequence[Answer | messages.Refused]) -> list[str] | InputError:
-    """Return the texts of answers; or of those that there are not, why the first is not."""
+    """Return the texts of answers; or, if some were refused, the error of the first one."""
     for number, answer in enumerate(answers, 1):
         if isinstance(answer, messages.Refused):
             error = raised(answer)

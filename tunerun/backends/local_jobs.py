@@ -1,4 +1,4 @@
-"""Jobs of the embedded engine: what is known of one in memory, and what it leaves on the disk."""
+"""Jobs of the embedded engine: their state in memory, and the folders of their tuned models on disk."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ from tunerun.job import (
 
 @dataclass(eq=False)
 class LocalJob:
-    """A job of this process; changed under the queue's lock alone.
+    """A job of this process. Only modified while holding the queue's lock.
 
     Attributes:
-        folder: its tuned model's.
+        id: the job's id, which begins with its tuned model's id.
+        request: the job as submitted.
+        folder: the folder of its tuned model.
     """
 
     id: str
@@ -45,17 +47,18 @@ class LocalJob:
     notes: tuple[str, ...] = ()
 
     def began(self) -> None:
-        """It is trained from now on."""
+        """Mark the job as running."""
         self.state = JobState.RUNNING
 
     def waits(self) -> None:
-        """The engine that trained it has died; another one will."""
+        """Mark the job as queued again, after the engine that trained it died."""
         self.state = JobState.QUEUED
 
     def take(self, report: messages.JobReport) -> None:
-        """Note a report of the engine.
+        """Apply a report of the engine.
 
-        What comes again after an engine has died is known: that one continued after the last epoch that was kept.
+        After an engine died, the next one resumes from the last saved epoch and repeats the steps after it; their
+        reports are skipped.
         """
         if isinstance(report, messages.SnapshotTaken):
             if not self.snapshots or report.snapshot.step > self.snapshots[-1].step:
@@ -74,12 +77,12 @@ class LocalJob:
 
     def _without_state(self, reason: str) -> str:
         return (
-            f"what it needs to continue cannot be written to {self.folder.parent.name}/ ({reason}); it is trained, but "
-            "starts again from its first step if its engine ends before it does; make room or give access there"
+            f"its training state cannot be written to {self.folder.parent.name}/ ({reason}); training continues, but "
+            "restarts from the first step if the engine dies; free disk space or fix the permissions there"
         )
 
     def settle(self, failure: Failure) -> None:
-        """End: the engine will not do it; it has died, unless between the last write and its report."""
+        """End the job as failed, unless the engine died after writing the tuned model and before reporting it."""
         if self.state.is_finished:
             return
         finished = tuned_model.read_finished(self.folder)
@@ -91,16 +94,20 @@ class LocalJob:
             self._end(JobState.FAILED, failure=failure)
 
     def cancelled(self) -> None:
-        """End on request: nothing of it is done any more."""
+        """End the job as cancelled."""
         self._end(JobState.CANCELLED)
 
     def _end(self, state: JobState, metrics: Mapping[str, float] | None = None, failure: Failure | None = None) -> None:
         self.state, self.metrics, self.failure = state, metrics or {}, failure
-        # A service that runs for months has many finished jobs; none needs its examples any more.
+        # Free the examples: a service that runs for months has many finished jobs.
         self.request = replace(self.request, training=(), validation=())
 
     def status(self, tuned: TunedModel | None) -> JobStatus:
-        """What is known of it."""
+        """Return the job's status.
+
+        Args:
+            tuned: its tuned model; None: it has none.
+        """
         return JobStatus(
             self.state,
             tuple(self.snapshots),
@@ -115,36 +122,36 @@ class LocalJob:
 
 
 class TunedModelFolders:
-    """The folders of tuned models, by which a later process knows what became of a job.
+    """The folders of tuned models, from which a later process reads how a job ended.
 
-    A job's id begins with its tuned model's, which follows from the trial's key.
+    A job's id begins with its tuned model's id, which is a function of the trial's key.
 
     Args:
-        root: the folder that they are in.
+        root: the parent of all tuned models' folders.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def of_job(self, job_id: str) -> Path:
-        """The folder of a job's tuned model."""
+        """Return the folder of a job's tuned model."""
         return self.root / job_id.partition(".")[0]
 
     def check_free(self, request: TuningRequest) -> None:
-        """Refuse a request whose folder is another trial's.
+        """Check that a request's folder does not belong to another trial.
 
         Raises:
-            InputError: it is.
+            InputError: it has a tuned model of another trial.
         """
         folder = self.root / request.tuned_model_id
         if folder.exists() and tuned_model.read(folder).key != request.key:
             raise InputError(
-                f"{folder} holds a tuned model of another trial; an id belongs to one trial; "
-                "move that folder away, or choose another name"
+                f"{folder} contains the tuned model of another trial; every trial needs its own id; "
+                "move that folder elsewhere, or choose another name"
             )
 
     def succeeded(self, key: str, tuned_model_id: str) -> str | None:
-        """The id of the job that has made the tuned model of a key; None: there is none."""
+        """Return the id of the job that produced the tuned model of a key; None: there is none."""
         folder = self.root / tuned_model_id
         finished = tuned_model.read_finished(folder)
         if finished is None or finished.state is not JobState.SUCCEEDED or tuned_model.read(folder).key != key:
@@ -152,12 +159,12 @@ class TunedModelFolders:
         return finished.job
 
     def made(self, job_id: str) -> FinishedJob | None:
-        """How a job went, if the tuned model that is there is its own."""
+        """Return the record of a finished job, if its tuned model's folder is the job's own; else None."""
         finished = tuned_model.read_finished(self.of_job(job_id))
         return finished if finished is not None and finished.job == job_id else None
 
     def status(self, job_id: str) -> JobStatus | None:
-        """The status of an earlier process' job; None: it has left nothing."""
+        """Return the status of a job of an earlier process; None: it left no folder."""
         finished = self.made(job_id)
         if finished is None:
             return None
@@ -173,7 +180,7 @@ class TunedModelFolders:
         )
 
     def tuned_model(self, job_id: str, model: BaseModelRef) -> TunedModel:
-        """The tuned model of a job."""
+        """Return the tuned model of a job."""
         folder = self.of_job(job_id)
         try:
             weights = tuned_model.read(folder).weights
