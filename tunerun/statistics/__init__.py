@@ -1,6 +1,7 @@
 """Tests, intervals and power for models that answered the same rows: pure functions of tables of scores.
 
-Every method is seeded, and was chosen by simulation at the sizes that held-out sets have here (24 to 1,000 rows).
+Every random method takes a seed. The methods were chosen by simulation at the sizes of typical held-out sets here (24
+to 1,000 rows), where textbook approximations often miss their nominal level.
 """
 
 from tunerun.statistics.agreement import Agreement, agreement

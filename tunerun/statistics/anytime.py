@@ -1,14 +1,14 @@
-"""Looking early: whether one of two models is decided to be the better one, however often that is looked at.
+"""An anytime-valid test of whether one of two models is better: it may be evaluated after every row.
 
-The scores of two models on the same rows are compared one row after the other. With d_i, the difference on row i as a
-share of the largest one possible, and bets l between -1 and 1, the mean over the bets of the products of 1 + l d_i is a
-martingale that begins at 1 where neither model is better, whatever the sizes of the differences. So it reaches t at any
-time with a probability of at most 1/t (Ville 1939), and the rows may be looked at after each one. The bets are those of
-the Beta(1/2, 1/2) mixture at its Chebyshev nodes: for rows that are right or wrong it is 2^(b+c) B(b+1/2, c+1/2) /
-B(1/2, 1/2) with b rows won and c lost, and a clean sweep of 7 decides at 20.
+The scores of two models on the same rows are compared row by row. Let d_i be the difference on row i as a share of the
+largest possible difference, and l a bet between -1 and 1. Averaged over the bets, the products of 1 + l d_i are a
+martingale that starts at 1 if neither model is better, whatever the sizes of the differences. By Ville's inequality
+(1939) it ever reaches t with probability at most 1/t, so evaluating it after every row costs no error rate. The bets
+are the Chebyshev nodes of the Beta(1/2, 1/2) mixture: for rows that are right or wrong the mixture is
+2^(b+c) B(b+1/2, c+1/2) / B(1/2, 1/2) with b rows won and c lost, and 7 wins without a loss reach a limit of 20.
 
 With `comparisons` pairs of models and the limit `comparisons / alpha`, the probability that any model is called worse
-than one that is not better is at most alpha (union bound), although all pairs are looked at after every row.
+than one that is not better is at most alpha (union bound), although all pairs are evaluated after every row.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ import numpy as np
 from tunerun.metrics.base import FloatArray
 
 BETS = 128
-"""Nodes of the mixture: it is exact up to 255 rows; with more it bets a little less, and is as valid."""
+"""Nodes of the mixture: exact up to 255 rows (Chebyshev-Gauss quadrature); beyond that it is slightly less powerful but
+equally valid, because any mean over bets is a martingale."""
 
 _NODES = np.cos((2 * np.arange(1, BETS + 1) - 1) * np.pi / (2 * BETS))
 
 
 @dataclass(frozen=True)
 class Decided:
-    """That one model is worse than another.
+    """The decision that one model is worse than another.
 
     Attributes:
         units: rows (or clusters of rows) after which it was decided.
-        e_value: the evidence then; 1 / e_value is a p value that holds at any time.
-        needed: the limit that it had to reach.
+        e_value: the evidence at that row; 1 / e_value is an anytime-valid p value.
+        needed: the limit that the evidence had to reach.
     """
 
     units: int
@@ -42,28 +43,32 @@ class Decided:
 
 
 def e_values(differences: FloatArray) -> FloatArray:
-    """The evidence after each row that one of two models is better.
+    """Return, after each row, the e-value of "one of the two models is better".
 
     Args:
-        differences: of their scores by row, each between -1 and 1.
+        differences: [rows], of the two models' scores, each between -1 and 1.
+
+    Returns:
+        [rows], each 0 or more; 1 means no evidence either way.
     """
     logs = np.cumsum(np.log1p(np.multiply.outer(np.asarray(differences, dtype=float), _NODES)), axis=0)
     top = logs.max(axis=1, keepdims=True)
-    with np.errstate(over="ignore"):  # evidence beyond what a float holds is infinite
-        found: FloatArray = np.exp(top[:, 0]) * np.exp(logs - top).mean(axis=1)
-    return found
+    with np.errstate(over="ignore"):  # evidence beyond the range of a float becomes infinite
+        evidence: FloatArray = np.exp(top[:, 0]) * np.exp(logs - top).mean(axis=1)
+    return evidence
 
 
 def decided_worse(differences: FloatArray, *, comparisons: int, alpha: float) -> Decided | None:
-    """Whether a model is decided to be worse than another, at any of the rows so far.
+    """Decide whether a model is worse than another, at any of the rows so far.
 
     Args:
-        differences: its scores minus the other one's by row in the order of asking, each between -1 and 1; higher is
-            better.
-        comparisons: pairs of models that are looked at. alpha: the error rate of all of them together.
+        differences: [rows], the model's scores minus the other's, in the order in which rows were answered, each
+            between -1 and 1; higher is better.
+        comparisons: number of pairs of models that are compared.
+        alpha: error rate of all comparisons together.
 
     Returns:
-        When that was; None: it is not decided, or it is the better one.
+        The first row at which it was decided; None: undecided, or the model is the better one.
     """
     needed, evidence = comparisons / alpha, e_values(differences)
     crossed = np.flatnonzero(evidence >= needed)
@@ -73,28 +78,33 @@ def decided_worse(differences: FloatArray, *, comparisons: int, alpha: float) ->
 
 
 def pairs(models: int) -> int:
-    """How many pairs there are of some models."""
+    """Return the number of pairs among `models` models."""
     return models * (models - 1) // 2
 
 
 def whole_clusters(differences: FloatArray, clusters: Sequence[int], rows: int) -> FloatArray:
-    """The differences of clusters instead of rows, in the order in which they became whole.
+    """Return the differences of clusters instead of rows, in the order in which the clusters were completed.
 
-    Rows of one source are not independent, so a cluster is one step; its sum is a share of the largest cluster's size.
+    Rows from one source are not independent, so a cluster is one step of the test. Its summed difference is divided by
+    the size of the largest cluster, which keeps every step between -1 and 1.
 
     Args:
-        differences: of the rows so far. clusters: of all rows.
-        rows: how many rows there are so far.
+        differences: of the rows answered so far.
+        clusters: cluster of each row, including rows not answered yet.
+        rows: number of rows answered so far.
+
+    Returns:
+        One difference for each completed cluster.
     """
     sizes: dict[int, int] = {}
     for cluster in clusters:
         sizes[cluster] = sizes.get(cluster, 0) + 1
     largest, left = max(sizes.values()), dict(sizes)
     sums: dict[int, float] = dict.fromkeys(sizes, 0.0)
-    found = []
+    completed = []
     for cluster, difference in zip(clusters[:rows], differences, strict=True):
         sums[cluster] += float(difference)
         left[cluster] -= 1
         if not left[cluster]:
-            found.append(sums[cluster] / largest)
-    return np.array(found, dtype=float)
+            completed.append(sums[cluster] / largest)
+    return np.array(completed, dtype=float)

@@ -1,8 +1,8 @@
 """Several comparisons on the same rows, tested together: step-down maxT by joint sign flips.
 
-Westfall and Young's method (1993): the largest statistic of each flip is what chance gives to a search for the
-largest. Over 48 simulated worlds without a difference some comparison was called different in 2.1 to 5.9 %, and
-"better" in at most 3.2 %; picking the best and testing it alone gave 9 to 47 %.
+Westfall and Young's method (1993): the largest statistic of each flip shows what chance alone gives to a search for the
+largest. In 48 simulated worlds without any difference, at least one comparison was called different in 2.1 to 5.9 % of
+runs, and "better" in at most 3.2 %; picking the best point and testing it alone gave 9 to 47 %.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 from tunerun.statistics.flips import FLIPS, TIE, Array, SignPatterns
 
 _DUST = 15
-"""Decimals to which a spread is rounded: sums that cancel leave 1e-17."""
+"""Decimals to which a spread is rounded: sums that cancel leave about 1e-17 instead of 0."""
 
 _MOST_NUMBERS = 4_000_000
-"""That are held at once while swapped tables are measured: 32 MB."""
+"""Numbers held in memory at once while swapped tables are measured: 32 MB."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class FamilyTest:
 
     Attributes:
         p_values: two-sided and corrected for all comparisons, one for each column.
-        single_p: the same without the correction; Holm's correction of these can be done by hand.
-        statistics: of each column, in standard errors; above 0 where its differences are.
-        critical_value: of a 1 - alpha interval that holds for all columns at once, in standard errors.
-        smallest_p: the smallest value that a p of this table can have; above alpha nothing can be decided.
-        few_rows_decide: columns of which fewer than five rows carry half of the squared differences. Flips test whether
-            differences are symmetric, so there a mean of zero with rare large losses may look like a difference.
+        single_p: the same without the correction, for readers who want to apply Holm's correction by hand.
+        statistics: of each column, in standard errors; positive where its mean difference is.
+        critical_value: of a simultaneous 1 - alpha interval for all columns, in standard errors.
+        smallest_p: the smallest p value that this table can give; if it is above alpha, nothing can be decided.
+        few_rows_decide: whether fewer than five rows carry half of a column's squared differences. Flips test whether
+            differences are symmetric, so a mean of zero with rare large losses may then look like a difference.
     """
 
     p_values: tuple[float, ...]
@@ -48,15 +48,17 @@ def max_t(differences: Array, *, alpha: float = 0.05, flips: int = FLIPS, seed: 
 
     Args:
         differences: [rows, columns], of each comparison on each row (or cluster, see `cluster_sums`).
-        flips: random sign patterns where there are too many to take all.
+        alpha: family-wise error rate of the critical value.
+        flips: number of random sign patterns, if there are too many patterns to enumerate.
+        seed: of the random patterns.
 
     Returns:
-        A column without any difference has p = 1.
+        One result for each column; a column without any difference has p = 1.
     """
     live = differences[np.any(differences != 0, axis=1)]
     lengths = np.sqrt(np.sum(live**2, axis=0))
     with np.errstate(invalid="ignore", divide="ignore"):
-        # Scaling by what no flip changes: no flip divides by zero, and columns of many ties compete fairly.
+        # The length is invariant under flips: no flip divides by zero, and columns with many ties compete fairly.
         scaled = np.where(lengths > 0, live / lengths, 0.0)
     patterns = SignPatterns.of(len(live), flips, seed)
     flipped = [signs @ scaled for signs in patterns.blocks()]
@@ -73,19 +75,20 @@ def max_t_of_swaps(
     flips: int = FLIPS,
     seed: int = 0,
 ) -> FamilyTest:
-    """The same test for a measure that is not a mean of rows: a flip swaps the two models' answers to a row.
+    """The test of `max_t` for a measure that is not a mean of rows: a flip swaps the two models' answers to a row.
 
-    What rows contribute adds up, so the measure of a swapped table is `value` of the swapped sums. Each comparison is
-    scaled by the spread that its own flips give it.
+    The contributions of rows are additive, so the measure of a swapped table is `value` of the swapped sums. Each
+    comparison is scaled by the standard deviation over its own flips.
 
     Args:
-        points: [points, rows, m], what each row contributes (or cluster: sums over its rows).
-        baselines: [baselines, rows, m].
-        rows: how many rows, also where clusters take their part.
-        value: means over rows, [..., m] to [...].
+        points: [points, rows, m], what each row contributes; [points, clusters, m] of sums where rows are clustered.
+        baselines: [baselines, rows, m], likewise.
+        rows: number of rows, even if `points` has one entry for each cluster.
+        value: maps means over rows, [..., m], to the measure, [...].
+        alpha, flips, seed: as in `max_t`.
 
     Returns:
-        A column for each point and baseline: all baselines of the first point, then of the second.
+        One column for each pair of point and baseline: all baselines of the first point, then of the second.
     """
     parts = points.shape[2]
     arms = np.concatenate([points, baselines])
@@ -119,10 +122,11 @@ def max_t_of_swaps(
 def _step_down(
     statistics: Array, flipped: list[Array], patterns: SignPatterns, alpha: float, few_rows_decide: tuple[bool, ...]
 ) -> FamilyTest:
-    """Correct each statistic for those that are as extreme or less.
+    """Correct each statistic for all statistics that are at most as extreme.
 
     Args:
-        statistics: of each column. flipped: the same under each pattern, in blocks of patterns.
+        statistics: of each column.
+        flipped: the statistics under each pattern, in blocks of patterns, [patterns, columns].
     """
     observed = np.abs(statistics)
     columns = np.flatnonzero(observed.astype(bool) | np.any([block.any(axis=0) for block in flipped], axis=0))
@@ -155,20 +159,24 @@ def _step_down(
 
 
 def few_rows_decide(differences: Array) -> tuple[bool, ...]:
-    """For each column whether fewer than five rows carry half of the squared differences, and these are not equal."""
+    """Return for each column whether fewer than five rows carry half of the squared differences, and these differ.
+
+    Args:
+        differences: [rows, columns].
+    """
     squares = np.sort(differences**2, axis=0)[::-1]
     totals = squares.sum(axis=0)
-    # Equal differences, as those of right and wrong answers, are the test's own case however few they are.
+    # Differences of equal size, such as right against wrong, meet the test's assumption however few there are.
     least = np.where(squares > 0, squares, np.inf).min(axis=0, initial=np.inf)
     return tuple(((totals > 0) & (squares[:4].sum(axis=0) > totals / 2) & (squares[0] > least)).tolist())
 
 
 def cluster_sums(values: Array, clusters: list[int]) -> Array:
-    """Sum rows that belong together: clusters take the rows' part in every test.
+    """Sum the rows of each cluster, so that tests can treat clusters as independent units.
 
     Args:
         values: [rows, columns].
-        clusters: of each row, numbered from 0.
+        clusters: cluster of each row, numbered from 0.
 
     Returns:
         [clusters, columns].

@@ -1,6 +1,6 @@
-"""Sign patterns for flip tests: if two models are equally good, each row's difference may as well have the other sign.
+"""Sign patterns for flip tests: if two models are equally good, each row's difference has either sign equally likely.
 
-One matrix of signs serves all columns of a table, so that tests of several points keep what these have in common.
+One matrix of signs is applied to all columns of a table, so that tests of several points preserve their correlation.
 """
 
 from __future__ import annotations
@@ -14,22 +14,24 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 FLIPS = 10_000
-"""Random patterns where all of them are more than that: p = 0.05 has then a standard error of 0.002."""
+"""Number of random patterns if there are too many to enumerate: p = 0.05 then has a standard error of 0.002."""
 
 TIE = 1e-4
-"""Statistics this near are equal: they are sums of a few hundred numbers, and float32 adds dust of 1e-6."""
+"""Statistics closer than this are equal: they are sums of a few hundred numbers, and float32 rounding adds 1e-6."""
 
 _BLOCK = 1_000
 
 
 @dataclass(frozen=True)
 class SignPatterns:
-    """Joint flips of rows.
+    """Joint sign flips of rows.
 
     Attributes:
-        rows: how many rows are flipped.
-        is_exact: whether these are all patterns, the first row's sign fixed (the mirror image has the same statistics).
-        count: how many patterns.
+        rows: number of rows that are flipped.
+        is_exact: whether all patterns are enumerated, with the first row's sign fixed: a mirrored pattern has the same
+            two-sided statistics.
+        count: number of patterns.
+        seed: of random patterns.
     """
 
     rows: int
@@ -39,13 +41,13 @@ class SignPatterns:
 
     @classmethod
     def of(cls, rows: int, flips: int = FLIPS, seed: int = 0) -> SignPatterns:
-        """All patterns where these are at most `flips`, else so many random ones."""
+        """Enumerate all patterns if there are at most `flips`, else draw `flips` random ones."""
         if rows <= 1 or (rows - 1 < 63 and 2 ** (rows - 1) <= flips):
             return cls(rows, True, 2 ** max(0, rows - 1), seed)
         return cls(rows, False, flips, seed)
 
     def blocks(self) -> Iterator[Array]:
-        """The signs, [patterns, rows], a thousand patterns at a time, so that memory stays small."""
+        """Yield the signs, [patterns, rows], a thousand patterns at a time to bound memory."""
         generator = np.random.default_rng(self.seed)
         for start in range(0, self.count, _BLOCK):
             size = min(_BLOCK, self.count - start)
@@ -58,12 +60,13 @@ class SignPatterns:
             yield signs.astype(np.float64)
 
     def p_value(self, above: NDArray[np.int64], tied: NDArray[np.int64]) -> Array:
-        """The share of patterns at least as extreme as what was observed, ties counted half.
+        """Return the share of patterns at least as extreme as the observation (mid-p: ties count half).
 
         Args:
-            above, tied: how many patterns are more extreme, and as extreme.
+            above: number of patterns that are more extreme, for each statistic.
+            tied: number of patterns that are equally extreme.
         """
         if self.is_exact:
             return (above + tied / 2) / self.count
-        # What was observed is one more pattern, and ties with itself.
+        # The observation itself is one more pattern, tied with itself; without it a random p could be 0.
         return (above + tied / 2 + 0.5) / (self.count + 1)

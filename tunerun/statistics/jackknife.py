@@ -1,4 +1,4 @@
-"""A measure that is not a mean of rows, made one: what each row adds to it."""
+"""Jackknife pseudo-values: turn a measure that is not a mean of rows, such as macro F1, into a mean over rows."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from tunerun.statistics.flips import Array
 
 
 def pseudo_values(contributions: Array, sizes: Array, value: Callable[[Array], Array]) -> Array:
-    """The jackknife's pseudo-values (Tukey 1958): the measure, and how it changes without each row.
+    """Return the jackknife's pseudo-values (Tukey 1958) of a measure, which tests and intervals can treat as scores.
 
-    Their mean is the measure up to a term of 1/rows, and they can be tested and given intervals as scores of rows are.
+    A pseudo-value combines the measure on all rows with the measure without one row; the mean of all pseudo-values is
+    the measure up to a term of order 1/rows.
 
     Args:
-        contributions: [rows, m], or sums over the rows of each cluster.
-        sizes: rows of each cluster; ones where every row is its own.
-        value: means over rows, [..., m] to [...].
+        contributions: [rows, m], or [clusters, m] of sums over the rows of each cluster.
+        sizes: number of rows of each cluster; all 1 if rows are not clustered.
+        value: maps means over rows, [..., m], to the measure, [...].
 
     Returns:
-        [rows], shifted so that their mean is the measure exactly.
+        [rows] or [clusters], shifted so that their mean is exactly the measure.
     """
     units = len(contributions)
     total, rows = contributions.sum(axis=0), sizes.sum()

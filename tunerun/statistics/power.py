@@ -1,7 +1,7 @@
-"""What held-out rows can show, before anything runs: Connor's formula for paired shares (1987, Biometrics 43:207).
+"""Power of held-out rows, before anything runs: Connor's formula for paired shares (Connor 1987, Biometrics 43:207).
 
-It errs on the safe side below 100 rows, by up to three points of the exact power; Miller's (arXiv 2411.00640), by as
-much on the other.
+Below 100 rows it is conservative, by up to three points of the exact power; Miller's formula (arXiv 2411.00640) is
+optimistic by as much.
 """
 
 from __future__ import annotations
@@ -16,21 +16,25 @@ _HALVINGS = 50
 
 
 def share_lost(accuracy: float, difference: float) -> float:
-    """The share of rows that a better model loses if the two models' errors are unrelated: the worst plausible.
+    """Return the share of rows that the better of two models loses if their errors are independent.
+
+    Independence is the worst plausible case: models tuned from one base model tend to err on the same rows.
 
     Args:
-        accuracy: of the weaker model. difference: what the better one has more.
+        accuracy: of the weaker model, 0 to 1.
+        difference: by how much the better model's accuracy is higher.
     """
     return max(0.0, accuracy * (1 - accuracy - difference))
 
 
 def rows_needed(difference: float, lost: float, *, comparisons: int = 1, alpha: float = 0.05) -> int:
-    """Rows that show a difference of two shares with a power of 80 %.
+    """Return the number of rows that show a difference of two shares with a power of 80 %.
 
     Args:
         difference: of the shares, above 0.
         lost: share of rows that the better model loses.
-        comparisons: in the family; alpha is divided by them.
+        comparisons: size of the family of tests, by which alpha is divided (Bonferroni).
+        alpha: family-wise error rate.
     """
     discordant = 2 * lost + difference
     z_alpha, z_beta = critical_value(alpha / comparisons), NormalDist().inv_cdf(POWER)
@@ -41,15 +45,16 @@ def rows_needed(difference: float, lost: float, *, comparisons: int = 1, alpha: 
 def smallest_visible(
     rows: int, accuracy: float = 0.5, *, related: float = 1.0, comparisons: int = 1, alpha: float = 0.05
 ) -> float | None:
-    """The smallest difference that rows show with a power of 80 %.
+    """Return the smallest difference of shares that some rows show with a power of 80 %.
 
     Args:
+        rows: number of rows, or of clusters.
         accuracy: of the model to beat.
-        related: factor on the share of lost rows: 1 where errors are unrelated, 0.5 halfway to a model that loses none.
-        comparisons, alpha: as `rows_needed`.
+        related: factor on the share of lost rows: 1 if errors are independent, 0.5 halfway to a model that loses none.
+        comparisons, alpha: as in `rows_needed`.
 
     Returns:
-        None: not even a model that is always right could be seen.
+        The difference, 0 to 1; None: even a model that is always right would not show one.
     """
     low, high = 0.0, 1 - accuracy
     if (
@@ -68,7 +73,12 @@ def smallest_visible(
 
 
 def rows_for_equality(worth: float, alpha: float = 0.05) -> int:
-    """Rows below which two models cannot be called equal within `worth`, even if they never disagree."""
+    """Return the number of rows below which two models cannot be called equal, even if they never disagree.
+
+    Args:
+        worth: the difference within which they would be equal, above 0; see `evaluation.worth`.
+        alpha: error rate of each of the two one-sided tests, hence the critical value at 2 * alpha.
+    """
     z = critical_value(2 * alpha)
     return ceil(z * z * (1 - worth) / worth)
 
@@ -76,15 +86,16 @@ def rows_for_equality(worth: float, alpha: float = 0.05) -> int:
 def rows_needed_for_mean(
     difference: float, deviation: float, *, comparisons: int = 1, alpha: float = 0.05, other: float = 0.0
 ) -> int | None:
-    """Rows that show a difference of means with a power of 80 % (Miller, arXiv 2411.00640).
+    """Return the number of rows that show a difference of means with a power of 80 % (Miller, arXiv 2411.00640).
 
     Args:
         difference: of the means, not 0.
         deviation: standard deviation of the rows' differences.
-        other: variance of the difference that more rows do not lower, such as that of seeds.
+        comparisons, alpha: as in `rows_needed`.
+        other: variance of the difference that more rows do not reduce, such as that between seeds.
 
     Returns:
-        None: no number of rows would.
+        The number of rows; None: no number of rows is enough.
     """
     z = critical_value(alpha / comparisons) + NormalDist().inv_cdf(POWER)
     allowed = (difference / z) ** 2 - other

@@ -1,7 +1,7 @@
-"""Points whose trials differ in nothing but their seed: how much of a difference is the seed's.
+"""Variance between seeds: how much of a difference between points is due to the training seed.
 
-A test over rows alone is about these trained models. When seeds move a score by 4 points, it errs in up to 37 % at
-300 rows about the settings; so a claim about settings needs at least two seeds and this test.
+A test over rows alone is about the models that were trained. If seeds move a score by 4 points, such a test of the
+settings errs in up to 37 % of cases at 300 rows; so a claim about settings needs at least two seeds and this test.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class SeedVariance:
     """The variance between seeds, pooled over all points.
 
     Attributes:
-        of_means: mean over points of the variance of their seeds' mean scores; rows' chance is in it.
-        of_seeds: the part of it that is the seeds' own, 0 or more.
-        freedom: seeds beyond each point's first.
+        of_means: variance of the seeds' mean scores, averaged over points; it includes sampling noise of the rows.
+        of_seeds: the part of `of_means` that is due to seeds alone, 0 or more.
+        freedom: degrees of freedom: the number of seeds beyond each point's first.
     """
 
     of_means: float
@@ -36,13 +36,13 @@ class SeedVariance:
 
 @dataclass(frozen=True)
 class SettingsTest:
-    """A difference between settings, as one t test sees it.
+    """The result of a t test of a difference between settings.
 
     Attributes:
         statistic: the difference in standard errors.
-        error: its standard error; 0 where nothing varies.
+        error: standard error of the difference; 0 if nothing varies.
         freedom: Satterthwaite's degrees of freedom.
-        p: two-sided; correct several of them by `pairs.holm`.
+        p: two-sided p value, not corrected; use `pairs.holm` for several tests.
     """
 
     statistic: float
@@ -51,7 +51,7 @@ class SettingsTest:
     p: float
 
     def reach(self, alpha: float, comparisons: int = 1) -> float:
-        """How far an interval reaches that holds for several comparisons at once (Bonferroni)."""
+        """Return half the width of a simultaneous 1 - alpha interval for several comparisons (Bonferroni)."""
         from scipy.stats import t as student
 
         return self.error * float(student.isf(alpha / (2 * comparisons), self.freedom)) if self.error else 0.0
@@ -61,7 +61,7 @@ def pooled(points: Sequence[Array]) -> SeedVariance:
     """Pool the variance between seeds; a point with one seed adds nothing.
 
     Args:
-        points: for each point its scores, [seeds, rows]; all of the same rows, at least two of them.
+        points: the scores of each point, [seeds, rows]; all on the same rows, at least two rows.
 
     Raises:
         ValueError: no point has two seeds.
@@ -82,13 +82,14 @@ def _residual_variance(table: Array) -> float:
 
 
 def two_way(differences: Array, variance: SeedVariance, seeds: Sequence[int]) -> SettingsTest:
-    """Test a difference between settings, with the chance of rows and of seeds.
+    """Test a difference between settings, with the variance of rows and of seeds.
 
-    Over worlds with a seed deviation of 0 to 0.04 it errs in 1.8 to 5.4 %.
+    In simulated worlds with a standard deviation of 0 to 0.04 between seeds, its error rate is 1.8 to 5.4 %.
 
     Args:
-        differences: [rows], of the row means over seeds.
-        seeds: how many seeds each side has that is tuned; an untuned baseline has none.
+        differences: [rows], each the difference of a row's mean scores over seeds.
+        variance: between seeds, from `pooled`.
+        seeds: number of seeds of each side that is tuned; an untuned baseline is omitted.
     """
     # Imported here: SciPy costs half a second that a plan should not pay.
     from scipy.stats import t as student
@@ -102,7 +103,7 @@ def two_way(differences: Array, variance: SeedVariance, seeds: Sequence[int]) ->
 
 
 def _total_variance(of_rows: Any, rows: int, variance: SeedVariance, sides: Any) -> tuple[Any, Any]:
-    """Variance of a mean difference, and its degrees of freedom; of numbers or of arrays of them."""
+    """Variance of a mean difference and Satterthwaite's degrees of freedom, for numbers or for arrays of them."""
     total = of_rows + sides * variance.of_seeds
     with np.errstate(invalid="ignore", divide="ignore"):
         freedom = np.square(total) / (
@@ -112,15 +113,16 @@ def _total_variance(of_rows: Any, rows: int, variance: SeedVariance, sides: Any)
 
 
 def tied_settings_p(scores: Array, variance: SeedVariance, seeds: Sequence[int]) -> list[float]:
-    """For each point the p value of its settings being as good as the best; those above alpha are the tied set.
+    """Return for each point the p value of "its settings are as good as the best"; those above alpha are the tied set.
 
-    As `tied_set.tied_set_p`, which is about trained models: the most extreme pair of those that are left is tested, its
-    worse point is removed, and so on. The test of a pair is the two-way t, and the correction is for all pairs that are
-    left (Bonferroni), because no flip of rows moves seeds.
+    The procedure is that of `tied_set.tied_set_p`, which is about trained models: test the most extreme of the
+    remaining pairs, remove its worse point, repeat. Here a pair is tested by `two_way`, with a Bonferroni correction
+    for all remaining pairs, because flipping rows cannot simulate other seeds.
 
     Args:
         scores: [rows, points], means over seeds; higher is better.
-        seeds: of each point.
+        variance: between seeds, from `pooled`.
+        seeds: number of seeds of each point.
     """
     from scipy.stats import t as student
 
@@ -151,10 +153,10 @@ def tied_settings_p(scores: Array, variance: SeedVariance, seeds: Sequence[int])
 
 
 def consistency(answers: Sequence[Sequence[str]]) -> float:
-    """The share of rows that all seeds of a point answer alike (arXiv 2503.07329).
+    """Return the share of rows to which all seeds of a point give the same answer (arXiv 2503.07329).
 
     Args:
-        answers: for each seed its answers, in the order of the rows.
+        answers: the answers of each seed, all in the same order of rows.
     """
     rows = list(zip(*answers, strict=True))
     return sum(len(set(row)) == 1 for row in rows) / len(rows)

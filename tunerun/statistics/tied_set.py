@@ -1,7 +1,7 @@
-"""The tied set, points not distinguishable from the best: a sequential test of all pairs by joint sign flips.
+"""The tied set, the points that cannot be distinguished from the best: a sequential test of all pairs by sign flips.
 
-Comparing each point with the observed best would print a wrong list in 13 to 19 % of worlds with 12 equal points,
-because the same data chose the best. Here at least one point of equal ones is left out in at most 6 %.
+Comparing each point with the observed best would give a wrong set in 13 to 19 % of simulated worlds with 12 equal
+points, because the same data selected the best. This test omits any of the equal points in at most 6 %.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ _DUST = 9
 
 
 def tied_set_p(scores: Array, *, flips: int = FLIPS, seed: int = 0) -> list[float]:
-    """For each point the p value of its being as good as the best; those above alpha are the tied set.
+    """Return for each point the p value of "it is as good as the best"; those above alpha are the tied set.
 
-    The most extreme pair of those that are left is tested against the most extreme pair of each flip; its worse point
-    is removed, and so on. A point's p is the largest on the way to its removal. The last one has 1.
+    The most extreme of the remaining pairs is tested against the most extreme pair of each flip; its worse point is
+    removed, and the next pair is tested. A point's p value is the largest one up to its removal; the last point has 1.
 
     Args:
-        scores: [rows, points], higher is better; [clusters, points] where rows belong together.
+        scores: [rows, points], higher is better; [clusters, points] of sums where rows are clustered.
+        flips, seed: as in `family.max_t`.
     """
     points = scores.shape[1]
     live = scores[np.any(scores != scores[:, :1], axis=1)]
@@ -40,18 +41,18 @@ def tied_set_p(scores: Array, *, flips: int = FLIPS, seed: int = 0) -> list[floa
 
 
 def _removals(sums: Array, lengths: Array) -> tuple[list[int], list[float]]:
-    """The points in the order of their removal, the last one included, and each removal's statistic."""
+    """Return the points in the order of removal, ending with the one that is kept, and each removal's statistic."""
     left = list(range(len(sums)))
     removed: list[int] = []
     statistics: list[float] = []
     with np.errstate(invalid="ignore", divide="ignore"):
-        # [worse, better]: how much better in standard deviations; equal columns are never parted.
+        # [worse, better]: the difference in standard deviations; 0 for equal columns, which are never separated.
         extremes = np.where(lengths > 0, (sums[None, :] - sums[:, None]) / lengths, 0.0).round(_DUST)
     while len(left) > 1:
         table = extremes[np.ix_(left, left)]
         largest = table.max(axis=1)
         most = largest.max()
-        # Of equally extreme pairs the one with the lowest mean goes first, then the one planned last.
+        # Among equally extreme pairs, remove the point with the lowest mean, then the one planned last.
         candidates = [left[index] for index in np.flatnonzero(largest >= most)]
         worst = min(candidates, key=lambda point: (round(float(sums[point]), _DUST), -point))
         left.remove(worst)

@@ -1,4 +1,4 @@
-"""What the best of several points will score on new rows: its own score is too high, because it was chosen by it."""
+"""The expected score of the best of several points on new rows: its own score is biased by having been selected."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tunerun.statistics.flips import Array
 RESAMPLES = 2_000
 
 _MOST_NUMBERS = 4_000_000
-"""That are held at once: 32 MB."""
+"""Numbers held in memory at once: 32 MB."""
 
 
 def bias_corrected(
@@ -23,16 +23,22 @@ def bias_corrected(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> float:
-    """The winner's score by bootstrap bias correction (Tsamardinos et al. 2018, Machine Learning 107:1895).
+    """Estimate the winner's score by bootstrap bias correction (Tsamardinos et al. 2018, Machine Learning 107:1895).
 
-    The best point is chosen on resampled rows and measured on the rows left out. Its bias was at most 1.2 points in 12
-    simulated worlds, where the raw score of the best was 4 to 12 points too high.
+    The best point is chosen on resampled rows and measured on the rows that the sample omits. In 12 simulated worlds
+    the bias was at most 1.2 points, while the raw score of the best was 4 to 12 points too high.
 
     Args:
-        scores: [rows, points], or [rows, points, m] of what `value` makes a score of; sums over the rows of a cluster
-            where rows belong together.
-        sizes: rows of each cluster; None: every row is its own.
-        value: means over rows, [..., m] to [...]; None: the mean is the score.
+        scores: [rows, points], or [rows, points, m] of contributions that `value` turns into a score; sums over the
+            rows of each cluster where rows are clustered.
+        sizes: number of rows of each cluster; None: rows are not clustered.
+        value: maps means over rows, [..., m], to the score, [...]; None: the mean is the score.
+        higher_is_better: whether the best point has the highest score.
+        resamples: number of bootstrap samples.
+        seed: of the samples.
+
+    Returns:
+        The estimate, in the unit of the scores.
     """
     table = scores[:, :, None] if scores.ndim == 2 else scores
     measure = value or (lambda means: means[..., 0])
@@ -43,7 +49,7 @@ def bias_corrected(
         return sign * float((sign * measure(table.sum(axis=0) / weights.sum())).max())
     generator = np.random.default_rng(seed)
     counts = generator.multinomial(units, np.full(units, 1 / units), size=resamples)
-    by_chance = generator.uniform(0, 1e-6, size=(resamples, points))  # who wins a tie
+    by_chance = generator.uniform(0, 1e-6, size=(resamples, points))  # breaks ties
     usable = (counts == 0).any(axis=1)
     counts, by_chance = counts[usable], by_chance[usable]
     flat = table.reshape(units, -1)
