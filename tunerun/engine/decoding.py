@@ -1,4 +1,4 @@
-"""Generates answers token by token with one cache; finished rows leave it and waiting rows join it.
+"""Continuous batching: answers are generated token by token, finished rows leave the batch and waiting rows join it.
 
 transformers' `generate` keeps a batch together until its longest answer is finished. Here each decoding step contains
 only unfinished rows, as many as fit into the cache's memory. The common prefix of an adapter's rows is computed once.
@@ -24,8 +24,9 @@ from tunerun.engine.network import LoadedModel
 from tunerun.engine.row_cache import SPARE_COLUMNS, RowCache
 
 ROWS = 128
-"""Of a step at most. Measured 2026-11-26 with SmolLM2-135M on one thread of a CPU, ms a row: 16 rows 10.2, 32 6.6, 64
-5.7, 100 6.0, 128 5.9, 256 6.2. Steps of one adapter at a time were tried: 35.5 s instead of 35.3 for 300 rows."""
+"""The most rows of a decoding step. Measured 2026-11-26 with SmolLM2-135M on one thread of a CPU, ms per row: 16 rows
+10.2, 32 6.6, 64 5.7, 100 6.0, 128 5.9, 256 6.2. Steps of one adapter at a time were tried: 35.5 s instead of 35.3 s for
+300 rows."""
 
 PREFILL_TOKENS = 512
 """Tokens of one prefill pass, unless a single row has more. Measured on the same CPU, s for 100 prompts of banking77:
@@ -38,20 +39,20 @@ Measured 2026-11-26 on banking77's prompts, 19 own tokens on average behind a pr
 cheapest division into passes (dynamic programming, 40 tokens for each pass) would save 3 % of the prefill."""
 
 CACHE_BYTES = 512 * 2**20
-"""Of a batch's cache, or a quarter of the weights' bytes where that is more. Our choice: 128 rows of 85 tokens of
-SmolLM2-135M in float32, whose cache takes 46 KB a token."""
+"""The limit of a batch's cache; for large models a quarter of the weights' bytes, if that is more. Our choice: 128 rows
+of 85 tokens of SmolLM2-135M in float32, whose cache takes 46 KB per token."""
 
 MIXED_RANKS = 256
-"""The most ranks that different adapters of a batch have together. Our choice: mixing holds their matrices twice, which
-is 320 MB for SmolLM2-135M; the time of a step does not grow with them."""
+"""The largest sum of the ranks of a batch's different adapters. Our choice: mixing keeps a second, stacked copy of the
+matrices, which is 320 MB for SmolLM2-135M; the time of a step does not grow with the ranks."""
 
 _LIMIT = 1e-3
-"""How far logits may be from those of a row alone, relative to the largest one. Our choice: rounding leaves 1e-5 in
-float32."""
+"""The largest accepted difference of logits from those of a row alone, relative to the largest logit. Our choice:
+rounding causes 1e-5 in float32."""
 
 
 class _Passes:
-    """Forward passes of a network with a cache, of rows that end at its last column."""
+    """Forward passes with a cache; every row ends at the cache's last column."""
 
     def __init__(self, base: LoadedModel, adapters: RowAdapters) -> None:
         self._base = base
@@ -62,14 +63,18 @@ class _Passes:
     def logits(
         self, cache: RowCache, sequences: Sequence[list[int]], width: int, adapters: Sequence[Adapter | None]
     ) -> torch.Tensor:
-        """Put the last tokens of sequences through the network, and add them to a cache that holds those before them.
+        """Compute the last tokens of sequences and append them to a cache that holds the tokens before them.
 
         Args:
-            width: how many of each; sequences that are shorter are padded on the left.
+            cache: holds the earlier tokens of each sequence, one row each; may be empty.
+            sequences: all tokens of each row.
+            width: tokens to compute per row; a shorter sequence is padded on the left.
+            adapters: of each row; None: the base model.
 
         Returns:
             The logits of the next token, float32, [rows, vocabulary].
         """
+        # Cache columns to the left of a row's first token are padding, so mask and positions follow from the length.
         base, total = self._base, cache.width + width
         tokens = [[base.pad_id] * (width - len(ids)) + ids[max(len(ids) - width, 0) :] for ids in sequences]
         lengths = torch.tensor([[len(ids)] for ids in sequences], device=base.device)
@@ -93,9 +98,9 @@ class _Group:
     """Rows with a common prefix.
 
     Attributes:
-        ids: the prefix; empty if it is too short to be worth a pass of its own.
-        waiting: the number of these rows that wait.
-        cache: the prefix's keys and values, as long as some rows wait.
+        ids: the tokens of the prefix; empty if it is too short to be worth a pass of its own.
+        waiting: how many rows of the group have not joined the batch yet.
+        cache: the prefix's keys and values; released when no row is waiting any more.
     """
 
     ids: list[int]
@@ -116,10 +121,11 @@ def _groups(rows: Sequence[AnswerRow]) -> dict[Any, _Group]:
 
 
 class Decoder:
-    """Answers rows with one base model.
+    """Generates the answers of rows with one base model. Make it with `decoder_of`, which checks the architecture.
 
     Args:
-        bytes_per_token: of the base model's cache.
+        base: the base model.
+        bytes_per_token: memory that one token of one row takes in the cache, in all layers.
     """
 
     def __init__(self, base: LoadedModel, bytes_per_token: int) -> None:
@@ -128,36 +134,39 @@ class Decoder:
         self._most_tokens = max(CACHE_BYTES, weights // 4) // bytes_per_token
 
     def answer(self, rows: Sequence[AnswerRow], between_passes: Callable[[], None]) -> None:
-        """Continue rows until all are finished.
+        """Generate tokens until all rows are finished.
 
         Args:
-            between_passes: called before each pass of the network.
+            rows: each with its own adapter and options; their answers are appended in place.
+            between_passes: called before each pass of the network, from this thread.
 
         Raises:
-            MixingError: rows have different adapters, and a layer does not see a batch row by row. The rows keep the
-                tokens they have, and may be continued.
+            MixingError: rows have different adapters, and a layer of the model does not treat a batch row by row. The
+                rows keep the tokens they have, so a second call continues them.
         """
         with _passes(self._base) as passes:
             _Course(passes, rows, self._most_tokens).run(between_passes)
 
 
 class _Course:
-    """The rows of one call, those that wait and those that are being decoded.
+    """The scheduling of one call: which rows are waiting and which are in the batch.
 
     Args:
-        most_tokens: the cache's limit, with padding.
+        passes: computes forward passes.
+        rows: to answer.
+        most_tokens: the limit of the cache, in tokens of all rows, padding included.
     """
 
     def __init__(self, passes: _Passes, rows: Sequence[AnswerRow], most_tokens: int) -> None:
         self._passes = passes
         self._most_tokens = most_tokens
         self._groups = _groups(rows)
-        self._waiting = self._in_order(rows)  # the next one is the last
+        self._waiting = self._in_order(rows)  # a stack: the last element is next
         self._active: list[AnswerRow] = []
         self._cache = RowCache()
 
     def run(self, between_passes: Callable[[], None]) -> None:
-        """Continue all rows until they are finished."""
+        """Generate tokens until all rows are finished."""
         while self._waiting or self._active:
             between_passes()
             joining = self._joining()
@@ -167,9 +176,10 @@ class _Course:
                 self._step()
 
     def _in_order(self, rows: Sequence[AnswerRow]) -> list[AnswerRow]:
-        """Return the rows adapter by adapter, because a batch of one adapter costs less; each adapter's longest last.
+        """Return the rows grouped by adapter, because a batch of one adapter costs less, and by length within a group.
 
-        The last row is taken first, so a row that does not fit into memory fails early, and short rows fill the batch.
+        The longest row is last and taken first: a row that does not fit into memory fails early, and the short rows
+        that follow fill up the batch.
         """
         longest: dict[int, int] = {}
         for row in rows:
@@ -181,9 +191,10 @@ class _Course:
         return row.length - len(self._groups[row.beginning].ids)
 
     def _joining(self) -> list[AnswerRow]:
-        """Take the rows of the next prefill pass; none if too few have room beside those that are being decoded."""
+        """Take the rows of the next prefill pass from the waiting ones; none if too few would fit into the batch."""
         chosen: list[AnswerRow] = []
         own = 0
+        # Not while fewer rows could join than a quarter of those in the batch: a prefill pass is for several rows.
         if ROWS - len(self._active) < min(len(self._waiting), len(self._active) // 4):
             return []
         while self._waiting:
@@ -203,10 +214,12 @@ class _Course:
         return chosen
 
     def _fits(self, chosen: Sequence[AnswerRow], row: AnswerRow, own: int) -> bool:
-        """Whether a row may join the chosen rows and those being decoded, in a prefill pass of `own` tokens a row."""
+        """Whether a row can join the chosen rows and the batch, in a prefill pass of `own` tokens per row."""
         together = [*self._active, *chosen, row]
-        if len(together) == 1:
+        if len(together) == 1:  # a row that exceeds every limit alone still has to be answered
             return True
+        # Counts some room to grow and not `max_output_tokens`, which most answers end far before; if the batch then
+        # outgrows the memory, `_set_back` removes rows.
         width = max(one.length + min(one.room, 2 * SPARE_COLUMNS) for one in together)
         if len(together) > ROWS or len(together) * width > self._most_tokens:
             return False
@@ -219,18 +232,19 @@ class _Course:
         return not chosen or (len(chosen) + 1) * own <= PREFILL_TOKENS
 
     def _prefill(self, rows: list[AnswerRow]) -> None:
-        """Compute prompts behind their prefixes, and add the rows to those being decoded."""
+        """Compute the prompts of rows after their cached prefixes, and add the rows to the batch."""
         self._compute_beginnings(rows)
         groups = [self._groups[row.beginning] for row in rows]
         sequences = [row.ids for row in rows]
         known = [0 if group.cache is None else len(group.ids) for group in groups]
         width = max(len(ids) - tokens for ids, tokens in zip(sequences, known, strict=True))
         cache = RowCache()
-        # A row with less of its own than the longest has its beginning's last tokens computed again: so no padding is
-        # between them, and the distance of two columns is that of their tokens.
+        # A row with fewer own tokens than the widest one computes the last tokens of its prefix again. So there is no
+        # padding between prefix and own tokens, and the distance of two columns is the distance of their tokens.
         begun = [(group.cache, max(len(ids) - width, 0)) for group, ids in zip(groups, sequences, strict=True)]
         if any(tokens for _cache, tokens in begun):
             like = next(one for one, tokens in begun if one is not None and tokens)
+            # A row without a cached prefix takes 0 tokens of another row's cache, just for the shapes.
             cache.begin([(one or like, tokens) for one, tokens in begun], max(tokens for _cache, tokens in begun))
         logits = self._passes.logits(cache, sequences, width, [row.adapter for row in rows])
         self._take(rows, cache, logits)
@@ -243,6 +257,7 @@ class _Course:
                 group.cache = None
 
     def _compute_beginnings(self, rows: Sequence[AnswerRow]) -> None:
+        """Compute the prefixes that rows need and that are not cached yet, all in one pass."""
         groups = {row.beginning: (self._groups[row.beginning], row.adapter) for row in rows}
         missing = [
             (group, adapter)
@@ -269,7 +284,10 @@ class _Course:
             self._cache = RowCache()
 
     def _set_back(self) -> None:
-        """Move the row with the shortest answer back to the waiting ones to free memory; it keeps its tokens."""
+        """Move the row with the shortest answer back to the waiting rows to free memory.
+
+        It keeps its tokens, so its prefill recomputes them: the shortest answer loses the least.
+        """
         number = min(range(len(self._active)), key=lambda one: len(self._active[one].answer_ids))
         row = self._active[number]
         self._remove(self._active, self._cache, number)
@@ -277,9 +295,13 @@ class _Course:
         self._groups[row.beginning].waiting += 1
 
     def _take(self, rows: list[AnswerRow], cache: RowCache, logits: torch.Tensor) -> None:
-        """Give each row its next token, and remove finished rows."""
-        likeliest = logits.argmax(-1).tolist()
-        for number in reversed(range(len(rows))):
+        """Append each row's next token and remove finished rows from the list and the cache.
+
+        Args:
+            logits: of the next token, [rows, vocabulary].
+        """
+        likeliest = logits.argmax(-1).tolist()  # one transfer from the device for all greedy rows
+        for number in reversed(range(len(rows))):  # `_remove` moves the last row, which has been visited by then
             row = rows[number]
             token = int(row.choose(logits[number]).argmax()) if row.chooses else likeliest[number]
             if not row.is_over:
@@ -296,8 +318,8 @@ class _Course:
 
 @contextmanager
 def _passes(base: LoadedModel) -> Iterator[_Passes]:
-    # Of [rows, time, hidden] the last position is not contiguous, and torch would multiply each row by itself: 16 % of
-    # the time of a prefill (measured 2026-11-26 on a CPU).
+    # The last position of [rows, time, hidden] is not contiguous, so torch would multiply row by row in the output
+    # layer, which was 16 % of the time of a prefill (measured 2026-11-26 on a CPU).
     hook = base.network.get_output_embeddings().register_forward_pre_hook(
         lambda _module, inputs: (inputs[0].contiguous(), *inputs[1:])
     )
@@ -309,9 +331,13 @@ def _passes(base: LoadedModel) -> Iterator[_Passes]:
 
 
 def decoder_of(base: LoadedModel) -> Decoder | None:
-    """Return a base model's decoder; None if its cache is not plain, or if its logits differ from those of single rows.
+    """Return a decoder for a base model, after trying every cache operation on the model itself.
 
     Sliding windows are supported: all keys and values are kept, and the network's own mask hides the older ones.
+
+    Returns:
+        The decoder; None if the cache holds something other than keys and values of every token, or if the logits
+        differ from those of each row computed alone. `PaddedDecoder` then answers.
     """
     with _passes(base) as passes:
         output = base.network(input_ids=torch.tensor([[0, 1]], device=base.device), use_cache=True)
@@ -322,19 +348,23 @@ def decoder_of(base: LoadedModel) -> Decoder | None:
         try:
             cache, logits, sequences = _tried(passes, base)
         except (RuntimeError, ValueError, TypeError, AttributeError, LookupError):
-            return None  # the architecture has another idea of caches or positions; its own `generate` knows it
+            return None  # the architecture treats caches or positions in its own way, which its `generate` handles
         if not cache.is_plain:
             return None
         for found, ids in zip(logits, sequences, strict=True):
             alone = base.network(input_ids=torch.tensor([ids], device=base.device), use_cache=False).logits[0, -1]
             limit = max(_LIMIT, 16 * torch.finfo(alone.dtype).eps) * float(alone.abs().max())
-            if not float((found - alone.float()).abs().max()) <= limit:
+            if not float((found - alone.float()).abs().max()) <= limit:  # `not <=` also rejects NaN
                 return None
         return Decoder(base, cache.bytes_per_token)
 
 
 def _tried(passes: _Passes, base: LoadedModel) -> tuple[RowCache, torch.Tensor, list[list[int]]]:
-    """Compute rows with every operation on the cache: a shared prefix, a row that leaves, a row that joins."""
+    """Compute rows with every operation on the cache: a shared prefix, a row that leaves, a crop, a row that joins.
+
+    Returns:
+        The cache, the logits of the next token [rows, vocabulary], and the tokens of each row.
+    """
     words = base.network.get_input_embeddings().weight.shape[0]
     ids = [number * number % words for number in range(40, 80)]
     start, own = ids[:6], 5

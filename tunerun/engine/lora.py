@@ -1,8 +1,8 @@
-"""LoRA adapters that learn, and the passes that several of them share.
+"""LoRA adapters in training, several of which can share a forward and backward pass.
 
-PEFT's own modules run one adapter at a time. Here the adapters are hooks on the base model's layers: with one adapter a
-pass is the one that PEFT makes, with several each has its own place in the batch dimension. An adapter begins with the
-numbers that PEFT would give it for its seed, and is saved in PEFT's format.
+PEFT's own modules run one adapter at a time. Here adapters are forward hooks on the base model's layers: with one
+adapter a pass computes what PEFT computes, with several each adapter has its own index in the batch dimension. An
+adapter starts with the numbers that PEFT draws for its seed, and is saved in PEFT's format.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from tunerun.job import TuningHyperparameters, TuningRequest
 
 
 class LearningAdapter:
-    """A LoRA adapter whose parameters learn.
+    """A LoRA adapter in training; its parameters require gradients.
 
     Attributes:
-        matrices: by a layer's name in the base model: A [rank, inputs] and B [outputs, rank], as PEFT stores them.
-        scale: what B's product is multiplied by: alpha / rank.
+        matrices: by the layer's name in the base model: A [rank, inputs] and B [outputs, rank], as PEFT stores them.
+        rank: of all layers.
+        alpha: LoRA's alpha; the adapter adds `scale` * B A x to a layer's output.
     """
 
     def __init__(self, matrices: dict[str, tuple[torch.Tensor, torch.Tensor]], rank: int, alpha: float) -> None:
@@ -42,15 +43,15 @@ class LearningAdapter:
 
     @property
     def scale(self) -> float:
-        """What the product of both matrices is multiplied by."""
+        """The factor of the product of both matrices, alpha / rank."""
         return self.alpha / self.rank
 
     def parameters(self) -> list[torch.Tensor]:
-        """Everything that learns, in the order of the layers."""
+        """All matrices: A, then B of each layer, in the order of the layers."""
         return [matrix for pair in self.matrices.values() for matrix in pair]
 
     def named(self) -> dict[str, torch.Tensor]:
-        """The parameters by the names that PEFT's files have."""
+        """The parameters by their names in PEFT's files."""
         return {
             f"{PREFIX}{name}.lora_{part}.weight": matrix
             for name, pair in self.matrices.items()
@@ -59,16 +60,16 @@ class LearningAdapter:
 
     def is_finite(self) -> bool:
         """Whether no parameter is NaN or infinite."""
-        # The largest number of all: a few calls, where one for each matrix takes as long as a tenth of a step.
+        # The maximum norm over all matrices needs a few calls; a check of each matrix took a tenth of a step.
         return bool(torch.isfinite(torch.nn.utils.get_total_norm(self.parameters(), norm_type=math.inf)))
 
     def forget_gradients(self) -> None:
-        """Drop what passes have left, such as one that failed in the middle."""
+        """Drop accumulated gradients, such as those of a pass that failed halfway."""
         for matrix in self.parameters():
             matrix.grad = None
 
     def copy(self) -> list[torch.Tensor]:
-        """The parameters as they are now."""
+        """Return a copy of the parameters, in the order of `parameters`."""
         return [matrix.detach().clone() for matrix in self.parameters()]
 
     def like(self, values: Sequence[torch.Tensor]) -> LearningAdapter:
@@ -79,16 +80,19 @@ class LearningAdapter:
 
     @torch.no_grad()
     def restore(self, values: Sequence[torch.Tensor]) -> None:
-        """Give the parameters back what `copy` took of them."""
+        """Set the parameters to values that `copy` returned."""
         for matrix, value in zip(self.parameters(), values, strict=True):
             matrix.copy_(value)
 
     def save(self, source: tuple[str, str | None], folder: Path) -> None:
-        """Write the adapter in PEFT's format, with the same bytes for the same adapter.
+        """Write the adapter in PEFT's format; equal adapters give equal bytes.
 
         Args:
             source: the name and the revision of the base model for `adapter_config.json`.
-            folder: exists, or is made.
+            folder: is made if it does not exist.
+
+        Raises:
+            OSError, SafetensorError: a file cannot be written.
         """
         config = _peft_config(self.rank, self.alpha, sorted(self.matrices))
         config.base_model_name_or_path, config.revision = source
@@ -108,7 +112,8 @@ def _peft_config(rank: int, alpha: float, targets: list[str]) -> Any:
         lora_alpha=int(alpha) if alpha == int(alpha) else alpha,
         lora_dropout=0.0,
     )
-    config.target_modules = targets  # set afterwards, as PEFT would keep a set, in another order in every process
+    # Set afterwards: the constructor makes it a set, whose order in the file differs from process to process.
+    config.target_modules = targets
     return config
 
 
@@ -125,9 +130,14 @@ def adapter_of(request: TuningRequest, base: LoadedModel) -> LearningAdapter:
 
 
 def fresh(base: LoadedModel, hyperparameters: TuningHyperparameters, seed: int) -> LearningAdapter:
-    """Return a new adapter of the layers that `layers.with_adapter` names; it begins as the identity.
+    """Return a new adapter for the layers that `layers.with_adapter` names; B is 0, so it changes no output yet.
 
-    Its random numbers come from `seed` alone, are those that PEFT draws, and leave torch's own generator as it was.
+    A gets the random numbers that PEFT draws for the seed. torch's global generator is left as it was.
+
+    Args:
+        base: the base model.
+        hyperparameters: rank, alpha and target modules.
+        seed: of the random numbers.
 
     Raises:
         InputError: a target module is not a layer of the base model.
@@ -144,7 +154,8 @@ def fresh(base: LoadedModel, hyperparameters: TuningHyperparameters, seed: int) 
 
 
 def _fresh_matrices(module: Any, rank: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    # PEFT draws for two linear layers, and then once more for the first one (peft 0.21, tuners/lora/layer.py).
+    # PEFT makes two linear layers, each of which draws numbers, and then draws A again (peft 0.21,
+    # tuners/lora/layer.py). The first draws are thrown away, but they advance the generator.
     inputs, outputs = _sizes(module)
     down, up = torch.nn.Linear(inputs, rank, bias=False), torch.nn.Linear(rank, outputs, bias=False)
     torch.nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5))
@@ -153,7 +164,7 @@ def _fresh_matrices(module: Any, rank: int, device: torch.device) -> tuple[torch
 
 
 def _sizes(module: Any) -> tuple[int, int]:
-    """Return how many inputs and outputs a layer has; GPT-2's are stored the other way round."""
+    """Return the numbers of inputs and outputs of a layer; GPT-2's Conv1D stores its weight as [inputs, outputs]."""
     if isinstance(module, torch.nn.Linear):
         return module.in_features, module.out_features
     inputs, outputs = module.weight.shape
@@ -161,7 +172,11 @@ def _sizes(module: Any) -> tuple[int, int]:
 
 
 def learned(base: LoadedModel, folder: Path) -> LearningAdapter:
-    """Return a copy of a tuned model's adapter, to learn more.
+    """Load a tuned model's adapter to continue its training.
+
+    Args:
+        base: the base model that it was tuned from.
+        folder: the tuned model's folder.
 
     Raises:
         NotFoundError: the folder holds no tuned model.
@@ -182,10 +197,14 @@ def learned(base: LoadedModel, folder: Path) -> LearningAdapter:
 
 @contextmanager
 def on(network: Any, adapters: Sequence[LearningAdapter]) -> Iterator[None]:
-    """Put adapters on the base model while the context lasts: each on its own place of the batch dimension.
+    """Attach adapters to the base model while the context lasts, each to its own index of the batch dimension.
 
-    One adapter is on all of the batch. Several need a batch of as many places: a forward pass raises MixingError where
-    a layer sees something else than [places, time, inputs].
+    A single adapter applies to the whole batch. Several need a batch of exactly as many sequences: a forward pass
+    raises MixingError where a layer's input has another shape than [adapters, time, inputs].
+
+    Args:
+        network: the base model's transformers model.
+        adapters: one for each index of the batch, or a single one.
     """
     modules = dict(network.named_modules())
     names = dict.fromkeys(name for adapter in adapters for name in adapter.matrices)
@@ -210,7 +229,8 @@ def _hook(name: str, adapters: Sequence[LearningAdapter]) -> _Hook:
         given = inputs[0]
         if len(adapters) == 1:
             down, up = pairs[0]
-            # On the few numbers in the middle: on the outputs it cost up to 13 % of a step (SmolLM2-135M, CPU).
+            # Scaled between A and B, where there are only `rank` numbers per token: scaling the outputs cost up to 13 %
+            # of a step (SmolLM2-135M, CPU).
             middle = linear(given.to(down.dtype), down) * scales[0]
             return output + linear(middle, up).to(output.dtype)
         if given.dim() != 3 or given.shape[0] != len(adapters):
@@ -229,14 +249,15 @@ def _changed(
     pairs: Sequence[tuple[torch.Tensor, torch.Tensor]],
     scales: Sequence[float],
 ) -> torch.Tensor:
-    """Return what a layer gives with the adapter of each place on it.
+    """Return a layer's output plus what the adapters add, [adapters, time, outputs].
 
     Args:
-        given, output: [places, time, inputs] and [places, time, outputs] of the layer, in the base model's precision.
-        pairs: A and B of each place, of different ranks.
-        scales: of each place.
+        given: the layer's input, [adapters, time, inputs], in the base model's precision.
+        output: the layer's output without adapters, [adapters, time, outputs], in the base model's precision.
+        pairs: A and B of each adapter; ranks may differ.
+        scales: of each adapter.
     """
-    # B the other way round: its products are up to four times as fast so (MKL on a CPU, rank 8).
+    # B is transposed before it is stacked: products with it are up to four times as fast then (MKL on a CPU, rank 8).
     down, up = _stacked([down for down, _up in pairs]), _stacked([up.t() for _down, up in pairs])
     scale = torch.tensor(scales, dtype=down.dtype, device=down.device)[:, None, None]
     middle = torch.bmm(given.to(down.dtype), down.transpose(1, 2)) * scale
@@ -246,6 +267,6 @@ def _changed(
 
 
 def _stacked(matrices: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return [rank, size] matrices in one tensor; smaller ranks are filled up with zeros, which change no number."""
+    """Return [rank, size] matrices in one tensor; smaller ranks are padded with zeros, which add nothing."""
     rank = max(matrix.shape[0] for matrix in matrices)
     return torch.stack([m if m.shape[0] == rank else pad(m, (0, 0, 0, rank - m.shape[0])) for m in matrices])

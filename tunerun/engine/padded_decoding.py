@@ -1,4 +1,4 @@
-"""Answers by transformers' `generate`, for architectures whose cache is not plain: recurrent states, convolutions."""
+"""Answers from transformers' `generate`, for architectures whose cache holds recurrent states or convolutions."""
 
 from __future__ import annotations
 
@@ -12,19 +12,26 @@ from tunerun.engine.decoding import MIXED_RANKS
 from tunerun.engine.network import LoadedModel
 
 ROWS = 16
-"""Rows of a batch. Our choice, not measured: a batch stays together until its longest answer is finished."""
+"""The most rows of a batch. Our choice, not measured; small, as a batch runs until its longest answer is finished."""
 
 
 class PaddedDecoder:
-    """Answers rows with one base model, in batches that stay together until all their answers are finished."""
+    """Generates the answers of rows in batches, each of which runs until its longest answer is finished."""
 
     def __init__(self, base: LoadedModel) -> None:
         self._base = base
 
     def answer(self, rows: Sequence[AnswerRow], between_passes: Callable[[], None]) -> None:
-        """Continue rows until all are finished, or the longest of a batch fills the context.
+        """Generate tokens until each batch is finished or its longest row fills the context.
 
-        Args, Raises: as `decoding.Decoder.answer`.
+        A row that is cut short by a longer row of its batch is not over; call again to continue it.
+
+        Args:
+            rows: as in `decoding.Decoder.answer`.
+            between_passes: called before each batch and after each token, from this thread.
+
+        Raises:
+            MixingError: as in `decoding.Decoder.answer`.
         """
         for batch in _batches(rows):
             between_passes()
@@ -43,7 +50,7 @@ class PaddedDecoder:
         base.network.generate(
             input_ids=tokens,
             attention_mask=mask,
-            # No end token: `_taking` ends each row by itself.
+            # No end token: the stopping criterion decides for each row.
             generation_config=GenerationConfig(
                 max_new_tokens=most, do_sample=False, eos_token_id=None, pad_token_id=base.pad_id, use_cache=True
             ),
@@ -53,7 +60,7 @@ class PaddedDecoder:
 
 
 def _batches(rows: Sequence[AnswerRow]) -> Iterator[list[AnswerRow]]:
-    """Yield batches of rows of similar length, the longest first, so that lack of memory shows at once."""
+    """Yield batches of rows of similar length, the longest first, so that a lack of memory shows at once."""
     batch: list[AnswerRow] = []
     for row in sorted(rows, key=lambda row: -row.length):
         if batch and not _may_join(batch, row):
@@ -73,7 +80,7 @@ def _may_join(batch: Sequence[AnswerRow], row: AnswerRow) -> bool:
 
 
 def _choosing(rows: Sequence[AnswerRow]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Return a logits processor: the likeliest token of its result is a row's next one."""
+    """Return a logits processor for greedy decoding: it makes the token that a row chooses the likeliest one."""
 
     def choose(_tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         scores = scores.clone()
@@ -86,7 +93,7 @@ def _choosing(rows: Sequence[AnswerRow]) -> Callable[[torch.Tensor, torch.Tensor
 
 
 def _taking(rows: Sequence[AnswerRow], between_passes: Callable[[], None]) -> Callable[..., torch.Tensor]:
-    """Return a stopping criterion that hands each row its token and says which rows are finished."""
+    """Return a stopping criterion that appends each row's new token to its answer and says which rows are finished."""
 
     def take(tokens: torch.Tensor, _scores: torch.Tensor, **_more: object) -> torch.Tensor:
         for row, token in zip(rows, tokens[:, -1].tolist(), strict=True):

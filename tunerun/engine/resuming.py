@@ -1,11 +1,12 @@
-"""What a training run needs to continue in another process: kept in a folder beside the tuned models while it trains.
+"""The state from which another process resumes a training run, saved next to the tuned models while the run trains.
 
-    training.<digest>/state.safetensors   the adapter, its optimiser, and what is kept of earlier epochs
+    training.<digest>/state.safetensors   the adapter, its optimiser, and adapters of earlier epochs that it needs
     training.<digest>/state.json          everything else, and the digest of the tensors
 
-The folder is named for what the run's requests have in common, so any of them finds it, and appears whole or not at
-all. A run does not depend on it: a state that is damaged, or that another version wrote, is ignored, and the run begins
-again. That is why nothing is synced to the disk: after a power failure the digest shows that it is not whole.
+The folder's name is a digest of what the run's requests have in common, so that each of them finds it. The folder
+appears by a rename, complete or not at all. A run does not depend on it: a state that is damaged or was written by
+another version is ignored, and the run starts from the beginning. That is why nothing is synced to the disk: after a
+power failure the digest shows that the files are incomplete.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from tunerun.job import EpochLoss, Snapshot, TuningRequest
 FORMAT_VERSION = 1
 
 KEPT_S = 30 * 24 * 3600.0
-"""How long a state is kept that nothing continues. Our choice: by then the experiment has changed, and it takes three
-times the room of a tuned model."""
+"""How long a state is kept that no run resumes. Our choice: by then the experiment has changed, and a state takes three
+times the space of a tuned model."""
 
 STATE_FILE = "state.json"
 TENSORS_FILE = "state.safetensors"
@@ -42,16 +43,17 @@ _REQUEST = TypeAdapter(TuningRequest)
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What `state.json` holds.
+    """The content of `state.json`.
 
     Attributes:
-        requests: by the keys of the requests that have not ended: whether the tuned model after each epoch is kept.
-        snapshots: of all steps by now.
+        requests: for the key of each request that has not ended, whether its tuned model after each epoch is kept.
+        snapshots: of all steps so far.
         losses: on held-out examples, by the number of epochs that the measured adapter is the mean of.
-        best: the epoch that is kept as the best one.
-        seconds: what all steps by now took.
-        packed_with: the keys of the requests that shared passes with it, sorted.
-        tensors: SHA-256 of the file of tensors, hexadecimal.
+        best: the epoch with the lowest loss, whose adapter is among the tensors; None: not tracked, or none yet.
+        seconds: the time of all steps so far.
+        packed_with: the keys of the requests that shared passes with the run, sorted.
+        tensors: the SHA-256 of the file of tensors, hexadecimal.
+        format_version: `FORMAT_VERSION` of the version that wrote it.
     """
 
     requests: dict[str, bool]
@@ -68,21 +70,28 @@ _STATE = TypeAdapter(TrainingState)
 
 
 def state_folder(tuned_models: Path, common: TuningRequest, base_identity: str, form: str) -> Path:
-    """Where the state of a training run is.
+    """Return the folder of a training run's state.
 
     Args:
-        common: what its requests have in common.
-        form: how its rows are laid out for a pass: another form gives other bits.
+        tuned_models: the folder of the tuned models.
+        common: what the run's requests have in common; see `job.in_common`.
+        base_identity: the digest or commit of the base model's weights.
+        form: the layout of rows in a pass; part of the digest because another form rounds differently.
     """
     content = b"\0".join([_REQUEST.dump_json(common), base_identity.encode(), form.encode()])
     return tuned_models / f"training.{hashlib.sha256(content).hexdigest()[:24]}"
 
 
 def write(folder: Path, state: TrainingState, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write a state, whole or not at all; an earlier one is replaced.
+    """Write a state completely or not at all, in place of an earlier one.
+
+    Args:
+        folder: from `state_folder`.
+        state: its `tensors` is set here.
+        tensors: by name.
 
     Raises:
-        OSError, SafetensorError: the disk refuses; an earlier one stays.
+        OSError, SafetensorError: a file cannot be written; an earlier state is still there.
     """
     private_folder(folder.parent.parent)
     with partial_folder(folder) as partial:
@@ -95,7 +104,15 @@ def write(folder: Path, state: TrainingState, tensors: Mapping[str, torch.Tensor
 
 
 def read(folder: Path, device: torch.device) -> tuple[TrainingState, dict[str, torch.Tensor]] | None:
-    """Read a state; None: there is none, or none that this version can continue from."""
+    """Read a state.
+
+    Args:
+        folder: from `state_folder`.
+        device: where to put the tensors.
+
+    Returns:
+        The state and its tensors by name; None if it is missing, damaged or from another format version.
+    """
     try:
         state = _STATE.validate_json((folder / STATE_FILE).read_bytes())
         if state.format_version != FORMAT_VERSION or state.tensors != _sha256(folder / TENSORS_FILE):
@@ -106,14 +123,15 @@ def read(folder: Path, device: torch.device) -> tuple[TrainingState, dict[str, t
 
 
 def remove(folder: Path) -> None:
-    """Remove a state, if there is one."""
+    """Remove a state if it exists."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def clean(tuned_models: Path) -> None:
-    """Remove what nothing will continue: half-written folders of killed processes, and states of jobs that have ended.
+    """Remove incomplete folders of killed processes, and states that no run will resume.
 
-    A state outlives its job where the process was killed between writing the tuned model and removing the state.
+    A state outlives its jobs if the process was killed between writing the last tuned model and removing the state. So
+    a state is removed if every job in it has a tuned model that is at least as new, or if it is older than `KEPT_S`.
     """
     remove_partial_folders(tuned_models)
     now = time.time()
@@ -130,7 +148,7 @@ def clean(tuned_models: Path) -> None:
 
 
 def _made(tuned_models: Path) -> dict[str, float]:
-    """Return when the tuned model of each key was written, the last one where there are several."""
+    """Return the modification time of each key's latest tuned model."""
     found: dict[str, float] = {}
     for file in tuned_models.glob(f"*/{tuned_model.STATUS_FILE}"):
         with contextlib.suppress(OSError, NotFoundError):

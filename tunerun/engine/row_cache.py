@@ -1,9 +1,9 @@
-"""A key-value cache whose rows leave and join while it is in use.
+"""A key-value cache whose rows can leave and join while it is in use.
 
-Every row ends at the last column, and what is left of it is padding, as in transformers' own `generate`: so distances
-between columns are distances between tokens, which windows and ALiBi count, and a new token is one more column for all.
-A row that leaves costs one row's copy: the last row takes its place. transformers' cache copies everything at each
-token.
+Every row ends at the last column and is padded on the left, as in transformers' own `generate`. So the distance of two
+columns is the distance of their tokens, which sliding windows and ALiBi depend on, and a new token is one more column
+for all rows. Removing a row copies one row: the last row moves into its place. Appending a token writes into spare
+columns, while transformers' own cache copies everything for each token.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 SPARE_COLUMNS = 32
-"""Allocated beyond what is needed, so that not every token copies the cache."""
+"""Columns allocated ahead, so that the cache is copied once in this many tokens and not for every token."""
 
 
 class RowCache:
-    """What the network keeps of some rows.
+    """The keys and values of some rows, in all layers. New caches are empty.
 
     Attributes:
-        states: the cache as the network takes it; a forward pass adds its columns.
+        states: the transformers cache to pass as `past_key_values`; a forward pass appends its columns.
     """
 
     def __init__(self) -> None:
@@ -32,27 +32,28 @@ class RowCache:
 
     @property
     def width(self) -> int:
-        """Columns."""
+        """The number of columns, which is the length of the longest row in tokens."""
         return self.states.get_seq_length() if self.states.layers else 0
 
     @property
     def bytes_per_token(self) -> int:
-        """Of one column of one row, in all layers."""
+        """The size of one column of one row, in all layers."""
         views = [view for layer in self.states.layers for view in (layer.keys, layer.values)]
         return sum(view.shape[1] * view.shape[3] * view.element_size() for view in views)
 
     @property
     def is_plain(self) -> bool:
-        """Whether every layer keeps keys and values of every column, which alone can be moved."""
+        """Whether every layer holds keys and values of every column; rows of other states cannot be moved like this."""
         layers = self.states.layers
         widths = {view.shape[2] for layer in layers if layer.is_initialized for view in (layer.keys, layer.values)}
         return all(type(layer) is _Layer and layer.is_initialized for layer in layers) and len(widths) == 1
 
     def begin(self, rows: Sequence[tuple[RowCache, int]], width: int) -> None:
-        """Begin each row, while the cache is empty, with the first tokens of another cache's only row.
+        """Fill an empty cache with copies of prefixes.
 
         Args:
-            rows: for each row that other cache, and how many of its tokens; they end at column `width`.
+            rows: for each row the cache that holds its prefix as the only row, and how many of its tokens to copy.
+            width: the number of columns; shorter prefixes are padded on the left.
         """
         for number in range(max(len(source.states.layers) for source, _tokens in rows)):
             layer = _Layer()
@@ -60,7 +61,7 @@ class RowCache:
             self.states.layers.append(layer)
 
     def only(self, row: int, tokens: int) -> RowCache:
-        """Return a cache that has one row of this one, and of it the last tokens; they share memory."""
+        """Return a cache of one row of this one, shortened to its last tokens. Both share memory."""
         found = RowCache()
         for layer in self.states.layers:
             one = _Layer()
@@ -69,15 +70,16 @@ class RowCache:
         return found
 
     def leave(self, row: int) -> None:
-        """Remove a row; the last one takes its place."""
+        """Remove a row; the last row moves into its place, so the caller has to move its own list in the same way."""
         for layer in self.states.layers:
             layer.set(*(store.leave(row) for store in layer.stores))
 
     def join(self, other: RowCache, rows: int) -> None:
-        """Add another cache's rows behind these.
+        """Append another cache's rows after the present ones.
 
         Args:
-            rows: the most that there will be, for which room is made.
+            other: a cache of the same network; not used afterwards.
+            rows: the largest number of rows expected later, for which memory is allocated now.
         """
         if not self.states.layers:
             self.states = other.states
@@ -87,16 +89,15 @@ class RowCache:
             layer.set(*(store.join(others.view, rows) for store, others in pairs))
 
     def crop(self, width: int) -> None:
-        """Keep the last columns; those before are padding in every row."""
+        """Keep the last `width` columns only; the columns before have to be padding in every row."""
         for layer in self.states.layers:
             layer.set(*(store.crop(width) for store in layer.stores))
 
 
 class _Store:
-    """A tensor of [rows, heads, columns, size of a head] within a larger one.
+    """The keys or the values of a layer, as a view [rows, heads, columns, head size] into a larger allocation.
 
-    Attributes:
-        view: the part that is in use.
+    `append`, `leave`, `join` and `crop` change the store and return it.
     """
 
     def __init__(self, whole: torch.Tensor, rows: int, start: int, end: int) -> None:
@@ -131,7 +132,8 @@ class _Store:
         if self._rows + count > self._whole.shape[0] or missing > 0:
             self._move(max(rows, self._rows + count), max(missing, 0), SPARE_COLUMNS)
         new = self._whole[self._rows : self._rows + count, :, self._start : self._end]
-        new[:, :, : new.shape[2] - width] = 0.0  # not what memory held: attention's weight of 0 times NaN is NaN
+        # Padding has to be finite: attention multiplies it by a weight of 0, and 0 times NaN is NaN.
+        new[:, :, : new.shape[2] - width] = 0.0
         new[:, :, new.shape[2] - width :] = others
         self._rows += count
         return self
@@ -141,6 +143,7 @@ class _Store:
         return self
 
     def _move(self, rows: int, padding: int, spare: int) -> None:
+        """Copy to a larger allocation, with padding before the columns and spare columns after them."""
         view = self.view
         width = padding + view.shape[2]
         self._whole = view.new_empty((rows, view.shape[1], width + spare, view.shape[3]))
@@ -150,7 +153,7 @@ class _Store:
 
 
 class _Layer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
-    """A layer's keys and values, as transformers sees them."""
+    """A layer of the cache in transformers' interface: `keys` and `values` are the views of two stores."""
 
     stores: tuple[_Store, _Store]
 
@@ -170,7 +173,7 @@ class _Layer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
             like = rows[0][0].stores[part].view
             whole = like.new_empty((len(rows), like.shape[1], width + SPARE_COLUMNS, like.shape[3]))
             start = 0
-            while start < len(rows):  # rows that begin alike are next to each other
+            while start < len(rows):  # rows with the same prefix are neighbours, so they are copied with one broadcast
                 end = start + 1
                 while end < len(rows) and rows[end] == rows[start]:
                     end += 1
@@ -182,7 +185,7 @@ class _Layer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
         self.set(*made)
 
     def set(self, keys: _Store, values: _Store) -> None:
-        """Take what is stored as the layer's state."""
+        """Make two stores the layer's state; to be called after each change, because the views change too."""
         self.stores = keys, values
         self.keys, self.values = keys.view, values.view
         self.dtype, self.device = self.keys.dtype, self.keys.device

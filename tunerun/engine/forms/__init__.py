@@ -1,7 +1,9 @@
-"""Forms: how the rows of a batch are laid out for a pass of the base model, and what they cost together.
+"""Forms: ways to lay out the rows of a batch for a pass of the base model.
 
-Every form gives the same losses and gradients up to rounding; `choose` finds the cheapest one that a base model
-computes right, `parts` divides rows that are too many for one pass.
+All forms give the same losses and gradients up to rounding, but they compute different numbers of tokens. `choose`
+finds the cheapest form that is right for a base model, `parts` divides rows that are too many for one pass. In a
+prototype (SmolLM2-135M, banking77, batch 4, one thread, 2026-11-25) a step cost 0.80 of a padded one with rows packed
+and logits of learned tokens only, and 0.56 with the common prefix computed once as well.
 """
 
 from tunerun.engine.forms.base import Form

@@ -1,4 +1,4 @@
-"""What a form is."""
+"""The base class of forms: the layout of rows in a pass, and the losses that come of it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tunerun.engine.shared_prefix import Prefix
 
 
 class UnfitError(Exception):
-    """The base model's architecture does not fit a form."""
+    """The form cannot be used with the base model's architecture."""
 
 
 class Form(ABC):
-    """How rows are laid out for a pass.
+    """A layout of rows in a pass. Forms are stateless but for `can_follow`.
 
     Attributes:
-        name: what the record and the table call it.
+        name: as records and tables show it.
         takes_packs: whether several trials can share a pass.
-        can_follow: whether rows can follow what the network has of the tokens before them.
+        can_follow: whether `row_losses` is right with `behind`, on this base model; `probe` finds out.
     """
 
     name: str
@@ -31,13 +31,14 @@ class Form(ABC):
     can_follow: bool = False
 
     def losses(self, base: LoadedModel, members: Sequence[Sequence[EncodedExample]]) -> torch.Tensor:
-        """Compute the loss of each trial's rows in one pass, with the adapters that are on the base model.
+        """Compute the loss of each trial in one pass, with the adapters that are attached to the base model.
 
         Args:
-            members: the rows of each trial of the pack; of one trial alone where the form takes no packs.
+            base: the base model.
+            members: the rows of each trial of the pack; exactly one trial unless the form `takes_packs`.
 
         Returns:
-            [members] the summed negative log likelihood of all learned tokens of a trial's rows, in nats.
+            The summed negative log likelihood of all learned tokens of each trial, [members], in nats.
         """
         of = torch.tensor([number for number, rows in enumerate(members) for _row in rows], device=base.device)
         return torch.zeros(len(members), device=base.device).index_add(0, of, self.row_losses(base, members))
@@ -46,30 +47,43 @@ class Form(ABC):
     def row_losses(
         self, base: LoadedModel, members: Sequence[Sequence[EncodedExample]], behind: Prefix | None = None
     ) -> torch.Tensor:
-        """Compute the loss of each row; see `losses`.
+        """Compute the loss of each row in one pass; see `losses`.
 
         Args:
-            behind: what the network has of the tokens before the rows, which are then without them; of one trial, and
-                only where the form `can_follow`.
+            base: the base model.
+            members: the rows of each trial.
+            behind: the cache of a prefix that all rows follow and that they do not contain themselves. For one trial,
+                and only if the form `can_follow`.
 
         Returns:
-            [rows] the summed negative log likelihood of a row's learned tokens, in nats; one trial's rows after
-            another's.
+            The summed negative log likelihood of each row's learned tokens, [rows], in nats; trial after trial.
+
+        Raises:
+            UnfitError: the architecture does not support the form.
         """
 
     @abstractmethod
     def size(self, rows: Sequence[EncodedExample]) -> int:
-        """Return how many tokens a pass of one trial's rows computes, without those that it computes once for all."""
+        """Return how many tokens a pass computes for one trial's rows, not counting a prefix that they share."""
 
     def order(self, rows: Sequence[EncodedExample]) -> list[int]:
-        """Return the positions of rows, those that are cheap in one pass next to each other; the longest come first.
+        """Return the positions of rows in an order in which neighbours are cheap to compute in the same pass.
 
-        What does not fit the memory fails at once then.
+        By default the longest come first, so that a row that does not fit into memory fails at once.
         """
         return sorted(range(len(rows)), key=lambda position: -len(rows[position]))
 
 
 def logits(network: Any, *, use_cache: bool = False, **inputs: Any) -> torch.Tensor:
-    """Return what a pass answers, as numbers of 32 bits."""
+    """Call the network and return its logits in float32, in which losses are computed.
+
+    Args:
+        network: the transformers model.
+        use_cache: whether the pass reads a cache.
+        **inputs: of the network's `forward`.
+
+    Returns:
+        The logits, [rows, positions, vocabulary].
+    """
     answer: torch.Tensor = network(use_cache=use_cache, **inputs).logits
     return answer.float()

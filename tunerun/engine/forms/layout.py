@@ -1,8 +1,8 @@
-"""Rows in one sequence: which token is where, which ones see it, what is learned behind it. Pure.
+"""The layout of several rows in one sequence: positions, visibility and labels of its tokens. Pure Python, no tensors.
 
-Rows that begin alike are a tree: what several of them begin with is there once, before all that follows it. So a batch
-computes its chat prefix once, few-shot examples are computed once for all inputs behind them, and a prompt once for all
-of its possible answers.
+Rows with common prefixes form a tree (a trie), and the sequence is its depth-first order: a prefix comes once, before
+everything that follows it in any row. So a batch computes its chat prefix once, few-shot examples once for all inputs
+after them, and a prompt once for all of its possible answers.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ class Layout:
     """The rows of one trial in one sequence.
 
     Attributes:
-        tokens: without each row's last one, which nothing follows.
-        positions: of each token in its own rows, from 0.
-        ends: of each token the place behind the last one that sees it: everything from it to there follows it in some
-            row.
-        learned: for each token that is learned, the place that it follows, the token and its row. A place that several
-            rows pass through is there once for each.
+        tokens: the ids; each row's last token is omitted, because nothing is predicted after it.
+        positions: of each token within its row, from 0.
+        ends: for each token the index after the last token that may attend to it. As the order is depth-first, the
+            tokens that may attend to token i are exactly those from i to ends[i] - 1.
+        learned: for each learned token the index of the token before it, its id, and the number of its row. An index
+            that several rows pass through occurs once for each of these rows.
     """
 
     tokens: list[int]
@@ -33,17 +33,18 @@ class Layout:
 
 
 def lay_out(rows: Sequence[EncodedExample], *, shares: bool) -> Layout:
-    """Put rows behind each other.
+    """Lay out rows one after another.
 
     Args:
-        shares: whether what rows begin with alike is there once.
+        rows: of one trial.
+        shares: whether a prefix that several rows have in common comes once.
     """
     tokens: list[int] = []
     positions: list[int] = []
     ends: list[int] = []
     learned: list[tuple[int, int, int]] = []
-    path: list[int] = []  # the places of the tokens of the row before
-    above: list[int] = []
+    path: list[int] = []  # the indices in `tokens` of the previous row's tokens
+    above: list[int] = []  # the ids of the previous row
     for number in order(rows) if shares else range(len(rows)):
         row = rows[number]
         ids, labels = (row.prompt + row.target)[:-1], row.labels(1)
@@ -54,7 +55,7 @@ def lay_out(rows: Sequence[EncodedExample], *, shares: bool) -> Layout:
         end = len(tokens)
         ends += [end] * (end - start)
         path = [*path[:alike], *range(start, end)]
-        for place in path[:alike]:
+        for place in path[:alike]:  # the shared tokens are visible to this row too
             ends[place] = end
         learned += [(place, label, number) for place, label in zip(path, labels, strict=True) if label >= 0]
         above = ids
@@ -62,11 +63,11 @@ def lay_out(rows: Sequence[EncodedExample], *, shares: bool) -> Layout:
 
 
 def order(rows: Sequence[EncodedExample]) -> list[int]:
-    """Return the positions of rows in the order of their tokens: rows that begin alike are next to each other."""
+    """Return the positions of rows sorted by their tokens, so that rows with a common prefix are neighbours."""
     return sorted(range(len(rows)), key=lambda number: rows[number].prompt + rows[number].target)
 
 
 def common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Return how many tokens both begin with."""
+    """Return the length of the common prefix of two sequences, in tokens."""
     most = min(len(one), len(other))
     return next((place for place in range(most) if one[place] != other[place]), most)

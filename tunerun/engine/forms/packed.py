@@ -1,7 +1,7 @@
-"""Rows behind each other in one sequence, each of which sees itself alone.
+"""Packed rows: several rows in one sequence, with a mask that lets each row attend to its own tokens only.
 
-Each trial of a pack has its own place in the batch dimension: their adapters give different numbers even for the tokens
-that they share, and a NaN reaches everything in its sequence, even behind a mask.
+Each trial of a pack has a sequence of its own in the batch dimension. Trials cannot share a sequence: their adapters
+give different values even for equal tokens, and a NaN spreads to everything in its sequence, masked or not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ from tunerun.engine.shared_prefix import Prefix
 
 
 class Packed(Form):
-    """Rows in one sequence, with or without what they begin with once; see `Form`."""
+    """All rows of a trial in one sequence; see `Form`.
+
+    Args:
+        shares_prefix: whether prefixes that rows have in common are computed once.
+        takes_packs: whether to claim that several trials can share a pass; `probe` tries both.
+    """
 
     def __init__(self, *, shares_prefix: bool, takes_packs: bool = True) -> None:
         self.name = "shared prefix" if shares_prefix else "packed"
@@ -40,9 +45,9 @@ class Packed(Form):
         inputs: dict[str, Any] = {
             "input_ids": _filled([one.tokens for one in layouts], time, base.pad_id, base.device),
         }
-        if behind is not None or any(len(rows) > 1 for rows in members):  # a row alone needs no mask
+        if behind is not None or any(len(rows) > 1 for rows in members):  # for single rows the causal mask is right
             positions = _filled([one.positions for one in layouts], time, 0, base.device) + before
-            # Padding sees itself alone, as a row of which nothing is seen would be NaN.
+            # Padding attends to itself: a token that attends to nothing has a softmax of NaN.
             ends = [[*one.ends, *range(len(one.ends) + 1, time + 1)] for one in layouts]
             inputs["position_ids"] = positions
             inputs["attention_mask"] = masks.build(
@@ -57,6 +62,7 @@ class Packed(Form):
             for place, label, row in one.learned
         ]
         member, place, label, row = torch.tensor(learned, device=base.device).unbind(1)
+        # Only learned tokens need logits: [tokens, vocabulary] instead of [members, time, vocabulary].
         with _head_sees(base.network, member, place):
             answer = logits(base.network, use_cache=behind is not None, **inputs)
         losses = cross_entropy(answer[0], label, reduction="none")
@@ -70,7 +76,7 @@ class Packed(Form):
         return tokens - shared_prefix.length([row.prompt + row.target for row in rows])
 
     def order(self, rows: Sequence[EncodedExample]) -> list[int]:
-        """Return the positions of rows that are cheap together next to each other; see `Form`."""
+        """Return the positions of rows in an order in which neighbours share prefixes; see `Form`."""
         return layout.order(rows) if self._shares_prefix else super().order(rows)
 
 
@@ -80,7 +86,12 @@ def _filled(rows: Sequence[list[int]], time: int, value: int, device: torch.devi
 
 @contextmanager
 def _head_sees(network: Any, member: torch.Tensor, place: torch.Tensor) -> Iterator[None]:
-    """Have the output layer compute the logits of some places only, as [1, places, vocabulary]."""
+    """Have the output layer compute the logits of chosen tokens only, as [1, tokens, vocabulary].
+
+    Args:
+        member: for each token its index in the batch, [tokens].
+        place: for each token its index in the sequence, [tokens].
+    """
 
     def gather(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return (inputs[0][member, place][None], *inputs[1:])

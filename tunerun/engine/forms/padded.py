@@ -1,4 +1,4 @@
-"""Rows side by side, the shorter ones filled up: right for every architecture."""
+"""Padded rows: one row per batch index, the shorter ones padded. Right for every architecture; for one trial only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tunerun.engine.shared_prefix import Prefix
 
 
 class Padded(Form):
-    """Rows side by side; see `Form`."""
+    """One row per batch index, padded on the right; see `Form`."""
 
     name = "padded"
 
@@ -27,7 +27,7 @@ class Padded(Form):
         (rows,) = members
         batch = collate(rows, base.pad_id, base.device)
         inputs: dict[str, Any] = {"logits_to_keep": batch.kept} if base.keeps_logits else {}
-        if behind is not None:  # padding is on the right, so that it needs no attention mask, with a cache neither
+        if behind is not None:  # right padding needs no attention mask, with or without a cache; see `encoding.Batch`
             inputs["past_key_values"] = behind.cache(len(rows))
         answer = logits(base.network, use_cache=behind is not None, input_ids=batch.tokens, **inputs)[:, -batch.kept :]
         losses = cross_entropy(answer.flatten(0, 1), batch.labels.flatten(), reduction="none")
@@ -39,9 +39,10 @@ class Padded(Form):
 
 
 class PrefixCache(Form):
-    """What rows begin with in a cache of keys and values through which gradients flow, the rest side by side.
+    """The rows' common prefix in a key-value cache through which gradients flow, the rest padded; see `Form`.
 
-    Right for every architecture that keeps the keys and values of all tokens, whatever it does with their distances.
+    Right for every architecture that keeps keys and values of all tokens, also where it takes positions from the order
+    of the tokens (such as ALiBi), which packed rows would break.
     """
 
     name = "prefix cache"
@@ -66,7 +67,10 @@ class PrefixCache(Form):
 
 
 def _shared(rows: Sequence[EncodedExample]) -> int:
-    """Return how many tokens rows begin with alike, before the last one in front of something that is learned."""
+    """Return how many common first tokens can be cached.
+
+    The token before the first learned one stays outside, because its logits are needed.
+    """
     if len(rows) < 2:
         return 0
     common = shared_prefix.length([row.prompt for row in rows])

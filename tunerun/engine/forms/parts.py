@@ -1,4 +1,4 @@
-"""Rows in parts that a pass each can hold."""
+"""The division of rows into parts, each small enough for one pass."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from tunerun.engine.pass_limits import FULL_MEMBERS, LOGITS, most_tokens
 def parts(
     base: LoadedModel, rows: Sequence[EncodedExample], *, members: int = 1, most_rows: int | None = None
 ) -> list[list[int]]:
-    """Divide rows so that each part is small enough for one pass, or one row; the sum of their losses is that of all.
+    """Divide rows so that each part is within the limits of a pass, or is a single row.
 
     Args:
+        base: the base model.
         rows: of one trial.
-        members: trials that share the pass.
-        most_rows: of a part; None: as many as fit.
+        members: the number of trials that share the pass; more trials get smaller parts.
+        most_rows: the most rows of a part; None: limited by tokens and logits only.
 
     Returns:
-        The positions of each part's rows, in the order in which they are cheap to compute; all parts have about as
-        many rows.
+        The positions of each part's rows; every row is in exactly one part, and rows that are cheap to compute together
+        are in the same one. Parts have similar numbers of rows.
     """
     form = choose(base)
     vocabulary = base.network.get_output_embeddings().weight.shape[0]
