@@ -17,6 +17,8 @@ EXAMPLES = [{"text_input": str(n), "output": str(n + 1)} for n in range(0, 60, 2
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 """A loaded machine is slow, not wrong: hypothesis by itself fails an example that takes 200 ms."""
+settings.register_profile("quick", deadline=None, max_examples=10)
+"""Of `make test-fast`: each law is tried, on a tenth of the examples."""
 
 NEEDS = {
     "engine": ("engine_cache", "tiny_folder", "smollm2"),
@@ -34,8 +36,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for need, providers in NEEDS.items():
             if any(provider in fixtures for provider in providers):
                 item.add_marker(need)
-        if any(item.get_closest_marker(need) for need in (*NEEDS, "process")):
+        if any(item.get_closest_marker(need) for need in (*NEEDS, "process")) or _is_repetition(item):
             item.add_marker("slow")
+
+
+def _is_repetition(item: pytest.Item) -> bool:
+    """Whether a test marked `thorough` is more than the first case of its table."""
+    cases = getattr(item, "callspec", None)
+    return item.get_closest_marker("thorough") is not None and (cases is None or any(cases.indices.values()))
 
 
 @pytest.fixture(scope="session", autouse=True)

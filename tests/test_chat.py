@@ -1,4 +1,4 @@
-"""Conversations with a model: what it is asked at each message, and what is said about the system message."""
+"""Conversations with a model: the prompt of each message, and the note about the system message."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_other_columns() -> None:
 
 
 def test_system_message_of_training() -> None:
-    """The one that all rows of training had is sent; where they differ none is, and that is said."""
+    """The one that all rows of training had is sent; where they differ none is, and a note says so."""
     chat = Chat(opened(), training=trained("S", "S"))
     assert (chat.say("x"), chat.warnings) == ("tunedModels/t[S|x]", [])
     chat = Chat(opened(), training=trained("S", "T"))
@@ -113,7 +113,7 @@ def test_a_file_of_messages(tmp_path: Path) -> None:
 
 
 def test_lines_from_another_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each line that is piped in is a message; /reset forgets what was said, and blank lines are skipped."""
+    """Each line that is piped in is a message; /reset forgets the conversation, and blank lines are skipped."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("one\n\ntwo\n/reset\nthree\n"))
     command.talk(Chat(opened(), training=trained("", earlier=())))
     printed = capsys.readouterr()
@@ -129,7 +129,7 @@ class Terminal(io.StringIO):
 
 
 def test_lines_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A message that cannot be answered is said and forgotten, and the conversation continues; the end of input ends."""
+    """A message that cannot be answered is reported and forgotten, and the conversation continues; the end of input ends."""
     monkeypatch.setattr(sys, "stdin", Terminal("one\ntoo long\n\ntwo\n"))
 
     def answer(_: object, text: str) -> str:

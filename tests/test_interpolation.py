@@ -90,7 +90,7 @@ def test_what_comes_from_the_environment_is_known_through_every_other_key(
 
 
 def test_numbers_and_swept_values_are_no_marks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A number is no secret, and a value that a point sets itself comes from nowhere else."""
+    """A number is not a secret, and a value that a point sets itself is not looked up."""
     monkeypatch.setenv("V", "7")
     experiment = load([*BASE, "seed='${oc.decode:${oc.env:V}}'", "model.revision=${oc.env:V}", "model.source=a,b"])
     assert [(point.config.seed, point.environment) for point in experiment.points] == [

@@ -79,7 +79,7 @@ def test_choices_are_the_outputs_of_the_training_examples(tmp_path: Path) -> Non
 def test_choices_that_are_none_are_refused(
     tmp_path: Path, more: list[str], rows: list[dict[str, str]], message: str
 ) -> None:
-    """One output is no choice, and hundreds are not labels."""
+    """One output leaves no choice, and hundreds are not labels."""
     with pytest.raises(InputError, match=message):
         plan(load(labels(tmp_path, *more, rows=rows)))
 

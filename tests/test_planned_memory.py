@@ -57,7 +57,7 @@ def test_a_refusal_says_what_fits(name: str, gib: float, advice: str) -> None:
 
 
 def test_what_is_close_is_warned_of() -> None:
-    """Between what is certain and what the allocator may take; nothing is said where there is room, or nothing known."""
+    """Between what is certain and what the allocator may take; there is no warning where there is room, or where nothing is known."""
     close = memory_of("smollm2-135m", 2.4, device="cpu")
     assert close.refusal() is None
     assert "it may not fit; if it does not, set backend.micro_batch=1" in (close.warning() or "")

@@ -75,7 +75,7 @@ def test_what_can_change_the_result_changes_the_key(tmp_path: Path, change: str)
     ],
 )
 def test_what_cannot_change_the_result_leaves_the_key(tmp_path: Path, change: str) -> None:
-    """Names, paths, tracking, evaluation and the sweep around a trial are no part of its key."""
+    """Names, paths, tracking, evaluation and the sweep around a trial are not part of its key."""
     assert key(tmp_path) == key(tmp_path, change)
 
 
@@ -294,6 +294,7 @@ def test_the_plan_says_what_the_environment_chooses(tmp_path: Path, monkeypatch:
     assert planned(tmp_path, "tracking=none").to_json()["tracking"] == []
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "command",
     [

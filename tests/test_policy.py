@@ -105,7 +105,7 @@ def test_an_ambiguous_submit_is_looked_up_in_the_same_run(tmp_path: Path, servic
 def test_refused_credentials_stop_submitting_and_what_runs_is_finished(
     tmp_path: Path, service: ScriptedService
 ) -> None:
-    """The third submit is refused: two trials succeed, two were never sent, and the reason is said."""
+    """The third submit is refused: two trials succeed, two were never sent, and the reason is reported."""
     result = run_with(Troubled(service, iter([None, None, AccessError("no quota")])), planned(tmp_path, SEEDS))
     states = [trial.state for trial in result.verdict.trials]
     assert states == [JobState.SUCCEEDED, JobState.SUCCEEDED, JobState.SUBMITTING, JobState.PLANNED]
@@ -482,6 +482,7 @@ class Fated(ScriptedBackend):
 known: dict[str, Failure | None] = {}
 
 
+@pytest.mark.thorough
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(fates=st.lists(FATES, max_size=8), interrupts=st.lists(st.integers(1, 12), max_size=3))
 def test_whatever_happens_every_key_is_tuned_once(

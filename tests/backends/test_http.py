@@ -182,7 +182,7 @@ def test_redirects_and_proxies_are_not_followed(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_key_is_never_shown() -> None:
-    """Not by its own repr; and a key that is no key is refused without showing it."""
+    """Not by its own repr; and a malformed key is refused without showing it."""
     assert "planted" not in repr(ApiKey("A_KEY", "x"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("A_KEY", "zwei\nZeilen")

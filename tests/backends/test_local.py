@@ -278,7 +278,7 @@ def test_ids_are_checked(place: LocalPlace, identifier: str) -> None:
 
 
 def test_generate_needs_a_tuned_model(place: LocalPlace, tiny: BaseModelRef, tmp_path: Path) -> None:
-    """A location without a tuned model is the user's to mend."""
+    """A location without a tuned model is an error that the user can fix."""
     with pytest.raises(NotFoundError, match="does not hold a tuned model"):
         place.open().generate(TunedModel("tunedModels/x", tiny, str(tmp_path)), ["1"], GenerateOptions())
 

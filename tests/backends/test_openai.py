@@ -347,7 +347,7 @@ def test_a_curve_with_gaps_is_completed_by_the_result_file(result: Any) -> None:
 
 
 def test_cells_without_a_number_are_left_out() -> None:
-    """NaN, empty cells, other columns and lines that are cut are no steps of a curve."""
+    """NaN, empty cells, other columns and lines that are cut are not steps of a curve."""
     rows = b'"step","train_loss","full_valid_loss"\n1,0.5,\n2,nan,\n3,0.25,0.75\n,,\n4'
     script = Script(event=lambda event: {**event, "data": {}, "message": ""}, result=lambda _: rows)
     with OpenAIService(script) as service, OpenAIPlace(service).open() as backend:
@@ -492,7 +492,7 @@ def test_a_model_that_is_not_served_yet_is_asked_again(place: OpenAIPlace, backe
 
 
 def test_a_busy_service_is_asked_again(place: OpenAIPlace, backend: OpenAIBackend) -> None:
-    """A rate limit and a server's trouble are no answers."""
+    """A rate limit and a server's error are not answers."""
     for status in (429, 503):
         fault = Fault(status, "busy", headers={"retry-after-ms": "1"})
         place.service.script = once(fault, "POST", "/v1/chat/completions")

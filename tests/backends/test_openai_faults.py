@@ -112,6 +112,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_a_sweep_survives_a_fault_of_every_request(fault: Fault, undisturbed: Any, tmp_path: Path) -> None:
     """The first request of each kind is spoiled: in the end all is as in an undisturbed run, each job and file once."""

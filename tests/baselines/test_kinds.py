@@ -78,7 +78,7 @@ def test_examples_are_turns_or_one_text() -> None:
     ],
 )
 def test_an_answer_to_a_text_ends_where_the_model_invents_a_question(name: str, reply: str, answer: str) -> None:
-    """Behind examples as text, what follows an empty line is no answer; of all others the answer is whole."""
+    """Behind examples as text, what follows an empty line is not part of the answer; other answers are taken whole."""
     assert asked_of(named(name), ["q"], reply)[0] == [answer]
 
 

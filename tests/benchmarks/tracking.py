@@ -108,7 +108,7 @@ def _running(ledger: Ledger) -> Lab:
 
 
 def _curve(steps: int) -> tuple[Snapshot, ...]:
-    """One epoch that never ends, so that there is no point but one a step."""
+    """One epoch that never ends, so that each step has one point."""
     return tuple(Snapshot(step, 1, 2 / step, 1_760_000_000 + step) for step in range(1, steps + 1))
 
 

@@ -26,7 +26,7 @@ BIG = "".join(one("x" * 39_000, str(n)) for n in range(120))
 
 @dataclass(frozen=True)
 class Case:
-    """What is wrong, and what is said.
+    """What is wrong, and the message.
 
     Attributes:
         code: 2 for wrong input, 3 for a limit.
@@ -160,6 +160,7 @@ def said(
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(case.overrides) or ascii(case.content[:40]))
 def test_bad_input_is_said_exactly_and_nothing_is_sent(
     case: Case,
@@ -168,7 +169,7 @@ def test_bad_input_is_said_exactly_and_nothing_is_sent(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The service that a good run would have asked hears nothing, and no file is written."""
+    """The service gets no request, and no file is written."""
     (tmp_path / case.file).write_bytes(case.content if isinstance(case.content, bytes) else case.content.encode())
     good = [
         f"backend.base_url={service.address}",

@@ -150,6 +150,7 @@ def test_a_planted_key_is_never_printed(examples_file: Path) -> None:
     assert "sk-planted" not in finished.stdout + finished.stderr
 
 
+@pytest.mark.thorough
 def test_every_command_that_tells_something_can_tell_it_as_json(tmp_path: Path) -> None:
     """One document on stdout, and nothing else there."""
     options = overrides(tmp_path, "tracking=none")

@@ -139,7 +139,7 @@ def test_a_measure_of_which_less_is_better_keeps_its_own_sign() -> None:
 
 
 def test_equal_is_said_within_what_is_worth_having() -> None:
-    """300 rows with two discordant ones: equal within 5 points; without `worth`, or with 24 rows, it cannot be said."""
+    """300 rows with two discordant ones: equal within 5 points; without `worth`, or with 24 rows, there is no such statement."""
     ours = np.r_[np.ones(150), np.zeros(150)]
     theirs = ours.copy()
     theirs[[0, 299]] = 0, 1
@@ -194,7 +194,7 @@ def test_points_may_have_different_numbers_of_seeds() -> None:
 
 
 def test_without_a_baseline_the_cheapest_of_the_tied_set_is_advised() -> None:
-    """And nothing is said of tuning."""
+    """Tuning is not mentioned."""
     decision = decide(RIGHT, [point(0, "1" * 24), point(1, "1" * 24, tokens=1), point(2, "0" * 24)], []).decision
     assert (decision.outcome, decision.tied, decision.advised) == (Outcome.NONE, (0, 1), 1)
     assert (decision.against, decision.p, decision.family) == (None, None, 0)

@@ -66,7 +66,7 @@ def test_an_interval_has_both_ends() -> None:
     [(0.0123, "0.0123"), (0.0001, "0.0001"), (0.00009, "< 0.0001"), (0.0, "< 0.0001"), (1.0, "1.0000"), (None, "-")],
 )
 def test_a_p_value_has_four_decimals(value: float | None, text: str) -> None:
-    """What is smaller than they can show is said to be smaller."""
+    """A value that is too small to show is written as smaller than the least."""
     assert numbers.p_value(value) == text
 
 

@@ -86,7 +86,7 @@ def test_better_with_a_tied_set() -> None:
 
 
 def test_one_point_only() -> None:
-    """There is no tied set to speak of, and no correction."""
+    """There is no tied set to mention, and no correction."""
     one = [point(0, "1" * 17 + "0" * 7)]
     assert sentence(case(one, [ZERO])) == (
         "Use point 0 (5 epochs): this trained model is better than the base model "

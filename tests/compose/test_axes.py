@@ -90,6 +90,7 @@ def test_axes_may_be_nested_and_lists_in_yaml() -> None:
     assert found[3] == {EPOCHS: 2, "template.output": "it's"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("text", "values"),
     [
@@ -179,6 +180,7 @@ SWEPT = st.sampled_from(
 )
 
 
+@pytest.mark.thorough
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(BASES, SWEPT)
 def test_shared_sections_give_what_each_point_composes(base: list[str], swept: list[str]) -> None:

@@ -19,6 +19,7 @@ def write(path: str, text: str | bytes) -> None:
     Path(path).write_bytes(text if isinstance(text, bytes) else text.encode())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -253,7 +253,7 @@ def test_a_choice_misspelt_in_a_file_is_named_with_its_line(tmp_path: Path) -> N
     [(b"name: caf\xe9\n", "g.yaml: is not UTF-8 at byte 9; save it as UTF-8"), (b"name: [\n", "g.yaml:2: is not YAML")],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes, words: str) -> None:
-    """What is no UTF-8 or no YAML is said with the file."""
+    """A file that is not UTF-8 or not YAML is named."""
     file = tmp_path / "conf" / "experiment" / "g.yaml"
     file.parent.mkdir(parents=True)
     file.write_bytes(content)

@@ -77,7 +77,7 @@ def check_points(rig: Rig, instant: Instant, numbers: Iterable[int]) -> None:
 
 
 def check_every_point(rig: Rig, instant: Instant, first: int, stride: int) -> int:
-    """Kill at the first, first + stride, ... until there is no such point any more; return how many there were."""
+    """Kill at the first, first + stride, ... until there is no such point left; return how many there were."""
     expected = undisturbed(rig).outcome
     for points in itertools.count():
         kill = Kill(instant, first + points * stride)
@@ -131,7 +131,7 @@ def test_a_longer_sweep_survives_a_kill_at_every_request(untracked: Rig, share: 
 
 @pytest.mark.parametrize("instant", [Instant.RECEIVED, Instant.ANSWERED])
 def test_a_longer_sweep_creates_nothing_twice(untracked: Rig, instant: Instant) -> None:
-    """Killed before and after the service makes each job; for any other request these are no instants of their own."""
+    """Killed before and after the service makes each job; for any other request these are the same instant."""
     creating = undisturbed(untracked).requests["POST /v1beta/tunedModels"]
     assert len(creating) == 4
     check_points(untracked, instant, creating)

@@ -132,7 +132,7 @@ def test_near_duplicates_are_found_under_any_template(tmp_path: Path) -> None:
 def test_a_leak_is_an_equal_input(
     tmp_path: Path, trained: dict[str, str], held_out: dict[str, str], template: Template
 ) -> None:
-    """Whatever the outputs are, in capitals or spaces too, however short; it is no near leak as well."""
+    """Whatever the outputs are, in capitals or spaces too, however short; it is not reported as a near leak as well."""
     found = loaded(tmp_path, [trained, pair("other", "x")], [pair("more", "y"), held_out], template)
     (text,) = texts(found, "leak")
     assert "rows.jsonl:1 and " in text
@@ -198,7 +198,7 @@ def test_a_label_with_a_typing_error_is_named(wrong: str, right: str) -> None:
 
 @pytest.mark.parametrize("labels", [["class 1"] * 20 + ["class 2"], ["cat"] * 20 + ["car"], ["12"] * 20 + ["13"]])
 def test_labels_that_are_meant_are_left_alone(labels: list[str]) -> None:
-    """Numbered classes and short words that differ are no typing errors."""
+    """Numbered classes and short words that differ are not typing errors."""
     assert list(typing_errors(label_counts(labels))) == []
 
 

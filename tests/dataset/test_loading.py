@@ -180,7 +180,7 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
 
 
 def test_rows_are_checked_beside_broken_ones(tmp_path: Path) -> None:
-    """A line that is no JSON does not hide what is wrong with the others."""
+    """A line that is not JSON does not hide what is wrong with the others."""
     path = tmp_path / "a.jsonl"
     path.write_text('{"text_input": "1", "output": "2"}\n{\n{"text_input": "", "output": "2"}\n')
     broken, blank = _problems(str(path))
@@ -227,7 +227,7 @@ def test_empty_part(tmp_path: Path) -> None:
 
 
 def test_bytes(tmp_path: Path) -> None:
-    """Bytes of Parquet are no text."""
+    """Bytes of Parquet are not text."""
     pyarrow.parquet.write_table(pyarrow.table({"text_input": [b"1"], "output": ["2"]}), tmp_path / "a.parquet")
     path = str(tmp_path / "a.parquet")
     assert _problems(path) == [

@@ -147,7 +147,7 @@ def test_system_of_the_template(tmp_path: Path) -> None:
 
 
 def test_system_in_every_turn(tmp_path: Path) -> None:
-    """A text_input that names the system message repeats it in each turn, which is said."""
+    """A text_input that names the system message repeats it in each turn, which is reported."""
     found = loaded(tmp_path, said("a", "b", "c", "d", system="S"), text_input="{{ system }} {{ text_input }}")
     assert found.training.examples == (Example("S c", "d", "", (Turn("S a", "b"),)),)
     assert "repeats the system message in each turn" in warnings(found, tmp_path)

@@ -132,7 +132,7 @@ def test_folder_that_lacks_parts(tiny_folder: Path, tmp_path: Path) -> None:
 
 
 def test_cache_that_cannot_be_written(tiny: BaseModelRef, tmp_path: Path) -> None:
-    """A cache that is no directory is an error that names it."""
+    """A cache that is not a directory is an error that names it."""
     (tmp_path / "file").write_text("")
     with pytest.raises(BaseModelError, match=r"cannot be prepared in the cache .*file: .*set paths\.cache"):
         base_model.prepare(tiny, tmp_path / "file")

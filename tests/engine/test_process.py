@@ -132,8 +132,9 @@ def test_reports_round_trip(report: messages.Report) -> None:
     assert messages.read_report(line) == report
 
 
+@pytest.mark.process
 def test_engine_that_cannot_understand_dies_with_its_log(tmp_path: Path) -> None:
-    """A line that is no command ends the engine, and the failure shows the log's end."""
+    """A line that is not a command ends the engine, and the failure shows the log's end."""
     engine = EngineProcess(tmp_path, EngineSettings("cpu"), tmp_path / "logs" / "engine.log")
     assert engine._process.stdin is not None
     engine._process.stdin.write(b"no command\n")

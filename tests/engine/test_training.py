@@ -232,7 +232,7 @@ def test_of_equal_epochs_the_earlier_one_is_kept(base: LoadedModel, tiny: BaseMo
 
 
 def test_the_best_epoch_needs_held_out_examples(base: LoadedModel, tiny: BaseModelRef) -> None:
-    """Without them there is no best one, and the job is refused."""
+    """Without them no epoch is the best, and the job is refused."""
     request = request_of(tiny)
     (outcome,) = run(base, replace(request, hyperparameters=replace(request.hyperparameters, keep="best")))
     assert outcome.failure is not None
@@ -250,7 +250,7 @@ def test_base_loss_is_measured_once(base: LoadedModel, tiny: BaseModelRef) -> No
 
 @pytest.mark.parametrize("learning_rate", [1e30, 1e38])
 def test_divergence_ends_the_job(base: LoadedModel, tiny: BaseModelRef, learning_rate: float) -> None:
-    """A loss that is no number any more fails the job as DIVERGED and leaves no such snapshot."""
+    """A loss that is not finite fails the job as DIVERGED and leaves no such snapshot."""
     request, observer = request_of(tiny, learning_rate=learning_rate), Recording()
     (outcome,) = run(base, request, observer=observer)
     assert outcome.failure is not None

@@ -110,7 +110,7 @@ def test_a_new_judge_on_an_old_sweep_asks_no_tuned_model(
 def test_unreadable_judgements_are_left_out_of_every_model(
     tmp_path: Path, service: ScriptedService, server: JudgeService
 ) -> None:
-    """A row without a score of one model is compared for none, and the number is said; it is never 0."""
+    """A row without a score of one model is compared for none, and the number is reported; it is never 0."""
 
     def script(body: dict[str, Any]) -> Reply:
         texts = shown({"messages": body["messages"][:2]})
@@ -127,7 +127,7 @@ def test_unreadable_judgements_are_left_out_of_every_model(
 def test_a_judge_that_is_down_leaves_the_other_metrics(
     tmp_path: Path, service: ScriptedService, server: JudgeService
 ) -> None:
-    """What it has said is kept, the verdict says what is missing, and the next run asks for the rest."""
+    """Its scores are kept, the verdict says what is missing, and the next run asks for the rest."""
 
     def script(body: dict[str, Any]) -> Reply:
         return (503, "away") if len(server.asked) > 14 else fair(body)

@@ -142,6 +142,7 @@ def _hold(path: Path) -> None:
         pass
 
 
+@pytest.mark.process
 def test_too_few_descriptors_are_said(tmp_path: Path) -> None:
     """Opening for writing, for reading and holding a sweep each name the limit, not a damaged file."""
     path = tmp_path / "ledger.db"

@@ -70,6 +70,7 @@ def _open(path: str) -> None:
         assert ledger.trials("x-1")
 
 
+@pytest.mark.process
 def test_two_processes_bring_it_up_to_date_once(tmp_path: Path) -> None:
     """Opened by several at once, an older ledger is whole afterwards."""
     write_first_format(tmp_path / "l.db")
@@ -96,6 +97,7 @@ def _open_and_die(path: str) -> None:
     Ledger(Path(path))
 
 
+@pytest.mark.process
 def test_a_kill_in_the_middle_of_it_leaves_the_old_file(tmp_path: Path) -> None:
     """All steps are one transaction."""
     write_first_format(tmp_path / "l.db")
@@ -121,6 +123,7 @@ def test_a_database_of_another_program_is_left_alone(tmp_path: Path, version: in
     assert (tmp_path / "l.db").read_bytes() == before
 
 
+@pytest.mark.thorough
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.integers(1, 20), garbage=st.binary(min_size=200, max_size=400))
 def test_a_damaged_ledger_is_reported_and_its_bytes_stay(
@@ -153,6 +156,7 @@ def _fill(path: str) -> None:
                 return
 
 
+@pytest.mark.process
 def test_a_full_disk_is_an_error_and_what_was_committed_stays(tmp_path: Path) -> None:
     """The job that did not fit is not there; all before it are."""
     path = tmp_path / "l.db"

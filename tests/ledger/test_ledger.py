@@ -143,7 +143,7 @@ def test_a_failed_key_starts_a_new_attempt(ledger: Ledger) -> None:
 
 
 def test_a_finished_job_stays_as_it_is(ledger: Ledger) -> None:
-    """What is said of a job after its end is not taken."""
+    """What is reported of a job after its end is not recorded."""
     job = ledger.intend(request(), "local", 1)
     ledger.record(job.id, JobStatus(JobState.FAILED, failure=Failure(FailureKind.CRASHED, "why")))
     ledger.record(job.id, JobStatus(JobState.SUCCEEDED, (snapshot(1),)))
@@ -225,7 +225,7 @@ def test_a_newer_ledger_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_damaged_ledger_is_reported_and_left_alone(tmp_path: Path) -> None:
-    """A file that is no ledger is named and keeps its bytes."""
+    """A file that is not a ledger is named and keeps its bytes."""
     file = tmp_path / "l.db"
     file.write_bytes(b"this is no database" * 100)
     with pytest.raises(LedgerError, match=r"l.db: file is not a database; the file was not changed"):

@@ -326,6 +326,7 @@ def rename_set(document: dict[str, Any]) -> None:
 BOMB = gzip.compress(b'{"text_input": "' + b"0" * 50_000_000)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -12,7 +12,7 @@ from tunerun.ledger import LOSSES, Ledger, holds_texts, rated_by
 
 
 def test_a_judgement_is_kept_once_by_judge_and_item(tmp_path: Path) -> None:
-    """What was said first stays; another judge's word on the same item is its own."""
+    """The first rating is kept; another judge's rating of the same item is separate."""
     with Ledger(tmp_path / "ledger.db") as ledger:
         ledger.record_rating("judge", "item", 4.0, "good", usd=0.25, sweep="x-1")
         ledger.record_rating("judge", "item", 1.0, "bad", usd=0.25, sweep="x-1")

@@ -71,6 +71,7 @@ def test_commands_that_look_change_no_byte(tmp_path: Path, format_: int) -> None
         assert content_of(runs) == before, command
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("is_killed", [False, True])
 def test_a_ledger_that_is_being_written_is_read_and_not_touched(tmp_path: Path, is_killed: bool) -> None:
     """What is committed to the log alone is read, while its writer lives and after it was killed."""
@@ -123,6 +124,7 @@ def _open_and_close(path: str) -> None:
     connection.close()
 
 
+@pytest.mark.process
 def test_readers_beside_a_fast_writer_see_whole_commits(tmp_path: Path) -> None:
     """Each copy holds the latest commit or the one before, also when the log is restarted again and again."""
     path = tmp_path / "ledger.db"

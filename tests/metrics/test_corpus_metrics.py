@@ -140,7 +140,7 @@ def test_three_label_case_of_the_majority_answer() -> None:
 
 @given(pairs=LABEL_PAIRS)
 def test_the_confusion_matrix_is_that_of_scikit_learn(pairs: list[tuple[str, str]]) -> None:
-    """Rows are expected labels, columns answers, the last one all answers that are no label."""
+    """Rows are expected labels, columns answers, the last one all answers that are not a label."""
     expected, answers = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     confusion = Confusion.of(expected, answers)
     labels = sorted(set(expected))

@@ -102,6 +102,7 @@ def test_texts_of_files_are_bounded_and_without_secrets(project: Path, monkeypat
     assert len(metric.text) < MAX_TEXT + 100
 
 
+@pytest.mark.engine
 def test_a_base_model_is_there_by_its_files(project: Path) -> None:
     """Every file that decides what it answers, the licence that its card states, and its chat format once prepared."""
     tiny_model.build(project / "models/tiny")
@@ -126,6 +127,7 @@ def test_a_base_model_is_there_by_its_files(project: Path) -> None:
     assert model.license == "Apache-2.0"
 
 
+@pytest.mark.engine  # its files are hashed
 @pytest.mark.usefixtures("project")
 def test_a_packaged_base_model_has_its_package_and_the_licence_of_its_file() -> None:
     """The version of the package that carries it; the GGUF file states a licence of its own."""
@@ -167,6 +169,7 @@ def test_a_run_freezes_the_facts_and_a_plan_does_not_gather_them(project: Path) 
     assert "Does it learn to count?" in record
 
 
+@pytest.mark.engine  # its files are hashed
 @pytest.mark.usefixtures("project")
 def test_what_the_environment_gave_is_not_in_the_facts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Names of packages, licences and files are the interpolations that are stored of them."""

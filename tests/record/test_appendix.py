@@ -132,7 +132,7 @@ def test_hyperparameters_seeds_and_the_choice_are_all_there(whole: Appendix) -> 
 
 
 def test_error_bars_say_the_test_its_correction_and_what_varies(whole: Appendix, tmp_path: Path) -> None:
-    """With seeds: rows and seeds; with one seed: rows alone, and that is said."""
+    """With seeds: rows and seeds; with one seed: rows alone, and the text says so."""
     several = text(section(whole, "Error bars and tests"))
     assert "rows and seeds as chance" in several
     assert "corrected by Holm's method for 2 comparisons" in several
@@ -245,7 +245,7 @@ def test_a_latex_table_that_is_too_wide_is_continued_below() -> None:
 
 
 def test_markdown_keeps_code_inside_its_fence() -> None:
-    """A template with a fence of its own needs a longer one; a bar in a cell is no column."""
+    """A template with a fence of its own needs a longer one; a bar in a cell starts no column."""
     blocks = (CodeBlock("```\nx\n```"), Bullets(("a *b*",)), Paragraph("c"), AppendixTable(("h",), (("a | b",),)))
     markdown = renderer("markdown").render(Appendix("A", "s", blocks, ()))
     assert "````\n```\nx\n```\n````" in markdown

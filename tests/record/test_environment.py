@@ -38,7 +38,7 @@ def runs(tmp_path: Path) -> Path:
 
 
 def test_the_same_environment_has_no_notes(runs: Path) -> None:
-    """Nothing is said where nothing differs."""
+    """Nothing is reported where nothing differs."""
     assert notes(runs, THEN) == []
 
 

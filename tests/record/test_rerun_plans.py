@@ -239,7 +239,7 @@ def test_code_of_a_metric_has_to_be_the_recorded_one(runs: Path, tmp_path: Path)
 
 @pytest.mark.process
 def test_a_service_is_asked_for_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another tuned model of the same request; that bits cannot be compared is said."""
+    """Another tuned model of the same request; the report says that bits cannot be compared."""
     monkeypatch.setenv("GEMINI_API_KEY", "key-0123456789")
     with GeminiService() as service:
         place = [f"backend.base_url={service.address}", "backend.poll_interval_s=0", "evaluation.metrics=[]"]

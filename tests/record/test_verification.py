@@ -175,7 +175,7 @@ def test_another_form_or_pack_on_the_same_machine_is_held_to_what_the_engine_pro
 
 
 def test_the_same_pack_may_give_other_bits(runs: Path) -> None:
-    """When a trial joins a pack depends on time; where the bits are the same nothing is said of it."""
+    """When a trial joins a pack depends on time; where the bits are the same it is not mentioned."""
     for folder in (runs, rerun_of(runs)):
         trained(folder, replace(HERE, packed_with=("1" * 64,)), BITS)
     assert verified(runs).lines[0] == "trial 0: adapter: same bits; 10 of 10 answers equal"

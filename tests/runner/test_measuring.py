@@ -65,6 +65,7 @@ def run_counted(service: ScriptedService, asked: Asked, folder: Path, *more: str
     return run_with(Counting(service, asked), planned(folder, *SWEEP, *more))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("call", [1, 2, 3, 5, 8, 9])
 def test_a_run_that_is_killed_while_it_asks_asks_nothing_twice(
     tmp_path: Path, service: ScriptedService, call: int

@@ -40,7 +40,7 @@ def reason(error: dict[str, Any]) -> object:
 
 
 def test_without_a_key_nothing_is_answered(running: RunningService) -> None:
-    """No key and a wrong key are 401, also for paths that do not exist and bodies that are no JSON."""
+    """No key and a wrong key are 401, also for paths that do not exist and bodies that are not JSON."""
     with Client(running.address, None) as nobody, Client(running.address, "wrong") as wrong:
         for path in ("/models", "/tunedModels", "/nowhere"):
             assert reason(nobody.refused(401, "GET", path)) == "CREDENTIALS_MISSING"
@@ -281,7 +281,7 @@ def test_the_key_file_is_for_its_owner_alone(tmp_path: Path) -> None:
 
 
 def test_it_listens_to_this_machine_unless_told_otherwise() -> None:
-    """Another address needs --allow-remote; a taken port is said."""
+    """Another address needs --allow-remote; a port in use is reported."""
     with pytest.raises(ConfigError, match="add --allow-remote"):
         listening("0.0.0.0", 0, allow_remote=False)  # noqa: S104 - it is refused
     with listening("127.0.0.1", 0, allow_remote=False) as first:

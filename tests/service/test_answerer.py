@@ -129,7 +129,7 @@ def test_an_answer_does_not_wait_for_longer_ones_of_its_batch(answerer: Answerer
 
 
 def test_an_engine_that_is_killed_while_it_answers(answerer: Answerer, tiny: BaseModelRef) -> None:
-    """Prompts are tried again by the next one; of which a part is sent already, that is said."""
+    """The next engine answers the prompts; one of which a part was sent already gets an error that says so."""
     answerer.load(lambda _model: None)
     parts: list[AnswerPart] = []
     streamed = answerer.ask(tiny, Prompt("1", LONG), parts.append)
@@ -143,7 +143,7 @@ def test_an_engine_that_is_killed_while_it_answers(answerer: Answerer, tiny: Bas
 
 
 def test_a_tuned_model_that_is_damaged_or_deleted_meanwhile(settings: Settings, tmp_path: Path) -> None:
-    """Damaged files are said to be that; a model that is deleted while its prompt waits is not found."""
+    """Damaged files are reported as damaged; a model that is deleted while its prompt waits is not found."""
     own = replace(settings, state=tmp_path / "state")
     with RunningService(own) as running, Client(running.address, running.key.secret) as client:
         client.tuned("damaged", epochCount=1)

@@ -243,7 +243,7 @@ def test_what_is_not_offered_is_refused_by_its_name(client: Client, asked: Any, 
 
 
 def test_a_conversation_of_several_turns_is_answered_and_counted(client: Client) -> None:
-    """Base and tuned models see what was said before; streaming gives the same answer; the tokens count all turns."""
+    """Base and tuned models see the earlier turns; streaming gives the same answer; the tokens count all turns."""
     client.tuned("talks")
     alone, talk = prompt("8"), turns("1", "2", "twenty two", "twenty three", "8")
     config = {"generationConfig": {"temperature": 0, "maxOutputTokens": 8}}

@@ -194,7 +194,7 @@ def test_the_state_is_for_its_owner_alone(own: Settings) -> None:
 
 
 def test_keys_that_cannot_be_read_are_an_answer_in_the_envelope(own: Settings) -> None:
-    """And not in words about files; mended, they work again."""
+    """The error says nothing about files; repaired, they work again."""
     with RunningService(own) as running, Client(running.address, running.key.secret) as client:
         file = running.service.keys.path
         right = file.read_text()

@@ -42,7 +42,7 @@ def visitor(running: RunningService) -> Iterator[Visitor]:
 
 
 def test_signing_in_and_out(stranger: Visitor) -> None:
-    """A key opens the library until one signs out; the cookie is no key and out of a script's reach."""
+    """A key opens the library until one signs out; the cookie is not the key and no script can read it."""
     asked = stranger.http.get("/")
     assert asked.status_code == 200
     assert 'type="password"' in asked.text
@@ -155,7 +155,7 @@ def test_a_form_of_another_site(visitor: Visitor, origin: str) -> None:
 
 
 def test_a_form_that_cannot_be_read(visitor: Visitor) -> None:
-    """A body that is no form is refused with a page, not with an error of the service."""
+    """A body that is not a form is refused with a page, not with an error of the service."""
     response = visitor.http.post("/files", content=b"x", headers={"content-type": "multipart/form-data"})
     assert response.status_code == 400
     assert "send it again" in text_of(response)
@@ -205,7 +205,7 @@ def test_a_long_file_is_shown_in_part(visitor: Visitor) -> None:
     ],
 )
 def test_a_bad_file(visitor: Visitor, name: str, content: bytes, line: str) -> None:
-    """What is wrong with a file is said beside the form that sent it, with the line."""
+    """What is wrong with a file is shown beside the form that sent it, with the line."""
     response = visitor.send(content, name)
     assert response.status_code == 400
     assert line in text_of(response)
@@ -317,7 +317,7 @@ def test_columns_of_any_name(visitor: Visitor) -> None:
     ],
 )
 def test_a_refused_job_keeps_what_was_typed(visitor: Visitor, typed: dict[str, str], lines: list[str]) -> None:
-    """Every problem is said beside the form in the words of its labels, and everything that was typed is still there."""
+    """Every problem is shown beside the form in the words of its labels, and everything that was typed is still there."""
     typed = {"display_name": "My <model>", "epoch_count": "7", "learning_rate": "0.5"} | typed
     response = visitor.submit(visitor.send(table()), **typed)
     assert response.status_code in (400, 404)
@@ -333,7 +333,7 @@ def test_a_refused_job_keeps_what_was_typed(visitor: Visitor, typed: dict[str, s
 
 
 def test_a_refused_job_can_be_mended(visitor: Visitor) -> None:
-    """A taken id is said, and the same page takes another one."""
+    """An id that is in use is reported, and the same page takes another one."""
     visitor.tuned("taken")
     refused = visitor.start(identifier="taken")
     assert (refused.status_code, "Id: is taken; choose another one" in text_of(refused)) == (409, True)
@@ -465,7 +465,7 @@ def test_trying_a_model_beside_its_base_model(visitor: Visitor) -> None:
 
 
 def test_prompts_that_are_refused(visitor: Visitor) -> None:
-    """What is wrong with a prompt is said in the box, with the prompt kept; line breaks are as in the examples."""
+    """What is wrong with a prompt is shown in the box, with the prompt kept; line breaks are as in the examples."""
     visitor.tuned("asked")
     for text, problem in (("", "The prompt is empty"), ("1 " * 20_001, "the limit is 40,000"), ("1 " * 500, "tokens")):
         response = visitor.http.post("/library/asked/try", data={"text": text})
@@ -610,7 +610,7 @@ def test_comparing_two_models(visitor: Visitor) -> None:
 
 
 def test_progress(visitor: Visitor) -> None:
-    """What is under way tells its steps and its curve, thinned to a size that can be sent each second."""
+    """A running job shows its steps and its curve, thinned to a size that can be sent each second."""
     visitor.start(identifier="slow", epoch_count=FOREVER)
 
     def now() -> httpx.Response:

@@ -233,7 +233,7 @@ def test_no_header_makes_a_servers_error(
 def test_forwarded_headers_are_believed_from_named_proxies_alone(
     settings_of_own: Settings, running: RunningService
 ) -> None:
-    """A proxy that speaks https makes the cookie secure; anybody else who says so does not."""
+    """A proxy that speaks https makes the cookie secure; the same header from any other address does not."""
     secure = []
     odd = replace(settings_of_own, allowed_hosts=["lib.example.org"])
     with RunningService(odd, proxies=["127.0.0.1"]) as behind:

@@ -122,6 +122,6 @@ def test_a_table_that_may_lack_a_header_is_noticed(content: str, may_lack: bool)
     ],
 )
 def test_bad_files(name: str, content: bytes, message: str) -> None:
-    """What is wrong with a file is said with its name and the line."""
+    """What is wrong with a file is reported with its name and the line."""
     with pytest.raises(DatasetError, match=message):
         read_table(name, content)

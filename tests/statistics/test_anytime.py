@@ -52,6 +52,7 @@ def decisions(scores: FloatArray, alpha: float) -> dict[int, int]:
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["binary", "shared rows", "skewed scores"])
 def test_models_that_are_alike_are_rarely_stopped(kind: str) -> None:
     """Four equal models, looked at after each of 120 rows: any of them is stopped in at most 5 % of worlds."""

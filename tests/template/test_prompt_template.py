@@ -121,7 +121,7 @@ def test_key_of_an_object() -> None:
     ],
 )
 def test_invalid_template(text: str, problem: str) -> None:
-    """A template that is no Jinja2, or would give something else each time, is refused with its key and line."""
+    """A template that is not valid Jinja2, or would differ at each call, is refused with its key and line."""
     with pytest.raises(TemplateError, match=rf"^template\.output: {problem}"):
         PromptTemplate(Template(output=text))
 
@@ -230,7 +230,7 @@ def test_a_template_that_names_no_column_is_refused(text: str, advice: str) -> N
     ("text", "name"), [("{{ Tweet text }}", "Tweet text"), ("Say:\n{{ Label (new) }} {{- the label -}}", "the label")]
 )
 def test_a_name_with_a_space_shows_how_to_write_it(text: str, name: str) -> None:
-    """`{{ Tweet text }}` is no expression of Jinja2; the error says what is."""
+    """`{{ Tweet text }}` is not an expression of Jinja2; the error says what is."""
     with pytest.raises(TemplateError, match=rf"for a column of that name write \{{\{{ row\[\"{name}\"\] \}}\}}$"):
         PromptTemplate(Template(text_input=text))
 

@@ -42,7 +42,7 @@ def test_the_file_store_is_refused(uri: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_scheme_is_refused(tmp_path: Path) -> None:
-    """A scheme that is no store names those that are, and no password."""
+    """The error for an unknown scheme names those that exist, and no password."""
     with pytest.raises(ConfigError, match=r"unknown scheme 'ftp'; allowed: sqlite:///FILE") as caught:
         open_tracker(Tracking(uri="ftp://ada:planted@host/x"), tmp_path)
     assert "planted" not in str(caught.value)
@@ -56,7 +56,7 @@ def test_a_store_without_a_file_is_refused(uri: str, tmp_path: Path) -> None:
 
 
 def test_a_tracker_is_named_without_its_password() -> None:
-    """User, password and tokens are no part of a tracker's name."""
+    """User, password and tokens are not part of a tracker's name."""
     assert tracker_name("https://ada:secret@host:5000/x") == "https://host:5000/x"
     assert tracker_name("https://ada:p@ss@host") == "https://host"
     assert tracker_name("postgresql://host/db?password=secret&a=1") == "postgresql://host/db?password=***&a=1"
@@ -77,7 +77,7 @@ print([name for name in ("mlflow", "pandas", "numpy", "matplotlib", "sqlalchemy"
 
 
 def test_the_environment_chooses_where_the_config_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME are honoured, and what they have chosen is said without passwords."""
+    """MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME are honoured, and their values are reported without passwords."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:planted@127.0.0.1:9/")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "/team/faq's")
     chosen = choose(Tracking(), tmp_path, "faq")

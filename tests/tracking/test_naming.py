@@ -48,7 +48,7 @@ def test_values_are_short(value: Scalar, text: str) -> None:
     ],
 )
 def test_an_override_can_be_typed_again(value: Scalar, line: str) -> None:
-    """Values that are no plain word are quoted in Hydra's grammar."""
+    """Values that are not a plain word are quoted in Hydra's grammar."""
     assert override_line("k", value) == line
 
 

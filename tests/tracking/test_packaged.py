@@ -220,7 +220,7 @@ def test_a_template_with_a_secret_is_not_packaged(lab: Lab, tmp_path: Path, monk
 
 @given(system=st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip))
 def test_the_system_message_of_all_rows_is_the_templates(system: str) -> None:
-    """MLflow's rows are no conversations, so that a package sends the one that all held-out rows had, whatever it is."""
+    """MLflow's rows are not conversations, so a package sends the one that all held-out rows had, whatever it is."""
     packaged = writing.with_system(template("{{ text }}"), [Example("a", "b", system)] * 2)
     assert packaged.render_input({"text": "x"}) == Conversation("x", system)
 

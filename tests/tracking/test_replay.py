@@ -101,7 +101,7 @@ def test_a_store_that_was_lost_is_rebuilt(lab: Lab, uri: str, made_store: Path) 
 
 
 def test_a_run_that_a_person_deleted_stays_deleted(lab: Lab, uri: str) -> None:
-    """A deleted run is not made again and is no problem."""
+    """A deleted run is not made again and is not a problem."""
     complete(lab)
     synced(lab, uri)
     client(uri).delete_run(run_of(uri, "trial", 2).info.run_id)

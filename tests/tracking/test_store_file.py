@@ -171,6 +171,7 @@ def test_a_store_that_is_locked_is_not_damaged(lab: Lab, uri: str) -> None:
     assert len(runs(uri)) == 5
 
 
+@pytest.mark.process
 def test_a_full_disk_leaves_no_half_made_store(lab: Lab, tmp_path: Path) -> None:
     """Where there is no room for a new store nothing is left of it, and the next command makes it."""
     complete(lab)

@@ -96,13 +96,14 @@ def test_a_server_that_never_answers_holds_nobody(lab: Lab, monkeypatch: pytest.
 
 
 def test_a_store_that_cannot_be_written_is_a_problem_of_one_line(lab: Lab, tmp_path: Path) -> None:
-    """A file where the store's folder should be is said, and not raised."""
+    """A file where the store's folder should be is reported, and not raised."""
     (tmp_path / "taken").write_text("")
     report = Tracker(lab.ledger.path, f"sqlite:///{tmp_path}/taken/mlflow.db").sync()
     assert report.problem is not None
     assert "taken" in report.problem
 
 
+@pytest.mark.process
 def test_a_new_store_can_be_opened_by_several_at_once(tmp_path: Path) -> None:
     """Processes that open the same new store together all succeed."""
     for name in ("a", "b"):

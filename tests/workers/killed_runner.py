@@ -15,7 +15,7 @@ from tunerun.runner.progress import Progress
 
 
 class KillsItself(Progress):
-    """Ends this process at the first step that it hears of, as `kill -9` does."""
+    """Ends this process at the first step that it sees, as `kill -9` does."""
 
     def stepped(self, _trial: Trial, _snapshot: Snapshot) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -68,6 +68,7 @@ def test_the_next_program_has_what_was_not_handed_over(actor: EngineActor) -> No
     assert actor.attach("third") == Attached(after=2, commands=2, calls=1, jobs=frozenset())
 
 
+@pytest.mark.process
 def test_an_engine_that_hangs_is_ended(settings: NodeSettings, node: Path) -> None:
     """Within seconds, with all that it has on the node."""
     before = engines()

@@ -1,4 +1,4 @@
-"""What each kind of worker needs, said before anything is submitted."""
+"""What each kind of worker needs is reported before anything is submitted."""
 
 from __future__ import annotations
 

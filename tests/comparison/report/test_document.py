@@ -103,7 +103,7 @@ def test_a_measure_against_an_axis(
 
 
 def test_points_that_differ_in_one_axis_are_one_line() -> None:
-    """Every other setting is the name of a line; a key that no point varies is no axis."""
+    """Every other setting is the name of a line; a key that no point varies is not an axis."""
     by_rate, *_ = axis_plots(verdicts.demo_verdict(), Sources())
     assert [(s.name, [p.at for p in s.places]) for s in by_rate.series] == [
         ("5 epochs", [0.0005, 0.001]),

@@ -37,8 +37,9 @@ def test_the_same_verdict_gives_the_same_bytes() -> None:
     assert page_of(verdicts.demo_verdict()) == page_of(verdicts.demo_verdict())
 
 
+@pytest.mark.thorough
 def test_a_page_of_200_trials_and_500_rows_is_below_5_mb() -> None:
-    """Also where the wrong answers of all models differ and are long; what was left out is said."""
+    """Also where the wrong answers of all models differ and are long; the page says what was left out."""
     verdict = verdicts.large_verdict()
     document = build(verdict, unlike(sources(verdict)))
     page = render(document, ComparisonTable.of(verdict))

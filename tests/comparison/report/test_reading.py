@@ -97,7 +97,7 @@ def test_everything_that_a_ledger_has(ledger: Ledger) -> None:
 
 
 def test_labels_have_a_confusion_matrix(ledger: Ledger) -> None:
-    """Of the advised point and of the baseline that is hardest to beat; an answer that is no label has its column."""
+    """Of the advised point and of the baseline that is hardest to beat; answers that are not a label have their own column."""
     verdict = verdicts.demo_verdict()
     write(ledger, verdict, LABELS, wrong="I cannot say")
     point, base = read_sources(ledger, verdict).confusion

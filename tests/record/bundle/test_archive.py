@@ -46,6 +46,7 @@ def test_what_was_written_is_read(bundle: Path, tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "out" / "README.md").stat().st_mode) & 0o111 == 0
 
 
+@pytest.mark.thorough
 def test_the_same_files_give_the_same_bytes(bundle: Path, tmp_path: Path) -> None:
     """In another order, from files of another time, in another time zone and process."""
     source = tmp_path / "weights"
@@ -248,6 +249,7 @@ def test_what_is_not_a_bundle_is_refused_in_one_line(tmp_path: Path) -> None:
         assert len(refused.value.problems) == 1
 
 
+@pytest.mark.thorough
 def test_any_damage_is_refused_or_does_no_harm(bundle: Path, tmp_path: Path) -> None:
     """Bytes changed at random: an error for people, or the very files; nothing outside the folder."""
     whole, draw = bundle.read_bytes(), random.Random(0)

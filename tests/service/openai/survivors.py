@@ -68,7 +68,7 @@ class Survivors:
         return created(client, self._file, method=hyperparameters(**values)).id
 
     def _all(self, client: OpenAI) -> dict[str, Any]:
-        """Everything that is said of the jobs that have ended, and of the files."""
+        """The wire's documents of the files and of the jobs that have ended."""
         jobs = client.fine_tuning.jobs
         result = jobs.retrieve(self._ids["succeeded"]).result_files[0]
         return {

@@ -61,7 +61,7 @@ def test_a_tuned_model_answers_by_both_of_its_names(sdk: OpenAI, tuned: str) -> 
 
 
 def test_a_conversation_may_have_a_system_message_earlier_turns_and_parts(sdk: OpenAI) -> None:
-    """Text parts are joined, and so are messages of one role, as in training; a prompt has all that was said before."""
+    """Text parts are joined, and so are messages of one role, as in training; a prompt has all earlier turns."""
     said: list[Any] = [
         {"role": "user", "content": [{"type": "text", "text": "ninety "}, {"type": "text", "text": "nine"}]}
     ]

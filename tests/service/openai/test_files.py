@@ -94,7 +94,7 @@ def test_a_wrong_form_is_refused_and_leaves_nothing(
 def test_a_client_that_hangs_up_leaves_nothing(
     running: RunningService, sdk: OpenAI, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What had come is removed, and it is no error of the service."""
+    """What had arrived is removed, and the service reports no error of its own."""
     place = urlsplit(running.address)
     body = PURPOSE + part("file", jsonl(), "a")
     head = f"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {sdk.api_key}\r\n"
@@ -195,7 +195,7 @@ def test_a_life_that_is_too_short_or_too_long_is_refused(http: httpx.Client, sec
 
 
 def test_a_files_name_is_only_shown(sdk: OpenAI, running: RunningService) -> None:
-    """Folders in it are left out, and it is no path."""
+    """Folders in it are dropped, and it is never used as a path."""
     file = sdk.files.create(file=("../../etc/passwd", b"x"), purpose="batch")
     assert file.filename == "passwd"
     assert (running.state / "files" / file.id).read_bytes() == b"x"

@@ -65,7 +65,7 @@ def test_only_a_paused_job_is_shown_as_paused() -> None:
 
 
 def test_the_end_of_a_running_job_is_estimated_by_its_pace() -> None:
-    """Half of six steps in thirty seconds leave thirty more; nothing is said before the second step, or at the end."""
+    """Half of six steps in thirty seconds leave thirty more; there is no estimate before the second step, or at the end."""
     pace = Pace(steps=3, seconds=30.0, last=3, at=CREATED + 40)
     assert job(running(), pace)["estimated_finish"] == round(CREATED + 70)
     assert job(running(), Pace(0, 0, 1, CREATED))["estimated_finish"] is None
