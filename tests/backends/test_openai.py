@@ -435,7 +435,7 @@ def test_a_refusal_says_who_has_to_act(fault: Fault, words: str) -> None:
 def test_base_models_that_are_missing_are_named_with_those_that_are_there(backend: OpenAIBackend) -> None:
     """All at once."""
     missing = [BaseModelRef(name=name, source=name) for name in ("org/one", "two")]
-    with pytest.raises(InputError, match=r"org/one at http.*no such model.*smollm2-135m") as caught:
+    with pytest.raises(InputError, match=r"org/one at http.*does not exist.*smollm2-135m") as caught:
         backend.prepare([*missing, MODEL])
     assert len(caught.value.problems) == 2
 

@@ -1,1 +1,1 @@
-"""For who writes a backend: the contract every backend has to keep, and what its tests need."""
+"""Test tools for authors of backends and metrics: contract suites, scripted services, fault injection."""

@@ -6,7 +6,7 @@
         def place(cls, tmp_path_factory):
             return MyPlace(tmp_path_factory.mktemp("runs"))
 
-A test of the contract that an implementation cannot keep is a bug of one of the two; skip none.
+If an implementation fails a test, either the implementation or the contract has a bug; do not skip tests.
 """
 
 # ruff: noqa: S101 - asserts are what a contract suite consists of
@@ -45,10 +45,10 @@ CHOICES = ("2", "three", "a longer choice")
 
 
 class BackendPlace(Protocol):
-    """Where the backend under test keeps its jobs, and what it can be asked there.
+    """The environment of the backend under test: where its jobs are kept, and requests that are valid there.
 
     Attributes:
-        missing_model: a base model that `prepare` has to refuse.
+        missing_model: a base model that `prepare` has to reject.
     """
 
     missing_model: BaseModelRef
@@ -60,8 +60,8 @@ class BackendPlace(Protocol):
         """Return a small valid request with validation examples.
 
         Args:
-            digit: a hexadecimal digit; another digit gives another key and another tuned model id, the same digit the
-                equal request.
+            digit: a hexadecimal digit, from which key and tuned model id are derived; the same digit gives an equal
+                request.
         """
 
     def long_request(self, digit: str) -> TuningRequest:
@@ -94,7 +94,7 @@ class BackendContract:
         assert capabilities.max_in_flight >= 1
 
     def test_prepare_may_be_repeated(self, place: BackendPlace, backend: Backend) -> None:
-        """Preparing what is prepared leaves the backend's jobs as they are."""
+        """Preparing again has no effect on the backend's jobs."""
         ref = backend.submit(place.request("1"))
         before = wait_for_end(backend, ref)
         backend.prepare([place.request("0").model])
@@ -178,7 +178,7 @@ class BackendContract:
         assert backend.find(unknown.key, unknown.tuned_model_id) is None
 
     def test_later_process_finds_the_job(self, place: BackendPlace, backend: Backend) -> None:
-        """A new object on the same place answers for an old reference, and trains a done key no second time."""
+        """A new object on the same place reports an old reference's status, and does not train a done key again."""
         ref = backend.submit(place.request("4"))
         first = wait_for_end(backend, ref)
         with place.open() as later:
@@ -200,7 +200,7 @@ class BackendContract:
             assert failure.kind == FailureKind.LOST
         assert backend.poll([]) == {}
 
-    def test_cancelled_job_ends_and_may_start_anew(self, place: BackendPlace, backend: Backend) -> None:
+    def test_cancelled_job_ends_and_can_be_submitted_again(self, place: BackendPlace, backend: Backend) -> None:
         """A running and a waiting job end CANCELLED; submitting the key again starts another job."""
         running, waiting = backend.submit(place.long_request("5")), backend.submit(place.long_request("6"))
         wait_for_steps(backend, running, 2)
@@ -208,13 +208,13 @@ class BackendContract:
             backend.cancel(ref)
         assert wait_for_end(backend, waiting).state == JobState.CANCELLED
         assert wait_for_end(backend, running).state == JobState.CANCELLED
-        anew = backend.submit(place.long_request("5"))
-        assert not backend.poll([anew])[anew].state.is_finished
-        backend.cancel(anew)
-        wait_for_end(backend, anew)
+        again = backend.submit(place.long_request("5"))
+        assert not backend.poll([again])[again].state.is_finished
+        backend.cancel(again)
+        wait_for_end(backend, again)
 
     def test_cancel_of_a_finished_or_unknown_job_does_nothing(self, place: BackendPlace, backend: Backend) -> None:
-        """What is finished stays as it is."""
+        """A finished job keeps its status."""
         ref = backend.submit(place.request("1"))
         first = wait_for_end(backend, ref)
         backend.cancel(ref)
@@ -234,7 +234,7 @@ class BackendContract:
             assert backend.generate(model, [], OPTIONS) == []
 
     def test_models_are_answered_together_as_alone(self, place: BackendPlace, backend: Backend) -> None:
-        """Where a backend answers several models together: what each is answered alone, and one's error is its own."""
+        """Answering several models together gives each the same answers as alone; an error affects only its model."""
         if not isinstance(backend, AnswersTogether):
             return
         request = place.request("1")
@@ -289,7 +289,7 @@ class BackendContract:
         assert backend.find(request.key, request.tuned_model_id) is None
 
     def test_losses_are_measured_in_order_or_refused(self, place: BackendPlace, backend: Backend) -> None:
-        """One finite loss for each row, the same with other rows beside it; a backend that has none says so."""
+        """One finite loss for each row, independent of the other rows; a backend without losses raises an error."""
         tuned = wait_for_end(backend, backend.submit(place.request("1"))).tuned_model
         assert tuned is not None
         for model in (tuned, place.request("1").model):
@@ -307,7 +307,7 @@ class BackendContract:
             assert backend.losses(model, []) == []
 
     def test_choose_answers_with_one_of_the_choices_or_is_refused(self, place: BackendPlace, backend: Backend) -> None:
-        """In the order of the inputs, the first of equal ones; a backend that has no likelihoods says so."""
+        """In the order of the inputs, on a tie the first choice; a backend without likelihoods raises an error."""
         tuned = wait_for_end(backend, backend.submit(place.request("1"))).tuned_model
         assert tuned is not None
         for model in (tuned, place.request("1").model):
@@ -330,7 +330,7 @@ class BackendContract:
             backend.generate(place.missing_model, INPUTS, OPTIONS)
 
     def test_leaving_keeps_or_loses_jobs_as_promised(self, place: BackendPlace) -> None:
-        """A job that was running when the backend was left is lost, or goes on if `survives_runner` says so."""
+        """A job that is running when the backend is closed is lost, or continues if `survives_runner` is True."""
         with place.open() as first:
             ref = first.submit(place.long_request("7"))
             wait_for_steps(first, ref, 1)

@@ -1,11 +1,11 @@
-"""Kills a run at a chosen instant, for tests that the next run continues it.
+"""Kills a run at a chosen instant, to test that the next run continues it.
 
-A run is the real command line in a process of its own, forked from one that has imported everything, so that a kill
-costs a tenth of a second and not four. What can be killed at:
+A run is the real command line in its own process, forked from one that has already imported everything, so that a kill
+costs a tenth of a second instead of four seconds. The instants:
 
 - `write`: the n-th commit to the ledger is about to happen, and is lost;
-- `shown`: the same for the n-th commit to MLflow's store;
-- `made`: the n-th statement that makes a new store for MLflow is about to be executed;
+- `shown`: the n-th commit to MLflow's store is about to happen, and is lost;
+- `made`: the n-th statement that creates a new MLflow store is about to be executed;
 - `received`: the service has read the n-th request, and does nothing with it;
 - `applied`: the service has done what the n-th request asks, and its answer is lost;
 - `answered`: the n-th answer is on its way to a process that is gone.
@@ -36,7 +36,7 @@ TIMEOUT_S = 60.0
 
 
 class Instant(StrEnum):
-    """What a kill is counted by."""
+    """The event that is counted to choose the instant of a kill."""
 
     WRITE = "write"
     SHOWN = "shown"
@@ -47,12 +47,12 @@ class Instant(StrEnum):
 
 
 IN_RUN = (Instant.WRITE, Instant.SHOWN, Instant.MADE)
-"""What is counted in the run's own process; the others in the service."""
+"""Instants that are counted in the run's own process; the others are counted in the service."""
 
 
 @dataclass(frozen=True)
 class Kill:
-    """The n-th of something, from 1."""
+    """When to kill: at the n-th occurrence of an instant, from 1."""
 
     instant: Instant
     number: int
@@ -66,8 +66,8 @@ class Ended:
     """How a run ended.
 
     Attributes:
-        exit_code: its exit code; minus the signal's number where it was killed.
-        counts: how often each instant came that is counted in the run's process.
+        exit_code: the process's exit code; negative: the number of the signal that killed it.
+        counts: number of occurrences of each instant that is counted in the run's process.
     """
 
     exit_code: int
@@ -82,13 +82,13 @@ class Ended:
 
 
 class Run:
-    """One command line of tunerun in a process of its own.
+    """One tunerun command in its own process.
 
     Args:
-        arguments: as typed behind `tunerun`.
-        folder: where it runs, and where what it prints goes.
-        environment: set in the process.
-        kill: a `write`, a `shown` or a `made` at which it kills itself.
+        arguments: the command line after `tunerun`.
+        folder: the working directory, where stdout and stderr are written to files.
+        environment: environment variables to set.
+        kill: the `write`, `shown` or `made` instant at which the process kills itself; None: it runs to its end.
     """
 
     def __init__(
@@ -104,30 +104,30 @@ class Run:
 
     @property
     def process_id(self) -> int:
-        """The operating system's number of the process."""
+        """The PID."""
         assert self._process.pid is not None  # noqa: S101 - it was started
         return self._process.pid
 
     def kill(self) -> None:
-        """Kill it, and return when it is dead."""
+        """Kill the process with SIGKILL, and wait until it is dead."""
         os.kill(self.process_id, signal.SIGKILL)
         wait([self._process.sentinel])
 
     def interrupt(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send a signal to the process."""
         os.kill(self.process_id, number)
 
     def wait(self, timeout_s: float = TIMEOUT_S) -> Ended:
-        """Return how it ended.
+        """Wait for the process, and return how it ended.
 
         Raises:
-            TimeoutError: it has not ended in time; it is killed.
+            TimeoutError: it did not end within `timeout_s` seconds, and was killed.
         """
         self._process.join(timeout_s)
         if self._process.exitcode is None:
             self.kill()
             self._process.join()
-            raise TimeoutError(f"a run has not ended within {timeout_s:g} s; see {self._folder}/stderr.txt")
+            raise TimeoutError(f"a run did not end within {timeout_s:g} s; see {self._folder}/stderr.txt")
         counts = {i: _counted(self._folder, i) for i in IN_RUN}
         out, err = ((self._folder / name).read_text(encoding="utf-8") for name in ("stdout.txt", "stderr.txt"))
         return Ended(self._process.exitcode, out, err, counts)
@@ -136,10 +136,10 @@ class Run:
 def run_until(
     kill: Kill | None, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], service: HttpService
 ) -> Ended:
-    """Run a command line that talks to a scripted service, and kill it at an instant, if it comes.
+    """Run a command that uses a scripted service, and kill it if it reaches an instant.
 
     Args:
-        kill: None: let it end by itself.
+        kill: the instant; None: run to the end.
         arguments, folder, environment: of the run; see `Run`.
     """
     at_service = kill is not None and kill.instant not in IN_RUN
@@ -171,7 +171,7 @@ def _counted(folder: Path, instant: Instant) -> int:
 
 
 def _run(arguments: list[str], folder: str, environment: dict[str, str], kill: Kill | None) -> None:
-    """The process: becomes a tunerun that was started in the folder, with its output in files."""
+    """The entry point of the forked process: run tunerun in the folder, with its output in files."""
     os.chdir(folder)
     os.environ.update(environment)
     for number, name in ((1, "stdout.txt"), (2, "stderr.txt")):
@@ -191,7 +191,7 @@ def _run(arguments: list[str], folder: str, environment: dict[str, str], kill: K
 
 
 def _counter(instant: Instant, kill: Kill | None) -> Callable[[], None]:
-    """Counts by the length of a file, which survives the kill."""
+    """Return a function that counts an instant. The count is the length of a file, so that it survives the kill."""
     file = os.open(f"{instant}.count", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     fatal = kill.number if kill is not None and kill.instant is instant else None
     seen = 0
@@ -207,7 +207,7 @@ def _counter(instant: Instant, kill: Kill | None) -> Callable[[], None]:
 
 
 def _count_ledger_commits(count: Callable[[], None]) -> None:
-    """Count in connections to ledgers; the standard library is changed, in a process that lives for one run."""
+    """Count commits to ledgers by patching sqlite3, which is safe in a process that only lives for one run."""
     from tunerun.ledger import FILE_NAME
 
     connect: Any = sqlite3.connect

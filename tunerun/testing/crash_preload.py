@@ -1,8 +1,8 @@
-"""What a process does once that others are forked from: a whole run, so that each of them finds everything imported.
+"""Preloads the fork server of `crash`: does a whole run once, so that each forked process starts warm.
 
-A rehearsal and not a list of modules: a run also imports what it needs late, reads the base model's header and
-tokenizer, lists the installed packages, composes with Hydra and draws. Without it that was 0.7 of the 1.0 s of every
-run of four trials (measured here, 26 Nov 2026).
+A full run rather than a list of imports, because a run also has late imports, reads the base model's header and
+tokenizer, lists the installed packages, composes with Hydra and draws plots. Without the preload these took 0.7 of the
+1.0 s of every run of four trials (measured here, 26 Nov 2026).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tunerun.testing.gemini_service import GeminiService
 
 @contextlib.contextmanager
 def _as_a_command(folder: str, *arguments: str) -> Iterator[None]:
-    """This process as the command line would find its own; what it prints is dropped."""
+    """Set up this process like one of the command line, in a folder and with arguments; discard its output."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     environment = {"GEMINI_API_KEY": "rehearsal", "MLFLOW_DISABLE_TELEMETRY": "true"}
     try:
@@ -46,7 +46,7 @@ def _as_a_command(folder: str, *arguments: str) -> Iterator[None]:
 
 
 def rehearse() -> None:
-    """Run one trial at a scripted service, shown in MLflow, in a folder that is removed."""
+    """Run one trial at a scripted service with MLflow tracking, in a temporary folder."""
     matplotlib.use("agg")  # as in a process without a display
     with tempfile.TemporaryDirectory() as folder, GeminiService() as service:
         rows = Path(folder, "rows.json")
@@ -66,5 +66,5 @@ def rehearse() -> None:
 
 rehearse()
 gc.collect()
-gc.freeze()  # else each fork's first full collection walks, and copies, all that was imported
-assert threading.active_count() == 1, threading.enumerate()  # noqa: S101 - a fork would not have them
+gc.freeze()  # otherwise each fork's first full collection visits, and so copies, the memory of every import
+assert threading.active_count() == 1, threading.enumerate()  # noqa: S101 - threads do not survive a fork

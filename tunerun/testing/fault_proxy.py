@@ -1,25 +1,25 @@
-"""A proxy on loopback that spoils what passes: for tests of what a client does when its service fails it.
+"""A loopback proxy that injects faults, to test how a client handles a failing service.
 
-It writes every request down and passes it on; what a fault is chosen for is disturbed instead. Answers are read whole
-before they are passed on. The client is given the proxy's address in place of the service's:
+It records every request, and forwards it unless a fault is chosen for it. Responses are read completely before they are
+forwarded. The client uses the proxy's address instead of the service's:
 
     with FaultProxy(service.address) as proxy:
         proxy.choose = by_rules(Rule(ANSWER_LOST, "POST", "/v1beta/tunedModels"))
         ...  # backend.base_url=<proxy.address>
 
-| fault | does it reach the service? | what the client is sent |
+| fault | reaches the service | what the client receives |
 | --- | --- | --- |
-| `refused(for_s)` | yes | the answer; then nobody listens for a while, so that what comes next is refused |
-| `RESET_BEFORE` | no | TCP's reset |
-| `ANSWER_LOST` | yes | TCP's reset |
-| `error(status)` | no; `applied=True`: yes | an error, with `Retry-After` or google.rpc.RetryInfo if wanted |
-| `slow(pause_s)` | yes | the answer, byte by byte |
-| `NOT_HTTP`, `NOT_JSON`, `EMPTY` | yes | bytes that are no HTTP; 200 with bytes that are no JSON; 200 with nothing |
-| `TRUNCATED` | yes | the first half of the answer's body, whose length is given as such |
-| `CUT` | yes | the first half of the answer's body, whose length is given as the whole's; then the end |
+| `refused(for_s)` | yes | the response; then connections are refused for some seconds |
+| `RESET_BEFORE` | no | a TCP reset |
+| `ANSWER_LOST` | yes | a TCP reset |
+| `error(status)` | no; `applied=True`: yes | an error, optionally with `Retry-After` or google.rpc.RetryInfo |
+| `slow(pause_s)` | yes | the response, byte by byte |
+| `NOT_HTTP`, `NOT_JSON`, `EMPTY` | yes | bytes that are not HTTP; 200 with a non-JSON body; 200 without a body |
+| `TRUNCATED` | yes | the first half of the body, with a matching Content-Length |
+| `CUT` | yes | the first half of the body, with the Content-Length of the whole; then the connection ends |
 | `redirect(address)` | no | 302 to that address |
 
-All of them end the connection.
+Every fault ends the connection.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ from typing import Any, ClassVar, Self
 from urllib.parse import parse_qs, urlsplit
 
 SERVICE_TIMEOUT_S = 60.0
-"""How long the service may take for an answer."""
+"""Seconds that the service may take for a response."""
 
 _OWN_HEADERS = ("accept-encoding", "connection", "content-length", "date", "host", "keep-alive", "transfer-encoding")
-"""Of each of the two connections by itself; without accept-encoding bodies are as they are."""
+"""Headers that are not forwarded: they belong to one connection, and accept-encoding would compress the bodies."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer, with the headers that are not of the connection."""
+    """A response, without the headers that belong to one connection."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
 
     def as_sent(self, length: int | None = None) -> bytes:
-        """Its bytes in HTTP/1.1.
+        """Serialise the response as HTTP/1.1.
 
         Args:
-            length: what it gives as the length of its body; None: the length.
+            length: the Content-Length to send; None: the body's true length.
         """
         headers = {**self.headers, "content-length": str(len(self.body) if length is None else length)}
         lines = [f"HTTP/1.1 {self.status} {responses.get(self.status, '')}", *(f"{n}: {v}" for n, v in headers.items())]
@@ -69,15 +69,16 @@ class Answer:
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with a request. Further ones can be made.
+    """A fault to inject. Tests may define their own.
 
     Attributes:
-        name: for people.
-        applied: whether the request reaches the service all the same.
-        sent: what the client is sent, given the service's answer; a status of 0 where it was not asked.
-        is_reset: whether the connection then ends with TCP's reset, and not in good order.
-        pause_s: seconds before each further byte; 0: all are sent at once.
-        refused_s: how many seconds nobody listens afterwards, and every other connection is closed.
+        name: shown in failure messages.
+        applied: whether the request is still forwarded to the service.
+        sent: returns the bytes for the client, given the service's response; that has the status 0 if the request was
+            not forwarded.
+        is_reset: whether the connection ends with a TCP reset instead of an orderly shutdown.
+        pause_s: seconds before each byte; 0: all bytes are sent at once.
+        refused_s: seconds for which connections are then refused; every other open connection is closed.
     """
 
     name: str
@@ -113,28 +114,28 @@ CUT = Fault("cut in the middle of the body", True, lambda answer: _halved(answer
 
 
 def refused(for_s: float) -> Fault:
-    """The request is answered, and then nobody listens for some seconds."""
+    """Return a fault that answers the request, and then refuses connections for some seconds."""
     return Fault("refused afterwards", True, Answer.as_sent, refused_s=for_s)
 
 
 def slow(pause_s: float) -> Fault:
-    """The answer comes byte by byte, with a pause before each."""
+    """Return a fault that sends the response byte by byte, with a pause before each byte."""
     return Fault(f"a byte in {pause_s:g} s", True, Answer.as_sent, pause_s=pause_s)
 
 
 def redirect(address: str) -> Fault:
-    """The client is told to ask somebody else."""
+    """Return a fault that redirects the client to another address."""
     return Fault("redirect", False, lambda _: Answer(302, {"location": address}).as_sent())
 
 
 def error(
     status: int, *, applied: bool = False, retry_after_s: int | None = None, retry_delay_s: float | None = None
 ) -> Fault:
-    """An error of the service, in Google's envelope.
+    """Return a fault that answers with an error in Google's envelope.
 
     Args:
-        retry_after_s: stands in the header Retry-After; None: there is none.
-        retry_delay_s: stands in a google.rpc.RetryInfo; None: there is none.
+        retry_after_s: value of the header Retry-After; None: the header is absent.
+        retry_delay_s: delay in a google.rpc.RetryInfo; None: the detail is absent.
     """
     delay = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{retry_delay_s or 0:g}s"}
     details = [] if retry_delay_s is None else [delay]
@@ -150,13 +151,13 @@ def error(
 
 @dataclass(frozen=True)
 class Request:
-    """A request that came to the proxy.
+    """A request that the proxy received.
 
     Attributes:
-        number: of the request, from 1.
-        parameters: of the query, the last of each name.
-        fault: what was done to it; None: it was passed on, and so was the answer.
-        status: what the service answered; None: it was not asked, has not answered yet, or did not.
+        number: the number of the request, from 1.
+        parameters: the query parameters; of a repeated name, the last value.
+        fault: the injected fault; None: request and response were forwarded.
+        status: the service's HTTP status; None: the request was not forwarded, or there is no response (yet).
     """
 
     number: int
@@ -168,18 +169,19 @@ class Request:
 
 
 Chooser = Callable[[Request], Fault | None]
-"""The fault of a request, or None. It is called once for each, one at a time, in their order."""
+"""Returns the fault for a request, or None. Called once per request, one at a time, in their order."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Which requests a fault is done to.
+    """Selects the requests into which a fault is injected.
 
     Attributes:
-        method: of these requests.
-        path: a regular expression that the whole path matches, without the query.
-        first: the number of the first match that it is done to, from 1.
-        times: to how many it is done from there on; None: to all.
+        fault: the fault.
+        method: the HTTP method to match.
+        path: a regular expression for the whole path, without the query.
+        first: number of the first matching request that is affected, from 1.
+        times: number of affected requests from there on; None: all.
     """
 
     fault: Fault
@@ -189,12 +191,12 @@ class Rule:
     times: int | None = 1
 
     def matches(self, request: Request) -> bool:
-        """Whether a request is one of them, whatever its number."""
+        """Whether method and path of a request match, whatever its number."""
         return request.method == self.method and re.fullmatch(self.path, request.path) is not None
 
 
 def by_rules(*rules: Rule) -> Chooser:
-    """Choose by rules; each counts its own matches, and where several apply, the first one does."""
+    """Return a chooser that follows rules. Each rule counts its own matches; the first rule that applies wins."""
     matches: Counter[int] = Counter()
 
     def applies(number: int, rule: Rule) -> bool:
@@ -215,14 +217,14 @@ def no_fault(_request: Request) -> None:
 
 
 class FaultProxy:
-    """The proxy; a context manager. Speaks plain HTTP to both sides.
+    """The proxy, a context manager. Speaks plain HTTP on both sides.
 
     Args:
         target: the service's address, such as http://127.0.0.1:8000.
-        port: on 127.0.0.1; 0: any that is free.
+        port: port on 127.0.0.1; 0: any free one.
 
     Attributes:
-        choose: the fault of each request; may be changed while it runs.
+        choose: returns the fault for each request; may be replaced while the proxy runs.
         requests: every request, in order.
     """
 
@@ -240,7 +242,7 @@ class FaultProxy:
 
     @property
     def address(self) -> str:
-        """What the client is given as the service's address."""
+        """The address for the client to use instead of the service's."""
         return f"http://127.0.0.1:{self._own_port}"
 
     def forget(self) -> None:
@@ -280,7 +282,7 @@ class FaultProxy:
                 self._start()
 
     def _close(self, spared: socket.socket | None = None) -> None:
-        """Stop to listen, and close every connection but one."""
+        """Stop listening, and close every connection except one."""
         with self._listening:
             if self._server is not None:
                 self._server.shutdown()
@@ -292,10 +294,10 @@ class FaultProxy:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
-    # What passes
+    # Forwarding
 
     def connected(self, connection: socket.socket) -> None:
-        """Note a connection."""
+        """Record an open connection."""
         with self._lock:
             self._connections.add(connection)
 
@@ -305,7 +307,7 @@ class FaultProxy:
             self._connections.discard(connection)
 
     def note(self, method: str, target: str) -> Request:
-        """Write a request down with its fault."""
+        """Record a request, and choose its fault."""
         parts = urlsplit(target)
         parameters = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         with self._lock:
@@ -315,10 +317,10 @@ class FaultProxy:
         return request
 
     def ask(self, request: Request, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Pass a request on to the service, and write the status down.
+        """Forward a request to the service, and record the status.
 
         Raises:
-            OSError, HTTPException: the service did not answer.
+            OSError, HTTPException: the service did not respond.
         """
         service = HTTPConnection(self._host, self._port, timeout=SERVICE_TIMEOUT_S)
         try:
@@ -333,7 +335,7 @@ class FaultProxy:
         return answer
 
     def send(self, connection: socket.socket, fault: Fault, answer: Answer) -> None:
-        """Send a client what a fault leaves of an answer, and end the connection."""
+        """Send the response as the fault changes it, and end the connection."""
         content = fault.sent(answer)
         if fault.refused_s > 0:
             self._close(spared=connection)
@@ -354,7 +356,7 @@ def _passed(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _reset(connection: socket.socket) -> None:
-    """Close a connection by TCP's reset: not to linger is to send one, and what is closed is the file itself."""
+    """Close a connection with a TCP reset: SO_LINGER with a timeout of 0 sends one on close."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     os.close(connection.detach())
 
@@ -368,7 +370,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Connection)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that has gone away is what this server is for."""
+        """Ignore errors: clients that disconnect are the purpose of this server."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
 
@@ -394,7 +396,10 @@ class _Connection(BaseHTTPRequestHandler):
         if request.fault is None or request.fault.applied:
             try:
                 answer = proxy.ask(request, self.path, dict(self.headers), body)
-            except (OSError, HTTPException):  # as the service does to the proxy, the proxy does to the client
+            except (
+                OSError,
+                HTTPException,
+            ):  # the proxy fails its client as the service failed it
                 self.close_connection = True
                 _reset(self.connection)
                 return

@@ -1,8 +1,8 @@
-"""A scripted service that speaks the tuning methods of the Gemini API: a real HTTP server on loopback, a test tool.
+"""A scripted service with the tuning methods of the Gemini API, for tests: a real HTTP server on loopback.
 
-It trains nothing. A job takes a scripted number of steps each time it is polled; the mean loss at step n is
-1/n, at the time n seconds after 1970. It keeps its own record of what it was asked, so that a test need not believe the
-client. To try it by hand: `python -m tunerun.testing.gemini_service`.
+It does not train. A job advances by a scripted number of steps each time it is polled; the mean loss at step n is 1/n,
+at n seconds after 1970. It records all requests, so that a test does not depend on what the client reports. To try it
+by hand: `python -m tunerun.testing.gemini_service`.
 """
 
 from __future__ import annotations
@@ -45,15 +45,16 @@ class _Job:
 
 @dataclass
 class Script:
-    """How the service behaves.
+    """The behaviour of the service.
 
     Attributes:
-        models: base models, by name; whether each can be tuned.
-        steps_per_look: how many steps a job takes each time it is got or listed.
-        failure: why a job ends badly once it has taken its steps; None: it succeeds. Given the body of its creation.
-        answer: what a model, by name, answers to a prompt.
-        fault: what a request is answered with instead; None: it is served.
-        key: the API key that is asked for; None: any.
+        models: base models by name, and whether each can be tuned.
+        steps_per_look: how many steps a job advances each time it is requested or listed.
+        failure: returns the error with which a job fails after its last step, from the body of its create request;
+            None: it succeeds.
+        answer: returns a model's answer, from its name and the prompt.
+        fault: returns an error response for a request; None: the request is served.
+        key: the only valid API key; None: any key is valid.
     """
 
     models: dict[str, bool] = field(default_factory=lambda: {"smollm2-135m": True, "embedding-001": False})
@@ -65,14 +66,14 @@ class Script:
 
 
 class GeminiService(HttpService):
-    """The server; a context manager. Its address is for `backend.base_url`.
+    """The server, a context manager. Use its address as `backend.base_url`.
 
     Args:
-        script: how it behaves; may be changed while it runs.
-        port: on 127.0.0.1; 0: any that is free.
+        script: the behaviour; may be changed while the service runs.
+        port: port on 127.0.0.1; 0: any free one.
 
     Attributes:
-        created: the id of every tuned model it was asked to create and did, in order; the bodies in `bodies`.
+        created: the id of every tuned model that was created, in order; the request bodies are in `bodies`.
     """
 
     def __init__(self, script: Script | None = None, port: int = 0) -> None:
@@ -87,11 +88,11 @@ class GeminiService(HttpService):
             self._jobs: dict[str, _Job] = {}
 
     def key_of(self, headers: Mapping[str, str]) -> str:
-        """What is in `x-goog-api-key`."""
+        """Return the header `x-goog-api-key`."""
         return headers.get("x-goog-api-key", "")
 
     def answer(self, request: Request) -> Answer:
-        """Do what is asked, or what the script has instead."""
+        """Serve a request, or answer with the script's fault."""
         if self.script.key is not None and request.key != self.script.key:
             return _error(401, f"API key not valid: {request.key}")
         fault = self.script.fault(request)
@@ -162,7 +163,7 @@ class GeminiService(HttpService):
         return _ok(page)
 
     def _tuned_model(self, job: _Job) -> Json:
-        """Look at a job, which lets it take some steps."""
+        """Return a job's tuned model; this advances the job."""
         if not job.is_done:
             job.taken = min(job.steps, job.taken + self.script.steps_per_look)
             reason = self.script.failure(job.body) if job.taken == job.steps else None
@@ -228,7 +229,7 @@ def _time(seconds: int) -> str:
 def main() -> None:
     """Serve until Ctrl-C, and print the address."""
     service = GeminiService()
-    print(service.address, flush=True)  # noqa: T201 - what the person who started it needs
+    print(service.address, flush=True)  # noqa: T201 - the address for the user who started it
     service.serve_forever()
 
 

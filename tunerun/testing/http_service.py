@@ -1,6 +1,6 @@
-"""The server behind scripted services: real HTTP on loopback, a record of what was asked, and hooks to kill at.
+"""Base of the scripted services: a real HTTP server on loopback that records requests and has hooks to kill a client.
 
-A service subclasses `HttpService` and says how a body is read and what is answered.
+A service subclasses `HttpService`, and implements `answer`, `key_of` and, for bodies other than JSON, `read_body`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Request:
-    """What the service was asked.
+    """A recorded request.
 
     Attributes:
-        number: of the request, from 1.
-        path: as it was sent, still percent-encoded.
-        parameters: of the query, the last of each name.
-        key: the API key that came with it.
-        headers: by name in lower case.
+        number: the number of the request, from 1.
+        path: the path as sent, percent-encoded.
+        parameters: the query parameters; of a repeated name, the last value.
+        key: the API key of the request; empty: none.
+        headers: by lower-case name.
     """
 
     number: int
@@ -46,8 +46,9 @@ class Fault:
 
     Attributes:
         status: the HTTP status; 0: the connection is closed without an answer.
-        applied: whether the request takes effect all the same.
-        details: of Google's envelope. code, param: of OpenAI's.
+        applied: whether the request still takes effect.
+        details: the details in Google's envelope.
+        code, param: the fields of the same names in OpenAI's envelope.
     """
 
     status: int
@@ -59,8 +60,8 @@ class Fault:
     param: str | None = None
 
 
-class Dropped(Exception):  # noqa: N818 - no error: what a hook raises
-    """Raised by a hook: the connection is closed, and nothing more is done."""
+class Dropped(Exception):  # noqa: N818 - control flow of a hook, not an error
+    """Raised by a hook to close the connection without any further effect."""
 
 
 Hook = Callable[[Request], None]
@@ -69,17 +70,17 @@ Answer = tuple[int, Json | bytes, dict[str, str]]
 
 
 class HttpService(ABC):
-    """The server; a context manager.
+    """The server, a context manager.
 
     Args:
-        port: on 127.0.0.1; 0: any that is free.
+        port: port on 127.0.0.1; 0: any free one.
 
     Attributes:
-        script: how it behaves; each service has a class of its own for it.
+        script: the behaviour; each service has its own class for it.
         requests: every request, in order.
-        created: what it was asked to create and did, in order, by a name that is the trial's.
-        on_received, on_applied, on_answered: called with each request before anything is done, when its effect is
-            done, and when its answer is written.
+        created: names of the jobs that were created, in order; each identifies its trial.
+        on_received, on_applied, on_answered: hooks called with each request: before it has any effect, after its
+            effect, and after its response was written.
     """
 
     script: Any
@@ -95,7 +96,7 @@ class HttpService(ABC):
 
     @property
     def address(self) -> str:
-        """Its address, without a path."""
+        """The base URL, without a path."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def forget(self) -> None:
@@ -106,14 +107,14 @@ class HttpService(ABC):
 
     @abstractmethod
     def answer(self, request: Request) -> Answer:
-        """Do what is asked, or what the script has instead."""
+        """Serve a request, or answer with the script's fault."""
 
     @abstractmethod
     def key_of(self, headers: Mapping[str, str]) -> str:
-        """The API key of a request; empty: it has none."""
+        """Return the API key of a request; empty: it has none."""
 
     def read_body(self, _headers: Mapping[str, str], content: bytes) -> Json:
-        """A body; JSON, unless a service takes others."""
+        """Parse a request body; JSON, unless a subclass overrides this."""
         found: Json = json.loads(content)
         return found
 
@@ -132,7 +133,7 @@ class HttpService(ABC):
         self._server.serve_forever()
 
     def note(self, method: str, target: str, content: bytes, headers: Mapping[str, str]) -> Request:
-        """Write down a request."""
+        """Record a request."""
         parts = urlsplit(target)
         parameters = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         body = self.read_body(headers, content) if content else {}
@@ -156,7 +157,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Connection)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that was killed is what this server is for."""
+        """Ignore errors: killed clients are the purpose of this server."""
 
 
 class _Connection(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""The contract of `tunerun.metrics.Metric`, to be checked on every implementation.
+"""The contract of `tunerun.metrics.Metric`, to check on every implementation.
 
 def test_my_metric_keeps_the_contract():
     check_metric(MyMetric(), expected=["yes", "no", "no"], answers=["yes", "no", "maybe"])
@@ -18,11 +18,19 @@ _TOLERANCE = 1e-9
 
 
 def check_metric(metric: Metric, expected: Sequence[str], answers: Sequence[str]) -> None:
-    """Assert that a metric of answers keeps the contract on these pairs, of which there are two at least.
+    """Assert that a metric of answers satisfies the contract on some pairs.
 
-    Its rows are finite numbers, one line for each pair; its value is finite, does not depend on the order of the pairs,
-    follows from means over rows alone, and is computed for many means at once as for each. The value of a
-    row-wise metric is the mean.
+    Checked: its rows are finite numbers, one row for each pair; its value is finite, independent of the order of the
+    pairs, a function of the means over rows alone, and the same whether computed for many means at once or for each.
+    The value of a row-wise metric is the mean.
+
+    Args:
+        metric: the metric to check.
+        expected: expected outputs, at least two.
+        answers: the model's answers, in the same order.
+
+    Raises:
+        AssertionError: the metric violates the contract.
     """
     rows = metric.rows(expected, answers)
     assert rows.dtype == np.float64

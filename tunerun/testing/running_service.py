@@ -1,4 +1,4 @@
-"""A real `tunerun serve` on loopback, in a thread of this process: for tests of what talks to it."""
+"""A real `tunerun serve` on loopback, in a thread of this process, to test its clients."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from tunerun.testing.waiting import wait_until
 
 
 class RunningService:
-    """The service; a context manager. A second one on the same folder continues where the first one ended.
+    """The service, a context manager. A second one on the same folder continues with the state of the first.
 
     Args:
-        settings: of the service.
-        port: on 127.0.0.1; 0: any that is free.
-        connection: the protocol class, which holds the timeouts.
-        proxies: whose X-Forwarded-* are believed.
-        limits: of the middleware, such as `body_timeout_s`.
+        settings: the settings of the service.
+        port: port on 127.0.0.1; 0: any free one.
+        connection: the protocol class, which defines the timeouts.
+        proxies: the peers whose X-Forwarded-* headers are trusted.
+        limits: limits of the middleware, such as `body_timeout_s`.
 
     Attributes:
-        service: its parts.
+        service: the components of the service.
     """
 
     def __init__(
@@ -46,17 +46,17 @@ class RunningService:
 
     @property
     def address(self) -> str:
-        """Its URL, as for `backend.base_url`."""
+        """The base URL, for `backend.base_url`."""
         return address_of(self._listener)
 
     @property
     def state(self) -> Path:
-        """The folder of everything that it keeps."""
+        """The folder of all stored state."""
         return self.service.state.folder
 
     @property
     def key(self) -> Key:
-        """Its first key."""
+        """The first API key."""
         return self.service.keys.keys()[0]
 
     def __enter__(self) -> Self:

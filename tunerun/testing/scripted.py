@@ -1,4 +1,4 @@
-"""A backend that follows a script, for tests of the code above backends. It trains nothing."""
+"""A scripted backend, to test the code that uses backends. It does not train."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def _echoes(_model: BaseModelRef | TunedModel, text: str) -> str:
 
 @dataclass
 class ScriptedService:
-    """What a service would know: its jobs, by key. It outlives the backends that talk to it.
+    """The state of a simulated service: its jobs by key. It outlives the backends that use it.
 
     Attributes:
-        outcome: why a job fails; None: it succeeds.
-        answers: what a model answers to an input.
-        answers_after: what it answers to an input behind examples; None: what it answers without them.
-        answers_conversation: what it answers to an input with a system message or earlier turns, examples among them;
-            None: what it answers to the last message.
-        steps_per_poll: how many steps each poll lets a job take.
-        submitted: the key of every job it was asked to start, in order.
-        generated: how many inputs it has answered.
+        outcome: returns why a job fails, from its request; None: it succeeds.
+        answers: returns a model's answer to an input.
+        answers_after: returns the answer to an input that follows examples; None: examples are ignored.
+        answers_conversation: returns the answer to a conversation with a system message or earlier turns, including
+            examples; None: only the last message counts.
+        steps_per_poll: how many steps a job advances with each poll.
+        submitted: the keys of all started jobs, in order.
+        generated: number of inputs answered.
     """
 
     outcome: Outcome = _succeeds
@@ -96,7 +96,7 @@ class ScriptedBackend:
         self._max_in_flight = max_in_flight
 
     def capabilities(self) -> Capabilities:
-        """Those of a hosted service, without limits."""
+        """Return the capabilities of a hosted service without limits."""
         return Capabilities(
             kind="scripted",
             address="",
@@ -117,10 +117,10 @@ class ScriptedBackend:
         )
 
     def prepare(self, models: Sequence[BaseModelRef]) -> None:
-        """Every base model is there."""
+        """Accept every base model."""
 
     def submit(self, request: TuningRequest) -> JobRef:
-        """Start a job, unless one of that key is there that has not failed."""
+        """Start a job, unless one with the same key exists that has not failed."""
         job = self._service.jobs.get(request.key)
         if job is None or job.failure is not None or job.is_cancelled:
             self._service.submitted.append(request.key)
@@ -128,13 +128,13 @@ class ScriptedBackend:
         return JobRef("scripted", request.key)
 
     def find(self, key: str, tuned_model_id: str) -> JobRef | None:  # noqa: ARG002 - known by its key alone
-        """The job of a key, unless it has failed or was cancelled."""
+        """Return the job of a key, unless it failed or was cancelled."""
         job = self._service.jobs.get(key)
         is_standing = job is not None and job.failure is None and not job.is_cancelled
         return JobRef("scripted", key) if is_standing else None
 
     def poll(self, refs: Sequence[JobRef], after: Mapping[JobRef, int] = NO_CURSORS) -> Mapping[JobRef, JobStatus]:
-        """Let each job take some steps, and return what is new of it."""
+        """Advance each job by some steps, and return its new status."""
         return {ref: self._status(ref).after(after.get(ref, 0)) for ref in refs}
 
     def _status(self, ref: JobRef) -> JobStatus:
@@ -162,7 +162,7 @@ class ScriptedBackend:
         return JobStatus(JobState.SUCCEEDED, snapshots, metrics, tuned, validation=losses)
 
     def cancel(self, ref: JobRef) -> None:
-        """Stop a job that is running."""
+        """Cancel a running job."""
         job = self._service.jobs.get(ref.id)
         if job is not None and job.steps_taken < job.steps:
             job.is_cancelled = True
@@ -174,7 +174,7 @@ class ScriptedBackend:
         options: GenerateOptions,  # noqa: ARG002
         examples: Sequence[Example] = (),
     ) -> list[str]:
-        """Answer by the script; the script's errors are the service's."""
+        """Answer by the script; an error of the script becomes a BackendError, as of a service."""
         self._service.generated += len(inputs)
         try:
             return [self._answer(model, asked, examples) for asked in inputs]
@@ -195,7 +195,7 @@ class ScriptedBackend:
         rows: Sequence[Example],
         examples: Sequence[Example] = (),
     ) -> list[float]:
-        """A loss of 0 where the model would give the expected output, else of 1."""
+        """Return a loss of 0 for each row that the model would answer correctly, else 1."""
         answers = self.generate(model, [row.input for row in rows], GenerateOptions(), examples)
         return [float(answer != row.output) for answer, row in zip(answers, rows, strict=True)]
 
@@ -206,7 +206,7 @@ class ScriptedBackend:
         choices: Sequence[str],
         examples: Sequence[Example] = (),
     ) -> list[str]:
-        """What the model would answer where that is a choice, else the first one."""
+        """Return the model's answer if it is one of the choices, else the first choice."""
         answers = self.generate(model, inputs, GenerateOptions(), examples)
         return [answer if answer in choices else choices[0] for answer in answers]
 
@@ -216,7 +216,7 @@ class ScriptedBackend:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Nothing is held."""
+        """Do nothing: the backend holds no resources."""
 
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Wait for something that happens elsewhere, with a deadline."""
+"""Waits for a condition in another thread or process, with a deadline."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ from tunerun.backends.base import Backend
 from tunerun.job import JobRef, JobStatus
 
 DEADLINE_S = 120.0
-"""Long enough for an engine to start on a machine that is busy with something else."""
+"""Seconds; long enough for an engine to start on a busy machine."""
 
 PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.1
-"""Between two looks: what is waited for in vain for a second is looked at less often, for a look costs a request."""
+"""Seconds between two checks; after the first second checks are rarer, since each may cost a request."""
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = DEADLINE_S) -> None:
     """Return as soon as a condition holds.
 
     Args:
-        what: the condition in words, for the message.
+        condition: called repeatedly.
+        what: the condition in words, for the error.
+        timeout_s: seconds to wait at most.
 
     Raises:
-        TimeoutError: it does not hold in time.
+        TimeoutError: the condition does not hold in time.
     """
     start = time.monotonic()
     while not condition():
         waited_s = time.monotonic() - start
         if waited_s > timeout_s:
-            raise TimeoutError(f"waited {timeout_s:.0f} s in vain: {what}")
+            raise TimeoutError(f"timed out after {timeout_s:.0f} s: {what}")
         time.sleep(min(max(PAUSE_S, waited_s / 20), LONGEST_PAUSE_S))
 
 

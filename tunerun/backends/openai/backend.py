@@ -43,29 +43,29 @@ from tunerun.job import (
 )
 
 PAGE = 100
-"""Objects of one list request; the SDK states no limit for jobs."""
+"""Page size of list requests; the SDK states no limit for jobs."""
 
 FEW = 2
-"""Up to this many jobs are requested one by one; for more, the list of all is read."""
+"""Up to this many jobs are polled one by one; for more, the list of all jobs is read."""
 
 LOOKED_AT = 1000
-"""Newest jobs among which one is looked for by its suffix, at a service that keeps no metadata."""
+"""How many of the newest jobs are searched for a suffix, at a service that does not keep metadata."""
 
 SERVED_WITHIN_S, SERVED_ATTEMPTS = 30.0, 6
-"""A finished job's model is not always served at once (reference of the wire, general knowledge: some seconds)."""
+"""Seconds to retry a tuned model that is not served yet: services take some seconds after the job has succeeded."""
 
 MAX_STOPS = 4
-"""Stop sequences of a request (openai 3.57.0, `completion_create_params`)."""
+"""The most stop sequences of a request (openai 3.57.0, `completion_create_params`)."""
 
 _NAMED = 20
-"""Models that an error names at most."""
+"""The most models that an error lists."""
 
 _LOST = Failure(FailureKind.LOST, "the service does not know the job: it was deleted, or was never created")
 _ENDED_BADLY = (JobState.FAILED, JobState.CANCELLED)
 
 
 def open_backend(section: OpenAISection, _runs: Path, _cache: Path) -> Backend:
-    """Make the backend; nothing is sent yet."""
+    """Return the backend; no request is sent yet."""
     return OpenAIBackend(section)
 
 
@@ -73,7 +73,7 @@ class OpenAIBackend(AnswersOnly):
     """Runs jobs at a service that speaks OpenAI's API.
 
     Args:
-        section: of the config.
+        section: the backend's config section.
     """
 
     kind = KIND
@@ -102,23 +102,26 @@ class OpenAIBackend(AnswersOnly):
         self._ended: dict[str, JobStatus] = {}
 
     def capabilities(self) -> Capabilities:
-        """What is known of the service; see the Protocol."""
+        """Return what is known about the service; see the Protocol."""
         return capabilities(self._section)
 
     def prepare(self, models: Sequence[BaseModelRef]) -> None:
-        """Ask for every base model.
+        """Check that the service has every base model.
+
+        Args:
+            models: the base models that jobs and prompts will use.
 
         Raises:
-            BaseModelError: the service does not have some.
+            BaseModelError: models are missing; has all problems.
         """
         missing = [model.name for model in models if not self._has(resolved(model.name))]
         if missing:
             known = self._listed_models()
-            problem = f"at {self._section.base_url}: there is no such model, or the key may not use it; it has"
+            problem = f"at {self._section.base_url}: the model does not exist, or the key may not use it; available:"
             raise BaseModelError([f"model.name: {name} {problem} {known}" for name in missing])
 
     def _has(self, name: str) -> bool:
-        """Whether a model is there; yes too where the service lists no models at all."""
+        """Whether the service has a model; also True if the service does not implement `/models`."""
         try:
             self._service.get(f"{self._prefix}/models/{quote(name, safe=':')}")
         except StatusError as error:
@@ -128,7 +131,7 @@ class OpenAIBackend(AnswersOnly):
         return True
 
     def _listed_models(self) -> str:
-        """The names of the models, some of them; empty where the service does not list them."""
+        """Return the names of the first models for an error; empty if the service does not list models."""
         try:
             names = sorted(str(each.get("id")) for each in pages(self._service, f"{self._prefix}/models"))
         except StatusError as error:
@@ -139,10 +142,11 @@ class OpenAIBackend(AnswersOnly):
         return f"{', '.join(names[:_NAMED])}{more}" if names else "none"
 
     def submit(self, request: TuningRequest) -> JobRef:
-        """Create the job, unless one of the same key is under way or has succeeded; see the Protocol.
+        """Create a job, unless one with the same key is under way or has succeeded; see the Protocol.
 
         Raises:
-            InputError: the service refuses what was asked.
+            InputError: the service refuses the request.
+            AmbiguousError: the answer is unusable, so the job may exist; submit again to find it.
         """
         with self._submitting:
             if (there := self._found(request.key, request.tuned_model_id)) is not None:
@@ -159,7 +163,7 @@ class OpenAIBackend(AnswersOnly):
         return JobRef(KIND, identifier)
 
     def _created(self, request: TuningRequest) -> Json:
-        """Create a job, without the fields that the service does not know."""
+        """Create a job; if the service refuses an optional field as unknown, try again without it."""
         has_mark = self._host.has_mark
         files = {"training_file": self._files.identifier(content_of(request.training, has_mark=has_mark))}
         if request.validation:
@@ -189,7 +193,7 @@ class OpenAIBackend(AnswersOnly):
         return None
 
     def _candidates(self, key: str) -> list[Json]:
-        """Jobs that may be a key's: by metadata, or the newest where the service may keep none."""
+        """Return jobs that may belong to a key: by metadata, or the newest if the service may not keep metadata."""
         try:
             marked = self._newest(**{f"metadata[{jobs.KEY}]": key})
         except StatusError as error:
@@ -201,7 +205,7 @@ class OpenAIBackend(AnswersOnly):
         return [*marked, *self._newest()]
 
     def _newest(self, **filters: str) -> list[Json]:
-        """The newest jobs; up to the first of another trial, where metadata are kept, for the filter was enough."""
+        """Yield the newest jobs; stop at the first of another trial if metadata are kept, since the filter works."""
         found = []
         for job in itertools.islice(pages(self._service, self._jobs, limit=PAGE, **filters), LOOKED_AT):
             if not filters and jobs.keeps_metadata(job):
@@ -218,7 +222,7 @@ class OpenAIBackend(AnswersOnly):
         return identifier
 
     def poll(self, refs: Sequence[JobRef], after: Mapping[JobRef, int] = NO_CURSORS) -> Mapping[JobRef, JobStatus]:
-        """One request for a page of the service's list, and one for the news of each running job; see the Protocol."""
+        """Request the jobs (a page of the list for many), and for each running job its new events; see the Protocol."""
         wanted = {ref.id: ref for ref in refs if ref.backend == KIND and IDENTIFIER.fullmatch(ref.id)}
         statuses = {ref: JobStatus(JobState.FAILED, failure=_LOST) for ref in refs}
         with self._reading:
@@ -229,7 +233,7 @@ class OpenAIBackend(AnswersOnly):
         return {ref: status.after(after.get(ref, 0)) for ref, status in statuses.items()}
 
     def _retrieved(self, wanted: Mapping[str, JobRef]) -> dict[str, Json]:
-        """The jobs that the service has; one that its list lacks is asked for by itself before it counts as lost."""
+        """Return the jobs by id; one that is missing from the list is requested by itself before it counts as lost."""
         found: dict[str, Json] = {}
         if len(wanted) > FEW:
             for job in pages(self._service, self._jobs, limit=PAGE):
@@ -293,7 +297,7 @@ class OpenAIBackend(AnswersOnly):
 
     @staticmethod
     def _with_end(status: JobStatus, job: Json, curve: Curve) -> JobStatus:
-        """What a finished job came to."""
+        """Return a status with the outcome of a finished job."""
         if status.state is JobState.FAILED:
             return replace(status, failure=jobs.failure_of(job))
         if status.state is not JobState.SUCCEEDED:
@@ -309,7 +313,7 @@ class OpenAIBackend(AnswersOnly):
         return replace(status, metrics=metrics, tuned_model=tuned)
 
     def _read_events(self, identifier: str, curve: Curve) -> None:
-        """Read the events that are new: newest first up to one that is known, or from the newest known one on."""
+        """Read new events: backwards until a known one, or, where the list is ascending, after the newest known one."""
         parameters: dict[str, str | int] = {"limit": PAGE}
         if curve.is_ascending and curve.newest is not None:
             parameters["after"] = curve.newest
@@ -332,12 +336,12 @@ class OpenAIBackend(AnswersOnly):
         try:
             return list(pages(self._service, f"{self._jobs}/{quote(identifier)}/checkpoints", limit=PAGE))
         except StatusError as error:
-            if error.status in (404, 405):  # some services keep none
+            if error.status in (404, 405):  # some services do not have checkpoints
                 return []
             raise
 
     def _read_results(self, job: Json, curve: Curve) -> None:
-        """Complete a curve from the files that the job left; one that is gone adds nothing."""
+        """Complete a curve from the job's result files; a deleted file adds nothing."""
         for identifier in job.get("result_files") or ():
             try:
                 curve.add(
@@ -348,7 +352,7 @@ class OpenAIBackend(AnswersOnly):
                     raise
 
     def cancel(self, ref: JobRef) -> None:
-        """Cancel a job; one that has ended meanwhile stays as it is."""
+        """Cancel a job; no effect on one that has already ended."""
         job = self._get(ref.id) if ref.backend == KIND and IDENTIFIER.fullmatch(ref.id) else None
         if job is None or jobs.state_of(job).is_finished:
             return
@@ -366,7 +370,7 @@ class OpenAIBackend(AnswersOnly):
         options: GenerateOptions,
         examples: Sequence[Example] = (),
     ) -> list[str]:
-        """One request an input, some at a time; see the Protocol."""
+        """Send one request per input, up to `max_in_flight` at a time; see the Protocol."""
         name = model.location if isinstance(model, TunedModel) else resolved(model.name)
         body = {"model": name, **_answering(options)}
 
@@ -383,13 +387,13 @@ class OpenAIBackend(AnswersOnly):
             threads.shutdown(wait=False, cancel_futures=True)
 
     def _advice(self, error: StatusError) -> str:
-        """What to do about a model that is not served."""
+        """Return advice about a model that is not served; empty: there is none."""
         if error.status != 404 or not self._host.deploys:
             return ""
         return "; deploy the model under its own name, then run the same command again"
 
     def _asked(self, body: Json, *, is_tuned: bool) -> Json:
-        """An answer; a tuned model that is not served yet is asked again for a while."""
+        """Request an answer; retry for a while if a tuned model is not served yet."""
 
         def is_served_soon(error: Exception) -> bool:
             is_missing = isinstance(error, StatusError) and error.status == 404 and "model" in str(error)
@@ -404,9 +408,10 @@ class OpenAIBackend(AnswersOnly):
         raise AssertionError("stamina lets the last error through")
 
     def _answered(self, body: Json) -> Json:
-        """An answer; its length is limited by the field that the model knows: `max_tokens`, or the newer one.
+        """Request an answer, with its length limited by `max_tokens` or, if that is refused, `max_completion_tokens`.
 
-        The older one is first: a service that knows only one of the two refuses the older one, and overlooks the newer.
+        In this order, because a service that only knows the newer field refuses the older one, while a service that
+        only knows the older field may silently ignore the newer one.
         """
         path = f"{self._prefix}/chat/completions"
         if self._section.api_version is not None:
@@ -427,25 +432,27 @@ class OpenAIBackend(AnswersOnly):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the connections; jobs continue."""
+        """Close the connections; jobs continue at the service."""
         self._service.close()
 
 
 def _named(checkpoint: Json) -> tuple[int, str]:
-    """The step of a checkpoint, and the name that it is called by."""
+    """Return the step of a checkpoint, and the model name to call it by."""
     return int(checkpoint["step_number"]), str(checkpoint["fine_tuned_model_checkpoint"])
 
 
 def _answering(options: GenerateOptions) -> Json:
-    """How to answer, in the words of chat completions.
+    """Translate generation options into fields of chat completions.
 
     Raises:
-        InputError: they have no word for it.
+        InputError: the API does not support an option.
     """
     if options.top_k:
-        raise InputError("backend openai: the API has no word for top_k; set it to 0, or use backend=local")
+        raise InputError("backend openai: the API does not support top_k; set it to 0, or use backend=local")
     if len(options.stop_sequences) > MAX_STOPS:
-        raise InputError(f"backend openai: {len(options.stop_sequences)} stop sequences, the API takes {MAX_STOPS}")
+        raise InputError(
+            f"backend openai: {len(options.stop_sequences)} stop sequences; the API's limit is {MAX_STOPS}"
+        )
     body: Json = {"max_tokens": options.max_output_tokens, "temperature": options.temperature}
     if options.temperature > 0:
         body |= {"seed": options.seed % (jobs.MAX_SEED + 1), "top_p": options.top_p}
@@ -458,7 +465,7 @@ def _answering(options: GenerateOptions) -> Json:
 
 
 def _text(answer: Json) -> str:
-    """The text of the first choice; empty where the service held it back."""
+    """Return the text of the first choice; empty if the service withheld it."""
     choices = answer.get("choices") or [{}]
     content = (choices[0].get("message") or {}).get("content")
     if isinstance(content, list):

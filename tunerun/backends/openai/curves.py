@@ -1,4 +1,4 @@
-"""A job's loss curve: live from its events, completed from the file that a finished job leaves."""
+"""A job's loss curve: live from its events, completed from the result file of a finished job."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tunerun.backends.http import Json
 from tunerun.job import EpochLoss, Snapshot
 
 _STEP = re.compile(r"Step (\d+)(?:/(\d+))?: training loss=([^,\s]+)(?:.*full validation loss=([^,\s]+))?")
-"""As OpenAI and Azure word it, for a host whose events have no data."""
+"""OpenAI's and Azure's event message, for hosts whose events have no `data`."""
 
 _FULL_LOSS = ("full_valid_loss", "full_validation_loss")
-"""The loss on all held-out examples; `valid_loss` is that of a few of them."""
+"""Field with the loss on all held-out examples; `valid_loss` is measured on a sample of them."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Point:
     """The losses after a step; None: not measured, or not a number.
 
     Attributes:
-        total: steps of the whole job; None: not known.
+        step: from 1.
+        total: number of steps of the whole job; None: unknown.
     """
 
     step: int
@@ -39,11 +40,12 @@ class Point:
 
 @dataclass
 class Curve:
-    """What is known of a job's losses so far; the first loss of a step stays.
+    """The losses of a job that are known so far. Only the first loss of a step is kept.
 
     Attributes:
         seen: ids of the events that were read.
-        newest: id of the newest of them. is_ascending: whether the service lists the oldest first.
+        newest: id of the newest event that was read.
+        is_ascending: whether the service lists events oldest first.
     """
 
     seen: set[str] = field(default_factory=set)
@@ -55,7 +57,7 @@ class Curve:
     _total: int | None = None
 
     def add(self, points: Iterable[Point]) -> None:
-        """Take in what is new."""
+        """Merge further points into the curve."""
         for point in points:
             if point.loss is not None:
                 self._losses.setdefault(point.step, (point.loss, point.time))
@@ -66,19 +68,34 @@ class Curve:
                 self.first_at = point.time if self.first_at is None else min(self.first_at, point.time)
 
     def epoch_of(self, step: int, epochs: int, total: int) -> int:
-        """The epoch that a step belongs to, from 1."""
+        """Return the epoch that a step belongs to, from 1.
+
+        Args:
+            step: from 1.
+            epochs: number of epochs of the job.
+            total: number of steps of the job.
+        """
         return min(epochs, -(-step * epochs // total))
 
     def total(self, planned: int | None, *, is_whole: bool) -> int | None:
-        """Steps of the whole job: as its events say, as was planned, or, of a whole curve, as there are."""
+        """Return the number of steps of the job: from its events, else the last step of a whole curve, else as planned.
+
+        Args:
+            planned: number of steps recorded when the job was created; None: unknown.
+            is_whole: whether the curve is complete, because the job has ended.
+        """
         highest = max(self._losses, default=None) if is_whole else None
         return self._total or highest or planned
 
     def snapshots(self, epochs: int, total: int, ended_at: float, *, is_whole: bool) -> tuple[Snapshot, ...]:
-        """The curve by step; of a job under way up to the first step that is missing, which may still come.
+        """Return the curve by step.
 
         Args:
-            ended_at: the time of steps that came without one.
+            epochs: number of epochs of the job.
+            total: number of steps of the job.
+            ended_at: time for steps that have none, in seconds since 1970 (UTC).
+            is_whole: whether the job has ended; otherwise the curve is cut at the first missing step, which may still
+                arrive.
         """
         found: list[Snapshot] = []
         for step in sorted(self._losses):
@@ -89,7 +106,7 @@ class Curve:
         return tuple(found)
 
     def validation(self, epochs: int, total: int) -> tuple[EpochLoss, ...]:
-        """The loss on all held-out examples after each epoch where it was measured."""
+        """Return the loss on all held-out examples for each epoch after which it was measured."""
         found = {}
         for step, loss in sorted(self._held_out.items()):
             epoch = self.epoch_of(step, epochs, total)
@@ -99,7 +116,7 @@ class Curve:
 
 
 def of_events(events: Iterable[Json]) -> Iterator[Point]:
-    """The points of events, in the order of time."""
+    """Yield the points of events, oldest first."""
     ordered = sorted(events, key=lambda event: _number(event.get("created_at")) or 0.0)
     for event in ordered:
         values = event.get("data")
@@ -113,7 +130,7 @@ def of_events(events: Iterable[Json]) -> Iterator[Point]:
 
 
 def of_checkpoints(checkpoints: Iterable[Json]) -> Iterator[Point]:
-    """The held-out losses that checkpoints have; the loss of a step is that of its event."""
+    """Yield the held-out losses of checkpoints; training losses are read from events."""
     for checkpoint in checkpoints:
         values, step = checkpoint.get("metrics"), _whole(checkpoint.get("step_number"))
         if step is not None and isinstance(values, dict):
@@ -121,7 +138,7 @@ def of_checkpoints(checkpoints: Iterable[Json]) -> Iterator[Point]:
 
 
 def of_file(content: bytes) -> Iterator[Point]:
-    """The rows of a result file: CSV, plain or in base64, with the columns of any of the services' versions."""
+    """Yield the rows of a result file: CSV, plain or base64, with the column names of any known service."""
     for row in csv.DictReader(io.StringIO(_text(content))):
         values = {str(name).strip(): value for name, value in row.items()}
         step = _whole(values.get("step"))
@@ -152,7 +169,7 @@ def _full(values: Mapping[str, Any]) -> float | None:
 
 
 def _number(value: object) -> float | None:
-    """A finite number, also in a text; None: it is not one."""
+    """Parse a finite number, which may be given as text; None: it is not one."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -163,6 +180,6 @@ def _number(value: object) -> float | None:
 
 
 def _whole(value: object) -> int | None:
-    """A step, from 1."""
+    """Parse a step, from 1; None: it is not one."""
     number = _number(value)
     return None if number is None or number < 1 or number != int(number) else int(number)

@@ -1,4 +1,4 @@
-"""Examples as files at the service: rows of conversations; a content is uploaded once and found again by its name."""
+"""Training files at the service: examples as JSON lines, uploaded once per content and found again by name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PROCESSED_SOON_S = 5.0
 
 
 def messages(asked: Conversation) -> list[Json]:
-    """A conversation up to the message that is to be answered."""
+    """Return a conversation as chat messages, ending with the message to answer."""
     return [
         *([_message("system", asked.system)] if asked.system else []),
         *_turns(asked.earlier),
@@ -31,10 +31,14 @@ def messages(asked: Conversation) -> list[Json]:
 
 
 def content_of(examples: Sequence[Example], *, has_mark: bool) -> bytes:
-    """Examples as a file: a JSON object a line.
+    """Return the content of a training file: one JSON object per line.
+
+    Args:
+        examples: one for each line.
+        has_mark: whether the file starts with a byte order mark; see `Host.has_mark`.
 
     Raises:
-        InputError: a text is not Unicode.
+        InputError: a text is not valid Unicode.
     """
     rows = ({"messages": [*_asked_of(one), _message("assistant", one.output)]} for one in examples)
     text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
@@ -45,7 +49,7 @@ def content_of(examples: Sequence[Example], *, has_mark: bool) -> bytes:
 
 
 def _asked_of(example: Example) -> list[Json]:
-    """The messages before the answer; an answer that is not learned has weight 0, for others the service has 1."""
+    """Return the messages before the answer; an earlier answer that is not learned has weight 0 (default: 1)."""
     found = messages(as_conversation(example.input))
     answers = [message for message in found if message["role"] == "assistant"]
     for message, turn in zip(answers, example.earlier, strict=True):
@@ -65,10 +69,11 @@ def _message(role: str, text: str) -> Json:
 
 
 class Files:
-    """The files of a sweep at a service; its callers take turns.
+    """The training files at a service. Not thread-safe: the backend serialises the calls.
 
     Args:
-        prefix: of the paths.
+        service: the HTTP client.
+        prefix: prefix of all paths, such as `/openai`; empty: none.
     """
 
     def __init__(self, service: JsonService, prefix: str) -> None:
@@ -77,11 +82,11 @@ class Files:
         self._known: dict[str, str] = {}
 
     def identifier(self, content: bytes) -> str:
-        """The id of the file with this content, which is uploaded unless it is there, and can be used.
+        """Return the id of a usable file with this content; upload it unless it exists.
 
         Raises:
-            UnavailableError: the service has not processed it yet.
-            InputError: the service cannot use it.
+            UnavailableError: the service has not processed the file yet; try again later.
+            InputError: the service rejects the file.
         """
         name = f"tunerun-{hashlib.sha256(content).hexdigest()[:40]}.jsonl"
         found = self._retrieved(self._known.pop(name, None)) or self._listed(name) or self._uploaded(name, content)
@@ -93,7 +98,7 @@ class Files:
         return identifier
 
     def _retrieved(self, identifier: str | None) -> Json | None:
-        """A file by its id; None: it is not there any more, or cannot be used."""
+        """Return a file by its id; None: it was deleted, or cannot be used."""
         if identifier is None:
             return None
         try:
@@ -105,7 +110,7 @@ class Files:
         return None if found.get("status") in _USELESS else found
 
     def _listed(self, name: str) -> Json | None:
-        """A file by its name, which says its content."""
+        """Find a file by its name, which includes the digest of its content."""
         for file in pages(self._service, self._path, purpose=PURPOSE):
             if file.get("filename") == name and file.get("status") not in _USELESS:
                 return file
@@ -115,12 +120,12 @@ class Files:
         try:
             return self._service.upload(self._path, Upload(name, content, {"purpose": PURPOSE}))
         except UnavailableError:
-            if (found := self._listed(name)) is not None:  # only the answer was lost
+            if (found := self._listed(name)) is not None:  # the upload succeeded, only its answer was lost
                 return found
             raise
 
     def _wait(self, name: str, file: Json) -> None:
-        """Wait a little for a file to be processed; what takes longer is looked at again with the next attempt."""
+        """Wait briefly for a file to be processed; the next attempt to submit checks again."""
         state = file.get("status")
         for attempt in stamina.retry_context(
             on=_NotYetError, attempts=ATTEMPTS, timeout=RETRY_TIME_S, wait_initial=0.5, wait_max=MAX_RETRY_WAIT_S
@@ -141,7 +146,13 @@ class _NotYetError(UnavailableError):
 
 
 def pages(service: JsonService, path: str, **parameters: str | int) -> Iterator[Json]:
-    """The objects of a list, page by page; ends too where a service ignores the cursor and gives the same again."""
+    """Yield the objects of a list, page by page; stop if a service ignores the cursor and repeats a page.
+
+    Args:
+        service: the HTTP client.
+        path: path of the list.
+        parameters: query parameters of every page.
+    """
     seen: set[str] = set()
     cursor: dict[str, str] = {}
     while True:

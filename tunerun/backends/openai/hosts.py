@@ -1,4 +1,4 @@
-"""What is known of the services that speak this wire, by their address."""
+"""Known services that speak this wire: their limits and deviations, looked up by address."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ class Host:
     """A service.
 
     Attributes:
-        domains: how its host names end.
-        source: where its limits are written down, with the date.
-        min_examples: the fewest training examples of a job. max_bytes: of a file; None: not known.
+        domains: suffixes of its host names.
+        source: the document that states its limits, with the date it was read.
+        min_examples: the fewest training examples of a job.
+        max_bytes: the largest training file, in bytes; None: unknown.
         rate_is_absolute: whether its `learning_rate_multiplier` is the learning rate itself.
-        key_header: the header of its API key, and `key_scheme`, what is before the key in it.
-        has_mark: whether its files begin with the byte order mark.
+        key_header: name of the header with the API key.
+        key_scheme: scheme before the key in that header, such as `Bearer`; empty: none.
+        has_mark: whether training files have to start with a byte order mark.
         deploys: whether a tuned model has to be deployed before it answers.
-        warnings: what a user should know before a run, one line each.
+        warnings: facts that a user should know before a run, one line each.
     """
 
     domains: tuple[str, ...] = ()
@@ -77,10 +79,11 @@ OTHER = Host()
 
 
 def host_of(base_url: str, *, is_azure: bool) -> Host:
-    """The service at an address.
+    """Return the service at an address.
 
     Args:
-        is_azure: whether the config says that it is Azure, whatever its address.
+        base_url: `backend.base_url`.
+        is_azure: whether the config declares the service as Azure; then the address does not matter.
     """
     name = urlsplit(base_url).hostname or ""
     found = next((each for each in (OPENAI, AZURE, NEBIUS) if name.endswith(each.domains)), OTHER)

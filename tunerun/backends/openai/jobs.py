@@ -1,4 +1,4 @@
-"""Fine-tuning jobs: what is asked for, by which marks a job is ours, and what its answers mean."""
+"""Fine-tuning jobs on the wire: builds requests, recognises our jobs, and interprets responses."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tunerun.interpolation import resolved
 from tunerun.job import Failure, FailureKind, JobState, TuningHyperparameters, TuningRequest
 
 KEY, MODEL, STEPS, EPOCHS = "tunerun_key", "tunerun_model", "tunerun_steps", "tunerun_epochs"
-"""Of a job's metadata: the trial's key, the tuned model's id, and the steps and epochs that were planned."""
+"""Metadata keys of a job: the trial's key, the tuned model's id, and the planned steps and epochs."""
 
 MAX_SEED = 2**31 - 1
-"""OpenAI's (openai 3.57.0, `job_create_params`: 0 to 2,147,483,647)."""
+"""OpenAI's limit (openai 3.57.0, `job_create_params`: 0 to 2,147,483,647)."""
 
 OPTIONAL = ("method", "metadata", "seed")
-"""Fields that some services do not know; without `method` the hyperparameters go by the older field of that name."""
+"""Fields that some services do not know. Without `method`, the older field `hyperparameters` is sent."""
 
 _STATES = {
     "validating_files": JobState.QUEUED,
@@ -43,12 +43,18 @@ _unknown_states: set[str] = set()
 
 
 def suffix_of(key: str, tuned_model_id: str) -> str:
-    """What a job's model is called by us, at most 40 characters (Azure's limit): it says the trial's key."""
+    """Return the suffix for a job's model: at most 40 characters (Azure's limit), with the start of the trial's key."""
     return tuned_model_id if key[:12] in tuned_model_id else f"{tuned_model_id[:27].rstrip('-')}-{key[:12]}"
 
 
 def is_of(job: Json, key: str, suffix: str) -> bool:
-    """Whether a job was created under a key: its metadata say so, or, where a service keeps none, its suffix."""
+    """Whether a job was created for a key, by its metadata, or by its suffix if the service does not keep metadata.
+
+    Args:
+        job: a job as the service returns it.
+        key: the trial's key.
+        suffix: the result of `suffix_of`.
+    """
     metadata = _metadata(job)
     if KEY in metadata:
         return bool(metadata[KEY] == key)
@@ -58,7 +64,7 @@ def is_of(job: Json, key: str, suffix: str) -> bool:
 
 
 def keeps_metadata(job: Json) -> bool:
-    """Whether a job of ours has what was said about it; one of somebody else has not."""
+    """Whether a job has the metadata that every job of ours is created with."""
     return KEY in _metadata(job)
 
 
@@ -68,17 +74,19 @@ def _metadata(job: Json) -> Json:
 
 
 def body_of(request: TuningRequest, files: Json, refused: Collection[str], *, rate_is_absolute: bool) -> Json:
-    """What is asked for.
+    """Build the body of the request that creates a job.
 
     Args:
-        files: the fields `training_file` and `validation_file`, by id.
-        refused: which of `OPTIONAL` are left out.
+        request: the job.
+        files: the fields `training_file` and `validation_file` with file ids.
+        refused: fields of `OPTIONAL` to omit.
+        rate_is_absolute: see `Host.rate_is_absolute`.
 
     Raises:
-        InputError: the seed is beyond what the wire takes.
+        InputError: the seed or the learning rate cannot be expressed on this wire.
     """
     if request.seed > MAX_SEED:
-        raise InputError(f"seed: {request.seed} is above {MAX_SEED}, the most that OpenAI's API takes; choose another")
+        raise InputError(f"seed: {request.seed} is above {MAX_SEED}, the limit of OpenAI's API; choose a smaller one")
     given = request.hyperparameters
     hyperparameters = {
         "n_epochs": given.epoch_count,
@@ -101,10 +109,10 @@ def body_of(request: TuningRequest, files: Json, refused: Collection[str], *, ra
 
 
 def _multiplier(given: TuningHyperparameters, *, rate_is_absolute: bool) -> float:
-    """What goes as the multiplier.
+    """Return the value of `learning_rate_multiplier`.
 
     Raises:
-        InputError: the learning rate is absolute, and the service multiplies one of its own.
+        InputError: the config has an absolute learning rate, but the service only takes a multiplier.
     """
     if rate_is_absolute:
         return given.effective_learning_rate
@@ -117,24 +125,24 @@ def _multiplier(given: TuningHyperparameters, *, rate_is_absolute: bool) -> floa
 
 
 def state_of(job: Json) -> JobState:
-    """The state of a job; one that this version does not know is RUNNING, and a warning says the word once."""
+    """Return the state of a job. An unknown state counts as RUNNING; each is logged once as a warning."""
     word = str(job.get("status"))
     if word == "succeeded" and not job.get("fine_tuned_model"):
-        return JobState.RUNNING  # it has no name yet by which it could be called
+        return JobState.RUNNING  # without the tuned model's name it could not be called yet
     if word not in _STATES and word not in _unknown_states:
         _unknown_states.add(word)
-        _log.warning("backend openai: a job is in the state %r, which is not known; it counts as running", word[:40])
+        _log.warning("backend openai: a job is in the unknown state %r; it counts as running", word[:40])
     return _STATES.get(word, JobState.RUNNING)
 
 
 def tuned_model_name(job: Json) -> str:
-    """What we call the tuned model: by the id that was asked for, where the service has kept it."""
+    """Return tunerun's name of the tuned model, with the requested id if the job's metadata have it."""
     own = _metadata(job).get(MODEL) or job.get("user_provided_suffix") or job.get("suffix") or job["id"]
     return f"tunedModels/{own}"
 
 
 def epochs_of(job: Json) -> int | None:
-    """How many epochs a job has; None: the service has not decided."""
+    """Return a job's number of epochs; None: the service has not chosen it yet."""
     method = job.get("method")
     of_method = method.get("supervised") if isinstance(method, dict) else None
     for holder in (job, of_method):
@@ -146,7 +154,7 @@ def epochs_of(job: Json) -> int | None:
 
 
 def steps_of(job: Json) -> int | None:
-    """How many steps were planned; None: the service has not kept it."""
+    """Return the planned number of steps; None: the job's metadata do not have it."""
     return _count(job, STEPS)
 
 
@@ -156,7 +164,7 @@ def _count(job: Json, name: str) -> int | None:
 
 
 def failure_of(job: Json) -> Failure:
-    """Why a job failed: by the kind that `tunerun serve` writes in front, else by the service's code and words."""
+    """Return why a job failed; the kind is the prefix that `tunerun serve` writes, else derived from the error."""
     error = job.get("error")
     error = error if isinstance(error, dict) else {}
     code = str(error.get("code") or "")

@@ -1,4 +1,4 @@
-"""Errors in OpenAI's envelope and in those of compatible servers, and who has to act."""
+"""Translates error responses, in OpenAI's envelope and those of compatible servers, into tunerun's errors."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def refusal(
     is_repeatable: bool,
     advice: Mapping[int, str] = _ADVICE,
 ) -> BackendError:
-    """Translate a refusal in OpenAI's envelope, or in that of a compatible server; see `http.Refusal`.
+    """Translate an error response of OpenAI or a compatible server; see `http.Refusal`.
 
     Args:
-        advice: what to do about statuses that refuse access.
+        advice: what the user can do, by the HTTP statuses that deny access.
     """
     envelope = _envelope(content)
     code = str(envelope.get("code") or envelope.get("type") or "")
@@ -52,17 +52,17 @@ def refusal(
 
 
 def is_unknown_field(error: StatusError, field: str) -> bool:
-    """Whether a service refused a request because it does not know one of its fields."""
+    """Whether a request was refused because the service does not know the given field."""
     words = str(error)
     named = re.search(rf"\b{field}\b", words) is not None
     return error.status in (400, 422) and named and _UNKNOWN.search(words) is not None
 
 
 def _envelope(content: bytes) -> Json:
-    """The error of an answer: OpenAI's envelope, vLLM's flat one, FastAPI's `detail`, or a text."""
+    """Return the error object of a response: OpenAI's envelope, vLLM's flat one, FastAPI's `detail`, or plain text."""
     if found := error_object(content):
         return found
-    document = json.loads(content)  # `error_object` has read it
+    document = json.loads(content)  # valid JSON: `error_object` has parsed it
     if not isinstance(document, dict):
         return {}
     message = next((document[name] for name in ("message", "detail", "error") if document.get(name)), None)
@@ -70,7 +70,7 @@ def _envelope(content: bytes) -> Json:
 
 
 def _wait_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the service asks to wait: `retry-after-ms` has precedence over Retry-After, as in the SDKs."""
+    """Return the seconds to wait; as in the SDKs, `retry-after-ms` takes precedence over `Retry-After`."""
     try:
         return float(headers["retry-after-ms"]) / 1000
     except (KeyError, ValueError):

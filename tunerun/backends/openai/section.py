@@ -1,4 +1,4 @@
-"""The config section of the backend `openai`, and what it says of the service."""
+"""The config section of the backend `openai`, and the capabilities of the service at its address."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class OpenAISection(schema.BackendSection):
     api_version: str | None = Field(
         None,
         pattern=r"^[0-9A-Za-z.-]+$",
-        description="Azure's, such as 2024-10-21, which also chooses Azure's paths; null: the address is one that ends "
-        "in /v1.",
+        description="Azure's API version, such as 2024-10-21; also selects Azure's paths. null: the address ends in "
+        "/v1.",
     )
     connect_timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for a connection.")
     read_timeout_s: float = Field(60.0, gt=0, description="Seconds to wait for each part of an answer.")
@@ -49,7 +49,7 @@ class OpenAISection(schema.BackendSection):
 
     @property
     def host(self) -> Host:
-        """What is known of the service."""
+        """What is known about the service at this address."""
         return host_of(self.base_url, is_azure=self.api_version is not None)
 
 
@@ -57,7 +57,7 @@ SECTION = OpenAISection
 
 
 def capabilities(section: OpenAISection) -> Capabilities:
-    """What a service at the section's address can do."""
+    """Return the capabilities of the service at the section's address."""
     host = section.host
     return Capabilities(
         kind=KIND,
@@ -76,7 +76,7 @@ def capabilities(section: OpenAISection) -> Capabilities:
         min_examples=host.min_examples,
         measures_epochs=True,
         trains_conversations=True,
-        keeps_best=False,  # services keep the last three epochs, of which none need be the best
+        keeps_best=False,  # services keep the last three epochs; the best one need not be among them
         takes_learning_rate=host.rate_is_absolute,
         not_taken=("hyperparameters.adapter_rank", "hyperparameters.adapter_alpha"),
         warnings=host.warnings,
