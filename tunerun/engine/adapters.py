@@ -1,8 +1,8 @@
-"""Adapters of tuned models in memory, and a batch whose rows are answered by different ones.
+"""Adapters of tuned models for inference: read, cached, and applied to batches whose rows have different adapters.
 
-PEFT's own `adapter_names` runs two small products for each adapter in each layer: with eight adapters of one row each
-its launches cost more than the base model. Here each layer takes two products whatever the number of adapters: their
-rows are laid out adapter by adapter, and each group is multiplied by its own adapter's A, then B.
+PEFT's own `adapter_names` computes two small products for each adapter in each layer: with eight adapters of one row
+each their launches cost more than the base model. Here a layer needs two batched products whatever the number of
+adapters: rows are grouped by adapter, and each group is multiplied by its own A, then B.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from tunerun.engine import tuned_model
 from tunerun.errors import BaseModelError, NotFoundError
 
 KEPT = 32
-"""Adapters that stay in memory for later calls. Our choice: one of SmolLM2-135M at rank 8 is 10 MB."""
+"""Adapters kept in memory for later calls. Our choice: one of SmolLM2-135M at rank 8 is 10 MB."""
 
 PREFIX = "base_model.model."  # what PEFT writes before a layer's own name
 _OTHER_FORMS = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save", "target_parameters")
 
 
 class MixingError(Exception):
-    """A layer of the base model does not see a batch row by row, so its rows cannot have different adapters."""
+    """A layer of the base model does not get its input row by row, so rows cannot have different adapters."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Adapter:
     """A LoRA adapter's weights.
 
     Attributes:
-        layers: by a layer's name in the base model: A [rank, inputs], and B [outputs, rank] with the adapter's scale.
+        layers: by the layer's name in the base model: A [rank, inputs], and B [outputs, rank] times the scale.
     """
 
     layers: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
@@ -52,10 +52,15 @@ class Adapter:
 
 
 def load(folder: Path, network: Any, device: torch.device) -> Adapter:
-    """Read a tuned model's adapter, as `network.save_adapter` wrote it.
+    """Read a tuned model's adapter, as `LearningAdapter.save` wrote it.
+
+    Args:
+        folder: the tuned model's folder.
+        network: the base model's transformers model.
+        device: where to put the weights.
 
     Raises:
-        NotFoundError: the folder's files are missing, damaged, or not those that were made.
+        NotFoundError: the folder's files are missing or damaged, or their digests are not those of the record.
         BaseModelError: the adapter does not fit the base model.
     """
     if (problem := tuned_model.fault(folder)) is not None:
@@ -91,7 +96,7 @@ def load(folder: Path, network: Any, device: torch.device) -> Adapter:
 
 
 class LoadedAdapters:
-    """The adapters that were used last, each read once; a folder that was written again is another adapter."""
+    """A cache of the `KEPT` adapters that were used last; a folder whose weights were written again is read again."""
 
     def __init__(self, network: Any, device: torch.device) -> None:
         self._network = network
@@ -121,10 +126,14 @@ class LoadedAdapters:
 
 @contextmanager
 def adapters_on(network: Any, rows: Sequence[Adapter | None]) -> Iterator[RowAdapters]:
-    """Put on each row of a batch its own adapter, or none, while the context lasts.
+    """Attach adapters to a network while the context lasts.
+
+    Args:
+        network: the base model's transformers model.
+        rows: the adapter of each row of the batch; None: the base model answers.
 
     Yields:
-        What says which rows the next batch has.
+        The object whose `put_on` changes the rows of the next batch.
     """
     found = RowAdapters(network)
     try:
@@ -147,7 +156,7 @@ class RowAdapters:
         self._rows = _Rows(())
 
     def put_on(self, rows: Sequence[Adapter | None]) -> None:
-        """State the adapter of each row of the passes that follow."""
+        """Set the adapter of each row for the passes that follow; a single entry applies to all rows."""
         if len(rows) == len(self._rows.adapters) and all(map(operator.is_, rows, self._rows.adapters)):
             return
         self._rows = _Rows(tuple(rows), self._rows)
@@ -156,7 +165,7 @@ class RowAdapters:
                 self._hooks[name] = self._modules[name].register_forward_hook(self._adding(name))
 
     def take_off(self) -> None:
-        """Leave the network bare."""
+        """Detach all adapters from the network."""
         for hook in self._hooks.values():
             hook.remove()
         self._hooks.clear()
@@ -169,12 +178,12 @@ class RowAdapters:
 
 
 class _Rows:
-    """Which row of a batch has which adapter, and the adapters' matrices as the layers multiply them.
+    """The assignment of adapters to rows, and the adapters' matrices as layers multiply them.
 
-    Several adapters are multiplied at once, [adapters, rows of the one that has most, ...]. Measured 2026-11-26: 12
-    adapters of rank 8 on 10 rows each, SmolLM2-135M's layers, one token a row, CPU: bare 353 ms, this 443 to 480, one
-    adapter after another 513, all adapters' matrices side by side with a mask 517. One adapter on 100 rows took 318 to
-    330 ms, bare 318: a copy of the layers with the adapter merged could save no more.
+    Several adapters are multiplied at once, as [adapters, the most rows of one adapter, ...]. Measured 2026-11-26: 12
+    adapters of rank 8 on 10 rows each, SmolLM2-135M's layers, one token per row, CPU: without adapters 353 ms, this
+    way 443 to 480, one adapter after another 513, all matrices concatenated with a mask 517. One adapter on 100 rows
+    took 318 to 330 ms, without it 318: a copy of the layers with the adapter merged could save no more.
     """
 
     def __init__(self, adapters: tuple[Adapter | None, ...], before: _Rows | None = None) -> None:
@@ -183,7 +192,8 @@ class _Rows:
         by_id = {id(adapter): adapter for adapter in adapters if adapter is not None}
         self.distinct = tuple(by_id.values())
         if before is not None and len(before.distinct) < 2 * len(by_id) and by_id.keys() <= {*map(id, before.distinct)}:
-            # Stacking takes longer than multiplying for a few adapters whose rows have left.
+            # Most of the previous adapters still have rows: stacking these again takes longer than multiplying the few
+            # whose rows have left.
             self.distinct, self._stacks = before.distinct, before._stacks
         self._is_mixed = any(adapter is not adapters[0] for adapter in adapters)
         if self._is_mixed:
@@ -192,7 +202,7 @@ class _Rows:
     def _lay_out(self) -> None:
         of_adapter = [[row for row, one in enumerate(self.adapters) if one is each] for each in self.distinct]
         most = max(map(len, of_adapter))
-        # Where an adapter has fewer rows than another, its places hold row 0, and what comes of that is not used.
+        # Groups have equal sizes: an adapter with fewer rows is filled up with row 0, and those results are not used.
         row_of_place = [row for rows in of_adapter for row in [*rows, *[0] * (most - len(rows))]]
         places = [most * number + n for number, rows in enumerate(of_adapter) for n in range(len(rows))]
         having = [row for rows in of_adapter for row in rows]
@@ -228,17 +238,17 @@ def _plus(output: torch.Tensor, inputs: torch.Tensor, down: torch.Tensor, up: to
     low = linear(inputs.to(down.dtype), down)
     if up.dtype != output.dtype:
         return output + linear(low, up).to(output.dtype)
-    # In one operation and in place: a pass of 512 tokens through SmolLM2-135M's layers took 1.06 of the bare time,
-    # into a new tensor 1.13 (CPU, 2026-11-26).
+    # In one operation and in place: a pass of 512 tokens through SmolLM2-135M's layers took 1.06 times as long as
+    # without an adapter, and 1.13 times with a new tensor for the sum (CPU, 2026-11-26).
     return output.flatten(0, -2).addmm_(low.flatten(0, -2), up.t()).view_as(output)
 
 
 def _stacked(
     layers: Sequence[tuple[torch.Tensor, torch.Tensor] | None],
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Return a layer's A [adapters, inputs, rank] and B [adapters, rank, outputs]; where one has less, zeros.
+    """Return a layer's A [adapters, inputs, rank] and B [adapters, rank, outputs], padded with zeros to equal ranks.
 
-    None: none of the adapters changes the layer.
+    An adapter without the layer is all zeros. None: no adapter changes the layer.
     """
     present = [layer for layer in layers if layer is not None]
     if not present:

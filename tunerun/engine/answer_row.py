@@ -1,4 +1,4 @@
-"""The state of one answer: how its next token is chosen, when it is complete, and which parts are streamed."""
+"""The state of one answer: the choice of its next token, its end, and the parts that are streamed."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ class AnswerRow:
     """A prompt and its answer so far.
 
     Attributes:
-        beginning: what is the same in rows that begin with the same tokens, computed in the same way.
+        beginning: equal for rows whose common prefix can share a cache: same adapter, system message and examples.
         prompt_ids: the tokens of the prompt.
-        answer_ids: the tokens of the answer so far, without the one that ends it.
-        is_over: whether the answer is complete.
-        on_part: given each further part of the answer's text; `on_answer`: the answer, with its last token.
+        answer_ids: the tokens of the answer so far, without the end token.
+        is_over: whether the answer is complete or was ended.
+        on_part: called with each new part of the answer's text; None: not streamed.
+        on_answer: called once with the complete answer; None: not called.
+        constraint: the JSON constraint on the next token; None: there is none.
+        is_cancelled: called after each token; True ends the answer.
     """
 
     def __init__(
@@ -63,30 +66,32 @@ class AnswerRow:
 
     @property
     def ids(self) -> list[int]:
-        """The tokens that the next one follows."""
+        """The tokens of prompt and answer so far."""
         return self.prompt_ids + self.answer_ids
 
     @property
     def length(self) -> int:
-        """How many tokens the next one follows."""
+        """The number of tokens of prompt and answer so far."""
         return len(self.prompt_ids) + len(self.answer_ids)
 
     @property
     def room(self) -> int:
-        """How many more tokens the answer may have."""
+        """How many more tokens the answer may have, by its options and the context."""
         return self._most - len(self.answer_ids)
 
     @property
     def chooses(self) -> bool:
-        """Whether its next token is not simply the likeliest, or how likely it was is reported."""
+        """Whether the row needs `choose`: the next token is not just the likeliest, or likelihoods are reported."""
         options = self._options
         return options.temperature > 0 or options.logprobs is not None or options.json_schema is not None
 
     def choose(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return the logits that the next token is the likeliest by, [vocabulary].
+        """Return logits whose maximum is the row's next token, [vocabulary].
+
+        If the JSON constraint fails, the row is over and keeps the error as its answer.
 
         Args:
-            logits: of the network.
+            logits: the network's logits of the next token, [vocabulary].
         """
         if self._options.logprobs is not None:
             self._logprobs = logits.float().log_softmax(-1)
@@ -104,7 +109,7 @@ class AnswerRow:
         return logits
 
     def _draw(self, scores: torch.Tensor) -> int:
-        """Draw the next token by the scores of all tokens, [1, vocabulary]."""
+        """Draw the next token from the distribution of logits, [1, vocabulary], by temperature, top-k and top-p."""
         from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
         options = self._options
@@ -113,13 +118,13 @@ class AnswerRow:
             warpers.append(TopKLogitsWarper(options.top_k))
         if options.top_p < 1:
             warpers.append(TopPLogitsWarper(options.top_p))
-        scores = scores.float().cpu()  # torch's generators give other numbers on other devices
+        scores = scores.float().cpu()  # torch's generators draw different numbers on different devices
         for warper in warpers:
             scores = warper(None, scores)
         return int(torch.multinomial(scores.softmax(-1), 1, generator=self._random))
 
     def take(self, token: int) -> None:
-        """Append the next token, and note whether the answer is complete with it."""
+        """Append the next token, end the answer if it is complete, and call `on_part` and `on_answer`."""
         if token in self._stop_ids:
             self._has_end = self.is_over = True
         else:
@@ -149,30 +154,31 @@ class AnswerRow:
         return replace(self._encoder.score(token, float(self._logprobs[token])), likeliest=others)
 
     def _send(self, on_part: Callable[[AnswerPart], None]) -> None:
-        """Pass on the text that no later token can change."""
+        """Stream the text that later tokens cannot change."""
         text = self._text()
         if not self.is_over:
-            if text.endswith("\ufffd"):  # a character of which some bytes are still to come
+            if text.endswith("\ufffd"):  # a character whose last bytes are in the next token
                 return
-            # Behind the end's own text its token may follow at once; behind a stop sequence nothing follows.
+            # Text that may be the start of a stop sequence is held back. So is the format's text before the end token,
+            # which the answer does not contain: with NUL appended, even its whole text counts as a start.
             text = text[: len(text) - _begun(text, (*self._options.stop_sequences, f"{self._encoder.end_text}\0"))]
         if len(text) > self._sent:
             on_part(AnswerPart(text[self._sent :], self._whole_scores(len(text))))
             self._sent = len(text)
 
     def _whole_scores(self, characters: int) -> tuple[TokenScore, ...]:
-        """Return the scores that have not been passed on, of tokens within the answer's first characters."""
+        """Return the scores not streamed yet of tokens that end within the answer's first `characters`."""
         start = self._sent_scores
         while self._sent_scores < len(self._scores) and len(self._decoded(self._sent_scores + 1)) <= characters:
             self._sent_scores += 1
         return tuple(self._scores[start : self._sent_scores])
 
     def answer(self) -> Answer | InputError:
-        """Return the answer so far, or why there is none."""
+        """Return the answer so far, or the error that ended it."""
         if self._problem is not None:
             return self._problem
         text, tokens = self._text(), len(self.answer_ids)
-        if self._is_stopped:
+        if self._is_stopped:  # tokens of the stop sequence are not part of the answer
             while tokens and len(self._decoded(tokens - 1)) >= len(text):
                 tokens -= 1
         is_cut = self.room == 0 and not self._has_end and not self._is_stopped
@@ -182,7 +188,7 @@ class AnswerRow:
         return self._decoded(len(self.answer_ids))[: self._stop()]
 
     def _stop(self) -> int | None:
-        """Return where in the answer's text the first stop sequence is."""
+        """Return where the first stop sequence begins in the answer's text; None: there is none."""
         if not self._options.stop_sequences:
             return None
         text = self._decoded(len(self.answer_ids))
@@ -194,12 +200,12 @@ class AnswerRow:
 
 
 def _random_numbers(seed: int, prompt_ids: list[int]) -> torch.Generator:
-    """Return an answer's own random numbers: the same whatever is answered beside it or before it."""
+    """Return a generator for one answer, so that it does not depend on other answers of the batch or before it."""
     digest = hashlib.sha256(repr((seed, prompt_ids)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def _begun(text: str, stop_sequences: Sequence[str]) -> int:
-    """Return how many of the text's last characters may be the beginning of a stop sequence."""
+    """Return how many of the text's last characters may be the start of a stop sequence."""
     lengths = [length for stop in stop_sequences for length in range(1, len(stop)) if text.endswith(stop[:length])]
     return max(lengths, default=0)

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: a layer's inner values are not kept for the gradient, but computed again. Heavy."""
+"""Gradient checkpointing: activations inside a layer are recomputed in the backward pass. Imports torch."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from tunerun.errors import BaseModelError
 
 
 def enable(what: str, network: Any) -> None:
-    """Have a network keep one value a layer and token for the gradient, for about a third more arithmetic.
+    """Make a network keep only the input of each layer for the backward pass, for about a third more computation.
 
-    transformers' own switch works in training mode alone, which would turn dropout on; the network is never in it.
+    transformers' own switch works in training mode only, which would turn dropout on; here the network is always in
+    eval mode.
 
     Args:
         what: the model in words, for errors.
+        network: the transformers model.
 
     Raises:
-        BaseModelError: the architecture has no layers that can be computed again.
+        BaseModelError: the architecture has no layers that can be recomputed.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -36,7 +38,7 @@ def enable(what: str, network: Any) -> None:
 
 def _computed_again(forward: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*inputs: Any, **named: Any) -> Any:
-        # A cache would get the same keys twice.
+        # Recomputing a layer that appends to a cache would append the same keys twice.
         if not torch.is_grad_enabled() or named.get("past_key_values") is not None:
             return forward(*inputs, **named)
         return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **named)

@@ -1,4 +1,4 @@
-"""Examples as tokens, and batches of them as tensors."""
+"""Training examples as token ids, and padded batches of them as tensors."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ NOT_LEARNED = -100
 
 @dataclass(frozen=True)
 class EncodedExample:
-    """An example's token ids; prompt and target are tokenised apart, so the prompt is what generation sends.
+    """The token ids of an example. Prompt and target are tokenised separately, so the prompt is exactly generation's.
 
     Attributes:
-        earlier: the places in the prompt of earlier answers that are learned too, in their order.
+        prompt: everything before the last answer, with the chat format.
+        target: the last answer and the token that ends it.
+        earlier: the spans (start, stop) in the prompt of earlier answers that are learned too, in ascending order.
     """
 
     prompt: list[int]
@@ -33,38 +35,38 @@ class EncodedExample:
 
     @property
     def first(self) -> int:
-        """The place of the first token that is learned."""
+        """The index of the first learned token."""
         return self.earlier[0][0] if self.earlier else len(self.prompt)
 
     @property
     def learned(self) -> int:
-        """How many tokens are learned."""
+        """The number of learned tokens."""
         return sum(stop - start for start, stop in self.earlier) + len(self.target)
 
     def labels(self, first: int) -> list[int]:
-        """Return the tokens from a place on, with NOT_LEARNED for those that do not count."""
+        """Return the labels from index `first` on: the token ids, with NOT_LEARNED for tokens outside the loss."""
         labels = [NOT_LEARNED] * len(self.prompt)
         for start, stop in self.earlier:
             labels[start:stop] = self.prompt[start:stop]
         return labels[first:] + self.target
 
     def without(self, tokens: int) -> EncodedExample:
-        """Return what follows its first tokens, of which none is learned."""
+        """Return the example without its first `tokens` tokens, none of which may be learned."""
         earlier = tuple((start - tokens, stop - tokens) for start, stop in self.earlier)
         return EncodedExample(self.prompt[tokens:], self.target, earlier)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples side by side, padded on the right.
+    """Examples as the rows of a batch, padded on the right.
 
-    Padding needs no attention mask there: attention looks back only, and nothing real is behind the padding.
+    Right padding needs no attention mask: attention is causal, and no real token comes after padding.
 
     Attributes:
-        tokens: [rows, time] without each longest row's last token, which nothing follows.
-        labels: [rows, kept] the token that follows each of the last `kept` positions; NOT_LEARNED where it is not of
-            an answer that is learned.
-        learned: how many labels count.
+        tokens: input ids, [rows, time]; the last token of the longest row is omitted, as nothing is predicted after it.
+        labels: the token after each of the last `kept` positions, [rows, kept]; NOT_LEARNED where that token does not
+            belong to a learned answer.
+        learned: the number of labels that count in the loss.
     """
 
     tokens: torch.Tensor
@@ -73,7 +75,7 @@ class Batch:
 
     @property
     def kept(self) -> int:
-        """For how many of the last positions logits are needed."""
+        """The number of last positions whose logits are needed."""
         return self.labels.shape[1]
 
 
@@ -83,10 +85,16 @@ def encode_examples(
     """Tokenise examples with the chat format around them.
 
     Args:
-        turns: what is around the texts before the last input; None: that is not known.
+        tokenizer: of the base model.
+        chat: the chat format.
+        examples: with or without system messages and earlier turns.
+        turns: the chat format of system messages and earlier turns; None: unknown.
+
+    Returns:
+        One encoded example for each example, in order.
 
     Raises:
-        NoTurnsError: an example has a system message or earlier turns, and the chat format has no place for them.
+        NoTurnsError: an example has a system message or earlier turns, and the chat format does not support them.
     """
     encoder = ChatEncoder(tokenizer, chat, turns)
     prompts = encoder.conversations([example.input for example in examples])
@@ -102,7 +110,7 @@ def encode_examples(
 
 
 def collate(examples: Sequence[EncodedExample], pad_id: int, device: torch.device) -> Batch:
-    """Put examples side by side; logits are needed from the token before the first learned one on."""
+    """Return examples as a padded batch; its labels start at the first token that is learned in any of them."""
     time = max(len(example) for example in examples) - 1
     first = min(example.first for example in examples)
     tokens, labels = [], []

@@ -1,4 +1,4 @@
-"""What the epochs of a training run have left: the adapter that each request would be given after each of them."""
+"""The adapters that epochs of a training run leave: the last one, the best one, and means of the last ones."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from tunerun.job import EpochLoss, TuningHyperparameters
 
 
 class EpochAdapters:
-    """The adapters after the epochs that some requests average over, and after the best epoch.
+    """The adapters of earlier epochs that a run's requests need: to average over, or as the best epoch.
 
-    A mean is of the matrices A and of the matrices B, each by themselves: that is an adapter of the same rank, and what
-    the literature calls averaging of adapters or of weights (stochastic weight averaging, arXiv 1803.05407; model
-    soups, arXiv 2203.05482). It is not the mean of the products B A, which needs the sum of the ranks; whatever it is
-    worth, the validation loss that is reported is its own.
+    A mean averages the matrices A and the matrices B separately. That is an adapter of the same rank, and what the
+    literature calls averaging of weights (stochastic weight averaging, arXiv 1803.05407; model soups, arXiv
+    2203.05482). It is not the mean of the products B A, whose rank is the sum of the ranks. The reported validation
+    loss is measured with the averaged adapter itself.
 
     Args:
-        adapter: what learns.
-        chosen: the settings of all requests.
+        adapter: the adapter in training.
+        chosen: the hyperparameters of all requests.
 
     Attributes:
-        losses: on held-out examples, after each epoch, by the number of epochs that the adapter is the mean of.
-        best: the epoch with the lowest loss of the adapter that learns, the earlier of equal ones; None: there is none.
+        losses: by `average_last`: the validation loss after each epoch of the mean of that many epochs.
+        best: the epoch with the lowest validation loss without averaging, the earlier one of equal losses; None: no
+            request keeps the best epoch, or no loss has been measured yet.
     """
 
     def __init__(self, adapter: LearningAdapter, chosen: Sequence[TuningHyperparameters]) -> None:
@@ -37,18 +38,22 @@ class EpochAdapters:
         self.best: EpochLoss | None = None
 
     def serves(self, settings: TuningHyperparameters) -> bool:
-        """Whether a request with these settings misses nothing of the epochs by now."""
+        """Whether everything is kept that a request with these settings needs of the epochs so far."""
         return settings.average_last in self.losses and (self._keeps_best or not settings.keeps_best)
 
     def end_epoch(self) -> None:
-        """Remember the adapter as it is now, as far as means need it."""
+        """Keep a copy of the current adapter if any mean needs it."""
         if self._most > 1:
             self._last = [*self._last, self._adapter.copy()][-self._most :]
 
     def mean(self, epochs: int) -> LearningAdapter:
-        """Return the mean of the adapters after the last so many epochs, or of all if there are fewer.
+        """Return the mean of the adapters after the last epochs.
 
-        It is what learns itself where it is of one epoch, which changes with the next step.
+        Args:
+            epochs: how many, at least one; if fewer have ended, the mean is over these.
+
+        Returns:
+            A new adapter; for one epoch the adapter in training itself, which the next step changes.
         """
         if epochs == 1:
             return self._adapter
@@ -56,20 +61,24 @@ class EpochAdapters:
         return self._adapter.like([torch.stack(values).mean(0) for values in zip(*chosen, strict=True)])
 
     def measured(self, losses: Mapping[int, EpochLoss]) -> None:
-        """Take note of losses after an epoch, by the number of epochs that the adapter is the mean of."""
+        """Record the losses after an epoch, and keep a copy of the adapter if it is the best so far.
+
+        Args:
+            losses: by `average_last`.
+        """
         for epochs, loss in losses.items():
             self.losses[epochs].append(loss)
         if self._keeps_best and 1 in losses and (self.best is None or losses[1].loss < self.best.loss):
             self.best, self._best = losses[1], self._adapter.copy()
 
     def of(self, settings: TuningHyperparameters) -> LearningAdapter:
-        """Return what a request with these settings is given after this epoch, if it is its last one."""
+        """Return the adapter for a request with these settings whose last epoch has just ended."""
         return self._adapter.like(self._best) if settings.keeps_best else self.mean(settings.average_last)
 
     # To resume from
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return all that `load_state` needs beside `losses` and `best`, as one flat mapping of tensors."""
+        """Return copies of the kept adapters as tensors by name, for `load_state`."""
         kept = {f"last.{place}": values for place, values in enumerate(self._last)}
         if self._best:
             kept["best"] = self._best
@@ -78,7 +87,13 @@ class EpochAdapters:
     def load_state(
         self, state: Mapping[str, torch.Tensor], losses: Mapping[int, Sequence[EpochLoss]], best: EpochLoss | None
     ) -> None:
-        """Continue where the epochs of another process were."""
+        """Restore what another process kept.
+
+        Args:
+            state: from `state`.
+            losses: as the attribute.
+            best: as the attribute.
+        """
         count = len(self._adapter.parameters())
 
         def values(name: str) -> list[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""What an exception in the engine means for its job."""
+"""Exceptions of the engine, and the failure of a job that each exception leads to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "fail
 
 
 class DivergedError(Exception):
-    """The loss or the adapter is no longer finite."""
+    """The loss or the adapter has become NaN or infinite."""
 
 
 class CancelledJobError(Exception):
@@ -20,12 +20,12 @@ class CancelledJobError(Exception):
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a library or the operating system says that memory ran out."""
+    """Whether an exception of a library or of the operating system reports that memory ran out."""
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
 def failure_of(error: Exception) -> Failure:
-    """Return the failure of a job that ended with an exception."""
+    """Return the failure of a job that ended with an exception; the traceback is kept for unexpected exceptions."""
     if isinstance(error, DivergedError):
         return Failure(FailureKind.DIVERGED, str(error))
     if isinstance(error, InputError):

@@ -1,8 +1,7 @@
 """Answers of a base model and of its tuned models: batched, with a key-value cache, in the chat format of training.
 
-A row's answer does not depend on the rows beside it. Each has its own options, its own adapter, its own room in the
-context and its own random numbers, which follow from its seed and its prompt. Batching itself changes a logit by
-rounding only.
+An answer does not depend on the other rows of its batch. Each row has its own options, adapter, context limit and
+random numbers, which are derived from its seed and prompt. Batching itself changes logits by rounding only.
 """
 
 from __future__ import annotations
@@ -29,14 +28,20 @@ def _nothing() -> None:
 
 
 class Generation:
-    """Answers prompts with one base model, which is bare before and after each call."""
+    """Answers prompts with one base model and its tuned models. Between calls no adapter is attached to it.
+
+    Args:
+        base: the base model.
+    """
 
     def __init__(self, base: LoadedModel) -> None:
         self._base = base
         self._adapters = LoadedAdapters(base.network, base.device)
         self._encoders: dict[tuple[ChatFormat, EarlierTurns], ChatEncoder] = {}
         self._can_mix = True
-        self._decoders: list[Decoder | PaddedDecoder] = []  # the one, made when the first prompt comes
+        self._decoders: list[
+            Decoder | PaddedDecoder
+        ] = []  # at most one, made for the first prompt: the probe takes time
         width = base.network.get_output_embeddings().weight.shape[0]
         self._json_grammars = JsonGrammars(base.tokenizer, width, base.stop_ids)
 
@@ -50,22 +55,26 @@ class Generation:
         all_or_none: bool = False,
         between_passes: Callable[[], None] = _nothing,
     ) -> list[Answer | InputError]:
-        """Answer prompts, in order.
+        """Answer prompts.
 
         Args:
-            on_part: given a prompt's position and each further part of its answer as it comes.
-            is_cancelled: asked for each prompt's position before its first token and after each; its answer ends there
-                once it says so.
-            on_answer: given a prompt's position and its answer once the network has made the last token of it, while
-                others may take longer.
-            all_or_none: whether to raise what one prompt has no answer for, before any is answered.
+            prompts: each with its own options and tuned model.
+            on_part: called with a prompt's position and each new part of its answer, for streaming.
+            is_cancelled: called with a prompt's position before its first token and after each token; True ends the
+                answer there.
+            on_answer: called with a prompt's position and its answer as soon as that is complete, before the others
+                are.
+            all_or_none: whether to raise an error if any prompt cannot be answered, before answering the others.
             between_passes: called before each pass of the network, from this thread.
 
         Returns:
-            For each prompt its answer, or why it has none: NotFoundError (its folder holds no tuned model),
-            BaseModelError (its tuned model belongs to another base model), NoTurnsError (the chat format has no place
-            for its system message or its examples), InputError (it leaves no room for an answer, or its JSON schema
-            cannot be used).
+            For each prompt, in order, its answer or the reason why there is none: NotFoundError (its folder holds no
+            tuned model), BaseModelError (its tuned model belongs to another base model), NoTurnsError (the chat format
+            does not support its system message or its examples), InputError (the context leaves no room for an answer,
+            or its JSON schema cannot be used).
+
+        Raises:
+            InputError: a prompt cannot be answered, and `all_or_none` is set.
         """
         found: list[Answer | InputError | None] = [None] * len(prompts)
         rows: list[AnswerRow] = []
@@ -91,7 +100,7 @@ class Generation:
         examples: Sequence[Example] = (),
         between_passes: Callable[[], None] = _nothing,
     ) -> list[list[Likelihood]]:
-        """Measure how likely stated outputs are as answers; see `likelihoods.measure`."""
+        """Measure the likelihood of stated outputs as answers; see `likelihoods.measure`."""
         return likelihoods.measure(self._base, self._adapters, rows, adapter, examples, between_passes)
 
     def _row(
@@ -106,7 +115,7 @@ class Generation:
         adapter = None if folder is None else self._adapters.get(folder)
         (ids,) = encoder.prompts([prompt.asked])
         if prompt.options.json_schema is not None:
-            ids = [*ids, *encoder.start_ids]  # what the chat format writes before an answer is no part of the JSON
+            ids = [*ids, *encoder.start_ids]  # the chat format's text before an answer is not part of the JSON
         limit = self._base.context_tokens
         if limit is not None and len(ids) >= limit:
             turns = f" and {len(prompt.examples)} earlier turns" if prompt.examples else ""
@@ -137,13 +146,13 @@ class Generation:
             together = waiting if self._can_mix else [row for row in waiting if row.adapter is waiting[0].adapter]
             try:
                 self._decoders[0].answer(together, between_passes)
-            except MixingError:
+            except MixingError:  # a property of the architecture: from now on one adapter after another
                 self._can_mix = False
             waiting = [row for row in waiting if not row.is_over]
 
 
 def _first_error(found: Sequence[Answer | InputError | None]) -> InputError:
-    """Return why prompts have no answer; of several the first one's reason, and how many there are."""
+    """Return the first reason why a prompt has no answer, with the number of such prompts if there are several."""
     errors = {number: error for number, error in enumerate(found, 1) if isinstance(error, InputError)}
     number, error = next(iter(errors.items()))
     if len(found) == 1:

@@ -1,7 +1,7 @@
-"""Likelihoods of stated outputs as the answers of a base model or of one of its tuned models.
+"""The likelihood of stated outputs as answers of a base model or of a tuned model.
 
-The loss is that of training: over the tokens of the output and the token that ends it, after the prompt that generation
-sends. A row's number does not depend on the rows beside it but for rounding.
+The loss is the one of training: over the tokens of the output and its end token, after the same prompt as in
+generation. Up to rounding, a row's loss does not depend on the other rows.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ def measure(
     """Measure the likelihood of each stated output as the answer to its input.
 
     Args:
-        base: the base model, which is bare before and after.
-        loaded: the adapters in memory.
+        base: the base model, with no adapter attached.
+        loaded: the cache of adapters.
         rows: each an input and the outputs to measure for it.
-        adapter: the tuned model's folder; None: the base model is measured.
-        examples: earlier turns before every input's own.
+        adapter: the tuned model's folder; None: the base model itself.
+        examples: earlier turns to put before those of every input.
         between_passes: called before each pass of the network.
 
     Returns:
-        For each row, for each of its outputs.
+        For each row and each of its outputs the loss in nats and the number of tokens.
 
     Raises:
         NotFoundError, BaseModelError: the tuned model is missing or belongs to another base model.
@@ -57,7 +57,7 @@ def measure(
         for prompt, (_asked, outputs) in zip(prompts, rows, strict=True)
     ]
     _check_room(base, encoded)
-    forms.choose(base)  # while it is bare
+    forms.choose(base)  # before an adapter is attached, because the choice attaches its own
     with torch.no_grad(), adapters_on(base.network, [on_all]):
         return _measured(base, encoded, between_passes)
 

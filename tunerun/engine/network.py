@@ -1,4 +1,4 @@
-"""A base model in memory."""
+"""A base model in memory: the device, the network with its tokenizer and chat format, and checks against requests."""
 
 from __future__ import annotations
 
@@ -32,16 +32,22 @@ class LoadedModel:
     """A base model in memory, without adapters.
 
     Attributes:
-        public_name: the name and the revision by which others find it.
-        network: the transformers model; frozen, without dropout (eval mode).
+        identity: the digest or commit of its weights; see `FoundModel.identity`.
+        public_name: the name and the revision for other tools: on the hub, or a relative path and None.
+        network: the transformers model; frozen and in eval mode, so without dropout.
+        tokenizer: without padding and truncation.
+        chat: the chat format of an input and its answer.
+        device: where the weights are.
         stop_ids: the tokens that end an answer.
-        context_tokens: the longest sequence it was made for, or what the config's model section says if that is less;
-            None: no stated limit.
-        turns: what is around a system message and the turns before an input.
+        pad_id: the token for padding; its choice changes no result.
+        context_tokens: the longest sequence it was made for, or the limit in the config's model section if that is
+            lower; None: no stated limit.
+        keeps_logits: whether `forward` takes `logits_to_keep`, which computes the logits of the last positions only.
+        turns: the chat format of a system message and of earlier turns.
         settings: what the engine was started with.
         number_format: of the frozen weights: `float32` or `bfloat16`.
-        base_losses: its validation losses in nats per output token, by the digest of the tokens.
-        form: how rows are laid out for its passes (`engine.forms`); None: not chosen yet.
+        base_losses: its validation losses in nats per output token, by the digest of the examples' tokens.
+        form: the layout of rows in its passes (`engine.forms`); None: not chosen yet.
     """
 
     identity: str
@@ -61,10 +67,10 @@ class LoadedModel:
     form: Form | None = None
 
     def check_planned(self, request: TuningRequest) -> None:
-        """Refuse a request that was planned for other weights: its key would name a result of the wrong ones.
+        """Check that a request was planned for these weights, because its key identifies the result of exactly these.
 
         Raises:
-            BaseModelError: the base model was replaced since, or has another number format here.
+            BaseModelError: the base model was replaced since the plan, or has another number format here.
         """
         if request.precision not in ("", self.number_format):
             raise BaseModelError(
@@ -81,22 +87,23 @@ class LoadedModel:
 
 
 def choose_device(name: str, number: int = 0) -> torch.device:
-    """Return the device; `auto` is cuda, else mps, else cpu. Makes torch deterministic on it.
+    """Return the device to compute on, and set torch to deterministic algorithms.
 
     Args:
-        number: which of the engines side by side asks, from 0; of several GPUs each takes the next one.
+        name: cpu, cuda, mps or auto, which is the first of cuda, mps and cpu that is present.
+        number: the engine's number among those of this machine, from 0; engines take the GPUs in turn.
 
     Raises:
-        InputError: this machine has no such device.
+        InputError: this machine does not have the device.
     """
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     chosen = next(device for device, there in present.items() if there) if name == "auto" else name
     if not present.get(chosen, False):
         there = ", ".join(device for device, is_there in present.items() if is_there)
         raise InputError(f"backend.device={name}: this machine has {there}; set backend.device=auto")
-    # On the CPU every operation here has a deterministic form; elsewhere a missing one warns.
+    # On a CPU every operation used here has a deterministic implementation; on other devices a missing one warns.
     torch.use_deterministic_algorithms(True, warn_only=chosen != "cpu")
-    # float32 is float32, whatever the environment says of TF32.
+    # Whatever the environment sets for TF32: float32 results have to be comparable across machines.
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # only slows down: we read no uninitialised memory
@@ -106,10 +113,13 @@ def choose_device(name: str, number: int = 0) -> torch.device:
 
 
 def load(model: BaseModelRef, cache: Path, device: torch.device, settings: EngineSettings = DEFAULT) -> LoadedModel:
-    """Load a base model, after preparing it if that is still to do.
+    """Load a base model; prepare it first if that has not been done.
 
     Args:
-        settings: its number format, and how gradients are computed.
+        model: the config's model section.
+        cache: the cache directory of base models.
+        device: from `choose_device`.
+        settings: number format, quantisation and gradient checkpointing.
 
     Raises:
         BaseModelError: as `base_model.prepare`; or the weights cannot be loaded.
@@ -132,7 +142,8 @@ def load(model: BaseModelRef, cache: Path, device: torch.device, settings: Engin
     tokenizer.no_truncation()
     chat = base_model.chat_format(found, cache)
     stop_ids = _stop_ids(network, tokenizer, chat)
-    # The model's own sampling habits (repetition penalty, top-k) would make temperature 0 not the likeliest token.
+    # With the model's own sampling settings (repetition penalty, top-k), temperature 0 would not give the likeliest
+    # token.
     network.generation_config = GenerationConfig()
     return LoadedModel(
         identity=found.identity,
@@ -152,7 +163,7 @@ def load(model: BaseModelRef, cache: Path, device: torch.device, settings: Engin
 
 
 def _stop_ids(network: Any, tokenizer: Tokenizer, chat: ChatFormat) -> list[int]:
-    """Return the end-of-text tokens that the model states, and the end-of-turn token it learns."""
+    """Return the chat format's end-of-turn token, which training teaches, and the model's own end-of-text tokens."""
     stated = network.generation_config.eos_token_id
     stops = list(stated) if isinstance(stated, list) else [] if stated is None else [stated]
     end = tokenizer.encode(chat.end, add_special_tokens=False).ids
@@ -160,17 +171,17 @@ def _stop_ids(network: Any, tokenizer: Tokenizer, chat: ChatFormat) -> list[int]
 
 
 def _pad_id(network: Any, stop_ids: list[int]) -> int:
-    """Return the token that fills up a batch: the model's own, else an end, else any; it changes no result."""
+    """Return the token for padding: the model's own, else one that ends an answer, else 0; it changes no result."""
     rows = network.get_input_embeddings().weight.shape[0]
     stated = getattr(network.config, "pad_token_id", None)
     return next(number for number in (stated, *stop_ids, 0) if isinstance(number, int) and 0 <= number < rows)
 
 
 def check_base(record: TunedModelRecord, base: LoadedModel) -> None:
-    """Refuse a tuned model that belongs to another base model.
+    """Check that a tuned model belongs to a base model.
 
     Raises:
-        BaseModelError: it does.
+        BaseModelError: it was tuned from other weights.
     """
     if record.base_identity != base.identity:
         raise BaseModelError(
@@ -180,10 +191,11 @@ def check_base(record: TunedModelRecord, base: LoadedModel) -> None:
 
 
 def chat_of(adapter: Path | None, base: LoadedModel) -> tuple[ChatFormat, EarlierTurns]:
-    """Return the chat format that a tuned model was trained in, and what is before its last turn.
+    """Return the chat formats that a tuned model was trained in: of the last turn, and of the turns before it.
 
     Args:
-        adapter: the tuned model's folder; None: the base model is asked.
+        adapter: the tuned model's folder; None: those of the base model.
+        base: the base model.
 
     Raises:
         NotFoundError: the folder holds no tuned model.
@@ -198,12 +210,12 @@ def chat_of(adapter: Path | None, base: LoadedModel) -> tuple[ChatFormat, Earlie
 
 @contextmanager
 def peft_warnings_ignored() -> Iterator[None]:
-    """Ignore what PEFT warns of that is PEFT's own business."""
+    """Ignore warnings of PEFT that do not concern its caller."""
     with warnings.catch_warnings():
-        # PEFT 0.21 asks transformers 5.23 by an old name.
+        # PEFT 0.21 reads an attribute of transformers 5.23 by its old name.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-        # GPT-2's linear layers are stored the other way round; PEFT sees it and does what it says.
+        # GPT-2's Conv1D stores its weights transposed; PEFT notices, corrects the setting and warns.
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", category=UserWarning)
-        # It looks for the base model's config on the hub, where a local one is not.
+        # PEFT looks for the base model's config on the hub, where a local model does not exist.
         warnings.filterwarnings("ignore", message="Could not find a config file")
         yield

@@ -1,6 +1,6 @@
-"""How an adapter learns from its gradients: AdamW, the learning rate of each step, and clipping.
+"""The optimiser of an adapter: AdamW, the learning-rate schedule, and gradient clipping.
 
-Every trial of a pack has an optimiser of its own, so nothing here crosses from one trial to another.
+Every training run of a pack has an optimiser of its own, so no state is shared between runs.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import torch
 from tunerun.job import TuningHyperparameters
 
 WEIGHT_DECAY = 0.0
-"""Of AdamW. Our choice: the Gemini guide names no decay, and there is no hyperparameter to set one by."""
+"""AdamW's weight decay. Our choice: the Gemini guide names none, and there is no hyperparameter for it."""
 
 _TAKEN = "steps"
 
 
 class Optimiser:
-    """The optimiser of one trial's adapter, in float32 whatever the base model has.
+    """The optimiser of one adapter. Parameters and state are float32 whatever the base model's number format is.
 
     Args:
-        parameters: everything that learns.
-        steps: of the whole training, over which a schedule falls and a warm-up is a share; a constant learning rate
-            does not depend on it.
+        parameters: of the adapter.
+        hyperparameters: learning rate, schedule, warm-up and clipping.
+        steps: the length of the whole training, which schedule and warm-up refer to; ignored with a constant rate.
     """
 
     def __init__(self, parameters: Sequence[torch.Tensor], hyperparameters: TuningHyperparameters, steps: int) -> None:
@@ -37,7 +37,7 @@ class Optimiser:
         )
 
     def step(self) -> None:
-        """Learn from the gradients that the parameters have, and drop them."""
+        """Update the parameters with their gradients, then drop the gradients."""
         if self._hyperparameters.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._parameters, self._hyperparameters.max_grad_norm)
         if not self._hyperparameters.has_constant_rate:
@@ -47,11 +47,11 @@ class Optimiser:
         self.forget_gradients()
 
     def forget_gradients(self) -> None:
-        """Drop the gradients that passes have left, such as those of one that failed in the middle."""
+        """Drop accumulated gradients."""
         self._adamw.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return a copy of all that `load_state` needs to go on with the same bits, as one flat mapping of tensors."""
+        """Return a copy of the state as tensors by name; after `load_state`, training continues with the same bits."""
         found = {_TAKEN: torch.tensor(self._taken)}
         for number, parameter in enumerate(self._parameters):
             for name, value in self._adamw.state[parameter].items():
@@ -59,10 +59,10 @@ class Optimiser:
         return found
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on where another optimiser of the same parameters, hyperparameters and steps was.
+        """Continue from the state of another optimiser with equal parameters, hyperparameters and steps.
 
         Args:
-            state: what its `state` gave, on any device.
+            state: from its `state`; on any device.
         """
         self._taken = int(state[_TAKEN])
         for number, parameter in enumerate(self._parameters):
@@ -81,8 +81,9 @@ def learning_rate(hyperparameters: TuningHyperparameters, taken: int, steps: int
     5.23, optimization.py), so that the first step of a warm-up has the rate 0.
 
     Args:
-        taken: the steps before it.
-        steps: all of the training.
+        hyperparameters: learning rate, schedule and warm-up.
+        taken: the number of steps before this one.
+        steps: the number of steps of the whole training.
     """
     highest, warmup = hyperparameters.effective_learning_rate, math.ceil(steps * hyperparameters.warmup_fraction)
     if taken < warmup:

@@ -1,4 +1,4 @@
-"""The engine's process, seen from outside: start it, talk to it, say why it died."""
+"""The engine as a child process: start it, exchange messages with it, find out why it died."""
 
 from __future__ import annotations
 
@@ -16,36 +16,38 @@ from tunerun.files import private_folder
 from tunerun.job import Failure, FailureKind
 
 LOG_TAIL_BYTES = 4_000
-"""How much of the log a failure shows."""
+"""How much of the end of the log a failure contains."""
 
 END_TIMEOUT_S = 5.0
-"""How long a process whose stdin was closed may take to end; it ends at once unless the machine is stuck."""
+"""How long a process may take to exit after its stdin was closed; it exits at once unless the machine is stuck."""
 
 ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "DO_NOT_TRACK": "1",
-    # GNU OpenMP's threads else spin while they wait for each other, which starves them where others use the cores
-    # too. SmolLM2-135M on two cores at a load of about 4: a step took 57 s with the default, 5 to 7 s with 1000, one
-    # run after the other; at a load of 1 to 2 up to a quarter longer than the default (2026-11-22).
+    # By default GNU OpenMP's threads spin while they wait for each other, which starves them if other processes use the
+    # cores too. SmolLM2-135M on two cores at a load of about 4: a step took 57 s with the default, 5 to 7 s with 1000,
+    # one run after the other; at a load of 1 to 2 up to a quarter longer than with the default (2026-11-22).
     "GOMP_SPINCOUNT": "1000",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic cuBLAS (torch's notes on reproducibility)
 }
-"""What libraries read when they are loaded; the user's own settings win."""
+"""Environment variables that libraries read when they are loaded; variables that the user has set take precedence."""
 
 
 class EngineProcess:
-    """One engine process; it ends when this one does.
+    """One engine process, started by the constructor; it exits when this process does.
 
-    `send` may be called from any thread, `receive` from one.
+    `send` may be called from any thread, `receive` from one. See `workers.base.Worker`.
 
     Args:
-        log: the file that everything it prints is appended to.
-        number: which of the processes side by side it is, from 0; of several GPUs it takes that one.
+        cache: the cache directory of base models.
+        settings: of the engine.
+        log: the file to which everything that the process prints is appended.
+        number: the engine's number among those of this machine, from 0; selects the GPU.
 
     Attributes:
-        has_reported: whether it ever took a command.
+        has_reported: whether any report has been received.
     """
 
     def __init__(self, cache: Path, settings: EngineSettings, log: Path, number: int = 0) -> None:
@@ -68,12 +70,12 @@ class EngineProcess:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 env=ENVIRONMENT | dict(os.environ),
-                start_new_session=True,  # Ctrl-C reaches the runner alone, which decides
+                start_new_session=True,  # Ctrl-C reaches only the runner, which decides what to do
             )
 
     @property
     def process_id(self) -> int:
-        """The operating system's number of the process."""
+        """The process id."""
         return self._process.pid
 
     @property
@@ -82,7 +84,7 @@ class EngineProcess:
         return self._process.poll() is not None
 
     def send(self, command: messages.Command) -> None:
-        """Send a command. To a process that died it is lost; `receive` tells.
+        """Send a command. If the process has died, the command is lost and `receive` returns None.
 
         Raises:
             ValueError: a text of the command cannot be written as UTF-8.
@@ -103,13 +105,13 @@ class EngineProcess:
         return messages.read_report(line)
 
     def end(self) -> None:
-        """End the process, in the middle of whatever it does, and wait for it. May be called again."""
+        """End the process, whatever it is doing, and wait until it has exited. May be called again."""
         assert self._process.stdin is not None  # noqa: S101 - it was opened as a pipe
         if self._sending.acquire(timeout=END_TIMEOUT_S):
             with contextlib.suppress(BrokenPipeError, ValueError):
                 self._process.stdin.close()
             self._sending.release()
-        else:  # a command waits in a full pipe that the process does not read; closing it would wait for the command
+        else:  # another thread is blocked writing to a full pipe, and closing the pipe would block too
             self._process.kill()
         try:
             self._process.wait(END_TIMEOUT_S)
@@ -118,7 +120,7 @@ class EngineProcess:
             self._process.wait()
 
     def death(self) -> Failure:
-        """Return why the process ended that nobody ended; waits for it, and closes what is left of it."""
+        """Return why the process died without a call of `end`; waits for its exit and closes its pipes."""
         code = self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
@@ -134,15 +136,17 @@ class EngineProcess:
 
 
 def failure_of_exit(code: int, ooms_before: int | None, ooms_after: int | None, log: Path, tail: str) -> Failure:
-    """Say what the exit code of an engine that died means for its job.
+    """Return the failure of the jobs of an engine that died.
 
-    SIGKILL comes from the kernel when memory runs out, or from a person. Linux counts the former; where nobody counts,
-    it is most often the kernel.
+    SIGKILL is sent by the kernel when memory runs out, or by a person. Linux counts the kernel's kills; without a count
+    the kernel is assumed, which is the more frequent cause.
 
     Args:
         code: as Popen's returncode: negative for a signal.
-        ooms_before: the kernel's count of processes it killed for memory when the engine started; None: unknown.
-        ooms_after: the same now.
+        ooms_before: the number of processes the kernel had killed for memory when the engine started; None: unknown.
+        ooms_after: the same number now.
+        log: the engine's log, for the message.
+        tail: the end of the log.
     """
     if code == -signal.SIGKILL:
         if ooms_before is not None and ooms_before == ooms_after:
@@ -161,7 +165,7 @@ def failure_of_exit(code: int, ooms_before: int | None, ooms_after: int | None, 
 
 
 def _kernel_oom_kills() -> int | None:
-    """Return how many processes Linux has killed for memory since it started (4.13 and later); None elsewhere."""
+    """Return how many processes Linux has killed for memory since boot (4.13 and later); None on other systems."""
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
             name, _, count = line.partition(" ")

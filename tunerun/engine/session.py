@@ -1,4 +1,4 @@
-"""The state of the engine's process: base models in memory, their answers, and the pack in training."""
+"""The state of the engine's process: base models in memory and the pack in training, and the execution of commands."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Held:
-    """A base model in memory."""
+    """A base model in memory, with the object that generates its answers."""
 
     base: LoadedModel
     generation: Generation
 
 
 class Session:
-    """Follows commands with one base model in memory, or with two while calls need another one than the pack.
+    """Executes commands with one base model in memory, or two while a call needs another one than the pack's.
 
-    All but `cancel` are called from one thread.
+    Everything but `cancel` has to be called from one thread.
 
     Args:
-        report: sends a report to the other process.
+        report: sends a report to the parent process.
         cache: the cache directory of base models.
-        settings: how it computes.
-        number: which of the engines side by side it is, from 0.
+        settings: of the engine.
+        number: the engine's number among those of this machine, from 0.
     """
 
     def __init__(
@@ -65,23 +65,26 @@ class Session:
         self._settings = settings
         self._number = number
         self._cancelled: set[str] = set()
-        self._paused: set[str] = set()  # of these
+        self._paused: set[str] = set()  # a subset of `_cancelled`
         self._held: dict[str, _Held] = {}  # by the base model's identity
         self._training: _Training | None = None
 
     def cancel(self, command: messages.Cancel) -> None:
-        """End a job before its next step or the next pass of a call, or answers at the next token.
+        """Cancel a job before its next step or the next pass of a call, or answers at the next token.
 
         May be called from any thread.
+
+        Args:
+            command: its `job` is a job's id, or the id of answers.
         """
-        if command.pauses:
+        if command.pauses:  # first: `_cancelled` is what the training thread looks at
             self._paused.add(command.job)
         self._cancelled.add(command.job)
 
     # Calls
 
     def follow(self, command: messages.Call) -> None:
-        """Follow a command whose caller waits, and report what came of it."""
+        """Execute a command whose caller waits, and report its result or its error."""
         self._report(messages.Started())
 
         def failed(error: Exception) -> None:
@@ -125,12 +128,12 @@ class Session:
     # Base models
 
     def _load(self, model: BaseModelRef) -> _Held:
-        """Load a base model unless it is in memory; all others but the pack's are dropped before."""
+        """Return a base model, loaded if necessary; then all models but the pack's are dropped first."""
         from tunerun.engine import generation, network
 
         found = base_model.find(model, self._cache)
         if found.identity not in self._held:
-            self._forget()
+            self._forget()  # before loading, because two large models may not fit into memory
             import torch
 
             if self._settings.threads is not None:
@@ -141,7 +144,7 @@ class Session:
         return self._held[found.identity]
 
     def _forget(self) -> None:
-        """Drop all base models from memory but the pack's."""
+        """Drop all base models except the pack's from memory."""
         kept = None if self._training is None else self._training.base
         self._held = {identity: held for identity, held in self._held.items() if held.base is kept}
 
@@ -153,7 +156,7 @@ class Session:
         return self._training is not None
 
     def train(self, command: messages.Train) -> None:
-        """Add jobs to the pack; those of another base model than its own have failed."""
+        """Add jobs to the pack, or start one; jobs of another base model than the pack's are reported as failed."""
 
         def failed(error: Exception) -> None:
             self._forget()
@@ -168,10 +171,10 @@ class Session:
             self._end_if_empty()
 
     def _pack_of(self, command: messages.Train) -> _Training:
-        """Return the pack that jobs join, a new one if nothing is trained.
+        """Return the pack that the command's jobs join, a new one if no pack is in training.
 
         Raises:
-            InputError: it has another base model.
+            InputError: the pack in training has another base model.
         """
         base = self._load(command.pack[0].request.model).base
         if self._training is None:
@@ -185,13 +188,13 @@ class Session:
         return self._training
 
     def step(self) -> None:
-        """Take one step of the pack, and report what came of it."""
+        """Take one step of the pack and report its results; does nothing without a pack."""
         if self._training is not None:
             self._training.step()
             self._end_if_empty()
 
     def _end_cancelled(self) -> None:
-        """End the pack's jobs that were cancelled while a call is followed: before its end there is no step."""
+        """End the pack's cancelled jobs while a call is executed: the next step comes only after the call's end."""
         if self._training is not None and self._cancelled:
             self._training.end_cancelled()
             self._end_if_empty()
@@ -200,16 +203,16 @@ class Session:
         training = self._training
         if training is not None and training.is_over:
             self._training = None
-            if training.is_suspect:
+            if training.is_suspect:  # the error may have left hooks or damaged state on the base model
                 self._held.clear()
 
 
 @contextmanager
 def _isolated(failed: Callable[[Exception], None]) -> Iterator[None]:
-    """Report what fails inside by `failed`, and keep the engine alive.
+    """Pass any exception inside the context to `failed`, and keep the engine alive.
 
-    The process holds a loaded base model, the pack and the calls of others, none of which one failure concerns; so this
-    catches every error. What it may have broken is forgotten by `failed`.
+    The process holds a loaded base model, the pack and other callers' work, which one failure must not end; so this
+    catches every exception. `failed` drops the state that the exception may have damaged.
     """
     try:
         yield
@@ -222,7 +225,7 @@ def _refused(error: InputError) -> messages.Refused:
 
 
 class _Training:
-    """The pack, the reports about its jobs and the files that they write; observes the training.
+    """The pack with the reports about its jobs and the files that it writes; the observer of its training.
 
     Attributes:
         is_suspect: whether an unexpected error occurred, after which the state of the base model is unknown.
@@ -256,11 +259,11 @@ class _Training:
 
     @property
     def is_over(self) -> bool:
-        """Whether every job has ended."""
+        """Whether all jobs have ended."""
         return not self._jobs
 
     def add(self, pack: Sequence[messages.PackedJob]) -> None:
-        """Train jobs as well; those that were planned for other weights have failed."""
+        """Add jobs; those that were planned for other weights are reported as failed."""
         requests = []
         for packed in pack:
             self._jobs[packed.request.key] = packed.job
@@ -277,7 +280,7 @@ class _Training:
         self._report_ended(self._pack.step())
 
     def end_cancelled(self) -> None:
-        """End the jobs that were cancelled; takes no step."""
+        """End the cancelled jobs without taking a step."""
         self._report_ended(self._pack.leave_cancelled())
 
     def _report_ended(self, outcomes: Iterator[Outcome]) -> None:
@@ -317,10 +320,10 @@ class _Training:
             self._machine, form=trained.form, training_run=trained.training_run, packed_with=trained.packed_with
         )
 
-    # What training reports and asks
+    # The methods of `training_run.Observer`
 
     def began(self, requests: Sequence[TuningRequest]) -> None:
-        """Report that the training of jobs begins."""
+        """Report that jobs start training."""
         self._report(messages.RunBegan(tuple(self._jobs[request.key] for request in requests)))
 
     def snapshot(self, request: TuningRequest, snapshot: Snapshot) -> None:
@@ -332,31 +335,31 @@ class _Training:
         self._report(messages.EpochMeasured(self._jobs[request.key], loss))
 
     def kept(self, request: TuningRequest, trained: Trained) -> None:
-        """Write the tuned model as it is after an epoch."""
+        """Write the tuned model of an epoch that is not the last."""
         step = trained.snapshots[-1]
         folder = tuned_model.epochs_folder(self._folder / request.tuned_model_id) / str(step.epoch)
-        # A job of so many epochs would have the same adapter to the bit, so this is what the record says.
+        # A job of that many epochs would have the same adapter, bit for bit, so the record describes that job.
         settings = replace(request.hyperparameters, epoch_count=step.epoch)
         finished = tuned_model.FinishedJob("", trained.snapshots, validation=trained.validation)
         if self._write(folder, replace(request, hyperparameters=settings), trained.adapter, finished):
             self._note_kept(request, Checkpoint(step.epoch, step.step, str(folder)))
 
     def kept_before(self, request: TuningRequest, ends: Sequence[Snapshot]) -> None:
-        """Report the checkpoints of epochs that an earlier process trained."""
+        """Report the checkpoints that an earlier process wrote."""
         folder = tuned_model.epochs_folder(self._folder / request.tuned_model_id)
         for step in ends:
             self._note_kept(request, Checkpoint(step.epoch, step.step, str(folder / str(step.epoch))))
 
     def state_not_kept(self, request: TuningRequest, reason: str) -> None:
-        """Say that the job would begin again if this process died."""
+        """Report that the job would start from the beginning if this process died."""
         self._report(messages.StateNotKept(self._jobs[request.key], reason))
 
     def is_paused(self, request: TuningRequest) -> bool:
-        """Whether a job that has to end will be continued."""
+        """Whether a cancelled job will be resumed."""
         return self._jobs[request.key] in self._paused
 
     def is_cancelled(self, request: TuningRequest) -> bool:
-        """Whether a job has to end: it was cancelled, or its tuned model cannot be written."""
+        """Whether a job has to end, because it was cancelled or its tuned model cannot be written."""
         return self._jobs[request.key] in self._cancelled or request.key in self._not_written
 
     def trained(self, request: TuningRequest, trained: Trained) -> None:
@@ -382,7 +385,7 @@ class _Training:
     def _write(
         self, folder: Path, request: TuningRequest, adapter: LearningAdapter, finished: tuned_model.FinishedJob
     ) -> bool:
-        """Write a tuned model's folder; where the disk refuses, its job fails and no other."""
+        """Write a tuned model's folder; if that fails, only its job fails. Returns whether it was written."""
         from safetensors import SafetensorError
 
         from tunerun.engine.layers import without_adapter

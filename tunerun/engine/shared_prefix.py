@@ -1,8 +1,8 @@
-"""The tokens that sequences begin with alike, put through the network once for all of them.
+"""The common prefix of several sequences, computed once for all of them.
 
-What the network keeps of them is its key-value cache. It is used where it is plain: keys and values of every position,
-as most architectures have it. Others (a sliding window, a recurrent state) compute every sequence whole, with the same
-numbers up to rounding.
+The prefix is kept as the network's key-value cache, if that holds keys and values of every position, as in most
+architectures. With other caches (a sliding window, a recurrent state) every sequence is computed whole; the results are
+the same up to rounding.
 """
 
 from __future__ import annotations
@@ -15,21 +15,29 @@ import torch
 from tunerun.engine.network import LoadedModel
 
 LEAST_TOKENS = 8
-"""Of a prefix that is worth it. Our choice, not measured: below it a pass of its own costs more than it saves."""
+"""The shortest prefix that gets a pass of its own. Our choice, not measured: a shorter one costs more than it saves."""
 
 
 def length(sequences: Sequence[list[int]]) -> int:
-    """Return how many tokens sequences begin with alike; each keeps one of its own at least."""
-    first, last = min(sequences), max(sequences)  # in the order of words: what these two share, all share
+    """Return the length of the common prefix of sequences, in tokens.
+
+    It is shorter than every sequence, because each needs a token of its own to compute logits from.
+    """
+    # The prefix that the first and the last have in common in lexicographic order is common to all between them.
+    first, last = min(sequences), max(sequences)
     most = min(map(len, sequences)) - 1
     return next((place for place in range(most) if first[place] != last[place]), most)
 
 
 class Prefix:
-    """What the network keeps of some tokens, for one row.
+    """The keys and values of a prefix.
+
+    Args:
+        layers: the keys and the values of each layer, [1, heads, tokens, head size].
+        tokens: the length of the prefix.
 
     Attributes:
-        tokens: how many they are.
+        tokens: the length of the prefix.
     """
 
     def __init__(self, layers: Sequence[tuple[torch.Tensor, torch.Tensor]], tokens: int) -> None:
@@ -37,7 +45,11 @@ class Prefix:
         self.tokens = tokens
 
     def cache(self, rows: int) -> Any:
-        """Return a cache of transformers' that begins with the tokens in each of some rows; it may be added to."""
+        """Return a new transformers cache with the prefix in each row; a forward pass may append to it.
+
+        Args:
+            rows: the batch size. The rows share memory until then.
+        """
         from transformers import DynamicCache
 
         cache = DynamicCache()
@@ -47,15 +59,17 @@ class Prefix:
 
 
 def compute(base: LoadedModel, ids: Sequence[int], behind: Prefix | None = None) -> Prefix | None:
-    """Put tokens through the network, with the adapter that is on it, and keep what comes of them.
+    """Compute the keys and values of a prefix, with the adapter that is attached to the network.
 
-    Gradients flow through it, where the caller wants any.
+    Gradients flow through them unless the caller disables gradients.
 
     Args:
-        behind: what stands before the tokens; None: nothing.
+        base: the base model.
+        ids: the tokens.
+        behind: a prefix before the tokens; None: the tokens are the start of the sequence.
 
     Returns:
-        What the network keeps of both; None: it keeps it in another form.
+        The prefix of both together; None if the network's cache does not hold keys and values of every position.
     """
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer

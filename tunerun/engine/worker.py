@@ -1,7 +1,7 @@
-"""The engine's own process: reads commands from stdin, has a session follow them, writes reports to stdout.
+"""The engine's process: reads commands from stdin, executes them in a session, writes reports to stdout.
 
-Between two steps of the pack it follows one call: neither waits for all of the other. It ends when its stdin closes, so
-it cannot outlive the process that started it, however that one dies.
+Between two steps of the pack it executes one call, so that neither training nor calls have to wait for all of the
+other. It exits when its stdin closes, so it cannot outlive the process that started it, however that process dies.
 """
 
 from __future__ import annotations
@@ -22,17 +22,21 @@ from tunerun.engine.session import Session
 from tunerun.engine.settings import EngineSettings
 
 OOM_SCORE = "500"
-"""Linux' kernel shall end the engine before the runner; the range is -1000 to 1000 (proc(5))."""
+"""Makes the Linux kernel kill the engine before the runner if memory runs out; from -1000 to 1000 (proc(5))."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the engine until stdin closes."""
+    """Run the engine until stdin closes.
+
+    Args:
+        arguments: of the command line; None: those of this process.
+    """
     parser = argparse.ArgumentParser(prog="python -m tunerun.engine", description=__doc__)
     parser.add_argument("--cache", type=Path, required=True, help="the cache directory")
     parser.add_argument("--settings", default="{}", help="EngineSettings as JSON; what is missing has its default")
     parser.add_argument("--number", type=int, default=0, help="which of the engines side by side it is, from 0")
     options = parser.parse_args(arguments)
-    with contextlib.suppress(OSError):  # another system, or not allowed: then it is as likely to be ended as any
+    with contextlib.suppress(OSError):  # not Linux, or not permitted: then the kernel treats it like any process
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE, encoding="ascii")
     commands, reports = _own_streams()
     stream = _Reports(reports)
@@ -41,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _own_streams() -> tuple[BinaryIO, BinaryIO]:
-    """Take stdin and stdout for the protocol; whatever a library prints goes to stderr, the log."""
+    """Reserve stdin and stdout for the protocol: whatever a library prints goes to stderr, which is the log."""
     commands = os.fdopen(os.dup(0), "rb")
     reports = os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -60,12 +64,17 @@ class _Reports:
         try:
             self._stream.write(messages.report_line(report))
             self._stream.flush()
-        except BrokenPipeError:  # nobody listens any more
+        except BrokenPipeError:  # the process that started the engine has ended
             os._exit(0)
 
 
 def run(commands: BinaryIO, session: Session) -> None:
-    """Follow commands until their stream closes; then the process ends at once, in the middle of whatever it does."""
+    """Execute commands until their stream closes; then the process exits at once, whatever it is doing.
+
+    Args:
+        commands: one command on each line.
+        session: executes them.
+    """
     waiting: queue.Queue[messages.Call | messages.Train] = queue.Queue()
     threading.Thread(target=_read, args=(commands, session, waiting), name="commands", daemon=True).start()
     while True:
@@ -83,12 +92,12 @@ def _read(commands: BinaryIO, session: Session, waiting: queue.Queue[messages.Ca
     try:
         for line in commands:
             command = messages.read_command(line)
-            if isinstance(command, messages.Cancel):
+            if isinstance(command, messages.Cancel):  # not queued: it has to overtake the work that it cancels
                 session.cancel(command)
             else:
                 waiting.put(command)
     except ValueError:
         traceback.print_exc()
         os._exit(1)
-    # What is half written is a `.partial` folder that the next engine removes (`resuming.clean`).
+    # An interrupted write leaves a `.partial` folder, which the next engine removes (`resuming.clean`).
     os._exit(0)

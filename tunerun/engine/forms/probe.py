@@ -1,4 +1,8 @@
-"""Which form a base model computes right: tried on the model itself, for no table knows every architecture."""
+"""Finds out which form a base model computes right, by trying the forms on the model itself.
+
+A table of architectures would always be incomplete. A form is right if its losses and gradients are those of each row
+computed alone.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +24,16 @@ from tunerun.engine.network import LoadedModel
 from tunerun.job import TuningHyperparameters
 
 TOLERANCE = 1e-4
-"""Relative difference of losses and gradients from rows alone. Of 30 architectures (2026-11-26), a wrong form differs
-by 0.08 or more on the rows below, a right one by under 4e-6."""
+"""The largest accepted relative difference of losses and gradients from those of rows computed alone.
+
+In 30 architectures (2026-11-26), a wrong form differs by 0.08 or more on the rows below, a right one by under 4e-6."""
 
 COARSE_TOLERANCE = 0.02
-"""The same where weights cannot be computed with in 32 bits, such as those of 4 bits. A right form differs by up to
-0.007 in bf16 (a random Llama of two layers, 2026-11-26)."""
+"""The same for weights that cannot be used in float32, such as those of 4 bits. A right form differs by up to 0.007 in
+bf16 (a random Llama of two layers, 2026-11-26)."""
 
-_WINDOW = 4  # tokens: what windows are while a form is tried, so that short rows reach over them
-_LONGEST_REACH = 1024  # tokens: a window that cannot be made smaller; rows of that length are still cheap
+_WINDOW = 4  # tokens: the size of sliding windows during the probe, so that short rows are longer than a window
+_LONGEST_REACH = 1024  # tokens: the largest window that cannot be made smaller for which probing is still cheap
 _PREFIX, _PROMPT = 12, 2  # tokens; the prefix is long enough for a cache (`shared_prefix.LEAST_TOKENS`)
 _FAILURES = (
     ArithmeticError, AssertionError, AttributeError, LookupError, MixingError, RuntimeError, TypeError, UnfitError,
@@ -37,7 +42,13 @@ _FAILURES = (
 
 
 def choose(base: LoadedModel) -> Form:
-    """Return the cheapest form whose losses and gradients are those of rows alone."""
+    """Return the cheapest form whose losses and gradients are those of rows computed alone.
+
+    The choice is made once for a base model and kept in `base.form`.
+
+    Args:
+        base: the base model; no adapter may be attached to it at the first call.
+    """
     if base.form is None:
         base.form = _chosen(base)
     return base.form
@@ -53,7 +64,7 @@ def _chosen(base: LoadedModel) -> Form:
             with _first_layers(base.network):
                 return _right(base, reach)
         except _FAILURES:
-            pass  # the architecture needs all of its layers
+            pass  # some architectures do not run with a part of their layers; try again with all of them
         try:
             return _right(base, reach)
         except _FAILURES:
@@ -61,10 +72,11 @@ def _chosen(base: LoadedModel) -> Form:
 
 
 def _right(base: LoadedModel, reach: int) -> Form:
-    """Try the forms, the cheapest first."""
+    """Return the first form that is right, trying the cheapest first."""
     probe = _Probe(base, reach)
     if not probe.can_tell:
         return Padded()
+    # Both prefix sharing and packs can fail by themselves: some architectures are right with one trial only.
     packed = [Packed(shares_prefix=shares, takes_packs=packs) for shares in (True, False) for packs in (True, False)]
     form = next((form for form in (*packed, PrefixCache()) if probe.is_right(form)), Padded())
     form.can_follow = probe.is_right_behind(form)
@@ -73,7 +85,7 @@ def _right(base: LoadedModel, reach: int) -> Form:
 
 @dataclass(frozen=True)
 class _Found:
-    """The losses of rows, [rows], and all gradients of an adapter in one line."""
+    """Losses, [rows], and the gradients of all parameters of an adapter as one flat tensor."""
 
     losses: torch.Tensor
     gradients: torch.Tensor
@@ -86,11 +98,11 @@ class _Found:
 
 
 class _Probe:
-    """Rows of two trials, and what comes of each row alone.
+    """The rows of two trials, and the reference results of each row computed alone.
 
     Attributes:
-        can_tell: whether a wrong form would show. The loss of a model whose weights are not usable, or which does not
-            look at what is before a token, is the same whatever is there.
+        can_tell: whether a wrong form would be noticed: losses have to change when the prefix is omitted. They do not
+            in a model that ignores earlier tokens, or whose weights are unusable.
     """
 
     def __init__(self, base: LoadedModel, reach: int) -> None:
@@ -105,17 +117,17 @@ class _Probe:
         self.can_tell = without.difference(self._alone[0]) > 10 * self._limit
 
     def is_right(self, form: Form) -> bool:
-        """Whether a form gives what rows alone give."""
+        """Whether a form gives the losses and gradients of rows computed alone."""
         count = 2 if form.takes_packs else 1
         try:
             found = self._found(form, self._members[:count], self._adapters[:count])
         except _FAILURES:
-            return False  # the architecture has another idea of masks, positions or batches
+            return False  # the architecture rejects the form's masks, positions or batches
         return all(one.difference(alone) <= self._limit for one, alone in zip(found, self._alone, strict=False))
 
     @torch.no_grad()
     def is_right_behind(self, form: Form) -> bool:
-        """Whether a form gives that as well where the network already has what the rows begin with."""
+        """Whether a form gives the right losses when the rows follow a cached prefix."""
         rows = self._members[0]
         try:
             with lora.on(self._base.network, self._adapters[:1]):
@@ -156,12 +168,12 @@ def _members(base: LoadedModel, reach: int) -> Iterator[list[EncodedExample]]:
 
     for lengths in ((9 + reach, 5 + reach), (4, 10)):
         prefix = some(_PREFIX)
-        # Learned from near the prefix on: a window of a last layer would hide what is wrong from tokens further away.
+        # Learned tokens start close to the prefix: a window in the last layer hides an error from tokens further away.
         yield [EncodedExample(prefix + some(_PROMPT), some(length)) for length in lengths]
 
 
 def _adapter(base: LoadedModel, seed: int) -> LearningAdapter:
-    """Return an adapter that changes what the base model says."""
+    """Return an adapter with a non-zero B, so that it changes logits and every matrix has a gradient."""
     adapter = lora.fresh(base, TuningHyperparameters(adapter_rank=2), seed)
     numbers = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -174,18 +186,18 @@ def _adapter(base: LoadedModel, seed: int) -> LearningAdapter:
 
 
 def _reach(config: Any) -> int:
-    """Return over how many tokens windows go that are built into layers, as GPT-Neo's; 0: there are none."""
+    """Return the largest attention window that is built into layers, as in GPT-Neo, in tokens; 0: there is none."""
     windows = {name: value for name, value in vars(config).items() if "window" in name and type(value) is int}
     return max((value for name, value in windows.items() if name not in _AT_RUN_TIME), default=0)
 
 
 _AT_RUN_TIME = ("sliding_window", "attention_chunk_size", "max_window_layers")
-"""Settings that transformers reads for each pass (5.23, masking_utils.py), and one that is a number of layers."""
+"""Windows that transformers reads for each pass (5.23, masking_utils.py), and one setting that counts layers."""
 
 
 @contextmanager
 def _small_windows(network: Any) -> Iterator[None]:
-    """Make windows that are read for each pass so small that short rows reach over them."""
+    """Reduce the windows that are read for each pass, so that short rows are longer than a window."""
     config = network.config.get_text_config()
     names = [name for name in ("sliding_window", "attention_chunk_size") if type(getattr(config, name, None)) is int]
     with _changed(config, dict.fromkeys(names, _WINDOW)):
@@ -194,10 +206,10 @@ def _small_windows(network: Any) -> Iterator[None]:
 
 @contextmanager
 def _first_layers(network: Any) -> Iterator[None]:
-    """Leave the network its first layers, some of each kind, in 32 bits.
+    """Reduce the network to its first layers, at least one of each kind and two in all, in float32.
 
-    A form is right or wrong by a layer's kind, so a few layers tell as much as all for a part of the time; and numbers
-    of 16 bits are too coarse to tell.
+    Whether a form is right depends on the kinds of layers, so a few layers tell as much as all of them in less time.
+    Float32, because rounding of 16 bits is too close to the differences that a wrong form causes.
     """
     config = network.config.get_text_config()
     kinds = list(getattr(config, "layer_types", None) or ())
@@ -222,12 +234,13 @@ def _first_layers(network: Any) -> Iterator[None]:
 
 
 def _covering(kinds: Sequence[Any]) -> int:
-    """Return how many of the first ones hold each kind."""
+    """Return the length of the shortest beginning that contains every kind."""
     return max((kinds.index(kind) + 1 for kind in set(kinds)), default=0)
 
 
 @contextmanager
 def _changed(thing: Any, values: dict[str, Any]) -> Iterator[None]:
+    """Set attributes of an object while the context lasts."""
     before = {name: getattr(thing, name) for name in values}
     try:
         for name, value in values.items():
