@@ -70,6 +70,6 @@ def test_a_disk_that_cannot_be_written_is_said_to_be_so(state: State) -> None:
     files = StoredFiles(state)
     folder = state.folder / "files"
     folder.rmdir()
-    with pytest.raises(ServiceError, match="cannot write the file now") as refused, files.draft():
+    with pytest.raises(ServiceError, match="cannot write the file at the moment") as refused, files.draft():
         pass
     assert refused.value.retry_after_s

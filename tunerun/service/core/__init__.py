@@ -1,5 +1,5 @@
-"""What every wire of the service shares: base models, tuned models, the queue, keys, files, answers and what is stored.
+"""The wire-independent core of the service: models, the job queue, API keys, files, answers, and the database.
 
-Nothing here knows how a wire writes a request or an answer: a wire reads a request into the types of this package
-(`NewModel`, `Prompt`), and writes rows and refusals in its own words.
+Nothing here depends on the format of requests and responses: a wire parses a request into types of this package
+(`NewModel`, `Prompt`), and serialises rows and errors in its own format.
 """

@@ -1,4 +1,4 @@
-"""The schema of the service's state; see `tunerun.database`."""
+"""The schema of the service's database, one script for each format; see `tunerun.database`."""
 
 from __future__ import annotations
 

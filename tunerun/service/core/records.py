@@ -1,4 +1,4 @@
-"""The rows of the service's state, as plain values."""
+"""The rows of the service's database, as plain values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Role(StrEnum):
     READER = "READER"
 
     def includes(self, other: Role) -> bool:
-        """Whether it has the rights of the other role."""
+        """Whether this role has all rights of the other role."""
         return _RANKS.index(self) <= _RANKS.index(other)
 
 
@@ -32,19 +32,19 @@ _RANKS = list(Role)
 
 
 class Grantee(StrEnum):
-    """The kind of grantee of a permission; there are no groups."""
+    """The kind of grantee of a permission; groups are not supported."""
 
     USER = "USER"
     EVERYONE = "EVERYONE"
 
 
 DEFAULT_OUTPUT_TOKENS = 256
-"""Limit of an answer where the request has none. Our choice: small models that never end would take long."""
+"""Token limit of an answer if the request sets none. Our choice: a small model that does not stop would take long."""
 
 
 @dataclass(frozen=True)
 class Serving:
-    """Defaults of answers: greedy, unless the tuned model has its own values."""
+    """Default generation options: greedy, unless the tuned model has its own values."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -57,29 +57,30 @@ class TunedModelRow:
     """A tuned model, and the job that makes it.
 
     Attributes:
-        number: in the order of creation.
-        id: `tunedModels/<id>` is its name.
-        key: of its job, for the engine; never reused, even where an id is.
-        folder: its name under `tuned_models/`.
-        base_model: a name of the catalogue.
-        source: the id of the tuned model it started from, and `source_folder` that one's folder; None: a base model.
-        temperature, top_p, top_k: what answers are given with that ask for nothing else; None: as the base model.
-        created_at, updated_at, started_at, completed_at: in seconds since 1970 (UTC); a job that was paused or
-            whose service was ended has no start until it runs again.
-        learning_rate: what the optimiser gets; `learning_rate_multiplier`, where that was asked for, is in it.
-        operation: the last part of its operation's name.
-        is_cancelling: whether a client has asked to end its job.
+        number: sequence number in the order of creation.
+        id: the last part of its name, `tunedModels/<id>`.
+        key: key of its job at the engine; never reused, unlike the id.
+        folder: name of its folder in `tuned_models/`.
+        base_model: the base model's name in the catalogue.
+        source: id of the tuned model that training started from; None: a new adapter.
+        source_folder: folder of `source`.
+        temperature, top_p, top_k: defaults for answers; None: the base model's.
+        created_at, updated_at, started_at, completed_at: in seconds since 1970 (UTC). `started_at` is None while the
+            job is queued or paused, also after an interruption.
+        learning_rate: the effective rate, with `learning_rate_multiplier` applied if there is one.
+        operation: last part of the name of its long-running operation.
+        is_cancelling: whether cancellation of its job was requested.
         can_answer: whether it can be called: it is ACTIVE, or was cancelled after its first step.
-        validation_loss, base_validation_loss: of the examples held out, after the job and of its base model, in nats
-            per output token; None: the request had none, or the job has not ended.
-        error_code: number of the `Code` of why it is FAILED; None otherwise.
-        seed: of its job.
+        error_code: number of the `Code` if its state is FAILED; None otherwise.
+        validation_loss, base_validation_loss: loss of the tuned and of the base model on the held-out examples, in
+            nats per output token; None: the request had no such examples, or the job has not ended.
+        seed: seed of its job.
         suffix: part of its name that its creator chose; empty: none.
-        metadata: words of its creator, by which a list can be filtered.
-        notes: what the wire that took the job has to remember of the request, as JSON values; the core reads none.
+        metadata: key-value pairs of its creator, by which lists can be filtered.
+        notes: data of the wire that created the job, as JSON values; not interpreted by the core.
         keeps_epochs: whether its job keeps a checkpoint after each epoch.
-        is_paused: whether its job waits until its creator resumes it; it then continues at its step.
-        trained_tokens: that its job has learned from, all epochs together; None: it has not ended, or was not counted.
+        is_paused: whether its job is paused until its creator resumes it.
+        trained_tokens: number of tokens trained on, over all epochs; None: the job has not ended, or none were counted.
     """
 
     number: int
@@ -122,7 +123,7 @@ class TunedModelRow:
 
     @property
     def serving(self) -> Serving:
-        """The defaults of its answers."""
+        """Default generation options of its answers."""
         own = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k")}
         return Serving(**{name: value for name, value in own.items() if value is not None})
 
@@ -132,10 +133,11 @@ class EpochRow:
     """The state of a job after an epoch.
 
     Attributes:
-        key: the tuned model's.
-        epoch: from 1; `step`: optimiser steps taken by then.
-        validation_loss: of the examples held out, in nats per output token; None: there are none.
-        folder: of the checkpoint, as the tuned model's own below `tuned_models/`; empty: none was kept.
+        key: the key of the tuned model.
+        epoch: from 1.
+        step: optimiser steps taken by the end of the epoch.
+        validation_loss: loss on the held-out examples, in nats per output token; None: there are none.
+        folder: folder of the checkpoint in `tuned_models/`; empty: none was kept.
         created_at: in seconds since 1970 (UTC).
     """
 
@@ -149,7 +151,7 @@ class EpochRow:
 
 @dataclass(frozen=True)
 class PermissionRow:
-    """A permission for a tuned model; `email` is None for everyone."""
+    """A permission for a tuned model; `email` is None for EVERYONE."""
 
     tuned_model: str
     id: str
@@ -160,7 +162,7 @@ class PermissionRow:
 
 @dataclass(frozen=True)
 class FileRow:
-    """A file of rows that a visitor has uploaded."""
+    """A table that was uploaded on the page, stored in the database."""
 
     id: str
     owner: str
@@ -170,14 +172,15 @@ class FileRow:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file on disk that a client has sent.
+    """A file that a client uploaded over the API, stored on disk.
 
     Attributes:
-        number: in the order of arrival.
-        name: as the client sent it; only shown.
-        purpose: as the client stated it, in the terms of its wire.
+        number: sequence number in the order of arrival.
+        name: the client's file name; only shown.
+        purpose: the purpose that the client stated, in the terms of its wire.
         size: in bytes.
-        created_at, expires_at: in seconds since 1970 (UTC); None: it stays until it is deleted.
+        created_at: in seconds since 1970 (UTC).
+        expires_at: in seconds since 1970 (UTC); None: never.
     """
 
     number: int
@@ -195,15 +198,16 @@ class Listing:
     """A query for a list of tuned models.
 
     Attributes:
-        reader: the e-mail address of the caller.
-        words: that must all be in display name or description.
-        role: what the reader has to be; READER: any permission does.
-        everyone: only what everyone may read; otherwise that is left out, unless it is also the reader's own.
-        state: that they have; None: any.
-        newest_first: whether the newest comes first; otherwise the oldest does.
-        after: the number of the last one that was seen; 0: none was.
-        noted: a key that their `notes` have to have; empty: any do.
-        metadata: that they have to have, word for word; None: they have none.
+        reader: e-mail address of the caller.
+        words: words that all have to occur in display name or description.
+        role: the least role of the reader.
+        everyone: True: only models that are shared with everyone; False: only models for which the reader has a
+            permission of their own.
+        state: required state; None: any.
+        newest_first: order by creation, newest first; otherwise oldest first.
+        after: number of the last row of the previous page; 0: this is the first page.
+        noted: required key of `notes`; empty: any.
+        metadata: required pairs, compared exactly; None: only models without metadata.
     """
 
     reader: str

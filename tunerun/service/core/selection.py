@@ -1,4 +1,4 @@
-"""Which tuned models of a runs folder a service is started with, and on which base models they are asked."""
+"""Resolves the options --tuned and --from: tuned models of a runs folder to serve, and the base models they need."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tunerun.service.core.sweep_models import FIRST_NUMBER, SweepModel
 
 @dataclass(frozen=True)
 class Selection:
-    """What a service is started with.
+    """The models that a service is started with.
 
     Attributes:
-        models: the base models: those that were given, and what the tuned models need besides.
-        sweep_models: the tuned models, in the order in which they were named.
+        models: the base models: the given ones, followed by others that the tuned models need.
+        sweep_models: the tuned models, in the order of the options.
     """
 
     models: tuple[BaseModelRef, ...]
@@ -37,11 +37,13 @@ class Selection:
 
 @dataclass(frozen=True)
 class _Choice:
-    """A tuned model that was asked for.
+    """A selected tuned model.
 
     Attributes:
-        option: that asked for it.
-        template_of: the trial whose template `tunerun predict` asks it with.
+        option: the command line option that selected it, for errors.
+        sweep, trial: where it is shown.
+        job: the job that made it.
+        template_of: the trial whose template `tunerun predict` uses for it.
     """
 
     option: str
@@ -63,13 +65,14 @@ def select(
 
     Args:
         tuned: names of tuned models, or MLflow run ids of trials.
-        sweeps: ids of sweeps, or names of experiments (of each its newest sweep): all trials that have succeeded.
-        models: base models that are served anyway.
-        cache: of base models.
+        sweeps: ids of sweeps or names of experiments (their newest sweep); selects all trials that succeeded.
+        runs: the runs folder.
+        models: base models that are served in any case.
+        cache: the cache directory of base models.
 
     Raises:
-        NotFoundError: there is no ledger.
-        ConfigError: some cannot be served; holds all problems.
+        NotFoundError: the runs folder has no ledger.
+        ConfigError: models do not exist or cannot be served; has all problems.
     """
     path = ledger_path(runs)
     if not path.exists():
@@ -105,11 +108,11 @@ def select(
         return Selection(tuple(bases.models), tuple(found))
 
 
-# What was asked for
+# Selecting tuned models
 
 
 def _choices(ledger: Ledger, tuned: Sequence[str], sweeps: Sequence[str], problems: list[str]) -> Sequence[_Choice]:
-    """Every tuned model that is asked for, once."""
+    """Return every selected tuned model once; append what cannot be found to `problems`."""
     frozen = ledger.sweeps()
     named = {sweep.experiment: sweep for sweep in frozen} | {sweep.id: sweep for sweep in frozen}
     found: dict[str, _Choice] = {}
@@ -160,25 +163,25 @@ def _of_sweep(ledger: Ledger, reference: str, sweep: SweepRecord) -> Iterator[_C
 
 
 def _callable(ledger: Ledger, choice: _Choice) -> CallableModel:
-    """What a call of a tuned model needs.
+    """Return what is needed to call a tuned model.
 
     Raises:
-        InputError: its adapter is missing or has changed, or a hosted service has it.
+        InputError: its adapter is missing or has changed, or it is at a hosted service.
     """
     if choice.tuned.folder is None:
         kind = choice.template_of.settings.backend.get("kind")
         raise NotFoundError(
-            f"{choice.tuned.name} was tuned by the backend {kind}, which has its weights; only tuned models whose "
+            f"{choice.tuned.name} was tuned by the backend {kind}, where its weights are; only tuned models whose "
             "adapter is on this machine can be served"
         )
     return checked_model(ledger, choice.tuned, choice.template_of)
 
 
-# On which base model it is asked
+# Finding base models
 
 
 class _Bases:
-    """The base models that are served; one that a tuned model needs is added."""
+    """The base models to serve; `of` adds those that tuned models need."""
 
     def __init__(self, models: Sequence[BaseModelRef], cache: Path, problems: list[str]) -> None:
         self._cache = cache
@@ -191,10 +194,10 @@ class _Bases:
                 problems += error.problems
 
     def of(self, tuned: TunedModel) -> BaseModelRef:
-        """The base model on which a tuned model is asked.
+        """Return the base model of a tuned model.
 
         Raises:
-            InputError: it cannot be found, is not what it was, or its name is taken or is not one for the wire.
+            InputError: it cannot be found or has changed, or its name is taken or not valid on the wire.
         """
         wanted = tuned_model.read(Path(tuned.location)).base_identity
         if wanted in self._by_identity:
@@ -216,11 +219,11 @@ class _Bases:
         return model
 
 
-# What is shown of it
+# Building rows
 
 
 def _verdict(ledger: Ledger, sweep: SweepRecord) -> Verdict | None:
-    """The sweep's verdict; None: it cannot be computed, because a metric's file is gone, say, and is not needed."""
+    """Return the sweep's verdict; None: it cannot be computed, for example because a metric's file is missing."""
     try:
         return judge(ledger, sweep)
     except TunerunError:

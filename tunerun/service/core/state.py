@@ -1,15 +1,15 @@
-"""The service's state in one SQLite file: tuned models with their operations, curves and permissions, and files.
+"""The service's database, one SQLite file: tuned models with operations, curves and permissions, and uploaded files.
 
-What it promises, whenever its process is killed:
+Guarantees, whenever the process is killed:
 
-1. A tuned model whose name a client has received is there, with its examples, its owner's permission and its operation.
-2. A tuned model is CREATING until its job has ended; what is CREATING when the service starts is tuned (again).
-3. Each step of a loss curve, and each epoch, is kept once: what is recorded first stays, so a curve never becomes
-   shorter.
-4. The folder of a deleted tuned model is noted until it is gone.
-5. The order of things does not follow the clock, which may be set back; no time is before one that it follows.
+1. A tuned model whose name was sent to a client exists, with its examples, its owner's permission and its operation.
+2. A tuned model is CREATING until its job has ended; those that are CREATING when the service starts are queued again.
+3. Each step of a loss curve, and each epoch, is stored once. The first value wins, so a curve never becomes shorter.
+4. The folder of a deleted tuned model stays recorded until it is removed.
+5. Order comes from sequence numbers, not from the clock, which may be set back; no event has a time before an earlier
+   event's.
 
-May be used from any thread: one connection, one transaction at a time, each of milliseconds.
+Safe to use from any thread: one connection, one transaction at a time, each of a few milliseconds.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from tunerun.service.core.records import (
 FILE_NAME = "service.db"
 
 BUSY_TIMEOUT_S = 5.0
-"""How long a request waits for another program that locks the file, such as a backup, before it is refused for now."""
+"""Seconds that a request waits if another program, such as a backup, locks the file; then it fails as UNAVAILABLE."""
 
 _INSERTED = [f.name for f in fields(TunedModelRow) if f.name != "number"]
 _BOOLEANS = ("is_cancelling", "can_answer", "keeps_epochs", "is_paused")
@@ -51,10 +51,13 @@ _AS_JSON = ("reader_projects", "metadata", "notes")
 
 
 class State:
-    """The file, made with its folder if it is not there.
+    """The database; it and its folder are created if they do not exist. Every method may raise LedgerError.
+
+    Args:
+        folder: the folder of all stored state.
 
     Raises:
-        LedgerError: it is of another program or a newer tunerun, is damaged, or cannot be written.
+        LedgerError: the file belongs to another program or a newer tunerun, is damaged, or cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -70,9 +73,9 @@ class State:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold this process's lock; the wait for it is limited as that for another program's, or they would add up."""
+        """Hold this process's lock. The wait is limited too, or waits of several threads for the file would add up."""
         if not self._lock.acquire(timeout=BUSY_TIMEOUT_S):
-            raise LedgerError(f"{self._file.path}: busy for more than {BUSY_TIMEOUT_S:g} s; ask again")
+            raise LedgerError(f"{self._file.path}: busy for more than {BUSY_TIMEOUT_S:g} s; retry")
         try:
             yield
         finally:
@@ -96,7 +99,17 @@ class State:
         owner: PermissionRow,
         held_out: Sequence[Example] = (),
     ) -> TunedModelRow | None:
-        """Insert a tuned model with its examples and its owner's permission; None: its id is taken."""
+        """Insert a tuned model with its examples and its owner's permission in one transaction.
+
+        Args:
+            model: the row; its number is assigned here.
+            examples: the training examples.
+            owner: the owner's permission.
+            held_out: the held-out examples.
+
+        Returns:
+            The stored row; None: the id is taken.
+        """
         values = asdict(model)
         values |= {name: json.dumps(values[name], ensure_ascii=False) for name in _AS_JSON}
         marks = ", ".join("?" * len(_INSERTED))
@@ -115,17 +128,17 @@ class State:
             return _tuned_model(self._file.rows("SELECT * FROM tuned_model WHERE id = ?", [model.id])[0])
 
     def tuned_model(self, identifier: str) -> TunedModelRow | None:
-        """A tuned model by its id; None: there is none."""
+        """Return a tuned model by its id; None: it does not exist."""
         rows = self._rows("SELECT * FROM tuned_model WHERE id = ?", [identifier])
         return _tuned_model(rows[0]) if rows else None
 
     def of_key(self, beginning: str) -> TunedModelRow | None:
-        """The tuned model whose key begins so; None: there is none, or more than one."""
+        """Return the tuned model whose key has a prefix; None: no key has it, or several do."""
         rows = self._rows("SELECT * FROM tuned_model WHERE key >= ? AND key < ? LIMIT 2", [beginning, f"{beginning}~"])
         return _tuned_model(rows[0]) if len(rows) == 1 else None
 
     def tuned_models(self, listing: Listing, size: int) -> list[TunedModelRow]:
-        """Tuned models in the order of creation, at most `size`; a negative size: all."""
+        """Return up to `size` tuned models that match a query, in its order; a negative size: all."""
         allowed = [role for role in Role if role.includes(listing.role)]
         who = "grantee = 'EVERYONE'" if listing.everyone else "email = ?"
         where = f"id IN (SELECT tuned_model FROM permission WHERE {who} AND role IN ({_marks(allowed)}))"
@@ -154,11 +167,12 @@ class State:
         return [_tuned_model(row) for row in rows]
 
     def waiting(self, base_models: Sequence[str], running: Sequence[str], size: int) -> list[TunedModelRow]:
-        """Return the next jobs to train, in the order of creation, at most `size`; a negative size: all.
+        """Return the next jobs to train, in the order of creation.
 
         Args:
-            base_models: that can be tuned now.
-            running: the keys of the jobs to leave out.
+            base_models: names of the base models that can be tuned now.
+            running: keys of jobs to exclude.
+            size: the most to return; negative: all.
         """
         rows = self._rows(
             "SELECT * FROM tuned_model WHERE state = ? AND NOT is_cancelling AND NOT is_paused "
@@ -168,10 +182,10 @@ class State:
         return [_tuned_model(row) for row in rows]
 
     def cancelled(self, running: Sequence[str]) -> list[TunedModelRow]:
-        """Return the jobs to cancel that were not submitted.
+        """Return the jobs to cancel that were not submitted to the backend.
 
         Args:
-            running: the keys of those that were.
+            running: keys of the submitted jobs.
         """
         rows = self._rows(
             f"SELECT * FROM tuned_model WHERE state = ? AND is_cancelling AND key NOT IN ({_marks(running)})",
@@ -180,21 +194,21 @@ class State:
         return [_tuned_model(row) for row in rows]
 
     def is_source(self, folder: str) -> bool:
-        """Whether a job that has not ended starts from a folder."""
+        """Whether an unfinished job starts from the adapter in a folder."""
         found = "SELECT 1 FROM tuned_model WHERE state = ? AND source_folder = ? LIMIT 1"
         return bool(self._rows(found, [ModelState.CREATING, folder]))
 
     def counts(self) -> dict[ModelState, int]:
-        """The number of tuned models in each state."""
+        """Return the number of tuned models in each state."""
         rows = self._rows("SELECT state, count(*) AS count FROM tuned_model GROUP BY state")
         return dict.fromkeys(ModelState, 0) | {ModelState(row["state"]): row["count"] for row in rows}
 
     def examples(self, key: str) -> tuple[Example, ...]:
-        """The training examples of a tuned model."""
+        """Return the training examples of a tuned model."""
         return self._examples("examples", key)
 
     def held_out(self, key: str) -> tuple[Example, ...]:
-        """The held-out examples of a tuned model."""
+        """Return the held-out examples of a tuned model."""
         return self._examples("validation", key)
 
     def _examples(self, column: str, key: str) -> tuple[Example, ...]:
@@ -202,7 +216,7 @@ class State:
         return tuple(map(_read_example, json.loads(rows[0]["pairs"]))) if rows else ()
 
     def snapshots(self, keys: Sequence[str]) -> dict[str, list[Snapshot]]:
-        """The loss curves of tuned models, each by step."""
+        """Return the loss curves of tuned models by key, each in the order of steps."""
         rows = self._rows(f"SELECT * FROM snapshot WHERE key IN ({_marks(keys)}) ORDER BY key, step", keys)
         found: dict[str, list[Snapshot]] = {key: [] for key in keys}
         for row in rows:
@@ -210,18 +224,18 @@ class State:
         return found
 
     def steps(self, key: str, before: int, size: int) -> list[Snapshot]:
-        """The newest steps of a curve before one, the newest first, at most `size`."""
+        """Return up to `size` steps of a curve before a given step, newest first."""
         rows = self._rows(
             "SELECT * FROM snapshot WHERE key = ? AND step < ? ORDER BY step DESC LIMIT ?", [key, before, size]
         )
         return [_snapshot(row) for row in rows]
 
     def epochs(self, key: str) -> list[EpochRow]:
-        """The state of a job after each of its epochs, by epoch."""
+        """Return the state of a job after each epoch, by epoch."""
         return [EpochRow(**row) for row in self._rows("SELECT * FROM epoch WHERE key = ? ORDER BY epoch", [key])]
 
     def change(self, identifier: str, values: Mapping[str, Any]) -> None:
-        """Update columns of a tuned model, and the time of its last change."""
+        """Update columns of a tuned model, and its `updated_at`."""
         values = {name: json.dumps(value) if name in _AS_JSON else value for name, value in values.items()}
         with self._writing():
             self._file.write(
@@ -231,31 +245,31 @@ class State:
             )
 
     def delete(self, identifier: str) -> None:
-        """Delete a tuned model; its folder is noted until `cleared`."""
+        """Delete a tuned model; its folder stays in `leftovers` until `cleared` is called."""
         with self._writing():
             self._file.write("INSERT INTO leftover SELECT folder FROM tuned_model WHERE id = ?", [identifier])
             self._file.write("DELETE FROM tuned_model WHERE id = ?", [identifier])
 
     def leftovers(self) -> list[str]:
-        """The folders of deleted tuned models."""
+        """Return the folders of deleted tuned models that are not removed yet."""
         return [row["folder"] for row in self._rows("SELECT folder FROM leftover")]
 
     def cleared(self, folder: str) -> None:
-        """Note that a folder is gone."""
+        """Record that the folder of a deleted tuned model was removed."""
         with self._writing():
             self._file.write("DELETE FROM leftover WHERE folder = ?", [folder])
 
     # Jobs
 
     def request_cancel(self, identifier: str) -> None:
-        """Note that a job is to be cancelled."""
+        """Record a request to cancel a job; no effect if it has ended."""
         with self._writing():
             self._file.write(
                 "UPDATE tuned_model SET is_cancelling = 1 WHERE id = ? AND state = ?", [identifier, ModelState.CREATING]
             )
 
     def set_paused(self, identifier: str, *, is_paused: bool) -> None:
-        """Note whether a job that has not ended is paused."""
+        """Record whether a job is paused; no effect if it has ended."""
         with self._writing():
             self._file.write(
                 "UPDATE tuned_model SET is_paused = ?, updated_at = max(updated_at, ?) "
@@ -264,12 +278,12 @@ class State:
             )
 
     def interrupted(self) -> None:
-        """Note that no job is running: the process that ran them has ended."""
+        """Mark all unfinished jobs as not running, after the process that ran them has ended."""
         with self._writing():
             self._file.write("UPDATE tuned_model SET started_at = NULL WHERE state = ?", [ModelState.CREATING])
 
     def started(self, key: str) -> None:
-        """Note that a job is running."""
+        """Record that a job is running; keeps an earlier start time."""
         with self._writing():
             self._file.write(
                 "UPDATE tuned_model SET started_at = coalesce(started_at, max(created_at, ?)) WHERE key = ?",
@@ -277,12 +291,12 @@ class State:
             )
 
     def stopped(self, key: str) -> None:
-        """Note that a job is not running any more, and will be continued."""
+        """Record that a job is no longer running, and will be resumed."""
         with self._writing():
             self._file.write("UPDATE tuned_model SET started_at = NULL WHERE key = ?", [key])
 
     def record(self, key: str, snapshots: Sequence[Snapshot], epochs: Sequence[EpochRow] = ()) -> None:
-        """Store further steps of a curve, and the state after further epochs."""
+        """Append steps to a curve, and states after epochs; known ones are ignored, and so are deleted jobs."""
         with self._writing():
             if self._file.rows("SELECT 1 FROM tuned_model WHERE key = ?", [key]):
                 self._file.write_many(
@@ -304,10 +318,15 @@ class State:
         losses: tuple[float | None, float | None] = (None, None),
         trained_tokens: int | None = None,
     ) -> None:
-        """Note how a job ended; one that has ended already is left as it is.
+        """Record how a job ended; no effect if it has already ended.
 
         Args:
-            losses: of the examples held out, by the tuned model and by its base model.
+            key: the key of the tuned model.
+            state: ACTIVE or FAILED.
+            can_answer: whether the tuned model can be called.
+            error: number of a `Code` and message, if it failed.
+            losses: losses of the tuned model and of its base model on the held-out examples, in nats per output token.
+            trained_tokens: number of tokens trained on; None: not counted.
         """
         code, message = error if error is not None else (None, None)
         now = time.time()
@@ -332,7 +351,7 @@ class State:
         )  # fmt: skip
 
     def grant(self, permission: PermissionRow) -> bool:
-        """Add a permission; False: the grantee has one already, or the tuned model was deleted."""
+        """Add a permission; False: the grantee already has one, or the tuned model was deleted."""
         same = [p for p in self.permissions(permission.tuned_model) if p.grantee == permission.grantee]
         if any(p.email == permission.email for p in same):
             return False
@@ -340,14 +359,14 @@ class State:
             return self._grant(permission) == 1
 
     def permissions(self, identifier: str) -> list[PermissionRow]:
-        """The permissions of a tuned model, the oldest first."""
+        """Return the permissions for a tuned model, oldest first."""
         rows = self._rows("SELECT * FROM permission WHERE tuned_model = ? ORDER BY rowid", [identifier])
         return [
             PermissionRow(r["tuned_model"], r["id"], Grantee(r["grantee"]), r["email"], Role(r["role"])) for r in rows
         ]
 
     def roles(self, identifiers: Sequence[str], email: str) -> dict[str, set[Role]]:
-        """The roles of a user on tuned models, by id; they include those that everyone has."""
+        """Return a user's roles on tuned models by id, including roles granted to everyone."""
         rows = self._rows(
             f"SELECT tuned_model, role FROM permission WHERE tuned_model IN ({_marks(identifiers)}) "
             "AND (email = ? OR grantee = ?)",
@@ -371,7 +390,7 @@ class State:
             self._file.write("DELETE FROM permission WHERE tuned_model = ? AND id = ?", [identifier, permission])
 
     def transfer(self, identifier: str, new: PermissionRow) -> None:
-        """Make a user the owner; the owner so far becomes a writer."""
+        """Make a user the owner; the previous owner becomes a writer."""
         with self._writing():
             self._file.write(
                 "UPDATE permission SET role = ? WHERE tuned_model = ? AND role = ?",
@@ -390,12 +409,12 @@ class State:
             )
 
     def file(self, identifier: str, owner: str) -> FileRow | None:
-        """An uploaded file of a user; None: there is none."""
+        """Return a user's uploaded table; None: it does not exist."""
         rows = self._rows("SELECT * FROM file WHERE id = ? AND owner = ?", [identifier, owner])
         return FileRow(*(rows[0][name] for name in ("id", "owner", "name", "content"))) if rows else None
 
     def add_stored_file(self, file: StoredFile) -> StoredFile:
-        """Note a file that is on disk."""
+        """Insert the row of a file on disk."""
         values = asdict(file)
         del values["number"]
         with self._writing():
@@ -405,7 +424,13 @@ class State:
         return replace(file, number=number)
 
     def stored_file(self, identifier: str, owner: str, now: float) -> StoredFile | None:
-        """A file on disk; None: the user has none with this id, or it has expired."""
+        """Return a user's file; None: it does not exist, or has expired.
+
+        Args:
+            identifier: the file's id.
+            owner: the user.
+            now: in seconds since 1970 (UTC).
+        """
         rows = self._rows(
             "SELECT * FROM stored_file WHERE id = ? AND owner = ? AND coalesce(expires_at > ?, 1)",
             [identifier, owner, now],
@@ -413,10 +438,12 @@ class State:
         return StoredFile(**rows[0]) if rows else None
 
     def stored_files(self, owner: str, purpose: str | None, now: float) -> list[StoredFile]:
-        """The files on disk of a user, the oldest first.
+        """Return a user's files that have not expired, oldest first.
 
         Args:
-            purpose: that they have; None: any.
+            owner: the user.
+            purpose: required purpose; None: any.
+            now: in seconds since 1970 (UTC).
         """
         rows = self._rows(
             "SELECT * FROM stored_file WHERE owner = ? AND coalesce(purpose = ?, 1) AND coalesce(expires_at > ?, 1) "
@@ -426,11 +453,11 @@ class State:
         return [StoredFile(**row) for row in rows]
 
     def expired_files(self, now: float) -> list[StoredFile]:
-        """The expired files of all users."""
+        """Return the expired files of all users."""
         return [StoredFile(**row) for row in self._rows("SELECT * FROM stored_file WHERE expires_at <= ?", [now])]
 
     def stored_file_ids(self) -> set[str]:
-        """The ids of the files of all users."""
+        """Return the ids of all users' files."""
         return {row["id"] for row in self._rows("SELECT id FROM stored_file")}
 
     def drop_stored_file(self, identifier: str) -> None:
@@ -439,7 +466,7 @@ class State:
             self._file.write("DELETE FROM stored_file WHERE id = ?", [identifier])
 
     def drop_files(self, owner: str, *, keep: int) -> None:
-        """Delete all uploaded files of a user but the newest few."""
+        """Delete all uploaded tables of a user except the newest `keep`."""
         with self._writing():
             self._file.write(
                 "DELETE FROM file WHERE owner = ? AND id NOT IN "
@@ -457,7 +484,7 @@ def _snapshot(row: sqlite3.Row) -> Snapshot:
 
 
 def _written(example: Example) -> list[Any]:
-    """An example as JSON; one turn is a pair, as earlier versions wrote all of them."""
+    """Return an example as a JSON value; a single turn is a pair, the only form that earlier versions wrote."""
     pair = [example.text_input, example.output]
     if not (example.system or example.earlier):
         return pair

@@ -1,8 +1,8 @@
-"""Files that clients have sent, on disk: written beside their place, brought to the disk, and renamed.
+"""Uploaded files on disk: written under a temporary name, synced, and renamed.
 
-A file's id is its name on disk; the name that a client gave it is only ever shown. What a crash leaves is removed at
-the next start: a file without a row was never answered for, and a row without a file cannot be, since a file is renamed
-before its row is written and removed after it.
+A file's name on disk is its id; the client's file name is only shown. The next start removes what a crash left: a file
+without a row was never confirmed to a client. A row without a file cannot occur, since a file is renamed before its row
+is inserted, and removed after its row was deleted.
 """
 
 from __future__ import annotations
@@ -24,13 +24,18 @@ from tunerun.service.core.state import State
 FOLDER = "files"
 PARTIAL = ".partial"
 MAX_NAME = 80
-"""Characters of a file's name; of a longer one the end is shown."""
+"""The most characters of a file's name; a longer one is cut at the start."""
 
 log = logging.getLogger("tunerun.service")
 
 
 class Draft:
-    """A file that is being sent; a sink for its bytes."""
+    """A file during its upload, readable only by the service's user.
+
+    Attributes:
+        path: its temporary path.
+        size: bytes written so far.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,7 +43,7 @@ class Draft:
         self._file = open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")  # noqa: PTH123, SIM115 - the mode from the first moment on; closed by `close`
 
     def write(self, content: bytes) -> None:
-        """Add bytes.
+        """Append bytes.
 
         Raises:
             ServiceError: the disk is full, or cannot be written.
@@ -50,7 +55,11 @@ class Draft:
         self.size += len(content)
 
     def flush(self) -> None:
-        """Make what was written readable under `path`, and bring it to the disk."""
+        """Flush and sync the written bytes, so that they can be read under `path`.
+
+        Raises:
+            ServiceError: the disk is full, or cannot be written.
+        """
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -58,13 +67,17 @@ class Draft:
             raise _unwritten(error) from error
 
     def close(self) -> None:
-        """End writing."""
-        with contextlib.suppress(OSError):  # of a full disk, which `flush` has reported
+        """Close the file."""
+        with contextlib.suppress(OSError):  # a full disk, which `flush` has reported
             self._file.close()
 
 
 class StoredFiles:
-    """The files of all users; from any thread."""
+    """The uploaded files of all users. Safe to use from any thread.
+
+    Args:
+        state: the database with the files' rows.
+    """
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -74,7 +87,7 @@ class StoredFiles:
 
     @contextmanager
     def draft(self) -> Iterator[Draft]:
-        """A context in which a file is written; it is gone at the end unless `keep` has taken it.
+        """Return a context in which a file is written; at its end the file is deleted unless `keep` was called.
 
         Raises:
             ServiceError: the disk cannot be written.
@@ -90,13 +103,20 @@ class StoredFiles:
             draft.path.unlink(missing_ok=True)
 
     def keep(self, draft: Draft, owner: str, name: str, purpose: str, life_s: int | None = None) -> StoredFile:
-        """Keep a file that was written; it is on disk when this returns.
+        """Store a written file permanently; it is synced to disk when this returns.
 
         Args:
-            life_s: after which it is gone; None: it stays.
+            draft: the file.
+            owner: the user.
+            name: the client's file name.
+            purpose: the purpose that the client stated.
+            life_s: seconds until the file expires; None: never.
+
+        Raises:
+            ServiceError: the disk is full, or cannot be written.
         """
         draft.flush()
-        # A letter that no result's id begins with: see the wire's names.
+        # "u" distinguishes uploads from result files, whose ids begin with file-r (`service.openai.names`).
         identifier, now = f"file-u{secrets.token_hex(12)[:23]}", time.time()
         file = StoredFile(
             0, identifier, owner, name, purpose, draft.size, now, None if life_s is None else now + life_s
@@ -109,24 +129,24 @@ class StoredFiles:
         return self._state.add_stored_file(file)
 
     def find(self, owner: str, identifier: str) -> StoredFile | None:
-        """A user's file; None: there is none, or its time is over."""
+        """Return a user's file; None: it does not exist, or has expired."""
         return self._state.stored_file(identifier, owner, time.time())
 
     def of(self, owner: str, purpose: str | None = None) -> Sequence[StoredFile]:
-        """All files of a user, the oldest first."""
+        """Return all files of a user, oldest first; with `purpose`, only those that have it."""
         return self._state.stored_files(owner, purpose, time.time())
 
     def path_of(self, file: StoredFile) -> Path:
-        """The path of its content."""
+        """Return the path of a file's content."""
         return self._folder / file.id
 
     def delete(self, file: StoredFile) -> None:
-        """Remove a file; a job that was made of it has its examples already."""
+        """Delete a file; jobs that were created from it have copied its examples."""
         self._state.drop_stored_file(file.id)
         self.path_of(file).unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Remove what a crash has left, and what is past its time."""
+        """Remove leftovers of a crash, and expired files."""
         for file in self._state.expired_files(time.time()):
             self.delete(file)
         known = self._state.stored_file_ids()
@@ -136,7 +156,7 @@ class StoredFiles:
 
 
 def file_name(given: str | None) -> str:
-    """The name of a sent file, without the folders that some browsers send, and nothing in it that cannot be shown."""
+    """Return a file's name to show: without folders, which some browsers send, and without unprintable characters."""
     last = (given or "").replace("\\", "/").rpartition("/")[2]
     return "".join(c for c in last if c.isprintable())[-MAX_NAME:].strip(" .") or "file"
 
@@ -151,5 +171,5 @@ def _sync_folder(folder: Path) -> None:
 
 def _unwritten(error: OSError) -> ServiceError:
     log.error("a file cannot be written", exc_info=error)
-    words = "the service cannot write the file now; its log says why; ask again"
+    words = "the service cannot write the file at the moment; see its log, and retry"
     return ServiceError(Code.UNAVAILABLE, words, retry_after_s=60)

@@ -1,7 +1,7 @@
-"""Tuned models of sweeps that the service answers with: chosen when it starts, read-only, in their own template.
+"""Tuned models of sweeps that the service offers: chosen at its start, read-only, with their own prompt template.
 
-They stay where their sweep has put them, and are asked like the service's own: in the batches of their base model, by
-the place of their adapter. Every key may see and ask them, because the operator chose them for the service.
+They stay in their sweep's folders, and answer like the service's own models, in the batches of their base model. Every
+key may see and call them, because the operator chose them for the service.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tunerun.service.core.problems import Code, ServiceError
 from tunerun.service.core.records import Grantee, Listing, PermissionRow, Role, Serving, TunedModelRow
 
 FIRST_NUMBER = 10**15
-"""In the order of creation they follow all that the service makes itself, so a page of the newest begins with them."""
+"""First sequence number of sweeps' models: above the service's own, so that lists of the newest start with them."""
 
 REMEDY = "it is a sweep's: its operator can train it again, and start the service again"
 
@@ -26,13 +26,13 @@ class SweepModel:
     """A tuned model of a sweep.
 
     Attributes:
-        row: as the service's own are; its `folder` is the adapter's whole path.
+        row: a row like those of the service's own models, except that `folder` is the adapter's full path.
         curve: its loss curve.
-        trial: which it is, such as `trial 2 of the sweep support-1a2b3c4d`.
-        template: renders what clients send.
-        max_output_tokens: of an answer by default, as when its sweep measured it.
-        weights: SHA-256 of the adapter as it was made; None: as its folder says.
-        cache: where digests of large files are remembered.
+        trial: its origin in words, such as `trial 2 of the sweep support-1a2b3c4d`.
+        template: renders clients' prompts.
+        max_output_tokens: default token limit of an answer: the one with which its sweep measured it.
+        weights: SHA-256 of the adapter when it was made; None: the digest in its folder is used.
+        cache: directory in which digests of large files are cached.
     """
 
     row: TunedModelRow
@@ -45,29 +45,29 @@ class SweepModel:
 
     @property
     def serving(self) -> Serving:
-        """What its answers are given with by default."""
+        """Default generation options of its answers."""
         return replace(self.row.serving, max_output_tokens=self.max_output_tokens)
 
     @property
     def permission(self) -> PermissionRow:
-        """The only one: everyone is a reader of it."""
+        """Its only permission: everyone is a reader."""
         return PermissionRow(self.row.id, "everyone", Grantee.EVERYONE, None, Role.READER)
 
     @property
     def refusal(self) -> ServiceError:
-        """What who wants to change it is answered."""
+        """The error for requests that would change it."""
         return ServiceError(
             Code.FAILED_PRECONDITION,
-            f"tunedModels/{self.row.id}: is {self.trial}, which this service shows and answers with; it cannot be "
+            f"tunedModels/{self.row.id}: is {self.trial}, which is read-only in this service; it cannot be "
             "changed, deleted, cancelled or shared here",
         )
 
     def fault(self) -> str | None:
-        """What is missing or has changed of it since it was made; None: nothing."""
+        """Return which of its files is missing or has changed since it was made; None: none."""
         return tuned_model.fault(Path(self.row.folder), self.weights, self.cache)
 
     def is_in(self, listing: Listing) -> bool:
-        """Whether a list holds it; everyone is a reader of it, and no user is more than that."""
+        """Whether it matches a query; every user is a reader of it, and has no higher role."""
         text = f"{self.row.display_name} {self.row.description}".casefold()
         number, after = self.row.number, listing.after
         return (

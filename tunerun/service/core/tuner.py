@@ -1,10 +1,10 @@
-"""The queue of tuning jobs, in the order of creation, and the backend whose engines train them.
+"""Runs the queue of tuning jobs, in the order of creation, on a backend.
 
-The state's file is the queue: a job that is CREATING there is trained, now or after the next start. The backend is
-given as many jobs as its engines can train at once, because those of one base model that wait together share each pass;
-a job is running once the backend says so, and not already when it was submitted. A job that was running when the
-process died continues after its last whole epoch; so does one that was paused, when it is resumed: meanwhile its engine
-trains others.
+The database is the queue: a job that is CREATING there will be trained, now or after a restart. The backend gets as
+many jobs as its engines can train at once, because jobs of one base model that are queued together share each pass. So
+a submitted job may still be queued; it counts as running once the backend reports it. A job that was running when the
+process died resumes after its last complete epoch. A paused job does so when it is resumed; meanwhile its engine trains
+others.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from tunerun.workers import states
 TUNED_MODELS = "tuned_models"
 
 _PAUSE_S = 0.1
-"""Between two polls of the backend: a step of a small model takes longer."""
+"""Seconds between two polls of the backend: a step of a small model takes longer."""
 
 _TROUBLE_PAUSE_S = 1.0
 
 _MAX_ATTEMPTS = 3
-"""Times that a job is submitted whose engine, or the machine it ran on, is lost. Our choice, as the runner's."""
+"""How often a job is submitted if its engine or machine is lost. Our choice, equal to the runner's."""
 
 log = logging.getLogger("tunerun.service")
 
@@ -54,12 +54,12 @@ _CANCELLED = "cancelled on request; the tuned model keeps what it learned by the
 
 @dataclass
 class _Submitted:
-    """A job that the backend has.
+    """A job that was submitted to the backend.
 
     Attributes:
-        steps, epochs: that are recorded since it was submitted.
-        is_running: whether an engine trains it; it else waits for one, or for room in a pack.
-        is_stopped: whether the backend was asked to end it.
+        steps, epochs: how many were recorded since it was submitted.
+        is_running: whether an engine is training it; otherwise it is queued at the backend.
+        is_stopped: whether the backend was asked to stop it.
     """
 
     model: TunedModelRow
@@ -71,10 +71,12 @@ class _Submitted:
 
 
 class Tuner:
-    """Has the jobs of the queue trained, in a thread of its own.
+    """Trains the queued jobs, in its own thread.
 
     Args:
-        engines: trains the jobs, and keeps what cancelled ones have learned.
+        state: the database with the queue.
+        catalogue: the base models that can be tuned.
+        engines: the backend; configured to keep the tuned models of cancelled jobs.
     """
 
     def __init__(self, state: State, catalogue: Catalogue, engines: LocalBackend) -> None:
@@ -82,7 +84,7 @@ class Tuner:
         self._catalogue = catalogue
         self._engines = engines
         self._submitted: dict[str, _Submitted] = {}  # by the tuned models' keys
-        self._losses: Counter[str] = Counter()  # of engines, by the keys of the jobs that they trained
+        self._losses: Counter[str] = Counter()  # lost engines, by the key of the job that they trained
         self._changed = threading.Event()
         self._ending = threading.Event()
         self._deadline = 0.0
@@ -93,31 +95,31 @@ class Tuner:
 
     @property
     def running(self) -> int:
-        """How many jobs are trained now."""
+        """Number of jobs that are training now."""
         return len(self._running_keys())
 
     @property
     def waiting(self) -> int:
-        """How many jobs wait to be trained; paused ones, and those of base models that are not offered, do not."""
+        """Number of queued jobs, without paused ones and those whose base model is not offered."""
         return len(self._state.waiting([*self._catalogue.offered], self._running_keys(), -1))
 
     def _running_keys(self) -> list[str]:
         return [key for key, job in list(self._submitted.items()) if job.is_running]
 
     def start(self) -> None:
-        """Start the thread. No job is running yet, whatever an earlier process noted before it was killed."""
+        """Start the thread. First, jobs that a killed process left as running are marked as queued."""
         self._state.interrupted()
         self._thread.start()
 
     def look(self) -> None:
-        """Note that the state has changed: a new job, a request to cancel, a deletion."""
+        """Wake the thread after a change in the database: a new job, a request to cancel, a deletion."""
         self._changed.set()
 
     def end(self, timeout_s: float) -> None:
-        """Start no further job, let each running one finish its current step, and stop.
+        """Stop the thread after the current step of each running job; start no further job.
 
         Args:
-            timeout_s: how long to wait for these steps.
+            timeout_s: the most seconds to wait for these steps.
         """
         self._deadline = time.monotonic() + timeout_s
         self._ending.set()
@@ -147,7 +149,7 @@ class Tuner:
             self._watch()
 
     def _turn(self) -> float | None:
-        """Do everything that is due once; return how long to wait for the next turn, None: until `look` is called."""
+        """Do everything that is due; return the seconds until the next turn, None: wait until `look` is called."""
         try:
             self._watch()
             self._clear()
@@ -161,26 +163,26 @@ class Tuner:
     # The queue
 
     def _assign(self) -> None:
-        """Submit waiting jobs while the engines have room for them, and end those that are to be cancelled."""
+        """Submit queued jobs up to the backend's capacity, and end queued jobs that were cancelled."""
         submitted = list(self._submitted)
         for model in self._state.cancelled(submitted):
             self._finish(model, Code.CANCELLED, self._cancelled_idle(model))
         free = self._engines.jobs_at_once - len(submitted)
         if free > 0:
-            # A job of a base model that is not offered now waits for a start that offers it.
+            # A job whose base model is not offered stays queued until the service is started with that model.
             for model in self._state.waiting([*self._catalogue.offered], submitted, free):
                 self._submit(model)
 
     def _submit(self, model: TunedModelRow) -> None:
-        """Submit a job; one that is refused has failed, and the next turn submits the next one."""
+        """Submit a job; if the backend rejects it, it has failed, and the next turn submits the next one."""
         try:
             request = self._request(model, self._catalogue.offered[model.base_model])
             ref = self._engines.submit(request)
-        except AccessError:  # of a cluster that cannot be reached now: the job waits
+        except AccessError:  # the cluster cannot be reached: the job stays queued
             raise
         except (InputError, BackendError, ValueError):
             log.exception("job refused", extra={"fields": {"tuned_model": model.id}})
-            self._finish(model, Code.INTERNAL, "the job cannot begin; the service's log says why")
+            self._finish(model, Code.INTERNAL, "the job cannot be started; see the service's log")
             self._changed.set()
             return
         self._submitted[model.key] = _Submitted(model, ref)
@@ -200,13 +202,13 @@ class Tuner:
         )
 
     def folder_of(self, name: str) -> Path:
-        """The path of a tuned model or a checkpoint, by the folder in its row."""
+        """Return the path of a tuned model or checkpoint from the `folder` of its row."""
         return self._state.folder / TUNED_MODELS / name
 
     # Submitted jobs
 
     def _watch(self) -> None:
-        """Stop the jobs that are not wanted any more, and record what is new of each."""
+        """Stop jobs that were deleted, cancelled or paused, and record the progress of all."""
         for job in self._submitted.values():
             self._stop_unwanted(job)
         cursors = {job.ref: job.steps for job in self._submitted.values()}
@@ -215,7 +217,7 @@ class Tuner:
             self._note(job, statuses[job.ref])
 
     def _stop_unwanted(self, job: _Submitted) -> None:
-        """Ask the backend to end a job that is deleted, cancelled or paused."""
+        """Ask the backend to stop a job if it was deleted, cancelled or paused."""
         now = self._state.tuned_model(job.model.id)
         is_there = now is not None and now.key == job.model.key
         if job.is_stopped or (now is not None and is_there and not (now.is_cancelling or now.is_paused)):
@@ -225,13 +227,13 @@ class Tuner:
         job.is_stopped = True
 
     def _note(self, job: _Submitted, status: JobStatus) -> None:
-        """Record what is new of a job."""
+        """Record a job's progress since the last poll."""
         key = job.model.key
-        # A job may begin and end between two polls, so its steps say as well that it has begun.
+        # A job may start and end between two polls, so steps also show that it has started.
         if not job.is_running and (status.state is JobState.RUNNING or status.snapshots):
             self._state.started(key)
             job.is_running = True
-        elif job.is_running and status.state is JobState.QUEUED:  # its engine has died, and another one continues it
+        elif job.is_running and status.state is JobState.QUEUED:  # its engine died, and the next one resumes it
             self._state.stopped(key)
             job.is_running = False
         epochs = self._epochs(job.model, status)
@@ -249,8 +251,11 @@ class Tuner:
             del self._submitted[key]
 
     def _epochs(self, model: TunedModelRow, status: JobStatus) -> list[EpochRow]:
-        """What a job has reached after each epoch; where it keeps checkpoints once they are written, else once the loss
-        on the held-out examples is measured."""
+        """Return the state of a job after each complete epoch.
+
+        An epoch is complete once its checkpoint was written if the job keeps checkpoints, otherwise once its loss on
+        the held-out examples was measured.
+        """
         losses = {one.epoch: one.loss for one in status.validation}
         per_epoch = model.total_steps // model.epoch_count
         found = {epoch: (epoch * per_epoch, "") for epoch in losses}
@@ -261,7 +266,7 @@ class Tuner:
         return [EpochRow(model.key, n, step, losses.get(n), folder, now) for n, (step, folder) in sorted(found.items())]
 
     def _is_to_continue(self, model: TunedModelRow, status: JobStatus) -> bool:
-        """Whether a job whose status is finished is to be submitted again: it was paused, or its engine is lost."""
+        """Whether to submit a stopped job again: it was paused, or its engine was lost."""
         now = self._state.tuned_model(model.id)
         if now is None or now.key != model.key or now.is_cancelling:
             return False
@@ -291,7 +296,7 @@ class Tuner:
             self._finish(model, code, f"{failure.kind}: {words}")
 
     def _cancelled_idle(self, model: TunedModelRow) -> str:
-        """What is said of a job that was cancelled while no engine trained it."""
+        """Return the message for a job that was cancelled while it was not training."""
         has_steps = bool(self._state.snapshots([model.key])[model.key])  # before a pause, or of an earlier process
         return f"cancelled on request, {'while it was not being tuned' if has_steps else 'before its first step'}"
 
@@ -300,7 +305,7 @@ class Tuner:
         self._is_untidy = True
 
     def _clear(self) -> None:
-        """Remove the folders of deleted tuned models, once no job writes them or starts from them any more."""
+        """Remove the folders of deleted tuned models that no job writes to or starts from."""
         busy = {job.model.folder for job in self._submitted.values()}
         for folder in self._state.leftovers():
             if folder not in busy and not self._state.is_source(folder):
@@ -310,7 +315,7 @@ class Tuner:
                 self._is_untidy = True
 
     def _tidy(self) -> None:
-        """Remove the saved training states of jobs that have ended or whose tuned models are deleted."""
+        """Remove the saved training states of jobs that have ended or whose tuned models were deleted."""
         if self._is_untidy:
             tuned_models = self._state.folder / TUNED_MODELS
             for name, keys in states.keys(tuned_models).items():
@@ -321,7 +326,7 @@ class Tuner:
 
 
 def hyperparameters_of(model: TunedModelRow) -> TuningHyperparameters:
-    """The hyperparameters of a tuned model's job; those that the wires do not have keep their defaults."""
+    """Return the hyperparameters of a tuned model's job; those that no wire supports keep their defaults."""
     return TuningHyperparameters(
         epoch_count=model.epoch_count,
         batch_size=model.batch_size,
