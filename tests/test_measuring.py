@@ -68,11 +68,15 @@ def test_choices_are_the_outputs_of_the_training_examples(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("more", "rows", "message"),
     [
-        (["evaluation.choices=auto"], [{"text_input": f"{n}", "output": "x"} for n in range(20)], "there is no choice"),
+        (
+            ["evaluation.choices=auto"],
+            [{"text_input": f"{n}", "output": "x"} for n in range(20)],
+            "the same output in all",
+        ),
         (
             ["evaluation.choices=auto"],
             [{"text_input": f"q{n}", "output": f"answer {n}"} for n in range(300)],
-            r"evaluation.choices: auto finds 240 different outputs in the training examples, and takes 200 at most",
+            r"evaluation.choices: auto finds 240 different outputs in the training examples, and accepts 200 at most",
         ),
     ],
 )
@@ -87,14 +91,14 @@ def test_choices_that_are_none_are_refused(
 def test_held_out_labels_outside_the_choices_are_counted(tmp_path: Path) -> None:
     """A row that no choice can answer right is named in the plan."""
     made = plan(load(labels(tmp_path, "evaluation.choices=[even,neither]")))
-    assert any("held-out outputs are none of the choices; no model can get them right" in w for w in made.warnings)
+    assert any("held-out outputs are not among the choices; no model can get them right" in w for w in made.warnings)
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         ("evaluation.metrics=[answer_loss]", "answer_loss needs the loss of expected answers, and the backend gemini"),
-        ("evaluation.choices=auto", "evaluation.choices: the backend gemini cannot say how likely an answer is"),
+        ("evaluation.choices=auto", "evaluation.choices: the backend gemini cannot score the likelihood of an answer"),
     ],
 )
 def test_a_backend_without_likelihoods_is_refused(tmp_path: Path, more: str, message: str) -> None:

@@ -586,7 +586,7 @@ def test_a_plan_knows_the_limits_and_dates_of_the_service(tmp_path: Path) -> Non
         planned(tmp_path, *at_openai, "model.retires_on=2024-01-01")
     soon = (date.today() + timedelta(days=30)).isoformat()
     plan = planned(tmp_path, *at_openai, f"model.retires_on={soon}")
-    assert any(f"is retired on {soon}, in 30 days" in warning for warning in plan.warnings)
+    assert any(f"retires on {soon} (30 days from now)" in warning for warning in plan.warnings)
     assert any("2027-01-06" in warning for warning in plan.warnings)
     azure = ("backend.base_url=https://mine.openai.azure.com", "backend.api_version=2024-10-21")
     plan = planned(tmp_path, *at_openai, *azure, "model.retires_on=null")

@@ -196,10 +196,10 @@ def test_a_baseline_that_could_not_be_asked_is_asked_by_the_next_run(tmp_path: P
 
 
 def test_too_few_training_rows_leave_the_baseline_out(tmp_path: Path) -> None:
-    """The plan says which baseline is left out and why; it is frozen with its reason, and never asked."""
+    """The plan names the omitted baseline and the reason; it is frozen with the reason, and never asked."""
     asked = service()
     plan = planned(tmp_path, "dataset.limit=3", "hyperparameters.batch_size=3")
-    (warning,) = [text for text in plan.warnings if "base+4 is left out" in text]
+    (warning,) = [text for text in plan.warnings if "base+4 is omitted" in text]
     assert re.search(r"has 3 different examples .* asks for 4", warning)
     run_on(asked, plan)
     assert asked.generated == 2 * len(HELD_OUT)

@@ -223,7 +223,7 @@ def test_the_plan_counts_calls_and_their_cost(tmp_path: Path, service: ScriptedS
     assert planned_judge.calls == 4 * ROWS
     assert 0 < planned_judge.usd < planned_judge.usd_at_most
     assert any(f"are sent to the judge m at {server.base_url}" in warning for warning in plan.warnings)
-    assert any("evaluation.metrics.judge: no labelled sample says" in warning for warning in plan.warnings)
+    assert any("evaluation.metrics.judge: without a labelled sample" in warning for warning in plan.warnings)
     assert plan.to_json()["judges"][0]["calls"] == 4 * ROWS
     without_key = planned(tmp_path, judged(server).replace("key_variable: null", "key_variable: NO_SUCH_KEY"))
     assert any("the environment variable NO_SUCH_KEY holds no API key" in each for each in without_key.warnings)

@@ -133,7 +133,7 @@ def test_points_are_compared_by_the_mean_over_their_seeds(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("metric", "reason"),
     [
-        ("macro_f1", "macro_f1 decides, which is not the mean of scores of rows"),
+        ("macro_f1", "macro_f1 decides, which is not a mean over rows"),
         ("answer_loss", "answer_loss decides, which generates no answers"),
     ],
 )

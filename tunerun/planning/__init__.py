@@ -1,6 +1,6 @@
-"""An Experiment becomes a Plan: trials with keys, examples checked, tokens, steps, cost, what is already done.
+"""Turns an Experiment into a Plan: trials with their keys, checked examples, tokens, steps, cost and state.
 
-Nothing is sent, nothing is written, and no heavy package is imported.
+Planning sends nothing, writes nothing and imports no heavy package, so `tunerun plan` is fast and always safe to run.
 """
 
 from __future__ import annotations
@@ -51,21 +51,23 @@ class Plan:
     """The frozen list of trials, before anything runs.
 
     Attributes:
-        sweep: the id of the sweep: the experiment's name and a digest of its trials and how they are measured.
-        baselines: what its trials have to beat.
-        tokens_exact: whether tokens were counted by the base model's own tokenizer; else they are an estimate.
-        warnings: what a user should know before running, one line each.
-        document: what the ledger freezes of the sweep, apart from its trials.
-        tracking_notes: what the environment has chosen of where the runs are shown, one line each.
-        spent: what this sweep's jobs cost so far. settled: the same without those under way, which a run takes up or
-            submits again, so that they are part of what it will cost.
-        changes: why trials are new, against the newest sweep of the same name.
-        incomparable: why `run` does not continue under this name without `--fresh`, one line each.
-        baseline_tokens: of the prompts and answers of the baselines that this sweep asks or has asked.
-        fresh: whether it was asked to run every trial again.
+        experiment: the experiment that was planned.
+        sweep: the id of the sweep: the experiment's name and a digest of its trials and of how they are measured.
+        trials: one for each point and seed, in the order of the sweep.
+        baselines: the baselines that the trials are compared with.
+        tokens_exact: whether tokens were counted by the base model's own tokenizer; otherwise they are estimates.
+        warnings: what a user should know before a run, one line each.
+        document: the sweep-level JSON document that the ledger freezes beside the trials.
+        tracking_notes: tracking settings that came from environment variables, one line each.
+        spent: cost of this sweep's jobs so far, including running ones.
+        settled: cost of finished jobs only. A run resumes or resubmits the others, so their cost is part of `cost`.
+        changes: why trials are new, compared with the newest sweep of the same name.
+        incomparable: why `run` refuses to continue under this name without `--fresh`, one line each.
+        baseline_tokens: tokens of the prompts and answers of this sweep's baselines, including those answered already.
+        fresh: whether every trial was requested to run again.
         recorded: what was taken from the record of another sweep.
-        judges: what judges would be asked about the answers.
-        memory: what the trials need of this machine's memory; none for trials elsewhere.
+        judges: the judges' planned calls.
+        memory: estimated memory of trials that train on this machine; empty for hosted trials.
     """
 
     experiment: Experiment
@@ -104,12 +106,12 @@ class Plan:
 
     @property
     def ledger_path(self) -> Path:
-        """The ledger's file."""
+        """The path of the ledger's SQLite file."""
         return ledger_path(self.runs)
 
     @property
     def points(self) -> int:
-        """How many points there are; trials that differ in their seed alone are one."""
+        """The number of points; trials that differ only in their seed are one point."""
         return 1 + max(trial.point for trial in self.trials)
 
     @property
@@ -118,19 +120,24 @@ class Plan:
         return list(self.trials[0].overrides)
 
     def to_run(self, *, retry_failed: bool) -> list[Trial]:
-        """The trials that a run would submit, those of equal keys once."""
+        """Return the trials that a run would submit; trials with equal keys are submitted once.
+
+        Args:
+            retry_failed: whether trials whose last job failed are submitted again.
+        """
         return [t for t in self.trials if t.same_as is None and not t.done and (retry_failed or not t.failed)]
 
     def cost(self, trials: Sequence[Trial], *, at_most: bool = False) -> Cost:
-        """What trials cost together, each training run once.
+        """Return what trials cost together, each shared training run counted once.
 
         Args:
-            at_most: with the upper end of the range where tokens are estimated.
+            trials: of this plan.
+            at_most: whether to use the upper end of the range if tokens are estimated.
         """
         return self._cost(trained(trials), at_most=at_most)
 
     def saved(self, trials: Sequence[Trial]) -> Cost:
-        """What trials would cost more if each were trained alone."""
+        """Return what is saved by sharing training runs: the cost of separate training minus `cost`."""
         return self._cost(trials) - self.cost(trials)
 
     def _cost(self, trials: Sequence[Trial], *, at_most: bool = False) -> Cost:
@@ -146,16 +153,16 @@ class Plan:
 
     @property
     def visibility(self) -> Visibility | None:
-        """What the held-out examples can show; None: nothing is held out, or no answers are measured."""
+        """The differences that the held-out examples can show; None: nothing is held out, or there are no metrics."""
         return visibility(self.trials, sum(baseline.problem is None for baseline in self.baselines))
 
     @property
     def test_rows(self) -> int:
-        """How many examples are frozen for the end, as `compare --final` asks them; 0: none."""
+        """The number of test examples, which only `compare --final` uses; 0: there is no test set."""
         return max(len(trial.held_out["test"].examples) if "test" in trial.held_out else 0 for trial in self.trials)
 
     def over_limit(self, *, retry_failed: bool = False) -> list[str]:
-        """Why a run would be refused by its budget or this machine's memory, one line for each limit."""
+        """Return why the budget or this machine's memory would stop a run from starting, one line for each limit."""
         trials = self.to_run(retry_failed=retry_failed)
         numbers = {trial.number for trial in trials}
         too_large = [line for each in self.memory if numbers & {*each.trials} and (line := each.refusal())]
@@ -166,32 +173,32 @@ class Plan:
         unpriced = sorted({t.config.model.name for t in trials if t.has_unknown_price})
         if budget.max_usd is not None and unpriced:
             line = (
-                f"budget.max_usd: what tuning {', '.join(unpriced)} costs is not known, so the budget cannot be kept; "
-                "set model.price={usd_per_million_tokens: ..., source: ..., date: ...}, or take the budget away"
+                f"budget.max_usd: the price of tuning {', '.join(unpriced)} is not known, so the budget cannot be "
+                "enforced; set model.price={usd_per_million_tokens: ..., source: ..., date: ...}, or remove the budget"
             )
             return [line]
         unknown = [judge.metric for judge in self.judges if judge.has_unknown_price]
         if budget.max_usd is not None and unknown:
             return [
-                f"budget.max_usd: what the judge {metric.model} costs is not known, so the budget cannot be kept; set "
-                f"evaluation.metrics.{metric.name}.price={{usd_per_million_input_tokens: ..., "
-                "usd_per_million_output_tokens: ..., source: ..., date: ...}, or take the budget away"
+                f"budget.max_usd: the price of the judge {metric.model} is not known, so the budget cannot be "
+                f"enforced; set evaluation.metrics.{metric.name}.price={{usd_per_million_input_tokens: ..., "
+                "usd_per_million_output_tokens: ..., source: ..., date: ...}, or remove the budget"
                 for metric in unknown
             ]
         return over_budget(budget, self.with_baselines(self.settled), self.cost(trials, at_most=True))
 
     def with_baselines(self, spent: Spending) -> Spending:
-        """What the sweep has cost, and the upper end of what its baselines and judges take beside its jobs."""
+        """Return `spent` plus the upper end of what the sweep's baselines and judges cost in addition to its jobs."""
         factor = 1.0 if self.tokens_exact else ESTIMATE_RANGE[1]
         tokens = spent.tokens + math.ceil(self.baseline_tokens * factor)
         return replace(spent, tokens=tokens, usd=spent.usd + sum(judge.usd_at_most for judge in self.judges))
 
     def check(self, *, retry_failed: bool = False) -> None:
-        """Refuse what a run must not begin with.
+        """Raise if a run of this plan must not start.
 
         Raises:
-            ConfigError: data or base model changed since the last sweep of this name.
-            LimitError: the budget does not reach for what is to be submitted, or this machine's memory does not.
+            ConfigError: the data or the base model changed since the last sweep of this name.
+            LimitError: what would be submitted exceeds the budget or this machine's memory.
         """
         if self.incomparable:
             raise ConfigError(self.incomparable)
@@ -199,10 +206,11 @@ class Plan:
             raise LimitError("\n".join(refusals))
 
     def sweep_record(self, command: str, facts: Facts | None = None) -> SweepRecord:
-        """The plan as the ledger freezes it, apart from its trials.
+        """Return the plan as the ledger freezes it, apart from its trials.
 
         Args:
-            facts: what it depends on beside that; None: nothing was gathered.
+            command: the command line that started the sweep; secrets in it are redacted.
+            facts: environment and files that the sweep depends on; None: they were not gathered.
         """
         document = {**self.document, "command": redact(command)}
         if facts is not None:
@@ -210,7 +218,7 @@ class Plan:
         return SweepRecord(self.sweep, self.name, time.time(), document)
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as `plan --json` prints it."""
+        """Return the plan as `plan --json` prints it."""
         to_run = self.to_run(retry_failed=False)
         todo, saved = self.cost(to_run), self.saved(to_run)
         return {
@@ -254,7 +262,7 @@ def _trial_document(trial: Trial) -> dict[str, Any]:
 
 
 def trained(trials: Sequence[Trial]) -> list[Trial]:
-    """The trials whose steps are trained, of each training run the one with the most epochs: it serves the others."""
+    """Return one trial for each training run, the one with the most epochs: the others are taken on its way."""
     longest: dict[int, Trial] = {}
     for trial in trials:
         other = longest.get(trial.training_run)
@@ -264,7 +272,7 @@ def trained(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def ledger_path(runs: Path) -> Path:
-    """The ledger's file in a runs folder."""
+    """Return the path of the ledger in a runs folder."""
     return runs / FILE_NAME
 
 
@@ -275,16 +283,16 @@ def plan(
     progress: Progress | None = None,
     recorded: Recorded = NOTHING,
 ) -> Plan:
-    """Check the examples and the limits of every trial, and say what running the experiment would do.
+    """Check the examples and limits of every trial, and report what a run of the experiment would do.
 
     Args:
         experiment: from `tunerun.load`.
-        fresh: run every trial again, also those that have succeeded; a fresh sweep that is not finished continues.
-        progress: is given what is done next, in a few words; large files take a while.
-        recorded: what is taken from the record of another sweep.
+        fresh: whether to run every trial again, including those that succeeded; an unfinished fresh sweep continues.
+        progress: called with a short description of the next step, because large files take a while.
+        recorded: data of another sweep's record, for reruns and promotions.
 
     Raises:
-        InputError: everything that is wrong with the experiment's data, templates or values, one line each.
+        InputError: the experiment's data, templates or values have problems; all of them, one line each.
         LedgerError: the ledger cannot be read.
     """
     history = read_history(ledger_path(Path(experiment.paths.runs)), experiment.name)
@@ -296,10 +304,10 @@ def plan(
 
 
 def counted(estimated: Plan) -> Plan:
-    """Return the plan again where tokens were estimated and a tokenizer has been prepared since; else the same plan.
+    """Plan again if tokens were estimated and a tokenizer has become available since; else return the same plan.
 
     Raises:
-        InputError: an example is longer than its base model takes.
+        InputError: an example is longer than its base model's context.
     """
     if estimated.tokens_exact:
         return estimated
@@ -377,7 +385,7 @@ def _planned(
 
 
 def _subjects(baselines: Sequence[PlannedBaseline]) -> Mapping[int, tuple[str, ...]]:
-    """The subjects of each trial's baselines, by the trial's number."""
+    """Return the subjects of each trial's baselines, by the trial's number."""
     subjects: dict[int, tuple[str, ...]] = defaultdict(tuple)
     for baseline in baselines:
         for number in baseline.trials:
@@ -386,15 +394,15 @@ def _subjects(baselines: Sequence[PlannedBaseline]) -> Mapping[int, tuple[str, .
 
 
 def _baseline_tokens(history: History, sweep: str, baselines: Sequence[PlannedBaseline]) -> int:
-    """What the sweep's baselines take, those included that it has asked already; what other sweeps asked is free."""
+    """Tokens of the sweep's baselines, including answered ones; answers that other sweeps obtained cost nothing."""
     frozen = history.baseline_tokens(sweep)
     return sum(baseline.tokens for baseline in baselines) if frozen is None else frozen
 
 
 def _sweep_id(name: str, trials: Sequence[Trial], document: Mapping[str, Any]) -> str:
-    """The name and a digest of all that decides what the sweep comes to.
+    """The experiment's name and a digest of everything that determines the sweep's result.
 
-    With another metric it is another sweep over the same jobs and answers: what is frozen says how it is scored.
+    Another metric makes another sweep over the same jobs and answers: the frozen sweep records how it is scored.
     """
     sections = {id(t.config.evaluation): t.config.evaluation for t in trials}.values()
     evaluations = [section.model_dump(mode="json", exclude_defaults=True) for section in sections]
@@ -408,7 +416,7 @@ def _sweep_id(name: str, trials: Sequence[Trial], document: Mapping[str, Any]) -
 
 
 def _tracking(experiment: Experiment) -> Chosen | None:
-    """Where the runs will be shown; None: nowhere."""
+    """The tracking destination that config and environment select; None: no tracker."""
     from tunerun.tracking.address import choose
 
     if experiment.tracking.kind == "none":
@@ -420,13 +428,13 @@ def _what_compares_badly(trials: Sequence[Trial]) -> Iterator[str]:
     if len({trial.validation.rows for trial in trials if trial.validation is not None}) > 1:
         yield (
             "dataset.validation: the trials are measured on different held-out rows, so points are not compared with "
-            "each other; give the rows a file of their own, dataset.validation.path"
+            "each other; keep the rows in a separate file, dataset.validation.path"
         )
     budget = trials[0].config.budget
     if budget.max_hours is not None and any(trial.seconds is None and not trial.done for trial in trials):
         yield (
-            "budget.max_hours: how long training takes is not known before a first trial has run; the run submits "
-            "nothing more when it is reached"
+            "budget.max_hours: the duration of training is not known before a first trial has run; a run that reaches "
+            "the limit submits no more jobs"
         )
 
 
@@ -453,7 +461,7 @@ def _changes(history: History, trials: Sequence[Trial]) -> tuple[Change, ...]:
 
 
 def _with_prefixes(trials: Sequence[Trial]) -> Iterator[Trial]:
-    """The trials, those marked that are trained on the way to another one because their backend trains so."""
+    """Yield the trials, with `prefix_of` set if a backend obtains a trial on the way to one with more epochs."""
     longest: dict[tuple[str, TuningRequest], Trial] = {}
     shared = [_in_common(trial) for trial in trials]
     for trial, rest in zip(trials, shared, strict=True):
@@ -466,7 +474,7 @@ def _with_prefixes(trials: Sequence[Trial]) -> Iterator[Trial]:
 
 
 def _in_common(trial: Trial) -> tuple[str, TuningRequest]:
-    """What all trials of one training run have; of the examples their digests, for there may be many."""
+    """What all trials of one training run share; examples enter by digest only, because there may be many."""
     hyperparameters = {each.name for each in fields(TuningHyperparameters)}
     rest = {key: value for key, value in trial.ingredients.items() if key not in hyperparameters}
     request = replace(trial.request(), training=(), validation=())

@@ -1,4 +1,4 @@
-"""What is advised of a base model's learning rate, where no trial of a sweep is near it."""
+"""A note if no trial of a sweep is near the learning rate that is advised for its base model."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 from tunerun.planning.trial import Trial
 
 NEAR = 3.0
-"""How many times apart two learning rates may be and still be near. Our choice: rates are tried in steps of about 3
-(1e-4, 3e-4, 1e-3), so a sweep around the advised one has one within this."""
+"""Factor within which two learning rates are near each other. Our choice: rates are usually tried in steps of about 3
+(1e-4, 3e-4, 1e-3), so a sweep around the advised rate includes one within this factor."""
 
 
 def notes_on_rates(trials: Sequence[Trial]) -> Iterator[str]:
-    """Say of each base model with an advised learning rate that no trial of it is near, and how to set it.
+    """Yield a note for each base model with an advised learning rate that none of its trials is near.
 
-    A sweep that has one trial near it explores, and gets no note.
+    One near trial is enough: a sweep that includes the advised rate explores around it on purpose.
     """
     rates: defaultdict[str, list[float]] = defaultdict(list)
     advised = {}
@@ -27,8 +27,8 @@ def notes_on_rates(trials: Sequence[Trial]) -> Iterator[str]:
     for name, advice in advised.items():
         if any(1 / NEAR <= rate / advice.value <= NEAR for rate in rates[name]):
             continue
-        given = ", ".join(f"{rate:g}" for rate in sorted(set(rates[name])))
+        swept = ", ".join(f"{rate:g}" for rate in sorted(set(rates[name])))
         yield (
-            f"hyperparameters.learning_rate: {given}, and {advice.value:g} is advised for {name} ({advice.source}); "
+            f"hyperparameters.learning_rate: {swept}, and {advice.value:g} is advised for {name} ({advice.source}); "
             f"set hyperparameters.learning_rate={advice.value:g}, or sweep around it"
         )

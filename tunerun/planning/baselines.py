@@ -1,4 +1,4 @@
-"""What the trials of a plan have to beat, once for each base model, template and held-out set."""
+"""The baselines of a plan, planned once for each base model, template and held-out set."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ class PlannedBaseline:
     """A baseline of a plan.
 
     Attributes:
-        name: what tables call it; different from the others'.
-        trials: the numbers of the trials that it belongs to: those of its base model, template and held-out set.
-        tokens: of the prompts and the expected answers that are yet to be asked for; 0 where it asks no model.
-        is_answered: whether all that a run asks of it is in the ledger.
-        problem: why it is left out; None: it is not.
+        name: its name in tables, unique within the plan.
+        baseline: the baseline that answers.
+        trials: numbers of the trials compared with it: those of its base model, template and held-out set.
+        tokens: of prompts and expected answers not answered yet; 0 if it does not ask a model.
+        is_answered: whether the ledger has all of its answers.
+        problem: why it is omitted; None: it is included.
     """
 
     name: str
@@ -37,16 +38,16 @@ class PlannedBaseline:
 
     @property
     def subject(self) -> str:
-        """The key of its answers in the ledger."""
+        """The key under which the ledger stores its answers."""
         return self.baseline.subject
 
     def record(self) -> BaselineRecord:
-        """The baseline as the ledger freezes it."""
+        """Return the baseline as the ledger freezes it."""
         more = {"trials": list(self.trials), "tokens": self.tokens, "problem": self.problem}
         return BaselineRecord(self.subject, self.name, self.baseline.kind, {**self.baseline.document(), **more})
 
     def to_json(self) -> dict[str, Any]:
-        """The baseline as `plan --json` prints it."""
+        """Return the baseline as `plan --json` prints it."""
         return {
             "name": self.name,
             "kind": self.baseline.kind,
@@ -62,12 +63,15 @@ class Group:
     """The trials of one base model, template and held-out set.
 
     Attributes:
-        identity: what their baselines' subjects hash; see `Setting`.
-        loaded: the data of the first one with the most training examples: what examples are drawn from.
-        counts: `evaluation.baselines.examples` of all of them.
+        model: the base model.
+        identity: ingredients that the subjects of their baselines hash; see `Setting`.
+        loaded: the data of the first trial with the most training examples; few-shot examples are drawn from it.
+        counter: counts tokens as the base model does.
+        limit: the base model's maximum number of tokens; None: not known.
+        counts: `evaluation.baselines.examples` of all trials.
         ways: how answers to the validation set are obtained, as the ledger keys them.
-        counter: counts the base model's tokens. limit: how many it takes; None: that is not known.
-        trials: their numbers. tests: their test sets by digest; the validation set is one.
+        trials: their numbers.
+        tests: their test sets by digest; their validation set is the same one.
     """
 
     model: BaseModelRef
@@ -81,7 +85,7 @@ class Group:
     tests: dict[str, ExampleSet] = field(default_factory=dict)
 
     def add(self, trial: int, loaded: LoadedDataset, counts: Sequence[int], ways: Sequence[str]) -> None:
-        """Take a trial in."""
+        """Add a trial to the group."""
         self.trials.append(trial)
         self.counts.update(dict.fromkeys(counts))
         self.ways.update(dict.fromkeys(ways))
@@ -96,7 +100,7 @@ class Group:
         return self.loaded.validation
 
     def setting(self) -> Setting:
-        """What the baselines are made from; only the base model where no answers are needed."""
+        """Return what the baselines are built from; if no answers are needed, only the base model is measured."""
         texts = any(way != LOSSES for way in self.ways)
         return Setting(
             model=self.model,
@@ -108,15 +112,18 @@ class Group:
         )
 
     def _drawn(self) -> list[Example]:
-        """What was drawn of the largest training set, without inputs of any trial's test set."""
+        """Few-shot examples from the largest training set, without any input of a trial's test set.
+
+        Trials of one group may have different test sets, so one trial's training example may be another's test example.
+        """
         inputs = {_same(example) for test in self.tests.values() for example in test.examples}
         return [example for example in self.loaded.drawn if _same(example) not in inputs]
 
     def planned(self, is_answered: Callable[[str, str, str], bool]) -> Iterator[PlannedBaseline]:
-        """The baselines of these trials, by the names that each has alone.
+        """Yield the baselines of these trials, named without regard to other groups.
 
         Args:
-            is_answered: whether the ledger has the answers of a subject to a held-out set, asked in one way.
+            is_answered: whether the ledger has the answers to (subject, held-out set's digest, way of asking).
         """
         tokens: list[int] | None = None
         for baseline in baselines_of(self.setting()):
@@ -142,7 +149,7 @@ class Group:
             )
 
     def _too_long(self, longest: int) -> str | None:
-        """Why prompts do not fit the base model, as far as its own tokenizer says so."""
+        """Why prompts exceed the base model's context; None: they fit, or tokens are only estimated."""
         if self.limit is None or not self.limit.exact or longest <= self.limit.most:
             return None
         return (
@@ -152,7 +159,7 @@ class Group:
 
 
 def _same(example: Example) -> tuple[str, ...]:
-    """What is equal for inputs that differ in capitals and white space only, whatever the system message is."""
+    """A form that is equal for inputs that differ only in case, white space or system message."""
     said = [text for turn in example.earlier for text in (turn.text_input, turn.output)]
     return tuple(" ".join(text.casefold().split()) for text in (*said, example.text_input))
 
@@ -160,11 +167,16 @@ def _same(example: Example) -> tuple[str, ...]:
 def planned_baselines(
     groups: Sequence[Group], is_answered: Callable[[str, str, str], bool]
 ) -> tuple[PlannedBaseline, ...]:
-    """All baselines of a plan: where groups have different ones of a name, each with its group's number behind it."""
+    """Return all baselines of a plan; if groups have different baselines of one name, the group's number is appended.
+
+    Args:
+        groups: of the plan's trials.
+        is_answered: as in `Group.planned`.
+    """
     found: dict[str, tuple[int, PlannedBaseline]] = {}
     for position, group in enumerate(groups):
         for each in group.planned(is_answered):
-            if each.subject in found:  # a majority answer to rows that two templates render alike
+            if each.subject in found:  # such as the majority answer to rows that two templates render alike
                 first, same = found[each.subject]
                 found[each.subject] = first, replace(same, trials=tuple(sorted({*same.trials, *each.trials})))
             else:
@@ -177,7 +189,7 @@ def planned_baselines(
 
 
 def baseline_count(loaded: LoadedDataset, evaluation: Evaluation) -> int:
-    """Return how many baselines trials on some data will have, whatever their base model is."""
+    """Return the number of baselines of trials on some data, for any base model."""
     setting = Setting(
         model=BaseModelRef("", ""),
         identity={},

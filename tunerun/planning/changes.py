@@ -1,6 +1,6 @@
-"""What changed since a sweep of the same name ran: why a trial has another key, and whether the data are the same.
+"""What changed since a sweep of the same name ran: why a trial has a new key, and whether the data are the same.
 
-A key hashes its ingredients (`trial_key.py`); two trials differ in what these differ in.
+A key hashes its ingredients (`trial_key.py`), so the ingredients that differ explain why two keys differ.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from tunerun.ledger import SweepRecord, TrialRecord
 
 MAX_EXPLAINED = 20
-"""New trials whose nearest earlier one is looked for; comparing all with all would cost more than it tells."""
+"""New trials that are explained by their nearest earlier one; comparing all with all would take quadratic time."""
 
 _MAX_COMPARED = 1000
 _DIGEST_DIGITS = 8
@@ -26,7 +26,7 @@ _MISSING = object()
 
 @dataclass(frozen=True)
 class Difference:
-    """An ingredient of a key, or a key of the config, with its old and its new value."""
+    """An ingredient of a trial's key, or a dotted config key, with its old and new value."""
 
     name: str
     old: Any
@@ -38,11 +38,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class Change:
-    """A trial that has not run, and the earlier one that is most like it.
+    """A trial that has not run yet, and the most similar earlier trial.
 
     Attributes:
-        number: of the new trial.
-        earlier: of the trial in the earlier sweep.
+        number: the new trial's number.
+        earlier: the number of the most similar trial in the earlier sweep.
         differences: why their keys differ.
     """
 
@@ -51,14 +51,20 @@ class Change:
     differences: tuple[Difference, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The change as `plan --json` prints it."""
+        """Return the change as `plan --json` prints it."""
         differences = [{"name": d.name, "old": d.old, "new": d.new} for d in self.differences]
         return {"number": self.number, "earlier": self.earlier, "differences": differences}
 
 
 @dataclass(frozen=True)
 class NewTrial:
-    """A trial whose key no earlier one has: its number, what the key hashes, and its config as it will be stored."""
+    """A trial with a key that is not in the earlier sweep.
+
+    Attributes:
+        number: its number.
+        ingredients: what its key hashes.
+        config: its config as it will be stored.
+    """
 
     number: int
     ingredients: Mapping[str, Any]
@@ -66,11 +72,11 @@ class NewTrial:
 
 
 def changes(earlier: Sequence[TrialRecord], new: Sequence[NewTrial]) -> tuple[Change, ...]:
-    """For each new trial the earlier one that differs least, and in what.
+    """Find for each new trial the earlier trial with the fewest differences, and return these differences.
 
     Args:
-        earlier: the trials of a sweep that was frozen.
-        new: trials whose keys are not among them.
+        earlier: the trials of a frozen sweep; only the first thousand are compared.
+        new: trials whose keys are not among theirs; only the first `MAX_EXPLAINED` are explained.
     """
     known = [trial for trial in earlier[:_MAX_COMPARED] if trial.ingredients]
     sections = {id(record): _sections(record.config) for record in known if new}
@@ -84,14 +90,14 @@ def changes(earlier: Sequence[TrialRecord], new: Sequence[NewTrial]) -> tuple[Ch
 
 
 def _sections(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The sections that a digest may have changed with, each by dotted key."""
+    """The config sections that explain a changed digest, each flattened to dotted keys."""
     return {name: dict(_flat({name: config.get(name) or {}})) for name in _COMPARED_SECTIONS}
 
 
 def _reasons(
     record: TrialRecord, old: Mapping[str, Mapping[str, Any]], trial: NewTrial, new: Mapping[str, Mapping[str, Any]]
 ) -> list[Difference]:
-    """Why two keys differ, in values: a digest's place takes what differs in the config, or which file's content."""
+    """Why two keys differ, in values: a digest is replaced by the config keys that differ, or by the changed file."""
     found: dict[str, Difference] = {}
     for difference in differences(record.ingredients, trial.ingredients):
         changed = [difference]
@@ -104,7 +110,7 @@ def _reasons(
 
 
 def _content(ingredient: str, config: Mapping[str, Any]) -> str:
-    """What has other content although the config is the same."""
+    """The name of what changed its content although the config is the same."""
     if ingredient == "model":
         return str(config["model"].get("name", "the base model"))
     dataset = config["dataset"]
@@ -113,7 +119,7 @@ def _content(ingredient: str, config: Mapping[str, Any]) -> str:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
-    """The entries of two mappings that differ, nested ones by their dotted keys."""
+    """Return the entries in which two nested mappings differ, by dotted key."""
     before, after = dict(_flat(old)), dict(_flat(new))
     return [
         Difference(name, before.get(name), after.get(name))
@@ -125,14 +131,16 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Differen
 def broken_comparison(
     earlier: SweepRecord, trial: TrialRecord | None, document: Mapping[str, Any], config: Any
 ) -> list[str]:
-    """Why a plan cannot go on under the name of an earlier sweep: its results could not be compared.
+    """Return why a plan cannot continue under an earlier sweep's name: their results would not be comparable.
 
     Args:
-        earlier: the newest sweep of that name. trial: its first trial.
-        document: of the new plan's sweep. config: of the new plan's first trial, as JSON values.
+        earlier: the newest sweep of that name.
+        trial: a trial of it that succeeded; None: the config is not compared.
+        document: the document of the new plan's sweep.
+        config: of the new plan's first trial, as JSON values.
 
     Returns:
-        One line for each of data, base model and key format of which the two sweeps have nothing in common.
+        One line for each of data, base model and key format in which the two sweeps have nothing in common.
     """
     found = []
     for what, words in (("data", "examples"), ("models", "base model"), ("key_formats", "format of a trial's key")):
@@ -147,7 +155,7 @@ def broken_comparison(
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(earlier.created_at))
     return [
         f"{earlier.experiment}: since sweep {earlier.id} ({since}) {line}; results under one name must be comparable: "
-        f"choose another one, such as name={earlier.experiment}-2, or start again under this one with run --fresh"
+        f"choose another name, such as name={earlier.experiment}-2, or start again under this one with run --fresh"
         for line in found
     ]
 

@@ -1,4 +1,4 @@
-"""Why a point cannot be trained as it is, and what a user should know of it before it is. Pure: no file is read."""
+"""Checks of a point before training: why it is rejected, and what a user should know. Pure: no file is read."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ RETIRES_SOON_DAYS = 60
 def problems_of(
     point: Point, loaded: LoadedDataset, place: Capabilities, layers: Sequence[str] | None
 ) -> Iterator[str]:
-    """Yield why a point is refused, one line each.
+    """Yield why a point is rejected, one line each.
 
     Args:
-        place: of its backend.
-        layers: names of the base model's layers that may have an adapter; None: not known here.
+        point: of the sweep.
+        loaded: its examples.
+        place: capabilities of its backend.
+        layers: names of the base model's layers that can have an adapter; None: not known on this machine.
     """
     config = point.config
     examples, hyperparameters, model = len(loaded.training.examples), config.hyperparameters, config.model
@@ -59,17 +61,17 @@ def problems_of(
 
 
 def notes_of(config: TrialConfig, loaded: LoadedDataset, place: Capabilities) -> Iterator[str]:
-    """Yield what a user should know of a trial before it runs, one line each."""
+    """Yield what a user should know about a trial before it runs, one line each."""
     examples, hyperparameters, model = len(loaded.training.examples), config.hyperparameters, config.model
     if loaded.validation is not None and not place.measures_epochs:
         yield (
-            f"backend {place.kind}: it does not measure the validation loss after each epoch; what is advised on "
-            "epoch_count comes from the training loss alone"
+            f"backend {place.kind}: it does not measure the validation loss after each epoch; advice on epoch_count "
+            "is based on the training loss alone"
         )
     if model.retires_on is not None and (left := _days_left(model.retires_on)) <= RETIRES_SOON_DAYS:
         yield (
-            f"model.retires_on: {model.name} is retired on {model.retires_on}, in {left} days, and what is tuned from "
-            "it with it"
+            f"model.retires_on: {model.name} retires on {model.retires_on} ({left} days from now), together with the "
+            "models tuned from it"
         )
     is_large = place.takes_learning_rate and hyperparameters.effective_learning_rate >= BASE_LEARNING_RATE
     if examples < SMALL_SET and is_large:
@@ -89,7 +91,7 @@ def _days_left(retires_on: str) -> int:
 
 
 def _conversations_in(loaded: LoadedDataset, place: Capabilities) -> list[str]:
-    """Which sets hold conversations, for a backend that cannot train on them."""
+    """Problems with sets that contain conversations, for a backend that cannot train on them."""
     problems = []
     for name, each in (("training", loaded.training), ("validation", loaded.validation)):
         count = 0 if each is None else sum(example.is_conversation for example in each.examples)
@@ -104,7 +106,7 @@ def _conversations_in(loaded: LoadedDataset, place: Capabilities) -> list[str]:
 
 
 def _why_not_the_best(loaded: LoadedDataset, place: Capabilities) -> list[str]:
-    """Why the best epoch cannot be kept."""
+    """Why `hyperparameters.keep: best` is not possible."""
     problems = []
     if not place.measures_epochs:
         problems.append(
@@ -136,7 +138,7 @@ def _not_taken(hyperparameters: TuningHyperparameters, place: Capabilities) -> l
 
 
 def _by_multiplier(rate: float, place: Capabilities) -> str:
-    """Why an absolute learning rate is refused, and the multiplier that is the same one here."""
+    """Why an absolute learning rate is rejected, and the equivalent multiplier."""
     multiplier = rate / BASE_LEARNING_RATE
     return (
         f"hyperparameters.learning_rate: {rate:g} is absolute, and the backend {place.kind} takes only a "
@@ -147,10 +149,14 @@ def _by_multiplier(rate: float, place: Capabilities) -> str:
 
 
 def check_lengths(loaded: LoadedDataset, limit: TokenLimit | None) -> None:
-    """Refuse recorded examples that are too long: another base model may take fewer tokens than the recorded one.
+    """Reject recorded examples that are too long: a new base model may have a shorter context than the recorded one.
+
+    Args:
+        loaded: examples from a record.
+        limit: of the base model; None or an estimate: nothing is checked.
 
     Raises:
-        DatasetError: some are.
+        DatasetError: some examples are too long.
     """
     if limit is None or not limit.exact:
         return
@@ -166,10 +172,10 @@ def check_lengths(loaded: LoadedDataset, limit: TokenLimit | None) -> None:
 
 
 def check_size(training: ExampleSet, place: Capabilities) -> None:
-    """Refuse training examples that are too few or too large for their backend.
+    """Reject training examples that are too few or too large for their backend.
 
     Raises:
-        LimitError: they are.
+        LimitError: there are fewer than the backend's minimum, or they exceed its maximum size in bytes.
     """
     if len(training.examples) < place.min_examples:
         raise LimitError(

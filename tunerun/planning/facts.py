@@ -1,4 +1,4 @@
-"""What a sweep depends on beside its plan, gathered when it is frozen: `plan` alone does not wait for it."""
+"""Environment and files that a sweep depends on, gathered when it is frozen so that `plan` need not wait for it."""
 
 from __future__ import annotations
 
@@ -20,18 +20,20 @@ from tunerun.redaction import redact, redact_assignments
 from tunerun.schema import DatasetSection, Experiment
 
 MAX_TEXT = 100_000
-"""Characters that are kept of a YAML file or of a metric's code; what is longer is cut, and says so."""
+"""Maximum number of characters recorded of a YAML file or of a metric's code; longer texts are cut and marked."""
 
 _CUT = "\n# ... cut here: the file is longer\n"
 
 
 def facts_of(experiment: Experiment, trials: Sequence[Trial], cache: Path) -> Facts:
-    """Gather the environment, and every file that the trials were made of.
+    """Gather the environment and every file that the trials were made from.
 
-    Nothing of it is in a key or in the sweep's id. A file that is gone since it was read is left out.
+    None of this is part of a trial's key or of the sweep's id. A file that was deleted after it was read is omitted.
 
     Args:
-        cache: the cache directory; keeps the digests of large files.
+        experiment: the experiment that was planned.
+        trials: its trials.
+        cache: the cache directory, which keeps digests of large files.
     """
     return Facts(
         environment=environment(),
@@ -42,7 +44,7 @@ def facts_of(experiment: Experiment, trials: Sequence[Trial], cache: Path) -> Fa
 
 
 def _config_files(experiment: Experiment) -> Iterable[ConfigFile]:
-    """Every YAML that was composed, by the directory that it came from."""
+    """Yield every YAML file that was composed, with the directory that it came from."""
     directories = [Path(directory) for directory in experiment.directories]
     origins = {directory: _origin(directory, directories) for directory in directories}
     for name, text in sorted(experiment.files.items()):
@@ -61,7 +63,7 @@ def _origin(directory: Path, directories: Sequence[Path]) -> str:
 
 
 def _metric_files(trials: Sequence[Trial]) -> Iterable[ConfigFile]:
-    """The code of the user's own metrics, without which answers are not scored again."""
+    """Yield the code of the user's own metrics, which is needed to score answers again."""
     sections = {id(t.config.evaluation): t.config.evaluation for t in trials}.values()
     entries = (entry for section in sections for entry in section.metrics if not isinstance(entry, str))
     paths = dict.fromkeys(str(entry["python"]).rpartition(":")[0] for entry in entries if "python" in entry)
@@ -73,13 +75,13 @@ def _metric_files(trials: Sequence[Trial]) -> Iterable[ConfigFile]:
 
 
 def _kept(text: str) -> str:
-    """A text without what looks like a secret, and not without end."""
+    """Redact what looks like a secret in a text, and cut the text at `MAX_TEXT` characters."""
     masked = redact_assignments(redact(text))
     return masked if len(masked) <= MAX_TEXT else masked[:MAX_TEXT] + _CUT
 
 
 def _data_files(trials: Sequence[Trial]) -> Iterable[DataFile]:
-    """Each file of rows once, with everything that trials use it for."""
+    """Yield each file of rows once, with everything that trials use it for."""
     uses: dict[str, dict[str, None]] = {}
     licenses: dict[str, str | None] = {}
     for trial in {id(t.config.dataset): t for t in trials}.values():
@@ -105,7 +107,7 @@ def _uses(dataset: DatasetSection) -> Iterable[tuple[str, str]]:
 
 
 def _stored_paths(trial: Trial) -> Iterable[tuple[str, str]]:
-    """Paths that came from the environment, with the interpolations that are stored of them."""
+    """Yield paths that came from environment variables, each with the interpolation that is stored instead."""
     dataset, given = trial.config.dataset, trial.environment
     for key, path in (("", dataset.path), (".validation", dataset.validation.path), (".test", dataset.test.path)):
         if path is not None and (text := given.get(f"dataset{key}.path")):
@@ -113,7 +115,7 @@ def _stored_paths(trial: Trial) -> Iterable[tuple[str, str]]:
 
 
 def _base_models(trials: Sequence[Trial], cache: Path) -> Iterable[BaseModelFacts]:
-    """Each base model once, by its content."""
+    """Yield each base model once, by its content."""
     for trial in {t.ingredients["model"]: t for t in trials}.values():
         model, stored = trial.config.model, trial.base_model
         known = BaseModelFacts(
@@ -124,7 +126,7 @@ def _base_models(trials: Sequence[Trial], cache: Path) -> Iterable[BaseModelFact
         )
         try:
             found = None if trial.capabilities.is_hosted else base_model.find(model.reference(), cache, ask_hub=False)
-        except BaseModelError:  # it is gone since it was planned; training will say so
+        except BaseModelError:  # deleted since it was planned; training will report it
             found = None
         yield known if found is None else _with_files(known, found, stored, model.package, cache)
 
@@ -134,7 +136,7 @@ def _with_files(
 ) -> BaseModelFacts:
     files = [FileFacts(f.name, file_digest.sha256(f, cache), f.stat().st_size) for f in base_model.files(found)]
     carried = _carried_by(found, package)
-    if found.kind == "gguf" and carried is None:  # a single file goes by what is stored of its place
+    if found.kind == "gguf" and carried is None:  # a single file is recorded under its stored source
         files = [replace(each, name=known.source) for each in files]
     is_prepared = base_model.prepared_folder(found, cache) is not None
     return replace(
@@ -148,7 +150,7 @@ def _with_files(
 
 
 def _carried_by(found: base_model.FoundModel, package: str | None) -> str | None:
-    """The version of the package that carries the base model; None: it was found elsewhere."""
+    """The version of the package that contains the base model; None: the model was found elsewhere."""
     if package is None or not found.origin.startswith("package "):
         return None
     try:

@@ -1,4 +1,4 @@
-"""What the ledger knows that a plan has to know: what is done, how fast it went, and what ran under the same name."""
+"""What a plan needs from the ledger: finished trials, training speeds, and earlier sweeps of the same name."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from tunerun.ledger import Ledger, Spending, SweepRecord, TrialRecord
 
 @dataclass
 class History:
-    """The ledger as it was when a plan was begun.
+    """The ledger's content when planning started.
 
     Attributes:
-        states: of every key whose last job is final.
-        sweeps: of the experiment's name, the newest last.
-        spending: of each sweep of that name. settled: the same without jobs that are under way.
-        rates: training seconds per token of jobs that succeeded, by backend and base model.
+        path: the ledger's file, which need not exist.
+        states: final state of every trial key whose last job is finished.
+        sweeps: sweeps of the experiment's name, the newest last.
+        spending: cost of each of these sweeps, by sweep id.
+        settled: the same without running jobs.
+        rates: training seconds per token of successful jobs, by backend and base model.
     """
 
     path: Path
@@ -31,21 +33,21 @@ class History:
 
     @property
     def newest(self) -> SweepRecord | None:
-        """The newest sweep of the experiment's name; None: it has not run."""
+        """The newest sweep of the experiment's name; None: the experiment has never run."""
         return self.sweeps[-1] if self.sweeps else None
 
     @property
     def round(self) -> int:
-        """How often `--fresh` has started every trial again under this name."""
+        """The number of times that `--fresh` restarted every trial under this name."""
         return 0 if self.newest is None else int(self.newest.document.get("round", 0))
 
     def seconds_per_token(self, backend: str, model: str) -> float | None:
-        """Training seconds per token of a base model's jobs that succeeded on a backend; None: there were none."""
+        """Return training seconds per token of a base model's successful jobs on a backend; None: there are none."""
         return self.rates.get((backend, model))
 
     @cached_property
     def newest_trials(self) -> list[TrialRecord]:
-        """The trials of the newest sweep; read when they are needed, for there may be thousands."""
+        """The trials of the newest sweep; read on first use, because there may be thousands."""
         if self.newest is None:
             return []
         with Ledger.open_read_only(self.path) as ledger:
@@ -59,21 +61,27 @@ class History:
             return ledger.answered_by_baselines()
 
     def is_answered(self, subject: str, held_out: str, asked: str) -> bool:
-        """Whether a baseline has answered a held-out set that was asked in one way, in a sweep of any name."""
+        """Return whether any sweep of the ledger has a baseline's answers to a held-out set.
+
+        Args:
+            subject: of the baseline.
+            held_out: digest of the held-out set.
+            asked: digest of how answers are obtained.
+        """
         return (subject, held_out, asked) in self._answered
 
     def baseline_tokens(self, sweep: str) -> int | None:
-        """The tokens that a sweep's baselines were going to take when it was frozen; None: it is not frozen."""
+        """Return the tokens planned for a sweep's baselines when it was frozen; None: it is not frozen."""
         if sweep not in self.spending:
             return None
         with Ledger.open_read_only(self.path) as ledger:
             return sum(int(record.document.get("tokens", 0)) for record in ledger.baselines(sweep))
 
     def newest_result(self, other_than: str) -> tuple[SweepRecord, TrialRecord] | None:
-        """The newest sweep of which a trial has succeeded, and that trial; None: there is nothing to compare with.
+        """Return the newest sweep with a successful trial, and that trial; None: there is nothing to compare with.
 
         Args:
-            other_than: the id of a sweep that is left out.
+            other_than: the id of a sweep to skip.
         """
         if not any(state is JobState.SUCCEEDED for state in self.states.values()):
             return None
@@ -87,17 +95,21 @@ class History:
         return None
 
     def is_unfinished(self, sweep: str) -> bool:
-        """Whether this is the newest sweep, and something of it has yet to run."""
+        """Return whether this is the newest sweep and some of its trials have not finished."""
         if self.newest is None or self.newest.id != sweep:
             return False
         return any(trial.key not in self.states for trial in self.newest_trials)
 
 
 def read_history(path: Path, experiment: str) -> History:
-    """Read a ledger, if it is there; nothing in its folder is changed.
+    """Read what a plan needs from a ledger, if it exists; nothing in its folder is changed.
+
+    Args:
+        path: the ledger's file.
+        experiment: the name whose sweeps are read.
 
     Raises:
-        LedgerError: it cannot be read.
+        LedgerError: the ledger cannot be read.
     """
     if not path.exists():
         return History(path)

@@ -1,4 +1,4 @@
-"""What judges would be asked if a plan ran: how often, about how much it costs, and what a reader should know of it."""
+"""The judge calls of a plan: how many, their estimated cost, and notes for the reader of the plan."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ from tunerun.planning.baselines import PlannedBaseline
 from tunerun.planning.trial import Trial
 
 _CHARACTERS_PER_TOKEN = 8
-"""The most that an answer of so many tokens is taken to have: twice the length of English words."""
+"""Upper bound for the length of an answer, in characters per token: twice that of English text."""
 
 
 @dataclass(frozen=True)
 class PlannedJudge:
-    """What one judge would be asked.
+    """The planned calls of one judge.
 
     Attributes:
-        calls: the most; equal answers are judged once, and nothing that the ledger has is judged again.
-        usd: about what they cost, in US dollars; usd_at_most: the upper end. 0 where no price is known.
-        sample: what people have scored; None: nothing.
+        metric: the metric that the judge scores.
+        calls: maximum number of calls; equal answers are judged once, and judgements in the ledger are reused.
+        usd: estimated cost in US dollars; 0 if the price is not known.
+        usd_at_most: upper end of the cost in US dollars; 0 if the price is not known.
+        sample: answers labelled by people, to measure agreement with the judge; None: there are none.
     """
 
     metric: JudgedMetric
@@ -43,11 +45,11 @@ class PlannedJudge:
 
     @property
     def has_unknown_price(self) -> bool:
-        """Whether its service may charge for calls, and the price is not configured."""
+        """Whether its service may charge for the calls and the price is not configured."""
         return self.calls > 0 and self.metric.has_unknown_price
 
     def to_json(self) -> dict[str, Any]:
-        """As `plan --json` prints it."""
+        """Return the planned calls as `plan --json` prints them."""
         return {
             "metric": self.metric.name,
             "model": self.metric.model,
@@ -61,7 +63,7 @@ class PlannedJudge:
         }
 
     def document(self) -> dict[str, Any]:
-        """What a sweep's document has of it, so that later versions and other machines read its scores."""
+        """Return the judge's entry in a sweep's document, with which other versions and machines read its scores."""
         return {
             "model": self.metric.model,
             "identity": self.metric.identity,
@@ -74,11 +76,14 @@ class PlannedJudge:
 def planned_judges(
     trials: Sequence[Trial], baselines: Sequence[PlannedBaseline], ledger: Path, *, is_repeated: bool = False
 ) -> tuple[PlannedJudge, ...]:
-    """The judges of a plan's metrics.
+    """Return the judges of a plan's metrics.
 
     Args:
-        ledger: its file, which need not be there.
-        is_repeated: whether the plan repeats a record: then no judge is asked, and the labelled sample is not here.
+        trials: of the plan; not empty.
+        baselines: of the plan.
+        ledger: path of the ledger, which need not exist.
+        is_repeated: whether the plan is a rerun of a record: then no judge is called, and the labelled sample is not
+            available.
 
     Raises:
         InputError: a labelled sample cannot be used.
@@ -121,7 +126,7 @@ def _planned(
 def _lengths(
     metric: JudgedMetric, trials: Sequence[Trial], baselines: Sequence[PlannedBaseline], ledger: Ledger | None
 ) -> Iterator[tuple[float, float]]:
-    """For each call about how many characters are judged, and the most."""
+    """Yield for each call the likely and the maximum number of characters that are judged."""
     by_subject = {each.subject: each for each in baselines}
     done: set[tuple[str, str, str]] = set()
     seen: set[str] = set()
@@ -152,16 +157,16 @@ def _lengths(
 
 
 def _unknown(metric: JudgedMetric, examples: Sequence[Example], trial: Trial) -> Iterator[tuple[float, float]]:
-    """Answers that are not there yet are taken to be as long as the expected ones, and at most as the config allows."""
+    """Lengths for answers that do not exist yet: likely as long as expected answers, at most as the config allows."""
     most = trial.config.evaluation.generation.max_output_tokens * _CHARACTERS_PER_TOKEN
-    answers = 2 if metric.compares else 1
+    answers = 2 if metric.compares else 1  # a comparison shows two answers, and is made in both orders
     for example in examples:
-        given = len(as_text(example.input)) + len(example.output)
-        yield from [(given + answers * len(example.output), given + answers * most)] * answers
+        fixed = len(as_text(example.input)) + len(example.output)
+        yield from [(fixed + answers * len(example.output), fixed + answers * most)] * answers
 
 
 def notes_on_judges(judges: Sequence[PlannedJudge], trials: Sequence[Trial]) -> Iterator[str]:
-    """What a reader of the plan should know of its judges."""
+    """Yield notes on a plan's judges: what is sent where, missing keys and samples, and self-judging models."""
     for judge in judges:
         metric, key = judge.metric, f"evaluation.metrics.{judge.metric.name}"
         if judge.calls:
@@ -176,8 +181,8 @@ def notes_on_judges(judges: Sequence[PlannedJudge], trials: Sequence[Trial]) -> 
             )
         if judge.sample is None and not metric.compares and judge.calls:
             yield (
-                f"{key}: no labelled sample says whether the judge agrees with people; name a file of rows text_input, "
-                "expected, answer and label in its option examples"
+                f"{key}: without a labelled sample it is not known whether the judge agrees with people; name a file "
+                "of rows text_input, expected, answer and label in its option examples"
             )
         if metric.compares and not _has_base(trials):
             yield f"{key}: compares with the untuned base model; add 0 to evaluation.baselines.examples"
@@ -192,5 +197,5 @@ def _has_base(trials: Sequence[Trial]) -> bool:
 
 
 def documents_of(judges: Sequence[PlannedJudge]) -> Mapping[str, Any]:
-    """What a sweep's document has of its judges, by the metric's name."""
+    """Return the judges' entries in a sweep's document, by the metric's name."""
     return {judge.metric.name: judge.document() for judge in judges}

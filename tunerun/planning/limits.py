@@ -1,4 +1,4 @@
-"""What a plan may cost: the budget, before anything is submitted and while it runs."""
+"""The budget of a sweep, checked before anything is submitted and while it runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from tunerun.schema import Budget
 
 @dataclass(frozen=True)
 class Cost:
-    """What trials cost: training tokens, US dollars, optimiser steps, and training hours where those are known."""
+    """The cost of trials.
+
+    Attributes:
+        tokens: training tokens over all epochs.
+        usd: US dollars.
+        hours: training hours; None: not known.
+        steps: optimiser steps.
+    """
 
     tokens: int
     usd: float
@@ -24,11 +31,12 @@ class Cost:
 
 
 def over_budget(budget: Budget, spent: Spending, more: Cost) -> list[str]:
-    """Why trials cannot run: one line for each limit that they would go beyond.
+    """Return why trials cannot run: one line for each limit that they would exceed.
 
     Args:
-        spent: what the sweep's jobs cost so far, those under way included.
-        more: what is yet to be submitted; the upper end where it is estimated.
+        budget: the limits.
+        spent: cost of the sweep's jobs so far, including running ones.
+        more: cost of what would be submitted; the upper end if it is an estimate.
     """
     lines = []
     tokens, usd = spent.tokens + more.tokens, spent.usd + more.usd
@@ -38,14 +46,14 @@ def over_budget(budget: Budget, spent: Spending, more: Cost) -> list[str]:
         lines.append(_line("max_usd", f"{usd:,.2f} US dollars", f"{spent.usd:,.2f}", f"{budget.max_usd:,.2f}"))
     if budget.max_hours is not None and more.hours is not None and more.hours > budget.max_hours:
         lines.append(
-            f"budget.max_hours: about {more.hours:.2g} hours of training are to come, the budget is "
-            f"{budget.max_hours:g}; raise it, or take trials away"
+            f"budget.max_hours: about {more.hours:.2g} hours of training remain, the budget is "
+            f"{budget.max_hours:g}; raise it, or remove trials"
         )
     return lines
 
 
 def _line(key: str, needed: str, spent: str, limit: str) -> str:
     return (
-        f"budget.{key}: the sweep would come to up to {needed} ({spent} of it spent, under way, or for baselines and "
-        f"judges), the budget is {limit}; raise it, or take trials away"
+        f"budget.{key}: the sweep would cost up to {needed} ({spent} of it already spent, running, or for baselines "
+        f"and judges), the budget is {limit}; raise it, or remove trials"
     )

@@ -1,4 +1,4 @@
-"""How the models of a trial are measured: how answers are obtained, and whether metrics and backend can do it."""
+"""How the models of a trial are measured: how answers are obtained, and whether metrics and backend support it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from tunerun.metrics.registry import require_packages
 from tunerun.schema import Evaluation
 
 MOST_CHOICES = 200
-"""Outputs up to which `evaluation.choices: auto` takes them for labels: each of them is scored for each held-out row.
+"""Maximum number of distinct outputs that `evaluation.choices: auto` treats as labels: each label is scored for each
+held-out row, so the cost is their product.
 
 The largest sets of intents in use have 77 (BANKING77, Casanueva et al. 2020) and 150 (CLINC150, Larson et al. 2019).
 """
@@ -27,11 +28,11 @@ class Measuring:
     """How answers to held-out examples are obtained and scored.
 
     Attributes:
-        asked: digest of how texts are obtained.
-        ways: how answers are obtained, as the ledger keys them; empty: no metric needs any.
-        choices: what a model chooses from; empty: it generates.
-        files: code that a metric runs.
-        notes: what a reader of the plan should know.
+        asked: digest of how texts are obtained (generation options and choices).
+        ways: how answers are obtained, as the ledger keys them; empty: no metric needs answers.
+        choices: the answers a model chooses from; empty: it generates text.
+        files: code files of the user's own metrics.
+        notes: for the reader of the plan, one line each.
     """
 
     asked: str
@@ -44,10 +45,16 @@ class Measuring:
 def measuring(
     evaluation: Evaluation, training: ExampleSet, validation: ExampleSet | None, capabilities: Capabilities
 ) -> Measuring:
-    """Work out how trials with these examples are measured; no code of the user runs.
+    """Determine how trials with these examples are measured; the user's own code is not executed.
+
+    Args:
+        evaluation: the config section.
+        training: the training examples, from which `choices: auto` takes the labels.
+        validation: the held-out examples; None: nothing is held out.
+        capabilities: of the backend that answers.
 
     Raises:
-        ConfigError: the choices cannot be used, a metric's file is wrong, or the backend cannot do what is asked.
+        ConfigError: the choices cannot be used, a metric's file is invalid, or the backend does not support a metric.
         MissingPackageError: a metric needs a package that is not installed.
     """
     metrics = resolve(evaluation)
@@ -71,13 +78,14 @@ def measuring(
 
 
 def choices_of(choices: Sequence[str] | None, training: ExampleSet) -> tuple[str, ...]:
-    """What a model chooses from; empty: it generates.
+    """Return the answers a model chooses from; empty: it generates text.
 
     Args:
-        choices: as `evaluation.choices` has them: `auto`, a list, or None.
+        choices: the value of `evaluation.choices`: `auto`, a list, or None.
+        training: the training examples, from which `auto` takes the labels.
 
     Raises:
-        ConfigError: the outputs of the training examples are not labels.
+        ConfigError: the outputs of the training examples cannot serve as labels.
     """
     if choices is None:
         return ()
@@ -85,17 +93,19 @@ def choices_of(choices: Sequence[str] | None, training: ExampleSet) -> tuple[str
         return tuple(choices)
     outputs = sorted({example.output.strip(): example.output for example in training.examples}.values())
     if len(outputs) < 2:
-        raise ConfigError("evaluation.choices: auto finds one output in all training examples; there is no choice")
+        raise ConfigError(
+            "evaluation.choices: auto finds the same output in all training examples; set null, or list the choices"
+        )
     if len(outputs) > MOST_CHOICES:
         raise ConfigError(
-            f"evaluation.choices: auto finds {len(outputs):,} different outputs in the training examples, and takes "
+            f"evaluation.choices: auto finds {len(outputs):,} different outputs in the training examples, and accepts "
             f"{MOST_CHOICES} at most: each is scored for each held-out example; set null, or list the choices"
         )
     return tuple(outputs)
 
 
 def stops_early(evaluation: Evaluation) -> Metric | None:
-    """The metric by which trials may stop early; None: they do not."""
+    """Return the metric by which trials may stop early; None: they never do."""
     if not evaluation.stop_early:
         return None
     metrics = resolve(evaluation)
@@ -103,10 +113,10 @@ def stops_early(evaluation: Evaluation) -> Metric | None:
 
 
 def why_never_early(metrics: Sequence[Metric]) -> str:
-    """Why no trial can be decided to be worse before all rows are answered; empty: it can.
+    """Return why no trial can be decided to be worse before all rows are answered; empty: it can.
 
     Args:
-        metrics: the one that decides first.
+        metrics: with the metric that decides as the first one.
     """
     if not metrics:
         return "no metric decides"
@@ -114,18 +124,18 @@ def why_never_early(metrics: Sequence[Metric]) -> str:
     if metric.asks is Asks.LOSSES:
         return f"{metric.name} decides, which generates no answers"
     if isinstance(metric, JudgedMetric):
-        return f"{metric.name} decides, and a judge is asked when all is answered"
+        return f"{metric.name} decides, and a judge is called after all rows are answered"
     if metric.is_corpus:
-        return f"{metric.name} decides, which is not the mean of scores of rows"
-    if metric.unit not in RANGES:
-        return f"{metric.name} decides, whose scores have no limits: give it the unit share or hundred"
+        return f"{metric.name} decides, which is not a mean over rows"
+    if metric.unit not in RANGES:  # the test needs differences as shares of the largest possible one
+        return f"{metric.name} decides, whose scores are unbounded: give it the unit share or hundred"
     return ""
 
 
 def _check_backend(metrics: Sequence[Metric], choices: Sequence[str], capabilities: Capabilities) -> None:
     if capabilities.measures_losses:
         return
-    cannot = f"the backend {capabilities.kind} cannot say how likely an answer is"
+    cannot = f"the backend {capabilities.kind} cannot score the likelihood of an answer"
     problems = [
         f"evaluation.metrics: {metric.name} needs the loss of expected answers, and {cannot}; remove it"
         for metric in metrics
@@ -148,13 +158,13 @@ def _notes_on_choices(evaluation: Evaluation, choices: Sequence[str], expected: 
     known = {choice.strip() for choice in choices}
     if outside := sum(output.strip() not in known for output in expected):
         yield (
-            f"evaluation.choices: {outside:,} of {len(expected):,} held-out outputs are none of the choices; no model "
-            "can get them right"
+            f"evaluation.choices: {outside:,} of {len(expected):,} held-out outputs are not among the choices; no "
+            "model can get them right"
         )
 
 
 def _unsuited(metrics: Sequence[Metric], expected: Sequence[str]) -> Iterator[str]:
-    """Metrics that cannot score some expected answers."""
+    """Yield a note for each metric that cannot score some of the expected answers."""
     for metric in metrics:
         if not isinstance(metric, MetricModel):
             continue

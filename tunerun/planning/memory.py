@@ -1,4 +1,4 @@
-"""What the trials of a plan need of this machine's memory, and what to set where there is too little."""
+"""The memory that the trials of a plan need on this machine, and what to set if it is too little."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from tunerun.engine.settings import EngineSettings
 from tunerun.planning.trial import Trial
 
 CLOSE = 0.9
-"""Share of the memory from which a plan warns. Our choice: other programs need some of it too."""
+"""Share of the device's memory above which a plan warns. Our choice: other programs need some of it too."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """A trial and what its memory depends on.
+    """A trial with the quantities that determine its memory.
 
     Attributes:
-        shape: of its base model; None: its files are not on this machine, or say nothing of it.
-        tokens: of a row of its longest batch, on average.
-        learned: tokens of its longest output.
+        trial: the trial.
+        shape: of its base model; None: its files are not on this machine or do not state it.
+        tokens: mean number of tokens of a row in the longest batch.
+        learned: number of tokens of the longest output.
     """
 
     trial: Trial
@@ -36,18 +37,18 @@ class Load:
 
 @dataclass(frozen=True)
 class PlannedMemory:
-    """What the largest of some trials needs that are computed alike.
+    """The memory of the largest of some trials with the same base model and engine settings.
 
     Attributes:
         model: the base model's name.
-        trials: their numbers.
-        device: what computes: cpu, cuda or mps.
-        available: bytes that the device has; None: not known.
-        free: bytes of them that other programs do not use now; None: not known.
-        engines: processes that share them.
-        shape: of the base model; None: nothing is estimated.
-        work: of the largest trial.
-        most: training runs that may share a pass by `backend.packing`.
+        trials: numbers of the trials.
+        device: cpu, cuda or mps.
+        available: memory of the device in bytes; None: not known.
+        engines: number of engine processes that share the device.
+        shape: of the base model; None: not known, so nothing is estimated.
+        work: the work of the largest trial.
+        most: maximum number of training runs in one pass, by `backend.packing`.
+        free: bytes that other programs do not use at the moment; None: not known.
     """
 
     model: str
@@ -62,19 +63,19 @@ class PlannedMemory:
 
     @property
     def alone(self) -> Estimate | None:
-        """Of one trial; None: nothing is known of the base model."""
+        """The estimate for one trial; None: the base model's shape is not known."""
         return None if self.shape is None else memory.estimate(self.shape, self.work)
 
     @property
     def members(self) -> int | None:
-        """How many training runs fit into one pass; None: that is not known."""
+        """The number of training runs that fit into one pass; None: not known."""
         if self.shape is None or self.available is None:
             return None
         available = min(self.available // self.engines, self.available if self.free is None else self.free)
         return memory.members_that_fit(self.shape, self.work, available, self.most)
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One line for the printed plan."""
         if self.alone is None:
             return (
                 f"memory: not estimated for {self.model}: its files are not on this machine yet, or do not say its size"
@@ -89,13 +90,13 @@ class PlannedMemory:
         return f"{needed}{each}, {weights}{shared}"
 
     def refusal(self) -> str | None:
-        """Why a run cannot train it, whatever else is closed; None: it can, or nothing is known."""
+        """Return why the trials cannot fit even with all other programs closed; None: they can, or it is not known."""
         if self._needs(self.work, with_unused=False) <= self._room:
             return None
         return f"{self._too_much('cannot fit')}; {self._advice()}"
 
     def warning(self) -> str | None:
-        """Why a trial may not fit, by what the device has or by what is free now; None: it fits, or is refused."""
+        """Return why a trial may not fit, by total or free memory; None: it fits, or `refusal` says that it cannot."""
         if self.refusal() is not None:
             return None
         if self._needs(self.work) > CLOSE * self._room:
@@ -108,7 +109,7 @@ class PlannedMemory:
         return None
 
     def _needs(self, work: Work, *, with_unused: bool = True) -> int:
-        """Bytes of all engines; 0: not known."""
+        """Bytes that all engines need together; 0: not known."""
         if self.shape is None:
             return 0
         return self.engines * memory.estimate(self.shape, work, with_unused=with_unused).total
@@ -125,15 +126,18 @@ class PlannedMemory:
         )
 
     def _advice(self) -> str:
-        """What would fit, the least change first."""
+        """The smallest change of settings that would fit."""
         fitting = [text for text, work in self._smaller() if self._needs(work) <= CLOSE * self._room]
         if not fitting:
             return "choose a smaller base model, or a machine with more memory"
         return f"set {fitting[0]}"
 
     def _smaller(self) -> Iterator[tuple[str, Work]]:
-        """Work that needs less, each step beside those before it."""
-        work, said = self.work, list[str]()
+        """Yield settings that need less memory: each change alone first, then all changes so far combined.
+
+        The changes are ordered by their side effects: the first two only take longer, the others change the numbers.
+        """
+        work, settings = self.work, list[str]()
         steps: list[tuple[str, dict[str, Any], bool]] = [
             ("backend.micro_batch=1", {"rows": 1}, work.rows > 1),
             ("backend.gradient_checkpointing=true", {"gradient_checkpointing": True}, not work.gradient_checkpointing),
@@ -148,12 +152,12 @@ class PlannedMemory:
         yield from alone
         for text, change, is_more in steps:
             if is_more:
-                said.append(text)
+                settings.append(text)
                 work = replace(work, **change)
-                yield " ".join(said), work
+                yield " ".join(settings), work
 
     def to_json(self) -> dict[str, Any]:
-        """The estimate as `plan --json` prints it, in bytes."""
+        """Return the estimate as `plan --json` prints it, in bytes."""
         return {
             "model": self.model,
             "trials": list(self.trials),
@@ -167,7 +171,11 @@ class PlannedMemory:
 
 
 def planned_memory(loads: Sequence[Load]) -> tuple[PlannedMemory, ...]:
-    """Estimate what trials need, those of one base model and one section `backend` together."""
+    """Estimate the memory of trials, grouped by base model and engine settings.
+
+    Args:
+        loads: trials that train on this machine.
+    """
     alike: dict[tuple[Any, ...], list[Load]] = {}
     for load in loads:
         alike.setdefault((load.trial.ingredients["model"], load.trial.capabilities.engine), []).append(load)

@@ -1,4 +1,4 @@
-"""The points of an experiment become trials: examples checked, keys made, tokens counted, what is done looked up."""
+"""Turns the points of an experiment into trials: checks examples, makes keys, counts tokens, looks up finished jobs."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ class Planner:
     """Makes the trials of one plan, one point after another.
 
     Attributes:
-        sources: what the trials share.
-        round: how often every trial was begun again under this name.
+        experiment: the experiment that is planned.
+        history: what the ledger has of earlier sweeps.
+        round: number of times that `--fresh` restarted every trial under this name.
+        sources: data, base models and token counts that trials share.
         recorded: what is taken from the record of another sweep.
     """
 
@@ -46,10 +48,14 @@ class Planner:
     _numbers: dict[str, int] = field(default_factory=dict)
 
     def trial(self, number: int, point: Point) -> Trial:
-        """Return one point as a trial.
+        """Turn a point into a trial.
+
+        Args:
+            number: of the trial.
+            point: of the sweep.
 
         Raises:
-            InputError: what is wrong with its data, template or values.
+            InputError: its data, template or values have problems; all of them, one line each.
         """
         config, sources = point.config, self.sources
         hyperparameters = config.hyperparameters
@@ -67,14 +73,14 @@ class Planner:
         frozen = sources.frozen(config)
         environment = dict(point.environment)
         if frozen.model.revision != config.model.revision:
-            environment.pop("model.revision", None)  # a commit is not what the environment gave
+            environment.pop("model.revision", None)  # the resolved commit replaced the environment's text
         rate = self.history.seconds_per_token(place.kind, environment.get("model.name", config.model.name))
         batches = math.ceil(len(loaded.training.examples) / hyperparameters.batch_size)
         state = self.history.states.get(key.digest)
         trial = Trial(
             number=number,
             key=key.digest,
-            baselines=(),  # until all trials are there
+            baselines=(),  # set by `plan` once all trials are known
             asked=measured.asked,
             ways=measured.ways,
             choices=measured.choices,
@@ -97,7 +103,7 @@ class Planner:
         return trial
 
     def _group(self, trial: Trial, config: TrialConfig, loaded: LoadedDataset) -> None:
-        """Put a trial beside those that are compared with the same baselines."""
+        """Add a trial to the group that is compared with the same baselines."""
         place, identity = trial.capabilities, trial.ingredients["model"]
         validation = loaded.validation.digest if loaded.validation else None
         parts = (identity, validation, place.kind, place.address, place.precision, place.quantization)
@@ -109,19 +115,19 @@ class Planner:
         self._groups[parts].add(trial.number, loaded, config.evaluation.baselines.examples, ways)
 
     def baselines(self) -> tuple[PlannedBaseline, ...]:
-        """Return what the trials that were made so far have to beat; a warning names those that are left out."""
-        found = planned_baselines(tuple(self._groups.values()), self.history.is_answered)
-        for each in found:
+        """Return the baselines of the trials made so far, with a warning for each baseline that is omitted."""
+        planned = planned_baselines(tuple(self._groups.values()), self.history.is_answered)
+        for each in planned:
             if each.problem is not None:
-                self.sources.warn(f"evaluation.baselines: {each.name} is left out: {each.problem}")
-        return found
+                self.sources.warn(f"evaluation.baselines: {each.name} is omitted: {each.problem}")
+        return planned
 
     def document(self, trials: Sequence[Trial]) -> dict[str, Any]:
-        """Return what the ledger freezes of a plan as a whole.
+        """Return the sweep-level document that the ledger freezes.
 
-        `data` and `models` map what is compared to its name. Trials whose held-out sets have the same value in
-        `held_out_rows` are measured on the same rows, in the same order; only these can be compared. `metrics` has the
-        files of the user's own metrics.
+        `data` and `models` map a content digest to a readable name. Trials whose held-out sets have the same value in
+        `held_out_rows` are measured on the same rows in the same order; only these can be compared. `metrics` lists the
+        code files of the user's own metrics.
         """
         from tunerun import __version__
 
@@ -150,7 +156,7 @@ class Planner:
         return document
 
     def memory(self, trials: Sequence[Trial]) -> tuple[PlannedMemory, ...]:
-        """Return what trials need of this machine's memory, by base model and settings; nothing of those elsewhere."""
+        """Return the estimated memory by base model and engine settings; hosted trials are omitted."""
         return planned_memory([self._load_of(trial) for trial in trials if trial.capabilities.engine is not None])
 
     def _load_of(self, trial: Trial) -> Load:
@@ -163,16 +169,17 @@ class Planner:
 def load_dataset(
     experiment: Experiment, most_places: int = MOST_PLACES, *, progress: Progress | None = None
 ) -> LoadedDataset:
-    """Return the examples of an experiment itself, checked as a plan checks them, whatever its sweep varies.
+    """Load the examples of an experiment's own config, ignoring its sweep, and check them as a plan does.
 
-    The base model need not be there; without it tokens are estimated, and a warning says so.
+    The base model need not be available; without it tokens are estimated, and a warning says so.
 
     Args:
-        most_places: that one finding names.
-        progress: is given what is done next.
+        experiment: from `tunerun.load`.
+        most_places: maximum number of places that one finding lists.
+        progress: called with a short description of the next step.
 
     Raises:
-        InputError: everything that is wrong with the data or the template, one line each.
+        InputError: the data or the template have problems; all of them, one line each.
     """
     sources = Sources(experiment, most_places=most_places, progress=progress, needs_base_model=False)
     loaded = sources.examples(experiment)
@@ -180,7 +187,7 @@ def load_dataset(
 
 
 def _clusters(loaded: Iterable[LoadedDataset]) -> dict[str, list[int]]:
-    """The cluster of each held-out row, by the digest of the set; no sets whose rows are all their own."""
+    """The cluster of each held-out row, by the digest of its set; sets without clusters are omitted."""
     held_out = [s for each in loaded for s in (each.validation, each.test) if s is not None]
     return {each.digest: list(each.clusters) for each in held_out if each.clusters}
 
@@ -197,13 +204,13 @@ def _held_out(loaded: LoadedDataset) -> dict[str, ExampleSet]:
 
 
 def _held_out_rows(loaded: Iterable[LoadedDataset]) -> dict[str, str]:
-    """The digest of the rows behind each held-out set, by the set's own: templates change the one and not the other."""
+    """The digest of each held-out set's rows, by the set's digest: a template changes the set but not its rows."""
     sets = (held_out for each in loaded for held_out in (each.validation, each.test) if held_out is not None)
     return {held_out.digest: held_out.rows for held_out in sets}
 
 
 def _data(loaded: LoadedDataset) -> tuple[str, str]:
-    """A digest of all examples of a dataset, however they are split, and what to call them."""
+    """A digest of all examples of a dataset, independent of how they are split, and a readable name for it."""
     sets = [s for s in (loaded.training, loaded.validation, loaded.test) if s is not None]
     examples = {_content(example) for each in sets for example in each.examples}
     content = digest_of_list(sorted(examples))
@@ -212,7 +219,7 @@ def _data(loaded: LoadedDataset) -> tuple[str, str]:
 
 
 def _content(example: Example) -> tuple[str, ...]:
-    """What tells an example from others, as texts that can be sorted: of one turn its input and its output."""
+    """The content of an example as sortable texts: input and output, and for a conversation the whole document."""
     if not example.is_conversation:
         return example.text_input, example.output
     return example.text_input, example.output, json.dumps(example.document, sort_keys=True, ensure_ascii=False)

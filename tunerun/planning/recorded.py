@@ -1,4 +1,4 @@
-"""What a plan takes from a record: the examples in the place of files, and where it comes from."""
+"""What a plan takes from the record of another sweep: examples instead of files, and its origin."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from tunerun.provenance import Facts
 
 @dataclass(frozen=True)
 class Recorded:
-    """What is not in the experiment of a sweep that is made from the record of another one.
+    """Data of a recorded sweep that a plan made from it needs in addition to its experiment.
 
     Attributes:
-        examples: of each point, by its number; None: the files of the experiment's datasets are read.
-        round: how often every trial had been run again under this name, which is part of the keys; None: as the ledger
-            says.
-        rerun: tells this rerun from the sweep that it repeats and from its other reruns, for they have the same keys;
-            empty: a sweep of its own.
-        document: what the ledger freezes of its origin: `rerun_of` or `parent`.
-        facts: of the sweep that was recorded.
-        judges: what its document says of its judges.
-        ratings: its judgements by judge and item: a rerun asks no judge.
+        examples: of each point, by its number; None: read the files of the experiment's datasets.
+        round: the record's number of `--fresh` restarts, which is part of the keys; None: take it from the ledger.
+        rerun: distinguishes this rerun from the sweep that it repeats and from other reruns, which all have the same
+            keys; empty: not a rerun.
+        document: what the ledger freezes about the origin: `rerun_of` or `parent`.
+        facts: environment and files of the recorded sweep.
+        judges: the judges' entries in the recorded sweep's document.
+        ratings: recorded judgements by judge and item; a rerun calls no judge.
     """
 
     examples: Mapping[int, LoadedDataset] | None = None
@@ -36,7 +35,7 @@ class Recorded:
     ratings: Mapping[tuple[str, str], Rating] = field(default_factory=dict)
 
     def with_files(self, facts: Facts) -> Facts:
-        """The facts of this machine, with the files that were read for the record and not here."""
+        """Return this machine's facts, completed with files that were read for the record but not here."""
         return replace(
             facts,
             config_files=facts.config_files or self.facts.config_files,
@@ -45,4 +44,4 @@ class Recorded:
 
 
 NOTHING = Recorded()
-"""Of an experiment that is planned from its config and files alone."""
+"""For an experiment that is planned from its config and files alone."""

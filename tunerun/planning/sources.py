@@ -1,4 +1,4 @@
-"""What the trials of a plan share: data, base models, token counts and what backends can do, each looked up once."""
+"""What the trials of a plan share: data, base models, token counts and backend capabilities, each looked up once."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from tunerun.schema import Experiment, Section, TrialConfig
 from tunerun.template import PromptTemplate
 
 LONGEST_KEPT = 1024
-"""Lengths of the longest examples that are remembered; a larger batch counts as if all of its rows had their mean."""
+"""Number of lengths kept, the longest ones; a batch of more rows is taken to have their mean length throughout."""
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """How many tokens some examples have.
+    """Token counts of a set of examples.
 
     Attributes:
-        total: of one pass over all of them.
-        longest: of the longest examples, in falling order.
-        learned: of the longest output.
+        total: tokens of one epoch.
+        longest: tokens of the longest examples, in descending order.
+        learned: tokens of the longest output.
     """
 
     total: int
@@ -45,26 +45,28 @@ class Lengths:
     learned: int
 
     def of_longest_batch(self, rows: int) -> int:
-        """Return how many tokens a row of the longest batch has, on average."""
+        """Return the mean number of tokens of a row in the longest batch of `rows` rows."""
         return math.ceil(fmean(self.longest[:rows]))
 
 
 class Sources:
-    """Looks up what trials share.
+    """Looks up what trials share, each thing once.
 
-    Sections of the config that points share are one object, so their texts are remembered by identity; the experiment
-    keeps them alive.
+    Points that share a config section share one object, so serialised sections are cached by `id()`. That is safe only
+    because the experiment keeps the sections alive.
 
     Args:
-        most_places: places that one finding in the data names.
-        progress: is given what is done next.
-        needs_base_model: whether a base model that cannot be found is an error; else tokens are estimated.
+        experiment: the experiment that is planned.
+        most_places: maximum number of places that one finding in the data lists.
+        progress: called with a short description of the next step.
+        needs_base_model: whether a missing base model is an error; if not, tokens are estimated.
         recorded: what is taken from the record of another sweep.
 
     Attributes:
-        warnings: what a user should know, one line each.
+        warnings: for the user, one line each.
         tokens_exact: whether every count was made by the base model's own tokenizer.
-        loaded: all data sets. measured: all ways of measuring.
+        loaded: every dataset that was loaded.
+        measured: every way of measuring that was determined.
     """
 
     def __init__(
@@ -87,18 +89,18 @@ class Sources:
         self._recorded = recorded
         configs: list[TrialConfig] = [point.config for point in experiment.points] or [experiment]
         sections = {id(config.evaluation): config.evaluation for config in configs}.values()
-        # Twice as many as are needed: other trials may hold some of them out.
+        # Draw twice the number of few-shot examples needed: some may be in another trial's test set and be dropped.
         self._draws = 2 * max((k for each in sections if each.metrics for k in each.baselines.examples), default=0)
         self._texts: dict[int, str] = {}
         self._kept: dict[tuple[str, ...], object] = {}
 
     def warn(self, text: str) -> None:
-        """Note what a user should know, once."""
+        """Add a warning, unless it was added before."""
         if text not in self.warnings:
             self.warnings.append(text)
 
     def _once(self, parts: tuple[str | Section, ...], make: Callable[[], _T]) -> _T:
-        """Return what was made before of the same parts; sections are the same if their contents are."""
+        """Return the cached result for these parts, or make it; sections are equal if their contents are."""
         key = tuple(part if isinstance(part, str) else self._text(part) for part in parts)
         if key not in self._kept:
             self._kept[key] = make()
@@ -112,7 +114,7 @@ class Sources:
     # Backend and data
 
     def capabilities(self, config: TrialConfig) -> Capabilities:
-        """Return what the backend of a config can do."""
+        """Return the capabilities of a config's backend."""
 
         def look_up() -> Capabilities:
             found = capabilities_of(config.backend)
@@ -123,13 +125,14 @@ class Sources:
         return self._once(("capabilities", config.backend), look_up)
 
     def examples(self, config: TrialConfig, number: int = 0) -> LoadedDataset:
-        """Return the examples of a config, checked; each base model has its own limit.
+        """Return the checked examples of a config; they depend on the base model, because each has its own limit.
 
         Args:
-            number: of the point, by which a record has its examples.
+            config: of a point.
+            number: of the point, by which recorded examples are looked up.
 
         Raises:
-            InputError: what is wrong with them or with the template.
+            InputError: the examples or the template have problems.
         """
 
         def load() -> LoadedDataset:
@@ -176,10 +179,10 @@ class Sources:
     # Base model
 
     def model(self, config: TrialConfig) -> FoundModel | None:
-        """Return the base model on this machine or the hub; None: it is at a service, or not needed and not found.
+        """Return the base model on this machine or the hub; None: a service hosts it, or it is optional and not found.
 
         Raises:
-            BaseModelError: it cannot be found, or cannot be tuned.
+            BaseModelError: the base model cannot be found or cannot be tuned.
         """
         if self.capabilities(config).is_hosted:
             return None
@@ -212,12 +215,12 @@ class Sources:
         return found
 
     def identity(self, config: TrialConfig) -> str:
-        """Return what a base model's weights are; of one at a service its name."""
+        """Return the identity of a base model's weights, as in trial keys; for a hosted model its backend and name."""
         found = self.model(config)
         return f"{self.capabilities(config).kind}:{config.model.name}" if found is None else found.identity
 
     def layers(self, config: TrialConfig) -> tuple[str, ...] | None:
-        """Return the names of the layers that may have an adapter; None: the base model's files here do not say."""
+        """Return the names of the layers that can have an adapter; None: the files on this machine do not list them."""
         found = self.model(config)
         if found is None or found.facts.layers is not None or found.kind != "gguf":
             return None if found is None else found.facts.layers
@@ -225,7 +228,7 @@ class Sources:
         return None if converted is None else model_facts.of_folder(converted).layers
 
     def frozen(self, config: TrialConfig) -> TrialConfig:
-        """Return the config with the commit that a hub model is now: what the plan freezes means the same later."""
+        """Return the config with a hub model's revision resolved to a commit, because a branch or tag can move."""
         found = self.model(config)
         if found is None or found.commit is None or found.commit == config.model.revision:
             return config
@@ -235,7 +238,7 @@ class Sources:
     # Tokens
 
     def counter(self, config: TrialConfig) -> TokenCounter:
-        """Return what counts tokens: exact where the tokenizer is at hand; a service's base model need not be here."""
+        """Return a token counter: exact if the tokenizer is available, else an estimate, as for most hosted models."""
 
         def make() -> TokenCounter:
             try:
@@ -248,7 +251,7 @@ class Sources:
         return self._once(("counter", config.model), make)
 
     def token_limit(self, config: TrialConfig) -> TokenLimit | None:
-        """Return how many tokens an example may have; None: not known."""
+        """Return the maximum number of tokens of an example; None: not known."""
         found = self.model(config)
         most = config.model.context_length if found is None else found.context_tokens(config.model.reference())
         if most is None:
@@ -257,7 +260,7 @@ class Sources:
         return TokenLimit(most, counter.exact, counter.count_all)
 
     def lengths(self, config: TrialConfig, examples: ExampleSet) -> Lengths:
-        """Return how many tokens examples have for the base model of a config."""
+        """Return the token counts of examples for the base model of a config."""
 
         def count() -> Lengths:
             counter = self.counter(config)

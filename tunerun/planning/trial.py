@@ -18,7 +18,7 @@ from tunerun.schema import Scalar, TrialConfig
 _MAX_ID = 40
 _KEY_DIGITS = 12
 _MIN_REPLACED = 4
-"""Characters from which a text of the environment is replaced inside of another one; shorter ones are in every word."""
+"""Minimum length at which a text from the environment is replaced inside other texts; shorter ones occur by chance."""
 
 
 @dataclass(frozen=True)
@@ -26,27 +26,31 @@ class Trial:
     """One point of the sweep, ready to run.
 
     Attributes:
-        key: the content hash of everything that can change the result, 64 hexadecimal digits.
-        baselines: the subjects that it is compared with; trials share them whose base model, held-out examples and
-            template are the same.
+        number: its number in the sweep, from 0.
+        key: content hash of everything that can change the result, 64 hexadecimal digits.
+        baselines: subjects of the baselines it is compared with; trials with the same base model, held-out examples and
+            template share them.
         asked: digest of how answers are obtained.
-        ways: how its tuned model and its baselines answer, as the ledger keys answers.
-        choices: the answers that a model chooses from; empty: it generates.
-        held_out: the examples kept out of training, by name: `validation`, `test`.
+        overrides: the swept keys and their values.
+        config: the config of its point.
         capabilities: of its backend.
-        tokens: training tokens over all epochs, prompts included.
+        training: the training examples.
+        held_out: the held-out examples by name: `validation`, `test`.
+        tokens: training tokens over all epochs, including prompts.
         steps: optimiser steps.
         ingredients: what the key hashes.
-        seconds: how long it will train alone, from what the ledger has seen of its base model on its backend; None:
-            nothing.
-        same_as: the number of an earlier trial with the same key; None: there is none.
-        prefix_of: the number of a trial that has everything in common with it but which epochs it is given, of as many
-            or more, where the backend trains both once (`job.in_common`); None: there is none.
-        done: whether a job of this key has succeeded already.
-        failed: whether its last job failed by a fault of its own, and so is not run again by itself.
-        environment: by dotted key, the interpolations of texts that came from the environment.
-        point: the number of its point; trials that differ in their seed alone share it.
-        rerun: of a rerun, what tells its tuned model from that of the trial that it repeats.
+        seconds: estimated training time when trained alone, from earlier jobs of its base model on its backend; None:
+            there are none.
+        same_as: number of an earlier trial with the same key; None: there is none.
+        done: whether a job of this key has succeeded.
+        failed: whether its last job failed for a reason of its own, so that it runs again only on request.
+        prefix_of: number of the trial whose training run produces this one on its way: it differs only in the epochs,
+            has at least as many, and the backend trains exact prefixes (`job.in_common`); None: there is none.
+        environment: interpolations of texts that came from environment variables, by dotted key.
+        point: number of its point; trials that differ only in their seed share it.
+        ways: how its tuned model and its baselines answer, as the ledger keys answers.
+        choices: the answers a model chooses from; empty: it generates text.
+        rerun: distinguishes a rerun's tuned model from that of the trial it repeats; empty: not a rerun.
     """
 
     number: int
@@ -74,22 +78,22 @@ class Trial:
 
     @property
     def validation(self) -> ExampleSet | None:
-        """The held-out examples to choose by; None: there are none."""
+        """The held-out examples that trials are compared on; None: there are none."""
         return self.held_out.get("validation")
 
     @property
     def first(self) -> int:
-        """The number of the first trial with this key, which may be its own: they are one job."""
+        """The number of the first trial with this key, possibly its own: trials with equal keys are one job."""
         return self.number if self.same_as is None else self.same_as
 
     @property
     def training_run(self) -> int:
-        """The number of the trial whose training run serves it, which may be its own."""
+        """The number of the trial whose training run produces this one's tuned model, possibly its own."""
         return self.first if self.prefix_of is None else self.prefix_of
 
     @property
     def usd(self) -> float:
-        """What tuning it alone costs, in US dollars; 0 where the base model has no price."""
+        """The price of tuning it alone, in US dollars; 0 if the base model has no configured price."""
         price = self.config.model.price
         return 0.0 if price is None else self.tokens * price.usd_per_million_tokens / 1e6
 
@@ -104,7 +108,7 @@ class Trial:
         return self.config.model.reference(self.environment)
 
     def request(self) -> TuningRequest:
-        """What a backend is asked to do for this trial."""
+        """Return the tuning request that is submitted to a backend."""
         return TuningRequest(
             key=self.key,
             # A service that still has the first tuned model would answer with it instead of training again.
@@ -120,7 +124,7 @@ class Trial:
         )
 
     def record(self) -> TrialRecord:
-        """The trial as the ledger freezes it: what came from the environment is the interpolation that gave it."""
+        """Return the trial as the ledger freezes it, with interpolations instead of values from the environment."""
         config = self.config.model_dump(mode="json")
         for key, text in self.environment.items():
             _set(config, key.split("."), text)
@@ -141,16 +145,19 @@ class Trial:
         )
 
     def as_stored(self, value: Any) -> Any:
-        """JSON values in which texts from the environment are the interpolations that gave them."""
+        """Return JSON values with each text from the environment replaced by the interpolation that produced it."""
         if not self.environment:
             return value
-        given: dict[str, str] = {}
+        replacements: dict[str, str] = {}
         for key, text in self.environment.items():
-            if found := _value_at(self.config, key.split(".")):
-                given[found] = text
+            if resolved := _value_at(self.config, key.split(".")):
+                replacements[resolved] = text
                 if "${oc." in (name := PurePath(text).name):
-                    given[PurePath(found).name] = name  # findings and names of data sets have the file's name alone
-        return _hidden(value, sorted(given.items(), key=lambda entry: len(entry[0]), reverse=True))
+                    replacements[PurePath(resolved).name] = (
+                        name  # findings and dataset names contain only the file name
+                    )
+        # Longest first, so that a text that contains another one is replaced as a whole.
+        return _hidden(value, sorted(replacements.items(), key=lambda entry: len(entry[0]), reverse=True))
 
 
 def _set(config: Any, location: Sequence[str], text: str) -> None:
@@ -172,22 +179,23 @@ def _value_at(section: Any, location: Sequence[str]) -> str | None:
     return node if isinstance(node, str) else None
 
 
-def _hidden(value: Any, given: Sequence[tuple[str, str]]) -> Any:
+def _hidden(value: Any, replacements: Sequence[tuple[str, str]]) -> Any:
     if isinstance(value, Mapping):
-        # A key that is a plain word is our own: a base model's folder may be called `model`.
+        # A key that is a plain word is one of ours: a base model's folder may be called `model`.
         return {
-            key if str(key).isidentifier() else _hidden(key, given): _hidden(item, given) for key, item in value.items()
+            key if str(key).isidentifier() else _hidden(key, replacements): _hidden(item, replacements)
+            for key, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_hidden(item, given) for item in value]
+        return [_hidden(item, replacements) for item in value]
     if isinstance(value, str):
-        for found, text in given:
-            value = value.replace(found, text) if len(found) >= _MIN_REPLACED or value == found else value
+        for resolved, text in replacements:
+            value = value.replace(resolved, text) if len(resolved) >= _MIN_REPLACED or value == resolved else value
     return value
 
 
 def tuned_model_id(experiment: str, key: str) -> str:
-    """The id of a trial's tuned model: the experiment's name and the first digits of the key.
+    """Return the id of a trial's tuned model: the experiment's name and the first digits of the key.
 
     It matches `[a-z]([a-z0-9-]{0,38}[a-z0-9])?`, the Gemini API's rule (v1beta `tunedModels.create`).
     """

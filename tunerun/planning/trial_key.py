@@ -1,7 +1,7 @@
 """A trial's key: the content hash of everything that can change its result. Pure: no file is read.
 
-What is added to a key later is in it only where it has another value than trials had before, so that the keys of
-earlier versions stay the same.
+An ingredient that a later version adds is hashed only if its value differs from what all earlier trials had, so that
+existing keys do not change.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from tunerun.engine import base_model, chat_template
 from tunerun.schema import TrialConfig
 
 KEY_FORMAT = 2
-"""Version of what a key hashes; a change of it makes every trial a new one."""
+"""Version of what a key hashes; raising it changes every key, so that every trial would train again."""
 
 
 @dataclass(frozen=True)
 class TrialKey:
-    """What can change a trial's result.
+    """Everything that can change a trial's result.
 
     Attributes:
-        ingredients: JSON values.
+        ingredients: JSON values by name.
     """
 
     ingredients: Mapping[str, Any]
@@ -48,14 +48,15 @@ class TrialKey:
     ) -> Self:
         """Return the key of a config.
 
-        The validation set is part of it, because its losses are a job's result: the backend measures them while it
-        trains, so a job on other held-out rows has another validation curve, whichever epoch is kept.
+        The validation set is part of the key because its losses are part of a job's result: the backend measures them
+        during training, so a job with other held-out rows has another validation curve, whichever epoch is kept.
 
         Args:
-            place: of its backend.
-            examples: after the template.
-            model_identity: the base model's content, or at a service its name.
-            round_: how often `--fresh` has begun every trial again.
+            config: of the trial.
+            place: capabilities of its backend.
+            examples: its examples, rendered by the template.
+            model_identity: digest of the base model's content, or for a hosted model its name.
+            round_: number of times that `--fresh` restarted every trial.
         """
         hyperparameters = config.hyperparameters
         ingredients = {
@@ -86,24 +87,24 @@ class TrialKey:
 
 
 def group_identity(place: Capabilities, examples: LoadedDataset, model_identity: str) -> dict[str, Any]:
-    """Return what the subjects of baselines hash: trials that are alike in it are compared with the same baselines."""
+    """Return what the subjects of baselines hash: trials for which it is equal are compared with the same baselines."""
     number_format = {"precision": place.precision, "quantization": place.quantization}
     return {
         "model": model_identity,
         "chat_format": chat_format(place),
         "validation": examples.validation.digest if examples.validation else None,
         "backend": {"kind": place.kind, "address": place.address},
-        # float32 is what every engine had before there was a choice
+        # float32 was the only format of early versions; omitting it keeps the subjects of their baselines
         **{name: value for name, value in number_format.items() if value not in ("", "float32")},
     }
 
 
 def chat_format(place: Capabilities) -> str | None:
-    """Return the chat format's part of a key; None: a service's own, which is not known."""
+    """Return the chat format's part of a key; None: the service's own format, which is not known."""
     return None if place.is_hosted else chat_template.IN_KEY
 
 
 def _has_conversations(examples: LoadedDataset) -> bool:
-    """Whether something is trained or validated on more than an input and its output."""
+    """Whether any training or validation example is more than one input and one output."""
     sets = (examples.training, examples.validation)
     return any(each.has_conversations for each in sets if each is not None)

@@ -1,4 +1,4 @@
-"""What the held-out examples can show, before anything runs."""
+"""The differences that held-out examples can show, estimated before anything runs."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from tunerun.schema import Evaluation
 from tunerun.statistics.power import rows_for_equality, rows_needed, share_lost, smallest_visible
 
 SMALL_DIFFERENCE = 0.05
-"""A difference in the share of right answers that many sweeps are about: five percentage points."""
+"""The difference in the share of right answers that is assumed to matter if `evaluation.worth` is 0: five points."""
 
 _ACCURACY = 0.5
-"""Of the model to beat, before anything is known of it: the share at which chance moves a score most."""
+"""Assumed share of right answers of the model to beat: nothing is known yet, and the variance is largest here."""
 
 _RELATED = 0.5
-"""Factor on the rows that a better model loses, where its errors are half related to those of the one to beat."""
+"""Factor on the share of rows that a better model loses, if the two models' errors are correlated half way."""
 
 
 @dataclass(frozen=True)
 class Visibility:
     """The differences in the share of right answers that held-out examples show with a power of 80 %.
 
-    The verdict has the same figure for the value that the baseline has then; before anything runs, half of the rows are
-    taken to be right, where chance moves a score most. Unrelated errors are the worst plausible case; tuned
-    models of one base model err on the same rows more often than that.
+    The verdict reports the same figure for the baseline's measured value. Before anything runs, half of the rows are
+    assumed to be right, where the variance of a score is largest. Unrelated errors are the worst plausible case: models
+    tuned from one base model err on the same rows more often than that.
 
     Attributes:
-        rows: held-out examples.
-        clusters: how many facts of their own they are; less than the rows where some belong together.
-        points: what is compared; trials that differ in their seed alone are one.
-        baselines: what each of them has to beat.
-        alpha: error rate of the whole comparison.
-        worth: the difference that `rows_for_worth` is about: `evaluation.worth`, or `SMALL_DIFFERENCE` where that is 0.
-        may_be_equal: whether the comparison can call models equal, for `evaluation.worth` is above 0.
+        rows: number of held-out examples.
+        clusters: number of independent units among them; fewer than the rows if some belong together.
+        points: number of points compared; trials that differ only in their seed are one.
+        baselines: number of baselines that each point is compared with.
+        alpha: family-wise error rate of the comparison.
+        worth: the difference for `rows_for_worth`: `evaluation.worth`, or `SMALL_DIFFERENCE` if that is 0.
+        may_be_equal: whether the comparison can call models equal, which needs `evaluation.worth` above 0.
     """
 
     rows: int
@@ -49,17 +49,17 @@ class Visibility:
 
     @property
     def comparisons(self) -> int:
-        """The family of the verdict's tests: every point with every baseline."""
+        """The size of the verdict's family of tests: every point with every baseline."""
         return self.points * max(1, self.baselines)
 
     @property
     def smallest(self) -> float | None:
-        """The smallest difference where errors are unrelated; None: not even a model that is always right is seen."""
+        """The smallest visible difference if errors are unrelated; None: even perfect answers would not show one."""
         return self._smallest(1.0)
 
     @property
     def smallest_related(self) -> float | None:
-        """The same where errors are half related."""
+        """The smallest visible difference if errors are half related; None as in `smallest`."""
         return self._smallest(_RELATED)
 
     def _smallest(self, related: float) -> float | None:
@@ -69,7 +69,7 @@ class Visibility:
 
     @property
     def rows_for_worth(self) -> int:
-        """Rows that show a difference of `worth` where errors are unrelated."""
+        """The number of rows that show a difference of `worth` if errors are unrelated."""
         return self._rows_for_worth(1.0)
 
     def _rows_for_worth(self, related: float) -> int:
@@ -78,11 +78,11 @@ class Visibility:
 
     @property
     def rows_for_equality(self) -> int | None:
-        """Rows below which no two models can be called equal; None: they never are."""
+        """The number of rows below which two models cannot be called equal; None: models are never called equal."""
         return rows_for_equality(self.worth, self.alpha) if self.may_be_equal else None
 
     def to_json(self) -> dict[str, Any]:
-        """As `plan --json` prints it."""
+        """Return the figures as `plan --json` prints them."""
         return {"smallest_visible": self.smallest, "rows_for_worth": self.rows_for_worth}
 
     def __str__(self) -> str:
@@ -97,13 +97,15 @@ class Visibility:
             compared = f"in the {self.comparisons:,} comparisons of points with baselines"
         worth = f"{100 * self.worth:g} percentage point{'' if self.worth == 0.01 else 's'}"
         few, many = self._rows_for_worth(_RELATED), self.rows_for_worth
-        said = [
+        sentences = [
             f"{rows} {self._shown()} {compared} (power 80 %).",
             f"To show {worth}, hold out about {few:,} to {many:,}." if many > self.clusters else "",
         ]
         if self.rows_for_equality is not None and self.clusters < self.rows_for_equality:
-            said.append(f"They can call nothing equal within {worth}: that takes {self.rows_for_equality:,} at least.")
-        return [sentence for sentence in said if sentence]
+            sentences.append(
+                f"They can call nothing equal within {worth}: that takes {self.rows_for_equality:,} at least."
+            )
+        return [sentence for sentence in sentences if sentence]
 
     def _shown(self) -> str:
         if self.smallest_related is None:
@@ -115,10 +117,11 @@ class Visibility:
 
 
 def visibility(trials: Sequence[Trial], baselines: int) -> Visibility | None:
-    """What the trials' held-out examples can show; None: nothing is held out, or no answers are measured.
+    """Return the differences that trials' held-out examples can show; None: nothing is held out, or no metrics.
 
     Args:
-        baselines: that are measured.
+        trials: of a plan.
+        baselines: number of baselines that are measured.
     """
     sets = [trial.validation for trial in trials if trial.validation is not None]
     if not sets:
@@ -127,11 +130,13 @@ def visibility(trials: Sequence[Trial], baselines: int) -> Visibility | None:
 
 
 def visibility_of(sets: Sequence[ExampleSet], points: int, baselines: int, evaluation: Evaluation) -> Visibility | None:
-    """The same of the held-out sets of a sweep; None: no answers are measured.
+    """Return the differences that a sweep's held-out sets can show; None: there are no metrics.
 
     Args:
-        sets: not empty; the one with the fewest clusters decides.
-        points: that are compared, each with all baselines.
+        sets: not empty; the smallest one is used.
+        points: number of points compared, each with all baselines.
+        baselines: number of baselines.
+        evaluation: the config section.
     """
     if not evaluation.metrics:
         return None
