@@ -39,9 +39,7 @@ class Generation:
         self._adapters = LoadedAdapters(base.network, base.device)
         self._encoders: dict[tuple[ChatFormat, EarlierTurns], ChatEncoder] = {}
         self._can_mix = True
-        self._decoders: list[
-            Decoder | PaddedDecoder
-        ] = []  # at most one, made for the first prompt: the probe takes time
+        self._decoders: list[Decoder | PaddedDecoder] = []  # at most one; made for the first prompt
         width = base.network.get_output_embeddings().weight.shape[0]
         self._json_grammars = JsonGrammars(base.tokenizer, width, base.stop_ids)
 

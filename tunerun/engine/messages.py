@@ -1,4 +1,4 @@
-"""What the runner's process and the engine's process say to each other: one JSON document a line, no pickle."""
+"""The messages between the runner's process and the engine's process: one JSON document on each line, no pickle."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tunerun.job import (
 
 @dataclass(frozen=True)
 class Prepare:
-    """Make a base model ready; answered by Done or Refused."""
+    """Prepare a base model; answered by Done or Refused."""
 
     model: BaseModelRef
     do: Literal["prepare"] = "prepare"
@@ -44,14 +44,15 @@ class PackedJob:
 
 @dataclass(frozen=True)
 class Train:
-    """Add jobs on one base model to the session's pack; each ends with JobEnded, and nothing else answers.
+    """Add jobs on one base model to the session's pack. There is no answer to the command; each job gets a JobEnded.
 
-    All jobs of a command begin with the same step, as far as there is room; the others join as there is, in order.
+    Jobs of a command start with the same step as far as the pack has room; the others join later, in order.
 
     Attributes:
-        most: training runs that share a pass at most, where that is less than the engine's settings allow.
-        tuned_models: the folder in which each tuned model gets its own, named by its id.
-        keep_cancelled: whether a job that is cancelled after its first step leaves a tuned model all the same.
+        pack: the jobs.
+        tuned_models: the folder in which each tuned model gets a folder named by its id.
+        keep_cancelled: whether a job that is cancelled after its first step gets a tuned model too.
+        most: the most training runs in a pass; None, or a larger number than the engine's settings allow: these decide.
     """
 
     pack: tuple[PackedJob, ...]
@@ -66,10 +67,12 @@ class Generate:
     """Answer prompts with one base model and its tuned models, in shared batches; answered by Answers or Refused.
 
     Attributes:
-        stream: whether the answers also come piece by piece, as Piece.
-        one_by_one: whether each answer also comes as soon as it is whole, as Answered.
-        all_or_none: whether one prompt that cannot be answered refuses them all, before any is answered.
-        id: by which Cancel ends its answers before they are whole: all by `id`, one by `answer_id`.
+        model: the base model.
+        prompts: each with its own options and tuned model.
+        stream: whether parts of answers are also reported as they are generated, as Piece.
+        one_by_one: whether each answer is also reported as soon as it is complete, as Answered.
+        all_or_none: whether the command is refused, before any answer, if one prompt cannot be answered.
+        id: for Cancel: `id` ends all answers, `answer_id` one of them.
     """
 
     model: BaseModelRef
@@ -81,18 +84,19 @@ class Generate:
     do: Literal["generate"] = "generate"
 
     def answer_id(self, position: int) -> str:
-        """Return by which Cancel ends the answer to one of the prompts."""
+        """Return the id with which Cancel ends the answer to one of the prompts; positions are from 0."""
         return f"{self.id}.{position}"
 
 
 @dataclass(frozen=True)
 class Measure:
-    """Say how likely a model is to give stated outputs as its answers; answered by Measured or Refused.
+    """Measure the likelihood of stated outputs as a model's answers; answered by Measured or Refused.
 
     Attributes:
+        model: the base model.
         rows: each an input and the outputs to measure for it.
-        adapter: the tuned model's folder; None: the base model is measured.
-        examples: earlier turns before every input's own.
+        adapter: the tuned model's folder; None: the base model itself.
+        examples: earlier turns to put before those of every input.
     """
 
     model: BaseModelRef
@@ -104,12 +108,13 @@ class Measure:
 
 @dataclass(frozen=True)
 class Cancel:
-    """Stop a job before its next step, or the answers of a Generate at the next token; not answered.
+    """Cancel a job before its next step, or answers of a Generate at the next token. There is no answer to it.
 
-    It may come before the command that it is about.
+    It may arrive before the command that it refers to.
 
     Attributes:
-        pauses: whether the job will be continued, so that what it needs for that is kept.
+        job: the job's id, or the id of answers.
+        pauses: whether the job will be resumed, so that its state is kept.
     """
 
     job: str
@@ -119,14 +124,14 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Started:
-    """The engine has taken a command whose caller waits; if it dies now, that may be the command's fault."""
+    """The engine starts to execute a call; if it dies now, the call may be the cause."""
 
     report: Literal["started"] = "started"
 
 
 @dataclass(frozen=True)
 class RunBegan:
-    """Jobs are trained from now on, all by one training run; if the engine dies now, that may be its fault."""
+    """Jobs start training in one training run; if the engine dies now, that run may be the cause."""
 
     jobs: tuple[str, ...]
     report: Literal["began"] = "began"
@@ -143,7 +148,7 @@ class SnapshotTaken:
 
 @dataclass(frozen=True)
 class EpochMeasured:
-    """A job finished an epoch, and its loss on the held-out examples is measured."""
+    """A job's validation loss after an epoch was measured."""
 
     job: str
     loss: EpochLoss
@@ -152,7 +157,7 @@ class EpochMeasured:
 
 @dataclass(frozen=True)
 class EpochKept:
-    """A job's tuned model as it was after an epoch is in its folder, and can be called."""
+    """A job's tuned model after an epoch was written to its folder, and can be called."""
 
     job: str
     checkpoint: Checkpoint
@@ -161,10 +166,11 @@ class EpochKept:
 
 @dataclass(frozen=True)
 class StateNotKept:
-    """What a job needs to continue in another process cannot be written; it is trained all the same.
+    """A job's state for resuming in another process cannot be written; its training continues.
 
     Attributes:
-        reason: the system's words.
+        job: its id.
+        reason: the operating system's message.
     """
 
     job: str
@@ -174,10 +180,14 @@ class StateNotKept:
 
 @dataclass(frozen=True)
 class JobEnded:
-    """A job is finished; its tuned model stands in its folder if it SUCCEEDED.
+    """A job has ended; if it SUCCEEDED, its tuned model is complete in its folder.
 
     Attributes:
-        trained_on: None: its base model could not be loaded.
+        job: its id.
+        state: SUCCEEDED, FAILED or CANCELLED.
+        metrics: see `JobStatus.metrics`.
+        failure: why it FAILED; None otherwise.
+        trained_on: the hardware and software that trained it; None: its base model could not be loaded.
     """
 
     job: str
@@ -190,10 +200,11 @@ class JobEnded:
 
 @dataclass(frozen=True)
 class Piece:
-    """The next part of an answer that is streamed.
+    """The next part of a streamed answer.
 
     Attributes:
-        position: which of Generate's prompts it answers, from 0.
+        position: of the prompt in Generate, from 0.
+        part: text and scores that no earlier part contains.
     """
 
     position: int
@@ -203,12 +214,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class Refused:
-    """A command could not be followed, or a prompt not be answered.
+    """A call failed, or a prompt cannot be answered.
 
     Attributes:
-        error: the name of an InputError's class if the user must act, else None.
+        error: the name of the class of the InputError if the user has to act; None: an unexpected exception.
         problems: one line each.
-        traceback: what was raised, if it is nobody's known fault.
+        traceback: of an unexpected exception.
     """
 
     error: str | None
@@ -219,7 +230,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Answers:
-    """For each of Generate's prompts, in order, its answer, or why it has none."""
+    """For each of Generate's prompts, in order, its answer or the reason why there is none."""
 
     answers: tuple[Answer | Refused, ...]
     report: Literal["answers"] = "answers"
@@ -227,10 +238,11 @@ class Answers:
 
 @dataclass(frozen=True)
 class Answered:
-    """An answer that is whole, while others of its Generate are not; Answers repeats it.
+    """A complete answer, reported before all answers of its Generate are complete; Answers will repeat it.
 
     Attributes:
-        position: which of Generate's prompts it answers, from 0.
+        position: of the prompt in Generate, from 0.
+        answer: to that prompt.
     """
 
     position: int
@@ -240,7 +252,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Measured:
-    """For each of Measure's rows, in order, for each of its outputs."""
+    """The likelihood for each of Measure's rows and each of the row's outputs, in order."""
 
     likelihoods: tuple[tuple[Likelihood, ...], ...]
     report: Literal["measured"] = "measured"
@@ -248,32 +260,32 @@ class Measured:
 
 @dataclass(frozen=True)
 class Done:
-    """The command was followed."""
+    """The call was executed."""
 
     report: Literal["done"] = "done"
 
 
 Call = Prepare | Generate | Measure
-"""A command whose caller waits for its report."""
+"""A command whose caller waits for a report."""
 
 Command = Call | Train | Cancel
 JobReport = SnapshotTaken | EpochMeasured | EpochKept | StateNotKept | JobEnded
-"""A report of one job of the pack; it may come while a call is followed."""
+"""A report of one job of the pack; it may come while a call is executed."""
 
 Report = Started | RunBegan | JobReport | Piece | Answered | Answers | Measured | Refused | Done
 
 FINAL = (Done, Refused, Answers, Measured)
-"""The reports with which a command is over."""
+"""The last report of every call is one of these."""
 
 
 @dataclass(frozen=True)
 class _SharedTrain:
-    """Train as it is sent: trials of one sweep have the same examples, which are written once.
+    """Train as it is sent: trials of a sweep usually have the same examples, which are written only once.
 
     Attributes:
-        train: its requests have no examples.
-        examples: all that there are.
-        places: of each job its training and its validation examples among them.
+        train: the command, without examples in its requests.
+        examples: all distinct sequences of examples.
+        places: for each job the indices of its training and its validation examples in `examples`.
     """
 
     train: Train
@@ -283,7 +295,7 @@ class _SharedTrain:
 
     @classmethod
     def of(cls, train: Train) -> _SharedTrain:
-        """Return what is sent; examples are the same if they are one object, so none is compared."""
+        """Return what is sent; examples are compared by identity, because comparing their content would take long."""
         found: dict[int, tuple[int, tuple[Example, ...]]] = {}
 
         def place(examples: tuple[Example, ...]) -> int:
@@ -295,7 +307,7 @@ class _SharedTrain:
 
     @property
     def whole(self) -> Train:
-        """What was sent; jobs share their examples."""
+        """The original command; jobs with equal examples share one object."""
         pack = tuple(
             replace(
                 one,
@@ -312,7 +324,12 @@ _REPORT: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator
 
 
 def with_folders(command: Command, of: Callable[[str], str]) -> Command:
-    """Return a command for another place, with each folder that it names as it is called there."""
+    """Return a command with every folder in it replaced.
+
+    Args:
+        command: any command.
+        of: returns the new folder for an old one.
+    """
 
     def moved(folder: str | None) -> str | None:
         return None if folder is None else of(folder)

@@ -1,5 +1,5 @@
-"""Where the engine runs: a process on this machine, or one on a node of a cluster; start, send, receive, end.
+"""Where the engine runs: in a process on this machine, or on a node of a cluster.
 
-`base` has the Protocol of a worker, `registry` the kinds, and `remote` and `node` the two ends of a connection to
-another machine. A new kind is a module that offers what `registry.WorkersModule` requires, and a line there.
+`base` has the Protocol of a worker, `registry` the kinds, `remote` and `node` the two ends of a connection to another
+machine. To add a kind, write a module that conforms to `registry.WorkersModule` and register it there in one line.
 """

@@ -1,4 +1,4 @@
-"""The Protocol of a connection to an engine, wherever it runs."""
+"""The Protocol of a worker: a connection to an engine, on whichever machine it runs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tunerun.job import Failure
 
 @dataclass(frozen=True)
 class Place:
-    """What an engine is started with, whatever the kind of its worker.
+    """Folders and settings that every kind of worker starts its engine with.
 
     Attributes:
         runs: the runs directory of this machine, absolute.
         cache: the folder of prepared base models.
-        settings: how it computes.
+        settings: of the engine.
     """
 
     runs: Path
@@ -26,19 +26,23 @@ class Place:
     settings: EngineSettings = DEFAULT
 
     def log(self, number: int) -> Path:
-        """The file that a worker's engine prints to; the first worker's is `engine.log`."""
+        """Return the log file of a worker's engine; the first worker's is `engine.log`.
+
+        Args:
+            number: of the worker, from 0.
+        """
         return self.runs / "logs" / ("engine.log" if number == 0 else f"engine-{number}.log")
 
 
 class Worker(Protocol):
-    """A connection to one engine. It is usable from when it is made; the engine may start later.
+    """A connection to one engine. It can be used as soon as it exists; the engine may start later.
 
-    - `send` may be called from any thread and does not wait; `receive` is called from one thread.
-    - Reports come in the order in which the engine made them; every call is answered by Started first.
-    - After `receive` has returned None it returns nothing else, and `death` says why; `death` waits for nothing then.
-    - `end` ends the engine in the middle of whatever it does, also one that hangs or whose machine does not answer, and
-      waits for that, half a minute at most; it may be called again.
-    - The folders that a command or a report names are this machine's, wherever the engine is.
+    - `send` may be called from any thread and does not block; `receive` is called from one thread.
+    - Reports arrive in the order in which the engine made them; the first report for every call is Started.
+    - Once `receive` has returned None it always returns None, and `death` gives the reason without blocking.
+    - `end` stops the engine whatever it is doing, even if it hangs or its machine does not answer, and blocks for half
+      a minute at most; it may be called again.
+    - Folders in commands and reports are this machine's, wherever the engine runs.
     """
 
     @property
@@ -47,36 +51,37 @@ class Worker(Protocol):
 
     @property
     def process_id(self) -> int | None:
-        """The operating system's number of the engine's process; None: it is not on this machine."""
+        """The process id of the engine; None: it is on another machine."""
 
     @property
     def has_ended(self) -> bool:
         """Whether the engine is known to have ended."""
 
     def send(self, command: messages.Command) -> None:
-        """Send a command; if the engine has died, the command is lost.
+        """Send a command; if the engine has died, the command is dropped.
 
         Raises:
             ValueError: a text of the command cannot be written as UTF-8.
         """
 
     def receive(self) -> messages.Report | None:
-        """Wait for the next report; None: the engine has ended."""
+        """Wait for the next report and return it; None: the engine has ended."""
 
     def end(self) -> None:
-        """End the engine."""
+        """Stop the engine."""
 
     def death(self) -> Failure:
-        """Why the engine ended that this program did not end; releases what is left of it."""
+        """Return why the engine ended without a call of `end`, and release its resources."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A worker whose program was killed, and which outlived it.
+    """A worker that outlived the program that started it.
 
     Attributes:
-        jobs: what it was given to train by that program and has not handed over; their reports come again, from the
-            first.
+        worker: the connection to it.
+        jobs: the jobs from that program whose results it has not handed over. All of their reports are sent again,
+            from the first one.
     """
 
     worker: Worker
@@ -85,10 +90,10 @@ class Found:
 
 @dataclass(frozen=True)
 class DeadWorker:
-    """A worker that could not be opened; see `Worker`.
+    """A worker that could not be opened. It conforms to `Worker`, so that this is handled like a death of the engine.
 
     Attributes:
-        failure: why.
+        failure: why it could not be opened.
     """
 
     failure: Failure
@@ -97,14 +102,14 @@ class DeadWorker:
     has_ended: bool = True
 
     def send(self, command: messages.Command) -> None:
-        """The command is lost."""
+        """Drop the command."""
 
     def receive(self) -> None:
-        """It has ended."""
+        """Return None: there is no engine."""
 
     def end(self) -> None:
-        """It has ended."""
+        """Do nothing."""
 
     def death(self) -> Failure:
-        """Why it could not be opened."""
+        """Return why it could not be opened."""
         return self.failure

@@ -1,7 +1,7 @@
-"""What runs on a node of a Ray cluster: an engine, and the reports that no program has read yet.
+"""The Ray actor on a cluster's node: it runs an engine and keeps the reports that no program has read yet.
 
-The actor is detached: it outlives the program that made it, and the next program finds it by its name. So that nothing
-is left on the cluster, it ends by itself when no program has asked it for anything for a while.
+The actor is detached: it outlives the program that made it, and the next program finds it by its name. To leave nothing
+behind on the cluster, it ends itself when no program has called it for a while.
 """
 
 from __future__ import annotations
@@ -16,27 +16,28 @@ from tunerun.workers.node import Entry, Host, NodeSettings, OpenWork, files_of
 from tunerun.workers.node_folder import NodeFolder
 
 WAIT_S = 10.0
-"""How long a question for reports waits for one. A program asks again at once, so each question renews the lease."""
+"""How long `entries` waits for a report. A program calls it again at once, and each call renews the lease."""
 
 LEASE_S = 900.0
-"""How long an actor trains, and keeps what it has trained, while no program asks for it: time for a person or a
-supervisor to start the command again after a crash, and no longer, because it holds a GPU. What had come home
-before is not lost when it is over. Our choice."""
+"""How long an actor trains, and keeps its results, while no program calls it.
+
+Our choice: time for a person or a supervisor to start the command again after a crash, and no longer, because the actor
+holds a GPU. Results that were fetched before the lease expires are safe."""
 
 UNUSED_S = 60.0
-"""The same for an actor that has nothing to train and nothing to hand over: as long as the other side waits for an
-actor that does not answer."""
+"""The same for an actor without jobs and without reports to hand over: as long as the other side waits for an actor
+that does not answer (`ray._SILENT_S`)."""
 
 
 @dataclass(frozen=True)
 class Attached:
-    """What a program needs to know to continue with an actor that another program made.
+    """The state that a program needs to continue with an actor that another program made.
 
     Attributes:
-        after: the number of the last entry that was handed over for good; the ones after it are still there.
+        after: the number of the last entry that the actor has dropped; the entries after it can be read.
         commands: the number of the last command that the engine has received.
-        calls: how many calls the entries that are still there, or still to come, answer: the other program asked them.
-        jobs: the ids of the jobs that they are about.
+        calls: how many calls of the other program those entries and later ones still answer.
+        jobs: the ids of the jobs that those entries are about.
     """
 
     after: int
@@ -46,15 +47,16 @@ class Attached:
 
 
 def _leave_process() -> None:
-    os._exit(0)  # from a thread that is not Ray's, which has no other way
+    os._exit(0)  # called from a thread that is not Ray's, which has no other way to end the actor
 
 
 class EngineActor:
-    """An engine on a node; several of its methods run at once.
+    """An engine on a node. Thread-safe: Ray runs several of its methods at the same time.
 
     Args:
-        owner: identifies the program that uses it; requests of another one are ignored, for a program that was killed
-            may have commands on their way.
+        settings: of the node and its engine.
+        owner: identifies the program that uses the actor. Calls of other programs are ignored, because commands of a
+            program that was killed may still be under way.
         lease_s: see `LEASE_S`.
         unused_s: see `UNUSED_S`.
         leave: ends this process.
@@ -72,9 +74,9 @@ class EngineActor:
         self._owner = owner
         self._lease_s, self._unused_s, self._leave = lease_s, unused_s, leave
         self._entries: list[Entry] = []
-        self._after = 0  # the number of the last entry that is not kept any more
-        self._calls_before = 0  # calls whose last report was that one or before
-        self._jobs: set[str] = set()  # of the entries that are kept, and of those to come
+        self._after = 0  # the number of the last entry that was dropped
+        self._calls_before = 0  # the number of calls whose last report is among the dropped entries
+        self._jobs: set[str] = set()  # ids of the jobs of kept entries
         self._news = threading.Condition()
         self._asked_at = time.monotonic()
         self._has_ended = threading.Event()
@@ -89,7 +91,11 @@ class EngineActor:
             self._news.notify_all()
 
     def attach(self, owner: str) -> Attached:
-        """Work for another program from now on."""
+        """Accept calls of another program from now on, and of no other.
+
+        Args:
+            owner: identifies that program.
+        """
         with self._news:
             self._owner = owner
             self._asked_at = time.monotonic()
@@ -97,7 +103,13 @@ class EngineActor:
             return Attached(self._after, self._host.commands, self._work.calls - self._calls_before, jobs)
 
     def command(self, owner: str, number: int, line: bytes) -> None:
-        """Pass a command on."""
+        """Pass a command to the engine.
+
+        Args:
+            owner: of the calling program.
+            number: of the command, from 1.
+            line: the command, from `messages.command_line`.
+        """
         with self._news:
             if owner != self._owner:
                 return
@@ -105,7 +117,12 @@ class EngineActor:
         self._host.follow(number, line)
 
     def entries(self, owner: str, after: int) -> list[Entry]:
-        """What follows an entry; waits a while for it. What is before it has been handed over."""
+        """Return the entries after a number; waits up to `WAIT_S` for the first one.
+
+        Args:
+            owner: of the calling program.
+            after: the number of the last entry that the caller has processed, which also confirms the earlier ones.
+        """
         with self._news:
             if owner != self._owner:
                 return []
@@ -115,7 +132,7 @@ class EngineActor:
             return self._entries[after - self._after :]
 
     def _drop(self, after: int) -> None:
-        """Keep nothing of what is handed over once no job is under way; until then the next program needs it all."""
+        """Drop confirmed entries once no job is unfinished; until then a next program would need all of them again."""
         self._jobs |= self._work.jobs
         if not self._work.jobs and after == self._after + len(self._entries):
             self._after, self._calls_before = after, self._work.calls_over
@@ -123,7 +140,7 @@ class EngineActor:
             self._jobs.clear()
 
     def put(self, folder: str, files: Mapping[str, bytes]) -> None:
-        """Write files."""
+        """Write files into a folder, which is relative to the node's own."""
         self._ask()
         place = self._folder.path / folder
         place.mkdir(parents=True, exist_ok=True)
@@ -131,7 +148,7 @@ class EngineActor:
             (place / name).write_bytes(content)
 
     def files(self, folder: str) -> dict[str, bytes]:
-        """Read a tuned model or a state."""
+        """Return the files of a tuned model or a saved state by name."""
         self._ask()
         return files_of(self._folder.path, folder)
 
@@ -140,13 +157,13 @@ class EngineActor:
             self._asked_at = time.monotonic()
 
     def end(self) -> None:
-        """End the engine in the middle of whatever it does, within seconds, and keep nothing."""
+        """End the engine within seconds, whatever it is doing, and remove the node's folder."""
         self._has_ended.set()
         self._host.end()
         self._folder.remove()
 
     def _watch(self) -> None:
-        """End this process when the lease is over."""
+        """End this process when the lease expires."""
         while not self._has_ended.wait(min(self._lease_s, self._unused_s) / 4):
             with self._news:
                 is_used = bool(self._entries or self._work.jobs)

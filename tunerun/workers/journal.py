@@ -1,12 +1,11 @@
-"""What a worker on a cluster was given to train, kept on this machine, so that the next program can find it and
-continue.
+"""A record on this machine of the jobs that a cluster's worker got, so that a later program can find it and continue.
 
-A folder for each worker, named like it:
+Each worker has a folder of its name:
 
-    owner.lock     held by the program that gives the worker its work
-    trains.jsonl   each command to train, as it is called here, behind its number
+    owner.lock     held by the program that uses the worker
+    trains.jsonl   every Train command with this machine's folders, after its number
 
-The kernel releases the lock when the program ends, however that ends: a folder whose lock is free is that of a program
+The kernel releases the lock when the program ends, however it ends. So a folder whose lock is free belongs to a program
 that was killed.
 """
 
@@ -28,10 +27,10 @@ TRAINS_FILE = "trains.jsonl"
 
 
 class Journal:
-    """The folder of one worker, whose lock this program holds.
+    """The folder of one worker, whose lock this program holds. Make one with `begin` or `left`.
 
     Attributes:
-        name: the worker's.
+        name: of the worker.
     """
 
     def __init__(self, folder: Path, lock: FileLock) -> None:
@@ -41,10 +40,14 @@ class Journal:
 
     @classmethod
     def begin(cls, parent: Path, name: str) -> Self:
-        """Make the folder of a new worker.
+        """Create the folder of a new worker and take its lock.
+
+        Args:
+            parent: the folder of all journals.
+            name: of the worker.
 
         Raises:
-            OSError: the disk refuses.
+            OSError: the folder cannot be created.
         """
         folder = private_folder(private_folder(parent) / name)
         lock = FileLock(folder / LOCK_FILE, thread_local=False)
@@ -53,37 +56,39 @@ class Journal:
 
     @classmethod
     def left(cls, parent: Path, prefix: str) -> Iterator[Self]:
-        """Take over the folders of workers whose program was killed.
+        """Yield the journals of workers whose program was killed, with their locks taken.
 
         Args:
-            prefix: what the names of the workers begin with.
+            parent: the folder of all journals.
+            prefix: of the workers' names.
         """
         for folder in sorted(parent.glob(f"{prefix}*")):
             lock = FileLock(folder / LOCK_FILE, thread_local=False)
-            with contextlib.suppress(Timeout, OSError):  # its program runs, or it is gone at this moment
+            with contextlib.suppress(Timeout, OSError):  # its program is running, or is just removing the folder
                 lock.acquire(blocking=False)
                 yield cls(folder, lock)
 
     def note(self, number: int, train: messages.Train) -> None:
-        """Write a command down, before it is sent."""
+        """Append a command; to be called before the command is sent."""
         with (self._folder / TRAINS_FILE).open("ab") as file:
             file.write(b"%d " % number + messages.command_line(train))
 
     def trains(self, up_to: int) -> Iterator[messages.Train]:
-        """The commands that were written down.
+        """Yield the recorded commands.
 
         Args:
-            up_to: the number of the last command that the worker has received.
+            up_to: the number of the last command that the worker has received; later ones never reached it.
         """
         with contextlib.suppress(FileNotFoundError):
             for line in (self._folder / TRAINS_FILE).read_bytes().splitlines(keepends=True):
                 number, _, command = line.partition(b" ")
-                if not line.endswith(b"\n") or int(number) > up_to:  # its program was killed while it wrote this
+                # An incomplete line: the program was killed while it wrote it, and so before it sent the command.
+                if not line.endswith(b"\n") or int(number) > up_to:
                     return
                 if isinstance(found := messages.read_command(command), messages.Train):
                     yield found
 
     def remove(self) -> None:
-        """Remove the folder; may be called again."""
+        """Remove the folder and release its lock; may be called again."""
         shutil.rmtree(self._folder, ignore_errors=True)
         self._lock.release()

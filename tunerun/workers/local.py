@@ -1,4 +1,4 @@
-"""The workers `local`: engine processes on this machine, side by side."""
+"""The kind `local`: one or several engine processes on this machine."""
 
 from __future__ import annotations
 
@@ -33,36 +33,42 @@ IS_HERE = True
 
 
 def count(section: LocalWorkers) -> int:
-    """How many workers there are at most."""
+    """Return the largest number of workers."""
     return section.count
 
 
 def room(section: LocalWorkers) -> int:
-    """As many as there are at most."""
+    """Return how many workers can be open at once, which is always `count`."""
     return section.count
 
 
 def take_over(_section: LocalWorkers, _place: Place) -> tuple[Found, ...]:
-    """There are none: a process ends with its program."""
+    """Return nothing, because an engine process cannot outlive its program."""
     return ()
 
 
 def open_worker(section: LocalWorkers, place: Place, number: int) -> Worker:
     """Start an engine process.
 
+    Args:
+        section: the config section.
+        place: folders and settings.
+        number: of the worker, from 0.
+
     Raises:
-        OSError: the limits of this machine prevent it from starting.
+        OSError: the process cannot be started.
     """
     return EngineProcess(place.cache, of_each(section.count, place.settings), place.log(number), number)
 
 
 def of_each(count: int, settings: EngineSettings) -> EngineSettings:
-    """Return the settings of one of several engines side by side: a part of the memory, and of the cores.
+    """Return the settings of one of several engines on this machine, which share its memory and cores.
 
-    torch would give all cores to each, and they would wait for each other longer than they work.
+    By default torch uses all cores in each process, and the processes would wait for each other longer than they work.
 
     Args:
-        count: engines that are opened together; more may share the memory, as a service's do.
+        count: the number of engines that are opened together; a service may open more that share the memory.
+        settings: for a single engine.
     """
     settings = replace(settings, engines=max(settings.engines, count))
     if count == 1 or settings.threads is not None:

@@ -1,7 +1,6 @@
-"""What runs on a cluster's node: an engine's process, and its reports, numbered so that they can be read again.
+"""The node's side of a remote worker: an engine process, and its reports as numbered entries that can be read again.
 
-Commands arrive, and reports leave, with folders relative to one of the node's own: no path of one machine reaches
-another.
+Commands and reports travel with folders relative to the node's own folder: no path of one machine reaches another.
 """
 
 from __future__ import annotations
@@ -22,21 +21,20 @@ from tunerun.job import Failure, FailureKind
 from tunerun.workers import states
 
 TUNED_MODELS = "tuned_models"
-"""Where in the node's folder the engine writes."""
+"""The folder of the engine's results, in the node's folder."""
 
 ADAPTERS = "adapters"
-"""Where in it are the tuned models that came from the other machine, each in a folder named by the digest of its
-content."""
+"""The folder of tuned models that were sent to the node, each in a folder named by the digest of its content."""
 
 
 @dataclass(frozen=True)
 class NodeSettings:
-    """What an engine on a node is started with; see `workers.base.Place`.
+    """The settings that an engine on a node is started with; see `workers.base.Place`.
 
     Attributes:
-        cache: folder of prepared base models on the node.
-        engine: how the engine computes.
-        version: of the tunerun that sends commands; a node that has another one refuses them.
+        cache: the folder of prepared base models on the node.
+        engine: the engine's settings.
+        version: of the tunerun that sends commands; a node with another version refuses them.
     """
 
     cache: str
@@ -51,10 +49,10 @@ class Entry:
     Attributes:
         number: from 1, without gaps.
         report: a line of `messages.report_line`; empty: the engine has ended.
-        folder: the tuned model that the report is about, in `TUNED_MODELS`; None: it is about none.
-        death: why the engine ended; None: it has not.
-        states: names of the saved states that were written since the entry before.
-        gone: names of those that were removed since then.
+        folder: the tuned model that the report is about, relative to `TUNED_MODELS`; None: it is not about one.
+        death: why the engine ended; None: it has not ended.
+        states: the names of saved states that were written since the previous entry.
+        gone: the names of saved states that were removed since the previous entry.
     """
 
     number: int
@@ -69,12 +67,12 @@ ENTRY = TypeAdapter(Entry)
 
 
 class OpenWork:
-    """What an engine was given, and has not finished. May be used from any thread.
+    """The unfinished work of an engine. Thread-safe.
 
     Attributes:
-        jobs: ids of the jobs that have not ended.
-        calls: how many calls it was given.
-        calls_over: how many of them are finished.
+        jobs: the ids of jobs that have not ended.
+        calls: the number of calls that the engine has got.
+        calls_over: the number of calls that it has finished.
     """
 
     def __init__(self) -> None:
@@ -84,7 +82,7 @@ class OpenWork:
         self._lock = threading.Lock()
 
     def given(self, command: messages.Command) -> None:
-        """Note a command, before the engine receives it."""
+        """Record a command; to be called before the engine receives it."""
         with self._lock:
             if isinstance(command, messages.Train):
                 self.jobs |= {packed.job for packed in command.pack}
@@ -92,7 +90,7 @@ class OpenWork:
                 self.calls += 1
 
     def reported(self, entry: Entry) -> None:
-        """Note an entry; called where it is made readable, so that both are seen together."""
+        """Record an entry; to be called where the entry becomes readable, so that both changes appear together."""
         report = messages.read_report(entry.report.encode()) if entry.report else None
         with self._lock:
             if isinstance(report, messages.JobEnded):
@@ -102,17 +100,18 @@ class OpenWork:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it has finished everything."""
+        """Whether the engine has finished all jobs and calls."""
         return not self.jobs and self.calls == self.calls_over
 
 
 class Host:
-    """An engine on this node.
+    """An engine on this node, started by the constructor.
 
     Args:
-        folder: the node's own; it is made if it does not exist.
+        folder: the node's own folder; created if it does not exist.
+        settings: of the node and its engine.
         note: called with each entry, from one thread.
-        work: where commands are noted; None: nowhere.
+        work: records unfinished work for the caller; None: the caller does not need it.
 
     Attributes:
         commands: the number of the last command that the engine has received.
@@ -126,7 +125,7 @@ class Host:
         self._count = 0
         self.commands = 0
         self._work = work or OpenWork()
-        self._early: dict[int, bytes] = {}  # commands that arrived before their predecessor
+        self._early: dict[int, bytes] = {}  # commands that arrived before their predecessor did
         self._taking = threading.Lock()
         self._states: dict[str, int] = {}
         self._ids: dict[str, str] = {}  # the tuned model's id of each job
@@ -141,7 +140,12 @@ class Host:
         self._listener.start()
 
     def follow(self, number: int, line: bytes) -> None:
-        """Pass a command on, in the order of their numbers; one that arrives twice is passed on once."""
+        """Pass a command to the engine, in the order of the numbers; a repeated number is ignored.
+
+        Args:
+            number: of the command, from 1.
+            line: the command, from `messages.command_line`.
+        """
         with self._taking:
             if self._engine is None or number <= self.commands:
                 return
@@ -158,10 +162,10 @@ class Host:
         engine.send(messages.with_folders(command, lambda name: str(folder / name)))
 
     def end(self) -> None:
-        """End the engine in the middle of whatever it does, within seconds, even if it hangs."""
+        """End the engine within seconds, whatever it is doing, even if it hangs."""
         if self._engine is not None:
             self._engine.end()
-            self._listener.join(END_TIMEOUT_S)  # it reads the engine's log, which the caller may remove then
+            self._listener.join(END_TIMEOUT_S)  # the thread reads the engine's log, which the caller may remove next
 
     def _listen(self, engine: EngineProcess) -> None:
         while (report := engine.receive()) is not None:
@@ -175,7 +179,7 @@ class Host:
         self._add(Entry(0, death=replace(failure, message=self._without_paths(failure.message))))
 
     def _without_paths(self, text: str) -> str:
-        """A text for the other machine, where this one's folders mean nothing."""
+        """Return a text without this machine's folders, which mean nothing on the other one."""
         return text.replace(str(self._root.parent), f"a folder of the node {socket.gethostname()}")
 
     def _news_of_states(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -184,7 +188,7 @@ class Host:
         return tuple(written), tuple(name for name in before if name not in self._states)
 
     def _folder_of(self, report: messages.Report) -> str | None:
-        """The folder of the tuned model that a report is about, relative to where tuned models are."""
+        """Return the folder of the tuned model that a report is about, relative to `TUNED_MODELS`; None: no folder."""
         if isinstance(report, messages.EpochKept):
             return Path(report.checkpoint.location).relative_to(self._root).as_posix()
         if isinstance(report, messages.JobEnded) and (identifier := self._ids.get(report.job)) is not None:
@@ -198,6 +202,11 @@ class Host:
 
 
 def files_of(folder: Path, name: str) -> dict[str, bytes]:
-    """The files of a tuned model, or of a state, that the engine in a node's folder wrote."""
+    """Return the content of a tuned model's or a saved state's files by name.
+
+    Args:
+        folder: the node's folder.
+        name: of the tuned model or state, relative to `TUNED_MODELS`.
+    """
     place = folder / TUNED_MODELS / name
     return tuned_model.parts(place) | states.parts(place)

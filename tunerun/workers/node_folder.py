@@ -1,5 +1,4 @@
-"""The folder of a worker on a cluster's node, in its temporary directory, and those that killed workers have left
-there."""
+"""The folder of a worker in a node's temporary directory, and the removal of folders that killed workers left there."""
 
 from __future__ import annotations
 
@@ -17,15 +16,15 @@ PREFIX = "tunerun-worker-"
 LOCK_FILE = "owner.lock"
 
 _UNLOCKED_PREFIX = "tunerun-new-"
-"""Of a folder whose lock is not held yet; it gets its name when it is, so a folder in use is never taken for a
-leftover."""
+"""The prefix of a folder whose lock is not held yet. It is renamed once it is, so that a folder in use is never taken
+for a leftover."""
 
 
 class NodeFolder:
-    """A folder for one worker, as long as its process lives.
+    """The folder of one worker, for the lifetime of its process.
 
-    The kernel releases the lock on it when the process ends, however that ends: a lock that is free is that of a worker
-    which was killed. A process id would not say so: after a restart of the node it may be another program's.
+    The kernel releases the folder's lock when the process ends, however it ends, so a free lock means that the worker
+    was killed. A process id would not be reliable: after a restart of the node it may belong to another program.
 
     Attributes:
         path: the folder.
@@ -37,10 +36,10 @@ class NodeFolder:
 
     @classmethod
     def make(cls, parent: Path | None = None) -> Self:
-        """Make a folder, after removing what killed workers of this user have left beside it.
+        """Create a folder, after removing the folders that this user's killed workers have left next to it.
 
         Args:
-            parent: where; None: the machine's temporary directory.
+            parent: the folder to create it in; None: the machine's temporary directory.
         """
         parent = Path(tempfile.gettempdir()) if parent is None else parent
         remove_leftovers(parent)
@@ -51,22 +50,27 @@ class NodeFolder:
         return cls(path, lock)
 
     def remove(self) -> None:
-        """Remove the folder; may be called again."""
+        """Remove the folder and release its lock; may be called again."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._lock.release()
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Remove the folders of workers that were killed; one that is in use, or another user's, stays."""
+    """Remove the folders of killed workers, but not those in use or of other users.
+
+    Args:
+        parent: the folder that contains them.
+    """
     for folder in parent.glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):  # it is gone at this moment, or not allowed
+        with contextlib.suppress(OSError):  # another worker is removing it too, or it is not permitted
+            # lstat: a link must not lead out of the temporary directory.
             found = folder.lstat()
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or not (folder / LOCK_FILE).exists():
                 continue
             lock = FileLock(folder / LOCK_FILE, thread_local=False)
             try:
                 lock.acquire(blocking=False)
-            except Timeout:  # its worker lives
+            except Timeout:  # its worker is running
                 continue
             shutil.rmtree(folder, ignore_errors=True)
             lock.release()

@@ -1,8 +1,8 @@
-"""The workers `ray`: each an actor on a Ray cluster, with an engine's process on its node.
+"""The kind `ray`: each worker is an actor on a Ray cluster, with an engine process on the actor's node.
 
-The actors are detached: one whose program was killed continues, and the next program finds it by its name, which is in
+Actors are detached: an actor whose program was killed continues, and the next program finds it by its name, which is in
 the runs folder (`workers.journal`). A program that ends in any other way ends its actors; an engine ends with its
-actor. What Ray prints goes to `logs/ray.log`.
+actor. Ray's output goes to `logs/ray.log`.
 
 Measured with Ray 2.60 (2026-11-25): a node that is lost shows as ActorUnavailableError first and as ActorDiedError or
 NodeDiedError soon after; a node that has lost only its raylet finishes what it does.
@@ -42,17 +42,16 @@ _ANSWER_S = 5.0
 """How long the cluster may take to accept a connection."""
 
 _SILENT_S = 60.0
-"""How long an actor may be unavailable before it counts as lost; a network that is back sooner loses nothing."""
+"""How long an actor may be unavailable before it counts as lost; a shorter network failure loses nothing."""
 
 _END_S = 10.0
-"""How long an actor may take to answer when it is found again, or to end, before it is killed: an engine that hangs is
-killed by its actor after 5 s (`engine.process.END_TIMEOUT_S`)."""
+"""How long an actor may take to answer `attach` or `end` before it is killed. Its own limit for an engine that hangs is
+5 s (`engine.process.END_TIMEOUT_S`)."""
 
 _QUIET = {
-    # Otherwise Ray asks the internet for its version and reports its usage.
+    # Without this Ray checks its version on the internet and reports usage.
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Otherwise Ray replaces 127.0.0.1 by this machine's outer address and never reaches a cluster on the loopback
-    # address.
+    # Without this Ray replaces 127.0.0.1 by this machine's external address and never reaches a cluster on loopback.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 
@@ -88,16 +87,16 @@ IS_HERE = False
 
 
 def count(section: RayWorkers) -> int:
-    """How many workers there are at most."""
+    """Return the largest number of workers."""
     return section.count
 
 
 def room(section: RayWorkers) -> int:
-    """How many workers the cluster's resources hold; connects to it.
+    """Connect to the cluster and return how many workers fit into its resources, up to `count`.
 
     Raises:
-        InputError: a package is missing, the address is not one, this program is connected to another cluster, or the
-            cluster has no room for even one worker.
+        InputError: the package ray is missing, the address is invalid, this program is connected to another cluster, or
+            the cluster cannot hold even one worker.
         AccessError: the cluster cannot be reached.
     """
     ray = _connect(section)
@@ -115,7 +114,15 @@ def room(section: RayWorkers) -> int:
 
 
 def take_over(section: RayWorkers, place: Place) -> list[Found]:
-    """Continue with the actors of programs that were killed, as far as they were made as this section says."""
+    """Continue with the actors of killed programs; actors with other settings than this section's are left alone.
+
+    Args:
+        section: the config section.
+        place: folders and settings of this program.
+
+    Raises:
+        AccessError: the cluster cannot be reached.
+    """
     found = []
     settings = _settings(section, place)
     for journal in Journal.left(_journals(place), _name_prefix(section, settings)):
@@ -128,16 +135,16 @@ def take_over(section: RayWorkers, place: Place) -> list[Found]:
 
 
 def _attached(section: RayWorkers, place: Place, journal: Journal) -> Found | None:
-    """Continue with an actor; None: it has ended, or does not answer, and then it is ended."""
+    """Continue with an actor; None if it has ended. An actor that does not answer is killed first."""
     ray = _connect(section, place.runs / "logs" / "ray.log")
     owner = uuid.uuid4().hex
     try:
         actor = ray.get_actor(journal.name, namespace=NAMESPACE)
-    except ValueError:  # Ray has no actor of that name
+    except ValueError:  # Ray does not have an actor of that name
         return None
     try:
         attached: Attached = ray.get(actor.attach.remote(owner), timeout=_END_S)
-    except ray.exceptions.RayError:  # it waits for a node still, or its node is lost
+    except ray.exceptions.RayError:  # it is still waiting for a node, or its node is lost
         _end(ray, actor)
         return None
     worker = RemoteWorker(_ActorChannel(ray, actor, owner), journal, attached)
@@ -148,7 +155,10 @@ def _attached(section: RayWorkers, place: Place, journal: Journal) -> Found | No
 
 
 def open_worker(section: RayWorkers, place: Place, _number: int) -> Worker:
-    """Have the cluster start an actor; it may wait for a node with room.
+    """Create an actor, which may wait for a node with free resources.
+
+    Returns:
+        The connection to it; a `DeadWorker` if the cluster cannot be reached or refuses.
 
     Raises:
         OSError: the runs folder cannot be written.
@@ -159,7 +169,7 @@ def open_worker(section: RayWorkers, place: Place, _number: int) -> Worker:
     except AccessError as error:
         return DeadWorker(Failure(FailureKind.LOST, str(error)))
     owner = uuid.uuid4().hex
-    # The lock is held before there is an actor, so that no other program takes it for one that was left.
+    # The journal's lock is taken before the actor exists, so that no other program takes over the actor.
     journal = Journal.begin(_journals(place), f"{_name_prefix(section, settings)}{owner[:12]}")
     try:
         actor = (
@@ -170,7 +180,7 @@ def open_worker(section: RayWorkers, place: Place, _number: int) -> Worker:
                 lifetime="detached",
                 num_cpus=section.cpus_per_worker,
                 num_gpus=section.gpus_per_worker,
-                # Ray repeats nothing: the ledger decides about a second attempt.
+                # No retries by Ray: the ledger decides about a second attempt.
                 max_restarts=0,
                 max_task_retries=0,
                 max_concurrency=8,
@@ -188,13 +198,15 @@ def _settings(section: RayWorkers, place: Place) -> NodeSettings:
 
 
 def sharing(section: RayWorkers, nodes: Sequence[Mapping[str, Any]], settings: EngineSettings) -> EngineSettings:
-    """Engine settings with the number of workers that may share a GPU or, where they have none, a node's main memory.
+    """Return engine settings with the number of workers that may share a GPU or, without GPUs, a node's main memory.
 
     Args:
-        nodes: as `ray.nodes` gives them; which one the worker comes to is not known before.
+        section: the config section.
+        nodes: from `ray.nodes`. The largest node counts, because Ray decides later on which one the worker runs.
+        settings: without that number.
     """
     if section.gpus_per_worker:
-        engines = int(1 / section.gpus_per_worker)  # Ray shows each worker its own GPUs alone
+        engines = int(1 / section.gpus_per_worker)  # Ray hides all other GPUs from a worker
     else:
         cores = max((node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]), default=0.0)
         engines = min(int(cores / section.cpus_per_worker), section.count)
@@ -206,14 +218,13 @@ def _journals(place: Place) -> Path:
 
 
 def _name_prefix(section: RayWorkers, settings: NodeSettings) -> str:
-    """What the names of the actors begin with that are made alike: an engine with other settings computes other
-    bits."""
+    """Return the common prefix of the names of actors with equal settings; other settings would give other bits."""
     made = f"{section.gpus_per_worker:g} {section.cpus_per_worker:g} {settings}"
     return f"engine-{hashlib.sha256(made.encode()).hexdigest()[:12]}-"
 
 
 class _ActorChannel:
-    """Calls of an actor's methods."""
+    """The channel to an actor: calls its methods."""
 
     def __init__(self, ray: Any, actor: Any, owner: str) -> None:
         self._ray = ray
@@ -236,14 +247,17 @@ class _ActorChannel:
             return found
 
     def entries(self, after: int) -> Sequence[Entry]:
-        """Ask again while the actor is unavailable: to read again what was not read changes nothing."""
+        """Return new entries; while the actor is unavailable return none, so that the caller tries again.
+
+        Repeating a read is safe: the actor keeps entries until a later call confirms them.
+        """
         unavailable = self._ray.exceptions.ActorUnavailableError
         try:
             with self._translated(passing=unavailable):
                 if self._question is None:
                     self._question = self._actor.entries.remote(self._owner, after)
                 there, _ = self._ray.wait([self._question], timeout=WAIT_S)
-                if not there:  # it waits for a node
+                if not there:  # the actor is still waiting for a node
                     return ()
                 question, self._question = self._question, None
                 found: Sequence[Entry] = self._ray.get(question)
@@ -269,8 +283,7 @@ class _ActorChannel:
 
 
 def _end(ray: Any, actor: Any) -> None:
-    """End an actor: by itself, so that its engine ends too and its folder is removed; by force if it does not
-    answer."""
+    """Ask an actor to end, which also ends its engine and removes its folder; kill it if it does not answer."""
     with contextlib.suppress(ray.exceptions.RayError):
         ray.get(actor.end.remote(), timeout=_END_S)
     with contextlib.suppress(ray.exceptions.RayError, ValueError):
@@ -282,12 +295,24 @@ _connected: list[str] = []  # the address of the cluster that this program is co
 
 
 def _connect(section: RayWorkers, log: Path | None = None) -> Any:
-    """Return the module `ray`, connected."""
+    """Connect this program to the section's cluster, if it is not connected yet.
+
+    Args:
+        section: the config section.
+        log: the file for Ray's output; None: unchanged.
+
+    Returns:
+        The module `ray`.
+
+    Raises:
+        InputError: ray is not installed, the address is invalid, or this program is connected to another cluster.
+        AccessError: the cluster cannot be reached.
+    """
     if importlib.util.find_spec("ray") is None:
         raise MissingPackageError("backend.workers.kind=ray needs the package ray; pip install 'tunerun[ray]'")
     address = os.environ.get("RAY_ADDRESS", "") if section.address == "auto" else section.address
     if not address or address == "auto":
-        # Ray's own `auto` takes the cluster that its files remember, which may be another user's, or dead.
+        # Ray's own `auto` takes the cluster that its files name, which may be another user's, or dead.
         raise InputError(
             "backend.workers.address: auto, and the environment variable RAY_ADDRESS is not set; set it, or give the "
             "cluster's host:port as `ray start` prints it"
@@ -308,7 +333,8 @@ def _connect(section: RayWorkers, log: Path | None = None) -> Any:
                 )
         elif not ray.is_initialized():
             try:
-                socket.create_connection((host, int(port)), _ANSWER_S).close()  # Ray itself would try for minutes
+                # Tried before `ray.init`, which would try for minutes.
+                socket.create_connection((host, int(port)), _ANSWER_S).close()
                 ray.init(
                     address=address,
                     namespace=NAMESPACE,
@@ -330,10 +356,10 @@ def _connect(section: RayWorkers, log: Path | None = None) -> Any:
 
 
 def _print_to(log: Path) -> None:
-    """Redirect to a file what Ray prints about its nodes.
+    """Redirect Ray's output about its nodes to a file.
 
-    Ray prints it to stdout, whatever `log_to_driver` says, and a command may print JSON there; Ray has no setting for
-    that.
+    Ray prints it to stdout even with `log_to_driver=False` and has no setting to change that, but commands print JSON
+    there.
     """
     from ray._private import worker
 

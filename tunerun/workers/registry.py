@@ -1,4 +1,4 @@
-"""The kinds of worker, each a module of its own; code outside this package never compares a kind with a name."""
+"""The registry of the kinds of worker, each a module; code outside this package never compares a kind with a name."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tunerun.workers import local, ray, slurm
 from tunerun.workers.base import Found, Place, Worker
 
 Workers: TypeAlias = local.LocalWorkers | ray.RayWorkers | slurm.SlurmWorkers
-"""The config section of any kind."""
+"""The config section `backend.workers` of any kind."""
 
 DEFAULT: Workers = local.LocalWorkers(kind="local")
 
 
 class WorkersModule(Protocol):
-    """What a kind's module offers."""
+    """What the module of a kind has to define."""
 
     @property
     def SECTION(self) -> type[schema.Section]:  # noqa: N802 - a constant of a module
@@ -27,20 +27,27 @@ class WorkersModule(Protocol):
         """Whether its engines run on this machine."""
 
     def count(self, section: Any) -> int:
-        """How many workers there are at most."""
+        """Return the largest number of workers that a section allows."""
         ...
 
     def room(self, section: Any) -> int:
-        """How many of them can be open at once; may connect to a cluster.
+        """Return how many workers can be open at once; may connect to a cluster.
 
         Raises:
-            InputError: a package is missing, or no worker could ever be opened; says what to do.
+            InputError: a package is missing, or not even one worker can ever be opened; the message says what to do.
             AccessError: the cluster cannot be reached.
         """
         ...
 
     def take_over(self, section: Any, place: Place, /) -> Sequence[Found]:
-        """Continue with workers that outlived their program, or bring home what they have made and end them.
+        """Continue with workers that outlived their program, or fetch their results and end them.
+
+        Args:
+            section: the config section.
+            place: folders and settings of this program.
+
+        Returns:
+            The workers to continue with.
 
         Raises:
             AccessError: the cluster cannot be reached.
@@ -48,13 +55,15 @@ class WorkersModule(Protocol):
         ...
 
     def open_worker(self, section: Any, place: Place, number: int, /) -> Worker:
-        """Make the connection to a worker; its engine starts now or soon.
+        """Open a worker; its engine starts now or later.
 
         Args:
-            number: which of the workers it is, from 0.
+            section: the config section.
+            place: folders and settings.
+            number: of the worker, from 0.
 
         Raises:
-            OSError: the limits of this machine prevent it from starting.
+            OSError: a process cannot be started, or a folder cannot be written.
         """
         ...
 
@@ -63,7 +72,7 @@ _MODULES: dict[str, WorkersModule] = {"local": local, "ray": ray, "slurm": slurm
 
 
 def count(section: Workers) -> int:
-    """How many workers a section allows at most."""
+    """Return the largest number of workers that a section allows."""
     return _MODULES[section.kind].count(section)
 
 
@@ -73,7 +82,7 @@ def are_here(section: Workers) -> bool:
 
 
 def room(section: Workers) -> int:
-    """How many workers of a section can be open at once; see `WorkersModule.room`."""
+    """Return how many workers of a section can be open at once; see `WorkersModule.room`."""
     return _MODULES[section.kind].room(section)
 
 
@@ -83,7 +92,7 @@ def take_over(section: Workers, place: Place) -> Sequence[Found]:
 
 
 def opener(section: Workers, place: Place) -> Callable[[int], Worker]:
-    """The function that opens the worker of a number."""
+    """Return the function that opens a worker, given its number."""
     return lambda number: _MODULES[section.kind].open_worker(section, place, number)
 
 

@@ -1,7 +1,7 @@
-"""A worker whose engine is on another machine: what it needs is sent as bytes, and what it makes comes back as bytes.
+"""A worker whose engine is on another machine: commands, tuned models and states are transferred as bytes.
 
-This machine writes a tuned model that comes back, whole or not at all, after checking its digest and its key. Folders
-that the other machine names are never used.
+A tuned model that arrives is written completely or not at all, after its digest and key have been checked. Paths that
+the other machine names are never used.
 """
 
 from __future__ import annotations
@@ -26,37 +26,38 @@ from tunerun.workers.node import ADAPTERS, TUNED_MODELS, Entry
 
 
 class LostError(Exception):
-    """The other machine, or the program on it, is gone."""
+    """The connection to the node is lost: the node or the program on it has ended or does not answer."""
 
 
 class Channel(Protocol):
-    """How commands, reports and files reach a node and come back.
+    """The transport of commands, entries and files between this machine and a node.
 
-    `entries` is called from one thread, everything else from any. All raise LostError if the node is gone.
+    `entries` is called from one thread, all other methods from any. All of them raise LostError if the node is lost.
     """
 
     def command(self, number: int, line: bytes, /) -> None:
         """Send a command; commands are numbered from 1."""
 
     def put(self, folder: str, files: Mapping[str, bytes]) -> None:
-        """Write files into a folder of the node's own."""
+        """Write files, by name, into a folder that is relative to the node's own."""
 
     def entries(self, after: int) -> Sequence[Entry]:
-        """The entries that follow the one with a number; waits a while for the next one, and may return none."""
+        """Return the entries after a number; waits for the next one for some seconds, and may return none."""
 
     def files(self, folder: str) -> Mapping[str, bytes]:
-        """The files of a tuned model or a state that the engine wrote, by their names."""
+        """Return the files, by name, of a tuned model or a saved state that the engine wrote."""
 
     def close(self) -> None:
-        """End the engine, even if it or its node hangs, and keep nothing on the node; may be called again."""
+        """End the engine, even if it or its node hangs, and remove everything from the node; may be called again."""
 
 
 @dataclass(frozen=True)
 class _Sent:
-    """A job that a node has.
+    """A job that was sent to the node.
 
     Attributes:
-        folder: where its tuned model comes to lie.
+        request: of the job.
+        folder: of its tuned model on this machine.
     """
 
     request: TuningRequest
@@ -64,11 +65,12 @@ class _Sent:
 
 
 class RemoteWorker:
-    """A connection to an engine through a channel; see `workers.base.Worker`.
+    """A connection to an engine through a channel; conforms to `workers.base.Worker`.
 
     Args:
-        journal: where the commands to train are written down; None: the engine does not outlive this program.
-        attached: what the engine did for another program, with which it continues for this one; None: it is new.
+        channel: to the node.
+        journal: records the commands to train; None: the engine does not outlive this program.
+        attached: the state of an engine that another program started; None: the engine is new.
     """
 
     def __init__(self, channel: Channel, journal: Journal | None = None, attached: Attached | None = None) -> None:
@@ -76,35 +78,41 @@ class RemoteWorker:
         self._channel = channel
         self._journal = journal
         self._commands = 0 if attached is None else attached.commands
-        self._foreign_calls = 0 if attached is None else attached.calls  # of that program: their reports are not for us
+        # Calls of the other program that the engine still answers; their reports are skipped.
+        self._foreign_calls = 0 if attached is None else attached.calls
         self._sending = threading.Lock()
         self._read = 0 if attached is None else attached.after
         self._waiting: deque[Entry] = deque()
         self._sent: dict[str, _Sent] = {}
-        self._root: Path | None = None  # where tuned models are on this machine
-        self._there: set[str] = set()  # folders of the node that this machine has filled
-        self._come: set[tuple[str, str]] = set()  # jobs and folders of the node whose files have come back
+        self._root: Path | None = None  # the folder of tuned models on this machine
+        self._there: set[str] = set()  # folders of the node with tuned models that were sent to it
+        self._come: set[tuple[str, str]] = set()  # (job, folder of the node) of tuned models that were fetched
         self._failure: Failure | None = None
         self._is_ended = False
 
     def continue_with(self, jobs: Sequence[messages.PackedJob], tuned_models: Path) -> None:
-        """Say which jobs the engine trains that another program gave it, before the first `receive`."""
+        """Register jobs that the engine trains; for those of another program to be called before the first `receive`.
+
+        Args:
+            jobs: with their requests.
+            tuned_models: the folder of tuned models on this machine.
+        """
         self._root = tuned_models
         for packed in jobs:
             self._sent[packed.job] = _Sent(packed.request, tuned_models / packed.request.tuned_model_id)
 
     @property
     def has_ended(self) -> bool:
-        """Whether the engine has ended, or its machine is gone."""
+        """Whether the engine has ended or the node is lost."""
         return self._is_ended or self._failure is not None
 
     @property
     def process_id(self) -> None:
-        """Its process is on another machine."""
+        """None: the process is on another machine."""
         return
 
     def send(self, command: messages.Command) -> None:
-        """Send a command, after the tuned models that it names."""
+        """Send a command, after the tuned models and saved states that it needs."""
         if isinstance(command, messages.Train):
             root = Path(command.tuned_models)
             self.continue_with(command.pack, root)
@@ -122,13 +130,13 @@ class RemoteWorker:
                 if self._journal is not None and isinstance(command, messages.Train):
                     self._journal.note(self._commands, command)
                 self._channel.command(self._commands, line)
-        except LostError as error:  # `receive` finds the same
+        except LostError as error:  # not raised: `receive` reports it
             self._lost(error)
         except OSError as error:
-            self._lost(LostError(f"what a worker is to train cannot be written down ({error.strerror})"))
+            self._lost(LostError(f"the journal of a worker's jobs cannot be written ({error.strerror})"))
 
     def _portable(self, folder: str) -> str:
-        """What a folder is called on the node; a tuned model that is not there yet is sent."""
+        """Return a tuned model's folder on the node, after sending the tuned model if it is not there yet."""
         if folder == TUNED_MODELS:
             return folder
         files = tuned_model.parts(Path(folder))
@@ -142,7 +150,7 @@ class RemoteWorker:
         return place
 
     def receive(self) -> messages.Report | None:
-        """Wait for the next report; None: the engine has ended, or its machine is gone."""
+        """Wait for the next report and return it; None: the engine has ended, or the node is lost."""
         while self._failure is None and not self._is_ended:
             try:
                 if not self._waiting:
@@ -170,10 +178,10 @@ class RemoteWorker:
         return True
 
     def _take_states(self, entry: Entry) -> None:
-        """Keep here what the jobs need to continue, should the node be lost; without it they begin again."""
+        """Copy changed states to this machine: if the node is lost, the jobs resume from them elsewhere."""
         if self._root is None:
             return
-        # What comes is always the newest: of many entries that come at once, as after a restart, the last one counts.
+        # `files` returns the current state, not that of the entry, so a state is fetched only for its last entry.
         newer = {name for each in self._waiting for name in (*each.states, *each.gone)} if entry.states else set()
         for name in (name for name in entry.states if name not in newer):
             with contextlib.suppress(OSError):
@@ -185,11 +193,11 @@ class RemoteWorker:
         self._failure = self._failure or Failure(FailureKind.LOST, f"{error}; run the command again")
 
     def _brought_home(self, report: messages.Report, folder: str | None) -> messages.Report:
-        """A report with this machine's folders, after the tuned model that it is about has come."""
+        """Return a report with this machine's folders, after fetching the tuned model that it is about."""
         if folder is None or not isinstance(report, messages.EpochKept | messages.JobEnded):
             return report
         sent = self._sent.get(report.job)
-        if sent is None:  # a job of the killed program that is not in the journal
+        if sent is None:  # a job of another program that is not in its journal
             return report
         if isinstance(report, messages.JobEnded):
             problem = self._fetched(report.job, folder, sent.folder)
@@ -199,11 +207,11 @@ class RemoteWorker:
             return report
         is_last = folder == sent.request.tuned_model_id
         place = sent.folder if is_last else _epoch_folder(sent.folder, report.checkpoint.epoch)
-        self._fetched(report.job, folder, place)  # a problem with it shows again when it is called
+        self._fetched(report.job, folder, place)  # a problem is reported when the checkpoint is used
         return replace(report, checkpoint=replace(report.checkpoint, location=str(place)))
 
     def _fetched(self, job: str, folder: str, place: Path) -> str | None:
-        """Bring a tuned model to this machine; returns the problem with it, None: there is none."""
+        """Copy a tuned model to this machine once; return the problem if that fails."""
         if (job, folder) in self._come:
             return None
         request = self._sent[job].request
@@ -216,7 +224,7 @@ class RemoteWorker:
         return None
 
     def end(self) -> None:
-        """End the engine."""
+        """End the engine and remove everything from the node."""
         self._is_ended = True
         self._close()
 
@@ -226,7 +234,7 @@ class RemoteWorker:
             self._journal.remove()
 
     def death(self) -> Failure:
-        """Why the engine ended; its node keeps nothing then."""
+        """Return why the engine ended, and remove everything from the node."""
         self._close()
         return self._failure or Failure(FailureKind.LOST, "the worker was ended; run the command again")
 
@@ -236,7 +244,9 @@ def _epoch_folder(folder: Path, epoch: int) -> Path:
 
 
 def bring_home(made: Path, tuned_models: Path) -> None:
-    """Take over the tuned models and states that an engine made for a program that was killed; what is here stays.
+    """Copy the tuned models and states that an engine made for a program that was killed.
+
+    A tuned model that this machine already has is not replaced.
 
     Args:
         made: the folder that the engine wrote to.
@@ -245,7 +255,7 @@ def bring_home(made: Path, tuned_models: Path) -> None:
     for file in made.glob(f"*/{tuned_model.STATUS_FILE}"):
         place = tuned_models / file.parent.name
         if not place.exists():
-            with contextlib.suppress(OSError, ValueError, NotFoundError):  # a damaged one is trained again
+            with contextlib.suppress(OSError, ValueError, NotFoundError):  # a damaged model is trained again
                 key = tuned_model.read(file.parent).key
                 tuned_model.receive(tuned_model.parts(file.parent), place, key, partial(_epoch_folder, place))
     for name in states.names(made):

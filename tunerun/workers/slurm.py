@@ -1,13 +1,13 @@
-"""The workers `slurm`: each a job that submitit submits to Slurm; both sides talk through a folder that they both see.
+"""The kind `slurm`: each worker is a Slurm job, submitted through submitit. Both sides use a folder on a shared disk:
 
     commands.jsonl   commands to the engine, one on each line; written here, read by the job
-    reports.jsonl    its reports, an `Entry` on each line; written by the job, read here
-    end, ended       created to end the job; created by the job when it has ended
-    owner.lock       held by the program that gives the job its work
+    reports.jsonl    an `Entry` on each line; written by the job, read here
+    end, ended       created here to end the job; created by the job when it has ended
+    owner.lock       held by the program that uses the job
     tuned_models/, adapters/, logs/   written by the job, as in `workers.node`
 
-A job without work ends by itself, so that it does not hold its allocation while nothing is trained. submitit does not
-say whether a job was cancelled or lost (1.5.4, 2026-11-25): the files say it.
+A job without work ends itself, so that it does not hold its allocation for nothing. submitit does not distinguish
+cancelled from lost jobs (1.5.4, 2026-11-25), so the files do.
 """
 
 from __future__ import annotations
@@ -40,18 +40,17 @@ ENDED_FILE = "ended"
 LOCK_FILE = "owner.lock"
 
 IDLE_S = 120.0
-"""How long a job without work waits for more before it ends. Our choice: a sweep's next trial comes within seconds."""
+"""How long a job waits for work before it ends itself. Our choice: a sweep's next trial comes within seconds."""
 
 _PAUSE_S = 0.1
-"""Between two looks at a file that the other side writes. A shared file system does not say when another machine has
-written (inotify sees local writes only), so both sides look; a tenth of a second is short beside a step, and each look
-is one `open` or `stat`."""
+"""The polling interval of files that the other side writes. Polling, because inotify does not see writes of another
+machine on a shared file system. A tenth of a second is short compared to a step, and a poll is one `open` or `stat`."""
 
 _STATE_PAUSE_S = 5.0
-"""Between two questions to submitit about a job that reports nothing; submitit asks Slurm once a minute at most."""
+"""The polling interval of the state of a job without new reports; submitit itself asks Slurm once a minute at most."""
 
 _END_S = 20.0
-"""How long a job may take to end before Slurm is asked to end it: its engine takes 5 s
+"""How long a job may take to end before Slurm cancels it: its engine takes up to 5 s
 (`engine.process.END_TIMEOUT_S`), and a shared file system may show a new file some seconds late."""
 
 
@@ -94,15 +93,15 @@ IS_HERE = False
 
 
 def count(section: SlurmWorkers) -> int:
-    """How many workers there are at most."""
+    """Return the largest number of workers."""
     return section.count
 
 
 def room(section: SlurmWorkers) -> int:
-    """As many as there are at most: a job that has no node yet waits in Slurm's queue.
+    """Return how many workers can be open at once, which is always `count`: jobs wait for nodes in Slurm's queue.
 
     Raises:
-        InputError: a package is missing, or this machine has no Slurm.
+        InputError: the package submitit is missing, or Slurm is not installed on this machine.
     """
     if importlib.util.find_spec("submitit") is None:
         raise MissingPackageError("backend.workers.kind=slurm needs the package submitit; pip install 'tunerun[slurm]'")
@@ -117,8 +116,13 @@ def room(section: SlurmWorkers) -> int:
 def open_worker(section: SlurmWorkers, place: Place, number: int) -> Worker:
     """Submit a job to Slurm.
 
+    Args:
+        section: the config section.
+        place: folders and settings.
+        number: of the worker, from 0; part of its folder's name.
+
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the shared folder cannot be written.
     """
     room(section)
     private_folder(place.runs)
@@ -134,15 +138,16 @@ def _parent(section: SlurmWorkers, place: Place) -> Path:
 
 
 def take_over(section: SlurmWorkers, place: Place) -> tuple[Found, ...]:
-    """Bring home what jobs have made whose program was killed, and end them.
+    """Fetch the results of jobs whose program was killed, and end these jobs.
 
-    A tuned model that is whole counts as its job's; a trial that was being trained continues from its last saved state.
+    A complete tuned model is the result of its trial; a trial in training resumes from its last saved state in a new
+    job. Returns no workers to continue with.
     """
     for folder in sorted(_parent(section, place).glob("*-*")):
         lock = FileLock(folder / LOCK_FILE, thread_local=False)
         try:
             lock.acquire(blocking=False)
-        except (Timeout, OSError):  # its program runs, or it is gone at this moment
+        except (Timeout, OSError):  # its program is running, or is just removing the folder
             continue
         (folder / END_FILE).touch()
         if _has_begun(folder):
@@ -156,7 +161,7 @@ def take_over(section: SlurmWorkers, place: Place) -> tuple[Found, ...]:
 
 
 def _cancel(section: SlurmWorkers, folder: Path) -> None:
-    """Ask Slurm to end the job of a folder, which waits for a node, or hangs."""
+    """Cancel the Slurm job of a folder, which is waiting for a node or hangs."""
     import submitit
 
     if section.executor == "slurm":
@@ -165,19 +170,19 @@ def _cancel(section: SlurmWorkers, folder: Path) -> None:
 
 
 def _has_begun(folder: Path) -> bool:
-    """Whether a job has a node, and has started its engine there."""
+    """Whether a job has got a node and is serving the folder there."""
     return (folder / REPORTS_FILE).exists()
 
 
 def _wait_until(is_so: Callable[[], bool]) -> None:
-    """Wait for the other side, up to `_END_S`."""
+    """Poll until a condition holds, up to `_END_S`."""
     deadline = time.monotonic() + _END_S
     while not is_so() and time.monotonic() < deadline:
         time.sleep(_PAUSE_S)
 
 
 def _submitted(section: SlurmWorkers, folder: Path, settings: NodeSettings) -> Any:
-    """Submit the job that works on a folder."""
+    """Submit the job that serves a folder."""
     import submitit
 
     executor = submitit.AutoExecutor(folder=folder / "job", cluster=section.executor)
@@ -194,8 +199,12 @@ def _submitted(section: SlurmWorkers, folder: Path, settings: NodeSettings) -> A
 
 
 def serve(folder: str, settings: NodeSettings) -> None:
-    """The function that the job runs: follow the commands in the folder until it has to end, or has had no work for
-    long."""
+    """Execute the commands in a folder until the job has to end or has had no work for `IDLE_S`. Runs in the job.
+
+    Args:
+        folder: the shared folder.
+        settings: of the node and its engine.
+    """
     place = Path(folder)
     reported_at = time.monotonic()
     has_died = threading.Event()
@@ -221,12 +230,12 @@ def serve(folder: str, settings: NodeSettings) -> None:
                 break
             has_died.wait(_PAUSE_S)
         host.end()
-        with contextlib.suppress(FileNotFoundError):  # its program has removed the folder
+        with contextlib.suppress(FileNotFoundError):  # the program has removed the folder
             (place / ENDED_FILE).touch()
 
 
 class _Lines:
-    """The lines of a file that another process appends to; each line is read once, when it is whole."""
+    """Reads a file that another process appends to; `new` returns each line once, after it is complete."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -244,11 +253,13 @@ class _Lines:
 
 
 class _FolderChannel:
-    """The folder, and the job that works on it.
+    """The channel to a job through its shared folder.
 
     Args:
-        is_child: whether the job is a process of this program, which has to wait for its end. Slurm's own word for the
-            end comes a minute late.
+        folder: the shared folder.
+        job: submitit's job.
+        is_child: whether the job is a child process of this program, which then has to wait for its exit. For a Slurm
+            job the file `ended` is enough; Slurm reports the end up to a minute later.
     """
 
     def __init__(self, folder: Path, job: Any, *, is_child: bool) -> None:
@@ -258,7 +269,7 @@ class _FolderChannel:
         self._job = job
         self._is_child = is_child
         self._lines = _Lines(folder / REPORTS_FILE)
-        self._asked_at = time.monotonic()  # what became of the job
+        self._asked_at = time.monotonic()  # when the job's state was polled last
         self._is_closed = False
 
     def command(self, _number: int, line: bytes) -> None:
@@ -283,13 +294,13 @@ class _FolderChannel:
                 return ()
             if time.monotonic() - self._asked_at > _STATE_PAUSE_S:
                 self._asked_at = time.monotonic()
-                # What it wrote before it ended is read first.
+                # Read once more: the job may have written its last reports between the first read and its end.
                 if self._job.done() and not (lines := self._lines.new()):
                     return (Entry(after + 1, death=self._death()),)
         return [entry for entry in map(ENTRY.validate_json, lines) if entry.number > after]
 
     def _death(self) -> Failure:
-        """What became of a job that has ended without saying why."""
+        """Return the failure of a job that ended without reporting why."""
         state = str(self._job.state).split(" ")[0]
         words = f"the job {self._job.job_id} ended ({state})"
         tail = (self._job.stderr() or "")[-4_000:] or None
@@ -312,8 +323,7 @@ class _FolderChannel:
         return self._job.done() or (not self._is_child and (self._folder / ENDED_FILE).exists())
 
     def close(self) -> None:
-        """End the job: by itself if it runs, so that its engine ends too; through Slurm if it waits for a node, or
-        hangs."""
+        """End the job: a running one through the file `end`, so that its engine ends in order; else through Slurm."""
         if self._is_closed:
             return
         self._is_closed = True

@@ -1,4 +1,4 @@
-"""What a training run needs to continue elsewhere (`engine.resuming`), on its way between machines, without torch."""
+"""Saved states of training runs (`engine.resuming`) on their way between machines, handled without torch."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _NAME = re.compile(r"training\.[0-9a-f]{24}")
 
 
 def names(tuned_models: Path) -> dict[str, int]:
-    """The folders of states beside tuned models, each with when it was written, in nanoseconds."""
+    """Return the names of the saved states among tuned models, each with its modification time in nanoseconds."""
     found = {}
     for file in tuned_models.glob(f"training.*/{STATE_FILE}"):
         try:
             found[file.parent.name] = file.stat().st_mtime_ns
-        except FileNotFoundError:  # replaced at this moment; it is seen the next time
+        except FileNotFoundError:  # being replaced just now; the next call returns it
             continue
     return found
 
 
 def of_keys(tuned_models: Path, keys: Set[str]) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """The states from which requests of some keys can continue, by their folders' names."""
+    """Yield the saved states from which requests with some of the keys can resume: name, and files by name."""
     for name in names(tuned_models):
         files = parts(tuned_models / name)
         if not keys.isdisjoint(_requests(files)):
@@ -37,22 +37,28 @@ def of_keys(tuned_models: Path, keys: Set[str]) -> Iterator[tuple[str, dict[str,
 
 
 def keys(tuned_models: Path) -> dict[str, list[str]]:
-    """The keys of the requests that can continue from each state, by their folders' names."""
+    """Return for each saved state, by name, the keys of the requests that can resume from it."""
     return {name: _requests(parts(tuned_models / name)) for name in names(tuned_models)}
 
 
 def parts(folder: Path) -> dict[str, bytes]:
-    """The content of a state's files, by name; what is not there is left out."""
+    """Return the content of a state's files by name; missing files are omitted."""
     there = (folder / name for name in (STATE_FILE, TENSORS_FILE))
     return {file.name: file.read_bytes() for file in there if file.is_file()}
 
 
 def keep(tuned_models: Path, name: str, files: Mapping[str, bytes]) -> None:
-    """Write a state that another machine made, whole or not at all; one that is damaged is not written.
+    """Write a state from another machine, completely or not at all; a damaged one is ignored.
+
+    Args:
+        tuned_models: the folder of tuned models.
+        name: of the state.
+        files: from `parts`.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: a file cannot be written.
     """
+    # The name comes from another machine: anything but the pattern could be a path out of the folder.
     digest = hashlib.sha256(files.get(TENSORS_FILE, b"")).hexdigest()
     if not _NAME.fullmatch(name) or digest != _read(files).get("tensors"):
         return
@@ -66,7 +72,7 @@ def keep(tuned_models: Path, name: str, files: Mapping[str, bytes]) -> None:
 
 
 def drop(tuned_models: Path, name: str) -> None:
-    """Remove a state, if there is one."""
+    """Remove a state if it exists."""
     if _NAME.fullmatch(name):
         shutil.rmtree(tuned_models / name, ignore_errors=True)
 
