@@ -35,7 +35,7 @@ test: $(READY)  ## every test, as CI runs them: engines, MLflow stores, services
 	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal
 
 test-fast: $(READY)  ## tests that need none of these, in every room: while one works
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow' --hypothesis-profile quick
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow' --hypothesis-profile quick -p no:schemathesis
 
 coverage: $(READY)  ## every test, slower, and the lines that no test reaches
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report term-missing:skip-covered

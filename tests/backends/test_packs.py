@@ -197,7 +197,7 @@ def test_what_cannot_be_resumed_is_said(tiny: BaseModelRef) -> None:
     for _epoch in range(2):
         job.take(messages.StateNotKept("1", "No space left on device"))
     [note] = job.status(None).notes
-    assert "cannot be written to tuned_models/ (No space left on device); it is trained, but starts again" in note
+    assert "cannot be written to tuned_models/ (No space left on device); training continues, but restarts from" in note
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ def test_relative_folders_become_absolute(tmp_path: Path) -> None:
     assert load([NEXT, "tracking.uri=sqlite:///a.db"]).tracking.uri == f"sqlite:///{tmp_path}/a.db"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("overrides", "lines"),
     [

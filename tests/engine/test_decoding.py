@@ -88,8 +88,9 @@ def test_a_mix_is_answered_as_each_prompt_alone(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoding, "ROWS", rows)
         patch.setattr(decoding, "PREFILL_TOKENS", tokens)
-        patch.setattr(decoding, "CACHE_BYTES", rows * 100 * 256)
-        found = Generation(base).answer(prompts)
+        generation = Generation(base)
+        generation._decoders = [Decoder(base, bytes_per_token=256, cache_bytes=rows * 100 * 256)]
+        found = generation.answer(prompts)
     for prompt, answer in zip(prompts, found, strict=True):
         assert isinstance(answer, Answer)
         assert is_same(answer, alone(prompt)), prompt
@@ -100,7 +101,6 @@ def test_a_row_that_the_memory_has_no_place_for_waits_and_loses_nothing(
     base: LoadedModel, alone: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Long answers outgrow the cache, some are set back, and all are as alone."""
-    monkeypatch.setattr(decoding, "CACHE_BYTES", 0)
     options = GenerateOptions(max_output_tokens=90, temperature=2.0, seed=3)
     prompts = [Prompt(text, replace(options, seed=seed)) for text in ("1", "8") for seed in range(4)]
     set_back: list[int] = []
@@ -112,7 +112,7 @@ def test_a_row_that_the_memory_has_no_place_for_waits_and_loses_nothing(
 
     monkeypatch.setattr(decoding._Course, "_set_back", counted)
     generation = Generation(base)
-    generation._decoders = [Decoder(base, bytes_per_token=64)]
+    generation._decoders = [Decoder(base, bytes_per_token=64, cache_bytes=0)]
     assert generation.answer(prompts) == [alone(prompt) for prompt in prompts]
     assert set_back
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,20 +85,23 @@ def test_losses_are_those_of_transformers(
 
 @pytest.mark.parametrize("examples", [(), EXAMPLES[:2]])
 def test_what_prompts_share_is_computed_once_with_the_same_numbers(
-    generation: Generation, tuned: Path, monkeypatch: pytest.MonkeyPatch, examples: tuple[Example, ...]
+    base: LoadedModel,
+    generation: Generation,
+    tuned: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    examples: tuple[Example, ...],
 ) -> None:
     """Outputs of one prompt and prompts that begin alike have the losses of whole sequences, for less work."""
     rows = [(row.text_input, tuple(one.output for one in ROWS)) for row in ROWS]
     tokens: list[int] = []
-    hook = generation._base.network.register_forward_hook(
+    hook = base.network.register_forward_hook(
         lambda _network, _args, given, _output: tokens.append(given["input_ids"].numel()), with_kwargs=True
     )
     for adapter in (None, tuned):
         shared = generation.measure(rows, adapter, examples)
         work = sum(tokens)
         monkeypatch.setattr(shared_prefix, "LEAST_TOKENS", 1_000_000)
-        monkeypatch.setattr(generation._base, "form", Padded())
-        whole = generation.measure(rows, adapter, examples)
+        whole = Generation(replace(base, form=Padded())).measure(rows, adapter, examples)
         monkeypatch.undo()
         assert work < (sum(tokens) - work) / 2
         tokens.clear()

@@ -146,6 +146,7 @@ def test_engine_that_cannot_understand_dies_with_its_log(tmp_path: Path) -> None
     assert "Invalid JSON" in failure.traceback
 
 
+@pytest.mark.process
 def test_engine_ignores_modules_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file named like a module in the user's directory is not imported."""
     (tmp_path / "argparse.py").write_text("raise SystemExit(99)")

@@ -126,12 +126,13 @@ class Decoder:
     Args:
         base: the base model.
         bytes_per_token: memory that one token of one row takes in the cache, in all layers.
+        cache_bytes: the limit of a batch's cache, unless a quarter of the weights is more.
     """
 
-    def __init__(self, base: LoadedModel, bytes_per_token: int) -> None:
+    def __init__(self, base: LoadedModel, bytes_per_token: int, cache_bytes: int = CACHE_BYTES) -> None:
         self._base = base
         weights = sum(weight.numel() * weight.element_size() for weight in base.network.parameters())
-        self._most_tokens = max(CACHE_BYTES, weights // 4) // bytes_per_token
+        self._most_tokens = max(cache_bytes, weights // 4) // bytes_per_token
 
     def answer(self, rows: Sequence[AnswerRow], between_passes: Callable[[], None]) -> None:
         """Generate tokens until all rows are finished.
