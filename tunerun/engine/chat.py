@@ -1,8 +1,9 @@
-"""The chat format: what is before, between and after an example's two texts when a model sees them.
+"""The chat format: the text before, between and after an example's input and output in what a model gets.
 
-It is what the base model's own chat template puts around an assistant's turn, taken from a rendered conversation and
-not from the template's generation prompt: a reasoning model's prompt opens a thought, gpt-oss' no channel, while their
-rendered turns are the answers that they were trained on. It is derived once, when the base model is prepared.
+It is what the base model's chat template writes around an assistant's turn. It is taken from a rendered conversation
+and not from the template's generation prompt: the prompt of a reasoning model opens a thought, and that of gpt-oss
+lacks the channel, while rendered turns have the form that the model was trained on. The format is derived once, when
+the base model is prepared.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ class ChatFormat:
     Attributes:
         prefix: everything before `text_input`: a system turn, the opening of the user's turn.
         suffix: everything between `text_input` and the target.
-        end: what ends the model's turn, up to and with the token that ends it; empty if the model has none.
-        start: spaces before `output`: tokenizers make one token of a space and the word behind it, so that it belongs
-            to what the model answers.
+        end: everything after the output up to the token that ends the model's turn, inclusive; empty: there is none.
+        start: spaces before `output`. Tokenizers make one token of a space and the word after it, so the spaces are
+            part of the answer.
     """
 
     prefix: str
@@ -39,11 +40,11 @@ class ChatFormat:
     start: str = ""
 
     def prompt(self, text_input: str) -> str:
-        """Return what the model is sent for an input, in training and in generation alike."""
+        """Return the prompt for an input; the same in training and in generation."""
         return f"{self.prefix}{text_input}{self.suffix}"
 
     def target(self, example: Example) -> str:
-        """Return what the model learns to answer."""
+        """Return the text that the model learns to generate for an example."""
         return f"{self.start}{example.output}{self.end}"
 
     @property
@@ -54,12 +55,12 @@ class ChatFormat:
 
 @dataclass(frozen=True)
 class SystemMessage:
-    """What is around the text of a system message: before, text, after, first input.
+    """The format of a system message: before, text, after, first input.
 
     Attributes:
         before: everything before the text.
         after: everything between the text and the first input.
-        problem: why the chat format has no place for one, as a clause about the base model; None: it has.
+        problem: why the chat format does not support one, as a clause about the base model; None: it does.
     """
 
     before: str = ""
@@ -67,10 +68,10 @@ class SystemMessage:
     problem: str | None = None
 
     def check(self) -> None:
-        """Refuse a system message where there is no place for one.
+        """Check that the chat format supports a system message.
 
         Raises:
-            NoTurnsError: there is none.
+            NoTurnsError: it does not.
         """
         if self.problem is not None:
             raise NoTurnsError(
@@ -84,18 +85,18 @@ _NOT_DERIVED = SystemMessage(problem="what its chat template writes around one i
 
 @dataclass(frozen=True)
 class EarlierTurns:
-    """What is around the texts before the last input: prefix, input, suffix, output, between, next input.
+    """The format of the turns before the last input: prefix, input, suffix, output, between, next input.
 
-    It differs from a `ChatFormat` where a template writes earlier answers in another way than the last one: without
-    an empty thought, with another token at the end. Training learns them as they are written.
+    It differs from `ChatFormat` if a template writes earlier answers differently from the last one, for instance
+    without an empty thought or with another end token. Training uses the form that the template writes.
 
     Attributes:
-        prefix: everything before the first input, where there is no system message.
+        prefix: everything before the first input, without a system message.
         suffix: everything between an earlier input and its output.
         between: everything between an earlier output and the next input.
-        problem: why the chat format has no place for earlier turns, as a clause about the base model; None: it has.
-        end: the beginning of `between` that ends the model's turn, up to and with a special token; empty: it has none.
-        system: what is around a system message.
+        problem: why the chat format does not support earlier turns, as a clause about the base model; None: it does.
+        end: the first part of `between`, up to the special token that ends the model's turn; empty: there is none.
+        system: the format of a system message.
     """
 
     prefix: str = ""
@@ -107,14 +108,14 @@ class EarlierTurns:
 
     @property
     def start(self) -> str:
-        """Spaces before an earlier output, as `ChatFormat.start`."""
+        """The spaces before an earlier output; see `ChatFormat.start`."""
         return self.suffix[len(self.suffix.rstrip(" ")) :]
 
     def check(self) -> None:
-        """Refuse earlier turns where there is no place for them.
+        """Check that the chat format supports earlier turns.
 
         Raises:
-            NoTurnsError: there is none.
+            NoTurnsError: it does not.
         """
         if self.problem is not None:
             raise NoTurnsError(
@@ -124,7 +125,12 @@ class EarlierTurns:
 
 
 def derive_turns(tokenizer: Any, chat: ChatFormat) -> EarlierTurns:
-    """Take from a transformers tokenizer's chat template what is around earlier turns and a system message."""
+    """Derive the format of earlier turns and a system message from a chat template.
+
+    Args:
+        tokenizer: transformers' tokenizer of the base model.
+        chat: the format of the last turn; a template that writes it differently after earlier turns is not supported.
+    """
     try:
         template = chat_template.default_of(tokenizer.chat_template)
     except chat_template.UnusableTemplateError as error:
@@ -156,10 +162,13 @@ def _token_texts(tokenizer: Any) -> dict[str, str]:
 
 
 def derive(tokenizer: Any) -> ChatFormat:
-    """Split what a transformers tokenizer's chat template renders around two marks.
+    """Derive the chat format from a chat template, by rendering two marks and splitting the result at them.
 
     Without a chat template the prefix is the beginning-of-text token (if the tokenizer adds one), the suffix a line
     break, the end the end-of-text token.
+
+    Args:
+        tokenizer: transformers' tokenizer of the base model.
 
     Raises:
         BaseModelError: the chat template fails, or does not show each text exactly once.
@@ -183,13 +192,13 @@ def _beginning(tokenizer: Any) -> str:
 
 
 def _end_of_turn(tokenizer: Any, after: str) -> str:
-    """Return what follows an answer up to its first special token: generation stops there, so nothing after counts."""
+    """Return the text after an answer up to its first special token; generation stops there and needs no more."""
     end = _first_special_end(tokenizer, after)
     return tokenizer.eos_token or "" if end is None else after[:end]
 
 
 def _first_special_end(tokenizer: Any, text: str) -> int | None:
-    """Return where the first special token in a text ends; None: it holds none."""
+    """Return where the first special token in a text ends; None: it contains none."""
     specials = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     specials.add(tokenizer.eos_token or "")
     return min(
@@ -211,7 +220,7 @@ _TURNS = TypeAdapter(EarlierTurns)
 
 
 def write_turns(turns: EarlierTurns, file: Path) -> None:
-    """Write what is around earlier turns as JSON, whole or not at all."""
+    """Write the format of earlier turns as JSON, completely or not at all."""
     with replacing(file) as aside:
         aside.write_bytes(_TURNS.dump_json(turns, indent=1))
 

@@ -1,8 +1,8 @@
-"""Texts in the chat format as tokens, and answers' tokens as texts. Light: the library `tokenizers` alone.
+"""Encodes texts in the chat format as tokens and decodes answers. Needs only the library `tokenizers`.
 
-Text of rows is text: where a row holds what the base model uses as a control token (`<|im_end|>`), it is encoded as
-the characters it is written with. Everything else is encoded together with the chat format around it, so that the
-tokens are those of transformers' `apply_chat_template`.
+Text of rows is data: if a row contains the text of a control token (`<|im_end|>`), it is encoded as plain characters.
+Otherwise text is encoded together with the chat format around it, so that the tokens are those of transformers'
+`apply_chat_template`.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from tunerun.engine.chat import ChatFormat, EarlierTurns
 from tunerun.job import Conversation, Example, Input, TokenScore, as_conversation, behind_examples
 
 _BREAK = "\n"
-"""What a text follows where it is encoded apart: no tokenizer joins it with a word, and after it none adds a space."""
+"""The text put before a text that is encoded separately: no tokenizer joins it with a word or adds a space after it."""
 
 _ANSWERED = "a"
-"""What text of the format follows where no control token ends an answer: a letter, which no tokenizer joins with it."""
+"""The text put before format text if no control token ends an answer: no tokenizer joins a letter with the format."""
 
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """The tokens that a model is sent.
+    """The tokens of a prompt.
 
     Attributes:
-        answers: of each earlier answer the places of its tokens, from the first up to the one behind the last.
+        ids: all tokens.
+        answers: the span (start, stop) of each earlier answer in `ids`.
     """
 
     ids: list[int]
@@ -40,12 +41,12 @@ class EncodedPrompt:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A part of a conversation that is encoded by itself.
+    """A part of a conversation that is encoded separately.
 
     Attributes:
-        follows: the text before it, from its last control token on.
-        texts: text of the format and text of rows in turns; the format's is first and last.
-        is_answer: whether it is an earlier answer, up to the token that ends it.
+        follows: the text before it, from the last control token on.
+        texts: alternately text of the format and text of rows; the first and the last are of the format.
+        is_answer: whether it is an earlier answer, including its end token.
     """
 
     follows: str
@@ -66,11 +67,14 @@ class _Piece:
 
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
-"""How SentencePiece's vocabularies write a byte."""
+"""A single byte in SentencePiece's vocabularies."""
 
 
 def _byte_characters() -> dict[str, int]:
-    """How vocabularies of GPT-2's kind write bytes: the printable ones of Latin-1 as they are, others above them."""
+    """Return the byte of each character in byte-level vocabularies such as GPT-2's.
+
+    Printable bytes of Latin-1 are written as they are, the others as the characters from 256 on.
+    """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
@@ -84,7 +88,8 @@ class ChatEncoder:
 
     Args:
         tokenizer: the base model's; padding and truncation are switched off.
-        turns: what is around the texts before an input; None: that is not known.
+        chat: the chat format of the last turn.
+        turns: the chat format of a system message and earlier turns; None: unknown.
     """
 
     def __init__(self, tokenizer: Tokenizer, chat: ChatFormat, turns: EarlierTurns | None = None) -> None:
@@ -98,8 +103,8 @@ class ChatEncoder:
         self._token_texts: dict[int, tuple[str, tuple[int, ...]]] = {}
         self._end_text = chat.end[: self._last_control(chat.end)]
         (self._suffix,) = self._ids([chat.suffix])
-        # What is beyond the control tokens next to a row's text is the same in every example, and is encoded once:
-        # a tokenizer cuts a text at them before it does anything else.
+        # A tokenizer cuts a text at control tokens before anything else. So the format's text beyond the control tokens
+        # next to a row's text has the same tokens in every example, and is encoded once.
         before, after = self._last_control(chat.prefix), self._first_control_end(chat.suffix)
         self._before, self._after = chat.prefix[before:], chat.suffix[:after]
         self._opening, self._closing = self._beyond(chat.prefix, self._before), self._behind(self._after, chat.suffix)
@@ -114,21 +119,22 @@ class ChatEncoder:
         return ids[len(of_start) :]
 
     def prompts(self, inputs: Sequence[Input], examples: Sequence[Example] = ()) -> list[list[int]]:
-        """Return the tokens that the model is sent for each input.
+        """Return the tokens of the prompt for each input.
 
         Args:
-            examples: earlier turns before every input's own.
+            inputs: texts or conversations.
+            examples: earlier turns to put before those of every input.
 
         Raises:
-            NoTurnsError: there is a system message or an earlier turn, and the chat format has no place for it.
+            NoTurnsError: there is a system message or an earlier turn, which the chat format does not support.
         """
         return [prompt.ids for prompt in self.conversations([behind_examples(asked, examples) for asked in inputs])]
 
     def conversations(self, inputs: Sequence[Input]) -> list[EncodedPrompt]:
-        """Return the tokens that the model is sent for each input, and where the earlier answers are among them.
+        """Return the prompt for each input, with the positions of earlier answers.
 
         Raises:
-            NoTurnsError: as `prompts`.
+            NoTurnsError: as in `prompts`.
         """
         long = {
             place: self._pieces(asked)
@@ -155,9 +161,9 @@ class ChatEncoder:
         return [[*self._opening, *ids, *self._closing] for ids in found]
 
     def _pieces(self, asked: Conversation) -> list[_Piece]:
-        """Return a conversation cut before and behind each earlier answer, as prompt and target are.
+        """Split a conversation before and after each earlier answer, like prompt and target.
 
-        So what is learned of it is whole tokens, and an answer is the same tokens wherever it is in a conversation.
+        So each answer consists of whole tokens, which are the same wherever the answer is in a conversation.
         """
         around = self._turns
         found: list[_Piece] = []
@@ -171,7 +177,7 @@ class ChatEncoder:
             cut = self._controls.search(after)
             if cut is None:
                 opening = (before, asked.system, after)
-            else:  # a tokenizer cuts a text there; so a system message is encoded once for all its inputs
+            else:  # a tokenizer cuts a text there, so a system message can be encoded once for all inputs
                 found.append(_Piece("", (before, asked.system, after[: cut.end()])))
                 follows, opening = cut[0], (after[cut.end() :],)
         suffix = around.suffix[: len(around.suffix) - len(around.start)]
@@ -184,7 +190,7 @@ class ChatEncoder:
         return [*found, _Piece(follows, (*opening, asked.text_input, self._chat.suffix))]
 
     def _encoded(self, pieces: Collection[_Piece]) -> dict[_Piece, list[int]]:
-        """Return the tokens of pieces as they follow what is before them."""
+        """Return the tokens of each piece after the text that it follows."""
         found: dict[_Piece, list[int]] = {}
         plain: dict[str, list[_Piece]] = {}
         for piece in pieces:
@@ -197,7 +203,7 @@ class ChatEncoder:
         return found
 
     def targets(self, outputs: Sequence[str]) -> list[list[int]]:
-        """Return the tokens that the model learns to answer, as they follow a prompt."""
+        """Return the tokens that the model learns to generate for each output, after a prompt."""
         start, end = self._chat.start, self._chat.end
         distinct = list(dict.fromkeys(outputs))  # labels repeat
         texts = [f"{start}{output}{end}" for output in distinct]
@@ -210,7 +216,7 @@ class ChatEncoder:
         return [by_output[output] for output in outputs]
 
     def _with_control_tokens(self, piece: _Piece) -> list[int]:
-        """Return the tokens of a piece in which texts of rows hold control tokens."""
+        """Return the tokens of a piece in which texts of rows contain control tokens."""
         first, *rest = piece.of_format
         (ids,) = self._following(piece.follows, [first])
         for of_row, of_format in zip(piece.of_rows, rest, strict=True):
@@ -218,32 +224,35 @@ class ChatEncoder:
         return ids
 
     def _apart(self, before: str, text: str, after: str) -> list[int]:
-        """Return the tokens of a text that holds control tokens as text, and of what is around it."""
+        """Return the tokens of a text that contains the text of control tokens, and of the format around it."""
         return self._ids([before])[0] + self._as_text(text) + self._following(_BREAK, [after])[0]
 
     def text(self, ids: Sequence[int], *, has_end: bool) -> str:
         """Return the text of an answer.
 
         Args:
-            ids: the answer's tokens without the one that ends it. A control token among them is shown as it is
-                written.
-            has_end: whether the model ended the answer; then what the chat format writes before its end token is
-                taken off.
+            ids: the answer's tokens without the end token. A control token among them becomes its text.
+            has_end: whether the model ended the answer; then the chat format's text before the end token is removed.
         """
         before = self._decode(self._suffix)
         text = self._decode([*self._suffix, *ids])
-        # Alone, the first token would lose its space with the tokenizers that add one to every text.
+        # Decoded after the suffix, because some tokenizers drop the space of the first token of a text.
         text = text[len(before) :] if text.startswith(before) else self._decode(ids)
         text = text.removeprefix(self._chat.start)
         return text.removesuffix(self._end_text) if has_end else text
 
     @cached_property
     def start_ids(self) -> list[int]:
-        """The tokens of what the chat format writes between a prompt and an answer; often none."""
+        """The tokens of the chat format's text between a prompt and an answer; often none."""
         return self._following(self._answer_follows, [self._chat.start])[0] if self._chat.start else []
 
     def score(self, number: int, logprob: float) -> TokenScore:
-        """A token's score, with its text as it follows other text."""
+        """Return the score of a token, with its text after other text.
+
+        Args:
+            number: the token's id.
+            logprob: its log probability.
+        """
         if number not in self._token_texts:
             before, text = self._decode(self._suffix), self._decode([*self._suffix, number])
             text = text[len(before) :] if text.startswith(before) else self._decode([number])
@@ -252,7 +261,7 @@ class ChatEncoder:
         return TokenScore(text, content, logprob)
 
     def _bytes(self, number: int, text: str) -> tuple[int, ...]:
-        """The bytes of a token; of a part of a character those that the vocabulary writes, as far as it says them."""
+        """Return the bytes of a token; for a part of a character from the vocabulary's spelling, empty if unknown."""
         if "\ufffd" not in text:
             return tuple(text.encode())
         written = self._tokenizer.id_to_token(number) or ""
@@ -262,15 +271,15 @@ class ChatEncoder:
 
     @property
     def end_text(self) -> str:
-        """What the chat format writes between an answer and the token that ends it."""
+        """The chat format's text between an answer and its end token."""
         return self._end_text
 
     def control_tokens_in(self, text: str) -> list[str]:
-        """Return which of the base model's control tokens a text holds, each once."""
+        """Return the control tokens of the base model whose text occurs in a text, each once."""
         return list(dict.fromkeys(self._controls.findall(text)))
 
     def begins_with_control_token(self, text: str) -> bool:
-        """Whether a text of the chat format is cut off from what is before it."""
+        """Whether a text begins with a control token, so that a tokenizer cuts it off from the text before it."""
         return self._controls.match(text) is not None
 
     def _last_control(self, text: str) -> int:
@@ -289,10 +298,10 @@ class ChatEncoder:
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def _following(self, before: str, texts: Sequence[str]) -> list[list[int]]:
-        """Return the tokens of texts as they follow another text.
+        """Return the tokens of texts after another text.
 
-        Where the two would share a token (a line break and the next one), the texts are encoded alone: generation has
-        no choice, as it sends what is before.
+        If both would share a token (such as two line breaks), the text is encoded alone: in generation the tokens of
+        the text before are already fixed.
         """
         (head,) = self._ids([before])
         found = self._ids([before + text for text in texts])
@@ -303,12 +312,12 @@ class ChatEncoder:
         return found
 
     def _as_text(self, text: str) -> list[int]:
-        """Return the tokens of a text as it follows a line break, with control tokens as the characters they have."""
+        """Return the tokens of a text after a line break, with the text of control tokens as plain characters."""
         ids = self._plain_ids(text)
         numbers = {self._tokenizer.token_to_id(token) for token in self._control_tokens}
         if numbers.isdisjoint(ids):
             return ids
-        # Unigram's vocabulary holds `</s>` as a word like any other: it is cut behind its first character.
+        # A Unigram vocabulary contains `</s>` as an ordinary word, so the text is cut after its first character.
         cuts = [0, *(match.start() + 1 for match in self._controls.finditer(text)), len(text)]
         return [number for start, end in pairwise(cuts) for number in self._plain_ids(text[start:end])]
 
@@ -343,10 +352,10 @@ def _joined(parts: Sequence[tuple[bool, list[int]]]) -> EncodedPrompt:
 
 
 def _control_tokens(tokenizer: Tokenizer, chat: ChatFormat) -> tuple[str, ...]:
-    """Return the special tokens, and the tokens added to the vocabulary that the chat format is made of.
+    """Return the special tokens, and the added tokens of the vocabulary that the chat format contains.
 
-    Qwen3's `<think>`, for one, is not marked as special. White space is no control token: Gemma
-    adds line breaks to its vocabulary. transformers draws the same line (`_get_control_tokens`, 5.23).
+    Qwen3's `<think>`, for one, is not marked as special. White space is not a control token, because Gemma adds line
+    breaks to its vocabulary. transformers decides in the same way (`_get_control_tokens`, 5.23).
     """
     written = f"{chat.prefix}\0{chat.suffix}\0{chat.end}"
     added = [
@@ -354,4 +363,4 @@ def _control_tokens(tokenizer: Tokenizer, chat: ChatFormat) -> tuple[str, ...]:
         for token in tokenizer.get_added_tokens_decoder().values()
         if token.special or (token.content in written and not token.content.isspace())
     ]
-    return tuple(sorted(added, key=len, reverse=True))  # of two that begin alike the longer one, as the tokenizer
+    return tuple(sorted(added, key=len, reverse=True))  # the longer of two with a common prefix wins, as in tokenizers

@@ -1,11 +1,11 @@
-"""A tuned model's folder: PEFT's own format, `tunerun.json` beside it, and how the job that made it went.
+"""The folder of a tuned model: PEFT's own format, plus a record of the model and of the job that made it.
 
     adapter_config.json, adapter_model.safetensors   what `peft.PeftModel.from_pretrained` loads
     tunerun.json                                     key, template, base model, chat format, hyperparameters
-    status.json                                      job, snapshots, validation losses, metrics, what trained it
+    status.json                                      job, snapshots, validation losses, metrics, hardware and software
 
-The folder appears whole or not at all: it is written beside its place, synced to the disk, renamed. What it was after
-earlier epochs, where that is kept, is in `<id>.epochs/<epoch>` beside it, each a folder of the same kind.
+The folder appears complete or not at all: it is written under another name, synced to the disk and renamed. Checkpoints
+of earlier epochs, if they are kept, are folders of the same format, `<id>.epochs/<epoch>`, next to it.
 """
 
 from __future__ import annotations
@@ -45,17 +45,22 @@ ADAPTER_FILE = "adapter_config.json"
 
 @dataclass(frozen=True)
 class TunedModelRecord:
-    """What `tunerun.json` holds.
+    """The content of `tunerun.json`.
 
     Attributes:
         key: the trial's content hash.
         tuned_model: `tunedModels/<id>`.
-        base_model: the config's model section; `base_identity` says which weights that was.
-        without_adapter: weights in layers that have no adapter, such as experts and routers; `*` is any number.
-        chat_format: what was around every example, and has to be around every input.
+        base_model: the config's model section.
+        base_identity: the digest or commit of the base model's weights.
+        chat_format: the format of the training examples, in which every input has to be sent.
         earlier_turns: the same for a system message and earlier turns; None: an earlier version wrote the record, and
-            the base model's chat template says it.
-        weights: SHA-256 of the adapter's weights as they were written, hexadecimal; None in format 1.
+            the base model's chat template decides.
+        template: the prompt template of the trial.
+        hyperparameters: of the trial.
+        seed: of the trial.
+        without_adapter: weights in layers without an adapter, such as experts and routers; `*` is any layer's number.
+        weights: the SHA-256 of the adapter's weights, hexadecimal; None in format 1.
+        format_version: `FORMAT_VERSION` of the version that wrote it.
     """
 
     key: str
@@ -74,10 +79,16 @@ class TunedModelRecord:
 
 @dataclass(frozen=True)
 class FinishedJob:
-    """What `status.json` holds: the job that made the tuned model, SUCCEEDED or CANCELLED on its way.
+    """The content of `status.json`: the job that made the tuned model.
 
     Attributes:
-        trained_on: None where an earlier version wrote it.
+        job: its id; empty for a checkpoint of an epoch that was not the last.
+        snapshots: of all steps.
+        metrics: see `JobStatus.metrics`.
+        state: SUCCEEDED or CANCELLED.
+        validation: the validation loss after each epoch.
+        trained_on: the hardware and software that trained it; None: an earlier version wrote the file.
+        checkpoints: the tuned models of all epochs that were kept.
     """
 
     job: str
@@ -91,7 +102,7 @@ class FinishedJob:
 
 @dataclass(frozen=True)
 class _Format:
-    """What every format of `tunerun.json` has; read before the rest."""
+    """The part of `tunerun.json` that every format has; it is read first."""
 
     format_version: int
 
@@ -103,7 +114,7 @@ _FINISHED = TypeAdapter(FinishedJob)
 
 
 def epochs_folder(folder: Path) -> Path:
-    """Where the checkpoints of a tuned model are; no tuned model's id has a dot."""
+    """Return the folder of a tuned model's checkpoints. Ids contain no dots, so it is never a tuned model's own."""
     return folder.with_name(f"{folder.name}.epochs")
 
 
@@ -130,14 +141,16 @@ def record_of(
 
 
 def write(folder: Path, record: TunedModelRecord, finished: FinishedJob, save_adapter: Callable[[Path], None]) -> None:
-    """Write a tuned model's folder, whole or not at all.
+    """Write a tuned model's folder, completely or not at all.
 
     Args:
-        folder: where it will be; a folder that is there already with the same key is replaced.
-        save_adapter: writes PEFT's files into the folder it is given.
+        folder: where it will be; an existing folder is replaced.
+        record: for `tunerun.json`; its `weights` is set here.
+        finished: for `status.json`.
+        save_adapter: writes PEFT's files into the folder that it is called with.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: a file cannot be written.
     """
     private_folder(folder.parent.parent)
     with partial_folder(folder) as partial:
@@ -154,12 +167,14 @@ def write(folder: Path, record: TunedModelRecord, finished: FinishedJob, save_ad
 
 
 def copy(folder: Path, target: Path, record: TunedModelRecord) -> None:
-    """Copy what answering needs of a tuned model: the adapter, and `tunerun.json` with another record.
+    """Copy the files that generation needs: the adapter, and `tunerun.json` with another record.
 
-    PEFT's own file then names the base model as the record does.
+    PEFT's config in the copy names the base model as that record does.
 
     Args:
-        target: new.
+        folder: the tuned model's folder.
+        target: the new folder; must not exist.
+        record: for the copy.
 
     Raises:
         OSError, ValueError: a file cannot be read or written.
@@ -173,23 +188,23 @@ def copy(folder: Path, target: Path, record: TunedModelRecord) -> None:
 
 
 def parts(folder: Path) -> dict[str, bytes]:
-    """Return the content of a tuned model's files, by name; what is not there is left out."""
+    """Return the content of a tuned model's files by name; missing files are omitted."""
     names = (WEIGHTS_FILE, ADAPTER_FILE, RECORD_FILE, STATUS_FILE)
     return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
 
 
 def receive(files: Mapping[str, bytes], folder: Path, key: str, checkpoint: Callable[[int], Path]) -> None:
-    """Write a tuned model that another machine made, whole or not at all.
+    """Write a tuned model that another machine made, completely or not at all.
 
     Args:
-        files: as `parts` gave them there.
-        folder: its place.
-        key: the trial's whose tuned model it is to be.
-        checkpoint: the folder of the checkpoint after an epoch; what the other machine called it is not used.
+        files: from `parts` on that machine.
+        folder: where it will be.
+        key: of the trial that it has to belong to.
+        checkpoint: returns the folder of an epoch's checkpoint; paths of the other machine are not used.
 
     Raises:
-        ValueError: a file is missing or damaged, or it is another trial's.
-        OSError: the disk refuses.
+        ValueError: a file is missing or damaged, or the tuned model belongs to another trial.
+        OSError: a file cannot be written.
     """
     lacking = [name for name in (WEIGHTS_FILE, ADAPTER_FILE, RECORD_FILE, STATUS_FILE) if name not in files]
     if lacking:
@@ -214,7 +229,7 @@ def receive(files: Mapping[str, bytes], folder: Path, key: str, checkpoint: Call
 
 
 def _remove(folder: Path) -> None:
-    """Remove what is there; of a link only the link, for what it leads to is not ours."""
+    """Remove a file or folder; of a link only the link itself, because its target is not ours."""
     if folder.is_symlink() or folder.is_file():
         folder.unlink()
     elif folder.exists():
@@ -230,11 +245,15 @@ def _sync(path: Path) -> None:
 
 
 def fault(folder: Path, weights: str | None = None, cache: Path | None = None) -> str | None:
-    """Say what is missing or changed of a tuned model's folder, as a clause; None: it is as it was made.
+    """Check that a tuned model's folder is complete and unchanged.
 
     Args:
-        weights: SHA-256 of the adapter's weights as the ledger recorded it; None: as `tunerun.json` says.
-        cache: where digests of large files are remembered; None: every byte is read.
+        folder: the tuned model's folder.
+        weights: the SHA-256 of the weights in the ledger; None: compare with the one in `tunerun.json`.
+        cache: where digests of large files are cached; None: read every byte.
+
+    Returns:
+        What is missing or changed, as a clause; None: the folder is as it was made.
     """
     if not folder.is_dir():
         return f"{folder} is missing"
@@ -264,7 +283,7 @@ def read(folder: Path) -> TunedModelRecord:
     """Read a tuned model's record.
 
     Raises:
-        NotFoundError: the folder holds no tuned model, or one of another version of the format.
+        NotFoundError: the folder does not contain a readable tuned model, or a newer tunerun wrote it.
     """
     try:
         content = (folder / RECORD_FILE).read_bytes()
@@ -284,7 +303,7 @@ def read(folder: Path) -> TunedModelRecord:
 
 
 def read_finished(folder: Path) -> FinishedJob | None:
-    """Read how the job went that made a tuned model; None if there is none."""
+    """Read the record of the job that made a tuned model; None if it is missing or damaged."""
     try:
         return _FINISHED.validate_json((folder / STATUS_FILE).read_bytes())
     except (OSError, ValidationError):
