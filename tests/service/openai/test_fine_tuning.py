@@ -191,7 +191,7 @@ def test_a_running_job_is_cancelled_at_once_and_a_finished_one_not(sdk: OpenAI, 
         assert jobs.cancel(job.id).status == "cancelled"
     done = ended(sdk, created(sdk, training_file).id)
     assert done.status == "succeeded"
-    with pytest.raises(BadRequestError, match="is succeeded, and cannot be cancelled"):
+    with pytest.raises(BadRequestError, match="is succeeded, so it cannot be cancelled"):
         jobs.cancel(done.id)
     for one in (job, queued):
         found = jobs.retrieve(one.id)

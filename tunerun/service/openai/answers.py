@@ -1,4 +1,4 @@
-"""Answers to the prompts of one request, whole or streamed."""
+"""Answers to the prompts of one request, complete or streamed."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ WARNING_HEADER = "x-tunerun-warning"
 
 @dataclass(frozen=True)
 class Event:
-    """A part of one of the answers.
+    """A new part of one of the answers.
 
     Attributes:
-        number: of the answer, from 0.
-        answer: the whole answer, with its last part; None: more is to come.
+        number: index of the answer, from 0.
+        part: the new text and its token scores.
+        answer: the complete answer if this is its last part; None: more parts follow.
     """
 
     number: int
@@ -42,29 +43,34 @@ class Event:
 
 
 class Chunks(Protocol):
-    """The chunks of a stream, by the kind of completion; made for one request."""
+    """Builds the chunks of one request's stream; chat and legacy completions each have an implementation."""
 
     def begin(self) -> Sequence[Json]:
-        """The chunks before the first part."""
+        """Return the chunks before the first part."""
         ...
 
     def of(self, event: Event) -> Sequence[Json]:
-        """The chunks of a part; none where it has nothing to send."""
+        """Return the chunks for a part; empty if there is nothing to send."""
         ...
 
     def end(self, usage: Json) -> Sequence[Json]:
-        """The chunks after the last part."""
+        """Return the chunks after the last part.
+
+        Args:
+            usage: the token counts of the request.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class AnswerRequest:
-    """The prompts of a request and the model that they are for.
+    """The prompts of a request, and the model that answers them.
 
     Attributes:
-        field: of the request that holds the prompts.
+        called: the model.
+        field: the field of the request that holds the prompts, for errors.
         prompts: one for each answer.
-        prompt_tokens: of the prompts together, each counted once however many answers it has.
+        prompt_tokens: tokens of all prompts; each is counted once, however many answers it has.
     """
 
     called: ServedModel
@@ -73,7 +79,7 @@ class AnswerRequest:
     prompt_tokens: int
 
     def usage(self, answers: Sequence[Answer]) -> Json:
-        """The token counts of a request."""
+        """Return the token counts of the request."""
         completion = sum(answer.tokens for answer in answers)
         return {
             "prompt_tokens": self.prompt_tokens,
@@ -83,10 +89,11 @@ class AnswerRequest:
 
 
 class CompletionAnswerer:
-    """Answers requests of completions.
+    """Answers requests for chat and legacy completions.
 
     Args:
-        models: what the names of this wire mean.
+        models: resolves the model names of this wire.
+        called: queues prompts and waits for answers.
     """
 
     def __init__(self, models: Models, called: ServedModels) -> None:
@@ -104,11 +111,14 @@ class CompletionAnswerer:
         """Look up the model of a request, and prepare its prompts.
 
         Args:
-            read: takes the prompts from the request.
-            distinct: how many of the first prompts differ in more than their seed; None: one does.
+            caller: the key of the request.
+            model: the model name of the request.
+            field: the field of the request that holds the prompts, for errors.
+            read: returns the prompts of the request for the model.
+            distinct: number of prompts that differ in more than their seed; None: 1.
 
         Raises:
-            ServiceError: there is no such model, it cannot answer, or the request is refused.
+            ServiceError: the model does not exist or cannot answer, or the request is invalid.
         """
 
         def ready() -> AnswerRequest:
@@ -117,7 +127,8 @@ class CompletionAnswerer:
             counts = [self._count(called, field, prompt) for prompt in prompts[:: len(prompts) // (distinct or 1)]]
             return AnswerRequest(called, field, prompts, sum(counts))
 
-        return await run_in_threadpool(ready)  # a template may take up to a second, in which others are answered
+        # In a thread, since rendering a template may take up to a second, which would block all other requests.
+        return await run_in_threadpool(ready)
 
     def _named(self, caller: Key, model: str) -> ServedModel:
         found = self._models.find(caller, model)
@@ -133,27 +144,27 @@ class CompletionAnswerer:
             raise OpenAiError(error.code, error.message, param="model") from error
 
     def _count(self, called: ServedModel, field: str, prompt: Prompt) -> int:
-        """Count the tokens of a prompt, and refuse one that leaves no room for an answer."""
+        """Return the number of tokens of a prompt; refuse it if there is no room for an answer."""
         try:
             tokens = called.offered.counter.count_input(prompt.asked)
         except NoTurnsError as error:
             raise wrong(field, str(error)) from error
         limit = called.offered.context_tokens
         if limit is not None and tokens >= limit:
-            words = f"takes {tokens:,} tokens, and the model reads {limit:,} with the answer; shorten it"
+            words = f"has {tokens:,} tokens; the model's limit is {limit:,} including the answer; shorten it"
             raise wrong(field, words, "context_length_exceeded")
         return tokens
 
     async def whole(
         self, asked: AnswerRequest, request: Request, rendered: Callable[[AnswerRequest, Sequence[Answer]], Json]
     ) -> JSONResponse:
-        """Wait for all answers."""
+        """Wait for all answers, and return the response that `rendered` builds from them."""
         futures = self._called.ask(asked.called, asked.prompts)
         answers = await self._called.answered(asked.called, futures, request.is_disconnected, asked.field)
         return _warned(JSONResponse(rendered(asked, answers)), asked.called)
 
     async def stream(self, asked: AnswerRequest, chunks: Chunks) -> StreamingResponse:
-        """Stream the answers as server-sent events; an error before the first part is a plain response."""
+        """Stream the answers as server-sent events; an error before the first part becomes an error response."""
         events = self._events(asked)
         first = await anext(events)
         headers = {"cache-control": "no-cache"}
@@ -185,7 +196,7 @@ class CompletionAnswerer:
                     yield Event(number, rest, answer)
         finally:
             for future in futures:
-                self._called.leave(asked.called, future)  # where it is not whole, its client has gone
+                self._called.leave(asked.called, future)  # an incomplete answer: its client disconnected
 
 
 def _tell_end(tell: Callable[[int], None], number: int, _future: object) -> None:
@@ -195,7 +206,7 @@ def _tell_end(tell: Callable[[int], None], number: int, _future: object) -> None
 async def written(
     chunks: Chunks, usage: Callable[[Sequence[Answer]], Json], first: Event, events: AsyncGenerator[Event]
 ) -> AsyncIterator[str]:
-    """The lines of a stream; an error becomes the last one, since the status has been sent."""
+    """Yield the lines of a stream; an error becomes the last line, since the status has already been sent."""
     answers: list[Answer] = []
     try:
         async with aclosing(events):
@@ -229,19 +240,19 @@ def _warned(response: ResponseT, called: ServedModel) -> ResponseT:
 
 
 def finish_reason(answer: Answer) -> str:
-    """Why an answer ended, in OpenAI's terms."""
+    """Return why an answer ended, in OpenAI's terms."""
     return "length" if answer.is_cut else "stop"
 
 
 def new_id(kind: str) -> str:
-    """The id of an answer; nothing is stored under it."""
+    """Return a random id for an answer; nothing is stored under it."""
     return f"{kind}-{secrets.token_hex(12)}"
 
 
 LEAST_LOGPROB = -9999.0
-"""OpenAI's value for a token that is nearly impossible; JSON cannot hold an infinity."""
+"""OpenAI's value for a nearly impossible token; JSON cannot represent infinity."""
 
 
 def logprob(score: TokenScore) -> float:
-    """The logarithm of a token's probability, limited to what JSON can hold."""
+    """Return the natural logarithm of a token's probability, but at least `LEAST_LOGPROB`."""
     return max(score.logprob, LEAST_LOGPROB)

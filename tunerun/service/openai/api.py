@@ -1,4 +1,4 @@
-"""The operations of the wire, under the paths of OpenAI's clients and of Azure's."""
+"""The operations of the wire, under the paths that OpenAI's and Azure's clients use."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _SECURITY = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name="a
 _EVERY = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 _NOT_HERE = {
-    "responses": "this service has no Responses API; ask with POST /v1/chat/completions, which the libraries call "
+    "responses": "this service has no Responses API; use POST /v1/chat/completions, which the libraries call "
     "chat.completions (in Vercel's AI SDK: openai.chat(NAME))",
-    "embeddings": "this service makes no embeddings",
-    "uploads": "this service takes no uploads in parts; send the file whole, up to 512 MB, with POST /v1/files, which "
+    "embeddings": "this service does not offer embeddings",
+    "uploads": "uploads in parts are not supported; send the whole file, up to 512 MB, with POST /v1/files, which "
     "the libraries call files.create",
 }
-"""Requests of OpenAI's clients that have no counterpart here, and what to use instead."""
+"""Operations of OpenAI's clients that do not exist here, with advice on what to use instead."""
 
 
 class ErrorObject(BaseModel):
@@ -50,11 +50,11 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def routes(operations: Sequence[APIRouter], deployed: Sequence[APIRouter] = ()) -> APIRouter:
-    """All operations under OpenAI's prefix and Azure's, and what is answered at paths that are not here.
+    """Return all operations under OpenAI's and Azure's prefixes, and errors with advice at unsupported paths.
 
     Args:
-        operations: routers whose paths begin behind `/v1`, such as `/chat/completions`.
-        deployed: those of them that Azure's clients ask below a deployment, which the body's `model` names as well.
+        operations: routers whose paths are relative to `/v1`, such as `/chat/completions`.
+        deployed: routers that Azure's clients also call below a deployment; the body's `model` names it as well.
     """
     router = APIRouter(dependencies=_SECURITY, responses=_ERRORS, tags=[OPENAI.name])
     for prefix in PREFIXES:
@@ -67,7 +67,7 @@ def routes(operations: Sequence[APIRouter], deployed: Sequence[APIRouter] = ()) 
 
 
 def _absent() -> APIRouter:
-    """The answers at paths that clients ask and that are not here."""
+    """Return routes that refuse operations which clients may call but which do not exist here."""
     router = APIRouter(route_class=Operation)
     for name, advice in _NOT_HERE.items():
         _refuse(router, f"/v1/{name}", advice)

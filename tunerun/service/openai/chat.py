@@ -1,4 +1,4 @@
-"""Chat completions: a conversation is answered, whole or as a stream."""
+"""Chat completions: the response, and the chunks of a stream."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tunerun.service.openai.method import Caller, Operation
 
 
 def router(answerer: CompletionAnswerer) -> APIRouter:
-    """The route of chat completions."""
+    """Return the route of chat completions."""
     found = APIRouter(route_class=Operation, tags=["chat"])
 
     @found.post("/chat/completions")
@@ -50,7 +50,7 @@ def _completion(asked: AnswerRequest, answers: Sequence[Answer]) -> Json:
 
 
 class _ChatChunks:
-    """The stream: the role of each answer, then its text, then why it ended."""
+    """Chunks with the role of each answer, then its text, then its finish reason."""
 
     def __init__(self, body: ChatCompletion, asked: AnswerRequest) -> None:
         self._asked = asked
@@ -63,12 +63,12 @@ class _ChatChunks:
         } | ({"usage": None} if self._has_usage else {})
 
     def begin(self) -> Sequence[Json]:
-        """A chunk with the role, for each answer."""
+        """Return a chunk with the role for each answer."""
         delta = {"role": "assistant", "content": "", "refusal": None}
         return [self._chunk(number, delta) for number in range(len(self._asked.prompts))]
 
     def of(self, event: Event) -> Sequence[Json]:
-        """A chunk with text, where there is some, and one with the reason of the end."""
+        """Return a chunk with the text, if there is any, and one with the finish reason after the last part."""
         scores = _logprobs(self._asked.prompts[event.number].options.logprobs, event.part.scores)
         chunks = []
         if event.part.text or event.part.scores:
@@ -78,7 +78,7 @@ class _ChatChunks:
         return chunks
 
     def end(self, usage: Json) -> Sequence[Json]:
-        """A chunk without answers, with the usage of all, where it was asked for."""
+        """Return a chunk with the usage, if the request has `stream_options.include_usage`."""
         return [self._same | {"choices": [], "usage": usage}] if self._has_usage else []
 
     def _chunk(self, number: int, delta: Json, logprobs: Json | None = None, finish: str | None = None) -> Json:

@@ -1,4 +1,4 @@
-"""Reads a request of chat completions as prompts, or refuses it field by field."""
+"""Converts a chat completion request into prompts, or refuses it with the name of the invalid field."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SYSTEM = ("system", "developer")
 
 
 _CONTENT = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}, {"type": "null"}]}
-"""Parsed by hand, because pydantic's errors name each member of a union."""
+"""Parsed by hand, because pydantic reports an error for each member of a union."""
 
 
 class Message(Body):
@@ -44,7 +44,7 @@ class Message(Body):
 
 
 class JsonSchema(Body):
-    """The JSON schema that an answer has to satisfy."""
+    """The JSON schema that an answer has to conform to."""
 
     name: str | None = None
     description: Ignored = None
@@ -89,10 +89,14 @@ class ChatCompletion(Sampling):
 
 
 def read_prompts(asked: ChatCompletion, called: ServedModel) -> list[Prompt]:
-    """Take the prompts from a request, one for each answer.
+    """Return the prompts of a request, one for each answer.
+
+    Args:
+        asked: the body.
+        called: the model, whose template and defaults apply.
 
     Raises:
-        ServiceError: it asks for something that is not offered; names the field.
+        ServiceError: the request is invalid or uses an unsupported feature; names the field.
     """
     _check_offered(asked)
     options = _options(asked, called)
@@ -107,12 +111,12 @@ def _check_offered(asked: ChatCompletion) -> None:
     asked.check_offered()
     for name in ("tools", "functions", "audio", "web_search_options"):
         if getattr(asked, name):
-            raise not_offered(name, "models here call no tools" if name in ("tools", "functions") else "")
+            raise not_offered(name, "tool calls are not supported" if name in ("tools", "functions") else "")
     for name in ("tool_choice", "function_call"):
         if getattr(asked, name) not in (None, "none", "auto"):
-            raise not_offered(name, "models here call no tools")
+            raise not_offered(name, "tool calls are not supported")
     if any(modality != "text" for modality in asked.modalities or ()):
-        raise wrong("modalities", "only text is answered here")
+        raise wrong("modalities", "only text output is supported")
 
 
 def _options(asked: ChatCompletion, called: ServedModel) -> GenerateOptions:
@@ -146,9 +150,9 @@ def _checked(schema: str) -> str:
 
 
 def _conversation(messages: Sequence[Message], template: ColumnTemplate | None) -> Prompt:
-    """The last message, which is the user's, and what is before it.
+    """Convert messages into a prompt: the user's last message, with what precedes it.
 
-    Messages of one role in a row are joined with a line break, as those of training rows are.
+    Consecutive messages of one role are joined with a line break, as in training rows.
     """
     texts = {f"messages[{number}].content": _text(one, number) for number, one in enumerate(messages)}
     check_texts(texts)
@@ -164,7 +168,7 @@ def _conversation(messages: Sequence[Message], template: ColumnTemplate | None) 
         spoken.append(text)
     if len(spoken) % 2 == 0:
         where = len(messages) - 1
-        raise wrong(f"messages[{where}].role", "must be user: the last message is what is answered")
+        raise wrong(f"messages[{where}].role", "must be user: the model answers the last message")
     system = "\n".join(text for text in said[:first] if text)
     return Prompt(spoken[-1], examples=tuple(map(Example, spoken[:-1:2], spoken[1::2])), system=system)
 
@@ -179,12 +183,12 @@ def _check_role(messages: Sequence[Message], number: int, expected: str) -> None
 def _text(message: Message, number: int) -> str:
     field = f"messages[{number}]"
     if message.role in ("tool", "function"):
-        raise wrong(f"{field}.role", f"{message.role} is not taken here: models here call no tools")
+        raise wrong(f"{field}.role", f"{message.role} is not supported: tool calls are not available")
     if message.tool_calls or message.function_call or message.audio:
         name = "tool_calls" if message.tool_calls else "function_call" if message.function_call else "audio"
-        raise wrong(f"{field}.{name}", "is not taken here; only text is")
+        raise wrong(f"{field}.{name}", "is not supported; send text only")
     if message.content is None:
-        raise wrong(f"{field}.content", "holds no text")
+        raise wrong(f"{field}.content", "contains no text")
     if isinstance(message.content, str):
         return message.content
     if not isinstance(message.content, list):
@@ -196,7 +200,7 @@ def _part(part: Any, field: str) -> str:
     if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
         return str(part["text"])
     kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-    raise wrong(field, f"only parts of the type text, with a text, are taken here, not {str(kind)[:40]!r}")
+    raise wrong(field, f"must be a part of type text, with a text, not {str(kind)[:40]!r}")
 
 
 def _rendered(text: str, field: str, template: ColumnTemplate) -> str:

@@ -1,4 +1,4 @@
-"""A job's checkpoints: the tuned model as it was after each epoch, which can be called by its own name."""
+"""A job's checkpoints: the tuned model after each epoch, each callable under its own name."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ PAGE = 10
 
 
 def losses_of(snapshot: Snapshot | None, epoch: EpochRow | None) -> dict[str, float]:
-    """The losses after a step, by OpenAI's names; those that were not measured or are not finite are omitted.
+    """Return the losses after a step, by OpenAI's names; losses that were not measured or are not finite are omitted.
 
-    A loss of the examples held out is of all of them, which OpenAI calls full; what it samples at other steps is not
-    measured here, so both of its names have the one number.
+    The held-out loss is measured on all held-out examples, OpenAI's `full_valid_loss`. `valid_loss`, which OpenAI
+    measures on a sample, gets the same number.
     """
     held_out = None if epoch is None else epoch.validation_loss
     found = {
@@ -29,16 +29,18 @@ def losses_of(snapshot: Snapshot | None, epoch: EpochRow | None) -> dict[str, fl
 
 
 def checkpoint_name(row: TunedModelRow, epoch: EpochRow) -> str:
-    """The name of a checkpoint; the last one of a finished job is the tuned model itself."""
+    """Return the name of a checkpoint; the last one of a finished job has the name of the tuned model."""
     is_last = epoch.epoch == row.epoch_count and row.state is ModelState.ACTIVE
     return names.model_name(row, None if is_last else epoch.step)
 
 
 def checkpoint(row: TunedModelRow, epoch: EpochRow, snapshot: Snapshot | None) -> Json:
-    """A checkpoint as the wire's JSON.
+    """Return a checkpoint as the wire's JSON.
 
     Args:
-        snapshot: of its step.
+        row: the tuned model.
+        epoch: the epoch after which the checkpoint was written.
+        snapshot: the loss curve's point at its step; None: not recorded.
     """
     return {
         "object": "fine_tuning.job.checkpoint",

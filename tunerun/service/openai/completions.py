@@ -1,7 +1,7 @@
-"""Legacy completions: each prompt is the one message of a user.
+"""Legacy completions: each prompt is sent to the model as a user's message.
 
-The models here are tuned in their base model's chat format, so a prompt is given to them as a training example's
-`text_input` was: as the user's message. A text is not continued without that format.
+Models are tuned in their base model's chat format, so a prompt is formatted like the `text_input` of a training
+example. Raw text continuation is not offered.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Completion(Sampling):
 
 
 def router(answerer: CompletionAnswerer) -> APIRouter:
-    """The route of legacy completions."""
+    """Return the route of legacy completions."""
     found = APIRouter(route_class=Operation, tags=["completions"])
 
     @found.post("/completions")
@@ -55,18 +55,16 @@ def router(answerer: CompletionAnswerer) -> APIRouter:
 
 
 def _texts(asked: Completion) -> list[str]:
-    """The prompts.
+    """Return the texts of the prompts.
 
     Raises:
-        ServiceError: one is not a text, or there are none or too many.
+        ServiceError: a prompt is not a text, or there are none or too many.
     """
     texts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise wrong("prompt", "must be a text or a list of texts; tokens are not taken here")
+        raise wrong("prompt", "must be a text or a list of texts; tokens are not supported")
     if len(texts) * max(asked.n, 1) > MAX_CHOICES:
-        raise wrong(
-            "prompt", f"{len(texts)} prompts with n={asked.n}; together at most {MAX_CHOICES} answers are given"
-        )
+        raise wrong("prompt", f"{len(texts)} prompts with n={asked.n}; the limit is {MAX_CHOICES} answers per request")
     check_texts({f"prompt[{number}]": text for number, text in enumerate(texts)})
     return texts
 
@@ -122,7 +120,7 @@ def _choice(number: int, text: str, logprobs: Json | None, finish: str | None) -
 
 
 class _TextChunks:
-    """The stream: text, and why it ended with the last of it."""
+    """Chunks with text; the last one of each answer has its finish reason."""
 
     def __init__(self, body: Completion, asked: AnswerRequest) -> None:
         self._asked = asked
@@ -131,11 +129,11 @@ class _TextChunks:
         self._characters = [0] * len(asked.prompts)
 
     def begin(self) -> Sequence[Json]:
-        """No chunk comes before the first part."""
+        """Return no chunk: the stream starts with text."""
         return []
 
     def of(self, event: Event) -> Sequence[Json]:
-        """A chunk with text, or with the end."""
+        """Return a chunk with the text or the finish reason of a part."""
         number, part = event.number, event.part
         scores = _logprobs(self._asked.prompts[number].options.logprobs, part.scores, self._characters[number])
         self._characters[number] += len(part.text)
@@ -143,12 +141,12 @@ class _TextChunks:
         return [self._same | {"choices": [_choice(number, part.text, scores, finish)]}]
 
     def end(self, usage: Json) -> Sequence[Json]:
-        """A chunk without answers, with the usage of all, where it was asked for."""
+        """Return a chunk with the usage, if the request has `stream_options.include_usage`."""
         return [self._same | {"choices": [], "usage": usage}] if self._has_usage else []
 
 
 def _logprobs(likeliest: int | None, scores: Sequence[TokenScore], start: int) -> Json | None:
-    """The scores in four lists, with where each token begins in the text."""
+    """Return the token scores as OpenAI's four lists, with the offset of each token in the text."""
     if likeliest is None:
         return None
     offsets = [start]

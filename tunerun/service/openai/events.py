@@ -1,6 +1,6 @@
-"""A job's events, derived from its row and curve, with the texts of OpenAI's, which some clients parse.
+"""A job's events, derived from its row and curve, with OpenAI's texts, which some clients parse.
 
-Events are not stored: an id encodes the place of its event, so the events before and after follow from it.
+Events are not stored. An id encodes the position of its event, from which the events before and after it are computed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ PAGE = 20
 """The default page size, as OpenAI's."""
 
 Steps = Callable[[int, int], Sequence[Snapshot]]
-"""The steps of a job before one, the newest first, at most so many."""
+"""Returns up to a number of a job's steps before a given step, newest first."""
 
 
 class Place(NamedTuple):
-    """The place of an event among those of its job; earlier ones are smaller."""
+    """The position of an event in its job; positions sort by time."""
 
     phase: int
     step: int = 0
@@ -41,7 +41,13 @@ _NO_STEP = 2**32
 
 @dataclass(frozen=True)
 class Event:
-    """An event; `metrics`: of a step, None: it is a message."""
+    """An event.
+
+    Attributes:
+        place: its position.
+        created_at: in seconds since 1970 (UTC).
+        metrics: the losses of a step; None: the event is a message.
+    """
 
     place: Place
     created_at: float
@@ -50,7 +56,7 @@ class Event:
     metrics: Mapping[str, float] | None = None
 
     def json(self, row: TunedModelRow) -> Json:
-        """The event as the wire's JSON."""
+        """Return the event as the wire's JSON."""
         return {
             "object": "fine_tuning.job.event",
             "id": _id(row, self.place),
@@ -63,7 +69,7 @@ class Event:
 
 
 def read_id(row: TunedModelRow, text: str) -> Place | None:
-    """The place of a job's event; None: the job does not have an event with that id."""
+    """Return the position of a job's event; None: the job does not have an event with that id."""
     found = re.fullmatch(rf"ftevent-{names.key_of(row)[:14]}([0-9a-f])([0-9a-f]{{8}})([0-9a-f])", text)
     return found and Place(*(int(part, 16) for part in found.groups()))
 
@@ -73,10 +79,14 @@ def _id(row: TunedModelRow, place: Place) -> str:
 
 
 def newest(row: TunedModelRow, epochs: Sequence[EpochRow], steps: Steps, before: Place, size: int) -> list[Event]:
-    """The newest events of a job before a place, the newest first, at most `size`.
+    """Return up to `size` events of a job before a position, newest first.
 
     Args:
-        epochs: that have ended.
+        row: the tuned model of the job.
+        epochs: the epochs that have ended.
+        steps: reads the job's steps.
+        before: the position.
+        size: the most to return.
     """
     found = [event for event in _ending(row) if event.place < before]
     if len(found) < size and before > Place(_TRAINING):
@@ -89,7 +99,7 @@ def newest(row: TunedModelRow, epochs: Sequence[EpochRow], steps: Steps, before:
 
 
 def _beginning(row: TunedModelRow) -> Iterator[Event]:
-    """The first events, the newest first."""
+    """Yield the first events of a job, newest first."""
     if row.started_at is not None:
         yield Event(_STARTED, row.started_at, "Fine-tuning job started")
     held_out = row.notes.get("validation_file")
@@ -101,7 +111,7 @@ def _beginning(row: TunedModelRow) -> Iterator[Event]:
 
 
 def _first_unfinished(row: TunedModelRow, epochs: Sequence[EpochRow]) -> int:
-    """The step before which events are whole: the last of an epoch waits until that epoch's loss has been measured."""
+    """Return the first step whose event is not final: an epoch's last step waits until the epoch's loss is measured."""
     waits = row.keeps_epochs or row.notes.get("validation_file")
     if row.state is not ModelState.CREATING or not waits:
         return _NO_STEP
@@ -129,7 +139,7 @@ def _step(row: TunedModelRow, snapshot: Snapshot, epoch: EpochRow | None) -> Eve
 
 
 def _ending(row: TunedModelRow) -> Iterator[Event]:
-    """The last events, the newest first."""
+    """Yield the last events of a job, newest first."""
     ended = row.completed_at or row.updated_at
     match status_of(row):
         case Status.SUCCEEDED:

@@ -1,4 +1,4 @@
-"""Files of the wire: uploads of clients, and results of finished jobs."""
+"""Files of the wire: clients' uploads, and result files of finished jobs."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ PAGE = 10_000
 
 FINE_TUNE, RESULTS = "fine-tune", "fine-tune-results"
 PURPOSES = (FINE_TUNE, "assistants", "batch", "user_data", "vision")
-"""That a file can be sent for: OpenAI's, as far as the SDK's type of a file has them; only fine-tune is used here."""
+"""Accepted purposes: those that the SDK's file type has. Only files for fine-tune are used."""
 
 LEAST_LIFE_S, MOST_LIFE_S = 3_600, 2_592_000
-"""Of `expires_after.seconds`: an hour to 30 days, as the SDK documents it."""
+"""Limits of `expires_after.seconds`: one hour to 30 days, as the SDK documents."""
 
 _FORM = {
     "requestBody": {
@@ -68,27 +68,36 @@ class _Listed:
 
     @property
     def order(self) -> tuple[float, str]:
-        """Sorts by age, the oldest first."""
+        """The sort key: by age, oldest first."""
         return self.created_at, self.json["id"]
 
 
 CHECKED_AT_ONCE = 2
-"""Files that are checked at once: 512 MB take minutes, and every request needs one of the same 40 threads."""
+"""The most files checked concurrently: 512 MB take minutes, and all requests share 40 worker threads."""
 
 
 class Files:
-    """The files of the callers, and the results of the jobs that they may see."""
+    """The files of each caller, and the result files of the jobs that are visible to the caller.
+
+    Args:
+        stored: the uploaded files.
+        models: the jobs, for their results.
+    """
 
     def __init__(self, stored: StoredFiles, models: Models) -> None:
         self._stored = stored
         self._models = models
         self._library = models.library
         self._sizes: dict[str, int] = {}
-        """Of results in bytes, by the row's key: a finished job has the same for ever."""
+        """Sizes of result files in bytes, by the row's key; cached, since the result of a finished job never changes."""
         self._checking = asyncio.Semaphore(CHECKED_AT_ONCE)
 
     async def create(self, caller: Key, request: Request) -> Json:
-        """Store the file of a form; a training file is checked first."""
+        """Store the file of a multipart form; a training file is checked first.
+
+        Raises:
+            ServiceError: the form or the file is invalid.
+        """
         with self._stored.draft() as draft:
             form = await read_form(request, "file", draft)
             async with self._checking:
@@ -104,7 +113,7 @@ class Files:
         name = file_name(form.file_name)
         draft.flush()
         if not form.size:
-            raise wrong("file", f"{name} is empty; send a file that holds something")
+            raise wrong("file", f"{name} is empty; send a file with content")
         if purpose == FINE_TUNE:
             training_rows.check(draft.path, name)
         return _file(self._stored.keep(draft, caller.owner, name, purpose, life_s))
@@ -113,7 +122,11 @@ class Files:
         """Return a page of the caller's files.
 
         Args:
-            after: the id of the last one that was seen; empty: none was.
+            caller: the key of the request.
+            purpose: required purpose; None: any.
+            after: id of the last file of the previous page; empty: this is the first page.
+            size: the most files to return.
+            newest_first: the order, by creation.
         """
         shown = sorted(self._all(caller, purpose), key=lambda one: one.order, reverse=newest_first)
         if after:
@@ -132,7 +145,7 @@ class Files:
                     yield _Listed(row.completed_at or row.updated_at, self._result(row))
 
     def get(self, caller: Key, identifier: str) -> Json:
-        """Return a file of the caller's, by its id."""
+        """Return one of the caller's files, by its id."""
         return self._either(caller, identifier, _file, self._result)
 
     def content(self, caller: Key, identifier: str) -> Response:
@@ -144,7 +157,7 @@ class Files:
 
         def refuse(row: TunedModelRow) -> None:
             job = names.job_id(row)
-            raise wrong("file_id", f"{identifier} is worked out of {job}, and goes when its model is deleted")
+            raise wrong("file_id", f"{identifier} is the result of {job}; to remove it, delete that job's model")
 
         self._either(caller, identifier, self._stored.delete, refuse)
         return {"id": identifier, "object": "file", "deleted": True}
@@ -153,7 +166,7 @@ class Files:
         """Return a training file, and the path of its content.
 
         Raises:
-            OpenAiError: there is none, or it was sent for something else; `param` is named.
+            OpenAiError: the file does not exist or has another purpose; names `param`.
         """
         file = self._stored.find(caller.owner, identifier)
         if file is None:
@@ -172,7 +185,7 @@ class Files:
         sent: Callable[[StoredFile], Shown],
         result: Callable[[TunedModelRow], Shown],
     ) -> Shown:
-        """Apply one of two functions to a file: to an upload, or to the result of a job."""
+        """Apply one of two functions, depending on whether an id is an upload or the result of a job."""
         beginning = names.read_result_file_id(identifier)
         if beginning is not None:
             row = self._models.of_key(caller, beginning)
@@ -230,7 +243,7 @@ def _no_such_file(identifier: str) -> OpenAiError:
 
 
 def _life_s(fields: dict[str, str]) -> int | None:
-    """Seconds until a file expires; None: never."""
+    """Return the seconds until a file expires; None: never."""
     anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
     if anchor is None and seconds is None:
         return None
@@ -244,7 +257,7 @@ def _life_s(fields: dict[str, str]) -> int | None:
 
 
 def routes(files: Files) -> list[APIRouter]:
-    """The routes of files."""
+    """Return the routes of files."""
     forms = APIRouter(route_class=Upload, tags=["files"])
     router = APIRouter(route_class=Operation, tags=["files"])
 

@@ -28,23 +28,28 @@ from tunerun.service.openai.problems import OpenAiError, wrong
 from tunerun.service.openai.status import Status, status_of
 
 TWIN_S = 120.0
-"""Within which the SDK's own repeat of a request comes: it waits at most 8 s before each of two, and 600 s for none of
-them that has been answered."""
+"""Seconds within which an SDK repeats a request: it retries twice, and waits at most 8 s before each
+retry (its timeout of 600 s only applies to requests that were not answered)."""
 
 MOST_CHECKPOINTS = 50
-"""Epochs up to which a job keeps a checkpoint after each, an adapter on the disk; OpenAI takes no more epochs."""
+"""The most epochs with which a job keeps a checkpoint (an adapter on disk) per epoch; also OpenAI's limit of epochs."""
 
 _TWINS = 20
-"""Newest jobs among which a repeat is looked for."""
+"""How many of the newest jobs are searched for a repeated request."""
 
 _PACE_STEPS = 50
-"""Newest steps of which the pace is taken."""
+"""How many of the newest steps the pace is computed from."""
 
 _NO_STEP = 2**32
 
 
 class FineTuning:
-    """The jobs of this wire, for those who may see them."""
+    """The fine-tuning jobs of this wire. Every operation checks the caller's permissions.
+
+    Args:
+        models: resolves model names and ids of jobs.
+        files: the training files.
+    """
 
     def __init__(self, models: Models, files: Files) -> None:
         self._models = models
@@ -52,13 +57,15 @@ class FineTuning:
         self._files = files
 
     def create(self, caller: Key, asked: CreateJob, *, is_repeat: bool) -> Json:
-        """Create a job.
+        """Create a job; a request that the client library repeats returns the job that it has already created.
 
         Args:
-            is_repeat: whether the client library says that it has sent the request before.
+            caller: the key of the request.
+            asked: the body.
+            is_repeat: whether the client library marks the request as a retry.
 
         Raises:
-            ServiceError: something of the request is wrong.
+            ServiceError: the request is invalid.
         """
         request = digest([caller.owner, asked.model_dump(mode="json")])
         if is_repeat and (twin := self._twin(caller, request)) is not None:
@@ -91,7 +98,7 @@ class FineTuning:
             raise error.renamed(lambda field: _in_words_of_the_request(field, where)) from error
 
     def _twin(self, caller: Key, request: str) -> TunedModelRow | None:
-        """The job that the same request has created shortly before; None: there is none."""
+        """Return the job that the same request created shortly before; None: there is none."""
         since = time.time() - TWIN_S
         return next(
             (
@@ -103,12 +110,12 @@ class FineTuning:
         )
 
     def _start(self, caller: Key, name: str) -> tuple[str, str]:
-        """The base model of a job, or the id of the tuned model that it continues; the other one is empty."""
+        """Return the base model of a job, or the id of the tuned model that it continues; the other one is empty."""
         try:
             found = self._models.find(caller, name)
         except OpenAiError as error:
             names_ = ", ".join(self._library.catalogue.offered)
-            words = f"Model {name[:100]} is not available for fine-tuning or does not exist; there is {names_}"
+            words = f"Model {name[:100]} is not available for fine-tuning or does not exist; available: {names_}"
             raise OpenAiError(Code.INVALID_ARGUMENT, words, param="model", word="model_not_available") from error
         if found.step is not None:
             raise wrong("model", f"{name} is a checkpoint; a job continues a base model or a whole tuned model")
@@ -124,10 +131,13 @@ class FineTuning:
             ) from error
 
     def page(self, caller: Key, after: str, size: int, metadata: Mapping[str, str] | None) -> Json:
-        """The newest jobs, or the newest before the one with an id.
+        """Return a page of jobs, newest first.
 
         Args:
-            metadata: that they have; None: those that have none.
+            caller: the key of the request.
+            after: id of the last job of the previous page; empty: this is the first page.
+            size: the most jobs to return.
+            metadata: required pairs; None: only jobs without metadata.
         """
         number = self._row(caller, after, not_of_list(after)).number if after else 0
         rows = self._library.jobs(caller, size + 1, jobs.NOTED, number, metadata)
@@ -138,7 +148,7 @@ class FineTuning:
         return self.shown(self._row(caller, identifier))
 
     def cancel(self, caller: Key, identifier: str) -> Json:
-        """Cancel a job; it is shown as cancelled at once."""
+        """Cancel a job; its status is `cancelled` immediately, although training ends after the current step."""
         row = self._row(caller, identifier, role=Role.WRITER)
         if status_of(row).is_finished and not row.is_cancelling:
             raise _too_late("cancelled", row)
@@ -162,14 +172,14 @@ class FineTuning:
         return self._changed(caller, identifier, "resumed", Status.QUEUED, Status.RUNNING)
 
     def _changed(self, caller: Key, identifier: str, what: str, *wanted: Status) -> Json:
-        """A job after a change, which the end of the job may have overtaken."""
+        """Return a job after a change; refuse if the job ended before the change took effect."""
         row = self._row(caller, identifier)
         if status_of(row) not in wanted:
             raise _too_late(what, row)
         return self.shown(row)
 
     def events(self, caller: Key, identifier: str, after: str, size: int) -> Json:
-        """A job's events, the newest first."""
+        """Return a page of a job's events, newest first."""
         row = self._row(caller, identifier)
         place = events.read_id(row, after) if after else events.AFTER_ALL
         if place is None:
@@ -179,7 +189,7 @@ class FineTuning:
         return page([event.json(row) for event in found], size)
 
     def checkpoints(self, caller: Key, identifier: str, after: str, size: int) -> Json:
-        """A job's checkpoints, the newest first."""
+        """Return a page of a job's checkpoints, newest first."""
         row = self._row(caller, identifier)
         epoch = names.read_checkpoint_id(row, after) if after else _NO_STEP
         if epoch is None:
@@ -192,7 +202,7 @@ class FineTuning:
         return page(shown, size)
 
     def shown(self, row: TunedModelRow) -> Json:
-        """A job as the wire's JSON."""
+        """Return a job as the wire's JSON."""
         return jobs.job(row, self._pace(row) if status_of(row) is Status.RUNNING else None)
 
     def _pace(self, row: TunedModelRow) -> Pace | None:
@@ -208,10 +218,10 @@ class FineTuning:
     def _row(
         self, caller: Key, identifier: str, otherwise: OpenAiError | None = None, role: Role = Role.READER
     ) -> TunedModelRow:
-        """The row of a job.
+        """Return the row of a job.
 
         Raises:
-            ServiceError: the caller may not see such a job, or lacks the role.
+            ServiceError: the job does not exist or is not visible to the caller, or the caller lacks the role.
         """
         beginning = names.read_job_id(identifier)
         row = None if beginning is None else self._models.of_key(caller, beginning, role)
@@ -222,7 +232,7 @@ class FineTuning:
 
 
 def _too_late(what: str, row: TunedModelRow) -> OpenAiError:
-    words = f"{names.job_id(row)} is {status_of(row)}, and cannot be {what}"
+    words = f"{names.job_id(row)} is {status_of(row)}, so it cannot be {what}"
     return OpenAiError(Code.FAILED_PRECONDITION, words, param="fine_tuning_job_id", word="invalid_job_state")
 
 
@@ -234,7 +244,7 @@ _FIELDS = {
     "base_model": "model",
     "source": "model",
 }
-"""The core's names of fields, and the request's."""
+"""The core's field names, and those of the request."""
 
 
 def _in_words_of_the_request(field: str, where: str) -> str:
@@ -248,9 +258,9 @@ _METADATA = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 
 
 def _metadata_of(request: Request) -> Mapping[str, str] | None:
-    """The filter of a list: `metadata[k]=v`; None: `metadata=null`, for jobs without any.
+    """Return the filter of a list: pairs of `metadata[k]=v`; None for `metadata=null`, jobs without metadata.
 
-    Node sends `metadata=` for null, where Python sends no filter, so an empty one is none too.
+    Node sends `metadata=` for null, so an empty value counts as null too; Python sends no filter.
     """
     if request.query_params.get("metadata") in ("null", ""):
         return None
@@ -259,7 +269,7 @@ def _metadata_of(request: Request) -> Mapping[str, str] | None:
 
 
 def routes(tuning: FineTuning) -> APIRouter:
-    """The routes of fine-tuning jobs."""
+    """Return the routes of fine-tuning jobs."""
     router = APIRouter(prefix="/fine_tuning/jobs", route_class=Operation, tags=["fine_tuning"])
 
     @router.post("")
