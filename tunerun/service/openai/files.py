@@ -89,7 +89,7 @@ class Files:
         self._models = models
         self._library = models.library
         self._sizes: dict[str, int] = {}
-        """Sizes of result files in bytes, by the row's key; cached, since the result of a finished job never changes."""
+        """Sizes of result files in bytes, by the row's key; cached, as the result of a finished job never changes."""
         self._checking = asyncio.Semaphore(CHECKED_AT_ONCE)
 
     async def create(self, caller: Key, request: Request) -> Json:
