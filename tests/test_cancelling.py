@@ -145,7 +145,7 @@ def test_a_job_ends_while_another_one_is_measured(tmp_path: Path, service: Scrip
     assert asked[2] == 1
 
 
-def test_a_lost_worker_is_told_of(tmp_path: Path, service: ScriptedService) -> None:
+def test_a_lost_worker_is_reported(tmp_path: Path, service: ScriptedService) -> None:
     """With what is done about it."""
     lost = iter([Failure(FailureKind.LOST, "the machine is gone")])
     service.outcome = lambda _request: next(lost, None)

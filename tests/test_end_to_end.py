@@ -107,7 +107,7 @@ def test_a_sweep_trains_compares_and_answers(experiment: list[str]) -> None:
     assert answered == {"tuned_model": name, "outputs": [answers.texts[0]]}
 
 
-def test_a_sweep_that_was_killed_goes_on_with_what_is_missing(
+def test_a_sweep_that_was_killed_continues_with_what_is_missing(
     tmp_path: Path, experiment: list[str], started: Any
 ) -> None:
     """After kill -9 in the middle, the same command ends with every trial done once and every curve whole."""
@@ -131,7 +131,7 @@ def test_a_sweep_that_was_killed_goes_on_with_what_is_missing(
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_says_how_to_go_on(
+def test_an_interrupted_run_says_how_to_resume(
     tmp_path: Path, experiment: list[str], started: Any, signal_number: signal.Signals
 ) -> None:
     """Ctrl-C and SIGTERM end with exit code 130 and the command that resumes; no engine is left behind."""

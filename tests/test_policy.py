@@ -69,7 +69,7 @@ def test_a_service_that_stays_away_ends_the_run(tmp_path: Path, service: Scripte
     assert len(service.submitted) == 4
 
 
-def test_a_trial_that_cannot_be_measured_yet_is_told_of_once(tmp_path: Path, service: ScriptedService) -> None:
+def test_a_trial_that_cannot_be_measured_yet_is_reported_once(tmp_path: Path, service: ScriptedService) -> None:
     """When its answers are there, with its measure."""
     told: list[tuple[int, bool]] = []
 
@@ -184,7 +184,7 @@ class Stalls(ScriptedBackend):
         return super().poll(refs, after)
 
 
-def test_a_job_that_stands_still_is_reported_once(tmp_path: Path, service: ScriptedService) -> None:
+def test_a_job_without_progress_is_reported_once(tmp_path: Path, service: ScriptedService) -> None:
     """With its step and the command that ends it; it is still watched."""
     notes = Notes()
     plan = planned(tmp_path, "runner.stall_after_s=0.000001")
@@ -243,7 +243,7 @@ def test_hours_that_are_used_up_stop_the_sweep(tmp_path: Path, service: Scripted
 # Two sweeps, one ledger
 
 
-def test_a_job_of_a_sweep_that_nobody_runs_is_taken_over(tmp_path: Path, service: ScriptedService) -> None:
+def test_a_job_of_a_sweep_without_a_runner_is_taken_over(tmp_path: Path, service: ScriptedService) -> None:
     """The first runner was killed; another sweep with the same key finishes its job, submitted once."""
     service.steps_per_poll = 3
     first = planned(tmp_path, "seed=0,1")
@@ -430,7 +430,9 @@ def test_fewer_epochs_are_shown_as_the_prefix_they_are(tmp_path: Path) -> None:
     assert [trial.prefix_of for trial in plan.trials] == [2, 3, None, None, 2, 3]
 
 
-def test_fresh_runs_what_is_done_and_goes_on_where_it_was_interrupted(tmp_path: Path, service: ScriptedService) -> None:
+def test_fresh_runs_what_is_done_and_continues_where_it_was_interrupted(
+    tmp_path: Path, service: ScriptedService
+) -> None:
     """New keys for every trial; the same command resumes it; a plain run afterwards has nothing to do."""
     run_on(service, planned(tmp_path, "seed=0,1"))
     fresh = replanned(tmp_path, "seed=0,1", fresh=True)

@@ -174,7 +174,7 @@ class Interrupts(Progress):
 
 
 @pytest.mark.parametrize("after", [1, 7, 8, 9, 20, 40])
-def test_an_interrupted_sweep_goes_on_with_what_is_missing(
+def test_an_interrupted_sweep_continues_with_what_is_missing(
     tmp_path: Path, service: ScriptedService, after: int
 ) -> None:
     """Interrupted anywhere and started again, every job is submitted once and every curve is whole."""

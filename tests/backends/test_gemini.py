@@ -153,7 +153,7 @@ def test_an_id_of_another_trial_is_refused(place: GeminiPlace, backend: GeminiBa
     assert len(place.service.created) == 1
 
 
-def test_a_failed_job_starts_anew(place: GeminiPlace, backend: GeminiBackend) -> None:
+def test_a_failed_job_starts_again(place: GeminiPlace, backend: GeminiBackend) -> None:
     """Its tuned model is deleted and created again; the reason is the operation's."""
     place.service.script = Script(failure=lambda _: "the loss diverged at step 3")
     ref = backend.submit(place.request("1"))

@@ -39,7 +39,7 @@ def test_several_have_to_hold_together() -> None:
     ]
 
 
-def test_a_baseline_that_cannot_be_told_from_it_is_named_with_the_figures() -> None:
+def test_a_baseline_that_does_not_differ_from_it_is_named_with_the_figures() -> None:
     """Also one that was never measured."""
     point = DEMO.points[0]
     against = (replace(point.against[0], outcome=Outcome.CANNOT_TELL, value=0.04, p=0.7), *point.against[1:])

@@ -255,7 +255,7 @@ def test_one_trial_is_read_by_itself(tmp_path: Path) -> None:
         assert (one.state, dict(one.metrics), one.last_step) == (whole.state, dict(whole.metrics), whole.last_step)
 
 
-def test_baselines_of_the_same_words_are_told_apart_by_their_names(tmp_path: Path) -> None:
+def test_baselines_of_the_same_words_are_distinguished_by_their_names(tmp_path: Path) -> None:
     """With a template axis there are two base models in the table; the better one counts for every point."""
     lab = frozen(tmp_path, [Trained("1" * 10 + "0" * 14)], {"base-0": BAD, "base-1": "0" * 4 + "1" * 20})
     verdict = judge(lab.ledger, lab.sweep)

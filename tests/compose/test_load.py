@@ -145,7 +145,7 @@ def test_a_mistake_in_a_yaml_is_found_with_its_line() -> None:
     )
 
 
-def test_a_mistake_in_an_axis_is_found_where_the_axis_stands() -> None:
+def test_a_mistake_in_an_axis_is_found_where_the_axis_is() -> None:
     """A wrong value of a swept key is reported at the line of its axis."""
     text = "# @package _global_\nname: bad\ndataset: {path: x}\nsweep:\n  axes:\n    seed: 1,-1\n"
     write(Path("conf/experiment/bad.yaml"), text)

@@ -264,7 +264,7 @@ def test_secrets_are_what_their_patterns_find(text: str) -> None:
     assert secrets_in(text) == [kind for kind, pattern in SECRETS.items() if pattern.search(text)]
 
 
-def test_addresses_are_named_but_those_of_nobody(tmp_path: Path) -> None:
+def test_addresses_are_named_except_those_of_example_domains(tmp_path: Path) -> None:
     """Example domains belong to no one and are not reported."""
     rows = [pair("write to jane.doe@company.org", "2"), pair("write to me@example.com", "3")]
     (text,) = texts(loaded(tmp_path, rows), "e-mail")

@@ -310,7 +310,7 @@ def test_weights_of_16_bits_are_tried_in_32() -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "mpt"])
-def test_coarse_numbers_are_told_from_a_wrong_form(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coarse_numbers_are_distinguished_from_a_wrong_form(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that stay as coarse as they are, as those of 4 bits do, give the same verdict."""
     monkeypatch.setattr(probe, "_first_layers", lambda _network: nullcontext())
     base = build(name)

@@ -415,7 +415,7 @@ def test_the_likeliest_token_alone_is_the_greedy_answer(generation: Generation, 
         assert texts(generation, tuned, INPUTS, options) == greedy
 
 
-def test_a_tuned_model_goes_on_where_it_ended(
+def test_a_tuned_model_continues_where_it_ended(
     base: LoadedModel, tiny: BaseModelRef, tuned: Path, generation: Generation, tmp_path: Path
 ) -> None:
     """Its first loss is the parent's on the same examples, its parent stays as it was, and its rank is the parent's."""

@@ -99,7 +99,7 @@ def test_losses_are_those_of_transformers_trainer(base: LoadedModel, tiny: BaseM
     assert observer.losses(request) != pytest.approx(plain.losses(request), rel=1e-3)
 
 
-def test_training_goes_on_with_the_same_bits() -> None:
+def test_training_continues_with_the_same_bits() -> None:
     """An optimiser with the state of another one learns what that one would have learned."""
     settings = TuningHyperparameters(schedule="linear", warmup_fraction=0.5, max_grad_norm=0.1)
 

@@ -259,7 +259,7 @@ def test_a_judge_without_a_price_is_no_budget(tmp_path: Path, server: JudgeServi
 
 
 def test_a_restored_record_has_the_judgements(tmp_path: Path, service: ScriptedService, server: JudgeService) -> None:
-    """A record's verdict is the same with the judge away, and nothing of it asks anybody."""
+    """A record's verdict is the same with the judge away, and no service is asked."""
     file = write_rows(tmp_path / "labelled.jsonl", LABELLED)  # type: ignore[arg-type]
     result = ran(tmp_path, service, judged(server, f"examples: '{file}'"), "evaluation.decide_by=judge")
     asked = len(server.asked)
@@ -285,7 +285,7 @@ def test_a_judge_that_is_the_base_model_is_warned_of(
     assert any("is the base model smollm2-135m itself or made of it" in note for note in result.verdict.notes)
 
 
-def test_an_interrupted_judging_goes_on(tmp_path: Path, service: ScriptedService, server: JudgeService) -> None:
+def test_an_interrupted_judging_continues(tmp_path: Path, service: ScriptedService, server: JudgeService) -> None:
     """After Ctrl-C nothing that came is asked again, and the same command asks for the rest."""
     ran(tmp_path, service, "evaluation.metrics=[exact_match]")
 

@@ -203,7 +203,7 @@ def test_a_large_body_is_refused_while_it_is_read(running: RunningService, clien
     assert client.good("GET", "/models")
 
 
-def test_a_slow_client_holds_nobody_up(settings: Settings, tmp_path: Path) -> None:
+def test_a_slow_client_holds_no_other_up(settings: Settings, tmp_path: Path) -> None:
     """A hundred that never finish their requests take no worker, and get an answer that says so when the time is over."""
     slow_settings = Settings(tmp_path / "state", settings.models, settings.cache, device="cpu", threads=1)
     with RunningService(slow_settings, body_timeout_s=2.0) as running:
@@ -280,7 +280,7 @@ def test_the_key_file_is_for_its_owner_alone(tmp_path: Path) -> None:
         KeyFile(file.path).keys()
 
 
-def test_it_listens_to_this_machine_unless_told_otherwise() -> None:
+def test_it_listens_to_this_machine_by_default() -> None:
     """Another address needs --allow-remote; a port in use is reported."""
     with pytest.raises(ConfigError, match="add --allow-remote"):
         listening("0.0.0.0", 0, allow_remote=False)  # noqa: S104 - it is refused

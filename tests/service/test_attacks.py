@@ -54,7 +54,7 @@ def test_a_number_that_the_types_cannot_hold_is_refused(client: Client, changed:
     assert client.refused(400, "POST", "/tunedModels", body() | changed)["status"] == "INVALID_ARGUMENT"
 
 
-def test_half_a_character_is_refused_wherever_it_stands(client: Client) -> None:
+def test_half_a_character_is_refused_wherever_it_is(client: Client) -> None:
     """In names, examples, sources and prompts: 400, and nothing of it is kept."""
     good = '{"baseModel": "models/tiny", "tuningTask": {"trainingData": {"examples": {"examples": [%s]}}}%s}'
     row = '{"textInput": "1", "output": "2"}'
@@ -132,7 +132,7 @@ def test_without_a_seed_answers_differ(client: Client) -> None:
 
 
 def test_a_source_stays_until_its_child_is_tuned(client: Client) -> None:
-    """Deleted while the child waits, it is gone for everybody else, and the child begins with it."""
+    """Deleted while the child waits, no other caller finds it, and the child begins with it."""
     client.tuned("source", epochCount=1)
     client.good("POST", "/tunedModels", body(epochCount=LONG), tunedModelId="blocker")
     asked = body(epochCount=1) | {"tunedModelSource": {"tunedModel": "tunedModels/source"}}
@@ -163,8 +163,8 @@ def test_prompts_of_clients_that_are_gone_are_not_answered(client: Client, runni
     wait_until(lambda: running.service.answerer.waiting == 0, "no prompt waits")
 
 
-def test_methods_that_nobody_knows_are_one_series(running: RunningService) -> None:
-    """Else anybody could fill the memory with meters."""
+def test_unknown_methods_are_one_series(running: RunningService) -> None:
+    """Otherwise any caller could fill the memory with meters."""
     for number in range(3):
         httpx.request(f"ABC{number}", f"{running.address}/healthz", trust_env=False)
     text = httpx.get(f"{running.address}/metrics", trust_env=False).text
@@ -206,7 +206,7 @@ def test_keys_that_cannot_be_read_are_an_answer_in_the_envelope(own: Settings) -
         assert client.good("GET", "/models")
 
 
-def test_the_queue_goes_on_after_trouble(own: Settings, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_queue_continues_after_a_fault(own: Settings, caplog: pytest.LogCaptureFixture) -> None:
     """A state that cannot be written for a while stops no later job, and the job under way ends whole."""
     with RunningService(own) as running, Client(running.address, running.key.secret) as client:
         client.good("POST", "/tunedModels", body(epochCount=400), tunedModelId="a")
@@ -296,7 +296,7 @@ def test_a_connection_without_a_request_is_closed(own: Settings) -> None:
             assert received.count(b"HTTP/1.1 200 OK") == said.count(b"HTTP/1.1\r\n")
 
 
-def test_somebody_with_another_owners_source_is_refused(client: Client, running: RunningService) -> None:
+def test_a_caller_with_another_owners_source_is_refused(client: Client, running: RunningService) -> None:
     """To start from a tuned model one has to be its reader."""
     client.tuned("private", epochCount=1)
     key = running.service.keys.add("other@localhost", [TUNING_SCOPE])

@@ -345,7 +345,7 @@ def test_an_outage_ends_the_run_with_a_reason(
     ],
     ids=["look-up", "create", "second create", "poll", "answers"],
 )
-def test_an_outage_in_the_middle_ends_the_run_and_the_next_one_goes_on(
+def test_an_outage_in_the_middle_ends_the_run_and_the_next_one_continues(
     fault: Fault,
     method: str,
     path: str,

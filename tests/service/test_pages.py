@@ -332,7 +332,7 @@ def test_a_refused_job_keeps_what_was_typed(visitor: Visitor, typed: dict[str, s
     assert "There are none yet" in text_of(visitor.http.get("/"))
 
 
-def test_a_refused_job_can_be_mended(visitor: Visitor) -> None:
+def test_a_refused_job_can_be_corrected(visitor: Visitor) -> None:
     """An id that is in use is reported, and the same page takes another one."""
     visitor.tuned("taken")
     refused = visitor.start(identifier="taken")

@@ -47,7 +47,7 @@ def test_a_row_goes_before_its_file(state: State) -> None:
 
 
 def test_what_is_past_its_time_is_removed_at_the_next_start(state: State) -> None:
-    """Also its bytes; before that it is found no more."""
+    """Also its bytes; before that it is no longer found."""
     files = StoredFiles(state)
     with files.draft() as draft:
         file = files.keep(draft, OWNER, "a", "batch", life_s=-1)

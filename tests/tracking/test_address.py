@@ -21,7 +21,7 @@ def test_a_relative_store_is_made_absolute(tmp_path: Path) -> None:
     assert address.artifacts == Path.cwd() / "runs" / "mlartifacts"
 
 
-def test_without_a_uri_the_store_stands_beside_the_ledger(tmp_path: Path) -> None:
+def test_without_a_uri_the_store_is_beside_the_ledger(tmp_path: Path) -> None:
     """`uri: null` is a SQLite file under paths.runs."""
     tracker = open_tracker(Tracking(), tmp_path)
     assert tracker is not None

@@ -45,7 +45,7 @@ def test_the_thread_shows_a_running_trial_and_its_end(lab: Lab, uri: str) -> Non
     assert run_of(uri, "trial", 0).info.status == "FINISHED"
 
 
-def test_an_address_where_nobody_is_stops_nothing(lab: Lab) -> None:
+def test_an_address_without_a_server_stops_nothing(lab: Lab) -> None:
     """A refused connection is one line that hides the password and says what to do, and nothing waits for it."""
     complete(lab)
     started = time.monotonic()
@@ -75,7 +75,7 @@ def test_a_fault_of_our_own_ends_no_thread_silently(ledger: Ledger, uri: str) ->
     assert "\n" not in tracker.problem
 
 
-def test_a_server_that_never_answers_holds_nobody(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_never_answers_holds_up_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hung server costs one timeout, and closing waits no longer than its limit."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     with socket.socket() as silent:

@@ -61,7 +61,7 @@ def test_a_cluster_that_does_not_answer_is_named() -> None:
         registry.room(RAY.model_copy(update={"address": address}))
 
 
-def test_a_machine_without_slurm_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_slurm_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the way to try it out."""
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match=r"this machine has no Slurm .* backend.workers.executor=local"):

@@ -171,7 +171,7 @@ def test_files_are_listed_newest_first_in_pages(sdk: OpenAI) -> None:
 
 
 def test_a_file_goes_when_it_is_deleted_or_its_time_is_over(sdk: OpenAI, running: RunningService) -> None:
-    """It is found no more, and its bytes are gone."""
+    """It is no longer found, and its bytes are gone."""
     lasting = {"anchor": "created_at", "seconds": 3600}
     one = sdk.files.create(file=("a.bin", b"x"), purpose="batch")
     other = sdk.files.create(file=("a.bin", b"x"), purpose="batch", expires_after=lasting)  # type: ignore[arg-type]
