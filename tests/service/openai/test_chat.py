@@ -175,7 +175,7 @@ def test_what_is_not_there_is_refused_with_its_field(sdk: OpenAI) -> None:
         extra_body=harmless | {"top_k": 3},
     )
     assert raw.headers["x-tunerun-ignored"] == "top_k"
-    with pytest.raises(openai.NotFoundError, match="GET /v1/models lists what there is") as caught:
+    with pytest.raises(openai.NotFoundError, match="GET /v1/models lists all models") as caught:
         sdk.chat.completions.create(model="gpt-4o", messages=USER)
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
 

@@ -1,8 +1,7 @@
-"""An upload: a multipart form with one file, which is written to disk as it arrives and is never whole in memory.
+"""Uploads: a multipart form with one file, which is written to disk as it arrives and is never in memory as a whole.
 
-starlette's own form is not used: it writes to the folder of temporary files, which may be memory, and bounds the fields
-of a form but no file. The order of the parts differs between clients: openai-python sends the file last, Node first;
-Node also sends no length, so bytes are counted as they come.
+starlette's own form parser is not used: it writes to the temporary directory, which may be in memory, and limits the
+size of fields but not of files. The order of the parts differs: openai-python sends the file last, Node first. Node does not send a Content-Length either, so bytes are counted as they arrive.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ MAX_FILE_BYTES = 512 * 10**6
 """Limit of a file, as OpenAI's: 512 MB."""
 
 MAX_BODY_BYTES = MAX_FILE_BYTES + 2**20
-"""Of a form, with its fields and what is around its parts."""
+"""Limit of a form, including its fields and the multipart framing."""
 
 MAX_FIELD_BYTES = 4096
 MAX_PARTS = 20
-"""Of a form: OpenAI's has four."""
+"""The most parts of a form; OpenAI's has four."""
 
 _WRITE_BYTES = 2**20
-"""Collected before they are written, in another thread."""
+"""Bytes collected before each write, which runs in a worker thread."""
 
 
 class Sink(Protocol):
@@ -47,9 +46,9 @@ class Form:
     """The content of a form.
 
     Attributes:
-        fields: by name; of a name that is sent twice, the last.
-        file_name: as it was sent; None: the form has no file.
-        size: of the file, in bytes.
+        fields: values by name; of a repeated name, the last one.
+        file_name: the file's name as sent; None: the form has no file.
+        size: size of the file in bytes.
     """
 
     fields: dict[str, str] = field(default_factory=dict)
@@ -61,10 +60,12 @@ async def read_form(request: Request, file_field: str, sink: Sink) -> Form:
     """Read the body of a request, and write its file as it arrives.
 
     Args:
-        file_field: the name of the part that is the file; another file is refused.
+        request: the request; its body has not been read yet.
+        file_field: name of the part with the file; other files are refused.
+        sink: where the file's content is written.
 
     Raises:
-        ServiceError: the body is not such a form, or too large.
+        ServiceError: the body is not such a form or is too large, or the client disconnected.
     """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     boundary = options.get(b"boundary")
@@ -72,20 +73,20 @@ async def read_form(request: Request, file_field: str, sink: Sink) -> Form:
         raise invalid(file_field, "the body is not multipart/form-data with a boundary; send the file as a form")
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length[:20]) > MAX_BODY_BYTES:
-        raise _too_large(file_field)  # before it is sent
+        raise _too_large(file_field)  # by Content-Length, before the body is read
     reader, size = _Reader(file_field), 0
     try:
         parser = MultipartParser(boundary, reader.callbacks())
         async for chunk in request.stream():
             size += len(chunk)
-            if size > MAX_BODY_BYTES:  # also what is around the parts
+            if size > MAX_BODY_BYTES:  # counts the multipart framing too
                 raise _too_large(file_field)
             parser.write(chunk)
             if len(reader.arrived) >= _WRITE_BYTES:
                 await run_in_threadpool(sink.write, reader.take())
         parser.finalize()
     except ClientDisconnect as error:
-        raise ServiceError(Code.CANCELLED, "the client is gone") from error
+        raise ServiceError(Code.CANCELLED, "the client disconnected") from error
     except FormParserError as error:
         raise invalid(file_field, "the form is malformed or cut off; send it again") from error
     await run_in_threadpool(sink.write, reader.take())
@@ -106,11 +107,11 @@ class _Reader:
         self._header = (bytearray(), bytearray())
         self._disposition = b""
         self._name: str | None = None
-        """Of the field that comes; None: the file comes."""
+        """Name of the field that is being received; None: the file is being received."""
         self._value = bytearray()
 
     def callbacks(self) -> MultipartCallbacks:
-        """The callbacks of the parser."""
+        """Return the callbacks for the parser."""
         return {
             "on_part_begin": self.part_begin,
             "on_part_data": self.part_data,
@@ -123,7 +124,7 @@ class _Reader:
         }
 
     def take(self) -> bytes:
-        """The content of the file that has arrived since the last call."""
+        """Return the content of the file that arrived since the last call."""
         content = bytes(self.arrived)
         self.arrived.clear()
         return content
@@ -183,7 +184,7 @@ def _too_large(field: str) -> ServiceError:
 
 
 def _text(content: bytes, what: str) -> str:
-    """A part of the form as text: clients send it as raw UTF-8, also in names of files."""
+    """Decode a part of the form; clients send raw UTF-8, also in file names."""
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

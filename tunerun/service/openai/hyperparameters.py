@@ -1,6 +1,6 @@
-"""OpenAI's three hyperparameters as numbers: what `auto` means here, and what a multiplier multiplies.
+"""Resolves OpenAI's three hyperparameters to numbers: the values for `auto`, and the base of the multiplier.
 
-What OpenAI's own service chooses for `auto` is not published. This one chooses by the number of training examples:
+OpenAI does not publish its choices for `auto`. This service chooses by the number of training examples:
 
 | examples | n_epochs | batch_size | learning_rate_multiplier |
 | --- | --- | --- | --- |
@@ -11,10 +11,10 @@ What OpenAI's own service chooses for `auto` is not published. This one chooses 
 | 8,334 to 12,500 | 2 | 16 | 0.2 |
 | 12,501 and more | 1 | 16 | 0.2 |
 
-The epochs are those by which OpenAI's cookbook estimates a job's price (Chat_finetuning_data_prep, 2023: three, and as
-many more or less as bring the examples seen into 100 to 25,000, at most 25); batch size and learning rate are those of
-the Gemini wire, so that a data set gives the same model on both where only the epochs are named. The learning rate is
-the multiplier times 0.001, whatever the number of examples.
+The epochs follow the price estimate in OpenAI's cookbook (Chat_finetuning_data_prep, 2023): three, adjusted so that
+examples times epochs are from 100 to 25,000, at most 25. Batch size and learning rate are the Gemini wire's, so that a
+data set gives the same model on both wires if only the epochs are specified. The learning rate is the multiplier times
+0.001, whatever the number of examples.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ AUTO: Literal["auto"] = "auto"
 
 FEW_EPOCHS, MOST_EPOCHS, USUAL_EPOCHS = 1, 25, 3
 LEAST_SEEN, MOST_SEEN = 100, 25_000
-"""Examples times epochs that `auto` aims at; OpenAI's cookbook, see above."""
+"""Range of examples times epochs for `auto`, from OpenAI's cookbook (see above)."""
 
 MANY_EXAMPLES = 500
 FEW_BATCH, MANY_BATCH = 4, 16
 FEW_MULTIPLIER, MANY_MULTIPLIER = 1.0, 0.2
-"""Of batch and multiplier up to `MANY_EXAMPLES` and above."""
+"""Batch size and multiplier up to `MANY_EXAMPLES` examples, and above."""
 
 MOST_STEPS = 2**31 - 1
 LEAST_RATE, MOST_RATE = 1e-30, 3.4e38
-"""Of a learning rate: the engine computes with floats of 32 bits."""
+"""Bounds of a learning rate: the engine computes in float32."""
 
 Value = float | Literal["auto"] | None
-"""What a request says of a hyperparameter; None: nothing, which means `auto`."""
+"""A hyperparameter in a request; None: omitted, which means `auto`."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Resolved:
     """A job's hyperparameters as numbers.
 
     Attributes:
-        multiplier: as the job shows it, `auto` worked out.
+        multiplier: the value that the job shows, with `auto` resolved.
     """
 
     epoch_count: int
@@ -59,19 +59,22 @@ class Resolved:
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the optimiser."""
+        """The optimiser's learning rate."""
         return BASE_LEARNING_RATE * self.multiplier
 
 
 def resolve(n_epochs: Value, batch_size: Value, multiplier: Value, examples: int, where: str) -> Resolved:
-    """The numbers of a job.
+    """Return the hyperparameters of a job as numbers.
 
     Args:
-        examples: how many there are to train on.
-        where: the path of the object that has them, for messages.
+        n_epochs: from the request.
+        batch_size: from the request.
+        multiplier: from the request.
+        examples: number of training examples.
+        where: path of the request's object with the hyperparameters, for errors.
 
     Raises:
-        ServiceError: a value is not one that can be trained with.
+        ServiceError: a value is out of range.
     """
     many = examples > MANY_EXAMPLES
     found = Resolved(
@@ -81,7 +84,7 @@ def resolve(n_epochs: Value, batch_size: Value, multiplier: Value, examples: int
     )
     steps = math.ceil(examples / found.batch_size) * found.epoch_count
     if steps > MOST_STEPS:
-        raise invalid(f"{where}.n_epochs", f"gives {steps:,} steps, the limit is {MOST_STEPS:,}; choose fewer epochs")
+        raise invalid(f"{where}.n_epochs", f"gives {steps:,} steps; the limit is {MOST_STEPS:,}; choose fewer epochs")
     return found
 
 
@@ -110,5 +113,5 @@ def _multiplier(value: Value, field: str, default: float) -> float:
         raise invalid(field, f"must be greater than 0, or 'auto', not {value:g}")
     if not LEAST_RATE <= BASE_LEARNING_RATE * value <= MOST_RATE:
         rate = BASE_LEARNING_RATE * value
-        raise invalid(field, f"gives a learning rate of {rate:g}, by which nothing can be learned; choose one near 1")
+        raise invalid(field, f"gives a learning rate of {rate:g}, outside float32's range; choose a value near 1")
     return float(value)

@@ -13,10 +13,10 @@ from tunerun.service.openai.method import Body
 from tunerun.service.openai.problems import wrong
 
 MAX_PAIRS, MAX_PAIR_NAME, MAX_PAIR_VALUE = 16, 64, 512
-"""Of `metadata`, as the SDK documents it."""
+"""Limits of `metadata`, as the SDK documents them."""
 
 MAX_SEED = 2**31 - 1
-"""Of a generated seed, and of a given one."""
+"""The largest seed, whether given or generated."""
 
 SUPERVISED = "supervised"
 
@@ -31,7 +31,7 @@ Hyperparameter = Annotated[Any, PlainValidator(_number_or_auto, json_schema_inpu
 
 
 class Hyperparameters(Body):
-    """Hyperparameters of a supervised job; missing ones are `auto`."""
+    """Hyperparameters of a supervised job; omitted ones are `auto`."""
 
     _prefix: ClassVar[str] = "hyperparameters."
 
@@ -82,39 +82,39 @@ class CreateJob(Body):
     hyperparameters: Hyperparameters | None = None
 
     def settings(self) -> tuple[Hyperparameters, str]:
-        """The hyperparameters, and their path in the request.
+        """Return the hyperparameters, and their path in the request.
 
         Raises:
-            OpenAiError: the method is not one that is here, there are two sets of hyperparameters, or integrations.
+            OpenAiError: the method is not supported, or the request has two sets of hyperparameters or integrations.
         """
         if self.integrations:
-            raise wrong("integrations", "this service sends nothing to other services; leave it out")
+            raise wrong("integrations", "are not supported; omit them")
         if self.method is None:
             return self.hyperparameters or Hyperparameters(), "hyperparameters"
         if self.method.type != SUPERVISED:
-            raise wrong("method.type", f"{self.method.type[:60]!r} is not known here; use {SUPERVISED!r}")
+            raise wrong("method.type", f"{self.method.type[:60]!r} is not supported; use {SUPERVISED!r}")
         for name in ("dpo", "reinforcement"):
             if getattr(self.method, name) is not None:
-                raise wrong(f"method.{name}", f"belongs to another type of method than {SUPERVISED!r}; leave it out")
+                raise wrong(f"method.{name}", f"does not apply to the method {SUPERVISED!r}; omit it")
         if self.hyperparameters is not None:
             raise wrong(
                 "hyperparameters",
-                "is deprecated, and excluded by method; give the values in method.supervised.hyperparameters alone",
+                "is deprecated and cannot be combined with method; use method.supervised.hyperparameters only",
             )
         found = self.method.supervised.hyperparameters if self.method.supervised else None
         return found or Hyperparameters(), "method.supervised.hyperparameters"
 
     def slug(self) -> str:
-        """The suffix as it is in the model's name; empty: there is none.
+        """Return the suffix in the form for the model's name; empty: the request has none.
 
         Raises:
-            OpenAiError: nothing of it can be in a name.
+            OpenAiError: it has no character that is allowed in a name.
         """
         slug = names.slug(self.suffix or "")
         if self.suffix and not slug:
-            raise wrong("suffix", f"{self.suffix!r} has neither a letter from a to z nor a digit; give one")
+            raise wrong("suffix", f"{self.suffix!r} has neither a letter from a to z nor a digit; include at least one")
         return slug
 
     def seed_or_new(self) -> int:
-        """The seed; a new one where none is given, as OpenAI makes it."""
+        """Return the seed; a random one if the request has none, as at OpenAI."""
         return secrets.randbelow(MAX_SEED) if self.seed is None else self.seed

@@ -1,4 +1,4 @@
-"""A fine-tuning job as the wire's JSON, from the row of the tuned model that it makes."""
+"""A fine-tuning job as the wire's JSON, built from the row of its tuned model."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ ERROR_CODES = {
     Code.INVALID_ARGUMENT.number: "invalid_hyperparameters",
     Code.RESOURCE_EXHAUSTED.number: "out_of_memory",
 }
-"""Ours for why a job failed; anything else is `server_error`. OpenAI's are of files, which are checked earlier here."""
+"""Our error codes of failed jobs; any other failure is `server_error`. OpenAI's codes concern files, which this service
+checks before it accepts a job."""
 
 
 NOTED = "training_file"
-"""The note that every job of this wire has, and no other."""
+"""The key in `TunedModelRow.notes` that identifies jobs of this wire."""
 
 
 @dataclass(frozen=True)
 class Notes:
-    """What a job remembers of its request, in the row's `notes`.
+    """What is stored of a job's request, in `TunedModelRow.notes`.
 
     Attributes:
-        model: the name that was asked for.
-        request: a digest of the body, by which the SDK's own repeat of it is recognised.
+        training_file, validation_file: ids of the files.
+        model: the model name in the request.
+        request: digest of the body, to recognise an SDK's retry.
     """
 
     training_file: str = ""
@@ -47,9 +49,10 @@ class Pace:
     """The speed of a running job.
 
     Attributes:
-        steps: that were taken between two times; `last` is the newest.
-        seconds: between them.
-        last: the number of the newest step, and `at`, when it ended, in seconds since 1970 (UTC).
+        steps: number of steps between two times.
+        seconds: the seconds between them.
+        last: number of the newest step.
+        at: when the newest step ended, in seconds since 1970 (UTC).
     """
 
     steps: int
@@ -58,27 +61,28 @@ class Pace:
     at: float
 
     def end(self, total_steps: int) -> int | None:
-        """When its steps will be done; None: it is not known yet."""
+        """Estimate when all steps will be done, in seconds since 1970 (UTC); None: unknown."""
         if self.steps < 1:
             return None
         return round(self.at + (total_steps - self.last) * self.seconds / self.steps)
 
 
 def notes_of(row: TunedModelRow) -> Notes:
-    """The notes of a row."""
+    """Return the notes of a row."""
     return read_stored(Notes, row.notes)
 
 
 def is_job(row: TunedModelRow) -> bool:
-    """Whether a tuned model is made by a job of this wire; those of the other one have no training file."""
+    """Whether a tuned model was created by a job of this wire; the Gemini wire has no training files."""
     return bool(notes_of(row).training_file)
 
 
 def job(row: TunedModelRow, pace: Pace | None = None) -> Json:
-    """The job that makes a tuned model.
+    """Return a tuned model's job as the wire's JSON.
 
     Args:
-        pace: of a job under way; None: it is not known.
+        row: the tuned model.
+        pace: the speed of a running job; None: unknown.
     """
     status, notes = status_of(row), notes_of(row)
     hyperparameters = _hyperparameters(row)
@@ -107,7 +111,7 @@ def job(row: TunedModelRow, pace: Pace | None = None) -> Json:
 
 
 def _hyperparameters(row: TunedModelRow) -> Mapping[str, Any]:
-    """The hyperparameters in use; a missing multiplier is computed from the learning rate."""
+    """Return the hyperparameters in use; a missing multiplier is computed from the learning rate."""
     multiplier = row.learning_rate_multiplier
     return {
         "n_epochs": row.epoch_count,

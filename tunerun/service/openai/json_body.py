@@ -1,4 +1,4 @@
-"""The JSON of a request's body: an object, or nothing, as OpenAI's clients also send it where there is none to send."""
+"""Parses JSON bodies. An empty body is an empty object, since OpenAI's clients send none where there are no fields."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from tunerun.service.core.problems import Code, Json, ServiceError
 
 _MAY_BE_HALF = re.compile(r"\\u[dD][89a-fA-F]")
-"""JSON can escape an unpaired surrogate, which cannot be stored or sent."""
+"""JSON escapes can encode an unpaired surrogate, which cannot be stored or sent as UTF-8."""
 
 
 def read_json(content: bytes) -> Any:
-    """Read a body; an empty one is an empty object.
+    """Parse a body; an empty one is an empty object.
 
     Raises:
-        ServiceError: it is not JSON in UTF-8, is nested too deeply, or an object in it gives a name twice.
+        ServiceError: the body is not JSON in UTF-8, is nested too deeply, or repeats a name within an object.
     """
     if not content.strip():
         return {}

@@ -1,7 +1,7 @@
-"""Routes of the wire: bodies are read leniently, and unused fields are named.
+"""Routes of the wire: bodies are parsed leniently, and ignored fields are reported.
 
-Unknown fields, as newer clients send them, are ignored and named in the header `x-tunerun-ignored`; null is the same as
-a field that is not there, because hand-written clients and LlamaIndex send it.
+Unknown fields, which newer clients may send, are ignored and listed in the header `x-tunerun-ignored`. null counts as
+absent, because hand-written clients and LlamaIndex send it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tunerun.service.wires import WireRoute
 IGNORED_HEADER = "x-tunerun-ignored"
 MAX_IGNORED = 20
 MAX_IGNORED_CHARACTERS = 40
-"""The most names that a response lists, and characters of each."""
+"""The most ignored names that a response lists, and the most characters of each."""
 
 Ignored = Annotated[Any, Field(description="Accepted and not used.")]
 
@@ -32,7 +32,7 @@ _ignored: ContextVar[list[str] | None] = ContextVar("ignored", default=None)
 
 
 class Body(BaseModel):
-    """An object of a request; its names are taken as they are, null is absent, and unknown names are noted."""
+    """An object in a request: null counts as absent, and unknown names are collected."""
 
     model_config = ConfigDict(
         extra="ignore", frozen=True, allow_inf_nan=False, hide_input_in_errors=True, protected_namespaces=()
@@ -42,7 +42,7 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _given(cls, value: object) -> object:
-        """Drop nulls, and note unknown names."""
+        """Remove nulls, and collect unknown names."""
         if not isinstance(value, dict):
             return value
         names = _ignored.get()
@@ -67,7 +67,7 @@ def _noting_ignored() -> Iterator[list[str]]:
 
 class _JsonRequest(Request):
     async def json(self) -> Any:
-        """The body, as `read_json` reads it."""
+        """Return the body, parsed by `read_json`."""
         return read_json(await self.body())
 
 
@@ -78,9 +78,9 @@ class Upload(WireRoute):
 
 
 class Operation(WireRoute):
-    """An operation whose body, if any, is a JSON object, whatever its content type.
+    """An operation with a JSON body or none; the content type is not checked.
 
-    A route that takes a multipart form declares `route_class=Upload` instead.
+    A route for a multipart form declares `route_class=Upload` instead.
     """
 
     wire = "openai"
@@ -96,7 +96,7 @@ class Operation(WireRoute):
                 try:
                     response = await answer(_JsonRequest(scope, request.receive))
                 except HTTPException as error:
-                    if isinstance(error.__cause__, ServiceError):  # FastAPI makes one of whatever a body raises
+                    if isinstance(error.__cause__, ServiceError):  # FastAPI wraps any error from reading a body
                         raise error.__cause__ from None
                     raise
             if ignored:
@@ -114,7 +114,7 @@ def _caller(request: Request) -> Key:
 def _tuning_caller(request: Request) -> Key:
     key = _caller(request)
     if not key.may_tune:
-        words = "this key does not open files and fine-tuning; its operator can add one with the scope tuning"
+        words = "this key has no access to files and fine-tuning; the operator can add a key with the scope tuning"
         raise ServiceError(Code.PERMISSION_DENIED, words)
     return key
 

@@ -1,4 +1,4 @@
-"""Models of the wire: base models, and tuned models by each of their names."""
+"""The models of the wire: base models, and tuned models under each of their names."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tunerun.service.openai.method import Caller, Operation, TuningCaller
 from tunerun.service.openai.problems import no_such_model, wrong
 
 BASE_OWNER = "system"
-"""`owned_by` of base models, as OpenAI has it of its own."""
+"""`owned_by` of base models, like that of OpenAI's own."""
 
 BASE_CREATED = 0
-"""`created` of base models: when they were made is not known."""
+"""`created` of base models, whose creation time is unknown."""
 
 ALIAS = "tunedModels/"
 """The prefix of a tuned model's name on the Gemini wire."""
@@ -32,9 +32,9 @@ class Named:
     """The model that a name refers to.
 
     Attributes:
-        offered: the base model; None: of a tuned model whose base model is not offered now.
-        row: the tuned model; None: the base model itself is meant.
-        step: of the checkpoint; None: the tuned model itself is meant.
+        offered: the base model; None: the tuned model's base model is not offered now.
+        row: the tuned model; None: the name refers to the base model itself.
+        step: step of the checkpoint; None: the name refers to the tuned model itself.
     """
 
     offered: OfferedModel | None
@@ -43,21 +43,27 @@ class Named:
 
 
 class Models:
-    """Looks up names, for those who may see the models."""
+    """Resolves model names. Every operation checks the caller's permissions.
+
+    Args:
+        library: the tuned models, with access control.
+        state: the database, to find rows by the start of their keys.
+    """
 
     def __init__(self, library: Library, state: State) -> None:
         self.library = library
         self._state = state
 
     def find(self, caller: Key, name: str, role: Role = Role.READER) -> Named:
-        """Look up a name.
+        """Resolve a model name.
 
         Args:
-            name: of a base model, `ft:...`, `ft:...:ckpt-step-N`, or `tunedModels/ID`.
-            role: of the caller, where it is a tuned model.
+            caller: the key of the request.
+            name: a base model's name, `ft:...`, `ft:...:ckpt-step-N`, or `tunedModels/ID`.
+            role: the required role on a tuned model.
 
         Raises:
-            ServiceError: the caller may not see such a model, or lacks the role.
+            ServiceError: the model does not exist or is not visible to the caller, or the caller lacks the role.
         """
         parts = names.read_model_name(name)
         if parts is not None:
@@ -76,10 +82,10 @@ class Models:
         return Named(offered)
 
     def of_key(self, caller: Key, beginning: str, role: Role = Role.READER) -> TunedModelRow | None:
-        """The tuned model whose key begins so; None: there is none that the caller may see.
+        """Return the tuned model whose key has a prefix; None: none that is visible to the caller.
 
         Raises:
-            ServiceError: the role is missing.
+            ServiceError: the caller lacks the role.
         """
         row = self._state.of_key(beginning)
         try:
@@ -96,12 +102,12 @@ class Models:
         return self.of_key(caller, code, role)
 
     def all(self, caller: Key) -> list[Json]:
-        """Every model that the caller can ask: base models, and then tuned models, the newest first."""
+        """Return every model that the caller can call: base models, then tuned models, newest first."""
         tuned = self.library.active(caller)
         return [*map(base_model, self.library.catalogue.offered), *map(tuned_model, tuned)]
 
     def get(self, caller: Key, name: str) -> Json:
-        """Return a model under the name of the request."""
+        """Return a model as the wire's JSON, under the requested name."""
         found = self.find(caller, name)
         if found.row is None:
             return base_model(name)
@@ -110,28 +116,28 @@ class Models:
         return tuned_model(found.row) | {"id": name}
 
     def delete(self, caller: Key, name: str) -> Json:
-        """Delete a tuned model, and with it the job that made it.
+        """Delete a tuned model together with its job.
 
         Raises:
-            ServiceError: it is a base model, a checkpoint, another user's, or there is none.
+            ServiceError: the name is a base model or a checkpoint, does not exist, or the caller is not the owner.
         """
         found = self.find(caller, name, Role.OWNER)
         if found.row is None:
-            raise wrong("model", f"{name} is a base model, which is not deleted; only tuned models are")
+            raise wrong("model", f"{name} is a base model; only tuned models can be deleted")
         if found.step is not None:
             whole = names.model_name(found.row)
-            raise wrong("model", f"{name} is a checkpoint, which goes with its tuned model: delete {whole}")
+            raise wrong("model", f"{name} is a checkpoint, which is deleted with its tuned model: delete {whole}")
         self.library.delete(caller, found.row.id)
         return {"id": name, "object": "model", "deleted": True}
 
 
 def base_model(name: str) -> Json:
-    """A base model as the wire's JSON."""
+    """Return a base model as the wire's JSON."""
     return {"id": name, "object": "model", "created": BASE_CREATED, "owned_by": BASE_OWNER}
 
 
 def tuned_model(row: TunedModelRow) -> Json:
-    """A tuned model as the wire's JSON."""
+    """Return a tuned model as the wire's JSON."""
     created = int(row.completed_at or row.created_at)
     return {
         "id": names.model_name(row),
@@ -152,9 +158,9 @@ def _seen(get: Callable[[], TunedModelRow], name: str) -> TunedModelRow:
 
 
 def routes(models: Models) -> APIRouter:
-    """The operations on models; a name may hold slashes, which arrive decoded.
+    """Return the routes of models. A name may contain slashes, which arrive decoded.
 
-    They are not in the OpenAPI document, which has room for one operation at a path and has the Gemini wire's there.
+    They are not in the OpenAPI document: it allows one operation per path, and has the Gemini wire's at these paths.
     """
     router = APIRouter(prefix="/models", route_class=Operation, tags=["models"], include_in_schema=False)
 

@@ -1,7 +1,7 @@
-"""Names and ids of the wire, and the tuned models that they refer to.
+"""Names and ids of the wire, derived from the tuned models that they refer to.
 
-Every name is made of the row's key, which is never used twice: nothing of it is stored, and a name is the same after a
-restart. `ft:BASE:ORG:SUFFIX:ID` is OpenAI's form, whose clients take the second part for the base model.
+Each is derived from the row's key, which is never reused, so names do not need to be stored and survive a restart.
+`ft:BASE:ORG:SUFFIX:ID` is OpenAI's form; its clients read the base model from the second part.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ ORGANIZATION = "tunerun"
 """The third part of OpenAI's names is the organization."""
 
 MAX_SUFFIX = 64
-"""Characters of `suffix`, as the SDK documents it."""
+"""The most characters of `suffix`, as the SDK documents."""
 
 _CODE, _LONG = 8, 24
-"""Characters of the last part of a model's name, and of an id: those of the names that OpenAI gives."""
+"""Characters of the last part of a model's name, and of an id; as many as OpenAI's have."""
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _MODEL = re.compile(
@@ -31,11 +31,11 @@ _RESULT = re.compile(r"file-r([0-9a-f]{23})")
 
 @dataclass(frozen=True)
 class ModelName:
-    """A tuned model's name in its parts.
+    """The parts of a tuned model's name.
 
     Attributes:
         code: the first characters of its row's key.
-        step: of the checkpoint that is meant; None: the model itself.
+        step: step of a checkpoint; None: the name refers to the model itself.
     """
 
     base: str
@@ -45,13 +45,13 @@ class ModelName:
 
 
 def model_name(row: TunedModelRow, step: int | None = None) -> str:
-    """A tuned model's name, or that of its checkpoint after a step."""
+    """Return a tuned model's name, or that of its checkpoint after a step."""
     name = f"ft:{row.base_model}:{ORGANIZATION}:{row.suffix}:{key_of(row)[:_CODE]}"
     return name if step is None else f"{name}:ckpt-step-{step}"
 
 
 def read_model_name(text: str) -> ModelName | None:
-    """Parse a name that `model_name` has made; None: it is not one."""
+    """Parse a name in the format of `model_name`; None: it does not have the format."""
     found = _MODEL.fullmatch(text)
     if found is None or found["organization"] != ORGANIZATION:
         return None
@@ -60,43 +60,43 @@ def read_model_name(text: str) -> ModelName | None:
 
 
 def key_of(row: TunedModelRow) -> str:
-    """The digits in the names of a tuned model: its key; for a sweep's, the digest of its name."""
+    """Return the hexadecimal digits for a tuned model's names: its key, or for a sweep's the digest of its name."""
     return row.key if _KEY.fullmatch(row.key) else digest(row.key)
 
 
 def job_id(row: TunedModelRow) -> str:
-    """The id of the job that makes a tuned model."""
+    """Return the id of a tuned model's job."""
     return f"ftjob-{key_of(row)[:_LONG]}"
 
 
 def read_job_id(text: str) -> str | None:
-    """The beginning of the key of a job's row; None: it is not a job's id."""
+    """Return the start of the row's key from a job's id; None: the text is not a job's id."""
     found = _JOB.fullmatch(text)
     return found and found[1]
 
 
 def result_file_id(row: TunedModelRow) -> str:
-    """The id of the file that a finished job leaves; it begins otherwise than those of uploaded files."""
+    """Return the id of a finished job's result file; its prefix differs from that of uploaded files."""
     return f"file-r{key_of(row)[: _LONG - 1]}"
 
 
 def read_result_file_id(text: str) -> str | None:
-    """The beginning of the key of a result's row; None: the file was uploaded."""
+    """Return the start of the row's key from a result file's id; None: it is the id of an upload."""
     found = _RESULT.fullmatch(text)
     return found and found[1]
 
 
 def checkpoint_id(row: TunedModelRow, epoch: int) -> str:
-    """The id of the checkpoint after an epoch."""
+    """Return the id of the checkpoint after an epoch."""
     return f"ftckpt_{key_of(row)[:16]}{epoch:08x}"
 
 
 def read_checkpoint_id(row: TunedModelRow, text: str) -> int | None:
-    """The epoch of a job's checkpoint; None: the job does not have a checkpoint with that id."""
+    """Return the epoch of a job's checkpoint; None: the id does not belong to this job."""
     found = re.fullmatch(rf"ftckpt_{key_of(row)[:16]}([0-9a-f]{{8}})", text)
     return found and int(found[1], 16)
 
 
 def slug(suffix: str) -> str:
-    """A suffix as OpenAI shows it in a name: lower case letters, digits and dashes."""
+    """Return a suffix in OpenAI's form: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", suffix.lower()).strip("-")

@@ -1,8 +1,8 @@
 """Errors of the wire, in OpenAI's envelope.
 
-The client libraries send a request up to three times where the status is 408, 409, 429 or from 500, also one that
-creates something. A refusal that another try does not change is therefore a 400, and an error of the service itself
-says that it is not to be repeated.
+The client libraries send a request, even one that creates something, up to three times if the status is 408, 409, 429
+or at least 500. So an error that a retry cannot fix has the status 400, and an internal error has a header that
+prevents retries.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from tunerun.service.core.problems import Code, Json, ServiceError
 
 _STATUSES = {Code.ALREADY_EXISTS: 400}
-"""Where the status differs from the core's."""
+"""HTTP statuses that differ from the core's."""
 
 _TYPES = {Code.INTERNAL: "server_error", Code.UNAVAILABLE: "server_error", Code.RESOURCE_EXHAUSTED: "requests"}
 
@@ -26,11 +26,13 @@ WITHOUT_VERSION = "the base URL of this service ends in /v1"
 
 
 class OpenAiError(ServiceError):
-    """A refusal of this wire alone.
+    """An error that the wire itself raises.
 
     Args:
-        param: the field of the request that is wrong; None: none is.
-        word: OpenAI's `code`, one word for programs; None: it has none.
+        code: the kind of error.
+        message: what was given, what is allowed, what to do.
+        param: the invalid field of the request; None: the error does not concern a field.
+        word: OpenAI's `code`, a constant for programs; None: there is none.
     """
 
     def __init__(self, code: Code, message: str, *, param: str | None = None, word: str | None = None) -> None:
@@ -40,40 +42,40 @@ class OpenAiError(ServiceError):
 
 
 def wrong(param: str, text: str, word: str | None = None) -> OpenAiError:
-    """The refusal of one field of a request."""
+    """Return the error for one invalid field of a request."""
     return OpenAiError(Code.INVALID_ARGUMENT, f"{param}: {text}", param=param, word=word)
 
 
 def no_such_model(name: str) -> OpenAiError:
-    """The caller may not see a model of that name."""
+    """Return the error for a model that does not exist or is not visible to the caller."""
     return OpenAiError(
         Code.NOT_FOUND,
-        f"The model {name!r} does not exist or you do not have access to it; GET /v1/models lists what there is",
+        f"The model {name!r} does not exist or you do not have access to it; GET /v1/models lists all models",
         param="model",
         word="model_not_found",
     )
 
 
 def no_such_path(method: str, path: str, advice: str = "") -> OpenAiError:
-    """The path does not exist."""
+    """Return the error for a path that does not exist."""
     more = f"; {advice}" if advice else ""
     return OpenAiError(Code.NOT_FOUND, f"Invalid URL ({method} {path}){more}")
 
 
 def refusal(error: ServiceError) -> tuple[int, Json, Mapping[str, str]]:
-    """The status, body and headers of an error response."""
+    """Return the status, body and headers of an error response."""
     param = error.param if isinstance(error, OpenAiError) else next(iter(error.fields), None)
     word = error.word if isinstance(error, OpenAiError) else None
     headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
     if error.code is Code.UNAUTHENTICATED:
         headers["www-authenticate"] = "Bearer"
     if error.code is Code.INTERNAL:
-        headers["x-should-retry"] = "false"  # what was asked may have been done
+        headers["x-should-retry"] = "false"  # the request may have taken effect
     return _STATUSES.get(error.code, error.code.http_status), envelope(error, param, word), headers
 
 
 def envelope(error: ServiceError, param: str | None = None, word: str | None = None) -> Json:
-    """The body of an error response."""
+    """Return the body of an error response."""
     return {
         "error": {
             "message": _words(error),
@@ -85,7 +87,7 @@ def envelope(error: ServiceError, param: str | None = None, word: str | None = N
 
 
 def _words(error: ServiceError) -> str:
-    """The message, with every field that is wrong: the envelope has room for the name of one."""
+    """Return the message with all invalid fields, since the envelope can only name one."""
     if len(error.fields) < 2:
         return error.message
     return "; ".join(f"{field}: {text}" for field, text in error.fields.items())

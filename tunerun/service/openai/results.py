@@ -1,7 +1,7 @@
-"""The result file of a finished job: its losses by step, as OpenAI writes them, but not in base64.
+"""The result file of a finished job: its losses by step, in OpenAI's format but not base64-encoded.
 
-The numbers are as they were measured: OpenAI rounds to five decimals, by which a curve would no longer equal its own.
-Accuracies of tokens are not measured here; their columns are there, because readers look for them, and empty.
+Numbers are not rounded, unlike OpenAI's five decimals, so that the file equals the job's curve. Token accuracies are
+not measured; their columns exist, because readers expect them, and are empty.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_tok
 
 
 def step_metrics(curve: Sequence[Snapshot], epochs: Sequence[EpochRow]) -> bytes:
-    """The losses of a job as CSV, a row for each step; a validation loss where an epoch ended."""
+    """Return the losses of a job as CSV: one row per step, with a validation loss where an epoch ended."""
     ends = {epoch.step: epoch for epoch in epochs}
     text = io.StringIO()
     rows = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")

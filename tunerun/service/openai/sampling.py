@@ -1,4 +1,4 @@
-"""Options of answers that chat completions and legacy completions have in common."""
+"""Generation options that chat and legacy completions share."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from tunerun.service.openai.problems import wrong
 
 MAX_TEMPERATURE = 2.0
 MAX_STOPS = 4
-"""OpenAI's own limits."""
+"""OpenAI's limits."""
 
 MAX_CHOICES = 128
-"""Answers to one request; OpenAI's limit of `n`."""
+"""The most answers to one request; OpenAI's limit of `n`."""
 
 MAX_CHARACTERS = 1_000_000
-"""Of all texts of a request: more than any base model reads, and little enough to count at once."""
+"""Limit for all texts of a request: above any base model's context, and small enough to tokenise at once."""
 
 Int32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 
 
 TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}]}
-"""A text or several; parsed by hand, because pydantic's errors name each member of a union."""
+"""A text or a list of texts; parsed by hand, because pydantic reports an error for each member of a union."""
 
 
 class StreamOptions(Body):
@@ -40,7 +40,7 @@ class StreamOptions(Body):
 
 
 class Sampling(Body):
-    """Fields of both kinds of completions."""
+    """Fields that both kinds of completions have."""
 
     model: str
     n: Int32 = 1
@@ -57,23 +57,23 @@ class Sampling(Body):
     user: Ignored = None
 
     def check_offered(self) -> None:
-        """Refuse fields that are not supported.
+        """Refuse unsupported fields.
 
         Raises:
-            ServiceError: names the field.
+            ServiceError: the request has an unsupported field; names it.
         """
         for name in ("frequency_penalty", "presence_penalty"):
             if getattr(self, name):
-                raise not_offered(name, "only 0 is taken here")
+                raise not_offered(name, "the only valid value is 0")
         if self.logit_bias:
             raise not_offered("logit_bias")
 
     def options(self, serving: Serving, most: int | None = None) -> GenerateOptions:
-        """The options of the answers.
+        """Return the generation options of the answers.
 
         Args:
-            serving: for what the request says nothing of.
-            most: tokens of an answer by another field than `max_tokens`; None: there is none.
+            serving: the model's defaults.
+            most: token limit from a field other than `max_tokens`; None: there is none.
 
         Raises:
             ServiceError: a value is out of range; names the field.
@@ -87,7 +87,7 @@ class Sampling(Body):
             if limit is not None and limit < 1:
                 raise wrong(name, f"must be 1 or more, not {limit}")
         stated = [limit for limit in limits.values() if limit is not None]
-        # Without a seed every answer is another one, as OpenAI's; greedy ones are equal all the same.
+        # Without a seed each answer is sampled with a random one, as at OpenAI; greedy answers do not depend on it.
         seed = self.seed if self.seed is not None else secrets.randbelow(2**31) if temperature > 0 else 0
         return GenerateOptions(
             max_output_tokens=min(stated, default=serving.max_output_tokens),
@@ -103,20 +103,28 @@ class Sampling(Body):
         if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
             raise wrong("stop", "must be a text or a list of texts")
         if len(given) > MAX_STOPS:
-            raise wrong("stop", f"{len(given)} sequences; at most {MAX_STOPS} are taken")
+            raise wrong("stop", f"has {len(given)} sequences; the limit is {MAX_STOPS}")
         return tuple(text for text in given if text)
 
 
 def not_offered(field: str, why: str = "") -> ServiceError:
-    """The error for a field that is not supported."""
-    return wrong(field, f"is not offered here; {why or 'omit it'}", "unsupported_parameter")
+    """Return the error for an unsupported field.
+
+    Args:
+        field: the field.
+        why: reason or advice; empty: to omit the field.
+    """
+    return wrong(field, f"is not supported; {why or 'omit it'}", "unsupported_parameter")
 
 
 def check_texts(texts: Mapping[str, str]) -> None:
-    """Check the texts of a request, by their fields.
+    """Check the total length of a request's texts.
+
+    Args:
+        texts: the texts by their fields.
 
     Raises:
-        ServiceError: together they are too long.
+        ServiceError: they are too long.
     """
     characters = sum(map(len, texts.values()))
     if characters > MAX_CHARACTERS:

@@ -12,8 +12,8 @@ from tunerun.service.core.records import ModelState, TunedModelRow
 class Status(StrEnum):
     """A job's state in OpenAI's terms.
 
-    `validating_files` is missing, because files are checked before a job is taken. PAUSED is not in the SDK's own list
-    of states, which its strict clients refuse: only a job that a client has paused is shown so.
+    `validating_files` does not occur, because files are checked before a job is accepted. PAUSED is not in the SDK's
+    list of states, so strict clients reject it; only jobs that a client has paused have it.
     """
 
     QUEUED = "queued"
@@ -25,12 +25,12 @@ class Status(StrEnum):
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing can follow this state."""
+        """Whether the state is final."""
         return self in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
 
 
 def status_of(row: TunedModelRow) -> Status:
-    """The state of the job that makes a tuned model; one that is to be cancelled is cancelled at once, as at OpenAI."""
+    """Return the state of a tuned model's job; CANCELLED as soon as cancellation was requested, as at OpenAI."""
     match row.state:
         case ModelState.ACTIVE:
             return Status.SUCCEEDED
@@ -45,10 +45,10 @@ def status_of(row: TunedModelRow) -> Status:
 
 _HYPERPARAMETER = re.compile(r"\bhyperparameters\.([a-z_]+)")
 _NAMES = {"epoch_count": "n_epochs", "learning_rate": "learning_rate_multiplier"}
-"""Of an experiment's hyperparameters, and OpenAI's where it has another."""
+"""OpenAI's names of an experiment's hyperparameters, where they differ."""
 
 
 def failure_of(row: TunedModelRow) -> str:
-    """Why a job has failed: the engine's message, which names an experiment's keys, with this wire's names of them."""
-    text = row.error_message or "the job failed; the service's log says why"
+    """Return why a job failed: the engine's message, with config keys replaced by this wire's field names."""
+    text = row.error_message or "the job failed; see the service's log"
     return _HYPERPARAMETER.sub(lambda found: f"hyperparameters.{_NAMES.get(found[1], found[1])}", text)

@@ -1,6 +1,6 @@
-"""The rows of a fine-tuning file: checked line by line, and converted into examples.
+"""Checks the rows of a fine-tuning file, and converts them into examples.
 
-A file is read in parts, so that one of 512 MB is never whole in memory while it is checked.
+Files are read in parts, so that a file of 512 MB is never in memory as a whole while it is checked.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from tunerun.service.openai.problems import OpenAiError
 from tunerun.template import PromptTemplate
 
 PART_BYTES = 2**20
-"""Read and checked at once."""
+"""Bytes that are read and checked at a time."""
 
 MAX_LINE_BYTES = 2**24
-"""Of one row: more than any base model reads."""
+"""Limit of one row: above any base model's context."""
 
 _SHAPES = ("messages", "contents", "conversations")
 _PAIR = ("text_input", "output")
-"""The columns of a row: one of the first, or both of the last."""
+"""The columns of a row: one of `_SHAPES`, or both of `_PAIR`."""
 
 _ANY_LENGTH = CharacterLimits(None, None)
 
 
 def check(path: Path, name: str) -> int:
-    """Check every row of a file, and return how many there are.
+    """Check every row of a file, and return the number of rows.
 
     Args:
-        name: what the file is called.
+        path: the file.
+        name: its name, for errors.
 
     Raises:
-        OpenAiError: some rows give no example; names the lines of the first.
+        OpenAiError: rows cannot be converted into examples; names the first lines.
     """
     findings = Findings(most=MAX_PROBLEMS)
     count = 0
@@ -57,13 +58,13 @@ def check(path: Path, name: str) -> int:
 
 
 def read(path: Path, name: str) -> tuple[Example, ...]:
-    """Read the examples of a file that `check` has accepted."""
+    """Return the examples of a file that `check` has accepted."""
     findings = Findings(most=MAX_PROBLEMS)
     return tuple(example for part in _parts(path, name, findings) for example in part.examples)
 
 
 def _parts(path: Path, name: str, findings: Findings) -> Iterator[RenderedRows]:
-    """The rows of a file that make an example, part by part; why the others do not is added to `findings`."""
+    """Yield the valid rows of a file, part by part; add a finding for each other row."""
     template = PromptTemplate(TemplateText())
     for first_line, content in _lines(path, name, findings):
         try:
@@ -76,7 +77,7 @@ def _parts(path: Path, name: str, findings: Findings) -> Iterator[RenderedRows]:
 
 
 def _lines(path: Path, name: str, findings: Findings) -> Iterator[tuple[int, bytes]]:
-    """Whole lines of a file, some at once, each time with the number of the first."""
+    """Yield batches of complete lines, each with the number of its first line."""
     with path.open("rb") as file:
         number, lines, size = 1, list[bytes](), 0
         while line := file.readline(MAX_LINE_BYTES + 1):
@@ -94,7 +95,7 @@ def _lines(path: Path, name: str, findings: Findings) -> Iterator[tuple[int, byt
 
 
 def _with_conversations(rows: Rows, findings: Findings) -> Rows:
-    """The rows that hold something that can be learned, by the names of their columns; the others are findings."""
+    """Return the rows that have the columns of an example; add a finding for each other row."""
     kept = []
     for index in range(len(rows)):
         cells = rows.cells(index)
@@ -107,7 +108,7 @@ def _with_conversations(rows: Rows, findings: Findings) -> Rows:
 
 
 def _first_not_utf_8(content: bytes) -> int:
-    """How many lines are before the first that is not UTF-8."""
+    """Return the number of lines before the first one that is not UTF-8."""
     for number, line in enumerate(io.BytesIO(content)):
         try:
             line.decode("utf-8")

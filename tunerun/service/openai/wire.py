@@ -1,4 +1,4 @@
-"""Which requests are of the OpenAI wire, and what the middleware needs to know before it reads them."""
+"""Recognises requests of the OpenAI wire, and extracts what the middleware needs before it reads their bodies."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ PREFIXES = ("/v1", "/openai/v1", "/openai")
 
 _OWN = "files|uploads|fine_tuning|chat|completions|responses|embeddings|images|audio|moderations|batches|assistants"
 _PATH = re.compile(rf"/v1/(?:{_OWN})(?:/.*)?|/openai(?:/.*)?|/chat/completions|/fine_tuning(?:/.*)?", re.DOTALL)
-"""Paths of this wire alone, whatever key a request has."""
+"""Paths that only this wire has, whatever key the request uses."""
 
 _MODELS = re.compile(r"/v1/models(?:/.*)?", re.DOTALL)
 _GEMINI_METHOD = re.compile(r":(?:generate|streamGenerate|count|embed|batchEmbed|asyncBatch|batchGenerate|predict)\w*")
-"""The endings of Gemini paths that call a model; names of tuned models contain colons too."""
+"""Suffixes of Gemini paths that call a model. A colon alone is not enough: names of tuned models contain colons."""
 
 _WITHOUT_VERSION = re.compile(r"/(?:models|files|uploads|completions|responses|embeddings)(?:/.*)?", re.DOTALL)
 _GEMINI_PATH = re.compile(r"/v1/tunedModels(?:/.*)?|/v1beta(?:/.*)?", re.DOTALL)
@@ -38,10 +38,11 @@ class OpenAiWire:
         return "openai"
 
     def takes(self, scope: Scope) -> bool:
-        """Whether a request is of this wire.
+        """Whether a request belongs to this wire.
 
-        Paths that only OpenAI has are. `/v1/models` is, unless the request has headers or parameters that only Google's
-        clients send. Other paths are if it has a bearer key, so that OpenAI's envelope explains a wrong base URL.
+        Paths that only OpenAI has do. `/v1/models` does unless the request has headers or parameters that only Google's
+        clients send. Other paths do if the request has a bearer key, so that a client with a wrong base URL gets an
+        error that it can read.
         """
         path = scope["path"]
         if _PATH.fullmatch(path):
@@ -55,10 +56,10 @@ class OpenAiWire:
         return _MODELS.fullmatch(path) is not None or (has_key and _WITHOUT_VERSION.fullmatch(path) is not None)
 
     def secret_of(self, scope: Scope, _parameters: Mapping[str, str]) -> str:
-        """The key, as OpenAI's clients send it in Authorization and Azure's in api-key.
+        """Return the API key, which OpenAI's clients send in Authorization and Azure's in api-key.
 
         Raises:
-            ServiceError: the two are there and differ, or there is none.
+            ServiceError: the request has no key, or two different ones.
         """
         headers: dict[bytes, str] = {name: value.decode("latin-1") for name, value in scope["headers"]}
         scheme, _, token = headers.get(b"authorization", "").partition(" ")
@@ -76,7 +77,7 @@ class OpenAiWire:
         return scope["method"] == "POST" and _UPLOADS.fullmatch(scope["path"]) is not None
 
     def refusal(self, error: ServiceError) -> tuple[int, Mapping[str, Any], Mapping[str, str]]:
-        """The status, body and headers of an error response."""
+        """Return the status, body and headers of an error response."""
         return problems.refusal(error)
 
 
