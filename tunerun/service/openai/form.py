@@ -1,7 +1,8 @@
 """Uploads: a multipart form with one file, which is written to disk as it arrives and is never in memory as a whole.
 
 starlette's own form parser is not used: it writes to the temporary directory, which may be in memory, and limits the
-size of fields but not of files. The order of the parts differs: openai-python sends the file last, Node first. Node does not send a Content-Length either, so bytes are counted as they arrive.
+size of fields but not of files. The order of the parts differs: openai-python sends the file last, Node first.
+Node does not send a Content-Length either, so bytes are counted as they arrive.
 """
 
 from __future__ import annotations
