@@ -205,8 +205,8 @@ PRICE = "model.price={usd_per_million_tokens: 1000, source: a page, date: '2026-
 @pytest.mark.parametrize(
     ("limit", "message"),
     [
-        ("budget.max_tokens=100", r"budget.max_tokens: the sweep would come to up to 44,360 tokens \(4,760 of it"),
-        ("budget.max_usd=1.5", r"budget.max_usd: the sweep would come to up to 39.60 US dollars \(0.00 of it"),
+        ("budget.max_tokens=100", r"budget.max_tokens: the sweep would cost up to 44,360 tokens \(4,760 of it"),
+        ("budget.max_usd=1.5", r"budget.max_usd: the sweep would cost up to 39.60 US dollars \(0.00 of it"),
     ],
 )
 def test_a_plan_above_its_budget_is_refused_before_anything(
