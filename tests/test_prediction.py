@@ -41,8 +41,8 @@ def test_what_a_model_was_trained_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "systems", "said"),
     [
-        (["a", Conversation("b", "S")], ["S"], ["1 of 2 rows: no system message, and every row of training had one"]),
-        ([Conversation("b", "T")], ["S", ""], ["1 of 1 row: a system message that training did not have"]),
+        (["a", Conversation("b", "S")], ["S"], ["1 of 2 rows: no system message, but every training row had one"]),
+        ([Conversation("b", "T")], ["S", ""], ["1 of 1 row: a system message that did not occur in training"]),
         (["a", Conversation("b", "S")], ["S", ""], []),
         (["a"], [], []),
     ],

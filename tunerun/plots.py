@@ -1,6 +1,6 @@
-"""Loss curves and intervals as PNG, by matplotlib's object interface: no pyplot, no display, no global state.
+"""Plots of loss curves and intervals as PNG, with matplotlib's object interface: no pyplot, display or global state.
 
-matplotlib is imported when the first plot is drawn; it takes half a second.
+matplotlib is imported when the first plot is drawn, because the import takes half a second.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ WIDTH_INCHES = 8.0
 HEIGHT_INCHES = 4.5
 DOTS_PER_INCH = 110
 MAX_IN_LEGEND = 12
-"""Most curves in a legend: the best trial's and those that end lowest."""
+"""Maximum number of curves in a legend: the best trial's, and those that end lowest."""
 
 MOST_LINES_OF_HEIGHT = 18
-"""Intervals on a plot of the usual height; more make it higher."""
+"""Number of intervals that fit the usual height; with more, the plot is taller."""
 
 _GREY = "#9aa0a6"
 _UNIT = "nats per output token"
@@ -33,10 +33,10 @@ class TrialCurve:
     """The loss curve of a trial.
 
     Attributes:
-        name: what the legend calls it.
-        snapshots: by step; not empty.
-        validation_loss: of the tuned model, on held-out examples, in nats per output token; None: not measured.
-        base_loss: the same of the base model, before training.
+        name: its name in the legend.
+        snapshots: in the order of their steps; not empty.
+        validation_loss: loss of the tuned model on held-out examples, in nats per output token; None: not measured.
+        base_loss: the same for the base model before training; None: not measured.
         validation: the same after each epoch; empty: not measured.
     """
 
@@ -48,7 +48,14 @@ class TrialCurve:
 
 
 def trial_plot(curve: TrialCurve) -> bytes:
-    """Draw one trial as PNG: the loss of every step, the mean of every epoch, and the held-out losses."""
+    """Draw one trial as PNG: the loss of every step, the mean of every epoch, and the held-out losses.
+
+    Args:
+        curve: of the trial, in nats per output token.
+
+    Returns:
+        The bytes of the PNG; the same curve gives the same bytes.
+    """
     return _png(trial_figure(curve))
 
 
@@ -88,11 +95,15 @@ def trial_figure(curve: TrialCurve) -> Any:
 
 
 def sweep_plot(title: str, curves: Sequence[TrialCurve], best: str | None = None) -> bytes:
-    """Draw all trials of a sweep as PNG: a line each for the mean loss of every epoch, dashed for held-out examples.
+    """Draw all trials of a sweep as PNG: one line per trial for the mean loss of each epoch, dashed for held-out loss.
 
     Args:
+        title: of the plot.
         curves: not empty.
-        best: the name of the trial that is drawn thicker; None: none.
+        best: name of the trial to draw thicker; None: no trial.
+
+    Returns:
+        The bytes of the PNG.
     """
     return _png(sweep_figure(title, curves, best))
 
@@ -113,7 +124,7 @@ def sweep_figure(title: str, curves: Sequence[TrialCurve], best: str | None = No
             alpha=1 if is_named else 0.5,
             marker="o",
             markersize=4 if is_named else 2,
-            zorder=2 + 1 / len(means),  # a shorter run is often the beginning of a longer one
+            zorder=2 + 1 / len(means),  # shorter runs on top: they often coincide with the start of a longer one
             label=_plain(f"{curve.name} (best)" if curve.name == best else curve.name) if is_named else None,
         )
         if is_named and curve.validation:
@@ -132,10 +143,13 @@ def sweep_figure(title: str, curves: Sequence[TrialCurve], best: str | None = No
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its interval, on a line of its own.
+    """A value with its interval, drawn on one line of the plot.
 
     Attributes:
-        is_best: drawn in colour.
+        name: the label of the line.
+        value: the marked value.
+        low, high: ends of the interval, in the unit of the value; may be infinite.
+        is_best: whether it is drawn in colour; the others are grey.
     """
 
     name: str
@@ -146,11 +160,15 @@ class Interval:
 
 
 def interval_plot(title: str, axis: str, intervals: Sequence[Interval]) -> bytes:
-    """Draw values with their intervals one below the other, and a line at 0, as PNG.
+    """Draw values with their intervals one below the other, and a vertical line at 0, as PNG.
 
     Args:
-        axis: the label of the axis, with its unit.
-        intervals: from top to bottom; not empty. An end that is not finite is drawn to the edge.
+        title: of the plot.
+        axis: the label of the value axis, with its unit.
+        intervals: from top to bottom; not empty. An infinite end is drawn up to the edge.
+
+    Returns:
+        The bytes of the PNG.
     """
     return _png(interval_figure(title, axis, intervals))
 
@@ -175,7 +193,7 @@ def interval_figure(title: str, axis: str, intervals: Sequence[Interval]) -> Any
 
 
 def _legend_beside(axes: Any, title: str | None = None) -> None:
-    """Put the legend beside the axes, where it covers no curve."""
+    """Put the legend beside the axes, where it does not cover a curve."""
     axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), title=title)
 
 
@@ -216,7 +234,7 @@ def _finish(axes: Any, curves: Sequence[TrialCurve]) -> None:
 
 
 def _spans_decades(curves: Sequence[TrialCurve]) -> bool:
-    """Whether a linear axis would show most of the curves as one flat line at its foot."""
+    """Whether a linear axis would squeeze most of the curves into one flat line at the bottom."""
     finite = [v for c in curves for v in epoch_means(c.snapshots) if math.isfinite(v) and v > 0]
     return bool(finite) and max(finite) > 100 * min(finite)
 
@@ -231,7 +249,7 @@ def _last(curve: TrialCurve) -> float:
 
 
 def _epoch_middles(snapshots: Sequence[Snapshot]) -> list[float]:
-    """The middle of each epoch on an axis of steps, where its mean is drawn."""
+    """The middle of each epoch on the axis of steps, at which its mean is drawn."""
     steps: dict[int, list[int]] = {}
     for snapshot in snapshots:
         steps.setdefault(snapshot.epoch, []).append(snapshot.step)
@@ -239,7 +257,7 @@ def _epoch_middles(snapshots: Sequence[Snapshot]) -> list[float]:
 
 
 def _colours(count: int) -> list[Any]:
-    """Distinguishable colours: the usual ten, or samples of a colour map for more."""
+    """Return distinguishable colours: matplotlib's default ten, or a larger colour map if more are needed."""
     if count <= 10:
         return [f"C{position}" for position in range(count)]
     from matplotlib import colormaps
@@ -248,12 +266,12 @@ def _colours(count: int) -> list[Any]:
 
 
 def _plain(text: str) -> str:
-    """Escape dollar signs in a text from outside: matplotlib would read what is between two as a formula."""
+    """Escape dollar signs in a user's text, because matplotlib renders the text between two of them as a formula."""
     return text.replace("$", r"\$")
 
 
 def _png(figure: Any) -> bytes:
     target = io.BytesIO()
-    # Without the name and version of the program in it, the same curve gives the same bytes.
+    # matplotlib would write its name and version into the file; without them the same curve gives the same bytes.
     figure.savefig(target, format="png", metadata={"Software": None})
     return target.getvalue()

@@ -1,4 +1,4 @@
-"""Calls of a tuned model with the template it was trained with: one by `predict`, many on an open model."""
+"""Calls a tuned model with the template it was trained with: once with `predict`, or many times on an open model."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ class Predictions:
     """The answers of a tuned model, one for each row, in order.
 
     Attributes:
+        tuned_model: its name, `tunedModels/<id>`.
+        outputs: one answer for each row.
         warnings: how the rows differ from those of training, one line each.
     """
 
@@ -41,7 +43,16 @@ class Predictions:
 
 @dataclass(frozen=True)
 class CallableModel:
-    """A tuned model with the settings that a call needs, as they were frozen when it was trained."""
+    """A tuned model with the settings that a call needs, as they were frozen when it was trained.
+
+    Attributes:
+        tuned_model: where its weights are.
+        template: renders rows into inputs.
+        backend: the config section of the backend that answers.
+        generation: length and temperature of answers.
+        seed: of sampled answers.
+        cache: folder of converted base models; None: the user's cache directory.
+    """
 
     tuned_model: TunedModel
     template: PromptTemplate
@@ -58,21 +69,24 @@ def predict(
     runs: str | Path = "runs",
     max_output_tokens: int | None = None,
 ) -> Predictions:
-    """Ask a tuned model, with the template it was trained with.
+    """Answer rows with a tuned model, using the template it was trained with.
 
     Args:
-        run: an MLflow run id, or the name of a tuned model: `tunedModels/next-number-0a1b2c3d4e5f`.
-        rows: mappings with the columns that the template's `text_input` names, others are ignored; or a file of such
-            rows, as those of training. A row of `messages`, or another conversation that training reads, is asked its
-            last message of the user, behind the turns before it.
-        runs: the folder that holds the ledger.
-        max_output_tokens: longest answer, in tokens; None: as in the experiment.
+        run: an MLflow run id, or the name of a tuned model, such as `tunedModels/next-number-0a1b2c3d4e5f`.
+        rows: mappings with the columns that the template's `text_input` names (others are ignored), or a file of such
+            rows in any format that training reads. For a row that is a conversation, such as one of `messages`, the
+            model answers the last user message, with the earlier turns before it.
+        runs: the folder of the ledger.
+        max_output_tokens: maximum length of an answer, in tokens; None: as in the experiment.
+
+    Returns:
+        The answers, in the order of the rows.
 
     Raises:
-        NotFoundError: the ledger knows no such run, or it has no tuned model.
-        TemplateError: a row lacks a column, or is a conversation that cannot be asked; names its position from 1, or
-            its file and line.
-        DatasetError: the file cannot be read, or a conversation in it cannot be asked.
+        NotFoundError: the ledger has no such run, or the run has no tuned model.
+        TemplateError: a row lacks a column, or is a conversation that cannot be answered; the message names its
+            position from 1, or its file and line.
+        DatasetError: the file cannot be read, or contains a conversation that cannot be answered.
         BackendError: the tuned model cannot be called.
     """
     with open_model(run, runs=runs, max_output_tokens=max_output_tokens) as model:
@@ -82,33 +96,38 @@ def predict(
 
 
 def unlearned(inputs: Sequence[Input], training: Sequence[Example]) -> Iterator[str]:
-    """Yield warnings about inputs whose system message, or lack of one, no row of training had."""
+    """Yield warnings about inputs whose system message, or lack of one, did not occur in training.
+
+    Args:
+        inputs: rendered inputs.
+        training: the examples that the model was trained on.
+    """
     trained = {example.system for example in training}
     systems = [as_conversation(asked).system for asked in inputs]
     count = f"of {len(inputs):,} {'row' if len(inputs) == 1 else 'rows'}"
     if trained and "" not in trained and (lacking := systems.count("")):
         yield (
-            f"{lacking:,} {count}: no system message, and every row of training had one; give rows of messages "
-            "with it, or ask with --chat, which sends it"
+            f"{lacking:,} {count}: no system message, but every training row had one; give rows of messages "
+            "with it, or use --chat, which sends it"
         )
     if trained and (other := sum(bool(system) and system not in trained for system in systems)):
-        yield f"{other:,} {count}: a system message that training did not have, so that answers to it were not learned"
+        yield f"{other:,} {count}: a system message that did not occur in training, so answers to it were not learned"
 
 
 class OpenModel:
-    """A tuned model that answers until it is closed; `tunerun.open` makes it.
+    """A tuned model that answers calls until it is closed; `tunerun.open` returns one.
 
         with tunerun.open("tunedModels/support-0a1b2c3d4e5f") as model:
             model(message="I was charged twice.")
             model.many([{"message": "one"}, {"message": "two"}])
 
-    The engine starts with the first call and is kept, so that a further call takes as long as its answer. It may be
-    called from several threads: calls are answered one after another.
+    The engine starts with the first call and stays loaded, so that later calls only take as long as their answers. It
+    may be called from several threads; calls are answered one at a time.
 
     Args:
         model: the tuned model with its stored settings, from `find_model`.
-        options: of generation.
-        backend: where it is called; closed with it.
+        options: generation options.
+        backend: answers the calls; closed together with the model.
     """
 
     def __init__(self, model: CallableModel, options: GenerateOptions, backend: Backend) -> None:
@@ -130,15 +149,15 @@ class OpenModel:
 
     @property
     def template(self) -> PromptTemplate:
-        """The template that it was trained with; for one thread at a time."""
+        """The template that it was trained with; not thread-safe."""
         return self._model.template
 
     def __call__(self, row: Mapping[str, Any] | None = None, /, **columns: Any) -> str:
         """Answer one row.
 
         Args:
-            row: its columns as a mapping, for names that are not Python identifiers.
-            columns: its columns as keyword arguments.
+            row: the columns as a mapping, for names that are not Python identifiers.
+            columns: the columns as keyword arguments; they override those of `row`.
 
         Raises:
             TemplateError: a column that the template reads is missing.
@@ -147,40 +166,44 @@ class OpenModel:
         return self.many([{**(row or {}), **columns}])[0]
 
     def many(self, rows: Sequence[Mapping[str, Any]] | Path, *, max_output_tokens: int | None = None) -> list[str]:
-        """Answer many rows at once, which is faster than one after another.
+        """Answer many rows at once, which is faster than one call for each.
 
         Args:
-            rows: as `predict` takes them: mappings, or a file.
-            max_output_tokens: longest answer, in tokens; None: as the model was opened.
+            rows: mappings or a file, as in `predict`.
+            max_output_tokens: maximum length of an answer, in tokens; None: the value the model was opened with.
 
         Raises:
-            TemplateError: a row lacks a column; names its position from 1, or its file and line.
+            TemplateError: a row lacks a column; the message names its position from 1, or its file and line.
             DatasetError: the file cannot be read.
             BackendError: the tuned model cannot be called, or was closed.
         """
         return self.answers(self.inputs(rows), max_output_tokens=max_output_tokens)
 
     def inputs(self, rows: Sequence[Mapping[str, Any]] | Path) -> list[Input]:
-        """Render rows, as `many` takes them, into what the model is asked.
+        """Render rows into the model's inputs.
+
+        Args:
+            rows: as in `many`.
 
         Raises:
-            TemplateError, DatasetError: as `many`.
+            TemplateError, DatasetError: as in `many`.
         """
         placed = _placed(rows, self._model.template)
-        with self._one_at_a_time:  # a template is for one thread at a time
+        with self._one_at_a_time:  # a template is not thread-safe
             return _rendered(self._model.template, placed)
 
     def answers(
         self, inputs: Sequence[Input], *, max_output_tokens: int | None = None, is_base: bool = False
     ) -> list[str]:
-        """Answer inputs that are rendered already.
+        """Answer inputs that are already rendered.
 
         Args:
-            max_output_tokens: as `many`.
-            is_base: whether the base model answers, and not what was tuned of it.
+            inputs: from `inputs`.
+            max_output_tokens: as in `many`.
+            is_base: whether the base model answers instead of the tuned model.
 
         Raises:
-            InputError: one is too long for the base model's context.
+            InputError: an input is too long for the base model's context.
             BackendError: the model cannot be called, or was closed.
         """
         options = replace(self._options, max_output_tokens=max_output_tokens or self._options.max_output_tokens)
@@ -191,7 +214,7 @@ class OpenModel:
             return self._backend.generate(tuned.model if is_base else tuned, inputs, options)
 
     def close(self) -> None:
-        """Stop the engine, after the answer that is under way; a second call does nothing."""
+        """Stop the engine after the current answer; a second call does nothing."""
         with self._one_at_a_time:
             if not self._is_closed:
                 self._is_closed = True
@@ -213,23 +236,24 @@ def open_model(run: str, *, runs: str | Path = "runs", max_output_tokens: int | 
     """Open a tuned model for many calls; close it, or use it in a `with` statement.
 
     Args:
-        run: as `predict`.
-        runs: as `predict`.
-        max_output_tokens: as `predict`.
+        run: as in `predict`.
+        runs: as in `predict`.
+        max_output_tokens: as in `predict`.
 
     Raises:
-        NotFoundError: the ledger knows no such run, or it has no tuned model.
+        NotFoundError: the ledger has no such run, or the run has no tuned model.
         BackendError: its backend cannot be opened.
     """
     return opened(find_model(run, Path(runs)), Path(runs).absolute(), max_output_tokens=max_output_tokens)
 
 
 def opened(model: CallableModel, runs: Path, *, max_output_tokens: int | None = None) -> OpenModel:
-    """Open a tuned model that `find_model` found.
+    """Open a tuned model for calls.
 
     Args:
-        runs: where its engine writes its log.
-        max_output_tokens: as `predict`.
+        model: from `find_model` or `checked_model`.
+        runs: folder in which its engine writes its log.
+        max_output_tokens: as in `predict`.
 
     Raises:
         BackendError: its backend cannot be opened.
@@ -248,6 +272,10 @@ def opened(model: CallableModel, runs: Path, *, max_output_tokens: int | None = 
 
 def find_model(run: str, runs: Path) -> CallableModel:
     """Look up a tuned model in the ledger.
+
+    Args:
+        run: as in `predict`.
+        runs: the folder of the ledger.
 
     Raises:
         NotFoundError: the ledger, the run or its tuned model does not exist.
@@ -272,7 +300,7 @@ def checked_model(ledger: Ledger, tuned: TunedModel, trial: TrialRecord) -> Call
     """Return a tuned model with the settings that a call needs, after checking that its adapter is unchanged.
 
     Raises:
-        NotFoundError: the adapter is missing or has changed; says which command makes it again.
+        NotFoundError: the adapter is missing or has changed; the message gives the command that makes it again.
     """
     settings = trial.settings
     # A ledger may have moved to another machine: a cache folder that does not exist here is not created.
@@ -286,13 +314,16 @@ def checked_model(ledger: Ledger, tuned: TunedModel, trial: TrialRecord) -> Call
 
 
 def callable_model(tuned: TunedModel, settings: TrialSettings, number_format: str = "") -> CallableModel:
-    """Return a tuned model with what a call of it needs, from the settings of its trial.
+    """Return a tuned model with the settings that a call needs, taken from its trial.
 
     Args:
-        number_format: in which it was trained, and answers unless the config says otherwise; empty: not known.
+        tuned: the tuned model.
+        settings: of the trial that trained it.
+        number_format: the number format of its training, which it also answers in unless the config sets another;
+            empty: not known.
 
     Raises:
-        ConfigError: this version does not have its kind of backend.
+        ConfigError: this version of tunerun does not have its kind of backend.
     """
     return CallableModel(
         tuned_model=tuned,
@@ -305,7 +336,10 @@ def callable_model(tuned: TunedModel, settings: TrialSettings, number_format: st
 
 
 def job_and_trial(ledger: Ledger, run: str) -> tuple[JobRecord | None, TrialRecord | None]:
-    """Return the job of an MLflow run id or a tuned model's name, and the newest of the trials that share it."""
+    """Return the job of an MLflow run id or a tuned model's name, and the newest of the trials that share it.
+
+    Both are None if the ledger has no such run.
+    """
     from tunerun.tracking import key_of_subject
 
     subject = ledger.subject_of_run(run)
@@ -326,7 +360,7 @@ def training_of(run: str, runs: Path) -> tuple[Example, ...]:
 
 
 def _placed(rows: Sequence[Mapping[str, Any]] | Path, template: PromptTemplate) -> list[SourceRow]:
-    """Return rows with their places, and with the columns that their conversations give."""
+    """Return rows with their positions, and with the columns that their conversations provide."""
     findings = Findings()
     if isinstance(rows, Path):
         read = with_conversations(read_rows(rows), template.input_columns, findings)
@@ -340,7 +374,7 @@ def _placed(rows: Sequence[Mapping[str, Any]] | Path, template: PromptTemplate) 
     read = with_conversations(given, template.input_columns, findings)
     if findings:
         raise TemplateError(findings.lines)
-    if read is given:  # each with its columns in its own order
+    if read is given:  # no conversations: keep each row's own order of columns
         return [SourceRow("", position, row) for position, row in enumerate(rows, start=1)]
     return list(read)
 

@@ -136,4 +136,4 @@ def test_a_sweep_that_is_being_run_is_left_to_its_runner(lab: Lab) -> None:
     """`compare` does not ask the judge that a run is asking."""
     with Ledger(lab.runs / "ledger.db") as ledger, held(lab.runs, ledger.sweeps()[0].id):
         problems = judge_unattended(ledger, ledger.sweeps(), [])
-        assert problems == [f"{ledger.sweeps()[0].id}: is being run; that run asks the judges"]
+        assert problems == [f"{ledger.sweeps()[0].id}: is running; that run calls the judges"]

@@ -1,7 +1,7 @@
-"""Runs plans: submits the trials that are not done, watches and measures them, and compares all.
+"""Runs plans: submits the trials that are not done, watches and measures them, and compares all of them.
 
-The ledger is written before and after every outside effect, so that the same command, started again after Ctrl-C, a
-crash or kill -9, finds what is done and continues with the rest.
+The ledger is written before and after every external effect, so that the same command, run again after Ctrl-C, a crash
+or kill -9, finds what was done and continues with the rest.
 """
 
 from tunerun.runner.sweep_result import SweepResult, compare, result_of, states_of

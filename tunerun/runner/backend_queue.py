@@ -1,4 +1,4 @@
-"""What a run knows of its backends and of the jobs that it watches there."""
+"""A run's state for each backend: its queue of trials, and the jobs being watched there."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ class BackendQueue:
     """A backend of this run with its own queue of trials, so that a full or silent backend does not block the others.
 
     Attributes:
+        backend: the backend.
+        max_in_flight: maximum number of unfinished jobs.
+        poll_interval_s: seconds between two polls.
         ready: trials that may be submitted here, in the order of the plan.
         in_flight: number of submitted jobs that are not finished.
-        silent_since: when it first failed to answer, in seconds of the monotonic clock; None: it answers.
-        failures: consecutive calls without an answer.
-        resume_at: when it may be asked again, by the same clock. polled_at: when it was polled last.
-        stopped: why nothing more is submitted to it; None: not stopped.
+        polled_at: time of the last poll, in seconds of the monotonic clock.
+        silent_since: time of the first failed call since the last answer, by the same clock; None: it answers.
+        failures: number of consecutive calls without an answer.
+        resume_at: time of the next permitted call, by the same clock.
+        stopped: why no more trials are submitted to it; None: not stopped.
     """
 
     backend: Backend
@@ -37,32 +41,38 @@ class BackendQueue:
     stopped: str | None = None
 
     def enqueue(self, trial: Trial) -> None:
-        """Add a trial to the queue, unless nothing more is submitted here."""
+        """Add a trial to the queue, unless the backend is stopped."""
         if self.stopped is None:
             self.ready.append(trial)
 
     def takes_one(self, now: float) -> bool:
-        """Whether a trial waits here that can be submitted now."""
+        """Return whether a queued trial can be submitted now, a time of the monotonic clock."""
         return bool(self.ready) and self.in_flight < self.max_in_flight and self.resume_at <= now
 
     def answered(self) -> None:
-        """Reset the record of its silence."""
+        """Reset the failure state after an answer."""
         self.silent_since, self.failures, self.resume_at = None, 0, 0.0
 
     def stop(self, reason: str) -> None:
-        """Submit nothing more here; what is under way is still watched."""
+        """Stop submitting here; running jobs are still watched. The first reason is kept."""
         self.stopped = self.stopped or reason
         self.ready.clear()
 
 
 @dataclass
 class InFlight:
-    """A job that is watched.
+    """A job that this run watches.
 
     Attributes:
-        last_step: of its curve, as far as it is recorded.
-        stepped_at: when that grew last, by the monotonic clock.
-        is_stalled: whether it was reported as stalled. is_cancelled: whether the backend was asked to end it.
+        trial: the trial that it trains.
+        place: the queue of its backend.
+        job: its record in the ledger.
+        ref: its reference at the backend.
+        state: its last known state.
+        last_step: the last recorded optimiser step; 0 before the first.
+        stepped_at: time of the last new step, in seconds of the monotonic clock.
+        is_stalled: whether it was reported as stalled.
+        is_cancelled: whether the backend was asked to cancel it.
     """
 
     trial: Trial
@@ -77,5 +87,5 @@ class InFlight:
 
 
 def is_lost(job: JobRecord) -> bool:
-    """Whether a job failed by no fault of its own."""
+    """Return whether a job failed because its worker was lost, so that it may simply be submitted again."""
     return job.failure is not None and job.failure.kind is FailureKind.LOST

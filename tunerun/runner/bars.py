@@ -24,20 +24,21 @@ from tunerun.planning import Trial
 from tunerun.runner.progress import Progress
 
 LINE_INTERVAL_S = 30.0
-"""Seconds between two plain lines of one trial inside an epoch, at least: 120 lines an hour are still read."""
+"""Minimum seconds between two lines of one trial within an epoch; 120 lines an hour are still readable."""
 
 SPEED_PERIOD_S = 3600.0
-"""Seconds of steps from which a bar's time left is estimated; rich's own 30 hold no step of a slow job."""
+"""Seconds of history from which the remaining time is estimated; rich's default, 30, may not contain one slow step."""
 
 
 MOST_BARS = 12
-"""Trials with a bar of their own: an engine is given all of a sweep at once. Our choice: they fit most terminals."""
+"""Maximum number of trials with their own bar, because an engine receives a whole sweep at once. Our choice: 12 bars
+fit most terminals."""
 
 NOTEBOOK_WIDTH = 100
 """Characters of a line in a notebook's cell."""
 
 NOTEBOOK_INTERVAL_S = 0.2
-"""Seconds between two drawings there: each is a message to the browser, and is kept in the notebook's file."""
+"""Minimum seconds between two updates in a notebook: each one is a message to the browser and is kept in the file."""
 
 
 def _title(trial: Trial) -> str:
@@ -67,8 +68,8 @@ class LineProgress(Progress):
     """Plain lines, for logs and pipes.
 
     Args:
-        console: where they are written.
-        clock: seconds, for the time between two lines.
+        console: the lines are printed here.
+        clock: returns seconds, to measure the time between two lines.
     """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
@@ -85,16 +86,16 @@ class LineProgress(Progress):
         """Nothing to release."""
 
     def preparing(self, models: Sequence[str]) -> None:
-        """Name the base models that are looked for."""
+        """Print the names of the base models that are being prepared."""
         self._console.print(f"preparing {', '.join(map(escape, models))}")
 
     def started(self, trial: Trial) -> None:
-        """Say that a trial is on its way."""
+        """Print that a trial has started."""
         self._last_line[trial.number] = self._clock()
         self._console.print(f"{_title(trial)}: started, {trial.steps} steps")
 
     def stepped(self, trial: Trial, snapshot: Snapshot) -> None:
-        """Say how far a trial is: after every epoch, and now and then inside a long one."""
+        """Print a trial's progress: after every epoch, and every `LINE_INTERVAL_S` within a long one."""
         now = self._clock()
         if now - self._last_line.get(trial.number, now) >= LINE_INTERVAL_S or _ends_epoch(trial, snapshot.step):
             self._last_line[trial.number] = now
@@ -104,20 +105,20 @@ class LineProgress(Progress):
             )
 
     def evaluating(self, subject: str) -> None:
-        """Say what is measured."""
+        """Print what is being evaluated."""
         self._console.print(f"evaluating {subject}")
 
     def finished(self, trial: Trial, result: TrialResult) -> None:
-        """Say what became of a trial."""
+        """Print a trial's outcome."""
         self._console.print(f"{_title(trial)}: {_outcome(trial, result)}")
 
     def note(self, text: str) -> None:
-        """Say something that needs attention."""
+        """Print something that needs attention."""
         self._console.print(f"[yellow]note:[/] {escape(text)}")
 
 
 class BarProgress(Progress):
-    """A bar for the whole sweep, one for each running trial below it, and a line for each that has ended.
+    """A bar for the whole sweep, one for each running trial below it, and a line for each finished trial.
 
     Args:
         console: the terminal.
@@ -135,7 +136,7 @@ class BarProgress(Progress):
             speed_estimate_period=SPEED_PERIOD_S,
         )
         self._sweep: TaskID | None = None
-        self._steps: dict[int, int] = {}  # taken by each trial of this run
+        self._steps: dict[int, int] = {}  # steps taken so far, by trial number
         self._ended: set[int] = set()
         self._tasks: dict[int, TaskID] = {}
         self._aside: TaskID | None = None
@@ -150,17 +151,17 @@ class BarProgress(Progress):
         self._bars.stop()
 
     def _beside(self, text: str | None) -> None:
-        """Show what happens beside the trials, or nothing."""
+        """Show an activity that is not a trial's training; None: remove it."""
         if self._aside is not None:
             self._bars.remove_task(self._aside)
         self._aside = None if text is None else self._bars.add_task(text, total=None, detail="")
 
     def preparing(self, models: Sequence[str]) -> None:
-        """Name the base models that are looked for."""
+        """Show the names of the base models that are being prepared."""
         self._beside(f"preparing {', '.join(map(escape, models))}")
 
     def planned(self, trials: Sequence[Trial]) -> None:
-        """Open the sweep's bar, which counts steps."""
+        """Add the sweep's bar, which counts optimiser steps of all trials."""
         self._steps = {trial.number: 0 for trial in trials}
         if trials:
             self._sweep = self._bars.add_task("sweep", total=sum(trial.steps for trial in trials), detail="")
@@ -172,18 +173,18 @@ class BarProgress(Progress):
             self._bars.update(self._sweep, completed=sum(self._steps.values()), detail=detail)
 
     def started(self, trial: Trial) -> None:
-        """Open a bar, where there is room for one more."""
+        """Add a bar for a trial, if there is room."""
         self._beside(None)
         if trial.number not in self._tasks and len(self._tasks) < MOST_BARS:
             self._tasks[trial.number] = self._bars.add_task(_title(trial), total=trial.steps, detail="waiting")
 
     def stepped(self, trial: Trial, snapshot: Snapshot) -> None:
-        """Move a bar."""
-        if trial.number not in self._tasks:  # one without a bar that waits makes room
+        """Update a trial's bar."""
+        if trial.number not in self._tasks:  # a trial that has not taken a step yet gives up its bar
             waiting = next((number for number in self._tasks if not self._steps.get(number)), None)
             if len(self._tasks) >= MOST_BARS and waiting is not None:
                 self._bars.remove_task(self._tasks.pop(waiting))
-        self.started(trial)  # a job that was looked for and found was not started here
+        self.started(trial)  # a job that an earlier run submitted was not started by this one
         detail = f"{snapshot.step}/{trial.steps} epoch {snapshot.epoch} mean loss {numbers.loss(snapshot.mean_loss)}"
         if trial.number in self._tasks:
             self._bars.update(self._tasks[trial.number], completed=snapshot.step, detail=detail)
@@ -191,37 +192,37 @@ class BarProgress(Progress):
         self._advance()
 
     def evaluating(self, subject: str) -> None:
-        """Say what is measured."""
+        """Show what is being evaluated."""
         self._beside(f"evaluating {subject}")
 
     def finished(self, trial: Trial, result: TrialResult) -> None:
-        """Close a bar, and leave a line."""
+        """Replace a trial's bar by a line with its outcome."""
         self._beside(None)
         task = self._tasks.pop(trial.number, None)
         if task is not None:
             self._bars.remove_task(task)
         self._ended.add(trial.number)
-        self._steps[trial.number] = trial.steps  # one that failed early leaves no steps to wait for
+        self._steps[trial.number] = trial.steps  # the remaining steps of a trial that failed will not be taken
         self._advance()
         self._console.print(f"{_title(trial)}: {_outcome(trial, result)}")
 
     def note(self, text: str) -> None:
-        """Say something that needs attention."""
+        """Print something that needs attention."""
         self._console.print(f"[yellow]note:[/] {escape(text)}")
 
 
 class NotebookProgress(BarProgress):
-    """The same bars in the output of a notebook's cell, drawn again in place.
+    """The bars of `BarProgress` in the output of a notebook's cell, redrawn in place.
 
-    rich's own display in a notebook needs ipywidgets; without them it warns and shows nothing.
+    rich's own notebook display needs ipywidgets; without them it warns and shows nothing.
 
     Args:
-        show: shows a text in place of the one before.
-        clock: seconds, for the time between two drawings.
+        show: replaces the cell's output with a text.
+        clock: returns seconds, to measure the time between two updates.
     """
 
     def __init__(self, show: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._lines = io.StringIO()  # what stays: a line for each trial that has ended, and notes
+        self._lines = io.StringIO()  # permanent lines: finished trials and notes
         super().__init__(Console(file=self._lines, width=NOTEBOOK_WIDTH, color_system=None, force_jupyter=False))
         self._show = show
         self._clock = clock
@@ -254,7 +255,7 @@ class NotebookProgress(BarProgress):
 
 
 def automatic() -> AbstractContextManager[Progress]:
-    """Bars in a terminal and in a notebook; silence where neither would show them."""
+    """Return bars for a terminal or a notebook; if output goes elsewhere, a progress display that shows nothing."""
     console = Console(stderr=True)
     if console.is_jupyter:
         return NotebookProgress(_cell_output())
@@ -262,7 +263,7 @@ def automatic() -> AbstractContextManager[Progress]:
 
 
 def _cell_output() -> Callable[[str], None]:
-    """A place in the output of the cell that runs, which is written again and again."""
+    """Return a function that replaces the text in the output of the running cell."""
     from IPython.display import display
 
     def content(text: str) -> dict[str, str]:

@@ -1,7 +1,8 @@
-"""The test set of a sweep, opened at the end: for the one point that the validation set advises, and all baselines.
+"""Opens a sweep's test set at the end, for the one point that the validation set recommends and for all baselines.
 
-A run never asks the test set. Its rows are frozen with the plan, and each opening is written down before a model is
-asked, so that a number on them can be read for what it is: after a first look, what is chosen has seen them.
+A run never uses the test set. Its rows are frozen with the plan, and each opening is recorded before any model answers
+it: after a first look at the test set, later choices may depend on it, and readers of the numbers must be able to see
+that.
 """
 
 from __future__ import annotations
@@ -39,27 +40,29 @@ def open_test(
     progress: Progress | None = None,
     open_backend: BackendOpener = open_backend,
 ) -> list[Opening]:
-    """Open the test set of a sweep: write down for which point, then ask its models and every baseline.
+    """Open the test set of a sweep: record the point, then obtain the answers of its models and of every baseline.
 
     Args:
         ledger: open for writing.
-        cache: where converted base models are kept.
-        progress: what to tell while it works; None: nothing.
+        sweep: whose test set is opened.
+        cache: folder of converted base models.
+        progress: hooks that are called during the work; None: none.
+        open_backend: opens a backend from its config section; replaced in tests.
 
     Returns:
-        The earlier openings of these rows, the first one first; empty: this is the first.
+        Earlier openings of these rows, the oldest first; empty: this is the first.
 
     Raises:
-        InputError: nothing is held out for the end, the sweep is not finished, or no point of it is advised; the test
-            set stays closed.
+        InputError: there is no test set, the sweep is not finished, or it recommends no point; the test set stays
+            closed.
         LockedError: another process runs this sweep.
-        BackendError: a model cannot be asked; the opening and the answers so far are kept, and the same command asks
-            for the rest.
+        BackendError: a model cannot answer; the opening and the answers so far are kept, and the same command obtains
+            the rest.
     """
     records = ledger.trials(sweep.id)
     if not any(TEST in record.held_out for record in records):
         raise InputError(
-            f"{sweep.id}: dataset.test: nothing is held out for the end; set dataset.test.path or "
+            f"{sweep.id}: dataset.test: there is no test set; set dataset.test.path or "
             "dataset.test.fraction, then run the experiment again"
         )
     with held(ledger.path.parent, sweep.id), ExitStack() as stack:
@@ -71,7 +74,7 @@ def open_test(
         ledger.open_test(sweep.id, [record.number for record in point], time.time())
         missing = [question for question in questions if ledger.answered_at(*question.key) is None]
         if missing:
-            # The test set is answered in the number format of training, on whichever machine it is opened.
+            # Answer in the number format of training, even if this machine would choose another one.
             section = stored_section(point[0].settings.backend, point[0].number_format)
             backend = stack.enter_context(open_backend(section, ledger.path.parent.absolute(), cache))
             asked = [point[0], *(record for _, record in compared)]
@@ -85,12 +88,12 @@ def open_test(
 
 
 def on_test_set(ledger: Ledger, result: SweepResult) -> SweepResult:
-    """The same result, compared on the test set as far as it was opened: by the metrics frozen before that."""
+    """Return the result compared on the opened test set, by the metrics that were frozen before the opening."""
     return replace(result, verdict=judge(ledger, result.verdict.sweep, held_out=TEST))
 
 
 def _advised(verdict: Verdict, records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The trials of the point that was named before anything was opened."""
+    """The trials of the recommended point, which is determined before the test set is opened."""
     unfinished = sum(not trial.state.is_finished for trial in verdict.trials)
     if unfinished:
         raise InputError(
@@ -110,9 +113,9 @@ def _advised(verdict: Verdict, records: Sequence[TrialRecord]) -> list[TrialReco
 def _with_baselines(
     ledger: Ledger, sweep: SweepRecord, records: Sequence[TrialRecord], advised: TrialRecord
 ) -> list[tuple[BaselineRecord, TrialRecord]]:
-    """Every baseline that can be asked about the rows of the advised point, with a trial that is compared with it.
+    """Every baseline that can answer the advised point's test rows, each with a trial that is compared with it.
 
-    Other templates and base models have baselines of their own: the advised point has to beat these too.
+    Baselines of other templates and base models are included: the advised point has to beat these too.
     """
     rows: Mapping[str, str] = sweep.document.get("held_out_rows", {})
 
@@ -133,7 +136,7 @@ def _with_baselines(
 
 
 def _of_trial(ledger: Ledger, sweep: SweepRecord, record: TrialRecord) -> Iterator[Question]:
-    """What a tuned model is asked, as far as its metrics need it."""
+    """The questions for a tuned model that its metrics need."""
     examples = ledger.example_set(record.held_out[TEST])
     tuned = PlainModel(_tuned_model(ledger, record))
     for manner in _manners(ledger, sweep, record):
@@ -143,7 +146,7 @@ def _of_trial(ledger: Ledger, sweep: SweepRecord, record: TrialRecord) -> Iterat
 def _of_baseline(
     ledger: Ledger, sweep: SweepRecord, record: TrialRecord, baseline: BaselineRecord
 ) -> Iterator[Question]:
-    """What a baseline is asked, in the manner of a trial that is compared with it."""
+    """The questions for a baseline, asked in the same manner as a trial that is compared with it."""
     model = restored(baseline.kind, baseline.subject, baseline.document)
     if model is None:
         return

@@ -1,7 +1,7 @@
-"""Judges are asked for what the ledger does not know yet: after a run, and by `compare`.
+"""Calls judges for judgements that the ledger does not have yet: after a run, and in `compare`.
 
-Each judgement is written down when it comes, so that a run that is interrupted, refused or killed pays for nothing
-twice. A judge that fails ends the judging by it and nothing else: the other metrics are compared all the same.
+Each judgement is recorded as it arrives, so that an interrupted, refused or killed run never pays for one twice. A
+judge that fails ends only its own judging: the other metrics are still compared.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tunerun.statistics import agreement
 from tunerun.stored import section
 
 Recorded = Mapping[tuple[str, str], Rating]
-"""Judgements of a record by judge and item."""
+"""Judgements of a record by judge identity and item."""
 
 
 def judge_answers(
@@ -40,19 +40,21 @@ def judge_answers(
     recorded: Recorded | None = None,
     progress: Progress | None = None,
 ) -> list[str]:
-    """Ask the judges among metrics about every answer of sweeps that they have not judged.
+    """Have the judges among some metrics judge every answer of sweeps that they have not judged yet.
 
-    A rerun of a record asks no judge: which service is asked, and gets a key, is for the user to say and not for a file
-    from elsewhere. It has the record's judgements of equal answers.
+    A rerun of a record calls no judge, because a file from elsewhere must not decide which service receives examples
+    and an API key. It reuses the record's judgements of equal answers.
 
     Args:
         ledger: open for writing.
-        max_usd: the budget, of which the sweep's jobs and judgements are spent; None: there is none.
-        recorded: judgements that a record has.
-        progress: what to tell while it works; None: nothing.
+        sweeps: whose answers are judged.
+        metrics: only judged metrics are used.
+        max_usd: budget in US dollars for each sweep's jobs and judgements together; None: no limit.
+        recorded: judgements of a record, reused for equal answers.
+        progress: hooks that are called during the work; None: none.
 
     Returns:
-        Why judgements are missing, one line each.
+        Why judgements are missing, one line for each metric.
     """
     if ledger.is_restored:
         return []
@@ -76,25 +78,34 @@ def judge_unattended(
     max_usd: float | None = None,
     progress: Progress | None = None,
 ) -> list[str]:
-    """The same for sweeps that nothing runs now; of one that is being run, its own runner asks the judges."""
+    """Call `judge_answers` for each sweep that is not running; a running sweep's own runner calls its judges.
+
+    Args:
+        ledger, sweeps, metrics, max_usd, progress: as in `judge_answers`.
+
+    Returns:
+        Why judgements are missing, one line each.
+    """
     problems = []
     for sweep in sweeps:
         with held_if_free(ledger.path.parent, sweep.id) as is_free:
             if is_free:
                 problems += judge_answers(ledger, [sweep], metrics, max_usd=max_usd, progress=progress)
             else:
-                problems.append(f"{sweep.id}: is being run; that run asks the judges")
+                problems.append(f"{sweep.id}: is running; that run calls the judges")
     return list(dict.fromkeys(problems))
 
 
 def judges_of(
     ledger: Ledger, sweeps: Sequence[SweepRecord], experiment: Experiment | None = None
 ) -> tuple[list[JudgedMetric], float | None]:
-    """The judges that score the answers of sweeps, and the budget in US dollars.
+    """Return the judges that score the answers of sweeps, and the budget in US dollars (None: no limit).
 
     Args:
-        experiment: says how they are scored; None: as the first sweep was frozen, without judges whose prompt this
-            tunerun does not have any more.
+        ledger: of the sweeps.
+        sweeps: not empty.
+        experiment: defines the metrics; None: those frozen with the first sweep, without judges whose prompt differs
+            from that of this version of tunerun.
     """
     if experiment is not None:
         found, max_usd = list(resolve(experiment.evaluation)), experiment.budget.max_usd
@@ -103,7 +114,7 @@ def judges_of(
     document, evaluation = sweeps[0].document, first.settings.evaluation
     try:
         metrics, _ = resolve_stored(evaluation, section(document, "metrics"), runs_code=not ledger.is_restored)
-    except ConfigError:  # the comparison says so
+    except ConfigError:  # the comparison reports it
         return [], None
     frozen = identities_of(metrics, document)
     judges = [each for each in metrics if isinstance(each, JudgedMetric) and frozen[each.name] == each.identity]
@@ -112,7 +123,7 @@ def judges_of(
 
 
 def has_more_to_judge(ledger: Ledger, sweeps: Sequence[SweepRecord], metrics: Sequence[Metric]) -> bool:
-    """Whether a judge would be asked."""
+    """Return whether `judge_answers` would call a judge."""
     if ledger.is_restored:
         return False
     judges = [metric for metric in metrics if isinstance(metric, JudgedMetric)]
@@ -131,7 +142,7 @@ def _repeats_a_record(sweep: SweepRecord) -> bool:
 
 @dataclass
 class _Judging:
-    """One judge, and the answers of one sweep."""
+    """Judges the answers of one sweep by one metric."""
 
     ledger: Ledger
     sweep: SweepRecord
@@ -149,7 +160,7 @@ class _Judging:
         todo = [s for s in subjects_of(self.ledger, self.sweep) if not is_rated(self.ledger, self.metric, s)]
         todo = [s for s in todo if self._texts(s.key, s) is not None]
         if self.metric.base_url.startswith("${"):
-            raise InputError("its address comes from the environment; name the experiment to ask it")
+            raise InputError("its address comes from the environment; name the experiment to call it")
         with JudgeClient(self.metric) as client:
             if is_asked:
                 self._judge_sample(client)
@@ -164,7 +175,7 @@ class _Judging:
         return self._answers[of_key]
 
     def _judge(self, subject: JudgedSubject, client: JudgeClient | None) -> None:
-        """Judge the answers of a subject; kept among its answers when all of them are judged."""
+        """Judge the answers of a subject; the ratings are stored as answers once all of them are complete."""
         texts = self._texts(subject.key, subject)
         base = self._texts(subject.base, subject) if self.metric.compares and subject.base is not None else None
         if texts is None or (self.metric.compares and base is None):
@@ -179,7 +190,7 @@ class _Judging:
             self.ledger.record_answers(subject.key, subject.held_out, asked, texts_)
 
     def _known(self, judged: Sequence[Judged], client: JudgeClient | None, name: str) -> dict[str, Rating]:
-        """The judgements of these items: the ledger's, the record's, and those asked for here."""
+        """Return the judgements of these items: from the ledger, from the record, or newly obtained."""
         identity = self.metric.identity
         items = {each.item: each for each in judged}
         known = {item: Rating(*found) for item, found in self.ledger.ratings(identity, items).items()}
@@ -195,7 +206,7 @@ class _Judging:
         return known
 
     def _asked(self, missing: Sequence[Judged], client: JudgeClient) -> Iterator[tuple[Judged, Rating]]:
-        """Ask a judge about items, some at once; each judgement is recorded when it comes, also when another fails."""
+        """Call the judge for items, several at once; each judgement is recorded on arrival, even if another fails."""
 
         def record(done: Iterable[Future[Rating]]) -> Iterator[tuple[Judged, Rating]]:
             for future in done:
@@ -218,7 +229,7 @@ class _Judging:
                     return
                 yield from record(wait(under_way, return_when=FIRST_COMPLETED).done)
         except Exception:
-            wait(under_way)  # they may be paid for; after Ctrl-C only what has come already is recorded
+            wait(under_way)  # they may have been paid for; after Ctrl-C only those that arrived are recorded
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -227,10 +238,10 @@ class _Judging:
                 pass
 
     def _check_budget(self, judged: Sequence[Judged]) -> None:
-        """Refuse the next call where it could lead beyond the budget.
+        """Reject the next call if it could exceed the budget.
 
         Raises:
-            LimitError: it could.
+            LimitError: the next call could exceed the budget.
         """
         if self.max_usd is None or self.metric.price is None:
             return
@@ -243,7 +254,7 @@ class _Judging:
             )
 
     def _judge_sample(self, client: JudgeClient) -> None:
-        """Measure how far the judge agrees with a labelled sample, once."""
+        """Measure the judge's agreement with a labelled sample, unless it is in the ledger."""
         identity = self.metric.identity
         measured = self.ledger.agreements([identity])
         frozen = section(section(self.sweep.document, "judges"), self.metric.name)
@@ -257,13 +268,13 @@ class _Judging:
         pairs = [(s, label) for s, label in zip(scores, sample.labels, strict=True) if s is not None]
         document = {"rows": len(scores), "unreadable": len(scores) - len(pairs)}
         if not pairs:
-            raise InputError(f"evaluation.metrics.{self.metric.name}.examples: no reply of the judge can be read")
+            raise InputError(f"evaluation.metrics.{self.metric.name}.examples: no reply of the judge could be read")
         found = agreement([s for s, _ in pairs], [label for _, label in pairs])
         self.ledger.record_agreement(identity, sample.sha256, {**document, **asdict(found)})
 
 
 def recorded_ratings(ledger: Ledger, sweep: SweepRecord, metrics: Sequence[Metric]) -> dict[tuple[str, str], Rating]:
-    """The judgements that a record has, by judge and item."""
+    """Return the judgements in a record, by judge identity and item."""
     found: dict[tuple[str, str], Rating] = {}
     for metric in (each for each in metrics if isinstance(each, JudgedMetric)):
         for subject in subjects_of(ledger, sweep):
@@ -272,7 +283,10 @@ def recorded_ratings(ledger: Ledger, sweep: SweepRecord, metrics: Sequence[Metri
 
 
 def _recorded(ledger: Ledger, metric: JudgedMetric, subject: JudgedSubject) -> Iterator[tuple[str, Rating]]:
-    """What a record has of a subject; of a comparison its outcome, as if both orders had said just that."""
+    """Yield a record's judgements of a subject.
+
+    For a comparison the record has only the outcome, so both orders are given that outcome.
+    """
     keys = [rated_by(metric.identity, subject.asked), subject.asked]
     rated, texts = (ledger.answers(subject.key, subject.held_out, asked) for asked in keys)
     base = None if subject.base is None else ledger.answers(subject.base, subject.held_out, subject.asked)

@@ -1,7 +1,7 @@
-"""Evaluates models on held-out examples; no question is asked twice, in this run or after an earlier one.
+"""Evaluates models on held-out examples; no question is asked twice, in this run or across runs.
 
-The questions follow from the frozen plan: each trial's tuned model and each of its baselines answer the validation
-set, and the answers are kept in the ledger. The test set is opened elsewhere (`tunerun.runner.final`).
+The questions follow from the frozen plan: each trial's tuned model and each of its baselines answer the validation set,
+and the answers are stored in the ledger. The test set is opened elsewhere (`tunerun.runner.final`).
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from tunerun.runner.stopping import TURN_ROWS, EarlyStops
 RESUME = "run the same command again"
 
 MOST_TOGETHER = 256
-"""Inputs of one call for several models: what a run that is killed has to ask again. Our choice: two to four steps of
-the engine's decoding side by side."""
+"""Maximum inputs of one call for several models, which a killed run has to ask again. Our choice: two to four decoding
+batches of the engine."""
 
 LOOK_S = 0.5
-"""How often the other jobs are looked after while a call is answered. Our choice: a request to cancel is then obeyed as
-soon as when the runner only waits for jobs."""
+"""Seconds between two calls of `waiting` while a backend answers. Our choice: a cancel request then takes effect as
+fast as when the runner only waits for jobs."""
 
 MOST_NAMED = 3
-"""Subjects of a call that the progress display names."""
+"""Maximum number of subjects of a call that the progress display names."""
 
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class Answering(Protocol):
         """Return what to send to a model; the answers themselves if no model is needed."""
 
     def read(self, texts: Sequence[str]) -> list[str]:
-        """The answers, of what the model generated."""
+        """Return the answers in the texts that the model generated."""
 
     def choose(self, backend: Backend, inputs: Sequence[Input], choices: Sequence[str]) -> list[str]:
         """Answer each input with one of the choices."""
@@ -58,12 +58,12 @@ class Answering(Protocol):
 
 @dataclass(frozen=True)
 class PlainModel:
-    """A model as it is, nothing put before its inputs."""
+    """A model that is asked the inputs unchanged."""
 
     model: TunedModel | BaseModelRef
 
     def asks(self, inputs: Sequence[Input], options: GenerateOptions) -> ModelInputs:
-        """The tuned model itself, in its place among the subjects."""
+        """Return the inputs unchanged, for the model itself."""
         return ModelInputs(self.model, tuple(inputs), options)
 
     def read(self, texts: Sequence[str]) -> list[str]:
@@ -81,11 +81,12 @@ class PlainModel:
 
 @dataclass(frozen=True)
 class Manner:
-    """How answers are obtained, as far as it matters to a model.
+    """How answers are obtained from a model.
 
     Attributes:
-        asked: the digest that the ledger keeps them under.
-        choices: what a model chooses from; empty: it generates.
+        asked: the digest under which the ledger stores the answers.
+        generation: length, temperature and seed of generated answers.
+        choices: the answers a model chooses from; empty: it generates text.
     """
 
     asked: str
@@ -95,10 +96,14 @@ class Manner:
 
 @dataclass(frozen=True)
 class Question:
-    """What one subject is asked: all examples of a held-out set, in one manner.
+    """All examples of a held-out set, asked of one subject in one manner.
 
     Attributes:
-        name: of the subject, for people.
+        subject: the key of a trial, or the subject of a baseline.
+        name: of the subject, for progress and messages.
+        model: the model or baseline that answers.
+        held_out: the examples.
+        manner: how answers are obtained.
     """
 
     subject: str
@@ -109,18 +114,18 @@ class Question:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What the ledger keeps the answers under."""
+        """The key under which the ledger stores the answers."""
         return self.subject, self.held_out.digest, self.manner.asked
 
     @property
     def generates(self) -> bool:
-        """Whether it is answered by texts that a model writes, and not by choices or losses."""
+        """Whether it is answered with generated text, rather than with choices or losses."""
         return self.manner.asked != LOSSES and not self.manner.choices
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some of the examples of a question, from `start` to before `stop`."""
+    """The examples of a question from `start` up to, but excluding, `stop`."""
 
     question: Question
     start: int
@@ -137,7 +142,7 @@ class Part:
         return self.question.model.asks([row.input for row in self.rows], self.question.manner.generation)
 
     def ask(self, backend: Backend) -> list[str] | list[float]:
-        """The answers to the examples."""
+        """Obtain the answers to the examples, or their losses in nats per output token."""
         model, manner = self.question.model, self.question.manner
         if manner.asked == LOSSES:
             return model.losses(backend, self.rows)
@@ -158,18 +163,20 @@ def _raise(_question: Question, error: BackendError | InputError) -> None:
 
 @dataclass
 class Asking:
-    """Asks for the answers that the ledger lacks and records them; after a kill, a later run asks for the rest.
+    """Obtains the answers that the ledger lacks and records them; after a kill, a later run obtains the rest.
 
-    A service gets as many inputs at a time as it takes jobs, and their answers are recorded before the next call,
+    A service gets at most `max_in_flight` inputs in a call, and their answers are recorded before the next call,
     because they may have been paid for. A backend that answers several models together gets the inputs of many
     questions in one call; any other local backend answers a whole question in one call.
 
     Attributes:
-        asks: called with the questions of each call, before it.
+        ledger: open for writing; used only by the thread that calls `ask`.
+        backend: answers the questions.
+        asks: called before each call, with its questions.
         answered: called after each call.
-        waiting: called every `LOOK_S` seconds while a call is answered.
+        waiting: called every `LOOK_S` seconds while a call is running.
         failed: called with each question that cannot be answered and the error; the others are asked unless it raises.
-        turn_rows: rows of a question in one turn, before the next question; None: all.
+        turn_rows: maximum number of rows of a question in one turn, before the next question; None: all.
         going_on: called before each turn with the unanswered questions; returns those to ask.
     """
 
@@ -250,7 +257,7 @@ class Asking:
         except (AccessError, UnavailableError) as error:
             for part, _ in asked:
                 self._fail(part, error)
-        except (BackendError, InputError):  # one of them may have ended the engine: the others are still asked
+        except (BackendError, InputError):  # one part may have crashed the engine: ask each part separately
             for part, _ in asked:
                 self._ask([part])
         else:
@@ -261,7 +268,7 @@ class Asking:
                     self._record(part, part.question.model.read(answers))
 
     def _while_looking(self, call: Callable[[], T]) -> T:
-        """Make a call in another thread; this one, which has the ledger's connection, calls `waiting` meanwhile."""
+        """Run a call in another thread while this one, which owns the ledger's connection, calls `waiting`."""
         found: Future[T] = Future()
 
         def answer() -> None:
@@ -270,7 +277,7 @@ class Asking:
             except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
                 found.set_exception(error)
 
-        # Not a pool's thread, which would keep an interrupted run from its end until the call is answered.
+        # A daemon thread rather than a pool: a pool would block the exit of an interrupted run until the call returns.
         threading.Thread(target=answer, name="tunerun-asking", daemon=True).start()
         while not wait([found], LOOK_S).done:
             self.waiting()
@@ -287,7 +294,13 @@ class Asking:
 
 @dataclass
 class Measuring:
-    """Evaluates the trials of a plan and their baselines; a subject that fails is left to the next run."""
+    """Evaluates the trials of a plan and their baselines; a subject that fails is retried by the next run.
+
+    Attributes:
+        plan: the plan that is run.
+        ledger: open for writing.
+        progress: is notified of what is evaluated and what fails.
+    """
 
     plan: Plan
     ledger: Ledger
@@ -299,10 +312,11 @@ class Measuring:
         self._stops = EarlyStops(self.plan, self.ledger, self.progress.note)
 
     def is_done(self, trial: Trial, answered: Collection[tuple[str, str, str]]) -> bool:
-        """Whether all answers of a trial and of its baselines are recorded.
+        """Return whether all answers of a trial and of its baselines are recorded.
 
         Args:
-            answered: `Ledger.answered` of the sweep.
+            trial: of the plan.
+            answered: the result of `Ledger.answered` for the sweep.
         """
         held_out = trial.validation
         if held_out is None:
@@ -327,21 +341,23 @@ class Measuring:
         answered: Callable[[], None],
         waiting: Callable[[], None],
     ) -> None:
-        """Ask for the missing answers of trials' baselines and of their tuned models.
+        """Obtain the missing answers of trials' baselines and of their tuned models.
 
         Args:
-            place: where they are asked. is_stopped: whether the run has given that place up.
-            answered: called after every call that the backend has answered.
-            waiting: called every `LOOK_S` seconds while the backend answers a call.
+            trained: trials with their tuned models.
+            place: the backend that answers.
+            is_stopped: returns whether the run has stopped using that backend.
+            answered: called after every successful call of the backend.
+            waiting: called every `LOOK_S` seconds while a call is running.
 
         Raises:
-            UnavailableError: the backend does not answer now and was not given up; try again later.
+            UnavailableError: the backend does not answer and the run has not stopped using it; try again later.
         """
 
         def failed(question: Question, error: BackendError | InputError) -> None:
             if isinstance(error, UnavailableError) and not is_stopped():
                 raise error
-            # The tuned model is there all the same; the next run measures it.
+            # The tuned model exists regardless, so the trial does not fail: the next run measures it.
             if isinstance(error, AccessError):
                 place.stop(str(error))
             self._unmeasurable.add(question.subject)
@@ -369,7 +385,7 @@ class Measuring:
         if held_out is None:
             return
         for manner in manners(trial):
-            # Whichever trial finishes first: trials of all seeds share a baseline's sampled answers.
+            # Not the trial's seed: trials of all seeds share a baseline's sampled answers, whichever finishes first.
             generation = replace(manner.generation, seed=trial.config.dataset.split_seed)
             shared = replace(manner, generation=generation)
             for each in self._baselines(trial, manner):
@@ -384,7 +400,7 @@ class Measuring:
 
 
 def manners(trial: Trial) -> list[Manner]:
-    """Return the manners in which a trial's metrics need answers; empty if it has no metrics."""
+    """Return the manners in which a trial's metrics need answers; empty: it has no metrics."""
     generation = trial.config.evaluation.generation
     options = GenerateOptions(generation.max_output_tokens, generation.temperature, seed=trial.config.seed)
     return [Manner(way, options, trial.choices) for way in trial.ways]

@@ -10,28 +10,28 @@ from tunerun.planning import Trial
 
 
 class Progress:
-    """What the runner tells while it works; this one says nothing, others override what they want to show.
+    """Hooks that the runner calls. This class shows nothing; subclasses override what they display.
 
-    Every method returns at once and never fails. The runner calls it from one thread.
+    Contract for subclasses: every method returns at once and never raises. The runner calls them from one thread.
     """
 
     def preparing(self, models: Sequence[str]) -> None:
-        """The base models are looked for, and fetched or converted where that is needed."""
+        """Called before base models are located, and fetched or converted if needed; `models` are their names."""
 
     def planned(self, trials: Sequence[Trial]) -> None:
-        """These trials are not finished; the run begins with them."""
+        """Called once with the unfinished trials, before the run starts."""
 
     def started(self, trial: Trial) -> None:
-        """A trial is about to be submitted, or was found running."""
+        """Called when a trial is about to be submitted, or was found running."""
 
     def stepped(self, trial: Trial, snapshot: Snapshot) -> None:
-        """A trial took a step; its last one is `trial.steps`."""
+        """Called for each new step of a trial; its last step is `trial.steps`."""
 
     def evaluating(self, subject: str) -> None:
-        """Held-out examples are being answered by a trial's model or the base model."""
+        """Called when a model starts to answer held-out examples; `subject` names the model."""
 
     def finished(self, trial: Trial, result: TrialResult) -> None:
-        """A trial has ended, well or not."""
+        """Called when a trial has ended, whether it succeeded or not."""
 
     def note(self, text: str) -> None:
-        """Something needs attention, but does not stop the run."""
+        """Called when something needs attention but does not stop the run."""

@@ -1,4 +1,4 @@
-"""Which of a ledger's sweeps are meant: by id, by the name of their experiment, or the newest."""
+"""Selects sweeps of a ledger: by id, by the name of their experiment, or the newest."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from tunerun.ledger import FILE_NAME, Ledger, SweepRecord
 from tunerun.planning import Plan
 
 MOST_LISTED = 20
-"""Sweeps that an error lists, the newest."""
+"""Maximum number of sweeps that an error lists, the newest first."""
 
 
 def selected(ledger: Ledger, names: Sequence[str]) -> list[SweepRecord]:
-    """The sweeps of these names, each once, in the order of the names.
+    """Return the named sweeps, each once, in the order of the names.
 
     Args:
-        names: of each, a sweep's id or an experiment's name, which means its newest sweep; empty: the newest of all.
+        ledger: to search.
+        names: each a sweep's id, or an experiment's name for its newest sweep; empty: the newest sweep of all.
 
     Raises:
-        NotFoundError: some name none; lists the sweeps that there are.
+        NotFoundError: some names match no sweep; the message lists the existing ones.
     """
     known = ledger.sweeps()
     if not known:
@@ -36,10 +37,15 @@ def selected(ledger: Ledger, names: Sequence[str]) -> list[SweepRecord]:
 
 
 def sweep_of(plan: Plan, ledger: Ledger, *, as_frozen: bool = False) -> list[SweepRecord]:
-    """The sweep of a plan, alone; empty: it has not run.
+    """Return the sweep of a plan as a list of one; empty: the plan has never run.
 
-    Where it has not run under this id, the newest of its name with the same jobs that were asked in the same way: it is
-    scored in another way, has fewer baselines, or an earlier version named it. Not so `as_frozen`.
+    If no sweep has the plan's id, the newest one with the same name, jobs and way of asking is returned: it may be
+    scored by other metrics, have fewer baselines, or have an id from an earlier version.
+
+    Args:
+        plan: whose sweep is wanted.
+        ledger: to search.
+        as_frozen: whether only a sweep with the plan's own id counts.
     """
     known = ledger.sweeps(plan.name)
     own = [sweep for sweep in known if sweep.id == plan.sweep]
@@ -51,17 +57,17 @@ def sweep_of(plan: Plan, ledger: Ledger, *, as_frozen: bool = False) -> list[Swe
 
 
 def listed(sweeps: Sequence[SweepRecord]) -> str:
-    """The ids of sweeps for an error, the newest first."""
+    """Format the ids of sweeps for an error message, the newest first."""
     ids = [sweep.id for sweep in reversed(sweeps)]
     more = f" and {len(ids) - MOST_LISTED} older" if len(ids) > MOST_LISTED else ""
     return f"sweeps: {', '.join(ids[:MOST_LISTED]) or 'none'}{more}"
 
 
 def existing_ledger(runs: Path) -> Path:
-    """The ledger's file in a runs folder.
+    """Return the path of the ledger in a runs folder.
 
     Raises:
-        NotFoundError: there is none.
+        NotFoundError: the folder has no ledger.
     """
     path = runs / FILE_NAME
     if not path.exists():

@@ -1,8 +1,8 @@
-"""Trials that stop early: a point that is decided to be worse than the best so far answers no more held-out rows.
+"""Early stopping: a point that is decided to be worse than the best so far answers no more held-out rows.
 
-The test may be looked at as often as one likes (`tunerun.statistics.anytime`), so it is looked at after every turn of
-questions. What it compares are points: the mean over the seeds of a point that were trained, on the rows that all of
-them have answered. Each point is compared with the best so far, whichever that is, so every pair of points counts.
+The test is valid however often it is evaluated (`tunerun.statistics.anytime`), so it runs after every turn of
+questions. It compares points: the mean over a point's trained seeds, on the rows that all of them have answered. Any
+point may be the best so far that another is compared with, so the correction counts every pair of points.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from tunerun.planning.measuring import stops_early
 from tunerun.statistics.anytime import Decided, decided_worse, pairs, whole_clusters
 
 TURN_ROWS = 16
-"""Held-out rows that each model is asked in a turn, where trials may stop early. Our choice: a batch of the engine."""
+"""Held-out rows that each model answers in a turn if trials may stop early. Our choice: one batch of the engine."""
 
 
 @dataclass(frozen=True)
 class _Group:
-    """The points that are compared with each other, by number: their trials, each key once."""
+    """Points that are compared with each other, by number, each with its trials (every key once)."""
 
     metric: Metric
     alpha: float
@@ -37,10 +37,12 @@ class _Group:
 
 @dataclass
 class EarlyStops:
-    """Which trials of a plan are asked no more.
+    """Decides which trials of a plan stop answering held-out rows.
 
     Attributes:
-        note: called with a line for each point that stops.
+        plan: the plan that is run.
+        ledger: open for writing; every stop is recorded in it.
+        note: called with one line for each point that stops.
     """
 
     plan: Plan
@@ -63,12 +65,12 @@ class EarlyStops:
             self._group_of[trial.number] = group
 
     def concerns(self, trials: Sequence[Trial]) -> bool:
-        """Whether any of these may stop early."""
+        """Return whether any of these trials may stop early."""
         return any(trial.number in self._group_of for trial in trials)
 
     def over(self, trials: Sequence[Trial]) -> list[Trial]:
-        """Those of some trials that answer no more; it is written down when that is decided."""
-        self._points.clear()  # there are more answers than the last time
+        """Return the trials that have stopped; a new decision is recorded in the ledger."""
+        self._points.clear()  # there are new answers since the last call
         return [trial for trial in trials if self._is_over(trial)]
 
     def _is_over(self, trial: Trial) -> bool:
@@ -97,7 +99,7 @@ class EarlyStops:
             self.ledger.record_stop(self.plan.sweep, key, Stop(better.key, decided.e_value, decided.needed, texts))
 
     def _decided(self, group: _Group, number: int) -> tuple[Decided, int] | None:
-        """Whether a point is decided to be worse than the best so far, and which that is."""
+        """The decision that a point is worse than the best so far, with the best point's number; None: undecided."""
         own = self._point(group, number)
         others = {n: scores for n in group.points if n != number and (scores := self._point(group, n)) is not None}
         if own is None or not others:
@@ -105,7 +107,7 @@ class EarlyStops:
         best = max(others, key=lambda n: (float(others[n].mean()), len(others[n]), -n))
         rows = min(len(own), len(others[best]))
         differences = own[:rows] - others[best][:rows]
-        if not rows or float(np.abs(differences).max()) > 1:  # a user's own metric that leaves its unit
+        if not rows or float(np.abs(differences).max()) > 1:  # a user's own metric exceeds its unit's range
             return None
         clusters = self._clusters(group.points[number][0])
         if clusters:
@@ -120,7 +122,7 @@ class EarlyStops:
         return clusters if len(set(clusters)) < len(clusters) else ()
 
     def _point(self, group: _Group, number: int) -> FloatArray | None:
-        """The scores of a point by row, as shares of the range, higher is better; None: it is not known yet."""
+        """A point's scores by row, as shares of the metric's range, higher is better; None: not known yet."""
         place = id(group), number
         if place not in self._points:
             self._points[place] = self._scored(group, number)
@@ -129,7 +131,7 @@ class EarlyStops:
     def _scored(self, group: _Group, number: int) -> FloatArray | None:
         jobs = {trial.key: self.ledger.job(trial.key) for trial in group.points[number]}
         if any(job is None or not job.state.is_finished for job in jobs.values()):
-            return None  # a seed that is still trained will change the mean
+            return None  # a seed that is still training would change the mean
         trained = [t for t in group.points[number] if (j := jobs[t.key]) is not None and j.state is JobState.SUCCEEDED]
         tables = [self._table(group.metric, trial) for trial in trained]
         rows = min((len(table) for table in tables), default=0)
@@ -139,8 +141,8 @@ class EarlyStops:
         return mean if group.metric.higher_is_better else -mean
 
     def _table(self, metric: Metric, trial: Trial) -> FloatArray:
-        """The scores of the rows that a trial has answered; only what is new is scored."""
-        assert trial.validation is not None  # noqa: S101 - else it is in no group
+        """Scores of the rows that a trial has answered; only new answers are scored."""
+        assert trial.validation is not None  # noqa: S101 - otherwise it would not be in a group
         key = _key(trial)
         known = self._scores.get(trial.key, np.zeros(0))
         if len(known) == len(trial.validation.examples):
@@ -151,12 +153,12 @@ class EarlyStops:
             expected = [example.output for example in trial.validation.examples[len(known) : len(texts)]]
             try:
                 scores = metric.rows(expected, texts[len(known) :])[:, 0] / RANGES[metric.unit]
-            except MetricError:  # the comparison says so
+            except MetricError:  # the comparison reports it
                 return np.zeros(0)
             self._scores[trial.key] = np.concatenate([known, scores])
         return self._scores.get(trial.key, known)
 
 
 def _key(trial: Trial) -> tuple[str, str, str]:
-    """What the ledger keeps a trial's answers to the validation set under."""
+    """The key under which the ledger stores a trial's answers to the validation set."""
     return trial.key, trial.validation.digest if trial.validation else "", trial.asked

@@ -1,4 +1,4 @@
-"""The result of a sweep: its comparison, and where to look at it."""
+"""The result of a sweep: its comparison, and links to its runs in MLflow."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 _MAX_FAULTS = 10
-"""Most missing tuned models that are listed one by one."""
+"""Maximum number of missing tuned models that are listed individually."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class SweepResult:
 
     Attributes:
         verdict: every trial with its measures, the baselines, and which trial to use.
-        run_ids: MLflow's run ids by a trial's place in `verdict.trials`; only of trials that MLflow has.
-        link: the page of MLflow that shows the runs, relative to the server's address; None without MLflow.
-        server: the address of the tracking server; None: `tunerun ui` starts one.
-        tracking_problem: what MLflow lacks and why, or how its store was repaired; None: nothing.
+        run_ids: MLflow's run ids by a trial's index in `verdict.trials`; only of trials that are in MLflow.
+        link: MLflow's page with the runs, relative to the server's address; None: no MLflow.
+        tracking_problem: what is missing in MLflow and why, or how its store was repaired; None: nothing.
         stopped: why the run ended before all trials were submitted; None: it did not.
-        faults: tuned models that are missing or changed on this machine, and the command that makes them again.
+        server: address of the tracking server; None: there is none, and `tunerun ui` starts one.
+        faults: tuned models that are missing or changed on this machine, each with the command that makes it again.
     """
 
     verdict: Verdict
@@ -58,7 +58,7 @@ class SweepResult:
 
     @cached_property
     def table(self) -> ComparisonTable:
-        """All points beside the baselines: shown as a table in a notebook, and as text by `print`."""
+        """The comparison of all points and baselines; displays as a table in a notebook, and as text with `print`."""
         return ComparisonTable.of(self.verdict)
 
     @property
@@ -79,25 +79,25 @@ class SweepResult:
         return self.table._repr_html_()
 
     def __repr__(self) -> str:
-        """One line; `table` and `verdict` have it all."""
+        """One line; `table` and `verdict` have the details."""
         states = ", ".join(f"{n} {state}" for state, n in Counter(t.state for t in self.verdict.trials).items())
         return f"<SweepResult {', '.join(sweep.id for sweep in self.verdict.sweeps)}: {states}>"
 
 
 def compare(*sweeps: str, runs: str | Path = "runs", evaluation: Evaluation | None = None) -> SweepResult:
-    """Compare the trials of sweeps, as far as they have run; reads the ledger and writes nothing.
+    """Compare the trials of sweeps as far as they have run; reads the ledger and writes nothing.
 
-    Judges are not asked here, but by `run` and by the command `tunerun compare`.
+    Judges are not called here; `run` and the command `tunerun compare` call them.
 
     Args:
-        sweeps: ids of sweeps, or names of experiments, which mean their newest; none: the newest of all. Several are
-            compared in one family, on the held-out rows that they share.
-        runs: the folder that holds the ledger.
-        evaluation: how the stored answers are scored, such as `tunerun.load([...]).evaluation`; None: as was frozen
-            with the first sweep.
+        sweeps: ids of sweeps, or names of experiments for their newest sweep; none: the newest sweep of all. Several
+            sweeps are compared in one family of tests, on the held-out rows that they share.
+        runs: the folder of the ledger.
+        evaluation: how stored answers are scored, such as `tunerun.load([...]).evaluation`; None: as frozen with the
+            first sweep.
 
     Raises:
-        NotFoundError: the ledger or a sweep does not exist; lists the existing sweeps.
+        NotFoundError: the ledger or a sweep does not exist; the message lists the existing sweeps.
     """
     with Ledger(existing_ledger(Path(runs)), read_only=True) as ledger:
         return result_of(ledger, selected(ledger, sweeps), None, evaluation=evaluation)
@@ -110,11 +110,14 @@ def result_of(
     cache: Path | None = None,
     evaluation: Evaluation | None = None,
 ) -> SweepResult:
-    """Return the current result of one or several sweeps, from the ledger and MLflow's marks.
+    """Return the current result of one or several sweeps, from the ledger and the tracker.
 
     Args:
-        cache: folder of cached digests of adapters; None: the adapters of all trials are read.
-        evaluation: how answers are scored; None: as was frozen with the first sweep.
+        ledger: of the sweeps.
+        sweeps: not empty.
+        tracker: where the sweeps are published; None: no tracker.
+        cache: folder of cached adapter digests; None: every adapter is read to check it.
+        evaluation: how answers are scored; None: as frozen with the first sweep.
     """
     verdict = judge(ledger, sweeps, evaluation=evaluation)
     faults = _faults(verdict, cache)

@@ -29,11 +29,11 @@ from tunerun.schema import TrialConfig
 from tunerun.tracking import Tracker, open_tracker
 
 CLOSE_TIMEOUT_S = 30.0
-"""How long the end of a run waits for the tracker; `tunerun sync` brings the rest."""
+"""Seconds that the end of a run waits for the tracker; `tunerun sync` sends the rest later."""
 
 
 INTERRUPTED_TIMEOUT_S = 5.0
-"""The same after Ctrl-C: enough to record there that the sweep was interrupted; a second Ctrl-C ends the wait."""
+"""The same after Ctrl-C: enough to mark the sweep as interrupted; a second Ctrl-C ends the wait."""
 
 
 def run(
@@ -51,20 +51,23 @@ def run(
 
     Args:
         plan: from `tunerun.plan`.
-        progress: shows the progress; `auto`: bars in a terminal or a notebook; None: nothing.
-        command: the command that started it, for the record.
+        progress: hooks that show progress; `auto`: bars in a terminal or a notebook; None: nothing.
+        command: the command that started the run, for the record.
         retry_failed: whether trials that failed earlier are submitted again.
-        poll_interval_s: seconds between two polls of the running jobs; None: as their backends advise.
-        open_backend: opens a backend from its section of the config; replaced in tests.
+        poll_interval_s: seconds between two polls of the running jobs; None: each backend's own interval.
+        open_backend: opens a backend from its config section; replaced in tests.
+
+    Returns:
+        The comparison of all trials of the sweep, including those of earlier runs.
 
     Raises:
-        InputError: a base model cannot be found or loaded, an example is too long for it, the tracking URI is not
-            one, a metric's file cannot be run, or data or base model changed since the last sweep of this name;
+        InputError: a base model cannot be found or loaded, an example is too long for it, the tracking URI is invalid,
+            a metric's file cannot be run, or the data or the base model changed since the last sweep of this name;
             nothing was submitted.
-        LimitError: the budget is too small; nothing was submitted.
-        LockedError: another process runs this sweep; names it.
+        LimitError: the budget or this machine's memory is too small; nothing was submitted.
+        LockedError: another process runs this sweep; the message names it.
         LedgerError: the ledger cannot be written.
-        KeyboardInterrupt: interrupted; the same call continues with what is missing.
+        KeyboardInterrupt: the run was interrupted; the same call continues with the rest.
     """
     if isinstance(progress, str) and progress != "auto":
         raise InputError(
@@ -78,7 +81,7 @@ def run(
         sections = {id(t.config.evaluation): t.config.evaluation for t in plan.trials}
         load_code(metric for section in sections.values() for metric in resolve(section))
         unavailable = backends.prepare(plan.to_run(retry_failed=retry_failed), talk)
-        plan = counted(plan)  # a base model that was only fetched now gives exact lengths of the examples
+        plan = counted(plan)  # a base model that was fetched just now makes the token counts exact
         plan.check(retry_failed=retry_failed)
         stack.enter_context(held(plan.runs, plan.sweep))
         ledger = stack.enter_context(Ledger(plan.ledger_path))
@@ -99,7 +102,7 @@ def _freeze(plan: Plan, ledger: Ledger, command: str, cache: Path) -> None:
 
 
 def _run_tracked(loop: Loop, tracker: Tracker | None, sweep: SweepRecord, talk: Progress) -> None:
-    """Run the loop and judge its answers while the tracker follows; after Ctrl-C wait only briefly for the tracker."""
+    """Run the loop and the judges while the tracker follows; after Ctrl-C wait only briefly for the tracker."""
     patience_s = CLOSE_TIMEOUT_S
     try:
         if tracker is not None:
@@ -117,7 +120,7 @@ def _run_tracked(loop: Loop, tracker: Tracker | None, sweep: SweepRecord, talk: 
 
 
 def _judge(plan: Plan, ledger: Ledger, sweep: SweepRecord, talk: Progress) -> None:
-    """Ask the judges of a plan's metrics; missing judgements are noted and do not fail the run."""
+    """Call the judges of a plan's metrics; missing judgements are noted and do not fail the run."""
     if plan.judges:
         metrics = [judge.metric for judge in plan.judges]
         budget, recorded = plan.experiment.budget.max_usd, plan.recorded.ratings
@@ -154,7 +157,7 @@ class _Backends:
         """Find or fetch every base model before anything is submitted.
 
         Returns:
-            Why a backend did not answer, by the backend's `id()`.
+            Why a backend did not answer, by the backend object's `id()`.
 
         Raises:
             InputError: a base model cannot be found.

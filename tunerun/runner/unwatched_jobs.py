@@ -1,7 +1,7 @@
-"""Jobs of a sweep that no runner watches: their state at their service, and cancelling them.
+"""Jobs of a sweep that no runner watches: query their state at their service, and cancel them.
 
-A job's state is written by the runner that watches it and by no other process. So looking writes nothing, and
-cancelling either asks that runner, or becomes the runner: it holds the lock of the sweep that the job belongs to.
+Only the runner that watches a job writes its state. So a query writes nothing, and cancelling either asks that runner
+or takes the runner's place, which means to hold the lock of the sweep that owns the job.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from tunerun.planning import tuned_model_id
 BackendOpener = Callable[[schema.BackendSection, Path, Path], Backend]
 
 CANCEL_TIMEOUT_S = 20.0
-"""How long `cancel` waits for a backend to say that a job has ended."""
+"""Seconds that `cancel` waits for a backend to report that a job has ended."""
 
 
 @dataclass(frozen=True)
 class UnwatchedJob:
-    """A job that no runner watches, as its service has it now.
+    """The current state of a job that no runner watches.
 
     Attributes:
         number: of its trial.
-        last_step: of its loss curve; 0 before the first.
+        state: as its service reports it.
+        last_step: the last step of its loss curve; 0 before the first.
     """
 
     number: int
@@ -43,7 +44,7 @@ class UnwatchedJob:
 
 @dataclass(frozen=True)
 class _Live:
-    """A job that is not finished, the first of the trials that share it, and the backend that has it."""
+    """An unfinished job with the first of the trials that share it, and its backend."""
 
     trial: TrialRecord
     job: JobRecord
@@ -51,20 +52,23 @@ class _Live:
 
     @property
     def is_hosted(self) -> bool:
-        """Whether the job can outlive its runner; a local one ended with it, and only that runner could ask."""
+        """Whether the job can outlive its runner; a local job ends with the runner."""
         return self.backend.capabilities().survives_runner
 
 
 def unwatched_jobs(
     ledger: Ledger, sweep: str, *, cache: Path, open_backend: BackendOpener = open_backend
 ) -> tuple[list[UnwatchedJob], str | None]:
-    """Ask services about the unfinished jobs of a sweep that no runner watches; nothing is written.
+    """Query services for the unfinished jobs of a sweep that no runner watches; nothing is written.
 
     Args:
-        cache: where converted base models are kept.
+        ledger: of the sweep.
+        sweep: its id.
+        cache: folder of converted base models.
+        open_backend: opens a backend from its config section; replaced in tests.
 
     Returns:
-        The jobs, by trial; and why some could not be asked about, in one line (None: all were).
+        The jobs in the order of their trials; and one line on why some could not be queried (None: all were).
     """
     runs, found, problem = ledger.path.parent, list[UnwatchedJob](), None
     with ExitStack() as stack:
@@ -95,17 +99,20 @@ def _last_step(status: JobStatus) -> int:
 def cancel(
     ledger: Ledger, sweep: str, numbers: Sequence[int], *, cache: Path, open_backend: BackendOpener = open_backend
 ) -> str:
-    """Cancel trials of a sweep: a job that is watched by its runner, any other here.
+    """Cancel trials of a sweep: a watched job is cancelled by its runner, any other job here.
 
     Args:
-        numbers: of the trials; those that are finished stay as they are.
-        cache: where converted base models are kept.
+        ledger: open for writing.
+        sweep: id of the sweep.
+        numbers: of the trials; finished ones are not changed.
+        cache: folder of converted base models.
+        open_backend: opens a backend from its config section; replaced in tests.
 
     Returns:
-        What was done, in a sentence.
+        One sentence on what was done.
 
     Raises:
-        BackendError: a service could not be asked; the command may be repeated.
+        BackendError: a service did not answer, or a job did not end in time; the command may be repeated.
     """
     runs = ledger.path.parent
     ledger.request_cancel(sweep, numbers)
@@ -142,7 +149,7 @@ def _asked(holder: str, sweep: str) -> str:
 
 
 def _unfinished(ledger: Ledger, sweep: str) -> dict[str, JobRecord]:
-    """The jobs of a sweep that are not finished, by key."""
+    """The unfinished jobs of a sweep, by trial key."""
     return {key: job for key, job in ledger.last_jobs(sweep).items() if not job.state.is_finished}
 
 
@@ -160,7 +167,7 @@ def _live(ledger: Ledger, sweep: str, cache: Path, opener: BackendOpener, stack:
 
 
 def _cancel_job(ledger: Ledger, live: _Live) -> None:
-    """End a job and record that it has; one that may have been submitted is looked for."""
+    """Cancel a job and record its end; a job that may have been submitted is searched for first."""
     job, backend = live.job, live.backend
     ref = _ref(live)
     if ref is None:
@@ -176,16 +183,18 @@ def _cancel_job(ledger: Ledger, live: _Live) -> None:
             ledger.record(job.id, status)
             return
         time.sleep(0.1)
-    raise BackendError(f"{ref.id} has not ended within {CANCEL_TIMEOUT_S:g} s of being cancelled; look again later")
+    raise BackendError(
+        f"{ref.id} has not ended within {CANCEL_TIMEOUT_S:g} s of being cancelled; run the same command again later"
+    )
 
 
 def _ref(live: _Live) -> JobRef | None:
-    """Where a job can be cancelled; None: nowhere, it never began or ended with its runner."""
+    """The reference by which a job can be cancelled; None: it never started, or ended with its runner."""
     job, known = live.job, live.backend.capabilities()
     if live.is_hosted and job.ref is not None:
         return job.ref
     if not (live.is_hosted or known.outlives_kill):
         return None
-    # On a cluster the job may be trained still, or it ended with its worker since: only what is found can be cancelled.
+    # On a cluster the job may still be training, or have ended with its worker: cancel only what is found.
     its_id = job.tuned_model_id or tuned_model_id(live.trial.settings.name, job.key)
     return live.backend.find(job.key, its_id)
