@@ -50,8 +50,8 @@ def test_what_differs_is_named(runs: Path) -> None:
         "environment: other packages differ: rich 14.0 -> not installed",
         "environment: Xeon -> EPYC, without avx512f",
         (
-            "environment: it was trained with 8 threads and is again, for sums in the same order; this machine has 2 "
-            "cores, so that backend.threads=2 may be faster, with other last bits"
+            "environment: it uses 8 threads as in training, to add in the same order; this machine has 2 "
+            "cores, so backend.threads=2 may be faster, with other last bits"
         ),
     ]
 

@@ -251,5 +251,7 @@ def test_a_service_is_asked_for_the_same_again(tmp_path: Path, monkeypatch: pyte
     assert first.body["tuningTask"] == second.body["tuningTask"]
     assert again.verification is not None
     assert again.verification.is_equal
-    assert again.verification.lines[0].startswith("trial 0: bits cannot be compared, for a service trained it; all ")
+    assert again.verification.lines[0].startswith(
+        "trial 0: bits cannot be compared, because a service trained it; all "
+    )
     assert again.runs.parent == tmp_path / "runs" / "reruns"

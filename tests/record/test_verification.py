@@ -225,7 +225,7 @@ def test_a_services_bits_are_not_compared(runs: Path) -> None:
     changed(runs, "trial", config="json_set(config, '$.backend', json('{\"kind\": \"gemini\"}'))")
     found = verified(runs)
     assert found.is_equal
-    assert found.lines[0].startswith("trial 0: bits cannot be compared, for a service trained it; all ")
+    assert found.lines[0].startswith("trial 0: bits cannot be compared, because a service trained it; all ")
 
 
 def test_a_trial_that_failed_is_compared_by_its_state(runs: Path) -> None:

@@ -183,9 +183,7 @@ def test_without_test_rows_it_says_what_to_set(tmp_path: Path, service: Scripted
     run_with(backend, plan)
     with Ledger(plan.ledger_path) as ledger:
         (sweep,) = ledger.sweeps()
-        with pytest.raises(
-            InputError, match=r"dataset.test: there is no test set; set dataset.test.path or"
-        ):
+        with pytest.raises(InputError, match=r"dataset.test: there is no test set; set dataset.test.path or"):
             opened(ledger, sweep, backend)
         assert ledger.openings(sweep.id) == []
 

@@ -11,18 +11,19 @@ _MOST_NAMED = 8
 
 
 def environment_notes(record: OpenRecord, now: Environment) -> Iterator[str]:
-    """What may make a difference to the bits of a result, one line each.
+    """Yield differences that may change the bits of a result, one line each.
 
     Args:
-        now: of this machine.
+        record: of the sweep.
+        now: the environment of this machine.
     """
     then = record.facts.environment
     jobs = record.ledger.last_jobs(record.sweep.id)
     trained = [on for t in record.trials if t.key in jobs and (on := jobs[t.key].trained_on) is not None]
     if not then.packages and not trained:
         yield (
-            "environment: an earlier tunerun wrote the record, without the packages, the CPU and the threads; "
-            "results are compared all the same, and what makes a difference cannot be named"
+            "environment: an earlier tunerun wrote the record, without packages, CPU and threads; results are still "
+            "compared, but the cause of a difference cannot be named"
         )
         return
     computing = {name: version for on in trained for name, version in on.packages.items()}
@@ -43,8 +44,8 @@ def environment_notes(record: OpenRecord, now: Environment) -> Iterator[str]:
     threads = max((on.threads for on in trained), default=0)
     if now.cores and threads > now.cores:
         yield (
-            f"environment: it was trained with {threads} threads and is again, for sums in the same order; this "
-            f"machine has {now.cores} cores, so that backend.threads={now.cores} may be faster, with other last bits"
+            f"environment: it uses {threads} threads as in training, to add in the same order; this "
+            f"machine has {now.cores} cores, so backend.threads={now.cores} may be faster, with other last bits"
         )
 
 
@@ -56,7 +57,12 @@ def _packages(what: str, then: Mapping[str, str], now: Mapping[str, str]) -> Ite
 
 
 def package_differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """The packages of a record that have another version now, or are missing, in words."""
+    """Describe the packages of a record that have another version now or are missing.
+
+    Args:
+        then: the recorded versions by name.
+        now: the installed versions by name.
+    """
     return [
         f"{name} {version} -> {now.get(name, 'not installed')}"
         for name, version in sorted(then.items())

@@ -29,12 +29,13 @@ _LOCK = "promotion"
 
 @dataclass(frozen=True)
 class Wish:
-    """What is to be promoted to what.
+    """A request to promote a model.
 
     Attributes:
         name: of the registered model.
-        conditions: all have to hold.
-        with_base: whether a copy of the base model goes along.
+        alias: that will point to the new version.
+        conditions: all of them must hold.
+        with_base: whether to include a copy of the base model.
     """
 
     name: str
@@ -44,12 +45,15 @@ class Wish:
 
 
 def candidate_of(record: OpenRecord) -> Candidate:
-    """The trial that a record names, else the first of the sweep's advised point; with the verdict on it.
+    """Return the trial that a record names, or else the first trial of the advised point, with the sweep's verdict.
+
+    Args:
+        record: of a sweep or a trial.
 
     Raises:
-        InputError: no trial was named, and the sweep is unfinished.
-        LimitError: no trial was named, and no point of the sweep is advised.
-        ConfigError, MetricError: as `judge`.
+        InputError: no trial was named and the sweep is unfinished.
+        LimitError: no trial was named and no point of the sweep is advised.
+        ConfigError, MetricError: as in `judge`.
     """
     verdict = judge(record.ledger, record.sweep)
     trial = verdict.trials[_advised(verdict)] if record.number is None else _named(verdict, record.number)
@@ -67,7 +71,7 @@ def _is_opened(openings: Sequence[Opening], trial: TrialResult) -> bool:
 
 
 def _advised(verdict: Verdict) -> int:
-    """The place of the trial to promote."""
+    """The index in `verdict.trials` of the trial to promote."""
     sweep, advice = verdict.sweep, "or name a trial's run id or its tuned model"
     unfinished = sum(not trial.state.is_finished for trial in verdict.trials)
     if unfinished:
@@ -76,18 +80,16 @@ def _advised(verdict: Verdict) -> int:
             f"advised when all are done; finish it: {sweep.command}, {advice}"
         )
     if verdict.best is None:
-        raise LimitError(
-            f"{sweep.id}: no point is advised: {verdict.sentence} To promote one all the same, {advice[3:]}"
-        )
+        raise LimitError(f"{sweep.id}: no point is advised: {verdict.sentence} To promote one anyway, {advice[3:]}")
     return verdict.best
 
 
 def check(candidate: Candidate, conditions: Sequence[Condition]) -> None:
-    """Refuse a trial for which a condition does not hold.
+    """Reject a trial that does not meet every condition.
 
     Raises:
-        LimitError: says which, and why.
-        ConfigError: as `conditions.unmet`.
+        LimitError: the message names the unmet conditions and the reasons.
+        ConfigError: as in `conditions.unmet`.
     """
     problems = unmet(conditions, candidate)
     if problems:
@@ -101,19 +103,21 @@ def check(candidate: Candidate, conditions: Sequence[Condition]) -> None:
 def promote(
     record: OpenRecord, candidate: Candidate, wish: Wish, store: Store, *, runs: Path, cache: Path
 ) -> Registered:
-    """Write the MLflow model of a trial, register it, and let the alias name it.
+    """Write a trial's MLflow model, register it, and point the alias to it.
 
     Args:
-        candidate: of the record; checked.
-        store: where the registry is.
-        runs: this project's runs folder, in which promotions wait for each other.
-        cache: of base models.
+        record: of the sweep.
+        candidate: of the record, already checked.
+        wish: name, alias and options.
+        store: the MLflow store with the registry.
+        runs: this project's runs folder, whose lock serialises promotions.
+        cache: folder of base models.
 
     Raises:
-        NotFoundError: the trial has no tuned model, or its adapter is not on this machine as it was made.
-        BaseModelError: the base model is to go along, and is not there or is another one.
-        LockedError: another process promotes.
-        TrackingError: as `registry.register`.
+        NotFoundError: the trial has no tuned model, or its adapter is missing or changed on this machine.
+        BaseModelError: the base model is to be included, but is missing or a different one.
+        LockedError: another process is promoting.
+        TrackingError: as in `registry.register`.
     """
     trial, ledger = candidate.trial.record, record.ledger
     job = _job(record, candidate)
@@ -122,7 +126,7 @@ def promote(
     if (fault := tuned_model.fault(source.folder, source.model.tuned_model.weights, cache)) is not None:
         raise NotFoundError(f"trial {trial.number}: {fault}; to make it again: {record.sweep.command_afresh}")
     base = base_model.find(tuned_model.read(source.folder).base_model, cache) if wish.with_base else None
-    # In the runs folder: a base model may be larger than what the place for temporary files takes.
+    # In the runs folder: a base model may not fit into the system's temporary folder.
     with held(runs, _LOCK), TemporaryDirectory(prefix=".promotion-", dir=runs) as folder:
         package = writing.write(Path(folder) / "model", source, base=base)
         return register(store, _entry(record, candidate, wish, package, base))
@@ -154,7 +158,7 @@ def _entry(
         "tunerun.base_model": trial.settings.model if base is None else f"{trial.settings.model} (a copy is inside)",
         "tunerun.verdict": " ".join(sentences),
     }
-    said = f"Trial {trial.number} of sweep `{record.sweep.id}`, `{name}`."
+    origin = f"Trial {trial.number} of sweep `{record.sweep.id}`, `{name}`."
     return RegistryEntry(
         name=wish.name,
         alias=wish.alias,
@@ -167,10 +171,10 @@ def _entry(
         description=_without_front_matter(
             model_card(record, trial, format="mlflow", file=f"models:/{wish.name}@{wish.alias}")
         ),
-        version_description="\n\n".join([*sentences, said]),
+        version_description="\n\n".join([*sentences, origin]),
     )
 
 
 def _without_front_matter(card: str) -> str:
-    """The Markdown of a model card: MLflow's page would show the YAML before it as text."""
+    """The Markdown of a model card without its YAML header, which MLflow's page would show as text."""
     return card.partition("\n---\n")[2].lstrip() if card.startswith("---\n") else card

@@ -1,7 +1,7 @@
 """Prepares a rerun of a sweep or a trial from its record: the same keys, on this machine.
 
-Everything that a key hashes is compared with the record before anything is started. The rerun has a runs folder and a
-ledger of its own, so that the results of the first run and those of the second are never taken for each other.
+Everything that a key hashes is compared with the record before anything starts. The rerun has a separate runs folder
+and ledger, so that its results cannot be confused with those of the first run.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from tunerun.stored import section
 from tunerun.tracking.address import choose
 
 FOLDER = "reruns"
-"""The folder in a runs folder that has a runs folder for each sweep that was run again."""
+"""The subfolder of a runs folder that contains the runs folder of each rerun."""
 
 _ORIGIN_FILE = "rerun.json"
 
 PLACES = ("model.source", "model.package", "backend.", "runner.", "budget.", "evaluation.metrics")
-"""What a rerun may have otherwise than its record, beside paths and tracking: where things are, how it computes, and
-by which metrics it is measured, of which no key depends."""
+"""Keys that may differ between a rerun and its record, besides paths and tracking: where things are, how it computes,
+and which metrics measure it. No trial key depends on them."""
 
 _NEEDS_ROWS = ("dataset", "template")
 """Sections that decide how rows become examples."""
@@ -72,21 +72,21 @@ _INGREDIENTS = {
     "backend.address": "the address of the backend",
     "precision": "the precision",
     "quantization": "the quantization of the base model",
-    "round": "how often the sweep was begun again",
+    "round": "how often the sweep was restarted with --fresh",
 }
-"""What a key hashes, in words; hyperparameters have their own names."""
+"""Ingredients of a key in words for messages; hyperparameters are named by their config keys."""
 
 
 @dataclass(frozen=True)
 class RerunRequest:
-    """What was asked for.
+    """A request for a rerun.
 
     Attributes:
-        paths, tracking: of this machine.
-        places: by dotted key, what differs on this machine; see `PLACES`.
-        edits: by dotted key, what makes it another experiment; empty: it is a rerun.
-        data: files that are read in the place of the recorded examples.
-        fresh: train again what an earlier rerun has trained.
+        paths, tracking: config sections of this machine.
+        places: values that differ on this machine, by dotted key; see `PLACES`.
+        edits: values that make it a new experiment, by dotted key; empty: it is a rerun.
+        data: files to read instead of the recorded examples.
+        fresh: whether to train again what an earlier rerun trained.
     """
 
     paths: Paths
@@ -97,10 +97,10 @@ class RerunRequest:
     fresh: bool = False
 
     def __post_init__(self) -> None:
-        """Check that the keys are where they may be.
+        """Check that `places` contains only keys that a rerun may change.
 
         Raises:
-            ConfigError: a key that would change what is repeated.
+            ConfigError: a key would change what is repeated.
         """
         wrong = [key for key in self.places if not key.startswith(PLACES)]
         if wrong:
@@ -118,8 +118,9 @@ class Rerun:
     """A plan that repeats a record, or starts from it.
 
     Attributes:
-        notes: what differs from the record and what is not known of it, one line each.
-        is_new: whether it is an experiment of its own, with the record as its parent.
+        plan: ready to run.
+        notes: what differs from the record, or could not be determined, one line each.
+        is_new: whether it is a new experiment with the record as its parent.
     """
 
     plan: Plan
@@ -132,12 +133,12 @@ class Rerun:
         return self.plan.runs
 
     def without_baselines(self) -> Rerun:
-        """The same trials without their baselines, whose answers comparing one trial with its record does not take."""
+        """Return the same trials without baselines, which are not needed to compare a trial with its record."""
         trials = tuple(replace(trial, baselines=()) for trial in self.plan.trials)
         return replace(self, plan=replace(self.plan, trials=trials, baselines=()))
 
     def begin(self) -> None:
-        """Write down which rerun the folder has, before anything of it is run."""
+        """Record which rerun the folder belongs to, before anything runs."""
         if not self.is_new:
             origin = {"rerun": self.plan.recorded.rerun, **self.plan.recorded.document}
             written = private_folder(self.runs) / f".{_ORIGIN_FILE}.partial"
@@ -146,14 +147,16 @@ class Rerun:
 
 
 def prepare(record: OpenRecord, request: RerunRequest, progress: Progress | None = None) -> Rerun:
-    """Plan what a record has again, and check that it is the same.
+    """Plan a record's trials again, and check that their keys are the recorded ones.
 
     Args:
-        progress: is given what is done next.
+        record: of a sweep or a trial.
+        request: what differs on this machine, and edits.
+        progress: called with a short description of the next step.
 
     Raises:
-        InputError: what a rerun needs is missing here, one line each; nothing was started.
-        MismatchError: something that a key hashes differs from the record; the same.
+        InputError: something that a rerun needs is missing on this machine, one line each; nothing was started.
+        MismatchError: something that a key hashes differs from the record, one line each; nothing was started.
     """
     trials = record.trials
     folder = None if request.edits else _folder_of(record, request)
@@ -199,10 +202,10 @@ def prepare(record: OpenRecord, request: RerunRequest, progress: Progress | None
 
 
 def _check_addresses(record: OpenRecord, request: RerunRequest, points: Sequence[Point]) -> None:
-    """Let a person decide to which service examples and a key are sent, and not a file that came from elsewhere.
+    """Require the user to name the service that receives examples and an API key: a foreign record must not choose it.
 
     Raises:
-        ConfigError: a service that only the record names.
+        ConfigError: only the record names a service.
     """
     if _is_ours(record, request) or not {"backend", "backend.base_url"}.isdisjoint({*request.places, *request.edits}):
         return
@@ -211,18 +214,18 @@ def _check_addresses(record: OpenRecord, request: RerunRequest, points: Sequence
     if hosted:
         raise ConfigError(
             [
-                f"backend: the record names the service {each.kind} at {each.address}, which would get its examples "
-                f"and a key of yours; to ask it, name it yourself: backend.base_url={each.address}"
+                f"backend: the record names the service {each.kind} at {each.address}, which would receive its "
+                f"examples and your API key; to use it, name it yourself: backend.base_url={each.address}"
                 for each in hosted
             ]
         )
 
 
 def _check_code(record: OpenRecord, request: RerunRequest, points: Sequence[Point]) -> None:
-    """Let a person decide which metric's file is run, and not a record from elsewhere, which may have brought it.
+    """Require the user to name the metric code to execute: a foreign record may have brought the file along.
 
     Raises:
-        ConfigError: code that only the record names.
+        ConfigError: only the record names the code.
     """
     if _is_ours(record, request) or "evaluation.metrics" in {*request.places, *request.edits}:
         return
@@ -240,10 +243,10 @@ def _check_code(record: OpenRecord, request: RerunRequest, points: Sequence[Poin
 
 
 def _check_judges(record: OpenRecord, request: RerunRequest, points: Sequence[Point]) -> None:
-    """Let a person decide which judge gets examples and a key, and not a record from elsewhere; a rerun asks none.
+    """Require the user to name the judge that receives examples and an API key; a plain rerun calls no judge.
 
     Raises:
-        ConfigError: a judge that only the record names.
+        ConfigError: only the record names a judge.
     """
     if _is_ours(record, request) or "evaluation.metrics" in {*request.places, *request.edits}:
         return
@@ -252,20 +255,20 @@ def _check_judges(record: OpenRecord, request: RerunRequest, points: Sequence[Po
     if judges:
         raise ConfigError(
             [
-                f"evaluation.metrics: the record names the judge {model} at {address}, which would get held-out "
-                f"examples and a key of yours; to ask it, give {name} yourself: --set 'evaluation.metrics=[...]'"
+                f"evaluation.metrics: the record names the judge {model} at {address}, which would receive held-out "
+                f"examples and your API key; to use it, give {name} yourself: --set 'evaluation.metrics=[...]'"
                 for name, model, address in sorted(judges)
             ]
         )
 
 
 def _is_ours(record: OpenRecord, request: RerunRequest) -> bool:
-    """Whether the record is of this project's own ledger."""
+    """Whether the record comes from this project's own ledger."""
     return record.runs.absolute() == Path(request.paths.runs).absolute()
 
 
 def _tracking(request: RerunRequest) -> Tracking:
-    """The person's own store, which by default is beside their ledger and not beside that of the rerun."""
+    """The user's own tracking store, which by default is beside their ledger rather than beside the rerun's."""
     address = choose(request.tracking, Path(request.paths.runs), "").address
     if address.file is None:  # a server or a database: the same from any folder, and its URI may hold a password
         return request.tracking
@@ -273,7 +276,7 @@ def _tracking(request: RerunRequest) -> Tracking:
 
 
 def _folder_of(record: OpenRecord, request: RerunRequest) -> Path:
-    """The runs folder of the newest rerun of a record; where it is to be fresh and that one is finished, a new one."""
+    """The runs folder of a record's newest rerun; a new one if a fresh rerun is requested and that one is finished."""
     name = record.sweep.id if record.number is None else f"{record.sweep.id}-trial-{record.number}"
     above = Path(request.paths.runs) / FOLDER
     last = next(number for number in itertools.count(1) if not _numbered(above, name, number + 1).exists())
@@ -295,21 +298,21 @@ def _is_finished(folder: Path) -> bool:
 
 
 def _nonce(folder: Path) -> str:
-    """What tells the rerun of a folder from all others; made with the first plan and kept from the first run on."""
+    """A random id that distinguishes a folder's rerun from all others; it is stored when the rerun first runs."""
     try:
         return str(json.loads((folder / _ORIGIN_FILE).read_text(encoding="utf-8"))["rerun"])
     except FileNotFoundError:
         return secrets.token_hex(8)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{folder / _ORIGIN_FILE}: does not say which rerun this is; move {folder} away and run the command again"
+            f"{folder / _ORIGIN_FILE}: does not identify the rerun; move {folder} elsewhere and run the command again"
         ) from error
 
 
 def _computed(record: OpenRecord, trials: Sequence[TrialRecord]) -> dict[str, dict[str, Any]]:
-    """How each trial was computed where its config leaves that to the machine, by key: threads and number format.
+    """Threads and number format of each trial's training, by key, for configs that leave them to the machine.
 
-    The number format is stated only where this machine might choose another one.
+    The number format is included only if this machine might choose another one.
     """
     jobs = record.ledger.last_jobs(record.sweep.id)
     found: dict[str, dict[str, Any]] = {trial.key: {} for trial in trials}
@@ -327,10 +330,10 @@ def _computed(record: OpenRecord, trials: Sequence[TrialRecord]) -> dict[str, di
 
 
 def _examples(record: OpenRecord, trials: Sequence[TrialRecord]) -> dict[int, LoadedDataset]:
-    """The recorded examples of each trial, by its place among them.
+    """The recorded examples of each trial, by its index in `trials`.
 
     Raises:
-        MismatchError: a set is not what its digest says.
+        MismatchError: a set does not match its digest.
     """
     document = record.sweep.document
     rows, clusters = section(document, "held_out_rows"), section(document, "clusters")
@@ -348,7 +351,7 @@ def _examples(record: OpenRecord, trials: Sequence[TrialRecord]) -> dict[int, Lo
     if problems:
         raise MismatchError(problems)
     baselines = {each.subject: each for each in record.ledger.baselines(record.sweep.id)}
-    loaded: dict[tuple[Any, ...], LoadedDataset] = {}  # trials share theirs, as they do where files are read
+    loaded: dict[tuple[Any, ...], LoadedDataset] = {}  # trials share equal data, as when files are read
     found_by_number = {}
     for number, trial in enumerate(trials):
         drawn = _drawn(baselines[subject] for subject in trial.baselines if subject in baselines)
@@ -362,16 +365,16 @@ def _examples(record: OpenRecord, trials: Sequence[TrialRecord]) -> dict[int, Lo
 
 
 def _drawn(baselines: Iterable[BaselineRecord]) -> tuple[Example, ...]:
-    """The examples that a trial's baselines have in their prompts: fewer are the beginning of more."""
+    """The few-shot examples of a trial's baselines; a shorter list is always the beginning of a longer one."""
     each = (tuple(map(from_object, b.document.get("examples", ()))) for b in baselines)
     return max(each, key=len, default=())
 
 
 def _files(record: OpenRecord, trials: Sequence[TrialRecord], given: Sequence[Path]) -> dict[str, Path]:
-    """Which of the given files is which of the recorded ones: by its content, else by its name.
+    """Match files from --data to the recorded ones, by name or else by content.
 
     Raises:
-        ConfigError: one is missing, or is none of them.
+        ConfigError: a recorded file is missing, or a file matches none of them.
     """
     if not given:
         return {}
@@ -403,15 +406,15 @@ def _sha256(path: Path) -> str:
 
 
 def _check_edits(request: RerunRequest, examples: Mapping[int, LoadedDataset] | None) -> None:
-    """Refuse what rows are needed for, where only examples are recorded.
+    """Reject edits that need the original rows if only rendered examples are recorded.
 
     Raises:
-        ConfigError: one line for each key.
+        ConfigError: one line for each such key.
     """
     if examples is None:
         return
     problems = [
-        f"--set {key}: decides how rows become examples, and a record has examples and not rows; give the rows, too: "
+        f"--set {key}: decides how rows become examples, but a record contains examples, not rows; give the rows too: "
         "--data FILE"
         for key in request.edits
         if key.split(".")[0] in _NEEDS_ROWS
@@ -420,7 +423,7 @@ def _check_edits(request: RerunRequest, examples: Mapping[int, LoadedDataset] | 
     most = min(len(loaded.drawn) for loaded in examples.values())
     if isinstance(counts, list) and any(isinstance(count, int) and count > most for count in counts):
         problems.append(
-            f"--set {_DRAWS}: the record has {most} examples that were drawn for prompts; give the rows, too: "
+            f"--set {_DRAWS}: the record has only {most} examples that were drawn for prompts; give the rows too: "
             "--data FILE"
         )
     if problems:
@@ -431,7 +434,7 @@ def _check_edits(request: RerunRequest, examples: Mapping[int, LoadedDataset] | 
 
 
 def _problems(record: OpenRecord, trials: Sequence[TrialRecord], made: Plan) -> Iterator[str]:
-    """Why trials would not be the recorded ones, or would be scored by other code."""
+    """Yield why trials would differ from the recorded ones, or would be scored by other code."""
     recorded = section(record.sweep.document, "metrics")
     for name, file in made.document["metrics"].items():
         if file["sha256"] != (old := section(recorded, name).get("sha256", "")):
@@ -447,17 +450,17 @@ def _problems(record: OpenRecord, trials: Sequence[TrialRecord], made: Plan) -> 
             yield _other_rows(record, "test", old.held_out.get("test"), test)
         elif stored.asked != old.asked:
             yield (
-                f"trial {old.number}: models are asked in another way than was recorded: evaluation.generation or "
-                "evaluation.choices mean something else in this tunerun"
+                f"trial {old.number}: models would be asked differently than recorded: evaluation.generation or "
+                "evaluation.choices have another meaning in this version of tunerun"
             )
 
 
 def _reasons(record: OpenRecord, old: TrialRecord, new: Trial, made: Plan) -> Iterator[str]:
-    """Why a trial has another key, by the ingredients that differ."""
+    """Yield why a trial has another key, by the ingredients that differ."""
     if not old.ingredients:
         yield (
-            f"trial {old.number}: its key differs ({old.key[:8]} -> {new.key[:8]}), and the ledger was written by a "
-            f"tunerun that did not record what a key is made of; {_AS_NEW}"
+            f"trial {old.number}: its key differs ({old.key[:8]} -> {new.key[:8]}), and the version of tunerun that "
+            f"wrote the ledger did not record a key's ingredients; {_AS_NEW}"
         )
         return
     for each in differences(old.ingredients, new.record().ingredients):
@@ -474,7 +477,7 @@ def _reasons(record: OpenRecord, old: TrialRecord, new: Trial, made: Plan) -> It
 
 
 def _other_files(old: Facts, old_identity: str, new: Facts, new_identity: str) -> str:
-    """Which files of a base model have another content, or which package another version, as far as both are known."""
+    """Which files of a base model have other content, or which package another version, if both sides are known."""
     before = next((model for model in old.base_models if model.identity == old_identity), None)
     now = next((model for model in new.base_models if model.identity == new_identity), None)
     if before is None or now is None:
@@ -487,7 +490,7 @@ def _other_files(old: Facts, old_identity: str, new: Facts, new_identity: str) -
 
 
 def _other_rows(record: OpenRecord, name: str, old: str | None, new: ExampleSet | None) -> str:
-    """In words, where a set of examples differs from the recorded one."""
+    """Describe where a set of examples differs from the recorded one."""
     if old is None or new is None:
         return f"{name} examples: {'none' if old is None else 'some'} were recorded, and now there are others"
     before, now = record.ledger.example_set(old).examples, new.examples
@@ -502,7 +505,7 @@ def _other_rows(record: OpenRecord, name: str, old: str | None, new: ExampleSet 
 
 
 def _other_baselines(record: OpenRecord, trials: Sequence[TrialRecord], made: Plan) -> Iterator[str]:
-    """Baselines that are not the recorded ones, such as the majority answer of a larger trial that is not repeated."""
+    """Yield a note if recorded baselines are missing, such as the majority answer of a larger trial not repeated."""
     names = {each.subject: each.name for each in record.ledger.baselines(record.sweep.id)}
     planned = {each.subject for each in made.baselines}
     missing = dict.fromkeys(names.get(s, s) for t in trials for s in t.baselines if s not in planned)

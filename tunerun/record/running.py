@@ -16,16 +16,17 @@ from tunerun.runner import SweepResult, run
 from tunerun.runner.progress import Progress
 
 _COMPOSED = ("paths", "tracking", "local")
-"""Sections that are composed from this machine's config, and not taken from the record."""
+"""Sections that are composed from this machine's config rather than taken from the record."""
 
 
 @dataclass(frozen=True)
 class RerunResult:
-    """What came of a rerun.
+    """The result of a rerun.
 
     Attributes:
-        verification: the comparison with the record; None: it was edited, and is an experiment of its own.
-        notes: what differs from the record beforehand, and what is not known of it, one line each.
+        result: of the sweep that ran.
+        verification: the comparison with the record; None: it was edited, so it is a new experiment.
+        notes: known differences from the record, and what could not be determined, one line each.
         runs: the folder of its ledger and tuned models.
     """
 
@@ -45,19 +46,23 @@ def rerun(
     config_dir: ConfigDirectories = None,
     progress: Progress | Literal["auto"] | None = "auto",
 ) -> RerunResult:
-    """Run a sweep or a trial again from its record, and compare what comes of it.
+    """Run a sweep or a trial again from its record, and compare the results with the record.
 
     Args:
         reference: an MLflow run id, a sweep's id, a tuned model's name, or a bundle's file.
         overrides: where things are on this machine, such as `paths.runs=...`, `tracking.uri=...`, `model.source=...`.
-        edits: values that differ from the record, such as `seed=2`: a new experiment with the record as its parent.
-        data: files of rows to read again, in the place of the recorded examples.
-        fresh: train again what an earlier rerun has trained.
+        edits: values that differ from the record, such as `seed=2`; they make a new experiment with the record as its
+            parent.
+        data: files of rows to read instead of the recorded examples.
+        fresh: whether to train again what an earlier rerun trained.
         config_dir: directories of YAML files that are searched before all others.
-        progress: as for `tunerun.run`.
+        progress: as in `tunerun.run`.
+
+    Returns:
+        The result with its verification.
 
     Raises:
-        InputError: what it needs is missing, or would not be the same; nothing was started.
+        InputError: something that the rerun needs is missing or differs from the record; nothing was started.
     """
     request = request_of(overrides, edits, data, config_dir, fresh=fresh)
     with open_record(reference, runs=Path(request.paths.runs), tracking=request.tracking) as record:
@@ -76,10 +81,13 @@ def request_of(
     *,
     fresh: bool,
 ) -> RerunRequest:
-    """What a command asks for: paths and tracking of this machine's config, everything else for the record's.
+    """Build the request of a command: paths and tracking come from this machine's config, the rest from the record.
+
+    Args:
+        overrides, edits, data, config_dir, fresh: as in `rerun`.
 
     Raises:
-        ConfigError: the config cannot be composed, or an override is not one that a rerun takes.
+        ConfigError: the config cannot be composed, or a rerun does not accept an override.
     """
     composed = [each for each in overrides if each.lstrip("+~").startswith(_COMPOSED)]
     paths, tracking = places(composed, config_dir)
@@ -95,7 +103,7 @@ def request_of(
 
 
 def verified(record: OpenRecord, made: Rerun) -> Verification:
-    """What came of a rerun beside its record."""
+    """Compare the results of a rerun with its record."""
     with Ledger.open_read_only(made.plan.ledger_path) as ledger:
         sweep = next(each for each in ledger.sweeps(made.plan.name) if each.id == made.plan.sweep)
         return compare(record, OpenRecord(ledger, sweep, None, str(made.runs)))

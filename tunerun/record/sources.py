@@ -26,13 +26,14 @@ BUNDLE_SUFFIX = ".zip"
 
 @dataclass(frozen=True)
 class OpenRecord:
-    """A sweep, or one trial of it, as its record has it.
+    """The record of a sweep, or of one of its trials.
 
     Attributes:
-        ledger: to read from; of this project, or one that was made of a bundle or of MLflow's files.
-        number: the trial that was named; None: the sweep as a whole.
-        origin: where it was read from, for people.
-        run_id: MLflow's id of the run that was named; None: none was.
+        ledger: open for reading; this project's, or one restored from a bundle or from MLflow's files.
+        sweep: the sweep.
+        number: the trial that was named; None: the whole sweep.
+        origin: where it was read from, for messages.
+        run_id: MLflow's id of the run that was named; None: it was named otherwise.
     """
 
     ledger: Ledger
@@ -54,7 +55,7 @@ class OpenRecord:
 
     @property
     def runs(self) -> Path:
-        """The folder of the ledger, in which adapters are; a record without adapters has none there."""
+        """The folder of the ledger, which also contains the adapters if the record has any."""
         return self.ledger.path.parent
 
 
@@ -65,18 +66,22 @@ def open_record(
     runs: Path,
     tracking: Tracking | None = None,
 ) -> Iterator[OpenRecord]:
-    """Find a sweep or a trial, and open it to be read.
+    """Find a sweep or a trial and open its record for reading.
 
     Args:
-        reference: a bundle's file, a sweep's id, an experiment's name (its newest sweep), a tuned model's name, or an
-            MLflow run id of a trial or a sweep.
-        runs: this project's runs folder; it need not be there.
-        tracking: where MLflow is asked for what the ledger does not know; None: nowhere.
+        reference: a bundle's file, a sweep's id, an experiment's name (for its newest sweep), a tuned model's name, or
+            the MLflow run id of a trial or a sweep.
+        runs: this project's runs folder, which need not exist.
+        tracking: the MLflow store to search if the ledger has no match; None: MLflow is not searched.
+
+    Yields:
+        The record, until the context ends.
 
     Raises:
-        NotFoundError: nothing has this name; says where it was looked for.
-        InputError: it is a file that is not a bundle, is damaged, or holds what a bundle never does.
-        TrackingError: MLflow did not answer. RecordError: what it has is damaged.
+        NotFoundError: nothing has this name; the message says where it was looked for.
+        InputError: the file is not a bundle, is damaged, or contains what a bundle never does.
+        TrackingError: MLflow did not answer.
+        RecordError: the record in MLflow is damaged.
     """
     if (file := Path(reference)).suffix == BUNDLE_SUFFIX or file.is_file():
         with opened_bundle(file) as ledger:

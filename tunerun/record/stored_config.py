@@ -1,4 +1,4 @@
-"""Makes an experiment from the stored configs of a sweep: read leniently, with paths of this machine."""
+"""Builds an experiment from a sweep's stored configs, read leniently and with the paths of this machine."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from tunerun.ledger import TrialRecord
 from tunerun.schema import Experiment, Paths, Point, Sweep, Tracking, TrialConfig
 
 _FROM_ENVIRONMENT = "${oc."
-"""What begins the text that a stored config has in the place of a value from the environment."""
+"""The start of the interpolation that a stored config contains instead of a value from the environment."""
 
 
 @dataclass
 class StoredConfigs:
-    """Reads the configs of trials.
+    """Reads the stored configs of trials.
 
     Attributes:
-        paths, tracking: of this machine; they take the place of the stored ones.
-        places: by dotted key, where things are on this machine and how it computes.
-        edits: by dotted key, what a person wants otherwise; a swept key among them no longer varies.
-        data: by its recorded name, a file of rows on this machine; empty: the examples are recorded.
-        computed: by a trial's key, how its backend computed, for configs that leave it to the machine.
-        notes: what was left out of the stored configs, one line each.
+        paths, tracking: of this machine; they replace the stored ones.
+        places: where things are on this machine and how it computes, by dotted key.
+        edits: the user's changes, by dotted key; a swept key among them no longer varies.
+        data: files of rows on this machine, by recorded name; empty: the recorded examples are used.
+        computed: how each trial was computed, by its key, for configs that leave that to the machine.
+        notes: what was omitted from the stored configs, one line each.
     """
 
     paths: Paths
@@ -43,12 +43,16 @@ class StoredConfigs:
     def experiment(
         self, trials: Sequence[TrialRecord], pins: Mapping[str, Any]
     ) -> tuple[Experiment, list[TrialRecord]]:
-        """The experiment whose points are these trials, in their order, and the trials.
+        """Return an experiment whose points are these trials, in the same order, and the trials that were kept.
 
-        Of trials that an edit makes equal, such as one of the only key that varied, the first one is taken.
+        If an edit makes trials equal, such as an edit of the only swept key, only the first of them is kept.
+
+        Args:
+            trials: of one sweep.
+            pins: swept keys that the original command line fixed.
 
         Raises:
-            ConfigError: a value that this version does not take, or an environment variable that is not set.
+            ConfigError: this version does not accept a stored value, or an environment variable is not set.
         """
         problems: dict[str, None] = {}
         points: list[Point] = []
@@ -85,7 +89,7 @@ class StoredConfigs:
         environment: dict[str, str] = {}
         for location, text in _marks(raw, ()):
             environment[".".join(map(str, location))] = text
-            if location[0] == "dataset":  # its files are not read again, and need not be known here
+            if location[0] == "dataset":  # its files are not read again, so the variable need not be set here
                 continue
             try:
                 _put(raw, location, resolved(text))
@@ -100,8 +104,7 @@ class StoredConfigs:
         return Point.model_construct(overrides=overrides, config=self._shared(config), environment=environment)
 
     def _as_computed(self, backend: Any, trial: TrialRecord) -> None:
-        """Compute as the trial did: with as many threads, since sums in another order have other last bits, and in its
-        number format."""
+        """Set the trial's number of threads and number format: adding in another order changes the last bits."""
         if not isinstance(backend, dict):
             return
         known = fields_at(TrialConfig, ("backend", str(backend.get("kind"))))
@@ -113,7 +116,7 @@ class StoredConfigs:
         return any(key == edit or key.startswith(f"{edit}.") or edit.startswith(f"{key}.") for edit in self.edits)
 
     def _drop_unknown(self, raw: dict[str, Any], location: tuple[str, ...]) -> None:
-        """Leave out keys that another version had; what a person has set is not among them."""
+        """Remove keys that only another version had; an unknown key that the user set is an error."""
         known = fields_at(TrialConfig, location)
         for key, value in list(raw.items()):
             dotted = ".".join((*location, key))
@@ -121,13 +124,13 @@ class StoredConfigs:
                 if dotted in self.edits or dotted in self.places:
                     hint = did_you_mean(key, known) or f"known keys: {', '.join(known)}"
                     raise ConfigError(f"{dotted}: unknown key {key!r}; {hint}")
-                self.notes[f"{dotted}: this tunerun does not have the recorded key; it is left out"] = None
+                self.notes[f"{dotted}: this version of tunerun does not have the recorded key; it is omitted"] = None
                 del raw[key]
             elif isinstance(value, dict) and fields_at(TrialConfig, (*location, key)):
                 self._drop_unknown(value, (*location, key))
 
     def _shared(self, config: TrialConfig) -> TrialConfig:
-        """The config with sections that are one object where they are equal, as the planner remembers by identity."""
+        """Return the config with equal sections as one object, because the planner caches sections by identity."""
         sections = {}
         for name in TrialConfig.model_fields:
             value = getattr(config, name)
@@ -138,7 +141,12 @@ class StoredConfigs:
 
 @dataclass(frozen=True)
 class FileOfRows:
-    """A file that a stored config names, with the section that has its `path`."""
+    """A file of rows that a stored config names.
+
+    Attributes:
+        dotted: the dotted key of its path.
+        section: the config section that contains `path`; it can be changed in place.
+    """
 
     dotted: str
     section: dict[str, Any]
@@ -150,7 +158,7 @@ class FileOfRows:
 
 
 def files_of_rows(config: Mapping[str, Any]) -> Iterator[FileOfRows]:
-    """The files of a stored config's dataset: of the rows, and of those that are held out."""
+    """Yield the files of a stored config's dataset: the rows, and the held-out files."""
     dataset = config.get("dataset")
     if not isinstance(dataset, dict):
         return
@@ -161,7 +169,7 @@ def files_of_rows(config: Mapping[str, Any]) -> Iterator[FileOfRows]:
 
 
 def _marks(node: Any, location: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """The texts that came from the environment, with their places."""
+    """Yield the interpolations of texts that came from the environment, with their locations."""
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, value in items:
         if isinstance(value, str) and _FROM_ENVIRONMENT in value:

@@ -1,13 +1,14 @@
-"""Verifies a rerun against its record: the same bits where that is possible, else the same results within bounds.
+"""Verifies a rerun against its record: the same bits where possible, otherwise the same results within tolerances.
 
 Training on a CPU is deterministic, so with the same packages, instruction set and threads the adapter has the same
-bits. Another instruction set or number of threads sums in another order; then the losses have to agree within
-`TOLERANCE`, and the verdict has to be the same. A package that computes in another version is always a difference, for
-it can be installed as it was. A service computes where nothing is known of, so its bits cannot be compared.
+bits. Another instruction set or number of threads adds in another order; then the losses have to agree within
+`TOLERANCE`, and the verdict has to be the same. Another version of a package that computes always counts as a
+difference, because the recorded version can be installed. The hardware and software of a service are not known, so the
+bits of hosted models are not compared.
 
-Rows laid out in another form, or passes shared with other trials, are the same sums in another order: what is promised
-of them is `SHARING_TOLERANCE` and equal answers. At which step a trial joins a pack depends on time, so that the same
-pack mostly gives the same bits, and is held to no more than that.
+Rows laid out in another form, and passes shared with other trials, compute the same sums in another order; for them the
+engine guarantees `SHARING_TOLERANCE` and equal answers. The step at which a trial joins a pack depends on timing, so
+the same pack usually gives the same bits, but only the tolerance is required.
 """
 
 from __future__ import annotations
@@ -29,31 +30,31 @@ from tunerun.record.sources import OpenRecord
 from tunerun.redaction import redact
 
 TOLERANCE = 0.01
-"""By how much a loss may differ, as a share of the larger one, or of 1 nat where both are smaller.
+"""Permitted difference of a loss, as a share of the larger loss, or of 1 nat if both are smaller.
 
-AVX2 in the place of AVX512 moved the losses of SmolLM2-135M on `next_number` (20 steps) by 3.4e-5 at most, and left all
-24 answers as they were; it, or one thread in the place of two, moved those of a random Llama of two layers (learning
-rate 0.01) by 5e-6 in the first 40 steps (measured 2026-11-26). Training that is not stable amplifies that: the same run
-was 1e-3 apart after 64 steps and 0.3 after 96, so that its losses cannot be repeated elsewhere. Our choice is far above
-the one and far below the other; another seed, row or hyperparameter differs by more from the start.
+AVX2 instead of AVX512 changed the losses of SmolLM2-135M on `next_number` (20 steps) by at most 3.4e-5 and none of its
+24 answers; the same change, or one thread instead of two, changed those of a random two-layer Llama (learning rate
+0.01) by 5e-6 in the first 40 steps (measured 2026-11-26). Unstable training amplifies such differences: the same run
+was 1e-3 apart after 64 steps and 0.3 after 96, so its losses cannot be reproduced elsewhere. Our choice is far above
+the first figures and far below the last; another seed, row or hyperparameter differs by more from the start.
 """
 
 SHARING_TOLERANCE = (1e-5, 1e-3)
-"""The same in the first epoch, and to the end, where on one machine a form or a pack differs: what the engine promises
-of a trial of a pack against itself alone (`tests/engine`)."""
+"""The tolerance in the first epoch, and in later ones, if form or pack differ on one machine: what the engine
+guarantees for a trial in a pack compared with the trial alone (`tests/engine`)."""
 
 _MOST_CHARACTERS = 60
 
 
 @dataclass(frozen=True)
 class TrialCheck:
-    """What came of comparing one thing.
+    """The result of one comparison.
 
     Attributes:
-        number: of the trial in the record; None: it is about the sweep as a whole.
-        is_equal: whether it is as it was; what was not compared counts as that.
-        line: what was compared, and the first thing that differs where something does.
-        is_compared: whether it could be compared; else the line says why not.
+        number: of the trial in the record; None: the comparison is about the whole sweep.
+        is_equal: whether the rerun matches the record; True if they could not be compared.
+        line: what was compared, and the first difference if there is one.
+        is_compared: whether a comparison was possible; if not, `line` says why.
     """
 
     number: int | None
@@ -67,13 +68,13 @@ class TrialCheck:
 
 @dataclass(frozen=True)
 class Verification:
-    """Every check of a rerun: one for each trial, and one for the verdict where the whole sweep was run again."""
+    """All checks of a rerun: one for each trial, and one for the verdict if the whole sweep was run again."""
 
     checks: tuple[TrialCheck, ...]
 
     @property
     def is_equal(self) -> bool:
-        """Whether all that can be compared is as it was."""
+        """Whether everything that could be compared matches the record."""
         return all(check.is_equal for check in self.checks)
 
     @property
@@ -82,7 +83,7 @@ class Verification:
         return tuple(map(str, self.checks))
 
     def to_json(self) -> dict[str, Any]:
-        """As `rerun --json` prints it."""
+        """Return the checks as `rerun --json` prints them."""
         checks = [
             {"trial": c.number, "equal": c.is_equal, "compared": c.is_compared, "text": c.line} for c in self.checks
         ]
@@ -91,10 +92,11 @@ class Verification:
 
 
 def compare(old: OpenRecord, new: OpenRecord) -> Verification:
-    """Compare what a rerun gave with the record.
+    """Compare the results of a rerun with the record.
 
     Args:
-        old: the record. new: the rerun; its trials are found by their keys.
+        old: the record.
+        new: the rerun; its trials are matched by their keys.
     """
     jobs = old.ledger.last_jobs(old.sweep.id), new.ledger.last_jobs(new.sweep.id)
     again = {trial.key: trial for trial in new.trials}
@@ -107,14 +109,14 @@ def compare(old: OpenRecord, new: OpenRecord) -> Verification:
 
 
 def shown(text: str) -> str:
-    """A text of data for a message: one line, short, without what looks like a secret."""
+    """Format a text from the data for a message: one line, shortened, with secrets redacted."""
     text = redact(" ".join(text.split()))
     return repr(text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}...")
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """A trial of the record and the same one of the rerun, with the last job of each."""
+    """A trial of the record and its counterpart in the rerun, with the last job of each."""
 
     old: OpenRecord
     new: OpenRecord
@@ -124,7 +126,7 @@ class _Pair:
     job_again: JobRecord | None
 
     def check(self) -> TrialCheck:
-        """Compare a rerun with its record."""
+        """Compare the two trials: states, examples, bits, losses and answers."""
         if self.again is None:
             return self._check(False, "no trial of the rerun has its key")
         states = [JobState.PLANNED if job is None else job.state for job in (self.job, self.job_again)]
@@ -144,7 +146,7 @@ class _Pair:
         shared = place[0].shared_otherwise(place[1])
         losses, is_close = self._losses(SHARING_TOLERANCE if shared and not elsewhere else (TOLERANCE, TOLERANCE))
         if self._is_hosted:
-            text = f"bits cannot be compared, for a service trained it; {losses}; {answers}"
+            text = f"bits cannot be compared, because a service trained it; {losses}; {answers}"
             return self._check(is_close, text)
         bits = "adapter: same bits" if is_same else f"adapter: {_other_bits(weights)}; {losses}"
         if packages:
@@ -168,7 +170,7 @@ class _Pair:
             return False
 
     def _other_rows(self) -> str | None:
-        """Which of its example sets has other content; a key does not hold the test set."""
+        """Which example set has other content, in words; needed because the key does not include the test set."""
         assert self.again is not None  # noqa: S101 - checked by the caller
         for name, digest in self.trial.held_out.items():
             if self.again.held_out.get(name) != digest:
@@ -176,10 +178,10 @@ class _Pair:
         return None
 
     def _losses(self, tolerance: tuple[float, float]) -> tuple[str, bool]:
-        """In words, how the loss curves differ; and whether they agree within the tolerance.
+        """Describe how the loss curves differ, and return whether they agree within the tolerance.
 
         Args:
-            tolerance: in the first epoch, and after it.
+            tolerance: in the first epoch, and in later ones.
         """
         assert self.job is not None and self.job_again is not None  # noqa: PT018, S101 - checked by the caller
         curves = [
@@ -205,7 +207,7 @@ class _Pair:
         return f"the loss differs first {where} ({a:.9g} -> {b:.9g}), at most by {largest:.2g}, {bound}", is_close
 
     def _answers(self, trial: TrialRecord, again: TrialRecord) -> tuple[int, int, str]:
-        """How many answers to the validation set are equal, of how many; and the first that is not, in words."""
+        """The number of equal answers to the validation set, the total, and the first difference in words."""
         for asked in (trial.asked, LOSSES):
             if trial.validation is None:
                 break
@@ -225,7 +227,7 @@ class _Pair:
 
 
 def _values(record: OpenRecord, key: tuple[str, str, str]) -> Sequence[str | float] | None:
-    """What was answered: of a trial that stopped early the first rows; None: it was not asked."""
+    """The recorded answers; only the first rows for a trial that stopped early; None: it was not asked."""
     found = record.ledger.answers(*key)
     if found is not None:
         return found.values
@@ -241,7 +243,7 @@ def _other_bits(weights: Sequence[str | None]) -> str:
 
 @dataclass(frozen=True)
 class _Place:
-    """What trained a job, and with which packages; empty where it is not known."""
+    """The device that trained a job and its packages; empty if not known."""
 
     on: TrainedOn | None
     installed: Mapping[str, str]
@@ -251,7 +253,7 @@ class _Place:
         return cls(job.trained_on, record.facts.environment.packages)
 
     def other_packages(self, now: _Place) -> list[str]:
-        """The packages that compute which have another version now, by what either side says of them."""
+        """Packages used in computing that have another version now, according to either record."""
         if self.on is None or now.on is None:
             return []
         names = {*self.on.packages, *now.on.packages}
@@ -260,7 +262,7 @@ class _Place:
         return found or package_differences(planned, now.installed)
 
     def elsewhere(self, now: _Place) -> str:
-        """Why equal bits are not to be expected; empty: they are."""
+        """Why equal bits cannot be expected; empty: they can."""
         if self.on is None or now.on is None:
             return "what trained it is not recorded"
         pairs = {
@@ -275,7 +277,7 @@ class _Place:
         return ", ".join(f"{name} {a} -> {b}" for name, (a, b) in pairs.items() if a != b)
 
     def shared_otherwise(self, now: _Place) -> str:
-        """In which other form or pack it was trained, so that equal bits are not to be expected; empty: in the same."""
+        """How form or pack differ, so that equal bits cannot be expected; empty: they are the same."""
         if self.on is None or now.on is None:
             return ""
         parts = [] if self.on.form == now.on.form else [f"form {self.on.form} -> {now.on.form}"]
@@ -289,7 +291,7 @@ class _Place:
 
 
 def _verdicts(old: OpenRecord, new: OpenRecord) -> Iterator[TrialCheck]:
-    """Whether the whole sweep comes to the same."""
+    """Yield the check of the sweep's verdict."""
     try:
         before, now = judge(old.ledger, [old.sweep]), judge(new.ledger, [new.sweep])
     except (InputError, MetricError) as error:
@@ -305,7 +307,7 @@ def _verdicts(old: OpenRecord, new: OpenRecord) -> Iterator[TrialCheck]:
 
 
 def _conclusion(verdict: Verdict) -> str:
-    """What it says in short: against the hardest baseline, and which point is advised."""
+    """A verdict in short: the outcome against the hardest baseline, and the advised point."""
     decision = verdict.decision
     outcome = str(decision.outcome).replace("_", " ")
     against = f"{outcome} against {decision.against}" if decision.against else outcome
