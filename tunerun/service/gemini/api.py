@@ -108,7 +108,7 @@ class Methods:
         """Stream the answer to a prompt, as server-sent events or as one JSON array."""
         prompt = await _prompt(called, asked)
         parts = self._parts(called, prompt)
-        first = await anext(parts)  # what goes wrong before it is an answer with a status of its own
+        first = await anext(parts)  # an error before the first part becomes an error response with its own status
         written = _events(first, parts) if as_events else _array(first, parts)
         kind = "text/event-stream" if as_events else "application/json"
         response = StreamingResponse(written, media_type=kind)
@@ -133,7 +133,7 @@ class Methods:
                 yield wire.generated(part.text, called.name)
             yield _whole(called, prompt, await self.models.awaited(answer, called, "contents"), after=sent)
         finally:
-            self.models.leave(called, answer)  # where it is not whole, its client has gone
+            self.models.leave(called, answer)  # an incomplete answer: its client disconnected
 
 
 async def _prompt(called: ServedModel, asked: wire.GenerateContent) -> Prompt:

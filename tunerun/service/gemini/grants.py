@@ -11,12 +11,12 @@ def read_grantee(asked: wire.Permission) -> Grantee:
     """Read the grantee of a permission.
 
     Raises:
-        ServiceError: that is not said, or it is a group.
+        ServiceError: the grantee is missing, or is a group.
     """
     try:
         return Grantee(asked.grantee_type or "")
     except ValueError:
-        words = f"must be USER or EVERYONE, not {asked.grantee_type!r}; groups are not known here"
+        words = f"must be USER or EVERYONE, not {asked.grantee_type!r}; groups are not supported"
         raise invalid("granteeType", words) from None
 
 
@@ -24,7 +24,7 @@ def read_role(asked: wire.Permission) -> Role:
     """Read the role of a permission.
 
     Raises:
-        ServiceError: that is not said.
+        ServiceError: the role is missing, or cannot be granted.
     """
     try:
         return Role(asked.role or "")

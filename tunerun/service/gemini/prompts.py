@@ -29,9 +29,9 @@ _NOT_TEXT = (
     "video_metadata",
 )  # fmt: skip
 _NOT_OFFERED = {
-    "response_schema": "there is no JSON mode here",
-    "response_json_schema": "there is no JSON mode here",
-    "response_json_schema_ordered": "there is no JSON mode here",
+    "response_schema": "JSON mode is not supported; omit it",
+    "response_json_schema": "JSON mode is not supported; omit it",
+    "response_json_schema_ordered": "JSON mode is not supported; omit it",
     "presence_penalty": "is not offered here; omit it",
     "frequency_penalty": "is not offered here; omit it",
     "response_logprobs": "is not offered here; omit it",
@@ -44,15 +44,15 @@ _NOT_OFFERED = {
 def read_prompt(
     asked: wire.GenerateContent, defaults: Serving, adapter: str | None, template: ColumnTemplate | None = None
 ) -> Prompt:
-    """Take a prompt from a request.
+    """Return the prompt of a request.
 
     Args:
-        defaults: for what the request says nothing of.
-        adapter: where the tuned model is that is asked; None: a base model is.
-        template: of the tuned model, for turns of the user that name its columns; None: it has none.
+        defaults: generation options that apply where the request does not set them.
+        adapter: location of the tuned model; None: a base model answers.
+        template: the tuned model's template, for user turns that are rows; None: it has none.
 
     Raises:
-        ServiceError: it asks for something that is not offered; names the field.
+        ServiceError: the request is invalid or uses an unsupported feature; names the field.
     """
     if asked.tools or asked.tool_config or asked.cached_content:
         field = "tools" if asked.tools else "toolConfig" if asked.tool_config else "cachedContent"
@@ -94,7 +94,7 @@ def read_conversation(
             )
         texts.append(_turn_text(turn, f"{field}[{number}].parts"))
     if len(texts) % 2 == 0:
-        raise invalid(f"{field}[{len(texts) - 1}].role", "must be user: the last turn is what is answered")
+        raise invalid(f"{field}[{len(texts) - 1}].role", "must be user: the model answers the last turn")
     system = _joined(instruction, "systemInstruction.parts") if instruction is not None else ""
     characters = sum(map(len, [system, *texts]))
     if characters > MAX_INPUT_CHARACTERS:
@@ -151,7 +151,7 @@ def _options(config: wire.GenerationConfig, defaults: Serving) -> GenerateOption
     for name, value in (("topK", top_k), ("maxOutputTokens", tokens), ("seed", config.seed or 0)):
         if value < 0:
             raise invalid(f"{field}.{name}", f"must be 0 or more, not {value}")
-    # Without a seed every answer is another one, as the API says; greedy ones are equal all the same.
+    # Without a seed each answer is sampled with a random one, as the API documents; greedy answers do not depend on it.
     seed = config.seed if config.seed is not None else secrets.randbelow(2**31) if temperature > 0 else 0
     return GenerateOptions(tokens, temperature, seed, top_p or 1.0, top_k, _stops(config))
 
