@@ -227,7 +227,7 @@ def test_the_plan_counts_calls_and_their_cost(tmp_path: Path, service: ScriptedS
     assert plan.to_json()["judges"][0]["calls"] == 4 * ROWS
     without_key = planned(tmp_path, judged(server).replace("key_variable: null", "key_variable: NO_SUCH_KEY"))
     assert any("the environment variable NO_SUCH_KEY holds no API key" in each for each in without_key.warnings)
-    with pytest.raises(LimitError, match=r"budget\.max_usd: the sweep would come to up to .* US dollars"):
+    with pytest.raises(LimitError, match=r"budget\.max_usd: the sweep would cost up to .* US dollars"):
         planned(tmp_path, judged(server, PRICE), "budget.max_usd=0.01").check()
     ran(tmp_path, service, judged(server, PRICE))
     done: Plan = planned(tmp_path, judged(server, PRICE))
