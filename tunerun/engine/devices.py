@@ -1,6 +1,6 @@
-"""What this machine can compute on, found without importing torch: its memory, and its CUDA devices.
+"""The memory and the CUDA devices of this machine, found without importing torch.
 
-Light, so that `plan` knows what a run will have.
+So `plan` can tell what a run will have without paying for the import.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class CudaDevice:
     """A CUDA device.
 
     Attributes:
-        memory_bytes: all of it, in use or not.
+        name: as the driver gives it.
+        memory_bytes: the total memory, in use or not.
         capability: the compute capability, such as (8, 0).
     """
 
@@ -39,7 +40,7 @@ class CudaDevice:
 
 
 def main_memory_bytes() -> int | None:
-    """Return the memory that this process may have at most: the machine's, or its container's; None: not known."""
+    """Return the most memory that this process can have, of the machine or of its container; None: unknown."""
     found = []
     with suppress(ValueError, OSError, AttributeError):
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -50,9 +51,9 @@ def main_memory_bytes() -> int | None:
 
 
 def free_main_memory_bytes() -> int | None:
-    """Return the memory that this process can still get without swapping; None: not known, as on macOS.
+    """Return the memory that this process can still get without swapping; None: unknown, as on macOS.
 
-    Files that the kernel keeps in memory count as free: it drops them when a program needs the place.
+    The kernel's file cache counts as free, because the kernel drops it when a program needs the memory.
     """
     found = [_container_free_bytes(_CGROUP_2, "memory.max", "memory.current", "inactive_file")]
     found += [_container_free_bytes(_CGROUP_1, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")]
@@ -63,7 +64,7 @@ def free_main_memory_bytes() -> int | None:
 
 
 def _container_free_bytes(folder: Path, limit: str, used: str, cached: str) -> int | None:
-    """Return what a container's limit leaves; None: there is no limit (`max`), or no such container."""
+    """Return what a container's limit leaves free; None: it has no limit (`max`), or the cgroup does not exist."""
     with suppress(OSError, ValueError):
         numbers = [int((folder / name).read_text(encoding="ascii")) for name in (limit, used)]
         files = re.search(rf"^{cached} (\d+)", (folder / "memory.stat").read_text(encoding="ascii"), re.MULTILINE)
@@ -72,17 +73,18 @@ def _container_free_bytes(folder: Path, limit: str, used: str, cached: str) -> i
 
 
 def engines_on_one(device: str, engines: int) -> int:
-    """Return how many of the engines on this machine share the memory of a device; each takes the next GPU.
+    """Return how many of the engines on this machine share the memory of one device.
 
     Args:
-        device: as `chosen` returns it.
+        device: from `chosen`.
+        engines: the number of engines on this machine; they take the GPUs in turn.
     """
     return -(-engines // max(1, len(cuda_devices()))) if device == "cuda" else engines
 
 
 @functools.cache
 def cuda_devices() -> tuple[CudaDevice, ...]:
-    """Return the CUDA devices that torch would see, by the driver's own library, which follows CUDA_VISIBLE_DEVICES."""
+    """Return the CUDA devices that torch would see, from the driver's library, which obeys CUDA_VISIBLE_DEVICES."""
     if sys.platform not in _LIBRARIES or not _torch_has_cuda():
         return ()
     try:
@@ -91,7 +93,7 @@ def cuda_devices() -> tuple[CudaDevice, ...]:
         if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
             return ()
         return tuple(_cuda_device(driver, number) for number in range(count.value))
-    except (OSError, AttributeError):  # no driver, or a very old one
+    except (OSError, AttributeError):  # the driver is missing or very old
         return ()
 
 
@@ -110,7 +112,7 @@ def _cuda_device(driver: ctypes.CDLL, number: int) -> CudaDevice:
 
 
 def _torch_has_cuda() -> bool:
-    """Whether the installed torch can use CUDA, as its own file of versions says; a missing torch might."""
+    """Whether the installed torch was built for CUDA, by its version.py; True if that cannot be read."""
     spec = find_spec("torch")
     if spec is None or spec.origin is None:
         return True
@@ -123,7 +125,7 @@ def _torch_has_cuda() -> bool:
 
 
 def chosen(device: str) -> str:
-    """Return what `backend.device` will mean to the engine: cuda, mps or cpu."""
+    """Return the device that the engine will use for a value of `backend.device`: cuda, mps or cpu."""
     if device != "auto":
         return device
     if cuda_devices():
@@ -133,10 +135,10 @@ def chosen(device: str) -> str:
 
 
 def memory_bytes(device: str) -> int | None:
-    """Return the memory of what the engine will compute on; None: not known.
+    """Return the memory of a device, of several GPUs the smallest one's; None: unknown.
 
     Args:
-        device: as `chosen` returns it; Apple's devices share the machine's memory.
+        device: from `chosen`; mps shares the machine's memory.
     """
     if device == "cuda":
         return min((one.memory_bytes for one in cuda_devices()), default=None)

@@ -1,4 +1,4 @@
-"""Digests of files, of large ones computed once: remembered by the file's place, state and a sample of its content."""
+"""Digests of files, cached for large files by path, state and a sample of the content."""
 
 from __future__ import annotations
 
@@ -10,18 +10,24 @@ from pathlib import Path
 from tunerun.files import replacing
 
 READ_WHOLE_BYTES = 1 << 20
-"""A file up to this size is read each time; that takes about a millisecond."""
+"""Files up to this size are read each time, which takes about a millisecond."""
 
 _SAMPLES = 16
 _SAMPLE_BYTES = 4096
 
 
 def sha256(file: Path, cache: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file's bytes.
+    """Return the hexadecimal SHA-256 of a file's content.
 
-    That of a large file comes from the cache if nothing about the file has changed: not its size, its times (the time
-    of the last change of state cannot be set back by a program that restores the time of the last write), its inode,
-    nor bytes at places all over it.
+    For a large file the cached digest is used if size, times, inode and a sample of the bytes are unchanged. Programs
+    that restore the modification time cannot restore the change time (ctime).
+
+    Args:
+        file: may be a link.
+        cache: the cache directory; if it cannot be written, the digest is computed each time.
+
+    Raises:
+        OSError: the file cannot be read.
     """
     path = file.resolve()
     state = path.stat()
@@ -43,7 +49,7 @@ def sha256(file: Path, cache: Path) -> str:
 
 
 def _sample(path: Path, size: int) -> str:
-    """Return a digest of blocks at even distances, the first and the last included."""
+    """Return a digest of evenly spaced blocks, including the first and the last one."""
     digest = hashlib.sha256()
     with path.open("rb") as content:
         for number in range(_SAMPLES):

@@ -1,4 +1,4 @@
-"""The header of a GGUF file, read by hand: what `plan` needs of it without numpy or the package gguf.
+"""A reader of GGUF headers without numpy and the package gguf, for `plan`.
 
 Format: the GGUF specification of ggml, versions 2 and 3 (github.com/ggml-org/ggml, docs/gguf.md).
 """
@@ -17,7 +17,7 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 
 _MOST_ENTRIES = 1_000_000
-"""More metadata or tensors than this are a damaged file, not a model."""
+"""A file that states more metadata entries or tensors than this is damaged."""
 
 _ALIGNMENT = 32  # the specification's default of general.alignment
 
@@ -41,18 +41,18 @@ _BLOCKS = {
 
 
 class DamagedGgufError(ValueError):
-    """The file is no GGUF file, or ends before its header does."""
+    """The file is not a GGUF file, or ends within its header."""
 
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """What a GGUF file says of itself.
+    """The header of a GGUF file.
 
     Attributes:
-        metadata: scalar and text values by key; arrays are left out.
-        tensors: the names of its tensors.
-        byte_count: how many bytes the file needs to hold all its tensors; of a type that is not in the table only the
-            beginning counts.
+        metadata: scalars and texts by key; arrays are omitted.
+        tensors: the names of the tensors.
+        byte_count: the smallest size of a file with these tensors, in bytes; a tensor of an unknown type counts as
+            empty.
     """
 
     metadata: Mapping[str, Any]
@@ -60,7 +60,7 @@ class GgufHeader:
     byte_count: int
 
     def of_architecture(self, key: str) -> Any:
-        """Return a value that the architecture's own prefix precedes, such as `context_length`; None: not stated."""
+        """Return a value whose key begins with the architecture's name, such as `context_length`; None: not stated."""
         return self.metadata.get(f"{self.metadata.get('general.architecture')}.{key}")
 
 
@@ -68,7 +68,7 @@ def read(file: Path) -> GgufHeader:
     """Read a GGUF file's header.
 
     Raises:
-        DamagedGgufError: it is none, or the header is cut off or makes no sense.
+        DamagedGgufError: the file is not a GGUF file, or its header is cut off or invalid.
         OSError: the file cannot be read.
     """
     with file.open("rb") as stream:
@@ -120,7 +120,7 @@ def _text(stream: BinaryIO) -> str:
 
 
 def _value(stream: BinaryIO, kind: int) -> Any:
-    """Return a scalar or a text; None for an array, which is skipped."""
+    """Return a scalar or a text; skip an array and return None."""
     if kind == _STRING:
         return _text(stream)
     if kind != _ARRAY:

@@ -1,7 +1,7 @@
-"""Answers that have to satisfy a JSON schema: which tokens may come next, by llguidance (the extra `json`). Light.
+"""Constrains answers to a JSON schema: which tokens may come next, by llguidance (the extra `json`). No torch.
 
-llguidance refuses what it cannot enforce; xgrammar and outlines accept such schemas and break them. White space between
-JSON's tokens is not allowed: weak models else write blanks until the limit.
+llguidance refuses schemas that it cannot enforce; xgrammar and outlines accept such schemas and then violate them.
+White space between JSON tokens is not allowed, because weak models would write blanks up to the length limit.
 """
 
 from __future__ import annotations
@@ -18,19 +18,22 @@ ANY_OBJECT = '{"type": "object"}'
 """The schema of any JSON object."""
 
 MAX_SCHEMA_CHARACTERS = 40_000
-"""Our choice: llguidance takes a time that grows with the square of the properties that are not required. 4,000 of them
-in 115,000 characters took 8 s (measured 2026-11-26), in which no other prompt was answered."""
+"""Our choice: llguidance's time grows with the square of the number of optional properties. 4,000 of them in 115,000
+characters took 8 s (measured 2026-11-26), during which no other prompt was answered."""
 
 REMEMBERED = 16
-"""Schemas whose grammars are kept; answers of one request, and of one client, have the same."""
+"""Schemas whose grammars are cached; all answers of a request, and often of a client, have the same schema."""
 
 
 def check(schema: str) -> None:
-    """Check that answers can be held to a schema.
+    """Check that a schema can be enforced.
+
+    Args:
+        schema: as JSON.
 
     Raises:
         MissingPackageError: llguidance is not installed.
-        InputError: the schema is not valid, too long, or has a key that cannot be enforced, which the message names.
+        InputError: the schema is invalid or too long, or has a key that cannot be enforced, which the message names.
     """
     grammar = _grammar(schema)
     from llguidance import LLMatcher
@@ -44,7 +47,8 @@ class JsonGrammars:
     """Makes constraints for one base model's tokens.
 
     Args:
-        width: of the network's output; it may be larger than the vocabulary.
+        tokenizer: of the base model.
+        width: of the network's output, in tokens; may be larger than the vocabulary.
         stop_ids: the tokens that end an answer.
     """
 
@@ -56,11 +60,10 @@ class JsonGrammars:
         self._tokens: Any = None  # an LLTokenizer, made once: 0.5 s of CPU for SmolLM2's 49,152 tokens
 
     def constraint(self, schema: str) -> JsonConstraint:
-        """A constraint for one answer.
+        """Return a new constraint for one answer.
 
         Raises:
-            MissingPackageError, InputError: as `check`; or the base model's tokenizer is of a kind that llguidance
-                cannot read.
+            MissingPackageError, InputError: as in `check`; or llguidance cannot read the base model's tokenizer.
         """
         if schema not in self._matchers:
             matcher = self._matcher(schema)
@@ -86,7 +89,7 @@ class JsonGrammars:
 
 
 class JsonConstraint:
-    """What may come next in one answer.
+    """The state of the constraint of one answer.
 
     Raises:
         InputError: the schema cannot be used.
@@ -99,27 +102,31 @@ class JsonConstraint:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the answer satisfies the schema, and nothing can follow."""
+        """Whether the answer satisfies the schema and nothing can follow it."""
         return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
 
     def allowed(self) -> Any:
-        """Which tokens may come next, as a numpy array of truth values, [width].
+        """Return which tokens may come next, as a numpy array of booleans, [width].
 
         Raises:
-            InputError: the schema takes more time or memory than an answer may have.
+            InputError: the schema needs more time or memory than llguidance allows for an answer.
         """
         import numpy
 
         packed = numpy.frombuffer(self._matcher.compute_bitmask(), dtype=numpy.uint8)
         self._check()
-        # Tokens beyond the vocabulary, which some networks have, have no bit: they are not allowed.
+        # Some networks have outputs beyond the vocabulary; these have no bit and are not allowed.
         found = numpy.zeros(self._width, dtype=bool)
         bits = numpy.unpackbits(packed, bitorder="little")[: self._width].astype(bool)
         found[: len(bits)] = bits
         return found
 
     def take(self, token: int) -> None:
-        """Take the token that was chosen."""
+        """Advance by the chosen token.
+
+        Raises:
+            InputError: as in `allowed`.
+        """
         self._matcher.consume_token(token)
         self._check()
 

@@ -1,4 +1,4 @@
-"""What trains a job, as torch sees it: what equal bits depend on beside the request."""
+"""The hardware and software that trains a job, as torch sees it. Equal bits depend on it as well as on the request."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _LIBRARIES = {
     "oneDNN": re.compile(r"(?:MKL-DNN|oneDNN) v([\d.]+)"),
     "BLAS": re.compile(r"\bBLAS_INFO=(\w+)"),
 }
-"""As `torch.__config__.show()` names them."""
+"""How `torch.__config__.show()` writes their versions."""
 
 
 def trained_on(device: torch.device, number_format: str) -> TrainedOn:
-    """Return what trains on a device now.
+    """Return the hardware and software of this process's training.
 
     Args:
-        device: of the base model in memory; it is set up, so threads are what training uses.
+        device: of the base model in memory; call this after the number of threads has been set.
         number_format: of the base model in memory.
     """
     is_cpu = device.type == "cpu"
@@ -47,18 +47,18 @@ def trained_on(device: torch.device, number_format: str) -> TrainedOn:
 
 
 def _uses_tf32(device: torch.device) -> bool:
-    """Whether products of float32 keep 10 bits of each factor; the engine turns it off."""
+    """Whether float32 products use TF32; the engine turns it off."""
     return device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Return the most memory that this process has held so far, the base model and whatever trained beside included.
+    """Return the peak memory of this process so far, in bytes; it includes the base model and all trials of the pack.
 
-    On CUDA that of the GPU, as torch allocated it; elsewhere that of the process.
+    On CUDA the peak of torch's allocations on the GPU, otherwise the resident memory of the process.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    with contextlib.suppress(OSError):  # what getrusage(2) says begins with the peak of the process that started it
+    with contextlib.suppress(OSError):  # preferred: getrusage(2) starts with the peak of the parent process
         found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
         if found:
             return 1024 * int(found[1])
@@ -67,10 +67,12 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def obtainable_bytes(device: torch.device, engines: int) -> int | None:
-    """Return the memory that this process may have on a device, what it has already included; None: not known.
+    """Return the memory that this process can have on a device, including what it already has; None: unknown.
 
     Args:
-        engines: processes on this machine that share its memory. The others may not have taken theirs yet.
+        device: of the base model.
+        engines: the number of processes that share this machine's memory. Each gets an equal share at most, because the
+            others may not have allocated theirs yet.
     """
     total = devices.memory_bytes(device.type)
     if total is None:
@@ -90,7 +92,7 @@ def _resident_bytes() -> int:
 
 
 def _driver() -> str:
-    """The version of NVIDIA's kernel module; empty where Linux does not say it."""
+    """Return the version of NVIDIA's kernel module; empty: unknown."""
     try:
         found = re.search(r"Module.*?\s(\d+\.[\d.]+)\s", _DRIVER.read_text(encoding="utf-8", errors="replace"))
     except OSError:
@@ -99,7 +101,7 @@ def _driver() -> str:
 
 
 def _build() -> str:
-    """Torch's version with the build's name, what it was built for, and the libraries that its arithmetic calls."""
+    """Return torch's version with its build, CUDA or ROCm, and the versions of its math libraries."""
     built_for = {"CUDA": torch.version.cuda, "ROCm": torch.version.hip}
     said = torch.__config__.show()
     libraries = {name: found[1] for name, pattern in _LIBRARIES.items() if (found := pattern.search(said))}

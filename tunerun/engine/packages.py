@@ -1,4 +1,4 @@
-"""The packages of an extra: whether they are installed, found without importing them."""
+"""Checks whether the packages of an extra are installed, without importing them."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from importlib.util import find_spec
 from tunerun.errors import MissingPackageError
 
 NEEDED = ("torch", "transformers", "peft", "safetensors", "tokenizers")
-"""What training and generation import."""
+"""The packages that training and generation import."""
 
 QUANTISING = ("accelerate", "bitsandbytes")
-"""What a base model in 4 bits needs besides."""
+"""The additional packages for a base model in 4 bits."""
 
 
 def require(*packages: str, extra: str = "local", what: str = "the embedded engine") -> None:
     """Check that packages can be imported.
 
     Args:
-        extra: the extra of tunerun that brings them.
+        *packages: import names.
+        extra: the extra of tunerun that installs them.
         what: what needs them, for the message.
 
     Raises:
-        MissingPackageError: some cannot; names them all and the line that installs them.
+        MissingPackageError: some are not installed; the message names them all and the command that installs them.
     """
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
         raise MissingPackageError(
-            f"{what} needs {', '.join(missing)}, which this Python has not; pip install 'tunerun[{extra}]'"
+            f"{what} needs {', '.join(missing)}, which is not installed; pip install 'tunerun[{extra}]'"
         )

@@ -1,11 +1,11 @@
-"""Number formats: what the frozen weights are in memory.
+"""Number formats of the frozen weights in memory.
 
-The adapter, its gradients and its optimiser are float32 in any. With bfloat16 weights a layer multiplies in bfloat16,
+The adapter, its gradients and its optimiser are always float32. With bfloat16 weights a layer multiplies in bfloat16;
 the adapter's product is computed in float32 from the layer's input and added to the layer's output, and the loss is
-computed in float32 from the logits. float32 is float32: TF32, which keeps 10 bits of each factor, is off.
+computed in float32 from the logits. TF32, which keeps 10 bits of each factor, is off.
 
-The number format is in a trial's key, so a plan has to know it, and a plan imports no torch: it asks the CUDA driver.
-The engine asks torch, and refuses what was planned for another format.
+The number format is part of a trial's key, so `plan` has to know it. `plan` does not import torch and asks the CUDA
+driver; the engine asks torch, and refuses requests that were planned for another format.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from tunerun.engine.settings import EngineSettings
 
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
 BYTES = {FLOAT32: 4, BFLOAT16: 2}
-"""Of a number."""
+"""The size of a number."""
 
 _FORMATS = {"fp32": FLOAT32, "bf16": BFLOAT16}
 WORDS = {number_format: word for word, number_format in _FORMATS.items()}
-"""What the config calls a number format."""
+"""The config's word for each number format."""
 
 _MIN_CAPABILITY = (8, 0)
 """CUDA compute capability from which tensor cores multiply bfloat16 (CUDA C++ Programming Guide, 2025, arithmetic
@@ -32,20 +32,20 @@ Capability = tuple[int, int]
 
 
 def planned(settings: EngineSettings) -> str:
-    """Return the number format that an engine on this machine will have, without importing torch."""
+    """Return the number format that an engine on this machine will use; does not import torch."""
     return _format(settings, cuda_capabilities() if settings.device in ("auto", "cuda") else ())
 
 
 def stated(settings: EngineSettings) -> EngineSettings:
-    """Return settings for engines on other machines, which do not choose: what is planned here is computed there."""
+    """Return settings with the number format planned on this machine, so that other machines do not choose another."""
     return replace(settings, precision=WORDS[planned(settings)])
 
 
 def of_engine(settings: EngineSettings, device: Any) -> str:
     """Return the number format of an engine on a torch device.
 
-    bfloat16 on a CPU is right and slow: without `avx512_bf16` or AMX it is emulated, and with them it was not measured,
-    so `auto` takes it on CUDA alone. Nor on MPS, where it was not measured either.
+    `auto` chooses bfloat16 on CUDA only. On a CPU without `avx512_bf16` or AMX it is emulated, and therefore slow; with
+    them, and on MPS, it was not measured.
     """
     import torch
 
@@ -59,10 +59,10 @@ def _format(settings: EngineSettings, capabilities: tuple[Capability, ...]) -> s
         return _FORMATS[settings.precision]
     if settings.is_quantised:
         return BFLOAT16
-    # All devices, for several workers take one each, and each has to compute what was planned.
+    # The least capable device decides: several workers use one each, and all have to compute what was planned.
     return BFLOAT16 if capabilities and min(capabilities) >= _MIN_CAPABILITY else FLOAT32
 
 
 def cuda_capabilities() -> tuple[Capability, ...]:
-    """Return the compute capability of every CUDA device that torch would see here; empty: it would see none."""
+    """Return the compute capability of every CUDA device that torch would see on this machine."""
     return tuple(device.capability for device in devices.cuda_devices())

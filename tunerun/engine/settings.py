@@ -1,4 +1,4 @@
-"""What an engine is started with, in one piece; the section `backend` of the config explains each."""
+"""The settings that an engine is started with; the config's section `backend` documents each of them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Self
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How an engine computes.
+    """The settings of an engine.
 
     Attributes:
         device: `auto` (cuda, else mps, else cpu), `cpu`, `cuda` or `mps`.
-        threads: CPU threads; None: as many as torch takes by itself.
-        precision: of the frozen weights: `auto`, `fp32` or `bf16`; see `precision`.
+        threads: CPU threads; None: torch's default.
+        precision: of the frozen weights: `auto`, `fp32` or `bf16`; see the module `precision`.
         quantization: `none` or `4bit`.
-        packing: trials that share each pass: `auto`, `off`, or at most so many.
-        micro_batch: most rows of a batch that are computed at once; None: all.
-        gradient_checkpointing: whether layers' inner values are computed again for the gradient.
-        engines: processes on this machine that share its memory, this one included.
+        packing: how many trials share a pass: `auto`, `off`, or the largest number.
+        micro_batch: the most rows of a batch in one pass; None: all of them, as far as memory limits allow.
+        gradient_checkpointing: whether activations inside layers are recomputed in the backward pass.
+        engines: the number of processes on this machine that share its memory, this one included.
     """
 
     device: str = "auto"
@@ -33,11 +33,11 @@ class EngineSettings:
 
     @property
     def is_quantised(self) -> bool:
-        """Whether the base model's linear layers are stored in fewer bits than a number format has."""
+        """Whether the base model's linear layers are quantised."""
         return self.quantization != "none"
 
     def to_json(self) -> str:
-        """Return it as one argument of a command line."""
+        """Return the settings as one command-line argument."""
         return json.dumps(asdict(self))
 
     @classmethod
