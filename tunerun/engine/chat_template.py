@@ -1,7 +1,7 @@
-"""A base model's own chat template: where it is, and what it renders. Light: jinja2 alone.
+"""Reads and renders a base model's chat template. Needs only jinja2.
 
-Templates are written for transformers' `apply_chat_template`. What they are given there they are given here; tests
-compare the two. Two things differ on purpose: thinking is off, and the date is always the same one.
+Templates are written for transformers' `apply_chat_template`, and get the same variables here; tests compare both. Two
+things differ on purpose: thinking is off, and the date is constant.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tunerun.template.sandbox import BoundedEnvironment
 
 TODAY = datetime(2024, 7, 26)
-"""The date that templates get: Llama 3's own for a place without a clock. A tuned model has to be called with the date
-it was trained with, and a trial gives the same result on every day."""
+"""The date for templates: Llama 3's default without a clock. Constant, because a tuned model has to be called with the
+date it was trained with, and a trial has to give the same result every day."""
 
 VERSION = 2
-"""Of how a chat format is derived. Raise it when a base model gets another chat format."""
+"""The version of the derivation of chat formats. Raise it when a base model gets another chat format."""
 
 IN_KEY = f"{VERSION}, {TODAY:%Y-%m-%d}"
-"""What a trial's key holds of the chat format. The rest of it is in the key as the base model's content."""
+"""The chat format's part of a trial's key; the rest follows from the base model's content, which is in the key."""
 
 _THINKING_OFF = {"enable_thinking": False, "thinking": False}
-"""What templates call it: Qwen3, SmolLM3, GLM-4.5 and others; DeepSeek-V3.1, Granite."""
+"""Variables that switch thinking off: in Qwen3, SmolLM3, GLM-4.5 and others; in DeepSeek-V3.1 and Granite."""
 
 _FAULTS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
@@ -42,10 +42,11 @@ class UnusableTemplateError(Exception):
 
 
 def check_folder(folder: Path) -> None:
-    """Check the chat template of a folder in transformers' format, as far as it can be told without loading anything.
+    """Check the chat template of a folder in transformers' format, without loading the model.
 
     Raises:
-        UnusableTemplateError: there are several and no default, or it fails, or does not show each text exactly once.
+        UnusableTemplateError: there are several templates without a default, or the template fails or does not write
+            each text exactly once.
     """
     config = _json(folder / "special_tokens_map.json") | _json(folder / "tokenizer_config.json")
     file = folder / "chat_template.jinja"
@@ -58,7 +59,7 @@ def check_folder(folder: Path) -> None:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    """Read a JSON object; a damaged file is the business of `model_facts`."""
+    """Read a JSON object; empty for a damaged file, which `model_facts` reports."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -71,20 +72,23 @@ def _content(token: object) -> str:
 
 
 def check(template: str | None, tokens: Mapping[str, str]) -> None:
-    """Check a chat template; None: the model has none, and needs none.
+    """Check a chat template; None, a model without one, is valid.
 
     Raises:
-        UnusableTemplateError: it fails, or does not show each text exactly once.
+        UnusableTemplateError: the template fails, or does not write each text exactly once.
     """
     if template is not None:
         around(template, tokens)
 
 
 def default_of(template: object) -> str | None:
-    """Return the template to use of what a tokenizer holds: one, several by name, or None.
+    """Return the template to use from a tokenizer's `chat_template`.
+
+    Args:
+        template: one template, several by name, or None.
 
     Raises:
-        UnusableTemplateError: none of several is the default.
+        UnusableTemplateError: there are several, and none is named `default`.
     """
     if not isinstance(template, Mapping):
         return template if isinstance(template, str) and template else None
@@ -97,10 +101,14 @@ def default_of(template: object) -> str | None:
 
 
 def around(template: str, tokens: Mapping[str, str]) -> tuple[str, str, str]:
-    """Return what a template writes before, between and after the two texts of a conversation of two turns.
+    """Return the text before, between and after the two texts of a rendered conversation of two turns.
+
+    Args:
+        template: the chat template.
+        tokens: texts of special tokens by name, such as `bos_token`.
 
     Raises:
-        UnusableTemplateError: it fails, or does not show each text exactly once.
+        UnusableTemplateError: the template fails, or does not write each text exactly once.
     """
     problems = []
     for content in (_plain, _parts):
@@ -124,15 +132,15 @@ def around(template: str, tokens: Mapping[str, str]) -> tuple[str, str, str]:
 
 
 def around_turns(template: str, tokens: Mapping[str, str]) -> tuple[tuple[str, str], str, str]:
-    """Return what a template writes around the texts of earlier turns.
+    """Return the text that a template writes around earlier turns.
 
     Returns:
-        What is before the first input, and between an earlier input and its output; what is between an earlier output
-        and the next input; what is between the last input and its output.
+        The text before the first input and the text between an earlier input and its output; the text between an
+        earlier output and the next input; the text between the last input and its output.
 
     Raises:
-        UnusableTemplateError: it fails, does not show each text exactly once, or writes the earlier turns of a longer
-            conversation in another way.
+        UnusableTemplateError: the template fails, does not write each text exactly once, or writes the earlier turns of
+            a longer conversation differently.
     """
     two, three = _parts_of_turns(template, tokens, 2), _parts_of_turns(template, tokens, 3)
     first, suffix, between, last, end = two
@@ -142,14 +150,16 @@ def around_turns(template: str, tokens: Mapping[str, str]) -> tuple[tuple[str, s
 
 
 def around_system(template: str, tokens: Mapping[str, str], *, has_turns: bool) -> tuple[str, str]:
-    """Return what a template writes before a system message, and between it and the first input.
+    """Return the text before a system message, and the text between it and the first input.
 
     Args:
-        has_turns: whether it has a place for several turns, so that they have to be the same behind a system message.
+        template: the chat template.
+        tokens: texts of special tokens by name.
+        has_turns: whether it supports several turns, which then have to be the same after a system message.
 
     Raises:
-        UnusableTemplateError: it fails, does not show the message exactly once, or writes something else in another
-            way where there is one.
+        UnusableTemplateError: the template fails, does not write the message exactly once, or writes other parts
+            differently after a system message.
     """
     found: set[tuple[str, str]] = set()
     for rounds in (1, 2, 3) if has_turns else (1,):
@@ -163,7 +173,7 @@ def around_system(template: str, tokens: Mapping[str, str], *, has_turns: bool) 
 
 
 def _parts_of_turns(template: str, tokens: Mapping[str, str], rounds: int, *, has_system: bool = False) -> list[str]:
-    """Return what a template writes before, between and after the texts of several rounds of input and output."""
+    """Return the text before, between and after the texts of several rounds of input and output."""
     problem = ""
     what = "a system message" if has_system else "several turns"
     shown = "a system message" if has_system else "the text of every earlier turn"
@@ -193,7 +203,7 @@ def _plain(text: str) -> str:
 
 
 def _parts(text: str) -> list[dict[str, str]]:
-    """What templates of models that also see images may ask for."""
+    """Return the form of content that templates of models with image input may require."""
     return [{"type": "text", "text": text}]
 
 
@@ -202,7 +212,7 @@ def _one_line(error: Exception) -> str:
 
 
 def render(template: str, turns: Sequence[Mapping[str, Any]], tokens: Mapping[str, str]) -> str:
-    """Return a conversation as text, as `apply_chat_template` gives it, with thinking off and the date of `TODAY`."""
+    """Render a conversation like `apply_chat_template`, but with thinking off and the date `TODAY`."""
     names = {"messages": turns, "tools": None, "documents": None, "add_generation_prompt": False}
     return _compiled(template)({**tokens, **_THINKING_OFF, **names})
 
@@ -214,7 +224,7 @@ def _compiled(template: str) -> Callable[[dict[str, Any]], str]:
 
 
 class _ChatEnvironment(BoundedEnvironment):
-    """transformers' environment of chat templates, with a limit on work: they come from strangers, as weights do."""
+    """transformers' environment for chat templates, with a limit on work: templates come from untrusted sources."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -243,7 +253,7 @@ class _ChatEnvironment(BoundedEnvironment):
     def _check_method(self, owner: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if isinstance(owner, str):
             super()._check_method(owner, name, args, kwargs)
-        else:  # the sandbox offers what changes nothing
+        else:  # the sandbox allows only methods that change nothing
             self.charge(self.measure(owner) + self.measure([*args, *kwargs.values()]))
 
     def _printable(self, value: Any) -> Any:
@@ -260,11 +270,11 @@ def _refuse(message: str) -> None:
 
 
 class _GenerationBlock(Extension):
-    """transformers' block `generation` marks what a model learns; it renders its body."""
+    """transformers' block `generation`, which marks learned text; here it only renders its body."""
 
     tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
 
     def parse(self, parser: Any) -> nodes.Node:
-        """Return the block's body, whose variables stay inside as they do in a call."""
+        """Return the block's body in a scope of its own."""
         line = next(parser.stream).lineno
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)

@@ -1,6 +1,6 @@
-"""Fetch a base model from the hub, convert GGUF into safetensors, derive the chat format. Heavy.
+"""Prepares base models: fetches from the hub, converts GGUF to safetensors, derives the chat format. Imports torch.
 
-Errors of transformers, gguf, huggingface_hub and the disk become BaseModelError here and in `loading`.
+Errors of transformers, gguf, huggingface_hub and the file system become BaseModelError here and in `loading`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tunerun.job import BaseModelRef
 
 
 def prepare(model: BaseModelRef, found: FoundModel, cache: Path) -> Path:
-    """Do what `base_model.prepare` says for a model that is not ready yet."""
+    """Prepare a model that is not ready yet; called by `base_model.prepare`, which documents it."""
     require("torch", "transformers", "safetensors", *(["gguf"] if found.kind == "gguf" else []))
     if found.path is None:
         found = _fetched(model, found, cache)
@@ -53,13 +53,13 @@ def _fetched(model: BaseModelRef, found: FoundModel, cache: Path) -> FoundModel:
 
 
 def _fill(entry: Path, model: BaseModelRef, found: FoundModel) -> None:
-    """Make the entry beside its place and rename it, so that it is there whole or not at all."""
+    """Write the entry under another name and rename it, so that it appears complete or not at all."""
     from tunerun.engine import loading
 
     assert found.path is not None  # noqa: S101 - prepare has fetched it
     what = f"the base model {model.name!r} ({found.origin})"
     folder, gguf_file = (found.path.parent, found.path.name) if found.kind == "gguf" else (found.path, None)
-    partial = entry.with_suffix(".partial")  # what a killed process left is removed; the lock keeps others out
+    partial = entry.with_suffix(".partial")  # safe to remove: it is a killed process's, because we hold the lock
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
@@ -79,7 +79,7 @@ def _fill(entry: Path, model: BaseModelRef, found: FoundModel) -> None:
 
 
 def earlier_turns(model: BaseModelRef, found: FoundModel, cache: Path) -> chat.EarlierTurns:
-    """Return what is around earlier turns of a prepared model, derived now if an earlier version prepared it."""
+    """Return the format of earlier turns of a prepared model; derive it if an earlier version prepared the model."""
     turns = base_model.earlier_turns(found, cache)
     if turns is None:
         from tunerun.engine import loading
@@ -87,7 +87,7 @@ def earlier_turns(model: BaseModelRef, found: FoundModel, cache: Path) -> chat.E
         folder = base_model.prepare(model, cache)
         tokenizer = loading.load_tokenizer(f"the base model {model.name!r} ({found.origin})", folder)
         turns = chat.derive_turns(tokenizer, base_model.chat_format(found, cache))
-        with contextlib.suppress(OSError):  # a cache that cannot be written: it is derived again the next time
+        with contextlib.suppress(OSError):  # without a writable cache it is derived again next time
             chat.write_turns(turns, base_model.turns_file(base_model.entry_folder(found, cache)))
     return turns
 
