@@ -60,8 +60,12 @@ class ExportedModel:
     """What was written.
 
     Attributes:
-        path: the folder, or the file of a format that is one file and was asked for by its name.
-        bytes: of all files together.
+        tuned_model: its name, `tunedModels/<id>`.
+        format: the export format.
+        path: the folder, or the file if a single-file format was requested by a file name.
+        files: names of all files.
+        bytes: total size in bytes.
+        check: whether the export gives the same answers as the tuned model.
     """
 
     tuned_model: str
@@ -72,7 +76,7 @@ class ExportedModel:
     check: AnswerCheck
 
     def to_json(self) -> dict[str, Any]:
-        """As `export --json` prints it."""
+        """Return the result as `export --json` prints it."""
         return {
             "tuned_model": self.tuned_model,
             "format": self.format,

@@ -1,4 +1,4 @@
-"""What a record says instead of the places of the machine that it was made on."""
+"""Replaces a machine's paths in a record, so that the record does not reveal where it was made."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Places:
     def of_this_machine(cls, configs: Sequence[Mapping[str, Any]], runs: Path) -> Places:
         """The same with the folders of this process and of a ledger."""
         folders = {str(runs.absolute()): "runs", str(Path.home()): "~", str(Path.cwd()): "."}
-        return cls(configs, {folder: stands for folder, stands in folders.items() if len(PurePath(folder).parts) > 1})
+        return cls(configs, {folder: name for folder, name in folders.items() if len(PurePath(folder).parts) > 1})
 
     def name(self, path: str) -> str:
         """What a file of a config is called."""
@@ -136,15 +136,15 @@ class Places:
 def _patterns(known: Mapping[str, str]) -> list[tuple[re.Pattern[str], str]]:
     """What to look for, the longest first; a relative path says nothing of the machine."""
     return [
-        (re.compile(rf"(?<![\w/-]){re.escape(place)}(?![\w-])"), stands)
-        for place, stands in sorted(known.items(), key=lambda each: -len(each[0]))
+        (re.compile(rf"(?<![\w/-]){re.escape(place)}(?![\w-])"), replacement)
+        for place, replacement in sorted(known.items(), key=lambda each: -len(each[0]))
         if place.startswith(("/", "~/", "sqlite:", "file:")) or "\\" in place
     ]
 
 
 def _replaced(text: str, patterns: Sequence[tuple[re.Pattern[str], str]]) -> str:
-    for place, stands in patterns:
-        text = place.sub(stands.replace("\\", r"\\"), text)
+    for place, replacement in patterns:
+        text = place.sub(replacement.replace("\\", r"\\"), text)
     return text
 
 
