@@ -173,7 +173,7 @@ def test_a_config_of_another_version_is_read(runs: Path) -> None:
     with open_record("numbers", runs=runs) as record:
         made = prepare(record, request(runs))
         assert [t.key for t in made.plan.trials] == [t.key for t in record.trials]
-    assert any("hyperparameters.warmup: this tunerun does not have" in note for note in made.notes)
+    assert any("hyperparameters.warmup: this version of tunerun does not have" in note for note in made.notes)
 
 
 def test_an_edited_record_is_a_new_experiment(record: OpenRecord, runs: Path) -> None:
@@ -192,8 +192,8 @@ def test_an_edited_record_is_a_new_experiment(record: OpenRecord, runs: Path) ->
 @pytest.mark.parametrize(
     ("edits", "reason"),
     [
-        ({"template.text_input": "Q: {{ text_input }}"}, "has examples and not rows"),
-        ({"dataset.limit": 3}, "has examples and not rows"),
+        ({"template.text_input": "Q: {{ text_input }}"}, "contains examples, not rows"),
+        ({"dataset.limit": 3}, "contains examples, not rows"),
         ({"evaluation.baselines.examples": [0, 8]}, "2 examples that were drawn"),
         ({"hyperparameters.epoch_counts": 3}, "did you mean 'epoch_count'"),
         ({"hyperparameters.epoch_count": "three"}, "must be a whole number"),
