@@ -3,8 +3,8 @@
 The database is the queue: a job that is CREATING there will be trained, now or after a restart. The backend gets as
 many jobs as its engines can train at once, because jobs of one base model that are queued together share each pass. So
 a submitted job may still be queued; it counts as running once the backend reports it. A job that was running when the
-process died resumes after its last complete epoch. A paused job does so when it is resumed; meanwhile its engine trains
-others.
+process died resumes after its last complete epoch. A paused job saves its state at the step that it has reached and
+continues there when it is resumed; meanwhile its engine trains others.
 """
 
 from __future__ import annotations
