@@ -266,7 +266,7 @@ def test_a_removed_folder_is_trained_again(backend: LocalBackend, place: LocalPl
 def test_folder_of_another_trial_is_never_overwritten(backend: LocalBackend, place: LocalPlace) -> None:
     """An id whose folder holds a tuned model of another key is refused."""
     wait_for_end(backend, backend.submit(place.request("1")))
-    with pytest.raises(InputError, match="holds a tuned model of another trial"):
+    with pytest.raises(InputError, match="contains the tuned model of another trial"):
         backend.submit(replace(place.request("2"), tuned_model_id="tiny-1"))
 
 

@@ -70,7 +70,7 @@ def test_keys_are_added_listed_and_revoked(
             ["keys", "add", "--owner", "a@b.c", "--scope", "everything"],
             "--scope everything: use tuning, cloud-platform",
         ),
-        (["keys", "revoke", "k1"], "no key of that id"),
+        (["keys", "revoke", "k1"], "no key has this id"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_exit_code_2(

@@ -254,7 +254,7 @@ def test_a_judge_without_a_price_is_no_budget(tmp_path: Path, server: JudgeServi
     """Where a service may charge, and how much is not known, a budget cannot be kept."""
     elsewhere = judged(server).replace(server.base_url, "https://example.org/v1")
     lines = planned(tmp_path, elsewhere, "budget.max_usd=5").over_limit()
-    assert lines[0].startswith("budget.max_usd: what the judge m costs is not known")
+    assert lines[0].startswith("budget.max_usd: the price of the judge m is not known")
     assert not planned(tmp_path, judged(server), "budget.max_usd=5").over_limit()
 
 
