@@ -10,14 +10,14 @@ import pytest
 from tests.engine.published import CONFIGS
 from tests.experiments import planned
 from tunerun.engine import model_facts
-from tunerun.engine.memory import GIB, Work
+from tunerun.engine.memory import GIB, Workload
 from tunerun.errors import LimitError
 from tunerun.planning.memory import PlannedMemory
 
 
 def memory_of(name: str, gib: float, device: str = "cuda") -> PlannedMemory:
     shape = model_facts.shape_of(CONFIGS[name])
-    work = Work(device=device)
+    work = Workload(device=device)
     return PlannedMemory(name, (0, 1), device, int(gib * GIB), 1, shape, work, 2)
 
 

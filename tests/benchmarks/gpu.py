@@ -131,7 +131,7 @@ def _losses(base: Any, trials: Sequence[TuningRequest], most: int = 1) -> list[f
     Raises:
         RuntimeError: one failed.
     """
-    from tunerun.engine import training
+    from tests.engine import training
 
     observer = _Losses()
     for outcome in training.train(trials, base, observer, most=most):

@@ -67,7 +67,7 @@ class Measured:
     """A row of the table.
 
     Attributes:
-        tokens, shared, learned: of one row of the longest batch; see `memory.Work`.
+        tokens, shared, learned: of one row of the longest batch; see `memory.Workload`.
         peak: bytes that the process held at most: `train/peak_bytes` of its last trial.
     """
 
@@ -81,7 +81,7 @@ class Measured:
 
     def estimate(self, shape: ModelShape) -> int:
         """Return what is estimated of it, in bytes."""
-        work = memory.Work(rows=self.rows, tokens=self.tokens, learned=self.learned, shared=self.shared)
+        work = memory.Workload(rows=self.rows, tokens=self.tokens, learned=self.learned, shared=self.shared)
         return memory.estimate(shape, work, self.members).total
 
     def line(self, shape: ModelShape) -> str:
@@ -113,8 +113,9 @@ def measure(case: Case, model: BaseModelRef) -> Measured:
     """Train in this process, and return its peak."""
     import torch
 
+    from tests.engine import training
     from tests.engine.observer import Recording
-    from tunerun.engine import network, training
+    from tunerun.engine import network
     from tunerun.engine.encoding import encode_examples
 
     torch.set_num_threads(1)

@@ -222,7 +222,8 @@ def _memory(cache: Path) -> str:
 
 def _peak_of(count: int, cache: Path) -> int:
     """Return the bytes of this process at its peak after an epoch of a pack."""
-    from tunerun.engine import machine, network, training
+    from tests.engine import training
+    from tunerun.engine import machine, network
 
     base = network.load(SMOLLM2, cache, network.choose_device("cpu"))
     trials = requests_of("banking77", epochs=(1,), seeds=tuple(range(-(-count // len(RATES)))))[:count]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.engine.published import CONFIGS
 from tunerun.engine import memory, model_facts
-from tunerun.engine.memory import GIB, Work
+from tunerun.engine.memory import GIB, Workload
 from tunerun.engine.precision import BFLOAT16, FLOAT32
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "memory.md"
@@ -16,10 +16,10 @@ BEGIN, END = "<!-- computed: python -m tests.engine.memory_table -->\n", "<!-- e
 MODELS = ("smollm2-135m", "qwen3-0.6b", "llama-3.2-1b", "qwen3-4b", "qwen3-8b")
 MEMBERS = (1, 4, 12)
 COLUMNS = {
-    "fp32, CPU": Work(FLOAT32, device="cpu"),
-    "fp32, CUDA": Work(FLOAT32, device="cuda"),
-    "bf16, CUDA": Work(BFLOAT16, device="cuda"),
-    "4bit, CUDA": Work(BFLOAT16, is_quantised=True, device="cuda"),
+    "fp32, CPU": Workload(FLOAT32, device="cpu"),
+    "fp32, CUDA": Workload(FLOAT32, device="cuda"),
+    "bf16, CUDA": Workload(BFLOAT16, device="cuda"),
+    "4bit, CUDA": Workload(BFLOAT16, is_quantised=True, device="cuda"),
 }
 
 
@@ -38,7 +38,7 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cell(shape: model_facts.ModelShape, work: Work, members: int) -> str:
+def _cell(shape: model_facts.ModelShape, work: Workload, members: int) -> str:
     both = (work, replace(work, gradient_checkpointing=True))
     return " / ".join(f"{memory.estimate(shape, each, members).total / GIB:.1f}" for each in both)
 

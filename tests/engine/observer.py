@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tunerun.engine.training_run import Outcome, Trained
+from tunerun.engine.training_run import Trained, TrainingOutcome
 from tunerun.job import EpochLoss, Snapshot, TuningRequest
 
 
@@ -19,7 +19,7 @@ class Recording:
         self.kept_steps: dict[str, list[int]] = {}
         self.adapters: dict[str, dict[str, Any]] = {}
         self.finished: dict[str, Trained] = {}
-        self.outcomes: dict[str, Outcome] = {}
+        self.outcomes: dict[str, TrainingOutcome] = {}
         self.paused: set[str] = set()
         self.without_state: list[tuple[str, str]] = []
         self._cancel_after = cancel_after

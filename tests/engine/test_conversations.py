@@ -11,11 +11,11 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from tests.engine import chat_templates, peft_loop
+from tests.engine import chat_templates, peft_loop, training
 from tests.engine.observer import Recording
 from tests.engine.test_generation import tune
 from tests.engine.tiny_model import TOKENIZERS, request_of
-from tunerun.engine import chat, chat_template, encoding, forms, lora, merging, plain_answers, training
+from tunerun.engine import chat, chat_template, encoding, forms, lora, merging, plain_answers
 from tunerun.engine.chat_encoder import ChatEncoder
 from tunerun.engine.encoding import NOT_LEARNED, EncodedExample
 from tunerun.engine.generation import Generation

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engine import chat_templates, tiny_model
+from tests.engine import chat_templates, tiny_model, training
 from tests.engine.observer import Recording
 from tests.engine.tiny_model import EXAMPLES, TOKENIZERS, request_of
-from tunerun.engine import adapters, encoding, network, shared_prefix, training, tuned_model
+from tunerun.engine import adapters, encoding, network, shared_prefix, tuned_model
 from tunerun.engine.chat_encoder import ChatEncoder
 from tunerun.engine.decoding import ROWS
 from tunerun.engine.generation import Generation

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from tests.conftest import REPOSITORY
-from tests.engine import peft_loop, tiny_model
+from tests.engine import peft_loop, tiny_model, training
 from tests.engine.observer import Recording
 from tests.engine.test_generation import tune
-from tunerun.engine import layers, lora, model_facts, network, shared_prefix, training
+from tunerun.engine import layers, lora, model_facts, network, shared_prefix
 from tunerun.engine.forms.padded import Padded
 from tunerun.engine.generation import Generation
 from tunerun.engine.network import LoadedModel

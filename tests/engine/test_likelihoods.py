@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engine import tiny_model
+from tests.engine import tiny_model, training
 from tests.engine.observer import Recording
 from tests.engine.test_generation import tune
 from tests.engine.tiny_model import EXAMPLES, HELD_OUT, request_of
-from tunerun.engine import shared_prefix, training
+from tunerun.engine import shared_prefix
 from tunerun.engine.forms.padded import Padded
 from tunerun.engine.generation import Generation
 from tunerun.engine.network import LoadedModel

@@ -14,7 +14,7 @@ from tests.benchmarks import memory as memory_benchmark
 from tests.engine import memory_table
 from tests.engine.published import CONFIGS, PARAMETERS
 from tunerun.engine import lora, memory, model_facts
-from tunerun.engine.memory import GIB, Work
+from tunerun.engine.memory import GIB, Workload
 from tunerun.engine.model_facts import ModelShape
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.precision import BFLOAT16
@@ -57,7 +57,7 @@ def test_a_config_that_is_not_a_transformers_gives_no_shape() -> None:
 @given(st.sampled_from(sorted(CONFIGS)), st.floats(0.1, 200), st.integers(0, 64), st.booleans(), st.integers(1, 64))
 def test_as_many_trials_share_a_pass_as_fit(name: str, gib: float, most: int, checkpoints: bool, rows: int) -> None:
     """Those that it names fit, one more would not, and never more than there are."""
-    shape, work, available = shape_of(name), Work(rows=rows, gradient_checkpointing=checkpoints), int(gib * GIB)
+    shape, work, available = shape_of(name), Workload(rows=rows, gradient_checkpointing=checkpoints), int(gib * GIB)
     found = memory.members_that_fit(shape, work, available, most)
     assert 0 <= found <= most
     assert found == 0 or memory.estimate(shape, work, found).total <= available
@@ -66,7 +66,7 @@ def test_as_many_trials_share_a_pass_as_fit(name: str, gib: float, most: int, ch
 
 def test_what_is_advised_against_lack_of_memory_needs_less() -> None:
     """Fewer rows at once, checkpoints, bfloat16 weights and 4 bits, each beside those before it, at 4 B parameters."""
-    works = [Work(device="cuda")]
+    works = [Workload(device="cuda")]
     for change in ({"rows": 1}, {"gradient_checkpointing": True}, {"number_format": BFLOAT16}, {"is_quantised": True}):
         works.append(replace(works[-1], **change))
     totals = [memory.estimate(shape_of("qwen3-4b"), work).total for work in works]

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.engine import peft_loop
+from tests.engine import peft_loop, training
 from tests.engine.observer import Recording
 from tests.engine.tiny_model import request_of
-from tunerun.engine import training
 from tunerun.engine.encoding import NOT_LEARNED, EncodedExample, encode_examples
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.optimisation import Optimiser, learning_rate

@@ -12,10 +12,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.engine import peft_loop, tiny_model
+from tests.engine import peft_loop, tiny_model, training
 from tests.engine.observer import Recording
 from tests.engine.tiny_model import EXAMPLES, HELD_OUT, request_of
-from tunerun.engine import forms, lora, network, training
+from tunerun.engine import forms, lora, network
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.pack import Pack
 from tunerun.job import BaseModelRef, Example, FailureKind, JobState, TuningHyperparameters, TuningRequest

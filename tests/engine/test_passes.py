@@ -12,9 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.engine import training
 from tests.engine.observer import Recording
 from tests.engine.tiny_model import EXAMPLES, request_of
-from tunerun.engine import forms, lora, training
+from tunerun.engine import forms, lora
 from tunerun.engine.encoding import EncodedExample, encode_examples
 from tunerun.engine.forms import Form
 from tunerun.engine.network import LoadedModel

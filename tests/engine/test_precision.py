@@ -12,11 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.engine import training
 from tests.engine.observer import Recording
 from tests.engine.tiny_model import EXAMPLES, HELD_OUT, request_of
 from tunerun.backends import capabilities_of
 from tunerun.backends.local import LocalSection
-from tunerun.engine import loading, network, precision, training
+from tunerun.engine import loading, network, precision
 from tunerun.engine.generation import Generation
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.settings import EngineSettings

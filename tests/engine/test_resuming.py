@@ -16,7 +16,7 @@ from tests.engine.tiny_model import EXAMPLES, HELD_OUT, request_of
 from tunerun.engine import resuming, tuned_model
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.pack import Pack
-from tunerun.engine.training_run import Outcome
+from tunerun.engine.training_run import TrainingOutcome
 from tunerun.files import partial_folder
 from tunerun.job import BaseModelRef, JobState, TuningHyperparameters, TuningRequest
 from tunerun.workers import states as states_of
@@ -128,7 +128,7 @@ def test_a_paused_job_continues_at_its_step(
     observer.paused.add(longest.key)
     pack = Pack(base, observer, keep_cancelled=True, states=tmp_path)
     pack.add([longest])
-    outcomes: list[Outcome] = []
+    outcomes: list[TrainingOutcome] = []
     while not pack.is_empty:
         outcomes += pack.step()
     assert [(one.state, one.trained) for one in outcomes] == [(JobState.CANCELLED, None)]

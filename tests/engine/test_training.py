@@ -15,12 +15,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.engine import peft_loop, tiny_model
+from tests.engine import peft_loop, tiny_model, training
 from tests.engine.observer import Recording
 from tests.engine.tiny_model import EXAMPLES, HELD_OUT, request_of
-from tunerun.engine import encoding, forms, lora, training
+from tunerun.engine import encoding, forms, lora
 from tunerun.engine.network import LoadedModel
-from tunerun.engine.training_run import Outcome, epoch_order
+from tunerun.engine.training_run import TrainingOutcome, epoch_order
 from tunerun.job import BaseModelRef, Example, FailureKind, JobState, TuningRequest
 
 REPOSITORY = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ print(test_training.adapter_digest(base, tiny_model.request_of(model), Path(sys.
 """
 
 
-def run(base: LoadedModel, *pack: TuningRequest, observer: Recording | None = None) -> list[Outcome]:
+def run(base: LoadedModel, *pack: TuningRequest, observer: Recording | None = None) -> list[TrainingOutcome]:
     ended = {outcome.request.key: outcome for outcome in training.train(pack, base, observer or Recording())}
     return [ended[request.key] for request in pack]
 

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 
+from tests.engine import training
 from tests.engine.observer import Recording
 from tests.engine.tiny_model import EXAMPLES, HELD_OUT, request_of
-from tunerun.engine import forms, lora, training
+from tunerun.engine import forms, lora
 from tunerun.engine.encoding import encode_examples
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.pack import Pack
-from tunerun.engine.training_run import Outcome
+from tunerun.engine.training_run import TrainingOutcome
 from tunerun.job import BaseModelRef, JobState, TuningHyperparameters, TuningRequest, in_common
 
 HANDED_OUT: dict[str, dict[str, Any]] = {
@@ -145,7 +146,7 @@ def test_a_trial_that_comes_later_misses_nothing(
     observer = Recording()
     pack = Pack(base, observer, most=2)
     pack.add([first])
-    outcomes: list[Outcome] = []
+    outcomes: list[TrainingOutcome] = []
     for _step in range(4):  # one into the second epoch
         outcomes += pack.step()
     pack.add([later])

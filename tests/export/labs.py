@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from tests.engine import training
 from tests.engine.observer import Recording
 from tests.engine.tiny_model import EXAMPLES, HELD_OUT, model_of, request_of
 from tunerun.digest import digest
-from tunerun.engine import network, plain_answers, training, tuned_model
+from tunerun.engine import network, plain_answers, tuned_model
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.training_run import Trained
 from tunerun.job import (

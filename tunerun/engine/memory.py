@@ -43,7 +43,7 @@ UNUSED_ELSEWHERE = 1.2
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """What is computed at once, as far as memory depends on it.
 
     Attributes:
@@ -70,7 +70,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MemoryEstimate:
     """Bytes of memory, by what needs them.
 
     Attributes:
@@ -95,7 +95,7 @@ class Estimate:
         return sum(getattr(self, part.name) for part in fields(self))
 
 
-def estimate(shape: ModelShape, work: Work, members: int = 1, *, with_unused: bool = True) -> Estimate:
+def estimate(shape: ModelShape, work: Workload, members: int = 1, *, with_unused: bool = True) -> MemoryEstimate:
     """Estimate the most memory that tuning takes.
 
     Args:
@@ -118,7 +118,7 @@ def estimate(shape: ModelShape, work: Work, members: int = 1, *, with_unused: bo
     activations, logits, mask = (int(unused * part) for part in max(training, measuring, key=sum))
     learns = LEARNED if members == 1 else LEARNED_TOGETHER
     adapters = members * work.adapter_rank * shape.adapter_width * learns
-    return Estimate(int(RUNTIME), _weight_bytes(shape, work), adapters, activations, logits, mask)
+    return MemoryEstimate(int(RUNTIME), _weight_bytes(shape, work), adapters, activations, logits, mask)
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class _Pass:
     logits: float
 
     @classmethod
-    def of(cls, work: Work, members: int, tokens: float, vocabulary: int) -> _Pass:
+    def of(cls, work: Workload, members: int, tokens: float, vocabulary: int) -> _Pass:
         """Return what a pass holds of trials with so many tokens each; a row is never divided.
 
         A pass with shorter rows takes more of the trials, so the limits count, not how many of the longest are in it.
@@ -149,7 +149,7 @@ class _Pass:
         )
 
 
-def members_that_fit(shape: ModelShape, work: Work, available: int, most: int) -> int:
+def members_that_fit(shape: ModelShape, work: Workload, available: int, most: int) -> int:
     """Return how many trials may share a pass.
 
     Args:
@@ -163,14 +163,14 @@ def members_that_fit(shape: ModelShape, work: Work, available: int, most: int) -
     return max(0, found)
 
 
-def _weight_bytes(shape: ModelShape, work: Work) -> int:
+def _weight_bytes(shape: ModelShape, work: Workload) -> int:
     number = precision.BYTES[work.number_format]
     if not work.is_quantised:
         return shape.parameters * number
     return int(shape.linear_parameters * FOUR_BITS + (shape.parameters - shape.linear_parameters) * number)
 
 
-def _layer_bytes(shape: ModelShape, work: Work) -> float:
+def _layer_bytes(shape: ModelShape, work: Workload) -> float:
     """What one layer keeps of one token for the gradient.
 
     Two states of the residual stream and what its norms make of them; queries, keys and values, repeated for all

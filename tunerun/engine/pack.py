@@ -14,7 +14,7 @@ from tunerun.engine import forms
 from tunerun.engine.failures import CancelledJobError, failure_of
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.passes import Computed, Passes, Share
-from tunerun.engine.training_run import Observer, Outcome, TrainingRun
+from tunerun.engine.training_run import Observer, TrainingOutcome, TrainingRun
 from tunerun.job import JobState, TuningRequest, in_common
 
 
@@ -67,7 +67,7 @@ class Pack:
                 self._observer.began([*run.requests, request])
                 run.add(request)
 
-    def step(self) -> Iterator[Outcome]:
+    def step(self) -> Iterator[TrainingOutcome]:
         """Take one optimiser step of every run.
 
         Yields:
@@ -84,16 +84,16 @@ class Pack:
         yield from self._end_epochs([run for run in runs if run.requests and run.has_ended_epoch])
         self._runs = [run for run in self._runs if run.requests]
 
-    def leave_cancelled(self) -> Iterator[Outcome]:
+    def leave_cancelled(self) -> Iterator[TrainingOutcome]:
         """Yield the requests that were cancelled and stop training them, without taking a step."""
         for request in [one for one in self._waiting if self._observer.is_cancelled(one)]:
             self._waiting.remove(request)
-            yield Outcome(request, JobState.CANCELLED)
+            yield TrainingOutcome(request, JobState.CANCELLED)
         for run in self._runs:
             yield from self._guarded(run, run.leave_cancelled(keep=self._keep_cancelled))
         self._runs = [run for run in self._runs if run.requests]
 
-    def _join(self) -> Iterator[Outcome]:
+    def _join(self) -> Iterator[TrainingOutcome]:
         # Some architectures mix rows of a batch, so only one adapter at a time is right for them.
         most = self._most if forms.choose(self._base).takes_packs else 1
         while self._waiting and len(self._runs) < most:
@@ -103,16 +103,16 @@ class Pack:
             self._observer.began(requests)
             yield from self._begun(requests)
 
-    def _begun(self, requests: Sequence[TuningRequest]) -> Iterator[Outcome]:
+    def _begun(self, requests: Sequence[TuningRequest]) -> Iterator[TrainingOutcome]:
         """Start a training run; yield its requests as failed if it cannot start."""
 
-        def begin() -> Iterator[Outcome]:
+        def begin() -> Iterator[TrainingOutcome]:
             self._runs.append(TrainingRun(requests, self._base, self._observer, self._states))
             yield from ()  # makes this a generator, so that `_isolated` catches what the constructor raises
 
         return _isolated(begin(), lambda _is_cancelled: requests)
 
-    def _end_epochs(self, runs: Sequence[TrainingRun]) -> Iterator[Outcome]:
+    def _end_epochs(self, runs: Sequence[TrainingRun]) -> Iterator[TrainingOutcome]:
         """Compute the validation losses of runs that finished an epoch, in shared passes, and end what is complete."""
         # A run measures one adapter for each `average_last` among its requests; all of them share passes here.
         adapters = [(run, epochs, adapter) for run in runs for epochs, adapter in run.to_measure().items()]
@@ -138,11 +138,11 @@ class Pack:
             if run.requests:
                 yield from self._guarded(run, run.hand_out(nats[run]))
 
-    def _guarded(self, run: TrainingRun, ended: Iterator[Outcome]) -> Iterator[Outcome]:
+    def _guarded(self, run: TrainingRun, ended: Iterator[TrainingOutcome]) -> Iterator[TrainingOutcome]:
         """Yield the outcomes of one run's work; if it raises, end all requests of that run only."""
         yield from _isolated(ended, lambda is_cancelled: run.drop(is_cancelled=is_cancelled))
 
-    def _drop(self, run: TrainingRun, error: Exception) -> Iterator[Outcome]:
+    def _drop(self, run: TrainingRun, error: Exception) -> Iterator[TrainingOutcome]:
         """End every request of a run that cannot continue."""
         return _ended_by(error, lambda is_cancelled: run.drop(is_cancelled=is_cancelled))
 
@@ -151,7 +151,7 @@ _Dropped = Callable[[bool], Sequence[TuningRequest]]
 """Ends a run and returns its requests; the argument is whether the reason is a cancellation."""
 
 
-def _isolated(ended: Iterator[Outcome], drop: _Dropped) -> Iterator[Outcome]:
+def _isolated(ended: Iterator[TrainingOutcome], drop: _Dropped) -> Iterator[TrainingOutcome]:
     """Yield the outcomes; if producing them raises, end the requests that `drop` returns with that error."""
     try:
         yield from ended
@@ -160,13 +160,13 @@ def _isolated(ended: Iterator[Outcome], drop: _Dropped) -> Iterator[Outcome]:
         yield from _ended_by(error, drop)
 
 
-def _ended_by(error: Exception, drop: _Dropped) -> Iterator[Outcome]:
+def _ended_by(error: Exception, drop: _Dropped) -> Iterator[TrainingOutcome]:
     is_cancelled = isinstance(error, CancelledJobError)
     for request in drop(is_cancelled):
         if is_cancelled:
-            yield Outcome(request, JobState.CANCELLED)
+            yield TrainingOutcome(request, JobState.CANCELLED)
         else:
-            yield Outcome(request, JobState.FAILED, failure=failure_of(error))
+            yield TrainingOutcome(request, JobState.FAILED, failure=failure_of(error))
 
 
 def _served_with(request: TuningRequest) -> tuple[TuningRequest, bool]:
@@ -179,7 +179,7 @@ def _served_with(request: TuningRequest) -> tuple[TuningRequest, bool]:
 
 def _learned(
     run: TrainingRun, share: Share, computed: Computed | Exception, together: Sequence[TrainingRun]
-) -> Iterator[Outcome]:
+) -> Iterator[TrainingOutcome]:
     if isinstance(computed, Exception):
         raise computed
     run.passed(together)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tunerun.engine import machine, memory, model_facts, pass_limits
 from tunerun.engine.encoding import encode_examples
-from tunerun.engine.memory import Work
+from tunerun.engine.memory import Workload
 from tunerun.engine.network import LoadedModel
 from tunerun.job import TuningRequest
 
@@ -26,7 +26,7 @@ def of(base: LoadedModel, request: TuningRequest) -> int:
     # Longest by characters: tokenising all examples twice would take as long as an epoch of a small model.
     longest = sorted(request.training, key=lambda example: len(example.text_input) + len(example.output))[-rows:]
     encoded = encode_examples(base.tokenizer, base.chat, longest, base.turns)
-    work = Work(
+    work = Workload(
         number_format=base.number_format,
         is_quantised=base.settings.is_quantised,
         device=device,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tunerun.engine.lora import LearningAdapter
     from tunerun.engine.network import LoadedModel
     from tunerun.engine.pack import Pack
-    from tunerun.engine.training_run import Outcome, Trained
+    from tunerun.engine.training_run import Trained, TrainingOutcome
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ class _Training:
         """End the cancelled jobs without taking a step."""
         self._report_ended(self._pack.leave_cancelled())
 
-    def _report_ended(self, outcomes: Iterator[Outcome]) -> None:
+    def _report_ended(self, outcomes: Iterator[TrainingOutcome]) -> None:
         def failed(error: Exception) -> None:
             self.is_suspect = True
             for key in [*self._jobs]:
@@ -293,7 +293,7 @@ class _Training:
             for outcome in outcomes:
                 self._ended(outcome)
 
-    def _ended(self, outcome: Outcome) -> None:
+    def _ended(self, outcome: TrainingOutcome) -> None:
         key = outcome.request.key
         failure = self._not_written.pop(key, None) or outcome.failure
         self.is_suspect = self.is_suspect or (failure is not None and failure.traceback is not None)

@@ -98,7 +98,7 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingOutcome:
     """How one request ended.
 
     Attributes:
@@ -218,7 +218,7 @@ class TrainingRun:
             count = self._steps_per_epoch
             self._observer.kept_before(request, self._snapshots[count - 1 :: count])
 
-    def leave_cancelled(self, *, keep: bool) -> Iterator[Outcome]:
+    def leave_cancelled(self, *, keep: bool) -> Iterator[TrainingOutcome]:
         """Stop serving the requests that were cancelled.
 
         Args:
@@ -241,7 +241,7 @@ class TrainingRun:
                 self._served.remove(request)
                 if trained is not None:
                     self._observer.trained(request, trained)
-            yield Outcome(request, JobState.CANCELLED, trained=trained)
+            yield TrainingOutcome(request, JobState.CANCELLED, trained=trained)
 
     def drop(self, *, is_cancelled: bool) -> list[TuningRequest]:
         """End every request and return them all.
@@ -327,7 +327,7 @@ class TrainingRun:
         for positions in forms.parts(self._base, self._validation):
             yield [self._validation[position] for position in positions]
 
-    def hand_out(self, nats: Mapping[int, float]) -> Iterator[Outcome]:
+    def hand_out(self, nats: Mapping[int, float]) -> Iterator[TrainingOutcome]:
         """End an epoch: report validation losses, save adapters, end the requests whose last epoch it was.
 
         Args:
@@ -355,7 +355,7 @@ class TrainingRun:
         if self.requests:
             self._keep_state()
 
-    def _end(self, request: TuningRequest) -> Outcome:
+    def _end(self, request: TuningRequest) -> TrainingOutcome:
         chosen = request.hyperparameters
         metrics = self._metrics | {
             "train/seconds": self._seconds,
@@ -371,7 +371,7 @@ class TrainingRun:
         trained = replace(trained, adapter=self._epochs.of(chosen))
         self._observer.trained(request, trained)
         self._forget(request)
-        return Outcome(request, JobState.SUCCEEDED, metrics, trained=trained)
+        return TrainingOutcome(request, JobState.SUCCEEDED, metrics, trained=trained)
 
     def _trained(self, request: TuningRequest, state: JobState, metrics: dict[str, float] | None = None) -> Trained:
         longest = max(self._served, key=lambda one: one.hyperparameters.epoch_count)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tunerun.engine import devices, memory, pass_limits
-from tunerun.engine.memory import GIB, Estimate, Work
+from tunerun.engine.memory import GIB, MemoryEstimate, Workload
 from tunerun.engine.model_facts import ModelShape
 from tunerun.engine.precision import BFLOAT16
 from tunerun.engine.settings import EngineSettings
@@ -57,12 +57,12 @@ class PlannedMemory:
     available: int | None
     engines: int
     shape: ModelShape | None
-    work: Work
+    work: Workload
     most: int
     free: int | None = None
 
     @property
-    def alone(self) -> Estimate | None:
+    def alone(self) -> MemoryEstimate | None:
         """The estimate for one trial; None: the base model's shape is not known."""
         return None if self.shape is None else memory.estimate(self.shape, self.work)
 
@@ -108,7 +108,7 @@ class PlannedMemory:
             )
         return None
 
-    def _needs(self, work: Work, *, with_unused: bool = True) -> int:
+    def _needs(self, work: Workload, *, with_unused: bool = True) -> int:
         """Bytes that all engines need together; 0: not known."""
         if self.shape is None:
             return 0
@@ -132,7 +132,7 @@ class PlannedMemory:
             return "choose a smaller base model, or a machine with more memory"
         return f"set {fitting[0]}"
 
-    def _smaller(self) -> Iterator[tuple[str, Work]]:
+    def _smaller(self) -> Iterator[tuple[str, Workload]]:
         """Yield settings that need less memory: each change alone first, then all changes so far combined.
 
         The changes are ordered by their side effects: the first two only take longer, the others change the numbers.
@@ -187,7 +187,7 @@ def _largest(loads: Sequence[Load]) -> PlannedMemory:
     settings = place.engine or EngineSettings()
     device = devices.chosen(settings.device)
     works = [
-        Work(
+        Workload(
             number_format=place.precision,
             is_quantised=settings.is_quantised,
             device=device,

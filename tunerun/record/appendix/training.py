@@ -22,7 +22,7 @@ _LOCAL_ENGINE = (
     "likelihood of the output's tokens. The base model is frozen in {precision}; adapter, optimiser and loss are in "
     "float32."
 )
-"""`tunerun.engine.training` says it; said of sweeps of this version alone, since a record names no optimiser."""
+"""`tunerun.engine.optimisation` says it; said of sweeps of this version alone, since a record names no optimiser."""
 
 
 def base_model(material: Material) -> Topic:
