@@ -14,8 +14,8 @@ import pytest
 
 from tests.engine import tiny_model
 from tests.experiments import HELD_OUT, ROWS, write_rows
+from tests.rigs.gemini_service import GeminiService
 from tunerun.cli import main
-from tunerun.testing.gemini_service import GeminiService
 
 pytestmark = pytest.mark.process
 

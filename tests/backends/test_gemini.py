@@ -9,6 +9,7 @@ import pytest
 import stamina
 
 from tests.engine.tiny_model import HELD_OUT, request_of
+from tests.rigs.gemini_service import Fault, GeminiService, Request, Script
 from tunerun.backends.gemini import GeminiBackend, GeminiSection
 from tunerun.errors import AccessError, AmbiguousError, BackendError, InputError, UnavailableError
 from tunerun.job import (
@@ -21,7 +22,6 @@ from tunerun.job import (
     TuningRequest,
 )
 from tunerun.testing.backend_contract import BackendContract
-from tunerun.testing.gemini_service import Fault, GeminiService, Request, Script
 
 MODEL = BaseModelRef(name="smollm2-135m", source="models/smollm2-135m")
 KEY = "planted-key-0123456789"

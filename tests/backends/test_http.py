@@ -11,10 +11,10 @@ import stamina
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.rigs.gemini_service import Fault, GeminiService, Script
 from tunerun.backends.gemini.refusals import refusal
 from tunerun.backends.http import MAX_RETRY_WAIT_S, ApiKey, JsonService, _unanswered, _wait_before_retry
 from tunerun.errors import AccessError, AmbiguousError, BackendError, StatusError, UnavailableError
-from tunerun.testing.gemini_service import Fault, GeminiService, Script
 
 QUOTA = {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": []}
 RETRY = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "7.5s"}

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import stamina
 
-from tests.backends.openai_service import OpenAIService, Script, as_base64, once
 from tests.engine.tiny_model import EXAMPLES, HELD_OUT, request_of
 from tests.experiments import planned
+from tests.rigs.http_service import Fault, Json, Request
+from tests.rigs.openai_service import OpenAIService, Script, as_base64, once
 from tunerun.backends.openai import OpenAIBackend, OpenAISection
 from tunerun.errors import AccessError, AmbiguousError, BackendError, InputError, LimitError, UnavailableError
 from tunerun.job import (
@@ -32,7 +33,6 @@ from tunerun.job import (
     Turn,
 )
 from tunerun.testing.backend_contract import BackendContract
-from tunerun.testing.http_service import Fault, Json, Request
 
 MODEL = BaseModelRef(name="smollm2-135m", source="smollm2-135m")
 KEY = "planted-key-0123456789"

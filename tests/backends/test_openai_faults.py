@@ -11,11 +11,8 @@ from typing import Any
 import pytest
 import stamina
 
-from tests.backends.openai_service import OpenAIService, Script
 from tests.experiments import planned
-from tunerun.ledger import Ledger
-from tunerun.runner import SweepResult, run
-from tunerun.testing.fault_proxy import (
+from tests.rigs.fault_proxy import (
     ANSWER_LOST,
     CUT,
     EMPTY,
@@ -30,6 +27,9 @@ from tunerun.testing.fault_proxy import (
     error,
     redirect,
 )
+from tests.rigs.openai_service import OpenAIService, Script
+from tunerun.ledger import Ledger
+from tunerun.runner import SweepResult, run
 
 FAULTS = (
     RESET_BEFORE,

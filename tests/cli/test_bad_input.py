@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.rigs.gemini_service import GeminiService
 from tunerun.cli import main
-from tunerun.testing.gemini_service import GeminiService
 
 
 def one(text_input: str, output: str) -> str:

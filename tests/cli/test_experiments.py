@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.experiments import ROWS, write_rows
+from tests.rigs.gemini_service import GeminiService
 from tunerun.cli import main
 from tunerun.ledger import Ledger
-from tunerun.testing.gemini_service import GeminiService
 
 pytestmark = pytest.mark.process
 

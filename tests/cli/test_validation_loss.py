@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.experiments import overrides
+from tests.rigs.gemini_service import GeminiService
 from tunerun.cli import main
-from tunerun.testing.gemini_service import GeminiService
 
 pytestmark = pytest.mark.process
 

@@ -9,9 +9,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.crash.kills import Instant, Kill
 from tests.crash.rig import Rig
-from tunerun.testing.crash import Instant, Kill
-from tunerun.testing.gemini_service import GeminiService
+from tests.rigs.gemini_service import GeminiService
 from tunerun.tracking.address import parse_address
 from tunerun.tracking.store import Store
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.backends.openai_service import OpenAIService
 from tests.crash.rig import OPENAI, Rig
-from tunerun.testing.gemini_service import GeminiService
+from tests.rigs.gemini_service import GeminiService
+from tests.rigs.openai_service import OpenAIService
 from tunerun.tracking.address import parse_address
 from tunerun.tracking.store import Store
 

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.backends import openai_service
-from tests.backends.openai_service import OpenAIService
+from tests.crash.kills import Ended, Kill, run_until
+from tests.rigs import gemini_service, openai_service
+from tests.rigs.gemini_service import GeminiService
+from tests.rigs.http_service import HttpService
+from tests.rigs.openai_service import OpenAIService
 from tunerun.ledger import Ledger
-from tunerun.testing import gemini_service
-from tunerun.testing.crash import Ended, Kill, run_until
-from tunerun.testing.gemini_service import GeminiService
-from tunerun.testing.http_service import HttpService
 
 ROWS = [{"text_input": str(n), "output": str(n + 1)} for n in range(8)]
 ENVIRONMENT = {"GEMINI_API_KEY": "planted-key", "OPENAI_API_KEY": "planted-key", "MLFLOW_DISABLE_TELEMETRY": "true"}

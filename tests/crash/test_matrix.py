@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.crash.kills import Instant, Kill, Run
 from tests.crash.rig import ENVIRONMENT, Outcome, Rig, states
-from tunerun.testing.crash import Instant, Kill, Run
 from tunerun.testing.waiting import wait_until
 
 pytestmark = [

@@ -12,6 +12,7 @@ import pytest
 import tunerun
 from tests.experiments import planned, write_rows
 from tests.record.ledgers import changed
+from tests.rigs.gemini_service import GeminiService
 from tests.test_runner import run_on
 from tunerun.errors import ConfigError, MismatchError
 from tunerun.job import BaseModelRef, TunedModel
@@ -21,7 +22,6 @@ from tunerun.record.rerun import Rerun, RerunRequest, prepare
 from tunerun.record.verification import Verification, compare
 from tunerun.runner import run
 from tunerun.schema import Paths, Tracking
-from tunerun.testing.gemini_service import GeminiService
 from tunerun.testing.scripted import ScriptedService
 
 SWEEP = ("hyperparameters.epoch_count=1,2", "dataset.test.fraction=0.2", "evaluation.baselines.examples=[0,2]")

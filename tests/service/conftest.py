@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.engine import tiny_model
+from tests.rigs.running_service import RunningService
 from tests.service.client import Client
 from tunerun.job import BaseModelRef
 from tunerun.service.app import Settings
-from tunerun.testing.running_service import RunningService
 
 
 @pytest.fixture(scope="session")

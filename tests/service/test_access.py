@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.rigs.running_service import RunningService
 from tests.service.client import Client, body, prompt
 from tunerun.errors import ConfigError, NotFoundError
 from tunerun.service.app import Settings
@@ -21,7 +22,6 @@ from tunerun.service.core.problems import Code, ServiceError
 from tunerun.service.gemini.dialect import GEMINI
 from tunerun.service.middleware import JsonLines, log
 from tunerun.service.server import listening
-from tunerun.testing.running_service import RunningService
 
 LONG = 1_000_000
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.rigs.running_service import RunningService
 from tests.service.client import Client, prompt
 from tunerun.backends.engine_calls import Batch
 from tunerun.backends.local import LocalBackend
@@ -20,7 +21,6 @@ from tunerun.errors import BackendError, BaseModelError, NotFoundError
 from tunerun.job import Answer, AnswerPart, BaseModelRef, GenerateOptions, Prompt
 from tunerun.service.app import Settings
 from tunerun.service.core.answerer import Answerer
-from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 
 LONG = GenerateOptions(max_output_tokens=100, temperature=2.0, seed=3)

@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.rigs.running_service import RunningService
 from tests.service.client import ROWS, Client, body, prompt, turns
 from tunerun.service.app import Settings
 from tunerun.service.core.model_calls import UNPREDICTABLE
-from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 from tunerun.workers.local import LocalWorkers
 

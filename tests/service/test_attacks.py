@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.rigs.running_service import RunningService
 from tests.service.client import ROWS, Client, body, prompt
 from tunerun.backends.engine_calls import Batch
 from tunerun.engine.messages import Answers
@@ -22,7 +23,6 @@ from tunerun.job import Answer
 from tunerun.service.app import Settings
 from tunerun.service.core.credentials import TUNING_SCOPE
 from tunerun.service.server import Connection
-from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 
 LONG = 1_000_000

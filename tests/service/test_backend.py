@@ -11,6 +11,7 @@ import pytest
 
 import tunerun
 from tests.engine.tiny_model import EXAMPLES, HELD_OUT, request_of
+from tests.rigs.running_service import RunningService
 from tests.service.client import Client
 from tunerun.backends.gemini import GeminiBackend, GeminiSection
 from tunerun.errors import AccessError, StatusError
@@ -19,7 +20,6 @@ from tunerun.ledger import Ledger
 from tunerun.runner import SweepResult
 from tunerun.service.app import Settings
 from tunerun.testing.backend_contract import BackendContract
-from tunerun.testing.running_service import RunningService
 
 MODEL = BaseModelRef(name="tiny", source="models/tiny")
 

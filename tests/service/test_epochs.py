@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.tiny_model import EXAMPLES, HELD_OUT
+from tests.rigs.running_service import RunningService
 from tunerun.engine.tuned_model import WEIGHTS_FILE, epochs_folder
 from tunerun.job import Example, GenerateOptions, Prompt, Turn
 from tunerun.service.app import Service, Settings
@@ -16,7 +17,6 @@ from tunerun.service.core.model_calls import ServedModels
 from tunerun.service.core.new_model import NewModel
 from tunerun.service.core.problems import Code, ServiceError
 from tunerun.service.core.records import ModelState, TunedModelRow
-from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 
 NEW = NewModel("tiny", EXAMPLES, epoch_count=3, batch_size=4, learning_rate=0.01, validation=HELD_OUT, seed=7)

@@ -14,13 +14,7 @@ import stamina
 
 import tunerun
 from tests.engine.tiny_model import EXAMPLES, HELD_OUT
-from tests.service.client import Client, body
-from tunerun.job import BaseModelRef, JobState
-from tunerun.ledger import Ledger
-from tunerun.planning import Trial
-from tunerun.runner import SweepResult
-from tunerun.runner.progress import Progress
-from tunerun.testing.fault_proxy import (
+from tests.rigs.fault_proxy import (
     ANSWER_LOST,
     CUT,
     EMPTY,
@@ -40,7 +34,13 @@ from tunerun.testing.fault_proxy import (
     refused,
     slow,
 )
-from tunerun.testing.running_service import RunningService
+from tests.rigs.running_service import RunningService
+from tests.service.client import Client, body
+from tunerun.job import BaseModelRef, JobState
+from tunerun.ledger import Ledger
+from tunerun.planning import Trial
+from tunerun.runner import SweepResult
+from tunerun.runner.progress import Progress
 
 RATES = (0.01, 0.02, 0.03)
 SHORT_TIMEOUT_S, LONG_TIMEOUT_S = 0.4, 20.0

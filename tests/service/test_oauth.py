@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from tests.engine.tiny_model import request_of
+from tests.rigs.running_service import RunningService
 from tunerun.backends.gemini import GeminiBackend, GeminiSection
 from tunerun.backends.gemini.oauth import SCOPE
 from tunerun.errors import AccessError
 from tunerun.job import BaseModelRef, GenerateOptions, JobState
-from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_for_end
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

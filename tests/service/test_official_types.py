@@ -9,12 +9,12 @@ import httpx
 import pytest
 
 from tests.engine.tiny_model import request_of
+from tests.rigs.gemini_service import GeminiService
+from tests.rigs.running_service import RunningService
 from tests.service.client import Client, body, prompt
 from tunerun.backends.gemini import GeminiBackend, GeminiSection
 from tunerun.job import BaseModelRef, GenerateOptions, TuningHyperparameters
 from tunerun.service.core.model_calls import UNPREDICTABLE
-from tunerun.testing.gemini_service import GeminiService
-from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 
 pytestmark = [

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from tests.engine.tiny_model import HELD_OUT, request_of
+from tests.rigs.running_service import RunningService
 from tunerun.backends.openai import OpenAIBackend, OpenAISection
 from tunerun.job import BaseModelRef, TuningRequest
 from tunerun.service.app import Settings
 from tunerun.testing.backend_contract import BackendContract
-from tunerun.testing.running_service import RunningService
 
 MODEL = BaseModelRef(name="tiny", source="tiny")
 MULTIPLIED: dict[str, Any] = {"learning_rate": None, "learning_rate_multiplier": 10.0}

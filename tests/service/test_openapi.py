@@ -14,9 +14,9 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import status_code_conformance
 
+from tests.rigs.running_service import RunningService
 from tests.service.client import Client
 from tunerun.service.gemini.dialect import VERSIONS
-from tunerun.testing.running_service import RunningService
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.rigs.running_service import RunningService
 from tunerun.errors import ConfigError
 from tunerun.service.middleware import Middleware
 from tunerun.service.origins import Origins
-from tunerun.testing.running_service import RunningService
 
 PAGE = "https://app.example.org"
 WIRES = ["/v1/chat/completions", "/v1/models", "/v1beta/models"]

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.rigs.running_service import RunningService
 from tests.test_docs import blocks, commands
-from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 
 

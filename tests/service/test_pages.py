@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from tests.rigs.running_service import RunningService
 from tests.service.client import Client, prompt
 from tests.service.visitor import FOREVER, Visitor, table, text_of, visiting
 from tunerun.service.core.model_calls import UNPREDICTABLE
@@ -19,7 +20,6 @@ from tunerun.service.page.pages import KEPT_FILES
 from tunerun.service.page.snippets import KEY_VARIABLE
 from tunerun.service.page.uploads import MAX_FILE_BYTES
 from tunerun.service.page.view_models import MAX_POINTS
-from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 
 

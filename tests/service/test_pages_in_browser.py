@@ -9,10 +9,10 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 
+from tests.rigs.running_service import RunningService
 from tests.service import browser
 from tests.service.browser import Browser
 from tests.service.visitor import FOREVER, Visitor, table, visiting
-from tunerun.testing.running_service import RunningService
 
 pytestmark = pytest.mark.skipif(not (browser.CHROMIUM and browser.DRIVER), reason=browser.MISSING)
 

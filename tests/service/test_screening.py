@@ -15,13 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.rigs.running_service import RunningService
 from tests.service.client import Client
 from tests.service.visitor import Visitor, visiting
 from tunerun.errors import ConfigError
 from tunerun.service.app import Settings
 from tunerun.service.middleware import MAX_FORM_BYTES, MAX_SIGN_IN_BYTES
 from tunerun.service.screening import Hosts, check_proxies
-from tunerun.testing.running_service import RunningService
 
 LOCAL = b"Host: localhost"
 

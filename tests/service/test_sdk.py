@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from tests.engine.tiny_model import EXAMPLES
+from tests.rigs.running_service import RunningService
 from tests.service.client import Client, body
-from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 
 pytestmark = [

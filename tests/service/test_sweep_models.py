@@ -14,6 +14,7 @@ from openai import BadRequestError
 
 import tunerun
 from tests.cli.test_serve import called
+from tests.rigs.running_service import RunningService
 from tests.service.client import Client, body, prompt, turns
 from tests.service.openai.conftest import client_of
 from tests.service.visitor import text_of, visiting
@@ -31,7 +32,6 @@ from tunerun.service.core.problems import ServiceError
 from tunerun.service.core.selection import Selection, select
 from tunerun.service.openai.names import model_name
 from tunerun.template import PromptTemplate
-from tunerun.testing.running_service import RunningService
 
 TEMPLATE = "{{ kind }} {{ number }}{% if hint %} ({{ hint }}){% endif %}"
 ROWS = [{"kind": "one more than", "number": number, "answer": str(number + 1)} for number in range(1, 9)]

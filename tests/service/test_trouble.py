@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.rigs.running_service import RunningService
 from tests.service.client import Client, body, prompt
 from tests.service.visitor import Visitor, table, text_of
 from tunerun.job import Snapshot
@@ -22,7 +23,6 @@ from tunerun.service.core.records import FileRow, ModelState
 from tunerun.service.core.state import FILE_NAME, State
 from tunerun.service.middleware import COOKIE
 from tunerun.service.page.view_models import MAX_CARDS
-from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 
 MANY = 10_000

@@ -14,8 +14,8 @@ from typing import Self
 import httpx
 
 from tests.engine.tiny_model import EXAMPLES
+from tests.rigs.running_service import RunningService
 from tunerun.service.core.credentials import TUNING_SCOPE
-from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 
 FOREVER = "1000000"

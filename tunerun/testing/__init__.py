@@ -1,1 +1,1 @@
-"""Test tools for authors of backends and metrics: contract suites, scripted services, fault injection."""
+"""Test tools for authors of backends and metrics: the contract suites, a scripted backend and waits with a deadline."""

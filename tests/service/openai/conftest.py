@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from openai import DefaultHttpxClient, OpenAI
 
+from tests.rigs.running_service import RunningService
 from tests.service.openai.training import jsonl
-from tunerun.testing.running_service import RunningService
 
 
 @pytest.fixture

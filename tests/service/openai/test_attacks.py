@@ -16,12 +16,12 @@ import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 
+from tests.rigs.running_service import RunningService
 from tests.service.openai.conftest import client_of
 from tests.service.openai.training import created, ended, jsonl
 from tunerun.service.app import Settings
 from tunerun.service.core.stored_files import FOLDER
 from tunerun.service.openai.form import MAX_FILE_BYTES
-from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 
 HALF = "\\ud800"

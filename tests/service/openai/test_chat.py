@@ -12,10 +12,10 @@ from openai import OpenAI
 from openai.types.chat import ChatCompletionChunk
 from pydantic import BaseModel, ConfigDict
 
+from tests.rigs.running_service import RunningService
 from tests.service.client import Client
 from tests.service.openai.conftest import client_of
 from tunerun.service.openai import names
-from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 
 USER: list[Any] = [{"role": "user", "content": "ninety nine"}]

@@ -12,11 +12,11 @@ import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 
+from tests.rigs.running_service import RunningService
 from tests.service.openai.conftest import client_of
 from tests.service.openai.training import jsonl, messages
 from tunerun.job import Example
 from tunerun.service.openai.form import MAX_PARTS
-from tunerun.testing.running_service import RunningService
 from tunerun.testing.waiting import wait_until
 
 BOUNDARY = "xYzZY"

@@ -8,12 +8,12 @@ import httpx
 import pytest
 from openai import APIStatusError, BadRequestError, NotFoundError, OpenAI
 
+from tests.rigs.running_service import RunningService
 from tests.service.client import Client
 from tests.service.openai.conftest import client_of
 from tests.service.openai.training import LONG, created, ended, hyperparameters, jsonl, messages, underway
 from tunerun.job import Example
 from tunerun.service.openai.method import IGNORED_HEADER
-from tunerun.testing.running_service import RunningService
 
 
 def test_a_job_trains_and_leaves_a_model_its_checkpoints_and_its_curve(sdk: OpenAI, training_file: str) -> None:

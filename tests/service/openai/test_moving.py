@@ -11,8 +11,8 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.engine.tiny_model import EXAMPLES
+from tests.rigs.running_service import RunningService
 from tunerun.service.openai import hyperparameters
-from tunerun.testing.running_service import RunningService
 
 GUIDE = (REPOSITORY / "docs/moving-off-openai-fine-tuning.md").read_text(encoding="utf-8")
 BANKING = REPOSITORY / "experiments/banking_intents/results.json"

@@ -10,8 +10,8 @@ import schemathesis
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import status_code_conformance
 
+from tests.rigs.running_service import RunningService
 from tests.service.test_openapi import EXAMPLES, is_openai, send_all
-from tunerun.testing.running_service import RunningService
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

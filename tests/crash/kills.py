@@ -10,7 +10,7 @@ costs a tenth of a second instead of four seconds. The instants:
 - `applied`: the service has done what the n-th request asks, and its answer is lost;
 - `answered`: the n-th answer is on its way to a process that is gone.
 
-The first three are counted in the process that dies, the others in the service (`tunerun.testing.http_service`).
+The first three are counted in the process that dies, the others in the service (`tests.rigs.http_service`).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from tunerun.testing.http_service import Dropped, HttpService, Request
+from tests.rigs.http_service import Dropped, HttpService, Request
 
-PRELOADED = ("tunerun.testing.crash_preload",)
+PRELOADED = ("tests.crash.preload",)
 TIMEOUT_S = 60.0
 
 
@@ -105,7 +105,7 @@ class Run:
     @property
     def process_id(self) -> int:
         """The PID."""
-        assert self._process.pid is not None  # noqa: S101 - it was started
+        assert self._process.pid is not None
         return self._process.pid
 
     def kill(self) -> None:

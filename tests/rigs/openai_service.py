@@ -16,7 +16,7 @@ from email import message_from_bytes
 from typing import Any
 from urllib.parse import unquote
 
-from tunerun.testing.http_service import Answer, Fault, HttpService, Json, Request
+from tests.rigs.http_service import Answer, Fault, HttpService, Json, Request
 
 DEFAULT_PAGE = 20
 

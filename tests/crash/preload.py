@@ -1,4 +1,4 @@
-"""Preloads the fork server of `crash`: does a whole run once, so that each forked process starts warm.
+"""Preloads the fork server of `kills`: does a whole run once, so that each forked process starts warm.
 
 A full run rather than a list of imports, because a run also has late imports, reads the base model's header and
 tokenizer, lists the installed packages, composes with Hydra and draws plots. Without the preload these took 0.7 of the
@@ -22,8 +22,8 @@ from unittest import mock
 
 import matplotlib
 
+from tests.rigs.gemini_service import GeminiService
 from tunerun.cli import main
-from tunerun.testing.gemini_service import GeminiService
 
 
 @contextlib.contextmanager
@@ -67,4 +67,4 @@ def rehearse() -> None:
 rehearse()
 gc.collect()
 gc.freeze()  # otherwise each fork's first full collection visits, and so copies, the memory of every import
-assert threading.active_count() == 1, threading.enumerate()  # noqa: S101 - threads do not survive a fork
+assert threading.active_count() == 1, threading.enumerate()  # threads do not survive a fork

@@ -2,7 +2,7 @@
 
 It does not train. A job advances by a scripted number of steps each time it is polled; the mean loss at step n is 1/n,
 at n seconds after 1970. It records all requests, so that a test does not depend on what the client reports. To try it
-by hand: `python -m tunerun.testing.gemini_service`.
+by hand: `python -m tests.rigs.gemini_service`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from tunerun.testing.http_service import Answer, Dropped, Fault, HttpService, Json, Request
+from tests.rigs.http_service import Answer, Dropped, Fault, HttpService, Json, Request
 
 __all__ = ["Dropped", "Fault", "GeminiService", "Request", "Script"]
 
