@@ -43,7 +43,7 @@ def promote(
     from tunerun.compose import places
     from tunerun.engine.base_model import cache_folder
     from tunerun.record import open_record
-    from tunerun.record.promotion import Wish, candidate_of, check
+    from tunerun.record.promotion import PromotionRequest, candidate_of, check
     from tunerun.record.promotion import promote as register
     from tunerun.tracking import open_tracker
     from tunerun.tracking.registry import check_names
@@ -51,7 +51,7 @@ def promote(
     if not name:
         raise InputError("--as is missing; give the name of the registered model, such as --as intents")
     check_names(name, alias)
-    wish = Wish(name, alias, parse(require or []), with_base=with_base)
+    request = PromotionRequest(name, alias, parse(require or []), with_base=with_base)
     paths, tracking = places(overrides or [], config_dir)
     runs = Path(paths.runs)
     tracker = open_tracker(tracking, runs)
@@ -59,12 +59,12 @@ def promote(
         raise InputError("tracking: none; the registry is MLflow's, choose tracking=mlflow")
     with open_record(reference, runs=runs, tracking=tracking) as record:
         candidate = candidate_of(record)
-        check(candidate, wish.conditions)
+        check(candidate, request.conditions)
         if record.runs.absolute() == runs.absolute():
             tracker.sync([record.sweep.id])  # the version names the trial's run
             if said := tracker.problem or tracker.notice:
                 err.print(f"[yellow]note:[/] {plain(said)}")
-        done = register(record, candidate, wish, tracker.store, runs=runs, cache=cache_folder(paths.cache))
+        done = register(record, candidate, request, tracker.store, runs=runs, cache=cache_folder(paths.cache))
     _show(done, tracker.name, json_=json_)
 
 

@@ -79,41 +79,49 @@ class StoredConfigs:
     def _point(self, trial: TrialRecord) -> Point:
         raw = json.loads(json.dumps(dict(trial.config)))
         raw |= {"paths": self.paths.model_dump(mode="json"), "tracking": self.tracking.model_dump(mode="json")}
-        self._as_computed(raw.get("backend"), trial)
+        backend = raw.get("backend")
+        if isinstance(backend, dict):
+            # Threads and number format of the first run: adding in another order changes the last bits.
+            names = fields_at(TrialConfig, ("backend", str(backend.get("kind"))))
+            for name, value in self.computed.get(trial.key, {}).items():
+                if name in names and backend.get(name) in (None, "auto"):
+                    backend[name] = value
         for file in files_of_rows(raw):
             file.section["path"] = str(self.data.get(file.name, file.section["path"]))
         for key, value in {**self.places, **self.edits}.items():
             _set(raw, key, value)
         self._drop_unknown(raw, ())
+
         problems: list[str] = []
         environment: dict[str, str] = {}
-        for location, text in _marks(raw, ()):
-            environment[".".join(map(str, location))] = text
+        for section, location, text in list(_interpolations(raw, ())):
+            dotted = ".".join(map(str, location))
+            environment[dotted] = text
             if location[0] == "dataset":  # its files are not read again, so the variable need not be set here
                 continue
             try:
-                _put(raw, location, resolved(text))
+                section[location[-1]] = resolved(text)
             except ConfigError as error:
-                problems += [f"{'.'.join(map(str, location))}: {problem}" for problem in error.problems]
+                problems += [f"{dotted}: {problem}" for problem in error.problems]
         if problems:
             raise ConfigError(problems)
         config, wrong = validate(TrialConfig, raw)
         if config is None:
             raise ConfigError([f"{'.'.join(map(str, location))}: {message}" for location, message in wrong])
-        overrides = {key: value for key, value in trial.overrides.items() if not self._is_edited(key)}
-        return Point.model_construct(overrides=overrides, config=self._shared(config), environment=environment)
 
-    def _as_computed(self, backend: Any, trial: TrialRecord) -> None:
-        """Set the trial's number of threads and number format: adding in another order changes the last bits."""
-        if not isinstance(backend, dict):
-            return
-        known = fields_at(TrialConfig, ("backend", str(backend.get("kind"))))
-        for name, value in self.computed.get(trial.key, {}).items():
-            if name in known and backend.get(name) in (None, "auto"):
-                backend[name] = value
-
-    def _is_edited(self, key: str) -> bool:
-        return any(key == edit or key.startswith(f"{edit}.") or edit.startswith(f"{key}.") for edit in self.edits)
+        # Equal sections become one object, because the planner caches sections by identity.
+        sections = {}
+        for name in TrialConfig.model_fields:
+            value = getattr(config, name)
+            text = value.model_dump_json() if hasattr(value, "model_dump_json") else repr(value)
+            sections[name] = self._sections.setdefault((name, text), value)
+        overrides = {
+            key: value
+            for key, value in trial.overrides.items()
+            if not any(key == e or key.startswith(f"{e}.") or e.startswith(f"{key}.") for e in self.edits)
+        }
+        shared = TrialConfig.model_construct(**sections)
+        return Point.model_construct(overrides=overrides, config=shared, environment=environment)
 
     def _drop_unknown(self, raw: dict[str, Any], location: tuple[str, ...]) -> None:
         """Remove keys that only another version had; an unknown key that the user set is an error."""
@@ -128,15 +136,6 @@ class StoredConfigs:
                 del raw[key]
             elif isinstance(value, dict) and fields_at(TrialConfig, (*location, key)):
                 self._drop_unknown(value, (*location, key))
-
-    def _shared(self, config: TrialConfig) -> TrialConfig:
-        """Return the config with equal sections as one object, because the planner caches sections by identity."""
-        sections = {}
-        for name in TrialConfig.model_fields:
-            value = getattr(config, name)
-            text = value.model_dump_json() if hasattr(value, "model_dump_json") else repr(value)
-            sections[name] = self._sections.setdefault((name, text), value)
-        return TrialConfig.model_construct(**sections)
 
 
 @dataclass(frozen=True)
@@ -168,20 +167,14 @@ def files_of_rows(config: Mapping[str, Any]) -> Iterator[FileOfRows]:
             yield FileOfRows("dataset.path" if part is None else f"dataset.{part}.path", section)
 
 
-def _marks(node: Any, location: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Yield the interpolations of texts that came from the environment, with their locations."""
+def _interpolations(node: Any, location: tuple[str | int, ...]) -> Iterator[tuple[Any, tuple[str | int, ...], str]]:
+    """Yield texts that came from the environment: the section or list with the text, its location, the text."""
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, value in items:
         if isinstance(value, str) and _FROM_ENVIRONMENT in value:
-            yield (*location, key), value
+            yield node, (*location, key), value
         else:
-            yield from _marks(value, (*location, key))
-
-
-def _put(raw: Any, location: tuple[str | int, ...], value: object) -> None:
-    for part in location[:-1]:
-        raw = raw[part]
-    raw[location[-1]] = value
+            yield from _interpolations(value, (*location, key))
 
 
 def _set(raw: dict[str, Any], key: str, value: object) -> None:

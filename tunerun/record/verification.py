@@ -21,7 +21,6 @@ from tunerun.backends import capabilities_of
 from tunerun.backends.registry import stored_section
 from tunerun.comparison import judge
 from tunerun.comparison.numbers import counted
-from tunerun.comparison.results import Verdict
 from tunerun.errors import ConfigError, InputError, MetricError
 from tunerun.job import JobState, TrainedOn
 from tunerun.ledger import LOSSES, JobRecord, TrialRecord
@@ -135,22 +134,30 @@ class _Pair:
         equal_answers, of, first = self._answers(self.trial, self.again)
         is_same_answers = equal_answers == of
         answers = f"{equal_answers:,} of {of:,} answers equal{first}" if of else "no answers are recorded"
-        problem = self._other_rows()
-        if problem:
-            return self._check(False, problem)
-        place = _Place.of(self.job, self.old), _Place.of(self.job_again, self.new)
-        packages = place[0].other_packages(place[1])
-        elsewhere = place[0].elsewhere(place[1])
-        weights = [job.tuned_model.weights if job.tuned_model else None for job in (self.job, self.job_again)]
-        is_same = weights[0] is not None and weights[0] == weights[1]
-        shared = place[0].shared_otherwise(place[1])
+
+        # Equal keys mean equal training and validation rows; the test set is not in the key.
+        if others := [name for name, digest in self.trial.held_out.items() if self.again.held_out.get(name) != digest]:
+            return self._check(False, f"the {others[0]} examples differ")
+        place, place_again = _Place.of(self.job, self.old), _Place.of(self.job_again, self.new)
+        packages = place.other_packages(place_again)
+        elsewhere = place.elsewhere(place_again)
+        shared = place.shared_otherwise(place_again)
         losses, is_close = self._losses(SHARING_TOLERANCE if shared and not elsewhere else (TOLERANCE, TOLERANCE))
-        if self._is_hosted:
+        if _is_hosted(self.trial):
             text = f"bits cannot be compared, because a service trained it; {losses}; {answers}"
             return self._check(is_close, text)
-        bits = "adapter: same bits" if is_same else f"adapter: {_other_bits(weights)}; {losses}"
+
+        weights = [job.tuned_model.weights if job.tuned_model else None for job in (self.job, self.job_again)]
+        is_same = weights[0] is not None and weights[0] == weights[1]
+        bits = "adapter: same bits"
+        if weights[0] is None:
+            bits = f"adapter: its digest is not recorded; {losses}"
+        elif not is_same:
+            bits = f"adapter: other bits (sha256 {weights[0][:8]} -> {(weights[1] or 'none')[:8]}); {losses}"
         if packages:
             return self._check(False, f"{', '.join(packages)}; {bits}; {answers}")
+
+        # What is required: on another machine close losses, in another pack or form also the answers, else the bits.
         why = ", ".join(filter(None, (elsewhere, shared)))
         text = f"{bits}; {answers}" if (is_same and is_same_answers) or not why else f"{why}; {bits}; {answers}"
         if elsewhere:
@@ -161,21 +168,6 @@ class _Pair:
 
     def _check(self, is_equal: bool, line: str) -> TrialCheck:
         return TrialCheck(self.trial.number, is_equal, line)
-
-    @property
-    def _is_hosted(self) -> bool:
-        try:
-            return capabilities_of(stored_section(self.trial.settings.backend)).is_hosted
-        except ConfigError:
-            return False
-
-    def _other_rows(self) -> str | None:
-        """Which example set has other content, in words; needed because the key does not include the test set."""
-        assert self.again is not None  # noqa: S101 - checked by the caller
-        for name, digest in self.trial.held_out.items():
-            if self.again.held_out.get(name) != digest:
-                return f"the {name} examples differ"
-        return None
 
     def _losses(self, tolerance: tuple[float, float]) -> tuple[str, bool]:
         """Describe how the loss curves differ, and return whether they agree within the tolerance.
@@ -199,11 +191,11 @@ class _Pair:
         if not differing:
             return f"all {len(before):,} losses equal" if before else "no losses are recorded", True
         (_, where), a, b = differing[0]
-        by = [(is_later, abs(a - b) / max(1.0, abs(a), abs(b))) for (is_later, _), a, b in differing]
-        is_close = all(each <= tolerance[is_later] for is_later, each in by)
+        distances = [(is_later, abs(a - b) / max(1.0, abs(a), abs(b))) for (is_later, _), a, b in differing]
+        is_close = all(distance <= tolerance[is_later] for is_later, distance in distances)
         first = "" if tolerance[0] == tolerance[1] else f"{tolerance[0]:g} in the first epoch and "
         bound = f"{'within' if is_close else 'not within'} {first}{tolerance[1]:g}"
-        largest = max(each for _, each in by)
+        largest = max(distance for _, distance in distances)
         return f"the loss differs first {where} ({a:.9g} -> {b:.9g}), at most by {largest:.2g}, {bound}", is_close
 
     def _answers(self, trial: TrialRecord, again: TrialRecord) -> tuple[int, int, str]:
@@ -235,10 +227,11 @@ def _values(record: OpenRecord, key: tuple[str, str, str]) -> Sequence[str | flo
     return None if stop is None else stop.texts
 
 
-def _other_bits(weights: Sequence[str | None]) -> str:
-    if weights[0] is None:
-        return "its digest is not recorded"
-    return f"other bits (sha256 {weights[0][:8]} -> {(weights[1] or 'none')[:8]})"
+def _is_hosted(trial: TrialRecord) -> bool:
+    try:
+        return capabilities_of(stored_section(trial.settings.backend)).is_hosted
+    except ConfigError:  # a kind or a key that only another version has
+        return False
 
 
 @dataclass(frozen=True)
@@ -299,16 +292,14 @@ def _verdicts(old: OpenRecord, new: OpenRecord) -> Iterator[TrialCheck]:
         return
     if before.metric is None and now.metric is None:
         return
-    words = [_conclusion(verdict) for verdict in (before, now)]
+    conclusions = []
+    for decision in (before.decision, now.decision):
+        outcome = str(decision.outcome).replace("_", " ")
+        against = f"{outcome} against {decision.against}" if decision.against else outcome
+        advised = "no point" if decision.advised is None else f"point {decision.advised}"
+        conclusions.append(f"{against}, {advised} advised")
+    # Not the sentences: they contain figures, which other last bits change.
     if (before.decision.outcome, before.decision.advised) == (now.decision.outcome, now.decision.advised):
-        yield TrialCheck(None, True, f"the same verdict: {words[1]}")
+        yield TrialCheck(None, True, f"the same verdict: {conclusions[1]}")
     else:
-        yield TrialCheck(None, False, f"another verdict: {' -> '.join(words)}")
-
-
-def _conclusion(verdict: Verdict) -> str:
-    """A verdict in short: the outcome against the hardest baseline, and the advised point."""
-    decision = verdict.decision
-    outcome = str(decision.outcome).replace("_", " ")
-    against = f"{outcome} against {decision.against}" if decision.against else outcome
-    return f"{against}, {'no point' if decision.advised is None else f'point {decision.advised}'} advised"
+        yield TrialCheck(None, False, f"another verdict: {' -> '.join(conclusions)}")
