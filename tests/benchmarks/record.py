@@ -134,8 +134,8 @@ def _one(rows: Path, folder: Path) -> Measured:
     made = plan(experiment)
     sending = record.timed(ShownRun._send_written)
     with (
-        patch("tunerun.runner.facts_of", record.timed(facts_of)),
-        patch.object(ShownRun, "_send_written", lambda shown, image: sending(shown, image)),
+        patch("tunerun.runner.sweep_run.facts_of", record.timed(facts_of)),
+        patch.object(ShownRun, "_send_written", lambda shown, projection: sending(shown, projection)),
     ):
         runner.run(made, progress=None, open_backend=opened, poll_interval_s=0)
         tracker = open_tracker(experiment.tracking, folder / "runs")

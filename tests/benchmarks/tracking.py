@@ -92,10 +92,10 @@ def _logged_alone() -> float:
                 shared = SharedTrial([(sweep, sweep.by_number[trial])], progress[trial], is_interrupted=False)
                 whole = trial_projection(ledger, shared)
                 assert whole is not None
-                image = replace(whole, inputs=None, artifacts={}, model=None)
-                run = store.create(experiment, image)
-                document = {"tags": tags_version(image)}
-                ShownRun(ledger, store, "bench", experiment, run, image.subject, document).bring_up_to(image)
+                projection = replace(whole, inputs=None, artifacts={}, model=None)
+                run = store.create(experiment, projection)
+                document = {"tags": tags_version(projection)}
+                ShownRun(ledger, store, "bench", experiment, run, projection.subject, document).bring_up_to(projection)
 
         return _seconds(log_all)
 

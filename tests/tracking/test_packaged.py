@@ -104,10 +104,10 @@ def test_a_large_adapter_is_copied_for_the_advised_point_alone(lab: Lab) -> None
 
     def shown(standing: Standing | None) -> LoggedModel:
         shared = SharedTrial([(sweep, lab.trials[0])], progress, is_interrupted=False, standing=standing)
-        image = trial_projection(lab.ledger, shared)
-        assert image is not None
-        assert image.model is not None
-        return image.model.render()
+        projection = trial_projection(lab.ledger, shared)
+        assert projection is not None
+        assert projection.model is not None
+        return projection.model.render()
 
     assert shown(None).package is None
     assert shown(Standing("p0")).package is None
@@ -124,17 +124,17 @@ def test_a_model_that_was_logged_without_its_files_gets_them(lab: Lab, uri: str)
     kept.rename(folder)
     sweep = FrozenSweep(lab.ledger, lab.sweep.id)
     shared = SharedTrial([(sweep, lab.trials[0])], lab.ledger.progress(lab.sweep.id)[0], is_interrupted=False)
-    image = trial_projection(lab.ledger, shared)
-    assert image is not None
-    assert image.model is not None
+    projection = trial_projection(lab.ledger, shared)
+    assert projection is not None
+    assert projection.model is not None
     run = run_of(uri, "trial", 0)
     store = Store(parse_address(uri, lab.ledger.path.parent))
-    assert store.logged_model(run.info.experiment_id, run.info.run_id, image.model.render()) == before.model_id
+    assert store.logged_model(run.info.experiment_id, run.info.run_id, projection.model.render()) == before.model_id
     after = logged(uri)
     assert "mlflow.model.isExternal" not in after.tags
     content = after.tags["tunerun.content"]
     client(uri).set_logged_model_tags(after.model_id, {"tunerun.content": "of other files"})
-    assert store.logged_model(run.info.experiment_id, run.info.run_id, image.model.render()) == before.model_id
+    assert store.logged_model(run.info.experiment_id, run.info.run_id, projection.model.render()) == before.model_id
     assert logged(uri).tags["tunerun.content"] == "of other files" != content
 
 

@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tunerun.digest import digest
@@ -24,7 +23,6 @@ from tunerun.tracking.run_projection import (
     MetricPoint,
     Pages,
     RunKind,
-    RunPart,
     RunProjection,
     RunState,
     SharedTrial,
@@ -84,16 +82,17 @@ class Replay:
 
     def overdue(self) -> list[str]:
         """Return the sweeps whose runs in MLflow are out of date, judged from the ledger alone."""
-        found = []
+        overdue = []
         for record in self._ledger.sweeps():
             if self._ledger.marks(self._tracker, f"{record.id}/"):
                 sweep = self._frozen_sweep(record.id)
                 try:
-                    is_overdue = any(True for _ in self._images(sweep, self._marks(sweep), Pages()))
+                    is_overdue = any(True for _ in self._outdated(sweep, self._marks(sweep), Pages()))
                 except RefusedError:  # only its verdict is missing, which cannot be computed here
                     is_overdue = False
-                found += [sweep.id] if is_overdue else []
-        return found
+                if is_overdue:
+                    overdue.append(sweep.id)
+        return overdue
 
     def sweep(self, sweep_id: str) -> None:
         """Bring one sweep up to date.
@@ -128,20 +127,25 @@ class Replay:
         if sweep.experiment not in self._known:
             self._look(sweep.experiment)
         marks = self._marks(sweep)
+        known = self._known[sweep.experiment]
         if sweep.id not in self._verified:
-            marks = {subject: mark for subject, mark in marks.items() if self._is_there(sweep, subject, mark)}
+            # The mark of a run that MLflow no longer has is void, as after its store was lost.
+            ids = {subject: {run.run_id for run in runs} for subject, runs in known.items()}
+            marks = {subject: mark for subject, mark in marks.items() if mark.run_id in ids.get(subject, ())}
+        active = frozenset(run.run_id for runs in known.values() for run in runs if run.is_active)
+        pages = Pages(self._store.experiment(sweep.experiment), active)
         refused: RefusedError | None = None
-        for image in self._images(sweep, marks, self._pages(sweep.experiment)):
+        for projection in self._outdated(sweep, marks, pages):
             started = time.monotonic()
             try:
-                self._send_patiently(sweep, image, marks.get(image.subject))
+                self._send_patiently(sweep, projection, marks.get(projection.subject))
             except RefusedError as error:
                 refused = refused or error
-                if image.written:  # hundreds of megabytes are not tried again every few seconds
+                if projection.written:  # hundreds of megabytes are not tried again every few seconds
                     now = time.monotonic()
                     self._rests[sweep.id] = now + (now - started) / _SHARE_OF_JUDGING
-            if (mark := self._ledger.mark(self._tracker, image.subject)) is not None:
-                marks[image.subject] = mark  # an image may follow another one of the same run
+            if (mark := self._ledger.mark(self._tracker, projection.subject)) is not None:
+                marks[projection.subject] = mark  # a projection may follow another one of the same run
         if refused is not None:
             raise refused
         self._verified.add(sweep.id)
@@ -150,23 +154,17 @@ class Replay:
         """Ask MLflow which runs of an experiment it has, the oldest first."""
         known: dict[str, list[KnownRun]] = {}
         for run in self._store.runs(self._store.experiment(experiment)):
-            known.setdefault(_subject_of(experiment, run.tags), []).append(run)
+            sweep, kind, key = (run.tags.get(f"tunerun.{name}", "") for name in ("sweep", "kind", "key"))
+            is_trial = kind == RunKind.TRIAL
+            prefix = trial_prefix(experiment, run.tags.get(RERUN_TAG, "")) if is_trial else f"{sweep}/{kind}/"
+            known.setdefault(prefix + key, []).append(run)
         self._known[experiment] = known
-
-    def _pages(self, experiment: str) -> Pages:
-        known = self._known[experiment].values()
-        active = frozenset(run.run_id for runs in known for run in runs if run.is_active)
-        return Pages(self._store.experiment(experiment), active)
 
     def _marks(self, sweep: FrozenSweep) -> dict[str, Mark]:
         of_trials = self._ledger.trial_marks(self._tracker, sweep.id, sweep.trial_prefix)
         return self._ledger.marks(self._tracker, f"{sweep.id}/") | of_trials
 
-    def _is_there(self, sweep: FrozenSweep, subject: str, mark: Mark) -> bool:
-        """Whether MLflow still has the run of a mark; it is void otherwise, as after a store was lost."""
-        return any(run.run_id == mark.run_id for run in self._known[sweep.experiment].get(subject, ()))
-
-    def _images(self, sweep: FrozenSweep, marks: Mapping[str, Mark], pages: Pages) -> Iterator[RunProjection]:
+    def _outdated(self, sweep: FrozenSweep, marks: Mapping[str, Mark], pages: Pages) -> Iterator[RunProjection]:
         """Yield projections of runs that are out of date; the sweep's own run first, so that links to it work."""
         from tunerun.tracking.summary import Summary  # numpy: a tracker is opened without it
         from tunerun.tracking.trial import trial_projection
@@ -175,24 +173,24 @@ class Replay:
         is_run = self._is_run(sweep.id)
         summary = Summary(self._ledger, sweep, progress, pages, is_run=is_run)
         mark = marks.get(sweep.subject(RunKind.SWEEP))
-        lost: InputError | MetricError | None = None
+        no_verdict: InputError | MetricError | None = None
         remembered: Mapping[str, Any] = mark.document if mark is not None else {}
         seen = {subject: _seen(known) for subject, known in marks.items()}
         if not is_run:
             # What an interruption left open is closed before the verdict: Ctrl-C leaves five seconds for all of it.
             for shared in self._shared_trials(sweep, progress, remembered, pages):
                 is_left_open = shared.is_interrupted and seen.get(shared.subject, shared.seen) != shared.seen
-                image = trial_projection(self._ledger, shared) if is_left_open else None
-                if image is not None:
-                    yield image
+                projection = trial_projection(self._ledger, shared) if is_left_open else None
+                if projection is not None:
+                    yield projection
                     seen[shared.subject] = shared.seen
         if _seen(mark) != summary.seen and not (is_run and time.monotonic() < self._rests.get(sweep.id, 0.0)):
             started = time.monotonic()
             # The baselines come before the sweep's own run, whose mark says that they are done too.
             try:
-                *baselines, own = summary.images(self._lines(sweep))
+                *baselines, own = summary.projections(self._lines(sweep))
             except (InputError, MetricError) as error:  # what decides is not known here, lacks a package, or fails
-                lost = error
+                no_verdict = error
                 bare = summary.without_verdict(str(error))
                 if _seen(mark) != bare.seen:
                     yield bare
@@ -204,11 +202,11 @@ class Replay:
                 remembered = own.remembered
         for shared in self._shared_trials(sweep, progress, remembered, pages):
             if seen.get(shared.subject) != shared.seen:
-                image = trial_projection(self._ledger, shared)
-                if image is not None:
-                    yield image
-        if lost is not None:
-            raise RefusedError(f"MLflow has no verdict of the sweep {sweep.id}: {lost}") from lost
+                projection = trial_projection(self._ledger, shared)
+                if projection is not None:
+                    yield projection
+        if no_verdict is not None:
+            raise RefusedError(f"MLflow has no verdict of the sweep {sweep.id}: {no_verdict}") from no_verdict
 
     def _lines(self, sweep: FrozenSweep) -> list[SweepLine]:
         """Return the note's lines of the other sweeps of the same MLflow experiment, from their marks."""
@@ -216,8 +214,8 @@ class Replay:
 
         others = [s for s in self._ledger.sweeps() if s.id != sweep.id and experiment_of(s) == sweep.experiment]
         marks = {s.id: self._ledger.mark(self._tracker, subject_of_sweep(s.id)) for s in others}
-        found = [line_of(s, mark) for s in others if (mark := marks[s.id]) is not None]
-        return [line for line in found if line is not None]
+        lines = (line_of(s, mark) for s in others if (mark := marks[s.id]) is not None)
+        return [line for line in lines if line is not None]
 
     def _shared_trials(
         self, sweep: FrozenSweep, progress: Sequence[TrialProgress], remembered: Mapping[str, Any], pages: Pages
@@ -256,10 +254,10 @@ class Replay:
                 pages=pages,
             )
 
-    def _send_patiently(self, sweep: FrozenSweep, image: RunProjection, mark: Mark | None) -> None:
+    def _send_patiently(self, sweep: FrozenSweep, projection: RunProjection, mark: Mark | None) -> None:
         for attempt in range(1, _BUSY_ATTEMPTS + 1):
             try:
-                self._send(sweep, image, mark)
+                self._send(sweep, projection, mark)
             except BusyError:
                 if attempt == _BUSY_ATTEMPTS:
                     raise
@@ -268,24 +266,25 @@ class Replay:
             else:
                 return
 
-    def _send(self, sweep: FrozenSweep, image: RunProjection, mark: Mark | None) -> None:
+    def _send(self, sweep: FrozenSweep, projection: RunProjection, mark: Mark | None) -> None:
         experiment_id = self._store.experiment(sweep.experiment)
-        found = self._known[sweep.experiment].setdefault(image.subject, [])
+        found = self._known[sweep.experiment].setdefault(projection.subject, [])
         document = dict(mark.document) if mark is not None else {}
         if not found and mark is not None and mark.run_id is not None:
-            found.append(KnownRun(mark.run_id, {}, image.start_ms, is_active=True))  # made since we looked
+            found.append(KnownRun(mark.run_id, {}, projection.start_ms, is_active=True))  # made since we looked
         if not found:
-            run_id = self._store.create(experiment_id, image)
-            found.append(KnownRun(run_id, {}, image.start_ms, is_active=True))
-            document = {"tags": tags_version(image), "name": image.name}
+            run_id = self._store.create(experiment_id, projection)
+            found.append(KnownRun(run_id, {}, projection.start_ms, is_active=True))
+            document = {"tags": tags_version(projection), "name": projection.name}
         # Of several runs for one subject the one that is marked counts, else the oldest.
         run = next((run for run in found if mark is not None and run.run_id == mark.run_id), found[0])
         if not run.is_active:
             return
         if mark is not None and mark.run_id != run.run_id:
             document = {}
-        shown = ShownRun(self._ledger, self._store, self._tracker, experiment_id, run.run_id, image.subject, document)
-        self.points += shown.bring_up_to(image)
+        subject = projection.subject
+        shown = ShownRun(self._ledger, self._store, self._tracker, experiment_id, run.run_id, subject, document)
+        self.points += shown.bring_up_to(projection)
         self.runs += 1
 
 
@@ -310,124 +309,112 @@ class ShownRun:
         self._subject = subject
         self._document = {**document, "experiment": experiment_id}
 
-    def bring_up_to(self, image: RunProjection) -> int:
-        """Send what the run lacks, and return the number of points that were sent."""
-        self._send_name(image)
-        self._send_tags(image)
-        self._send_params(image.params)
-        if image.inputs is not None and self._document.get("inputs") != image.inputs.version:
-            self._store.log_inputs(self._run_id, image.inputs.render())
-            self._advance(inputs=image.inputs.version)
-        sent = self._send_points(image)
-        self._send_files(image)
-        if image.model is not None and (
-            self._document.get("model") != image.model.version or "model_id" not in self._document
+    def bring_up_to(self, projection: RunProjection) -> int:
+        """Send what the run lacks, and return the number of points that were sent.
+
+        Raises:
+            RefusedError: MLflow did not take a part; what was sent before it is marked, and a later replay continues.
+        """
+        store, run_id = self._store, self._run_id
+        # A trial that another sweep has taken up has the name that it has there.
+        self._send("name", projection.name, lambda: store.rename(run_id, projection.name), unmarked=projection.name)
+        self._send("tags", tags_version(projection), lambda: store.log_tags(run_id, projection.tags))
+        # Apart from metrics: one param that conflicts makes MLflow refuse its whole request.
+        self._send("params", projection.params.version, lambda: store.log_params(run_id, projection.params.render()))
+        if (inputs := projection.inputs) is not None:
+            self._send("inputs", inputs.version, lambda: store.log_inputs(run_id, inputs.render()))
+        sent = self._send_points(projection.points)
+        files: dict[str, str] = dict(self._document.get("artifacts", {}))
+        new = {name: part for name, part in projection.artifacts.items() if files.get(name) != part.version}
+        if new:
+            store.log_files(run_id, {name: part.render() for name, part in new.items()})
+            files |= {name: part.version for name, part in new.items()}
+            self._advance(artifacts=files)
+        if (model := projection.model) is not None and (
+            self._document.get("model") != model.version or "model_id" not in self._document
         ):
-            model_id = self._store.logged_model(self._experiment_id, self._run_id, image.model.render())
-            self._advance(model=image.model.version, model_id=model_id)
-        sent += self._send_measures(image.measures)
-        self._send_state(image)
-        if image.experiment_tags is not None:
-            rerun = image.identity["tunerun.sweep"] if RERUN_TAG in image.identity else ""
-            tags = image.experiment_tags(self._experiment_id, self._run_id)
-            self._store.tag_experiment(self._experiment_id, tags, rerun)
-        self._advance(**image.remembered)
-        self._send_written(image)
-        self._advance(seen=image.seen)
+            model_id = store.logged_model(self._experiment_id, run_id, model.render())
+            self._advance(model=model.version, model_id=model_id)
+        if (measures := projection.measures) and self._send_measures(measures):
+            sent += len(measures)
+        state = [projection.state, projection.end_ms]
+        self._send(
+            "state",
+            state,
+            lambda: store.set_state(run_id, projection.state, projection.end_ms),
+            unmarked=[RunState.RUNNING, None],  # as MLflow creates a run
+        )
+        if projection.experiment_tags is not None:
+            rerun = projection.identity["tunerun.sweep"] if RERUN_TAG in projection.identity else ""
+            tags = projection.experiment_tags(self._experiment_id, run_id)
+            store.tag_experiment(self._experiment_id, tags, rerun)
+        self._advance(**projection.remembered)
+        self._send_written(projection)
+        self._advance(seen=projection.seen)
         return sent
+
+    def _send(self, part: str, version: object, write: Callable[[], None], unmarked: object = None) -> None:
+        """Write one part of the run if its version is not the marked one, then mark it.
+
+        Args:
+            unmarked: the version of a run whose mark does not have the part.
+        """
+        if self._document.get(part, unmarked) == version:
+            self._document[part] = version  # written with the mark that follows
+        else:
+            write()
+            self._advance(**{part: version})
 
     def _advance(self, **parts: object) -> None:
         self._document |= parts
         self._ledger.set_mark(self._tracker, self._subject, Mark(self._run_id, self._document))
 
-    def _send_name(self, image: RunProjection) -> None:
-        """A trial that another sweep has taken up is called as it is there."""
-        if self._document.get("name", image.name) != image.name:
-            self._store.rename(self._run_id, image.name)
-        self._document["name"] = image.name  # written with the mark that follows
-
-    def _send_tags(self, image: RunProjection) -> None:
-        version = tags_version(image)
-        if self._document.get("tags") != version:
-            self._store.log_tags(self._run_id, image.tags)
-            self._advance(tags=version)
-
-    def _send_params(self, params: RunPart[dict[str, str]]) -> None:
-        if self._document.get("params") != params.version:
-            self._store.log_params(self._run_id, params.render())
-            self._advance(params=params.version)
-
-    def _send_points(self, image: RunProjection) -> int:
+    def _send_points(self, points: Sequence[MetricPoint]) -> int:
         # A step may come again with a later time: a trial that a later sweep measures in another way. Marks of an
         # earlier tunerun hold the step alone.
         marked = self._document.get("points", {}).items()
         last = {key: tuple(at) if isinstance(at, list) else (at, math.inf) for key, at in marked}
-        new = [p for p in image.points if (p.step, p.time_ms) > last.get(p.key, (-1, 0))]
-        for page in _pages(new):
+        new = [p for p in points if (p.step, p.time_ms) > last.get(p.key, (-1, 0))]
+        for start in range(0, len(new), PAGE):
+            page = new[start : start + PAGE]
             self._store.log_points(self._run_id, page)
             last |= {p.key: (p.step, p.time_ms) for p in page}
             self._advance(points={key: list(at) for key, at in last.items() if math.inf not in at})
         return len(new)
 
-    def _send_measures(self, measures: Sequence[SingleMetric]) -> int:
-        """Send all single values when one is new or the model is: then each is linked to it."""
+    def _send_measures(self, measures: Sequence[SingleMetric]) -> bool:
+        """Send all single values when one is new or the model is, to which each is linked; whether they were sent."""
         model_id = self._document.get("model_id")
         version = digest([[asdict(measure) | {"value": str(measure.value)} for measure in measures], model_id])
-        if not measures or self._document.get("measures") == version:
-            return 0
+        if self._document.get("measures") == version:
+            return False
         self._store.log_measures(self._run_id, measures, model_id)
         self._advance(measures=version)
-        return len(measures)
+        return True
 
-    def _send_files(self, image: RunProjection) -> None:
-        sent = dict(self._document.get("artifacts", {}))
-        new = {name: part for name, part in image.artifacts.items() if sent.get(name) != part.version}
-        if new:
-            self._store.log_files(self._run_id, {name: part.render() for name, part in new.items()})
-            sent |= {name: part.version for name, part in new.items()}
-            self._advance(artifacts=sent)
-
-    def _send_written(self, image: RunProjection) -> None:
-        """Send large files, after everything else: where MLflow does not take them, the trials are shown all the same.
+    def _send_written(self, projection: RunProjection) -> None:
+        """Send large files, after everything else: where MLflow does not take them, the rest is shown all the same.
 
         Raises:
             RefusedError: it did not take one, or was too slow.
         """
         sent = dict(self._document.get("artifacts", {}))
-        for name, files in image.written.items():
+        for name, files in projection.written.items():
             if sent.get(name) != files.version:
                 try:
                     self._store.log_written(self._run_id, files.write)
                 except (RefusedError, BusyError, DamagedError):
                     raise
-                except TrackingError as error:
+                except TrackingError as error:  # not a reason to stop the runs of the other trials
                     raise RefusedError(str(error)) from error
                 sent |= {name: files.version}
                 self._advance(artifacts=sent)
 
-    def _send_state(self, image: RunProjection) -> None:
-        state = [image.state, image.end_ms]
-        if self._document.get("state", [RunState.RUNNING, None]) != state:
-            self._store.set_state(self._run_id, image.state, image.end_ms)
-        self._document["state"] = state  # written with the mark that follows
 
-
-def tags_version(image: RunProjection) -> str:
+def tags_version(projection: RunProjection) -> str:
     """The version of a run's tags: their digest."""
-    return digest(dict(image.tags))
-
-
-def _pages(points: list[MetricPoint]) -> Iterator[list[MetricPoint]]:
-    rest = iter(points)
-    while page := list(islice(rest, PAGE)):
-        yield page
+    return digest(dict(projection.tags))
 
 
 def _seen(mark: Mark | None) -> object:
     return mark.document.get("seen") if mark is not None else None
-
-
-def _subject_of(experiment: str, tags: Mapping[str, str]) -> str:
-    sweep, kind, key = (tags.get(f"tunerun.{name}", "") for name in ("sweep", "kind", "key"))
-    is_trial = kind == RunKind.TRIAL
-    return f"{trial_prefix(experiment, tags.get(RERUN_TAG, ''))}{key}" if is_trial else f"{sweep}/{kind}/{key}"

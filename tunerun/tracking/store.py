@@ -60,7 +60,7 @@ _NOTE_TAG, _OWN_NOTE_TAG = "mlflow.note.content", "tunerun.note"
 _MAX_CAUSE_CHARACTERS = 200
 _LATER = "nothing is lost: the ledger has it, and `tunerun sync` brings MLflow up to date"
 _EXTERNAL_TAG = "mlflow.model.isExternal"
-_DAMAGE = ("database disk image is malformed", "file is not a database")
+_DAMAGE = ("database disk projection is malformed", "file is not a database")
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 
 
@@ -235,14 +235,16 @@ class Store:
                 if not token:
                     return sorted(found, key=lambda run: (not run.is_active, run.start_ms, run.run_id))
 
-    def create(self, experiment_id: str, image: RunProjection) -> str:
+    def create(self, experiment_id: str, projection: RunProjection) -> str:
         """Create a run with its tags, and return its id.
 
         It is never repeated here: MLflow takes no id from us, so after a failure the caller looks for the run.
         """
-        tags = {k: redact(v) for k, v in {**image.identity, **image.tags}.items()}
+        tags = {k: redact(v) for k, v in {**projection.identity, **projection.tags}.items()}
         with self.translated():
-            run = self.client.create_run(experiment_id, start_time=image.start_ms, tags=tags, run_name=image.name)
+            run = self.client.create_run(
+                experiment_id, start_time=projection.start_ms, tags=tags, run_name=projection.name
+            )
         return str(run.info.run_id)
 
     def rename(self, run_id: str, name: str) -> None:

@@ -80,16 +80,13 @@ class Summary:
         self._progress = progress
         self._is_run = is_run
         self._is_interrupted = not is_run and not all(p.state.is_finished for p in progress)
-        self._results = self._found()
-        self.seen = digest([LAYOUT, *self._results, self._is_run])
+        # Without the steps of jobs under way: otherwise each poll would bring a new verdict over all trials.
+        trials = [asdict(p) | {"last_step": p.last_step if p.state.is_finished else 0} for p in progress]
+        openings = [opening.opened_at for opening in ledger.openings(sweep.id)]
+        self._results: list[Any] = [trials, sorted(ledger.answered(sweep.id)), openings]
+        self.seen = digest([LAYOUT, *self._results, is_run])
 
-    def _found(self) -> list[Any]:
-        answers = sorted(self._ledger.answered(self._sweep.id))
-        openings = [opening.opened_at for opening in self._ledger.openings(self._sweep.id)]
-        trials = [asdict(p) | {"last_step": 0 if not p.state.is_finished else p.last_step} for p in self._progress]
-        return [trials, answers, openings]
-
-    def images(self, others: Sequence[SweepLine]) -> list[RunProjection]:
+    def projections(self, others: Sequence[SweepLine]) -> list[RunProjection]:
         """The runs of the baselines that are known, and last the run of the sweep itself.
 
         Args:
@@ -100,7 +97,7 @@ class Summary:
         """
         verdict = judge(self._ledger, self._sweep.record)
         baselines = [
-            _baseline_image(self._ledger, self._sweep, b, [verdict.trials[t].record for t in b.trials], self.seen)
+            _baseline_projection(self._ledger, self._sweep, b, [verdict.trials[t].record for t in b.trials], self.seen)
             for b in verdict.baselines
             if b.estimates
         ]
@@ -108,13 +105,17 @@ class Summary:
 
     def _own(self, verdict: Verdict, others: Sequence[SweepLine]) -> RunProjection:
         sweep, table = self._sweep, ComparisonTable.of(verdict)
-        artifacts = self._frozen_files() | {TRIALS_FILE: RunPart(self.seen, lambda: _trials_table(sweep, verdict))}
+        has_curves = any(trial.last_step for trial in verdict.trials)
+        artifacts = self._code_diff() | {TRIALS_FILE: RunPart(self.seen, lambda: _trials_table(sweep, verdict))}
         if verdict.is_complete and any(p.last_step for p in self._progress):
             artifacts[PLOT] = RunPart(self.seen, lambda: plots(table, self._ledger)[PLOT])
         has_report = verdict.is_complete and not self._is_run
         if has_report:  # it reads every answer: once, when all is there
             artifacts[REPORT] = RunPart(self.seen, lambda: page(table, self._ledger))
-        curves = self._curves(verdict)
+        curves: list[list[str]] = []  # by the chart that shows them together
+        if has_curves:
+            held_out = [VALIDATION_EPOCH_LOSS] if self._ledger.validation_curves(sweep.id) else []
+            curves = [[EPOCH_LOSS, *held_out], [STEP_LOSS]]
         note = self._with_origin(sweep_note(table, self._sweep.record.command if self._is_interrupted else None))
 
         def experiment_tags(experiment_id: str, run_id: str) -> Mapping[str, str]:
@@ -127,7 +128,7 @@ class Summary:
 
         return replace(
             self._bare(self.seen),
-            state=RunState.KILLED if self._is_interrupted else _state(verdict),
+            state=self._state(verdict),
             end_ms=self._end_ms() if verdict.is_complete or self._is_interrupted else None,
             tags=self._tags(verdict, note),
             measures=self._best_measures(verdict),
@@ -148,9 +149,8 @@ class Summary:
         Its `seen` differs from the ledger's state, so that the verdict is tried again.
         """
         note = f"There is no verdict: {escaped(problem)}"
-        image = self._bare(digest([self.seen, problem]))
         return replace(
-            image,
+            self._bare(digest([self.seen, problem])),
             state=RunState.KILLED if self._is_interrupted else RunState.RUNNING if self._is_run else RunState.FINISHED,
             end_ms=None if self._is_run else self._end_ms(),
             tags=self._sweep.code_tags() | {NOTE_TAG: self._with_origin(note)},
@@ -158,13 +158,20 @@ class Summary:
 
     def _bare(self, seen: str) -> RunProjection:
         """What the run of the sweep itself has by its plan alone."""
-        sweep = self._sweep
+        ledger, sweep, record = self._ledger, self._sweep, self._sweep.record
+        # What was settled before the first job is sent with the run; the results, when no process runs the sweep.
+        written = {"record": WrittenFiles(ONCE, lambda folder: plan_files(ledger, record, folder / RECORD))}
+        if not self._is_run:
+            written["results"] = WrittenFiles(
+                digest([LAYOUT, *self._results]), lambda folder: results_file(ledger, record, folder / RECORD)
+            )
         return RunProjection(
             subject=sweep.subject(RunKind.SWEEP),
             kind=RunKind.SWEEP,
             identity=sweep.identity(RunKind.SWEEP),
             seen=seen,
-            name=_sweep_name(sweep),
+            # Without the experiment's name, under which the run is shown anyway: the page shows 20 characters.
+            name=f"sweep {sweep.id.removeprefix(record.experiment + '-')}",
             start_ms=milliseconds(sweep.record.created_at),
             state=RunState.SCHEDULED,
             end_ms=None,
@@ -172,34 +179,27 @@ class Summary:
             params=RunPart(
                 ONCE, lambda: {"trials": str(len(sweep.trials)), "varied": " ".join(sweep.varied)[:250] or "nothing"}
             ),
-            artifacts=self._frozen_files(),
-            written=self._record(),
+            artifacts=self._code_diff(),
+            written=written,
         )
 
-    def _frozen_files(self) -> dict[str, RunPart[Content]]:
-        """What people read on the page of what the plan says; all of it is in the record."""
+    def _code_diff(self) -> dict[str, RunPart[Content]]:
+        """What the user's code differed from its commit by: in the record too, but people read it on the page."""
         diff = str(section(self._sweep.record.document, "code").get("diff", ""))
         return {"code.diff": RunPart(ONCE, lambda: diff)} if diff else {}
-
-    def _record(self) -> dict[str, WrittenFiles]:
-        """What was settled before the first job is sent with the run; what came out, when nothing runs the sweep."""
-        ledger, sweep = self._ledger, self._sweep.record
-        files = {"record": WrittenFiles(ONCE, lambda folder: plan_files(ledger, sweep, folder / RECORD))}
-        if not self._is_run:
-            files["results"] = WrittenFiles(
-                digest([LAYOUT, *self._results]), lambda folder: results_file(ledger, sweep, folder / RECORD)
-            )
-        return files
 
     def _with_origin(self, note: str) -> str:
         return "\n".join([note, "", *rerun_lines(self._sweep, self._pages)]).strip()
 
-    def _curves(self, verdict: Verdict) -> list[list[str]]:
-        """The curves that some trial has, by the chart that shows them together."""
-        if not any(trial.last_step for trial in verdict.trials):
-            return []
-        held_out = [VALIDATION_EPOCH_LOSS] if self._ledger.validation_curves(self._sweep.id) else []
-        return [[EPOCH_LOSS, *held_out], [STEP_LOSS]]
+    def _state(self, verdict: Verdict) -> RunState:
+        """SCHEDULED until a first job is live; FINISHED when one of them succeeded."""
+        states = {trial.state for trial in verdict.trials}
+        if self._is_interrupted:
+            return RunState.KILLED
+        if verdict.is_complete:
+            return RunState.FINISHED if JobState.SUCCEEDED in states else RunState.FAILED
+        live = states & {JobState.SUBMITTING, JobState.QUEUED, JobState.RUNNING}
+        return RunState.RUNNING if live else RunState.SCHEDULED
 
     def _end_ms(self) -> int:
         times = [t for p in self._progress for t in (p.finished_at, p.evaluated_at) if t is not None]
@@ -247,26 +247,39 @@ def line_of(sweep: SweepRecord, mark: Mark) -> SweepLine | None:
 
 
 def _standings(sweep: FrozenSweep, verdict: Verdict) -> dict[str, list[Any]]:
-    """By the trial's number, as a JSON object has it."""
-    found: dict[str, list[Any]] = {}
+    """The fields of each trial's `Standing`, by the trial's number as text, as a JSON object has its keys."""
+    standings: dict[str, list[Any]] = {}
     for point in verdict.points:
         members = [verdict.trials[position].record for position in point.trials]
         first = members[0]
         name = point_name(point.number, len(verdict.points), sweep.varied, first.overrides, first.config)
         standing = Standing(name, point.number == verdict.decision.advised, point.is_tied)
-        found |= {str(member.number): list(asdict(standing).values()) for member in members}
-    return found
+        standings |= {str(member.number): list(asdict(standing).values()) for member in members}
+    return standings
 
 
 # Baselines
 
 
-def _baseline_image(
+def _baseline_projection(
     ledger: Ledger, sweep: FrozenSweep, baseline: BaselineResult, members: Sequence[TrialRecord], seen: str
 ) -> RunProjection:
+    """What MLflow should show of a baseline.
+
+    Args:
+        members: the trials that have it to beat; not empty.
+    """
     first = members[0]
-    held_out = _held_out(sweep, first)
-    answers = _answered(ledger, sweep, baseline.subject, members)
+    held_out = None
+    if first.validation is not None:
+        held_out = dataset_input(sweep.examples(first.validation), VALIDATION)
+    # Its answers to each held-out set, as they were asked for any of its trials: the first one's, if there are several.
+    asked = {(name, trial.held_out.get(name), trial.asked): trial for trial in members for name in FILES}
+    by_set: dict[str, ScoredAnswers] = {}
+    for (name, *_), trial in asked.items():
+        if name not in by_set and (scored := answered(ledger, sweep, baseline.subject, trial, name)) is not None:
+            by_set[name] = scored
+    answers = list(by_set.values())
     measures = _base_loss(ledger, members, held_out) if LOSS in baseline.estimates else []
     measures += [measure for each in answers for measure in each.measures()]
     start_ms = milliseconds(sweep.record.created_at)
@@ -288,33 +301,18 @@ def _baseline_image(
             NOTE_TAG: f"**{escaped(baseline.name)}**: {escaped(baseline.words or baseline.name)}, without tuning. "
             f"What trials {trials} of sweep `{sweep.id}` have to beat.",
         },
-        params=RunPart(ONCE, lambda: _baseline_params(baseline, first)),
+        params=RunPart(
+            ONCE,
+            lambda: {
+                "model": baseline.model,
+                "template": str(first.overrides.get("template") or digest(first.settings.template.document)[:8]),
+                "backend": first.settings.backend.get("kind", ""),
+            },
+        ),
         measures=measures,
         inputs=None if held_out is None else RunPart(ONCE, lambda: [held_out]),
         artifacts={each.file: each.table for each in answers},
     )
-
-
-def _answered(ledger: Ledger, sweep: FrozenSweep, subject: str, members: Sequence[TrialRecord]) -> list[ScoredAnswers]:
-    """The baseline's answers to each held-out set, as they were asked for any of the trials that it belongs to."""
-    asked = {(held_out, trial.held_out.get(held_out), trial.asked): trial for trial in members for held_out in FILES}
-    found = {}
-    for (held_out, *_), trial in asked.items():
-        if held_out not in found and (each := answered(ledger, sweep, subject, trial, held_out)) is not None:
-            found[held_out] = each
-    return list(found.values())
-
-
-def _baseline_params(baseline: BaselineResult, trial: TrialRecord) -> dict[str, str]:
-    return {
-        "model": baseline.model,
-        "template": str(trial.overrides.get("template") or digest(trial.settings.template.document)[:8]),
-        "backend": trial.settings.backend.get("kind", ""),
-    }
-
-
-def _held_out(sweep: FrozenSweep, trial: TrialRecord) -> Input | None:
-    return None if trial.validation is None else dataset_input(sweep.examples(trial.validation), VALIDATION)
 
 
 def _base_loss(ledger: Ledger, members: Sequence[TrialRecord], on: Input | None) -> list[SingleMetric]:
@@ -335,22 +333,8 @@ def _base_loss(ledger: Ledger, members: Sequence[TrialRecord], on: Input | None)
 # The sweep
 
 
-def _sweep_name(sweep: FrozenSweep) -> str:
-    """The id without the experiment's name, under which the run is shown anyway: the page shows 20 characters."""
-    return f"sweep {sweep.id.removeprefix(sweep.record.experiment + '-')}"
-
-
 def _best(verdict: Verdict) -> TrialResult | None:
     return None if verdict.best is None else verdict.trials[verdict.best]
-
-
-def _state(verdict: Verdict) -> RunState:
-    """The state of a sweep that is run or complete: SCHEDULED as long as no job of it is live."""
-    states = {trial.state for trial in verdict.trials}
-    if verdict.is_complete:
-        return RunState.FINISHED if JobState.SUCCEEDED in states else RunState.FAILED
-    live = states & {JobState.SUBMITTING, JobState.QUEUED, JobState.RUNNING}
-    return RunState.RUNNING if live else RunState.SCHEDULED
 
 
 def verdict_key(metric: str) -> str:
@@ -358,23 +342,14 @@ def verdict_key(metric: str) -> str:
     return f"verdict/{metric.partition('/')[2].replace('/', '_')}"
 
 
-def _metrics_shown(verdict: Verdict) -> list[str]:
-    names = {name for trial in verdict.trials for name in trial.metrics}
-    first = [verdict.metric] if verdict.metric else []
-    return [*first, *sorted(names - set(first))]
-
-
-def _name(sweep: FrozenSweep, trial: TrialResult) -> str:
-    record = trial.record
-    return run_name(record.number, len(sweep.trials), sweep.varied, record.overrides, record.config)
-
-
 def _trials_table(sweep: FrozenSweep, verdict: Verdict) -> str:
-    metrics = _metrics_shown(verdict)
+    """All trials and baselines as the JSON of a table, in the form that MLflow's page shows."""
+    first = [verdict.metric] if verdict.metric else []
+    metrics = [*first, *sorted({name for trial in verdict.trials for name in trial.metrics} - set(first))]
     columns = ["run", "state", *metrics, "tuned_model", "overrides", "advice"]
     rows = [
         [
-            _name(sweep, trial),
+            run_name(trial.record.number, len(sweep.trials), sweep.varied, trial.record.overrides, trial.record.config),
             trial.state,
             *(trial.metrics.get(metric) for metric in metrics),
             trial.tuned_model.name if trial.tuned_model else None,

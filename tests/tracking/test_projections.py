@@ -141,9 +141,11 @@ def test_what_has_ended_is_not_open_in_mlflow(lab: Lab, state: JobState) -> None
     lab.ledger.record_all({1: JobStatus(state, failure=Failure(FailureKind.LOST, "x") if state == "FAILED" else None)})
     sweep = FrozenSweep(lab.ledger, lab.sweep.id)
     progress = lab.ledger.progress(lab.sweep.id)[0]
-    image = trial_projection(lab.ledger, SharedTrial([(sweep, sweep.by_number[0])], progress, is_interrupted=False))
-    assert image is not None
-    assert image.state.is_finished
+    projection = trial_projection(
+        lab.ledger, SharedTrial([(sweep, sweep.by_number[0])], progress, is_interrupted=False)
+    )
+    assert projection is not None
+    assert projection.state.is_finished
 
 
 def test_the_validation_loss_is_a_curve_by_epoch(lab: Lab) -> None:
@@ -155,9 +157,11 @@ def test_the_validation_loss_is_a_curve_by_epoch(lab: Lab) -> None:
     def shown() -> tuple[list[MetricPoint], str]:
         sweep = FrozenSweep(lab.ledger, lab.sweep.id)
         progress = lab.ledger.progress(lab.sweep.id)[0]
-        image = trial_projection(lab.ledger, SharedTrial([(sweep, sweep.by_number[0])], progress, is_interrupted=False))
-        assert image is not None
-        return [p for p in image.points if p.key == VALIDATION_EPOCH_LOSS], image.tags["mlflow.note.content"]
+        projection = trial_projection(
+            lab.ledger, SharedTrial([(sweep, sweep.by_number[0])], progress, is_interrupted=False)
+        )
+        assert projection is not None
+        return [p for p in projection.points if p.key == VALIDATION_EPOCH_LOSS], projection.tags["mlflow.note.content"]
 
     first, _ = shown()
     assert [(point.step, point.value) for point in first] == [(1, 0.9), (2, 0.7)]
