@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import posixpath
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +21,8 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+from tunerun.markdown import table
 
 log = logging.getLogger("mkdocs.hooks")
 
@@ -133,20 +135,21 @@ def configuration() -> str:
 
     fields = {name: field for name, field in Experiment.model_fields.items() if name not in WORKED_OUT}
     sections = {name: list(models_in(field.annotation)) for name, field in fields.items()}
-    single = "".join(_key(name, field) for name, field in fields.items() if not sections[name])
-    parts = ["## The experiment itself", _KEYS + single]
+    single = [_key(name, field) for name, field in fields.items() if not sections[name]]
+    parts = ["## The experiment itself", _key_table(single)]
     for name, members in sections.items():
         for member, kind in members:
             parts.append(f"## `{name}`" + (f" with `kind: {kind}`" if kind else ""))
             parts.append(" ".join((member.__doc__ or "").split("\n\n")[0].split()))
-            parts.append(_KEYS + "".join(_keys(member, f"{name}.")))
+            parts.append(_key_table(_keys(member, f"{name}.")))
     return "\n\n".join(parts)
 
 
-_KEYS = "| key | value | default | meaning |\n| --- | --- | --- | --- |\n"
+def _key_table(rows: Iterable[list[str]]) -> str:
+    return table(["key", "value", "default", "meaning"], rows, is_markdown=True)
 
 
-def _keys(section: type[BaseModel], prefix: str) -> Iterator[str]:
+def _keys(section: type[BaseModel], prefix: str) -> Iterator[list[str]]:
     from tunerun.compose.explanation import models_in
 
     for name, field in section.model_fields.items():
@@ -157,7 +160,7 @@ def _keys(section: type[BaseModel], prefix: str) -> Iterator[str]:
             yield from _keys(member, f"{prefix}{name}." if kind is None else f"{prefix}{name}[kind={kind}].")
 
 
-def _key(key: str, field: FieldInfo) -> str:
+def _key(key: str, field: FieldInfo) -> list[str]:
     from tunerun.compose.explanation import allowed_in, choices_of, default_of, description_of, unit_of
 
     choices = choices_of([field])
@@ -169,7 +172,7 @@ def _key(key: str, field: FieldInfo) -> str:
     if unit and not unit.startswith("none"):
         meaning += f" Unit: {unit}."
     default = "required" if field.is_required() else f"`{default_of(field)}`"
-    return f"| `{key}` | {_cell(values)} | {_cell(default)} | {_cell(meaning)} |\n"
+    return [f"`{key}`", _cell(values), _cell(default), _cell(meaning)]
 
 
 def _cell(text: str) -> str:
@@ -196,7 +199,7 @@ def _command(path: list[str], command: Any) -> Iterator[str]:
         yield f"```text\n{' '.join([*path, '[OPTIONS]', *arguments])}\n```"
         rows = [_option(each) for each in command.params if each.param_type_name == "option" and not each.hidden]
         if rows:
-            yield "| option | meaning |\n| --- | --- |\n" + "\n".join(rows)
+            yield table(["option", "meaning"], rows, is_markdown=True)
     for name, each in below.items():
         yield from _command([*path, name], each)
 
@@ -206,22 +209,22 @@ def _metavar(argument: Any) -> str:
     return str(name) if argument.required or name.startswith("[") else f"[{name}]"
 
 
-def _option(option: Any) -> str:
+def _option(option: Any) -> list[str]:
     names = ", ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
     value = "" if option.is_flag else f" `{option.metavar or option.name.strip('_').upper()}`"
     meaning = " ".join((option.help or "").split())
     default = option.default
     if not option.is_flag and isinstance(default, str | int | float) and not isinstance(default, bool):
         meaning += f" Default: `{default}`."
-    return f"| {names}{value} | {_cell(meaning)} |"
+    return [f"{names}{value}", _cell(meaning)]
 
 
 def checks() -> str:
     """The table of data checks, from the table that the program runs."""
     from tunerun.dataset import CHECKS
 
-    rows = [f"| {check.name} | {check.severity} | {_cell(check.meaning)} |" for check in CHECKS]
-    return "\n".join(["| check | severity | what it finds |", "| --- | --- | --- |", *rows])
+    rows = [[check.name, check.severity, _cell(check.meaning)] for check in CHECKS]
+    return table(["check", "severity", "what it finds"], rows, is_markdown=True)
 
 
 def metrics() -> str:
@@ -232,8 +235,8 @@ def metrics() -> str:
     for name, model in built_in().items():
         sentence = " ".join((model.__doc__ or "").split("\n\n")[0].split())
         options = [f"`{key}`: {field.description}" for key, field in model.model_fields.items()]
-        rows.append(f"| `{name}` | {_cell(sentence)} | {'<br>'.join(map(_cell, options))} |")
-    return "\n".join(["| metric | value | options |", "| --- | --- | --- |", *rows])
+        rows.append([f"`{name}`", _cell(sentence), "<br>".join(map(_cell, options))])
+    return table(["metric", "value", "options"], rows, is_markdown=True)
 
 
 TABLES = MappingProxyType({"configuration": configuration, "commands": commands, "checks": checks, "metrics": metrics})

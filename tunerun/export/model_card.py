@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunerun.comparison import labels, numbers
-from tunerun.comparison.renderers.markdown import escaped, rows
 from tunerun.comparison.results import Measure, TrialResult, Verdict
 from tunerun.comparison.table import measure_title
 from tunerun.export.front_matter import front_matter
@@ -21,6 +20,7 @@ from tunerun.export.subject import ExportSubject
 from tunerun.export.usage import Call, Usage, usage_of
 from tunerun.job import TrainedOn
 from tunerun.ledger import TrialRecord
+from tunerun.markdown import escaped, table
 from tunerun.metrics import Unit
 from tunerun.provenance.facts import DataFile, Environment
 
@@ -184,7 +184,7 @@ def _training(subject: ExportSubject) -> str:
         "## Training",
         "Supervised, with the loss on the answers' tokens only, and a LoRA adapter.",
         _data(subject),
-        rows(["setting", "value"], written),
+        table(["setting", "value"], written),
     ]
     if without:
         names = ", ".join(f"`{name}`" for name in without)
@@ -201,7 +201,7 @@ def _data(subject: ExportSubject) -> str:
         name = file.name if file is not None else Path(examples.source).name
         count = numbers.counted(len(examples.examples), "row")
         lines.append([used_for, name, count, digest, _license_of(file)])
-    return rows(["set", "file", "size", "SHA-256 of its examples", "license"], lines)
+    return table(["set", "file", "size", "SHA-256 of its examples", "license"], lines)
 
 
 def _evaluation(subject: ExportSubject) -> str:
@@ -258,7 +258,7 @@ def _measures(verdict: Verdict, result: TrialResult) -> str:
         ]
         value = numbers.measure(result.metrics[measure.name], measure.unit, count)
         body.append([measure_title(measure), value, interval, *others])
-    return rows(head, body)
+    return table(head, body)
 
 
 def _interval(low: float | None, high: float | None, unit: Unit, count: int) -> str:
@@ -325,7 +325,7 @@ def _origin(subject: ExportSubject) -> str:
         ("processor", _processor(trained_on, environment)),
         ("packages", ", ".join(f"{name} {version}" for name, version in packages.items()) or NOT_STATED),
     ]
-    return "## Origin\n\n" + rows(["what", "value"], [list(pair) for pair in values])
+    return "## Origin\n\n" + table(["what", "value"], [list(pair) for pair in values])
 
 
 def _processor(trained_on: TrainedOn, environment: Environment) -> str:

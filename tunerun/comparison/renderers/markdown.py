@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from tunerun.comparison.results import Verdict
 from tunerun.comparison.table import ComparisonTable, RowKind
 from tunerun.job import as_text
 from tunerun.ledger import Ledger
+from tunerun.markdown import escaped
+from tunerun.markdown import table as markdown_table
 
 FILE = "results.md"
 
@@ -18,40 +19,24 @@ HEAD = "<!-- Written by: tunerun compare. Losses are nats per output token. -->"
 MOST_CHARACTERS = 80
 """Of an input or an answer in a table."""
 
-_ACTIVE = re.compile(r"[\\`*<>\[\]|~]|(?<!\w)_|_(?!\w)|&(?=[#\w]+;)")
-"""What Markdown would read as more than text. An underscore inside a word is none of it."""
-
 
 def render(table: ComparisonTable) -> str:
-    """A heading, the table, its legend, the sentence."""
-    lines = [_row([escaped(column.title) for column in table.columns]), _row(["---"] * len(table.columns))]
+    """Write the table, its legend, the notes and the sentence."""
+    rows = []
     for row in table.rows:
         cells = [escaped(text) for text in table.texts(row)]
         if row.kind is RowKind.POINT:
             cells[0] = f"**{cells[0]}**" if row.is_advised else f"{cells[0]} {row.mark}".rstrip()
-        lines.append(_row(cells))
+        rows.append(cells)
+    written = markdown_table([escaped(column.title) for column in table.columns], rows, is_markdown=True)
     legend = " ".join(escaped(each) if each[0] != "*" else f"**bold**{each[1:]}" for each in table.legend)
-    parts = ["\n".join(lines), legend, *map(escaped, (*table.verdict.notes, table.sentence))]
+    parts = [written, legend, *map(escaped, (*table.verdict.notes, table.sentence))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def files(table: ComparisonTable, ledger: Ledger) -> Mapping[str, bytes]:
     """`results.md`: the same, with the answers of the advised point beside the base model's."""
     return {FILE: "\n".join([HEAD, "", render(table), *_answers(table.verdict, ledger)]).encode()}
-
-
-def escaped(text: str) -> str:
-    """Text from outside as Markdown shows it unchanged, on one line."""
-    return _ACTIVE.sub(lambda match: f"\\{match[0]}", " ".join(text.split()))
-
-
-def rows(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A table of texts from outside."""
-    return "\n".join(_row([escaped(cell) for cell in line]) for line in (head, ["---"] * len(head), *body))
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _answers(verdict: Verdict, ledger: Ledger) -> list[str]:
@@ -78,8 +63,5 @@ def _answers(verdict: Verdict, ledger: Ledger) -> list[str]:
         + [texts[place] for _, texts in beside]
         for place, row in enumerate(sources.rows)
     ]
-    return [rows(head, [_cut(line) for line in body]), "", escaped(sources.right_rule), ""]
-
-
-def _cut(cells: Sequence[str]) -> list[str]:
-    return [" ".join(cell.split())[:MOST_CHARACTERS] for cell in cells]
+    cut = [[" ".join(cell.split())[:MOST_CHARACTERS] for cell in line] for line in body]
+    return [markdown_table(head, cut), "", escaped(sources.right_rule), ""]

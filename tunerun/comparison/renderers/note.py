@@ -6,8 +6,8 @@ comes first, and the points are a list. A heading would be cut: it has room for 
 
 from __future__ import annotations
 
+from tunerun import markdown
 from tunerun.comparison import labels
-from tunerun.comparison.renderers import markdown
 from tunerun.comparison.table import ColumnKind, ComparisonTable, Row
 
 MAX_POINTS = 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from tunerun.comparison.renderers import markdown
+from tunerun import markdown
 from tunerun.comparison.table import ComparisonTable
 from tunerun.record.bundle.crate import Study, licences
 
@@ -54,9 +54,11 @@ def readme(study: Study, table: ComparisonTable, sizes: Mapping[str, int]) -> by
         "",
         "## What is inside",
         "",
-        "| file | what |",
-        "| --- | --- |",
-        *(f"| `{name}` | {what} |" for name, what in _CONTENTS.items() if _is_there(name, sizes)),
+        markdown.table(
+            ["file", "what"],
+            [[f"`{name}`", what] for name, what in _CONTENTS.items() if _is_there(name, sizes)],
+            is_markdown=True,
+        ),
         "",
         "## What is not inside",
         "",

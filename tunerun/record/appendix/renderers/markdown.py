@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tunerun.comparison.renderers.markdown import escaped, rows
+from tunerun.markdown import escaped, table
 from tunerun.record.appendix.document import (
     Appendix,
     AppendixSection,
@@ -44,5 +44,5 @@ def _block(block: Block) -> str:
             fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
             return f"{fence}\n{text}\n{fence}"
         case AppendixTable():
-            table = rows(block.head, block.rows)
-            return f"{table}\n\n{escaped(block.note)}" if block.note else table
+            written = table(block.head, block.rows)
+            return f"{written}\n\n{escaped(block.note)}" if block.note else written
