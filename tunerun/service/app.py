@@ -117,7 +117,7 @@ class Service:
     def _openai(self, called: ServedModels) -> APIRouter:
         """The operations of the OpenAI wire."""
         named = models.Models(self.library, self.state)
-        sent = files.Files(StoredFiles(self.state), named)
+        sent = files.FilesApi(StoredFiles(self.state), named)
         tuning = [*files.routes(sent), fine_tuning.routes(fine_tuning.FineTuning(named, sent)), models.routes(named)]
         answerer = CompletionAnswerer(named, called)
         asked = [chat.router(answerer), completions.router(answerer)]

@@ -14,7 +14,7 @@ from tests.service.openai.strict import parsed
 from tunerun.service.core.problems import Code
 from tunerun.service.core.records import EpochRow, ModelState, TunedModelRow
 from tunerun.service.openai import checkpoints, events
-from tunerun.service.openai.results import step_metrics
+from tunerun.service.openai.checkpoints import step_metrics
 
 
 def of(job: TunedModelRow, epochs: list[EpochRow] | None = None, size: int = 100) -> list[FineTuningJobEvent]:

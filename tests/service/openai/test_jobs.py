@@ -70,9 +70,3 @@ def test_the_end_of_a_running_job_is_estimated_by_its_pace() -> None:
     assert job(running(), pace)["estimated_finish"] == round(CREATED + 70)
     assert job(running(), Pace(0, 0, 1, CREATED))["estimated_finish"] is None
     assert job(row(), pace)["estimated_finish"] is None
-
-
-def test_a_multiplier_that_was_not_asked_for_is_worked_out() -> None:
-    """The job shows by which number 0.001 was multiplied."""
-    found = job(row(learning_rate_multiplier=None, learning_rate=0.0002))
-    assert found["hyperparameters"]["learning_rate_multiplier"] == pytest.approx(0.2)

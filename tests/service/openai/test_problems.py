@@ -10,7 +10,7 @@ import pytest
 
 from tunerun.job import AnswerPart
 from tunerun.service.core.problems import Code, Json, ServiceError
-from tunerun.service.openai.answers import Event, written
+from tunerun.service.openai.answers import StreamedPart, written
 from tunerun.service.openai.problems import refusal, wrong
 
 
@@ -45,7 +45,7 @@ class Echo:
     def begin(self) -> Sequence[Json]:
         return []
 
-    def of(self, event: Event) -> Sequence[Json]:
+    def of(self, event: StreamedPart) -> Sequence[Json]:
         return [{"text": event.part.text}]
 
     def end(self, usage: Json) -> Sequence[Json]:
@@ -56,15 +56,15 @@ def test_a_stream_that_fails_midway_ends_with_the_error_and_frees_its_prompts() 
     """The status is sent already: the last event is the envelope, without the mark of a whole answer."""
     is_closed = []
 
-    async def events() -> AsyncGenerator[Event]:
+    async def events() -> AsyncGenerator[StreamedPart]:
         try:
-            yield Event(0, AnswerPart("b"))
+            yield StreamedPart(0, AnswerPart("b"))
             raise ServiceError(Code.UNAVAILABLE, "the engine has ended")
         finally:
             is_closed.append(True)
 
     async def lines() -> list[str]:
-        return [line async for line in written(Echo(), lambda _answers: {}, Event(0, AnswerPart("a")), events())]
+        return [line async for line in written(Echo(), lambda _answers: {}, StreamedPart(0, AnswerPart("a")), events())]
 
     found = [json.loads(line.removeprefix("data: ")) for line in asyncio.run(lines())]
     assert found[:2] == [{"text": "a"}, {"text": "b"}]

@@ -28,7 +28,7 @@ WARNING_HEADER = "x-tunerun-warning"
 
 
 @dataclass(frozen=True)
-class Event:
+class StreamedPart:
     """A new part of one of the answers.
 
     Attributes:
@@ -49,7 +49,7 @@ class Chunks(Protocol):
         """Return the chunks before the first part."""
         ...
 
-    def of(self, event: Event) -> Sequence[Json]:
+    def of(self, event: StreamedPart) -> Sequence[Json]:
         """Return the chunks for a part; empty if there is nothing to send."""
         ...
 
@@ -171,7 +171,7 @@ class CompletionAnswerer:
         lines = written(chunks, asked.usage, first, events)
         return _warned(StreamingResponse(lines, media_type="text/event-stream", headers=headers), asked.called)
 
-    async def _events(self, asked: AnswerRequest) -> AsyncGenerator[Event]:
+    async def _events(self, asked: AnswerRequest) -> AsyncGenerator[StreamedPart]:
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[tuple[int, AnswerPart | None]] = asyncio.Queue()
 
@@ -188,12 +188,12 @@ class CompletionAnswerer:
                 if part is not None:
                     before = sent[number]
                     sent[number] = AnswerPart(before.text + part.text, before.scores + part.scores)
-                    yield Event(number, part)
+                    yield StreamedPart(number, part)
                 else:
                     before = sent.pop(number)
                     answer = await self._called.awaited(futures[number], asked.called, asked.field)
                     rest = AnswerPart(answer.text[len(before.text) :], answer.scores[len(before.scores) :])
-                    yield Event(number, rest, answer)
+                    yield StreamedPart(number, rest, answer)
         finally:
             for future in futures:
                 self._called.leave(asked.called, future)  # an incomplete answer: its client disconnected
@@ -204,7 +204,7 @@ def _tell_end(tell: Callable[[int], None], number: int, _future: object) -> None
 
 
 async def written(
-    chunks: Chunks, usage: Callable[[Sequence[Answer]], Json], first: Event, events: AsyncGenerator[Event]
+    chunks: Chunks, usage: Callable[[Sequence[Answer]], Json], first: StreamedPart, events: AsyncGenerator[StreamedPart]
 ) -> AsyncIterator[str]:
     """Yield the lines of a stream; an error becomes the last line, since the status has already been sent."""
     answers: list[Answer] = []
@@ -212,7 +212,7 @@ async def written(
         async with aclosing(events):
             for chunk in chunks.begin():
                 yield _line(chunk)
-            event: Event | None = first
+            event: StreamedPart | None = first
             while event is not None:
                 for chunk in chunks.of(event):
                     yield _line(chunk)

@@ -37,14 +37,14 @@ class ErrorObject(BaseModel):
     code: str | None = None
 
 
-class ErrorEnvelope(BaseModel):
+class OpenAiErrorEnvelope(BaseModel):
     """The body of every error response."""
 
     error: ErrorObject
 
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorEnvelope, "description": "refused"}
+    status: {"model": OpenAiErrorEnvelope, "description": "refused"}
     for status in sorted({code.http_status for code in Code} - {Code.CANCELLED.http_status, 409})
 }
 

@@ -10,7 +10,14 @@ from fastapi import APIRouter, Request, Response
 
 from tunerun.job import Answer, TokenScore
 from tunerun.service.core.problems import Json
-from tunerun.service.openai.answers import AnswerRequest, CompletionAnswerer, Event, finish_reason, logprob, new_id
+from tunerun.service.openai.answers import (
+    AnswerRequest,
+    CompletionAnswerer,
+    StreamedPart,
+    finish_reason,
+    logprob,
+    new_id,
+)
 from tunerun.service.openai.chat_request import ChatCompletion, read_prompts
 from tunerun.service.openai.method import Caller, Operation
 
@@ -67,7 +74,7 @@ class _ChatChunks:
         delta = {"role": "assistant", "content": "", "refusal": None}
         return [self._chunk(number, delta) for number in range(len(self._asked.prompts))]
 
-    def of(self, event: Event) -> Sequence[Json]:
+    def of(self, event: StreamedPart) -> Sequence[Json]:
         """Return a chunk with the text, if there is any, and one with the finish reason after the last part."""
         scores = _logprobs(self._asked.prompts[event.number].options.logprobs, event.part.scores)
         chunks = []

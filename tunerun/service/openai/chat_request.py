@@ -15,7 +15,7 @@ from tunerun.errors import InputError, TemplateError
 from tunerun.job import Example, GenerateOptions, Prompt
 from tunerun.service.core.columns import ColumnTemplate
 from tunerun.service.core.model_calls import ServedModel
-from tunerun.service.openai.method import Body, Ignored
+from tunerun.service.openai.method import Ignored, LenientObject
 from tunerun.service.openai.problems import wrong
 from tunerun.service.openai.sampling import Int32, Sampling, check_texts, not_offered
 
@@ -30,7 +30,7 @@ _CONTENT = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "o
 """Parsed by hand, because pydantic reports an error for each member of a union."""
 
 
-class Message(Body):
+class ChatMessage(LenientObject):
     """A message of a conversation."""
 
     role: str
@@ -43,7 +43,7 @@ class Message(Body):
     function_call: Any = None
 
 
-class JsonSchema(Body):
+class JsonSchema(LenientObject):
     """The JSON schema that an answer has to conform to."""
 
     name: str | None = None
@@ -52,7 +52,7 @@ class JsonSchema(Body):
     strict: Ignored = None
 
 
-class ResponseFormat(Body):
+class ResponseFormat(LenientObject):
     """The required format of an answer."""
 
     type: str
@@ -62,7 +62,7 @@ class ResponseFormat(Body):
 class ChatCompletion(Sampling):
     """The body of `POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Int32 | None = None
     logprobs: bool = False
     top_logprobs: Int32 | None = None
@@ -149,7 +149,7 @@ def _checked(schema: str) -> str:
     return schema
 
 
-def _conversation(messages: Sequence[Message], template: ColumnTemplate | None) -> Prompt:
+def _conversation(messages: Sequence[ChatMessage], template: ColumnTemplate | None) -> Prompt:
     """Convert messages into a prompt: the user's last message, with what precedes it.
 
     Consecutive messages of one role are joined with a line break, as in training rows.
@@ -173,14 +173,14 @@ def _conversation(messages: Sequence[Message], template: ColumnTemplate | None) 
     return Prompt(spoken[-1], examples=tuple(map(Example, spoken[:-1:2], spoken[1::2])), system=system)
 
 
-def _check_role(messages: Sequence[Message], number: int, expected: str) -> None:
+def _check_role(messages: Sequence[ChatMessage], number: int, expected: str) -> None:
     role = messages[number].role
     if role != expected:
         why = "system messages come first, then messages of user and assistant take turns, beginning with user"
         raise wrong(f"messages[{number}].role", f"must be {expected}, not {role[:40]!r}: {why}")
 
 
-def _text(message: Message, number: int) -> str:
+def _text(message: ChatMessage, number: int) -> str:
     field = f"messages[{number}]"
     if message.role in ("tool", "function"):
         raise wrong(f"{field}.role", f"{message.role} is not supported: tool calls are not available")

@@ -1,8 +1,14 @@
-"""A job's checkpoints: the tuned model after each epoch, each callable under its own name."""
+"""What a job measured: its checkpoints with their losses, and the result file with the losses of all steps.
+
+A checkpoint is the tuned model after an epoch, callable under a name of its own.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
+from collections.abc import Sequence
 
 from tunerun.job import Snapshot
 from tunerun.service.core.problems import Json
@@ -51,3 +57,18 @@ def checkpoint(row: TunedModelRow, epoch: EpochRow, snapshot: Snapshot | None) -
         "metrics": {"step": epoch.step, **losses_of(snapshot, epoch)},
         "step_number": epoch.step,
     }
+
+
+FILE_NAME = "step_metrics.csv"
+COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
+
+
+def step_metrics(curve: Sequence[Snapshot], epochs: Sequence[EpochRow]) -> bytes:
+    """Return the losses of a job as CSV: one row per step, with a validation loss where an epoch ended."""
+    ends = {epoch.step: epoch for epoch in epochs}
+    text = io.StringIO()
+    rows = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    rows.writeheader()
+    for snapshot in curve:
+        rows.writerow({"step": snapshot.step, **losses_of(snapshot, ends.get(snapshot.step))})
+    return text.getvalue().encode()

@@ -18,7 +18,14 @@ from tunerun.errors import TemplateError
 from tunerun.job import Answer, GenerateOptions, Prompt, TokenScore
 from tunerun.service.core.model_calls import ServedModel
 from tunerun.service.core.problems import Json
-from tunerun.service.openai.answers import AnswerRequest, CompletionAnswerer, Event, finish_reason, logprob, new_id
+from tunerun.service.openai.answers import (
+    AnswerRequest,
+    CompletionAnswerer,
+    StreamedPart,
+    finish_reason,
+    logprob,
+    new_id,
+)
 from tunerun.service.openai.method import Caller, Operation
 from tunerun.service.openai.problems import wrong
 from tunerun.service.openai.sampling import MAX_CHOICES, TEXTS, Int32, Sampling, check_texts, not_offered
@@ -132,7 +139,7 @@ class _TextChunks:
         """Return no chunk: the stream starts with text."""
         return []
 
-    def of(self, event: Event) -> Sequence[Json]:
+    def of(self, event: StreamedPart) -> Sequence[Json]:
         """Return a chunk with the text or the finish reason of a part."""
         number, part = event.number, event.part
         scores = _logprobs(self._asked.prompts[number].options.logprobs, part.scores, self._characters[number])

@@ -17,13 +17,13 @@ from tunerun.service.core.problems import Code, Json
 from tunerun.service.core.records import ModelState, StoredFile, TunedModelRow
 from tunerun.service.core.stored_files import Draft, StoredFiles, file_name
 from tunerun.service.openai import names, training_rows
-from tunerun.service.openai.form import Form, read_form
+from tunerun.service.openai.checkpoints import FILE_NAME, step_metrics
+from tunerun.service.openai.form import UploadForm, read_form
 from tunerun.service.openai.jobs import NOTED, is_job
-from tunerun.service.openai.method import Operation, TuningCaller, Upload
+from tunerun.service.openai.method import Operation, TuningCaller, UploadRoute
 from tunerun.service.openai.models import Models
 from tunerun.service.openai.paging import After, Limit, not_of_list, page, size_of
 from tunerun.service.openai.problems import OpenAiError, wrong
-from tunerun.service.openai.results import FILE_NAME, step_metrics
 
 PAGE = 10_000
 """The default page size, as OpenAI's."""
@@ -76,7 +76,7 @@ CHECKED_AT_ONCE = 2
 """The most files checked concurrently: 512 MB take minutes, and all requests share 40 worker threads."""
 
 
-class Files:
+class FilesApi:
     """The files of each caller, and the result files of the jobs that are visible to the caller.
 
     Args:
@@ -103,7 +103,7 @@ class Files:
             async with self._checking:
                 return await run_in_threadpool(self._keep, caller, form, draft)
 
-    def _keep(self, caller: Key, form: Form, draft: Draft) -> Json:
+    def _keep(self, caller: Key, form: UploadForm, draft: Draft) -> Json:
         if form.file_name is None:
             raise wrong("file", "the form has no file; send one")
         purpose = form.fields.get("purpose", "")
@@ -256,9 +256,9 @@ def _life_s(fields: dict[str, str]) -> int | None:
     return int(text)
 
 
-def routes(files: Files) -> list[APIRouter]:
+def routes(files: FilesApi) -> list[APIRouter]:
     """Return the routes of files."""
-    forms = APIRouter(route_class=Upload, tags=["files"])
+    forms = APIRouter(route_class=UploadRoute, tags=["files"])
     router = APIRouter(route_class=Operation, tags=["files"])
 
     @forms.post("/files", openapi_extra=_FORM)

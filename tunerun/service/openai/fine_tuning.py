@@ -17,15 +17,14 @@ from tunerun.service.core.new_model import MAX_DISPLAY_NAME, NewModel
 from tunerun.service.core.problems import Code, Json, ServiceError
 from tunerun.service.core.records import Role, TunedModelRow
 from tunerun.service.openai import checkpoints, events, jobs, names, training_rows
-from tunerun.service.openai.files import Files
+from tunerun.service.openai.files import FilesApi
 from tunerun.service.openai.hyperparameters import resolve
 from tunerun.service.openai.job_request import CreateJob
-from tunerun.service.openai.jobs import Notes, Pace, notes_of
+from tunerun.service.openai.jobs import FineTuningStatus, Notes, Pace, notes_of, status_of
 from tunerun.service.openai.method import Operation, TuningCaller
 from tunerun.service.openai.models import Models
 from tunerun.service.openai.paging import After, Limit, not_of_list, page, size_of
 from tunerun.service.openai.problems import OpenAiError, wrong
-from tunerun.service.openai.status import Status, status_of
 
 TWIN_S = 120.0
 """Seconds within which an SDK repeats a request: it retries twice, and waits at most 8 s before each
@@ -51,7 +50,7 @@ class FineTuning:
         files: the training files.
     """
 
-    def __init__(self, models: Models, files: Files) -> None:
+    def __init__(self, models: Models, files: FilesApi) -> None:
         self._models = models
         self._library = models.library
         self._files = files
@@ -153,7 +152,7 @@ class FineTuning:
         if status_of(row).is_finished and not row.is_cancelling:
             raise _too_late("cancelled", row)
         self._library.cancel(caller, row.id)
-        return self._changed(caller, identifier, "cancelled", Status.CANCELLED)
+        return self._changed(caller, identifier, "cancelled", FineTuningStatus.CANCELLED)
 
     def pause(self, caller: Key, identifier: str) -> Json:
         """Stop a job until it is resumed."""
@@ -161,17 +160,17 @@ class FineTuning:
         if status_of(row).is_finished:
             raise _too_late("paused", row)
         self._library.pause(caller, row.id)
-        return self._changed(caller, identifier, "paused", Status.PAUSED)
+        return self._changed(caller, identifier, "paused", FineTuningStatus.PAUSED)
 
     def resume(self, caller: Key, identifier: str) -> Json:
         """Queue a paused job again."""
         row = self._row(caller, identifier, role=Role.WRITER)
-        if status_of(row) is not Status.PAUSED:
+        if status_of(row) is not FineTuningStatus.PAUSED:
             raise _too_late("resumed", row)
         self._library.resume(caller, row.id)
-        return self._changed(caller, identifier, "resumed", Status.QUEUED, Status.RUNNING)
+        return self._changed(caller, identifier, "resumed", FineTuningStatus.QUEUED, FineTuningStatus.RUNNING)
 
-    def _changed(self, caller: Key, identifier: str, what: str, *wanted: Status) -> Json:
+    def _changed(self, caller: Key, identifier: str, what: str, *wanted: FineTuningStatus) -> Json:
         """Return a job after a change; refuse if the job ended before the change took effect."""
         row = self._row(caller, identifier)
         if status_of(row) not in wanted:
@@ -203,7 +202,7 @@ class FineTuning:
 
     def shown(self, row: TunedModelRow) -> Json:
         """Return a job as the wire's JSON."""
-        return jobs.job(row, self._pace(row) if status_of(row) is Status.RUNNING else None)
+        return jobs.job(row, self._pace(row) if status_of(row) is FineTuningStatus.RUNNING else None)
 
     def _pace(self, row: TunedModelRow) -> Pace | None:
         newest = self._steps(row, _NO_STEP, _PACE_STEPS)

@@ -43,7 +43,7 @@ class Sink(Protocol):
 
 
 @dataclass
-class Form:
+class UploadForm:
     """The content of a form.
 
     Attributes:
@@ -57,7 +57,7 @@ class Form:
     size: int = 0
 
 
-async def read_form(request: Request, file_field: str, sink: Sink) -> Form:
+async def read_form(request: Request, file_field: str, sink: Sink) -> UploadForm:
     """Read the body of a request, and write its file as it arrives.
 
     Args:
@@ -100,7 +100,7 @@ class _Reader:
     """Collects the parts of a form from the parser's callbacks."""
 
     def __init__(self, file_field: str) -> None:
-        self.form = Form()
+        self.form = UploadForm()
         self.arrived = bytearray()
         self.has_ended = False
         self._file_field = file_field

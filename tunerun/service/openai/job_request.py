@@ -9,7 +9,7 @@ from pydantic import Field, PlainValidator, StrictInt, StrictStr
 
 from tunerun.service.openai import names
 from tunerun.service.openai.hyperparameters import AUTO
-from tunerun.service.openai.method import Body
+from tunerun.service.openai.method import LenientObject
 from tunerun.service.openai.problems import wrong
 
 MAX_PAIRS, MAX_PAIR_NAME, MAX_PAIR_VALUE = 16, 64, 512
@@ -30,8 +30,8 @@ def _number_or_auto(value: Any) -> Any:
 Hyperparameter = Annotated[Any, PlainValidator(_number_or_auto, json_schema_input_type=float | Literal["auto"])]
 
 
-class Hyperparameters(Body):
-    """Hyperparameters of a supervised job; omitted ones are `auto`."""
+class SupervisedHyperparameters(LenientObject):
+    """SupervisedHyperparameters of a supervised job; omitted ones are `auto`."""
 
     _prefix: ClassVar[str] = "hyperparameters."
 
@@ -40,15 +40,15 @@ class Hyperparameters(Body):
     learning_rate_multiplier: Hyperparameter = None
 
 
-class Supervised(Body):
+class Supervised(LenientObject):
     """The settings of supervised fine-tuning."""
 
     _prefix: ClassVar[str] = "method.supervised."
 
-    hyperparameters: Hyperparameters | None = None
+    hyperparameters: SupervisedHyperparameters | None = None
 
 
-class Method(Body):
+class TuningMethod(LenientObject):
     """The method; only `supervised` is supported."""
 
     _prefix: ClassVar[str] = "method."
@@ -59,7 +59,7 @@ class Method(Body):
     reinforcement: Any = None
 
 
-class CreateJob(Body):
+class CreateJob(LenientObject):
     """The body of `POST /v1/fine_tuning/jobs`."""
 
     model: StrictStr
@@ -78,10 +78,10 @@ class CreateJob(Body):
         | None
     ) = None
     integrations: list[Any] | None = None
-    method: Method | None = None
-    hyperparameters: Hyperparameters | None = None
+    method: TuningMethod | None = None
+    hyperparameters: SupervisedHyperparameters | None = None
 
-    def settings(self) -> tuple[Hyperparameters, str]:
+    def settings(self) -> tuple[SupervisedHyperparameters, str]:
         """Return the hyperparameters, and their path in the request.
 
         Raises:
@@ -90,7 +90,7 @@ class CreateJob(Body):
         if self.integrations:
             raise wrong("integrations", "are not supported; omit them")
         if self.method is None:
-            return self.hyperparameters or Hyperparameters(), "hyperparameters"
+            return self.hyperparameters or SupervisedHyperparameters(), "hyperparameters"
         if self.method.type != SUPERVISED:
             raise wrong("method.type", f"{self.method.type[:60]!r} is not supported; use {SUPERVISED!r}")
         for name in ("dpo", "reinforcement"):
@@ -102,7 +102,7 @@ class CreateJob(Body):
                 "is deprecated and cannot be combined with method; use method.supervised.hyperparameters only",
             )
         found = self.method.supervised.hyperparameters if self.method.supervised else None
-        return found or Hyperparameters(), "method.supervised.hyperparameters"
+        return found or SupervisedHyperparameters(), "method.supervised.hyperparameters"
 
     def slug(self) -> str:
         """Return the suffix in the form for the model's name; empty: the request has none.

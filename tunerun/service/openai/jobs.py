@@ -1,16 +1,14 @@
-"""A fine-tuning job as the wire's JSON, built from the row of its tuned model."""
+"""A fine-tuning job in OpenAI's terms: its state and its JSON, built from the row of its tuned model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
 
-from tunerun.job import BASE_LEARNING_RATE
 from tunerun.service.core.problems import Code, Json
-from tunerun.service.core.records import TunedModelRow
+from tunerun.service.core.records import ModelState, TunedModelRow
 from tunerun.service.openai import names
-from tunerun.service.openai.status import Status, failure_of, status_of
 from tunerun.stored import read_stored
 
 PAGE = 20
@@ -26,6 +24,40 @@ checks before it accepts a job."""
 
 NOTED = "training_file"
 """The key in `TunedModelRow.notes` that identifies jobs of this wire."""
+
+
+class FineTuningStatus(StrEnum):
+    """A job's state in OpenAI's terms.
+
+    `validating_files` does not occur, because files are checked before a job is accepted. PAUSED is not in the SDK's
+    list of states, so strict clients reject it; only jobs that a client has paused have it.
+    """
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the state is final."""
+        return self in (FineTuningStatus.SUCCEEDED, FineTuningStatus.FAILED, FineTuningStatus.CANCELLED)
+
+
+def status_of(row: TunedModelRow) -> FineTuningStatus:
+    """Return the state of a tuned model's job; CANCELLED as soon as cancellation was requested, as at OpenAI."""
+    match row.state:
+        case ModelState.ACTIVE:
+            return FineTuningStatus.SUCCEEDED
+        case ModelState.FAILED:
+            return FineTuningStatus.CANCELLED if row.error_code == Code.CANCELLED.number else FineTuningStatus.FAILED
+    if row.is_cancelling:
+        return FineTuningStatus.CANCELLED
+    if row.is_paused:
+        return FineTuningStatus.PAUSED
+    return FineTuningStatus.QUEUED if row.started_at is None else FineTuningStatus.RUNNING
 
 
 @dataclass(frozen=True)
@@ -77,6 +109,17 @@ def is_job(row: TunedModelRow) -> bool:
     return bool(notes_of(row).training_file)
 
 
+_HYPERPARAMETER = re.compile(r"\bhyperparameters\.([a-z_]+)")
+_NAMES = {"epoch_count": "n_epochs", "learning_rate": "learning_rate_multiplier"}
+"""OpenAI's names of an experiment's hyperparameters, where they differ."""
+
+
+def failure_of(row: TunedModelRow) -> str:
+    """Return why a job failed: the engine's message, with config keys replaced by this wire's field names."""
+    text = row.error_message or "the job failed; see the service's log"
+    return _HYPERPARAMETER.sub(lambda found: f"hyperparameters.{_NAMES.get(found[1], found[1])}", text)
+
+
 def job(row: TunedModelRow, pace: Pace | None = None) -> Json:
     """Return a tuned model's job as the wire's JSON.
 
@@ -85,41 +128,37 @@ def job(row: TunedModelRow, pace: Pace | None = None) -> Json:
         pace: the speed of a running job; None: unknown.
     """
     status, notes = status_of(row), notes_of(row)
-    hyperparameters = _hyperparameters(row)
-    is_running = status is Status.RUNNING and pace is not None
+    succeeded = status is FineTuningStatus.SUCCEEDED
+
+    hyperparameters = {
+        "n_epochs": row.epoch_count,
+        "batch_size": row.batch_size,
+        "learning_rate_multiplier": row.learning_rate_multiplier,
+    }
+    estimate = pace.end(row.total_steps) if pace is not None and status is FineTuningStatus.RUNNING else None
+    error = None
+    if status is FineTuningStatus.FAILED:
+        code = ERROR_CODES.get(row.error_code or 0, "server_error")
+        error = {"code": code, "message": failure_of(row), "param": None}
+
     return {
         "object": "fine_tuning.job",
         "id": names.job_id(row),
         "created_at": int(row.created_at),
         "finished_at": int(row.completed_at or row.updated_at) if status.is_finished else None,
-        "estimated_finish": pace.end(row.total_steps) if is_running and pace is not None else None,
+        "estimated_finish": estimate,
         "status": status,
         "model": notes.model or row.base_model,
-        "fine_tuned_model": names.model_name(row) if status is Status.SUCCEEDED else None,
+        "fine_tuned_model": names.model_name(row) if succeeded else None,
         "organization_id": names.ORGANIZATION,
         "training_file": notes.training_file,
         "validation_file": notes.validation_file,
-        "result_files": [names.result_file_id(row)] if status is Status.SUCCEEDED else [],
-        "trained_tokens": row.trained_tokens if status is Status.SUCCEEDED else None,
+        "result_files": [names.result_file_id(row)] if succeeded else [],
+        "trained_tokens": row.trained_tokens if succeeded else None,
         "hyperparameters": hyperparameters,
         "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
         "seed": row.seed,
-        "error": _error(row) if status is Status.FAILED else None,
+        "error": error,
         "integrations": [],
         "metadata": dict(row.metadata) or None,
     }
-
-
-def _hyperparameters(row: TunedModelRow) -> Mapping[str, Any]:
-    """Return the hyperparameters in use; a missing multiplier is computed from the learning rate."""
-    multiplier = row.learning_rate_multiplier
-    return {
-        "n_epochs": row.epoch_count,
-        "batch_size": row.batch_size,
-        "learning_rate_multiplier": row.learning_rate / BASE_LEARNING_RATE if multiplier is None else multiplier,
-    }
-
-
-def _error(row: TunedModelRow) -> Json:
-    code = ERROR_CODES.get(row.error_code or 0, "server_error")
-    return {"code": code, "message": failure_of(row), "param": None}

@@ -31,7 +31,7 @@ Ignored = Annotated[Any, Field(description="Accepted and not used.")]
 _ignored: ContextVar[list[str] | None] = ContextVar("ignored", default=None)
 
 
-class Body(BaseModel):
+class LenientObject(BaseModel):
     """An object in a request: null counts as absent, and unknown names are collected."""
 
     model_config = ConfigDict(
@@ -71,7 +71,7 @@ class _JsonRequest(Request):
         return read_json(await self.body())
 
 
-class Upload(WireRoute):
+class UploadRoute(WireRoute):
     """An operation that reads its body itself, as it arrives."""
 
     wire = "openai"
@@ -80,7 +80,7 @@ class Upload(WireRoute):
 class Operation(WireRoute):
     """An operation with a JSON body or none; the content type is not checked.
 
-    A route for a multipart form declares `route_class=Upload` instead.
+    A route for a multipart form declares `route_class=UploadRoute` instead.
     """
 
     wire = "openai"

@@ -11,7 +11,7 @@ from pydantic import Field, WithJsonSchema
 from tunerun.job import GenerateOptions
 from tunerun.service.core.problems import ServiceError
 from tunerun.service.core.records import Serving
-from tunerun.service.openai.method import Body, Ignored
+from tunerun.service.openai.method import Ignored, LenientObject
 from tunerun.service.openai.problems import wrong
 
 MAX_TEMPERATURE = 2.0
@@ -32,14 +32,14 @@ TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "stri
 """A text or a list of texts; parsed by hand, because pydantic reports an error for each member of a union."""
 
 
-class StreamOptions(Body):
+class StreamOptions(LenientObject):
     """Options of a stream."""
 
     include_usage: bool = False
     include_obfuscation: Ignored = None
 
 
-class Sampling(Body):
+class Sampling(LenientObject):
     """Fields that both kinds of completions have."""
 
     model: str

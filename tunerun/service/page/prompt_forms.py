@@ -25,7 +25,7 @@ MOST_TEMPERATURE = 2.0
 
 
 @dataclass(frozen=True)
-class Answered:
+class ShownAnswer:
     """A model's answer; `cut_after`: the number of tokens after which it was cut; None: it ended by itself."""
 
     name: str
@@ -45,7 +45,7 @@ class Tried:
 
     cells: tuple[str, ...]
     temperature: str = ""
-    answers: tuple[Answered, ...] = ()
+    answers: tuple[ShownAnswer, ...] = ()
     problem: str | None = None
 
 
@@ -176,14 +176,14 @@ def _beside_base(methods: Methods, caller: Key, shown: ShownModel) -> tuple[Serv
 
 async def _answers(
     methods: Methods, called: Sequence[ServedModel], asked: wire.GenerateContent, request: Request
-) -> tuple[Answered, ...]:
+) -> tuple[ShownAnswer, ...]:
     """The answers of models to the same prompt, as the API gives them."""
     answers = await asyncio.gather(*(methods.generated(one, asked, request) for one in called))
     return tuple(_answered(one, answer) for one, answer in zip(called, answers, strict=True))
 
 
-def _answered(called: ServedModel, answer: Json) -> Answered:
+def _answered(called: ServedModel, answer: Json) -> ShownAnswer:
     candidate = answer["candidates"][0]
     is_cut = candidate["finishReason"] == "MAX_TOKENS"
     text = candidate["content"]["parts"][0]["text"]
-    return Answered(called.name, text, called.defaults.max_output_tokens if is_cut else None)
+    return ShownAnswer(called.name, text, called.defaults.max_output_tokens if is_cut else None)
