@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from hydra.core.override_parser.types import Override
 
+from tunerun import dotted_keys
 from tunerun.compose import grammar
 from tunerun.compose.exclusions import check_exclusions, is_excluded
 from tunerun.compose.grammar import MAX_POINTS
@@ -65,7 +66,7 @@ def expand(
     """
     last = {override.key_or_group: override for override in command_line}
     swept = {key: override for key, override in last.items() if override.is_sweep_override()}
-    flat = flattened(axes)
+    flat = dotted_keys.leaves(axes)
     problems = list(_hidden_pins([*flat, *swept], command_line))
     written: list[Axis] = []
     found: list[Axis] = []
@@ -84,7 +85,7 @@ def expand(
         raise ConfigError(problems)
     pins = overrides_of([last[key] for key in flat if key in last and key not in swept and not last[key].is_delete()])
     points = list(_product(loader, found))
-    entries = [flattened(entry) for entry in exclude]
+    entries = [dotted_keys.leaves(entry) for entry in exclude]
     if entries:
         unused = [axis for axis in written if axis.key in last]
         check_exclusions(
@@ -104,7 +105,7 @@ def _hidden_pins(keys: Sequence[str], command_line: Sequence[Override]) -> Itera
     for position, override in enumerate(command_line):
         value = override.value()
         if isinstance(value, dict):
-            set_here = flattened(value, f"{override.key_or_group}.")
+            set_here = dotted_keys.leaves(value, f"{override.key_or_group}.")
             yield from (
                 f"{override.input_line}: {key} is swept; pin it by a plain {key}=VALUE"
                 for key in dict.fromkeys(keys)
@@ -115,15 +116,6 @@ def _hidden_pins(keys: Sequence[str], command_line: Sequence[Override]) -> Itera
 def overrides_of(point: Sequence[Override]) -> dict[str, Scalar]:
     """Return the values that a point sets, by key."""
     return {override.key_or_group: cast(Scalar, override.value()) for override in point}
-
-
-def flattened(axes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return values by dotted key, whether the YAML nests them or not."""
-    flat: dict[str, Any] = {}
-    for key, value in axes.items():
-        dotted = f"{prefix}{key}"
-        flat.update(flattened(value, f"{dotted}.") if isinstance(value, Mapping) else {dotted: value})
-    return flat
 
 
 def _written_axis(loader: Loader, key: str, value: Any, seed: int) -> Axis:

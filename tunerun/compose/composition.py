@@ -9,11 +9,12 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from tunerun.compose.axes import NOT_SWEPT, ExpandedSweep, expand, flattened, overrides_of
+from tunerun import dotted_keys
+from tunerun.compose.axes import NOT_SWEPT, ExpandedSweep, expand, overrides_of
 from tunerun.compose.environment import Marks
 from tunerun.compose.grammar import MAX_POINTS
 from tunerun.compose.loader import GLOBAL_GROUPS, Loader, no_choice
-from tunerun.compose.points import SharedSections
+from tunerun.compose.points import PATHS, SharedSections
 from tunerun.compose.provenance import Origin
 from tunerun.compose.resolution import Raw
 from tunerun.compose.source import PRIMARY, shown, undoes_experiments
@@ -22,7 +23,6 @@ from tunerun.errors import ConfigError
 from tunerun.replicates import SEED
 from tunerun.schema import Experiment, Point, Sweep, TrialConfig
 
-_PATHS = (("dataset", "path"), ("dataset", "validation", "path"), ("dataset", "test", "path"))
 _SQLITE = "sqlite:///"
 EXPERIMENT = "experiment"
 MAX_WHOLE = 10_000
@@ -136,7 +136,7 @@ class Composition:
         if sweep.replicates == 1:
             return self.command_line
         typed = [override for override in self.command_line if override.key_or_group == SEED]
-        if SEED in flattened(sweep.axes) or any(override.is_sweep_override() for override in typed):
+        if SEED in dotted_keys.leaves(sweep.axes) or any(override.is_sweep_override() for override in typed):
             raise ConfigError(
                 f"sweep.replicates: is {sweep.replicates}, and seed is swept; each gives the trials of a point their "
                 "seeds: remove one of the two"
@@ -235,9 +235,7 @@ class Composition:
         for override in self.plain:
             top = override.key_or_group.split(".")[0]
             if override.is_delete() and top in TrialConfig.model_fields:
-                value: Any = base
-                for part in override.key_or_group.split("."):
-                    value = getattr(value, part, None)
+                value = dotted_keys.get(base, override.key_or_group)
                 shown_value = value.model_dump_json() if hasattr(value, "model_dump_json") else repr(value)
                 yield f"{override.input_line}: removed from the config, so the default holds: {shown_value}"
 
@@ -259,12 +257,9 @@ class Composition:
 
     def make_absolute(self, raw: dict[str, Any], point: tuple[Override, ...]) -> None:
         """Make the paths of a config absolute, so that the plan is the same from any directory."""
-        for location in _PATHS:
-            node: Any = raw
-            for part in location[:-1]:
-                node = node.get(part) if isinstance(node, Mapping) else None
-            if isinstance(node, dict) and isinstance(value := node.get(location[-1]), str) and value not in ("", "???"):
-                node[location[-1]] = self._existing(value, location, point)
+        for key in PATHS:
+            if isinstance(value := dotted_keys.get(raw, key), str) and value not in ("", "???"):
+                dotted_keys.put(raw, key, self._existing(value, tuple(key.split(".")), point))
         self._code_made_absolute(raw.get("evaluation"), point)
         paths, tracking = raw.get("paths"), raw.get("tracking")
         for name in ("runs", "cache"):

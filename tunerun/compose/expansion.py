@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from tunerun import dotted_keys
 from tunerun.errors import ConfigError
 
 FREE = 12
@@ -33,7 +34,7 @@ def check_expansion(raw: Mapping[str, Any]) -> None:
     def size(location: Location) -> int:
         if location not in sizes:
             sizes[location] = 1  # for a cycle, which OmegaConf refuses itself
-            node = _node(raw, location)
+            node = dotted_keys.get(raw, location)
             if isinstance(node, Mapping | list):
                 keys = node if isinstance(node, Mapping) else range(len(node))
                 sizes[location] = 1 + sum(size((*location, str(key))) for key in keys)
@@ -53,15 +54,3 @@ def _target(location: Location, name: str) -> Location:
     up = len(name) - len(rest)
     parts = tuple(part for part in re.split(r"[.\[\]]+", rest) if part)
     return (*location[: len(location) - up], *parts) if up else parts
-
-
-def _node(raw: Any, location: Location) -> Any:
-    node = raw
-    for part in location:
-        if isinstance(node, Mapping):
-            node = node.get(part)
-        elif isinstance(node, list) and part.isdigit() and int(part) < len(node):
-            node = node[int(part)]
-        else:
-            return None
-    return node

@@ -12,6 +12,7 @@ from hydra.core.override_parser.types import Override
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from tunerun import dotted_keys
 from tunerun.compose.environment import with_marks
 from tunerun.compose.loader import Loader
 from tunerun.compose.validation import fields_at
@@ -24,7 +25,6 @@ _UNITS = {"_s": "seconds", "_tokens": "tokens", "_usd": "US dollars", "_hours": 
 
 _WORDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 _LIMITS = {"ge": "{} or more", "gt": "more than {}", "le": "{} or less", "lt": "less than {}"}
-_NOT_SET = object()
 
 
 @dataclass(frozen=True)
@@ -43,21 +43,23 @@ def explanation(loader: Loader, overrides: Sequence[Override], key: str) -> dict
     """
     location = key.split(".")
     raw = with_marks(*loader.point_and_marks(overrides))
-    value = _value(raw, location)
+    is_set = dotted_keys.has(raw, location)
     found = list(fields_of(location))
-    if not found and value is _NOT_SET and not loader.is_group(key):
-        depth = next(i for i in range(len(location)) if not _is_known(raw, location[: i + 1]))
+    if not found and not is_set and not loader.is_group(key):
+        depths = range(len(location))
+        depth = next(
+            n for n in depths if not dotted_keys.has(raw, location[: n + 1]) and not [*fields_of(location[: n + 1])]
+        )
         above, part = location[:depth], location[depth]
         known = [name for name in fields_at(Experiment, above) if above or name not in WORKED_OUT]
         known += [group for group in loader.groups() if not above and group not in known]
         raise ConfigError(f"{key}: no such key; {did_you_mean(part, known) or 'known keys: ' + ', '.join(known)}")
-    is_set = value is not _NOT_SET
     fields = [each.field for each in found]
     summaries = _summaries(fields)
     return {
         "key": key,
         "is_set": is_set,
-        "value": value if is_set else None,
+        "value": dotted_keys.get(raw, location),
         "written_in": str(loader.origin(overrides, location)) if is_set else None,
         "description": _first([description_of(field) for field in fields]) or _description_of_group(loader, key),
         "allowed": _first([allowed_in(field) for field in fields]),
@@ -116,22 +118,6 @@ def models_in(annotation: Any) -> Iterator[tuple[type[BaseModel], str | None]]:
 def _parts(annotation: Any) -> tuple[Any, ...]:
     is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     return typing.get_args(annotation) if is_union else (annotation,)
-
-
-def _value(raw: Any, location: Sequence[str]) -> Any:
-    node = raw
-    for part in location:
-        if isinstance(node, Mapping) and part in node:
-            node = node[part]
-        elif isinstance(node, list) and part.isdigit() and int(part) < len(node):
-            node = node[int(part)]
-        else:
-            return _NOT_SET
-    return node
-
-
-def _is_known(raw: Any, location: Sequence[str]) -> bool:
-    return _value(raw, location) is not _NOT_SET or any(True for _ in fields_of(location))
 
 
 def _first(texts: Sequence[Any]) -> Any:

@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser, create_
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, Sweep
 from hydra.errors import HydraException
 
+from tunerun.compose.hydra_internals import element_text, parsed_value
 from tunerun.errors import ConfigError
 
 MAX_POINTS = 100_000
@@ -66,7 +67,7 @@ def parse(parser_: OverridesParser, text: str) -> Override:
         parsed = parser_.parse_overrides([text])[0]
         if not parsed.key_or_group:
             raise HydraException("it has no key")
-        if _holds_a_sweep(parsed._value):
+        if _holds_a_sweep(parsed_value(parsed)):
             raise ConfigError(f"{key}: choice(..), range(..) and the like cannot be inside another value")
         return parsed
     except HydraException as error:
@@ -105,7 +106,7 @@ def listed(override: Override, at_most: int, seed: int) -> list[str]:
     if sweep.shuffle:
         # The same permutation for every axis of one length: zipped axes keep their pairs.
         random.Random(seed).shuffle(values)
-    return [Override._get_value_element_as_str(value) for value in values]
+    return list(map(element_text, values))
 
 
 def _zip(*args: str | int | float | bool) -> ChoiceSweep:

@@ -1,7 +1,6 @@
 """Hydra on tunerun's config directories: composes configs, lists values of axes, and finds where a key was written.
 
-All private names of Hydra that tunerun uses are here, in `source` and in `grammar`. Hydra keeps its state in
-process-wide singletons, so one `Loader` is open at a time, under a lock.
+Hydra keeps its state in process-wide singletons, so one `Loader` is open at a time, under a lock.
 
 Expansion is exact and fast because Hydra applies value overrides after it has merged the defaults list: the config is
 composed once per distinct set of overrides that choose groups, and value overrides are applied to that template with
@@ -16,15 +15,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import yaml
 from hydra import compose, version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
-from hydra._internal.hydra import Hydra
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
@@ -35,9 +32,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from tunerun import dotted_keys
 from tunerun.compose import defaults, grammar, source
 from tunerun.compose.environment import Marks, with_marks
 from tunerun.compose.expansion import FREE, check_expansion
+from tunerun.compose.hydra_internals import apply_overrides, open_hydra, register
 from tunerun.compose.provenance import Origin, line_of, sets
 from tunerun.compose.resolution import Raw, UnresolvedError, resolve
 from tunerun.compose.source import shown
@@ -49,9 +48,9 @@ GLOBAL_GROUPS = ("experiment", "debug", "local")
 
 _HYDRA = threading.Lock()
 
-_COMPOSED: OrderedDict[tuple[object, ...], _Composed] = OrderedDict()
+_COMPOSED: OrderedDict[tuple[object, ...], _Template] = OrderedDict()
 """What this process has composed, the oldest first; used under the lock. Hydra takes 0.09 of the 0.12 s of a load
-(measured here, 26 Nov 2026), and a notebook, a service or a test loads again and again from the same files."""
+(measured on 2026-11-26), and a notebook, a service or a test loads again and again from the same files."""
 
 MAX_COMPOSED = 64
 
@@ -80,15 +79,10 @@ class Loader:
         GlobalHydra.instance().clear()
         version.setbase("1.3")
         Plugins.instance()  # registers the kinds of config source that a search path may have
-        source.register()
+        register(source.ConfSource)
         source.ConfSource.files.clear()
-        search_path = ConfigSearchPathImpl()
-        search_path.append("hydra", "pkg://hydra.conf")
-        for directory in self.directories:
-            search_path.append("tunerun", f"{source.SCHEME}://{directory}")
-        search_path.append("schema", "structured://")
-        hydra = Hydra.create_main_hydra2(task_name="tunerun", config_search_path=search_path)
-        self._loader = cast(ConfigLoaderImpl, hydra.config_loader)
+        own = [("tunerun", f"{source.SCHEME}://{directory}") for directory in self.directories]
+        self._loader = open_hydra([("hydra", "pkg://hydra.conf"), *own, ("schema", "structured://")])
         return self
 
     def __exit__(
@@ -164,8 +158,26 @@ class Loader:
         Raises:
             ConfigError: Hydra cannot compose it.
         """
-        template, values = self._split(overrides)
-        return template.changed(values)
+        template = self._template(overrides)
+        config = copy.deepcopy(template.config)
+        values: list[Override] = []
+        for override in overrides:
+            if self.is_structural(override):
+                continue
+            is_set = dotted_keys.has(template.plain, override.key_or_group)
+            if override.type is OverrideType.CHANGE and (not is_set or isinstance(override.value(), dict)):
+                # A YAML holds only what differs from the schema's defaults, so a key that is missing here may still be
+                # valid. The schema refuses unknown keys, with better messages than Hydra's.
+                override = copy.copy(override)
+                override.type = OverrideType.FORCE_ADD
+            values.append(override)
+        try:
+            apply_overrides(values, config)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(f"command line: {_one_line(error)}") from error
+        if template.interpolations + sum(str(value.input_line).count("${") for value in values) > FREE:
+            check_expansion(cast(Raw, OmegaConf.to_container(config, resolve=False)))
+        return config
 
     def point(self, overrides: Sequence[Override], without: Sequence[str] = ()) -> Raw:
         """Compose a config and resolve it to plain values; top-level keys in `without` are left out.
@@ -181,13 +193,14 @@ class Loader:
         Raises:
             ConfigError: Hydra cannot compose it, or an interpolation cannot be resolved.
         """
-        template, values = self._split(overrides)
         try:
-            return template.resolved(values, without)
+            raw, marks = resolve(self.config(overrides))
         except UnresolvedError as error:
             raise ConfigError(
                 [f"{self.origin(overrides, key.split('.'))}: {key}: {reason}" for key, reason in error.reasons.items()]
             ) from error
+        kept = {location: text for location, text in marks.items() if location[0] not in without}
+        return {key: value for key, value in raw.items() if key not in without}, kept
 
     def unresolved(self, overrides: Sequence[Override], without: Sequence[str] = ()) -> Raw:
         """As `point`, with interpolations as they were written.
@@ -195,32 +208,33 @@ class Loader:
         Raises:
             ConfigError: Hydra cannot compose it.
         """
-        return _without(cast(Raw, OmegaConf.to_container(self.config(overrides), resolve=False)), without)
+        raw = cast(Raw, OmegaConf.to_container(self.config(overrides), resolve=False))
+        return {key: value for key, value in raw.items() if key not in without}
 
-    def _split(self, overrides: Sequence[Override]) -> tuple[_Template, list[Override]]:
+    def _template(self, overrides: Sequence[Override]) -> _Template:
+        """Return the config of the group choices, without value overrides; composed once for the same files."""
         structural = self._structural(overrides)
-        if structural not in self._templates:
-            self._templates[structural] = self._template(structural)
-        return self._templates[structural], [o for o in overrides if not self.is_structural(o)]
-
-    def _template(self, structural: tuple[str, ...]) -> _Template:
-        """Compose, or find what was composed of the very same files."""
+        if structural in self._templates:
+            return self._templates[structural]
         if self._content is None:
             self._content = source.content_of(self.directories)
-        if not self._content:
-            return _Template(self._compose(structural))
         key = (structural, self._content)
-        if (found := _COMPOSED.get(key)) is None:
+        template = _COMPOSED.get(key) if self._content else None
+        if template is None:
             read = source.ConfSource.files
             before = dict(read)
             read.clear()
-            found = _COMPOSED[key] = _Composed(_Template(self._compose(structural)), dict(read))
+            config = self._compose(structural)
+            template = _Template(config, cast(Raw, OmegaConf.to_container(config, resolve=False)), dict(read))
             read.clear()
             read |= before
-            if len(_COMPOSED) > MAX_COMPOSED:
-                _COMPOSED.popitem(last=False)
-        source.ConfSource.files |= found.files
-        return found.template
+            if self._content:
+                _COMPOSED[key] = template
+                if len(_COMPOSED) > MAX_COMPOSED:
+                    _COMPOSED.popitem(last=False)
+        source.ConfSource.files |= template.files
+        self._templates[structural] = template
+        return template
 
     def _structural(self, overrides: Sequence[Override]) -> tuple[str, ...]:
         return tuple(str(o.input_line) for o in overrides if self.is_structural(o))
@@ -284,15 +298,12 @@ class Loader:
         if not options:
             return f"the config cannot be composed: {first_line(error)}"
         written = re.compile(rf"(?:^|/|\s){re.escape(group)}(?:@[\w.]+)?\s*:.*\b{re.escape(choice)}\b")
-        for file in self._files():
+        every = (file for directory in self.directories for file in sorted(directory.rglob("*.yaml")))
+        for file in every:
             for number, line in enumerate(file.read_bytes().decode("utf-8", "replace").splitlines(), start=1):
                 if written.search(line):
                     return f"{shown(file)}:{number}: {no_choice(group, choice, options)}"
         return no_choice(group, choice, options)
-
-    def _files(self) -> list[Path]:
-        """Return all YAML files of the directories, in search order."""
-        return [file for directory in self.directories for file in sorted(directory.rglob("*.yaml"))]
 
     # Provenance
 
@@ -304,9 +315,14 @@ class Loader:
             if any(sets(override, keys) for override in overrides):
                 return Origin("command line")
             for default in reversed(listed):
-                found = self._line_of(default.config_path, default.package, keys)
-                if found is not None:
-                    return found
+                prefix = default.package.split(".") if default.package else []
+                file = self._file_of(default.config_path) if keys[: len(prefix)] == prefix else None
+                if file is None:
+                    continue
+                rest = keys[len(prefix) :]
+                line = line_of(file.read_text(encoding="utf-8-sig"), rest) if rest else (1 if prefix else None)
+                if line is not None:
+                    return Origin(f"{shown(file)}:{line}", file)
             keys.pop()
         return Origin(CONFIG_NAME)
 
@@ -330,15 +346,6 @@ class Loader:
             self._defaults[structural] = listed.defaults
         return self._defaults[structural]
 
-    def _line_of(self, config_path: str | None, package: str | None, keys: list[str]) -> Origin | None:
-        prefix = package.split(".") if package else []
-        file = self._file_of(config_path) if keys[: len(prefix)] == prefix else None
-        if file is None:
-            return None
-        rest = keys[len(prefix) :]
-        line = line_of(file.read_text(encoding="utf-8-sig"), rest) if rest else (1 if prefix else None)
-        return None if line is None else Origin(f"{shown(file)}:{line}", file)
-
     def _file_of(self, config_path: str | None) -> Path | None:
         """Return the file of a path in a defaults list; None: hydra's own, or none."""
         directories = self.directories
@@ -348,94 +355,23 @@ class Loader:
 
 
 @dataclass(frozen=True)
-class _Composed:
-    """A template, and the texts of the files that it was composed of."""
+class _Template:
+    """A composed config before value overrides.
 
-    template: _Template
+    Attributes:
+        config: as Hydra composed it; never changed.
+        plain: the same as plain values, with its interpolations.
+        files: texts of the files that it was composed of.
+    """
+
+    config: DictConfig
+    plain: Raw
     files: Mapping[Path, str]
 
-
-class _Template:
-    """A composed config before value overrides, cached by its group choices."""
-
-    def __init__(self, config: DictConfig) -> None:
-        self._config = config
-        self._plain = cast(Raw, OmegaConf.to_container(config, resolve=False))
-        self._trimmed: dict[tuple[str, ...], DictConfig] = {}
-        self._interpolations = str(self._plain).count("${")
-
-    def changed(self, values: Sequence[Override]) -> DictConfig:
-        config = copy.deepcopy(self._config)
-        _apply([self._forgiving(value) for value in values], config)
-        return config
-
-    def resolved(self, values: Sequence[Override], without: Sequence[str]) -> tuple[Raw, Marks]:
-        # Copying a DictConfig costs more than everything else here. If all overrides set existing leaves, set them in
-        # place, read the result, and restore them.
-        self._check_expansion(values)
-        if not all(self._is_leaf(value) for value in values):
-            raw, marks = resolve(self.changed(values))
-            return _without(raw, without), {place: text for place, text in marks.items() if place[0] not in without}
-        config = self._without(tuple(without))
-        values = [value for value in values if value.key_or_group.split(".")[0] not in without]
-        try:
-            _apply(values, config)
-            return resolve(config)
-        finally:
-            for value in values:
-                OmegaConf.update(config, value.key_or_group, self._leaf(value.key_or_group)[1], merge=False)
-
-    def _check_expansion(self, values: Sequence[Override]) -> None:
-        if self._interpolations + sum(str(value.input_line).count("${") for value in values) > FREE:
-            check_expansion(cast(Raw, OmegaConf.to_container(self.changed(values), resolve=False)))
-
-    def _without(self, keys: tuple[str, ...]) -> DictConfig:
-        if keys not in self._trimmed:
-            trimmed = OmegaConf.create(_without(self._plain, keys))
-            OmegaConf.set_struct(trimmed, True)
-            self._trimmed[keys] = trimmed
-        return self._trimmed[keys]
-
-    def _leaf(self, key: str) -> tuple[bool, Any]:
-        node: Any = self._plain
-        for part in key.split("."):
-            if not isinstance(node, dict) or part not in node:
-                return False, None
-            node = node[part]
-        return not isinstance(node, dict | list), node
-
-    def _is_leaf(self, override: Override) -> bool:
-        scalar = not isinstance(override.value(), dict | list)
-        return override.type is OverrideType.CHANGE and scalar and self._leaf(override.key_or_group)[0]
-
-    def _forgiving(self, override: Override) -> Override:
-        # A YAML holds only what differs from the schema's defaults, so a key that is missing here may still be valid.
-        # The schema refuses unknown keys, with better messages than Hydra's.
-        has_keys = isinstance(override.value(), dict)
-        if override.type is not OverrideType.CHANGE or (self._has(override.key_or_group) and not has_keys):
-            return override
-        forced = copy.copy(override)
-        forced.type = OverrideType.FORCE_ADD
-        return forced
-
-    def _has(self, key: str) -> bool:
-        node: Any = self._plain
-        for part in key.split("."):
-            if not isinstance(node, dict) or part not in node:
-                return False
-            node = node[part]
-        return True
-
-
-def _apply(overrides: Sequence[Override], config: DictConfig) -> None:
-    try:
-        ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(f"command line: {_one_line(error)}") from error
-
-
-def _without(raw: Mapping[str, Any], keys: Sequence[str]) -> Raw:
-    return {key: value for key, value in raw.items() if key not in keys}
+    @cached_property
+    def interpolations(self) -> int:
+        """The number of interpolations in it."""
+        return str(self.plain).count("${")
 
 
 def to_yaml(config: DictConfig) -> str:

@@ -16,11 +16,14 @@ from typing import Any
 from hydra.core.override_parser.types import Override, OverrideType
 from pydantic import create_model
 
+from tunerun import dotted_keys
 from tunerun.compose.resolution import Raw
 from tunerun.compose.validation import validate
 from tunerun.schema import Section, TrialConfig
 
-_PATHS = ("dataset.path", "dataset.validation.path", "dataset.test.path")
+PATHS = ("dataset.path", "dataset.validation.path", "dataset.test.path")
+"""Keys that name a file of rows; each is looked up beside the YAML that names it, so its value depends on it."""
+
 _WORDS = re.compile(r"\w+")
 _COMPUTED = re.compile(r"\$\{[^}]*\$\{|\$\{[.\s]*\}")
 """An interpolation inside another one, or relative without a name: the text does not show which keys it reads."""
@@ -71,10 +74,9 @@ class SharedSections:
 
     def _may_set(self, key: str, override: Override, value: Any) -> bool:
         if key not in self._is_free:
-            words = set(key.split("."))
-            self._is_free[key] = not (self._all_read or words & self._read or key in _PATHS) and _is_leaf(
-                self._raw, key
-            )
+            is_read = self._all_read or not self._read.isdisjoint(key.split(".")) or key in PATHS
+            # The default is a mapping, which is not a leaf either: a key that is not in the config changes its shape.
+            self._is_free[key] = not is_read and not isinstance(dotted_keys.get(self._raw, key, {}), dict | list)
         if override.type is not OverrideType.CHANGE or isinstance(value, dict | list):
             return False
         return self._is_free[key] and not (isinstance(value, str) and ("${" in value or value == "???"))
@@ -91,11 +93,7 @@ class SharedSections:
     def _validated(self, name: str, assigned: Assigned) -> tuple[Any] | None:
         raw = {name: deepcopy(self._raw[name])} if name in self._raw else {}
         for key, value in assigned:
-            *above, leaf = key.split(".")
-            node: Any = raw
-            for part in above:
-                node = node[part]
-            node[leaf] = value
+            dotted_keys.put(raw, key, value)
         validated, problems = validate(_alone(name), raw)
         return None if validated is None or problems else (getattr(validated, name),)
 
@@ -106,15 +104,6 @@ def _alone(name: str) -> type[Section]:
     field = TrialConfig.model_fields[name]
     model: type[Section] = create_model(name, __base__=Section, **{name: (field.annotation, field)})  # type: ignore[call-overload]
     return model
-
-
-def _is_leaf(raw: Raw, key: str) -> bool:
-    node: Any = raw
-    for part in key.split("."):
-        if not isinstance(node, dict) or part not in node:
-            return False
-        node = node[part]
-    return not isinstance(node, dict | list)
 
 
 def _interpolations(node: Any) -> Iterator[str]:

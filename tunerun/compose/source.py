@@ -1,7 +1,4 @@
-"""Reads the YAML files of conf directories within limits of size; errors name the file and the line.
-
-Together with `loader` the only module that uses private names of Hydra.
-"""
+"""Reads the YAML files of conf directories within limits of size; errors name the file and the line."""
 
 from __future__ import annotations
 
@@ -14,13 +11,12 @@ from pathlib import Path
 from typing import ClassVar
 
 import yaml
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra._internal.sources_registry import SourcesRegistry
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tunerun.compose.grammar import MAX_DEPTH
+from tunerun.compose.hydra_internals import FileSource
 from tunerun.errors import ConfigError, first_line
 
 SCHEME = "tunerun"
@@ -42,7 +38,7 @@ _TAGS = {"!", *(_YAML + kind for kind in ("str", "int", "float", "bool", "null",
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class ConfSource(FileConfigSource):
+class ConfSource(FileSource):
     """A conf directory for Hydra's search path: `tunerun://DIRECTORY`.
 
     Attributes:
@@ -62,7 +58,7 @@ class ConfSource(FileConfigSource):
 
     def is_config(self, config_path: str) -> bool:
         """Whether the directory has this file; False for a `config.yaml` of another program."""
-        is_foreign = self._has_foreign_primary and self._normalize_file_name(config_path) == PRIMARY
+        is_foreign = self._has_foreign_primary and self.file_name(config_path) == PRIMARY
         return not is_foreign and super().is_config(config_path)
 
     def load_config(self, config_path: str) -> ConfigResult:
@@ -71,12 +67,12 @@ class ConfSource(FileConfigSource):
         Raises:
             ConfigError: it cannot be used; names the file and the line.
         """
-        file = Path(self.path, self._normalize_file_name(config_path))
+        file = Path(self.path, self.file_name(config_path))
         text = self.files[file] = read_yaml(file)
         try:
             # Hydra finds the header only in the first 512 characters, which a licence can fill, and not after a byte
             # order mark.
-            header = self._get_header_dict(text)
+            header = self.header(text)
             config = OmegaConf.load(io.StringIO(text))
         except yaml.YAMLError as error:
             raise ConfigError(_no_yaml(file, error)) from error
@@ -85,11 +81,6 @@ class ConfSource(FileConfigSource):
         if not isinstance(config, DictConfig):
             raise ConfigError(f"{shown(file)}:1: holds a list; write a mapping of keys to values")
         return ConfigResult(config=config, path=f"{SCHEME}://{self.path}", provider=str(self.provider), header=header)
-
-
-def register() -> None:
-    """Register `tunerun://` as a scheme of Hydra's search path."""
-    SourcesRegistry.instance().register(ConfSource)
 
 
 def missing_groups(directory: Path) -> list[str]:

@@ -6,11 +6,12 @@ A key hashes its ingredients (`trial_key.py`), so the ingredients that differ ex
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from tunerun import dotted_keys
 from tunerun.ledger import SweepRecord, TrialRecord
 
 MAX_EXPLAINED = 20
@@ -91,7 +92,7 @@ def changes(earlier: Sequence[TrialRecord], new: Sequence[NewTrial]) -> tuple[Ch
 
 def _sections(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The config sections that explain a changed digest, each flattened to dotted keys."""
-    return {name: dict(_flat({name: config.get(name) or {}})) for name in _COMPARED_SECTIONS}
+    return {name: dotted_keys.leaves({name: config.get(name) or {}}) for name in _COMPARED_SECTIONS}
 
 
 def _reasons(
@@ -120,7 +121,7 @@ def _content(ingredient: str, config: Mapping[str, Any]) -> str:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
     """Return the entries in which two nested mappings differ, by dotted key."""
-    before, after = dict(_flat(old)), dict(_flat(new))
+    before, after = dotted_keys.leaves(old), dotted_keys.leaves(new)
     return [
         Difference(name, before.get(name), after.get(name))
         for name in dict.fromkeys([*before, *after])
@@ -158,14 +159,6 @@ def broken_comparison(
         f"choose another name, such as name={earlier.experiment}-2, or start again under this one with run --fresh"
         for line in found
     ]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _shown(value: Any) -> str:

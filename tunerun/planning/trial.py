@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+from tunerun import dotted_keys
 from tunerun.backends.base import Capabilities
 from tunerun.digest import digest
 from tunerun.job import BaseModelRef, ExampleSet, TuningRequest
@@ -127,7 +128,8 @@ class Trial:
         """Return the trial as the ledger freezes it, with interpolations instead of values from the environment."""
         config = self.config.model_dump(mode="json")
         for key, text in self.environment.items():
-            _set(config, key.split("."), text)
+            if dotted_keys.has(config, key):  # a metric without options is stored as its name alone
+                dotted_keys.put(config, key, text)
         if isinstance(uri := config["tracking"]["uri"], str):
             config["tracking"]["uri"] = redact(uri)
         return TrialRecord(
@@ -150,33 +152,13 @@ class Trial:
             return value
         replacements: dict[str, str] = {}
         for key, text in self.environment.items():
-            if resolved := _value_at(self.config, key.split(".")):
+            if isinstance(resolved := dotted_keys.get(self.config, key), str) and resolved:
                 replacements[resolved] = text
                 if "${oc." in (name := PurePath(text).name):
-                    replacements[PurePath(resolved).name] = (
-                        name  # findings and dataset names contain only the file name
-                    )
+                    # Findings and names of datasets hold the name of a file alone.
+                    replacements[PurePath(resolved).name] = name
         # Longest first, so that a text that contains another one is replaced as a whole.
         return _hidden(value, sorted(replacements.items(), key=lambda entry: len(entry[0]), reverse=True))
-
-
-def _set(config: Any, location: Sequence[str], text: str) -> None:
-    node = config
-    for part in location[:-1]:
-        node = node[int(part)] if isinstance(node, list) else node.get(part)
-        if not isinstance(node, dict | list):
-            return
-    if isinstance(node, list):
-        node[int(location[-1])] = text
-    else:
-        node[location[-1]] = text
-
-
-def _value_at(section: Any, location: Sequence[str]) -> str | None:
-    node = section
-    for part in location:
-        node = node[int(part)] if isinstance(node, list | tuple) else getattr(node, part, None)
-    return node if isinstance(node, str) else None
 
 
 def _hidden(value: Any, replacements: Sequence[tuple[str, str]]) -> Any:

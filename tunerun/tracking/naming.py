@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from tunerun import dotted_keys
 from tunerun.replicates import SEED
 from tunerun.schema import Scalar
 
@@ -101,9 +102,7 @@ def value_of(key: str, overrides: Mapping[str, Scalar], config: Mapping[str, Any
     """Return a trial's value of a dotted key: its override, else its config's value; None for a list or a section."""
     if key in overrides:
         return overrides[key]
-    value: Any = config
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
+    value = dotted_keys.get(config, key)
     return value if isinstance(value, str | int | float | bool) else None
 
 
