@@ -12,6 +12,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from pathlib import Path, PurePath
@@ -25,7 +26,7 @@ from tunerun.comparison.results import LOSS
 from tunerun.digest import digest
 from tunerun.engine.tuned_model import WEIGHTS_FILE
 from tunerun.errors import TunerunError
-from tunerun.job import EpochLoss, JobState, Snapshot, TunedModel
+from tunerun.job import EpochLoss, JobState, Snapshot
 from tunerun.ledger import JobRecord, Ledger, TrialRecord
 from tunerun.ledger.portable import EXAMPLES
 from tunerun.stored import section
@@ -101,10 +102,27 @@ def trial_projection(ledger: Ledger, shared: SharedTrial) -> RunProjection | Non
         return None
     job = jobs[-1]
     curve, losses = union_curve(ledger, jobs), union_validation(ledger, jobs)
-    answers = _answered(ledger, shared)
-    inputs = _inputs(sweep, trial)
+    answers: list[ScoredAnswers] = []
+    for held_out in FILES:  # of each set as the newest sweep that asked for it has them
+        each = (answered(ledger, owner, member.key, member, held_out) for owner, member in reversed(shared.members))
+        answers += [first] if (first := next((one for one in each if one is not None), None)) else []
+    validation = None
+    if trial.validation is not None:
+        validation = dataset_input(sweep.examples(trial.validation), VALIDATION)
+    inputs = [dataset_input(sweep.examples(trial.training), "training"), *([validation] if validation else [])]
     inputs += [each.on for each in answers if each.held_out == TEST]
-    on = next((i for i in inputs if i.context == VALIDATION), None)
+    name = run_name(trial.number, len(sweep.trials), sweep.varied, trial.overrides, trial.config)
+    artifacts: dict[str, RunPart[Content]] = {
+        "experiment.yaml": RunPart(_PORTABLE, lambda: _yaml(sweep.places.config(trial.config))),
+        "overrides.txt": RunPart(_PORTABLE, lambda: "".join(f"{line}\n" for line in override_lines(sweep, trial))),
+        "template.yaml": RunPart(ONCE, lambda: _yaml(trial.settings.template.document)),
+        **{each.file: each.table for each in answers},
+    }
+    if job.state.is_finished and curve:
+        artifacts["loss.png"] = RunPart(str(job.attempt), lambda: _loss_png(name, job, curve, losses))
+    for attempt in jobs:
+        if attempt.failure is not None and attempt.failure.traceback:
+            artifacts[f"failure-{attempt.attempt}.txt"] = RunPart(ONCE, partial(str, attempt.failure.traceback))
     state, end = _STATES.get(job.state, RunState.SCHEDULED), job.finished_at
     if shared.is_interrupted:
         state, end = RunState.KILLED, max([started_at, *(s.compute_time for s in curve[-1:])])
@@ -113,29 +131,19 @@ def trial_projection(ledger: Ledger, shared: SharedTrial) -> RunProjection | Non
         kind=RunKind.TRIAL,
         identity=sweep.identity(RunKind.TRIAL, trial=str(trial.number), key=trial.key),
         seen=shared.seen,
-        name=run_name(trial.number, len(sweep.trials), sweep.varied, trial.overrides, trial.config),
+        name=name,
         start_ms=milliseconds(started_at),
         state=state,
         end_ms=milliseconds(end) if end is not None else None,
-        tags=_tags(shared, jobs, curve, losses)
-        | _stopped(ledger, shared)
+        tags=_tags(ledger, shared, jobs, _note(shared, job, curve, losses))
         | table_tag(*(each.file for each in answers)),
         params=RunPart(str(len(shared.members)), lambda: _params(shared)),
-        points=_curve_points(ledger, curve, job),
-        measures=_measures(trial, job, answers, on),
+        points=_curve_points(ledger, curve, losses, job),
+        measures=_measures(trial, job, answers, validation),
         inputs=RunPart(str(len(inputs)), lambda: inputs),
-        artifacts=_artifacts(sweep, trial, jobs, curve, losses) | {each.file: each.table for each in answers},
+        artifacts=artifacts,
         model=_model(sweep, trial, job, is_advised=shared.standing is not None and shared.standing.is_advised),
     )
-
-
-def _answered(ledger: Ledger, shared: SharedTrial) -> list[ScoredAnswers]:
-    """How the newest sweep that has asked the trial found it, on each held-out set."""
-    found = []
-    for held_out in FILES:
-        each = (answered(ledger, sweep, trial.key, trial, held_out) for sweep, trial in reversed(shared.members))
-        found += [first] if (first := next((one for one in each if one is not None), None)) else []
-    return found
 
 
 def union_curve(ledger: Ledger, jobs: Sequence[JobRecord]) -> list[Snapshot]:
@@ -155,7 +163,9 @@ def union_validation(ledger: Ledger, jobs: Sequence[JobRecord]) -> list[EpochLos
     return [losses[epoch] for epoch in sorted(losses)]
 
 
-def _curve_points(ledger: Ledger, curve: Sequence[Snapshot], job: JobRecord) -> list[MetricPoint]:
+def _curve_points(
+    ledger: Ledger, curve: Sequence[Snapshot], losses: Sequence[EpochLoss], job: JobRecord
+) -> list[MetricPoint]:
     points = [MetricPoint(STEP_LOSS, _drawn(s.mean_loss), milliseconds(s.compute_time), s.step) for s in curve]
     is_done = job.state is JobState.SUCCEEDED
     for epoch, group in groupby(finished_epochs(curve, is_done=is_done), key=lambda s: s.epoch):
@@ -169,7 +179,7 @@ def _curve_points(ledger: Ledger, curve: Sequence[Snapshot], job: JobRecord) -> 
     ends = {s.epoch: s.compute_time for s in curve}
     points += [
         MetricPoint(VALIDATION_EPOCH_LOSS, _drawn(one.loss), milliseconds(ends[one.epoch]), one.epoch)
-        for one in union_validation(ledger, ledger.jobs(job.key))
+        for one in losses
         if one.epoch in ends
     ]
     return points
@@ -187,8 +197,8 @@ def _measures(
     measures: list[SingleMetric] = []
     if job.state is JobState.SUCCEEDED and job.finished_at is not None:
         # The plan's count, which may be an estimate, where the backend has not counted.
-        found = {TOKENS: float(trial.tokens)} | {k: v for k, v in job.metrics.items() if k != BASE_LOSS}
-        measures = measured(found, job.finished_at, on)
+        values = {TOKENS: float(trial.tokens)} | {k: v for k, v in job.metrics.items() if k != BASE_LOSS}
+        measures = measured(values, job.finished_at, on)
     return [*measures, *(measure for each in answers for measure in each.measures())]
 
 
@@ -202,9 +212,7 @@ def measured(metrics: Mapping[str, float], time_s: float, on: Input | None) -> l
     ]
 
 
-def _tags(
-    shared: SharedTrial, jobs: Sequence[JobRecord], curve: Sequence[Snapshot], losses: Sequence[EpochLoss]
-) -> dict[str, str]:
+def _tags(ledger: Ledger, shared: SharedTrial, jobs: Sequence[JobRecord], note: str) -> dict[str, str]:
     job = jobs[-1]
     trained_by = next((sweep for sweep, _ in shared.members if sweep.id == job.sweep), shared.members[0][0])
     tags = trained_by.code_tags() | {
@@ -214,7 +222,7 @@ def _tags(
         "tunerun.backend": shared.trial.settings.backend.get("kind", ""),
         "tunerun.state": INTERRUPTED if shared.is_interrupted else job.state,
         "tunerun.attempt": str(job.attempt),
-        NOTE_TAG: _note(shared, job, curve, losses),
+        NOTE_TAG: note,
         **(shared.standing.tags() if shared.standing is not None else {}),
     }
     if shared.record_run is not None:
@@ -226,33 +234,22 @@ def _tags(
         tags["tunerun.job"] = reference.id
     if job.tuned_model is not None:
         tags["tunerun.tuned_model"] = job.tuned_model.name
-    return tags | _sharing(shared.owner, job)
-
-
-def _stopped(ledger: Ledger, shared: SharedTrial) -> dict[str, str]:
-    """Why its held-out rows are not all answered: no `eval/...` is shown then, as it would be of some rows alone."""
-    sweep, trial = shared.owner, shared.trial
-    if trial.validation is None or ledger.answered_at(trial.key, trial.validation, trial.asked) is not None:
-        return {}
-    stop = ledger.stop(sweep.id, (trial.key, trial.validation, trial.asked))
-    if stop is None:
-        return {}
-    numbers = {each.key: each.number for each in reversed(sweep.trials)}
-    of = len(sweep.examples(trial.validation).examples)
-    better = f"trial {numbers[stop.better]}" if stop.better in numbers else "another trial"
-    return {"tunerun.stopped_early": f"after {stop.rows:,} of {of:,} held-out rows, worse than {better}"}
-
-
-def _sharing(sweep: FrozenSweep, job: JobRecord) -> dict[str, str]:
-    """How its passes were computed, and which trials of the sweep they also served."""
-    if job.trained_on is None:
-        return {}
-    found = job.trained_on.shared({trial.key: trial.number for trial in reversed(sweep.trials)})
-    tags = {"tunerun.form": found["form"]}
-    if found["training_run"] is not None:
-        tags["tunerun.training_run"] = str(found["training_run"])
-    if found["packed_with"]:
-        tags["tunerun.packed_with"] = ", ".join(map(str, found["packed_with"]))
+    numbers = {trial.key: trial.number for trial in reversed(shared.owner.trials)}
+    if job.trained_on is not None:  # how its passes were computed, and which trials of the sweep they also served
+        sharing = job.trained_on.shared(numbers)
+        tags["tunerun.form"] = sharing["form"]
+        if sharing["training_run"] is not None:
+            tags["tunerun.training_run"] = str(sharing["training_run"])
+        if sharing["packed_with"]:
+            tags["tunerun.packed_with"] = ", ".join(map(str, sharing["packed_with"]))
+    # Why its held-out rows are not all answered: it has no `eval/...` then, which would be of some rows alone.
+    trial, validation = shared.trial, shared.trial.validation
+    if validation is not None and ledger.answered_at(trial.key, validation, trial.asked) is None:
+        stop = ledger.stop(shared.owner.id, (trial.key, validation, trial.asked))
+        if stop is not None:
+            rows = len(shared.owner.examples(validation).examples)
+            better = f"trial {numbers[stop.better]}" if stop.better in numbers else "another trial"
+            tags["tunerun.stopped_early"] = f"after {stop.rows:,} of {rows:,} held-out rows, worse than {better}"
     return tags
 
 
@@ -273,7 +270,13 @@ def _note(shared: SharedTrial, job: JobRecord, curve: Sequence[Snapshot], losses
         lines += [f"The same trial is {others}: one job, one run.", ""]
     if job.tuned_model is not None:
         lines += [f"Tuned model: `{job.tuned_model.name}` in `{job.tuned_model.location}`", ""]
-    lines += [*rerun_lines(sweep, shared.pages), *_record_lines(shared)]
+    lines += rerun_lines(sweep, shared.pages)
+    if shared.record_run is not None:
+        sets = {"training": trial.training, **trial.held_out}
+        rows = ", ".join(f"`{EXAMPLES}/{digest}.jsonl.gz` ({use})" for use, digest in sets.items())
+        record = f"[{RECORD}]({shared.pages.path(shared.record_run, f'/artifacts/{RECORD}')})"
+        again = "`tunerun rerun --run` with the id of this run runs it again, on any machine."
+        lines += [f"Rows: {rows} in the {record} of its sweep. {again}"]
     return "\n".join(lines).strip()
 
 
@@ -287,18 +290,6 @@ def rerun_lines(sweep: FrozenSweep, pages: Pages) -> list[str]:
     if sweep.rerun_of in pages.runs:
         words = f"[{words}]({pages.path(sweep.rerun_of)})"
     return [f"A rerun of {words}.", ""]
-
-
-def _record_lines(shared: SharedTrial) -> list[str]:
-    """Where the rows are, and how the trial is run again."""
-    if shared.record_run is None:
-        return []
-    trial = shared.trial
-    sets = {"training": trial.training, **trial.held_out}
-    rows = ", ".join(f"`{EXAMPLES}/{digest}.jsonl.gz` ({use})" for use, digest in sets.items())
-    record = f"[{RECORD}]({shared.pages.path(shared.record_run, f'/artifacts/{RECORD}')})"
-    again = "`tunerun rerun --run` with the id of this run runs it again, on any machine."
-    return [f"Rows: {rows} in the {record} of its sweep. {again}", ""]
 
 
 def fenced(text: str) -> list[str]:
@@ -331,52 +322,18 @@ def _params(shared: SharedTrial) -> dict[str, str]:
     return {name: override_value(value)[:_PARAM_CHARACTERS] for name, value in params.items()}
 
 
-def _inputs(sweep: FrozenSweep, trial: TrialRecord) -> list[Input]:
-    inputs = [dataset_input(sweep.examples(trial.training), "training")]
-    if trial.validation is not None:
-        inputs.append(dataset_input(sweep.examples(trial.validation), VALIDATION))
-    return inputs
-
-
-def _artifacts(
-    sweep: FrozenSweep,
-    trial: TrialRecord,
-    jobs: Sequence[JobRecord],
-    curve: Sequence[Snapshot],
-    losses: Sequence[EpochLoss],
-) -> dict[str, RunPart[Content]]:
-    artifacts: dict[str, RunPart[Content]] = {
-        "experiment.yaml": RunPart(_PORTABLE, lambda: _yaml(sweep.places.config(trial.config))),
-        "overrides.txt": RunPart(_PORTABLE, lambda: "".join(f"{line}\n" for line in override_lines(sweep, trial))),
-        "template.yaml": RunPart(ONCE, lambda: _yaml(trial.settings.template.document)),
-    }
-    job = jobs[-1]
-    if job.state.is_finished and curve:
-        artifacts["loss.png"] = RunPart(str(job.attempt), lambda: _loss_png(sweep, trial, job, curve, losses))
-    return artifacts | _failures(jobs)
-
-
 def override_lines(sweep: FrozenSweep, trial: TrialRecord) -> list[str]:
     """A trial's overrides as they can be typed, files by their own names."""
     return [override_line(key, sweep.places.value(key, value)) for key, value in trial.overrides.items()]
-
-
-def _failures(jobs: Sequence[JobRecord]) -> dict[str, RunPart[Content]]:
-    """The traceback of each attempt that failed with one."""
-    traces = {f"failure-{j.attempt}.txt": j.failure.traceback for j in jobs if j.failure and j.failure.traceback}
-    return {name: RunPart(ONCE, partial(str, trace)) for name, trace in traces.items()}
 
 
 def _yaml(value: object) -> str:
     return yaml.safe_dump(json.loads(json.dumps(value)), sort_keys=False, allow_unicode=True)
 
 
-def _loss_png(
-    sweep: FrozenSweep, trial: TrialRecord, job: JobRecord, curve: Sequence[Snapshot], losses: Sequence[EpochLoss]
-) -> bytes:
+def _loss_png(name: str, job: JobRecord, curve: Sequence[Snapshot], losses: Sequence[EpochLoss]) -> bytes:
     from tunerun.plots import TrialCurve, trial_plot
 
-    name = run_name(trial.number, len(sweep.trials), sweep.varied, trial.overrides, trial.config)
     return trial_plot(
         TrialCurve(name, tuple(curve), job.metrics.get(LOSS), job.metrics.get(BASE_LOSS), validation=tuple(losses))
     )
@@ -387,7 +344,10 @@ def _model(sweep: FrozenSweep, trial: TrialRecord, job: JobRecord, *, is_advised
     tuned = job.tuned_model
     if tuned is None:
         return None
-    size = _adapter_bytes(tuned) if job.state is JobState.SUCCEEDED else None
+    size = None  # of an adapter that is on this machine
+    if job.state is JobState.SUCCEEDED and tuned.folder is not None:
+        with suppress(OSError):
+            size = (tuned.folder / WEIGHTS_FILE).stat().st_size
     is_packaged = size is not None and (size <= MAX_ADAPTER_BYTES or is_advised)
     model = LoggedModel(
         name=tuned.name.rpartition("/")[2],
@@ -401,14 +361,6 @@ def _model(sweep: FrozenSweep, trial: TrialRecord, job: JobRecord, *, is_advised
         package=partial(_package, sweep, trial, job) if is_packaged else None,
     )
     return RunPart(f"{tuned.name} {_PACKAGED}" if is_packaged else tuned.name, lambda: model)
-
-
-def _adapter_bytes(tuned: TunedModel) -> int | None:
-    """The size of an adapter; None: it is not on this machine."""
-    try:
-        return None if tuned.folder is None else (tuned.folder / WEIGHTS_FILE).stat().st_size
-    except OSError:
-        return None
 
 
 def _package(sweep: FrozenSweep, trial: TrialRecord, job: JobRecord, folder: Path) -> Package | None:
