@@ -20,6 +20,7 @@ from tunerun.errors import BackendError, DatasetError, NotFoundError, TemplateEr
 from tunerun.interpolation import resolved
 from tunerun.job import Example, GenerateOptions, Input, TunedModel, as_conversation
 from tunerun.ledger import JobRecord, Ledger, TrialRecord, TrialSettings
+from tunerun.ledger.subjects import key_of_subject
 from tunerun.planning import ledger_path
 from tunerun.template import PromptTemplate
 
@@ -340,8 +341,6 @@ def job_and_trial(ledger: Ledger, run: str) -> tuple[JobRecord | None, TrialReco
 
     Both are None if the ledger has no such run.
     """
-    from tunerun.tracking import key_of_subject
-
     subject = ledger.subject_of_run(run)
     key = key_of_subject(subject) if subject else None
     job = ledger.job_of_tuned_model(_PREFIX + run.removeprefix(_PREFIX)) if key is None else ledger.job(key)

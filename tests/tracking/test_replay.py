@@ -19,9 +19,10 @@ from tests.tracking.content import client, content, experiment_tags, run_of, run
 from tests.tracking.sweeps import Lab, complete, freeze, grid
 from tunerun.job import JobState, JobStatus, Snapshot
 from tunerun.ledger import Ledger, Mark
+from tunerun.ledger.subjects import key_of_subject
 from tunerun.locks import held
 from tunerun.testing.waiting import wait_until
-from tunerun.tracking import Tracker, key_of_subject
+from tunerun.tracking import Tracker
 
 
 def synced(lab: Lab, uri: str) -> Tracker:

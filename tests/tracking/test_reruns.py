@@ -10,7 +10,8 @@ import pytest
 from tests.tracking.content import Content, client, content, run_of
 from tests.tracking.sweeps import Lab, complete, freeze, grid
 from tunerun.ledger import Ledger, Mark
-from tunerun.tracking import Tracker, sweep_of_subject
+from tunerun.ledger.subjects import sweep_of_subject
+from tunerun.tracking import Tracker
 
 ORIGINAL = "next-number-1a2b3c4d"
 

@@ -60,6 +60,16 @@ class SweepRecord:
     document: Mapping[str, Any]
 
     @property
+    def mlflow_experiment(self) -> str:
+        """The name of its MLflow experiment."""
+        return self.document.get("mlflow_experiment") or self.experiment
+
+    @property
+    def rerun(self) -> str:
+        """The id that distinguishes a rerun from other sweeps of the same keys, in any ledger; empty: not a rerun."""
+        return str(self.document.get("rerun") or "")
+
+    @property
     def command(self) -> str:
         """The command that the sweep was started with."""
         return str(self.document.get("command", "tunerun run"))

@@ -19,7 +19,6 @@ from tunerun.locks import held
 from tunerun.record.sources import OpenRecord
 from tunerun.tracking.packaged import writing
 from tunerun.tracking.registry import Registered, RegistryEntry, register
-from tunerun.tracking.run_projection import experiment_of
 from tunerun.tracking.store import Store
 
 _LOCK = "promotion"
@@ -153,7 +152,7 @@ def _entry(
         alias=request.alias,
         package=package,
         model=name.rpartition("/")[2],
-        experiment=experiment_of(record.sweep),
+        experiment=record.sweep.mlflow_experiment,
         key=trial.key,
         sweep=record.sweep.id,
         tags=tags,

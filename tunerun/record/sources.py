@@ -12,10 +12,10 @@ from tunerun.errors import NotFoundError
 from tunerun.files import temporary_folder
 from tunerun.ledger import FILE_NAME, Ledger, SweepRecord, TrialRecord
 from tunerun.ledger.restoring import restored
+from tunerun.ledger.subjects import key_of_subject, sweep_of_subject
 from tunerun.provenance import Facts
 from tunerun.record.bundle.opening import opened_bundle
 from tunerun.schema import Tracking
-from tunerun.tracking import key_of_subject, sweep_of_subject
 from tunerun.tracking.address import choose
 from tunerun.tracking.records import fetch
 

@@ -12,8 +12,7 @@ tracker and asking it for a run id or a link cost nothing.
 
 from tunerun.tracking.address import tracker_name
 from tunerun.tracking.replay import SyncReport
-from tunerun.tracking.run_projection import key_of_subject, sweep_of_subject
 from tunerun.tracking.server import serve_ui
 from tunerun.tracking.writer import Tracker, open_tracker
 
-__all__ = ["SyncReport", "Tracker", "key_of_subject", "open_tracker", "serve_ui", "sweep_of_subject", "tracker_name"]
+__all__ = ["SyncReport", "Tracker", "open_tracker", "serve_ui", "tracker_name"]

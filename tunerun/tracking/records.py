@@ -16,8 +16,9 @@ import stamina
 
 from tunerun.errors import NotFoundError, TrackingError
 from tunerun.ledger.portable import RECORD as RECORD_FILE
+from tunerun.ledger.subjects import RunKind
 from tunerun.tracking.address import Address, parse_address
-from tunerun.tracking.run_projection import RECORD, RECORD_TAG, RunKind
+from tunerun.tracking.run_projection import RECORD, RECORD_TAG
 from tunerun.tracking.store import PAGE, BusyError, RefusedError, Store
 
 T = TypeVar("T")

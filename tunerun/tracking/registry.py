@@ -16,10 +16,11 @@ from typing import Any
 
 from tunerun.digest import digest
 from tunerun.errors import ConfigError
+from tunerun.ledger.subjects import RunKind
 from tunerun.redaction import redact
 from tunerun.tracking.packaged.record import CONTENT_TAG
 from tunerun.tracking.packaged.writing import Package
-from tunerun.tracking.run_projection import RunKind, sweep_tag
+from tunerun.tracking.run_projection import sweep_tag
 from tunerun.tracking.store import RefusedError, Store
 
 _AGAIN = "run the same command again: what was done of it is found, and not done twice"

@@ -16,21 +16,18 @@ from typing import TYPE_CHECKING, Any
 from tunerun.digest import digest
 from tunerun.errors import InputError, MetricError, TrackingError
 from tunerun.ledger import Ledger, Mark, TrialProgress
+from tunerun.ledger.subjects import RunKind, subject_of_sweep, trial_prefix
 from tunerun.tracking.run_projection import (
     RERUN_TAG,
     STANDINGS,
     FrozenSweep,
     MetricPoint,
     Pages,
-    RunKind,
     RunProjection,
     RunState,
     SharedTrial,
     SingleMetric,
     Standing,
-    experiment_of,
-    subject_of_sweep,
-    trial_prefix,
 )
 from tunerun.tracking.store import PAGE, BusyError, DamagedError, KnownRun, RefusedError, Store
 
@@ -212,7 +209,7 @@ class Replay:
         """Return the note's lines of the other sweeps of the same MLflow experiment, from their marks."""
         from tunerun.tracking.summary import line_of
 
-        others = [s for s in self._ledger.sweeps() if s.id != sweep.id and experiment_of(s) == sweep.experiment]
+        others = [s for s in self._ledger.sweeps() if s.id != sweep.id and s.mlflow_experiment == sweep.experiment]
         marks = {s.id: self._ledger.mark(self._tracker, subject_of_sweep(s.id)) for s in others}
         lines = (line_of(s, mark) for s in others if (mark := marks[s.id]) is not None)
         return [line for line in lines if line is not None]

@@ -14,6 +14,7 @@ from tunerun.digest import digest
 from tunerun.errors import NotFoundError
 from tunerun.job import ExampleSet
 from tunerun.ledger import Ledger, SweepRecord, TrialProgress, TrialRecord
+from tunerun.ledger.subjects import RunKind, trial_prefix
 from tunerun.provenance.places import Places
 from tunerun.stored import section
 
@@ -48,14 +49,6 @@ RECORD = "record"
 
 YES = "yes"
 """The value of a tag that says so; where it does not, the tag is empty."""
-
-
-class RunKind(StrEnum):
-    """The kind of a run: its tag `tunerun.kind`."""
-
-    TRIAL = "trial"
-    BASELINE = "baseline"
-    SWEEP = "sweep"
 
 
 class RunState(StrEnum):
@@ -221,7 +214,7 @@ class FrozenSweep:
         if record is None:
             raise NotFoundError(f"{sweep_id}: no such sweep in {ledger.path}; `tunerun status` shows the sweeps")
         self.record: SweepRecord = record
-        self.experiment: str = experiment_of(record)
+        self.experiment: str = record.mlflow_experiment
         self.trials: list[TrialRecord] = ledger.trials(sweep_id)
         self.by_number = {trial.number: trial for trial in self.trials}
         self.examples: Callable[[str], ExampleSet] = lru_cache(maxsize=4)(ledger.example_set)
@@ -245,7 +238,7 @@ class FrozenSweep:
     @property
     def rerun(self) -> str:
         """The id that distinguishes a rerun from other sweeps of the same keys, in any ledger; empty: not a rerun."""
-        return _rerun(self.record)
+        return self.record.rerun
 
     @property
     def rerun_of(self) -> str:
@@ -338,47 +331,6 @@ class SharedTrial:
         places = [[sweep.id, trial.number] for sweep, trial in self.members]
         standing = None if self.standing is None else asdict(self.standing)
         return digest([LAYOUT, asdict(self.progress), places, self.is_interrupted, standing, self.record_run])
-
-
-def experiment_of(sweep: SweepRecord) -> str:
-    """The name of a sweep's MLflow experiment."""
-    return sweep.document.get("mlflow_experiment") or sweep.experiment
-
-
-def _rerun(sweep: SweepRecord) -> str:
-    return str(sweep.document.get("rerun") or "")
-
-
-def subject_of_sweep(sweep_id: str) -> str:
-    """The subject of a sweep's own run, in the ledger's marks."""
-    return f"{sweep_id}/{RunKind.SWEEP}/"
-
-
-def trial_prefix(experiment: str, rerun: str) -> str:
-    """What the subjects of the trials of an MLflow experiment begin with; the key follows.
-
-    Args:
-        rerun: the tag `tunerun.rerun` of a rerun, whose trials have runs of their own; empty: of any other sweep.
-    """
-    return f"{experiment}/rerun/{rerun}/{RunKind.TRIAL}/" if rerun else f"{experiment}/{RunKind.TRIAL}/"
-
-
-def key_of_subject(subject: str) -> str | None:
-    """The key of the trial that a mark's subject names; None: it is not a trial's."""
-    experiment, _, key = subject.rpartition(f"/{RunKind.TRIAL}/")
-    return key if experiment else None
-
-
-def sweep_of_subject(ledger: Ledger, subject: str) -> SweepRecord | None:
-    """The sweep whose run a mark's subject names; of a trial that several share, the newest. None: there is none."""
-    key, newest_first = key_of_subject(subject), reversed(ledger.sweeps())
-    if key is None:
-        return next((sweep for sweep in newest_first if subject.startswith(f"{sweep.id}/")), None)
-    for sweep in newest_first:
-        is_alike = trial_prefix(experiment_of(sweep), _rerun(sweep)) + key == subject
-        if is_alike and any(trial.key == key for trial in ledger.trials(sweep.id)):
-            return sweep
-    return None
 
 
 def sweep_tag(sweep_id: str) -> str:

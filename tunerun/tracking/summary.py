@@ -21,6 +21,7 @@ from tunerun.digest import digest
 from tunerun.job import JobState
 from tunerun.ledger import Ledger, Mark, SweepRecord, TrialProgress, TrialRecord
 from tunerun.ledger.portable import plan_files, results_file
+from tunerun.ledger.subjects import RunKind
 from tunerun.stored import section
 from tunerun.tracking.answers import FILES, VALIDATION, ScoredAnswers, answered
 from tunerun.tracking.naming import point_name, run_name
@@ -40,7 +41,6 @@ from tunerun.tracking.run_projection import (
     FrozenSweep,
     Input,
     Pages,
-    RunKind,
     RunPart,
     RunProjection,
     RunState,

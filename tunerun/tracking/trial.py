@@ -29,6 +29,7 @@ from tunerun.errors import TunerunError
 from tunerun.job import EpochLoss, JobState, Snapshot
 from tunerun.ledger import JobRecord, Ledger, TrialRecord
 from tunerun.ledger.portable import EXAMPLES
+from tunerun.ledger.subjects import RunKind
 from tunerun.stored import section
 from tunerun.tracking.answers import FILES, TEST, VALIDATION, ScoredAnswers, answered
 from tunerun.tracking.naming import metric_key, override_line, override_value, param_name, run_name, value_of
@@ -47,7 +48,6 @@ from tunerun.tracking.run_projection import (
     LoggedModel,
     MetricPoint,
     Pages,
-    RunKind,
     RunPart,
     RunProjection,
     RunState,

@@ -13,12 +13,13 @@ from filelock import FileLock, Timeout
 
 from tunerun.errors import LedgerError, TrackingError
 from tunerun.ledger import FILE_NAME, Ledger
+from tunerun.ledger.subjects import key_of_subject, subject_of_sweep
 from tunerun.locks import holder_of
 from tunerun.redaction import redact
 from tunerun.schema import Tracking
 from tunerun.tracking.address import choose, parse_address
 from tunerun.tracking.replay import Replay, SyncReport
-from tunerun.tracking.run_projection import VIEW, FrozenSweep, key_of_subject, subject_of_sweep
+from tunerun.tracking.run_projection import VIEW, FrozenSweep
 from tunerun.tracking.store import RefusedError, Store
 from tunerun.tracking.view import runs_path, sorted_path
 

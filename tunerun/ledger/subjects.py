@@ -1,0 +1,54 @@
+"""Subjects: the names of a tracker's runs in the ledger's marks.
+
+A trial that several sweeps of one MLflow experiment share is one subject, so that it is one run.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from tunerun.ledger.records import SweepRecord
+
+if TYPE_CHECKING:
+    from tunerun.ledger.ledger import Ledger
+
+
+class RunKind(StrEnum):
+    """The kind of a tracker's run."""
+
+    TRIAL = "trial"
+    BASELINE = "baseline"
+    SWEEP = "sweep"
+
+
+def subject_of_sweep(sweep_id: str) -> str:
+    """The subject of a sweep's own run, in the ledger's marks."""
+    return f"{sweep_id}/{RunKind.SWEEP}/"
+
+
+def trial_prefix(experiment: str, rerun: str) -> str:
+    """What the subjects of the trials of an MLflow experiment begin with; the key follows.
+
+    Args:
+        rerun: the tag `tunerun.rerun` of a rerun, whose trials have runs of their own; empty: of any other sweep.
+    """
+    return f"{experiment}/rerun/{rerun}/{RunKind.TRIAL}/" if rerun else f"{experiment}/{RunKind.TRIAL}/"
+
+
+def key_of_subject(subject: str) -> str | None:
+    """The key of the trial that a mark's subject names; None: it is not a trial's."""
+    experiment, _, key = subject.rpartition(f"/{RunKind.TRIAL}/")
+    return key if experiment else None
+
+
+def sweep_of_subject(ledger: Ledger, subject: str) -> SweepRecord | None:
+    """The sweep whose run a mark's subject names; of a trial that several share, the newest. None: there is none."""
+    key, newest_first = key_of_subject(subject), reversed(ledger.sweeps())
+    if key is None:
+        return next((sweep for sweep in newest_first if subject.startswith(f"{sweep.id}/")), None)
+    for sweep in newest_first:
+        is_alike = trial_prefix(sweep.mlflow_experiment, sweep.rerun) + key == subject
+        if is_alike and any(trial.key == key for trial in ledger.trials(sweep.id)):
+            return sweep
+    return None
