@@ -74,12 +74,12 @@ class Bench:
             import torch
             from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-            from tunerun.engine import base_model
+            from tunerun.engine import prepared_model
 
             settings = dict(self.shapes[name])
             network = AutoConfig.for_model(settings.pop("model_type"), eos_token_id=2, pad_token_id=2, **settings)
             AutoTokenizer.from_pretrained(
-                base_model.prepare(sweep_cost.SMOLLM2, self.folder / "cache")
+                prepared_model.prepare(sweep_cost.SMOLLM2, self.folder / "cache")
             ).save_pretrained(folder)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)

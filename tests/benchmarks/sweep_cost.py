@@ -166,9 +166,9 @@ def _trl_epoch(cache: Path, trial: TuningRequest) -> Callable[[], None] | None:
     import peft
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from tunerun.engine import base_model, layers
+    from tunerun.engine import layers, prepared_model
 
-    folder = base_model.prepare(trial.model, cache)
+    folder = prepared_model.prepare(trial.model, cache)
     network = AutoModelForCausalLM.from_pretrained(folder)
     turns = [
         {

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine import tiny_model
-from tunerun.engine import base_model, model_facts
+from tunerun.engine import base_model, model_facts, prepared_model
 from tunerun.errors import BaseModelError
 from tunerun.job import BaseModelRef
 
@@ -43,7 +43,7 @@ def test_same_file_by_path_is_the_same_model(smollm2: BaseModelRef, cache: Path)
     packaged = base_model.find(smollm2, cache)
     by_path = base_model.find(BaseModelRef(name="mine", source=str(packaged.path)), cache)
     assert by_path.identity == packaged.identity
-    assert base_model.entry_folder(by_path, cache) == base_model.entry_folder(packaged, cache)
+    assert prepared_model.entry_folder(by_path, cache) == prepared_model.entry_folder(packaged, cache)
 
 
 def test_package_without_a_model_falls_back_to_the_source(tiny: BaseModelRef, cache: Path) -> None:
@@ -70,11 +70,11 @@ def test_prepare_never_writes_into_the_users_folder(tiny_folder: Path, tmp_path:
     before = {file: file.stat().st_mtime_ns for file in tiny_folder.rglob("*")}
     model, cache = tiny_model.model_of(tiny_folder), tmp_path / "cache"
     found = base_model.find(model, cache)
-    assert base_model.prepared_folder(found, cache) is None
-    assert base_model.prepare(model, cache) == tiny_folder == base_model.prepared_folder(found, cache)
+    assert prepared_model.model_folder(found, cache) is None
+    assert prepared_model.prepare(model, cache) == tiny_folder == prepared_model.model_folder(found, cache)
     assert {file: file.stat().st_mtime_ns for file in tiny_folder.rglob("*")} == before
-    assert base_model.tokenizer_file(found, cache).is_file()
-    assert base_model.chat_format(found, cache).suffix == "<|im_end|>\n<|im_start|>assistant\n"
+    assert prepared_model.tokenizer_file(found, cache).is_file()
+    assert prepared_model.chat_format(found, cache).suffix == "<|im_end|>\n<|im_start|>assistant\n"
 
 
 @pytest.mark.parametrize("source", ["/no/such/folder", "./nothing", "../nothing", "~/nothing-here", "nothing.gguf"])
@@ -118,7 +118,7 @@ def test_gguf_that_cannot_be_converted(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF\3" + bytes(64))
     model, cache = BaseModelRef(name="mine", source=str(tmp_path / "x.gguf")), tmp_path / "cache"
     with pytest.raises(BaseModelError, match=r"'mine' \(file .*\) cannot be loaded: .*; choose another base model"):
-        base_model.prepare(model, cache)
+        prepared_model.prepare(model, cache)
     assert [file.name for file in (cache / "base_models").iterdir() if file.suffix != ".lock"] == []
 
 
@@ -135,21 +135,21 @@ def test_cache_that_cannot_be_written(tiny: BaseModelRef, tmp_path: Path) -> Non
     """A cache that is not a directory is an error that names it."""
     (tmp_path / "file").write_text("")
     with pytest.raises(BaseModelError, match=r"cannot be prepared in the cache .*file: .*set paths\.cache"):
-        base_model.prepare(tiny, tmp_path / "file")
+        prepared_model.prepare(tiny, tmp_path / "file")
 
 
 @pytest.mark.parametrize("damage", ["chat", "tokenizer"])
 def test_damaged_entry_is_made_again(damage: str, tiny: BaseModelRef, tmp_path: Path) -> None:
     """What a power cut left of a cache entry is not taken for a prepared model."""
-    base_model.prepare(tiny, tmp_path)
+    prepared_model.prepare(tiny, tmp_path)
     found = base_model.find(tiny, tmp_path)
-    entry = base_model.entry_folder(found, tmp_path)
-    file = base_model.chat_file(entry) if damage == "chat" else base_model.tokenizer_file(found, tmp_path)
+    entry = prepared_model.entry_folder(found, tmp_path)
+    file = prepared_model.chat_file(entry) if damage == "chat" else prepared_model.tokenizer_file(found, tmp_path)
     content = file.read_bytes()
     for remains in (b"", content[: len(content) // 2]):
         file.write_bytes(remains)
-        assert base_model.prepared_folder(found, tmp_path) is None
-        base_model.prepare(tiny, tmp_path)
+        assert prepared_model.model_folder(found, tmp_path) is None
+        prepared_model.prepare(tiny, tmp_path)
         assert file.read_bytes() == content
 
 
@@ -175,9 +175,9 @@ def test_gguf_is_converted_once_and_exactly(smollm2: BaseModelRef, cache: Path, 
     import torch
     from safetensors.torch import load_file
 
-    folder = base_model.prepare(smollm2, cache)
+    folder = prepared_model.prepare(smollm2, cache)
     written = (folder / "model.safetensors").stat().st_mtime_ns
-    assert base_model.prepare(smollm2, cache) == folder
+    assert prepared_model.prepare(smollm2, cache) == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
     found = base_model.find(smollm2, cache)
     assert found.path is not None
@@ -193,10 +193,10 @@ def test_gguf_is_converted_once_and_exactly(smollm2: BaseModelRef, cache: Path, 
         expected = torch.tensor(gguf.dequantize(tensor.data, tensor.tensor_type))
         assert weights[ours].dtype == torch.float32
         assert torch.equal(weights[ours], expected.reshape(weights[ours].shape))
-    assert base_model.prepared_folder(found, cache) == folder
-    entry, copy = base_model.entry_folder(found, cache), base_model.entry_folder(found, tmp_path)
+    assert prepared_model.model_folder(found, cache) == folder
+    entry, copy = prepared_model.entry_folder(found, cache), prepared_model.entry_folder(found, tmp_path)
     shutil.copytree(entry, copy, copy_function=_copy_beginning)
-    assert base_model.prepared_folder(found, tmp_path) is None, "a conversion that was cut off"
+    assert prepared_model.model_folder(found, tmp_path) is None, "a conversion that was cut off"
 
 
 def _copy_beginning(source: str, target: str) -> None:

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from tests.engine import chat_templates, tiny_model
 from tests.engine.tiny_model import TOKENIZERS
-from tunerun.engine import base_model, chat, chat_template, conversion, encoding
+from tunerun.engine import base_model, chat, chat_template, encoding, prepared_model
 from tunerun.engine.chat import ChatFormat
 from tunerun.engine.chat_encoder import ChatEncoder
 from tunerun.errors import BaseModelError, NoTurnsError
@@ -185,16 +185,16 @@ def test_text_of_earlier_turns_is_text(name: str, kind: str, tokenizers: dict[st
 def test_earlier_turns_of_a_model_that_an_earlier_version_prepared(tmp_path: Path, tiny_folder: Path) -> None:
     """They are derived when the model is loaded, and kept; the rest of the cache stays as it is."""
     model = tiny_model.model_of(tiny_folder)
-    base_model.prepare(model, tmp_path)
+    prepared_model.prepare(model, tmp_path)
     found = base_model.find(model, tmp_path)
-    turns = base_model.earlier_turns(found, tmp_path)
+    turns = prepared_model.earlier_turns(found, tmp_path)
     assert turns is not None
     assert turns.problem is None
-    base_model.turns_file(base_model.entry_folder(found, tmp_path)).unlink()
-    assert base_model.earlier_turns(found, tmp_path) is None
-    assert base_model.prepared_folder(found, tmp_path) is not None
-    assert conversion.earlier_turns(model, found, tmp_path) == turns
-    assert base_model.earlier_turns(found, tmp_path) == turns
+    prepared_model.turns_file(prepared_model.entry_folder(found, tmp_path)).unlink()
+    assert prepared_model.earlier_turns(found, tmp_path) is None
+    assert prepared_model.model_folder(found, tmp_path) is not None
+    assert prepared_model.earlier_turns_or_derived(model, found, tmp_path) == turns
+    assert prepared_model.earlier_turns(found, tmp_path) == turns
 
 
 EVERYTHING = """\
@@ -309,8 +309,8 @@ def test_a_control_token_in_an_answer_is_shown(tokenizers: dict[str, Any]) -> No
 def test_no_template(tmp_path: Path, tiny_folder: Path) -> None:
     """A model without chat template gets a line break between input and output, and its end token."""
     model = tiny_model.model_of(with_template(tmp_path / "model", tiny_folder, None))
-    base_model.prepare(model, tmp_path)
-    assert base_model.chat_format(base_model.find(model, tmp_path), tmp_path) == ChatFormat("", "\n", "<|im_end|>")
+    prepared_model.prepare(model, tmp_path)
+    assert prepared_model.chat_format(base_model.find(model, tmp_path), tmp_path) == ChatFormat("", "\n", "<|im_end|>")
 
 
 @pytest.mark.parametrize(
@@ -348,8 +348,8 @@ def test_templates_by_name(tmp_path: Path, tiny_folder: Path) -> None:
     named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": tiny_model.CHAT_TEMPLATE}]
     file.write_text(json.dumps({**config, "chat_template": named}))
     model = tiny_model.model_of(folder)
-    base_model.prepare(model, tmp_path)
-    assert base_model.chat_format(base_model.find(model, tmp_path), tmp_path).end == "<|im_end|>"
+    prepared_model.prepare(model, tmp_path)
+    assert prepared_model.chat_format(base_model.find(model, tmp_path), tmp_path).end == "<|im_end|>"
     file.write_text(json.dumps({**config, "chat_template": named[:1]}))
     with pytest.raises(BaseModelError, match=r"several chat templates \(tool_use\) and no default"):
         base_model.find(model, tmp_path)

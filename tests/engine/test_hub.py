@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine import tiny_model
-from tunerun.engine import base_model, hub
+from tunerun.engine import base_model, hub, prepared_model
 from tunerun.errors import BaseModelError
 from tunerun.job import BaseModelRef
 
@@ -114,6 +114,8 @@ def loopback_hub(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    # huggingface_hub reads the variable once, when it is imported, which may have been in an earlier test.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     yield served
     server.shutdown()
@@ -127,17 +129,17 @@ def test_commit_is_resolved_once_and_fetched(loopback_hub: Hub, tmp_path: Path) 
     assert (found.kind, found.path, found.identity) == ("hub", None, f"hub:owner/tiny@{FIRST}")
     frozen = replace(MODEL, revision=found.commit)
     loopback_hub.commits["main"] = SECOND
-    folder = base_model.prepare(frozen, cache)
+    folder = prepared_model.prepare(frozen, cache)
     assert folder == hub.cache() / "models--owner--tiny" / "snapshots" / FIRST
     loopback_hub.requests.clear()
     assert base_model.find(frozen, cache).identity == found.identity
-    assert base_model.prepare(frozen, cache) == folder
+    assert prepared_model.prepare(frozen, cache) == folder
     assert loopback_hub.requests == []
 
 
 def test_fetch_remembers_what_the_branch_meant(loopback_hub: Hub, tmp_path: Path) -> None:
     """A later plan of the same name finds the commit that was fetched, without the network."""
-    folder = base_model.prepare(MODEL, tmp_path / "cache")
+    folder = prepared_model.prepare(MODEL, tmp_path / "cache")
     assert folder.name == FIRST
     loopback_hub.commits["main"] = SECOND
     loopback_hub.requests.clear()
@@ -149,7 +151,7 @@ def test_fetch_remembers_what_the_branch_meant(loopback_hub: Hub, tmp_path: Path
 
 def test_content_that_is_not_what_the_hub_sent(loopback_hub: Hub, tmp_path: Path) -> None:
     """A file of the hub's cache that was changed is named, whichever way its content is hashed."""
-    folder = base_model.prepare(MODEL, tmp_path / "cache")
+    folder = prepared_model.prepare(MODEL, tmp_path / "cache")
     for name in ("model.safetensors", "config.json"):
         blob = (folder / name).resolve()
         content = blob.read_bytes()
@@ -163,11 +165,11 @@ def test_content_that_is_not_what_the_hub_sent(loopback_hub: Hub, tmp_path: Path
 def test_cache_deleted_meanwhile(loopback_hub: Hub, tmp_path: Path) -> None:
     """A snapshot that was deleted is fetched again: the same commit, and so the same model."""
     frozen = replace(MODEL, revision=FIRST)
-    folder = base_model.prepare(frozen, tmp_path / "cache")
+    folder = prepared_model.prepare(frozen, tmp_path / "cache")
     shutil.rmtree(hub.cache())
     found = base_model.find(frozen, tmp_path / "cache")
     assert (found.path, found.identity) == (None, f"hub:owner/tiny@{FIRST}")
-    assert base_model.prepare(frozen, tmp_path / "cache") == folder
+    assert prepared_model.prepare(frozen, tmp_path / "cache") == folder
 
 
 @pytest.mark.parametrize(
@@ -190,7 +192,7 @@ def test_gated_model(loopback_hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(
         BaseModelError, match=r"'owner/tiny' at revision '[0-9a-f]+' is gated: .* accept it on .*HF_TOKEN"
     ):
-        base_model.prepare(MODEL, tmp_path / "cache")
+        prepared_model.prepare(MODEL, tmp_path / "cache")
 
 
 def test_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

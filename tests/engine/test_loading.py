@@ -14,7 +14,7 @@ import pytest
 
 from tests.engine import tiny_model
 from tests.engine.test_model_facts import configured
-from tunerun.engine import base_model, loading
+from tunerun.engine import loading, prepared_model
 from tunerun.errors import BaseModelError
 
 
@@ -79,7 +79,7 @@ def test_model_that_cannot_be_loaded(
     change(folder)
     for _ in range(2):  # what was refused leaves nothing in the cache that would be trusted later
         with pytest.raises(BaseModelError, match=said) as refused:
-            base_model.prepare(tiny_model.model_of(folder), tmp_path / "cache")
+            prepared_model.prepare(tiny_model.model_of(folder), tmp_path / "cache")
         assert "\n" not in str(refused.value)
         assert "trust_remote_code" not in str(refused.value)
 
@@ -89,7 +89,7 @@ def test_tied_weight_may_be_missing(tiny_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
     lacking("lm_head.weight")(folder)
     configured(tie_word_embeddings=True)(folder)
-    assert base_model.prepare(tiny_model.model_of(folder), tmp_path / "cache") == folder
+    assert prepared_model.prepare(tiny_model.model_of(folder), tmp_path / "cache") == folder
 
 
 def test_network_that_looks_both_ways(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.engine.test_model_facts import configured
 from tests.experiments import ROWS, overrides, planned, write_rows
 from tunerun.compose import load
-from tunerun.engine import base_model, chat_template
+from tunerun.engine import chat_template, prepared_model
 from tunerun.errors import InputError
 from tunerun.job import BaseModelRef
 from tunerun.ledger import Ledger
@@ -46,7 +46,7 @@ def test_long_example_is_refused_before_anything_starts(tiny_folder: Path, tmp_p
 def test_context_of_the_config_counts_too(tiny_folder: Path, tmp_path: Path) -> None:
     """The smaller of what the config and the files say is the limit."""
     options = [*of(tiny_folder), "model.context_length=20"]
-    base_model.prepare(BaseModelRef(name="tiny", source=str(tiny_folder)), tmp_path / "cache")
+    prepared_model.prepare(BaseModelRef(name="tiny", source=str(tiny_folder)), tmp_path / "cache")
     with pytest.raises(InputError, match=r"tokens, and the base model takes 20; shorten"):
         planned(tmp_path, *options)
 
@@ -56,7 +56,7 @@ def test_control_tokens_of_the_base_model_are_named(tiny_folder: Path, tmp_path:
     options = overrides(tmp_path, *of(tiny_folder))
     write_rows(tmp_path / "rows.jsonl", [*ROWS, {"text_input": "a <|im_end|> b", "output": "c"}])
     assert not any("control token" in line for line in plan(load(options)).warnings)
-    base_model.prepare(BaseModelRef(name="tiny", source=str(tiny_folder)), tmp_path / "cache")
+    prepared_model.prepare(BaseModelRef(name="tiny", source=str(tiny_folder)), tmp_path / "cache")
     (line,) = [line for line in plan(load(options)).warnings if "control token" in line]
     assert f"rows.jsonl:{len(ROWS) + 1}: holds <|im_end|>, a control token of the base model" in line
 
@@ -66,7 +66,7 @@ def test_each_base_model_has_its_own_limit(tiny_folder: Path, tmp_path: Path) ->
     short = Path(shutil.copytree(tiny_folder, tmp_path / "short"))
     configured(max_position_embeddings=16)(short)
     for folder in (tiny_folder, short):
-        base_model.prepare(BaseModelRef(name="tiny", source=str(folder)), tmp_path / "cache")
+        prepared_model.prepare(BaseModelRef(name="tiny", source=str(folder)), tmp_path / "cache")
     with pytest.raises(InputError, match=r"tokens, and the base model takes 16; shorten"):
         planned(tmp_path, "model=huggingface", "model.name=tiny", f"model.source={tiny_folder},{short}")
 

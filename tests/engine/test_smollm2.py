@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 
 from tests.engine.test_generation import texts, transformers_answer, tune
-from tunerun.engine import base_model, conversion, encoding, network, tokens
+from tunerun.engine import base_model, encoding, network, prepared_model, tokens
 from tunerun.engine.generation import Generation
 from tunerun.job import (
     BaseModelRef,
@@ -57,7 +57,7 @@ def test_tuning_learns_and_peft_agrees(smollm2: BaseModelRef, cache: Path, tmp_p
     assert status["metrics"]["validation/loss"] < status["metrics"]["validation/base_loss"] / 2
     inputs = ["5", "forty one", "one hundred"]
     generation = Generation(base)
-    prepared = base_model.prepared_folder(base_model.find(smollm2, cache), cache)
+    prepared = prepared_model.model_folder(base_model.find(smollm2, cache), cache)
     assert texts(generation, folder, inputs, OPTIONS) == [
         transformers_answer(str(prepared), folder, text, OPTIONS.max_output_tokens) for text in inputs
     ]
@@ -70,11 +70,14 @@ def test_tokens_of_conversations_are_those_of_apply_chat_template(smollm2: BaseM
     """With a system message and without, of one turn and of several: what the model's own chat template gives."""
     from transformers import AutoTokenizer
 
-    folder = base_model.prepare(smollm2, cache)
+    folder = prepared_model.prepare(smollm2, cache)
     found = base_model.find(smollm2, cache)
     transformers = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    chat, turns = base_model.chat_format(found, cache), conversion.earlier_turns(smollm2, found, cache)
-    tokenizer = Tokenizer.from_file(str(base_model.tokenizer_file(found, cache)))
+    chat, turns = (
+        prepared_model.chat_format(found, cache),
+        prepared_model.earlier_turns_or_derived(smollm2, found, cache),
+    )
+    tokenizer = Tokenizer.from_file(str(prepared_model.tokenizer_file(found, cache)))
     earlier = (Turn("How do I\n\nreset my card?", "Tap it twice."), Turn("And 你好 🙂?", "One line.", is_learned=False))
     rows = [
         Example("five", "six", system, earlier[:count])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.engine.tiny_model import EXAMPLES
-from tunerun.engine import base_model, encoding, tokens
+from tunerun.engine import encoding, prepared_model, tokens
 from tunerun.engine.network import LoadedModel
 from tunerun.job import BaseModelRef, Example, Turn
 
@@ -33,7 +33,7 @@ def test_estimate_until_prepared(tiny: BaseModelRef, tmp_path: Path) -> None:
 
 def test_exact_once_prepared(tiny: BaseModelRef, cache: Path, base: LoadedModel) -> None:
     """A prepared model's counts are the lengths that training sees."""
-    base_model.prepare(tiny, cache)
+    prepared_model.prepare(tiny, cache)
     counter = tokens.token_counter(tiny, cache)
     encoded = encoding.encode_examples(base.tokenizer, base.chat, EXAMPLES)
     assert counter.exact

@@ -12,7 +12,7 @@ import pytest
 
 from tests.engine import tiny_model
 from tunerun.compose import load
-from tunerun.engine import base_model
+from tunerun.engine import prepared_model
 from tunerun.job import BaseModelRef
 from tunerun.ledger import Ledger
 from tunerun.ledger.portable import RECORD, portable_files
@@ -120,7 +120,7 @@ def test_a_base_model_is_there_by_its_files(project: Path) -> None:
     assert "model.safetensors" in names
     assert model.chat_format == {}
     (project / "models/tiny/README.md").write_text("---\ntags: [a]\nlicense: mit\n---\n# Tiny\n")
-    base_model.prepare(BaseModelRef("tiny", "./models/tiny"), Path("cache"))
+    prepared_model.prepare(BaseModelRef("tiny", "./models/tiny"), Path("cache"))
     (model,) = gathered(*local).base_models
     assert (model.license, model.chat_format["prefix"]) == ("mit", "<|im_start|>user\n")
     (model,) = gathered(*local, "model.license=Apache-2.0").base_models

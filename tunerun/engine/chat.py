@@ -21,6 +21,10 @@ from tunerun.errors import BaseModelError, NoTurnsError
 from tunerun.files import replacing
 from tunerun.job import Example
 
+TURNS_VERSION = 2
+"""The version of `derive_turns`. Raise it when its results change. It is part of the keys of trials that train on
+conversations, and of no others."""
+
 
 @dataclass(frozen=True)
 class ChatFormat:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tunerun.engine import file_digest
 from tunerun.engine.packages import require
-from tunerun.errors import BaseModelError
+from tunerun.errors import BaseModelError, first_line
 
 TIMEOUT_S = 10.0
 """How long the hub may take to answer a look-up; the default of huggingface_hub 2.4.0."""
@@ -28,7 +28,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.A
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TRUE = frozenset({"1", "true", "yes", "on"})  # as huggingface_hub reads HF_HUB_OFFLINE
-_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 
 
 def is_name(source: str) -> bool:
@@ -129,7 +129,7 @@ def fetch(name: str, commit: str, revision: str | None) -> Path:
             name,
             revision=commit,
             cache_dir=cache(),
-            allow_patterns=list(_FILES),
+            allow_patterns=list(FILES),
             ignore_patterns=["*/*"],
             etag_timeout=TIMEOUT_S,
             endpoint=os.environ.get("HF_ENDPOINT"),
@@ -151,11 +151,6 @@ def fetch(name: str, commit: str, revision: str | None) -> Path:
             "it needs the network once; connect, or give model.source a folder or a GGUF file"
         ) from error
     return Path(folder)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first sentence of what a library says over several lines."""
-    return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), "no reason given")
 
 
 def _repository(name: str) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from tunerun.engine import adapters, base_model, loading, model_facts, network, tuned_model
+from tunerun.engine import adapters, base_model, loading, model_facts, network, prepared_model, tuned_model
 from tunerun.engine.base_model import FoundModel
 from tunerun.engine.network import ADAPTER, LoadedModel
 from tunerun.engine.plain_template import template_of
@@ -82,7 +82,7 @@ def merge(tuned: LoadedTunedModel) -> Any:
 
 def _tokenizer(record: TunedModelRecord, base: LoadedModel, found: FoundModel, cache: Path) -> Any:
     """Return the base model's tokenizer with a chat template that writes the tuned model's chat format."""
-    folder = base_model.prepare(record.base_model, cache)
+    folder = prepared_model.prepare(record.base_model, cache)
     tokenizer = loading.load_tokenizer(f"the base model {record.base_model.name!r} ({found.origin})", folder)
     tokenizer.chat_template = template_of(record.chat_format, record.earlier_turns or base.turns)
     text = "{{ x }} 'y' \"z\"\n"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tokenizers import Tokenizer
 
-from tunerun.engine import base_model, checkpointing, conversion, loading, precision, tuned_model
+from tunerun.engine import base_model, checkpointing, loading, precision, prepared_model, tuned_model
 from tunerun.engine.chat import ChatFormat, EarlierTurns
 from tunerun.engine.settings import DEFAULT, EngineSettings
 from tunerun.engine.tuned_model import TunedModelRecord
@@ -122,11 +122,11 @@ def load(model: BaseModelRef, cache: Path, device: torch.device, settings: Engin
         settings: number format, quantisation and gradient checkpointing.
 
     Raises:
-        BaseModelError: as `base_model.prepare`; or the weights cannot be loaded.
+        BaseModelError: as `prepared_model.prepare`; or the weights cannot be loaded.
     """
     from transformers import GenerationConfig
 
-    folder = base_model.prepare(model, cache)
+    folder = prepared_model.prepare(model, cache)
     found = base_model.find(model, cache)
     what = f"the base model {model.name!r} ({found.origin})"
     number_format = precision.of_engine(settings, device)
@@ -137,10 +137,10 @@ def load(model: BaseModelRef, cache: Path, device: torch.device, settings: Engin
         network.to(device)
     if settings.gradient_checkpointing:
         checkpointing.enable(what, network)
-    tokenizer = Tokenizer.from_file(str(base_model.tokenizer_file(found, cache)))
+    tokenizer = Tokenizer.from_file(str(prepared_model.tokenizer_file(found, cache)))
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    chat = base_model.chat_format(found, cache)
+    chat = prepared_model.chat_format(found, cache)
     stop_ids = _stop_ids(network, tokenizer, chat)
     # With the model's own sampling settings (repetition penalty, top-k), temperature 0 would not give the likeliest
     # token.
@@ -156,7 +156,7 @@ def load(model: BaseModelRef, cache: Path, device: torch.device, settings: Engin
         pad_id=_pad_id(network, stop_ids),
         context_tokens=found.context_tokens(model),
         keeps_logits="logits_to_keep" in inspect.signature(network.forward).parameters,
-        turns=conversion.earlier_turns(model, found, cache),
+        turns=prepared_model.earlier_turns_or_derived(model, found, cache),
         settings=settings,
         number_format=number_format,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tunerun.engine import base_model, network
+from tunerun.engine import network, prepared_model
 from tunerun.engine.chat import ChatFormat
 from tunerun.engine.generation import Generation
 from tunerun.errors import BackendError
@@ -38,7 +38,7 @@ def of_adapter(folder: Path, model: BaseModelRef, cache: Path, inputs: Sequence[
         from peft import PeftModel
         from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-        base = AutoModelForCausalLM.from_pretrained(base_model.prepare(model, cache), local_files_only=True)
+        base = AutoModelForCausalLM.from_pretrained(prepared_model.prepare(model, cache), local_files_only=True)
         base.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
         with network.peft_warnings_ignored():
             adapted = PeftModel.from_pretrained(base, folder)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunerun.engine import base_model, messages, tuned_model
+from tunerun.engine import base_model, messages, prepared_model, tuned_model
 from tunerun.engine.failures import failure_of
 from tunerun.engine.settings import EngineSettings
 from tunerun.errors import InputError
@@ -99,7 +99,7 @@ class Session:
 
     def _answer(self, command: messages.Call) -> messages.Report:
         if isinstance(command, messages.Prepare):
-            base_model.prepare(command.model, self._cache)
+            prepared_model.prepare(command.model, self._cache)
             return messages.Done()
         generation = self._load(command.model).generation
         if isinstance(command, messages.Generate):

@@ -7,7 +7,7 @@ from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from tunerun.engine import base_model
+from tunerun.engine import base_model, prepared_model
 from tunerun.engine.chat import ChatFormat, EarlierTurns
 from tunerun.job import BaseModelRef, Conversation, Example, Input, as_conversation, behind_examples, texts_of
 
@@ -66,14 +66,14 @@ def token_counter(model: BaseModelRef, cache: Path) -> TokenCounter:
         BaseModelError: the base model cannot be found.
     """
     found = base_model.find(model, cache, ask_hub=False)
-    if base_model.prepared_folder(found, cache) is None:
+    if prepared_model.model_folder(found, cache) is None:
         return EstimatedCounter()
     try:
         import tokenizers
     except ImportError:
         return EstimatedCounter()
-    tokenizer = tokenizers.Tokenizer.from_file(str(base_model.tokenizer_file(found, cache)))
-    return ExactCounter(tokenizer, base_model.chat_format(found, cache), base_model.earlier_turns(found, cache))
+    tokenizer = tokenizers.Tokenizer.from_file(str(prepared_model.tokenizer_file(found, cache)))
+    return ExactCounter(tokenizer, prepared_model.chat_format(found, cache), prepared_model.earlier_turns(found, cache))
 
 
 class ExactCounter:

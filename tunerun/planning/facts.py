@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from tunerun.engine import base_model, file_digest
+from tunerun.engine import base_model, file_digest, prepared_model
 from tunerun.errors import BaseModelError
 from tunerun.job import BaseModelRef
 from tunerun.planning.trial import Trial
@@ -138,14 +138,14 @@ def _with_files(
     carried = _carried_by(found, package)
     if found.kind == "gguf" and carried is None:  # a single file is recorded under its stored source
         files = [replace(each, name=known.source) for each in files]
-    is_prepared = base_model.prepared_folder(found, cache) is not None
+    is_prepared = prepared_model.model_folder(found, cache) is not None
     return replace(
         known,
         revision=found.commit,
         package=None if carried is None else f"{stored.package}=={carried}",
         license=known.license or base_model.stated_license(found),
         files=tuple(files),
-        chat_format=asdict(base_model.chat_format(found, cache)) if is_prepared else {},
+        chat_format=asdict(prepared_model.chat_format(found, cache)) if is_prepared else {},
     )
 
 

@@ -13,7 +13,7 @@ from tunerun.backends import capabilities_of
 from tunerun.backends.base import Capabilities
 from tunerun.dataset import LoadedDataset, Progress, TokenLimit, load_examples
 from tunerun.dataset.advice import MOST_PLACES
-from tunerun.engine import base_model, model_facts
+from tunerun.engine import model_facts, prepared_model
 from tunerun.engine.base_model import FoundModel, cache_folder, find
 from tunerun.engine.tokens import EstimatedCounter, TokenCounter, token_counter
 from tunerun.errors import BaseModelError, MissingPackageError
@@ -224,7 +224,7 @@ class Sources:
         found = self.model(config)
         if found is None or found.facts.layers is not None or found.kind != "gguf":
             return None if found is None else found.facts.layers
-        converted = base_model.prepared_folder(found, self._cache)
+        converted = prepared_model.model_folder(found, self._cache)
         return None if converted is None else model_facts.of_folder(converted).layers
 
     def frozen(self, config: TrialConfig) -> TrialConfig:

@@ -14,7 +14,7 @@ from typing import Any, Self
 from tunerun.backends.base import Capabilities
 from tunerun.dataset import LoadedDataset
 from tunerun.digest import digest
-from tunerun.engine import base_model, chat_template
+from tunerun.engine import chat, chat_template
 from tunerun.schema import TrialConfig
 
 KEY_FORMAT = 2
@@ -75,7 +75,7 @@ class TrialKey:
             "precision": place.precision,
         }
         if not place.is_hosted and _has_conversations(examples):
-            ingredients["turns"] = base_model.TURNS_VERSION
+            ingredients["turns"] = chat.TURNS_VERSION
         if place.quantization:
             ingredients["quantization"] = place.quantization
         if hyperparameters.keep != "last":

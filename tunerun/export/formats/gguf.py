@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from tunerun.engine import base_model
+from tunerun.engine import base_model, prepared_model
 from tunerun.engine.packages import require
 from tunerun.export.formats.base import ExportSource
 from tunerun.job import Input
@@ -23,10 +23,10 @@ class GgufFormat:
         require("gguf")
         from tunerun.engine import gguf_export
 
-        folder = base_model.prepare(source.record.base_model, source.cache)
+        folder = prepared_model.prepare(source.record.base_model, source.cache)
         found = base_model.find(source.record.base_model, source.cache)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        tokenizer = json.loads(base_model.tokenizer_file(found, source.cache).read_text(encoding="utf-8"))
+        tokenizer = json.loads(prepared_model.tokenizer_file(found, source.cache).read_text(encoding="utf-8"))
         gguf_export.check(config, tokenizer)
 
     def write(self, source: ExportSource, folder: Path) -> str:
