@@ -10,7 +10,7 @@ import pytest
 
 from tunerun.job import AnswerPart
 from tunerun.service.core.problems import Code, Json, ServiceError
-from tunerun.service.openai.answers import StreamedPart, written
+from tunerun.service.openai.answers import StreamedPart, event_lines
 from tunerun.service.openai.problems import refusal, wrong
 
 
@@ -45,8 +45,8 @@ class Echo:
     def begin(self) -> Sequence[Json]:
         return []
 
-    def of(self, event: StreamedPart) -> Sequence[Json]:
-        return [{"text": event.part.text}]
+    def of(self, part: StreamedPart) -> Sequence[Json]:
+        return [{"text": part.new.text}]
 
     def end(self, usage: Json) -> Sequence[Json]:
         return [usage]
@@ -64,7 +64,9 @@ def test_a_stream_that_fails_midway_ends_with_the_error_and_frees_its_prompts() 
             is_closed.append(True)
 
     async def lines() -> list[str]:
-        return [line async for line in written(Echo(), lambda _answers: {}, StreamedPart(0, AnswerPart("a")), events())]
+        return [
+            line async for line in event_lines(Echo(), lambda _answers: {}, StreamedPart(0, AnswerPart("a")), events())
+        ]
 
     found = [json.loads(line.removeprefix("data: ")) for line in asyncio.run(lines())]
     assert found[:2] == [{"text": "a"}, {"text": "b"}]

@@ -33,12 +33,12 @@ class StreamedPart:
 
     Attributes:
         number: index of the answer, from 0.
-        part: the new text and its token scores.
+        new: the new text and its token scores.
         answer: the complete answer if this is its last part; None: more parts follow.
     """
 
     number: int
-    part: AnswerPart
+    new: AnswerPart
     answer: Answer | None = None
 
 
@@ -49,7 +49,7 @@ class Chunks(Protocol):
         """Return the chunks before the first part."""
         ...
 
-    def of(self, event: StreamedPart) -> Sequence[Json]:
+    def of(self, part: StreamedPart) -> Sequence[Json]:
         """Return the chunks for a part; empty if there is nothing to send."""
         ...
 
@@ -63,17 +63,17 @@ class Chunks(Protocol):
 
 
 @dataclass(frozen=True)
-class AnswerRequest:
+class PromptBatch:
     """The prompts of a request, and the model that answers them.
 
     Attributes:
-        called: the model.
+        model: the model.
         field: the field of the request that holds the prompts, for errors.
         prompts: one for each answer.
         prompt_tokens: tokens of all prompts; each is counted once, however many answers it has.
     """
 
-    called: ServedModel
+    model: ServedModel
     field: str
     prompts: Sequence[Prompt]
     prompt_tokens: int
@@ -93,94 +93,101 @@ class CompletionAnswerer:
 
     Args:
         models: resolves the model names of this wire.
-        called: queues prompts and waits for answers.
+        served: queues prompts and waits for answers.
     """
 
-    def __init__(self, models: Models, called: ServedModels) -> None:
+    def __init__(self, models: Models, served: ServedModels) -> None:
         self._models = models
-        self._called = called
+        self._served = served
 
     async def prepare(
         self,
         caller: Key,
-        model: str,
+        name: str,
         field: str,
         read: Callable[[ServedModel], list[Prompt]],
         distinct: int | None = None,
-    ) -> AnswerRequest:
+    ) -> PromptBatch:
         """Look up the model of a request, and prepare its prompts.
 
         Args:
             caller: the key of the request.
-            model: the model name of the request.
+            name: the model name of the request.
             field: the field of the request that holds the prompts, for errors.
             read: returns the prompts of the request for the model.
             distinct: number of prompts that differ in more than their seed; None: 1.
 
         Raises:
-            ServiceError: the model does not exist or cannot answer, or the request is invalid.
+            ServiceError: the model does not exist or cannot answer, the request is invalid, or a prompt leaves no room
+                for an answer in the model's context.
         """
 
-        def ready() -> AnswerRequest:
-            called = self._named(caller, model)
-            prompts = [called.prepared(one, field) for one in read(called)]
-            counts = [self._count(called, field, prompt) for prompt in prompts[:: len(prompts) // (distinct or 1)]]
-            return AnswerRequest(called, field, prompts, sum(counts))
+        def prepared() -> PromptBatch:
+            model = self._model(caller, name)
+            prompts = [model.prepared(prompt, field) for prompt in read(model)]
+            total, limit = 0, model.offered.context_tokens
+            for prompt in prompts[:: len(prompts) // (distinct or 1)]:
+                try:
+                    tokens = model.offered.counter.count_input(prompt.asked)
+                except NoTurnsError as error:
+                    raise wrong(field, str(error)) from error
+                if limit is not None and tokens >= limit:
+                    words = f"has {tokens:,} tokens; the model's limit is {limit:,} including the answer; shorten it"
+                    raise wrong(field, words, "context_length_exceeded")
+                total += tokens
+            return PromptBatch(model, field, prompts, total)
 
         # In a thread, since rendering a template may take up to a second, which would block all other requests.
-        return await run_in_threadpool(ready)
+        return await run_in_threadpool(prepared)
 
-    def _named(self, caller: Key, model: str) -> ServedModel:
-        found = self._models.find(caller, model)
+    def _model(self, caller: Key, name: str) -> ServedModel:
+        found = self._models.find(caller, name)
         if found.row is None:
             if found.offered is None:
-                raise no_such_model(model)
-            return ServedModel(model, found.offered, None, Serving())
+                raise no_such_model(name)
+            return ServedModel(name, found.offered, None, Serving())
         try:
-            return replace(self._called.tuned(caller, found.row.id, found.step), name=model)
-        except OpenAiError:
-            raise
+            return replace(self._served.tuned(caller, found.row.id, found.step), name=name)
         except ServiceError as error:
             raise OpenAiError(error.code, error.message, param="model") from error
 
-    def _count(self, called: ServedModel, field: str, prompt: Prompt) -> int:
-        """Return the number of tokens of a prompt; refuse it if there is no room for an answer."""
-        try:
-            tokens = called.offered.counter.count_input(prompt.asked)
-        except NoTurnsError as error:
-            raise wrong(field, str(error)) from error
-        limit = called.offered.context_tokens
-        if limit is not None and tokens >= limit:
-            words = f"has {tokens:,} tokens; the model's limit is {limit:,} including the answer; shorten it"
-            raise wrong(field, words, "context_length_exceeded")
-        return tokens
-
-    async def whole(
-        self, asked: AnswerRequest, request: Request, rendered: Callable[[AnswerRequest, Sequence[Answer]], Json]
+    async def complete(
+        self, batch: PromptBatch, request: Request, body: Callable[[PromptBatch, Sequence[Answer]], Json]
     ) -> JSONResponse:
-        """Wait for all answers, and return the response that `rendered` builds from them."""
-        futures = self._called.ask(asked.called, asked.prompts)
-        answers = await self._called.answered(asked.called, futures, request.is_disconnected, asked.field)
-        return _warned(JSONResponse(rendered(asked, answers)), asked.called)
+        """Wait for all answers, and return them in one response.
 
-    async def stream(self, asked: AnswerRequest, chunks: Chunks) -> StreamingResponse:
-        """Stream the answers as server-sent events; an error before the first part becomes an error response."""
-        events = self._events(asked)
-        first = await anext(events)
-        headers = {"cache-control": "no-cache"}
-        lines = written(chunks, asked.usage, first, events)
-        return _warned(StreamingResponse(lines, media_type="text/event-stream", headers=headers), asked.called)
+        Args:
+            batch: the prompts.
+            request: the request; if its client disconnects, the prompts are cancelled.
+            body: returns the body of the response.
+        """
+        futures = self._served.ask(batch.model, batch.prompts)
+        answers = await self._served.answered(batch.model, futures, request.is_disconnected, batch.field)
+        return _with_warning(JSONResponse(body(batch, answers)), batch.model)
 
-    async def _events(self, asked: AnswerRequest) -> AsyncGenerator[StreamedPart]:
+    async def stream(self, batch: PromptBatch, chunks: Chunks) -> StreamingResponse:
+        """Stream the answers as server-sent events.
+
+        Args:
+            batch: the prompts.
+            chunks: builds the events.
+        """
+        parts = self._parts(batch)
+        first = await anext(parts)  # an error before the first part becomes an error response with its own status
+        lines = event_lines(chunks, batch.usage, first, parts)
+        response = StreamingResponse(lines, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        return _with_warning(response, batch.model)
+
+    async def _parts(self, batch: PromptBatch) -> AsyncGenerator[StreamedPart]:
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[tuple[int, AnswerPart | None]] = asyncio.Queue()
 
-        def tell(number: int, part: AnswerPart | None = None) -> None:
+        def put(number: int, part: AnswerPart | None, _future: object = None) -> None:
             loop.call_soon_threadsafe(arrived.put_nowait, (number, part))
 
-        futures = self._called.ask(asked.called, asked.prompts, tell)
+        futures = self._served.ask(batch.model, batch.prompts, put)
         for number, future in enumerate(futures):
-            future.add_done_callback(partial(_tell_end, tell, number))
+            future.add_done_callback(partial(put, number, None))
         sent = {number: AnswerPart("") for number in range(len(futures))}
         try:
             while sent:
@@ -191,34 +198,40 @@ class CompletionAnswerer:
                     yield StreamedPart(number, part)
                 else:
                     before = sent.pop(number)
-                    answer = await self._called.awaited(futures[number], asked.called, asked.field)
+                    answer = await self._served.awaited(futures[number], batch.model, batch.field)
                     rest = AnswerPart(answer.text[len(before.text) :], answer.scores[len(before.scores) :])
                     yield StreamedPart(number, rest, answer)
         finally:
             for future in futures:
-                self._called.leave(asked.called, future)  # an incomplete answer: its client disconnected
+                self._served.leave(batch.model, future)  # an incomplete answer: its client disconnected
 
 
-def _tell_end(tell: Callable[[int], None], number: int, _future: object) -> None:
-    tell(number)
-
-
-async def written(
-    chunks: Chunks, usage: Callable[[Sequence[Answer]], Json], first: StreamedPart, events: AsyncGenerator[StreamedPart]
+async def event_lines(
+    chunks: Chunks,
+    usage: Callable[[Sequence[Answer]], Json],
+    first: StreamedPart,
+    parts: AsyncGenerator[StreamedPart],
 ) -> AsyncIterator[str]:
-    """Yield the lines of a stream; an error becomes the last line, since the status has already been sent."""
+    """Yield the lines of a stream; an error becomes the last line, since the status has already been sent.
+
+    Args:
+        chunks: builds the chunks.
+        usage: returns the token counts of the answers.
+        first: the first part, which has already been taken from `parts`.
+        parts: the other parts; closed at the end.
+    """
     answers: list[Answer] = []
     try:
-        async with aclosing(events):
+        async with aclosing(parts):
             for chunk in chunks.begin():
                 yield _line(chunk)
-            event: StreamedPart | None = first
-            while event is not None:
-                for chunk in chunks.of(event):
+            part: StreamedPart | None = first
+            while part is not None:
+                for chunk in chunks.of(part):
                     yield _line(chunk)
-                if event.answer is not None:
-                    answers.append(event.answer)
-                event = await anext(events, None)
+                if part.answer is not None:
+                    answers.append(part.answer)
+                part = await anext(parts, None)
             for chunk in chunks.end(usage(answers)):
                 yield _line(chunk)
             yield "data: [DONE]\n\n"
@@ -233,9 +246,9 @@ def _line(content: Json) -> str:
 ResponseT = TypeVar("ResponseT", bound=Response)
 
 
-def _warned(response: ResponseT, called: ServedModel) -> ResponseT:
-    if called.warning is not None:
-        response.headers[WARNING_HEADER] = called.warning
+def _with_warning(response: ResponseT, model: ServedModel) -> ResponseT:
+    if model.warning is not None:
+        response.headers[WARNING_HEADER] = model.warning
     return response
 
 

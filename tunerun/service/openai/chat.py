@@ -11,8 +11,8 @@ from fastapi import APIRouter, Request, Response
 from tunerun.job import Answer, TokenScore
 from tunerun.service.core.problems import Json
 from tunerun.service.openai.answers import (
-    AnswerRequest,
     CompletionAnswerer,
+    PromptBatch,
     StreamedPart,
     finish_reason,
     logprob,
@@ -24,19 +24,19 @@ from tunerun.service.openai.method import Caller, Operation
 
 def router(answerer: CompletionAnswerer) -> APIRouter:
     """Return the route of chat completions."""
-    found = APIRouter(route_class=Operation, tags=["chat"])
+    routes = APIRouter(route_class=Operation, tags=["chat"])
 
-    @found.post("/chat/completions")
+    @routes.post("/chat/completions")
     async def create_chat_completion(body: ChatCompletion, caller: Caller, request: Request) -> Response:
-        asked = await answerer.prepare(caller, body.model, "messages", lambda called: read_prompts(body, called))
+        batch = await answerer.prepare(caller, body.model, "messages", lambda model: read_prompts(body, model))
         if body.stream:
-            return await answerer.stream(asked, _ChatChunks(body, asked))
-        return await answerer.whole(asked, request, _completion)
+            return await answerer.stream(batch, _ChatChunks(body, batch))
+        return await answerer.complete(batch, request, _completion)
 
-    return found
+    return routes
 
 
-def _completion(asked: AnswerRequest, answers: Sequence[Answer]) -> Json:
+def _completion(batch: PromptBatch, answers: Sequence[Answer]) -> Json:
     choices: list[Json] = [
         {
             "index": number,
@@ -44,44 +44,45 @@ def _completion(asked: AnswerRequest, answers: Sequence[Answer]) -> Json:
             "logprobs": _logprobs(prompt.options.logprobs, answer.scores),
             "finish_reason": finish_reason(answer),
         }
-        for number, (prompt, answer) in enumerate(zip(asked.prompts, answers, strict=True))
+        for number, (prompt, answer) in enumerate(zip(batch.prompts, answers, strict=True))
     ]
     return {
         "id": new_id("chatcmpl"),
         "object": "chat.completion",
         "created": int(time.time()),
-        "model": asked.called.name,
+        "model": batch.model.name,
         "choices": choices,
-        "usage": asked.usage(answers),
+        "usage": batch.usage(answers),
     }
 
 
 class _ChatChunks:
     """Chunks with the role of each answer, then its text, then its finish reason."""
 
-    def __init__(self, body: ChatCompletion, asked: AnswerRequest) -> None:
-        self._asked = asked
+    def __init__(self, body: ChatCompletion, batch: PromptBatch) -> None:
+        self._batch = batch
         self._has_usage = body.stream_options.include_usage
         self._same: Json = {
             "id": new_id("chatcmpl"),
             "object": "chat.completion.chunk",
             "created": int(time.time()),
-            "model": asked.called.name,
+            "model": batch.model.name,
         } | ({"usage": None} if self._has_usage else {})
 
     def begin(self) -> Sequence[Json]:
         """Return a chunk with the role for each answer."""
         delta = {"role": "assistant", "content": "", "refusal": None}
-        return [self._chunk(number, delta) for number in range(len(self._asked.prompts))]
+        return [self._chunk(number, delta) for number in range(len(self._batch.prompts))]
 
-    def of(self, event: StreamedPart) -> Sequence[Json]:
+    def of(self, part: StreamedPart) -> Sequence[Json]:
         """Return a chunk with the text, if there is any, and one with the finish reason after the last part."""
-        scores = _logprobs(self._asked.prompts[event.number].options.logprobs, event.part.scores)
+        number, new = part.number, part.new
         chunks = []
-        if event.part.text or event.part.scores:
-            chunks.append(self._chunk(event.number, {"content": event.part.text}, logprobs=scores))
-        if event.answer is not None:
-            chunks.append(self._chunk(event.number, {}, finish=finish_reason(event.answer)))
+        if new.text or new.scores:
+            scores = _logprobs(self._batch.prompts[number].options.logprobs, new.scores)
+            chunks.append(self._chunk(number, {"content": new.text}, logprobs=scores))
+        if part.answer is not None:
+            chunks.append(self._chunk(number, {}, finish=finish_reason(part.answer)))
         return chunks
 
     def end(self, usage: Json) -> Sequence[Json]:
@@ -95,6 +96,7 @@ class _ChatChunks:
 
 
 def _logprobs(likeliest: int | None, scores: Sequence[TokenScore]) -> Json | None:
+    """Return the token scores in the form of chat completions; None: the request does not ask for them."""
     if likeliest is None:
         return None
     return {

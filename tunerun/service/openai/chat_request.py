@@ -12,7 +12,7 @@ from pydantic import Field, WithJsonSchema
 
 from tunerun.engine import json_grammar
 from tunerun.errors import InputError, TemplateError
-from tunerun.job import Example, GenerateOptions, Prompt
+from tunerun.job import Example, Prompt
 from tunerun.service.core.columns import ColumnTemplate
 from tunerun.service.core.model_calls import ServedModel
 from tunerun.service.openai.method import Ignored, LenientObject
@@ -88,60 +88,51 @@ class ChatCompletion(Sampling):
     verbosity: Ignored = None
 
 
-def read_prompts(asked: ChatCompletion, called: ServedModel) -> list[Prompt]:
+def read_prompts(body: ChatCompletion, model: ServedModel) -> list[Prompt]:
     """Return the prompts of a request, one for each answer.
 
     Args:
-        asked: the body.
-        called: the model, whose template and defaults apply.
+        body: the body of the request.
+        model: the model, whose template and defaults apply.
 
     Raises:
         ServiceError: the request is invalid or uses an unsupported feature; names the field.
     """
-    _check_offered(asked)
-    options = _options(asked, called)
-    conversation = _conversation(asked.messages, called.template)
-    return [
-        replace(conversation, adapter=called.adapter, options=replace(options, seed=options.seed + number))
-        for number in range(asked.n)
-    ]
-
-
-def _check_offered(asked: ChatCompletion) -> None:
-    asked.check_offered()
+    body.check_offered()
     for name in ("tools", "functions", "audio", "web_search_options"):
-        if getattr(asked, name):
+        if getattr(body, name):
             raise not_offered(name, "tool calls are not supported" if name in ("tools", "functions") else "")
     for name in ("tool_choice", "function_call"):
-        if getattr(asked, name) not in (None, "none", "auto"):
+        if getattr(body, name) not in (None, "none", "auto"):
             raise not_offered(name, "tool calls are not supported")
-    if any(modality != "text" for modality in asked.modalities or ()):
+    if any(modality != "text" for modality in body.modalities or ()):
         raise wrong("modalities", "only text output is supported")
 
-
-def _options(asked: ChatCompletion, called: ServedModel) -> GenerateOptions:
-    options = asked.options(called.defaults, asked.max_completion_tokens)
-    if asked.top_logprobs is not None and not asked.logprobs:
+    options = body.options(model.defaults, body.max_completion_tokens)
+    if body.top_logprobs is not None and not body.logprobs:
         raise wrong("top_logprobs", "needs logprobs to be true")
-    if not 0 <= (asked.top_logprobs or 0) <= MAX_TOP_LOGPROBS:
-        raise wrong("top_logprobs", f"must be from 0 to {MAX_TOP_LOGPROBS}, not {asked.top_logprobs}")
-    logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
-    return replace(options, logprobs=logprobs, json_schema=_schema(asked.response_format))
+    if not 0 <= (body.top_logprobs or 0) <= MAX_TOP_LOGPROBS:
+        raise wrong("top_logprobs", f"must be from 0 to {MAX_TOP_LOGPROBS}, not {body.top_logprobs}")
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    options = replace(options, logprobs=logprobs, json_schema=_json_schema(body.response_format))
+
+    prompt = replace(_conversation(body.messages, model.template), adapter=model.adapter)
+    return [replace(prompt, options=replace(options, seed=options.seed + number)) for number in range(body.n)]
 
 
-def _schema(given: ResponseFormat | None) -> str | None:
-    if given is None or given.type == "text":
+def _json_schema(response_format: ResponseFormat | None) -> str | None:
+    """Return the JSON schema of the answers; None: any text."""
+    if response_format is None or response_format.type == "text":
         return None
-    if given.type == "json_object":
-        return _checked(json_grammar.ANY_OBJECT)
-    if given.type != "json_schema":
-        raise wrong("response_format.type", f"must be text, json_object or json_schema, not {given.type[:40]!r}")
-    if given.json_schema is None or given.json_schema.schema_ is None:
-        raise wrong("response_format.json_schema.schema", "is missing; give the JSON schema of the answer")
-    return _checked(json.dumps(given.json_schema.schema_))
-
-
-def _checked(schema: str) -> str:
+    if response_format.type == "json_object":
+        schema = json_grammar.ANY_OBJECT
+    elif response_format.type == "json_schema":
+        if response_format.json_schema is None or response_format.json_schema.schema_ is None:
+            raise wrong("response_format.json_schema.schema", "is missing; give the JSON schema of the answer")
+        schema = json.dumps(response_format.json_schema.schema_)
+    else:
+        kind = response_format.type[:40]
+        raise wrong("response_format.type", f"must be text, json_object or json_schema, not {kind!r}")
     try:
         json_grammar.check(schema)
     except InputError as error:
@@ -154,53 +145,50 @@ def _conversation(messages: Sequence[ChatMessage], template: ColumnTemplate | No
 
     Consecutive messages of one role are joined with a line break, as in training rows.
     """
-    texts = {f"messages[{number}].content": _text(one, number) for number, one in enumerate(messages)}
-    check_texts(texts)
+    contents = [_text(message, number) for number, message in enumerate(messages)]
+    check_texts({f"messages[{number}].content": text for number, text in enumerate(contents)})
+
     first = next((number for number, one in enumerate(messages) if one.role not in _SYSTEM), len(messages))
-    said = [*texts.values()]
-    spoken: list[str] = []
-    for _role, group in groupby(range(first, len(messages)), key=lambda number: messages[number].role):
+    system = "\n".join(text for text in contents[:first] if text)
+    turns: list[str] = []
+    for role, group in groupby(range(first, len(messages)), key=lambda number: messages[number].role):
         numbers = [*group]
-        _check_role(messages, numbers[0], ("user", "assistant")[len(spoken) % 2])
-        text = "\n".join(said[number] for number in numbers)
-        if template is not None and len(spoken) % 2 == 0:
-            text = _rendered(text, f"messages[{numbers[0]}].content", template)
-        spoken.append(text)
-    if len(spoken) % 2 == 0:
-        where = len(messages) - 1
-        raise wrong(f"messages[{where}].role", "must be user: the model answers the last message")
-    system = "\n".join(text for text in said[:first] if text)
-    return Prompt(spoken[-1], examples=tuple(map(Example, spoken[:-1:2], spoken[1::2])), system=system)
-
-
-def _check_role(messages: Sequence[ChatMessage], number: int, expected: str) -> None:
-    role = messages[number].role
-    if role != expected:
-        why = "system messages come first, then messages of user and assistant take turns, beginning with user"
-        raise wrong(f"messages[{number}].role", f"must be {expected}, not {role[:40]!r}: {why}")
+        field, expected = f"messages[{numbers[0]}]", ("user", "assistant")[len(turns) % 2]
+        if role != expected:
+            why = "system messages come first, then messages of user and assistant take turns, beginning with user"
+            raise wrong(f"{field}.role", f"must be {expected}, not {role[:40]!r}: {why}")
+        text = "\n".join(contents[number] for number in numbers)
+        if template is not None and expected == "user":
+            text = _rendered(text, f"{field}.content", template)
+        turns.append(text)
+    if len(turns) % 2 == 0:
+        raise wrong(f"messages[{len(messages) - 1}].role", "must be user: the model answers the last message")
+    return Prompt(turns[-1], examples=tuple(map(Example, turns[:-1:2], turns[1::2])), system=system)
 
 
 def _text(message: ChatMessage, number: int) -> str:
+    """Return the content of a message as one text; refuse whatever is not text."""
     field = f"messages[{number}]"
     if message.role in ("tool", "function"):
         raise wrong(f"{field}.role", f"{message.role} is not supported: tool calls are not available")
-    if message.tool_calls or message.function_call or message.audio:
-        name = "tool_calls" if message.tool_calls else "function_call" if message.function_call else "audio"
-        raise wrong(f"{field}.{name}", "is not supported; send text only")
+    for name in ("tool_calls", "function_call", "audio"):
+        if getattr(message, name):
+            raise wrong(f"{field}.{name}", "is not supported; send text only")
     if message.content is None:
         raise wrong(f"{field}.content", "contains no text")
     if isinstance(message.content, str):
         return message.content
     if not isinstance(message.content, list):
         raise wrong(f"{field}.content", "must be a text or a list of parts")
-    return "".join(_part(part, f"{field}.content[{place}]") for place, part in enumerate(message.content))
 
-
-def _part(part: Any, field: str) -> str:
-    if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
-        return str(part["text"])
-    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-    raise wrong(field, f"must be a part of type text, with a text, not {str(kind)[:40]!r}")
+    texts = []
+    for place, part in enumerate(message.content):
+        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+        if kind != "text" or not isinstance(part.get("text"), str):
+            words = f"must be a part of type text, with a text, not {str(kind)[:40]!r}"
+            raise wrong(f"{field}.content[{place}]", words)
+        texts.append(part["text"])
+    return "".join(texts)
 
 
 def _rendered(text: str, field: str, template: ColumnTemplate) -> str:

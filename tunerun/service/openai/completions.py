@@ -15,12 +15,12 @@ from fastapi import APIRouter, Request, Response
 from pydantic import WithJsonSchema
 
 from tunerun.errors import TemplateError
-from tunerun.job import Answer, GenerateOptions, Prompt, TokenScore
+from tunerun.job import Answer, Prompt, TokenScore
 from tunerun.service.core.model_calls import ServedModel
 from tunerun.service.core.problems import Json
 from tunerun.service.openai.answers import (
-    AnswerRequest,
     CompletionAnswerer,
+    PromptBatch,
     StreamedPart,
     finish_reason,
     logprob,
@@ -46,79 +46,74 @@ class Completion(Sampling):
 
 def router(answerer: CompletionAnswerer) -> APIRouter:
     """Return the route of legacy completions."""
-    found = APIRouter(route_class=Operation, tags=["completions"])
+    routes = APIRouter(route_class=Operation, tags=["completions"])
 
-    @found.post("/completions")
+    @routes.post("/completions")
     async def create_completion(body: Completion, caller: Caller, request: Request) -> Response:
         texts = _texts(body)
-        asked = await answerer.prepare(
-            caller, body.model, "prompt", lambda called: _prompts(body, texts, called), distinct=len(texts)
+        batch = await answerer.prepare(
+            caller, body.model, "prompt", lambda model: _prompts(body, texts, model), distinct=len(texts)
         )
         if body.stream:
-            return await answerer.stream(asked, _TextChunks(body, asked))
-        return await answerer.whole(asked, request, _completion)
+            return await answerer.stream(batch, _TextChunks(body, batch))
+        return await answerer.complete(batch, request, _completion)
 
-    return found
+    return routes
 
 
-def _texts(asked: Completion) -> list[str]:
+def _texts(body: Completion) -> list[str]:
     """Return the texts of the prompts.
 
     Raises:
         ServiceError: a prompt is not a text, or there are none or too many.
     """
-    texts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
+    texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise wrong("prompt", "must be a text or a list of texts; tokens are not supported")
-    if len(texts) * max(asked.n, 1) > MAX_CHOICES:
-        raise wrong("prompt", f"{len(texts)} prompts with n={asked.n}; the limit is {MAX_CHOICES} answers per request")
+    if len(texts) * max(body.n, 1) > MAX_CHOICES:
+        raise wrong("prompt", f"{len(texts)} prompts with n={body.n}; the limit is {MAX_CHOICES} answers per request")
     check_texts({f"prompt[{number}]": text for number, text in enumerate(texts)})
     return texts
 
 
-def _prompts(asked: Completion, texts: Sequence[str], called: ServedModel) -> list[Prompt]:
-    asked.check_offered()
-    if asked.echo:
+def _prompts(body: Completion, texts: Sequence[str], model: ServedModel) -> list[Prompt]:
+    """Return the prompts of a request, `n` of them for each text."""
+    body.check_offered()
+    if body.echo:
         raise not_offered("echo")
-    if asked.suffix:
+    if body.suffix:
         raise not_offered("suffix")
-    if asked.best_of is not None and asked.best_of != asked.n:
+    if body.best_of is not None and body.best_of != body.n:
         raise not_offered("best_of", "omit it, or set it to n")
-    options = _options(asked, called)
-    seeds = [replace(options, seed=options.seed + number) for number in range(asked.n)]
-    rendered = [_rendered(text, number, called) for number, text in enumerate(texts)]
-    return [Prompt(text, each, called.adapter) for text in rendered for each in seeds]
+    if body.logprobs is not None and not 0 <= body.logprobs <= MAX_LOGPROBS:
+        raise wrong("logprobs", f"must be from 0 to {MAX_LOGPROBS}, not {body.logprobs}")
+
+    options = replace(body.options(model.defaults), logprobs=body.logprobs)
+    options_by_seed = [replace(options, seed=options.seed + number) for number in range(body.n)]
+    prompts = []
+    for number, text in enumerate(texts):
+        try:
+            rendered = text if model.template is None else model.template.text_of(text)
+        except TemplateError as error:
+            raise wrong(f"prompt[{number}]", "; ".join(error.problems)) from error
+        prompts += [Prompt(rendered, each, model.adapter) for each in options_by_seed]
+    return prompts
 
 
-def _options(asked: Completion, called: ServedModel) -> GenerateOptions:
-    if asked.logprobs is not None and not 0 <= asked.logprobs <= MAX_LOGPROBS:
-        raise wrong("logprobs", f"must be from 0 to {MAX_LOGPROBS}, not {asked.logprobs}")
-    return replace(asked.options(called.defaults), logprobs=asked.logprobs)
-
-
-def _rendered(text: str, number: int, called: ServedModel) -> str:
-    if called.template is None:
-        return text
-    try:
-        return called.template.text_of(text)
-    except TemplateError as error:
-        raise wrong(f"prompt[{number}]", "; ".join(error.problems)) from error
-
-
-def _completion(asked: AnswerRequest, answers: Sequence[Answer]) -> Json:
+def _completion(batch: PromptBatch, answers: Sequence[Answer]) -> Json:
     choices = [
         _choice(number, answer.text, _logprobs(prompt.options.logprobs, answer.scores, 0), finish_reason(answer))
-        for number, (prompt, answer) in enumerate(zip(asked.prompts, answers, strict=True))
+        for number, (prompt, answer) in enumerate(zip(batch.prompts, answers, strict=True))
     ]
-    return _head(asked) | {"choices": choices, "usage": asked.usage(answers)}
+    return _head(batch) | {"choices": choices, "usage": batch.usage(answers)}
 
 
-def _head(asked: AnswerRequest) -> Json:
+def _head(batch: PromptBatch) -> Json:
     return {
         "id": new_id("cmpl"),
         "object": "text_completion",
         "created": int(time.time()),
-        "model": asked.called.name,
+        "model": batch.model.name,
     }
 
 
@@ -129,23 +124,23 @@ def _choice(number: int, text: str, logprobs: Json | None, finish: str | None) -
 class _TextChunks:
     """Chunks with text; the last one of each answer has its finish reason."""
 
-    def __init__(self, body: Completion, asked: AnswerRequest) -> None:
-        self._asked = asked
+    def __init__(self, body: Completion, batch: PromptBatch) -> None:
+        self._batch = batch
         self._has_usage = body.stream_options.include_usage
-        self._same = _head(asked) | ({"usage": None} if self._has_usage else {})
-        self._characters = [0] * len(asked.prompts)
+        self._same = _head(batch) | ({"usage": None} if self._has_usage else {})
+        self._characters = [0] * len(batch.prompts)
 
     def begin(self) -> Sequence[Json]:
         """Return no chunk: the stream starts with text."""
         return []
 
-    def of(self, event: StreamedPart) -> Sequence[Json]:
+    def of(self, part: StreamedPart) -> Sequence[Json]:
         """Return a chunk with the text or the finish reason of a part."""
-        number, part = event.number, event.part
-        scores = _logprobs(self._asked.prompts[number].options.logprobs, part.scores, self._characters[number])
-        self._characters[number] += len(part.text)
-        finish = None if event.answer is None else finish_reason(event.answer)
-        return [self._same | {"choices": [_choice(number, part.text, scores, finish)]}]
+        number, new = part.number, part.new
+        scores = _logprobs(self._batch.prompts[number].options.logprobs, new.scores, self._characters[number])
+        self._characters[number] += len(new.text)
+        finish = None if part.answer is None else finish_reason(part.answer)
+        return [self._same | {"choices": [_choice(number, new.text, scores, finish)]}]
 
     def end(self, usage: Json) -> Sequence[Json]:
         """Return a chunk with the usage, if the request has `stream_options.include_usage`."""

@@ -71,23 +71,12 @@ def refusal(error: ServiceError) -> tuple[int, Json, Mapping[str, str]]:
         headers["www-authenticate"] = "Bearer"
     if error.code is Code.INTERNAL:
         headers["x-should-retry"] = "false"  # the request may have taken effect
-    return _STATUSES.get(error.code, error.code.http_status), envelope(error, param, word), headers
-
-
-def envelope(error: ServiceError, param: str | None = None, word: str | None = None) -> Json:
-    """Return the body of an error response."""
-    return {
-        "error": {
-            "message": _words(error),
-            "type": _TYPES.get(error.code, "invalid_request_error"),
-            "param": param,
-            "code": word or _CODES.get(error.code),
-        }
+    # The envelope can name one field only, so the message has all of them.
+    fields = "; ".join(f"{field}: {text}" for field, text in error.fields.items())
+    body = {
+        "message": fields if len(error.fields) > 1 else error.message,
+        "type": _TYPES.get(error.code, "invalid_request_error"),
+        "param": param,
+        "code": word or _CODES.get(error.code),
     }
-
-
-def _words(error: ServiceError) -> str:
-    """Return the message with all invalid fields, since the envelope can only name one."""
-    if len(error.fields) < 2:
-        return error.message
-    return "; ".join(f"{field}: {text}" for field, text in error.fields.items())
+    return _STATUSES.get(error.code, error.code.http_status), {"error": body}, headers

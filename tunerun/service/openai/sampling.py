@@ -86,25 +86,22 @@ class Sampling(LenientObject):
         for name, limit in limits.items():
             if limit is not None and limit < 1:
                 raise wrong(name, f"must be 1 or more, not {limit}")
-        stated = [limit for limit in limits.values() if limit is not None]
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        if not isinstance(stops, list) or not all(isinstance(text, str) for text in stops):
+            raise wrong("stop", "must be a text or a list of texts")
+        if len(stops) > MAX_STOPS:
+            raise wrong("stop", f"has {len(stops)} sequences; the limit is {MAX_STOPS}")
+
         # Without a seed each answer is sampled with a random one, as at OpenAI; greedy answers do not depend on it.
         seed = self.seed if self.seed is not None else secrets.randbelow(2**31) if temperature > 0 else 0
         return GenerateOptions(
-            max_output_tokens=min(stated, default=serving.max_output_tokens),
+            max_output_tokens=min(filter(None, limits.values()), default=serving.max_output_tokens),
             temperature=temperature,
             seed=seed,
             top_p=top_p or 1.0,
             top_k=serving.top_k,
-            stop_sequences=self._stops(),
+            stop_sequences=tuple(text for text in stops if text),
         )
-
-    def _stops(self) -> tuple[str, ...]:
-        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
-            raise wrong("stop", "must be a text or a list of texts")
-        if len(given) > MAX_STOPS:
-            raise wrong("stop", f"has {len(given)} sequences; the limit is {MAX_STOPS}")
-        return tuple(text for text in given if text)
 
 
 def not_offered(field: str, why: str = "") -> ServiceError:
@@ -132,8 +129,8 @@ def check_texts(texts: Mapping[str, str]) -> None:
         raise wrong(field, f"has {characters:,} characters, the limit is {MAX_CHARACTERS:,}")
 
 
-def _between(name: str, given: float | None, otherwise: float, most: float) -> float:
-    value = otherwise if given is None else given
+def _between(name: str, value: float | None, default: float, most: float) -> float:
+    value = default if value is None else value
     if not 0 <= value <= most:
         raise wrong(name, f"must be from 0 to {most:g}, not {value:g}")
     return value
