@@ -10,7 +10,7 @@ import pytest
 from tests.service.client import Client, body, prompt
 from tunerun.service.core.problems import ServiceError
 from tunerun.service.gemini.json_body import MAX_LAST_COMMAS, read_json
-from tunerun.service.gemini.wire import MAX_IGNORED_CHARACTERS
+from tunerun.service.routes import MAX_IGNORED_CHARACTERS
 
 # The tuning guide's cURL example (as last served, 2025-04-28), shortened to two examples, for the tiny model.
 CURL = """

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
-from typing import Any, ClassVar, Protocol
-
-from fastapi.routing import APIRoute
-from starlette.routing import Match
+from typing import Any, Protocol
 
 from tunerun.service.core.problems import ServiceError
 from tunerun.service.gemini.dialect import GEMINI
@@ -59,14 +56,3 @@ def refusal(scope: Scope, error: ServiceError) -> tuple[int, Mapping[str, Any], 
     """The status, body and headers of a refusal, as the request's wire writes it."""
     wire: Wire = scope["state"].get("wire") or WIRES[-1]
     return wire.refusal(error)
-
-
-class WireRoute(APIRoute):
-    """A route of one wire, which takes no request of another one at the same path."""
-
-    wire: ClassVar[str]
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Whether the request is of this wire and of this route."""
-        wire: Wire | None = scope["state"]["wire"]
-        return super().matches(scope) if wire is not None and wire.name == self.wire else (Match.NONE, {})

@@ -1,7 +1,7 @@
 """The methods of the API, under the paths that its clients use.
 
-All are under `/v1beta` and `/v1`: Google has the tuning methods under v1beta alone, but google-genai asks v1 for
-them, and cancels by `tunedModels/{id}:cancel`.
+All are under `/v1beta` and `/v1`. Google has the tuning methods only under v1beta, but google-genai calls them under
+v1, and cancels a job with `tunedModels/{id}:cancel` instead of its operation's `:cancel`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from pydantic import BaseModel
 
 from tunerun.errors import NoTurnsError
 from tunerun.job import Answer, AnswerPart, Prompt
-from tunerun.service.core.credentials import Key
 from tunerun.service.core.library import Library
 from tunerun.service.core.model_calls import ServedModel, ServedModels
 from tunerun.service.core.problems import Code, Json, ServiceError, invalid
 from tunerun.service.core.records import TunedModelRow
-from tunerun.service.gemini import wire
+from tunerun.service.gemini import permissions, wire
 from tunerun.service.gemini.dialect import VERSIONS, envelope
-from tunerun.service.gemini.grants import check_mask, read_grantee, read_role
-from tunerun.service.gemini.lists import page_size_of, position, read_page
-from tunerun.service.gemini.method import Method, warn
+from tunerun.service.gemini.lists import PageSize, PageToken, page_size_of, read_page
+from tunerun.service.gemini.method import GeminiRoute, Mask, TuningCaller, warn
 from tunerun.service.gemini.prompts import beyond_the_guide, read_conversation, read_prompt
 from tunerun.service.gemini.tuning_request import advice, read_change, read_new_model
+from tunerun.service.routes import Caller
 
 _SECURITY = [
     Depends(APIKeyHeader(name="x-goog-api-key", auto_error=False)),
@@ -39,7 +38,7 @@ _SECURITY = [
 ]
 
 
-class Status(BaseModel):
+class RpcStatus(BaseModel, title="Status"):
     """google.rpc.Status, as a Google API answers it."""
 
     code: int
@@ -48,152 +47,145 @@ class Status(BaseModel):
     details: list[dict[str, Any]] = []
 
 
-class ErrorEnvelope(BaseModel):
-    """The body of every answer that is not a success."""
+class RpcErrorEnvelope(BaseModel, title="ErrorEnvelope"):
+    """The body of every error response."""
 
-    error: Status
+    error: RpcStatus
 
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorEnvelope, "description": "; ".join(code.name for code in Code if code.http_status == status)}
+    status: {
+        "model": RpcErrorEnvelope,
+        "description": "; ".join(code.name for code in Code if code.http_status == status),
+    }
     for status in sorted({code.http_status for code in Code} - {Code.CANCELLED.http_status})
 }
 
 
-def _caller(request: Request) -> Key:
-    key: Key = request.state.key
-    return key
-
-
-def _tuning_caller(request: Request) -> Key:
-    key = _caller(request)
-    if not key.may_tune:
-        raise ServiceError(
-            Code.PERMISSION_DENIED,
-            "Request had insufficient authentication scopes.",
-            reason="ACCESS_TOKEN_SCOPE_INSUFFICIENT",
-        )
-    return key
-
-
-Caller = Annotated[Key, Depends(_caller)]
-TuningCaller = Annotated[Key, Depends(_tuning_caller)]
-
-
 class Methods:
-    """The methods that call a model."""
+    """The methods that call a model.
+
+    Args:
+        models: the models that can be called.
+    """
 
     def __init__(self, models: ServedModels) -> None:
         self.models = models
         self.library = models.library
 
-    async def answer(self, called: ServedModel, asked: wire.GenerateContent, request: Request) -> JSONResponse:
-        """Answer a prompt with one candidate."""
-        prompt = await _prompt(called, asked)
-        response = JSONResponse(await self._answered(called, prompt, request))
+    async def answer(self, called: ServedModel, body: wire.GenerateContent, request: Request) -> JSONResponse:
+        """Answer a prompt with one candidate, and with warnings about the model and the prompt.
+
+        Args:
+            called: the model that answers.
+            body: the request's body.
+            request: the request; if its client disconnects, the prompt is cancelled.
+
+        Raises:
+            ServiceError: the prompt is invalid or cannot be answered.
+        """
+        response = JSONResponse(await self.generated(called, body, request))
         warn(response, called.warning)
-        warn(response, beyond_the_guide(asked, called.adapter))
+        warn(response, beyond_the_guide(body, called.adapter))
         return response
 
-    async def generated(self, called: ServedModel, asked: wire.GenerateContent, request: Request) -> Json:
-        """Answer a prompt with the API's JSON; a prompt whose client has disconnected is cancelled."""
-        return await self._answered(called, await _prompt(called, asked), request)
+    async def generated(self, called: ServedModel, body: wire.GenerateContent, request: Request) -> Json:
+        """Answer a prompt with the API's JSON; see `answer`."""
+        prompt = await _prompt(called, body)
+        queued = self.models.ask(called, [prompt])
+        (answer,) = await self.models.answered(called, queued, request.is_disconnected, "contents")
+        return _last_part(called, prompt, answer)
 
-    async def _answered(self, called: ServedModel, prompt: Prompt, request: Request) -> Json:
-        asked_for = self.models.ask(called, [prompt])
-        (answer,) = await self.models.answered(called, asked_for, request.is_disconnected, "contents")
-        return _whole(called, prompt, answer)
+    async def stream(self, called: ServedModel, body: wire.GenerateContent, *, as_events: bool) -> StreamingResponse:
+        """Stream the answer to a prompt.
 
-    async def stream(self, called: ServedModel, asked: wire.GenerateContent, *, as_events: bool) -> StreamingResponse:
-        """Stream the answer to a prompt, as server-sent events or as one JSON array."""
-        prompt = await _prompt(called, asked)
-        parts = self._parts(called, prompt)
-        first = await anext(parts)  # an error before the first part becomes an error response with its own status
-        written = _events(first, parts) if as_events else _array(first, parts)
-        kind = "text/event-stream" if as_events else "application/json"
-        response = StreamingResponse(written, media_type=kind)
+        Args:
+            called: the model that answers.
+            body: the request's body.
+            as_events: as server-sent events; otherwise as one JSON array.
+
+        Raises:
+            ServiceError: the prompt is invalid or cannot be answered. An error after the first part is the last part
+                of the stream instead.
+        """
+        parts = self._parts(called, await _prompt(called, body))
+        # Wait for the first part: an error before it still becomes a response with a status of its own.
+        chunks = _chunks(await anext(parts), parts, as_events=as_events)
+        response = StreamingResponse(chunks, media_type="text/event-stream" if as_events else "application/json")
         warn(response, called.warning)
-        warn(response, beyond_the_guide(asked, called.adapter))
+        warn(response, beyond_the_guide(body, called.adapter))
         return response
 
     async def _parts(self, called: ServedModel, prompt: Prompt) -> AsyncIterator[Json]:
-        """The parts of an answer as they arrive."""
+        """Yield the parts of an answer as they arrive from the engine's thread."""
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[AnswerPart | None] = asyncio.Queue()
 
-        def tell(_position: int, part: AnswerPart | None) -> None:
+        def put(_position: int, part: AnswerPart | None) -> None:
             loop.call_soon_threadsafe(arrived.put_nowait, part)
 
-        (answer,) = self.models.ask(called, [prompt], tell)
-        answer.add_done_callback(lambda _: tell(0, None))
+        (answer,) = self.models.ask(called, [prompt], put)
+        answer.add_done_callback(lambda _: put(0, None))
         sent = 0
         try:
             while (part := await arrived.get()) is not None:
                 sent += len(part.text)
                 yield wire.generated(part.text, called.name)
-            yield _whole(called, prompt, await self.models.awaited(answer, called, "contents"), after=sent)
+            yield _last_part(called, prompt, await self.models.awaited(answer, called, "contents"), after=sent)
         finally:
-            self.models.leave(called, answer)  # an incomplete answer: its client disconnected
+            self.models.leave(called, answer)  # no effect on a complete answer; otherwise the client has disconnected
 
 
-async def _prompt(called: ServedModel, asked: wire.GenerateContent) -> Prompt:
+async def _prompt(called: ServedModel, body: wire.GenerateContent) -> Prompt:
     """Read the prompt of a request, in a thread, since a template may take up to a second."""
 
-    def ready() -> Prompt:
-        prompt = read_prompt(asked, called.defaults, called.adapter, called.template)
+    def read() -> Prompt:
+        prompt = read_prompt(body, called.defaults, called.adapter, called.template)
         return called.prepared(prompt, "systemInstruction")
 
-    return await run_in_threadpool(ready)
+    return await run_in_threadpool(read)
 
 
-def _whole(called: ServedModel, prompt: Prompt, answer: Answer, after: int = 0) -> Json:
+def _last_part(called: ServedModel, prompt: Prompt, answer: Answer, after: int = 0) -> Json:
+    """Return an answer, without the characters that were already sent, and with the reason why it ends here."""
     finish = "MAX_TOKENS" if answer.is_cut else "STOP"
     tokens = called.offered.counter.count_input(prompt.asked), answer.tokens
     return wire.generated(answer.text[after:], called.name, finish=finish, finish_message=called.warning, tokens=tokens)
 
 
-async def _events(first: Json, parts: AsyncIterator[Json]) -> AsyncIterator[str]:
-    yield f"data: {json.dumps(first)}\r\n\r\n"
-    async for part in _to_the_end(parts):
-        yield f"data: {json.dumps(part)}\r\n\r\n"
+async def _chunks(first: Json, parts: AsyncIterator[Json], *, as_events: bool) -> AsyncIterator[str]:
+    """Yield the text of a stream; an error becomes the last part, since the response's status has been sent."""
 
+    def chunk(part: Json) -> str:
+        return f"data: {json.dumps(part)}\r\n\r\n" if as_events else f",\r\n{json.dumps(part)}"
 
-async def _to_the_end(parts: AsyncIterator[Json]) -> AsyncIterator[Json]:
-    """The parts; an error becomes the last part, since the status of the response has been sent."""
+    yield chunk(first) if as_events else f"[{json.dumps(first)}"
     try:
         async for part in parts:
-            yield part
+            yield chunk(part)
     except ServiceError as error:
-        yield envelope(error)
-
-
-async def _array(first: Json, parts: AsyncIterator[Json]) -> AsyncIterator[str]:
-    yield f"[{json.dumps(first)}"
-    async for part in _to_the_end(parts):
-        yield f",\r\n{json.dumps(part)}"
-    yield "]"
+        yield chunk(envelope(error))
+    if not as_events:
+        yield "]"
 
 
 def routes(methods: Methods) -> APIRouter:
-    """The routes of all methods, under both versions."""
+    """Return the routes of all methods, under both versions."""
     router = APIRouter(dependencies=_SECURITY, responses=_ERRORS, default_response_class=JSONResponse)
     for version in VERSIONS:
         router.include_router(_models(methods), prefix=f"/{version}", tags=["models"])
         router.include_router(_tuned_models(methods.library), prefix=f"/{version}", tags=["tunedModels"])
         router.include_router(_called_tuned_models(methods), prefix=f"/{version}", tags=["tunedModels"])
         router.include_router(_operations(methods.library), prefix=f"/{version}", tags=["operations"])
-        router.include_router(_permissions(methods.library), prefix=f"/{version}", tags=["permissions"])
+        router.include_router(permissions.routes(methods.library), prefix=f"/{version}", tags=["permissions"])
     return router
 
 
-PageSize = Annotated[int, Query(alias="pageSize", ge=-(2**31), le=wire.MAX_INT32)]
-PageToken = Annotated[str, Query(alias="pageToken")]
-Mask = Annotated[str, Query(alias="updateMask")]
 Alt = Annotated[str, Query()]
 
 
 def _models(methods: Methods) -> APIRouter:
-    router = APIRouter(route_class=Method)
+    router = APIRouter(route_class=GeminiRoute)
     catalogue = methods.library.catalogue
 
     @router.get("/models")
@@ -224,9 +216,9 @@ def _models(methods: Methods) -> APIRouter:
         counter = methods.models.base(model).offered.counter
         if (body.contents is None) == (body.generate_content_request is None):
             raise invalid("contents", "set either contents or generateContentRequest")
-        asked = body.generate_content_request
-        contents = body.contents if asked is None else asked.contents
-        conversation = read_conversation(contents, None if asked is None else asked.system_instruction)
+        whole = body.generate_content_request
+        contents = body.contents if whole is None else whole.contents
+        conversation = read_conversation(contents, None if whole is None else whole.system_instruction)
         try:
             return wire.message(total_tokens=counter.count_input(conversation))
         except NoTurnsError as error:
@@ -236,22 +228,21 @@ def _models(methods: Methods) -> APIRouter:
 
 
 def _tuned_models(library: Library) -> APIRouter:
-    router = APIRouter(route_class=Method)
+    router = APIRouter(route_class=GeminiRoute)
 
     def shown(row: TunedModelRow) -> Json:
         return wire.tuned_model(row, library.curve(row))
 
     @router.post("/tunedModels")
     def create_tuned_model(
-        body: wire.TunedModel,
+        body: wire.GeminiTunedModel,
         caller: TuningCaller,
         tuned_model_id: Annotated[str, Query(alias="tunedModelId")] = "",
     ) -> JSONResponse:
         new = read_new_model(body, tuned_model_id, library.catalogue)
         row = library.create(caller, new)
-        few = advice(len(new.training))
         response = JSONResponse(wire.operation(row, library.curve(row)))
-        warn(response, few)
+        warn(response, advice(len(new.training)))
         return response
 
     @router.get("/tunedModels")
@@ -272,7 +263,7 @@ def _tuned_models(library: Library) -> APIRouter:
 
     @router.patch("/tunedModels/{tuned_model}")
     def patch_tuned_model(
-        tuned_model: str, body: wire.TunedModel, caller: TuningCaller, update_mask: Mask = ""
+        tuned_model: str, body: wire.GeminiTunedModel, caller: TuningCaller, update_mask: Mask = ""
     ) -> Json:
         return shown(library.change(caller, tuned_model, read_change(body, update_mask)))
 
@@ -290,9 +281,9 @@ def _tuned_models(library: Library) -> APIRouter:
 
 
 def _called_tuned_models(methods: Methods) -> APIRouter:
-    router = APIRouter(route_class=Method)
+    router = APIRouter(route_class=GeminiRoute)
 
-    # LiteLLM asks `gemini/tunedModels/x` below /models.
+    # LiteLLM calls the model `gemini/tunedModels/x` below /models.
     @router.post("/models/tunedModels/{tuned_model}:generateContent", include_in_schema=False)
     @router.post("/tunedModels/{tuned_model}:generateContent")
     async def generate_tuned_content(
@@ -312,7 +303,7 @@ def _called_tuned_models(methods: Methods) -> APIRouter:
 
 
 def _operations(library: Library) -> APIRouter:
-    router = APIRouter(route_class=Method)
+    router = APIRouter(route_class=GeminiRoute)
 
     @router.get("/tunedModels/{tuned_model}/operations")
     def list_operations(tuned_model: str, caller: TuningCaller) -> Json:
@@ -326,51 +317,14 @@ def _operations(library: Library) -> APIRouter:
 
     @router.post("/tunedModels/{tuned_model}/operations/{operation}:cancel")
     def cancel_operation(
-        tuned_model: str, operation: str, caller: TuningCaller, _body: wire.Cancel | None = None
+        tuned_model: str, operation: str, caller: TuningCaller, _body: wire.CancelOperation | None = None
     ) -> Json:
         library.cancel(caller, tuned_model, operation)
         return {}
 
     @router.post("/tunedModels/{tuned_model}:cancel")
-    def cancel_tuned_model(tuned_model: str, caller: TuningCaller, _body: wire.Cancel | None = None) -> Json:
+    def cancel_tuned_model(tuned_model: str, caller: TuningCaller, _body: wire.CancelOperation | None = None) -> Json:
         library.cancel(caller, tuned_model)
-        return {}
-
-    return router
-
-
-def _permissions(library: Library) -> APIRouter:
-    router = APIRouter(prefix="/tunedModels/{tuned_model}/permissions", route_class=Method)
-
-    @router.post("")
-    def create_permission(tuned_model: str, body: wire.Permission, caller: TuningCaller) -> Json:
-        grantee, role = read_grantee(body), read_role(body)
-        return wire.permission(library.grant(caller, tuned_model, grantee, body.email_address, role))
-
-    @router.get("")
-    def list_permissions(
-        tuned_model: str, caller: TuningCaller, page_size: PageSize = 0, page_token: PageToken = ""
-    ) -> Json:
-        rows = library.permissions(caller, tuned_model)
-        start, size = position(page_token, len(rows)), page_size_of(page_size)
-        rest = str(start + size) if start + size < len(rows) else ""
-        page = [wire.permission(row) for row in rows[start : start + size]]
-        return wire.message(permissions=page, next_page_token=rest)
-
-    @router.get("/{permission}")
-    def get_permission(tuned_model: str, permission: str, caller: TuningCaller) -> Json:
-        return wire.permission(library.permission(caller, tuned_model, permission))
-
-    @router.patch("/{permission}")
-    def patch_permission(
-        tuned_model: str, permission: str, body: wire.Permission, caller: TuningCaller, update_mask: Mask = ""
-    ) -> Json:
-        check_mask(update_mask)
-        return wire.permission(library.change_role(caller, tuned_model, permission, read_role(body)))
-
-    @router.delete("/{permission}")
-    def delete_permission(tuned_model: str, permission: str, caller: TuningCaller) -> Json:
-        library.revoke(caller, tuned_model, permission)
         return {}
 
     return router

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Query
 
 from tunerun.digest import digest
 from tunerun.service.core.credentials import Key
 from tunerun.service.core.library import Library
 from tunerun.service.core.problems import invalid
 from tunerun.service.core.records import Listing, Role, TunedModelRow
+from tunerun.service.gemini import wire
 
 PAGE, MAX_PAGE = 10, 1000
 MAX_FILTER_WORDS = 20
@@ -26,6 +30,10 @@ _FIELD = re.compile(r"-?[A-Za-z_][\w.]*(:|=|!=|<|>)[^\s]")
 """A restriction as AIP-160 writes one: a field, an operator and a value."""
 
 
+PageSize = Annotated[int, Query(alias="pageSize", ge=-(2**31), le=wire.MAX_INT32)]
+PageToken = Annotated[str, Query(alias="pageToken")]
+
+
 @dataclass(frozen=True)
 class Page:
     """A page of a list, and the token of the next one; empty: it is the last."""
@@ -38,25 +46,31 @@ def read_page(library: Library, caller: Key, size: int, token: str, text: str) -
     """Return a page of the tuned models that the caller may read.
 
     Args:
-        size: at most so many; 0: 10.
-        token: of the page before.
-        text: the filter.
+        library: the tuned models.
+        caller: the key of the request.
+        size: the most tuned models of the page; 0: 10.
+        token: `next_token` of the previous page; empty: this is the first.
+        text: the filter; empty: all.
 
     Raises:
-        ServiceError: size, token or filter is wrong.
+        ServiceError: size, token or filter is invalid.
     """
     most = page_size_of(size)
-    shown = digest([caller.owner, text])[:8]
-    rows = library.listed(_listing(caller, text, _after(token, shown)), most + 1)
-    rest = f"{rows[most - 1].number}.{shown}" if len(rows) > most else ""
-    return Page(rows[:most], rest)
+    query = digest([caller.owner, text])[:8]  # binds a token to its list: with another filter it would skip models
+    number, _, of = token.partition(".")
+    if token and (not number.isdecimal() or len(number) > 18 or of != query):
+        raise invalid(
+            "pageToken", "is not a token of this list; take nextPageToken of the page before, with the same filter"
+        )
+    rows = library.listed(_listing(caller, text, int(number or 0)), most + 1)
+    return Page(rows[:most], f"{rows[most - 1].number}.{query}" if len(rows) > most else "")
 
 
 def page_size_of(size: int) -> int:
-    """Return the size of a page.
+    """Return the effective size of a page: 10 for 0, and at most 1000.
 
     Raises:
-        ServiceError: it is negative.
+        ServiceError: the size is negative.
     """
     if size < 0:
         raise invalid("pageSize", f"must be 0 or more, not {size}")
@@ -64,13 +78,14 @@ def page_size_of(size: int) -> int:
 
 
 def position(token: str, count: int) -> int:
-    """Return the position at which a token's page begins.
+    """Return the position at which a token's page begins, in a list that is paged by position.
 
     Args:
-        count: how many the list holds.
+        token: the token; empty: the first page.
+        count: the length of the list.
 
     Raises:
-        ServiceError: it is not a token of the list.
+        ServiceError: the token is not one of the list.
     """
     if not token:
         return 0
@@ -80,27 +95,17 @@ def position(token: str, count: int) -> int:
 
 
 def _listing(caller: Key, text: str, after: int) -> Listing:
+    """Parse a filter: the restrictions of the API, and words to search for."""
     role, everyone, words = Role.READER, False, []
-    given = _WORDS.findall(text)
-    if len(given) > MAX_FILTER_WORDS:
-        raise invalid("filter", f"has {len(given):,} words; at most {MAX_FILTER_WORDS} are looked for")
-    for word in given:
+    terms = _WORDS.findall(text)
+    if len(terms) > MAX_FILTER_WORDS:
+        raise invalid("filter", f"has {len(terms):,} words; at most {MAX_FILTER_WORDS} are looked for")
+    for word in terms:
         if word.lower() in _FILTERS:
             role, everyone = _FILTERS[word.lower()]
         elif _FIELD.match(word):
-            known = ", ".join(_FILTERS)
-            raise invalid("filter", f'{word[:60]} is unknown; there is {known}, and words; a quoted "a:b" is a word')
+            allowed = ", ".join(_FILTERS)
+            raise invalid("filter", f'{word[:60]} is unknown; there is {allowed}, and words; a quoted "a:b" is a word')
         else:
             words.append(word.strip('"'))
     return Listing(caller.owner, tuple(words), role, everyone, after=after)
-
-
-def _after(token: str, shown: str) -> int:
-    if not token:
-        return 0
-    number, _, of = token.partition(".")
-    if not number.isdecimal() or len(number) > 18 or of != shown:
-        raise invalid(
-            "pageToken", "is not a token of this list; take nextPageToken of the page before, with the same filter"
-        )
-    return int(number)

@@ -1,53 +1,62 @@
-"""Routes of the API: bodies are parsed as Google parses them, and responses may carry warnings."""
+"""What the methods of the API share: routes that parse bodies as Google does, callers, parameters, and warnings."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Request, Response
-from starlette.exceptions import HTTPException
+from fastapi import Depends, Query, Request, Response
 
-from tunerun.service.core.problems import ServiceError
-from tunerun.service.gemini import wire
+from tunerun.service.core.credentials import Key
+from tunerun.service.core.problems import Code, ServiceError
 from tunerun.service.gemini.dialect import GEMINI
 from tunerun.service.gemini.json_body import read_json
-from tunerun.service.wires import WireRoute
+from tunerun.service.routes import WireRoute, answer_json, caller_of
 
 
-class _JsonRequest(Request):
-    async def json(self) -> Any:
-        """The body, as `read_json` reads it."""
-        return read_json(await self.body())
+def _tuning_caller(request: Request) -> Key:
+    key = caller_of(request)
+    if not key.may_tune:
+        raise ServiceError(
+            Code.PERMISSION_DENIED,
+            "Request had insufficient authentication scopes.",
+            reason="ACCESS_TOKEN_SCOPE_INSUFFICIENT",
+        )
+    return key
 
 
-class Method(WireRoute):
-    """A method of the API: its body is parsed as Google parses it, and ignored fields are named in the response."""
+TuningCaller = Annotated[Key, Depends(_tuning_caller)]
+"""The caller, with a key that allows the methods of tuned models."""
+
+Mask = Annotated[str, Query(alias="updateMask")]
+
+
+class GeminiRoute(WireRoute):
+    """A route whose body is parsed as Google parses it, and whose response has a warning that names ignored fields."""
 
     wire = GEMINI.name
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Wrap FastAPI's handler of the method."""
-        answer = super().get_route_handler()
+        """Wrap FastAPI's handler of the route."""
+        handler = super().get_route_handler()
 
-        async def named(request: Request) -> Response:
-            with wire.noting_ignored() as ignored:
-                try:
-                    response = await answer(_JsonRequest(request.scope, request.receive))
-                except HTTPException as error:
-                    if isinstance(error.__cause__, ServiceError):  # FastAPI makes one of whatever a body raises
-                        raise error.__cause__ from None
-                    raise
+        async def warning_of_ignored(request: Request) -> Response:
+            response, ignored = await answer_json(handler, request.scope, request.receive, read_json)
             if ignored:
                 warn(response, f"ignored, because this service does not know them: {', '.join(ignored)}")
             return response
 
-        return named
+        return warning_of_ignored
 
 
 def warn(response: Response, text: str | None) -> None:
-    """Add a warning in RFC 7234's header; code 299 is a persistent, miscellaneous warning."""
+    """Add a warning to a response, as RFC 7234's header with code 299: persistent and miscellaneous.
+
+    Args:
+        response: the response.
+        text: the warning; None: nothing is added.
+    """
     if text is not None:
         # Names from a request may hold anything; a header takes printable ASCII, without what ends the quoted text.
         words = re.sub(r'[^ -~]|["\\]', "?", text)

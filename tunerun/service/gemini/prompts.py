@@ -125,7 +125,7 @@ def _rendered(text: str, field: str, template: ColumnTemplate) -> str:
         raise invalid(field, words) from error
 
 
-def _text(part: wire.Part, field: str) -> str:
+def _text(part: wire.ContentPart, field: str) -> str:
     for name in _NOT_TEXT:
         if getattr(part, name) is not None:
             raise invalid(f"{field}.{to_camel(name)}", "only text can be sent here")

@@ -44,7 +44,7 @@ def advice(examples: int) -> str | None:
     )
 
 
-def read_new_model(asked: wire.TunedModel, identifier: str, catalogue: Catalogue) -> NewModel:
+def read_new_model(asked: wire.GeminiTunedModel, identifier: str, catalogue: Catalogue) -> NewModel:
     """Read a requested tuning job.
 
     Args:
@@ -59,7 +59,7 @@ def read_new_model(asked: wire.TunedModel, identifier: str, catalogue: Catalogue
         raise invalid(field_name("training"), "at least one example is needed")
     validation = _examples(task.validation_data, field_name("validation"))
     base_model, source = _start(asked, catalogue)
-    given = task.hyperparameters or wire.Hyperparameters()
+    given = task.hyperparameters or wire.GeminiHyperparameters()
     _check_rates(given)
     check_shown(asked)
     default_batch, default_rate = FEW_DEFAULTS if len(training) <= MANY_EXAMPLES else MANY_DEFAULTS
@@ -107,7 +107,7 @@ def _problem_of(text: str, most: int) -> str | None:
     return f"has {len(text):,} characters, the limit is {most:,}" if len(text) > most else None
 
 
-def _start(asked: wire.TunedModel, catalogue: Catalogue) -> tuple[str, str]:
+def _start(asked: wire.GeminiTunedModel, catalogue: Catalogue) -> tuple[str, str]:
     """Return the base model, or the tuned model to start from; one of the two is empty."""
     source = asked.tuned_model_source.tuned_model if asked.tuned_model_source else None
     if bool(source) == bool(asked.base_model):
@@ -125,7 +125,7 @@ def _start(asked: wire.TunedModel, catalogue: Catalogue) -> tuple[str, str]:
     return name, ""
 
 
-def _check_rates(given: wire.Hyperparameters) -> None:
+def _check_rates(given: wire.GeminiHyperparameters) -> None:
     if given.learning_rate is not None and given.learning_rate_multiplier is not None:
         words = "learningRate and learningRateMultiplier exclude each other; send one"
         raise invalid(field_name("learning_rate"), words)
@@ -135,7 +135,7 @@ def _check_rates(given: wire.Hyperparameters) -> None:
             raise invalid(field_name(name), f"must be greater than 0, not {value:g}")
 
 
-def check_shown(asked: wire.TunedModel) -> None:
+def check_shown(asked: wire.GeminiTunedModel) -> None:
     """Check the fields that may be changed later: how the model is shown, and its defaults for answers.
 
     Raises:
@@ -151,7 +151,7 @@ def check_shown(asked: wire.TunedModel) -> None:
         raise invalid("topK", f"must be 0 or more, not {asked.top_k}")
 
 
-def read_change(asked: wire.TunedModel, mask: str) -> dict[str, Any]:
+def read_change(asked: wire.GeminiTunedModel, mask: str) -> dict[str, Any]:
     """Read the new values of a tuned model: of the fields in a mask, or of those in the request.
 
     Raises:
@@ -164,7 +164,7 @@ def read_change(asked: wire.TunedModel, mask: str) -> dict[str, Any]:
             raise invalid("updateMask", f"{name} cannot be changed; {changeable} can")
     chosen = names or [name for name in _CHANGEABLE if getattr(asked, name) is not None]
     values = {name: getattr(asked, name) for name in chosen}
-    check_shown(wire.TunedModel(**values))
+    check_shown(wire.GeminiTunedModel(**values))
     for name in ("display_name", "description"):
         if name in values:
             values[name] = values[name] or ""

@@ -8,9 +8,7 @@ place of a list, as Google's services do. Unknown names are ignored, because a n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -23,6 +21,7 @@ from tunerun.service.core.catalogue import OfferedModel
 from tunerun.service.core.problems import Json
 from tunerun.service.core.records import ModelState, PermissionRow, Serving, TunedModelRow
 from tunerun.service.gemini.dialect import in_words_of_the_api
+from tunerun.service.routes import Ignored, note_ignored
 
 TYPES = "type.googleapis.com/google.ai.generativelanguage.v1beta"
 
@@ -34,8 +33,6 @@ MAX_TEMPERATURE = 2.0
 
 DEFAULT_CONTEXT = 8192
 """The reported token limit of a base model that states none; a client may divide by it."""
-
-Ignored = Annotated[Any, Field(description="Accepted and not used.")]
 
 _ROLES = ("ROLE_UNSPECIFIED", "OWNER", "WRITER", "READER")
 _GRANTEES = ("GRANTEE_TYPE_UNSPECIFIED", "USER", "GROUP", "EVERYONE")
@@ -62,12 +59,6 @@ MAX_EXAMPLES = 200_000
 MAX_PARTS = 1000
 """Of a conversation and of a turn."""
 
-MAX_IGNORED = 20
-MAX_IGNORED_CHARACTERS = 40
-"""The most names that a response lists, and characters of each."""
-
-_ignored: ContextVar[list[str] | None] = ContextVar("ignored", default=None)
-
 T = TypeVar("T")
 
 
@@ -79,18 +70,7 @@ Several = Annotated[list[T], Field(fail_fast=True, max_length=MAX_PARTS), Before
 """A list, or one alone where a list is meant."""
 
 
-@contextmanager
-def noting_ignored() -> Iterator[list[str]]:
-    """A context that collects the unknown names of messages that are read in it."""
-    names: list[str] = []
-    token = _ignored.set(names)
-    try:
-        yield names
-    finally:
-        _ignored.reset(token)
-
-
-class Body(BaseModel):
+class GeminiMessage(BaseModel):
     """A message of the API."""
 
     model_config = ConfigDict(
@@ -112,12 +92,8 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _note_ignored(cls, value: object) -> object:
-        names = _ignored.get()
-        if names is not None and isinstance(value, dict) and not value.keys() <= cls._known:
-            for name in value:
-                text = f"{cls.__name__}.{str(name)[:MAX_IGNORED_CHARACTERS]}"
-                if name not in cls._known and len(names) < MAX_IGNORED and text not in names:
-                    names.append(text)
+        if isinstance(value, dict) and not value.keys() <= cls._known:
+            note_ignored(f"{cls.model_config.get('title') or cls.__name__}.", value, cls._known)
         return value
 
     @field_validator("*")
@@ -130,14 +106,14 @@ class Body(BaseModel):
         return value
 
 
-class TuningExample(Body):
+class TuningExample(GeminiMessage):
     """An input and the output to learn."""
 
     text_input: str | None = None
     output: str | None = None
 
 
-class TuningExamples(Body):
+class TuningExamples(GeminiMessage):
     """The training examples of an inline dataset."""
 
     examples: (
@@ -145,13 +121,13 @@ class TuningExamples(Body):
     ) = None
 
 
-class Dataset(Body):
+class Dataset(GeminiMessage):
     """The training data of a model."""
 
     examples: TuningExamples | None = None
 
 
-class Hyperparameters(Body):
+class GeminiHyperparameters(GeminiMessage, title="Hyperparameters"):
     """Hyperparameters; missing ones get their defaults, and so do an epochCount and a batchSize of 0."""
 
     learning_rate: Float | None = None
@@ -160,7 +136,7 @@ class Hyperparameters(Body):
     batch_size: Int32 | None = None
 
 
-class TuningTask(Body):
+class TuningTask(GeminiMessage):
     """A tuning job."""
 
     start_time: Ignored = None
@@ -171,17 +147,17 @@ class TuningTask(Body):
     """Not in the API: held-out examples, on which the loss is measured."""
     validation_loss: Ignored = None
     base_validation_loss: Ignored = None
-    hyperparameters: Hyperparameters | None = None
+    hyperparameters: GeminiHyperparameters | None = None
 
 
-class TunedModelSource(Body):
+class TunedModelSource(GeminiMessage):
     """A tuned model to start from."""
 
     tuned_model: str | None = None
     base_model: Ignored = None
 
 
-class TunedModel(Body):
+class GeminiTunedModel(GeminiMessage, title="TunedModel"):
     """A tuned model to create, or the changes of one."""
 
     tuned_model_source: TunedModelSource | None = None
@@ -199,7 +175,7 @@ class TunedModel(Body):
     reader_project_numbers: Several[Int64] | None = None
 
 
-class Permission(Body):
+class Permission(GeminiMessage):
     """A permission for a tuned model."""
 
     name: Ignored = None
@@ -208,20 +184,20 @@ class Permission(Body):
     role: Annotated[str | None, _named(_ROLES)] = None
 
 
-class TransferOwnership(Body):
+class TransferOwnership(GeminiMessage):
     """The body of `transferOwnership`."""
 
     name: Ignored = None
     email_address: str | None = None
 
 
-class Cancel(Body):
+class CancelOperation(GeminiMessage, title="Cancel"):
     """The body of `cancel`, which has no fields."""
 
     name: Ignored = None
 
 
-class Part(Body):
+class ContentPart(GeminiMessage, title="Part"):
     """A part of a turn; only text can be used here."""
 
     text: str | None = None
@@ -235,14 +211,14 @@ class Part(Body):
     video_metadata: Any = None
 
 
-class Content(Body):
+class Content(GeminiMessage):
     """A turn of a conversation."""
 
     role: str | None = None
-    parts: Several[Part] | None = None
+    parts: Several[ContentPart] | None = None
 
 
-class GenerationConfig(Body):
+class GenerationConfig(GeminiMessage):
     """Options of an answer."""
 
     candidate_count: Int32 | None = None
@@ -268,7 +244,7 @@ class GenerationConfig(Body):
     media_resolution: Ignored = None
 
 
-class GenerateContent(Body):
+class GenerateContent(GeminiMessage):
     """The body of `generateContent`."""
 
     model: Ignored = None
@@ -281,7 +257,7 @@ class GenerateContent(Body):
     cached_content: str | None = None
 
 
-class CountTokens(Body):
+class CountTokens(GeminiMessage):
     """A prompt whose tokens are to be counted."""
 
     model: Ignored = None

@@ -19,7 +19,8 @@ from tunerun.service.openai.answers import (
     new_id,
 )
 from tunerun.service.openai.chat_request import ChatCompletion, read_prompts
-from tunerun.service.openai.method import Caller, Operation
+from tunerun.service.openai.method import Operation
+from tunerun.service.routes import Caller
 
 
 def router(answerer: CompletionAnswerer) -> APIRouter:

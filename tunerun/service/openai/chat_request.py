@@ -15,9 +15,10 @@ from tunerun.errors import InputError, TemplateError
 from tunerun.job import Example, Prompt
 from tunerun.service.core.columns import ColumnTemplate
 from tunerun.service.core.model_calls import ServedModel
-from tunerun.service.openai.method import Ignored, LenientObject
+from tunerun.service.openai.method import LenientObject
 from tunerun.service.openai.problems import wrong
 from tunerun.service.openai.sampling import Int32, Sampling, check_texts, not_offered
+from tunerun.service.routes import Ignored
 
 MAX_MESSAGES = 1000
 MAX_TOP_LOGPROBS = 20

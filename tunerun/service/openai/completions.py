@@ -26,9 +26,10 @@ from tunerun.service.openai.answers import (
     logprob,
     new_id,
 )
-from tunerun.service.openai.method import Caller, Operation
+from tunerun.service.openai.method import Operation
 from tunerun.service.openai.problems import wrong
 from tunerun.service.openai.sampling import MAX_CHOICES, TEXTS, Int32, Sampling, check_texts, not_offered
+from tunerun.service.routes import Caller
 
 MAX_LOGPROBS = 5
 """OpenAI's own limit."""

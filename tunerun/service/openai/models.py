@@ -14,8 +14,9 @@ from tunerun.service.core.problems import Code, Json, ServiceError
 from tunerun.service.core.records import ModelState, Role, TunedModelRow
 from tunerun.service.core.state import State
 from tunerun.service.openai import names
-from tunerun.service.openai.method import Caller, Operation, TuningCaller
+from tunerun.service.openai.method import Operation, TuningCaller
 from tunerun.service.openai.problems import no_such_model, wrong
+from tunerun.service.routes import Caller
 
 BASE_OWNER = "system"
 """`owned_by` of base models, like that of OpenAI's own."""

@@ -11,8 +11,9 @@ from pydantic import Field, WithJsonSchema
 from tunerun.job import GenerateOptions
 from tunerun.service.core.problems import ServiceError
 from tunerun.service.core.records import Serving
-from tunerun.service.openai.method import Ignored, LenientObject
+from tunerun.service.openai.method import LenientObject
 from tunerun.service.openai.problems import wrong
+from tunerun.service.routes import Ignored
 
 MAX_TEMPERATURE = 2.0
 MAX_STOPS = 4

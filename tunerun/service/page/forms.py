@@ -63,7 +63,7 @@ class TuningForm(BaseModel):
         posted = {name: "\n".join(getattr(self, name).splitlines()) for name in ("input_column", "output_column")}
         return self.model_copy(update={name: names.get(text, text) for name, text in posted.items()})
 
-    def asked(self, table: Table) -> wire.TunedModel:
+    def asked(self, table: Table) -> wire.GeminiTunedModel:
         """Return the equivalent request of the API.
 
         Raises:
@@ -72,12 +72,12 @@ class TuningForm(BaseModel):
         self._check_columns(table)
         numbers = ("epoch_count", "batch_size", "learning_rate", "learning_rate_multiplier")
         try:
-            settings = wire.Hyperparameters.model_validate({n: getattr(self, n).strip() or None for n in numbers})
+            settings = wire.GeminiHyperparameters.model_validate({n: getattr(self, n).strip() or None for n in numbers})
         except ValidationError as error:
             raise _misread(error) from error
         examples = wire.TuningExamples(examples=table.examples(self.input_column, self.output_column))
         is_tuned = self.base.startswith("tunedModels/")
-        return wire.TunedModel(
+        return wire.GeminiTunedModel(
             base_model=None if is_tuned else self.base,
             tuned_model_source=wire.TunedModelSource(tuned_model=self.base) if is_tuned else None,
             display_name=self.display_name.strip(),

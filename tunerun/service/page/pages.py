@@ -21,7 +21,7 @@ from tunerun.service.core.problems import Code, ServiceError, not_found
 from tunerun.service.core.records import FileRow, Role
 from tunerun.service.core.state import State
 from tunerun.service.gemini import wire
-from tunerun.service.gemini.api import Caller, Methods
+from tunerun.service.gemini.api import Methods
 from tunerun.service.gemini.tuning_request import (
     DEFAULT_EPOCHS,
     FEW_DEFAULTS,
@@ -38,6 +38,7 @@ from tunerun.service.page.sessions import Sessions
 from tunerun.service.page.training_rows import MOST_CHECKED, CheckedExamples, page_of
 from tunerun.service.page.uploads import MAX_FILE_BYTES, Table, file_name, read_table
 from tunerun.service.page.view_models import ViewModels
+from tunerun.service.routes import Caller
 
 KEPT_FILES = 5
 
@@ -135,7 +136,7 @@ def _library(methods: Methods, views: ViewModels) -> APIRouter:
     ) -> Response:
         texts = {"display_name": display_name.strip(), "description": description.replace("\r\n", "\n").strip()}
         try:
-            library.change(caller, identifier, read_change(wire.TunedModel(**texts), "displayName,description"))
+            library.change(caller, identifier, read_change(wire.GeminiTunedModel(**texts), "displayName,description"))
         except ServiceError as error:
             if not error.fields:
                 raise

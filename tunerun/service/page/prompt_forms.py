@@ -15,10 +15,11 @@ from tunerun.service.core.credentials import Key
 from tunerun.service.core.model_calls import ServedModel
 from tunerun.service.core.problems import Code, Json, ServiceError
 from tunerun.service.gemini import wire
-from tunerun.service.gemini.api import Caller, Methods
+from tunerun.service.gemini.api import Methods
 from tunerun.service.page.rendering import PageRoute, page
 from tunerun.service.page.snippets import snippets
 from tunerun.service.page.view_models import MAX_SOURCES, ShownModel, ViewModels
+from tunerun.service.routes import Caller
 
 MOST_TEMPERATURE = 2.0
 """The limit of both wires; answers above it are noise."""
@@ -147,7 +148,7 @@ def _prompt_of(columns: Sequence[str], tried: Tried) -> wire.GenerateContent:
         raise ServiceError(Code.INVALID_ARGUMENT, "The form cannot be read. Load the page again, and send it again.")
     text = json.dumps(dict(zip(columns, cells, strict=True)), ensure_ascii=False) if columns else cells[0]
     return wire.GenerateContent(
-        contents=[wire.Content(role="user", parts=[wire.Part(text=text)])],
+        contents=[wire.Content(role="user", parts=[wire.ContentPart(text=text)])],
         generation_config=wire.GenerationConfig(temperature=_temperature(tried.temperature)),
     )
 
