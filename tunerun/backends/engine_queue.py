@@ -32,7 +32,8 @@ MAX_TOGETHER = 64
 """The most prompts of one batch, so that no other call waits for long. Our choice."""
 
 _REFUSED_PAUSE_S = 1.0
-"""Seconds between two attempts to start an engine that this machine's limits prevent from starting. Our choice."""
+"""Seconds between two attempts to start an engine that this machine's limits prevent from starting. Our choice. No
+attempt is the last, because callers get an error at once and decide themselves when to give up."""
 
 SILENCE_S = 300.0
 """Seconds without a report after which an engine that was asked to stop a job is killed. It reports every step, and the

@@ -18,7 +18,6 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
-import stamina
 from pydantic import AfterValidator
 
 from tunerun.errors import (
@@ -29,6 +28,7 @@ from tunerun.errors import (
     StatusError,
     UnavailableError,
 )
+from tunerun.retry import retry
 from tunerun.schema import LOOPBACK
 
 if TYPE_CHECKING:
@@ -233,13 +233,13 @@ class JsonService:
         body: Json | None,
         read: Callable[[bytes], Read],
     ) -> Read:
-        attempts = stamina.retry_context(
-            on=_wait_before_retry, attempts=ATTEMPTS, timeout=RETRY_TIME_S, wait_max=MAX_RETRY_WAIT_S
+        return retry(
+            lambda: self._call(method, path, parameters, body, read, is_repeatable=True),
+            on=UnavailableError,
+            attempts=ATTEMPTS,
+            within_s=RETRY_TIME_S,
+            max_wait_s=MAX_RETRY_WAIT_S,
         )
-        for attempt in attempts:
-            with attempt:
-                return self._call(method, path, parameters, body, read, is_repeatable=True)
-        raise AssertionError("unreachable: stamina raises the last error")
 
     def _call(
         self,
@@ -269,13 +269,6 @@ class JsonService:
         for secret in secrets.values():  # a service may quote the key in its error message
             answer = answer.replace(secret.removeprefix("Bearer ").encode(), b"***")
         raise self._refusal(response.status_code, response.headers, answer, is_repeatable=is_repeatable)
-
-
-def _wait_before_retry(error: Exception) -> bool | float:
-    """Whether a call is made again, and after how many seconds where the service said so."""
-    if not isinstance(error, UnavailableError):
-        return False
-    return True if error.retry_after_s is None else min(error.retry_after_s, MAX_RETRY_WAIT_S)
 
 
 class _NoAnswerError(Exception):

@@ -17,7 +17,6 @@ Each backend has its own ready queue, so one that is full, silent or refuses doe
 
 from __future__ import annotations
 
-import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from tunerun.ledger import JobRecord, Ledger, Spending, TrialProgress
 from tunerun.locks import held_if_free, holder_of
 from tunerun.planning import Plan, Trial
 from tunerun.planning.limits import Cost, over_budget
+from tunerun.retry import backoff_s
 from tunerun.runner.backend_queue import BackendQueue, InFlight, is_lost
 from tunerun.runner.measuring import RESUME, Measuring
 from tunerun.runner.progress import Progress
@@ -261,16 +261,12 @@ class Loop:
         attempt = self._attempts[trial.number]
         if attempt < self.config.max_attempts:
             self.progress.note(f"trial {trial.number}: {error}; checking whether it was submitted")
-            self._again(trial, self._backoff_s(attempt))
+            self._again(trial, backoff_s(attempt, self.config.backoff_s, MAX_BACKOFF_S))
         else:
             self.progress.note(f"trial {trial.number}: {error}; {RESUME} to look it up")
 
     def _again(self, trial: Trial, wait_s: float) -> None:
         heappush(self._later, (time.monotonic() + wait_s, trial.number))
-
-    def _backoff_s(self, attempt: int) -> float:
-        """Exponential backoff up to a minute, with up to a tenth of jitter so that runners do not retry in step."""
-        return min(MAX_BACKOFF_S, self.config.backoff_s * 2.0 ** (attempt - 1)) * random.uniform(1.0, 1.1)
 
     def _did_not_answer(self, place: BackendQueue, error: BackendError) -> None:
         """Back off; stop using the backend in this run once `unreachable_after_s` has passed."""
@@ -279,8 +275,7 @@ class Loop:
             place.silent_since = now
             self.progress.note(f"{error}; trying again for up to {self.config.unreachable_after_s:g} s")
         place.failures += 1
-        asked = error.retry_after_s if isinstance(error, UnavailableError) else None
-        place.resume_at = now + max(self._backoff_s(place.failures), min(asked or 0.0, MAX_BACKOFF_S))
+        place.resume_at = now + backoff_s(place.failures, self.config.backoff_s, MAX_BACKOFF_S, error)
         if place.resume_at - place.silent_since > self.config.unreachable_after_s:
             self._leave(place, f"{error}; no answer for {now - place.silent_since:.0f} s")
 
@@ -414,7 +409,8 @@ class Loop:
         if attempt and job.failure is not None:
             self.progress.note(f"trial {entry.trial.number}: {job.failure.message}; submitting it again")
         # A job that was lost with the process of an earlier run begins at once.
-        self._again(entry.trial, self._backoff_s(attempt) if attempt else 0.0)
+        wait_s = backoff_s(attempt, self.config.backoff_s, MAX_BACKOFF_S) if attempt else 0.0
+        self._again(entry.trial, wait_s)
         return True
 
     def _settle(self, ended: Sequence[Trial], found: Sequence[Trial] = ()) -> None:

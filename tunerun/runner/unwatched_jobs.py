@@ -182,7 +182,7 @@ def _cancel_job(ledger: Ledger, live: _Live) -> None:
         if status.state.is_finished:
             ledger.record(job.id, status)
             return
-        time.sleep(0.1)
+        time.sleep(0.1)  # a poll interval, not a retry: nothing has failed
     raise BackendError(
         f"{ref.id} has not ended within {CANCEL_TIMEOUT_S:g} s of being cancelled; run the same command again later"
     )

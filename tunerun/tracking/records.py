@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-import stamina
-
 from tunerun.errors import NotFoundError, TrackingError
 from tunerun.ledger.portable import RECORD as RECORD_FILE
 from tunerun.ledger.subjects import RunKind
+from tunerun.retry import retry
 from tunerun.tracking.address import Address, parse_address
 from tunerun.tracking.run_projection import RECORD, RECORD_TAG
 from tunerun.tracking.store import PAGE, BusyError, RefusedError, Store
@@ -129,12 +128,11 @@ class _Reader:
         self._store = Store(address, before_new=refuse)
 
     def _ask(self, question: Callable[[Any], T]) -> T:
-        @stamina.retry(on=BusyError, attempts=_BUSY_ATTEMPTS, timeout=None, wait_initial=_BUSY_WAIT_S)
         def answer() -> T:
             with self._store.translated(_ADVICE):
                 return question(self._store.client)
 
-        return answer()
+        return retry(answer, on=BusyError, attempts=_BUSY_ATTEMPTS, first_wait_s=_BUSY_WAIT_S)
 
     def run(self, run_id: str) -> _Run | None:
         """The run of an id, also one that a person deleted; None: there is none."""

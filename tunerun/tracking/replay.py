@@ -17,6 +17,7 @@ from tunerun.digest import digest
 from tunerun.errors import InputError, MetricError, TrackingError
 from tunerun.ledger import Ledger, Mark, TrialProgress
 from tunerun.ledger.subjects import RunKind, subject_of_sweep, trial_prefix
+from tunerun.retry import retry
 from tunerun.tracking.run_projection import (
     RERUN_TAG,
     STANDINGS,
@@ -252,16 +253,16 @@ class Replay:
             )
 
     def _send_patiently(self, sweep: FrozenSweep, projection: RunProjection, mark: Mark | None) -> None:
-        for attempt in range(1, _BUSY_ATTEMPTS + 1):
-            try:
-                self._send(sweep, projection, mark)
-            except BusyError:
-                if attempt == _BUSY_ATTEMPTS:
-                    raise
-                time.sleep(_BUSY_WAIT_S * attempt)
+        is_repeated = False
+
+        def send() -> None:
+            nonlocal is_repeated
+            if is_repeated:  # the attempt before may have created the run, and its answer was lost
                 self._look(sweep.experiment)
-            else:
-                return
+            is_repeated = True
+            self._send(sweep, projection, mark)
+
+        retry(send, on=BusyError, attempts=_BUSY_ATTEMPTS, first_wait_s=_BUSY_WAIT_S)
 
     def _send(self, sweep: FrozenSweep, projection: RunProjection, mark: Mark | None) -> None:
         experiment_id = self._store.experiment(sweep.experiment)

@@ -13,8 +13,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
-import stamina
-
 from tunerun.backends.answers_only import AnswersOnly
 from tunerun.backends.base import NO_CURSORS, Backend, Capabilities
 from tunerun.backends.http import ApiKey, Json, JsonService
@@ -41,6 +39,7 @@ from tunerun.job import (
     as_conversation,
     behind_examples,
 )
+from tunerun.retry import retry
 
 PAGE = 100
 """Page size of list requests; the SDK states no limit for jobs."""
@@ -399,13 +398,13 @@ class OpenAIBackend(AnswersOnly):
             is_missing = isinstance(error, StatusError) and error.status == 404 and "model" in str(error)
             return is_tuned and not self._host.deploys and is_missing
 
-        attempts = stamina.retry_context(
-            on=is_served_soon, attempts=SERVED_ATTEMPTS, timeout=SERVED_WITHIN_S, wait_initial=1.0, wait_max=10.0
+        return retry(
+            lambda: self._answered(body),
+            on=is_served_soon,
+            attempts=SERVED_ATTEMPTS,
+            within_s=SERVED_WITHIN_S,
+            first_wait_s=1.0,
         )
-        for attempt in attempts:
-            with attempt:
-                return self._answered(body)
-        raise AssertionError("stamina lets the last error through")
 
     def _answered(self, body: Json) -> Json:
         """Request an answer, with its length limited by `max_tokens` or, if that is refused, `max_completion_tokens`.

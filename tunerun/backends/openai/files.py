@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
 from urllib.parse import quote
 
-import stamina
-
 from tunerun.backends.http import ATTEMPTS, MAX_RETRY_WAIT_S, RETRY_TIME_S, Json, JsonService, Upload
 from tunerun.errors import InputError, StatusError, UnavailableError
 from tunerun.job import Conversation, Example, Turn, as_conversation
+from tunerun.retry import retry
 
 PURPOSE = "fine-tune"
 IDENTIFIER = re.compile(r"[A-Za-z0-9][\w.:-]{0,199}")
@@ -126,23 +126,33 @@ class Files:
 
     def _wait(self, name: str, file: Json) -> None:
         """Wait briefly for a file to be processed; the next attempt to submit checks again."""
-        state = file.get("status")
-        for attempt in stamina.retry_context(
-            on=_NotYetError, attempts=ATTEMPTS, timeout=RETRY_TIME_S, wait_initial=0.5, wait_max=MAX_RETRY_WAIT_S
-        ):
-            with attempt:
-                if attempt.num > 1:
-                    file = self._service.get(f"{self._path}/{quote(str(file['id']))}")
-                    state = file.get("status")
-                if state in _NOT_YET:
-                    raise _NotYetError(f"{name} is still {state} at the service", _PROCESSED_SOON_S)
-        if state in _USELESS:
+        path = f"{self._path}/{quote(str(file.get('id')))}"
+        answers = itertools.chain([file], iter(lambda: self._service.get(path), None))
+
+        def processed() -> Json:
+            answer = next(answers)
+            if answer.get("status") in _NOT_YET:
+                raise _NotYetError(answer.get("status"))
+            return answer
+
+        try:
+            file = retry(
+                processed,
+                on=_NotYetError,
+                attempts=ATTEMPTS,
+                within_s=RETRY_TIME_S,
+                first_wait_s=0.5,
+                max_wait_s=MAX_RETRY_WAIT_S,
+            )
+        except _NotYetError as error:
+            raise UnavailableError(f"{name} is still {error} at the service", _PROCESSED_SOON_S) from None
+        if (state := file.get("status")) in _USELESS:
             reason = file.get("status_details") or "no reason given"
             raise InputError(f"{name}: the service cannot use the file ({state}): {reason}; check the examples")
 
 
-class _NotYetError(UnavailableError):
-    """A file has not been processed yet."""
+class _NotYetError(Exception):
+    """A file has not been processed yet; its status is the text."""
 
 
 def pages(service: JsonService, path: str, **parameters: str | int) -> Iterator[Json]:

@@ -42,6 +42,8 @@ _PAUSE_S = 0.1
 """Seconds between two polls of the backend: a step of a small model takes longer."""
 
 _TROUBLE_PAUSE_S = 1.0
+"""Seconds until the next turn of the queue after one failed. Not a retry with limits (`tunerun.retry`): the queue has
+to work again whenever the disk has room, for as long as the service runs."""
 
 _MAX_ATTEMPTS = 3
 """How often a job is submitted if its engine or machine is lost. Our choice, equal to the runner's."""
