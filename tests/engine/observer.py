@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tunerun.engine.training_run import Trained, TrainingOutcome
+from tunerun.engine.observer import Trained, TrainingOutcome
 from tunerun.job import EpochLoss, Snapshot, TuningRequest
 
 

@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tunerun.engine import forms, lora, shared_prefix
+from tunerun.engine import forms, lora, passes, shared_prefix
 from tunerun.engine.encoding import EncodedExample
 from tunerun.engine.forms import masks, probe
 from tunerun.engine.forms.layout import lay_out
@@ -323,17 +323,17 @@ def test_parts_are_small_enough_for_a_pass(llama: LoadedModel, windowed: LoadedM
     numbers = torch.Generator().manual_seed(1)
     prefix = some(300, numbers)
     rows = [EncodedExample([*prefix, *some(40, numbers)], some(5, numbers)) for _row in range(30)]
-    shared = forms.parts(llama, rows)
+    shared = passes.parts(llama, rows)
     assert sorted(position for part in shared for position in part) == list(range(30))
     assert len(shared) == 3
-    assert [len(part) for part in forms.parts(llama, rows[:10], most_rows=4)] == [3, 3, 4]
-    assert len(forms.parts(llama, rows, members=8)) == 6
+    assert [len(part) for part in passes.parts(llama, rows[:10], most_rows=4)] == [3, 3, 4]
+    assert len(passes.parts(llama, rows, members=8)) == 6
     side_by_side = build("lfm2")
-    assert [len(part) for part in forms.parts(side_by_side, rows[:4])] == [1, 1, 1, 1]
-    assert forms.parts(llama, []) == []
+    assert [len(part) for part in passes.parts(side_by_side, rows[:4])] == [1, 1, 1, 1]
+    assert passes.parts(llama, []) == []
     some_rows = fixed_members(2)[0] + fixed_members(2)[1]
     form = forms.choose(llama)
     whole = form.losses(llama, [some_rows])
-    divided = forms.parts(llama, some_rows, most_rows=2)
+    divided = passes.parts(llama, some_rows, most_rows=2)
     sums = sum(form.losses(llama, [[some_rows[position] for position in part]]) for part in divided)
     assert float(sums) == pytest.approx(float(whole), rel=1e-6)

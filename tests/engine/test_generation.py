@@ -19,7 +19,7 @@ from tunerun.engine.chat_encoder import ChatEncoder
 from tunerun.engine.decoding import ROWS
 from tunerun.engine.generation import Generation
 from tunerun.engine.network import LoadedModel
-from tunerun.engine.training_run import Trained
+from tunerun.engine.observer import Trained
 from tunerun.errors import BaseModelError, InputError, NotFoundError
 from tunerun.job import Answer, AnswerPart, BaseModelRef, Example, GenerateOptions, Prompt, TuningRequest
 

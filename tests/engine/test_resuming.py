@@ -15,8 +15,8 @@ from tests.engine.observer import Recording
 from tests.engine.tiny_model import EXAMPLES, HELD_OUT, request_of
 from tunerun.engine import resuming, tuned_model
 from tunerun.engine.network import LoadedModel
+from tunerun.engine.observer import TrainingOutcome
 from tunerun.engine.pack import Pack
-from tunerun.engine.training_run import TrainingOutcome
 from tunerun.files import partial_folder
 from tunerun.job import BaseModelRef, JobState, TuningHyperparameters, TuningRequest
 from tunerun.workers import states as states_of

@@ -20,7 +20,8 @@ from tests.engine.observer import Recording
 from tests.engine.tiny_model import EXAMPLES, HELD_OUT, request_of
 from tunerun.engine import encoding, forms, lora
 from tunerun.engine.network import LoadedModel
-from tunerun.engine.training_run import TrainingOutcome, epoch_order
+from tunerun.engine.observer import TrainingOutcome
+from tunerun.engine.training_run import epoch_order
 from tunerun.job import BaseModelRef, Example, FailureKind, JobState, TuningRequest
 
 REPOSITORY = Path(__file__).parents[2]

@@ -16,8 +16,8 @@ from tests.engine.tiny_model import EXAMPLES, HELD_OUT, request_of
 from tunerun.engine import forms, lora
 from tunerun.engine.encoding import encode_examples
 from tunerun.engine.network import LoadedModel
+from tunerun.engine.observer import TrainingOutcome
 from tunerun.engine.pack import Pack
-from tunerun.engine.training_run import TrainingOutcome
 from tunerun.job import BaseModelRef, JobState, TuningHyperparameters, TuningRequest, in_common
 
 HANDED_OUT: dict[str, dict[str, Any]] = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tunerun.engine.network import LoadedModel
+from tunerun.engine.observer import Observer, TrainingOutcome
 from tunerun.engine.pack import Pack
-from tunerun.engine.training_run import Observer, TrainingOutcome
 from tunerun.job import TuningRequest
 
 

@@ -14,7 +14,7 @@ from tests.engine.tiny_model import EXAMPLES, HELD_OUT, model_of, request_of
 from tunerun.digest import digest
 from tunerun.engine import network, plain_answers, tuned_model
 from tunerun.engine.network import LoadedModel
-from tunerun.engine.training_run import Trained
+from tunerun.engine.observer import Trained
 from tunerun.job import (
     ExampleSet,
     GenerateOptions,

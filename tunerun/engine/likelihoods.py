@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from tunerun.engine import forms, shared_prefix
+from tunerun.engine import forms, passes, shared_prefix
 from tunerun.engine.adapters import LoadedAdapters, adapters_on
 from tunerun.engine.chat_encoder import ChatEncoder
 from tunerun.engine.encoding import EncodedExample
@@ -91,7 +91,7 @@ def _losses(base: LoadedModel, rows: Sequence[EncodedExample], between_passes: C
     if behind is not None:
         rows = [row.without(shared) for row in rows]
     losses = [0.0] * len(rows)
-    for part in forms.parts(base, rows):
+    for part in passes.parts(base, rows):
         between_passes()
         nats = form.row_losses(base, [[rows[position] for position in part]], behind)
         for position, one in zip(part, nats.tolist(), strict=True):

@@ -6,10 +6,12 @@ Which adapters share a pass is decided by cost (`grouped`) and by memory: a pass
 from __future__ import annotations
 
 import gc
+import math
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -146,39 +148,70 @@ class Passes:
     def _pass(
         self, shares: Sequence[Share], group: Sequence[int], *, learns: bool
     ) -> list[tuple[int, Computed | Exception]]:
+        """Compute the losses of a group's shares, and their gradients if `learns`."""
         started = time.perf_counter()
         chosen = [shares[number] for number in group]
-        values = [0.0] * len(chosen)
-        for places, rows in _parts(self._base, [share.rows for share in chosen]):
+        nats = [0.0] * len(chosen)
+        micro_batch = self._base.settings.micro_batch
+        divided = [parts(self._base, share.rows, members=len(chosen), most_rows=micro_batch) for share in chosen]
+        for number in range(max(map(len, divided))):
+            # Shares with fewer parts than others leave the later passes, so these are smaller.
+            places = [place for place, of_share in enumerate(divided) if len(of_share) > number]
+            rows = [[chosen[place].rows[position] for position in divided[place][number]] for place in places]
             within = [chosen[place] for place in places]
             with torch.set_grad_enabled(learns), lora.on(self._base.network, [share.adapter for share in within]):
-                nats = forms.choose(self._base).losses(self._base, rows)
-                for place, value in zip(places, nats.tolist(), strict=True):
-                    values[place] += value
-                finite = torch.isfinite(nats)
+                losses = forms.choose(self._base).losses(self._base, rows)
+                for place, value in zip(places, losses.tolist(), strict=True):
+                    nats[place] += value
+                finite = torch.isfinite(losses)
                 if learns and bool(finite.any()):
                     # Divided by the learned tokens of the whole share, not of this part: so the gradients of the parts
                     # add up to that of the share.
-                    means = nats / torch.tensor([share.learned for share in within], device=nats.device)
+                    means = losses / torch.tensor([share.learned for share in within], device=losses.device)
                     # One backward for all adapters: each loss depends on its own adapter only. A NaN loss is left out
                     # before the sum, or it would reach every gradient.
                     torch.autograd.backward(means[finite].sum())
         seconds = (time.perf_counter() - started) / sum(share.tokens for share in chosen)
         return [
             (number, Computed(value, seconds * share.tokens, tuple(group)))
-            for number, value, share in zip(group, values, chosen, strict=True)
+            for number, value, share in zip(group, nats, chosen, strict=True)
         ]
 
 
-def _parts(
-    base: LoadedModel, members: Sequence[Sequence[EncodedExample]]
-) -> Iterator[tuple[list[int], list[list[EncodedExample]]]]:
-    """Divide a pass into parts that fit into memory; yield the members with rows in each part, and these rows."""
-    most = base.settings.micro_batch
-    divided = [forms.parts(base, rows, members=len(members), most_rows=most) for rows in members]
-    for number in range(max(map(len, divided))):
-        places = [place for place, parts in enumerate(divided) if len(parts) > number]
-        yield places, [[members[place][position] for position in divided[place][number]] for place in places]
+def parts(
+    base: LoadedModel, rows: Sequence[EncodedExample], *, members: int = 1, most_rows: int | None = None
+) -> list[list[int]]:
+    """Divide rows so that each part is within the limits of a pass, or is a single row.
+
+    Args:
+        base: the base model.
+        rows: of one trial.
+        members: the number of trials that share the pass; more trials get smaller parts.
+        most_rows: the most rows of a part; None: limited by tokens and logits only.
+
+    Returns:
+        The positions of each part's rows; every row is in exactly one part, and rows that are cheap to compute together
+        are in the same one. Parts have similar numbers of rows.
+    """
+    form = forms.choose(base)
+    vocabulary = base.network.get_output_embeddings().weight.shape[0]
+    tokens = min(1.0, pass_limits.FULL_MEMBERS / members) * pass_limits.most_tokens(base.device.type)
+    logits = pass_limits.LOGITS / members
+
+    def divided(chosen: list[int]) -> list[list[int]]:
+        part = [rows[position] for position in chosen]
+        needed = max(
+            form.size(part) / tokens,
+            sum(row.learned for row in part) * vocabulary / logits,
+            len(part) / (most_rows or len(part)),
+        )
+        count = min(math.ceil(needed), len(part))
+        if count <= 1:
+            return [chosen]
+        edges = [len(part) * number // count for number in range(count + 1)]
+        return [one for start, stop in pairwise(edges) for one in divided(chosen[start:stop])]
+
+    return divided(form.order(rows)) if rows else []
 
 
 def grouped(lengths: Sequence[int], most: int, most_tokens: float, own_cost: int) -> list[list[int]]:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from tunerun.engine.generation import Generation
     from tunerun.engine.lora import LearningAdapter
     from tunerun.engine.network import LoadedModel
+    from tunerun.engine.observer import Trained, TrainingOutcome
     from tunerun.engine.pack import Pack
-    from tunerun.engine.training_run import Trained, TrainingOutcome
 
 
 @dataclass(frozen=True)
@@ -178,9 +178,9 @@ class Session:
         """
         base = self._load(command.pack[0].request.model).base
         if self._training is None:
-            from tunerun.engine import pack_size
+            from tunerun.engine import pack
 
-            most = pack_size.of(base, command.pack[0].request)
+            most = pack.most_members(base, command.pack[0].request)
             most = most if command.most is None else min(most, command.most)
             self._training = _Training(base, command, most, self._report, self._cancelled, self._paused)
         elif self._training.base is not base:
@@ -320,7 +320,7 @@ class _Training:
             self._machine, form=trained.form, training_run=trained.training_run, packed_with=trained.packed_with
         )
 
-    # The methods of `training_run.Observer`
+    # The methods of `observer.Observer`
 
     def began(self, requests: Sequence[TuningRequest]) -> None:
         """Report that jobs start training."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.engine.tiny_model import request_of
-from tunerun.engine import devices, machine, memory, model_facts, pack_size
+from tunerun.engine import devices, machine, memory, model_facts, pack
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.settings import EngineSettings
 from tunerun.job import BaseModelRef
@@ -17,7 +17,7 @@ from tunerun.job import BaseModelRef
 def test_the_settings_say_how_many(packing: str | int, expected: int, base: LoadedModel, tiny: BaseModelRef) -> None:
     """`auto` is what pays on the device; a number is taken as it is."""
     chosen = replace(base, settings=EngineSettings(device="cpu", packing=packing))
-    assert pack_size.of(chosen, request_of(tiny)) == expected
+    assert pack.most_members(chosen, request_of(tiny)) == expected
 
 
 @pytest.mark.parametrize(("share", "expected"), [(3.5, 3), (0.5, 1)])
@@ -30,7 +30,7 @@ def test_auto_is_no_more_than_fit_into_memory(
     assert available is not None
     rank = int((available - memory.RUNTIME) / share / (memory.LEARNED_TOGETHER * shape.adapter_width))
     chosen = replace(base, settings=EngineSettings(device="cpu"))
-    assert pack_size.of(chosen, request_of(tiny, adapter_rank=rank)) == expected
+    assert pack.most_members(chosen, request_of(tiny, adapter_rank=rank)) == expected
 
 
 def test_engines_on_one_machine_share_its_memory(base: LoadedModel, tiny: BaseModelRef) -> None:
@@ -40,4 +40,4 @@ def test_engines_on_one_machine_share_its_memory(base: LoadedModel, tiny: BaseMo
     assert machine.obtainable_bytes(base.device, 1000) == total // 1000
     assert (machine.obtainable_bytes(base.device, 1) or 0) <= total
     crowded = replace(base, settings=EngineSettings(device="cpu", engines=1000))
-    assert pack_size.of(crowded, request_of(tiny)) == 1
+    assert pack.most_members(crowded, request_of(tiny)) == 1
