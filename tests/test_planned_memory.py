@@ -9,14 +9,14 @@ import pytest
 
 from tests.engine.published import CONFIGS
 from tests.experiments import planned
-from tunerun.engine import model_facts
+from tunerun.engine import model_shape
 from tunerun.engine.memory import GIB, Workload
 from tunerun.errors import LimitError
 from tunerun.planning.memory import PlannedMemory
 
 
 def memory_of(name: str, gib: float, device: str = "cuda") -> PlannedMemory:
-    shape = model_facts.shape_of(CONFIGS[name])
+    shape = model_shape.of_config(CONFIGS[name])
     work = Workload(device=device)
     return PlannedMemory(name, (0, 1), device, int(gib * GIB), 1, shape, work, 2)
 

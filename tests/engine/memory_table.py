@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.engine.published import CONFIGS
-from tunerun.engine import memory, model_facts
+from tunerun.engine import memory, model_shape
 from tunerun.engine.memory import GIB, Workload
 from tunerun.engine.precision import BFLOAT16, FLOAT32
 
@@ -30,7 +30,7 @@ def table() -> str:
         f"| --- | --- |{' --- |' * len(COLUMNS)}",
     ]
     for name in MODELS:
-        shape = model_facts.shape_of(CONFIGS[name])
+        shape = model_shape.of_config(CONFIGS[name])
         assert shape is not None
         for members in MEMBERS:
             cells = [_cell(shape, work, members) for work in COLUMNS.values()]
@@ -38,7 +38,7 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cell(shape: model_facts.ModelShape, work: Workload, members: int) -> str:
+def _cell(shape: model_shape.ModelShape, work: Workload, members: int) -> str:
     both = (work, replace(work, gradient_checkpointing=True))
     return " / ".join(f"{memory.estimate(shape, each, members).total / GIB:.1f}" for each in both)
 

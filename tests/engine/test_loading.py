@@ -56,7 +56,10 @@ def more_tokens(folder: Path) -> None:
             lacking("model.layers.1.mlp.up_proj.weight"),
             r"the files lack 1 weight \(model\.layers\.1\.mlp\.up_proj\.wei",
         ),
-        (lacking("lm_head.weight"), r"the files lack 1 weight \(lm_head\.weight\), which would begin at random"),
+        (
+            lacking("lm_head.weight"),
+            r"the files lack 1 weight \(lm_head\.weight\), which would be initialised at random",
+        ),
         (configured(num_hidden_layers=1), r"the files have 2 layers, config\.json says 1"),
         (configured(intermediate_size=48), r"6 weights \(.*\) have another shape .*: \[32, 64\], not \[32, 48\]\)"),
         (configured(num_attention_heads=5), r"\(32\) is not a multiple of the number of attention heads \(5\); choose"),
@@ -64,7 +67,7 @@ def more_tokens(folder: Path) -> None:
         (configured(model_type="nosuch"), r"its architecture 'nosuch' is not known to the installed transformers \d"),
         (configured(model_type="nosuch", auto_map={"AutoConfig": "a.B"}), r"needs Python code of its own \(auto_map"),
         (configured(model_type="vit", architectures=[]), r"its architecture 'vit' is not a causal language model"),
-        (not_a_number, r"its weights hold NaN or infinity"),
+        (not_a_number, r"its weights contain or produce NaN or infinity"),
         (
             more_tokens,
             r"its tokenizer gives token numbers up to \d+, but the weights have \d+ tokens; take the tokenizer",
@@ -102,9 +105,7 @@ def test_network_that_looks_both_ways(tmp_path: Path) -> None:
     BertLMHeadModel(config).save_pretrained(tmp_path)
     loading.load_network("a decoder", tmp_path)
     configured(is_decoder=False)(tmp_path)
-    with pytest.raises(
-        BaseModelError, match="it is not causal: a token changes what the model says of the tokens before"
-    ):
+    with pytest.raises(BaseModelError, match="it is not causal: a token changes the logits of the tokens before"):
         loading.load_network("an encoder", tmp_path)
 
 

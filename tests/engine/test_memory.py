@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from tests.benchmarks import memory as memory_benchmark
 from tests.engine import memory_table
 from tests.engine.published import CONFIGS, PARAMETERS
-from tunerun.engine import lora, memory, model_facts
+from tunerun.engine import lora, memory, model_facts, model_shape
 from tunerun.engine.memory import GIB, Workload
-from tunerun.engine.model_facts import ModelShape
+from tunerun.engine.model_shape import ModelShape
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.precision import BFLOAT16
 from tunerun.job import BaseModelRef, TuningHyperparameters
 
 
 def shape_of(name: str) -> ModelShape:
-    found = model_facts.shape_of(CONFIGS[name])
+    found = model_shape.of_config(CONFIGS[name])
     assert found is not None
     return found
 
@@ -34,7 +34,7 @@ def test_a_folders_shape_is_what_is_in_memory(tiny_folder: Path, base: LoadedMod
     assert shape.parameters == sum(weight.numel() for weight in base.network.parameters())
     adapter = lora.fresh(base, TuningHyperparameters(adapter_rank=3), 0)
     assert 3 * shape.adapter_width == sum(matrix.numel() for matrix in adapter.parameters())
-    of_config = model_facts.shape_of(json.loads((tiny_folder / "config.json").read_text()))
+    of_config = model_shape.of_config(json.loads((tiny_folder / "config.json").read_text()))
     assert of_config is not None
     norms = shape.parameters - of_config.parameters
     assert norms == (2 * shape.layers + 1) * shape.width
@@ -50,7 +50,8 @@ def test_a_published_models_size_is_known_from_its_config(name: str) -> None:
 def test_a_config_that_is_not_a_transformers_gives_no_shape() -> None:
     """A state-space model has no heads; nothing is estimated then."""
     assert (
-        model_facts.shape_of({"model_type": "mamba", "hidden_size": 8, "num_hidden_layers": 2, "vocab_size": 9}) is None
+        model_shape.of_config({"model_type": "mamba", "hidden_size": 8, "num_hidden_layers": 2, "vocab_size": 9})
+        is None
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.engine.tiny_model import request_of
-from tunerun.engine import devices, machine, memory, model_facts, pack
+from tunerun.engine import devices, machine, memory, model_shape, pack
 from tunerun.engine.network import LoadedModel
 from tunerun.engine.settings import EngineSettings
 from tunerun.job import BaseModelRef
@@ -25,7 +25,7 @@ def test_auto_is_no_more_than_fit_into_memory(
     share: float, expected: int, base: LoadedModel, tiny: BaseModelRef
 ) -> None:
     """Here the adapters are so large that a few of them fill this machine; one is trained whatever it needs."""
-    shape, available = model_facts.shape_of(base.network.config.to_dict()), machine.obtainable_bytes(base.device, 1)
+    shape, available = model_shape.of_config(base.network.config.to_dict()), machine.obtainable_bytes(base.device, 1)
     assert shape is not None
     assert available is not None
     rank = int((available - memory.RUNTIME) / share / (memory.LEARNED_TOGETHER * shape.adapter_width))

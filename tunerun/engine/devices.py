@@ -1,7 +1,4 @@
-"""The memory and the CUDA devices of this machine, found without importing torch.
-
-So `plan` can tell what a run will have without paying for the import.
-"""
+"""The memory and the CUDA devices of this machine, determined without importing torch, which takes seconds."""
 
 from __future__ import annotations
 
@@ -41,13 +38,13 @@ class CudaDevice:
 
 def main_memory_bytes() -> int | None:
     """Return the most memory that this process can have, of the machine or of its container; None: unknown."""
-    found = []
+    limits = []
     with suppress(ValueError, OSError, AttributeError):
-        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     for file in _CGROUP_LIMITS:
         with suppress(OSError, ValueError):
-            found.append(int(file.read_text(encoding="ascii")))  # "max": no limit, and no number
-    return min(found, default=None)
+            limits.append(int(file.read_text(encoding="ascii")))  # ValueError for "max": no limit
+    return min(limits, default=None)
 
 
 def free_main_memory_bytes() -> int | None:
@@ -58,8 +55,8 @@ def free_main_memory_bytes() -> int | None:
     found = [_container_free_bytes(_CGROUP_2, "memory.max", "memory.current", "inactive_file")]
     found += [_container_free_bytes(_CGROUP_1, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")]
     with suppress(OSError):
-        stated = re.search(r"^MemAvailable:\s+(\d+) kB", _MEMINFO.read_text(encoding="ascii"), re.MULTILINE)
-        found.append(1024 * int(stated[1]) if stated else None)
+        available = re.search(r"^MemAvailable:\s+(\d+) kB", _MEMINFO.read_text(encoding="ascii"), re.MULTILINE)
+        found.append(1024 * int(available[1]) if available else None)
     return min((one for one in found if one is not None), default=None)
 
 

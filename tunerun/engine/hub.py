@@ -1,8 +1,8 @@
-"""The Hugging Face hub: which commit a name means, where the hub's cache keeps it, and fetching it once.
+"""The Hugging Face hub: resolves a model's name to a commit, finds it in the hub's cache, and downloads it.
 
 The cache's layout is the one that huggingface_hub documents ("Understand caching", 2.4.0):
 
-    models--<owner>--<name>/refs/<revision>          the commit that a branch or tag meant when it was fetched
+    models--<owner>--<name>/refs/<revision>          the commit of a branch or tag when it was fetched
     models--<owner>--<name>/snapshots/<commit>/      the files, as links to
     models--<owner>--<name>/blobs/<etag>             their contents, named by SHA-256 (large files) or git's SHA-1
 """
@@ -20,7 +20,7 @@ from tunerun.engine.packages import require
 from tunerun.errors import BaseModelError, first_line
 
 TIMEOUT_S = 10.0
-"""How long the hub may take to answer a look-up; the default of huggingface_hub 2.4.0."""
+"""The time limit of a request to the hub; the default of huggingface_hub 2.4.0."""
 
 DEFAULT_REVISION = "main"
 
@@ -29,6 +29,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TRUE = frozenset({"1", "true", "yes", "on"})  # as huggingface_hub reads HF_HUB_OFFLINE
 FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+"""The files that determine a model's answers. Without pickled weights, because loading them can run code."""
 
 
 def is_name(source: str) -> bool:
@@ -37,12 +38,12 @@ def is_name(source: str) -> bool:
 
 
 def is_offline() -> bool:
-    """Whether the user forbids the model hub (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE)."""
+    """Whether the user forbids access to the hub (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE)."""
     return any(os.environ.get(name, "").lower() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
 
 
 def cache() -> Path:
-    """Return the hub's own cache directory, by the variables that huggingface_hub reads."""
+    """Return the hub's own cache directory, by the environment variables that huggingface_hub reads."""
     if stated := os.environ.get("HF_HUB_CACHE"):
         return Path(stated).expanduser()
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
@@ -50,7 +51,12 @@ def cache() -> Path:
 
 
 def cached_commit(name: str, revision: str | None) -> str | None:
-    """Return the commit that a revision means on this machine; None: the hub has to be asked."""
+    """Return the commit of a revision by the hub's cache; None: only the hub can tell.
+
+    Args:
+        name: the model's name on the hub.
+        revision: a branch, a tag or a commit; None: `DEFAULT_REVISION`.
+    """
     wanted = revision or DEFAULT_REVISION
     if _COMMIT.fullmatch(wanted):
         return wanted
@@ -62,19 +68,21 @@ def cached_commit(name: str, revision: str | None) -> str | None:
 
 
 def snapshot(name: str, commit: str) -> Path | None:
-    """Return the folder of a commit's files in the hub's cache; None: it was not fetched."""
+    """Return the folder of a commit's files in the hub's cache; None: it has not been fetched."""
     folder = _repository(name) / "snapshots" / commit
     return folder if folder.is_dir() else None
 
 
 def damaged_files(files: Sequence[Path], cache: Path) -> Iterator[Path]:
-    """Yield the files of a snapshot whose content is not what the hub sent, by the names of their blobs.
+    """Yield the files of a snapshot whose content differs from what the hub sent.
 
-    A snapshot without links (some file systems have none) names no contents, so nothing is known of it.
+    Args:
+        files: of the snapshot.
+        cache: tunerun's cache directory, for the digests of large files.
     """
     for file in files:
         blob = file.resolve()
-        if blob.parent.name != "blobs":
+        if blob.parent.name != "blobs":  # a file system without links; then no name contains the digest
             continue
         if _SHA256.fullmatch(blob.name):
             if file_digest.sha256(blob, cache) != blob.name:
@@ -87,10 +95,14 @@ def damaged_files(files: Sequence[Path], cache: Path) -> Iterator[Path]:
 
 
 def resolve(name: str, revision: str | None) -> str:
-    """Ask the hub which commit a revision is.
+    """Request the commit of a revision from the hub.
+
+    Args:
+        name: the model's name on the hub.
+        revision: a branch, a tag or a commit; None: `DEFAULT_REVISION`.
 
     Raises:
-        BaseModelError: it has no such model or revision, or does not answer.
+        BaseModelError: the hub does not have the model or the revision, or does not answer.
         MissingPackageError: huggingface_hub is not installed.
     """
     require("huggingface_hub", what="a base model of the Hugging Face hub")
@@ -108,17 +120,23 @@ def resolve(name: str, revision: str | None) -> str:
             "connect to the network, or give model.source a folder or a GGUF file"
         ) from error
     if found.sha is None or not _COMMIT.fullmatch(found.sha):
-        raise BaseModelError(f"the Hugging Face hub names no commit of {wanted}; set model.revision to one")
+        raise BaseModelError(f"the Hugging Face hub does not state the commit of {wanted}; set model.revision to one")
     return found.sha
 
 
 def fetch(name: str, commit: str, revision: str | None) -> Path:
-    """Fetch one commit of a model, and remember that the revision means it; only safetensors and text.
+    """Download one commit of a model into the hub's cache, and record it there as the commit of the revision.
 
-    A pickle could run code, so none is fetched.
+    Args:
+        name: the model's name on the hub.
+        commit: from `resolve`.
+        revision: for which `commit` was resolved.
+
+    Returns:
+        The folder of the files.
 
     Raises:
-        BaseModelError: it cannot be fetched.
+        BaseModelError: it cannot be downloaded.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError

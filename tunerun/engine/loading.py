@@ -1,7 +1,8 @@
-"""Load a base model's weights, whole or not at all. Heavy.
+"""Loads a base model's weights, all of them or none. Imports torch.
 
-transformers gives weights that the files lack random values, and loads encoders as if they were causal; both would be
-trained without a word. What it raises for a damaged model may be any exception; here it becomes one sentence.
+transformers initialises weights that are missing from the files at random, and loads encoders as if they were causal
+models; both would then be trained without a warning. For a damaged model it may raise any exception; here each becomes
+a BaseModelError of one sentence.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import torch
 from tunerun.engine import packages
 from tunerun.engine.chat import ChatFormat
 from tunerun.engine.failures import is_out_of_memory
-from tunerun.engine.model_facts import layer_count
+from tunerun.engine.model_shape import layer_count
 from tunerun.engine.precision import BYTES, FLOAT32
 from tunerun.errors import BaseModelError
 
 _PROBE_TOKENS = 6
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2}
-"""Share of the logits' spread by which a later token may change an earlier logit: rounding only, which in bfloat16 is
-4e-3 of each number."""
+"""The most that a later token may change earlier logits, as a share of their standard deviation. Only rounding does so
+in a causal model, and in bfloat16 it is 4e-3 of each number."""
 
 QUANTISES_ON_CUDA = (
     "backend.quantization: 4bit needs a CUDA device, and this is {}; set backend.quantization=none, or train on a "
@@ -38,12 +39,13 @@ def load_network(what: str, folder: Path, gguf_file: str | None = None, number_f
     """Return the causal language model in a folder, with every weight from the files.
 
     Args:
-        what: the model in words, for errors.
+        what: describes the model in errors.
+        folder: contains the model.
         gguf_file: the name of a GGUF file in that folder; None: the folder is in transformers' format.
-        number_format: of the weights in memory, whatever the files have.
+        number_format: of the weights in memory; the files may have another one.
 
     Raises:
-        BaseModelError: it cannot be loaded, does not fit the memory, is not whole, or is not causal.
+        BaseModelError: the model cannot be loaded, does not fit into memory, is incomplete, or is not causal.
     """
     return _in_one_sentence(
         what,
@@ -54,6 +56,11 @@ def load_network(what: str, folder: Path, gguf_file: str | None = None, number_f
 
 def load_quantised(what: str, folder: Path, device: torch.device) -> Any:
     """Return the model on a CUDA device with its linear layers in 4 bits (NF4), which multiply in bfloat16.
+
+    Args:
+        what: describes the model in errors.
+        folder: contains the model, in transformers' format.
+        device: a CUDA device.
 
     Raises:
         MissingPackageError: the extra `quantized` is not installed.
@@ -73,10 +80,10 @@ def load_quantised(what: str, folder: Path, device: torch.device) -> Any:
 
 
 def load_tokenizer(what: str, folder: Path, gguf_file: str | None = None) -> Any:
-    """Return transformers' tokenizer of a base model.
+    """Return transformers' tokenizer of a base model; for the arguments see `load_network`.
 
     Raises:
-        BaseModelError: it cannot be loaded, or `tokenizers` cannot run it.
+        BaseModelError: it cannot be loaded, or the library `tokenizers` cannot run it.
     """
 
     def load() -> Any:
@@ -93,13 +100,18 @@ def load_tokenizer(what: str, folder: Path, gguf_file: str | None = None) -> Any
 
 
 def check_vocabulary(what: str, network: Any, tokenizer: Any, chat: ChatFormat) -> None:
-    """Refuse a tokenizer that gives tokens which the network does not have.
+    """Check that the network has every token that the tokenizer may produce.
 
-    Special tokens that nothing around an example needs may be missing: rows never become special tokens.
+    Args:
+        what: describes the model in errors.
+        network: the base model.
+        tokenizer: transformers' tokenizer.
+        chat: the model's chat format.
 
     Raises:
-        BaseModelError: it does.
+        BaseModelError: the tokenizer produces token numbers that the network does not have.
     """
+    # Special tokens that the chat format does not use may be missing: the text of examples never becomes one.
     rows = network.get_input_embeddings().weight.shape[0]
     specials = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     needed = set(tokenizer(f"{chat.prompt('')}{chat.end}", add_special_tokens=False)["input_ids"])
@@ -113,7 +125,7 @@ def check_vocabulary(what: str, network: Any, tokenizer: Any, chat: ChatFormat) 
 
 
 class _RefusedError(Exception):
-    """Our own reason, in words that need no exception's name before them."""
+    """A reason of our own, which is reported without the name of an exception."""
 
 
 def _in_one_sentence(what: str, load: Callable[[], Any], size: str = "float32 (4 bytes a parameter)") -> Any:
@@ -127,23 +139,31 @@ def _in_one_sentence(what: str, load: Callable[[], Any], size: str = "float32 (4
                 f"{what} does not fit this machine's memory: it ran out while the weights were loaded in {size}; free "
                 "memory, or choose a smaller base model"
             ) from error
-        raise BaseModelError(f"{what} cannot be loaded: {_reason(error)}; choose another base model") from error
-
-
-def _reason(error: Exception) -> str:
-    """Return the first sentence of what a library says; the rest is advice of options that tunerun does not have."""
-    text = " ".join(str(error).split())
-    sentence = re.split(r"(?<=[.!?])\s", text, maxsplit=1)[0].rstrip(".!")
-    return f"{type(error).__name__}: {sentence}" if sentence else f"transformers ends with {type(error).__name__}"
+        # Only the first sentence: what follows advises options of transformers that tunerun does not have.
+        text = " ".join(str(error).split())
+        sentence = re.split(r"(?<=[.!?])\s", text, maxsplit=1)[0].rstrip(".!")
+        kind = type(error).__name__
+        reason = f"{kind}: {sentence}" if sentence else f"transformers ends with {kind}"
+        raise BaseModelError(f"{what} cannot be loaded: {reason}; choose another base model") from error
 
 
 def _load(folder: Path, gguf_file: str | None, **how: Any) -> Any:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, __version__
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     if gguf_file is None:
-        _check_architecture(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind = config.get("model_type")
+        if kind not in CONFIG_MAPPING and config.get("auto_map"):
+            raise _RefusedError("it needs Python code of its own (auto_map in config.json), which tunerun never runs")
+        if kind not in CONFIG_MAPPING:
+            raise _RefusedError(f"its architecture {kind!r} is not known to the installed transformers {__version__}")
+        if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            raise _RefusedError(f"its architecture {kind!r} is not a causal language model")
+
     network, info = AutoModelForCausalLM.from_pretrained(
         folder,
         gguf_file=gguf_file,
@@ -161,22 +181,8 @@ def _load(folder: Path, gguf_file: str | None, **how: Any) -> Any:
     return network
 
 
-def _check_architecture(config: dict[str, Any]) -> None:
-    from transformers import __version__
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    kind = config.get("model_type")
-    if kind not in CONFIG_MAPPING and config.get("auto_map"):
-        raise _RefusedError("it needs Python code of its own (auto_map in config.json), which tunerun never runs")
-    if kind not in CONFIG_MAPPING:
-        raise _RefusedError(f"its architecture {kind!r} is not known to the installed transformers {__version__}")
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise _RefusedError(f"its architecture {kind!r} is not a causal language model")
-
-
 def _incomplete(network: Any, info: dict[str, Any]) -> Iterator[str]:
-    """Yield why the files and the architecture do not belong together."""
+    """Yield the reasons why the files do not contain the model that config.json describes."""
     if info["mismatched_keys"]:
         name, found, wanted = sorted(info["mismatched_keys"])[0]
         yield (
@@ -184,7 +190,7 @@ def _incomplete(network: Any, info: dict[str, Any]) -> Iterator[str]:
             f"gives them ({name}: {list(found)}, not {list(wanted)})"
         )
     if info["missing_keys"]:
-        yield f"the files lack {_named(info['missing_keys'])}, which would begin at random"
+        yield f"the files lack {_named(info['missing_keys'])}, which would be initialised at random"
     layers = getattr(network.config.get_text_config(), "num_hidden_layers", None)
     stored = layer_count(info["unexpected_keys"])
     if stored is not None and layers is not None and stored > layers:
@@ -202,7 +208,7 @@ def _named(names: Sequence[str]) -> str:
 
 @torch.no_grad()
 def _check_causal(network: Any) -> None:
-    """Refuse a network in which a token changes what came before it, or whose answers are not numbers."""
+    """Refuse a network in which a token changes the logits of earlier tokens, or whose logits are not finite."""
     rows = network.get_input_embeddings().weight.shape[0]
     ids = [number % rows for number in range(3, 3 + _PROBE_TOKENS)]
     other = [*ids[:-1], (ids[-1] + 1) % rows]
@@ -210,7 +216,7 @@ def _check_causal(network: Any) -> None:
         network(input_ids=torch.tensor([ids, other], device=network.device), use_cache=False).logits[:, :-1].float()
     )
     if not bool(torch.isfinite(logits).all()):
-        raise _RefusedError("its weights hold NaN or infinity, or give them")
+        raise _RefusedError("its weights contain or produce NaN or infinity")
     difference, spread = (logits[0] - logits[1]).abs().max(), logits.std()
     if float(difference) > _TOLERANCE[network.dtype] * float(spread):
-        raise _RefusedError("it is not causal: a token changes what the model says of the tokens before it")
+        raise _RefusedError("it is not causal: a token changes the logits of the tokens before it")

@@ -17,13 +17,14 @@ from tunerun.provenance.environment import processor, versions
 COMPUTING = ("torch", "transformers", "peft", "bitsandbytes", "safetensors", "gguf", "tokenizers", "numpy")
 """Packages whose version can change a result."""
 
-_DRIVER = Path("/proc/driver/nvidia/version")
+_DRIVER = Path("/proc/driver/nvidia/version")  # of NVIDIA's kernel module
+_STATUS = Path("/proc/self/status")
 _LIBRARIES = {
     "MKL": re.compile(r"Math Kernel Library Version ([\d.]+)"),
     "oneDNN": re.compile(r"(?:MKL-DNN|oneDNN) v([\d.]+)"),
     "BLAS": re.compile(r"\bBLAS_INFO=(\w+)"),
 }
-"""How `torch.__config__.show()` writes their versions."""
+"""How `torch.__config__.show()` writes the versions of math libraries."""
 
 
 def trained_on(device: torch.device, number_format: str) -> TrainedOn:
@@ -33,22 +34,31 @@ def trained_on(device: torch.device, number_format: str) -> TrainedOn:
         device: of the base model in memory; call this after the number of threads has been set.
         number_format: of the base model in memory.
     """
-    is_cpu = device.type == "cpu"
+    is_cpu, is_cuda = device.type == "cpu", device.type == "cuda"
+    # The engine turns TF32 off; recorded as torch reports it.
+    uses_tf32 = is_cuda and torch.get_float32_matmul_precision() != "highest"
+
+    driver = ""
+    if is_cuda:
+        with contextlib.suppress(OSError):
+            text = _DRIVER.read_text(encoding="utf-8", errors="replace")
+            driver = found[1] if (found := re.search(r"Module.*?\s(\d+\.[\d.]+)\s", text)) else ""
+
+    text = torch.__config__.show()
+    libraries = {name: found[1] for name, pattern in _LIBRARIES.items() if (found := pattern.search(text))}
+    built_for = {"CUDA": torch.version.cuda, "ROCm": torch.version.hip}
+    named = [f"{name} {version}" for name, version in (built_for | libraries).items() if version]
+
     return TrainedOn(
         device=device.type,
-        processor=torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        processor=torch.cuda.get_device_name(device) if is_cuda else processor(),
         instructions=torch.backends.cpu.get_cpu_capability() if is_cpu else "",
         threads=torch.get_num_threads() if is_cpu else 0,
-        driver=_driver() if device.type == "cuda" else "",
-        build=_build(),
+        driver=driver,
+        build=", ".join([torch.__version__, *named]),
         packages=versions(COMPUTING),
-        precision=f"{number_format} with TF32" if _uses_tf32(device) else number_format,
+        precision=f"{number_format} with TF32" if uses_tf32 else number_format,
     )
-
-
-def _uses_tf32(device: torch.device) -> bool:
-    """Whether float32 products use TF32; the engine turns it off."""
-    return device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -58,10 +68,9 @@ def peak_bytes(device: torch.device) -> int:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    with contextlib.suppress(OSError):  # preferred: getrusage(2) starts with the peak of the parent process
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-        if found:
-            return 1024 * int(found[1])
+    # Preferred where it exists: getrusage(2) starts with the peak of the parent process.
+    if (peak := _status_bytes("VmHWM")) is not None:
+        return peak
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -81,29 +90,12 @@ def obtainable_bytes(device: torch.device, engines: int) -> int | None:
     if device.type == "cuda":
         return min(share, torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
     free = devices.free_main_memory_bytes()
-    return share if free is None else min(share, free + _resident_bytes())
+    return share if free is None else min(share, free + (_status_bytes("VmRSS") or 0))
 
 
-def _resident_bytes() -> int:
+def _status_bytes(name: str) -> int | None:
+    """Return a memory size of this process from Linux's `/proc/self/status`; None: another system."""
     with contextlib.suppress(OSError):
-        if found := re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii")):
+        if found := re.search(rf"{name}:\s+(\d+) kB", _STATUS.read_text(encoding="ascii")):
             return 1024 * int(found[1])
-    return 0
-
-
-def _driver() -> str:
-    """Return the version of NVIDIA's kernel module; empty: unknown."""
-    try:
-        found = re.search(r"Module.*?\s(\d+\.[\d.]+)\s", _DRIVER.read_text(encoding="utf-8", errors="replace"))
-    except OSError:
-        return ""
-    return found[1] if found else ""
-
-
-def _build() -> str:
-    """Return torch's version with its build, CUDA or ROCm, and the versions of its math libraries."""
-    built_for = {"CUDA": torch.version.cuda, "ROCm": torch.version.hip}
-    said = torch.__config__.show()
-    libraries = {name: found[1] for name, pattern in _LIBRARIES.items() if (found := pattern.search(said))}
-    named = [f"{name} {version}" for name, version in (built_for | libraries).items() if version]
-    return ", ".join([torch.__version__, *named])
+    return None

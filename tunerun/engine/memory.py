@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 
 from tunerun.engine import pass_limits, precision
-from tunerun.engine.model_facts import ModelShape
+from tunerun.engine.model_shape import ModelShape
 
 GIB = 1 << 30
 

@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from tunerun.engine import forms, machine, memory, model_facts, pass_limits
+from tunerun.engine import forms, machine, memory, model_shape, pass_limits
 from tunerun.engine.encoding import encode_examples
 from tunerun.engine.failures import CancelledJobError, failure_of
 from tunerun.engine.memory import Workload
@@ -198,7 +198,7 @@ def most_members(base: LoadedModel, request: TuningRequest) -> int:
     """
     device, packing = base.device.type, base.settings.packing
     most = pass_limits.most_members(packing, device)
-    shape = model_facts.shape_of(base.network.config.to_dict())
+    shape = model_shape.of_config(base.network.config.to_dict())
     available = machine.obtainable_bytes(base.device, base.settings.engines)
     if packing != "auto" or shape is None or available is None or not request.training:
         return most

@@ -9,7 +9,7 @@ from typing import Any
 
 from tunerun.engine import devices, memory, pass_limits
 from tunerun.engine.memory import GIB, MemoryEstimate, Workload
-from tunerun.engine.model_facts import ModelShape
+from tunerun.engine.model_shape import ModelShape
 from tunerun.engine.precision import BFLOAT16
 from tunerun.engine.settings import EngineSettings
 from tunerun.planning.trial import Trial
