@@ -11,11 +11,19 @@ import numpy as np
 from tunerun.comparison.results import Estimate
 from tunerun.metrics import Metric, Unit
 from tunerun.metrics.base import RANGES, FloatArray
-from tunerun.statistics import cluster_sums, critical_value, pseudo_values, score_interval, wilson
+from tunerun.statistics import (
+    SeedVariance,
+    cluster_sums,
+    critical_value,
+    pooled,
+    pseudo_values,
+    score_interval,
+    wilson,
+)
 from tunerun.statistics.intervals import Interval
 
 DUST = 9
-"""Decimals to which values are rounded before they are compared."""
+"""Decimals to which values are rounded before they are compared: sums that cancel leave about 1e-16 instead of 0."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +32,8 @@ class PointScores:
 
     Attributes:
         number: of the point.
-        scores: [seeds, rows, m], of each of its trials what `Metric.rows` gives.
-        tokens, rank, answer_length: what makes it cheap, in this order.
+        scores: [seeds, rows, m], for each of its trials what `Metric.rows` returns.
+        tokens, rank, answer_length: its price, compared in this order; see `costs.Priced`.
     """
 
     number: int
@@ -46,12 +54,16 @@ class BaselineScores:
 def estimate(
     metric: Metric, scores: FloatArray, clusters: Sequence[int] | None = None, alpha: float = 0.05
 ) -> Estimate:
-    """Return a measure of one arm with its own interval.
-
-    Wilson's for rows that are right or wrong, else the score form.
+    """Return a measure of one point or baseline with an interval for it alone.
 
     Args:
         scores: [seeds, rows, m].
+        clusters: the cluster of each row; None: every row is its own.
+        alpha: 1 - alpha is the confidence level.
+
+    Returns:
+        The mean over seeds with their spread; the interval is Wilson's where rows of one seed are right or wrong, else
+        the score form, clipped to the metric's range.
     """
     units = Units.of(scores.shape[1], clusters)
     sums = units.sums(scores)
@@ -60,6 +72,7 @@ def estimate(
     rows = units.scores(metric, sums).mean(axis=0)
     has_shares = not metric.is_corpus and units.clusters is None and is_binary(scores) and seeds == 1
     deviation = float(rows.std())
+    # A share whose rows are all alike has no spread to make an interval of: Wilson's still says how few rows there are.
     if has_shares or (deviation < 10**-DUST and metric.unit is Unit.SHARE):
         low, high = wilson(min(1.0, max(0.0, value)), len(rows), alpha)
     else:
@@ -90,7 +103,11 @@ class Units:
 
     @classmethod
     def of(cls, rows: int, clusters: Sequence[int] | None) -> Units:
-        """Clusters of each row, by any numbers; None, or as many as rows: the rows themselves."""
+        """Make units of rows.
+
+        Args:
+            clusters: the cluster of each row, by any numbers; None, or as many clusters as rows: the rows themselves.
+        """
         if clusters is None or len(set(clusters)) == rows:
             return cls(rows, None, np.ones(rows))
         _, numbers, sizes = np.unique(np.asarray(clusters), return_inverse=True, return_counts=True)
@@ -102,14 +119,81 @@ class Units:
         return len(self.sizes)
 
     def sums(self, scores: FloatArray) -> FloatArray:
-        """[seeds, rows, m] to [seeds, units, m]."""
+        """Sum rows within each unit: [seeds, rows, m] to [seeds, units, m]."""
         if self.clusters is None:
             return scores
         return np.stack([cluster_sums(table, self.clusters) for table in scores])
 
     def scores(self, metric: Metric, sums: FloatArray) -> FloatArray:
-        """One score of each unit, [seeds, units], whose mean is the measure; higher is better."""
+        """Return one score for each unit, [seeds, units], whose mean is the measure; higher is better.
+
+        Args:
+            sums: from `sums`, [seeds, units, m].
+        """
         sign = 1.0 if metric.higher_is_better else -1.0
         if metric.is_corpus:
+            # A corpus metric has no score of a row: the jackknife's pseudo-values take its place (Tukey 1958).
             return sign * np.stack([pseudo_values(table, self.sizes, metric.value) for table in sums])
         return sign * sums[:, :, 0] * (self.count / self.rows)
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """The scores that every test reads, on units: rows, or clusters of rows.
+
+    Attributes:
+        point_sums: of each point, what its rows contribute, [seeds, units, m].
+        baseline_sums: of each baseline, likewise, with one seed.
+        means: scores averaged over seeds, [units, points]; higher is better.
+        differences: point minus baseline, [units, pairs]: all baselines of the first point, then of the second.
+        is_binary: whether every difference is one of right and wrong rows of one seed.
+        seed_variance: None: no point has two seeds, so claims are about the trained models, not their settings.
+    """
+
+    metric: Metric
+    points: Sequence[PointScores]
+    baselines: Sequence[BaselineScores]
+    units: Units
+    point_sums: list[FloatArray]
+    baseline_sums: list[FloatArray]
+    means: FloatArray
+    differences: FloatArray
+    is_binary: bool
+    seed_variance: SeedVariance | None
+
+    @classmethod
+    def of(
+        cls, metric: Metric, points: Sequence[PointScores], baselines: Sequence[BaselineScores], units: Units
+    ) -> ScoreTable:
+        """Sum scores over units, average them over seeds, and take differences to every baseline."""
+        point_sums = [units.sums(point.scores) for point in points]
+        baseline_sums = [units.sums(baseline.scores[None]) for baseline in baselines]
+        scores = [units.scores(metric, sums) for sums in point_sums]
+        means = np.stack([each.mean(axis=0) for each in scores], axis=1)
+        differences = np.zeros((units.count, 0))
+        if baselines:
+            beside = np.stack([units.scores(metric, sums)[0] for sums in baseline_sums], axis=1)
+            apart = means[:, :, None] - beside[:, None, :]
+            # Means over seeds leave about 1e-17 where nothing differs, and such a row must not be flipped.
+            differences = np.asarray(apart.reshape(units.count, -1).round(DUST + 3))
+        has_one_seed = all(len(point.scores) == 1 for point in points)
+        return cls(
+            metric=metric,
+            points=points,
+            baselines=baselines,
+            units=units,
+            point_sums=point_sums,
+            baseline_sums=baseline_sums,
+            means=means,
+            differences=differences,
+            is_binary=not metric.is_corpus
+            and units.clusters is None
+            and has_one_seed
+            and all(is_binary(each.scores) for each in (*points, *baselines)),
+            seed_variance=pooled(scores) if not has_one_seed and units.count > 1 else None,
+        )
+
+    @property
+    def seed_counts(self) -> list[int]:
+        """The number of seeds of each point."""
+        return [len(point.scores) for point in self.points]

@@ -1,27 +1,28 @@
-"""What tables of scores allow to say of tuned points and their baselines: pure, seeded, the one place that decides.
+"""The decision about tuned points and their baselines, from tables of scores: pure, seeded, the one place that decides.
 
-The order of the procedure, and what each part was measured to do, is in `tunerun.statistics`. The outcome is about one
-point: the cheapest of the tied set that is better than every baseline, and where none is, the best of the tied set. A
-base model costs nothing to tune, so where no point was shown to be better, none is advised.
+`decide` reads from top to bottom: the score table, the family of paired tests, an interval and an outcome for each
+pair, the tied set, and the point that the verdict is about. That is the cheapest point of the tied set that is better
+than every baseline or, if there is none, the best of the tied set. A base model costs nothing to tune, so where no
+point was shown to be better, none is advised.
+
+Figures of simulated worlds in comments are of this project (2026-11-25): models that answer the same rows right or
+wrong, with difficulties of rows that the models share, 1,000 to 6,000 repetitions for each world.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from math import inf
 
 import numpy as np
 
-from tunerun.comparison.arms import DUST, BaselineScores, PointScores, Units, is_binary, within
+from tunerun.comparison.arms import DUST, BaselineScores, PointScores, ScoreTable, Units, within
 from tunerun.comparison.costs import cheapest
 from tunerun.comparison.results import Decision, Difference, Outcome
 from tunerun.metrics import Metric, Unit
 from tunerun.metrics.base import RANGES, FloatArray
 from tunerun.statistics import (
-    FamilyTest,
-    SeedVariance,
     SettingsTest,
     bias_corrected,
     critical_value,
@@ -30,7 +31,6 @@ from tunerun.statistics import (
     max_t,
     max_t_of_swaps,
     mid_p,
-    pooled,
     rows_for_equality,
     rows_needed,
     rows_needed_for_mean,
@@ -49,7 +49,15 @@ from tunerun.statistics.winner import RESAMPLES
 
 @dataclass(frozen=True)
 class Rules:
-    """What an experiment sets of a comparison: `evaluation.alpha`, `evaluation.worth`, and chance's own numbers."""
+    """The settings of a comparison.
+
+    Attributes:
+        alpha: error rate of the family of tests, and of the tied set.
+        worth: the smallest difference worth having, in the unit of the metric; 0: nothing is called equal.
+        flips: number of random sign patterns where there are too many to enumerate.
+        resamples: number of bootstrap samples for the best point's own value.
+        seed: of flips and samples; the same seed gives the same decision.
+    """
 
     alpha: float = 0.05
     worth: float = 0.0
@@ -60,7 +68,12 @@ class Rules:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A decision, and what it was made of: differences and p values of the tied set by the compared points' order."""
+    """A decision and the tests behind it.
+
+    Attributes:
+        differences: for each point, in the order given, its difference to each baseline.
+        tied_p: for each point the p value of "it is as good as the best".
+    """
 
     decision: Decision
     differences: tuple[tuple[Difference, ...], ...]
@@ -77,13 +90,31 @@ def decide(
     """Compare points with baselines and with each other on the same rows.
 
     Args:
-        points: at least one.
-        baselines: those that are measured.
-        clusters: of each row, numbered from 0; None: every row is its own.
+        metric: what the scores are of; it says which direction is better and how means become a value.
+        points: at least one; each [seeds, rows, m] with as many rows.
+        baselines: those that are measured; none: points are compared with each other only.
+        clusters: the cluster of each row, by any numbers; None: every row is a cluster of its own.
+        rules: error rates, the smallest difference worth having, and the seed of random flips.
     """
-    return _Table(
-        metric, tuple(points), tuple(baselines), Units.of(points[0].scores.shape[1], clusters), rules or Rules()
-    ).comparison
+    rules = rules or Rules()
+    table = ScoreTable.of(metric, points, baselines, Units.of(points[0].scores.shape[1], clusters))
+    family = _test_family(table, rules)
+    differences = [_difference(table, family, pair, rules) for pair in family.pairs]
+    width = len(baselines)
+    by_point = tuple(tuple(differences[p * width : (p + 1) * width]) for p in range(len(points)))
+    if table.seed_variance is not None:
+        tied_p = [
+            max(p, family.smallest_p) for p in tied_settings_p(table.means, table.seed_variance, table.seed_counts)
+        ]
+    else:
+        # The tied set is a list of points, so its error rate is that of the whole list. Testing every point against the
+        # observed best is wrong about some equal point in 13 to 19 % of simulated worlds of 12 equal points, and in at
+        # most 6 % here.
+        tied_p = tied_set_p(table.means, flips=rules.flips, seed=rules.seed)
+    return Comparison(_decision(table, family, by_point, tied_p, rules), by_point, tuple(tied_p))
+
+
+# The family of paired tests
 
 
 @dataclass(frozen=True)
@@ -91,8 +122,10 @@ class _Pair:
     """A point against a baseline, higher is better.
 
     Attributes:
-        statistic: the difference in standard errors; p: corrected.
-        settings: the test with the chance of seeds; None: the pair is about these trained models.
+        units: the difference on each unit.
+        statistic: the difference in standard errors.
+        p: corrected for the family.
+        settings: the test with the variance between seeds; None: the pair is about these trained models.
     """
 
     point: int
@@ -114,294 +147,252 @@ class _Pair:
 
 
 @dataclass(frozen=True)
-class _Table:
-    metric: Metric
-    points: tuple[PointScores, ...]
-    baselines: tuple[BaselineScores, ...]
-    units: Units
-    rules: Rules
+class _Family:
+    """Every point against every baseline, tested together.
 
-    @cached_property
-    def comparison(self) -> Comparison:
-        differences = [self._difference(pair) for pair in self._pairs]
-        width = len(self.baselines)
-        by_point = tuple(tuple(differences[p * width : (p + 1) * width]) for p in range(len(self.points)))
-        return Comparison(self._decision(by_point), by_point, self._tied_p)
+    Attributes:
+        z: critical value of the intervals, in standard errors.
+        smallest_p: the smallest p that these rows allow.
+    """
 
-    @cached_property
-    def _point_sums(self) -> list[FloatArray]:
-        return [self.units.sums(point.scores) for point in self.points]
+    pairs: list[_Pair]
+    z: float
+    smallest_p: float
 
-    @cached_property
-    def _baseline_sums(self) -> list[FloatArray]:
-        return [self.units.sums(baseline.scores[None]) for baseline in self.baselines]
 
-    @cached_property
-    def _scores(self) -> list[FloatArray]:
-        """Scores of each point, [seeds, units]."""
-        return [self.units.scores(self.metric, sums) for sums in self._point_sums]
+def _test_family(table: ScoreTable, rules: Rules) -> _Family:
+    """Test the family by the one method that suits its scores.
 
-    @cached_property
-    def _means(self) -> FloatArray:
-        """Mean scores over seeds, [units, points]."""
-        return np.stack([scores.mean(axis=0) for scores in self._scores], axis=1)
+    Several seeds: a two-way t test for each pair with Holm's correction. One binary pair: McNemar's mid-p. Everything
+    else: step-down maxT by joint sign flips, or by swapped answers where the metric is not a mean of rows.
+    """
+    alpha, rows = rules.alpha, table.differences
+    pairs = [(p, q) for p in range(len(table.points)) for q in range(len(table.baselines))]
+    if table.seed_variance is not None:
+        # A test over rows alone knows nothing of other seeds: with a standard deviation of 0.04 between seeds it errs
+        # in 37 % of simulated worlds at 300 rows, where the two-way test errs in at most 5.4 %.
+        tests = [two_way(rows[:, c], table.seed_variance, [table.seed_counts[p]]) for c, (p, _) in enumerate(pairs)]
+        # No t test knows how few units there are: as with flips, fewer than five cannot reach 0.05.
+        smallest_p = 0.5**table.units.count
+        corrected = [max(p, smallest_p) for p in holm([test.p for test in tests])]
+        few = few_rows_decide(rows)
+        settings = [
+            _Pair(p, q, rows[:, c], tests[c].statistic, corrected[c], corrected[c], few[c], tests[c])
+            for c, (p, q) in enumerate(pairs)
+        ]
+        return _Family(settings, critical_value(alpha), smallest_p)
+    if not pairs:
+        return _Family([], critical_value(alpha), 0.0)
 
-    @cached_property
-    def _is_binary(self) -> bool:
-        """Whether every difference is that of right and wrong rows."""
-        tables = [*(point.scores for point in self.points), *(baseline.scores for baseline in self.baselines)]
-        return (
-            not self.metric.is_corpus
-            and self.units.clusters is None
-            and all(len(point.scores) == 1 for point in self.points)
-            and all(is_binary(table) for table in tables)
-        )
-
-    @cached_property
-    def _seeds(self) -> list[int]:
-        return [len(point.scores) for point in self.points]
-
-    @cached_property
-    def _seed_variance(self) -> SeedVariance | None:
-        """The variance between seeds; None: no point has two seeds."""
-        return pooled(self._scores) if max(self._seeds) > 1 and self.units.count > 1 else None
-
-    @cached_property
-    def _family(self) -> int:
-        return len(self.points) * len(self.baselines)
-
-    @cached_property
-    def _differences(self) -> FloatArray:
-        """Differences of every point to every baseline, [units, points * baselines]."""
-        baselines = [self.units.scores(self.metric, sums)[0] for sums in self._baseline_sums]
-        if not baselines:
-            return np.zeros((self.units.count, 0))
-        table = self._means[:, :, None] - np.stack(baselines, axis=1)[:, None, :]
-        return np.asarray(table.reshape(self.units.count, -1).round(DUST + 3))
-
-    @cached_property
-    def _test(self) -> tuple[float, float]:
-        """The critical value of the family's intervals, and the smallest p that its rows allow."""
-        if self._seed_variance is not None:
-            return critical_value(self.rules.alpha), 0.5**self.units.count
-        test = self._family_test
-        # With few live rows the flips' own value is below that of one comparison; an interval is never narrower.
-        least = critical_value(self.rules.alpha)
-        z = test.critical_value if test.critical_value < inf else critical_value(self.rules.alpha / self._family)
-        return max(least, z) if self._family > 1 or not self._is_binary else least, test.smallest_p
-
-    @cached_property
-    def _family_test(self) -> FamilyTest:
-        rules = self.rules
-        if not self.metric.is_corpus:
-            return max_t(self._differences, alpha=rules.alpha, flips=rules.flips, seed=rules.seed)
-        return max_t_of_swaps(
-            np.stack([sums.mean(axis=0) for sums in self._point_sums]),
-            np.stack([sums[0] for sums in self._baseline_sums]),
-            self.units.rows,
-            self.metric.value,
-            alpha=rules.alpha,
+    sign = 1.0
+    if table.metric.is_corpus:
+        family = max_t_of_swaps(
+            np.stack([sums.mean(axis=0) for sums in table.point_sums]),
+            np.stack([sums[0] for sums in table.baseline_sums]),
+            table.units.rows,
+            table.metric.value,
+            alpha=alpha,
             flips=rules.flips,
             seed=rules.seed,
         )
+        sign = 1.0 if table.metric.higher_is_better else -1.0  # swaps are measured in the metric's own direction
+    else:
+        family = max_t(rows, alpha=alpha, flips=rules.flips, seed=rules.seed)
+    single, p_values = family.single_p, family.p_values
+    if table.is_binary:
+        # Half-counted ties make a flip test of one binary pair exactly McNemar's mid-p (Fagerland, Lydersen and Laake
+        # 2013); the closed form needs no random flips.
+        single = tuple(mid_p(int(np.sum(rows[:, c] > 0)), int(np.sum(rows[:, c] < 0))) for c in range(len(pairs)))
+        p_values = single if len(pairs) == 1 else p_values
+    # maxT decides. Holm on the single p values is shown beside it because a reader can check it by hand; with 12 points
+    # and three baselines at 24 rows it has a third of the power (0.07 against 0.21).
+    by_holm = holm(single)
 
-    @cached_property
-    def _pairs(self) -> list[_Pair]:
-        if not self._family:
-            return []
-        columns = [(p, q) for p in range(len(self.points)) for q in range(len(self.baselines))]
-        rows = self._differences
-        if self._seed_variance is not None:
-            tests = [
-                two_way(rows[:, column], self._seed_variance, [self._seeds[p]]) for column, (p, _) in enumerate(columns)
-            ]
-            # As with flips, fewer than five clusters decide nothing, however alike they are.
-            corrected = [max(p, self._test[1]) for p in holm([test.p for test in tests])]
-            few = few_rows_decide(rows)
-            return [
-                _Pair(p, q, rows[:, c], tests[c].statistic, corrected[c], corrected[c], few[c], tests[c])
-                for c, (p, q) in enumerate(columns)
-            ]
-        family, sign = self._family_test, 1.0
-        if self.metric.is_corpus and not self.metric.higher_is_better:
-            sign = -1.0
-        single = family.single_p
-        p_values = family.p_values
-        if self._is_binary:
-            single = tuple(mid_p(int(np.sum(rows[:, c] > 0)), int(np.sum(rows[:, c] < 0))) for c in range(len(columns)))
-            p_values = single if len(columns) == 1 else p_values
-        corrected = holm(single)
-        return [
-            _Pair(p, q, rows[:, c], sign * family.statistics[c], p_values[c], corrected[c], family.few_rows_decide[c])
-            for c, (p, q) in enumerate(columns)
-        ]
+    # Intervals at the family's critical value leave out 0 exactly where single-step maxT rejects. With few live rows
+    # the flips' own value is below that of one comparison; an interval is never narrower than that.
+    least = critical_value(alpha)
+    z = family.critical_value if family.critical_value < inf else critical_value(alpha / len(pairs))
+    return _Family(
+        [
+            _Pair(p, q, rows[:, c], sign * family.statistics[c], p_values[c], by_holm[c], family.few_rows_decide[c])
+            for c, (p, q) in enumerate(pairs)
+        ],
+        max(least, z) if len(pairs) > 1 or not table.is_binary else least,
+        family.smallest_p,
+    )
 
-    def _interval(self, pair: _Pair, z: float) -> Interval:
-        """Of a difference, higher is better."""
-        units, top = self.units.count, RANGES.get(self.metric.unit, inf)
-        if pair.settings is not None:
-            reach = pair.settings.reach(self.rules.alpha, self._family)
-            low, high = pair.difference - reach, pair.difference + reach
-        elif self._is_binary:
-            return tango(*pair.wins_and_losses, self.units.rows, z)
-        else:
-            low, high = score_interval(pair.difference, float(pair.units.std()), units, z)
-        if high - low < 10**-DUST and top < inf:
-            # Rows that do not differ do not prove that none would: the reach of Tango's without a discordant row.
-            reach = top * z * z / (units + z * z)
-            low, high = low - reach, high + reach
-        return max(low, -top), min(high, top)
 
-    def _outcome(self, pair: _Pair) -> Outcome:
-        """In the order that lets "equal" and "better" meet least: worse, better, equal, cannot tell.
+# Each pair: an interval and one of four outcomes
 
-        "Equal" is said by Tango's interval alone: the others call points equal that are not (up to 48 % of worlds).
-        """
-        rules = self.rules
-        if pair.p <= rules.alpha and pair.statistic != 0:
-            return Outcome.WORSE if pair.statistic < 0 else Outcome.BETTER
-        if rules.worth > 0 and self._is_binary:
-            low, high = tango(*pair.wins_and_losses, self.units.rows, critical_value(2 * rules.alpha))
-            if -rules.worth < low and high < rules.worth:
-                return Outcome.EQUIVALENT
-        return Outcome.CANNOT_TELL
 
-    def _difference(self, pair: _Pair) -> Difference:
-        low, high = self._interval(pair, self._test[0])
-        if not self.metric.higher_is_better:
-            low, high = -high, -low
-        wins, losses = pair.wins_and_losses if self._is_binary else (None, None)
-        return Difference(
-            point=self.points[pair.point].number,
-            baseline=self.baselines[pair.baseline].name,
-            value=pair.difference if self.metric.higher_is_better else -pair.difference,
-            low=low,
-            high=high,
-            p=pair.p,
-            holm_p=pair.holm_p,
-            outcome=self._outcome(pair),
-            wins=wins,
-            losses=losses,
-        )
+def _difference(table: ScoreTable, family: _Family, pair: _Pair, rules: Rules) -> Difference:
+    """The difference of a pair in the metric's own direction, with its interval and its outcome."""
+    low, high = _interval(table, family, pair, rules)
+    value = pair.difference
+    if not table.metric.higher_is_better:
+        low, high, value = -high, -low, -value
+    wins, losses = pair.wins_and_losses if table.is_binary else (None, None)
 
-    @cached_property
-    def _tied_p(self) -> tuple[float, ...]:
-        if self._seed_variance is not None:
-            found = tied_settings_p(self._means, self._seed_variance, self._seeds)
-            return tuple(max(p, self._test[1]) for p in found)
-        return tuple(tied_set_p(self._means, flips=self.rules.flips, seed=self.rules.seed))
+    # In the order in which two outcomes overlap least: both "better" and "equal" hold in up to 4.5 % of worlds.
+    outcome = Outcome.CANNOT_TELL
+    if pair.p <= rules.alpha and pair.statistic != 0:
+        outcome = Outcome.WORSE if pair.statistic < 0 else Outcome.BETTER
+    elif rules.worth > 0 and table.is_binary:
+        # Two one-sided tests by Tango's interval: at the margin it wrongly says "equal" in at most 5.8 % of simulated
+        # worlds, Wald's interval in up to 48 % at 24 rows. Scores that are not 0 or 1 have no such interval here.
+        least, most = tango(*pair.wins_and_losses, table.units.rows, critical_value(2 * rules.alpha))
+        if -rules.worth < least and most < rules.worth:
+            outcome = Outcome.EQUIVALENT
+    return Difference(
+        point=table.points[pair.point].number,
+        baseline=table.baselines[pair.baseline].name,
+        value=value,
+        low=low,
+        high=high,
+        p=pair.p,
+        holm_p=pair.holm_p,
+        outcome=outcome,
+        wins=wins,
+        losses=losses,
+    )
 
-    def _decision(self, differences: tuple[tuple[Difference, ...], ...]) -> Decision:
-        rules = self.rules
-        tied = [place for place, p in enumerate(self._tied_p) if p > rules.alpha]
-        values = self._means.mean(axis=0).round(DUST)
 
-        def ranked(place: int) -> tuple[float, int, int]:
-            return -values[place], self.points[place].tokens, place
+def _interval(table: ScoreTable, family: _Family, pair: _Pair, rules: Rules) -> Interval:
+    """The simultaneous interval of a difference, higher is better."""
+    units, top, z = table.units.count, RANGES.get(table.metric.unit, inf), family.z
+    if pair.settings is not None:
+        reach = pair.settings.reach(rules.alpha, len(family.pairs))
+        low, high = pair.difference - reach, pair.difference + reach
+    elif table.is_binary:
+        # Least coverage of 95 % intervals in 42 simulated worlds: Tango 93.6 %, Wald 77 %, percentile bootstrap 62 %.
+        low, high = tango(*pair.wins_and_losses, table.units.rows, z)
+    else:
+        low, high = score_interval(pair.difference, float(pair.units.std()), units, z)
+    if high - low < 10**-DUST and top < inf:
+        # Rows that do not differ do not prove that none would: the reach of Tango's without a discordant row.
+        reach = top * z * z / (units + z * z)
+        low, high = low - reach, high + reach
+    return max(low, -top), min(high, top)
 
-        def advised(places: Sequence[int]) -> int:
-            least = cheapest([self.points[place] for place in places])
-            return min((place for place in places if any(self.points[place] is each for each in least)), key=ranked)
 
-        best = min(tied, key=ranked)
-        decision = Decision(
-            outcome=Outcome.NONE,
-            tied=tuple(self.points[place].number for place in tied),
-            metric=f"eval/{self.metric.name}",
-            alpha=rules.alpha,
-            worth=rules.worth,
-            family=self._family,
-            rows=self.units.rows,
-            clusters=None if self.units.clusters is None else self.units.count,
-            about=self.points[best].number,
-            seeds=self._seeds[best],
-            nothing_right=not self.metric.is_corpus and self.metric.higher_is_better and not self._has_a_right_answer,
-            rows_for_equality=rows_for_equality(rules.worth, rules.alpha) if rules.worth > 0 else None,
-        )
-        decision = self._with_corrected(decision, best)
-        if not self.baselines:
-            return decision if decision.nothing_right else replace(decision, advised=self.points[advised(tied)].number)
-        proven = [p for p in tied if all(each.outcome is Outcome.BETTER for each in differences[p])]
-        place = advised(proven) if proven else best
-        hardest = self._hardest(place, differences[place])
-        found = differences[place][hardest]
-        pair = self._pairs[place * len(self.baselines) + hardest]
-        return replace(
-            decision,
-            outcome=found.outcome,
-            advised=self.points[place].number if proven else None,
-            about=self.points[place].number,
-            seeds=self._seeds[place],
-            against=found.baseline,
-            difference=found.value,
-            low=found.low,
-            high=found.high,
-            p=found.p,
-            smallest_visible=self._smallest_visible(hardest),
-            rows_needed=self._rows_needed(pair) if found.outcome is Outcome.CANNOT_TELL else None,
-            smallest_p=self._test[1],
-            few_rows_decide=pair.few_rows_decide,
-        )
+# The verdict: which point, against which baseline
 
-    def _hardest(self, place: int, differences: Sequence[Difference]) -> int:
-        """The baseline that is hardest to beat for a point: by the statistic of the test, then by the difference.
 
-        One that it was not shown to be better than is harder than any other.
-        """
-        width = len(self.baselines)
-        pairs = self._pairs[place * width : (place + 1) * width]
+def _decision(
+    table: ScoreTable,
+    family: _Family,
+    differences: Sequence[Sequence[Difference]],
+    tied_p: Sequence[float],
+    rules: Rules,
+) -> Decision:
+    """Choose the point that the verdict is about, and the baseline that is hardest to beat for it."""
+    metric, points, units = table.metric, table.points, table.units
+    tied = [place for place, p in enumerate(tied_p) if p > rules.alpha]
+    values = table.means.mean(axis=0).round(DUST)
 
-        def ease(q: int) -> tuple[bool, float, float, int]:
-            is_beaten = differences[q].outcome is Outcome.BETTER
-            return is_beaten, round(pairs[q].statistic, DUST), pairs[q].difference, q
+    def ranked(place: int) -> tuple[float, int, int]:
+        return -values[place], points[place].tokens, place
 
-        return min(range(width), key=ease)
+    def advised(places: Sequence[int]) -> int:
+        # Among points that the rows cannot tell apart, price decides; of several cheapest ones, the higher score.
+        least = cheapest([points[place] for place in places])
+        return min((place for place in places if any(points[place] is each for each in least)), key=ranked)
 
-    @property
-    def _has_a_right_answer(self) -> bool:
-        tables = [*(point.scores for point in self.points), *(baseline.scores for baseline in self.baselines)]
-        return any(bool(table.any()) for table in tables)
+    best = min(tied, key=ranked)
+    corrected, (corrected_low, corrected_high) = _corrected(table, best, rules)
+    nothing_right = (
+        not metric.is_corpus
+        and metric.higher_is_better
+        and not any(bool(each.scores.any()) for each in (*points, *table.baselines))
+    )
+    decision = Decision(
+        outcome=Outcome.NONE,
+        tied=tuple(points[place].number for place in tied),
+        metric=f"eval/{metric.name}",
+        alpha=rules.alpha,
+        worth=rules.worth,
+        family=len(family.pairs),
+        rows=units.rows,
+        clusters=None if units.clusters is None else units.count,
+        about=points[best].number,
+        seeds=table.seed_counts[best],
+        nothing_right=nothing_right,
+        rows_for_equality=rows_for_equality(rules.worth, rules.alpha) if rules.worth > 0 else None,
+        corrected=corrected,
+        corrected_low=corrected_low,
+        corrected_high=corrected_high,
+    )
+    if not table.baselines:
+        return decision if nothing_right else replace(decision, advised=points[advised(tied)].number)
 
-    def _with_corrected(self, decision: Decision, best: int) -> Decision:
-        """With what the best point's own value is without the luck of having been chosen, with an interval there."""
-        metric, units = self.metric, self.units
-        value = bias_corrected(
-            np.stack([sums.mean(axis=0) for sums in self._point_sums], axis=1),
-            sizes=units.sizes,
-            value=metric.value if metric.is_corpus else None,
-            higher_is_better=metric.higher_is_better,
-            resamples=self.rules.resamples,
-            seed=self.rules.seed,
-        )
-        if metric.unit is Unit.SHARE and not metric.is_corpus:
-            low, high = wilson(min(1.0, max(0.0, value)), units.count, self.rules.alpha)
-        else:
-            deviation = float(self._means[:, best].std())
-            low, high = score_interval(value, deviation, units.count, critical_value(self.rules.alpha))
-            low, high = within(metric, low, high)
-        return replace(decision, corrected=value, corrected_low=low, corrected_high=high)
+    proven = [p for p in tied if all(each.outcome is Outcome.BETTER for each in differences[p])]
+    place = advised(proven) if proven else best
+    width = len(table.baselines)
 
-    def _smallest_visible(self, hardest: int) -> float | None:
-        """For the baseline's own value; known for shares, of which more is better."""
-        if self.metric.unit is not Unit.SHARE or not self.metric.higher_is_better:
-            return None
-        value = float(self.metric.value(self.baselines[hardest].scores.mean(axis=0)))
-        accuracy = min(1.0, max(0.0, value))
-        return smallest_visible(self.units.count, accuracy, comparisons=self._family, alpha=self.rules.alpha)
+    def ease(q: int) -> tuple[bool, float, float, int]:
+        # A baseline that the point was not shown to beat is harder than any other; then the test's statistic decides.
+        pair = family.pairs[place * width + q]
+        is_beaten = differences[place][q].outcome is Outcome.BETTER
+        return is_beaten, round(pair.statistic, DUST), pair.difference, q
 
-    def _rows_needed(self, pair: _Pair) -> int | None:
-        """How many rows would show the difference that was seen; None: none was seen, or rows do not help."""
-        difference = abs(pair.difference)
-        if difference < 10**-DUST:
-            return None
-        family, alpha = self._family, self.rules.alpha
-        if self._is_binary:
-            lost = min(pair.wins_and_losses) / self.units.rows
-            needed: int | None = rows_needed(difference, lost, comparisons=family, alpha=alpha)
-        else:
-            variance = self._seed_variance
-            of_seeds = 0.0 if variance is None else variance.of_seeds / self._seeds[pair.point]
-            deviation = float(pair.units.std())
-            needed = rows_needed_for_mean(difference, deviation, comparisons=family, alpha=alpha, other=of_seeds)
-            needed = None if needed is None else round(needed * self.units.rows / self.units.count)
-        return needed if needed is not None and needed > self.units.rows else None
+    hardest = min(range(width), key=ease)
+    found, pair = differences[place][hardest], family.pairs[place * width + hardest]
+    smallest = None
+    if metric.unit is Unit.SHARE and metric.higher_is_better:
+        accuracy = min(1.0, max(0.0, float(metric.value(table.baselines[hardest].scores.mean(axis=0)))))
+        smallest = smallest_visible(units.count, accuracy, comparisons=len(family.pairs), alpha=rules.alpha)
+    return replace(
+        decision,
+        outcome=found.outcome,
+        advised=points[place].number if proven else None,
+        about=points[place].number,
+        seeds=table.seed_counts[place],
+        against=found.baseline,
+        difference=found.value,
+        low=found.low,
+        high=found.high,
+        p=found.p,
+        smallest_visible=smallest,
+        rows_needed=_rows_needed(table, family, pair, rules) if found.outcome is Outcome.CANNOT_TELL else None,
+        smallest_p=family.smallest_p,
+        few_rows_decide=pair.few_rows_decide,
+    )
+
+
+def _corrected(table: ScoreTable, best: int, rules: Rules) -> tuple[float, Interval]:
+    """The best point's own value without the luck of having been chosen, with an interval around it.
+
+    The bootstrap's percentiles would cover as well, but are 1.5 times as wide as Wilson's interval at the corrected
+    value, which covers 92 to 98 %.
+    """
+    metric, units = table.metric, table.units
+    value = bias_corrected(
+        np.stack([sums.mean(axis=0) for sums in table.point_sums], axis=1),
+        sizes=units.sizes,
+        value=metric.value if metric.is_corpus else None,
+        higher_is_better=metric.higher_is_better,
+        resamples=rules.resamples,
+        seed=rules.seed,
+    )
+    if metric.unit is Unit.SHARE and not metric.is_corpus:
+        return value, wilson(min(1.0, max(0.0, value)), units.count, rules.alpha)
+    deviation = float(table.means[:, best].std())
+    return value, within(metric, *score_interval(value, deviation, units.count, critical_value(rules.alpha)))
+
+
+def _rows_needed(table: ScoreTable, family: _Family, pair: _Pair, rules: Rules) -> int | None:
+    """How many rows would show the observed difference; None: there is none, or more rows would not show it."""
+    difference, comparisons, units = abs(pair.difference), len(family.pairs), table.units
+    if difference < 10**-DUST:
+        return None
+    if table.is_binary:
+        lost = min(pair.wins_and_losses) / units.rows
+        needed: int | None = rows_needed(difference, lost, comparisons=comparisons, alpha=rules.alpha)
+    else:
+        # More rows do not reduce the variance between seeds.
+        variance = table.seed_variance
+        of_seeds = 0.0 if variance is None else variance.of_seeds / table.seed_counts[pair.point]
+        deviation = float(pair.units.std())
+        needed = rows_needed_for_mean(difference, deviation, comparisons=comparisons, alpha=rules.alpha, other=of_seeds)
+        needed = None if needed is None else round(needed * units.rows / units.count)
+    return needed if needed is not None and needed > units.rows else None
