@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tunerun.comparison.report import ConfusionTable, LossCurve, ShownAnswers, Sources
+from tunerun.comparison.report import ConfusionTable, LossCurve, ReportSources, ShownAnswers
 from tunerun.comparison.results import Verdict
 from tunerun.job import Example
 
@@ -35,7 +35,7 @@ def answered(rows: Sequence[Example], right: int, wrong: str) -> ShownAnswers:
     )
 
 
-def unlike(sources: Sources) -> Sources:
+def unlike(sources: ReportSources) -> ReportSources:
     """The same, with a different wrong answer for each row and model: digits that can hardly be packed."""
     answers = {
         subject: replace(
@@ -58,7 +58,7 @@ def curve(epochs: int, rate: float, steps_in_an_epoch: int = 8) -> LossCurve:
     return LossCurve(training, validation)
 
 
-def sources(verdict: Verdict, wrong: Sequence[str] = ("I do not know", "two", "")) -> Sources:
+def sources(verdict: Verdict, wrong: Sequence[str] = ("I do not know", "two", "")) -> ReportSources:
     """Answers that have as many rows right as the verdict says; curves of all trials that have succeeded."""
     rows = held_out(verdict.decision.rows)
     metric = verdict.metric or ""
@@ -75,7 +75,7 @@ def sources(verdict: Verdict, wrong: Sequence[str] = ("I do not know", "two", ""
         if t.tuned_model
     }
     labels = ("refund", "card lost", "transfer")
-    return Sources(
+    return ReportSources(
         rows=rows,
         answers=answers,
         right_rule="An answer is right where eval/exact_match is 1.",

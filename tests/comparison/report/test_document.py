@@ -12,7 +12,7 @@ import pytest
 
 from tests.comparison import verdicts
 from tests.comparison.report.sources import answered, held_out, sources
-from tunerun.comparison.report import Sources, build
+from tunerun.comparison.report import ReportSources, build
 from tunerun.comparison.report.answers import MAX_TEXT_CHARACTERS, pack, pack_answers
 from tunerun.comparison.report.plots import MarkKind, axis_plots, curve_lines, interval_plots
 from tunerun.comparison.report.sources import MOST_CURVE_POINTS, thinned
@@ -35,7 +35,7 @@ EVERY_KIND = [
 def test_every_verdict_has_a_report(make: Callable[[], Verdict], with_sources: bool) -> None:
     """Also one of which nothing succeeded or nothing was held out, and one whose answers are not there."""
     verdict = make()
-    document = build(verdict, sources(verdict) if with_sources else Sources())
+    document = build(verdict, sources(verdict) if with_sources else ReportSources())
     assert document.sentence == verdict.sentence
     assert len(document.points_table.rows) == len(verdict.points)
     assert json.loads(zlib.decompress(base64.b64decode(pack(document.drawn())))) == json.loads(
@@ -104,12 +104,12 @@ def test_a_measure_against_an_axis(
 
 def test_points_that_differ_in_one_axis_are_one_line() -> None:
     """Every other setting is the name of a line; a key that no point varies is not an axis."""
-    by_rate, *_ = axis_plots(verdicts.demo_verdict(), Sources())
+    by_rate, *_ = axis_plots(verdicts.demo_verdict(), ReportSources())
     assert [(s.name, [p.at for p in s.places]) for s in by_rate.series] == [
         ("5 epochs", [0.0005, 0.001]),
         ("10 epochs", [0.0005, 0.001]),
     ]
-    assert axis_plots(_points("template", ["plain", "plain"]), Sources()) == ()
+    assert axis_plots(_points("template", ["plain", "plain"]), ReportSources()) == ()
 
 
 def test_curves_of_replicates_are_called_by_their_seeds() -> None:

@@ -3,6 +3,15 @@
 from tunerun.comparison.report.document import Document, build
 from tunerun.comparison.report.page import render
 from tunerun.comparison.report.reading import read_sources
-from tunerun.comparison.report.sources import ConfusionTable, LossCurve, ShownAnswers, Sources
+from tunerun.comparison.report.sources import ConfusionTable, LossCurve, ReportSources, ShownAnswers
 
-__all__ = ["ConfusionTable", "Document", "LossCurve", "ShownAnswers", "Sources", "build", "read_sources", "render"]
+__all__ = [
+    "ConfusionTable",
+    "Document",
+    "LossCurve",
+    "ReportSources",
+    "ShownAnswers",
+    "build",
+    "read_sources",
+    "render",
+]

@@ -11,7 +11,7 @@ from typing import Any
 
 from tunerun.comparison.numbers import counted
 from tunerun.comparison.report.plots import MarkKind, point_name, standing
-from tunerun.comparison.report.sources import ShownAnswers, Sources
+from tunerun.comparison.report.sources import ReportSources, ShownAnswers
 from tunerun.comparison.results import Verdict
 from tunerun.job import as_text
 
@@ -39,7 +39,7 @@ class AnswerColumn:
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedAnswers:
     """Answers as the page carries them.
 
     Attributes:
@@ -55,7 +55,7 @@ SHOWN_AT_FIRST = 4
 """Columns of points, beside two baselines, that a page shows until the reader chooses others."""
 
 
-def columns(verdict: Verdict, sources: Sources) -> list[AnswerColumn]:
+def columns(verdict: Verdict, sources: ReportSources) -> list[AnswerColumn]:
     """Everything that has answered, in the order in which it is kept where not all fits.
 
     First the point that the sentence is about, then the baselines (the one that is hardest to beat first), then the
@@ -84,12 +84,12 @@ def columns(verdict: Verdict, sources: Sources) -> list[AnswerColumn]:
     return [column for _, column in sorted(found, key=lambda pair: pair[0])]
 
 
-def pack_answers(verdict: Verdict, sources: Sources, max_bytes: int = MAX_PACKED_BYTES) -> Packed:
+def pack_answers(verdict: Verdict, sources: ReportSources, max_bytes: int = MAX_PACKED_BYTES) -> PackedAnswers:
     """The answers that fit into so many bytes, packed as the page carries them."""
     ordered = columns(verdict, sources)
     rows = len(sources.rows)
     if not ordered or not rows:
-        return Packed({}, "")
+        return PackedAnswers({}, "")
     kept = _most(len(ordered), max_bytes, lambda n: _size(document_of(ordered[:n], sources, rows)))
     if kept:
         omitted = ""
@@ -100,10 +100,10 @@ def pack_answers(verdict: Verdict, sources: Sources, max_bytes: int = MAX_PACKED
                 f"most {max_bytes / 1e6:g} MB of answers; those of the advised point, the baselines and the tied "
                 "points are kept first. All are in the ledger."
             )
-        return Packed(document_of(ordered[:kept], sources, rows), omitted)
+        return PackedAnswers(document_of(ordered[:kept], sources, rows), omitted)
     few = ordered[:2]
     kept_rows = _most(rows, max_bytes, lambda n: _size(document_of(few, sources, n)))
-    return Packed(
+    return PackedAnswers(
         document_of(few, sources, kept_rows),
         f"Only the first {counted(kept_rows, 'row')} of {rows:,} and {counted(len(few), 'column')} of {len(ordered)} "
         f"are shown, because a page carries at most {max_bytes / 1e6:g} MB of answers. All are in the ledger.",
@@ -121,7 +121,7 @@ def _most(count: int, max_bytes: int, size: Callable[[int], int]) -> int:
     return count
 
 
-def document_of(kept: Sequence[AnswerColumn], sources: Sources, rows: int) -> dict[str, Any]:
+def document_of(kept: Sequence[AnswerColumn], sources: ReportSources, rows: int) -> dict[str, Any]:
     """The answers as JSON values.
 
     `rows` is a list of [input, expected, texts, right], where `texts` are the different answers of the row and `right`

@@ -9,7 +9,7 @@ from typing import Any
 from tunerun import __version__
 from tunerun.comparison import numbers
 from tunerun.comparison.labels import short_names, text
-from tunerun.comparison.report.answers import Packed, pack_answers
+from tunerun.comparison.report.answers import PackedAnswers, pack_answers
 from tunerun.comparison.report.plots import (
     AxisPlot,
     CurveLine,
@@ -18,7 +18,7 @@ from tunerun.comparison.report.plots import (
     curve_lines,
     interval_plots,
 )
-from tunerun.comparison.report.sources import ConfusionTable, Sources
+from tunerun.comparison.report.sources import ConfusionTable, ReportSources
 from tunerun.comparison.results import Outcome, Verdict
 
 OUTCOMES = {
@@ -76,7 +76,7 @@ class Document:
     axes: tuple[AxisPlot, ...]
     axis_table: WordTable | None
     confusion: tuple[ConfusionTable, ...]
-    answers: Packed
+    answers: PackedAnswers
     answer_rows: int
     right_rule: str
     data_facts: tuple[tuple[str, str], ...]
@@ -96,7 +96,7 @@ class Document:
         }
 
 
-def build(verdict: Verdict, sources: Sources) -> Document:
+def build(verdict: Verdict, sources: ReportSources) -> Document:
     """Make the report of a verdict."""
     intervals, curves, axes = interval_plots(verdict), curve_lines(verdict, sources), axis_plots(verdict, sources)
     names = dict.fromkeys(sweep.experiment for sweep in verdict.sweeps)

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from tunerun.comparison import numbers
 from tunerun.comparison.labels import label, short_names, text
-from tunerun.comparison.report.sources import LossCurve, Sources
+from tunerun.comparison.report.sources import LossCurve, ReportSources
 from tunerun.comparison.results import Difference, Estimate, Measure, PointResult, Verdict
 from tunerun.comparison.table import measure_title
 from tunerun.job import Scalar
@@ -238,7 +238,7 @@ def baseline_lines(verdict: Verdict, measure: Measure) -> tuple[ReferenceLine, .
     )
 
 
-def axis_plots(verdict: Verdict, sources: Sources) -> tuple[AxisPlot, ...]:
+def axis_plots(verdict: Verdict, sources: ReportSources) -> tuple[AxisPlot, ...]:
     """Each measure against each key that the points vary, the axes in the sweep's order."""
     keys = [k for k in verdict.points[0].overrides if len(_settings(verdict, k)) > 1] if verdict.points else []
     names = short_names(keys)
@@ -254,7 +254,7 @@ def _settings(verdict: Verdict, key: str) -> list[Scalar]:
     return list(dict.fromkeys(p.overrides.get(key) for p in verdict.points))
 
 
-def _axis_plot(verdict: Verdict, sources: Sources, key: str, name: str, measure: Measure) -> AxisPlot:
+def _axis_plot(verdict: Verdict, sources: ReportSources, key: str, name: str, measure: Measure) -> AxisPlot:
     shown = [p for p in verdict.points if _is_known(p.estimates, measure)]
     where = _numeric_places(verdict, sources, shown, key)
     categories: list[str] = []
@@ -294,7 +294,7 @@ def _axis_plot(verdict: Verdict, sources: Sources, key: str, name: str, measure:
 
 
 def _numeric_places(
-    verdict: Verdict, sources: Sources, points: Sequence[PointResult], key: str
+    verdict: Verdict, sources: ReportSources, points: Sequence[PointResult], key: str
 ) -> dict[int, float] | None:
     """Where each point is on an axis of numbers, by its number; None: the axis has something else."""
     places = {}
@@ -308,7 +308,7 @@ def _numeric_places(
     return places
 
 
-def curve_lines(verdict: Verdict, sources: Sources) -> tuple[CurveLine, ...]:
+def curve_lines(verdict: Verdict, sources: ReportSources) -> tuple[CurveLine, ...]:
     """The loss curves of all trials that have one."""
     lines = []
     for trial in verdict.trials:

@@ -13,7 +13,7 @@ import yaml
 from tunerun.comparison.knowledge import BASE_LOSS
 from tunerun.comparison.numbers import counted
 from tunerun.comparison.report.plots import point_name
-from tunerun.comparison.report.sources import ConfusionTable, LossCurve, ShownAnswers, Sources, thinned
+from tunerun.comparison.report.sources import ConfusionTable, LossCurve, ReportSources, ShownAnswers, thinned
 from tunerun.comparison.results import LOSS, BaselineResult, PointResult, TrialResult, Verdict
 from tunerun.errors import ConfigError
 from tunerun.job import EpochLoss, Example, Snapshot
@@ -35,10 +35,10 @@ _WITH_PATHS = ("dataset", "model")
 """Sections that name files among other things."""
 
 
-def read_sources(ledger: Ledger, verdict: Verdict) -> Sources:
+def read_sources(ledger: Ledger, verdict: Verdict) -> ReportSources:
     """Read what a report shows beside the verdict; what the ledger has not (yet) is left out."""
     reader = _Reader(ledger, verdict)
-    return Sources(
+    return ReportSources(
         rows=reader.rows,
         answers=reader.answers,
         right_rule=reader.right_rule,

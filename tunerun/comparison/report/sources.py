@@ -51,7 +51,7 @@ class ConfusionTable:
 
 
 @dataclass(frozen=True)
-class Sources:
+class ReportSources:
     """Everything of a report that is not in the verdict.
 
     Attributes:
