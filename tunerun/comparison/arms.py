@@ -176,6 +176,7 @@ class ScoreTable:
             apart = means[:, :, None] - beside[:, None, :]
             # Means over seeds leave about 1e-17 where nothing differs, and such a row must not be flipped.
             differences = np.asarray(apart.reshape(units.count, -1).round(DUST + 3))
+        tables = [*(each.scores for each in points), *(each.scores for each in baselines)]
         has_one_seed = all(len(point.scores) == 1 for point in points)
         return cls(
             metric=metric,
@@ -186,10 +187,7 @@ class ScoreTable:
             baseline_sums=baseline_sums,
             means=means,
             differences=differences,
-            is_binary=not metric.is_corpus
-            and units.clusters is None
-            and has_one_seed
-            and all(is_binary(each.scores) for each in (*points, *baselines)),
+            is_binary=not metric.is_corpus and units.clusters is None and has_one_seed and all(map(is_binary, tables)),
             seed_variance=pooled(scores) if not has_one_seed and units.count > 1 else None,
         )
 

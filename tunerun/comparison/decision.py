@@ -300,10 +300,9 @@ def _decision(
 
     best = min(tied, key=ranked)
     corrected, (corrected_low, corrected_high) = _corrected(table, best, rules)
+    tables = [*(each.scores for each in points), *(each.scores for each in table.baselines)]
     nothing_right = (
-        not metric.is_corpus
-        and metric.higher_is_better
-        and not any(bool(each.scores.any()) for each in (*points, *table.baselines))
+        not metric.is_corpus and metric.higher_is_better and not any(bool(scores.any()) for scores in tables)
     )
     decision = Decision(
         outcome=Outcome.NONE,
