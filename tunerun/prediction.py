@@ -13,7 +13,7 @@ from typing import Any, Self
 from tunerun import schema
 from tunerun.backends import open_backend, stored_section
 from tunerun.backends.base import Backend
-from tunerun.dataset import Findings, RowBuilder, SourceRow, read_rows, with_conversations
+from tunerun.dataset import RowBuilder, SourceRow, read_rows, with_conversations
 from tunerun.engine import tuned_model
 from tunerun.engine.base_model import cache_folder
 from tunerun.errors import BackendError, DatasetError, NotFoundError, TemplateError
@@ -360,19 +360,18 @@ def training_of(run: str, runs: Path) -> tuple[Example, ...]:
 
 def _placed(rows: Sequence[Mapping[str, Any]] | Path, template: PromptTemplate) -> list[SourceRow]:
     """Return rows with their positions, and with the columns that their conversations provide."""
-    findings = Findings()
     if isinstance(rows, Path):
-        read = with_conversations(read_rows(rows), template.input_columns, findings)
+        read, findings = with_conversations(read_rows(rows), template.input_columns)
         if findings:
-            raise DatasetError(findings.lines)
+            raise DatasetError(findings.lines())
         return list(read)
     builder = RowBuilder("")
     for position, row in enumerate(rows, start=1):
         builder.add(position, row)
     given = builder.rows()
-    read = with_conversations(given, template.input_columns, findings)
+    read, findings = with_conversations(given, template.input_columns)
     if findings:
-        raise TemplateError(findings.lines)
+        raise TemplateError(findings.lines())
     if read is given:  # no conversations: keep each row's own order of columns
         return [SourceRow("", position, row) for position, row in enumerate(rows, start=1)]
     return list(read)

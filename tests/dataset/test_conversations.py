@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tunerun.dataset import ABSENT, Findings, Rows, SourceRow, with_conversations
+from tunerun.dataset import ABSENT, Rows, SourceRow, with_conversations
 from tunerun.job import Conversation, Turn
 
 BOTH = ("text_input", "output")
@@ -18,10 +18,9 @@ def _rows(*rows: dict[str, Any]) -> Rows:
 
 
 def _row(columns: dict[str, Any], wanted: Any = BOTH, warnings: tuple[str, ...] = ()) -> SourceRow:
-    findings = Findings()
-    rows = with_conversations(_rows(columns), wanted, findings)
-    assert findings.lines == ()
-    assert findings.warnings == warnings
+    rows, findings = with_conversations(_rows(columns), wanted)
+    assert findings.lines() == ()
+    assert findings.warnings() == warnings
     (row,) = rows
     assert row.place == "a.jsonl:7"
     return row
@@ -32,10 +31,10 @@ def _read(columns: dict[str, Any], wanted: Any = BOTH) -> dict[str, Any]:
 
 
 def _refused(columns: dict[str, Any], wanted: Any = BOTH) -> str:
-    findings = Findings()
-    assert len(with_conversations(_rows(columns), wanted, findings)) == 0
-    assert findings.file_lines == ()
-    (line,) = findings.lines
+    rows, findings = with_conversations(_rows(columns), wanted)
+    assert len(rows) == 0
+    assert findings.file_lines() == ()
+    (line,) = findings.lines()
     return line
 
 
@@ -202,7 +201,7 @@ def test_question_alone() -> None:
 def test_untouched(columns: dict[str, Any], wanted: list[str]) -> None:
     """Rows stay as they are where they have the columns, hold no conversation, or the template wants neither."""
     rows = _rows(columns)
-    assert with_conversations(rows, wanted, Findings()) is rows
+    assert with_conversations(rows, wanted)[0] is rows
 
 
 def test_column_beside_a_conversation() -> None:
@@ -226,9 +225,8 @@ def test_alpaca(columns: dict[str, Any], text_input: str) -> None:
 
 def test_rows_of_several_shapes() -> None:
     """Rows with columns of their own, conversations and rows that are refused may be in one file."""
-    findings = Findings()
     rows = _rows({"text_input": "1", "output": "2"}, {"messages": []}, {"conversations": [USER, ASSISTANT]})
-    read = with_conversations(rows, BOTH, findings)
+    read, findings = with_conversations(rows, BOTH)
     assert [row.line for row in read] == [7, 9]
     assert list(read.columns["text_input"]) == ["1", "1"]
     assert list(read.columns["output"]) == ["2", "2"]
@@ -237,11 +235,11 @@ def test_rows_of_several_shapes() -> None:
 
 def test_ignored_keys() -> None:
     """What else a message holds is named once, with the number of rows."""
-    findings = Findings()
     named = {"messages": [_message("user", "1", name="ann"), _message("assistant", "2", id=3)]}
-    assert len(with_conversations(_rows(named, named, named), BOTH, findings)) == 3
+    rows, findings = with_conversations(_rows(named, named, named), BOTH)
+    assert len(rows) == 3
     tail = "in a message is ignored; only its role and its text are used"
-    assert findings.warnings == (
+    assert findings.warnings() == (
         f"a.jsonl:7 and 2 more rows: 'id' {tail}",
         f"a.jsonl:7 and 2 more rows: 'name' {tail}",
     )

@@ -14,7 +14,7 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
-from tunerun.dataset import Findings, read_content, read_rows
+from tunerun.dataset import read_content, read_rows
 from tunerun.dataset.reading import collect_rows
 from tunerun.errors import DatasetError
 
@@ -31,17 +31,15 @@ def _read(path: Path, content: bytes, **settings: Any) -> list[dict[str, Any]]:
 
 
 def _cells(path: Path, format_name: str = "auto", columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    findings = Findings()
-    rows = [dict(row.columns) for row in collect_rows(path, format_name, findings, columns)]
-    assert findings.lines == ()
-    return rows
+    rows, findings = collect_rows(path, format_name, columns)
+    assert findings.lines() == ()
+    return [dict(row.columns) for row in rows]
 
 
 def _refused(path: Path, content: bytes, **settings: Any) -> str:
     path.write_bytes(content)
-    findings = Findings()
-    collect_rows(path, settings.get("format_name", "auto"), findings, settings.get("columns"))
-    (line,) = findings.lines
+    _, findings = collect_rows(path, settings.get("format_name", "auto"), settings.get("columns"))
+    (line,) = findings.lines()
     return line.removeprefix(str(path))
 
 
@@ -141,20 +139,21 @@ def test_quotes_in_tsv(tmp_path: Path, content: str, cells: list[str]) -> None:
 
 def test_doubtful_quotes_are_a_warning(tmp_path: Path) -> None:
     """Where quotes could mark cells or be text, the rows are RFC 4180's, with a warning; text alone is one, too."""
-    findings = Findings()
     (tmp_path / "a.tsv").write_text('q\ta\n"1\t2\n3"\t4\n')
-    assert len(collect_rows(tmp_path / "a.tsv", "auto", findings)) == 1
-    assert "quotes join 3 lines into 2 records" in findings.warnings[0]
+    rows, findings = collect_rows(tmp_path / "a.tsv", "auto")
+    assert len(rows) == 1
+    assert "quotes join 3 lines into 2 records" in findings.warnings()[0]
     (tmp_path / "b.tsv").write_text('q\ta\n"1" 2\t3\n')
-    assert len(collect_rows(tmp_path / "b.tsv", "auto", findings)) == 1
-    assert "quotes are read as text" in findings.warnings[1]
+    rows, findings = collect_rows(tmp_path / "b.tsv", "auto")
+    assert len(rows) == 1
+    assert "quotes are read as text" in findings.warnings()[0]
 
 
 def test_columns_of_a_table_without_a_header(tmp_path: Path) -> None:
     """dataset.columns names the columns of a file whose first line is a row."""
     path = tmp_path / "a.tsv"
     assert _read(path, b"1\t2\n3\t4\n", columns=["q", "a"]) == ROWS
-    assert [row.line for row in collect_rows(path, "auto", Findings(), ["q", "a"])] == [1, 2]
+    assert [row.line for row in collect_rows(path, "auto", ["q", "a"])[0]] == [1, 2]
     assert _refused(path, b"q\ta\n1\t2\n", columns=["q", "a"]) == (
         ":1: the first line is a header, and dataset.columns names it again; remove dataset.columns"
     )

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import REPOSITORY
-from tunerun.dataset import Findings, LoadedDataset, RowBuilder, TokenLimit, load_examples, with_conversations
+from tunerun.dataset import LoadedDataset, RowBuilder, TokenLimit, load_examples, with_conversations
 from tunerun.digest import digest
 from tunerun.errors import DatasetError
 from tunerun.job import Example, Turn
@@ -118,9 +118,9 @@ def test_a_file_is_rendered_as_its_rows_are(
     builder, one = RowBuilder(""), PromptTemplate(Template(**template))
     for line, row in enumerate(rows, start=1):
         builder.add(line, row)
-    read = with_conversations(builder.rows(), one.columns, Findings())
+    read, _ = with_conversations(builder.rows(), one.columns)
     assert [one.render(row.columns, row.conversation) for row in read] == list(found.training.examples)
-    asked = with_conversations(builder.rows(), one.input_columns, Findings())
+    asked, _ = with_conversations(builder.rows(), one.input_columns)
     assert [one.render_input(row.columns, row.conversation) for row in asked] == [
         Example(each.text_input, "", each.system, tuple(replace(turn, is_learned=True) for turn in each.earlier)).input
         for each in found.training.examples

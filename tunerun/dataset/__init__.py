@@ -1,11 +1,12 @@
 """Data sets: read files of rows, render them with the template, check, split and digest the examples."""
 
 from tunerun.dataset.conversations import with_conversations
+from tunerun.dataset.findings import Findings
 from tunerun.dataset.inspection import CHECKS, Finding
 from tunerun.dataset.lengths import TokenLimit
 from tunerun.dataset.loading import LoadedDataset, Progress, load_examples
 from tunerun.dataset.reading import read_content, read_rows
-from tunerun.dataset.rows import ABSENT, Findings, RowBuilder, Rows, SourceRow
+from tunerun.dataset.rows import ABSENT, RowBuilder, Rows, SourceRow
 from tunerun.dataset.suggestion import template_that_fits, yaml_line
 
 __all__ = [

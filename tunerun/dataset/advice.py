@@ -6,8 +6,9 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 from tunerun.dataset.checks import GUIDE
 from tunerun.dataset.conversations import conversation_columns
+from tunerun.dataset.findings import MOST_OF_A_KIND, Findings
 from tunerun.dataset.rendered_rows import RenderedRows
-from tunerun.dataset.rows import MOST_OF_A_KIND, Findings, Rows, listed, nearest
+from tunerun.dataset.rows import Rows, listed, nearest
 from tunerun.template import PromptTemplate
 from tunerun.template.prompt_template import SYSTEM, TEXT_INPUT
 
@@ -127,7 +128,7 @@ def leaks(training: RenderedRows, held_out: Mapping[str, RenderedRows], most: in
     Inputs are the same if the rows' cells differ at most in capitals and white space, or if the template makes
     the same of them; what their outputs are does not matter.
     """
-    findings = Findings(max(most, MOST_OF_A_KIND))
+    findings = Findings()
     known = [(training, "trained on")]
     for name, rows in held_out.items():
         inputs = rows.inputs
@@ -138,7 +139,7 @@ def leaks(training: RenderedRows, held_out: Mapping[str, RenderedRows], most: in
                 where = f"{found[0]} and {rows.place(position)}"
                 findings.add("leak", f"{where} have the same input, {found[1]} and held out; remove one of them")
         known.append((rows, f"held out ({name})"))
-    return findings.lines
+    return findings.lines(max(most, MOST_OF_A_KIND))
 
 
 def _firsts(

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunerun.dataset.rows import Findings, Rows
+from tunerun.dataset.findings import Findings, UnreadableError
+from tunerun.dataset.rows import Rows
 from tunerun.dataset.table_rows import repeated_names
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 # pyarrow is imported where it is used: it takes longer to import than all the rest of this package.
 
 
-def parquet_rows(file: str, content: bytes, findings: Findings) -> Rows:
+def parquet_rows(file: str, content: bytes) -> tuple[Rows, Findings]:
     """Read a Parquet file; a row's `line` is its number."""
 
     def read() -> pyarrow.Table:
@@ -26,22 +27,25 @@ def parquet_rows(file: str, content: bytes, findings: Findings) -> Rows:
 
         return pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content)).read()
 
-    return _rows(file, "Parquet", read, findings)
+    return _rows(file, "Parquet", read)
 
 
-def arrow_rows(file: str, content: bytes, findings: Findings) -> Rows:
+def arrow_rows(file: str, content: bytes) -> tuple[Rows, Findings]:
     """Read an Arrow file (also Feather), or an Arrow stream; a row's `line` is its number."""
-    return _rows(file, "Arrow", lambda: _arrow_table(content), findings)
+    return _rows(file, "Arrow", lambda: _arrow_table(content))
 
 
-def folder_rows(folder: Path, findings: Findings) -> Rows | None:
-    """Read the rows of a folder that `Dataset.save_to_disk` wrote, in the order of its files; None: it is not one."""
+def folder_rows(folder: Path) -> tuple[Rows, Findings] | None:
+    """Read the rows of a folder that `Dataset.save_to_disk` wrote, in the order of its files; None: it is not one.
+
+    Raises:
+        UnreadableError: it holds several sets of rows, or its files are damaged.
+    """
     state, splits = folder / "state.json", folder / "dataset_dict.json"
     if splits.is_file():
         names = _json(splits).get("splits", [])
         places = ", ".join(str(folder / str(name)) for name in names) or "one of its folders"
-        findings.add("path", f"{folder}: holds several sets of rows; set dataset.path to one of {places}")
-        return Rows(str(folder), (), {})
+        raise UnreadableError("path", f"{folder}: holds several sets of rows; set dataset.path to one of {places}")
     if not state.is_file():
         return None
     named = [str(each.get("filename")) for each in _json(state).get("_data_files", []) if isinstance(each, dict)]
@@ -52,7 +56,7 @@ def folder_rows(folder: Path, findings: Findings) -> Rows | None:
 
         return pyarrow.concat_tables([_arrow_table(file.read_bytes()) for file in files])
 
-    return _rows(str(folder), "Arrow", read, findings)
+    return _rows(str(folder), "Arrow", read)
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -70,17 +74,18 @@ def _arrow_table(content: bytes) -> pyarrow.Table:
     return opened(pyarrow.BufferReader(content)).read_all()
 
 
-def _rows(file: str, kind: str, read: Callable[[], pyarrow.Table], findings: Findings) -> Rows:
+def _rows(file: str, kind: str, read: Callable[[], pyarrow.Table]) -> tuple[Rows, Findings]:
     import pyarrow
 
     try:
         table = read()
         table.validate(full=True)  # an untrusted file may hold offsets that point outside it
-    except (pyarrow.ArrowException, OSError):
-        findings.add("parquet", f"{file}: is damaged or cut off; no {kind} could be read from it; write it again")
-        return Rows(file, (), {})
-    if repeated_names(file, table.column_names, findings):
-        return Rows(file, (), {})
+    except (pyarrow.ArrowException, OSError) as error:
+        text = f"{file}: is damaged or cut off; no {kind} could be read from it; write it again"
+        raise UnreadableError("parquet", text) from error
+    if repeated := repeated_names(table.column_names):
+        raise UnreadableError("header", f"{file}: {repeated}")
+    findings = Findings()
     columns: dict[str, list[Any]] = {}
     for name in table.column_names:
         column = table.column(name)
@@ -92,7 +97,7 @@ def _rows(file: str, kind: str, read: Callable[[], pyarrow.Table], findings: Fin
         if _has_nanoseconds(column):
             what = f"the column {name!r} holds times to the nanosecond, with nine digits after the second"
             findings.warn("times", f"{file}: {what}; cast it to text where they should be written otherwise")
-    return Rows(file, range(1, table.num_rows + 1), columns, "row")
+    return Rows(file, range(1, table.num_rows + 1), columns, "row"), findings
 
 
 def _cells(column: pyarrow.ChunkedArray) -> list[Any]:
@@ -137,28 +142,19 @@ def _converter(kind: pyarrow.DataType) -> Callable[[Any], Any] | None:
 
     types = pyarrow.types
     if types.is_floating(kind):
-        return _number if types.is_float64(kind) else lambda cell: _shortest(cell, kind.to_pandas_dtype())
+        # Tables write NaN for null. Of a 16- or 32-bit float the fewest digits that give it: 0.1, not 0.10000000149.
+        shorter = None if types.is_float64(kind) else kind.to_pandas_dtype()
+        return lambda cell: None if math.isnan(cell) else float(str(shorter(cell))) if shorter else cell
     if types.is_struct(kind):
         fields = {kind.field(n).name: _converter(kind.field(n).type) for n in range(kind.num_fields)}
         changing = {name: convert for name, convert in fields.items() if convert is not None}
-        return (lambda cell: _struct(cell, changing)) if changing else None
+        if not changing:
+            return None
+        return lambda cell: {
+            name: changing[name](value) if name in changing and value is not None else value
+            for name, value in cell.items()
+        }
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         convert = _converter(kind.value_type)
         return None if convert is None else lambda cell: [None if each is None else convert(each) for each in cell]
     return None
-
-
-def _struct(cell: dict[str, Any], changing: dict[str, Callable[[Any], Any]]) -> dict[str, Any]:
-    return {
-        name: changing[name](value) if name in changing and value is not None else value for name, value in cell.items()
-    }
-
-
-def _number(cell: float) -> float | None:
-    """Return null for NaN, which is how tables write it."""
-    return None if math.isnan(cell) else cell
-
-
-def _shortest(cell: float, kind: Callable[[float], Any]) -> float | None:
-    """Return the float with the fewest digits that is this 16- or 32-bit float: 0.1, not 0.10000000149011612."""
-    return None if math.isnan(cell) else float(str(kind(cell)))

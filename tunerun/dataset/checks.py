@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, repeat
 from types import NoneType
@@ -11,8 +11,9 @@ from typing import Any
 
 from tunerun.dataset.characters import is_unicode
 from tunerun.dataset.conversations import with_conversations
+from tunerun.dataset.findings import Findings
 from tunerun.dataset.rendered_rows import PARTS, RenderedRows
-from tunerun.dataset.rows import ABSENT, Findings, RowConversation, Rows, close_name, nearest
+from tunerun.dataset.rows import ABSENT, RowConversation, Rows, close_name, nearest
 from tunerun.dataset.suggestion import advice_on_template
 from tunerun.errors import TemplateError
 from tunerun.job import Conversation, Turn
@@ -22,7 +23,6 @@ from tunerun.template.prompt_template import OUTPUT, SYSTEM, TEXT_INPUT, system_
 
 GUIDE = "Gemini API model tuning guide, as last served 2025-04-28"
 """Source of the limits on characters (40,000 and 5,000) and of the advice in `advice.py`."""
-
 
 _INFINITIES = {"inf", "-inf"}
 
@@ -38,166 +38,196 @@ class CharacterLimits:
     output: int | None
 
 
-def render_rows(rows: Rows, template: PromptTemplate, limits: CharacterLimits, findings: Findings) -> RenderedRows:
-    """Return the rows that can be rendered into an example; the reasons for the others are added to `findings`.
+def render_rows(rows: Rows, template: PromptTemplate, limits: CharacterLimits) -> tuple[RenderedRows, Findings]:
+    """Return the rows that can be rendered into an example, and findings on the others.
 
     Args:
         rows: of one file.
         template: renders the rows, and names the columns they need.
         limits: of the backend.
-        findings: where problems go.
     """
     read = list(rows.columns)
-    rows = with_conversations(rows, template.columns, findings)
-    bad = _without_cells(rows, template, findings)
-    texts = {part: _texts(rows, part, template, bad, findings) for part in template.parts}
-    systems = _systems(rows, texts.pop(SYSTEM, None), template)
-    bad_before = set(bad)
-    earlier = _earlier(rows, template, limits, bad_before, findings)
-    _check_texts(rows, texts if systems is None else {SYSTEM: systems, **texts}, limits, bad, findings)
-    bad |= bad_before
+    rows, findings = with_conversations(rows, template.columns)
+    table = _Table(rows, template, limits, findings)
+    table.check_cells()
+    texts = {part: table.texts(part) for part in template.parts}
+    systems: Sequence[str] | None = None
+    if SYSTEM in texts:
+        systems = [system_or_none(text) for text in texts.pop(SYSTEM)]
+    elif rows.conversations is not None and template.sends_own_system:
+        systems = ["" if each is None else each.conversation.system for each in rows.conversations]
+    if systems is not None and not any(systems):
+        systems = None
+    # A row whose earlier turn is bad is left out too, but the texts of its last turn are checked all the same.
+    earlier, rows_of_bad_turns = _earlier(table)
+    table.check_texts(texts if systems is None else {SYSTEM: systems, **texts})
+    bad = table.bad | rows_of_bad_turns
     good = [row for row in range(len(rows)) if row not in bad] if bad else range(len(rows))
     rendered = RenderedRows(rows, read, texts[TEXT_INPUT], texts[OUTPUT], template, systems, earlier)
-    return rendered.take(good)
+    return rendered.take(good), findings
 
 
-def _systems(rows: Rows, rendered: Sequence[str] | None, template: PromptTemplate) -> Sequence[str] | None:
-    """Return the system message of each row, empty where it has none; None: no row has one."""
-    if rendered is not None:
-        rendered = [system_or_none(text) for text in rendered]
-    elif rows.conversations is not None and template.sends_own_system:
-        rendered = ["" if each is None else each.conversation.system for each in rows.conversations]
-    return rendered if rendered is not None and any(rendered) else None
-
-
-def _earlier(
-    rows: Rows, template: PromptTemplate, limits: CharacterLimits, bad: set[int], findings: Findings
-) -> Sequence[tuple[Turn, ...]] | None:
-    """Return the turns before the last one of each row; a row with a bad turn is added to `bad`.
+def _earlier(table: _Table) -> tuple[Sequence[tuple[Turn, ...]] | None, set[int]]:
+    """Return the turns before the last one of each row (None: no row has any), and the rows with a bad turn.
 
     All turns are rendered as the rows of one table, column by column, which is what makes it fast.
     """
-    said = [() if each is None else each.conversation.earlier for each in rows.conversations or ()]
-    owners = [row for row, turns in enumerate(said) for _ in turns]
-    if not owners:
-        return None
+    rows, template = table.rows, table.template
+    found = [
+        (row, turn, messages)
+        for row, each in enumerate(rows.conversations or ())
+        if each is not None
+        for turn, messages in zip(each.conversation.earlier, each.messages, strict=False)
+    ]
+    if not found:
+        return None, set()
     try:
         template.check_turns()
     except TemplateError as error:
         for problem in error.problems:
-            findings.add("template", f"{rows.file}: {problem}")
-        return None
-    turns = _table_of_turns(rows, owners)
-    bad_turns = {number for number, row in enumerate(owners) if row in bad}
-    texts = {part: _texts(turns, part, template, bad_turns, findings) for part in PARTS}
-    _check_texts(turns, texts, limits, bad_turns, findings)
-    bad.update(owners[number] for number in bad_turns)
-    learned = (turn.is_learned for turns_of_row in said for turn in turns_of_row)
-    rendered = map(Turn, texts[TEXT_INPUT], texts[OUTPUT], learned)
-    return [tuple(islice(rendered, len(turns_of_row))) for turns_of_row in said]
+            table.findings.add("template", f"{rows.file}: {problem}")
+        return None, set()
+    owners = [row for row, _, _ in found]
+    columns = {TEXT_INPUT: [turn.text_input for _, turn, _ in found], OUTPUT: [turn.output for _, turn, _ in found]}
+    places = [RowConversation(Conversation(turn.text_input), (messages,)) for _, turn, messages in found]
+    of_turns = replace(rows.take(owners).with_columns(columns), conversations=places)
+    turns = _Table(of_turns, template, table.limits, table.findings)
+    turns.bad = {number for number, row in enumerate(owners) if row in table.bad}
+    texts = {part: turns.texts(part) for part in PARTS}
+    turns.check_texts(texts)
+    rendered = map(Turn, texts[TEXT_INPUT], texts[OUTPUT], (turn.is_learned for _, turn, _ in found))
+    counts = (0 if each is None else len(each.conversation.earlier) for each in rows.conversations or ())
+    return [tuple(islice(rendered, count)) for count in counts], {owners[number] for number in turns.bad}
 
 
-def _table_of_turns(rows: Rows, owners: Sequence[int]) -> Rows:
-    """Return the turns before the last ones as rows, each with the other columns of its own row."""
-    found = [
-        (turn, messages)
-        for each in rows.conversations or ()
-        if each is not None
-        for turn, messages in zip(each.conversation.earlier, each.messages, strict=False)
-    ]
-    spoken = {TEXT_INPUT: [turn.text_input for turn, _ in found], OUTPUT: [turn.output for turn, _ in found]}
-    places = [RowConversation(Conversation(turn.text_input), (messages,)) for turn, messages in found]
-    return replace(rows.take(owners).with_columns(spoken), conversations=places)
+class _Table:
+    """Rows that are rendered together: those of a file, or the earlier turns of their conversations.
+
+    Attributes:
+        bad: positions of the rows that cannot be used; each has a finding.
+    """
+
+    def __init__(self, rows: Rows, template: PromptTemplate, limits: CharacterLimits, findings: Findings) -> None:
+        self.rows = rows
+        self.template = template
+        self.limits = limits
+        self.findings = findings
+        self.bad: set[int] = set()
+
+    def _add(self, row: int, part: str, kind: str, what: str) -> None:
+        """Add a finding on a row, with the place of the message in its conversation."""
+        message = self.rows.message(row, part)
+        self.findings.add_row(kind, self.rows.place(row), f"{message}: {what}" if message else what)
+
+    def _add_bad_cell(self, row: int, column: str, part: str, what: str) -> None:
+        text = f"the cell of {column!r} {what}, and template.{part} uses it; fill it in as text"
+        self._add(row, part, what, text)
+
+    def check_cells(self) -> None:
+        """Find the rows that lack a cell which the template prints unconditionally."""
+        rows, parts = self.rows, self.template.parts
+        named_by = {column: part for part in reversed(parts) for column in self.template.printed(part)}
+        for column in sorted(named_by):
+            lacking, findings = require(rows, column, f"template.{named_by[column]}")
+            self.bad.update(lacking)
+            self.findings.extend(findings)
+        absent = [column for column in named_by if column not in rows.columns]
+        is_typo = len(rows.columns) > 1 and any(close_name(column, rows.columns) for column in absent)
+        if absent and len(rows) and not is_typo:
+            self.findings.add("template", f"{rows.file}: {advice_on_template(rows)}")
+        unusable: list[tuple[int, int, str, str]] = []
+        for column, part in named_by.items():
+            cells = rows.columns.get(column, ())
+            if set(map(type, cells)) - {str}:  # most columns are text throughout
+                of_column = [(row, _why_unusable(cell)) for row, cell in enumerate(cells) if cell is not ABSENT]
+                unusable += [(row, parts.index(part), column, why) for row, why in of_column if why]
+        for row, part_number, column, why in sorted(unusable):
+            self._add_bad_cell(row, column, parts[part_number], why)
+        self.bad.update(row for row, *_ in unusable)
+
+    def texts(self, part: str) -> Sequence[str]:
+        """Render one part of every row; the text of a row that cannot be rendered is empty."""
+        rows = self.rows
+        segments = self.template.segments(part, rows.columns)
+        if segments is not None:
+            columns = [_printed(rows.columns[s.name]) if isinstance(s, PrintedColumn) else s for s in segments]
+            if None not in columns:
+                return _joined([each for each in columns if each is not None], len(rows))
+        return ["" if row in self.bad else self._text(row, part) for row in range(len(rows))]
+
+    def _text(self, row: int, part: str) -> str:
+        cells = self.rows.cells(row)
+        try:
+            return self.template.render_part(part, cells)
+        except AbsentCellError as error:
+            if error.is_null:
+                self._add_bad_cell(row, error.column, error.part, "is null")
+            else:
+                wanted = _wanted(error.column, f"template.{error.part}", list(cells))
+                self._add(row, part, "column", f"the row has no column {wanted}")
+        except TemplateError as error:
+            self._add(row, part, "template", f"{error}; correct the template, or this row")
+        self.bad.add(row)
+        return ""
+
+    def check_texts(self, texts: dict[str, Sequence[str]]) -> None:
+        """Find the rows whose texts cannot be learned: blank, too long, or with a lone surrogate."""
+        most = {TEXT_INPUT: self.limits.text_input, OUTPUT: self.limits.output, SYSTEM: self.limits.text_input}
+        doubtful = {
+            row
+            for part, of_part in texts.items()
+            for row, text in enumerate(of_part)
+            # Only a text beyond ASCII can hold a surrogate, and to look for one is slow.
+            if not text.isascii() or not text.strip() or ((limit := most[part]) is not None and len(text) > limit)
+        }
+        for row in sorted(doubtful - self.bad):
+            for part in texts:
+                text, limit = texts[part][row], most[part]
+                complaints: list[tuple[str, str]] = []
+                if not text.strip():
+                    complaints.append(("blank", "is blank after the template; fill in the row or remove it"))
+                if limit is not None and len(text) > limit:
+                    what = f"has {len(text):,} characters, the limit is {limit:,} ({GUIDE}); shorten it"
+                    complaints.append(("long", what))
+                if not is_unicode(text):
+                    what = "contains an unpaired surrogate (such as \\ud800 in JSON); fix the character or remove it"
+                    complaints.append(("surrogate", what))
+                for kind, what in complaints if part != SYSTEM or text else ():
+                    self._add(row, part, kind, f"{part} {what}")
+                    self.bad.add(row)
 
 
-def _without_cells(rows: Rows, template: PromptTemplate, findings: Findings) -> set[int]:
-    """Report and return the rows that lack a cell which the template prints unconditionally."""
-    parts = template.parts
-    named_by = {column: part for part in reversed(parts) for column in template.printed(part)}
-    bad: set[int] = set()
-    for column in sorted(named_by):
-        bad.update(require(rows, column, f"template.{named_by[column]}", findings))
-    absent = [column for column in named_by if column not in rows.columns]
-    is_typo = len(rows.columns) > 1 and any(close_name(column, rows.columns) for column in absent)
-    if absent and len(rows) and not is_typo:
-        findings.add("template", f"{rows.file}: {advice_on_template(rows)}")
-    complaints = sorted(
-        (row, parts.index(part), column, what)
-        for column, part in named_by.items()
-        for row, what in _bad_cells(rows.columns.get(column, ()))
-    )
-    for row, part_number, column, what in complaints:
-        if row not in bad or rows.columns[column][row] is not ABSENT:
-            _add_bad_cell(rows, row, column, parts[part_number], what, findings)
-    return bad.union(row for row, *_ in complaints)
-
-
-def require(rows: Rows, column: str, named_by: str, findings: Findings) -> Sequence[int]:
-    """Report which rows lack a column: one line if all do, else one line each.
+def require(rows: Rows, column: str, named_by: str) -> tuple[Sequence[int], Findings]:
+    """Return the rows that lack a column, with findings: one line if all do, else one line each.
 
     Args:
         rows: of one file.
         column: the required one.
         named_by: the config's key that names it.
-        findings: where problems go.
-
-    Returns:
-        The rows that lack it.
     """
+    findings = Findings()
     if column not in rows.columns:
         if len(rows):
-            findings.add(
-                "column", f"{rows.file}: no row has the column {_wanted(column, named_by, list(rows.columns))}"
-            )
-        return range(len(rows))
+            wanted = _wanted(column, named_by, list(rows.columns))
+            findings.add("column", f"{rows.file}: no row has the column {wanted}")
+        return range(len(rows)), findings
     lacking = [row for row, cell in enumerate(rows.columns[column]) if cell is ABSENT]
     for row in lacking:
-        what = f"the row has no column {_wanted(column, named_by, list(rows.cells(row)))}"
-        findings.add_row("column", rows.place(row), what)
-    return lacking
+        wanted = _wanted(column, named_by, list(rows.cells(row)))
+        findings.add_row("column", rows.place(row), f"the row has no column {wanted}")
+    return lacking, findings
 
 
 def _wanted(column: str, named_by: str, names: Sequence[str]) -> str:
     return f"{column!r}, which {named_by} names; {nearest(column, names)}"
 
 
-def _bad_cells(cells: Sequence[Any]) -> Iterator[tuple[int, str]]:
-    """Yield the position of each row whose cell is null or not text, and what the cell is."""
-    if set(map(type, cells)) - {str}:
-        for row, cell in enumerate(cells):
-            if cell is not ABSENT and (what := _complaint_about_cell(cell)):
-                yield row, what
-
-
-def _add_bad_cell(rows: Rows, row: int, column: str, part: str, what: str, findings: Findings) -> None:
-    line = f"the cell of {column!r} {what}, and template.{part} uses it; fill it in as text"
-    _add_row(rows, row, part, what, line, findings)
-
-
-def _add_row(rows: Rows, row: int, part: str, kind: str, what: str, findings: Findings) -> None:
-    """Add a problem of a row, with the place of the message in its conversation."""
-    message = rows.message(row, part)
-    findings.add_row(kind, rows.place(row), f"{message}: {what}" if message else what)
-
-
-def _complaint_about_cell(cell: Any) -> str | None:
+def _why_unusable(cell: Any) -> str | None:
     if is_null(cell):
         return "is null"
     if isinstance(cell, float) and math.isinf(cell) and str(cell) in ("inf", "-inf"):  # not 1E400, kept as written
         return "is infinite"
     return "holds bytes" if isinstance(cell, bytes | bytearray) else None
-
-
-def _texts(rows: Rows, part: str, template: PromptTemplate, bad: set[int], findings: Findings) -> Sequence[str]:
-    """Render one part of every row; rows that cannot be rendered are added to `bad` and get an empty text."""
-    segments = template.segments(part, rows.columns)
-    if segments is not None:
-        columns = [_printed(rows.columns[each.name]) if isinstance(each, PrintedColumn) else None for each in segments]
-        if not any(
-            cells is None and isinstance(each, PrintedColumn) for each, cells in zip(segments, columns, strict=True)
-        ):
-            return _joined(segments, columns, len(rows))
-    return [_text(rows, row, part, template, bad, findings) for row in range(len(rows))]
 
 
 def _printed(cells: Sequence[Any]) -> Sequence[str] | None:
@@ -207,76 +237,20 @@ def _printed(cells: Sequence[Any]) -> Sequence[str] | None:
         return cells
     if not all(issubclass(each, str | int | float | bytes | NoneType) or each is type(ABSENT) for each in types):
         return None
-    printed = [_printed_cell(cell) for cell in cells]
+    words = {True: "true", False: "false"}
+    printed = [
+        # Rows with a cell that is neither text nor a number were found to be bad before.
+        words[cell] if isinstance(cell, bool) else str(cell) if isinstance(cell, str | int | float) else ""
+        for cell in cells
+    ]
     return None if _INFINITIES & set(printed) and any(issubclass(each, float) for each in types) else printed
 
 
-def _printed_cell(cell: Any) -> str:
-    if isinstance(cell, bool):
-        return "true" if cell else "false"
-    return str(cell) if isinstance(cell, str | int | float) else ""  # a row without a cell was refused before
-
-
-def _joined(
-    segments: Sequence[str | PrintedColumn], columns: Sequence[Sequence[str] | None], count: int
-) -> Sequence[str]:
-    """Join the template's own text and whole columns of text, row by row."""
+def _joined(segments: Sequence[str | Sequence[str]], count: int) -> Sequence[str]:
+    """Join the template's own texts and whole columns of texts, row by row."""
     if not segments:
         return [""] * count
-    if len(segments) == 1 and columns[0] is not None:
-        return columns[0]
-    pieces = [repeat(each, count) if cells is None else cells for each, cells in zip(segments, columns, strict=True)]
+    if len(segments) == 1 and not isinstance(segments[0], str):
+        return segments[0]
+    pieces = [repeat(each, count) if isinstance(each, str) else each for each in segments]
     return ["".join(row) for row in zip(*pieces, strict=True)]
-
-
-def _text(rows: Rows, row: int, part: str, template: PromptTemplate, bad: set[int], findings: Findings) -> str:
-    if row in bad:
-        return ""
-    cells = rows.cells(row)
-    try:
-        return template.render_part(part, cells)
-    except AbsentCellError as error:
-        if error.is_null:
-            _add_bad_cell(rows, row, error.column, error.part, "is null", findings)
-        else:
-            wanted = _wanted(error.column, f"template.{error.part}", list(cells))
-            _add_row(rows, row, part, "column", f"the row has no column {wanted}", findings)
-    except TemplateError as error:
-        _add_row(rows, row, part, "template", f"{error}; correct the template, or this row", findings)
-    bad.add(row)
-    return ""
-
-
-def _check_texts(
-    rows: Rows, texts: dict[str, Sequence[str]], limits: CharacterLimits, bad: set[int], findings: Findings
-) -> None:
-    """Add the rows whose texts cannot be learned to `bad`, with a finding each."""
-    most = {TEXT_INPUT: limits.text_input, OUTPUT: limits.output, SYSTEM: limits.text_input}
-    doubtful = {row for part in texts for row in _doubtful(texts[part], most[part])} - bad
-    for row in sorted(doubtful):
-        complaints = [
-            (part, kind, f"{part} {what}")
-            for part in texts
-            if part != SYSTEM or texts[part][row]
-            for kind, what in _complaints(texts[part][row], most[part])
-        ]
-        for part, kind, complaint in complaints:
-            _add_row(rows, row, part, kind, complaint, findings)
-        if complaints:
-            bad.add(row)
-
-
-def _doubtful(texts: Sequence[str], limit: int | None) -> Iterator[int]:
-    """Yield the positions of texts that may be bad: blank, too long, or not ASCII (which may hold a lone surrogate)."""
-    for row, text in enumerate(texts):
-        if not text.isascii() or not text.strip() or (limit is not None and len(text) > limit):
-            yield row
-
-
-def _complaints(text: str, limit: int | None) -> Iterator[tuple[str, str]]:
-    if not text.strip():
-        yield "blank", "is blank after the template; fill in the row or remove it"
-    if limit is not None and len(text) > limit:
-        yield "long", f"has {len(text):,} characters, the limit is {limit:,} ({GUIDE}); shorten it"
-    if not is_unicode(text):
-        yield "surrogate", "contains an unpaired surrogate (such as \\ud800 in JSON); fix the character or remove it"

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from tunerun.dataset.findings import Findings
 from tunerun.dataset.messages import (
     INSTRUCTIONS,
     LISTS,
@@ -17,7 +18,7 @@ from tunerun.dataset.messages import (
     is_list,
     messages_of,
 )
-from tunerun.dataset.rows import ABSENT, Findings, RowConversation, Rows
+from tunerun.dataset.rows import ABSENT, RowConversation, Rows
 from tunerun.job import Conversation, Turn
 from tunerun.template.absent_cells import is_null
 from tunerun.template.prompt_template import OUTPUT, SYSTEM, TEXT_INPUT
@@ -33,7 +34,7 @@ _Pair = tuple[Message, Message | None]
 
 def conversation_columns(rows: Rows, wanted: Collection[str]) -> frozenset[str]:
     """Return the columns that `with_conversations` reads in these rows; empty where they need no conversation."""
-    lacking = [name for name in (TEXT_INPUT, OUTPUT) if name in wanted and _is_lacking(rows, name)]
+    lacking = [n for n in (TEXT_INPUT, OUTPUT) if n in wanted and ABSENT in rows.columns.get(n, (ABSENT,))]
     if not lacking:
         return frozenset()
     if any(name in rows.columns for name in LISTS):
@@ -43,7 +44,7 @@ def conversation_columns(rows: Rows, wanted: Collection[str]) -> frozenset[str]:
     return frozenset()
 
 
-def with_conversations(rows: Rows, wanted: Collection[str], findings: Findings) -> Rows:
+def with_conversations(rows: Rows, wanted: Collection[str]) -> tuple[Rows, Findings]:
     """Return the rows with the columns and turns of their conversations; unchanged where they need none.
 
     `messages` (OpenAI), `contents` (Gemini, Vertex AI) or `conversations` (ShareGPT), as lists or as their JSON in a
@@ -59,97 +60,80 @@ def with_conversations(rows: Rows, wanted: Collection[str], findings: Findings) 
     Args:
         rows: as they were read.
         wanted: the columns that the template names. Where `output` is not among them, as for `predict`, or is a column
-            of the row, the last message of the user is asked, and an answer to it is ignored.
-        findings: a row is left out, and the reason added with the message's place, where its conversation holds
-            something other than text, a tool call, a role that is unknown, a weight other than 0 and 1, a system
-            message after the first turn, an answer before any question, or nothing to learn.
+            of the row, the last message of the user is the input, and an answer to it is ignored.
+
+    Returns:
+        The rows, and findings on those that are left out, each with the message's place: the conversation holds
+        something other than text, a tool call, an unknown role, a weight other than 0 and 1, a system message after
+        the first turn, an answer before any question, or nothing to learn.
     """
+    findings = Findings()
     used = conversation_columns(rows, wanted)
     if not used:
-        return rows
-    reader = _Reader(wanted)
+        return rows, findings
+    notes: dict[str, tuple[int, str, str]] = {}
     kept: list[int] = []
     added: dict[str, list[Any]] = {name: [] for name in (TEXT_INPUT, OUTPUT, SYSTEM) if name in wanted}
     conversations: list[RowConversation | None] = []
     for index in range(len(rows)):
+        place = rows.place(index)
         cells = {name: rows.columns[name][index] for name in (*used, *added) if name in rows.columns}
+        notes_of_row: dict[str, str] = {}
         try:
-            found, conversation = reader.read({name: cell for name, cell in cells.items() if cell is not ABSENT})
+            found, conversation = _read(
+                {name: cell for name, cell in cells.items() if cell is not ABSENT}, wanted, notes_of_row.setdefault
+            )
         except UnsuitableError as error:
-            findings.add_row("conversation", rows.place(index), str(error))
+            findings.add_row("conversation", place, str(error))
             continue
         finally:
-            reader.place(rows.place(index))
+            for what, message in sorted(notes_of_row.items()):
+                count, *first = notes.get(what, (0, place, message))
+                notes[what] = (count + 1, first[0], first[1])
         kept.append(index)
         conversations.append(conversation)
         for name, column in added.items():
             column.append(found.get(name, ABSENT))
-    for what, (count, place, message) in reader.notes.items():
+    for what, (count, place, message) in notes.items():
         where = place if count == 1 else f"{place} and {count - 1:,} more rows"
         findings.warn("message", f"{where}: {what}{f' ({message})' if message else ''}")
     read = (rows if len(kept) == len(rows) else rows.take(kept)).with_columns(added)
-    return replace(read, conversations=conversations) if any(conversations) else read
+    return replace(read, conversations=conversations) if any(conversations) else read, findings
 
 
-def _is_lacking(rows: Rows, name: str) -> bool:
-    return name not in rows.columns or ABSENT in rows.columns[name]
-
-
-class _Reader:
-    """Reads the conversations of a file's rows, and counts the changes it makes to their messages.
-
-    Attributes:
-        notes: by kind of change, in how many rows, the place of the first row, and the place of its message.
-    """
-
-    def __init__(self, wanted: Collection[str]) -> None:
-        self.notes: dict[str, tuple[int, str, str]] = {}
-        self._wanted = wanted
-        self._of_row: dict[str, str] = {}
-
-    def place(self, place: str) -> None:
-        """Count the changes of the row that was read last."""
-        for what, message in sorted(self._of_row.items()):
-            count, *first = self.notes.get(what, (0, place, message))
-            self.notes[what] = (count + 1, first[0], first[1])
-        self._of_row.clear()
-
-    def _note(self, what: str, message: str) -> None:
-        self._of_row.setdefault(what, message)
-
-    def read(self, cells: Mapping[str, Any]) -> tuple[Mapping[str, Any], RowConversation | None]:
-        """Return a row's columns with those of its conversation (its own take precedence), and the earlier turns."""
-        missing = {TEXT_INPUT, OUTPUT} & set(self._wanted) - cells.keys()
-        if not missing:
-            return cells, None
-        name = next((each for each in LISTS if each in cells), None)
-        if name is not None:
-            system, pairs = _pairs(messages_of(cells, name, self._note), OUTPUT in missing, self._note)
-        elif _ALPACA[0] in cells:
-            system, pairs = "", _alpaca(cells)
-        else:
-            return cells, None
-        system = _one_system(system, cells.get(SYSTEM))
-        question, answer = pairs[-1]
-        found = {SYSTEM: system, TEXT_INPUT: question.text}
-        if answer is not None:
-            found[OUTPUT] = answer.text
-        columns = {**found, **cells, SYSTEM: system}
-        if not system and len(pairs) == 1:
-            return columns, None
-        earlier = tuple(Turn(asked.text, said.text, said.is_learned) for asked, said in pairs[:-1] if said is not None)
-        places = tuple((asked.place, said.place if said else "") for asked, said in pairs)
-        return columns, RowConversation(Conversation(question.text, system, earlier), places)
-
-
-def _one_system(of_messages: str, of_column: Any) -> str:
-    if is_null(of_column) or of_column == "":
-        return of_messages
-    if of_messages:
-        raise UnsuitableError("has a system message and a column 'system'; keep one of them")
-    if not isinstance(of_column, str):
-        raise UnsuitableError("its column 'system' is not text; write the system message as text")
-    return of_column
+def _read(
+    cells: Mapping[str, Any], wanted: Collection[str], note: Note
+) -> tuple[Mapping[str, Any], RowConversation | None]:
+    """Return a row's columns with those of its conversation (its own take precedence), and the earlier turns."""
+    missing = {TEXT_INPUT, OUTPUT} & set(wanted) - cells.keys()
+    if not missing:
+        return cells, None
+    name = next((each for each in LISTS if each in cells), None)
+    if name is not None:
+        system, pairs = _pairs(messages_of(cells, name, note), OUTPUT in missing, note)
+    elif _ALPACA[0] in cells:
+        system, pairs = "", _alpaca(cells)
+    else:
+        return cells, None
+    of_column = cells.get(SYSTEM)
+    if not is_null(of_column) and of_column != "":
+        if system:
+            raise UnsuitableError("has a system message and a column 'system'; keep one of them")
+        if not isinstance(of_column, str):
+            raise UnsuitableError("its column 'system' is not text; write the system message as text")
+        system = of_column
+    question, answer = pairs[-1]
+    columns = {TEXT_INPUT: question.text}
+    if answer is not None:
+        columns[OUTPUT] = answer.text
+    columns = {**columns, **cells, SYSTEM: system}
+    if not system and len(pairs) == 1:
+        return columns, None
+    earlier = tuple(
+        Turn(input_.text, output.text, output.is_learned) for input_, output in pairs[:-1] if output is not None
+    )
+    places = tuple((input_.place, output.place if output else "") for input_, output in pairs)
+    return columns, RowConversation(Conversation(question.text, system, earlier), places)
 
 
 def _pairs(messages: Sequence[Message], is_learned: bool, note: Note) -> tuple[str, list[_Pair]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunerun.dataset.rows import Findings
+from tunerun.dataset.findings import UnreadableError
 from tunerun.dataset.table_rows import DELIMITERS, SEPARATOR_LINE
 
 ENDINGS = {
@@ -93,8 +93,8 @@ class _Look:
     unsure: tuple[str, ...] = ()
 
 
-def find_format(path: Path, content: bytes, asked: str, findings: Findings) -> str | None:
-    """Return a key of `NAMES`, or None after adding a finding with what the file looks like.
+def find_format(path: Path, content: bytes, chosen: str) -> str:
+    """Return the format of a file, a key of `NAMES`.
 
     The ending decides as long as the bytes may be of that format. Between JSON and JSON
     lines the bytes decide, since they are unambiguous, and a `sep=` line names the separator itself.
@@ -102,32 +102,32 @@ def find_format(path: Path, content: bytes, asked: str, findings: Findings) -> s
     Args:
         path: for its ending and for the message.
         content: all bytes of the file.
-        asked: `dataset.format`: a key of `NAMES`, or `auto`.
-        findings: where a problem goes.
+        chosen: `dataset.format`: a key of `NAMES`, or `auto`.
+
+    Raises:
+        UnreadableError: it is not rows, or its bytes are not of the chosen format; says what it looks like.
     """
-    claimed = ENDINGS.get(path.suffix.lower()) if asked == "auto" else asked
+    claimed = ENDINGS.get(path.suffix.lower()) if chosen == "auto" else chosen
     look = _look(content)
     first = next(iter(look.formats), None)
-    if first == "arrow" and asked == "auto" and _SHARD.search(path.name):
+    if first == "arrow" and chosen == "auto" and _SHARD.search(path.name):
         what = "is one Arrow file of a folder that `datasets` saved"
-        findings.add("format", f"{path}: {what}; set dataset.path={path.parent}, or dataset.format=arrow for it alone")
-        return None
+        advice = f"set dataset.path={path.parent}, or dataset.format=arrow for it alone"
+        raise UnreadableError("format", f"{path}: {what}; {advice}")
     if claimed is None and first is not None:
         return first
-    if claimed in (*look.formats, *look.unsure) or (asked in DELIMITERS and first in DELIMITERS):
-        return claimed
-    if (
-        first is not None
-        and asked == "auto"
-        and (SEPARATOR_LINE.match(content) or {first, claimed} == {"json", "jsonl"})
+    if claimed is not None and (
+        claimed in (*look.formats, *look.unsure) or (chosen in DELIMITERS and first in DELIMITERS)
     ):
+        return claimed
+    is_unambiguous = SEPARATOR_LINE.match(content) or {first, claimed} == {"json", "jsonl"}
+    if first is not None and chosen == "auto" and is_unambiguous:
         return first
-    by = "its ending says" if asked == "auto" else "the format asked for is"
+    by = "its ending says" if chosen == "auto" else "dataset.format is"
     against = f", but {by} {NAMES[claimed]}" if claimed else ""
     looks = look.description or NAMES[look.formats[0]]
     remedy = look.remedy or f"{'' if first in _WITHOUT_ENDING else 'rename it, or '}set dataset.format={first}"
-    findings.add("format", f"{path}: looks like {looks}{against}; {remedy.format(file=path)}")
-    return None
+    raise UnreadableError("format", f"{path}: looks like {looks}{against}; {remedy.format(file=path)}")
 
 
 _WITHOUT_ENDING = NAMES.keys() - ENDINGS.values()

@@ -7,9 +7,9 @@ import json
 import re
 from typing import Any
 
+from tunerun.dataset.findings import Findings
 from tunerun.dataset.formats import only_list
-from tunerun.dataset.rows import Findings, RowBuilder, Rows, place_of
-from tunerun.dataset.written_number import written_float, written_int
+from tunerun.dataset.rows import RowBuilder, Rows, place_of
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _MINUS_ZERO = re.compile(rb"-0(?![0-9.eE])")
@@ -25,33 +25,60 @@ _TOO_MANY_COLUMNS = (
 _REPEATED = "the key {!r} occurs twice in one object; keep one of them"
 
 
-def json_rows(file: str, content: bytes, findings: Findings) -> Rows:
+class WrittenNumber(float):
+    """A float whose `str()` is the spelling in the file: a prompt should show 1.10 as 1.10, and a label 1e5 as 1e5."""
+
+    __slots__ = ("text",)
+
+    text: str
+
+    def __new__(cls, text: str) -> WrittenNumber:  # noqa: D102
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def __reduce__(self) -> tuple[type[WrittenNumber], tuple[str]]:
+        return WrittenNumber, (self.text,)
+
+
+def _written_float(text: str) -> float:
+    """Parse a JSON number with a point or an exponent; a plain float if Python writes it the same way."""
+    number = float(text)
+    return number if repr(number) == text else WrittenNumber(text)
+
+
+def json_rows(file: str, content: bytes) -> tuple[Rows, Findings]:
     """Read a list of objects, or an object that holds one list of them; a row's line is where its object starts.
 
     Raises:
         UnicodeDecodeError: the content is not UTF-8.
     """
-    parser = _RowParser(file, content, findings)
+    parser = _RowParser(file, content)
     text = content.decode("utf-8").removeprefix(_BOM)
     try:
         start, repeated = _start_of_list(text)
         if repeated is not None:
-            findings.add("repeated key", f"{file}:1: {_REPEATED.format(repeated)}")
-            return parser.rows()
-        if start is None:
+            parser.findings.add("repeated key", f"{file}:1: {_REPEATED.format(repeated)}")
+        elif start is None:
             what = "holds an object without exactly one list of rows"
-            findings.add("json", f"{file}:1: {what}; put the rows into one list: [{{...}}, {{...}}]")
-            return parser.rows()
-        parser.read_list(text, start)
+            parser.findings.add("json", f"{file}:1: {what}; put the rows into one list: [{{...}}, {{...}}]")
+        else:
+            parser.read_list(text, start)
     except _TooManyColumnsError:
-        findings.add("columns", f"{file}: {_TOO_MANY_COLUMNS}")
+        parser.findings.add("columns", f"{file}: {_TOO_MANY_COLUMNS}")
     except (ValueError, RecursionError) as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
-        findings.add("json", f"{file}:{line}: {_complaint(error)}")
-    return parser.rows()
+        parser.findings.add("json", f"{file}:{line}: {_complaint(error)}")
+    return parser.built.rows(), parser.findings
 
 
-def jsonl_rows(file: str, content: bytes, findings: Findings, first_line: int = 1) -> Rows:
+def jsonl_rows(file: str, content: bytes, first_line: int = 1) -> tuple[Rows, Findings]:
     """Read one object per line; blank lines and a byte order mark at the start of a line are skipped.
 
     Args:
@@ -60,14 +87,14 @@ def jsonl_rows(file: str, content: bytes, findings: Findings, first_line: int = 
     Raises:
         UnicodeDecodeError: the content is not UTF-8.
     """
-    parser = _RowParser(file, content, findings)
+    parser = _RowParser(file, content)
     # Not str.splitlines(): JSON strings may hold U+2028 and other line separators unescaped.
     try:
         for number, line in enumerate(io.BytesIO(content), start=first_line):
             parser.read_line(line.decode("utf-8").rstrip("\r\n"), number)
     except _TooManyColumnsError:
-        findings.add("columns", f"{file}: {_TOO_MANY_COLUMNS}")
-    return parser.rows()
+        parser.findings.add("columns", f"{file}: {_TOO_MANY_COLUMNS}")
+    return parser.built.rows(), parser.findings
 
 
 class _TooManyColumnsError(Exception):
@@ -77,19 +104,20 @@ class _TooManyColumnsError(Exception):
 class _RowParser:
     """Parses objects, and detects repeated keys in an object, which `json` does not report."""
 
-    def __init__(self, file: str, content: bytes, findings: Findings) -> None:
+    def __init__(self, file: str, content: bytes) -> None:
+        self.findings = Findings()
+        self.built = RowBuilder(file)
         self._file = file
-        self._findings = findings
-        self._built = RowBuilder(file)
         self._repeated: list[str] = []
-        # `parse_int` is called for every integer, which is slow, and only -0 needs it.
-        parse_int = written_int if _MINUS_ZERO.search(content) else None
+        # `parse_int` is called for every integer, which is slow, and -0 is the only one that `int` writes differently.
+        has_minus_zero = _MINUS_ZERO.search(content) is not None
         self._decoder = json.JSONDecoder(
-            object_pairs_hook=self._object, parse_float=written_float, parse_int=parse_int, parse_constant=_constant
+            object_pairs_hook=self._object,
+            parse_float=_written_float,
+            parse_int=(lambda text: WrittenNumber(text) if text == "-0" else int(text)) if has_minus_zero else None,
+            # Tables write NaN for an empty cell; an infinity is refused where a template uses it.
+            parse_constant=lambda name: None if name == "NaN" else float(name),
         )
-
-    def rows(self) -> Rows:
-        return self._built.rows()
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
@@ -105,7 +133,7 @@ class _RowParser:
             value = self._decoder.decode(line)
         except (ValueError, RecursionError) as error:
             if line.strip():
-                self._findings.add_row("json", place_of(self._file, number), _complaint(error))
+                self.findings.add_row("json", place_of(self._file, number), _complaint(error))
             return
         self._row(value, number)
 
@@ -135,20 +163,16 @@ class _RowParser:
 
     def _row(self, value: Any, line: int) -> None:
         if not isinstance(value, dict):
-            what = f"the row is {_kind(value)}, not an object"
-            self._findings.add_row("object", place_of(self._file, line), f"{what}; write it as {{column: cell, ...}}")
+            kinds = {str: "a string", bool: "a boolean", list: "a list", type(None): "null"}
+            what = f"the row is {kinds.get(type(value), 'a number')}, not an object"
+            self.findings.add_row("object", place_of(self._file, line), f"{what}; write it as {{column: cell, ...}}")
         elif self._repeated:
-            self._findings.add_row("repeated key", place_of(self._file, line), _REPEATED.format(self._repeated[0]))
+            self.findings.add_row("repeated key", place_of(self._file, line), _REPEATED.format(self._repeated[0]))
         else:
-            self._built.add(line, value)
-            if self._built.column_count > MOST_COLUMNS:
+            self.built.add(line, value)
+            if self.built.column_count > MOST_COLUMNS:
                 raise _TooManyColumnsError
         self._repeated.clear()
-
-
-def _constant(name: str) -> float | None:
-    """Return null for NaN, which tables write for an empty cell; an infinity is refused where a template uses it."""
-    return None if name == "NaN" else float(name)
 
 
 def _after_space(text: str, position: int) -> int:
@@ -185,11 +209,6 @@ def _start_of_list(text: str) -> tuple[int | None, str | None]:
         if key == wanted:
             return start, None
         position = _after_space(text, decoder.raw_decode(text, start)[1])
-
-
-def _kind(value: Any) -> str:
-    kinds = {str: "a string", bool: "a boolean", list: "a list", dict: "an object", type(None): "null"}
-    return kinds.get(type(value), "a number")
 
 
 def _complaint(error: ValueError | RecursionError) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,11 +11,12 @@ from tunerun.dataset.advice import MOST_PLACES, advice_on_columns, advice_on_len
 from tunerun.dataset.checks import CharacterLimits, render_rows, require
 from tunerun.dataset.clusters import cells, clusters_of, kept_together
 from tunerun.dataset.drawing import draw
+from tunerun.dataset.findings import MOST_OF_A_KIND
 from tunerun.dataset.inspection import ControlTokens, Finding, inspect
 from tunerun.dataset.lengths import TokenLimit, short_enough
 from tunerun.dataset.reading import collect_rows
 from tunerun.dataset.rendered_rows import RenderedRows
-from tunerun.dataset.rows import MOST_OF_A_KIND, Findings, Rows, listed
+from tunerun.dataset.rows import Rows, listed
 from tunerun.dataset.split import choose, ranks_of, split_rows
 from tunerun.digest import digest
 from tunerun.errors import DatasetError
@@ -69,18 +70,6 @@ class LoadedDataset:
         return tuple(warning for warning in self.warnings if warning not in found)
 
 
-@dataclass(frozen=True)
-class _Parts:
-    training: RenderedRows
-    validation: RenderedRows | None
-    test: RenderedRows | None
-
-    @property
-    def held_out(self) -> dict[str, RenderedRows]:
-        parts = {"validation": self.validation, "test": self.test}
-        return {name: rows for name, rows in parts.items() if rows is not None}
-
-
 def load_examples(
     dataset: DatasetSection,
     template: PromptTemplate,
@@ -111,31 +100,42 @@ def load_examples(
     """
     progress = progress or (lambda _: None)
     limits = CharacterLimits(max_input_characters, max_output_characters)
-    reader = _Reader(dataset, template, limits, tokens, progress, most_places)
-    rows, findings_of_file = reader.rows(dataset.path)
-    rendered = reader.rendered(rows, findings_of_file, is_split=True)
-    validation = reader.held_out(dataset.validation.path)
-    test = reader.held_out(dataset.test.path)
-    parts = reader.split(rendered, validation, test)
-    if parts is None or reader.problems:
+    reader = _Reader(dataset, template, limits, tokens, progress, max(most_places, MOST_OF_A_KIND))
+    rows, rendered = reader.rendered(dataset.path, is_split=True)
+    held_out = {
+        name: reader.rendered(section.path)[1]
+        for name, section in (("validation", dataset.validation), ("test", dataset.test))
+        if section.path is not None
+    }
+    if reader.problems:  # nothing is split where rows are missing: a split of the others would not be the final one
         raise DatasetError(reader.problems)
-    training = _example_set(dataset.path, parts.training)
-    progress(f"looking for duplicates, leaks and more in {len(parts.training):,} examples")
-    findings = tuple(inspect(parts.training, parts.held_out, most_places, control_tokens))
+    training, of_fractions = reader.split(rendered)
+    if reader.problems:
+        raise DatasetError(reader.problems)
+    held_out |= of_fractions
+    held_out = {name: held_out[name] for name in ("validation", "test") if name in held_out}
+    progress(f"looking for duplicates, leaks and more in {len(training):,} examples")
+    findings = tuple(inspect(training, held_out, most_places, control_tokens))
+    sets: dict[str, ExampleSet] = {}
+    for name, of_set in held_out.items():
+        source = getattr(dataset, name).path or dataset.path
+        digest_of_rows = digest([content.hex() for content in of_set.contents])
+        clusters = clusters_of(of_set, dataset.cluster_by)
+        sets[name] = replace(_example_set(source, of_set), rows=digest_of_rows, clusters=clusters)
     return LoadedDataset(
-        training=training,
-        validation=_held_out_set(dataset.validation.path or dataset.path, parts.validation, dataset.cluster_by),
-        test=_held_out_set(dataset.test.path or dataset.path, parts.test, dataset.cluster_by),
+        training=_example_set(dataset.path, training),
+        validation=sets.get("validation"),
+        test=sets.get("test"),
         warnings=(
             *reader.warnings,
-            *advice_on_size(parts.training),
-            *advice_on_length(parts.training, most_places),
-            *advice_on_system(parts.training, most_places),
+            *advice_on_size(training),
+            *advice_on_length(training, most_places),
+            *advice_on_system(training, most_places),
             *(finding.text for finding in findings),
             *advice_on_columns(rows, template, [c for c in (dataset.stratify_by, dataset.cluster_by) if c is not None]),
         ),
         findings=findings,
-        drawn=draw(parts.training, parts.held_out.values(), dataset.split_seed, draws),
+        drawn=draw(training, held_out.values(), dataset.split_seed, draws),
     )
 
 
@@ -149,7 +149,7 @@ class _Reader:
         limits: CharacterLimits,
         tokens: TokenLimit | None,
         progress: Progress,
-        most_places: int,
+        most: int,
     ) -> None:
         self.problems: list[str] = []
         self.warnings: list[str] = []
@@ -158,113 +158,94 @@ class _Reader:
         self._limits = limits
         self._tokens = tokens
         self._progress = progress
-        self._most_places = most_places
+        self._most = most
 
-    def rows(self, path: str) -> tuple[Rows, Findings]:
-        findings = Findings(max(self._most_places, MOST_OF_A_KIND))
+    def rendered(self, path: str, *, is_split: bool = False) -> tuple[Rows, RenderedRows]:
+        """Read a file; return its rows as they were read, and those that can be learned.
+
+        Bad rows are left out, and are errors unless `on_bad_row` is skip.
+
+        Args:
+            is_split: whether held-out rows may be split off it.
+        """
+        dataset = self._dataset
         self._progress(f"reading {path}")
-        return collect_rows(Path(path), self._dataset.format, findings, self._dataset.columns), findings
-
-    def rendered(self, rows: Rows, findings: Findings, *, is_split: bool = False) -> RenderedRows:
-        if is_split:
-            rows = self._with_column(rows, self._dataset.stratify_by, "dataset.stratify_by", findings)
-        if not is_split or self._dataset.validation.fraction or self._dataset.test.fraction:
-            rows = self._with_column(rows, self._dataset.cluster_by, "dataset.cluster_by", findings)
+        rows, findings = collect_rows(Path(path), dataset.format, dataset.columns)
+        read = rows
+        columns = {"dataset.stratify_by": dataset.stratify_by} if is_split else {}
+        if not is_split or dataset.validation.fraction or dataset.test.fraction:
+            columns["dataset.cluster_by"] = dataset.cluster_by
+        for key, column in columns.items():
+            if column is not None:
+                lacking, of_column = require(rows, column, key)
+                findings.extend(of_column)
+                if column in rows.columns and lacking:
+                    without = set(lacking)
+                    rows = rows.take([row for row in range(len(rows)) if row not in without])
         self._progress(f"rendering {len(rows):,} rows of {rows.file}")
-        rendered = render_rows(rows, self._template, self._limits, findings)
+        rendered, of_rendering = render_rows(rows, self._template, self._limits)
+        findings.extend(of_rendering)
         if self._tokens is not None:
-            rendered = short_enough(rendered, self._tokens, findings)
-        self._settle(rows.file, rendered, findings)
-        return rendered
-
-    def _with_column(self, rows: Rows, column: str | None, named_by: str, findings: Findings) -> Rows:
-        """Return the rows that have a cell in a column which the config names; the others become findings."""
-        if column is None:
-            return rows
-        lacking = set(require(rows, column, named_by, findings))
-        if column not in rows.columns or not lacking:
-            return rows
-        return rows.take([row for row in range(len(rows)) if row not in lacking])
-
-    def _settle(self, file: str, rendered: RenderedRows, findings: Findings) -> None:
-        """Collect the findings of a file; bad rows, already left out, are errors unless `on_bad_row` is skip."""
-        if self._dataset.on_bad_row == "skip" and (len(rendered) or findings.file_lines):
-            self.problems += findings.file_lines
-            self.warnings += findings.skipped(file)
+            rendered, of_length = short_enough(rendered, self._tokens)
+            findings.extend(of_length)
+        of_file = findings.file_lines(self._most)
+        if dataset.on_bad_row == "skip" and (len(rendered) or of_file):
+            self.problems += of_file
+            self.warnings += findings.skipped(rows.file, self._most)
         else:
-            self.problems += findings.lines
-        self.warnings += findings.warnings
+            self.problems += findings.lines(self._most)
+        self.warnings += findings.warnings(self._most)
+        return read, rendered
 
-    def held_out(self, path: str | None) -> RenderedRows | None:
-        return None if path is None else self.rendered(*self.rows(path))
-
-    def split(
-        self, rendered: RenderedRows, validation: RenderedRows | None, test: RenderedRows | None
-    ) -> _Parts | None:
-        """Split the held-out fractions off, then apply the limit; None: some rows are bad, so nothing is split."""
-        if self.problems:
-            return None
-        fractions = {"validation": self._dataset.validation.fraction, "test": self._dataset.test.fraction}
-        if not any(fractions.values()) and self._dataset.limit is None:
-            return _Parts(rendered, validation, test)
+    def split(self, rendered: RenderedRows) -> tuple[RenderedRows, dict[str, RenderedRows]]:
+        """Split the held-out fractions off, by name, then apply the limit to the rest."""
+        dataset = self._dataset
+        fractions = {"validation": dataset.validation.fraction, "test": dataset.test.fraction}
+        if not any(fractions.values()) and dataset.limit is None:
+            return rendered, {}
         self._progress(f"splitting {len(rendered):,} rows")
-        ranks = ranks_of(rendered.contents, self._dataset.split_seed)
+        ranks = ranks_of(rendered.contents, dataset.split_seed)
         training: Sequence[int] = range(len(rendered))
+        held_out: dict[str, RenderedRows] = {}
         if any(fractions.values()):
-            classes = _classes(rendered, self._dataset.stratify_by)
-            together = kept_together(rendered, self._dataset.cluster_by)
-            split = split_rows(ranks, together, classes, **fractions)
-            self._advise_on_classes(classes, {"validation": split.validation, "test": split.test})
+            column = dataset.stratify_by
+            classes = [None] * len(rendered) if column is None else cells(rendered, column)
+            split = split_rows(ranks, kept_together(rendered, dataset.cluster_by), classes, **fractions)
+            parts = {
+                name: rows for name, rows in (("validation", split.validation), ("test", split.test)) if fractions[name]
+            }
+            self._advise_on_classes(classes, parts)
             training = split.training
-            validation = rendered.take(split.validation) if fractions["validation"] else validation
-            test = rendered.take(split.test) if fractions["test"] else test
-        return _Parts(rendered.take(self._limited(training, ranks)), validation, test)
+            held_out = {name: rendered.take(rows) for name, rows in parts.items()}
+        if dataset.limit is not None:
+            if dataset.limit > len(training):
+                what = f"dataset.limit={dataset.limit} is more than the {len(training)} rows to train on"
+                self.warnings.append(f"{dataset.path}: {what}; all of them are used")
+            chosen = choose([ranks[row] for row in training], dataset.limit)
+            training = [training[position] for position in chosen]
+        return rendered.take(training), held_out
 
-    def _advise_on_classes(self, classes: Sequence[Hashable], parts: dict[str, Sequence[int]]) -> None:
+    def _advise_on_classes(self, classes: Sequence[Hashable], parts: Mapping[str, Sequence[int]]) -> None:
         """Refuse a split that leaves a part empty; warn about classes of one row, which are never held out."""
-        column = self._dataset.stratify_by
+        column, path = self._dataset.stratify_by, self._dataset.path
         counts = Counter(classes)
         single = sorted(str(name) for name, count in counts.items() if count == 1)
-        fractions = {"validation": self._dataset.validation.fraction, "test": self._dataset.test.fraction}
-        for part in (part for part, rows in parts.items() if fractions[part] and not rows):
-            what = f"dataset.{part}.fraction={fractions[part]} of {len(classes)} rows leaves it empty"
+        for part in (part for part, rows in parts.items() if not rows):
+            fraction = getattr(self._dataset, part).fraction
+            what = f"dataset.{part}.fraction={fraction} of {len(classes)} rows leaves it empty"
             if column is not None and single:
                 values = f"{len(single):,} of the {len(counts):,} values of {column!r}"
                 what += f", as {values} have one row each, kept to train on"
                 advice = "set dataset.stratify_by=null, or choose a column whose values repeat"
             else:
                 advice = f"raise it, or set dataset.{part}.path"
-            self.problems.append(f"{self._dataset.path}: {what}; {advice}")
+            self.problems.append(f"{path}: {what}; {advice}")
         if column is not None and single and not self.problems:
             have = "1 value has a single row" if len(single) == 1 else f"{len(single):,} values have a single row each"
             self.warnings.append(
-                f"{self._dataset.path}: dataset.stratify_by={column}: {have}, kept to train on and never measured: "
+                f"{path}: dataset.stratify_by={column}: {have}, kept to train on and never measured: "
                 f"{listed(single)}; add rows of them, or set dataset.stratify_by=null to hold some out"
             )
-
-    def _limited(self, training: Sequence[int], ranks: Sequence[int]) -> Sequence[int]:
-        limit = self._dataset.limit
-        if limit is None:
-            return training
-        if limit > len(training):
-            what = f"dataset.limit={limit} is more than the {len(training)} rows to train on"
-            self.warnings.append(f"{self._dataset.path}: {what}; all of them are used")
-        return [training[position] for position in choose([ranks[row] for row in training], limit)]
-
-
-def _classes(rendered: RenderedRows, stratify_by: str | None) -> list[Hashable]:
-    """Return each row's class; the same for all: no stratification."""
-    return [None] * len(rendered) if stratify_by is None else cells(rendered, stratify_by)
-
-
-def _held_out_set(source: str, rows: RenderedRows | None, cluster_by: str | None) -> ExampleSet | None:
-    if rows is None:
-        return None
-    return replace(
-        _example_set(source, rows),
-        rows=digest([content.hex() for content in rows.contents]),
-        clusters=clusters_of(rows, cluster_by),
-    )
 
 
 def _example_set(source: str, rows: RenderedRows) -> ExampleSet:

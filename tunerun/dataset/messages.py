@@ -52,7 +52,7 @@ _PART_OF_THE_TURN = frozenset(
 )
 """Keys of a message that change what is said or learned; other unknown keys only give a warning."""
 
-Note = Callable[[str, str], None]
+Note = Callable[[str, str], object]
 """Takes a change that was made to a message, and the place of the message."""
 
 

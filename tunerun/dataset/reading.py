@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tunerun.dataset.arrow_rows import arrow_rows, folder_rows, parquet_rows
+from tunerun.dataset.findings import Findings, UnreadableError
 from tunerun.dataset.formats import ENDINGS, NAMES, find_format
 from tunerun.dataset.json_rows import json_rows, jsonl_rows
-from tunerun.dataset.rows import Findings, Rows, listed
+from tunerun.dataset.rows import Rows, listed
 from tunerun.dataset.table_rows import DELIMITERS, delimited_rows
 from tunerun.errors import DatasetError
 
-_READERS: dict[str, Callable[[str, bytes, Findings], Rows]] = {
+_READERS: dict[str, Callable[[str, bytes], tuple[Rows, Findings]]] = {
     "json": json_rows,
     "jsonl": jsonl_rows,
     "parquet": parquet_rows,
@@ -37,10 +38,9 @@ def read_rows(path: Path, format: str = "auto") -> Rows:  # noqa: A002 - the con
     Raises:
         DatasetError: every problem of the file, one line each.
     """
-    findings = Findings()
-    rows = collect_rows(path, format, findings)
+    rows, findings = collect_rows(path, format)
     if findings:
-        raise DatasetError(findings.lines)
+        raise DatasetError(findings.lines())
     return rows
 
 
@@ -55,67 +55,68 @@ def read_content(name: str, content: bytes, columns: Sequence[str] | None = None
     Raises:
         DatasetError: every problem of the file, one line each.
     """
-    findings = Findings()
-    rows = _rows(Path(name), Path(name), content, "auto", columns, findings)
+    try:
+        rows, findings = _rows(Path(name), Path(name), content, "auto", columns)
+    except UnreadableError as error:
+        raise DatasetError([error.line]) from error
     if findings:
-        raise DatasetError(findings.lines)
+        raise DatasetError(findings.lines())
     return rows
 
 
-def collect_rows(path: Path, format_name: str, findings: Findings, columns: Sequence[str] | None = None) -> Rows:
-    """Read the good rows of a file, as `read_rows` does; problems and warnings are added to `findings`.
+def collect_rows(path: Path, format_name: str, columns: Sequence[str] | None = None) -> tuple[Rows, Findings]:
+    """Read the good rows of a file, as `read_rows` does, and return them with the problems and warnings.
 
     Args:
         path: the file, or a folder that `datasets` saved.
         format_name: a key of `formats.NAMES`, or `auto`.
-        findings: where problems go.
         columns: the names of a table's columns, where it has no header.
     """
-    none = Rows(str(path), (), {})
-    if format_name not in ("auto", *NAMES):
-        findings.add("format", f"the format {format_name!r} is unknown; use auto, {', '.join(NAMES)}")
-        return none
-    saved = folder_rows(path, findings) if path.is_dir() else None
-    if saved is not None:
-        return saved
-    content = _content(path, findings)
-    if content is None:
-        return none
-    for magic, (ending, decompressed) in _COMPRESSIONS.items():
-        if content.startswith(magic):
-            inner = _decompressed(path, content, ending, decompressed, findings)
-            named = path.with_suffix("") if path.suffix.lower() in _COMPRESSED_ENDINGS else path
-            return none if inner is None else _rows(path, named, inner, format_name, columns, findings)
-    return _rows(path, path, content, format_name, columns, findings)
+    try:
+        if format_name not in ("auto", *NAMES):
+            text = f"the format {format_name!r} is unknown; use auto, {', '.join(NAMES)}"
+            raise UnreadableError("format", text)
+        saved = folder_rows(path) if path.is_dir() else None
+        if saved is not None:
+            return saved
+        content = _content(path)
+        for magic, (kind, decompress) in _COMPRESSIONS.items():
+            if content.startswith(magic):
+                try:
+                    inner = decompress(content)
+                except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+                    text = f"{path}: is damaged or cut off {kind} data; write it again"
+                    raise UnreadableError("compression", text) from error
+                named = path.with_suffix("") if path.suffix.lower() in _COMPRESSED_ENDINGS else path
+                return _rows(path, named, inner, format_name, columns)
+        return _rows(path, path, content, format_name, columns)
+    except UnreadableError as error:
+        findings = Findings()
+        findings.add(error.kind, error.line)
+        return Rows(str(path), (), {}), findings
 
 
 def _rows(
-    path: Path, named: Path, content: bytes, format_name: str, columns: Sequence[str] | None, findings: Findings
-) -> Rows:
+    path: Path, named: Path, content: bytes, format_name: str, columns: Sequence[str] | None
+) -> tuple[Rows, Findings]:
     """Read rows from bytes; `named` is the path without the ending of its compression."""
     file = str(path)
-    none = Rows(file, (), {})
     if not content.removeprefix(b"\xef\xbb\xbf").strip():
-        findings.add("path", f"{file}: is empty; add examples")
-        return none
-    found = find_format(named, content, format_name, findings)
-    if found is None:
-        return none
-    before = len(findings)
+        raise UnreadableError("path", f"{file}: is empty; add examples")
+    found = find_format(named, content, format_name)
     if columns is not None and found not in DELIMITERS:
-        findings.add("columns", f"{file}: {NAMES[found]} names its columns; remove dataset.columns")
-        return none
+        raise UnreadableError("columns", f"{file}: {NAMES[found]} names its columns; remove dataset.columns")
     try:
         if found in DELIMITERS:
-            rows = delimited_rows(file, content, found, findings, columns)
+            rows, findings = delimited_rows(file, content, found, columns)
         else:
-            rows = _READERS[found](file, content, findings)
-    except UnicodeDecodeError:
-        findings.add("encoding", _not_utf_8(file, content))
-        return none
-    if not rows and len(findings) == before:
+            rows, findings = _READERS[found](file, content)
+    except UnicodeDecodeError as error:
+        # Readers decode line by line, so the error's position is not that in the file.
+        raise UnreadableError("encoding", f"{file}{_not_utf_8(content)}; save it as UTF-8") from error
+    if not rows and not findings:
         findings.add("rows", f"{file}: holds no rows; add examples")
-    return rows
+    return rows, findings
 
 
 def _zstd(content: bytes) -> bytes:
@@ -136,49 +137,31 @@ _COMPRESSIONS: dict[bytes, tuple[str, Callable[[bytes], bytes]]] = {
 _COMPRESSED_ENDINGS = frozenset({".gz", ".gzip", ".zst", ".zstd", ".bz2", ".xz"})
 
 
-def _decompressed(
-    path: Path, content: bytes, kind: str, decompress: Callable[[bytes], bytes], findings: Findings
-) -> bytes | None:
-    try:
-        return decompress(content)
-    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError):
-        findings.add("compression", f"{path}: is damaged or cut off {kind} data; write it again")
-        return None
-
-
-def _content(path: Path, findings: Findings) -> bytes | None:
+def _content(path: Path) -> bytes:
     try:
         if path.exists() and not path.is_file():
-            findings.add("path", f"{path}: {_not_a_file(path)}; name the file itself")
-            return None
+            what = "is not a regular file"
+            if path.is_dir():
+                known = sorted(file.name for file in path.iterdir() if file.suffix.lower() in ENDINGS)
+                what = f"is a directory of {listed(known)}" if known else "is a directory"
+            raise UnreadableError("path", f"{path}: {what}; name the file itself")
         return path.read_bytes()
-    except FileNotFoundError:
-        findings.add("path", f"{path}: the file does not exist; {_nearest_file(path)}")
+    except FileNotFoundError as error:
+        advice = f"not even the directory {path.parent}; correct the path"
+        if path.parent.is_dir():
+            close = difflib.get_close_matches(path.name, [each.name for each in path.parent.iterdir()], n=1)
+            advice = f"the nearest name in its directory is {close[0]!r}" if close else "correct the path"
+        raise UnreadableError("path", f"{path}: the file does not exist; {advice}") from error
     except OSError as error:
-        findings.add("path", f"{path}: cannot be read: {error.strerror}; check its permissions, or name another file")
-    return None
+        what = f"cannot be read: {error.strerror}; check its permissions, or name another file"
+        raise UnreadableError("path", f"{path}: {what}") from error
 
 
-def _not_a_file(path: Path) -> str:
-    if not path.is_dir():
-        return "is not a regular file"
-    known = sorted(file.name for file in path.iterdir() if file.suffix.lower() in ENDINGS)
-    return f"is a directory of {listed(known)}" if known else "is a directory"
-
-
-def _nearest_file(path: Path) -> str:
-    folder = path.parent
-    if not folder.is_dir():
-        return f"not even the directory {folder}; correct the path"
-    close = difflib.get_close_matches(path.name, [each.name for each in folder.iterdir()], n=1)
-    return f"the nearest name in its directory is {close[0]!r}" if close else "correct the path"
-
-
-def _not_utf_8(file: str, content: bytes) -> str:
+def _not_utf_8(content: bytes) -> str:
+    """Return the line of the first byte that is not UTF-8, and which byte it is, as the end of a message."""
     try:
         content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        what = f"is not UTF-8 at byte {error.start:,} of the file (0x{content[error.start]:02x})"
-        return f"{file}:{line}: {what}; save it as UTF-8"
-    return f"{file}: is not UTF-8; save it as UTF-8"
+        return f":{line}: is not UTF-8 at byte {error.start:,} of the file (0x{content[error.start]:02x})"
+    return ": is not UTF-8"  # a line `sep=` that names half a character, in a file that is UTF-8 as a whole

@@ -1,4 +1,4 @@
-"""The rows of a file, stored by column, and the findings about them."""
+"""The rows of a file, stored by column."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from enum import Enum
 from typing import Any, Final, Literal, overload
 
 from tunerun.job import Conversation
-
-MOST_OF_A_KIND = 5
-"""Findings of one kind that are listed; the rest are counted. Ours: so that a screen holds several kinds."""
 
 _PART_OF_TURN = ("text_input", "output")
 
@@ -176,94 +173,6 @@ class RowBuilder:
     def rows(self) -> Rows:
         """Return the collected rows."""
         return Rows(self._file, self._lines, self._columns)
-
-
-class Findings:
-    """Collects problems and warnings by kind, so that ten thousand bad rows do not print ten thousand lines.
-
-    A problem of the file stops everything; one of a row (`add_row`) is an error or costs that row alone, as
-    `dataset.on_bad_row` says; a warning stops nothing.
-
-    Args:
-        most: lines kept of each kind.
-    """
-
-    def __init__(self, most: int = MOST_OF_A_KIND) -> None:
-        self._problems = _ByKind(most)
-        self._of_file = _ByKind(most)
-        self._of_rows = _ByKind(most)
-        self._warnings = _ByKind(most)
-        self._bad_rows: set[str] = set()
-
-    def add(self, kind: str, line: str) -> None:
-        """Add a problem of the file; of one kind the first few are kept, the others counted."""
-        self._problems.add(kind, line)
-        self._of_file.add(kind, line)
-
-    def add_row(self, kind: str, place: str, what: str) -> None:
-        """Add a problem of the row at `place`; the caller leaves the row out."""
-        line = f"{place}: {what}"
-        self._problems.add(kind, line)
-        self._of_rows.add(kind, line)
-        self._bad_rows.add(place)
-
-    def warn(self, kind: str, line: str) -> None:
-        """Add a warning."""
-        self._warnings.add(kind, line)
-
-    def __len__(self) -> int:
-        return len(self._problems)
-
-    @property
-    def lines(self) -> tuple[str, ...]:
-        """The lines of all problems, by kind, in the order of each kind's first line."""
-        return self._problems.lines
-
-    @property
-    def file_lines(self) -> tuple[str, ...]:
-        """The lines of problems of the whole file."""
-        return self._of_file.lines
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """The lines of the warnings."""
-        return self._warnings.lines
-
-    def skipped(self, file: str) -> tuple[str, ...]:
-        """Return lines on how many rows were left out, and which; empty if all rows are good."""
-        count = len(self._bad_rows)
-        if not count:
-            return ()
-        rows = "1 row is" if count == 1 else f"{count:,} rows are"
-        return (f"{file}: {rows} skipped (dataset.on_bad_row=skip)", *self._of_rows.lines)
-
-
-class _ByKind:
-    """The first few lines of each kind, and how many more there were."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._kept: dict[str, list[str]] = {}
-        self._counts: dict[str, int] = {}
-
-    def add(self, kind: str, line: str) -> None:
-        self._counts[kind] = self._counts.get(kind, 0) + 1
-        kept = self._kept.setdefault(kind, [])
-        if len(kept) < self._most:
-            kept.append(line)
-
-    def __len__(self) -> int:
-        return sum(self._counts.values())
-
-    @property
-    def lines(self) -> tuple[str, ...]:
-        """The lines by kind; the last of a kind ends in "and n more like this" where lines were left out."""
-        return tuple(line for kind in self._kept for line in self._of(kind))
-
-    def _of(self, kind: str) -> list[str]:
-        *first, last = self._kept[kind]
-        more = self._counts[kind] - len(first) - 1
-        return [*first, f"{last} (and {more:,} more like this)" if more else last]
 
 
 def listed(names: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tunerun.dataset.conversations import with_conversations
 from tunerun.dataset.reading import collect_rows
-from tunerun.dataset.rows import Findings, Rows
+from tunerun.dataset.rows import Rows
 from tunerun.dataset.table_rows import DELIMITERS
 from tunerun.schema import DatasetSection, Template
 from tunerun.template import PromptTemplate
@@ -45,8 +45,8 @@ def template_that_fits(dataset: DatasetSection, template: PromptTemplate) -> Tem
     Returns:
         None if the template fits, the file cannot be read, or it has fewer than two columns.
     """
-    rows = collect_rows(Path(dataset.path), dataset.format, Findings(), dataset.columns)
-    rows = with_conversations(rows, template.columns, Findings())
+    rows, _ = collect_rows(Path(dataset.path), dataset.format, dataset.columns)
+    rows, _ = with_conversations(rows, template.columns)
     printed = {column for part in ("text_input", "output") for column in template.printed(part)}
     return suggested_template(rows.columns) if printed - rows.columns.keys() else None
 

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tunerun.dataset.checks import CharacterLimits, render_rows
+from tunerun.dataset.findings import Findings
 from tunerun.dataset.json_rows import jsonl_rows
 from tunerun.dataset.rendered_rows import RenderedRows
-from tunerun.dataset.rows import Findings, Rows
+from tunerun.dataset.rows import Rows
 from tunerun.job import Example, TemplateText
 from tunerun.service.core.problems import MAX_PROBLEMS, Code
 from tunerun.service.openai.problems import OpenAiError
@@ -41,14 +42,14 @@ def check(path: Path, name: str) -> int:
     Raises:
         OpenAiError: rows cannot be converted into examples; names the first lines.
     """
-    findings = Findings(most=MAX_PROBLEMS)
+    findings = Findings()
     count = 0
     for part in _parts(path, name, findings):
         count += len(part)
         if len(findings) >= MAX_PROBLEMS:
             break
     if findings:
-        lines = findings.lines[:MAX_PROBLEMS]
+        lines = findings.lines(MAX_PROBLEMS)[:MAX_PROBLEMS]
         raise OpenAiError(Code.INVALID_ARGUMENT, "\n".join(lines), param="file", word="invalid_file_format")
     if not count:
         raise OpenAiError(
@@ -59,8 +60,7 @@ def check(path: Path, name: str) -> int:
 
 def read(path: Path, name: str) -> tuple[Example, ...]:
     """Return the examples of a file that `check` has accepted."""
-    findings = Findings(most=MAX_PROBLEMS)
-    return tuple(example for part in _parts(path, name, findings) for example in part.examples)
+    return tuple(example for part in _parts(path, name, Findings()) for example in part.examples)
 
 
 def _parts(path: Path, name: str, findings: Findings) -> Iterator[RenderedRows]:
@@ -68,12 +68,15 @@ def _parts(path: Path, name: str, findings: Findings) -> Iterator[RenderedRows]:
     template = PromptTemplate(TemplateText())
     for first_line, content in _lines(path, name, findings):
         try:
-            rows = jsonl_rows(name, content, findings, first_line)
+            rows, of_part = jsonl_rows(name, content, first_line)
         except UnicodeDecodeError:
             number = first_line + _first_not_utf_8(content)
             findings.add_row("encoding", f"{name}:{number}", "is not UTF-8; save the file as UTF-8")
             continue
-        yield render_rows(_with_conversations(rows, findings), template, _ANY_LENGTH, findings)
+        findings.extend(of_part)
+        rendered, of_rows = render_rows(_with_conversations(rows, findings), template, _ANY_LENGTH)
+        findings.extend(of_rows)
+        yield rendered
 
 
 def _lines(path: Path, name: str, findings: Findings) -> Iterator[tuple[int, bytes]]:

@@ -9,7 +9,7 @@ from tunerun.dataset.advice import MOST_PLACES
 from tunerun.dataset.checks import CharacterLimits, render_rows
 from tunerun.dataset.export import FORMATS
 from tunerun.dataset.inspection import Finding, inspect
-from tunerun.dataset.rows import Findings, RowBuilder
+from tunerun.dataset.rows import RowBuilder
 from tunerun.job import Example, TemplateText
 from tunerun.template import PromptTemplate
 
@@ -82,5 +82,5 @@ def _inspected(examples: Sequence[Example]) -> tuple[Finding, ...]:
     for number, example in enumerate(examples, start=1):
         rows.add(number, FORMATS[kind].row(example))
     template = PromptTemplate(TemplateText())
-    rendered = render_rows(rows.rows(), template, CharacterLimits(None, None), Findings())
+    rendered, _ = render_rows(rows.rows(), template, CharacterLimits(None, None))
     return tuple(inspect(rendered, {}, MOST_PLACES))

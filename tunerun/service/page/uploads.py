@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunerun.dataset import Findings, Rows, SourceRow, read_content, with_conversations
+from tunerun.dataset import Rows, SourceRow, read_content, with_conversations
 from tunerun.dataset.formats import BINARY_MAGIC
 from tunerun.errors import DatasetError
 from tunerun.service.core.stored_files import file_name as file_name
@@ -105,8 +105,7 @@ def _with_examples(rows: Rows) -> Rows:
 
     The form makes pairs of an input and its output: what is before the last turn would be dropped silently.
     """
-    findings = Findings(most=20)
-    found = with_conversations(rows, _WANTED, findings)
+    found, findings = with_conversations(rows, _WANTED)
     for row in found if found.conversations is not None else ():
         if row.conversation is not None:
             what = "several turns" if row.conversation.earlier else "a system message"
@@ -117,7 +116,7 @@ def _with_examples(rows: Rows) -> Rows:
                 "the OpenAI wire (POST /v1/files)",
             )
     if findings:
-        raise DatasetError(findings.lines)
+        raise DatasetError(findings.lines(most=20))
     return found
 
 

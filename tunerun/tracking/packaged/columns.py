@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tunerun.dataset import Findings, read_rows, with_conversations
+from tunerun.dataset import read_rows, with_conversations
 from tunerun.errors import TemplateError, TunerunError
 from tunerun.job import TemplateText
 from tunerun.template import PromptTemplate
@@ -100,7 +100,8 @@ def stored_row(file: Path, template: PromptTemplate, inputs: Sequence[str]) -> M
 @lru_cache(maxsize=4)  # the trials of a sweep have the same file and template
 def _stored_row(file: Path, _changed_ns: int, text: TemplateText, inputs: tuple[str, ...]) -> Mapping[str, Any] | None:
     template, wanted = PromptTemplate(text), set(inputs)
-    for row in with_conversations(read_rows(file), template.input_columns, Findings()):
+    rows, _ = with_conversations(read_rows(file), template.input_columns)
+    for row in rows:
         try:
             if template.render_part(TEXT_INPUT, row.columns) in wanted:
                 used = {name for part in template.parts if part != OUTPUT for name in template.used(part, row.columns)}
