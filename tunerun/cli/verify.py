@@ -15,7 +15,7 @@ from tunerun.errors import InputError, MismatchError, RecordError
 from tunerun.files import temporary_folder
 
 if TYPE_CHECKING:
-    from tunerun.record.bundle.checking import CheckedFiles
+    from tunerun.record.bundle.archive import CheckedFiles
     from tunerun.record.verification import Verification
 
 
@@ -32,7 +32,7 @@ def verify(
     """Check every file of a bundle, then run its trials again in a temporary folder and compare. Exits with 0 or 1."""
     from tunerun.cli import tables
     from tunerun.cli.rerun import print_checks
-    from tunerun.record.bundle.checking import check_files
+    from tunerun.record.bundle.archive import check_files
 
     checked = check_files(bundle)
     document: dict[str, Any] = {"files": {"count": checked.files, "problems": list(checked.problems)}}

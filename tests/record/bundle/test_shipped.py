@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.conftest import REPOSITORY
 from tunerun.comparison import judge
 from tunerun.record import open_record
-from tunerun.record.bundle.checking import check_files
+from tunerun.record.bundle.archive import check_files
 
 SHIPPED = REPOSITORY / "experiments" / "next_number" / "study.zip"
 

@@ -1,8 +1,8 @@
-"""A bundle as a zip file: the same bytes for the same files when it is written, a stranger's file when it is read.
+"""A bundle's zip file: written reproducibly, byte for byte; read as untrusted input.
 
-A bundle comes by mail or from a repository of papers, so nothing that it says of itself is believed. Its names can only
-be those of files below the folder it is unpacked into; what it may take of disk and memory is bounded before a byte is
-unpacked, and while it is; nothing in it is executed. Every refusal is one line.
+A bundle comes by mail or from a repository of papers, so nothing it says about itself is trusted. Its names can only
+be those of files below the folder it is unpacked into; the disk and memory it may use are bounded before a byte is
+unpacked, and during unpacking; nothing in it is executed. Every refusal is one line.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import BinaryIO, cast
@@ -28,24 +29,24 @@ MANIFEST = "manifest-sha256.txt"
 """Digest and name of every other file, one a line, as `sha256sum --check` reads them."""
 
 Content = bytes | Path
-"""A file of a bundle: its bytes, or where they are; a large one is never in memory as a whole."""
+"""The content of a bundle's file: its bytes, or a path to them; a large file is never read into memory as a whole."""
 
 _CHUNK = 1 << 20
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
-"""The time of every file: zip knows none before."""
+"""The time of every file, the earliest that a zip can express, so that a bundle does not depend on when it is made."""
 _UNIX = 3
 _DOS_FOLDER = 0x10
 _COMPRESSED_ALREADY = (".gz", ".png", ".safetensors", ".zip")
-"""Deflating them gains a few percent at most (8 % for an adapter's float32), for most of the time a bundle takes."""
+"""Deflating them saves little (8 % for an adapter in float32), and would take most of the time of writing a bundle."""
 
 MAX_FILES = 100_000
-_MAX_DIRECTORY_BYTES = 32 << 20
-"""The zip's own list of files, which is read into memory: 100,000 entries of long names take 20 MB."""
+MAX_DIRECTORY_BYTES = 32 << 20
+"""Of the zip's own list of files, which is read into memory: 100,000 entries with long names take 20 MB."""
 _MAX_NAME_CHARACTERS = 240
 MAX_MANIFEST_BYTES = 32 << 20
 SMALL_BYTES = 1 << 30
 MAX_RATIO = 100
-"""A bundle unpacks to 1 GiB at most, or to 100 times its own size: text of much repetition comes to 20 to 50 times."""
+"""A bundle unpacks to 1 GiB at most, or to 100 times its own size: very repetitive text reaches 20 to 50 times."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.+-]+(?:/[A-Za-z0-9_.+-]+)*/?")
 
@@ -56,14 +57,16 @@ def write_archive(
     first: tuple[str, ...] = (),
     digests: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Write files and their manifest into a zip, whole or not at all; one that is there is replaced.
+    """Write files and their manifest into a zip atomically, replacing an existing one.
 
-    Names, contents and versions of zlib being equal, so are the bytes: order, times, rights and flags are fixed.
+    The same names and contents give the same bytes with the same version of zlib: order, times, permissions and flags
+    are fixed.
 
     Args:
+        target: the zip file.
         files: contents by name, with `/` between folders.
-        first: names that come before the others, which are sorted.
-        digests: what the SHA-256 of some of them has to be.
+        first: names to write before the others, which are sorted.
+        digests: required SHA-256 by name, for some of the files.
 
     Raises:
         InputError: the file cannot be written, or one of the files cannot be read or has another digest.
@@ -76,19 +79,17 @@ def write_archive(
         with replacing(target) as aside, zipfile.ZipFile(aside, "w") as archive:
             for folder in sorted({f"{above}/" for name in files for above in PurePosixPath(name).parents[:-1]}):
                 _add(archive, folder, b"")  # validators of RO-Crates look for the folders that one names
-            found = {name: _add(archive, name, files[name]) for name in order}
-            changed = [name for name, digest in digests.items() if found[name] != digest]
+            written = {name: _add(archive, name, files[name]) for name in order}
+            changed = [name for name, digest in digests.items() if written[name] != digest]
             if changed:
-                raise InputError([f"{_place(name, files[name])}: has changed since it was made" for name in changed])
-            _add(archive, MANIFEST, "".join(f"{found[name]}  {name}\n" for name in order).encode())
+                places = [place if isinstance(place := files[name], Path) else name for name in changed]
+                raise InputError([f"{place}: has changed since it was made" for place in places])
+            _add(archive, MANIFEST, "".join(f"{written[name]}  {name}\n" for name in order).encode())
     except OSError as error:
+        # Of the target or its partial file, or else of one of the files to be written into it.
         is_ours = str(error.filename or target).startswith((str(target), str(target.parent / f".{target.name}.")))
         place = target if is_ours else error.filename
         raise InputError(f"{place}: {error.strerror}; the bundle was not written") from error
-
-
-def _place(name: str, content: Content) -> str:
-    return str(content) if isinstance(content, Path) else name
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: Content) -> str:
@@ -111,56 +112,56 @@ def _add(archive: zipfile.ZipFile, name: str, content: Content) -> str:
 
 
 class Archive:
-    """A bundle's zip that is open, and whose list of files has been checked.
+    """An open zip of a bundle, whose list of files has been checked.
 
-    Args:
-        path: what it is called in errors.
+    Attributes:
+        path: the zip, for messages.
+        sizes: bytes of every file by name, also of those that the manifest does not list; reading gives no more.
+        digests: SHA-256 of every file that the manifest lists, by name.
     """
 
-    def __init__(self, path: Path, opened: zipfile.ZipFile) -> None:
-        self.path = path
-        self._zip = opened
-        self._entries = {entry.filename: entry for entry in self._checked() if not entry.is_dir()}
-        self.digests = self._manifest()
+    def __init__(self, path: Path, opened: zipfile.ZipFile, max_files: int) -> None:
+        """Check the zip's entries and read its manifest.
 
-    @property
-    def names(self) -> frozenset[str]:
-        """Every file in it, also those that its manifest does not list."""
-        return frozenset(self._entries)
-
-    def bytes_of(self, name: str) -> int:
-        """The size that a file has according to the zip; reading gives no more."""
-        return self._entries[name].file_size
-
-    def read(self, name: str, limit_bytes: int) -> bytes:
-        """A small file.
+        Args:
+            path: the zip, for messages.
+            opened: the open zip.
+            max_files: files and folders that are accepted.
 
         Raises:
-            InputError: it is not there, is larger than the limit, or is damaged.
+            InputError: an entry is refused, or the manifest is missing or damaged.
+        """
+        self.path = path
+        self._zip = opened
+        self._entries = {entry.filename: entry for entry in self._checked(max_files) if not entry.is_dir()}
+        self.sizes = {name: entry.file_size for name, entry in self._entries.items()}
+        self.digests = self._manifest()
+
+    def read(self, name: str, limit_bytes: int) -> bytes:
+        """Return the content of a small file.
+
+        Raises:
+            InputError: it is missing, larger than the limit, or damaged.
         """
         if name not in self._entries:
             raise InputError(f"{self.path}: has no {name}; it is not a bundle of tunerun")
-        if self.bytes_of(name) > limit_bytes:
-            raise InputError(f"{self.path}: {name} has {self.bytes_of(name):,} bytes, more than {limit_bytes:,}")
+        if self.sizes[name] > limit_bytes:
+            raise InputError(f"{self.path}: {name} has {self.sizes[name]:,} bytes, more than {limit_bytes:,}")
         target = io.BytesIO()
         self.copy(name, target.write)
         return target.getvalue()
 
-    def digest_of(self, name: str) -> str:
-        """The SHA-256 of a file's content as it is, as 64 hexadecimal digits.
-
-        Raises:
-            InputError: it is damaged.
-        """
-        return self.copy(name, lambda _: None)
-
     def copy(self, name: str, write: Callable[[bytes], object]) -> str:
-        """Give a file's content away in pieces, and return its SHA-256.
+        """Pass a file's content to `write` in chunks, and return its SHA-256.
+
+        Args:
+            name: of the file.
+            write: called with each chunk.
 
         Raises:
             InputError: it is damaged, or longer than the zip's list says.
         """
-        sha, left = hashlib.sha256(), self.bytes_of(name)
+        sha, left = hashlib.sha256(), self.sizes[name]
         with _translated(self.path, name), self._zip.open(self._entries[name]) as source:
             while chunk := source.read(_CHUNK):
                 left -= len(chunk)
@@ -173,7 +174,11 @@ class Archive:
         return sha.hexdigest()
 
     def unpack(self, folder: Path, prefixes: tuple[str, ...]) -> None:
-        """Write the files whose names begin so, and which the manifest lists, into a new folder of the caller's own.
+        """Unpack the files that the manifest lists and whose names have one of these prefixes.
+
+        Args:
+            folder: a new folder that no other process writes to.
+            prefixes: such as `record/`.
 
         Raises:
             InputError: a file is missing, or its content has changed; the disk is full.
@@ -181,7 +186,7 @@ class Archive:
         listed = [name for name in self.digests if name.startswith(prefixes)]
         if missing := [name for name in listed if name not in self._entries]:
             raise InputError([f"{self.path}: {name} is missing; get the bundle again" for name in missing])
-        needed = sum(self.bytes_of(name) for name in listed)
+        needed = sum(self.sizes[name] for name in listed)
         if needed > (free := shutil.disk_usage(folder).free):
             raise InputError(
                 f"{self.path}: unpacks to {needed:,} bytes and {folder} has {free:,} left; set TMPDIR to another"
@@ -190,17 +195,17 @@ class Archive:
             place = folder / name
             place.parent.mkdir(parents=True, exist_ok=True)
             with place.open("xb") as target:
-                found = self.copy(name, target.write)
-            if found != self.digests[name]:
+                sha256 = self.copy(name, target.write)
+            if sha256 != self.digests[name]:
                 raise InputError(
                     f"{self.path}: {name} has changed: {MANIFEST} lists another digest; get the bundle again"
                 )
 
-    def _checked(self) -> Iterator[zipfile.ZipInfo]:
-        """The zip's entries, none of which can do harm by its name, its kind or its size."""
+    def _checked(self, max_files: int) -> Iterator[zipfile.ZipInfo]:
+        """Yield the zip's entries; one that could do harm by its name, type or size is an error."""
         entries = self._zip.infolist()
-        if len(entries) > MAX_FILES:
-            raise InputError(f"{self.path}: holds {len(entries):,} files, more than {MAX_FILES:,}")
+        if len(entries) > max_files:
+            raise InputError(f"{self.path}: holds {len(entries):,} files, more than {max_files:,}")
         total, most = sum(each.file_size for each in entries), max(SMALL_BYTES, MAX_RATIO * self.path.stat().st_size)
         if total > most:
             raise InputError(
@@ -210,7 +215,9 @@ class Archive:
         folders: dict[str, str] = {}
         for entry in entries:
             if fault := _fault(entry) or _collision(entry, files, folders):
-                raise InputError(f"{self.path}: {_shown(entry.filename)} {fault}; nothing was unpacked")
+                name = entry.filename if len(entry.filename) <= 80 else f"{entry.filename[:77]}..."
+                # `repr`: a hostile name may hold characters that a terminal obeys.
+                raise InputError(f"{self.path}: {name!r} {fault}; nothing was unpacked")
             yield entry
 
     def _manifest(self) -> Mapping[str, str]:
@@ -227,28 +234,80 @@ class Archive:
 
 
 @contextmanager
-def opened_archive(path: Path) -> Iterator[Archive]:
-    """Open a bundle's zip to be read.
+def opened_archive(
+    path: Path, *, max_files: int = MAX_FILES, max_directory_bytes: int = MAX_DIRECTORY_BYTES
+) -> Iterator[Archive]:
+    """Open a bundle's zip for reading.
+
+    Args:
+        path: the zip.
+        max_files: files and folders that are accepted.
+        max_directory_bytes: accepted size of the zip's own list of files.
 
     Raises:
-        InputError: it is not a zip, is damaged, or holds what a bundle never does; says what.
+        InputError: it is not a zip, is damaged, or contains what a bundle never does; says what.
     """
-    with _translated(path), _BoundedFile(path) as file, zipfile.ZipFile(cast(BinaryIO, file)) as opened:
-        yield Archive(path, opened)
+    with (
+        _translated(path),
+        _BoundedFile(path, max_directory_bytes) as file,
+        zipfile.ZipFile(cast(BinaryIO, file)) as opened,
+    ):
+        yield Archive(path, opened, max_files)
+
+
+@dataclass(frozen=True)
+class CheckedFiles:
+    """The result of comparing the files of a bundle with its manifest.
+
+    Attributes:
+        files: number of files that the manifest lists.
+        bytes: their total size.
+        problems: files that are missing, changed or not listed, one line each.
+    """
+
+    files: int
+    bytes: int
+    problems: tuple[str, ...]
+
+
+def check_files(path: Path) -> CheckedFiles:
+    """Compare every file of a bundle with its manifest, without unpacking it.
+
+    Raises:
+        InputError: it is not a bundle, or contains what a bundle never does.
+    """
+    problems: list[str] = []
+    size = 0
+    with opened_archive(path) as archive:
+        for name, digest in archive.digests.items():
+            if name not in archive.sizes:
+                problems.append(f"{name}: missing")
+                continue
+            size += archive.sizes[name]
+            sha256 = archive.copy(name, lambda _chunk: None)
+            if sha256 != digest:
+                problems.append(f"{name}: changed (sha256 {digest[:12]} in the manifest, {sha256[:12]} now)")
+        unlisted = sorted(archive.sizes.keys() - archive.digests.keys() - {MANIFEST})
+        problems += [f"{name}: not in {MANIFEST}" for name in unlisted]
+        return CheckedFiles(len(archive.digests), size, tuple(problems))
 
 
 class _BoundedFile(io.FileIO):
-    """A file of which no more is read at once than a list of `MAX_FILES` takes; zipfile reads the list as a whole."""
+    """A file that refuses a read of more bytes than a limit: zipfile reads the zip's list of files at once."""
+
+    def __init__(self, path: Path, limit: int) -> None:
+        super().__init__(path)
+        self._limit = limit
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > _MAX_DIRECTORY_BYTES:
+        if size is not None and size > self._limit:
             raise zipfile.BadZipFile(f"its list of files takes {size:,} bytes")
         return super().read(size) or b""
 
 
 @contextmanager
 def _translated(path: Path, name: str = "") -> Iterator[None]:
-    """What zipfile and zlib raise of a damaged file, as one line."""
+    """Translate what zipfile and zlib raise for a damaged file into one line."""
     place = f"{path}: {name}" if name else str(path)
     try:
         yield
@@ -259,13 +318,13 @@ def _translated(path: Path, name: str = "") -> Iterator[None]:
     except (zlib.error, EOFError, NotImplementedError, UnicodeError, ValueError, RuntimeError) as error:
         raise InputError(f"{place}: damaged ({error}); get the bundle again") from error
     except OSError as error:
-        if error.errno == errno.EINVAL:  # zipfile follows an offset to before the beginning of the file
+        if error.errno == errno.EINVAL:  # zipfile seeks to a damaged offset, which is before the start of the file
             raise InputError(f"{place}: damaged; get the bundle again") from error
         raise InputError(f"{error.filename or place}: {error.strerror or 'cannot be read'}") from error
 
 
 def _fault(entry: zipfile.ZipInfo) -> str | None:
-    """Why an entry is refused by itself; None: it is not."""
+    """Why an entry is refused, whatever the others are; None: it is accepted."""
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if not _is_name(entry.filename):
         return "is not the name of a file below the folder"
@@ -279,7 +338,13 @@ def _fault(entry: zipfile.ZipInfo) -> str | None:
 
 
 def _collision(entry: zipfile.ZipInfo, files: set[str], folders: dict[str, str]) -> str | None:
-    """Why an entry cannot be beside those before it on every file system; adds it to them where it can."""
+    """Why an entry conflicts with earlier ones on some file system; None: it does not, and it is added to them.
+
+    Args:
+        entry: the entry.
+        files: names of the earlier files, in lower case.
+        folders: names of the folders so far, by their names in lower case.
+    """
     name = entry.filename.rstrip("/")
     parts = name.split("/")
     for depth in range(1, len(parts) + entry.is_dir()):
@@ -294,11 +359,6 @@ def _collision(entry: zipfile.ZipInfo, files: set[str], folders: dict[str, str])
 
 
 def _is_name(name: str) -> bool:
-    """Whether a name can only be that of a file or a folder below the one it is put into."""
+    """Whether a name always leads below the folder it is unpacked into, on every operating system."""
     parts = name.rstrip("/").split("/")
     return len(name) <= _MAX_NAME_CHARACTERS and bool(_NAME.fullmatch(name)) and not {".", ".."} & set(parts)
-
-
-def _shown(name: str) -> str:
-    """A hostile name in an error: no control characters, and not a screen of it."""
-    return repr(name if len(name) <= 80 else f"{name[:77]}...")

@@ -1,4 +1,4 @@
-"""The description of a bundle for programs: an RO-Crate of the profile Process Run Crate, one action a trial.
+"""A bundle's description for programs: an RO-Crate of the profile Process Run Crate, with one action per trial.
 
 RO-Crate 1.1, because Process Run Crate 0.5 builds on it: its validators refuse 1.2 and later.
 """
@@ -45,9 +45,10 @@ _FORMATS = {
 
 @dataclass(frozen=True)
 class Author:
-    """A person who made a study, as the command names them.
+    """A person who made a study.
 
     Attributes:
+        name: of the person.
         affiliation: the name of an organisation; None: not stated.
     """
 
@@ -57,11 +58,14 @@ class Author:
 
 @dataclass(frozen=True)
 class Study:
-    """What a bundle is about.
+    """The sweep that a bundle describes.
 
     Attributes:
+        record: of the sweep, as it is in the bundle.
+        verdict: of the sweep.
         jobs: the last job of each key that has one.
         models: the base models of its trials.
+        authors: of the study.
     """
 
     record: OpenRecord
@@ -72,16 +76,17 @@ class Study:
 
     @property
     def published_at(self) -> float:
-        """When the last of it was recorded, in seconds since 1970 (UTC): the same whenever the bundle is made."""
+        """The end of the last job, in seconds since 1970 (UTC); it does not depend on when the bundle is made."""
         ends = [job.finished_at for job in self.jobs.values() if job.finished_at is not None]
         return max([self.record.sweep.created_at, *ends])
 
 
 def metadata(study: Study, sizes: Mapping[str, int]) -> bytes:
-    """The text of `ro-crate-metadata.json`.
+    """Return the content of `ro-crate-metadata.json`.
 
     Args:
-        sizes: of the bundle's other files, in bytes, by name.
+        study: the sweep.
+        sizes: bytes of the bundle's other files, by name.
     """
     from rocrate.rocrate import ROCrate
 
@@ -92,8 +97,15 @@ def metadata(study: Study, sizes: Mapping[str, int]) -> bytes:
     crate.datePublished = datetime.fromtimestamp(int(study.published_at), UTC)
     root = crate.root_dataset
     root["conformsTo"] = _entity(crate, _PROFILE, "CreativeWork", name="Process Run Crate", version="0.5")
-    root["license"] = _licences(crate, study)
-    files = {name: _file(crate, name, sizes[name]) for name in sorted(sizes)}
+    parts = "; ".join(f"{what}: {licence}" for what, licence in licences(study)) or "none is stated"
+    name = "The parts have licences of their own"
+    root["license"] = _entity(crate, "#licences", "CreativeWork", name=name, description=parts)
+    files = {}
+    for name in sorted(sizes):
+        path = PurePath(name)
+        media_type = _FORMATS.get(path.suffix, "application/octet-stream")
+        properties = {"name": path.name, "contentSize": str(sizes[name]), "encodingFormat": media_type}
+        files[name] = crate.add_file(dest_path=name, properties=properties)
     crate.add_file(
         dest_path=MANIFEST, properties={"name": "SHA-256 of every other file", "encodingFormat": "text/plain"}
     )
@@ -107,18 +119,8 @@ def metadata(study: Study, sizes: Mapping[str, int]) -> bytes:
 def _entity(crate: ROCrate, identifier: str, kind: str, /, **properties: Any) -> Entity:
     from rocrate.model.contextentity import ContextEntity
 
-    given = {"@type": kind, **{name: value for name, value in properties.items() if value is not None}}
-    return crate.add(ContextEntity(crate, identifier, properties=given))
-
-
-def _file(crate: ROCrate, name: str, size: int) -> Entity:
-    place = PurePath(name)
-    properties = {
-        "name": place.name,
-        "contentSize": str(size),
-        "encodingFormat": _FORMATS.get(place.suffix, "application/octet-stream"),
-    }
-    return crate.add_file(dest_path=name, properties=properties)
+    stated = {name: value for name, value in properties.items() if value is not None}
+    return crate.add(ContextEntity(crate, identifier, properties={"@type": kind, **stated}))
 
 
 def _people(crate: ROCrate, authors: Sequence[Author]) -> list[Entity]:
@@ -142,16 +144,10 @@ def _people(crate: ROCrate, authors: Sequence[Author]) -> list[Entity]:
 
 
 def licences(study: Study) -> list[tuple[str, str]]:
-    """What each file of rows and each base model may be used for, as (what, licence), where it is stated."""
+    """Return the files of rows and the base models with their licences."""
     data = [(f"rows of {file.name}", file.license or "not stated") for file in study.record.facts.data_files]
     models = [(f"base model {model.name}", model.license or "not stated") for model in study.models]
     return [*data, *models]
-
-
-def _licences(crate: ROCrate, study: Study) -> Entity:
-    parts = "; ".join(f"{what}: {licence}" for what, licence in licences(study)) or "none is stated"
-    name = "The parts have licences of their own"
-    return _entity(crate, "#licences", "CreativeWork", name=name, description=parts)
 
 
 def _actions(crate: ROCrate, study: Study, files: Mapping[str, Entity], people: Sequence[Entity]) -> list[Entity]:
@@ -160,7 +156,7 @@ def _actions(crate: ROCrate, study: Study, files: Mapping[str, Entity], people: 
     models = {model.name: _base_model(crate, n, model) for n, model in enumerate(study.models)}
     adapters = _tuned_models(crate, study, files)
     agent = None if not people else list(people) if len(people) > 1 else people[0]
-    found = []
+    actions = []
     for trial in study.verdict.trials:
         record = trial.record
         job = study.jobs.get(record.key)
@@ -177,7 +173,7 @@ def _actions(crate: ROCrate, study: Study, files: Mapping[str, Entity], people: 
         ]
         result = adapters.get(trial.tuned_model.location) if trial.tuned_model else None
         words = label(record.overrides)
-        found.append(
+        actions.append(
             _entity(
                 crate,
                 f"#trial-{record.number}",
@@ -193,24 +189,27 @@ def _actions(crate: ROCrate, study: Study, files: Mapping[str, Entity], people: 
                 **_status(trial, job),
             )
         )
-    return found
+    return actions
 
 
 def _sharing(study: Study, job: JobRecord) -> str:
-    """With which trials a job shared its training; empty where nothing is recorded, or it shared nothing."""
+    """The trials that shared a job's training, in words; empty: none, or not recorded."""
     if job.trained_on is None:
         return ""
     numbers = {trial.record.key: trial.record.number for trial in reversed(study.verdict.trials)}
-    found = job.trained_on.shared(numbers)
-    words = "" if found["training_run"] is None else f"; served by the training run of trial {found['training_run']}"
-    if found["packed_with"]:
-        words += f"; shared passes with trials {', '.join(map(str, found['packed_with']))}"
+    shared = job.trained_on.shared(numbers)
+    words = "" if shared["training_run"] is None else f"; served by the training run of trial {shared['training_run']}"
+    if shared["packed_with"]:
+        words += f"; shared passes with trials {', '.join(map(str, shared['packed_with']))}"
     return words
 
 
 def _base_model(crate: ROCrate, number: int, model: BaseModelFacts) -> Entity:
     package = f"; PyPI package {model.package}" if model.package else ""
     revision = f"; revision {model.revision}" if model.revision else ""
+    licence = None
+    if model.license:
+        licence = _entity(crate, f"#licence-{'-'.join(model.license.split())}", "CreativeWork", name=model.license)
     return _entity(
         crate,
         f"#base-model-{number}",
@@ -218,28 +217,24 @@ def _base_model(crate: ROCrate, number: int, model: BaseModelFacts) -> Entity:
         name=model.name,
         identifier=model.identity or None,
         description=f"Base model, not in this bundle: {model.source or model.name}{revision}{package}",
-        license=_licence(crate, model.license) if model.license else None,
+        license=licence,
     )
 
 
-def _licence(crate: ROCrate, text: str) -> Entity:
-    return _entity(crate, f"#licence-{'-'.join(text.split())}", "CreativeWork", name=text)
-
-
 def _tuned_models(crate: ROCrate, study: Study, files: Mapping[str, Entity]) -> dict[str, Entity]:
-    """The folder of each tuned model that is in the bundle, by the model's location."""
-    found: dict[str, Entity] = {}
+    """The folders of the tuned models in the bundle, by the model's location."""
+    folders: dict[str, Entity] = {}
     for trial in study.verdict.trials:
         tuned = trial.tuned_model
-        if tuned is None or tuned.location in found:
+        if tuned is None or tuned.location in folders:
             continue
         folder = f"tuned_models/{PurePath(tuned.location).name}/"
         parts = [entity for name, entity in files.items() if name.startswith(folder)]
         if parts:
             properties = {"name": f"adapter {tuned.name}", "description": "In PEFT's format."}
-            found[tuned.location] = crate.add_dataset(dest_path=folder, properties=properties)
-            found[tuned.location]["hasPart"] = parts
-    return found
+            folders[tuned.location] = crate.add_dataset(dest_path=folder, properties=properties)
+            folders[tuned.location]["hasPart"] = parts
+    return folders
 
 
 def _status(trial: TrialResult, job: JobRecord) -> dict[str, Any]:

