@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from tunerun.planning.changes import differences
 from tunerun.record.difference.pairs import TrialPair
@@ -21,66 +20,57 @@ _WORDS = {
     "backend": "backend",
     "round": "round of --fresh",
 }
-"""What an ingredient of a key is called, where its own name does not say it."""
+"""Names of ingredients of a key in messages, unless the ingredient's own name is clear."""
 
-_DECIDES = {
+_DETERMINES = {
     "dataset": ("training", "validation"),
     "template": ("training", "validation"),
     "model": ("model",),
     "backend": ("backend", "precision", "quantization"),
     "seed": ("seed",),
 }
-"""Sections of the config, and the ingredients through which they are in a key."""
+"""Section of the config -> the ingredients of a key that it determines."""
 
 _TEMPLATE = ("template.text_input", "template.output", "template.system")
 _LEARNING_RATES = ("learning_rate", "learning_rate_multiplier")
 
 
 def config_section(pairs: Sequence[TrialPair]) -> DifferenceSection:
-    """The values of the config that differ, by dotted key, those in the key marked; the template is a section."""
-    return DifferenceSection("config", collected(_values(pairs), len(pairs)))
+    """Return the config values that differ, by dotted key, marked if they are in the key.
 
-
-def _values(pairs: Sequence[TrialPair]) -> Iterator[tuple[SideBySide, str]]:
+    The template is not among them: it has a section of its own.
+    """
+    values: list[tuple[SideBySide, str]] = []
     for pair in pairs:
         changed = _changed_ingredients(pair)
         for each in differences(pair.a.config, pair.b.config):
             if each.name in _TEMPLATE:
                 continue
-            note = IN_KEY if _ingredients_of(each.name) & changed else ""
-            yield SideBySide(each.name, each.old, each.new, note), pair.name
-
-
-def _ingredients_of(name: str) -> set[str]:
-    """The ingredients that a dotted key of the config decides."""
-    section, _, key = name.partition(".")
-    if section == "hyperparameters":
-        return {"learning_rate"} if key in _LEARNING_RATES else {key}
-    return set(_DECIDES.get(section, ()))
-
-
-def _changed_ingredients(pair: TrialPair) -> set[str]:
-    return {each.name.partition(".")[0] for each in differences(pair.a.ingredients, pair.b.ingredients)}
+            part, _, key = each.name.partition(".")
+            determined = set(_DETERMINES.get(part, ()))
+            if part == "hyperparameters":  # a service may take a multiplier; the key has the rate that results
+                determined = {"learning_rate"} if key in _LEARNING_RATES else {key}
+            values.append(
+                (SideBySide(each.name, each.old, each.new, IN_KEY if determined & changed else ""), pair.name)
+            )
+    return DifferenceSection("config", collected(values, len(pairs)))
 
 
 def reasons(pairs: Sequence[TrialPair]) -> tuple[str, ...]:
-    """Why the keys of paired trials differ, in words; empty where they are the same, or where no record says why."""
+    """Return why the keys of paired trials differ; empty if they are equal, or if neither record says why."""
     found: dict[str, None] = {}
     for pair in pairs:
         if pair.has_one_key or not pair.a.ingredients or not pair.b.ingredients:
             continue
-        has_one_template = _templates(pair.a.config) == _templates(pair.b.config)
-        for name in sorted(_changed_ingredients(pair), key=_order(pair.a.ingredients)):
+        has_one_template = pair.a.config.get("template") == pair.b.config.get("template")
+        order = list(pair.a.ingredients)
+        changed = _changed_ingredients(pair)
+        for name in sorted(changed, key=lambda name: order.index(name) if name in order else len(order)):
             words = _WORDS.get(name, name)
             is_rows = name in ("training", "validation")
             found[words if not is_rows or has_one_template else f"{words} (by the template)"] = None
     return tuple(found)
 
 
-def _templates(config: Mapping[str, Any]) -> Any:
-    return config.get("template")
-
-
-def _order(ingredients: Mapping[str, Any]) -> Any:
-    names = list(ingredients)
-    return lambda name: names.index(name) if name in names else len(names)
+def _changed_ingredients(pair: TrialPair) -> set[str]:
+    return {each.name.partition(".")[0] for each in differences(pair.a.ingredients, pair.b.ingredients)}

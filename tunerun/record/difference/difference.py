@@ -7,7 +7,6 @@ from typing import Any
 
 from tunerun.comparison import labels
 from tunerun.errors import InputError
-from tunerun.ledger import TrialRecord
 from tunerun.record.difference.configs import config_section, reasons
 from tunerun.record.difference.environments import base_model_section, environment_section
 from tunerun.record.difference.pairs import Pairing, paired
@@ -20,13 +19,13 @@ from tunerun.record.sources import OpenRecord
 
 @dataclass(frozen=True)
 class RecordDifference:
-    """What differs between two trials, or between two sweeps.
+    """The differences between two trials, or between two sweeps.
 
     Attributes:
-        a, b: what was compared, in words.
-        sections: in the order in which they are shown, also those in which nothing differs.
+        a, b: descriptions of the two records.
+        sections: in display order, including those without a difference.
         pairing: which trials were compared.
-        because: why keys of paired trials differ, in words; empty where no key differs, or none says why.
+        because: why keys of paired trials differ; empty if no key differs, or no record says why.
     """
 
     a: str
@@ -37,7 +36,7 @@ class RecordDifference:
 
     @property
     def key_sentence(self) -> str:
-        """What of the differences is in the key, in one sentence."""
+        """Which of the differences are in the key, in one sentence."""
         pairs = self.pairing.pairs
         different = sum(not pair.has_one_key for pair in pairs)
         if not pairs:
@@ -66,14 +65,18 @@ class RecordDifference:
 def difference(a: OpenRecord, b: OpenRecord) -> RecordDifference:
     """Compare two trials, or two sweeps trial by trial.
 
-    A sweep of one trial is compared with a trial as that trial.
+    A sweep with one trial can be compared with a trial.
 
     Raises:
-        InputError: one is a trial and the other a sweep of several.
+        InputError: one is a trial, and the other a sweep with several.
     """
-    trials_a, trials_b = a.trials, b.trials
-    _check(a, b)
-    pairing = paired(trials_a, trials_b)
+    for one, other in ((a, b), (b, a)):
+        if one.number is not None and other.number is None and len(other.trials) > 1:
+            raise InputError(
+                f"{one.origin} is one trial, and {other.origin} has {len(other.trials)}: compare a sweep with a sweep, "
+                "or a trial with a trial, by tuned models' names or MLflow run ids; `tunerun status --json` shows them"
+            )
+    pairing = paired(a.trials, b.trials)
     pairs = pairing.pairs
     is_sweep = a.number is None and b.number is None
     sections = (
@@ -90,25 +93,11 @@ def difference(a: OpenRecord, b: OpenRecord) -> RecordDifference:
     return RecordDifference(a.origin, b.origin, sections, pairing, reasons(pairs))
 
 
-def _check(a: OpenRecord, b: OpenRecord) -> None:
-    for one, other in ((a, b), (b, a)):
-        if one.number is not None and other.number is None and len(other.trials) > 1:
-            raise InputError(
-                f"{one.origin} is one trial, and {other.origin} has {len(other.trials)}: compare a sweep with a sweep, "
-                "or a trial with a trial, by tuned models' names or MLflow run ids; `tunerun status --json` shows them"
-            )
-
-
 def _trials_section(pairing: Pairing) -> DifferenceSection:
-    """The trials that have no partner."""
-    lines = [
-        f"only in {name}: {listed([_trial(trial) for trial in trials])}"
-        for name, trials in (("A", pairing.only_a), ("B", pairing.only_b))
-        if trials
-    ]
+    """The trials without a partner."""
+    lines = []
+    for name, trials in (("A", pairing.only_a), ("B", pairing.only_b)):
+        texts = ((trial.number, labels.label(trial.overrides)) for trial in trials)
+        names = [f"trial {number} ({text})" if text else f"trial {number}" for number, text in texts]
+        lines += [f"only in {name}: {listed(names)}"] if names else []
     return DifferenceSection("trials", lines=tuple(lines))
-
-
-def _trial(trial: TrialRecord) -> str:
-    text = labels.label(trial.overrides)
-    return f"trial {trial.number} ({text})" if text else f"trial {trial.number}"

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from tunerun.planning.changes import differences
-from tunerun.provenance import BaseModelFacts, Environment, Facts
+from tunerun.provenance import BaseModelFacts, Environment
 from tunerun.record.difference.pairs import TrialPair
 from tunerun.record.difference.sections import DifferenceSection, SideBySide, collected, not_recorded
 from tunerun.record.sources import OpenRecord
@@ -16,16 +16,16 @@ _FILES, _PACKAGES, _INSTRUCTIONS = "files", "packages", "instructions"
 
 
 def base_model_section(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair]) -> DifferenceSection:
-    """What the base models are, wherever they are, and which of their files differ."""
+    """Return the identities of the base models and the files that differ, wherever the models are stored."""
     identities = (
         (SideBySide("identity", pair.a.ingredients.get("model"), pair.b.ingredients.get("model"), "in the key"), pair)
         for pair in pairs
     )
     values = collected(((value, pair.name) for value, pair in identities if value.a != value.b), len(pairs))
-    models_a, models_b = _by_name(a.facts.base_models), _by_name(b.facts.base_models)
+    models_a, models_b = ({model.name: model for model in each.facts.base_models} for each in (a, b))
     if not models_a or not models_b:
         return DifferenceSection("base model", values, unknown=f"its files: {not_recorded(models_a, models_b)}")
-    if len(models_a) == len(models_b) == 1:  # two names of one model, or one in the place of another
+    if len(models_a) == len(models_b) == 1:  # compared also under two names: it may have been renamed or replaced
         models_b = dict(zip(models_a, models_b.values(), strict=True))
     for name in dict.fromkeys([*models_a, *models_b]):
         own_a, own_b = _values(models_a.get(name)), _values(models_b.get(name))
@@ -35,12 +35,8 @@ def base_model_section(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair])
     return DifferenceSection("base model", values)
 
 
-def _by_name(models: Sequence[BaseModelFacts]) -> dict[str, BaseModelFacts]:
-    return {model.name: model for model in models}
-
-
 def _values(model: BaseModelFacts | None) -> dict[str, Any]:
-    """What a model is, with each file's digest under its name; its identity is compared trial by trial."""
+    """A model's facts with the digest of each file; without its identity, which is compared trial by trial."""
     if model is None:
         return {}
     own = {name: value for name, value in asdict(model).items() if name not in (_FILES, "identity")}
@@ -48,17 +44,17 @@ def _values(model: BaseModelFacts | None) -> dict[str, Any]:
 
 
 def environment_section(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair]) -> DifferenceSection:
-    """Packages that were added, removed or changed; the machine; what trained each job."""
-    environment_a, environment_b = a.facts.environment, b.facts.environment
-    unknown = not_recorded(is_recorded(a.facts), is_recorded(b.facts))
-    values = () if unknown else tuple(_environments(environment_a, environment_b))
-    values += collected(_trained_on(a, b, pairs), len(pairs))
+    """Return the packages that were added, removed or changed, the machine, and the device of each job."""
+    # The environment was frozen with a sweep if it is not the default.
+    unknown = not_recorded(*(each.facts.environment != Environment() for each in (a, b)))
+    values = () if unknown else tuple(_environments(a.facts.environment, b.facts.environment))
+    devices = []
+    for pair in pairs:
+        old, new = _place(a, pair.a.key), _place(b, pair.b.key)
+        changed = differences(old, new) if old and new else ()
+        devices += [(SideBySide(f"trained on: {each.name}", each.old, each.new), pair.name) for each in changed]
+    values += collected(devices, len(pairs))
     return DifferenceSection("environment", values, unknown=unknown, is_compared=not unknown)
-
-
-def is_recorded(facts: Facts) -> bool:
-    """Whether the environment was frozen with a sweep."""
-    return facts.environment != Environment()
 
 
 def _environments(a: Environment, b: Environment) -> Iterator[SideBySide]:
@@ -75,16 +71,8 @@ def _environments(a: Environment, b: Environment) -> Iterator[SideBySide]:
             yield SideBySide(f"package {name}", before, after)
 
 
-def _trained_on(a: OpenRecord, b: OpenRecord, pairs: Sequence[TrialPair]) -> Iterator[tuple[SideBySide, str]]:
-    for pair in pairs:
-        old, new = _place(a, pair.a.key), _place(b, pair.b.key)
-        if old and new:
-            for each in differences(old, new):
-                yield SideBySide(f"trained on: {each.name}", each.old, each.new), pair.name
-
-
 def _place(record: OpenRecord, key: str) -> Mapping[str, Any]:
-    """What trained the last job of a key; empty: not recorded."""
+    """The device and settings that trained the last job of a key; empty: not recorded."""
     job = record.ledger.job(key)
     if job is None or job.trained_on is None:
         return {}

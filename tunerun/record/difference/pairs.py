@@ -1,9 +1,9 @@
-"""Which trial of one record is compared with which of another."""
+"""Pairs the trials of two records for comparison."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tunerun.ledger import TrialRecord
@@ -26,7 +26,7 @@ class TrialPair:
 
     @property
     def has_one_key(self) -> bool:
-        """Whether both are the same computation."""
+        """Whether both trials have the same key, so that they are the same computation."""
         return self.a.key == self.b.key
 
 
@@ -40,36 +40,29 @@ class Pairing:
 
 
 def paired(a: Sequence[TrialRecord], b: Sequence[TrialRecord]) -> Pairing:
-    """Pair trials: by key, then by what the sweep sets for them, then by their point; one left on each side is a pair.
+    """Pair trials by key, then by overrides, then by point; if one trial is left on each side, these two are a pair.
 
-    Trials of one point that differ in their seed are paired in their order.
+    Trials of one point with different seeds are paired in order.
     """
     pairs: list[TrialPair] = []
     left, right = list(a), list(b)
-    for name in (_key, _overrides, _point):
-        waiting: dict[str, list[TrialRecord]] = {}
+    identities: tuple[Callable[[TrialRecord], str], ...] = (
+        lambda trial: trial.key,
+        lambda trial: json.dumps(dict(trial.overrides), sort_keys=True),
+        lambda trial: json.dumps(without_seed(trial.overrides), sort_keys=True),
+    )
+    for identity in identities:
+        partners: dict[str, list[TrialRecord]] = {}
         for trial in right:
-            waiting.setdefault(name(trial), []).append(trial)
-        rest = []
+            partners.setdefault(identity(trial), []).append(trial)
+        unpaired = []
         for trial in left:
-            if found := waiting.get(name(trial)):
-                pairs.append(TrialPair(trial, found.pop(0)))
+            if equal := partners.get(identity(trial)):
+                pairs.append(TrialPair(trial, equal.pop(0)))
             else:
-                rest.append(trial)
+                unpaired.append(trial)
         used = {pair.b.number for pair in pairs}
-        left, right = rest, [trial for trial in right if trial.number not in used]
+        left, right = unpaired, [trial for trial in right if trial.number not in used]
     if len(left) == len(right) == 1:
         pairs.append(TrialPair(left.pop(), right.pop()))
     return Pairing(tuple(sorted(pairs, key=lambda pair: pair.a.number)), tuple(left), tuple(right))
-
-
-def _key(trial: TrialRecord) -> str:
-    return trial.key
-
-
-def _overrides(trial: TrialRecord) -> str:
-    return json.dumps(dict(trial.overrides), sort_keys=True)
-
-
-def _point(trial: TrialRecord) -> str:
-    return json.dumps(without_seed(trial.overrides), sort_keys=True)

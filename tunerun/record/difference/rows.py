@@ -1,6 +1,6 @@
-"""Examples that were added, removed or changed between two sets, counted, with the first few of each.
+"""Examples that were added, removed or changed between two sets: their numbers, and the first few of each.
 
-100,000 rows a side take half a second: rows are counted and looked up, never compared with each other.
+100,000 rows a side take half a second, because rows are counted and looked up, never compared pair by pair.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 
 from tunerun.comparison.numbers import counted
 from tunerun.job import ExampleSet, as_text
-from tunerun.ledger import Ledger, TrialRecord
+from tunerun.ledger import Ledger
 from tunerun.record.difference.pairs import TrialPair
 from tunerun.record.difference.sections import DifferenceSection, listed, one_line
 
 MOST_SHOWN = 3
-"""Rows of a kind that people see."""
+"""Rows of each kind in the text output."""
 
 MOST_IN_DOCUMENT = 100
-"""Rows of a kind that `--json` lists; a set may be private, and its counts say the rest."""
+"""Rows of each kind in `--json`: a set may be private, and the counts are complete."""
 
 _SETS = ("training", "validation", "test")
 
@@ -31,14 +31,15 @@ Row = tuple[str, str]
 
 @dataclass(frozen=True)
 class RowsDifference:
-    """Two example sets.
+    """The difference of two example sets.
 
     Attributes:
-        a, b: how many rows each has. same: how many are in both.
-        added, removed: rows that only B, or only A, has.
-        changed: the same input with another output: input, output in A, output in B.
-        is_reordered: whether the rows that both have are in another order.
-        is_rendered: whether no input is the same, but all outputs are, in their order: another template.
+        a, b: number of rows of each.
+        same: number of rows in both.
+        added, removed: rows that only B has, and rows that only A has.
+        changed: input, output in A and output in B of rows with the same input and another output.
+        is_reordered: whether the rows in both have another order.
+        is_rendered: whether all outputs are the same in the same order, and no input is: another template.
     """
 
     a: int
@@ -52,7 +53,7 @@ class RowsDifference:
 
     @classmethod
     def of(cls, a: Sequence[Row], b: Sequence[Row]) -> RowsDifference:
-        """Compare the rows of two sets; a row that is there twice counts twice."""
+        """Compare the rows of two sets; a row that occurs twice counts twice."""
         in_a, in_b = Counter(a), Counter(b)
         common = in_a & in_b
         removed, added = list(_only(a, in_a - common)), list(_only(b, in_b - common))
@@ -73,7 +74,7 @@ class RowsDifference:
 
     @property
     def summary(self) -> str:
-        """The counts of changes in words."""
+        """The number of changes of each kind, in words."""
         if self.is_rendered:
             return f"all {counted(self.a, 'row')} have another input (by the template) and the same output"
         parts = [
@@ -87,7 +88,7 @@ class RowsDifference:
 
     @property
     def lines(self) -> Iterator[str]:
-        """The first rows of each kind."""
+        """The first rows of each kind, one line each."""
         if self.is_rendered:
             (before, output), (after, _) = self.removed[0], self.added[0]
             yield f"  A {_row(before, output)}"
@@ -102,7 +103,7 @@ class RowsDifference:
             yield from _more(len(rows), what)
 
     def to_json(self) -> dict[str, Any]:
-        """The counts, and the first rows of each kind."""
+        """The numbers and the first rows of each kind, as `diff --json` prints them."""
         return {
             "a": self.a,
             "b": self.b,
@@ -122,13 +123,16 @@ class RowsDifference:
 
 
 def rows_section(a: Ledger, b: Ledger, pairs: Sequence[TrialPair]) -> DifferenceSection:
-    """The training, validation and test rows of paired trials; sets that several share are compared once."""
+    """Compare the training, validation and test rows of paired trials; sets that several trials share only once."""
     lines: list[str] = []
     documents: list[dict[str, Any]] = []
     for name in _SETS:
         places: dict[tuple[str | None, str | None], list[str]] = {}
         for pair in pairs:
-            places.setdefault((digest_of(pair.a, name), digest_of(pair.b, name)), []).append(pair.name)
+            digest_a, digest_b = (
+                trial.training if name == "training" else trial.held_out.get(name) for trial in (pair.a, pair.b)
+            )
+            places.setdefault((digest_a, digest_b), []).append(pair.name)
         for (digest_a, digest_b), trials in places.items():
             if digest_a == digest_b:
                 continue
@@ -139,13 +143,9 @@ def rows_section(a: Ledger, b: Ledger, pairs: Sequence[TrialPair]) -> Difference
     return DifferenceSection("rows", lines=tuple(lines), document={"sets": documents})
 
 
-def digest_of(trial: TrialRecord, name: str) -> str | None:
-    """The digest of one of a trial's sets; None: it has none."""
-    return trial.training if name == "training" else trial.held_out.get(name)
-
-
 def rows_of(examples: ExampleSet) -> list[Row]:
-    """The rows of a set as pairs of texts, a conversation's input as one: these are counted in a tenth of the time."""
+    """Return the rows of a set as pairs of texts, the input of a conversation as one text."""
+    # Tuples of texts are hashed and counted in a tenth of the time that examples take.
     return [(as_text(each.input), each.output) for each in examples.examples]
 
 
@@ -154,7 +154,7 @@ def _rows(ledger: Ledger, digest: str | None) -> list[Row]:
 
 
 def _only(rows: Sequence[Row], wanted: Counter[Row]) -> Iterator[Row]:
-    """The rows of a sequence that are counted, in their order, each as often as it is counted."""
+    """Yield the rows that a counter contains, in the order of `rows` and as often as the counter says."""
     left = Counter(wanted)
     for row in rows:
         if left[row] > 0:
@@ -165,7 +165,11 @@ def _only(rows: Sequence[Row], wanted: Counter[Row]) -> Iterator[Row]:
 def _with_other_outputs(
     removed: Sequence[Row], added: Sequence[Row]
 ) -> tuple[list[Row], list[Row], list[tuple[str, str, str]]]:
-    """Of rows that were removed and added, those that have the same input are changed ones."""
+    """Match removed and added rows with the same input: these are changed rows.
+
+    Returns:
+        The other removed rows, the other added rows, and the changed ones.
+    """
     outputs: dict[str, list[str]] = {}
     for text_input, output in added:
         outputs.setdefault(text_input, []).append(output)

@@ -1,4 +1,4 @@
-"""A part of a difference as plain values: what is shown of it to people, and what programs get."""
+"""A section of a difference as plain values, for text output and for JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MOST_CHARACTERS = 70
-"""Of a text from outside that is shown on one line."""
+"""Of a text from the data that is shown on one line."""
 
 _DIGEST_DIGITS = 12
 _HEXADECIMAL = frozenset("0123456789abcdef")
@@ -16,12 +16,13 @@ _HEXADECIMAL = frozenset("0123456789abcdef")
 
 @dataclass(frozen=True)
 class SideBySide:
-    """A value that both records have, or one of them.
+    """A value of both records, or of one of them.
 
     Attributes:
+        name: of the value.
         a, b: JSON values; None: null, or absent.
-        note: what to know of it, such as `in the key`.
-        where: the trials whose values these are; empty: all.
+        note: a remark such as `in the key`.
+        where: the trials with these values; empty: all.
     """
 
     name: str
@@ -32,25 +33,26 @@ class SideBySide:
 
     def to_json(self) -> dict[str, Any]:
         """The value as `diff --json` prints it."""
-        more = {"note": self.note} if self.note else {}
-        return {"name": self.name, "a": finite(self.a), "b": finite(self.b), **more, **self._where}
-
-    @property
-    def _where(self) -> dict[str, str]:
-        return {"where": self.where} if self.where else {}
+        more = {"note": self.note, "where": self.where}
+        return {
+            "name": self.name,
+            "a": finite(self.a),
+            "b": finite(self.b),
+            **{key: text for key, text in more.items() if text},
+        }
 
 
 @dataclass(frozen=True)
 class DifferenceSection:
-    """A part of a difference.
+    """A section of a difference.
 
     Attributes:
-        title: what it is about.
-        values: that differ.
-        lines: what else differs, for people.
-        document: what else differs, as JSON values.
-        unknown: what cannot be compared because one of the records does not have it, in words; empty: nothing.
-        is_compared: whether anything could be.
+        title: of the section.
+        values: those that differ.
+        lines: other differences, for text output.
+        document: other differences, as JSON values.
+        unknown: what cannot be compared because a record lacks it; empty: nothing.
+        is_compared: whether anything could be compared.
     """
 
     title: str
@@ -62,12 +64,12 @@ class DifferenceSection:
 
     @property
     def is_same(self) -> bool:
-        """Whether nothing differs of what can be compared."""
+        """Whether everything that can be compared is equal."""
         return not self.values and not self.lines
 
     @property
     def summary(self) -> str:
-        """One line for a section in which nothing differs."""
+        """One line for a section without a difference."""
         if not self.is_compared:
             return f"{self.title}: {self.unknown}"
         return f"{self.title}: the same{f' ({self.unknown})' if self.unknown else ''}"
@@ -83,10 +85,11 @@ class DifferenceSection:
 
 
 def collected(found: Iterable[tuple[SideBySide, str]], trials: int) -> tuple[SideBySide, ...]:
-    """Values of many trials, each once with the trials that it is of.
+    """Merge equal values of several trials into one value that names these trials.
 
     Args:
-        found: a value, and the name of the trials that it is of. trials: how many pairs were compared.
+        found: values, each with the name of its trials.
+        trials: number of pairs that were compared; a value of all of them names none.
     """
     places: dict[tuple[str, str, str], tuple[SideBySide, list[str]]] = {}
     for value, where in found:
@@ -98,19 +101,19 @@ def collected(found: Iterable[tuple[SideBySide, str]], trials: int) -> tuple[Sid
 
 
 def not_recorded(a: object, b: object) -> str:
-    """Which of two records lacks something; empty: none does."""
+    """Say which of two records lacks something; empty: neither does."""
     lacking = [name for name, found in (("A", a), ("B", b)) if not found]
     return f"not recorded in {' and '.join(lacking)}" if lacking else ""
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:
-    """Names in a row, the first ones of many."""
+    """Join names with commas, at most this many of them."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def shown(value: Any) -> str:
-    """A JSON value on one line; of a digest its first digits."""
+    """Format a JSON value on one line, a digest by its first digits."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, float):
@@ -125,20 +128,20 @@ def shown(value: Any) -> str:
 
 
 def one_line(text: str, most: int = MOST_CHARACTERS) -> str:
-    """A text from outside on one line, cut where it is long, without characters that a terminal obeys."""
+    """Format a text from the data on one line, shortened, with control characters of a terminal escaped."""
     line = printable(" ".join(text.split()))
     return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
 def printable(text: str) -> str:
-    """A text from outside without characters that a terminal obeys."""
+    """Escape characters of a text from the data that would control a terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def finite(value: Any) -> Any:
-    """JSON values without numbers that JSON does not have: these become texts."""
+    """Replace NaN and infinite numbers, which JSON does not have, by texts."""
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Patches of texts: prompt templates, YAML files, the user's own code."""
+"""Patches of texts: prompt templates, YAML files, code."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tunerun.record.sources import OpenRecord
 from tunerun.stored import section
 
 MOST_LINES = 40
-"""Of one patch that people see; `--json` has all of it."""
+"""Of a patch in text output; `--json` has the whole patch."""
 
 MOST_COMPARED_LINES = 5_000
-"""Of a text that difflib compares: it takes quadratic time, and a frozen patch may have 100,000 characters."""
+"""Of a text that difflib compares: it takes quadratic time, and a recorded patch may have 100,000 characters."""
 
 
 def patch(a: str, b: str, name: str) -> list[str]:
-    """A unified diff of two texts, line by line; empty: they are the same."""
+    """Return a unified diff of two texts, line by line; empty: they are equal."""
     old, new = a.splitlines(), b.splitlines()
     if old == new:
         return []
@@ -31,7 +31,7 @@ def patch(a: str, b: str, name: str) -> list[str]:
 
 
 def template_section(pairs: Sequence[TrialPair]) -> DifferenceSection:
-    """Patches of the expressions of the template; templates that several trials share are compared once."""
+    """Return patches of the templates' expressions; templates that several trials share are compared once."""
     places: dict[tuple[TemplateText, TemplateText], list[str]] = {}
     for pair in pairs:
         places.setdefault((pair.a.settings.template, pair.b.settings.template), []).append(pair.name)
@@ -48,7 +48,7 @@ def template_section(pairs: Sequence[TrialPair]) -> DifferenceSection:
 
 
 def files_section(a: OpenRecord, b: OpenRecord) -> DifferenceSection:
-    """The YAML files that were composed."""
+    """Compare the YAML files that were composed."""
     files_a = {f"{each.origin}/{each.path}": each.text for each in a.facts.config_files}
     files_b = {f"{each.origin}/{each.path}": each.text for each in b.facts.config_files}
     if not files_a or not files_b:
@@ -68,7 +68,7 @@ def files_section(a: OpenRecord, b: OpenRecord) -> DifferenceSection:
 
 
 def code_section(a: OpenRecord, b: OpenRecord) -> DifferenceSection:
-    """The version of tunerun, the commit of the user's project, and what of it was not committed."""
+    """Compare the versions of tunerun, the commits of the user's project, and its uncommitted changes."""
     code_a, code_b = section(a.sweep.document, "code"), section(b.sweep.document, "code")
     values = [SideBySide("tunerun", a.sweep.document.get("version"), b.sweep.document.get("version"))]
     values += [SideBySide(name, code_a.get(name), code_b.get(name)) for name in ("commit", "branch", "dirty")]
