@@ -32,3 +32,16 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, is_markdown: bo
     lines = (head, *rows) if is_markdown else ([escaped(cell) for cell in line] for line in (head, *rows))
     first, *others = (f"| {' | '.join(cells)} |" for cells in lines)
     return "\n".join([first, f"| {' | '.join(['---'] * len(head))} |", *others])
+
+
+def code_block(text: str, language: str = "") -> str:
+    """Return a text as a block of code, with a fence that is longer than any in the text.
+
+    Args:
+        text: the code.
+        language: for highlighting; empty: none.
+    """
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}{language}\n{text}\n{fence}"

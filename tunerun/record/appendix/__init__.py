@@ -1,4 +1,4 @@
-"""The reproducibility appendix of a sweep: answers to reviewers' checklists from its record, and what stays open.
+"""The reproducibility appendix of a sweep: answers to reviewers' checklists from its record, and the open questions.
 
 checklists.py    the questions, as published, and the subjects that answer them
 material.py      what is read of a record

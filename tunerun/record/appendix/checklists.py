@@ -18,9 +18,10 @@ class ChecklistQuestion:
     """An item of a checklist.
 
     Attributes:
-        number, title: as published. text: the question itself, where it is not the title.
-        topics: the subjects whose facts answer it; empty: no record can.
-        left: what authors have to add, or why no record can answer.
+        number, title: as published.
+        topics: names of the subjects that answer it; empty: no record can answer it.
+        left: what the authors have to add, or why no record can answer it.
+        text: the published question, unless the title is the question.
     """
 
     number: str
@@ -32,7 +33,7 @@ class ChecklistQuestion:
 
 @dataclass(frozen=True)
 class Checklist:
-    """A published checklist: its name with the year, where it is from, its questions."""
+    """A published checklist: its name with the year, its source and its questions."""
 
     name: str
     source: str

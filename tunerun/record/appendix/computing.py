@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import PurePath
 
 from tunerun.comparison import labels
 from tunerun.comparison.numbers import counted
 from tunerun.job import JobState, TrainedOn
 from tunerun.ledger import JobRecord, TrialRecord
-from tunerun.record.appendix.document import AppendixTable, Block, CodeBlock, Paragraph
+from tunerun.record.appendix.document import AppendixTable, Block, CodeBlock, Paragraph, Topic
 from tunerun.record.appendix.material import NOT_RECORDED, NOT_STATED, Material, words
-from tunerun.record.appendix.topic import Topic
 
 _SECONDS = "train/seconds"
 _TOKENS = "tokens/train"
@@ -28,38 +27,46 @@ MAIN_PACKAGES = (
     "mlflow",
     "hydra-core",
 )
-"""Of all that is installed, what results depend on most; the record has the rest."""
+"""The packages that results depend on most, listed first; the others follow in one sentence."""
 
 
 def compute(material: Material) -> Topic:
-    """Each run's time, tokens and place, and the sum of all, failed attempts included."""
-    rows = tuple(_run(material, trial) for trial in material.trials)
+    """Time, tokens and device of each run, and the total including failed attempts."""
     jobs = {job.id: job for attempts in material.jobs.values() for job in attempts}
     done = [job for job in jobs.values() if job.state is JobState.SUCCEEDED]
     own = [job for job in done if not _is_served(material, job)]
+    lost = [job for job in jobs.values() if job.state is not JobState.SUCCEEDED]
     seconds = [job.metrics[_SECONDS] for job in own if _SECONDS in job.metrics]
+    # Trials with one key are one job; steps that served several runs are counted with the longest of them.
+    once = [trial for trial in {t.key: t for t in material.trials}.values() if material.jobs[trial.key]]
     tokens = sum(
         _tokens(trial, material.jobs[trial.key])
-        for trial in _once(material)
+        for trial in once
         if not _is_served(material, material.jobs[trial.key][-1])
     )
-    lost = [job for job in jobs.values() if job.state is not JobState.SUCCEEDED]
     known = "" if len(seconds) == len(own) else f" (known of {len(seconds)} of {len(own)})"
     spent = f"{_duration(sum(seconds))} of training{known}" if seconds else f"training time {NOT_RECORDED}"
+    devices = [str(device) for device in material.config_values("backend", "device") if device]
+    requested = f" (device {words(devices)} was asked for)" if devices else ""
+    places = "; ".join(map(_place, material.places)) or f"a machine that is {NOT_RECORDED}{requested}"
     summary = (
         f"{counted(len(done), 'run')} succeeded, in total {spent} and {tokens:,} training tokens (all epochs), on "
-        f"{_place_of(material)}."
+        f"{places}."
     )
     usd = material.record.ledger.spending(material.sweep.id).usd
     if usd:
         summary += f" By the configured prices this sweep's own runs cost {usd:,.2f} US dollars."
     if lost:
-        summary += f" {counted(len(lost), 'further attempt')} did not succeed and took {_duration(_elapsed(lost))}."
+        elapsed = sum(
+            (job.finished_at or job.started_at) - job.started_at for job in lost if job.started_at is not None
+        )
+        summary += f" {counted(len(lost), 'further attempt')} did not succeed and took {_duration(elapsed)}."
     elsewhere = sum(job.sweep not in (None, material.sweep.id) for job in done)
     if elsewhere:
         summary += f" {counted(elsewhere, 'run')} of these had been trained by an earlier sweep with the same key."
     summary += _sharing(done, served=len(done) - len(own))
     head = ("trial", "sets", "seed", "state", "attempts", "seconds", "tokens", "steps", "on")
+    rows = tuple(_run(material, trial) for trial in material.trials)
     blocks: tuple[Block, ...] = (
         Paragraph(summary),
         AppendixTable(head, rows, wrapped=(1, 8), numbers=(0, 2, 4, 5, 6, 7)),
@@ -72,12 +79,12 @@ def compute(material: Material) -> Topic:
 
 
 def _is_served(material: Material, job: JobRecord) -> bool:
-    """Whether its steps are those of another run here, which has more epochs."""
+    """Whether a job shared the steps of another run of this sweep, which has more epochs."""
     return job.trained_on is not None and job.trained_on.training_run in material.jobs
 
 
 def _sharing(done: Sequence[JobRecord], *, served: int) -> str:
-    """How the passes of runs were computed, and what they shared; empty where nothing is recorded."""
+    """How forward passes were computed and shared; empty: not recorded, or each run was alone."""
     places = [job.trained_on for job in done if job.trained_on is not None]
     forms = dict.fromkeys(place.form for place in places)
     if not forms or [*forms] == ["alone"]:
@@ -111,32 +118,15 @@ def _run(material: Material, trial: TrialRecord) -> tuple[str, ...]:
     )
 
 
-def _once(material: Material) -> list[TrialRecord]:
-    """Trials that are one job count once; those without a job not at all."""
-    return [trial for trial in {t.key: t for t in material.trials}.values() if material.jobs[trial.key]]
-
-
 def _tokens(trial: TrialRecord, attempts: list[JobRecord]) -> int:
-    """As the engine counted them, else as they were planned."""
+    """Training tokens as the engine counted them, or else as planned."""
     return int(attempts[-1].metrics.get(_TOKENS, trial.tokens)) if attempts else trial.tokens
-
-
-def _elapsed(jobs: list[JobRecord]) -> float:
-    return sum((job.finished_at or job.started_at or 0) - job.started_at for job in jobs if job.started_at is not None)
 
 
 def _place(place: TrainedOn) -> str:
     threads = counted(place.threads, "thread") if place.threads else ""
     parts = (place.device, place.processor, place.instructions, threads, place.driver, place.precision)
     return ", ".join(filter(None, parts))
-
-
-def _place_of(material: Material) -> str:
-    if material.places:
-        return "; ".join(_place(place) for place in material.places)
-    devices = [str(device) for device in material.config_values("backend", "device") if device]
-    asked = f" (device {words(devices)} was asked for)" if devices else ""
-    return f"a machine that is {NOT_RECORDED}{asked}"
 
 
 def _duration(seconds: float) -> str:
@@ -146,9 +136,11 @@ def _duration(seconds: float) -> str:
 
 
 def environment(material: Material) -> Topic:
-    """The machine and the packages."""
+    """The machine and the installed packages."""
     known = material.facts.environment
-    packages: dict[str, str] = {**dict(known.packages), **_packages(material)}
+    packages = dict(known.packages)
+    for place in material.places:
+        packages |= place.packages
     builds = list(dict.fromkeys(place.build for place in material.places if place.build))
     if not known.python and not packages:
         summary = f"Machine, operating system and packages: {NOT_RECORDED}; {_version(material)}."
@@ -170,16 +162,12 @@ def environment(material: Material) -> Topic:
     return Topic("Environment", summary, tuple(blocks))
 
 
-def _packages(material: Material) -> Mapping[str, str]:
-    return {name: version for place in material.places for name, version in place.packages.items()}
-
-
 def _version(material: Material) -> str:
     return f"tunerun {material.document.get('version') or NOT_RECORDED}"
 
 
 def code(material: Material) -> Topic:
-    """The version of the program, and of the user's own project."""
+    """The version of tunerun, and the commit of the user's project."""
     own = material.code
     if not own:
         summary = f"{_version(material)}; the project's commit: {NOT_RECORDED}."
@@ -201,43 +189,40 @@ def code(material: Material) -> Topic:
 
 
 def licenses(material: Material) -> Topic:
-    """Of each asset, as the record states it."""
-    rows = tuple(_assets(material))
+    """The license of each file of rows and each base model, as far as it is stated."""
+    rows = [("data", file.name, file.license or NOT_STATED) for file in material.facts.data_files]
+    if not rows:
+        of_data = [value for value in material.config_values("dataset", "license") if value]
+        rows = [("data", "the dataset's files", words(of_data) or NOT_STATED)]
+    models = [("base model", model.name, model.license or NOT_STATED) for model in material.facts.base_models]
+    if not models:
+        of_models = [value for value in material.config_values("model", "license") if value]
+        names = words(material.config_values("model", "name"))
+        models = [("base model", names, words(of_models) or NOT_STATED)]
+    rows += models
     stated = [f"{name}: {license_}" for _, name, license_ in rows if license_ not in (NOT_STATED, NOT_RECORDED)]
     missing = [name for _, name, license_ in rows if license_ in (NOT_STATED, NOT_RECORDED)]
     parts = [f"Stated: {'; '.join(stated)}." if stated else "", f"Without one: {words(missing)}." if missing else ""]
     summary = " ".join(filter(None, parts))
-    return Topic(
-        "Licenses", summary, (Paragraph(summary), AppendixTable(("asset", "name", "license"), rows, wrapped=(1,)))
-    )
-
-
-def _assets(material: Material) -> Iterator[tuple[str, str, str]]:
-    for file in material.facts.data_files:
-        yield "data", file.name, file.license or NOT_STATED
-    if not material.facts.data_files:
-        licenses_ = [value for value in material.config_values("dataset", "license") if value]
-        yield "data", "the dataset's files", words(licenses_) or NOT_STATED
-    for model in material.facts.base_models:
-        yield "base model", model.name, model.license or NOT_STATED
-    if not material.facts.base_models:
-        licenses_ = [value for value in material.config_values("model", "license") if value]
-        yield "base model", words(material.config_values("model", "name")), words(licenses_) or NOT_STATED
+    table = AppendixTable(("asset", "name", "license"), tuple(rows), wrapped=(1,))
+    return Topic("Licenses", summary, (Paragraph(summary), table))
 
 
 def rerun(material: Material) -> Topic:
-    """The command, and what names the runs."""
-    tuned = sum(any(job.tuned_model for job in attempts) for attempts in material.jobs.values())
-    hashes = sum(
-        any(job.tuned_model and job.tuned_model.weights for job in attempts) for attempts in material.jobs.values()
-    )
+    """The command, the keys of the runs, and the digests of the tuned models."""
+    weights = {}  # of the last job with a tuned model
+    for key, attempts in material.jobs.items():
+        tuned = [job.tuned_model for job in attempts if job.tuned_model]
+        if tuned:
+            weights[key] = tuned[-1].weights or ""
+    hashes = sum(any(job.tuned_model and job.tuned_model.weights for job in jobs) for jobs in material.jobs.values())
     summary = (
         f"Every run was planned by one command from YAML files, and has a key, a hash of its rows, base model and "
         f"hyperparameters ({counted(len(material.jobs), 'key')}); SHA-256 of the weights is recorded for {hashes} of "
-        f"{counted(tuned, 'tuned model')}."
+        f"{counted(len(weights), 'tuned model')}."
     )
-    keys = tuple(
-        (str(trial.number), trial.key[:16], _weights(material.jobs[trial.key])[:16] or NOT_RECORDED)
+    rows = tuple(
+        (str(trial.number), trial.key[:16], weights.get(trial.key, "")[:16] or NOT_RECORDED)
         for trial in material.trials
     )
     blocks = (
@@ -245,26 +230,22 @@ def rerun(material: Material) -> Topic:
         Paragraph("The command, without where files are:"),
         CodeBlock(_portable(material.sweep.command)),
         AppendixTable(
-            ("trial", "key", "SHA-256 of the weights"), keys, numbers=(0,), note="The first 16 of 64 digits each."
+            ("trial", "key", "SHA-256 of the weights"), rows, numbers=(0,), note="The first 16 of 64 digits each."
         ),
     )
     return Topic("Running it again", summary, blocks)
 
 
 def _portable(command: str) -> str:
-    """A command without the machine's folders: neither paths nor tracking decide what comes of it."""
+    """A command without the machine's folders, and without paths and tracking, which do not change the results."""
     try:
-        words_ = shlex.split(command)
-    except ValueError:
+        program, *arguments = shlex.split(command)
+    except ValueError:  # no program, or a quotation mark that is not closed
         return command
-    kept = [word for word in words_[1:] if not word.startswith(("paths", "tracking", "local"))]
-    return " ".join([*(PurePath(word).name for word in words_[:1]), *map(_without_folder, kept)])
-
-
-def _without_folder(word: str) -> str:
-    key, equals, value = word.rpartition("=")
-    return f"{key}{equals}{PurePath(value).name}" if PurePath(value).is_absolute() else word
-
-
-def _weights(jobs: list[JobRecord]) -> str:
-    return next((job.tuned_model.weights or "" for job in reversed(jobs) if job.tuned_model is not None), "")
+    kept = [PurePath(program).name]
+    for argument in arguments:
+        key, equals, value = argument.rpartition("=")
+        if not argument.startswith(("paths", "tracking", "local")):
+            is_absolute = PurePath(value).is_absolute()
+            kept.append(f"{key}{equals}{PurePath(value).name}" if is_absolute else argument)
+    return " ".join(kept)

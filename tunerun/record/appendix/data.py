@@ -6,16 +6,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from tunerun.comparison.numbers import counted
-from tunerun.record.appendix.document import AppendixTable, Block, Bullets, CodeBlock, Paragraph
+from tunerun.record.appendix.document import AppendixTable, Block, Bullets, CodeBlock, Paragraph, Topic
 from tunerun.record.appendix.material import NOT_RECORDED, NOT_STATED, SETS, Material, file_name, words
-from tunerun.record.appendix.topic import Topic
 from tunerun.record.difference.sections import one_line
 
 DIGEST_DIGITS = 16
-"""Of 64: enough to tell sets apart, and short enough for a column."""
+"""Of 64: enough to distinguish sets, and short enough for a column."""
 
 MOST_OUTPUTS = 20
-"""Different outputs that are listed one by one; of more, how many there are."""
+"""Different outputs that are listed one by one; otherwise only their number is given."""
 
 MOST_SETS = 24
 """Example sets that a table lists."""
@@ -24,9 +23,11 @@ _DIGITS_NOTE = f"Digests are SHA-256, their first {DIGEST_DIGITS} of 64 digits."
 
 
 def data(material: Material) -> Topic:
-    """Files and example sets, by content."""
+    """The files and the example sets, with digests of their content."""
     sizes = [f"{material.sizes(name)} {_FOR[name]}" for name in SETS if material.sizes(name)]
-    names = [each.name for each in material.facts.data_files] or _files_of_config(material)
+    keys = (("path",), ("validation", "path"), ("test", "path"))
+    paths = [path for key in keys for path in material.config_values("dataset", *key) if path]
+    names = [each.name for each in material.facts.data_files] or list(dict.fromkeys(map(file_name, paths)))
     summary = f"{words(sizes)}, of {words(names) or f'files that are {NOT_RECORDED}'}."
     content = [str(text) for text in material.document.get("data", {}).values()]
     blocks: list[Block] = [Paragraph(f"{summary} {_capital(words(content))}." if len(content) == 1 else summary)]
@@ -53,15 +54,6 @@ def data(material: Material) -> Topic:
 _FOR = {"training": "to train on", "validation": "to choose by (validation)", "test": "held out for the end (test)"}
 
 
-def _files_of_config(material: Material) -> list[str]:
-    paths = [
-        *material.config_values("dataset", "path"),
-        *material.config_values("dataset", "validation", "path"),
-        *material.config_values("dataset", "test", "path"),
-    ]
-    return list(dict.fromkeys(file_name(path) for path in paths if path))
-
-
 def _sets(material: Material) -> AppendixTable:
     clusters = material.document.get("clusters") or {}
     rows = []
@@ -82,9 +74,12 @@ def _sets(material: Material) -> AppendixTable:
 
 
 def outcome(material: Material) -> Topic:
-    """What the model is to answer, and how often each answer is expected."""
+    """The expected answers, and how often each one occurs."""
     expressions = list(dict.fromkeys(trial.settings.template.output for trial in material.trials))
-    counts = {name: Counter(output for _, output in _largest(material, name)) for name in SETS}
+    counts = {}
+    for name in SETS:
+        largest = max(map(material.rows, material.digests(name)), key=len, default=[])
+        counts[name] = Counter(output for _, output in largest)
     labels = sorted(set().union(*counts.values()), key=lambda text: (-counts["training"][text], text))
     lengths = [len(text) for text in counts["training"].elements()]
     mean = sum(lengths) / len(lengths) if lengths else 0.0
@@ -101,12 +96,8 @@ def outcome(material: Material) -> Topic:
     return Topic("Outcome", summary, tuple(blocks))
 
 
-def _largest(material: Material, name: str) -> list[tuple[str, str]]:
-    return max((material.rows(digest) for digest in material.digests(name)), key=len, default=[])
-
-
 def splits(material: Material) -> Topic:
-    """Where the held-out rows come from."""
+    """Where the held-out rows come from, and how they were drawn."""
     sentences = [_held_out(material, name) for name in ("validation", "test")]
     fractions = [f for name in ("validation", "test") for f in material.config_values("dataset", name, "fraction") if f]
     limits = material.config_values("dataset", "limit")
@@ -138,7 +129,7 @@ def _held_out(material: Material, name: str) -> str:
 
 
 def leaks(material: Material) -> Topic:
-    """Equal rows within and between the sets, counted in the record; and what the plan found."""
+    """Equal rows within and between the sets, and the plan's warnings."""
     counts = list(_overlaps(material))
     summary = f"Counted in the record, after the template: {'; '.join(counts)}." if counts else "Nothing was held out."
     if material.findings:
@@ -152,7 +143,7 @@ def leaks(material: Material) -> Topic:
 
 
 def _overlaps(material: Material) -> Iterator[str]:
-    """The most of any trial, for each pair of sets."""
+    """Yield the number of equal rows within the training set and between sets; of several trials, the largest."""
     repeated = [(len(rows) - len(set(rows)), len(rows)) for rows in map(material.rows, material.digests("training"))]
     found, size = max(repeated, default=(0, 0))
     yield f"{found:,} of {counted(size, 'training row')} repeating another one"
@@ -169,7 +160,7 @@ def _overlaps(material: Material) -> Iterator[str]:
 
 
 def preprocessing(material: Material) -> Topic:
-    """The template, which is all that is done to a row."""
+    """The template, which is the only transformation of a row."""
     templates = list(dict.fromkeys(trial.settings.template for trial in material.trials))
     many = "one of " if len(templates) > 1 else ""
     summary = (
@@ -181,7 +172,7 @@ def preprocessing(material: Material) -> Topic:
 
 
 def exclusions(material: Material) -> Topic:
-    """Which rows of the files are left out."""
+    """Which rows of the files were left out."""
     rule = {
         "error": "a row that cannot be used (a cell that the template needs is missing, blank or not readable) stops "
         "the plan, so no row was left out for it",

@@ -1,4 +1,4 @@
-"""An appendix as plain values: sections of paragraphs, lists, tables and code, which every renderer shows."""
+"""An appendix as plain values that every renderer can write: sections of paragraphs, lists, tables and code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Text that is read as one paragraph."""
+    """A paragraph of text."""
 
     text: str
 
@@ -22,7 +22,7 @@ class Bullets:
 
 @dataclass(frozen=True)
 class CodeBlock:
-    """Text that is shown as it is, such as a template or a command."""
+    """Verbatim text, such as a template or a command."""
 
     text: str
 
@@ -33,10 +33,10 @@ class AppendixTable:
 
     Attributes:
         head: titles of the columns.
-        rows: as many cells each.
-        wrapped: columns whose cells are sentences: these share what width is left.
-        numbers: columns whose cells end at the right.
-        note: below the table; empty: none.
+        rows: the cells of each row, one for each column.
+        wrapped: indices of columns with long text, which share the width that the others leave.
+        numbers: indices of right-aligned columns.
+        note: printed below the table; empty: none.
     """
 
     head: tuple[str, ...]
@@ -46,7 +46,7 @@ class AppendixTable:
     note: str = ""
 
     def without_empty_columns(self) -> AppendixTable:
-        """The same without columns that no row has a cell in."""
+        """Return the table without the columns in which every cell is empty."""
         kept = [place for place in range(len(self.head)) if any(row[place] for row in self.rows)]
         return AppendixTable(
             tuple(self.head[place] for place in kept),
@@ -62,7 +62,7 @@ Block = Paragraph | Bullets | CodeBlock | AppendixTable
 
 @dataclass(frozen=True)
 class AppendixSection:
-    """A section, and the sections below it."""
+    """A section with its subsections."""
 
     title: str
     blocks: tuple[Block, ...] = ()
@@ -70,11 +70,29 @@ class AppendixSection:
 
 
 @dataclass(frozen=True)
+class Topic:
+    """What a record says on one subject; the questions of several checklists may refer to it.
+
+    Attributes:
+        title: of its section.
+        summary: a few sentences with figures, which answers to checklists quote.
+        blocks: the whole content of its section.
+    """
+
+    title: str
+    summary: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
 class Appendix:
     """A reproducibility appendix.
 
     Attributes:
-        sweep: its id, after which labels are named.
+        title: of the whole appendix.
+        sweep: id of the sweep, used in LaTeX labels.
+        blocks: the introduction.
+        sections: in order.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""The parts of a record that the appendix reads, each read once."""
+"""The data of a record that the appendix reads, each read once."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ Row = tuple[str, str]
 
 
 class Material:
-    """A sweep as the sections of an appendix read it.
+    """A sweep as the topics of an appendix read it.
 
     Args:
-        record: a sweep; of a trial its sweep is described.
+        record: of the sweep, or of one of its trials.
     """
 
     def __init__(self, record: OpenRecord) -> None:
@@ -58,7 +58,7 @@ class Material:
 
     @cached_property
     def jobs(self) -> dict[str, list[JobRecord]]:
-        """All attempts of each key."""
+        """All attempts, by key."""
         return {trial.key: self.record.ledger.jobs(trial.key) for trial in self.trials}
 
     @cached_property
@@ -73,48 +73,57 @@ class Material:
 
     @cached_property
     def openings(self) -> list[Opening]:
-        """When the test set was opened, also by other sweeps that share it."""
+        """The openings of the test set, also by other sweeps that share it."""
         return self.record.ledger.openings(self.sweep.id)
 
     @cached_property
     def metrics(self) -> Sequence[Metric]:
-        """The metrics that the sweep was frozen with, the one that decides first."""
+        """The metrics that the sweep was frozen with; the first one decides."""
         evaluation, files = self.trials[0].settings.evaluation, self.document.get("metrics", {})
         return resolve_stored(evaluation, files, runs_code=not self.record.ledger.is_restored)[0]
 
     @cached_property
     def findings(self) -> tuple[str, ...]:
-        """What the plan warned of, without paths of the machine."""
+        """The plan's warnings, without paths of the machine."""
         return read_sources(self.record.ledger, self.verdict).findings
 
     def rows(self, digest: str) -> list[Row]:
-        """The examples of a set, as input and output."""
+        """Return the examples of a set as pairs of input and output."""
         if digest not in self._rows:
             examples = self.record.ledger.example_set(digest).examples
             self._rows[digest] = [(as_text(each.input), each.output) for each in examples]
         return self._rows[digest]
 
     def shared_inputs(self, digest: str, other: str) -> int:
-        """How many rows of one set have an input that a row of the other one has, too."""
+        """Return the number of rows in one set whose input also occurs in another.
+
+        Args:
+            digest: of the set whose rows are counted.
+            other: digest of the other set.
+        """
         if (digest, other) not in self._shared:
             inputs = {text for text, _ in self.rows(other)}
             self._shared[digest, other] = sum(text in inputs for text, _ in self.rows(digest))
         return self._shared[digest, other]
 
     def digests(self, name: str) -> list[str]:
-        """The sets of a name that trials have, each once."""
+        """Return the digests of the trials' different sets of a kind.
+
+        Args:
+            name: `training`, `validation` or `test`.
+        """
         found = (trial.training if name == "training" else trial.held_out.get(name) for trial in self.trials)
         return [digest for digest in dict.fromkeys(found) if digest is not None]
 
     def sizes(self, name: str) -> str:
-        """How many rows the sets of a name have, such as `24 rows` or `16 to 128 rows`; empty: there is none."""
+        """Return the size of the sets of a kind, such as `24 rows` or `16 to 128 rows`; empty: no trial has one."""
         counts = sorted({len(self.rows(digest)) for digest in self.digests(name)})
         if not counts:
             return ""
         return counted(counts[0], "row") if len(counts) == 1 else f"{counts[0]:,} to {counted(counts[-1], 'row')}"
 
     def config_values(self, *path: str) -> list[Any]:
-        """The different values that trials have under a dotted key, in their order."""
+        """Return the different values of the trials' configs at a path of keys; None among them: it is missing."""
         found: dict[str, Any] = {}
         for trial in self.trials:
             node: Any = trial.config
@@ -125,22 +134,22 @@ class Material:
 
     @cached_property
     def places(self) -> list[TrainedOn]:
-        """What trained the jobs, each once; empty: not recorded."""
+        """The different devices that trained the jobs, with their settings; empty: not recorded."""
         found = (job.trained_on for jobs in self.jobs.values() for job in jobs)
         alone = (replace(place, form="", training_run="", packed_with=()) for place in found if place is not None)
         return list({repr(place): place for place in alone if place.device}.values())
 
     @property
     def code(self) -> Mapping[str, Any]:
-        """The user's own project, as it was."""
+        """The commit and the uncommitted changes of the user's project; empty: not recorded."""
         return section(self.document, "code")
 
 
 def file_name(path: object) -> str:
-    """A path of the config without its folders."""
+    """Return the name of a file without its folders."""
     return PurePath(str(path)).name
 
 
 def words(values: Sequence[Any]) -> str:
-    """Values in a row: `a`, `a and b`, `a, b and c`."""
+    """Join values: `a`, `a and b`, `a, b and c`; empty: no values."""
     return sentences.listed_words([str(value) for value in values]) if values else ""

@@ -7,20 +7,18 @@ from collections.abc import Iterator
 from tunerun import __version__
 from tunerun.comparison.judgement import VALIDATION
 from tunerun.comparison.numbers import counted, p_value
-from tunerun.comparison.results import BaselineResult, Verdict
 from tunerun.comparison.table import ColumnKind, ComparisonTable
-from tunerun.metrics import Metric, Unit
+from tunerun.metrics import Unit
 from tunerun.metrics.judged_metric import JudgedMetric
-from tunerun.record.appendix.document import AppendixTable, Block, Bullets, Paragraph
+from tunerun.record.appendix.document import AppendixTable, Block, Bullets, Paragraph, Topic
 from tunerun.record.appendix.material import Material, words
-from tunerun.record.appendix.topic import Topic
 
 MOST_RANK = 5
-"""Columns of the comparison's table that are left out of narrow ones; the LaTeX renderer has the same limit."""
+"""Columns of the comparison with this rank or a larger one are omitted, as in its LaTeX renderer."""
 
 
 def metrics(material: Material) -> Topic:
-    """What answers were scored by."""
+    """The metrics that scored the answers."""
     known = material.metrics
     if not known:
         summary = f"No metric is configured. {material.verdict.sentence}"
@@ -46,37 +44,53 @@ def metrics(material: Material) -> Topic:
 
 
 def baselines(material: Material) -> Topic:
-    """What the points had to beat."""
+    """The baselines that the points had to beat."""
     verdict = material.verdict
     if not verdict.baselines:
         return Topic("Baselines", "There is no baseline.", (Paragraph("There is no baseline."),))
-    named = words([_named(each) for each in verdict.baselines])
+    names = []
+    for baseline in verdict.baselines:
+        named = baseline.words or baseline.name
+        names.append(named if baseline.name in named else f"{named} ({baseline.name})")
     size = material.sizes(VALIDATION)
-    summary = f"Baselines, without tuning and on the same rows{f' ({size})' if size else ''}: {named}."
+    summary = f"Baselines, without tuning and on the same rows{f' ({size})' if size else ''}: {words(names)}."
     missing = [f"{each.name}: {each.problem or 'not measured'}" for each in verdict.baselines if not each.estimates]
-    examples = "The examples in the prompt are training rows." if _has_examples(material) else ""
+    stored = material.record.ledger.baselines(material.sweep.id)
+    has_examples = any(each.document.get("examples") for each in stored)
+    examples = "The examples in the prompt are training rows." if has_examples else ""
     blocks: list[Block] = [Paragraph(f"{summary} {examples}".strip())]
     blocks += [Bullets(tuple(missing))] if missing else []
     return Topic("Baselines", summary, tuple(blocks))
 
 
-def _named(baseline: BaselineResult) -> str:
-    named = baseline.words or baseline.name
-    return named if baseline.name in named else f"{named} ({baseline.name})"
-
-
-def _has_examples(material: Material) -> bool:
-    return any(each.document.get("examples") for each in material.record.ledger.baselines(material.sweep.id))
-
-
 def uncertainty(material: Material) -> Topic:
-    """What the intervals and tests are, what they capture, and what they do not."""
+    """The methods of intervals and tests, and which variation they capture."""
     verdict = material.verdict
     decision = verdict.decision
     if not material.metrics or decision.about is None:
         summary = f"Nothing was tested. {verdict.sentence}"
         return Topic("Error bars and tests", summary, (Paragraph(summary),))
-    lines = [*_intervals(material, material.metrics[0]), *_test(material), *_varies(material)]
+    metric, seeds = material.metrics[0], _most_seeds(material)
+    is_share = metric.unit is Unit.SHARE and not metric.is_corpus
+    is_plain = is_share and decision.clusters is None and seeds == 1
+    alone = "Wilson's interval where rows are right or wrong, else the score form" if is_plain else "the score form"
+    spread = "; ± is the standard deviation over seeds (not the standard error)" if seeds > 1 else ""
+    over_seeds = "Each point has one seed, so the chance of initialisation and of the order of rows is in no interval."
+    if seeds > 1:
+        over_seeds = (
+            f"Seeds vary, too: up to {seeds} for each point; a seed decides the order of training rows, the adapter's "
+            "first weights and sampling."
+        )
+    confidence = 100 * (1 - decision.alpha)
+    rows = counted(decision.rows, "held-out row")
+    units = f"{rows} in {counted(decision.clusters, 'cluster')}" if decision.clusters else rows
+    lines = [
+        f"Intervals of single values are {confidence:g} % intervals of each value alone ({alone}){spread}.",
+        *_test(material),
+        f"What varies is the drawing of the held-out rows ({units}).",
+        over_seeds,
+        "The split is the same throughout; other splits were not tried.",
+    ]
     summary = " ".join(lines)
     closing = (
         f"Intervals and tests were computed by tunerun {__version__} from the recorded answers, with a fixed seed. p "
@@ -86,18 +100,8 @@ def uncertainty(material: Material) -> Topic:
     return Topic("Error bars and tests", summary, (Bullets(tuple(lines)), Paragraph(closing)))
 
 
-def _intervals(material: Material, metric: Metric) -> Iterator[str]:
-    confidence = f"{100 * (1 - material.verdict.decision.alpha):g} %"
-    seeds = _most_seeds(material)
-    is_share = metric.unit is Unit.SHARE and not metric.is_corpus
-    is_plain = is_share and material.verdict.decision.clusters is None and seeds == 1
-    alone = "Wilson's interval where rows are right or wrong, else the score form" if is_plain else "the score form"
-    spread = "; ± is the standard deviation over seeds (not the standard error)" if seeds > 1 else ""
-    yield f"Intervals of single values are {confidence} intervals of each value alone ({alone}){spread}."
-
-
 def _test(material: Material) -> Iterator[str]:
-    """As `tunerun.comparison.decision` chooses among the methods of `tunerun.statistics`."""
+    """Yield the tests of differences; `tunerun.comparison.decision` chooses among the same methods."""
     decision = material.verdict.decision
     if decision.against is None:
         yield "No baseline was measured, so no difference was tested."
@@ -125,54 +129,38 @@ def _test(material: Material) -> Iterator[str]:
     yield f"Intervals of differences are {method}, which hold for all comparisons at once."
 
 
-def _varies(material: Material) -> Iterator[str]:
-    decision, seeds = material.verdict.decision, _most_seeds(material)
-    rows = counted(decision.rows, "held-out row")
-    units = f"{rows} in {counted(decision.clusters, 'cluster')}" if decision.clusters else rows
-    yield f"What varies is the drawing of the held-out rows ({units})."
-    if seeds > 1:
-        yield (
-            f"Seeds vary, too: up to {seeds} for each point; a seed decides the order of training rows, the adapter's "
-            "first weights and sampling."
-        )
-    else:
-        yield "Each point has one seed, so the chance of initialisation and of the order of rows is in no interval."
-    yield "The split is the same throughout; other splits were not tried."
-
-
 def _most_seeds(material: Material) -> int:
     return max((len(members) for members in material.points), default=1)
 
 
 def results(material: Material) -> Topic:
-    """The tables of the comparison, on each set that was asked."""
+    """The tables of the comparison, one for each set that was measured."""
     blocks: list[Block] = []
-    for verdict in filter(None, (material.verdict, material.test_verdict)):
-        blocks += [Paragraph(f"On the {verdict.held_out} set:"), _table(verdict)]
+    verdicts = [verdict for verdict in (material.verdict, material.test_verdict) if verdict is not None]
+    for verdict in verdicts:
+        whole = ComparisonTable.of(verdict)
+        shown = whole.without(column.key for column in whole.columns if column.rank >= MOST_RANK)
+        measured = {point.number for point in verdict.points if verdict.metric in (None, *point.estimates)}
+        rows = []
+        for row in shown.rows:
+            if row.point is not None and row.point not in measured and verdict.held_out != VALIDATION:
+                continue  # the test set was not opened for it
+            first, *rest = shown.texts(row)
+            rows.append((f"{row.mark} {first}".strip(), *rest))
+        is_text = [column.kind.is_text or column.kind is ColumnKind.LABEL for column in shown.columns]
+        table = AppendixTable(
+            tuple(column.title for column in shown.columns),
+            tuple(rows),
+            numbers=tuple(place for place, each in enumerate(is_text) if not each),
+            note=" ".join(shown.legend),
+        )
+        blocks += [Paragraph(f"On the {verdict.held_out} set:"), table.without_empty_columns()]
         blocks.append(Paragraph(verdict.sentence))
-    summary = " ".join(v.sentence for v in (material.verdict, material.test_verdict) if v is not None)
-    return Topic("Results", summary, tuple(blocks))
-
-
-def _table(verdict: Verdict) -> AppendixTable:
-    whole = ComparisonTable.of(verdict)
-    shown = whole.without(column.key for column in whole.columns if column.rank >= MOST_RANK)
-    rows = []
-    measured = {point.number for point in verdict.points if verdict.metric in (None, *point.estimates)}
-    for row in shown.rows:
-        if row.point is not None and row.point not in measured and verdict.held_out != VALIDATION:
-            continue  # the test set was not opened for it
-        first, *rest = shown.texts(row)
-        rows.append((f"{row.mark} {first}".strip(), *rest))
-    numbers = tuple(
-        place for place, each in enumerate(shown.columns) if not (each.kind.is_text or each.kind is ColumnKind.LABEL)
-    )
-    head = tuple(column.title for column in shown.columns)
-    return AppendixTable(head, tuple(rows), numbers=numbers, note=" ".join(shown.legend)).without_empty_columns()
+    return Topic("Results", " ".join(verdict.sentence for verdict in verdicts), tuple(blocks))
 
 
 def limits(material: Material) -> Topic:
-    """What the comparison itself says of its reach."""
+    """The notes of the comparison on its own limits."""
     notes = (*material.verdict.notes, *(material.test_verdict.notes if material.test_verdict else ()))
     notes = tuple(dict.fromkeys(notes))
     summary = " ".join(notes) or "The comparison noted no limit of its own."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,10 +10,8 @@ from tunerun.backends.registry import is_hosted
 from tunerun.comparison import labels
 from tunerun.comparison.numbers import counted
 from tunerun.comparison.results import Outcome
-from tunerun.provenance import BaseModelFacts
-from tunerun.record.appendix.document import AppendixTable, Block, CodeBlock, Paragraph
+from tunerun.record.appendix.document import AppendixTable, Block, CodeBlock, Paragraph, Topic
 from tunerun.record.appendix.material import NOT_RECORDED, Material, words
-from tunerun.record.appendix.topic import Topic
 from tunerun.replicates import SEED
 
 _LOCAL_ENGINE = (
@@ -22,11 +19,11 @@ _LOCAL_ENGINE = (
     "likelihood of the output's tokens. The base model is frozen in {precision}; adapter, optimiser and loss are in "
     "float32."
 )
-"""`tunerun.engine.optimisation` says it; said of sweeps of this version alone, since a record names no optimiser."""
+"""As in `tunerun.engine.optimisation`; only for sweeps of this version, because a record names no optimiser."""
 
 
 def base_model(material: Material) -> Topic:
-    """Which base model, by name and by content."""
+    """The base model by name and by content, and how it is trained."""
     named = dict(material.document.get("models", {}))
     names = list(dict.fromkeys(named.values())) or material.config_values("model", "name")
     local = "; its content is part of every trial's key. What is trained is a LoRA adapter"
@@ -47,33 +44,25 @@ def base_model(material: Material) -> Topic:
         files = tuple((file.name, f"{file.bytes:,}", file.sha256) for each in known for file in each.files)
         if files:
             blocks.append(AppendixTable(("file", "bytes", "SHA-256"), files, wrapped=(2,), numbers=(1,)))
-        blocks += _chat_formats(known)
+        for model in known:
+            if model.chat_format:
+                text = f"Around each example, by the chat format of {model.name} (line breaks as \\n):"
+                parts = [f"{name}: {str(part)!r}" for name, part in model.chat_format.items()]
+                blocks += [Paragraph(text), CodeBlock("\n".join(parts))]
     else:
         sources = [
-            f"{name}: {value}" for name in ("source", "package", "revision") for value in _config(material, name)
+            f"{name}: {value}"
+            for name in ("source", "package", "revision")
+            for value in material.config_values("model", name)
+            if value is not None
         ]
-        blocks.append(Paragraph(f"Identity: {words(identities) or NOT_RECORDED}. {_sentence(sources)}"))
+        sentence = f"{words(sources)}." if sources else ""
+        blocks.append(Paragraph(f"Identity: {words(identities) or NOT_RECORDED}. {sentence}"))
     return Topic("Model", f"{summary} {_optimiser(material)}", tuple(blocks))
 
 
-def _chat_formats(models: Sequence[BaseModelFacts]) -> Iterator[Block]:
-    """What a base model's chat format puts around each example."""
-    for model in models:
-        if model.chat_format:
-            yield Paragraph(f"Around each example, by the chat format of {model.name} (line breaks as \\n):")
-            yield CodeBlock("\n".join(f"{name}: {str(text)!r}" for name, text in model.chat_format.items()))
-
-
-def _config(material: Material, name: str) -> list[Any]:
-    return [value for value in material.config_values("model", name) if value is not None]
-
-
-def _sentence(parts: list[str]) -> str:
-    return f"{words(parts)}." if parts else ""
-
-
 def _kinds(material: Material) -> set[str]:
-    """The backends of the trials, in words."""
+    """The kinds of the trials' backends."""
     return {str(trial.settings.backend.get("kind", NOT_RECORDED)) for trial in material.trials}
 
 
@@ -98,7 +87,7 @@ def _optimiser(material: Material) -> str:
 
 
 def hyperparameters(material: Material) -> Topic:
-    """Every point that was trained, with its seeds, and what was the same for all."""
+    """Every point with its seeds, and the values that all points share."""
     points, trials = material.points, material.trials
     varied = [key for key in dict.fromkeys(key for trial in trials for key in trial.overrides) if key != SEED]
     heads = labels.short_names(varied)
@@ -120,10 +109,12 @@ def hyperparameters(material: Material) -> Topic:
         )
         for number, members in enumerate(points)
     )
+    stored = trials[0].config.get("hyperparameters") or vars(trials[0].settings.hyperparameters)
+    fixed = {name: value for name, value in stored.items() if f"hyperparameters.{name}" not in varied}
     blocks: list[Block] = [
         Paragraph(summary),
         AppendixTable(("point", *(heads[key] for key in varied), "seeds", "trials"), rows, numbers=(0,)),
-        Paragraph(f"The same for all: {_fixed(material, varied)}."),
+        Paragraph(f"The same for all: {_pairs(fixed)}."),
     ]
     pins = dict(material.document.get("pins") or {})
     if pins:
@@ -131,18 +122,12 @@ def hyperparameters(material: Material) -> Topic:
     return Topic("Hyperparameters", summary, tuple(blocks))
 
 
-def _fixed(material: Material, varied: list[str]) -> str:
-    own = material.trials[0].config.get("hyperparameters", {})
-    stored = own if own else vars(material.trials[0].settings.hyperparameters)
-    return _pairs({name: value for name, value in stored.items() if f"hyperparameters.{name}" not in varied})
-
-
 def _pairs(values: dict[str, Any]) -> str:
     return ", ".join(f"{name} {labels.text(value)}" for name, value in values.items())
 
 
 def selection(material: Material) -> Topic:
-    """By which measure on which rows a point was chosen, and with what rule."""
+    """The measure, the rows and the rule by which a point was chosen."""
     verdict = material.verdict
     decision = verdict.decision
     if verdict.metric is None or decision.outcome is Outcome.NONE:
@@ -161,7 +146,7 @@ def selection(material: Material) -> Topic:
 
 
 def test_set(material: Material) -> Topic:
-    """When the test set was opened, and for which trials."""
+    """The openings of the test set, and for which trials."""
     size = material.sizes("test")
     if not size:
         summary = "There is no test set: what is reported was measured on the rows that points were chosen by."
@@ -170,20 +155,16 @@ def test_set(material: Material) -> Topic:
     if not openings:
         summary = f"The test set ({size}) has not been opened: no model was asked its rows."
         return Topic("Test set", summary, (Paragraph(summary),))
-    times = words([f"{_time(each.opened_at)} for {_trials(each.points)} of {each.sweep}" for each in openings])
+    times = []
+    for opening in openings:
+        trials = f"trial{'s' * (len(opening.points) != 1)} {words(opening.points)}"
+        opened_at = datetime.fromtimestamp(opening.opened_at, UTC)
+        times.append(f"{opened_at:%Y-%m-%d %H:%M} UTC for {trials} of {opening.sweep}")
     often = "once" if len(openings) == 1 else f"{len(openings)} times"
-    summary = f"The test set ({size}) was opened {often}: {times}."
+    summary = f"The test set ({size}) was opened {often}: {words(times)}."
     blocks: list[Block] = [Paragraph(summary)]
     if len(openings) > 1:
         blocks.append(Paragraph("What was chosen after the first time has seen it."))
     if material.test_verdict is not None:
         blocks.append(Paragraph(material.test_verdict.sentence))
     return Topic("Test set", summary, tuple(blocks))
-
-
-def _trials(numbers: Sequence[int]) -> str:
-    return f"trial{'s' * (len(numbers) != 1)} {words(numbers)}"
-
-
-def _time(at: float) -> str:
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"

@@ -1,4 +1,4 @@
-"""The ways to write an appendix, one file each: a new one is a module here and its name in the mapping below."""
+"""The formats of an appendix, one module each; a new format is a module here and an entry in `RENDERERS`."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ if TYPE_CHECKING:
     from tunerun.record.appendix.document import Appendix
 
 
-class Renderer(Protocol):
-    """A module that turns an appendix into text. It decides nothing, and the same appendix gives the same text."""
+class AppendixRenderer(Protocol):
+    """A module that writes an appendix as text; the same appendix always gives the same text."""
 
     def render(self, appendix: Appendix) -> str:
         """Return the whole appendix as text."""
 
 
 RENDERERS = {"markdown": "markdown", "latex": "latex"}
-"""Name of a format -> its module; imported when it is used."""
+"""Name of a format -> its module, which is imported when it is used."""
 
 
-def renderer(name: str) -> Renderer:
-    """A renderer by its name.
+def renderer(name: str) -> AppendixRenderer:
+    """Return the renderer of a format.
 
     Raises:
-        InputError: there is none of that name; lists them.
+        InputError: the format is unknown; the message lists the formats.
     """
     if name not in RENDERERS:
         raise InputError(f"--format {name}: choose one of {', '.join(RENDERERS)}")
-    return cast(Renderer, import_module(f"{__name__}.{RENDERERS[name]}"))
+    return cast(AppendixRenderer, import_module(f"{__name__}.{RENDERERS[name]}"))

@@ -25,31 +25,32 @@ _HEAD = (
 _LEVELS = ("section", "subsection", "subsubsection")
 
 LINE_CHARACTERS = 72
-"""Of a line of a table in \\small: LaTeX's article has 345 points, of which a letter takes 4.6 on average."""
+"""Of a table's line in \\small: a line of LaTeX's article has 345 points, and a letter takes 4.6 on average."""
 
 _GAP_CHARACTERS = 2
 _LEAST_WRAPPED = 16
-"""Characters that a column of sentences has at least."""
+"""Minimal width of a wrapped column, in characters."""
 
 _LONG_WORD = 16
 _BREAK_EVERY = 10
 _BREAKS_BEHIND = re.compile(rf"([_/=:,.-]+|[^\W_]{{{_BREAK_EVERY}}})(?=[^\W_])")
 _BREAK = "\u200b"
-"""Placeholder for a point where a long word may be broken, until the text is escaped."""
+"""Marks a possible break in a long word until the text is escaped: `\\allowbreak` would be escaped, too."""
 
 _LIGATURES = {"`": r"\textasciigrave{}", "--": "-{}-", "''": "'{}'", ",,": ",{},"}
-"""What TeX would join into another character."""
+"""Characters that TeX would join into another one, and how they are kept apart."""
 
 _QUOTES = {"“": "``", "”": "''"}
 
 
 def render(appendix: Appendix) -> str:
-    """A fragment that begins with a section; it needs booktabs, longtable and array."""
+    """Return a LaTeX fragment that begins with a section; it needs booktabs, longtable and array."""
+    label = "".join(c if c.isascii() and c.isalnum() else "-" for c in appendix.sweep)
     lines = [
         *_HEAD,
         r"\begingroup\sloppy",
-        *_heading(appendix.title, 0),
-        f"\\label{{app:{_label(appendix.sweep)}}}",
+        f"\\{_LEVELS[0]}*{{{escaped(appendix.title)}}}",
+        f"\\label{{app:{label}}}",
         "",
     ]
     for block in appendix.blocks:
@@ -60,28 +61,22 @@ def render(appendix: Appendix) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text from outside as LaTeX prints it unchanged, also where it would join characters; long words may be broken."""
-    words = (_breakable(word) if len(word) > _LONG_WORD else word for word in printable(text).split())
+    """Escape a text so that LaTeX prints it unchanged, without ligatures, and may break its long words."""
+    words = (
+        _BREAKS_BEHIND.sub(rf"\1{_BREAK}", word) if len(word) > _LONG_WORD else word for word in printable(text).split()
+    )
     found = latex.escaped(" ".join(words))
     for joined, apart in (*_LIGATURES.items(), *_QUOTES.items()):
         found = found.replace(joined, apart)
     return found.replace(_BREAK, r"\allowbreak{}")
 
 
-def _breakable(word: str) -> str:
-    return _BREAKS_BEHIND.sub(rf"\1{_BREAK}", word)
-
-
 def _section(section: AppendixSection, level: int) -> Iterator[str]:
-    yield from _heading(section.title, level)
+    yield f"\\{_LEVELS[level]}*{{{escaped(section.title)}}}"
     for block in section.blocks:
         yield from (*_block(block), "")
     for each in section.sections:
         yield from _section(each, min(level + 1, len(_LEVELS) - 1))
-
-
-def _heading(title: str, level: int) -> Iterator[str]:
-    yield f"\\{_LEVELS[level]}*{{{escaped(title)}}}"
 
 
 def _block(block: Block) -> Iterator[str]:
@@ -101,10 +96,15 @@ def _block(block: Block) -> Iterator[str]:
 
 
 def _table(table: AppendixTable) -> Iterator[str]:
-    """One longtable, or several with the same first column where a line has no room for all columns."""
+    """One longtable, or several with the same first column if a line has no room for all columns."""
     for columns in _parts(table):
+        wrapped = [place for place in columns if place in table.wrapped]
+        rest = sum(_width(table, place) for place in columns if place not in wrapped) + _GAP_CHARACTERS * len(wrapped)
+        share = max(LINE_CHARACTERS - rest, _LEAST_WRAPPED * len(wrapped)) / LINE_CHARACTERS / max(1, len(wrapped))
+        paragraph = f">{{\\raggedright\\arraybackslash}}p{{{share:.2f}\\linewidth}}"
+        alignment = "".join(paragraph if p in wrapped else "r" if p in table.numbers else "l" for p in columns)
         yield r"{\small\setlength{\tabcolsep}{4pt}"
-        yield f"\\begin{{longtable}}{{@{{}}{_alignment(table, columns)}@{{}}}}"
+        yield f"\\begin{{longtable}}{{@{{}}{alignment}@{{}}}}"
         yield r"  \toprule"
         yield _row([table.head[place] for place in columns])
         yield r"  \midrule"
@@ -117,13 +117,13 @@ def _table(table: AppendixTable) -> Iterator[str]:
 
 
 def _width(table: AppendixTable, place: int) -> int:
-    """Characters that a column needs, and the gap behind it."""
+    """The width of a column and the gap behind it, in characters."""
     widest = max(len(row[place]) for row in (table.head, *table.rows))
     return _GAP_CHARACTERS + (min(widest, _LEAST_WRAPPED) if place in table.wrapped else widest)
 
 
 def _parts(table: AppendixTable) -> list[list[int]]:
-    """The columns of each part, by their places."""
+    """Split the columns into parts that fit on a line; each part begins with the first column."""
     parts: list[list[int]] = [[]]
     room = LINE_CHARACTERS
     for place in range(len(table.head)):
@@ -136,19 +136,6 @@ def _parts(table: AppendixTable) -> list[list[int]]:
     return parts
 
 
-def _alignment(table: AppendixTable, columns: Sequence[int]) -> str:
-    """Columns of sentences share what room the others leave."""
-    wrapped = [place for place in columns if place in table.wrapped]
-    rest = sum(_width(table, place) for place in columns if place not in wrapped) + _GAP_CHARACTERS * len(wrapped)
-    share = max(LINE_CHARACTERS - rest, _LEAST_WRAPPED * len(wrapped)) / LINE_CHARACTERS / max(1, len(wrapped))
-    paragraph = f">{{\\raggedright\\arraybackslash}}p{{{share:.2f}\\linewidth}}"
-    return "".join(paragraph if p in wrapped else "r" if p in table.numbers else "l" for p in columns)
-
-
 def _row(cells: Sequence[str]) -> str:
-    """The braces in front: a star or a bracket behind the row before would be read as its argument."""
+    # LaTeX would read a star or a bracket at the beginning as an argument of the \\ before it: hence the braces.
     return f"  {{}}{' & '.join(escaped(cell) for cell in cells)} \\\\"
-
-
-def _label(name: str) -> str:
-    return "".join(c if c.isascii() and c.isalnum() else "-" for c in name)

@@ -1,11 +1,10 @@
-"""An appendix as Markdown, as GitHub and pandoc read it."""
+"""An appendix as Markdown for GitHub and pandoc."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
-from tunerun.markdown import escaped, table
+from tunerun.markdown import code_block, escaped, table
 from tunerun.record.appendix.document import (
     Appendix,
     AppendixSection,
@@ -20,7 +19,7 @@ HEAD = "<!-- Written by: tunerun appendix. -->"
 
 
 def render(appendix: Appendix) -> str:
-    """Headings, paragraphs, lists, pipe tables and fenced code."""
+    """Return the appendix with headings, paragraphs, lists, pipe tables and fenced code."""
     parts = [HEAD, f"# {escaped(appendix.title)}", *map(_block, appendix.blocks)]
     for section in appendix.sections:
         parts += _section(section, 2)
@@ -41,8 +40,7 @@ def _block(block: Block) -> str:
         case Bullets(lines):
             return "\n".join(f"- {escaped(line)}" for line in lines)
         case CodeBlock(text):
-            fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
-            return f"{fence}\n{text}\n{fence}"
+            return code_block(text)
         case AppendixTable():
             written = table(block.head, block.rows)
             return f"{written}\n\n{escaped(block.note)}" if block.note else written
