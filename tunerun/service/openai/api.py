@@ -27,6 +27,12 @@ _NOT_HERE = {
 }
 """Operations of OpenAI's clients that do not exist here, with advice on what to use instead."""
 
+_UNPREFIXED = (
+    *("/chat/completions", "/completions", "/models", "/models/{rest:path}", "/responses"),
+    *("/fine_tuning/{rest:path}", "/uploads", "/uploads/{rest:path}"),
+)
+"""Paths of clients whose base URL lacks `/v1`."""
+
 
 class ErrorObject(BaseModel):
     """The error of a refused request."""
@@ -62,20 +68,12 @@ def routes(operations: Sequence[APIRouter], deployed: Sequence[APIRouter] = ()) 
             router.include_router(one, prefix=prefix, include_in_schema=prefix == PREFIXES[0])
     for one in deployed:
         router.include_router(one, prefix="/openai/deployments/{deployment}", include_in_schema=False)
-    router.include_router(_absent(), include_in_schema=False)
-    return router
 
-
-def _absent() -> APIRouter:
-    """Return routes that refuse operations which clients may call but which do not exist here."""
-    router = APIRouter(route_class=Operation)
-    for name, advice in _NOT_HERE.items():
-        _refuse(router, f"/v1/{name}", advice)
-        _refuse(router, f"/v1/{name}/{{rest:path}}", advice)
-    for path in ("/chat/completions", "/completions", "/models", "/models/{rest:path}", "/responses"):
-        _refuse(router, path, WITHOUT_VERSION)
-    for path in ("/fine_tuning/{rest:path}", "/uploads", "/uploads/{rest:path}"):
-        _refuse(router, path, WITHOUT_VERSION)
+    paths = {f"/v1/{name}{rest}": advice for name, advice in _NOT_HERE.items() for rest in ("", "/{rest:path}")}
+    absent = APIRouter(route_class=Operation)
+    for path, advice in (paths | dict.fromkeys(_UNPREFIXED, WITHOUT_VERSION)).items():
+        _refuse(absent, path, advice)
+    router.include_router(absent, include_in_schema=False)
     return router
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -20,9 +19,8 @@ from tunerun.service.openai import names, training_rows
 from tunerun.service.openai.checkpoints import FILE_NAME, step_metrics
 from tunerun.service.openai.form import UploadForm, read_form
 from tunerun.service.openai.jobs import NOTED, is_job
-from tunerun.service.openai.method import Operation, TuningCaller, UploadRoute
+from tunerun.service.openai.method import After, Limit, Operation, TuningCaller, UploadRoute, not_of_list, page, size_of
 from tunerun.service.openai.models import Models
-from tunerun.service.openai.paging import After, Limit, not_of_list, page, size_of
 from tunerun.service.openai.problems import OpenAiError, wrong
 
 PAGE = 10_000
@@ -56,21 +54,7 @@ _FORM = {
 }
 
 
-Shown = TypeVar("Shown")
-
-
-@dataclass(frozen=True)
-class _Listed:
-    """A file in a list."""
-
-    created_at: float
-    json: Json
-
-    @property
-    def order(self) -> tuple[float, str]:
-        """The sort key: by age, oldest first."""
-        return self.created_at, self.json["id"]
-
+Result = TypeVar("Result")
 
 CHECKED_AT_ONCE = 2
 """The most files checked concurrently: 512 MB take minutes, and all requests share 40 worker threads."""
@@ -116,7 +100,7 @@ class FilesApi:
             raise wrong("file", f"{name} is empty; send a file with content")
         if purpose == FINE_TUNE:
             training_rows.check(draft.path, name)
-        return _file(self._stored.keep(draft, caller.owner, name, purpose, life_s))
+        return _stored_json(self._stored.keep(draft, caller.owner, name, purpose, life_s))
 
     def page(self, caller: Key, purpose: str | None, after: str, size: int, *, newest_first: bool) -> Json:
         """Return a page of the caller's files.
@@ -127,39 +111,62 @@ class FilesApi:
             after: id of the last file of the previous page; empty: this is the first page.
             size: the most files to return.
             newest_first: the order, by creation.
+
+        Raises:
+            OpenAiError: `after` is not the id of a file in this list.
         """
-        shown = sorted(self._all(caller, purpose), key=lambda one: one.order, reverse=newest_first)
+        files = [(file.created_at, _stored_json(file)) for file in self._stored.of(caller.owner, purpose)]
+        if purpose in (None, RESULTS):
+            finished = (row for row in self._library.jobs(caller, -1, NOTED) if row.state is ModelState.ACTIVE)
+            files += [(row.completed_at or row.updated_at, self._result_json(row)) for row in finished]
+        # By their exact times: the JSON has whole seconds. The id makes the order total, so that no page skips a file.
+        files.sort(key=lambda pair: (pair[0], pair[1]["id"]), reverse=newest_first)
+        shown = [json for _, json in files]
         if after:
-            place = next((n for n, one in enumerate(shown) if one.json["id"] == after), None)
+            place = next((number for number, json in enumerate(shown) if json["id"] == after), None)
             if place is None:
                 raise not_of_list(after)
             shown = shown[place + 1 :]
-        return page([one.json for one in shown[: size + 1]], size)
-
-    def _all(self, caller: Key, purpose: str | None) -> Iterator[_Listed]:
-        for file in self._stored.of(caller.owner, purpose):
-            yield _Listed(file.created_at, _file(file))
-        if purpose in (None, RESULTS):
-            for row in self._library.jobs(caller, -1, NOTED):
-                if row.state is ModelState.ACTIVE:
-                    yield _Listed(row.completed_at or row.updated_at, self._result(row))
+        return page(shown[: size + 1], size)
 
     def get(self, caller: Key, identifier: str) -> Json:
-        """Return one of the caller's files, by its id."""
-        return self._either(caller, identifier, _file, self._result)
+        """Return one of the caller's files, by its id.
+
+        Raises:
+            OpenAiError: the caller does not have a file with that id.
+        """
+        return self._upload_or_result(caller, identifier, _stored_json, self._result_json)
 
     def content(self, caller: Key, identifier: str) -> Response:
-        """Return the content of a file."""
-        return self._either(caller, identifier, self._sent, lambda row: _bytes(self._metrics(row)))
+        """Return the content of a file.
+
+        Raises:
+            OpenAiError: the caller does not have a file with that id.
+        """
+
+        def uploaded(file: StoredFile) -> Response:
+            path = self._stored.path_of(file)
+            if not path.is_file():  # deleted meanwhile
+                raise _no_such_file(identifier)
+            return FileResponse(path, media_type="application/octet-stream")
+
+        def measured(row: TunedModelRow) -> Response:
+            return Response(self._step_metrics(row), media_type="text/csv; charset=utf-8")
+
+        return self._upload_or_result(caller, identifier, uploaded, measured)
 
     def delete(self, caller: Key, identifier: str) -> Json:
-        """Delete a file; jobs that were created from it have copied its rows."""
+        """Delete a file; jobs that were created from it have copied its rows.
+
+        Raises:
+            OpenAiError: the caller does not have a file with that id, or it is the result of a job.
+        """
 
         def refuse(row: TunedModelRow) -> None:
             job = names.job_id(row)
             raise wrong("file_id", f"{identifier} is the result of {job}; to remove it, delete that job's model")
 
-        self._either(caller, identifier, self._stored.delete, refuse)
+        self._upload_or_result(caller, identifier, self._stored.delete, refuse)
         return {"id": identifier, "object": "file", "deleted": True}
 
     def to_train_on(self, caller: Key, identifier: str, param: str) -> tuple[StoredFile, Path]:
@@ -178,64 +185,51 @@ class FilesApi:
             raise wrong(param, words, "invalid_file")
         return file, self._stored.path_of(file)
 
-    def _either(
+    def _upload_or_result(
         self,
         caller: Key,
         identifier: str,
-        sent: Callable[[StoredFile], Shown],
-        result: Callable[[TunedModelRow], Shown],
-    ) -> Shown:
+        on_upload: Callable[[StoredFile], Result],
+        on_result: Callable[[TunedModelRow], Result],
+    ) -> Result:
         """Apply one of two functions, depending on whether an id is an upload or the result of a job."""
         beginning = names.read_result_file_id(identifier)
         if beginning is not None:
             row = self._models.of_key(caller, beginning)
             if row is not None and is_job(row) and row.state is ModelState.ACTIVE:
-                return result(row)
+                return on_result(row)
         elif (file := self._stored.find(caller.owner, identifier)) is not None:
-            return sent(file)
+            return on_upload(file)
         raise _no_such_file(identifier)
 
-    def _sent(self, file: StoredFile) -> Response:
-        path = self._stored.path_of(file)
-        if not path.is_file():  # deleted meanwhile
-            raise _no_such_file(file.id)
-        return FileResponse(path, media_type="application/octet-stream")
-
-    def _metrics(self, row: TunedModelRow) -> bytes:
+    def _step_metrics(self, row: TunedModelRow) -> bytes:
         return step_metrics(self._library.curve(row), self._library.epochs(row))
 
-    def _result(self, row: TunedModelRow) -> Json:
+    def _result_json(self, row: TunedModelRow) -> Json:
         if row.key not in self._sizes:
-            self._sizes[row.key] = len(self._metrics(row))
-        return {
-            "id": names.result_file_id(row),
-            "object": "file",
-            "bytes": self._sizes[row.key],
-            "created_at": int(row.completed_at or row.updated_at),
-            "expires_at": None,
-            "filename": FILE_NAME,
-            "purpose": RESULTS,
-            "status": "processed",
-            "status_details": None,
-        }
+            self._sizes[row.key] = len(self._step_metrics(row))
+        created_at = row.completed_at or row.updated_at
+        return _file_json(names.result_file_id(row), self._sizes[row.key], created_at, None, FILE_NAME, RESULTS)
 
 
-def _file(file: StoredFile) -> Json:
+def _stored_json(file: StoredFile) -> Json:
+    return _file_json(file.id, file.size, file.created_at, file.expires_at, file.name, file.purpose)
+
+
+def _file_json(
+    identifier: str, size: int, created_at: float, expires_at: float | None, name: str, purpose: str
+) -> Json:
     return {
-        "id": file.id,
+        "id": identifier,
         "object": "file",
-        "bytes": file.size,
-        "created_at": int(file.created_at),
-        "expires_at": None if file.expires_at is None else int(file.expires_at),
-        "filename": file.name,
-        "purpose": file.purpose,
+        "bytes": size,
+        "created_at": int(created_at),
+        "expires_at": None if expires_at is None else int(expires_at),
+        "filename": name,
+        "purpose": purpose,
         "status": "processed",
         "status_details": None,
     }
-
-
-def _bytes(content: bytes) -> Response:
-    return Response(content, media_type="text/csv; charset=utf-8")
 
 
 def _no_such_file(identifier: str) -> OpenAiError:

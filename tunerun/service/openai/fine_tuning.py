@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request
 
 from tunerun.digest import digest
-from tunerun.job import Example, Snapshot
+from tunerun.job import Example
 from tunerun.service.core.credentials import Key
 from tunerun.service.core.new_model import MAX_DISPLAY_NAME, NewModel
 from tunerun.service.core.problems import Code, Json, ServiceError
@@ -19,11 +21,10 @@ from tunerun.service.core.records import Role, TunedModelRow
 from tunerun.service.openai import checkpoints, events, jobs, names, training_rows
 from tunerun.service.openai.files import FilesApi
 from tunerun.service.openai.hyperparameters import resolve
-from tunerun.service.openai.job_request import CreateJob
+from tunerun.service.openai.job_request import MAX_SEED, CreateJob
 from tunerun.service.openai.jobs import FineTuningStatus, Notes, Pace, notes_of, status_of
-from tunerun.service.openai.method import Operation, TuningCaller
+from tunerun.service.openai.method import After, Limit, Operation, TuningCaller, not_of_list, page, size_of
 from tunerun.service.openai.models import Models
-from tunerun.service.openai.paging import After, Limit, not_of_list, page, size_of
 from tunerun.service.openai.problems import OpenAiError, wrong
 
 TWIN_S = 120.0
@@ -55,66 +56,60 @@ class FineTuning:
         self._library = models.library
         self._files = files
 
-    def create(self, caller: Key, asked: CreateJob, *, is_repeat: bool) -> Json:
+    def create(self, caller: Key, body: CreateJob, *, is_repeat: bool) -> Json:
         """Create a job; a request that the client library repeats returns the job that it has already created.
 
         Args:
             caller: the key of the request.
-            asked: the body.
+            body: the body of the request.
             is_repeat: whether the client library marks the request as a retry.
 
         Raises:
             ServiceError: the request is invalid.
         """
-        request = digest([caller.owner, asked.model_dump(mode="json")])
-        if is_repeat and (twin := self._twin(caller, request)) is not None:
-            return self.shown(twin)
-        settings, where = asked.settings()
-        suffix = asked.slug()
-        base, source = self._start(caller, asked.model)
-        training = self._examples(caller, asked.training_file, "training_file")
-        held_out = self._examples(caller, asked.validation_file, "validation_file") if asked.validation_file else ()
-        found = resolve(settings.n_epochs, settings.batch_size, settings.learning_rate_multiplier, len(training), where)
+        request = digest([caller.owner, body.model_dump(mode="json")])
+        if is_repeat:
+            since = time.time() - TWIN_S
+            for row in self._library.jobs(caller, _TWINS, jobs.NOTED):
+                if row.created_at >= since and notes_of(row).request == request:
+                    return self.shown(row)
+
+        settings, where = body.settings()
+        suffix = body.slug()
+        base, source = self._base_or_source(caller, body.model)
+        training = self._examples(caller, body.training_file, "training_file")
+        held_out = self._examples(caller, body.validation_file, "validation_file") if body.validation_file else ()
+        resolved = resolve(
+            settings.n_epochs, settings.batch_size, settings.learning_rate_multiplier, len(training), where
+        )
         new = NewModel(
             base_model=base,
             source=source,
             training=training,
             validation=held_out,
-            epoch_count=found.epoch_count,
-            batch_size=found.batch_size,
-            learning_rate=found.learning_rate,
-            learning_rate_multiplier=found.multiplier,
+            epoch_count=resolved.epoch_count,
+            batch_size=resolved.batch_size,
+            learning_rate=resolved.learning_rate,
+            learning_rate_multiplier=resolved.multiplier,
             display_name=suffix[:MAX_DISPLAY_NAME],
-            seed=asked.seed_or_new(),
+            seed=secrets.randbelow(MAX_SEED) if body.seed is None else body.seed,  # random, as at OpenAI
             suffix=suffix,
-            metadata=asked.metadata or {},
-            notes=asdict(Notes(asked.training_file, asked.validation_file, asked.model, request)),
-            keeps_epochs=found.epoch_count <= MOST_CHECKPOINTS,
+            metadata=body.metadata or {},
+            notes=asdict(Notes(body.training_file, body.validation_file, body.model, request)),
+            keeps_epochs=resolved.epoch_count <= MOST_CHECKPOINTS,
         )
         try:
             return self.shown(self._library.create(caller, new))
         except ServiceError as error:
-            raise error.renamed(lambda field: _in_words_of_the_request(field, where)) from error
+            raise error.renamed(lambda field: _request_field(field, where)) from error
 
-    def _twin(self, caller: Key, request: str) -> TunedModelRow | None:
-        """Return the job that the same request created shortly before; None: there is none."""
-        since = time.time() - TWIN_S
-        return next(
-            (
-                row
-                for row in self._library.jobs(caller, _TWINS, jobs.NOTED)
-                if row.created_at >= since and notes_of(row).request == request
-            ),
-            None,
-        )
-
-    def _start(self, caller: Key, name: str) -> tuple[str, str]:
+    def _base_or_source(self, caller: Key, name: str) -> tuple[str, str]:
         """Return the base model of a job, or the id of the tuned model that it continues; the other one is empty."""
         try:
             found = self._models.find(caller, name)
         except OpenAiError as error:
-            names_ = ", ".join(self._library.catalogue.offered)
-            words = f"Model {name[:100]} is not available for fine-tuning or does not exist; available: {names_}"
+            available = ", ".join(self._library.catalogue.offered)
+            words = f"Model {name[:100]} is not available for fine-tuning or does not exist; available: {available}"
             raise OpenAiError(Code.INVALID_ARGUMENT, words, param="model", word="model_not_available") from error
         if found.step is not None:
             raise wrong("model", f"{name} is a checkpoint; a job continues a base model or a whole tuned model")
@@ -125,9 +120,8 @@ class FineTuning:
         try:
             return training_rows.read(path, file.name)
         except FileNotFoundError as error:  # deleted meanwhile
-            raise wrong(
-                param, f"{file.id} was deleted before it could be read; send it again", "invalid_file"
-            ) from error
+            words = f"{file.id} was deleted before it could be read; send it again"
+            raise wrong(param, words, "invalid_file") from error
 
     def page(self, caller: Key, after: str, size: int, metadata: Mapping[str, str] | None) -> Json:
         """Return a page of jobs, newest first.
@@ -143,11 +137,19 @@ class FineTuning:
         return page([self.shown(row) for row in rows], size)
 
     def get(self, caller: Key, identifier: str) -> Json:
-        """Return a job, by its id."""
+        """Return a job, by its id.
+
+        Raises:
+            ServiceError: the job does not exist, or is not visible to the caller.
+        """
         return self.shown(self._row(caller, identifier))
 
     def cancel(self, caller: Key, identifier: str) -> Json:
-        """Cancel a job; its status is `cancelled` immediately, although training ends after the current step."""
+        """Cancel a job; its status is `cancelled` immediately, although training ends after the current step.
+
+        Raises:
+            ServiceError: the job does not exist, the caller may not change it, or it has ended.
+        """
         row = self._row(caller, identifier, role=Role.WRITER)
         if status_of(row).is_finished and not row.is_cancelling:
             raise _too_late("cancelled", row)
@@ -155,7 +157,11 @@ class FineTuning:
         return self._changed(caller, identifier, "cancelled", FineTuningStatus.CANCELLED)
 
     def pause(self, caller: Key, identifier: str) -> Json:
-        """Stop a job until it is resumed."""
+        """Stop a job until it is resumed.
+
+        Raises:
+            ServiceError: the job does not exist, the caller may not change it, or it has ended.
+        """
         row = self._row(caller, identifier, role=Role.WRITER)
         if status_of(row).is_finished:
             raise _too_late("paused", row)
@@ -163,7 +169,11 @@ class FineTuning:
         return self._changed(caller, identifier, "paused", FineTuningStatus.PAUSED)
 
     def resume(self, caller: Key, identifier: str) -> Json:
-        """Queue a paused job again."""
+        """Queue a paused job again.
+
+        Raises:
+            ServiceError: the job does not exist, the caller may not change it, or it is not paused.
+        """
         row = self._row(caller, identifier, role=Role.WRITER)
         if status_of(row) is not FineTuningStatus.PAUSED:
             raise _too_late("resumed", row)
@@ -178,41 +188,54 @@ class FineTuning:
         return self.shown(row)
 
     def events(self, caller: Key, identifier: str, after: str, size: int) -> Json:
-        """Return a page of a job's events, newest first."""
+        """Return a page of a job's events, newest first.
+
+        Args:
+            caller: the key of the request.
+            identifier: the id of the job.
+            after: id of the last event of the previous page; empty: this is the first page.
+            size: the most events to return.
+
+        Raises:
+            ServiceError: the job does not exist, or `after` is not one of its events.
+        """
         row = self._row(caller, identifier)
-        place = events.read_id(row, after) if after else events.AFTER_ALL
-        if place is None:
+        position = events.read_id(row, after) if after else events.AFTER_ALL
+        if position is None:
             raise not_of_list(after)
-        epochs = self._library.epochs(row)
-        found = events.newest(row, epochs, lambda before, most: self._steps(row, before, most), place, size + 1)
-        return page([event.json(row) for event in found], size)
+        newest = events.newest(row, self._library.epochs(row), partial(self._library.steps, row), position, size + 1)
+        return page([event.json(row) for event in newest], size)
 
     def checkpoints(self, caller: Key, identifier: str, after: str, size: int) -> Json:
-        """Return a page of a job's checkpoints, newest first."""
+        """Return a page of a job's checkpoints, newest first.
+
+        Args:
+            caller: the key of the request.
+            identifier: the id of the job.
+            after: id of the last checkpoint of the previous page; empty: this is the first page.
+            size: the most checkpoints to return.
+
+        Raises:
+            ServiceError: the job does not exist, or `after` is not one of its checkpoints.
+        """
         row = self._row(caller, identifier)
-        epoch = names.read_checkpoint_id(row, after) if after else _NO_STEP
-        if epoch is None:
+        before = names.read_checkpoint_id(row, after) if after else _NO_STEP
+        if before is None:
             raise not_of_list(after)
-        kept = [one for one in self._library.epochs(row) if one.folder and one.epoch < epoch]
+        kept = [epoch for epoch in self._library.epochs(row) if epoch.folder and epoch.epoch < before]
         shown = [
-            checkpoints.checkpoint(row, one, next(iter(self._steps(row, one.step + 1, 1)), None))
-            for one in kept[: -size - 2 : -1]
+            checkpoints.checkpoint(row, epoch, next(iter(self._library.steps(row, epoch.step + 1, 1)), None))
+            for epoch in kept[: -size - 2 : -1]
         ]
         return page(shown, size)
 
     def shown(self, row: TunedModelRow) -> Json:
         """Return a job as the wire's JSON."""
-        return jobs.job(row, self._pace(row) if status_of(row) is FineTuningStatus.RUNNING else None)
-
-    def _pace(self, row: TunedModelRow) -> Pace | None:
-        newest = self._steps(row, _NO_STEP, _PACE_STEPS)
-        if not newest:
-            return None
-        last, first = newest[0], newest[-1]
-        return Pace(last.step - first.step, last.compute_time - first.compute_time, last.step, last.compute_time)
-
-    def _steps(self, row: TunedModelRow, before: int, most: int) -> Sequence[Snapshot]:
-        return self._library.steps(row, before, most)
+        pace = None
+        if status_of(row) is FineTuningStatus.RUNNING and (newest := self._library.steps(row, _NO_STEP, _PACE_STEPS)):
+            last, first = newest[0], newest[-1]
+            pace = Pace(last.step - first.step, last.compute_time - first.compute_time, last.step, last.compute_time)
+        return jobs.job(row, pace)
 
     def _row(
         self, caller: Key, identifier: str, otherwise: OpenAiError | None = None, role: Role = Role.READER
@@ -246,7 +269,8 @@ _FIELDS = {
 """The core's field names, and those of the request."""
 
 
-def _in_words_of_the_request(field: str, where: str) -> str:
+def _request_field(field: str, where: str) -> str:
+    """Return the path in the request of a field that the core names; `where` is that of the hyperparameters."""
     name, bracket, place = field.partition("[")
     if name in ("training", "validation"):
         return f"{name}_file{bracket}{place}"

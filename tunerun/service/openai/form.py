@@ -189,8 +189,4 @@ def _text(content: bytes, what: str) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _not_utf_8(what) from error
-
-
-def _not_utf_8(what: str) -> ServiceError:
-    return invalid("file", f"the {what} is not UTF-8")
+        raise invalid("file", f"the {what} is not UTF-8") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PlainValidator, StrictInt, StrictStr
@@ -114,7 +113,3 @@ class CreateJob(LenientObject):
         if self.suffix and not slug:
             raise wrong("suffix", f"{self.suffix!r} has neither a letter from a to z nor a digit; include at least one")
         return slug
-
-    def seed_or_new(self) -> int:
-        """Return the seed; a random one if the request has none, as at OpenAI."""
-        return secrets.randbelow(MAX_SEED) if self.seed is None else self.seed

@@ -1,24 +1,30 @@
-"""Routes of the wire: bodies are parsed leniently, and ignored fields are reported.
+"""What the operations of the wire share: their bodies, their callers, and the pages of their lists.
 
-Unknown fields, which newer clients may send, are ignored and listed in the header `x-tunerun-ignored`. null counts as
-absent, because hand-written clients and LlamaIndex send it.
+Bodies are parsed leniently. Unknown fields, which newer clients may send, are ignored and listed in the header
+`x-tunerun-ignored`. null counts as absent, because hand-written clients and LlamaIndex send it. An empty body is an
+empty object, since OpenAI's clients send none where there are no fields.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any, ClassVar
 
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from tunerun.service.core.credentials import Key
-from tunerun.service.core.problems import Code, ServiceError
-from tunerun.service.openai.json_body import read_json
+from tunerun.service.core.problems import Code, Json, ServiceError
+from tunerun.service.openai.problems import OpenAiError, wrong
 from tunerun.service.routes import WireRoute, answer_json, caller_of, note_ignored
 
 IGNORED_HEADER = "x-tunerun-ignored"
+
+_MAY_BE_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""JSON escapes can encode an unpaired surrogate, which cannot be stored or sent as UTF-8."""
 
 
 class LenientObject(BaseModel):
@@ -37,6 +43,49 @@ class LenientObject(BaseModel):
             return value
         note_ignored(cls._prefix, value, {field.alias or name for name, field in cls.model_fields.items()})
         return {name: one for name, one in value.items() if one is not None}
+
+
+def read_json(content: bytes) -> Any:
+    """Parse a body; an empty one is an empty object.
+
+    Raises:
+        ServiceError: the body is not JSON in UTF-8, is nested too deeply, or repeats a name within an object.
+    """
+    if not content.strip():
+        return {}
+    try:
+        text = content.decode("utf-8-sig")
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        if _MAY_BE_HALF.search(text):
+            # An unpaired surrogate would be a server error later, where the text is looked up or stored.
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except json.JSONDecodeError as error:
+        raise _not_json(f"{error.msg} (line {error.lineno}, column {error.colno})") from error
+    except RecursionError:
+        raise _not_json("it is nested too deeply") from None
+    except UnicodeEncodeError:
+        raise _not_json("it contains an unpaired surrogate, which is not valid Unicode") from None
+    except ValueError as error:  # not UTF-8, or a number of thousands of digits
+        raise _not_json(str(error)) from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+def _not_json(why: str) -> ServiceError:
+    return ServiceError(Code.INVALID_ARGUMENT, f"the body is not JSON in UTF-8: {why}")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Json:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        # A Counter: `list.count` for each of 200,000 names, which is a body within the limit, is quadratic.
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        words = f"the body gives the name {twice[:60]!r} twice in one object; give it once"
+        raise ServiceError(Code.INVALID_ARGUMENT, words)
+    return value
 
 
 class UploadRoute(WireRoute):
@@ -78,3 +127,29 @@ def _tuning_caller(request: Request) -> Key:
 
 TuningCaller = Annotated[Key, Depends(_tuning_caller)]
 """The caller, with a key that allows files and fine-tuning."""
+
+MAX_PAGE = 10_000
+"""The most items of a page; a greater `limit` is reduced to it."""
+
+Limit = Annotated[int | None, Query(ge=1, le=2**31 - 1)]
+After = Annotated[str, Query(max_length=200)]
+
+
+def size_of(limit: int | None, default: int) -> int:
+    """Return the size of a page, from the request's limit and the default."""
+    return min(limit or default, MAX_PAGE)
+
+
+def page(items: Sequence[Json], size: int) -> Json:
+    """Return a page of a list as the wire's JSON.
+
+    Args:
+        items: the items of the page, plus one more if there is a next page.
+        size: the size of the page.
+    """
+    return {"object": "list", "data": list(items[:size]), "has_more": len(items) > size}
+
+
+def not_of_list(after: str) -> OpenAiError:
+    """Return the error for a cursor that is not the id of an item of the list."""
+    return wrong("after", f"{after[:60]!r} is not an id in this list; send the id of the previous page's last item")

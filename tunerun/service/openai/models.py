@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastapi import APIRouter
@@ -29,7 +28,7 @@ ALIAS = "tunedModels/"
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedModel:
     """The model that a name refers to.
 
     Attributes:
@@ -55,7 +54,7 @@ class Models:
         self.library = library
         self._state = state
 
-    def find(self, caller: Key, name: str, role: Role = Role.READER) -> Named:
+    def find(self, caller: Key, name: str, role: Role = Role.READER) -> NamedModel:
         """Resolve a model name.
 
         Args:
@@ -68,19 +67,26 @@ class Models:
         """
         parts = names.read_model_name(name)
         if parts is not None:
-            row = self._of_code(caller, parts.code, role)
+            swept = (one.row for one in self.library.sweep_models.values())
+            own = next((row for row in swept if names.key_of(row).startswith(parts.code)), None)
+            row = self.of_key(caller, parts.code, role) if own is None else self.library.get(caller, own.id, role)
             if row is None or names.model_name(row, parts.step) != name:
                 raise no_such_model(name)
             if parts.step is not None and all(epoch.step != parts.step for epoch in self.library.epochs(row)):
                 raise no_such_model(name)
-            return Named(self.library.catalogue.find(row.base_model), row, parts.step)
+            return NamedModel(self.library.catalogue.find(row.base_model), row, parts.step)
         if name.startswith(ALIAS):
-            row = _seen(lambda: self.library.get(caller, name.removeprefix(ALIAS), role), name)
-            return Named(self.library.catalogue.find(row.base_model), row)
+            try:
+                row = self.library.get(caller, name.removeprefix(ALIAS), role)
+            except ServiceError as error:
+                if error.code is Code.NOT_FOUND:
+                    raise no_such_model(name) from error
+                raise
+            return NamedModel(self.library.catalogue.find(row.base_model), row)
         offered = self.library.catalogue.offered.get(name)
         if offered is None:
             raise no_such_model(name)
-        return Named(offered)
+        return NamedModel(offered)
 
     def of_key(self, caller: Key, beginning: str, role: Role = Role.READER) -> TunedModelRow | None:
         """Return the tuned model whose key has a prefix; None: none that is visible to the caller.
@@ -96,19 +102,17 @@ class Models:
                 return None
             raise
 
-    def _of_code(self, caller: Key, code: str, role: Role) -> TunedModelRow | None:
-        for one in self.library.sweep_models.values():
-            if names.key_of(one.row).startswith(code):
-                return self.library.get(caller, one.row.id, role)
-        return self.of_key(caller, code, role)
-
     def all(self, caller: Key) -> list[Json]:
         """Return every model that the caller can call: base models, then tuned models, newest first."""
         tuned = self.library.active(caller)
         return [*map(base_model, self.library.catalogue.offered), *map(tuned_model, tuned)]
 
     def get(self, caller: Key, name: str) -> Json:
-        """Return a model as the wire's JSON, under the requested name."""
+        """Return a model as the wire's JSON, under the requested name.
+
+        Raises:
+            ServiceError: the model does not exist, is not visible to the caller, or its job has not succeeded.
+        """
         found = self.find(caller, name)
         if found.row is None:
             return base_model(name)
@@ -146,16 +150,6 @@ def tuned_model(row: TunedModelRow) -> Json:
         "created": created,
         "owned_by": names.ORGANIZATION,
     }
-
-
-def _seen(get: Callable[[], TunedModelRow], name: str) -> TunedModelRow:
-    """Look up a model, with the errors of this wire."""
-    try:
-        return get()
-    except ServiceError as error:
-        if error.code is Code.NOT_FOUND:
-            raise no_such_model(name) from error
-        raise
 
 
 def routes(models: Models) -> APIRouter:

@@ -23,6 +23,11 @@ _MODELS = re.compile(r"/v1/models(?:/.*)?", re.DOTALL)
 _GEMINI_METHOD = re.compile(r":(?:generate|streamGenerate|count|embed|batchEmbed|asyncBatch|batchGenerate|predict)\w*")
 """Suffixes of Gemini paths that call a model. A colon alone is not enough: names of tuned models contain colons."""
 
+_GOOGLE_ONLY = frozenset(
+    (b"key", b"access_token", b"accessToken", b"pageSize", b"pageToken", b"page_size", b"alt", b"$alt")
+)
+"""Query parameters that only Google's clients send."""
+
 _WITHOUT_VERSION = re.compile(r"/(?:models|files|uploads|completions|responses|embeddings)(?:/.*)?", re.DOTALL)
 _GEMINI_PATH = re.compile(r"/v1/tunedModels(?:/.*)?|/v1beta(?:/.*)?", re.DOTALL)
 
@@ -48,7 +53,9 @@ class OpenAiWire:
         if _PATH.fullmatch(path):
             return True
         headers = {name for name, _ in scope["headers"]}
-        if _GEMINI_PATH.fullmatch(path) or _GEMINI_METHOD.search(path) or _is_googles(headers, scope["query_string"]):
+        parameters = {pair.partition(b"=")[0] for pair in scope["query_string"].split(b"&")}
+        is_googles = any(name.startswith(b"x-goog-") for name in headers) or not _GOOGLE_ONLY.isdisjoint(parameters)
+        if _GEMINI_PATH.fullmatch(path) or _GEMINI_METHOD.search(path) or is_googles:
             return False
         has_key = bool({b"authorization", b"api-key"} & headers)
         if path.startswith("/v1/"):
@@ -64,13 +71,13 @@ class OpenAiWire:
         headers: dict[bytes, str] = {name: value.decode("latin-1") for name, value in scope["headers"]}
         scheme, _, token = headers.get(b"authorization", "").partition(" ")
         bearer = token.strip() if scheme.lower() == "bearer" else ""
-        given = [text for text in dict.fromkeys((bearer, headers.get(b"api-key", "").strip())) if text]
-        if len(given) > 1:
+        keys = {bearer, headers.get(b"api-key", "").strip()} - {""}
+        if len(keys) > 1:
             raise ServiceError(Code.INVALID_ARGUMENT, "the request has different keys in different headers; send one")
-        if not given:
+        if not keys:
             words = "the request has no API key: send it as Authorization: Bearer KEY, as the clients do with api_key"
             raise ServiceError(Code.UNAUTHENTICATED, words)
-        return given[0]
+        return keys.pop()
 
     def reads_body_itself(self, scope: Scope) -> bool:
         """Whether the request uploads a file, or a part of one."""
@@ -79,14 +86,6 @@ class OpenAiWire:
     def refusal(self, error: ServiceError) -> tuple[int, Mapping[str, Any], Mapping[str, str]]:
         """Return the status, body and headers of an error response."""
         return problems.refusal(error)
-
-
-def _is_googles(headers: set[bytes], query: bytes) -> bool:
-    """Whether a request has headers or parameters that only Google's clients send."""
-    names = {pair.partition(b"=")[0] for pair in query.split(b"&")}
-    return any(name.startswith(b"x-goog-") for name in headers) or not names.isdisjoint(
-        (b"key", b"access_token", b"accessToken", b"pageSize", b"pageToken", b"page_size", b"alt", b"$alt")
-    )
 
 
 OPENAI: Wire = OpenAiWire()
